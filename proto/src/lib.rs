@@ -1,0 +1,37 @@
+//! The contract between servers: the messages of `bellwether/v1/*.proto`, and the domain's own types.
+//!
+//! Everything that comes off the wire or the disk passes through a conversion here that checks it (invariant 7): a
+//! value of a domain type is well-formed, whoever sent it.
+
+pub mod entry;
+pub mod hash;
+pub mod key;
+pub mod limits;
+pub mod name;
+pub mod record;
+pub mod revision;
+pub mod status;
+pub mod token;
+
+/// The generated messages and services.
+#[allow(missing_docs, unreachable_pub, clippy::pedantic)]
+pub mod v1 {
+    tonic::include_proto!("bellwether.v1");
+}
+
+/// The protocol versions this program speaks: the lowest and the highest. Version N talks to N−1.
+pub const PROTOCOL: (u32, u32) = (1, 1);
+
+/// A message or file that breaks the contract. `Display` says which rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Malformed {
+    what: String,
+}
+
+impl Malformed {
+    /// One sentence that names the field and the rule.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into() }
+    }
+}

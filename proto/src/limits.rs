@@ -1,0 +1,32 @@
+//! The bounds on everything that comes from the network or from a file (invariant 7). docs/limits.md lists them.
+
+/// Bytes of one path relative to its set (PATH_MAX less the root).
+pub const PATH: usize = 4_000;
+/// Bytes of one path component (NAME_MAX).
+pub const COMPONENT: usize = 255;
+/// Bytes of a symbolic link's target.
+pub const LINK: usize = 4_095;
+/// Bytes of one chunk before compression.
+pub const CHUNK: usize = 1 << 20;
+/// Bytes of one frame before compression.
+pub const FRAME: usize = 4 << 20;
+/// Bytes of a slice of a pack on the wire.
+pub const SLICE: usize = 256 << 10;
+/// Bytes of one gRPC message.
+pub const MESSAGE: usize = 8 << 20;
+/// Entries of one tree.
+pub const ENTRIES: u64 = 20_000_000;
+/// Bytes of one file.
+pub const FILE: u64 = 1 << 40;
+/// Extended attributes of one entry, and the bytes of all of them together.
+pub const XATTRS: (usize, usize) = (64, 128 << 10);
+/// Bytes of a file that travels by `put`.
+pub const PUT: usize = 4 << 20;
+/// Bytes of a signed header or of a group record.
+pub const RECORD: usize = 4 << 20;
+/// Chunks that one `Want` may name.
+pub const WANT: usize = 100_000;
+/// Sets of a group; servers of a group.
+pub const SETS: usize = 256;
+/// Servers of a group.
+pub const SERVERS: usize = 4_096;

@@ -1,0 +1,428 @@
+//! The group record: who belongs to the group, with which key and role, and the group's rules. One JSON document,
+//! signed by the manager; every server has it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Malformed,
+    hash::Hash,
+    key::{KeyPair, PublicKey},
+    limits,
+    name::{ServerName, SetName},
+    revision::{Epoch, GroupId},
+    v1,
+};
+
+const CONTEXT: &str = "bellwether v1 group record";
+
+/// The format of the document; another one is refused.
+pub const FORMAT: u32 = 1;
+
+/// What a server is in its group (W9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Its configuration is the truth.
+    Manager,
+    /// Receives it.
+    Member,
+    /// Known, sent nothing.
+    Disabled,
+}
+
+/// One server of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Its name, unique in the group.
+    pub name: ServerName,
+    /// Its pinned key.
+    pub key: PublicKey,
+    /// `host:port`, where its agent listens.
+    pub address: String,
+    /// What it is.
+    pub role: Role,
+    /// Whether it may become manager.
+    pub candidate: bool,
+}
+
+/// Whether an edit is published by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Publish {
+    /// As soon as the directory has been quiet.
+    #[default]
+    Auto,
+    /// By `publish` only.
+    Manual,
+}
+
+/// How frames are compressed, as text `none` or `deflate:LEVEL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Codec {
+    /// As they are.
+    None,
+    /// RFC 1951, level 1 to 9.
+    Deflate(u8),
+}
+
+impl Default for Codec {
+    fn default() -> Self {
+        Self::Deflate(1)
+    }
+}
+
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Deflate(level) => write!(f, "deflate:{level}"),
+        }
+    }
+}
+
+impl From<Codec> for String {
+    fn from(codec: Codec) -> Self {
+        codec.to_string()
+    }
+}
+
+impl TryFrom<String> for Codec {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for Codec {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let level = |digits: &str| digits.parse().ok().filter(|level| (1..=9).contains(level)).map(Self::Deflate);
+        match text {
+            "none" => Some(Self::None),
+            "deflate" => Some(Self::default()),
+            _ => text.strip_prefix("deflate:").and_then(level),
+        }
+        .ok_or_else(|| {
+            Malformed::new(format!("'{}' is not a codec: none, or deflate:1 to deflate:9", text.escape_debug()))
+        })
+    }
+}
+
+/// The group's rules for one set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRules {
+    /// The set.
+    pub name: SetName,
+    /// gitignore patterns: never scanned, never touched.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// gitignore patterns: each server's own.
+    #[serde(default)]
+    pub local: Vec<String>,
+    /// Whether setuid and setgid bits of files travel.
+    #[serde(default)]
+    pub allow_setuid: bool,
+    /// Whether file capabilities travel.
+    #[serde(default)]
+    pub allow_capabilities: bool,
+}
+
+impl SetRules {
+    /// The rules a set begins with: nothing excluded, nothing special allowed.
+    pub fn new(name: SetName) -> Self {
+        Self { name, exclude: Vec::new(), local: Vec::new(), allow_setuid: false, allow_capabilities: false }
+    }
+
+    /// The message of these rules.
+    pub fn to_wire(&self) -> v1::SetRules {
+        v1::SetRules {
+            name: self.name.to_string(),
+            exclude: self.exclude.clone(),
+            local: self.local.clone(),
+            allow_setuid: self.allow_setuid,
+            allow_capabilities: self.allow_capabilities,
+        }
+    }
+
+    /// Checks a message.
+    ///
+    /// # Errors
+    /// A name or a number of patterns that no set can have.
+    pub fn from_wire(wire: v1::SetRules) -> Result<Self, Malformed> {
+        if wire.exclude.len() + wire.local.len() > 10_000 {
+            return Err(Malformed::new("more than 10,000 patterns in one set"));
+        }
+        Ok(Self {
+            name: wire.name.parse()?,
+            exclude: wire.exclude,
+            local: wire.local,
+            allow_setuid: wire.allow_setuid,
+            allow_capabilities: wire.allow_capabilities,
+        })
+    }
+}
+
+/// The group's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Automatic or manual.
+    pub publish: Publish,
+    /// Propagation is held until `resume` (W6).
+    pub paused: bool,
+    /// How frames are compressed.
+    pub codec: Codec,
+    /// The longest quiet time that a burst is waited for, in milliseconds.
+    pub quiet_max_ms: u64,
+    /// The sets, sorted by name.
+    pub sets: Vec<SetRules>,
+}
+
+/// Who changed the record, when and why (W9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edit {
+    /// The server on which it was asked.
+    pub by: String,
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+    /// What was asked, as a command.
+    pub what: String,
+}
+
+/// Epoch, then version within it: the newer record wins, an older one is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Version {
+    /// The manager's epoch.
+    pub epoch: Epoch,
+    /// Counts up within the epoch.
+    pub version: u64,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.version)
+    }
+}
+
+/// The group record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The group.
+    pub group: GroupId,
+    /// How new it is.
+    pub version: Version,
+    /// Its servers, sorted by name; exactly one is the manager.
+    pub servers: Vec<Server>,
+    /// Servers that were removed: refused, and known should they be added again.
+    pub removed: Vec<Server>,
+    /// The group's settings.
+    pub policy: Policy,
+    /// The last changes to this record, newest last; at most a hundred.
+    pub log: Vec<Edit>,
+    /// The hash of the record before; none for the first.
+    pub previous: Option<Hash>,
+}
+
+impl Record {
+    /// The manager.
+    pub fn manager(&self) -> &Server {
+        self.servers.iter().find(|s| s.role == Role::Manager).expect("a record that was checked has a manager")
+    }
+
+    /// The server of that name.
+    pub fn server(&self, name: &ServerName) -> Option<&Server> {
+        self.servers.iter().find(|s| s.name == *name)
+    }
+
+    /// The server that pinned `key`.
+    pub fn by_key(&self, key: &PublicKey) -> Option<&Server> {
+        self.servers.iter().find(|s| s.key == *key)
+    }
+
+    /// Checks what every record keeps true.
+    ///
+    /// # Errors
+    /// Another format, not exactly one manager, names or keys twice, unsorted lists, or over a limit.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let wrong = |what: &str| Err(Malformed::new(format!("a group record {what}")));
+        if self.format != FORMAT {
+            return wrong(&format!("of format {}; this program knows {FORMAT}", self.format));
+        }
+        if self.version.epoch.0 == 0 {
+            return wrong("whose epoch is zero");
+        }
+        if self.servers.len() > limits::SERVERS || self.policy.sets.len() > limits::SETS {
+            return wrong("with too many servers or sets");
+        }
+        if self.servers.iter().filter(|s| s.role == Role::Manager).count() != 1 {
+            return wrong("without exactly one manager");
+        }
+        if !self.servers.is_sorted_by(|a, b| a.name < b.name) || !self.policy.sets.is_sorted_by(|a, b| a.name < b.name)
+        {
+            return wrong("whose servers or sets are not sorted, or twice there");
+        }
+        let mut keys: Vec<_> = self.servers.iter().map(|s| s.key).collect();
+        keys.sort();
+        if !keys.is_sorted_by(|a, b| a < b) {
+            return wrong("in which two servers have one key");
+        }
+        Ok(())
+    }
+}
+
+/// A record with the bytes that were signed. [`SignedRecord::from_wire`] checks the signature against the signer it
+/// names; whether that signer may sign is [`SignedRecord::may_follow`]'s to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedRecord {
+    record: Record,
+    json: String,
+    signer: PublicKey,
+    signature: Vec<u8>,
+}
+
+/// Why a record is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordRefused {
+    /// Of another group.
+    #[error("it is of group {theirs}, this server belongs to {ours}")]
+    OtherGroup {
+        /// The record's.
+        theirs: GroupId,
+        /// The one held here.
+        ours: GroupId,
+    },
+    /// Replayed, or from a manager that was superseded.
+    #[error("it is {theirs}, this server has already seen {ours}")]
+    Older {
+        /// The record's.
+        theirs: Version,
+        /// The one held here.
+        ours: Version,
+    },
+    /// The same version with other contents: two managers in one epoch (invariant 3).
+    #[error("it differs from the record {0} that this server holds: two managers in one epoch")]
+    Conflict(Version),
+    /// Signed by a key that may not.
+    #[error("it is signed by {0}, which may not make this change")]
+    Signer(PublicKey),
+}
+
+impl SignedRecord {
+    /// Signs `record` as its manager.
+    ///
+    /// # Errors
+    /// The record breaks a rule of [`Record::check`].
+    pub fn sign(record: Record, key: &KeyPair) -> Result<Self, Malformed> {
+        record.check()?;
+        let json =
+            serde_json::to_string(&record).map_err(|e| Malformed::new(format!("a record that has no JSON: {e}")))?;
+        let signature = key.sign(CONTEXT, json.as_bytes()).to_vec();
+        Ok(Self { record, json, signer: key.public(), signature })
+    }
+
+    /// Reads and checks a record: its signature by the signer it names, and [`Record::check`].
+    ///
+    /// # Errors
+    /// Not such a record.
+    pub fn from_wire(wire: &v1::SignedRecord) -> Result<Self, Malformed> {
+        let json = std::str::from_utf8(&wire.record).map_err(|_| Malformed::new("a group record that is not UTF-8"))?;
+        Self::from_parts(json.to_owned(), PublicKey::try_from(wire.signer.as_ref())?, wire.signature.to_vec())
+    }
+
+    fn from_parts(json: String, signer: PublicKey, signature: Vec<u8>) -> Result<Self, Malformed> {
+        if json.len() > limits::RECORD {
+            return Err(Malformed::new(format!("a group record of {} bytes", json.len())));
+        }
+        if !signer.verifies(CONTEXT, json.as_bytes(), &signature) {
+            return Err(Malformed::new(format!("a group record that {signer} did not sign")));
+        }
+        let record: Record =
+            serde_json::from_str(&json).map_err(|e| Malformed::new(format!("not a group record: {e}")))?;
+        record.check()?;
+        Ok(Self { record, json, signer, signature })
+    }
+
+    /// The message that [`SignedRecord::from_wire`] reads.
+    pub fn to_wire(&self) -> v1::SignedRecord {
+        v1::SignedRecord {
+            record: bytes::Bytes::copy_from_slice(self.json.as_bytes()),
+            signer: bytes::Bytes::copy_from_slice(self.signer.as_bytes()),
+            signature: bytes::Bytes::copy_from_slice(&self.signature),
+        }
+    }
+
+    /// The document.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The hash of the signed bytes; the next record's `previous`.
+    pub fn hash(&self) -> Hash {
+        Hash::of(self.json.as_bytes())
+    }
+
+    /// Who signed.
+    pub fn signer(&self) -> PublicKey {
+        self.signer
+    }
+
+    /// Whether the first record of a group is signed by its own manager.
+    pub fn is_self_signed(&self) -> bool {
+        self.record.manager().key == self.signer
+    }
+
+    /// Whether a server that holds `held` may take this record after it: the same group, newer, and signed by the
+    /// manager that `held` names. `Ok(false)`: it is the very record that is held.
+    ///
+    /// # Errors
+    /// Why it is refused; what is held stays in force.
+    pub fn may_follow(&self, held: &SignedRecord) -> Result<bool, RecordRefused> {
+        let (new, old) = (&self.record, &held.record);
+        if new.group != old.group {
+            return Err(RecordRefused::OtherGroup { theirs: new.group, ours: old.group });
+        }
+        if new.version < old.version {
+            return Err(RecordRefused::Older { theirs: new.version, ours: old.version });
+        }
+        if new.version == old.version {
+            return if self.json == held.json { Ok(false) } else { Err(RecordRefused::Conflict(old.version)) };
+        }
+        if self.signer != old.manager().key || self.signer != new.manager().key {
+            return Err(RecordRefused::Signer(self.signer));
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    record: String,
+    signer: PublicKey,
+    signature: String,
+}
+
+impl Serialize for SignedRecord {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let signature = data_encoding::BASE64.encode(&self.signature);
+        Stored { record: self.json.clone(), signer: self.signer, signature }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SignedRecord {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let stored = Stored::deserialize(deserializer)?;
+        let signature = data_encoding::BASE64.decode(stored.signature.as_bytes()).map_err(D::Error::custom)?;
+        Self::from_parts(stored.record, stored.signer, signature).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,258 @@
+//! Revisions: the signed header that names a tree, its numbers and its identity.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::{
+    Malformed,
+    hash::Hash,
+    key::{KeyPair, PublicKey},
+    limits,
+    name::ServerName,
+    v1,
+};
+
+/// What a header's signature is made under.
+const CONTEXT: &str = "bellwether v1 revision header";
+
+/// A group's identity, 16 random bytes, made when it is formed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId([u8; 16]);
+
+impl GroupId {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl From<[u8; 16]> for GroupId {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for GroupId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let wrong = || Malformed::new(format!("'{}' is not a group's identity", text.escape_default()));
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| wrong())?;
+        bytes.as_slice().try_into().map(Self).map_err(|_| wrong())
+    }
+}
+
+impl serde::Serialize for GroupId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for GroupId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Counts promotions: every new manager raises it, no server ever obeys a lower one (invariant 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// How people say a revision: `epoch.sequence`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Number {
+    /// The epoch it was made in.
+    pub epoch: Epoch,
+    /// Counts up by one within the group, across epochs.
+    pub sequence: u64,
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}.{}", self.epoch, self.sequence))
+    }
+}
+
+impl FromStr for Number {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let wrong = || Malformed::new(format!("'{}' is not a revision: EPOCH.SEQUENCE", text.escape_default()));
+        let (epoch, sequence) = text.split_once('.').ok_or_else(wrong)?;
+        let parse = |digits: &str| digits.parse::<u64>().map_err(|_| wrong());
+        Ok(Self { epoch: Epoch(parse(epoch)?), sequence: parse(sequence)? })
+    }
+}
+
+impl serde::Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Number {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A revision's identity: the BLAKE3 hash of its encoded header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct RevisionId(pub Hash);
+
+impl fmt::Display for RevisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a revision says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The group it belongs to.
+    pub group: GroupId,
+    /// Epoch and sequence.
+    pub number: Number,
+    /// The revision it changes; none for the first.
+    pub parent: Option<RevisionId>,
+    /// Who made it.
+    pub manager: ServerName,
+    /// How often the manager's state was opened; backwards means a restored backup (W14).
+    pub incarnation: u64,
+    /// Milliseconds since 1970, by the manager's clock.
+    pub time_ms: u64,
+    /// Who changed the configuration, as far as known.
+    pub author: String,
+    /// Why, in the author's words.
+    pub message: String,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// The root hash of the one view there is now.
+    pub root: Hash,
+}
+
+impl Header {
+    fn to_wire(&self) -> v1::Header {
+        v1::Header {
+            group: Bytes::copy_from_slice(self.group.as_bytes()),
+            epoch: self.number.epoch.0,
+            sequence: self.number.sequence,
+            parent: self.parent.map(|id| id.0.into()).unwrap_or_default(),
+            manager: self.manager.to_string(),
+            incarnation: self.incarnation,
+            time_ms: self.time_ms,
+            author: self.author.clone(),
+            message: self.message.clone(),
+            // A protobuf map has no order of its own; identity comes from the bytes that were signed, never from a
+            // second encoding, so none is needed.
+            labels: self.labels.clone().into_iter().collect(),
+            views: vec![v1::View { name: String::new(), root: self.root.into() }],
+        }
+    }
+
+    fn from_wire(wire: v1::Header) -> Result<Self, Malformed> {
+        let group: [u8; 16] =
+            wire.group.as_ref().try_into().map_err(|_| Malformed::new("a header whose group is not 16 bytes"))?;
+        let parent = match wire.parent.len() {
+            0 => None,
+            _ => Some(RevisionId(Hash::try_from(wire.parent.as_ref())?)),
+        };
+        let [view] = wire.views.as_slice() else {
+            return Err(Malformed::new(format!("a header with {} views; there is one", wire.views.len())));
+        };
+        if wire.epoch == 0 || wire.sequence == 0 {
+            return Err(Malformed::new("a header whose epoch or sequence is zero"));
+        }
+        Ok(Self {
+            group: group.into(),
+            number: Number { epoch: Epoch(wire.epoch), sequence: wire.sequence },
+            parent,
+            manager: wire.manager.parse()?,
+            incarnation: wire.incarnation,
+            time_ms: wire.time_ms,
+            author: wire.author,
+            message: wire.message,
+            labels: wire.labels.into_iter().collect(),
+            root: Hash::try_from(view.root.as_ref())?,
+        })
+    }
+}
+
+/// A header with the bytes that were signed. Not yet trusted: see [`SignedHeader::signed_by`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedHeader {
+    header: Header,
+    id: RevisionId,
+    bytes: Bytes,
+    signature: Bytes,
+}
+
+impl SignedHeader {
+    /// Signs `header` as its manager.
+    pub fn sign(header: Header, key: &KeyPair) -> Self {
+        let bytes = Bytes::from(header.to_wire().encode_to_vec());
+        let signature = Bytes::copy_from_slice(&key.sign(CONTEXT, &bytes));
+        Self { id: RevisionId(Hash::of(&bytes)), header, bytes, signature }
+    }
+
+    /// Reads a header and computes its identity; the signature is kept, not checked.
+    ///
+    /// # Errors
+    /// The bytes are not a header.
+    pub fn from_wire(wire: v1::SignedHeader) -> Result<Self, Malformed> {
+        if wire.header.len() > limits::RECORD {
+            return Err(Malformed::new(format!("a header of {} bytes", wire.header.len())));
+        }
+        let decoded =
+            v1::Header::decode(wire.header.as_ref()).map_err(|e| Malformed::new(format!("not a header: {e}")))?;
+        let header = Header::from_wire(decoded)?;
+        Ok(Self { id: RevisionId(Hash::of(&wire.header)), header, bytes: wire.header, signature: wire.signature })
+    }
+
+    /// The message that [`SignedHeader::from_wire`] reads.
+    pub fn to_wire(&self) -> v1::SignedHeader {
+        v1::SignedHeader { header: self.bytes.clone(), signature: self.signature.clone() }
+    }
+
+    /// Whether `key` signed exactly these bytes.
+    pub fn signed_by(&self, key: &PublicKey) -> bool {
+        key.verifies(CONTEXT, &self.bytes, &self.signature)
+    }
+
+    /// What the revision says of itself.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The revision's identity.
+    pub fn id(&self) -> RevisionId {
+        self.id
+    }
+
+    /// `epoch.sequence`.
+    pub fn number(&self) -> Number {
+        self.header.number
+    }
+}

@@ -1,0 +1,219 @@
+//! What is known of the farm: the document behind `status --json`, the monitor and the page.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    name::{ServerName, SetName},
+    record::Role,
+    revision::Number,
+};
+
+/// A server's state as the sync monitor shows it (W15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Reached, but holds no revision of this group that it was brought to yet.
+    AwaitingSync,
+    /// The bytes on its disk were hashed after the switch and give the head's root (invariant 5).
+    InSync,
+    /// Being brought from anything to the head.
+    Syncing,
+    /// Taking one change.
+    Updating,
+    /// Known, sent nothing.
+    Disabled,
+    /// In sync at an older revision: the newest was refused there before the switch.
+    Refused,
+    /// Holds the revision with edits of its own on top (drift).
+    Drifted,
+    /// A switch, rollback, disk or hash failed: takes nothing until a sync (W8).
+    Error,
+    /// Does not answer.
+    Unreachable,
+    /// Not asked yet.
+    Unknown,
+}
+
+impl State {
+    /// The word in tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::AwaitingSync => "awaiting sync",
+            Self::InSync => "in sync",
+            Self::Syncing => "syncing",
+            Self::Updating => "updating",
+            Self::Disabled => "disabled",
+            Self::Refused => "refused",
+            Self::Drifted => "drifted",
+            Self::Error => "error",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How far a running sync or update is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// receiving, staging, switching or verifying.
+    pub phase: String,
+    /// Files done.
+    pub files: u64,
+    /// Files in all.
+    pub files_total: u64,
+    /// Bytes done.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+}
+
+/// One server, as observed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: ServerName,
+    /// Its address.
+    pub address: String,
+    /// Its role in the record.
+    pub role: Role,
+    /// Its state.
+    pub state: State,
+    /// The revision it holds.
+    pub revision: Option<Number>,
+    /// How many revisions it is behind the head.
+    pub lag_revisions: u64,
+    /// For how long it has been behind, in milliseconds; 0 when it is not.
+    pub lag_ms: u64,
+    /// Why, and what to do, where the state is not a good one.
+    pub reason: Option<String>,
+    /// Entries that differ from the revision, and the first few of them.
+    pub drift: Vec<String>,
+    /// How many differ.
+    pub drift_entries: u64,
+    /// Present while syncing or updating.
+    pub progress: Option<Progress>,
+    /// When it was last heard of, milliseconds since 1970; none: never.
+    pub seen_ms: Option<u64>,
+    /// From the publish to this server's report, of the last update, in microseconds.
+    pub last_update_us: Option<u64>,
+    /// Its program's version.
+    pub version: Option<String>,
+    /// The newest recovery points it made.
+    pub kept: Vec<String>,
+}
+
+/// One set at the manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetStatus {
+    /// Its name.
+    pub name: SetName,
+    /// Entries in the head revision.
+    pub entries: u64,
+    /// What was left out and why, said once: sockets, setuid bits …
+    pub notices: Vec<String>,
+}
+
+/// The farm, as one server knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FarmStatus {
+    /// Who says so.
+    pub observer: ServerName,
+    /// When, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The group record's version.
+    pub record: String,
+    /// The manager.
+    pub manager: ServerName,
+    /// The head revision.
+    pub head: Option<Number>,
+    /// Its message.
+    pub head_message: String,
+    /// Propagation is held (W6).
+    pub paused: bool,
+    /// `auto` or `manual`.
+    pub publish: String,
+    /// How changes are noticed: `events`, or why only by rescanning.
+    pub watching: String,
+    /// Edits at the manager that are not a revision (yet): why, or how many.
+    pub unpublished: Option<String>,
+    /// The sets.
+    pub sets: Vec<SetStatus>,
+    /// The servers, sorted by name.
+    pub servers: Vec<ServerStatus>,
+}
+
+/// Something that was seen, to be folded into a [`FarmStatus`]. The manager's tasks send these; the monitor folds them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The group record is now this one.
+    Record(std::sync::Arc<crate::record::Record>),
+    /// The head revision is now this one.
+    Head {
+        /// Its number.
+        number: Number,
+        /// When it was published, milliseconds since 1970.
+        time_ms: u64,
+        /// Its message.
+        message: String,
+    },
+    /// How changes are noticed: `events`, or why only by rescanning.
+    Watching(String),
+    /// Edits at the manager that are not a revision (yet), and why; none: there are none.
+    Unpublished(Option<String>),
+    /// The sets as last scanned at the manager.
+    Sets(Vec<SetStatus>),
+    /// One server.
+    Server(ServerName, Observation),
+}
+
+/// What was seen of one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// It answered and said where it is.
+    Reached {
+        /// Its program's version.
+        version: String,
+        /// The revision it holds; none: none of this group's.
+        at: Option<Number>,
+        /// Its error, where it is in one.
+        fault: Option<String>,
+    },
+    /// It does not answer (any more), and why.
+    Lost(String),
+    /// Began to bring it to this revision.
+    Started {
+        /// From anything to the manager's state; otherwise one change.
+        sync: bool,
+        /// To which revision.
+        to: Number,
+    },
+    /// How far that is.
+    Progress(Progress),
+    /// It holds this revision: hashed after the switch, the root is the revision's.
+    Done {
+        /// The revision.
+        revision: Number,
+        /// From the publish (update) or the start (sync) to its report, in microseconds.
+        micros: u64,
+        /// Recovery points that it made.
+        kept: Vec<String>,
+    },
+    /// It refused this revision before the switch and stays at the old one.
+    Refused {
+        /// The revision.
+        revision: Number,
+        /// What happened, what was left unchanged, what to do.
+        reason: String,
+    },
+    /// Its switch, rollback, disk or hash failed: it takes nothing until a sync (W8).
+    Failed(String),
+    /// Entries that differ from its revision; 0: none (any more).
+    Drift {
+        /// How many.
+        entries: u64,
+        /// The first few, as SET:PATH.
+        paths: Vec<String>,
+    },
+    /// It is alive.
+    Alive,
+}

@@ -1,0 +1,226 @@
+//! Applying a revision on a member: stage, verify, journalled switch, read back; recovery after a crash.
+
+use std::path::PathBuf;
+
+use bellwether_proto::{entry::Chunk, hash::Hash, name::SetName, revision::RevisionId};
+
+use crate::{
+    scan::{ScanError, Source},
+    tree::{Change, Tree},
+};
+
+/// Where an apply happens: the sets on this server, and the agent's state directory (journal, recovery points).
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The sets under the rules of the revision to be applied.
+    pub sources: Vec<Source>,
+    /// The state directory.
+    pub state: PathBuf,
+}
+
+/// What to apply.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The revision that the sets hold afterwards.
+    pub revision: RevisionId,
+    /// Its number, for the names of recovery points.
+    pub label: String,
+    /// The sets as last scanned here, drift included.
+    pub live: &'a Tree,
+    /// What they should hold by the revision they are at; an empty tree when they are at none. What differs from it and
+    /// is replaced is kept as a recovery point (invariant 4).
+    pub expected: &'a Tree,
+    /// The tree of the revision to apply.
+    pub target: &'a Tree,
+    /// What to bring to `target`: for an update the revision's changes; for a sync `live.diff(target)`.
+    pub changes: Vec<Change>,
+}
+
+/// Refused before the switch: nothing live was touched.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// An owner is missing on this server.
+    #[error("{set}:{path} belongs to {kind} '{name}', which this server does not have; create it, then sync")]
+    Owner {
+        /// The set.
+        set: SetName,
+        /// The entry.
+        path: bellwether_proto::entry::EntryPath,
+        /// user or group.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Not enough space (W4).
+    #[error(
+        "{mount} has {free} bytes free; {needed} are needed (staged {staged}, replaced {replaced}, history {history})"
+    )]
+    Space {
+        /// The file system's place.
+        mount: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+        /// Of these for staged files.
+        staged: u64,
+        /// Of these for what is replaced.
+        replaced: u64,
+        /// Of these for the history.
+        history: u64,
+    },
+    /// A mount point, a symbolic link or another device inside a set: held, not followed.
+    #[error("{set}:{path} is {what} on this server; it is not followed")]
+    Held {
+        /// The set.
+        set: SetName,
+        /// The entry.
+        path: bellwether_proto::entry::EntryPath,
+        /// "a mount point", "a symbolic link", …
+        what: String,
+    },
+    /// Chunks that neither the pack nor this server's disk had.
+    #[error("{0} chunks are missing")]
+    Missing(usize),
+    /// The system's error while staging.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// stage, create …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The switch, or its way back, failed: the server is in error (W8). What is on disk is named.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// An operation failed and everything was taken back: the sets hold what they held.
+    #[error("{what}; everything was taken back")]
+    TakenBack {
+        /// Which operation, and why.
+        what: String,
+    },
+    /// Taking back failed too; the journal is kept, and recovery goes on at the next start or sync.
+    #[error("{what}; taking it back failed too: {back}")]
+    Stuck {
+        /// Which operation, and why.
+        what: String,
+        /// Why it could not be taken back.
+        back: String,
+    },
+}
+
+/// The way to `target`, with files being staged.
+#[derive(Debug)]
+pub struct Plan {}
+
+impl Plan {
+    /// Plans the job, checks owners, space and holds, makes the staging directories and stages what is on this server's
+    /// disk already (live files, links, directories).
+    ///
+    /// # Errors
+    /// Refused; nothing live was touched.
+    pub fn new(site: &Site, job: &Job<'_>) -> Result<Self, Refused> {
+        let _ = (site, job);
+        todo!()
+    }
+
+    /// The chunks that are still needed.
+    pub fn missing(&self) -> Vec<Chunk> {
+        todo!()
+    }
+
+    /// Takes a chunk (its hash was computed from its bytes) and writes it wherever it is needed; one that is not needed
+    /// is ignored.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn supply(&mut self, hash: &Hash, bytes: &[u8]) -> Result<(), Refused> {
+        let _ = (hash, bytes);
+        todo!()
+    }
+
+    /// Files staged whole so far, and all that are to be staged.
+    pub fn progress(&self) -> (u64, u64) {
+        todo!()
+    }
+
+    /// Closes staging: everything is there, verified and durable.
+    ///
+    /// # Errors
+    /// Refused; staging is removed, nothing live was touched.
+    pub fn staged(self) -> Result<Staged, Refused> {
+        todo!()
+    }
+}
+
+/// Everything staged: validation has its place here.
+#[derive(Debug)]
+pub struct Staged {}
+
+impl Staged {
+    /// Switches: the journal first, then the exchanges, fsync, and the read-back of every changed entry from the disk.
+    ///
+    /// # Errors
+    /// Failed; see there for what the sets hold.
+    pub fn switch(self) -> Result<Switched, Failed> {
+        todo!()
+    }
+}
+
+/// Switched and read back, not yet committed: reload and check have their place here.
+#[derive(Debug)]
+pub struct Switched {
+    /// The sets as they are now, read back.
+    pub live: Tree,
+    /// Recovery points that will be kept, as paths.
+    pub kept: Vec<String>,
+}
+
+impl Switched {
+    /// The caller has durably noted the new revision: the journal goes, and what was replaced.
+    pub fn commit(self) {
+        todo!()
+    }
+
+    /// Puts back what was replaced.
+    ///
+    /// # Errors
+    /// As [`Failed::Stuck`].
+    pub fn take_back(self) -> Result<(), Failed> {
+        todo!()
+    }
+}
+
+/// What recovery found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovered {
+    /// No switch was under way.
+    Clean,
+    /// The switch to this revision was completed and read back; the caller notes it durably, then calls [`forget`].
+    Forward(RevisionId),
+    /// A switch was taken back; the sets hold what they held before.
+    Back,
+}
+
+/// Finishes what a crash interrupted, before anything else is done with the sets. Looks at every entry, assumes no order.
+/// `at`: the revision noted durably.
+///
+/// # Errors
+/// Neither completed nor taken back; the journal is kept, and the error names every entry that is in the way.
+pub fn recover(site: &Site, at: Option<RevisionId>) -> Result<Recovered, Failed> {
+    let _ = (site, at);
+    todo!()
+}
+
+/// Removes the journal and what was replaced, after [`Recovered::Forward`] was noted.
+///
+/// # Errors
+/// The system's.
+pub fn forget(site: &Site) -> Result<(), ScanError> {
+    let _ = site;
+    todo!()
+}

@@ -1,0 +1,11 @@
+//! The disk: trees and how they are scanned, packs and their history, staging, switching, crash-safe file operations.
+
+pub mod apply;
+pub mod attributes;
+pub mod beneath;
+pub mod durable;
+pub mod history;
+pub mod pack;
+pub mod scan;
+pub mod state_file;
+pub mod tree;
