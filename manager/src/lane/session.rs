@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::{Control, Lane, Link, Memory, cut, outbox::Outbox, refused, watchdog::Watchdog};
 use crate::{
     plan::{Member, Refusal, Sending, Step, plan},
-    shared::{Ask, now_ms},
+    shared::now_ms,
 };
 
 /// Characters of a reason that a member gives.
@@ -174,7 +174,7 @@ impl<'a> Session<'a> {
             Step::NeedBase if self.base_for == Some(head) => {}
             Step::NeedBase => {
                 self.base_for = Some(head);
-                self.lane.shared.ask(Ask::Base);
+                self.lane.shared.base_wanted.notify_one();
             }
             Step::Settle => self.settle(number),
             Step::Send(sending) => self.send(sending, number).await?,
@@ -187,11 +187,9 @@ impl<'a> Session<'a> {
         let paused = shared.record.borrow().record().policy.paused;
         let newest = shared.head.borrow().stored.clone();
         // One behind, the case that must be quick, needs no look at the history.
-        if !newest.base && newest.header.id() == head && self.member.at == newest.header.header().parent {
-            return Ok(plan(&self.member, head, paused, |from| match from {
-                None => Route::Packs(Vec::new()),
-                Some(_) => Route::Packs(vec![newest.clone()]),
-            }));
+        let next = self.member.at.is_some() && self.member.at == newest.header.header().parent;
+        if next && !newest.base && newest.header.id() == head && self.member.refused.is_none() {
+            return Ok(plan(&self.member, head, paused, |_| Route::Packs(vec![newest.clone()])));
         }
         if !self.member.sync && (self.member.fault || self.member.at == Some(head)) {
             return Ok(plan(&self.member, head, paused, |_| Route::Nothing));
