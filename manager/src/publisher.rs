@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,6 +39,8 @@ const REVISIONS: usize = 200;
 const RETRY: Duration = Duration::from_secs(1);
 /// Until a base that could not be built is tried again.
 const BASE_RETRY: Duration = Duration::from_secs(30);
+/// From a publish until a base of it is built, where one is due.
+const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
 /// Notices that the status names for one set.
 const NOTICES: usize = 20;
 
@@ -224,6 +226,7 @@ impl Publisher {
         };
         if let Ok(Outcome::Published(head, _)) = &outcome {
             self.announce(head);
+            self.plan_base().await;
         }
         self.tell_unpublished(&outcome);
         outcome
@@ -297,6 +300,15 @@ impl Publisher {
         let more = ours.clone().count().saturating_sub(NOTICES);
         let lines = ours.take(NOTICES).map(|notice| format!("{}:{}: {}", notice.set, notice.path, notice.what));
         lines.chain((more > 0).then(|| format!("and {more} more"))).collect()
+    }
+
+    /// A base is built when it is quiet: not before the burst that made this head is over.
+    async fn plan_base(&mut self) {
+        let history = self.shared.history.clone();
+        let due = move || history.read().unwrap_or_else(PoisonError::into_inner).base_due();
+        if self.times.base.is_none() && tokio::task::spawn_blocking(due).await.unwrap_or(false) {
+            self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
+        }
     }
 
     async fn base(&mut self) {
