@@ -82,7 +82,9 @@ pub enum ChangeError {
         path: EntryPath,
     },
     /// Somebody was faster.
-    #[error("{set}:{path} is not what was expected ({found}); nothing was changed; read it again and repeat the change")]
+    #[error(
+        "{set}:{path} is not what was expected ({found}); nothing was changed; read it again and repeat the change"
+    )]
     Conflict {
         /// The set.
         set: SetName,
@@ -149,7 +151,11 @@ impl TryFrom<v1::ChangeRequest> for Asked {
         if let What::Put { data, .. } = &what
             && data.len() > limits::PUT
         {
-            return Err(Malformed::new(format!("{} bytes; a file put this way has at most {}", data.len(), limits::PUT)));
+            return Err(Malformed::new(format!(
+                "{} bytes; a file put this way has at most {}",
+                data.len(),
+                limits::PUT
+            )));
         }
         Ok(Self { set: wire.set.parse()?, path, expected, what, author: wire.author, message: wire.message })
     }
@@ -242,8 +248,7 @@ impl Asked {
     }
 
     fn check(&self, current: Option<&Current>) -> Result<(), ChangeError> {
-        let conflict =
-            |found: String| ChangeError::Conflict { set: self.set.clone(), path: self.path.clone(), found };
+        let conflict = |found: String| ChangeError::Conflict { set: self.set.clone(), path: self.path.clone(), found };
         match (self.expected, current) {
             (Expected::Anything, _) | (Expected::Nothing, None) => Ok(()),
             (Expected::Nothing, Some(_)) => Err(conflict("there is a file".to_owned())),

@@ -191,8 +191,7 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         role: Role::Manager,
         candidate: true,
     };
-    let policy =
-        Policy { publish: Publish::Auto, paused: false, codec: Codec::default(), quiet_max_ms: 500, sets };
+    let policy = Policy { publish: Publish::Auto, paused: false, codec: Codec::default(), quiet_max_ms: 500, sets };
     let record = Record {
         format: FORMAT,
         group: GroupId::from(group),

@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     lane::{Control, Lane},
+    publisher::stopped,
     shared::Shared,
 };
 
@@ -36,11 +37,7 @@ struct Running {
 }
 
 /// Runs until `shutdown`.
-pub(crate) async fn run(
-    shared: Arc<Shared>,
-    mut asked: mpsc::Receiver<ToLanes>,
-    mut shutdown: watch::Receiver<bool>,
-) {
+pub(crate) async fn run(shared: Arc<Shared>, mut asked: mpsc::Receiver<ToLanes>, mut shutdown: watch::Receiver<bool>) {
     let mut record = shared.record.subscribe();
     let mut tasks = JoinSet::new();
     let mut lanes = BTreeMap::new();
@@ -54,7 +51,7 @@ pub(crate) async fn run(
             }
             // Lanes end only when they are aborted; their results are taken so that none piles up.
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = stopped(&mut shutdown) => break,
         }
     }
     tasks.shutdown().await;

@@ -348,7 +348,8 @@ impl Manager {
         // Only who has the secret learns more.
         let record = self.record();
         group::enter(&record, &name, key, &request.address, &by(name.as_str())).map_err(EditError::from)?;
-        let lacks = |rules: &&bellwether_proto::record::SetRules| !request.sets.iter().any(|s| s == rules.name.as_str());
+        let lacks =
+            |rules: &&bellwether_proto::record::SetRules| !request.sets.iter().any(|s| s == rules.name.as_str());
         if let Some(rules) = record.record().policy.sets.iter().find(lacks) {
             return Err(EnterError::Set(rules.name.clone()));
         }

@@ -48,10 +48,9 @@ impl Preview {
     ///
     /// # Errors
     /// The system's.
-    pub fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+    pub fn read_slice(&mut self) -> std::io::Result<Option<Bytes>> {
         let mut bytes = Vec::with_capacity(limits::SLICE);
         (&mut self.file).take(limits::SLICE as u64).read_to_end(&mut bytes)?;
         Ok((!bytes.is_empty()).then(|| bytes.into()))
     }
 }
-

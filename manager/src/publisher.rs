@@ -92,12 +92,16 @@ impl Publisher {
         let mut record = self.shared.record.subscribe();
         let mut policy = policy_of(&self.shared);
         // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
-        let _ = self.mode.wait_for(|mode| *mode != Mode::Starting).await;
+        let armed = async { drop(self.mode.wait_for(|mode| *mode != Mode::Starting).await) };
+        tokio::select! {
+            () = armed => {}
+            () = stopped(&mut shutdown) => return,
+        }
         self.tell_sets(None);
         loop {
             let next = self.next();
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                () = stopped(&mut shutdown) => break,
                 command = commands.recv() => match command {
                     Some(command) => self.command(command).await,
                     None => break,
@@ -169,9 +173,7 @@ impl Publisher {
         match self.attempt(look, Cause::Asked(request)).await? {
             Outcome::Same => Ok(Published { revision: None, changes: Changes::default() }),
             Outcome::Held(changes) => Ok(Published { revision: None, changes }),
-            Outcome::Published(head, changes) => {
-                Ok(Published { revision: Some(head.stored.header.clone()), changes })
-            }
+            Outcome::Published(head, changes) => Ok(Published { revision: Some(head.stored.header.clone()), changes }),
         }
     }
 
@@ -240,9 +242,9 @@ impl Publisher {
         }
         match looked {
             Look::Stats | Look::Bytes => self.notices.clear(),
-            Look::At(paths) => self.notices.retain(|notice| {
-                paths.keys().all(|(set, path)| *set != notice.set || !notice.path.is_within(path))
-            }),
+            Look::At(paths) => self
+                .notices
+                .retain(|notice| paths.keys().all(|(set, path)| *set != notice.set || !notice.path.is_within(path))),
         }
         self.notices.extend(notices);
         self.tell_sets(Some(&before));
@@ -334,6 +336,12 @@ impl Publisher {
             tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
         }
     }
+}
+
+/// Returns when the manager is to stop.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error: nobody can give the signal any more, which is one.
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 /// What of the policy decides what is published.

@@ -70,7 +70,9 @@ pub enum ReadError {
         source: HistoryError,
     },
     /// Neither the live file nor the history has its bytes.
-    #[error("{set}:{path} is no longer what revision {revision} says, and the history lacks its bytes; publish, then read again")]
+    #[error(
+        "{set}:{path} is no longer what revision {revision} says, and the history lacks its bytes; publish, then read again"
+    )]
     Lost {
         /// The set.
         set: SetName,

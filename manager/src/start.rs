@@ -74,7 +74,9 @@ pub enum StartError {
     #[error("{0} holds no revision of this group; form the group again: bellwether group reform")]
     NoRevision(PathBuf),
     /// What is kept is not what was signed.
-    #[error("revision {0} in the history is damaged: its entries do not give its root; form the group again: bellwether group reform")]
+    #[error(
+        "revision {0} in the history is damaged: its entries do not give its root; form the group again: bellwether group reform"
+    )]
     Damaged(Number),
     /// The history cannot be used.
     #[error("the history cannot be opened")]
@@ -136,11 +138,7 @@ fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, St
     sets.into_iter().map(absolute).collect()
 }
 
-fn open(
-    state: &std::path::Path,
-    sets: &[(SetName, PathBuf)],
-    record: &SignedRecord,
-) -> Result<Opened, StartError> {
+fn open(state: &std::path::Path, sets: &[(SetName, PathBuf)], record: &SignedRecord) -> Result<Opened, StartError> {
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
     let stored = history.head().cloned().ok_or_else(|| StartError::NoRevision(state.join("history")))?;
@@ -165,13 +163,7 @@ fn tell(shared: &Shared) {
     shared.see(Event::Head { number: header.number, time_ms: header.time_ms, message });
 }
 
-fn run(
-    shared: Arc<Shared>,
-    tokens: Tokens,
-    known: Tree,
-    believed: bool,
-    shutdown: watch::Receiver<bool>,
-) -> Manager {
+fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdown: watch::Receiver<bool>) -> Manager {
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
     let (mode, watched) = watch::channel(Mode::Starting);
@@ -191,13 +183,5 @@ fn run(
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
         ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
     ];
-    Manager {
-        inner: Arc::new(Inner {
-            shared,
-            commands,
-            lanes,
-            tokens: Mutex::new(tokens),
-            tasks: Mutex::new(tasks),
-        }),
-    }
+    Manager { inner: Arc::new(Inner { shared, commands, lanes, tokens: Mutex::new(tokens), tasks: Mutex::new(tasks) }) }
 }

@@ -74,12 +74,7 @@ impl Drop for Reached<'_> {
 }
 
 /// Runs the connection; returns why it ended.
-pub(super) async fn run(
-    lane: &Lane,
-    link: Link,
-    control: &mut mpsc::Receiver<Control>,
-    memory: &mut Memory,
-) -> String {
+pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> String {
     let _reached = Reached(lane);
     let mut session = Session::new(lane, memory, &link.hello);
     match session.talk(link, control).await {
@@ -311,7 +306,9 @@ impl<'a> Session<'a> {
         let Some(current) = &self.current else { return Ok(()) };
         match (want, &current.pack) {
             (Some(v1::want::Want::Range(range)), Some(pack)) => self.outbox.want_range(&range, pack.size),
-            (Some(v1::want::Want::Range(_)), None) => Err("it asked for bytes of a pack that was not offered".to_owned()),
+            (Some(v1::want::Want::Range(_)), None) => {
+                Err("it asked for bytes of a pack that was not offered".to_owned())
+            }
             (Some(v1::want::Want::Chunks(hashes)), _) => self.outbox.want_chunks(hashes),
             (None, _) => Ok(()),
         }
@@ -442,4 +439,3 @@ fn size_of(message: &v1::down::Message) -> u64 {
         | Message::Keepalive(_) => 0,
     }
 }
-
