@@ -14,4 +14,5 @@ pub mod error;
 pub mod layout;
 pub mod output;
 pub mod socket;
+pub mod tls;
 mod transport;
