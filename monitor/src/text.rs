@@ -35,15 +35,42 @@ pub fn micros(us: u64) -> String {
     }
 }
 
-/// Bytes in binary units: `512 B`, `4.0 KiB`.
+/// Bytes: `999 B`, `1.4 MB`.
 pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if count < 1_024 {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if count < 1_000 {
         return format!("{count} B");
     }
-    let power = ((63 - count.leading_zeros()) / 10).min(5);
-    let tenths = u128::from(count) * 10 / (1_u128 << (10 * power));
+    let power = count.ilog10() / 3;
+    let tenths = count / (10_u64.pow(3 * power) / 10);
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power as usize - 1])
+}
+
+/// `line` broken at spaces into lines of at most `width` characters, the later ones indented by two.
+pub fn wrapped(line: &str, width: u16) -> String {
+    let width = usize::from(width).max(10);
+    let mut lines: Vec<String> = Vec::new();
+    let mut current = String::new();
+    for word in line.split(' ') {
+        let length = |text: &str| text.chars().count();
+        let fits = current.trim().is_empty() || length(&current) + 1 + length(word) <= width;
+        if !fits {
+            lines.push(std::mem::replace(&mut current, "  ".to_owned()));
+        }
+        if !current.trim().is_empty() {
+            current.push(' ');
+        }
+        current.push_str(word);
+        // A word longer than the line is cut.
+        while length(&current) > width {
+            let at = current.char_indices().nth(width).map_or(current.len(), |(at, _)| at);
+            let rest = format!("  {}", &current[at..]);
+            current.truncate(at);
+            lines.push(std::mem::replace(&mut current, rest));
+        }
+    }
+    lines.push(current);
+    lines.join("\n")
 }
 
 /// Text of another server or of a person on one line, with what would steer a terminal made visible.
@@ -94,11 +121,18 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_said_in_binary_units() {
-        assert_eq!(
-            [0, 1_023, 1_024, 1_536, 1 << 20, u64::MAX].map(bytes),
-            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "16383.9 PiB"]
-        );
+    fn bytes_are_said_with_one_digit() {
+        let said = [0, 999, 1_000, 1_440_000, 999_999, u64::MAX].map(bytes);
+        assert_eq!(said, ["0 B", "999 B", "1.0 kB", "1.4 MB", "999.9 kB", "18.4 EB"]);
+    }
+
+    #[test]
+    fn long_lines_are_broken() {
+        assert_eq!(wrapped("one line", 20), "one line");
+        assert_eq!(wrapped("a first line and more", 12), "a first line\n  and more");
+        assert_eq!(wrapped("", 12), "");
+        let cut = wrapped(&"x".repeat(30), 12);
+        assert!(cut.lines().all(|line| line.len() <= 12) && cut.matches('x').count() == 30, "{cut}");
     }
 
     #[test]

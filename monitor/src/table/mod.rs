@@ -8,20 +8,20 @@ use bellwether_proto::{
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
-use crate::text::{ago, bytes, colour, duration, micros, plain, shortened};
+use crate::text::{ago, bytes, colour, duration, micros, plain, shortened, wrapped};
 
 /// How to show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Columns that are there.
+    /// Columns that are there; what is longer is broken.
     pub width: u16,
     /// Whether states are coloured: on a terminal only.
     pub colour: bool,
 }
 
 impl Look {
-    /// For a file or a pipe: wide, no colour.
-    pub const PLAIN: Self = Self { width: 160, colour: false };
+    /// For a file or a pipe: no colour, and every server on one line.
+    pub const PLAIN: Self = Self { width: u16::MAX, colour: false };
 }
 
 /// The order in which states are counted in the summary.
@@ -43,12 +43,12 @@ const MARK: char = '●';
 
 /// The whole status: summary, table, problems.
 pub fn render(status: &FarmStatus, look: Look) -> String {
-    let mut text = summary(status);
+    let mut text = wrapped(&summary(status), look.width);
     text.push_str("\n\n");
     text.push_str(&table(status, look));
     text.push('\n');
     for problem in problems(status) {
-        let _ = write!(text, "\n{problem}");
+        let _ = write!(text, "\n{}", wrapped(&problem, look.width));
     }
     text.trim_end().to_owned() + "\n"
 }

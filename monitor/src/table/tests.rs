@@ -68,7 +68,7 @@ fn the_whole_of_it() {
 server  role      state        revision  lag           update  heard     note
 m       manager   in sync      1.42      -             -       1 s ago
 web1    member    in sync      1.42      -             8.3 ms  1 s ago
-web3    member    syncing      -         42 rev, 63 s  8.3 ms  1 s ago   receiving 12/61 files, 1.5 KiB of 1.0 MiB
+web3    member    syncing      -         42 rev, 63 s  8.3 ms  1 s ago   receiving 12/61 files, 1.5 kB of 1.0 MB
 web4    disabled  disabled     1.2       -             8.3 ms  1 s ago
 web5    member    unreachable  1.41      1 rev, 1.5 s  8.3 ms  60 s ago  see below
 web6    member    unknown      -         ?             8.3 ms  never
@@ -82,7 +82,7 @@ web5 · unreachable: connection refused; it catches up by itself
 #[test]
 fn it_fits_a_narrow_terminal() {
     for width in [80, 100, 120] {
-        let table = table(&six(), Look { width, colour: false });
+        let table = render(&six(), Look { width, colour: false });
         let widest = table.lines().map(|line| line.chars().count()).max().unwrap();
         assert!(widest <= usize::from(width), "{widest} columns of {width}:\n{table}");
         assert!(table.contains("unreachable"), "states are never broken:\n{table}");
