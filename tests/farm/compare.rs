@@ -1,0 +1,73 @@
+//! Whether two directories hold the same: by rsync, which is not ours; and a quick look of our own for waiting.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    process::Command,
+};
+
+use super::run;
+
+/// Asserts that rsync would change nothing to make `copy` equal to `original`: content by checksum, kinds, modes, times,
+/// owners, ACLs, extended attributes, links.
+#[track_caller]
+pub(crate) fn assert_equal_by_rsync(original: &Path, copy: &Path) {
+    let mut command = Command::new("rsync");
+    command.args(["-naiAXHc", "--delete", "--omit-dir-times", "--exclude=/.bellwether"]);
+    command.arg(original.join("")).arg(copy.join(""));
+    let output = run(&mut command).success();
+    assert!(output.stdout.is_empty(), "{} differs from {}:\n{output}", copy.display(), original.display());
+}
+
+/// The first difference between two directories; none when they hold the same.
+pub(crate) fn difference(original: &Path, copy: &Path) -> Option<String> {
+    let (left, right) = match (names(original), names(copy)) {
+        (Ok(left), Ok(right)) => (left, right),
+        (left, right) => return Some(format!("{}: {:?} and {:?}", original.display(), left.err(), right.err())),
+    };
+    if let Some(name) = left.symmetric_difference(&right).next() {
+        let side = if left.contains(name) { "missing in the copy" } else { "only in the copy" };
+        return Some(format!("{}: {side}", original.join(name).display()));
+    }
+    left.iter().find_map(|name| entry_difference(&original.join(name), &copy.join(name)))
+}
+
+/// The staging directory belongs to Bellwether, not to the set.
+fn names(directory: &Path) -> std::io::Result<BTreeSet<OsString>> {
+    let names: std::io::Result<BTreeSet<_>> = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect();
+    names.map(|all| all.into_iter().filter(|name| name != ".bellwether").collect())
+}
+
+fn entry_difference(original: &Path, copy: &Path) -> Option<String> {
+    let (left, right) = match (fs::symlink_metadata(original), fs::symlink_metadata(copy)) {
+        (Ok(left), Ok(right)) => (left, right),
+        _ => return Some(format!("{}: vanished", original.display())),
+    };
+    let differ = |what: &str| Some(format!("{}: {what}", original.display()));
+    if left.mode() != right.mode() {
+        return differ(&format!("modes {:o} and {:o}", left.mode(), right.mode()));
+    }
+    if (left.uid(), left.gid()) != (right.uid(), right.gid()) {
+        return differ("owners");
+    }
+    if left.is_dir() {
+        return difference(original, copy);
+    }
+    if left.mtime() != right.mtime() {
+        return differ(&format!("times {} and {}", left.mtime(), right.mtime()));
+    }
+    (!same_content(original, copy, &left)).then(|| format!("{}: content", original.display()))
+}
+
+fn same_content(original: &Path, copy: &Path, metadata: &Metadata) -> bool {
+    if metadata.is_symlink() {
+        return fs::read_link(original).ok() == fs::read_link(copy).ok();
+    }
+    match (fs::read(original), fs::read(copy)) {
+        (Ok(left), Ok(right)) => left == right,
+        _ => false,
+    }
+}
