@@ -5,6 +5,7 @@ pub mod attributes;
 pub mod beneath;
 pub mod durable;
 pub mod history;
+pub mod index;
 pub mod pack;
 pub mod scan;
 pub mod state_file;

@@ -1,0 +1,18 @@
+//! The program that every server of a group runs: `bellwether`.
+//!
+//! `main` parses the command line ([`commands`]) and runs one command; [`daemon`] is what `serve` runs. The other modules
+//! are what they share: where things are ([`config`], [`layout`]), who this server is ([`identity`]), how it talks to
+//! other servers ([`tls`]) and to the commands on the same machine ([`socket`]), and how it speaks to people
+//! ([`error`], [`output`], [`progress`]).
+
+pub mod commands;
+pub mod common;
+pub mod config;
+pub mod daemon;
+pub mod duration;
+pub mod error;
+pub mod layout;
+pub mod output;
+pub mod socket;
+pub mod tls;
+mod transport;
