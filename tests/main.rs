@@ -2,5 +2,15 @@
 //!
 //! Tests are named after the requirement they check. Each starts a farm of its own (see [`farm`]) and waits for states.
 
+mod changes;
+mod demo;
+mod drift;
 mod farm;
+mod forming;
+mod group;
+mod holding;
+mod joining;
+mod lag;
+mod real_trees;
+mod web;
 mod workspace;

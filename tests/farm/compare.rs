@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs::{self, Metadata},
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -69,5 +69,39 @@ fn same_content(original: &Path, copy: &Path, metadata: &Metadata) -> bool {
     match (fs::read(original), fs::read(copy)) {
         (Ok(left), Ok(right)) => left == right,
         _ => false,
+    }
+}
+
+/// The bytes of all files below `directory`.
+pub(crate) fn total_bytes(directory: &Path) -> u64 {
+    let mut total = 0;
+    walk(directory, &mut |_, metadata| {
+        if metadata.is_file() {
+            total += metadata.len();
+        }
+    });
+    total
+}
+
+/// A file of that name somewhere below `directory`.
+pub(crate) fn find_below(directory: &Path, name: &str) -> Option<PathBuf> {
+    let mut found = None;
+    walk(directory, &mut |path, metadata| {
+        if metadata.is_file() && path.file_name().is_some_and(|n| n == name) {
+            found = Some(path.to_owned());
+        }
+    });
+    found
+}
+
+/// What vanishes while it is walked is passed over; nothing there is nothing to walk.
+fn walk(directory: &Path, visit: &mut dyn FnMut(&Path, &Metadata)) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        visit(&path, &metadata);
+        if metadata.is_dir() {
+            walk(&path, visit);
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 use tempfile::TempDir;
 
+pub(crate) use ports::free as free_port;
 pub(crate) use program::{Output, bellwether, run, run_with_input};
 pub(crate) use server::{Server, Set};
 pub(crate) use wait::{DEADLINE, wait_for};

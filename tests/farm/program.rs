@@ -63,7 +63,7 @@ impl std::fmt::Display for Output {
 /// The program under test: the one just built.
 pub(crate) fn bellwether() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bellwether"));
-    command.env_remove("RUST_LOG").env("NO_COLOR", "1");
+    command.env_remove("BELLWETHER_CONFIG").env_remove("BELLWETHER_LOG").env("NO_COLOR", "1");
     command
 }
 

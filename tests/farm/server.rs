@@ -72,25 +72,25 @@ impl Server {
         self.home.join("state")
     }
 
-    fn socket(&self) -> PathBuf {
-        self.home.join("admin.sock")
+    fn config(&self) -> PathBuf {
+        self.home.join("agent.toml")
     }
 
-    /// What agent.toml would say, as flags.
-    pub(crate) fn flags(&self, command: &mut Command) {
-        command.args(["--name", &self.name, "--listen", &self.listen, "--http", &self.http]);
-        command.arg("--state-dir").arg(self.state()).arg("--admin-socket").arg(self.socket());
+    /// `init` or `join`, with every key of agent.toml as a flag; the command writes the file.
+    fn first_command(&self, name: &str) -> Command {
+        let mut command = self.prepared(&[name]);
+        command.args(["--name", &self.name, "--listen", &self.listen, "--advertise", &self.listen]);
+        command.args(["--http", &self.http]).arg("--state-dir").arg(self.state());
+        command.arg("--admin-socket").arg(self.home.join("admin.sock"));
         for set in &self.sets {
             command.arg("--set").arg(format!("{}={}", set.name, set.path.display()));
         }
+        command
     }
 
     /// Forms a group here.
     pub(crate) fn init(&self) -> Output {
-        let mut command = bellwether();
-        command.arg("init");
-        self.flags(&mut command);
-        run(command.arg("--yes"))
+        run(self.first_command("init").arg("--yes"))
     }
 
     /// Enters a group, the token on standard input; agrees to have what differs replaced.
@@ -100,10 +100,7 @@ impl Server {
 
     /// Enters a group with these further arguments.
     pub(crate) fn join_with(&self, token: &str, arguments: &[&str]) -> Output {
-        let mut command = bellwether();
-        command.arg("join");
-        self.flags(&mut command);
-        run_with_input(command.args(arguments), token)
+        run_with_input(self.first_command("join").args(arguments), token)
     }
 
     /// Starts the agent and waits until it answers.
@@ -113,17 +110,40 @@ impl Server {
 
     /// Starts the agent with these variables and waits until it answers, or has ended.
     pub(crate) fn start_with(&mut self, environment: &[(&str, &str)]) {
+        let mut command = self.prepared(&["serve"]);
+        command.envs(environment.iter().copied());
+        self.start_as(&mut command);
+    }
+
+    /// Starts the agent as the last thing that this shell script does, as `exec "$@"`.
+    pub(crate) fn start_in_script(&mut self, wrapper: &[&str], script: &str) {
+        let serve = self.prepared(&["serve"]);
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).args(["sh", "-ec", &format!("{script}\nexec \"$@\""), "sh"]);
+        command.arg(serve.get_program()).args(serve.get_args());
+        self.start_as(&mut command);
+    }
+
+    fn start_as(&mut self, command: &mut Command) {
         assert!(self.agent.is_none(), "{} runs already", self.name);
         let log = || File::options().append(true).create(true).open(self.log()).expect("the agent's log");
-        let mut command = bellwether();
-        command.arg("serve");
-        self.flags(&mut command);
-        command.envs(environment.iter().copied());
         let agent = command.stdin(Stdio::null()).stdout(log()).stderr(log()).spawn().expect("an agent");
         self.agent = Some(agent);
         wait_for(&format!("{} answering", self.name), DEADLINE, || {
             if self.ended().is_some() { Ok(()) } else { self.status().map(drop) }
         });
+    }
+
+    /// `serve --recover-only`, to its end.
+    pub(crate) fn recover_only(&self) -> Output {
+        assert!(self.agent.is_none(), "{} runs", self.name);
+        self.command(&["serve", "--recover-only"])
+    }
+
+    /// The path as its agent sees it, who may have mounts of its own.
+    pub(crate) fn as_agent_sees(&self, path: &Path) -> PathBuf {
+        let agent = self.agent.as_ref().expect("an agent that runs");
+        Path::new("/proc").join(agent.id().to_string()).join("root").join(path.strip_prefix("/").expect("absolute"))
     }
 
     /// Whether its agent was started and not killed by the test.
@@ -173,7 +193,7 @@ impl Server {
 
     fn prepared(&self, arguments: &[&str]) -> Command {
         let mut command = bellwether();
-        command.args(arguments).arg("--admin-socket").arg(self.socket());
+        command.args(arguments).arg("--config").arg(self.config());
         command
     }
 
