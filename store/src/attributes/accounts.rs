@@ -1,0 +1,145 @@
+//! Owners by name: what a number is called here, and which number a name has here.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bellwether_proto::entry::{Owner, Owners};
+
+/// The names of the owners met in one scan: each number is looked up once.
+#[derive(Debug, Default)]
+pub struct Names(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    by_id: HashMap<(u32, u32), Arc<Owner>>,
+    owners: Owners,
+}
+
+impl Names {
+    /// No number looked up yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The owner of these numbers. One that has no name here, or a name that cannot travel, is its number in decimal.
+    pub fn owner(&self, uid: u32, gid: u32) -> Arc<Owner> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(owner) = known.by_id.get(&(uid, gid)) {
+            return owner.clone();
+        }
+        let user = uzers::get_user_by_uid(uid).and_then(|user| user.name().to_str().map(str::to_owned));
+        let group = uzers::get_group_by_gid(gid).and_then(|group| group.name().to_str().map(str::to_owned));
+        let user = user.filter(|name| travels(name)).unwrap_or_else(|| uid.to_string());
+        let group = group.filter(|name| travels(name)).unwrap_or_else(|| gid.to_string());
+        let owner = known.owners.get(&user, &group).unwrap_or_else(|_| {
+            // Both were checked above, and digits always pass.
+            Arc::new(Owner { user: uid.to_string().into(), group: gid.to_string().into() })
+        });
+        known.by_id.insert((uid, gid), owner.clone());
+        owner
+    }
+}
+
+fn travels(name: &str) -> bool {
+    Owners::default().get(name, name).is_ok()
+}
+
+/// A user or group that this server does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no {kind} '{name}' on this server")]
+pub struct MissingAccount {
+    /// "user" or "group".
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+}
+
+/// The numbers that names have on this server; each is looked up once, so make a new one for each apply.
+#[derive(Debug, Default)]
+pub struct Accounts(Mutex<Ids>);
+
+#[derive(Debug, Default)]
+struct Ids {
+    users: HashMap<Box<str>, Option<u32>>,
+    groups: HashMap<Box<str>, Option<u32>>,
+}
+
+impl Accounts {
+    /// No name looked up yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The user's and the group's number. A decimal that is nobody's name is the number itself.
+    ///
+    /// # Errors
+    /// The one that is missing; the user when both are.
+    pub fn ids(&self, owner: &Owner) -> Result<(u32, u32), MissingAccount> {
+        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = lookup(&mut ids.users, &owner.user, |name| uzers::get_user_by_name(name).map(|user| user.uid()));
+        let gid = lookup(&mut ids.groups, &owner.group, |name| uzers::get_group_by_name(name).map(|group| group.gid()));
+        let missing = |kind, name: &str| MissingAccount { kind, name: name.to_owned() };
+        Ok((uid.ok_or_else(|| missing("user", &owner.user))?, gid.ok_or_else(|| missing("group", &owner.group))?))
+    }
+}
+
+fn lookup(
+    known: &mut HashMap<Box<str>, Option<u32>>,
+    name: &str,
+    find: impl FnOnce(&str) -> Option<u32>,
+) -> Option<u32> {
+    if let Some(id) = known.get(name) {
+        return *id;
+    }
+    let id = find(name).or_else(|| number(name));
+    known.insert(name.into(), id);
+    id
+}
+
+/// The number that `name` is in decimal; never the one that means "leave it" to chown(2).
+fn number(name: &str) -> Option<u32> {
+    let id: u32 = name.parse().ok()?;
+    (id != u32::MAX && id.to_string() == name).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(user: &str, group: &str) -> Owner {
+        Owner { user: user.into(), group: group.into() }
+    }
+
+    #[test]
+    fn a_name_and_its_number_lead_to_each_other() {
+        let named = Names::new().owner(0, 0);
+        assert_eq!((&*named.user, &*named.group), ("root", "root"));
+        assert_eq!(Accounts::new().ids(&named), Ok((0, 0)));
+    }
+
+    #[test]
+    fn a_number_without_a_name_is_itself() {
+        let nameless = Names::new().owner(3_999_999_001, 3_999_999_002);
+        assert_eq!((&*nameless.user, &*nameless.group), ("3999999001", "3999999002"));
+        assert_eq!(Accounts::new().ids(&nameless), Ok((3_999_999_001, 3_999_999_002)));
+    }
+
+    #[test]
+    fn the_missing_account_is_named() {
+        let accounts = Accounts::new();
+        let missing = |kind, name: &str| Err(MissingAccount { kind, name: name.to_owned() });
+        assert_eq!(accounts.ids(&owner("no-such-user", "root")), missing("user", "no-such-user"));
+        assert_eq!(accounts.ids(&owner("root", "no-such-group")), missing("group", "no-such-group"));
+        for odd in ["4294967295", "4294967296", "-1", "007", "+7", ""] {
+            assert_eq!(accounts.ids(&owner(odd, "root")), missing("user", odd));
+        }
+    }
+
+    #[test]
+    fn equal_owners_are_one_allocation() {
+        let names = Names::new();
+        assert!(Arc::ptr_eq(&names.owner(0, 0), &names.owner(0, 0)));
+    }
+}

@@ -1,0 +1,100 @@
+//! Putting owner, attributes, mode and time on what is staged or live.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use bellwether_proto::entry::Meta;
+use rustix::{
+    fs::{
+        AtFlags, Gid, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown,
+        fgetxattr, fsetxattr, fstat, futimens, statat, utimensat,
+    },
+    io::Errno,
+};
+
+use super::xattrs;
+use crate::beneath::os;
+
+const LABEL: &[u8] = b"security.selinux";
+
+/// Puts everything of `meta` on an open file (not an `O_PATH` descriptor).
+///
+/// # Errors
+/// The system's: EPERM when the file is to belong to someone else and this is not root.
+pub fn put_on_file(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    put_but_time(fd, meta, ids)?;
+    Ok(futimens(fd, &times(meta.mtime))?)
+}
+
+/// Puts mode, owner and attributes on an open directory. Its time is its own.
+///
+/// # Errors
+/// As [`put_on_file`].
+pub fn put_on_directory(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    put_but_time(fd, meta, ids)
+}
+
+/// Puts owner and time on the symbolic link `name` of `directory`; never follows it.
+///
+/// # Errors
+/// As [`put_on_file`]; EPERM for attributes, which a link cannot have.
+pub fn put_on_link(directory: BorrowedFd<'_>, name: &[u8], meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    if meta.xattrs.is_some() {
+        return Err(Errno::PERM.into());
+    }
+    let now = statat(directory, os(name), AtFlags::SYMLINK_NOFOLLOW)?;
+    if let Some((uid, gid)) = differing(&now, ids) {
+        chownat(directory, os(name), uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(utimensat(directory, os(name), &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Owner first: a change of it clears setuid and capabilities. Mode last: an ACL changes it.
+fn put_but_time(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    let now = fstat(fd)?;
+    if let Some((uid, gid)) = differing(&now, ids) {
+        fchown(fd, uid, gid)?;
+    }
+    put_xattrs(fd, meta, &now)?;
+    Ok(fchmod(fd, Mode::from_raw_mode(meta.mode.into()))?)
+}
+
+/// An ordinary owner of a file that it may not write may not change its `user.*` either: allowed for that moment.
+fn put_xattrs(fd: BorrowedFd<'_>, meta: &Meta, now: &Stat) -> io::Result<()> {
+    match xattrs::put(fd, meta.xattrs.as_deref()) {
+        Err(error) if error.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
+            fchmod(fd, Mode::from_raw_mode(now.st_mode & 0o7777 | 0o200))?;
+            xattrs::put(fd, meta.xattrs.as_deref())
+        }
+        other => other,
+    }
+}
+
+/// What of the owner has to change, as chown takes it; none when nothing has to, so that no right is needed for that.
+fn differing(now: &Stat, (uid, gid): (u32, u32)) -> Option<(Option<Uid>, Option<Gid>)> {
+    let uid = (now.st_uid != uid).then(|| Uid::from_raw(uid));
+    let gid = (now.st_gid != gid).then(|| Gid::from_raw(gid));
+    (uid.is_some() || gid.is_some()).then_some((uid, gid))
+}
+
+fn times(mtime: i64) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime, tv_nsec: 0 },
+    }
+}
+
+/// Gives `to` the SELinux label of `from`; does nothing where there is none.
+///
+/// # Errors
+/// The system's, when there is a label and it cannot be given.
+pub fn copy_label(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    let mut label = [0; 4096];
+    match fgetxattr(from, os(LABEL), &mut label) {
+        Ok(length) => Ok(fsetxattr(to, os(LABEL), &label[..length], XattrFlags::empty())?),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
