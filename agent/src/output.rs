@@ -50,6 +50,18 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), CommandError> {
     }
 }
 
+/// Rows as aligned columns, two spaces apart.
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|t| t.chars().count()).max();
+    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Seconds since 1970 as `2026-11-21 21:29:32` in UTC.
 pub fn utc(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
@@ -97,6 +109,12 @@ mod tests {
         ] {
             assert_eq!(utc(seconds), text);
         }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_text() {
+        let rows = [["NAME", "ROLE"], ["long-name", "member"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(columns(&rows), "NAME       ROLE\nlong-name  member");
     }
 
     #[test]

@@ -1,2 +1,295 @@
 //! Every durable write goes through here: write, fsync, rename, fsync of the parent. Operations can be recorded, so that
 //! a test can replay them with any unsynced ones dropped (a power loss).
+//!
+//! Each function is one system call on a name beneath a held directory; nothing is retried and nothing is followed.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use bellwether_proto::entry::Meta;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+
+use crate::{attributes, beneath::os};
+
+#[cfg(test)]
+pub mod recording;
+
+const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+
+/// Notes the operation for the recorders of this place, and fails it where a test asks for that.
+macro_rules! note {
+    ($operation:ident { $($field:ident: $value:expr),* $(,)? }) => {
+        #[cfg(test)]
+        recording::note(|| Ok(recording::Operation::$operation { $($field: $value),* }))?;
+    };
+}
+
+#[cfg(test)]
+use recording::{of, place};
+
+/// Creates a file that must not exist, beneath `directory`, for writing. `path` may have several components.
+///
+/// # Errors
+/// The system's; EEXIST where there is something.
+pub fn create(directory: BorrowedFd<'_>, path: &[u8], mode: u32) -> io::Result<File> {
+    note!(Create { path: place(directory, path)?, mode: mode });
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat2(directory, os(path), flags, Mode::from_raw_mode(mode), INSIDE)?))
+}
+
+/// Writes all of `bytes` at `offset`.
+///
+/// # Errors
+/// The system's; ENOSPC and EDQUOT where the disk is full.
+pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    note!(Write { path: of(file.as_fd())?, offset: offset, bytes: bytes.to_vec() });
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+/// Puts mode, owner, time and attributes on an open file.
+///
+/// # Errors
+/// The system's.
+pub fn put_on_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    note!(MetaOfFile { path: of(file)?, meta: meta.clone(), ids: ids });
+    attributes::put_on_file(file, meta, ids)
+}
+
+/// As [`put_on_file`], on a file that was just made, has no attributes yet and belongs to `fresh`: two system calls in the
+/// common case.
+///
+/// # Errors
+/// The system's.
+pub fn put_on_new_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32), fresh: (u32, u32)) -> io::Result<()> {
+    if meta.xattrs.is_some() || ids != fresh {
+        return put_on_file(file, meta, ids);
+    }
+    note!(MetaOfFile { path: of(file)?, meta: meta.clone(), ids: ids });
+    rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode.into()))?;
+    let time = |tv_sec, tv_nsec| rustix::fs::Timespec { tv_sec, tv_nsec };
+    Ok(rustix::fs::futimens(
+        file,
+        &rustix::fs::Timestamps {
+            last_access: time(0, rustix::fs::UTIME_OMIT),
+            last_modification: time(meta.mtime, 0),
+        },
+    )?)
+}
+
+/// Puts owner and time on a symbolic link.
+///
+/// # Errors
+/// The system's.
+pub fn put_on_link(directory: BorrowedFd<'_>, name: &[u8], meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    note!(MetaOfLink { path: place(directory, name)?, meta: meta.clone(), ids: ids });
+    attributes::put_on_link(directory, name, meta, ids)
+}
+
+/// Puts mode, owner and attributes on an open directory.
+///
+/// # Errors
+/// The system's.
+pub fn put_on_directory(directory: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    note!(MetaOfDirectory { path: of(directory)?, meta: meta.clone(), ids: ids });
+    attributes::put_on_directory(directory, meta, ids)
+}
+
+/// Makes a directory.
+///
+/// # Errors
+/// The system's.
+pub fn make_directory(directory: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
+    note!(Directory { path: place(directory, name)?, mode: mode });
+    Ok(rustix::fs::mkdirat(directory, os(name), Mode::from_raw_mode(mode))?)
+}
+
+/// Makes a symbolic link to `target`.
+///
+/// # Errors
+/// The system's.
+pub fn make_link(directory: BorrowedFd<'_>, name: &[u8], target: &[u8]) -> io::Result<()> {
+    note!(Link { path: place(directory, name)?, target: target.to_vec() });
+    Ok(rustix::fs::symlinkat(os(target), directory, os(name))?)
+}
+
+/// A name beneath a held directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Name<'a> {
+    /// The directory.
+    pub directory: BorrowedFd<'a>,
+    /// One component in it.
+    pub name: &'a [u8],
+}
+
+/// Gives the file or link at `from` a second name.
+///
+/// # Errors
+/// The system's.
+pub fn link(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+    note!(HardLink { from: place(from.directory, from.name)?, to: place(to.directory, to.name)? });
+    Ok(rustix::fs::linkat(from.directory, os(from.name), to.directory, os(to.name), AtFlags::empty())?)
+}
+
+/// Renames; what is at `to` is replaced.
+///
+/// # Errors
+/// The system's.
+pub fn rename(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+    note!(Rename { from: place(from.directory, from.name)?, to: place(to.directory, to.name)?, replace: true });
+    Ok(rustix::fs::renameat(from.directory, os(from.name), to.directory, os(to.name))?)
+}
+
+/// Renames to a name that must be free.
+///
+/// # Errors
+/// The system's; EEXIST where there is something.
+pub fn rename_new(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+    note!(Rename { from: place(from.directory, from.name)?, to: place(to.directory, to.name)?, replace: false });
+    let flags = RenameFlags::NOREPLACE;
+    match rustix::fs::renameat_with(from.directory, os(from.name), to.directory, os(to.name), flags) {
+        // A file system without the flag: looked at first instead.
+        Err(rustix::io::Errno::INVAL) => {
+            match rustix::fs::statat(to.directory, os(to.name), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(rustix::io::Errno::NOENT) => {
+                    Ok(rustix::fs::renameat(from.directory, os(from.name), to.directory, os(to.name))?)
+                }
+                Err(error) => Err(error.into()),
+                Ok(_) => Err(rustix::io::Errno::EXIST.into()),
+            }
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Exchanges what is at two names, atomically.
+///
+/// # Errors
+/// The system's; EINVAL, ENOSYS or EXDEV where the file system cannot.
+pub fn exchange(a: Name<'_>, b: Name<'_>) -> io::Result<()> {
+    note!(Exchange { a: place(a.directory, a.name)?, b: place(b.directory, b.name)? });
+    Ok(rustix::fs::renameat_with(a.directory, os(a.name), b.directory, os(b.name), RenameFlags::EXCHANGE)?)
+}
+
+/// Removes a file or link.
+///
+/// # Errors
+/// The system's.
+pub fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    note!(Remove { path: place(directory, name)?, directory: false });
+    Ok(rustix::fs::unlinkat(directory, os(name), AtFlags::empty())?)
+}
+
+/// Removes an empty directory.
+///
+/// # Errors
+/// The system's.
+pub fn remove_directory(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    note!(Remove { path: place(directory, name)?, directory: true });
+    Ok(rustix::fs::unlinkat(directory, os(name), AtFlags::REMOVEDIR)?)
+}
+
+/// Makes a file's bytes and attributes survive a power loss.
+///
+/// # Errors
+/// The system's.
+pub fn sync_file(file: BorrowedFd<'_>) -> io::Result<()> {
+    note!(SyncFile { path: of(file)? });
+    Ok(rustix::fs::fsync(file)?)
+}
+
+/// Makes a directory's entries and attributes survive a power loss.
+///
+/// # Errors
+/// The system's.
+pub fn sync_directory(directory: BorrowedFd<'_>) -> io::Result<()> {
+    note!(SyncDirectory { path: of(directory)? });
+    Ok(rustix::fs::fsync(directory)?)
+}
+
+/// Makes everything on the file system of `at` survive a power loss.
+///
+/// # Errors
+/// The system's.
+pub fn sync_filesystem(at: BorrowedFd<'_>) -> io::Result<()> {
+    note!(SyncFilesystem { path: of(at)? });
+    Ok(rustix::fs::syncfs(at)?)
+}
+
+/// Replaces the file `name` by one that holds `bytes` (mode 0600): when this returns, the new one survives a power loss;
+/// before, the old one.
+///
+/// # Errors
+/// The system's; the old file is as it was.
+pub fn replace_file(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+    let temporary = [b".", name, b".new"].concat();
+    let written = write_new(directory, &temporary, bytes).and_then(|()| {
+        rename(Name { directory, name: &temporary }, Name { directory, name })?;
+        sync_directory(directory)
+    });
+    if written.is_err() {
+        // Only what was never seen under its name: nothing is lost if it stays.
+        let _ = remove(directory, &temporary);
+    }
+    written
+}
+
+fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+    let file = match create(directory, name, 0o600) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove(directory, name)?;
+            create(directory, name, 0o600)?
+        }
+        other => other?,
+    };
+    write_at(&file, bytes, 0)?;
+    sync_file(file.as_fd())
+}
+
+/// Removes a file, a link, or a directory with all it holds; what is not there is no error. Crosses no mount.
+///
+/// # Errors
+/// The system's; what could not be removed is still there.
+pub fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    match remove(directory, name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::ISDIR.raw_os_error()) => {}
+        other => return other,
+    }
+    clear(open_inside(directory, name)?.as_fd())?;
+    remove_directory(directory, name)
+}
+
+/// Removes all that a directory holds.
+///
+/// # Errors
+/// As [`remove_all`].
+pub fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
+    for name in names(directory)? {
+        remove_all(directory, &name)?;
+    }
+    Ok(())
+}
+
+/// Opens the directory `name` of `directory`; neither a link nor a mount is followed.
+fn open_inside(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat2(directory, os(name), flags, Mode::empty(), INSIDE)?)
+}
+
+/// The names of what a directory holds, in no order.
+///
+/// # Errors
+/// The system's.
+pub fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<Box<[u8]>>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_bytes().into());
+        }
+    }
+    Ok(names)
+}

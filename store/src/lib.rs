@@ -4,6 +4,7 @@ pub mod apply;
 pub mod attributes;
 pub mod beneath;
 pub mod durable;
+pub mod failpoint;
 pub mod history;
 pub mod index;
 pub mod pack;

@@ -1,10 +1,27 @@
 //! Scanning: from directories to a tree, reading again only what changed.
+//!
+//! An unchanged file costs one system call. What a file is, is told by its inode, size and times (a name change of its
+//! owner's account is therefore seen by [`Look::Bytes`] only). Every path is resolved beneath the set's held root.
+
+pub mod content;
+mod entry;
+mod exclude;
+mod findings;
+mod named;
+mod status;
+mod walk;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bellwether_proto::{entry::EntryPath, name::SetName, record::SetRules};
 
-use crate::tree::Tree;
+use crate::{
+    attributes::Names,
+    scan::{entry::SetScan, findings::Findings, walk::Top},
+    tree::{Dir, SetTree, Tree},
+};
+
+pub use exclude::Excludes;
 
 /// Where a set is on this server, and its rules.
 #[derive(Debug, Clone)]
@@ -109,6 +126,54 @@ pub enum ScanError {
 /// # Errors
 /// A set cannot be read; what was known stays as it was. A root that does not exist is no error: its set's root is none.
 pub fn scan(sources: &[Source], before: &Tree, look: &Look) -> Result<Scan, ScanError> {
-    let _ = (sources, before, look);
-    todo!()
+    let (names, findings) = (Names::new(), Findings::default());
+    let scanned = |source: &Source| {
+        let root = scan_set(source, before.set(&source.rules.name), look, &names, &findings)?;
+        Ok(SetTree { rules: source.rules.clone(), root })
+    };
+    let sets = sources.iter().map(scanned).collect::<Result<_, ScanError>>()?;
+    Ok(findings.finish(Tree::new(sets)))
+}
+
+/// A set's root as it is now.
+fn scan_set(
+    source: &Source,
+    before: Option<&SetTree>,
+    look: &Look,
+    names: &Names,
+    findings: &Findings,
+) -> Result<Option<Arc<Dir>>, ScanError> {
+    let known = before.and_then(|set| set.root.clone());
+    let named = match look {
+        Look::At(named) if before.is_some_and(|set| set.rules == source.rules) => Some(below(named, source)),
+        Look::At(_) | Look::Stats | Look::Bytes => None,
+    };
+    if named.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(known);
+    }
+    let bytes = matches!(look, Look::Bytes) || before.is_some_and(|set| other_allowances(&set.rules, &source.rules));
+    let Some(set) = SetScan::open(source, bytes, names, findings)? else { return Ok(None) };
+    if let Some(named) = named {
+        let edits = named::edits(&set, known.as_ref(), named)?;
+        let tree = Tree::new(vec![SetTree { rules: source.rules.clone(), root: known.clone() }]);
+        let edits = edits.into_iter().map(|(path, edit)| (source.rules.name.clone(), path, edit));
+        // Edits that do not fit: what was known is not what it seemed, and everything is looked at.
+        if let Ok(tree) = tree.edit(edits) {
+            return Ok(tree.sets().first().and_then(|set| set.root.clone()));
+        }
+    }
+    let top = Top { path: EntryPath::root(), known };
+    Ok(walk::directories(&set, vec![top])?.pop().flatten())
+}
+
+/// The paths of one set.
+fn below(named: &BTreeMap<(SetName, EntryPath), Depth>, source: &Source) -> Vec<(EntryPath, Depth)> {
+    let name = &source.rules.name;
+    let from = named.range((name.clone(), EntryPath::root())..);
+    from.take_while(|((set, _), _)| set == name).map(|((_, path), depth)| (path.clone(), *depth)).collect()
+}
+
+/// Whether files that did not change may be carried differently: they are read again.
+fn other_allowances(a: &SetRules, b: &SetRules) -> bool {
+    (a.allow_setuid, a.allow_capabilities) != (b.allow_setuid, b.allow_capabilities)
 }

@@ -1,0 +1,258 @@
+//! Recording what [`super`] does, for tests: to replay it elsewhere with parts missing, or to fail the k-th operation.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileExt, OpenOptionsExt},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bellwether_proto::entry::Meta;
+
+use super::Name;
+use crate::beneath::{open_root, os};
+
+/// One operation; paths are absolute until a recorder takes it, then relative to its root.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub enum Operation {
+    Create {
+        path: PathBuf,
+        mode: u32,
+    },
+    Write {
+        path: PathBuf,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    MetaOfFile {
+        path: PathBuf,
+        meta: Meta,
+        ids: (u32, u32),
+    },
+    MetaOfLink {
+        path: PathBuf,
+        meta: Meta,
+        ids: (u32, u32),
+    },
+    MetaOfDirectory {
+        path: PathBuf,
+        meta: Meta,
+        ids: (u32, u32),
+    },
+    Directory {
+        path: PathBuf,
+        mode: u32,
+    },
+    Link {
+        path: PathBuf,
+        target: Vec<u8>,
+    },
+    HardLink {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        replace: bool,
+    },
+    Exchange {
+        a: PathBuf,
+        b: PathBuf,
+    },
+    Remove {
+        path: PathBuf,
+        directory: bool,
+    },
+    SyncFile {
+        path: PathBuf,
+    },
+    SyncDirectory {
+        path: PathBuf,
+    },
+    SyncFilesystem {
+        path: PathBuf,
+    },
+    /// A mark that the test set: what has happened so far.
+    Mark {
+        path: PathBuf,
+        what: &'static str,
+    },
+}
+
+struct Recorder {
+    root: PathBuf,
+    operations: Mutex<Vec<Operation>>,
+    /// Operations with these numbers fail (first, one past the last).
+    fail: (usize, usize),
+    count: AtomicUsize,
+}
+
+static RECORDERS: Mutex<Vec<Arc<Recorder>>> = Mutex::new(Vec::new());
+
+/// Where `name` beneath `directory` is now.
+pub(super) fn place(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<PathBuf> {
+    Ok(of(directory)?.join(os(name)))
+}
+
+/// Where an open file or directory is now.
+pub(super) fn of(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+pub(super) fn note(operation: impl FnOnce() -> io::Result<Operation>) -> io::Result<()> {
+    let recorders = RECORDERS.lock().unwrap().clone();
+    if recorders.is_empty() {
+        return Ok(());
+    }
+    let operation = operation()?;
+    for recorder in recorders {
+        let Some(operation) = operation.relative_to(&recorder.root) else { continue };
+        let number = recorder.count.fetch_add(1, Ordering::SeqCst);
+        if (recorder.fail.0..recorder.fail.1).contains(&number) {
+            return Err(io::Error::other(format!("injected at operation {number}: {operation:?}")));
+        }
+        recorder.operations.lock().unwrap().push(operation);
+    }
+    Ok(())
+}
+
+/// Sets a mark for the recorders of `root`.
+pub fn mark(root: &Path, what: &'static str) {
+    let _ = note(|| Ok(Operation::Mark { path: root.to_owned(), what }));
+}
+
+fn run<R>(root: &Path, fail: (usize, usize), f: impl FnOnce() -> R) -> (R, Vec<Operation>) {
+    struct Gone(Arc<Recorder>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            RECORDERS.lock().unwrap().retain(|other| !Arc::ptr_eq(other, &self.0));
+        }
+    }
+    let root = root.canonicalize().unwrap();
+    let recorder = Arc::new(Recorder { root, operations: Mutex::default(), fail, count: AtomicUsize::new(0) });
+    RECORDERS.lock().unwrap().push(recorder.clone());
+    let gone = Gone(recorder);
+    let result = f();
+    let operations = std::mem::take(&mut *gone.0.operations.lock().unwrap());
+    (result, operations)
+}
+
+/// Runs `f` and gives the operations that any thread did below `root` meanwhile.
+pub fn record<R>(root: &Path, f: impl FnOnce() -> R) -> (R, Vec<Operation>) {
+    run(root, (usize::MAX, usize::MAX), f)
+}
+
+/// Runs `f`; the operations below `root` with numbers from `first` to before `end` fail.
+pub fn failing<R>(root: &Path, first: usize, end: usize, f: impl FnOnce() -> R) -> R {
+    run(root, (first, end), f).0
+}
+
+impl Operation {
+    fn relative_to(&self, root: &Path) -> Option<Self> {
+        let cut = |path: &PathBuf| path.strip_prefix(root).ok().map(Path::to_owned);
+        let mut copy = self.clone();
+        for path in copy.paths_mut() {
+            *path = cut(path)?;
+        }
+        Some(copy)
+    }
+
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Self::HardLink { from, to } | Self::Rename { from, to, .. } => vec![from, to],
+            Self::Exchange { a, b } => vec![a, b],
+            Self::Create { path, .. }
+            | Self::Write { path, .. }
+            | Self::MetaOfFile { path, .. }
+            | Self::MetaOfLink { path, .. }
+            | Self::MetaOfDirectory { path, .. }
+            | Self::Directory { path, .. }
+            | Self::Link { path, .. }
+            | Self::Remove { path, .. }
+            | Self::SyncFile { path }
+            | Self::SyncDirectory { path }
+            | Self::SyncFilesystem { path }
+            | Self::Mark { path, .. } => vec![path],
+        }
+    }
+
+    /// Whether `sync`, done later, makes this survive. Entries need their directories synced, both where there are two;
+    /// bytes and attributes their own file.
+    pub fn covered_by(&self, sync: &Operation) -> bool {
+        let mut copy = self.clone();
+        match (self, sync) {
+            (_, Self::SyncFilesystem { .. }) => true,
+            (Self::Write { path, .. } | Self::MetaOfFile { path, .. }, Self::SyncFile { path: synced }) => {
+                path == synced
+            }
+            (Self::MetaOfDirectory { path, .. }, Self::SyncDirectory { path: synced }) => path == synced,
+            (Self::Write { .. } | Self::MetaOfFile { .. } | Self::MetaOfDirectory { .. }, _) => false,
+            (_, Self::SyncDirectory { path: synced }) => {
+                copy.paths_mut().iter().all(|path| path.parent() == Some(synced.as_path()))
+            }
+            _ => false,
+        }
+    }
+
+    /// The directories whose fsync makes an entry's operation survive; none for bytes and attributes of files.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Write { .. } | Self::MetaOfFile { .. } | Self::MetaOfDirectory { .. } => Vec::new(),
+            _ => self.clone().paths_mut().iter().filter_map(|path| path.parent().map(Path::to_owned)).collect(),
+        }
+    }
+
+    /// Does it again below `root`.
+    ///
+    /// # Errors
+    /// The system's: what it depends on is not there.
+    pub fn replay(&self, root: &Path) -> io::Result<()> {
+        let held = |path: &Path| open_root(root.join(path).parent().unwrap_or(root));
+        let name = |path: &Path| path.file_name().unwrap_or_default().as_bytes().to_vec();
+        match self {
+            Self::Create { path, mode } => {
+                OpenOptions::new().write(true).create_new(true).mode(*mode).open(root.join(path)).map(drop)
+            }
+            Self::Write { path, offset, bytes } => {
+                OpenOptions::new().write(true).open(root.join(path))?.write_all_at(bytes, *offset)
+            }
+            Self::MetaOfFile { path, meta, ids } => {
+                super::put_on_file(fs::File::open(root.join(path))?.as_fd(), meta, *ids)
+            }
+            Self::MetaOfDirectory { path, meta, ids } => {
+                super::put_on_directory(open_root(&root.join(path))?.as_fd(), meta, *ids)
+            }
+            Self::MetaOfLink { path, meta, ids } => super::put_on_link(held(path)?.as_fd(), &name(path), meta, *ids),
+            Self::Directory { path, mode } => super::make_directory(held(path)?.as_fd(), &name(path), *mode),
+            Self::Link { path, target } => super::make_link(held(path)?.as_fd(), &name(path), target),
+            Self::HardLink { from, to } | Self::Rename { from, to, .. } | Self::Exchange { a: from, b: to } => {
+                let (from_held, to_held, from_name, to_name) = (held(from)?, held(to)?, name(from), name(to));
+                let from = Name { directory: from_held.as_fd(), name: &from_name };
+                let to = Name { directory: to_held.as_fd(), name: &to_name };
+                match self {
+                    Self::HardLink { .. } => super::link(from, to),
+                    Self::Exchange { .. } => super::exchange(from, to),
+                    Self::Rename { replace: true, .. } => super::rename(from, to),
+                    _ => super::rename_new(from, to),
+                }
+            }
+            Self::Remove { path, directory: false } => super::remove(held(path)?.as_fd(), &name(path)),
+            Self::Remove { path, directory: true } => super::remove_directory(held(path)?.as_fd(), &name(path)),
+            Self::SyncFile { .. } | Self::SyncDirectory { .. } | Self::SyncFilesystem { .. } | Self::Mark { .. } => {
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Named points at which a test makes this program die, or an operation fail. In debug builds only; a release has none.
+//!
+//! `BELLWETHER_FAILPOINT="name"` kills the process with SIGKILL when the point is reached, `"name:3"` when it is reached
+//! the third time; `"name=error"` and `"name:3=error"` make [`check`] fail there, once.
+
+use std::{
+    io,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Every point of an apply, in the order in which one passes them.
+pub const APPLY: &[&str] = &[
+    "apply.begun",
+    "apply.supply",
+    "apply.unsynced",
+    "apply.staged",
+    "apply.journal",
+    "apply.before-exchange",
+    "apply.after-exchange",
+    "apply.exchanged",
+    "apply.synced",
+    "apply.read-back",
+    "apply.commit",
+    "apply.kept",
+    "apply.journal-removed",
+    "apply.cleaned",
+];
+
+/// Every point of a way back.
+pub const TAKE_BACK: &[&str] = &["apply.back", "apply.back-entry", "apply.back-synced", "apply.back-done"];
+
+#[derive(Debug, PartialEq, Eq)]
+struct Armed {
+    name: String,
+    at: u64,
+    error: bool,
+}
+
+fn parse(text: &str) -> Armed {
+    let (point, error) = text.strip_suffix("=error").map_or((text, false), |point| (point, true));
+    let counted = point.rsplit_once(':').and_then(|(name, at)| Some((name, at.parse().ok()?)));
+    let (name, at) = counted.unwrap_or((point, 1));
+    Armed { name: name.to_owned(), at, error }
+}
+
+/// Whether this is the hit that `armed` waits for.
+fn due(armed: &Armed, name: &str, hits: &AtomicU64) -> bool {
+    armed.name == name && hits.fetch_add(1, Ordering::SeqCst) + 1 == armed.at
+}
+
+fn fires(name: &str) -> Option<&'static Armed> {
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    static HITS: AtomicU64 = AtomicU64::new(0);
+    let armed = ARMED.get_or_init(|| std::env::var("BELLWETHER_FAILPOINT").ok().map(|text| parse(&text))).as_ref()?;
+    due(armed, name, &HITS).then_some(armed)
+}
+
+/// Passes the point `name`: this process is killed here when the environment asks for it.
+pub fn hit(name: &str) {
+    if cfg!(debug_assertions) && fires(name).is_some_and(|armed| !armed.error) {
+        die();
+    }
+}
+
+/// Passes the point `name`, where an error can be injected.
+///
+/// # Errors
+/// The injected one.
+pub fn check(name: &str) -> io::Result<()> {
+    if cfg!(debug_assertions)
+        && let Some(armed) = fires(name)
+    {
+        if armed.error {
+            return Err(io::Error::other(format!("injected at {name}")));
+        }
+        die();
+    }
+    Ok(())
+}
+
+/// As a power switch would: no destructor, no handler.
+fn die() {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_armed_by_name_by_hit_and_by_kind() {
+        let armed = |name: &str, at, error| Armed { name: name.to_owned(), at, error };
+        assert_eq!(parse("apply.staged"), armed("apply.staged", 1, false));
+        assert_eq!(parse("apply.staged:3"), armed("apply.staged", 3, false));
+        assert_eq!(parse("apply.staged=error"), armed("apply.staged", 1, true));
+        assert_eq!(parse("apply.staged:2=error"), armed("apply.staged", 2, true));
+    }
+
+    #[test]
+    fn it_fires_once_at_its_hit_and_at_no_other_point() {
+        let (armed, hits) = (parse("x:2"), AtomicU64::new(0));
+        assert_eq!(["x", "y", "x", "x"].map(|name| due(&armed, name, &hits)), [false, false, true, false]);
+    }
+
+    #[test]
+    fn without_the_variable_nothing_happens() {
+        hit("apply.staged");
+        assert!(check("apply.staged").is_ok());
+    }
+}

@@ -1,0 +1,300 @@
+//! Looking at one entry: what it is, and whether it has to be read; reading it.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, SystemTime},
+};
+
+use bellwether_proto::{
+    entry::{EntryPath, Meta},
+    limits,
+    record::SetRules,
+};
+use rustix::{
+    fs::{FileType, Statx, readlinkat},
+    io::Errno,
+};
+
+use super::{
+    ScanError, Source, content,
+    exclude::Excludes,
+    findings::Findings,
+    status::{Age, Place, age, file_type, is_known, same_moment, stat, status},
+};
+use crate::{
+    attributes::{self, Names},
+    beneath::{Root, open_file, os},
+    tree::{Node, Stat},
+};
+
+/// How often a file is read that changes while it is read, with twice the pause before each.
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(1);
+const SETUID: u16 = 0o6000;
+
+/// One set while it is scanned.
+pub(super) struct SetScan<'a> {
+    pub(super) rules: &'a SetRules,
+    pub(super) root: Root,
+    pub(super) excludes: Excludes,
+    place: Place,
+    /// Whether files are read whatever their stat says.
+    bytes: bool,
+    names: &'a Names,
+    pub(super) findings: &'a Findings,
+}
+
+/// What was seen of an entry.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// Nothing that is carried.
+    Nothing,
+    /// A link, or a file that is as it was known.
+    Leaf(Node),
+    /// A file that has to be read.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// Whether `error` says that the entry, or a directory above it, is not there or is something else now.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+}
+
+impl<'a> SetScan<'a> {
+    /// Holds the set's root open; none when there is no such directory.
+    pub(super) fn open(
+        source: &'a Source,
+        bytes: bool,
+        names: &'a Names,
+        findings: &'a Findings,
+    ) -> Result<Option<Self>, ScanError> {
+        let rules: &SetRules = &source.rules;
+        let excludes = Excludes::new(rules)?;
+        let failed = |error| failed(rules, &EntryPath::root(), error);
+        let root = match Root::open(&source.path) {
+            Ok(root) => root,
+            Err(error) => return no_root(source, error).map(|()| None),
+        };
+        let place = Place::of(&status(root.as_fd(), b"").map_err(|error| failed(error.into()))?);
+        Ok(Some(Self { rules, root, excludes, place, bytes, names, findings }))
+    }
+
+    /// The error of the system at `path`.
+    pub(super) fn failed(&self, path: &EntryPath, error: impl Into<io::Error>) -> ScanError {
+        failed(self.rules, path, error.into())
+    }
+
+    fn held(&self, path: &EntryPath, what: &'static str) -> ScanError {
+        ScanError::Held { set: self.rules.name.clone(), path: path.clone(), what }
+    }
+
+    pub(super) fn busy(&self, path: &EntryPath, tries: u32) -> ScanError {
+        ScanError::Busy { set: self.rules.name.clone(), path: path.clone(), tries }
+    }
+
+    pub(super) fn notice(&self, path: &EntryPath, what: impl Into<String>) {
+        self.findings.notice(&self.rules.name, path, what.into());
+    }
+
+    /// Looks at `path`, which is `name` in the open `directory`; one system call for what is as it was `known`. `hint`
+    /// is what the directory says it is.
+    pub(super) fn look(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &EntryPath,
+        name: &[u8],
+        hint: FileType,
+        known: Option<&Node>,
+    ) -> Result<Seen, ScanError> {
+        let excluded = |kind| self.excludes.excluded_itself(path, kind == FileType::Directory);
+        if hint != FileType::Unknown && excluded(hint) {
+            return Ok(Seen::Nothing);
+        }
+        let status = match status(directory, name) {
+            Ok(status) => status,
+            Err(Errno::NOENT) => return Ok(Seen::Nothing),
+            Err(error) => return Err(self.failed(path, error)),
+        };
+        let kind = file_type(&status);
+        if kind != hint && excluded(kind) {
+            return Ok(Seen::Nothing);
+        }
+        if let Some(what) = self.place.left_by(&status) {
+            return Err(self.held(path, what));
+        }
+        let unchanged = known.filter(|known| !self.bytes && is_known(known, &status));
+        match (kind, unchanged) {
+            (FileType::Directory, _) => Ok(Seen::Directory),
+            (FileType::RegularFile | FileType::Symlink, Some(node)) => {
+                self.mode(path, &status);
+                Ok(Seen::Leaf(node.clone()))
+            }
+            (FileType::RegularFile, None) => Ok(Seen::File),
+            (FileType::Symlink, None) => self.link(directory, path, name, &status),
+            (other, _) => {
+                self.notice(path, format!("{} is not carried", described(other)));
+                Ok(Seen::Nothing)
+            }
+        }
+    }
+
+    fn link(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &EntryPath,
+        name: &[u8],
+        status: &Statx,
+    ) -> Result<Seen, ScanError> {
+        let now = SystemTime::now();
+        let target = match readlinkat(directory, os(name), Vec::new()) {
+            Ok(target) => target.into_bytes(),
+            Err(Errno::NOENT) => return Ok(Seen::Nothing),
+            Err(Errno::INVAL) => return Err(self.busy(path, 1)),
+            Err(error) => return Err(self.failed(path, error)),
+        };
+        if target.is_empty() || target.len() > limits::LINK {
+            self.notice(path, format!("a link to a name of {} bytes is not carried", target.len()));
+            return Ok(Seen::Nothing);
+        }
+        let meta = Meta { mode: 0o777, ..self.meta(status) };
+        Ok(Seen::Leaf(Node::Link { meta, target: target.into(), stat: self.believed(path, status, now) }))
+    }
+
+    /// The stat to keep: unknown while the entry may change again without its times showing it.
+    fn believed(&self, path: &EntryPath, status: &Statx, read: SystemTime) -> Stat {
+        match age(status, read) {
+            Age::Settled => return stat(status),
+            Age::Young => self.findings.young(&self.rules.name, path),
+            Age::Ahead => {}
+        }
+        Stat::UNKNOWN
+    }
+
+    /// Mode, owner and time; no attributes.
+    fn meta(&self, status: &Statx) -> Meta {
+        let owner = self.names.owner(status.stx_uid, status.stx_gid);
+        Meta { mode: status.stx_mode & 0o7777, owner, mtime: status.stx_mtime.tv_sec, xattrs: None }
+    }
+
+    /// A file's mode: setuid and setgid only where they are allowed.
+    fn mode(&self, path: &EntryPath, status: &Statx) -> u16 {
+        let mode = status.stx_mode & 0o7777;
+        if self.rules.allow_setuid || mode & SETUID == 0 {
+            return mode;
+        }
+        self.notice(path, "setuid and setgid are not carried for files of this set");
+        mode & !SETUID
+    }
+
+    /// Reads a file's or directory's attributes; whether all of them could be carried.
+    fn attributes(&self, fd: BorrowedFd<'_>, path: &EntryPath, meta: &mut Meta) -> Result<bool, ScanError> {
+        let found = attributes::read(fd, self.rules.allow_capabilities).map_err(|error| self.failed(path, error))?;
+        meta.xattrs = found.xattrs;
+        if found.over > 0 {
+            self.notice(path, format!("{} extended attributes are too many or too large to be carried", found.over));
+        }
+        Ok(found.over == 0)
+    }
+
+    /// Mode, owner and attributes of an open directory.
+    pub(super) fn directory(&self, fd: BorrowedFd<'_>, path: &EntryPath) -> Result<Meta, ScanError> {
+        let status = status(fd, b"").map_err(|error| self.failed(path, error))?;
+        if let Some(what) = self.place.left_by(&status) {
+            return Err(self.held(path, what));
+        }
+        let mut meta = Meta { mtime: 0, ..self.meta(&status) };
+        self.attributes(fd, path, &mut meta)?;
+        Ok(meta)
+    }
+
+    /// Why what was just seen at `path` cannot be opened: it is [`is_gone`], or else an error.
+    pub(super) fn unopened(&self, path: &EntryPath, error: io::Error) -> Result<(), ScanError> {
+        match Errno::from_io_error(&error) {
+            _ if is_gone(&error) => Ok(()),
+            Some(Errno::XDEV) => Err(self.held(path, "a mount point")),
+            _ => Err(self.failed(path, error)),
+        }
+    }
+
+    /// Reads a file whole, again when it changed meanwhile; none when it is gone.
+    pub(super) fn read(&self, path: &EntryPath) -> Result<Option<Node>, ScanError> {
+        for pause in 0..TRIES {
+            if pause > 0 {
+                std::thread::sleep(PAUSE * (1 << pause));
+            }
+            match open_file(self.root.as_fd(), path.as_bytes()) {
+                Ok(file) => {
+                    if let Reading::Done(node) = self.read_once(path, &file)? {
+                        return Ok(node);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                // Something else is in its place, or on the way to it.
+                Err(error) => self.unopened(path, error)?,
+            }
+        }
+        Err(self.busy(path, TRIES))
+    }
+
+    fn read_once(&self, path: &EntryPath, file: &File) -> Result<Reading, ScanError> {
+        let failed = |error: io::Error| self.failed(path, error);
+        let now = SystemTime::now();
+        let before = status(file.as_fd(), b"").map_err(|error| failed(error.into()))?;
+        if file_type(&before) != FileType::RegularFile {
+            return Ok(Reading::Changed);
+        }
+        if before.stx_size > limits::FILE {
+            self.notice(path, format!("a file of {} bytes is too large to be carried", before.stx_size));
+            return Ok(Reading::Done(None));
+        }
+        let mut meta = self.meta(&before);
+        let whole = self.attributes(file.as_fd(), path, &mut meta)?;
+        let content = content::cut(file, before.stx_size).map_err(failed)?;
+        self.findings.read(content.size());
+        let after = status(file.as_fd(), b"").map_err(|error| failed(error.into()))?;
+        if !same_moment(&before, &after) || content.size() != after.stx_size {
+            return Ok(Reading::Changed);
+        }
+        meta.mode = self.mode(path, &after);
+        let stat = self.believed(path, &after, now);
+        // What was left out is said at every scan, so the file is read at every scan.
+        let stat = if whole { stat } else { Stat::UNKNOWN };
+        Ok(Reading::Done(Some(Node::File { meta, content, stat })))
+    }
+}
+
+enum Reading {
+    Done(Option<Node>),
+    Changed,
+}
+
+/// Why there is no root to open: none at all is no error.
+fn no_root(source: &Source, error: io::Error) -> Result<(), ScanError> {
+    let (rules, path) = (&source.rules, EntryPath::root());
+    match std::fs::symlink_metadata(&source.path) {
+        Err(missing) if is_gone(&missing) => Ok(()),
+        Ok(found) if found.is_symlink() => {
+            Err(ScanError::Held { set: rules.name.clone(), path, what: "a symbolic link" })
+        }
+        Ok(_) | Err(_) => Err(failed(rules, &path, error)),
+    }
+}
+
+fn failed(rules: &SetRules, path: &EntryPath, error: io::Error) -> ScanError {
+    ScanError::Io { set: rules.name.clone(), path: path.clone(), source: error }
+}
+
+fn described(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Socket => "a socket",
+        FileType::Fifo => "a fifo",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown => {
+            "an unknown kind of file"
+        }
+    }
+}

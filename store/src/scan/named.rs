@@ -1,0 +1,210 @@
+//! Looking at named paths only. Nothing else is touched: this is the way of a one-line change in a large tree.
+
+use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
+
+use bellwether_proto::entry::EntryPath;
+use rayon::prelude::*;
+use rustix::fs::FileType;
+
+use super::{
+    Depth, ScanError,
+    entry::{Seen, SetScan, is_gone},
+    walk::{self, Top, identical},
+};
+use crate::tree::{Dir, Edit, Node};
+
+type Targets = BTreeMap<EntryPath, Depth>;
+
+/// The edits, sorted, that make of the set's `known` root what is there now at the `named` paths.
+pub(super) fn edits(
+    set: &SetScan<'_>,
+    known: Option<&Arc<Dir>>,
+    named: impl IntoIterator<Item = (EntryPath, Depth)>,
+) -> Result<Vec<(EntryPath, Edit)>, ScanError> {
+    let known = Known(known);
+    let mut targets = Targets::new();
+    for (path, depth) in named {
+        // What is excluded whether it is a directory or not.
+        let excluded = set.excludes.excluded_itself(&path, true) && set.excludes.excluded_itself(&path, false);
+        if path.is_root() || !(excluded || set.excludes.excluded_above(&path)) {
+            let (path, depth) = known.unknown_above(&path).map_or((path, depth), |above| (above, Depth::All));
+            add(&mut targets, path, depth);
+        }
+    }
+    loop {
+        let mut looks = Looks::default();
+        look(set, &known, cover(targets.clone()), &mut looks)?;
+        if looks.higher.is_empty() {
+            return looks.finish(set, &known);
+        }
+        for path in looks.higher {
+            add(&mut targets, path, Depth::All);
+        }
+    }
+}
+
+fn add(targets: &mut Targets, path: EntryPath, depth: Depth) {
+    let kept = targets.entry(path).or_insert(depth);
+    *kept = depth.max(*kept);
+}
+
+/// Leaves out what is below a path that is looked at whole.
+fn cover(targets: Targets) -> Vec<(EntryPath, Depth)> {
+    let mut covering: Option<EntryPath> = None;
+    let mut kept = Vec::new();
+    for (path, depth) in targets {
+        if covering.as_ref().is_some_and(|above| path.is_within(above)) {
+            continue;
+        }
+        if depth == Depth::All {
+            covering = Some(path.clone());
+        }
+        kept.push((path, depth));
+    }
+    kept
+}
+
+/// The set as it was known.
+struct Known<'a>(Option<&'a Arc<Dir>>);
+
+impl Known<'_> {
+    fn get(&self, path: &EntryPath) -> Option<Node> {
+        let mut node = Node::Directory(self.0?.clone());
+        for component in path.components() {
+            node = node.directory()?.child(component)?.clone();
+        }
+        Some(node)
+    }
+
+    fn directory(&self, path: &EntryPath) -> Option<Arc<Dir>> {
+        self.get(path)?.directory().cloned()
+    }
+
+    /// The topmost directory above `path` that was not known.
+    fn unknown_above(&self, path: &EntryPath) -> Option<EntryPath> {
+        let mut unknown = None;
+        let mut above = path.split().map(|(directory, _)| directory);
+        while let Some(directory) = above {
+            if self.directory(&directory).is_some() {
+                break;
+            }
+            above = directory.split().map(|(directory, _)| directory);
+            unknown = Some(directory);
+        }
+        unknown
+    }
+}
+
+/// What looking at the targets gave so far.
+#[derive(Default)]
+struct Looks {
+    edits: BTreeMap<EntryPath, Edit>,
+    files: Vec<EntryPath>,
+    whole: Vec<Top>,
+    /// Directories that are gone, though something in them was to be looked at.
+    higher: Vec<EntryPath>,
+}
+
+fn look(
+    set: &SetScan<'_>,
+    known: &Known<'_>,
+    targets: Vec<(EntryPath, Depth)>,
+    looks: &mut Looks,
+) -> Result<(), ScanError> {
+    let mut opened = None;
+    for (path, depth) in targets {
+        let Some((parent, name)) = path.split() else {
+            looks.directory(set, known, path, depth)?;
+            continue;
+        };
+        let directory = match opened.take() {
+            Some((open, directory)) if open == parent => directory,
+            _ => match set.root.directory(&parent) {
+                Ok(directory) => directory,
+                Err(error) => {
+                    set.unopened(&parent, error)?;
+                    looks.higher.push(parent);
+                    continue;
+                }
+            },
+        };
+        let before = known.get(&path);
+        match set.look(directory.as_fd(), &path, name, FileType::Unknown, before.as_ref())? {
+            Seen::Nothing => looks.put(known, path.clone(), None),
+            Seen::Leaf(node) => looks.put(known, path.clone(), Some(node)),
+            Seen::File => looks.files.push(path.clone()),
+            Seen::Directory => looks.directory(set, known, path.clone(), depth)?,
+        }
+        opened = Some((parent, directory));
+    }
+    Ok(())
+}
+
+impl Looks {
+    /// Notes what is at a path, where that is not what was known.
+    fn put(&mut self, known: &Known<'_>, path: EntryPath, now: Option<Node>) {
+        let edit = match (known.get(&path), now) {
+            (None, None) => return,
+            (Some(_), None) => Edit::Remove,
+            (Some(before), Some(now)) if identical(&before, &now) => return,
+            (_, Some(now)) => Edit::Put(now),
+        };
+        self.edits.insert(path, edit);
+    }
+
+    fn directory(
+        &mut self,
+        set: &SetScan<'_>,
+        known: &Known<'_>,
+        path: EntryPath,
+        depth: Depth,
+    ) -> Result<(), ScanError> {
+        let before = known.directory(&path);
+        let Some(before) = before.as_ref().filter(|_| depth == Depth::Entry) else {
+            self.whole.push(Top { path, known: before });
+            return Ok(());
+        };
+        match set.root.directory(&path) {
+            Ok(directory) => {
+                let meta = set.directory(directory.as_fd(), &path)?;
+                if meta != *before.meta() {
+                    self.edits.insert(path, Edit::Directory(meta));
+                }
+                Ok(())
+            }
+            Err(error) if is_gone(&error) => Err(set.busy(&path, 1)),
+            Err(error) => set.unopened(&path, error),
+        }
+    }
+
+    /// Reads what has to be read, and gives all edits.
+    fn finish(mut self, set: &SetScan<'_>, known: &Known<'_>) -> Result<Vec<(EntryPath, Edit)>, ScanError> {
+        let files = std::mem::take(&mut self.files).into_par_iter();
+        let read = files.map(|path| Ok((set.read(&path)?, path))).collect::<Result<Vec<_>, ScanError>>()?;
+        for (now, path) in read {
+            self.put(known, path, now);
+        }
+        let whole = std::mem::take(&mut self.whole);
+        let paths: Vec<EntryPath> = whole.iter().map(|top| top.path.clone()).collect();
+        for (path, now) in paths.into_iter().zip(walk::directories(set, whole)?) {
+            self.put(known, path, now.map(Node::Directory));
+        }
+        Ok(uncovered(self.edits))
+    }
+}
+
+/// Leaves out edits of what another edit removes or replaces: it vanished between two looks.
+fn uncovered(edits: BTreeMap<EntryPath, Edit>) -> Vec<(EntryPath, Edit)> {
+    let mut replaced: Option<EntryPath> = None;
+    let mut kept = Vec::new();
+    for (path, edit) in edits {
+        if replaced.as_ref().is_some_and(|above| path.is_within(above)) {
+            continue;
+        }
+        if !matches!(edit, Edit::Directory(_)) {
+            replaced = Some(path.clone());
+        }
+        kept.push((path, edit));
+    }
+    kept
+}

@@ -1,0 +1,156 @@
+//! Scanning directories with all they hold, level by level: the directories of a level in parallel, then the files of
+//! that level which have to be read. So few descriptors are open at a time and no stack grows with the depth.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use bellwether_proto::{
+    entry::{EntryPath, Meta, check_component},
+    limits,
+};
+use rayon::prelude::*;
+use rustix::{
+    fs::{FileType, RawDir},
+    io::Errno,
+};
+
+use super::{
+    ScanError,
+    entry::{Seen, SetScan},
+};
+use crate::tree::{Child, Dir, Node};
+
+/// A directory to scan whole.
+pub(super) struct Top {
+    pub(super) path: EntryPath,
+    /// As it was known.
+    pub(super) known: Option<Arc<Dir>>,
+}
+
+/// A directory that has been looked at, what it holds not yet scanned.
+struct Listing {
+    path: EntryPath,
+    meta: Meta,
+    known: Option<Arc<Dir>>,
+    entries: Vec<(Box<[u8]>, Seen)>,
+}
+
+/// Scans each of `tops`; none for one that is gone. What did not change is shared with what was known.
+pub(super) fn directories(set: &SetScan<'_>, tops: Vec<Top>) -> Result<Vec<Option<Arc<Dir>>>, ScanError> {
+    let mut levels: Vec<Vec<Option<Listing>>> = Vec::new();
+    let mut level = tops;
+    while !level.is_empty() {
+        let mut listings = level.into_par_iter().map(|top| list(set, top)).collect::<Result<Vec<_>, _>>()?;
+        read_files(set, &mut listings)?;
+        level = listings.iter().flatten().flat_map(Listing::below).collect();
+        levels.push(listings);
+    }
+    let mut below = Vec::new();
+    for listings in levels.into_iter().rev() {
+        let mut deeper = below.into_iter();
+        below = listings.into_iter().map(|listing| listing.map(|l| l.finish(&mut deeper))).collect();
+    }
+    Ok(below)
+}
+
+fn list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
+    let Top { path, known } = top;
+    let directory = match set.root.directory(&path) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            set.unopened(&path, error)?;
+            return Err(set.busy(&path, 1));
+        }
+    };
+    let meta = set.directory(directory.as_fd(), &path)?;
+    let mut entries = Vec::new();
+    for (name, hint) in names(&directory).map_err(|error| set.failed(&path, error))? {
+        if check_component(&name).is_err() || path.as_bytes().len() + 1 + name.len() > limits::PATH {
+            set.notice(&path, format!("an entry with a name of {} bytes is not carried: too long", name.len()));
+            continue;
+        }
+        let known = known.as_ref().and_then(|dir| dir.child(&name));
+        let seen = set.look(directory.as_fd(), &path.join(&name), &name, hint, known)?;
+        if !matches!(seen, Seen::Nothing) {
+            entries.push((name, seen));
+        }
+    }
+    Ok(Some(Listing { path, meta, known, entries }))
+}
+
+/// What a directory holds, sorted by name, none twice; nothing when it was removed.
+fn names(directory: &OwnedFd) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
+    let mut buffer = Vec::with_capacity(32 << 10);
+    let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+    let mut names: Vec<(Box<[u8]>, FileType)> = Vec::new();
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) => match entry.file_name().to_bytes() {
+                b"." | b".." => {}
+                name => names.push((name.into(), entry.file_type())),
+            },
+            Err(Errno::NOENT) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    names.dedup_by(|(a, _), (b, _)| a == b);
+    Ok(names)
+}
+
+/// Reads the files of one level, in parallel.
+fn read_files(set: &SetScan<'_>, listings: &mut [Option<Listing>]) -> Result<(), ScanError> {
+    let mut files: Vec<(EntryPath, &mut Seen)> = Vec::new();
+    for Listing { path, entries, .. } in listings.iter_mut().flatten() {
+        let unread = entries.iter_mut().filter(|(_, seen)| matches!(seen, Seen::File));
+        files.extend(unread.map(|(name, seen)| (path.join(name), seen)));
+    }
+    files.into_par_iter().try_for_each(|(path, seen)| {
+        *seen = set.read(&path)?.map_or(Seen::Nothing, Seen::Leaf);
+        Ok(())
+    })
+}
+
+impl Listing {
+    /// The directories it holds.
+    fn below(&self) -> impl Iterator<Item = Top> {
+        self.entries.iter().filter(|(_, seen)| matches!(seen, Seen::Directory)).map(|(name, _)| {
+            let known = self.known.as_ref().and_then(|dir| dir.child(name)).and_then(Node::directory).cloned();
+            Top { path: self.path.join(name), known }
+        })
+    }
+
+    /// The directory; `deeper` gives those it holds, in order. What was known, where nothing changed.
+    fn finish(self, deeper: &mut impl Iterator<Item = Option<Arc<Dir>>>) -> Arc<Dir> {
+        let node = |seen| match seen {
+            Seen::Leaf(node) => Some(node),
+            Seen::Directory => deeper.next().flatten().map(Node::Directory),
+            Seen::Nothing | Seen::File => None,
+        };
+        let mut node = node;
+        let children: Vec<Child> =
+            self.entries.into_iter().filter_map(|(name, seen)| Some(Child { name, node: node(seen)? })).collect();
+        match self.known {
+            Some(known) if *known.meta() == self.meta && unchanged(known.children(), &children) => known,
+            Some(_) | None => Arc::new(Dir::new(self.meta, children.into())),
+        }
+    }
+}
+
+fn unchanged(known: &[Child], now: &[Child]) -> bool {
+    known.len() == now.len() && known.iter().zip(now).all(|(a, b)| a.name == b.name && identical(&a.node, &b.node))
+}
+
+/// Whether nothing has to be kept of `now` that `known` does not have, stats included.
+pub(super) fn identical(known: &Node, now: &Node) -> bool {
+    match (known, now) {
+        (Node::Directory(a), Node::Directory(b)) => Arc::ptr_eq(a, b),
+        (Node::File { stat: a, .. }, Node::File { stat: b, .. })
+        | (Node::Link { stat: a, .. }, Node::Link { stat: b, .. }) => a == b && known.same(now),
+        (Node::Directory(_) | Node::File { .. } | Node::Link { .. }, _) => false,
+    }
+}
