@@ -2,6 +2,7 @@
 //!
 //! Tests are named after the requirement they check. Each starts a farm of its own (see [`farm`]) and waits for states.
 
+mod carried;
 mod changes;
 mod demo;
 mod drift;
@@ -12,5 +13,6 @@ mod holding;
 mod joining;
 mod lag;
 mod real_trees;
+mod space;
 mod web;
 mod workspace;

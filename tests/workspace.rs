@@ -78,3 +78,17 @@ fn only_one_provider_of_cryptography_is_compiled() {
 fn users(package: &str) -> Output {
     run(&mut cargo(&["tree", "--workspace", "--target", "all", "-i", package]))
 }
+
+#[test]
+fn every_dependency_has_its_reason_in_the_documentation() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let manifest: toml::Table = manifest.parse().expect("a manifest");
+    let documented = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let words: Vec<&str> = documented.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').collect();
+    let dependencies = manifest["workspace"]["dependencies"].as_table().expect("dependencies");
+    let missing: Vec<_> = dependencies
+        .keys()
+        .filter(|name| !name.starts_with("bellwether-") && !words.contains(&name.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md gives no reason for {missing:?}");
+}

@@ -105,3 +105,48 @@ fn walk(directory: &Path, visit: &mut dyn FnMut(&Path, &Metadata)) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::fs::{PermissionsExt, symlink},
+        time::UNIX_EPOCH,
+    };
+
+    use super::*;
+
+    fn pair() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (left, right) = (dir.path().join("left"), dir.path().join("right"));
+        fs::create_dir_all(left.join("dir")).expect("a directory");
+        fs::write(left.join("dir/file"), "content").expect("a file");
+        symlink("dir/file", left.join("link")).expect("a link");
+        run(Command::new("cp").arg("-a").arg(&left).arg(&right)).success();
+        (dir, left, right)
+    }
+
+    /// A comparison that finds every tree equal would let every other test pass.
+    #[test]
+    fn every_kind_of_difference_is_found_by_both() {
+        let edits: [fn(&Path); 6] = [
+            |tree| fs::write(tree.join("dir/file"), "CONTENT").expect("written"),
+            |tree| fs::write(tree.join("more"), "").expect("written"),
+            |tree| fs::remove_file(tree.join("link")).expect("removed"),
+            |tree| fs::set_permissions(tree.join("dir"), fs::Permissions::from_mode(0o700)).expect("a mode"),
+            |tree| fs::File::open(tree.join("dir/file")).and_then(|f| f.set_modified(UNIX_EPOCH)).expect("a time"),
+            |tree| {
+                fs::remove_file(tree.join("link")).expect("removed");
+                symlink("dir", tree.join("link")).expect("a link");
+            },
+        ];
+        for (number, edit) in edits.into_iter().enumerate() {
+            let (_dir, left, right) = pair();
+            assert_eq!(difference(&left, &right), None);
+            assert_equal_by_rsync(&left, &right);
+            edit(&right);
+            assert!(difference(&left, &right).is_some(), "edit {number}");
+            let judged = std::panic::catch_unwind(|| assert_equal_by_rsync(&left, &right));
+            assert!(judged.is_err(), "rsync, edit {number}");
+        }
+    }
+}

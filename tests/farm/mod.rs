@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 pub(crate) use ports::free as free_port;
 pub(crate) use program::{Output, bellwether, run, run_with_input};
-pub(crate) use server::{Server, Set};
+pub(crate) use server::Server;
 pub(crate) use wait::{DEADLINE, wait_for};
 
 /// What a farm is to be made of.
@@ -153,15 +153,20 @@ impl Farm {
 
     /// Waits until everything at the manager is published and every server that is sent anything is in sync at the head.
     pub(crate) fn wait_in_sync(&self) -> FarmStatus {
-        self.wait_status("every server in sync at the head", |status| {
-            status.head.is_some()
-                && status.unpublished.is_none()
-                && status.servers.len() >= self.running()
-                && status
-                    .servers
-                    .iter()
-                    .all(|s| s.state == State::Disabled || (s.state == State::InSync && s.revision == status.head))
-        })
+        self.wait_status("every server in sync at the head", |status| self.all_in_sync(status))
+    }
+
+    fn all_in_sync(&self, status: &FarmStatus) -> bool {
+        let in_sync = |s: &ServerStatus| s.state == State::InSync && s.revision == status.head;
+        status.head.is_some()
+            && status.unpublished.is_none()
+            && status.servers.len() >= self.servers.iter().filter(|s| s.runs()).count()
+            && status.servers.iter().all(|s| s.state == State::Disabled || in_sync(s))
+    }
+
+    /// Whether every server is in sync at this moment.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.manager().status().is_ok_and(|status| self.all_in_sync(&status))
     }
 
     /// Waits until every member that runs holds what the manager's directories hold, and the monitor says so too.
@@ -198,10 +203,6 @@ impl Farm {
                 compare::assert_equal_by_rsync(&set.path, member.set(&set.name));
             }
         }
-    }
-
-    fn running(&self) -> usize {
-        self.servers.iter().filter(|s| s.runs()).count()
     }
 }
 
