@@ -5,7 +5,16 @@
 //! ([`bellwether_manager`]), or the member's thread with the watch that feeds it ([`crate::member`]). The `stop` watch
 //! ends them all; each is waited for.
 
-use std::{collections::BTreeMap, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bellwether_manager::{Dial, Manager};
 use bellwether_monitor::{
@@ -20,6 +29,7 @@ use bellwether_proto::{
     status::{Event, FarmStatus},
     v1::{admin_server::AdminServer, group_server::GroupServer, push_server::PushServer},
 };
+use bellwether_store::tree::Tree;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -31,8 +41,7 @@ use crate::{
     config::Config,
     error::{CommandError, Kind, chain},
     group::GroupRecord,
-    identity,
-    incarnation,
+    identity, incarnation,
     layout::{Held, Layout},
     lock::Lock,
     member,
@@ -61,7 +70,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     identity::prepare(&layout).map_err(|e| CommandError::refused(&e))?;
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
     let (key, held) = group(&layout)?;
-    let paths: BTreeMap<SetName, PathBuf> = config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
+    let paths: BTreeMap<SetName, PathBuf> =
+        config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
     if options.recover_only {
         return recover_only(&layout, &paths, &held);
     }
@@ -80,6 +90,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         (Standing::Manager(manager), None)
     } else {
         let (inputs, received) = mpsc::channel(INPUTS);
+        let tree = Arc::<arc_swap::ArcSwap<Tree>>::default();
         let setup = member::Setup {
             name: config.name.clone(),
             paths,
@@ -87,15 +98,17 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
             record: record.shared(),
             events,
             ready: ready_to,
+            tree: tree.clone(),
         };
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await;
         let member = member.map_err(|e| CommandError::failed(&e))?.map_err(|e| CommandError::failed(&e))?;
         watching = Some(tokio::spawn(member.watch(inputs.clone(), stop.subscribe())));
         member_thread = Some(tokio::task::spawn_blocking(move || member.run(received)));
         let service = member::PushService::new(record.clone(), inputs);
-        (Standing::Member(ManagerLink::new(key.clone(), record.clone())), Some(service))
+        (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree)), Some(service))
     };
-    let agent = Arc::new(Agent { record, standing, farm: farm.clone(), stop: stop.clone(), layout: layout.clone() });
+    let leaving = AtomicBool::new(false);
+    let agent = Arc::new(Agent { record, standing, farm: farm.clone(), stop: stop.clone(), leaving });
 
     let served = serve(bound, &key, &agent, push, http::router(farm, ready), &stop).await;
     stop.send_replace(true);
@@ -109,6 +122,9 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         && tokio::time::timeout(10 * GRACE, thread).await.is_err()
     {
         tracing::warn!("the member's thread is still busy; what it does is completed at the next start");
+    }
+    if agent.leaving.load(Ordering::SeqCst) {
+        layout.forget().map_err(|e| CommandError::failed(&e))?;
     }
     served
 }
@@ -124,7 +140,8 @@ fn group(layout: &Layout) -> Result<(Arc<KeyPair>, Held), CommandError> {
 }
 
 fn recover_only(layout: &Layout, paths: &BTreeMap<SetName, PathBuf>, held: &Held) -> Result<(), CommandError> {
-    member::recover(layout, paths, held.current.record()).map_err(|e| {
+    let recovered = member::recover(layout, paths, held.current.record());
+    recovered.map(drop).map_err(|e| {
         CommandError::failed(&e).hint("everything was left as it is; mend what is named, then run it again")
     })
 }
@@ -229,7 +246,7 @@ async fn serve(
     key: &KeyPair,
     agent: &Arc<Agent>,
     push: Option<member::PushService>,
-    router: http::Router,
+    router: axum::Router,
     stop: &watch::Sender<bool>,
 ) -> Result<(), CommandError> {
     let Bound { servers, http, socket, commands } = bound;
@@ -263,7 +280,9 @@ async fn serve(
     result
 }
 
-async fn flat<E: std::error::Error + 'static>(serving: impl Future<Output = Result<(), E>>) -> Result<(), CommandError> {
+async fn flat<E: std::error::Error + 'static>(
+    serving: impl Future<Output = Result<(), E>>,
+) -> Result<(), CommandError> {
     serving.await.map_err(|e| CommandError::failed(&e))
 }
 

@@ -180,14 +180,14 @@ impl Member {
                 Err(error) => return self.refused(&header, &error),
             };
         let mut filling = Filling { header, planned, began, pack: false };
-        match self.from_history(&mut filling.planned.plan) {
+        match self.take_from_history(&mut filling.planned.plan) {
             Ok(missing) => self.await_chunks(filling, &missing),
             Err(error) => self.refused(&filling.header, &error),
         }
     }
 
     /// Supplies what this server's own history has; returns what is missing still.
-    fn from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
+    fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
         let wanted: HashSet<Hash> = plan.missing().iter().map(|chunk| chunk.hash).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());
