@@ -19,6 +19,7 @@ pub mod layout;
 pub mod lock;
 mod member;
 pub mod output;
+pub mod progress;
 mod services;
 pub mod socket;
 pub mod tls;
