@@ -15,6 +15,7 @@ pub mod identity;
 pub mod layout;
 pub mod lock;
 pub mod output;
+pub mod progress;
 pub mod socket;
 pub mod tls;
 mod transport;
