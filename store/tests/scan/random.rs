@@ -75,8 +75,8 @@ fn run(set: &Set, op: &Op, touched: &mut Touched) {
             touch(path, Depth::Entry);
         }
         Op::Append(path, byte) => {
-            let file = fs::OpenOptions::new().append(true).open(disk(path));
-            let _ = file.and_then(|mut file| file.write_all(&[*byte]));
+            let append = |file: &mut fs::OpenOptions| file.append(true).open(disk(path));
+            let _ = no_link(path).then(|| append(&mut fs::OpenOptions::new())?.write_all(&[*byte]));
             touch(path, Depth::Entry);
         }
         Op::Mkdir(path) => {
