@@ -50,6 +50,10 @@ pub enum Operation {
         meta: Meta,
         ids: (u32, u32),
     },
+    Numbers {
+        path: PathBuf,
+        mode: u16,
+    },
     Directory {
         path: PathBuf,
         mode: u32,
@@ -178,6 +182,7 @@ impl Operation {
             | Self::MetaOfFile { path, .. }
             | Self::MetaOfLink { path, .. }
             | Self::MetaOfDirectory { path, .. }
+            | Self::Numbers { path, .. }
             | Self::Directory { path, .. }
             | Self::Link { path, .. }
             | Self::Remove { path, .. }
@@ -194,9 +199,10 @@ impl Operation {
         let mut copy = self.clone();
         match (self, sync) {
             (_, Self::SyncFilesystem { .. }) => true,
-            (Self::Write { path, .. } | Self::MetaOfFile { path, .. }, Self::SyncFile { path: synced }) => {
-                path == synced
-            }
+            (
+                Self::Write { path, .. } | Self::MetaOfFile { path, .. } | Self::Numbers { path, .. },
+                Self::SyncFile { path: synced },
+            ) => path == synced,
             (Self::MetaOfDirectory { path, .. }, Self::SyncDirectory { path: synced }) => path == synced,
             (Self::Write { .. } | Self::MetaOfFile { .. } | Self::MetaOfDirectory { .. }, _) => false,
             (_, Self::SyncDirectory { path: synced }) => {
@@ -250,6 +256,9 @@ impl Operation {
             }
             Self::Remove { path, directory: false } => super::remove(held(path)?.as_fd(), &name(path)),
             Self::Remove { path, directory: true } => super::remove_directory(held(path)?.as_fd(), &name(path)),
+            Self::Numbers { path, mode } => {
+                fs::set_permissions(root.join(path), std::os::unix::fs::PermissionsExt::from_mode((*mode).into()))
+            }
             Self::SyncFile { .. } | Self::SyncDirectory { .. } | Self::SyncFilesystem { .. } | Self::Mark { .. } => {
                 Ok(())
             }
