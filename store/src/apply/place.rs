@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use bellwether_proto::{
@@ -117,6 +118,9 @@ impl Area {
         let beside = name_beside(&source.rules);
         let root = root(parent.as_fd(), &base)?;
         let places = [Some((parent.as_fd(), &beside[..])), root.as_ref().map(|root| (root.as_fd(), INSIDE))];
+        if let Some(root) = &root {
+            remove_probe(root.as_fd())?;
+        }
         for (directory, name) in places.into_iter().flatten() {
             if look::look(directory, name)?.is_none() {
                 continue;
@@ -150,13 +154,7 @@ impl Area {
     }
 
     fn within(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        if let Some(seen) = look::look(root, INSIDE)?
-            && seen.shape == look::Shape::File
-            && seen.size == 0
-        {
-            // A probe that a crash left behind.
-            durable::remove(root, INSIDE)?;
-        }
+        remove_probe(root)?;
         let staging = make(root, INSIDE)?;
         durable::clear(staging.as_fd())?;
         probe(staging.as_fd(), root)?;
@@ -225,10 +223,13 @@ impl Area {
     pub(super) fn remove_staging(&self) -> io::Result<()> {
         durable::clear(self.staging.as_fd())?;
         match (self.inside, self.root()) {
-            (true, Some(root)) => durable::remove_directory(root, INSIDE),
-            (true, None) => Ok(()),
-            (false, _) => durable::remove_directory(self.parent(), &name_beside(&self.rules)),
+            (true, None) => return Ok(()),
+            (true, Some(root)) => return durable::remove_directory(root, INSIDE),
+            // After a power loss the probe may be there still.
+            (false, Some(root)) => remove_probe(root)?,
+            (false, None) => {}
         }
+        durable::remove_directory(self.parent(), &name_beside(&self.rules))
     }
 }
 
@@ -285,15 +286,32 @@ fn own(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     if stat.st_uid != rustix::process::geteuid().as_raw() {
         return Err(io::Error::other("the staging directory there belongs to somebody else; remove it"));
     }
-    flock(&staging, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-        Errno::WOULDBLOCK => io::Error::other("another process is applying to this set"),
-        other => other.into(),
-    })?;
+    lock(&staging)?;
     // An ACL or setgid inherited from the parent would be handed on to what is staged.
     let owner = Arc::new(Owner { user: "".into(), group: "".into() });
     let meta = Meta { mode: 0o700, owner, mtime: 0, xattrs: None };
     durable::put_on_directory(staging.as_fd(), &meta, (stat.st_uid, stat.st_gid))?;
     Ok(staging)
+}
+
+/// Locks a staging directory. Tried for half a second: a child that another thread has just forked holds all our locks
+/// until it runs its program.
+fn lock(staging: &OwnedFd) -> io::Result<()> {
+    for _ in 0..25 {
+        match flock(staging, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
+            other => return Ok(other?),
+        }
+    }
+    Err(io::Error::other("another process is applying to this set"))
+}
+
+/// Removes the probe that a crash left in the set.
+fn remove_probe(root: BorrowedFd<'_>) -> io::Result<()> {
+    match look::look(root, INSIDE)? {
+        Some(seen) if seen.shape == look::Shape::File && seen.size == 0 => durable::remove(root, INSIDE),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Renames a file from staging into the set and back, under the one name there that is never scanned.

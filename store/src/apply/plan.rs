@@ -112,6 +112,7 @@ impl Planner<'_> {
                 }
                 there = there && self.is_directory(&above).map_err(|error| self.io("open", &above, error))?;
                 if !there {
+                    self.no_link(&above)?;
                     let Some(node @ Node::Directory(_)) = self.trees.target.get(&self.area.rules.name, &above) else {
                         return Err(self.held(path, "in no directory of the revision"));
                     };
@@ -121,6 +122,18 @@ impl Planner<'_> {
         }
         added.extend(changes);
         Ok(added)
+    }
+
+    /// Refuses a link that somebody put in a directory's place: it would be followed by whoever reads the set.
+    fn no_link(&self, path: &EntryPath) -> Result<(), Refused> {
+        let seen = match self.area.hold(path).and_then(|held| held.look()) {
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NOTDIR)) => None,
+            other => other.map_err(|error| self.io("look at", path, error))?,
+        };
+        match seen {
+            Some(seen) if seen.shape == Shape::Link => Err(self.held(path, "a symbolic link")),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn is_directory(&mut self, path: &EntryPath) -> io::Result<bool> {
@@ -169,6 +182,9 @@ impl Planner<'_> {
     /// Refuses what may not be made here, whoever asks for it.
     fn allowed(&self, path: &EntryPath, entry: &Entry) -> Result<(), Refused> {
         let rules = &self.area.rules;
+        if path.is_root() && !matches!(entry.kind, Kind::Directory) {
+            return Err(self.held(path, "no directory in this revision"));
+        }
         if self.excludes.excluded(path, matches!(entry.kind, Kind::Directory)) {
             return Err(self.held(path, "excluded by the set's rules"));
         }

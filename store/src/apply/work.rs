@@ -255,19 +255,26 @@ impl Work {
         let set = &self.journal.sets[operation.set].name;
         let live = self.live.get(set, &operation.path);
         let expected = self.expected.get(set, &operation.path);
-        let known = live.filter(|live| seen.is(live));
-        operation.keep = !match (seen.shape, &known, &expected) {
-            (_, Some(known), Some(expected)) => known.same(expected),
-            (Shape::Directory, None, Some(Node::Directory(_))) => self.as_expected(area, &operation.path)?,
-            (_, None, Some(expected)) => verify::matches(held.at(), &expected.entry(), &area.rules, &self.accounts)?,
-            (_, _, None) => false,
+        let entry = match (live.filter(|live| seen.is(live)), &expected) {
+            (Some(known), _) => Some(known.entry()),
+            (None, Some(Node::Directory(_))) | (None, None) => None,
+            // Too young for its stat to be believed, or changed and changed back.
+            (None, Some(expected)) => {
+                let entry = expected.entry();
+                verify::matches(held.at(), &entry, &area.rules, &self.accounts)?.then_some(entry)
+            }
+        };
+        operation.keep = match (&expected, seen.shape) {
+            (Some(Node::Directory(_)), Shape::Directory) => !self.as_expected(area, &operation.path)?,
+            (Some(expected), _) => entry.as_ref() != Some(&expected.entry()),
+            (None, _) => true,
         };
         operation.was = Some(Was {
             inode: seen.inode,
             size: seen.size,
             mtime: seen.mtime,
             directory: seen.shape == Shape::Directory,
-            entry: known.map(|node| node.entry()),
+            entry,
         });
         Ok(())
     }

@@ -10,7 +10,7 @@ const BEFORE: &[&str] = &["a=a", "d/x=x", "gone/y=y", "l->a", "mode@700", "f=fil
 const AFTER: &[&str] = &["a=new", "d/x=new", "d/n=n", "new/deep/z=z", "l->d", "mode@750", "f/x=x"];
 
 fn farm(ways: Ways) -> Farm {
-    let mut farm = Farm::new();
+    let mut farm = Farm::in_memory();
     farm.ways = ways;
     build(&farm.live(), BEFORE);
     build(&farm.model(), AFTER);
