@@ -61,6 +61,11 @@ impl CommandError {
         Self { kind, message: message.into(), hint: None }
     }
 
+    /// An error that the command's own output has told already: only the exit code is left.
+    pub fn told(kind: Kind) -> Self {
+        Self::new(kind, "")
+    }
+
     /// Tried and failed: the error with all its causes.
     pub fn failed(error: &(dyn Error + 'static)) -> Self {
         Self::new(Kind::Failed, chain(error))
@@ -144,6 +149,9 @@ impl From<tonic::Status> for CommandError {
 /// Says how a command failed, in JSON on standard output or as text on standard error, and gives the exit code.
 pub fn report(as_json: bool, error: &CommandError) -> ExitCode {
     let code = error.kind.exit_code();
+    if error.message.is_empty() {
+        return ExitCode::from(code);
+    }
     if as_json {
         output::document(&json!({ "error": error.to_string(), "hint": error.hint, "exit": code }));
     } else {

@@ -5,16 +5,22 @@
 //! other servers ([`tls`]) and to the commands on the same machine ([`socket`]), and how it speaks to people
 //! ([`error`], [`output`], [`progress`]).
 
+mod clock;
 pub mod commands;
 pub mod common;
 pub mod config;
 pub mod daemon;
 pub mod duration;
 pub mod error;
+mod group;
 pub mod identity;
+mod incarnation;
 pub mod layout;
 pub mod lock;
+mod member;
 pub mod output;
+pub mod progress;
+mod services;
 pub mod socket;
 pub mod tls;
 mod transport;

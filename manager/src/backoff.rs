@@ -10,13 +10,13 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// How often it failed since it was last reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The wait after one more failure; `random` is any number.
-    pub fn failed(&mut self, random: u64) -> Duration {
+    pub(crate) fn failed(&mut self, random: u64) -> Duration {
         let base = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         // Between three quarters of it and all of it.
@@ -24,7 +24,7 @@ impl Backoff {
     }
 
     /// It was reached.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
 }

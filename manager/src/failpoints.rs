@@ -13,5 +13,6 @@ pub const POINTS: &[&str] = &[
 
 /// Passes a point.
 pub(crate) fn hit(point: &str) {
-    debug_assert!(POINTS.contains(&point));
+    debug_assert!(POINTS.contains(&point), "{point} is not in the list");
+    bellwether_store::failpoint::hit(point);
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::fd::AsFd,
     sync::{Arc, PoisonError},
     time::Instant,
 };
@@ -13,6 +14,7 @@ use bellwether_proto::{
     revision::{Header, Number, SignedHeader},
 };
 use bellwether_store::{
+    durable,
     history::HistoryError,
     pack::{self, Contents, PackError},
     scan::{Depth, Look, Notice, ScanError, Source, scan},
@@ -230,17 +232,14 @@ impl Publishing<'_> {
 }
 
 /// Packs and commits: when this returns, the pack is part of the history and survives a power loss.
-fn store(
-    shared: &Shared,
-    contents: &Contents<'_>,
-) -> Result<Arc<bellwether_store::history::Stored>, PublishError> {
+fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<bellwether_store::history::Stored>, PublishError> {
     let new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
     let mut new = new?;
     failpoints::hit("publish.begun");
     pack::write(contents, new.file())?;
     failpoints::hit("publish.written");
     // The bytes go to the disk before the history is locked: lanes go on reading it meanwhile. `commit` makes sure.
-    let _ = new.file().sync_data();
+    let _ = durable::sync_file(new.file().as_fd());
     let stored = shared.history.write().unwrap_or_else(PoisonError::into_inner).commit(new)?;
     failpoints::hit("publish.committed");
     Ok(stored)

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -39,6 +39,8 @@ const REVISIONS: usize = 200;
 const RETRY: Duration = Duration::from_secs(1);
 /// Until a base that could not be built is tried again.
 const BASE_RETRY: Duration = Duration::from_secs(30);
+/// From a publish until a base of it is built, where one is due.
+const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
 /// Notices that the status names for one set.
 const NOTICES: usize = 20;
 
@@ -90,12 +92,16 @@ impl Publisher {
         let mut record = self.shared.record.subscribe();
         let mut policy = policy_of(&self.shared);
         // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
-        let _ = self.mode.wait_for(|mode| *mode != Mode::Starting).await;
+        let armed = async { drop(self.mode.wait_for(|mode| *mode != Mode::Starting).await) };
+        tokio::select! {
+            () = armed => {}
+            () = stopped(&mut shutdown) => return,
+        }
         self.tell_sets(None);
         loop {
             let next = self.next();
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                () = stopped(&mut shutdown) => break,
                 command = commands.recv() => match command {
                     Some(command) => self.command(command).await,
                     None => break,
@@ -167,9 +173,7 @@ impl Publisher {
         match self.attempt(look, Cause::Asked(request)).await? {
             Outcome::Same => Ok(Published { revision: None, changes: Changes::default() }),
             Outcome::Held(changes) => Ok(Published { revision: None, changes }),
-            Outcome::Published(head, changes) => {
-                Ok(Published { revision: Some(head.stored.header.clone()), changes })
-            }
+            Outcome::Published(head, changes) => Ok(Published { revision: Some(head.stored.header.clone()), changes }),
         }
     }
 
@@ -224,6 +228,7 @@ impl Publisher {
         };
         if let Ok(Outcome::Published(head, _)) = &outcome {
             self.announce(head);
+            self.plan_base().await;
         }
         self.tell_unpublished(&outcome);
         outcome
@@ -237,9 +242,9 @@ impl Publisher {
         }
         match looked {
             Look::Stats | Look::Bytes => self.notices.clear(),
-            Look::At(paths) => self.notices.retain(|notice| {
-                paths.keys().all(|(set, path)| *set != notice.set || !notice.path.is_within(path))
-            }),
+            Look::At(paths) => self
+                .notices
+                .retain(|notice| paths.keys().all(|(set, path)| *set != notice.set || !notice.path.is_within(path))),
         }
         self.notices.extend(notices);
         self.tell_sets(Some(&before));
@@ -299,6 +304,15 @@ impl Publisher {
         lines.chain((more > 0).then(|| format!("and {more} more"))).collect()
     }
 
+    /// A base is built when it is quiet: not before the burst that made this head is over.
+    async fn plan_base(&mut self) {
+        let history = self.shared.history.clone();
+        let due = move || history.read().unwrap_or_else(PoisonError::into_inner).base_due();
+        if self.times.base.is_none() && tokio::task::spawn_blocking(due).await.unwrap_or(false) {
+            self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
+        }
+    }
+
     async fn base(&mut self) {
         let shared = self.shared.clone();
         let built = tokio::task::spawn_blocking(move || publish::base(&shared, REVISIONS)).await;
@@ -322,6 +336,12 @@ impl Publisher {
             tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
         }
     }
+}
+
+/// Returns when the manager is to stop.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error: nobody can give the signal any more, which is one.
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 /// What of the policy decides what is published.

@@ -107,9 +107,9 @@ mod tests {
     fn tree(paths: &[String]) -> Tree {
         let set: SetName = "nginx".parse().unwrap();
         let owner = Owners::default().get("root", "root").unwrap();
-        let entry = |kind| Some(Entry { meta: Meta { mode: 0o755, owner: owner.clone(), mtime: 0, xattrs: None }, kind });
-        let mut changes =
-            vec![Change { set: set.clone(), path: EntryPath::root(), entry: entry(Kind::Directory) }];
+        let entry =
+            |kind| Some(Entry { meta: Meta { mode: 0o755, owner: owner.clone(), mtime: 0, xattrs: None }, kind });
+        let mut changes = vec![Change { set: set.clone(), path: EntryPath::root(), entry: entry(Kind::Directory) }];
         for path in paths {
             let kind = if path.ends_with('/') { Kind::Directory } else { Kind::Link(b"x"[..].into()) };
             let path = EntryPath::new(path.trim_end_matches('/').as_bytes()).unwrap();
@@ -156,7 +156,10 @@ mod tests {
         paths.push("keep".into());
         let head = tree(&paths);
         assert_eq!(frightening(&head, &tree(&["keep".into()])).unwrap().what, Gone::Most { gone: 16, of: 17 });
-        assert_eq!(frightening(&head, &tree(&["keep".into(), "d".into()])).unwrap().what, Gone::Most { gone: 15, of: 17 });
+        assert_eq!(
+            frightening(&head, &tree(&["keep".into(), "d".into()])).unwrap().what,
+            Gone::Most { gone: 15, of: 17 }
+        );
     }
 
     #[test]

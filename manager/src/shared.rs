@@ -1,6 +1,7 @@
 //! What the manager's tasks share. The publisher alone moves the head, [`Shared::edit`] alone the record.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -9,7 +10,7 @@ use std::{
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
-    record::{Record, SetRules, SignedRecord},
+    record::{Record, SetRules, SignedRecord, Version},
     status::Event,
     v1,
 };
@@ -85,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
     pub(crate) reads: Semaphore,
+    /// The record that each server that is reached was sent last.
+    pub(crate) sent: watch::Sender<BTreeMap<ServerName, Version>>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
     save_record: SaveRecord,
@@ -122,6 +125,7 @@ impl Shared {
             dial,
             timings,
             reads: Semaphore::new(READS),
+            sent: watch::Sender::default(),
             base_wanted: Notify::new(),
             save_record,
             editing: Mutex::new(()),

@@ -18,7 +18,7 @@ use notify::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::{dirty::Dirty, shared::Shared};
+use crate::{dirty::Dirty, publisher::stopped, shared::Shared};
 
 /// How long after a failure to watch it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -167,7 +167,7 @@ pub(crate) async fn run(
                 () = again, if watching.is_none() => {}
                 _ = rearm.recv() => {}
                 () = rules_changed(&mut record, &rules) => break,
-                _ = shutdown.wait_for(|stop| *stop) => return,
+                () = stopped(&mut shutdown) => return,
             }
         }
     }

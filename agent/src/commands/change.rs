@@ -93,9 +93,7 @@ pub(super) async fn run(
 async fn current(client: &mut AdminClient<Channel>, target: &Target) -> Result<Option<Hash>, CommandError> {
     let request = ReadRequest { set: target.set.to_string(), path: target.path.as_bytes().to_vec().into() };
     match client.read(request).await {
-        Ok(reply) => {
-            Hash::try_from(reply.into_inner().hash.as_ref()).map(Some).map_err(|e| CommandError::failed(&e))
-        }
+        Ok(reply) => Hash::try_from(reply.into_inner().hash.as_ref()).map(Some).map_err(|e| CommandError::failed(&e)),
         Err(status) if status.code() == Code::NotFound => Ok(None),
         Err(status) => Err(status.into()),
     }

@@ -34,7 +34,7 @@ const INTERVAL_MS: u32 = 1_000;
 ///
 /// # Errors
 /// The agent's.
-pub async fn status(client: &mut AdminClient<Channel>) -> Result<FarmStatus, CommandError> {
+pub(super) async fn status(client: &mut AdminClient<Channel>) -> Result<FarmStatus, CommandError> {
     let mut replies = client.status(WatchRequest { follow: false, interval_ms: 0 }).await?.into_inner();
     decode(replies.message().await?)
 }
@@ -52,7 +52,7 @@ fn stopped() -> CommandError {
 ///
 /// # Errors
 /// Timed out, with whom was waited for; or partly: those that cannot get there, and why.
-pub async fn until_reached(
+pub(super) async fn until_reached(
     client: &mut AdminClient<Channel>,
     common: &Common,
     head: Number,
@@ -102,7 +102,7 @@ fn partly(head: Number, stuck: &[(ServerName, String)]) -> CommandError {
 ///
 /// # Errors
 /// The agent answered nonsense.
-pub fn number(text: &str) -> Result<Number, CommandError> {
+pub(super) fn number(text: &str) -> Result<Number, CommandError> {
     text.parse().map_err(|e| CommandError::failed(&e))
 }
 

@@ -95,9 +95,12 @@ fn describe(record: &Record) -> String {
     ];
     lines.extend(settings(&record.policy));
     lines.push("last changes (UTC)".to_owned());
-    let last = record.log.iter().rev().take(10).map(|edit| {
-        format!("  {}  {}  by {}", output::utc((edit.time_ms / 1_000) as i64), edit.what, edit.by)
-    });
+    let last = record
+        .log
+        .iter()
+        .rev()
+        .take(10)
+        .map(|edit| format!("  {}  {}  by {}", output::utc((edit.time_ms / 1_000) as i64), edit.what, edit.by));
     lines.extend(last);
     lines.join("\n")
 }
@@ -175,7 +178,7 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
 fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> {
     let held = record::held(common)?;
     let change = PolicyChange::try_from(request).map_err(|e| CommandError::refused(&e))?;
-    let by = By { who: author(), time_ms: 0 };
+    let by = By { author: author(), time_ms: 0 };
     let changed = set_policy(&held.current, &change, &by).map_err(|e| CommandError::refused(&e))?;
     let (now, then) = (&held.current.record().policy, changed.map(|record| record.policy));
     let then = then.as_ref().unwrap_or(now);
@@ -217,7 +220,10 @@ mod tests {
     fn patterns_name_their_set() {
         let request = parse("--exclude nginx=*.bak --exclude nginx=a=b --local nginx=l").expect("right");
         assert_eq!(request.set, "nginx");
-        assert_eq!((request.exclude, request.local), (vec!["*.bak".to_owned(), "a=b".to_owned()], vec!["l".to_owned()]));
+        assert_eq!(
+            (request.exclude, request.local),
+            (vec!["*.bak".to_owned(), "a=b".to_owned()], vec!["l".to_owned()])
+        );
         let request = parse("--exclude nginx= --replace").expect("removes all");
         assert_eq!((request.exclude.len(), request.replace_exclude, request.replace_local), (0, true, false));
     }

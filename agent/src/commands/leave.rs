@@ -75,8 +75,9 @@ fn question(layout: &Layout) -> String {
 
 fn forget_failed(error: ForgetError) -> CommandError {
     match error {
-        ForgetError::Interrupted(_) => CommandError::new(Kind::Refused, error.to_string())
-            .hint("finish it first: bellwether serve --recover-only"),
+        ForgetError::Interrupted(_) => {
+            CommandError::new(Kind::Refused, error.to_string()).hint("finish it first: bellwether serve --recover-only")
+        }
         ForgetError::Io { .. } => CommandError::failed(&error).hint("run it again: what is removed already stays so"),
     }
 }

@@ -21,14 +21,24 @@ pub struct Args {
 /// # Errors
 /// Refused: this server is not the manager.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    set(common, true, args.dry_run).await
+}
+
+/// Holds propagation, or lets it go on.
+pub(super) async fn set(common: &Common, paused: bool, dry_run: bool) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    if args.dry_run {
+    let done = if paused { "propagation is held" } else { "changes go to the members" };
+    if dry_run {
         let now = common.in_time(farm::status(&mut client)).await?.paused;
-        record::show_plan(common, if now == true { "nothing: propagation is held already" } else { "hold propagation" });
+        let plan = match (now == paused, paused) {
+            (true, _) => format!("nothing: {done} already"),
+            (false, true) => "hold propagation".to_owned(),
+            (false, false) => "let changes go to the members".to_owned(),
+        };
+        record::show_plan(common, &plan);
         return Ok(());
     }
-    let request = PauseRequest { paused: true, author: author() };
-    let reply = common.in_time(client.pause(request)).await?.into_inner();
-    record::show(common, "propagation is held", &reply);
+    let reply = common.in_time(client.pause(PauseRequest { paused, author: author() })).await?.into_inner();
+    record::show(common, done, &reply);
     Ok(())
 }

@@ -3,7 +3,12 @@
 use bellwether_proto::v1::RecordReply;
 use serde_json::json;
 
-use crate::{common::Common, layout::Held, error::{CommandError, Kind}, output};
+use crate::{
+    common::Common,
+    error::{CommandError, Kind},
+    layout::Held,
+    output,
+};
 
 /// Says what was done, and which servers do not know it yet.
 pub(super) fn show(common: &Common, done: &str, reply: &RecordReply) {

@@ -111,10 +111,7 @@ mod tests {
             hash: "0123456789abcdef".into(),
             link: bytes::Bytes::new(),
         };
-        assert_eq!(
-            as_text(&entry),
-            "-0640 root:www-data             12 1970-01-01 00:00:00 01234567 nginx:a\\x1b[2J"
-        );
+        assert_eq!(as_text(&entry), "-0640 root:www-data             12 1970-01-01 00:00:00 01234567 nginx:a\\x1b[2J");
         assert_eq!(as_json(&entry)["mode"], "0640");
     }
 }

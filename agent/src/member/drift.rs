@@ -6,14 +6,31 @@ use bellwether_proto::{
 };
 use bellwether_store::scan::Look;
 
-use super::{Member, Work};
+use tokio::sync::{mpsc, watch};
+
+use super::{Input, Member, Work};
 use crate::{
     clock::{self, now_ms},
     error::chain,
 };
 
+/// How often every entry is looked at.
+const RESCAN: std::time::Duration = std::time::Duration::from_secs(3);
 /// How many paths a report names.
 const NAMED: usize = 20;
+
+/// Has everything looked at again and again, until `stop`.
+pub(super) async fn watch(inputs: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RESCAN) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if inputs.send(Input::Dirty(Look::Stats)).await.is_err() {
+            return;
+        }
+    }
+}
 
 impl Member {
     /// Looks where the watch saw something, and tells when the drift is another one than before.

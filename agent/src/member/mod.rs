@@ -35,13 +35,13 @@ use bellwether_proto::{
 use bellwether_store::{apply::Plan, history::History, scan::Look, tree::Tree};
 use tokio::sync::{mpsc, watch};
 
-pub(crate) use self::session::PushService;
 use self::{
     position::{Fault, Position, admit},
     receive::{ReceiveError, Receiving, Step},
     sets::Sets,
     switch::Filling,
 };
+pub(crate) use self::{recovery::recover, session::PushService};
 use crate::layout::Layout;
 
 /// How often progress is told.
@@ -67,6 +67,8 @@ pub(crate) struct Setup {
     pub(crate) record: Arc<ArcSwap<SignedRecord>>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) ready: watch::Sender<Ready>,
+    /// Where the tree of the revision that is held is shown.
+    pub(crate) tree: Arc<ArcSwap<Tree>>,
 }
 
 /// The stream that is followed now. A newer one takes its place.
@@ -90,6 +92,7 @@ pub(crate) struct Member {
     record: Arc<ArcSwap<SignedRecord>>,
     events: mpsc::UnboundedSender<Event>,
     ready: watch::Sender<Ready>,
+    tree: Arc<ArcSwap<Tree>>,
     history: History,
     position: Position,
     sets: Sets,
@@ -117,8 +120,8 @@ pub(crate) enum OpenError {
 impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
-        let Setup { name, paths, layout, record, events, ready } = setup;
-        let (mut position, history) = recovery::recover(&layout, &paths, record.load().record())?;
+        let Setup { name, paths, layout, record, events, ready, tree: shown } = setup;
+        let (mut position, history) = recover(&layout, &paths, record.load().record())?;
         let tree = position.at.as_ref().and_then(|at| {
             let held = history.tree(at.id());
             let warn = |error| tracing::warn!(revision = %at.number(), %error, "not in the history: to be synced anew");
@@ -135,6 +138,7 @@ impl Member {
             record,
             events,
             ready,
+            tree: shown,
             history,
             position,
             sets,
@@ -151,6 +155,15 @@ impl Member {
         member.observe_drift();
         member.tell_ready();
         Ok(member)
+    }
+
+    /// Looks at the sets again and again, for drift.
+    pub(crate) fn watch(
+        &self,
+        inputs: mpsc::Sender<Input>,
+        stop: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + use<> {
+        drift::watch(inputs, stop)
     }
 
     /// Serves inputs until all senders are gone; then saves the index.
@@ -310,6 +323,7 @@ impl Member {
 
     /// What readiness is when nothing is under way (W12).
     fn tell_ready(&self) {
+        self.tree.store(Arc::new(self.sets.tree.clone()));
         self.ready.send_replace(match (&self.position.at, &self.position.fault) {
             (_, Some(fault)) => Ready { ready: false, reason: fault.reason.clone() },
             (None, None) => Ready { ready: false, reason: "awaiting the first sync".into() },

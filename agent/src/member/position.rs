@@ -6,15 +6,12 @@ use bellwether_proto::{
     revision::{GroupId, Header, SignedHeader},
     v1,
 };
-use bytes::Bytes;
-use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 /// The state in `position.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// The revision that the sets hold; none: none of this group's.
-    #[serde(with = "header_base64")]
     pub(crate) at: Option<SignedHeader>,
     /// The error that a sync has to clear (W8).
     pub(crate) fault: Option<Fault>,
@@ -52,7 +49,10 @@ pub(crate) fn admit(
         return Err(format!("revision {number} is not signed by the group's manager"));
     }
     if offered.header().group != group {
-        return Err(format!("revision {number} is of group {}, this server belongs to {group}", offered.header().group));
+        return Err(format!(
+            "revision {number} is of group {}, this server belongs to {group}",
+            offered.header().group
+        ));
     }
     let Some(at) = at else {
         return if base { Ok(()) } else { Err(format!("revision {number} is an increment, and nothing is held here")) };
@@ -65,24 +65,6 @@ pub(crate) fn admit(
         return Err(format!("revision {number} does not follow {}, which is held here", at.number()));
     }
     Ok(())
-}
-
-mod header_base64 {
-    use serde::de::Error as _;
-
-    use super::{Bytes, Deserialize, Message as _, SignedHeader, v1};
-
-    pub(super) fn serialize<S: serde::Serializer>(at: &Option<SignedHeader>, serializer: S) -> Result<S::Ok, S::Error> {
-        let encode = |header: &SignedHeader| data_encoding::BASE64.encode(&header.to_wire().encode_to_vec());
-        serde::Serialize::serialize(&at.as_ref().map(encode), serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SignedHeader>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-        let bytes = data_encoding::BASE64.decode(text.as_bytes()).map_err(D::Error::custom)?;
-        let wire = v1::SignedHeader::decode(Bytes::from(bytes)).map_err(D::Error::custom)?;
-        SignedHeader::from_wire(wire).map(Some).map_err(D::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -56,7 +56,8 @@ impl Sets {
         let sources = sources(&self.paths, &head.rules).map_err(|set| {
             ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
         })?;
-        let parent = if head.base { Tree::empty(head.rules.iter().cloned()) } else { self.tree.with_rules(&head.rules) };
+        let parent =
+            if head.base { Tree::empty(head.rules.iter().cloned()) } else { self.tree.with_rules(&head.rules) };
         let update = (!head.base).then(|| changes.clone());
         let target = parent.apply(changes).map_err(|e| ReceiveError::Tree(e.to_string()))?;
         if target.root() != head.header.header().root {
@@ -78,7 +79,13 @@ impl Sets {
         Ok(Planned { plan, target })
     }
 
-    fn plan_for(&self, site: &Site, header: &SignedHeader, target: &Tree, changes: Vec<Change>) -> Result<Plan, Refused> {
+    fn plan_for(
+        &self,
+        site: &Site,
+        header: &SignedHeader,
+        target: &Tree,
+        changes: Vec<Change>,
+    ) -> Result<Plan, Refused> {
         let (live, expected) = (&self.live, &self.tree);
         let label = header.number().to_string();
         Plan::new(site, &Job { revision: header.id(), label, live, expected, target, changes })

@@ -124,7 +124,9 @@ impl Member {
             (self.sets.tree, self.sets.live, self.position) = (tree, live, position);
             let reason = chain(&error);
             let back = switched.take_back().map_err(|failed| chain(&failed));
-            return Err(back.map_or_else(|back| format!("{reason}; {back}"), |()| format!("{reason}; all was taken back")));
+            return Err(
+                back.map_or_else(|back| format!("{reason}; {back}"), |()| format!("{reason}; all was taken back"))
+            );
         }
         let kept = switched.kept.clone();
         switched.commit();
@@ -148,8 +150,15 @@ impl Member {
         let changes = parent.diff(&self.sets.tree);
         let codec = self.record.load().record().policy.codec;
         let mut new = self.history.create()?;
-        let contents =
-            Contents { header, base: true, parent: &parent, rules: &rules, changes: &changes, sources: &site.sources, codec };
+        let contents = Contents {
+            header,
+            base: true,
+            parent: &parent,
+            rules: &rules,
+            changes: &changes,
+            sources: &site.sources,
+            codec,
+        };
         pack::write(&contents, new.file())?;
         self.history.commit(new)?;
         Ok(())
@@ -165,19 +174,20 @@ impl Member {
         };
         self.tell(Observation::Started { sync: true, to: header.number() });
         let began = Instant::now();
-        let planned = match self.sets.look(&look).map_err(ReceiveError::from).and_then(|()| self.sets.plan_back(&header)) {
-            Ok(planned) => planned,
-            Err(error) => return self.refused(&header, &error),
-        };
+        let planned =
+            match self.sets.look(&look).map_err(ReceiveError::from).and_then(|()| self.sets.plan_back(&header)) {
+                Ok(planned) => planned,
+                Err(error) => return self.refused(&header, &error),
+            };
         let mut filling = Filling { header, planned, began, pack: false };
-        match self.from_history(&mut filling.planned.plan) {
+        match self.take_from_history(&mut filling.planned.plan) {
             Ok(missing) => self.await_chunks(filling, &missing),
             Err(error) => self.refused(&filling.header, &error),
         }
     }
 
     /// Supplies what this server's own history has; returns what is missing still.
-    fn from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
+    fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
         let wanted: HashSet<Hash> = plan.missing().iter().map(|chunk| chunk.hash).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());

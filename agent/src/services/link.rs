@@ -2,34 +2,41 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     limits,
     v1::group_client::GroupClient,
 };
+use bellwether_store::tree::Tree;
 use tokio::sync::Mutex;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{error::chain, group::GroupRecord, tls};
+
+/// The manager's services, as asked over that connection.
+pub(crate) type Client = GroupClient<Channel>;
 
 /// The connection, made when it is first needed and again when it was lost or the manager is another one.
 pub(crate) struct ManagerLink {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
     channel: Mutex<Option<(PublicKey, Channel)>>,
+    /// The tree of the revision that this member holds.
+    pub(crate) tree: Arc<ArcSwap<Tree>>,
 }
 
 impl ManagerLink {
     /// Connects to nothing yet.
-    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>) -> Self {
-        Self { key, record, channel: Mutex::new(None) }
+    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, tree: Arc<ArcSwap<Tree>>) -> Self {
+        Self { key, record, channel: Mutex::new(None), tree }
     }
 
     /// Asks the manager. A connection that turns out to be lost is made again, once.
     ///
     /// # Errors
     /// The manager's answer, or that it does not answer (W11).
-    pub(crate) async fn ask<T, F>(&self, mut question: impl FnMut(GroupClient<Channel>) -> F) -> Result<T, Status>
+    pub(crate) async fn ask<T, F>(&self, mut question: impl FnMut(Client) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -43,7 +50,7 @@ impl ManagerLink {
         }
     }
 
-    async fn client(&self) -> Result<GroupClient<Channel>, Status> {
+    async fn client(&self) -> Result<Client, Status> {
         let current = self.record.current();
         let manager = current.record().manager();
         let mut slot = self.channel.lock().await;
@@ -62,6 +69,8 @@ impl ManagerLink {
                 channel
             }
         };
-        Ok(GroupClient::new(channel).max_decoding_message_size(limits::MESSAGE).max_encoding_message_size(limits::MESSAGE))
+        Ok(GroupClient::new(channel)
+            .max_decoding_message_size(limits::MESSAGE)
+            .max_encoding_message_size(limits::MESSAGE))
     }
 }

@@ -3,15 +3,16 @@
 pub(crate) mod admin;
 pub(crate) mod group;
 pub(crate) mod link;
+mod refusal;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use bellwether_manager::Manager;
 use bellwether_proto::{record::Role, status::FarmStatus, v1};
 use tokio::sync::watch;
 use tonic::Status;
 
-use self::link::ManagerLink;
+use self::{link::ManagerLink, refusal::refusal};
 use crate::group::GroupRecord;
 
 /// What the services share: who this server is, what it is in its group, what is known of the farm.
@@ -19,6 +20,10 @@ pub(crate) struct Agent {
     pub(crate) record: Arc<GroupRecord>,
     pub(crate) standing: Standing,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
+    /// Ends the agent.
+    pub(crate) stop: watch::Sender<bool>,
+    /// The group is to be forgotten when the agent has ended (W22).
+    pub(crate) leaving: AtomicBool,
 }
 
 /// What this server is, with what it needs for it.
@@ -68,4 +73,24 @@ impl Agent {
         let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
         Ok(v1::StatusReply { json: json.into() })
     }
+}
+
+/// Changes one file at the manager.
+pub(crate) async fn change(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::ChangeReply, Status> {
+    let changed = manager.change(change).await.map_err(refusal)?;
+    Ok(v1::ChangeReply {
+        revision: changed.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
+        id: changed.revision.map(|header| header.id().0.into()).unwrap_or_default(),
+    })
+}
+
+/// Reads one file at the manager.
+pub(crate) async fn read(manager: &Manager, read: v1::ReadRequest) -> Result<v1::ReadReply, Status> {
+    let read = manager.read(read).await.map_err(refusal)?;
+    Ok(v1::ReadReply {
+        data: read.data,
+        hash: read.hash.into(),
+        mode: read.mode.into(),
+        revision: read.revision.to_string(),
+    })
 }

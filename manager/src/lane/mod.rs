@@ -146,7 +146,9 @@ impl Lane {
 
     async fn connect(&self) -> Result<Link, String> {
         let patience = self.shared.timings.dial;
-        timeout(patience, self.dial()).await.unwrap_or_else(|_| Err(format!("no answer within {} s", patience.as_secs())))
+        timeout(patience, self.dial())
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", patience.as_secs())))
     }
 
     async fn dial(&self) -> Result<Link, String> {

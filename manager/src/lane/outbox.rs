@@ -60,7 +60,13 @@ impl Outbox {
     }
 
     /// Offers `pack` and sends its bytes from `from` to `to`.
-    pub(crate) async fn offer(&mut self, shared: &Shared, pack: &Arc<Stored>, from: u64, to: u64) -> Result<(), String> {
+    pub(crate) async fn offer(
+        &mut self,
+        shared: &Shared,
+        pack: &Arc<Stored>,
+        from: u64,
+        to: u64,
+    ) -> Result<(), String> {
         let small = shared.head.borrow().bytes_of(pack);
         let source = match small {
             Some(bytes) => Source::Memory(bytes),
@@ -142,12 +148,12 @@ impl Outbox {
     }
 
     async fn next_work(&mut self, shared: &Shared) -> Result<Option<v1::down::Message>, String> {
+        // An offer of no bytes: the member asks for those it wants.
+        while matches!(self.work.front(), Some(Work::Slices { at, to, .. }) if at >= to) {
+            self.work.pop_front();
+        }
         let Some(work) = self.work.front_mut() else { return Ok(None) };
         let (message, last) = match work {
-            Work::Slices { at, to, .. } if at >= to => {
-                self.work.pop_front();
-                return Ok(None);
-            }
             Work::Slices { source, at, to } => {
                 let offset = *at;
                 let data = read(source, offset, (*to - offset).min(limits::SLICE as u64)).await?;
@@ -199,9 +205,7 @@ async fn read(source: &Source, at: u64, length: u64) -> Result<Bytes, String> {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use bellwether_proto::{
     hash::Hash,
+    record::{SignedRecord, Version},
     revision::{Number, RevisionId, SignedHeader},
     status::{Observation, Progress},
     v1,
@@ -47,17 +48,34 @@ struct Session<'a> {
     announced: bool,
     /// A base was asked of the publisher for this head.
     base_for: Option<RevisionId>,
+    /// The version of the record in the outbox, or of the last that was there.
+    sending: Version,
     dog: Watchdog,
     news: Option<Instant>,
 }
 
+/// While it lives, the server is reached. Dropped with the lane, too, when that is aborted.
+struct Reached<'a>(&'a Lane);
+
+impl Reached<'_> {
+    fn sent(lane: &Lane, version: Version) {
+        lane.shared.sent.send_modify(|sent| {
+            sent.insert(lane.server.name.clone(), version);
+        });
+    }
+}
+
+impl Drop for Reached<'_> {
+    fn drop(&mut self) {
+        self.0.shared.sent.send_modify(|sent| {
+            sent.remove(&self.0.server.name);
+        });
+    }
+}
+
 /// Runs the connection; returns why it ended.
-pub(super) async fn run(
-    lane: &Lane,
-    link: Link,
-    control: &mut mpsc::Receiver<Control>,
-    memory: &mut Memory,
-) -> String {
+pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> String {
+    let _reached = Reached(lane);
     let mut session = Session::new(lane, memory, &link.hello);
     match session.talk(link, control).await {
         Ok(never) => match never {},
@@ -91,6 +109,7 @@ impl<'a> Session<'a> {
             syncing: None,
             announced: false,
             base_for: None,
+            sending: lane.shared.record.borrow().record().version,
             dog,
             news: None,
         };
@@ -110,7 +129,7 @@ impl<'a> Session<'a> {
         let (mut head, mut record) = (shared.head.subscribe(), shared.record.subscribe());
         // What the hello carried may be old by now.
         self.outbox.head = Some(head.borrow_and_update().stored.header.to_wire());
-        self.outbox.record = Some(record.borrow_and_update().to_wire());
+        self.send_record(&record.borrow_and_update());
         let mut tick = tokio::time::interval(shared.timings.keepalive);
         loop {
             self.steps().await?;
@@ -123,7 +142,11 @@ impl<'a> Session<'a> {
                     let permit = permit.map_err(|_| "it closed the connection".to_owned())?;
                     if let Some(message) = self.outbox.next(&shared).await? {
                         self.dog.went(Instant::now(), size_of(&message));
+                        let recorded = matches!(message, v1::down::Message::Record(_));
                         permit.send(v1::Down { message: Some(message) });
+                        if recorded {
+                            Reached::sent(self.lane, self.sending);
+                        }
                     }
                 }
                 message = up.message() => match message.map_err(|status| refused(&status))? {
@@ -137,7 +160,7 @@ impl<'a> Session<'a> {
                 }
                 changed = record.changed() => {
                     changed.map_err(|_| "the manager stops".to_owned())?;
-                    self.outbox.record = Some(record.borrow_and_update().to_wire());
+                    self.send_record(&record.borrow_and_update());
                 }
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
@@ -154,6 +177,11 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    fn send_record(&mut self, record: &SignedRecord) {
+        self.sending = record.record().version;
+        self.outbox.record = Some(record.to_wire());
     }
 
     /// Plans, where nothing is under way.
@@ -278,7 +306,9 @@ impl<'a> Session<'a> {
         let Some(current) = &self.current else { return Ok(()) };
         match (want, &current.pack) {
             (Some(v1::want::Want::Range(range)), Some(pack)) => self.outbox.want_range(&range, pack.size),
-            (Some(v1::want::Want::Range(_)), None) => Err("it asked for bytes of a pack that was not offered".to_owned()),
+            (Some(v1::want::Want::Range(_)), None) => {
+                Err("it asked for bytes of a pack that was not offered".to_owned())
+            }
             (Some(v1::want::Want::Chunks(hashes)), _) => self.outbox.want_chunks(hashes),
             (None, _) => Ok(()),
         }
@@ -409,4 +439,3 @@ fn size_of(message: &v1::down::Message) -> u64 {
         | Message::Keepalive(_) => 0,
     }
 }
-

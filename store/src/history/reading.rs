@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     pack::{self, Decoded, Frame, Head, PackError, Reader, Splitter, Survey},
-    tree::{Change, Tree},
+    tree::Tree,
 };
 
 /// What a file holds is the file's fault; that it cannot be read is the system's.
