@@ -1,13 +1,36 @@
 //! Applying a revision on a member: stage, verify, journalled switch, read back; recovery after a crash.
 
+//!
+//! [`Plan`] looks at the disk and stages, [`Staged`] switches, [`Switched`] commits or takes back; each is dropped safely.
+//! What is on the disk at any moment is finished by [`recover`].
+
 use std::path::PathBuf;
 
 use bellwether_proto::{entry::Chunk, hash::Hash, name::SetName, revision::RevisionId};
 
+use self::{
+    journal::Phase,
+    keep::Leftover,
+    work::{Unswitched, Ways, Work},
+};
 use crate::{
+    failpoint,
     scan::{ScanError, Source},
     tree::{Change, Tree},
 };
+
+mod carry;
+mod journal;
+mod keep;
+mod local;
+mod look;
+mod place;
+mod plan;
+mod recover;
+mod space;
+mod stage;
+mod verify;
+mod work;
 
 /// Where an apply happens: the sets on this server, and the agent's state directory (journal, recovery points).
 #[derive(Debug, Clone)]
@@ -113,9 +136,9 @@ pub enum Failed {
     },
 }
 
-/// The way to `target`, with files being staged.
+/// The way to `target`, with files being staged. Dropped, it removes what was staged.
 #[derive(Debug)]
-pub struct Plan {}
+pub struct Plan(Unswitched);
 
 impl Plan {
     /// Plans the job, checks owners, space and holds, makes the staging directories and stages what is on this server's
@@ -124,13 +147,24 @@ impl Plan {
     /// # Errors
     /// Refused; nothing live was touched.
     pub fn new(site: &Site, job: &Job<'_>) -> Result<Self, Refused> {
-        let _ = (site, job);
-        todo!()
+        Self::with(site, job, Ways::default())
+    }
+
+    fn with(site: &Site, job: &Job<'_>, ways: Ways) -> Result<Self, Refused> {
+        recover::finish_done(site)?;
+        let mut plan = Self(Unswitched(Some(Work::plan(site, job, ways)?)));
+        failpoint::check("apply.begun").map_err(|source| plan.work().io(source))?;
+        local::fill(plan.work(), job.live)?;
+        Ok(plan)
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.0.work()
     }
 
     /// The chunks that are still needed.
     pub fn missing(&self) -> Vec<Chunk> {
-        todo!()
+        self.0.0.as_ref().map(|work| work.staging.missing()).unwrap_or_default()
     }
 
     /// Takes a chunk (its hash was computed from its bytes) and writes it wherever it is needed; one that is not needed
@@ -139,59 +173,89 @@ impl Plan {
     /// # Errors
     /// The disk's.
     pub fn supply(&mut self, hash: &Hash, bytes: &[u8]) -> Result<(), Refused> {
-        let _ = (hash, bytes);
-        todo!()
+        self.work().supply(hash, bytes)
     }
 
     /// Files staged whole so far, and all that are to be staged.
     pub fn progress(&self) -> (u64, u64) {
-        todo!()
+        self.0.0.as_ref().map(|work| work.staging.progress()).unwrap_or_default()
     }
 
     /// Closes staging: everything is there, verified and durable.
     ///
     /// # Errors
     /// Refused; staging is removed, nothing live was touched.
-    pub fn staged(self) -> Result<Staged, Refused> {
-        todo!()
+    pub fn staged(mut self) -> Result<Staged, Refused> {
+        let work = self.work();
+        let missing = work.staging.missing().len();
+        if missing > 0 {
+            return Err(Refused::Missing(missing));
+        }
+        failpoint::check("apply.unsynced").map_err(|source| work.io(source))?;
+        let finished = work.staging.finish(&work.areas);
+        finished.map_err(|failure| work.refused(failure))?;
+        failpoint::check("apply.staged").map_err(|source| work.io(source))?;
+        Ok(Staged(self.0))
     }
 }
 
-/// Everything staged: validation has its place here.
+/// Everything staged: validation has its place here. Dropped, it removes what was staged.
 #[derive(Debug)]
-pub struct Staged {}
+pub struct Staged(Unswitched);
 
 impl Staged {
     /// Switches: the journal first, then the exchanges, fsync, and the read-back of every changed entry from the disk.
     ///
     /// # Errors
     /// Failed; see there for what the sets hold.
-    pub fn switch(self) -> Result<Switched, Failed> {
-        todo!()
+    pub fn switch(mut self) -> Result<Switched, Failed> {
+        // Before the journal is written nothing live is touched: dropped, `self` removes what is staged.
+        self.0
+            .work()
+            .begin()
+            .map_err(|error| Failed::TakenBack { what: format!("cannot begin the switch: {error}") })?;
+        let mut work = self.0.take();
+        match work.carry_out() {
+            Ok((live, kept)) => Ok(Switched { live, kept, work }),
+            Err(what) => match work.take_back() {
+                Ok(()) => Err(Failed::TakenBack { what }),
+                Err(back) => Err(Failed::Stuck { what, back }),
+            },
+        }
     }
 }
 
-/// Switched and read back, not yet committed: reload and check have their place here.
+/// Switched and read back, not yet committed: reload and check have their place here. Dropped, it leaves the journal, as
+/// a crash would.
 #[derive(Debug)]
 pub struct Switched {
     /// The sets as they are now, read back.
     pub live: Tree,
     /// Recovery points that will be kept, as paths.
     pub kept: Vec<String>,
+    work: Work,
 }
 
 impl Switched {
     /// The caller has durably noted the new revision: the journal goes, and what was replaced.
     pub fn commit(self) {
-        todo!()
+        let mut work = self.work;
+        if let Err(error) = work.finish(Leftover::Old) {
+            // The switch stands. The next apply or start tries again to keep what was replaced.
+            tracing::error!(%error, "cannot finish the switch; what was replaced stays in staging");
+            work.journal.phase = Phase::Done;
+            if let Err(error) = work.journal.save(&work.state) {
+                tracing::error!(%error, "cannot note that the switch is committed");
+            }
+        }
     }
 
     /// Puts back what was replaced.
     ///
     /// # Errors
     /// As [`Failed::Stuck`].
-    pub fn take_back(self) -> Result<(), Failed> {
-        todo!()
+    pub fn take_back(mut self) -> Result<(), Failed> {
+        self.work.take_back().map_err(|back| Failed::Stuck { what: "the revision was not kept".to_owned(), back })
     }
 }
 
@@ -212,8 +276,7 @@ pub enum Recovered {
 /// # Errors
 /// Neither completed nor taken back; the journal is kept, and the error names every entry that is in the way.
 pub fn recover(site: &Site, at: Option<RevisionId>) -> Result<Recovered, Failed> {
-    let _ = (site, at);
-    todo!()
+    recover::recover(site, at)
 }
 
 /// Removes the journal and what was replaced, after [`Recovered::Forward`] was noted.
@@ -221,6 +284,8 @@ pub fn recover(site: &Site, at: Option<RevisionId>) -> Result<Recovered, Failed>
 /// # Errors
 /// The system's.
 pub fn forget(site: &Site) -> Result<(), ScanError> {
-    let _ = site;
-    todo!()
+    recover::forget(site)
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,23 @@ pub fn put_on_new_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32), fresh
     )?)
 }
 
+/// Gives a copy the mode, owner and time of its original, as numbers. Another owner only where that is allowed.
+///
+/// # Errors
+/// The system's.
+pub fn put_numbers(fd: BorrowedFd<'_>, mode: u16, ids: (u32, u32), mtime: (i64, u32)) -> io::Result<()> {
+    use rustix::fs::{Gid, Timespec, Timestamps, UTIME_OMIT, Uid};
+    note!(Numbers { path: of(fd)?, mode: mode });
+    match rustix::fs::fchown(fd, Some(Uid::from_raw(ids.0)), Some(Gid::from_raw(ids.1))) {
+        Err(rustix::io::Errno::PERM) => {}
+        other => other?,
+    }
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode.into()))?;
+    let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let last_modification = Timespec { tv_sec: mtime.0, tv_nsec: i64::from(mtime.1) as _ };
+    Ok(rustix::fs::futimens(fd, &Timestamps { last_access, last_modification })?)
+}
+
 /// Puts owner and time on a symbolic link.
 ///
 /// # Errors

@@ -117,3 +117,6 @@ pub fn log_to_stderr(command: &Command) {
     let filter = EnvFilter::try_from_env("BELLWETHER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,10 @@ pub enum Operation {
         meta: Meta,
         ids: (u32, u32),
     },
+    Numbers {
+        path: PathBuf,
+        mode: u16,
+    },
     Directory {
         path: PathBuf,
         mode: u32,
@@ -178,6 +182,7 @@ impl Operation {
             | Self::MetaOfFile { path, .. }
             | Self::MetaOfLink { path, .. }
             | Self::MetaOfDirectory { path, .. }
+            | Self::Numbers { path, .. }
             | Self::Directory { path, .. }
             | Self::Link { path, .. }
             | Self::Remove { path, .. }
@@ -188,29 +193,29 @@ impl Operation {
         }
     }
 
-    /// Whether `sync`, done later, makes this survive. Entries need their directories synced, both where there are two;
-    /// bytes and attributes their own file.
-    pub fn covered_by(&self, sync: &Operation) -> bool {
-        let mut copy = self.clone();
-        match (self, sync) {
-            (_, Self::SyncFilesystem { .. }) => true,
-            (Self::Write { path, .. } | Self::MetaOfFile { path, .. }, Self::SyncFile { path: synced }) => {
-                path == synced
-            }
-            (Self::MetaOfDirectory { path, .. }, Self::SyncDirectory { path: synced }) => path == synced,
-            (Self::Write { .. } | Self::MetaOfFile { .. } | Self::MetaOfDirectory { .. }, _) => false,
-            (_, Self::SyncDirectory { path: synced }) => {
-                copy.paths_mut().iter().all(|path| path.parent() == Some(synced.as_path()))
-            }
-            _ => false,
-        }
-    }
-
-    /// The directories whose fsync makes an entry's operation survive; none for bytes and attributes of files.
-    pub fn directories(&self) -> Vec<PathBuf> {
+    /// The number of the operation after which this one, number `at` of `all`, survives a power loss; none when nothing
+    /// makes it. Entries need their directories synced, both where there are two; bytes and attributes their own file.
+    pub fn durable_after(&self, at: usize, all: &[Operation]) -> Option<usize> {
+        let synced = |path: &Path| {
+            let later = all.iter().enumerate().skip(at + 1);
+            later.into_iter().find_map(|(number, operation)| match operation {
+                Self::SyncFilesystem { .. } => Some(number),
+                Self::SyncFile { path: synced } | Self::SyncDirectory { path: synced } if synced == path => {
+                    Some(number)
+                }
+                _ => None,
+            })
+        };
         match self {
-            Self::Write { .. } | Self::MetaOfFile { .. } | Self::MetaOfDirectory { .. } => Vec::new(),
-            _ => self.clone().paths_mut().iter().filter_map(|path| path.parent().map(Path::to_owned)).collect(),
+            Self::Write { path, .. }
+            | Self::MetaOfFile { path, .. }
+            | Self::MetaOfDirectory { path, .. }
+            | Self::Numbers { path, .. } => synced(path),
+            _ => {
+                let mut copy = self.clone();
+                let above = copy.paths_mut().into_iter().map(|path| synced(path.parent()?));
+                above.collect::<Option<Vec<usize>>>()?.into_iter().max()
+            }
         }
     }
 
@@ -250,6 +255,9 @@ impl Operation {
             }
             Self::Remove { path, directory: false } => super::remove(held(path)?.as_fd(), &name(path)),
             Self::Remove { path, directory: true } => super::remove_directory(held(path)?.as_fd(), &name(path)),
+            Self::Numbers { path, mode } => {
+                fs::set_permissions(root.join(path), std::os::unix::fs::PermissionsExt::from_mode((*mode).into()))
+            }
             Self::SyncFile { .. } | Self::SyncDirectory { .. } | Self::SyncFilesystem { .. } | Self::Mark { .. } => {
                 Ok(())
             }

@@ -70,8 +70,10 @@ impl Directory {
     fn files(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, HistoryError> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(failed("list", &self.path))? {
-            let path = entry.map_err(failed("list", &self.path))?.path();
-            if path.extension().and_then(|extension| extension.to_str()).is_some_and(&wanted) {
+            let entry = entry.map_err(failed("list", &self.path))?;
+            let path = entry.path();
+            let regular = entry.file_type().map_err(failed("look at", &path))?.is_file();
+            if regular && path.extension().and_then(|extension| extension.to_str()).is_some_and(&wanted) {
                 files.push(path);
             }
         }

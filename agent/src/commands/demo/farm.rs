@@ -97,11 +97,6 @@ impl Server {
         &self.config.sets[0].path
     }
 
-    /// Where it listens.
-    pub(super) fn address(&self) -> &str {
-        &self.config.advertise
-    }
-
     /// Its page.
     pub(super) fn page(&self) -> String {
         format!("http://{}/", self.config.http)

@@ -110,14 +110,13 @@ impl<'a> Story<'a> {
         let token = token(&printed.out)?;
 
         say.step("The members: join, start their agents; each is synced by itself");
-        let address = self.farm.manager().address().to_owned();
         let begun = Instant::now();
         for index in 1..self.farm.servers.len() {
             let server = &self.farm.servers[index];
             fs::create_dir(server.set())
                 .map_err(|e| trouble(format!("cannot make {}: {e}", server.set().display())))?;
             let file = server.file();
-            let args = ["join", &address, "--config", &file, "--yes"];
+            let args = ["join", "--config", &file, "--yes"];
             let printed = self.farm.run_with(&say, &args, &token).await?;
             say.result(&printed.out);
             self.farm.serve(&say, index).await?;

@@ -1,0 +1,310 @@
+//! Carrying out one operation of a switch, forward or back, from whatever state it is in.
+//!
+//! An operation has up to three places: the live entry; its name in staging, where the new one is before the switch and
+//! the old one after an exchange; and, where exchanges are refused, `NAME.old` in staging for the old one. After a power
+//! loss any of the renames may be missing, so each is looked at, and what is there is known by inode or by content.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use bellwether_proto::entry::{Entry, Kind};
+use rustix::io::Errno;
+
+use super::{
+    journal::{Act, Journal, Operation, Was},
+    look::{Seen, Shape, look},
+    place::{Area, Held},
+    stage, verify,
+};
+use crate::{
+    attributes::Accounts,
+    durable::{self, Name},
+};
+
+/// What is needed to carry out a journal's operations.
+#[derive(Clone, Copy)]
+pub(super) struct Carrier<'a> {
+    pub(super) areas: &'a [Area],
+    pub(super) journal: &'a Journal,
+    pub(super) accounts: &'a Accounts,
+    /// Whether exchanges are tried; never not, but in tests.
+    pub(super) exchange: bool,
+}
+
+/// The places of one operation.
+struct Places<'a> {
+    area: &'a Area,
+    held: Held,
+    staged: Vec<u8>,
+    old: Vec<u8>,
+}
+
+impl Places<'_> {
+    fn live(&self) -> Name<'_> {
+        self.held.at()
+    }
+
+    fn staged(&self) -> Name<'_> {
+        Name { directory: self.staging(), name: &self.staged }
+    }
+
+    fn old(&self) -> Name<'_> {
+        Name { directory: self.staging(), name: &self.old }
+    }
+
+    fn staging(&self) -> BorrowedFd<'_> {
+        self.area.staging.as_fd()
+    }
+}
+
+/// The second name of an operation in staging.
+pub(super) fn old_name(operation: &Operation) -> Vec<u8> {
+    [&stage::name(operation)[..], b".old"].concat()
+}
+
+fn seen(at: Name<'_>) -> io::Result<Option<Seen>> {
+    look(at.directory, at.name)
+}
+
+impl<'a> Carrier<'a> {
+    fn places(&self, operation: &Operation, held: Held) -> Places<'a> {
+        let area = &self.areas[operation.set];
+        Places { area, held, staged: stage::name(operation), old: old_name(operation) }
+    }
+
+    fn hold(&self, operation: &Operation) -> io::Result<Places<'a>> {
+        Ok(self.places(operation, self.areas[operation.set].hold(&operation.path)?))
+    }
+
+    /// Carries out an operation of which nothing has happened yet.
+    pub(super) fn switch(&self, operation: &Operation, held: Held) -> io::Result<()> {
+        let places = self.places(operation, held);
+        match &operation.act {
+            Act::Put => self.put(&places, operation.was.is_some()),
+            Act::Remove => match durable::rename_new(places.live(), places.staged()) {
+                // Somebody removed it in this moment.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            },
+            Act::Meta { new, .. } => self.meta(operation, new),
+        }
+    }
+
+    /// Puts what is staged in its place; what is there comes to staging.
+    fn put(&self, places: &Places<'_>, occupied: bool) -> io::Result<()> {
+        let (live, staged) = (places.live(), places.staged());
+        if !occupied {
+            match durable::rename_new(staged, live) {
+                // Something appeared in this moment: exchanged, and kept.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
+        }
+        let exchanged = if self.exchange { durable::exchange(staged, live) } else { Err(Errno::INVAL.into()) };
+        match exchanged {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && seen(live)?.is_none() => {
+                durable::rename_new(staged, live)
+            }
+            Err(error) if refuses_exchange(&error) => replace(places),
+            other => other,
+        }
+    }
+
+    fn meta(&self, operation: &Operation, meta: &bellwether_proto::entry::Meta) -> io::Result<()> {
+        let directory = self.areas[operation.set].directory(&operation.path)?;
+        let ids = self.accounts.ids(&meta.owner).map_err(io::Error::other)?;
+        durable::put_on_directory(directory.as_fd(), meta, ids)
+    }
+
+    /// Completes an operation from any state; false when what is to be put is nowhere whole.
+    pub(super) fn forward(&self, operation: &Operation) -> io::Result<bool> {
+        let places = self.hold(operation)?;
+        match &operation.act {
+            Act::Meta { new, .. } => self.meta(operation, new).map(|()| true),
+            Act::Remove => {
+                if seen(places.live())?.is_some() {
+                    let occupied = seen(places.staged())?.is_some();
+                    durable::rename_new(places.live(), if occupied { places.old() } else { places.staged() })?;
+                }
+                Ok(true)
+            }
+            Act::Put if self.is_new(operation, places.live())? => Ok(true),
+            Act::Put if self.is_new(operation, places.staged())? => {
+                self.put(&places, seen(places.live())?.is_some()).map(|()| true)
+            }
+            Act::Put => Ok(false),
+        }
+    }
+
+    /// Takes an operation back from any state.
+    pub(super) fn back(&self, operation: &Operation) -> io::Result<()> {
+        let places = match self.hold(operation) {
+            // The directory it was in is gone, and not by this switch.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && operation.was.is_none() => return Ok(()),
+            other => other?,
+        };
+        match (&operation.act, &operation.was) {
+            (Act::Meta { old, .. }, _) => self.meta(operation, old),
+            (Act::Remove, _) => match (seen(places.live())?, seen(places.staged())?) {
+                (_, None) => Ok(()),
+                (None, Some(_)) => durable::rename_new(places.staged(), places.live()),
+                (Some(_), Some(_)) => self.put(&places, true),
+            },
+            (Act::Put, None) => match (seen(places.live())?, seen(places.staged())?) {
+                (Some(_), None) => durable::rename_new(places.live(), places.staged()),
+                // Never put, or gone by another hand.
+                (Some(_) | None, _) => Ok(()),
+            },
+            (Act::Put, Some(was)) => self.put_back(operation, was, &places),
+        }
+    }
+
+    fn put_back(&self, operation: &Operation, was: &Was, places: &Places<'_>) -> io::Result<()> {
+        let (live, staged) = (seen(places.live())?, seen(places.staged())?);
+        match (seen(places.old())?, live) {
+            (None, _) => {}
+            // A second name of the live one, from a replacement that went no further.
+            (Some(old), Some(live)) if live.inode == old.inode => durable::remove(places.staging(), &places.old)?,
+            // The new one, from a way back that was interrupted.
+            (Some(_), _) if self.is_new(operation, places.old())? => {}
+            (Some(_), Some(_)) => return restore(places),
+            (Some(_), None) => return durable::rename_new(places.old(), places.live()),
+        }
+        let new_live = live.is_some() && self.is_new(operation, places.live())?;
+        let new_staged = staged.is_some() && self.is_new(operation, places.staged())?;
+        match (live, staged) {
+            (Some(_), None) if !new_live => Ok(()),
+            (None, Some(_)) if new_staged => Ok(()),
+            (None, Some(_)) => durable::rename_new(places.staged(), places.live()),
+            (Some(live), Some(staged)) => {
+                let old_staged = self.is_old(operation, was, &staged, places.staged())?;
+                let old_live = self.is_old(operation, was, &live, places.live())?;
+                match (new_live && !new_staged, new_staged, old_live, old_staged) {
+                    (true, ..) => self.put(places, true),
+                    (_, true, ..) | (_, _, true, _) => Ok(()),
+                    (_, _, _, true) => self.put(places, true),
+                    _ => Err(io::Error::other("neither the old nor the new one is known any more")),
+                }
+            }
+            (Some(_) | None, None) => Err(io::Error::other("the old one is gone")),
+        }
+    }
+
+    /// Whether what is at `at` is what the operation puts there, whole.
+    fn is_new(&self, operation: &Operation, at: Name<'_>) -> io::Result<bool> {
+        let Some(entry) = self.journal.wanted(operation.set, &operation.path) else { return Ok(false) };
+        let rules = &self.areas[operation.set].rules;
+        match entry.kind {
+            // Never exchanged for another directory; what it holds is read back afterwards.
+            Kind::Directory => Ok(seen(at)?.is_some_and(|seen| seen.shape == Shape::Directory)),
+            Kind::File(_) | Kind::Link(_) => verify::matches(at, entry, rules, self.accounts),
+        }
+    }
+
+    fn is_old(&self, operation: &Operation, was: &Was, seen: &Seen, at: Name<'_>) -> io::Result<bool> {
+        let rules = &self.areas[operation.set].rules;
+        match &was.entry {
+            _ if was.directory => Ok(seen.shape == Shape::Directory),
+            _ if seen.inode == was.inode => Ok(true),
+            Some(entry) => verify::matches(at, entry, rules, self.accounts),
+            None => Ok(false),
+        }
+    }
+
+    /// Every path that does not hold what is wanted there, read from the disk.
+    pub(super) fn differing(&self) -> Vec<String> {
+        let differs = |set: usize, path, entry: Option<&Entry>, stays: bool| -> io::Result<bool> {
+            let area = &self.areas[set];
+            let held = match area.hold(path) {
+                Err(error) if missing(&error) => return Ok(entry.is_some()),
+                other => other?,
+            };
+            match entry {
+                Some(entry) => Ok(!verify::matches(held.at(), entry, &area.rules, self.accounts)?),
+                None => Ok(!stays && held.look()?.is_some()),
+            }
+        };
+        let wanted = self.journal.wanted.iter();
+        wanted
+            .filter_map(|w| {
+                let named = format!("{}:{}", self.journal.sets[w.set].name, w.path);
+                match differs(w.set, &w.path, w.entry.as_ref(), w.stays) {
+                    Ok(false) => None,
+                    Ok(true) => Some(named),
+                    Err(error) => Some(format!("{named} ({error})")),
+                }
+            })
+            .collect()
+    }
+
+    /// Makes all operations survive a power loss.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let touched = self.touched();
+        let each = touched.len() <= stage::SYNC_EACH;
+        for (set, directory) in touched.into_iter().filter(|_| each) {
+            let area = &self.areas[set];
+            match directory {
+                None => durable::sync_directory(area.parent())?,
+                Some(path) => match area.directory(&path) {
+                    // Gone by another hand: nothing of ours is in it.
+                    Err(error) if missing(&error) => {}
+                    directory => durable::sync_directory(directory?.as_fd())?,
+                },
+            }
+        }
+        for area in self.areas {
+            let staging = area.staging.as_fd();
+            if each { durable::sync_directory(staging)? } else { durable::sync_filesystem(staging)? }
+        }
+        Ok(())
+    }
+
+    /// The directories whose entries or attributes are changed; none for the one that holds the set.
+    fn touched(&self) -> std::collections::BTreeSet<(usize, Option<bellwether_proto::entry::EntryPath>)> {
+        let operations = self.journal.operations.iter();
+        operations
+            .map(|operation| match operation.act {
+                Act::Meta { .. } => (operation.set, Some(operation.path.clone())),
+                Act::Put | Act::Remove => (operation.set, operation.path.split().map(|(above, _)| above)),
+            })
+            .collect()
+    }
+}
+
+fn missing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
+}
+
+/// Whether the file system cannot exchange these two (overlayfs, for directories of a lower layer; old ones, at all).
+fn refuses_exchange(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::INVAL | Errno::NOSYS | Errno::XDEV | Errno::OPNOTSUPP))
+}
+
+/// Replaces without an exchange: a file gets a second name first, so that one of the two is there at any moment.
+fn replace(places: &Places<'_>) -> io::Result<()> {
+    let (live, staged, old) = (places.live(), places.staged(), places.old());
+    match seen(old)? {
+        // The second name, from before an interruption.
+        Some(before) if seen(live)?.is_some_and(|live| live.inode == before.inode) => {}
+        _ => {
+            let new_is_directory = seen(staged)?.is_some_and(|seen| seen.shape == Shape::Directory);
+            if new_is_directory || durable::link(live, old).is_err() {
+                durable::rename_new(live, old)?;
+            }
+        }
+    }
+    durable::rename(staged, live)
+}
+
+/// The way back of [`replace`].
+fn restore(places: &Places<'_>) -> io::Result<()> {
+    let (live, staged, old) = (places.live(), places.staged(), places.old());
+    let old_is_directory = seen(old)?.is_some_and(|seen| seen.shape == Shape::Directory);
+    if seen(staged)?.is_none() && (old_is_directory || durable::link(live, staged).is_err()) {
+        durable::rename_new(live, staged)?;
+    }
+    durable::rename(old, live)
+}

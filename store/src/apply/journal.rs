@@ -1,0 +1,152 @@
+//! The journal of a switch: what is to happen to which entry, and how to know whether it has. One state file.
+
+use std::path::{Path, PathBuf};
+
+use bellwether_proto::{
+    entry::{Entry, EntryPath, Meta},
+    hash::Hash,
+    name::SetName,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::state_file::{self, StateFileError};
+
+mod form;
+
+/// Which way an interrupted switch goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Phase {
+    /// To the new revision.
+    Forward,
+    /// Back to what was there.
+    Back,
+    /// Committed; what was replaced could not be kept yet.
+    Done,
+}
+
+/// What happens to an entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Act {
+    /// What is staged takes its place.
+    Put,
+    /// It goes to staging.
+    Remove,
+    /// The directory stays; its attributes change.
+    Meta {
+        #[serde(with = "form::meta")]
+        old: Meta,
+        #[serde(with = "form::meta")]
+        new: Meta,
+    },
+}
+
+/// What was there before the switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Was {
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) mtime: (i64, u32),
+    pub(super) directory: bool,
+    /// The entry, when it was what the scan had read.
+    #[serde(with = "form::entry")]
+    pub(super) entry: Option<Entry>,
+}
+
+/// One operation of a switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Operation {
+    /// Index into [`Journal::sets`].
+    pub(super) set: usize,
+    #[serde(with = "form::path")]
+    pub(super) path: EntryPath,
+    pub(super) act: Act,
+    /// Its name in staging: of what is put, or of where what is removed goes.
+    pub(super) staged: u64,
+    /// The inode of what is put.
+    pub(super) inode: u64,
+    pub(super) was: Option<Was>,
+    /// Whether what was there becomes a recovery point.
+    pub(super) keep: bool,
+}
+
+/// What one path holds afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    /// Index into [`Journal::sets`].
+    pub(super) set: usize,
+    #[serde(with = "form::path")]
+    pub(super) path: EntryPath,
+    #[serde(with = "form::entry")]
+    pub(super) entry: Option<Entry>,
+    /// Not wanted, but it stays: excluded, not carried, or a directory that holds such.
+    #[serde(default)]
+    pub(super) stays: bool,
+}
+
+/// A set of the switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct JournalSet {
+    pub(super) name: SetName,
+    pub(super) path: PathBuf,
+    /// Whether staging is inside the set.
+    pub(super) inside: bool,
+}
+
+/// A switch that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Journal {
+    pub(super) revision: Hash,
+    pub(super) label: String,
+    /// UTC, as in the names of recovery points.
+    pub(super) when: String,
+    pub(super) phase: Phase,
+    pub(super) sets: Vec<JournalSet>,
+    pub(super) operations: Vec<Operation>,
+    /// Sorted by set and path.
+    pub(super) wanted: Vec<Wanted>,
+}
+
+/// The journal's name in the state directory.
+pub(super) const NAME: &[u8] = b"journal";
+
+/// Where the journal is.
+pub(super) fn path(state: &Path) -> PathBuf {
+    state.join(crate::beneath::os(NAME))
+}
+
+impl Journal {
+    /// The journal in `state`; none when no switch was begun.
+    pub(super) fn load(state: &Path) -> Result<Option<Self>, StateFileError> {
+        let path = path(state);
+        let Some(journal) = state_file::load::<Self>(&path)? else { return Ok(None) };
+        let sets = journal.sets.len();
+        let known = journal.operations.iter().map(|o| o.set).chain(journal.wanted.iter().map(|w| w.set));
+        if known.into_iter().any(|set| set >= sets) {
+            return Err(StateFileError::Damaged { path, what: "it names a set that it does not have".to_owned() });
+        }
+        Ok(Some(journal))
+    }
+
+    /// Makes it survive a power loss.
+    pub(super) fn save(&self, state: &Path) -> Result<(), StateFileError> {
+        state_file::save(&path(state), self)
+    }
+
+    /// What `path` of that set holds afterwards.
+    pub(super) fn wanted(&self, set: usize, path: &EntryPath) -> Option<&Entry> {
+        let at = self.wanted.binary_search_by(|wanted| (wanted.set, &wanted.path).cmp(&(set, path))).ok()?;
+        self.wanted[at].entry.as_ref()
+    }
+
+    /// What is wanted at `path` of that set, and below it.
+    pub(super) fn wanted_within(&self, set: usize, path: &EntryPath) -> &[Wanted] {
+        let start = self.wanted.partition_point(|wanted| (wanted.set, &wanted.path) < (set, path));
+        let rest = &self.wanted[start..];
+        &rest[..rest.partition_point(|wanted| wanted.set == set && wanted.path.is_within(path))]
+    }
+}
+
+#[cfg(test)]
+mod tests;

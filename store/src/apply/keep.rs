@@ -1,0 +1,282 @@
+//! Recovery points: what a switch replaced and no revision has is moved to `recovery/<time>-<label>/<set>/<path>` of the
+//! state directory (invariant 4).
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use bellwether_proto::entry::EntryPath;
+use rustix::{
+    fs::{Mode, OFlags, openat, readlinkat},
+    io::Errno,
+};
+use serde::Serialize;
+
+use super::{
+    carry::old_name,
+    journal::{Act, Journal, Operation},
+    look::{Seen, Shape, look},
+    place::Area,
+    stage, verify,
+};
+use crate::{
+    beneath::{open_file, os},
+    durable::{self, Name},
+};
+
+/// Whose leftovers are in staging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leftover {
+    /// What was replaced, after the switch.
+    Old,
+    /// What was to be put, after it was taken back.
+    New,
+}
+
+/// A manifest of a recovery point, for people and for a later restore.
+#[derive(Serialize)]
+struct Manifest<'a> {
+    format: u32,
+    when: &'a str,
+    why: &'a str,
+    revision: String,
+    label: &'a str,
+    entries: Vec<Point>,
+}
+
+#[derive(Serialize)]
+struct Point {
+    /// Where it was.
+    from: String,
+    /// Where it is, beside this manifest.
+    kept: String,
+}
+
+/// A moment in UTC, as in names: `20261121T213000Z`.
+pub(super) fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days to a civil date, by eras of 400 years that begin on 1 March.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// The directory of a switch's recovery points.
+fn point(journal: &Journal) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let label: String = journal.label.chars().map(|c| if fits(c) { c } else { '_' }).collect();
+    format!("{}-{label}", journal.when)
+}
+
+/// Where what was at the operation's path is kept.
+pub(super) fn kept_path(state: &Path, journal: &Journal, operation: &Operation) -> PathBuf {
+    let set = journal.sets[operation.set].name.as_str();
+    // The root itself, when it was replaced, is the set's name.
+    let below = state.join("recovery").join(point(journal)).join(set);
+    if operation.path.is_root() { below } else { below.join(os(operation.path.as_bytes())) }
+}
+
+/// Something in staging that has to be kept.
+struct Item<'a> {
+    operation: &'a Operation,
+    name: Vec<u8>,
+}
+
+/// Which of the leftovers are no revision's and nobody else's copy.
+fn items<'a>(journal: &'a Journal, areas: &[Area], leftover: Leftover) -> io::Result<Vec<Item<'a>>> {
+    let mut items = Vec::new();
+    for operation in &journal.operations {
+        if matches!(operation.act, Act::Meta { .. }) {
+            continue;
+        }
+        for name in [stage::name(operation), old_name(operation)] {
+            let Some(seen) = look(areas[operation.set].staging.as_fd(), &name)? else { continue };
+            if has_to_be_kept(journal, operation, &seen, leftover) {
+                items.push(Item { operation, name });
+            }
+        }
+    }
+    Ok(items)
+}
+
+fn has_to_be_kept(journal: &Journal, operation: &Operation, seen: &Seen, leftover: Leftover) -> bool {
+    match (leftover, &operation.was) {
+        (Leftover::New, _) => {
+            !journal.wanted(operation.set, &operation.path).is_some_and(|entry| verify::resembles(seen, entry))
+        }
+        // It came after the switch had begun.
+        (Leftover::Old, None) => true,
+        (Leftover::Old, Some(was)) => {
+            let directory = seen.shape == Shape::Directory;
+            let same = directory || (seen.size, seen.mtime) == (was.size, was.mtime);
+            operation.keep || seen.inode != was.inode || directory != was.directory || !same
+        }
+    }
+}
+
+/// What would be kept, as paths.
+pub(super) fn planned(journal: &Journal, areas: &[Area], state: &Path, leftover: Leftover) -> io::Result<Vec<String>> {
+    let items = items(journal, areas, leftover)?;
+    Ok(items.iter().map(|item| kept_path(state, journal, item.operation).display().to_string()).collect())
+}
+
+/// Moves what has to be kept out of staging. Safe to repeat.
+pub(super) fn keep(journal: &Journal, areas: &[Area], state: &Path, leftover: Leftover) -> io::Result<()> {
+    let items = items(journal, areas, leftover)?;
+    if items.is_empty() {
+        return Ok(());
+    }
+    let held = File::open(state)?;
+    let recovery = directory(held.as_fd(), b"recovery")?;
+    let at = directory(recovery.as_fd(), point(journal).as_bytes())?;
+    manifest(at.as_fd(), journal, &items, leftover)?;
+    for Item { operation, name } in items {
+        let set = journal.sets[operation.set].name.as_str().as_bytes();
+        let path = if operation.path.is_root() {
+            EntryPath::new(set)
+        } else {
+            EntryPath::new(&[set, b"/", operation.path.as_bytes()].concat())
+        };
+        let from = Name { directory: areas[operation.set].staging.as_fd(), name: &name };
+        take(from, at.as_fd(), &path.map_err(io::Error::other)?)?;
+    }
+    Ok(())
+}
+
+fn manifest(at: BorrowedFd<'_>, journal: &Journal, items: &[Item<'_>], leftover: Leftover) -> io::Result<()> {
+    let entries = items.iter().map(|Item { operation, .. }| {
+        let set = &journal.sets[operation.set];
+        let path = os(operation.path.as_bytes());
+        Point {
+            from: set.path.join(path).display().to_string(),
+            kept: Path::new(set.name.as_str()).join(path).display().to_string(),
+        }
+    });
+    let why = match leftover {
+        Leftover::Old => "replaced by the revision; it was not what the revision before had",
+        Leftover::New => "changed after the switch to the revision, which was taken back",
+    };
+    let manifest = Manifest {
+        format: 1,
+        when: &journal.when,
+        why,
+        revision: journal.revision.to_string(),
+        label: &journal.label,
+        entries: entries.collect(),
+    };
+    durable::replace_file(at, b"manifest.json", &serde_json::to_vec_pretty(&manifest)?)
+}
+
+/// Opens `name`, made when it is not there, for this user only.
+fn directory(above: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    match durable::make_directory(above, name, 0o700) {
+        Ok(()) => durable::sync_directory(above)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    open(Name { directory: above, name })
+}
+
+fn open(at: Name<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(at.directory, os(at.name), flags, Mode::empty())?)
+}
+
+/// Moves `from` to `path` beneath `at`: a rename, or across file systems a copy.
+fn take(from: Name<'_>, at: BorrowedFd<'_>, path: &EntryPath) -> io::Result<()> {
+    let mut above = at.try_clone_to_owned()?;
+    let (directories, name) = path.split().ok_or(io::ErrorKind::InvalidInput)?;
+    for component in directories.components() {
+        above = directory(above.as_fd(), component)?;
+    }
+    // Kept twice under one name, the second time of an interrupted move or of two leftovers: the later gets a number.
+    let mut name = name.to_vec();
+    for number in 1.. {
+        if look(above.as_fd(), &name)?.is_none() {
+            break;
+        }
+        name = [path.split().map(|(_, name)| name).unwrap_or_default(), format!(".{number}").as_bytes()].concat();
+    }
+    let to = Name { directory: above.as_fd(), name: &name };
+    match durable::rename_new(from, to) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::XDEV) => copy_whole(from, to)?,
+        other => other?,
+    }
+    durable::sync_directory(above.as_fd())
+}
+
+fn copy_whole(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+    let partial = [b".partial-", from.name].concat();
+    let at = Name { directory: to.directory, name: &partial };
+    durable::remove_all(at.directory, at.name)?;
+    copy(from, at)?;
+    durable::rename_new(at, to)?;
+    durable::sync_directory(to.directory)?;
+    durable::remove_all(from.directory, from.name)
+}
+
+/// Copies a file, a link, or a directory with all it holds, durably; owner and times as they were.
+fn copy(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+    let Some(seen) = look(from.directory, from.name)? else { return Ok(()) };
+    match seen.shape {
+        Shape::File => {
+            let (mut source, copy) =
+                (open_file(from.directory, from.name)?, durable::create(to.directory, to.name, 0o600)?);
+            let (mut buffer, mut offset) = (vec![0; 1 << 18], 0);
+            loop {
+                let length = source.read(&mut buffer)?;
+                if length == 0 {
+                    break;
+                }
+                durable::write_at(&copy, &buffer[..length], offset)?;
+                offset += length as u64;
+            }
+            durable::put_numbers(copy.as_fd(), seen.mode, seen.ids, seen.mtime)?;
+            durable::sync_file(copy.as_fd())
+        }
+        Shape::Link => {
+            let target = readlinkat(from.directory, os(from.name), Vec::new())?;
+            durable::make_link(to.directory, to.name, target.as_bytes())
+        }
+        Shape::Directory => {
+            durable::make_directory(to.directory, to.name, 0o700)?;
+            let (source, copied) = (open(from)?, open(to)?);
+            for name in durable::names(source.as_fd())? {
+                let from = Name { directory: source.as_fd(), name: &name };
+                copy(from, Name { directory: copied.as_fd(), name: &name })?;
+            }
+            durable::put_numbers(copied.as_fd(), seen.mode, seen.ids, seen.mtime)?;
+            durable::sync_directory(copied.as_fd())
+        }
+        // Nothing that a set is made of.
+        Shape::Other(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn moments_are_named_in_utc() {
+        let at = |seconds| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "19700101T000000Z");
+        assert_eq!(at(951_782_400), "20000229T000000Z");
+        assert_eq!(at(1_709_251_199), "20240229T235959Z");
+        assert_eq!(at(1_795_296_600), "20261121T213000Z");
+    }
+}

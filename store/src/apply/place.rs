@@ -1,0 +1,340 @@
+//! The staging place of a set: beside it where that is possible, else `.bellwether` inside it.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bellwether_proto::{
+    entry::{EntryPath, Meta, Owner},
+    record::SetRules,
+};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock, fstat, openat},
+    io::Errno,
+};
+
+use super::{Refused, look};
+use crate::{
+    attributes::copy_label,
+    beneath::{open_directory, os},
+    durable::{self, Name},
+    scan::Source,
+};
+
+/// The staging directory inside a set; never scanned, never part of a revision.
+pub(super) const INSIDE: &[u8] = b".bellwether";
+
+/// A set's directory, held open, and its staging place. While it is held no other process stages for this set.
+#[derive(Debug)]
+pub(super) struct Area {
+    pub(super) rules: Arc<SetRules>,
+    pub(super) path: PathBuf,
+    parent: OwnedFd,
+    base: Vec<u8>,
+    root: Option<OwnedFd>,
+    pub(super) staging: OwnedFd,
+    pub(super) inside: bool,
+    /// Who owns a file that is made in staging.
+    pub(super) fresh: (u32, u32),
+}
+
+/// An entry of a set: the directory that holds it, held open, and its name there.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    directory: Arc<OwnedFd>,
+    name: Vec<u8>,
+}
+
+impl Held {
+    pub(super) fn at(&self) -> Name<'_> {
+        Name { directory: self.directory.as_fd(), name: &self.name }
+    }
+
+    pub(super) fn look(&self) -> io::Result<Option<look::Seen>> {
+        look::look(self.directory.as_fd(), &self.name)
+    }
+}
+
+impl Area {
+    /// Opens the set, finds its staging place by a real rename (inside the set when it may not be `beside`), and empties
+    /// it.
+    pub(super) fn open(source: &Source, beside: bool) -> Result<Self, Refused> {
+        let failed = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| Refused::Io { action, path, source }
+        };
+        let (parent, base) = parent(&source.path).map_err(failed("open the directory of", &source.path))?;
+        let root = root(parent.as_fd(), &base).map_err(|error| held_root(source, error))?;
+        let beside = beside.then(|| Self::beside(source, parent.as_fd(), &base, root.as_ref().map(AsFd::as_fd)));
+        let (staging, inside) = match (beside, &root) {
+            (Some(Ok(staging)), _) => (staging, false),
+            (Some(Err(error)), None) => return Err(failed("stage beside", &source.path)(error)),
+            (None, None) => return Err(failed("stage inside", &source.path)(Errno::NOENT.into())),
+            (Some(Err(error)), Some(_)) if !leads_inside(&error) => {
+                return Err(failed("stage beside", &source.path)(error));
+            }
+            (Some(Err(_)) | None, Some(root)) => {
+                (Self::within(root.as_fd()).map_err(failed("stage inside", &source.path))?, true)
+            }
+        };
+        if let Some(root) = &root {
+            // New files get the label they have in the set, not the one of its parent.
+            copy_label(root, &staging).map_err(failed("label the staging of", &source.path))?;
+        }
+        let stat = fstat(&staging).map_err(|error| failed("stage", &source.path)(error.into()))?;
+        let fresh = (stat.st_uid, stat.st_gid);
+        Ok(Self { rules: source.rules.clone(), path: source.path.clone(), parent, base, root, staging, inside, fresh })
+    }
+
+    /// Opens the set and the staging place that was used, with all that is in it.
+    pub(super) fn reopen(source: &Source, inside: bool) -> io::Result<Self> {
+        let (parent, base) = parent(&source.path)?;
+        let root = root(parent.as_fd(), &base)?;
+        let staging = match (&root, inside) {
+            (None, true) => return Err(Errno::NOENT.into()),
+            (Some(root), true) => make(root.as_fd(), INSIDE)?,
+            (_, false) => make(parent.as_fd(), &name_beside(&source.rules))?,
+        };
+        let stat = fstat(&staging)?;
+        let fresh = (stat.st_uid, stat.st_gid);
+        let (rules, path) = (source.rules.clone(), source.path.clone());
+        Ok(Self { rules, path, parent, base, root, staging, inside, fresh })
+    }
+
+    /// Removes what an interrupted staging left, in both places.
+    pub(super) fn remove_leftovers(source: &Source) -> io::Result<()> {
+        let (parent, base) = match parent(&source.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let beside = name_beside(&source.rules);
+        let root = root(parent.as_fd(), &base)?;
+        let places = [Some((parent.as_fd(), &beside[..])), root.as_ref().map(|root| (root.as_fd(), INSIDE))];
+        if let Some(root) = &root {
+            remove_probe(root.as_fd())?;
+        }
+        for (directory, name) in places.into_iter().flatten() {
+            if look::look(directory, name)?.is_none() {
+                continue;
+            }
+            // Whoever holds the lock is staging at this moment.
+            let staging = own(directory, name)?;
+            durable::clear(staging.as_fd())?;
+            durable::remove_directory(directory, name)?;
+        }
+        Ok(())
+    }
+
+    fn beside(
+        source: &Source,
+        parent: BorrowedFd<'_>,
+        base: &[u8],
+        root: Option<BorrowedFd<'_>>,
+    ) -> io::Result<OwnedFd> {
+        let name = name_beside(&source.rules);
+        let staging = make(parent, &name)?;
+        durable::clear(staging.as_fd())?;
+        let probed = match root {
+            Some(root) => probe(staging.as_fd(), root),
+            None => look::look(parent, base).map(drop),
+        };
+        if let Err(error) = probed {
+            durable::remove_all(parent, &name)?;
+            return Err(error);
+        }
+        Ok(staging)
+    }
+
+    fn within(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        remove_probe(root)?;
+        let staging = make(root, INSIDE)?;
+        durable::clear(staging.as_fd())?;
+        probe(staging.as_fd(), root)?;
+        Ok(staging)
+    }
+
+    /// The set's root; none where it is missing.
+    pub(super) fn root(&self) -> Option<BorrowedFd<'_>> {
+        self.root.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether entries have SELinux labels here.
+    pub(super) fn labelled(&self) -> bool {
+        let mut label = [0; 4096];
+        self.root().is_some_and(|root| rustix::fs::fgetxattr(root, "security.selinux", &mut label).is_ok())
+    }
+
+    /// Opens the root again, when the switch made it.
+    pub(super) fn refresh(&mut self) -> io::Result<()> {
+        self.root = root(self.parent.as_fd(), &self.base)?;
+        Ok(())
+    }
+
+    /// The entry at `path`, held by its directory.
+    ///
+    /// ENOENT and ENOTDIR when its directory is not there; ELOOP through a link, EXDEV across a mount.
+    pub(super) fn hold(&self, path: &EntryPath) -> io::Result<Held> {
+        let Some((above, name)) = path.split() else {
+            return Ok(Held { directory: Arc::new(self.parent.try_clone()?), name: self.base.clone() });
+        };
+        let root = self.root().ok_or(Errno::NOENT)?;
+        Ok(Held { directory: Arc::new(open_directory(root, &above)?), name: name.to_vec() })
+    }
+
+    /// As [`Area::hold`], opening nothing when `last` is in the same directory.
+    pub(super) fn hold_after(&self, last: Option<(&EntryPath, &Held)>, path: &EntryPath) -> io::Result<Held> {
+        match (last, path.split()) {
+            (Some((before, held)), Some((above, name)))
+                if before.split().is_some_and(|(before, _)| before == above) =>
+            {
+                Ok(Held { directory: held.directory.clone(), name: name.to_vec() })
+            }
+            _ => self.hold(path),
+        }
+    }
+
+    /// The directory at `path`, open.
+    pub(super) fn directory(&self, path: &EntryPath) -> io::Result<OwnedFd> {
+        open_directory(self.root().ok_or(Errno::NOENT)?, path)
+    }
+
+    /// The directory that holds the set.
+    pub(super) fn parent(&self) -> BorrowedFd<'_> {
+        self.parent.as_fd()
+    }
+
+    /// Where staging is, for people.
+    pub(super) fn staging_path(&self) -> PathBuf {
+        if self.inside {
+            return self.path.join(os(INSIDE));
+        }
+        self.path.with_file_name(os(&name_beside(&self.rules)))
+    }
+
+    /// Removes all that is staged, and the staging place.
+    pub(super) fn remove_staging(&self) -> io::Result<()> {
+        durable::clear(self.staging.as_fd())?;
+        match (self.inside, self.root()) {
+            (true, None) => return Ok(()),
+            (true, Some(root)) => return durable::remove_directory(root, INSIDE),
+            // After a power loss the probe may be there still.
+            (false, Some(root)) => remove_probe(root)?,
+            (false, None) => {}
+        }
+        durable::remove_directory(self.parent(), &name_beside(&self.rules))
+    }
+}
+
+fn name_beside(rules: &SetRules) -> Vec<u8> {
+    [INSIDE, b".", rules.name.as_str().as_bytes()].concat()
+}
+
+/// The parent an administrator named (links in it are theirs), and the set's name in it.
+fn parent(path: &Path) -> io::Result<(OwnedFd, Vec<u8>)> {
+    let base = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.as_bytes().to_vec();
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = File::open(above)?;
+    Ok((parent.into(), base))
+}
+
+fn root(parent: BorrowedFd<'_>, base: &[u8]) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(parent, os(base), flags, Mode::empty()) {
+        Err(Errno::NOENT) => Ok(None),
+        other => Ok(Some(other?)),
+    }
+}
+
+fn held_root(source: &Source, error: io::Error) -> Refused {
+    let code = error.raw_os_error();
+    if [Errno::LOOP, Errno::NOTDIR].iter().any(|errno| code == Some(errno.raw_os_error())) {
+        let what = "no directory (a file or a symbolic link)".to_owned();
+        return Refused::Held { set: source.rules.name.clone(), path: EntryPath::root(), what };
+    }
+    Refused::Io { action: "open", path: source.path.clone(), source: error }
+}
+
+/// Whether staging inside the set may work where staging beside it failed so.
+fn leads_inside(error: &io::Error) -> bool {
+    let errnos = [Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::XDEV, Errno::BUSY];
+    errnos.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Makes the staging directory, or takes over the one that is there.
+fn make(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    match durable::make_directory(parent, name, 0o700) {
+        Ok(()) => durable::sync_directory(parent)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    own(parent, name)
+}
+
+/// Opens a staging directory that must be this user's own, and locks it.
+fn own(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let staging = openat(parent, os(name), flags, Mode::empty())?;
+    let stat = fstat(&staging)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("the staging directory there belongs to somebody else; remove it"));
+    }
+    lock(&staging)?;
+    // An ACL or setgid inherited from the parent would be handed on to what is staged.
+    let owner = Arc::new(Owner { user: "".into(), group: "".into() });
+    let meta = Meta { mode: 0o700, owner, mtime: 0, xattrs: None };
+    durable::put_on_directory(staging.as_fd(), &meta, (stat.st_uid, stat.st_gid))?;
+    Ok(staging)
+}
+
+/// Locks a staging directory. Tried for half a second: a child that another thread has just forked holds all our locks
+/// until it runs its program.
+fn lock(staging: &OwnedFd) -> io::Result<()> {
+    for _ in 0..25 {
+        match flock(staging, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(20)),
+            other => return Ok(other?),
+        }
+    }
+    Err(io::Error::other("another process is applying to this set"))
+}
+
+/// Removes the probe that a crash left in the set.
+fn remove_probe(root: BorrowedFd<'_>) -> io::Result<()> {
+    match look::look(root, INSIDE)? {
+        Some(seen) if seen.shape == look::Shape::File && seen.size == 0 => durable::remove(root, INSIDE),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Renames a file from staging into the set and back, under the one name there that is never scanned.
+fn probe(staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<()> {
+    const PROBE: &[u8] = b"probe";
+    let from = Name { directory: staging, name: PROBE };
+    drop(durable::create(staging, PROBE, 0o600)?);
+    let moved = match look::look(root, INSIDE)? {
+        Some(seen) if seen.shape == look::Shape::Directory => {
+            let inside = openat(
+                root,
+                os(INSIDE),
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            there_and_back(from, Name { directory: inside.as_fd(), name: b"probe.there" })
+        }
+        _ => there_and_back(from, Name { directory: root, name: INSIDE }),
+    };
+    moved.and_then(|()| durable::remove(staging, PROBE))
+}
+
+fn there_and_back(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+    durable::rename(from, to)?;
+    durable::rename(to, from)
+}

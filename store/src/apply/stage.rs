@@ -1,0 +1,271 @@
+//! Staging: files with their content, attributes and names in the staging place, before anything live is touched.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use bellwether_proto::{
+    entry::{Chunk, Content, Entry, EntryPath, Kind, Meta},
+    hash::Hash,
+};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use super::{journal::Operation, place::Area};
+use crate::{
+    attributes::copy_label,
+    beneath::{open_directory, open_file, os},
+    durable, failpoint,
+};
+
+/// Up to so many files, links and directories each is synced; beyond, their file system, once.
+pub(super) const SYNC_EACH: usize = 64;
+
+/// Where a chunk belongs.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    offset: u64,
+    length: u32,
+}
+
+#[derive(Debug)]
+struct StagedFile {
+    area: usize,
+    /// Beneath the staging place.
+    path: EntryPath,
+    meta: Meta,
+    ids: (u32, u32),
+    /// Chunks that are still to come.
+    left: usize,
+    created: bool,
+    /// The live entry whose label it gets, where there are labels.
+    label: Option<EntryPath>,
+}
+
+#[derive(Debug)]
+struct StagedDirectory {
+    area: usize,
+    path: EntryPath,
+    meta: Meta,
+    ids: (u32, u32),
+}
+
+/// What is being staged.
+#[derive(Debug, Default)]
+pub(super) struct Staging {
+    files: Vec<StagedFile>,
+    directories: Vec<StagedDirectory>,
+    links: usize,
+    wanted: HashMap<Hash, Vec<Place>>,
+    /// The large file that got the last chunk.
+    open: Option<(usize, File)>,
+    done: u64,
+}
+
+/// Which name of staging an error is about, for people.
+pub(super) type Failure = (usize, EntryPath, io::Error);
+
+/// The name of an operation's file, link or directory in staging.
+pub(super) fn name(operation: &Operation) -> Vec<u8> {
+    operation.staged.to_string().into_bytes()
+}
+
+/// What an entry takes on the disk, in whole blocks.
+pub(super) fn size(entry: &Entry) -> u64 {
+    const BLOCK: u64 = 4096;
+    match &entry.kind {
+        Kind::File(content) => content.size().next_multiple_of(BLOCK),
+        Kind::Directory | Kind::Link(_) => BLOCK,
+    }
+}
+
+/// The path of `path`, which is at or below the operation's, beneath staging.
+fn beneath(operation: &Operation, path: &EntryPath) -> Result<EntryPath, io::Error> {
+    let skipped = operation.path.components().count();
+    let mut staged = EntryPath::new(&name(operation)).map_err(io::Error::other)?;
+    for component in path.components().skip(skipped) {
+        staged = staged.join(component);
+    }
+    Ok(staged)
+}
+
+impl Staging {
+    /// Adds the entry at `path`, which is at or below the operation's path; directories before what they hold.
+    pub(super) fn add(
+        &mut self,
+        areas: &[Area],
+        operation: &Operation,
+        path: &EntryPath,
+        entry: &Entry,
+        ids: (u32, u32),
+    ) -> Result<(), Failure> {
+        let area = operation.set;
+        let at = |error| (area, path.clone(), error);
+        let staged = beneath(operation, path).map_err(at)?;
+        let meta = entry.meta.clone();
+        match &entry.kind {
+            Kind::File(content) => {
+                let label = (path == &operation.path && areas[area].labelled()).then(|| path.clone());
+                let left = content.chunks().len();
+                self.want(content);
+                self.files.push(StagedFile { area, path: staged, meta, ids, left, created: false, label });
+            }
+            Kind::Directory => {
+                let (directory, name) = parent(&areas[area], &staged).map_err(at)?;
+                durable::make_directory(directory.as_fd(), &name, 0o700).map_err(at)?;
+                self.directories.push(StagedDirectory { area, path: staged, meta, ids });
+            }
+            Kind::Link(target) => {
+                self.links += 1;
+                let (directory, name) = parent(&areas[area], &staged).map_err(at)?;
+                durable::make_link(directory.as_fd(), &name, target).map_err(at)?;
+                durable::put_on_link(directory.as_fd(), &name, &meta, ids).map_err(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn want(&mut self, content: &Content) {
+        let (file, mut offset) = (self.files.len(), 0);
+        for chunk in content.chunks() {
+            self.wanted.entry(chunk.hash).or_default().push(Place { file, offset, length: chunk.length });
+            offset += u64::from(chunk.length);
+        }
+    }
+
+    fn sync_each(&self) -> bool {
+        self.files.len() + self.directories.len() + self.links <= SYNC_EACH
+    }
+
+    /// Makes the files that are empty: nothing is ever supplied for them.
+    pub(super) fn make_empty(&mut self, areas: &[Area]) -> Result<(), Failure> {
+        for number in 0..self.files.len() {
+            if self.files[number].left == 0 {
+                let file = self.create(areas, number)?;
+                self.complete(areas, number, &file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a chunk is still needed.
+    pub(super) fn wants(&self, hash: &Hash) -> bool {
+        self.wanted.contains_key(hash)
+    }
+
+    /// The chunks that are still needed.
+    pub(super) fn missing(&self) -> Vec<Chunk> {
+        self.wanted
+            .iter()
+            .filter_map(|(hash, places)| Some(Chunk { hash: *hash, length: places.first()?.length }))
+            .collect()
+    }
+
+    /// Files that are whole, and all.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (self.done, self.files.len() as u64)
+    }
+
+    /// Writes a chunk wherever it is needed.
+    pub(super) fn supply(&mut self, areas: &[Area], hash: &Hash, bytes: &[u8]) -> Result<(), Failure> {
+        let Some(places) = self.wanted.remove(hash) else { return Ok(()) };
+        for Place { file, offset, length } in places {
+            let staged = &self.files[file];
+            let at = |error| (staged.area, staged.path.clone(), error);
+            failpoint::check("apply.supply").map_err(at)?;
+            if bytes.len() != length as usize {
+                let what = format!("a chunk of {} bytes came for one of {length}", bytes.len());
+                return Err(at(io::Error::other(what)));
+            }
+            self.write(areas, file, bytes, offset)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, areas: &[Area], number: usize, bytes: &[u8], offset: u64) -> Result<(), Failure> {
+        let file = match self.open.take() {
+            Some((open, file)) if open == number => file,
+            _ if self.files[number].created => self.reopen(areas, number)?,
+            _ => self.create(areas, number)?,
+        };
+        let staged = &mut self.files[number];
+        durable::write_at(&file, bytes, offset).map_err(|error| (staged.area, staged.path.clone(), error))?;
+        staged.left -= 1;
+        if staged.left == 0 {
+            return self.complete(areas, number, &file);
+        }
+        self.open = Some((number, file));
+        Ok(())
+    }
+
+    fn create(&mut self, areas: &[Area], number: usize) -> Result<File, Failure> {
+        let staged = &mut self.files[number];
+        staged.created = true;
+        durable::create(areas[staged.area].staging.as_fd(), staged.path.as_bytes(), 0o600)
+            .map_err(|error| (staged.area, staged.path.clone(), error))
+    }
+
+    fn reopen(&self, areas: &[Area], number: usize) -> Result<File, Failure> {
+        let staged = &self.files[number];
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(&areas[staged.area].staging, os(staged.path.as_bytes()), flags, Mode::empty(), resolve)
+            .map(File::from)
+            .map_err(|error| (staged.area, staged.path.clone(), error.into()))
+    }
+
+    /// The last of a file: its attributes, and its durability when there are few.
+    fn complete(&mut self, areas: &[Area], number: usize, file: &File) -> Result<(), Failure> {
+        let staged = &self.files[number];
+        let area = &areas[staged.area];
+        let sync = self.sync_each();
+        let finish = || -> io::Result<()> {
+            if let Some(live) = &staged.label {
+                label(area, live, file.as_fd())?;
+            }
+            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, area.fresh)?;
+            if sync { durable::sync_file(file.as_fd()) } else { Ok(()) }
+        };
+        finish().map_err(|error| (staged.area, staged.path.clone(), error))?;
+        self.done += 1;
+        Ok(())
+    }
+
+    /// Puts the attributes on the directories and makes all that is staged survive a power loss.
+    pub(super) fn finish(&mut self, areas: &[Area]) -> Result<(), Failure> {
+        let sync = self.sync_each();
+        for StagedDirectory { area, path, meta, ids } in self.directories.iter().rev() {
+            let finish = || -> io::Result<()> {
+                let directory = open_directory(areas[*area].staging.as_fd(), path)?;
+                durable::put_on_directory(directory.as_fd(), meta, *ids)?;
+                if sync { durable::sync_directory(directory.as_fd()) } else { Ok(()) }
+            };
+            finish().map_err(|error| (*area, path.clone(), error))?;
+        }
+        for (number, area) in areas.iter().enumerate() {
+            let staging = area.staging.as_fd();
+            let synced = if sync { durable::sync_directory(staging) } else { durable::sync_filesystem(staging) };
+            synced.map_err(|error| (number, EntryPath::root(), error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The directory of staging that holds `staged`, and its name there.
+fn parent(area: &Area, staged: &EntryPath) -> io::Result<(OwnedFd, Vec<u8>)> {
+    let (above, name) = staged.split().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((open_directory(area.staging.as_fd(), &above)?, name.to_vec()))
+}
+
+/// Gives a staged file the label of the file it replaces, else of the directory it comes into.
+fn label(area: &Area, live: &EntryPath, to: BorrowedFd<'_>) -> io::Result<()> {
+    let held = area.hold(live)?;
+    let at = held.at();
+    match open_file(at.directory, at.name) {
+        Ok(file) => copy_label(file, to),
+        Err(_) => copy_label(at.directory, to),
+    }
+}

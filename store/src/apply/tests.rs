@@ -1,0 +1,5 @@
+mod changes;
+mod farm;
+mod faults;
+mod power_loss;
+mod random;

@@ -1,0 +1,214 @@
+//! A set on this disk, and a model of what it should become.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bellwether_proto::{
+    entry::{EntryPath, Kind},
+    hash::Hash,
+    record::SetRules,
+    revision::RevisionId,
+};
+use tempfile::TempDir;
+
+use crate::{
+    apply::{Failed, Job, Plan, Refused, Site, Switched, work::Ways},
+    durable::recording,
+    scan::{Look, Source, scan},
+    tree::Tree,
+};
+
+pub(super) struct Farm {
+    pub(super) home: TempDir,
+    pub(super) rules: SetRules,
+    pub(super) ways: Ways,
+    pub(super) state: PathBuf,
+}
+
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Refused(Refused),
+    Failed(Failed),
+}
+
+impl Farm {
+    pub(super) fn new() -> Self {
+        Self::in_directory(tempfile::tempdir().unwrap())
+    }
+
+    /// On tmpfs, where inode numbers are never used again.
+    pub(super) fn in_memory() -> Self {
+        Self::in_directory(tempfile::tempdir_in("/dev/shm").unwrap())
+    }
+
+    fn in_directory(home: TempDir) -> Self {
+        let state = home.path().join("state");
+        for directory in ["etc/web", "model", "state"] {
+            fs::create_dir_all(home.path().join(directory)).unwrap();
+        }
+        Self { home, rules: SetRules::new("web".parse().unwrap()), ways: Ways::default(), state }
+    }
+
+    pub(super) fn live(&self) -> PathBuf {
+        self.home.path().join("etc/web")
+    }
+
+    pub(super) fn model(&self) -> PathBuf {
+        self.home.path().join("model")
+    }
+
+    pub(super) fn site(&self) -> Site {
+        let rules = Arc::new(self.rules.clone());
+        Site { sources: vec![Source { rules, path: self.live() }], state: self.state.clone() }
+    }
+
+    /// The tree of a directory under the set's rules.
+    pub(super) fn tree(&self, path: &Path) -> Tree {
+        let rules = Arc::new(self.rules.clone());
+        let source = Source { rules: rules.clone(), path: path.to_owned() };
+        scan(&[source], &Tree::empty([rules]), &Look::Bytes).unwrap().tree
+    }
+
+    /// Asserts that the set holds what the model holds, and nothing is left of the way there.
+    pub(super) fn assert_is_model(&self) {
+        assert_same(&self.tree(&self.live()), &self.tree(&self.model()));
+        self.assert_clean();
+    }
+
+    pub(super) fn assert_clean(&self) {
+        assert!(!self.state.join("journal").exists(), "the journal stays");
+        assert!(!self.home.path().join("etc/.bellwether.web").exists(), "staging stays");
+        assert!(!self.live().join(".bellwether").exists(), "staging inside stays");
+    }
+
+    /// Syncs the set to the model; what is there counts as expected.
+    pub(super) fn sync(&self) -> Result<Switched, Outcome> {
+        let live = self.tree(&self.live());
+        self.sync_expecting(&live.clone(), &live)
+    }
+
+    pub(super) fn sync_expecting(&self, expected: &Tree, live: &Tree) -> Result<Switched, Outcome> {
+        let target = self.tree(&self.model());
+        let changes = live.diff(&target);
+        let job = Job { revision: revision(), label: "1.7".to_owned(), live, expected, target: &target, changes };
+        self.apply(&job)
+    }
+
+    pub(super) fn apply(&self, job: &Job<'_>) -> Result<Switched, Outcome> {
+        self.staged(job)?.switch().map_err(Outcome::Failed)
+    }
+
+    pub(super) fn staged(&self, job: &Job<'_>) -> Result<crate::apply::Staged, Outcome> {
+        let mut plan = Plan::with(&self.site(), job, self.ways).map_err(Outcome::Refused)?;
+        let places = places(job.target);
+        for chunk in plan.missing() {
+            let (path, offset) = &places[&chunk.hash];
+            let mut bytes = vec![0; chunk.length as usize];
+            let file = fs::File::open(self.model().join(crate::beneath::os(path.as_bytes()))).unwrap();
+            file.read_exact_at(&mut bytes, *offset).unwrap();
+            plan.supply(&chunk.hash, &bytes).map_err(Outcome::Refused)?;
+        }
+        plan.staged().map_err(Outcome::Refused)
+    }
+
+    /// Syncs and commits, marking in the recording when the caller has noted the revision.
+    pub(super) fn sync_and_commit(&self) -> Result<(), Outcome> {
+        let switched = self.sync()?;
+        recording::mark(&self.state, "noted");
+        switched.commit();
+        Ok(())
+    }
+
+    /// Every recovery point, as paths below `recovery/<time>-<label>/`, without the manifest.
+    pub(super) fn kept(&self) -> Vec<String> {
+        let Ok(points) = fs::read_dir(self.state.join("recovery")) else { return Vec::new() };
+        let mut kept = Vec::new();
+        for point in points {
+            let point = point.unwrap().path();
+            assert!(point.join("manifest.json").exists());
+            files(&point, &point, &mut kept);
+        }
+        kept.retain(|path| path != "manifest.json");
+        kept.sort();
+        kept
+    }
+}
+
+pub(super) fn revision() -> RevisionId {
+    RevisionId(Hash::of(b"the new revision"))
+}
+
+fn files(top: &Path, at: &Path, found: &mut Vec<String>) {
+    for entry in fs::read_dir(at).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            files(top, &path, found);
+        } else {
+            found.push(path.strip_prefix(top).unwrap().display().to_string());
+        }
+    }
+}
+
+/// Where the bytes of each chunk are.
+fn places(tree: &Tree) -> HashMap<Hash, (EntryPath, u64)> {
+    let mut places = HashMap::new();
+    tree.visit(&mut |_, path, node| {
+        let Kind::File(content) = node.entry().kind else { return };
+        let mut offset = 0;
+        for chunk in content.chunks() {
+            places.insert(chunk.hash, (path.clone(), offset));
+            offset += u64::from(chunk.length);
+        }
+    });
+    places
+}
+
+pub(super) fn assert_same(a: &Tree, b: &Tree) {
+    let different: Vec<_> = a.diff(b).into_iter().map(|change| (change.path, change.entry)).collect();
+    assert!(a.root() == b.root(), "they differ: {different:?}");
+}
+
+/// Makes what `specs` say: `dir/`, `file=content`, `link->target`, each with an optional `@mode` in octal. What cannot be
+/// made, because something is in the way, is left out.
+pub(super) fn build(root: &Path, specs: &[impl AsRef<str>]) {
+    for spec in specs {
+        let (spec, mode) = match spec.as_ref().rsplit_once('@') {
+            Some((spec, mode)) => (spec, Some(u32::from_str_radix(mode, 8).unwrap())),
+            None => (spec.as_ref(), None),
+        };
+        let path = |name: &str| {
+            let path = root.join(name);
+            let _ = fs::create_dir_all(path.parent().unwrap());
+            path
+        };
+        let made = if let Some((name, target)) = spec.split_once("->") {
+            let _ = std::os::unix::fs::symlink(target, path(name));
+            continue;
+        } else if let Some((name, content)) = spec.split_once('=') {
+            let path = path(name);
+            if path.is_symlink() {
+                continue;
+            }
+            fs::write(&path, content).map(|()| path)
+        } else {
+            fs::create_dir_all(path(spec)).map(|()| path(spec))
+        };
+        if let (Ok(path), Some(mode)) = (made, mode) {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+}
+
+/// Removes what is at `path`, whatever it is.
+pub(super) fn remove(path: &Path) {
+    if path.is_dir() && !path.is_symlink() {
+        fs::remove_dir_all(path).unwrap();
+    } else if path.symlink_metadata().is_ok() {
+        fs::remove_file(path).unwrap();
+    }
+}
