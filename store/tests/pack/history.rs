@@ -195,18 +195,6 @@ fn a_base_is_due_by_bytes() {
 }
 
 #[test]
-fn a_base_is_due_by_number() {
-    let mut line = Line::new();
-    line.edit("f", "start");
-    for at in 0..501 {
-        assert!(!line.history.base_due(), "after {at} increments");
-        line.edit("f", at.to_string());
-    }
-    assert!(line.history.base_due());
-    assert!(History::open(&line.site.history()).unwrap().base_due());
-}
-
-#[test]
 fn a_pack_with_other_changes_is_noticed() {
     let mut line = Line::new();
     line.edit("f", "1");
