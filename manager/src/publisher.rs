@@ -255,13 +255,16 @@ impl Publisher {
         let header = head.stored.header.clone();
         tracing::info!(revision = %header.number(), "published");
         let head = Head::new(head.stored.clone(), head.tree.clone(), head.published);
-        // The monitor first: a lane's report of this revision must not come before the revision.
-        self.shared.see(Event::Head {
-            number: header.number(),
-            time_ms: header.header().time_ms,
-            message: header.header().message.clone(),
+        // The monitor is told while the head is locked: no lane's report of this revision comes before it, and whoever
+        // hears of it sees it.
+        self.shared.head.send_modify(|now| {
+            *now = Arc::new(head);
+            self.shared.see(Event::Head {
+                number: header.number(),
+                time_ms: header.header().time_ms,
+                message: header.header().message.clone(),
+            });
         });
-        self.shared.head.send_replace(Arc::new(head));
         failpoints::hit("publish.announced");
     }
 

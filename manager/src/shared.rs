@@ -156,8 +156,10 @@ impl Shared {
         let save = move || {
             (shared.save_record)(&saved)?;
             failpoints::hit("record.saved");
-            shared.see(Event::Record(Arc::new(saved.record().clone())));
-            shared.record.send_replace(saved);
+            shared.record.send_modify(|now| {
+                shared.see(Event::Record(Arc::new(saved.record().clone())));
+                *now = saved;
+            });
             Ok::<_, EditError>(())
         };
         tokio::task::spawn_blocking(save).await.map_err(|_| EditError::Stopping)??;

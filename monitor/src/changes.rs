@@ -19,7 +19,12 @@ pub fn changes(before: Option<&FarmStatus>, after: &FarmStatus) -> Vec<String> {
     if before.head != after.head
         && let Some(head) = after.head
     {
-        lines.push(format!("revision {head} “{}”", plain(&after.head_message)));
+        let message = plain(&after.head_message);
+        lines.push(if message.is_empty() {
+            format!("revision {head}")
+        } else {
+            format!("revision {head} “{message}”")
+        });
     }
     if before.manager != after.manager {
         lines.push(format!("the manager is now {}, it was {}", after.manager, before.manager));

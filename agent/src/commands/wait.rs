@@ -31,6 +31,12 @@ pub struct Args {
 /// # Errors
 /// Timed out, or partly done: some cannot get there by themselves.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let goal = wait(args, common).await?;
+    output::show(common.json, &json!({ "revision": goal, "in_sync": true }), |_| format!("in sync at {goal}"));
+    Ok(())
+}
+
+async fn wait(args: Args, common: &Common) -> Result<Number, CommandError> {
     let mut watched = Watched { asked: args, goal: None, last: String::new(), json: common.json };
     let never = Duration::from_secs(10 * 365 * 86_400);
     let limit = common.timeout.unwrap_or(never);
@@ -40,7 +46,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-async fn follow(watched: &mut Watched, common: &Common) -> Result<(), CommandError> {
+async fn follow(watched: &mut Watched, common: &Common) -> Result<Number, CommandError> {
     let mut feed = Feed::live(common).await?;
     while let Some(status) = feed.next().await? {
         if let Some(end) = watched.look(&status) {
@@ -60,19 +66,15 @@ struct Watched {
 }
 
 impl Watched {
-    /// The end, where it has come to it.
-    fn look(&mut self, status: &FarmStatus) -> Option<Result<(), CommandError>> {
+    /// The end, where it has come to it: the revision at which all are in sync.
+    fn look(&mut self, status: &FarmStatus) -> Option<Result<Number, CommandError>> {
         self.goal = self.goal.or(self.asked.revision).or(status.head);
         let Some(goal) = self.goal else {
             self.waiting("nothing is published yet");
             return None;
         };
         match reached(status, goal, self.servers(status).as_deref()) {
-            Verdict::Done => {
-                let text = |_: &_| format!("in sync at {goal}");
-                output::show(self.json, &json!({ "revision": goal, "in_sync": true }), text);
-                Some(Ok(()))
-            }
+            Verdict::Done => Some(Ok(goal)),
             Verdict::Waiting(whom) => {
                 self.waiting(&whom);
                 None
@@ -91,7 +93,7 @@ impl Watched {
 
     fn waiting(&mut self, whom: &str) {
         if !self.json && self.last != whom {
-            eprintln!("waiting for {whom}");
+            eprintln!("waiting: {whom}");
         }
         whom.clone_into(&mut self.last);
     }
@@ -119,8 +121,12 @@ mod tests {
 
     use super::*;
 
+    fn seven() -> Number {
+        "1.7".parse().unwrap()
+    }
+
     fn farm(observer: &str, state: State) -> FarmStatus {
-        let head: Number = "1.7".parse().unwrap();
+        let head = seven();
         let server = |name: &str, role, state| ServerStatus {
             name: name.parse().unwrap(),
             address: format!("{name}:7440"),
@@ -177,19 +183,19 @@ mod tests {
         assert_eq!(watched.too_late(Duration::from_secs(5)).kind, Kind::TimedOut);
         status.head = Some("1.8".parse().unwrap());
         status.servers[1].revision = Some("1.7".parse().unwrap());
-        assert_eq!(watched.look(&status), Some(Ok(())), "1.8 is not waited for");
+        assert_eq!(watched.look(&status), Some(Ok(seven())), "1.8 is not waited for");
     }
 
     #[test]
     fn those_that_are_stuck_are_named() {
         let error = watched(None, &[]).look(&farm("m", State::Error)).unwrap().unwrap_err();
         assert_eq!((error.kind, error.hint.as_deref()), (Kind::Partly, Some("b: the disk is full")));
-        assert_eq!(watched(None, &["a"]).look(&farm("m", State::Error)), Some(Ok(())));
+        assert_eq!(watched(None, &["a"]).look(&farm("m", State::Error)), Some(Ok(seven())));
     }
 
     #[test]
     fn a_member_waits_for_itself() {
-        assert_eq!(watched(None, &[]).look(&farm("a", State::Unknown)), Some(Ok(())));
+        assert_eq!(watched(None, &[]).look(&farm("a", State::Unknown)), Some(Ok(seven())));
         assert_eq!(watched(None, &[]).look(&farm("m", State::Unknown)), None);
         assert_eq!(watched(Some("1.9"), &[]).look(&farm("a", State::Unknown)), None, "1.9 is not there yet");
     }

@@ -89,7 +89,8 @@ impl<'a> Session<'a> {
         let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
         let at = at.filter(|at| at.header().group == group);
         let partial = Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes));
-        let fault = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
+        let said = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
+        let fault = said.or_else(|| memory.fault.clone());
         let member = Member {
             at: at.as_ref().map(SignedHeader::id),
             fault: fault.is_some(),
@@ -333,7 +334,9 @@ impl<'a> Session<'a> {
         self.end();
         self.member.fault = true;
         self.end_sync();
-        self.lane.see(Observation::Failed(cut(reason, REASON)));
+        let reason = cut(reason, REASON);
+        self.memory.fault = Some(reason.clone());
+        self.lane.see(Observation::Failed(reason));
     }
 
     fn end(&mut self) -> Option<Current> {
@@ -403,7 +406,10 @@ impl<'a> Session<'a> {
         self.member.refused = None;
         self.memory.refused = None;
         // A sync that was announced clears an error with the first revision that it brings.
-        self.member.fault &= !(self.announced || current.sync);
+        if self.announced {
+            self.member.fault = false;
+            self.memory.fault = None;
+        }
         if id == head && (self.announced || !self.member.sync) {
             self.end_sync();
         }

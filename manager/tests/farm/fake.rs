@@ -244,7 +244,8 @@ impl Play {
             memory.partial = Some((pack, self.bytes[..whole].to_vec()));
             return None;
         }
-        let offered = self.offer.as_ref()?;
+        // The end frame was among it.
+        let Some(offered) = &self.offer else { return Some(()) };
         let end = self.bytes.len() as u64;
         if end == offered.offer.to && end < offered.offer.size {
             let want = match self.manner() {

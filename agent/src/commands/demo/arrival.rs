@@ -24,13 +24,12 @@ pub(super) struct Expected {
     pub(super) content: Arc<[u8]>,
 }
 
+/// For each file its server and the time.
+pub(super) type Arrivals = Vec<(String, Option<Duration>)>;
+
 /// Waits until each file holds its content; how long after `since` that was seen, in the order of `files`; none: not within
 /// `limit`. It begins to look at once, on a thread of its own that ends when the answer is no longer waited for.
-pub(super) fn watch(
-    files: Vec<Expected>,
-    since: Instant,
-    limit: Duration,
-) -> impl Future<Output = Vec<(String, Option<Duration>)>> {
+pub(super) fn watch(files: Vec<Expected>, since: Instant, limit: Duration) -> impl Future<Output = Arrivals> {
     let (done, seen) = oneshot::channel();
     let servers: Vec<_> = files.iter().map(|file| file.server.clone()).collect();
     thread::spawn(move || look(&files, since, limit, done));

@@ -13,8 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncWriteExt,
     net::UnixStream,
-    process::{Child, Command},
-    time::{Instant, sleep, timeout},
+    process::Command,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::say::Say;
@@ -88,7 +90,55 @@ pub(super) struct Server {
     pub(super) name: String,
     /// What its agent.toml says.
     config: Config,
-    agent: Option<Child>,
+    agent: Option<Agent>,
+}
+
+/// An agent that was started: a task waits for its end, so that it is noticed whenever it comes.
+#[derive(Debug)]
+struct Agent {
+    pid: Pid,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    /// Owns the process, which is killed when this is dropped.
+    waiting: JoinHandle<()>,
+}
+
+impl Agent {
+    fn start(mut command: Command) -> std::io::Result<Self> {
+        let mut child = command.spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        let pid = pid.ok_or_else(|| std::io::Error::other("it ended at once"))?;
+        let (end, ended) = watch::channel(None);
+        let waiting = tokio::spawn(async move {
+            match child.wait().await {
+                Ok(status) => drop(end.send_replace(Some(status))),
+                Err(e) => eprintln!("bellwether: cannot wait for process {pid:?}: {e}"),
+            }
+        });
+        Ok(Self { pid, ended, waiting })
+    }
+
+    fn ended(&self) -> Option<ExitStatus> {
+        *self.ended.borrow()
+    }
+
+    /// Sends a signal, unless it has ended: then its number may be another's.
+    fn signal(&self, signal: Signal) {
+        if self.ended().is_none() {
+            // It may end just now: that is what is wanted.
+            let _ = kill_process(self.pid, signal);
+        }
+    }
+
+    async fn end(&mut self) {
+        // An error means that the one who waited is gone, and the process with it.
+        let _ = self.ended.wait_for(Option::is_some).await;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.waiting.abort();
+    }
 }
 
 impl Server {
@@ -203,9 +253,9 @@ impl Farm {
         let error = log.try_clone().map_err(|e| trouble(format!("cannot share a log file: {e}")))?;
         let mut command = self.command(&args);
         command.stdin(Stdio::null()).stdout(log).stderr(error);
-        let child = command.spawn().map_err(|e| trouble(format!("cannot start `{command:?}`: {e}")))?;
-        self.servers[index].agent = Some(child);
-        answers(&mut self.servers[index]).await
+        let agent = Agent::start(command).map_err(|e| trouble(format!("cannot start {}: {e}", self.program.display())));
+        self.servers[index].agent = Some(agent?);
+        answers(&self.servers[index]).await
     }
 
     /// As one types it in the demo's directory. Killed when it is no longer waited for.
@@ -217,28 +267,35 @@ impl Farm {
     }
 
     /// Kills a server's agent as `kill -9` does.
-    pub(super) async fn kill(&mut self, index: usize) -> Result<(), CommandError> {
-        let server = &mut self.servers[index];
-        let Some(mut agent) = server.agent.take() else { return Ok(()) };
-        agent.kill().await.map_err(|e| trouble(format!("cannot kill the agent of {}: {e}", server.name)))
+    pub(super) async fn kill(&mut self, index: usize) {
+        if let Some(mut agent) = self.servers[index].agent.take() {
+            agent.signal(Signal::KILL);
+            agent.end().await;
+        }
+    }
+
+    /// Fails when an agent ends that nobody has ended.
+    pub(super) async fn an_agent_ends(&self) -> CommandError {
+        loop {
+            let ended = |server: &&Server| server.agent.as_ref().is_some_and(|agent| agent.ended().is_some());
+            if let Some(server) = self.servers.iter().find(ended) {
+                let status = server.agent.as_ref().and_then(Agent::ended);
+                return gone(server, status);
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Ends every agent: asks first, then kills. Those that had to be killed are named.
     pub(super) async fn end(mut self) -> Vec<String> {
-        for server in &self.servers {
-            let pid = server.agent.as_ref().and_then(|agent| agent.id());
-            if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-                // One that has ended by itself is what is wanted.
-                let _ = kill_process(pid, Signal::TERM);
-            }
-        }
+        self.servers.iter().filter_map(|server| server.agent.as_ref()).for_each(|agent| agent.signal(Signal::TERM));
         let mut killed = Vec::new();
         let deadline = Instant::now() + FAREWELL;
         for server in &mut self.servers {
             let Some(mut agent) = server.agent.take() else { continue };
-            if tokio::time::timeout_at(deadline, agent.wait()).await.is_err() {
-                // An error means that it has ended after all.
-                let _ = agent.kill().await;
+            if timeout_at(deadline, agent.end()).await.is_err() {
+                agent.signal(Signal::KILL);
+                agent.end().await;
                 killed.push(server.name.clone());
             }
         }
@@ -285,29 +342,25 @@ fn taken(server: &Server) -> bool {
 }
 
 /// Waits until the agent answers at its socket.
-async fn answers(server: &mut Server) -> Result<(), CommandError> {
+async fn answers(server: &Server) -> Result<(), CommandError> {
     let deadline = Instant::now() + PATIENCE;
     while UnixStream::connect(&server.config.admin_socket).await.is_err() {
-        if let Some(status) = server.agent.as_mut().and_then(|agent| agent.try_wait().ok().flatten()) {
-            server.agent = None;
-            return Err(ended(server, status));
+        if let Some(status) = server.agent.as_ref().and_then(Agent::ended) {
+            return Err(gone(server, Some(status)));
         }
         if Instant::now() > deadline {
-            return Err(
-                trouble(format!("the agent of {} does not answer at its socket", server.name)).hint(server.log_end())
-            );
+            let text = format!("the agent of {} does not answer at its socket", server.name);
+            return Err(trouble(text).hint(server.log_end()));
         }
         sleep(LOOK).await;
     }
     Ok(())
 }
 
-fn ended(server: &Server, status: ExitStatus) -> CommandError {
-    let error = trouble(format!("the agent of {} ended with {status}", server.name));
-    if taken(server) {
-        return error.hint(PORT_TAKEN);
-    }
-    error.hint(server.log_end())
+fn gone(server: &Server, status: Option<ExitStatus>) -> CommandError {
+    let status = status.map_or_else(String::new, |status| format!(" with {status}"));
+    let error = trouble(format!("the agent of {} ended{status}", server.name));
+    if taken(server) { error.hint(PORT_TAKEN) } else { error.hint(server.log_end()) }
 }
 
 /// The hint of a start that is worth another try.

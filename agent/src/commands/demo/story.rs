@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{
-    arrival::{self, Expected},
+    arrival::{self, Arrivals, Expected},
     compare::compare,
     farm::{Farm, PATIENCE, Server, trouble},
     say::{Say, ms},
@@ -164,8 +164,7 @@ impl<'a> Story<'a> {
         let seen = arrival::watch(expected(servers, &self.edited, &content), since, PATIENCE);
         replace(&path, &content)?;
         let mut times = BTreeMap::new();
-        for (server, time) in seen.await {
-            let time = time.ok_or_else(|| self.late(&server, &self.edited))?;
+        for (server, time) in self.arrived(seen, &self.edited).await? {
             self.say.result(&format!("{server} has it after {}", ms(time)));
             times.insert(server, time.as_secs_f64() * 1e3);
         }
@@ -188,8 +187,8 @@ impl<'a> Story<'a> {
         }
         let written = since.elapsed();
         let mut last = Duration::ZERO;
-        for (server, time) in seen.await {
-            last = last.max(time.ok_or_else(|| self.late(&server, Path::new("burst")))?);
+        for (_, time) in self.arrived(seen, Path::new("burst")).await? {
+            last = last.max(time);
         }
         let after = once(&self.farm.manager().common()).await?;
         let revisions = sequence(&after).saturating_sub(sequence(&before));
@@ -210,7 +209,7 @@ impl<'a> Story<'a> {
         let name = self.farm.servers[last].name.clone();
         self.say.step(&format!("{name} dies, a change is made meanwhile, it comes back"));
         self.say.command(&format!("kill -9 AGENT_OF_{name}"));
-        self.farm.kill(last).await?;
+        self.farm.kill(last).await;
         self.edit_and_watch(2, 1..last).await?;
         let lost = |status: &FarmStatus| {
             let server = status.servers.iter().find(|server| server.name.as_str() == name);
@@ -225,8 +224,7 @@ impl<'a> Story<'a> {
         let files = expected(&self.farm.servers[last..], &self.edited, &content);
         let seen = arrival::watch(files, since, PATIENCE);
         self.farm.serve(&self.say, last).await?;
-        for (server, time) in seen.await {
-            let time = time.ok_or_else(|| self.late(&server, &self.edited))?;
+        for (server, time) in self.arrived(seen, &self.edited).await? {
             self.say.result(&format!("{server} has it {} after its start", ms(time)));
             self.measured.catch_up_ms = time.as_secs_f64() * 1e3;
         }
@@ -258,10 +256,22 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    fn late(&self, name: &str, what: &Path) -> CommandError {
-        let server = self.farm.servers.iter().find(|server| server.name == name);
-        let text = format!("{name} does not have {} after {} s", what.display(), PATIENCE.as_secs());
-        trouble(text).hint(server.map(Server::log_end).unwrap_or_default())
+    /// The times, all of them; or why one of the servers does not have `what`.
+    async fn arrived(
+        &self,
+        seen: impl Future<Output = Arrivals>,
+        what: &Path,
+    ) -> Result<Vec<(String, Duration)>, CommandError> {
+        let seen = tokio::select! {
+            seen = seen => seen,
+            error = self.farm.an_agent_ends() => return Err(error),
+        };
+        let late = |name: &str| {
+            let server = self.farm.servers.iter().find(|server| server.name == name);
+            let text = format!("{name} does not have {} after {} s", what.display(), PATIENCE.as_secs());
+            trouble(text).hint(server.map(Server::log_end).unwrap_or_default())
+        };
+        seen.into_iter().map(|(name, time)| time.ok_or_else(|| late(&name)).map(|time| (name, time))).collect()
     }
 
     /// Follows the farm's status at the manager until `there`.
@@ -278,7 +288,10 @@ impl<'a> Story<'a> {
             }
             Err(trouble("the manager's agent ended"))
         };
-        let result = timeout(PATIENCE, follow).await;
+        let result = tokio::select! {
+            result = timeout(PATIENCE, follow) => result,
+            error = self.farm.an_agent_ends() => return Err(error),
+        };
         result.unwrap_or_else(|_| {
             let seen = last.map(|status| format!("{}\n{}", summary(&status), problems(&status).join("\n")));
             let text = format!("the farm did not get there within {} s", PATIENCE.as_secs());

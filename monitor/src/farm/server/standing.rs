@@ -9,6 +9,9 @@ use bellwether_proto::{
 
 use super::{Known, Phase};
 
+/// The program's version: its crates have one.
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// What a server's state is told against.
 pub(in crate::farm) struct View<'a> {
     pub(in crate::farm) head: Option<Number>,
@@ -41,7 +44,7 @@ impl Known {
             progress: self.progress.clone(),
             seen_ms: if name == view.observer { Some(view.now_ms) } else { self.seen_ms },
             last_update_us: self.last_update_us,
-            version: self.version.clone(),
+            version: if name == view.observer { Some(OWN_VERSION.to_owned()) } else { self.version.clone() },
             kept: self.kept.clone(),
         }
     }
