@@ -310,3 +310,6 @@ pub fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<Box<[u8]>>> {
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 mod changes;
+mod child;
 mod farm;
 mod faults;
+mod killed;
+mod mounts;
 mod power_loss;
 mod random;
