@@ -72,7 +72,7 @@ use crate::{
     tokens::{Grant, Kept, Presented, TokenRefused, Tokens},
 };
 
-/// How long an edit of the record waits for the servers that are reached to be sent it.
+/// How long is waited for the servers that are reached to take a new record.
 const SPREAD: Duration = Duration::from_secs(1);
 
 /// Opens a connection to a server: mutual TLS with the key that the record pins.
@@ -235,16 +235,17 @@ impl Manager {
         self.inner.shared.edit(|held| rule(held).map(|next| next.filter(|_| !dry_run))).await
     }
 
-    /// The members that have not been sent the record in force, after a second at most.
+    /// The servers that have not taken the record in force, after a second at most.
     pub async fn lacking(&self) -> Vec<ServerName> {
         let record = self.record();
         let version = record.record().version;
         let members = || record.record().servers.iter().filter(|server| server.role != Role::Manager);
-        let mut sent = self.inner.shared.sent.subscribe();
-        let spread = sent.wait_for(|sent| sent.values().all(|held| *held >= version));
+        let mut records = self.inner.shared.records.subscribe();
+        let spread = records.wait_for(|records| records.values().all(|held| *held >= version));
+        // A timeout: some lack it, and are named.
         let _ = tokio::time::timeout(SPREAD, spread).await;
-        let sent = self.inner.shared.sent.borrow();
-        let lacks = |server: &&Server| sent.get(&server.name).is_none_or(|held| *held < version);
+        let records = self.inner.shared.records.borrow();
+        let lacks = |server: &&Server| records.get(&server.name).is_none_or(|held| *held < version);
         members().filter(lacks).map(|server| server.name.clone()).collect()
     }
 
