@@ -183,7 +183,9 @@ impl Publisher {
         if let Some(why) = &self.unpublished {
             return Err(change::ChangeError::Unpublished(why.clone()));
         }
-        let request = Request { message: asked.message.clone(), author: asked.author.clone(), ..Request::default() };
+        // Who names the file means it: even the removal of a set's only file frightens nobody.
+        let (message, author) = (asked.message.clone(), asked.author.clone());
+        let request = Request { message, author, accept: true, dry_run: false };
         let shared = self.shared.clone();
         let made = move || change::make(&shared, &asked);
         let made = tokio::task::spawn_blocking(made).await.map_err(|_| PublishError::Stopping)??;
