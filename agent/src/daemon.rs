@@ -95,7 +95,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
             name: config.name.clone(),
             paths,
             layout: layout.clone(),
-            record: record.shared(),
+            record: record.clone(),
             events,
             ready: ready_to,
             tree: tree.clone(),
