@@ -1,1 +1,25 @@
-fn main() {}
+//! `bellwether`: parses the command line, runs one command, says how it ended.
+
+use std::process::ExitCode;
+
+use bellwether::{
+    commands::{self, Cli},
+    error,
+};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return error::report_usage(&usage),
+    };
+    commands::log_to_stderr(&cli.command);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(e) => return error::report(cli.common.json, &error::CommandError::failed(&e)),
+    };
+    match runtime.block_on(commands::run(cli.command, &cli.common)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => error::report(cli.common.json, &e),
+    }
+}

@@ -1,1 +1,377 @@
-//! x
+//! The manager's role: its config directories are the truth; every edit becomes a signed revision that all members get.
+//!
+//! [`form`](form()) makes a group; [`Manager::start`] runs it. Three kinds of task, all ended by the `shutdown` watch
+//! and joined by [`Manager::stopped`]:
+//!
+//! ```text
+//! watch ──Dirty──▶ publisher ──head (watch)──▶ lanes ──▶ one lane a member ──gRPC stream──▶ member
+//!                     ▲   Command (mpsc)          ▲  record (watch), ToLanes (mpsc)
+//!                     └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
+//! ```
+//!
+//! Rules are in modules of their own, without I/O: [`group`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`].
+
+mod backoff;
+mod change;
+mod dirty;
+pub mod failpoints;
+mod form;
+pub mod glob;
+pub mod group;
+mod head;
+mod lane;
+mod lanes;
+pub mod plan;
+mod preview;
+mod publish;
+mod publisher;
+pub mod quiet;
+mod read;
+pub mod safety;
+mod shared;
+mod start;
+pub mod tokens;
+mod watch;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bellwether_proto::{
+    Malformed,
+    entry::EntryPath,
+    key::PublicKey,
+    name::ServerName,
+    record::{Record, Role, Server, SignedRecord},
+    revision::SignedHeader,
+    v1,
+};
+use bellwether_store::{
+    state_file::{self, StateFileError},
+    tree::Tree,
+};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+pub use change::{ChangeError, Changed};
+pub use form::{Form, FormError, Formed, form};
+pub use lane::Deadlines;
+pub use preview::Preview;
+pub use publish::{Changes, PublishError, Request};
+pub use publisher::Published;
+pub use read::{FileRead, ReadError};
+pub use shared::{EditError, Timings};
+pub use start::{Setup, StartError};
+
+use crate::{
+    group::{By, GroupRefused, PolicyChange},
+    lane::Control,
+    lanes::ToLanes,
+    publisher::Command,
+    shared::{Shared, now_ms},
+    tokens::{Grant, Kept, Presented, TokenRefused, Tokens},
+};
+
+/// How long is waited for the servers that are reached to take a new record.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// Opens a connection to a server: mutual TLS with the key that the record pins.
+pub trait Dial: Send + Sync + 'static {
+    /// A connected channel.
+    ///
+    /// # Errors
+    /// Why the server is out of reach, for people.
+    fn dial(&self, server: &Server) -> Dialling;
+}
+
+/// A connection in the making.
+pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel, String>> + Send>>;
+
+/// Makes a record durable at the manager; called before anybody sees it.
+pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), StateFileError> + Send + Sync>;
+
+/// Why a server does not enter.
+#[derive(Debug, thiserror::Error)]
+pub enum EnterError {
+    /// A request that cannot be.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] TokenRefused),
+    /// The record.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// The server's sets are not the group's.
+    #[error("this server has no path for set {0}; give it one (--set {0}=PATH) and join again")]
+    Set(bellwether_proto::name::SetName),
+    /// The use of the token could not be made durable.
+    #[error("the token's use could not be saved; nothing was changed")]
+    Save(#[from] StateFileError),
+}
+
+/// The running manager. Clones are the same one.
+#[derive(Clone)]
+pub struct Manager {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    lanes: mpsc::Sender<ToLanes>,
+    tokens: Mutex<Tokens>,
+    tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+}
+
+impl Manager {
+    /// Waits until every task has ended, after `shutdown` was given. A publish that has begun ends first.
+    pub async fn stopped(&self) {
+        for (name, task) in self.inner.tasks.lock().await.drain(..) {
+            if let Err(error) = task.await {
+                tracing::error!(task = name, %error, "ended badly");
+            }
+        }
+    }
+
+    /// The record in force.
+    pub fn record(&self) -> Arc<SignedRecord> {
+        self.inner.shared.record.borrow().clone()
+    }
+
+    /// The head revision.
+    pub fn head(&self) -> SignedHeader {
+        self.inner.shared.head.borrow().stored.header.clone()
+    }
+
+    /// The head revision's tree.
+    pub fn tree(&self) -> Arc<Tree> {
+        self.inner.shared.head.borrow().tree.clone()
+    }
+
+    /// Publishes what differs from the head, now.
+    ///
+    /// # Errors
+    /// Nothing was published; the reason is shown as unpublished edits, too.
+    pub async fn publish(&self, request: Request) -> Result<Published, PublishError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Publish(request, answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
+    /// Puts or removes one file by compare-and-swap and publishes it at once (W5).
+    ///
+    /// # Errors
+    /// Why not, and what was left unchanged.
+    pub async fn change(&self, request: v1::ChangeRequest) -> Result<Changed, ChangeError> {
+        let asked = Box::new(request.try_into()?);
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Change(asked, answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
+    /// Reads one file of the head revision.
+    ///
+    /// # Errors
+    /// No such file, or it cannot be read.
+    pub async fn read(&self, request: v1::ReadRequest) -> Result<FileRead, ReadError> {
+        let (set, path) = (request.set.parse()?, EntryPath::new(&request.path)?);
+        let shared = self.inner.shared.clone();
+        let read = move || read::read(&shared, set, path);
+        tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
+    }
+
+    /// Holds propagation, or lets it go on (W6). Revisions are made all the same; a sync sends them to those it names.
+    ///
+    /// # Errors
+    /// The record is as it was.
+    pub async fn set_paused(&self, paused: bool, author: &str) -> Result<Arc<SignedRecord>, EditError> {
+        let by = by(author);
+        self.inner.shared.edit(|held| Ok(group::set_paused(held, paused, &by))).await
+    }
+
+    /// Changes the group's settings.
+    ///
+    /// # Errors
+    /// The record is as it was.
+    pub async fn set_policy(&self, change: PolicyChange, author: &str) -> Result<Arc<SignedRecord>, EditError> {
+        let by = by(author);
+        self.inner.shared.edit(|held| group::set_policy(held, &change, &by)).await
+    }
+
+    /// Adds a server again that was removed or disabled.
+    ///
+    /// # Errors
+    /// The record is as it was.
+    pub async fn add_server(
+        &self,
+        name: &ServerName,
+        author: &str,
+        dry_run: bool,
+    ) -> Result<Arc<SignedRecord>, EditError> {
+        self.edit_servers(|held| group::add_again(held, name, &by(author)), dry_run).await
+    }
+
+    /// Removes a server: its lane is stopped at once, and it is refused from its next call on.
+    ///
+    /// # Errors
+    /// The record is as it was.
+    pub async fn remove_server(
+        &self,
+        name: &ServerName,
+        author: &str,
+        dry_run: bool,
+    ) -> Result<Arc<SignedRecord>, EditError> {
+        self.edit_servers(|held| group::remove(held, name, &by(author)), dry_run).await
+    }
+
+    async fn edit_servers(
+        &self,
+        rule: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
+        dry_run: bool,
+    ) -> Result<Arc<SignedRecord>, EditError> {
+        self.inner.shared.edit(|held| rule(held).map(|next| next.filter(|_| !dry_run))).await
+    }
+
+    /// The servers that have not taken the record in force, after a second at most.
+    pub async fn lacking(&self) -> Vec<ServerName> {
+        let record = self.record();
+        let version = record.record().version;
+        let members = || record.record().servers.iter().filter(|server| server.role != Role::Manager);
+        let mut records = self.inner.shared.records.subscribe();
+        let spread = records.wait_for(|records| records.values().all(|held| *held >= version));
+        // A timeout: some lack it, and are named.
+        let _ = tokio::time::timeout(SPREAD, spread).await;
+        let records = self.inner.shared.records.borrow();
+        let lacks = |server: &&Server| records.get(&server.name).is_none_or(|held| *held < version);
+        members().filter(lacks).map(|server| server.name.clone()).collect()
+    }
+
+    /// Asks members to come to the head whatever their state (W8), or only to look at what they have.
+    ///
+    /// # Errors
+    /// A name that no server of the group has; nobody was asked.
+    pub async fn sync(
+        &self,
+        servers: Vec<ServerName>,
+        full: bool,
+        verify_only: bool,
+    ) -> Result<Vec<ServerName>, GroupRefused> {
+        let record = self.record();
+        if let Some(unknown) = servers.iter().find(|name| record.record().server(name).is_none()) {
+            return Err(GroupRefused::Unknown(unknown.clone()));
+        }
+        let control = if verify_only { Control::Verify { full } } else { Control::Sync { full } };
+        let (answer, answered) = oneshot::channel();
+        let _ = self.inner.lanes.send(ToLanes { servers, control, answer }).await;
+        // No answer: the manager stops, and nobody was asked.
+        Ok(answered.await.unwrap_or_default())
+    }
+
+    /// Makes a token; returns it with its secret, which is kept nowhere.
+    ///
+    /// # Errors
+    /// A grant of nothing, or it could not be saved.
+    pub async fn create_token(&self, grant: Grant) -> Result<bellwether_proto::token::Token, EnterError> {
+        let mut tokens = self.inner.tokens.lock().await;
+        let mut next = tokens.clone();
+        let (id, secret) = next.create(grant, now_ms())?;
+        self.save_tokens(&mut tokens, next).await?;
+        let record = self.record();
+        let manager = record.record().manager();
+        let (address, manager) = (manager.address.clone(), manager.key);
+        Ok(bellwether_proto::token::Token { group: record.record().group, address, manager, id, secret })
+    }
+
+    /// All tokens, without their secrets.
+    pub async fn list_tokens(&self) -> Vec<(String, Kept)> {
+        let tokens = self.inner.tokens.lock().await;
+        tokens.list().map(|(id, kept)| (id.to_owned(), kept.clone())).collect()
+    }
+
+    /// Revokes a token; again is no error.
+    ///
+    /// # Errors
+    /// No such token, or it could not be saved.
+    pub async fn revoke_token(&self, id: &str) -> Result<(), EnterError> {
+        let mut tokens = self.inner.tokens.lock().await;
+        let mut next = tokens.clone();
+        if next.revoke(id)? {
+            self.save_tokens(&mut tokens, next).await?;
+        }
+        Ok(())
+    }
+
+    async fn save_tokens(&self, tokens: &mut Tokens, next: Tokens) -> Result<(), StateFileError> {
+        let (path, saved) = (self.inner.shared.state.join(start::TOKENS), next.clone());
+        let save = tokio::task::spawn_blocking(move || state_file::save(&path, &saved));
+        save.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+        *tokens = next;
+        Ok(())
+    }
+
+    /// A server enters with a token: the token's use, then the record, are durable when this returns. `key` is what its
+    /// connection proved. Idempotent for that key.
+    ///
+    /// # Errors
+    /// Why it does not enter; the token's use may be bound to its key by then, so that it can come again.
+    pub async fn enter(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Arc<SignedRecord>, EnterError> {
+        let name = self.admit(request, key).await?;
+        let by = by(name.as_str());
+        Ok(self.inner.shared.edit(|held| group::enter(held, &name, key, &request.address, &by)).await?)
+    }
+
+    /// The records that made each manager, oldest first, for a server that enters.
+    pub fn chain(&self) -> Vec<v1::SignedRecord> {
+        self.inner.shared.chain.clone()
+    }
+
+    /// The head's tree for a server that has a token, before it enters.
+    ///
+    /// # Errors
+    /// The token is refused, or the preview cannot be made.
+    pub async fn preview(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Preview, PreviewError> {
+        self.admit(request, key).await?;
+        let shared = self.inner.shared.clone();
+        let made = tokio::task::spawn_blocking(move || Preview::new(&shared)).await;
+        Ok(made.map_err(|_| PublishError::Stopping)??)
+    }
+
+    /// Checks a token, that the record would take the server, and its sets; binds the token to its key.
+    async fn admit(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<ServerName, EnterError> {
+        let name: ServerName = request.server.parse()?;
+        let mut tokens = self.inner.tokens.lock().await;
+        let mut next = tokens.clone();
+        let presented = Presented { id: &request.token_id, secret: &request.secret, name: &name, key };
+        let changed = next.present(presented, now_ms())?;
+        // Only who has the secret learns more.
+        let record = self.record();
+        group::enter(&record, &name, key, &request.address, &by(name.as_str())).map_err(EditError::from)?;
+        let lacks =
+            |rules: &&bellwether_proto::record::SetRules| !request.sets.iter().any(|s| s == rules.name.as_str());
+        if let Some(rules) = record.record().policy.sets.iter().find(lacks) {
+            return Err(EnterError::Set(rules.name.clone()));
+        }
+        if changed {
+            self.save_tokens(&mut tokens, next).await?;
+        }
+        Ok(name)
+    }
+}
+
+/// Why there is no preview.
+#[derive(Debug, thiserror::Error)]
+pub enum PreviewError {
+    /// The token, or the record.
+    #[error(transparent)]
+    Enter(#[from] EnterError),
+    /// It cannot be made.
+    #[error("the preview cannot be made")]
+    Make(#[from] PublishError),
+}
+
+fn by(author: &str) -> By {
+    By { author: author.to_owned(), time_ms: now_ms() }
+}

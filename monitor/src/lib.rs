@@ -1,1 +1,13 @@
-//! x
+//! The sync monitor: what is known of each server (W15), for people, for scripts and for machines.
+//!
+//! Everything shown comes from one document, [`bellwether_proto::status::FarmStatus`]. [`farm::Farm`] folds what was
+//! seen into it; the others only read it. Nothing here asks a server anything. The one task is the page's, which
+//! [`http::serve`] runs until its shutdown; it reads the status from a watch channel that the daemon writes.
+
+pub mod changes;
+pub mod farm;
+pub mod http;
+mod metrics;
+pub mod table;
+pub mod text;
+pub mod wait;

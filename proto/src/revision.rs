@@ -256,3 +256,19 @@ impl SignedHeader {
         self.header.number
     }
 }
+
+impl serde::Serialize for SignedHeader {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&data_encoding::BASE64.encode(&self.to_wire().encode_to_vec()))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SignedHeader {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let text = String::deserialize(deserializer)?;
+        let bytes = data_encoding::BASE64.decode(text.as_bytes()).map_err(D::Error::custom)?;
+        let wire = v1::SignedHeader::decode(Bytes::from(bytes)).map_err(D::Error::custom)?;
+        Self::from_wire(wire).map_err(D::Error::custom)
+    }
+}

@@ -126,6 +126,8 @@ pub struct FarmStatus {
     pub manager: ServerName,
     /// The head revision.
     pub head: Option<Number>,
+    /// When it was published, milliseconds since 1970.
+    pub head_time_ms: Option<u64>,
     /// Its message.
     pub head_message: String,
     /// Propagation is held (W6).

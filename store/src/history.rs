@@ -1,4 +1,15 @@
 //! History: packs on disk, in segments of a base and its increments, deleted whole by retention.
+//!
+//! One directory, mode 0700, a file a pack: `SEQUENCE.EPOCH.ID.inc` or `.base`, the sequence in sixteen digits, the id the
+//! first eight of the revision's. `incoming-N.part` is a pack that is being written or was interrupted. Names are for
+//! people; what counts are the parents that the headers name. An increment belongs to the segment of the last base before
+//! its own revision, so a base for a revision stands beside that revision's increment and begins the next segment.
+//!
+//! All durable operations are in `history/disk.rs`.
+
+mod disk;
+mod index;
+mod reading;
 
 use std::{
     collections::HashSet,
@@ -13,7 +24,14 @@ use bellwether_proto::{
     revision::{RevisionId, SignedHeader},
 };
 
-use crate::{pack::PackError, tree::Tree};
+use self::{
+    disk::{Directory, Partial},
+    index::Index,
+};
+use crate::{
+    pack::{self, PackError},
+    tree::Tree,
+};
 
 /// A pack in the history.
 #[derive(Debug, Clone)]
@@ -67,9 +85,22 @@ pub enum Route {
     Packs(Vec<Arc<Stored>>),
 }
 
+/// A file that was left out, with those that need it; it is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The file.
+    pub path: PathBuf,
+    /// Why, for people.
+    pub why: String,
+}
+
 /// The history in one directory. One process owns it.
 #[derive(Debug)]
-pub struct History {}
+pub struct History {
+    directory: Arc<Directory>,
+    index: Index,
+    left_out: Vec<LeftOut>,
+}
 
 impl History {
     /// Opens or creates the history in `directory`; removes what was never finished there, but keeps interrupted packs
@@ -78,24 +109,46 @@ impl History {
     /// # Errors
     /// The system's.
     pub fn open(directory: &Path) -> Result<Self, HistoryError> {
-        let _ = directory;
-        todo!()
+        let (directory, files) = Directory::open(directory)?;
+        let mut left_out = Vec::new();
+        let mut packs = Vec::new();
+        for path in files {
+            match reading::stored(&path) {
+                Ok(stored) => packs.push(Arc::new(stored)),
+                Err(HistoryError::Damaged { path, source }) => left_out.push(LeftOut { path, why: source.to_string() }),
+                Err(error) => return Err(error),
+            }
+        }
+        let (index, orphans) = Index::new(packs);
+        left_out.extend(orphans.into_iter().map(|orphan| LeftOut {
+            path: orphan.path.clone(),
+            why: "the revision it changes is not in the history".into(),
+        }));
+        for LeftOut { path, why } in &left_out {
+            tracing::warn!(path = %path.display(), why, "a pack in the history cannot be used and is left out");
+        }
+        directory.settle_partials(|pack| index.all().any(|stored| stored.pack == *pack))?;
+        Ok(Self { directory: Arc::new(directory), index, left_out })
     }
 
-    /// The newest revision.
+    /// The files that were left out at [`History::open`].
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
+
+    /// The newest revision: the highest epoch, then sequence.
     pub fn head(&self) -> Option<&Arc<Stored>> {
-        todo!()
+        self.index.head()
     }
 
     /// The stored revision of that identity (its increment, where both are kept).
     pub fn get(&self, id: RevisionId) -> Option<&Arc<Stored>> {
-        let _ = id;
-        todo!()
+        self.index.get(id)
     }
 
     /// All, oldest first.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Stored>> {
-        [].iter()
+        self.index.all()
     }
 
     /// The tree of a revision: the nearest base before it with the increments applied.
@@ -103,15 +156,19 @@ impl History {
     /// # Errors
     /// Not kept, or damaged.
     pub fn tree(&self, id: RevisionId) -> Result<Tree, HistoryError> {
-        let _ = id;
-        todo!()
+        reading::tree(&self.index.based_chain(id).ok_or(HistoryError::Unknown(id))?)
     }
 
     /// How a server at `from` gets to the head: the chain of increments, or a base (and its increments) when `from` is
     /// none or unknown, or when that is fewer bytes.
     pub fn route(&self, from: Option<RevisionId>) -> Route {
-        let _ = from;
-        todo!()
+        self.index.route(from)
+    }
+
+    /// Whether a base for the head should be built: the increments since the last one have more bytes than it and 4 MiB,
+    /// or are more than 500.
+    pub fn base_due(&self) -> bool {
+        self.index.base_due()
     }
 
     /// A file for a new pack, in the history's directory, not yet part of it. Dropped unfinished, it is removed.
@@ -119,7 +176,8 @@ impl History {
     /// # Errors
     /// The system's.
     pub fn create(&self) -> Result<NewPack, HistoryError> {
-        todo!()
+        let (file, path) = self.directory.create()?;
+        Ok(NewPack { file, path, settled: false, directory: self.directory.clone() })
     }
 
     /// Goes on with the pack of that identity that was interrupted: its file, and how many bytes in whole frames are
@@ -128,23 +186,43 @@ impl History {
     /// # Errors
     /// The system's.
     pub fn resume(&self, pack: Hash) -> Result<(NewPack, u64), HistoryError> {
-        let _ = pack;
-        todo!()
+        let Some(Partial { path, bytes, .. }) = self.directory.take_partial(&pack)? else {
+            return Ok((self.create()?, 0));
+        };
+        let file = disk::reopen(&path, bytes)?;
+        Ok((NewPack { file, path, settled: false, directory: self.directory.clone() }, bytes))
     }
 
     /// The interrupted pack that is kept, and its bytes in whole frames.
     pub fn partial(&self) -> Option<(Hash, u64)> {
-        todo!()
+        self.directory.partial()
     }
 
     /// Makes a complete pack part of the history: fsync, rename, fsync of the directory. When this returns it survives a
-    /// power loss.
+    /// power loss. Interrupted packs of this revision or older ones are removed.
     ///
     /// # Errors
-    /// The system's, or the pack is not complete; the history is as it was.
-    pub fn commit(&mut self, pack: NewPack) -> Result<Arc<Stored>, HistoryError> {
-        let _ = pack;
-        todo!()
+    /// The system's, the pack is not complete, or the revision it changes is not here ([`HistoryError::Unknown`]); the
+    /// history is as it was.
+    pub fn commit(&mut self, mut pack: NewPack) -> Result<Arc<Stored>, HistoryError> {
+        let stored = self.commit_file(&pack.file, &pack.path)?;
+        pack.settled = true;
+        Ok(stored)
+    }
+
+    fn commit_file(&mut self, file: &File, path: &Path) -> Result<Arc<Stored>, HistoryError> {
+        let stored = reading::complete(file, path)?;
+        if !stored.base && !self.index.has_parent(&stored) {
+            let header = &stored.header;
+            return Err(HistoryError::Unknown(header.header().parent.unwrap_or(header.id())));
+        }
+        let sequence = stored.header.number().sequence;
+        let path = self.directory.publish(file, path, &disk::name(&stored.header, stored.base))?;
+        let stored = Arc::new(Stored { path, ..stored });
+        self.index.insert(stored.clone());
+        self.left_out.retain(|left| left.path != stored.path);
+        self.directory.forget_partials(sequence);
+        Ok(stored)
     }
 
     /// Finds chunks by hash; `found` gets each once. Reads the packs, newest first, until all are found.
@@ -156,32 +234,66 @@ impl History {
         wanted: &HashSet<Hash>,
         found: &mut dyn FnMut(Chunk, bytes::Bytes),
     ) -> Result<(), HistoryError> {
-        let _ = (wanted, found);
-        todo!()
+        let packs: Vec<_> = self.all().cloned().collect();
+        reading::chunks(packs.iter().rev(), wanted.clone(), found)
     }
 
-    /// Deletes the oldest segments, whole, while at least `revisions` stay and a base for every one of them.
+    /// Deletes the oldest segments, whole, while at least `revisions` stay and a base for every one of them. Files that
+    /// were left out go with the segments of their age.
     ///
     /// # Errors
     /// The system's.
     pub fn retain(&mut self, revisions: usize) -> Result<(), HistoryError> {
-        let _ = revisions;
-        todo!()
+        let Some((oldest, doomed)) = self.index.doomed(revisions) else { return Ok(()) };
+        let mut paths: Vec<PathBuf> = doomed.iter().map(|stored| stored.path.clone()).collect();
+        let aged = |left: &LeftOut| disk::sequence(&left.path).is_some_and(|sequence| sequence < oldest);
+        paths.extend(self.left_out.iter().filter(|left| aged(left)).map(|left| left.path.clone()));
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let mut gone = HashSet::new();
+        let removed = self.directory.remove(&paths, &mut |path| {
+            gone.insert(path.to_owned());
+        });
+        self.index.remove(&gone);
+        self.left_out.retain(|left| !gone.contains(&left.path));
+        removed
     }
 }
 
 /// A pack that is being written.
 #[derive(Debug)]
-pub struct NewPack {}
+pub struct NewPack {
+    file: File,
+    path: PathBuf,
+    /// Committed or kept: no longer this value's to remove.
+    settled: bool,
+    directory: Arc<Directory>,
+}
 
 impl NewPack {
     /// The file, to be written in order.
     pub fn file(&mut self) -> &mut File {
-        todo!()
+        &mut self.file
     }
 
-    /// Keeps what has arrived, to go on later with [`History::resume`].
-    pub fn keep(self, pack: Hash) {
-        let _ = pack;
+    /// Keeps what has arrived, to go on later with [`History::resume`]. Removed when not even the head has arrived, or it
+    /// is another pack's.
+    pub fn keep(mut self, pack: Hash) {
+        if let Ok(Some((head, bytes))) = pack::whole_frames(&self.file, &self.path)
+            && head.pack == pack
+        {
+            let (sequence, path) = (head.header.number().sequence, self.path.clone());
+            self.directory.keep(Partial { pack, bytes, sequence, path });
+            self.settled = true;
+        }
+    }
+}
+
+impl Drop for NewPack {
+    fn drop(&mut self) {
+        if !self.settled {
+            disk::discard(&self.path);
+        }
     }
 }

@@ -1,7 +1,50 @@
 //! Packs: what a revision adds to its parent, or a whole tree; built once, the same bytes for members, history, mirror
 //! and off-site.
+//!
+//! # The format, version 1
+//!
+//! A pack is a sequence of frames and nothing else. All numbers are little-endian. A frame is a header of 24 bytes and
+//! its payload:
+//!
+//! | bytes  | what |
+//! |--------|------|
+//! | 0–3    | `BWF1`: a Bellwether frame, version 1 |
+//! | 4      | kind: 1 head, 2 changes, 3 chunks, 4 end |
+//! | 5      | codec: 0 the payload is as it is, 1 raw deflate (RFC 1951) |
+//! | 6–7    | zero |
+//! | 8–11   | length of the payload: 1 to [`limits::FRAME`](bellwether_proto::limits::FRAME) |
+//! | 12–15  | raw length, after decompression: 1 to `limits::FRAME`; codec 0: the same, codec 1: more than the payload |
+//! | 16–19  | CRC-32 (IEEE) of the payload as it is stored |
+//! | 20–23  | CRC-32 of bytes 0–19 |
+//!
+//! The checksums find accidents early. Integrity proper comes from hashes: a chunk's BLAKE3 is its name, and the changes
+//! must give the root that the signed header promises.
+//!
+//! The order is one head, changes, chunks, one end, and nothing after it. Raw payloads:
+//!
+//! * **head**: a `v1.PackHead`. Its sets are sorted by name, none twice. The BLAKE3 of this whole frame, header included,
+//!   is the pack's identity.
+//! * **changes**: a `v1.Changes` of 1 to 65,536 changes, strictly sorted by (set, path) across all change frames. A base
+//!   has no removals. Written in frames of about 1 MiB.
+//! * **chunks**: 1 to 65,536 times a length of four bytes (1 to [`limits::CHUNK`](bellwether_proto::limits::CHUNK)) and that
+//!   many bytes. Chunks come in the order of their first use by the changes, each once in a pack; hashes are not stored,
+//!   the reader computes them. An increment lacks the chunks that the parent's files at changed paths (removed ones
+//!   included) have. Written in frames of about 1 MiB.
+//! * **end**: changes, chunks and chunk bytes once more, eight bytes each, codec 0.
+//!
+//! A frame is compressed by itself, once, and stored as it is where that is not longer. The same contents and codec give
+//! the same bytes.
 
-use std::{fs::File, path::PathBuf, sync::Arc};
+mod changes;
+mod decode;
+mod files;
+mod frame;
+mod order;
+mod read;
+mod survey;
+mod write;
+
+use std::{path::PathBuf, sync::Arc};
 
 use bellwether_proto::{
     Malformed,
@@ -17,6 +60,13 @@ use crate::{
     tree::{Change, Tree},
 };
 
+pub use decode::{Decoded, RawChange};
+pub use frame::{FrameKind, RawFrame, Splitter};
+pub use order::{Counts, Order};
+pub use read::{Reader, SUPPLY, chunk_frames, read_chunks};
+pub(crate) use survey::{Survey, check_structure, read_range, survey, whole_frames};
+pub use write::write;
+
 /// What to pack.
 #[derive(Debug)]
 pub struct Contents<'a> {
@@ -24,7 +74,8 @@ pub struct Contents<'a> {
     pub header: &'a SignedHeader,
     /// A whole tree; otherwise what the revision adds to `parent`.
     pub base: bool,
-    /// The parent's tree (empty for a base): chunks that its nodes under the changed paths hold are not packed again.
+    /// The parent's tree: chunks that its nodes under the changed paths hold are not packed again. Empty for a base; a
+    /// base that gets its own tree here has its changes and no chunk (a preview).
     pub parent: &'a Tree,
     /// The rules of the revision's sets, sorted by name.
     pub rules: &'a [Arc<SetRules>],
@@ -62,15 +113,6 @@ pub enum PackError {
     Malformed(#[from] Malformed),
 }
 
-/// Writes the pack to `out`, compressing with all cores and a bounded number of frames in memory. Returns its size.
-///
-/// # Errors
-/// A file changed, or the system's errors; what is in `out` is to be thrown away.
-pub fn write(contents: &Contents<'_>, out: &mut File) -> Result<u64, PackError> {
-    let _ = (contents, out);
-    todo!()
-}
-
 /// What a pack begins with.
 #[derive(Debug, Clone)]
 pub struct Head {
@@ -103,37 +145,7 @@ pub enum Frame {
     End,
 }
 
-/// Takes a pack's bytes as they arrive, in pieces of any size, and gives its frames. Bounded memory, whatever arrives.
-#[derive(Debug, Default)]
-pub struct Reader {}
-
-impl Reader {
-    /// Adds bytes and gives the frames that are complete, checked for order, counts and sizes.
-    ///
-    /// # Errors
-    /// Malformed; the reader is of no further use.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, PackError> {
-        let _ = bytes;
-        todo!()
-    }
-
-    /// How many bytes the whole frames so far have: where an interrupted transfer goes on.
-    pub fn whole(&self) -> u64 {
-        todo!()
-    }
-}
-
-/// Encodes chunks as frames outside a pack (the answer to a member that asks for chunks); [`read_chunks`] reads them.
-pub fn chunk_frames(chunks: &[(Chunk, bytes::Bytes)], codec: Codec) -> bytes::Bytes {
-    let _ = (chunks, codec);
-    todo!()
-}
-
-/// Decodes what [`chunk_frames`] made.
-///
-/// # Errors
-/// Malformed.
-pub fn read_chunks(frames: &[u8]) -> Result<Vec<(Chunk, bytes::Bytes)>, PackError> {
-    let _ = frames;
-    todo!()
+/// A refusal of bytes that are not a pack.
+fn malformed(what: impl Into<String>) -> PackError {
+    PackError::Malformed(Malformed::new(what))
 }

@@ -32,17 +32,10 @@ impl Excludes {
 
     /// Whether the entry, or a directory that it is in, is excluded. The root of a set never is.
     pub fn excluded(&self, path: &EntryPath, is_dir: bool) -> bool {
-        if path.is_root() {
-            return false;
-        }
-        self.excluded_above(path) || self.excluded_itself(path, is_dir)
-    }
-
-    /// Whether a directory that the entry is in is excluded.
-    pub(super) fn excluded_above(&self, path: &EntryPath) -> bool {
         let bytes = path.as_bytes();
-        let slashes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        slashes.into_iter().any(|(at, _)| self.matches(&bytes[..at], true))
+        let mut slashes = (0..bytes.len()).filter(|&at| bytes[at] == b'/');
+        let above = slashes.any(|at| self.matches(&bytes[..at], true));
+        !path.is_root() && (above || self.excluded_itself(path, is_dir))
     }
 
     /// Whether the entry is excluded, given that no directory above it is.

@@ -24,10 +24,10 @@ pub(super) fn edits(
     let known = Known(known);
     let mut targets = Targets::new();
     for (path, depth) in named {
-        // What is excluded whether it is a directory or not.
-        let excluded = set.excludes.excluded_itself(&path, true) && set.excludes.excluded_itself(&path, false);
-        if path.is_root() || !(excluded || set.excludes.excluded_above(&path)) {
-            let (path, depth) = known.unknown_above(&path).map_or((path, depth), |above| (above, Depth::All));
+        let (path, depth) = known.unknown_above(&path).map_or((path, depth), |above| (above, Depth::All));
+        // What is above was known, so it is not excluded; what is excluded only as a directory has to be looked at.
+        let excluded = |is_dir| !path.is_root() && set.excludes.excluded_itself(&path, is_dir);
+        if !(excluded(true) && excluded(false)) {
             add(&mut targets, path, depth);
         }
     }

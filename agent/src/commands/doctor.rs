@@ -1,0 +1,134 @@
+//! `bellwether doctor`: what would go wrong. It looks at this server; it changes nothing, and leaves nothing behind.
+
+mod network;
+mod sets;
+mod state;
+mod watches;
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    common::Common,
+    config::Flags,
+    error::{CommandError, Kind},
+    identity,
+    layout::Layout,
+    output,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The keys of agent.toml.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, but not as well as it could, or not for ever.
+    Warn,
+    /// Will go wrong.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Check {
+    level: Level,
+    name: String,
+    /// What was found.
+    what: String,
+    /// What to do; nothing, where it is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    todo: Option<String>,
+}
+
+impl Check {
+    fn ok(name: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { level: Level::Ok, name: name.into(), what: what.into(), todo: None }
+    }
+
+    fn warn(name: impl Into<String>, what: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self { level: Level::Warn, name: name.into(), what: what.into(), todo: Some(todo.into()) }
+    }
+
+    fn fail(name: impl Into<String>, what: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self { level: Level::Fail, name: name.into(), what: what.into(), todo: Some(todo.into()) }
+    }
+
+    fn line(&self) -> String {
+        let level = match self.level {
+            Level::Ok => "ok  ",
+            Level::Warn => "warn",
+            Level::Fail => "FAIL",
+        };
+        let todo = self.todo.as_ref().map(|todo| format!(" — {todo}")).unwrap_or_default();
+        format!("{level} {}: {}{todo}", self.name, self.what)
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Something will go wrong: what is marked FAIL.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let mut checks = Vec::new();
+    common.in_time(look(&args.flags, common, &mut checks)).await?;
+    let count = |level| checks.iter().filter(|check| check.level == level).count();
+    let (failed, warned) = (count(Level::Fail), count(Level::Warn));
+    output::show(common.json, &json!({ "ok": failed == 0, "checks": checks }), |_| {
+        checks.iter().map(Check::line).collect::<Vec<_>>().join("\n")
+    });
+    match failed {
+        0 => Ok(()),
+        _ if common.json => Err(CommandError::told(Kind::Failed)),
+        _ => Err(CommandError::new(Kind::Failed, format!("{failed} will go wrong, {warned} may"))),
+    }
+}
+
+/// Adds what it finds to `checks`.
+async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result<(), CommandError> {
+    let config = match common.config(flags) {
+        Ok(config) => config,
+        Err(error) => {
+            let todo = error.hint.unwrap_or_else(|| "correct it; nothing else can be looked at before".to_owned());
+            checks.push(Check::fail("configuration", error.message, todo));
+            return Ok(());
+        }
+    };
+    let layout = Layout::new(config.state_dir.clone());
+    checks.extend(state::configuration(&config));
+    checks.extend(state::state(&layout));
+    checks.extend(state::privileges());
+    let mut directories = 0;
+    for set in &config.sets {
+        let (found, count) = sets::set(set, layout.state());
+        checks.extend(found);
+        directories += count;
+    }
+    checks.extend(watches::watches(directories));
+    let running = common.connect().await.is_ok();
+    checks.extend(network::own(&config, running).await);
+    let held = layout.held().ok().flatten();
+    if let (Some(held), Ok(Some(key))) = (held, identity::load(&layout)) {
+        checks.extend(network::others(&key, held.current.record()).await);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_and_what_to_do() {
+        assert_eq!(Check::ok("clock", "fine").line(), "ok   clock: fine");
+        assert_eq!(Check::fail("key", "mode 0644", "chmod 600").line(), "FAIL key: mode 0644 — chmod 600");
+    }
+}

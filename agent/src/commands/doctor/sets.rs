@@ -1,0 +1,289 @@
+//! The sets: whether they can be read, staged beside and switched, and what in them will be left alone.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use bellwether_store::beneath;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::Check;
+use crate::{config::SetConfig, output::bytes};
+
+/// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
+const STAGING: &str = ".bellwether";
+
+/// Looks at one set; also, how many directories it has.
+pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
+    let name = format!("set {}", set.name);
+    let root = match beneath::Root::open(&set.path) {
+        Ok(root) => root,
+        Err(error) => return (vec![cannot_open(&name, &set.path, &error)], 0),
+    };
+    if let Err(error) = root.directory(&bellwether_proto::entry::EntryPath::root()) {
+        let todo = "Linux 5.6 or later is needed (openat2), and a container that lets it through";
+        return (vec![Check::fail(name, format!("cannot open inside {}: {error}", set.path.display()), todo)], 0);
+    }
+    let mut seen = Seen::default();
+    walk(&set.path, set.path.metadata().map_or(0, |metadata| metadata.dev()), &mut seen);
+    let mut checks = vec![contents(&name, &set.path, &seen)];
+    checks.extend(left_alone(&name, &seen));
+    checks.push(staging(&name, &set.path));
+    checks.push(space(&name, &set.path, state, seen.bytes));
+    checks.push(file_system(&name, &set.path));
+    (checks, seen.directories)
+}
+
+fn cannot_open(name: &str, path: &Path, error: &io::Error) -> Check {
+    let what = |problem: &str| format!("{} {problem}", path.display());
+    match error.kind() {
+        ErrorKind::NotFound => Check::fail(name, what("is not there"), "make the directory, or correct the path"),
+        _ if path.is_symlink() => {
+            Check::fail(name, what("is a symbolic link, which is not followed"), "name the directory it leads to")
+        }
+        ErrorKind::NotADirectory => Check::fail(name, what("is not a directory"), "a set is a directory: correct it"),
+        _ => Check::fail(name, what(&format!("cannot be opened: {error}")), "run the agent as a user that may"),
+    }
+}
+
+/// What a walk through a set found.
+#[derive(Debug, Default)]
+struct Seen {
+    directories: u64,
+    files: u64,
+    links: u64,
+    bytes: u64,
+    /// Cannot be read, and why.
+    unreadable: Vec<String>,
+    mounts: Vec<PathBuf>,
+    /// Sockets, fifos, devices.
+    special: Vec<PathBuf>,
+}
+
+fn walk(directory: &Path, device: u64, seen: &mut Seen) {
+    seen.directories += 1;
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) => return seen.unreadable.push(format!("{}: {e}", directory.display())),
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
+            continue;
+        }
+        // One that is gone meanwhile is nothing to report.
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        let kind = metadata.file_type();
+        if metadata.dev() != device {
+            seen.mounts.push(path);
+        } else if kind.is_dir() {
+            walk(&path, device, seen);
+        } else if kind.is_symlink() {
+            seen.links += 1;
+        } else if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
+            seen.special.push(path);
+        } else {
+            seen.files += 1;
+            seen.bytes += metadata.len();
+            if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
+                seen.unreadable.push(format!("{}: {}", path.display(), io::Error::from(e)));
+            }
+        }
+    }
+}
+
+fn contents(name: &str, path: &Path, seen: &Seen) -> Check {
+    let what = format!(
+        "{} holds {} files ({}), {} directories, {} links",
+        path.display(),
+        seen.files,
+        bytes(seen.bytes),
+        seen.directories,
+        seen.links
+    );
+    match seen.unreadable.as_slice() {
+        [] => Check::ok(name, what),
+        [first, rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            let what = format!("cannot be read: {first}{more}");
+            Check::fail(name, what, "run the agent as a user that may read all of the set, or exclude them")
+        }
+    }
+}
+
+fn left_alone(name: &str, seen: &Seen) -> Vec<Check> {
+    let list = |paths: &[PathBuf]| {
+        let first: Vec<_> = paths.iter().take(3).map(|path| path.display().to_string()).collect();
+        let more = if paths.len() > 3 { format!(" and {} more", paths.len() - 3) } else { String::new() };
+        format!("{}{more}", first.join(", "))
+    };
+    let mut checks = Vec::new();
+    if !seen.mounts.is_empty() {
+        let what = format!("mounted inside, and not followed: {}", list(&seen.mounts));
+        checks.push(Check::warn(name, what, "unmount it, or exclude it, or make it a set of its own"));
+    }
+    if !seen.special.is_empty() {
+        let what = format!("sockets, fifos or devices, which are not carried: {}", list(&seen.special));
+        checks.push(Check::warn(name, what, "exclude them, and this is no longer said"));
+    }
+    checks
+}
+
+/// Where files can be staged, tried by renaming: the set's parent, or a directory inside the set.
+fn staging(name: &str, set: &Path) -> Check {
+    let id = std::process::id();
+    let inside = set.join(format!("{STAGING}.doctor-{id}"));
+    let beside = set.parent().map(|parent| parent.join(format!("{STAGING}.doctor-{id}-beside")));
+    let within = match probe(&inside, &inside) {
+        Ok(exchange) => exchange,
+        Err(error) => {
+            let what = format!("{} cannot be written: {error}", set.display());
+            return Check::fail(name, what, "a member must be able to: run the agent as root, or as the set's owner");
+        }
+    };
+    let place = match beside.map(|beside| probe(&beside, &inside)) {
+        Some(Ok(_)) => "beside the set",
+        Some(Err(_)) | None => "inside the set (its parent cannot be written, or it is a mount point)",
+    };
+    match within {
+        true => Check::ok(name, format!("files can be staged {place} and exchanged")),
+        false => Check::warn(
+            name,
+            format!("files can be staged {place}, but the file system exchanges no names"),
+            "files are renamed one by one instead; ext4, xfs, btrfs and tmpfs exchange them",
+        ),
+    }
+}
+
+/// Whether a file made in `from` can be renamed into `to`, a directory of the set; then, whether the file system
+/// exchanges names. Nothing of it remains.
+fn probe(from: &Path, to: &Path) -> io::Result<bool> {
+    let make = |directory: &Path| match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    };
+    let tried = make(from).and_then(|()| make(to)).and_then(|()| {
+        fs::write(from.join("a"), "a")?;
+        fs::rename(from.join("a"), to.join("b"))?;
+        fs::write(from.join("a"), "a")?;
+        Ok(renameat_with(CWD, from.join("a"), CWD, to.join("b"), RenameFlags::EXCHANGE).is_ok())
+    });
+    for directory in [from, to] {
+        // What was never made need not be removed.
+        let _ = fs::remove_dir_all(directory);
+    }
+    tried
+}
+
+/// W4: staged and replaced on the set's file system, the history on that of the state directory.
+fn space(name: &str, set: &Path, state: &Path, size: u64) -> Check {
+    let existing = state.ancestors().find(|at| at.exists()).unwrap_or(Path::new("/"));
+    let free = |path: &Path| rustix::fs::statvfs(path).map(|found| found.f_bavail * found.f_frsize);
+    match (free(set), free(existing)) {
+        (Ok(here), Ok(there)) => enough_space(name, size, (set, here), (existing, there)),
+        (Err(e), _) | (_, Err(e)) => {
+            Check::warn(name, format!("free space is not known: {}", io::Error::from(e)), "look at it with `df`")
+        }
+    }
+}
+
+fn enough_space(name: &str, size: u64, set: (&Path, u64), state: (&Path, u64)) -> Check {
+    let figures = format!(
+        "a whole sync needs {} at {} ({} free) and {} at {} ({} free)",
+        bytes(2 * size),
+        set.0.display(),
+        bytes(set.1),
+        bytes(size),
+        state.0.display(),
+        bytes(state.1)
+    );
+    if set.1 < 2 * size || state.1 < size {
+        return Check::fail(name, figures, "make room, or move state_dir: a sync without it is refused");
+    }
+    if set.1 / 4 < size || state.1 / 4 < size {
+        return Check::warn(name, figures, "make room before the history grows");
+    }
+    Check::ok(name, figures)
+}
+
+fn file_system(name: &str, set: &Path) -> Check {
+    let kind = match rustix::fs::statfs(set) {
+        // statfs(2): the magic numbers have 32 bits.
+        Ok(found) => u32::try_from(found.f_type & 0xffff_ffff).unwrap_or(0),
+        Err(e) => {
+            let what = format!("the file system is not known: {}", io::Error::from(e));
+            return Check::warn(name, what, "look at it with `stat -f`");
+        }
+    };
+    let remote = "changes made on another machine are found by rescanning only; prefer a local directory";
+    match kind {
+        0xef53 => Check::ok(name, "on ext4 (or ext2, ext3)"),
+        0x5846_5342 => Check::ok(name, "on xfs"),
+        0x9123_683e => Check::ok(name, "on btrfs"),
+        0x2fc1_2fc1 => Check::ok(name, "on zfs"),
+        0x0102_1994 => Check::warn(name, "on tmpfs", "it is empty after a restart; a member is synced again then"),
+        0x794c_7630 => Check::ok(name, "on overlayfs: names are renamed where they cannot be exchanged"),
+        0x6969 => Check::warn(name, "on NFS", remote),
+        0xff53_4d42 | 0xfe53_4d42 => Check::warn(name, "on SMB", remote),
+        0x6573_5546 => Check::warn(name, "on FUSE", remote),
+        other => Check::ok(name, format!("on a file system of type {other:#x}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::doctor::Level;
+
+    fn config(path: PathBuf) -> SetConfig {
+        SetConfig { name: "nginx".parse().unwrap(), path, local: Vec::new() }
+    }
+
+    #[test]
+    fn a_plain_directory_is_well_and_nothing_is_left_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("nginx");
+        fs::create_dir_all(root.join("conf.d")).unwrap();
+        fs::write(root.join("nginx.conf"), "x").unwrap();
+        let (checks, directories) = set(&config(root.clone()), dir.path());
+        assert_eq!(directories, 2);
+        assert!(checks.iter().all(|check| check.level != Level::Fail), "{checks:#?}");
+        assert!(checks.iter().any(|check| check.what.contains("staged beside the set")), "{checks:#?}");
+        let mut left: Vec<_> = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["conf.d", "nginx.conf"]);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_a_set_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
+        for (name, part) in [("none", "is not there"), ("file", "not a directory"), ("link", "symbolic link")] {
+            let (checks, _) = set(&config(dir.path().join(name)), dir.path());
+            assert_eq!(checks.len(), 1);
+            assert!(checks[0].level == Level::Fail && checks[0].what.contains(part), "{checks:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_carried_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("app.sock")).unwrap();
+        let (checks, _) = set(&config(dir.path().to_owned()), dir.path());
+        assert!(checks.iter().any(|c| c.level == Level::Warn && c.what.contains("app.sock")), "{checks:#?}");
+    }
+
+    #[test]
+    fn space_is_counted_on_both_file_systems() {
+        let level = |set, state| enough_space("s", 100, (Path::new("/a"), set), (Path::new("/b"), state)).level;
+        assert_eq!(level(1_000, 1_000), Level::Ok);
+        assert_eq!(level(199, 1_000), Level::Fail);
+        assert_eq!(level(1_000, 99), Level::Fail);
+        assert_eq!(level(300, 1_000), Level::Warn);
+    }
+}

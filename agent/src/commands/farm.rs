@@ -1,0 +1,120 @@
+//! The farm's status as the agent on this machine tells it: once, or until a revision has arrived (`--wait`).
+
+use bellwether_monitor::wait::{Verdict, reached};
+use bellwether_proto::{
+    name::ServerName,
+    revision::Number,
+    status::FarmStatus,
+    v1::{StatusReply, WatchRequest, admin_client::AdminClient},
+};
+use tonic::transport::Channel;
+
+use crate::{
+    common::Common,
+    duration,
+    error::{CommandError, Kind},
+    progress::Progress,
+};
+
+/// How far a change has to be when the command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wait {
+    /// Asked for.
+    None,
+    /// Durable at the manager.
+    Manager,
+    /// In sync on every member.
+    All,
+}
+
+/// How often the status comes when nothing changes, in milliseconds.
+const INTERVAL_MS: u32 = 1_000;
+
+/// The farm's status now.
+///
+/// # Errors
+/// The agent's.
+pub(super) async fn status(client: &mut AdminClient<Channel>) -> Result<FarmStatus, CommandError> {
+    let mut replies = client.status(WatchRequest { follow: false, interval_ms: 0 }).await?.into_inner();
+    decode(replies.message().await?)
+}
+
+fn decode(reply: Option<StatusReply>) -> Result<FarmStatus, CommandError> {
+    let Some(reply) = reply else { return Err(stopped()) };
+    serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
+}
+
+fn stopped() -> CommandError {
+    CommandError::new(Kind::Failed, "the agent on this machine has stopped").hint("start it with `bellwether serve`")
+}
+
+/// Waits until `servers` (none: all members) are in sync at `head`, for as long as `--timeout` says.
+///
+/// # Errors
+/// Timed out, with whom was waited for; or partly: those that cannot get there, and why.
+pub(super) async fn until_reached(
+    client: &mut AdminClient<Channel>,
+    common: &Common,
+    head: Number,
+    servers: Option<&[ServerName]>,
+) -> Result<(), CommandError> {
+    let mut waiting_for = "the first status".to_owned();
+    let follow = follow(client, head, servers, &mut waiting_for);
+    let answer = match common.timeout {
+        None => Ok(follow.await),
+        Some(limit) => tokio::time::timeout(limit, follow).await.map_err(|_| limit),
+    };
+    answer.unwrap_or_else(|limit| {
+        let text = format!("{head} is not everywhere after {}: {waiting_for}", duration::format(limit));
+        Err(CommandError::new(Kind::TimedOut, text)
+            .hint("it goes on by itself; `bellwether monitor` shows how far it is"))
+    })
+}
+
+async fn follow(
+    client: &mut AdminClient<Channel>,
+    head: Number,
+    servers: Option<&[ServerName]>,
+    waiting_for: &mut String,
+) -> Result<(), CommandError> {
+    let request = WatchRequest { follow: true, interval_ms: INTERVAL_MS };
+    let mut replies = client.status(request).await?.into_inner();
+    let progress = Progress::begin(&format!("waiting for {head}"));
+    loop {
+        match reached(&decode(replies.message().await?)?, head, servers) {
+            Verdict::Done => return Ok(()),
+            Verdict::Partly(stuck) => return Err(partly(head, &stuck)),
+            Verdict::Waiting(whom) => {
+                progress.now(format!("waiting for {head}: {whom}"));
+                *waiting_for = whom;
+            }
+        }
+    }
+}
+
+fn partly(head: Number, stuck: &[(ServerName, String)]) -> CommandError {
+    let servers: Vec<_> = stuck.iter().map(|(server, why)| format!("{server}: {why}")).collect();
+    let text = format!("{head} is on all servers but {}", servers.join("; "));
+    CommandError::new(Kind::Partly, text).hint("see `bellwether status`; `bellwether sync NAME` tries again")
+}
+
+/// The number in an answer.
+///
+/// # Errors
+/// The agent answered nonsense.
+pub(super) fn number(text: &str) -> Result<Number, CommandError> {
+    text.parse().map_err(|e| CommandError::failed(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_cannot_get_there_are_named_with_why() {
+        let head = "1.5".parse().expect("a number");
+        let error = partly(head, &[("web2".parse().expect("a name"), "disk full".to_owned())]);
+        assert_eq!(error.kind.exit_code(), 5);
+        assert_eq!(error.to_string(), "partly done: 1.5 is on all servers but web2: disk full");
+    }
+}

@@ -1,0 +1,237 @@
+//! `bellwether group show | set`: the group's record and its settings.
+
+use std::time::Duration;
+
+use bellwether_manager::group::{By, PolicyChange, set_policy};
+use bellwether_proto::{
+    name::SetName,
+    record::{Codec, Policy, Publish, Record},
+    v1::SetPolicyRequest,
+};
+use clap::Subcommand;
+use serde_json::json;
+
+use super::record;
+use crate::{
+    common::{Common, author},
+    duration,
+    error::{CommandError, Kind},
+    output,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The record, as this machine's copy has it
+    Show,
+    /// Change the settings that are named
+    Set(Settings),
+}
+
+/// The settings of a group.
+#[derive(Debug, Clone, clap::Args)]
+struct Settings {
+    /// Publish an edit by itself, or by `publish` only: auto, manual
+    #[arg(long, value_parser = ["auto", "manual"])]
+    publish: Option<String>,
+    /// How packs are compressed: none, or deflate:1 to deflate:9
+    #[arg(long)]
+    codec: Option<Codec>,
+    /// The longest quiet time that a burst is waited for, as 500ms
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    quiet_max: Option<Duration>,
+    /// Never scan and never touch what fits, as nginx=*.bak; again for each
+    #[arg(long, value_name = "SET=PATTERN")]
+    exclude: Vec<String>,
+    /// Leave to each server what fits; again for each
+    #[arg(long, value_name = "SET=PATTERN")]
+    local: Vec<String>,
+    /// The patterns of --exclude and --local take the place of those there are, and SET= alone removes them
+    #[arg(long)]
+    replace: bool,
+    /// The set that --allow-setuid and --allow-capabilities are for; otherwise all
+    #[arg(long, value_name = "SET")]
+    set: Option<SetName>,
+    /// Whether setuid and setgid bits of files travel
+    #[arg(long, value_name = "BOOL")]
+    allow_setuid: Option<bool>,
+    /// Whether file capabilities travel
+    #[arg(long, value_name = "BOOL")]
+    allow_capabilities: Option<bool>,
+    /// Show what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Refused: this server is not the manager, or a value that cannot be.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    match args.what {
+        What::Show => show(common),
+        What::Set(settings) => set(common, settings).await,
+    }
+}
+
+fn show(common: &Common) -> Result<(), CommandError> {
+    let held = record::held(common)?;
+    output::show(common.json, held.current.record(), describe);
+    Ok(())
+}
+
+fn describe(record: &Record) -> String {
+    let mut lines = vec![
+        format!("group    {}", record.group),
+        format!("record   {}", record.version),
+        format!("manager  {} at {}", record.manager().name, record.manager().address),
+        format!("servers  {}", record.servers.len()),
+    ];
+    lines.extend(settings(&record.policy));
+    lines.push("last changes (UTC)".to_owned());
+    let last = record
+        .log
+        .iter()
+        .rev()
+        .take(10)
+        .map(|edit| format!("  {}  {}  by {}", output::utc((edit.time_ms / 1_000) as i64), edit.what, edit.by));
+    lines.extend(last);
+    lines.join("\n")
+}
+
+/// The settings, one a line.
+fn settings(policy: &Policy) -> Vec<String> {
+    let publish = match policy.publish {
+        Publish::Auto => "auto",
+        Publish::Manual => "manual",
+    };
+    let mut lines = vec![
+        format!("publish  {publish}{}", if policy.paused { ", paused" } else { "" }),
+        format!("codec    {}", policy.codec),
+        format!("quiet    at most {}", duration::format(Duration::from_millis(policy.quiet_max_ms))),
+    ];
+    for rules in &policy.sets {
+        lines.push(format!("set      {}", rules.name));
+        let patterns = [("exclude", &rules.exclude), ("local", &rules.local)];
+        lines.extend(patterns.iter().flat_map(|(kind, list)| list.iter().map(move |p| format!("  {kind} {p}"))));
+        let allowed = [("setuid", rules.allow_setuid), ("capabilities", rules.allow_capabilities)];
+        lines.extend(allowed.iter().filter(|(_, allowed)| *allowed).map(|(what, _)| format!("  allows {what}")));
+    }
+    lines
+}
+
+async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
+    let dry_run = settings.dry_run;
+    let request = request(settings)?;
+    if dry_run {
+        return plan(common, request);
+    }
+    let mut client = common.connect().await?;
+    let reply = common.in_time(client.set_policy(request)).await?.into_inner();
+    record::show(common, "the group's settings are as asked", &reply);
+    Ok(())
+}
+
+/// The request for what the flags say; all patterns are for one set.
+fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
+    let mut set = settings.set.map(|name| name.to_string());
+    let mut patterns = |flag: &str, list: &[String]| -> Result<Vec<String>, CommandError> {
+        let mut found = Vec::new();
+        for text in list {
+            let usage = |why: &str| CommandError::new(Kind::Usage, format!("--{flag} '{text}': {why}"));
+            let (name, pattern) = text.split_once('=').ok_or_else(|| usage("it is not SET=PATTERN"))?;
+            if set.get_or_insert_with(|| name.to_owned()) != name {
+                return Err(usage("one command changes the patterns of one set; use one for each set"));
+            }
+            match (pattern, settings.replace) {
+                ("", false) => return Err(usage("without a pattern it needs --replace")),
+                ("", true) => {}
+                (pattern, _) => found.push(pattern.to_owned()),
+            }
+        }
+        Ok(found)
+    };
+    let exclude = patterns("exclude", &settings.exclude)?;
+    let local = patterns("local", &settings.local)?;
+    Ok(SetPolicyRequest {
+        publish: settings.publish,
+        codec: settings.codec.map(String::from),
+        quiet_max_ms: settings.quiet_max.map(|quiet| quiet.as_millis() as u64),
+        allow_setuid: settings.allow_setuid,
+        allow_capabilities: settings.allow_capabilities,
+        set: set.unwrap_or_default(),
+        replace_exclude: settings.replace && !settings.exclude.is_empty(),
+        exclude,
+        replace_local: settings.replace && !settings.local.is_empty(),
+        local,
+        author: author(),
+    })
+}
+
+/// Shows the settings that would come of it, by the manager's own rules.
+fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> {
+    let held = record::held(common)?;
+    let change = PolicyChange::try_from(request).map_err(|e| CommandError::refused(&e))?;
+    let by = By { author: author(), time_ms: 0 };
+    let changed = set_policy(&held.current, &change, &by).map_err(|e| CommandError::refused(&e))?;
+    let (now, then) = (&held.current.record().policy, changed.map(|record| record.policy));
+    let then = then.as_ref().unwrap_or(now);
+    output::show(common.json, &json!({ "now": now, "then": then }), |_| {
+        let (old, new) = (settings(now), settings(then));
+        let gone = old.iter().filter(|line| !new.contains(line)).map(|line| format!("- {line}"));
+        let come = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+ {line}"));
+        let lines: Vec<_> = gone.chain(come).collect();
+        if lines.is_empty() { "the settings are so already".to_owned() } else { lines.join("\n") }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn parse(line: &str) -> Result<SetPolicyRequest, CommandError> {
+        let words = std::iter::once("set").chain(line.split_whitespace());
+        request(Line::try_parse_from(words).expect("clap takes it").settings)
+    }
+
+    #[test]
+    fn only_what_is_named_is_asked_for() {
+        let request = parse("--codec deflate:6 --quiet-max 2s").expect("right");
+        assert_eq!((request.codec.as_deref(), request.quiet_max_ms), (Some("deflate:6"), Some(2_000)));
+        assert_eq!((request.publish, request.set.as_str(), request.replace_exclude), (None, "", false));
+    }
+
+    #[test]
+    fn patterns_name_their_set() {
+        let request = parse("--exclude nginx=*.bak --exclude nginx=a=b --local nginx=l").expect("right");
+        assert_eq!(request.set, "nginx");
+        assert_eq!(
+            (request.exclude, request.local),
+            (vec!["*.bak".to_owned(), "a=b".to_owned()], vec!["l".to_owned()])
+        );
+        let request = parse("--exclude nginx= --replace").expect("removes all");
+        assert_eq!((request.exclude.len(), request.replace_exclude, request.replace_local), (0, true, false));
+    }
+
+    #[test]
+    fn patterns_of_two_sets_or_of_none_are_usage() {
+        for line in ["--exclude *.bak", "--exclude a=x --local b=x", "--set a --exclude b=x", "--exclude a="] {
+            assert_eq!(parse(line).expect_err(line).kind, Kind::Usage);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! `bellwether init`: form a group on this server, which becomes its manager (W1, W10).
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bellwether_manager::{Form, FormError, Formed};
+use bellwether_proto::{
+    key::{KeyPair, PublicKey},
+    name::SetName,
+    record::SetRules,
+};
+use serde_json::json;
+
+use super::starter;
+use crate::{
+    common::{Common, author},
+    config::{Config, Flags, to_toml},
+    error::{CommandError, Kind},
+    identity,
+    layout::{Held, Layout},
+    lock::{Lock, LockError},
+    output,
+    progress::Progress,
+};
+
+/// How often the size of the pack is looked at.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The keys of agent.toml.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Never scan and never touch what fits, as nginx=*.bak; again for each
+    #[arg(long, value_name = "SET=PATTERN")]
+    pub exclude: Vec<String>,
+    /// Leave to each server what fits; again for each
+    #[arg(long, value_name = "SET=PATTERN")]
+    pub local: Vec<String>,
+    /// Show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Ask nothing
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Runs it. The order makes it safe to repeat after a crash: key, history, record, agent.toml.
+///
+/// # Errors
+/// Refused: this machine belongs to a group, or the sets cannot be read.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let config = starter::with_sets(common.first_config(&args.flags)?)?;
+    let rules = rules(&config, &args)?;
+    if args.dry_run {
+        output::show(common.json, &json!({ "plan": to_toml(&config) }), |_| plan(&config));
+        return Ok(());
+    }
+    let layout = Layout::new(config.state_dir.clone());
+    identity::prepare(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
+    let lock = Lock::take(&layout, "init");
+    if let Some(held) = layout.held().map_err(|e| CommandError::failed(&e))? {
+        return already(common, &layout, &held, &config);
+    }
+    let _lock = lock.map_err(|e: LockError| CommandError::refused(&e).hint("end that process first"))?;
+    if !common.json {
+        eprintln!("{}", plan(&config));
+    }
+    output::confirm("form a group with this server as its manager?", args.yes)?;
+    let key = identity::load_or_create(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
+    let formed = form(&config, rules, key).await?;
+    let held = Held { chain: vec![formed.record.clone()], current: formed.record.clone() };
+    layout.hold(&held).map_err(|e| CommandError::failed(&e).hint("bellwether leave, then init again"))?;
+    starter::write_file(&config)?;
+    done(common, &config, &formed);
+    Ok(())
+}
+
+fn plan(config: &Config) -> String {
+    let verb = if config.file_exists { "is there and stays as it is; in force is" } else { "will be written" };
+    let text = to_toml(config);
+    let indented = text.lines().map(|line| format!("    {line}").trim_end().to_owned());
+    format!("{} {verb}:\n\n{}", config.file.display(), indented.collect::<Vec<_>>().join("\n"))
+}
+
+/// The rules that the flags and the file give each set.
+fn rules(config: &Config, args: &Args) -> Result<Vec<SetRules>, CommandError> {
+    let mut rules: Vec<SetRules> = config
+        .sets
+        .iter()
+        .map(|set| SetRules { local: set.local.clone(), ..SetRules::new(set.name.clone()) })
+        .collect();
+    for (flag, patterns) in [("exclude", &args.exclude), ("local", &args.local)] {
+        for text in patterns {
+            let usage = |why: String| CommandError::new(Kind::Usage, format!("--{flag} '{text}': {why}"));
+            let (name, pattern) = text
+                .split_once('=')
+                .filter(|(_, pattern)| !pattern.is_empty())
+                .ok_or_else(|| usage("it is not SET=PATTERN".to_owned()))?;
+            let name: SetName = name.parse().map_err(|e| usage(format!("{e}")))?;
+            let set = rules.iter_mut().find(|set| set.name == name);
+            let set = set.ok_or_else(|| usage(format!("there is no set {name}")))?;
+            if flag == "exclude" { &mut set.exclude } else { &mut set.local }.push(pattern.to_owned());
+        }
+    }
+    Ok(rules)
+}
+
+/// This machine belongs to a group: fine where it is the manager of these sets under this name.
+fn already(common: &Common, layout: &Layout, held: &Held, config: &Config) -> Result<(), CommandError> {
+    let key = identity::load(layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
+    let key: Option<PublicKey> = key.map(|key| key.public());
+    let record = held.current.record();
+    let refused = |text: String| {
+        Err(CommandError::new(Kind::Refused, text).hint("to form a group anew, first: bellwether leave"))
+    };
+    let (group, manager) = (record.group, record.manager());
+    if key.is_none_or(|key| !held.is_manager(&key)) {
+        return refused(format!("this machine belongs to group {group}, whose manager is {}", manager.name));
+    }
+    if manager.name != config.name || manager.address != config.advertise {
+        return refused(format!(
+            "this machine is the manager of group {group} as {} at {}, not as {} at {}",
+            manager.name, manager.address, config.name, config.advertise
+        ));
+    }
+    let theirs: Vec<_> = record.policy.sets.iter().map(|set| set.name.as_str()).collect();
+    if !theirs.iter().copied().eq(config.sets.iter().map(|set| set.name.as_str())) {
+        return refused(format!("this machine is the manager of group {group} with the sets {}", theirs.join(", ")));
+    }
+    starter::write_file(config)?;
+    let document = json!({ "formed": false, "group": group.to_string(), "record": record.version.to_string() });
+    output::show(common.json, &document, |_| format!("{} is the manager of group {group} already", manager.name));
+    Ok(())
+}
+
+/// Scans and packs, showing how far it is.
+async fn form(config: &Config, rules: Vec<SetRules>, key: KeyPair) -> Result<Formed, CommandError> {
+    let names: Vec<_> = config.sets.iter().map(|set| set.name.as_str()).collect();
+    let progress = Progress::begin(&format!("reading and packing {}", names.join(", ")));
+    let (name, address) = (config.name.clone(), config.advertise.clone());
+    let sets = config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
+    let state = config.state_dir.clone();
+    let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let mut work = tokio::task::spawn_blocking(move || {
+        bellwether_manager::form(Form {
+            name,
+            key: &key,
+            address,
+            sets,
+            rules,
+            state: &state,
+            author: author(),
+            time_ms,
+        })
+    });
+    let mut ticks = tokio::time::interval(TICK);
+    let formed = loop {
+        tokio::select! {
+            formed = &mut work => break formed.map_err(|e| CommandError::failed(&e))?.map_err(form_failed)?,
+            _ = ticks.tick() => {
+                let packed = size_of(&config.state_dir.join("history"));
+                progress.now(format!("reading and packing {}: {}", names.join(", "), output::bytes(packed)));
+            }
+        }
+    };
+    let Formed { entries, bytes, pack_bytes, .. } = formed;
+    let (bytes, pack_bytes) = (output::bytes(bytes), output::bytes(pack_bytes));
+    progress.done(&format!("packed {entries} entries, {bytes}, into {pack_bytes}"));
+    Ok(formed)
+}
+
+/// Bytes of the files in a directory; 0 where it cannot be read.
+fn size_of(directory: &Path) -> u64 {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|found| found.len()).sum()
+}
+
+fn form_failed(error: FormError) -> CommandError {
+    match error {
+        FormError::NoSets
+        | FormError::Overlap(..)
+        | FormError::NoDirectory { .. }
+        | FormError::History(_)
+        | FormError::Malformed(_) => CommandError::refused(&error),
+        FormError::Scan(_) | FormError::Pack(_) | FormError::Keep(_) => CommandError::failed(&error),
+    }
+}
+
+fn done(common: &Common, config: &Config, formed: &Formed) {
+    let record = formed.record.record();
+    let notices: Vec<_> =
+        formed.notices.iter().map(|notice| format!("{}:{}: {}", notice.set, notice.path, notice.what)).collect();
+    let document = json!({
+        "formed": true,
+        "group": record.group.to_string(),
+        "manager": config.name,
+        "revision": formed.header.number(),
+        "entries": formed.entries,
+        "bytes": formed.bytes,
+        "pack_bytes": formed.pack_bytes,
+        "notices": notices,
+        "config": config.file,
+    });
+    output::show(common.json, &document, |_| {
+        let mut lines: Vec<_> = notices.iter().map(|notice| format!("left out: {notice}")).collect();
+        lines.push(format!(
+            "{} is the manager of group {}, at revision {}",
+            config.name,
+            record.group,
+            formed.header.number()
+        ));
+        lines.push("start the agent: bellwether serve\nthen admit servers: bellwether token create".to_owned());
+        lines.join("\n")
+    });
+}

@@ -1,0 +1,126 @@
+//! The command line: one file per command, each with its arguments and `run`; and what several of them share.
+
+use std::io::IsTerminal;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{common::Common, error::CommandError};
+
+mod change;
+mod farm;
+mod record;
+mod starter;
+mod target;
+
+pub mod demo;
+pub mod doctor;
+pub mod get;
+pub mod group;
+pub mod init;
+pub mod join;
+pub mod leave;
+pub mod monitor;
+pub mod pause;
+pub mod publish;
+pub mod put;
+pub mod resume;
+pub mod rm;
+pub mod serve;
+pub mod server;
+pub mod status;
+pub mod sync;
+pub mod token;
+pub mod tree;
+pub mod verify;
+pub mod wait;
+
+/// Keeps the configuration directories of a web farm alike.
+#[derive(Debug, Parser)]
+#[command(name = "bellwether", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Declares the commands: their place in the enum, their line of help, and what runs them.
+macro_rules! commands {
+    ($($(#[doc = $help:literal])* $name:ident = $module:ident;)*) => {
+        /// The commands.
+        #[derive(Debug, Subcommand)]
+        pub enum Command {
+            $($(#[doc = $help])* $name($module::Args),)*
+        }
+
+        /// Runs one command.
+        ///
+        /// # Errors
+        /// Why it did not do what was asked.
+        pub async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
+            match command {
+                $(Command::$name(args) => $module::run(args, common).await,)*
+            }
+        }
+    };
+}
+
+commands! {
+    /// A farm on this machine, to try it
+    Demo = demo;
+    /// What would go wrong: ports, names, clock, disk, watches, permissions
+    Doctor = doctor;
+    /// Form a group on this server, which becomes its manager
+    Init = init;
+    /// Enter a group with a token
+    Join = join;
+    /// Run the agent
+    Serve = serve;
+    /// Forget the group on this machine; its configuration stays as it is
+    Leave = leave;
+    /// The farm, once
+    Status = status;
+    /// The farm, live
+    Monitor = monitor;
+    /// Wait until servers are in sync, for scripts
+    Wait = wait;
+    /// Make a revision of what was edited, and send it
+    Publish = publish;
+    /// Hold propagation
+    Pause = pause;
+    /// Let changes go to the members again
+    Resume = resume;
+    /// Bring servers to the manager's state
+    Sync = sync;
+    /// Have servers hash what is on their disks
+    Verify = verify;
+    /// Change one file through any server
+    Put = put;
+    /// Print one file of the head revision
+    Get = get;
+    /// Remove one file through any server
+    Rm = rm;
+    /// The entries of the revision that this server holds
+    Tree = tree;
+    /// The servers of the group
+    Server = server;
+    /// The group's record and its settings
+    Group = group;
+    /// What admits new servers
+    Token = token;
+}
+
+/// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life.
+pub fn log_to_stderr(command: &Command) {
+    let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("BELLWETHER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    log.with_target(false).init();
+}
+
+#[cfg(test)]
+mod tests;

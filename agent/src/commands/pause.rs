@@ -1,0 +1,44 @@
+//! `bellwether pause`: hold propagation; edits are collected, the monitor shows the lag (W6).
+
+use bellwether_proto::v1::PauseRequest;
+
+use super::{farm, record};
+use crate::{
+    common::{Common, author},
+    error::CommandError,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Refused: this server is not the manager.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    set(common, true, args.dry_run).await
+}
+
+/// Holds propagation, or lets it go on.
+pub(super) async fn set(common: &Common, paused: bool, dry_run: bool) -> Result<(), CommandError> {
+    let mut client = common.connect().await?;
+    let done = if paused { "propagation is held" } else { "changes go to the members" };
+    if dry_run {
+        let now = common.in_time(farm::status(&mut client)).await?.paused;
+        let plan = match (now == paused, paused) {
+            (true, _) => format!("nothing: {done} already"),
+            (false, true) => "hold propagation".to_owned(),
+            (false, false) => "let changes go to the members".to_owned(),
+        };
+        record::show_plan(common, &plan);
+        return Ok(());
+    }
+    let reply = common.in_time(client.pause(PauseRequest { paused, author: author() })).await?.into_inner();
+    record::show(common, done, &reply);
+    Ok(())
+}

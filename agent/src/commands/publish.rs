@@ -1,0 +1,64 @@
+//! `bellwether publish`: make a revision of what differs from the head, and send it.
+
+use bellwether_proto::v1::PublishRequest;
+use serde_json::json;
+
+use super::farm::{self, Wait};
+use crate::{
+    common::{Common, author},
+    error::CommandError,
+    output,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Why
+    #[arg(long, short, default_value = "")]
+    pub message: String,
+    /// Publish although most files are gone
+    #[arg(long)]
+    pub accept: bool,
+    /// Show what would be published
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How far it has to be when the command ends
+    #[arg(long, default_value = "manager")]
+    pub wait: Wait,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Refused, or not everywhere in time.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let mut client = common.connect().await?;
+    let Args { message, accept, dry_run, wait } = args;
+    let request = PublishRequest { message, accept, dry_run, author: author() };
+    let reply = common.in_time(client.publish(request)).await?.into_inner();
+    if wait == Wait::All && !dry_run && !reply.revision.is_empty() {
+        farm::until_reached(&mut client, common, farm::number(&reply.revision)?, None).await?;
+    }
+    let document = json!({
+        "revision": (!reply.revision.is_empty()).then_some(&reply.revision),
+        "id": data_encoding::HEXLOWER.encode(&reply.id),
+        "changed": reply.changed,
+        "changes": reply.changes,
+        "dry_run": dry_run,
+    });
+    output::show(common.json, &document, |_| {
+        let mut lines = reply.changes.clone();
+        let more = reply.changed.saturating_sub(lines.len() as u64);
+        if more > 0 {
+            lines.push(format!("… and {more} more"));
+        }
+        lines.push(match (reply.changed, dry_run, wait) {
+            (0, ..) => "nothing to publish: the sets are as the head revision has them".to_owned(),
+            (changed, true, _) => format!("would publish {changed} changes; nothing was changed"),
+            (changed, false, Wait::All) => format!("{} with {changed} changes is on every member", reply.revision),
+            (changed, false, Wait::None | Wait::Manager) => format!("published {}: {changed} changes", reply.revision),
+        });
+        lines.join("\n")
+    });
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `bellwether put SET:FILE`: change one file through any server (W5), perhaps only where it is still what it was.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use bellwether_proto::{
+    hash::Hash,
+    limits,
+    v1::{ChangeRequest, FileContent, change_request::Change},
+};
+
+use super::{
+    change::{self, Expect},
+    farm::Wait,
+    target,
+};
+use crate::{
+    common::{Common, author},
+    error::{CommandError, Kind},
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The file in the set, as nginx:conf.d/a.conf
+    #[arg(value_name = "SET:FILE")]
+    pub file: OsString,
+    /// What it becomes: a local file, or - for standard input
+    #[arg(value_name = "LOCALFILE", default_value = "-")]
+    pub local: PathBuf,
+    /// Only if it still has this BLAKE3 hash (`get --hash`), or `none` when it must not exist
+    #[arg(long, value_name = "HASH")]
+    pub expect: Option<Expect>,
+    /// Its permissions, as 0640; otherwise as they were, or 0644
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub mode: Option<u32>,
+    /// Why
+    #[arg(long, short, default_value = "")]
+    pub message: String,
+    /// Show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How far it has to be when the command ends
+    #[arg(long, default_value = "manager")]
+    pub wait: Wait,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Refused: the file is not what was expected, or no change can be made now (W8, W11).
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let target = target::file(&args.file)?;
+    let data = content(&args.local)?;
+    let hash = Hash::of(&data);
+    let request = ChangeRequest {
+        set: target.set.to_string(),
+        path: target.path.as_bytes().to_vec().into(),
+        expected: args.expect.map(Expect::into_wire),
+        change: Some(Change::Put(FileContent { data: data.into(), mode: args.mode })),
+        author: author(),
+        message: args.message,
+    };
+    change::run(common, &target, request, change::Becomes::File(hash), args.dry_run, args.wait).await
+}
+
+fn content(local: &Path) -> Result<Vec<u8>, CommandError> {
+    let failed = |e: io::Error| CommandError::new(Kind::Failed, format!("cannot read {}: {e}", local.display()));
+    let mut data = Vec::new();
+    // One byte more than allowed, to see that there are more.
+    let limit = limits::PUT as u64 + 1;
+    if local == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_end(&mut data).map_err(failed)?;
+    } else {
+        File::open(local).and_then(|file| file.take(limit).read_to_end(&mut data)).map_err(failed)?;
+    }
+    if data.len() > limits::PUT {
+        let text = format!("{} has more than {} bytes", local.display(), limits::PUT);
+        return Err(CommandError::new(Kind::Refused, text)
+            .hint("copy it into the set's directory on the manager, which publishes it"));
+    }
+    Ok(data)
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| mode & !0o7777 == 0)
+        .ok_or_else(|| format!("'{text}' is not a mode: octal digits, as 0640"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal_and_have_twelve_bits() {
+        assert_eq!((mode("0640"), mode("4755")), (Ok(0o640), Ok(0o4755)));
+        for text in ["0o640", "u=rw", "10000", "9", "-1", ""] {
+            assert!(mode(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("large");
+        std::fs::write(&path, vec![0; limits::PUT]).expect("written");
+        assert_eq!(content(&path).expect("just fits").len(), limits::PUT);
+        std::fs::write(&path, vec![0; limits::PUT + 1]).expect("written");
+        assert_eq!(content(&path).expect_err("one too many").kind, Kind::Refused);
+    }
+}

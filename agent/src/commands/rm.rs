@@ -1,0 +1,52 @@
+//! `bellwether rm SET:FILE`: remove one file through any server (W5).
+
+use std::ffi::OsString;
+
+use bellwether_proto::v1::{ChangeRequest, change_request::Change};
+
+use super::{
+    change::{self, Expect},
+    farm::Wait,
+    target,
+};
+use crate::{
+    common::{Common, author},
+    error::CommandError,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The file in the set, as nginx:conf.d/a.conf
+    #[arg(value_name = "SET:FILE")]
+    pub file: OsString,
+    /// Only if it still has this BLAKE3 hash (`get --hash`)
+    #[arg(long, value_name = "HASH")]
+    pub expect: Option<Expect>,
+    /// Why
+    #[arg(long, short, default_value = "")]
+    pub message: String,
+    /// Show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How far it has to be when the command ends
+    #[arg(long, default_value = "manager")]
+    pub wait: Wait,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Refused: the file is not what was expected, or no change can be made now (W8, W11).
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let target = target::file(&args.file)?;
+    let request = ChangeRequest {
+        set: target.set.to_string(),
+        path: target.path.as_bytes().to_vec().into(),
+        expected: args.expect.map(Expect::into_wire),
+        change: Some(Change::Remove(true)),
+        author: author(),
+        message: args.message,
+    };
+    change::run(common, &target, request, change::Becomes::Nothing, args.dry_run, args.wait).await
+}

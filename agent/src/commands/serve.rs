@@ -1,0 +1,23 @@
+//! `bellwether serve`: run the agent.
+
+use crate::{common::Common, config::Flags, daemon, error::CommandError};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The keys of agent.toml.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Finish what a crash interrupted, then end: for a unit that is ordered before the services it configures
+    #[arg(long)]
+    pub recover_only: bool,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// It cannot start, or cannot go on.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let config = common.config(&args.flags)?;
+    daemon::run(config, daemon::Options { recover_only: args.recover_only }).await
+}

@@ -1,0 +1,141 @@
+//! `bellwether token create | list | revoke`: what admits a new server.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bellwether_proto::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::{
+    common::{Common, author},
+    duration,
+    error::CommandError,
+    output,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Print a new token; who has it may enter the group
+    Create {
+        /// How many servers may enter with it
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: u32,
+        /// For how long, as 30m, 24h, 7d
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse)]
+        ttl: Duration,
+        /// Only servers whose name fits, as web*
+        #[arg(long, value_name = "GLOB", default_value = "*")]
+        names: String,
+    },
+    /// The tokens, and who used them
+    List,
+    /// Let nobody enter with it any more
+    Revoke {
+        /// As `token list` shows it
+        id: String,
+    },
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Refused: this server is not the manager, or there is no such token.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    match args.what {
+        What::Create { uses, ttl, names } => create(common, uses, ttl, names).await,
+        What::List => list(common).await,
+        What::Revoke { id } => revoke(common, id).await,
+    }
+}
+
+async fn create(common: &Common, uses: u32, ttl: Duration, names: String) -> Result<(), CommandError> {
+    let mut client = common.connect().await?;
+    // Part of a second is a second: a token for 500ms is not one for no time.
+    let ttl_s = ttl.as_millis().div_ceil(1_000) as u64;
+    let request = CreateTokenRequest { uses, ttl_s, names: names.clone(), author: author() };
+    let reply = common.in_time(client.create_token(request)).await?.into_inner();
+    output::show(common.json, &json!({ "token": reply.token, "id": reply.id }), |_| reply.token.clone());
+    if !common.json {
+        let who = if uses == 1 { "one server".to_owned() } else { format!("{uses} servers") };
+        eprintln!(
+            "admits {who} named {names} for {}; on the new server, with the token on standard input:\n  \
+             bellwether join -",
+            duration::format(ttl)
+        );
+    }
+    Ok(())
+}
+
+async fn list(common: &Common) -> Result<(), CommandError> {
+    let mut client = common.connect().await?;
+    let tokens = common.in_time(client.list_tokens(ListTokensRequest {})).await?.into_inner().tokens;
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let document: Vec<_> = tokens.iter().map(|token| as_json(token, now_ms)).collect();
+    output::show(common.json, &document, |_| {
+        if tokens.is_empty() {
+            return "there is no token; `bellwether token create` makes one".to_owned();
+        }
+        let mut rows = vec![["ID", "STATE", "NAMES", "USES", "EXPIRES (UTC)", "USED BY"].map(str::to_owned).to_vec()];
+        rows.extend(tokens.iter().map(|token| row(token, now_ms)));
+        output::columns(&rows)
+    });
+    Ok(())
+}
+
+fn state(token: &TokenInfo, now_ms: u64) -> &'static str {
+    match () {
+        () if token.revoked => "revoked",
+        () if token.expires_ms <= now_ms => "expired",
+        () if token.used_by.len() >= token.uses as usize => "used",
+        () => "open",
+    }
+}
+
+fn as_json(token: &TokenInfo, now_ms: u64) -> Value {
+    json!({
+        "id": token.id,
+        "state": state(token, now_ms),
+        "names": token.names,
+        "uses": token.uses,
+        "used_by": token.used_by,
+        "expires_ms": token.expires_ms,
+    })
+}
+
+fn row(token: &TokenInfo, now_ms: u64) -> Vec<String> {
+    vec![
+        token.id.clone(),
+        state(token, now_ms).to_owned(),
+        token.names.clone(),
+        format!("{}/{}", token.used_by.len(), token.uses),
+        output::utc((token.expires_ms / 1_000) as i64),
+        token.used_by.join(", "),
+    ]
+}
+
+async fn revoke(common: &Common, id: String) -> Result<(), CommandError> {
+    let mut client = common.connect().await?;
+    common.in_time(client.revoke_token(RevokeTokenRequest { id: id.clone() })).await?;
+    output::show(common.json, &json!({ "revoked": id }), |_| format!("nobody enters with token {id} any more"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_open_until_it_is_revoked_expired_or_used() {
+        let token = TokenInfo { uses: 1, expires_ms: 10, ..TokenInfo::default() };
+        let used = TokenInfo { used_by: vec!["web2".into()], ..token.clone() };
+        assert_eq!((state(&token, 9), state(&token, 10), state(&used, 9)), ("open", "expired", "used"));
+        assert_eq!(state(&TokenInfo { revoked: true, ..used }, 99), "revoked");
+    }
+}

@@ -1,0 +1,117 @@
+//! `bellwether tree [SET[:PREFIX]]`: the entries of the revision that this server holds.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+};
+
+use bellwether_proto::{
+    entry::EntryPath,
+    v1::{TreeEntry, TreeRequest},
+};
+use serde_json::{Value, json};
+
+use super::target;
+use crate::{common::Common, error::CommandError, output};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A set, or a path in it, as nginx:conf.d; otherwise all sets
+    #[arg(value_name = "SET[:PREFIX]")]
+    pub at: Option<OsString>,
+}
+
+/// Runs it. Entries are printed as they come: a tree may have millions.
+///
+/// # Errors
+/// There is no such set.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let request = match args.at.as_deref().map(target::parse).transpose()? {
+        Some(at) => TreeRequest { set: at.set.to_string(), prefix: at.path.as_bytes().to_vec().into() },
+        None => TreeRequest::default(),
+    };
+    let mut client = common.connect().await?;
+    let mut parts = common.in_time(client.tree(request)).await?.into_inner();
+    let mut first = true;
+    while let Some(part) = common.in_time(parts.message()).await? {
+        let lines = part.entries.iter().map(|entry| {
+            let comma = if std::mem::take(&mut first) { "[" } else { "," };
+            if common.json { format!("{comma}{}\n", as_json(entry)) } else { format!("{}\n", as_text(entry)) }
+        });
+        if !print(&lines.collect::<String>())? {
+            return Ok(());
+        }
+    }
+    if common.json {
+        print(if first { "[]\n" } else { "]\n" })?;
+    }
+    Ok(())
+}
+
+/// Prints; false: nobody reads any more.
+fn print(text: &str) -> Result<bool, CommandError> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(CommandError::failed(&e)),
+    }
+}
+
+/// A path for people; what is not printable is escaped.
+fn shown(path: &[u8]) -> String {
+    EntryPath::new(path).map_or_else(|_| path.escape_ascii().to_string(), |path| path.to_string())
+}
+
+fn as_json(entry: &TreeEntry) -> Value {
+    let exact = |bytes: &[u8]| std::str::from_utf8(bytes).is_err().then(|| data_encoding::BASE64.encode(bytes));
+    json!({
+        "set": entry.set,
+        "path": shown(&entry.path),
+        "path_base64": exact(&entry.path),
+        "kind": entry.kind,
+        "mode": format!("{:04o}", entry.mode),
+        "user": entry.user,
+        "group": entry.group,
+        "mtime": entry.mtime,
+        "size": entry.size,
+        "hash": entry.hash,
+        "link": (entry.kind == "link").then(|| entry.link.escape_ascii().to_string()),
+    })
+}
+
+fn as_text(entry: &TreeEntry) -> String {
+    let (sign, time) = match entry.kind.as_str() {
+        "directory" => ('d', "-".to_owned()),
+        "link" => ('l', output::utc(entry.mtime)),
+        _ => ('-', output::utc(entry.mtime)),
+    };
+    let owner = format!("{}:{}", entry.user, entry.group);
+    let hash = entry.hash.get(..8).unwrap_or("-");
+    let target = if sign == 'l' { format!(" -> {}", entry.link.escape_ascii()) } else { String::new() };
+    let TreeEntry { set, mode, size, path, .. } = entry;
+    format!("{sign}{mode:04o} {owner:<17} {size:>10} {time:<19} {hash:<8} {set}:{}{target}", shown(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_all_of_an_entry_and_escapes_what_a_terminal_would_obey() {
+        let entry = TreeEntry {
+            set: "nginx".into(),
+            path: b"a\x1b[2J".to_vec().into(),
+            kind: "file".into(),
+            mode: 0o640,
+            user: "root".into(),
+            group: "www-data".into(),
+            mtime: 0,
+            size: 12,
+            hash: "0123456789abcdef".into(),
+            link: bytes::Bytes::new(),
+        };
+        assert_eq!(as_text(&entry), "-0640 root:www-data             12 1970-01-01 00:00:00 01234567 nginx:a\\x1b[2J");
+        assert_eq!(as_json(&entry)["mode"], "0640");
+    }
+}

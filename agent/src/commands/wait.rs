@@ -1,0 +1,202 @@
+//! `bellwether wait`: until servers are in sync, for scripts. How long at most is `--timeout`, which every command takes.
+
+use std::time::Duration;
+
+use bellwether_monitor::wait::{Verdict, reached};
+use bellwether_proto::{name::ServerName, revision::Number, status::FarmStatus};
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+
+use super::status::Feed;
+use crate::{
+    common::Common,
+    duration,
+    error::{CommandError, Kind},
+    output,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The revision to wait for, as EPOCH.SEQUENCE; otherwise the newest
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<Number>,
+    /// Only these servers, separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub servers: Vec<ServerName>,
+}
+
+/// Runs it. A member knows of itself only: there it waits for itself, unless servers are named.
+///
+/// # Errors
+/// Timed out, or partly done: some cannot get there by themselves.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let goal = wait(args, common).await?;
+    output::show(common.json, &json!({ "revision": goal, "in_sync": true }), |_| format!("in sync at {goal}"));
+    Ok(())
+}
+
+async fn wait(args: Args, common: &Common) -> Result<Number, CommandError> {
+    let mut watched = Watched { asked: args, goal: None, last: String::new(), json: common.json };
+    let never = Duration::from_secs(10 * 365 * 86_400);
+    let limit = common.timeout.unwrap_or(never);
+    match timeout_at(Instant::now() + limit, follow(&mut watched, common)).await {
+        Ok(result) => result,
+        Err(_) => Err(watched.too_late(limit)),
+    }
+}
+
+async fn follow(watched: &mut Watched, common: &Common) -> Result<Number, CommandError> {
+    let mut feed = Feed::live(common).await?;
+    while let Some(status) = feed.next().await? {
+        if let Some(end) = watched.look(&status) {
+            return end;
+        }
+    }
+    Err(CommandError::new(Kind::Failed, "the agent on this machine ended while it was asked")
+        .hint("start it with `bellwether serve` and wait again"))
+}
+
+struct Watched {
+    asked: Args,
+    /// The revision that is waited for: the one asked for, or the head when first seen.
+    goal: Option<Number>,
+    last: String,
+    json: bool,
+}
+
+impl Watched {
+    /// The end, where it has come to it: the revision at which all are in sync.
+    fn look(&mut self, status: &FarmStatus) -> Option<Result<Number, CommandError>> {
+        self.goal = self.goal.or(self.asked.revision).or(status.head);
+        let Some(goal) = self.goal else {
+            self.waiting("nothing is published yet");
+            return None;
+        };
+        match reached(status, goal, self.servers(status).as_deref()) {
+            Verdict::Done => Some(Ok(goal)),
+            Verdict::Waiting(whom) => {
+                self.waiting(&whom);
+                None
+            }
+            Verdict::Partly(stuck) => Some(Err(partly(goal, &stuck))),
+        }
+    }
+
+    fn servers(&self, status: &FarmStatus) -> Option<Vec<ServerName>> {
+        match (self.asked.servers.as_slice(), status.observer == status.manager) {
+            ([], true) => None,
+            ([], false) => Some(vec![status.observer.clone()]),
+            (named, _) => Some(named.to_vec()),
+        }
+    }
+
+    fn waiting(&mut self, whom: &str) {
+        if !self.json && self.last != whom {
+            eprintln!("waiting: {whom}");
+        }
+        whom.clone_into(&mut self.last);
+    }
+
+    fn too_late(&self, limit: Duration) -> CommandError {
+        let last = if self.last.is_empty() { "the agent did not answer" } else { &self.last };
+        let goal = self.goal.map_or_else(|| "anything".to_owned(), |goal| goal.to_string());
+        CommandError::new(Kind::TimedOut, format!("not in sync at {goal} after {}: {last}", duration::format(limit)))
+            .hint("nothing was stopped: `bellwether status` shows how far it is")
+    }
+}
+
+fn partly(goal: Number, stuck: &[(ServerName, String)]) -> CommandError {
+    let servers: Vec<_> = stuck.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    let text = format!("in sync at {goal}, all but {}", stuck.len());
+    CommandError::new(Kind::Partly, text).hint(servers.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::{
+        record::Role,
+        status::{ServerStatus, State},
+    };
+
+    use super::*;
+
+    fn seven() -> Number {
+        "1.7".parse().unwrap()
+    }
+
+    fn farm(observer: &str, state: State) -> FarmStatus {
+        let head = seven();
+        let server = |name: &str, role, state| ServerStatus {
+            name: name.parse().unwrap(),
+            address: format!("{name}:7440"),
+            role,
+            state,
+            revision: Some(head),
+            lag_revisions: 0,
+            lag_ms: 0,
+            reason: Some("the disk is full".into()),
+            drift: vec![],
+            drift_entries: 0,
+            progress: None,
+            seen_ms: None,
+            last_update_us: None,
+            version: None,
+            kept: vec![],
+        };
+        FarmStatus {
+            observer: observer.parse().unwrap(),
+            time_ms: 1,
+            record: "1.1".into(),
+            manager: "m".parse().unwrap(),
+            head: Some(head),
+            head_time_ms: Some(1),
+            head_message: String::new(),
+            paused: false,
+            publish: "auto".into(),
+            watching: "events".into(),
+            unpublished: None,
+            sets: vec![],
+            servers: vec![
+                server("a", Role::Member, State::InSync),
+                server("b", Role::Member, state),
+                server("m", Role::Manager, State::InSync),
+            ],
+        }
+    }
+
+    fn watched(revision: Option<&str>, servers: &[&str]) -> Watched {
+        let asked = Args {
+            revision: revision.map(|text| text.parse().unwrap()),
+            servers: servers.iter().map(|name| name.parse().unwrap()).collect(),
+        };
+        Watched { asked, goal: None, last: String::new(), json: false }
+    }
+
+    #[test]
+    fn the_goal_is_the_head_when_it_was_first_seen() {
+        let mut watched = watched(None, &[]);
+        let mut status = farm("m", State::Updating);
+        status.servers[1].revision = Some("1.6".parse().unwrap());
+        assert_eq!(watched.look(&status), None);
+        assert_eq!(watched.last, "b: updating");
+        assert_eq!(watched.too_late(Duration::from_secs(5)).kind, Kind::TimedOut);
+        status.head = Some("1.8".parse().unwrap());
+        status.servers[1].revision = Some("1.7".parse().unwrap());
+        assert_eq!(watched.look(&status), Some(Ok(seven())), "1.8 is not waited for");
+    }
+
+    #[test]
+    fn those_that_are_stuck_are_named() {
+        let error = watched(None, &[]).look(&farm("m", State::Error)).unwrap().unwrap_err();
+        assert_eq!((error.kind, error.hint.as_deref()), (Kind::Partly, Some("b: the disk is full")));
+        assert_eq!(watched(None, &["a"]).look(&farm("m", State::Error)), Some(Ok(seven())));
+    }
+
+    #[test]
+    fn a_member_waits_for_itself() {
+        assert_eq!(watched(None, &[]).look(&farm("a", State::Unknown)), Some(Ok(seven())));
+        assert_eq!(watched(None, &[]).look(&farm("m", State::Unknown)), None);
+        assert_eq!(watched(Some("1.9"), &[]).look(&farm("a", State::Unknown)), None, "1.9 is not there yet");
+    }
+}

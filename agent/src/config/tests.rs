@@ -1,0 +1,136 @@
+//! What agent.toml and the flags may say.
+
+use super::*;
+
+fn common(file: &Path) -> Common {
+    Common { json: false, config: Some(file.to_owned()), admin_socket: None, state_dir: None, timeout: None }
+}
+
+fn load_text(text: &str, flags: &Flags) -> Result<Config, String> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("agent.toml");
+    std::fs::write(&file, text).expect("written");
+    load(&common(&file), flags).map_err(|e| e.to_string())
+}
+
+const FULL: &str = r#"
+    name = "web1"
+    listen = "[::]:7440"
+    advertise = "web1.example:7440"
+    http = "127.0.0.1:7441"
+
+    [[set]]
+    name = "nginx"
+    path = "/srv/farm/nginx/"
+    local = ["conf.d/local-*.conf"]
+
+    [[set]]
+    name = "haproxy"
+    path = "/srv/farm/haproxy"
+"#;
+
+#[test]
+fn the_documented_file_is_read() {
+    let config = load_text(FULL, &Flags::default()).expect("it is right");
+    assert_eq!(config.name.as_str(), "web1");
+    assert_eq!(config.advertise, "web1.example:7440");
+    assert_eq!(config.state_dir, Path::new("/var/lib/bellwether"));
+    assert_eq!(config.admin_socket, Path::new("/run/bellwether/admin.sock"));
+    let sets: Vec<_> = config.sets.iter().map(|set| (set.name.as_str(), set.path.to_str().unwrap())).collect();
+    assert_eq!(sets, [("haproxy", "/srv/farm/haproxy"), ("nginx", "/srv/farm/nginx")]);
+    assert_eq!(config.sets[1].local, ["conf.d/local-*.conf"]);
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let config = load_text(FULL, &Flags::default()).expect("it is right");
+    let again = load_text(&to_toml(&config), &Flags::default()).expect("what was written is right");
+    assert_eq!(again, Config { file: again.file.clone(), ..config });
+}
+
+#[test]
+fn flags_win_over_the_file_and_replace_its_sets() {
+    let flags = Flags {
+        name: Some("web9".into()),
+        listen: Some("127.0.0.1:1".into()),
+        set: vec!["a=/srv/a=b".into()],
+        ..Flags::default()
+    };
+    let config = load_text(FULL, &flags).expect("both are right");
+    assert_eq!((config.name.as_str(), config.listen.port()), ("web9", 1));
+    assert_eq!(config.sets.len(), 1);
+    assert_eq!(config.sets[0].path, Path::new("/srv/a=b"));
+}
+
+#[test]
+fn a_missing_file_is_no_error_when_flags_say_enough() {
+    let flags = Flags { name: Some("web1".into()), set: vec!["a=/srv/a".into()], ..Flags::default() };
+    let config = load(&common(Path::new("/nonexistent/agent.toml")), &flags).expect("flags are enough");
+    assert!(!config.file_exists);
+    assert!(config.advertise.ends_with(":7440"), "{}", config.advertise);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (text, expected) in [
+        ("nmae = 'x'", "unknown field `nmae`"),
+        ("name = 'a b'", "agent.toml: name: 'a b' is not a server name"),
+        ("name = 3", "invalid type"),
+        ("listen = 'localhost:7440'", "agent.toml: listen: 'localhost:7440' is not an address and a port"),
+        ("advertise = 'web1'", "agent.toml: advertise: 'web1' is not HOST:PORT"),
+        ("advertise = 'web1:0'", "is not HOST:PORT"),
+        ("advertise = '::1:7440'", "is not HOST:PORT"),
+        ("listen = '[::]:0'", "advertise: must be given where listen has port 0"),
+        ("state_dir = 'var'", "agent.toml: state_dir: 'var' is not an absolute path"),
+        ("[[set]]\nname = 'a'", "missing field `path`"),
+        ("[[set]]\nname = 'a'\npath = 'etc'", "[[set]] number 1: path: 'etc' is not an absolute path"),
+        ("[[set]]\nname = 'a'\npath = '/srv/../etc'", "is not an absolute path without .."),
+        ("[[set]]\nname = 'a'\npath = '/srv/a'\nreload = 'x'", "reload: this version runs no commands yet"),
+        ("[[set]]\nname = 'a'\npath = '/srv/a'\nsource = '/x'", "source: this version publishes from"),
+        ("[[set]]\nname = 'a'\npath = '/srv/a'\nmode = 1", "unknown field `mode`"),
+    ] {
+        let error = load_text(text, &Flags::default()).expect_err(text);
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn sets_neither_nest_nor_hold_the_state_nor_this_file() {
+    let sets = |sets: &[&str], state: &str| {
+        let flags = Flags { set: sets.iter().map(|s| (*s).to_owned()).collect(), ..Flags::default() };
+        load_text(&format!("name = 'web1'\nstate_dir = '{state}'"), &flags).map(|_| ())
+    };
+    assert_eq!(sets(&["a=/srv/farm", "b=/srv/farm2"], "/srv/state"), Ok(()));
+    assert!(sets(&["a=/srv/farm", "b=/srv/farm/b"], "/srv/state").unwrap_err().contains("sets must not nest"));
+    assert!(sets(&["a=/srv/farm", "b=/srv/farm"], "/srv/state").unwrap_err().contains("sets must not nest"));
+    assert!(sets(&["a=/srv/farm", "a=/srv/other"], "/srv/state").unwrap_err().contains("a is there twice"));
+    assert!(sets(&["a=/srv/farm"], "/srv/farm/state").unwrap_err().contains("holds the state directory"));
+    assert!(sets(&["a=/srv/state/a"], "/srv/state").unwrap_err().contains("lies in the state directory"));
+    assert!(sets(&["a=/"], "/srv/state").unwrap_err().contains("holds the state directory"));
+}
+
+#[test]
+fn a_link_does_not_hide_that_sets_nest() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let real = directory.path().join("real");
+    std::fs::create_dir_all(real.join("inner")).expect("made");
+    std::os::unix::fs::symlink(&real, directory.path().join("link")).expect("linked");
+    let flags = Flags {
+        set: vec![
+            format!("a={}", real.display()),
+            format!("b={}", directory.path().join("link/inner/deeper").display()),
+        ],
+        ..Flags::default()
+    };
+    assert!(load_text("name = 'web1'", &flags).unwrap_err().contains("sets must not nest"));
+}
+
+#[test]
+fn the_file_is_never_part_of_a_set() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("agent.toml");
+    std::fs::write(&file, "name = 'web1'").expect("written");
+    let flags = Flags { set: vec![format!("a={}", directory.path().display())], ..Flags::default() };
+    let error = load(&common(&file), &flags).expect_err("it holds the file").to_string();
+    assert!(error.contains("holds this agent's own"), "{error}");
+}

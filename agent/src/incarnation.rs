@@ -1,0 +1,24 @@
+//! How often this server's state was opened: a number that only grows, so that a state directory that was restored from a
+//! backup or copied shows (W14).
+
+use bellwether_store::state_file::{self, StateFileError};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Layout;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Incarnation {
+    opened: u64,
+}
+
+/// Counts this opening, durably, and returns its number.
+///
+/// # Errors
+/// The state file cannot be read or written.
+pub(crate) fn next(layout: &Layout) -> Result<u64, StateFileError> {
+    let path = layout.incarnation();
+    let before: Incarnation = state_file::load(&path)?.unwrap_or_default();
+    let now = Incarnation { opened: before.opened + 1 };
+    state_file::save(&path, &now)?;
+    Ok(now.opened)
+}

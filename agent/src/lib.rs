@@ -1,0 +1,26 @@
+//! The program that every server of a group runs: `bellwether`.
+//!
+//! `main` parses the command line ([`commands`]) and runs one command; [`daemon`] is what `serve` runs. The other modules
+//! are what they share: where things are ([`config`], [`layout`]), who this server is ([`identity`]), how it talks to
+//! other servers ([`tls`]) and to the commands on the same machine ([`socket`]), and how it speaks to people
+//! ([`error`], [`output`], [`progress`]).
+
+mod clock;
+pub mod commands;
+pub mod common;
+pub mod config;
+pub mod daemon;
+pub mod duration;
+pub mod error;
+mod group;
+pub mod identity;
+mod incarnation;
+pub mod layout;
+pub mod lock;
+mod member;
+pub mod output;
+pub mod progress;
+mod services;
+pub mod socket;
+pub mod tls;
+mod transport;

@@ -1,0 +1,348 @@
+//! The member's role: takes revisions from the manager, switches to them, reports back.
+//!
+//! One thread, `member`, owns the history, the position and everything about the sets; it does one thing after the
+//! other and never waits for the network. It is fed by one bounded channel of [`Input`]: from the push stream
+//! ([`session`], one task a stream), and from the watch on the sets (drift). It answers through the stream's own channel
+//! and tells what it sees as [`Event`]s.
+
+mod drift;
+mod position;
+mod receive;
+mod recovery;
+mod session;
+mod sets;
+mod switch;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use bellwether_monitor::http::Ready;
+use bellwether_proto::{
+    entry::Chunk,
+    hash::Hash,
+    limits,
+    name::{ServerName, SetName},
+    revision::SignedHeader,
+    status::{self, Event, Observation},
+    v1::{self, down, up},
+};
+use bellwether_store::{apply::Plan, history::History, scan::Look, tree::Tree};
+use tokio::sync::{mpsc, watch};
+
+use self::{
+    position::{Fault, Position, admit},
+    receive::{ReceiveError, Receiving, Step},
+    sets::Sets,
+    switch::Filling,
+};
+pub(crate) use self::{recovery::recover, session::PushService};
+use crate::{group::GroupRecord, layout::Layout};
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(100);
+
+/// What the member's thread is told.
+pub(crate) enum Input {
+    /// A manager's stream began; `up` is its way back.
+    Open { session: u64, up: mpsc::Sender<v1::Up> },
+    /// A message of that stream.
+    Down { session: u64, message: down::Message },
+    /// That stream ended.
+    Closed { session: u64 },
+    /// Something changed in the sets.
+    Dirty(Look),
+}
+
+/// What the member needs from the agent.
+pub(crate) struct Setup {
+    pub(crate) name: ServerName,
+    pub(crate) paths: BTreeMap<SetName, PathBuf>,
+    pub(crate) layout: Layout,
+    pub(crate) record: Arc<GroupRecord>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) ready: watch::Sender<Ready>,
+    /// Where the tree of the revision that is held is shown.
+    pub(crate) tree: Arc<ArcSwap<Tree>>,
+}
+
+/// The stream that is followed now. A newer one takes its place.
+struct Session {
+    number: u64,
+    up: mpsc::Sender<v1::Up>,
+}
+
+/// What is under way.
+enum Work {
+    Idle,
+    Receiving(Box<Receiving>),
+    /// Staged but for chunks that were asked for by hash.
+    Filling(Box<Filling>),
+}
+
+/// The member's thread's state.
+pub(crate) struct Member {
+    name: ServerName,
+    layout: Layout,
+    record: Arc<GroupRecord>,
+    events: mpsc::UnboundedSender<Event>,
+    ready: watch::Sender<Ready>,
+    tree: Arc<ArcSwap<Tree>>,
+    history: History,
+    position: Position,
+    sets: Sets,
+    drift: v1::Drift,
+    work: Work,
+    session: Option<Session>,
+    progressed: Instant,
+}
+
+/// Why a member cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("the history cannot be opened")]
+    History(#[from] bellwether_store::history::HistoryError),
+    #[error("the position cannot be read")]
+    Position(#[from] bellwether_store::state_file::StateFileError),
+    #[error("the sets cannot be scanned")]
+    Scan(#[from] bellwether_store::scan::ScanError),
+    #[error("an interrupted switch can be neither completed nor taken back")]
+    Recovery(#[from] bellwether_store::apply::Failed),
+    #[error("set {0} of the group has no path on this server; nothing was changed; add it to agent.toml")]
+    NoPath(SetName),
+}
+
+impl Member {
+    /// Recovers what a crash interrupted, then opens the history and scans the sets.
+    pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
+        let Setup { name, paths, layout, record, events, ready, tree: shown } = setup;
+        let (mut position, history) = recover(&layout, &paths, record.current().record())?;
+        let tree = position.at.as_ref().and_then(|at| {
+            let held = history.tree(at.id());
+            let warn = |error| tracing::warn!(revision = %at.number(), %error, "not in the history: to be synced anew");
+            held.map_err(warn).ok()
+        });
+        if tree.is_none() {
+            position.at = None;
+        }
+        let rules =
+            record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
+        let sets = Sets::open(paths, &layout, tree.unwrap_or_else(|| Tree::empty(rules)))?;
+        let mut member = Self {
+            name,
+            layout,
+            record,
+            events,
+            ready,
+            tree: shown,
+            history,
+            position,
+            sets,
+            drift: v1::Drift::default(),
+            work: Work::Idle,
+            session: None,
+            progressed: Instant::now(),
+        };
+        member.tell(Observation::Reached {
+            version: env!("CARGO_PKG_VERSION").into(),
+            at: member.position.at.as_ref().map(SignedHeader::number),
+            fault: member.position.fault.as_ref().map(|fault| fault.reason.clone()),
+        });
+        member.observe_drift();
+        member.tell_ready();
+        Ok(member)
+    }
+
+    /// Looks at the sets again and again, for drift.
+    pub(crate) fn watch(
+        &self,
+        inputs: mpsc::Sender<Input>,
+        stop: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + use<> {
+        drift::watch(inputs, stop)
+    }
+
+    /// Serves inputs until all senders are gone; then saves the index.
+    pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        while let Some(input) = inputs.blocking_recv() {
+            match input {
+                Input::Open { session, up } => self.opened(session, up),
+                Input::Down { session, message } if self.is_current(session) => self.down(message),
+                Input::Closed { session } if self.is_current(session) => self.closed(),
+                Input::Down { .. } | Input::Closed { .. } => {}
+                Input::Dirty(look) => self.dirty(&look),
+            }
+        }
+        self.closed();
+        self.sets.save_index(&self.layout);
+    }
+
+    fn is_current(&self, session: u64) -> bool {
+        self.session.as_ref().is_some_and(|current| current.number == session)
+    }
+
+    fn opened(&mut self, number: u64, up: mpsc::Sender<v1::Up>) {
+        self.closed();
+        self.session = Some(Session { number, up });
+        let partial = self.history.partial();
+        self.send(up::Message::Hello(v1::UpHello {
+            protocol: bellwether_proto::PROTOCOL.1,
+            server: self.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            at: self.position.at.as_ref().map(SignedHeader::to_wire),
+            epoch: self.record.current().record().version.epoch.0,
+            fault: self.position.fault.as_ref().map(Fault::to_wire),
+            partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
+            partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
+            drift: Some(self.drift.clone()),
+        }));
+    }
+
+    fn closed(&mut self) {
+        self.session = None;
+        self.interrupt();
+    }
+
+    /// Drops what is under way; what has arrived of a pack is kept.
+    fn interrupt(&mut self) {
+        if let Work::Receiving(receiving) = std::mem::replace(&mut self.work, Work::Idle) {
+            receiving.keep();
+        }
+        self.tell_ready();
+    }
+
+    fn down(&mut self, message: down::Message) {
+        match message {
+            down::Message::Head(head) => self.head(head),
+            down::Message::Offer(offer) => self.offer(&offer),
+            down::Message::Slice(slice) => self.slice(&slice),
+            down::Message::Supply(supply) => self.supply(&supply),
+            down::Message::Verify(verify) => self.verify(verify.full),
+            down::Message::Sync(_) => self.sync(),
+            // The session's: it answers without waiting for this thread.
+            down::Message::Hello(_) | down::Message::Record(_) | down::Message::Keepalive(_) => {}
+        }
+    }
+
+    fn head(&mut self, head: v1::SignedHeader) {
+        let Ok(head) = SignedHeader::from_wire(head) else { return };
+        if head.signed_by(&self.record.current().record().manager().key) {
+            let header = head.header();
+            let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
+            let _ = self.events.send(Event::Head { number, time_ms, message });
+        }
+    }
+
+    fn offer(&mut self, offer: &v1::Offer) {
+        self.interrupt();
+        let header = match self.admitted(offer) {
+            Ok(header) => header,
+            Err(reason) => return self.report_refusal(offer_id(offer), reason),
+        };
+        self.tell(Observation::Started { sync: offer.base, to: header.number() });
+        if offer.base {
+            self.tell_busy(&format!("in a sync to revision {}", header.number()));
+        }
+        let sets = &mut self.sets;
+        match Receiving::new(&self.history, offer, header.clone(), &mut |head, changes| sets.plan(head, changes)) {
+            Ok(receiving) => self.arrived(Box::new(receiving)),
+            Err(error) => self.refused(&header, &error),
+        }
+    }
+
+    fn admitted(&self, offer: &v1::Offer) -> Result<SignedHeader, String> {
+        let wire = offer.header.clone().ok_or("an offer without a header")?;
+        let header = SignedHeader::from_wire(wire).map_err(|e| e.to_string())?;
+        if let Some(fault) = &self.position.fault {
+            return Err(format!("in error: {}", fault.reason));
+        }
+        let record = self.record.current();
+        let record = record.record();
+        admit(record.group, &record.manager().key, self.position.at.as_ref(), &header, offer.base)?;
+        Ok(header)
+    }
+
+    fn slice(&mut self, slice: &v1::Slice) {
+        let Work::Receiving(mut receiving) = std::mem::replace(&mut self.work, Work::Idle) else { return };
+        let sets = &mut self.sets;
+        match receiving.slice(slice, &mut |head, changes| sets.plan(head, changes)) {
+            Ok(_) => self.arrived(receiving),
+            Err(error) => self.refused(&receiving.header, &error),
+        }
+    }
+
+    /// Goes on with what has arrived: finishes, asks for more, or waits.
+    fn arrived(&mut self, mut receiving: Box<Receiving>) {
+        match receiving.step() {
+            Step::More => {
+                self.progress("receiving", receiving.plan(), receiving.received(), receiving.size);
+                self.work = Work::Receiving(receiving);
+            }
+            Step::Whole => self.whole(*receiving),
+            Step::Paused => match receiving.plan().map(Plan::missing) {
+                None => self.refused(&receiving.header, &ReceiveError::Offer("it stops before all changes".into())),
+                Some(missing) if few(&missing, receiving.chunk_bytes()) => self.fill(*receiving, &missing),
+                Some(_) => {
+                    let range = receiving.want_rest();
+                    self.work = Work::Receiving(receiving);
+                    self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(range)) }));
+                }
+            },
+        }
+    }
+
+    fn progress(&mut self, phase: &str, plan: Option<&Plan>, bytes: u64, bytes_total: u64) {
+        if self.progressed.elapsed() < PROGRESS {
+            return;
+        }
+        self.progressed = Instant::now();
+        let (files, files_total) = plan.map_or((0, 0), Plan::progress);
+        let message = v1::Progress { phase: phase.into(), files, files_total, bytes, bytes_total };
+        // A reader that does not keep up misses a figure, no more.
+        if let Some(session) = &self.session {
+            let _ = session.up.try_send(v1::Up { message: Some(up::Message::Progress(message)) });
+        }
+        let phase = phase.into();
+        self.tell(Observation::Progress(status::Progress { phase, files, files_total, bytes, bytes_total }));
+    }
+
+    fn send(&self, message: up::Message) {
+        if let Some(session) = &self.session {
+            // Closed: the session's end is on its way to us.
+            let _ = session.up.blocking_send(v1::Up { message: Some(message) });
+        }
+    }
+
+    fn tell(&self, observation: Observation) {
+        let _ = self.events.send(Event::Server(self.name.clone(), observation));
+    }
+
+    /// What readiness is when nothing is under way (W12).
+    fn tell_ready(&self) {
+        self.tree.store(Arc::new(self.sets.tree.clone()));
+        self.ready.send_replace(match (&self.position.at, &self.position.fault) {
+            (_, Some(fault)) => Ready { ready: false, reason: fault.reason.clone() },
+            (None, None) => Ready { ready: false, reason: "awaiting the first sync".into() },
+            (Some(at), None) => Ready { ready: true, reason: format!("at revision {}", at.number()) },
+        });
+    }
+
+    fn tell_busy(&self, reason: &str) {
+        self.ready.send_replace(Ready { ready: false, reason: reason.into() });
+    }
+}
+
+/// Whether asking for single chunks is worth it: they are less than half of what the pack would bring.
+fn few(missing: &[Chunk], in_pack: u64) -> bool {
+    let bytes: u64 = missing.iter().map(|chunk| u64::from(chunk.length)).sum();
+    bytes * 2 < in_pack && missing.len() <= limits::WANT
+}
+
+fn offer_id(offer: &v1::Offer) -> bytes::Bytes {
+    let header = offer.header.as_ref().map(|header| header.header.as_ref()).unwrap_or_default();
+    Hash::of(header).into()
+}

@@ -1,0 +1,122 @@
+//! Where a member is: the revision its sets hold, and the error it is in. Small, durable, and the commit point of a
+//! switch: what it names is what the member reports after any crash (invariant 2).
+
+use bellwether_proto::{
+    key::PublicKey,
+    revision::{GroupId, Header, SignedHeader},
+    v1,
+};
+use serde::{Deserialize, Serialize};
+
+/// The state in `position.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// The revision that the sets hold; none: none of this group's.
+    pub(crate) at: Option<SignedHeader>,
+    /// The error that a sync has to clear (W8).
+    pub(crate) fault: Option<Fault>,
+}
+
+/// Why a member takes no updates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    /// What happened, what was left unchanged, what to do.
+    pub(crate) reason: String,
+    /// Since when, milliseconds since 1970.
+    pub(crate) since_ms: u64,
+}
+
+impl Fault {
+    /// The message of this fault.
+    pub(crate) fn to_wire(&self) -> v1::Fault {
+        v1::Fault { reason: self.reason.clone(), since_ms: self.since_ms }
+    }
+}
+
+/// Whether a member of `group` that is at `at` may take the revision `offered`.
+///
+/// # Errors
+/// Why not, for the monitor; nothing is changed.
+pub(crate) fn admit(
+    group: GroupId,
+    manager: &PublicKey,
+    at: Option<&SignedHeader>,
+    offered: &SignedHeader,
+    base: bool,
+) -> Result<(), String> {
+    let Header { number, parent, .. } = offered.header();
+    if !offered.signed_by(manager) {
+        return Err(format!("revision {number} is not signed by the group's manager"));
+    }
+    if offered.header().group != group {
+        return Err(format!(
+            "revision {number} is of group {}, this server belongs to {group}",
+            offered.header().group
+        ));
+    }
+    let Some(at) = at else {
+        return if base { Ok(()) } else { Err(format!("revision {number} is an increment, and nothing is held here")) };
+    };
+    let same = at.id() == offered.id();
+    if number.epoch < at.number().epoch || (number.sequence <= at.number().sequence && !same) {
+        return Err(format!("revision {number} is not newer than {}, which is held here", at.number()));
+    }
+    if !base && *parent != Some(at.id()) {
+        return Err(format!("revision {number} does not follow {}, which is held here", at.number()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::{
+        hash::Hash,
+        key::KeyPair,
+        revision::{Epoch, Number, RevisionId},
+    };
+
+    use super::*;
+
+    fn header(key: &KeyPair, epoch: u64, sequence: u64, parent: Option<RevisionId>) -> SignedHeader {
+        let header = Header {
+            group: [7; 16].into(),
+            number: Number { epoch: Epoch(epoch), sequence },
+            parent,
+            manager: "web1".parse().unwrap(),
+            incarnation: 1,
+            time_ms: 0,
+            author: String::new(),
+            message: String::new(),
+            labels: Default::default(),
+            root: Hash::of(b"root"),
+        };
+        SignedHeader::sign(header, key)
+    }
+
+    #[test]
+    fn only_the_next_revision_by_the_manager_is_admitted() {
+        let (key, other) = (KeyPair::generate(), KeyPair::generate());
+        let manager = key.public();
+        let group = GroupId::from([7; 16]);
+        let first = header(&key, 1, 1, None);
+        let second = header(&key, 1, 2, Some(first.id()));
+        let admit = |at: Option<&SignedHeader>, offered: &SignedHeader, base| admit(group, &manager, at, offered, base);
+        assert!(admit(None, &first, true).is_ok());
+        assert!(admit(None, &second, false).is_err(), "an increment on nothing");
+        assert!(admit(Some(&first), &second, false).is_ok());
+        assert!(admit(Some(&second), &first, true).is_err(), "backwards");
+        assert!(admit(Some(&second), &second, true).is_ok(), "the same, whole");
+        assert!(admit(Some(&first), &header(&key, 1, 3, Some(second.id())), false).is_err(), "a gap");
+        assert!(admit(Some(&first), &header(&key, 1, 2, None), false).is_err(), "no descendant");
+        assert!(admit(None, &header(&other, 1, 1, None), true).is_err(), "another key");
+        assert!(super::admit([8; 16].into(), &manager, None, &first, true).is_err(), "another group");
+        assert!(admit(Some(&header(&key, 2, 5, None)), &header(&key, 1, 6, None), true).is_err(), "an older epoch");
+    }
+
+    #[test]
+    fn a_position_survives_its_json() {
+        let position = Position { at: Some(header(&KeyPair::generate(), 1, 1, None)), fault: None };
+        let json = serde_json::to_string(&position).unwrap();
+        assert_eq!(serde_json::from_str::<Position>(&json).unwrap().at, position.at);
+    }
+}

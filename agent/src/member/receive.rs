@@ -1,0 +1,224 @@
+//! One pack on its way in: its bytes to the history, its frames to the plan. Goes on where an interruption left it.
+
+use std::{
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    time::Instant,
+};
+
+use bellwether_proto::{hash::Hash, revision::SignedHeader, v1};
+use bellwether_store::{
+    apply::{Plan, Refused},
+    history::{History, HistoryError, NewPack},
+    pack::{self, Frame, PackError},
+    tree::{Change, Tree},
+};
+
+/// A pack that was offered and is arriving.
+#[derive(Debug)]
+pub(crate) struct Receiving {
+    pub(crate) header: SignedHeader,
+    pub(crate) pack: Hash,
+    pub(crate) size: u64,
+    pub(crate) began: Instant,
+    file: NewPack,
+    base: bool,
+    /// The next byte.
+    at: u64,
+    /// One past the last byte that was promised or asked for.
+    to: u64,
+    reader: pack::Reader,
+    head: Option<pack::Head>,
+    changes: Vec<Change>,
+    planned: Option<Planned>,
+    done: bool,
+}
+
+/// What the pack makes of this server.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    pub(crate) target: Tree,
+}
+
+/// Makes the plan when all changes are there.
+pub(crate) type Planner<'a> = dyn FnMut(&pack::Head, Vec<Change>) -> Result<Planned, ReceiveError> + 'a;
+
+/// Why a pack is not taken; nothing live was touched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReceiveError {
+    /// It does not say what the offer said, or arrives out of order.
+    #[error("the pack is not what was offered: {0}")]
+    Offer(String),
+    /// Its changes do not make the tree whose root was signed.
+    #[error("the pack does not make the tree that was signed: {0}")]
+    Tree(String),
+    /// This server is not set up for it.
+    #[error("{0}")]
+    Setup(String),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("the history cannot take the pack")]
+    History(#[from] HistoryError),
+    #[error("the sets cannot be read")]
+    Scan(#[from] bellwether_store::scan::ScanError),
+    #[error("the history cannot be written")]
+    Write(#[from] std::io::Error),
+    #[error("the position cannot be noted")]
+    Position(#[from] bellwether_store::state_file::StateFileError),
+}
+
+/// Where a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// More bytes are on their way.
+    More,
+    /// All bytes that were promised, but not the pack: the caller asks for what it needs.
+    Paused,
+    /// The whole pack.
+    Whole,
+}
+
+impl Receiving {
+    /// Accepts an offer; the bytes before `offer.from`, which an interrupted transfer left, are read again.
+    pub(crate) fn new(
+        history: &History,
+        offer: &v1::Offer,
+        header: SignedHeader,
+        planner: &mut Planner<'_>,
+    ) -> Result<Self, ReceiveError> {
+        let pack = Hash::try_from(offer.pack.as_ref()).map_err(|e| ReceiveError::Offer(e.to_string()))?;
+        if offer.from > offer.to || offer.to > offer.size {
+            return Err(ReceiveError::Offer(format!("bytes {} to {} of {}", offer.from, offer.to, offer.size)));
+        }
+        let file = if offer.from == 0 { history.create()? } else { history.resume(pack)?.0 };
+        let mut receiving = Self {
+            header,
+            pack,
+            size: offer.size,
+            began: Instant::now(),
+            file,
+            base: offer.base,
+            at: 0,
+            to: offer.to,
+            reader: pack::Reader::default(),
+            head: None,
+            changes: Vec::new(),
+            planned: None,
+            done: false,
+        };
+        receiving.replay(offer.from, planner)?;
+        Ok(receiving)
+    }
+
+    fn replay(&mut self, from: u64, planner: &mut Planner<'_>) -> Result<(), ReceiveError> {
+        let mut buffer = vec![0; if from == 0 { 0 } else { 256 << 10 }];
+        self.file.file().seek(SeekFrom::Start(0))?;
+        while self.at < from {
+            let due = buffer.len().min(usize::try_from(from - self.at).unwrap_or(usize::MAX));
+            let count = self.file.file().read(&mut buffer[..due])?;
+            if count == 0 {
+                return Err(ReceiveError::Offer(format!("it goes on at byte {from}; {} are here", self.at)));
+            }
+            self.at += count as u64;
+            self.take(&buffer[..count], planner)?;
+        }
+        self.file.file().set_len(from)?;
+        self.file.file().seek(SeekFrom::Start(from))?;
+        Ok(())
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn slice(&mut self, slice: &v1::Slice, planner: &mut Planner<'_>) -> Result<Step, ReceiveError> {
+        let end = slice.offset.saturating_add(slice.data.len() as u64);
+        if slice.offset != self.at || end > self.to {
+            let what = format!("bytes {} to {end} came, {} to {} were due", slice.offset, self.at, self.to);
+            return Err(ReceiveError::Offer(what));
+        }
+        self.file.file().write_all(&slice.data)?;
+        self.at = end;
+        self.take(&slice.data, planner)?;
+        Ok(self.step())
+    }
+
+    /// Where it is after what was taken.
+    pub(crate) fn step(&self) -> Step {
+        match (self.done, self.at == self.to) {
+            (true, _) => Step::Whole,
+            (false, true) => Step::Paused,
+            (false, false) => Step::More,
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], planner: &mut Planner<'_>) -> Result<(), ReceiveError> {
+        for frame in self.reader.push(bytes)? {
+            match frame {
+                Frame::Head(head) => self.head(*head)?,
+                Frame::Changes(mut changes) => self.changes.append(&mut changes),
+                Frame::Chunks(chunks) => self.chunks(&chunks)?,
+                Frame::End => self.done = true,
+            }
+            self.plan_when_due(planner)?;
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, head: pack::Head) -> Result<(), ReceiveError> {
+        if head.pack != self.pack || head.header.id() != self.header.id() || head.base != self.base {
+            return Err(ReceiveError::Offer(format!("it holds revision {}", head.header.number())));
+        }
+        self.head = Some(head);
+        Ok(())
+    }
+
+    fn plan_when_due(&mut self, planner: &mut Planner<'_>) -> Result<(), ReceiveError> {
+        let Some(head) = &self.head else { return Ok(()) };
+        if self.planned.is_none() && head.changes == self.changes.len() as u64 {
+            self.planned = Some(planner(head, std::mem::take(&mut self.changes))?);
+        }
+        Ok(())
+    }
+
+    fn chunks(&mut self, chunks: &[(bellwether_proto::entry::Chunk, bytes::Bytes)]) -> Result<(), ReceiveError> {
+        let Some(planned) = &mut self.planned else {
+            return Err(ReceiveError::Offer("chunks before all changes".into()));
+        };
+        for (chunk, bytes) in chunks {
+            planned.plan.supply(&chunk.hash, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the rest of the pack.
+    pub(crate) fn want_rest(&mut self) -> v1::Range {
+        self.to = self.size;
+        v1::Range { from: self.at, to: self.to }
+    }
+
+    /// The bytes of chunks that the pack would bring, before compression.
+    pub(crate) fn chunk_bytes(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.chunk_bytes)
+    }
+
+    /// The plan, when all changes have arrived.
+    pub(crate) fn plan(&self) -> Option<&Plan> {
+        self.planned.as_ref().map(|planned| &planned.plan)
+    }
+
+    /// Bytes that have arrived.
+    pub(crate) fn received(&self) -> u64 {
+        self.at
+    }
+
+    /// The whole pack's file and what it makes of this server.
+    pub(crate) fn into_parts(self) -> Result<(NewPack, Planned), ReceiveError> {
+        let planned = self.planned.ok_or_else(|| ReceiveError::Offer("it ended before all changes".into()))?;
+        Ok((self.file, planned))
+    }
+
+    /// Keeps what has arrived, to go on after a reconnection.
+    pub(crate) fn keep(self) {
+        self.file.keep(self.pack);
+    }
+}

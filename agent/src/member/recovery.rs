@@ -1,0 +1,41 @@
+//! Recovery at the start, before anything else and before the services that the sets configure.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use bellwether_proto::{name::SetName, record::Record};
+use bellwether_store::{
+    apply::{self, Recovered, Site},
+    history::History,
+    state_file,
+};
+
+use super::{OpenError, position::Position, sets::sources};
+use crate::layout::Layout;
+
+/// Completes or takes back what a crash interrupted, and notes the outcome. `serve --recover-only` does this and no more.
+///
+/// # Errors
+/// A state file or the history cannot be read, or the switch can be neither completed nor taken back: everything is left
+/// as it is.
+pub(crate) fn recover(
+    layout: &Layout,
+    paths: &BTreeMap<SetName, PathBuf>,
+    record: &Record,
+) -> Result<(Position, History), OpenError> {
+    let mut position: Position = state_file::load(&layout.position())?.unwrap_or_default();
+    let history = History::open(&layout.history())?;
+    let rules: Vec<_> = record.policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect();
+    let site = Site { sources: sources(paths, &rules).map_err(OpenError::NoPath)?, state: layout.state().to_owned() };
+    match apply::recover(&site, position.at.as_ref().map(|at| at.id()))? {
+        Recovered::Clean => {}
+        Recovered::Back => tracing::warn!("an interrupted switch was taken back"),
+        Recovered::Forward(revision) => {
+            position.at = history.get(revision).map(|stored| stored.header.clone());
+            state_file::save(&layout.position(), &position)?;
+            apply::forget(&site)?;
+            let number = position.at.as_ref().map(|at| at.number().to_string());
+            tracing::warn!(revision = number.as_deref().unwrap_or("unknown"), "an interrupted switch was completed");
+        }
+    }
+    Ok((position, history))
+}

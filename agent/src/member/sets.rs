@@ -1,0 +1,116 @@
+//! The sets on this server: where they are, what they should hold, what they were last seen to hold.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use bellwether_proto::{name::SetName, record::SetRules, revision::SignedHeader};
+use bellwether_store::{
+    apply::{Job, Plan, Refused, Site},
+    index, pack,
+    scan::{Look, ScanError, Source, scan},
+    tree::{Change, Tree},
+};
+
+use super::{
+    OpenError,
+    receive::{Planned, ReceiveError},
+};
+use crate::layout::Layout;
+
+/// The sets of this member.
+#[derive(Debug)]
+pub(crate) struct Sets {
+    paths: BTreeMap<SetName, PathBuf>,
+    state: PathBuf,
+    /// The tree of the revision that is held; empty when none is.
+    pub(crate) tree: Tree,
+    /// As last scanned, drift included.
+    pub(crate) live: Tree,
+}
+
+impl Sets {
+    /// Scans the sets under the rules of `tree`: by stat, or by every byte after another boot.
+    pub(crate) fn open(paths: BTreeMap<SetName, PathBuf>, layout: &Layout, tree: Tree) -> Result<Self, OpenError> {
+        let rules = rules(&tree);
+        let known = index::load(&layout.index(), &rules);
+        let look = if known.as_ref().is_some_and(|known| known.same_boot) { Look::Stats } else { Look::Bytes };
+        let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
+        let sources = sources(&paths, &rules).map_err(OpenError::NoPath)?;
+        let live = scan(&sources, &before, &look)?.tree;
+        Ok(Self { paths, state: layout.state().to_owned(), tree, live })
+    }
+
+    /// Looks at the sets again.
+    pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
+        self.live = scan(&self.site().sources, &self.live, look)?.tree;
+        Ok(())
+    }
+
+    /// The sets under the rules of the revision that is held. All have a path: it was taken with one.
+    pub(crate) fn site(&self) -> Site {
+        let sources = sources(&self.paths, &rules(&self.tree)).unwrap_or_default();
+        Site { sources, state: self.state.clone() }
+    }
+
+    /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
+    pub(crate) fn plan(&mut self, head: &pack::Head, changes: Vec<Change>) -> Result<Planned, ReceiveError> {
+        let sources = sources(&self.paths, &head.rules).map_err(|set| {
+            ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
+        })?;
+        let parent =
+            if head.base { Tree::empty(head.rules.iter().cloned()) } else { self.tree.with_rules(&head.rules) };
+        let update = (!head.base).then(|| changes.clone());
+        let target = parent.apply(changes).map_err(|e| ReceiveError::Tree(e.to_string()))?;
+        if target.root() != head.header.header().root {
+            return Err(ReceiveError::Tree("it has another root hash".into()));
+        }
+        if head.base || rules(&self.live) != head.rules {
+            self.live = scan(&sources, &self.live, &Look::Stats)?.tree;
+        }
+        let changes = update.unwrap_or_else(|| self.live.diff(&target));
+        let site = Site { sources, state: self.state.clone() };
+        let plan = self.plan_for(&site, &head.header, &target, changes)?;
+        Ok(Planned { plan, target })
+    }
+
+    /// The plan that makes the sets hold what is held by the record again, whatever was edited.
+    pub(crate) fn plan_back(&mut self, header: &SignedHeader) -> Result<Planned, ReceiveError> {
+        let target = self.tree.clone();
+        let plan = self.plan_for(&self.site(), header, &target, self.live.diff(&target))?;
+        Ok(Planned { plan, target })
+    }
+
+    fn plan_for(
+        &self,
+        site: &Site,
+        header: &SignedHeader,
+        target: &Tree,
+        changes: Vec<Change>,
+    ) -> Result<Plan, Refused> {
+        let (live, expected) = (&self.live, &self.tree);
+        let label = header.number().to_string();
+        Plan::new(site, &Job { revision: header.id(), label, live, expected, target, changes })
+    }
+
+    /// Saves what is known of the files, so that the next start need not read them.
+    pub(crate) fn save_index(&self, layout: &Layout) {
+        if let Err(error) = index::save(&layout.index(), &self.live) {
+            tracing::warn!(%error, "the index was not saved: the next start reads every file");
+        }
+    }
+}
+
+fn rules(tree: &Tree) -> Vec<Arc<SetRules>> {
+    tree.sets().iter().map(|set| set.rules.clone()).collect()
+}
+
+/// Where the sets of these rules are on this server.
+///
+/// # Errors
+/// The name of one that has no path.
+pub(crate) fn sources(paths: &BTreeMap<SetName, PathBuf>, rules: &[Arc<SetRules>]) -> Result<Vec<Source>, SetName> {
+    let source = |rules: &Arc<SetRules>| {
+        let path = paths.get(&rules.name).ok_or_else(|| rules.name.clone())?;
+        Ok(Source { rules: rules.clone(), path: path.clone() })
+    };
+    rules.iter().map(source).collect()
+}

@@ -1,0 +1,256 @@
+//! From a staged revision to a report: switch, read back, note, report. And the sync, which undoes drift first.
+
+use std::{collections::HashSet, time::Instant};
+
+use bellwether_proto::{
+    entry::Chunk,
+    hash::Hash,
+    revision::SignedHeader,
+    status::Observation,
+    v1::{self, Outcome, up},
+};
+use bellwether_store::{
+    apply::{Plan, Staged},
+    pack::{self, Contents},
+    scan::Look,
+    state_file,
+    tree::Tree,
+};
+
+use super::{
+    Member, Work,
+    position::{Fault, Position},
+    receive::{Planned, ReceiveError, Receiving},
+};
+use crate::{
+    clock::{self, now_ms},
+    error::chain,
+};
+
+/// A plan that waits for chunks that were asked for by hash.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    header: SignedHeader,
+    planned: Planned,
+    began: Instant,
+    /// The revision is not in the history yet: a base is packed from the sets after the switch.
+    pack: bool,
+}
+
+impl Filling {
+    fn supply(&mut self, supply: &v1::Supply) -> Result<(), ReceiveError> {
+        for (chunk, bytes) in pack::read_chunks(&supply.frames)? {
+            self.planned.plan.supply(&chunk.hash, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+impl Member {
+    /// A whole pack: into the history, then the switch.
+    pub(super) fn whole(&mut self, receiving: Receiving) {
+        let (header, began) = (receiving.header.clone(), receiving.began);
+        let staged = receiving.into_parts().and_then(|(pack, planned)| {
+            let staged = planned.plan.staged()?;
+            self.history.commit(pack)?;
+            Ok((staged, planned.target))
+        });
+        match staged {
+            Ok((staged, target)) => self.switch(&header, staged, target, began, false),
+            Err(error) => self.refused(&header, &error),
+        }
+    }
+
+    /// Most of the pack is on this server's disk: the pack is dropped, the missing chunks are asked for.
+    pub(super) fn fill(&mut self, receiving: Receiving, missing: &[Chunk]) {
+        let (header, began) = (receiving.header.clone(), receiving.began);
+        match receiving.into_parts() {
+            Ok((_, planned)) => self.await_chunks(Filling { header, planned, began, pack: true }, missing),
+            Err(error) => self.refused(&header, &error),
+        }
+    }
+
+    fn await_chunks(&mut self, filling: Filling, missing: &[Chunk]) {
+        if missing.is_empty() {
+            return self.filled(filling);
+        }
+        let hashes = missing.iter().map(|chunk| chunk.hash.into()).collect();
+        self.work = Work::Filling(Box::new(filling));
+        self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(v1::Hashes { hashes })) }));
+    }
+
+    pub(super) fn supply(&mut self, supply: &v1::Supply) {
+        let Work::Filling(mut filling) = std::mem::replace(&mut self.work, Work::Idle) else { return };
+        match filling.supply(supply) {
+            Err(error) => self.refused(&filling.header, &error),
+            Ok(()) if supply.last => self.filled(*filling),
+            Ok(()) => {
+                self.progress("receiving", Some(&filling.planned.plan), 0, 0);
+                self.work = Work::Filling(filling);
+            }
+        }
+    }
+
+    fn filled(&mut self, filling: Filling) {
+        let Filling { header, planned, began, pack } = filling;
+        match planned.plan.staged() {
+            Ok(staged) => self.switch(&header, staged, planned.target, began, pack),
+            Err(error) => self.refused(&header, &error.into()),
+        }
+    }
+
+    fn switch(&mut self, header: &SignedHeader, staged: Staged, target: Tree, began: Instant, pack: bool) {
+        let stage_us = clock::micros(began);
+        let switching = Instant::now();
+        match self.switch_and_note(header, staged, target, pack) {
+            Err(reason) => self.failed(header, reason),
+            Ok(kept) => self.report_done(header, stage_us, clock::micros(switching), kept),
+        }
+    }
+
+    /// Validation has its place before the switch, reload and check before the note.
+    fn switch_and_note(
+        &mut self,
+        header: &SignedHeader,
+        staged: Staged,
+        target: Tree,
+        pack: bool,
+    ) -> Result<Vec<String>, String> {
+        let switched = staged.switch().map_err(|failed| chain(&failed))?;
+        let tree = std::mem::replace(&mut self.sets.tree, target);
+        let live = std::mem::replace(&mut self.sets.live, switched.live.clone());
+        let position = self.position.clone();
+        if let Err(error) = self.note(header, pack) {
+            (self.sets.tree, self.sets.live, self.position) = (tree, live, position);
+            let reason = chain(&error);
+            let back = switched.take_back().map_err(|failed| chain(&failed));
+            return Err(
+                back.map_or_else(|back| format!("{reason}; {back}"), |()| format!("{reason}; all was taken back"))
+            );
+        }
+        let kept = switched.kept.clone();
+        switched.commit();
+        Ok(kept)
+    }
+
+    /// The commit point: when the position is on the disk, the revision is held.
+    fn note(&mut self, header: &SignedHeader, pack: bool) -> Result<(), ReceiveError> {
+        if pack {
+            self.pack_base(header)?;
+        }
+        self.position = Position { at: Some(header.clone()), fault: None };
+        Ok(state_file::save(&self.layout.position(), &self.position)?)
+    }
+
+    /// Packs the sets as they are now as a base of `header`: what the manager would have sent.
+    fn pack_base(&mut self, header: &SignedHeader) -> Result<(), ReceiveError> {
+        let site = self.sets.site();
+        let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
+        let parent = Tree::empty(rules.iter().cloned());
+        let changes = parent.diff(&self.sets.tree);
+        let codec = self.record.current().record().policy.codec;
+        let mut new = self.history.create()?;
+        let contents = Contents {
+            header,
+            base: true,
+            parent: &parent,
+            rules: &rules,
+            changes: &changes,
+            sources: &site.sources,
+            codec,
+        };
+        pack::write(&contents, new.file())?;
+        self.history.commit(new)?;
+        Ok(())
+    }
+
+    /// Brings the sets to the revision that is held, whatever was edited, and clears an error (W8). Newer revisions
+    /// follow as offers.
+    pub(super) fn sync(&mut self) {
+        self.interrupt();
+        let look = if self.position.fault.is_some() { Look::Bytes } else { Look::Stats };
+        let Some(header) = self.position.at.clone() else {
+            return self.note_fault(None);
+        };
+        self.tell(Observation::Started { sync: true, to: header.number() });
+        let began = Instant::now();
+        let planned =
+            match self.sets.look(&look).map_err(ReceiveError::from).and_then(|()| self.sets.plan_back(&header)) {
+                Ok(planned) => planned,
+                Err(error) => return self.refused(&header, &error),
+            };
+        let mut filling = Filling { header, planned, began, pack: false };
+        match self.take_from_history(&mut filling.planned.plan) {
+            Ok(missing) => self.await_chunks(filling, &missing),
+            Err(error) => self.refused(&filling.header, &error),
+        }
+    }
+
+    /// Supplies what this server's own history has; returns what is missing still.
+    fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
+        let wanted: HashSet<Hash> = plan.missing().iter().map(|chunk| chunk.hash).collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut refused = Ok(());
+        self.history.chunks(&wanted, &mut |chunk, bytes| {
+            if refused.is_ok() {
+                refused = plan.supply(&chunk.hash, &bytes);
+            }
+        })?;
+        refused?;
+        Ok(plan.missing())
+    }
+
+    fn report_done(&mut self, header: &SignedHeader, stage_us: u64, switch_us: u64, kept: Vec<String>) {
+        let drifted_before = self.drift.entries > 0;
+        self.observe_drift();
+        self.tell_ready();
+        if drifted_before || self.drift.entries > 0 {
+            // Before the report: at no moment is a server shown in sync that holds edits of its own (invariant 5).
+            self.tell_drift();
+            self.send(up::Message::Drift(self.drift.clone()));
+        }
+        self.tell(Observation::Done { revision: header.number(), micros: stage_us + switch_us, kept: kept.clone() });
+        self.send(up::Message::Report(v1::Report {
+            revision: header.id().0.into(),
+            outcome: Outcome::Done.into(),
+            // Every changed entry was read back, and compared, before this is sent; `sets.tree` is what they make.
+            root: self.sets.tree.root().into(),
+            reason: String::new(),
+            stage_us,
+            switch_us,
+            kept,
+        }));
+    }
+
+    /// Refused before the switch: the sets, the position and the history are as they were.
+    pub(super) fn refused(&mut self, header: &SignedHeader, error: &ReceiveError) {
+        let reason = chain(error);
+        tracing::warn!(revision = %header.number(), reason, "refused; the sets are as they were");
+        self.tell(Observation::Refused { revision: header.number(), reason: reason.clone() });
+        self.report_refusal(header.id().0.into(), reason);
+    }
+
+    pub(super) fn report_refusal(&mut self, revision: bytes::Bytes, reason: String) {
+        self.tell_ready();
+        let outcome = Outcome::Refused.into();
+        self.send(up::Message::Report(v1::Report { revision, outcome, reason, ..v1::Report::default() }));
+    }
+
+    fn failed(&mut self, header: &SignedHeader, reason: String) {
+        tracing::error!(revision = %header.number(), reason, "the switch failed; no updates until a sync");
+        self.note_fault(Some(Fault { reason: reason.clone(), since_ms: now_ms() }));
+        self.tell(Observation::Failed(reason.clone()));
+        let (revision, outcome) = (header.id().0.into(), Outcome::Failed.into());
+        self.send(up::Message::Report(v1::Report { revision, outcome, reason, ..v1::Report::default() }));
+    }
+
+    fn note_fault(&mut self, fault: Option<Fault>) {
+        self.position.fault = fault;
+        if let Err(error) = state_file::save(&self.layout.position(), &self.position) {
+            tracing::error!(error = chain(&error), "the state cannot be written");
+        }
+        self.tell_ready();
+    }
+}

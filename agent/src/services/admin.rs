@@ -1,0 +1,250 @@
+//! What the commands on this machine ask. A member forwards changes, reads and the farm's status to the manager (W5) and
+//! refuses what is the manager's alone (W16).
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bellwether_manager::{Manager, Request as Publish, group::PolicyChange, tokens::Grant};
+use bellwether_proto::{
+    entry::{EntryPath, Kind},
+    name::{ServerName, SetName},
+    record::SignedRecord,
+    v1::{self, admin_server::Admin},
+};
+use bellwether_store::tree::{Node, Tree};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Agent, Standing,
+    refusal::{Refusal, refusal},
+};
+
+/// The service, for the Unix socket.
+pub(crate) struct AdminService(pub(crate) Arc<Agent>);
+
+/// How often a member asks the manager for the farm's status while somebody follows it.
+const ASK: Duration = Duration::from_secs(1);
+/// How long it waits for an answer before it shows what it knows itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Entries in one part of a tree.
+const PART: usize = 1_000;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    type StatusStream = Answers<v1::StatusReply>;
+    type TreeStream = Answers<v1::TreePart>;
+
+    async fn status(&self, request: Request<v1::WatchRequest>) -> Answer<Self::StatusStream> {
+        let (to, from) = mpsc::channel(1);
+        tokio::spawn(follow(self.0.clone(), request.into_inner(), to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Answer<v1::PublishReply> {
+        let v1::PublishRequest { message, accept, dry_run, author } = request.into_inner();
+        let publish = Publish { message, author, accept, dry_run };
+        let published = self.0.manager()?.publish(publish).await.map_err(refusal)?;
+        Ok(Response::new(v1::PublishReply {
+            revision: published.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
+            id: published.revision.map(|header| header.id().0.into()).unwrap_or_default(),
+            changes: published.changes.first,
+            changed: published.changes.count,
+        }))
+    }
+
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::RecordReply> {
+        let v1::PauseRequest { paused, author } = request.into_inner();
+        let manager = self.0.manager()?;
+        edited(manager, manager.set_paused(paused, &author).await).await
+    }
+
+    async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::SyncReply> {
+        let v1::SyncRequest { servers, full, verify_only } = request.into_inner();
+        let servers = servers.iter().map(|name| server(name)).collect::<Result<_, _>>()?;
+        let asked = self.0.manager()?.sync(servers, full, verify_only).await.map_err(refusal)?;
+        Ok(Response::new(v1::SyncReply { servers: asked.iter().map(ToString::to_string).collect() }))
+    }
+
+    async fn remove_server(&self, request: Request<v1::RemoveServerRequest>) -> Answer<v1::RecordReply> {
+        let v1::RemoveServerRequest { server: name, author, dry_run } = request.into_inner();
+        let manager = self.0.manager()?;
+        edited(manager, manager.remove_server(&server(&name)?, &author, dry_run).await).await
+    }
+
+    async fn add_server(&self, request: Request<v1::AddServerRequest>) -> Answer<v1::RecordReply> {
+        let v1::AddServerRequest { server: name, author, dry_run } = request.into_inner();
+        let manager = self.0.manager()?;
+        edited(manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
+    }
+
+    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::CreateTokenReply> {
+        let v1::CreateTokenRequest { uses, ttl_s, names, author } = request.into_inner();
+        let grant = Grant { uses, ttl_ms: ttl_s.saturating_mul(1_000), names };
+        let token = self.0.manager()?.create_token(grant).await.map_err(refusal)?;
+        tracing::info!(id = token.id, author, "a join token was created");
+        Ok(Response::new(v1::CreateTokenReply { token: token.to_string(), id: token.id }))
+    }
+
+    async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Answer<v1::ListTokensReply> {
+        let tokens = self.0.manager()?.list_tokens().await;
+        let info = |(id, kept): (String, bellwether_manager::tokens::Kept)| v1::TokenInfo {
+            id,
+            uses: kept.uses,
+            used_by: kept.used_by.iter().map(|used| used.name.to_string()).collect(),
+            expires_ms: kept.expires_ms,
+            names: kept.names,
+            revoked: kept.revoked,
+        };
+        Ok(Response::new(v1::ListTokensReply { tokens: tokens.into_iter().map(info).collect() }))
+    }
+
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answer<v1::RevokeTokenReply> {
+        self.0.manager()?.revoke_token(&request.into_inner().id).await.map_err(refusal)?;
+        Ok(Response::new(v1::RevokeTokenReply {}))
+    }
+
+    async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
+        let change = request.into_inner();
+        match &self.0.standing {
+            Standing::Manager(manager) => super::change(manager, change).await.map(Response::new),
+            Standing::Member(link) => {
+                let forward = |mut manager: super::link::Client| {
+                    let change = change.clone();
+                    async move { manager.change(change).await }
+                };
+                link.ask(forward).await
+            }
+        }
+    }
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Answer<v1::ReadReply> {
+        let read = request.into_inner();
+        match &self.0.standing {
+            Standing::Manager(manager) => super::read(manager, read).await.map(Response::new),
+            Standing::Member(link) => {
+                let forward = |mut manager: super::link::Client| {
+                    let read = read.clone();
+                    async move { manager.read(read).await }
+                };
+                link.ask(forward).await
+            }
+        }
+    }
+
+    async fn tree(&self, request: Request<v1::TreeRequest>) -> Answer<Self::TreeStream> {
+        let v1::TreeRequest { set, prefix } = request.into_inner();
+        let tree = match &self.0.standing {
+            Standing::Manager(manager) => manager.tree(),
+            Standing::Member(link) => link.tree.load_full(),
+        };
+        let prefix = EntryPath::new(&prefix).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let set = if set.is_empty() { None } else { Some(set_name(&set)?) };
+        if let Some(set) = &set
+            && tree.get(set, &prefix).is_none()
+        {
+            return Err(Status::not_found(format!("the revision held here has no {set}:{prefix}")));
+        }
+        let (to, from) = mpsc::channel(2);
+        tokio::task::spawn_blocking(move || send_tree(&tree, set.as_ref(), &prefix, &to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+
+    async fn set_policy(&self, request: Request<v1::SetPolicyRequest>) -> Answer<v1::RecordReply> {
+        let request = request.into_inner();
+        let author = request.author.clone();
+        let change = PolicyChange::try_from(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let manager = self.0.manager()?;
+        edited(manager, manager.set_policy(change, &author).await).await
+    }
+
+    async fn leave(&self, _: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {
+        // The daemon forgets the group when everything that uses it has ended.
+        self.0.leaving.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.0.stop.send_replace(true);
+        Ok(Response::new(v1::LeaveReply {}))
+    }
+}
+
+fn server(name: &str) -> Result<ServerName, Status> {
+    name.parse().map_err(|e: bellwether_proto::Malformed| Status::invalid_argument(e.to_string()))
+}
+
+fn set_name(name: &str) -> Result<SetName, Status> {
+    name.parse().map_err(|e: bellwether_proto::Malformed| Status::invalid_argument(e.to_string()))
+}
+
+/// The answer to an edit of the record: its version, and who has not been sent it yet.
+async fn edited<E: Refusal>(manager: &Manager, record: Result<Arc<SignedRecord>, E>) -> Answer<v1::RecordReply> {
+    let version = record.map_err(refusal)?.record().version.to_string();
+    let lacking = manager.lacking().await.iter().map(ToString::to_string).collect();
+    Ok(Response::new(v1::RecordReply { version, lacking }))
+}
+
+/// Sends the farm's status: once, or at every change until the caller goes or the agent stops.
+async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<Result<v1::StatusReply, Status>>) {
+    let mut farm = agent.farm.clone();
+    let mut stop = agent.stop.subscribe();
+    let longest = if request.interval_ms == 0 { ASK } else { Duration::from_millis(request.interval_ms.into()) };
+    loop {
+        farm.borrow_and_update();
+        if to.send(status(&agent).await).await.is_err() || !request.follow {
+            return;
+        }
+        tokio::select! {
+            _ = farm.changed() => {}
+            () = tokio::time::sleep(longest) => {}
+            () = to.closed() => return,
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// What the manager knows of the farm; a member that cannot ask it shows what it knows itself.
+async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
+    if let Standing::Member(link) = &agent.standing {
+        let ask = link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
+        if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, ask).await {
+            return Ok(answer.into_inner());
+        }
+    }
+    agent.status()
+}
+
+fn send_tree(tree: &Tree, only: Option<&SetName>, prefix: &EntryPath, to: &mpsc::Sender<Result<v1::TreePart, Status>>) {
+    let mut entries = Vec::new();
+    tree.visit(&mut |set, path, node| {
+        if only.is_none_or(|only| only == set) && path.is_within(prefix) {
+            entries.push(entry(set, path, node));
+        }
+        if entries.len() == PART {
+            // Nobody reads any more: the rest is walked for nothing, which is quick.
+            let _ = to.blocking_send(Ok(v1::TreePart { entries: std::mem::take(&mut entries) }));
+        }
+    });
+    let _ = to.blocking_send(Ok(v1::TreePart { entries }));
+}
+
+fn entry(set: &SetName, path: &EntryPath, node: &Node) -> v1::TreeEntry {
+    let bellwether_proto::entry::Entry { meta, kind } = node.entry();
+    let (word, size, hash, link) = match kind {
+        Kind::Directory => ("directory", 0, String::new(), bytes::Bytes::new()),
+        Kind::File(content) => ("file", content.size(), content.hash().to_string(), bytes::Bytes::new()),
+        Kind::Link(target) => ("link", 0, String::new(), target.to_vec().into()),
+    };
+    v1::TreeEntry {
+        set: set.to_string(),
+        path: path.as_bytes().to_vec().into(),
+        kind: word.into(),
+        mode: meta.mode.into(),
+        user: meta.owner.user.to_string(),
+        group: meta.owner.group.to_string(),
+        mtime: meta.mtime,
+        size,
+        hash,
+        link,
+    }
+}

@@ -1,0 +1,76 @@
+//! A member's connection to its manager: for changes that were asked of the member (W5) and for the farm's status.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bellwether_proto::{
+    key::{KeyPair, PublicKey},
+    limits,
+    v1::group_client::GroupClient,
+};
+use bellwether_store::tree::Tree;
+use tokio::sync::Mutex;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::{error::chain, group::GroupRecord, tls};
+
+/// The manager's services, as asked over that connection.
+pub(crate) type Client = GroupClient<Channel>;
+
+/// The connection, made when it is first needed and again when it was lost or the manager is another one.
+pub(crate) struct ManagerLink {
+    key: Arc<KeyPair>,
+    record: Arc<GroupRecord>,
+    channel: Mutex<Option<(PublicKey, Channel)>>,
+    /// The tree of the revision that this member holds.
+    pub(crate) tree: Arc<ArcSwap<Tree>>,
+}
+
+impl ManagerLink {
+    /// Connects to nothing yet.
+    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, tree: Arc<ArcSwap<Tree>>) -> Self {
+        Self { key, record, channel: Mutex::new(None), tree }
+    }
+
+    /// Asks the manager. A connection that turns out to be lost is made again, once.
+    ///
+    /// # Errors
+    /// The manager's answer, or that it does not answer (W11).
+    pub(crate) async fn ask<T, F>(&self, mut question: impl FnMut(Client) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let held = self.channel.lock().await.is_some();
+        match question(self.client().await?).await {
+            Err(status) if status.code() == Code::Unavailable => {
+                *self.channel.lock().await = None;
+                if held { question(self.client().await?).await } else { Err(status) }
+            }
+            answer => answer,
+        }
+    }
+
+    async fn client(&self) -> Result<Client, Status> {
+        let current = self.record.current();
+        let manager = current.record().manager();
+        let mut slot = self.channel.lock().await;
+        let channel = match &*slot {
+            Some((key, channel)) if *key == manager.key => channel.clone(),
+            _ => {
+                let channel = tls::connect(&self.key, &manager.address, manager.key).await.map_err(|error| {
+                    Status::unavailable(format!(
+                        "the manager, {}, does not answer ({}); nothing was changed\n\
+                         settings can be changed again when it is back; what is served here goes on",
+                        manager.name,
+                        chain(&error)
+                    ))
+                })?;
+                *slot = Some((manager.key, channel.clone()));
+                channel
+            }
+        };
+        Ok(GroupClient::new(channel)
+            .max_decoding_message_size(limits::MESSAGE)
+            .max_encoding_message_size(limits::MESSAGE))
+    }
+}

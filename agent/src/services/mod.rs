@@ -1,0 +1,96 @@
+//! What this server answers: to other servers ([`group`]) and to the commands on this machine ([`admin`]).
+
+pub(crate) mod admin;
+pub(crate) mod group;
+pub(crate) mod link;
+mod refusal;
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use bellwether_manager::Manager;
+use bellwether_proto::{record::Role, status::FarmStatus, v1};
+use tokio::sync::watch;
+use tonic::Status;
+
+use self::{link::ManagerLink, refusal::refusal};
+use crate::group::GroupRecord;
+
+/// What the services share: who this server is, what it is in its group, what is known of the farm.
+pub(crate) struct Agent {
+    pub(crate) record: Arc<GroupRecord>,
+    pub(crate) standing: Standing,
+    pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
+    /// Ends the agent.
+    pub(crate) stop: watch::Sender<bool>,
+    /// The group is to be forgotten when the agent has ended (W22).
+    pub(crate) leaving: AtomicBool,
+}
+
+/// What this server is, with what it needs for it.
+pub(crate) enum Standing {
+    /// It owns the configuration.
+    Manager(Manager),
+    /// It follows; changes asked of it go to the manager.
+    Member(ManagerLink),
+}
+
+impl Agent {
+    /// The manager's role, where this server has it.
+    ///
+    /// # Errors
+    /// Refused with the manager's name and the way out (W16).
+    pub(crate) fn manager(&self) -> Result<&Manager, Status> {
+        match &self.standing {
+            Standing::Manager(manager) => Ok(manager),
+            Standing::Member(_) => {
+                let current = self.record.current();
+                let manager = current.record().manager();
+                Err(Status::failed_precondition(format!(
+                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})",
+                    manager.name, manager.address
+                )))
+            }
+        }
+    }
+
+    /// The name of the server with that key, when it may ask things of this one.
+    ///
+    /// # Errors
+    /// Not a server of the group (any more).
+    pub(crate) fn authorise(&self, peer: Option<&crate::tls::Peer>) -> Result<String, Status> {
+        let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let current = self.record.current();
+        match current.record().by_key(&key) {
+            Some(server) if server.role != Role::Disabled => Ok(server.name.to_string()),
+            Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
+            None => Err(Status::permission_denied(format!("{key} is not a server of this group (any more)"))),
+        }
+    }
+
+    /// The farm as this server knows it, as JSON.
+    pub(crate) fn status(&self) -> Result<v1::StatusReply, Status> {
+        let status = self.farm.borrow().clone();
+        let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
+        Ok(v1::StatusReply { json: json.into() })
+    }
+}
+
+/// Changes one file at the manager.
+pub(crate) async fn change(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::ChangeReply, Status> {
+    let changed = manager.change(change).await.map_err(refusal)?;
+    Ok(v1::ChangeReply {
+        revision: changed.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
+        id: changed.revision.map(|header| header.id().0.into()).unwrap_or_default(),
+    })
+}
+
+/// Reads one file at the manager.
+pub(crate) async fn read(manager: &Manager, read: v1::ReadRequest) -> Result<v1::ReadReply, Status> {
+    let read = manager.read(read).await.map_err(refusal)?;
+    Ok(v1::ReadReply {
+        data: read.data,
+        hash: read.hash.into(),
+        mode: read.mode.into(),
+        revision: read.revision.to_string(),
+    })
+}

@@ -1,0 +1,94 @@
+//! What an error of the manager is to the one who asked: the code that sets a command's exit code, and the text.
+
+use bellwether_manager::{
+    ChangeError, EditError, EnterError, PreviewError, PublishError, ReadError, group::GroupRefused,
+};
+use tonic::{Code, Status};
+
+use crate::error::chain;
+
+/// An error that has a code. What a rule refused is a failed precondition (nothing was changed); what the system refused
+/// is internal.
+pub(crate) trait Refusal: std::error::Error + Sized + 'static {
+    /// Its code.
+    fn code(&self) -> Code;
+}
+
+/// The answer for `error`.
+pub(crate) fn refusal<E: Refusal>(error: E) -> Status {
+    Status::new(error.code(), chain(&error))
+}
+
+impl Refusal for GroupRefused {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for EditError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Refused(_) => Code::FailedPrecondition,
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Save(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for EnterError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Token(_) => Code::PermissionDenied,
+            Self::Edit(edit) => edit.code(),
+            Self::Set(_) => Code::FailedPrecondition,
+            Self::Save(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for PreviewError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Enter(enter) => enter.code(),
+            Self::Make(publish) => publish.code(),
+        }
+    }
+}
+
+impl Refusal for PublishError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Frightening(_) | Self::NoPath(_) => Code::FailedPrecondition,
+            Self::Scan(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for ChangeError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            // The file was changed: whatever kept it from being published, this is no refusal that left all as it was.
+            Self::Io { .. } | Self::Publish(_) => Code::Internal,
+            Self::NoSet(_)
+            | Self::Excluded { .. }
+            | Self::Conflict { .. }
+            | Self::Held { .. }
+            | Self::Unpublished(_)
+            | Self::Rules(_) => Code::FailedPrecondition,
+        }
+    }
+}
+
+impl Refusal for ReadError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::NoFile { .. } => Code::NotFound,
+            _ => Code::FailedPrecondition,
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! A gRPC channel over one connection that was made before: it is never made again behind the caller's back, so that
+//! what went wrong is known where it went wrong.
+
+use std::{io, sync::Mutex, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::{Channel, Endpoint, Error};
+
+/// How often a quiet connection is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long it may take to answer that.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A channel over `stream`, to the peer that people call `name`.
+///
+/// # Errors
+/// The peer does not speak HTTP/2.
+pub(crate) async fn channel<S>(stream: S, name: &str) -> Result<Channel, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let lost = format!("the connection to {name} is lost");
+    let once = Mutex::new(Some(stream));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let stream = once.lock().ok().and_then(|mut slot| slot.take());
+        let answer = stream.map(TokioIo::new).ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, lost.clone()));
+        std::future::ready(answer)
+    });
+    // The address is a form only: the connection is there already.
+    Endpoint::from_static("http://bellwether.invalid")
+        .http2_adaptive_window(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+}

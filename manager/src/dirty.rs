@@ -1,0 +1,124 @@
+//! What may have changed since it was last scanned, gathered until it is quiet. Its size is bounded: past so many paths
+//! everything is to be looked at.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bellwether_proto::{entry::EntryPath, name::SetName};
+use bellwether_store::scan::{Depth, Look};
+use tokio::sync::Notify;
+
+use crate::quiet::Burst;
+
+/// Different paths that are kept apart.
+const PATHS: usize = 50_000;
+
+type Paths = BTreeMap<(SetName, EntryPath), Depth>;
+
+/// Paths that events named, and the burst they came in.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    paths: Paths,
+    everything: bool,
+    burst: Option<Burst>,
+}
+
+impl Dirty {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happened at a path.
+    pub(crate) fn note(&self, set: SetName, path: EntryPath, depth: Depth, now: Instant) {
+        self.add(now, |state| {
+            if state.everything {
+                return;
+            }
+            let known = state.paths.entry((set, path)).or_insert(depth);
+            *known = depth.max(*known);
+            if state.paths.len() > PATHS {
+                state.paths = Paths::new();
+                state.everything = true;
+            }
+        });
+    }
+
+    /// Anything may have happened.
+    pub(crate) fn note_everything(&self, now: Instant) {
+        self.add(now, |state| {
+            state.paths = Paths::new();
+            state.everything = true;
+        });
+    }
+
+    fn add(&self, now: Instant, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        let paths = if state.everything { PATHS } else { state.paths.len() };
+        let first = state.burst.map_or(now, |burst| burst.first);
+        state.burst = Some(Burst { first, last: now, paths });
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// When it will have been quiet for long enough; none while nothing happened.
+    pub(crate) fn due(&self, quiet_max: Duration) -> Option<Instant> {
+        self.state().burst.map(|burst| burst.due(quiet_max))
+    }
+
+    /// What to look at; none when nothing happened. From now on a new burst is gathered.
+    pub(crate) fn take(&self) -> Option<Look> {
+        let State { paths, everything, burst } = std::mem::take(&mut *self.state());
+        burst?;
+        Some(if everything { Look::Stats } else { Look::At(paths) })
+    }
+
+    /// Returns when something has happened since it returned last.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn set() -> SetName {
+        "nginx".parse().unwrap()
+    }
+
+    #[test]
+    fn paths_are_gathered_with_the_greater_depth() {
+        let (dirty, now) = (Dirty::default(), Instant::now());
+        assert!(dirty.take().is_none() && dirty.due(Duration::ZERO).is_none());
+        dirty.note(set(), path("a"), Depth::All, now);
+        dirty.note(set(), path("a"), Depth::Entry, now);
+        dirty.note(set(), path("b"), Depth::Entry, now);
+        let Some(Look::At(paths)) = dirty.take() else { panic!() };
+        assert_eq!(paths.into_values().collect::<Vec<_>>(), [Depth::All, Depth::Entry]);
+        assert!(dirty.take().is_none());
+    }
+
+    #[test]
+    fn too_many_paths_are_everything() {
+        let (dirty, now) = (Dirty::default(), Instant::now());
+        for n in 0..=PATHS {
+            dirty.note(set(), path(&n.to_string()), Depth::Entry, now);
+        }
+        dirty.note(set(), path("one more"), Depth::Entry, now);
+        assert!(matches!(dirty.take(), Some(Look::Stats)));
+    }
+}

@@ -1,0 +1,304 @@
+//! The rules of the group record: who enters, who goes, what is set. Each gives the next record, not yet signed; none
+//! where nothing is to change, so that every command can be given again. What must be durable before an answer: the
+//! signed record.
+
+use bellwether_proto::{
+    Malformed,
+    key::PublicKey,
+    limits,
+    name::{ServerName, SetName},
+    record::{Codec, Edit, Publish, Record, Role, Server, SetRules, SignedRecord},
+    v1,
+};
+
+/// How many changes the record's log keeps.
+const LOG: usize = 100;
+
+/// Who asks, and when.
+#[derive(Debug, Clone)]
+pub struct By {
+    /// The server or person, for the log.
+    pub author: String,
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// Why the record is not changed. It stays as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GroupRefused {
+    /// The name belongs to another key.
+    #[error(
+        "the name {0} belongs to another server's key; choose another name, or first, at the manager: bellwether server remove {0}"
+    )]
+    NameTaken(ServerName),
+    /// The key belongs to another name.
+    #[error(
+        "this server's key is known as {known}, not {asked}; join as {known}, or first, at the manager: bellwether server remove {known}"
+    )]
+    KeyKnown {
+        /// The name in the record.
+        known: ServerName,
+        /// The name that was asked for.
+        asked: ServerName,
+    },
+    /// The manager stays.
+    #[error("{0} is the manager and cannot be removed: its configuration is the truth")]
+    Manager(ServerName),
+    /// Never heard of.
+    #[error("there is no server {0} in this group; see: bellwether server list")]
+    Unknown(ServerName),
+    /// Its name or key is in use by now.
+    #[error("{name} cannot be added again: its {what} belongs to {by} now; let it join anew with a token")]
+    Replaced {
+        /// The server.
+        name: ServerName,
+        /// name or key.
+        what: &'static str,
+        /// Which server has it.
+        by: ServerName,
+    },
+    /// No such set.
+    #[error("there is no set {0} in this group; nothing was changed")]
+    NoSet(SetName),
+    /// Full.
+    #[error("a group has at most {} servers; nothing was changed", limits::SERVERS)]
+    Full,
+    /// A value that cannot be.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// The record after `held`, by `by`, with `change` made.
+fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
+    let mut record = held.record().clone();
+    change(&mut record);
+    record.version.version += 1;
+    record.previous = Some(held.hash());
+    log(&mut record.log, Edit { by: by.author.clone(), time_ms: by.time_ms, what });
+    record
+}
+
+fn log(log: &mut Vec<Edit>, edit: Edit) {
+    log.push(edit);
+    let over = log.len().saturating_sub(LOG);
+    log.drain(..over);
+}
+
+fn place(servers: &mut Vec<Server>, server: Server) {
+    let at = servers.partition_point(|s| s.name < server.name);
+    servers.insert(at, server);
+}
+
+/// A server enters as a member: new, known (its address may have changed), or one that was removed and has a new token.
+///
+/// # Errors
+/// The name or the key belongs to another.
+pub fn enter(
+    held: &SignedRecord,
+    name: &ServerName,
+    key: &PublicKey,
+    address: &str,
+    by: &By,
+) -> Result<Option<Record>, GroupRefused> {
+    check_address(address)?;
+    let record = held.record();
+    if let Some(known) = record.by_key(key) {
+        if known.name != *name {
+            return Err(GroupRefused::KeyKnown { known: known.name.clone(), asked: name.clone() });
+        }
+        if known.address == address {
+            return Ok(None);
+        }
+        return Ok(Some(next(held, by, format!("join {name} (now at {address})"), |record| {
+            let known = record.servers.iter_mut().filter(|s| s.name == *name);
+            known.for_each(|s| s.address = address.to_owned());
+        })));
+    }
+    if record.server(name).is_some() {
+        return Err(GroupRefused::NameTaken(name.clone()));
+    }
+    if record.servers.len() >= limits::SERVERS {
+        return Err(GroupRefused::Full);
+    }
+    let server =
+        Server { name: name.clone(), key: *key, address: address.to_owned(), role: Role::Member, candidate: true };
+    Ok(Some(next(held, by, format!("join {name} at {address}"), |record| {
+        record.removed.retain(|s| s.key != *key);
+        place(&mut record.servers, server);
+    })))
+}
+
+fn check_address(address: &str) -> Result<(), Malformed> {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse::<u16>().ok());
+    if port.is_some_and(|p| p != 0) && address.len() <= 300 && address.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(Malformed::new(format!(
+        "'{}' is not an address that the manager can dial: HOST:PORT (see --advertise)",
+        address.escape_debug().to_string().chars().take(300).collect::<String>()
+    )))
+}
+
+/// A server goes: it is refused from its next call on, and remembered should it be added again.
+///
+/// # Errors
+/// It is the manager, or unknown.
+pub fn remove(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
+    let record = held.record();
+    match record.server(name).map(|server| server.role) {
+        Some(Role::Manager) => Err(GroupRefused::Manager(name.clone())),
+        Some(Role::Member | Role::Disabled) => {
+            Ok(Some(next(held, by, format!("server remove {name}"), |record| remove_from(record, name))))
+        }
+        None if record.removed.iter().any(|s| s.name == *name) => Ok(None),
+        None => Err(GroupRefused::Unknown(name.clone())),
+    }
+}
+
+fn remove_from(record: &mut Record, name: &ServerName) {
+    let gone: Vec<Server> = record.servers.extract_if(.., |s| s.name == *name).collect();
+    record.removed.retain(|s| s.name != *name && gone.iter().all(|g| g.key != s.key));
+    record.removed.extend(gone);
+    let over = record.removed.len().saturating_sub(limits::SERVERS);
+    record.removed.drain(..over);
+}
+
+/// A server that was removed, or disabled, is a member again, with the key and the address that it had.
+///
+/// # Errors
+/// Never heard of, or its name or key belongs to another by now.
+pub fn add_again(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
+    let record = held.record();
+    let what = format!("server add {name}");
+    if let Some(known) = record.server(name) {
+        return Ok((known.role == Role::Disabled).then(|| {
+            next(held, by, what, |record| {
+                record.servers.iter_mut().filter(|s| s.name == *name).for_each(|s| s.role = Role::Member);
+            })
+        }));
+    }
+    let server = record.removed.iter().rfind(|s| s.name == *name).ok_or(GroupRefused::Unknown(name.clone()))?;
+    if let Some(other) = record.by_key(&server.key) {
+        return Err(GroupRefused::Replaced { name: name.clone(), what: "key", by: other.name.clone() });
+    }
+    if record.servers.len() >= limits::SERVERS {
+        return Err(GroupRefused::Full);
+    }
+    let server = Server { role: Role::Member, ..server.clone() };
+    Ok(Some(next(held, by, what, |record| {
+        record.removed.retain(|s| s.name != *name);
+        place(&mut record.servers, server);
+    })))
+}
+
+/// Holds propagation, or lets it go on (W6).
+pub fn set_paused(held: &SignedRecord, paused: bool, by: &By) -> Option<Record> {
+    let what = if paused { "pause" } else { "resume" };
+    (held.record().policy.paused != paused)
+        .then(|| next(held, by, what.to_owned(), |record| record.policy.paused = paused))
+}
+
+/// What to set: only what is present.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// Automatic or manual.
+    pub publish: Option<Publish>,
+    /// How frames are compressed.
+    pub codec: Option<Codec>,
+    /// In milliseconds.
+    pub quiet_max_ms: Option<u64>,
+    /// Of `set`, or of all sets.
+    pub allow_setuid: Option<bool>,
+    /// Of `set`, or of all sets.
+    pub allow_capabilities: Option<bool>,
+    /// The set whose rules are changed; none: all.
+    pub set: Option<SetName>,
+    /// Patterns to add, or to be the only ones.
+    pub exclude: Patterns,
+    /// Patterns to add, or to be the only ones.
+    pub local: Patterns,
+}
+
+/// Patterns to add to those there are, or to take their place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Patterns {
+    /// The patterns.
+    pub list: Vec<String>,
+    /// They are the only ones from now on.
+    pub replace: bool,
+}
+
+impl Patterns {
+    fn put_on(&self, there: &mut Vec<String>) {
+        if self.replace {
+            there.clear();
+        }
+        let new: Vec<_> = self.list.iter().filter(|pattern| !there.contains(pattern)).cloned().collect();
+        there.extend(new);
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.list.is_empty() && !self.replace
+    }
+}
+
+impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
+    type Error = Malformed;
+
+    fn try_from(wire: v1::SetPolicyRequest) -> Result<Self, Malformed> {
+        let publish = match wire.publish.as_deref() {
+            None => None,
+            Some("auto") => Some(Publish::Auto),
+            Some("manual") => Some(Publish::Manual),
+            Some(other) => {
+                return Err(Malformed::new(format!("publish is auto or manual, not '{}'", other.escape_debug())));
+            }
+        };
+        let set = if wire.set.is_empty() { None } else { Some(wire.set.parse()?) };
+        Ok(Self {
+            publish,
+            codec: wire.codec.map(|text| text.parse()).transpose()?,
+            quiet_max_ms: wire.quiet_max_ms,
+            allow_setuid: wire.allow_setuid,
+            allow_capabilities: wire.allow_capabilities,
+            set,
+            exclude: Patterns { list: wire.exclude, replace: wire.replace_exclude },
+            local: Patterns { list: wire.local, replace: wire.replace_local },
+        })
+    }
+}
+
+/// Changes the group's settings.
+///
+/// # Errors
+/// No such set, or a value that cannot be.
+pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result<Option<Record>, GroupRefused> {
+    let now = &held.record().policy;
+    if let Some(set) = change.set.as_ref().filter(|set| now.sets.iter().all(|rules| rules.name != **set)) {
+        return Err(GroupRefused::NoSet(set.clone()));
+    }
+    if change.set.is_none() && !(change.exclude.is_nothing() && change.local.is_nothing()) {
+        return Err(Malformed::new("patterns belong to one set: name it with --set").into());
+    }
+    if let Some(ms) = change.quiet_max_ms.filter(|ms| !(5..=60_000).contains(ms)) {
+        return Err(Malformed::new(format!("a quiet time of {ms} ms; it may be 5 to 60,000")).into());
+    }
+    let mut policy = now.clone();
+    policy.publish = change.publish.unwrap_or(policy.publish);
+    policy.codec = change.codec.unwrap_or(policy.codec);
+    policy.quiet_max_ms = change.quiet_max_ms.unwrap_or(policy.quiet_max_ms);
+    for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
+        set_rules(rules, change);
+    }
+    Ok((policy != *now).then(|| next(held, by, "group set".to_owned(), |record| record.policy = policy)))
+}
+
+fn set_rules(rules: &mut SetRules, change: &PolicyChange) {
+    rules.allow_setuid = change.allow_setuid.unwrap_or(rules.allow_setuid);
+    rules.allow_capabilities = change.allow_capabilities.unwrap_or(rules.allow_capabilities);
+    change.exclude.put_on(&mut rules.exclude);
+    change.local.put_on(&mut rules.local);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+use bellwether_proto::{
+    key::KeyPair,
+    record::{FORMAT, Policy, Version},
+    revision::{Epoch, GroupId},
+};
+
+use super::*;
+
+struct Group {
+    key: KeyPair,
+    held: SignedRecord,
+}
+
+fn by() -> By {
+    By { author: "root@web1".into(), time_ms: 7 }
+}
+
+fn name(text: &str) -> ServerName {
+    text.parse().unwrap()
+}
+
+impl Group {
+    fn new() -> Self {
+        let key = KeyPair::generate();
+        let manager = Server {
+            name: name("m"),
+            key: key.public(),
+            address: "m:7440".into(),
+            role: Role::Manager,
+            candidate: true,
+        };
+        let sets = ["haproxy", "nginx"].map(|set| SetRules::new(set.parse().unwrap()));
+        let policy = Policy {
+            publish: Publish::Auto,
+            paused: false,
+            codec: Codec::default(),
+            quiet_max_ms: 500,
+            sets: sets.into(),
+        };
+        let record = Record {
+            format: FORMAT,
+            group: GroupId::from([1; 16]),
+            version: Version { epoch: Epoch(1), version: 1 },
+            servers: vec![manager],
+            removed: Vec::new(),
+            policy,
+            log: Vec::new(),
+            previous: None,
+        };
+        Self { held: SignedRecord::sign(record, &key).unwrap(), key }
+    }
+
+    /// Signs the next record and checks that servers that hold the one before take it.
+    fn take(&mut self, record: Option<Record>) -> bool {
+        let Some(record) = record else { return false };
+        assert_eq!(record.version.version, self.held.record().version.version + 1);
+        assert_eq!(record.previous, Some(self.held.hash()));
+        let signed = SignedRecord::sign(record, &self.key).expect("a rule's record is a good one");
+        assert_eq!(signed.may_follow(&self.held), Ok(true));
+        self.held = signed;
+        true
+    }
+
+    fn enter(&mut self, server: &str, key: &KeyPair) -> Result<bool, GroupRefused> {
+        let record = enter(&self.held, &name(server), &key.public(), &format!("{server}:7440"), &by())?;
+        Ok(self.take(record))
+    }
+
+    fn remove(&mut self, server: &str) -> Result<bool, GroupRefused> {
+        let record = remove(&self.held, &name(server), &by())?;
+        Ok(self.take(record))
+    }
+
+    fn add(&mut self, server: &str) -> Result<bool, GroupRefused> {
+        let record = add_again(&self.held, &name(server), &by())?;
+        Ok(self.take(record))
+    }
+}
+
+#[test]
+fn entering_again_changes_nothing_and_a_taken_name_or_key_is_refused() {
+    let mut group = Group::new();
+    let (a, b) = (KeyPair::generate(), KeyPair::generate());
+    assert_eq!(group.enter("a", &a), Ok(true));
+    assert_eq!(group.enter("a", &a), Ok(false));
+    assert_eq!(group.enter("a", &b), Err(GroupRefused::NameTaken(name("a"))));
+    assert_eq!(group.enter("b", &a), Err(GroupRefused::KeyKnown { known: name("a"), asked: name("b") }));
+    assert_eq!(group.enter("m", &b), Err(GroupRefused::NameTaken(name("m"))));
+    assert_eq!(group.held.record().server(&name("a")).unwrap().role, Role::Member);
+    assert_eq!(group.held.record().version.version, 2);
+}
+
+#[test]
+fn a_server_that_moved_gets_its_new_address() {
+    let mut group = Group::new();
+    let a = KeyPair::generate();
+    group.enter("a", &a).unwrap();
+    let record = enter(&group.held, &name("a"), &a.public(), "other:1", &by()).unwrap();
+    assert!(group.take(record));
+    assert_eq!(group.held.record().server(&name("a")).unwrap().address, "other:1");
+}
+
+#[test]
+fn addresses_that_cannot_be_dialled_are_refused() {
+    let group = Group::new();
+    let key = KeyPair::generate().public();
+    for address in ["", "host", ":1", "host:0", "host:port", "host:70000", "ho st:1", "h\u{e9}:1"] {
+        assert!(enter(&group.held, &name("a"), &key, address, &by()).is_err(), "{address}");
+    }
+    assert!(enter(&group.held, &name("a"), &key, "[::1]:7440", &by()).is_ok());
+}
+
+#[test]
+fn removed_is_refused_remembered_and_can_be_added_again() {
+    let mut group = Group::new();
+    let a = KeyPair::generate();
+    group.enter("a", &a).unwrap();
+    assert_eq!(group.remove("m"), Err(GroupRefused::Manager(name("m"))));
+    assert_eq!(group.remove("x"), Err(GroupRefused::Unknown(name("x"))));
+    assert_eq!(group.remove("a"), Ok(true));
+    assert_eq!(group.remove("a"), Ok(false));
+    assert!(group.held.record().by_key(&a.public()).is_none());
+    assert_eq!(group.add("x"), Err(GroupRefused::Unknown(name("x"))));
+    assert_eq!(group.add("a"), Ok(true));
+    assert_eq!(group.add("a"), Ok(false));
+    assert_eq!(group.held.record().by_key(&a.public()).unwrap().name, name("a"));
+    assert!(group.held.record().removed.is_empty());
+}
+
+#[test]
+fn one_that_was_replaced_is_not_added_again() {
+    let mut group = Group::new();
+    let (a, b) = (KeyPair::generate(), KeyPair::generate());
+    group.enter("a", &a).unwrap();
+    group.remove("a").unwrap();
+    group.enter("a2", &a).unwrap();
+    assert_eq!(group.add("a"), Err(GroupRefused::Unknown(name("a"))), "it came back under another name");
+    group.remove("a2").unwrap();
+    group.enter("a2", &b).unwrap();
+    assert_eq!(group.add("a2"), Ok(false), "the name is a member's");
+}
+
+#[test]
+fn the_log_keeps_the_last_hundred() {
+    let mut group = Group::new();
+    for n in 0..150 {
+        let record = set_paused(&group.held, n % 2 == 0, &by());
+        assert!(group.take(record), "{n}");
+    }
+    let log = &group.held.record().log;
+    assert_eq!(log.len(), 100);
+    assert_eq!(log.last().unwrap().what, "resume");
+    assert_eq!(set_paused(&group.held, false, &by()), None);
+}
+
+#[test]
+fn policies_are_set_by_field() {
+    let mut group = Group::new();
+    let nginx: SetName = "nginx".parse().unwrap();
+    let change = PolicyChange {
+        publish: Some(Publish::Manual),
+        set: Some(nginx.clone()),
+        exclude: Patterns { list: vec!["*.bak".into(), "*.swp".into()], replace: false },
+        ..PolicyChange::default()
+    };
+    let record = set_policy(&group.held, &change, &by()).unwrap();
+    assert!(group.take(record));
+    assert_eq!(set_policy(&group.held, &change, &by()), Ok(None), "again, nothing");
+    let policy = &group.held.record().policy;
+    assert_eq!(policy.publish, Publish::Manual);
+    assert_eq!(policy.sets[1].exclude, ["*.bak", "*.swp"]);
+    assert!(policy.sets[0].exclude.is_empty());
+
+    let replace = PolicyChange {
+        set: Some(nginx),
+        exclude: Patterns { list: Vec::new(), replace: true },
+        ..PolicyChange::default()
+    };
+    let record = set_policy(&group.held, &replace, &by()).unwrap();
+    assert!(group.take(record));
+    assert!(group.held.record().policy.sets[1].exclude.is_empty());
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    let group = Group::new();
+    let set = |set: Option<&str>, list: &[&str], quiet| PolicyChange {
+        set: set.map(|s| s.parse().unwrap()),
+        local: Patterns { list: list.iter().map(|&p| p.into()).collect(), replace: false },
+        quiet_max_ms: quiet,
+        ..PolicyChange::default()
+    };
+    assert!(matches!(set_policy(&group.held, &set(Some("x"), &[], None), &by()), Err(GroupRefused::NoSet(_))));
+    assert!(set_policy(&group.held, &set(None, &["a"], None), &by()).is_err());
+    assert!(set_policy(&group.held, &set(None, &[], Some(1)), &by()).is_err());
+    let wire = |publish: &str| v1::SetPolicyRequest { publish: Some(publish.into()), ..Default::default() };
+    assert!(PolicyChange::try_from(wire("sometimes")).is_err());
+    assert_eq!(PolicyChange::try_from(wire("manual")).unwrap().publish, Some(Publish::Manual));
+}

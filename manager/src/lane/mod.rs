@@ -1,0 +1,217 @@
+//! A lane: the one task that talks to one member, from dialling it to giving up and dialling again.
+//!
+//! It watches the head and the record, takes requests over its control channel, and sends what it sees to the
+//! monitor. Nothing it does waits for another lane, and none waits for it; it is aborted at once when its server leaves
+//! the group. It keeps nothing durable: a member says itself where it is, every time it is reached.
+
+mod outbox;
+mod session;
+mod watchdog;
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use bellwether_proto::{
+    PROTOCOL, limits,
+    name::ServerName,
+    record::Server,
+    status::{Event, Observation},
+    v1,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+pub use watchdog::Deadlines;
+
+use crate::{backoff::Backoff, plan::Refusal, shared::Shared};
+
+/// Messages on their way to one member that its connection has not taken yet: slices are 256 KiB.
+const ON_THE_WAY: usize = 4;
+/// Nobody dials one server more often than that because there is a new head.
+const DIAL_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is asked of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Control {
+    /// Bring it to the head whatever its state; hash every byte first.
+    Sync {
+        /// Hash every byte.
+        full: bool,
+    },
+    /// Look at it again.
+    Verify {
+        /// Hash every byte.
+        full: bool,
+    },
+}
+
+/// What outlives a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// A sync was asked for and has not ended.
+    sync: bool,
+    /// A verification was asked for and not sent yet.
+    verify: Option<bool>,
+    /// Why it failed, by its own word or ours: until a sync has ended well, whatever it says the next time (W8).
+    fault: Option<String>,
+    /// What the member refused.
+    refused: Option<Refusal>,
+}
+
+impl Memory {
+    fn note(&mut self, control: Control) {
+        match control {
+            Control::Sync { full } => {
+                self.sync = true;
+                self.refused = None;
+                self.verify = if full { Some(true) } else { self.verify };
+            }
+            Control::Verify { full } => self.verify = Some(full || self.verify == Some(true)),
+        }
+    }
+}
+
+/// An open stream to a member that has said hello.
+struct Link {
+    down: mpsc::Sender<v1::Down>,
+    up: Streaming<v1::Up>,
+    hello: v1::UpHello,
+}
+
+/// A lane's constants.
+pub(crate) struct Lane {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) server: Server,
+}
+
+impl Lane {
+    /// Runs until it is aborted, or the manager stops.
+    pub(crate) async fn run(self, mut control: mpsc::Receiver<Control>) {
+        let mut memory = Memory::default();
+        let mut backoff = Backoff::default();
+        loop {
+            let dialled = Instant::now();
+            let why = match self.connect().await {
+                Ok(link) => {
+                    backoff.reset();
+                    session::run(&self, link, &mut control, &mut memory).await
+                }
+                Err(why) => why,
+            };
+            tracing::info!(server = %self.server.name, why, "lost");
+            self.see(Observation::Lost(why));
+            let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
+            if !self.wait(until, dialled + DIAL_AGAIN, &mut control, &mut memory).await {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn see(&self, observation: Observation) {
+        self.shared.see(Event::Server(self.server.name.clone(), observation));
+    }
+
+    /// Waits until `until`, a request, or a new head (then not before `early`); false: the manager stops.
+    async fn wait(
+        &self,
+        until: Instant,
+        early: Instant,
+        control: &mut mpsc::Receiver<Control>,
+        memory: &mut Memory,
+    ) -> bool {
+        let mut head = self.shared.head.subscribe();
+        let mut until = until;
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return true,
+                changed = head.changed() => match changed {
+                    Ok(()) => until = until.min(early),
+                    Err(_) => return false,
+                },
+                asked = control.recv() => match asked {
+                    Some(asked) => {
+                        memory.note(asked);
+                        until = until.min(early);
+                    }
+                    None => return false,
+                },
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, String> {
+        let patience = self.shared.timings.dial;
+        timeout(patience, self.dial())
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", patience.as_secs())))
+    }
+
+    async fn dial(&self) -> Result<Link, String> {
+        let channel = self.shared.dial.dial(&self.server).await?;
+        let mut client = v1::push_client::PushClient::new(channel).max_decoding_message_size(limits::MESSAGE);
+        let (down, outgoing) = mpsc::channel(ON_THE_WAY);
+        let hello = v1::down::Message::Hello(self.hello());
+        down.send(v1::Down { message: Some(hello) }).await.map_err(|e| e.to_string())?;
+        let answer = client.follow(ReceiverStream::new(outgoing)).await.map_err(|s| refused(&s))?;
+        let mut up = answer.into_inner();
+        match up.message().await.map_err(|s| refused(&s))?.and_then(|up| up.message) {
+            Some(v1::up::Message::Hello(hello)) => self.check(&hello).map(|()| Link { down, up, hello }),
+            Some(_) => Err("it did not begin with a hello".to_owned()),
+            None => Err("it closed the connection".to_owned()),
+        }
+    }
+
+    fn hello(&self) -> v1::DownHello {
+        v1::DownHello {
+            protocol_min: PROTOCOL.0,
+            protocol_max: PROTOCOL.1,
+            record: Some(self.shared.record.borrow().to_wire()),
+            head: Some(self.shared.head.borrow().stored.header.to_wire()),
+            chain: self.shared.chain.clone(),
+        }
+    }
+
+    fn check(&self, hello: &v1::UpHello) -> Result<(), String> {
+        let ours = &self.server.name;
+        if hello.server.parse::<ServerName>().as_ref() != Ok(ours) {
+            return Err(format!("a server answers there that calls itself '{}', not {ours}", cut(&hello.server, 64)));
+        }
+        if !(PROTOCOL.0..=PROTOCOL.1).contains(&hello.protocol) {
+            return Err(format!(
+                "it speaks protocol {}, this manager {} to {}; upgrade the older of the two",
+                hello.protocol, PROTOCOL.0, PROTOCOL.1
+            ));
+        }
+        let epoch = self.shared.record.borrow().record().version.epoch.0;
+        if hello.epoch > epoch {
+            return Err(format!(
+                "it has seen epoch {}, this manager is of epoch {epoch}: another manager has taken over",
+                hello.epoch
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A member's text, for people and for the log: printable and not endless.
+fn cut(text: &str, most: usize) -> String {
+    let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    text.chars().take(most).map(clean).collect()
+}
+
+fn refused(status: &tonic::Status) -> String {
+    match status.message() {
+        "" => status.code().description().to_owned(),
+        message => cut(message, 1000),
+    }
+}
+
+#[cfg(test)]
+mod tests;

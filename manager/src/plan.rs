@@ -1,0 +1,123 @@
+//! What a lane does next: a pure function of where its member is and where the head is.
+
+use std::sync::Arc;
+
+use bellwether_proto::{hash::Hash, revision::RevisionId};
+use bellwether_store::history::{Route, Stored};
+
+/// A member as it last described itself.
+#[derive(Debug, Clone, Default)]
+pub struct Member {
+    /// The revision that its sets hold; none: none of this group's.
+    pub at: Option<RevisionId>,
+    /// Its error: it takes nothing until a sync (W8).
+    pub fault: bool,
+    /// A pack that was interrupted, and how many bytes of it are kept.
+    pub partial: Option<(Hash, u64)>,
+    /// The revision that it refused before the switch.
+    pub refused: Option<Refusal>,
+    /// A person asked for a sync, which has not ended.
+    pub sync: bool,
+    /// Within that sync: its sets hold again what its revision says, and its error is cleared.
+    pub settled: bool,
+}
+
+/// What a member refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// The revision.
+    pub revision: RevisionId,
+    /// The head at that time: it is not offered again before there is another.
+    pub head: RevisionId,
+}
+
+/// Why nothing is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// It is in error: until a sync is asked for.
+    Fault,
+    /// Propagation is held: until `resume`, or a sync is asked for.
+    Paused,
+    /// It refused the head: until there is another, or a sync is asked for.
+    Refused,
+}
+
+/// What to do next.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// It is at the head.
+    Nothing,
+    /// Not now.
+    Wait(Wait),
+    /// Its sets are to hold what its revision says, whatever was edited there; it reports when they do.
+    Settle,
+    /// Every way leads through the revision that it refused: a base of the head is needed.
+    NeedBase,
+    /// Offer a pack and send these of its bytes.
+    Send(Sending),
+}
+
+/// A pack to offer.
+#[derive(Debug, Clone)]
+pub struct Sending {
+    /// The pack.
+    pub pack: Arc<Stored>,
+    /// The first byte to send.
+    pub from: u64,
+    /// One past the last byte to send before the member asks for more.
+    pub to: u64,
+    /// From anything to the manager's state; otherwise one change.
+    pub sync: bool,
+}
+
+/// What to do next for `member`. `route` gives the packs from a revision to the head.
+pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Option<RevisionId>) -> Route) -> Step {
+    if !member.sync {
+        if member.fault {
+            return Step::Wait(Wait::Fault);
+        }
+        if member.at == Some(head) {
+            return Step::Nothing;
+        }
+        if paused {
+            return Step::Wait(Wait::Paused);
+        }
+        if member.refused.is_some_and(|refusal| refusal.head == head) {
+            return Step::Wait(Wait::Refused);
+        }
+    }
+    if member.sync && !member.settled && member.at.is_some() {
+        return Step::Settle;
+    }
+    let Route::Packs(packs) = route(member.at) else { return Step::Nothing };
+    let refused = member.refused.map(|refusal| refusal.revision).filter(|_| !member.sync);
+    let through = |packs: &[Arc<Stored>]| packs.iter().any(|pack| Some(pack.header.id()) == refused);
+    if !through(&packs) {
+        return send(member, &packs);
+    }
+    match route(None) {
+        Route::Packs(packs) if !through(&packs) || starts_at(&packs, head) => send(member, &packs),
+        Route::Packs(_) | Route::Nothing => Step::NeedBase,
+    }
+}
+
+fn starts_at(packs: &[Arc<Stored>], head: RevisionId) -> bool {
+    packs.first().is_some_and(|first| first.base && first.header.id() == head)
+}
+
+fn send(member: &Member, packs: &[Arc<Stored>]) -> Step {
+    let Some(pack) = packs.first() else { return Step::Nothing };
+    let kept = member.partial.filter(|(id, bytes)| *id == pack.pack && *bytes <= pack.size).map(|(_, bytes)| bytes);
+    let (from, to) = match kept {
+        // The member had asked for what it has beyond the changes, so the rest is what it needs.
+        Some(bytes) if pack.base && bytes < pack.changes_end => (bytes, pack.changes_end),
+        Some(bytes) => (bytes, pack.size),
+        None if pack.base => (0, pack.changes_end),
+        None => (0, pack.size),
+    };
+    let sync = member.sync || pack.base || packs.len() > 1;
+    Step::Send(Sending { pack: pack.clone(), from, to, sync })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,377 @@
+//! The publisher: the one task that scans, publishes and writes into the sets.
+//!
+//! It waits for [`Dirty`] (filled by the watches), for commands over its channel, for changes of the record, and for
+//! its own times: a slow rescan, young files, a full hash. Work on the disk runs on blocking threads, one at a time, and
+//! is always waited for: a publish that has begun ends before the task does. The new head goes to the lanes and to the
+//! monitor over the `head` watch and the event channel.
+
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bellwether_proto::{
+    record::{Publish, SetRules},
+    status::{Event, SetStatus},
+};
+use bellwether_store::{
+    index,
+    scan::{Look, Notice},
+    tree::{SetTree, Tree},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    change::{self, Asked, Changed},
+    dirty::Dirty,
+    failpoints,
+    head::Head,
+    publish::{self, Cause, Changes, Outcome, PublishError, Request, Seen},
+    shared::Shared,
+    watch::Mode,
+};
+
+/// Revisions that the history keeps at least.
+const REVISIONS: usize = 200;
+/// Until a publish that failed is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Until a base that could not be built is tried again.
+const BASE_RETRY: Duration = Duration::from_secs(30);
+/// From a publish until a base of it is built, where one is due.
+const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
+/// Notices that the status names for one set.
+const NOTICES: usize = 20;
+
+/// What is asked of the publisher.
+pub(crate) enum Command {
+    Publish(Request, oneshot::Sender<Result<Published, PublishError>>),
+    Change(Box<Asked>, oneshot::Sender<Result<Changed, change::ChangeError>>),
+}
+
+/// What came of a publish.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The new head; none: there was nothing to publish, or it was only asked what would be.
+    pub revision: Option<bellwether_proto::revision::SignedHeader>,
+    /// What differs, or differed.
+    pub changes: Changes,
+}
+
+pub(crate) struct Publisher {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dirty: Arc<Dirty>,
+    /// The sets as last scanned.
+    pub(crate) known: Tree,
+    pub(crate) mode: watch::Receiver<Mode>,
+    pub(crate) notices: BTreeSet<Notice>,
+    /// What the monitor was told of unpublished edits.
+    pub(crate) unpublished: Option<String>,
+    /// Publishes that failed in a row.
+    pub(crate) failures: u32,
+    /// Since when every entry is due to be looked at, and every byte.
+    pub(crate) times: Times,
+}
+
+/// When what is due next.
+pub(crate) struct Times {
+    rescan: Instant,
+    full: Instant,
+    young: Option<(Instant, Look)>,
+    base: Option<Instant>,
+}
+
+impl Times {
+    /// `full_now`: the machine was started since: what the stats say is not believed.
+    pub(crate) fn new(now: Instant, full_now: bool, full: Duration) -> Self {
+        Self { rescan: now + RETRY.0, full: if full_now { now } else { now + full }, young: None, base: None }
+    }
+}
+
+impl Publisher {
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
+        let mut record = self.shared.record.subscribe();
+        let mut policy = policy_of(&self.shared);
+        // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
+        let armed = async { drop(self.mode.wait_for(|mode| *mode != Mode::Starting).await) };
+        tokio::select! {
+            () = armed => {}
+            () = stopped(&mut shutdown) => return,
+        }
+        self.tell_sets(None);
+        loop {
+            let next = self.next();
+            tokio::select! {
+                () = stopped(&mut shutdown) => break,
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command).await,
+                    None => break,
+                },
+                _ = record.changed() => {
+                    record.mark_unchanged();
+                    let now = policy_of(&self.shared);
+                    if now != policy {
+                        policy = now;
+                        self.round(Look::Stats, Cause::Seen).await;
+                    }
+                }
+                () = self.shared.base_wanted.notified() => self.times.base = Some(Instant::now()),
+                () = self.dirty.changed() => {}
+                () = tokio::time::sleep_until(next.into()) => self.due().await,
+            }
+        }
+        self.save().await;
+    }
+
+    fn quiet_max(&self) -> Duration {
+        Duration::from_millis(self.shared.record.borrow().record().policy.quiet_max_ms)
+    }
+
+    fn next(&self) -> Instant {
+        let Times { rescan, full, young, base } = &self.times;
+        let dirty = self.dirty.due(self.quiet_max());
+        let young = young.as_ref().map(|(at, _)| *at);
+        [dirty, young, *base].into_iter().flatten().fold((*rescan).min(*full), Instant::min)
+    }
+
+    async fn due(&mut self) {
+        let now = Instant::now();
+        if self.times.full <= now {
+            self.times.full = now + self.shared.timings.full_hash;
+            self.dirty.take();
+            self.round(Look::Bytes, Cause::Seen).await;
+            self.save().await;
+        } else if self.dirty.due(self.quiet_max()).is_some_and(|at| at <= now) {
+            if let Some(look) = self.dirty.take() {
+                self.round(look, Cause::Seen).await;
+            }
+        } else if self.times.young.as_ref().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, look)) = self.times.young.take() {
+                self.round(look, Cause::Seen).await;
+            }
+        } else if self.times.rescan <= now {
+            self.dirty.take();
+            self.round(Look::Stats, Cause::Seen).await;
+            self.save().await;
+        } else if self.times.base.is_some_and(|at| at <= now) {
+            self.base().await;
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Publish(request, answer) => {
+                self.dirty.take();
+                let _ = answer.send(self.asked(Look::Stats, request).await);
+            }
+            Command::Change(asked, answer) => {
+                let _ = answer.send(self.change(*asked).await);
+            }
+        }
+    }
+
+    async fn asked(&mut self, look: Look, request: Request) -> Result<Published, PublishError> {
+        match self.attempt(look, Cause::Asked(request)).await? {
+            Outcome::Same => Ok(Published { revision: None, changes: Changes::default() }),
+            Outcome::Held(changes) => Ok(Published { revision: None, changes }),
+            Outcome::Published(head, changes) => Ok(Published { revision: Some(head.stored.header.clone()), changes }),
+        }
+    }
+
+    async fn change(&mut self, asked: Asked) -> Result<Changed, change::ChangeError> {
+        if let Some(why) = &self.unpublished {
+            return Err(change::ChangeError::Unpublished(why.clone()));
+        }
+        // Who names the file means it: even the removal of a set's only file frightens nobody.
+        let (message, author) = (asked.message.clone(), asked.author.clone());
+        let request = Request { message, author, accept: true, dry_run: false };
+        let shared = self.shared.clone();
+        let made = move || change::make(&shared, &asked);
+        let made = tokio::task::spawn_blocking(made).await.map_err(|_| PublishError::Stopping)??;
+        let published = match made {
+            None => None,
+            Some(look) => self.asked(look, request).await?.revision,
+        };
+        Ok(Changed { revision: published })
+    }
+
+    async fn round(&mut self, look: Look, cause: Cause) {
+        let everything = !matches!(look, Look::At(_));
+        if everything {
+            self.times.rescan = Instant::now() + self.rescan_in();
+        }
+        let told = self.unpublished.clone();
+        let Err(error) = self.attempt(look, cause).await else {
+            self.failures = 0;
+            return;
+        };
+        if self.unpublished != told {
+            tracing::warn!(error = &error as &dyn std::error::Error, "not published");
+        }
+        if !matches!(error, PublishError::Frightening(_)) {
+            self.times.rescan = Instant::now() + RETRY.0.saturating_mul(1 << self.failures.min(5)).min(RETRY.1);
+            self.failures += 1;
+        }
+    }
+
+    fn rescan_in(&self) -> Duration {
+        let timings = &self.shared.timings;
+        let interval = match *self.mode.borrow() {
+            Mode::Rescans(_) => timings.rescan_unwatched,
+            Mode::Starting | Mode::Events => timings.rescan,
+        };
+        // Up to a tenth later, so that machines started together do not scan together.
+        interval + interval / 10 * ((RandomState::new().hash_one(0) % 100) as u32) / 100
+    }
+
+    /// One publish, whatever comes of it. Not to be cancelled: a new head would be durable but not announced.
+    async fn attempt(&mut self, look: Look, cause: Cause) -> Result<Outcome, PublishError> {
+        let began = Instant::now();
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let looked = look.clone();
+        let work = move || publish::attempt(&shared, &known, look, &cause, began);
+        let seen = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?;
+        let outcome = match seen {
+            Ok(seen) => self.take(seen, &looked),
+            Err(error) => Err(error),
+        };
+        if let Ok(Outcome::Published(head, _)) = &outcome {
+            self.announce(head);
+            self.plan_base().await;
+        }
+        self.tell_unpublished(&outcome);
+        outcome
+    }
+
+    fn take(&mut self, seen: Seen, looked: &Look) -> Result<Outcome, PublishError> {
+        let Seen { tree, notices, young, outcome } = seen;
+        let before = std::mem::replace(&mut self.known, tree);
+        if !young.is_empty() {
+            self.times.young = Some((Instant::now() + self.shared.timings.young, Look::At(young)));
+        }
+        match looked {
+            Look::Stats | Look::Bytes => self.notices.clear(),
+            Look::At(paths) => self
+                .notices
+                .retain(|notice| paths.keys().all(|(set, path)| *set != notice.set || !notice.path.is_within(path))),
+        }
+        self.notices.extend(notices);
+        self.tell_sets(Some(&before));
+        outcome
+    }
+
+    fn announce(&mut self, head: &Head) {
+        let header = head.stored.header.clone();
+        tracing::info!(revision = %header.number(), "published");
+        let head = Head::new(head.stored.clone(), head.tree.clone(), head.published);
+        // The monitor is told while the head is locked: no lane's report of this revision comes before it, and whoever
+        // hears of it sees it.
+        self.shared.head.send_modify(|now| {
+            *now = Arc::new(head);
+            self.shared.see(Event::Head {
+                number: header.number(),
+                time_ms: header.header().time_ms,
+                message: header.header().message.clone(),
+            });
+        });
+        failpoints::hit("publish.announced");
+    }
+
+    fn tell_unpublished(&mut self, outcome: &Result<Outcome, PublishError>) {
+        let now = match outcome {
+            Ok(Outcome::Same | Outcome::Published(..)) => None,
+            Ok(Outcome::Held(changes)) => {
+                let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
+                Some(format!("{} {entries} from the head; publish: bellwether publish", changes.count))
+            }
+            Err(error) => Some(with_sources(error)),
+        };
+        if self.unpublished != now {
+            self.unpublished = now.clone();
+            self.shared.see(Event::Unpublished(now));
+        }
+    }
+
+    /// Tells the monitor of the sets, where they differ from `before`.
+    fn tell_sets(&self, before: Option<&Tree>) {
+        let same = |set: &SetTree| {
+            let old = before?.set(&set.rules.name)?;
+            Some(old.root.as_ref().map(|dir| dir.hash()) == set.root.as_ref().map(|dir| dir.hash()))
+        };
+        if before.is_some() && self.known.sets().iter().all(|set| same(set) == Some(true)) {
+            return;
+        }
+        let status = |set: &SetTree| SetStatus {
+            name: set.rules.name.clone(),
+            entries: Tree::new(vec![set.clone()]).entries(),
+            notices: self.notices_of(set),
+        };
+        self.shared.see(Event::Sets(self.known.sets().iter().map(status).collect()));
+    }
+
+    fn notices_of(&self, set: &SetTree) -> Vec<String> {
+        let ours = self.notices.iter().filter(|notice| notice.set == set.rules.name);
+        let more = ours.clone().count().saturating_sub(NOTICES);
+        let lines = ours.take(NOTICES).map(|notice| format!("{}:{}: {}", notice.set, notice.path, notice.what));
+        lines.chain((more > 0).then(|| format!("and {more} more"))).collect()
+    }
+
+    /// A base is built when it is quiet: not before the burst that made this head is over.
+    async fn plan_base(&mut self) {
+        let history = self.shared.history.clone();
+        let due = move || history.read().unwrap_or_else(PoisonError::into_inner).base_due();
+        if self.times.base.is_none() && tokio::task::spawn_blocking(due).await.unwrap_or(false) {
+            self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
+        }
+    }
+
+    async fn base(&mut self) {
+        let shared = self.shared.clone();
+        let built = tokio::task::spawn_blocking(move || publish::base(&shared, REVISIONS)).await;
+        self.times.base = None;
+        match built {
+            // Lanes that wait for it plan anew.
+            Ok(Ok(())) => self.shared.head.send_modify(|_| {}),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no base was built; it is tried again");
+                self.times.base = Some(Instant::now() + BASE_RETRY);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Saves what is known, so that the next start need not read every file again. Losing it costs that, nothing more.
+    async fn save(&self) {
+        let (path, known) = (self.shared.state.join("index"), self.known.clone());
+        let saved = tokio::task::spawn_blocking(move || index::save(&path, &known)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
+        }
+    }
+}
+
+/// Returns when the manager is to stop.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error: nobody can give the signal any more, which is one.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// What of the policy decides what is published.
+fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish) {
+    let record = shared.record.borrow();
+    let policy = &record.record().policy;
+    (policy.sets.clone(), policy.publish)
+}
+
+/// An error and why, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,104 @@
+//! When a burst of events is over: a pure rule over their times.
+//!
+//! One save is published 5 ms after it. The quiet time that is asked for grows with the burst: by twice its length
+//! so far and 2 ms for every further path, so that a `git checkout` of thousands of files is one revision, up to the
+//! group's `quiet_max`. A directory that is written to without a pause is published every [`LONGEST`] all the same.
+
+use std::time::{Duration, Instant};
+
+/// The quiet time of a single save.
+pub const SHORTEST: Duration = Duration::from_millis(5);
+
+/// How long events that never pause are waited for.
+pub const LONGEST: Duration = Duration::from_secs(10);
+
+/// A burst of events, as seen so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Burst {
+    /// The first event.
+    pub first: Instant,
+    /// The newest.
+    pub last: Instant,
+    /// Different paths.
+    pub paths: usize,
+}
+
+impl Burst {
+    /// When to scan, should nothing more happen.
+    pub fn due(&self, quiet_max: Duration) -> Instant {
+        let length = self.last.saturating_duration_since(self.first);
+        let further = u32::try_from(self.paths.saturating_sub(1)).unwrap_or(u32::MAX).min(10_000);
+        let quiet = SHORTEST + length * 2 + Duration::from_millis(2) * further;
+        (self.last + quiet.min(quiet_max.max(SHORTEST))).min(self.first + LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX: Duration = Duration::from_millis(500);
+
+    /// Plays events at these offsets (ms); returns when each scan would happen, as offsets.
+    fn scans(events: &[u64]) -> Vec<u128> {
+        let start = Instant::now();
+        let mut scans = Vec::new();
+        let mut burst: Option<Burst> = None;
+        for &at in events {
+            let now = start + Duration::from_millis(at);
+            if let Some(due) = burst.map(|b| b.due(MAX)).filter(|due| *due <= now) {
+                scans.push((due - start).as_millis());
+                burst = None;
+            }
+            let b = burst.get_or_insert(Burst { first: now, last: now, paths: 0 });
+            *b = Burst { last: now, paths: b.paths + 1, ..*b };
+        }
+        scans.extend(burst.map(|b| (b.due(MAX) - start).as_millis()));
+        scans
+    }
+
+    #[test]
+    fn one_save_is_scanned_after_five_milliseconds() {
+        assert_eq!(scans(&[100]), [105]);
+    }
+
+    #[test]
+    fn a_checkout_of_thousands_of_files_is_one_scan() {
+        let mut at = 0;
+        let events: Vec<u64> = (0..5000u64)
+            .map(|n| {
+                at += if n % 100 == 99 { 40 } else { n % 2 };
+                at
+            })
+            .collect();
+        assert_eq!(scans(&events).len(), 1);
+    }
+
+    #[test]
+    fn a_stream_without_a_pause_is_scanned_all_the_same() {
+        let events: Vec<u64> = (0..30_000).step_by(3).collect();
+        let scans = scans(&events);
+        assert_eq!(scans[..2], [10_000, 20_002]);
+    }
+
+    #[test]
+    fn two_saves_apart_are_two_scans() {
+        assert_eq!(scans(&[0, 1000]), [5, 1005]);
+    }
+
+    proptest! {
+        #[test]
+        fn never_before_the_last_event_and_never_later_than_the_bounds(
+            length in 0u64..20_000, paths in 1usize..100_000, max in 0u64..1000,
+        ) {
+            let first = Instant::now();
+            let last = first + Duration::from_millis(length.min(10_000));
+            let due = Burst { first, last, paths }.due(Duration::from_millis(max));
+            prop_assert!(due >= last);
+            prop_assert!(due <= first + LONGEST);
+            prop_assert!(due <= last + Duration::from_millis(max.max(5)));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the manager's tasks share. The publisher alone moves the head, [`Shared::edit`] alone the record.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bellwether_proto::{
+    key::KeyPair,
+    name::{ServerName, SetName},
+    record::{Record, SetRules, SignedRecord, Version},
+    status::Event,
+    v1,
+};
+use bellwether_store::{history::History, scan::Source, state_file::StateFileError};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
+
+use crate::{Dial, SaveRecord, failpoints, group::GroupRefused, head::Head, lane::Deadlines};
+
+/// How many lanes read chunks for their members at a time.
+const READS: usize = 2;
+
+/// Intervals and patience. The defaults are for a farm; tests shorten them.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    /// Between two looks at every entry, with jitter.
+    pub rescan: Duration,
+    /// The same where changes are noticed only by rescanning.
+    pub rescan_unwatched: Duration,
+    /// Between two readings of every byte.
+    pub full_hash: Duration,
+    /// Until a young file is looked at again.
+    pub young: Duration,
+    /// Between two signs of life on a connection.
+    pub keepalive: Duration,
+    /// For a server to answer when it is dialled.
+    pub dial: Duration,
+    /// How long a member is waited for.
+    pub deadlines: Deadlines,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self {
+            rescan: Duration::from_secs(60),
+            rescan_unwatched: Duration::from_secs(3),
+            full_hash: Duration::from_secs(24 * 3600),
+            young: Duration::from_millis(20),
+            keepalive: Duration::from_secs(5),
+            dial: Duration::from_secs(10),
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+/// Why the record is not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// A rule says no.
+    #[error(transparent)]
+    Refused(#[from] GroupRefused),
+    /// A record that cannot be signed.
+    #[error(transparent)]
+    Malformed(#[from] bellwether_proto::Malformed),
+    /// It could not be made durable: nothing was changed.
+    #[error("the group record could not be saved; nothing was changed")]
+    Save(#[from] StateFileError),
+    /// The manager stops.
+    #[error("the manager is stopping; nothing was changed")]
+    Stopping,
+}
+
+pub(crate) struct Shared {
+    pub(crate) name: ServerName,
+    pub(crate) key: Arc<KeyPair>,
+    pub(crate) sets: Vec<(SetName, PathBuf)>,
+    pub(crate) state: PathBuf,
+    pub(crate) incarnation: u64,
+    pub(crate) record: watch::Sender<Arc<SignedRecord>>,
+    pub(crate) chain: Vec<v1::SignedRecord>,
+    pub(crate) head: watch::Sender<Arc<Head>>,
+    pub(crate) history: Arc<RwLock<History>>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) timings: Timings,
+    pub(crate) reads: Semaphore,
+    /// The record that each server that is reached has taken.
+    pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
+    /// A lane needs a base of the head.
+    pub(crate) base_wanted: Notify,
+    save_record: SaveRecord,
+    editing: Mutex<()>,
+}
+
+/// What the caller of [`Shared::new`] gives besides what is named there.
+pub(crate) struct Given {
+    pub(crate) name: ServerName,
+    pub(crate) key: Arc<KeyPair>,
+    pub(crate) sets: Vec<(SetName, PathBuf)>,
+    pub(crate) state: PathBuf,
+    pub(crate) incarnation: u64,
+    pub(crate) chain: Vec<v1::SignedRecord>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) timings: Timings,
+    pub(crate) save_record: SaveRecord,
+}
+
+impl Shared {
+    pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
+        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, save_record } = given;
+        Self {
+            name,
+            key,
+            sets,
+            state,
+            incarnation,
+            record: watch::Sender::new(Arc::new(record)),
+            chain,
+            head: watch::Sender::new(Arc::new(head)),
+            history: Arc::new(RwLock::new(history)),
+            events,
+            dial,
+            timings,
+            reads: Semaphore::new(READS),
+            records: watch::Sender::default(),
+            base_wanted: Notify::new(),
+            save_record,
+            editing: Mutex::new(()),
+        }
+    }
+
+    /// Tells the monitor. Where nobody listens any more, this process is stopping.
+    pub(crate) fn see(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// The sets of the record on this server, under its rules.
+    pub(crate) fn sources(&self) -> Vec<Source> {
+        sources(self.record.borrow().record(), &self.sets)
+    }
+
+    /// Changes the record: one at a time; signed and durable before any server sees it or this returns.
+    pub(crate) async fn edit(
+        self: &Arc<Self>,
+        change: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
+    ) -> Result<Arc<SignedRecord>, EditError> {
+        let _one = self.editing.lock().await;
+        let held = self.record.borrow().clone();
+        let Some(next) = change(&held)? else { return Ok(held) };
+        let next = Arc::new(SignedRecord::sign(next, &self.key)?);
+        let (shared, saved) = (self.clone(), next.clone());
+        // Not to be cancelled between the save and the announcement: both happen on the blocking thread.
+        let save = move || {
+            (shared.save_record)(&saved)?;
+            failpoints::hit("record.saved");
+            shared.record.send_modify(|now| {
+                shared.see(Event::Record(Arc::new(saved.record().clone())));
+                *now = saved;
+            });
+            Ok::<_, EditError>(())
+        };
+        tokio::task::spawn_blocking(save).await.map_err(|_| EditError::Stopping)??;
+        Ok(next)
+    }
+}
+
+/// The sets of `record` that have a path in `sets`.
+pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Source> {
+    let source = |rules: &SetRules| {
+        let (_, path) = sets.iter().find(|(name, _)| *name == rules.name)?;
+        Some(Source { rules: Arc::new(rules.clone()), path: path.clone() })
+    };
+    record.policy.sets.iter().filter_map(source).collect()
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

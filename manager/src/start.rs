@@ -1,0 +1,188 @@
+//! Starting the manager: its history, index and tokens are opened, then its tasks run.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bellwether_proto::{
+    key::KeyPair,
+    name::{ServerName, SetName},
+    record::SignedRecord,
+    revision::Number,
+    status::Event,
+};
+use bellwether_store::{
+    history::{History, HistoryError},
+    index,
+    state_file::{self, StateFileError},
+    tree::Tree,
+};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use crate::{
+    Dial, Inner, Manager, SaveRecord,
+    dirty::Dirty,
+    head::Head,
+    lanes,
+    publisher::{Publisher, Times},
+    shared::{Given, Shared, Timings, sources},
+    tokens::Tokens,
+    watch::{self as watching, Mode},
+};
+
+/// The tokens' file in the state directory.
+pub(crate) const TOKENS: &str = "tokens.json";
+/// Commands that wait for the publisher or for the lanes.
+const WAITING: usize = 16;
+
+/// What a manager is started from.
+pub struct Setup {
+    /// This server.
+    pub name: ServerName,
+    /// Its key: the record's manager.
+    pub key: Arc<KeyPair>,
+    /// Where each set is here.
+    pub sets: Vec<(SetName, PathBuf)>,
+    /// The state directory.
+    pub state: PathBuf,
+    /// The record in force.
+    pub record: SignedRecord,
+    /// The records that made each manager, oldest first.
+    pub chain: Vec<SignedRecord>,
+    /// How often the manager's state was opened, this time included.
+    pub incarnation: u64,
+    /// Opens connections.
+    pub dial: Arc<dyn Dial>,
+    /// Where what is seen goes.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// Makes a record durable here.
+    pub save_record: SaveRecord,
+    /// Intervals and patience.
+    pub timings: Timings,
+}
+
+/// Why the manager does not start. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The record names another.
+    #[error("the manager of this group is {0}, not this server")]
+    NotManager(ServerName),
+    /// There is no revision.
+    #[error("{0} holds no revision of this group; form the group again: bellwether group reform")]
+    NoRevision(PathBuf),
+    /// What is kept is not what was signed.
+    #[error(
+        "revision {0} in the history is damaged: its entries do not give its root; form the group again: bellwether group reform"
+    )]
+    Damaged(Number),
+    /// The history cannot be used.
+    #[error("the history cannot be opened")]
+    History(#[from] HistoryError),
+    /// A state file cannot be used.
+    #[error("the tokens cannot be read")]
+    Tokens(#[from] StateFileError),
+    /// A set's path.
+    #[error("the path of set {set} cannot be used")]
+    Path {
+        /// The set.
+        set: SetName,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The runtime stops.
+    #[error("the manager is stopping")]
+    Stopping,
+}
+
+/// What is read from the disk at the start.
+struct Opened {
+    history: History,
+    head: Head,
+    tokens: Tokens,
+    known: Tree,
+    /// Whether what is known may be believed where a file's stat is the same.
+    believed: bool,
+}
+
+impl Manager {
+    /// Opens the state and runs the tasks until `shutdown` is true. Edits made meanwhile are published (or shown) as
+    /// soon as the watches are armed.
+    ///
+    /// # Errors
+    /// Why not; no task runs.
+    pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
+        let Setup { name, key, sets, state, record, chain, incarnation, dial, events, save_record, timings } = setup;
+        if record.record().manager().key != key.public() {
+            return Err(StartError::NotManager(record.record().manager().name.clone()));
+        }
+        let sets = absolute(sets)?;
+        let (from, here) = ((state.clone(), sets.clone()), record.clone());
+        let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here)).await;
+        let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
+        let chain = chain.iter().map(SignedRecord::to_wire).collect();
+        let given = Given { name, key, sets, state, incarnation, chain, events, dial, timings, save_record };
+        let shared = Arc::new(Shared::new(given, record, head, history));
+        tell(&shared);
+        Ok(run(shared, tokens, known, believed, shutdown))
+    }
+}
+
+fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, StartError> {
+    let absolute = |(set, path): (SetName, PathBuf)| match std::path::absolute(&path) {
+        Ok(path) => Ok((set, path)),
+        Err(source) => Err(StartError::Path { set, source }),
+    };
+    sets.into_iter().map(absolute).collect()
+}
+
+fn open(state: &std::path::Path, sets: &[(SetName, PathBuf)], record: &SignedRecord) -> Result<Opened, StartError> {
+    let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
+    let history = History::open(&state.join("history"))?;
+    let stored = history.head().cloned().ok_or_else(|| StartError::NoRevision(state.join("history")))?;
+    let tree = history.tree(stored.header.id())?;
+    if tree.root() != stored.header.header().root {
+        return Err(StartError::Damaged(stored.header.number()));
+    }
+    let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
+    let (known, believed) = match index::load(&state.join("index"), &rules) {
+        Some(loaded) => (loaded.tree, loaded.same_boot),
+        // Its stats are unknown, so every file is read anyway.
+        None => (tree.clone(), true),
+    };
+    Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
+}
+
+fn tell(shared: &Shared) {
+    shared.see(Event::Record(Arc::new(shared.record.borrow().record().clone())));
+    let head = shared.head.borrow();
+    let header = head.stored.header.header();
+    let message = header.message.clone();
+    shared.see(Event::Head { number: header.number, time_ms: header.time_ms, message });
+}
+
+fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdown: watch::Receiver<bool>) -> Manager {
+    let (commands, to_publisher) = mpsc::channel(WAITING);
+    let (lanes, to_lanes) = mpsc::channel(WAITING);
+    let (mode, watched) = watch::channel(Mode::Starting);
+    let dirty = Arc::new(Dirty::default());
+    let full: Duration = shared.timings.full_hash;
+    let publisher = Publisher {
+        shared: shared.clone(),
+        dirty: dirty.clone(),
+        known,
+        mode: watched,
+        notices: BTreeSet::new(),
+        unpublished: None,
+        failures: 0,
+        times: Times::new(Instant::now(), !believed, full),
+    };
+    let tasks = vec![
+        ("watch", tokio::spawn(watching::run(shared.clone(), dirty, mode, shutdown.clone()))),
+        ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
+        ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
+    ];
+    Manager { inner: Arc::new(Inner { shared, commands, lanes, tokens: Mutex::new(tokens), tasks: Mutex::new(tasks) }) }
+}

@@ -1,0 +1,62 @@
+use bellwether_proto::record::SetRules;
+use notify::event::{DataChange, Flag, MetadataKind, RemoveKind, RenameMode};
+
+use super::*;
+
+fn nginx() -> SetName {
+    "nginx".parse().unwrap()
+}
+
+fn test_places() -> Vec<Place> {
+    let mut rules = SetRules::new(nginx());
+    rules.exclude = vec!["*.swp".into(), "cache/".into()];
+    places(vec![Source { rules: Arc::new(rules), path: "/etc/nginx".into() }])
+}
+
+fn seen(kind: EventKind, path: &str) -> Vec<Seen> {
+    read(&notify::Event::new(kind).add_path(path.into()), &test_places())
+}
+
+fn at(path: &str, depth: Depth) -> Vec<Seen> {
+    vec![Seen::At(nginx(), EntryPath::new(path.as_bytes()).unwrap(), depth)]
+}
+
+#[test]
+fn files_are_looked_at_alone_and_new_directories_with_all_they_hold() {
+    let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+    assert_eq!(seen(data, "/etc/nginx/a/b"), at("a/b", Depth::Entry));
+    assert_eq!(seen(EventKind::Create(CreateKind::File), "/etc/nginx/a"), at("a", Depth::Entry));
+    assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx/a"), at("a", Depth::All));
+    assert_eq!(seen(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/etc/nginx/a"), at("a", Depth::All));
+    assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx/a"), at("a", Depth::Entry));
+}
+
+#[test]
+fn what_is_excluded_elsewhere_or_our_own_is_not_looked_at() {
+    let create = EventKind::Create(CreateKind::File);
+    for path in [
+        "/etc/nginx/.a.swp",
+        "/etc/nginx/cache/x",
+        "/etc/nginx/.bellwether/staged/x",
+        "/etc/nginx/.bellwether.put-1",
+        "/etc/other",
+        "/etc/nginx2/a",
+    ] {
+        assert_eq!(seen(create, path), [], "{path}");
+    }
+    assert_eq!(seen(EventKind::Access(notify::event::AccessKind::Any), "/etc/nginx/a"), []);
+}
+
+#[test]
+fn a_root_that_is_replaced_is_watched_anew() {
+    assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
+    assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
+    let mode = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
+    assert_eq!(seen(mode, "/etc/nginx"), at("", Depth::Entry));
+}
+
+#[test]
+fn lost_events_mean_everything() {
+    let lost = notify::Event::new(EventKind::Other).set_flag(Flag::Rescan);
+    assert_eq!(read(&lost, &test_places()), [Seen::Everything]);
+}

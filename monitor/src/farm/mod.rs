@@ -1,0 +1,117 @@
+//! Folding what was seen into what is known of the farm.
+
+mod heads;
+mod server;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bellwether_proto::{
+    name::ServerName,
+    record::{Publish, Record},
+    revision::Number,
+    status::{Event, FarmStatus, SetStatus},
+};
+
+use heads::Heads;
+use server::{Known, standing::View};
+
+/// What one server knows of the farm. Its memory grows with the group's servers only: never with revisions or events.
+#[derive(Debug)]
+pub struct Farm {
+    observer: ServerName,
+    record: Option<Arc<Record>>,
+    heads: Heads,
+    head_message: String,
+    watching: String,
+    unpublished: Option<String>,
+    sets: Vec<SetStatus>,
+    servers: BTreeMap<ServerName, Known>,
+}
+
+impl Farm {
+    /// Nothing known yet, as seen by `observer`.
+    pub fn new(observer: ServerName) -> Self {
+        Self {
+            observer,
+            record: None,
+            heads: Heads::default(),
+            head_message: String::new(),
+            watching: "not watching".to_owned(),
+            unpublished: None,
+            sets: Vec::new(),
+            servers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in `event`, seen at `now_ms` (milliseconds since 1970).
+    pub fn apply(&mut self, now_ms: u64, event: Event) {
+        match event {
+            Event::Record(record) => self.take_record(now_ms, record),
+            Event::Head { number, time_ms, message } => {
+                self.heads.push(number, time_ms);
+                self.head_message = message;
+                self.servers.values_mut().for_each(|server| server.measure(&self.heads));
+            }
+            Event::Watching(how) => self.watching = how,
+            Event::Unpublished(why) => self.unpublished = why,
+            Event::Sets(sets) => self.sets = sets,
+            // A straggler of a server that was removed meanwhile is nobody's.
+            Event::Server(name, observation) => {
+                if let Some(server) = self.servers.get_mut(&name) {
+                    server.observe(now_ms, observation);
+                    server.measure(&self.heads);
+                }
+            }
+        }
+    }
+
+    fn take_record(&mut self, now_ms: u64, record: Arc<Record>) {
+        self.servers.retain(|name, _| record.server(name).is_some());
+        for server in &record.servers {
+            match self.servers.get_mut(&server.name) {
+                Some(known) => known.assign(now_ms, server),
+                None => drop(self.servers.insert(server.name.clone(), Known::new(now_ms, server))),
+            }
+        }
+        self.servers.values_mut().for_each(|server| server.measure(&self.heads));
+        self.record = Some(record);
+    }
+
+    /// The farm at `now_ms` (milliseconds since 1970).
+    pub fn status(&self, now_ms: u64) -> FarmStatus {
+        let record = self.record.as_deref();
+        let manager = record.map_or(&self.observer, |record| &record.manager().name);
+        let paused = record.is_some_and(|record| record.policy.paused);
+        let view = View { head: self.head(), paused, observer: &self.observer, manager, now_ms };
+        FarmStatus {
+            observer: self.observer.clone(),
+            time_ms: now_ms,
+            record: record.map_or_else(|| "0.0".to_owned(), |record| record.version.to_string()),
+            manager: manager.clone(),
+            head: self.head(),
+            head_time_ms: self.heads.last_time_ms(),
+            head_message: self.head_message.clone(),
+            paused,
+            publish: publish_word(record).to_owned(),
+            watching: self.watching.clone(),
+            unpublished: self.unpublished.clone(),
+            sets: self.sets.clone(),
+            servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
+        }
+    }
+
+    fn head(&self) -> Option<Number> {
+        self.heads.last()
+    }
+}
+
+fn publish_word(record: Option<&Record>) -> &'static str {
+    match record.map(|record| record.policy.publish) {
+        Some(Publish::Auto) => "auto",
+        Some(Publish::Manual) => "manual",
+        None => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests;

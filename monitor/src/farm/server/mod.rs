@@ -1,0 +1,209 @@
+//! One server: its phase, and what each observation makes of it.
+
+pub(super) mod standing;
+
+use bellwether_proto::{
+    record::{Role, Server},
+    revision::Number,
+    status::{Observation, Progress},
+};
+
+use super::heads::Heads;
+
+/// Recovery points that are named; the server keeps them all.
+const KEPT: usize = 5;
+
+/// What the server is doing, as far as it was seen. Where it stands is told by the rest of [`Known`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was heard of it.
+    Unseen,
+    /// It answers, and does nothing.
+    Idle,
+    /// It failed, and takes nothing until a sync (W8).
+    Faulty,
+    /// It is being synced.
+    Syncing,
+    /// It takes one change.
+    Updating,
+    /// It does not answer (any more).
+    Away,
+}
+
+/// What is known of one server.
+#[derive(Debug)]
+pub(super) struct Known {
+    role: Role,
+    address: String,
+    phase: Phase,
+    at: Option<Number>,
+    version: Option<String>,
+    /// Why it is faulty. Outlives a loss of contact and ends with a sync (W8).
+    fault: Option<String>,
+    /// Why it does not answer.
+    loss: Option<String>,
+    /// The last revision it refused, and why.
+    refused: Option<(Number, String)>,
+    drift: Vec<String>,
+    drift_entries: u64,
+    progress: Option<Progress>,
+    seen_ms: Option<u64>,
+    last_update_us: Option<u64>,
+    kept: Vec<String>,
+    /// When it was added to the group: it cannot have been behind for longer.
+    since_ms: u64,
+    behind: Option<Behind>,
+}
+
+/// Since when a server lacks the revision after `at`.
+#[derive(Debug, Clone, Copy)]
+struct Behind {
+    at: Option<Number>,
+    since_ms: u64,
+}
+
+impl Known {
+    pub(super) fn new(now_ms: u64, server: &Server) -> Self {
+        Self {
+            role: server.role,
+            address: server.address.clone(),
+            phase: Phase::Unseen,
+            at: None,
+            version: None,
+            fault: None,
+            loss: None,
+            refused: None,
+            drift: Vec::new(),
+            drift_entries: 0,
+            progress: None,
+            seen_ms: None,
+            last_update_us: None,
+            kept: Vec::new(),
+            since_ms: now_ms,
+            behind: None,
+        }
+    }
+
+    /// Takes the server's line of a new record. With another role it begins anew: what was seen of it in the old one
+    /// says nothing of the new.
+    pub(super) fn assign(&mut self, now_ms: u64, server: &Server) {
+        if self.role != server.role {
+            let at = self.at;
+            *self = Self { at, ..Self::new(now_ms, server) };
+        }
+        self.address.clone_from(&server.address);
+    }
+
+    pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
+        use Observation as O;
+        match observation {
+            O::Lost(_) | O::Started { .. } => {}
+            O::Reached { .. }
+            | O::Progress(_)
+            | O::Done { .. }
+            | O::Refused { .. }
+            | O::Failed(_)
+            | O::Drift { .. }
+            | O::Alive => self.seen_ms = Some(now_ms),
+        }
+        self.phase = self.step(observation);
+        if !matches!(self.phase, Phase::Syncing | Phase::Updating) {
+            self.progress = None;
+        }
+        if self.phase != Phase::Away {
+            self.loss = None;
+        }
+    }
+
+    /// The phase after `observation`.
+    fn step(&mut self, observation: Observation) -> Phase {
+        use Observation as O;
+        use Phase as P;
+        match (self.phase, observation) {
+            (
+                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
+                O::Reached { version, at, fault },
+            ) => {
+                self.version = Some(version);
+                self.at = at;
+                self.fault = fault.or(self.fault.take());
+                self.settled()
+            }
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Lost(why)) => {
+                self.loss = Some(why);
+                P::Away
+            }
+            (
+                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
+                O::Started { sync: true, to: _ },
+            ) => P::Syncing,
+            (P::Unseen | P::Idle | P::Updating | P::Away, O::Started { sync: false, to: _ }) => P::Updating,
+            // A faulty server takes no update (W8), and a sync holds every change that comes meanwhile.
+            (P::Faulty, O::Started { sync: false, to: _ }) => P::Faulty,
+            (P::Syncing, O::Started { sync: false, to: _ }) => P::Syncing,
+            (busy @ (P::Syncing | P::Updating), O::Progress(progress)) => {
+                self.progress = Some(progress);
+                busy
+            }
+            // What was on its way when the work ended or the server went away.
+            (other @ (P::Unseen | P::Idle | P::Faulty | P::Away), O::Progress(_)) => other,
+            (P::Syncing, O::Done { revision, micros: _, kept }) => {
+                self.fault = None;
+                self.holds(revision, kept);
+                P::Idle
+            }
+            (P::Unseen | P::Idle | P::Updating | P::Away, O::Done { revision, micros, kept }) => {
+                self.last_update_us = Some(micros);
+                self.holds(revision, kept);
+                self.settled()
+            }
+            // The manager is never synced: what it published shows that it works again.
+            (P::Faulty, O::Done { revision, micros: _, kept }) => {
+                self.fault = self.fault.take().filter(|_| self.role != Role::Manager);
+                self.holds(revision, kept);
+                self.settled()
+            }
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Refused { revision, reason }) => {
+                self.refused = Some((revision, reason));
+                self.settled()
+            }
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Failed(why)) => {
+                self.fault = Some(why);
+                P::Faulty
+            }
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away),
+                O::Drift { entries, paths },
+            ) => {
+                (self.drift_entries, self.drift) = (entries, paths);
+                same
+            }
+            // Away stays away until it has said where it is.
+            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Alive) => same,
+        }
+    }
+
+    fn settled(&self) -> Phase {
+        if self.fault.is_some() { Phase::Faulty } else { Phase::Idle }
+    }
+
+    fn holds(&mut self, revision: Number, kept: Vec<String>) {
+        self.at = Some(revision);
+        self.refused = self.refused.take().filter(|(refused, _)| *refused > revision);
+        self.kept.splice(0..0, kept);
+        self.kept.truncate(KEPT);
+    }
+
+    /// Notes since when the server is behind. To be called after every change of it or of the heads.
+    pub(super) fn measure(&mut self, heads: &Heads) {
+        let first_lacked_ms = heads.first_after_ms(self.at).filter(|_| self.role == Role::Member);
+        self.behind = first_lacked_ms.map(|first_ms| match self.behind {
+            // Still at the same one: what it lacked first may have been forgotten by now, not the time.
+            Some(behind) if behind.at == self.at => behind,
+            _ => {
+                let floor_ms = if self.at.is_none() { self.since_ms } else { 0 };
+                Behind { at: self.at, since_ms: first_ms.max(floor_ms) }
+            }
+        });
+    }
+}

@@ -1,0 +1,151 @@
+//! Where a server stands: its state, why, and what to do next.
+
+use bellwether_proto::{
+    name::ServerName,
+    record::Role,
+    revision::Number,
+    status::{ServerStatus, State},
+};
+
+use super::{Known, Phase};
+
+/// The program's version: its crates have one.
+const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What a server's state is told against.
+pub(in crate::farm) struct View<'a> {
+    pub(in crate::farm) head: Option<Number>,
+    pub(in crate::farm) paused: bool,
+    pub(in crate::farm) observer: &'a ServerName,
+    pub(in crate::farm) manager: &'a ServerName,
+    pub(in crate::farm) now_ms: u64,
+}
+
+impl Known {
+    /// The server's line of the status.
+    pub(in crate::farm) fn status(&self, name: &ServerName, view: &View<'_>) -> ServerStatus {
+        let revision = self.revision(name, view);
+        let (state, reason) = self.state(name, revision, view);
+        let lag_revisions = match (self.role, view.head) {
+            (Role::Member, Some(head)) => head.sequence.saturating_sub(revision.map_or(0, |at| at.sequence)),
+            (Role::Member, None) | (Role::Manager | Role::Disabled, _) => 0,
+        };
+        ServerStatus {
+            name: name.clone(),
+            address: self.address.clone(),
+            role: self.role,
+            state,
+            revision,
+            lag_revisions,
+            lag_ms: self.behind.map_or(0, |behind| view.now_ms.saturating_sub(behind.since_ms)),
+            reason,
+            drift: self.drift.clone(),
+            drift_entries: self.drift_entries,
+            progress: self.progress.clone(),
+            seen_ms: if name == view.observer { Some(view.now_ms) } else { self.seen_ms },
+            last_update_us: self.last_update_us,
+            version: if name == view.observer { Some(OWN_VERSION.to_owned()) } else { self.version.clone() },
+            kept: self.kept.clone(),
+        }
+    }
+
+    /// The manager holds the head, by definition, as far as it was seen at all.
+    fn revision(&self, name: &ServerName, view: &View<'_>) -> Option<Number> {
+        match (self.role, self.phase) {
+            (Role::Manager, Phase::Unseen) if name != view.observer => self.at,
+            (Role::Manager, _) => view.head,
+            (Role::Member | Role::Disabled, _) => self.at,
+        }
+    }
+
+    fn state(&self, name: &ServerName, revision: Option<Number>, view: &View<'_>) -> (State, Option<String>) {
+        if self.role == Role::Disabled {
+            return (State::Disabled, None);
+        }
+        match self.phase {
+            Phase::Unseen if self.role == Role::Manager && name == view.observer => self.standing(name, revision, view),
+            Phase::Unseen => (State::Unknown, Some(unknown_reason(view))),
+            Phase::Idle => self.standing(name, revision, view),
+            Phase::Faulty => (State::Error, Some(self.fault_reason(name))),
+            Phase::Syncing => (State::Syncing, None),
+            Phase::Updating => (State::Updating, None),
+            Phase::Away => (State::Unreachable, Some(self.loss_reason(name))),
+        }
+    }
+
+    /// The state of a server that answers, did not fail and is not at work.
+    fn standing(&self, name: &ServerName, revision: Option<Number>, view: &View<'_>) -> (State, Option<String>) {
+        let Some(head) = view.head else {
+            return (State::AwaitingSync, Some("nothing was published yet: `bellwether publish`".to_owned()));
+        };
+        if let Some((_, why)) = self.refused.as_ref().filter(|(refused, _)| *refused == head) {
+            return (State::Refused, Some(format!("refused {head}: {why}")));
+        }
+        let Some(at) = revision else {
+            return (State::AwaitingSync, Some(waiting_reason("holds no revision of this group yet", name, view)));
+        };
+        if at > head {
+            return (State::Error, Some(ahead_reason(at, head, view)));
+        }
+        if self.drift_entries > 0 {
+            return (State::Drifted, Some(self.drift_reason(name, at)));
+        }
+        if at < head {
+            return (State::AwaitingSync, Some(waiting_reason(&format!("at {at}, the head is {head}"), name, view)));
+        }
+        (State::InSync, None)
+    }
+
+    fn fault_reason(&self, name: &ServerName) -> String {
+        let why = self.fault.as_deref().unwrap_or("it failed");
+        match self.role {
+            Role::Manager => format!("{why}; remove the cause, then restart its agent"),
+            Role::Member | Role::Disabled => {
+                format!("{why}; it takes nothing until `bellwether sync {name}` succeeds")
+            }
+        }
+    }
+
+    fn loss_reason(&self, name: &ServerName) -> String {
+        let why = self.loss.as_deref().unwrap_or("no answer");
+        match &self.fault {
+            Some(fault) => {
+                format!("{why}; it had failed before ({fault}): once it answers, `bellwether sync {name}`")
+            }
+            None => format!("{why}; it catches up by itself once it answers: does its agent run?"),
+        }
+    }
+
+    fn drift_reason(&self, name: &ServerName, at: Number) -> String {
+        let paths = self.drift.join(", ");
+        let more = if self.drift_entries > self.drift.len() as u64 { " …" } else { "" };
+        let entries = if self.drift_entries == 1 { "1 entry differs" } else { "entries differ" };
+        let count = if self.drift_entries == 1 { String::new() } else { format!("{} ", self.drift_entries) };
+        format!(
+            "{count}{entries} from {at}: {paths}{more}; `bellwether sync {name}` brings back the manager's state \
+             and keeps the edits as a recovery point"
+        )
+    }
+}
+
+fn unknown_reason(view: &View<'_>) -> String {
+    if view.observer == view.manager {
+        return "not heard of since this agent started".to_owned();
+    }
+    format!("not known here: ask on the manager, {}", view.manager)
+}
+
+fn waiting_reason(what: &str, name: &ServerName, view: &View<'_>) -> String {
+    if view.paused {
+        return format!("{what}; propagation is paused: `bellwether resume`, or `bellwether sync {name}`");
+    }
+    format!("{what}; its turn comes by itself")
+}
+
+fn ahead_reason(at: Number, head: Number, view: &View<'_>) -> String {
+    format!(
+        "holds {at}, which the manager does not have (its head is {head}): the state of {} was set back, or another \
+         manager made it; publish nothing before that is explained",
+        view.manager
+    )
+}

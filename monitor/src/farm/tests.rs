@@ -1,0 +1,287 @@
+use bellwether_proto::{
+    key::KeyPair,
+    record::{Codec, Policy, Role, Server, Version},
+    revision::Epoch,
+    status::{Observation, Progress, ServerStatus, State},
+};
+
+use super::*;
+
+fn name(text: &str) -> ServerName {
+    text.parse().unwrap()
+}
+
+fn number(sequence: u64) -> Number {
+    Number { epoch: Epoch(1), sequence }
+}
+
+fn record(roles: &[(&str, Role)], paused: bool) -> Event {
+    let server = |(server, role): &(&str, Role)| Server {
+        name: name(server),
+        key: KeyPair::generate().public(),
+        address: format!("{server}.example:7440"),
+        role: *role,
+        candidate: true,
+    };
+    Event::Record(Arc::new(Record {
+        format: bellwether_proto::record::FORMAT,
+        group: [7; 16].into(),
+        version: Version { epoch: Epoch(1), version: 3 },
+        servers: roles.iter().map(server).collect(),
+        removed: Vec::new(),
+        policy: Policy { publish: Publish::Auto, paused, codec: Codec::default(), quiet_max_ms: 500, sets: Vec::new() },
+        log: Vec::new(),
+        previous: None,
+    }))
+}
+
+/// A farm of the manager `m` and the member `a`, whose head is 1.5, published one a second from 1 s on.
+struct Case {
+    farm: Farm,
+    now_ms: u64,
+}
+
+impl Case {
+    fn new() -> Self {
+        let mut case = Self { farm: Farm::new(name("m")), now_ms: 10_000 };
+        case.farm.apply(0, record(&[("a", Role::Member), ("m", Role::Manager)], false));
+        (1..=5).for_each(|sequence| case.head(sequence));
+        case
+    }
+
+    fn head(&mut self, sequence: u64) {
+        let head = Event::Head { number: number(sequence), time_ms: sequence * 1_000, message: format!("r{sequence}") };
+        self.farm.apply(self.now_ms, head);
+    }
+
+    fn see(mut self, observations: impl IntoIterator<Item = Observation>) -> Self {
+        for observation in observations {
+            self.now_ms += 1;
+            self.farm.apply(self.now_ms, Event::Server(name("a"), observation));
+        }
+        self
+    }
+
+    fn row(&self, server: &str) -> ServerStatus {
+        let status = self.farm.status(self.now_ms);
+        status.servers.into_iter().find(|row| row.name.as_str() == server).unwrap()
+    }
+
+    fn state(&self) -> State {
+        self.row("a").state
+    }
+
+    fn reason(&self) -> String {
+        self.row("a").reason.unwrap_or_default()
+    }
+}
+
+fn reached(at: Option<u64>) -> Observation {
+    Observation::Reached { version: "0.1.0".into(), at: at.map(number), fault: None }
+}
+
+fn started(sync: bool) -> Observation {
+    Observation::Started { sync, to: number(5) }
+}
+
+fn done(sequence: u64) -> Observation {
+    Observation::Done { revision: number(sequence), micros: 7_000, kept: vec![format!("point-{sequence}")] }
+}
+
+fn refused(sequence: u64) -> Observation {
+    Observation::Refused { revision: number(sequence), reason: "owner www-data is missing".into() }
+}
+
+fn failed() -> Observation {
+    Observation::Failed("no space left on /etc".into())
+}
+
+fn lost() -> Observation {
+    Observation::Lost("connection refused".into())
+}
+
+fn drift(entries: u64) -> Observation {
+    Observation::Drift { entries, paths: vec!["nginx:a.conf".into(); usize::from(entries > 0)] }
+}
+
+fn progress() -> Observation {
+    Observation::Progress(Progress { phase: "receiving".into(), files: 1, files_total: 2, bytes: 3, bytes_total: 4 })
+}
+
+#[test]
+fn every_state_is_reached() {
+    let state_after = |observations: Vec<Observation>| Case::new().see(observations).state();
+    assert_eq!(state_after(vec![]), State::Unknown);
+    assert_eq!(state_after(vec![Observation::Alive]), State::Unknown, "alive does not say where it is");
+    assert_eq!(state_after(vec![reached(None)]), State::AwaitingSync);
+    assert_eq!(state_after(vec![reached(Some(4))]), State::AwaitingSync);
+    assert_eq!(state_after(vec![reached(Some(5))]), State::InSync);
+    assert_eq!(state_after(vec![reached(None), started(true)]), State::Syncing);
+    assert_eq!(state_after(vec![reached(Some(4)), started(false)]), State::Updating);
+    assert_eq!(state_after(vec![reached(Some(4)), started(false), done(5)]), State::InSync);
+    assert_eq!(state_after(vec![reached(Some(4)), started(false), refused(5)]), State::Refused);
+    assert_eq!(state_after(vec![reached(Some(5)), drift(2)]), State::Drifted);
+    assert_eq!(state_after(vec![reached(Some(5)), drift(2), drift(0)]), State::InSync);
+    assert_eq!(state_after(vec![reached(Some(4)), started(false), failed()]), State::Error);
+    assert_eq!(state_after(vec![reached(Some(5)), lost()]), State::Unreachable);
+    assert_eq!(state_after(vec![lost()]), State::Unreachable);
+    let mut disabled = Case::new().see([reached(Some(5))]);
+    disabled.farm.apply(0, record(&[("a", Role::Disabled), ("m", Role::Manager)], false));
+    assert_eq!(disabled.see([done(5), failed()]).state(), State::Disabled);
+}
+
+#[test]
+fn an_error_ends_with_a_sync_only() {
+    let faulty = || Case::new().see([reached(Some(4)), failed()]);
+    for others in [vec![started(false), done(5)], vec![reached(Some(5))], vec![done(5)], vec![lost(), reached(Some(5))]]
+    {
+        let case = faulty().see(others.clone());
+        assert_eq!(case.state(), State::Error, "after {others:?}");
+        assert!(case.reason().contains("no space left on /etc"), "{}", case.reason());
+        assert!(case.reason().contains("bellwether sync a"), "{}", case.reason());
+    }
+    assert_eq!(faulty().see([started(true)]).state(), State::Syncing);
+    assert_eq!(faulty().see([started(true), done(5)]).state(), State::InSync);
+    assert_eq!(faulty().see([started(true), refused(5)]).state(), State::Error, "a refused sync heals nothing");
+    assert_eq!(faulty().see([started(true), lost(), reached(Some(5))]).state(), State::Error, "nor one cut short");
+    let away = faulty().see([lost()]);
+    assert_eq!(away.state(), State::Unreachable);
+    assert!(away.reason().contains("no space left on /etc"), "the error is not forgotten: {}", away.reason());
+}
+
+#[test]
+fn a_server_that_says_it_failed_is_in_error() {
+    let fault = Some("rollback failed".to_owned());
+    let case = Case::new().see([Observation::Reached { version: "0.1.0".into(), at: Some(number(5)), fault }]);
+    assert_eq!(case.state(), State::Error);
+}
+
+#[test]
+fn a_refusal_is_of_one_revision() {
+    let mut case = Case::new().see([reached(Some(4)), refused(5)]);
+    assert!(case.reason().starts_with("refused 1.5: owner www-data"), "{}", case.reason());
+    assert_eq!(case.row("a").revision, Some(number(4)));
+    case.head(6);
+    assert_eq!(case.state(), State::AwaitingSync, "the next one is tried");
+    assert_eq!(case.see([started(false), done(6)]).state(), State::InSync);
+}
+
+#[test]
+fn unreachable_keeps_what_was_last_known() {
+    let mut case = Case::new().see([reached(Some(5))]);
+    let heard_ms = case.now_ms;
+    case.now_ms += 60_000;
+    case = case.see([lost(), lost()]);
+    let row = case.row("a");
+    assert_eq!((row.state, row.revision, row.seen_ms), (State::Unreachable, Some(number(5)), Some(heard_ms)));
+    assert!(row.reason.unwrap().contains("connection refused"));
+    assert_eq!(case.see([Observation::Alive]).state(), State::Unreachable, "until it says where it is");
+}
+
+#[test]
+fn lag_counts_from_the_first_revision_that_is_lacked() {
+    let mut case = Case::new().see([reached(Some(2))]);
+    case.now_ms = 10_000;
+    let lag = |case: &Case| (case.row("a").lag_revisions, case.row("a").lag_ms);
+    assert_eq!(lag(&case), (3, 7_000), "1.3 was published at 3 s");
+    case.head(6);
+    assert_eq!(lag(&case), (4, 7_000));
+    case = case.see([done(4)]);
+    case.now_ms = 10_000;
+    assert_eq!(lag(&case), (2, 5_000));
+    (7..=3_000).for_each(|sequence| case.head(sequence));
+    case.now_ms = 4_000_000;
+    assert_eq!(lag(&case), (2_996, 3_995_000), "also when 1.5 is no longer remembered");
+    assert_eq!(lag(&case.see([done(3_000)])), (0, 0));
+}
+
+#[test]
+fn a_server_that_was_just_added_has_not_been_behind_for_longer() {
+    let mut case = Case::new();
+    let roles = [("a", Role::Member), ("b", Role::Member), ("m", Role::Manager)];
+    case.farm.apply(9_000, record(&roles, false));
+    case.now_ms = 10_000;
+    let row = case.row("b");
+    assert_eq!((row.lag_revisions, row.lag_ms), (5, 1_000));
+    assert_eq!(case.row("m").lag_revisions, 0);
+}
+
+#[test]
+fn a_clock_that_goes_back_gives_no_lag_instead_of_a_huge_one() {
+    let mut case = Case::new().see([reached(Some(2))]);
+    case.now_ms = 5;
+    assert_eq!(case.row("a").lag_ms, 0);
+}
+
+#[test]
+fn a_server_ahead_of_its_manager_is_an_error() {
+    let case = Case::new().see([reached(Some(9))]);
+    assert_eq!(case.state(), State::Error);
+    assert!(case.reason().contains("holds 1.9") && case.reason().contains("its head is 1.5"), "{}", case.reason());
+}
+
+#[test]
+fn the_manager_is_in_sync_with_its_own_head() {
+    let mut case = Case::new();
+    let row = case.row("m");
+    assert_eq!((row.state, row.revision, row.seen_ms), (State::InSync, Some(number(5)), Some(case.now_ms)));
+    case.farm.apply(1, Event::Server(name("m"), failed()));
+    assert_eq!(case.row("m").state, State::Error);
+    case.farm.apply(2, Event::Server(name("m"), done(6)));
+    assert_eq!(case.row("m").state, State::InSync, "what it published shows that it works again");
+}
+
+#[test]
+fn without_a_head_everyone_waits_for_the_first() {
+    let mut farm = Farm::new(name("m"));
+    assert_eq!(farm.status(1).servers, []);
+    farm.apply(1, record(&[("m", Role::Manager)], false));
+    let status = farm.status(2);
+    assert_eq!(status.servers[0].state, State::AwaitingSync);
+    assert!(status.servers[0].reason.as_ref().unwrap().contains("bellwether publish"));
+}
+
+#[test]
+fn a_member_says_that_it_does_not_know_the_others() {
+    let mut farm = Farm::new(name("a"));
+    farm.apply(1, record(&[("a", Role::Member), ("b", Role::Member), ("m", Role::Manager)], false));
+    farm.apply(1, Event::Server(name("a"), reached(None)));
+    let [own, other, manager] = farm.status(2).servers.try_into().unwrap();
+    assert_eq!(own.state, State::AwaitingSync);
+    for row in [other, manager] {
+        assert_eq!(row.state, State::Unknown);
+        assert!(row.reason.unwrap().contains("ask on the manager, m"));
+    }
+}
+
+#[test]
+fn paused_says_how_to_go_on() {
+    let mut case = Case::new().see([reached(Some(4))]);
+    case.farm.apply(1, record(&[("a", Role::Member), ("m", Role::Manager)], true));
+    assert!(case.reason().contains("bellwether resume"), "{}", case.reason());
+    assert!(case.farm.status(1).paused);
+}
+
+#[test]
+fn progress_is_shown_while_at_work_only() {
+    let case = Case::new().see([reached(None), progress()]);
+    assert_eq!(case.row("a").progress, None);
+    let case = case.see([started(true), progress()]);
+    assert_eq!(case.row("a").progress.unwrap().phase, "receiving");
+    assert_eq!(case.see([done(5)]).row("a").progress, None);
+}
+
+#[test]
+fn what_was_kept_is_named_newest_first_and_bounded() {
+    let row = Case::new().see((1..=9).map(done)).row("a");
+    assert_eq!(row.kept, ["point-9", "point-8", "point-7", "point-6", "point-5"]);
+    assert_eq!(row.last_update_us, Some(7_000));
+}
+
+#[test]
+fn removed_servers_are_gone_and_their_stragglers_with_them() {
+    let mut case = Case::new().see([reached(Some(5))]);
+    case.farm.apply(1, record(&[("m", Role::Manager)], false));
+    case = case.see([done(5)]);
+    assert_eq!(case.farm.status(1).servers.len(), 1);
+}

@@ -1,0 +1,140 @@
+//! The farm's status in Prometheus' text format, version 0.0.4.
+
+use std::fmt::{Display, Write as _};
+
+use bellwether_proto::status::{FarmStatus, ServerStatus, State};
+
+/// Every state, as it is named in the `state` label (the same words as in `status --json`).
+const STATES: [(State, &str); 10] = [
+    (State::AwaitingSync, "awaiting_sync"),
+    (State::InSync, "in_sync"),
+    (State::Syncing, "syncing"),
+    (State::Updating, "updating"),
+    (State::Disabled, "disabled"),
+    (State::Refused, "refused"),
+    (State::Drifted, "drifted"),
+    (State::Error, "error"),
+    (State::Unreachable, "unreachable"),
+    (State::Unknown, "unknown"),
+];
+
+/// The whole answer of `/metrics`.
+pub(crate) fn render(status: &FarmStatus) -> String {
+    let mut page = Page::default();
+    page.family("bellwether_head_sequence", "The head revision's sequence; 0 before the first.");
+    page.sample("bellwether_head_sequence", &[], status.head.map_or(0, |head| head.sequence));
+    page.family("bellwether_head_epoch", "The head revision's epoch; 0 before the first.");
+    page.sample("bellwether_head_epoch", &[], status.head.map_or(0, |head| head.epoch.0));
+    page.family("bellwether_paused", "1 while propagation is paused.");
+    page.sample("bellwether_paused", &[], u8::from(status.paused));
+    page.family("bellwether_server_state", "1 for the state that each server is in, 0 for the others.");
+    for server in &status.servers {
+        for (state, word) in STATES {
+            let labels = [("server", server.name.as_str()), ("state", word)];
+            page.sample("bellwether_server_state", &labels, u8::from(server.state == state));
+        }
+    }
+    // What is not known is absent, not zero.
+    let known = |server: &ServerStatus| server.state != State::Unknown;
+    page.each(status, "bellwether_lag_revisions", "Revisions that the server is behind the head.", |server| {
+        known(server).then_some(server.lag_revisions as f64)
+    });
+    page.each(
+        status,
+        "bellwether_lag_seconds",
+        "For how long the server has been behind; 0 when it is not.",
+        |server| known(server).then_some(server.lag_ms as f64 / 1e3),
+    );
+    page.each(status, "bellwether_drift_entries", "Entries that differ from the server's revision.", |server| {
+        known(server).then_some(server.drift_entries as f64)
+    });
+    page.each(
+        status,
+        "bellwether_last_update_seconds",
+        "From the publish to the server's report, of its last update.",
+        |server| server.last_update_us.map(|us| us as f64 / 1e6),
+    );
+    page.each(
+        status,
+        "bellwether_seen_seconds",
+        "When the server was last heard of, in seconds since 1970.",
+        |server| server.seen_ms.map(|ms| ms as f64 / 1e3),
+    );
+    page.text
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Begins a gauge. Every metric here can go down.
+    fn family(&mut self, name: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<_> = labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escaped(text))).collect();
+        let _ = match labels.is_empty() {
+            true => writeln!(self.text, "{name} {value}"),
+            false => writeln!(self.text, "{name}{{{}}} {value}", labels.join(",")),
+        };
+    }
+
+    fn each(&mut self, status: &FarmStatus, name: &str, help: &str, value: impl Fn(&ServerStatus) -> Option<f64>) {
+        self.family(name, help);
+        for server in &status.servers {
+            if let Some(value) = value(server) {
+                self.sample(name, &[("server", server.name.as_str())], value);
+            }
+        }
+    }
+}
+
+/// A label's value: backslash, quote and line feed are escaped, as the format asks.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::tests::{farm, server};
+
+    #[test]
+    fn each_server_is_in_one_state() {
+        let text = render(&farm(vec![server("a", State::InSync, 42), server("b", State::Error, 40)]));
+        for line in [
+            "bellwether_head_sequence 42",
+            "bellwether_server_state{server=\"a\",state=\"in_sync\"} 1",
+            "bellwether_server_state{server=\"b\",state=\"in_sync\"} 0",
+            "bellwether_server_state{server=\"b\",state=\"error\"} 1",
+            "bellwether_lag_revisions{server=\"b\"} 2",
+            "bellwether_lag_seconds{server=\"b\"} 3",
+            "bellwether_last_update_seconds{server=\"a\"} 0.00834",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+        let ones = text.lines().filter(|l| l.starts_with("bellwether_server_state") && l.ends_with(" 1")).count();
+        assert_eq!(ones, 2);
+    }
+
+    #[test]
+    fn the_labels_are_the_words_of_the_json() {
+        for (state, word) in STATES {
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{word}\""));
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_absent() {
+        let text = render(&farm(vec![server("a", State::Unknown, 0)]));
+        assert!(!text.contains("bellwether_lag_revisions{"), "{text}");
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    }
+}

@@ -1,0 +1,198 @@
+//! The farm's status for people: a summary line, a table, and below it what is wrong and what to do.
+
+use std::fmt::Write as _;
+
+use bellwether_proto::{
+    record::Role,
+    status::{FarmStatus, ServerStatus, State},
+};
+use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
+
+use crate::text::{ago, bytes, colour, duration, micros, plain, shortened, wrapped};
+
+/// How to show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Columns that are there; what is longer is broken.
+    pub width: u16,
+    /// Whether states are coloured: on a terminal only.
+    pub colour: bool,
+}
+
+impl Look {
+    /// For a file or a pipe: no colour, and every server on one line.
+    pub const PLAIN: Self = Self { width: u16::MAX, colour: false };
+}
+
+/// The order in which states are counted in the summary.
+const STATES: [State; 10] = [
+    State::InSync,
+    State::Updating,
+    State::Syncing,
+    State::AwaitingSync,
+    State::Drifted,
+    State::Refused,
+    State::Error,
+    State::Unreachable,
+    State::Unknown,
+    State::Disabled,
+];
+
+/// Stands before a state that gets a colour. No name of a server holds it.
+const MARK: char = '●';
+
+/// The whole status: summary, table, problems.
+pub fn render(status: &FarmStatus, look: Look) -> String {
+    let mut text = wrapped(&summary(status), look.width);
+    text.push_str("\n\n");
+    text.push_str(&table(status, look));
+    text.push('\n');
+    for problem in problems(status) {
+        let _ = write!(text, "\n{}", wrapped(&problem, look.width));
+    }
+    text.trim_end().to_owned() + "\n"
+}
+
+/// One line: how many servers are in which state, the head, and how changes travel.
+pub fn summary(status: &FarmStatus) -> String {
+    let count = |state: State| status.servers.iter().filter(|server| server.state == state).count();
+    let states: Vec<_> = STATES
+        .into_iter()
+        .map(|state| (state, count(state)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| format!("{count} {}", state.word()))
+        .collect();
+    let servers = match status.servers.len() {
+        0 => "no servers known yet".to_owned(),
+        1 => format!("1 server: {}", states.join(", ")),
+        several => format!("{several} servers: {}", states.join(", ")),
+    };
+    let paused = if status.paused { " · paused" } else { "" };
+    format!("{servers} · {} · {}{paused}", head(status), status.publish)
+}
+
+fn head(status: &FarmStatus) -> String {
+    let Some(head) = status.head else { return "nothing published yet".to_owned() };
+    let message = match shortened(&plain(&status.head_message), 60) {
+        message if message.is_empty() => message,
+        message => format!(" “{message}”"),
+    };
+    let when = status.head_time_ms.map(|then_ms| format!(" {}", ago(status.time_ms, then_ms))).unwrap_or_default();
+    format!("revision {head}{message}{when}")
+}
+
+fn table(status: &FarmStatus, look: Look) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(look.width.max(40))
+        .set_header(["server", "role", "state", "revision", "lag", "update", "heard", "note"]);
+    for server in &status.servers {
+        table.add_row(row(status, server, look));
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        match index {
+            0 | 2 | 3 => _ = column.set_constraint(ColumnConstraint::ContentWidth),
+            7 => _ = column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(12))),
+            _ => {}
+        }
+    }
+    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    if look.colour { lines.iter().map(|line| coloured(line)).collect::<Vec<_>>().join("\n") } else { lines.join("\n") }
+}
+
+fn row(status: &FarmStatus, server: &ServerStatus, look: Look) -> [Cell; 8] {
+    let role = match server.role {
+        Role::Manager => "manager",
+        Role::Member => "member",
+        Role::Disabled => "disabled",
+    };
+    let state = match look.colour {
+        true => format!("{MARK}\u{a0}{}", server.state.word().replace(' ', "\u{a0}")),
+        false => server.state.word().to_owned(),
+    };
+    let dash = || "-".to_owned();
+    [
+        Cell::new(&server.name),
+        Cell::new(role),
+        Cell::new(state),
+        Cell::new(server.revision.map_or_else(dash, |revision| revision.to_string())),
+        Cell::new(lag(server)),
+        Cell::new(server.last_update_us.map_or_else(dash, micros)),
+        Cell::new(server.seen_ms.map_or_else(|| "never".to_owned(), |seen_ms| ago(status.time_ms, seen_ms))),
+        Cell::new(note(server)),
+    ]
+}
+
+/// Lag in revisions and time (W7); `?` where it is not known.
+pub(crate) fn lag(server: &ServerStatus) -> String {
+    match (server.state, server.lag_revisions) {
+        (State::Unknown, _) => "?".to_owned(),
+        (State::Disabled, _) | (_, 0) => "-".to_owned(),
+        (_, revisions) => format!("{revisions} rev, {}", duration(server.lag_ms)),
+    }
+}
+
+/// What is going on, in a few words; whole reasons stand below the table.
+fn note(server: &ServerStatus) -> String {
+    if let Some(progress) = &server.progress {
+        return format!(
+            "{} {}/{} files, {} of {}",
+            plain(&progress.phase),
+            progress.files,
+            progress.files_total,
+            bytes(progress.bytes),
+            bytes(progress.bytes_total)
+        );
+    }
+    match (server.state, server.drift_entries) {
+        (State::Drifted, 1) => "1 entry differs".to_owned(),
+        (State::Drifted, entries) => format!("{entries} entries differ"),
+        (State::Refused | State::Error | State::Unreachable, _) => "see below".to_owned(),
+        (
+            State::InSync | State::AwaitingSync | State::Syncing | State::Updating | State::Disabled | State::Unknown,
+            _,
+        ) => String::new(),
+    }
+}
+
+/// Colours from the mark to the end of the state's words, which hold no plain space.
+fn coloured(line: &str) -> String {
+    let Some(start) = line.find(MARK) else { return line.to_owned() };
+    let length = line[start..].find(' ').unwrap_or(line.len() - start);
+    let (state, rest) = line[start..].split_at(length);
+    let words = state.trim_start_matches([MARK, '\u{a0}']).replace('\u{a0}', " ");
+    let code = STATES.into_iter().find(|state| state.word() == words).map_or(39, colour);
+    format!("{}\u{1b}[{code}m{MARK} {words}\u{1b}[0m{rest}", &line[..start])
+}
+
+/// A line for everything that is not as it should be: what, and what to do.
+pub fn problems(status: &FarmStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    for server in &status.servers {
+        if let Some(reason) = &server.reason {
+            lines.push(format!("{} · {}: {}", server.name, server.state.word(), plain(reason)));
+        }
+    }
+    if status.paused {
+        lines.push("propagation is paused: `bellwether resume`, or `bellwether sync` for what is there now".to_owned());
+    }
+    if let Some(unpublished) = &status.unpublished {
+        lines.push(format!("{} · unpublished: {}", status.manager, plain(unpublished)));
+    }
+    if status.observer == status.manager && status.watching != "events" {
+        lines.push(format!("{} · watching: {}", status.manager, plain(&status.watching)));
+    }
+    for set in &status.sets {
+        lines.extend(set.notices.iter().map(|notice| format!("set {}: {}", set.name, plain(notice))));
+    }
+    if status.observer != status.manager {
+        lines.push(format!("as {} knows it; the manager, {}, knows more", status.observer, status.manager));
+    }
+    lines
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

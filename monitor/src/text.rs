@@ -1,0 +1,144 @@
+//! Words and numbers for people.
+
+use bellwether_proto::status::State;
+
+/// A duration as a person says it: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`.
+pub fn duration(ms: u64) -> String {
+    const SECOND: u64 = 1_000;
+    const MINUTE: u64 = 60 * SECOND;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    match ms {
+        0..SECOND => format!("{ms} ms"),
+        SECOND..10_000 => format!("{}.{} s", ms / SECOND, ms % SECOND / 100),
+        10_000..120_000 => format!("{} s", ms / SECOND),
+        120_000..7_200_000 => format!("{} min", ms / MINUTE),
+        7_200_000..172_800_000 => format!("{} h", ms / HOUR),
+        _ => format!("{} d", ms / DAY),
+    }
+}
+
+/// How long before `now_ms` `then_ms` was; a clock that went back gives `just now`.
+pub fn ago(now_ms: u64, then_ms: u64) -> String {
+    match now_ms.saturating_sub(then_ms) {
+        0..1_000 => "just now".to_owned(),
+        ms => format!("{} ago", duration(ms / 1_000 * 1_000).replace(".0 s", " s")),
+    }
+}
+
+/// A short time: `840 µs`, `12.4 ms`, `3.1 s`.
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
+        _ => duration(us / 1_000),
+    }
+}
+
+/// Bytes: `999 B`, `1.4 MB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if count < 1_000 {
+        return format!("{count} B");
+    }
+    let power = count.ilog10() / 3;
+    let tenths = count / (10_u64.pow(3 * power) / 10);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power as usize - 1])
+}
+
+/// `line` broken at spaces into lines of at most `width` characters, the later ones indented by two.
+pub fn wrapped(line: &str, width: u16) -> String {
+    let width = usize::from(width).max(10);
+    let mut lines: Vec<String> = Vec::new();
+    let mut current = String::new();
+    for word in line.split(' ') {
+        let length = |text: &str| text.chars().count();
+        let fits = current.trim().is_empty() || length(&current) + 1 + length(word) <= width;
+        if !fits {
+            lines.push(std::mem::replace(&mut current, "  ".to_owned()));
+        }
+        if !current.trim().is_empty() {
+            current.push(' ');
+        }
+        current.push_str(word);
+        // A word longer than the line is cut.
+        while length(&current) > width {
+            let at = current.char_indices().nth(width).map_or(current.len(), |(at, _)| at);
+            let rest = format!("  {}", &current[at..]);
+            current.truncate(at);
+            lines.push(std::mem::replace(&mut current, rest));
+        }
+    }
+    lines.push(current);
+    lines.join("\n")
+}
+
+/// Text of another server or of a person on one line, with what would steer a terminal made visible.
+pub fn plain(text: &str) -> String {
+    text.trim()
+        .chars()
+        .map(|c| match c {
+            '\n' | '\t' => ' '.to_string(),
+            // Overrides of the writing direction can make a line say something else.
+            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+                c.escape_default().to_string()
+            }
+            c => c.to_string(),
+        })
+        .collect()
+}
+
+/// The first `limit` characters, with `…` where some were cut off.
+pub fn shortened(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(limit.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
+/// The ANSI colour (SGR) of a state: green, yellow, red, grey.
+pub(crate) fn colour(state: State) -> u8 {
+    match state {
+        State::InSync => 32,
+        State::AwaitingSync | State::Syncing | State::Updating | State::Drifted => 33,
+        State::Refused | State::Error | State::Unreachable => 31,
+        State::Disabled | State::Unknown => 90,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_in_one_unit() {
+        let said: Vec<_> = [7, 999, 1_250, 12_900, 119_999, 120_000, 7_199_999, 7_200_000, 172_799_999, 1_000_000_000]
+            .map(duration)
+            .into();
+        assert_eq!(said, ["7 ms", "999 ms", "1.2 s", "12 s", "119 s", "2 min", "119 min", "2 h", "47 h", "11 d"]);
+        assert_eq!([micros(840), micros(12_450), micros(3_100_000)], ["840 µs", "12.4 ms", "3.1 s"]);
+        assert_eq!([ago(500, 900), ago(9_000, 8_500), ago(5_400, 1_000)], ["just now", "just now", "4 s ago"]);
+    }
+
+    #[test]
+    fn bytes_are_said_with_one_digit() {
+        let said = [0, 999, 1_000, 1_440_000, 999_999, u64::MAX].map(bytes);
+        assert_eq!(said, ["0 B", "999 B", "1.0 kB", "1.4 MB", "999.9 kB", "18.4 EB"]);
+    }
+
+    #[test]
+    fn long_lines_are_broken() {
+        assert_eq!(wrapped("one line", 20), "one line");
+        assert_eq!(wrapped("a first line and more", 12), "a first line\n  and more");
+        assert_eq!(wrapped("", 12), "");
+        let cut = wrapped(&"x".repeat(30), 12);
+        assert!(cut.lines().all(|line| line.len() <= 12) && cut.matches('x').count() == 30, "{cut}");
+    }
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2Jb\r\nc\u{202e}d"), "a\\u{1b}[2Jb\\r c\\u{202e}d");
+        assert_eq!(shortened("äöü", 3), "äöü");
+        assert_eq!(shortened("äöüß", 3), "äö…");
+    }
+}

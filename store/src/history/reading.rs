@@ -1,0 +1,165 @@
+//! Reading stored packs.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bellwether_proto::{Malformed, entry::Chunk, entry::Kind, hash::Hash};
+use bytes::Bytes;
+
+use super::{
+    HistoryError, Stored,
+    disk::{self, Partial},
+};
+use crate::{
+    pack::{self, Decoded, Frame, Head, PackError, Reader, Splitter, Survey},
+    tree::Tree,
+};
+
+/// What a file holds is the file's fault; that it cannot be read is the system's.
+fn named(path: &Path) -> impl Fn(PackError) -> HistoryError {
+    move |source| match source {
+        PackError::Io { action, path, source } => HistoryError::Io { action, path, source },
+        source @ (PackError::Malformed(_) | PackError::Changed { .. }) => {
+            HistoryError::Damaged { path: path.to_owned(), source }
+        }
+    }
+}
+
+fn damaged(path: &Path, what: impl Into<String>) -> HistoryError {
+    HistoryError::Damaged { path: path.to_owned(), source: Malformed::new(what).into() }
+}
+
+fn open(path: &Path) -> Result<File, HistoryError> {
+    File::open(path).map_err(|source| HistoryError::Io { action: "open", path: path.to_owned(), source })
+}
+
+fn from_survey(path: PathBuf, Survey { head, size, changes_end }: Survey) -> Stored {
+    let Head { pack, header, base, .. } = *head;
+    Stored { header, base, pack, size, changes_end, path }
+}
+
+/// Looks at a pack of the history: its beginning and its end.
+pub(super) fn stored(path: &Path) -> Result<Stored, HistoryError> {
+    let survey = pack::survey(&open(path)?, path).map_err(named(path))?;
+    let stored = from_survey(path.to_owned(), survey);
+    let name = disk::name(&stored.header, stored.base);
+    if path.file_name().is_none_or(|is| is != name.as_str()) {
+        return Err(damaged(path, format!("by what is in it, its name should be {name}")));
+    }
+    Ok(stored)
+}
+
+/// Looks at every frame's header of a pack that is to join the history.
+pub(super) fn complete(file: &File, path: &Path) -> Result<Stored, HistoryError> {
+    pack::check_structure(file, path).map_err(named(path))?;
+    Ok(from_survey(path.to_owned(), pack::survey(file, path).map_err(named(path))?))
+}
+
+/// What is there of an interrupted pack.
+pub(super) fn partial(path: &Path) -> Result<Option<Partial>, HistoryError> {
+    let whole = pack::whole_frames(&open(path)?, path).map_err(named(path))?;
+    Ok(whole.map(|(head, bytes)| Partial {
+        pack: head.pack,
+        bytes,
+        sequence: head.header.number().sequence,
+        path: path.to_owned(),
+    }))
+}
+
+/// Gives a pack's head and its changes, a frame at a time; its chunks are not read.
+fn changes(stored: &Stored, take: &mut dyn FnMut(Frame)) -> Result<(), PackError> {
+    let mut reader = Reader::default();
+    let (mut promised, mut got) = (None, 0);
+    pack::read_range(&stored.path, (0, stored.changes_end), &mut |bytes| {
+        for frame in reader.push(bytes)? {
+            match &frame {
+                Frame::Head(head) if head.pack == stored.pack => promised = Some(head.changes),
+                Frame::Changes(list) => got += list.len() as u64,
+                Frame::Head(_) | Frame::Chunks(_) | Frame::End => {}
+            }
+            take(frame);
+        }
+        Ok(true)
+    })?;
+    if promised == Some(got) {
+        return Ok(());
+    }
+    Err(Malformed::new("it is no longer what it was when it was stored").into())
+}
+
+/// The tree that a base and the increments after it give; it has the root that the last header says.
+pub(super) fn tree(packs: &[Arc<Stored>]) -> Result<Tree, HistoryError> {
+    let mut tree = Tree::default();
+    for stored in packs {
+        let (mut rules, mut list) = (Vec::new(), Vec::new());
+        let mut take = |frame| match frame {
+            Frame::Head(head) => rules = head.rules,
+            Frame::Changes(mut more) => list.append(&mut more),
+            Frame::Chunks(_) | Frame::End => {}
+        };
+        changes(stored, &mut take).map_err(named(&stored.path))?;
+        let before = if stored.base { Tree::default() } else { tree };
+        tree = before.with_rules(&rules).apply(list).map_err(|e| damaged(&stored.path, e.to_string()))?;
+        if tree.root() != stored.header.header().root {
+            return Err(damaged(&stored.path, "its changes do not give the root that its header says"));
+        }
+    }
+    Ok(tree)
+}
+
+/// Finds `wanted` chunks in `packs`. A damaged pack is passed over: another may have the chunk.
+pub(super) fn chunks<'a>(
+    packs: impl Iterator<Item = &'a Arc<Stored>>,
+    mut wanted: HashSet<Hash>,
+    found: &mut dyn FnMut(Chunk, Bytes),
+) -> Result<(), HistoryError> {
+    for stored in packs {
+        if wanted.is_empty() {
+            break;
+        }
+        match chunks_of(stored, &mut wanted, found).map_err(named(&stored.path)) {
+            Err(HistoryError::Damaged { path, source }) => {
+                tracing::warn!(path = %path.display(), error = %source, "a pack in the history is damaged");
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn chunks_of(
+    stored: &Stored,
+    wanted: &mut HashSet<Hash>,
+    found: &mut dyn FnMut(Chunk, Bytes),
+) -> Result<(), PackError> {
+    // A pack holds no chunk that its changes do not name, and they are cheap to read.
+    let mut here = HashSet::new();
+    changes(stored, &mut |frame| {
+        let Frame::Changes(list) = frame else { return };
+        for change in list {
+            let Some(Kind::File(content)) = change.entry.map(|entry| entry.kind) else { continue };
+            here.extend(content.chunks().iter().map(|chunk| chunk.hash).filter(|hash| wanted.contains(hash)));
+        }
+    })?;
+    if here.is_empty() {
+        return Ok(());
+    }
+    let mut splitter = Splitter::default();
+    pack::read_range(&stored.path, (stored.changes_end, stored.size), &mut |bytes| {
+        splitter.push(bytes);
+        while let Some(frame) = splitter.take()? {
+            let Decoded::Chunks(list) = frame.decode()? else { continue };
+            for (chunk, bytes) in list {
+                if here.remove(&chunk.hash) {
+                    wanted.remove(&chunk.hash);
+                    found(chunk, bytes);
+                }
+            }
+        }
+        Ok(!here.is_empty())
+    })
+}

@@ -1,0 +1,138 @@
+//! Reading the files of a frame with few system calls: a directory is held open while consecutive files are in it.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+};
+
+use bellwether_proto::{
+    entry::{Chunk, EntryPath},
+    hash::Hash,
+    name::SetName,
+};
+use rustix::io::Errno;
+
+use super::{PackError, malformed};
+use crate::{
+    beneath::{self, Root},
+    scan::Source,
+    tree::Change,
+};
+
+/// A run of a file's bytes that the pack needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece<'a> {
+    pub(super) change: &'a Change,
+    pub(super) offset: u64,
+    pub(super) chunk: Chunk,
+}
+
+/// The sets' roots, held open while a pack is written.
+#[derive(Debug)]
+pub(super) struct Roots<'a>(HashMap<&'a SetName, (&'a Source, Root)>);
+
+impl<'a> Roots<'a> {
+    /// Opens the roots of the sets that `pieces` are in.
+    pub(super) fn open(sources: &'a [Source], pieces: &[Piece<'a>]) -> Result<Self, PackError> {
+        let mut roots = HashMap::new();
+        for piece in pieces {
+            let set = &piece.change.set;
+            if roots.contains_key(set) {
+                continue;
+            }
+            let source = sources.iter().find(|source| source.rules.name == *set);
+            let source = source.ok_or_else(|| malformed(format!("no directory is known for set {set}")))?;
+            let root = Root::open(&source.path).map_err(|e| refused(piece.change, source, e))?;
+            roots.insert(set, (source, root));
+        }
+        Ok(Self(roots))
+    }
+}
+
+/// Reads one frame's pieces, in order.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    roots: &'a Roots<'a>,
+    directory: Option<(&'a SetName, EntryPath, OwnedFd)>,
+    file: Option<(&'a Change, File)>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(roots: &'a Roots<'a>) -> Self {
+        Self { roots, directory: None, file: None }
+    }
+
+    /// The payload of the chunks frame of these pieces; each chunk is what its entry says.
+    pub(super) fn payload(mut self, pieces: &[Piece<'a>]) -> Result<Vec<u8>, PackError> {
+        let mut raw = Vec::with_capacity(pieces.iter().map(|p| 4 + p.chunk.length as usize).sum());
+        for (at, piece) in pieces.iter().enumerate() {
+            let (source, _) = &self.roots.0[&piece.change.set];
+            raw.extend_from_slice(&piece.chunk.length.to_le_bytes());
+            let start = raw.len();
+            raw.resize(start + piece.chunk.length as usize, 0);
+            let file = self.file(piece.change, pieces.get(at + 1)).map_err(|e| refused(piece.change, source, e))?;
+            file.read_exact_at(&mut raw[start..], piece.offset).map_err(|e| refused(piece.change, source, e))?;
+            if Hash::of(&raw[start..]) != piece.chunk.hash {
+                return Err(changed(piece.change));
+            }
+        }
+        Ok(raw)
+    }
+
+    /// The file of `change`, held open for the next piece of it.
+    fn file(&mut self, change: &'a Change, next: Option<&Piece<'a>>) -> io::Result<&File> {
+        let held = self.file.take().filter(|(of, _)| std::ptr::eq(*of, change));
+        let file = match held {
+            Some((_, file)) => file,
+            None => self.open(change, next)?,
+        };
+        Ok(&self.file.insert((change, file)).1)
+    }
+
+    fn open(&mut self, change: &'a Change, next: Option<&Piece<'a>>) -> io::Result<File> {
+        let (_, root) = &self.roots.0[&change.set];
+        let Some((parent, name)) = change.path.split() else { return Err(Errno::ISDIR.into()) };
+        let held = self.directory.take().filter(|(set, path, _)| *set == &change.set && *path == parent);
+        let again = next.is_some_and(|next| {
+            next.change.set == change.set && next.change.path.split().is_some_and(|(path, _)| path == parent)
+        });
+        let directory = match held {
+            Some((_, _, directory)) => directory,
+            None if again => root.directory(&parent)?,
+            None => return root.file(&change.path),
+        };
+        let file = beneath::open_file(directory.as_fd(), name)?;
+        self.directory = Some((&change.set, parent, directory));
+        Ok(file)
+    }
+}
+
+fn changed(change: &Change) -> PackError {
+    PackError::Changed { set: change.set.clone(), path: change.path.clone() }
+}
+
+/// What an error at a file means: it is gone, shorter or something else now; or it cannot be read.
+fn refused(change: &Change, source: &Source, error: io::Error) -> PackError {
+    let gone = [
+        Errno::NOENT,
+        Errno::NOTDIR,
+        Errno::ISDIR,
+        Errno::LOOP,
+        Errno::XDEV,
+        Errno::NXIO,
+        Errno::AGAIN,
+        Errno::SPIPE,
+        Errno::STALE,
+    ];
+    if error.kind() == io::ErrorKind::UnexpectedEof
+        || gone.iter().any(|e| Some(e.raw_os_error()) == error.raw_os_error())
+    {
+        return changed(change);
+    }
+    PackError::Io { action: "read", path: source.path.join(beneath::os(change.path.as_bytes())), source: error }
+}

@@ -1,0 +1,152 @@
+//! Scans of real directories.
+
+mod attributes;
+mod cases;
+mod named;
+mod place;
+mod random;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bellwether_proto::{
+    entry::{EntryPath, Kind},
+    name::SetName,
+    record::SetRules,
+};
+use bellwether_store::{
+    scan::{Depth, Look, Scan, ScanError, Source, scan},
+    tree::{Node, Tree},
+};
+
+/// A set in a directory of its own.
+struct Set {
+    directory: tempfile::TempDir,
+    rules: SetRules,
+}
+
+fn name() -> SetName {
+    "set".parse().unwrap()
+}
+
+fn entry(path: impl AsRef<[u8]>) -> EntryPath {
+    EntryPath::new(path.as_ref()).unwrap()
+}
+
+fn at<P: AsRef<[u8]>>(paths: impl IntoIterator<Item = (P, Depth)>) -> Look {
+    Look::At(paths.into_iter().map(|(path, depth)| ((name(), entry(path)), depth)).collect())
+}
+
+impl Set {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), rules: SetRules::new(name()) }
+    }
+
+    fn with(change: impl FnOnce(&mut SetRules)) -> Self {
+        let mut set = Self::new();
+        change(&mut set.rules);
+        set
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().join("root").join(below)
+    }
+
+    /// Writes a file; makes its directories.
+    fn write(&self, path: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn mkdir(&self, path: &str) -> PathBuf {
+        let path = self.path(path);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn source(&self) -> Source {
+        Source { rules: Arc::new(self.rules.clone()), path: self.directory.path().join("root") }
+    }
+
+    fn empty(&self) -> Tree {
+        Tree::empty([Arc::new(self.rules.clone())])
+    }
+
+    fn try_scan(&self, before: &Tree, look: &Look) -> Result<Scan, ScanError> {
+        scan(&[self.source()], before, look)
+    }
+
+    fn scan(&self, before: &Tree, look: &Look) -> Scan {
+        self.try_scan(before, look).unwrap()
+    }
+
+    /// All of it, read anew.
+    fn fresh(&self) -> Scan {
+        self.scan(&self.empty(), &Look::Bytes)
+    }
+
+    /// Scans until every file is old enough to be believed.
+    fn settled(&self) -> Tree {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut scanned = self.fresh();
+        while !scanned.young.is_empty() {
+            assert!(Instant::now() < deadline, "still young: {:?}", scanned.young);
+            std::thread::yield_now();
+            scanned = self.scan(&scanned.tree, &Look::Stats);
+        }
+        scanned.tree
+    }
+}
+
+/// The paths of a tree, for people: directories end in '/', links in '@'.
+fn listing(tree: &Tree) -> Vec<String> {
+    let mut list = Vec::new();
+    tree.visit(&mut |_, path, node| {
+        let mark = match node.entry().kind {
+            Kind::Directory => "/",
+            Kind::File(_) => "",
+            Kind::Link(_) => "@",
+        };
+        list.push(format!("{path}{mark}"));
+    });
+    list
+}
+
+fn get(tree: &Tree, path: impl AsRef<[u8]>) -> Node {
+    tree.get(&name(), &entry(path)).expect("the entry")
+}
+
+fn same_root(a: &Tree, b: &Tree) -> bool {
+    match (&a.sets()[0].root, &b.sets()[0].root) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Says visibly that a part of a test needs what is not here.
+fn skip(test: &str, why: &str) {
+    eprintln!("SKIPPED {test}: {why}");
+}
+
+/// A set of a directory that is not ours, all of it excluded but one name.
+fn only(path: &Path, kept: &str) -> Source {
+    let mut rules = SetRules::new(name());
+    rules.exclude = vec!["/*".to_owned(), format!("!/{kept}")];
+    Source { rules: Arc::new(rules), path: path.to_owned() }
+}
+
+fn notices(scanned: &Scan) -> BTreeMap<String, String> {
+    scanned.notices.iter().map(|notice| (notice.path.to_string(), notice.what.clone())).collect()
+}

@@ -1,0 +1,246 @@
+//! A farm of real agents on loopback: each server has its own directory, ports and processes, gone with the farm.
+
+pub(crate) mod compare;
+mod ports;
+mod program;
+pub(crate) mod random;
+mod server;
+mod wait;
+
+use std::path::PathBuf;
+
+use bellwether_proto::status::{FarmStatus, ServerStatus, State};
+use tempfile::TempDir;
+
+pub(crate) use ports::free as free_port;
+pub(crate) use program::{Output, bellwether, run, run_with_input};
+pub(crate) use server::Server;
+pub(crate) use wait::{DEADLINE, wait_for};
+
+/// What a farm is to be made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    sets: Vec<String>,
+    members: usize,
+}
+
+impl Plan {
+    /// So many members beside the manager.
+    pub(crate) fn members(mut self, members: usize) -> Self {
+        self.members = members;
+        self
+    }
+
+    /// These sets instead of the one named `web`.
+    pub(crate) fn sets(mut self, names: &[&str]) -> Self {
+        self.sets = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// The servers' directories, with nothing formed or started yet: for tests of `init` and `join` themselves.
+    pub(crate) fn unformed(self) -> Farm {
+        let dir = tempfile::Builder::new().prefix("farm-").tempdir().expect("a directory for the farm");
+        let name = |index: usize| if index == 0 { "manager".to_owned() } else { format!("member{index}") };
+        let servers = (0..=self.members).map(|i| Server::new(dir.path(), &name(i), &self.sets)).collect();
+        Farm { servers, dir: Some(dir) }
+    }
+
+    /// Forms the group at the manager, admits every member and waits until all are in sync.
+    pub(crate) fn start(self) -> Farm {
+        self.start_with(|_| {})
+    }
+
+    /// The same, with the manager's directories filled by `fill` before the group is formed.
+    pub(crate) fn start_with(self, fill: impl FnOnce(&Server)) -> Farm {
+        let mut farm = self.unformed();
+        fill(farm.manager());
+        farm.form();
+        for index in 1..farm.servers.len() {
+            farm.admit(index);
+        }
+        farm.wait_in_sync();
+        farm
+    }
+}
+
+/// The servers of one test; the first is the manager.
+pub(crate) struct Farm {
+    servers: Vec<Server>,
+    dir: Option<TempDir>,
+}
+
+impl Farm {
+    /// A manager without members and one set, `web`, unless said otherwise.
+    pub(crate) fn plan() -> Plan {
+        Plan { sets: vec!["web".to_owned()], members: 0 }
+    }
+
+    /// `init` at the manager and its agent started.
+    pub(crate) fn form(&mut self) {
+        let manager = &mut self.servers[0];
+        manager.init().success();
+        manager.start();
+    }
+
+    /// A token, `join` at that member, and its agent started.
+    pub(crate) fn admit(&mut self, index: usize) {
+        let token = self.token(&[]);
+        let member = &mut self.servers[index];
+        member.join(&token).success();
+        member.start();
+    }
+
+    /// A fresh join token, made with these further arguments.
+    pub(crate) fn token(&self, arguments: &[&str]) -> String {
+        let arguments = [&["token", "create"], arguments].concat();
+        self.manager().command(&arguments).success().stdout.trim().to_owned()
+    }
+
+    /// The manager.
+    pub(crate) fn manager(&self) -> &Server {
+        &self.servers[0]
+    }
+
+    /// Member `index`, counted from 1.
+    pub(crate) fn member(&self, index: usize) -> &Server {
+        assert!(index > 0, "members are counted from 1");
+        &self.servers[index]
+    }
+
+    /// Server `index`; 0 is the manager.
+    pub(crate) fn server_mut(&mut self, index: usize) -> &mut Server {
+        &mut self.servers[index]
+    }
+
+    /// All members.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().skip(1)
+    }
+
+    /// The farm's own directory.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.dir.as_ref().expect("a farm has its directory until it is dropped").path().to_owned()
+    }
+
+    /// The farm as the manager knows it.
+    pub(crate) fn status(&self) -> FarmStatus {
+        self.manager().status().expect("the manager's status")
+    }
+
+    /// What the manager knows of one server.
+    pub(crate) fn status_of(&self, server: &Server) -> ServerStatus {
+        one(&self.status(), &server.name).cloned().unwrap_or_else(|| panic!("no {} in the status", server.name))
+    }
+
+    /// Waits until the manager's status fulfils `fits`, and returns it.
+    pub(crate) fn wait_status(&self, what: &str, fits: impl Fn(&FarmStatus) -> bool) -> FarmStatus {
+        wait_for(what, DEADLINE, || {
+            let status = self.manager().status()?;
+            if fits(&status) { Ok(status) } else { Err(summary(&status)) }
+        })
+    }
+
+    /// Waits until the manager shows `server` as `fits` wants it.
+    pub(crate) fn wait_server(
+        &self,
+        server: &Server,
+        what: &str,
+        fits: impl Fn(&ServerStatus) -> bool,
+    ) -> ServerStatus {
+        let status = self.wait_status(&format!("{}: {what}", server.name), |s| one(s, &server.name).is_some_and(&fits));
+        one(&status, &server.name).cloned().expect("it was just there")
+    }
+
+    /// Waits until everything at the manager is published and every server that is sent anything is in sync at the head.
+    pub(crate) fn wait_in_sync(&self) -> FarmStatus {
+        self.wait_status("every server in sync at the head", |status| self.all_in_sync(status))
+    }
+
+    fn all_in_sync(&self, status: &FarmStatus) -> bool {
+        let in_sync = |s: &ServerStatus| s.state == State::InSync && s.revision == status.head;
+        status.head.is_some()
+            && status.unpublished.is_none()
+            && status.servers.len() >= self.servers.iter().filter(|s| s.runs()).count()
+            && status.servers.iter().all(|s| s.state == State::Disabled || in_sync(s))
+    }
+
+    /// Whether every server is in sync at this moment.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.manager().status().is_ok_and(|status| self.all_in_sync(&status))
+    }
+
+    /// Waits until every member that runs holds what the manager's directories hold, and the monitor says so too.
+    pub(crate) fn wait_equal(&self) -> FarmStatus {
+        for member in self.members().filter(|m| m.runs()) {
+            self.wait_same(member);
+        }
+        self.wait_in_sync()
+    }
+
+    /// Waits until `member`'s sets hold what the manager's hold.
+    pub(crate) fn wait_same(&self, member: &Server) {
+        wait_for(&format!("{} holding the manager's content", member.name), DEADLINE, || {
+            match self.first_difference(member) {
+                None => Ok(()),
+                Some(difference) => {
+                    let state = self.manager().status().map_or_else(|e| e, |s| summary(&s));
+                    Err(format!("{difference}\n{state}"))
+                }
+            }
+        });
+    }
+
+    fn first_difference(&self, member: &Server) -> Option<String> {
+        self.manager().sets.iter().find_map(|set| {
+            compare::difference(&set.path, member.set(&set.name)).map(|what| format!("set {}: {what}", set.name))
+        })
+    }
+
+    /// Asserts, by rsync's judgement, that every running member's sets equal the manager's.
+    pub(crate) fn assert_equal(&self) {
+        for member in self.members().filter(|m| m.runs()) {
+            for set in &self.manager().sets {
+                compare::assert_equal_by_rsync(&set.path, member.set(&set.name));
+            }
+        }
+    }
+}
+
+/// That server in a status.
+pub(crate) fn one<'a>(status: &'a FarmStatus, name: &str) -> Option<&'a ServerStatus> {
+    status.servers.iter().find(|s| s.name.as_str() == name)
+}
+
+/// A status in a few lines, for a failed wait.
+pub(crate) fn summary(status: &FarmStatus) -> String {
+    let head = status.head.map_or("none".to_owned(), |n| n.to_string());
+    let mut text = format!(
+        "head {head}, paused {}, unpublished {:?}, watching {}",
+        status.paused, status.unpublished, status.watching
+    );
+    for s in &status.servers {
+        let revision = s.revision.map_or("none".to_owned(), |n| n.to_string());
+        text += &format!("\n  {}: {:?} at {revision}, {} behind", s.name, s.state, s.lag_revisions);
+        if let Some(reason) = &s.reason {
+            text += &format!(" ({reason})");
+        }
+        if s.drift_entries > 0 {
+            text += &format!(", drift {:?}", s.drift);
+        }
+    }
+    text
+}
+
+impl Drop for Farm {
+    fn drop(&mut self) {
+        for server in &mut self.servers {
+            server.kill();
+        }
+        if std::thread::panicking() {
+            self.servers.iter().for_each(Server::print_log);
+        }
+        if std::env::var_os("KEEP_FARM").is_some() {
+            eprintln!("the farm is kept in {}", self.dir.take().expect("not dropped yet").keep().display());
+        }
+    }
+}

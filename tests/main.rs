@@ -1,0 +1,19 @@
+//! Whole farms of real agents, judged by programs that are not Bellwether's; and what holds for the workspace itself.
+//!
+//! Tests are named after the requirement they check. Each starts a farm of its own (see [`farm`]) and waits for states.
+
+mod carried;
+mod changes;
+mod crashes;
+mod demo;
+mod drift;
+mod farm;
+mod forming;
+mod group;
+mod holding;
+mod joining;
+mod lag;
+mod real_trees;
+mod space;
+mod web;
+mod workspace;

@@ -1,0 +1,90 @@
+//! W4 and other refusals before the switch: too little space, owners that are missing.
+
+use std::{fs, path::Path, process::Command};
+
+use bellwether_proto::status::State;
+
+use crate::farm::{Farm, random::Random, run};
+
+/// Whether this user may mount in a namespace of their own; says so when not.
+fn may_mount() -> bool {
+    let script = "mount -t tmpfs none /mnt";
+    let may = run(Command::new("unshare").args(["-m", "sh", "-ec", script])).code == Some(0);
+    if !may {
+        println!("skipped: mounting a small file system needs root");
+    }
+    may
+}
+
+#[test]
+fn w4_too_little_space_is_refused_with_the_figures_before_anything_is_touched() {
+    if !may_mount() {
+        return;
+    }
+    let mut random = Random::seeded();
+    let mut farm = Farm::plan().members(2).unformed();
+    farm.manager().write("index.html", "small");
+    farm.form();
+    farm.admit(2);
+    let token = farm.token(&[]);
+    farm.member(1).join(&token).success();
+    let set = farm.member(1).set("web").to_owned();
+    let script = format!("mount -t tmpfs -o size=4m,mode=755 none '{}'", set.display());
+    farm.server_mut(1).start_in_script(&["unshare", "-m"], &script);
+    farm.wait_in_sync();
+    let seen = farm.member(1).as_agent_sees(&set);
+    assert_eq!(fs::read(seen.join("index.html")).expect("the member's file"), b"small");
+
+    farm.manager().write("index.html", "small, too");
+    let mut noise = vec![0; 8 << 20];
+    noise.fill_with(|| random.next() as u8);
+    farm.manager().write("large.bin", &noise);
+    farm.wait_same(farm.member(2));
+    let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Refused);
+    let reason = shown.reason.expect("a reason");
+    for word in ["free", "needed", "staged", set.to_str().expect("a path")] {
+        assert!(reason.contains(word), "no '{word}' in: {reason}");
+    }
+    assert!(!seen.join("large.bin").exists());
+
+    // The next revision fits: the server was not put in error by the one that did not.
+    fs::remove_file(farm.manager().web("large.bin")).expect("removed");
+    farm.wait_in_sync();
+    assert_eq!(fs::read(seen.join("index.html")).expect("the member's file"), b"small, too");
+}
+
+/// A user database without the last user, for one agent.
+fn without_user(farm: &Path, name: &str) -> String {
+    let passwd = fs::read_to_string("/etc/passwd").expect("users");
+    let kept: Vec<&str> = passwd.lines().filter(|line| !line.starts_with(&format!("{name}:"))).collect();
+    let file = farm.join("passwd");
+    fs::write(&file, kept.join("\n") + "\n").expect("written");
+    format!("mount --bind '{}' /etc/passwd", file.display())
+}
+
+#[test]
+fn an_owner_that_a_member_does_not_have_is_refused_before_the_switch() {
+    if !may_mount() {
+        return;
+    }
+    let mut farm = Farm::plan().members(2).unformed();
+    farm.manager().write("index.html", "by root");
+    farm.form();
+    farm.admit(2);
+    let token = farm.token(&[]);
+    farm.member(1).join(&token).success();
+    let script = without_user(&farm.directory(), "games");
+    farm.server_mut(1).start_in_script(&["unshare", "-m"], &script);
+    farm.wait_equal();
+
+    farm.manager().write("game.conf", "by games");
+    run(Command::new("chown").arg("games").arg(farm.manager().web("game.conf"))).success();
+    farm.wait_same(farm.member(2));
+    let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Refused);
+    assert!(shown.reason.as_ref().is_some_and(|reason| reason.contains("'games'")), "{shown:?}");
+    assert_eq!(fs::read(farm.member(1).web("index.html")).expect("as it was"), b"by root");
+
+    run(Command::new("chown").arg("root").arg(farm.manager().web("game.conf"))).success();
+    farm.wait_equal();
+    farm.assert_equal();
+}

@@ -1,0 +1,94 @@
+//! What holds for the workspace itself: the crates' arrows, and what must not be among the dependencies.
+
+use std::{collections::BTreeMap, path::PathBuf, process::Command};
+
+use serde_json::Value;
+
+use crate::farm::{Output, run};
+
+/// Crates of which a second version would be compiled twice and speak with itself in two tongues.
+const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
+
+/// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other.
+const ARROWS: [(&str, &[&str]); 5] = [
+    ("bellwether-proto", &[]),
+    ("bellwether-store", &["bellwether-proto"]),
+    ("bellwether-manager", &["bellwether-proto", "bellwether-store"]),
+    ("bellwether-monitor", &["bellwether-proto", "bellwether-store"]),
+    ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments).arg("--locked").current_dir(root());
+    command
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a string of cargo's")
+}
+
+#[test]
+fn the_crates_arrows_are_those_of_the_design() {
+    let output = run(&mut cargo(&["metadata", "--format-version", "1", "--no-deps"])).success();
+    let metadata: Value = serde_json::from_str(&output.stdout).expect("cargo's metadata");
+    let packages = metadata["packages"].as_array().expect("packages");
+    assert_eq!(packages.len(), ARROWS.len(), "every crate of the workspace has its arrows in the list");
+    for (name, allowed) in ARROWS {
+        let package = packages.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no crate {name}"));
+        let dependencies = package["dependencies"].as_array().expect("dependencies");
+        // Tests of a crate must not see more than the crate does: every kind of dependency counts.
+        let ours = dependencies.iter().map(|d| text(&d["name"])).filter(|d| d.starts_with("bellwether"));
+        for dependency in ours {
+            assert!(allowed.contains(&dependency), "{name} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn heavy_crates_are_there_in_one_version() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
+    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, version) in lock.lines().zip(lock.lines().skip(1)) {
+        if let (Some(name), Some(version)) = (name.strip_prefix("name = "), version.strip_prefix("version = ")) {
+            versions.entry(name.trim_matches('"')).or_default().push(version);
+        }
+    }
+    for heavy in HEAVY {
+        let found = versions.get(heavy).map_or(&[][..], Vec::as_slice);
+        assert_eq!(found.len(), 1, "versions of {heavy} in Cargo.lock: {found:?}");
+    }
+}
+
+#[test]
+fn only_one_provider_of_cryptography_is_compiled() {
+    for unwanted in ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls"] {
+        let output = users(unwanted);
+        assert!(output.stdout.trim().is_empty(), "{unwanted} is a dependency: {output}");
+    }
+    // The same question about a crate that is wanted, lest a misspelt one pass for an absent one.
+    assert!(users("ring").success().stdout.contains("bellwether"));
+}
+
+/// Who depends on that crate, in any configuration of features and targets that is built.
+fn users(package: &str) -> Output {
+    run(&mut cargo(&["tree", "--workspace", "--target", "all", "-i", package]))
+}
+
+#[test]
+fn every_dependency_has_its_reason_in_the_documentation() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let manifest: toml::Table = manifest.parse().expect("a manifest");
+    let documented = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let words: Vec<&str> = documented.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').collect();
+    let dependencies = manifest["workspace"]["dependencies"].as_table().expect("dependencies");
+    let missing: Vec<_> = dependencies
+        .keys()
+        .filter(|name| !name.starts_with("bellwether-") && !words.contains(&name.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md gives no reason for {missing:?}");
+}
