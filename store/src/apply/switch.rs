@@ -21,17 +21,20 @@ use crate::{
 impl Work {
     /// Looks at every entry once more and writes the journal. Nothing live is touched; after an error there is no
     /// journal.
-    pub(super) fn begin(&mut self) -> io::Result<()> {
+    pub(super) fn begin(&mut self) -> Result<(), String> {
         let mut operations = std::mem::take(&mut self.journal.operations);
-        let looked = operations.iter_mut().try_for_each(|operation| self.look_again(operation));
+        let looked = operations.iter_mut().try_for_each(|operation| {
+            let set = &self.journal.sets[operation.set].name;
+            let named = format!("{set}:{}", operation.path);
+            self.look_again(operation).map_err(|error| format!("cannot look at {named}: {error}"))
+        });
         self.journal.operations = operations;
         looked?;
-        let saved = self.journal.save(&self.state).map_err(io::Error::other);
-        if saved.is_err() {
+        self.journal.save(&self.state).or_else(|error| {
             // It may have been renamed before its directory could be synced.
-            self.remove_journal()?;
-        }
-        saved
+            self.remove_journal().map_err(|gone| format!("cannot remove the journal again: {gone}"))?;
+            Err(with_source(&error))
+        })
     }
 
     fn look_again(&self, operation: &mut Operation) -> io::Result<()> {
