@@ -183,7 +183,7 @@ impl Publisher {
         if let Some(why) = &self.unpublished {
             return Err(change::ChangeError::Unpublished(why.clone()));
         }
-        // Whoever names the last file of a set means it.
+        // Who names the file means it: even the removal of a set's only file frightens nobody.
         let (message, author) = (asked.message.clone(), asked.author.clone());
         let request = Request { message, author, accept: true, dry_run: false };
         let shared = self.shared.clone();
