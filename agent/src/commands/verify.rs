@@ -35,7 +35,8 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let request = SyncRequest { servers, full: !args.quick, verify_only: true };
     let asked = common.in_time(client.sync(request)).await?.into_inner();
     let done = farm::until(&mut client, common, |status| found(status, &asked.servers, asked.time_ms)).await?;
-    let document: Vec<_> = done.iter().map(|(server, found)| json!({ "server": server.name, "verified": found })).collect();
+    let document: Vec<_> =
+        done.iter().map(|(server, found)| json!({ "server": server.name, "verified": found })).collect();
     let differing: Vec<_> = done.iter().filter(|(_, found)| !found.equal).map(|(server, _)| differs(server)).collect();
     if !differing.is_empty() {
         let text = format!("not as the head revision: {}", differing.join("; "));

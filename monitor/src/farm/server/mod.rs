@@ -136,7 +136,9 @@ impl Known {
                 self.loss = Some(why);
                 P::Away
             }
-            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating, O::Started { sync: true, to: _ }) => P::Syncing,
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating, O::Started { sync: true, to: _ }) => {
+                P::Syncing
+            }
             (P::Unseen | P::Idle | P::Updating, O::Started { sync: false, to: _ }) => P::Updating,
             // Asked for, and done when it is back.
             (P::Away, O::Started { sync: _, to: _ }) => P::Away,
@@ -180,10 +182,7 @@ impl Known {
                 (self.drift_entries, self.drift) = (entries, paths);
                 same
             }
-            (
-                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away),
-                O::Verified(verified),
-            ) => {
+            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Verified(verified)) => {
                 self.verified = Some(verified);
                 same
             }
