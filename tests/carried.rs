@@ -84,7 +84,7 @@ fn setuid_travels_only_when_it_is_allowed() {
 #[test]
 fn excluded_and_local_files_stay_each_servers_own() {
     let farm = Farm::plan().members(1).start();
-    let group_set = ["group", "set", "--set", "web", "--exclude", "*.bak", "--local", "conf.d/local-*.conf"];
+    let group_set = ["group", "set", "--exclude", "web=*.bak", "--local", "web=conf.d/local-*.conf"];
     farm.manager().command(&group_set).success();
     for server in [farm.manager(), farm.member(1)] {
         server.write("old.bak", &server.name);

@@ -58,6 +58,19 @@ fn w5_commands_may_be_given_again() {
 }
 
 #[test]
+fn w5_a_put_replaces_only_what_its_caller_has_seen() {
+    let farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "first"));
+    let put =
+        |hash: &str, content| farm.member(1).command_with_input(&["put", "web:a.conf", "--expect", hash], content);
+    let seen = farm.member(1).command(&["get", "--hash", "web:a.conf"]).success().stdout;
+    put(seen.trim(), "second").success();
+    put(seen.trim(), "by one who saw the first").refused();
+    put("none", "by one who saw nothing").refused();
+    assert_eq!(fs::read(farm.manager().web("a.conf")).expect("a file"), b"second");
+    farm.wait_equal();
+}
+
+#[test]
 fn w5_a_path_outside_the_set_is_refused() {
     let farm = Farm::plan().members(1).start();
     for path in ["web:../escaped", "web:/etc/escaped", "web:a/../../escaped"] {

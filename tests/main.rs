@@ -4,6 +4,7 @@
 
 mod carried;
 mod changes;
+mod crashes;
 mod demo;
 mod drift;
 mod farm;

@@ -20,19 +20,25 @@ use crate::{
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
     /// Print one JSON document
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
     /// The configuration file [default: /etc/bellwether/agent.toml]
-    #[arg(long, global = true, value_name = "FILE", env = "BELLWETHER_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "FILE",
+        env = "BELLWETHER_CONFIG"
+    )]
     pub config: Option<PathBuf>,
     /// The agent's socket on this machine [default: /run/bellwether/admin.sock]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
     /// The agent's state directory [default: /var/lib/bellwether]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Give up after this time, as 30s, 5m
-    #[arg(long, global = true, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
 }
 
@@ -59,7 +65,10 @@ impl Common {
     fn places(&self) -> Result<Places, CommandError> {
         let places = config::places(self).map_err(|e| wrong(&e))?;
         match &self.config {
-            Some(file) if !file.exists() => Err(missing(file)),
+            // Flags that say all leave nothing for the file to say.
+            Some(file) if !file.exists() && (self.admin_socket.is_none() || self.state_dir.is_none()) => {
+                Err(missing(file))
+            }
             _ => Ok(places),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Tasks: one folds events into the farm's status (it alone writes the `farm` watch); one serves other servers over mutual
 //! TLS; one serves commands on the Unix socket; one serves the http port; and this server's role: the manager's tasks
-//! ([`bellwether_manager`]), or the member's thread with the watch that feeds it ([`crate::member`]). The `stop` watch
+//! ([`bellwether_manager`]), or the member's thread with the watch that feeds it (`crate::member`). The `stop` watch
 //! ends them all; each is waited for.
 
 use std::{
@@ -95,14 +95,14 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
             name: config.name.clone(),
             paths,
             layout: layout.clone(),
-            record: record.shared(),
+            record: record.clone(),
             events,
             ready: ready_to,
             tree: tree.clone(),
         };
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await;
         let member = member.map_err(|e| CommandError::failed(&e))?.map_err(|e| CommandError::failed(&e))?;
-        watching = Some(tokio::spawn(member.watch(inputs.clone(), stop.subscribe())));
+        watching = Some(tokio::spawn(member.watch(inputs.clone(), &stop.subscribe())));
         member_thread = Some(tokio::task::spawn_blocking(move || member.run(received)));
         let service = member::PushService::new(record.clone(), inputs);
         (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree)), Some(service))

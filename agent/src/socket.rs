@@ -95,12 +95,16 @@ pub fn only_owner(request: Request<()>) -> Result<Request<()>, Status> {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     let own = rustix::process::geteuid().as_raw();
     match peer.map(|credentials| credentials.uid()) {
-        Some(uid) if uid == 0 || uid == own => Ok(request),
+        Some(uid) if may_ask(uid, own) => Ok(request),
         Some(uid) => Err(Status::permission_denied(format!(
             "user {uid} may not ask this agent: only root and user {own}, whom it runs as, may\nuse sudo"
         ))),
         None => Err(Status::permission_denied("the system does not say which user asks")),
     }
+}
+
+fn may_ask(uid: u32, own: u32) -> bool {
+    uid == 0 || uid == own
 }
 
 /// The agent on this machine, by its socket.
@@ -128,3 +132,6 @@ fn no_answer(path: &Path, error: &io::Error) -> CommandError {
         _ => CommandError::new(Kind::Failed, format!("cannot reach the agent at {path}: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ impl Preview {
             parent: &head.tree,
             rules: &rules,
             changes: &Tree::empty(rules.iter().cloned()).diff(&head.tree),
-            sources: &[],
+            sources: &shared.sources(),
             codec: shared.record.borrow().record().policy.codec,
         };
         let mut new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create()?;

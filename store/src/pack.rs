@@ -74,7 +74,8 @@ pub struct Contents<'a> {
     pub header: &'a SignedHeader,
     /// A whole tree; otherwise what the revision adds to `parent`.
     pub base: bool,
-    /// The parent's tree (empty for a base): chunks that its nodes under the changed paths hold are not packed again.
+    /// The parent's tree: chunks that its nodes under the changed paths hold are not packed again. Empty for a base; a
+    /// base that gets its own tree here has its changes and no chunk (a preview).
     pub parent: &'a Tree,
     /// The rules of the revision's sets, sorted by name.
     pub rules: &'a [Arc<SetRules>],

@@ -74,19 +74,16 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let formed = form(&config, rules, key).await?;
     let held = Held { chain: vec![formed.record.clone()], current: formed.record.clone() };
     layout.hold(&held).map_err(|e| CommandError::failed(&e).hint("bellwether leave, then init again"))?;
-    write_file(&config)?;
+    starter::write_file(&config)?;
     done(common, &config, &formed);
     Ok(())
 }
 
 fn plan(config: &Config) -> String {
     let verb = if config.file_exists { "is there and stays as it is; in force is" } else { "will be written" };
-    let text = to_toml(config).replace('\n', "\n    ");
-    format!("{} {verb}:\n\n    {}", config.file.display(), text.trim_end())
-}
-
-fn write_file(config: &Config) -> Result<(), CommandError> {
-    if config.file_exists { Ok(()) } else { starter::write_file(config) }
+    let text = to_toml(config);
+    let indented = text.lines().map(|line| format!("    {line}").trim_end().to_owned());
+    format!("{} {verb}:\n\n{}", config.file.display(), indented.collect::<Vec<_>>().join("\n"))
 }
 
 /// The rules that the flags and the file give each set.
@@ -134,7 +131,7 @@ fn already(common: &Common, layout: &Layout, held: &Held, config: &Config) -> Re
     if !theirs.iter().copied().eq(config.sets.iter().map(|set| set.name.as_str())) {
         return refused(format!("this machine is the manager of group {group} with the sets {}", theirs.join(", ")));
     }
-    write_file(config)?;
+    starter::write_file(config)?;
     let document = json!({ "formed": false, "group": group.to_string(), "record": record.version.to_string() });
     output::show(common.json, &document, |_| format!("{} is the manager of group {group} already", manager.name));
     Ok(())

@@ -52,7 +52,7 @@ pub struct Args {
     pub yes: bool,
 }
 
-/// Runs it.
+/// Runs it. The order makes it safe to repeat after a crash: key, the manager's record, this server's copy, agent.toml.
 ///
 /// # Errors
 /// Refused by the manager or by whoever was asked; nothing was changed then.
@@ -74,14 +74,12 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         return Ok(());
     }
     ask(common, &config, &differences, args.yes)?;
-    if !config.file_exists {
-        starter::write_file(&config)?;
-    }
     let reply = common.in_time(manager.enter(request)).await?.into_inner();
     let held = accept(reply, &token, &config, &key.public())?;
     layout
         .hold(&held)
         .map_err(|e| CommandError::failed(&e).hint("run it again: the manager knows this server's key"))?;
+    starter::write_file(&config)?;
     done(common, &held, &config, &differences);
     Ok(())
 }
@@ -114,6 +112,7 @@ fn already(common: &Common, held: &Held, token: &Token, config: &Config, key: &P
     }
     match record.by_key(key) {
         Some(own) if own.name == config.name && own.address == config.advertise => {
+            starter::write_file(config)?;
             let document = json!({ "joined": false, "group": record.group.to_string(), "server": own.name });
             output::show(common.json, &document, |_| {
                 format!(

@@ -63,6 +63,9 @@ pub(super) fn with_sets(mut config: Config) -> Result<Config, CommandError> {
 /// It cannot be written.
 pub(super) fn write_file(config: &Config) -> Result<(), CommandError> {
     let file = &config.file;
+    if config.file_exists {
+        return Ok(());
+    }
     create(file, to_toml(config).as_bytes())
         .map_err(|e| CommandError::new(Kind::Failed, format!("cannot write {}: {e}", file.display())))
 }

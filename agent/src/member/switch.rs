@@ -148,7 +148,7 @@ impl Member {
         let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
         let parent = Tree::empty(rules.iter().cloned());
         let changes = parent.diff(&self.sets.tree);
-        let codec = self.record.load().record().policy.codec;
+        let codec = self.record.current().record().policy.codec;
         let mut new = self.history.create()?;
         let contents = Contents {
             header,
@@ -203,10 +203,15 @@ impl Member {
     }
 
     fn report_done(&mut self, header: &SignedHeader, stage_us: u64, switch_us: u64, kept: Vec<String>) {
+        let drifted_before = self.drift.entries > 0;
         self.observe_drift();
         self.tell_ready();
+        if drifted_before || self.drift.entries > 0 {
+            // Before the report: at no moment is a server shown in sync that holds edits of its own (invariant 5).
+            self.tell_drift();
+            self.send(up::Message::Drift(self.drift.clone()));
+        }
         self.tell(Observation::Done { revision: header.number(), micros: stage_us + switch_us, kept: kept.clone() });
-        self.tell_drift();
         self.send(up::Message::Report(v1::Report {
             revision: header.id().0.into(),
             outcome: Outcome::Done.into(),

@@ -59,6 +59,8 @@ pub(crate) struct Memory {
     sync: bool,
     /// A verification was asked for and not sent yet.
     verify: Option<bool>,
+    /// Why it failed, by its own word or ours: until a sync has ended well, whatever it says the next time (W8).
+    fault: Option<String>,
     /// What the member refused.
     refused: Option<Refusal>,
 }

@@ -151,3 +151,69 @@ impl Index {
         Some((oldest, doomed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::{
+        hash::Hash,
+        key::KeyPair,
+        revision::{Epoch, Header, Number, SignedHeader},
+    };
+
+    use super::*;
+
+    /// A line of a base and increments of `size` bytes.
+    fn line(increments: u64, size: u64) -> Index {
+        let key = KeyPair::generate();
+        let mut index = Index::default();
+        let mut parent = None;
+        for sequence in 1..=increments + 1 {
+            let header = Header {
+                group: [0; 16].into(),
+                number: Number { epoch: Epoch(1), sequence },
+                parent,
+                manager: "web1".parse().unwrap(),
+                incarnation: 1,
+                time_ms: 0,
+                author: String::new(),
+                message: String::new(),
+                labels: Default::default(),
+                root: Hash::of(b""),
+            };
+            let header = SignedHeader::sign(header, &key);
+            parent = Some(header.id());
+            let (base, path) = (sequence == 1, PathBuf::from(sequence.to_string()));
+            let stored = Stored { header, base, pack: Hash::of(b""), size, changes_end: size, path };
+            assert!(base || index.has_parent(&stored));
+            index.insert(Arc::new(stored));
+        }
+        index
+    }
+
+    #[test]
+    fn a_base_is_due_by_number_or_by_bytes() {
+        assert!(!Index::default().base_due());
+        assert!(!line(500, 100).base_due());
+        assert!(line(501, 100).base_due());
+        assert!(!line(5, 1 << 20).base_due());
+        assert!(line(6, 1 << 20).base_due());
+    }
+
+    #[test]
+    fn what_needs_a_removed_pack_goes_with_it() {
+        let mut index = line(4, 100);
+        index.remove(&HashSet::from([PathBuf::from("3")]));
+        let left: Vec<_> = index.all().map(|stored| stored.header.number().sequence).collect();
+        assert_eq!(left, [1, 2]);
+        assert_eq!(index.head().unwrap().header.number().sequence, 2);
+    }
+
+    /// Packs are found in any order.
+    #[test]
+    fn the_order_of_files_does_not_matter() {
+        let packs: Vec<_> = line(4, 100).all().rev().cloned().collect();
+        let (index, orphans) = Index::new(packs);
+        assert!(orphans.is_empty());
+        assert_eq!(index.head().unwrap().header.number().sequence, 5);
+    }
+}

@@ -17,7 +17,7 @@ const MAGIC: [u8; 4] = *b"BWF1";
 const AS_IS: u8 = 0;
 const DEFLATE: u8 = 1;
 /// Raw bytes below which deflate costs more than it can gain.
-const WORTH: usize = 192;
+const WORTH: usize = 256;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -87,6 +87,9 @@ pub(crate) fn whole_frames(file: &File, path: &Path) -> Result<Option<(Box<Head>
 }
 
 fn failed(path: &Path, source: std::io::Error) -> PackError {
+    if source.kind() == std::io::ErrorKind::UnexpectedEof {
+        return malformed("the pack is shorter than it was");
+    }
     PackError::Io { action: "read", path: path.to_owned(), source }
 }
 

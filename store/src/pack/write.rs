@@ -210,11 +210,9 @@ fn pieces<'a>(changes: &[(u32, &'a Change)], mut known: HashSet<Hash>) -> Vec<Pi
 /// The chunks of the parent's files that the changes replace or remove: every receiver of an increment has them.
 fn chunks_of_parent(contents: &Contents<'_>) -> HashSet<Hash> {
     let mut known = HashSet::new();
-    if !contents.base {
-        for Change { set, path, entry } in contents.changes {
-            let stays = matches!(entry.as_ref().map(|entry| &entry.kind), Some(Kind::Directory));
-            collect(contents.parent, set, path, stays, &mut known);
-        }
+    for Change { set, path, entry } in contents.changes {
+        let stays = matches!(entry.as_ref().map(|entry| &entry.kind), Some(Kind::Directory));
+        collect(contents.parent, set, path, stays, &mut known);
     }
     known
 }

@@ -190,7 +190,6 @@ impl Known {
     fn holds(&mut self, revision: Number, kept: Vec<String>) {
         self.at = Some(revision);
         self.refused = self.refused.take().filter(|(refused, _)| *refused > revision);
-        (self.drift_entries, self.drift) = (0, Vec::new());
         self.kept.splice(0..0, kept);
         self.kept.truncate(KEPT);
     }

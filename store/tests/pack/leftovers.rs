@@ -1,0 +1,256 @@
+//! What is found after an interruption, a kill or damage.
+
+use std::{
+    fs,
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use bellwether_store::history::{History, HistoryError};
+
+use crate::fixture::{Line, new_pack, noise, unpack};
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A complete small pack of several frames, and where they end.
+fn small_pack() -> (Vec<u8>, Vec<usize>) {
+    let mut line = Line::new();
+    let stored = line.edit("f", noise(1, 700));
+    let bytes = fs::read(&stored.path).unwrap();
+    let mut ends = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        at += 24 + u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+        ends.push(at);
+    }
+    assert_eq!(ends.len(), 4);
+    (bytes, ends)
+}
+
+#[test]
+fn a_transfer_goes_on_from_every_byte() {
+    let (bytes, ends) = small_pack();
+    let pack = unpack(&bytes).unwrap().head.unwrap().pack;
+    let directory = tempfile::tempdir().unwrap();
+    let mut history = History::open(directory.path()).unwrap();
+    for cut in 0..=bytes.len() {
+        let whole = ends.iter().copied().filter(|end| *end <= cut).max().unwrap_or(0);
+        let new = new_pack(&history, &bytes[..cut]);
+        // By turns: the connection broke, or the process was killed.
+        if cut % 2 == 0 {
+            new.keep(pack);
+        } else {
+            std::mem::forget(new);
+            history = History::open(directory.path()).unwrap();
+        }
+        assert_eq!(history.partial(), (whole > 0).then_some((pack, whole as u64)), "cut at {cut}");
+        let (mut again, from) = history.resume(pack).unwrap();
+        assert_eq!(from, whole as u64);
+        again.file().write_all(&bytes[whole..]).unwrap();
+        let mut read = Vec::new();
+        again.file().seek(SeekFrom::Start(0)).unwrap();
+        again.file().read_to_end(&mut read).unwrap();
+        assert_eq!(read, bytes);
+        drop(again);
+        assert!(names(directory.path()).is_empty(), "cut at {cut}: {:?}", names(directory.path()));
+    }
+}
+
+#[test]
+fn a_resumed_pack_is_committed() {
+    let (bytes, ends) = small_pack();
+    let pack = unpack(&bytes).unwrap().head.unwrap().pack;
+    let directory = tempfile::tempdir().unwrap();
+    let mut history = History::open(directory.path()).unwrap();
+    new_pack(&history, &bytes[..ends[1] + 3]).keep(pack);
+    history = History::open(directory.path()).unwrap();
+    let (mut new, from) = history.resume(pack).unwrap();
+    new.file().write_all(&bytes[from as usize..]).unwrap();
+    let stored = history.commit(new).unwrap();
+    assert_eq!((fs::read(&stored.path).unwrap(), history.partial()), (bytes, None));
+    assert_eq!(names(directory.path()).len(), 1);
+}
+
+#[test]
+fn only_one_interrupted_pack_is_kept() {
+    let (bytes, ends) = small_pack();
+    let (other, _) = small_pack();
+    let (pack, second) = (unpack(&bytes).unwrap().head.unwrap().pack, unpack(&other).unwrap().head.unwrap().pack);
+    let directory = tempfile::tempdir().unwrap();
+    let history = History::open(directory.path()).unwrap();
+    new_pack(&history, &bytes[..ends[1]]).keep(pack);
+    new_pack(&history, &other[..ends[0]]).keep(second);
+    assert_eq!(history.partial(), Some((second, ends[0] as u64)));
+    assert_eq!(names(directory.path()).len(), 1);
+    let (new, from) = history.resume(pack).unwrap();
+    assert_eq!(from, 0);
+    assert_eq!(history.partial(), None);
+    drop(new);
+    assert!(names(directory.path()).is_empty());
+    // Kept under another pack's name: not kept.
+    new_pack(&history, &bytes[..ends[1]]).keep(second);
+    assert_eq!(history.partial(), None);
+    assert!(names(directory.path()).is_empty());
+}
+
+/// After a power loss the file may have its length and not its bytes.
+#[test]
+fn a_part_with_a_hole_goes_on_before_it() {
+    let (mut bytes, ends) = small_pack();
+    let pack = unpack(&bytes).unwrap().head.unwrap().pack;
+    bytes[ends[1] + 40..].fill(0);
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("incoming-4.part"), &bytes).unwrap();
+    fs::write(directory.path().join("incoming-5.part"), vec![0; 5000]).unwrap();
+    let history = History::open(directory.path()).unwrap();
+    assert_eq!(history.partial(), Some((pack, ends[1] as u64)));
+    assert_eq!(names(directory.path()), ["incoming-4.part"]);
+}
+
+#[test]
+fn what_is_incomplete_is_not_committed() {
+    let (bytes, ends) = small_pack();
+    let directory = tempfile::tempdir().unwrap();
+    let mut history = History::open(directory.path()).unwrap();
+    let swapped = [&bytes[..ends[0]], &bytes[ends[1]..ends[2]], &bytes[ends[0]..ends[1]], &bytes[ends[2]..]].concat();
+    let longer = [bytes.as_slice(), b"x"].concat();
+    let mut bad: Vec<Vec<u8>> = (0..bytes.len()).map(|cut| bytes[..cut].to_vec()).collect();
+    bad.extend([swapped, longer, bytes.repeat(2)]);
+    for bytes in bad {
+        let new = new_pack(&history, &bytes);
+        assert!(matches!(history.commit(new), Err(HistoryError::Damaged { .. })), "{} bytes", bytes.len());
+        assert!(names(directory.path()).is_empty() && history.head().is_none());
+    }
+}
+
+#[test]
+fn a_kill_around_a_commit_leaves_old_or_new() {
+    let mut line = Line::new();
+    line.edit("f", "1");
+    let first = line.head_id();
+    line.site.write("f", "2");
+    let tree = line.site.scan();
+    let header = line.site.header(line.head.as_ref().map(|(header, _)| header), tree.root());
+    let bytes = line.site.pack(&header, &line.head.as_ref().unwrap().1, &tree).unwrap();
+    // Before the rename.
+    std::mem::forget(new_pack(&line.history, &bytes));
+    line.reopen();
+    assert_eq!(line.history.head().unwrap().header.id(), first);
+    let pack = unpack(&bytes).unwrap().head.unwrap().pack;
+    assert_eq!(line.history.partial(), Some((pack, bytes.len() as u64)));
+    // Published anew: the interrupted one goes.
+    line.commit(&bytes);
+    assert_eq!(line.history.partial(), None);
+    // After the rename, with a second copy that was still being written.
+    std::mem::forget(new_pack(&line.history, &bytes));
+    line.reopen();
+    assert_eq!(line.history.head().unwrap().header.id(), header.id());
+    assert_eq!(line.history.partial(), None);
+    assert!(!names(&line.site.history()).iter().any(|name| name.ends_with("part")));
+}
+
+/// Retention removes packs one by one: killed after any of them, what is left is a history.
+#[test]
+fn a_kill_within_retention_leaves_a_history() {
+    for killed_after in 0..7 {
+        let mut line = Line::new();
+        for at in 1..=6u64 {
+            line.edit("f", noise(at, 1000));
+            if at == 3 || at == 5 {
+                line.base();
+            }
+        }
+        let saved: Vec<_> = line.history.all().map(|s| (s.path.clone(), fs::read(&s.path).unwrap())).collect();
+        line.history.retain(1).unwrap();
+        // Put back what a kill would have left: the oldest files go last, bases after all increments.
+        let mut gone: Vec<_> = saved.into_iter().filter(|(path, _)| !path.exists()).collect();
+        gone.sort_by_key(|(path, _)| (path.extension().unwrap() == "base", std::cmp::Reverse(path.clone())));
+        assert_eq!(gone.len(), 6);
+        for (path, bytes) in gone.into_iter().skip(killed_after) {
+            fs::write(path, bytes).unwrap();
+        }
+        line.reopen();
+        assert!(line.history.left_out().is_empty(), "{:?}", line.history.left_out());
+        assert_eq!(line.history.head().unwrap().header.id(), line.head_id());
+        for stored in line.history.all() {
+            line.history.tree(stored.header.id()).unwrap();
+        }
+        line.history.retain(1).unwrap();
+        assert_eq!(line.history.all().count(), 2);
+    }
+}
+
+#[test]
+fn a_damaged_pack_is_named_and_left_out_with_those_that_need_it() {
+    let mut line = Line::new();
+    let paths: Vec<_> = (1..=5u64).map(|at| line.edit("f", noise(at, 30_000)).path.clone()).collect();
+    let bytes = fs::read(&paths[2]).unwrap();
+    for damaged in [&bytes[..bytes.len() - 1], &bytes[..10], b"", &[0; 4000]] {
+        fs::write(&paths[2], damaged).unwrap();
+        line.reopen();
+        let left: Vec<_> = line.history.left_out().iter().map(|left| left.path.clone()).collect();
+        assert_eq!(left, [paths[2].clone(), paths[3].clone(), paths[4].clone()]);
+        assert!(line.history.left_out().iter().all(|left| !left.why.is_empty()));
+        assert_eq!(line.history.head().unwrap().path, paths[1]);
+        assert!(paths.iter().all(|path| path.exists()));
+    }
+    // Under another pack's name.
+    fs::copy(&paths[1], &paths[2]).unwrap();
+    line.reopen();
+    assert!(line.history.left_out()[0].why.contains("its name should be"));
+    // Received again, it is whole again.
+    line.commit(&bytes);
+    assert_eq!(line.history.left_out().len(), 2);
+    line.reopen();
+    assert!(line.history.left_out().is_empty());
+    assert_eq!(line.history.head().unwrap().path, paths[4]);
+}
+
+#[test]
+fn damage_behind_the_head_is_met_when_it_is_read() {
+    let mut line = Line::new();
+    let stored = line.edit("f", noise(1, 500_000));
+    let mut bytes = fs::read(&stored.path).unwrap();
+    let at = stored.changes_end as usize + 1000;
+    bytes[at] ^= 1;
+    fs::write(&stored.path, &bytes).unwrap();
+    line.reopen();
+    let wanted = crate::fixture::chunks_of(&line.head.as_ref().unwrap().1).into_keys().collect();
+    let mut found = 0;
+    line.history.chunks(&wanted, &mut |_, _| found += 1).unwrap();
+    assert_eq!(found, 0);
+    line.history.tree(line.head_id()).unwrap();
+    bytes[stored.changes_end as usize - 1] ^= 1;
+    fs::write(&stored.path, &bytes).unwrap();
+    assert!(matches!(line.history.tree(line.head_id()), Err(HistoryError::Damaged { .. })));
+}
+
+#[test]
+fn a_left_out_pack_goes_with_its_age() {
+    let mut line = Line::new();
+    line.edit("f", "1");
+    let second = line.edit("f", "2").path.clone();
+    line.edit("f", "3");
+    line.base();
+    fs::write(&second, b"damaged").unwrap();
+    line.reopen();
+    assert_eq!(line.history.left_out().len(), 2);
+    line.history.retain(1).unwrap();
+    assert!(!second.exists());
+}
+
+#[test]
+fn other_files_are_left_alone() {
+    let mut line = Line::new();
+    line.edit("f", "1");
+    let stray = line.site.history().join("README");
+    fs::write(&stray, "mine").unwrap();
+    fs::create_dir(line.site.history().join("x.inc")).unwrap();
+    line.reopen();
+    assert!(stray.exists() && line.history.left_out().is_empty() && line.history.head().is_some());
+}
