@@ -2,7 +2,7 @@
 //!
 //! Tasks: one folds events into the farm's status (it alone writes the `farm` watch); one serves other servers over mutual
 //! TLS; one serves commands on the Unix socket; one serves the http port; and this server's role: the manager's tasks
-//! ([`bellwether_manager`]), or the member's thread with the watch that feeds it ([`crate::member`]). The `stop` watch
+//! ([`bellwether_manager`]), or the member's thread with the watch that feeds it (`crate::member`). The `stop` watch
 //! ends them all; each is waited for.
 
 use std::{
@@ -95,7 +95,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
             name: config.name.clone(),
             paths,
             layout: layout.clone(),
-            record: record.shared(),
+            record: record.clone(),
             events,
             ready: ready_to,
             tree: tree.clone(),

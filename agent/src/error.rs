@@ -34,9 +34,10 @@ impl Kind {
         }
     }
 
-    fn prefix(self) -> &'static str {
+    fn prefix(self, message: &str) -> &'static str {
         match self {
             Self::Failed | Self::Usage => "",
+            Self::Refused if message.contains("nothing was changed") => "refused: ",
             Self::Refused => "refused, nothing was changed: ",
             Self::TimedOut => "timed out: ",
             Self::Partly => "partly done: ",
@@ -86,7 +87,7 @@ impl CommandError {
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.kind.prefix(), self.message)
+        write!(f, "{}{}", self.kind.prefix(&self.message), self.message)
     }
 }
 
@@ -195,6 +196,13 @@ mod tests {
     fn exit_codes_are_those_of_the_documentation() {
         let codes = [Kind::Failed, Kind::Usage, Kind::Refused, Kind::TimedOut, Kind::Partly].map(Kind::exit_code);
         assert_eq!(codes, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn that_nothing_was_changed_is_said_once() {
+        let said = |message| CommandError::new(Kind::Refused, message).to_string();
+        assert_eq!(said("no"), "refused, nothing was changed: no");
+        assert_eq!(said("no; nothing was changed"), "refused: no; nothing was changed");
     }
 
     #[test]

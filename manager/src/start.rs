@@ -176,6 +176,7 @@ fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdow
         mode: watched,
         notices: BTreeSet::new(),
         unpublished: None,
+        failures: 0,
         times: Times::new(Instant::now(), !believed, full),
     };
     let tasks = vec![

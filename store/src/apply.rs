@@ -29,6 +29,7 @@ mod plan;
 mod recover;
 mod space;
 mod stage;
+mod switch;
 mod verify;
 mod work;
 

@@ -29,6 +29,9 @@ pub const APPLY: &[&str] = &[
     "apply.cleaned",
 ];
 
+/// Every point of a recovery that goes forward.
+pub const RECOVER: &[&str] = &["apply.recover-entry", "apply.recover-synced", "apply.journal-removed"];
+
 /// Every point of a way back.
 pub const TAKE_BACK: &[&str] = &["apply.back", "apply.back-entry", "apply.back-synced", "apply.back-done"];
 

@@ -1,5 +1,7 @@
 //! `bellwether leave`: forget the group on this machine (W22). The configuration stays as it is.
 
+use std::time::Duration;
+
 use bellwether_proto::v1::LeaveRequest;
 use serde_json::json;
 
@@ -12,6 +14,11 @@ use crate::{
     output,
 };
 
+/// How long a running agent may take to stop, where `--timeout` does not say.
+const STOPPING: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has.
+const POLL: Duration = Duration::from_millis(50);
+
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -23,7 +30,7 @@ pub struct Args {
     pub yes: bool,
 }
 
-/// Runs it: through the agent where one runs, which then stops; otherwise under the lock of its state.
+/// Runs it, under the lock of the state directory: an agent that runs is told to leave and to stop first.
 ///
 /// # Errors
 /// A switch was interrupted; the system's.
@@ -40,36 +47,71 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         output::show(common.json, &document, |_| format!("would remove:\n  {}", places.join("\n  ")));
         return Ok(());
     }
-    output::confirm(&question(&layout), args.yes)?;
-    match Lock::take(&layout, "leave") {
-        Ok(_lock) => drop(layout.forget().map_err(forget_failed)?),
-        Err(held @ LockError::Held { .. }) => {
-            let mut client = common.connect().await.map_err(|e| {
-                CommandError::new(e.kind, format!("{held}; and {}", e.message)).hint("end that process first")
-            })?;
-            common.in_time(client.leave(LeaveRequest {})).await?;
-        }
-        Err(e) => return Err(CommandError::failed(&e)),
-    }
-    let recovery = layout.recovery().display().to_string();
-    let document = json!({ "left": true, "removed": places, "kept": recovery });
+    let standing = standing(&layout);
+    output::confirm(&question(standing), args.yes)?;
+    let _lock = own_lock(common, &layout).await?;
+    layout.forget().map_err(forget_failed)?;
+    let recovery = layout.recovery();
+    let recovery = recovery.exists().then(|| recovery.display().to_string());
+    let document = json!({ "left": true, "removed": places, "recovery": recovery });
     output::show(common.json, &document, |_| {
-        format!(
-            "this machine belongs to no group any more\nleft as they are: the configuration directories, its key, and \
-             what is in {recovery}\nat the manager, remove it: bellwether server remove NAME"
-        )
+        let mut lines = vec!["this machine belongs to no group any more; its configuration is as it was".to_owned()];
+        lines.extend(recovery.map(|place| format!("what was replaced in it before is kept in {place}")));
+        if standing != Standing::Manager {
+            lines.push("at the manager, remove it: bellwether server remove NAME".to_owned());
+        }
+        lines.join("\n")
     });
     Ok(())
 }
 
-fn question(layout: &Layout) -> String {
-    let forget = "forget the group on this machine? Its configuration stays as it is.";
+/// The lock of the state directory, once the agent that may have it has stopped.
+async fn own_lock(common: &Common, layout: &Layout) -> Result<Lock, CommandError> {
+    let held = match Lock::take(layout, "leave") {
+        Ok(lock) => return Ok(lock),
+        Err(held @ LockError::Held { .. }) => held,
+        Err(e) => return Err(CommandError::failed(&e)),
+    };
+    let mut client = common
+        .connect()
+        .await
+        .map_err(|e| CommandError::new(e.kind, format!("{held}; and {}", e.message)).hint("end that process first"))?;
+    common.in_time(client.leave(LeaveRequest {})).await?;
+    let stopped = async {
+        loop {
+            match Lock::take(layout, "leave") {
+                Err(LockError::Held { .. }) => tokio::time::sleep(POLL).await,
+                taken => break taken.map_err(|e| CommandError::failed(&e)),
+            }
+        }
+    };
+    tokio::time::timeout(common.timeout.unwrap_or(STOPPING), stopped).await.unwrap_or_else(|_| {
+        let text = format!("{held}: it was told to leave the group and stop, and is not done");
+        Err(CommandError::new(Kind::TimedOut, text).hint("run `bellwether leave` again"))
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Manager,
+    Other,
+}
+
+fn standing(layout: &Layout) -> Standing {
     let key = identity::load(layout).ok().flatten().map(|key| key.public());
     match (layout.held(), key) {
-        (Ok(Some(held)), Some(key)) if held.is_manager(&key) => {
+        (Ok(Some(held)), Some(key)) if held.is_manager(&key) => Standing::Manager,
+        _ => Standing::Other,
+    }
+}
+
+fn question(standing: Standing) -> String {
+    let forget = "forget the group on this machine? Its configuration stays as it is.";
+    match standing {
+        Standing::Manager => {
             format!("this server is the manager: nothing can be changed until another one is. {forget}")
         }
-        _ => forget.to_owned(),
+        Standing::Other => forget.to_owned(),
     }
 }
 

@@ -27,7 +27,6 @@ use bellwether_proto::{
     hash::Hash,
     limits,
     name::{ServerName, SetName},
-    record::SignedRecord,
     revision::SignedHeader,
     status::{self, Event, Observation},
     v1::{self, down, up},
@@ -42,7 +41,7 @@ use self::{
     switch::Filling,
 };
 pub(crate) use self::{recovery::recover, session::PushService};
-use crate::layout::Layout;
+use crate::{group::GroupRecord, layout::Layout};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -64,7 +63,7 @@ pub(crate) struct Setup {
     pub(crate) name: ServerName,
     pub(crate) paths: BTreeMap<SetName, PathBuf>,
     pub(crate) layout: Layout,
-    pub(crate) record: Arc<ArcSwap<SignedRecord>>,
+    pub(crate) record: Arc<GroupRecord>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) ready: watch::Sender<Ready>,
     /// Where the tree of the revision that is held is shown.
@@ -89,7 +88,7 @@ enum Work {
 pub(crate) struct Member {
     name: ServerName,
     layout: Layout,
-    record: Arc<ArcSwap<SignedRecord>>,
+    record: Arc<GroupRecord>,
     events: mpsc::UnboundedSender<Event>,
     ready: watch::Sender<Ready>,
     tree: Arc<ArcSwap<Tree>>,
@@ -121,7 +120,7 @@ impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
         let Setup { name, paths, layout, record, events, ready, tree: shown } = setup;
-        let (mut position, history) = recover(&layout, &paths, record.load().record())?;
+        let (mut position, history) = recover(&layout, &paths, record.current().record())?;
         let tree = position.at.as_ref().and_then(|at| {
             let held = history.tree(at.id());
             let warn = |error| tracing::warn!(revision = %at.number(), %error, "not in the history: to be synced anew");
@@ -130,7 +129,8 @@ impl Member {
         if tree.is_none() {
             position.at = None;
         }
-        let rules = record.load().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
+        let rules =
+            record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
         let sets = Sets::open(paths, &layout, tree.unwrap_or_else(|| Tree::empty(rules)))?;
         let mut member = Self {
             name,
@@ -194,7 +194,7 @@ impl Member {
             server: self.name.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             at: self.position.at.as_ref().map(SignedHeader::to_wire),
-            epoch: self.record.load().record().version.epoch.0,
+            epoch: self.record.current().record().version.epoch.0,
             fault: self.position.fault.as_ref().map(Fault::to_wire),
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
@@ -230,7 +230,7 @@ impl Member {
 
     fn head(&mut self, head: v1::SignedHeader) {
         let Ok(head) = SignedHeader::from_wire(head) else { return };
-        if head.signed_by(&self.record.load().record().manager().key) {
+        if head.signed_by(&self.record.current().record().manager().key) {
             let header = head.header();
             let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
             let _ = self.events.send(Event::Head { number, time_ms, message });
@@ -260,7 +260,7 @@ impl Member {
         if let Some(fault) = &self.position.fault {
             return Err(format!("in error: {}", fault.reason));
         }
-        let record = self.record.load();
+        let record = self.record.current();
         let record = record.record();
         admit(record.group, &record.manager().key, self.position.at.as_ref(), &header, offer.base)?;
         Ok(header)

@@ -148,7 +148,7 @@ impl Member {
         let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
         let parent = Tree::empty(rules.iter().cloned());
         let changes = parent.diff(&self.sets.tree);
-        let codec = self.record.load().record().policy.codec;
+        let codec = self.record.current().record().policy.codec;
         let mut new = self.history.create()?;
         let contents = Contents {
             header,

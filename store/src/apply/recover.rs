@@ -11,10 +11,48 @@ use super::{
     place::Area,
     work::{Work, with_source},
 };
-use crate::scan::ScanError;
+use crate::{failpoint, scan::ScanError};
 
 fn stuck(what: impl Into<String>, back: impl Into<String>) -> Failed {
     Failed::Stuck { what: what.into(), back: back.into() }
+}
+
+impl Work {
+    /// The apply that a journal tells of, with its sets opened again.
+    fn resume(site: &Site, journal: Journal) -> Result<Self, String> {
+        let mut areas = Vec::new();
+        for set in &journal.sets {
+            let source = site.sources.iter().find(|source| source.rules.name == set.name);
+            let source = source.filter(|source| source.path == set.path).ok_or_else(|| {
+                let path = set.path.display();
+                format!("set {} was at {path} when the switch began; configure it there until it is finished", set.name)
+            })?;
+            let opened = Area::reopen(source, set.inside);
+            areas.push(opened.map_err(|error| format!("cannot open set {}: {error}", set.name))?);
+        }
+        Ok(Self::new(site, journal, areas))
+    }
+
+    /// Completes every operation that can be completed; gives those that cannot, by name.
+    fn complete(&mut self) -> Result<Vec<String>, String> {
+        let mut impossible = Vec::new();
+        let carrier = self.carrier();
+        for operation in &self.journal.operations {
+            let named = format!("{}:{}", self.journal.sets[operation.set].name, operation.path);
+            match carrier.forward(operation) {
+                Ok(true) => {}
+                Ok(false) => impossible.push(named),
+                Err(error) => impossible.push(format!("{named} ({error})")),
+            }
+            failpoint::hit("apply.recover-entry");
+        }
+        for area in &mut self.areas {
+            area.refresh().map_err(|error| format!("cannot open {}: {error}", area.path.display()))?;
+        }
+        self.carrier().sync().map_err(|error| format!("cannot make the switch durable: {error}"))?;
+        failpoint::hit("apply.recover-synced");
+        Ok(impossible)
+    }
 }
 
 /// See [`super::recover`].
@@ -59,7 +97,7 @@ fn clean(work: &Work, what: String) -> Result<Recovered, Failed> {
 /// Completes the switch and reads everything back; the error says why that cannot be.
 fn completed(work: &mut Work) -> Result<(), String> {
     let impossible = work.complete()?;
-    let wrong = if impossible.is_empty() { work.differing() } else { impossible };
+    let wrong = if impossible.is_empty() { work.carrier().differing() } else { impossible };
     if wrong.is_empty() { Ok(()) } else { Err(format!("not whole: {}", wrong.join(", "))) }
 }
 

@@ -1,5 +1,9 @@
 mod changes;
+mod child;
 mod farm;
 mod faults;
+mod killed;
+mod mounts;
 mod power_loss;
 mod random;
+mod sets;

@@ -95,6 +95,21 @@ fn an_edit_of_the_same_size_with_its_time_put_back_is_seen() {
     assert_ne!(set.scan(&before, &Look::Stats).tree.root(), before.root());
 }
 
+/// Faster than the clock that stamps files: inode, size and all times stay as they were.
+#[test]
+fn edits_within_one_tick_are_seen() {
+    let set = Set::new();
+    let path = set.write("conf", "0000");
+    let mut tree = set.fresh().tree;
+    for number in 1..300 {
+        let text = format!("{number:04}");
+        fs::write(&path, &text).unwrap();
+        tree = set.scan(&tree, &Look::Stats).tree;
+        let Node::File { content, .. } = get(&tree, "conf") else { panic!("a file") };
+        assert_eq!(content.hash(), Hash::of(text.as_bytes()), "edit {number}");
+    }
+}
+
 #[test]
 fn what_is_not_carried_is_said_once() {
     let set = Set::new();

@@ -1,1 +1,106 @@
+use std::fs;
 
+use bellwether_proto::entry::{Content, Kind, Owner};
+use proptest::prelude::*;
+
+use super::*;
+
+fn entry(kind: Kind) -> Entry {
+    let owner = Owner { user: "root".into(), group: "www-data".into() };
+    let xattrs: bellwether_proto::entry::Xattrs =
+        Box::new([(b"user.a".as_slice().into(), b"\xff\0".as_slice().into())]);
+    let mtime = if kind == Kind::Directory { 0 } else { -5 };
+    Entry { meta: Meta { mode: 0o4755, owner: owner.into(), mtime, xattrs: Some(Box::new(xattrs)) }, kind }
+}
+
+fn journal() -> Journal {
+    let path = |bytes: &[u8]| EntryPath::new(bytes).unwrap();
+    let chunk = |n: u8| bellwether_proto::entry::Chunk { hash: Hash::of(&[n]), length: u32::from(n) + 1 };
+    let kinds =
+        [Kind::Directory, Kind::File((0..3).map(chunk).collect::<Content>()), Kind::Link(b"\xfe/x".as_slice().into())];
+    let operation =
+        |act, was| Operation { set: 0, path: path(b"a/\xff"), act, staged: 7, inode: u64::MAX, was, keep: true };
+    let was = Was { inode: 3, size: 4, mtime: (-1, 999), directory: false, entry: Some(entry(kinds[1].clone())) };
+    let meta = entry(Kind::Directory).meta;
+    Journal {
+        revision: Hash::of(b"revision"),
+        label: "1.7".to_owned(),
+        when: "20261121T213000Z".to_owned(),
+        phase: Phase::Forward,
+        sets: vec![JournalSet { name: "web".parse().unwrap(), path: "/etc/web".into(), inside: true }],
+        operations: vec![
+            operation(Act::Put, Some(was)),
+            operation(Act::Remove, None),
+            operation(Act::Meta { old: meta.clone(), new: meta }, None),
+        ],
+        wanted: ["", "a", "a/b"]
+            .iter()
+            .zip(kinds)
+            .map(|(name, kind)| Wanted { set: 0, path: path(name.as_bytes()), entry: Some(entry(kind)), stays: false })
+            .collect(),
+    }
+}
+
+#[test]
+fn what_was_noted_is_read_again() {
+    let state = tempfile::tempdir().unwrap();
+    assert_eq!(Journal::load(state.path()).unwrap(), None);
+    journal().save(state.path()).unwrap();
+    assert_eq!(Journal::load(state.path()).unwrap(), Some(journal()));
+}
+
+#[test]
+fn what_is_wanted_is_found_by_set_and_path() {
+    let journal = journal();
+    let path = |text: &str| EntryPath::new(text.as_bytes()).unwrap();
+    assert_eq!(journal.wanted(0, &path("a")), journal.wanted[1].entry.as_ref());
+    assert_eq!(journal.wanted(0, &path("b")), None);
+    assert_eq!(journal.wanted_within(0, &path("a")).len(), 2);
+    assert_eq!(journal.wanted_within(0, &EntryPath::root()).len(), 3);
+    assert!(journal.wanted_within(1, &EntryPath::root()).is_empty());
+}
+
+/// Writes `body` with a checksum that fits.
+fn load(body: &serde_json::Value) -> Result<Option<Journal>, StateFileError> {
+    let state = tempfile::tempdir().unwrap();
+    state_file::save(&path(state.path()), body).unwrap();
+    Journal::load(state.path())
+}
+
+#[test]
+fn what_leads_out_of_a_set_is_damage() {
+    let good = serde_json::to_value(journal()).unwrap();
+    assert!(load(&good).is_ok());
+    for (pointer, value) in [
+        ("/operations/0/path", "../x".into()),
+        ("/operations/0/path", "/etc/passwd".into()),
+        ("/operations/0/set", 1.into()),
+        ("/wanted/1/path", "a/./b".into()),
+        ("/wanted/1/set", 9.into()),
+        ("/wanted/1/entry/mode", 0o20_000.into()),
+        ("/wanted/1/entry/user", "a/b".into()),
+        ("/wanted/1/entry/kind", serde_json::json!({"file": [["00", 1]]})),
+        ("/sets/0/name", "../web".into()),
+        ("/phase", "sideways".into()),
+    ] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(pointer).unwrap() = value;
+        assert!(matches!(load(&bad), Err(StateFileError::Damaged { .. })), "{pointer}: {bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_an_error_and_no_panic(bytes: Vec<u8>, at: prop::sample::Index, with: u8) {
+        let state = tempfile::tempdir().unwrap();
+        fs::write(path(state.path()), &bytes).unwrap();
+        prop_assert!(Journal::load(state.path()).is_err());
+        journal().save(state.path()).unwrap();
+        let mut file = fs::read(path(state.path())).unwrap();
+        let at = at.index(file.len());
+        prop_assume!(file[at] != with);
+        file[at] = with;
+        fs::write(path(state.path()), &file).unwrap();
+        prop_assert!(Journal::load(state.path()).is_err());
+    }
+}

@@ -192,7 +192,7 @@ fn update(farm: &Farm, before: &Tree, expected: &Tree) -> Result<crate::apply::S
 fn a_link_in_the_way_is_held_and_not_followed() {
     let farm = from_to(&["d/x=x"], &["d/x=new"]);
     let before = farm.tree(&farm.live());
-    let outside = farm.home.path().join("outside");
+    let outside = farm.home().join("outside");
     build(&outside, &["x=x"]);
     remove(&farm.live().join("d"));
     symlink(&outside, farm.live().join("d")).unwrap();
@@ -219,12 +219,12 @@ fn a_link_swapped_in_after_staging_is_not_followed() {
             changes,
         };
         let staged = farm.staged(&job).unwrap();
-        let outside = farm.home.path().join("outside");
+        let outside = farm.home().join("outside");
         build(&outside, &["x=x", "e/x=x"]);
-        fs::rename(farm.live().join("d"), farm.home.path().join("away")).unwrap();
+        fs::rename(farm.live().join("d"), farm.home().join("away")).unwrap();
         symlink(&outside, farm.live().join("d")).unwrap();
         assert!(matches!(staged.switch(), Err(Failed::TakenBack { .. })));
-        assert_same(&farm.tree(&outside), &farm.tree(&farm.home.path().join("away")));
+        assert_same(&farm.tree(&outside), &farm.tree(&farm.home().join("away")));
         assert_eq!(fs::read_to_string(farm.live().join("a")).unwrap(), "a");
         farm.assert_clean();
     }

@@ -24,7 +24,9 @@ use crate::{
 };
 
 pub(super) struct Farm {
-    pub(super) home: TempDir,
+    home: PathBuf,
+    /// Removes it, where the farm was made here.
+    _made: Option<TempDir>,
     pub(super) rules: SetRules,
     pub(super) ways: Ways,
     pub(super) state: PathBuf,
@@ -46,20 +48,30 @@ impl Farm {
         Self::in_directory(tempfile::tempdir_in("/dev/shm").unwrap())
     }
 
-    fn in_directory(home: TempDir) -> Self {
-        let state = home.path().join("state");
+    fn in_directory(made: TempDir) -> Self {
         for directory in ["etc/web", "model", "state"] {
-            fs::create_dir_all(home.path().join(directory)).unwrap();
+            fs::create_dir_all(made.path().join(directory)).unwrap();
         }
-        Self { home, rules: SetRules::new("web".parse().unwrap()), ways: Ways::default(), state }
+        let farm = Self::at(made.path());
+        Self { _made: Some(made), ..farm }
+    }
+
+    /// One that another process made.
+    pub(super) fn at(home: &Path) -> Self {
+        let (rules, ways) = (SetRules::new("web".parse().unwrap()), Ways::default());
+        Self { home: home.to_owned(), _made: None, rules, ways, state: home.join("state") }
+    }
+
+    pub(super) fn home(&self) -> &Path {
+        &self.home
     }
 
     pub(super) fn live(&self) -> PathBuf {
-        self.home.path().join("etc/web")
+        self.home().join("etc/web")
     }
 
     pub(super) fn model(&self) -> PathBuf {
-        self.home.path().join("model")
+        self.home().join("model")
     }
 
     pub(super) fn site(&self) -> Site {
@@ -82,7 +94,7 @@ impl Farm {
 
     pub(super) fn assert_clean(&self) {
         assert!(!self.state.join("journal").exists(), "the journal stays");
-        assert!(!self.home.path().join("etc/.bellwether.web").exists(), "staging stays");
+        assert!(!self.home().join("etc/.bellwether.web").exists(), "staging stays");
         assert!(!self.live().join(".bellwether").exists(), "staging inside stays");
     }
 

@@ -27,13 +27,13 @@ fn an_error_at_any_operation_leaves_the_sets_as_they_were_or_as_they_should_be()
     for ways in every_way() {
         let (_, operations) = {
             let farm = farm(ways);
-            record(farm.home.path(), || farm.sync_and_commit().unwrap())
+            record(farm.home(), || farm.sync_and_commit().unwrap())
         };
         let (mut before_switch, mut taken_back, mut done) = (0, 0, 0);
         for (k, operation) in operations.iter().enumerate() {
             let farm = farm(ways);
             let before = farm.tree(&farm.live());
-            let result = failing(farm.home.path(), k, k + 1, || farm.sync_and_commit());
+            let result = failing(farm.home(), k, k + 1, || farm.sync_and_commit());
             match result {
                 Err(Outcome::Refused(_)) => before_switch += 1,
                 Err(Outcome::Failed(Failed::TakenBack { .. })) => taken_back += 1,
@@ -59,13 +59,13 @@ fn when_nothing_works_any_more_recovery_finishes_it_later() {
     for ways in every_way() {
         let (_, operations) = {
             let farm = farm(ways);
-            record(farm.home.path(), || farm.sync_and_commit().unwrap())
+            record(farm.home(), || farm.sync_and_commit().unwrap())
         };
         let (mut forward, mut back) = (0, 0);
         for k in 0..operations.len() {
             let farm = farm(ways);
             let before = farm.tree(&farm.live());
-            let result = failing(farm.home.path(), k, usize::MAX, || farm.sync_and_commit());
+            let result = failing(farm.home(), k, usize::MAX, || farm.sync_and_commit());
             let noted = result.is_ok().then(super::farm::revision);
             match (recover(&farm.site(), noted).unwrap(), noted) {
                 (Recovered::Forward(_), None) => {

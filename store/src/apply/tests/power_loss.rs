@@ -107,7 +107,7 @@ fn recovered(farm: &Farm, at: bool, roots: [bellwether_proto::hash::Hash; 2], na
 
 /// Plays `count` power losses, half of them with a second one during recovery. Gives how often the new tree stood.
 fn play(farm: &Farm, count: u64, apply: impl FnOnce(&Farm)) -> u64 {
-    let home = farm.home.path();
+    let home = farm.home();
     let roots = [farm.tree(&farm.live()).root(), farm.tree(&farm.model()).root()];
     let before = Disk::save(home, "before");
     let ((), operations) = record(home, || apply(farm));
@@ -217,7 +217,7 @@ fn also_in_a_change_so_large_that_file_systems_are_synced() {
 fn a_file_that_was_not_synced_is_found_out() {
     // The test itself: without the syncs before the journal, a mix or a stuck recovery has to show.
     let farm = farm(Ways::default());
-    let home = farm.home.path();
+    let home = farm.home();
     let before = Disk::save(home, "before");
     let ((), operations) = record(home, || commit(&farm));
     let journal =
