@@ -13,7 +13,7 @@
 
 mod backoff;
 mod change;
-mod dirty;
+pub mod dirty;
 pub mod failpoints;
 mod form;
 pub mod glob;
@@ -31,7 +31,7 @@ pub mod safety;
 mod shared;
 mod start;
 pub mod tokens;
-mod watch;
+pub mod watch;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
