@@ -105,7 +105,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         let member = member.map_err(|e| CommandError::failed(&e))?.map_err(|e| CommandError::failed(&e))?;
         watching = Some(tokio::spawn(member.watch(inputs.clone(), &stop.subscribe())));
         member_thread = Some(tokio::task::spawn_blocking(move || member.run(received)));
-        let service = member::PushService::new(record.clone(), inputs);
+        let service = member::PushService::new(record.clone(), inputs, stop.subscribe());
         (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree)), Some(service))
     };
     let leaving = AtomicBool::new(false);

@@ -15,7 +15,7 @@ use bellwether_proto::{
     record::SignedRecord,
     v1::{self, down, push_server::Push, up},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -29,13 +29,14 @@ const ANSWERS: usize = 64;
 pub(crate) struct PushService {
     record: Arc<GroupRecord>,
     inputs: mpsc::Sender<Input>,
+    stop: watch::Receiver<bool>,
     sessions: AtomicU64,
 }
 
 impl PushService {
-    /// A service that feeds the member's thread.
-    pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>) -> Self {
-        Self { record, inputs, sessions: AtomicU64::new(0) }
+    /// A service that feeds the member's thread, until `stop`.
+    pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>, stop: watch::Receiver<bool>) -> Self {
+        Self { record, inputs, stop, sessions: AtomicU64::new(0) }
     }
 }
 
@@ -57,7 +58,12 @@ impl Push for PushService {
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
         }
-        tokio::spawn(session.run(downs));
+        let mut stop = self.stop.clone();
+        tokio::spawn(async move {
+            // At the end of the agent, too: the manager keeps the stream open, and with it the connection.
+            let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+            session.run(downs, stopped).await;
+        });
         use tokio_stream::StreamExt as _;
         Ok(Response::new(Box::pin(ReceiverStream::new(up).map(Ok))))
     }
@@ -110,15 +116,22 @@ struct Session {
 }
 
 impl Session {
-    /// Passes messages on until the stream ends. Cancelled with the connection, between two messages at the most.
-    async fn run(self, mut downs: Streaming<v1::Down>) {
+    /// Passes messages on until the stream ends or the agent stops, between two messages at the most.
+    async fn run(self, downs: Streaming<v1::Down>, stopped: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.pass_on(downs) => {}
+            () = stopped => {}
+        }
+        let _ = self.pass(Input::Closed { session: self.number }).await;
+    }
+
+    async fn pass_on(&self, mut downs: Streaming<v1::Down>) {
         while let Ok(Some(down)) = downs.message().await {
             let Some(message) = down.message else { continue };
             if self.handle(message).await.is_err() {
-                break;
+                return;
             }
         }
-        let _ = self.pass(Input::Closed { session: self.number }).await;
     }
 
     async fn handle(&self, message: down::Message) -> Result<(), Status> {
