@@ -9,7 +9,7 @@ use bellwether_proto::{
     hash::Hash,
     record::{SignedRecord, Version},
     revision::{Epoch, Number, RevisionId, SignedHeader},
-    status::{Observation, Progress},
+    status::{Observation, Progress, Verified},
     v1,
 };
 use bellwether_store::history::{Route, Stored};
