@@ -92,7 +92,7 @@ impl Admin for Shared {
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
         let request = request.into_inner();
         self.0.note((&request.servers, request.full, request.verify_only));
-        Ok(Response::new(v1::SyncReply { servers: request.servers }))
+        Ok(Response::new(v1::SyncReply { servers: request.servers, time_ms: 0 }))
     }
     async fn remove_server(
         &self,
