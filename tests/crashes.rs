@@ -63,6 +63,13 @@ fn assert_no_file_cut_short(point: &str, set: &Path, old: &Path, new: &Path) {
     }
 }
 
+/// Waits until all are in sync; an armed manager may die at its first scan before that.
+fn wait_ready(farm: &mut Farm, index: usize) {
+    wait_for("all in sync with the armed server, or its death", DEADLINE, || {
+        if farm.server_mut(index).ended().is_some() || farm.is_in_sync() { Ok(()) } else { Err("neither".to_owned()) }
+    });
+}
+
 /// Waits until that server has died, or its farm is alike without it having passed the point.
 fn wait_death(farm: &mut Farm, index: usize, point: &str) -> bool {
     wait_for(&format!("death at {point}, or the round arriving without"), DEADLINE, || {
@@ -91,7 +98,7 @@ fn kill_at_each(points: &[&'static str], index: usize) -> Vec<&'static str> {
         let old = remember(&farm, "old");
         farm.server_mut(index).kill();
         farm.server_mut(index).start_with(&[("BELLWETHER_FAILPOINT", point)]);
-        farm.wait_in_sync();
+        wait_ready(&mut farm, index);
         write_round(farm.manager(), i + 1);
         let new = remember(&farm, "new");
         let published = farm.manager().command(&["publish"]);
