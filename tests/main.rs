@@ -11,6 +11,7 @@ mod farm;
 mod forming;
 mod group;
 mod holding;
+mod hostile;
 mod joining;
 mod lag;
 mod real_trees;

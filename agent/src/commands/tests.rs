@@ -209,7 +209,7 @@ async fn the_time_being_up_names_whom_was_waited_for() {
     let agent = Agent::start(Fake { servers, ..Fake::default() }).await;
     let error = agent.run("sync web2 --timeout 300ms").await.expect_err("it never arrives");
     assert_eq!(error.kind, Kind::TimedOut);
-    assert!(error.message.contains("1.5 is not everywhere after 300ms"), "{error}");
+    assert!(error.message.contains("not everywhere after 300ms: still waiting for 1.5"), "{error}");
 }
 
 #[tokio::test]

@@ -36,11 +36,12 @@ use bellwether_proto::{
     v1::{self, down, up},
 };
 use bellwether_store::{apply::Plan, history::History, scan::Look, tree::Tree};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
-    position::{Fault, Position, admit},
+    position::{Authority, Fault, Position, admit},
     receive::{ReceiveError, Receiving, Step},
+    session::{ANSWERS, Answer},
     sets::Sets,
     switch::Filling,
 };
@@ -52,8 +53,8 @@ const PROGRESS: Duration = Duration::from_millis(100);
 
 /// What the member's thread is told.
 pub(crate) enum Input {
-    /// A manager's stream began; `up` is its way back.
-    Open { session: u64, up: mpsc::Sender<v1::Up> },
+    /// A manager's stream began; `up` is its way back, and it ends when `held` is dropped.
+    Open { session: u64, up: mpsc::Sender<Answer>, held: oneshot::Sender<()> },
     /// A message of that stream.
     Down { session: u64, message: down::Message },
     /// That stream ended.
@@ -77,7 +78,8 @@ pub(crate) struct Setup {
 /// The stream that is followed now. A newer one takes its place.
 struct Session {
     number: u64,
-    up: mpsc::Sender<v1::Up>,
+    up: mpsc::Sender<Answer>,
+    _held: oneshot::Sender<()>,
 }
 
 /// What is under way.
@@ -182,7 +184,7 @@ impl Member {
     pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                Input::Open { session, up } => self.opened(session, up),
+                Input::Open { session, up, held } => self.opened(Session { number: session, up, _held: held }),
                 Input::Down { session, message } if self.is_current(session) => self.down(message),
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
@@ -197,9 +199,9 @@ impl Member {
         self.session.as_ref().is_some_and(|current| current.number == session)
     }
 
-    fn opened(&mut self, number: u64, up: mpsc::Sender<v1::Up>) {
+    fn opened(&mut self, session: Session) {
         self.closed();
-        self.session = Some(Session { number, up });
+        self.session = Some(session);
         let partial = self.history.partial();
         self.send(up::Message::Hello(v1::UpHello {
             protocol: bellwether_proto::PROTOCOL.1,
@@ -274,7 +276,8 @@ impl Member {
         }
         let record = self.record.current();
         let record = record.record();
-        admit(record.group, &record.manager().key, self.position.at.as_ref(), &header, offer.base)?;
+        let (group, epoch, manager) = (record.group, record.version.epoch, record.manager().key);
+        admit(&Authority { group, epoch, manager }, self.position.at.as_ref(), &header, offer.base)?;
         Ok(header)
     }
 
@@ -315,17 +318,18 @@ impl Member {
         let (files, files_total) = plan.map_or((0, 0), Plan::progress);
         let message = v1::Progress { phase: phase.into(), files, files_total, bytes, bytes_total };
         // A reader that does not keep up misses a figure, no more.
-        if let Some(session) = &self.session {
-            let _ = session.up.try_send(v1::Up { message: Some(up::Message::Progress(message)) });
+        if let Some(session) = self.session.as_ref().filter(|session| session.up.capacity() > ANSWERS / 2) {
+            let _ = session.up.try_send(Ok(v1::Up { message: Some(up::Message::Progress(message)) }));
         }
         let phase = phase.into();
         self.tell(Observation::Progress(status::Progress { phase, files, files_total, bytes, bytes_total }));
     }
 
-    fn send(&self, message: up::Message) {
-        if let Some(session) = &self.session {
-            // Closed: the session's end is on its way to us.
-            let _ = session.up.blocking_send(v1::Up { message: Some(message) });
+    /// Answers the manager. One that does not read is let go of: this thread waits for nobody.
+    fn send(&mut self, message: up::Message) {
+        let up = v1::Up { message: Some(message) };
+        if self.session.as_ref().is_some_and(|session| session.up.try_send(Ok(up)).is_err()) {
+            self.closed();
         }
     }
 

@@ -100,8 +100,12 @@ impl Outbox {
     /// Chunks by hash.
     pub(crate) fn want_chunks(&mut self, hashes: v1::Hashes) -> Result<(), String> {
         self.open_request()?;
+        let count = hashes.hashes.len();
+        if count > limits::WANT {
+            return Err(format!("it asked for {count} chunks at once; the limit is {}", limits::WANT));
+        }
         let waiting: usize = self.work.iter().map(Work::hashes).sum();
-        if waiting + hashes.hashes.len() > 2 * limits::WANT {
+        if waiting + count > 2 * limits::WANT {
             return Err(format!("it asked for more than {} chunks at once", 2 * limits::WANT));
         }
         let wanted = hashes.hashes.iter().map(|hash| Hash::try_from(hash.as_ref())).collect::<Result<_, _>>();
