@@ -268,8 +268,7 @@ fn what_never_was_is_passed_over() {
 
 /// The manager's resident memory in KiB.
 fn resident(farm: &Farm) -> u64 {
-    let status =
-        fs::read_to_string(farm.manager().as_agent_sees("/".as_ref()).with_file_name("status")).expect("its status");
+    let status = fs::read_to_string(farm.manager().process().join("status")).expect("its status");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
