@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// The program under test; otherwise it is built from this workspace, with --release
     #[arg(long, value_name = "FILE", overrides_with = "bellwether")]
     pub(crate) bellwether: Option<PathBuf>,
-    /// Set by the program itself when it is in namespaces of its own.
+    /// Set by the program itself when it is in namespaces of its own: its directory for mounts.
     #[arg(long, hide = true)]
-    pub(crate) inside: bool,
+    pub(crate) inside: Option<PathBuf>,
 }

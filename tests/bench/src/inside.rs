@@ -1,16 +1,14 @@
 //! A world of its own for the benchmark: it runs itself again inside private mount, network and process namespaces.
 //!
-//! When its first process ends, however it ends, the kernel ends all others, unmounts the file systems and removes the
-//! networks: nothing is left behind, not even after a kill -9.
+//! When the first process there ends, the kernel ends all others, unmounts the file systems and removes the networks. It
+//! ends with this one, however this one ends: nothing is left behind, not even after a kill -9.
 
 use std::{
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
+    ffi::OsStr,
+    path::Path,
+    process::{Command, ExitCode},
 };
 
-use rustix::mount::{UnmountFlags, unmount};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -19,9 +17,10 @@ use crate::{
 };
 
 /// Programs that are needed, and the Debian package that each is in.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("rsync", "rsync"),
     ("lsyncd", "lsyncd"),
+    ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -57,48 +56,54 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
 }
 
-/// Runs this program again with the same arguments and `--inside`, in namespaces of its own. Returns only to say why not.
-pub(crate) fn enter(bellwether: &Path) -> Problem {
-    let own = match std::env::current_exe() {
-        Ok(own) => own,
-        Err(error) => return Problem::new(format!("cannot find this program: {error}")),
-    };
-    let path = std::env::var("PATH").unwrap_or_default();
-    let error = Command::new("unshare")
-        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-        .arg(own)
-        .args(std::env::args_os().skip(1))
-        .arg("--inside")
-        .arg("--bellwether")
-        .arg(bellwether)
-        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-        .env("LC_ALL", "C")
-        .exec();
-    Problem::new(format!("cannot enter namespaces with unshare: {error}"))
-}
-
-/// Makes the private mounts that the networks' names need.
+/// Runs this program again with the same arguments in namespaces of its own, and waits for its end. A signal ends it, and all
+/// that it started. `work`: an empty directory for what is mounted, removed at the end.
 ///
 /// # Errors
-/// The system's.
-pub(crate) fn prepare() -> Result<()> {
-    run(Command::new("mount").args(["--make-rprivate", "/"]))?;
-    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]))?;
-    run(Command::new("mkdir").arg("/run/netns")).map(drop)
+/// It cannot be started.
+pub(crate) fn enter(bellwether: &Path, work: &Path) -> Result<ExitCode> {
+    let work =
+        tempfile::Builder::new().prefix("bellwether-bench-").tempdir_in(work).map_err(Problem::with("use", work))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Problem::new(format!("cannot wait for signals: {e}")))?;
+    let own = std::env::current_exe().map_err(|e| Problem::new(format!("cannot find this program: {e}")))?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("setpriv");
+    // However this process ends, unshare ends with it, and with unshare the first process inside.
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]);
+    command.arg(own).args(std::env::args_os().skip(1));
+    command.args([OsStr::new("--inside"), work.path().as_os_str(), OsStr::new("--bellwether"), bellwether.as_os_str()]);
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin")).env("LC_ALL", "C");
+    runtime.block_on(wait(command))
 }
 
-/// At SIGINT, SIGTERM or SIGHUP removes what is in the way of an end without traces, and ends this program: the kernel
-/// ends the others. As the first process of its namespace it would ignore them otherwise.
-pub(crate) fn end_at_signals(work: PathBuf) {
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("a runtime for signals").block_on(first_signal());
-        eprintln!("\ninterrupted: processes, mounts and networks are removed; nothing was written to --out");
-        remove(&work);
-        std::process::exit(130);
-    });
+async fn wait(command: Command) -> Result<ExitCode> {
+    let failed = |e: std::io::Error| Problem::new(format!("cannot enter namespaces with setpriv and unshare: {e}"));
+    let mut inside = tokio::process::Command::from(command).spawn().map_err(failed)?;
+    tokio::select! {
+        status = inside.wait() => {
+            let code = status.map_err(failed)?.code().and_then(|code| u8::try_from(code).ok());
+            Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+        }
+        () = first_signal() => {
+            inside.kill().await.map_err(failed)?;
+            eprintln!("\ninterrupted: processes, mounts and networks are gone; nothing was written to --out");
+            Ok(ExitCode::from(130))
+        }
+    }
 }
 
+/// SIGINT, SIGTERM or SIGHUP.
 async fn first_signal() {
     let on = |kind| signal(kind).expect("signals can be waited for");
     let (mut int, mut term, mut hup) =
@@ -110,13 +115,12 @@ async fn first_signal() {
     }
 }
 
-/// Removes the work directory. What is mounted there goes when the last process that uses it has ended.
-fn remove(work: &Path) {
-    for entry in std::fs::read_dir(work).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let _ = unmount(&path, UnmountFlags::DETACH);
-        // Mount points are empty directories now; an image is a file. Nothing is removed recursively.
-        let _ = std::fs::remove_dir(&path).or_else(|_| std::fs::remove_file(&path));
-    }
-    let _ = std::fs::remove_dir(work);
+/// Makes the private mounts that the networks' names need.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn prepare() -> Result<()> {
+    run(Command::new("mount").args(["--make-rprivate", "/"]))?;
+    run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/run"]))?;
+    run(Command::new("mkdir").arg("/run/netns")).map(drop)
 }

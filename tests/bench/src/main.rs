@@ -46,28 +46,25 @@ use crate::{
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let ended = if args.inside { measure(&args) } else { enter(&args) };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("bellwether-bench: {problem}");
-            ExitCode::FAILURE
-        }
-    }
+    let ended = match &args.inside {
+        Some(work) => measure(&args, work),
+        None => enter(&args),
+    };
+    ended.unwrap_or_else(|problem| {
+        eprintln!("bellwether-bench: {problem}");
+        ExitCode::FAILURE
+    })
 }
 
-/// Goes on in namespaces of its own; returns only when that fails.
-fn enter(args: &Args) -> Result<()> {
+/// Goes on in namespaces of its own.
+fn enter(args: &Args) -> Result<ExitCode> {
     inside::check()?;
     let bellwether = program::find(args.bellwether.as_deref())?;
-    Err(inside::enter(&bellwether))
+    inside::enter(&bellwether, &args.work)
 }
 
-fn measure(args: &Args) -> Result<()> {
+fn measure(args: &Args, work: &Path) -> Result<ExitCode> {
     let began = Instant::now();
-    let work = tempfile::Builder::new().prefix("bellwether-bench-").tempdir_in(&args.work);
-    let work = work.map_err(Problem::with("make a directory in", &args.work))?;
-    inside::end_at_signals(work.path().to_owned());
     inside::prepare()?;
     let bellwether = args.bellwether.as_deref().ok_or_else(|| Problem::new("--inside is for the program itself"))?;
     let (sizes, rows) = (sizes(args), rows(args));
@@ -80,7 +77,7 @@ fn measure(args: &Args) -> Result<()> {
         bellwether,
         codec: &args.codec,
         network: &network,
-        work: work.path().to_owned(),
+        work: work.to_owned(),
         sizes: &sizes,
         seed: args.seed,
     };
@@ -92,7 +89,7 @@ fn measure(args: &Args) -> Result<()> {
     report::write(&report, &args.out)?;
     println!("\nwritten to {} after {:.0} s", args.out.display(), environment.took);
     match results.failures.len() {
-        0 => Ok(()),
+        0 => Ok(ExitCode::SUCCESS),
         failed => Err(Problem::new(format!("{failed} measurements failed; see above"))),
     }
 }
