@@ -31,7 +31,7 @@ fn join_onto_a_populated_directory_asks_then_keeps_what_differs_as_a_recovery_po
     let token = farm.token(&[]);
 
     let asked = member.join_with(&token, &[]).refused();
-    asked.says(&["index.html", "old.conf"]);
+    asked.says(&["web:index.html", "web:conf.d"]);
     assert_eq!(fs::read(member.web("index.html")).expect("untouched"), b"the member's own");
 
     member.join(&token).success();

@@ -4,12 +4,14 @@
 
 mod carried;
 mod changes;
+mod crashes;
 mod demo;
 mod drift;
 mod farm;
 mod forming;
 mod group;
 mod holding;
+mod hostile;
 mod joining;
 mod lag;
 mod real_trees;

@@ -65,7 +65,10 @@ impl Common {
     fn places(&self) -> Result<Places, CommandError> {
         let places = config::places(self).map_err(|e| wrong(&e))?;
         match &self.config {
-            Some(file) if !file.exists() => Err(missing(file)),
+            // Flags that say all leave nothing for the file to say.
+            Some(file) if !file.exists() && (self.admin_socket.is_none() || self.state_dir.is_none()) => {
+                Err(missing(file))
+            }
             _ => Ok(places),
         }
     }

@@ -31,7 +31,7 @@ pub struct Flags {
     /// This server's name in the group [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Where other servers reach the agent [default: [::]:7440]
+    /// Where other servers reach the agent [default: port 7440 of every address]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
     /// What other servers dial [default: the host's name and the port of --listen]

@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
 use bellwether_proto::{
     key::PublicKey,
     record::{RecordRefused, SignedRecord},
     status::Event,
 };
 use bellwether_store::state_file::{self, StateFileError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::layout::{Held, Layout};
 
@@ -17,7 +16,7 @@ use crate::layout::{Held, Layout};
 pub(crate) struct GroupRecord {
     layout: Layout,
     own_key: PublicKey,
-    current: Arc<ArcSwap<SignedRecord>>,
+    current: watch::Sender<Arc<SignedRecord>>,
     chain: Mutex<Vec<SignedRecord>>,
     events: mpsc::UnboundedSender<Event>,
 }
@@ -34,19 +33,19 @@ pub(crate) enum TakeError {
 impl GroupRecord {
     /// Holds what was loaded, and tells it.
     pub(crate) fn new(layout: Layout, own_key: PublicKey, held: Held, events: mpsc::UnboundedSender<Event>) -> Self {
-        let current = Arc::new(ArcSwap::from_pointee(held.current));
-        let _ = events.send(Event::Record(Arc::new(current.load().record().clone())));
+        let current = watch::Sender::new(Arc::new(held.current));
+        let _ = events.send(Event::Record(Arc::new(current.borrow().record().clone())));
         Self { layout, own_key, current, chain: Mutex::new(held.chain), events }
     }
 
     /// The record in force.
     pub(crate) fn current(&self) -> Arc<SignedRecord> {
-        self.current.load_full()
+        self.current.borrow().clone()
     }
 
-    /// The record in force, for those that look often.
-    pub(crate) fn shared(&self) -> Arc<ArcSwap<SignedRecord>> {
-        self.current.clone()
+    /// The record in force, now and at every change.
+    pub(crate) fn follow(&self) -> watch::Receiver<Arc<SignedRecord>> {
+        self.current.subscribe()
     }
 
     /// The records that made each manager, oldest first.
@@ -84,7 +83,7 @@ impl GroupRecord {
         let held = Held { current: new, chain: chain.to_vec() };
         state_file::save(&self.layout.group(), &held)?;
         let _ = self.events.send(Event::Record(Arc::new(held.current.record().clone())));
-        self.current.store(Arc::new(held.current));
+        self.current.send_replace(Arc::new(held.current));
         Ok(())
     }
 }

@@ -41,6 +41,16 @@ pub enum GroupRefused {
         /// The name that was asked for.
         asked: ServerName,
     },
+    /// Somebody else answers there.
+    #[error(
+        "the address {address} is that of {by}; give this server its own (--advertise), or first, at the manager: bellwether server remove {by}"
+    )]
+    AddressTaken {
+        /// The address that was given.
+        address: String,
+        /// The server that has it.
+        by: ServerName,
+    },
     /// The manager stays.
     #[error("{0} is the manager and cannot be removed: its configuration is the truth")]
     Manager(ServerName),
@@ -102,6 +112,9 @@ pub fn enter(
 ) -> Result<Option<Record>, GroupRefused> {
     check_address(address)?;
     let record = held.record();
+    if let Some(other) = record.servers.iter().find(|s| s.address == address && s.key != *key && s.name != *name) {
+        return Err(GroupRefused::AddressTaken { address: address.to_owned(), by: other.name.clone() });
+    }
     if let Some(known) = record.by_key(key) {
         if known.name != *name {
             return Err(GroupRefused::KeyKnown { known: known.name.clone(), asked: name.clone() });

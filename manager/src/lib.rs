@@ -13,7 +13,7 @@
 
 mod backoff;
 mod change;
-mod dirty;
+pub mod dirty;
 pub mod failpoints;
 mod form;
 pub mod glob;
@@ -31,7 +31,7 @@ pub mod safety;
 mod shared;
 mod start;
 pub mod tokens;
-mod watch;
+pub mod watch;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -42,6 +42,7 @@ use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
     revision::SignedHeader,
+    status::{Event, Observation},
     v1,
 };
 use bellwether_store::{
@@ -72,7 +73,7 @@ use crate::{
     tokens::{Grant, Kept, Presented, TokenRefused, Tokens},
 };
 
-/// How long an edit of the record waits for the servers that are reached to be sent it.
+/// How long is waited for the servers that are reached to take a new record.
 const SPREAD: Duration = Duration::from_secs(1);
 
 /// Opens a connection to a server: mutual TLS with the key that the record pins.
@@ -235,16 +236,17 @@ impl Manager {
         self.inner.shared.edit(|held| rule(held).map(|next| next.filter(|_| !dry_run))).await
     }
 
-    /// The members that have not been sent the record in force, after a second at most.
+    /// The servers that have not taken the record in force, after a second at most.
     pub async fn lacking(&self) -> Vec<ServerName> {
         let record = self.record();
         let version = record.record().version;
         let members = || record.record().servers.iter().filter(|server| server.role != Role::Manager);
-        let mut sent = self.inner.shared.sent.subscribe();
-        let spread = sent.wait_for(|sent| sent.values().all(|held| *held >= version));
+        let mut records = self.inner.shared.records.subscribe();
+        let spread = records.wait_for(|records| records.values().all(|held| *held >= version));
+        // A timeout: some lack it, and are named.
         let _ = tokio::time::timeout(SPREAD, spread).await;
-        let sent = self.inner.shared.sent.borrow();
-        let lacks = |server: &&Server| sent.get(&server.name).is_none_or(|held| *held < version);
+        let records = self.inner.shared.records.borrow();
+        let lacks = |server: &&Server| records.get(&server.name).is_none_or(|held| *held < version);
         members().filter(lacks).map(|server| server.name.clone()).collect()
     }
 
@@ -266,7 +268,21 @@ impl Manager {
         let (answer, answered) = oneshot::channel();
         let _ = self.inner.lanes.send(ToLanes { servers, control, answer }).await;
         // No answer: the manager stops, and nobody was asked.
-        Ok(answered.await.unwrap_or_default())
+        let asked = answered.await.unwrap_or_default();
+        if !verify_only {
+            self.tell_syncing(&asked);
+        }
+        Ok(asked)
+    }
+
+    /// Whoever asked and looks at the status next must not take the state before the sync for its end.
+    fn tell_syncing(&self, asked: &[ServerName]) {
+        let shared = &self.inner.shared;
+        let to = shared.head.borrow().stored.header.number();
+        let records = shared.records.borrow();
+        for server in asked.iter().filter(|server| records.contains_key(server)) {
+            shared.see(Event::Server(server.clone(), Observation::Started { sync: true, to }));
+        }
     }
 
     /// Makes a token; returns it with its secret, which is kept nowhere.

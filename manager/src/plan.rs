@@ -18,6 +18,8 @@ pub struct Member {
     pub refused: Option<Refusal>,
     /// A person asked for a sync, which has not ended.
     pub sync: bool,
+    /// Within that sync: its sets hold again what its revision says, and its error is cleared.
+    pub settled: bool,
 }
 
 /// What a member refused.
@@ -47,7 +49,7 @@ pub enum Step {
     Nothing,
     /// Not now.
     Wait(Wait),
-    /// It is at the head, and was asked to come there whatever its state: it reports when it has.
+    /// Its sets are to hold what its revision says, whatever was edited there; it reports when they do.
     Settle,
     /// Every way leads through the revision that it refused: a base of the head is needed.
     NeedBase,
@@ -84,7 +86,10 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
             return Step::Wait(Wait::Refused);
         }
     }
-    let Route::Packs(packs) = route(member.at) else { return at_head(member) };
+    if member.sync && !member.settled && member.at.is_some() {
+        return Step::Settle;
+    }
+    let Route::Packs(packs) = route(member.at) else { return Step::Nothing };
     let refused = member.refused.map(|refusal| refusal.revision).filter(|_| !member.sync);
     let through = |packs: &[Arc<Stored>]| packs.iter().any(|pack| Some(pack.header.id()) == refused);
     if !through(&packs) {
@@ -96,16 +101,12 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
     }
 }
 
-fn at_head(member: &Member) -> Step {
-    if member.sync { Step::Settle } else { Step::Nothing }
-}
-
 fn starts_at(packs: &[Arc<Stored>], head: RevisionId) -> bool {
     packs.first().is_some_and(|first| first.base && first.header.id() == head)
 }
 
 fn send(member: &Member, packs: &[Arc<Stored>]) -> Step {
-    let Some(pack) = packs.first() else { return at_head(member) };
+    let Some(pack) = packs.first() else { return Step::Nothing };
     let kept = member.partial.filter(|(id, bytes)| *id == pack.pack && *bytes <= pack.size).map(|(_, bytes)| bytes);
     let (from, to) = match kept {
         // The member had asked for what it has beyond the changes, so the rest is what it needs.

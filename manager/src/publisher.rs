@@ -35,8 +35,8 @@ use crate::{
 
 /// Revisions that the history keeps at least.
 const REVISIONS: usize = 200;
-/// Until a publish that failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Until a publish that failed is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Until a base that could not be built is tried again.
 const BASE_RETRY: Duration = Duration::from_secs(30);
 /// From a publish until a base of it is built, where one is due.
@@ -68,6 +68,8 @@ pub(crate) struct Publisher {
     pub(crate) notices: BTreeSet<Notice>,
     /// What the monitor was told of unpublished edits.
     pub(crate) unpublished: Option<String>,
+    /// Publishes that failed in a row.
+    pub(crate) failures: u32,
     /// Since when every entry is due to be looked at, and every byte.
     pub(crate) times: Times,
 }
@@ -83,7 +85,7 @@ pub(crate) struct Times {
 impl Times {
     /// `full_now`: the machine was started since: what the stats say is not believed.
     pub(crate) fn new(now: Instant, full_now: bool, full: Duration) -> Self {
-        Self { rescan: now + RETRY, full: if full_now { now } else { now + full }, young: None, base: None }
+        Self { rescan: now + RETRY.0, full: if full_now { now } else { now + full }, young: None, base: None }
     }
 }
 
@@ -181,7 +183,9 @@ impl Publisher {
         if let Some(why) = &self.unpublished {
             return Err(change::ChangeError::Unpublished(why.clone()));
         }
-        let request = Request { message: asked.message.clone(), author: asked.author.clone(), ..Request::default() };
+        // Who names the file means it: even the removal of a set's only file frightens nobody.
+        let (message, author) = (asked.message.clone(), asked.author.clone());
+        let request = Request { message, author, accept: true, dry_run: false };
         let shared = self.shared.clone();
         let made = move || change::make(&shared, &asked);
         let made = tokio::task::spawn_blocking(made).await.map_err(|_| PublishError::Stopping)??;
@@ -197,11 +201,17 @@ impl Publisher {
         if everything {
             self.times.rescan = Instant::now() + self.rescan_in();
         }
-        if let Err(error) = self.attempt(look, cause).await {
+        let told = self.unpublished.clone();
+        let Err(error) = self.attempt(look, cause).await else {
+            self.failures = 0;
+            return;
+        };
+        if self.unpublished != told {
             tracing::warn!(error = &error as &dyn std::error::Error, "not published");
-            if !matches!(error, PublishError::Frightening(_)) {
-                self.times.rescan = Instant::now() + RETRY.max(self.shared.timings.young);
-            }
+        }
+        if !matches!(error, PublishError::Frightening(_)) {
+            self.times.rescan = Instant::now() + RETRY.0.saturating_mul(1 << self.failures.min(5)).min(RETRY.1);
+            self.failures += 1;
         }
     }
 

@@ -86,8 +86,8 @@ pub(crate) struct Shared {
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
     pub(crate) reads: Semaphore,
-    /// The record that each server that is reached was sent last.
-    pub(crate) sent: watch::Sender<BTreeMap<ServerName, Version>>,
+    /// The record that each server that is reached has taken.
+    pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
     save_record: SaveRecord,
@@ -125,7 +125,7 @@ impl Shared {
             dial,
             timings,
             reads: Semaphore::new(READS),
-            sent: watch::Sender::default(),
+            records: watch::Sender::default(),
             base_wanted: Notify::new(),
             save_record,
             editing: Mutex::new(()),

@@ -40,7 +40,7 @@ impl EntryPath {
     /// Checks and wraps `bytes`.
     ///
     /// # Errors
-    /// Absolute, too long, with NUL, or with a component that is empty, `.`, `..` or too long.
+    /// Absolute, too long, too deep, with NUL, or with a component that is empty, `.`, `..` or too long.
     pub fn new(bytes: &[u8]) -> Result<Self, Malformed> {
         if bytes.is_empty() {
             return Ok(Self::root());
@@ -51,7 +51,11 @@ impl EntryPath {
         for component in bytes.split(|&b| b == b'/') {
             check_component(component)?;
         }
-        Ok(Self(bytes.into()))
+        let path = Self(bytes.into());
+        if path.depth() > limits::DEPTH {
+            return Err(Malformed::new(format!("a path {} deep; the limit is {}", path.depth(), limits::DEPTH)));
+        }
+        Ok(path)
     }
 
     /// The bytes.
@@ -67,6 +71,11 @@ impl EntryPath {
     /// The components, from the top.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
+    }
+
+    /// How many components there are.
+    pub fn depth(&self) -> usize {
+        if self.is_root() { 0 } else { 1 + self.0.iter().filter(|&&b| b == b'/').count() }
     }
 
     /// This path and one component more. The component must be valid (see [`check_component`]).

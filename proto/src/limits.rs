@@ -4,6 +4,8 @@
 pub const PATH: usize = 4_000;
 /// Bytes of one path component (NAME_MAX).
 pub const COMPONENT: usize = 255;
+/// Components of one path: trees are walked by recursion.
+pub const DEPTH: usize = 256;
 /// Bytes of a symbolic link's target.
 pub const LINK: usize = 4_095;
 /// Bytes of one chunk before compression.

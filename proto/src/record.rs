@@ -335,14 +335,13 @@ impl SignedRecord {
     /// # Errors
     /// Not such a record.
     pub fn from_wire(wire: &v1::SignedRecord) -> Result<Self, Malformed> {
+        check_length(wire.record.len())?;
         let json = std::str::from_utf8(&wire.record).map_err(|_| Malformed::new("a group record that is not UTF-8"))?;
         Self::from_parts(json.to_owned(), PublicKey::try_from(wire.signer.as_ref())?, wire.signature.to_vec())
     }
 
     fn from_parts(json: String, signer: PublicKey, signature: Vec<u8>) -> Result<Self, Malformed> {
-        if json.len() > limits::RECORD {
-            return Err(Malformed::new(format!("a group record of {} bytes", json.len())));
-        }
+        check_length(json.len())?;
         if !signer.verifies(CONTEXT, json.as_bytes(), &signature) {
             return Err(Malformed::new(format!("a group record that {signer} did not sign")));
         }
@@ -402,6 +401,13 @@ impl SignedRecord {
         }
         Ok(true)
     }
+}
+
+fn check_length(bytes: usize) -> Result<(), Malformed> {
+    if bytes <= limits::RECORD {
+        return Ok(());
+    }
+    Err(Malformed::new(format!("a group record of {bytes} bytes; the limit is {}", limits::RECORD)))
 }
 
 #[derive(Serialize, Deserialize)]

@@ -223,7 +223,11 @@ impl SignedHeader {
     /// The bytes are not a header.
     pub fn from_wire(wire: v1::SignedHeader) -> Result<Self, Malformed> {
         if wire.header.len() > limits::RECORD {
-            return Err(Malformed::new(format!("a header of {} bytes", wire.header.len())));
+            return Err(Malformed::new(format!(
+                "a header of {} bytes; the limit is {}",
+                wire.header.len(),
+                limits::RECORD
+            )));
         }
         let decoded =
             v1::Header::decode(wire.header.as_ref()).map_err(|e| Malformed::new(format!("not a header: {e}")))?;

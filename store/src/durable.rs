@@ -270,24 +270,64 @@ fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result
 /// # Errors
 /// The system's; what could not be removed is still there.
 pub fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    match remove(directory, name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::ISDIR.raw_os_error()) => {}
-        other => return other,
+    if remove_leaf(directory, name)? {
+        return Ok(());
     }
     clear(open_inside(directory, name)?.as_fd())?;
     remove_directory(directory, name)
 }
 
-/// Removes all that a directory holds.
+/// Removes all that a directory of this program's own holds. A directory in it is emptied by moving those that it holds
+/// up beside it, so that no depth needs more than two descriptors.
 ///
 /// # Errors
 /// As [`remove_all`].
 pub fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
-    for name in names(directory)? {
-        remove_all(directory, &name)?;
+    let mut moved = 0u64;
+    loop {
+        let names = names(directory)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        for name in names {
+            if remove_leaf(directory, &name)? {
+                continue;
+            }
+            let below = open_inside(directory, &name)?;
+            for child in self::names(below.as_fd())? {
+                if !remove_leaf(below.as_fd(), &child)? {
+                    move_up(Name { directory: below.as_fd(), name: &child }, directory, &mut moved)?;
+                }
+            }
+            remove_directory(directory, &name)?;
+        }
     }
-    Ok(())
+}
+
+fn move_up(from: Name<'_>, directory: BorrowedFd<'_>, moved: &mut u64) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        let name = format!("moved-{moved}");
+        match rename_new(from, Name { directory, name: name.as_bytes() }) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+    }
+}
+
+/// Removes what is no directory; false for a directory, which is made accessible instead.
+fn remove_leaf(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
+    match remove(directory, name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::ISDIR.raw_os_error()) => {
+            let mode = rustix::fs::statat(directory, os(name), AtFlags::SYMLINK_NOFOLLOW)?.st_mode;
+            if mode & 0o700 != 0o700 {
+                rustix::fs::chmodat(directory, os(name), Mode::RWXU, AtFlags::empty())?;
+            }
+            Ok(false)
+        }
+        other => other.map(|()| true),
+    }
 }
 
 /// Opens the directory `name` of `directory`; neither a link nor a mount is followed.

@@ -112,7 +112,7 @@ fn plan(
         return Err(CommandError::new(Kind::Refused, text).hint("get it again, and put your change on top"));
     }
     Ok(match (now, becomes) {
-        (None, Becomes::Nothing) => format!("nothing: {target} is not there"),
+        (None, Becomes::Nothing) => format!("do nothing: {target} is not there"),
         (Some(_), Becomes::Nothing) => format!("remove {target}"),
         (Some(now), Becomes::File(hash)) if now == hash => format!("at most change the mode of {target}"),
         (Some(_), Becomes::File(_)) => format!("replace {target}"),

@@ -31,7 +31,7 @@ pub(super) async fn set(common: &Common, paused: bool, dry_run: bool) -> Result<
     if dry_run {
         let now = common.in_time(farm::status(&mut client)).await?.paused;
         let plan = match (now == paused, paused) {
-            (true, _) => format!("nothing: {done} already"),
+            (true, _) => format!("do nothing: {done} already"),
             (false, true) => "hold propagation".to_owned(),
             (false, false) => "let changes go to the members".to_owned(),
         };

@@ -54,11 +54,17 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         }
         lines.push(match (reply.changed, dry_run, wait) {
             (0, ..) => "nothing to publish: the sets are as the head revision has them".to_owned(),
-            (changed, true, _) => format!("would publish {changed} changes; nothing was changed"),
-            (changed, false, Wait::All) => format!("{} with {changed} changes is on every member", reply.revision),
-            (changed, false, Wait::None | Wait::Manager) => format!("published {}: {changed} changes", reply.revision),
+            (count, true, _) => format!("would publish {} (nothing was changed)", changes(count)),
+            (count, false, Wait::All) => format!("{} with {} is on every member", reply.revision, changes(count)),
+            (count, false, Wait::None | Wait::Manager) => {
+                format!("published {}: {}", reply.revision, changes(count))
+            }
         });
         lines.join("\n")
     });
     Ok(())
+}
+
+fn changes(count: u64) -> String {
+    if count == 1 { "1 change".to_owned() } else { format!("{count} changes") }
 }

@@ -24,7 +24,7 @@ pub(super) fn show(common: &Common, done: &str, reply: &RecordReply) {
 
 /// Says what would be done.
 pub(super) fn show_plan(common: &Common, plan: &str) {
-    output::show(common.json, &json!({ "plan": plan }), |_| format!("would: {plan}; nothing was changed"));
+    output::show(common.json, &json!({ "plan": plan }), |_| format!("would {plan} (nothing was changed)"));
 }
 
 /// The group that this machine belongs to, from its state directory: known whether the agent runs or not.

@@ -21,36 +21,40 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bellwether_manager::{
+    dirty::Dirty,
+    watch::{self as watching, Mode, Watched},
+};
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
     limits,
     name::{ServerName, SetName},
-    record::SignedRecord,
     revision::SignedHeader,
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
 use bellwether_store::{apply::Plan, history::History, scan::Look, tree::Tree};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
-    position::{Fault, Position, admit},
+    position::{Authority, Fault, Position, admit},
     receive::{ReceiveError, Receiving, Step},
+    session::{ANSWERS, Answer},
     sets::Sets,
     switch::Filling,
 };
 pub(crate) use self::{recovery::recover, session::PushService};
-use crate::layout::Layout;
+use crate::{group::GroupRecord, layout::Layout};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
 
 /// What the member's thread is told.
 pub(crate) enum Input {
-    /// A manager's stream began; `up` is its way back.
-    Open { session: u64, up: mpsc::Sender<v1::Up> },
+    /// A manager's stream began; `up` is its way back, and it ends when `held` is dropped.
+    Open { session: u64, up: mpsc::Sender<Answer>, held: oneshot::Sender<()> },
     /// A message of that stream.
     Down { session: u64, message: down::Message },
     /// That stream ended.
@@ -64,7 +68,7 @@ pub(crate) struct Setup {
     pub(crate) name: ServerName,
     pub(crate) paths: BTreeMap<SetName, PathBuf>,
     pub(crate) layout: Layout,
-    pub(crate) record: Arc<ArcSwap<SignedRecord>>,
+    pub(crate) record: Arc<GroupRecord>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) ready: watch::Sender<Ready>,
     /// Where the tree of the revision that is held is shown.
@@ -74,7 +78,8 @@ pub(crate) struct Setup {
 /// The stream that is followed now. A newer one takes its place.
 struct Session {
     number: u64,
-    up: mpsc::Sender<v1::Up>,
+    up: mpsc::Sender<Answer>,
+    _held: oneshot::Sender<()>,
 }
 
 /// What is under way.
@@ -89,7 +94,7 @@ enum Work {
 pub(crate) struct Member {
     name: ServerName,
     layout: Layout,
-    record: Arc<ArcSwap<SignedRecord>>,
+    record: Arc<GroupRecord>,
     events: mpsc::UnboundedSender<Event>,
     ready: watch::Sender<Ready>,
     tree: Arc<ArcSwap<Tree>>,
@@ -121,7 +126,7 @@ impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
         let Setup { name, paths, layout, record, events, ready, tree: shown } = setup;
-        let (mut position, history) = recover(&layout, &paths, record.load().record())?;
+        let (mut position, history) = recover(&layout, &paths, record.current().record())?;
         let tree = position.at.as_ref().and_then(|at| {
             let held = history.tree(at.id());
             let warn = |error| tracing::warn!(revision = %at.number(), %error, "not in the history: to be synced anew");
@@ -130,7 +135,8 @@ impl Member {
         if tree.is_none() {
             position.at = None;
         }
-        let rules = record.load().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
+        let rules =
+            record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
         let sets = Sets::open(paths, &layout, tree.unwrap_or_else(|| Tree::empty(rules)))?;
         let mut member = Self {
             name,
@@ -157,20 +163,28 @@ impl Member {
         Ok(member)
     }
 
-    /// Looks at the sets again and again, for drift.
+    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread.
     pub(crate) fn watch(
         &self,
         inputs: mpsc::Sender<Input>,
-        stop: watch::Receiver<bool>,
-    ) -> impl Future<Output = ()> + use<> {
-        drift::watch(inputs, stop)
+        stop: &watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let sets = self.sets.paths().iter().map(|(set, path)| (set.clone(), path.clone())).collect();
+        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone() };
+        let dirty = Arc::new(Dirty::default());
+        let (mode, _) = watch::channel(Mode::Starting);
+        let arming = watching::run(watched, dirty.clone(), mode, stop.clone());
+        let feeding = drift::watch(dirty, inputs, stop.clone());
+        async move {
+            tokio::join!(arming, feeding);
+        }
     }
 
     /// Serves inputs until all senders are gone; then saves the index.
     pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                Input::Open { session, up } => self.opened(session, up),
+                Input::Open { session, up, held } => self.opened(Session { number: session, up, _held: held }),
                 Input::Down { session, message } if self.is_current(session) => self.down(message),
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
@@ -185,16 +199,16 @@ impl Member {
         self.session.as_ref().is_some_and(|current| current.number == session)
     }
 
-    fn opened(&mut self, number: u64, up: mpsc::Sender<v1::Up>) {
+    fn opened(&mut self, session: Session) {
         self.closed();
-        self.session = Some(Session { number, up });
+        self.session = Some(session);
         let partial = self.history.partial();
         self.send(up::Message::Hello(v1::UpHello {
             protocol: bellwether_proto::PROTOCOL.1,
             server: self.name.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             at: self.position.at.as_ref().map(SignedHeader::to_wire),
-            epoch: self.record.load().record().version.epoch.0,
+            epoch: self.record.current().record().version.epoch.0,
             fault: self.position.fault.as_ref().map(Fault::to_wire),
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
@@ -230,7 +244,7 @@ impl Member {
 
     fn head(&mut self, head: v1::SignedHeader) {
         let Ok(head) = SignedHeader::from_wire(head) else { return };
-        if head.signed_by(&self.record.load().record().manager().key) {
+        if head.signed_by(&self.record.current().record().manager().key) {
             let header = head.header();
             let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
             let _ = self.events.send(Event::Head { number, time_ms, message });
@@ -260,9 +274,10 @@ impl Member {
         if let Some(fault) = &self.position.fault {
             return Err(format!("in error: {}", fault.reason));
         }
-        let record = self.record.load();
+        let record = self.record.current();
         let record = record.record();
-        admit(record.group, &record.manager().key, self.position.at.as_ref(), &header, offer.base)?;
+        let (group, epoch, manager) = (record.group, record.version.epoch, record.manager().key);
+        admit(&Authority { group, epoch, manager }, self.position.at.as_ref(), &header, offer.base)?;
         Ok(header)
     }
 
@@ -303,17 +318,18 @@ impl Member {
         let (files, files_total) = plan.map_or((0, 0), Plan::progress);
         let message = v1::Progress { phase: phase.into(), files, files_total, bytes, bytes_total };
         // A reader that does not keep up misses a figure, no more.
-        if let Some(session) = &self.session {
-            let _ = session.up.try_send(v1::Up { message: Some(up::Message::Progress(message)) });
+        if let Some(session) = self.session.as_ref().filter(|session| session.up.capacity() > ANSWERS / 2) {
+            let _ = session.up.try_send(Ok(v1::Up { message: Some(up::Message::Progress(message)) }));
         }
         let phase = phase.into();
         self.tell(Observation::Progress(status::Progress { phase, files, files_total, bytes, bytes_total }));
     }
 
-    fn send(&self, message: up::Message) {
-        if let Some(session) = &self.session {
-            // Closed: the session's end is on its way to us.
-            let _ = session.up.blocking_send(v1::Up { message: Some(message) });
+    /// Answers the manager. One that does not read is let go of: this thread waits for nobody.
+    fn send(&mut self, message: up::Message) {
+        let up = v1::Up { message: Some(message) };
+        if self.session.as_ref().is_some_and(|session| session.up.try_send(Ok(up)).is_err()) {
+            self.closed();
         }
     }
 

@@ -3,7 +3,7 @@
 
 use bellwether_proto::{
     key::PublicKey,
-    revision::{GroupId, Header, SignedHeader},
+    revision::{Epoch, GroupId, Header, SignedHeader},
     v1,
 };
 use serde::{Deserialize, Serialize};
@@ -33,25 +33,39 @@ impl Fault {
     }
 }
 
-/// Whether a member of `group` that is at `at` may take the revision `offered`.
+/// Whose revisions a member takes, by the group record in force.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Authority {
+    pub(crate) group: GroupId,
+    pub(crate) epoch: Epoch,
+    /// The manager's key.
+    pub(crate) manager: PublicKey,
+}
+
+/// Whether a member under `authority` that is at `at` may take the revision `offered`.
 ///
 /// # Errors
 /// Why not, for the monitor; nothing is changed.
 pub(crate) fn admit(
-    group: GroupId,
-    manager: &PublicKey,
+    authority: &Authority,
     at: Option<&SignedHeader>,
     offered: &SignedHeader,
     base: bool,
 ) -> Result<(), String> {
     let Header { number, parent, .. } = offered.header();
+    let Authority { group, epoch, manager } = authority;
     if !offered.signed_by(manager) {
         return Err(format!("revision {number} is not signed by the group's manager"));
     }
-    if offered.header().group != group {
+    if offered.header().group != *group {
         return Err(format!(
             "revision {number} is of group {}, this server belongs to {group}",
             offered.header().group
+        ));
+    }
+    if number.epoch > *epoch {
+        return Err(format!(
+            "revision {number} is of an epoch that has not begun: the group record is of epoch {epoch}"
         ));
     }
     let Some(at) = at else {
@@ -61,7 +75,7 @@ pub(crate) fn admit(
     if number.epoch < at.number().epoch || (number.sequence <= at.number().sequence && !same) {
         return Err(format!("revision {number} is not newer than {}, which is held here", at.number()));
     }
-    if !base && *parent != Some(at.id()) {
+    if !base && (*parent != Some(at.id()) || number.sequence != at.number().sequence + 1) {
         return Err(format!("revision {number} does not follow {}, which is held here", at.number()));
     }
     Ok(())
@@ -72,7 +86,7 @@ mod tests {
     use bellwether_proto::{
         hash::Hash,
         key::KeyPair,
-        revision::{Epoch, Number, RevisionId},
+        revision::{Number, RevisionId},
     };
 
     use super::*;
@@ -96,11 +110,10 @@ mod tests {
     #[test]
     fn only_the_next_revision_by_the_manager_is_admitted() {
         let (key, other) = (KeyPair::generate(), KeyPair::generate());
-        let manager = key.public();
-        let group = GroupId::from([7; 16]);
+        let authority = Authority { group: [7; 16].into(), epoch: Epoch(2), manager: key.public() };
         let first = header(&key, 1, 1, None);
         let second = header(&key, 1, 2, Some(first.id()));
-        let admit = |at: Option<&SignedHeader>, offered: &SignedHeader, base| admit(group, &manager, at, offered, base);
+        let admit = |at: Option<&SignedHeader>, offered: &SignedHeader, base| admit(&authority, at, offered, base);
         assert!(admit(None, &first, true).is_ok());
         assert!(admit(None, &second, false).is_err(), "an increment on nothing");
         assert!(admit(Some(&first), &second, false).is_ok());
@@ -109,7 +122,10 @@ mod tests {
         assert!(admit(Some(&first), &header(&key, 1, 3, Some(second.id())), false).is_err(), "a gap");
         assert!(admit(Some(&first), &header(&key, 1, 2, None), false).is_err(), "no descendant");
         assert!(admit(None, &header(&other, 1, 1, None), true).is_err(), "another key");
-        assert!(super::admit([8; 16].into(), &manager, None, &first, true).is_err(), "another group");
+        let elsewhere = Authority { group: [8; 16].into(), ..authority };
+        assert!(super::admit(&elsewhere, None, &first, true).is_err(), "another group");
+        assert!(admit(None, &header(&key, 3, 1, None), true).is_err(), "an epoch that has not begun");
+        assert!(admit(Some(&first), &header(&key, 1, 3, Some(first.id())), false).is_err(), "a number left out");
         assert!(admit(Some(&header(&key, 2, 5, None)), &header(&key, 1, 6, None), true).is_err(), "an older epoch");
     }
 

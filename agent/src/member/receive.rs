@@ -49,6 +49,9 @@ pub(crate) enum ReceiveError {
     /// It does not say what the offer said, or arrives out of order.
     #[error("the pack is not what was offered: {0}")]
     Offer(String),
+    /// An answer to what was asked for that is none.
+    #[error("the chunks are not what was asked for: {0}")]
+    Supply(String),
     /// Its changes do not make the tree whose root was signed.
     #[error("the pack does not make the tree that was signed: {0}")]
     Tree(String),
@@ -139,6 +142,9 @@ impl Receiving {
         self.file.file().write_all(&slice.data)?;
         self.at = end;
         self.take(&slice.data, planner)?;
+        if self.done && self.at != self.size {
+            return Err(ReceiveError::Offer(format!("it ends after {} bytes of {}", self.at, self.size)));
+        }
         Ok(self.step())
     }
 

@@ -1,5 +1,6 @@
 //! The push stream as a member serves it: one task a stream checks who speaks and passes messages to the member's thread,
-//! whose answers go back through a bounded channel. A newer stream takes the place of an older one.
+//! whose answers go back through a bounded channel. A newer stream takes the place of an older one: each task holds the
+//! other end of a channel that the member's thread drops when it lets go of the stream.
 
 use std::{
     pin::Pin,
@@ -7,59 +8,82 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bellwether_proto::{
     PROTOCOL,
     key::PublicKey,
+    limits,
     record::SignedRecord,
+    revision::SignedHeader,
     v1::{self, down, push_server::Push, up},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Input;
 use crate::{group::GroupRecord, tls};
 
-/// Answers that may wait for the network. Each is small; the member's thread waits when the manager does not read.
-const ANSWERS: usize = 64;
+/// Answers that may wait for the network. Each is small; a manager that leaves so many unread is let go of.
+pub(super) const ANSWERS: usize = 64;
+/// How long a stream may take to say hello.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// What goes to the manager: an answer, or at last why the stream ends.
+pub(crate) type Answer = Result<v1::Up, Status>;
 
 /// The push service of a member.
 pub(crate) struct PushService {
     record: Arc<GroupRecord>,
     inputs: mpsc::Sender<Input>,
+    stop: watch::Receiver<bool>,
     sessions: AtomicU64,
 }
 
 impl PushService {
-    /// A service that feeds the member's thread.
-    pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>) -> Self {
-        Self { record, inputs, sessions: AtomicU64::new(0) }
+    /// A service that feeds the member's thread, until `stop`.
+    pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>, stop: watch::Receiver<bool>) -> Self {
+        Self { record, inputs, stop, sessions: AtomicU64::new(0) }
     }
 }
 
 #[tonic::async_trait]
 impl Push for PushService {
-    type FollowStream = Pin<Box<dyn Stream<Item = Result<v1::Up, Status>> + Send>>;
+    type FollowStream = Pin<Box<dyn Stream<Item = Answer> + Send>>;
 
     async fn follow(&self, request: Request<Streaming<v1::Down>>) -> Result<Response<Self::FollowStream>, Status> {
         let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let mut downs = request.into_inner();
-        let Some(v1::Down { message: Some(down::Message::Hello(hello)) }) = downs.message().await? else {
-            return Err(Status::invalid_argument("the first message is not a hello"));
-        };
+        let hello = first(&mut downs).await?;
         greet(&self.record, key, &hello)?;
+        if let Some(head) = &hello.head {
+            check_head(&self.record, head)?;
+        }
         let (answers, up) = mpsc::channel(ANSWERS);
+        let (held, over) = oneshot::channel();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
-        let session = Session { number, key, record: self.record.clone(), inputs: self.inputs.clone(), answers };
-        session.pass(Input::Open { session: number, up: session.answers.clone() }).await?;
+        let (record, inputs) = (self.record.clone(), self.inputs.clone());
+        let session = Session { number, key, record, inputs, answers, offered: false };
+        session.pass(Input::Open { session: number, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
         }
-        tokio::spawn(session.run(downs));
-        use tokio_stream::StreamExt as _;
-        Ok(Response::new(Box::pin(ReceiverStream::new(up).map(Ok))))
+        // The manager keeps the stream open, and with it the connection: the end of the agent ends it.
+        let mut stop = self.stop.clone();
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        tokio::spawn(session.run(downs, over, stopped));
+        Ok(Response::new(Box::pin(ReceiverStream::new(up))))
+    }
+}
+
+/// The hello that a stream begins with, soon.
+async fn first(downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no hello within {} s", HELLO.as_secs()));
+    match tokio::time::timeout(HELLO, downs.message()).await.map_err(late)?? {
+        Some(v1::Down { message: Some(down::Message::Hello(hello)) }) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message is not a hello")),
     }
 }
 
@@ -101,40 +125,86 @@ fn may_push(record: &GroupRecord, key: PublicKey) -> Result<(), Status> {
     Ok(())
 }
 
+/// Only the manager announces revisions, and only its group's.
+fn check_head(record: &GroupRecord, wire: &v1::SignedHeader) -> Result<(), Status> {
+    let head = SignedHeader::from_wire(wire.clone()).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let (current, number) = (record.current(), head.number());
+    if !head.signed_by(&current.record().manager().key) {
+        return Err(Status::permission_denied(format!("revision {number} is not signed by the group's manager")));
+    }
+    if head.header().group != current.record().group {
+        return Err(Status::permission_denied(format!("revision {number} is of group {}", head.header().group)));
+    }
+    Ok(())
+}
+
 struct Session {
     number: u64,
     key: PublicKey,
     record: Arc<GroupRecord>,
     inputs: mpsc::Sender<Input>,
-    answers: mpsc::Sender<v1::Up>,
+    answers: mpsc::Sender<Answer>,
+    /// A pack was offered: slices may follow, those of one that was refused by now included.
+    offered: bool,
 }
 
 impl Session {
-    /// Passes messages on until the stream ends. Cancelled with the connection, between two messages at the most.
-    async fn run(self, mut downs: Streaming<v1::Down>) {
-        while let Ok(Some(down)) = downs.message().await {
-            let Some(message) = down.message else { continue };
-            if self.handle(message).await.is_err() {
-                break;
-            }
+    /// Passes messages on until the stream ends, breaks a rule (the manager is told which), or the member lets go of it.
+    async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>, stopped: impl Future<Output = ()>) {
+        // Cancelled with the connection, between two messages at the most.
+        let ended = tokio::select! {
+            ended = self.pass_on(downs) => ended,
+            _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
+            () = stopped => Err(Status::unavailable("the agent is stopping")),
+        };
+        if let Err(status) = ended {
+            // No room: whoever does not read will not read this.
+            let _ = self.answers.try_send(Err(status));
         }
         let _ = self.pass(Input::Closed { session: self.number }).await;
     }
 
-    async fn handle(&self, message: down::Message) -> Result<(), Status> {
-        match message {
+    async fn pass_on(&mut self, mut downs: Streaming<v1::Down>) -> Result<(), Status> {
+        while let Some(down) = downs.message().await? {
+            if let Some(message) = down.message {
+                self.handle(message).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, message: down::Message) -> Result<(), Status> {
+        match &message {
             down::Message::Keepalive(keepalive) => {
                 // Dropped when the way back is full: then other answers show that we live.
-                let _ = self.answers.try_send(v1::Up { message: Some(up::Message::Keepalive(keepalive)) });
-                Ok(())
+                let _ = self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Keepalive(*keepalive)) }));
+                return Ok(());
             }
             down::Message::Record(wire) => {
-                take(&self.record, &wire)?;
-                may_push(&self.record, self.key)
+                take(&self.record, wire)?;
+                return may_push(&self.record, self.key);
             }
-            down::Message::Hello(_) => Err(Status::invalid_argument("a second hello")),
-            message => self.pass(Input::Down { session: self.number, message }).await,
+            down::Message::Hello(_) => return Err(Status::invalid_argument("a second hello")),
+            down::Message::Head(head) => check_head(&self.record, head)?,
+            down::Message::Offer(_) => self.offered = true,
+            down::Message::Slice(slice) => self.check_slice(slice)?,
+            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) => {}
         }
+        self.pass(Input::Down { session: self.number, message }).await
+    }
+
+    fn check_slice(&self, slice: &v1::Slice) -> Result<(), Status> {
+        if !self.offered {
+            return Err(Status::invalid_argument("a slice of a pack that was not offered"));
+        }
+        if slice.data.is_empty() {
+            return Err(Status::invalid_argument("a slice of no bytes"));
+        }
+        if slice.data.len() > limits::SLICE {
+            let what = format!("a slice of {} bytes; the limit is {}", slice.data.len(), limits::SLICE);
+            return Err(Status::invalid_argument(what));
+        }
+        Ok(())
     }
 
     async fn pass(&self, input: Input) -> Result<(), Status> {

@@ -33,16 +33,37 @@ pub(crate) struct Filling {
     header: SignedHeader,
     planned: Planned,
     began: Instant,
+    /// What was asked for and has not come.
+    asked: HashSet<Hash>,
     /// The revision is not in the history yet: a base is packed from the sets after the switch.
     pack: bool,
 }
 
 impl Filling {
+    fn new(header: SignedHeader, planned: Planned, began: Instant, pack: bool) -> Self {
+        Self { header, planned, began, asked: HashSet::new(), pack }
+    }
+
     fn supply(&mut self, supply: &v1::Supply) -> Result<(), ReceiveError> {
+        if !supply.last && supply.frames.is_empty() && supply.missing.is_empty() {
+            return Err(ReceiveError::Supply("it brings nothing, and is not the last".into()));
+        }
+        for hash in &supply.missing {
+            self.came(&Hash::try_from(hash.as_ref()).map_err(|e| ReceiveError::Supply(e.to_string()))?)?;
+        }
         for (chunk, bytes) in pack::read_chunks(&supply.frames)? {
+            self.came(&chunk.hash)?;
             self.planned.plan.supply(&chunk.hash, &bytes)?;
         }
         Ok(())
+    }
+
+    /// Whatever is told of a chunk is told once, of one that was asked for: an answer cannot be endless.
+    fn came(&mut self, hash: &Hash) -> Result<(), ReceiveError> {
+        if self.asked.remove(hash) {
+            return Ok(());
+        }
+        Err(ReceiveError::Supply(format!("chunk {} was not asked for, or came before", hash.short())))
     }
 }
 
@@ -65,15 +86,16 @@ impl Member {
     pub(super) fn fill(&mut self, receiving: Receiving, missing: &[Chunk]) {
         let (header, began) = (receiving.header.clone(), receiving.began);
         match receiving.into_parts() {
-            Ok((_, planned)) => self.await_chunks(Filling { header, planned, began, pack: true }, missing),
+            Ok((_, planned)) => self.await_chunks(Filling::new(header, planned, began, true), missing),
             Err(error) => self.refused(&header, &error),
         }
     }
 
-    fn await_chunks(&mut self, filling: Filling, missing: &[Chunk]) {
+    fn await_chunks(&mut self, mut filling: Filling, missing: &[Chunk]) {
         if missing.is_empty() {
             return self.filled(filling);
         }
+        filling.asked = missing.iter().map(|chunk| chunk.hash).collect();
         let hashes = missing.iter().map(|chunk| chunk.hash.into()).collect();
         self.work = Work::Filling(Box::new(filling));
         self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(v1::Hashes { hashes })) }));
@@ -92,7 +114,7 @@ impl Member {
     }
 
     fn filled(&mut self, filling: Filling) {
-        let Filling { header, planned, began, pack } = filling;
+        let Filling { header, planned, began, asked: _, pack } = filling;
         match planned.plan.staged() {
             Ok(staged) => self.switch(&header, staged, planned.target, began, pack),
             Err(error) => self.refused(&header, &error.into()),
@@ -148,7 +170,7 @@ impl Member {
         let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
         let parent = Tree::empty(rules.iter().cloned());
         let changes = parent.diff(&self.sets.tree);
-        let codec = self.record.load().record().policy.codec;
+        let codec = self.record.current().record().policy.codec;
         let mut new = self.history.create()?;
         let contents = Contents {
             header,
@@ -179,7 +201,7 @@ impl Member {
                 Ok(planned) => planned,
                 Err(error) => return self.refused(&header, &error),
             };
-        let mut filling = Filling { header, planned, began, pack: false };
+        let mut filling = Filling::new(header, planned, began, false);
         match self.take_from_history(&mut filling.planned.plan) {
             Ok(missing) => self.await_chunks(filling, &missing),
             Err(error) => self.refused(&filling.header, &error),
@@ -203,10 +225,15 @@ impl Member {
     }
 
     fn report_done(&mut self, header: &SignedHeader, stage_us: u64, switch_us: u64, kept: Vec<String>) {
+        let drifted_before = self.drift.entries > 0;
         self.observe_drift();
         self.tell_ready();
+        if drifted_before || self.drift.entries > 0 {
+            // Before the report: at no moment is a server shown in sync that holds edits of its own (invariant 5).
+            self.tell_drift();
+            self.send(up::Message::Drift(self.drift.clone()));
+        }
         self.tell(Observation::Done { revision: header.number(), micros: stage_us + switch_us, kept: kept.clone() });
-        self.tell_drift();
         self.send(up::Message::Report(v1::Report {
             revision: header.id().0.into(),
             outcome: Outcome::Done.into(),

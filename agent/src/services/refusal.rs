@@ -71,8 +71,8 @@ impl Refusal for ChangeError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
-            Self::Io { .. } => Code::Internal,
-            Self::Publish(publish) => publish.code(),
+            // The file was changed: whatever kept it from being published, this is no refusal that left all as it was.
+            Self::Io { .. } | Self::Publish(_) => Code::Internal,
             Self::NoSet(_)
             | Self::Excluded { .. }
             | Self::Conflict { .. }

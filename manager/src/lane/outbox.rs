@@ -100,8 +100,12 @@ impl Outbox {
     /// Chunks by hash.
     pub(crate) fn want_chunks(&mut self, hashes: v1::Hashes) -> Result<(), String> {
         self.open_request()?;
+        let count = hashes.hashes.len();
+        if count > limits::WANT {
+            return Err(format!("it asked for {count} chunks at once; the limit is {}", limits::WANT));
+        }
         let waiting: usize = self.work.iter().map(Work::hashes).sum();
-        if waiting + hashes.hashes.len() > 2 * limits::WANT {
+        if waiting + count > 2 * limits::WANT {
             return Err(format!("it asked for more than {} chunks at once", 2 * limits::WANT));
         }
         let wanted = hashes.hashes.iter().map(|hash| Hash::try_from(hash.as_ref())).collect::<Result<_, _>>();
@@ -255,4 +259,61 @@ fn batch(mut wanted: VecDeque<Hash>, look: usize, codec: Codec, find: Find<'_>) 
     }
     let frames = if kept.is_empty() { Bytes::new() } else { pack::chunk_frames(&kept, codec) };
     Ok(Supplied { frames, missing, rest: wanted, look })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Plays a whole request; returns what came in each message, and what was missing.
+    fn play(have: &[Vec<u8>], wanted: &[Hash], look: usize) -> (Vec<Vec<Hash>>, Vec<Hash>) {
+        let have: HashMap<Hash, Bytes> = have.iter().map(|data| (Hash::of(data), data.clone().into())).collect();
+        let (mut messages, mut missing) = (Vec::new(), Vec::new());
+        let (mut rest, mut look) = (VecDeque::from(wanted.to_vec()), look);
+        while !rest.is_empty() {
+            let supplied = batch(rest, look, Codec::None, &mut |set, found| {
+                for hash in set {
+                    if let Some(bytes) = have.get(hash) {
+                        found(Chunk { hash: *hash, length: bytes.len() as u32 }, bytes.clone());
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+            let chunks = match supplied.frames.len() {
+                0 => Vec::new(),
+                _ => pack::read_chunks(&supplied.frames).unwrap(),
+            };
+            let bytes: usize = chunks.iter().map(|(_, bytes)| bytes.len()).sum();
+            assert!(bytes <= BATCH || chunks.len() == 1, "{bytes} bytes in one message");
+            messages.push(chunks.iter().map(|(chunk, _)| chunk.hash).collect());
+            missing.extend(supplied.missing);
+            (rest, look) = (supplied.rest, supplied.look);
+        }
+        (messages, missing)
+    }
+
+    #[test]
+    fn all_that_is_wanted_comes_once_in_messages_of_bounded_size() {
+        let have: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n; 700_000]).collect();
+        let wanted: Vec<Hash> = have.iter().map(|data| Hash::of(data)).collect();
+        for look in [1, 3, 64] {
+            let (messages, missing) = play(&have, &wanted, look);
+            let mut came: Vec<Hash> = messages.into_iter().flatten().collect();
+            came.sort();
+            let mut expected = wanted.clone();
+            expected.sort();
+            assert_eq!(came, expected);
+            assert_eq!(missing, []);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        let (messages, missing) = play(&[vec![1]], &[Hash::of(&[2]), Hash::of(&[1])], 64);
+        assert_eq!(messages, [[Hash::of(&[1])]]);
+        assert_eq!(missing, [Hash::of(&[2])]);
+    }
 }

@@ -8,8 +8,8 @@ use std::{
 use bellwether_proto::{
     hash::Hash,
     record::{SignedRecord, Version},
-    revision::{Number, RevisionId, SignedHeader},
-    status::{Observation, Progress},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
+    status::{Observation, Progress, Verified},
     v1,
 };
 use bellwether_store::history::{Route, Stored};
@@ -28,7 +28,7 @@ const LIST: (usize, usize) = (20, 5_000);
 /// A member's lesser news (progress, life) reaches the monitor at most so often.
 const NEWS: Duration = Duration::from_millis(100);
 
-/// What the member is at: a pack, or to settle at the head.
+/// What the member is at: a pack, or (without one) to settle at the revision that it holds.
 struct Current {
     header: SignedHeader,
     pack: Option<Arc<Stored>>,
@@ -40,16 +40,19 @@ struct Session<'a> {
     lane: &'a Lane,
     memory: &'a mut Memory,
     member: Member,
+    /// The revision that it holds.
+    at: Option<SignedHeader>,
     outbox: Outbox,
     current: Option<Current>,
     /// When the running sync began.
     syncing: Option<Instant>,
-    /// `Down.sync` was sent for the sync that was asked for.
-    announced: bool,
     /// A base was asked of the publisher for this head.
     base_for: Option<RevisionId>,
-    /// The version of the record in the outbox, or of the last that was there.
-    sending: Version,
+    /// The keepalive that follows the newest record, and that record's version: messages are taken in order, so its answer
+    /// says that the record was taken.
+    record: Option<(u64, Version)>,
+    /// The newest keepalive; each is greater than the one before.
+    beat: u64,
     dog: Watchdog,
     news: Option<Instant>,
 }
@@ -58,23 +61,25 @@ struct Session<'a> {
 struct Reached<'a>(&'a Lane);
 
 impl Reached<'_> {
-    fn sent(lane: &Lane, version: Version) {
-        lane.shared.sent.send_modify(|sent| {
-            sent.insert(lane.server.name.clone(), version);
+    fn has(lane: &Lane, version: Version) {
+        lane.shared.records.send_modify(|records| {
+            records.insert(lane.server.name.clone(), version);
         });
     }
 }
 
 impl Drop for Reached<'_> {
     fn drop(&mut self) {
-        self.0.shared.sent.send_modify(|sent| {
-            sent.remove(&self.0.server.name);
+        self.0.shared.records.send_modify(|records| {
+            records.remove(&self.0.server.name);
         });
     }
 }
 
 /// Runs the connection; returns why it ended.
 pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> String {
+    // It has none of our records yet, as far as is known.
+    Reached::has(lane, Version { epoch: Epoch(0), version: 0 });
     let _reached = Reached(lane);
     let mut session = Session::new(lane, memory, &link.hello);
     match session.talk(link, control).await {
@@ -97,20 +102,22 @@ impl<'a> Session<'a> {
             partial,
             refused: memory.refused,
             sync: memory.sync,
+            settled: false,
         };
         let version = cut(&hello.version, 100);
-        lane.see(Observation::Reached { version, at: at.map(|at| at.number()), fault });
+        lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
         let dog = Watchdog::new(lane.shared.timings.deadlines, Instant::now());
         let mut session = Self {
             lane,
             memory,
             member,
+            at,
             outbox: Outbox::default(),
             current: None,
             syncing: None,
-            announced: false,
             base_for: None,
-            sending: lane.shared.record.borrow().record().version,
+            record: None,
+            beat: 0,
             dog,
             news: None,
         };
@@ -143,11 +150,7 @@ impl<'a> Session<'a> {
                     let permit = permit.map_err(|_| "it closed the connection".to_owned())?;
                     if let Some(message) = self.outbox.next(&shared).await? {
                         self.dog.went(Instant::now(), size_of(&message));
-                        let recorded = matches!(message, v1::down::Message::Record(_));
                         permit.send(v1::Down { message: Some(message) });
-                        if recorded {
-                            Reached::sent(self.lane, self.sending);
-                        }
                     }
                 }
                 message = up.message() => match message.map_err(|status| refused(&status))? {
@@ -174,15 +177,21 @@ impl<'a> Session<'a> {
                     if let Some(why) = self.dog.bites(Instant::now(), working) {
                         return Err(why);
                     }
-                    self.outbox.keepalive = Some(v1::Keepalive { time_ms: now_ms() });
+                    self.beat();
                 }
             }
         }
     }
 
     fn send_record(&mut self, record: &SignedRecord) {
-        self.sending = record.record().version;
         self.outbox.record = Some(record.to_wire());
+        self.beat();
+        self.record = Some((self.beat, record.record().version));
+    }
+
+    fn beat(&mut self) {
+        self.beat = now_ms().max(self.beat + 1);
+        self.outbox.keepalive = Some(v1::Keepalive { time_ms: self.beat });
     }
 
     /// Plans, where nothing is under way.
@@ -198,7 +207,7 @@ impl<'a> Session<'a> {
             (head.id(), head.stored.header.number())
         };
         match self.plan(head).await? {
-            Step::Nothing => self.syncing = None,
+            Step::Nothing => self.end_sync(),
             Step::Wait(_) => {}
             Step::NeedBase if self.base_for == Some(head) => {}
             Step::NeedBase => {
@@ -231,25 +240,22 @@ impl<'a> Session<'a> {
         tokio::task::spawn_blocking(plan).await.map_err(|e| e.to_string())
     }
 
-    fn announce(&mut self) {
-        if self.member.sync && !self.announced {
-            self.announced = true;
-            self.outbox.sync = Some(v1::Sync { request: now_ms() });
-        }
-    }
-
-    /// The member is at the head: it brings itself to order and reports.
+    /// The member is to bring its sets to the revision that it holds, and reports. What is newer follows after that: an
+    /// offer would interrupt it.
     fn settle(&mut self, to: Number) {
-        let header = self.lane.shared.head.borrow().stored.header.clone();
-        self.announced = false;
-        self.announce();
+        let Some(header) = self.at.clone() else { return };
+        self.outbox.sync = Some(v1::Sync { request: now_ms() });
         self.begin(Current { header, pack: None, started: Instant::now(), sync: true }, to);
     }
 
     async fn send(&mut self, sending: Sending, head: Number) -> Result<(), String> {
         let Sending { pack, from, to, sync } = sending;
         let sync = sync || self.syncing.is_some();
-        self.announce();
+        if self.member.sync && self.member.at.is_none() && !self.member.settled {
+            // It holds nothing to settle: this clears its error, and it says nothing.
+            self.outbox.sync = Some(v1::Sync { request: now_ms() });
+            self.settled();
+        }
         self.outbox.offer(&self.lane.shared, &pack, from, to).await?;
         let number = if sync { head } else { pack.header.number() };
         let header = pack.header.clone();
@@ -288,11 +294,18 @@ impl<'a> Session<'a> {
             }
             Message::Report(report) => self.report(report).await?,
             Message::Drift(drift) => self.drift(&drift),
-            Message::Keepalive(_) => self.lesser(Observation::Alive),
+            Message::Keepalive(answer) => self.alive(&answer),
             Message::Verified(verified) => self.verified(&verified),
             Message::Fault(fault) => self.failed(&fault.reason),
         }
         Ok(())
+    }
+
+    fn alive(&mut self, answer: &v1::Keepalive) {
+        if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
+            Reached::has(self.lane, version);
+        }
+        self.lesser(Observation::Alive);
     }
 
     fn lesser(&mut self, observation: Observation) {
@@ -324,10 +337,8 @@ impl<'a> Session<'a> {
     fn verified(&mut self, verified: &v1::Verified) {
         let head = self.lane.shared.head.borrow().clone();
         let equal = verified.root.as_ref() == head.stored.header.header().root.as_bytes();
-        if equal && self.member.at == Some(head.id()) {
-            self.lane.see(Observation::Drift { entries: 0, paths: Vec::new() });
-        }
-        self.lesser(Observation::Alive);
+        let v1::Verified { full, entries, micros, .. } = *verified;
+        self.lane.see(Observation::Verified(Verified { time_ms: now_ms(), full, entries, micros, equal }));
     }
 
     fn failed(&mut self, reason: &str) {
@@ -345,10 +356,16 @@ impl<'a> Session<'a> {
         self.current.take()
     }
 
+    fn settled(&mut self) {
+        self.member.settled = true;
+        self.member.fault = false;
+        self.memory.fault = None;
+    }
+
     fn end_sync(&mut self) {
         self.member.sync = false;
         self.memory.sync = false;
-        self.announced = false;
+        self.member.settled = false;
         self.syncing = None;
     }
 
@@ -405,13 +422,9 @@ impl<'a> Session<'a> {
         self.member.at = Some(id);
         self.member.refused = None;
         self.memory.refused = None;
-        // A sync that was announced clears an error with the first revision that it brings.
-        if self.announced {
-            self.member.fault = false;
-            self.memory.fault = None;
-        }
-        if id == head && (self.announced || !self.member.sync) {
-            self.end_sync();
+        self.at = Some(current.header.clone());
+        if current.sync && current.pack.is_none() {
+            self.settled();
         }
         let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.lane.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });

@@ -128,9 +128,13 @@ fn errors_pauses_and_refusals_wait_until_a_sync_is_asked_for() {
     let refused = Member { refused: Some(refused), ..behind.clone() };
     assert!(matches!(farm.plan(&refused, false), Step::Wait(Wait::Refused)));
     for member in [fault, behind, refused] {
-        let sending = farm.sends(&Member { sync: true, ..member }, true);
+        let asked = Member { sync: true, ..member };
+        assert!(matches!(farm.plan(&asked, true), Step::Settle), "first what it holds");
+        let sending = farm.sends(&Member { settled: true, ..asked }, true);
         assert!(sending.sync);
     }
+    let empty = Member { fault: true, sync: true, ..Member::default() };
+    assert!(farm.sends(&empty, true).pack.base, "there is nothing to settle");
 }
 
 #[test]
@@ -138,7 +142,9 @@ fn a_server_in_error_at_the_head_settles_when_asked() {
     let farm = Farm::new();
     let fault = Member { fault: true, ..at(farm.id(4)) };
     assert!(matches!(farm.plan(&fault, false), Step::Wait(Wait::Fault)));
-    assert!(matches!(farm.plan(&Member { sync: true, ..fault }, false), Step::Settle));
+    let asked = Member { sync: true, ..fault };
+    assert!(matches!(farm.plan(&asked, false), Step::Settle));
+    assert!(matches!(farm.plan(&Member { settled: true, ..asked }, false), Step::Nothing));
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(crate) enum Manner {
     Picky,
     /// Says hello and reads nothing more.
     Stalled,
+    /// Asks for a base's content, then reads nothing more.
+    StallsMidway,
     /// Takes what it is offered and never reports.
     Mute,
     /// Reports that all is done, with another root.
@@ -176,7 +178,7 @@ impl Play {
                     let mut memory = self.memory.lock().unwrap();
                     memory.syncs += 1;
                     memory.fault = None;
-                    memory.at.clone().filter(|at| memory.heads.last() == Some(&at.number().to_string()))
+                    memory.at.clone()
                 };
                 match settled {
                     Some(header) => self.report(&header, v1::Outcome::Done, header.header().root).await,
@@ -256,6 +258,9 @@ impl Play {
                 _ => v1::want::Want::Range(v1::Range { from: end, to: offered.offer.size }),
             };
             self.say(up::Message::Want(v1::Want { want: Some(want) })).await?;
+            if self.manner() == Manner::StallsMidway {
+                std::future::pending::<()>().await;
+            }
         }
         Some(())
     }
@@ -310,7 +315,12 @@ impl Play {
             Manner::Mute => return Some(()),
             Manner::Liar => return self.report(&header, v1::Outcome::Done, Hash::of(b"another")).await,
             Manner::Refuses => return self.report(&header, v1::Outcome::Refused, root).await,
-            Manner::Honest | Manner::Picky | Manner::Stalled | Manner::Greedy | Manner::HangsUp => {}
+            Manner::Honest
+            | Manner::Picky
+            | Manner::Stalled
+            | Manner::StallsMidway
+            | Manner::Greedy
+            | Manner::HangsUp => {}
         }
         {
             let mut memory = self.memory.lock().unwrap();

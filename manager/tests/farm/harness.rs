@@ -197,11 +197,6 @@ impl Farm {
         })
         .await;
     }
-
-    /// Asks the watcher for nothing: what is seen so far is all that matters.
-    pub(crate) fn saw(&self, fits: impl Fn(&Event) -> bool) -> bool {
-        self.seen.iter().any(fits)
-    }
 }
 
 async fn start(

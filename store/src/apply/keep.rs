@@ -14,7 +14,7 @@ use rustix::{
     fs::{Mode, OFlags, openat, readlinkat},
     io::Errno,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     carry::old_name,
@@ -38,23 +38,25 @@ pub(super) enum Leftover {
 }
 
 /// A manifest of a recovery point, for people and for a later restore.
-#[derive(Serialize)]
-struct Manifest<'a> {
+#[derive(Serialize, Deserialize)]
+struct Manifest {
     format: u32,
-    when: &'a str,
-    why: &'a str,
+    when: String,
+    why: String,
     revision: String,
-    label: &'a str,
+    label: String,
     entries: Vec<Point>,
 }
 
-#[derive(Serialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct Point {
     /// Where it was.
     from: String,
     /// Where it is, beside this manifest.
     kept: String,
 }
+
+const MANIFEST: &[u8] = b"manifest.json";
 
 /// A moment in UTC, as in names: `20261121T213000Z`.
 pub(super) fn utc(time: SystemTime) -> String {
@@ -168,15 +170,21 @@ fn manifest(at: BorrowedFd<'_>, journal: &Journal, items: &[Item<'_>], leftover:
         Leftover::Old => "replaced by the revision; it was not what the revision before had",
         Leftover::New => "changed after the switch to the revision, which was taken back",
     };
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         format: 1,
-        when: &journal.when,
-        why,
+        when: journal.when.clone(),
+        why: why.to_owned(),
         revision: journal.revision.to_string(),
-        label: &journal.label,
+        label: journal.label.clone(),
         entries: entries.collect(),
     };
-    durable::replace_file(at, b"manifest.json", &serde_json::to_vec_pretty(&manifest)?)
+    // What an interrupted try has moved already is not in staging any more.
+    if look(at, MANIFEST)?.is_some() {
+        let before: Manifest = serde_json::from_reader(open_file(at, MANIFEST)?)?;
+        let moved = before.entries.into_iter().filter(|point| !manifest.entries.contains(point)).collect::<Vec<_>>();
+        manifest.entries.extend(moved);
+    }
+    durable::replace_file(at, MANIFEST, &serde_json::to_vec_pretty(&manifest)?)
 }
 
 /// Opens `name`, made when it is not there, for this user only.

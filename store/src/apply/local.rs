@@ -22,7 +22,7 @@ struct Found {
 
 /// Supplies what live files hold: those at the changed paths first, any other only for what is missing then.
 pub(super) fn fill(work: &mut Work, live: &Tree) -> Result<(), Refused> {
-    if work.staging.missing().is_empty() {
+    if work.staging.is_whole() {
         return Ok(());
     }
     let mut found = Vec::new();
@@ -33,7 +33,7 @@ pub(super) fn fill(work: &mut Work, live: &Tree) -> Result<(), Refused> {
         }
     }
     supply(work, &found)?;
-    if work.staging.missing().is_empty() {
+    if work.staging.is_whole() {
         return Ok(());
     }
     let mut found = Vec::new();

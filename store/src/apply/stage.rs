@@ -156,6 +156,11 @@ impl Staging {
         self.wanted.contains_key(hash)
     }
 
+    /// Whether no chunk is needed any more.
+    pub(super) fn is_whole(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
     /// The chunks that are still needed.
     pub(super) fn missing(&self) -> Vec<Chunk> {
         self.wanted

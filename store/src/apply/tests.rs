@@ -6,3 +6,4 @@ mod killed;
 mod mounts;
 mod power_loss;
 mod random;
+mod sets;

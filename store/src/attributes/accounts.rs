@@ -29,10 +29,7 @@ impl Names {
         if let Some(owner) = known.by_id.get(&(uid, gid)) {
             return owner.clone();
         }
-        let user = uzers::get_user_by_uid(uid).and_then(|user| user.name().to_str().map(str::to_owned));
-        let group = uzers::get_group_by_gid(gid).and_then(|group| group.name().to_str().map(str::to_owned));
-        let user = user.filter(|name| travels(name)).unwrap_or_else(|| uid.to_string());
-        let group = group.filter(|name| travels(name)).unwrap_or_else(|| gid.to_string());
+        let (user, group) = (user_name(uid), group_name(gid));
         let owner = known.owners.get(&user, &group).unwrap_or_else(|_| {
             // Both were checked above, and digits always pass.
             Arc::new(Owner { user: uid.to_string().into(), group: gid.to_string().into() })
@@ -40,6 +37,18 @@ impl Names {
         known.by_id.insert((uid, gid), owner.clone());
         owner
     }
+}
+
+/// What the user of that number is called in trees.
+fn user_name(uid: u32) -> String {
+    let name = uzers::get_user_by_uid(uid).and_then(|user| user.name().to_str().map(str::to_owned));
+    name.filter(|name| travels(name)).unwrap_or_else(|| uid.to_string())
+}
+
+/// What the group of that number is called in trees.
+fn group_name(gid: u32) -> String {
+    let name = uzers::get_group_by_gid(gid).and_then(|group| group.name().to_str().map(str::to_owned));
+    name.filter(|name| travels(name)).unwrap_or_else(|| gid.to_string())
 }
 
 fn travels(name: &str) -> bool {
@@ -72,14 +81,17 @@ impl Accounts {
         Self::default()
     }
 
-    /// The user's and the group's number. A decimal that is nobody's name is the number itself.
+    /// The user's and the group's number. A decimal is the number itself where that has no name. What would not read
+    /// back under the same name counts as missing: a number that is somebody's here, a second name of an account.
     ///
     /// # Errors
     /// The one that is missing; the user when both are.
     pub fn ids(&self, owner: &Owner) -> Result<(u32, u32), MissingAccount> {
         let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let uid = lookup(&mut ids.users, &owner.user, |name| uzers::get_user_by_name(name).map(|user| user.uid()));
-        let gid = lookup(&mut ids.groups, &owner.group, |name| uzers::get_group_by_name(name).map(|group| group.gid()));
+        let user = |name: &str| uzers::get_user_by_name(name).map(|user| user.uid());
+        let group = |name: &str| uzers::get_group_by_name(name).map(|group| group.gid());
+        let uid = lookup(&mut ids.users, &owner.user, user, user_name);
+        let gid = lookup(&mut ids.groups, &owner.group, group, group_name);
         let missing = |kind, name: &str| MissingAccount { kind, name: name.to_owned() };
         Ok((uid.ok_or_else(|| missing("user", &owner.user))?, gid.ok_or_else(|| missing("group", &owner.group))?))
     }
@@ -89,11 +101,13 @@ fn lookup(
     known: &mut HashMap<Box<str>, Option<u32>>,
     name: &str,
     find: impl FnOnce(&str) -> Option<u32>,
+    called: impl FnOnce(u32) -> String,
 ) -> Option<u32> {
     if let Some(id) = known.get(name) {
         return *id;
     }
-    let id = find(name).or_else(|| number(name));
+    let found = find(name).or_else(|| number(name));
+    let id = found.filter(|&id| called(id) == name);
     known.insert(name.into(), id);
     id
 }
@@ -132,7 +146,7 @@ mod tests {
         let missing = |kind, name: &str| Err(MissingAccount { kind, name: name.to_owned() });
         assert_eq!(accounts.ids(&owner("no-such-user", "root")), missing("user", "no-such-user"));
         assert_eq!(accounts.ids(&owner("root", "no-such-group")), missing("group", "no-such-group"));
-        for odd in ["4294967295", "4294967296", "-1", "007", "+7", ""] {
+        for odd in ["0", "4294967295", "4294967296", "-1", "007", "+7", ""] {
             assert_eq!(accounts.ids(&owner(odd, "root")), missing("user", odd));
         }
     }

@@ -4,7 +4,13 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, OpenOptionsExt},
+        },
+    },
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -15,6 +21,7 @@ use std::{
 use bellwether_proto::{hash::Hash, revision::SignedHeader};
 
 use super::{HistoryError, reading};
+use crate::durable::{self, Name};
 
 const PART: &str = "part";
 
@@ -143,9 +150,12 @@ impl Directory {
     /// Gives a complete pack its name; durable when this returns.
     pub(super) fn publish(&self, file: &File, from: &Path, name: &str) -> Result<PathBuf, HistoryError> {
         let to = self.path.join(name);
-        file.sync_all().map_err(failed("sync", from))?;
-        fs::rename(from, &to).map_err(failed("rename", from))?;
-        if let Err(error) = self.handle.sync_all() {
+        let directory = self.handle.as_fd();
+        let part = from.file_name().unwrap_or_default().as_bytes();
+        durable::sync_file(file.as_fd()).map_err(failed("sync", from))?;
+        durable::rename(Name { directory, name: part }, Name { directory, name: name.as_bytes() })
+            .map_err(failed("rename", from))?;
+        if let Err(error) = durable::sync_directory(directory) {
             // Not part of the history as far as the caller knows, so not on disk either.
             discard(&to);
             return Err(failed("sync", &self.path)(error));
@@ -156,12 +166,12 @@ impl Directory {
     /// Removes packs in this order, telling each to `gone`, and makes that durable.
     pub(super) fn remove(&self, paths: &[PathBuf], gone: &mut dyn FnMut(&Path)) -> Result<(), HistoryError> {
         for path in paths {
-            match fs::remove_file(path) {
+            match durable::remove(self.handle.as_fd(), path.file_name().unwrap_or_default().as_bytes()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", path)(error)),
                 Ok(()) | Err(_) => gone(path),
             }
         }
-        self.handle.sync_all().map_err(failed("sync", &self.path))
+        durable::sync_directory(self.handle.as_fd()).map_err(failed("sync", &self.path))
     }
 }
 

@@ -68,7 +68,12 @@ fn list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
     };
     let meta = set.directory(directory.as_fd(), &path)?;
     let mut entries = Vec::new();
-    for (name, hint) in names(&directory).map_err(|error| set.failed(&path, error))? {
+    let names = names(&directory).map_err(|error| set.failed(&path, error))?;
+    if path.depth() >= limits::DEPTH && !names.is_empty() {
+        set.notice(&path, format!("what it holds is not carried: deeper than {} directories", limits::DEPTH));
+        return Ok(Some(Listing { path, meta, known, entries }));
+    }
+    for (name, hint) in names {
         if check_component(&name).is_err() || path.as_bytes().len() + 1 + name.len() > limits::PATH {
             set.notice(&path, format!("an entry with a name of {} bytes is not carried: too long", name.len()));
             continue;

@@ -199,8 +199,14 @@ fn a_path_over_the_limit_is_left_out_and_said() {
 fn depth_costs_neither_descriptors_nor_stack() {
     let set = Set::new();
     set.write(&format!("{}file", "d/".repeat(700)), "x");
-    let before = set.fresh().tree;
-    assert_eq!(listing(&before).len(), 702);
+    let scanned = set.fresh();
+    let before = scanned.tree;
+    assert_eq!(listing(&before).len(), 1 + limits::DEPTH, "as deep as a path may be");
+    assert!(
+        matches!(scanned.notices.as_slice(), [one] if one.what.contains("deeper than 256")),
+        "{:?}",
+        scanned.notices
+    );
     assert_eq!(set.scan(&before, &Look::Stats).tree.root(), before.root());
 }
 

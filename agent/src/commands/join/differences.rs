@@ -9,7 +9,7 @@ use serde::Serialize;
 /// How many lines are shown.
 const LINES: usize = 20;
 
-/// Entries that differ: how many, and the first of them.
+/// Entries that differ: how many, and the first of them, those that this server loses before those that it gains.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Differences {
     added: u64,
@@ -23,9 +23,12 @@ impl Differences {
     /// What leads from `here` to `group`.
     pub(super) fn between(here: &Tree, group: &Tree) -> Self {
         let mut differences = Self::default();
+        let mut added = Vec::new();
         for change in here.diff(group) {
-            differences.note(here, &change);
+            differences.note(here, &change, &mut added);
         }
+        differences.lines.append(&mut added);
+        differences.lines.truncate(LINES);
         differences
     }
 
@@ -34,7 +37,7 @@ impl Differences {
         self.changed + self.removed > 0
     }
 
-    fn note(&mut self, here: &Tree, Change { set, path, entry }: &Change) {
+    fn note(&mut self, here: &Tree, Change { set, path, entry }: &Change, added: &mut Vec<String>) {
         let now = here.get(set, path);
         let (sign, what) = match (&now, entry) {
             (None, _) => {
@@ -52,8 +55,9 @@ impl Differences {
                 ('~', if same { " (owner, mode, time or attributes only)".to_owned() } else { String::new() })
             }
         };
-        if self.lines.len() < LINES {
-            self.lines.push(format!("{sign} {set}:{path}{what}"));
+        let lines = if sign == '+' { added } else { &mut self.lines };
+        if lines.len() < LINES {
+            lines.push(format!("{sign} {set}:{path}{what}"));
         }
     }
 }
@@ -82,7 +86,8 @@ impl fmt::Display for Differences {
         for line in lines {
             writeln!(f, "{line}")?;
         }
-        if lines.len() == LINES {
+        // A removed directory is one line for all it holds.
+        if lines.len() == LINES && added + changed + removed > LINES as u64 {
             writeln!(f, "…")?;
         }
         write!(f, "{added} to be added, {changed} to be replaced, {removed} to be removed on this server")
@@ -139,8 +144,8 @@ mod tests {
             [
                 "~ nginx:a",
                 "~ nginx:b (owner, mode, time or attributes only)",
-                "+ nginx:c",
-                "- nginx:gone with the 2 entries it holds"
+                "- nginx:gone with the 2 entries it holds",
+                "+ nginx:c"
             ]
         );
         assert!(differences.replaces());

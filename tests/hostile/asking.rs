@@ -1,0 +1,208 @@
+//! What is asked of the manager, by whom it should not be, and what should not be asked at all.
+
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+use bellwether::{identity, layout::Layout};
+use bellwether_proto::{
+    hash::Hash,
+    token::Token,
+    v1::{self, change_request, group_client::GroupClient},
+};
+use tonic::{Code, Status, transport::Channel};
+
+use super::{
+    manager::fill,
+    member::{Player, token},
+    runtime, says,
+    snapshot::Snapshot,
+};
+use crate::farm::{Farm, one, run, wait_for};
+
+fn put(path: impl AsRef<[u8]>, data: &[u8]) -> v1::ChangeRequest {
+    let put = v1::FileContent { data: bytes::Bytes::copy_from_slice(data), mode: None };
+    v1::ChangeRequest {
+        set: "web".into(),
+        path: bytes::Bytes::copy_from_slice(path.as_ref()),
+        expected: None,
+        change: Some(change_request::Change::Put(put)),
+        author: "nobody".into(),
+        message: String::new(),
+    }
+}
+
+fn client(player: &Player, token: &Token) -> GroupClient<Channel> {
+    runtime().block_on(player.client(token))
+}
+
+/// Everything that the group's servers may ask.
+fn ask_all(client: &mut GroupClient<Channel>) -> [Result<(), Status>; 3] {
+    runtime().block_on(async {
+        let read = v1::ReadRequest { set: "web".into(), path: bytes::Bytes::from_static(b"index.html") };
+        [
+            client.change(put("evil.txt", b"evil")).await.map(drop),
+            client.read(read).await.map(drop),
+            client.status(v1::StatusRequest {}).await.map(drop),
+        ]
+    })
+}
+
+#[test]
+fn strangers_and_removed_servers_are_told_nothing() {
+    let farm = Farm::plan().members(1).start_with(fill);
+    let token = token(&farm, &[]);
+    let before = Snapshot::of(farm.manager());
+    let player = Player::new("player");
+    let mut open = client(&player, &token);
+    let refuse_all = |case: &str, client: &mut GroupClient<Channel>| {
+        for answer in ask_all(client) {
+            let status = answer.expect_err(case);
+            says(case, status.message(), &["is not a server of this group"]);
+            assert_eq!(status.code(), Code::PermissionDenied, "{case}");
+        }
+    };
+    refuse_all("a stranger", &mut open);
+
+    runtime().block_on(player.enter(&token)).expect("entered");
+    for answer in ask_all(&mut open).into_iter().skip(1) {
+        answer.expect("a member may ask, over a connection that it made as a stranger");
+    }
+    farm.manager().command(&["server", "remove", "player", "--yes"]).success();
+    refuse_all("a removed server, over the connection that it has", &mut open);
+    refuse_all("a removed server", &mut client(&player, &token));
+    assert_eq!(fs::read(farm.manager().web("evil.txt")).expect("what the member put"), b"evil");
+    farm.manager().command(&["rm", "web:evil.txt"]).success();
+    before.assert_unchanged(farm.manager(), "after strangers");
+    farm.manager().write("index.html", "still publishing");
+    farm.wait_same(farm.member(1));
+}
+
+#[test]
+fn a_change_that_should_not_be_is_refused() {
+    let farm = Farm::plan().members(1).start_with(|manager| {
+        fill(manager);
+        std::os::unix::fs::symlink("../../outside", manager.web("way")).expect("a link");
+        fs::create_dir_all(manager.home.join("outside")).expect("a directory");
+    });
+    farm.manager().command(&["group", "set", "--set-name", "web"]);
+    let token = token(&farm, &[]);
+    let player = Player::new("player");
+    runtime().block_on(player.enter(&token)).expect("entered");
+    let mut client = client(&player, &token);
+    let before = Snapshot::of(farm.manager());
+    let expecting =
+        |expected: Vec<u8>| v1::ChangeRequest { expected: Some(expected.into()), ..put("index.html", b"evil") };
+    let with_mode = |mode: u32| {
+        let content = v1::FileContent { data: bytes::Bytes::new(), mode: Some(mode) };
+        v1::ChangeRequest { change: Some(change_request::Change::Put(content)), ..put("x", b"") }
+    };
+    let remove =
+        |path: &str| v1::ChangeRequest { change: Some(change_request::Change::Remove(true)), ..put(path, b"") };
+    let rows: Vec<(&str, v1::ChangeRequest, Code, &[&str])> = vec![
+        ("above", put("../evil", b"evil"), Code::InvalidArgument, &["leads elsewhere"]),
+        ("absolute", put("/etc/evil", b"evil"), Code::InvalidArgument, &["is empty"]),
+        ("NUL", put(b"ev\0il", b"evil"), Code::InvalidArgument, &["NUL"]),
+        ("the root", put("", b"evil"), Code::InvalidArgument, &["root of a set"]),
+        ("staging", put(".bellwether", b"evil"), Code::FailedPrecondition, &["excluded"]),
+        ("staging's child", put(".bellwether.web/evil", b"evil"), Code::FailedPrecondition, &["excluded"]),
+        ("a temporary name", put("conf.d/.bellwether.put-1", b"evil"), Code::FailedPrecondition, &["excluded"]),
+        ("through a link", put("way/evil", b"evil"), Code::FailedPrecondition, &["symbolic link", "not followed"]),
+        ("a link", put("way", b"evil"), Code::FailedPrecondition, &["symbolic link"]),
+        ("below a file", put("index.html/evil", b"evil"), Code::FailedPrecondition, &["nothing was changed"]),
+        ("a directory", put("conf.d", b"evil"), Code::FailedPrecondition, &["is a directory"]),
+        ("a directory removed", remove("conf.d"), Code::FailedPrecondition, &["is a directory"]),
+        ("5 MiB", put("big", &vec![0; 5 << 20]), Code::InvalidArgument, &["5242880 bytes", "at most 4194304"]),
+        ("9 MiB", put("big", &vec![0; 9 << 20]), Code::OutOfRange, &["message"]),
+        (
+            "another hash",
+            expecting(Hash::of(b"another").as_bytes().to_vec()),
+            Code::FailedPrecondition,
+            &["not what was expected"],
+        ),
+        ("half a hash", expecting(vec![1; 16]), Code::InvalidArgument, &["a hash of 16 bytes"]),
+        ("expected to be absent", expecting(Vec::new()), Code::FailedPrecondition, &["there is a file"]),
+        ("setuid", with_mode(0o4755), Code::InvalidArgument, &["mode 4755"]),
+        ("a wild mode", with_mode(u32::MAX), Code::InvalidArgument, &["mode"]),
+        ("no change", v1::ChangeRequest { change: None, ..put("x", b"") }, Code::InvalidArgument, &["changes nothing"]),
+        (
+            "no such set",
+            v1::ChangeRequest { set: "etc".into(), ..put("x", b"") },
+            Code::FailedPrecondition,
+            &["no set etc"],
+        ),
+        (
+            "a set that leads out",
+            v1::ChangeRequest { set: "../web".into(), ..put("x", b"") },
+            Code::InvalidArgument,
+            &["not a set name"],
+        ),
+    ];
+    for (case, request, code, words) in rows {
+        let status = runtime().block_on(client.change(request)).map(drop).expect_err(case);
+        says(case, status.message(), words);
+        assert_eq!(status.code(), code, "{case}: {status:?}");
+        before.assert_unchanged(farm.manager(), case);
+    }
+    let reads: [(&str, &[u8], &[&str]); 4] = [
+        ("read above", b"../../state/key.pem", &["leads elsewhere"]),
+        ("read through a link", b"way/x", &["web:way/x"]),
+        ("read a directory", b"conf.d", &["web:conf.d"]),
+        ("read nothing", b"nowhere", &["web:nowhere"]),
+    ];
+    for (case, path, words) in reads {
+        let read = v1::ReadRequest { set: "web".into(), path: bytes::Bytes::copy_from_slice(path) };
+        let status = runtime().block_on(client.read(read)).map(drop).expect_err(case);
+        says(case, status.message(), words);
+    }
+    runtime().block_on(client.change(put("asked.txt", b"asked"))).expect("a good change is taken");
+    wait_for("the change at the real member", crate::farm::DEADLINE, || {
+        fs::read(farm.member(1).web("asked.txt"))
+            .map(|content| assert_eq!(content, b"asked"))
+            .map_err(|e| e.to_string())
+    });
+}
+
+/// What a member is told by who is no manager: nothing is forwarded, nothing is admitted.
+#[test]
+fn a_member_admits_nobody() {
+    let farm = Farm::plan().members(1).start_with(fill);
+    let token = token(&farm, &[]);
+    let layout = Layout::new(farm.member(1).state());
+    let member = identity::load(&layout).expect("readable").expect("a key").public();
+    let player = Player::new("player");
+    // The token says manager; the address and the key are the member's.
+    let astray = Token { address: farm.member(1).listen.clone(), manager: member, ..token };
+    let status = runtime().block_on(player.enter(&astray)).expect_err("a member is no manager");
+    says("a member", status.message(), &["this server is a member", "manager"]);
+    assert!(one(&farm.status(), "player").is_none());
+}
+
+/// Another user on the manager's machine, who can even reach the socket.
+#[test]
+fn the_admin_socket_is_for_root_and_the_agents_own_user() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: another user is played only by root");
+        return;
+    }
+    let farm = Farm::plan().members(0).start_with(fill);
+    let socket = farm.manager().home.join("admin.sock");
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+        run(command.arg(env!("CARGO_BIN_EXE_bellwether")).args(arguments).arg("--admin-socket").arg(&socket))
+    };
+    let open = |path: &std::path::Path, mode: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    for directory in [farm.directory(), farm.manager().home.clone()] {
+        open(&directory, 0o755);
+    }
+    as_nobody(&["pause"]).refused().says(&["admin.sock"]);
+    open(&socket, 0o666);
+    for command in [&["pause"][..], &["token", "create"], &["status"], &["publish"]] {
+        let output = as_nobody(command);
+        assert_ne!(output.code, Some(0), "{output}");
+        output.says(&["user 65534 may not ask this agent"]);
+    }
+    assert!(!farm.status().paused);
+    farm.manager().command(&["pause"]).success();
+}

@@ -1,0 +1,65 @@
+//! Everything below a directory, byte for byte.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::farm::{Server, wait_for};
+
+/// What is at one path: kind and mode, owner, time (not a directory's: staging beside a set changes it), content.
+type Entry = (u32, (u32, u32), (i64, i64), Vec<u8>);
+
+/// A server's home but for what is its agent's own: the sets, and whatever lies around them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Snapshot(BTreeMap<PathBuf, Entry>);
+
+impl Snapshot {
+    /// Of `server`, now.
+    pub(super) fn of(server: &Server) -> Self {
+        let mut all = BTreeMap::new();
+        for entry in fs::read_dir(&server.home).expect("a home") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !matches!(name.as_str(), "state" | "agent.log" | "admin.sock" | "agent.toml") {
+                add(&path, &mut all);
+            }
+        }
+        Self(all)
+    }
+
+    /// Asserts that nothing of `server` has changed since. Staging of what was refused may need a moment to go.
+    pub(super) fn assert_unchanged(&self, server: &Server, case: &str) {
+        wait_for(&format!("{case}: nothing changed at {}", server.name), Duration::from_secs(10), || {
+            match self.difference(&Self::of(server)) {
+                None => Ok(()),
+                Some(path) => Err(format!("{} differs", path.display())),
+            }
+        });
+    }
+
+    fn difference(&self, now: &Self) -> Option<PathBuf> {
+        let paths = self.0.keys().chain(now.0.keys());
+        paths.into_iter().find(|path| self.0.get(*path) != now.0.get(*path)).cloned()
+    }
+}
+
+fn add(path: &Path, all: &mut BTreeMap<PathBuf, Entry>) {
+    // What vanishes while it is looked at is gone in the next look, too.
+    let Ok(found) = fs::symlink_metadata(path) else { return };
+    let time = if found.is_dir() { (0, 0) } else { (found.mtime(), found.mtime_nsec()) };
+    let content = if found.is_symlink() {
+        fs::read_link(path).map(|target| target.into_os_string().into_encoded_bytes()).unwrap_or_default()
+    } else if found.is_file() {
+        fs::read(path).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
+    all.insert(path.to_owned(), (found.mode(), (found.uid(), found.gid()), time, content));
+    for entry in fs::read_dir(path).into_iter().filter(|_| found.is_dir()).flatten().flatten() {
+        add(&entry.path(), all);
+    }
+}

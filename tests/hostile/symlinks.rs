@@ -1,0 +1,163 @@
+//! Somebody on the member's own machine who swaps links in under the writer.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use bellwether_proto::v1::{self, down};
+
+use super::{
+    forge::{change, directory, file},
+    manager::Manager,
+    runtime, says,
+    talk::Verdict,
+};
+
+/// Swaps a directory of the set for a link to one outside, and back, as fast as it can.
+struct Attacker {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<u32>,
+}
+
+impl Attacker {
+    fn start(directory: PathBuf, target: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let aside = directory.with_file_name("aside");
+            let mut swaps = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                // Each may fail when the writer is in between; the next round tries again.
+                if fs::rename(&directory, &aside).is_ok() {
+                    swaps += u32::from(symlink(&target, &directory).is_ok());
+                    thread::yield_now();
+                    let _ = fs::remove_file(&directory);
+                    let _ = fs::rename(&aside, &directory);
+                }
+            }
+            swaps
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the attacker's thread")
+    }
+}
+
+/// What lies outside, with all it holds.
+fn outside(manager: &Manager) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+    let mut found = Vec::new();
+    let mut open = vec![manager.member().home.join("outside"), manager.member().home.join("sets/neighbour")];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).expect("a directory").map(|entry| entry.expect("an entry").path()));
+        }
+        found.push((path.clone(), fs::read(&path).ok()));
+    }
+    found.sort();
+    found
+}
+
+/// Brings the member's sets to the revision that is held, as `bellwether sync` does.
+fn sync(manager: &Manager, case: &str) {
+    let verdict = runtime().block_on(async {
+        let mut talk = manager.talk().await;
+        talk.send(down::Message::Sync(v1::Sync { request: 1 })).await;
+        talk.verdict().await
+    });
+    let Verdict::Done(report) = verdict else { panic!("{case}: the sync fails: {verdict:?}") };
+    assert_eq!(report.root.as_ref(), manager.head.header().root.as_bytes(), "{case}");
+}
+
+#[test]
+fn a_link_swapped_in_under_the_writer_is_never_followed() {
+    let mut manager = Manager::play();
+    let set = manager.member().web("");
+    let before = outside(&manager);
+    let attacker = Attacker::start(set.join("conf.d"), manager.member().home.join("outside/deep"));
+    let (mut done, mut refused, mut failed) = (0, 0, 0);
+    for round in 0..40 {
+        let content = format!("round {round}").into_bytes();
+        let sub = format!("conf.d/dir{round}");
+        let changes = vec![
+            change(&sub, directory()),
+            change(format!("{sub}/file"), file(&content)),
+            change("conf.d/sentinel", file(&content)),
+            change("conf.d/site.conf", file(&content)),
+        ];
+        let forged = manager.forge(changes, vec![content]);
+        let (offer, bytes) = forged.pack();
+        let verdict = runtime().block_on(async {
+            let mut talk = manager.talk().await;
+            talk.offer(offer, &bytes).await;
+            talk.verdict().await
+        });
+        match verdict {
+            Verdict::Done(_) => {
+                done += 1;
+                manager.taken(&forged);
+            }
+            Verdict::Refused(_) => refused += 1,
+            Verdict::Failed(_) => {
+                failed += 1;
+                // In error until a sync; under attack that may fail, too.
+                runtime().block_on(async {
+                    let mut talk = manager.talk().await;
+                    talk.send(down::Message::Sync(v1::Sync { request: 1 })).await;
+                    talk.verdict().await;
+                });
+            }
+            other => panic!("round {round}: {other:?}"),
+        }
+        assert_eq!(outside(&manager), before, "round {round}: written outside the set");
+    }
+    let swaps = attacker.stop();
+    assert!(
+        swaps > 0 && done + refused + failed == 40,
+        "{swaps} swaps: {done} done, {refused} refused, {failed} failed"
+    );
+    let _ = fs::remove_file(set.join("aside"));
+    let _ = fs::remove_dir_all(set.join("aside"));
+    sync(&manager, "after the attack");
+    assert_eq!(outside(&manager), before, "the sync wrote outside the set");
+    let good = manager.good();
+    manager.push(&good, "after the attack");
+    eprintln!("{swaps} swaps: {done} done, {refused} refused, {failed} failed");
+}
+
+#[test]
+fn a_link_in_a_directorys_place_is_held_and_named() {
+    let mut manager = Manager::play();
+    let set = manager.member().web("");
+    let before = outside(&manager);
+    fs::rename(set.join("conf.d"), manager.member().home.join("aside")).expect("moved");
+    symlink("../../outside/deep", set.join("conf.d")).expect("a link");
+    for (case, path) in
+        [("a file there", "conf.d/sentinel"), ("a new one", "conf.d/new"), ("an old one", "conf.d/site.conf")]
+    {
+        let forged = manager.forge(vec![change(path, file(b"evil"))], vec![b"evil".to_vec()]);
+        let (offer, bytes) = forged.pack();
+        let said = runtime().block_on(async {
+            let mut talk = manager.talk().await;
+            talk.offer(offer, &bytes).await;
+            talk.verdict().await.refusal(case)
+        });
+        says(case, &said, &["symbolic link", "not followed"]);
+        assert_eq!(outside(&manager), before, "{case}");
+    }
+    // A sync puts the link away and the directory back; it touches nothing behind the link.
+    sync(&manager, "a link in a directory's place");
+    assert!(fs::symlink_metadata(set.join("conf.d")).expect("there").is_dir());
+    assert_eq!(outside(&manager), before);
+    let good = manager.good();
+    manager.push(&good, "after the sync");
+}
