@@ -45,7 +45,7 @@ use crate::{
     layout::{Held, Layout},
     lock::Lock,
     member,
-    services::{Agent, Standing, admin::AdminService, group::GroupService, link::ManagerLink},
+    services::{Agent, Standing, admin::AdminService, door::Door, group::GroupService, link::ManagerLink},
     socket, tls,
 };
 
@@ -266,10 +266,13 @@ async fn serve(
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);
     let push = push.map(|push| PushServer::new(push).max_decoding_message_size(limits::MESSAGE));
+    let record = agent.record.clone();
+    let servers = tls::incoming(servers, tls).knowing(move |key| record.current().record().by_key(key).is_some());
     let for_servers = tls::service()
+        .layer(Door::new(agent.record.clone()))
         .add_service(group)
         .add_optional_service(push)
-        .serve_with_incoming_shutdown(tls::incoming(servers, tls), stopped(stop));
+        .serve_with_incoming_shutdown(servers, stopped(stop));
     let admin = AdminServer::new(AdminService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);

@@ -142,8 +142,13 @@ impl Server {
 
     /// The path as its agent sees it, who may have mounts of its own.
     pub(crate) fn as_agent_sees(&self, path: &Path) -> PathBuf {
+        self.process().join("root").join(path.strip_prefix("/").expect("absolute"))
+    }
+
+    /// What the system says of the agent's process.
+    pub(crate) fn process(&self) -> PathBuf {
         let agent = self.agent.as_ref().expect("an agent that runs");
-        Path::new("/proc").join(agent.id().to_string()).join("root").join(path.strip_prefix("/").expect("absolute"))
+        Path::new("/proc").join(agent.id().to_string())
     }
 
     /// Whether its agent was started and not killed by the test.

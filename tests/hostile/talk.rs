@@ -33,6 +33,16 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
+    /// The report of a revision that was taken.
+    #[track_caller]
+    pub(super) fn taken(self, case: &str) -> v1::Report {
+        match self {
+            Self::Done(report) => report,
+            Self::Refused(why) | Self::Failed(why) | Self::Ended(why) => panic!("{case}: not taken: {why}"),
+            other => panic!("{case}: not taken: {other:?}"),
+        }
+    }
+
     /// The words of a refusal, before the switch or by ending the stream.
     #[track_caller]
     pub(super) fn refusal(self, case: &str) -> String {

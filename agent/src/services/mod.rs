@@ -1,6 +1,7 @@
 //! What this server answers: to other servers ([`group`]) and to the commands on this machine ([`admin`]).
 
 pub(crate) mod admin;
+pub(crate) mod door;
 pub(crate) mod group;
 pub(crate) mod link;
 mod refusal;
@@ -8,7 +9,7 @@ mod refusal;
 use std::sync::{Arc, atomic::AtomicBool};
 
 use bellwether_manager::Manager;
-use bellwether_proto::{record::Role, status::FarmStatus, v1};
+use bellwether_proto::{key::PublicKey, record::Role, status::FarmStatus, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -74,7 +75,7 @@ impl Agent {
         match current.record().by_key(&key) {
             Some(server) if server.role != Role::Disabled => Ok(server.name.to_string()),
             Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
-            None => Err(Status::permission_denied(format!("{key} is not a server of this group (any more)"))),
+            None => Err(not_of_the_group(&key)),
         }
     }
 
@@ -84,6 +85,10 @@ impl Agent {
         let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
         Ok(v1::StatusReply { json: json.into() })
     }
+}
+
+fn not_of_the_group(key: &PublicKey) -> Status {
+    Status::permission_denied(format!("{key} is not a server of this group (any more)"))
 }
 
 /// Changes one file at the manager.

@@ -4,6 +4,7 @@
 //! monitor. Nothing it does waits for another lane, and none waits for it; it is aborted at once when its server leaves
 //! the group. It keeps nothing durable: a member says itself where it is, every time it is reached.
 
+mod allowance;
 mod outbox;
 mod session;
 mod watchdog;
@@ -18,6 +19,7 @@ use bellwether_proto::{
     PROTOCOL, limits,
     name::ServerName,
     record::Server,
+    revision::RevisionId,
     status::{Event, Observation},
     v1,
 };
@@ -30,7 +32,7 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
-use crate::{backoff::Backoff, plan::Refusal, shared::Shared};
+use crate::{backoff::Backoff, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: slices are 256 KiB.
 const ON_THE_WAY: usize = 4;
@@ -62,7 +64,7 @@ pub(crate) struct Memory {
     /// Why it failed, by its own word or ours: until a sync has ended well, whatever it says the next time (W8).
     fault: Option<String>,
     /// What the member refused.
-    refused: Option<Refusal>,
+    refused: Option<RevisionId>,
 }
 
 impl Memory {
@@ -85,6 +87,21 @@ struct Link {
     hello: v1::UpHello,
 }
 
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// It was lost, or the manager stops.
+    Lost(String),
+    /// The member broke a rule.
+    Breach(String),
+}
+
+impl From<String> for End {
+    fn from(why: String) -> Self {
+        Self::Lost(why)
+    }
+}
+
 /// A lane's constants.
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
@@ -99,10 +116,14 @@ impl Lane {
         loop {
             let dialled = Instant::now();
             let why = match self.connect().await {
-                Ok(link) => {
-                    backoff.reset();
-                    session::run(&self, link, &mut control, &mut memory).await
-                }
+                Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
+                    End::Lost(why) => {
+                        backoff.reset();
+                        why
+                    }
+                    // It would do so again at once.
+                    End::Breach(why) => why,
+                },
                 Err(why) => why,
             };
             tracing::info!(server = %self.server.name, why, "lost");
@@ -155,7 +176,7 @@ impl Lane {
 
     async fn dial(&self) -> Result<Link, String> {
         let channel = self.shared.dial.dial(&self.server).await?;
-        let mut client = v1::push_client::PushClient::new(channel).max_decoding_message_size(limits::MESSAGE);
+        let mut client = v1::push_client::PushClient::new(channel).max_decoding_message_size(limits::ANSWER);
         let (down, outgoing) = mpsc::channel(ON_THE_WAY);
         let hello = v1::down::Message::Hello(self.hello());
         down.send(v1::Down { message: Some(hello) }).await.map_err(|e| e.to_string())?;
