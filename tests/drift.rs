@@ -45,10 +45,11 @@ fn w3_a_directory_copied_by_hand_is_detected_by_its_content() {
         manager.write("site/style.css", "body {}");
     });
     farm.wait_equal();
+    farm.manager().command(&["verify"]).success();
     replace_unseen(&farm.member(1).web("site/index.html"), "version two");
     farm.member(1).write("site/extra.html", "copied along");
 
-    farm.manager().command(&["verify", "member1"]).success();
+    farm.manager().command(&["verify", "member1"]).exits(5).says(&["member1", "2 entries"]);
     let shown = farm.wait_server(farm.member(1), "both entries of drift", |s| s.drift_entries >= 2);
     for name in ["index.html", "extra.html"] {
         assert!(shown.drift.iter().any(|path| path.contains(name)), "{name} in {:?}", shown.drift);
@@ -56,6 +57,7 @@ fn w3_a_directory_copied_by_hand_is_detected_by_its_content() {
     farm.manager().command(&["sync"]).success();
     farm.wait_equal();
     farm.assert_equal();
+    farm.manager().command(&["verify"]).success();
 }
 
 #[test]

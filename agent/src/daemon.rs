@@ -32,7 +32,7 @@ use bellwether_proto::{
 use bellwether_store::tree::Tree;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tonic::transport::Channel;
 
@@ -78,7 +78,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let stop = stop_on_signal()?;
     let (events, seen) = mpsc::unbounded_channel();
     let (ready_to, ready) = watch::channel(Ready::no("starting"));
-    let farm = fold(&config, seen);
+    let (folded, awaited) = mpsc::channel(INPUTS);
+    let farm = fold(&config, seen, awaited);
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let bound = Bound::bind(&config).await?;
 
@@ -102,13 +103,13 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         };
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await;
         let member = member.map_err(|e| CommandError::failed(&e))?.map_err(|e| CommandError::failed(&e))?;
-        watching = Some(tokio::spawn(member.watch(inputs.clone(), stop.subscribe())));
+        watching = Some(tokio::spawn(member.watch(inputs.clone(), &stop.subscribe())));
         member_thread = Some(tokio::task::spawn_blocking(move || member.run(received)));
-        let service = member::PushService::new(record.clone(), inputs);
+        let service = member::PushService::new(record.clone(), inputs, stop.subscribe());
         (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree)), Some(service))
     };
     let leaving = AtomicBool::new(false);
-    let agent = Arc::new(Agent { record, standing, farm: farm.clone(), stop: stop.clone(), leaving });
+    let agent = Arc::new(Agent { record, standing, farm: farm.clone(), folded, stop: stop.clone(), leaving });
 
     let served = serve(bound, &key, &agent, push, http::router(farm, ready), &stop).await;
     stop.send_replace(true);
@@ -163,13 +164,19 @@ fn stop_on_signal() -> Result<watch::Sender<bool>, CommandError> {
 }
 
 /// Folds events into the farm's status, and makes it anew once a second: lags grow by themselves.
-fn fold(config: &Config, mut seen: mpsc::UnboundedReceiver<Event>) -> watch::Receiver<Arc<FarmStatus>> {
+fn fold(
+    config: &Config,
+    mut seen: mpsc::UnboundedReceiver<Event>,
+    mut awaited: mpsc::Receiver<oneshot::Sender<()>>,
+) -> watch::Receiver<Arc<FarmStatus>> {
     let mut farm = Farm::new(config.name.clone());
     let (to, from) = watch::channel(Arc::new(farm.status(now_ms())));
     tokio::spawn(async move {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
+            let mut waiting = None;
             tokio::select! {
+                Some(waits) = awaited.recv() => waiting = Some(waits),
                 event = seen.recv() => match event {
                     Some(event) => farm.apply(now_ms(), event),
                     None => return,
@@ -180,6 +187,10 @@ fn fold(config: &Config, mut seen: mpsc::UnboundedReceiver<Event>) -> watch::Rec
                 farm.apply(now_ms(), event);
             }
             to.send_replace(Arc::new(farm.status(now_ms())));
+            if let Some(waiting) = waiting {
+                // Gone: it does not wait any more.
+                let _ = waiting.send(());
+            }
         }
     });
     from

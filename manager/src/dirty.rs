@@ -20,7 +20,7 @@ type Paths = BTreeMap<(SetName, EntryPath), Depth>;
 
 /// Paths that events named, and the burst they came in.
 #[derive(Debug, Default)]
-pub(crate) struct Dirty {
+pub struct Dirty {
     state: Mutex<State>,
     changed: Notify,
 }
@@ -63,7 +63,7 @@ impl Dirty {
     fn add(&self, now: Instant, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
-        let paths = if state.everything { PATHS } else { state.paths.len() };
+        let paths = state.paths.len();
         let first = state.burst.map_or(now, |burst| burst.first);
         state.burst = Some(Burst { first, last: now, paths });
         drop(state);
@@ -71,19 +71,19 @@ impl Dirty {
     }
 
     /// When it will have been quiet for long enough; none while nothing happened.
-    pub(crate) fn due(&self, quiet_max: Duration) -> Option<Instant> {
+    pub fn due(&self, quiet_max: Duration) -> Option<Instant> {
         self.state().burst.map(|burst| burst.due(quiet_max))
     }
 
     /// What to look at; none when nothing happened. From now on a new burst is gathered.
-    pub(crate) fn take(&self) -> Option<Look> {
+    pub fn take(&self) -> Option<Look> {
         let State { paths, everything, burst } = std::mem::take(&mut *self.state());
         burst?;
         Some(if everything { Look::Stats } else { Look::At(paths) })
     }
 
     /// Returns when something has happened since it returned last.
-    pub(crate) async fn changed(&self) {
+    pub async fn changed(&self) {
         self.changed.notified().await;
     }
 }

@@ -40,6 +40,8 @@ pub struct Form<'a> {
     pub sets: Vec<(SetName, PathBuf)>,
     /// The rules of these sets; one that is not named has none.
     pub rules: Vec<SetRules>,
+    /// How packs are compressed, the first one included.
+    pub codec: Codec,
     /// The state directory.
     pub state: &'a Path,
     /// Who asked.
@@ -191,7 +193,7 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         role: Role::Manager,
         candidate: true,
     };
-    let policy = Policy { publish: Publish::Auto, paused: false, codec: Codec::default(), quiet_max_ms: 500, sets };
+    let policy = Policy { publish: Publish::Auto, paused: false, codec: form.codec, quiet_max_ms: 500, sets };
     let record = Record {
         format: FORMAT,
         group: GroupId::from(group),

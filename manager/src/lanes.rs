@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bellwether_proto::{
     name::ServerName,
     record::{Role, Server},
+    status::{Event, Observation},
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -47,7 +48,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut asked: mpsc::Receiver<ToLanes>,
         tokio::select! {
             changed = record.changed() => if changed.is_err() { break },
             Some(ToLanes { servers, control, answer }) = asked.recv() => {
-                let _ = answer.send(ask(&lanes, &servers, control));
+                let _ = answer.send(ask(&shared, &lanes, &servers, control));
             }
             // Lanes end only when they are aborted; their results are taken so that none piles up.
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
@@ -88,11 +89,21 @@ fn settle(
     }
 }
 
-fn ask(lanes: &BTreeMap<ServerName, Running>, servers: &[ServerName], control: Control) -> Vec<ServerName> {
+fn ask(
+    shared: &Shared,
+    lanes: &BTreeMap<ServerName, Running>,
+    servers: &[ServerName],
+    control: Control,
+) -> Vec<ServerName> {
+    let to = shared.head.borrow().stored.header.number();
     let meant = lanes.iter().filter(|(name, _)| servers.is_empty() || servers.contains(name));
     // A lane that has so many requests waiting will do what is asked anyway.
     let told = meant.map(|(name, lane)| {
         let _ = lane.control.try_send(control);
+        if matches!(control, Control::Sync { .. }) {
+            // Seen at once, so that nobody who asked takes the state from before for the end of it.
+            shared.see(Event::Server(name.clone(), Observation::Started { sync: true, to }));
+        }
         name.clone()
     });
     told.collect()

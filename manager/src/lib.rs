@@ -13,7 +13,7 @@
 
 mod backoff;
 mod change;
-mod dirty;
+pub mod dirty;
 pub mod failpoints;
 mod form;
 pub mod glob;
@@ -31,7 +31,7 @@ pub mod safety;
 mod shared;
 mod start;
 pub mod tokens;
-mod watch;
+pub mod watch;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -42,6 +42,7 @@ use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
     revision::SignedHeader,
+    status::{Event, Observation},
     v1,
 };
 use bellwether_store::{
@@ -267,7 +268,21 @@ impl Manager {
         let (answer, answered) = oneshot::channel();
         let _ = self.inner.lanes.send(ToLanes { servers, control, answer }).await;
         // No answer: the manager stops, and nobody was asked.
-        Ok(answered.await.unwrap_or_default())
+        let asked = answered.await.unwrap_or_default();
+        if !verify_only {
+            self.tell_syncing(&asked);
+        }
+        Ok(asked)
+    }
+
+    /// Whoever asked and looks at the status next must not take the state before the sync for its end.
+    fn tell_syncing(&self, asked: &[ServerName]) {
+        let shared = &self.inner.shared;
+        let to = shared.head.borrow().stored.header.number();
+        let records = shared.records.borrow();
+        for server in asked.iter().filter(|server| records.contains_key(server)) {
+            shared.see(Event::Server(server.clone(), Observation::Started { sync: true, to }));
+        }
     }
 
     /// Makes a token; returns it with its secret, which is kept nowhere.

@@ -30,7 +30,7 @@ use crate::{
     publisher::{Publisher, Times},
     shared::{Given, Shared, Timings, sources},
     tokens::Tokens,
-    watch::{self as watching, Mode},
+    watch::{self as watching, Mode, Watched},
 };
 
 /// The tokens' file in the state directory.
@@ -179,8 +179,10 @@ fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdow
         failures: 0,
         times: Times::new(Instant::now(), !believed, full),
     };
+    let to_watch =
+        Watched { record: shared.record.subscribe(), sets: shared.sets.clone(), events: shared.events.clone() };
     let tasks = vec![
-        ("watch", tokio::spawn(watching::run(shared.clone(), dirty, mode, shutdown.clone()))),
+        ("watch", tokio::spawn(watching::run(to_watch, dirty, mode, shutdown.clone()))),
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
         ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
     ];

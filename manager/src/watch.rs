@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_proto::{entry::EntryPath, name::SetName, status::Event};
+use bellwether_proto::{
+    entry::EntryPath,
+    name::SetName,
+    record::{SetRules, SignedRecord},
+    status::Event,
+};
 use bellwether_store::scan::{Depth, Excludes, Source};
 use notify::{
     Config, EventKind, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher,
@@ -18,7 +23,7 @@ use notify::{
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::{dirty::Dirty, publisher::stopped, shared::Shared};
+use crate::{dirty::Dirty, publisher::stopped, shared::sources};
 
 /// How long after a failure to watch it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -132,9 +137,20 @@ impl Watching {
     }
 }
 
+/// What is watched, under the rules of which record, and who is told how.
+#[derive(Debug)]
+pub struct Watched {
+    /// The record in force: its rules say what is of no interest.
+    pub record: watch::Receiver<Arc<SignedRecord>>,
+    /// Where the sets are on this server.
+    pub sets: Vec<(SetName, PathBuf)>,
+    /// Where [`Event::Watching`] goes.
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
 /// How changes are noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// Not known yet.
     Starting,
     /// By events.
@@ -145,38 +161,31 @@ pub(crate) enum Mode {
 
 /// Keeps the watches armed until `shutdown`. After every arming everything is to be looked at: what happened before it
 /// made no event.
-pub(crate) async fn run(
-    shared: Arc<Shared>,
-    dirty: Arc<Dirty>,
-    mode: watch::Sender<Mode>,
-    mut shutdown: watch::Receiver<bool>,
-) {
-    let mut record = shared.record.subscribe();
+pub async fn run(watched: Watched, dirty: Arc<Dirty>, mode: watch::Sender<Mode>, mut shutdown: watch::Receiver<bool>) {
+    let Watched { mut record, sets, events } = watched;
     loop {
-        let rules = record.borrow_and_update().record().policy.sets.clone();
-        let places = Arc::new(places(shared.sources()));
+        let current = record.borrow_and_update().clone();
+        let rules = &current.record().policy.sets;
+        let places = Arc::new(places(sources(current.record(), &sets)));
         let (wake, mut rearm) = mpsc::channel(1);
         let mut watching = None;
         loop {
             let (armed, next) = arm(watching.take(), places.clone(), dirty.clone(), wake.clone()).await;
             watching = armed;
-            say(&shared, &mode, next);
+            say(&events, &mode, next);
             dirty.note_everything(Instant::now());
             let again = tokio::time::sleep(AGAIN);
             tokio::select! {
                 () = again, if watching.is_none() => {}
                 _ = rearm.recv() => {}
-                () = rules_changed(&mut record, &rules) => break,
+                () = rules_changed(&mut record, rules) => break,
                 () = stopped(&mut shutdown) => return,
             }
         }
     }
 }
 
-async fn rules_changed(
-    record: &mut watch::Receiver<Arc<bellwether_proto::record::SignedRecord>>,
-    rules: &[bellwether_proto::record::SetRules],
-) {
+async fn rules_changed(record: &mut watch::Receiver<Arc<SignedRecord>>, rules: &[SetRules]) {
     // An error: the manager is gone, and so is this task, soon.
     if record.wait_for(|record| record.record().policy.sets != rules).await.is_err() {
         std::future::pending::<()>().await;
@@ -215,7 +224,7 @@ fn why(error: &notify::Error) -> String {
     error.to_string()
 }
 
-fn say(shared: &Shared, mode: &watch::Sender<Mode>, next: Mode) {
+fn say(events: &mpsc::UnboundedSender<Event>, mode: &watch::Sender<Mode>, next: Mode) {
     if *mode.borrow() == next {
         return;
     }
@@ -223,7 +232,8 @@ fn say(shared: &Shared, mode: &watch::Sender<Mode>, next: Mode) {
         Mode::Starting | Mode::Events => "events".to_owned(),
         Mode::Rescans(why) => format!("only by rescanning: {why}"),
     };
-    shared.see(Event::Watching(text));
+    // Nobody listens any more when this process is stopping.
+    let _ = events.send(Event::Watching(text));
     mode.send_replace(next);
 }
 

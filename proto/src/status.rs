@@ -67,6 +67,21 @@ pub struct Progress {
     pub bytes_total: u64,
 }
 
+/// What a server found when it looked at all that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// When the manager heard of it, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Every byte was hashed; otherwise every entry's stat was compared.
+    pub full: bool,
+    /// How many entries there are.
+    pub entries: u64,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+    /// They give the root hash of the head revision.
+    pub equal: bool,
+}
+
 /// One server, as observed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerStatus {
@@ -100,6 +115,8 @@ pub struct ServerStatus {
     pub version: Option<String>,
     /// The newest recovery points it made.
     pub kept: Vec<String>,
+    /// The last `verify` of it.
+    pub verified: Option<Verified>,
 }
 
 /// One set at the manager.
@@ -216,6 +233,8 @@ pub enum Observation {
         /// The first few, as SET:PATH.
         paths: Vec<String>,
     },
+    /// It looked at all that it has.
+    Verified(Verified),
     /// It is alive.
     Alive,
 }

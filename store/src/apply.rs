@@ -2,7 +2,7 @@
 
 //!
 //! [`Plan`] looks at the disk and stages, [`Staged`] switches, [`Switched`] commits or takes back; each is dropped safely.
-//! What is on the disk at any moment is finished by [`recover`].
+//! What is on the disk at any moment is finished by [`recover()`].
 
 use std::path::PathBuf;
 

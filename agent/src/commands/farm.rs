@@ -58,35 +58,50 @@ pub(super) async fn until_reached(
     head: Number,
     servers: Option<&[ServerName]>,
 ) -> Result<(), CommandError> {
-    let mut waiting_for = "the first status".to_owned();
-    let follow = follow(client, head, servers, &mut waiting_for);
-    let answer = match common.timeout {
-        None => Ok(follow.await),
-        Some(limit) => tokio::time::timeout(limit, follow).await.map_err(|_| limit),
+    let rule = |status: &FarmStatus| match reached(status, head, servers) {
+        Verdict::Done => Ok(Ok(())),
+        Verdict::Partly(stuck) => Ok(Err(partly(head, &stuck))),
+        Verdict::Waiting(whom) => Err(format!("{head} on {whom}")),
     };
-    answer.unwrap_or_else(|limit| {
-        let text = format!("{head} is not everywhere after {}: {waiting_for}", duration::format(limit));
-        Err(CommandError::new(Kind::TimedOut, text)
-            .hint("it goes on by itself; `bellwether monitor` shows how far it is"))
-    })
+    until(client, common, rule).await?
 }
 
-async fn follow(
+/// Waits until `rule` gives something, for as long as `--timeout` says. What it gives otherwise is what is waited for.
+///
+/// # Errors
+/// Timed out, with what was waited for; or the agent's.
+pub(super) async fn until<T>(
     client: &mut AdminClient<Channel>,
-    head: Number,
-    servers: Option<&[ServerName]>,
+    common: &Common,
+    rule: impl FnMut(&FarmStatus) -> Result<T, String>,
+) -> Result<T, CommandError> {
+    let mut waiting_for = "the first status".to_owned();
+    let follow = follow(client, rule, &mut waiting_for);
+    let Some(limit) = common.timeout else { return follow.await };
+    match tokio::time::timeout(limit, follow).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let text = format!("not everywhere after {}: still waiting for {waiting_for}", duration::format(limit));
+            Err(CommandError::new(Kind::TimedOut, text)
+                .hint("it goes on by itself; `bellwether monitor` shows how far it is"))
+        }
+    }
+}
+
+async fn follow<T>(
+    client: &mut AdminClient<Channel>,
+    mut rule: impl FnMut(&FarmStatus) -> Result<T, String>,
     waiting_for: &mut String,
-) -> Result<(), CommandError> {
+) -> Result<T, CommandError> {
     let request = WatchRequest { follow: true, interval_ms: INTERVAL_MS };
     let mut replies = client.status(request).await?.into_inner();
-    let progress = Progress::begin(&format!("waiting for {head}"));
+    let progress = Progress::begin("waiting");
     loop {
-        match reached(&decode(replies.message().await?)?, head, servers) {
-            Verdict::Done => return Ok(()),
-            Verdict::Partly(stuck) => return Err(partly(head, &stuck)),
-            Verdict::Waiting(whom) => {
-                progress.now(format!("waiting for {head}: {whom}"));
-                *waiting_for = whom;
+        match rule(&decode(replies.message().await?)?) {
+            Ok(found) => return Ok(found),
+            Err(what) => {
+                progress.now(format!("waiting for {what}"));
+                *waiting_for = what;
             }
         }
     }

@@ -9,7 +9,7 @@ use bellwether_manager::{Form, FormError, Formed};
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::SetName,
-    record::SetRules,
+    record::{Codec, SetRules},
 };
 use serde_json::json;
 
@@ -40,6 +40,9 @@ pub struct Args {
     /// Leave to each server what fits; again for each
     #[arg(long, value_name = "SET=PATTERN")]
     pub local: Vec<String>,
+    /// How packs are compressed: none, or deflate:1 to deflate:9
+    #[arg(long, default_value_t)]
+    pub codec: Codec,
     /// Show what would be done
     #[arg(long)]
     pub dry_run: bool,
@@ -71,7 +74,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     output::confirm("form a group with this server as its manager?", args.yes)?;
     let key = identity::load_or_create(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
-    let formed = form(&config, rules, key).await?;
+    let formed = form(&config, rules, args.codec, key).await?;
     let held = Held { chain: vec![formed.record.clone()], current: formed.record.clone() };
     layout.hold(&held).map_err(|e| CommandError::failed(&e).hint("bellwether leave, then init again"))?;
     starter::write_file(&config)?;
@@ -138,7 +141,7 @@ fn already(common: &Common, layout: &Layout, held: &Held, config: &Config) -> Re
 }
 
 /// Scans and packs, showing how far it is.
-async fn form(config: &Config, rules: Vec<SetRules>, key: KeyPair) -> Result<Formed, CommandError> {
+async fn form(config: &Config, rules: Vec<SetRules>, codec: Codec, key: KeyPair) -> Result<Formed, CommandError> {
     let names: Vec<_> = config.sets.iter().map(|set| set.name.as_str()).collect();
     let progress = Progress::begin(&format!("reading and packing {}", names.join(", ")));
     let (name, address) = (config.name.clone(), config.advertise.clone());
@@ -152,6 +155,7 @@ async fn form(config: &Config, rules: Vec<SetRules>, key: KeyPair) -> Result<For
             address,
             sets,
             rules,
+            codec,
             state: &state,
             author: author(),
             time_ms,

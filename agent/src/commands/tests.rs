@@ -57,6 +57,7 @@ fn member(name: &str, state: &str, revision: &str) -> serde_json::Value {
         "name": name, "address": "a:1", "role": "member", "state": state, "revision": revision, "lag_revisions": 0,
         "lag_ms": 0, "reason": "the disk is full", "drift": [], "drift_entries": 0, "progress": null, "seen_ms": null,
         "last_update_us": null, "version": null, "kept": [],
+        "verified": { "time_ms": 1, "full": true, "entries": 3, "micros": 900, "equal": true },
     })
 }
 
@@ -92,7 +93,7 @@ impl Admin for Shared {
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
         let request = request.into_inner();
         self.0.note((&request.servers, request.full, request.verify_only));
-        Ok(Response::new(v1::SyncReply { servers: request.servers }))
+        Ok(Response::new(v1::SyncReply { servers: request.servers, time_ms: 0 }))
     }
     async fn remove_server(
         &self,
@@ -209,7 +210,7 @@ async fn the_time_being_up_names_whom_was_waited_for() {
     let agent = Agent::start(Fake { servers, ..Fake::default() }).await;
     let error = agent.run("sync web2 --timeout 300ms").await.expect_err("it never arrives");
     assert_eq!(error.kind, Kind::TimedOut);
-    assert!(error.message.contains("1.5 is not everywhere after 300ms"), "{error}");
+    assert!(error.message.contains("not everywhere after 300ms: still waiting for 1.5"), "{error}");
 }
 
 #[tokio::test]

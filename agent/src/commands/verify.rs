@@ -1,9 +1,18 @@
-//! `bellwether verify`: have servers hash again what is on their disks.
+//! `bellwether verify`: have servers look again at what is on their disks, and wait for what they find.
 
-use bellwether_proto::{name::ServerName, v1::SyncRequest};
+use bellwether_proto::{
+    name::ServerName,
+    status::{FarmStatus, ServerStatus, Verified},
+    v1::SyncRequest,
+};
 use serde_json::json;
 
-use crate::{common::Common, error::CommandError, output};
+use super::farm;
+use crate::{
+    common::Common,
+    error::{CommandError, Kind},
+    output,
+};
 
 /// Its arguments.
 #[derive(Debug, clap::Args)]
@@ -11,20 +20,56 @@ pub struct Args {
     /// Which servers; otherwise all members
     #[arg(value_name = "NAME")]
     pub servers: Vec<ServerName>,
+    /// Compare every entry's stat only, instead of hashing every byte
+    #[arg(long)]
+    pub quick: bool,
 }
 
 /// Runs it.
 ///
 /// # Errors
-/// Refused: this server is not the manager, or there is no such server.
+/// Refused: this server is not the manager, or there is no such server. Partly: some differ, and in what.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     let servers = args.servers.iter().map(ToString::to_string).collect();
-    let request = SyncRequest { servers, full: true, verify_only: true };
-    let asked = common.in_time(client.sync(request)).await?.into_inner().servers;
-    output::show(common.json, &json!({ "servers": asked }), |_| match asked.as_slice() {
+    let request = SyncRequest { servers, full: !args.quick, verify_only: true };
+    let asked = common.in_time(client.sync(request)).await?.into_inner();
+    let done = farm::until(&mut client, common, |status| found(status, &asked.servers, asked.time_ms)).await?;
+    let document: Vec<_> =
+        done.iter().map(|(server, found)| json!({ "server": server.name, "verified": found })).collect();
+    let differing: Vec<_> = done.iter().filter(|(_, found)| !found.equal).map(|(server, _)| differs(server)).collect();
+    if !differing.is_empty() {
+        let text = format!("not as the head revision: {}", differing.join("; "));
+        return Err(CommandError::new(Kind::Partly, text).hint("`bellwether sync NAME` brings the head revision back"));
+    }
+    output::show(common.json, &document, |_| match done.as_slice() {
         [] => "there is no server to ask".to_owned(),
-        names => format!("asked {} to hash every byte; `bellwether status` shows what differs", names.join(", ")),
+        done => done.iter().map(line).collect::<Vec<_>>().join("\n"),
     });
     Ok(())
+}
+
+/// What the servers that were asked at `since_ms` have found; the error names one that has not answered yet.
+fn found(status: &FarmStatus, asked: &[String], since_ms: u64) -> Result<Vec<(ServerStatus, Verified)>, String> {
+    let servers = status.servers.iter().filter(|server| asked.iter().any(|name| name == server.name.as_str()));
+    let one = |server: &ServerStatus| match &server.verified {
+        Some(found) if found.time_ms >= since_ms => Ok((server.clone(), found.clone())),
+        _ => Err(server.name.to_string()),
+    };
+    servers.map(one).collect()
+}
+
+fn differs(server: &ServerStatus) -> String {
+    let first = server.drift.first().map(|path| format!(", {path} first")).unwrap_or_default();
+    match (server.revision, server.drift_entries) {
+        (None, _) => format!("{} holds no revision", server.name),
+        (Some(at), 0) => format!("{} is at {at}", server.name),
+        (Some(at), count) => format!("{} differs from {at} in {count} entries{first}", server.name),
+    }
+}
+
+fn line((server, found): &(ServerStatus, Verified)) -> String {
+    let how = if found.full { "every byte hashed" } else { "every stat compared" };
+    let millis = found.micros as f64 / 1_000.0;
+    format!("{}: {} entries equal, {how}, {millis:.1} ms", server.name, found.entries)
 }

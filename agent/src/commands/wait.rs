@@ -143,6 +143,7 @@ mod tests {
             last_update_us: None,
             version: None,
             kept: vec![],
+            verified: None,
         };
         FarmStatus {
             observer: observer.parse().unwrap(),

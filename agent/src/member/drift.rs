@@ -1,5 +1,11 @@
 //! Drift: edits on a member, seen and reported by content, never adopted (W3).
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bellwether_manager::dirty::Dirty;
 use bellwether_proto::{
     status::Observation,
     v1::{self, up},
@@ -14,19 +20,34 @@ use crate::{
     error::chain,
 };
 
-/// How often every entry is looked at.
-const RESCAN: std::time::Duration = std::time::Duration::from_secs(3);
+/// How often every entry is looked at: events are hints.
+const RESCAN: Duration = Duration::from_secs(60);
+/// How long a burst of events is waited for. Nobody waits for a report of drift, and most events are our own switches.
+const QUIET: Duration = Duration::from_millis(500);
 /// How many paths a report names.
 const NAMED: usize = 20;
 
-/// Has everything looked at again and again, until `stop`.
-pub(super) async fn watch(inputs: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
+/// Has looked at what events name, when it has been quiet, and at everything now and then, until `stop`.
+pub(super) async fn watch(dirty: Arc<Dirty>, inputs: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
+    let mut rescan = Instant::now() + RESCAN;
     loop {
+        let quiet = dirty.due(QUIET);
         tokio::select! {
-            () = tokio::time::sleep(RESCAN) => {}
+            () = dirty.changed() => continue,
+            () = tokio::time::sleep_until(quiet.unwrap_or(rescan).min(rescan).into()) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        if inputs.send(Input::Dirty(Look::Stats)).await.is_err() {
+        let now = Instant::now();
+        let look = if rescan <= now {
+            rescan = now + RESCAN;
+            dirty.take();
+            Look::Stats
+        } else if let Some(look) = dirty.take() {
+            look
+        } else {
+            continue;
+        };
+        if inputs.send(Input::Dirty(look)).await.is_err() {
             return;
         }
     }
@@ -69,7 +90,7 @@ impl Member {
     /// Looks at everything (every byte when `full`) and says what root that gives.
     pub(super) fn verify(&mut self, full: bool) {
         self.interrupt();
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let look = if full { Look::Bytes } else { Look::Stats };
         if let Err(error) = self.sets.look(&look) {
             let fault = v1::Fault { reason: chain(&error), since_ms: now_ms() };

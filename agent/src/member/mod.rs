@@ -21,6 +21,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bellwether_manager::{
+    dirty::Dirty,
+    watch::{self as watching, Mode, Watched},
+};
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     entry::Chunk,
@@ -159,13 +163,21 @@ impl Member {
         Ok(member)
     }
 
-    /// Looks at the sets again and again, for drift.
+    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread.
     pub(crate) fn watch(
         &self,
         inputs: mpsc::Sender<Input>,
-        stop: watch::Receiver<bool>,
-    ) -> impl Future<Output = ()> + use<> {
-        drift::watch(inputs, stop)
+        stop: &watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let sets = self.sets.paths().iter().map(|(set, path)| (set.clone(), path.clone())).collect();
+        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone() };
+        let dirty = Arc::new(Dirty::default());
+        let (mode, _) = watch::channel(Mode::Starting);
+        let arming = watching::run(watched, dirty.clone(), mode, stop.clone());
+        let feeding = drift::watch(dirty, inputs, stop.clone());
+        async move {
+            tokio::join!(arming, feeding);
+        }
     }
 
     /// Serves inputs until all senders are gone; then saves the index.

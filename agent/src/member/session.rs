@@ -19,7 +19,7 @@ use bellwether_proto::{
     revision::SignedHeader,
     v1::{self, down, push_server::Push, up},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -38,15 +38,16 @@ pub(crate) type Answer = Result<v1::Up, Status>;
 pub(crate) struct PushService {
     record: Arc<GroupRecord>,
     inputs: mpsc::Sender<Input>,
+    stop: watch::Receiver<bool>,
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
     others: Semaphore,
 }
 
 impl PushService {
-    /// A service that feeds the member's thread.
-    pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>) -> Self {
-        Self { record, inputs, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
+    /// A service that feeds the member's thread, until `stop`.
+    pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>, stop: watch::Receiver<bool>) -> Self {
+        Self { record, inputs, stop, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
     }
 }
 
@@ -70,7 +71,10 @@ impl Push for PushService {
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
         }
-        tokio::spawn(session.run(downs, over));
+        // The manager keeps the stream open, and with it the connection: the end of the agent ends it.
+        let mut stop = self.stop.clone();
+        let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+        tokio::spawn(session.run(downs, over, stopped));
         Ok(Response::new(Box::pin(ReceiverStream::new(up))))
     }
 }
@@ -158,11 +162,12 @@ struct Session {
 
 impl Session {
     /// Passes messages on until the stream ends, breaks a rule (the manager is told which), or the member lets go of it.
-    async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>) {
+    async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>, stopped: impl Future<Output = ()>) {
         // Cancelled with the connection, between two messages at the most.
         let ended = tokio::select! {
             ended = self.pass_on(downs) => ended,
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
+            () = stopped => Err(Status::unavailable("the agent is stopping")),
         };
         if let Err(status) = ended {
             // No room: whoever does not read will not read this.

@@ -39,6 +39,11 @@ impl Sets {
         Ok(Self { paths, state: layout.state().to_owned(), tree, live })
     }
 
+    /// Where they are.
+    pub(crate) fn paths(&self) -> &BTreeMap<SetName, PathBuf> {
+        &self.paths
+    }
+
     /// Looks at the sets again.
     pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
         self.live = scan(&self.site().sources, &self.live, look)?.tree;

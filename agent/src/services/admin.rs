@@ -19,6 +19,7 @@ use super::{
     Agent, Standing,
     refusal::{Refusal, refusal},
 };
+use crate::clock::now_ms;
 
 /// The service, for the Unix socket.
 pub(crate) struct AdminService(pub(crate) Arc<Agent>);
@@ -65,8 +66,11 @@ impl Admin for AdminService {
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::SyncReply> {
         let v1::SyncRequest { servers, full, verify_only } = request.into_inner();
         let servers = servers.iter().map(|name| server(name)).collect::<Result<_, _>>()?;
+        let time_ms = now_ms();
         let asked = self.0.manager()?.sync(servers, full, verify_only).await.map_err(refusal)?;
-        Ok(Response::new(v1::SyncReply { servers: asked.iter().map(ToString::to_string).collect() }))
+        // Who waits for the end of a sync must not see the status from before its beginning.
+        self.0.folded().await;
+        Ok(Response::new(v1::SyncReply { servers: asked.iter().map(ToString::to_string).collect(), time_ms }))
     }
 
     async fn remove_server(&self, request: Request<v1::RemoveServerRequest>) -> Answer<v1::RecordReply> {

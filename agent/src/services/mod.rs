@@ -10,7 +10,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use bellwether_manager::Manager;
 use bellwether_proto::{key::PublicKey, record::Role, status::FarmStatus, v1};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use self::{link::ManagerLink, refusal::refusal};
@@ -21,6 +21,8 @@ pub(crate) struct Agent {
     pub(crate) record: Arc<GroupRecord>,
     pub(crate) standing: Standing,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
+    /// Answers when all that was seen so far is in `farm`.
+    pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// The group is to be forgotten when the agent has ended (W22).
@@ -36,6 +38,15 @@ pub(crate) enum Standing {
 }
 
 impl Agent {
+    /// Waits until all that was seen so far is in the farm's status.
+    pub(crate) async fn folded(&self) {
+        let (to, from) = oneshot::channel();
+        // An error: the agent is stopping.
+        if self.folded.send(to).await.is_ok() {
+            let _ = from.await;
+        }
+    }
+
     /// The manager's role, where this server has it.
     ///
     /// # Errors

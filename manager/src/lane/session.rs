@@ -9,7 +9,7 @@ use bellwether_proto::{
     hash::Hash,
     record::{SignedRecord, Version},
     revision::{Epoch, Number, RevisionId, SignedHeader},
-    status::{Observation, Progress},
+    status::{Observation, Progress, Verified},
     v1,
 };
 use bellwether_store::history::{Route, Stored};
@@ -342,10 +342,8 @@ impl<'a> Session<'a> {
     fn verified(&mut self, verified: &v1::Verified) {
         let head = self.lane.shared.head.borrow().clone();
         let equal = verified.root.as_ref() == head.stored.header.header().root.as_bytes();
-        if equal && self.member.at == Some(head.id()) {
-            self.lane.see(Observation::Drift { entries: 0, paths: Vec::new() });
-        }
-        self.lesser(Observation::Alive);
+        let v1::Verified { full, entries, micros, .. } = *verified;
+        self.lane.see(Observation::Verified(Verified { time_ms: now_ms(), full, entries, micros, equal }));
     }
 
     fn failed(&mut self, reason: &str) {

@@ -1,7 +1,10 @@
 //! Entering, tokens and previews.
 
 use bellwether_manager::{EditError, EnterError, Form, FormError, form, group::GroupRefused, tokens::TokenRefused};
-use bellwether_proto::{key::KeyPair, record::Role};
+use bellwether_proto::{
+    key::KeyPair,
+    record::{Codec, Role},
+};
 use bellwether_store::{
     pack::{Frame, Reader},
     tree::Tree,
@@ -76,6 +79,7 @@ fn a_group_is_not_formed_of_directories_that_are_missing_or_overlap() {
             address: "m:1".into(),
             sets,
             rules: Vec::new(),
+            codec: Codec::default(),
             state: &directory.path().join("state"),
             author: String::new(),
             time_ms: 1,

@@ -11,7 +11,7 @@ use bellwether_manager::{Deadlines, Dial, Dialling, Form, Manager, Setup, StartE
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
-    record::{Server, SignedRecord},
+    record::{Codec, Server, SignedRecord},
     status::{Event, Observation},
     v1,
 };
@@ -84,6 +84,7 @@ impl Farm {
             address: "m:7440".into(),
             sets: vec![(set(), live)],
             rules: Vec::new(),
+            codec: Codec::default(),
             state: &directory.path().join("state"),
             author: "test".into(),
             time_ms: 1,

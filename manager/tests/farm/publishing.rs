@@ -161,3 +161,12 @@ async fn reads_come_from_the_history_when_the_live_file_is_another_by_now() {
     let request = v1::ReadRequest { set: set().to_string(), path: "a".into() };
     assert_eq!(&farm.manager.read(request).await.unwrap().data[..], b"published");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_file_of_a_set_is_removed_when_it_is_named() {
+    let farm = Farm::new(&[("a", b"x")]).await;
+    let change = Some(change_request::Change::Remove(true));
+    let changed = farm.manager.change(v1::ChangeRequest { change, ..put("a", "", None) }).await.unwrap();
+    assert_eq!(changed.revision.unwrap().number().to_string(), "1.2");
+    assert_eq!(farm.manager.tree().entries(), 1);
+}

@@ -24,6 +24,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         last_update_us: Some(8_340),
         version: Some("0.1.0".into()),
         kept: Vec::new(),
+        verified: None,
     }
 }
 

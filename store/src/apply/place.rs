@@ -287,10 +287,10 @@ fn own(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
         return Err(io::Error::other("the staging directory there belongs to somebody else; remove it"));
     }
     lock(&staging)?;
-    // An ACL or setgid inherited from the parent would be handed on to what is staged.
+    // An ACL, setgid or group inherited from the parent would be handed on to what is staged.
     let owner = Arc::new(Owner { user: "".into(), group: "".into() });
     let meta = Meta { mode: 0o700, owner, mtime: 0, xattrs: None };
-    durable::put_on_directory(staging.as_fd(), &meta, (stat.st_uid, stat.st_gid))?;
+    durable::put_on_directory(staging.as_fd(), &meta, (stat.st_uid, rustix::process::getegid().as_raw()))?;
     Ok(staging)
 }
 

@@ -55,7 +55,7 @@ impl Work {
     }
 }
 
-/// See [`super::recover`].
+/// The work of [`super::recover()`].
 pub(super) fn recover(site: &Site, at: Option<RevisionId>) -> Result<Recovered, Failed> {
     let journal = Journal::load(&site.state);
     let journal = journal.map_err(|error| stuck("the journal of a switch cannot be used", with_source(&error)))?;
@@ -115,7 +115,7 @@ pub(super) fn finish_done(site: &Site) -> Result<(), Refused> {
     }
 }
 
-/// See [`super::forget`].
+/// The work of [`super::forget`].
 pub(super) fn forget(site: &Site) -> Result<(), ScanError> {
     let set = site.sources.first().map(|source| source.rules.name.clone());
     let failed = |source| match &set {

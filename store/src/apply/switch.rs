@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, os::fd::AsFd};
 
-use bellwether_proto::entry::EntryPath;
+use bellwether_proto::{entry::EntryPath, name::SetName};
 
 use super::{
     journal::{self, Act, Operation, Phase, Was},
@@ -150,11 +150,7 @@ impl Work {
 
     /// Reads every changed entry from the disk and compares it with what it should be (invariant 5).
     fn read_back(&self) -> Result<Tree, String> {
-        let mut at = BTreeMap::new();
-        for operation in &self.journal.operations {
-            let depth = if matches!(operation.act, Act::Meta { .. }) { Depth::Entry } else { Depth::All };
-            at.insert((self.journal.sets[operation.set].name.clone(), operation.path.clone()), depth);
-        }
+        let at = self.changed();
         let before = self.forgotten();
         let scan = scan::scan(&self.sources, &before, &Look::At(at));
         let tree = scan.map_err(|error| format!("cannot read back: {}", with_source(&error)))?.tree;
@@ -169,6 +165,28 @@ impl Work {
                 Err(format!("{}:{} is not what was put there", self.journal.sets[wrong.set].name, wrong.path))
             }
         }
+    }
+
+    /// Where to look: at what was exchanged, whole; and at every other path that the revision names, for what somebody
+    /// else did there since the last scan.
+    fn changed(&self) -> BTreeMap<(SetName, EntryPath), Depth> {
+        let named = |set: usize, path: &EntryPath| (self.journal.sets[set].name.clone(), path.clone());
+        let mut at: BTreeMap<_, _> = self
+            .journal
+            .operations
+            .iter()
+            .filter(|operation| !matches!(operation.act, Act::Meta { .. }))
+            .map(|operation| (named(operation.set, &operation.path), Depth::All))
+            .collect();
+        let mut whole: Option<(usize, &EntryPath)> = None;
+        for wanted in &self.journal.wanted {
+            if whole.is_some_and(|(set, above)| set == wanted.set && wanted.path.is_within(above)) {
+                continue;
+            }
+            let depth = *at.entry(named(wanted.set, &wanted.path)).or_insert(Depth::Entry);
+            whole = (depth == Depth::All).then_some((wanted.set, &wanted.path));
+        }
+        at
     }
 
     /// The sets as they were known, without what was exchanged: that is read whatever its stat says.

@@ -168,6 +168,11 @@ impl Server {
         }
     }
 
+    /// Its agent's process.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.agent.as_ref().map(|agent| agent.pid.as_raw_nonzero().get())
+    }
+
     fn log(&self) -> PathBuf {
         self.config.file.with_file_name("agent.log")
     }

@@ -128,7 +128,7 @@ impl<'a> Story<'a> {
                 in_sync == members + 1
             })
             .await?;
-        self.measured.formed_ms = begun.elapsed().as_secs_f64() * 1e3;
+        self.measured.formed_ms = milliseconds(begun.elapsed());
         self.wait().await?;
         say.result(&format!("{} after {}", summary(&status), ms(begun.elapsed())));
         Ok(())
@@ -166,7 +166,7 @@ impl<'a> Story<'a> {
         let mut times = BTreeMap::new();
         for (server, time) in self.arrived(seen, &self.edited).await? {
             self.say.result(&format!("{server} has it after {}", ms(time)));
-            times.insert(server, time.as_secs_f64() * 1e3);
+            times.insert(server, milliseconds(time));
         }
         Ok(times)
     }
@@ -200,7 +200,7 @@ impl<'a> Story<'a> {
         ));
         self.measured.burst_files = BURST;
         self.measured.burst_revisions = revisions;
-        self.measured.burst_ms = last.as_secs_f64() * 1e3;
+        self.measured.burst_ms = milliseconds(last);
         self.wait().await
     }
 
@@ -208,7 +208,7 @@ impl<'a> Story<'a> {
         let last = self.farm.servers.len() - 1;
         let name = self.farm.servers[last].name.clone();
         self.say.step(&format!("{name} dies, a change is made meanwhile, it comes back"));
-        self.say.command(&format!("kill -9 AGENT_OF_{name}"));
+        self.say.command(&format!("kill -9 {}", self.farm.servers[last].pid().unwrap_or_default()));
         self.farm.kill(last).await;
         self.edit_and_watch(2, 1..last).await?;
         let lost = |status: &FarmStatus| {
@@ -226,7 +226,7 @@ impl<'a> Story<'a> {
         self.farm.serve(&self.say, last).await?;
         for (server, time) in self.arrived(seen, &self.edited).await? {
             self.say.result(&format!("{server} has it {} after its start", ms(time)));
-            self.measured.catch_up_ms = time.as_secs_f64() * 1e3;
+            self.measured.catch_up_ms = milliseconds(time);
         }
         self.wait().await
     }
@@ -325,6 +325,11 @@ fn replace(path: &Path, content: &[u8]) -> Result<(), CommandError> {
         fs::set_permissions(&beside, metadata.permissions()).map_err(failed)?;
     }
     fs::rename(&beside, path).map_err(failed)
+}
+
+/// To a thousandth.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }
 
 fn sequence(status: &FarmStatus) -> u64 {

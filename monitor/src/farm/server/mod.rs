@@ -5,7 +5,7 @@ pub(super) mod standing;
 use bellwether_proto::{
     record::{Role, Server},
     revision::Number,
-    status::{Observation, Progress},
+    status::{Observation, Progress, Verified},
 };
 
 use super::heads::Heads;
@@ -50,6 +50,7 @@ pub(super) struct Known {
     seen_ms: Option<u64>,
     last_update_us: Option<u64>,
     kept: Vec<String>,
+    verified: Option<Verified>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -79,6 +80,7 @@ impl Known {
             seen_ms: None,
             last_update_us: None,
             kept: Vec::new(),
+            verified: None,
             since_ms: now_ms,
             behind: None,
         }
@@ -104,6 +106,7 @@ impl Known {
             | O::Refused { .. }
             | O::Failed(_)
             | O::Drift { .. }
+            | O::Verified(_)
             | O::Alive => self.seen_ms = Some(now_ms),
         }
         self.phase = self.step(observation);
@@ -133,11 +136,12 @@ impl Known {
                 self.loss = Some(why);
                 P::Away
             }
-            (
-                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
-                O::Started { sync: true, to: _ },
-            ) => P::Syncing,
-            (P::Unseen | P::Idle | P::Updating | P::Away, O::Started { sync: false, to: _ }) => P::Updating,
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating, O::Started { sync: true, to: _ }) => {
+                P::Syncing
+            }
+            (P::Unseen | P::Idle | P::Updating, O::Started { sync: false, to: _ }) => P::Updating,
+            // Asked for, and done when it is back.
+            (P::Away, O::Started { sync: _, to: _ }) => P::Away,
             // A faulty server takes no update (W8), and a sync holds every change that comes meanwhile.
             (P::Faulty, O::Started { sync: false, to: _ }) => P::Faulty,
             (P::Syncing, O::Started { sync: false, to: _ }) => P::Syncing,
@@ -176,6 +180,10 @@ impl Known {
                 O::Drift { entries, paths },
             ) => {
                 (self.drift_entries, self.drift) = (entries, paths);
+                same
+            }
+            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Verified(verified)) => {
+                self.verified = Some(verified);
                 same
             }
             // Away stays away until it has said where it is.

@@ -46,6 +46,7 @@ impl Known {
             last_update_us: self.last_update_us,
             version: if name == view.observer { Some(OWN_VERSION.to_owned()) } else { self.version.clone() },
             kept: self.kept.clone(),
+            verified: self.verified.clone(),
         }
     }
 

@@ -106,6 +106,18 @@ fn a_missing_root_is_made_and_taken_back() {
 }
 
 #[test]
+fn a_setgid_parent_gives_nothing_its_group() {
+    let farm = from_to(BEFORE, AFTER);
+    let etc = farm.home().join("etc");
+    // Only root can give a group that it is not in; for others the parent stays in their own.
+    let _ = std::os::unix::fs::chown(&etc, None, Some(1));
+    let _ = std::os::unix::fs::chown(farm.model().join("new"), None, Some(1));
+    fs::set_permissions(&etc, fs::Permissions::from_mode(0o2755)).unwrap();
+    farm.sync_and_commit().unwrap();
+    farm.assert_is_model();
+}
+
+#[test]
 fn a_root_that_goes_is_removed_and_taken_back() {
     let farm = from_to(BEFORE, &[]);
     let before = farm.tree(&farm.live());
@@ -364,6 +376,20 @@ fn an_edit_after_the_scan_is_kept() {
     farm.sync_expecting(&live, &live).unwrap().commit();
     farm.assert_is_model();
     assert_eq!(farm.kept(), ["web/a", "web/d/x", "web/d/y", "web/gone"]);
+}
+
+#[test]
+fn what_somebody_did_already_since_the_scan_is_no_failure() {
+    let farm = from_to(&["gone=x", "gone-dir/x=x", "d@700", "d/x=x", "a=a"], &["d@755", "d/x=x", "a=new"]);
+    let live = farm.tree(&farm.live());
+    for path in ["gone", "gone-dir"] {
+        remove(&farm.live().join(path));
+    }
+    fs::set_permissions(farm.live().join("d"), fs::Permissions::from_mode(0o755)).unwrap();
+    let switched = farm.sync_expecting(&live, &live).unwrap();
+    assert_same(&switched.live, &farm.tree(&farm.model()));
+    switched.commit();
+    farm.assert_is_model();
 }
 
 #[test]
