@@ -285,6 +285,13 @@ impl Manager {
         }
     }
 
+    /// A member has asked for something: should it have been out of reach, it is dialled now.
+    pub fn heard(&self, server: &ServerName) {
+        let (answer, _) = oneshot::channel();
+        // Full or gone: it is dialled again in any case, only later.
+        let _ = self.inner.lanes.try_send(ToLanes { servers: vec![server.clone()], control: Control::Heard, answer });
+    }
+
     /// Makes a token; returns it with its secret, which is kept nowhere.
     ///
     /// # Errors
