@@ -38,9 +38,7 @@ fn w4_too_little_space_is_refused_with_the_figures_before_anything_is_touched() 
     farm.manager().write("index.html", "small, too");
     let mut noise = vec![0; 8 << 20];
     noise.fill_with(|| random.next() as u8);
-    // Whole at once: a part of it would fit.
-    let beside = farm.manager().home.join("large.bin");
-    fs::write(&beside, &noise).and_then(|()| fs::rename(&beside, farm.manager().web("large.bin"))).expect("a file");
+    farm.manager().write("large.bin", &noise);
     farm.wait_same(farm.member(2));
     let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Refused);
     let reason = shown.reason.expect("a reason");
