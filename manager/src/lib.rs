@@ -40,7 +40,7 @@ use bellwether_proto::{
     entry::EntryPath,
     key::PublicKey,
     name::ServerName,
-    record::{Record, Role, Server, SignedRecord},
+    record::{Publish, Record, Role, Server, SignedRecord},
     revision::SignedHeader,
     status::{Event, Observation},
     v1,
@@ -263,6 +263,12 @@ impl Manager {
         let record = self.record();
         if let Some(unknown) = servers.iter().find(|name| record.record().server(name).is_none()) {
             return Err(GroupRefused::Unknown(unknown.clone()));
+        }
+        if !verify_only && record.record().policy.publish == Publish::Auto {
+            // What is still in its quiet time is meant, too (W6). Refused: shown as unpublished, and the head is sent.
+            if let Err(error) = self.publish(Request::default()).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not published before the sync");
+            }
         }
         let control = if verify_only { Control::Verify { full } } else { Control::Sync { full } };
         let (answer, answered) = oneshot::channel();
