@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -60,6 +60,18 @@ impl Attacker {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the attacker's thread")
     }
+}
+
+/// What an administrator does when the attack is over: the directory is a directory again.
+fn mend(set: &Path) {
+    let (directory, aside) = (set.join("conf.d"), set.join("aside"));
+    if fs::symlink_metadata(&directory).is_ok_and(|found| found.is_symlink()) {
+        fs::remove_file(&directory).expect("the link");
+    }
+    if !directory.exists() && fs::rename(&aside, &directory).is_err() {
+        fs::create_dir(&directory).expect("the directory");
+    }
+    let _ = fs::remove_dir_all(&aside);
 }
 
 /// What lies outside, with all it holds.
@@ -146,8 +158,7 @@ fn a_link_swapped_in_under_the_writer_is_never_followed() {
         swaps > 0 && done > 0 && refused + failed > 0,
         "{swaps} swaps: {done} done, {refused} refused, {failed} failed"
     );
-    let _ = fs::remove_file(set.join("aside"));
-    let _ = fs::remove_dir_all(set.join("aside"));
+    mend(&set);
     try_sync(&mut manager, &stuck);
     sync(&manager, "after the attack");
     assert_eq!(outside(&manager), before, "the sync wrote outside the set");
