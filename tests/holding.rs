@@ -18,7 +18,6 @@ fn w6_a_bulk_import_while_paused_is_sent_by_one_manual_sync() {
     assert!(!farm.member(1).web("import").exists(), "nothing is sent while paused");
 
     // The end of the burst may still be in its quiet time: what is to be sent is all that there is.
-    farm.manager().command(&["publish"]).success();
     farm.manager().command(&["sync"]).success();
     farm.wait_equal();
     assert!(farm.status().paused, "one sync does not resume");

@@ -9,13 +9,15 @@ use crate::farm::{Output, run};
 /// Crates of which a second version would be compiled twice and speak with itself in two tongues.
 const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
 
-/// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other.
-const ARROWS: [(&str, &[&str]); 5] = [
+/// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other. The benchmark sees none: it runs
+/// the program as people do.
+const ARROWS: [(&str, &[&str]); 6] = [
     ("bellwether-proto", &[]),
     ("bellwether-store", &["bellwether-proto"]),
     ("bellwether-manager", &["bellwether-proto", "bellwether-store"]),
     ("bellwether-monitor", &["bellwether-proto", "bellwether-store"]),
     ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),
+    ("bellwether-bench", &[]),
 ];
 
 fn root() -> PathBuf {
@@ -47,6 +49,15 @@ fn the_crates_arrows_are_those_of_the_design() {
             assert!(allowed.contains(&dependency), "{name} must not depend on {dependency}");
         }
     }
+}
+
+#[test]
+fn cargo_run_runs_bellwether() {
+    let output = run(&mut cargo(&["metadata", "--format-version", "1", "--no-deps"])).success();
+    let metadata: Value = serde_json::from_str(&output.stdout).expect("cargo's metadata");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let agent = packages.iter().find(|p| p["name"] == "bellwether").expect("the program");
+    assert_eq!(metadata["workspace_default_members"], serde_json::json!([agent["id"]]));
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub const CHUNK: usize = 1 << 20;
 /// Bytes of one frame before compression.
 pub const FRAME: usize = 4 << 20;
 /// Bytes of a slice of a pack on the wire.
-pub const SLICE: usize = 256 << 10;
+pub const SLICE: usize = 128 << 10;
 /// Bytes of one gRPC message.
 pub const MESSAGE: usize = 8 << 20;
 /// Bytes of a request of somebody who is not of the group.

@@ -73,9 +73,14 @@ impl Member {
     pub(super) fn whole(&mut self, receiving: Receiving) {
         let (header, began) = (receiving.header.clone(), receiving.began);
         let staged = receiving.into_parts().and_then(|(pack, planned)| {
-            let staged = planned.plan.staged()?;
-            self.history.commit(pack)?;
-            Ok((staged, planned.target))
+            // Both wait for the disk, and neither needs the other.
+            let (kept, staged) = std::thread::scope(|scope| {
+                let keeping = scope.spawn(|| self.history.commit(pack));
+                let staged = planned.plan.staged();
+                (keeping.join(), staged)
+            });
+            kept.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok((staged?, planned.target))
         });
         match staged {
             Ok((staged, target)) => self.switch(&header, staged, target, began, false),

@@ -9,7 +9,7 @@ mod refusal;
 use std::sync::{Arc, atomic::AtomicBool};
 
 use bellwether_manager::Manager;
-use bellwether_proto::{key::PublicKey, record::Role, status::FarmStatus, v1};
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::FarmStatus, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -69,11 +69,11 @@ impl Agent {
     ///
     /// # Errors
     /// Not a server of the group (any more).
-    pub(crate) fn authorise(&self, peer: Option<&crate::tls::Peer>) -> Result<String, Status> {
+    pub(crate) fn authorise(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
         let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let current = self.record.current();
         match current.record().by_key(&key) {
-            Some(server) if server.role != Role::Disabled => Ok(server.name.to_string()),
+            Some(server) if server.role != Role::Disabled => Ok(server.name.clone()),
             Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
             None => Err(not_of_the_group(&key)),
         }

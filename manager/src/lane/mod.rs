@@ -34,10 +34,12 @@ pub use watchdog::Deadlines;
 
 use crate::{backoff::Backoff, shared::Shared};
 
-/// Messages on their way to one member that its connection has not taken yet: slices are 256 KiB.
-const ON_THE_WAY: usize = 4;
+/// Messages on their way to one member that its connection has not taken yet: slices are 128 KiB.
+const ON_THE_WAY: usize = 2;
 /// Nobody dials one server more often than that because there is a new head.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
+/// Nor more often than that because it asks for something.
+const DIAL_HEARD: Duration = Duration::from_millis(20);
 
 /// What is asked of a lane.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +49,8 @@ pub(crate) enum Control {
         /// Hash every byte.
         full: bool,
     },
+    /// It was heard of: it answers again, should it have been out of reach.
+    Heard,
     /// Look at it again.
     Verify {
         /// Hash every byte.
@@ -75,6 +79,7 @@ impl Memory {
                 self.refused = None;
                 self.verify = if full { Some(true) } else { self.verify };
             }
+            Control::Heard => {}
             Control::Verify { full } => self.verify = Some(full || self.verify == Some(true)),
         }
     }
@@ -129,7 +134,7 @@ impl Lane {
             tracing::info!(server = %self.server.name, why, "lost");
             self.see(Observation::Lost(why));
             let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
-            if !self.wait(until, dialled + DIAL_AGAIN, &mut control, &mut memory).await {
+            if !self.wait(until, dialled, &mut control, &mut memory).await {
                 return;
             }
         }
@@ -139,11 +144,11 @@ impl Lane {
         self.shared.see(Event::Server(self.server.name.clone(), observation));
     }
 
-    /// Waits until `until`, a request, or a new head (then not before `early`); false: the manager stops.
+    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`); false: the manager stops.
     async fn wait(
         &self,
         until: Instant,
-        early: Instant,
+        dialled: Instant,
         control: &mut mpsc::Receiver<Control>,
         memory: &mut Memory,
     ) -> bool {
@@ -153,13 +158,14 @@ impl Lane {
             tokio::select! {
                 () = sleep_until(until) => return true,
                 changed = head.changed() => match changed {
-                    Ok(()) => until = until.min(early),
+                    Ok(()) => until = until.min(dialled + DIAL_AGAIN),
                     Err(_) => return false,
                 },
                 asked = control.recv() => match asked {
                     Some(asked) => {
                         memory.note(asked);
-                        until = until.min(early);
+                        let early = if matches!(asked, Control::Heard) { DIAL_HEARD } else { DIAL_AGAIN };
+                        until = until.min(dialled + early);
                     }
                     None => return false,
                 },

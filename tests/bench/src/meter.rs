@@ -1,0 +1,126 @@
+//! What a piece of work costs: seconds, bytes on the wire, CPU, memory.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    crew::{Cpu, Crew},
+    network::{Network, Side},
+    proc,
+};
+
+/// How often the memory of all processes is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What it cost.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Cost {
+    pub(crate) seconds: f64,
+    /// Bytes over the link, in both directions.
+    pub(crate) wire: u64,
+    pub(crate) cpu: Cpu,
+    /// The largest sum of the peak sizes of the processes that ran at one time on the manager's side.
+    pub(crate) manager_peak: u64,
+    /// The same on the members' side.
+    pub(crate) members_peak: u64,
+}
+
+/// A measurement under way.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    began: Instant,
+    wire: u64,
+    cpu: Cpu,
+    memory: Memory,
+}
+
+impl Meter {
+    /// Begins. What `crew` has used so far does not count.
+    pub(crate) fn begin(network: &Network, crew: &Crew<'_>) -> Self {
+        let memory = Memory::watch();
+        Self { cpu: crew.cpu(), wire: network.bytes(), memory, began: Instant::now() }
+    }
+
+    /// When it began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// What it has cost until now.
+    pub(crate) fn read(&self, network: &Network, crew: &Crew<'_>) -> Cost {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let (manager_peak, members_peak) = self.memory.peaks();
+        Cost { seconds, wire: network.bytes() - self.wire, cpu: crew.cpu() - self.cpu, manager_peak, members_peak }
+    }
+}
+
+/// A thread that looks at the memory of all processes, until it is dropped. Processes that live for less than a tick may
+/// be missed; those that grow in their last tick are seen a little too small.
+#[derive(Debug)]
+struct Memory {
+    seen: Arc<Seen>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    stop: AtomicBool,
+    manager: AtomicU64,
+    members: AtomicU64,
+}
+
+impl Memory {
+    fn watch() -> Self {
+        let seen = Arc::new(Seen::default());
+        let (shared, own) = (seen.clone(), std::process::id());
+        let here = proc::network(own);
+        let thread = thread::spawn(move || {
+            let mut sides = HashMap::new();
+            while !shared.stop.load(Ordering::Relaxed) {
+                shared.look(own, here, &mut sides);
+                thread::park_timeout(TICK);
+            }
+        });
+        Self { seen, thread: Some(thread) }
+    }
+
+    fn peaks(&self) -> (u64, u64) {
+        (self.seen.manager.load(Ordering::Relaxed), self.seen.members.load(Ordering::Relaxed))
+    }
+}
+
+impl Seen {
+    /// Every process but our own belongs to the contender; the network says on which side it is.
+    fn look(&self, own: u32, here: Option<u64>, sides: &mut HashMap<u32, Side>) {
+        let (mut manager, mut members) = (0, 0);
+        for pid in proc::all().into_iter().filter(|&pid| pid != own) {
+            let Some(bytes) = proc::peak_bytes(pid) else { continue };
+            let look = || if proc::network(pid) == here { Side::Manager } else { Side::Members };
+            match sides.entry(pid).or_insert_with(look) {
+                Side::Manager => manager += bytes,
+                Side::Members => members += bytes,
+            }
+        }
+        self.manager.fetch_max(manager, Ordering::Relaxed);
+        self.members.fetch_max(members, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.seen.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Nothing was changed: how long it takes to know that.
+
+use super::Work;
+use crate::{
+    crew::Crew,
+    meter::Meter,
+    network::Side,
+    peers::{PATIENCE, START, rsync},
+    problem::{Problem, Result},
+    sample::{Sample, Way, Who},
+};
+
+/// Quick, by sizes and times (rsync), and full, by every byte (rsync -c); rsync only says what it would do.
+pub(super) fn measure(work: &Work<'_, '_>, crew: &mut Crew<'_>) -> Result<Vec<Sample>> {
+    work.prepare(crew)?;
+    [Way::Quick, Way::Full].into_iter().map(|way| one_way(work, crew, way)).collect()
+}
+
+fn one_way(work: &Work<'_, '_>, crew: &mut Crew<'_>, way: Way) -> Result<Sample> {
+    let full = way == Way::Full;
+    let meter = Meter::begin(work.site.network, crew);
+    if work.who == Who::Rsync {
+        let options: &[&str] = if full { &["-nic"] } else { &["-ni"] };
+        let differs = rsync::push(work.site, crew, options)?.concat();
+        if !differs.is_empty() {
+            return Err(Problem::new(format!("rsync sees differences where there are none: {differs}")));
+        }
+        crew.settle(START)?;
+    } else {
+        let unable = "`bellwether verify` does not wait for its answers yet (--wait), or has no --quick";
+        let verify = work.farm().verify(full).ok_or_else(|| Problem::new(unable))?;
+        crew.run(Side::Manager, vec![verify], PATIENCE)?;
+    }
+    Ok(work.sample(way, meter.read(work.site.network, crew)))
+}
