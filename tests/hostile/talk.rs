@@ -76,6 +76,17 @@ impl Talk {
         let _ = sent.expect("the member reads");
     }
 
+    /// Sends these messages again and again, until the stream has ended or nothing is taken any more.
+    pub(super) async fn flood(&self, messages: &[down::Message]) {
+        for message in messages.iter().cycle() {
+            let down = v1::Down { message: Some(message.clone()) };
+            match timeout(Duration::from_secs(1), self.down.send(down)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+    }
+
     /// The next answer that says something of what was sent.
     pub(super) async fn verdict(&mut self) -> Verdict {
         timeout(PATIENCE, self.next()).await.expect("an answer")

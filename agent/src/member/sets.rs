@@ -19,7 +19,7 @@ use crate::layout::Layout;
 /// The sets of this member.
 #[derive(Debug)]
 pub(crate) struct Sets {
-    paths: BTreeMap<SetName, PathBuf>,
+    pub(crate) paths: BTreeMap<SetName, PathBuf>,
     state: PathBuf,
     /// The tree of the revision that is held; empty when none is.
     pub(crate) tree: Tree,
