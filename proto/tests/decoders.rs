@@ -104,10 +104,9 @@ proptest! {
 
     #[test]
     fn any_bytes_as_an_entry_are_no_panic(bytes: Vec<u8>) {
-        if let Ok(entry) = v1::Entry::decode(Bytes::from(bytes)) {
-            if let Ok(entry) = Entry::from_wire(entry, &mut Owners::default()) {
-                prop_assert_eq!(Entry::from_wire(entry.to_wire(), &mut Owners::default()), Ok(entry));
-            }
+        let entry = v1::Entry::decode(Bytes::from(bytes)).map(|wire| Entry::from_wire(wire, &mut Owners::default()));
+        if let Ok(Ok(entry)) = entry {
+            prop_assert_eq!(Entry::from_wire(entry.to_wire(), &mut Owners::default()), Ok(entry));
         }
     }
 
