@@ -3,6 +3,7 @@
 use bellwether::{identity, layout::Layout};
 use bellwether_proto::{
     key::KeyPair,
+    limits,
     record::{Edit, Role, SignedRecord},
     revision::{Epoch, SignedHeader},
     v1::{self, down},
@@ -204,7 +205,7 @@ fn a_stream_that_breaks_the_rules_is_ended() {
     }
     manager.unharmed("after all streams");
     for (case, length, words) in [
-        ("a huge slice", (256 << 10) + 1, &["262145 bytes; the limit is 262144"]),
+        ("a huge slice", limits::SLICE + 1, &["131073 bytes; the limit is 131072"]),
         ("an empty slice", 0, &["no bytes"]),
     ] {
         let (offer, _) = manager.good().pack();

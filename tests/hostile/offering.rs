@@ -3,6 +3,7 @@
 use bellwether_proto::{
     hash::Hash,
     key::KeyPair,
+    limits,
     revision::{Epoch, Header, RevisionId, SignedHeader},
     v1::{self, down},
 };
@@ -166,7 +167,7 @@ fn a_pack_without_end_is_refused_at_its_first_byte_too_many() {
         talk.offer(offer, &bytes[..end]).await;
         let mut at = end as u64;
         // The member ends it long before that; sending on does no harm.
-        for piece in more.chunks(256 << 10) {
+        for piece in more.chunks(limits::SLICE) {
             let data = Bytes::copy_from_slice(piece);
             let length = data.len() as u64;
             talk.send(down::Message::Slice(v1::Slice { offset: at, data })).await;
