@@ -52,6 +52,15 @@ fn the_crates_arrows_are_those_of_the_design() {
 }
 
 #[test]
+fn cargo_run_runs_bellwether() {
+    let output = run(&mut cargo(&["metadata", "--format-version", "1", "--no-deps"])).success();
+    let metadata: Value = serde_json::from_str(&output.stdout).expect("cargo's metadata");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let agent = packages.iter().find(|p| p["name"] == "bellwether").expect("the program");
+    assert_eq!(metadata["workspace_default_members"], serde_json::json!([agent["id"]]));
+}
+
+#[test]
 fn heavy_crates_are_there_in_one_version() {
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -22,6 +22,9 @@ pub struct Common {
     /// Print one JSON document
     #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
+    /// Ask nothing: yes to every question
+    #[arg(long, global = true)]
+    pub yes: bool,
     /// The configuration file [default: /etc/bellwether/agent.toml]
     #[arg(
         long,

@@ -27,7 +27,7 @@ use bellwether_proto::{
     name::SetName,
     record::Server,
     status::{Event, FarmStatus},
-    v1::{admin_server::AdminServer, group_server::GroupServer, push_server::PushServer},
+    v1::{StatusRequest, admin_server::AdminServer, group_server::GroupServer, push_server::PushServer},
 };
 use bellwether_store::tree::Tree;
 use tokio::{
@@ -45,7 +45,7 @@ use crate::{
     layout::{Held, Layout},
     lock::Lock,
     member,
-    services::{Agent, Standing, admin::AdminService, group::GroupService, link::ManagerLink},
+    services::{Agent, Standing, admin::AdminService, door::Door, group::GroupService, link::ManagerLink},
     socket, tls,
 };
 
@@ -111,8 +111,10 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let leaving = AtomicBool::new(false);
     let agent = Arc::new(Agent { record, standing, farm: farm.clone(), folded, stop: stop.clone(), leaving });
 
+    let knocking = tokio::spawn(knock(agent.clone()));
     let served = serve(bound, &key, &agent, push, http::router(farm, ready), &stop).await;
     stop.send_replace(true);
+    knocking.abort();
     if let Standing::Manager(manager) = &agent.standing {
         manager.stopped().await;
     }
@@ -145,6 +147,14 @@ fn recover_only(layout: &Layout, paths: &BTreeMap<SetName, PathBuf>, held: &Held
     recovered.map(drop).map_err(|e| {
         CommandError::failed(&e).hint("everything was left as it is; mend what is named, then run it again")
     })
+}
+
+/// A member that has started asks its manager for something, so that it is dialled at once and not when the manager would
+/// try again. When that fails, it is dialled later.
+async fn knock(agent: Arc<Agent>) {
+    if let Standing::Member(link) = &agent.standing {
+        let _ = link.ask(|mut manager| async move { manager.status(StatusRequest {}).await }).await;
+    }
 }
 
 /// Ends everything at SIGTERM or SIGINT.
@@ -266,10 +276,13 @@ async fn serve(
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);
     let push = push.map(|push| PushServer::new(push).max_decoding_message_size(limits::MESSAGE));
+    let record = agent.record.clone();
+    let servers = tls::incoming(servers, tls).knowing(move |key| record.current().record().by_key(key).is_some());
     let for_servers = tls::service()
+        .layer(Door::new(agent.record.clone()))
         .add_service(group)
         .add_optional_service(push)
-        .serve_with_incoming_shutdown(tls::incoming(servers, tls), stopped(stop));
+        .serve_with_incoming_shutdown(servers, stopped(stop));
     let admin = AdminServer::new(AdminService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);

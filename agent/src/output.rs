@@ -78,21 +78,6 @@ pub fn utc(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{of_month:02} {h:02}:{m:02}:{s:02}")
 }
 
-/// Bytes for people: `1.4 MB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if count < 1_000 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1_000.0;
-    let mut unit = 0;
-    while value >= 999.95 && unit + 1 < UNITS.len() {
-        value /= 1_000.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,13 +100,5 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_text() {
         let rows = [["NAME", "ROLE"], ["long-name", "member"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(columns(&rows), "NAME       ROLE\nlong-name  member");
-    }
-
-    #[test]
-    fn bytes_have_one_digit_after_the_point() {
-        assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(1_440_000), "1.4 MB");
-        assert_eq!(bytes(999_999), "1.0 MB");
-        assert_eq!(bytes(u64::MAX), "18446.7 PB");
     }
 }

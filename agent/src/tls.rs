@@ -14,6 +14,7 @@ use rustls::{
 };
 
 mod client;
+mod guests;
 mod server;
 mod verify;
 

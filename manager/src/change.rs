@@ -4,7 +4,7 @@
 
 use std::{
     fs::{File, Metadata},
-    io,
+    io::{self, Seek},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -192,6 +192,11 @@ fn make_in(source: &Source, asked: &Asked) -> Result<Option<Look>, ChangeError> 
                 .map_err(|e| asked.failed("remove", e))?;
             Ok(Some(asked.look(&asked.path)))
         }
+        (What::Put { data, mode }, Some(before))
+            if before.holds(data, *mode).map_err(|e| asked.failed("read", e))? =>
+        {
+            Ok(None)
+        }
         (What::Put { data, mode }, before) => {
             let (directory, made) = asked.open_parent(&root, &parent)?;
             let put = Put { asked, root: &root, directory: directory.as_fd(), name, before: before.as_ref() };
@@ -211,6 +216,15 @@ impl Current {
     /// What changes whenever the file does.
     fn mark(&self) -> (u64, i64, i64, u64) {
         (self.stat.ino(), self.stat.ctime(), self.stat.ctime_nsec(), self.stat.size())
+    }
+
+    /// Whether it is already what a put would make of it: putting twice is putting once.
+    fn holds(&self, data: &[u8], mode: Option<u16>) -> io::Result<bool> {
+        let mode_differs = mode.is_some_and(|mode| u32::from(mode) != self.stat.mode() & 0o7777);
+        if mode_differs || self.stat.size() != data.len() as u64 {
+            return Ok(false);
+        }
+        Ok(hash(&self.file)? == Hash::of(data))
     }
 }
 
@@ -363,9 +377,10 @@ fn temporary_name() -> Vec<u8> {
     format!(".bellwether.put-{}", data_encoding::HEXLOWER.encode(&random)).into_bytes()
 }
 
-/// BLAKE3 of a file of any size.
-fn hash(file: &File) -> io::Result<Hash> {
+/// BLAKE3 of a file of any size, from its beginning.
+fn hash(mut file: &File) -> io::Result<Hash> {
     let mut hasher = blake3::Hasher::new();
+    file.rewind()?;
     hasher.update_reader(file)?;
     Ok(Hash::from(*hasher.finalize().as_bytes()))
 }

@@ -40,7 +40,7 @@ use bellwether_proto::{
     entry::EntryPath,
     key::PublicKey,
     name::ServerName,
-    record::{Record, Role, Server, SignedRecord},
+    record::{Publish, Record, Role, Server, SignedRecord},
     revision::SignedHeader,
     status::{Event, Observation},
     v1,
@@ -264,6 +264,12 @@ impl Manager {
         if let Some(unknown) = servers.iter().find(|name| record.record().server(name).is_none()) {
             return Err(GroupRefused::Unknown(unknown.clone()));
         }
+        if !verify_only && record.record().policy.publish == Publish::Auto {
+            // What is still in its quiet time is meant, too (W6). Refused: shown as unpublished, and the head is sent.
+            if let Err(error) = self.publish(Request::default()).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not published before the sync");
+            }
+        }
         let control = if verify_only { Control::Verify { full } } else { Control::Sync { full } };
         let (answer, answered) = oneshot::channel();
         let _ = self.inner.lanes.send(ToLanes { servers, control, answer }).await;
@@ -283,6 +289,13 @@ impl Manager {
         for server in asked.iter().filter(|server| records.contains_key(server)) {
             shared.see(Event::Server(server.clone(), Observation::Started { sync: true, to }));
         }
+    }
+
+    /// A member has asked for something: should it have been out of reach, it is dialled now.
+    pub fn heard(&self, server: &ServerName) {
+        let (answer, _) = oneshot::channel();
+        // Full or gone: it is dialled again in any case, only later.
+        let _ = self.inner.lanes.try_send(ToLanes { servers: vec![server.clone()], control: Control::Heard, answer });
     }
 
     /// Makes a token; returns it with its secret, which is kept nowhere.

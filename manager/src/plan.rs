@@ -15,20 +15,11 @@ pub struct Member {
     /// A pack that was interrupted, and how many bytes of it are kept.
     pub partial: Option<(Hash, u64)>,
     /// The revision that it refused before the switch.
-    pub refused: Option<Refusal>,
+    pub refused: Option<RevisionId>,
     /// A person asked for a sync, which has not ended.
     pub sync: bool,
     /// Within that sync: its sets hold again what its revision says, and its error is cleared.
     pub settled: bool,
-}
-
-/// What a member refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// The revision.
-    pub revision: RevisionId,
-    /// The head at that time: it is not offered again before there is another.
-    pub head: RevisionId,
 }
 
 /// Why nothing is sent.
@@ -82,7 +73,7 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
         if paused {
             return Step::Wait(Wait::Paused);
         }
-        if member.refused.is_some_and(|refusal| refusal.head == head) {
+        if member.refused == Some(head) {
             return Step::Wait(Wait::Refused);
         }
     }
@@ -90,7 +81,7 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
         return Step::Settle;
     }
     let Route::Packs(packs) = route(member.at) else { return Step::Nothing };
-    let refused = member.refused.map(|refusal| refusal.revision).filter(|_| !member.sync);
+    let refused = member.refused.filter(|_| !member.sync);
     let through = |packs: &[Arc<Stored>]| packs.iter().any(|pack| Some(pack.header.id()) == refused);
     if !through(&packs) {
         return send(member, &packs);

@@ -39,6 +39,8 @@ const REVISIONS: usize = 200;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Until a base that could not be built is tried again.
 const BASE_RETRY: Duration = Duration::from_secs(30);
+/// From one base that a member wants to the next: one that refuses every revision costs no more than that.
+const BASE_EVERY: Duration = Duration::from_secs(30);
 /// From a publish until a base of it is built, where one is due.
 const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
 /// Notices that the status names for one set.
@@ -80,12 +82,25 @@ pub(crate) struct Times {
     full: Instant,
     young: Option<(Instant, Look)>,
     base: Option<Instant>,
+    /// When a base was last built because a member wanted one.
+    wanted: Option<Instant>,
 }
 
 impl Times {
     /// `full_now`: the machine was started since: what the stats say is not believed.
     pub(crate) fn new(now: Instant, full_now: bool, full: Duration) -> Self {
-        Self { rescan: now + RETRY.0, full: if full_now { now } else { now + full }, young: None, base: None }
+        let full = if full_now { now } else { now + full };
+        Self { rescan: now + RETRY.0, full, young: None, base: None, wanted: None }
+    }
+
+    /// A member wants a base.
+    fn want_base(&mut self, now: Instant) {
+        let at = match self.wanted {
+            Some(coming) if coming > now => coming,
+            last => last.map_or(now, |last| now.max(last + BASE_EVERY)),
+        };
+        self.wanted = Some(at);
+        self.base = Some(self.base.map_or(at, |base| base.min(at)));
     }
 }
 
@@ -116,7 +131,7 @@ impl Publisher {
                         self.round(Look::Stats, Cause::Seen).await;
                     }
                 }
-                () = self.shared.base_wanted.notified() => self.times.base = Some(Instant::now()),
+                () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
                 () = self.dirty.changed() => {}
                 () = tokio::time::sleep_until(next.into()) => self.due().await,
             }
@@ -129,7 +144,7 @@ impl Publisher {
     }
 
     fn next(&self) -> Instant {
-        let Times { rescan, full, young, base } = &self.times;
+        let Times { rescan, full, young, base, wanted: _ } = &self.times;
         let dirty = self.dirty.due(self.quiet_max());
         let young = young.as_ref().map(|(at, _)| *at);
         [dirty, young, *base].into_iter().flatten().fold((*rescan).min(*full), Instant::min)

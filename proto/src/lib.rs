@@ -29,9 +29,17 @@ pub struct Malformed {
     what: String,
 }
 
+/// Characters of what a [`Malformed`] says: it quotes what came from elsewhere, and travels in a header.
+const SAID: usize = 1_000;
+
 impl Malformed {
-    /// One sentence that names the field and the rule.
+    /// One sentence that names the field and the rule. What is endless is cut.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into() }
+        let mut what = what.into();
+        if let Some((end, _)) = what.char_indices().nth(SAID) {
+            what.truncate(end);
+            what.push('…');
+        }
+        Self { what }
     }
 }

@@ -13,9 +13,13 @@ pub const CHUNK: usize = 1 << 20;
 /// Bytes of one frame before compression.
 pub const FRAME: usize = 4 << 20;
 /// Bytes of a slice of a pack on the wire.
-pub const SLICE: usize = 256 << 10;
+pub const SLICE: usize = 128 << 10;
 /// Bytes of one gRPC message.
 pub const MESSAGE: usize = 8 << 20;
+/// Bytes of a request of somebody who is not of the group.
+pub const STRANGER: usize = 64 << 10;
+/// Bytes of one message of a member to its manager: the longest is a `Want` of [`WANT`] chunks.
+pub const ANSWER: usize = 4 << 20;
 /// Entries of one tree.
 pub const ENTRIES: u64 = 20_000_000;
 /// Bytes of one file.

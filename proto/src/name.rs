@@ -12,7 +12,7 @@ fn check(kind: &str, text: &str) -> Result<(), Malformed> {
     }
     Err(Malformed::new(format!(
         "'{}' is not a {kind} name: 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit",
-        text.escape_default()
+        text.chars().take(64).collect::<String>().escape_default()
     )))
 }
 

@@ -59,12 +59,15 @@ impl Server {
         self.set("web").join(path)
     }
 
-    /// Writes a file in the set `web`, its directories included.
+    /// Writes a file in the set `web`, its directories included: as an editor saves, whole at once, so that one write is
+    /// one change however busy the machine is.
     #[track_caller]
     pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.web(path);
         fs::create_dir_all(path.parent().expect("below the set")).expect("its directory");
-        fs::write(&path, content).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+        let beside = self.home.join("being written");
+        let written = fs::write(&beside, content).and_then(|()| fs::rename(&beside, &path));
+        written.unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
     }
 
     /// The state directory.
@@ -142,8 +145,13 @@ impl Server {
 
     /// The path as its agent sees it, who may have mounts of its own.
     pub(crate) fn as_agent_sees(&self, path: &Path) -> PathBuf {
+        self.process().join("root").join(path.strip_prefix("/").expect("absolute"))
+    }
+
+    /// What the system says of the agent's process.
+    pub(crate) fn process(&self) -> PathBuf {
         let agent = self.agent.as_ref().expect("an agent that runs");
-        Path::new("/proc").join(agent.id().to_string()).join("root").join(path.strip_prefix("/").expect("absolute"))
+        Path::new("/proc").join(agent.id().to_string())
     }
 
     /// Whether its agent was started and not killed by the test.

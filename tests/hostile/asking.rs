@@ -89,6 +89,7 @@ fn a_change_that_should_not_be_is_refused() {
     runtime().block_on(player.enter(&token)).expect("entered");
     let mut client = client(&player, &token);
     let before = Snapshot::of(farm.manager());
+    let odd = vec![b"\xff".repeat(250); 15].join(&b'/');
     let expecting =
         |expected: Vec<u8>| v1::ChangeRequest { expected: Some(expected.into()), ..put("index.html", b"evil") };
     let with_mode = |mode: u32| {
@@ -108,6 +109,7 @@ fn a_change_that_should_not_be_is_refused() {
         ("through a link", put("way/evil", b"evil"), Code::FailedPrecondition, &["symbolic link", "not followed"]),
         ("a link", put("way", b"evil"), Code::FailedPrecondition, &["symbolic link"]),
         ("below a file", put("index.html/evil", b"evil"), Code::FailedPrecondition, &["nothing was changed"]),
+        ("a long odd path", put([&b"index.html/"[..], &odd].concat(), b"evil"), Code::FailedPrecondition, &["\\xff"]),
         ("a directory", put("conf.d", b"evil"), Code::FailedPrecondition, &["is a directory"]),
         ("a directory removed", remove("conf.d"), Code::FailedPrecondition, &["is a directory"]),
         ("5 MiB", put("big", &vec![0; 5 << 20]), Code::InvalidArgument, &["5242880 bytes", "at most 4194304"]),

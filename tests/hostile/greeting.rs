@@ -10,7 +10,11 @@ use bellwether_proto::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{manager::Manager, runtime, says};
+use super::{
+    forge::{change, directory},
+    manager::Manager,
+    runtime, says,
+};
 
 type Rows = Vec<(&'static str, down::Message, &'static [&'static str])>;
 
@@ -102,6 +106,11 @@ fn records(manager: &Manager) -> Vec<(&'static str, v1::SignedRecord, &'static [
         ),
         ("of another format", forged(manager, |json| json["format"] = json!(2)), &["of format 2"]),
         ("with an unknown field", forged(manager, |json| json["more"] = json!(1)), &["unknown field `more`"]),
+        (
+            "with an endless name",
+            forged(manager, |json| json["servers"][1]["name"] = json!("\0".repeat(1 << 18))),
+            &["not a server name", "not a group record"],
+        ),
         ("no JSON", sign("{]", &manager.key), &["not a group record"]),
         ("nested without end", sign(&"[".repeat(100_000), &manager.key), &["not a group record"]),
     ]
@@ -223,15 +232,17 @@ fn a_removed_member_takes_nothing() {
     manager.unharmed("added again");
 }
 
-/// A newer stream takes the place of one that never reads its answers.
+/// A newer stream takes the place of one that never reads its answers, however many and long they are.
 #[test]
 fn a_manager_that_does_not_read_is_let_go_of() {
     let mut manager = Manager::play();
+    let path = vec![b"\xff".repeat(250); 15].join(&b'/');
+    let refused = manager.forge(vec![change(path, v1::Entry { mode: u32::MAX, ..directory() })], Vec::new());
     let deaf = runtime().block_on(async {
         let talk = manager.talk().await;
-        for _ in 0..2_000 {
-            talk.send(down::Message::Verify(v1::Verify { full: false })).await;
-        }
+        let (offer, bytes) = refused.pack();
+        let slice = v1::Slice { offset: 0, data: bytes.into() };
+        talk.flood(&[down::Message::Offer(offer), down::Message::Slice(slice)]).await;
         talk
     });
     manager.unharmed("beside a stream that is not read");

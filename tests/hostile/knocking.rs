@@ -15,7 +15,13 @@ use rustls::{
     version::TLS13,
 };
 
-use super::{manager::Manager, says};
+use bellwether_proto::{
+    key::KeyPair,
+    v1::{self, push_client::PushClient},
+};
+
+use super::{manager::Manager, runtime, says};
+use crate::farm::{DEADLINE, wait_for};
 
 /// Takes any server.
 #[derive(Debug)]
@@ -133,4 +139,35 @@ fn noise_silence_and_half_open_handshakes_keep_nobody_out() {
         .collect();
     manager.unharmed("beside half-open handshakes");
     drop(silent);
+}
+
+/// Many with a key of their own, who say nothing or half of something, and stay.
+#[test]
+fn strangers_take_nobodys_room() {
+    let mut manager = Manager::play();
+    manager.unharmed("to begin with");
+    let before = descriptors(&manager);
+    let strangers = runtime().block_on(async {
+        let mut strangers = Vec::new();
+        for number in 0..200 {
+            let channel = manager.connect(&KeyPair::generate()).await;
+            let mut client = PushClient::new(channel.clone());
+            // Every fourth begins a stream in which no hello ever comes.
+            let silent = async move { client.follow(tokio_stream::pending::<v1::Down>()).await.map(drop) };
+            let asking = (number % 4 == 0).then(|| tokio::spawn(silent));
+            strangers.push((channel, asking));
+        }
+        strangers
+    });
+    manager.unharmed("beside strangers who stay");
+    wait_for("the strangers' connections to be few", DEADLINE, || {
+        let more = descriptors(&manager).saturating_sub(before);
+        if more < 100 { Ok(()) } else { Err(format!("{more} more descriptors are open")) }
+    });
+    drop(strangers);
+}
+
+/// The open descriptors of the member's agent.
+fn descriptors(manager: &Manager) -> usize {
+    std::fs::read_dir(manager.member().process().join("fd")).expect("its descriptors").count()
 }

@@ -22,7 +22,7 @@ use super::{
     forge::{Forged, change, file},
     runtime, says,
     snapshot::Snapshot,
-    talk::{Talk, Verdict},
+    talk::Talk,
 };
 use crate::farm::{Farm, Server};
 
@@ -177,7 +177,7 @@ impl Manager {
             talk.offer(offer, &bytes).await;
             talk.verdict().await
         });
-        let Verdict::Done(report) = verdict else { panic!("{case}: a good revision is not taken: {verdict:?}") };
+        let report = verdict.taken(case);
         assert_eq!(report.root.as_ref(), forged.header.header().root.as_bytes(), "{case}: the root that was read back");
         self.taken(forged);
     }

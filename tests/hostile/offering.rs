@@ -119,7 +119,8 @@ fn slices_come_in_order_and_end() {
     let manager = &mut manager;
     manager.unharmed("to begin with");
     // Offsets and lengths of what is sent of one good pack.
-    let rows: [(&str, &[(usize, usize)], &[&str]); 4] = [
+    type Slices = &'static [(usize, usize)];
+    let rows: [(&str, Slices, &[&str]); 4] = [
         ("out of order", &[(50, 50), (0, 50)], &["bytes 50 to 100 came, 0 to"]),
         ("overlapping", &[(0, 50), (40, 50)], &["bytes 40 to 90 came, 50 to"]),
         ("twice", &[(0, 50), (0, 50)], &["bytes 0 to 50 came, 50 to"]),

@@ -33,6 +33,16 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
+    /// The report of a revision that was taken.
+    #[track_caller]
+    pub(super) fn taken(self, case: &str) -> v1::Report {
+        match self {
+            Self::Done(report) => report,
+            Self::Refused(why) | Self::Failed(why) | Self::Ended(why) => panic!("{case}: not taken: {why}"),
+            other => panic!("{case}: not taken: {other:?}"),
+        }
+    }
+
     /// The words of a refusal, before the switch or by ending the stream.
     #[track_caller]
     pub(super) fn refusal(self, case: &str) -> String {
@@ -64,6 +74,17 @@ impl Talk {
     pub(super) async fn send(&self, message: down::Message) {
         let sent = timeout(PATIENCE, self.down.send(v1::Down { message: Some(message) })).await;
         let _ = sent.expect("the member reads");
+    }
+
+    /// Sends these messages again and again, until the stream has ended or nothing is taken any more.
+    pub(super) async fn flood(&self, messages: &[down::Message]) {
+        for message in messages.iter().cycle() {
+            let down = v1::Down { message: Some(message.clone()) };
+            match timeout(Duration::from_secs(1), self.down.send(down)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
     }
 
     /// The next answer that says something of what was sent.

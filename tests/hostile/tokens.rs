@@ -43,7 +43,7 @@ fn a_token_that_is_not_good_admits_nobody() {
     wrong.secret = "0".repeat(64).into();
     refused("a wrong secret", &player, &good, &wrong, Code::PermissionDenied, &["not known here"]);
     wrong.secret = vec![b'x'; 1 << 20].into();
-    refused("a huge secret", &player, &good, &wrong, Code::PermissionDenied, &["not known here"]);
+    refused("a huge secret", &player, &good, &wrong, Code::Unknown, &["length limit exceeded"]);
     let wrong = v1::EnterRequest { token_id: "nosuch".into(), ..request(&good) };
     refused("a wrong id", &player, &good, &wrong, Code::PermissionDenied, &["not known here"]);
     refused("revoked", &player, &good, &request(&revoked), Code::PermissionDenied, &["was revoked"]);

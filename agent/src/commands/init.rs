@@ -6,6 +6,7 @@ use std::{
 };
 
 use bellwether_manager::{Form, FormError, Formed};
+use bellwether_monitor::text;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::SetName,
@@ -46,9 +47,6 @@ pub struct Args {
     /// Show what would be done
     #[arg(long)]
     pub dry_run: bool,
-    /// Ask nothing
-    #[arg(long)]
-    pub yes: bool,
 }
 
 /// Runs it. The order makes it safe to repeat after a crash: key, history, record, agent.toml.
@@ -72,7 +70,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     if !common.json {
         eprintln!("{}", plan(&config));
     }
-    output::confirm("form a group with this server as its manager?", args.yes)?;
+    output::confirm("form a group with this server as its manager?", common.yes)?;
     let key = identity::load_or_create(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
     let formed = form(&config, rules, args.codec, key).await?;
     let held = Held { chain: vec![formed.record.clone()], current: formed.record.clone() };
@@ -167,12 +165,12 @@ async fn form(config: &Config, rules: Vec<SetRules>, codec: Codec, key: KeyPair)
             formed = &mut work => break formed.map_err(|e| CommandError::failed(&e))?.map_err(form_failed)?,
             _ = ticks.tick() => {
                 let packed = size_of(&config.state_dir.join("history"));
-                progress.now(format!("reading and packing {}: {}", names.join(", "), output::bytes(packed)));
+                progress.now(format!("reading and packing {}: {}", names.join(", "), text::bytes(packed)));
             }
         }
     };
     let Formed { entries, bytes, pack_bytes, .. } = formed;
-    let (bytes, pack_bytes) = (output::bytes(bytes), output::bytes(pack_bytes));
+    let (bytes, pack_bytes) = (text::bytes(bytes), text::bytes(pack_bytes));
     progress.done(&format!("packed {entries} entries, {bytes}, into {pack_bytes}"));
     Ok(formed)
 }

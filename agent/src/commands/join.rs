@@ -47,9 +47,6 @@ pub struct Args {
     /// Show what differs and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Ask nothing
-    #[arg(long)]
-    pub yes: bool,
 }
 
 /// Runs it. The order makes it safe to repeat after a crash: key, the manager's record, this server's copy, agent.toml.
@@ -73,7 +70,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         output::show(common.json, &differences, Differences::to_string);
         return Ok(());
     }
-    ask(common, &config, &differences, args.yes)?;
+    ask(common, &config, &differences)?;
     let reply = common.in_time(manager.enter(request)).await?.into_inner();
     let held = accept(reply, &token, &config, &key.public())?;
     layout
@@ -169,7 +166,7 @@ async fn compare(
     Ok(differences)
 }
 
-fn ask(common: &Common, config: &Config, differences: &Differences, yes: bool) -> Result<(), CommandError> {
+fn ask(common: &Common, config: &Config, differences: &Differences) -> Result<(), CommandError> {
     if !common.json {
         let layout = Layout::new(config.state_dir.clone());
         eprintln!("{differences}");
@@ -180,7 +177,7 @@ fn ask(common: &Common, config: &Config, differences: &Differences, yes: bool) -
             );
         }
     }
-    output::confirm(&format!("enter the group as {} at {}?", config.name, config.advertise), yes)
+    output::confirm(&format!("enter the group as {} at {}?", config.name, config.advertise), common.yes)
 }
 
 /// Checks that the record is what the token promised, and that this server is in it.

@@ -25,9 +25,6 @@ pub struct Args {
     /// Show what would be removed
     #[arg(long)]
     pub dry_run: bool,
-    /// Ask nothing
-    #[arg(long)]
-    pub yes: bool,
 }
 
 /// Runs it, under the lock of the state directory: an agent that runs is told to leave and to stop first.
@@ -48,7 +45,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         return Ok(());
     }
     let standing = standing(&layout);
-    output::confirm(&question(standing), args.yes)?;
+    output::confirm(&question(standing), common.yes)?;
     let _lock = own_lock(common, &layout).await?;
     layout.forget().map_err(forget_failed)?;
     let recovery = layout.recovery();

@@ -41,9 +41,6 @@ enum What {
         /// Show what would be done
         #[arg(long)]
         dry_run: bool,
-        /// Ask nothing
-        #[arg(long)]
-        yes: bool,
     },
 }
 
@@ -55,7 +52,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::List => list(common),
         What::Add { name, dry_run } => add(common, &name, dry_run).await,
-        What::Remove { name, dry_run, yes } => remove(common, &name, dry_run, yes).await,
+        What::Remove { name, dry_run } => remove(common, &name, dry_run).await,
     }
 }
 
@@ -99,7 +96,7 @@ async fn add(common: &Common, name: &ServerName, dry_run: bool) -> Result<(), Co
     Ok(())
 }
 
-async fn remove(common: &Common, name: &ServerName, dry_run: bool, yes: bool) -> Result<(), CommandError> {
+async fn remove(common: &Common, name: &ServerName, dry_run: bool) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     let request = RemoveServerRequest { server: name.to_string(), author: author(), dry_run };
     if dry_run {
@@ -107,7 +104,7 @@ async fn remove(common: &Common, name: &ServerName, dry_run: bool, yes: bool) ->
         record::show_plan(common, &format!("remove {name}: it gets nothing more and is refused at its next call"));
         return Ok(());
     }
-    output::confirm(&format!("remove {name} from the group? Its configuration stays as it is."), yes)?;
+    output::confirm(&format!("remove {name} from the group? Its configuration stays as it is."), common.yes)?;
     let reply = common.in_time(client.remove_server(request)).await?.into_inner();
     record::show(common, &format!("{name} is removed; its configuration stays as it is"), &reply);
     Ok(())

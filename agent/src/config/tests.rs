@@ -3,7 +3,14 @@
 use super::*;
 
 fn common(file: &Path) -> Common {
-    Common { json: false, config: Some(file.to_owned()), admin_socket: None, state_dir: None, timeout: None }
+    Common {
+        json: false,
+        yes: false,
+        config: Some(file.to_owned()),
+        admin_socket: None,
+        state_dir: None,
+        timeout: None,
+    }
 }
 
 fn load_text(text: &str, flags: &Flags) -> Result<Config, String> {

@@ -169,7 +169,7 @@ impl Member {
         inputs: mpsc::Sender<Input>,
         stop: &watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let sets = self.sets.paths().iter().map(|(set, path)| (set.clone(), path.clone())).collect();
+        let sets = self.sets.paths.iter().map(|(set, path)| (set.clone(), path.clone())).collect();
         let watched = Watched { record: self.record.follow(), sets, events: self.events.clone() };
         let dirty = Arc::new(Dirty::default());
         let (mode, _) = watch::channel(Mode::Starting);

@@ -1,4 +1,5 @@
-//! Recovery at the start, before anything else and before the services that the sets configure.
+//! Recovery at the start, before anything else and before the services that the sets configure; and with a sync, of a
+//! switch that could not be taken back.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -24,6 +25,21 @@ pub(crate) fn recover(
 ) -> Result<(Position, History), OpenError> {
     let mut position: Position = state_file::load(&layout.position())?.unwrap_or_default();
     let history = History::open(&layout.history())?;
+    finish(layout, paths, record, &history, &mut position)?;
+    Ok((position, history))
+}
+
+/// Completes or takes back an interrupted switch, where there is one, and notes the outcome.
+///
+/// # Errors
+/// As [`recover`].
+pub(super) fn finish(
+    layout: &Layout,
+    paths: &BTreeMap<SetName, PathBuf>,
+    record: &Record,
+    history: &History,
+    position: &mut Position,
+) -> Result<(), OpenError> {
     let rules: Vec<_> = record.policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect();
     let site = Site { sources: sources(paths, &rules).map_err(OpenError::NoPath)?, state: layout.state().to_owned() };
     match apply::recover(&site, position.at.as_ref().map(|at| at.id()))? {
@@ -31,11 +47,11 @@ pub(crate) fn recover(
         Recovered::Back => tracing::warn!("an interrupted switch was taken back"),
         Recovered::Forward(revision) => {
             position.at = history.get(revision).map(|stored| stored.header.clone());
-            state_file::save(&layout.position(), &position)?;
+            state_file::save(&layout.position(), position)?;
             apply::forget(&site)?;
             let number = position.at.as_ref().map(|at| at.number().to_string());
             tracing::warn!(revision = number.as_deref().unwrap_or("unknown"), "an interrupted switch was completed");
         }
     }
-    Ok((position, history))
+    Ok(())
 }

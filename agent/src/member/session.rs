@@ -19,7 +19,7 @@ use bellwether_proto::{
     revision::SignedHeader,
     v1::{self, down, push_server::Push, up},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -40,12 +40,14 @@ pub(crate) struct PushService {
     inputs: mpsc::Sender<Input>,
     stop: watch::Receiver<bool>,
     sessions: AtomicU64,
+    /// Held while a hello of somebody else than the manager is read.
+    others: Semaphore,
 }
 
 impl PushService {
     /// A service that feeds the member's thread, until `stop`.
     pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>, stop: watch::Receiver<bool>) -> Self {
-        Self { record, inputs, stop, sessions: AtomicU64::new(0) }
+        Self { record, inputs, stop, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
     }
 }
 
@@ -56,8 +58,7 @@ impl Push for PushService {
     async fn follow(&self, request: Request<Streaming<v1::Down>>) -> Result<Response<Self::FollowStream>, Status> {
         let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let mut downs = request.into_inner();
-        let hello = first(&mut downs).await?;
-        greet(&self.record, key, &hello)?;
+        let hello = self.hello(key, &mut downs).await?;
         if let Some(head) = &hello.head {
             check_head(&self.record, head)?;
         }
@@ -75,6 +76,17 @@ impl Push for PushService {
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         tokio::spawn(session.run(downs, over, stopped));
         Ok(Response::new(Box::pin(ReceiverStream::new(up))))
+    }
+}
+
+impl PushService {
+    /// The hello of the manager. Others may say it, one at a time: a manager that this server has not met yet.
+    async fn hello(&self, key: PublicKey, downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
+        let known = self.record.current().record().manager().key == key;
+        let busy = |_| Status::resource_exhausted("somebody else than the manager says hello already; try again");
+        let _turn = if known { None } else { Some(self.others.try_acquire().map_err(busy)?) };
+        let hello = first(downs).await?;
+        greet(&self.record, key, &hello).map(|()| hello)
     }
 }
 

@@ -19,7 +19,8 @@ use crate::layout::Layout;
 /// The sets of this member.
 #[derive(Debug)]
 pub(crate) struct Sets {
-    paths: BTreeMap<SetName, PathBuf>,
+    /// Where they are.
+    pub(crate) paths: BTreeMap<SetName, PathBuf>,
     state: PathBuf,
     /// The tree of the revision that is held; empty when none is.
     pub(crate) tree: Tree,
@@ -37,11 +38,6 @@ impl Sets {
         let sources = sources(&paths, &rules).map_err(OpenError::NoPath)?;
         let live = scan(&sources, &before, &look)?.tree;
         Ok(Self { paths, state: layout.state().to_owned(), tree, live })
-    }
-
-    /// Where they are.
-    pub(crate) fn paths(&self) -> &BTreeMap<SetName, PathBuf> {
-        &self.paths
     }
 
     /// Looks at the sets again.

@@ -18,9 +18,10 @@ use bellwether_store::{
 };
 
 use super::{
-    Member, Work,
+    Member, OpenError, Work,
     position::{Fault, Position},
     receive::{Planned, ReceiveError, Receiving},
+    recovery,
 };
 use crate::{
     clock::{self, now_ms},
@@ -72,9 +73,14 @@ impl Member {
     pub(super) fn whole(&mut self, receiving: Receiving) {
         let (header, began) = (receiving.header.clone(), receiving.began);
         let staged = receiving.into_parts().and_then(|(pack, planned)| {
-            let staged = planned.plan.staged()?;
-            self.history.commit(pack)?;
-            Ok((staged, planned.target))
+            // Both wait for the disk, and neither needs the other.
+            let (kept, staged) = std::thread::scope(|scope| {
+                let keeping = scope.spawn(|| self.history.commit(pack));
+                let staged = planned.plan.staged();
+                (keeping.join(), staged)
+            });
+            kept.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok((staged?, planned.target))
         });
         match staged {
             Ok((staged, target)) => self.switch(&header, staged, target, began, false),
@@ -190,6 +196,13 @@ impl Member {
     /// follow as offers.
     pub(super) fn sync(&mut self) {
         self.interrupt();
+        if let Err(error) = self.finish_interrupted() {
+            let reason = chain(&error);
+            return match self.position.at.clone() {
+                Some(header) => self.failed(&header, reason),
+                None => self.note_fault(Some(Fault { reason, since_ms: now_ms() })),
+            };
+        }
         let look = if self.position.fault.is_some() { Look::Bytes } else { Look::Stats };
         let Some(header) = self.position.at.clone() else {
             return self.note_fault(None);
@@ -206,6 +219,18 @@ impl Member {
             Ok(missing) => self.await_chunks(filling, &missing),
             Err(error) => self.refused(&filling.header, &error),
         }
+    }
+
+    /// Finishes a switch that failed and could not be taken back, if what was in the way is gone.
+    fn finish_interrupted(&mut self) -> Result<(), OpenError> {
+        let record = self.record.current();
+        let before = self.position.at.as_ref().map(SignedHeader::id);
+        recovery::finish(&self.layout, &self.sets.paths, record.record(), &self.history, &mut self.position)?;
+        match self.position.at.as_ref().map(SignedHeader::id) {
+            Some(at) if before != Some(at) => self.sets.tree = self.history.tree(at)?,
+            Some(_) | None => {}
+        }
+        Ok(())
     }
 
     /// Supplies what this server's own history has; returns what is missing still.

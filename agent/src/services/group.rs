@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{Agent, refusal::refusal};
+use super::{Agent, Standing, refusal::refusal};
 use crate::tls;
 
 /// The service, for connections with mutual TLS.
@@ -53,7 +53,10 @@ impl Group for GroupService {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        self.0.authorise(tls::peer(&request))?;
+        let server = self.0.authorise(tls::peer(&request))?;
+        if let Standing::Manager(manager) = &self.0.standing {
+            manager.heard(&server);
+        }
         self.0.status().map(Response::new)
     }
 }

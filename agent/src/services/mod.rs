@@ -1,6 +1,7 @@
 //! What this server answers: to other servers ([`group`]) and to the commands on this machine ([`admin`]).
 
 pub(crate) mod admin;
+pub(crate) mod door;
 pub(crate) mod group;
 pub(crate) mod link;
 mod refusal;
@@ -8,7 +9,7 @@ mod refusal;
 use std::sync::{Arc, atomic::AtomicBool};
 
 use bellwether_manager::Manager;
-use bellwether_proto::{record::Role, status::FarmStatus, v1};
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::FarmStatus, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -68,13 +69,13 @@ impl Agent {
     ///
     /// # Errors
     /// Not a server of the group (any more).
-    pub(crate) fn authorise(&self, peer: Option<&crate::tls::Peer>) -> Result<String, Status> {
+    pub(crate) fn authorise(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
         let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let current = self.record.current();
         match current.record().by_key(&key) {
-            Some(server) if server.role != Role::Disabled => Ok(server.name.to_string()),
+            Some(server) if server.role != Role::Disabled => Ok(server.name.clone()),
             Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
-            None => Err(Status::permission_denied(format!("{key} is not a server of this group (any more)"))),
+            None => Err(not_of_the_group(&key)),
         }
     }
 
@@ -84,6 +85,10 @@ impl Agent {
         let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
         Ok(v1::StatusReply { json: json.into() })
     }
+}
+
+fn not_of_the_group(key: &PublicKey) -> Status {
+    Status::permission_denied(format!("{key} is not a server of this group (any more)"))
 }
 
 /// Changes one file at the manager.

@@ -7,6 +7,9 @@ use tonic::{Code, Status};
 
 use crate::error::chain;
 
+/// Characters of an answer's text.
+const SAID: usize = 4_000;
+
 /// An error that has a code. What a rule refused is a failed precondition (nothing was changed); what the system refused
 /// is internal.
 pub(crate) trait Refusal: std::error::Error + Sized + 'static {
@@ -16,7 +19,8 @@ pub(crate) trait Refusal: std::error::Error + Sized + 'static {
 
 /// The answer for `error`.
 pub(crate) fn refusal<E: Refusal>(error: E) -> Status {
-    Status::new(error.code(), chain(&error))
+    // It travels in a header, and may name a path of 4,000 escaped bytes.
+    Status::new(error.code(), chain(&error).chars().take(SAID).collect::<String>())
 }
 
 impl Refusal for GroupRefused {

@@ -11,19 +11,23 @@ use std::{
     time::Duration,
 };
 
-use bellwether_proto::key::KeyPair;
+use bellwether_proto::key::{KeyPair, PublicKey};
 use rustls::{ServerConfig, server::NoServerSessionStorage, version::TLS13};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{AbortHandle, JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
 use tonic::transport::{Server, server::Connected};
 
-use super::{ALPN, Peer, Unusable, certificate, provider, verify};
+use super::{
+    ALPN, Peer, Unusable, certificate,
+    guests::{Guests, Known},
+    provider, verify,
+};
 
 /// How long a peer may take to prove its key.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -64,12 +68,23 @@ impl ServerTls {
 pub struct TlsStream {
     stream: tokio_rustls::server::TlsStream<TcpStream>,
     peer: Peer,
+    /// Done when it has to make room; none from then on, and before it is served.
+    room: Option<oneshot::Receiver<()>>,
 }
 
 impl TlsStream {
     /// Who is at the other end.
     pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// Whether it has to make room for another.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let over = self.room.as_mut().is_some_and(|room| Pin::new(room).poll(cx).is_ready());
+        if over {
+            self.room = None;
+        }
+        over
     }
 }
 
@@ -83,6 +98,9 @@ impl Connected for TlsStream {
 
 impl AsyncRead for TlsStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_over(cx) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it had to make room")));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -118,13 +136,24 @@ impl AsyncWrite for TlsStream {
 pub struct Incoming {
     ready: mpsc::Receiver<TlsStream>,
     task: JoinHandle<()>,
+    guests: Guests,
+}
+
+impl Incoming {
+    /// Tells servers that are `known` from strangers, who get less room.
+    pub fn knowing(mut self, known: impl Fn(&PublicKey) -> bool + Send + 'static) -> Self {
+        self.guests = Guests::new(Box::new(known) as Known);
+        self
+    }
 }
 
 impl Stream for Incoming {
     type Item = io::Result<TlsStream>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.ready.poll_recv(cx).map(|stream| stream.map(Ok))
+        let Some(mut stream) = std::task::ready!(self.ready.poll_recv(cx)) else { return Poll::Ready(None) };
+        stream.room = Some(self.guests.admit(stream.peer.key));
+        Poll::Ready(Some(Ok(stream)))
     }
 }
 
@@ -139,7 +168,8 @@ impl Drop for Incoming {
 /// that a peer that says nothing keeps nobody waiting. What fails is logged at debug level and dropped.
 pub fn incoming(listener: TcpListener, tls: ServerTls) -> Incoming {
     let (finished, ready) = mpsc::channel(WAITING);
-    Incoming { ready, task: tokio::spawn(accept(listener, tls, finished)) }
+    let task = tokio::spawn(accept(listener, tls, finished));
+    Incoming { ready, task, guests: Guests::new(Box::new(|_| true)) }
 }
 
 async fn accept(listener: TcpListener, tls: ServerTls, finished: mpsc::Sender<TlsStream>) {
@@ -191,7 +221,7 @@ async fn prove(tcp: TcpStream, address: SocketAddr, tls: &ServerTls) -> io::Resu
     let certificate = session.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| io::Error::other("it has no certificate"))?;
     let key = verify::public_key(certificate).map_err(io::Error::other)?;
-    Ok(TlsStream { stream, peer: Peer { key, address } })
+    Ok(TlsStream { stream, peer: Peer { key, address }, room: None })
 }
 
 /// A gRPC server with the windows, keepalives and limits for connections from other servers.

@@ -96,6 +96,22 @@ fn refuses_when_something_else_is_there() {
 }
 
 #[test]
+fn putting_twice_is_putting_once() {
+    let set = Set::new();
+    assert!(set.make(put("file", "text", None)).unwrap().is_some());
+    let inode = || fs::metadata(set.path().join("file")).unwrap().ino();
+    let before = inode();
+    let hash = Hash::of(b"text");
+    assert!(set.make(put("file", "text", None)).unwrap().is_none());
+    assert!(set.make(put("file", "text", Some(hash.as_bytes()))).unwrap().is_none(), "read twice, from its beginning");
+    assert_eq!(inode(), before, "the file is the same one");
+    assert!(set.make(put("file", "TEXT", None)).unwrap().is_some());
+    let mode = v1::FileContent { data: "TEXT".into(), mode: Some(0o600) };
+    let chmod = request("file", v1::change_request::Change::Put(mode), None);
+    assert!(set.make(chmod).unwrap().is_some(), "another mode is a change");
+}
+
+#[test]
 fn removing_twice_is_removing_once() {
     let set = Set::new();
     fs::write(set.path().join("a"), "x").unwrap();

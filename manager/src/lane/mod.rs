@@ -4,6 +4,7 @@
 //! monitor. Nothing it does waits for another lane, and none waits for it; it is aborted at once when its server leaves
 //! the group. It keeps nothing durable: a member says itself where it is, every time it is reached.
 
+mod allowance;
 mod outbox;
 mod session;
 mod watchdog;
@@ -18,6 +19,7 @@ use bellwether_proto::{
     PROTOCOL, limits,
     name::ServerName,
     record::Server,
+    revision::RevisionId,
     status::{Event, Observation},
     v1,
 };
@@ -30,12 +32,14 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
-use crate::{backoff::Backoff, plan::Refusal, shared::Shared};
+use crate::{backoff::Backoff, shared::Shared};
 
-/// Messages on their way to one member that its connection has not taken yet: slices are 256 KiB.
-const ON_THE_WAY: usize = 4;
+/// Messages on their way to one member that its connection has not taken yet: slices are 128 KiB.
+const ON_THE_WAY: usize = 2;
 /// Nobody dials one server more often than that because there is a new head.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
+/// Nor more often than that because it asks for something.
+const DIAL_HEARD: Duration = Duration::from_millis(20);
 
 /// What is asked of a lane.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +49,8 @@ pub(crate) enum Control {
         /// Hash every byte.
         full: bool,
     },
+    /// It was heard of: it answers again, should it have been out of reach.
+    Heard,
     /// Look at it again.
     Verify {
         /// Hash every byte.
@@ -62,7 +68,7 @@ pub(crate) struct Memory {
     /// Why it failed, by its own word or ours: until a sync has ended well, whatever it says the next time (W8).
     fault: Option<String>,
     /// What the member refused.
-    refused: Option<Refusal>,
+    refused: Option<RevisionId>,
 }
 
 impl Memory {
@@ -73,6 +79,7 @@ impl Memory {
                 self.refused = None;
                 self.verify = if full { Some(true) } else { self.verify };
             }
+            Control::Heard => {}
             Control::Verify { full } => self.verify = Some(full || self.verify == Some(true)),
         }
     }
@@ -83,6 +90,21 @@ struct Link {
     down: mpsc::Sender<v1::Down>,
     up: Streaming<v1::Up>,
     hello: v1::UpHello,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// It was lost, or the manager stops.
+    Lost(String),
+    /// The member broke a rule.
+    Breach(String),
+}
+
+impl From<String> for End {
+    fn from(why: String) -> Self {
+        Self::Lost(why)
+    }
 }
 
 /// A lane's constants.
@@ -99,16 +121,20 @@ impl Lane {
         loop {
             let dialled = Instant::now();
             let why = match self.connect().await {
-                Ok(link) => {
-                    backoff.reset();
-                    session::run(&self, link, &mut control, &mut memory).await
-                }
+                Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
+                    End::Lost(why) => {
+                        backoff.reset();
+                        why
+                    }
+                    // It would do so again at once.
+                    End::Breach(why) => why,
+                },
                 Err(why) => why,
             };
             tracing::info!(server = %self.server.name, why, "lost");
             self.see(Observation::Lost(why));
             let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
-            if !self.wait(until, dialled + DIAL_AGAIN, &mut control, &mut memory).await {
+            if !self.wait(until, dialled, &mut control, &mut memory).await {
                 return;
             }
         }
@@ -118,11 +144,11 @@ impl Lane {
         self.shared.see(Event::Server(self.server.name.clone(), observation));
     }
 
-    /// Waits until `until`, a request, or a new head (then not before `early`); false: the manager stops.
+    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`); false: the manager stops.
     async fn wait(
         &self,
         until: Instant,
-        early: Instant,
+        dialled: Instant,
         control: &mut mpsc::Receiver<Control>,
         memory: &mut Memory,
     ) -> bool {
@@ -132,13 +158,14 @@ impl Lane {
             tokio::select! {
                 () = sleep_until(until) => return true,
                 changed = head.changed() => match changed {
-                    Ok(()) => until = until.min(early),
+                    Ok(()) => until = until.min(dialled + DIAL_AGAIN),
                     Err(_) => return false,
                 },
                 asked = control.recv() => match asked {
                     Some(asked) => {
                         memory.note(asked);
-                        until = until.min(early);
+                        let early = if matches!(asked, Control::Heard) { DIAL_HEARD } else { DIAL_AGAIN };
+                        until = until.min(dialled + early);
                     }
                     None => return false,
                 },
@@ -155,7 +182,7 @@ impl Lane {
 
     async fn dial(&self) -> Result<Link, String> {
         let channel = self.shared.dial.dial(&self.server).await?;
-        let mut client = v1::push_client::PushClient::new(channel).max_decoding_message_size(limits::MESSAGE);
+        let mut client = v1::push_client::PushClient::new(channel).max_decoding_message_size(limits::ANSWER);
         let (down, outgoing) = mpsc::channel(ON_THE_WAY);
         let hello = v1::down::Message::Hello(self.hello());
         down.send(v1::Down { message: Some(hello) }).await.map_err(|e| e.to_string())?;

@@ -15,9 +15,9 @@ use bellwether_proto::{
 use bellwether_store::history::{Route, Stored};
 use tokio::sync::mpsc;
 
-use super::{Control, Lane, Link, Memory, cut, outbox::Outbox, refused, watchdog::Watchdog};
+use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, refused, watchdog::Watchdog};
 use crate::{
-    plan::{Member, Refusal, Sending, Step, plan},
+    plan::{Member, Sending, Step, plan},
     shared::now_ms,
 };
 
@@ -54,6 +54,7 @@ struct Session<'a> {
     /// The newest keepalive; each is greater than the one before.
     beat: u64,
     dog: Watchdog,
+    allowance: Allowance,
     news: Option<Instant>,
 }
 
@@ -77,14 +78,14 @@ impl Drop for Reached<'_> {
 }
 
 /// Runs the connection; returns why it ended.
-pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> String {
+pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> End {
     // It has none of our records yet, as far as is known.
     Reached::has(lane, Version { epoch: Epoch(0), version: 0 });
     let _reached = Reached(lane);
     let mut session = Session::new(lane, memory, &link.hello);
     match session.talk(link, control).await {
         Ok(never) => match never {},
-        Err(why) => why,
+        Err(end) => end,
     }
 }
 
@@ -119,6 +120,7 @@ impl<'a> Session<'a> {
             record: None,
             beat: 0,
             dog,
+            allowance: Allowance::new(Instant::now()),
             news: None,
         };
         if let Some(drift) = &hello.drift {
@@ -131,7 +133,7 @@ impl<'a> Session<'a> {
         &mut self,
         link: Link,
         control: &mut mpsc::Receiver<Control>,
-    ) -> Result<std::convert::Infallible, String> {
+    ) -> Result<std::convert::Infallible, End> {
         let Link { down, mut up, hello: _ } = link;
         let shared = self.lane.shared.clone();
         let (mut head, mut record) = (shared.head.subscribe(), shared.record.subscribe());
@@ -144,6 +146,7 @@ impl<'a> Session<'a> {
             if self.outbox.is_empty() {
                 self.dog.went(Instant::now(), 0);
             }
+            let pause = self.allowance.pause(Instant::now());
             // Every branch here may be cancelled: a permit that is not used is given back, messages stay in the stream.
             tokio::select! {
                 permit = down.reserve(), if !self.outbox.is_empty() => {
@@ -153,11 +156,12 @@ impl<'a> Session<'a> {
                         permit.send(v1::Down { message: Some(message) });
                     }
                 }
-                message = up.message() => match message.map_err(|status| refused(&status))? {
-                    None => return Err("it closed the connection".to_owned()),
-                    Some(v1::Up { message: None }) => {}
-                    Some(v1::Up { message: Some(message) }) => self.hear(message).await?,
+                message = up.message(), if pause.is_none() => match message.map_err(|status| refused(&status))? {
+                    None => return Err(End::Lost("it closed the connection".to_owned())),
+                    Some(v1::Up { message: None }) => self.allowance.spend(Instant::now()),
+                    Some(v1::Up { message: Some(message) }) => self.hear(message).await.map_err(End::Breach)?,
                 },
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
                 changed = head.changed() => {
                     changed.map_err(|_| "the manager stops".to_owned())?;
                     self.outbox.head = Some(head.borrow_and_update().stored.header.to_wire());
@@ -175,7 +179,7 @@ impl<'a> Session<'a> {
                 _ = tick.tick() => {
                     let working = self.current.as_ref().map(|current| current.pack.as_ref().map_or(0, |pack| pack.size));
                     if let Some(why) = self.dog.bites(Instant::now(), working) {
-                        return Err(why);
+                        return Err(End::Lost(why));
                     }
                     self.beat();
                 }
@@ -276,6 +280,7 @@ impl<'a> Session<'a> {
         use v1::up::Message;
         let now = Instant::now();
         self.dog.heard(now);
+        self.allowance.spend(now);
         match message {
             Message::Hello(_) => return Err("it said hello twice".to_owned()),
             Message::Want(v1::Want { want }) => {
@@ -372,11 +377,18 @@ impl<'a> Session<'a> {
     async fn report(&mut self, report: v1::Report) -> Result<(), String> {
         let revision = Hash::try_from(report.revision.as_ref()).map_err(|e| format!("it reported {e}"))?;
         let revision = RevisionId(revision);
+        let busy = self.current.is_some();
         let ours = self.current.as_ref().is_some_and(|current| current.header.id() == revision);
+        if ours {
+            self.allowance.refund();
+        }
         let current = if ours { self.end() } else { self.earlier(revision).await? };
         let Some(current) = current else {
-            tracing::warn!(server = %self.lane.server.name, %revision, "reported a revision that was not offered");
-            return Ok(());
+            return if busy {
+                Ok(())
+            } else {
+                Err(format!("it reported revision {revision}, which it was not offered"))
+            };
         };
         match report.outcome() {
             v1::Outcome::Done if report.root.as_ref() == current.header.header().root.as_bytes() => {
@@ -431,9 +443,8 @@ impl<'a> Session<'a> {
     }
 
     fn refused(&mut self, current: &Current, reason: &str) {
-        let refusal = Refusal { revision: current.header.id(), head: self.lane.shared.head.borrow().id() };
-        self.member.refused = Some(refusal);
-        self.memory.refused = Some(refusal);
+        self.member.refused = Some(current.header.id());
+        self.memory.refused = self.member.refused;
         self.end_sync();
         let reason = cut(reason, REASON);
         self.lane.see(Observation::Refused { revision: current.header.number(), reason });

@@ -211,6 +211,14 @@ impl Area {
         self.parent.as_fd()
     }
 
+    /// The directory that holds the staging directory.
+    pub(super) fn holder(&self) -> BorrowedFd<'_> {
+        match &self.root {
+            Some(root) if self.inside => root.as_fd(),
+            Some(_) | None => self.parent(),
+        }
+    }
+
     /// Where staging is, for people.
     pub(super) fn staging_path(&self) -> PathBuf {
         if self.inside {
@@ -271,7 +279,8 @@ fn leads_inside(error: &io::Error) -> bool {
 /// Makes the staging directory, or takes over the one that is there.
 fn make(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     match durable::make_directory(parent, name, 0o700) {
-        Ok(()) => durable::sync_directory(parent)?,
+        // What holds it is synced with what is staged in it.
+        Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }

@@ -111,7 +111,9 @@ pub(super) fn finish_done(site: &Site) -> Result<(), Refused> {
             let work = Work::resume(site, journal).map_err(|error| failed(io::Error::other(error)))?;
             work.finish(Leftover::Old).map_err(failed)
         }
-        Some(_) => Err(failed(io::Error::other("it was interrupted; it is finished at the next start of the agent"))),
+        Some(_) => {
+            Err(failed(io::Error::other("it was interrupted; a sync, or the next start of the agent, finishes it")))
+        }
     }
 }
 

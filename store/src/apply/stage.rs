@@ -252,7 +252,9 @@ impl Staging {
         }
         for (number, area) in areas.iter().enumerate() {
             let staging = area.staging.as_fd();
-            let synced = if sync { durable::sync_directory(staging) } else { durable::sync_filesystem(staging) };
+            // Few are synced one by one; the directory that holds staging may have got it just now.
+            let each = || durable::sync_directory(staging).and_then(|()| durable::sync_directory(area.holder()));
+            let synced = if sync { each() } else { durable::sync_filesystem(staging) };
             synced.map_err(|error| (number, EntryPath::root(), error))?;
         }
         Ok(())

@@ -161,6 +161,7 @@ impl Server {
     pub(super) fn common(&self) -> Common {
         Common {
             json: false,
+            yes: true,
             config: Some(self.config.file.clone()),
             admin_socket: None,
             state_dir: None,

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_monitor::table::{problems, summary};
+use bellwether_monitor::{
+    table::{problems, summary},
+    text,
+};
 use bellwether_proto::status::{FarmStatus, State};
 use serde::Serialize;
 use tokio::time::timeout;
@@ -23,7 +26,6 @@ use super::{
 use crate::{
     commands::status::{Feed, once},
     error::CommandError,
-    output,
 };
 
 /// Files of the burst.
@@ -69,7 +71,7 @@ impl<'a> Story<'a> {
             Some(own) => {
                 let own = own.canonicalize().map_err(|e| trouble(format!("cannot use {}: {e}", own.display())))?;
                 let copied = tree::copy(&own, &root, dir).map_err(|e| CommandError::failed(&e))?;
-                let (files, bytes) = (copied.files, output::bytes(copied.bytes));
+                let (files, bytes) = (copied.files, text::bytes(copied.bytes));
                 say.result(&format!("{} is a copy of {}: {files} files, {bytes}", root.display(), own.display()));
                 for left_out in copied.left_out {
                     say.result(&format!("left out {left_out}"));
@@ -248,7 +250,7 @@ impl<'a> Story<'a> {
                 member.name,
                 compared.entries,
                 compared.files,
-                output::bytes(compared.bytes)
+                text::bytes(compared.bytes)
             ));
             (self.measured.files, self.measured.bytes) = (compared.files, compared.bytes);
             self.measured.compared_files += compared.files;

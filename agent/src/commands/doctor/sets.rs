@@ -11,7 +11,9 @@ use bellwether_store::beneath;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Check;
-use crate::{config::SetConfig, output::bytes};
+use bellwether_monitor::text::bytes;
+
+use crate::config::SetConfig;
 
 /// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
 const STAGING: &str = ".bellwether";

@@ -1,0 +1,106 @@
+//! Who asks, looked at before anything of a request is read. Servers of the group pass. Others, joiners most often, may
+//! ask to enter (and be the new manager of a member that was away, see [`crate::member`]): a few at a time, in few bytes,
+//! and soon. So nobody without a key of the group costs its servers memory (invariant 6).
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bellwether_proto::limits;
+use http_body_util::Limited;
+use tokio::sync::Semaphore;
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use super::not_of_the_group;
+use crate::{group::GroupRecord, tls::Peer};
+
+/// Requests of strangers at a time.
+const STRANGERS: usize = 64;
+/// How long each may take until its answer begins.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// What strangers may ask of any size: the stream's own task looks at who speaks.
+const FOLLOW: &str = "/bellwether.v1.Push/Follow";
+/// What else they may ask.
+const ENTRANCE: [&str; 2] = ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/Enter"];
+
+/// The door of this server.
+#[derive(Clone)]
+pub(crate) struct Door {
+    record: Arc<GroupRecord>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Door {
+    /// Lets in who is in the record at that moment.
+    pub(crate) fn new(record: Arc<GroupRecord>) -> Self {
+        Self { record, strangers: Arc::new(Semaphore::new(STRANGERS)) }
+    }
+
+    /// What a stranger may do; none: whoever asks is known, or looked at later.
+    fn judge(&self, request: &http::Request<Body>) -> Option<Result<(), Status>> {
+        let path = request.uri().path();
+        let Some(Peer { key, .. }) = request.extensions().get() else {
+            return Some(Err(Status::unauthenticated("the connection has no key")));
+        };
+        match self.record.current().record().by_key(key) {
+            Some(_) => None,
+            None if path == FOLLOW => None,
+            None if ENTRANCE.contains(&path) => Some(Ok(())),
+            None => Some(Err(not_of_the_group(key))),
+        }
+    }
+}
+
+impl<S> Layer<S> for Door {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { door: self.clone(), inner }
+    }
+}
+
+/// Services behind the door.
+#[derive(Clone)]
+pub(crate) struct Guarded<S> {
+    door: Door,
+    inner: S,
+}
+
+impl<S> Service<http::Request<Body>> for Guarded<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match self.door.judge(&request) {
+            None => Box::pin(self.inner.call(request)),
+            Some(Err(status)) => Box::pin(std::future::ready(Ok(status.into_http()))),
+            Some(Ok(())) => {
+                let Ok(turn) = self.door.strangers.clone().try_acquire_owned() else {
+                    let busy = Status::resource_exhausted("too many servers ask to enter at once; try again");
+                    return Box::pin(std::future::ready(Ok(busy.into_http())));
+                };
+                let answer = self.inner.call(request.map(|body| Body::new(Limited::new(body, limits::STRANGER))));
+                Box::pin(async move {
+                    let answer = tokio::time::timeout(DEADLINE, answer).await;
+                    drop(turn);
+                    let late = |_| Ok(Status::deadline_exceeded("the request did not come to its end").into_http());
+                    answer.unwrap_or_else(late)
+                })
+            }
+        }
+    }
+}
