@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Where the disk images are made; on a disk with 30 GB free, not in memory
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) work: PathBuf,
+    /// One file system for all servers, instead of one for each
+    #[arg(long)]
+    pub(crate) shared_disk: bool,
     /// The program under test; otherwise it is built from this workspace, with --release
     #[arg(long, value_name = "FILE", overrides_with = "bellwether")]
     pub(crate) bellwether: Option<PathBuf>,

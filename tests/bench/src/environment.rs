@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use serde::Serialize;
 
-use crate::run::run;
+use crate::{args::Args, run::run};
 
 /// The machine and the programs.
 #[derive(Debug, Serialize)]
@@ -17,7 +17,11 @@ pub(crate) struct Environment {
     rsync: String,
     lsyncd: String,
     seed: u64,
-    repetitions: usize,
+    repetitions: u16,
+    /// One file system for all servers, instead of one for each.
+    shared_disk: bool,
+    /// What is called deflate.
+    codec: String,
     /// Processes that wanted to run before the first measurement, on average over a minute: of others.
     load_before: f64,
     /// Seconds that the whole run took.
@@ -26,7 +30,7 @@ pub(crate) struct Environment {
 
 impl Environment {
     /// Looks around.
-    pub(crate) fn look(bellwether: &Path, seed: u64, repetitions: usize) -> Self {
+    pub(crate) fn look(bellwether: &Path, args: &Args) -> Self {
         Self {
             processor: line_of("/proc/cpuinfo", "model name"),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -35,8 +39,10 @@ impl Environment {
             bellwether: first_line(Command::new(bellwether).arg("--version")),
             rsync: first_line(Command::new("rsync").arg("--version")),
             lsyncd: first_line(Command::new("lsyncd").arg("--version")),
-            seed,
-            repetitions,
+            seed: args.seed,
+            repetitions: args.repeat,
+            shared_disk: args.shared_disk,
+            codec: args.codec.clone(),
             load_before: load(),
             took: 0.0,
         }
@@ -53,7 +59,8 @@ impl Environment {
     /// For people.
     pub(crate) fn markdown(&self) -> String {
         format!(
-            "{} cores of {}, {}, Linux {}. {}; {}; {}. Seed {}, {} repetition(s), {:.0} s in all; load before: {:.2}.\n",
+            "{} cores of {}, {}, Linux {}. {}; {}; {}. {}; deflate is {}. Seed {}, {} repetition(s), {:.0} s in \
+             all; load before: {:.2}.\n",
             self.cores,
             self.processor,
             self.memory,
@@ -61,6 +68,8 @@ impl Environment {
             self.bellwether,
             self.rsync,
             self.lsyncd,
+            if self.shared_disk { "One file system for all servers" } else { "A file system for each server" },
+            self.codec,
             self.seed,
             self.repetitions,
             self.took,

@@ -68,7 +68,7 @@ fn measure(args: &Args, work: &Path) -> Result<ExitCode> {
     inside::prepare()?;
     let bellwether = args.bellwether.as_deref().ok_or_else(|| Problem::new("--inside is for the program itself"))?;
     let (sizes, rows) = (sizes(args), rows(args));
-    let mut environment = Environment::look(bellwether, args.seed, usize::from(args.repeat));
+    let mut environment = Environment::look(bellwether, args);
     if let Some(warning) = environment.warning() {
         eprintln!("{warning}");
     }
@@ -78,6 +78,7 @@ fn measure(args: &Args, work: &Path) -> Result<ExitCode> {
         codec: &args.codec,
         network: &network,
         work: work.to_owned(),
+        shared_disk: args.shared_disk,
         sizes: &sizes,
         seed: args.seed,
     };

@@ -1,9 +1,11 @@
-//! Where one measurement takes place: a fresh file system with the manager's tree on it, and room for each member.
+//! Where one measurement takes place: fresh file systems, one for each server as on machines of their own, with the tree on
+//! the manager's.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use crate::{
@@ -23,22 +25,29 @@ pub(crate) struct Site<'a> {
     pub(crate) cell: Cell,
     pub(crate) network: &'a Network,
     pub(crate) template: &'a Template,
-    disk: Disk,
+    /// The manager's, then each member's; or one for all.
+    disks: Vec<Disk>,
 }
 
 impl<'a> Site<'a> {
-    /// Makes the file system, copies the tree to the manager's place, sets the link, and waits for the disk.
+    /// Makes the file systems (one for all where `shared`), copies the tree to the manager's place, sets the link, and waits
+    /// for the disks.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn new(cell: Cell, work: &Path, network: &'a Network, template: &'a Template) -> Result<Self> {
-        let site = Self { cell, network, template, disk: Disk::fresh(work, "fresh")? };
-        for member in 1..=cell.members {
-            let tree = site.member(member).join("tree");
-            fs::create_dir_all(&tree).map_err(Problem::with("create", &tree))?;
+    pub(crate) fn new(
+        cell: Cell,
+        work: &Path,
+        shared: bool,
+        network: &'a Network,
+        template: &'a Template,
+    ) -> Result<Self> {
+        let count = if shared { 1 } else { 1 + cell.members };
+        let disks = (0..count).map(|number| Disk::fresh(work, &format!("disk{number}"))).collect::<Result<_>>()?;
+        let site = Self { cell, network, template, disks };
+        for target in site.targets().iter().chain([&site.manager()]) {
+            fs::create_dir_all(target).map_err(Problem::with("create", target))?;
         }
-        let manager = site.manager();
-        fs::create_dir_all(&manager).map_err(Problem::with("create", &manager))?;
         run(Command::new("cp").arg("-a").arg(&template.directory).arg(site.source()))?;
         network.set(cell.link)?;
         site.sync()?;
@@ -47,7 +56,7 @@ impl<'a> Site<'a> {
 
     /// The manager's place.
     pub(crate) fn manager(&self) -> PathBuf {
-        self.disk.path().join("manager")
+        self.disks[0].path().join("manager")
     }
 
     /// The manager's tree.
@@ -57,7 +66,7 @@ impl<'a> Site<'a> {
 
     /// The place of member `index`, counted from 1.
     pub(crate) fn member(&self, index: usize) -> PathBuf {
-        self.disk.path().join("members").join(index.to_string())
+        self.disks.get(index).unwrap_or(&self.disks[0]).path().join(format!("member{index}"))
     }
 
     /// The trees of all members.
@@ -75,15 +84,18 @@ impl<'a> Site<'a> {
     /// # Errors
     /// The system's.
     pub(crate) fn crew(&self) -> Result<Crew<'a>> {
-        Crew::new(self.network, &self.disk.path().join("logs"))
+        Crew::new(self.network, &self.disks[0].path().join("logs"))
     }
 
-    /// Waits until everything is on the disk.
+    /// Waits until everything is on the disks, all at once as `sync` does.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.disk.sync()
+        thread::scope(|scope| {
+            let syncs: Vec<_> = self.disks.iter().map(|disk| scope.spawn(|| disk.sync())).collect();
+            syncs.into_iter().try_for_each(|sync| sync.join().expect("it does not panic"))
+        })
     }
 
     /// Compares all members' trees with the manager's, byte for byte.

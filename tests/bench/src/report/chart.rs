@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 860.0;
-const LEFT: f64 = 250.0;
+const WIDTH: f64 = 900.0;
+const LEFT: f64 = 340.0;
 const RIGHT: f64 = 90.0;
 const BAR: f64 = 18.0;
 const STYLE: &str = "<style>text{font:12px sans-serif;fill:#222}.t{font-size:16px;font-weight:bold}.g{font-weight:bold}\
@@ -29,7 +29,7 @@ pub(super) struct Group {
     pub(super) bars: Vec<Bar>,
 }
 
-/// A chart of groups of bars; each group has a scale of its own. `mark`: a value at which a line is drawn.
+/// A chart of groups of bars, each with a scale of its own. `mark`: a value at which a line is drawn.
 pub(super) fn bars(title: &str, groups: &[Group], mark: Option<f64>) -> String {
     let height = 50.0 + groups.iter().map(|group| 34.0 + group.bars.len() as f64 * (BAR + 4.0)).sum::<f64>();
     let mut svg = begin(title, height);
@@ -76,13 +76,11 @@ pub(super) struct Curve {
 pub(super) fn curves(title: &str, curves: &[Curve]) -> String {
     let (height, top, bottom) = (380.0, 50.0, 330.0);
     let mut svg = begin(title, height);
-    let all = || curves.iter().flat_map(|curve| curve.seconds.iter().copied());
-    let least = all().fold(f64::INFINITY, f64::min).max(1e-4).log10().floor();
-    let most = all().fold(0.0, f64::max).max(1e-3).log10().ceil();
+    let ticks = ticks(curves);
+    let (least, most) = (ticks[0].ln(), ticks[ticks.len() - 1].ln());
     let (left, right) = (60.0, WIDTH - 240.0);
-    let x = |seconds: f64| left + (seconds.max(1e-5).log10() - least) / (most - least) * (right - left);
-    for power in least as i32..=most as i32 {
-        let seconds = 10f64.powi(power);
+    let x = |seconds: f64| left + (seconds.max(1e-5).ln() - least) / (most - least) * (right - left);
+    for seconds in ticks {
         let (at, text) = (x(seconds), super::format::seconds(seconds));
         let _ = write!(svg, "<line class='a' x1='{at:.1}' x2='{at:.1}' y1='{top}' y2='{bottom}'/>");
         let _ = write!(svg, "<text class='m' x='{at:.1}' y='{:.0}'>{text}</text>", bottom + 18.0);
@@ -117,6 +115,16 @@ pub(super) fn curves(title: &str, curves: &[Curve]) -> String {
     svg + "</svg>\n"
 }
 
+/// 1, 2 and 5 of every power of ten, from below the first of all changes to above the last: at least two.
+fn ticks(curves: &[Curve]) -> Vec<f64> {
+    let all = || curves.iter().flat_map(|curve| curve.seconds.iter().copied());
+    let (first, last) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
+    let steps: Vec<f64> = (-4..4).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(power))).collect();
+    let begin = steps.iter().rposition(|&step| step <= first).unwrap_or(0).min(steps.len() - 2);
+    let end = steps.iter().position(|&step| step >= last).unwrap_or(steps.len() - 1).max(begin + 1);
+    steps[begin..=end].to_vec()
+}
+
 fn begin(title: &str, height: f64) -> String {
     format!(
         "<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH:.0}' height='{height:.0}' \
@@ -146,6 +154,15 @@ mod tests {
         assert_eq!(svg.matches(&format!("width='{:.1}'", WIDTH - LEFT - RIGHT)).count(), 2);
         assert_eq!(svg.matches(&format!("width='{:.1}'", (WIDTH - LEFT - RIGHT) / 2.0)).count(), 2);
         assert!(svg.contains("A &amp; B") && svg.contains("&lt;a&gt;") && svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn ticks_are_on_both_sides_of_all() {
+        let curve = |seconds: &[f64]| Curve { label: "x".into(), seconds: seconds.to_vec(), colour: COLOURS[0] };
+        let rounded = |curves: &[Curve]| ticks(curves).iter().map(|s| format!("{s:.3}")).collect::<Vec<_>>();
+        assert_eq!(rounded(&[curve(&[0.03]), curve(&[0.12])]), ["0.020", "0.050", "0.100", "0.200"]);
+        assert_eq!(ticks(&[curve(&[0.02, 0.02])]).len(), 2);
+        assert_eq!((ticks(&[]).len(), ticks(&[curve(&[1e9])]).len()), (2, 2));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) fn print(report: &Report<'_>) {
 /// The system's.
 pub(crate) fn write(report: &Report<'_>, out: &Path) -> Result<()> {
     fs::create_dir_all(out).map_err(Problem::with("create", out))?;
-    let plots = plots::all(report.results);
+    let plots = plots::all(report.results, report.goals);
     let put = |name: &str, text: &str| {
         let path = out.join(name);
         fs::write(&path, text).map_err(Problem::with("write", &path))

@@ -5,6 +5,7 @@ use super::{
     format,
 };
 use crate::{
+    goals::{Goal, Verdict},
     plan::{Cell, Row},
     results::Results,
     sample::{Sample, Way, Who},
@@ -19,11 +20,12 @@ pub(super) struct Plot {
 }
 
 /// Those for which there is something to show.
-pub(super) fn all(results: &Results) -> Vec<Plot> {
+pub(super) fn all(results: &Results, goals: &[Goal]) -> Vec<Plot> {
     let seconds = |title, file, row| bars(results, title, file, row, |s| s.cost.seconds, format::seconds);
     let wire = |title, file, row| bars(results, title, file, row, |s| s.cost.wire as f64, |v| format::bytes(v as u64));
     let cpu = |s: &Sample| s.cost.cpu.manager + s.cost.cpu.members;
     let plots = [
+        of_goals(goals),
         seconds("First sync: seconds", "first-sync.svg", Row::FirstSync),
         wire("First sync: bytes on the wire", "first-sync-bytes.svg", Row::FirstSync),
         bars(
@@ -44,6 +46,25 @@ pub(super) fn all(results: &Results) -> Vec<Plot> {
     plots.into_iter().flatten().collect()
 }
 
+/// How far a bar of the goals' plot goes: what is worse is cut off there.
+const WORST: f64 = 3.0;
+
+/// What was measured ÷ what is allowed.
+fn of_goals(goals: &[Goal]) -> Option<Plot> {
+    let mut groups: Vec<Group> = Vec::new();
+    for goal in goals {
+        let Some(ratio) = goal.ratio.map(|ratio| ratio / goal.limit) else { continue };
+        let colour = if goal.verdict() == Verdict::Met { COLOURS[4] } else { COLOURS[2] };
+        let bar = Bar { label: goal.what.clone(), value: ratio.min(WORST), text: format!("{ratio:.2}"), colour };
+        match groups.iter_mut().find(|group| group.label == goal.work) {
+            Some(group) => group.bars.push(bar),
+            None => groups.push(Group { label: goal.work.clone(), bars: vec![bar] }),
+        }
+    }
+    let title = "Goals: what was measured ÷ what is allowed (at or left of the line: met)".to_owned();
+    (!groups.is_empty()).then(|| Plot { svg: chart::bars(&title, &groups, Some(1.0)), title, file: "goals.svg" })
+}
+
 fn bars(
     results: &Results,
     title: &str,
@@ -62,7 +83,11 @@ fn bars(
         Group { label: cell.label(), bars }
     };
     let groups: Vec<_> = results.cells(row).iter().map(group).collect();
-    (!groups.is_empty()).then(|| Plot { title: title.to_owned(), file, svg: chart::bars(title, &groups, None) })
+    (!groups.is_empty()).then(|| Plot {
+        title: title.to_owned(),
+        file,
+        svg: chart::bars(&format!("{title} (each group has a scale of its own)"), &groups, None),
+    })
 }
 
 /// One curve for each contender, way and number of members, of the largest tree.

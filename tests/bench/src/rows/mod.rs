@@ -36,6 +36,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) codec: &'a str,
     pub(crate) network: &'a Network,
     pub(crate) work: PathBuf,
+    /// One file system for all servers, instead of one for each.
+    pub(crate) shared_disk: bool,
     pub(crate) sizes: &'a Sizes,
     pub(crate) seed: u64,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Bench<'a> {
 /// # Errors
 /// What went wrong; the cell has no measurement of this contender then.
 pub(crate) fn measure(bench: &Bench<'_>, cell: Cell, template: &Template, who: Who) -> Result<Vec<Sample>> {
-    let site = Site::new(cell, &bench.work, bench.network, template)?;
+    let site = Site::new(cell, &bench.work, bench.shared_disk, bench.network, template)?;
     let mut crew = site.crew()?;
     let work = Work { bench, site: &site, who };
     let result = match cell.row {
