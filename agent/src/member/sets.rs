@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use bellwether_proto::{name::SetName, record::SetRules, revision::SignedHeader};
+use bellwether_proto::{entry::EntryPath, name::SetName, record::SetRules, revision::SignedHeader};
 use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
     index, pack,
-    scan::{Look, ScanError, Source, scan},
+    scan::{Depth, Look, ScanError, Source, scan},
     tree::{Change, Tree},
 };
 
@@ -64,9 +64,11 @@ impl Sets {
         if target.root() != head.header.header().root {
             return Err(ReceiveError::Tree("it has another root hash".into()));
         }
-        if head.base || rules(&self.live) != head.rules {
-            self.live = scan(&sources, &self.live, &Look::Stats)?.tree;
-        }
+        let look = match &update {
+            Some(changes) if rules(&self.live) == head.rules => Look::At(places(changes)),
+            Some(_) | None => Look::Stats,
+        };
+        self.live = scan(&sources, &self.live, &look)?.tree;
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
         let site = Site { sources, state: self.state.clone() };
         let plan = self.plan_for(&site, &head.header, &target, changes)?;
@@ -98,6 +100,12 @@ impl Sets {
             tracing::warn!(%error, "the index was not saved: the next start reads every file");
         }
     }
+}
+
+/// Where an update changes something. Looked at again before it is planned: what somebody made there since the last look
+/// (a directory with local files, say) stays.
+fn places(changes: &[Change]) -> BTreeMap<(SetName, EntryPath), Depth> {
+    changes.iter().map(|change| ((change.set.clone(), change.path.clone()), Depth::Entry)).collect()
 }
 
 fn rules(tree: &Tree) -> Vec<Arc<SetRules>> {
