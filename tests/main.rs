@@ -10,6 +10,7 @@ mod drift;
 mod farm;
 mod forming;
 mod group;
+mod history;
 mod holding;
 mod hostile;
 mod joining;

@@ -17,6 +17,7 @@ use bellwether_proto::{
     status::{Event, SetStatus},
 };
 use bellwether_store::{
+    history::REVISIONS,
     index,
     scan::{Look, Notice},
     tree::{SetTree, Tree},
@@ -33,8 +34,6 @@ use crate::{
     watch::Mode,
 };
 
-/// Revisions that the history keeps at least.
-const REVISIONS: usize = 200;
 /// Until a publish that failed is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Until a base that could not be built is tried again.

@@ -33,6 +33,9 @@ use crate::{
     tree::Tree,
 };
 
+/// How many revisions a server keeps at the least when it lets old segments go.
+pub const REVISIONS: usize = 200;
+
 /// A pack in the history.
 #[derive(Debug, Clone)]
 pub struct Stored {

@@ -6,6 +6,7 @@
 //! and tells what it sees as [`Event`]s.
 
 mod drift;
+mod keeping;
 mod position;
 mod receive;
 mod recovery;

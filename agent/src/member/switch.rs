@@ -11,7 +11,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Plan, Staged},
-    pack::{self, Contents},
+    pack,
     scan::Look,
     state_file,
     tree::Tree,
@@ -132,7 +132,10 @@ impl Member {
         let switching = Instant::now();
         match self.switch_and_note(header, staged, target, pack) {
             Err(reason) => self.failed(header, reason),
-            Ok(kept) => self.report_done(header, stage_us, clock::micros(switching), kept),
+            Ok(kept) => {
+                self.report_done(header, stage_us, clock::micros(switching), kept);
+                self.tidy_history(header);
+            }
         }
     }
 
@@ -168,28 +171,6 @@ impl Member {
         }
         self.position = Position { at: Some(header.clone()), fault: None };
         Ok(state_file::save(&self.layout.position(), &self.position)?)
-    }
-
-    /// Packs the sets as they are now as a base of `header`: what the manager would have sent.
-    fn pack_base(&mut self, header: &SignedHeader) -> Result<(), ReceiveError> {
-        let site = self.sets.site();
-        let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
-        let parent = Tree::empty(rules.iter().cloned());
-        let changes = parent.diff(&self.sets.tree);
-        let codec = self.record.current().record().policy.codec;
-        let mut new = self.history.create()?;
-        let contents = Contents {
-            header,
-            base: true,
-            parent: &parent,
-            rules: &rules,
-            changes: &changes,
-            sources: &site.sources,
-            codec,
-        };
-        pack::write(&contents, new.file())?;
-        self.history.commit(new)?;
-        Ok(())
     }
 
     /// Brings the sets to the revision that is held, whatever was edited, and clears an error (W8). Newer revisions
