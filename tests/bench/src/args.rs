@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::plan::Row;
+use crate::plan::{Row, TREES};
 
 /// Measures Bellwether beside rsync, lsyncd and cp, on this machine, in one run.
 #[derive(Debug, Parser)]
@@ -16,6 +16,9 @@ pub(crate) struct Args {
     /// Which rows, separated by commas; otherwise all
     #[arg(long, value_name = "ROW,…", value_delimiter = ',', value_enum)]
     pub(crate) rows: Vec<Row>,
+    /// Only cells with these trees, separated by commas
+    #[arg(long, value_name = "TREE,…", value_delimiter = ',', value_parser = TREES)]
+    pub(crate) trees: Vec<String>,
     /// Where results.json, results.md and the plots are written
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub(crate) out: PathBuf,

@@ -36,7 +36,7 @@ use crate::{
     environment::Environment,
     goals::judge,
     network::Network,
-    plan::{Row, Sizes, cells},
+    plan::{Cell, Row, Sizes, cells},
     problem::{Problem, Result},
     report::Report,
     results::{Failure, Results},
@@ -82,7 +82,9 @@ fn measure(args: &Args, work: &Path) -> Result<ExitCode> {
         sizes: &sizes,
         seed: args.seed,
     };
-    let results = all_cells(&bench, &rows, usize::from(args.repeat))?;
+    let asked = |cell: &Cell| args.trees.is_empty() || args.trees.iter().any(|tree| tree == cell.tree.name);
+    let cells: Vec<_> = rows.iter().flat_map(|&row| cells(row, &sizes)).filter(asked).collect();
+    let results = all_cells(&bench, &cells, usize::from(args.repeat))?;
     environment.took = began.elapsed().as_secs_f64();
     let goals = judge(&results, &sizes, &rows);
     let report = Report { environment: &environment, sizes: &sizes, results: &results, goals: &goals };
@@ -105,13 +107,13 @@ fn rows(args: &Args) -> Vec<Row> {
     Row::ALL.into_iter().filter(asked).collect()
 }
 
-/// Measures every cell of the rows. The contenders of a cell follow each other, and the repetitions go round all of them,
+/// Measures every cell. The contenders of a cell follow each other, and the repetitions go round all of them,
 /// so that whatever else changes on the machine changes for all.
-fn all_cells(bench: &Bench<'_>, rows: &[Row], repetitions: usize) -> Result<Results> {
+fn all_cells(bench: &Bench<'_>, cells: &[Cell], repetitions: usize) -> Result<Results> {
     let disk = Disk::fresh(&bench.work, "templates")?;
     let mut templates: BTreeMap<&str, Template> = BTreeMap::new();
     let mut results = Results::default();
-    for cell in rows.iter().flat_map(|&row| cells(row, bench.sizes)) {
+    for &cell in cells {
         if !templates.contains_key(cell.tree.name) {
             templates.insert(cell.tree.name, template(cell.tree, bench.seed, disk.path())?);
         }

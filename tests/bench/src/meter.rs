@@ -103,6 +103,9 @@ impl Seen {
     fn look(&self, own: u32, here: Option<u64>, sides: &mut HashMap<u32, Side>) {
         let (mut manager, mut members) = (0, 0);
         for pid in proc::all().into_iter().filter(|&pid| pid != own) {
+            if !sides.contains_key(&pid) && proc::is_ours(pid) {
+                continue;
+            }
             let Some(bytes) = proc::peak_bytes(pid) else { continue };
             let look = || if proc::network(pid) == here { Side::Manager } else { Side::Members };
             match sides.entry(pid).or_insert_with(look) {

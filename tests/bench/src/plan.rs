@@ -65,18 +65,22 @@ pub(crate) struct Sizes {
     pub(crate) rest: Duration,
 }
 
+/// The names of the trees.
+pub(crate) const TREES: [&str; 5] = ["small", "web", "tiny", "huge", "large-file"];
+
 impl Sizes {
     /// Those of the goals.
     pub(crate) fn full() -> Self {
         let spec = |name, shape, files, mean| Spec { name, shape, files, mean, first: None };
+        let [small, web, tiny, huge, large_file] = TREES;
         Self {
             quick: false,
             members: [1, 4, 16],
-            small: spec("small", Shape::Mixed, 500, 10_000),
-            web: spec("web", Shape::Mixed, 20_000, 10_000),
-            tiny: spec("tiny", Shape::Tiny, 200_000, 1_024),
-            huge: spec("huge", Shape::Large, 50, 20_000_000),
-            large_file: Spec { first: Some(20_000_000), ..spec("large-file", Shape::Mixed, 500, 10_000) },
+            small: spec(small, Shape::Mixed, 500, 10_000),
+            web: spec(web, Shape::Mixed, 20_000, 10_000),
+            tiny: spec(tiny, Shape::Tiny, 200_000, 1_024),
+            huge: spec(huge, Shape::Large, 50, 20_000_000),
+            large_file: Spec { first: Some(20_000_000), ..spec(large_file, Shape::Mixed, 500, 10_000) },
             changes: 100,
             warm_up: 3,
             rest: Duration::from_secs(2),

@@ -31,6 +31,11 @@ pub(crate) fn peak_bytes(pid: u32) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
+/// Whether a process runs this program's own file: a child that was only just started, whose memory is still ours.
+pub(crate) fn is_ours(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).ok() == fs::read_link("/proc/self/exe").ok()
+}
+
 /// Which network a process is in, as a number.
 pub(crate) fn network(pid: u32) -> Option<u64> {
     let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
