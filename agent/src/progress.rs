@@ -1,17 +1,23 @@
 //! How long work is shown on standard error: a moving line on a terminal, plain lines elsewhere.
 
 use std::{
+    cell::RefCell,
     io::{self, IsTerminal},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// Between two lines where there is no terminal.
+const LINE: Duration = Duration::from_secs(1);
+
 /// Work that is under way.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
     began: Instant,
+    /// What was said last without a terminal, and when.
+    said: RefCell<(Instant, String)>,
 }
 
 impl Progress {
@@ -20,18 +26,24 @@ impl Progress {
         let began = Instant::now();
         if !io::stderr().is_terminal() {
             eprintln!("{what} …");
-            return Self { bar: None, began };
+            return Self { bar: None, began, said: RefCell::new((began, what.to_owned())) };
         }
         let style = ProgressStyle::with_template("{spinner} {msg} … {elapsed}").expect("a fixed template");
         let bar = ProgressBar::new_spinner().with_style(style).with_message(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar: Some(bar), began }
+        Self { bar: Some(bar), began, said: RefCell::new((began, String::new())) }
     }
 
-    /// Says how far it is, where somebody looks on.
+    /// Says how far it is: at once on a terminal, elsewhere a line a second while it changes.
     pub fn now(&self, what: String) {
         if let Some(bar) = &self.bar {
             bar.set_message(what);
+            return;
+        }
+        let mut said = self.said.borrow_mut();
+        if said.0.elapsed() >= LINE && said.1 != what {
+            eprintln!("{what} …");
+            *said = (Instant::now(), what);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Words and numbers for people.
 
-use bellwether_proto::status::State;
+use bellwether_proto::status::{Progress, State};
 
 /// A duration as a person says it: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`.
 pub fn duration(ms: u64) -> String {
@@ -44,6 +44,13 @@ pub fn bytes(count: u64) -> String {
     let power = count.ilog10() / 3;
     let tenths = count / (10_u64.pow(3 * power) / 10);
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power as usize - 1])
+}
+
+/// How far a sync or an update is: `receiving 12/61 files, 1.5 kB of 1.0 MB, 512 B/s`.
+pub fn progress(progress: &Progress) -> String {
+    let Progress { phase, files, files_total, bytes: done, bytes_total, bytes_per_s } = progress;
+    let rate = if *bytes_per_s == 0 { String::new() } else { format!(", {}/s", bytes(*bytes_per_s)) };
+    format!("{} {files}/{files_total} files, {} of {}{rate}", plain(phase), bytes(*done), bytes(*bytes_total))
 }
 
 /// `line` broken at spaces into lines of at most `width` characters, the later ones indented by two.

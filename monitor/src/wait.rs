@@ -7,6 +7,8 @@ use bellwether_proto::{
     status::{FarmStatus, ServerStatus, State},
 };
 
+use crate::text;
+
 /// What is to be told to the one who waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -69,7 +71,8 @@ fn way(server: &ServerStatus, head: Number) -> Way {
         // Its bytes were hashed at a revision that is late enough; that more is on its way changes nothing.
         State::InSync | State::Updating | State::AwaitingSync | State::Refused if there => Way::There,
         State::InSync | State::Updating | State::AwaitingSync | State::Syncing => {
-            Way::Coming(server.state.word().to_owned())
+            let far = server.progress.as_ref().map(|progress| format!(", {}", text::progress(progress)));
+            Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
         State::Unreachable | State::Unknown => Way::Coming(why()),
         State::Refused | State::Error | State::Drifted => Way::Stuck(why()),

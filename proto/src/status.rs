@@ -65,6 +65,8 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes in all.
     pub bytes_total: u64,
+    /// Bytes a second since it was started, as the monitor sees it; 0: not known.
+    pub bytes_per_s: u64,
 }
 
 /// What a server found when it looked at all that it has.

@@ -323,7 +323,15 @@ impl Member {
             let _ = session.up.try_send(Ok(v1::Up { message: Some(up::Message::Progress(message)) }));
         }
         let phase = phase.into();
-        self.tell(Observation::Progress(status::Progress { phase, files, files_total, bytes, bytes_total }));
+        let bytes_per_s = 0;
+        self.tell(Observation::Progress(status::Progress {
+            phase,
+            files,
+            files_total,
+            bytes,
+            bytes_total,
+            bytes_per_s,
+        }));
     }
 
     /// Answers the manager. One that does not read is let go of: this thread waits for nobody.

@@ -295,6 +295,7 @@ impl<'a> Session<'a> {
                     files_total: progress.files_total,
                     bytes: progress.bytes,
                     bytes_total: progress.bytes_total,
+                    bytes_per_s: 0,
                 }));
             }
             Message::Report(report) => self.report(report).await?,

@@ -105,7 +105,14 @@ fn drift(entries: u64) -> Observation {
 }
 
 fn progress() -> Observation {
-    Observation::Progress(Progress { phase: "receiving".into(), files: 1, files_total: 2, bytes: 3, bytes_total: 4 })
+    Observation::Progress(Progress {
+        phase: "receiving".into(),
+        files: 1,
+        files_total: 2,
+        bytes: 3,
+        bytes_total: 4,
+        bytes_per_s: 0,
+    })
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bellwether_proto::{
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
-use crate::text::{ago, bytes, colour, duration, micros, plain, shortened, wrapped};
+use crate::text::{self, ago, colour, duration, micros, plain, shortened, wrapped};
 
 /// How to show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,14 +138,7 @@ pub(crate) fn lag(server: &ServerStatus) -> String {
 /// What is going on, in a few words; whole reasons stand below the table.
 fn note(server: &ServerStatus) -> String {
     if let Some(progress) = &server.progress {
-        return format!(
-            "{} {}/{} files, {} of {}",
-            plain(&progress.phase),
-            progress.files,
-            progress.files_total,
-            bytes(progress.bytes),
-            bytes(progress.bytes_total)
-        );
+        return text::progress(progress);
     }
     match (server.state, server.drift_entries) {
         (State::Drifted, 1) => "1 entry differs".to_owned(),

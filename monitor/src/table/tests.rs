@@ -49,8 +49,14 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
 
 fn six() -> FarmStatus {
     let mut syncing = server("web3", State::Syncing, 0);
-    syncing.progress =
-        Some(Progress { phase: "receiving".into(), files: 12, files_total: 61, bytes: 1_536, bytes_total: 1 << 20 });
+    syncing.progress = Some(Progress {
+        phase: "receiving".into(),
+        files: 12,
+        files_total: 61,
+        bytes: 1_536,
+        bytes_total: 1 << 20,
+        bytes_per_s: 512,
+    });
     let mut gone = server("web5", State::Unreachable, 41);
     gone.reason = Some("connection refused; it catches up by itself".into());
     gone.seen_ms = Some(40_000);

@@ -47,6 +47,8 @@ pub(super) struct Known {
     drift: Vec<String>,
     drift_entries: u64,
     progress: Option<Progress>,
+    /// When the work that is under way was seen to begin.
+    began_ms: u64,
     seen_ms: Option<u64>,
     last_update_us: Option<u64>,
     kept: Vec<String>,
@@ -77,6 +79,7 @@ impl Known {
             drift: Vec::new(),
             drift_entries: 0,
             progress: None,
+            began_ms: now_ms,
             seen_ms: None,
             last_update_us: None,
             kept: Vec::new(),
@@ -99,7 +102,8 @@ impl Known {
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
         use Observation as O;
         match observation {
-            O::Lost(_) | O::Started { .. } => {}
+            O::Lost(_) => {}
+            O::Started { .. } => self.began_ms = now_ms,
             O::Reached { .. }
             | O::Progress(_)
             | O::Done { .. }
@@ -110,6 +114,10 @@ impl Known {
             | O::Alive => self.seen_ms = Some(now_ms),
         }
         self.phase = self.step(observation);
+        let elapsed_ms = now_ms.saturating_sub(self.began_ms);
+        if let Some(progress) = &mut self.progress {
+            progress.bytes_per_s = progress.bytes.saturating_mul(1_000).checked_div(elapsed_ms).unwrap_or(0);
+        }
         if !matches!(self.phase, Phase::Syncing | Phase::Updating) {
             self.progress = None;
         }
