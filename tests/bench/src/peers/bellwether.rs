@@ -13,7 +13,6 @@ use crate::{
     network::{self, Side},
     peers::{PATIENCE, START},
     problem::{Problem, Result},
-    run::run,
     site::Site,
 };
 
@@ -106,13 +105,9 @@ impl<'s, 'a> Farm<'s, 'a> {
         put
     }
 
-    /// `verify` of all members, which ends when all have answered; none where this program's `verify` does not wait.
-    pub(crate) fn verify(&self, full: bool) -> Option<Command> {
-        let help = run(Command::new(self.program.path).args(["verify", "--help"])).unwrap_or_default();
-        let known = help.contains("--wait") && (full || help.contains("--quick"));
-        let arguments: &[&str] =
-            if full { &["verify", "--wait", "all"] } else { &["verify", "--quick", "--wait", "all"] };
-        known.then(|| self.manager(arguments))
+    /// `verify` of all members, which ends when all have answered.
+    pub(crate) fn verify(&self, full: bool) -> Command {
+        self.manager(if full { &["verify"] } else { &["verify", "--quick"] })
     }
 
     fn manager(&self, arguments: &[&str]) -> Command {

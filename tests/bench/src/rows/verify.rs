@@ -27,9 +27,7 @@ fn one_way(work: &Work<'_, '_>, crew: &mut Crew<'_>, way: Way) -> Result<Sample>
         }
         crew.settle(START)?;
     } else {
-        let unable = "`bellwether verify` does not wait for its answers yet (--wait), or has no --quick";
-        let verify = work.farm().verify(full).ok_or_else(|| Problem::new(unable))?;
-        crew.run(Side::Manager, vec![verify], PATIENCE)?;
+        crew.run(Side::Manager, vec![work.farm().verify(full)], PATIENCE)?;
     }
     Ok(work.sample(way, meter.read(work.site.network, crew)))
 }
