@@ -1,9 +1,12 @@
 //! Frightening changes: an emptied set or most of its entries gone is not published before a person says so.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use bellwether_proto::name::SetName;
-use bellwether_store::tree::{Dir, Node, Tree};
+use bellwether_proto::{entry::EntryPath, name::SetName};
+use bellwether_store::{
+    scan::Excludes,
+    tree::{Child, Dir, Node, Tree},
+};
 
 /// Below so many entries a set may lose all but its last by itself.
 const FEW: u64 = 10;
@@ -54,7 +57,13 @@ pub fn frightening(head: &Tree, now: &Tree) -> Option<Fright> {
         let what = match now.set(name) {
             // A set that the rules no longer name was taken out on purpose.
             None => return None,
-            Some(now) => judge(before, now.root.as_deref())?,
+            Some(now) if now.rules == set.rules => judge(before, now.root.as_deref())?,
+            // What the rules exclude from now on is left out on purpose, too. Rules that cannot be used are refused where
+            // they are set.
+            Some(now) => match Excludes::new(&now.rules) {
+                Ok(excludes) => judge(&without(before, &EntryPath::root(), &excludes), now.root.as_deref())?,
+                Err(_) => return None,
+            },
         };
         Some(Fright { set: name.clone(), what })
     })
@@ -73,6 +82,20 @@ fn judge(before: &Dir, now: Option<&Dir>) -> Option<Gone> {
     (of >= FEW && gone * 2 > of).then_some(Gone::Most { gone, of })
 }
 
+/// `dir`, which is at `at` in its set, without what is excluded.
+fn without(dir: &Dir, at: &EntryPath, excludes: &Excludes) -> Dir {
+    let stays = |child: &Child| {
+        let path = at.join(&child.name);
+        let directory = child.node.directory();
+        if excludes.excluded(&path, directory.is_some()) {
+            return None;
+        }
+        let node = directory.map(|dir| Node::Directory(Arc::new(without(dir, &path, excludes))));
+        Some(Child { name: child.name.clone(), node: node.unwrap_or_else(|| child.node.clone()) })
+    };
+    Dir::new(dir.meta().clone(), dir.children().iter().filter_map(stays).collect())
+}
+
 fn count(dir: &Dir) -> u64 {
     dir.children().iter().map(|child| 1 + child.node.directory().map_or(0, |dir| count(dir))).sum()
 }
@@ -83,7 +106,7 @@ fn gone(before: &Dir, now: &Dir) -> u64 {
         return 0;
     }
     let below = |node: &Node| node.directory().map_or(0, |dir| count(dir));
-    let lost = |child: &bellwether_store::tree::Child| match (now.child(&child.name), child.node.directory()) {
+    let lost = |child: &Child| match (now.child(&child.name), child.node.directory()) {
         (None, _) => 1 + below(&child.node),
         (Some(Node::Directory(now)), Some(before)) => gone(before, now),
         (Some(_), Some(before)) => count(before),
@@ -94,10 +117,8 @@ fn gone(before: &Dir, now: &Dir) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bellwether_proto::{
-        entry::{Entry, EntryPath, Kind, Meta, Owners},
+        entry::{Entry, Kind, Meta, Owners},
         record::SetRules,
     };
     use bellwether_store::tree::Change;
@@ -160,6 +181,16 @@ mod tests {
             frightening(&head, &tree(&["keep".into(), "d".into()])).unwrap().what,
             Gone::Most { gone: 15, of: 17 }
         );
+    }
+
+    #[test]
+    fn what_new_rules_exclude_was_left_out_on_purpose() {
+        let head = tree(&files(0..20));
+        let rules = SetRules { exclude: vec!["f00*".into()], ..SetRules::new("nginx".parse().unwrap()) };
+        let under = |paths: &[String]| tree(paths).with_rules(&[Arc::new(rules.clone())]);
+        assert_eq!(frightening(&head, &under(&files(10..20))), None, "half of it excluded");
+        let most = frightening(&head, &under(&files(16..20))).unwrap();
+        assert_eq!(most.what, Gone::Most { gone: 6, of: 10 }, "and of the rest more than half gone");
     }
 
     #[test]
