@@ -75,7 +75,7 @@ fn the_whole_of_it() {
 server  role      state        revision  lag           update  heard     note
 m       manager   in sync      1.42      -             -       1 s ago
 web1    member    in sync      1.42      -             8.3 ms  1 s ago
-web3    member    syncing      -         42 rev, 63 s  8.3 ms  1 s ago   receiving 12/61 files, 1.5 kB of 1.0 MB
+web3    member    syncing      -         42 rev, 63 s  8.3 ms  1 s ago   receiving 12/61 files, 1.5 kB of 1.0 MB, 512 B/s
 web4    disabled  disabled     1.2       -             8.3 ms  1 s ago
 web5    member    unreachable  1.41      1 rev, 1.5 s  8.3 ms  60 s ago  see below
 web6    member    unknown      -         ?             8.3 ms  never
