@@ -252,7 +252,8 @@ impl Member {
         }));
     }
 
-    /// Refused before the switch: the sets, the position and the history are as they were.
+    /// Refused before the switch: the sets and the position are as they were. The history may have the pack already: it is
+    /// kept beside staging, and says nothing of what is held.
     pub(super) fn refused(&mut self, header: &SignedHeader, error: &ReceiveError) {
         let reason = chain(error);
         tracing::warn!(revision = %header.number(), reason, "refused; the sets are as they were");
