@@ -219,6 +219,7 @@ async fn start(
         events,
         save_record: Box::new(move |signed| state_file::save(&record, signed)),
         timings,
+        balancers: bellwether_manager::balancer::Locals::default(),
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))
 }
