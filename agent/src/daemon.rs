@@ -27,7 +27,10 @@ use bellwether_proto::{
     name::SetName,
     record::Server,
     status::{Event, FarmStatus},
-    v1::{StatusRequest, admin_server::AdminServer, group_server::GroupServer, push_server::PushServer},
+    v1::{
+        StatusRequest, admin_server::AdminServer, edited_server::EditedServer, group_server::GroupServer,
+        push_server::PushServer,
+    },
 };
 use bellwether_store::tree::Tree;
 use tokio::{
@@ -45,7 +48,14 @@ use crate::{
     layout::{Held, Layout},
     lock::Lock,
     member,
-    services::{Agent, Standing, admin::AdminService, door::Door, group::GroupService, link::ManagerLink},
+    services::{
+        Agent, Standing,
+        admin::AdminService,
+        door::Door,
+        drift::{Caller, DriftService},
+        group::GroupService,
+        link::ManagerLink,
+    },
     socket, tls,
 };
 
@@ -105,11 +115,20 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         let member = member.map_err(|e| CommandError::failed(&e))?.map_err(|e| CommandError::failed(&e))?;
         watching = Some(tokio::spawn(member.watch(inputs.clone(), &stop.subscribe())));
         member_thread = Some(tokio::task::spawn_blocking(move || member.run(received)));
+        let hand = member::Hand::new(&inputs);
         let service = member::PushService::new(record.clone(), inputs, stop.subscribe());
-        (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree)), Some(service))
+        (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree, hand)), Some(service))
     };
     let leaving = AtomicBool::new(false);
-    let agent = Arc::new(Agent { record, standing, farm: farm.clone(), folded, stop: stop.clone(), leaving });
+    let agent = Arc::new(Agent {
+        record,
+        standing,
+        farm: farm.clone(),
+        folded,
+        stop: stop.clone(),
+        recovery: layout.recovery(),
+        leaving,
+    });
 
     let knocking = tokio::spawn(knock(agent.clone()));
     let served = serve(bound, &key, &agent, push, http::router(farm, ready), &stop).await;
@@ -264,7 +283,7 @@ async fn start_manager(
 
 async fn serve(
     bound: Bound,
-    key: &KeyPair,
+    key: &Arc<KeyPair>,
     agent: &Arc<Agent>,
     push: Option<member::PushService>,
     router: axum::Router,
@@ -276,19 +295,29 @@ async fn serve(
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);
     let push = push.map(|push| PushServer::new(push).max_decoding_message_size(limits::MESSAGE));
+    let asked = DriftService::new(agent.clone(), key.clone());
+    let drift = |caller| {
+        EditedServer::new(asked.asked_by(caller))
+            .max_decoding_message_size(limits::MESSAGE)
+            .max_encoding_message_size(limits::MESSAGE)
+    };
     let record = agent.record.clone();
     let servers = tls::incoming(servers, tls).knowing(move |key| record.current().record().by_key(key).is_some());
     let for_servers = tls::service()
         .layer(Door::new(agent.record.clone()))
         .add_service(group)
+        .add_service(drift(Caller::Server))
         .add_optional_service(push)
         .serve_with_incoming_shutdown(servers, stopped(stop));
     let admin = AdminServer::new(AdminService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);
     let admin = tonic::service::interceptor::InterceptedService::new(admin, socket::only_owner);
-    let for_commands =
-        tonic::transport::Server::builder().add_service(admin).serve_with_incoming_shutdown(commands, stopped(stop));
+    let drift = tonic::service::interceptor::InterceptedService::new(drift(Caller::Command), socket::only_owner);
+    let for_commands = tonic::transport::Server::builder()
+        .add_service(admin)
+        .add_service(drift)
+        .serve_with_incoming_shutdown(commands, stopped(stop));
     let for_browsers = http::serve(http, router, stopped(stop));
     tracing::info!(name = %agent.farm.borrow().observer, "serving");
     let straggling = async {

@@ -15,6 +15,7 @@ use bellwether_proto::{
     status::Event,
 };
 use bellwether_store::{
+    apply::{Failed, Site},
     history::{History, HistoryError},
     index,
     state_file::{self, StateFileError},
@@ -23,7 +24,7 @@ use bellwether_store::{
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
-    Dial, Inner, Manager, SaveRecord,
+    Dial, Inner, Manager, SaveRecord, adopt,
     dirty::Dirty,
     head::Head,
     lanes,
@@ -81,6 +82,9 @@ pub enum StartError {
     /// The history cannot be used.
     #[error("the history cannot be opened")]
     History(#[from] HistoryError),
+    /// A switch was interrupted.
+    #[error("an interrupted switch of the sets can be neither completed nor taken back")]
+    Recovery(#[from] Failed),
     /// A state file cannot be used.
     #[error("the tokens cannot be read")]
     Tokens(#[from] StateFileError),
@@ -139,6 +143,7 @@ fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, St
 }
 
 fn open(state: &std::path::Path, sets: &[(SetName, PathBuf)], record: &SignedRecord) -> Result<Opened, StartError> {
+    adopt::recover(&Site { sources: sources(record.record(), sets), state: state.to_owned() })?;
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
     let stored = history.head().cloned().ok_or_else(|| StartError::NoRevision(state.join("history")))?;

@@ -57,6 +57,41 @@ pub enum Publish {
     Manual,
 }
 
+/// What a member does about edits of its own (W3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDrift {
+    /// Tells of them. Updates go on; one that changes an edited file keeps the edit as a recovery point.
+    #[default]
+    Report,
+    /// Puts the manager's state back by itself and keeps them as a recovery point.
+    Revert,
+    /// Takes no updates until they are kept or reverted.
+    Hold,
+}
+
+impl OnDrift {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Revert => "revert",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+impl std::str::FromStr for OnDrift {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        [Self::Report, Self::Revert, Self::Hold]
+            .into_iter()
+            .find(|drift| drift.word() == text)
+            .ok_or_else(|| Malformed::new(format!("drift is report, revert or hold, not '{}'", text.escape_debug())))
+    }
+}
+
 /// How frames are compressed, as text `none` or `deflate:LEVEL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -181,6 +216,22 @@ pub struct Policy {
     pub quiet_max_ms: u64,
     /// The sets, sorted by name.
     pub sets: Vec<SetRules>,
+    /// What a member does about edits of its own (W3).
+    pub drift: OnDrift,
+}
+
+impl Policy {
+    /// What a group of these sets begins with.
+    pub fn new(sets: Vec<SetRules>) -> Self {
+        Self {
+            publish: Publish::Auto,
+            paused: false,
+            codec: Codec::default(),
+            quiet_max_ms: 500,
+            sets,
+            drift: OnDrift::Report,
+        }
+    }
 }
 
 /// Who changed the record, when and why (W9).

@@ -30,13 +30,7 @@ impl Group {
             candidate: true,
         };
         let sets = ["haproxy", "nginx"].map(|set| SetRules::new(set.parse().unwrap()));
-        let policy = Policy {
-            publish: Publish::Auto,
-            paused: false,
-            codec: Codec::default(),
-            quiet_max_ms: 500,
-            sets: sets.into(),
-        };
+        let policy = Policy::new(sets.into());
         let record = Record {
             format: FORMAT,
             group: GroupId::from([1; 16]),
@@ -196,4 +190,16 @@ fn settings_that_cannot_be_are_refused() {
     let wire = |publish: &str| v1::SetPolicyRequest { publish: Some(publish.into()), ..Default::default() };
     assert!(PolicyChange::try_from(wire("sometimes")).is_err());
     assert_eq!(PolicyChange::try_from(wire("manual")).unwrap().publish, Some(Publish::Manual));
+}
+
+#[test]
+fn what_is_done_about_drift_is_set_once() {
+    let mut group = Group::new();
+    let change = PolicyChange { drift: Some(OnDrift::Hold), ..PolicyChange::default() };
+    let record = set_policy(&group.held, &change, &by()).unwrap();
+    assert!(group.take(record));
+    assert_eq!(group.held.record().policy.drift, OnDrift::Hold);
+    assert_eq!(set_policy(&group.held, &change, &by()), Ok(None));
+    assert!(["report", "revert", "hold"].iter().all(|word| word.parse::<OnDrift>().unwrap().word() == *word));
+    assert!("Hold".parse::<OnDrift>().is_err());
 }

@@ -2,7 +2,7 @@
 
 use bellwether_proto::{
     name::ServerName,
-    record::{Codec, FORMAT, Policy, Publish, Record, Role, Server, Version},
+    record::{FORMAT, Policy, Record, Role, Server, Version},
     revision::{Epoch, GroupId},
 };
 
@@ -64,13 +64,7 @@ fn reply(signer: &KeyPair, group: u8, servers: Vec<Server>) -> EnterReply {
         version: Version { epoch: Epoch(1), version: 2 },
         servers,
         removed: Vec::new(),
-        policy: Policy {
-            publish: Publish::Auto,
-            paused: false,
-            codec: Codec::default(),
-            quiet_max_ms: 500,
-            sets: Vec::new(),
-        },
+        policy: Policy::new(Vec::new()),
         log: Vec::new(),
         previous: None,
     };
