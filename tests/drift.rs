@@ -16,7 +16,7 @@ use bellwether_proto::{
 use serde_json::Value;
 use tonic::Code;
 
-use crate::farm::{Farm, Server, compare::find_below, run};
+use crate::farm::{DEADLINE, Farm, Server, compare::find_below, run, wait_for};
 
 #[test]
 fn w3_an_edit_at_a_member_is_reported_as_drift_and_never_adopted() {
@@ -408,6 +408,9 @@ fn w3_a_manager_that_dies_while_it_keeps_edits_has_all_of_them_or_none() {
         farm.wait_server(farm.member(1), "its drift", |s| s.drift_entries == 3);
         let killed = farm.member(1).command(&["drift", "keep", "member1"]);
         assert!(matches!(killed.code, Some(1 | 3)), "{killed}");
+        wait_for(&format!("the manager's end at {point}"), DEADLINE, || {
+            farm.server_mut(0).ended().map(drop).ok_or_else(|| format!("it runs; {killed}"))
+        });
         farm.server_mut(0).kill();
         farm.server_mut(0).start();
         let has = |path| fs::read_to_string(farm.manager().web(path)).expect("a file") == content;
