@@ -242,8 +242,12 @@ impl History {
         wanted: &HashSet<Hash>,
         found: &mut dyn FnMut(Chunk, bytes::Bytes),
     ) -> Result<(), HistoryError> {
-        let packs: Vec<_> = self.all().cloned().collect();
-        reading::chunks(packs.iter().rev(), wanted.clone(), found)
+        self.packs().chunks(wanted, found)
+    }
+
+    /// The packs as they are now, to be read on other threads than the one that owns the history.
+    pub fn packs(&self) -> Packs {
+        Packs(self.all().cloned().collect())
     }
 
     /// Deletes the oldest segments, whole, while at least `revisions` stay and a base for every one of them. Files that
@@ -266,6 +270,24 @@ impl History {
         self.index.remove(&gone);
         self.left_out.retain(|left| !gone.contains(&left.path));
         removed
+    }
+}
+
+/// The packs of a history at one moment.
+#[derive(Debug, Clone)]
+pub struct Packs(Vec<Arc<Stored>>);
+
+impl Packs {
+    /// As [`History::chunks`]; what retention has deleted since is not found.
+    ///
+    /// # Errors
+    /// The system's, or a pack was deleted since.
+    pub fn chunks(
+        &self,
+        wanted: &HashSet<Hash>,
+        found: &mut dyn FnMut(Chunk, bytes::Bytes),
+    ) -> Result<(), HistoryError> {
+        reading::chunks(self.0.iter().rev(), wanted.clone(), found)
     }
 }
 

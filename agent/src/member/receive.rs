@@ -58,6 +58,9 @@ pub(crate) enum ReceiveError {
     /// This server is not set up for it.
     #[error("{0}")]
     Setup(String),
+    /// Edits of this server's own, which no update may touch (policy `hold`).
+    #[error("{0}")]
+    Held(String),
     #[error(transparent)]
     Pack(#[from] PackError),
     #[error(transparent)]

@@ -215,7 +215,7 @@ impl Member {
     }
 
     /// Supplies what this server's own history has; returns what is missing still.
-    fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
+    pub(super) fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
         let wanted: HashSet<Hash> = plan.missing().iter().map(|chunk| chunk.hash).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -267,7 +267,7 @@ impl Member {
         self.send(up::Message::Report(v1::Report { revision, outcome, reason, ..v1::Report::default() }));
     }
 
-    fn failed(&mut self, header: &SignedHeader, reason: String) {
+    pub(super) fn failed(&mut self, header: &SignedHeader, reason: String) {
         tracing::error!(revision = %header.number(), reason, "the switch failed; no updates until a sync");
         self.note_fault(Some(Fault { reason: reason.clone(), since_ms: now_ms() }));
         self.tell(Observation::Failed(reason.clone()));
