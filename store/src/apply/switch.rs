@@ -152,7 +152,7 @@ impl Work {
     fn read_back(&self) -> Result<Tree, String> {
         let at = self.changed();
         let before = self.forgotten();
-        let scan = scan::scan(&self.sources, &before, &Look::At(at));
+        let scan = scan::scan_expecting(&self.sources, &before, &Look::At(at), &self.target);
         let tree = scan.map_err(|error| format!("cannot read back: {}", with_source(&error)))?.tree;
         let wrong = self.journal.wanted.iter().find(|wanted| {
             let name = &self.journal.sets[wanted.set].name;
