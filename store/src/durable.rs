@@ -58,17 +58,27 @@ pub fn put_on_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Re
     attributes::put_on_file(file, meta, ids)
 }
 
-/// As [`put_on_file`], on a file that was just made, has no attributes yet and belongs to `fresh`: two system calls in the
-/// common case.
+/// What a file is that was just made: it has no attributes yet.
+#[derive(Debug, Clone, Copy)]
+pub struct New {
+    /// Whose it is.
+    pub owner: (u32, u32),
+    /// Its mode is what it is to be.
+    pub has_mode: bool,
+}
+
+/// As [`put_on_file`], on a file that was just made: one system call in the common case.
 ///
 /// # Errors
 /// The system's.
-pub fn put_on_new_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32), fresh: (u32, u32)) -> io::Result<()> {
-    if meta.xattrs.is_some() || ids != fresh {
+pub fn put_on_new_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32), is: New) -> io::Result<()> {
+    if meta.xattrs.is_some() || ids != is.owner {
         return put_on_file(file, meta, ids);
     }
     note!(MetaOfFile { path: of(file)?, meta: meta.clone(), ids: ids });
-    rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode.into()))?;
+    if !is.has_mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode.into()))?;
+    }
     let time = |tv_sec, tv_nsec| rustix::fs::Timespec { tv_sec, tv_nsec };
     Ok(rustix::fs::futimens(
         file,

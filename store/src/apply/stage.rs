@@ -1,23 +1,24 @@
 //! Staging: files with their content, attributes and names in the staging place, before anything live is touched.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use bellwether_proto::{
-    entry::{Chunk, Content, Entry, EntryPath, Kind, Meta},
+    entry::{Chunk, Content, EntryPath, Kind, Meta},
     hash::Hash,
 };
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::{journal::Operation, place::Area};
 use crate::{
     attributes::copy_label,
     beneath::{open_directory, open_file, os},
-    durable, failpoint,
+    durable::{self, New},
+    failpoint,
 };
 
 /// Up to so many files, links and directories each is synced; beyond, their file system, once.
@@ -41,6 +42,8 @@ struct StagedFile {
     /// Chunks that are still to come.
     left: usize,
     created: bool,
+    /// Its mode is what it is to be.
+    has_mode: bool,
     /// The live entry whose label it gets, where there are labels.
     label: Option<EntryPath>,
 }
@@ -62,6 +65,8 @@ pub(super) struct Staging {
     wanted: HashMap<Hash, Vec<Place>>,
     /// The large file that got the last chunk.
     open: Option<(usize, File)>,
+    /// Whether a file that is created in an area with a mode has it: asked of the first one (the umask, an ACL).
+    modes: HashMap<(usize, u16), bool>,
     done: u64,
 }
 
@@ -74,7 +79,7 @@ pub(super) fn name(operation: &Operation) -> Vec<u8> {
 }
 
 /// What an entry takes on the disk, in whole blocks.
-pub(super) fn size(entry: &Entry) -> u64 {
+pub(super) fn size(entry: &bellwether_proto::entry::Entry) -> u64 {
     const BLOCK: u64 = 4096;
     match &entry.kind {
         Kind::File(content) => content.size().next_multiple_of(BLOCK),
@@ -99,7 +104,7 @@ impl Staging {
         areas: &[Area],
         operation: &Operation,
         path: &EntryPath,
-        entry: &Entry,
+        entry: &bellwether_proto::entry::Entry,
         ids: (u32, u32),
     ) -> Result<(), Failure> {
         let area = operation.set;
@@ -111,7 +116,16 @@ impl Staging {
                 let label = (path == &operation.path && areas[area].labelled()).then(|| path.clone());
                 let left = content.chunks().len();
                 self.want(content);
-                self.files.push(StagedFile { area, path: staged, meta, ids, left, created: false, label });
+                self.files.push(StagedFile {
+                    area,
+                    path: staged,
+                    meta,
+                    ids,
+                    left,
+                    created: false,
+                    has_mode: false,
+                    label,
+                });
             }
             Kind::Directory => {
                 let (directory, name) = parent(&areas[area], &staged).map_err(at)?;
@@ -206,11 +220,23 @@ impl Staging {
         Ok(())
     }
 
+    /// Creates a file, with its own mode when it is written at once: nobody else can enter staging.
     fn create(&mut self, areas: &[Area], number: usize) -> Result<File, Failure> {
         let staged = &mut self.files[number];
         staged.created = true;
-        durable::create(areas[staged.area].staging.as_fd(), staged.path.as_bytes(), 0o600)
-            .map_err(|error| (staged.area, staged.path.clone(), error))
+        let mode = if staged.left <= 1 { staged.meta.mode & 0o777 } else { 0o600 };
+        let mut create = || -> io::Result<File> {
+            let staging = areas[staged.area].staging.as_fd();
+            let file = durable::create(staging, staged.path.as_bytes(), mode.into())?;
+            if mode == staged.meta.mode {
+                staged.has_mode = match self.modes.entry((staged.area, mode)) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(first) => *first.insert(fstat(&file)?.st_mode & 0o7777 == u32::from(mode)),
+                };
+            }
+            Ok(file)
+        };
+        create().map_err(|error| (self.files[number].area, self.files[number].path.clone(), error))
     }
 
     fn reopen(&self, areas: &[Area], number: usize) -> Result<File, Failure> {
@@ -231,7 +257,8 @@ impl Staging {
             if let Some(live) = &staged.label {
                 label(area, live, file.as_fd())?;
             }
-            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, area.fresh)?;
+            let is = New { owner: area.fresh, has_mode: staged.has_mode };
+            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, is)?;
             if sync { durable::sync_file(file.as_fd()) } else { Ok(()) }
         };
         finish().map_err(|error| (staged.area, staged.path.clone(), error))?;
