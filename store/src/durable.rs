@@ -252,7 +252,8 @@ pub fn sync_filesystem(at: BorrowedFd<'_>) -> io::Result<()> {
 /// The system's; the old file is as it was.
 pub fn replace_file(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
     let temporary = [b".", name, b".new"].concat();
-    let written = write_new(directory, &temporary, bytes).and_then(|()| {
+    let written = write_new(directory, &temporary, bytes).and_then(|file| {
+        sync_file(file.as_fd())?;
         rename(Name { directory, name: &temporary }, Name { directory, name })?;
         sync_directory(directory)
     });
@@ -263,7 +264,11 @@ pub fn replace_file(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io:
     written
 }
 
-fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+/// Writes `bytes` to a new file (mode 0600), which takes the place of one that is there; not durable yet.
+///
+/// # Errors
+/// The system's.
+pub fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<File> {
     let file = match create(directory, name, 0o600) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove(directory, name)?;
@@ -272,7 +277,7 @@ fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result
         other => other?,
     };
     write_at(&file, bytes, 0)?;
-    sync_file(file.as_fd())
+    Ok(file)
 }
 
 /// Removes a file, a link, or a directory with all it holds; what is not there is no error. Crosses no mount.

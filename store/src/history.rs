@@ -207,20 +207,33 @@ impl History {
     /// # Errors
     /// The system's, the pack is not complete, or the revision it changes is not here ([`HistoryError::Unknown`]); the
     /// history is as it was.
-    pub fn commit(&mut self, mut pack: NewPack) -> Result<Arc<Stored>, HistoryError> {
-        let stored = self.commit_file(&pack.file, &pack.path)?;
-        pack.settled = true;
-        Ok(stored)
+    pub fn commit(&mut self, pack: NewPack) -> Result<Arc<Stored>, HistoryError> {
+        let whole = self.check(pack)?;
+        self.keep(whole)
     }
 
-    fn commit_file(&mut self, file: &File, path: &Path) -> Result<Arc<Stored>, HistoryError> {
-        let stored = reading::complete(file, path)?;
+    /// Looks whether the pack is complete and can become part of the history.
+    ///
+    /// # Errors
+    /// As [`History::commit`], but for what only writing shows.
+    pub fn check(&self, pack: NewPack) -> Result<WholePack, HistoryError> {
+        let stored = reading::complete(&pack.file, &pack.path)?;
         if !stored.base && !self.index.has_parent(&stored) {
             let header = &stored.header;
             return Err(HistoryError::Unknown(header.header().parent.unwrap_or(header.id())));
         }
+        Ok(WholePack { pack, stored })
+    }
+
+    /// What [`History::commit`] does after [`History::check`].
+    ///
+    /// # Errors
+    /// The system's; the history is as it was.
+    pub fn keep(&mut self, WholePack { mut pack, stored }: WholePack) -> Result<Arc<Stored>, HistoryError> {
         let sequence = stored.header.number().sequence;
-        let path = self.directory.publish(file, path, &disk::name(&stored.header, stored.base))?;
+        let name = disk::name(&stored.header, stored.base);
+        let path = self.directory.publish(&pack.file, &pack.path, &name)?;
+        pack.settled = true;
         let stored = Arc::new(Stored { path, ..stored });
         self.index.insert(stored.clone());
         self.left_out.retain(|left| left.path != stored.path);
@@ -272,6 +285,13 @@ pub struct NewPack {
     /// Committed or kept: no longer this value's to remove.
     settled: bool,
     directory: Arc<Directory>,
+}
+
+/// A pack that is complete and fits the history, not yet part of it. Dropped, it is removed.
+#[derive(Debug)]
+pub struct WholePack {
+    pack: NewPack,
+    stored: Stored,
 }
 
 impl NewPack {

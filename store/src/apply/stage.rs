@@ -21,8 +21,9 @@ use crate::{
     failpoint,
 };
 
-/// Up to so many files, links and directories each is synced; beyond, their file system, once.
-pub(super) const SYNC_EACH: usize = 64;
+/// Up to so many files, links and directories each is synced; beyond, their file system, once. One fsync takes about a
+/// millisecond, syncfs as long; but beside somebody who writes much it takes a hundred.
+pub(super) const SYNC_EACH: usize = 32;
 
 /// Where a chunk belongs.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +45,8 @@ struct StagedFile {
     created: bool,
     /// Its mode is what it is to be.
     has_mode: bool,
+    /// Kept open to be synced, when it is whole and there are few.
+    whole: Option<File>,
     /// The live entry whose label it gets, where there are labels.
     label: Option<EntryPath>,
 }
@@ -124,6 +127,7 @@ impl Staging {
                     left,
                     created: false,
                     has_mode: false,
+                    whole: None,
                     label,
                 });
             }
@@ -159,7 +163,7 @@ impl Staging {
         for number in 0..self.files.len() {
             if self.files[number].left == 0 {
                 let file = self.create(areas, number)?;
-                self.complete(areas, number, &file)?;
+                self.complete(areas, number, file)?;
             }
         }
         Ok(())
@@ -214,7 +218,7 @@ impl Staging {
         durable::write_at(&file, bytes, offset).map_err(|error| (staged.area, staged.path.clone(), error))?;
         staged.left -= 1;
         if staged.left == 0 {
-            return self.complete(areas, number, &file);
+            return self.complete(areas, number, file);
         }
         self.open = Some((number, file));
         Ok(())
@@ -248,41 +252,59 @@ impl Staging {
             .map_err(|error| (staged.area, staged.path.clone(), error.into()))
     }
 
-    /// The last of a file: its attributes, and its durability when there are few.
-    fn complete(&mut self, areas: &[Area], number: usize, file: &File) -> Result<(), Failure> {
-        let staged = &self.files[number];
+    /// The last of a file: its attributes.
+    fn complete(&mut self, areas: &[Area], number: usize, file: File) -> Result<(), Failure> {
+        let each = self.sync_each();
+        let staged = &mut self.files[number];
         let area = &areas[staged.area];
-        let sync = self.sync_each();
         let finish = || -> io::Result<()> {
             if let Some(live) = &staged.label {
                 label(area, live, file.as_fd())?;
             }
             let is = New { owner: area.fresh, has_mode: staged.has_mode };
-            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, is)?;
-            if sync { durable::sync_file(file.as_fd()) } else { Ok(()) }
+            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, is)
         };
         finish().map_err(|error| (staged.area, staged.path.clone(), error))?;
+        staged.whole = each.then_some(file);
         self.done += 1;
         Ok(())
     }
 
-    /// Puts the attributes on the directories and makes all that is staged survive a power loss.
+    /// Puts the attributes on the directories.
     pub(super) fn finish(&mut self, areas: &[Area]) -> Result<(), Failure> {
-        let sync = self.sync_each();
         for StagedDirectory { area, path, meta, ids } in self.directories.iter().rev() {
-            let finish = || -> io::Result<()> {
+            let finish = || {
                 let directory = open_directory(areas[*area].staging.as_fd(), path)?;
-                durable::put_on_directory(directory.as_fd(), meta, *ids)?;
-                if sync { durable::sync_directory(directory.as_fd()) } else { Ok(()) }
+                durable::put_on_directory(directory.as_fd(), meta, *ids)
             };
             finish().map_err(|error| (*area, path.clone(), error))?;
         }
+        Ok(())
+    }
+
+    /// Makes all that is staged survive a power loss.
+    pub(super) fn sync(&self, areas: &[Area]) -> Result<(), Failure> {
+        if self.sync_each() {
+            self.sync_entries(areas)?;
+        }
         for (number, area) in areas.iter().enumerate() {
             let staging = area.staging.as_fd();
-            // Few are synced one by one; the directory that holds staging may have got it just now.
+            // The directory that holds staging may have got it just now.
             let each = || durable::sync_directory(staging).and_then(|()| durable::sync_directory(area.holder()));
-            let synced = if sync { each() } else { durable::sync_filesystem(staging) };
+            let synced = if self.sync_each() { each() } else { durable::sync_filesystem(staging) };
             synced.map_err(|error| (number, EntryPath::root(), error))?;
+        }
+        Ok(())
+    }
+
+    fn sync_entries(&self, areas: &[Area]) -> Result<(), Failure> {
+        for StagedFile { area, path, whole, .. } in &self.files {
+            let synced = whole.as_ref().map_or(Ok(()), |file| durable::sync_file(file.as_fd()));
+            synced.map_err(|error| (*area, path.clone(), error))?;
+        }
+        for StagedDirectory { area, path, .. } in &self.directories {
+            let sync = || durable::sync_directory(open_directory(areas[*area].staging.as_fd(), path)?.as_fd());
+            sync().map_err(|error| (*area, path.clone(), error))?;
         }
         Ok(())
     }
