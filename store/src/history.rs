@@ -7,6 +7,7 @@
 //!
 //! All durable operations are in `history/disk.rs`.
 
+mod arriving;
 mod disk;
 mod index;
 mod reading;
@@ -25,6 +26,7 @@ use bellwether_proto::{
 };
 
 use self::{
+    arriving::Arriving,
     disk::{Directory, Partial},
     index::Index,
 };
@@ -180,7 +182,7 @@ impl History {
     /// The system's.
     pub fn create(&self) -> Result<NewPack, HistoryError> {
         let (file, path) = self.directory.create()?;
-        Ok(NewPack { file, path, settled: false, directory: self.directory.clone() })
+        Ok(NewPack { file, path, arriving: None, settled: false, directory: self.directory.clone() })
     }
 
     /// Goes on with the pack of that identity that was interrupted: its file, and how many bytes in whole frames are
@@ -193,7 +195,7 @@ impl History {
             return Ok((self.create()?, 0));
         };
         let file = disk::reopen(&path, bytes)?;
-        Ok((NewPack { file, path, settled: false, directory: self.directory.clone() }, bytes))
+        Ok((NewPack { file, path, arriving: None, settled: false, directory: self.directory.clone() }, bytes))
     }
 
     /// The interrupted pack that is kept, and its bytes in whole frames.
@@ -216,7 +218,8 @@ impl History {
     ///
     /// # Errors
     /// As [`History::commit`], but for what only writing shows.
-    pub fn check(&self, pack: NewPack) -> Result<WholePack, HistoryError> {
+    pub fn check(&self, mut pack: NewPack) -> Result<WholePack, HistoryError> {
+        pack.flush().map_err(|source| HistoryError::Io { action: "write", path: pack.path.clone(), source })?;
         let stored = reading::complete(&pack.file, &pack.path)?;
         if !stored.base && !self.index.has_parent(&stored) {
             let header = &stored.header;
@@ -282,6 +285,8 @@ impl History {
 pub struct NewPack {
     file: File,
     path: PathBuf,
+    /// What [`NewPack::append`] has taken.
+    arriving: Option<Arriving>,
     /// Committed or kept: no longer this value's to remove.
     settled: bool,
     directory: Arc<Directory>,
@@ -300,10 +305,24 @@ impl NewPack {
         &mut self.file
     }
 
+    /// Adds bytes as they arrive, from `at` on at first; from then on the file is written by this only.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn append(&mut self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        let Self { file, path, arriving, .. } = self;
+        arriving.get_or_insert_with(|| Arriving::new(path, at)).push(file, bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.arriving.take().map_or(Ok(()), |mut arriving| arriving.flush(&self.file))
+    }
+
     /// Keeps what has arrived, to go on later with [`History::resume`]. Removed when not even the head has arrived, or it
     /// is another pack's.
     pub fn keep(mut self, pack: Hash) {
-        if let Ok(Some((head, bytes))) = pack::whole_frames(&self.file, &self.path)
+        if self.flush().is_ok()
+            && let Ok(Some((head, bytes))) = pack::whole_frames(&self.file, &self.path)
             && head.pack == pack
         {
             let (sequence, path) = (head.header.number().sequence, self.path.clone());
