@@ -134,11 +134,10 @@ impl Journal {
     /// The journal in `state`; none when no switch was begun.
     pub(super) fn load(state: &Path) -> Result<Option<Self>, StateFileError> {
         let path = path(state);
-        let begun = || match state_file::load::<Self>(&state.join(crate::beneath::os(BEGUN))) {
-            Err(StateFileError::Damaged { .. }) => Ok(None),
-            other => other,
+        let found = match state_file::load::<Self>(&path)? {
+            None => Self::begun(state)?,
+            found => found,
         };
-        let found = state_file::load::<Self>(&path)?.map_or_else(begun, |journal| Ok(Some(journal)))?;
         let Some(journal) = found else { return Ok(None) };
         let sets = journal.sets.len();
         let known = journal.operations.iter().map(|o| o.set).chain(journal.wanted.iter().map(|w| w.set));
@@ -146,6 +145,23 @@ impl Journal {
             return Err(StateFileError::Damaged { path, what: "it names a set that it does not have".to_owned() });
         }
         Ok(Some(journal))
+    }
+
+    /// A whole one under its temporary name, which durably gets its own: what is noted next is written under the temporary
+    /// one.
+    fn begun(state: &Path) -> Result<Option<Self>, StateFileError> {
+        let journal = match state_file::load::<Self>(&state.join(crate::beneath::os(BEGUN))) {
+            Err(StateFileError::Damaged { .. }) | Ok(None) => return Ok(None),
+            other => other?,
+        };
+        let name = || -> io::Result<()> {
+            let held = File::open(state)?;
+            let state = held.as_fd();
+            durable::rename(Name { directory: state, name: BEGUN }, Name { directory: state, name: NAME })?;
+            durable::sync_directory(state)
+        };
+        name().map_err(|source| StateFileError::Io { action: "rename", path: path(state), source })?;
+        Ok(journal)
     }
 
     /// Makes it survive a power loss.

@@ -36,9 +36,10 @@ impl Work {
         });
         self.journal.operations = operations;
         looked?;
+        let alone = matches!(&self.journal.operations[..], [Operation { act: Act::Put, keep: false, .. }]);
         let (written, synced) = std::thread::scope(|scope| {
             let writing = scope.spawn(|| self.journal.begin(&self.state));
-            let synced = self.staging.sync(&self.areas);
+            let synced = self.staging.sync(&self.areas, alone);
             (writing.join(), synced)
         });
         let written = written.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
