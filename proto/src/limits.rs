@@ -30,9 +30,19 @@ pub const XATTRS: (usize, usize) = (64, 128 << 10);
 pub const PUT: usize = 4 << 20;
 /// Bytes of a signed header or of a group record.
 pub const RECORD: usize = 4 << 20;
+/// Records of the chain that says who made whom manager: two for each change of epoch.
+pub const CHAIN: usize = 64;
+/// Bytes of all records that a server takes from another at once.
+pub const CHAIN_BYTES: usize = 16 << 20;
 /// Chunks that one `Want` may name.
 pub const WANT: usize = 100_000;
 /// Sets of a group; servers of a group.
 pub const SETS: usize = 256;
 /// Servers of a group.
 pub const SERVERS: usize = 4_096;
+/// Load balancers of a group.
+pub const BALANCERS: usize = 32;
+/// Backends of one balancer that are named; places of one server at balancers.
+pub const BACKENDS: usize = 256;
+/// Seconds that sessions may be given to end when a server is drained: a day.
+pub const DRAIN_TIMEOUT: u64 = 24 * 3_600;

@@ -196,7 +196,7 @@ impl Member {
         if matches!(pack, NewInHistory::FromSets) {
             self.pack_base(header)?;
         }
-        self.position = Position { at: Some(header.clone()), fault: None };
+        self.position = Position { at: Some(header.clone()), ..Position::default() };
         Ok(state_file::save(&self.layout.position(), &self.position)?)
     }
 
