@@ -227,7 +227,8 @@ async fn prove(tcp: TcpStream, address: SocketAddr, tls: &ServerTls) -> io::Resu
 /// A gRPC server with the windows, keepalives and limits for connections from other servers.
 pub fn service() -> Server {
     Server::builder()
-        .http2_adaptive_window(Some(true))
+        .initial_stream_window_size(limits::WINDOW)
+        .initial_connection_window_size(2 * limits::WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .max_concurrent_streams(64)
