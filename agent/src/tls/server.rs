@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use bellwether_proto::key::{KeyPair, PublicKey};
+use bellwether_proto::{
+    key::{KeyPair, PublicKey},
+    limits,
+};
 use rustls::{ServerConfig, server::NoServerSessionStorage, version::TLS13};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
