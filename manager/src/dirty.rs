@@ -100,7 +100,8 @@ impl Dirty {
     /// Forgets what was gathered, if it is no more than `paths`: those will be looked at again.
     pub(crate) fn forget(&self, paths: &Paths) {
         let mut state = self.state();
-        if !state.everything && state.paths.iter().all(|(at, depth)| paths.get(at).is_some_and(|again| depth <= again)) {
+        if !state.everything && state.paths.iter().all(|(at, depth)| paths.get(at).is_some_and(|again| depth <= again))
+        {
             *state = State::default();
         }
     }

@@ -283,6 +283,7 @@ impl Publishing<'_> {
             changes,
             sources: self.sources,
             codec: self.record.policy.codec,
+            outlines: self.shared.outlines.as_ref(),
         };
         pack(self.shared, &contents)
     }
@@ -326,6 +327,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         changes: &empty.diff(&head.tree),
         sources: &rules.iter().filter_map(path).collect::<Vec<_>>(),
         codec: record.record().policy.codec,
+        outlines: shared.outlines.as_ref(),
     };
     keep(shared, pack(shared, &contents)?)?;
     shared.history.write().unwrap_or_else(PoisonError::into_inner).retain(revisions)?;

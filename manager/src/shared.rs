@@ -14,10 +14,13 @@ use bellwether_proto::{
     status::Event,
     v1,
 };
-use bellwether_store::{history::History, scan::Source, state_file::StateFileError};
+use bellwether_store::{history::History, pack::Outlines, scan::Source, state_file::StateFileError};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{Dial, SaveRecord, failpoints, group::GroupRefused, head::Head, lane::Deadlines};
+
+/// The cache of what chunks look like, in the state directory.
+pub(crate) const OUTLINES: &str = "outlines";
 
 /// How many lanes read chunks for their members at a time.
 const READS: usize = 2;
@@ -86,6 +89,8 @@ pub(crate) struct Shared {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
+    /// Tells changes by what differs; none: they are sent whole.
+    pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
     /// The record that each server that is reached has taken.
     pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
@@ -112,6 +117,7 @@ pub(crate) struct Given {
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
         let Given { name, key, sets, state, incarnation, chain, events, dial, timings, save_record } = given;
+        let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
             key,
@@ -125,6 +131,7 @@ impl Shared {
             events,
             dial,
             timings,
+            outlines,
             reads: Semaphore::new(READS),
             records: watch::Sender::default(),
             base_wanted: Notify::new(),

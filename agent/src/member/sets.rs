@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use bellwether_proto::{entry::EntryPath, name::SetName, record::SetRules, revision::SignedHeader};
 use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
-    index, pack,
+    index,
+    pack::{self, OldChunks},
     scan::{Depth, Look, ScanError, Source, scan},
     tree::{Change, Tree},
 };
@@ -53,7 +54,11 @@ impl Sets {
     }
 
     /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
-    pub(crate) fn plan(&mut self, head: &pack::Head, changes: Vec<Change>) -> Result<Planned, ReceiveError> {
+    pub(crate) fn plan(
+        &mut self,
+        head: &pack::Head,
+        changes: Vec<Change>,
+    ) -> Result<(Planned, OldChunks), ReceiveError> {
         let sources = sources(&self.paths, &head.rules).map_err(|set| {
             ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
         })?;
@@ -69,10 +74,11 @@ impl Sets {
             Some(_) | None => Look::Stats,
         };
         self.live = scan(&sources, &self.live, &look)?.tree;
+        let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
         let site = Site { sources, state: self.state.clone() };
         let plan = self.plan_for(&site, &head.header, &target, changes)?;
-        Ok(Planned { plan, target })
+        Ok((Planned { plan, target }, olds))
     }
 
     /// The plan that makes the sets hold what is held by the record again, whatever was edited.

@@ -18,8 +18,8 @@ use crate::shared::Shared;
 
 /// Bytes of chunks (before compression) in one `Supply`, unless a single one is larger.
 const BATCH: usize = 2 << 20;
-/// Hashes that are looked for at once, at most.
-const LOOK: usize = 1024;
+/// Hashes that are looked for at once, at most: of a chunk that is kept as a patch, what it is made from is held.
+const LOOK: usize = 128;
 /// Requests that one member may have open.
 const OPEN: usize = 64;
 

@@ -19,6 +19,7 @@ use super::{
     Counts, FrameKind, Head, PackError, RawFrame, changes,
     frame::{ITEMS, TARGET},
     malformed,
+    patch::{self, Patch},
 };
 
 /// A frame decoded by itself; its place among the others is [`super::Order`]'s to check.
@@ -30,6 +31,8 @@ pub enum Decoded {
     Changes(Vec<RawChange>),
     /// Chunks with their bytes, which are slices of one buffer; each hash was computed from the bytes.
     Chunks(Vec<(Chunk, Bytes)>),
+    /// Chunks told by what differs.
+    Patches(Vec<Patch>),
     /// The end, and the counts it repeats.
     End(Counts),
 }
@@ -56,6 +59,7 @@ impl RawFrame {
             FrameKind::Head => Decoded::Head(Box::new(head(Hash::of(self.bytes()), raw)?)),
             FrameKind::Changes => Decoded::Changes(changes::decode(&raw)?),
             FrameKind::Chunks => Decoded::Chunks(chunks(&raw)?),
+            FrameKind::Patches => Decoded::Patches(patch::decode(&raw)?),
             FrameKind::End => Decoded::End(Counts::decode(&raw)?),
         })
     }
