@@ -301,6 +301,11 @@ fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishErro
     Ok(new)
 }
 
+/// Packs and commits: when this returns, the pack is part of the history and survives a power loss.
+pub(crate) fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<Stored>, PublishError> {
+    keep(shared, pack(shared, contents)?)
+}
+
 /// Makes a pack part of the history.
 fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
     let stored = shared.history.write().unwrap_or_else(PoisonError::into_inner).commit(pack)?;
@@ -329,7 +334,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         codec: record.record().policy.codec,
         outlines: shared.outlines.as_ref(),
     };
-    keep(shared, pack(shared, &contents)?)?;
+    store(shared, &contents)?;
     shared.history.write().unwrap_or_else(PoisonError::into_inner).retain(revisions)?;
     Ok(())
 }
