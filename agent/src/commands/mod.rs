@@ -119,26 +119,10 @@ commands! {
 impl Command {
     /// What runs it: one that only asks an agent needs no threads, and ends sooner without them.
     pub fn runtime(&self) -> tokio::runtime::Builder {
-        match self {
-            Self::Serve(_) | Self::Demo(_) | Self::Doctor(_) | Self::Init(_) | Self::Join(_) => {
-                tokio::runtime::Builder::new_multi_thread()
-            }
-            Self::Leave(_)
-            | Self::Status(_)
-            | Self::Monitor(_)
-            | Self::Wait(_)
-            | Self::Publish(_)
-            | Self::Pause(_)
-            | Self::Resume(_)
-            | Self::Sync(_)
-            | Self::Verify(_)
-            | Self::Put(_)
-            | Self::Get(_)
-            | Self::Rm(_)
-            | Self::Tree(_)
-            | Self::Server(_)
-            | Self::Group(_)
-            | Self::Token(_) => tokio::runtime::Builder::new_current_thread(),
+        if matches!(self, Self::Serve(_) | Self::Demo(_) | Self::Doctor(_) | Self::Init(_) | Self::Join(_)) {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
         }
     }
 }
