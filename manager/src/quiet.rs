@@ -1,7 +1,7 @@
 //! When a burst of events is over: a pure rule over their times.
 //!
 //! One save is published 5 ms after it. The quiet time that is asked for grows with the burst, up to the group's
-//! `quiet_max`: by twice its length so far, by 0.2 ms for every further path, and by 2 ms more for each of the first twenty
+//! `quiet_max`: by twice its length so far, by 0.05 ms for every further path, and by 2 ms more for each of the first twenty
 //! of them, so that a `git checkout`, which pauses between its files, is one revision. A directory that is written to without a pause is published every [`LONGEST`] all the same.
 
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ impl Burst {
         let length = self.last.saturating_duration_since(self.first);
         let further = u32::try_from(self.paths.saturating_sub(1)).unwrap_or(u32::MAX).min(10_000);
         let quiet =
-            SHORTEST + length * 2 + Duration::from_millis(2) * further.min(20) + Duration::from_micros(200) * further;
+            SHORTEST + length * 2 + Duration::from_millis(2) * further.min(20) + Duration::from_micros(50) * further;
         (self.last + quiet.min(quiet_max.max(SHORTEST))).min(self.first + LONGEST)
     }
 }

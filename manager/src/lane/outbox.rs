@@ -20,6 +20,8 @@ use crate::shared::Shared;
 const BATCH: usize = 2 << 20;
 /// Hashes that are looked for at once, at most: of a chunk that is kept as a patch, what it is made from is held.
 const LOOK: usize = 128;
+/// Bytes of a pack in one message: less than what the allocator keeps apart, of which many lanes would leave holes.
+const PIECE: u64 = 32 << 10;
 /// Requests that one member may have open.
 const OPEN: usize = 64;
 
@@ -45,13 +47,15 @@ pub(crate) struct Outbox {
     pub(crate) verify: Option<v1::Verify>,
     pub(crate) keepalive: Option<v1::Keepalive>,
     offer: Option<v1::Offer>,
+    /// The offer's first bytes have not gone.
+    fresh: bool,
     source: Option<Source>,
     work: VecDeque<Work>,
 }
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { record, head, sync, verify, keepalive, offer, source: _, work } = self;
+        let Self { record, head, sync, verify, keepalive, offer, fresh: _, source: _, work } = self;
         record.is_none()
             && head.is_none()
             && sync.is_none()
@@ -87,6 +91,7 @@ impl Outbox {
         self.work.clear();
         self.source = Some(source.clone());
         self.work.push_back(Work::Slices { source, at: from, to });
+        self.fresh = true;
         Ok(())
     }
 
@@ -127,6 +132,7 @@ impl Outbox {
     /// Drops what belongs to the offer: it has ended.
     pub(crate) fn end_offer(&mut self) {
         self.offer = None;
+        self.fresh = false;
         self.source = None;
         self.work.clear();
     }
@@ -136,9 +142,6 @@ impl Outbox {
         use v1::down::Message;
         if let Some(record) = self.record.take() {
             return Ok(Some(Message::Record(record)));
-        }
-        if let Some(head) = self.head.take() {
-            return Ok(Some(Message::Head(head)));
         }
         if let Some(keepalive) = self.keepalive.take() {
             return Ok(Some(Message::Keepalive(keepalive)));
@@ -153,6 +156,15 @@ impl Outbox {
         if let Some(offer) = self.offer.take() {
             return Ok(Some(Message::Offer(offer)));
         }
+        // A small pack goes in one piece with its offer; what it makes the head is said after that.
+        if std::mem::take(&mut self.fresh)
+            && let Some(first) = self.next_work(shared).await?
+        {
+            return Ok(Some(first));
+        }
+        if let Some(head) = self.head.take() {
+            return Ok(Some(Message::Head(head)));
+        }
         self.next_work(shared).await
     }
 
@@ -165,7 +177,7 @@ impl Outbox {
         let (message, last) = match work {
             Work::Slices { source, at, to } => {
                 let offset = *at;
-                let data = read(source, offset, (*to - offset).min(limits::SLICE as u64)).await?;
+                let data = read(source, offset, (*to - offset).min(PIECE)).await?;
                 *at += data.len() as u64;
                 (v1::down::Message::Slice(v1::Slice { offset, data }), *at >= *to)
             }
