@@ -22,7 +22,7 @@ fn w21_draining_moves_traffic_without_a_failed_request() {
     }
     let report = block_on(balancers.drain_and_wait(&member1, DEADLINE)).expect("drained");
     assert!(report.is_drained() && report.sessions() == 0, "{report}");
-    assert_eq!(site.haproxy.status("member1").0, "DRAIN");
+    assert_eq!(site.haproxy.status("member1"), "DRAIN");
     let drained = client.so_far();
     let later = client.wait_more(100);
     assert_eq!(later.of("member1"), drained.of("member1"), "it is asked although it is drained");

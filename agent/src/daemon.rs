@@ -1,9 +1,9 @@
 //! What `bellwether serve` runs.
 //!
 //! Tasks: one folds events into the farm's status (it alone writes the `farm` watch); one serves other servers over mutual
-//! TLS; one serves commands on the Unix socket; one serves the http port; and this server's role: the manager's tasks
-//! ([`bellwether_manager`]), or the member's thread with the watch that feeds it (`crate::member`). The `stop` watch
-//! ends them all; each is waited for.
+//! TLS; one serves commands on the Unix socket; one serves the http port, one HAProxy's agent checks; one tries the
+//! balancers (`crate::balancers`); and this server's role: the manager's tasks ([`bellwether_manager`]), or the member's
+//! thread with the watch that feeds it (`crate::member`). The `stop` watch ends them all; each is waited for.
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +18,7 @@ use std::{
 
 use bellwether_manager::{Dial, Manager, balancer::Locals};
 use bellwether_monitor::{
+    agent_check,
     farm::Farm,
     http::{self, Ready},
 };
@@ -37,6 +38,7 @@ use tokio::{
 use tonic::transport::Channel;
 
 use crate::{
+    balancers::Probe,
     clock::now_ms,
     config::Config,
     error::{CommandError, Kind, chain},
@@ -83,10 +85,20 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let bound = Bound::bind(&config).await?;
 
+    let locals = Locals::new(config.balancers.iter().cloned());
+    let reach = watch::Sender::default();
+    let probe = Probe {
+        name: config.name.clone(),
+        record: record.clone(),
+        locals: locals.clone(),
+        events: events.clone(),
+        reach: reach.clone(),
+    };
+    let probing = tokio::spawn(probe.run(stop.subscribe()));
     let mut member_thread = None;
     let mut watching = None;
     let (standing, push) = if record.current().record().manager().key == key.public() {
-        let manager = start_manager(&config, &layout, &key, &record, events, stop.subscribe()).await?;
+        let manager = start_manager(&config, &layout, &key, &record, (events, locals), stop.subscribe()).await?;
         ready_to.send_replace(Ready::yes("the manager"));
         (Standing::Manager(manager), None)
     } else {
@@ -105,16 +117,18 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         let member = member.map_err(|e| CommandError::failed(&e))?.map_err(|e| CommandError::failed(&e))?;
         watching = Some(tokio::spawn(member.watch(inputs.clone(), &stop.subscribe())));
         member_thread = Some(tokio::task::spawn_blocking(move || member.run(received)));
-        let service = member::PushService::new(record.clone(), inputs, stop.subscribe());
+        let service = member::PushService::new(record.clone(), inputs, reach.subscribe(), stop.subscribe());
         (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree)), Some(service))
     };
     let leaving = AtomicBool::new(false);
     let agent = Arc::new(Agent { record, standing, farm: farm.clone(), folded, stop: stop.clone(), leaving });
 
     let knocking = tokio::spawn(knock(agent.clone()));
-    let served = serve(bound, &key, &agent, push, http::router(farm, ready), &stop).await;
+    let checked = ready.clone();
+    let served = serve(bound, &key, &agent, push, (http::router(farm, ready), checked), &stop).await;
     stop.send_replace(true);
     knocking.abort();
+    let _ = probing.await;
     if let Standing::Manager(manager) = &agent.standing {
         manager.stopped().await;
     }
@@ -210,6 +224,7 @@ fn fold(
 struct Bound {
     servers: TcpListener,
     http: TcpListener,
+    agent_check: Option<TcpListener>,
     socket: socket::AdminSocket,
     commands: tokio_stream::wrappers::UnixListenerStream,
 }
@@ -217,7 +232,12 @@ struct Bound {
 impl Bound {
     async fn bind(config: &Config) -> Result<Self, CommandError> {
         let (socket, commands) = socket::bind(&config.admin_socket).await.map_err(|e| CommandError::refused(&e))?;
-        Ok(Self { servers: listen(config.listen).await?, http: listen(config.http).await?, socket, commands })
+        let agent_check = match config.agent_check {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let (servers, http) = (listen(config.listen).await?, listen(config.http).await?);
+        Ok(Self { servers, http, agent_check, socket, commands })
     }
 }
 
@@ -242,7 +262,7 @@ async fn start_manager(
     layout: &Layout,
     key: &Arc<KeyPair>,
     record: &Arc<GroupRecord>,
-    events: mpsc::UnboundedSender<Event>,
+    (events, balancers): (mpsc::UnboundedSender<Event>, Locals),
     stop: watch::Receiver<bool>,
 ) -> Result<Manager, CommandError> {
     let saving = record.clone();
@@ -258,7 +278,7 @@ async fn start_manager(
         events,
         save_record: Box::new(move |new| saving.save(new)),
         timings: bellwether_manager::Timings::default(),
-        balancers: Locals::new(config.balancers.iter().cloned()),
+        balancers,
     };
     Manager::start(setup, stop).await.map_err(|e| CommandError::failed(&e))
 }
@@ -268,10 +288,10 @@ async fn serve(
     key: &KeyPair,
     agent: &Arc<Agent>,
     push: Option<member::PushService>,
-    router: axum::Router,
+    (router, ready): (axum::Router, watch::Receiver<Ready>),
     stop: &watch::Sender<bool>,
 ) -> Result<(), CommandError> {
-    let Bound { servers, http, socket, commands } = bound;
+    let Bound { servers, http, agent_check, socket, commands } = bound;
     let tls = tls::ServerTls::new(key).map_err(|e| CommandError::failed(&e))?;
     let group = GroupServer::new(GroupService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)
@@ -291,13 +311,19 @@ async fn serve(
     let for_commands =
         tonic::transport::Server::builder().add_service(admin).serve_with_incoming_shutdown(commands, stopped(stop));
     let for_browsers = http::serve(http, router, stopped(stop));
+    let for_balancers = async {
+        if let Some(listener) = agent_check {
+            agent_check::serve(listener, ready, stopped(stop)).await;
+        }
+        Ok(())
+    };
     tracing::info!(name = %agent.farm.borrow().observer, "serving");
     let straggling = async {
         stopped(stop).await;
         tokio::time::sleep(GRACE).await;
     };
     let result = tokio::select! {
-        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), flat(for_browsers)) } => result.map(drop),
+        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), flat(for_browsers), for_balancers) } => result.map(drop),
         // Open streams (a monitor, a push) have no end of their own.
         () = straggling => Ok(()),
     };

@@ -36,10 +36,12 @@ impl Site {
     /// An nginx for every server of the farm and a HAProxy before them that asks their agents through nginx. When this
     /// returns, all servers take traffic.
     pub(crate) fn start(farm: &Farm) -> Self {
-        Self::checked(farm, Check::Relay)
+        let site = Self::checked(farm, Check::Relay);
+        site.nginxes.keys().for_each(|server| site.haproxy.wait_status(server, "UP"));
+        site
     }
 
-    /// The same, with another way of checking the servers.
+    /// The same, with another way of checking the servers, whatever is found of them.
     pub(crate) fn checked(farm: &Farm, check: Check) -> Self {
         if !farm.manager().web(PAGE).exists() {
             farm.manager().write(PAGE, "<p>page</p>");
@@ -55,9 +57,6 @@ impl Site {
             agent_check: server.agent_check.clone(),
         });
         let haproxy = Haproxy::start(&home, "lb1", places.collect(), check);
-        for server in servers {
-            haproxy.wait_status(&server.name, "UP");
-        }
         Self { haproxy, nginxes }
     }
 
