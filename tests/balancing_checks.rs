@@ -1,15 +1,17 @@
 //! How balancers learn by themselves which servers are ready: the arrangements of docs/balancers.md, before a real HAProxy.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::TcpStream,
+    process::Command,
 };
 
 use bellwether_proto::status::State;
 
 use crate::{
-    balancers::{Check, PAGE, Site},
-    farm::{DEADLINE, Farm, Server, wait_for},
+    balancers::{Check, PAGE, Site, haproxy_program, nginx_program},
+    farm::{DEADLINE, Farm, Server, run, wait_for},
 };
 
 /// A farm whose second member is in the group, holds the page by hand, and waits for its first sync.
@@ -144,4 +146,32 @@ fn the_http_port_says_where_the_manager_is() {
     assert_eq!((code, body.contains("\"manager\":\"manager\"")), (503, true), "{body}");
     let (code, body) = get(farm.member(1), "/ready");
     assert_eq!((code, body.contains("at revision 1.")), (200, true), "{body}");
+}
+
+/// The blocks of docs/balancers.md in that language.
+fn documented(language: &str) -> Vec<String> {
+    let text = include_str!("../docs/balancers.md");
+    let begins = format!("```{language}\n");
+    let blocks = text.split(&begins).skip(1);
+    blocks.map(|rest| rest.split("```").next().expect("an end").to_owned()).collect()
+}
+
+#[test]
+fn haproxy_and_nginx_take_the_documented_configurations() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("file");
+    let haproxy = documented("haproxy");
+    let [whole, backend] = haproxy.as_slice() else { panic!("{} blocks for HAProxy", haproxy.len()) };
+    // The second one takes the place of the first one's backend.
+    let (head, _) = whole.split_once("backend app").expect("a backend");
+    for text in [whole.as_str(), &format!("{head}{backend}")] {
+        fs::write(&file, text).expect("written");
+        run(Command::new(haproxy_program()).args(["-c", "-q", "-f"]).arg(&file)).success();
+    }
+    let nginx = documented("nginx");
+    let [locations, upstream] = nginx.as_slice() else { panic!("{} blocks for nginx", nginx.len()) };
+    let text =
+        format!("events {{}} http {{ access_log off; {upstream} server {{ listen 127.0.0.1:1; {locations} }} }}");
+    fs::write(&file, format!("pid {}/pid; {text}", directory.path().display())).expect("written");
+    run(Command::new(nginx_program()).args(["-t", "-q", "-e", "stderr", "-c"]).arg(&file)).success();
 }

@@ -169,6 +169,7 @@ fn an_upstream_file_that_fails_its_test_is_put_back() {
     fs::write(&config, text.replace("http {", "http { nonsense;")).expect("written");
     let error = block_on(edge.balancers().drain(&in_record(&farm, "member1"))).expect_err("nginx -t fails");
     assert!(matches!(error, BalancerError::Failed { .. }) && error.to_string().contains("nonsense"), "{error}");
+    assert!(error.to_string().contains("was put back as it was"), "{error}");
     assert_eq!(edge.file(), before);
     fs::write(&config, text).expect("written");
 }

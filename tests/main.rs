@@ -19,6 +19,7 @@ mod holding;
 mod hostile;
 mod joining;
 mod lag;
+mod promotion;
 mod real_trees;
 mod space;
 mod web;

@@ -1,6 +1,6 @@
 //! A candidate proves that it could drive the group's balancers: it tries them now and then (W18, W24).
 //!
-//! One task, `probe`, for as long as the agent runs. What it finds goes to this server's own status, and into the `reach`
+//! One task, [`Probe::run`], for as long as the agent runs. What it finds goes to this server's own status, and into the `reach`
 //! watch, from which a member's push stream tells its manager.
 
 use std::{sync::Arc, time::Duration};
@@ -34,16 +34,9 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Tries the balancers until `stop`; at once when the record names others.
-    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
-        tokio::select! {
-            () = self.probe() => {}
-            // An error: everything that could say stop is gone. A try that is under way is dropped, which harms nothing.
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-    }
-
-    async fn probe(&self) {
+    /// Tries the balancers without end; at once when the record names others. May be cancelled anywhere: a try changes
+    /// nothing.
+    pub(crate) async fn run(self) {
         let mut record = self.record.follow();
         loop {
             let wanted = self.wanted(record.borrow_and_update().record());

@@ -136,7 +136,7 @@ impl Layout {
 pub struct Held {
     /// In force.
     pub current: SignedRecord,
-    /// Who made whom manager: the first record of every epoch.
+    /// Who made whom manager: the last record before and the first after every change of epoch.
     pub chain: Vec<SignedRecord>,
 }
 

@@ -80,7 +80,7 @@ pub enum GroupRefused {
 }
 
 /// The record after `held`, by `by`, with `change` made.
-fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
+pub(crate) fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
     let mut record = held.record().clone();
     change(&mut record);
     record.version.version += 1;
@@ -175,7 +175,7 @@ pub fn remove(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<
     }
 }
 
-fn remove_from(record: &mut Record, name: &ServerName) {
+pub(crate) fn remove_from(record: &mut Record, name: &ServerName) {
     let gone: Vec<Server> = record.servers.extract_if(.., |s| s.name == *name).collect();
     record.removed.retain(|s| s.name != *name && gone.iter().all(|g| g.key != s.key));
     record.removed.extend(gone);

@@ -133,10 +133,7 @@ type Stream = BufReader<TcpStream>;
 /// Asks for the page; the server that answered. A connection that was closed while nobody used it is no failure: the
 /// request is sent again over a new one, as browsers do (RFC 9112, section 9.3.1).
 fn ask(address: &str, open: &mut Option<Stream>) -> Result<String, String> {
-    let reused = match open {
-        Some(stream) => Some(request(stream, &format!("/{PAGE}")).and_then(|()| head(stream))),
-        None => None,
-    };
+    let reused = open.as_mut().map(|stream| request(stream, &format!("/{PAGE}")).and_then(|()| head(stream)));
     let head = match reused {
         Some(Err(Trouble::Unanswered(_))) | None => {
             let stream = open.insert(connect(address)?);

@@ -126,7 +126,7 @@ impl Drop for Haproxy {
 }
 
 /// Debian has it where users who are not root have no path to.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let debian = Path::new("/usr/sbin/haproxy");
     if debian.exists() { debian.to_owned() } else { PathBuf::from("haproxy") }
 }

@@ -22,6 +22,7 @@ pub mod join;
 pub mod leave;
 pub mod monitor;
 pub mod pause;
+pub mod promote;
 pub mod publish;
 pub mod put;
 pub mod resume;
@@ -105,6 +106,8 @@ commands! {
     Rm = rm;
     /// The entries of the revision that this server holds
     Tree = tree;
+    /// Make another member the manager, or this one when the manager is lost
+    Promote = promote;
     /// The servers of the group
     Server = server;
     /// The group's record and its settings

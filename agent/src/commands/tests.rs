@@ -137,6 +137,9 @@ impl Admin for Shared {
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
         no()
     }
+    async fn promote(&self, _: Request<v1::PromoteRequest>) -> Result<Response<v1::PromoteReply>, Status> {
+        no()
+    }
 }
 
 struct Agent {

@@ -16,10 +16,10 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Agent, Standing,
+    Agent,
     refusal::{Refusal, refusal},
 };
-use crate::clock::now_ms;
+use crate::{clock::now_ms, role::Standing};
 
 /// The service, for the Unix socket.
 pub(crate) struct AdminService(pub(crate) Arc<Agent>);
@@ -60,7 +60,7 @@ impl Admin for AdminService {
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::RecordReply> {
         let v1::PauseRequest { paused, author } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.set_paused(paused, &author).await).await
+        edited(&manager, manager.set_paused(paused, &author).await).await
     }
 
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::SyncReply> {
@@ -76,13 +76,13 @@ impl Admin for AdminService {
     async fn remove_server(&self, request: Request<v1::RemoveServerRequest>) -> Answer<v1::RecordReply> {
         let v1::RemoveServerRequest { server: name, author, dry_run } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.remove_server(&server(&name)?, &author, dry_run).await).await
+        edited(&manager, manager.remove_server(&server(&name)?, &author, dry_run).await).await
     }
 
     async fn add_server(&self, request: Request<v1::AddServerRequest>) -> Answer<v1::RecordReply> {
         let v1::AddServerRequest { server: name, author, dry_run } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
+        edited(&manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::CreateTokenReply> {
@@ -113,37 +113,40 @@ impl Admin for AdminService {
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
         let change = request.into_inner();
-        match &self.0.standing {
-            Standing::Manager(manager) => super::change(manager, change).await.map(Response::new),
-            Standing::Member(link) => {
+        match self.0.settled().await {
+            Standing::Changing => Err(super::changing()),
+            Standing::Manager(manager) => super::change(&manager, change).await.map(Response::new),
+            Standing::Member(following) => {
                 let forward = |mut manager: super::link::Client| {
                     let change = change.clone();
                     async move { manager.change(change).await }
                 };
-                link.ask(forward).await
+                following.link.ask(forward).await
             }
         }
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Answer<v1::ReadReply> {
         let read = request.into_inner();
-        match &self.0.standing {
-            Standing::Manager(manager) => super::read(manager, read).await.map(Response::new),
-            Standing::Member(link) => {
+        match self.0.settled().await {
+            Standing::Changing => Err(super::changing()),
+            Standing::Manager(manager) => super::read(&manager, read).await.map(Response::new),
+            Standing::Member(following) => {
                 let forward = |mut manager: super::link::Client| {
                     let read = read.clone();
                     async move { manager.read(read).await }
                 };
-                link.ask(forward).await
+                following.link.ask(forward).await
             }
         }
     }
 
     async fn tree(&self, request: Request<v1::TreeRequest>) -> Answer<Self::TreeStream> {
         let v1::TreeRequest { set, prefix } = request.into_inner();
-        let tree = match &self.0.standing {
+        let tree = match self.0.settled().await {
+            Standing::Changing => return Err(super::changing()),
             Standing::Manager(manager) => manager.tree(),
-            Standing::Member(link) => link.tree.load_full(),
+            Standing::Member(following) => following.link.tree.load_full(),
         };
         let prefix = EntryPath::new(&prefix).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let set = if set.is_empty() { None } else { Some(set_name(&set)?) };
@@ -162,7 +165,11 @@ impl Admin for AdminService {
         let author = request.author.clone();
         let change = PolicyChange::try_from(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let manager = self.0.manager()?;
-        edited(manager, manager.set_policy(change, &author).await).await
+        edited(&manager, manager.set_policy(change, &author).await).await
+    }
+
+    async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::PromoteReply> {
+        super::promote::promote(&self.0, request.into_inner()).await.map(Response::new)
     }
 
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {
@@ -209,8 +216,8 @@ async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<R
 
 /// What the manager knows of the farm; a member that cannot ask it shows what it knows itself.
 async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
-    if let Standing::Member(link) = &agent.standing {
-        let ask = link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
+    if let Standing::Member(following) = agent.standing() {
+        let ask = following.link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
         if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, ask).await {
             return Ok(answer.into_inner());
         }

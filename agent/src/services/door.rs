@@ -24,6 +24,8 @@ const STRANGERS: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// What strangers may ask of any size: the stream's own task looks at who speaks.
 const FOLLOW: &str = "/bellwether.v1.Push/Follow";
+/// What a server that was removed may ask: that it was.
+const RECORDS: &str = "/bellwether.v1.Group/Records";
 /// What else they may ask.
 const ENTRANCE: [&str; 2] = ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/Enter"];
 
@@ -46,9 +48,11 @@ impl Door {
         let Some(Peer { key, .. }) = request.extensions().get() else {
             return Some(Err(Status::unauthenticated("the connection has no key")));
         };
-        match self.record.current().record().by_key(key) {
+        let current = self.record.current();
+        match current.record().by_key(key) {
             Some(_) => None,
             None if path == FOLLOW => None,
+            None if path == RECORDS && current.record().removed.iter().any(|server| server.key == *key) => Some(Ok(())),
             None if ENTRANCE.contains(&path) => Some(Ok(())),
             None => Some(Err(not_of_the_group(key))),
         }
