@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use bellwether_manager::{Dial, Dialling, Manager};
+use bellwether_manager::{Dial, Dialling, Manager, balancer::Locals};
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
@@ -100,6 +100,8 @@ pub(crate) struct Parts {
     pub(crate) sessions: watch::Sender<usize>,
     /// Servers that have seen a newer record.
     pub(crate) newer: mpsc::Sender<ServerName>,
+    /// What agent.toml says of balancers.
+    pub(crate) balancers: Locals,
 }
 
 /// Why a role does not begin.
@@ -199,7 +201,7 @@ impl Roles {
     }
 
     async fn lead(&self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
-        let Parts { config, layout, key, record, events, ready, newer, .. } = &self.parts;
+        let Parts { config, layout, key, record, events, ready, newer, balancers, .. } = &self.parts;
         let saving = record.clone();
         let setup = bellwether_manager::Setup {
             name: config.name.clone(),
@@ -215,7 +217,7 @@ impl Roles {
             newer: newer.clone(),
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
-            balancers: bellwether_manager::balancer::Locals::new(config.balancers.iter().cloned()),
+            balancers: balancers.clone(),
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.

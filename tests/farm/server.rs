@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -92,6 +93,12 @@ impl Server {
             command.arg("--set").arg(format!("{}={}", set.name, set.path.display()));
         }
         command
+    }
+
+    /// Adds lines to agent.toml; its agent reads them when it starts.
+    pub(crate) fn configure(&self, lines: &str) {
+        let mut file = File::options().append(true).open(self.config()).expect("agent.toml, which init or join wrote");
+        writeln!(file, "\n{lines}").expect("written");
     }
 
     /// Forms a group here.

@@ -46,6 +46,7 @@ pub(crate) struct PushService {
     record: Arc<GroupRecord>,
     standing: watch::Receiver<Standing>,
     hints: mpsc::Sender<Hint>,
+    reach: watch::Receiver<v1::Balancers>,
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
     others: Semaphore,
@@ -53,13 +54,14 @@ pub(crate) struct PushService {
 
 impl PushService {
     /// A service that feeds the member's thread, while this server is a member. Where a hello comes whose record cannot be
-    /// followed from here, `hints` has the other servers asked.
+    /// followed from here, `hints` has the other servers asked. `reach` is told to the manager.
     pub(crate) fn new(
         record: Arc<GroupRecord>,
         standing: watch::Receiver<Standing>,
         hints: mpsc::Sender<Hint>,
+        reach: watch::Receiver<v1::Balancers>,
     ) -> Self {
-        Self { record, standing, hints, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
+        Self { record, standing, hints, reach, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
     }
 }
 
@@ -79,7 +81,9 @@ impl Push for PushService {
         let (held, over) = oneshot::channel();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (record, inputs, open) = (self.record.clone(), following.inputs.clone(), following.enter());
-        let session = Session { number, key, record, inputs, answers, offered: false, _open: open };
+        let mut reach = self.reach.clone();
+        reach.mark_changed();
+        let session = Session { number, key, record, inputs, answers, reach, offered: false, _open: open };
         session.pass(Input::Open { session: number, key, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
@@ -203,6 +207,7 @@ struct Session {
     record: Arc<GroupRecord>,
     inputs: mpsc::Sender<Input>,
     answers: mpsc::Sender<Answer>,
+    reach: watch::Receiver<v1::Balancers>,
     /// A pack was offered: slices may follow, those of one that was refused by now included.
     offered: bool,
     _open: Open,
@@ -243,6 +248,7 @@ impl Session {
             down::Message::Keepalive(keepalive) => {
                 // Dropped when the way back is full: then other answers show that we live.
                 let _ = self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Keepalive(*keepalive)) }));
+                self.tell_reach();
                 return Ok(());
             }
             down::Message::Record(wire) => {
@@ -256,6 +262,17 @@ impl Session {
             down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) => {}
         }
         self.pass(Input::Down { session: self.number, message }).await
+    }
+
+    /// Tells what is new of the balancers: after a keepalive, when the manager has had this member's hello.
+    fn tell_reach(&mut self) {
+        if self.reach.has_changed().is_ok_and(|changed| changed) {
+            let reach = self.reach.borrow_and_update().clone();
+            if self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Balancers(reach)) })).is_err() {
+                // Full: told after another keepalive.
+                self.reach.mark_changed();
+            }
+        }
     }
 
     fn check_slice(&self, slice: &v1::Slice) -> Result<(), Status> {

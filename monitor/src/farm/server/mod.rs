@@ -5,7 +5,7 @@ pub(super) mod standing;
 use bellwether_proto::{
     record::{Role, Server},
     revision::Number,
-    status::{Observation, Progress, Verified},
+    status::{Observation, Progress, Reach, Verified},
 };
 
 use super::heads::Heads;
@@ -54,6 +54,7 @@ pub(super) struct Known {
     last_update_us: Option<u64>,
     kept: Vec<String>,
     verified: Option<Verified>,
+    balancers: Vec<Reach>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -86,6 +87,7 @@ impl Known {
             last_update_us: None,
             kept: Vec::new(),
             verified: None,
+            balancers: Vec::new(),
             since_ms: now_ms,
             behind: None,
         }
@@ -113,9 +115,10 @@ impl Known {
             | O::Failed(_)
             | O::Drift { .. }
             | O::Verified(_)
+            | O::Balancers(_)
             | O::Alive => self.seen_ms = Some(now_ms),
         }
-        self.phase = self.step(observation);
+        self.phase = self.step(now_ms, observation);
         let elapsed_ms = now_ms.saturating_sub(self.began_ms);
         if let Some(progress) = &mut self.progress {
             progress.bytes_per_s = progress.bytes.saturating_mul(1_000).checked_div(elapsed_ms).unwrap_or(0);
@@ -129,7 +132,7 @@ impl Known {
     }
 
     /// The phase after `observation`.
-    fn step(&mut self, observation: Observation) -> Phase {
+    fn step(&mut self, now_ms: u64, observation: Observation) -> Phase {
         use Observation as O;
         use Phase as P;
         match (self.phase, observation) {
@@ -195,6 +198,11 @@ impl Known {
             }
             (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Verified(verified)) => {
                 self.verified = Some(verified);
+                same
+            }
+            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Balancers(found)) => {
+                let reach = |(balancer, fault)| Reach { balancer, fault, time_ms: now_ms };
+                self.balancers = found.into_iter().map(reach).collect();
                 same
             }
             // Away stays away until it has said where it is.
