@@ -23,6 +23,7 @@ mod lane;
 mod lanes;
 pub mod plan;
 mod preview;
+pub mod procedure;
 mod publish;
 mod publisher;
 pub mod quiet;
@@ -248,6 +249,14 @@ impl Manager {
         let records = self.inner.shared.records.borrow();
         let lacks = |server: &&Server| records.get(&server.name).is_none_or(|held| *held < version);
         members().filter(lacks).map(|server| server.name.clone()).collect()
+    }
+
+    /// The candidates that have the newest document of procedures.
+    pub fn informed(&self) -> std::collections::BTreeSet<ServerName> {
+        let shared = &self.inner.shared;
+        let newest = shared.board.version();
+        let informed = shared.informed();
+        informed.iter().filter(|(_, has)| Some(**has) == newest).map(|(name, _)| name.clone()).collect()
     }
 
     /// Asks members to come to the head whatever their state (W8), or only to look at what they have.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::{Arc, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,13 +11,14 @@ use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
     record::{Record, SetRules, SignedRecord, Version},
+    revision::Epoch,
     status::Event,
     v1,
 };
 use bellwether_store::{history::History, scan::Source, state_file::StateFileError};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
-use crate::{Dial, SaveRecord, failpoints, group::GroupRefused, head::Head, lane::Deadlines};
+use crate::{Dial, SaveRecord, failpoints, group::GroupRefused, head::Head, lane::Deadlines, procedure::Board};
 
 /// How many lanes read chunks for their members at a time.
 const READS: usize = 2;
@@ -85,9 +86,13 @@ pub(crate) struct Shared {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
+    /// The procedures.
+    pub(crate) board: Arc<Board>,
     pub(crate) reads: Semaphore,
     /// The record that each server that is reached has taken.
     pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
+    /// The document of procedures that each candidate that is reached has taken.
+    informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
     save_record: SaveRecord,
@@ -105,12 +110,13 @@ pub(crate) struct Given {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
+    pub(crate) board: Arc<Board>,
     pub(crate) save_record: SaveRecord,
 }
 
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
-        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, save_record } = given;
+        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, save_record } = given;
         Self {
             name,
             key,
@@ -124,8 +130,10 @@ impl Shared {
             events,
             dial,
             timings,
+            board,
             reads: Semaphore::new(READS),
             records: watch::Sender::default(),
+            informed: std::sync::Mutex::default(),
             base_wanted: Notify::new(),
             save_record,
             editing: Mutex::new(()),
@@ -135,6 +143,11 @@ impl Shared {
     /// Tells the monitor. Where nobody listens any more, this process is stopping.
     pub(crate) fn see(&self, event: Event) {
         let _ = self.events.send(event);
+    }
+
+    /// The document of procedures that each candidate that is reached has taken.
+    pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
+        self.informed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sets of the record on this server, under its rules.

@@ -27,6 +27,7 @@ use crate::{
     dirty::Dirty,
     head::Head,
     lanes,
+    procedure::Board,
     publisher::{Publisher, Times},
     shared::{Given, Shared, Timings, sources},
     tokens::Tokens,
@@ -62,6 +63,8 @@ pub struct Setup {
     pub save_record: SaveRecord,
     /// Intervals and patience.
     pub timings: Timings,
+    /// The procedures.
+    pub board: Arc<Board>,
 }
 
 /// Why the manager does not start. Nothing was changed.
@@ -114,7 +117,8 @@ impl Manager {
     /// # Errors
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
-        let Setup { name, key, sets, state, record, chain, incarnation, dial, events, save_record, timings } = setup;
+        let Setup { name, key, sets, state, record, chain, incarnation, dial, events, save_record, timings, board } =
+            setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
@@ -123,7 +127,7 @@ impl Manager {
         let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here)).await;
         let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         let chain = chain.iter().map(SignedRecord::to_wire).collect();
-        let given = Given { name, key, sets, state, incarnation, chain, events, dial, timings, save_record };
+        let given = Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, save_record };
         let shared = Arc::new(Shared::new(given, record, head, history));
         tell(&shared);
         Ok(run(shared, tokens, known, believed, shutdown))

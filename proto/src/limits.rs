@@ -30,6 +30,8 @@ pub const XATTRS: (usize, usize) = (64, 128 << 10);
 pub const PUT: usize = 4 << 20;
 /// Bytes of a signed header or of a group record.
 pub const RECORD: usize = 4 << 20;
+/// Bytes of the document of procedures.
+pub const PROCEDURES: usize = 2 << 20;
 /// Chunks that one `Want` may name.
 pub const WANT: usize = 100_000;
 /// Sets of a group; servers of a group.

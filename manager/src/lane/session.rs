@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, refused, watchdog::Watchdog};
 use crate::{
     plan::{Member, Sending, Step, plan},
+    procedure::SignedDocument,
     shared::now_ms,
 };
 
@@ -51,6 +52,8 @@ struct Session<'a> {
     /// The keepalive that follows the newest record, and that record's version: messages are taken in order, so its answer
     /// says that the record was taken.
     record: Option<(u64, Version)>,
+    /// The same for the newest document of procedures.
+    procedures: Option<(u64, (Epoch, u64))>,
     /// The newest keepalive; each is greater than the one before.
     beat: u64,
     dog: Watchdog,
@@ -67,6 +70,10 @@ impl Reached<'_> {
             records.insert(lane.server.name.clone(), version);
         });
     }
+
+    fn knows(lane: &Lane, procedures: (Epoch, u64)) {
+        lane.shared.informed().insert(lane.server.name.clone(), procedures);
+    }
 }
 
 impl Drop for Reached<'_> {
@@ -74,6 +81,7 @@ impl Drop for Reached<'_> {
         self.0.shared.records.send_modify(|records| {
             records.remove(&self.0.server.name);
         });
+        self.0.shared.informed().remove(&self.0.server.name);
     }
 }
 
@@ -118,6 +126,7 @@ impl<'a> Session<'a> {
             syncing: None,
             base_for: None,
             record: None,
+            procedures: None,
             beat: 0,
             dog,
             allowance: Allowance::new(Instant::now()),
@@ -140,6 +149,8 @@ impl<'a> Session<'a> {
         // What the hello carried may be old by now.
         self.outbox.head = Some(head.borrow_and_update().stored.header.to_wire());
         self.send_record(&record.borrow_and_update());
+        let mut procedures = shared.board.follow();
+        self.send_procedures(procedures.borrow_and_update().as_deref());
         let mut tick = tokio::time::interval(shared.timings.keepalive);
         loop {
             self.steps().await?;
@@ -170,6 +181,8 @@ impl<'a> Session<'a> {
                     changed.map_err(|_| "the manager stops".to_owned())?;
                     self.send_record(&record.borrow_and_update());
                 }
+                // Never an error: what is shared holds the board.
+                _ = procedures.changed() => self.send_procedures(procedures.borrow_and_update().as_deref()),
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
                     self.memory.note(asked);
@@ -191,6 +204,21 @@ impl<'a> Session<'a> {
         self.outbox.record = Some(record.to_wire());
         self.beat();
         self.record = Some((self.beat, record.record().version));
+    }
+
+    /// To a candidate, what this manager has signed.
+    fn send_procedures(&mut self, held: Option<&SignedDocument>) {
+        let record = self.lane.shared.record.borrow().clone();
+        let record = record.record();
+        let candidate = record.server(&self.lane.server.name).is_some_and(|server| server.candidate);
+        let current = |held: &&SignedDocument| {
+            held.said_by(&self.lane.shared.key.public(), record.group, record.version.epoch).is_ok()
+        };
+        if let Some(held) = held.filter(|_| candidate).filter(current) {
+            self.outbox.procedures = Some(held.to_wire());
+            self.beat();
+            self.procedures = Some((self.beat, held.document().version));
+        }
     }
 
     fn beat(&mut self) {
@@ -226,7 +254,7 @@ impl<'a> Session<'a> {
 
     async fn plan(&self, head: RevisionId) -> Result<Step, String> {
         let shared = &self.lane.shared;
-        let paused = shared.record.borrow().record().policy.paused;
+        let paused = shared.record.borrow().record().policy.paused || shared.board.holds(&self.lane.server.name);
         let newest = shared.head.borrow().stored.clone();
         // One behind, the case that must be quick, needs no look at the history.
         let next = self.member.at.is_some() && self.member.at == newest.header.header().parent;
@@ -310,6 +338,9 @@ impl<'a> Session<'a> {
     fn alive(&mut self, answer: &v1::Keepalive) {
         if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
             Reached::has(self.lane, version);
+        }
+        if let Some((_, version)) = self.procedures.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
+            Reached::knows(self.lane, version);
         }
         self.lesser(Observation::Alive);
     }
@@ -467,6 +498,7 @@ fn size_of(message: &v1::down::Message) -> u64 {
         | Message::Offer(_)
         | Message::Verify(_)
         | Message::Sync(_)
-        | Message::Keepalive(_) => 0,
+        | Message::Keepalive(_)
+        | Message::Procedures(_) => 0,
     }
 }

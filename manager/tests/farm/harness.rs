@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form};
+use bellwether_manager::{Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedure};
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
@@ -207,6 +207,7 @@ async fn start(
     let record = directory.join("state/record.json");
     let (events, seen) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(false);
+    let state = directory.join("state");
     let setup = Setup {
         name: name("m"),
         key: key.clone(),
@@ -219,6 +220,7 @@ async fn start(
         events,
         save_record: Box::new(move |signed| state_file::save(&record, signed)),
         timings,
+        board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))
 }
