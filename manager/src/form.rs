@@ -10,7 +10,7 @@ use bellwether_proto::{
     hash::Hash,
     key::KeyPair,
     name::{ServerName, SetName},
-    record::{Codec, Edit, FORMAT, Policy, Publish, Record, Role, Server, SetRules, SignedRecord, Version},
+    record::{Codec, Edit, FORMAT, Policy, Record, Role, Server, SetRules, SignedRecord, Version},
     revision::{Epoch, GroupId, Header, Number, SignedHeader},
 };
 use bellwether_store::{
@@ -192,8 +192,9 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         address: form.address.clone(),
         role: Role::Manager,
         candidate: true,
+        backends: Vec::new(),
     };
-    let policy = Policy { publish: Publish::Auto, paused: false, codec: form.codec, quiet_max_ms: 500, sets };
+    let policy = Policy { codec: form.codec, ..Policy::new(sets) };
     let record = Record {
         format: FORMAT,
         group: GroupId::from(group),
