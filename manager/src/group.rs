@@ -2,6 +2,8 @@
 //! where nothing is to change, so that every command can be given again. What must be durable before an answer: the
 //! signed record.
 
+mod drain;
+
 use bellwether_proto::{
     Malformed,
     balancer::{self, Balancer},
@@ -11,6 +13,8 @@ use bellwether_proto::{
     record::{Codec, Edit, Publish, Record, Role, Server, SetRules, SignedRecord},
     v1,
 };
+
+pub use drain::{bring_back, set_drained};
 
 /// How many changes the record's log keeps.
 const LOG: usize = 100;
@@ -141,6 +145,7 @@ pub fn enter(
         role: Role::Member,
         candidate: true,
         backends: Vec::new(),
+        drained: false,
     };
     Ok(Some(next(held, by, format!("join {name} at {address}"), |record| {
         record.removed.retain(|s| s.key != *key);

@@ -251,6 +251,27 @@ impl Manager {
         members().filter(lacks).map(|server| server.name.clone()).collect()
     }
 
+    /// Takes servers out of service, or back into it, as far as the record goes (W12).
+    ///
+    /// # Errors
+    /// The record is as it was.
+    pub async fn set_drained(
+        &self,
+        servers: &[ServerName],
+        drained: bool,
+        author: &str,
+    ) -> Result<Arc<SignedRecord>, EditError> {
+        self.inner.shared.edit(|held| Ok(group::set_drained(held, servers, drained, &by(author)))).await
+    }
+
+    /// Adds a server again that was removed or disabled, out of service until it is complete (W19, W21).
+    ///
+    /// # Errors
+    /// The record is as it was.
+    pub async fn bring_back(&self, name: &ServerName, author: &str) -> Result<Arc<SignedRecord>, EditError> {
+        self.inner.shared.edit(|held| group::bring_back(held, name, &by(author))).await
+    }
+
     /// The candidates that have the newest document of procedures.
     pub fn informed(&self) -> std::collections::BTreeSet<ServerName> {
         let shared = &self.inner.shared;

@@ -29,6 +29,7 @@ impl Group {
             role: Role::Manager,
             candidate: true,
             backends: Vec::new(),
+            drained: false,
         };
         let sets = ["haproxy", "nginx"].map(|set| SetRules::new(set.parse().unwrap()));
         let policy = Policy::new(sets.into());
@@ -223,4 +224,23 @@ fn the_time_for_sessions_to_end_is_bounded() {
     let record = set_policy(&group.held, &change(86_400), &by()).unwrap().unwrap();
     assert_eq!((record.policy.drain_timeout_s, record.policy.min_serving), (86_400, 2));
     assert!(matches!(set_policy(&group.held, &change(86_401), &by()), Err(GroupRefused::Malformed(_))));
+}
+
+#[test]
+fn w12_a_server_that_is_brought_back_is_out_of_service_until_it_is_undrained() {
+    let mut group = Group::new();
+    let a = KeyPair::generate();
+    group.enter("a", &a).unwrap();
+    let servers = [name("a"), name("x")];
+    let record = set_drained(&group.held, &servers, true, &by());
+    assert!(group.take(record));
+    assert!(group.held.record().server(&name("a")).unwrap().drained);
+    assert_eq!(set_drained(&group.held, &servers, true, &by()), None, "again, nothing");
+    let record = set_drained(&group.held, &servers, false, &by());
+    assert!(group.take(record));
+    group.remove("a").unwrap();
+    let record = bring_back(&group.held, &name("a"), &by()).unwrap();
+    assert!(group.take(record));
+    assert!(group.held.record().server(&name("a")).unwrap().drained);
+    assert_eq!(bring_back(&group.held, &name("a"), &by()), Ok(None));
 }

@@ -1,6 +1,7 @@
 //! Where this server keeps the document of procedures: on the disk before anybody sees it, one for all tasks.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,7 +16,7 @@ use bellwether_proto::{
 use bellwether_store::state_file::{self, StateFileError};
 use tokio::sync::watch;
 
-use super::{Document, DocumentRefused, SignedDocument};
+use super::{Document, DocumentRefused, Id, SignedDocument};
 
 /// The document that is held, if any.
 pub struct Board {
@@ -23,6 +24,7 @@ pub struct Board {
     key: Arc<KeyPair>,
     name: ServerName,
     held: watch::Sender<Option<Arc<SignedDocument>>>,
+    doing: watch::Sender<BTreeMap<Id, String>>,
     writing: Mutex<()>,
 }
 
@@ -50,7 +52,14 @@ impl Board {
     /// The file cannot be read, or is damaged.
     pub fn open(path: PathBuf, name: ServerName, key: Arc<KeyPair>) -> Result<Self, StateFileError> {
         let held: Option<SignedDocument> = state_file::load(&path)?;
-        Ok(Self { path, key, name, held: watch::Sender::new(held.map(Arc::new)), writing: Mutex::new(()) })
+        Ok(Self {
+            path,
+            key,
+            name,
+            held: watch::Sender::new(held.map(Arc::new)),
+            doing: watch::Sender::default(),
+            writing: Mutex::new(()),
+        })
     }
 
     /// This server.
@@ -61,6 +70,19 @@ impl Board {
     /// What is held, now and at every change.
     pub fn follow(&self) -> watch::Receiver<Option<Arc<SignedDocument>>> {
         self.held.subscribe()
+    }
+
+    /// Says what a procedure does or waits for now; empty: nothing any more.
+    pub(super) fn doing(&self, id: Id, what: String) {
+        self.doing.send_if_modified(|doing| match what.is_empty() {
+            true => doing.remove(&id).is_some(),
+            false => doing.insert(id, what.clone()).as_ref() != Some(&what),
+        });
+    }
+
+    /// What the procedures that are driven here do or wait for, now and at every change.
+    pub fn follow_doing(&self) -> watch::Receiver<BTreeMap<Id, String>> {
+        self.doing.subscribe()
     }
 
     /// What is held of `group`.

@@ -2,7 +2,7 @@
 
 use bellwether_proto::{name::ServerName, record::Role, status::State};
 
-use super::{Action, Attestation, Question, Seen, Task, Traffic, World};
+use super::{Action, Attestation, Fact, Question, Seen, Task, Traffic, World};
 
 /// How long balancers that only ask `/ready` are given to see that it answers 503, where none is known, in milliseconds.
 const CHECKS_MS: u64 = 10_000;
@@ -39,7 +39,7 @@ pub fn check(task: &Task, since: &Since<'_>, world: &World) -> Check {
     match task {
         Task::Attest(fact) if since.attestations.iter().any(|said| said.fact == *fact) => Check::So(None),
         Task::Attest(fact) => Check::Ask(fact.question()),
-        Task::Drain(servers) => drain(servers, world),
+        Task::Drain(servers) => drain(servers, since, world),
         Task::Quiet(servers) => quiet(servers, since, world),
         Task::HandOver { from, to, remove } => hand_over(from, to, *remove, world),
         Task::Promote { lost, new, remove } => promote(lost, new, *remove, world),
@@ -61,12 +61,28 @@ fn gone(name: &ServerName) -> Check {
     Check::Stuck(format!("{name} is not in the group any more"))
 }
 
-fn drain(servers: &[ServerName], world: &World) -> Check {
+fn drain(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     let not_out: Vec<_> = seen(servers, world).filter(|(_, seen)| !world.is_out(seen)).map(|(name, _)| name).collect();
     if not_out.is_empty() {
         let known = seen(servers, world).any(|(_, seen)| matches!(seen.traffic, Traffic::Known { .. }));
         let said = "no balancer of the group has it: nothing is drained there; /ready answers 503";
         return Check::So((!known).then(|| said.to_owned()));
+    }
+    let isolated =
+        |name: &&ServerName| since.attestations.iter().any(|said| said.fact == Fact::Isolated((*name).clone()));
+    if not_out.iter().all(isolated) {
+        // A person answers for it: what a balancer cannot be told is no reason to wait.
+        return match since.tried_ms {
+            None => Check::Act(Action::Drain(servers.to_vec())),
+            Some(_) => Check::So(Some("not at every balancer: out of them by the attestation".to_owned())),
+        };
+    }
+    let absent = |name: &&ServerName| match &world.server(name)?.traffic {
+        Traffic::Absent(what) => Some(what.clone()),
+        Traffic::Unknown | Traffic::Known { .. } | Traffic::Silent(_) => None,
+    };
+    if let Some(what) = not_out.iter().find_map(absent) {
+        return Check::Stuck(what);
     }
     let serving = world.serving();
     let leaving = serving.iter().filter(|name| not_out.contains(name)).count();
@@ -86,7 +102,7 @@ fn quiet(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     for (_, seen) in seen(servers, world) {
         match &seen.traffic {
             Traffic::Known { sessions, .. } => left += sessions,
-            Traffic::Unknown => unknown = true,
+            Traffic::Unknown | Traffic::Absent(_) => unknown = true,
             Traffic::Silent(why) => silent = Some(why.clone()),
         }
     }
@@ -245,7 +261,7 @@ fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
 fn undrain(servers: &[ServerName], world: &World) -> Check {
     of_each(servers, world, Action::Undrain, |name, seen| match &seen.traffic {
         _ if seen.drained => Lack::Ask,
-        Traffic::Unknown => Lack::Nothing,
+        Traffic::Unknown | Traffic::Absent(_) => Lack::Nothing,
         Traffic::Known { out: true, .. } => Lack::Ask,
         Traffic::Known { out: false, up: true, .. } => Lack::Nothing,
         Traffic::Known { out: false, up: false, .. } => Lack::Time(format!("the balancer's checks of {name} to pass")),
@@ -332,6 +348,20 @@ mod tests {
         assert!(matches!(at(&Task::Drain(a.clone()), &world), Check::Act(_) | Check::Wait(_)));
         world.servers.get_mut(&a[0]).unwrap().drained = false;
         assert!(matches!(at(&Task::Undrain(a), &world), Check::Wait(_)));
+    }
+
+    #[test]
+    fn a_server_that_no_balancer_has_is_a_mistake_unless_somebody_answers_for_it() {
+        let mut world = farm(&["m", "a"]);
+        let a = names(&["a"]);
+        world.servers.get_mut(&a[0]).unwrap().traffic = Traffic::Absent("no balancer has a".to_owned());
+        let task = Task::Drain(a.clone());
+        assert!(matches!(at(&task, &world), Check::Stuck(_)));
+        let said =
+            Attestation { fact: Fact::Isolated(a[0].clone()), text: "off".into(), by: "root".into(), time_ms: 0 };
+        let attested = |tried_ms| Since { attestations: std::slice::from_ref(&said), tried_ms, ..since(0, 0) };
+        assert!(matches!(check(&task, &attested(None), &world), Check::Act(_)), "as far as it goes");
+        assert!(matches!(check(&task, &attested(Some(0)), &world), Check::So(Some(_))));
     }
 
     #[test]

@@ -255,3 +255,14 @@ impl Procedure {
         self.steps.iter().flat_map(|step| step.task.servers())
     }
 }
+
+/// A procedure as it is shown: the document behind `procedure show --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The procedure.
+    pub procedure: Procedure,
+    /// What it does or waits for now, where it is driven here.
+    pub doing: Option<String>,
+    /// The server that drives it.
+    pub driver: ServerName,
+}

@@ -205,12 +205,16 @@ impl Model {
         panic!("it does not end: {:#?} in {:#?}", self.load(), self.world);
     }
 
-    /// What is left when it is over, without times.
-    fn end(&self) -> (ServerName, BTreeMap<ServerName, (Role, bool, bool, bool)>, BTreeSet<ServerName>) {
-        let out = |seen: &Seen| matches!(seen.traffic, Traffic::Known { out: true, .. });
-        let servers = &self.world.servers;
-        let left = servers.iter().map(|(name, s)| (name.clone(), (s.role, s.drained, out(s), s.current))).collect();
-        (self.world.manager.clone(), left, self.world.removed.clone())
+    /// What is left when it is over, without times: the manager, and each server in a line.
+    fn end(&self) -> (ServerName, Vec<String>) {
+        let left = self.world.servers.iter().map(|(name, s)| {
+            let out = matches!(s.traffic, Traffic::Known { out: true, .. });
+            format!("{name} {:?} drained {} out {out} current {}", s.role, s.drained, s.current)
+        });
+        (
+            self.world.manager.clone(),
+            left.chain(self.world.removed.iter().map(|name| format!("{name} removed"))).collect(),
+        )
     }
 }
 

@@ -35,8 +35,8 @@ pub trait Hands: Send + Sync + 'static {
     /// The group record in force here.
     fn record(&self) -> Arc<SignedRecord>;
 
-    /// The farm as it is now, as far as this server sees it.
-    fn observe(&self) -> impl Future<Output = World> + Send;
+    /// The farm as it is now, as far as this server sees it; balancers are asked for these servers only (none: for all).
+    fn observe(&self, servers: Option<Vec<ServerName>>) -> impl Future<Output = World> + Send;
 
     /// Does it. Returns when it is done or was refused; both are looked at again.
     ///
@@ -66,6 +66,13 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let document = board.document(record.record().group);
     let manager = &record.record().manager().name;
     let mine = |procedure: &&Procedure| !procedure.is_over() && procedure.driver(manager) == board.name();
+    let current = manager != board.name() || document.procedures.is_empty();
+    if !current && document.version.0 != record.record().version.epoch {
+        // Under its own name from now on, so that the candidates take it.
+        if let Err(error) = board.change(record.record(), |_| Ok(())) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
+        }
+    }
     let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
     for id in &mine {
         if let Err(error) = drive(board, hands, &record, *id).await {
@@ -77,8 +84,8 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
 
 async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id) -> Result<(), BoardError> {
     let record = record.record();
-    let world = hands.observe().await;
     let Some(before) = board.document(record.group).get(id).cloned() else { return Ok(()) };
+    let world = hands.observe(whom(&before)).await;
     let mut procedure = before.clone();
     if settle(&mut procedure, &world, now_ms()) {
         tracing::info!(procedure = %id, at = procedure.at, standing = ?procedure.standing, "a step further");
@@ -86,7 +93,14 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
             return Ok(());
         }
     }
-    let Next::Do(action) = next(&procedure, &world, now_ms()) else { return Ok(()) };
+    let (action, doing) = match next(&procedure, &world, now_ms()) {
+        Next::Do(action) => (Some(action), procedure.step().map(|step| step.task.what()).unwrap_or_default()),
+        Next::Wait(what, _) => (None, what),
+        Next::Ask(question) => (None, question.asks),
+        Next::Failed(_) | Next::Done => (None, String::new()),
+    };
+    board.doing(id, doing);
+    let Some(action) = action else { return Ok(()) };
     let before = procedure.clone();
     procedure.trying(now_ms());
     if !replace(board, record, &before, procedure.clone())? {
@@ -96,7 +110,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     // Not to be cancelled by the end of the agent: `run` looks at `shutdown` only between two rounds.
     let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
     let before = procedure.clone();
-    let world = hands.observe().await;
+    let world = hands.observe(whom(&before)).await;
     match done {
         Ok(()) => procedure.trouble = None,
         Err(ActError::Failed(why)) => procedure.trouble = Some(why),
@@ -108,6 +122,14 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         replace(board, record, &before, procedure)?;
     }
     Ok(())
+}
+
+/// Whose balancers matter for its step: everybody's where some must go on serving.
+fn whom(procedure: &Procedure) -> Option<Vec<ServerName>> {
+    match &procedure.step()?.task {
+        Task::Drain(_) => None,
+        task => Some(task.servers().into_iter().cloned().collect()),
+    }
 }
 
 /// Saves `now` in the place of `before`; false: somebody else changed that meanwhile, and it is looked at again.
@@ -174,7 +196,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     if let Some(begun) = document.procedures.iter().find(|procedure| !procedure.is_over() && procedure.kind == kind) {
         return Ok(begun.clone());
     }
-    let world = hands.observe().await;
+    let world = hands.observe(None).await;
     let steps = plan(&kind, &world, &survey)?;
     let now = now_ms();
     let mut procedure = Procedure::new(document.next_id(), kind, steps, by.clone(), now);
@@ -236,7 +258,7 @@ async fn change<H: Hands>(
     if driver != board.name() {
         return Err(AskError::Elsewhere(driver.clone()));
     }
-    let world = hands.observe().await;
+    let world = hands.observe(Some(found.servers().cloned().collect())).await;
     let changed = board.change(record, |document| {
         let mut procedure = document.get(id).cloned().unwrap_or(found);
         change(&mut procedure, &world)?;

@@ -200,3 +200,12 @@ pub enum Action {
     /// Hash every byte.
     Verify(Vec<ServerName>),
 }
+
+impl std::fmt::Display for Fact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Isolated(server) => write!(f, "{server} is isolated"),
+            Self::Repaired(server) => write!(f, "{server} is repaired"),
+        }
+    }
+}

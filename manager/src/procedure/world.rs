@@ -7,8 +7,10 @@ use bellwether_proto::{name::ServerName, record::Role, status::State};
 /// What the balancers say of one server, taken together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Traffic {
-    /// No balancer is configured, or none has it.
+    /// No balancer is configured, or by the record it takes no traffic.
     Unknown,
+    /// There are balancers, and none has it: a mistake in a name, perhaps. What is wrong, for people.
+    Absent(String),
     /// All answered.
     Known {
         /// It gets no new requests anywhere, by order.
@@ -94,6 +96,7 @@ impl World {
         let wanted = match seen.traffic {
             Traffic::Known { out, up, .. } => up && !out,
             Traffic::Unknown => !self.balancers,
+            Traffic::Absent(_) => false,
             Traffic::Silent(_) => true,
         };
         let enabled = match seen.role {
@@ -109,7 +112,7 @@ impl World {
         let by_balancers = match seen.traffic {
             Traffic::Known { out, .. } => out,
             Traffic::Unknown => true,
-            Traffic::Silent(_) => false,
+            Traffic::Absent(_) | Traffic::Silent(_) => false,
         };
         by_record && by_balancers
     }

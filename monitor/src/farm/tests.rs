@@ -22,7 +22,7 @@ fn record(roles: &[(&str, Role)], paused: bool) -> Event {
         address: format!("{server}.example:7440"),
         role: *role,
         candidate: true,
-        backends: Vec::new(),
+        backends: Vec::new(), drained: false,
     };
     Event::Record(Arc::new(Record {
         format: bellwether_proto::record::FORMAT,

@@ -1,0 +1,133 @@
+//! Procedures, as the commands on this machine ask for them.
+
+use std::sync::Arc;
+
+use bellwether_manager::procedure::{self, AskError, BoardError, Id, Kind, Procedure, Request, Shown, Survey};
+use bellwether_proto::{Malformed, name::ServerName, v1};
+use tokio::sync::mpsc;
+use tonic::{Code, Response, Status};
+
+use super::{
+    Agent,
+    refusal::{Refusal, refusal},
+};
+use crate::hands::AgentHands;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Characters of an attestation.
+const SAID: usize = 1_000;
+
+impl Refusal for AskError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Plan(_) | Self::Elsewhere(_) => Code::FailedPrecondition,
+            Self::Unknown(_) => Code::NotFound,
+            Self::Board(BoardError::Refused(_)) => Code::FailedPrecondition,
+            Self::Board(BoardError::Document(_) | BoardError::Malformed(_) | BoardError::Save(_)) => Code::Internal,
+        }
+    }
+}
+
+/// Begins one.
+pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest) -> Answer<v1::ProcedureReply> {
+    let v1::StartProcedureRequest { procedure, attest, author, dry_run } = request;
+    let hands = AgentHands::new(agent.clone());
+    let kind = kind(agent, procedure)?;
+    let survey = match &kind {
+        Kind::RecoverManager { lost, .. } => survey(agent, lost).await?,
+        Kind::MaintenanceStart { .. } | Kind::MaintenanceFinish { .. } | Kind::RecoverMember { .. } => Survey::default(),
+    };
+    let request = Request { kind, survey, attest: said(attest)?, by: author, dry_run };
+    reply(procedure::begin(&agent.board, &hands, request).await)
+}
+
+/// Lets one go on.
+pub(super) async fn resume(agent: &Arc<Agent>, request: v1::ResumeProcedureRequest) -> Answer<v1::ProcedureReply> {
+    let v1::ResumeProcedureRequest { id, attest, author } = request;
+    let hands = AgentHands::new(agent.clone());
+    reply(procedure::go_on(&agent.board, &hands, named(&id)?, &said(attest)?, &author).await)
+}
+
+/// Stops one for good.
+pub(super) async fn abort(agent: &Arc<Agent>, request: v1::AbortProcedureRequest) -> Answer<v1::ProcedureReply> {
+    let v1::AbortProcedureRequest { id, author } = request;
+    let hands = AgentHands::new(agent.clone());
+    reply(procedure::give_up(&agent.board, &hands, named(&id)?, &author).await)
+}
+
+/// Sends all of them: once, or at every change until the caller goes or the agent stops.
+pub(super) async fn follow(agent: Arc<Agent>, follow: bool, to: mpsc::Sender<Result<v1::ProceduresReply, Status>>) {
+    let (mut held, mut doing) = (agent.board.follow(), agent.board.follow_doing());
+    let mut record = agent.record.follow();
+    let mut stop = agent.stop.subscribe();
+    loop {
+        held.borrow_and_update();
+        doing.borrow_and_update();
+        record.borrow_and_update();
+        if to.send(shown(&agent)).await.is_err() || !follow {
+            return;
+        }
+        tokio::select! {
+            _ = held.changed() => {}
+            _ = doing.changed() => {}
+            _ = record.changed() => {}
+            () = to.closed() => return,
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
+    let record = agent.record.current();
+    let manager = &record.record().manager().name;
+    let doing = agent.board.follow_doing().borrow().clone();
+    let show = |procedure: Procedure| {
+        let driver = procedure.driver(manager).clone();
+        let doing = doing.get(&procedure.id).filter(|_| driver == *agent.board.name()).cloned();
+        Shown { doing, driver, procedure }
+    };
+    let all: Vec<Shown> = agent.board.document(record.record().group).procedures.into_iter().map(show).collect();
+    let json = serde_json::to_vec(&all).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(v1::ProceduresReply { json: json.into() })
+}
+
+fn reply(procedure: Result<Procedure, AskError>) -> Answer<v1::ProcedureReply> {
+    let json = serde_json::to_vec(&procedure.map_err(refusal)?).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(Response::new(v1::ProcedureReply { json: json.into() }))
+}
+
+fn invalid(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn named(id: &str) -> Result<Id, Status> {
+    id.parse().map_err(invalid)
+}
+
+fn said(attest: String) -> Result<String, Status> {
+    if attest.chars().count() <= SAID {
+        return Ok(attest);
+    }
+    Err(Status::invalid_argument(format!("an attestation of more than {SAID} characters; nothing was changed")))
+}
+
+fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) -> Result<Kind, Status> {
+    use v1::start_procedure_request::Procedure as Asked;
+    let server = |name: &str| name.parse::<ServerName>().map_err(invalid);
+    Ok(match asked.ok_or_else(|| Status::invalid_argument("no procedure was named"))? {
+        Asked::Start(v1::StartMaintenance { server: name, promote, remove }) => {
+            let promote = if promote.is_empty() { None } else { Some(server(&promote)?) };
+            Kind::MaintenanceStart { server: server(&name)?, promote, remove }
+        }
+        Asked::Finish(v1::FinishMaintenance { server: name }) => Kind::MaintenanceFinish { server: server(&name)? },
+        Asked::Member(v1::RecoverMember { server: name, remove }) => {
+            Kind::RecoverMember { server: server(&name)?, remove }
+        }
+        Asked::Manager(v1::RecoverManager { remove }) => {
+            let record = agent.record.current();
+            let lost = record.record().manager().name.clone();
+            Kind::RecoverManager { lost, new: agent.board.name().clone(), remove }
+        }
+    })
+}
