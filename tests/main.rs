@@ -15,6 +15,7 @@ mod holding;
 mod hostile;
 mod joining;
 mod lag;
+mod membership;
 mod real_trees;
 mod space;
 mod web;

@@ -3,6 +3,7 @@
 //! other end of a channel that the member's thread drops when it lets go of the stream.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{
         Arc,
@@ -15,7 +16,7 @@ use bellwether_proto::{
     PROTOCOL,
     key::PublicKey,
     limits,
-    record::SignedRecord,
+    record::{Role, SignedRecord},
     revision::SignedHeader,
     v1::{self, down, push_server::Push, up},
 };
@@ -56,9 +57,10 @@ impl Push for PushService {
     type FollowStream = Pin<Box<dyn Stream<Item = Answer> + Send>>;
 
     async fn follow(&self, request: Request<Streaming<v1::Down>>) -> Result<Response<Self::FollowStream>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let key = peer.key;
         let mut downs = request.into_inner();
-        let hello = self.hello(key, &mut downs).await?;
+        let hello = self.hello(key, &mut downs).await.inspect_err(|_| self.unknown(&peer))?;
         if let Some(head) = &hello.head {
             check_head(&self.record, head)?;
         }
@@ -80,6 +82,13 @@ impl Push for PushService {
 }
 
 impl PushService {
+    /// Somebody spoke as the manager who is nobody in the group.
+    fn unknown(&self, peer: &tls::Peer) {
+        if self.record.current().record().by_key(&peer.key).is_none() {
+            self.record.knocked(peer, "to be obeyed as the manager");
+        }
+    }
+
     /// The hello of the manager. Others may say it, one at a time: a manager that this server has not met yet.
     async fn hello(&self, key: PublicKey, downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
         let known = self.record.current().record().manager().key == key;
@@ -131,10 +140,11 @@ fn may_push(record: &GroupRecord, key: PublicKey) -> Result<(), Status> {
     if manager.key != key {
         return Err(Status::permission_denied(format!("{key} is not the group's manager; that is {}", manager.name)));
     }
-    if current.record().by_key(&record.own_key()).is_none() {
-        return Err(Status::permission_denied("this server was removed from the group"));
+    match current.record().by_key(&record.own_key()).map(|server| server.role) {
+        Some(Role::Member | Role::Manager) => Ok(()),
+        Some(Role::Disabled) => Err(Status::permission_denied("this server is disabled in the group")),
+        None => Err(Status::permission_denied("this server was removed from the group")),
     }
-    Ok(())
 }
 
 /// Only the manager announces revisions, and only its group's.
@@ -148,6 +158,17 @@ fn check_head(record: &GroupRecord, wire: &v1::SignedHeader) -> Result<(), Statu
         return Err(Status::permission_denied(format!("revision {number} is of group {}", head.header().group)));
     }
     Ok(())
+}
+
+/// Tells the manager of requests from outside the group; one that does not read misses some.
+async fn tell_knocks(mut knocks: watch::Receiver<Option<String>>, answers: mpsc::Sender<Answer>) -> Infallible {
+    loop {
+        if knocks.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let who = knocks.borrow_and_update().clone().unwrap_or_default();
+        let _ = answers.try_send(Ok(v1::Up { message: Some(up::Message::Knock(v1::Knock { who })) }));
+    }
 }
 
 struct Session {
@@ -164,8 +185,10 @@ impl Session {
     /// Passes messages on until the stream ends, breaks a rule (the manager is told which), or the member lets go of it.
     async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>, stopped: impl Future<Output = ()>) {
         // Cancelled with the connection, between two messages at the most.
+        let knocks = tell_knocks(self.record.knocks(), self.answers.clone());
         let ended = tokio::select! {
             ended = self.pass_on(downs) => ended,
+            never = knocks => match never {},
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
             () = stopped => Err(Status::unavailable("the agent is stopping")),
         };

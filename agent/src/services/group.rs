@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use bellwether_proto::v1::{self, group_server::Group};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{Agent, Standing, refusal::refusal};
 use crate::tls;
@@ -13,13 +13,23 @@ use crate::tls;
 /// The service, for connections with mutual TLS.
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
 
+impl GroupService {
+    /// A token that admits nobody was shown: the monitor warns of it.
+    fn not_admitted(&self, peer: &tls::Peer, status: &Status) {
+        if status.code() == Code::PermissionDenied {
+            self.0.record.knocked(peer, "to enter with a token that does not admit it");
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Group for GroupService {
     type PreviewStream = Pin<Box<dyn Stream<Item = Result<v1::PreviewPart, Status>> + Send>>;
 
     async fn preview(&self, request: Request<v1::EnterRequest>) -> Result<Response<Self::PreviewStream>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let mut preview = self.0.manager()?.preview(&request.into_inner(), &key).await.map_err(refusal)?;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let preview = self.0.manager()?.preview(&request.into_inner(), &peer.key).await.map_err(refusal);
+        let mut preview = preview.inspect_err(|status| self.not_admitted(&peer, status))?;
         let (to, from) = mpsc::channel(2);
         tokio::task::spawn_blocking(move || {
             while let Some(part) = preview.read_slice().transpose() {
@@ -34,8 +44,9 @@ impl Group for GroupService {
     }
 
     async fn enter(&self, request: Request<v1::EnterRequest>) -> Result<Response<v1::EnterReply>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let record = self.0.manager()?.enter(&request.into_inner(), &key).await.map_err(refusal)?;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let record = self.0.manager()?.enter(&request.into_inner(), &peer.key).await.map_err(refusal);
+        let record = record.inspect_err(|status| self.not_admitted(&peer, status))?;
         let chain = self.0.record.chain().iter().map(|link| link.to_wire()).collect();
         Ok(Response::new(v1::EnterReply { record: Some(record.to_wire()), chain }))
     }
@@ -50,6 +61,12 @@ impl Group for GroupService {
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         self.0.authorise(tls::peer(&request))?;
         super::read(self.0.manager()?, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
+        let server = self.0.named(tls::peer(&request))?;
+        self.0.manager()?.departed(&server);
+        Ok(Response::new(v1::DepartReply {}))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {

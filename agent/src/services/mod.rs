@@ -9,7 +9,13 @@ mod refusal;
 use std::sync::{Arc, atomic::AtomicBool};
 
 use bellwether_manager::Manager;
-use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::FarmStatus, v1};
+use bellwether_proto::{
+    key::PublicKey,
+    name::ServerName,
+    record::{Record, Role, Server},
+    status::{FarmStatus, State},
+    v1,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -47,6 +53,28 @@ impl Agent {
         }
     }
 
+    /// Whether changes may be asked of this server: not while it is in error (W8).
+    ///
+    /// # Errors
+    /// Why it is in error, and the way out.
+    pub(crate) async fn sound(&self) -> Result<(), Status> {
+        self.folded().await;
+        let farm = self.farm.borrow().clone();
+        let own = farm.servers.iter().find(|server| server.name == farm.observer);
+        let Some(own) = own.filter(|own| own.state == State::Error) else { return Ok(()) };
+        let why = own.reason.as_deref().unwrap_or("it failed");
+        let current = self.record.current();
+        let manager = current.record().manager();
+        let out = match own.role {
+            Role::Manager => String::new(),
+            Role::Member | Role::Disabled => format!(
+                "\nat the manager, {} ({}): bellwether sync {}; changes can be asked of any other server meanwhile",
+                manager.name, manager.address, own.name
+            ),
+        };
+        Err(Status::failed_precondition(format!("{} is in error: {why}; nothing was changed{out}", own.name)))
+    }
+
     /// The manager's role, where this server has it.
     ///
     /// # Errors
@@ -58,7 +86,8 @@ impl Agent {
                 let current = self.record.current();
                 let manager = current.record().manager();
                 Err(Status::failed_precondition(format!(
-                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})",
+                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})\n\
+                     should it be lost, at a server that may become manager: bellwether promote NAME --self",
                     manager.name, manager.address
                 )))
             }
@@ -74,9 +103,20 @@ impl Agent {
         let current = self.record.current();
         match current.record().by_key(&key) {
             Some(server) if server.role != Role::Disabled => Ok(server.name.clone()),
-            Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
-            None => Err(not_of_the_group(&key)),
+            Some(server) => Err(disabled(&server.name, current.record().manager())),
+            None => Err(not_of_the_group(current.record(), &key)),
         }
+    }
+
+    /// The name of the server with that key, disabled or not.
+    ///
+    /// # Errors
+    /// Not a server of the group (any more).
+    pub(crate) fn named(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
+        let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let current = self.record.current();
+        let server = current.record().by_key(&key).map(|server| server.name.clone());
+        server.ok_or_else(|| not_of_the_group(current.record(), &key))
     }
 
     /// The farm as this server knows it, as JSON.
@@ -87,8 +127,33 @@ impl Agent {
     }
 }
 
-fn not_of_the_group(key: &PublicKey) -> Status {
-    Status::permission_denied(format!("{key} is not a server of this group (any more)"))
+fn disabled(name: &ServerName, manager: &Server) -> Status {
+    Status::permission_denied(format!(
+        "{name} is disabled in the group; nothing was changed\nat the manager, {} ({}): bellwether server enable {name}",
+        manager.name, manager.address
+    ))
+}
+
+/// The refusal of who is not in the group; of who was, with what to do.
+fn not_of_the_group(record: &Record, key: &PublicKey) -> Status {
+    let manager = record.manager();
+    let at = format!("at the manager, {} ({})", manager.name, manager.address);
+    let Some(gone) = record.removed.iter().find(|gone| gone.key == *key) else {
+        return Status::permission_denied(format!(
+            "{key} is not a server of this group; nothing was changed\nto enter it, at its manager: bellwether token create"
+        ));
+    };
+    let name = &gone.name;
+    Status::permission_denied(match record.server(name) {
+        Some(_) => format!(
+            "other hardware has taken the place of {name}: this server's key is refused; nothing was changed\non this \
+             machine: bellwether leave; to enter the group under another name, {at}: bellwether token create"
+        ),
+        None => format!(
+            "{name} was removed from the group; nothing was changed\n{at}: bellwether server add {name}; or on this \
+             machine: bellwether leave"
+        ),
+    })
 }
 
 /// Changes one file at the manager.

@@ -24,8 +24,12 @@ use crate::{
 
 /// Characters of a reason that a member gives.
 const REASON: usize = 8_000;
+/// Characters of what it says of who knocked.
+const WHO: usize = 500;
 /// Paths or names in a list that a member gives, and characters of each.
 const LIST: (usize, usize) = (20, 5_000);
+/// How long a server that is no member any more may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// A member's lesser news (progress, life) reaches the monitor at most so often.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -105,6 +109,11 @@ impl<'a> Session<'a> {
         let partial = Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes));
         let said = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
         let fault = said.or_else(|| memory.fault.clone());
+        // One that holds nothing gets a base in any case; and propagation may be held.
+        let paused = lane.shared.record.borrow().record().policy.paused;
+        if std::mem::take(&mut memory.anew) && !paused && (at.is_some() || fault.is_some()) {
+            memory.sync = true;
+        }
         let member = Member {
             at: at.as_ref().map(SignedHeader::id),
             fault: fault.is_some(),
@@ -115,6 +124,10 @@ impl<'a> Session<'a> {
         };
         let version = cut(&hello.version, 100);
         lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
+        if memory.sync {
+            // It waits for its sync: nobody may take what it has for the end of it.
+            lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });
+        }
         let dog = Watchdog::new(lane.shared.timings.deadlines, Instant::now());
         let mut session = Self {
             lane,
@@ -153,6 +166,9 @@ impl<'a> Session<'a> {
         self.send_procedures(procedures.borrow_and_update().as_deref());
         let mut tick = tokio::time::interval(shared.timings.keepalive);
         loop {
+            if !self.lane.is_member() {
+                return Err(self.farewell(&down, &mut up).await);
+            }
             self.steps().await?;
             if self.outbox.is_empty() {
                 self.dog.went(Instant::now(), 0);
@@ -198,6 +214,20 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// The last word to a server that is no member any more: the record that says so. Whatever else was to be sent is not.
+    async fn farewell(&self, down: &mpsc::Sender<v1::Down>, up: &mut tonic::Streaming<v1::Up>) -> End {
+        let record = self.lane.shared.record.borrow().to_wire();
+        let told = async {
+            if down.send(v1::Down { message: Some(v1::down::Message::Record(record)) }).await.is_ok() {
+                // It ends the stream when it has taken the record.
+                while let Ok(Some(_)) = up.message().await {}
+            }
+        };
+        // Late: it learns it at its next call.
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+        End::Lost("it is no member any more".to_owned())
     }
 
     fn send_record(&mut self, record: &SignedRecord) {
@@ -331,6 +361,7 @@ impl<'a> Session<'a> {
             Message::Keepalive(answer) => self.alive(&answer),
             Message::Verified(verified) => self.verified(&verified),
             Message::Fault(fault) => self.failed(&fault.reason),
+            Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
         }
         Ok(())
     }
@@ -338,6 +369,7 @@ impl<'a> Session<'a> {
     fn alive(&mut self, answer: &v1::Keepalive) {
         if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
             Reached::has(self.lane, version);
+            self.lane.see(Observation::Record(version));
         }
         if let Some((_, version)) = self.procedures.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
             Reached::knows(self.lane, version);

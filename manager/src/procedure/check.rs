@@ -145,10 +145,16 @@ fn hand_over(from: &ServerName, to: &ServerName, remove: bool, world: &World) ->
         return Check::Stuck(format!("{to} is not a member that may become manager"));
     }
     match next.state {
-        State::InSync if next.current && next.informed => Check::Act(Action::HandOver { to: to.clone(), remove }),
-        State::InSync if next.current => Check::Wait(format!("{to} to take over the list of procedures")),
-        State::Error | State::Refused | State::Drifted => Check::Stuck(because(to, next)),
+        State::InSync | State::Warning if next.current && next.informed => {
+            Check::Act(Action::HandOver { to: to.clone(), remove })
+        }
+        State::InSync | State::Warning if next.current => {
+            Check::Wait(format!("{to} to take over the list of procedures"))
+        }
+        State::Error | State::Refused | State::Drifted | State::Left => Check::Stuck(because(to, next)),
         State::InSync
+        | State::Warning
+        | State::GroupChange
         | State::AwaitingSync
         | State::Syncing
         | State::Updating
@@ -235,21 +241,34 @@ fn of_each(
 
 fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     of_each(servers, world, Action::Sync, |name, seen| match seen.state {
-        State::InSync if seen.current => Lack::Nothing,
+        State::InSync | State::Warning if seen.current => Lack::Nothing,
         // Asked, and it failed.
         State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
-        State::InSync | State::Error | State::Refused | State::Drifted | State::AwaitingSync => Lack::Ask,
-        State::Syncing | State::Updating | State::Unreachable | State::Unknown => Lack::Time(because(name, seen)),
-        State::Disabled => Lack::Person(because(name, seen)),
+        State::InSync
+        | State::Warning
+        | State::Error
+        | State::Refused
+        | State::Drifted
+        | State::AwaitingSync => Lack::Ask,
+        State::Syncing | State::Updating | State::Unreachable | State::Unknown | State::GroupChange => {
+            Lack::Time(because(name, seen))
+        }
+        State::Disabled | State::Left => Lack::Person(because(name, seen)),
     })
 }
 
 fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     of_each(servers, world, Action::Verify, |name, seen| match seen.state {
-        State::InSync if seen.current && seen.equal_ms.is_some_and(|when| when >= since.began_ms) => Lack::Nothing,
-        State::InSync if seen.current => Lack::Ask,
-        State::Error | State::Refused | State::Drifted | State::Disabled => Lack::Person(because(name, seen)),
+        State::InSync | State::Warning if seen.current => match seen.equal_ms {
+            Some(when) if when >= since.began_ms => Lack::Nothing,
+            Some(_) | None => Lack::Ask,
+        },
+        State::Error | State::Refused | State::Drifted | State::Disabled | State::Left => {
+            Lack::Person(because(name, seen))
+        }
         State::InSync
+        | State::Warning
+        | State::GroupChange
         | State::AwaitingSync
         | State::Syncing
         | State::Updating

@@ -9,6 +9,7 @@ mod board;
 mod check;
 mod document;
 mod engine;
+mod handle;
 mod plan;
 mod runner;
 mod steps;
