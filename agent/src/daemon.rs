@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Dial, Manager};
+use bellwether_manager::{Dial, Manager, balancer::Locals};
 use bellwether_monitor::{
     farm::Farm,
     http::{self, Ready},
@@ -258,6 +258,7 @@ async fn start_manager(
         events,
         save_record: Box::new(move |new| saving.save(new)),
         timings: bellwether_manager::Timings::default(),
+        balancers: Locals::new(config.balancers.iter().cloned()),
     };
     Manager::start(setup, stop).await.map_err(|e| CommandError::failed(&e))
 }

@@ -192,7 +192,8 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         address: form.address.clone(),
         role: Role::Manager,
         candidate: true,
-        backends: Vec::new(), drained: false,
+        backends: Vec::new(),
+        drained: false,
     };
     let policy = Policy { codec: form.codec, ..Policy::new(sets) };
     let record = Record {

@@ -14,10 +14,10 @@ use bellwether_proto::{
     v1,
 };
 
-pub use drain::{bring_back, set_drained};
 pub use self::servers::{
     ServerChange, add_again, disable, enable, enter, may_replace, remove, replace, set as set_server,
 };
+pub use drain::{bring_back, set_drained};
 
 /// How many changes the record's log keeps.
 const LOG: usize = 100;

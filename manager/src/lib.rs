@@ -9,9 +9,11 @@
 //!                     └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
 //! ```
 //!
-//! Rules are in modules of their own, without I/O: [`group`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`].
+//! Rules are in modules of their own, without I/O: [`group`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
+//! [`balancer::rules`].
 
 mod backoff;
+pub mod balancer;
 mod change;
 pub mod dirty;
 pub mod failpoints;
@@ -67,6 +69,7 @@ pub use shared::{EditError, Timings};
 pub use start::{Setup, StartError};
 
 use crate::{
+    balancer::{Balancers, Locals},
     group::{By, GroupRefused, PolicyChange},
     lane::Control,
     lanes::ToLanes,
@@ -123,6 +126,7 @@ struct Inner {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     lanes: mpsc::Sender<ToLanes>,
+    balancers: Locals,
     tokens: Mutex<Tokens>,
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
 }
@@ -202,6 +206,11 @@ impl Manager {
     pub async fn set_policy(&self, change: PolicyChange, author: &str) -> Result<Arc<SignedRecord>, EditError> {
         let by = by(author);
         self.inner.shared.edit(|held| group::set_policy(held, &change, &by)).await
+    }
+
+    /// The group's balancers, as the record in force names them and this machine reaches them.
+    pub fn balancers(&self) -> Balancers {
+        Balancers::new(self.record().record(), &self.inner.balancers)
     }
 
     /// Asks members to come to the head whatever their state (W8), or only to look at what they have.

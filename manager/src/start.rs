@@ -24,6 +24,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
     Dial, Inner, Manager, SaveRecord,
+    balancer::Locals,
     dirty::Dirty,
     head::Head,
     lanes,
@@ -65,6 +66,8 @@ pub struct Setup {
     pub timings: Timings,
     /// The procedures.
     pub board: Arc<Board>,
+    /// What this machine's agent.toml says of balancers.
+    pub balancers: Locals,
 }
 
 /// Why the manager does not start. Nothing was changed.
@@ -117,8 +120,21 @@ impl Manager {
     /// # Errors
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
-        let Setup { name, key, sets, state, record, chain, incarnation, dial, events, save_record, timings, board } =
-            setup;
+        let Setup {
+            name,
+            key,
+            sets,
+            state,
+            record,
+            chain,
+            incarnation,
+            dial,
+            events,
+            save_record,
+            timings,
+            balancers,
+            board,
+        } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
@@ -130,7 +146,7 @@ impl Manager {
         let given = Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, save_record };
         let shared = Arc::new(Shared::new(given, record, head, history));
         tell(&shared);
-        Ok(run(shared, tokens, known, believed, shutdown))
+        Ok(run(shared, tokens, balancers, known, believed, shutdown))
     }
 }
 
@@ -167,7 +183,14 @@ fn tell(shared: &Shared) {
     shared.see(Event::Head { number: header.number, time_ms: header.time_ms, message });
 }
 
-fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdown: watch::Receiver<bool>) -> Manager {
+fn run(
+    shared: Arc<Shared>,
+    tokens: Tokens,
+    balancers: Locals,
+    known: Tree,
+    believed: bool,
+    shutdown: watch::Receiver<bool>,
+) -> Manager {
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
     let (mode, watched) = watch::channel(Mode::Starting);
@@ -190,5 +213,6 @@ fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdow
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
         ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
     ];
-    Manager { inner: Arc::new(Inner { shared, commands, lanes, tokens: Mutex::new(tokens), tasks: Mutex::new(tasks) }) }
+    let (tokens, tasks) = (Mutex::new(tokens), Mutex::new(tasks));
+    Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, tokens, tasks }) }
 }

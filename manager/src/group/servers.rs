@@ -76,7 +76,8 @@ pub fn enter(
         address: address.to_owned(),
         role: Role::Member,
         candidate: true,
-        backends: Vec::new(), drained: false,
+        backends: Vec::new(),
+        drained: false,
     };
     Ok(Some(next(held, by, format!("join {name} at {address}"), |record| {
         record.removed.retain(|s| s.key != *key);

@@ -28,7 +28,8 @@ impl Group {
             address: "m:7440".into(),
             role: Role::Manager,
             candidate: true,
-            backends: Vec::new(), drained: false,
+            backends: Vec::new(),
+            drained: false,
         };
         let sets = ["haproxy", "nginx"].map(|set| SetRules::new(set.parse().unwrap()));
         let policy = Policy::new(sets.into());

@@ -244,12 +244,9 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
         State::InSync | State::Warning if seen.current => Lack::Nothing,
         // Asked, and it failed.
         State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
-        State::InSync
-        | State::Warning
-        | State::Error
-        | State::Refused
-        | State::Drifted
-        | State::AwaitingSync => Lack::Ask,
+        State::InSync | State::Warning | State::Error | State::Refused | State::Drifted | State::AwaitingSync => {
+            Lack::Ask
+        }
         State::Syncing | State::Updating | State::Unreachable | State::Unknown | State::GroupChange => {
             Lack::Time(because(name, seen))
         }

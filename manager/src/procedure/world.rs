@@ -87,12 +87,9 @@ impl World {
 
     fn serves(&self, seen: &Seen) -> bool {
         let healthy = match seen.state {
-            State::InSync
-            | State::Updating
-            | State::Refused
-            | State::Drifted
-            | State::GroupChange
-            | State::Warning => true,
+            State::InSync | State::Updating | State::Refused | State::Drifted | State::GroupChange | State::Warning => {
+                true
+            }
             State::Syncing | State::Disabled | State::Error | State::Unreachable | State::Left => false,
             // Awaiting: it serves what it has, if it has anything. Unknown: a candidate has heard nothing of the others.
             // Their balancer knows.

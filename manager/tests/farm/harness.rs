@@ -221,6 +221,7 @@ async fn start(
         save_record: Box::new(move |signed| state_file::save(&record, signed)),
         timings,
         board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
+        balancers: bellwether_manager::balancer::Locals::default(),
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))
 }
