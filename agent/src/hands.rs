@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bellwether_manager::{
     EditError, Leave, Manager,
-    balancer::{Balancers, Locals, Patience, rules::Report},
+    balancer::{Balancers, Patience, rules::Report},
     procedure::{ActError, Action, Hands, Seen, Traffic, World},
 };
 use bellwether_proto::{
@@ -14,11 +14,7 @@ use bellwether_proto::{
     status::{FarmStatus, ServerStatus, State},
 };
 
-use crate::{
-    error::chain,
-    role::Standing,
-    services::{Agent, take_over},
-};
+use crate::{error::chain, role::Standing, services::Agent};
 
 /// The agent's.
 pub(crate) struct AgentHands {
@@ -88,9 +84,7 @@ impl Hands for AgentHands {
                 let manager = self.manager()?;
                 manager.hand_over(to, leave(*remove), by).await.map(drop).map_err(failed)
             }
-            Action::Promote { lost: _, remove } => {
-                take_over(&self.agent, leave(*remove), by).await.map_err(|why| ActError::Failed(why))
-            }
+            Action::Promote { .. } => Err(ActError::Refused("a takeover is not there yet".to_owned())),
             Action::Disable(server) => edited(self.manager()?.disable_server(server, by, false).await),
             Action::Remove(server) => edited(self.manager()?.remove_server(server, by, false).await),
             Action::Add(server) => edited(self.manager()?.bring_back(server, by).await),

@@ -11,7 +11,7 @@ use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
     record::SignedRecord,
-    revision::Number,
+    revision::{Epoch, Number, RevisionId},
     status::Event,
 };
 use bellwether_store::{
@@ -26,9 +26,11 @@ use crate::{
     Dial, Inner, Manager, SaveRecord,
     balancer::Locals,
     dirty::Dirty,
+    epoch,
     head::Head,
     lanes,
     procedure::Board,
+    publish::PublishError,
     publisher::{Publisher, Times},
     shared::{Given, Shared, Timings, sources},
     tokens::Tokens,
@@ -54,12 +56,16 @@ pub struct Setup {
     pub record: SignedRecord,
     /// The records that made each manager, oldest first.
     pub chain: Vec<SignedRecord>,
+    /// The revision that the sets hold, where this server was a member until now.
+    pub at: Option<RevisionId>,
     /// How often the manager's state was opened, this time included.
     pub incarnation: u64,
     /// Opens connections.
     pub dial: Arc<dyn Dial>,
     /// Where what is seen goes.
     pub events: mpsc::UnboundedSender<Event>,
+    /// Gets the names of servers that have seen a newer record than this manager's.
+    pub newer: mpsc::Sender<ServerName>,
     /// Makes a record durable here.
     pub save_record: SaveRecord,
     /// Intervals and patience.
@@ -87,6 +93,14 @@ pub enum StartError {
     /// The history cannot be used.
     #[error("the history cannot be opened")]
     History(#[from] HistoryError),
+    /// The first revision of its epoch cannot be made.
+    #[error("the first revision of epoch {epoch} cannot be made")]
+    Epoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// Why.
+        source: PublishError,
+    },
     /// A state file cannot be used.
     #[error("the tokens cannot be read")]
     Tokens(#[from] StateFileError),
@@ -127,9 +141,11 @@ impl Manager {
             state,
             record,
             chain,
+            at,
             incarnation,
             dial,
             events,
+            newer,
             save_record,
             timings,
             balancers,
@@ -140,11 +156,14 @@ impl Manager {
         }
         let sets = absolute(sets)?;
         let (from, here) = ((state.clone(), sets.clone()), record.clone());
-        let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here)).await;
+        let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
         let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         let chain = chain.iter().map(SignedRecord::to_wire).collect();
-        let given = Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, save_record };
+        let given =
+            Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, newer, save_record };
         let shared = Arc::new(Shared::new(given, record, head, history));
+        let begun = shared.clone();
+        tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
         Ok(run(shared, tokens, balancers, known, believed, shutdown))
     }
@@ -158,10 +177,18 @@ fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, St
     sets.into_iter().map(absolute).collect()
 }
 
-fn open(state: &std::path::Path, sets: &[(SetName, PathBuf)], record: &SignedRecord) -> Result<Opened, StartError> {
+fn open(
+    state: &std::path::Path,
+    sets: &[(SetName, PathBuf)],
+    record: &SignedRecord,
+    at: Option<RevisionId>,
+) -> Result<Opened, StartError> {
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
-    let stored = history.head().cloned().ok_or_else(|| StartError::NoRevision(state.join("history")))?;
+    let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
+    // A pack that is newer than what the sets hold was refused here, or not switched to.
+    let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
+    let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
     let tree = history.tree(stored.header.id())?;
     if tree.root() != stored.header.header().root {
         return Err(StartError::Damaged(stored.header.number()));

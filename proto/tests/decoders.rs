@@ -23,7 +23,8 @@ fn record(key: &KeyPair) -> Record {
         address: format!("{name}.example:7440"),
         role,
         candidate: true,
-        backends: Vec::new(), drained: false,
+        backends: Vec::new(),
+        drained: false,
     };
     Record {
         format: FORMAT,

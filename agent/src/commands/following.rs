@@ -20,18 +20,18 @@ use crate::{
 
 /// How a procedure is begun.
 #[derive(Debug, clap::Args)]
-pub struct Begin {
+pub(super) struct Begin {
     /// Print the steps (what, where, why), and do nothing
     #[arg(long)]
-    pub dry_run: bool,
+    dry_run: bool,
     /// How long to stay with it
     #[arg(long, default_value = "done")]
-    pub wait: Wait,
+    wait: Wait,
 }
 
 /// How long the command stays with its procedure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Wait {
+pub(super) enum Wait {
     /// It is begun.
     None,
     /// It is done, or asks something.
@@ -81,27 +81,27 @@ async fn ask(
 fn plan(procedure: &Procedure) -> String {
     let mut rows = vec![["", "WHAT", "WHERE", "WHY", "ID"].map(str::to_owned).to_vec()];
     rows.extend(procedure.steps.iter().enumerate().map(|(at, step)| {
-        vec![
-            format!("{}", at + 1),
-            step.task.what(),
-            step.task.place(),
-            step.why.clone(),
-            step.requirement.clone(),
-        ]
+        vec![format!("{}", at + 1), step.task.what(), step.task.place(), step.why.clone(), step.requirement.clone()]
     }));
     output::columns(&rows)
 }
 
 /// Its steps, and which of them are done.
 pub(super) fn steps(procedure: &Procedure) -> String {
-    let rows: Vec<_> = procedure.steps.iter().enumerate().map(|(at, step)| {
+    let rows = procedure.steps.iter().enumerate().map(|(at, step)| {
         let mark = match at.cmp(&procedure.at) {
             std::cmp::Ordering::Less => "done",
             std::cmp::Ordering::Equal if !procedure.is_over() => "now",
             std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => "",
         };
         let number = format!("{}/{}", at + 1, procedure.steps.len());
-        vec![number, mark.to_owned(), step.task.what(), step.requirement.clone(), step.noted.clone().unwrap_or_default()]
+        vec![
+            number,
+            mark.to_owned(),
+            step.task.what(),
+            step.requirement.clone(),
+            step.noted.clone().unwrap_or_default(),
+        ]
     });
     output::columns(&rows.collect::<Vec<_>>())
 }
@@ -189,10 +189,8 @@ async fn follow(common: &Common, begun: Procedure) -> Result<Procedure, CommandE
 /// Nobody does, or the answer is empty: partly done, with how to go on.
 fn answer(id: Id, fact: &Fact) -> Result<String, CommandError> {
     let question = fact.question();
-    let asks = CommandError::new(Kind::Partly, format!("{id} asks: {}", question.asks)).hint(format!(
-        "{}\nthen: bellwether procedure resume {id} --attest TEXT",
-        question.first
-    ));
+    let asks = CommandError::new(Kind::Partly, format!("{id} asks: {}", question.asks))
+        .hint(format!("{}\nthen: bellwether procedure resume {id} --attest TEXT", question.first));
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(asks);
     }

@@ -9,6 +9,7 @@ use crate::{common::Common, error::CommandError};
 
 mod change;
 mod farm;
+mod following;
 mod record;
 mod starter;
 mod target;
@@ -20,10 +21,14 @@ pub mod group;
 pub mod init;
 pub mod join;
 pub mod leave;
+pub mod maintenance;
 pub mod monitor;
 pub mod pause;
+pub mod procedure;
+pub mod promote;
 pub mod publish;
 pub mod put;
+pub mod recover;
 pub mod resume;
 pub mod rm;
 pub mod serve;
@@ -105,8 +110,16 @@ commands! {
     Rm = rm;
     /// The entries of the revision that this server holds
     Tree = tree;
+    /// Make another member the manager, or this one when the manager is lost
+    Promote = promote;
     /// The servers of the group
     Server = server;
+    /// Take a server out of service to work on it, and back into it
+    Maintenance = maintenance;
+    /// A server is lost: at the manager for a member, at a candidate for the manager
+    Recover = recover;
+    /// Maintenance and recovery that are under way
+    Procedure = procedure;
     /// The group's record and its settings
     Group = group;
     /// What admits new servers

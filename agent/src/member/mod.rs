@@ -30,13 +30,14 @@ use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
+    key::PublicKey,
     limits,
     name::{ServerName, SetName},
     revision::SignedHeader,
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
-use bellwether_store::{apply::Plan, history::History, scan::Look, tree::Tree};
+use bellwether_store::{apply::Plan, history::History, scan::Look, state_file, tree::Tree};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
@@ -46,8 +47,12 @@ use self::{
     sets::Sets,
     switch::Filling,
 };
-pub(crate) use self::{recovery::recover, session::PushService};
-use crate::{group::GroupRecord, layout::Layout};
+pub(crate) use self::{
+    position::{held_before, note_leading},
+    recovery::recover,
+    session::{PushService, not_taken},
+};
+use crate::{group::GroupRecord, layout::Layout, seen::Seen};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -55,13 +60,15 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// What the member's thread is told.
 pub(crate) enum Input {
     /// A manager's stream began; `up` is its way back, and it ends when `held` is dropped.
-    Open { session: u64, up: mpsc::Sender<Answer>, held: oneshot::Sender<()> },
+    Open { session: u64, key: PublicKey, up: mpsc::Sender<Answer>, held: oneshot::Sender<()> },
     /// A message of that stream.
     Down { session: u64, message: down::Message },
     /// That stream ended.
     Closed { session: u64 },
     /// Something changed in the sets.
     Dirty(Look),
+    /// The role ends.
+    End,
 }
 
 /// What the member needs from the agent.
@@ -74,11 +81,15 @@ pub(crate) struct Setup {
     pub(crate) ready: watch::Sender<Ready>,
     /// Where the tree of the revision that is held is shown.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
+    /// Where the revisions that are heard of are shown.
+    pub(crate) seen: Arc<Seen>,
 }
 
 /// The stream that is followed now. A newer one takes its place.
 struct Session {
     number: u64,
+    /// Whose it is.
+    key: PublicKey,
     up: mpsc::Sender<Answer>,
     _held: oneshot::Sender<()>,
 }
@@ -99,6 +110,7 @@ pub(crate) struct Member {
     events: mpsc::UnboundedSender<Event>,
     ready: watch::Sender<Ready>,
     tree: Arc<ArcSwap<Tree>>,
+    seen: Arc<Seen>,
     history: History,
     position: Position,
     sets: Sets,
@@ -126,8 +138,13 @@ pub(crate) enum OpenError {
 impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
-        let Setup { name, paths, layout, record, events, ready, tree: shown } = setup;
+        let Setup { name, paths, layout, record, events, ready, tree: shown, seen } = setup;
         let (mut position, history) = recover(&layout, &paths, record.current().record())?;
+        if position.leads {
+            position.leads = false;
+            state_file::save(&layout.position(), &position)?;
+        }
+        history.all().for_each(|stored| seen.note(stored.header.clone()));
         let tree = position.at.as_ref().and_then(|at| {
             let held = history.tree(at.id());
             let warn = |error| tracing::warn!(revision = %at.number(), %error, "not in the history: to be synced anew");
@@ -146,6 +163,7 @@ impl Member {
             events,
             ready,
             tree: shown,
+            seen,
             history,
             position,
             sets,
@@ -181,15 +199,18 @@ impl Member {
         }
     }
 
-    /// Serves inputs until all senders are gone; then saves the index.
+    /// Serves inputs until the role ends; then saves the index.
     pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                Input::Open { session, up, held } => self.opened(Session { number: session, up, _held: held }),
+                Input::Open { session, key, up, held } => {
+                    self.opened(Session { number: session, key, up, _held: held });
+                }
                 Input::Down { session, message } if self.is_current(session) => self.down(message),
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.dirty(&look),
+                Input::End => break,
             }
         }
         self.closed();
@@ -239,13 +260,17 @@ impl Member {
             down::Message::Verify(verify) => self.verify(verify.full),
             down::Message::Sync(_) => self.sync(),
             // The session's: it answers without waiting for this thread.
-            down::Message::Hello(_) | down::Message::Record(_) | down::Message::Keepalive(_) => {}
+            down::Message::Hello(_)
+            | down::Message::Record(_)
+            | down::Message::Keepalive(_)
+            | down::Message::Procedures(_) => {}
         }
     }
 
     fn head(&mut self, head: v1::SignedHeader) {
         let Ok(head) = SignedHeader::from_wire(head) else { return };
         if head.signed_by(&self.record.current().record().manager().key) {
+            self.seen.note(head.clone());
             let header = head.header();
             let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
             let _ = self.events.send(Event::Head { number, time_ms, message });
@@ -259,6 +284,7 @@ impl Member {
             Err(reason) => return self.report_refusal(offer_id(offer), reason),
         };
         self.tell(Observation::Started { sync: offer.base, to: header.number() });
+        self.sets.forked = self.position.at.as_ref().map(SignedHeader::number).filter(|_| offer.base && offer.forked);
         if offer.base {
             self.tell_busy(&format!("in a sync to revision {}", header.number()));
         }
@@ -277,7 +303,14 @@ impl Member {
         }
         let record = self.record.current();
         let record = record.record();
-        let (group, epoch, manager) = (record.group, record.version.epoch, record.manager().key);
+        if self.session.as_ref().is_none_or(|session| session.key != record.manager().key) {
+            return Err(format!(
+                "offered by a server that is not the manager any more; that is {}",
+                record.manager().name
+            ));
+        }
+        let (group, epoch) = (record.group, record.version.epoch);
+        let manager = self.record.manager_of(header.number().epoch);
         admit(&Authority { group, epoch, manager }, self.position.at.as_ref(), &header, offer.base)?;
         Ok(header)
     }
@@ -349,6 +382,7 @@ impl Member {
     /// What readiness is when nothing is under way (W12).
     fn tell_ready(&self) {
         self.tree.store(Arc::new(self.sets.tree.clone()));
+        self.seen.hold(self.position.at.clone());
         self.ready.send_replace(match (&self.position.at, &self.position.fault) {
             (_, Some(fault)) => Ready { ready: false, reason: fault.reason.clone() },
             (None, None) => Ready { ready: false, reason: "awaiting the first sync".into() },

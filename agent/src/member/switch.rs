@@ -169,7 +169,7 @@ impl Member {
         if pack {
             self.pack_base(header)?;
         }
-        self.position = Position { at: Some(header.clone()), fault: None };
+        self.position = Position { at: Some(header.clone()), ..Position::default() };
         Ok(state_file::save(&self.layout.position(), &self.position)?)
     }
 

@@ -35,8 +35,10 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
     let hands = AgentHands::new(agent.clone());
     let kind = kind(agent, procedure)?;
     let survey = match &kind {
-        Kind::RecoverManager { lost, .. } => survey(agent, lost).await?,
-        Kind::MaintenanceStart { .. } | Kind::MaintenanceFinish { .. } | Kind::RecoverMember { .. } => Survey::default(),
+        Kind::RecoverManager { .. }
+        | Kind::MaintenanceStart { .. }
+        | Kind::MaintenanceFinish { .. }
+        | Kind::RecoverMember { .. } => Survey::default(),
     };
     let request = Request { kind, survey, attest: said(attest)?, by: author, dry_run };
     reply(procedure::begin(&agent.board, &hands, request).await)

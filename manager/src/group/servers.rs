@@ -156,15 +156,17 @@ pub fn replace(
 /// It is the manager, or unknown.
 pub fn remove(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
     match not_manager(held.record(), name, "removed") {
-        Ok(gone) => {
-            let gone = gone.clone();
-            Ok(Some(next(held, by, format!("server remove {name}"), |record| {
-                record.servers.retain(|s| s.name != *name);
-                remember(record, gone);
-            })))
-        }
+        Ok(_) => Ok(Some(next(held, by, format!("server remove {name}"), |record| remove_from(record, name)))),
         Err(GroupRefused::Removed(_)) => Ok(None),
         Err(refused) => Err(refused),
+    }
+}
+
+/// Takes that server out of `record`, and remembers it.
+pub(crate) fn remove_from(record: &mut Record, name: &ServerName) {
+    if let Some(at) = record.servers.iter().position(|s| s.name == *name) {
+        let gone = record.servers.remove(at);
+        remember(record, gone);
     }
 }
 

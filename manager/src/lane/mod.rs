@@ -18,7 +18,7 @@ use std::{
 use bellwether_proto::{
     PROTOCOL, limits,
     name::ServerName,
-    record::{Role, Server},
+    record::{Role, Server, refusal},
     revision::RevisionId,
     status::{Event, Observation},
     v1,
@@ -204,13 +204,21 @@ impl Lane {
         let (down, outgoing) = mpsc::channel(ON_THE_WAY);
         let hello = v1::down::Message::Hello(self.hello());
         down.send(v1::Down { message: Some(hello) }).await.map_err(|e| e.to_string())?;
-        let answer = client.follow(ReceiverStream::new(outgoing)).await.map_err(|s| refused(&s))?;
+        let answer = client.follow(ReceiverStream::new(outgoing)).await.map_err(|s| self.turned_away(&s))?;
         let mut up = answer.into_inner();
-        match up.message().await.map_err(|s| refused(&s))?.and_then(|up| up.message) {
+        match up.message().await.map_err(|s| self.turned_away(&s))?.and_then(|up| up.message) {
             Some(v1::up::Message::Hello(hello)) => self.check(&hello).map(|()| Link { down, up, hello }),
             Some(_) => Err("it did not begin with a hello".to_owned()),
             None => Err("it closed the connection".to_owned()),
         }
+    }
+
+    /// Why the member does not let this manager speak, for people. One that has seen a newer record is asked for it.
+    fn turned_away(&self, status: &tonic::Status) -> String {
+        if refusal(status.details()).is_some_and(|refusal| !refusal.conflict) {
+            self.shared.is_behind(&self.server.name);
+        }
+        refused(status)
     }
 
     fn hello(&self) -> v1::DownHello {
@@ -236,6 +244,7 @@ impl Lane {
         }
         let epoch = self.shared.record.borrow().record().version.epoch.0;
         if hello.epoch > epoch {
+            self.shared.is_behind(&self.server.name);
             return Err(format!(
                 "it has seen epoch {}, this manager is of epoch {epoch}: another manager has taken over",
                 hello.epoch

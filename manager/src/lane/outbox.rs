@@ -61,13 +61,14 @@ impl Outbox {
             && work.is_empty()
     }
 
-    /// Offers `pack` and sends its bytes from `from` to `to`.
+    /// Offers `pack` and sends its bytes from `from` to `to`; `forked`: the member keeps what that replaces.
     pub(crate) async fn offer(
         &mut self,
         shared: &Shared,
         pack: &Arc<Stored>,
         from: u64,
         to: u64,
+        forked: bool,
     ) -> Result<(), String> {
         let small = shared.head.borrow().bytes_of(pack);
         let source = match small {
@@ -81,6 +82,7 @@ impl Outbox {
             size: pack.size,
             from,
             to,
+            forked,
         });
         self.work.clear();
         self.source = Some(source.clone());

@@ -15,7 +15,7 @@ use bellwether_proto::{
 use bellwether_store::history::{Route, Stored};
 use tokio::sync::mpsc;
 
-use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, refused, watchdog::Watchdog};
+use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
 use crate::{
     plan::{Member, Sending, Step, plan},
     procedure::SignedDocument,
@@ -120,6 +120,7 @@ impl<'a> Session<'a> {
             partial,
             refused: memory.refused,
             sync: memory.sync,
+            forked: false,
             settled: false,
         };
         let version = cut(&hello.version, 100);
@@ -183,7 +184,7 @@ impl<'a> Session<'a> {
                         permit.send(v1::Down { message: Some(message) });
                     }
                 }
-                message = up.message(), if pause.is_none() => match message.map_err(|status| refused(&status))? {
+                message = up.message(), if pause.is_none() => match message.map_err(|status| self.lane.turned_away(&status))? {
                     None => return Err(End::Lost("it closed the connection".to_owned())),
                     Some(v1::Up { message: None }) => self.allowance.spend(Instant::now()),
                     Some(v1::Up { message: Some(message) }) => self.hear(message).await.map_err(End::Breach)?,
@@ -297,7 +298,8 @@ impl<'a> Session<'a> {
         let (member, history) = (self.member.clone(), shared.history.clone());
         let plan = move || {
             let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            plan(&member, head, paused, |from| history.route(from))
+            let forked = member.at.is_some_and(|at| !history.leads_from(at));
+            plan(&Member { forked, ..member }, head, paused, |from| history.route(from))
         };
         tokio::task::spawn_blocking(plan).await.map_err(|e| e.to_string())
     }
@@ -311,14 +313,14 @@ impl<'a> Session<'a> {
     }
 
     async fn send(&mut self, sending: Sending, head: Number) -> Result<(), String> {
-        let Sending { pack, from, to, sync } = sending;
+        let Sending { pack, from, to, sync, forked } = sending;
         let sync = sync || self.syncing.is_some();
         if self.member.sync && self.member.at.is_none() && !self.member.settled {
             // It holds nothing to settle: this clears its error, and it says nothing.
             self.outbox.sync = Some(v1::Sync { request: now_ms() });
             self.settled();
         }
-        self.outbox.offer(&self.lane.shared, &pack, from, to).await?;
+        self.outbox.offer(&self.lane.shared, &pack, from, to, forked).await?;
         let number = if sync { head } else { pack.header.number() };
         let header = pack.header.clone();
         self.begin(Current { header, pack: Some(pack), started: Instant::now(), sync }, number);

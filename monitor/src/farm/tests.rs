@@ -31,7 +31,8 @@ fn record_on(hardware: u8, roles: &[(&str, Role)], paused: bool) -> Event {
         address: format!("{server}.example:7440"),
         role: *role,
         candidate: true,
-        backends: Vec::new(), drained: false,
+        backends: Vec::new(),
+        drained: false,
     };
     Event::Record(Arc::new(Record {
         format: bellwether_proto::record::FORMAT,

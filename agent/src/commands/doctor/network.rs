@@ -221,7 +221,8 @@ mod tests {
             address: free.to_string(),
             role: Role::Member,
             candidate: true,
-            backends: Vec::new(), drained: false,
+            backends: Vec::new(),
+            drained: false,
         };
         for (needed, level) in [(true, Level::Fail), (false, Level::Warn)] {
             let checks = dial(&key, &server, needed).await;

@@ -59,7 +59,8 @@ fn w15_every_phase_with_every_observation() {
         address: "a:7440".into(),
         role: Role::Member,
         candidate: true,
-        backends: Vec::new(), drained: false,
+        backends: Vec::new(),
+        drained: false,
     };
     for (phase, becomes) in TABLE {
         for (observation, expected) in observations().into_iter().zip(becomes) {
