@@ -21,6 +21,7 @@ mod maintenance;
 mod membership;
 mod promotion;
 mod real_trees;
+mod recovery;
 mod space;
 mod web;
 mod workspace;

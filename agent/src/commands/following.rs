@@ -226,6 +226,7 @@ impl Teller {
         }
         self.told = self.told.max(procedure.at);
         if procedure.standing == Standing::Running
+            && procedure.asks().is_none()
             && let Some(doing) = &shown.doing
         {
             let what = format!("{} {}/{count} {doing}", procedure.id, procedure.at + 1);

@@ -150,7 +150,9 @@ impl Procedure {
     /// The question it waits for.
     pub fn asks(&self) -> Option<&Fact> {
         match self.step().map(|step| &step.task) {
-            Some(Task::Attest(fact)) if self.standing == Standing::Running => Some(fact),
+            Some(Task::Attest(fact)) if self.standing == Standing::Running => {
+                Some(fact).filter(|fact| self.attestations.iter().all(|said| said.fact != **fact))
+            }
             _ => None,
         }
     }
@@ -308,8 +310,8 @@ mod tests {
         assert!(resume(&mut procedure, "", "root", 0).unwrap_err().contains("--attest"));
         resume(&mut procedure, "pulled its cable", "root", 7).expect("answered");
         assert_eq!(procedure.attestations[0].text, "pulled its cable");
+        assert!(procedure.asks().is_none(), "answered, whoever looks at it next");
         assert!(settle(&mut procedure, &world, 8));
-        assert!(procedure.asks().is_none());
         assert!(resume(&mut procedure, "again", "root", 9).is_err(), "nothing is asked now");
     }
 }

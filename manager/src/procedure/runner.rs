@@ -60,7 +60,7 @@ pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch
     }
 }
 
-/// One look at everything that is this server's to drive; whether there was anything.
+/// One look at everything that is this server's to drive; whether anything is unfinished.
 async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let record = hands.record();
     let document = board.document(record.record().group);
@@ -73,13 +73,15 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
         }
     }
+    let unfinished = document.procedures.iter().any(|procedure| !procedure.is_over());
     let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
     for id in &mine {
         if let Err(error) = drive(board, hands, &record, *id).await {
             tracing::error!(procedure = %id, error = &error as &dyn std::error::Error, "not driven");
         }
     }
-    !mine.is_empty()
+    // Another's may become this server's with the next record.
+    unfinished
 }
 
 async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id) -> Result<(), BoardError> {
@@ -208,7 +210,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
         // Whatever else is under way goes on after it.
         Kind::RecoverManager { .. } => {}
         Kind::MaintenanceStart { .. } | Kind::MaintenanceFinish { .. } | Kind::RecoverMember { .. } => {
-            free(&procedure.steps, &document.procedures)?;
+            free(&procedure.steps, &settled(&document, &world, now))?;
         }
     }
     let first = procedure.steps.iter().find_map(|step| match &step.task {
@@ -227,6 +229,15 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
         Ok(procedure)
     };
     Ok(board.change(record, put)?)
+}
+
+/// What the runner is about to find: one whose last step is so by now is in nobody's way.
+fn settled(document: &Document, world: &World, now_ms: u64) -> Vec<Procedure> {
+    let mut procedures = document.procedures.clone();
+    for procedure in &mut procedures {
+        settle(procedure, world, now_ms);
+    }
+    procedures
 }
 
 /// Lets a procedure go on, with the answer to its question.
