@@ -215,6 +215,7 @@ impl Roles {
             newer: newer.clone(),
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
+            balancers: bellwether_manager::balancer::Locals::new(config.balancers.iter().cloned()),
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.
