@@ -97,7 +97,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let locals = Locals::new(config.balancers.iter().cloned());
     let board = Board::open(layout.procedures(), config.name.clone(), key.clone());
     let board = Arc::new(board.map_err(|e| CommandError::failed(&e))?);
-    let name = config.name.clone();
+    let (name, seeing) = (config.name.clone(), events.clone());
     let parts = Parts {
         config,
         layout: layout.clone(),
@@ -122,6 +122,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         seen,
         board: board.clone(),
         locals,
+        events: seeing,
         farm: farm.clone(),
         folded,
         stop: stop_to,

@@ -6,15 +6,20 @@ use std::sync::Arc;
 use bellwether_manager::{
     EditError, Leave, Manager,
     balancer::{Balancers, Patience, rules::Report},
-    procedure::{ActError, Action, Hands, Seen, Traffic, World},
+    procedure::{ActError, Action, Hands, Insists, Seen, Traffic, World},
 };
 use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
     status::{FarmStatus, ServerStatus, State},
+    v1::PromoteRequest,
 };
 
-use crate::{error::chain, role::Standing, services::Agent};
+use crate::{
+    error::chain,
+    role::Standing,
+    services::{Agent, promote::take_over},
+};
 
 /// The agent's.
 pub(crate) struct AgentHands {
@@ -84,7 +89,7 @@ impl Hands for AgentHands {
                 let manager = self.manager()?;
                 manager.hand_over(to, leave(*remove), by).await.map(drop).map_err(failed)
             }
-            Action::Promote { .. } => Err(ActError::Refused("a takeover is not there yet".to_owned())),
+            Action::Promote { remove, insists } => self.promote(*remove, *insists, by).await,
             Action::Disable(server) => edited(self.manager()?.disable_server(server, by, false).await),
             Action::Remove(server) => edited(self.manager()?.remove_server(server, by, false).await),
             Action::Add(server) => edited(self.manager()?.bring_back(server, by).await),
@@ -112,6 +117,28 @@ impl AgentHands {
             why.extend(done.err().map(|error| chain(&error)));
         }
         if why.is_empty() { Ok(()) } else { Err(ActError::Failed(why.join("; "))) }
+    }
+
+    /// This server takes over; what `promote --self` would refuse is refused here.
+    async fn promote(&self, remove: bool, insists: Insists, by: &str) -> Result<(), ActError> {
+        let request = PromoteRequest {
+            author: by.to_owned(),
+            take_over: true,
+            force: insists.force,
+            accept: insists.accept,
+            leave: if remove { "removed" } else { "disabled" }.to_owned(),
+            ..PromoteRequest::default()
+        };
+        let why = match take_over(&self.agent, request).await {
+            Ok(reply) if reply.leads => return Ok(()),
+            Ok(_) => return Err(ActError::Failed("this server does not lead yet".to_owned())),
+            Err(status) => status,
+        };
+        let text = why.message().to_owned();
+        match why.code() {
+            tonic::Code::FailedPrecondition => Err(ActError::Refused(text)),
+            _ => Err(ActError::Failed(text)),
+        }
     }
 
     async fn sync(&self, servers: &[ServerName], verify_only: bool) -> Result<(), ActError> {

@@ -162,6 +162,11 @@ impl Manager {
         all[all.len().saturating_sub(count)..].iter().map(|header| (*header).clone()).collect()
     }
 
+    /// Whether the head descends from that revision, as far as the history goes back.
+    pub fn leads_from(&self, at: bellwether_proto::revision::RevisionId) -> bool {
+        self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).leads_from(at)
+    }
+
     /// The head revision's tree.
     pub fn tree(&self) -> Arc<Tree> {
         self.inner.shared.head.borrow().tree.clone()

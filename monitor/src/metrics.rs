@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 
 /// Every state, as it is named in the `state` label (the same words as in `status --json`).
-const STATES: [(State, &str); 13] = [
+const STATES: [(State, &str); 15] = [
     (State::AwaitingSync, "awaiting_sync"),
     (State::InSync, "in_sync"),
     (State::Syncing, "syncing"),
@@ -18,6 +18,8 @@ const STATES: [(State, &str); 13] = [
     (State::Drifted, "drifted"),
     (State::Error, "error"),
     (State::Unreachable, "unreachable"),
+    (State::Superseded, "superseded"),
+    (State::Conflict, "conflict"),
     (State::Unknown, "unknown"),
 ];
 

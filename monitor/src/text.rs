@@ -113,7 +113,7 @@ pub(crate) fn colour(state: State) -> u8 {
         | State::Drifted
         | State::GroupChange
         | State::Warning => 33,
-        State::Refused | State::Error | State::Unreachable => 31,
+        State::Refused | State::Error | State::Superseded | State::Conflict | State::Unreachable => 31,
         State::Disabled | State::Unknown | State::Left => 90,
     }
 }

@@ -83,7 +83,9 @@ fn plan(procedure: &Procedure) -> String {
     rows.extend(procedure.steps.iter().enumerate().map(|(at, step)| {
         vec![format!("{}", at + 1), step.task.what(), step.task.place(), step.why.clone(), step.requirement.clone()]
     }));
-    output::columns(&rows)
+    let mut lines = procedure.findings.clone();
+    lines.push(output::columns(&rows));
+    lines.join("\n")
 }
 
 /// Its steps, and which of them are done.

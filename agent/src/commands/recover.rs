@@ -31,6 +31,12 @@ enum What {
     Manager {
         #[command(flatten)]
         lost: Lost,
+        /// Although the manager answers, or another candidate has seen more
+        #[arg(long)]
+        force: bool,
+        /// What was edited on this server becomes the truth
+        #[arg(long)]
+        accept: bool,
         #[command(flatten)]
         begin: Begin,
     },
@@ -57,8 +63,9 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
             let member = RecoverMember { server: name.into(), remove };
             following::begin(common, &begin, &attest, Procedure::Member(member)).await
         }
-        What::Manager { lost: Lost { attest, remove }, begin } => {
-            following::begin(common, &begin, &attest, Procedure::Manager(RecoverManager { remove })).await
+        What::Manager { lost: Lost { attest, remove }, force, accept, begin } => {
+            let manager = RecoverManager { remove, force, accept };
+            following::begin(common, &begin, &attest, Procedure::Manager(manager)).await
         }
     }
 }

@@ -2,19 +2,27 @@
 
 use std::sync::Arc;
 
-use bellwether_manager::procedure::{self, AskError, BoardError, Id, Kind, Procedure, Request, Shown, Survey};
-use bellwether_proto::{Malformed, name::ServerName, v1};
+use bellwether_manager::procedure::{
+    self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed,
+};
+use bellwether_proto::{Malformed, name::ServerName, revision::SignedHeader, v1};
 use tokio::sync::mpsc;
 use tonic::{Code, Response, Status};
 
 use super::{
     Agent,
+    promote::gather,
     refusal::{Refusal, refusal},
 };
-use crate::hands::AgentHands;
+use crate::{
+    hands::AgentHands,
+    takeover::{self, Answer as TheirAnswer},
+};
 
 type Answer<T> = Result<Response<T>, Status>;
 
+/// Lines of what was found that a procedure keeps.
+const FINDINGS: usize = 100;
 /// Characters of an attestation.
 const SAID: usize = 1_000;
 
@@ -35,6 +43,7 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
     let hands = AgentHands::new(agent.clone());
     let kind = kind(agent, procedure)?;
     let survey = match &kind {
+        Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, lost, *insists).await?,
         Kind::RecoverManager { .. }
         | Kind::MaintenanceStart { .. }
         | Kind::MaintenanceFinish { .. }
@@ -94,6 +103,36 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
     Ok(v1::ProceduresReply { json: json.into() })
 }
 
+/// What the members hold, compared with this candidate: refused where it may not take over.
+async fn survey(agent: &Arc<Agent>, lost: &ServerName, insists: Insists) -> Result<Survey, Status> {
+    agent.peers.ask_everybody().await;
+    let gathered = gather(agent).await?;
+    let Insists { force, accept } = insists;
+    let found = gathered.judge(agent, takeover::Insists { force, accept })?;
+    let own = gathered.account.at.as_ref();
+    let compare = |answer: &Result<TheirAnswer, String>| match answer {
+        Err(why) => Surveyed::Silent(why.clone()),
+        Ok(answer) => compared(own, answer.at.as_ref(), &gathered.seen),
+    };
+    let members = gathered.others.iter().filter(|(name, _)| *name != lost);
+    let members = members.map(|(name, answer)| (name.clone(), compare(answer))).collect();
+    let lost = found.lost.iter().map(|revision| format!("lost unless it is taken back: {revision}"));
+    Ok(Survey { members, findings: found.servers.iter().cloned().chain(lost).take(FINDINGS).collect() })
+}
+
+/// What a member holds, beside what this server holds and has heard of.
+fn compared(own: Option<&SignedHeader>, theirs: Option<&SignedHeader>, seen: &[SignedHeader]) -> Surveyed {
+    let (Some(own), Some(theirs)) = (own, theirs) else { return Surveyed::Differs("no revision".to_owned()) };
+    let known = seen.iter().any(|header| header.id() == theirs.id());
+    if own.header().root == theirs.header().root && (known || own.id() == theirs.id()) {
+        return Surveyed::Equal;
+    }
+    match known && theirs.number() < own.number() {
+        true => Surveyed::Behind,
+        false => Surveyed::Differs(theirs.number().to_string()),
+    }
+}
+
 fn reply(procedure: Result<Procedure, AskError>) -> Answer<v1::ProcedureReply> {
     let json = serde_json::to_vec(&procedure.map_err(refusal)?).map_err(|e| Status::internal(e.to_string()))?;
     Ok(Response::new(v1::ProcedureReply { json: json.into() }))
@@ -126,10 +165,10 @@ fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) ->
         Asked::Member(v1::RecoverMember { server: name, remove }) => {
             Kind::RecoverMember { server: server(&name)?, remove }
         }
-        Asked::Manager(v1::RecoverManager { remove }) => {
+        Asked::Manager(v1::RecoverManager { remove, force, accept }) => {
             let record = agent.record.current();
             let lost = record.record().manager().name.clone();
-            Kind::RecoverManager { lost, new: agent.board.name().clone(), remove }
+            Kind::RecoverManager { lost, new: agent.board.name().clone(), remove, insists: Insists { force, accept } }
         }
     })
 }

@@ -2,7 +2,7 @@
 
 use bellwether_proto::{name::ServerName, record::Role, status::State};
 
-use super::{Action, Attestation, Fact, Question, Seen, Task, Traffic, World};
+use super::{Action, Attestation, Fact, Insists, Question, Seen, Task, Traffic, World};
 
 /// How long balancers that only ask `/ready` are given to see that it answers 503, where none is known, in milliseconds.
 const CHECKS_MS: u64 = 10_000;
@@ -42,7 +42,7 @@ pub fn check(task: &Task, since: &Since<'_>, world: &World) -> Check {
         Task::Drain(servers) => drain(servers, since, world),
         Task::Quiet(servers) => quiet(servers, since, world),
         Task::HandOver { from, to, remove } => hand_over(from, to, *remove, world),
-        Task::Promote { lost, new, remove } => promote(lost, new, *remove, world),
+        Task::Promote { lost, new, remove, insists } => promote(lost, new, *remove, *insists, world),
         Task::Disable(server) => disable(server, world),
         Task::Remove(server) => remove(server, world),
         Task::Add(server) => add(server, world),
@@ -151,7 +151,9 @@ fn hand_over(from: &ServerName, to: &ServerName, remove: bool, world: &World) ->
         State::InSync | State::Warning if next.current => {
             Check::Wait(format!("{to} to take over the list of procedures"))
         }
-        State::Error | State::Refused | State::Drifted | State::Left => Check::Stuck(because(to, next)),
+        State::Error | State::Refused | State::Drifted | State::Left | State::Conflict | State::Superseded => {
+            Check::Stuck(because(to, next))
+        }
         State::InSync
         | State::Warning
         | State::GroupChange
@@ -171,14 +173,14 @@ fn because(name: &ServerName, seen: &Seen) -> String {
     }
 }
 
-fn promote(lost: &ServerName, new: &ServerName, remove: bool, world: &World) -> Check {
+fn promote(lost: &ServerName, new: &ServerName, remove: bool, insists: Insists, world: &World) -> Check {
     if world.manager == *new {
         return put_away(lost, remove, world);
     }
     if world.manager != *lost {
         return Check::Stuck(format!("{} has become manager meanwhile", world.manager));
     }
-    Check::Act(Action::Promote { lost: lost.clone(), remove })
+    Check::Act(Action::Promote { remove, insists })
 }
 
 fn disable(server: &ServerName, world: &World) -> Check {
@@ -247,10 +249,14 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
         State::InSync | State::Warning | State::Error | State::Refused | State::Drifted | State::AwaitingSync => {
             Lack::Ask
         }
-        State::Syncing | State::Updating | State::Unreachable | State::Unknown | State::GroupChange => {
-            Lack::Time(because(name, seen))
-        }
-        State::Disabled | State::Left => Lack::Person(because(name, seen)),
+        // Superseded: it came back as the manager that it was, and learns that it is not.
+        State::Syncing
+        | State::Updating
+        | State::Unreachable
+        | State::Unknown
+        | State::GroupChange
+        | State::Superseded => Lack::Time(because(name, seen)),
+        State::Disabled | State::Left | State::Conflict => Lack::Person(because(name, seen)),
     })
 }
 
@@ -260,7 +266,7 @@ fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
             Some(when) if when >= since.began_ms => Lack::Nothing,
             Some(_) | None => Lack::Ask,
         },
-        State::Error | State::Refused | State::Drifted | State::Disabled | State::Left => {
+        State::Error | State::Refused | State::Drifted | State::Disabled | State::Left | State::Conflict => {
             Lack::Person(because(name, seen))
         }
         State::InSync
@@ -269,6 +275,7 @@ fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
         | State::AwaitingSync
         | State::Syncing
         | State::Updating
+        | State::Superseded
         | State::Unreachable
         | State::Unknown => Lack::Time(because(name, seen)),
     })

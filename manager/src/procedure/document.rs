@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for SignedDocument {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Standing, Survey, Surveyed, model::farm, plan},
+        super::{Insists, Standing, Survey, Surveyed, model::farm, plan},
         *,
     };
 
@@ -262,7 +262,8 @@ mod tests {
         let mut survey = Survey::default();
         survey.members.extend(["b", "c"].map(|name| (name.parse().unwrap(), Surveyed::Differs("1.9".into()))));
         survey.members.insert("d".parse().unwrap(), Surveyed::Behind);
-        let kind = Kind::RecoverManager { lost: "m".parse().unwrap(), new: "a".parse().unwrap(), remove: false };
+        let (lost, new) = ("m".parse().unwrap(), "a".parse().unwrap());
+        let kind = Kind::RecoverManager { lost, new, remove: false, insists: Insists::default() };
         let steps = plan(&kind, &world, &survey).unwrap();
         let syncs: Vec<usize> =
             steps.iter().enumerate().filter(|(_, s)| matches!(s.task, Task::Sync(_))).map(|(at, _)| at).collect();

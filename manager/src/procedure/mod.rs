@@ -99,7 +99,19 @@ pub enum Kind {
         new: ServerName,
         /// Removed instead of disabled.
         remove: bool,
+        /// What the person who asked insists on.
+        insists: Insists,
     },
+}
+
+/// What a person who has a candidate take over insists on, as for `promote --self`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Insists {
+    /// Although the manager answers, or another candidate has seen more.
+    pub force: bool,
+    /// What was edited there becomes the truth.
+    pub accept: bool,
 }
 
 impl Kind {
@@ -115,7 +127,10 @@ impl Kind {
             }
             Self::MaintenanceFinish { server } => format!("maintenance finish {server}"),
             Self::RecoverMember { server, remove } => format!("recover member {server}{}", removed(remove)),
-            Self::RecoverManager { remove, .. } => format!("recover manager{}", removed(remove)),
+            Self::RecoverManager { remove, insists: Insists { force, accept }, .. } => {
+                let flag = |given: bool, flag| if given { flag } else { "" };
+                format!("recover manager{}{}{}", removed(remove), flag(*force, " --force"), flag(*accept, " --accept"))
+            }
         }
     }
 
@@ -193,6 +208,8 @@ pub struct Procedure {
     pub by: String,
     /// When, milliseconds since 1970.
     pub started_ms: u64,
+    /// What was found before it began, for people.
+    pub findings: Vec<String>,
     /// What people answered for.
     pub attestations: Vec<Attestation>,
     /// All steps.
@@ -217,6 +234,7 @@ impl Procedure {
             kind,
             by,
             started_ms: now_ms,
+            findings: Vec::new(),
             attestations: Vec::new(),
             steps,
             at: 0,

@@ -102,10 +102,12 @@ impl Model {
                     self.put_away(&from, *remove);
                 }
             }
-            Action::Promote { lost, remove } => {
-                let me = self.world.me.clone();
-                self.promote(&me);
-                self.put_away(lost, *remove);
+            Action::Promote { remove, insists: _ } => {
+                let (me, lost) = (self.world.me.clone(), self.world.manager.clone());
+                if me != lost {
+                    self.promote(&me);
+                    self.put_away(&lost, *remove);
+                }
             }
             Action::Disable(server) => self.put_away(server, false),
             Action::Remove(server) => self.put_away(server, true),
@@ -243,7 +245,7 @@ fn scene(which: u8, remove: bool) -> (Model, Kind, Survey) {
             for stale in ["b", "c"] {
                 model.server(&name(stale)).current = false;
             }
-            Kind::RecoverManager { lost: name("m"), new: name("a"), remove }
+            Kind::RecoverManager { lost: name("m"), new: name("a"), remove, insists: Insists::default() }
         }
     };
     let mut survey = Survey::default();

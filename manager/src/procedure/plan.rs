@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bellwether_proto::{name::ServerName, record::Role};
 
-use super::{Fact, Kind, Procedure, Step, Task, World};
+use super::{Fact, Insists, Kind, Procedure, Step, Task, World};
 
 /// What a candidate found at one member before it takes over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Surveyed {
 pub struct Survey {
     /// By name, without the candidate itself and the manager.
     pub members: BTreeMap<ServerName, Surveyed>,
+    /// The same for people, and what would be lost; a line each.
+    pub findings: Vec<String>,
 }
 
 /// Why a procedure is not begun. Nothing was changed.
@@ -79,7 +81,9 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
         Kind::MaintenanceStart { server, promote, remove } => start(server, promote.as_ref(), *remove, world),
         Kind::MaintenanceFinish { server } => finish(server, world),
         Kind::RecoverMember { server, remove } => recover_member(server, *remove, world),
-        Kind::RecoverManager { lost, new, remove } => recover_manager(lost, new, *remove, world, survey),
+        Kind::RecoverManager { lost, new, remove, insists } => {
+            recover_manager(lost, new, *remove, *insists, world, survey)
+        }
     }
 }
 
@@ -220,6 +224,7 @@ fn recover_manager(
     lost: &ServerName,
     new: &ServerName,
     remove: bool,
+    insists: Insists,
     world: &World,
     survey: &Survey,
 ) -> Result<Vec<Step>, PlanRefused> {
@@ -245,7 +250,7 @@ fn recover_manager(
     if let Some(servers) = first {
         steps.extend(out(servers, "before the group changes: they hold what the new manager does not have"));
     }
-    let promote = Task::Promote { lost: lost.clone(), new: new.clone(), remove };
+    let promote = Task::Promote { lost: lost.clone(), new: new.clone(), remove, insists };
     steps.push(Step::new(promote, "W24", "from there, for the manager cannot be asked; it goes on serving"));
     if let Some(servers) = first {
         let why = "in the record, too: /ready answers 503";
@@ -329,7 +334,8 @@ mod tests {
         assert!(matches!(refused(&maintain("x", None), &world), PlanRefused::Unknown(_)));
         world.servers.get_mut(&name("a")).unwrap().candidate = false;
         assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor(..)));
-        let recover = |new| Kind::RecoverManager { lost: name("m"), new: name(new), remove: false };
+        let insists = Insists::default();
+        let recover = |new| Kind::RecoverManager { lost: name("m"), new: name(new), remove: false, insists };
         assert!(matches!(refused(&recover("a"), &world), PlanRefused::NotCandidate(..)));
         assert!(matches!(refused(&recover("m"), &world), PlanRefused::Manager(..)));
         let member = Kind::RecoverMember { server: name("m"), remove: false };
@@ -345,7 +351,8 @@ mod tests {
         let mut survey = Survey::default();
         survey.members.extend(["b", "c", "d"].map(|n| (name(n), differs(n))));
         survey.members.insert(name("e"), Surveyed::Equal);
-        let kind = Kind::RecoverManager { lost: name("m"), new: name("a"), remove: false };
+        let insists = Insists::default();
+        let kind = Kind::RecoverManager { lost: name("m"), new: name("a"), remove: false, insists };
         // Five serve without m; three are to: two at a time.
         assert_eq!(
             told(&kind, &world, &survey),

@@ -202,6 +202,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     let steps = plan(&kind, &world, &survey)?;
     let now = now_ms();
     let mut procedure = Procedure::new(document.next_id(), kind, steps, by.clone(), now);
+    procedure.findings = survey.findings;
     let driver = procedure.driver(&world.manager).clone();
     if driver != *board.name() {
         return Err(AskError::Elsewhere(driver));

@@ -3,6 +3,8 @@
 use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
 
+use super::Insists;
+
 /// What a person can answer for; the program cannot see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -79,6 +81,8 @@ pub enum Task {
         new: ServerName,
         /// Removed instead of disabled.
         remove: bool,
+        /// What the person who asked insists on.
+        insists: Insists,
     },
     /// Sent nothing, and refused.
     Disable(ServerName),
@@ -104,7 +108,7 @@ impl Task {
             Self::Drain(servers) => format!("drain {}", list(servers)),
             Self::Quiet(servers) => format!("wait until the sessions of {} end", list(servers)),
             Self::HandOver { from, to, remove } => format!("make {to} manager; {from} becomes {}", out(remove)),
-            Self::Promote { lost, new, remove } => {
+            Self::Promote { lost, new, remove, .. } => {
                 format!("make {new} manager by itself; {lost} becomes {}", out(remove))
             }
             Self::Disable(server) => format!("disable {server}"),
@@ -182,12 +186,12 @@ pub enum Action {
         /// Removed instead of disabled.
         remove: bool,
     },
-    /// At the candidate: take the role; `lost` becomes disabled or is removed.
+    /// At the candidate: take the role; the manager that is lost becomes disabled or is removed.
     Promote {
-        /// The manager that is lost.
-        lost: ServerName,
         /// Removed instead of disabled.
         remove: bool,
+        /// What the person who asked insists on.
+        insists: Insists,
     },
     /// Disable in the record.
     Disable(ServerName),

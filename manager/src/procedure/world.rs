@@ -90,7 +90,13 @@ impl World {
             State::InSync | State::Updating | State::Refused | State::Drifted | State::GroupChange | State::Warning => {
                 true
             }
-            State::Syncing | State::Disabled | State::Error | State::Unreachable | State::Left => false,
+            State::Syncing
+            | State::Disabled
+            | State::Error
+            | State::Unreachable
+            | State::Left
+            | State::Conflict
+            | State::Superseded => false,
             // Awaiting: it serves what it has, if it has anything. Unknown: a candidate has heard nothing of the others.
             // Their balancer knows.
             State::AwaitingSync | State::Unknown => matches!(seen.traffic, Traffic::Known { .. }),

@@ -25,7 +25,7 @@ impl Look {
 }
 
 /// The order in which states are counted in the summary.
-const STATES: [State; 13] = [
+const STATES: [State; 15] = [
     State::InSync,
     State::Warning,
     State::GroupChange,
@@ -35,6 +35,8 @@ const STATES: [State; 13] = [
     State::Drifted,
     State::Refused,
     State::Error,
+    State::Conflict,
+    State::Superseded,
     State::Unreachable,
     State::Unknown,
     State::Left,
@@ -146,9 +148,16 @@ fn note(server: &ServerStatus) -> String {
     match (server.state, server.drift_entries) {
         (State::Drifted, 1) => "1 entry differs".to_owned(),
         (State::Drifted, entries) => format!("{entries} entries differ"),
-        (State::Refused | State::Error | State::Unreachable | State::Warning | State::Left, _) => {
-            "see below".to_owned()
-        }
+        (
+            State::Refused
+            | State::Error
+            | State::Conflict
+            | State::Superseded
+            | State::Unreachable
+            | State::Warning
+            | State::Left,
+            _,
+        ) => "see below".to_owned(),
         (
             State::InSync
             | State::GroupChange

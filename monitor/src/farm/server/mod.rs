@@ -6,7 +6,7 @@ use bellwether_proto::{
     key::PublicKey,
     record::{Role, Server, Version},
     revision::Number,
-    status::{Observation, Progress, Verified},
+    status::{Observation, Progress, State, Verified},
 };
 
 use super::heads::Heads;
@@ -61,6 +61,8 @@ pub(super) struct Known {
     record: Option<Version>,
     /// Who asked it from outside the group, and when.
     knock: Option<(u64, String)>,
+    /// It does not take this manager (a conflict), or was one and came back: why.
+    fenced: Option<(State, String)>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -95,25 +97,35 @@ impl Known {
             verified: None,
             record: None,
             knock: None,
+            fenced: None,
             since_ms: now_ms,
             behind: None,
         }
     }
 
-    /// Takes the server's line of a new record. With another role it begins anew: what was seen of it in the old one
-    /// says nothing of the new. So does new hardware under its name.
-    pub(super) fn assign(&mut self, now_ms: u64, server: &Server) {
+    /// Takes the server's line of a new record. With another role it begins anew, and when the group has another manager
+    /// (`turned`): what was seen of it before says nothing now. So does new hardware under its name.
+    pub(super) fn assign(&mut self, now_ms: u64, server: &Server, turned: bool) {
         if self.key != server.key {
             *self = Self::new(now_ms, server);
-        } else if self.role != server.role {
+        } else if turned || self.role != server.role {
             let at = self.at;
             *self = Self { at, ..Self::new(now_ms, server) };
         }
         self.address.clone_from(&server.address);
     }
 
+    /// It does not take this manager, or was one and came back. Until it is reached, or has another role.
+    pub(super) fn fence(&mut self, conflict: bool, reason: String) {
+        let state = if conflict { State::Conflict } else { State::Superseded };
+        self.fenced = Some((state, reason));
+    }
+
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
         use Observation as O;
+        if matches!(observation, O::Reached { .. }) {
+            self.fenced = None;
+        }
         match observation {
             O::Lost(_) => {}
             O::Started { .. } => self.began_ms = now_ms,
