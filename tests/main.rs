@@ -4,6 +4,8 @@
 
 mod balancers;
 mod balancing;
+mod balancing_checks;
+mod balancing_here;
 mod carried;
 mod changes;
 mod crashes;

@@ -1,9 +1,10 @@
 //! What `bellwether serve` runs.
 //!
 //! Tasks: one folds events into the farm's status (it alone writes the `farm` watch); one serves other servers over mutual
-//! TLS; one serves commands on the Unix socket; one serves the http port; one runs this server's role, whatever that is at
-//! the time (`crate::role`); two talk to other servers about the group record (`crate::peers`); one drives procedures
-//! ([`bellwether_manager::procedure`]). The `stop` watch ends them all; each is waited for.
+//! TLS; one serves commands on the Unix socket; one serves the http port, one HAProxy's agent checks; one tries the
+//! balancers (`crate::balancers`); one runs this server's role, whatever that is at the time (`crate::role`); two talk to
+//! other servers about the group record (`crate::peers`); one drives procedures ([`bellwether_manager::procedure`]). The
+//! `stop` watch ends them all; each is waited for.
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ use bellwether_manager::{
     procedure::{self, Board},
 };
 use bellwether_monitor::{
+    agent_check,
     farm::Farm,
     http::{self, Ready},
 };
@@ -37,6 +39,7 @@ use tokio::{
 };
 
 use crate::{
+    balancers::Probe,
     clock::now_ms,
     config::Config,
     error::{CommandError, Kind},
@@ -94,10 +97,13 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let (standing_to, standing) = watch::channel(Standing::Changing);
     let (newer, behind) = mpsc::channel(INPUTS);
     let sessions = watch::Sender::new(0);
-    let locals = Locals::new(config.balancers.iter().cloned());
     let board = Board::open(layout.procedures(), config.name.clone(), key.clone());
     let board = Arc::new(board.map_err(|e| CommandError::failed(&e))?);
     let (name, seeing) = (config.name.clone(), events.clone());
+    let (balancers, reach) = (Locals::new(config.balancers.iter().cloned()), watch::Sender::default());
+    let reached = reach.subscribe();
+    let (locals, telling) = (balancers.clone(), events.clone());
+    let probe = Probe { name: name.clone(), record: record.clone(), locals: locals.clone(), events: telling, reach };
     let parts = Parts {
         config,
         layout: layout.clone(),
@@ -109,7 +115,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         sessions: sessions.clone(),
         newer,
         board: board.clone(),
-        locals: locals.clone(),
+        balancers,
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
@@ -141,9 +147,11 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         tokio::spawn(peers_to.tell()),
         tokio::spawn(knock(agent.clone())),
         tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
+        tokio::spawn(probe.run()),
     ];
-    let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board);
-    let served = serve(bound, &key, &agent, push, http::router(farm, in_service), &stop).await;
+    let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
+    let checked = in_service.clone();
+    let served = serve(bound, &key, &agent, push, (http::router(farm, in_service), checked), &stop).await;
     stop.send_replace(true);
     talking.iter().for_each(JoinHandle::abort);
     if let Err(error) = driving.await {
@@ -245,6 +253,7 @@ fn fold(
 struct Bound {
     servers: TcpListener,
     http: TcpListener,
+    agent_check: Option<TcpListener>,
     socket: socket::AdminSocket,
     commands: tokio_stream::wrappers::UnixListenerStream,
 }
@@ -252,7 +261,12 @@ struct Bound {
 impl Bound {
     async fn bind(config: &Config) -> Result<Self, CommandError> {
         let (socket, commands) = socket::bind(&config.admin_socket).await.map_err(|e| CommandError::refused(&e))?;
-        Ok(Self { servers: listen(config.listen).await?, http: listen(config.http).await?, socket, commands })
+        let agent_check = match config.agent_check {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let (servers, http) = (listen(config.listen).await?, listen(config.http).await?);
+        Ok(Self { servers, http, agent_check, socket, commands })
     }
 }
 
@@ -268,10 +282,10 @@ async fn serve(
     key: &KeyPair,
     agent: &Arc<Agent>,
     push: member::PushService,
-    router: axum::Router,
+    (router, ready): (axum::Router, watch::Receiver<Ready>),
     stop: &watch::Sender<bool>,
 ) -> Result<(), CommandError> {
-    let Bound { servers, http, socket, commands } = bound;
+    let Bound { servers, http, agent_check, socket, commands } = bound;
     let tls = tls::ServerTls::new(key).map_err(|e| CommandError::failed(&e))?;
     let group = GroupServer::new(GroupService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)
@@ -291,13 +305,19 @@ async fn serve(
     let for_commands =
         tonic::transport::Server::builder().add_service(admin).serve_with_incoming_shutdown(commands, stopped(stop));
     let for_browsers = http::serve(http, router, stopped(stop));
+    let for_balancers = async {
+        if let Some(listener) = agent_check {
+            agent_check::serve(listener, ready, stopped(stop)).await;
+        }
+        Ok(())
+    };
     tracing::info!(name = %agent.farm.borrow().observer, "serving");
     let straggling = async {
         stopped(stop).await;
         tokio::time::sleep(GRACE).await;
     };
     let result = tokio::select! {
-        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), flat(for_browsers)) } => result.map(drop),
+        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), flat(for_browsers), for_balancers) } => result.map(drop),
         // Open streams (a monitor, a push) have no end of their own.
         () = straggling => Ok(()),
     };

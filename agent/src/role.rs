@@ -102,8 +102,8 @@ pub(crate) struct Parts {
     pub(crate) newer: mpsc::Sender<ServerName>,
     /// The procedures.
     pub(crate) board: Arc<Board>,
-    /// What this machine's agent.toml says of balancers.
-    pub(crate) locals: Locals,
+    /// What agent.toml says of balancers.
+    pub(crate) balancers: Locals,
 }
 
 /// Why a role does not begin.
@@ -203,7 +203,7 @@ impl Roles {
     }
 
     async fn lead(&self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
-        let Parts { config, layout, key, record, events, ready, newer, board, locals, .. } = &self.parts;
+        let Parts { config, layout, key, record, events, ready, newer, board, balancers, .. } = &self.parts;
         let saving = record.clone();
         let setup = bellwether_manager::Setup {
             name: config.name.clone(),
@@ -219,7 +219,7 @@ impl Roles {
             newer: newer.clone(),
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
-            balancers: locals.clone(),
+            balancers: balancers.clone(),
             board: board.clone(),
         };
         let manager = Manager::start(setup, stop).await?;

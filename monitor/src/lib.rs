@@ -4,6 +4,7 @@
 //! seen into it; the others only read it. Nothing here asks a server anything. The one task is the page's, which
 //! [`http::serve`] runs until its shutdown; it reads the status from a watch channel that the daemon writes.
 
+pub mod agent_check;
 pub mod changes;
 pub mod farm;
 pub mod http;

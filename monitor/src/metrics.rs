@@ -65,6 +65,17 @@ pub(crate) fn render(status: &FarmStatus) -> String {
         "When the server was last heard of, in seconds since 1970.",
         |server| server.seen_ms.map(|ms| ms as f64 / 1e3),
     );
+    let name = "bellwether_balancer_reachable";
+    page.family(
+        name,
+        "1 where the server, the manager or a candidate, could drive the balancer, 0 where it could not.",
+    );
+    for server in &status.servers {
+        for reach in &server.balancers {
+            let labels = [("server", server.name.as_str()), ("balancer", reach.balancer.as_str())];
+            page.sample(name, &labels, u8::from(reach.fault.is_none()));
+        }
+    }
     page.text
 }
 
@@ -104,6 +115,8 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_proto::status::Reach;
+
     use super::*;
     use crate::table::tests::{farm, server};
 
@@ -136,6 +149,24 @@ mod tests {
     fn what_is_unknown_is_absent() {
         let text = render(&farm(vec![server("a", State::Unknown, 0)]));
         assert!(!text.contains("bellwether_lag_revisions{"), "{text}");
+    }
+
+    #[test]
+    fn who_reaches_which_balancer() {
+        let mut web2 = server("web2", State::InSync, 42);
+        let reach = |balancer: &str, fault: Option<&str>| Reach {
+            balancer: balancer.parse().unwrap(),
+            fault: fault.map(str::to_owned),
+            time_ms: 99_000,
+        };
+        web2.balancers = vec![reach("lb1", None), reach("lb2", Some("it cannot be reached"))];
+        let text = render(&farm(vec![web2]));
+        for line in [
+            "bellwether_balancer_reachable{server=\"web2\",balancer=\"lb1\"} 1",
+            "bellwether_balancer_reachable{server=\"web2\",balancer=\"lb2\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
     }
 
     #[test]

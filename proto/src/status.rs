@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    name::{ServerName, SetName},
+    name::{BalancerName, ServerName, SetName},
     record::Role,
     revision::Number,
 };
@@ -134,6 +134,19 @@ pub struct ServerStatus {
     pub kept: Vec<String>,
     /// The last `verify` of it.
     pub verified: Option<Verified>,
+    /// Whether it could drive the group's balancers: of the manager and of candidates.
+    pub balancers: Vec<Reach>,
+}
+
+/// Whether one server can drive one balancer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// The balancer.
+    pub balancer: BalancerName,
+    /// Why not; none: it can.
+    pub fault: Option<String>,
+    /// When that was heard of, milliseconds since 1970.
+    pub time_ms: u64,
 }
 
 /// One set at the manager.
@@ -267,6 +280,8 @@ pub enum Observation {
     Knocked(String),
     /// It left the group on its own machine.
     Left,
+    /// It tried the group's balancers: why it cannot drive one; none: it can.
+    Balancers(Vec<(BalancerName, Option<String>)>),
     /// It is alive.
     Alive,
 }

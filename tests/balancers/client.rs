@@ -56,7 +56,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(super) fn start(address: &str) -> Self {
+    /// Clients that ask at that address.
+    pub(crate) fn start(address: &str) -> Self {
         let (counted, stop) = (Arc::<Mutex<Answers>>::default(), Arc::<AtomicBool>::default());
         let thread = |index: usize| {
             let (address, counted, stop) = (address.to_owned(), counted.clone(), stop.clone());
@@ -129,14 +130,19 @@ fn ask_on(address: &str, keep_alive: bool, counted: &Mutex<Answers>, stop: &Atom
 
 type Stream = BufReader<TcpStream>;
 
-/// Asks for the page; the server that answered.
+/// Asks for the page; the server that answered. A connection that was closed while nobody used it is no failure: the
+/// request is sent again over a new one, as browsers do (RFC 9112, section 9.3.1).
 fn ask(address: &str, open: &mut Option<Stream>) -> Result<String, String> {
-    let stream = match open {
-        Some(stream) => stream,
-        None => open.insert(connect(address)?),
+    let reused = open.as_mut().map(|stream| request(stream, &format!("/{PAGE}")).and_then(|()| head(stream)));
+    let head = match reused {
+        Some(Err(Trouble::Unanswered(_))) | None => {
+            let stream = open.insert(connect(address)?);
+            request(stream, &format!("/{PAGE}")).and_then(|()| head(stream))
+        }
+        Some(answered) => answered,
     };
-    request(stream, &format!("/{PAGE}"))?;
-    let head = head(stream)?;
+    let head = head.map_err(|trouble| trouble.to_string())?;
+    let stream = open.as_mut().ok_or("no connection")?;
     let mut body = vec![0; head.length];
     stream.read_exact(&mut body).map_err(|e| format!("the body of {}'s answer: {e}", head.server))?;
     if head.closes {
@@ -148,15 +154,33 @@ fn ask(address: &str, open: &mut Option<Stream>) -> Result<String, String> {
     Ok(head.server)
 }
 
+/// Why there is no head of an answer.
+#[derive(Debug)]
+enum Trouble {
+    /// Not a byte of it came.
+    Unanswered(String),
+    /// It is cut short, or none.
+    Broken(String),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unanswered(what) => write!(f, "no answer: {what}"),
+            Self::Broken(what) => write!(f, "a broken answer: {what}"),
+        }
+    }
+}
+
 fn connect(address: &str) -> Result<Stream, String> {
     let stream = TcpStream::connect(address).map_err(|e| format!("connecting: {e}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| e.to_string())?;
     Ok(BufReader::new(stream))
 }
 
-fn request(stream: &mut Stream, path: &str) -> Result<(), String> {
+fn request(stream: &mut Stream, path: &str) -> Result<(), Trouble> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: site\r\n\r\n");
-    stream.get_mut().write_all(request.as_bytes()).map_err(|e| format!("asking: {e}"))
+    stream.get_mut().write_all(request.as_bytes()).map_err(|e| Trouble::Unanswered(format!("asking: {e}")))
 }
 
 struct Head {
@@ -166,24 +190,26 @@ struct Head {
     closes: bool,
 }
 
-fn head(stream: &mut Stream) -> Result<Head, String> {
+fn head(stream: &mut Stream) -> Result<Head, Trouble> {
     let mut line = || {
         let mut line = String::new();
         match stream.read_line(&mut line) {
-            Ok(0) => Err("the connection ended before the answer".to_owned()),
+            Ok(0) => Err("the connection ended".to_owned()),
             Ok(_) => Ok(line.trim_end().to_owned()),
-            Err(e) => Err(format!("the head of the answer: {e}")),
+            Err(e) => Err(e.to_string()),
         }
     };
-    let first = line()?;
-    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(format!("no answer: '{first}'"))?;
+    let broken = |what: String| Trouble::Broken(what);
+    let first = line().map_err(Trouble::Unanswered)?;
+    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| broken(format!("'{first}'")))?;
     let mut head = Head { status, server: String::new(), length: 0, closes: false };
     loop {
-        let line = line()?;
+        let line = line().map_err(broken)?;
         let Some((name, value)) = line.split_once(": ") else { return Ok(head) };
         match name.to_ascii_lowercase().as_str() {
             "x-server" => head.server = value.to_owned(),
-            "content-length" => head.length = value.parse().map_err(|_| format!("a length of '{value}'"))?,
+            "content-length" => head.length = value.parse().map_err(|_| broken(format!("a length of '{value}'")))?,
             "connection" => head.closes = value.eq_ignore_ascii_case("close"),
             _ => {}
         }
@@ -198,7 +224,8 @@ pub(crate) struct Slow {
 }
 
 impl Slow {
-    pub(super) fn open(address: &str) -> Self {
+    /// Opens one at that address.
+    pub(crate) fn open(address: &str) -> Self {
         let mut stream = connect(address).expect("a connection to the site");
         request(&mut stream, "/slow").expect("a request");
         let head = head(&mut stream).expect("an answer's head");

@@ -95,19 +95,24 @@ impl Haproxy {
         ask().map_err(|e| e.to_string())
     }
 
-    /// The column `status` of that server: UP, DOWN, DRAIN, MAINT …, and for how many sessions it is open.
-    pub(crate) fn status(&self, server: &str) -> (String, u64) {
+    /// UP, DOWN, DRAIN, MAINT …, as HAProxy shows that server.
+    pub(crate) fn status(&self, server: &str) -> String {
+        self.column(server, "status")
+    }
+
+    /// A column of `show stat` for that server.
+    pub(crate) fn column(&self, server: &str, column: &str) -> String {
         let text = self.ask("show stat -1 4 -1").expect("HAProxy's answer");
         let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
         let header = lines.next().expect("a header");
-        let column = |name: &str| header.iter().position(|column| *column == name).expect("that column");
+        let at = header.iter().position(|name| *name == column).expect("that column");
         let line = lines.find(|line| line.get(1) == Some(&server)).unwrap_or_else(|| panic!("no {server} in {text}"));
-        (line[column("status")].to_owned(), line[column("scur")].parse().expect("a number"))
+        line[at].to_owned()
     }
 
     /// Waits until that server has this status.
     pub(crate) fn wait_status(&self, server: &str, status: &str) {
-        wait_for(&format!("{server} being {status} at HAProxy"), DEADLINE, || match self.status(server).0 {
+        wait_for(&format!("{server} being {status} at HAProxy"), DEADLINE, || match self.status(server) {
             now if now == status => Ok(()),
             now => Err(now),
         });
@@ -121,7 +126,7 @@ impl Drop for Haproxy {
 }
 
 /// Debian has it where users who are not root have no path to.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let debian = Path::new("/usr/sbin/haproxy");
     if debian.exists() { debian.to_owned() } else { PathBuf::from("haproxy") }
 }

@@ -10,14 +10,14 @@ mod client;
 mod haproxy;
 mod nginx;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use bellwether_manager::balancer::{Balancers, Locals, Patience};
 use bellwether_proto::{balancer::Balancer, record};
 use serde_json::Value;
 
 pub(crate) use client::{Client, Slow};
-pub(crate) use haproxy::{Check, Haproxy};
+pub(crate) use haproxy::{Check, Haproxy, program as haproxy_program};
 pub(crate) use nginx::{Nginx, program as nginx_program};
 
 use crate::farm::{Farm, Server};
@@ -30,16 +30,20 @@ pub(crate) struct Site {
     /// The balancer.
     pub(crate) haproxy: Haproxy,
     nginxes: BTreeMap<String, Nginx>,
+    places: Vec<haproxy::Place>,
+    home: PathBuf,
 }
 
 impl Site {
     /// An nginx for every server of the farm and a HAProxy before them that asks their agents through nginx. When this
     /// returns, all servers take traffic.
     pub(crate) fn start(farm: &Farm) -> Self {
-        Self::checked(farm, Check::Relay)
+        let site = Self::checked(farm, Check::Relay);
+        site.nginxes.keys().for_each(|server| site.haproxy.wait_status(server, "UP"));
+        site
     }
 
-    /// The same, with another way of checking the servers.
+    /// The same, with another way of checking the servers, whatever is found of them.
     pub(crate) fn checked(farm: &Farm, check: Check) -> Self {
         if !farm.manager().web(PAGE).exists() {
             farm.manager().write(PAGE, "<p>page</p>");
@@ -54,11 +58,16 @@ impl Site {
             address: nginxes[&server.name].address.clone(),
             agent_check: server.agent_check.clone(),
         });
-        let haproxy = Haproxy::start(&home, "lb1", places.collect(), check);
-        for server in servers {
-            haproxy.wait_status(&server.name, "UP");
-        }
-        Self { haproxy, nginxes }
+        let places: Vec<_> = places.collect();
+        let haproxy = Haproxy::start(&home, "lb1", places.clone(), check);
+        Self { haproxy, nginxes, places, home }
+    }
+
+    /// Another HAProxy before the same servers.
+    pub(crate) fn another(&self, name: &str) -> Haproxy {
+        let haproxy = Haproxy::start(&self.home, name, self.places.clone(), Check::Relay);
+        self.nginxes.keys().for_each(|server| haproxy.wait_status(server, "UP"));
+        haproxy
     }
 
     /// The nginx of that server.

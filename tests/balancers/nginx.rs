@@ -43,6 +43,11 @@ impl Nginx {
         });
     }
 
+    /// How often its readiness was asked for while its agent did not answer.
+    pub(crate) fn checks_without_agent(&self) -> usize {
+        fs::read_to_string(self.home.join("without_agent.log")).unwrap_or_default().lines().count()
+    }
+
     /// kill -9, as a machine that loses its power.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -85,8 +90,9 @@ fn configuration(home: &Path, server: &Server, address: &str) -> String {
                proxy_read_timeout 1s;\n\
                error_page 502 504 = @without_agent;\n\
              }}\n\
-             location @without_agent {{ return 200; }}\n\
+             location @without_agent {{ access_log {home}/without_agent.log; return 200; }}\n\
              location = /slow {{ alias {home}/slow; limit_rate 1k; add_header X-Server {name} always; }}\n\
+             location = /large {{ alias {home}/slow; }}\n\
            }} }}\n",
         web = server.set("web").display(),
         name = server.name,

@@ -107,6 +107,12 @@ impl Server {
         command
     }
 
+    /// Adds lines to agent.toml; its agent reads them when it starts.
+    pub(crate) fn configure(&self, lines: &str) {
+        let mut file = File::options().append(true).open(self.config()).expect("agent.toml, which init or join wrote");
+        writeln!(file, "\n{lines}").expect("written");
+    }
+
     /// Forms a group here.
     pub(crate) fn init(&self) -> Output {
         run(self.first_command("init").arg("--yes"))

@@ -115,7 +115,8 @@ impl Talk {
                 up::Message::Progress(_)
                 | up::Message::Drift(_)
                 | up::Message::Keepalive(_)
-                | up::Message::Knock(_) => {}
+                | up::Message::Knock(_)
+                | up::Message::Balancers(_) => {}
             }
         }
     }

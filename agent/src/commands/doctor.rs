@@ -1,5 +1,6 @@
 //! `bellwether doctor`: what would go wrong. It looks at this server; it changes nothing, and leaves nothing behind.
 
+mod balancers;
 mod network;
 mod sets;
 mod state;
@@ -117,7 +118,9 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     checks.extend(network::own(&config, running).await);
     let held = layout.held().ok().flatten();
     if let (Some(held), Ok(Some(key))) = (held, identity::load(&layout)) {
-        checks.extend(network::others(&key, held.current.record()).await);
+        let record = held.current.record();
+        checks.extend(network::others(&key, record).await);
+        checks.extend(balancers::balancers(&config, &key.public(), record).await);
     }
     Ok(())
 }

@@ -144,6 +144,7 @@ mod tests {
             version: None,
             kept: vec![],
             verified: None,
+            balancers: Vec::new(),
         };
         FarmStatus {
             observer: observer.parse().unwrap(),

@@ -50,6 +50,7 @@ pub(crate) struct PushService {
     standing: watch::Receiver<Standing>,
     hints: mpsc::Sender<Hint>,
     board: Arc<Board>,
+    reach: watch::Receiver<v1::Balancers>,
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
     others: Semaphore,
@@ -57,14 +58,15 @@ pub(crate) struct PushService {
 
 impl PushService {
     /// A service that feeds the member's thread, while this server is a member. Where a hello comes whose record cannot be
-    /// followed from here, `hints` has the other servers asked.
+    /// followed from here, `hints` has the other servers asked. `reach` is told to the manager.
     pub(crate) fn new(
         record: Arc<GroupRecord>,
         standing: watch::Receiver<Standing>,
         hints: mpsc::Sender<Hint>,
         board: Arc<Board>,
+        reach: watch::Receiver<v1::Balancers>,
     ) -> Self {
-        Self { record, standing, hints, board, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
+        Self { record, standing, hints, board, reach, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
     }
 }
 
@@ -86,7 +88,9 @@ impl Push for PushService {
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (record, inputs, open) = (self.record.clone(), following.inputs.clone(), following.enter());
         let board = self.board.clone();
-        let session = Session { number, key, record, board, inputs, answers, offered: false, _open: open };
+        let mut reach = self.reach.clone();
+        reach.mark_changed();
+        let session = Session { number, key, record, board, inputs, answers, reach, offered: false, _open: open };
         session.pass(Input::Open { session: number, key, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
@@ -230,6 +234,7 @@ struct Session {
     board: Arc<Board>,
     inputs: mpsc::Sender<Input>,
     answers: mpsc::Sender<Answer>,
+    reach: watch::Receiver<v1::Balancers>,
     /// A pack was offered: slices may follow, those of one that was refused by now included.
     offered: bool,
     _open: Open,
@@ -272,6 +277,7 @@ impl Session {
             down::Message::Keepalive(keepalive) => {
                 // Dropped when the way back is full: then other answers show that we live.
                 let _ = self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Keepalive(*keepalive)) }));
+                self.tell_reach();
                 return Ok(());
             }
             down::Message::Record(wire) => {
@@ -299,6 +305,17 @@ impl Session {
         let signed = SignedDocument::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let taken = self.board.take(signed, current.record());
         taken.map_err(|e| Status::failed_precondition(format!("the procedures are not taken: {}", chain(&e))))
+    }
+
+    /// Tells what is new of the balancers: after a keepalive, when the manager has had this member's hello.
+    fn tell_reach(&mut self) {
+        if self.reach.has_changed().is_ok_and(|changed| changed) {
+            let reach = self.reach.borrow_and_update().clone();
+            if self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Balancers(reach)) })).is_err() {
+                // Full: told after another keepalive.
+                self.reach.mark_changed();
+            }
+        }
     }
 
     fn check_slice(&self, slice: &v1::Slice) -> Result<(), Status> {

@@ -131,6 +131,14 @@ pub enum Fault {
         /// Why.
         source: io::Error,
     },
+    /// The upstream file is as it was; why it could not be put in force.
+    #[error("{path} was put back as it was")]
+    PutBack {
+        /// The file.
+        path: PathBuf,
+        /// What failed.
+        source: Box<Fault>,
+    },
     /// The nginx of the pid file.
     #[error("{0}")]
     Nginx(String),

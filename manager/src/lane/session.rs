@@ -7,6 +7,8 @@ use std::{
 
 use bellwether_proto::{
     hash::Hash,
+    limits,
+    name::BalancerName,
     record::{SignedRecord, Version},
     revision::{Epoch, Number, RevisionId, SignedHeader},
     status::{Observation, Progress, Verified},
@@ -364,6 +366,7 @@ impl<'a> Session<'a> {
             Message::Verified(verified) => self.verified(&verified),
             Message::Fault(fault) => self.failed(&fault.reason),
             Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
+            Message::Balancers(balancers) => self.balancers(&balancers),
         }
         Ok(())
     }
@@ -410,6 +413,18 @@ impl<'a> Session<'a> {
         let equal = verified.root.as_ref() == head.stored.header.header().root.as_bytes();
         let v1::Verified { full, entries, micros, .. } = *verified;
         self.lane.see(Observation::Verified(Verified { time_ms: now_ms(), full, entries, micros, equal }));
+    }
+
+    /// Only what it says of the record's balancers, each once.
+    fn balancers(&mut self, said: &v1::Balancers) {
+        let record = self.lane.shared.record.borrow().clone();
+        let of = |name: &BalancerName| {
+            let reach = said.reach.iter().take(limits::BALANCERS).find(|reach| reach.balancer == name.as_str())?;
+            let fault = Some(&reach.fault).filter(|fault| !fault.is_empty());
+            Some((name.clone(), fault.map(|fault| cut(fault, REASON))))
+        };
+        let balancers = record.record().policy.balancers.iter().filter_map(|balancer| of(&balancer.name));
+        self.lane.see(Observation::Balancers(balancers.collect()));
     }
 
     fn failed(&mut self, reason: &str) {

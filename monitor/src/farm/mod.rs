@@ -15,6 +15,9 @@ use bellwether_proto::{
 use heads::Heads;
 use server::{Known, standing::View};
 
+/// The version of the record where none is known.
+pub const NO_RECORD: &str = "0.0";
+
 /// What one server knows of the farm. Its memory grows with the group's servers only: never with revisions or events.
 #[derive(Debug)]
 pub struct Farm {
@@ -96,7 +99,7 @@ impl Farm {
         FarmStatus {
             observer: self.observer.clone(),
             time_ms: now_ms,
-            record: record.map_or_else(|| "0.0".to_owned(), |record| record.version.to_string()),
+            record: record.map_or_else(|| NO_RECORD.to_owned(), |record| record.version.to_string()),
             manager: manager.clone(),
             head: self.head(),
             head_time_ms: self.heads.last_time_ms(),

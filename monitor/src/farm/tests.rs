@@ -1,5 +1,6 @@
 use bellwether_proto::{
-    key::PublicKey,
+    key::{KeyPair, PublicKey},
+    name::BalancerName,
     record::{Policy, Role, Server, Version},
     revision::Epoch,
     status::{Observation, Progress, ServerStatus, State},
@@ -346,4 +347,17 @@ fn new_hardware_under_an_old_name_begins_anew() {
     case.farm.apply(case.now_ms, record_on(128, &[("a", Role::Member), ("m", Role::Manager)], false));
     let row = case.row("a");
     assert_eq!((row.state, row.revision, row.kept.len()), (State::Unknown, None, 0));
+}
+
+#[test]
+fn what_a_candidate_says_of_balancers_is_its_newest_word() {
+    let mut case = Case::new();
+    let (lb1, lb2): (BalancerName, BalancerName) = ("lb1".parse().unwrap(), "lb2".parse().unwrap());
+    let said = vec![(lb1.clone(), None), (lb2, Some("no answer".to_owned()))];
+    case.farm.apply(11_000, Event::Server(name("a"), Observation::Balancers(said)));
+    let shown = |case: &Case| case.farm.status(12_000).servers[0].balancers.clone();
+    let faults: Vec<_> = shown(&case).into_iter().map(|reach| (reach.fault, reach.time_ms)).collect();
+    assert_eq!(faults, [(None, 11_000), (Some("no answer".to_owned()), 11_000)]);
+    case.farm.apply(12_000, Event::Server(name("a"), Observation::Balancers(vec![(lb1, None)])));
+    assert_eq!(shown(&case).len(), 1);
 }

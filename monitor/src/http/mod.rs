@@ -17,7 +17,7 @@ use bellwether_proto::status::FarmStatus;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::metrics;
+use crate::{farm::NO_RECORD, metrics};
 
 /// How long an open connection may keep [`serve`] from ending.
 const GRACE: Duration = Duration::from_secs(2);
@@ -56,12 +56,13 @@ struct Shown {
     ready: watch::Receiver<Ready>,
 }
 
-/// `/live`, `/ready`, `/status`, `/metrics` and the page at `/`.
+/// `/live`, `/ready`, `/manager`, `/status`, `/metrics` and the page at `/`.
 pub fn router(status: watch::Receiver<Arc<FarmStatus>>, ready: watch::Receiver<Ready>) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/live", get(live))
         .route("/ready", get(readiness))
+        .route("/manager", get(manager))
         .route("/status", get(farm))
         .route("/metrics", get(prometheus))
         .with_state(Shown { status, ready })
@@ -111,6 +112,16 @@ async fn readiness(State(shown): State<Shown>) -> Response {
     let ready = shown.ready.borrow().clone();
     let code = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, [FRESH], Json(ready)).into_response()
+}
+
+/// 200 at the manager, for balancers that send those who change something there; 503 elsewhere.
+async fn manager(State(shown): State<Shown>) -> Response {
+    let status = shown.status.borrow().clone();
+    // Before the record is known the status names nobody else.
+    let here = status.observer == status.manager && status.record != NO_RECORD;
+    let code = if here { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let document = serde_json::json!({ "here": here, "manager": status.manager, "record": status.record });
+    (code, [FRESH], Json(document)).into_response()
 }
 
 async fn farm(State(shown): State<Shown>) -> impl IntoResponse {

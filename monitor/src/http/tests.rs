@@ -55,6 +55,22 @@ async fn readiness_follows_the_local_state() {
 }
 
 #[tokio::test]
+async fn only_the_manager_says_that_it_is_one() {
+    let served = served().await;
+    let (code, _, body) = ask(served.address, "/manager").await;
+    assert_eq!((code, body.contains(r#""manager":"m""#)), (200, true), "{body}");
+    let mut other = farm(vec![server("web1", State::InSync, 42)]);
+    other.observer = "web1".parse().unwrap();
+    served.status.send_replace(Arc::new(other));
+    let (code, _, body) = ask(served.address, "/manager").await;
+    assert_eq!((code, body.contains(r#""manager":"m""#)), (503, true), "{body}");
+    // Just started: it does not know the record yet.
+    let unknown = FarmStatus { record: NO_RECORD.to_owned(), ..farm(Vec::new()) };
+    served.status.send_replace(Arc::new(unknown));
+    assert_eq!(ask(served.address, "/manager").await.0, 503);
+}
+
+#[tokio::test]
 async fn the_status_is_the_newest_one() {
     let served = served().await;
     let fresh = farm(vec![server("web1", State::Error, 41)]);

@@ -189,6 +189,7 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
             lines.push(format!("{} · {}: {}", server.name, server.state.word(), plain(reason)));
         }
     }
+    lines.extend(status.servers.iter().flat_map(|server| unreached(status, server)));
     if status.paused {
         lines.push("propagation is paused: `bellwether resume`, or `bellwether sync` for what is there now".to_owned());
     }
@@ -205,6 +206,18 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
         lines.push(format!("as {} knows it; the manager, {}, knows more", status.observer, status.manager));
     }
     lines
+}
+
+/// Balancers that a server could not drive, whether it has to now or as the next manager.
+fn unreached<'a>(status: &'a FarmStatus, server: &'a ServerStatus) -> impl Iterator<Item = String> + 'a {
+    let consequence = match server.role {
+        Role::Manager => "servers cannot be drained there",
+        Role::Member | Role::Disabled => "as manager it could not drain servers there",
+    };
+    server.balancers.iter().filter_map(move |reach| {
+        let (fault, when) = (plain(reach.fault.as_deref()?), ago(status.time_ms, reach.time_ms));
+        Some(format!("{} · balancer {}: {fault} ({when}); {consequence}", server.name, reach.balancer))
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use bellwether_proto::{revision::Epoch, revision::Number, status::Progress, status::SetStatus};
+use bellwether_proto::{revision::Epoch, revision::Number, status::Progress, status::Reach, status::SetStatus};
 
 use super::*;
 
@@ -25,6 +25,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         version: Some("0.1.0".into()),
         kept: Vec::new(),
         verified: None,
+        balancers: Vec::new(),
     }
 }
 
@@ -141,4 +142,15 @@ fn an_empty_farm_is_an_answer() {
     let mut status = farm(vec![]);
     (status.head, status.head_time_ms) = (None, None);
     assert_eq!(summary(&status), "no servers known yet · nothing published yet · auto");
+}
+
+#[test]
+fn w24_a_candidate_that_could_not_drain_is_a_problem() {
+    let mut candidate = server("web2", State::InSync, 42);
+    candidate.balancers = vec![
+        Reach { balancer: "lb1".parse().unwrap(), fault: None, time_ms: 99_000 },
+        Reach { balancer: "lb2".parse().unwrap(), fault: Some("no\nanswer".into()), time_ms: 95_000 },
+    ];
+    let lines = problems(&farm(vec![candidate]));
+    assert_eq!(lines, ["web2 · balancer lb2: no answer (5 s ago); as manager it could not drain servers there"]);
 }

@@ -32,6 +32,7 @@ const APART_MS: u64 = 2_000;
 pub(super) async fn own(config: &Config, running: bool) -> Vec<Check> {
     let mut checks = vec![bound("listen", config.listen, bind(config.listen), running)];
     checks.push(bound("http", config.http, bind(config.http), running));
+    checks.extend(config.agent_check.map(|address| bound("agent_check", address, bind(address), running)));
     checks.push(advertised(config).await);
     checks
 }

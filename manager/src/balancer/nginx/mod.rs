@@ -110,11 +110,13 @@ impl Nginx<'_> {
         if text != old.text {
             replace(&old.path, text)?;
         }
-        let result = self.put_in_force().await;
-        if result.is_err() && text != old.text {
-            replace(&old.path, &old.text)?;
+        match self.put_in_force().await {
+            Err(fault) if text != old.text => {
+                replace(&old.path, &old.text)?;
+                Err(Fault::PutBack { path: old.path.clone(), source: Box::new(fault) })
+            }
+            result => result,
         }
-        result
     }
 
     async fn put_in_force(&self) -> Result<(), Fault> {
@@ -124,8 +126,7 @@ impl Nginx<'_> {
         let began = Instant::now();
         while !master::replaced(&before, &self.workers()?) {
             if began.elapsed() > self.patience.up {
-                let what =
-                    "its workers were not replaced after the reload; see nginx's error log; the file was put back";
+                let what = "its workers were not replaced after the reload; see nginx's error log";
                 return Err(Fault::Nginx(what.to_owned()));
             }
             sleep(self.patience.poll).await;

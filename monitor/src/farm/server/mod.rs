@@ -6,7 +6,7 @@ use bellwether_proto::{
     key::PublicKey,
     record::{Role, Server, Version},
     revision::Number,
-    status::{Observation, Progress, State, Verified},
+    status::{Observation, Progress, Reach, State, Verified},
 };
 
 use super::heads::Heads;
@@ -63,6 +63,7 @@ pub(super) struct Known {
     knock: Option<(u64, String)>,
     /// It does not take this manager (a conflict), or was one and came back: why.
     fenced: Option<(State, String)>,
+    balancers: Vec<Reach>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -98,6 +99,7 @@ impl Known {
             record: None,
             knock: None,
             fenced: None,
+            balancers: Vec::new(),
             since_ms: now_ms,
             behind: None,
         }
@@ -138,13 +140,14 @@ impl Known {
             | O::Verified(_)
             | O::Record(_)
             | O::Left
+            | O::Balancers(_)
             | O::Alive => self.seen_ms = Some(now_ms),
             O::Knocked(ref who) => {
                 self.seen_ms = Some(now_ms);
                 self.knock = Some((now_ms, who.clone()));
             }
         }
-        self.phase = self.step(observation);
+        self.phase = self.step(now_ms, observation);
         let elapsed_ms = now_ms.saturating_sub(self.began_ms);
         if let Some(progress) = &mut self.progress {
             progress.bytes_per_s = progress.bytes.saturating_mul(1_000).checked_div(elapsed_ms).unwrap_or(0);
@@ -158,7 +161,7 @@ impl Known {
     }
 
     /// The phase after `observation`.
-    fn step(&mut self, observation: Observation) -> Phase {
+    fn step(&mut self, now_ms: u64, observation: Observation) -> Phase {
         use Observation as O;
         use Phase as P;
         match (self.phase, observation) {
@@ -234,6 +237,11 @@ impl Known {
                 O::Record(version),
             ) => {
                 self.record = Some(version);
+                same
+            }
+            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left), O::Balancers(found)) => {
+                let reach = |(balancer, fault)| Reach { balancer, fault, time_ms: now_ms };
+                self.balancers = found.into_iter().map(reach).collect();
                 same
             }
             // Away stays away until it has said where it is.

@@ -50,6 +50,7 @@ impl Known {
             version: if name == view.observer { Some(OWN_VERSION.to_owned()) } else { self.version.clone() },
             kept: self.kept.clone(),
             verified: self.verified.clone(),
+            balancers: self.balancers.clone(),
         }
     }
 

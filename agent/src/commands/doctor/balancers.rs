@@ -1,0 +1,58 @@
+//! The group's balancers, as far as they can be tried from here.
+
+use bellwether_manager::balancer::{Balancers, Locals, chain};
+use bellwether_proto::{
+    balancer::Traffic,
+    key::PublicKey,
+    record::{Record, Role},
+};
+
+use super::Check;
+use crate::config::Config;
+
+/// Every balancer, where this server is the manager or may become it; and every server's place at them.
+pub(super) async fn balancers(config: &Config, own: &PublicKey, record: &Record) -> Vec<Check> {
+    let drives = record.by_key(own).is_some_and(|own| own.role == Role::Manager || own.candidate);
+    if !drives || record.policy.balancers.is_empty() {
+        return Vec::new();
+    }
+    let balancers = Balancers::new(record, &Locals::new(config.balancers.iter().cloned()));
+    let mut checks = Vec::new();
+    for (balancer, result) in balancers.probe().await {
+        let name = format!("balancer {balancer}");
+        checks.push(match result {
+            Ok(()) => Check::ok(name, "servers can be drained there from here"),
+            Err(fault) => {
+                let todo = "until then no server can be drained there from here; see docs/balancers.md";
+                Check::fail(name, chain(&fault), todo)
+            }
+        });
+    }
+    if checks.iter().all(|check| check.level == super::Level::Ok) {
+        checks.extend(places(&balancers, record).await);
+    }
+    checks
+}
+
+/// Servers that no balancer has: with another name there they could not be drained.
+async fn places(balancers: &Balancers, record: &Record) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for server in record.servers.iter().filter(|server| server.role != Role::Disabled) {
+        let name = format!("traffic of {}", server.name);
+        checks.push(match (balancers.state(server).await, server.traffic()) {
+            (_, Ok(Traffic::None)) => Check::ok(name, "it takes none"),
+            (Ok(report), _) if report.is_absent() => Check::warn(
+                name,
+                "no balancer has a server of this name",
+                format!(
+                    "if it has another one there: bellwether server set {0} --backend BACKEND/SERVER; if it takes no \
+                     traffic: bellwether server set {0} --backend none",
+                    server.name
+                ),
+            ),
+            (Ok(report), _) => Check::ok(name, report.to_string()),
+            (Err(error), _) => Check::warn(name, error.to_string(), "look at the balancer"),
+        });
+    }
+    checks
+}
