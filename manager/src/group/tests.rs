@@ -244,3 +244,15 @@ fn w12_a_server_that_is_brought_back_is_out_of_service_until_it_is_undrained() {
     assert!(group.held.record().server(&name("a")).unwrap().drained);
     assert_eq!(bring_back(&group.held, &name("a"), &by()), Ok(None));
 }
+
+#[test]
+fn what_is_done_about_drift_is_set_once() {
+    let mut group = Group::new();
+    let change = PolicyChange { drift: Some(OnDrift::Hold), ..PolicyChange::default() };
+    let record = set_policy(&group.held, &change, &by()).unwrap();
+    assert!(group.take(record));
+    assert_eq!(group.held.record().policy.drift, OnDrift::Hold);
+    assert_eq!(set_policy(&group.held, &change, &by()), Ok(None));
+    assert!(["report", "revert", "hold"].iter().all(|word| word.parse::<OnDrift>().unwrap().word() == *word));
+    assert!("Hold".parse::<OnDrift>().is_err());
+}

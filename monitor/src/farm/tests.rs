@@ -1,5 +1,5 @@
 use bellwether_proto::{
-    key::{KeyPair, PublicKey},
+    key::PublicKey,
     name::BalancerName,
     record::{Policy, Role, Server, Version},
     revision::Epoch,
@@ -117,7 +117,8 @@ fn lost() -> Observation {
 }
 
 fn drift(entries: u64) -> Observation {
-    Observation::Drift { entries, paths: vec!["nginx:a.conf".into(); usize::from(entries > 0)] }
+    let paths = vec!["nginx:a.conf".into(); usize::from(entries > 0)];
+    Observation::Drift { entries, paths, held: false, kept: Vec::new() }
 }
 
 fn progress() -> Observation {
@@ -360,4 +361,17 @@ fn what_a_candidate_says_of_balancers_is_its_newest_word() {
     assert_eq!(faults, [(None, 11_000), (Some("no answer".to_owned()), 11_000)]);
     case.farm.apply(12_000, Event::Server(name("a"), Observation::Balancers(vec![(lb1, None)])));
     assert_eq!(shown(&case).len(), 1);
+}
+
+#[test]
+fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
+    let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
+    let refused = Observation::Refused { revision: number(5), reason: "edits".into() };
+    let case = Case::new().see([reached(Some(4)), held, refused]);
+    assert_eq!(case.state(), State::Drifted);
+    assert!(case.row("a").held && case.reason().contains("takes no updates"), "{}", case.reason());
+    let kept = Observation::Drift { entries: 0, paths: Vec::new(), held: false, kept: vec!["/r/1".into()] };
+    let case = case.see([kept]);
+    assert_eq!(case.row("a").kept, ["/r/1"]);
+    assert!(!case.row("a").held && case.state() != State::Drifted);
 }
