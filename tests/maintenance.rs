@@ -288,3 +288,23 @@ fn w21_without_a_balancer_ready_says_it_and_nothing_else_is_drained() {
         (_, answer) => Err(answer),
     });
 }
+
+#[test]
+fn w18_the_progress_of_procedures_goes_to_candidates_only() {
+    let farm = Farm::plan().members(2).start();
+    farm.manager().command(&["server", "set", "member2", "--candidate", "no"]).success();
+    farm.manager().command(&["group", "set", "--drain-timeout", "1s"]).success();
+    farm.manager().command(&["maintenance", "start", "member2", "--yes"]).success();
+    wait_procedure(farm.server(1), "p1", "known", is_done);
+    assert!(farm.server(1).state().join("procedures.json").exists());
+    assert!(!farm.server(2).state().join("procedures.json").exists());
+    farm.server(2).command(&["procedure", "list"]).refused().says(&["no candidate", "manager"]);
+    // A server that becomes a candidate is told then.
+    farm.manager().command(&["maintenance", "finish", "member2", "--yes"]).success();
+    farm.manager().command(&["server", "set", "member2", "--candidate", "yes"]).success();
+    wait_procedure(farm.server(2), "p2", "known", is_done);
+    // Given again, nothing is disturbed.
+    let record = farm.status().record;
+    farm.manager().command(&["maintenance", "finish", "member2", "--yes"]).success();
+    assert_eq!(farm.status().record, record);
+}

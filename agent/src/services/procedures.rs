@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bellwether_manager::procedure::{
     self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed,
 };
-use bellwether_proto::{Malformed, name::ServerName, revision::SignedHeader, v1};
+use bellwether_proto::{Malformed, name::ServerName, record::Server, revision::SignedHeader, v1};
 use tokio::sync::mpsc;
 use tonic::{Code, Response, Status};
 
@@ -91,14 +91,21 @@ pub(super) async fn follow(agent: Arc<Agent>, follow: bool, to: mpsc::Sender<Res
 
 fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
     let record = agent.record.current();
-    let manager = &record.record().manager().name;
+    let record = record.record();
+    let manager = &record.manager().name;
+    let told = |server: &Server| server.candidate || server.name == *manager;
+    if !record.by_key(&agent.record.own_key()).is_none_or(told) {
+        return Err(Status::failed_precondition(format!(
+            "this server is no candidate, so it is not told of procedures; run the command at the manager, {manager}"
+        )));
+    }
     let doing = agent.board.follow_doing().borrow().clone();
     let show = |procedure: Procedure| {
         let driver = procedure.driver(manager).clone();
         let doing = doing.get(&procedure.id).filter(|_| driver == *agent.board.name()).cloned();
         Shown { doing, driver, procedure }
     };
-    let all: Vec<Shown> = agent.board.document(record.record().group).procedures.into_iter().map(show).collect();
+    let all: Vec<Shown> = agent.board.document(record.group).procedures.into_iter().map(show).collect();
     let json = serde_json::to_vec(&all).map_err(|e| Status::internal(e.to_string()))?;
     Ok(v1::ProceduresReply { json: json.into() })
 }
@@ -147,10 +154,11 @@ fn named(id: &str) -> Result<Id, Status> {
 }
 
 fn said(attest: String) -> Result<String, Status> {
-    if attest.chars().count() <= SAID {
+    if attest.chars().count() <= SAID && !attest.chars().any(char::is_control) {
         return Ok(attest);
     }
-    Err(Status::invalid_argument(format!("an attestation of more than {SAID} characters; nothing was changed")))
+    let what = format!("an attestation is a line of at most {SAID} characters; nothing was changed");
+    Err(Status::invalid_argument(what))
 }
 
 fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) -> Result<Kind, Status> {

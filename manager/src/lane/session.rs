@@ -60,6 +60,8 @@ struct Session<'a> {
     record: Option<(u64, Version)>,
     /// The same for the newest document of procedures.
     procedures: Option<(u64, (Epoch, u64))>,
+    /// The newest document of procedures that was sent.
+    told: Option<(Epoch, u64)>,
     /// The newest keepalive; each is greater than the one before.
     beat: u64,
     dog: Watchdog,
@@ -144,6 +146,7 @@ impl<'a> Session<'a> {
             base_for: None,
             record: None,
             procedures: None,
+            told: None,
             beat: 0,
             dog,
             allowance: Allowance::new(Instant::now()),
@@ -200,6 +203,8 @@ impl<'a> Session<'a> {
                 changed = record.changed() => {
                     changed.map_err(|_| "the manager stops".to_owned())?;
                     self.send_record(&record.borrow_and_update());
+                    // It may be a candidate by now.
+                    self.send_procedures(procedures.borrow_and_update().as_deref());
                 }
                 // Never an error: what is shared holds the board.
                 _ = procedures.changed() => self.send_procedures(procedures.borrow_and_update().as_deref()),
@@ -248,7 +253,9 @@ impl<'a> Session<'a> {
         let current = |held: &&SignedDocument| {
             held.said_by(&self.lane.shared.key.public(), record.group, record.version.epoch).is_ok()
         };
-        if let Some(held) = held.filter(|_| candidate).filter(current) {
+        let new = |held: &&SignedDocument| self.told != Some(held.document().version);
+        if let Some(held) = held.filter(|_| candidate).filter(current).filter(new) {
+            self.told = Some(held.document().version);
             self.outbox.procedures = Some(held.to_wire());
             self.beat();
             self.procedures = Some((self.beat, held.document().version));

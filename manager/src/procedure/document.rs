@@ -62,6 +62,14 @@ impl Document {
         });
     }
 
+    /// Another server drives them from now on: its clock counts.
+    pub(super) fn take_over(&mut self, now_ms: u64) {
+        for procedure in self.procedures.iter_mut().filter(|procedure| !procedure.is_over()) {
+            procedure.began_ms = procedure.began_ms.min(now_ms);
+            procedure.tried_ms = None;
+        }
+    }
+
     /// The members that an unfinished recovery drains before they are synced, and has not come to yet (W23).
     pub fn holds(&self) -> Holds {
         let mut holds = Holds::new();
@@ -149,6 +157,11 @@ impl SignedDocument {
             signer: bytes::Bytes::copy_from_slice(self.signer.as_bytes()),
             signature: bytes::Bytes::copy_from_slice(&self.signature),
         }
+    }
+
+    /// Who signed.
+    pub fn signer(&self) -> PublicKey {
+        self.signer
     }
 
     /// What was signed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bellwether_proto::{name::ServerName, record::Role};
 
-use super::{Fact, Insists, Kind, Procedure, Step, Task, World};
+use super::{Fact, Insists, Kind, Procedure, Seen, Step, Task, Traffic, World};
 
 /// What a candidate found at one member before it takes over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,9 +184,23 @@ fn finish(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> 
         None if !world.removed.contains(server) => return Err(PlanRefused::Unknown(server.clone())),
         None | Some(Role::Member | Role::Disabled) => {}
     }
+    if world.server(server).is_some_and(|seen| is_back(seen, world)) {
+        let sync = Step::new(Task::Sync(one(server)), "W19", "it has what the manager has");
+        return Ok(vec![sync, Step::new(Task::Undrain(one(server)), "W19", "it serves")]);
+    }
     let mut steps = again(server, "W19", world);
     steps.extend(back(&one(server), "W19"));
     Ok(steps)
+}
+
+/// A member in service that has everything is not disturbed.
+fn is_back(seen: &Seen, world: &World) -> bool {
+    let member = match seen.role {
+        Role::Member => true,
+        Role::Manager | Role::Disabled => false,
+    };
+    let out = seen.drained || matches!(seen.traffic, Traffic::Known { out: true, .. });
+    member && !out && seen.current && world.serves(seen)
 }
 
 /// Into the group again, and out of service until it is complete.
@@ -316,6 +330,13 @@ mod tests {
             told(&maintain("m", Some("a")), &world, &Survey::default()),
             ["W18 drain m", "W18 wait until the sessions of m end", "W18 make a manager; m becomes disabled"]
         );
+        assert_eq!(
+            told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
+            ["W19 sync b", "W19 undrain b"],
+            "it is back: nothing is drained"
+        );
+        let mut world = farm(&["m", "a", "b"]);
+        world.servers.get_mut(&name("b")).unwrap().drained = true;
         assert_eq!(
             told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
             ["W12 drain b", "W19 add b as a member", "W19 sync b", "W12 wait until b is complete", "W19 undrain b"]

@@ -69,7 +69,10 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let current = manager != board.name() || document.procedures.is_empty();
     if !current && document.version.0 != record.record().version.epoch {
         // Under its own name from now on, so that the candidates take it.
-        if let Err(error) = board.change(record.record(), |_| Ok(())) {
+        if let Err(error) = board.change(record.record(), |document| {
+            document.take_over(now_ms());
+            Ok(())
+        }) {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
         }
     }
@@ -197,6 +200,15 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     let document = board.document(record.group);
     if let Some(begun) = document.procedures.iter().find(|procedure| !procedure.is_over() && procedure.kind == kind) {
         return Ok(begun.clone());
+    }
+    let recovered = |procedure: &&Procedure| match (&procedure.kind, &kind) {
+        (Kind::RecoverManager { new, .. }, Kind::RecoverManager { new: me, .. }) => {
+            new == me && record.manager().name == *me
+        }
+        _ => false,
+    };
+    if let Some(done) = document.procedures.iter().rfind(recovered) {
+        return Ok(done.clone());
     }
     let world = hands.observe(None).await;
     let steps = plan(&kind, &world, &survey)?;

@@ -85,7 +85,8 @@ impl World {
         self.servers.iter().filter(|(_, seen)| self.serves(seen)).map(|(name, _)| name).collect()
     }
 
-    fn serves(&self, seen: &Seen) -> bool {
+    /// Whether a server takes requests now.
+    pub fn serves(&self, seen: &Seen) -> bool {
         let healthy = match seen.state {
             State::InSync | State::Updating | State::Refused | State::Drifted | State::GroupChange | State::Warning => {
                 true

@@ -20,10 +20,13 @@ pub(super) fn run(common: &Common) -> Result<(), CommandError> {
 }
 
 fn table(record: &Record) -> String {
-    let role = |server: &Server| match server.role {
-        Role::Manager => "manager",
-        Role::Member => "member",
-        Role::Disabled => "disabled",
+    let role = |server: &Server| {
+        let role = match server.role {
+            Role::Manager => "manager",
+            Role::Member => "member",
+            Role::Disabled => "disabled",
+        };
+        if server.drained { format!("{role}, drained") } else { role.to_owned() }
     };
     let row = |server: &Server, role: &str| {
         let candidate = if server.candidate { "yes" } else { "no" };
@@ -32,7 +35,7 @@ fn table(record: &Record) -> String {
         [server.name.as_str(), role, candidate, &server.address, &backends, &key].map(str::to_owned).to_vec()
     };
     let mut rows = vec![["NAME", "ROLE", "CANDIDATE", "ADDRESS", "BACKENDS", "KEY"].map(str::to_owned).to_vec()];
-    rows.extend(record.servers.iter().map(|server| row(server, role(server))));
+    rows.extend(record.servers.iter().map(|server| row(server, &role(server))));
     rows.extend(record.removed.iter().map(|server| row(server, "removed")));
     output::columns(&rows)
 }
