@@ -3,7 +3,8 @@
 //! Tasks: one folds events into the farm's status (it alone writes the `farm` watch); one serves other servers over mutual
 //! TLS; one serves commands on the Unix socket; one serves the http port, one HAProxy's agent checks; one tries the
 //! balancers (`crate::balancers`); one runs this server's role, whatever that is at the time (`crate::role`); two talk to
-//! other servers about the group record (`crate::peers`). The `stop` watch ends them all; each is waited for.
+//! other servers about the group record (`crate::peers`); one drives procedures ([`bellwether_manager::procedure`]). The
+//! `stop` watch ends them all; each is waited for.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::balancer::Locals;
+use bellwether_manager::{
+    balancer::Locals,
+    procedure::{self, Board},
+};
 use bellwether_monitor::{
     agent_check,
     farm::Farm,
@@ -43,11 +47,13 @@ use crate::{
     config::Config,
     error::{CommandError, Kind},
     group::GroupRecord,
+    hands::AgentHands,
     identity,
     layout::{Held, Layout},
     lock::Lock,
     member,
     peers::{Hint, Peers},
+    ready,
     role::{self, Parts, Roles, Standing},
     seen::Seen,
     services::{
@@ -100,11 +106,13 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let (standing_to, standing) = watch::channel(Standing::Changing);
     let (newer, behind) = mpsc::channel(INPUTS);
     let sessions = watch::Sender::new(0);
-    let name = config.name.clone();
+    let board = Board::open(layout.procedures(), config.name.clone(), key.clone());
+    let board = Arc::new(board.map_err(|e| CommandError::failed(&e))?);
+    let (name, seeing) = (config.name.clone(), events.clone());
     let (balancers, reach) = (Locals::new(config.balancers.iter().cloned()), watch::Sender::default());
     let reached = reach.subscribe();
     let (locals, telling) = (balancers.clone(), events.clone());
-    let probe = Probe { name: name.clone(), record: record.clone(), locals, events: telling, reach };
+    let probe = Probe { name: name.clone(), record: record.clone(), locals: locals.clone(), events: telling, reach };
     let parts = Parts {
         config,
         layout: layout.clone(),
@@ -115,6 +123,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         seen: seen.clone(),
         sessions: sessions.clone(),
         newer,
+        board: board.clone(),
         balancers,
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
@@ -126,6 +135,9 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         standing,
         peers,
         seen,
+        board: board.clone(),
+        locals,
+        events: seeing,
         farm: farm.clone(),
         folded,
         stop: stop_to,
@@ -135,19 +147,26 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
 
     let (hints_to, hints) = mpsc::channel(INPUTS);
     let running = tokio::spawn(roles.run(stop.subscribe()));
+    let driving = procedure::run(board.clone(), Arc::new(AgentHands::new(agent.clone())), stop.subscribe());
+    let driving = tokio::spawn(driving);
+    let (shown, in_service) = watch::channel(Ready::no("starting"));
     // Cancelled at the end, wherever they are: they keep nothing.
     let talking = [
         tokio::spawn(pass_hints(behind, hints_to.clone())),
         tokio::spawn(peers_to.clone().catch_up(hints, sessions.subscribe())),
         tokio::spawn(peers_to.tell()),
         tokio::spawn(knock(agent.clone())),
+        tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
         tokio::spawn(probe.run()),
     ];
-    let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, reached);
-    let checked = ready.clone();
-    let served = serve(bound, &key, &agent, push, (http::router(farm, ready), checked), &stop).await;
+    let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
+    let checked = in_service.clone();
+    let served = serve(bound, &key, &agent, push, (http::router(farm, in_service), checked), &stop).await;
     stop.send_replace(true);
     talking.iter().for_each(JoinHandle::abort);
+    if let Err(error) = driving.await {
+        tracing::error!(%error, "the procedures ended badly");
+    }
     if let Err(error) = running.await {
         tracing::error!(%error, "the role ended badly");
     }

@@ -35,6 +35,8 @@ places! {
     group = "group.json";
     /// The join tokens of this manager.
     tokens = "tokens.json";
+    /// The progress of procedures.
+    procedures = "procedures.json";
     /// The revision that the sets hold, the highest epoch seen, the error that this server is in.
     position = "position.json";
     /// How often the manager's state was opened (W14).
@@ -99,7 +101,15 @@ impl Layout {
     /// What [`Layout::forget`] would remove: all that is the group's and is there.
     pub fn of_the_group(&self) -> Vec<PathBuf> {
         // The record first: from then on this server belongs to no group, whenever the rest is removed.
-        let places = [self.group(), self.position(), self.tokens(), self.incarnation(), self.index(), self.history()];
+        let places = [
+            self.group(),
+            self.position(),
+            self.tokens(),
+            self.procedures(),
+            self.incarnation(),
+            self.index(),
+            self.history(),
+        ];
         places.into_iter().filter(|place| place.symlink_metadata().is_ok()).collect()
     }
 

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use bellwether_manager::{Dial, Dialling, Manager, balancer::Locals};
+use bellwether_manager::{Dial, Dialling, Manager, balancer::Locals, procedure::Board};
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
@@ -100,6 +100,8 @@ pub(crate) struct Parts {
     pub(crate) sessions: watch::Sender<usize>,
     /// Servers that have seen a newer record.
     pub(crate) newer: mpsc::Sender<ServerName>,
+    /// The procedures.
+    pub(crate) board: Arc<Board>,
     /// What agent.toml says of balancers.
     pub(crate) balancers: Locals,
 }
@@ -201,7 +203,7 @@ impl Roles {
     }
 
     async fn lead(&self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
-        let Parts { config, layout, key, record, events, ready, newer, balancers, .. } = &self.parts;
+        let Parts { config, layout, key, record, events, ready, newer, board, balancers, .. } = &self.parts;
         let saving = record.clone();
         let setup = bellwether_manager::Setup {
             name: config.name.clone(),
@@ -218,6 +220,7 @@ impl Roles {
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
             balancers: balancers.clone(),
+            board: board.clone(),
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.
@@ -241,11 +244,31 @@ impl Roles {
             seen: seen.clone(),
         };
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
+        self.tell_superseded();
         let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
         let thread = tokio::task::spawn_blocking(move || member.run(received));
         let link = ManagerLink::new(key.clone(), record.clone(), tree, member::Hand::new(&inputs));
         let following = Following { link, inputs: inputs.clone(), stop, sessions: sessions.clone() };
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))
+    }
+
+    /// Says here, too, that this server led and another one took over without it (W26).
+    fn tell_superseded(&self) {
+        let Parts { config, key, record, events, seen, .. } = &self.parts;
+        let Some(at) = seen.at() else { return };
+        let (epoch, own) = (at.number().epoch, key.public());
+        if !at.signed_by(&own) || record.ended_by(epoch).is_none_or(|signer| signer == own) {
+            return;
+        }
+        let current = record.current();
+        let manager = &current.record().manager().name;
+        let reason = format!(
+            "this server was the manager of epoch {epoch}, {manager} is that of {} now; what is here and {manager} lacks is \
+             kept as a recovery point when it takes this server back (there: bellwether server enable {}, or add)",
+            current.record().version.epoch,
+            config.name
+        );
+        let _ = events.send(Event::Fenced { server: config.name.clone(), conflict: false, reason });
     }
 
     /// Ends the role; waits for its tasks, for the member's thread at most so long.

@@ -195,6 +195,7 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         role: Role::Manager,
         candidate: true,
         backends: Vec::new(),
+        drained: false,
     };
     let policy = Policy { codec: form.codec, ..Policy::new(sets) };
     let record = Record {

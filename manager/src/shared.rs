@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::{Arc, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,13 +11,17 @@ use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
     record::{Record, RecordRefused, SetRules, SignedRecord, Version},
+    revision::Epoch,
     status::Event,
     v1,
 };
 use bellwether_store::{history::History, pack::Outlines, scan::Source, state_file::StateFileError};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
-use crate::{Dial, SaveRecord, failpoints, followers::Followers, group::GroupRefused, head::Head, lane::Deadlines};
+use crate::{
+    Dial, SaveRecord, failpoints, followers::Followers, group::GroupRefused, head::Head, lane::Deadlines,
+    procedure::Board,
+};
 
 /// The cache of what chunks look like, in the state directory.
 pub(crate) const OUTLINES: &str = "outlines";
@@ -103,11 +107,15 @@ pub(crate) struct Shared {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
+    /// The procedures.
+    pub(crate) board: Arc<Board>,
     /// Tells changes by what differs; none: they are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
     /// The record that each server that is reached has taken.
     pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
+    /// The document of procedures that each candidate that is reached has taken.
+    informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
     /// How far each server that is reached has come.
@@ -130,13 +138,15 @@ pub(crate) struct Given {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
+    pub(crate) board: Arc<Board>,
     pub(crate) newer: mpsc::Sender<ServerName>,
     pub(crate) save_record: SaveRecord,
 }
 
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
-        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, newer, save_record } = given;
+        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, newer, save_record } =
+            given;
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -151,9 +161,11 @@ impl Shared {
             events,
             dial,
             timings,
+            board,
             outlines,
             reads: Semaphore::new(READS),
             records: watch::Sender::default(),
+            informed: std::sync::Mutex::default(),
             base_wanted: Notify::new(),
             followers: watch::Sender::default(),
             newer,
@@ -168,6 +180,11 @@ impl Shared {
             self.followers.send_if_modified(|followers| followers.observe(server, observation));
         }
         let _ = self.events.send(event);
+    }
+
+    /// The document of procedures that each candidate that is reached has taken.
+    pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
+        self.informed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A server has seen a newer record: whoever runs this manager asks it. One hint is enough.

@@ -30,6 +30,7 @@ use crate::{
     epoch,
     head::Head,
     lanes,
+    procedure::Board,
     publish::PublishError,
     publisher::{Publisher, Times},
     shared::{Given, Shared, Timings, sources},
@@ -70,6 +71,8 @@ pub struct Setup {
     pub save_record: SaveRecord,
     /// Intervals and patience.
     pub timings: Timings,
+    /// The procedures.
+    pub board: Arc<Board>,
     /// What this machine's agent.toml says of balancers.
     pub balancers: Locals,
 }
@@ -150,6 +153,7 @@ impl Manager {
             save_record,
             timings,
             balancers,
+            board,
         } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
@@ -159,7 +163,8 @@ impl Manager {
         let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
         let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         let chain = chain.iter().map(SignedRecord::to_wire).collect();
-        let given = Given { name, key, sets, state, incarnation, chain, events, dial, timings, newer, save_record };
+        let given =
+            Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, newer, save_record };
         let shared = Arc::new(Shared::new(given, record, head, history));
         let begun = shared.clone();
         tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;

@@ -39,6 +39,8 @@ pub const KEEP: (usize, usize) = (10_000, 64 << 20);
 pub const PLACES: usize = 1_000;
 /// Bytes of a signed header or of a group record.
 pub const RECORD: usize = 4 << 20;
+/// Bytes of the document of procedures.
+pub const PROCEDURES: usize = 2 << 20;
 /// Records of the chain that says who made whom manager: two for each change of epoch.
 pub const CHAIN: usize = 64;
 /// Bytes of all records that a server takes from another at once.

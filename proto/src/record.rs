@@ -50,6 +50,8 @@ pub struct Server {
     pub candidate: bool,
     /// Where balancers have it ([`Traffic`]): as `BACKEND/SERVER`; none: wherever a server has its name.
     pub backends: Vec<String>,
+    /// It is out of service: its `/ready` answers 503, and balancers are told to send it nothing new.
+    pub drained: bool,
 }
 
 impl Server {

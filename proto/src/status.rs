@@ -22,6 +22,12 @@ pub enum State {
     Updating,
     /// Known, sent nothing.
     Disabled,
+    /// The group is being changed: it has not taken the newest group record yet.
+    GroupChange,
+    /// In sync; a request came to it from outside the group.
+    Warning,
+    /// It left the group on its own machine (W22).
+    Left,
     /// In sync at an older revision: the newest was refused there before the switch.
     Refused,
     /// Holds the revision with edits of its own on top (drift).
@@ -30,6 +36,10 @@ pub enum State {
     Error,
     /// Does not answer.
     Unreachable,
+    /// It was the manager, has come back, and is refused (W26).
+    Superseded,
+    /// Two managers in one epoch: it is the other one, or follows it.
+    Conflict,
     /// Not asked yet.
     Unknown,
 }
@@ -43,10 +53,15 @@ impl State {
             Self::Syncing => "syncing",
             Self::Updating => "updating",
             Self::Disabled => "disabled",
+            Self::GroupChange => "group change",
+            Self::Warning => "warning",
+            Self::Left => "left",
             Self::Refused => "refused",
             Self::Drifted => "drifted",
             Self::Error => "error",
             Self::Unreachable => "unreachable",
+            Self::Superseded => "superseded",
+            Self::Conflict => "conflict",
             Self::Unknown => "unknown",
         }
     }
@@ -198,6 +213,15 @@ pub enum Event {
     Unpublished(Option<String>),
     /// The sets as last scanned at the manager.
     Sets(Vec<SetStatus>),
+    /// A server does not take this manager, or came back as one: shown until it is reached again.
+    Fenced {
+        /// Which.
+        server: ServerName,
+        /// Two managers in one epoch; otherwise it was superseded.
+        conflict: bool,
+        /// What happened, and what to do.
+        reason: String,
+    },
     /// One server.
     Server(ServerName, Observation),
 }
@@ -256,6 +280,12 @@ pub enum Observation {
     },
     /// It looked at all that it has.
     Verified(Verified),
+    /// It holds this group record.
+    Record(crate::record::Version),
+    /// Somebody from outside the group asked it for something: who, from where, and what.
+    Knocked(String),
+    /// It left the group on its own machine.
+    Left,
     /// It tried the group's balancers: why it cannot drive one; none: it can.
     Balancers(Vec<(BalancerName, Option<String>)>),
     /// It is alive.

@@ -24,6 +24,7 @@ fn record(key: &KeyPair) -> Record {
         role,
         candidate: true,
         backends: Vec::new(),
+        drained: false,
     };
     Record {
         format: FORMAT,

@@ -1,5 +1,6 @@
 //! A farm of real agents on loopback: each server has its own directory, ports and processes, gone with the farm.
 
+mod balancer;
 pub(crate) mod compare;
 mod ports;
 mod program;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 use tempfile::TempDir;
 
+pub(crate) use balancer::Balancer;
 pub(crate) use ports::free as free_port;
 pub(crate) use program::{Output, bellwether, run, run_with_input};
 pub(crate) use server::Server;
@@ -138,6 +140,17 @@ impl Farm {
         self.manager().status().expect("the manager's status")
     }
 
+    /// Waits until server `index` takes itself for the manager, in an epoch above the first.
+    pub(crate) fn wait_leads(&self, index: usize) -> FarmStatus {
+        let server = &self.servers[index];
+        wait_for(&format!("{} leading", server.name), DEADLINE, || {
+            let status = server.status()?;
+            let own = status.observer == status.manager && status.observer.as_str() == server.name;
+            let leads = own && status.head.is_some_and(|head| head.epoch.0 > 1);
+            if leads { Ok(status) } else { Err(summary(&status)) }
+        })
+    }
+
     /// What the manager knows of one server.
     pub(crate) fn status_of(&self, server: &Server) -> ServerStatus {
         one(&self.status(), &server.name).cloned().unwrap_or_else(|| panic!("no {} in the status", server.name))
@@ -168,7 +181,7 @@ impl Farm {
     }
 
     fn all_in_sync(&self, status: &FarmStatus) -> bool {
-        let in_sync = |s: &ServerStatus| s.state == State::InSync && s.revision == status.head;
+        let in_sync = |s: &ServerStatus| matches!(s.state, State::InSync | State::Warning) && s.revision == status.head;
         status.head.is_some()
             && status.unpublished.is_none()
             && status.servers.len() >= self.servers.iter().filter(|s| s.runs()).count()

@@ -2,9 +2,11 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use bellwether_proto::status::FarmStatus;
@@ -19,6 +21,16 @@ pub(crate) struct Set {
     pub(crate) name: String,
     /// Where it is on this server.
     pub(crate) path: PathBuf,
+}
+
+/// Asks `/ready` there: the whole answer.
+pub(crate) fn ready(http: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(http)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A server.

@@ -9,6 +9,7 @@ use crate::{common::Common, error::CommandError};
 
 mod change;
 mod farm;
+mod following;
 mod record;
 mod starter;
 mod target;
@@ -22,11 +23,14 @@ pub mod group;
 pub mod init;
 pub mod join;
 pub mod leave;
+pub mod maintenance;
 pub mod monitor;
 pub mod pause;
+pub mod procedure;
 pub mod promote;
 pub mod publish;
 pub mod put;
+pub mod recover;
 pub mod resume;
 pub mod rm;
 pub mod serve;
@@ -116,6 +120,12 @@ commands! {
     Promote = promote;
     /// The servers of the group
     Server = server;
+    /// Take a server out of service to work on it, and back into it
+    Maintenance = maintenance;
+    /// A server is lost: at the manager for a member, at a candidate for the manager
+    Recover = recover;
+    /// Maintenance and recovery that are under way
+    Procedure = procedure;
     /// The group's record and its settings
     Group = group;
     /// What admits new servers

@@ -72,6 +72,7 @@ struct Shared(Arc<Fake>);
 impl Admin for Shared {
     type StatusStream = Replies<v1::StatusReply>;
     type TreeStream = Replies<v1::TreePart>;
+    type ProceduresStream = Replies<v1::ProceduresReply>;
 
     async fn status(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::StatusStream>, Status> {
         let first = self.0.before.as_deref().unwrap_or(&self.0.servers);
@@ -105,6 +106,23 @@ impl Admin for Shared {
     async fn add_server(&self, _: Request<v1::AddServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
         no()
     }
+    async fn disable_server(&self, _: Request<v1::DisableServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        no()
+    }
+    async fn enable_server(&self, _: Request<v1::EnableServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        no()
+    }
+    async fn set_server(&self, request: Request<v1::SetServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        let request = request.into_inner();
+        self.0.note((request.address, request.candidate, request.backends, request.replace_backends));
+        Ok(Response::new(Default::default()))
+    }
+    async fn replace_server(
+        &self,
+        _: Request<v1::ReplaceServerRequest>,
+    ) -> Result<Response<v1::CreateTokenReply>, Status> {
+        no()
+    }
     async fn create_token(
         &self,
         request: Request<v1::CreateTokenRequest>,
@@ -132,6 +150,29 @@ impl Admin for Shared {
         no()
     }
     async fn set_policy(&self, _: Request<v1::SetPolicyRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        no()
+    }
+    async fn start_procedure(
+        &self,
+        request: Request<v1::StartProcedureRequest>,
+    ) -> Result<Response<v1::ProcedureReply>, Status> {
+        let request = request.into_inner();
+        self.0.note((request.procedure, request.attest, request.dry_run));
+        Err(Status::failed_precondition("web1 is the manager\nname its successor"))
+    }
+    async fn procedures(&self, _: Request<v1::ProceduresRequest>) -> Result<Response<Self::ProceduresStream>, Status> {
+        no()
+    }
+    async fn resume_procedure(
+        &self,
+        _: Request<v1::ResumeProcedureRequest>,
+    ) -> Result<Response<v1::ProcedureReply>, Status> {
+        no()
+    }
+    async fn abort_procedure(
+        &self,
+        _: Request<v1::AbortProcedureRequest>,
+    ) -> Result<Response<v1::ProcedureReply>, Status> {
         no()
     }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {

@@ -63,7 +63,7 @@ pub(crate) use self::{
     position::{held_before, note_leading},
     session::not_taken,
 };
-use crate::{group::GroupRecord, layout::Layout, seen::Seen};
+use crate::{group::GroupRecord, layout::Layout, seen::Seen, takeover::Account};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -78,6 +78,8 @@ pub(crate) enum Input {
     Closed { session: u64 },
     /// Something changed in the sets.
     Dirty(Look),
+    /// What this server holds is asked for, before it takes over.
+    Account(oneshot::Sender<Account>),
     /// The role ends.
     End,
     /// A person, or the manager for one, asks about edits made here.
@@ -237,12 +239,23 @@ impl Member {
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.waiting.look(look),
                 Input::Asked(asked) => self.asked(asked),
+                Input::Account(answer) => drop(answer.send(self.account())),
                 Input::End => break,
             }
             self.catch_up();
         }
         self.closed();
         self.sets.save_index(&self.layout);
+    }
+
+    /// What the sets hold, looked at now.
+    fn account(&mut self) -> Account {
+        self.dirty(&Look::Stats);
+        Account {
+            at: self.position.at.clone(),
+            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()),
+            drift: (self.drift.entries, self.drift.paths.clone()),
+        }
     }
 
     fn is_current(&self, session: u64) -> bool {
@@ -289,7 +302,10 @@ impl Member {
             down::Message::Verify(verify) => self.verify(verify.full),
             down::Message::Sync(_) => self.sync(),
             // The session's: it answers without waiting for this thread.
-            down::Message::Hello(_) | down::Message::Record(_) | down::Message::Keepalive(_) => {}
+            down::Message::Hello(_)
+            | down::Message::Record(_)
+            | down::Message::Keepalive(_)
+            | down::Message::Procedures(_) => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! other end of a channel that the member's thread drops when it lets go of the stream.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{
         Arc,
@@ -11,11 +12,12 @@ use std::{
     time::Duration,
 };
 
+use bellwether_manager::procedure::{Board, SignedDocument};
 use bellwether_proto::{
     PROTOCOL,
     key::PublicKey,
     limits,
-    record::{RecordRefused, SignedRecord},
+    record::{RecordRefused, Role, SignedRecord},
     revision::SignedHeader,
     v1::{self, down, push_server::Push, up},
 };
@@ -25,6 +27,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Input;
 use crate::{
+    error::chain,
     group::{GroupRecord, TakeError},
     peers::Hint,
     role::{Following, Open, Standing},
@@ -46,6 +49,7 @@ pub(crate) struct PushService {
     record: Arc<GroupRecord>,
     standing: watch::Receiver<Standing>,
     hints: mpsc::Sender<Hint>,
+    board: Arc<Board>,
     reach: watch::Receiver<v1::Balancers>,
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
@@ -59,9 +63,10 @@ impl PushService {
         record: Arc<GroupRecord>,
         standing: watch::Receiver<Standing>,
         hints: mpsc::Sender<Hint>,
+        board: Arc<Board>,
         reach: watch::Receiver<v1::Balancers>,
     ) -> Self {
-        Self { record, standing, hints, reach, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
+        Self { record, standing, hints, board, reach, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
     }
 }
 
@@ -70,9 +75,10 @@ impl Push for PushService {
     type FollowStream = Pin<Box<dyn Stream<Item = Answer> + Send>>;
 
     async fn follow(&self, request: Request<Streaming<v1::Down>>) -> Result<Response<Self::FollowStream>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let key = peer.key;
         let mut downs = request.into_inner();
-        let hello = self.hello(key, &mut downs).await?;
+        let hello = self.hello(key, &mut downs).await.inspect_err(|_| self.unknown(&peer))?;
         if let Some(head) = &hello.head {
             check_head(&self.record, head)?;
         }
@@ -81,9 +87,10 @@ impl Push for PushService {
         let (held, over) = oneshot::channel();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (record, inputs, open) = (self.record.clone(), following.inputs.clone(), following.enter());
+        let board = self.board.clone();
         let mut reach = self.reach.clone();
         reach.mark_changed();
-        let session = Session { number, key, record, inputs, answers, reach, offered: false, _open: open };
+        let session = Session { number, key, record, board, inputs, answers, reach, offered: false, _open: open };
         session.pass(Input::Open { session: number, key, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
@@ -97,6 +104,13 @@ impl Push for PushService {
 }
 
 impl PushService {
+    /// Somebody spoke as the manager who is nobody in the group.
+    fn unknown(&self, peer: &tls::Peer) {
+        if self.record.current().record().by_key(&peer.key).is_none() {
+            self.record.knocked(peer, "to be obeyed as the manager");
+        }
+    }
+
     /// The hello of the manager. Others may say it, one at a time: a manager that this server has not met yet.
     async fn hello(&self, key: PublicKey, downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
         let known = self.record.current().record().manager().key == key;
@@ -182,10 +196,11 @@ fn may_push(record: &GroupRecord, key: PublicKey) -> Result<(), Status> {
             RecordRefused::Older { theirs, ours }.details(),
         ));
     }
-    if current.record().by_key(&record.own_key()).is_none() {
-        return Err(Status::permission_denied("this server was removed from the group"));
+    match current.record().by_key(&record.own_key()).map(|server| server.role) {
+        Some(Role::Member | Role::Manager) => Ok(()),
+        Some(Role::Disabled) => Err(Status::permission_denied("this server is disabled in the group")),
+        None => Err(Status::permission_denied("this server was removed from the group")),
     }
-    Ok(())
 }
 
 /// Only the manager announces revisions, and only its group's.
@@ -201,10 +216,22 @@ fn check_head(record: &GroupRecord, wire: &v1::SignedHeader) -> Result<(), Statu
     Ok(())
 }
 
+/// Tells the manager of requests from outside the group; one that does not read misses some.
+async fn tell_knocks(mut knocks: watch::Receiver<Option<String>>, answers: mpsc::Sender<Answer>) -> Infallible {
+    loop {
+        if knocks.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let who = knocks.borrow_and_update().clone().unwrap_or_default();
+        let _ = answers.try_send(Ok(v1::Up { message: Some(up::Message::Knock(v1::Knock { who })) }));
+    }
+}
+
 struct Session {
     number: u64,
     key: PublicKey,
     record: Arc<GroupRecord>,
+    board: Arc<Board>,
     inputs: mpsc::Sender<Input>,
     answers: mpsc::Sender<Answer>,
     reach: watch::Receiver<v1::Balancers>,
@@ -220,10 +247,12 @@ impl Session {
         let key = self.key;
         let superseded = current.wait_for(|record| record.record().manager().key != key);
         // Cancelled with the connection, between two messages at the most.
+        let knocks = tell_knocks(self.record.knocks(), self.answers.clone());
         let ended = tokio::select! {
             biased;
             _ = superseded => may_push(&self.record, key),
             ended = self.pass_on(downs) => ended,
+            never = knocks => match never {},
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
             () = stopped => Err(Status::unavailable("the agent is stopping")),
         };
@@ -255,6 +284,8 @@ impl Session {
                 take(&self.record, wire)?;
                 return may_push(&self.record, self.key);
             }
+            // The keepalive that follows is the manager's sign that it is kept.
+            down::Message::Procedures(wire) => return self.keep(wire),
             down::Message::Hello(_) => return Err(Status::invalid_argument("a second hello")),
             down::Message::Head(head) => check_head(&self.record, head)?,
             down::Message::Offer(_) => self.offered = true,
@@ -262,6 +293,18 @@ impl Session {
             down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) => {}
         }
         self.pass(Input::Down { session: self.number, message }).await
+    }
+
+    /// Keeps the progress of procedures, where this server may become manager.
+    fn keep(&self, wire: &v1::SignedProcedures) -> Result<(), Status> {
+        let current = self.record.current();
+        let own = current.record().by_key(&self.record.own_key());
+        if own.is_none_or(|own| !own.candidate) {
+            return Ok(());
+        }
+        let signed = SignedDocument::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let taken = self.board.take(signed, current.record());
+        taken.map_err(|e| Status::failed_precondition(format!("the procedures are not taken: {}", chain(&e))))
     }
 
     /// Tells what is new of the balancers: after a keepalive, when the manager has had this member's hello.

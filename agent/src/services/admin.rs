@@ -16,7 +16,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Agent,
+    Agent, procedures,
     refusal::{Refusal, refusal},
 };
 use crate::{clock::now_ms, role::Standing};
@@ -38,6 +38,7 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Admin for AdminService {
     type StatusStream = Answers<v1::StatusReply>;
     type TreeStream = Answers<v1::TreePart>;
+    type ProceduresStream = Answers<v1::ProceduresReply>;
 
     async fn status(&self, request: Request<v1::WatchRequest>) -> Answer<Self::StatusStream> {
         let (to, from) = mpsc::channel(1);
@@ -85,9 +86,37 @@ impl Admin for AdminService {
         edited(&manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
     }
 
+    async fn disable_server(&self, request: Request<v1::DisableServerRequest>) -> Answer<v1::RecordReply> {
+        let v1::DisableServerRequest { server: name, author, dry_run } = request.into_inner();
+        let manager = self.0.manager()?;
+        edited(&manager, manager.disable_server(&server(&name)?, &author, dry_run).await).await
+    }
+
+    async fn enable_server(&self, request: Request<v1::EnableServerRequest>) -> Answer<v1::RecordReply> {
+        let v1::EnableServerRequest { server: name, author, dry_run } = request.into_inner();
+        let manager = self.0.manager()?;
+        edited(&manager, manager.enable_server(&server(&name)?, &author, dry_run).await).await
+    }
+
+    async fn set_server(&self, request: Request<v1::SetServerRequest>) -> Answer<v1::RecordReply> {
+        let request = request.into_inner();
+        let (name, author, dry_run) = (server(&request.server)?, request.author.clone(), request.dry_run);
+        let manager = self.0.manager()?;
+        edited(&manager, manager.set_server(&name, &request.into(), &author, dry_run).await).await
+    }
+
+    async fn replace_server(&self, request: Request<v1::ReplaceServerRequest>) -> Answer<v1::CreateTokenReply> {
+        let v1::ReplaceServerRequest { server: name, ttl_s, author, dry_run } = request.into_inner();
+        let ttl_ms = ttl_s.saturating_mul(1_000);
+        let token = self.0.manager()?.replace_server(&server(&name)?, ttl_ms, dry_run).await.map_err(refusal)?;
+        let Some(token) = token else { return Ok(Response::new(v1::CreateTokenReply::default())) };
+        tracing::info!(id = token.id, name, author, "a token for new hardware was created");
+        Ok(Response::new(v1::CreateTokenReply { token: token.to_string(), id: token.id }))
+    }
+
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::CreateTokenReply> {
         let v1::CreateTokenRequest { uses, ttl_s, names, author } = request.into_inner();
-        let grant = Grant { uses, ttl_ms: ttl_s.saturating_mul(1_000), names };
+        let grant = Grant { uses, ttl_ms: ttl_s.saturating_mul(1_000), names, replaces: false };
         let token = self.0.manager()?.create_token(grant).await.map_err(refusal)?;
         tracing::info!(id = token.id, author, "a join token was created");
         Ok(Response::new(v1::CreateTokenReply { token: token.to_string(), id: token.id }))
@@ -102,6 +131,7 @@ impl Admin for AdminService {
             expires_ms: kept.expires_ms,
             names: kept.names,
             revoked: kept.revoked,
+            replaces: kept.replaces,
         };
         Ok(Response::new(v1::ListTokensReply { tokens: tokens.into_iter().map(info).collect() }))
     }
@@ -112,6 +142,7 @@ impl Admin for AdminService {
     }
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
+        self.0.sound().await?;
         self.0.change(request).await
     }
 
@@ -148,6 +179,24 @@ impl Admin for AdminService {
 
     async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::PromoteReply> {
         super::promote::promote(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn start_procedure(&self, request: Request<v1::StartProcedureRequest>) -> Answer<v1::ProcedureReply> {
+        procedures::start(&self.0, request.into_inner()).await
+    }
+
+    async fn procedures(&self, request: Request<v1::ProceduresRequest>) -> Answer<Self::ProceduresStream> {
+        let (to, from) = mpsc::channel(1);
+        tokio::spawn(procedures::follow(self.0.clone(), request.into_inner().follow, to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+
+    async fn resume_procedure(&self, request: Request<v1::ResumeProcedureRequest>) -> Answer<v1::ProcedureReply> {
+        procedures::resume(&self.0, request.into_inner()).await
+    }
+
+    async fn abort_procedure(&self, request: Request<v1::AbortProcedureRequest>) -> Answer<v1::ProcedureReply> {
+        procedures::abort(&self.0, request.into_inner()).await
     }
 
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {

@@ -10,7 +10,7 @@ use bellwether_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Agent, refusal::refusal};
 use crate::{member::not_taken, peers, role::Standing, tls};
@@ -18,10 +18,19 @@ use crate::{member::not_taken, peers, role::Standing, tls};
 /// How long a server may take to bring its records.
 const TELLING: Duration = Duration::from_secs(10);
 /// Revisions that a survey names.
-const SURVEYED: usize = 64;
+pub(super) const SURVEYED: usize = 64;
 
 /// The service, for connections with mutual TLS.
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
+
+impl GroupService {
+    /// A token that admits nobody was shown: the monitor warns of it.
+    fn not_admitted(&self, peer: &tls::Peer, status: &Status) {
+        if status.code() == Code::PermissionDenied {
+            self.0.record.knocked(peer, "to enter with a token that does not admit it");
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl Group for GroupService {
@@ -29,8 +38,9 @@ impl Group for GroupService {
     type RecordsStream = Pin<Box<dyn Stream<Item = Result<v1::SignedRecord, Status>> + Send>>;
 
     async fn preview(&self, request: Request<v1::EnterRequest>) -> Result<Response<Self::PreviewStream>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let mut preview = self.0.manager()?.preview(&request.into_inner(), &key).await.map_err(refusal)?;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let preview = self.0.manager()?.preview(&request.into_inner(), &peer.key).await.map_err(refusal);
+        let mut preview = preview.inspect_err(|status| self.not_admitted(&peer, status))?;
         let (to, from) = mpsc::channel(2);
         tokio::task::spawn_blocking(move || {
             while let Some(part) = preview.read_slice().transpose() {
@@ -45,8 +55,9 @@ impl Group for GroupService {
     }
 
     async fn enter(&self, request: Request<v1::EnterRequest>) -> Result<Response<v1::EnterReply>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let record = self.0.manager()?.enter(&request.into_inner(), &key).await.map_err(refusal)?;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let record = self.0.manager()?.enter(&request.into_inner(), &peer.key).await.map_err(refusal);
+        let record = record.inspect_err(|status| self.not_admitted(&peer, status))?;
         let chain = self.0.record.chain().iter().map(|link| link.to_wire()).collect();
         Ok(Response::new(v1::EnterReply { record: Some(record.to_wire()), chain }))
     }
@@ -63,6 +74,12 @@ impl Group for GroupService {
         self.0.read(request).await
     }
 
+    async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
+        let server = self.0.named(tls::peer(&request))?;
+        self.0.manager()?.departed(&server);
+        Ok(Response::new(v1::DepartReply {}))
+    }
+
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
         if let Standing::Manager(manager) = self.0.standing() {
@@ -73,8 +90,12 @@ impl Group for GroupService {
 
     /// Anybody of the group may know the record; a server that was removed may know that it was (see [`super::door`]).
     async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
-        let v1::RecordsRequest { epoch, version, at: _ } = request.into_inner();
+        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let v1::RecordsRequest { epoch, version, at } = request.into_inner();
         let from = Version { epoch: Epoch(epoch), version };
+        if let Some(at) = at.and_then(|at| SignedHeader::from_wire(at).ok()) {
+            self.0.look_for_superseded(&key, from, &at);
+        }
         let records = self.0.record.since(from);
         let records = records.iter().map(|record| Ok(record.to_wire())).collect::<Vec<_>>();
         Ok(Response::new(Box::pin(tokio_stream::iter(records))))

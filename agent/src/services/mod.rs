@@ -6,7 +6,8 @@ pub(crate) mod drift;
 pub(crate) mod group;
 mod held;
 pub(crate) mod link;
-mod promote;
+mod procedures;
+pub(crate) mod promote;
 mod refusal;
 
 use std::{
@@ -15,13 +16,13 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::Manager;
+use bellwether_manager::{Manager, balancer::Locals, procedure::Board};
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
-    record::Role,
-    revision::Epoch,
-    status::{FarmStatus, ServerStatus, State},
+    record::{Record, Role, Server, Version},
+    revision::{Epoch, SignedHeader},
+    status::{Event, FarmStatus, ServerStatus, State},
     v1,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -45,6 +46,11 @@ pub(crate) struct Agent {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) seen: Arc<Seen>,
+    /// The procedures.
+    pub(crate) board: Arc<Board>,
+    /// What this machine's agent.toml says of balancers.
+    pub(crate) locals: Locals,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
@@ -64,6 +70,28 @@ impl Agent {
         if self.folded.send(to).await.is_ok() {
             let _ = from.await;
         }
+    }
+
+    /// Whether changes may be asked of this server: not while it is in error (W8).
+    ///
+    /// # Errors
+    /// Why it is in error, and the way out.
+    pub(crate) async fn sound(&self) -> Result<(), Status> {
+        self.folded().await;
+        let farm = self.farm.borrow().clone();
+        let own = farm.servers.iter().find(|server| server.name == farm.observer);
+        let Some(own) = own.filter(|own| own.state == State::Error) else { return Ok(()) };
+        let why = own.reason.as_deref().unwrap_or("it failed");
+        let current = self.record.current();
+        let manager = current.record().manager();
+        let out = match own.role {
+            Role::Manager => String::new(),
+            Role::Member | Role::Disabled => format!(
+                "\nat the manager, {} ({}): bellwether sync {}; changes can be asked of any other server meanwhile",
+                manager.name, manager.address, own.name
+            ),
+        };
+        Err(Status::failed_precondition(format!("{} is in error: {why}; nothing was changed{out}", own.name)))
     }
 
     /// What this server is now.
@@ -104,7 +132,8 @@ impl Agent {
                 let current = self.record.current();
                 let manager = current.record().manager();
                 Err(Status::failed_precondition(format!(
-                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})",
+                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})\n\
+                     should it be lost, at a server that may become manager: bellwether promote NAME --self",
                     manager.name, manager.address
                 )))
             }
@@ -118,7 +147,7 @@ impl Agent {
     pub(crate) fn of_the_group(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
         let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let current = self.record.current();
-        let server = current.record().by_key(&key).ok_or_else(|| not_of_the_group(&key))?;
+        let server = current.record().by_key(&key).ok_or_else(|| not_of_the_group(current.record(), &key))?;
         Ok(server.name.clone())
     }
 
@@ -151,9 +180,50 @@ impl Agent {
         let current = self.record.current();
         match current.record().by_key(&key) {
             Some(server) if server.role != Role::Disabled => Ok(server.name.clone()),
-            Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
-            None => Err(not_of_the_group(&key)),
+            Some(server) => Err(disabled(&server.name, current.record().manager())),
+            None => Err(not_of_the_group(current.record(), &key)),
         }
+    }
+
+    /// The name of the server with that key, disabled or not.
+    ///
+    /// # Errors
+    /// Not a server of the group (any more).
+    pub(crate) fn named(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
+        let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let current = self.record.current();
+        let server = current.record().by_key(&key).map(|server| server.name.clone());
+        server.ok_or_else(|| not_of_the_group(current.record(), &key))
+    }
+
+    /// A server that asks for newer records says what it holds: at the manager, one that led before shows (W26).
+    pub(crate) fn look_for_superseded(&self, key: &PublicKey, from: Version, at: &SignedHeader) {
+        let Standing::Manager(manager) = self.standing() else { return };
+        let current = self.record.current();
+        let Some(server) = current.record().by_key(key) else { return };
+        let led = at.header().manager == server.name && at.signed_by(&server.key);
+        let (epoch, holds) = (current.record().version.epoch, at.number());
+        if !led || server.role == Role::Manager {
+            return;
+        }
+        let name = &server.name;
+        let what = if !manager.leads_from(at.id()) {
+            format!(
+                "it holds {holds}, which was never taken over here; once it is synced, that is kept there as a recovery point"
+            )
+        } else if from.epoch < epoch {
+            format!("it holds {holds}, which this manager has")
+        } else {
+            return;
+        };
+        let back = if server.role == Role::Disabled {
+            format!("; to bring it back: bellwether server enable {name}")
+        } else {
+            String::new()
+        };
+        let reason =
+            format!("it came back as the manager of epoch {}, and is refused: {what}{back}", at.number().epoch);
+        let _ = self.events.send(Event::Fenced { server: name.clone(), conflict: false, reason });
     }
 
     /// The farm as this server knows it, as JSON.
@@ -168,8 +238,33 @@ pub(crate) fn changing() -> Status {
     Status::unavailable("this server is changing its role in the group; nothing was changed; try again")
 }
 
-fn not_of_the_group(key: &PublicKey) -> Status {
-    Status::permission_denied(format!("{key} is not a server of this group (any more)"))
+fn disabled(name: &ServerName, manager: &Server) -> Status {
+    Status::permission_denied(format!(
+        "{name} is disabled in the group; nothing was changed\nat the manager, {} ({}): bellwether server enable {name}",
+        manager.name, manager.address
+    ))
+}
+
+/// The refusal of who is not in the group; of who was, with what to do.
+fn not_of_the_group(record: &Record, key: &PublicKey) -> Status {
+    let manager = record.manager();
+    let at = format!("at the manager, {} ({})", manager.name, manager.address);
+    let Some(gone) = record.removed.iter().find(|gone| gone.key == *key) else {
+        return Status::permission_denied(format!(
+            "{key} is not a server of this group; nothing was changed\nto enter it, at its manager: bellwether token create"
+        ));
+    };
+    let name = &gone.name;
+    Status::permission_denied(match record.server(name) {
+        Some(_) => format!(
+            "other hardware has taken the place of {name}: this server's key is refused; nothing was changed\non this \
+             machine: bellwether leave; to enter the group under another name, {at}: bellwether token create"
+        ),
+        None => format!(
+            "{name} was removed from the group; nothing was changed\n{at}: bellwether server add {name}; or on this \
+             machine: bellwether leave"
+        ),
+    })
 }
 
 /// Marks what a member has passed on: it is passed on once, however the servers disagree about who is the manager.

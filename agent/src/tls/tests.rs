@@ -36,6 +36,9 @@ impl group_server::Group for WhoAsks {
         Err(Status::unimplemented("not asked here"))
     }
 
+    async fn depart(&self, _: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
     async fn preview(&self, _: Request<v1::EnterRequest>) -> Result<Response<Self::PreviewStream>, Status> {
         Err(Status::unimplemented("not asked here"))
     }

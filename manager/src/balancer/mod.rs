@@ -177,37 +177,41 @@ impl Balancers {
         self.wait_idle(server, limit).await
     }
 
-    /// Those of `servers` that serve: every balancer that has one sends it traffic. For [`rules::batch`].
+    /// How every balancer treats each of `servers`; each balancer is asked once.
     ///
     /// # Errors
     /// Which balancers could not be asked, and why.
-    pub async fn serving(&self, servers: &[Server]) -> Result<BTreeSet<ServerName>, BalancerError> {
+    pub async fn states(&self, servers: &[Server]) -> Result<Vec<Report>, BalancerError> {
         let whos: Vec<Who> = servers.iter().map(who).collect();
         let looks = self.each(whos.clone(), |one, whos| async move { one.look(&whos).await }).await;
-        let mut serving = BTreeSet::new();
-        let mut faults = Vec::new();
-        let mut all = Vec::new();
+        let (mut all, mut faults) = (Vec::new(), Vec::new());
         for (balancer, look) in looks {
             match look {
                 Ok(look) => all.push((balancer, look)),
                 Err(fault) => faults.push((balancer, fault)),
             }
         }
-        for (index, who) in whos.iter().enumerate() {
-            let at = |(balancer, entries): &(BalancerName, Vec<Vec<Entry>>)| At {
-                balancer: balancer.clone(),
-                entries: entries[index].clone(),
-            };
-            let report = Report { server: who.name.clone(), at: all.iter().map(at).collect() };
-            if !faults.is_empty() {
-                let done = report.at.into_iter().map(|at| at.balancer).collect();
-                return Err(BalancerError::Failed { action: Action::Look, server: report.server, faults, done });
-            }
-            if report.serves() {
-                serving.insert(who.name.clone());
-            }
+        if let Some(who) = whos.first().filter(|_| !faults.is_empty()) {
+            let done = all.into_iter().map(|(balancer, _)| balancer).collect();
+            return Err(BalancerError::Failed { action: Action::Look, server: who.name.clone(), faults, done });
         }
-        Ok(serving)
+        let report = |(index, who): (usize, &Who)| {
+            let at = |(balancer, look): &(BalancerName, Vec<Vec<Entry>>)| At {
+                balancer: balancer.clone(),
+                entries: look[index].clone(),
+            };
+            Report { server: who.name.clone(), at: all.iter().map(at).collect() }
+        };
+        Ok(whos.iter().enumerate().map(report).collect())
+    }
+
+    /// Those of `servers` that serve: every balancer that has one sends it traffic. For [`rules::batch`].
+    ///
+    /// # Errors
+    /// Which balancers could not be asked, and why.
+    pub async fn serving(&self, servers: &[Server]) -> Result<BTreeSet<ServerName>, BalancerError> {
+        let reports = self.states(servers).await?;
+        Ok(reports.into_iter().filter(Report::serves).map(|report| report.server).collect())
     }
 
     /// Whether each balancer could be driven from this machine: reached, allowed, understood.

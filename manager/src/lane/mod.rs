@@ -18,7 +18,7 @@ use std::{
 use bellwether_proto::{
     PROTOCOL, limits,
     name::ServerName,
-    record::{Server, refusal},
+    record::{Role, Server, refusal},
     revision::RevisionId,
     status::{Event, Observation},
     v1,
@@ -61,6 +61,8 @@ pub(crate) enum Control {
 /// What outlives a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
+    /// It has just become a member, and was not reached yet.
+    anew: bool,
     /// A sync was asked for and has not ended.
     sync: bool,
     /// A verification was asked for and not sent yet.
@@ -111,12 +113,14 @@ impl From<String> for End {
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
     pub(crate) server: Server,
+    /// It has just become a member: whatever it has of this group is brought to the head by a sync.
+    pub(crate) anew: bool,
 }
 
 impl Lane {
-    /// Runs until it is aborted, or the manager stops.
+    /// Runs until it is aborted, its server is no member any more, or the manager stops.
     pub(crate) async fn run(self, mut control: mpsc::Receiver<Control>) {
-        let mut memory = Memory::default();
+        let mut memory = Memory { anew: self.anew, ..Memory::default() };
         let mut backoff = Backoff::default();
         loop {
             let dialled = Instant::now();
@@ -132,6 +136,9 @@ impl Lane {
                 Err(why) => why,
             };
             tracing::info!(server = %self.server.name, why, "lost");
+            if !self.is_member() {
+                return;
+            }
             self.see(Observation::Lost(why));
             let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
             if !self.wait(until, dialled, &mut control, &mut memory).await {
@@ -140,11 +147,18 @@ impl Lane {
         }
     }
 
+    /// Whether its server is still sent anything.
+    fn is_member(&self) -> bool {
+        let record = self.shared.record.borrow();
+        record.record().by_key(&self.server.key).is_some_and(|server| server.role == Role::Member)
+    }
+
     pub(crate) fn see(&self, observation: Observation) {
         self.shared.see(Event::Server(self.server.name.clone(), observation));
     }
 
-    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`); false: the manager stops.
+    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`); false: the manager stops, or its
+    /// server is no member any more.
     async fn wait(
         &self,
         until: Instant,
@@ -152,15 +166,19 @@ impl Lane {
         control: &mut mpsc::Receiver<Control>,
         memory: &mut Memory,
     ) -> bool {
-        let mut head = self.shared.head.subscribe();
+        let (mut head, mut record) = (self.shared.head.subscribe(), self.shared.record.subscribe());
         let mut until = until;
         loop {
+            if !self.is_member() {
+                return false;
+            }
             tokio::select! {
                 () = sleep_until(until) => return true,
                 changed = head.changed() => match changed {
                     Ok(()) => until = until.min(dialled + DIAL_AGAIN),
                     Err(_) => return false,
                 },
+                changed = record.changed() => if changed.is_err() { return false },
                 asked = control.recv() => match asked {
                     Some(asked) => {
                         memory.note(asked);
@@ -197,8 +215,16 @@ impl Lane {
 
     /// Why the member does not let this manager speak, for people. One that has seen a newer record is asked for it.
     fn turned_away(&self, status: &tonic::Status) -> String {
-        if refusal(status.details()).is_some_and(|refusal| !refusal.conflict) {
-            self.shared.is_behind(&self.server.name);
+        match refusal(status.details()) {
+            Some(v1::RecordRefusal { conflict: true, epoch, version }) => {
+                let reason = format!(
+                    "it holds group record {epoch}.{version} of another manager: two of them took over at once, and the \
+                     servers of each refuse the other; decide which one leads, then there: bellwether promote --self --force"
+                );
+                self.shared.see(Event::Fenced { server: self.server.name.clone(), conflict: true, reason });
+            }
+            Some(_) => self.shared.is_behind(&self.server.name),
+            None => {}
         }
         refused(status)
     }

@@ -46,6 +46,7 @@ pub(crate) struct Outbox {
     pub(crate) sync: Option<v1::Sync>,
     pub(crate) verify: Option<v1::Verify>,
     pub(crate) keepalive: Option<v1::Keepalive>,
+    pub(crate) procedures: Option<v1::SignedProcedures>,
     offer: Option<v1::Offer>,
     /// The offer's first bytes have not gone.
     fresh: bool,
@@ -55,12 +56,13 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { record, head, sync, verify, keepalive, offer, fresh: _, source: _, work } = self;
+        let Self { record, head, sync, verify, keepalive, procedures, offer, fresh: _, source: _, work } = self;
         record.is_none()
             && head.is_none()
             && sync.is_none()
             && verify.is_none()
             && keepalive.is_none()
+            && procedures.is_none()
             && offer.is_none()
             && work.is_empty()
     }
@@ -142,6 +144,9 @@ impl Outbox {
         use v1::down::Message;
         if let Some(record) = self.record.take() {
             return Ok(Some(Message::Record(record)));
+        }
+        if let Some(procedures) = self.procedures.take() {
+            return Ok(Some(Message::Procedures(procedures)));
         }
         if let Some(keepalive) = self.keepalive.take() {
             return Ok(Some(Message::Keepalive(keepalive)));

@@ -20,13 +20,18 @@ use tokio::sync::mpsc;
 use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
 use crate::{
     plan::{Member, Sending, Step, plan},
+    procedure::SignedDocument,
     shared::now_ms,
 };
 
 /// Characters of a reason that a member gives.
 const REASON: usize = 8_000;
+/// Characters of what it says of who knocked.
+const WHO: usize = 500;
 /// Paths or names in a list that a member gives, and characters of each.
 const LIST: (usize, usize) = (20, 5_000);
+/// How long a server that is no member any more may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// A member's lesser news (progress, life) reaches the monitor at most so often.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -53,6 +58,10 @@ struct Session<'a> {
     /// The keepalive that follows the newest record, and that record's version: messages are taken in order, so its answer
     /// says that the record was taken.
     record: Option<(u64, Version)>,
+    /// The same for the newest document of procedures.
+    procedures: Option<(u64, (Epoch, u64))>,
+    /// The newest document of procedures that was sent.
+    told: Option<(Epoch, u64)>,
     /// The newest keepalive; each is greater than the one before.
     beat: u64,
     dog: Watchdog,
@@ -69,6 +78,10 @@ impl Reached<'_> {
             records.insert(lane.server.name.clone(), version);
         });
     }
+
+    fn knows(lane: &Lane, procedures: (Epoch, u64)) {
+        lane.shared.informed().insert(lane.server.name.clone(), procedures);
+    }
 }
 
 impl Drop for Reached<'_> {
@@ -76,6 +89,7 @@ impl Drop for Reached<'_> {
         self.0.shared.records.send_modify(|records| {
             records.remove(&self.0.server.name);
         });
+        self.0.shared.informed().remove(&self.0.server.name);
     }
 }
 
@@ -99,6 +113,11 @@ impl<'a> Session<'a> {
         let partial = Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes));
         let said = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
         let fault = said.or_else(|| memory.fault.clone());
+        // One that holds nothing gets a base in any case; and propagation may be held.
+        let paused = lane.shared.record.borrow().record().policy.paused;
+        if std::mem::take(&mut memory.anew) && !paused && (at.is_some() || fault.is_some()) {
+            memory.sync = true;
+        }
         let member = Member {
             at: at.as_ref().map(SignedHeader::id),
             fault: fault.is_some(),
@@ -111,6 +130,10 @@ impl<'a> Session<'a> {
         };
         let version = cut(&hello.version, 100);
         lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
+        if memory.sync {
+            // It waits for its sync: nobody may take what it has for the end of it.
+            lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });
+        }
         let dog = Watchdog::new(lane.shared.timings.deadlines, Instant::now());
         let mut session = Self {
             lane,
@@ -122,6 +145,8 @@ impl<'a> Session<'a> {
             syncing: None,
             base_for: None,
             record: None,
+            procedures: None,
+            told: None,
             beat: 0,
             dog,
             allowance: Allowance::new(Instant::now()),
@@ -144,8 +169,13 @@ impl<'a> Session<'a> {
         // What the hello carried may be old by now.
         self.outbox.head = Some(head.borrow_and_update().stored.header.to_wire());
         self.send_record(&record.borrow_and_update());
+        let mut procedures = shared.board.follow();
+        self.send_procedures(procedures.borrow_and_update().as_deref());
         let mut tick = tokio::time::interval(shared.timings.keepalive);
         loop {
+            if !self.lane.is_member() {
+                return Err(self.farewell(&down, &mut up).await);
+            }
             self.steps().await?;
             if self.outbox.is_empty() {
                 self.dog.went(Instant::now(), 0);
@@ -173,7 +203,11 @@ impl<'a> Session<'a> {
                 changed = record.changed() => {
                     changed.map_err(|_| "the manager stops".to_owned())?;
                     self.send_record(&record.borrow_and_update());
+                    // It may be a candidate by now.
+                    self.send_procedures(procedures.borrow_and_update().as_deref());
                 }
+                // Never an error: what is shared holds the board.
+                _ = procedures.changed() => self.send_procedures(procedures.borrow_and_update().as_deref()),
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
                     self.memory.note(asked);
@@ -191,10 +225,41 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The last word to a server that is no member any more: the record that says so. Whatever else was to be sent is not.
+    async fn farewell(&self, down: &mpsc::Sender<v1::Down>, up: &mut tonic::Streaming<v1::Up>) -> End {
+        let record = self.lane.shared.record.borrow().to_wire();
+        let told = async {
+            if down.send(v1::Down { message: Some(v1::down::Message::Record(record)) }).await.is_ok() {
+                // It ends the stream when it has taken the record.
+                while let Ok(Some(_)) = up.message().await {}
+            }
+        };
+        // Late: it learns it at its next call.
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+        End::Lost("it is no member any more".to_owned())
+    }
+
     fn send_record(&mut self, record: &SignedRecord) {
         self.outbox.record = Some(record.to_wire());
         self.beat();
         self.record = Some((self.beat, record.record().version));
+    }
+
+    /// To a candidate, what this manager has signed.
+    fn send_procedures(&mut self, held: Option<&SignedDocument>) {
+        let record = self.lane.shared.record.borrow().clone();
+        let record = record.record();
+        let candidate = record.server(&self.lane.server.name).is_some_and(|server| server.candidate);
+        let current = |held: &&SignedDocument| {
+            held.said_by(&self.lane.shared.key.public(), record.group, record.version.epoch).is_ok()
+        };
+        let new = |held: &&SignedDocument| self.told != Some(held.document().version);
+        if let Some(held) = held.filter(|_| candidate).filter(current).filter(new) {
+            self.told = Some(held.document().version);
+            self.outbox.procedures = Some(held.to_wire());
+            self.beat();
+            self.procedures = Some((self.beat, held.document().version));
+        }
     }
 
     fn beat(&mut self) {
@@ -230,7 +295,7 @@ impl<'a> Session<'a> {
 
     async fn plan(&self, head: RevisionId) -> Result<Step, String> {
         let shared = &self.lane.shared;
-        let paused = shared.record.borrow().record().policy.paused;
+        let paused = shared.record.borrow().record().policy.paused || shared.board.holds(&self.lane.server.name);
         let newest = shared.head.borrow().stored.clone();
         // One behind, the case that must be quick, needs no look at the history.
         let next = self.member.at.is_some() && self.member.at == newest.header.header().parent;
@@ -308,6 +373,7 @@ impl<'a> Session<'a> {
             Message::Keepalive(answer) => self.alive(&answer),
             Message::Verified(verified) => self.verified(&verified),
             Message::Fault(fault) => self.failed(&fault.reason),
+            Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
             Message::Balancers(balancers) => self.balancers(&balancers),
         }
         Ok(())
@@ -316,6 +382,10 @@ impl<'a> Session<'a> {
     fn alive(&mut self, answer: &v1::Keepalive) {
         if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
             Reached::has(self.lane, version);
+            self.lane.see(Observation::Record(version));
+        }
+        if let Some((_, version)) = self.procedures.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
+            Reached::knows(self.lane, version);
         }
         self.lesser(Observation::Alive);
     }
@@ -490,6 +560,7 @@ fn size_of(message: &v1::down::Message) -> u64 {
         | Message::Offer(_)
         | Message::Verify(_)
         | Message::Sync(_)
-        | Message::Keepalive(_) => 0,
+        | Message::Keepalive(_)
+        | Message::Procedures(_) => 0,
     }
 }

@@ -32,6 +32,7 @@ impl Group {
             role: roles[at],
             candidate: at != 1,
             backends: Vec::new(),
+            drained: false,
         };
         let record = Record {
             format: FORMAT,

@@ -172,7 +172,7 @@ impl Play {
                 Some(())
             }
             down::Message::Keepalive(keepalive) => self.say(up::Message::Keepalive(keepalive)).await,
-            down::Message::Verify(_) => Some(()),
+            down::Message::Verify(_) | down::Message::Procedures(_) => Some(()),
             down::Message::Sync(_) => {
                 let settled = {
                     let mut memory = self.memory.lock().unwrap();

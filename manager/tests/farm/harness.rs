@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form};
+use bellwether_manager::{Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedure};
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
@@ -119,7 +119,7 @@ impl Farm {
     }
 
     pub(crate) async fn enter_request(&self, server: &str, address: &str) -> v1::EnterRequest {
-        let grant = bellwether_manager::tokens::Grant { uses: 1, ttl_ms: 60_000, names: "*".into() };
+        let grant = bellwether_manager::tokens::Grant { uses: 1, ttl_ms: 60_000, names: "*".into(), replaces: false };
         let token = self.manager.create_token(grant).await.unwrap();
         v1::EnterRequest {
             token_id: token.id,
@@ -207,6 +207,7 @@ async fn start(
     let record = directory.join("state/record.json");
     let (events, seen) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(false);
+    let state = directory.join("state");
     let setup = Setup {
         name: name("m"),
         key: key.clone(),
@@ -221,6 +222,7 @@ async fn start(
         newer: mpsc::channel(1).0,
         save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
         timings,
+        board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
         balancers: bellwether_manager::balancer::Locals::default(),
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))

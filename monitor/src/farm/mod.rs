@@ -58,6 +58,11 @@ impl Farm {
             Event::Watching(how) => self.watching = how,
             Event::Unpublished(why) => self.unpublished = why,
             Event::Sets(sets) => self.sets = sets,
+            Event::Fenced { server, conflict, reason } => {
+                if let Some(server) = self.servers.get_mut(&server) {
+                    server.fence(conflict, reason);
+                }
+            }
             // A straggler of a server that was removed meanwhile is nobody's.
             Event::Server(name, observation) => {
                 if let Some(server) = self.servers.get_mut(&name) {
@@ -70,9 +75,13 @@ impl Farm {
 
     fn take_record(&mut self, now_ms: u64, record: Arc<Record>) {
         self.servers.retain(|name, _| record.server(name).is_some());
+        let turned = self.record.as_ref().is_some_and(|before| before.manager().key != record.manager().key);
+        if turned {
+            self.unpublished = None;
+        }
         for server in &record.servers {
             match self.servers.get_mut(&server.name) {
-                Some(known) => known.assign(now_ms, server),
+                Some(known) => known.assign(now_ms, server, turned && server.name != self.observer),
                 None => drop(self.servers.insert(server.name.clone(), Known::new(now_ms, server))),
             }
         }
@@ -85,7 +94,8 @@ impl Farm {
         let record = self.record.as_deref();
         let manager = record.map_or(&self.observer, |record| &record.manager().name);
         let paused = record.is_some_and(|record| record.policy.paused);
-        let view = View { head: self.head(), paused, observer: &self.observer, manager, now_ms };
+        let version = record.map(|record| record.version);
+        let view = View { head: self.head(), record: version, paused, observer: &self.observer, manager, now_ms };
         FarmStatus {
             observer: self.observer.clone(),
             time_ms: now_ms,

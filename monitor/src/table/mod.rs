@@ -25,16 +25,21 @@ impl Look {
 }
 
 /// The order in which states are counted in the summary.
-const STATES: [State; 10] = [
+const STATES: [State; 15] = [
     State::InSync,
+    State::Warning,
+    State::GroupChange,
     State::Updating,
     State::Syncing,
     State::AwaitingSync,
     State::Drifted,
     State::Refused,
     State::Error,
+    State::Conflict,
+    State::Superseded,
     State::Unreachable,
     State::Unknown,
+    State::Left,
     State::Disabled,
 ];
 
@@ -143,9 +148,24 @@ fn note(server: &ServerStatus) -> String {
     match (server.state, server.drift_entries) {
         (State::Drifted, 1) => "1 entry differs".to_owned(),
         (State::Drifted, entries) => format!("{entries} entries differ"),
-        (State::Refused | State::Error | State::Unreachable, _) => "see below".to_owned(),
         (
-            State::InSync | State::AwaitingSync | State::Syncing | State::Updating | State::Disabled | State::Unknown,
+            State::Refused
+            | State::Error
+            | State::Conflict
+            | State::Superseded
+            | State::Unreachable
+            | State::Warning
+            | State::Left,
+            _,
+        ) => "see below".to_owned(),
+        (
+            State::InSync
+            | State::GroupChange
+            | State::AwaitingSync
+            | State::Syncing
+            | State::Updating
+            | State::Disabled
+            | State::Unknown,
             _,
         ) => String::new(),
     }

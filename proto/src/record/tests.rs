@@ -46,6 +46,7 @@ impl Keys {
                 role,
                 candidate: true,
                 backends: Vec::new(),
+                drained: false,
             });
         }
         edit(&mut record);
@@ -60,7 +61,15 @@ impl Keys {
         };
         let name = NAMES[at].parse().unwrap();
         let address = format!("{}:1", NAMES[at]);
-        Server { name, key: self.0[at].public(), address, role, candidate: at != 2, backends: Vec::new() }
+        Server {
+            name,
+            key: self.0[at].public(),
+            address,
+            role,
+            candidate: at != 2,
+            backends: Vec::new(),
+            drained: false,
+        }
     }
 }
 

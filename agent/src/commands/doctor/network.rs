@@ -223,6 +223,7 @@ mod tests {
             role: Role::Member,
             candidate: true,
             backends: Vec::new(),
+            drained: false,
         };
         for (needed, level) in [(true, Level::Fail), (false, Level::Warn)] {
             let checks = dial(&key, &server, needed).await;

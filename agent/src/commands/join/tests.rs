@@ -56,7 +56,7 @@ fn what_is_no_token_is_usage() {
 
 fn server(name: &str, key: PublicKey, role: Role) -> Server {
     let name: ServerName = name.parse().expect("a name");
-    Server { address: format!("{name}:7440"), name, key, role, candidate: true, backends: Vec::new() }
+    Server { address: format!("{name}:7440"), name, key, role, candidate: true, backends: Vec::new(), drained: false }
 }
 
 fn reply(signer: &KeyPair, group: u8, servers: Vec<Server>) -> EnterReply {

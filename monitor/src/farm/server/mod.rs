@@ -3,9 +3,10 @@
 pub(super) mod standing;
 
 use bellwether_proto::{
-    record::{Role, Server},
+    key::PublicKey,
+    record::{Role, Server, Version},
     revision::Number,
-    status::{Observation, Progress, Reach, Verified},
+    status::{Observation, Progress, Reach, State, Verified},
 };
 
 use super::heads::Heads;
@@ -28,11 +29,14 @@ enum Phase {
     Updating,
     /// It does not answer (any more).
     Away,
+    /// It left the group on its own machine, and has not come back.
+    Left,
 }
 
 /// What is known of one server.
 #[derive(Debug)]
 pub(super) struct Known {
+    key: PublicKey,
     role: Role,
     address: String,
     phase: Phase,
@@ -54,6 +58,12 @@ pub(super) struct Known {
     last_update_us: Option<u64>,
     kept: Vec<String>,
     verified: Option<Verified>,
+    /// The group record that it has said to hold, since it was last reached.
+    record: Option<Version>,
+    /// Who asked it from outside the group, and when.
+    knock: Option<(u64, String)>,
+    /// It does not take this manager (a conflict), or was one and came back: why.
+    fenced: Option<(State, String)>,
     balancers: Vec<Reach>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
@@ -70,6 +80,7 @@ struct Behind {
 impl Known {
     pub(super) fn new(now_ms: u64, server: &Server) -> Self {
         Self {
+            key: server.key,
             role: server.role,
             address: server.address.clone(),
             phase: Phase::Unseen,
@@ -87,24 +98,38 @@ impl Known {
             last_update_us: None,
             kept: Vec::new(),
             verified: None,
+            record: None,
+            knock: None,
+            fenced: None,
             balancers: Vec::new(),
             since_ms: now_ms,
             behind: None,
         }
     }
 
-    /// Takes the server's line of a new record. With another role it begins anew: what was seen of it in the old one
-    /// says nothing of the new.
-    pub(super) fn assign(&mut self, now_ms: u64, server: &Server) {
-        if self.role != server.role {
+    /// Takes the server's line of a new record. With another role it begins anew, and when the group has another manager
+    /// (`turned`): what was seen of it before says nothing now. So does new hardware under its name.
+    pub(super) fn assign(&mut self, now_ms: u64, server: &Server, turned: bool) {
+        if self.key != server.key {
+            *self = Self::new(now_ms, server);
+        } else if turned || self.role != server.role {
             let at = self.at;
             *self = Self { at, ..Self::new(now_ms, server) };
         }
         self.address.clone_from(&server.address);
     }
 
+    /// It does not take this manager, or was one and came back. Until it is reached, or has another role.
+    pub(super) fn fence(&mut self, conflict: bool, reason: String) {
+        let state = if conflict { State::Conflict } else { State::Superseded };
+        self.fenced = Some((state, reason));
+    }
+
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
         use Observation as O;
+        if matches!(observation, O::Reached { .. }) {
+            self.fenced = None;
+        }
         match observation {
             O::Lost(_) => {}
             O::Started { .. } => self.began_ms = now_ms,
@@ -115,8 +140,14 @@ impl Known {
             | O::Failed(_)
             | O::Drift { .. }
             | O::Verified(_)
+            | O::Record(_)
+            | O::Left
             | O::Balancers(_)
             | O::Alive => self.seen_ms = Some(now_ms),
+            O::Knocked(ref who) => {
+                self.seen_ms = Some(now_ms);
+                self.knock = Some((now_ms, who.clone()));
+            }
         }
         self.phase = self.step(now_ms, observation);
         let elapsed_ms = now_ms.saturating_sub(self.began_ms);
@@ -137,11 +168,12 @@ impl Known {
         use Phase as P;
         match (self.phase, observation) {
             (
-                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
+                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left,
                 O::Reached { version, at, fault },
             ) => {
                 self.version = Some(version);
                 self.at = at;
+                self.record = None;
                 self.fault = fault.or(self.fault.take());
                 self.settled()
             }
@@ -189,24 +221,46 @@ impl Known {
                 P::Faulty
             }
             (
-                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away),
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
                 O::Drift { entries, paths, held, kept },
             ) => {
                 (self.drift_entries, self.drift, self.held) = (entries, paths, held);
                 self.keeps(kept);
                 same
             }
-            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Verified(verified)) => {
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Verified(verified),
+            ) => {
                 self.verified = Some(verified);
                 same
             }
-            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Balancers(found)) => {
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Record(version),
+            ) => {
+                self.record = Some(version);
+                same
+            }
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Balancers(found),
+            ) => {
                 let reach = |(balancer, fault)| Reach { balancer, fault, time_ms: now_ms };
                 self.balancers = found.into_iter().map(reach).collect();
                 same
             }
             // Away stays away until it has said where it is.
-            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Alive) => same,
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Alive | O::Knocked(_),
+            ) => same,
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left, O::Left) => P::Left,
+            // It has no agent that answers; what still comes of it was on its way.
+            (
+                P::Left,
+                O::Lost(_) | O::Started { .. } | O::Progress(_) | O::Done { .. } | O::Refused { .. } | O::Failed(_),
+            ) => P::Left,
         }
     }
 
@@ -238,3 +292,6 @@ impl Known {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

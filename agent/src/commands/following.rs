@@ -1,0 +1,253 @@
+//! Beginning a procedure and staying with it: its steps as they are done, its question, its end. It goes on in the agent
+//! whatever becomes of the command.
+
+use std::io::{self, IsTerminal};
+
+use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
+use bellwether_proto::v1::{
+    ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest, admin_client::AdminClient,
+    start_procedure_request,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    common::{Common, author},
+    duration,
+    error::{CommandError, Kind},
+    output,
+    progress::Progress,
+};
+
+/// How a procedure is begun.
+#[derive(Debug, clap::Args)]
+pub(super) struct Begin {
+    /// Print the steps (what, where, why), and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How long to stay with it
+    #[arg(long, default_value = "done")]
+    wait: Wait,
+}
+
+/// How long the command stays with its procedure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Wait {
+    /// It is begun.
+    None,
+    /// It is done, or asks something.
+    Done,
+}
+
+/// Shows the steps, asks, begins, stays with it.
+///
+/// # Errors
+/// Refused before anything was done; failed or stopped; timed out.
+pub(super) async fn begin(
+    common: &Common,
+    begin: &Begin,
+    attest: &str,
+    asked: start_procedure_request::Procedure,
+) -> Result<(), CommandError> {
+    let mut client = common.connect().await?;
+    let request = |dry_run| StartProcedureRequest {
+        procedure: Some(asked.clone()),
+        attest: attest.to_owned(),
+        author: author(),
+        dry_run,
+    };
+    let planned = ask(common, &mut client, request(true)).await?;
+    if begin.dry_run {
+        output::show(common.json, &planned, |planned| format!("{} would:\n{}", planned.kind.command(), plan(planned)));
+        return Ok(());
+    }
+    if !common.yes {
+        eprintln!("{}:\n{}", planned.kind.command(), plan(&planned));
+    }
+    output::confirm("go on?", common.yes)?;
+    let begun = ask(common, &mut client, request(false)).await?;
+    stay(common, begun, begin.wait).await
+}
+
+async fn ask(
+    common: &Common,
+    client: &mut AdminClient<Channel>,
+    request: StartProcedureRequest,
+) -> Result<Procedure, CommandError> {
+    let reply = common.in_time(client.start_procedure(request)).await?.into_inner();
+    serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
+}
+
+/// What, where, why and for which requirement, of every step.
+fn plan(procedure: &Procedure) -> String {
+    let mut rows = vec![["", "WHAT", "WHERE", "WHY", "ID"].map(str::to_owned).to_vec()];
+    rows.extend(procedure.steps.iter().enumerate().map(|(at, step)| {
+        vec![format!("{}", at + 1), step.task.what(), step.task.place(), step.why.clone(), step.requirement.clone()]
+    }));
+    let mut lines = procedure.findings.clone();
+    lines.push(output::columns(&rows));
+    lines.join("\n")
+}
+
+/// Its steps, and which of them are done.
+pub(super) fn steps(procedure: &Procedure) -> String {
+    let rows = procedure.steps.iter().enumerate().map(|(at, step)| {
+        let mark = match at.cmp(&procedure.at) {
+            std::cmp::Ordering::Less => "done",
+            std::cmp::Ordering::Equal if !procedure.is_over() => "now",
+            std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => "",
+        };
+        let number = format!("{}/{}", at + 1, procedure.steps.len());
+        vec![
+            number,
+            mark.to_owned(),
+            step.task.what(),
+            step.requirement.clone(),
+            step.noted.clone().unwrap_or_default(),
+        ]
+    });
+    output::columns(&rows.collect::<Vec<_>>())
+}
+
+/// All procedures that this server knows of.
+///
+/// # Errors
+/// The agent's.
+pub(super) async fn all(common: &Common) -> Result<Vec<Shown>, CommandError> {
+    let mut client = common.connect().await?;
+    let mut replies = client.procedures(ProceduresRequest { follow: false }).await?.into_inner();
+    decode(replies.message().await?)
+}
+
+fn decode(reply: Option<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
+    let gone = || {
+        CommandError::new(Kind::Failed, "the agent on this machine has stopped")
+            .hint("the procedure goes on when it runs again; there: bellwether procedure list")
+    };
+    serde_json::from_slice(&reply.ok_or_else(gone)?.json).map_err(|e| CommandError::failed(&e))
+}
+
+/// Stays with a procedure until it is done or asks something that nobody here answers.
+///
+/// # Errors
+/// It failed (1), was aborted (1), waits for a person (5), or the time is up (4) and it goes on.
+pub(super) async fn stay(common: &Common, procedure: Procedure, wait: Wait) -> Result<(), CommandError> {
+    let id = procedure.id;
+    if wait == Wait::None {
+        output::show(common.json, &procedure, |procedure| {
+            format!("{id} has begun: {}; see: bellwether procedure show {id}", procedure.kind.command())
+        });
+        return Ok(());
+    }
+    let following = follow(common, procedure);
+    let ended = match common.timeout {
+        None => following.await?,
+        Some(limit) => tokio::time::timeout(limit, following).await.unwrap_or_else(|_| {
+            let text = format!("{id} is not done after {}", duration::format(limit));
+            Err(CommandError::new(Kind::TimedOut, text)
+                .hint(format!("it goes on by itself; bellwether procedure show {id} says how far it is")))
+        })?,
+    };
+    output::show(common.json, &ended, |ended| format!("{id} is done; {}", ended.kind.afterwards()));
+    Ok(())
+}
+
+async fn follow(common: &Common, begun: Procedure) -> Result<Procedure, CommandError> {
+    let id = begun.id;
+    let mut client = common.connect().await?;
+    let mut replies = client.procedures(ProceduresRequest { follow: true }).await?.into_inner();
+    let mut teller = Teller { json: common.json, told: 0, progress: None };
+    loop {
+        let all = decode(replies.message().await?)?;
+        let Some(shown) = all.into_iter().find(|shown| shown.procedure.id == id) else {
+            let text = format!("{id} is not known to this server any more");
+            return Err(CommandError::new(Kind::Failed, text).hint("see, at the manager: bellwether procedure list"));
+        };
+        teller.tell(&shown);
+        let procedure = shown.procedure;
+        match &procedure.standing {
+            Standing::Done => return Ok(procedure),
+            Standing::Failed(failure) => {
+                return Err(CommandError::new(Kind::Failed, format!("{id} stopped: {}", failure.reason))
+                    .hint(format!("{}\n{}", failure.left, failure.todo)));
+            }
+            Standing::Aborted { by, left } => {
+                return Err(CommandError::new(Kind::Failed, format!("{id} was aborted by {by}"))
+                    .hint(format!("{left}\n{}", way_back(&procedure))));
+            }
+            Standing::Running => {}
+        }
+        if let Some(fact) = procedure.asks() {
+            teller.progress = None;
+            let attest = answer(id, fact)?;
+            let request = ResumeProcedureRequest { id: id.to_string(), attest, author: author() };
+            client.resume_procedure(request).await?;
+        }
+    }
+}
+
+/// The answer of who sits at the terminal.
+///
+/// # Errors
+/// Nobody does, or the answer is empty: partly done, with how to go on.
+fn answer(id: Id, fact: &Fact) -> Result<String, CommandError> {
+    let question = fact.question();
+    let asks = CommandError::new(Kind::Partly, format!("{id} asks: {}", question.asks))
+        .hint(format!("{}\nthen: bellwether procedure resume {id} --attest TEXT", question.first));
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(asks);
+    }
+    eprintln!("{}\n  {}", question.asks, question.first);
+    eprint!("your word, which is recorded (empty: later): ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(|e| CommandError::failed(&e))?;
+    let answer = answer.trim();
+    if answer.is_empty() { Err(asks) } else { Ok(answer.to_owned()) }
+}
+
+/// Tells what is new: a line for each step that is done, and what is done or waited for now.
+struct Teller {
+    json: bool,
+    told: usize,
+    progress: Option<Progress>,
+}
+
+impl Teller {
+    fn tell(&mut self, shown: &Shown) {
+        if self.json {
+            return;
+        }
+        let procedure = &shown.procedure;
+        let count = procedure.steps.len();
+        if procedure.at > self.told {
+            // Its line ends before ours begin.
+            self.progress = None;
+        }
+        for (at, step) in procedure.steps.iter().enumerate().take(procedure.at).skip(self.told) {
+            let noted = step.noted.as_ref().map(|noted| format!(": {noted}")).unwrap_or_default();
+            output::line(&format!("{} {}/{count} {}{noted}", procedure.id, at + 1, step.task.what()));
+        }
+        self.told = self.told.max(procedure.at);
+        if procedure.standing == Standing::Running
+            && procedure.asks().is_none()
+            && let Some(doing) = &shown.doing
+        {
+            let what = format!("{} {}/{count} {doing}", procedure.id, procedure.at + 1);
+            match &self.progress {
+                Some(progress) => progress.now(what),
+                None => self.progress = Some(Progress::begin(&what)),
+            }
+        }
+    }
+}
+
+/// How an operator gets out of what an aborted procedure has left.
+pub(super) fn way_back(procedure: &Procedure) -> String {
+    match &procedure.kind {
+        What::RecoverManager { .. } => "see: bellwether server list; bellwether status".to_owned(),
+        What::MaintenanceStart { server, .. }
+        | What::MaintenanceFinish { server }
+        | What::RecoverMember { server, .. } => {
+            format!("into service again, at the manager: bellwether maintenance finish {server}")
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `bellwether maintenance start | finish`: a server is taken out of service and out of the group's care, and back
+//! (W18–W21).
+
+use bellwether_proto::{
+    name::ServerName,
+    v1::{FinishMaintenance, StartMaintenance, start_procedure_request::Procedure},
+};
+use clap::Subcommand;
+
+use super::following::{self, Begin};
+use crate::{common::Common, error::CommandError};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Drain a server and disable it; the manager gives its role to another
+    Start {
+        /// The server
+        name: ServerName,
+        /// Who becomes manager, where NAME is the manager
+        #[arg(long, value_name = "OTHER")]
+        promote: Option<ServerName>,
+        /// Remove it from the group instead of disabling it
+        #[arg(long)]
+        remove: bool,
+        #[command(flatten)]
+        begin: Begin,
+    },
+    /// Add it back, sync it, wait until it is complete, undrain it
+    Finish {
+        /// The server
+        name: ServerName,
+        #[command(flatten)]
+        begin: Begin,
+    },
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Refused before anything was done; failed or stopped at a step; timed out while it goes on in the agent.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    match args.what {
+        What::Start { name, promote, remove, begin } => {
+            let promote = promote.map(String::from).unwrap_or_default();
+            let start = StartMaintenance { server: name.into(), promote, remove };
+            following::begin(common, &begin, "", Procedure::Start(start)).await
+        }
+        What::Finish { name, begin } => {
+            following::begin(common, &begin, "", Procedure::Finish(FinishMaintenance { server: name.into() })).await
+        }
+    }
+}

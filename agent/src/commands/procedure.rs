@@ -1,0 +1,148 @@
+//! `bellwether procedure list | show | resume | abort`: what goes on by itself, what waits for a person, what was done.
+
+use bellwether_manager::procedure::{Id, Procedure, Shown, Standing};
+use bellwether_proto::v1::{AbortProcedureRequest, ResumeProcedureRequest};
+use clap::Subcommand;
+
+use super::following::{self, Wait};
+use crate::{
+    common::{Common, author},
+    error::{CommandError, Kind},
+    output,
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The procedures that are under way, and the last that are over
+    List,
+    /// One of them, with its steps
+    Show {
+        /// Its name, as p7
+        id: Id,
+    },
+    /// Let one go on: after its cause was mended, or with the answer to its question
+    Resume {
+        /// Its name, as p7
+        id: Id,
+        /// The answer, in your words: it is recorded
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        attest: String,
+        /// How long to stay with it
+        #[arg(long, default_value = "done")]
+        wait: Wait,
+    },
+    /// Stop one for good; what it has done stays done
+    Abort {
+        /// Its name, as p7
+        id: Id,
+    },
+}
+
+/// Runs it.
+///
+/// # Errors
+/// No such procedure; refused; and those of the procedure that is resumed.
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    match args.what {
+        What::List => list(common).await,
+        What::Show { id } => show(common, id).await,
+        What::Resume { id, attest, wait } => resume(common, id, attest, wait).await,
+        What::Abort { id } => abort(common, id).await,
+    }
+}
+
+async fn list(common: &Common) -> Result<(), CommandError> {
+    let all = common.in_time(following::all(common)).await?;
+    output::show(common.json, &all, |all| {
+        if all.is_empty() {
+            return "there are no procedures".to_owned();
+        }
+        let mut rows = vec![["ID", "BEGUN", "PROCEDURE", "STEP", "STATE"].map(str::to_owned).to_vec()];
+        rows.extend(all.iter().map(row));
+        output::columns(&rows)
+    });
+    Ok(())
+}
+
+fn row(shown: &Shown) -> Vec<String> {
+    let procedure = &shown.procedure;
+    let begun = output::utc((procedure.started_ms / 1_000) as i64);
+    let step = format!("{}/{}", procedure.at, procedure.steps.len());
+    vec![procedure.id.to_string(), begun, procedure.kind.command(), step, state(shown)]
+}
+
+/// Where it stands, in a few words.
+fn state(shown: &Shown) -> String {
+    match &shown.procedure.standing {
+        Standing::Running => match (&shown.doing, shown.procedure.asks()) {
+            (_, Some(fact)) => format!("asks: {}", fact.question().asks),
+            (Some(doing), None) => doing.clone(),
+            (None, None) => format!("goes on at {}", shown.driver),
+        },
+        Standing::Failed(failure) => format!("stopped: {}", failure.reason),
+        Standing::Aborted { by, .. } => format!("aborted by {by}"),
+        Standing::Done => "done".to_owned(),
+    }
+}
+
+async fn show(common: &Common, id: Id) -> Result<(), CommandError> {
+    let all = common.in_time(following::all(common)).await?;
+    let shown = all.into_iter().find(|shown| shown.procedure.id == id).ok_or_else(|| unknown(id))?;
+    output::show(common.json, &shown, described);
+    Ok(())
+}
+
+fn unknown(id: Id) -> CommandError {
+    CommandError::new(Kind::Refused, format!("there is no procedure {id}")).hint("see: bellwether procedure list")
+}
+
+fn described(shown: &Shown) -> String {
+    let procedure = &shown.procedure;
+    let at = |ms: u64| output::utc((ms / 1_000) as i64);
+    let mut lines = vec![format!(
+        "{}: {}, begun {} UTC by {}",
+        procedure.id,
+        procedure.kind.command(),
+        at(procedure.started_ms),
+        procedure.by
+    )];
+    lines.push(following::steps(procedure));
+    for said in &procedure.attestations {
+        lines.push(format!("attested by {} at {} UTC: {}: {}", said.by, at(said.time_ms), said.fact, said.text));
+    }
+    lines.push(match &procedure.standing {
+        Standing::Failed(failure) => format!("stopped: {}\n{}\n{}", failure.reason, failure.left, failure.todo),
+        Standing::Aborted { by, left } => format!("aborted by {by}; {left}"),
+        Standing::Done => format!("done; {}", procedure.kind.afterwards()),
+        Standing::Running => state(shown),
+    });
+    lines.join("\n")
+}
+
+async fn resume(common: &Common, id: Id, attest: String, wait: Wait) -> Result<(), CommandError> {
+    let mut client = common.connect().await?;
+    let request = ResumeProcedureRequest { id: id.to_string(), attest, author: author() };
+    let reply = common.in_time(client.resume_procedure(request)).await?.into_inner();
+    let procedure: Procedure = serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))?;
+    following::stay(common, procedure, wait).await
+}
+
+async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
+    output::confirm(&format!("stop {id} for good? What it has done stays done."), common.yes)?;
+    let mut client = common.connect().await?;
+    let request = AbortProcedureRequest { id: id.to_string(), author: author() };
+    let reply = common.in_time(client.abort_procedure(request)).await?.into_inner();
+    let procedure: Procedure = serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))?;
+    output::show(common.json, &procedure, |procedure| match &procedure.standing {
+        Standing::Aborted { left, .. } => format!("{id} is aborted; {left}\n{}", following::way_back(procedure)),
+        Standing::Running | Standing::Failed(_) | Standing::Done => format!("{id} is not aborted"),
+    });
+    Ok(())
+}

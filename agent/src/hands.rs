@@ -1,0 +1,214 @@
+//! What procedures see of the farm and do to it ([`Hands`]): through the manager's handle, the balancers, and the takeover
+//! of this server. It keeps nothing.
+
+use std::sync::Arc;
+
+use bellwether_manager::{
+    EditError, Leave, Manager,
+    balancer::{Balancers, Patience, rules::Report},
+    procedure::{ActError, Action, Hands, Insists, Seen, Traffic, World},
+};
+use bellwether_proto::{
+    name::ServerName,
+    record::{Record, Role, Server, SignedRecord},
+    status::{FarmStatus, ServerStatus, State},
+    v1::PromoteRequest,
+};
+
+use crate::{
+    error::chain,
+    role::Standing,
+    services::{Agent, promote::take_over},
+};
+
+/// The agent's.
+pub(crate) struct AgentHands {
+    agent: Arc<Agent>,
+}
+
+impl AgentHands {
+    /// Of that agent.
+    pub(crate) fn new(agent: Arc<Agent>) -> Self {
+        Self { agent }
+    }
+
+    fn manager(&self) -> Result<Manager, ActError> {
+        match self.agent.standing() {
+            Standing::Manager(manager) => Ok(manager),
+            Standing::Member(_) | Standing::Changing => {
+                Err(ActError::Failed("this server is taking up the manager's role".to_owned()))
+            }
+        }
+    }
+
+    /// The procedures look again by themselves whether a server has come up: nothing here waits for that.
+    fn balancers(&self, record: &Record) -> Balancers {
+        let patience = Patience { up: std::time::Duration::ZERO, ..Patience::default() };
+        Balancers::patient(&record.policy.balancers, &self.agent.locals, patience)
+    }
+}
+
+impl Hands for AgentHands {
+    fn record(&self) -> Arc<SignedRecord> {
+        self.agent.record.current()
+    }
+
+    async fn observe(&self, servers: Option<Vec<ServerName>>) -> World {
+        self.agent.folded().await;
+        let signed = self.agent.record.current();
+        let record = signed.record();
+        let farm = self.agent.farm.borrow().clone();
+        let informed = match self.agent.standing() {
+            Standing::Manager(manager) => manager.informed(),
+            Standing::Member(_) | Standing::Changing => Default::default(),
+        };
+        let asked = |server: &&Server| servers.as_ref().is_none_or(|servers| servers.contains(&server.name));
+        let asked: Vec<Server> = record.servers.iter().filter(asked).cloned().collect();
+        let traffic = traffic(&self.balancers(record), &asked).await;
+        let see = |server: &Server| {
+            let place = asked.iter().position(|asked| asked.name == server.name);
+            let traffic = place.map_or(Traffic::Unknown, |place| traffic[place].clone());
+            (server.name.clone(), seen(server, &farm, traffic, informed.contains(&server.name)))
+        };
+        World {
+            me: self.agent.name.clone(),
+            manager: record.manager().name.clone(),
+            servers: record.servers.iter().map(see).collect(),
+            removed: record.removed.iter().map(|server| server.name.clone()).collect(),
+            balancers: !record.policy.balancers.is_empty(),
+            min_serving: record.policy.min_serving as usize,
+            drain_timeout_ms: record.policy.drain_timeout_s.saturating_mul(1_000),
+        }
+    }
+
+    async fn act(&self, action: &Action, by: &str) -> Result<(), ActError> {
+        match action {
+            Action::Drain(servers) => self.route(servers, true, by).await,
+            Action::Undrain(servers) => self.route(servers, false, by).await,
+            Action::HandOver { to, remove } => {
+                let manager = self.manager()?;
+                manager.hand_over(to, leave(*remove), by).await.map(drop).map_err(failed)
+            }
+            Action::Promote { remove, insists } => self.promote(*remove, *insists, by).await,
+            Action::Disable(server) => edited(self.manager()?.disable_server(server, by, false).await),
+            Action::Remove(server) => edited(self.manager()?.remove_server(server, by, false).await),
+            Action::Add(server) => edited(self.manager()?.bring_back(server, by).await),
+            Action::Sync(servers) => self.sync(servers, false).await,
+            Action::Verify(servers) => self.sync(servers, true).await,
+        }
+    }
+}
+
+impl AgentHands {
+    /// In the record first: `/ready` says it, too; a candidate that is about to take over cannot change that.
+    async fn route(&self, servers: &[ServerName], out: bool, by: &str) -> Result<(), ActError> {
+        let record = self.agent.record.current();
+        if record.record().manager().name == self.agent.name {
+            self.manager()?.set_drained(servers, out, by).await.map_err(failed)?;
+        }
+        let balancers = self.balancers(record.record());
+        if balancers.is_empty() {
+            return Ok(());
+        }
+        let known = servers.iter().filter_map(|name| record.record().server(name));
+        let mut why = Vec::new();
+        for server in known {
+            let done = if out { balancers.drain(server).await } else { balancers.ready(server).await };
+            why.extend(done.err().map(|error| chain(&error)));
+        }
+        if why.is_empty() { Ok(()) } else { Err(ActError::Failed(why.join("; "))) }
+    }
+
+    /// This server takes over; what `promote --self` would refuse is refused here.
+    async fn promote(&self, remove: bool, insists: Insists, by: &str) -> Result<(), ActError> {
+        let request = PromoteRequest {
+            author: by.to_owned(),
+            take_over: true,
+            force: insists.force,
+            accept: insists.accept,
+            leave: if remove { "removed" } else { "disabled" }.to_owned(),
+            ..PromoteRequest::default()
+        };
+        let why = match take_over(&self.agent, request).await {
+            Ok(reply) if reply.leads => return Ok(()),
+            Ok(_) => return Err(ActError::Failed("this server does not lead yet".to_owned())),
+            Err(status) => status,
+        };
+        let text = why.message().to_owned();
+        match why.code() {
+            tonic::Code::FailedPrecondition => Err(ActError::Refused(text)),
+            _ => Err(ActError::Failed(text)),
+        }
+    }
+
+    async fn sync(&self, servers: &[ServerName], verify_only: bool) -> Result<(), ActError> {
+        let asked = self.manager()?.sync(servers.to_vec(), verify_only, verify_only).await;
+        asked.map(drop).map_err(|error| ActError::Failed(chain(&error)))
+    }
+}
+
+fn leave(remove: bool) -> Leave {
+    if remove { Leave::Removed } else { Leave::Disabled }
+}
+
+fn failed(error: impl std::error::Error + 'static) -> ActError {
+    ActError::Failed(chain(&error))
+}
+
+/// What a rule refuses is refused again.
+fn edited(record: Result<Arc<SignedRecord>, EditError>) -> Result<(), ActError> {
+    match record {
+        Ok(_) => Ok(()),
+        Err(error @ EditError::Refused(_)) => Err(ActError::Refused(chain(&error))),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// What the balancers say of each of `servers`.
+async fn traffic(balancers: &Balancers, servers: &[Server]) -> Vec<Traffic> {
+    if balancers.is_empty() {
+        return vec![Traffic::Unknown; servers.len()];
+    }
+    match balancers.states(servers).await {
+        Ok(reports) => servers.iter().zip(&reports).map(|(server, report)| routed(server, report)).collect(),
+        Err(error) => vec![Traffic::Silent(chain(&error)); servers.len()],
+    }
+}
+
+fn routed(server: &Server, report: &Report) -> Traffic {
+    if !report.is_absent() {
+        return Traffic::Known { out: report.is_drained(), up: report.serves(), sessions: report.sessions() };
+    }
+    match server.traffic() {
+        Ok(bellwether_proto::balancer::Traffic::None) => Traffic::Unknown,
+        Ok(_) | Err(_) => Traffic::Absent(format!(
+            "no balancer has a server named {0}; if it has another name there: bellwether server set {0} --backend \
+             BACKEND/SERVER; if it takes no traffic: --backend none",
+            server.name
+        )),
+    }
+}
+
+fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) -> Seen {
+    let status = farm.servers.iter().find(|status| status.name == server.name);
+    let current = |status: &ServerStatus| status.revision.is_some() && status.revision == farm.head;
+    let equal = |status: &ServerStatus| {
+        let verified = status.verified.as_ref().filter(|verified| verified.full && verified.equal);
+        verified.map(|verified| verified.time_ms)
+    };
+    let state = match server.role {
+        Role::Disabled => State::Disabled,
+        Role::Manager | Role::Member => status.map_or(State::Unknown, |status| status.state),
+    };
+    Seen {
+        role: server.role,
+        candidate: server.candidate,
+        drained: server.drained,
+        state,
+        reason: status.and_then(|status| status.reason.clone()),
+        current: status.is_some_and(current),
+        equal_ms: status.and_then(equal),
+        traffic,
+        informed,
+    }
+}

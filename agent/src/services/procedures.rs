@@ -1,0 +1,182 @@
+//! Procedures, as the commands on this machine ask for them.
+
+use std::sync::Arc;
+
+use bellwether_manager::procedure::{
+    self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed,
+};
+use bellwether_proto::{Malformed, name::ServerName, record::Server, revision::SignedHeader, v1};
+use tokio::sync::mpsc;
+use tonic::{Code, Response, Status};
+
+use super::{
+    Agent,
+    promote::gather,
+    refusal::{Refusal, refusal},
+};
+use crate::{
+    hands::AgentHands,
+    takeover::{self, Answer as TheirAnswer},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Lines of what was found that a procedure keeps.
+const FINDINGS: usize = 100;
+/// Characters of an attestation.
+const SAID: usize = 1_000;
+
+impl Refusal for AskError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Plan(_) | Self::Elsewhere(_) => Code::FailedPrecondition,
+            Self::Unknown(_) => Code::NotFound,
+            Self::Board(BoardError::Refused(_)) => Code::FailedPrecondition,
+            Self::Board(BoardError::Document(_) | BoardError::Malformed(_) | BoardError::Save(_)) => Code::Internal,
+        }
+    }
+}
+
+/// Begins one.
+pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest) -> Answer<v1::ProcedureReply> {
+    let v1::StartProcedureRequest { procedure, attest, author, dry_run } = request;
+    let hands = AgentHands::new(agent.clone());
+    let kind = kind(agent, procedure)?;
+    let survey = match &kind {
+        Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, lost, *insists).await?,
+        Kind::RecoverManager { .. }
+        | Kind::MaintenanceStart { .. }
+        | Kind::MaintenanceFinish { .. }
+        | Kind::RecoverMember { .. } => Survey::default(),
+    };
+    let request = Request { kind, survey, attest: said(attest)?, by: author, dry_run };
+    reply(procedure::begin(&agent.board, &hands, request).await)
+}
+
+/// Lets one go on.
+pub(super) async fn resume(agent: &Arc<Agent>, request: v1::ResumeProcedureRequest) -> Answer<v1::ProcedureReply> {
+    let v1::ResumeProcedureRequest { id, attest, author } = request;
+    let hands = AgentHands::new(agent.clone());
+    reply(procedure::go_on(&agent.board, &hands, named(&id)?, &said(attest)?, &author).await)
+}
+
+/// Stops one for good.
+pub(super) async fn abort(agent: &Arc<Agent>, request: v1::AbortProcedureRequest) -> Answer<v1::ProcedureReply> {
+    let v1::AbortProcedureRequest { id, author } = request;
+    let hands = AgentHands::new(agent.clone());
+    reply(procedure::give_up(&agent.board, &hands, named(&id)?, &author).await)
+}
+
+/// Sends all of them: once, or at every change until the caller goes or the agent stops.
+pub(super) async fn follow(agent: Arc<Agent>, follow: bool, to: mpsc::Sender<Result<v1::ProceduresReply, Status>>) {
+    let (mut held, mut doing) = (agent.board.follow(), agent.board.follow_doing());
+    let mut record = agent.record.follow();
+    let mut stop = agent.stop.subscribe();
+    loop {
+        held.borrow_and_update();
+        doing.borrow_and_update();
+        record.borrow_and_update();
+        if to.send(shown(&agent)).await.is_err() || !follow {
+            return;
+        }
+        tokio::select! {
+            _ = held.changed() => {}
+            _ = doing.changed() => {}
+            _ = record.changed() => {}
+            () = to.closed() => return,
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
+    let record = agent.record.current();
+    let record = record.record();
+    let manager = &record.manager().name;
+    let told = |server: &Server| server.candidate || server.name == *manager;
+    if !record.by_key(&agent.record.own_key()).is_none_or(told) {
+        return Err(Status::failed_precondition(format!(
+            "this server is no candidate, so it is not told of procedures; run the command at the manager, {manager}"
+        )));
+    }
+    let doing = agent.board.follow_doing().borrow().clone();
+    let show = |procedure: Procedure| {
+        let driver = procedure.driver(manager).clone();
+        let doing = doing.get(&procedure.id).filter(|_| driver == *agent.board.name()).cloned();
+        Shown { doing, driver, procedure }
+    };
+    let all: Vec<Shown> = agent.board.document(record.group).procedures.into_iter().map(show).collect();
+    let json = serde_json::to_vec(&all).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(v1::ProceduresReply { json: json.into() })
+}
+
+/// What the members hold, compared with this candidate: refused where it may not take over.
+async fn survey(agent: &Arc<Agent>, lost: &ServerName, insists: Insists) -> Result<Survey, Status> {
+    agent.peers.ask_everybody().await;
+    let gathered = gather(agent).await?;
+    let Insists { force, accept } = insists;
+    let found = gathered.judge(agent, takeover::Insists { force, accept })?;
+    let own = gathered.account.at.as_ref();
+    let compare = |answer: &Result<TheirAnswer, String>| match answer {
+        Err(why) => Surveyed::Silent(why.clone()),
+        Ok(answer) => compared(own, answer.at.as_ref(), &gathered.seen),
+    };
+    let members = gathered.others.iter().filter(|(name, _)| *name != lost);
+    let members = members.map(|(name, answer)| (name.clone(), compare(answer))).collect();
+    let lost = found.lost.iter().map(|revision| format!("lost unless it is taken back: {revision}"));
+    Ok(Survey { members, findings: found.servers.iter().cloned().chain(lost).take(FINDINGS).collect() })
+}
+
+/// What a member holds, beside what this server holds and has heard of.
+fn compared(own: Option<&SignedHeader>, theirs: Option<&SignedHeader>, seen: &[SignedHeader]) -> Surveyed {
+    let (Some(own), Some(theirs)) = (own, theirs) else { return Surveyed::Differs("no revision".to_owned()) };
+    let known = seen.iter().any(|header| header.id() == theirs.id());
+    if own.header().root == theirs.header().root && (known || own.id() == theirs.id()) {
+        return Surveyed::Equal;
+    }
+    match known && theirs.number() < own.number() {
+        true => Surveyed::Behind,
+        false => Surveyed::Differs(theirs.number().to_string()),
+    }
+}
+
+fn reply(procedure: Result<Procedure, AskError>) -> Answer<v1::ProcedureReply> {
+    let json = serde_json::to_vec(&procedure.map_err(refusal)?).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(Response::new(v1::ProcedureReply { json: json.into() }))
+}
+
+fn invalid(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn named(id: &str) -> Result<Id, Status> {
+    id.parse().map_err(invalid)
+}
+
+fn said(attest: String) -> Result<String, Status> {
+    if attest.chars().count() <= SAID && !attest.chars().any(char::is_control) {
+        return Ok(attest);
+    }
+    let what = format!("an attestation is a line of at most {SAID} characters; nothing was changed");
+    Err(Status::invalid_argument(what))
+}
+
+fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) -> Result<Kind, Status> {
+    use v1::start_procedure_request::Procedure as Asked;
+    let server = |name: &str| name.parse::<ServerName>().map_err(invalid);
+    Ok(match asked.ok_or_else(|| Status::invalid_argument("no procedure was named"))? {
+        Asked::Start(v1::StartMaintenance { server: name, promote, remove }) => {
+            let promote = if promote.is_empty() { None } else { Some(server(&promote)?) };
+            Kind::MaintenanceStart { server: server(&name)?, promote, remove }
+        }
+        Asked::Finish(v1::FinishMaintenance { server: name }) => Kind::MaintenanceFinish { server: server(&name)? },
+        Asked::Member(v1::RecoverMember { server: name, remove }) => {
+            Kind::RecoverMember { server: server(&name)?, remove }
+        }
+        Asked::Manager(v1::RecoverManager { remove, force, accept }) => {
+            let record = agent.record.current();
+            let lost = record.record().manager().name.clone();
+            Kind::RecoverManager { lost, new: agent.board.name().clone(), remove, insists: Insists { force, accept } }
+        }
+    })
+}

@@ -1,0 +1,317 @@
+//! What a procedure does next. Everything here is a function of the procedure, the world and the time; what must be on
+//! the disk before an action is done: the procedure with `tried_ms` set.
+
+use bellwether_proto::name::ServerName;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Action, Attestation, Fact, Procedure, Question, Standing, Task, World,
+    check::{Check, Since, check},
+};
+
+/// Why a procedure stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// What happened.
+    pub reason: String,
+    /// What is left as it is.
+    pub left: String,
+    /// What to do.
+    pub todo: String,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Save the procedure (see [`Procedure::trying`]), then do this.
+    Do(Action),
+    /// Wait for this, until then at the most; milliseconds since 1970.
+    Wait(String, u64),
+    /// A person must answer: `procedure resume ID --attest TEXT`.
+    Ask(Question),
+    /// It stopped.
+    Failed(Failure),
+    /// Every step is so.
+    Done,
+}
+
+/// How long a step may take, and after how long its action is tried again, in milliseconds.
+struct Patience {
+    deadline_ms: u64,
+    again_ms: u64,
+}
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+
+fn patience(task: &Task) -> Patience {
+    match task {
+        // A question waits as long as people do.
+        Task::Attest(_) => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
+        // Until enough others serve.
+        Task::Drain(_) => Patience { deadline_ms: 10 * MINUTE, again_ms: 2 * SECOND },
+        // It has the policy's own end.
+        Task::Quiet(_) => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
+        Task::HandOver { .. } => Patience { deadline_ms: 10 * MINUTE, again_ms: 5 * SECOND },
+        Task::Promote { .. } => Patience { deadline_ms: 2 * MINUTE, again_ms: 5 * SECOND },
+        Task::Disable(_) | Task::Remove(_) | Task::Add(_) => {
+            Patience { deadline_ms: 10 * MINUTE, again_ms: 2 * SECOND }
+        }
+        // A first sync of a large configuration, after the machine has booted.
+        Task::Sync(_) | Task::Complete(_) => Patience { deadline_ms: 60 * MINUTE, again_ms: 10 * SECOND },
+        Task::Undrain(_) => Patience { deadline_ms: 5 * MINUTE, again_ms: 2 * SECOND },
+    }
+}
+
+fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check {
+    let Procedure { attestations, began_ms, tried_ms, .. } = procedure;
+    check(task, &Since { attestations, began_ms: *began_ms, tried_ms: *tried_ms, now_ms }, world)
+}
+
+/// Passes the steps that are so; stops the procedure where it cannot go on. Whether anything changed: then it is to be
+/// saved.
+pub fn settle(procedure: &mut Procedure, world: &World, now_ms: u64) -> bool {
+    let mut changed = false;
+    while let Some(note) = passed(procedure, world, now_ms) {
+        procedure.steps[procedure.at].noted = note;
+        procedure.at += 1;
+        procedure.began_ms = now_ms;
+        procedure.tried_ms = None;
+        procedure.trouble = None;
+        changed = true;
+    }
+    let standing = match next(procedure, world, now_ms) {
+        Next::Do(_) | Next::Wait(..) | Next::Ask(_) => return changed,
+        Next::Failed(failure) => Standing::Failed(failure),
+        Next::Done => Standing::Done,
+    };
+    if procedure.is_over() || procedure.standing == standing {
+        return changed;
+    }
+    procedure.standing = standing;
+    true
+}
+
+/// Whether the step it is at is so, and what there is to say of it.
+fn passed(procedure: &Procedure, world: &World, now_ms: u64) -> Option<Option<String>> {
+    if procedure.standing != Standing::Running {
+        return None;
+    }
+    match look(procedure, &procedure.step()?.task, world, now_ms) {
+        Check::So(note) => Some(note),
+        Check::Act(_) | Check::Wait(_) | Check::Ask(_) | Check::Stuck(_) => None,
+    }
+}
+
+/// What `procedure` does next in `world`.
+pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
+    let step = match (&procedure.standing, procedure.step()) {
+        (Standing::Failed(failure), _) => return Next::Failed(failure.clone()),
+        (Standing::Aborted { .. } | Standing::Done, _) | (Standing::Running, None) => return Next::Done,
+        (Standing::Running, Some(step)) => step,
+    };
+    let Patience { deadline_ms, again_ms } = patience(&step.task);
+    let until = procedure.began_ms.saturating_add(deadline_ms);
+    let fail = |reason: String| Next::Failed(failure(procedure, world, reason));
+    let wait = |what: String| match now_ms >= until {
+        true => fail(format!("{} took longer than {} min: {what}", step.task.what(), deadline_ms / MINUTE)),
+        false => Next::Wait(what, until),
+    };
+    match look(procedure, &step.task, world, now_ms) {
+        // Passed by `settle`; who did not call it waits for that.
+        Check::So(_) => Next::Wait(step.task.what(), until),
+        Check::Ask(question) => Next::Ask(question),
+        Check::Stuck(why) => fail(why),
+        Check::Wait(what) => wait(what),
+        Check::Act(action) => match procedure.tried_ms {
+            Some(tried) if now_ms < tried.saturating_add(again_ms) => wait(trouble(procedure, step.task.what())),
+            Some(_) if now_ms >= until => wait(trouble(procedure, step.task.what())),
+            Some(_) | None => Next::Do(action),
+        },
+    }
+}
+
+fn trouble(procedure: &Procedure, otherwise: String) -> String {
+    procedure.trouble.clone().unwrap_or(otherwise)
+}
+
+impl Procedure {
+    /// Notes that the action of its step begins now.
+    pub fn trying(&mut self, now_ms: u64) {
+        self.tried_ms = Some(now_ms);
+    }
+
+    /// Stops it at its step: its action was refused and would be again.
+    pub fn refused(&mut self, reason: String, world: &World) {
+        self.standing = Standing::Failed(failure(self, world, reason));
+    }
+
+    /// The question it waits for.
+    pub fn asks(&self) -> Option<&Fact> {
+        match self.step().map(|step| &step.task) {
+            Some(Task::Attest(fact)) if self.standing == Standing::Running => {
+                Some(fact).filter(|fact| self.attestations.iter().all(|said| said.fact != **fact))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn failure(procedure: &Procedure, world: &World, reason: String) -> Failure {
+    let id = procedure.id;
+    Failure {
+        reason,
+        left: left(procedure, world),
+        todo: format!("mend that, then: bellwether procedure resume {id}; or give up: bellwether procedure abort {id}"),
+    }
+}
+
+/// What a procedure that stops now leaves behind, of the servers that it touches.
+fn left(procedure: &Procedure, world: &World) -> String {
+    let mut names: Vec<&ServerName> = procedure.servers().collect();
+    names.sort();
+    names.dedup();
+    let mut drained = Vec::new();
+    let mut disabled = Vec::new();
+    let mut removed = Vec::new();
+    for name in names {
+        match world.server(name) {
+            Some(seen) => {
+                if seen.drained || matches!(seen.traffic, super::Traffic::Known { out: true, .. }) {
+                    drained.push(name.as_str());
+                }
+                if seen.role == bellwether_proto::record::Role::Disabled {
+                    disabled.push(name.as_str());
+                }
+            }
+            None => removed.push(name.as_str()),
+        }
+    }
+    let mut said: Vec<String> = Vec::new();
+    for (servers, word) in [(drained, "drained"), (disabled, "disabled"), (removed, "removed")] {
+        if !servers.is_empty() {
+            said.push(format!("still {word}: {}", servers.join(", ")));
+        }
+    }
+    said.push(format!("{} is the manager", world.manager));
+    said.join("; ")
+}
+
+/// Lets it go on: after a failure with its step's time anew; after a question, with the answer.
+///
+/// # Errors
+/// It is over, its question is not answered, or there is none to answer.
+pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), String> {
+    let id = procedure.id;
+    if procedure.is_over() {
+        return Err(format!("{id} is over; nothing was changed"));
+    }
+    if matches!(procedure.standing, Standing::Failed(_)) {
+        procedure.standing = Standing::Running;
+        procedure.began_ms = now_ms;
+        procedure.tried_ms = None;
+        procedure.trouble = None;
+    }
+    match (procedure.asks().cloned(), attest.is_empty()) {
+        (Some(fact), false) => {
+            let (text, by) = (attest.to_owned(), by.to_owned());
+            procedure.attestations.push(Attestation { fact, text, by, time_ms: now_ms });
+            Ok(())
+        }
+        (Some(fact), true) => Err(format!(
+            "{id} asks: {}; nothing was changed\nanswer: bellwether procedure resume {id} --attest TEXT",
+            fact.question().asks
+        )),
+        (None, true) => Ok(()),
+        (None, false) => {
+            Err(format!("{id} asks nothing now; nothing was changed\nsee: bellwether procedure show {id}"))
+        }
+    }
+}
+
+/// Stops it for good; what was done stays done, and is said.
+///
+/// # Errors
+/// It is over already.
+pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), String> {
+    if procedure.is_over() {
+        return Err(format!("{} is over; nothing was changed", procedure.id));
+    }
+    let left = left(procedure, world);
+    procedure.standing = Standing::Aborted { by: by.to_owned(), left };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Id, Kind, Survey,
+            model::{farm, names},
+            plan,
+        },
+        *,
+    };
+
+    fn member() -> (Procedure, World) {
+        let world = farm(&["m", "a", "b"]);
+        let kind = Kind::MaintenanceStart { server: names(&["a"])[0].clone(), promote: None, remove: false };
+        let steps = plan(&kind, &world, &Survey::default()).expect("a plan");
+        (Procedure::new(Id(1), kind, steps, "root".into(), 0), world)
+    }
+
+    #[test]
+    fn an_action_is_tried_again_after_a_while_and_not_for_ever() {
+        let (mut procedure, world) = member();
+        assert!(matches!(next(&procedure, &world, 0), Next::Do(Action::Drain(_))));
+        procedure.trying(0);
+        procedure.trouble = Some("lb does not answer".to_owned());
+        assert_eq!(next(&procedure, &world, 1), Next::Wait("lb does not answer".to_owned(), 10 * MINUTE));
+        assert!(matches!(next(&procedure, &world, 2 * SECOND), Next::Do(_)));
+        procedure.trying(10 * MINUTE - 1);
+        let Next::Failed(failure) = next(&procedure, &world, 10 * MINUTE) else { panic!("no deadline") };
+        assert!(failure.reason.contains("lb does not answer"), "{failure:?}");
+        assert!(failure.todo.contains("procedure resume p1"), "{failure:?}");
+    }
+
+    #[test]
+    fn after_a_failure_it_goes_on_with_its_time_anew() {
+        let (mut procedure, world) = member();
+        procedure.trying(0);
+        assert!(settle(&mut procedure, &world, 10 * MINUTE));
+        assert!(matches!(procedure.standing, Standing::Failed(_)));
+        assert!(!settle(&mut procedure, &world, 11 * MINUTE), "said once");
+        assert_eq!(resume(&mut procedure, "", "root", 20 * MINUTE), Ok(()));
+        assert!(matches!(next(&procedure, &world, 20 * MINUTE), Next::Do(Action::Drain(_))));
+    }
+
+    #[test]
+    fn an_abort_says_what_is_drained_still() {
+        let (mut procedure, mut world) = member();
+        world.servers.get_mut(&names(&["a"])[0]).unwrap().drained = true;
+        abort(&mut procedure, &world, "root").unwrap();
+        let Standing::Aborted { left, .. } = &procedure.standing else { panic!("{procedure:?}") };
+        assert_eq!(left, "still drained: a; m is the manager");
+        assert_eq!(next(&procedure, &world, 0), Next::Done);
+        assert!(abort(&mut procedure, &world, "root").is_err());
+        assert!(resume(&mut procedure, "", "root", 0).is_err());
+    }
+
+    #[test]
+    fn w22_a_question_waits_for_its_answer_which_is_recorded() {
+        let world = farm(&["m", "a", "b"]);
+        let kind = Kind::RecoverMember { server: names(&["a"])[0].clone(), remove: false };
+        let steps = plan(&kind, &world, &Survey::default()).expect("a plan");
+        let mut procedure = Procedure::new(Id(1), kind, steps, "root".into(), 0);
+        procedure.at =
+            procedure.steps.iter().position(|step| matches!(step.task, Task::Attest(_))).expect("a question");
+        assert!(matches!(next(&procedure, &world, 1_000 * MINUTE), Next::Ask(_)));
+        assert!(resume(&mut procedure, "", "root", 0).unwrap_err().contains("--attest"));
+        resume(&mut procedure, "pulled its cable", "root", 7).expect("answered");
+        assert_eq!(procedure.attestations[0].text, "pulled its cable");
+        assert!(procedure.asks().is_none(), "answered, whoever looks at it next");
+        assert!(settle(&mut procedure, &world, 8));
+        assert!(resume(&mut procedure, "again", "root", 9).is_err(), "nothing is asked now");
+    }
+}

@@ -1,0 +1,287 @@
+//! Procedures: maintenance and recovery as lists of steps (W18–W27). Each step has a check ("already so?") against what is
+//! observed and an action, both safe to repeat; so a procedure goes on after a crash, and at a new manager.
+//!
+//! [`plan()`] makes the steps, [`settle`] passes those that are so, [`next()`] says what to do: plain functions over a
+//! [`World`]. The [`Board`] keeps the progress, durably before each action; [`run`] is the one task that observes,
+//! asks [`next()`] and acts. Its channels: it follows the board's watch and ends with `shutdown`.
+
+mod board;
+mod check;
+mod document;
+mod engine;
+mod handle;
+mod plan;
+mod runner;
+mod steps;
+mod world;
+
+#[cfg(test)]
+mod model;
+
+use bellwether_proto::name::ServerName;
+use serde::{Deserialize, Serialize};
+
+pub use board::{Board, BoardError};
+pub use check::{Check, check};
+pub use document::{Document, DocumentRefused, SignedDocument};
+pub use engine::{Failure, Next, abort, next, resume, settle};
+pub use plan::{PlanRefused, Survey, Surveyed, plan};
+pub use runner::{ActError, AskError, Hands, Request, begin, give_up, go_on, run};
+pub use steps::{Action, Fact, Question, Step, Task};
+pub use world::{Holds, Seen, Traffic, World};
+
+/// A procedure's name, unique among those that are kept: `p7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Id(pub u64);
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "p{}", self.0)
+    }
+}
+
+impl std::str::FromStr for Id {
+    type Err = bellwether_proto::Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.strip_prefix('p').and_then(|digits| digits.parse().ok()).map(Self).ok_or_else(|| {
+            let text: String = text.chars().take(40).collect();
+            bellwether_proto::Malformed::new(format!("'{}' is not a procedure: p1, p2 …", text.escape_debug()))
+        })
+    }
+}
+
+impl From<Id> for String {
+    fn from(id: Id) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for Id {
+    type Error = bellwether_proto::Malformed;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// What is to be done, to whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Kind {
+    /// W18 (the manager), W21 (a member).
+    MaintenanceStart {
+        /// The server that is to be worked on.
+        server: ServerName,
+        /// Who becomes manager, where it is the manager.
+        promote: Option<ServerName>,
+        /// Removed instead of disabled.
+        remove: bool,
+    },
+    /// W19, W21, W25: back into the group, synced, back at the balancers.
+    MaintenanceFinish {
+        /// The server that was worked on.
+        server: ServerName,
+    },
+    /// W27.
+    RecoverMember {
+        /// The server that is lost.
+        server: ServerName,
+        /// Removed instead of disabled.
+        remove: bool,
+    },
+    /// W22–W24, begun at the candidate that takes over.
+    RecoverManager {
+        /// The manager that is lost.
+        lost: ServerName,
+        /// The candidate.
+        new: ServerName,
+        /// Removed instead of disabled.
+        remove: bool,
+        /// What the person who asked insists on.
+        insists: Insists,
+    },
+}
+
+/// What a person who has a candidate take over insists on, as for `promote --self`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Insists {
+    /// Although the manager answers, or another candidate has seen more.
+    pub force: bool,
+    /// What was edited there becomes the truth.
+    pub accept: bool,
+}
+
+impl Kind {
+    /// The command that begins it.
+    pub fn command(&self) -> String {
+        let removed = |remove: &bool| if *remove { " --remove" } else { "" };
+        match self {
+            Self::MaintenanceStart { server, promote: None, remove } => {
+                format!("maintenance start {server}{}", removed(remove))
+            }
+            Self::MaintenanceStart { server, promote: Some(to), remove } => {
+                format!("maintenance start {server} --promote {to}{}", removed(remove))
+            }
+            Self::MaintenanceFinish { server } => format!("maintenance finish {server}"),
+            Self::RecoverMember { server, remove } => format!("recover member {server}{}", removed(remove)),
+            Self::RecoverManager { remove, insists: Insists { force, accept }, .. } => {
+                let flag = |given: bool, flag| if given { flag } else { "" };
+                format!("recover manager{}{}{}", removed(remove), flag(*force, " --force"), flag(*accept, " --accept"))
+            }
+        }
+    }
+
+    /// The server that it is about.
+    pub fn server(&self) -> &ServerName {
+        match self {
+            Self::MaintenanceStart { server, .. }
+            | Self::MaintenanceFinish { server }
+            | Self::RecoverMember { server, .. }
+            | Self::RecoverManager { lost: server, .. } => server,
+        }
+    }
+
+    /// What an operator does when it is done.
+    pub fn afterwards(&self) -> String {
+        match self {
+            Self::MaintenanceStart { server, .. } => {
+                format!(
+                    "{server} may be worked on; when it runs again, at the manager: bellwether maintenance finish {server}"
+                )
+            }
+            Self::MaintenanceFinish { server } => format!("{server} serves again"),
+            Self::RecoverMember { server, .. } => format!("{server} is recovered and serves again"),
+            Self::RecoverManager { lost, .. } => {
+                format!(
+                    "when {lost} is repaired and its agent runs, at the manager: bellwether maintenance finish {lost}"
+                )
+            }
+        }
+    }
+}
+
+/// What a person answered for, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attestation {
+    /// What is attested.
+    pub fact: Fact,
+    /// In the person's words.
+    pub text: String,
+    /// Who.
+    pub by: String,
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// Where a procedure stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Standing {
+    /// It goes on by itself; where its step is a question, when that is answered.
+    Running,
+    /// Stopped at its step until `procedure resume`, or for good by `abort`.
+    Failed(Failure),
+    /// Stopped for good; what was done stays done.
+    Aborted {
+        /// Who.
+        by: String,
+        /// What is left as it is.
+        left: String,
+    },
+    /// Every step is so.
+    Done,
+}
+
+/// A procedure and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Procedure {
+    /// Its name.
+    pub id: Id,
+    /// What is to be done.
+    pub kind: Kind,
+    /// Who began it.
+    pub by: String,
+    /// When, milliseconds since 1970.
+    pub started_ms: u64,
+    /// What was found before it began, for people.
+    pub findings: Vec<String>,
+    /// What people answered for.
+    pub attestations: Vec<Attestation>,
+    /// All steps.
+    pub steps: Vec<Step>,
+    /// The step it is at; the number of steps when all are done.
+    pub at: usize,
+    /// When that step began, milliseconds since 1970.
+    pub began_ms: u64,
+    /// When its action was last begun.
+    pub tried_ms: Option<u64>,
+    /// What went wrong when it was last tried.
+    pub trouble: Option<String>,
+    /// Whether it goes on.
+    pub standing: Standing,
+}
+
+impl Procedure {
+    /// A procedure at its first step.
+    pub fn new(id: Id, kind: Kind, steps: Vec<Step>, by: String, now_ms: u64) -> Self {
+        Self {
+            id,
+            kind,
+            by,
+            started_ms: now_ms,
+            findings: Vec::new(),
+            attestations: Vec::new(),
+            steps,
+            at: 0,
+            began_ms: now_ms,
+            tried_ms: None,
+            trouble: None,
+            standing: Standing::Running,
+        }
+    }
+
+    /// The step it is at; none: all are done.
+    pub fn step(&self) -> Option<&Step> {
+        self.steps.get(self.at)
+    }
+
+    /// Whether it has ended for good.
+    pub fn is_over(&self) -> bool {
+        match self.standing {
+            Standing::Running | Standing::Failed(_) => false,
+            Standing::Aborted { .. } | Standing::Done => true,
+        }
+    }
+
+    /// Who may drive it: the manager; before its promotion, the candidate that recovers a manager.
+    pub fn driver<'a>(&'a self, manager: &'a ServerName) -> &'a ServerName {
+        match &self.kind {
+            Kind::RecoverManager { lost, new, .. } if lost == manager => new,
+            Kind::RecoverManager { .. }
+            | Kind::MaintenanceStart { .. }
+            | Kind::MaintenanceFinish { .. }
+            | Kind::RecoverMember { .. } => manager,
+        }
+    }
+
+    /// All servers that it touches.
+    pub fn servers(&self) -> impl Iterator<Item = &ServerName> {
+        self.steps.iter().flat_map(|step| step.task.servers())
+    }
+}
+
+/// A procedure as it is shown: the document behind `procedure show --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The procedure.
+    pub procedure: Procedure,
+    /// What it does or waits for now, where it is driven here.
+    pub doing: Option<String>,
+    /// The server that drives it.
+    pub driver: ServerName,
+}

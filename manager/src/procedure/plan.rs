@@ -1,0 +1,414 @@
+//! The steps of each procedure (W18–W27), as an operator's handbook has them.
+
+use std::collections::BTreeMap;
+
+use bellwether_proto::{name::ServerName, record::Role};
+
+use super::{Fact, Insists, Kind, Procedure, Seen, Step, Task, Traffic, World};
+
+/// What a candidate found at one member before it takes over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Surveyed {
+    /// It holds what the candidate holds, by hash.
+    Equal,
+    /// It holds an earlier revision of the candidate's history: one update, no sync.
+    Behind,
+    /// It holds something else, and what: it is to be synced.
+    Differs(String),
+    /// It did not answer: looked at when it does.
+    Silent(String),
+}
+
+/// What a candidate found at the members.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// By name, without the candidate itself and the manager.
+    pub members: BTreeMap<ServerName, Surveyed>,
+    /// The same for people, and what would be lost; a line each.
+    pub findings: Vec<String>,
+}
+
+/// Why a procedure is not begun. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanRefused {
+    /// Never heard of.
+    #[error("there is no server {0} in this group; nothing was changed\nsee: bellwether server list")]
+    Unknown(ServerName),
+    /// The manager needs a successor.
+    #[error(
+        "{server} is the manager: a member has to take its place; nothing was changed\n\
+         bellwether maintenance start {server} --promote NAME, where NAME is one of: {candidates}"
+    )]
+    Promote {
+        /// The manager.
+        server: ServerName,
+        /// Who could.
+        candidates: String,
+    },
+    /// A successor that is none.
+    #[error("{0} cannot become manager: {1}; nothing was changed\nsee: bellwether server list")]
+    Successor(ServerName, &'static str),
+    /// The role stays where it is.
+    #[error("{0} is not the manager, so nobody is to be promoted; nothing was changed\nleave --promote away")]
+    NotManager(ServerName),
+    /// It is the manager.
+    #[error("{0} is the manager; nothing was changed\n{1}")]
+    Manager(ServerName, &'static str),
+    /// Two at a time for one server.
+    #[error("{id} ({command}) touches {server} and is not over; nothing was changed\nbellwether procedure show {id}")]
+    Busy {
+        /// The other.
+        id: super::Id,
+        /// How it was begun.
+        command: String,
+        /// The server of both.
+        server: ServerName,
+    },
+    /// Given elsewhere.
+    #[error(
+        "recover manager is given at the candidate that takes over, and {0} is {1}; nothing was changed\n\
+         see: bellwether server list"
+    )]
+    NotCandidate(ServerName, &'static str),
+}
+
+/// The steps of `kind` in `world`; `survey` matters where a manager is recovered.
+///
+/// # Errors
+/// Why it is not begun.
+pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, PlanRefused> {
+    match kind {
+        Kind::MaintenanceStart { server, promote, remove } => start(server, promote.as_ref(), *remove, world),
+        Kind::MaintenanceFinish { server } => finish(server, world),
+        Kind::RecoverMember { server, remove } => recover_member(server, *remove, world),
+        Kind::RecoverManager { lost, new, remove, insists } => {
+            recover_manager(lost, new, *remove, *insists, world, survey)
+        }
+    }
+}
+
+/// Refuses what would work on a server that another procedure works on.
+///
+/// # Errors
+/// Which.
+pub(super) fn free(steps: &[Step], others: &[Procedure]) -> Result<(), PlanRefused> {
+    let touched: Vec<&ServerName> = steps.iter().flat_map(|step| step.task.servers()).collect();
+    for other in others.iter().filter(|other| !other.is_over()) {
+        if let Some(server) = other.servers().find(|server| touched.contains(server)) {
+            return Err(PlanRefused::Busy { id: other.id, command: other.kind.command(), server: server.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn one(server: &ServerName) -> Vec<ServerName> {
+    vec![server.clone()]
+}
+
+fn start(
+    server: &ServerName,
+    promote: Option<&ServerName>,
+    remove: bool,
+    world: &World,
+) -> Result<Vec<Step>, PlanRefused> {
+    let role = world.server(server).map(|seen| seen.role);
+    let id = if *server == world.manager { "W18" } else { "W21" };
+    let mut steps = vec![
+        Step::new(Task::Drain(one(server)), id, "no new request meets a server that is worked on"),
+        Step::new(Task::Quiet(one(server)), id, "requests that it has are answered"),
+    ];
+    match (role, promote) {
+        (None, _) if world.removed.contains(server) => {}
+        (None, _) => return Err(PlanRefused::Unknown(server.clone())),
+        (Some(Role::Manager), None) => {
+            let candidates = candidates(world);
+            return Err(PlanRefused::Promote { server: server.clone(), candidates });
+        }
+        (Some(Role::Member | Role::Disabled), Some(_)) => return Err(PlanRefused::NotManager(server.clone())),
+        (Some(Role::Manager), Some(to)) => {
+            successor(to, world)?;
+            let task = Task::HandOver { from: server.clone(), to: to.clone(), remove };
+            steps.push(Step::new(
+                task,
+                "W18",
+                "one record, so there is never none and never two; the others go on serving",
+            ));
+            return Ok(steps);
+        }
+        (Some(Role::Member | Role::Disabled), None) => {}
+    }
+    steps.push(put_away(server, remove, "W21", "it is sent nothing while it is worked on; the others go on serving"));
+    Ok(steps)
+}
+
+fn candidates(world: &World) -> String {
+    let able = world.servers.iter().filter(|(_, seen)| seen.role == Role::Member && seen.candidate);
+    let names: Vec<_> = able.map(|(name, _)| name.as_str()).collect();
+    if names.is_empty() { "none (bellwether server set NAME --candidate yes)".to_owned() } else { names.join(", ") }
+}
+
+fn successor(to: &ServerName, world: &World) -> Result<(), PlanRefused> {
+    let refused = |why| Err(PlanRefused::Successor(to.clone(), why));
+    match world.server(to) {
+        None => Err(PlanRefused::Unknown(to.clone())),
+        Some(seen) => match seen.role {
+            Role::Manager => refused("it is the manager"),
+            Role::Disabled => refused("it is disabled"),
+            Role::Member if !seen.candidate => refused("it is not a candidate"),
+            Role::Member => Ok(()),
+        },
+    }
+}
+
+fn put_away(server: &ServerName, remove: bool, requirement: &str, why: &str) -> Step {
+    let server = server.clone();
+    Step::new(if remove { Task::Remove(server) } else { Task::Disable(server) }, requirement, why)
+}
+
+/// From anything to complete and in service.
+fn back(servers: &[ServerName], requirement: &str) -> Vec<Step> {
+    let servers = || servers.to_vec();
+    vec![
+        Step::new(Task::Sync(servers()), requirement, "it has what the manager has"),
+        Step::new(Task::Complete(servers()), "W12", "it returns only when every byte on its disk is the manager's"),
+        Step::new(Task::Undrain(servers()), requirement, "it serves again"),
+    ]
+}
+
+fn finish(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    match world.server(server).map(|seen| seen.role) {
+        // Drained and given up before it was disabled.
+        Some(Role::Manager) => {
+            return Ok(vec![Step::new(Task::Undrain(one(server)), "W19", "it serves again")]);
+        }
+        None if !world.removed.contains(server) => return Err(PlanRefused::Unknown(server.clone())),
+        None | Some(Role::Member | Role::Disabled) => {}
+    }
+    if world.server(server).is_some_and(|seen| is_back(seen, world)) {
+        let sync = Step::new(Task::Sync(one(server)), "W19", "it has what the manager has");
+        return Ok(vec![sync, Step::new(Task::Undrain(one(server)), "W19", "it serves")]);
+    }
+    let mut steps = again(server, "W19", world);
+    steps.extend(back(&one(server), "W19"));
+    Ok(steps)
+}
+
+/// A member in service that has everything is not disturbed.
+fn is_back(seen: &Seen, world: &World) -> bool {
+    let member = match seen.role {
+        Role::Member => true,
+        Role::Manager | Role::Disabled => false,
+    };
+    let out = seen.drained || matches!(seen.traffic, Traffic::Known { out: true, .. });
+    member && !out && seen.current && world.serves(seen)
+}
+
+/// Into the group again, and out of service until it is complete.
+fn again(server: &ServerName, requirement: &str, world: &World) -> Vec<Step> {
+    let drain = Step::new(Task::Drain(one(server)), "W12", "a server in a sync is out of service");
+    let add = Step::new(Task::Add(server.clone()), requirement, "the manager brings it to its state by itself");
+    match world.server(server) {
+        Some(_) => vec![drain, add],
+        // It enters drained; the balancers are told who it is by the record.
+        None => vec![add, drain],
+    }
+}
+
+fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    match world.server(server).map(|seen| seen.role) {
+        Some(Role::Manager) => {
+            let todo = "at the candidate that takes over: bellwether recover manager";
+            return Err(PlanRefused::Manager(server.clone(), todo));
+        }
+        None if !world.removed.contains(server) => return Err(PlanRefused::Unknown(server.clone())),
+        None | Some(Role::Member | Role::Disabled) => {}
+    }
+    let mut steps = vec![
+        Step::new(Task::Drain(one(server)), "W27", "no request waits for a server that is lost"),
+        Step::new(Task::Attest(Fact::Isolated(server.clone())), "W27", "half a server is worse than none"),
+        put_away(server, remove, "W27", "it is refused and sent nothing; the others serve"),
+        Step::new(Task::Attest(Fact::Repaired(server.clone())), "W27", "only who repairs it knows"),
+    ];
+    steps.extend(again(server, "W27", world));
+    steps.extend(back(&one(server), "W27"));
+    Ok(steps)
+}
+
+fn recover_manager(
+    lost: &ServerName,
+    new: &ServerName,
+    remove: bool,
+    insists: Insists,
+    world: &World,
+    survey: &Survey,
+) -> Result<Vec<Step>, PlanRefused> {
+    match world.server(new) {
+        _ if world.manager == *new => {
+            return Err(PlanRefused::Manager(new.clone(), "nothing is to be recovered here: bellwether status"));
+        }
+        None => return Err(PlanRefused::Unknown(new.clone())),
+        Some(seen) => match seen.role {
+            Role::Member if seen.candidate => {}
+            Role::Member => return Err(PlanRefused::NotCandidate(new.clone(), "not one")),
+            Role::Disabled => return Err(PlanRefused::NotCandidate(new.clone(), "disabled")),
+            Role::Manager => return Err(PlanRefused::NotCandidate(new.clone(), "the manager")),
+        },
+    }
+    let mut steps = vec![
+        Step::new(Task::Attest(Fact::Isolated(lost.clone())), "W22", "two managers would be worse than none"),
+        Step::new(Task::Drain(one(lost)), "W22", "no request waits for a server that is lost"),
+    ];
+    let batches = batches(lost, world, survey);
+    let mut batches = batches.iter();
+    let first = batches.next();
+    if let Some(servers) = first {
+        steps.extend(out(servers, "before the group changes: they hold what the new manager does not have"));
+    }
+    let promote = Task::Promote { lost: lost.clone(), new: new.clone(), remove, insists };
+    steps.push(Step::new(promote, "W24", "from there, for the manager cannot be asked; it goes on serving"));
+    if let Some(servers) = first {
+        let why = "in the record, too: /ready answers 503";
+        steps.push(Step::new(Task::Drain(servers.clone()), "W12", why));
+        steps.extend(back(servers, "W24"));
+    }
+    for servers in batches {
+        steps.extend(out(servers, "the next few: never fewer serving than the group wants"));
+        steps.extend(back(servers, "W24"));
+    }
+    let equal = |found: &Surveyed| matches!(found, Surveyed::Equal | Surveyed::Behind);
+    let rest: Vec<ServerName> = survey.members.iter().filter(|(_, s)| equal(s)).map(|(name, _)| name.clone()).collect();
+    if !rest.is_empty() {
+        steps.push(Step::new(Task::Sync(rest.clone()), "W24", "by an update, which takes nobody out of service (W23)"));
+    }
+    Ok(steps)
+}
+
+fn out(servers: &[ServerName], why: &str) -> Vec<Step> {
+    vec![
+        Step::new(Task::Drain(servers.to_vec()), "W23", why),
+        Step::new(Task::Quiet(servers.to_vec()), "W23", "requests that they have are answered"),
+    ]
+}
+
+/// Those that are to be synced, as many at a time as the others can do without.
+fn batches(lost: &ServerName, world: &World, survey: &Survey) -> Vec<Vec<ServerName>> {
+    let differs = |found: &Surveyed| match found {
+        Surveyed::Differs(_) => true,
+        Surveyed::Equal | Surveyed::Behind | Surveyed::Silent(_) => false,
+    };
+    let stale: Vec<ServerName> =
+        survey.members.iter().filter(|(_, s)| differs(s)).map(|(name, _)| name.clone()).collect();
+    let serving = world.serving().into_iter().filter(|name| *name != lost).count();
+    let size = serving.saturating_sub(world.min_serving).max(1);
+    stale.chunks(size).map(<[ServerName]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::model::{farm, names},
+        *,
+    };
+
+    fn name(text: &str) -> ServerName {
+        text.parse().unwrap()
+    }
+
+    fn told(kind: &Kind, world: &World, survey: &Survey) -> Vec<String> {
+        let steps = plan(kind, world, survey).expect("a plan");
+        steps.iter().map(|step| format!("{} {}", step.requirement, step.task.what())).collect()
+    }
+
+    fn maintain(server: &str, promote: Option<&str>) -> Kind {
+        Kind::MaintenanceStart { server: name(server), promote: promote.map(name), remove: false }
+    }
+
+    #[test]
+    fn w18_maintenance_of_the_manager() {
+        let world = farm(&["m", "a", "b"]);
+        assert_eq!(
+            told(&maintain("m", Some("a")), &world, &Survey::default()),
+            ["W18 drain m", "W18 wait until the sessions of m end", "W18 make a manager; m becomes disabled"]
+        );
+        assert_eq!(
+            told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
+            ["W19 sync b", "W19 undrain b"],
+            "it is back: nothing is drained"
+        );
+        let mut world = farm(&["m", "a", "b"]);
+        world.servers.get_mut(&name("b")).unwrap().drained = true;
+        assert_eq!(
+            told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
+            ["W12 drain b", "W19 add b as a member", "W19 sync b", "W12 wait until b is complete", "W19 undrain b"]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_before_anything_is_done() {
+        let mut world = farm(&["m", "a", "b"]);
+        let refused = |kind: &Kind, world: &World| plan(kind, world, &Survey::default()).unwrap_err();
+        let PlanRefused::Promote { candidates, .. } = refused(&maintain("m", None), &world) else { panic!() };
+        assert_eq!(candidates, "a, b");
+        assert!(matches!(refused(&maintain("m", Some("m")), &world), PlanRefused::Successor(..)));
+        assert!(matches!(refused(&maintain("m", Some("x")), &world), PlanRefused::Unknown(_)));
+        assert!(matches!(refused(&maintain("a", Some("b")), &world), PlanRefused::NotManager(_)));
+        assert!(matches!(refused(&maintain("x", None), &world), PlanRefused::Unknown(_)));
+        world.servers.get_mut(&name("a")).unwrap().candidate = false;
+        assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor(..)));
+        let insists = Insists::default();
+        let recover = |new| Kind::RecoverManager { lost: name("m"), new: name(new), remove: false, insists };
+        assert!(matches!(refused(&recover("a"), &world), PlanRefused::NotCandidate(..)));
+        assert!(matches!(refused(&recover("m"), &world), PlanRefused::Manager(..)));
+        let member = Kind::RecoverMember { server: name("m"), remove: false };
+        assert!(matches!(refused(&member, &world), PlanRefused::Manager(..)));
+    }
+
+    #[test]
+    fn w23_those_that_differ_go_in_batches_and_the_equal_ones_are_not_drained() {
+        let mut world = farm(&["m", "a", "b", "c", "d", "e"]);
+        world.min_serving = 3;
+        world.me = name("a");
+        let differs = |_: &str| Surveyed::Differs("1.9".to_owned());
+        let mut survey = Survey::default();
+        survey.members.extend(["b", "c", "d"].map(|n| (name(n), differs(n))));
+        survey.members.insert(name("e"), Surveyed::Equal);
+        let insists = Insists::default();
+        let kind = Kind::RecoverManager { lost: name("m"), new: name("a"), remove: false, insists };
+        // Five serve without m; three are to: two at a time.
+        assert_eq!(
+            told(&kind, &world, &survey),
+            [
+                "W22 attest that m is isolated",
+                "W22 drain m",
+                "W23 drain b, c",
+                "W23 wait until the sessions of b, c end",
+                "W24 make a manager by itself; m becomes disabled",
+                "W12 drain b, c",
+                "W24 sync b, c",
+                "W12 wait until b, c is complete",
+                "W24 undrain b, c",
+                "W23 drain d",
+                "W23 wait until the sessions of d end",
+                "W24 sync d",
+                "W12 wait until d is complete",
+                "W24 undrain d",
+                "W24 sync e"
+            ]
+        );
+    }
+
+    #[test]
+    fn two_procedures_do_not_work_on_one_server() {
+        let world = farm(&["m", "a", "b", "c"]);
+        let steps = |kind: &Kind| plan(kind, &world, &Survey::default()).expect("a plan");
+        let kind = maintain("m", Some("a"));
+        let mut running = Procedure::new(super::super::Id(4), kind.clone(), steps(&kind), "root".into(), 0);
+        for (server, is_free) in [("a", false), ("b", true)] {
+            let asked = steps(&maintain(server, None));
+            assert_eq!(free(&asked, std::slice::from_ref(&running)).is_ok(), is_free, "{server}");
+        }
+        running.standing = super::super::Standing::Done;
+        assert_eq!(free(&steps(&maintain("a", None)), &[running]), Ok(()));
+        assert_eq!(names(&["a"]), [name("a")]);
+    }
+}

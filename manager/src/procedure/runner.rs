@@ -1,0 +1,293 @@
+//! The thin shell: observes, asks [`next`], saves, acts. It holds nothing of its own: whatever it did not save before a
+//! crash is looked at again.
+
+use std::{sync::Arc, time::Duration};
+
+use bellwether_proto::{name::ServerName, record::SignedRecord};
+use tokio::sync::watch;
+
+use super::{
+    Action, Attestation, Board, BoardError, Document, Id, Kind, Next, PlanRefused, Procedure, Survey, Task, World,
+    abort, next,
+    plan::{free, plan},
+    resume, settle,
+};
+use crate::{publisher::stopped, shared::now_ms};
+
+/// Between two looks while something is under way.
+const POLL: Duration = Duration::from_millis(250);
+/// Between two looks whether this server has something to drive (any more).
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Why an action was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ActError {
+    /// It would be refused again.
+    #[error("{0}")]
+    Refused(String),
+    /// It may succeed later.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What observes and acts: the agent.
+pub trait Hands: Send + Sync + 'static {
+    /// The group record in force here.
+    fn record(&self) -> Arc<SignedRecord>;
+
+    /// The farm as it is now, as far as this server sees it; balancers are asked for these servers only (none: for all).
+    fn observe(&self, servers: Option<Vec<ServerName>>) -> impl Future<Output = World> + Send;
+
+    /// Does it. Returns when it is done or was refused; both are looked at again.
+    ///
+    /// # Errors
+    /// Why not.
+    fn act(&self, action: &Action, by: &str) -> impl Future<Output = Result<(), ActError>> + Send;
+}
+
+/// Drives what this server has to drive until `shutdown`. An action that has begun is finished first.
+pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch::Receiver<bool>) {
+    let mut held = board.follow();
+    loop {
+        held.borrow_and_update();
+        let pause = if round(&board, &*hands).await { POLL } else { IDLE };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // Never an error: the board outlives this task.
+            _ = held.changed() => {}
+            () = stopped(&mut shutdown) => return,
+        }
+    }
+}
+
+/// One look at everything that is this server's to drive; whether anything is unfinished.
+async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
+    let record = hands.record();
+    let document = board.document(record.record().group);
+    let manager = &record.record().manager().name;
+    let mine = |procedure: &&Procedure| !procedure.is_over() && procedure.driver(manager) == board.name();
+    let current = manager != board.name() || document.procedures.is_empty();
+    if !current && document.version.0 != record.record().version.epoch {
+        // Under its own name from now on, so that the candidates take it.
+        if let Err(error) = board.change(record.record(), |document| {
+            document.take_over(now_ms());
+            Ok(())
+        }) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
+        }
+    }
+    let unfinished = document.procedures.iter().any(|procedure| !procedure.is_over());
+    let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
+    for id in &mine {
+        if let Err(error) = drive(board, hands, &record, *id).await {
+            tracing::error!(procedure = %id, error = &error as &dyn std::error::Error, "not driven");
+        }
+    }
+    // Another's may become this server's with the next record.
+    unfinished
+}
+
+async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id) -> Result<(), BoardError> {
+    let record = record.record();
+    let Some(before) = board.document(record.group).get(id).cloned() else { return Ok(()) };
+    let world = hands.observe(whom(&before)).await;
+    let mut procedure = before.clone();
+    if settle(&mut procedure, &world, now_ms()) {
+        tracing::info!(procedure = %id, at = procedure.at, standing = ?procedure.standing, "a step further");
+        if !replace(board, record, &before, procedure.clone())? {
+            return Ok(());
+        }
+    }
+    let (action, doing) = match next(&procedure, &world, now_ms()) {
+        Next::Do(action) => (Some(action), procedure.step().map(|step| step.task.what()).unwrap_or_default()),
+        Next::Wait(what, _) => (None, what),
+        Next::Ask(question) => (None, question.asks),
+        Next::Failed(_) | Next::Done => (None, String::new()),
+    };
+    board.doing(id, doing);
+    let Some(action) = action else { return Ok(()) };
+    let before = procedure.clone();
+    procedure.trying(now_ms());
+    if !replace(board, record, &before, procedure.clone())? {
+        return Ok(());
+    }
+    tracing::info!(procedure = %id, ?action, "acting");
+    // Not to be cancelled by the end of the agent: `run` looks at `shutdown` only between two rounds.
+    let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
+    let before = procedure.clone();
+    let world = hands.observe(whom(&before)).await;
+    match done {
+        Ok(()) => procedure.trouble = None,
+        Err(ActError::Failed(why)) => procedure.trouble = Some(why),
+        Err(ActError::Refused(why)) => procedure.refused(why, &world),
+    }
+    // Under the old epoch, where the action gave the role away: the new manager's word is newer than this.
+    settle(&mut procedure, &world, now_ms());
+    if procedure != before {
+        replace(board, record, &before, procedure)?;
+    }
+    Ok(())
+}
+
+/// Whose balancers matter for its step: everybody's where some must go on serving.
+fn whom(procedure: &Procedure) -> Option<Vec<ServerName>> {
+    match &procedure.step()?.task {
+        Task::Drain(_) => None,
+        task => Some(task.servers().into_iter().cloned().collect()),
+    }
+}
+
+/// Saves `now` in the place of `before`; false: somebody else changed that meanwhile, and it is looked at again.
+fn replace(
+    board: &Board,
+    record: &bellwether_proto::record::Record,
+    before: &Procedure,
+    now: Procedure,
+) -> Result<bool, BoardError> {
+    if board.document(record.group).get(before.id) != Some(before) {
+        return Ok(false);
+    }
+    let put = |document: &mut Document| {
+        let same = document.get(before.id) == Some(before);
+        if same {
+            document.put(now);
+        }
+        Ok(same)
+    };
+    board.change(record, put)
+}
+
+/// What is asked for when a procedure is to begin.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What is to be done.
+    pub kind: Kind,
+    /// What was found at the members, where a manager is recovered.
+    pub survey: Survey,
+    /// An answer to its first question; empty: none yet.
+    pub attest: String,
+    /// Who.
+    pub by: String,
+    /// Only the steps.
+    pub dry_run: bool,
+}
+
+/// Why nothing is begun, resumed or aborted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// A rule says no.
+    #[error(transparent)]
+    Plan(#[from] PlanRefused),
+    /// Not this server's to drive.
+    #[error("procedures are driven at the manager, {0}; nothing was changed\nrun the command there")]
+    Elsewhere(ServerName),
+    /// No such procedure.
+    #[error("there is no procedure {0}; nothing was changed\nsee: bellwether procedure list")]
+    Unknown(Id),
+    /// The change is refused, or not saved.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+}
+
+/// Begins a procedure; the same one again where it is begun and not over.
+///
+/// # Errors
+/// Why not.
+pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Result<Procedure, AskError> {
+    let Request { kind, survey, attest, by, dry_run } = request;
+    let record = hands.record();
+    let record = record.record();
+    let document = board.document(record.group);
+    if let Some(begun) = document.procedures.iter().find(|procedure| !procedure.is_over() && procedure.kind == kind) {
+        return Ok(begun.clone());
+    }
+    let recovered = |procedure: &&Procedure| match (&procedure.kind, &kind) {
+        (Kind::RecoverManager { new, .. }, Kind::RecoverManager { new: me, .. }) => {
+            new == me && record.manager().name == *me
+        }
+        _ => false,
+    };
+    if let Some(done) = document.procedures.iter().rfind(recovered) {
+        return Ok(done.clone());
+    }
+    let world = hands.observe(None).await;
+    let steps = plan(&kind, &world, &survey)?;
+    let now = now_ms();
+    let mut procedure = Procedure::new(document.next_id(), kind, steps, by.clone(), now);
+    procedure.findings = survey.findings;
+    let driver = procedure.driver(&world.manager).clone();
+    if driver != *board.name() {
+        return Err(AskError::Elsewhere(driver));
+    }
+    match procedure.kind {
+        // Whatever else is under way goes on after it.
+        Kind::RecoverManager { .. } => {}
+        Kind::MaintenanceStart { .. } | Kind::MaintenanceFinish { .. } | Kind::RecoverMember { .. } => {
+            free(&procedure.steps, &settled(&document, &world, now))?;
+        }
+    }
+    let first = procedure.steps.iter().find_map(|step| match &step.task {
+        Task::Attest(fact) => Some(fact.clone()),
+        _ => None,
+    });
+    if let Some(fact) = first.filter(|_| !attest.is_empty()) {
+        procedure.attestations.push(Attestation { fact, text: attest, by, time_ms: now });
+    }
+    if dry_run {
+        return Ok(procedure);
+    }
+    let put = |document: &mut Document| {
+        procedure.id = document.next_id();
+        document.put(procedure.clone());
+        Ok(procedure)
+    };
+    Ok(board.change(record, put)?)
+}
+
+/// What the runner is about to find: one whose last step is so by now is in nobody's way.
+fn settled(document: &Document, world: &World, now_ms: u64) -> Vec<Procedure> {
+    let mut procedures = document.procedures.clone();
+    for procedure in &mut procedures {
+        settle(procedure, world, now_ms);
+    }
+    procedures
+}
+
+/// Lets a procedure go on, with the answer to its question.
+///
+/// # Errors
+/// Why not.
+pub async fn go_on<H: Hands>(board: &Board, hands: &H, id: Id, attest: &str, by: &str) -> Result<Procedure, AskError> {
+    change(board, hands, id, |procedure, _| resume(procedure, attest, by, now_ms())).await
+}
+
+/// Stops a procedure for good.
+///
+/// # Errors
+/// Why not.
+pub async fn give_up<H: Hands>(board: &Board, hands: &H, id: Id, by: &str) -> Result<Procedure, AskError> {
+    change(board, hands, id, |procedure, world| abort(procedure, world, by)).await
+}
+
+async fn change<H: Hands>(
+    board: &Board,
+    hands: &H,
+    id: Id,
+    change: impl FnOnce(&mut Procedure, &World) -> Result<(), String>,
+) -> Result<Procedure, AskError> {
+    let record = hands.record();
+    let record = record.record();
+    let Some(found) = board.document(record.group).get(id).cloned() else { return Err(AskError::Unknown(id)) };
+    let driver = found.driver(&record.manager().name);
+    if driver != board.name() {
+        return Err(AskError::Elsewhere(driver.clone()));
+    }
+    let world = hands.observe(Some(found.servers().cloned().collect())).await;
+    let changed = board.change(record, |document| {
+        let mut procedure = document.get(id).cloned().unwrap_or(found);
+        change(&mut procedure, &world)?;
+        document.put(procedure.clone());
+        Ok(procedure)
+    })?;
+    Ok(changed)
+}

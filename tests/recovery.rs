@@ -1,0 +1,153 @@
+//! W22–W25, W27: a serving machine is lost while clients ask, behind a real HAProxy with an nginx on each server; what a
+//! person has to answer for is asked, and recorded.
+
+use bellwether_proto::{record::Role, status::State};
+use serde_json::Value;
+
+use crate::{
+    balancers::{Client, Site},
+    farm::{DEADLINE, Farm, compare, one, wait_for},
+    maintenance::{assert_in_service, is_done, procedure, ready, role, site, wait_procedure},
+};
+
+/// The machine loses its power: all that runs on it is gone at once. What clients had asked it for by then is lost; from
+/// when HAProxy knows it, nothing is.
+fn lose(farm: &mut Farm, site: &mut Site, index: usize, client: &Client) -> usize {
+    let name = farm.server(index).name.clone();
+    client.wait_from(&name);
+    farm.server_mut(index).kill();
+    site.nginx(&name).kill();
+    wait_for(&format!("HAProxy giving {name} up"), DEADLINE, || match site.haproxy.status(&name) {
+        status if status.starts_with("UP") => Err(status),
+        _ => Ok(()),
+    });
+    let failed = client.wait_more(20).failures;
+    assert!(failed.len() <= 4, "one for each connection at the most: {failed:?}");
+    failed.len()
+}
+
+fn asks(shown: &Value, word: &str) -> bool {
+    shown["doing"].as_str().is_some_and(|doing| doing.contains(word))
+}
+
+#[test]
+fn w27_a_member_is_lost_and_comes_back_repaired() {
+    let (mut farm, mut site) = site(2, "20s");
+    let client = site.client();
+    let failed = lose(&mut farm, &mut site, 1, &client);
+
+    let said = farm.manager().command(&["recover", "member", "member1", "--yes"]).exits(5);
+    said.says(&["drain member1", "is member1 off the network", "procedure resume p1 --attest"]);
+    assert_eq!(role(farm.manager(), "member1"), Some(Role::Member), "nobody has answered yet");
+    farm.manager().command(&["procedure", "resume", "p1"]).refused().says(&["--attest"]);
+    let said = farm.manager().command(&["procedure", "resume", "p1", "--attest", "its plug is pulled"]).exits(5);
+    said.says(&["disable member1", "is member1 repaired"]);
+    assert_eq!(role(farm.manager(), "member1"), Some(Role::Disabled));
+    farm.manager().write("index.html", "<p>written meanwhile</p>");
+    farm.wait_same(farm.server(2));
+
+    // The question is still asked after the engine was killed.
+    farm.server_mut(0).kill();
+    farm.server_mut(0).start();
+    wait_procedure(farm.manager(), "p1", "asking", |shown| asks(shown, "repaired"));
+    site.nginx("member1").revive();
+    farm.server_mut(1).start();
+    assert_ne!(ready(farm.server(1)).map(|(code, _)| code), Ok(200), "it is not back yet");
+    let before = client.so_far().of("member1");
+    let said = farm.manager().command(&["procedure", "resume", "p1", "--attest", "a new disk"]).success();
+    said.says(&["sync member1", "undrain member1", "serves again"]);
+    assert_in_service(&farm, &site, 1);
+    farm.wait_equal();
+    farm.assert_equal();
+    client.wait_from("member1");
+    assert!(client.so_far().of("member1") > before);
+    farm.manager().command(&["procedure", "show", "p1"]).success().says(&["its plug is pulled", "a new disk"]);
+    assert_eq!(client.stop().failures.len(), failed, "only what was in flight on the machine that was lost");
+}
+
+#[test]
+fn w27_w22_an_attestation_that_is_given_at_once_is_recorded() {
+    let (mut farm, mut site) = site(2, "20s");
+    let client = site.client();
+    let failed = lose(&mut farm, &mut site, 2, &client);
+    let recover = ["recover", "member", "member2", "--remove", "--attest", "it burnt down", "--yes"];
+    farm.manager().command(&recover).exits(5).says(&["remove member2", "is member2 repaired"]);
+    let shown = procedure(farm.manager(), "p1");
+    assert_eq!(shown["procedure"]["attestations"][0]["text"], "it burnt down");
+    assert_eq!(role(farm.manager(), "member2"), None);
+    farm.manager().command(&["procedure", "abort", "p1", "--yes"]).success().says(&["still removed: member2"]);
+    assert_eq!(client.stop().failures.len(), failed);
+    assert!(!is_done(&procedure(farm.manager(), "p1")));
+}
+
+#[test]
+fn w22_w24_w25_the_manager_is_lost_and_a_candidate_takes_over() {
+    let (mut farm, mut site) = site(2, "20s");
+    let client = site.client();
+    farm.manager().write("index.html", "<p>the manager's last word</p>");
+    farm.wait_equal();
+    let recover = ["recover", "manager", "--yes"];
+    farm.server(1).command(&recover).refused().says(&["manager, the manager, answers"]);
+    let failed = lose(&mut farm, &mut site, 0, &client);
+
+    let dry = farm.server(1).command(&["recover", "manager", "--dry-run"]).success();
+    let dry = dry.says(&["attest that manager is isolated", "W22", "make member1 manager by itself", "W24"]);
+    assert!(!dry.stdout.contains("drain member2"), "equal hashes need no drain (W23): {dry}");
+    farm.server(1).command(&recover).exits(5).says(&["is manager off the network", "procedure resume p1 --attest"]);
+    assert_eq!(role(farm.server(1), "manager"), Some(Role::Manager), "nobody has answered yet");
+    // The candidate's engine is killed before it has the role.
+    farm.server_mut(1).kill();
+    farm.server_mut(1).start();
+    let said = farm.server(1).command(&["procedure", "resume", "p1", "--attest", "its power is off"]).success();
+    said.says(&["make member1 manager", "maintenance finish manager"]);
+    farm.led_by(1);
+    assert_eq!(role(farm.manager(), "manager"), Some(Role::Disabled));
+    farm.manager().command(&["procedure", "show", "p1"]).success().says(&["its power is off", "member2 holds"]);
+    farm.manager().write("index.html", "<p>written at the new manager</p>");
+    farm.wait_same(farm.server(2));
+
+    // W25: repaired, it comes back by a change at the new manager.
+    site.nginx("manager").revive();
+    farm.server_mut(0).start();
+    farm.manager().command(&["maintenance", "finish", "manager", "--yes"]).success();
+    assert_in_service(&farm, &site, 0);
+    farm.wait_equal();
+    farm.assert_equal();
+    client.wait_from("manager");
+    assert_eq!(client.stop().failures.len(), failed, "only what was in flight on the machine that was lost");
+}
+
+#[test]
+fn w23_members_that_differ_are_drained_and_synced_in_batches() {
+    let (mut farm, mut site) = site(4, "20s");
+    farm.manager().command(&["group", "set", "--min-serving", "2"]).success();
+    let client = site.client();
+    // What member1 does not have: it is the least advanced of all, and takes over all the same.
+    farm.server_mut(1).kill();
+    farm.manager().write("late.html", "<p>seen by the others only</p>");
+    for index in 2..=4 {
+        farm.wait_same(farm.server(index));
+    }
+    let failed = lose(&mut farm, &mut site, 0, &client);
+    farm.server_mut(1).start();
+
+    let recover = ["recover", "manager", "--attest", "its power is off", "--yes"];
+    farm.server(1).command(&recover).refused().says(&["has seen more", "--force"]);
+    let said = farm.server(1).command(&[&recover[..], &["--force"]].concat()).success();
+    said.says(&["drain member2, member3", "undrain member2, member3", "drain member4", "undrain member4"]);
+    farm.led_by(1);
+    farm.wait_status("three members in sync", |status| {
+        ["member2", "member3", "member4"].iter().all(|name| {
+            one(status, name).is_some_and(|server| server.state == State::InSync && server.revision == status.head)
+        })
+    });
+    for index in 2..=4 {
+        let server = farm.server(index);
+        compare::assert_equal_by_rsync(farm.manager().set("web"), server.set("web"));
+        let kept = compare::find_below(&server.state().join("recovery"), "late.html");
+        assert!(kept.is_some(), "what {} had is kept", server.name);
+        assert_in_service(&farm, &site, index);
+        client.wait_from(&server.name);
+    }
+    assert_eq!(client.stop().failures.len(), failed, "only what was in flight on the machine that was lost");
+}
