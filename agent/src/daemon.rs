@@ -28,7 +28,7 @@ use bellwether_proto::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -57,6 +57,8 @@ pub struct Options {
 
 /// How long open calls may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// Servers that may tell their newer records at a time.
+const TELLING: usize = 2;
 /// Messages that may wait between the agent's own tasks.
 const INPUTS: usize = 4;
 
@@ -112,6 +114,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         events: seeing,
         farm: farm.clone(),
         folded,
+        telling: Semaphore::new(TELLING),
         stop: stop_to,
         leaving,
     });

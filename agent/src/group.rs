@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bellwether_manager::SaveError;
 use bellwether_proto::{
     key::PublicKey,
+    limits,
     record::{RecordRefused, SignedRecord, Version, chain},
     revision::Epoch,
     status::Event,
@@ -19,8 +20,22 @@ pub(crate) struct GroupRecord {
     layout: Layout,
     own_key: PublicKey,
     current: watch::Sender<Arc<SignedRecord>>,
-    chain: Mutex<Vec<SignedRecord>>,
+    chain: Mutex<Arc<Vec<SignedRecord>>>,
     events: mpsc::UnboundedSender<Event>,
+}
+
+/// What a server lacks of the record. Cheap to hold: nothing is copied until it is sent.
+pub(crate) struct Since {
+    chain: Arc<Vec<SignedRecord>>,
+    current: Arc<SignedRecord>,
+    from: Version,
+}
+
+impl Since {
+    /// Oldest first: the chain, then the record in force.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SignedRecord> {
+        chain::since(&self.chain, &self.current, self.from)
+    }
 }
 
 /// Why a record is not taken; the one held stays in force.
@@ -37,7 +52,7 @@ impl GroupRecord {
     pub(crate) fn new(layout: Layout, own_key: PublicKey, held: Held, events: mpsc::UnboundedSender<Event>) -> Self {
         let current = watch::Sender::new(Arc::new(held.current));
         let _ = events.send(Event::Record(Arc::new(current.borrow().record().clone())));
-        Self { layout, own_key, current, chain: Mutex::new(held.chain), events }
+        Self { layout, own_key, current, chain: Mutex::new(Arc::new(held.chain)), events }
     }
 
     /// The record in force.
@@ -50,9 +65,9 @@ impl GroupRecord {
         self.current.subscribe()
     }
 
-    /// The records that made each manager, oldest first.
+    /// The records that made each manager, oldest first, as far back as a message has room for.
     pub(crate) fn chain(&self) -> Vec<SignedRecord> {
-        self.locked().clone()
+        chain::newest_within(&self.locked(), limits::CHAIN_SENT).to_vec()
     }
 
     /// This server's key.
@@ -61,9 +76,9 @@ impl GroupRecord {
     }
 
     /// What a server whose record is of version `from` lacks, oldest first: the chain, then the record in force.
-    pub(crate) fn since(&self, from: Version) -> Vec<SignedRecord> {
+    pub(crate) fn since(&self, from: Version) -> Since {
         let chain = self.locked();
-        chain::since(&chain, &self.current(), from)
+        Since { chain: chain.clone(), current: self.current(), from }
     }
 
     /// The key of the manager of that epoch, as far as it is known here.
@@ -115,20 +130,20 @@ impl GroupRecord {
         Ok(())
     }
 
-    fn locked(&self) -> MutexGuard<'_, Vec<SignedRecord>> {
+    fn locked(&self) -> MutexGuard<'_, Arc<Vec<SignedRecord>>> {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, chain: &mut Vec<SignedRecord>, way: &[SignedRecord]) -> Result<(), StateFileError> {
+    fn put(&self, chain: &mut Arc<Vec<SignedRecord>>, way: &[SignedRecord]) -> Result<(), StateFileError> {
         let Some(last) = way.last() else { return Ok(()) };
-        let (mut longer, mut before) = (chain.clone(), self.current());
+        let (mut longer, mut before) = (chain.to_vec(), self.current());
         for step in way {
             chain::extend(&mut longer, &before, step);
             before = Arc::new(step.clone());
         }
         let held = Held { current: last.clone(), chain: longer };
         state_file::save(&self.layout.group(), &held)?;
-        *chain = held.chain;
+        *chain = Arc::new(held.chain);
         let _ = self.events.send(Event::Record(Arc::new(held.current.record().clone())));
         self.current.send_replace(Arc::new(held.current));
         Ok(())

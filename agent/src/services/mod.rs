@@ -21,7 +21,7 @@ use bellwether_proto::{
     status::{Event, FarmStatus},
     v1,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::Status;
 
 use self::refusal::refusal;
@@ -41,6 +41,8 @@ pub(crate) struct Agent {
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
+    /// Held by who tells newer records: a few at a time, for their bytes.
+    pub(crate) telling: Semaphore,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// The group is to be forgotten when the agent has ended (W22).
