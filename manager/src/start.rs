@@ -15,6 +15,7 @@ use bellwether_proto::{
     status::Event,
 };
 use bellwether_store::{
+    apply::{Failed, Site},
     history::{History, HistoryError},
     index,
     state_file::{self, StateFileError},
@@ -23,7 +24,7 @@ use bellwether_store::{
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
-    Dial, Inner, Manager, SaveRecord,
+    Dial, Inner, Manager, SaveRecord, adopt,
     balancer::Locals,
     dirty::Dirty,
     epoch,
@@ -98,6 +99,9 @@ pub enum StartError {
         /// Why.
         source: PublishError,
     },
+    /// A switch was interrupted.
+    #[error("an interrupted switch of the sets can be neither completed nor taken back")]
+    Recovery(#[from] Failed),
     /// A state file cannot be used.
     #[error("the tokens cannot be read")]
     Tokens(#[from] StateFileError),
@@ -178,6 +182,7 @@ fn open(
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
+    adopt::recover(&Site { sources: sources(record.record(), sets), state: state.to_owned() })?;
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
