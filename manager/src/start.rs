@@ -16,7 +16,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Failed, Site},
-    history::{History, HistoryError},
+    history::{History, HistoryError, Stored},
     index,
     state_file::{self, StateFileError},
     tree::Tree,
@@ -189,17 +189,25 @@ fn open(
     // A pack that is newer than what the sets hold was refused here, or not switched to.
     let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
     let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
-    let tree = history.tree(stored.header.id())?;
-    if tree.root() != stored.header.header().root {
-        return Err(StartError::Damaged(stored.header.number()));
-    }
     let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
-    let (known, believed) = match index::load(&state.join("index"), &rules) {
-        Some(loaded) => (loaded.tree, loaded.same_boot),
-        // Its stats are unknown, so every file is read anyway.
-        None => (tree.clone(), true),
+    let loaded = index::load(&state.join("index"), &rules);
+    let root = stored.header.header().root;
+    let (tree, known, believed) = match loaded {
+        // One tree in memory: the sets hold the head.
+        Some(loaded) if loaded.tree.root() == root => (loaded.tree.clone(), loaded.tree, loaded.same_boot),
+        Some(loaded) => (head_tree(&history, &stored)?, loaded.tree, loaded.same_boot),
+        None => {
+            let tree = head_tree(&history, &stored)?;
+            // Its stats are unknown, so every file is read anyway.
+            (tree.clone(), tree, true)
+        }
     };
     Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
+}
+
+fn head_tree(history: &History, head: &Stored) -> Result<Tree, StartError> {
+    let tree = history.tree(head.header.id())?;
+    if tree.root() == head.header.header().root { Ok(tree) } else { Err(StartError::Damaged(head.header.number())) }
 }
 
 fn tell(shared: &Shared) {
@@ -231,6 +239,7 @@ fn run(
         notices: BTreeSet::new(),
         unpublished: None,
         failures: 0,
+        early: None,
         times: Times::new(Instant::now(), !believed, full),
     };
     let to_watch =
