@@ -1,14 +1,13 @@
 //! What `bellwether serve` runs.
 //!
 //! Tasks: one folds events into the farm's status (it alone writes the `farm` watch); one serves other servers over mutual
-//! TLS; one serves commands on the Unix socket; one serves the http port; and this server's role: the manager's tasks
-//! ([`bellwether_manager`]), or the member's thread with the watch that feeds it (`crate::member`). The `stop` watch
-//! ends them all; each is waited for.
+//! TLS; one serves commands on the Unix socket; one serves the http port; one runs this server's role, whatever that is at
+//! the time (`crate::role`); two talk to other servers about the group record (`crate::peers`). The `stop` watch ends them
+//! all; each is waited for.
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Dial, Manager};
 use bellwether_monitor::{
     farm::Farm,
     http::{self, Ready},
@@ -24,28 +22,29 @@ use bellwether_monitor::{
 use bellwether_proto::{
     key::KeyPair,
     limits,
-    name::SetName,
-    record::Server,
+    name::{ServerName, SetName},
     status::{Event, FarmStatus},
     v1::{StatusRequest, admin_server::AdminServer, group_server::GroupServer, push_server::PushServer},
 };
-use bellwether_store::tree::Tree;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
 };
-use tonic::transport::Channel;
 
 use crate::{
     clock::now_ms,
     config::Config,
-    error::{CommandError, Kind, chain},
+    error::{CommandError, Kind},
     group::GroupRecord,
     identity, incarnation,
     layout::{Held, Layout},
     lock::Lock,
     member,
-    services::{Agent, Standing, admin::AdminService, door::Door, group::GroupService, link::ManagerLink},
+    peers::{Hint, Peers},
+    role::{self, Parts, Roles, Standing},
+    seen::Seen,
+    services::{Agent, admin::AdminService, door::Door, group::GroupService},
     socket, tls,
 };
 
@@ -58,7 +57,7 @@ pub struct Options {
 
 /// How long open calls may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
-/// Inputs that may wait for the member's thread.
+/// Messages that may wait between the agent's own tasks.
 const INPUTS: usize = 4;
 
 /// Runs the agent until it is told to stop.
@@ -70,66 +69,90 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     identity::prepare(&layout).map_err(|e| CommandError::refused(&e))?;
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
     let (key, held) = group(&layout)?;
-    let paths: BTreeMap<SetName, PathBuf> =
-        config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
     if options.recover_only {
-        return recover_only(&layout, &paths, &held);
+        return recover_only(&layout, &role::paths(&config), &held);
     }
     let stop = stop_on_signal()?;
-    let (events, seen) = mpsc::unbounded_channel();
+    let (events, observed) = mpsc::unbounded_channel();
     let (ready_to, ready) = watch::channel(Ready::no("starting"));
     let (folded, awaited) = mpsc::channel(INPUTS);
-    let farm = fold(&config, seen, awaited);
+    let farm = fold(&config, observed, awaited);
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let bound = Bound::bind(&config).await?;
 
-    let mut member_thread = None;
-    let mut watching = None;
-    let (standing, push) = if record.current().record().manager().key == key.public() {
-        let manager = start_manager(&config, &layout, &key, &record, events, stop.subscribe()).await?;
-        ready_to.send_replace(Ready::yes("the manager"));
-        (Standing::Manager(manager), None)
-    } else {
-        let (inputs, received) = mpsc::channel(INPUTS);
-        let tree = Arc::<arc_swap::ArcSwap<Tree>>::default();
-        let setup = member::Setup {
-            name: config.name.clone(),
-            paths,
-            layout: layout.clone(),
-            record: record.clone(),
-            events,
-            ready: ready_to,
-            tree: tree.clone(),
-        };
-        let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await;
-        let member = member.map_err(|e| CommandError::failed(&e))?.map_err(|e| CommandError::failed(&e))?;
-        watching = Some(tokio::spawn(member.watch(inputs.clone(), &stop.subscribe())));
-        member_thread = Some(tokio::task::spawn_blocking(move || member.run(received)));
-        let service = member::PushService::new(record.clone(), inputs, stop.subscribe());
-        (Standing::Member(ManagerLink::new(key.clone(), record.clone(), tree)), Some(service))
+    let seen = Arc::new(Seen::default());
+    let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone()));
+    let incarnation = incarnation::next(&layout).map_err(|e| CommandError::failed(&e))?;
+    let mut claims = Vec::new();
+    if record.is_led_here() {
+        peers.ask_before_leading().await;
+        claims = peers.survey_before_leading().await;
+    }
+    let (reforms_to, reforms) = mpsc::channel(1);
+    let (standing_to, standing) = watch::channel(Standing::Changing);
+    let (newer, behind) = mpsc::channel(INPUTS);
+    let sessions = watch::Sender::new(0);
+    let name = config.name.clone();
+    let parts = Parts {
+        config,
+        layout: layout.clone(),
+        key: key.clone(),
+        record: record.clone(),
+        events,
+        ready: ready_to,
+        seen: seen.clone(),
+        sessions: sessions.clone(),
+        newer,
+        peers: peers.clone(),
+        incarnation,
+        claims,
+        reforms,
     };
+    let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
-    let agent = Arc::new(Agent { record, standing, farm: farm.clone(), folded, stop: stop.clone(), leaving });
+    let (stop_to, peers_to) = (stop.clone(), peers.clone());
+    let agent = Arc::new(Agent {
+        name,
+        record,
+        standing,
+        peers,
+        seen,
+        farm: farm.clone(),
+        folded,
+        reforms: reforms_to,
+        stop: stop_to,
+        leaving,
+    });
 
-    let knocking = tokio::spawn(knock(agent.clone()));
+    let (hints_to, hints) = mpsc::channel(INPUTS);
+    let running = tokio::spawn(roles.run(stop.subscribe()));
+    // Cancelled at the end, wherever they are: they keep nothing.
+    let talking = [
+        tokio::spawn(pass_hints(behind, hints_to.clone())),
+        tokio::spawn(peers_to.clone().catch_up(hints, sessions.subscribe())),
+        tokio::spawn(peers_to.tell()),
+        tokio::spawn(knock(agent.clone())),
+    ];
+    let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to);
     let served = serve(bound, &key, &agent, push, http::router(farm, ready), &stop).await;
     stop.send_replace(true);
-    knocking.abort();
-    if let Standing::Manager(manager) = &agent.standing {
-        manager.stopped().await;
-    }
-    if let Some(watching) = watching {
-        let _ = watching.await;
-    }
-    if let Some(thread) = member_thread
-        && tokio::time::timeout(10 * GRACE, thread).await.is_err()
-    {
-        tracing::warn!("the member's thread is still busy; what it does is completed at the next start");
+    talking.iter().for_each(JoinHandle::abort);
+    if let Err(error) = running.await {
+        tracing::error!(%error, "the role ended badly");
     }
     if agent.leaving.load(Ordering::SeqCst) {
         layout.forget().map_err(|e| CommandError::failed(&e))?;
     }
     served
+}
+
+/// A manager's lanes say who has seen a newer record.
+async fn pass_hints(mut behind: mpsc::Receiver<ServerName>, hints: mpsc::Sender<Hint>) {
+    while let Some(server) = behind.recv().await {
+        if hints.send(Hint::Server(server)).await.is_err() {
+            return;
+        }
+    }
 }
 
 fn group(layout: &Layout) -> Result<(Arc<KeyPair>, Held), CommandError> {
@@ -152,8 +175,8 @@ fn recover_only(layout: &Layout, paths: &BTreeMap<SetName, PathBuf>, held: &Held
 /// A member that has started asks its manager for something, so that it is dialled at once and not when the manager would
 /// try again. When that fails, it is dialled later.
 async fn knock(agent: Arc<Agent>) {
-    if let Standing::Member(link) = &agent.standing {
-        let _ = link.ask(|mut manager| async move { manager.status(StatusRequest {}).await }).await;
+    if let Standing::Member(following) = agent.standing() {
+        let _ = following.link.ask(|mut manager| async move { manager.status(StatusRequest {}).await }).await;
     }
 }
 
@@ -228,45 +251,11 @@ async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, CommandErr
     })
 }
 
-struct TlsDial(Arc<KeyPair>);
-
-impl Dial for TlsDial {
-    fn dial(&self, server: &Server) -> Pin<Box<dyn Future<Output = Result<Channel, String>> + Send>> {
-        let (key, address, expected) = (self.0.clone(), server.address.clone(), server.key);
-        Box::pin(async move { tls::connect(&key, &address, expected).await.map_err(|e| chain(&e)) })
-    }
-}
-
-async fn start_manager(
-    config: &Config,
-    layout: &Layout,
-    key: &Arc<KeyPair>,
-    record: &Arc<GroupRecord>,
-    events: mpsc::UnboundedSender<Event>,
-    stop: watch::Receiver<bool>,
-) -> Result<Manager, CommandError> {
-    let saving = record.clone();
-    let setup = bellwether_manager::Setup {
-        name: config.name.clone(),
-        key: key.clone(),
-        sets: config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect(),
-        state: layout.state().to_owned(),
-        record: record.current().as_ref().clone(),
-        chain: record.chain(),
-        incarnation: incarnation::next(layout).map_err(|e| CommandError::failed(&e))?,
-        dial: Arc::new(TlsDial(key.clone())),
-        events,
-        save_record: Box::new(move |new| saving.save(new)),
-        timings: bellwether_manager::Timings::default(),
-    };
-    Manager::start(setup, stop).await.map_err(|e| CommandError::failed(&e))
-}
-
 async fn serve(
     bound: Bound,
     key: &KeyPair,
     agent: &Arc<Agent>,
-    push: Option<member::PushService>,
+    push: member::PushService,
     router: axum::Router,
     stop: &watch::Sender<bool>,
 ) -> Result<(), CommandError> {
@@ -275,13 +264,13 @@ async fn serve(
     let group = GroupServer::new(GroupService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);
-    let push = push.map(|push| PushServer::new(push).max_decoding_message_size(limits::MESSAGE));
+    let push = PushServer::new(push).max_decoding_message_size(limits::MESSAGE);
     let record = agent.record.clone();
     let servers = tls::incoming(servers, tls).knowing(move |key| record.current().record().by_key(key).is_some());
     let for_servers = tls::service()
         .layer(Door::new(agent.record.clone()))
         .add_service(group)
-        .add_optional_service(push)
+        .add_service(push)
         .serve_with_incoming_shutdown(servers, stopped(stop));
     let admin = AdminServer::new(AdminService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)

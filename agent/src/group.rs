@@ -1,13 +1,15 @@
 //! The group record as this server holds it: durable before it is in force, one for all tasks.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use bellwether_manager::SaveError;
 use bellwether_proto::{
     key::PublicKey,
-    record::{RecordRefused, SignedRecord},
+    record::{RecordRefused, SignedRecord, Version, chain},
+    revision::Epoch,
     status::{Event, Observation},
 };
 use bellwether_store::state_file::{self, StateFileError};
@@ -65,7 +67,12 @@ impl GroupRecord {
 
     /// The records that made each manager, oldest first.
     pub(crate) fn chain(&self) -> Vec<SignedRecord> {
-        self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.locked().clone()
+    }
+
+    /// Where this server keeps its state.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// This server's key.
@@ -101,30 +108,68 @@ impl GroupRecord {
         self.knock.subscribe()
     }
 
+    /// What a server whose record is of version `from` lacks, oldest first: the chain, then the record in force.
+    pub(crate) fn since(&self, from: Version) -> Vec<SignedRecord> {
+        let chain = self.locked();
+        chain::since(&chain, &self.current(), from)
+    }
+
+    /// The key of the manager of that epoch, as far as it is known here.
+    pub(crate) fn manager_of(&self, epoch: Epoch) -> Option<PublicKey> {
+        let chain = self.locked();
+        chain::manager_of(&chain, &self.current(), epoch)
+    }
+
+    /// Whether the record in force makes this server the manager.
+    pub(crate) fn is_led_here(&self) -> bool {
+        self.current().record().manager().key == self.own_key
+    }
+
     /// Takes a record from the network, if it may follow the one held. On the disk before it is in force.
     ///
     /// # Errors
     /// Refused, or not written; the record held stays in force.
     pub(crate) fn take(&self, new: SignedRecord) -> Result<(), TakeError> {
-        let chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        if new.may_follow(&self.current())? {
-            self.put(&chain, new)?;
+        self.take_by(&[new])
+    }
+
+    /// Takes the newest of `links`, over those between where it needs them. On the disk before it is in force.
+    ///
+    /// # Errors
+    /// Refused, or not written; the record held stays in force.
+    pub(crate) fn take_by(&self, links: &[SignedRecord]) -> Result<(), TakeError> {
+        let mut chain = self.locked();
+        let way = chain::walk(&self.current(), links)?;
+        Ok(self.put(&mut chain, &way)?)
+    }
+
+    /// Puts a record of this server's own making in force: its manager's next one, or one that changes the manager. On the
+    /// disk before it returns.
+    ///
+    /// # Errors
+    /// What is held by now is another manager's, or not written; the record held stays in force.
+    pub(crate) fn save(&self, new: &SignedRecord) -> Result<(), SaveError> {
+        let mut chain = self.locked();
+        if new.may_follow(&self.current()).map_err(SaveError::Superseded)? {
+            self.put(&mut chain, std::slice::from_ref(new))?;
         }
         Ok(())
     }
 
-    /// Puts this manager's own new record in force. On the disk before it returns.
-    ///
-    /// # Errors
-    /// Not written; the record held stays in force.
-    pub(crate) fn save(&self, new: &SignedRecord) -> Result<(), StateFileError> {
-        let chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        self.put(&chain, new.clone())
+    fn locked(&self) -> MutexGuard<'_, Vec<SignedRecord>> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, chain: &[SignedRecord], new: SignedRecord) -> Result<(), StateFileError> {
-        let held = Held { current: new, chain: chain.to_vec() };
+    fn put(&self, chain: &mut Vec<SignedRecord>, way: &[SignedRecord]) -> Result<(), StateFileError> {
+        let Some(last) = way.last() else { return Ok(()) };
+        let (mut longer, mut before) = (chain.clone(), self.current());
+        for step in way {
+            chain::extend(&mut longer, &before, step);
+            before = Arc::new(step.clone());
+        }
+        let held = Held { current: last.clone(), chain: longer };
         state_file::save(&self.layout.group(), &held)?;
+        *chain = held.chain;
         let _ = self.events.send(Event::Record(Arc::new(held.current.record().clone())));
         self.current.send_replace(Arc::new(held.current));
         Ok(())

@@ -13,6 +13,7 @@ use bellwether_proto::{
     v1,
 };
 
+pub(crate) use self::servers::remove_from;
 pub use self::servers::{
     ServerChange, add_again, disable, enable, enter, may_replace, remove, replace, set as set_server,
 };
@@ -98,7 +99,7 @@ pub enum GroupRefused {
 }
 
 /// The record after `held`, by `by`, with `change` made.
-fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
+pub(crate) fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
     let mut record = held.record().clone();
     change(&mut record);
     record.version.version += 1;

@@ -9,15 +9,18 @@
 //!                     └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
 //! ```
 //!
-//! Rules are in modules of their own, without I/O: [`group`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`].
+//! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`].
 
 mod backoff;
 mod change;
 pub mod dirty;
+mod epoch;
 pub mod failpoints;
+mod followers;
 mod form;
 pub mod glob;
 pub mod group;
+pub mod halt;
 mod head;
 mod lane;
 mod lanes;
@@ -28,7 +31,10 @@ mod publish;
 mod publisher;
 pub mod quiet;
 mod read;
+pub mod reform;
+pub mod roles;
 pub mod safety;
+mod sessions;
 mod shared;
 mod start;
 pub mod tokens;
@@ -62,7 +68,8 @@ pub use preview::Preview;
 pub use publish::{Changes, PublishError, Request};
 pub use publisher::Published;
 pub use read::{FileRead, ReadError};
-pub use shared::{EditError, Timings};
+pub use roles::{HandOverError, Leave, RoleRefused};
+pub use shared::{EditError, SaveError, Timings};
 pub use start::{Setup, StartError};
 
 use crate::{
@@ -90,7 +97,10 @@ pub trait Dial: Send + Sync + 'static {
 pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel, String>> + Send>>;
 
 /// Makes a record durable at the manager; called before anybody sees it.
-pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), StateFileError> + Send + Sync>;
+pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), SaveError> + Send + Sync>;
+
+/// Told when a server has proved that this manager's state went back; see [`halt`].
+pub type HaltFn = Box<dyn Fn(halt::Halt) + Send + Sync>;
 
 /// Why a server does not enter.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +154,13 @@ impl Manager {
     /// The head revision.
     pub fn head(&self) -> SignedHeader {
         self.inner.shared.head.borrow().stored.header.clone()
+    }
+
+    /// The newest `count` revisions, oldest first.
+    pub fn newest(&self, count: usize) -> Vec<SignedHeader> {
+        let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let all: Vec<_> = history.all().map(|stored| &stored.header).collect();
+        all[all.len().saturating_sub(count)..].iter().map(|header| (*header).clone()).collect()
     }
 
     /// The head revision's tree.

@@ -18,6 +18,8 @@ pub struct Member {
     pub refused: Option<RevisionId>,
     /// A person asked for a sync, which has not ended.
     pub sync: bool,
+    /// The head does not descend from what it holds, as far as is known: only a base of the head takes it there.
+    pub forked: bool,
     /// Within that sync: its sets hold again what its revision says, and its error is cleared.
     pub settled: bool,
 }
@@ -42,7 +44,7 @@ pub enum Step {
     Wait(Wait),
     /// Its sets are to hold what its revision says, whatever was edited there; it reports when they do.
     Settle,
-    /// Every way leads through the revision that it refused: a base of the head is needed.
+    /// Every way leads through the revision that it refused, or none from where it is: a base of the head is needed.
     NeedBase,
     /// Offer a pack and send these of its bytes.
     Send(Sending),
@@ -59,6 +61,8 @@ pub struct Sending {
     pub to: u64,
     /// From anything to the manager's state; otherwise one change.
     pub sync: bool,
+    /// It keeps what this replaces: the head does not descend from what it holds.
+    pub forked: bool,
 }
 
 /// What to do next for `member`. `route` gives the packs from a revision to the head.
@@ -82,6 +86,9 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
     }
     let Route::Packs(packs) = route(member.at) else { return Step::Nothing };
     let refused = member.refused.filter(|_| !member.sync);
+    if member.forked && !starts_at(&packs, head) {
+        return Step::NeedBase;
+    }
     let through = |packs: &[Arc<Stored>]| packs.iter().any(|pack| Some(pack.header.id()) == refused);
     if !through(&packs) {
         return send(member, &packs);
@@ -107,7 +114,7 @@ fn send(member: &Member, packs: &[Arc<Stored>]) -> Step {
         None => (0, pack.size),
     };
     let sync = member.sync || pack.base || packs.len() > 1;
-    Step::Send(Sending { pack: pack.clone(), from, to, sync })
+    Step::Send(Sending { pack: pack.clone(), from, to, sync, forked: member.forked })
 }
 
 #[cfg(test)]

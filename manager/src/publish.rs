@@ -232,7 +232,10 @@ impl Publishing<'_> {
 }
 
 /// Packs and commits: when this returns, the pack is part of the history and survives a power loss.
-fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<bellwether_store::history::Stored>, PublishError> {
+pub(crate) fn store(
+    shared: &Shared,
+    contents: &Contents<'_>,
+) -> Result<Arc<bellwether_store::history::Stored>, PublishError> {
     let new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
     let mut new = new?;
     failpoints::hit("publish.begun");

@@ -49,6 +49,12 @@ const NOTICES: usize = 20;
 pub(crate) enum Command {
     Publish(Request, oneshot::Sender<Result<Published, PublishError>>),
     Change(Box<Asked>, oneshot::Sender<Result<Changed, change::ChangeError>>),
+    /// Says what is not published, then does nothing more: until the end when `over` says so, until that is dropped
+    /// otherwise.
+    Hold {
+        answer: oneshot::Sender<Result<Published, PublishError>>,
+        over: oneshot::Receiver<()>,
+    },
 }
 
 /// What came of a publish.
@@ -119,7 +125,7 @@ impl Publisher {
             tokio::select! {
                 () = stopped(&mut shutdown) => break,
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command).await,
+                    Some(command) => self.command(command, &mut shutdown).await,
                     None => break,
                 },
                 _ = record.changed() => {
@@ -173,7 +179,7 @@ impl Publisher {
         }
     }
 
-    async fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command, shutdown: &mut watch::Receiver<bool>) {
         match command {
             Command::Publish(request, answer) => {
                 self.dirty.take();
@@ -181,6 +187,15 @@ impl Publisher {
             }
             Command::Change(asked, answer) => {
                 let _ = answer.send(self.change(*asked).await);
+            }
+            Command::Hold { answer, over } => {
+                self.dirty.take();
+                let request = Request { dry_run: true, ..Request::default() };
+                let _ = answer.send(self.asked(Look::Stats, request).await);
+                tokio::select! {
+                    over = over => if over.is_ok() { stopped(shutdown).await },
+                    () = stopped(shutdown) => {}
+                }
             }
         }
     }

@@ -10,14 +10,17 @@ use std::{
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
-    record::{Record, SetRules, SignedRecord, Version},
+    record::{Record, RecordRefused, SetRules, SignedRecord, Version},
     status::Event,
     v1,
 };
 use bellwether_store::{history::History, scan::Source, state_file::StateFileError};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
-use crate::{Dial, SaveRecord, failpoints, group::GroupRefused, head::Head, lane::Deadlines};
+use crate::{
+    Dial, HaltFn, SaveRecord, failpoints, followers::Followers, group::GroupRefused, halt::Halt, head::Head,
+    lane::Deadlines,
+};
 
 /// How many lanes read chunks for their members at a time.
 const READS: usize = 2;
@@ -37,6 +40,8 @@ pub struct Timings {
     pub keepalive: Duration,
     /// For a server to answer when it is dialled.
     pub dial: Duration,
+    /// For the new manager to have everything at a handover.
+    pub hand_over: Duration,
     /// How long a member is waited for.
     pub deadlines: Deadlines,
 }
@@ -50,9 +55,21 @@ impl Default for Timings {
             young: Duration::from_millis(20),
             keepalive: Duration::from_secs(5),
             dial: Duration::from_secs(10),
+            hand_over: Duration::from_secs(30),
             deadlines: Deadlines::default(),
         }
     }
+}
+
+/// Why a record of this manager's is not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The record that is held by now is another manager's.
+    #[error("this server is not the manager any more; nothing was changed")]
+    Superseded(#[source] RecordRefused),
+    /// It could not be made durable.
+    #[error("the group record could not be saved; nothing was changed")]
+    State(#[from] StateFileError),
 }
 
 /// Why the record is not changed.
@@ -65,11 +82,20 @@ pub enum EditError {
     #[error(transparent)]
     Malformed(#[from] bellwether_proto::Malformed),
     /// It could not be made durable: nothing was changed.
-    #[error("the group record could not be saved; nothing was changed")]
-    Save(#[from] StateFileError),
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// The manager stops.
     #[error("the manager is stopping; nothing was changed")]
     Stopping,
+}
+
+/// A server as the connection to it shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Live {
+    /// How often its state was opened.
+    pub(crate) incarnation: u64,
+    /// The newest keepalive that it has answered.
+    pub(crate) beat: u64,
 }
 
 pub(crate) struct Shared {
@@ -88,10 +114,18 @@ pub(crate) struct Shared {
     pub(crate) reads: Semaphore,
     /// The record that each server that is reached has taken.
     pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
+    /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
+    pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
-    save_record: SaveRecord,
-    editing: Mutex<()>,
+    /// How far each server that is reached has come.
+    pub(crate) followers: watch::Sender<Followers>,
+    /// Servers that refused us because they have seen a newer record.
+    newer: mpsc::Sender<ServerName>,
+    halt: HaltFn,
+    pub(crate) save_record: SaveRecord,
+    /// Held while the record is changed.
+    pub(crate) editing: Arc<Mutex<()>>,
 }
 
 /// What the caller of [`Shared::new`] gives besides what is named there.
@@ -105,12 +139,15 @@ pub(crate) struct Given {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
+    pub(crate) newer: mpsc::Sender<ServerName>,
+    pub(crate) halt: HaltFn,
     pub(crate) save_record: SaveRecord,
 }
 
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
-        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, save_record } = given;
+        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, newer, halt, save_record } =
+            given;
         Self {
             name,
             key,
@@ -126,15 +163,32 @@ impl Shared {
             timings,
             reads: Semaphore::new(READS),
             records: watch::Sender::default(),
+            live: watch::Sender::default(),
             base_wanted: Notify::new(),
+            followers: watch::Sender::default(),
+            newer,
+            halt,
             save_record,
-            editing: Mutex::new(()),
+            editing: Arc::default(),
         }
     }
 
     /// Tells the monitor. Where nobody listens any more, this process is stopping.
     pub(crate) fn see(&self, event: Event) {
+        if let Event::Server(server, observation) = &event {
+            self.followers.send_if_modified(|followers| followers.observe(server, observation));
+        }
         let _ = self.events.send(event);
+    }
+
+    /// A server has seen a newer record: whoever runs this manager asks it. One hint is enough.
+    pub(crate) fn is_behind(&self, server: &ServerName) {
+        let _ = self.newer.try_send(server.clone());
+    }
+
+    /// A server has proved that this manager's state went back: whoever runs this manager stops it.
+    pub(crate) fn halt(&self, halt: Halt) {
+        (self.halt)(halt);
     }
 
     /// The sets of the record on this server, under its rules.

@@ -10,12 +10,12 @@ use std::{
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
-    record::SignedRecord,
-    revision::Number,
+    record::{Record, SignedRecord},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
     status::Event,
 };
 use bellwether_store::{
-    history::{History, HistoryError},
+    history::{History, HistoryError, LeftOut},
     index,
     state_file::{self, StateFileError},
     tree::Tree,
@@ -23,10 +23,13 @@ use bellwether_store::{
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
-    Dial, Inner, Manager, SaveRecord,
+    Dial, HaltFn, Inner, Manager, SaveRecord,
     dirty::Dirty,
+    epoch,
+    halt::{Halt, Proof},
     head::Head,
     lanes,
+    publish::PublishError,
     publisher::{Publisher, Times},
     shared::{Given, Shared, Timings, sources},
     tokens::Tokens,
@@ -52,12 +55,20 @@ pub struct Setup {
     pub record: SignedRecord,
     /// The records that made each manager, oldest first.
     pub chain: Vec<SignedRecord>,
+    /// The revision that the sets hold, where this server was a member until now.
+    pub at: Option<RevisionId>,
     /// How often the manager's state was opened, this time included.
     pub incarnation: u64,
     /// Opens connections.
     pub dial: Arc<dyn Dial>,
     /// Where what is seen goes.
     pub events: mpsc::UnboundedSender<Event>,
+    /// Gets the names of servers that have seen a newer record than this manager's.
+    pub newer: mpsc::Sender<ServerName>,
+    /// Told when this manager's state is found to have gone back; the manager is to be stopped then.
+    pub halt: HaltFn,
+    /// What other servers have said to have seen, each with its name: asked before this manager leads.
+    pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
     /// Makes a record durable here.
     pub save_record: SaveRecord,
     /// Intervals and patience.
@@ -78,9 +89,28 @@ pub enum StartError {
         "revision {0} in the history is damaged: its entries do not give its root; form the group again: bellwether group reform"
     )]
     Damaged(Number),
+    /// A revision that is newer than what can be used.
+    #[error("{path}, a revision in the history, cannot be used ({why}); form the group again: bellwether group reform")]
+    LeftOut {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Others have seen more of this manager than it knows.
+    #[error(transparent)]
+    WentBack(Box<Halt>),
     /// The history cannot be used.
     #[error("the history cannot be opened")]
     History(#[from] HistoryError),
+    /// The first revision of its epoch cannot be made.
+    #[error("the first revision of epoch {epoch} cannot be made")]
+    Epoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// Why.
+        source: PublishError,
+    },
     /// A state file cannot be used.
     #[error("the tokens cannot be read")]
     Tokens(#[from] StateFileError),
@@ -114,17 +144,22 @@ impl Manager {
     /// # Errors
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
-        let Setup { name, key, sets, state, record, chain, incarnation, dial, events, save_record, timings } = setup;
+        let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
+        let Setup { halt, seen, save_record, timings, .. } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
         let sets = absolute(sets)?;
         let (from, here) = ((state.clone(), sets.clone()), record.clone());
-        let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here)).await;
+        let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
         let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
+        went_back(&record, &history, &head, &seen)?;
         let chain = chain.iter().map(SignedRecord::to_wire).collect();
-        let given = Given { name, key, sets, state, incarnation, chain, events, dial, timings, save_record };
+        let given =
+            Given { name, key, sets, state, incarnation, chain, events, dial, timings, newer, halt, save_record };
         let shared = Arc::new(Shared::new(given, record, head, history));
+        let begun = shared.clone();
+        tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
         Ok(run(shared, tokens, known, believed, shutdown))
     }
@@ -138,10 +173,49 @@ fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, St
     sets.into_iter().map(absolute).collect()
 }
 
-fn open(state: &std::path::Path, sets: &[(SetName, PathBuf)], record: &SignedRecord) -> Result<Opened, StartError> {
+/// Whether others have seen a revision of this epoch, signed by this manager, that the history does not have.
+fn went_back(
+    record: &SignedRecord,
+    history: &History,
+    head: &Head,
+    seen: &[(ServerName, Vec<SignedHeader>)],
+) -> Result<(), StartError> {
+    for (witness, headers) in seen {
+        let lost =
+            headers.iter().rfind(|header| is_lost(record.record(), history, head.stored.header.number(), header));
+        if let Some(lost) = lost {
+            return Err(StartError::WentBack(Box::new(Halt::new(witness.clone(), Proof::Revision(lost.number())))));
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is a revision of this manager's own in this epoch that its history lacks.
+pub(crate) fn is_lost(record: &Record, history: &History, head: Number, header: &SignedHeader) -> bool {
+    let (manager, number) = (record.manager(), header.number());
+    header.header().group == record.group
+        && number.epoch == record.version.epoch
+        && number >= head
+        && header.signed_by(&manager.key)
+        && history.get(header.id()).is_none()
+}
+
+fn open(
+    state: &std::path::Path,
+    sets: &[(SetName, PathBuf)],
+    record: &SignedRecord,
+    at: Option<RevisionId>,
+) -> Result<Opened, StartError> {
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
-    let stored = history.head().cloned().ok_or_else(|| StartError::NoRevision(state.join("history")))?;
+    let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
+    // A pack that is newer than what the sets hold was refused here, or not switched to.
+    let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
+    let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
+    let newer = |left: &&LeftOut| sequence(&left.path).is_some_and(|left| left > stored.header.number().sequence);
+    if let Some(LeftOut { path, why }) = history.left_out().iter().find(newer) {
+        return Err(StartError::LeftOut { path: path.clone(), why: why.clone() });
+    }
     let tree = history.tree(stored.header.id())?;
     if tree.root() != stored.header.header().root {
         return Err(StartError::Damaged(stored.header.number()));
@@ -153,6 +227,11 @@ fn open(state: &std::path::Path, sets: &[(SetName, PathBuf)], record: &SignedRec
         None => (tree.clone(), true),
     };
     Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
+}
+
+/// The sequence that a pack's file name begins with.
+fn sequence(path: &std::path::Path) -> Option<u64> {
+    path.file_name()?.to_str()?.split('.').next()?.parse().ok()
 }
 
 fn tell(shared: &Shared) {

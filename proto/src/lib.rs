@@ -12,6 +12,7 @@ pub mod name;
 pub mod record;
 pub mod revision;
 pub mod status;
+pub mod ticket;
 pub mod token;
 
 /// The generated messages and services.

@@ -30,6 +30,10 @@ pub const XATTRS: (usize, usize) = (64, 128 << 10);
 pub const PUT: usize = 4 << 20;
 /// Bytes of a signed header or of a group record.
 pub const RECORD: usize = 4 << 20;
+/// Records of the chain that says who made whom manager: two for each change of epoch.
+pub const CHAIN: usize = 64;
+/// Bytes of all records that a server takes from another at once.
+pub const CHAIN_BYTES: usize = 16 << 20;
 /// Chunks that one `Want` may name.
 pub const WANT: usize = 100_000;
 /// Sets of a group; servers of a group.

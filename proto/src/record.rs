@@ -1,6 +1,9 @@
 //! The group record: who belongs to the group, with which key and role, and the group's rules. One JSON document,
 //! signed by the manager; every server has it.
 
+pub mod chain;
+
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -353,6 +356,30 @@ pub enum RecordRefused {
     Signer(PublicKey),
 }
 
+impl RecordRefused {
+    /// What a refusal's status carries in its details, so that a manager that was superseded, or is one of two, knows it.
+    pub fn details(&self) -> bytes::Bytes {
+        let (conflict, ours) = match self {
+            Self::Older { ours, .. } => (false, ours),
+            Self::Conflict(ours) => (true, ours),
+            Self::OtherGroup { .. } | Self::Signer(_) => return bytes::Bytes::new(),
+        };
+        let refusal = v1::RecordRefusal { conflict, epoch: ours.epoch.0, version: ours.version, ticket: None };
+        refusal.encode_to_vec().into()
+    }
+}
+
+/// What the refusal of a session carries in its details: the ticket that is held, newer than the one that was offered.
+pub fn stale_session(held: Version, ticket: Option<v1::Ticket>) -> bytes::Bytes {
+    let refusal = v1::RecordRefusal { conflict: true, epoch: held.epoch.0, version: held.version, ticket };
+    refusal.encode_to_vec().into()
+}
+
+/// What [`RecordRefused::details`] said; none: the refusal is about something else.
+pub fn refusal(details: &[u8]) -> Option<v1::RecordRefusal> {
+    v1::RecordRefusal::decode(details).ok().filter(|refusal| refusal.epoch > 0)
+}
+
 impl SignedRecord {
     /// Signs `record` as its manager.
     ///
@@ -416,8 +443,10 @@ impl SignedRecord {
         self.record.manager().key == self.signer
     }
 
-    /// Whether a server that holds `held` may take this record after it: the same group, newer, and signed by the
-    /// manager that `held` names. `Ok(false)`: it is the very record that is held.
+    /// Whether a server that holds `held` may take this record after it; `Ok(false)`: it is the very record that is held.
+    ///
+    /// Within an epoch only its manager signs. A higher epoch begins with the signature of the manager before (it hands
+    /// over, or forms the group anew), or with that of the new manager, if `held` has it as a candidate (W24).
     ///
     /// # Errors
     /// Why it is refused; what is held stays in force.
@@ -426,16 +455,34 @@ impl SignedRecord {
         if new.group != old.group {
             return Err(RecordRefused::OtherGroup { theirs: new.group, ours: old.group });
         }
-        if new.version < old.version {
-            return Err(RecordRefused::Older { theirs: new.version, ours: old.version });
+        let (theirs, ours) = (new.version, old.version);
+        if theirs.epoch > ours.epoch {
+            let may = self.signer == old.manager().key || self.is_candidate_of(old);
+            return if may { Ok(true) } else { Err(RecordRefused::Signer(self.signer)) };
         }
-        if new.version == old.version {
-            return if self.json == held.json { Ok(false) } else { Err(RecordRefused::Conflict(old.version)) };
+        if theirs.epoch < ours.epoch {
+            return Err(RecordRefused::Older { theirs, ours });
         }
-        if self.signer != old.manager().key || self.signer != new.manager().key {
+        if new.manager().key != old.manager().key {
+            let known = self.is_self_signed() && old.by_key(&self.signer).is_some();
+            return Err(if known { RecordRefused::Conflict(ours) } else { RecordRefused::Signer(self.signer) });
+        }
+        if theirs < ours {
+            return Err(RecordRefused::Older { theirs, ours });
+        }
+        if theirs == ours {
+            return if self.json == held.json { Ok(false) } else { Err(RecordRefused::Conflict(ours)) };
+        }
+        if self.signer != old.manager().key {
             return Err(RecordRefused::Signer(self.signer));
         }
         Ok(true)
+    }
+
+    /// Whether its manager made it, and could: a member of `old` that is a candidate.
+    fn is_candidate_of(&self, old: &Record) -> bool {
+        let could = |server: &Server| server.role == Role::Member && server.candidate;
+        self.is_self_signed() && old.by_key(&self.signer).is_some_and(could)
     }
 }
 
@@ -468,3 +515,6 @@ impl<'de> Deserialize<'de> for SignedRecord {
         Self::from_parts(stored.record, stored.signer, signature).map_err(D::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,6 +168,11 @@ impl History {
         self.index.route(from)
     }
 
+    /// Whether the head descends from that revision, as far as this history goes back.
+    pub fn leads_from(&self, id: RevisionId) -> bool {
+        self.index.leads_from(id)
+    }
+
     /// Whether a base for the head should be built: the increments since the last one have more bytes than it and 4 MiB,
     /// or are more than 500.
     pub fn base_due(&self) -> bool {

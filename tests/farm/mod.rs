@@ -42,7 +42,7 @@ impl Plan {
         let dir = tempfile::Builder::new().prefix("farm-").tempdir().expect("a directory for the farm");
         let name = |index: usize| if index == 0 { "manager".to_owned() } else { format!("member{index}") };
         let servers = (0..=self.members).map(|i| Server::new(dir.path(), &name(i), &self.sets)).collect();
-        Farm { servers, dir: Some(dir) }
+        Farm { servers, leads: 0, dir: Some(dir) }
     }
 
     /// Forms the group at the manager, admits every member and waits until all are in sync.
@@ -63,9 +63,10 @@ impl Plan {
     }
 }
 
-/// The servers of one test; the first is the manager.
+/// The servers of one test; the first is the manager, until the test says otherwise.
 pub(crate) struct Farm {
     servers: Vec<Server>,
+    leads: usize,
     dir: Option<TempDir>,
 }
 
@@ -98,7 +99,17 @@ impl Farm {
 
     /// The manager.
     pub(crate) fn manager(&self) -> &Server {
-        &self.servers[0]
+        &self.servers[self.leads]
+    }
+
+    /// From now on server `index` is the one that the test takes for the manager.
+    pub(crate) fn led_by(&mut self, index: usize) {
+        self.leads = index;
+    }
+
+    /// Server `index`, whatever its role.
+    pub(crate) fn server(&self, index: usize) -> &Server {
+        &self.servers[index]
     }
 
     /// Member `index`, counted from 1.
@@ -114,7 +125,7 @@ impl Farm {
 
     /// All members.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Server> {
-        self.servers.iter().skip(1)
+        self.servers.iter().enumerate().filter(|(index, _)| *index != self.leads).map(|(_, server)| server)
     }
 
     /// The farm's own directory.

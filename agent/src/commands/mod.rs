@@ -10,6 +10,7 @@ use crate::{common::Common, error::CommandError};
 mod change;
 mod farm;
 mod record;
+mod reform;
 mod starter;
 mod target;
 
@@ -22,6 +23,7 @@ pub mod join;
 pub mod leave;
 pub mod monitor;
 pub mod pause;
+pub mod promote;
 pub mod publish;
 pub mod put;
 pub mod resume;
@@ -105,6 +107,8 @@ commands! {
     Rm = rm;
     /// The entries of the revision that this server holds
     Tree = tree;
+    /// Make another member the manager, or this one when the manager is lost
+    Promote = promote;
     /// The servers of the group
     Server = server;
     /// The group's record and its settings

@@ -151,7 +151,13 @@ impl Admin for Shared {
     async fn set_policy(&self, _: Request<v1::SetPolicyRequest>) -> Result<Response<v1::RecordReply>, Status> {
         no()
     }
+    async fn reform(&self, _: Request<v1::ReformRequest>) -> Result<Response<v1::ReformReply>, Status> {
+        no()
+    }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
+        no()
+    }
+    async fn promote(&self, _: Request<v1::PromoteRequest>) -> Result<Response<v1::PromoteReply>, Status> {
         no()
     }
 }

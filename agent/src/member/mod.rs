@@ -13,6 +13,7 @@ mod recovery;
 mod session;
 mod sets;
 mod switch;
+mod tickets;
 
 use std::{
     collections::BTreeMap,
@@ -30,13 +31,14 @@ use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
+    key::PublicKey,
     limits,
     name::{ServerName, SetName},
     revision::SignedHeader,
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
-use bellwether_store::{apply::Plan, history::History, scan::Look, tree::Tree};
+use bellwether_store::{apply::Plan, history::History, scan::Look, state_file, tree::Tree};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
@@ -46,8 +48,12 @@ use self::{
     sets::Sets,
     switch::Filling,
 };
-pub(crate) use self::{recovery::recover, session::PushService};
-use crate::{group::GroupRecord, layout::Layout};
+pub(crate) use self::{
+    position::{held_before, note_leading},
+    recovery::recover,
+    session::{PushService, not_taken},
+};
+use crate::{group::GroupRecord, layout::Layout, seen::Seen};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -55,13 +61,21 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// What the member's thread is told.
 pub(crate) enum Input {
     /// A manager's stream began; `up` is its way back, and it ends when `held` is dropped.
-    Open { session: u64, up: mpsc::Sender<Answer>, held: oneshot::Sender<()> },
+    Open {
+        session: u64,
+        key: PublicKey,
+        ticket: Option<v1::Ticket>,
+        up: mpsc::Sender<Answer>,
+        held: oneshot::Sender<()>,
+    },
     /// A message of that stream.
     Down { session: u64, message: down::Message },
     /// That stream ended.
     Closed { session: u64 },
     /// Something changed in the sets.
     Dirty(Look),
+    /// The role ends.
+    End,
 }
 
 /// What the member needs from the agent.
@@ -74,11 +88,19 @@ pub(crate) struct Setup {
     pub(crate) ready: watch::Sender<Ready>,
     /// Where the tree of the revision that is held is shown.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
+    /// Where the revisions that are heard of are shown.
+    pub(crate) seen: Arc<Seen>,
+    /// How often this server's state was opened.
+    pub(crate) incarnation: u64,
 }
 
 /// The stream that is followed now. A newer one takes its place.
 struct Session {
     number: u64,
+    /// Whose it is.
+    key: PublicKey,
+    /// That it shows.
+    ticket: Option<v1::Ticket>,
     up: mpsc::Sender<Answer>,
     _held: oneshot::Sender<()>,
 }
@@ -99,6 +121,8 @@ pub(crate) struct Member {
     events: mpsc::UnboundedSender<Event>,
     ready: watch::Sender<Ready>,
     tree: Arc<ArcSwap<Tree>>,
+    seen: Arc<Seen>,
+    incarnation: u64,
     history: History,
     position: Position,
     sets: Sets,
@@ -126,8 +150,13 @@ pub(crate) enum OpenError {
 impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
-        let Setup { name, paths, layout, record, events, ready, tree: shown } = setup;
+        let Setup { name, paths, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
         let (mut position, history) = recover(&layout, &paths, record.current().record())?;
+        if position.leads {
+            position.leads = false;
+            state_file::save(&layout.position(), &position)?;
+        }
+        history.all().for_each(|stored| seen.note(stored.header.clone()));
         let tree = position.at.as_ref().and_then(|at| {
             let held = history.tree(at.id());
             let warn = |error| tracing::warn!(revision = %at.number(), %error, "not in the history: to be synced anew");
@@ -146,6 +175,8 @@ impl Member {
             events,
             ready,
             tree: shown,
+            seen,
+            incarnation,
             history,
             position,
             sets,
@@ -181,15 +212,18 @@ impl Member {
         }
     }
 
-    /// Serves inputs until all senders are gone; then saves the index.
+    /// Serves inputs until the role ends; then saves the index.
     pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                Input::Open { session, up, held } => self.opened(Session { number: session, up, _held: held }),
+                Input::Open { session, key, ticket, up, held } => {
+                    self.opened(Session { number: session, key, ticket, up, _held: held });
+                }
                 Input::Down { session, message } if self.is_current(session) => self.down(message),
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.dirty(&look),
+                Input::End => break,
             }
         }
         self.closed();
@@ -200,8 +234,9 @@ impl Member {
         self.session.as_ref().is_some_and(|current| current.number == session)
     }
 
-    fn opened(&mut self, session: Session) {
+    fn opened(&mut self, mut session: Session) {
         self.closed();
+        let ticket = session.ticket.take();
         self.session = Some(session);
         let partial = self.history.partial();
         self.send(up::Message::Hello(v1::UpHello {
@@ -214,6 +249,8 @@ impl Member {
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
             drift: Some(self.drift.clone()),
+            incarnation: self.incarnation,
+            ticket,
         }));
     }
 
@@ -238,6 +275,7 @@ impl Member {
             down::Message::Supply(supply) => self.supply(&supply),
             down::Message::Verify(verify) => self.verify(verify.full),
             down::Message::Sync(_) => self.sync(),
+            down::Message::Fence(fence) => self.fenced(fence.reason),
             // The session's: it answers without waiting for this thread.
             down::Message::Hello(_) | down::Message::Record(_) | down::Message::Keepalive(_) => {}
         }
@@ -246,6 +284,7 @@ impl Member {
     fn head(&mut self, head: v1::SignedHeader) {
         let Ok(head) = SignedHeader::from_wire(head) else { return };
         if head.signed_by(&self.record.current().record().manager().key) {
+            self.seen.note(head.clone());
             let header = head.header();
             let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
             let _ = self.events.send(Event::Head { number, time_ms, message });
@@ -259,6 +298,7 @@ impl Member {
             Err(reason) => return self.report_refusal(offer_id(offer), reason),
         };
         self.tell(Observation::Started { sync: offer.base, to: header.number() });
+        self.sets.forked = self.position.at.as_ref().map(SignedHeader::number).filter(|_| offer.base && offer.forked);
         if offer.base {
             self.tell_busy(&format!("in a sync to revision {}", header.number()));
         }
@@ -277,7 +317,14 @@ impl Member {
         }
         let record = self.record.current();
         let record = record.record();
-        let (group, epoch, manager) = (record.group, record.version.epoch, record.manager().key);
+        if self.session.as_ref().is_none_or(|session| session.key != record.manager().key) {
+            return Err(format!(
+                "offered by a server that is not the manager any more; that is {}",
+                record.manager().name
+            ));
+        }
+        let (group, epoch) = (record.group, record.version.epoch);
+        let manager = self.record.manager_of(header.number().epoch);
         admit(&Authority { group, epoch, manager }, self.position.at.as_ref(), &header, offer.base)?;
         Ok(header)
     }
@@ -349,6 +396,7 @@ impl Member {
     /// What readiness is when nothing is under way (W12).
     fn tell_ready(&self) {
         self.tree.store(Arc::new(self.sets.tree.clone()));
+        self.seen.hold(self.position.at.clone());
         self.ready.send_replace(match (&self.position.at, &self.position.fault) {
             (_, Some(fault)) => Ready { ready: false, reason: fault.reason.clone() },
             (None, None) => Ready { ready: false, reason: "awaiting the first sync".into() },

@@ -25,6 +25,9 @@ pub(crate) fn recover(
 ) -> Result<(Position, History), OpenError> {
     let mut position: Position = state_file::load(&layout.position())?.unwrap_or_default();
     let history = History::open(&layout.history())?;
+    if position.leads {
+        position.at = history.head().map(|stored| stored.header.clone());
+    }
     finish(layout, paths, record, &history, &mut position)?;
     Ok((position, history))
 }

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,39 +16,68 @@ use bellwether_proto::{
     PROTOCOL,
     key::PublicKey,
     limits,
-    record::{Role, SignedRecord},
+    record::{RecordRefused, Role, SignedRecord},
     revision::SignedHeader,
     v1::{self, down, push_server::Push, up},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::Input;
-use crate::{group::GroupRecord, tls};
+use super::{Input, tickets::Tickets};
+use crate::{
+    group::{GroupRecord, TakeError},
+    peers::Hint,
+    role::{Following, Open, Standing},
+    tls,
+};
 
 /// Answers that may wait for the network. Each is small; a manager that leaves so many unread is let go of.
 pub(super) const ANSWERS: usize = 64;
 /// How long a stream may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
+/// How long a manager's stream may be silent and yet live: its keepalives are 5 s apart.
+const ALIVE: Duration = Duration::from_secs(8);
+/// How long a change of this server's role is waited for.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What goes to the manager: an answer, or at last why the stream ends.
 pub(crate) type Answer = Result<v1::Up, Status>;
 
-/// The push service of a member.
+/// The push service: who speaks is looked at whatever this server is; only a member follows.
 pub(crate) struct PushService {
     record: Arc<GroupRecord>,
-    inputs: mpsc::Sender<Input>,
-    stop: watch::Receiver<bool>,
+    standing: watch::Receiver<Standing>,
+    hints: mpsc::Sender<Hint>,
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
     others: Semaphore,
+    tickets: Tickets,
+    /// The manager's stream that is followed.
+    live: Mutex<Option<Live>>,
+}
+
+/// A manager's stream as another hello of that manager has to know it.
+#[derive(Clone)]
+struct Live {
+    key: PublicKey,
+    /// How often that manager's state was opened.
+    incarnation: u64,
+    /// Counts its messages, and ends with it.
+    heard: watch::Receiver<u64>,
 }
 
 impl PushService {
-    /// A service that feeds the member's thread, until `stop`.
-    pub(crate) fn new(record: Arc<GroupRecord>, inputs: mpsc::Sender<Input>, stop: watch::Receiver<bool>) -> Self {
-        Self { record, inputs, stop, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
+    /// A service that feeds the member's thread, while this server is a member. Where a hello comes whose record cannot be
+    /// followed from here, `hints` has the other servers asked.
+    pub(crate) fn new(
+        record: Arc<GroupRecord>,
+        standing: watch::Receiver<Standing>,
+        hints: mpsc::Sender<Hint>,
+    ) -> Self {
+        let (sessions, others) = (AtomicU64::new(0), Semaphore::new(1));
+        let tickets = Tickets::new(record.clone());
+        Self { record, standing, hints, sessions, others, tickets, live: Mutex::new(None) }
     }
 }
 
@@ -64,17 +93,22 @@ impl Push for PushService {
         if let Some(head) = &hello.head {
             check_head(&self.record, head)?;
         }
+        let following = self.following().await?;
+        self.only_one(key, hello.incarnation).await?;
+        let ticket = self.tickets.take(&hello).await?;
         let (answers, up) = mpsc::channel(ANSWERS);
         let (held, over) = oneshot::channel();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
-        let (record, inputs) = (self.record.clone(), self.inputs.clone());
-        let session = Session { number, key, record, inputs, answers, offered: false };
-        session.pass(Input::Open { session: number, up: session.answers.clone(), held }).await?;
+        let (record, inputs, open) = (self.record.clone(), following.inputs.clone(), following.enter());
+        let (heard_to, heard) = watch::channel(0);
+        *self.locked() = Some(Live { key, incarnation: hello.incarnation, heard });
+        let session = Session { number, key, record, inputs, answers, offered: false, heard: heard_to, _open: open };
+        session.pass(Input::Open { session: number, key, ticket, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
         }
-        // The manager keeps the stream open, and with it the connection: the end of the agent ends it.
-        let mut stop = self.stop.clone();
+        // The manager keeps the stream open, and with it the connection: the end of the role ends it.
+        let mut stop = following.stop.clone();
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         tokio::spawn(session.run(downs, over, stopped));
         Ok(Response::new(Box::pin(ReceiverStream::new(up))))
@@ -89,13 +123,54 @@ impl PushService {
         }
     }
 
+    fn locked(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the manager that says hello is not a copy of the one that leads this server (W14): another start of it, while
+    /// that one lives. Its stream ends with it, or says something soon.
+    async fn only_one(&self, key: PublicKey, incarnation: u64) -> Result<(), Status> {
+        let live = self.locked().clone();
+        let Some(mut live) = live.filter(|live| live.key == key && live.incarnation != incarnation) else {
+            return Ok(());
+        };
+        live.heard.mark_unchanged();
+        match tokio::time::timeout(ALIVE, live.heard.changed()).await {
+            Ok(Ok(())) => Err(Status::failed_precondition(format!(
+                "another start of this manager (number {}) leads this server and lives, this is number {incarnation}: one \
+                 is a copy of the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
+                live.incarnation
+            ))),
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
     /// The hello of the manager. Others may say it, one at a time: a manager that this server has not met yet.
     async fn hello(&self, key: PublicKey, downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
         let known = self.record.current().record().manager().key == key;
         let busy = |_| Status::resource_exhausted("somebody else than the manager says hello already; try again");
         let _turn = if known { None } else { Some(self.others.try_acquire().map_err(busy)?) };
         let hello = first(downs).await?;
-        greet(&self.record, key, &hello).map(|()| hello)
+        let greeted = greet(&self.record, key, &hello);
+        if greeted.is_err() {
+            // One hint is enough.
+            let _ = self.hints.try_send(Hint::Anyone);
+        }
+        greeted.map(|()| hello)
+    }
+
+    /// This server as a member. The record that came with the hello may just have made it one.
+    async fn following(&self) -> Result<Arc<Following>, Status> {
+        if self.record.is_led_here() {
+            return Err(Status::failed_precondition("this server is the group's manager"));
+        }
+        let mut standing = self.standing.clone();
+        let settled = standing.wait_for(|standing| matches!(standing, Standing::Member(_)));
+        let settled = tokio::time::timeout(SETTLE, settled).await.ok().and_then(Result::ok);
+        match settled.as_deref() {
+            Some(Standing::Member(following)) => Ok(following.clone()),
+            _ => Err(Status::unavailable("this server is changing its role; try again")),
+        }
     }
 }
 
@@ -117,20 +192,29 @@ fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<
         )));
     }
     let current = hello.record.as_ref().ok_or_else(|| Status::invalid_argument("a hello without a group record"))?;
-    let held = record.current().record().version;
-    for link in &hello.chain {
-        let signed = SignedRecord::from_wire(link).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        if signed.record().version > held {
-            take(record, link)?;
-        }
+    if hello.chain.len() > limits::CHAIN {
+        let what = format!("a chain of {} records; the limit is {}", hello.chain.len(), limits::CHAIN);
+        return Err(Status::invalid_argument(what));
     }
-    take(record, current)?;
+    let links = hello.chain.iter().chain([current]).map(SignedRecord::from_wire).collect::<Result<Vec<_>, _>>();
+    let links = links.map_err(|e| Status::invalid_argument(e.to_string()))?;
+    record.take_by(&links).map_err(|e| not_taken(&e))?;
     may_push(record, key)
 }
 
 fn take(record: &GroupRecord, wire: &v1::SignedRecord) -> Result<(), Status> {
     let signed = SignedRecord::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
-    record.take(signed).map_err(|e| Status::failed_precondition(format!("the group record is not taken: {e}")))
+    record.take(signed).map_err(|e| not_taken(&e))
+}
+
+/// The answer to whoever brings a record that is not taken: a manager that was superseded learns it from the details.
+pub(crate) fn not_taken(error: &TakeError) -> Status {
+    let details = match error {
+        TakeError::Refused(refused) => refused.details(),
+        TakeError::Save(_) => bytes::Bytes::new(),
+    };
+    let what = format!("the group record is not taken: {error}");
+    Status::with_details(Code::FailedPrecondition, what, details)
 }
 
 /// Only the manager of the record pushes, and only to a server that the record names.
@@ -138,7 +222,13 @@ fn may_push(record: &GroupRecord, key: PublicKey) -> Result<(), Status> {
     let current = record.current();
     let manager = current.record().manager();
     if manager.key != key {
-        return Err(Status::permission_denied(format!("{key} is not the group's manager; that is {}", manager.name)));
+        let (theirs, ours) = (current.record().version, current.record().version);
+        let what = format!("{key} is not the group's manager; that is {}", manager.name);
+        return Err(Status::with_details(
+            Code::PermissionDenied,
+            what,
+            RecordRefused::Older { theirs, ours }.details(),
+        ));
     }
     match current.record().by_key(&record.own_key()).map(|server| server.role) {
         Some(Role::Member | Role::Manager) => Ok(()),
@@ -179,14 +269,21 @@ struct Session {
     answers: mpsc::Sender<Answer>,
     /// A pack was offered: slices may follow, those of one that was refused by now included.
     offered: bool,
+    heard: watch::Sender<u64>,
+    _open: Open,
 }
 
 impl Session {
     /// Passes messages on until the stream ends, breaks a rule (the manager is told which), or the member lets go of it.
     async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>, stopped: impl Future<Output = ()>) {
+        let mut current = self.record.follow();
+        let key = self.key;
+        let superseded = current.wait_for(|record| record.record().manager().key != key);
         // Cancelled with the connection, between two messages at the most.
         let knocks = tell_knocks(self.record.knocks(), self.answers.clone());
         let ended = tokio::select! {
+            biased;
+            _ = superseded => may_push(&self.record, key),
             ended = self.pass_on(downs) => ended,
             never = knocks => match never {},
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
@@ -201,6 +298,7 @@ impl Session {
 
     async fn pass_on(&mut self, mut downs: Streaming<v1::Down>) -> Result<(), Status> {
         while let Some(down) = downs.message().await? {
+            self.heard.send_modify(|heard| *heard += 1);
             if let Some(message) = down.message {
                 self.handle(message).await?;
             }
@@ -223,7 +321,7 @@ impl Session {
             down::Message::Head(head) => check_head(&self.record, head)?,
             down::Message::Offer(_) => self.offered = true,
             down::Message::Slice(slice) => self.check_slice(slice)?,
-            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) => {}
+            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) | down::Message::Fence(_) => {}
         }
         self.pass(Input::Down { session: self.number, message }).await
     }

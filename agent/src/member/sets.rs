@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use bellwether_proto::{entry::EntryPath, name::SetName, record::SetRules, revision::SignedHeader};
+use bellwether_proto::{
+    entry::EntryPath,
+    name::SetName,
+    record::SetRules,
+    revision::{Number, SignedHeader},
+};
 use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
     index, pack,
@@ -26,6 +31,8 @@ pub(crate) struct Sets {
     pub(crate) tree: Tree,
     /// As last scanned, drift included.
     pub(crate) live: Tree,
+    /// What is offered does not descend from the revision held: all that it replaces is kept (W26).
+    pub(crate) forked: Option<Number>,
 }
 
 impl Sets {
@@ -37,7 +44,7 @@ impl Sets {
         let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
         let sources = sources(&paths, &rules).map_err(OpenError::NoPath)?;
         let live = scan(&sources, &before, &look)?.tree;
-        Ok(Self { paths, state: layout.state().to_owned(), tree, live })
+        Ok(Self { paths, state: layout.state().to_owned(), tree, live, forked: None })
     }
 
     /// Looks at the sets again.
@@ -71,14 +78,22 @@ impl Sets {
         self.live = scan(&sources, &self.live, &look)?.tree;
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
         let site = Site { sources, state: self.state.clone() };
-        let plan = self.plan_for(&site, &head.header, &target, changes)?;
+        let plan = match self.forked {
+            None => self.plan_for(&site, &head.header, &self.tree, &target, changes)?,
+            Some(_) => {
+                // Nothing that is here is expected: whatever is replaced is in no history but this server's.
+                let nothing = Tree::empty(head.rules.iter().cloned());
+                self.plan_for(&site, &head.header, &nothing, &target, changes)?
+            }
+        };
         Ok(Planned { plan, target })
     }
 
     /// The plan that makes the sets hold what is held by the record again, whatever was edited.
     pub(crate) fn plan_back(&mut self, header: &SignedHeader) -> Result<Planned, ReceiveError> {
+        self.forked = None;
         let target = self.tree.clone();
-        let plan = self.plan_for(&self.site(), header, &target, self.live.diff(&target))?;
+        let plan = self.plan_for(&self.site(), header, &target, &target, self.live.diff(&target))?;
         Ok(Planned { plan, target })
     }
 
@@ -86,11 +101,15 @@ impl Sets {
         &self,
         site: &Site,
         header: &SignedHeader,
+        expected: &Tree,
         target: &Tree,
         changes: Vec<Change>,
     ) -> Result<Plan, Refused> {
-        let (live, expected) = (&self.live, &self.tree);
-        let label = header.number().to_string();
+        let live = &self.live;
+        let label = match self.forked {
+            Some(fork) => format!("{}-instead-of-{fork}", header.number()),
+            None => header.number().to_string(),
+        };
         Plan::new(site, &Job { revision: header.id(), label, live, expected, target, changes })
     }
 

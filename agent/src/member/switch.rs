@@ -169,7 +169,7 @@ impl Member {
         if pack {
             self.pack_base(header)?;
         }
-        self.position = Position { at: Some(header.clone()), fault: None };
+        self.position = Position { at: Some(header.clone()), ..Position::default() };
         Ok(state_file::save(&self.layout.position(), &self.position)?)
     }
 
@@ -200,6 +200,19 @@ impl Member {
             Ok(missing) => self.await_chunks(filling, &missing),
             Err(error) => self.refused(&filling.header, &error),
         }
+    }
+
+    /// This server's state went back, says the manager (W14): it holds no revision that is known, and takes nothing until a
+    /// sync. Its sets stay as they are.
+    pub(super) fn fenced(&mut self, reason: String) {
+        self.interrupt();
+        tracing::error!(reason, "kept out until a sync");
+        self.position.at = None;
+        let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
+        self.sets.tree = Tree::empty(rules);
+        self.seen.hold(None);
+        self.note_fault(Some(Fault { reason: reason.clone(), since_ms: now_ms() }));
+        self.tell(Observation::Failed(reason));
     }
 
     /// Finishes a switch that failed and could not be taken back, if what was in the way is gone.

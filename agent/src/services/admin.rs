@@ -11,15 +11,18 @@ use bellwether_proto::{
     v1::{self, admin_server::Admin},
 };
 use bellwether_store::tree::{Node, Tree};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Agent, Standing,
+    Agent,
     refusal::{Refusal, refusal},
 };
-use crate::clock::now_ms;
+use crate::{
+    clock::now_ms,
+    role::{Reforming, Standing},
+};
 
 /// The service, for the Unix socket.
 pub(crate) struct AdminService(pub(crate) Arc<Agent>);
@@ -60,7 +63,7 @@ impl Admin for AdminService {
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::RecordReply> {
         let v1::PauseRequest { paused, author } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.set_paused(paused, &author).await).await
+        edited(&manager, manager.set_paused(paused, &author).await).await
     }
 
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::SyncReply> {
@@ -76,32 +79,32 @@ impl Admin for AdminService {
     async fn remove_server(&self, request: Request<v1::RemoveServerRequest>) -> Answer<v1::RecordReply> {
         let v1::RemoveServerRequest { server: name, author, dry_run } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.remove_server(&server(&name)?, &author, dry_run).await).await
+        edited(&manager, manager.remove_server(&server(&name)?, &author, dry_run).await).await
     }
 
     async fn add_server(&self, request: Request<v1::AddServerRequest>) -> Answer<v1::RecordReply> {
         let v1::AddServerRequest { server: name, author, dry_run } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
+        edited(&manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
     }
 
     async fn disable_server(&self, request: Request<v1::DisableServerRequest>) -> Answer<v1::RecordReply> {
         let v1::DisableServerRequest { server: name, author, dry_run } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.disable_server(&server(&name)?, &author, dry_run).await).await
+        edited(&manager, manager.disable_server(&server(&name)?, &author, dry_run).await).await
     }
 
     async fn enable_server(&self, request: Request<v1::EnableServerRequest>) -> Answer<v1::RecordReply> {
         let v1::EnableServerRequest { server: name, author, dry_run } = request.into_inner();
         let manager = self.0.manager()?;
-        edited(manager, manager.enable_server(&server(&name)?, &author, dry_run).await).await
+        edited(&manager, manager.enable_server(&server(&name)?, &author, dry_run).await).await
     }
 
     async fn set_server(&self, request: Request<v1::SetServerRequest>) -> Answer<v1::RecordReply> {
         let request = request.into_inner();
         let (name, author, dry_run) = (server(&request.server)?, request.author.clone(), request.dry_run);
         let manager = self.0.manager()?;
-        edited(manager, manager.set_server(&name, &request.into(), &author, dry_run).await).await
+        edited(&manager, manager.set_server(&name, &request.into(), &author, dry_run).await).await
     }
 
     async fn replace_server(&self, request: Request<v1::ReplaceServerRequest>) -> Answer<v1::CreateTokenReply> {
@@ -143,37 +146,43 @@ impl Admin for AdminService {
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
         let change = request.into_inner();
         self.0.sound().await?;
-        match &self.0.standing {
-            Standing::Manager(manager) => super::change(manager, change).await.map(Response::new),
-            Standing::Member(link) => {
+        match self.0.settled().await {
+            Standing::Changing => Err(super::changing()),
+            Standing::Halted(why) => Err(super::halted(&why)),
+            Standing::Manager(manager) => super::change(&manager, change).await.map(Response::new),
+            Standing::Member(following) => {
                 let forward = |mut manager: super::link::Client| {
                     let change = change.clone();
                     async move { manager.change(change).await }
                 };
-                link.ask(forward).await
+                following.link.ask(forward).await
             }
         }
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Answer<v1::ReadReply> {
         let read = request.into_inner();
-        match &self.0.standing {
-            Standing::Manager(manager) => super::read(manager, read).await.map(Response::new),
-            Standing::Member(link) => {
+        match self.0.settled().await {
+            Standing::Changing => Err(super::changing()),
+            Standing::Halted(why) => Err(super::halted(&why)),
+            Standing::Manager(manager) => super::read(&manager, read).await.map(Response::new),
+            Standing::Member(following) => {
                 let forward = |mut manager: super::link::Client| {
                     let read = read.clone();
                     async move { manager.read(read).await }
                 };
-                link.ask(forward).await
+                following.link.ask(forward).await
             }
         }
     }
 
     async fn tree(&self, request: Request<v1::TreeRequest>) -> Answer<Self::TreeStream> {
         let v1::TreeRequest { set, prefix } = request.into_inner();
-        let tree = match &self.0.standing {
+        let tree = match self.0.settled().await {
+            Standing::Changing => return Err(super::changing()),
+            Standing::Halted(why) => return Err(super::halted(&why)),
             Standing::Manager(manager) => manager.tree(),
-            Standing::Member(link) => link.tree.load_full(),
+            Standing::Member(following) => following.link.tree.load_full(),
         };
         let prefix = EntryPath::new(&prefix).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let set = if set.is_empty() { None } else { Some(set_name(&set)?) };
@@ -192,7 +201,19 @@ impl Admin for AdminService {
         let author = request.author.clone();
         let change = PolicyChange::try_from(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let manager = self.0.manager()?;
-        edited(manager, manager.set_policy(change, &author).await).await
+        edited(&manager, manager.set_policy(change, &author).await).await
+    }
+
+    async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::PromoteReply> {
+        super::promote::promote(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reform(&self, request: Request<v1::ReformRequest>) -> Answer<v1::ReformReply> {
+        let v1::ReformRequest { author, dry_run } = request.into_inner();
+        let (answer, answered) = oneshot::channel();
+        let stopping = || Status::unavailable("the agent is stopping");
+        self.0.reforms.send(Reforming { author, dry_run, answer }).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?.map(Response::new).map_err(refusal)
     }
 
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {
@@ -239,8 +260,8 @@ async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<R
 
 /// What the manager knows of the farm; a member that cannot ask it shows what it knows itself.
 async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
-    if let Standing::Member(link) = &agent.standing {
-        let ask = link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
+    if let Standing::Member(following) = agent.standing() {
+        let ask = following.link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
         if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, ask).await {
             return Ok(answer.into_inner());
         }

@@ -24,6 +24,8 @@ const STRANGERS: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// What strangers may ask of any size: the stream's own task looks at who speaks.
 const FOLLOW: &str = "/bellwether.v1.Push/Follow";
+/// What a server that was removed may ask: that it was.
+const RECORDS: &str = "/bellwether.v1.Group/Records";
 /// What else they may ask.
 const ENTRANCE: [&str; 2] = ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/Enter"];
 
@@ -50,6 +52,7 @@ impl Door {
         match current.record().by_key(key) {
             Some(_) => None,
             None if path == FOLLOW => None,
+            None if path == RECORDS && current.record().removed.iter().any(|server| server.key == *key) => Some(Ok(())),
             None if ENTRANCE.contains(&path) => Some(Ok(())),
             None => {
                 self.record.knocked(peer, path.rsplit('/').next().unwrap_or(path));

@@ -1,19 +1,44 @@
-//! What other servers ask of the manager: to enter the group, to change or read a file, for the farm's status.
+//! What other servers ask of the manager: to enter the group, to change or read a file, for the farm's status. And what they
+//! ask of each other, whoever is the manager: the group record, and where each stands.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bellwether_proto::v1::{self, group_server::Group};
+use bellwether_proto::{
+    name::ServerName,
+    record::Version,
+    revision::{Epoch, SignedHeader},
+    v1::{self, group_server::Group},
+};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Agent, Standing, refusal::refusal};
-use crate::tls;
+use super::{Agent, link::Card, refusal::refusal};
+use crate::{member::not_taken, peers, role::Standing, tls};
+
+/// How long a server may take to bring its records.
+const TELLING: Duration = Duration::from_secs(10);
+/// Revisions that a survey names.
+const SURVEYED: usize = 64;
 
 /// The service, for connections with mutual TLS.
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
 
 impl GroupService {
+    /// Whether the caller is the server of that key, not a copy of its machine that runs beside it (W14).
+    async fn recognise<T>(&self, server: &ServerName, request: &Request<T>) -> Result<(), Status> {
+        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), Card::of(request.metadata())) else {
+            return Ok(());
+        };
+        let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
+        manager.recognise(server, start, &whence).await.map_err(|copy| {
+            Status::permission_denied(format!(
+                "this is {copy}; nothing was changed\nstop the copy's agent; to make a server of its own of it: bellwether \
+                 leave, remove its key, then join under another name"
+            ))
+        })
+    }
+
     /// A token that admits nobody was shown: the monitor warns of it.
     fn not_admitted(&self, peer: &tls::Peer, status: &Status) {
         if status.code() == Code::PermissionDenied {
@@ -25,6 +50,7 @@ impl GroupService {
 #[tonic::async_trait]
 impl Group for GroupService {
     type PreviewStream = Pin<Box<dyn Stream<Item = Result<v1::PreviewPart, Status>> + Send>>;
+    type RecordsStream = Pin<Box<dyn Stream<Item = Result<v1::SignedRecord, Status>> + Send>>;
 
     async fn preview(&self, request: Request<v1::EnterRequest>) -> Result<Response<Self::PreviewStream>, Status> {
         let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
@@ -53,27 +79,64 @@ impl Group for GroupService {
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
         let mut change = request.into_inner();
         change.author = format!("{} at {server}", change.author);
-        super::change(self.0.manager()?, change).await.map(Response::new)
+        super::change(&self.0.manager()?, change).await.map(Response::new)
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
-        self.0.authorise(tls::peer(&request))?;
-        super::read(self.0.manager()?, request.into_inner()).await.map(Response::new)
+        let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
+        super::read(&self.0.manager()?, request.into_inner()).await.map(Response::new)
     }
 
     async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
-        let server = self.0.named(tls::peer(&request))?;
+        let server = self.0.of_the_group(tls::peer(&request))?;
         self.0.manager()?.departed(&server);
         Ok(Response::new(v1::DepartReply {}))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
-        if let Standing::Manager(manager) = &self.0.standing {
+        self.recognise(&server, &request).await?;
+        if let Standing::Manager(manager) = self.0.standing() {
             manager.heard(&server);
         }
         self.0.status().map(Response::new)
+    }
+
+    /// Anybody of the group may know the record; a server that was removed may know that it was (see [`super::door`]).
+    async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
+        let v1::RecordsRequest { epoch, version, at: _ } = request.into_inner();
+        let from = Version { epoch: Epoch(epoch), version };
+        let records = self.0.record.since(from);
+        let records = records.iter().map(|record| Ok(record.to_wire())).collect::<Vec<_>>();
+        Ok(Response::new(Box::pin(tokio_stream::iter(records))))
+    }
+
+    async fn tell(&self, request: Request<Streaming<v1::SignedRecord>>) -> Result<Response<v1::TellReply>, Status> {
+        self.0.of_the_group(tls::peer(&request))?;
+        let links = tokio::time::timeout(TELLING, peers::collect(request.into_inner())).await;
+        let links = links.map_err(|_| Status::deadline_exceeded("the records did not come to their end"))??;
+        self.0.record.take_by(&links).map_err(|e| not_taken(&e))?;
+        let held = self.0.record.current().record().version;
+        // Whoever handed over waits for this.
+        let leads = self.0.record.is_led_here() && self.0.leads(held.epoch).await;
+        let Version { epoch: Epoch(epoch), version } = held;
+        Ok(Response::new(v1::TellReply { epoch, version, leads }))
+    }
+
+    async fn survey(&self, request: Request<v1::SurveyRequest>) -> Result<Response<v1::SurveyReply>, Status> {
+        self.0.of_the_group(tls::peer(&request))?;
+        let Version { epoch: Epoch(epoch), version } = self.0.record.current().record().version;
+        let (at, seen, follows, leads) = match self.0.standing() {
+            Standing::Changing => return Err(super::changing()),
+            Standing::Halted(_) => (None, Vec::new(), false, false),
+            Standing::Manager(manager) => (Some(manager.head()), manager.newest(SURVEYED), false, true),
+            Standing::Member(following) => (self.0.seen.at(), self.0.seen.newest(), following.is_led(), false),
+        };
+        let (at, seen) = (at.as_ref().map(SignedHeader::to_wire), seen.iter().map(SignedHeader::to_wire).collect());
+        Ok(Response::new(v1::SurveyReply { epoch, version, at, seen, follows, leads }))
     }
 }

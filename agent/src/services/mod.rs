@@ -4,43 +4,53 @@ pub(crate) mod admin;
 pub(crate) mod door;
 pub(crate) mod group;
 pub(crate) mod link;
+mod promote;
 mod refusal;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bellwether_manager::Manager;
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
     record::{Record, Role, Server},
+    revision::Epoch,
     status::{FarmStatus, State},
     v1,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
-use self::{link::ManagerLink, refusal::refusal};
-use crate::group::GroupRecord;
+use self::refusal::refusal;
+use crate::{
+    group::GroupRecord,
+    peers::Peers,
+    role::{Reforming, Standing},
+    seen::Seen,
+};
+
+/// How long a change of this server's role is waited for.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What the services share: who this server is, what it is in its group, what is known of the farm.
 pub(crate) struct Agent {
+    pub(crate) name: ServerName,
     pub(crate) record: Arc<GroupRecord>,
-    pub(crate) standing: Standing,
+    pub(crate) standing: watch::Receiver<Standing>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) seen: Arc<Seen>,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
+    /// Asks the one that runs the roles to form the group anew.
+    pub(crate) reforms: mpsc::Sender<Reforming>,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// The group is to be forgotten when the agent has ended (W22).
     pub(crate) leaving: AtomicBool,
-}
-
-/// What this server is, with what it needs for it.
-pub(crate) enum Standing {
-    /// It owns the configuration.
-    Manager(Manager),
-    /// It follows; changes asked of it go to the manager.
-    Member(ManagerLink),
 }
 
 impl Agent {
@@ -75,13 +85,41 @@ impl Agent {
         Err(Status::failed_precondition(format!("{} is in error: {why}; nothing was changed{out}", own.name)))
     }
 
+    /// What this server is now.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// What this server is, once a change that is under way is over.
+    pub(crate) async fn settled(&self) -> Standing {
+        let mut standing = self.standing.clone();
+        let settled = standing.wait_for(|standing| !matches!(standing, Standing::Changing));
+        match tokio::time::timeout(SETTLE, settled).await {
+            Ok(Ok(standing)) => standing.clone(),
+            // It takes long, or the agent stops.
+            Ok(Err(_)) | Err(_) => Standing::Changing,
+        }
+    }
+
+    /// Whether this server leads in that epoch, now or soon.
+    pub(crate) async fn leads(&self, epoch: Epoch) -> bool {
+        let mut standing = self.standing.clone();
+        let leads = |standing: &Standing| match standing {
+            Standing::Manager(manager) => manager.record().record().version.epoch >= epoch,
+            Standing::Changing | Standing::Member(_) | Standing::Halted(_) => false,
+        };
+        tokio::time::timeout(SETTLE, standing.wait_for(leads)).await.is_ok_and(|leads| leads.is_ok())
+    }
+
     /// The manager's role, where this server has it.
     ///
     /// # Errors
     /// Refused with the manager's name and the way out (W16).
-    pub(crate) fn manager(&self) -> Result<&Manager, Status> {
-        match &self.standing {
+    pub(crate) fn manager(&self) -> Result<Manager, Status> {
+        match self.standing() {
             Standing::Manager(manager) => Ok(manager),
+            Standing::Changing => Err(changing()),
+            Standing::Halted(why) => Err(halted(&why)),
             Standing::Member(_) => {
                 let current = self.record.current();
                 let manager = current.record().manager();
@@ -92,6 +130,17 @@ impl Agent {
                 )))
             }
         }
+    }
+
+    /// The server with that key, whatever its role.
+    ///
+    /// # Errors
+    /// Not a server of the group (any more).
+    pub(crate) fn of_the_group(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
+        let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let current = self.record.current();
+        let server = current.record().by_key(&key).ok_or_else(|| not_of_the_group(current.record(), &key))?;
+        Ok(server.name.clone())
     }
 
     /// The name of the server with that key, when it may ask things of this one.
@@ -108,23 +157,21 @@ impl Agent {
         }
     }
 
-    /// The name of the server with that key, disabled or not.
-    ///
-    /// # Errors
-    /// Not a server of the group (any more).
-    pub(crate) fn named(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
-        let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let current = self.record.current();
-        let server = current.record().by_key(&key).map(|server| server.name.clone());
-        server.ok_or_else(|| not_of_the_group(current.record(), &key))
-    }
-
     /// The farm as this server knows it, as JSON.
     pub(crate) fn status(&self) -> Result<v1::StatusReply, Status> {
         let status = self.farm.borrow().clone();
         let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
         Ok(v1::StatusReply { json: json.into() })
     }
+}
+
+/// The refusal of a manager that cannot lead, or must not (W13, W14).
+pub(crate) fn halted(why: &str) -> Status {
+    Status::failed_precondition(format!("{why}; nothing was changed"))
+}
+
+pub(crate) fn changing() -> Status {
+    Status::unavailable("this server is changing its role in the group; nothing was changed; try again")
 }
 
 fn disabled(name: &ServerName, manager: &Server) -> Status {

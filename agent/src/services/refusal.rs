@@ -1,7 +1,8 @@
 //! What an error of the manager is to the one who asked: the code that sets a command's exit code, and the text.
 
 use bellwether_manager::{
-    ChangeError, EditError, EnterError, PreviewError, PublishError, ReadError, group::GroupRefused,
+    ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError, RoleRefused, SaveError,
+    group::GroupRefused,
 };
 use tonic::{Code, Status};
 
@@ -34,8 +35,44 @@ impl Refusal for EditError {
         match self {
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
-            Self::Save(_) => Code::Internal,
+            Self::Save(save) => save.code(),
             Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for SaveError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Superseded(_) => Code::FailedPrecondition,
+            Self::State(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for RoleRefused {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for HandOverError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Refused(_) | Self::Unpublished(_) | Self::Behind { .. } => Code::FailedPrecondition,
+            Self::Publish(publish) => publish.code(),
+            Self::Malformed(_) => Code::Internal,
+            Self::Save(save) => save.code(),
+        }
+    }
+}
+
+impl Refusal for crate::reform::Refused {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotManager { .. } => Code::FailedPrecondition,
+            Self::Reform(_) => Code::Internal,
+            Self::Stopping(_) => Code::Unavailable,
         }
     }
 }

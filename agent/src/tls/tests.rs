@@ -24,6 +24,17 @@ type Stream<T> = tokio_stream::Once<Result<T, Status>>;
 #[tonic::async_trait]
 impl group_server::Group for WhoAsks {
     type PreviewStream = Stream<v1::PreviewPart>;
+    type RecordsStream = Stream<v1::SignedRecord>;
+
+    async fn records(&self, _: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+    async fn tell(&self, _: Request<tonic::Streaming<v1::SignedRecord>>) -> Result<Response<v1::TellReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+    async fn survey(&self, _: Request<v1::SurveyRequest>) -> Result<Response<v1::SurveyReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
 
     async fn preview(&self, _: Request<v1::EnterRequest>) -> Result<Response<Self::PreviewStream>, Status> {
         Err(Status::unimplemented("not asked here"))

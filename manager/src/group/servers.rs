@@ -155,16 +155,16 @@ pub fn replace(
 /// It is the manager, or unknown.
 pub fn remove(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
     match not_manager(held.record(), name, "removed") {
-        Ok(gone) => {
-            let gone = gone.clone();
-            Ok(Some(next(held, by, format!("server remove {name}"), |record| {
-                record.servers.retain(|s| s.name != *name);
-                remember(record, gone);
-            })))
-        }
+        Ok(_) => Ok(Some(next(held, by, format!("server remove {name}"), |record| remove_from(record, name)))),
         Err(GroupRefused::Removed(_)) => Ok(None),
         Err(refused) => Err(refused),
     }
+}
+
+/// Takes a server, whatever its role, out of the record.
+pub(crate) fn remove_from(record: &mut Record, name: &ServerName) {
+    let gone: Vec<Server> = record.servers.extract_if(.., |s| s.name == *name).collect();
+    gone.into_iter().for_each(|gone| remember(record, gone));
 }
 
 /// Puts a server among those that were removed: the newest of a name, and of a key, is kept.

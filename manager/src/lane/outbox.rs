@@ -37,6 +37,7 @@ enum Work {
 /// What is to be sent.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    pub(crate) fence: Option<v1::Fence>,
     pub(crate) record: Option<v1::SignedRecord>,
     pub(crate) head: Option<v1::SignedHeader>,
     pub(crate) sync: Option<v1::Sync>,
@@ -49,8 +50,9 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { record, head, sync, verify, keepalive, offer, source: _, work } = self;
-        record.is_none()
+        let Self { fence, record, head, sync, verify, keepalive, offer, source: _, work } = self;
+        fence.is_none()
+            && record.is_none()
             && head.is_none()
             && sync.is_none()
             && verify.is_none()
@@ -59,13 +61,14 @@ impl Outbox {
             && work.is_empty()
     }
 
-    /// Offers `pack` and sends its bytes from `from` to `to`.
+    /// Offers `pack` and sends its bytes from `from` to `to`; `forked`: the member keeps what that replaces.
     pub(crate) async fn offer(
         &mut self,
         shared: &Shared,
         pack: &Arc<Stored>,
         from: u64,
         to: u64,
+        forked: bool,
     ) -> Result<(), String> {
         let small = shared.head.borrow().bytes_of(pack);
         let source = match small {
@@ -79,6 +82,7 @@ impl Outbox {
             size: pack.size,
             from,
             to,
+            forked,
         });
         self.work.clear();
         self.source = Some(source.clone());
@@ -130,6 +134,9 @@ impl Outbox {
     /// The next message; the small ones first. Not to be cancelled: what it took would be lost.
     pub(crate) async fn next(&mut self, shared: &Shared) -> Result<Option<v1::down::Message>, String> {
         use v1::down::Message;
+        if let Some(fence) = self.fence.take() {
+            return Ok(Some(Message::Fence(fence)));
+        }
         if let Some(record) = self.record.take() {
             return Ok(Some(Message::Record(record)));
         }

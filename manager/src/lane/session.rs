@@ -15,10 +15,10 @@ use bellwether_proto::{
 use bellwether_store::history::{Route, Stored};
 use tokio::sync::mpsc;
 
-use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, refused, watchdog::Watchdog};
+use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
 use crate::{
     plan::{Member, Sending, Step, plan},
-    shared::now_ms,
+    shared::{Live, now_ms},
 };
 
 /// Characters of a reason that a member gives.
@@ -66,6 +66,18 @@ struct Session<'a> {
 struct Reached<'a>(&'a Lane);
 
 impl Reached<'_> {
+    fn at(lane: &Lane, incarnation: u64) {
+        lane.shared.live.send_modify(|live| {
+            live.insert(lane.server.name.clone(), Live { incarnation, beat: 0 });
+        });
+    }
+
+    fn beats(lane: &Lane, beat: u64) {
+        lane.shared.live.send_modify(|live| {
+            live.entry(lane.server.name.clone()).and_modify(|live| live.beat = live.beat.max(beat));
+        });
+    }
+
     fn has(lane: &Lane, version: Version) {
         lane.shared.records.send_modify(|records| {
             records.insert(lane.server.name.clone(), version);
@@ -77,6 +89,9 @@ impl Drop for Reached<'_> {
     fn drop(&mut self) {
         self.0.shared.records.send_modify(|records| {
             records.remove(&self.0.server.name);
+        });
+        self.0.shared.live.send_modify(|live| {
+            live.remove(&self.0.server.name);
         });
     }
 }
@@ -112,9 +127,14 @@ impl<'a> Session<'a> {
             partial,
             refused: memory.refused,
             sync: memory.sync,
+            forked: false,
             settled: false,
         };
         let version = cut(&hello.version, 100);
+        let fence = memory.fence.take();
+        let at = at.filter(|_| fence.is_none());
+        let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
+        Reached::at(lane, hello.incarnation);
         lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
         if memory.sync {
             // It waits for its sync: nobody may take what it has for the end of it.
@@ -136,6 +156,7 @@ impl<'a> Session<'a> {
             allowance: Allowance::new(Instant::now()),
             news: None,
         };
+        session.outbox.fence = fence.map(|reason| v1::Fence { reason });
         if let Some(drift) = &hello.drift {
             session.drift(drift);
         }
@@ -172,7 +193,7 @@ impl<'a> Session<'a> {
                         permit.send(v1::Down { message: Some(message) });
                     }
                 }
-                message = up.message(), if pause.is_none() => match message.map_err(|status| refused(&status))? {
+                message = up.message(), if pause.is_none() => match message.map_err(|status| self.lane.turned_away(&status))? {
                     None => return Err(End::Lost("it closed the connection".to_owned())),
                     Some(v1::Up { message: None }) => self.allowance.spend(Instant::now()),
                     Some(v1::Up { message: Some(message) }) => self.hear(message).await.map_err(End::Breach)?,
@@ -188,6 +209,9 @@ impl<'a> Session<'a> {
                 }
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
+                    if matches!(asked, Control::Probe) {
+                        self.beat();
+                    }
                     self.memory.note(asked);
                     self.member.sync = self.memory.sync;
                     self.member.refused = self.memory.refused;
@@ -269,7 +293,8 @@ impl<'a> Session<'a> {
         let (member, history) = (self.member.clone(), shared.history.clone());
         let plan = move || {
             let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            plan(&member, head, paused, |from| history.route(from))
+            let forked = member.at.is_some_and(|at| !history.leads_from(at));
+            plan(&Member { forked, ..member }, head, paused, |from| history.route(from))
         };
         tokio::task::spawn_blocking(plan).await.map_err(|e| e.to_string())
     }
@@ -283,14 +308,14 @@ impl<'a> Session<'a> {
     }
 
     async fn send(&mut self, sending: Sending, head: Number) -> Result<(), String> {
-        let Sending { pack, from, to, sync } = sending;
+        let Sending { pack, from, to, sync, forked } = sending;
         let sync = sync || self.syncing.is_some();
         if self.member.sync && self.member.at.is_none() && !self.member.settled {
             // It holds nothing to settle: this clears its error, and it says nothing.
             self.outbox.sync = Some(v1::Sync { request: now_ms() });
             self.settled();
         }
-        self.outbox.offer(&self.lane.shared, &pack, from, to).await?;
+        self.outbox.offer(&self.lane.shared, &pack, from, to, forked).await?;
         let number = if sync { head } else { pack.header.number() };
         let header = pack.header.clone();
         self.begin(Current { header, pack: Some(pack), started: Instant::now(), sync }, number);
@@ -339,6 +364,7 @@ impl<'a> Session<'a> {
     }
 
     fn alive(&mut self, answer: &v1::Keepalive) {
+        Reached::beats(self.lane, answer.time_ms.min(self.beat));
         if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
             Reached::has(self.lane, version);
             self.lane.see(Observation::Record(version));
@@ -465,6 +491,7 @@ impl<'a> Session<'a> {
             _ => current.started,
         };
         self.member.at = Some(id);
+        self.memory.reported = Some(current.header.number());
         self.member.refused = None;
         self.memory.refused = None;
         self.at = Some(current.header.clone());
@@ -499,6 +526,7 @@ fn size_of(message: &v1::down::Message) -> u64 {
         | Message::Offer(_)
         | Message::Verify(_)
         | Message::Sync(_)
-        | Message::Keepalive(_) => 0,
+        | Message::Keepalive(_)
+        | Message::Fence(_) => 0,
     }
 }

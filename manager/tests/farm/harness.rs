@@ -214,10 +214,14 @@ async fn start(
         state: directory.join("state"),
         record: state_file::load::<SignedRecord>(&record).unwrap().unwrap(),
         chain: Vec::new(),
+        at: None,
         incarnation: 1,
         dial: Arc::new(Plain),
         events,
-        save_record: Box::new(move |signed| state_file::save(&record, signed)),
+        newer: mpsc::channel(1).0,
+        halt: Box::new(|halt| panic!("halted: {halt}")),
+        seen: Vec::new(),
+        save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
         timings,
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))

@@ -130,6 +130,10 @@ impl Index {
         })
     }
 
+    pub(super) fn leads_from(&self, from: RevisionId) -> bool {
+        self.head.is_some_and(|head| self.chain(head, |id, _| id == from).is_some())
+    }
+
     pub(super) fn base_due(&self) -> bool {
         let Some((slot, chain)) = self.head.and_then(|head| self.chain(head, |_, slot| slot.base.is_some())) else {
             return false;

@@ -1,0 +1,304 @@
+//! What servers of a group tell each other about its record, whoever is the manager: a server that was away, or whose
+//! manager is silent, asks others for newer records; who signed a handover tells the new manager until it has it.
+//!
+//! Records count by their signatures, so anybody of the group may bring them. Two tasks: [`Peers::catch_up`], woken by
+//! hints (a member refused this manager, a hello that cannot be followed from here) and by the manager's silence; and
+//! [`Peers::tell`], which waits for a record that this server signed for another one.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use bellwether_manager::halt::{Halt, Proof};
+use bellwether_proto::{
+    key::KeyPair,
+    limits,
+    name::ServerName,
+    record::{Server, SignedRecord, Version},
+    revision::{Epoch, SignedHeader},
+    v1::{self, group_client::GroupClient},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Streaming, transport::Channel};
+
+use crate::{error::chain, group::GroupRecord, seen::Seen, tls};
+
+/// How long one server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a manager waits for all others before it leads, when it starts.
+const BEFORE_LEADING: Duration = Duration::from_secs(1);
+/// How many are asked at a time when nobody in particular is meant.
+const SOME: usize = 3;
+/// Of silence, until others are asked: at first, and at most.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Others are not asked more often than that, whatever hints come.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long the new manager may take until it leads.
+const TAKE_UP: Duration = Duration::from_secs(15);
+/// Until the new manager is told again: at first, and at most.
+const TELL_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Whom to ask for newer records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// This server has said that there are some.
+    Server(ServerName),
+    /// Somebody may have some.
+    Anyone,
+}
+
+/// The other servers of the group.
+pub(crate) struct Peers {
+    key: Arc<KeyPair>,
+    record: Arc<GroupRecord>,
+    seen: Arc<Seen>,
+    halts: watch::Sender<Option<Halt>>,
+    told: watch::Sender<Option<Told>>,
+}
+
+/// A manager has a record that this server signed for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    /// What it holds.
+    pub(crate) version: Version,
+    /// It leads by that.
+    pub(crate) leads: bool,
+}
+
+impl Peers {
+    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<Seen>) -> Self {
+        Self { key, record, seen, told: watch::Sender::default(), halts: watch::Sender::default() }
+    }
+
+    /// What came of the last handover that this server told.
+    pub(crate) fn told(&self) -> watch::Receiver<Option<Told>> {
+        self.told.subscribe()
+    }
+
+    /// All other servers of the record.
+    pub(crate) fn others(&self) -> Vec<Server> {
+        let current = self.record.current();
+        let own = self.record.own_key();
+        current.record().servers.iter().filter(|server| server.key != own).cloned().collect()
+    }
+
+    /// A connection to that server's services.
+    ///
+    /// # Errors
+    /// Why it is out of reach, for people.
+    pub(crate) async fn dial(&self, server: &Server) -> Result<GroupClient<Channel>, String> {
+        let connect = tls::connect(&self.key, &server.address, server.key);
+        let channel = timeout(PATIENCE, connect).await.map_err(|_| "no answer".to_owned())?.map_err(|e| chain(&e))?;
+        Ok(GroupClient::new(channel).max_decoding_message_size(limits::MESSAGE))
+    }
+
+    /// Takes what that server has newer than what is held here.
+    ///
+    /// # Errors
+    /// It does not answer, or what it says is not taken; for people.
+    pub(crate) async fn ask(&self, server: &Server) -> Result<(), String> {
+        let mut client = self.dial(server).await?;
+        let Version { epoch: Epoch(epoch), version } = self.record.current().record().version;
+        let at = self.seen.at().as_ref().map(SignedHeader::to_wire);
+        let asked = async {
+            let records = client.records(v1::RecordsRequest { epoch, version, at }).await?;
+            collect(records.into_inner()).await
+        };
+        let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;
+        let links = links.map_err(|status| status.message().to_owned())?;
+        let (led, ours) = (self.record.is_led_here(), self.record.current().record().version);
+        let newer = links.iter().any(|link| link.record().version > ours);
+        self.record.take_by(&links).map_err(|e| chain(&e))?;
+        let theirs = self.record.current().record().version;
+        if led && newer && self.record.is_led_here() && theirs.epoch == ours.epoch && theirs > ours {
+            // Signed by this server's own key, and not known here: its state went back.
+            self.halt(Halt::new(server.name.clone(), Proof::Record { theirs, ours }));
+        }
+        Ok(())
+    }
+
+    /// This manager's state went back (W14). The first proof counts.
+    pub(crate) fn halt(&self, halt: Halt) {
+        self.halts.send_if_modified(|halts| {
+            let first = halts.is_none();
+            halts.get_or_insert(halt);
+            first
+        });
+    }
+
+    /// The proof that this manager's state went back, once there is one.
+    pub(crate) fn halts(&self) -> watch::Receiver<Option<Halt>> {
+        self.halts.subscribe()
+    }
+
+    /// The group was formed anew, or another server is the manager: what was proved of this one is over.
+    pub(crate) fn go_on(&self) {
+        self.halts.send_replace(None);
+    }
+
+    /// Where that server stands, and what it has seen.
+    ///
+    /// # Errors
+    /// It does not answer; for people.
+    pub(crate) async fn survey(&self, server: &Server) -> Result<v1::SurveyReply, String> {
+        let mut client = self.dial(server).await?;
+        let answer =
+            timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await.map_err(|_| "no answer".to_owned())?;
+        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+    }
+
+    /// Asks all these at once; ends when all have answered, or one of them has brought a newer epoch.
+    async fn ask_all(self: &Arc<Self>, servers: Vec<Server>) {
+        let before = self.record.current().record().version.epoch;
+        let mut asking = JoinSet::new();
+        for server in servers {
+            let peers = self.clone();
+            asking.spawn(async move {
+                if let Err(why) = peers.ask(&server).await {
+                    tracing::debug!(server = %server.name, why, "no newer record from there");
+                }
+            });
+        }
+        while asking.join_next().await.is_some() {
+            if self.record.current().record().version.epoch > before {
+                return;
+            }
+        }
+    }
+
+    /// What a manager that starts asks before it leads: whether it was superseded meanwhile (W26). Those that do not answer
+    /// within a second learn of it, or refuse it, later.
+    pub(crate) async fn ask_before_leading(self: &Arc<Self>) {
+        // A timeout: it leads; whoever knows better refuses it, and is asked then.
+        let _ = timeout(BEFORE_LEADING, self.ask_all(self.others())).await;
+    }
+
+    /// What the other servers have seen, those that answer within a second: a manager that lacks some of it does not lead.
+    pub(crate) async fn survey_before_leading(self: &Arc<Self>) -> Vec<(ServerName, Vec<SignedHeader>)> {
+        let (found_to, mut found) = mpsc::unbounded_channel();
+        let mut asking = JoinSet::new();
+        for server in self.others() {
+            let (peers, found_to) = (self.clone(), found_to.clone());
+            asking.spawn(async move {
+                if let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&server).await {
+                    let headers = seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok());
+                    let _ = found_to.send((server.name.clone(), headers.collect()));
+                }
+            });
+        }
+        // A timeout: the rest is found out when a session with them begins.
+        let _ = timeout(BEFORE_LEADING, async { while asking.join_next().await.is_some() {} }).await;
+        drop((asking, found_to));
+        let mut all = Vec::new();
+        while let Ok(one) = found.try_recv() {
+            all.push(one);
+        }
+        all
+    }
+
+    /// Asks whom hints name, and some others while `sessions` says that no manager talks to this server.
+    pub(crate) async fn catch_up(
+        self: Arc<Self>,
+        mut hints: mpsc::Receiver<Hint>,
+        mut sessions: watch::Receiver<usize>,
+    ) {
+        let mut silence = SILENCE.0;
+        let mut due = Instant::now() + silence;
+        let mut turn = RandomState::new().hash_one(0) as usize;
+        loop {
+            let silent = *sessions.borrow_and_update() == 0 && !self.record.is_led_here();
+            tokio::select! {
+                hint = hints.recv() => match hint {
+                    None => return,
+                    Some(Hint::Anyone) => due = due.min(Instant::now() + AGAIN),
+                    Some(Hint::Server(name)) => {
+                        let others = self.others();
+                        self.ask_all(others.into_iter().filter(|server| server.name == name).collect()).await;
+                        continue;
+                    }
+                },
+                changed = sessions.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    (silence, due) = (SILENCE.0, Instant::now() + SILENCE.0);
+                    continue;
+                }
+                () = sleep_until(due), if silent => {}
+            }
+            sleep_until(due).await;
+            let others = self.others();
+            let some = (0..SOME.min(others.len())).map(|n| others[(turn + n) % others.len()].clone()).collect();
+            turn = turn.wrapping_add(SOME);
+            self.ask_all(some).await;
+            silence = (silence * 2).min(SILENCE.1);
+            due = Instant::now() + silence;
+        }
+    }
+
+    /// Tells the manager of a record that this server signed, and that makes another one manager, until it has it (W18).
+    pub(crate) async fn tell(self: Arc<Self>) {
+        let mut record = self.record.follow();
+        let mut pause = TELL_AGAIN.0;
+        loop {
+            let current = record.borrow_and_update().clone();
+            let own = self.record.own_key();
+            let due = current.signer() == own && current.record().manager().key != own;
+            let told = async {
+                match self.tell_once(&current).await {
+                    Ok(()) => std::future::pending().await,
+                    Err(why) => {
+                        tracing::debug!(manager = %current.record().manager().name, why, "not told yet");
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            };
+            tokio::select! {
+                changed = record.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    pause = TELL_AGAIN.0;
+                }
+                () = told, if due => pause = (pause * 2).min(TELL_AGAIN.1),
+            }
+        }
+    }
+
+    async fn tell_once(&self, current: &SignedRecord) -> Result<(), String> {
+        let mut client = self.dial(current.record().manager()).await?;
+        let none = Version { epoch: Epoch(0), version: 0 };
+        let links: Vec<_> = self.record.since(none).iter().map(SignedRecord::to_wire).collect();
+        let told = timeout(TAKE_UP, client.tell(tokio_stream::iter(links)));
+        let reply = told.await.map_err(|_| "no answer".to_owned())?.map_err(|status| status.message().to_owned())?;
+        let v1::TellReply { epoch, version, leads } = reply.into_inner();
+        let version = Version { epoch: Epoch(epoch), version };
+        if version < current.record().version {
+            return Err(format!("it holds {version}"));
+        }
+        self.told.send_replace(Some(Told { version, leads }));
+        Ok(())
+    }
+}
+
+/// The records of a stream, as many and as large as a server takes at once.
+///
+/// # Errors
+/// The stream's, not records, or too much.
+pub(crate) async fn collect(mut records: Streaming<v1::SignedRecord>) -> Result<Vec<SignedRecord>, tonic::Status> {
+    let (mut links, mut bytes) = (Vec::new(), 0);
+    while let Some(wire) = records.message().await? {
+        bytes += wire.record.len();
+        if links.len() > limits::CHAIN || bytes > limits::CHAIN_BYTES {
+            return Err(tonic::Status::invalid_argument("more records than a chain has"));
+        }
+        links.push(SignedRecord::from_wire(&wire).map_err(|e| tonic::Status::invalid_argument(e.to_string()))?);
+    }
+    Ok(links)
+}

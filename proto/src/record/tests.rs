@@ -1,0 +1,218 @@
+//! Every pair of what is held and what is claimed.
+
+use super::{chain, *};
+
+/// Three servers: `a` leads, `b` is a candidate, `c` is none, `d` is disabled, `e` is not in the record.
+struct Keys([KeyPair; 5]);
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+impl Keys {
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| KeyPair::generate()))
+    }
+
+    /// A record of that version in which server `leads` is the manager, signed by server `signs`.
+    fn record(&self, epoch: u64, version: u64, leads: usize, signs: usize) -> SignedRecord {
+        self.edited(epoch, version, leads, signs, |_| {})
+    }
+
+    fn edited(
+        &self,
+        epoch: u64,
+        version: u64,
+        leads: usize,
+        signs: usize,
+        edit: impl FnOnce(&mut Record),
+    ) -> SignedRecord {
+        let mut record = Record {
+            format: FORMAT,
+            group: [1; 16].into(),
+            version: Version { epoch: Epoch(epoch), version },
+            servers: (0..4).map(|at| self.server(at, leads)).collect(),
+            removed: Vec::new(),
+            policy: Policy::new(Vec::new()),
+            log: Vec::new(),
+            previous: None,
+        };
+        if leads == 4 {
+            let role = Role::Manager;
+            let name = "e".parse().unwrap();
+            let key = self.0[4].public();
+            record.servers.push(Server {
+                name,
+                key,
+                address: "e:1".into(),
+                role,
+                candidate: true,
+                backends: Vec::new(),
+            });
+        }
+        edit(&mut record);
+        SignedRecord::sign(record, &self.0[signs]).unwrap()
+    }
+
+    fn server(&self, at: usize, leads: usize) -> Server {
+        let role = match at {
+            _ if at == leads => Role::Manager,
+            3 => Role::Disabled,
+            _ => Role::Member,
+        };
+        let name = NAMES[at].parse().unwrap();
+        let address = format!("{}:1", NAMES[at]);
+        Server { name, key: self.0[at].public(), address, role, candidate: at != 2, backends: Vec::new() }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Taken,
+    Same,
+    Older,
+    Conflict,
+    Signer,
+    OtherGroup,
+}
+
+fn outcome(new: &SignedRecord, held: &SignedRecord) -> Outcome {
+    match new.may_follow(held) {
+        Ok(true) => Outcome::Taken,
+        Ok(false) => Outcome::Same,
+        Err(RecordRefused::Older { .. }) => Outcome::Older,
+        Err(RecordRefused::Conflict(_)) => Outcome::Conflict,
+        Err(RecordRefused::Signer(_)) => Outcome::Signer,
+        Err(RecordRefused::OtherGroup { .. }) => Outcome::OtherGroup,
+    }
+}
+
+#[test]
+fn who_may_say_what_is_true_next() {
+    use Outcome::*;
+    let keys = Keys::new();
+    // Held: epoch 3, version 5, a leads. (epoch, version, who leads, who signs) → what becomes of it.
+    let held = keys.record(3, 5, 0, 0);
+    let table = [
+        ((3, 6, 0, 0), Taken, "the manager's next"),
+        ((3, 9, 0, 0), Taken, "versions may jump"),
+        ((3, 5, 0, 0), Same, "the very record"),
+        ((3, 4, 0, 0), Older, "replayed"),
+        ((2, 9, 0, 0), Older, "of an older epoch"),
+        ((2, 9, 1, 1), Older, "of an older epoch and another manager"),
+        ((3, 6, 0, 1), Signer, "a member signs for its manager"),
+        ((3, 6, 0, 4), Signer, "a stranger signs"),
+        ((3, 6, 1, 0), Signer, "a handover without a new epoch"),
+        ((3, 6, 1, 1), Conflict, "two in one epoch"),
+        ((3, 5, 1, 1), Conflict, "two in one epoch and version"),
+        ((3, 1, 1, 1), Conflict, "two in one epoch, the other one earlier"),
+        ((3, 6, 4, 4), Signer, "a stranger of the same epoch"),
+        ((4, 1, 1, 0), Taken, "a handover"),
+        ((4, 1, 2, 0), Taken, "a handover to one that is no candidate: the manager may"),
+        ((4, 1, 4, 0), Taken, "a handover to a new server"),
+        ((4, 1, 0, 0), Taken, "formed anew"),
+        ((7, 1, 1, 0), Taken, "epochs may jump"),
+        ((5, 1, 1, 1), Taken, "a candidate takes over"),
+        ((5, 7, 1, 1), Taken, "the edits after that, seen first"),
+        ((5, 1, 2, 2), Signer, "no candidate takes over"),
+        ((5, 1, 3, 3), Signer, "a disabled server takes over"),
+        ((5, 1, 4, 4), Signer, "a stranger takes over"),
+        ((5, 1, 1, 2), Signer, "a member makes another one manager"),
+        ((5, 1, 2, 1), Signer, "a candidate makes another one manager"),
+        ((5, 1, 0, 1), Signer, "a candidate signs for the manager"),
+    ];
+    for ((epoch, version, leads, signs), expected, what) in table {
+        assert_eq!(outcome(&keys.record(epoch, version, leads, signs), &held), expected, "{what}");
+    }
+}
+
+#[test]
+fn the_same_version_with_other_contents_is_a_conflict_and_another_group_is_another_group() {
+    let keys = Keys::new();
+    let held = keys.record(3, 5, 0, 0);
+    let other = keys.edited(3, 5, 0, 0, |record| record.policy.paused = true);
+    assert_eq!(outcome(&other, &held), Outcome::Conflict, "a manager's state that was copied or set back");
+    let foreign = keys.edited(9, 1, 0, 0, |record| record.group = [2; 16].into());
+    assert_eq!(outcome(&foreign, &held), Outcome::OtherGroup);
+}
+
+#[test]
+fn a_handover_whose_old_manager_died_gives_way_to_the_takeover_of_the_same_server() {
+    let keys = Keys::new();
+    let before = keys.record(1, 9, 0, 0);
+    let handover = keys.record(2, 1, 1, 0);
+    let takeover = keys.record(3, 1, 1, 1);
+    assert_eq!(outcome(&takeover, &before), Outcome::Taken);
+    assert_eq!(outcome(&takeover, &handover), Outcome::Taken);
+    assert_eq!(outcome(&handover, &takeover), Outcome::Older);
+}
+
+#[test]
+fn two_takeovers_at_once_conflict_until_one_of_them_raises_the_epoch() {
+    let keys = Keys::new();
+    let by_c = |epoch| keys.edited(epoch, 1, 2, 2, |record| record.servers[2].candidate = true);
+    let (first, second) = (keys.record(3, 1, 1, 1), by_c(3));
+    assert_eq!((outcome(&first, &second), outcome(&second, &first)), (Outcome::Conflict, Outcome::Conflict));
+    let resolved = keys.record(5, 1, 1, 1);
+    assert_eq!((outcome(&resolved, &first), outcome(&resolved, &second)), (Outcome::Taken, Outcome::Taken));
+}
+
+fn versions(way: &[SignedRecord]) -> Vec<String> {
+    way.iter().map(|record| record.record().version.to_string()).collect()
+}
+
+#[test]
+fn a_server_that_was_away_walks_the_chain() {
+    let keys = Keys::new();
+    // c becomes a candidate after the server left, then takes over; later it hands over to b.
+    let candidate = |record: &mut Record| record.servers[2].candidate = true;
+    let mut record = keys.record(1, 1, 0, 0);
+    let held = record.clone();
+    let mut links = vec![record.clone()];
+    let steps = [
+        keys.edited(1, 9, 0, 0, candidate),
+        keys.edited(3, 1, 2, 2, candidate),
+        keys.edited(3, 4, 2, 2, candidate),
+        keys.record(4, 1, 1, 2),
+        keys.record(4, 2, 1, 1),
+    ];
+    for next in steps {
+        assert_eq!(outcome(&next, &record), Outcome::Taken);
+        chain::extend(&mut links, &record, &next);
+        record = next;
+    }
+    assert_eq!(versions(&links), ["1.1", "1.9", "3.1", "3.4", "4.1"]);
+    let given = chain::since(&links, &record, held.record().version);
+    assert_eq!(versions(&given), ["1.9", "3.1", "3.4", "4.1", "4.2"]);
+    assert_eq!(versions(&chain::walk(&held, &given).unwrap()), ["1.9", "3.1", "3.4", "4.1", "4.2"]);
+    assert_eq!(chain::walk(&record, &given).unwrap(), [], "it has the newest");
+    let gap = [links[2].clone()];
+    assert!(chain::walk(&held, &gap).is_err(), "without the pair before, c could be anybody");
+    let leads = |epoch| chain::manager_of(&links, &record, Epoch(epoch));
+    let of = |at: usize| Some(keys.0[at].public());
+    assert_eq!([leads(1), leads(2), leads(3), leads(4)], [of(0), None, of(2), of(1)]);
+}
+
+#[test]
+fn a_server_on_the_other_branch_of_a_conflict_comes_over() {
+    let keys = Keys::new();
+    let candidate = |record: &mut Record| record.servers[2].candidate = true;
+    let before = keys.edited(1, 9, 0, 0, candidate);
+    let (first, later) = (keys.edited(3, 1, 1, 1, candidate), keys.edited(3, 4, 1, 1, candidate));
+    let resolved = keys.edited(5, 1, 1, 1, candidate);
+    let other = keys.edited(3, 2, 2, 2, candidate);
+    let links = [before, first, later, resolved];
+    assert_eq!(versions(&chain::walk(&other, &links).unwrap()), ["5.1"]);
+}
+
+#[test]
+fn the_chain_does_not_grow_without_end() {
+    let keys = Keys::new();
+    let mut links = Vec::new();
+    let mut record = keys.record(1, 1, 0, 0);
+    for epoch in 2..200 {
+        let next = keys.record(epoch, 1, 0, 0);
+        chain::extend(&mut links, &record, &next);
+        record = next;
+    }
+    assert_eq!(links.len(), limits::CHAIN);
+    assert_eq!(links.last(), Some(&record));
+}
