@@ -2,6 +2,8 @@
 //!
 //! Tests are named after the requirement they check. Each starts a farm of its own (see [`farm`]) and waits for states.
 
+mod balancers;
+mod balancing;
 mod carried;
 mod changes;
 mod crashes;

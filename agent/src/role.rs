@@ -146,7 +146,7 @@ impl BeginError {
         match self {
             Self::Halted(_) => true,
             Self::Start(S::NoRevision(_) | S::Damaged(_) | S::LeftOut { .. } | S::WentBack(_) | S::History(_)) => true,
-            Self::Start(S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Stopping) => false,
+            Self::Start(S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping) => false,
             Self::Open(_) | Self::State(_) | Self::Stopping(_) => false,
         }
     }
@@ -379,6 +379,7 @@ impl Roles {
             seen: claims,
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
+            balancers: bellwether_manager::balancer::Locals::new(config.balancers.iter().cloned()),
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.
@@ -410,7 +411,7 @@ impl Roles {
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
         let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
         let thread = tokio::task::spawn_blocking(move || member.run(received));
-        let link = ManagerLink::new(key.clone(), record.clone(), tree, *incarnation);
+        let link = ManagerLink::new(key.clone(), record.clone(), tree, member::Hand::new(&inputs), *incarnation);
         let following = Following { link, inputs: inputs.clone(), stop, sessions: sessions.clone() };
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))
     }

@@ -9,9 +9,12 @@
 //!                     └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
 //! ```
 //!
-//! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`].
+//! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
+//! [`balancer::rules`].
 
+mod adopt;
 mod backoff;
+pub mod balancer;
 mod change;
 pub mod dirty;
 mod epoch;
@@ -61,6 +64,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use adopt::{Adopt, AdoptError, Adopted};
 pub use change::{ChangeError, Changed};
 pub use form::{Form, FormError, Formed, form};
 pub use lane::Deadlines;
@@ -73,6 +77,7 @@ pub use shared::{EditError, SaveError, Timings};
 pub use start::{Setup, StartError};
 
 use crate::{
+    balancer::{Balancers, Locals},
     group::{By, GroupRefused, PolicyChange},
     lane::Control,
     lanes::ToLanes,
@@ -132,6 +137,7 @@ struct Inner {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     lanes: mpsc::Sender<ToLanes>,
+    balancers: Locals,
     tokens: Mutex<Tokens>,
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
 }
@@ -191,6 +197,17 @@ impl Manager {
         answered.await.map_err(|_| PublishError::Stopping)?
     }
 
+    /// Makes a member's edits the manager's own and publishes them at once, all or none (W3).
+    ///
+    /// # Errors
+    /// Why not, and what was left unchanged.
+    pub async fn adopt(&self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Adopt(Box::new(adopt), answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
     /// Reads one file of the head revision.
     ///
     /// # Errors
@@ -218,6 +235,11 @@ impl Manager {
     pub async fn set_policy(&self, change: PolicyChange, author: &str) -> Result<Arc<SignedRecord>, EditError> {
         let by = by(author);
         self.inner.shared.edit(|held| group::set_policy(held, &change, &by)).await
+    }
+
+    /// The group's balancers, as the record in force names them and this machine reaches them.
+    pub fn balancers(&self) -> Balancers {
+        Balancers::new(self.record().record(), &self.inner.balancers)
     }
 
     /// Asks members to come to the head whatever their state (W8), or only to look at what they have.

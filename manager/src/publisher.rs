@@ -25,6 +25,7 @@ use bellwether_store::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    adopt::{self, Adopt, AdoptError, Adopted, Made},
     change::{self, Asked, Changed},
     dirty::Dirty,
     failpoints,
@@ -55,6 +56,7 @@ pub(crate) enum Command {
         answer: oneshot::Sender<Result<Published, PublishError>>,
         over: oneshot::Receiver<()>,
     },
+    Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
 }
 
 /// What came of a publish.
@@ -197,6 +199,9 @@ impl Publisher {
                     () = stopped(shutdown) => {}
                 }
             }
+            Command::Adopt(adopt, answer) => {
+                let _ = answer.send(self.adopt(*adopt).await);
+            }
         }
     }
 
@@ -223,6 +228,21 @@ impl Publisher {
             Some(look) => self.asked(look, request).await?.revision,
         };
         Ok(Changed { revision: published })
+    }
+
+    async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        if let Some(why) = &self.unpublished {
+            return Err(AdoptError::Unpublished(why.clone()));
+        }
+        let (message, author) = (adopt.message.clone(), adopt.author.clone());
+        let request = Request { message, author, accept: true, dry_run: false };
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
+        let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
+        if let Some(look) = look {
+            adopted.revision = self.asked(look, request).await?.revision;
+        }
+        Ok(adopted)
     }
 
     async fn round(&mut self, look: Look, cause: Cause) {

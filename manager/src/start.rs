@@ -15,6 +15,7 @@ use bellwether_proto::{
     status::Event,
 };
 use bellwether_store::{
+    apply::{Failed, Site},
     history::{History, HistoryError, LeftOut},
     index,
     state_file::{self, StateFileError},
@@ -23,7 +24,8 @@ use bellwether_store::{
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
-    Dial, HaltFn, Inner, Manager, SaveRecord,
+    Dial, HaltFn, Inner, Manager, SaveRecord, adopt,
+    balancer::Locals,
     dirty::Dirty,
     epoch,
     halt::{Halt, Proof},
@@ -73,6 +75,8 @@ pub struct Setup {
     pub save_record: SaveRecord,
     /// Intervals and patience.
     pub timings: Timings,
+    /// What this machine's agent.toml says of balancers.
+    pub balancers: Locals,
 }
 
 /// Why the manager does not start. Nothing was changed.
@@ -111,6 +115,9 @@ pub enum StartError {
         /// Why.
         source: PublishError,
     },
+    /// A switch was interrupted.
+    #[error("an interrupted switch of the sets can be neither completed nor taken back")]
+    Recovery(#[from] Failed),
     /// A state file cannot be used.
     #[error("the tokens cannot be read")]
     Tokens(#[from] StateFileError),
@@ -145,7 +152,7 @@ impl Manager {
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
         let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
-        let Setup { halt, seen, save_record, timings, .. } = setup;
+        let Setup { halt, seen, save_record, timings, balancers, .. } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
@@ -161,7 +168,7 @@ impl Manager {
         let begun = shared.clone();
         tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
-        Ok(run(shared, tokens, known, believed, shutdown))
+        Ok(run(shared, tokens, balancers, known, believed, shutdown))
     }
 }
 
@@ -206,6 +213,7 @@ fn open(
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
+    adopt::recover(&Site { sources: sources(record.record(), sets), state: state.to_owned() })?;
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
@@ -242,7 +250,14 @@ fn tell(shared: &Shared) {
     shared.see(Event::Head { number: header.number, time_ms: header.time_ms, message });
 }
 
-fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdown: watch::Receiver<bool>) -> Manager {
+fn run(
+    shared: Arc<Shared>,
+    tokens: Tokens,
+    balancers: Locals,
+    known: Tree,
+    believed: bool,
+    shutdown: watch::Receiver<bool>,
+) -> Manager {
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
     let (mode, watched) = watch::channel(Mode::Starting);
@@ -265,5 +280,6 @@ fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdow
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
         ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
     ];
-    Manager { inner: Arc::new(Inner { shared, commands, lanes, tokens: Mutex::new(tokens), tasks: Mutex::new(tasks) }) }
+    let (tokens, tasks) = (Mutex::new(tokens), Mutex::new(tasks));
+    Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, tokens, tasks }) }
 }

@@ -16,7 +16,7 @@ pub mod ticket;
 pub mod token;
 
 /// The generated messages and services.
-#[allow(missing_docs, unreachable_pub, clippy::pedantic)]
+#[allow(missing_docs, unreachable_pub, clippy::pedantic, clippy::large_enum_variant)]
 pub mod v1 {
     tonic::include_proto!("bellwether.v1");
 }

@@ -28,6 +28,12 @@ pub const FILE: u64 = 1 << 40;
 pub const XATTRS: (usize, usize) = (64, 128 << 10);
 /// Bytes of a file that travels by `put`.
 pub const PUT: usize = 4 << 20;
+/// Entries of a member's drift that one answer lists, and bytes of all the diffs in it.
+pub const DRIFT: (usize, usize) = (1_000, 1 << 20);
+/// Edits of a member that become one revision, and bytes of all their files.
+pub const KEEP: (usize, usize) = (10_000, 64 << 20);
+/// Paths that one request about drift names.
+pub const PLACES: usize = 1_000;
 /// Bytes of a signed header or of a group record.
 pub const RECORD: usize = 4 << 20;
 /// Records of the chain that says who made whom manager: two for each change of epoch.

@@ -31,6 +31,8 @@ pub(crate) struct Server {
     pub(crate) listen: String,
     /// Where its agent listens for browsers and balancers.
     pub(crate) http: String,
+    /// Where its agent answers HAProxy's agent checks.
+    pub(crate) agent_check: String,
     /// Its sets.
     pub(crate) sets: Vec<Set>,
     agent: Option<Child>,
@@ -45,7 +47,8 @@ impl Server {
             fs::create_dir_all(&set.path).expect("a set's directory");
         }
         let address = || format!("127.0.0.1:{}", ports::free());
-        Self { name: name.to_owned(), home, listen: address(), http: address(), sets, agent: None }
+        let (listen, http, agent_check) = (address(), address(), address());
+        Self { name: name.to_owned(), home, listen, http, agent_check, sets, agent: None }
     }
 
     /// Where that set is here.
@@ -83,7 +86,7 @@ impl Server {
     fn first_command(&self, name: &str) -> Command {
         let mut command = self.prepared(&[name]);
         command.args(["--name", &self.name, "--listen", &self.listen, "--advertise", &self.listen]);
-        command.args(["--http", &self.http]).arg("--state-dir").arg(self.state());
+        command.args(["--http", &self.http, "--agent-check", &self.agent_check]).arg("--state-dir").arg(self.state());
         command.arg("--admin-socket").arg(self.home.join("admin.sock"));
         for set in &self.sets {
             command.arg("--set").arg(format!("{}={}", set.name, set.path.display()));
@@ -197,6 +200,11 @@ impl Server {
     /// A command given on this server, with input.
     pub(crate) fn command_with_input(&self, arguments: &[&str], input: &str) -> Output {
         run_with_input(&mut self.prepared(arguments), input)
+    }
+
+    /// A command given on this server, with these variables.
+    pub(crate) fn command_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+        run(self.prepared(arguments).envs(environment.iter().copied()))
     }
 
     fn prepared(&self, arguments: &[&str]) -> Command {

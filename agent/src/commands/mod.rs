@@ -16,6 +16,8 @@ mod target;
 
 pub mod demo;
 pub mod doctor;
+pub mod drift;
+pub mod edit;
 pub mod get;
 pub mod group;
 pub mod init;
@@ -105,6 +107,10 @@ commands! {
     Get = get;
     /// Remove one file through any server
     Rm = rm;
+    /// Edit one file through any server
+    Edit = edit;
+    /// What was edited on members: see it, give it to all, or put the manager's state back
+    Drift = drift;
     /// The entries of the revision that this server holds
     Tree = tree;
     /// Make another member the manager, or this one when the manager is lost

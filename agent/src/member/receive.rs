@@ -1,7 +1,7 @@
 //! One pack on its way in: its bytes to the history, its frames to the plan. Goes on where an interruption left it.
 
 use std::{
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{Read as _, Seek as _, SeekFrom},
     time::Instant,
 };
 
@@ -58,6 +58,9 @@ pub(crate) enum ReceiveError {
     /// This server is not set up for it.
     #[error("{0}")]
     Setup(String),
+    /// Edits of this server's own, which no update may touch (policy `hold`).
+    #[error("{0}")]
+    Held(String),
     #[error(transparent)]
     Pack(#[from] PackError),
     #[error(transparent)]
@@ -139,7 +142,7 @@ impl Receiving {
             let what = format!("bytes {} to {end} came, {} to {} were due", slice.offset, self.at, self.to);
             return Err(ReceiveError::Offer(what));
         }
-        self.file.file().write_all(&slice.data)?;
+        self.file.append(&slice.data, self.at)?;
         self.at = end;
         self.take(&slice.data, planner)?;
         if self.done && self.at != self.size {

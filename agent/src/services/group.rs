@@ -80,15 +80,15 @@ impl Group for GroupService {
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
         self.recognise(&server, &request).await?;
-        let mut change = request.into_inner();
-        change.author = format!("{} at {server}", change.author);
-        super::change(&self.0.manager()?, change).await.map(Response::new)
+        let mut request = request;
+        request.get_mut().author = format!("{} at {server}", request.get_ref().author);
+        self.0.change(request).await
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
         self.recognise(&server, &request).await?;
-        super::read(&self.0.manager()?, request.into_inner()).await.map(Response::new)
+        self.0.read(request).await
     }
 
     async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {

@@ -17,7 +17,7 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::{error::chain, group::GroupRecord, tls};
+use crate::{error::chain, group::GroupRecord, member::Hand, tls};
 
 /// The manager's services, as asked over that connection.
 pub(crate) type Client = GroupClient<InterceptedService<Channel, Card>>;
@@ -50,12 +50,20 @@ pub(crate) struct ManagerLink {
     card: Card,
     /// The tree of the revision that this member holds.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
+    /// Asks this member itself.
+    pub(crate) hand: Hand,
 }
 
 impl ManagerLink {
     /// Connects to nothing yet.
-    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, tree: Arc<ArcSwap<Tree>>, incarnation: u64) -> Self {
-        Self { key, record, channel: Mutex::new(None), card: Card(incarnation), tree }
+    pub(crate) fn new(
+        key: Arc<KeyPair>,
+        record: Arc<GroupRecord>,
+        tree: Arc<ArcSwap<Tree>>,
+        hand: Hand,
+        incarnation: u64,
+    ) -> Self {
+        Self { key, record, channel: Mutex::new(None), card: Card(incarnation), tree, hand }
     }
 
     /// Asks the manager. A connection that turns out to be lost is made again, once.
@@ -66,17 +74,33 @@ impl ManagerLink {
     where
         F: Future<Output = Result<T, Status>>,
     {
+        let client = |channel| {
+            GroupClient::with_interceptor(channel, self.card)
+                .max_decoding_message_size(limits::MESSAGE)
+                .max_encoding_message_size(limits::MESSAGE)
+        };
+        self.ask_over(|channel| question(client(channel))).await
+    }
+
+    /// The same, of any of its services.
+    ///
+    /// # Errors
+    /// As [`ManagerLink::ask`].
+    pub(crate) async fn ask_over<T, F>(&self, mut question: impl FnMut(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let held = self.channel.lock().await.is_some();
-        match question(self.client().await?).await {
+        match question(self.connected().await?).await {
             Err(status) if status.code() == Code::Unavailable => {
                 *self.channel.lock().await = None;
-                if held { question(self.client().await?).await } else { Err(status) }
+                if held { question(self.connected().await?).await } else { Err(status) }
             }
             answer => answer,
         }
     }
 
-    async fn client(&self) -> Result<Client, Status> {
+    async fn connected(&self) -> Result<Channel, Status> {
         let current = self.record.current();
         let manager = current.record().manager();
         let mut slot = self.channel.lock().await;
@@ -95,8 +119,6 @@ impl ManagerLink {
                 channel
             }
         };
-        Ok(GroupClient::with_interceptor(channel, self.card)
-            .max_decoding_message_size(limits::MESSAGE)
-            .max_encoding_message_size(limits::MESSAGE))
+        Ok(channel)
     }
 }

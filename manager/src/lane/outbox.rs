@@ -146,11 +146,12 @@ impl Outbox {
         if let Some(keepalive) = self.keepalive.take() {
             return Ok(Some(Message::Keepalive(keepalive)));
         }
-        if let Some(sync) = self.sync.take() {
-            return Ok(Some(Message::Sync(sync)));
-        }
+        // A sync that is to look at every byte finds them looked at.
         if let Some(verify) = self.verify.take() {
             return Ok(Some(Message::Verify(verify)));
+        }
+        if let Some(sync) = self.sync.take() {
+            return Ok(Some(Message::Sync(sync)));
         }
         if let Some(offer) = self.offer.take() {
             return Ok(Some(Message::Offer(offer)));

@@ -223,6 +223,7 @@ async fn start(
         seen: Vec::new(),
         save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
         timings,
+        balancers: bellwether_manager::balancer::Locals::default(),
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))
 }

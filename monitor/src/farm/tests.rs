@@ -115,7 +115,8 @@ fn lost() -> Observation {
 }
 
 fn drift(entries: u64) -> Observation {
-    Observation::Drift { entries, paths: vec!["nginx:a.conf".into(); usize::from(entries > 0)] }
+    let paths = vec!["nginx:a.conf".into(); usize::from(entries > 0)];
+    Observation::Drift { entries, paths, held: false, kept: Vec::new() }
 }
 
 fn progress() -> Observation {
@@ -345,4 +346,17 @@ fn new_hardware_under_an_old_name_begins_anew() {
     case.farm.apply(case.now_ms, record_on(128, &[("a", Role::Member), ("m", Role::Manager)], false));
     let row = case.row("a");
     assert_eq!((row.state, row.revision, row.kept.len()), (State::Unknown, None, 0));
+}
+
+#[test]
+fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
+    let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
+    let refused = Observation::Refused { revision: number(5), reason: "edits".into() };
+    let case = Case::new().see([reached(Some(4)), held, refused]);
+    assert_eq!(case.state(), State::Drifted);
+    assert!(case.row("a").held && case.reason().contains("takes no updates"), "{}", case.reason());
+    let kept = Observation::Drift { entries: 0, paths: Vec::new(), held: false, kept: vec!["/r/1".into()] };
+    let case = case.see([kept]);
+    assert_eq!(case.row("a").kept, ["/r/1"]);
+    assert!(!case.row("a").held && case.state() != State::Drifted);
 }

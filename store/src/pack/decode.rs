@@ -13,13 +13,8 @@ use bellwether_proto::{
 };
 use bytes::Bytes;
 use prost::Message;
-use rayon::prelude::*;
 
-use super::{
-    Counts, FrameKind, Head, PackError, RawFrame, changes,
-    frame::{ITEMS, TARGET},
-    malformed,
-};
+use super::{Counts, FrameKind, Head, PackError, RawFrame, changes, frame::ITEMS, malformed};
 
 /// A frame decoded by itself; its place among the others is [`super::Order`]'s to check.
 #[derive(Debug)]
@@ -119,9 +114,6 @@ fn chunks(raw: &Bytes) -> Result<Vec<(Chunk, Bytes)>, PackError> {
         at = end;
     }
     let name = |bytes: Bytes| (Chunk { hash: Hash::of(&bytes), length: bytes.len() as u32 }, bytes);
-    // A hop to other threads costs about what hashing 100 KiB does.
-    if pieces.len() > 1 && raw.len() > TARGET / 8 {
-        return Ok(pieces.into_par_iter().with_min_len(8).map(name).collect());
-    }
+    // Hashed here: half a millisecond a frame, less than it costs a busy machine to wake other threads for it.
     Ok(pieces.into_iter().map(name).collect())
 }

@@ -209,7 +209,10 @@ impl Splitter {
     pub fn take(&mut self) -> Result<Option<RawFrame>, PackError> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
         let header = FrameHeader::parse(header)?;
-        if self.buffer.len() < HEADER + header.payload {
+        let whole = HEADER + header.payload;
+        if self.buffer.len() < whole {
+            // Room for all of it at once: a buffer that grows by and by is copied as often.
+            self.buffer.reserve(whole - self.buffer.len());
             return Ok(None);
         }
         Ok(Some(RawFrame { header, bytes: self.buffer.split_to(HEADER + header.payload).freeze() }))

@@ -27,6 +27,8 @@ fn config() -> Config {
         admin_socket: "/run/bellwether/admin.sock".into(),
         state_dir: "/var/lib/bellwether".into(),
         sets: Vec::new(),
+        agent_check: None,
+        balancers: Vec::new(),
         file: "/etc/bellwether/agent.toml".into(),
         file_exists: true,
     }

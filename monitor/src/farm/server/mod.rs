@@ -50,6 +50,7 @@ pub(super) struct Known {
     refused: Option<(Number, String)>,
     drift: Vec<String>,
     drift_entries: u64,
+    held: bool,
     progress: Option<Progress>,
     /// When the work that is under way was seen to begin.
     began_ms: u64,
@@ -87,6 +88,7 @@ impl Known {
             refused: None,
             drift: Vec::new(),
             drift_entries: 0,
+            held: false,
             progress: None,
             began_ms: now_ms,
             seen_ms: None,
@@ -205,9 +207,10 @@ impl Known {
             }
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
-                O::Drift { entries, paths },
+                O::Drift { entries, paths, held, kept },
             ) => {
-                (self.drift_entries, self.drift) = (entries, paths);
+                (self.drift_entries, self.drift, self.held) = (entries, paths, held);
+                self.keeps(kept);
                 same
             }
             (
@@ -245,7 +248,11 @@ impl Known {
     fn holds(&mut self, revision: Number, kept: Vec<String>) {
         self.at = Some(revision);
         self.refused = self.refused.take().filter(|(refused, _)| *refused > revision);
-        self.kept.splice(0..0, kept);
+        self.keeps(kept);
+    }
+
+    fn keeps(&mut self, points: Vec<String>) {
+        self.kept.splice(0..0, points);
         self.kept.truncate(KEPT);
     }
 

@@ -23,7 +23,7 @@ fn observations() -> [Observation; 15] {
         O::Done { revision: number(), micros: 1, kept: Vec::new() },
         O::Refused { revision: number(), reason: "nginx -t".into() },
         O::Failed("disk full".into()),
-        O::Drift { entries: 1, paths: Vec::new() },
+        O::Drift { entries: 1, paths: Vec::new(), held: false, kept: Vec::new() },
         O::Verified(Verified { time_ms: 1, full: true, entries: 1, micros: 1, equal: true }),
         O::Record(Version { epoch: Epoch(1), version: 1 }),
         O::Knocked("somebody".into()),
