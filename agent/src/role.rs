@@ -146,7 +146,9 @@ impl BeginError {
         match self {
             Self::Halted(_) => true,
             Self::Start(S::NoRevision(_) | S::Damaged(_) | S::LeftOut { .. } | S::WentBack(_) | S::History(_)) => true,
-            Self::Start(S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping) => false,
+            Self::Start(
+                S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping,
+            ) => false,
             Self::Open(_) | Self::State(_) | Self::Stopping(_) => false,
         }
     }

@@ -16,13 +16,13 @@ use bellwether_proto::{
 use bellwether_store::{
     history::{History, HistoryError, Stored},
     index,
-    pack::{self, Contents, PackError},
+    pack::{self, Contents, Outlines, PackError},
     scan::{Look, Notice, ScanError, scan},
     tree::{Node, Tree},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::shared::sources;
+use crate::shared::{OUTLINES, sources};
 
 /// How often forming begins anew because files change while they are packed.
 const TRIES: u32 = 10;
@@ -112,7 +112,7 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
     if history.head().is_some() {
         return Err(FormError::History(form.state.join("history")));
     }
-    let base = pack_base(&mut history, &record, &form.sets, |root| first_header(&form, &record, root))?;
+    let base = pack_base(&mut history, &record, &form.sets, form.state, |root| first_header(&form, &record, root))?;
     save_index(form.state, &base.tree);
     let (entries, bytes) = measure(&base.tree);
     let record = SignedRecord::sign(record, form.key)?;
@@ -136,12 +136,14 @@ pub(crate) fn pack_base(
     history: &mut History,
     record: &Record,
     sets: &[(SetName, PathBuf)],
+    state: &Path,
     header: impl Fn(Hash) -> SignedHeader,
 ) -> Result<Base, FormError> {
     let sources = sources(record, sets);
     let rules: Vec<Arc<SetRules>> = sources.iter().map(|source| source.rules.clone()).collect();
     let empty = Tree::empty(rules.iter().cloned());
     let mut found = scan(&sources, &empty, &Look::Bytes)?;
+    let outlines = Outlines::of_tree(&state.join(OUTLINES), &found.tree);
     for attempt in 1.. {
         if let Some(missing) = found.tree.sets().iter().find(|set| set.root.is_none()) {
             return Err(no_directory(sets, &missing.rules.name));
@@ -155,6 +157,7 @@ pub(crate) fn pack_base(
             changes: &empty.diff(&found.tree),
             sources: &sources,
             codec: record.policy.codec,
+            outlines: outlines.as_ref(),
         };
         let mut new = history.create()?;
         match pack::write(&contents, new.file()) {

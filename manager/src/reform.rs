@@ -126,7 +126,7 @@ pub fn reform(
     durable::remove_all(state.as_fd(), NEW.as_bytes()).map_err(failed("remove", &reform.state.join(NEW)))?;
     let mut history = History::open(&reform.state.join(NEW)).map_err(FormError::from)?;
     let header = |root| header(&reform, &record, root);
-    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &reform.sets, header)?;
+    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &reform.sets, reform.state, header)?;
     let (entries, bytes) = form::measure(&tree);
     let record = SignedRecord::sign(record, reform.key)?;
     save(&record)?;

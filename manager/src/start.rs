@@ -16,7 +16,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Failed, Site},
-    history::{History, HistoryError, LeftOut},
+    history::{History, HistoryError, LeftOut, Stored},
     index,
     state_file::{self, StateFileError},
     tree::Tree,
@@ -224,15 +224,18 @@ fn open(
     if let Some(LeftOut { path, why }) = history.left_out().iter().find(newer) {
         return Err(StartError::LeftOut { path: path.clone(), why: why.clone() });
     }
-    let tree = history.tree(stored.header.id())?;
-    if tree.root() != stored.header.header().root {
-        return Err(StartError::Damaged(stored.header.number()));
-    }
     let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
-    let (known, believed) = match index::load(&state.join("index"), &rules) {
-        Some(loaded) => (loaded.tree, loaded.same_boot),
-        // Its stats are unknown, so every file is read anyway.
-        None => (tree.clone(), true),
+    let loaded = index::load(&state.join("index"), &rules);
+    let root = stored.header.header().root;
+    let (tree, known, believed) = match loaded {
+        // One tree in memory: the sets hold the head.
+        Some(loaded) if loaded.tree.root() == root => (loaded.tree.clone(), loaded.tree, loaded.same_boot),
+        Some(loaded) => (head_tree(&history, &stored)?, loaded.tree, loaded.same_boot),
+        None => {
+            let tree = head_tree(&history, &stored)?;
+            // Its stats are unknown, so every file is read anyway.
+            (tree.clone(), tree, true)
+        }
     };
     Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
 }
@@ -240,6 +243,11 @@ fn open(
 /// The sequence that a pack's file name begins with.
 fn sequence(path: &std::path::Path) -> Option<u64> {
     path.file_name()?.to_str()?.split('.').next()?.parse().ok()
+}
+
+fn head_tree(history: &History, head: &Stored) -> Result<Tree, StartError> {
+    let tree = history.tree(head.header.id())?;
+    if tree.root() == head.header.header().root { Ok(tree) } else { Err(StartError::Damaged(head.header.number())) }
 }
 
 fn tell(shared: &Shared) {
@@ -271,6 +279,7 @@ fn run(
         notices: BTreeSet::new(),
         unpublished: None,
         failures: 0,
+        early: None,
         times: Times::new(Instant::now(), !believed, full),
     };
     let to_watch =

@@ -14,6 +14,9 @@ pub const CHUNK: usize = 1 << 20;
 pub const FRAME: usize = 4 << 20;
 /// Bytes of a slice of a pack on the wire.
 pub const SLICE: usize = 128 << 10;
+/// Bytes that may be on their way to a member and not taken: what a slow one costs its manager's memory, and with it how
+/// fast it can be at the most over a long way (at 50 ms about 5 MB/s).
+pub const WINDOW: u32 = 256 << 10;
 /// Bytes of one gRPC message.
 pub const MESSAGE: usize = 8 << 20;
 /// Bytes of a request of somebody who is not of the group.

@@ -123,6 +123,17 @@ commands! {
     Token = token;
 }
 
+impl Command {
+    /// What runs it: one that only asks an agent needs no threads, and ends sooner without them.
+    pub fn runtime(&self) -> tokio::runtime::Builder {
+        if matches!(self, Self::Serve(_) | Self::Demo(_) | Self::Doctor(_) | Self::Init(_) | Self::Join(_)) {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
+        }
+    }
+}
+
 /// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life.
 pub fn log_to_stderr(command: &Command) {
     let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };

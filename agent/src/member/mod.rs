@@ -381,7 +381,10 @@ impl Member {
                 self.progress("receiving", receiving.plan(), receiving.received(), receiving.size);
                 self.work = Work::Receiving(receiving);
             }
-            Step::Whole => self.whole(*receiving),
+            Step::Whole => match receiving.make_rest(&self.history) {
+                Ok(()) => self.whole(*receiving),
+                Err(error) => self.refused(&receiving.header, &error),
+            },
             Step::Paused => match receiving.plan().map(Plan::missing) {
                 None => self.refused(&receiving.header, &ReceiveError::Offer("it stops before all changes".into())),
                 Some(missing) if few(&missing, receiving.chunk_bytes()) => self.fill(*receiving, &missing),

@@ -10,7 +10,8 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
-    index, pack,
+    index,
+    pack::{self, OldChunks},
     scan::{Depth, Look, ScanError, Source, scan},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
@@ -60,7 +61,11 @@ impl Sets {
     }
 
     /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
-    pub(crate) fn plan(&mut self, head: &pack::Head, changes: Vec<Change>) -> Result<Planned, ReceiveError> {
+    pub(crate) fn plan(
+        &mut self,
+        head: &pack::Head,
+        changes: Vec<Change>,
+    ) -> Result<(Planned, OldChunks), ReceiveError> {
         let sources = sources(&self.paths, &head.rules).map_err(|set| {
             ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
         })?;
@@ -76,6 +81,7 @@ impl Sets {
             Some(_) | None => Look::Stats,
         };
         self.live = scan(&sources, &self.live, &look)?.tree;
+        let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
         let site = Site { sources, state: self.state.clone() };
         let plan = match self.forked {
@@ -86,7 +92,7 @@ impl Sets {
                 self.plan_for(&site, &head.header, &nothing, &target, changes)?
             }
         };
-        Ok(Planned { plan, target })
+        Ok((Planned { plan, target }, olds))
     }
 
     /// The same, unless there are edits of this server's own. `given` (none: edits are no matter) are those that may be
@@ -96,7 +102,7 @@ impl Sets {
         head: &pack::Head,
         changes: Vec<Change>,
         given: Option<&[Change]>,
-    ) -> Result<Planned, ReceiveError> {
+    ) -> Result<(Planned, OldChunks), ReceiveError> {
         let planned = self.plan(head, changes)?;
         let Some(given) = given else { return Ok(planned) };
         let edits = self.edits();

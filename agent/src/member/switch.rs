@@ -46,7 +46,7 @@ enum NewInHistory {
     /// It has the revision.
     Nothing,
     /// A pack that has arrived.
-    Arrived(WholePack),
+    Arrived(Box<WholePack>),
     /// A base, packed from the sets as they are after the switch.
     FromSets,
 }
@@ -91,7 +91,11 @@ impl Member {
     pub(super) fn whole(&mut self, receiving: Receiving) {
         let (header, began) = (receiving.header.clone(), receiving.began);
         let ready = receiving.into_parts().and_then(|(pack, Planned { plan, target })| {
-            Ok(Ready { pack: NewInHistory::Arrived(self.history.check(pack)?), staged: plan.staged()?, target })
+            Ok(Ready {
+                pack: NewInHistory::Arrived(Box::new(self.history.check(pack)?)),
+                staged: plan.staged()?,
+                target,
+            })
         });
         match ready {
             Ok(ready) => self.switch(&header, ready, began),
@@ -169,7 +173,7 @@ impl Member {
         // has to wait for the history.
         let (pack, kept, switched) = std::thread::scope(|scope| match pack {
             NewInHistory::Arrived(pack) => {
-                let keeping = scope.spawn(|| self.history.keep(pack).map(drop));
+                let keeping = scope.spawn(|| self.history.keep(*pack).map(drop));
                 let switched = begun.switch();
                 let kept = keeping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 (NewInHistory::Nothing, kept, switched)

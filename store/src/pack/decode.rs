@@ -14,7 +14,12 @@ use bellwether_proto::{
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Counts, FrameKind, Head, PackError, RawFrame, changes, frame::ITEMS, malformed};
+use super::{
+    Counts, FrameKind, Head, PackError, RawFrame, changes,
+    frame::ITEMS,
+    malformed,
+    patch::{self, Patch},
+};
 
 /// A frame decoded by itself; its place among the others is [`super::Order`]'s to check.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub enum Decoded {
     Changes(Vec<RawChange>),
     /// Chunks with their bytes, which are slices of one buffer; each hash was computed from the bytes.
     Chunks(Vec<(Chunk, Bytes)>),
+    /// Chunks told by what differs.
+    Patches(Vec<Patch>),
     /// The end, and the counts it repeats.
     End(Counts),
 }
@@ -51,6 +58,7 @@ impl RawFrame {
             FrameKind::Head => Decoded::Head(Box::new(head(Hash::of(self.bytes()), raw)?)),
             FrameKind::Changes => Decoded::Changes(changes::decode(&raw)?),
             FrameKind::Chunks => Decoded::Chunks(chunks(&raw)?),
+            FrameKind::Patches => Decoded::Patches(patch::decode(&raw)?),
             FrameKind::End => Decoded::End(Counts::decode(&raw)?),
         })
     }
