@@ -40,7 +40,7 @@ use crate::{
     config::Config,
     error::{CommandError, Kind},
     group::GroupRecord,
-    identity,
+    identity, incarnation,
     layout::{Held, Layout},
     lock::Lock,
     member,
@@ -93,9 +93,13 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
 
     let seen = Arc::new(Seen::default());
     let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone()));
+    let incarnation = incarnation::next(&layout).map_err(|e| CommandError::failed(&e))?;
+    let mut claims = Vec::new();
     if record.is_led_here() {
         peers.ask_before_leading().await;
+        claims = peers.survey_before_leading().await;
     }
+    let (reforms_to, reforms) = mpsc::channel(1);
     let (standing_to, standing) = watch::channel(Standing::Changing);
     let (newer, behind) = mpsc::channel(INPUTS);
     let sessions = watch::Sender::new(0);
@@ -110,6 +114,10 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         seen: seen.clone(),
         sessions: sessions.clone(),
         newer,
+        peers: peers.clone(),
+        incarnation,
+        claims,
+        reforms,
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
@@ -124,6 +132,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         farm: farm.clone(),
         folded,
         telling: Semaphore::new(TELLING),
+        reforms: reforms_to,
         stop: stop_to,
         recovery,
         leaving,

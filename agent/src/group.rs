@@ -1,6 +1,9 @@
 //! The group record as this server holds it: durable before it is in force, one for all tasks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bellwether_manager::SaveError;
 use bellwether_proto::{
@@ -8,12 +11,20 @@ use bellwether_proto::{
     limits,
     record::{RecordRefused, SignedRecord, Version, chain},
     revision::Epoch,
-    status::Event,
+    status::{Event, Observation},
 };
 use bellwether_store::state_file::{self, StateFileError};
 use tokio::sync::{mpsc, watch};
 
-use crate::layout::{Held, Layout};
+use crate::{
+    clock::now_ms,
+    layout::{Held, Layout},
+    output,
+    tls::Peer,
+};
+
+/// Requests from outside the group that are told: at most one in so long.
+const KNOCKS: Duration = Duration::from_secs(1);
 
 /// The record in force, and the chain that leads to it.
 pub(crate) struct GroupRecord {
@@ -22,6 +33,9 @@ pub(crate) struct GroupRecord {
     current: watch::Sender<Arc<SignedRecord>>,
     chain: Mutex<Arc<Vec<SignedRecord>>>,
     events: mpsc::UnboundedSender<Event>,
+    /// The last request from outside the group, for people.
+    knock: watch::Sender<Option<String>>,
+    knocked: Mutex<Option<Instant>>,
 }
 
 /// What a server lacks of the record. Cheap to hold: nothing is copied until it is sent.
@@ -52,7 +66,8 @@ impl GroupRecord {
     pub(crate) fn new(layout: Layout, own_key: PublicKey, held: Held, events: mpsc::UnboundedSender<Event>) -> Self {
         let current = watch::Sender::new(Arc::new(held.current));
         let _ = events.send(Event::Record(Arc::new(current.borrow().record().clone())));
-        Self { layout, own_key, current, chain: Mutex::new(Arc::new(held.chain)), events }
+        let (chain, knock, knocked) = (Mutex::new(Arc::new(held.chain)), watch::Sender::default(), Mutex::default());
+        Self { layout, own_key, current, chain, events, knock, knocked }
     }
 
     /// The record in force.
@@ -70,9 +85,42 @@ impl GroupRecord {
         chain::newest_within(&self.locked(), limits::CHAIN_SENT).to_vec()
     }
 
+    /// Where this server keeps its state.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// This server's key.
     pub(crate) fn own_key(&self) -> PublicKey {
         self.own_key
+    }
+
+    /// A request came from outside the group: the monitor is told, at most once a second, whoever asks how often (W15).
+    pub(crate) fn knocked(&self, peer: &Peer, asked: &str) {
+        let mut last = self.knocked.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < KNOCKS) {
+            return;
+        }
+        *last = Some(Instant::now());
+        drop(last);
+        let current = self.current();
+        let record = current.record();
+        let who = match record.removed.iter().find(|gone| gone.key == peer.key) {
+            Some(gone) => format!("{}, which was removed,", gone.name),
+            None => peer.key.to_string(),
+        };
+        let time = output::utc((now_ms() / 1_000) as i64);
+        let said = format!("{who} at {} asked {asked} at {time} UTC; it was refused", peer.address);
+        tracing::warn!("a request from outside the group: {said}");
+        if let Some(own) = record.by_key(&self.own_key) {
+            let _ = self.events.send(Event::Server(own.name.clone(), Observation::Knocked(said.clone())));
+        }
+        self.knock.send_replace(Some(said));
+    }
+
+    /// The requests from outside the group, from now on.
+    pub(crate) fn knocks(&self) -> watch::Receiver<Option<String>> {
+        self.knock.subscribe()
     }
 
     /// What a server whose record is of version `from` lacks, oldest first: the chain, then the record in force.

@@ -37,7 +37,13 @@ places! {
     tokens = "tokens.json";
     /// The revision that the sets hold, the highest epoch seen, the error that this server is in.
     position = "position.json";
-    /// How often the manager's state was opened (W14).
+    /// The ticket of the last session with a manager (W14).
+    ticket = "ticket.json";
+    /// The tickets that this manager gave.
+    sessions = "sessions";
+    /// That this manager's state went back.
+    halted = "halted.json";
+    /// How often this server's state was opened (W14).
     incarnation = "incarnation";
     /// Packs: the revisions.
     history = "history";
@@ -99,7 +105,17 @@ impl Layout {
     /// What [`Layout::forget`] would remove: all that is the group's and is there.
     pub fn of_the_group(&self) -> Vec<PathBuf> {
         // The record first: from then on this server belongs to no group, whenever the rest is removed.
-        let places = [self.group(), self.position(), self.tokens(), self.incarnation(), self.index(), self.history()];
+        let places = [
+            self.group(),
+            self.position(),
+            self.tokens(),
+            self.ticket(),
+            self.sessions(),
+            self.halted(),
+            self.incarnation(),
+            self.index(),
+            self.history(),
+        ];
         places.into_iter().filter(|place| place.symlink_metadata().is_ok()).collect()
     }
 

@@ -22,6 +22,7 @@ mod member;
 pub mod output;
 mod peers;
 pub mod progress;
+mod reform;
 mod role;
 mod seen;
 mod services;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether_manager::halt::{Halt, Proof};
 use bellwether_proto::{
     Malformed,
     key::KeyPair,
@@ -69,6 +70,7 @@ pub(crate) struct Peers {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
     seen: Arc<Seen>,
+    halts: watch::Sender<Option<Halt>>,
     told: watch::Sender<Option<Told>>,
     /// Of those that are asked at once, in a large group.
     turns: Arc<Semaphore>,
@@ -85,7 +87,8 @@ pub(crate) struct Told {
 
 impl Peers {
     pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<Seen>) -> Self {
-        Self { key, record, seen, told: watch::Sender::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        let (told, halts) = (watch::Sender::default(), watch::Sender::default());
+        Self { key, record, seen, halts, told, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// What came of the last handover that this server told.
@@ -124,7 +127,45 @@ impl Peers {
         };
         let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;
         let links = links.map_err(|status| status.message().to_owned())?;
-        self.record.take_by(&links).map_err(|e| chain(&e))
+        let (led, ours) = (self.record.is_led_here(), self.record.current().record().version);
+        let newer = links.iter().any(|link| link.record().version > ours);
+        self.record.take_by(&links).map_err(|e| chain(&e))?;
+        let theirs = self.record.current().record().version;
+        if led && newer && self.record.is_led_here() && theirs.epoch == ours.epoch && theirs > ours {
+            // Signed by this server's own key, and not known here: its state went back.
+            self.halt(Halt::new(server.name.clone(), Proof::Record { theirs, ours }));
+        }
+        Ok(())
+    }
+
+    /// This manager's state went back (W14). The first proof counts.
+    pub(crate) fn halt(&self, halt: Halt) {
+        self.halts.send_if_modified(|halts| {
+            let first = halts.is_none();
+            halts.get_or_insert(halt);
+            first
+        });
+    }
+
+    /// The proof that this manager's state went back, once there is one.
+    pub(crate) fn halts(&self) -> watch::Receiver<Option<Halt>> {
+        self.halts.subscribe()
+    }
+
+    /// The group was formed anew, or another server is the manager: what was proved of this one is over.
+    pub(crate) fn go_on(&self) {
+        self.halts.send_replace(None);
+    }
+
+    /// Where that server stands, and what it has seen.
+    ///
+    /// # Errors
+    /// It does not answer; for people.
+    pub(crate) async fn survey(&self, server: &Server) -> Result<v1::SurveyReply, String> {
+        let mut client = self.dial(server).await?;
+        let answer =
+            timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await.map_err(|_| "no answer".to_owned())?;
+        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 
     /// Asks all these at once; ends when all have answered, or one of them has brought a newer epoch.
@@ -161,20 +202,20 @@ impl Peers {
     }
 
     /// What every other server says of itself, or why it says nothing.
-    pub(crate) async fn survey(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
+    pub(crate) async fn survey_all(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
         let mut asking = JoinSet::new();
         for server in self.others() {
             let (peers, turns) = (self.clone(), self.turns.clone());
             asking.spawn(async move {
                 let _turn = turns.acquire().await;
-                let answer = peers.survey_one(&server).await;
+                let answer = peers.answer_of(&server).await;
                 (server.name, answer)
             });
         }
         asking.join_all().await.into_iter().collect()
     }
 
-    async fn survey_one(&self, server: &Server) -> Result<Answer, Silence> {
+    async fn answer_of(&self, server: &Server) -> Result<Answer, Silence> {
         // Who proves its key is there, whatever it says then.
         let silent = |why| Silence { there: false, why };
         let strange = |why| Silence { there: true, why };
@@ -195,6 +236,29 @@ impl Peers {
     /// It breaks a rule of records.
     pub(crate) fn sign(&self, record: Record) -> Result<SignedRecord, Malformed> {
         SignedRecord::sign(record, &self.key)
+    }
+
+    /// What the other servers have seen, those that answer within a second: a manager that lacks some of it does not lead.
+    pub(crate) async fn survey_before_leading(self: &Arc<Self>) -> Vec<(ServerName, Vec<SignedHeader>)> {
+        let (found_to, mut found) = mpsc::unbounded_channel();
+        let mut asking = JoinSet::new();
+        for server in self.others() {
+            let (peers, found_to) = (self.clone(), found_to.clone());
+            asking.spawn(async move {
+                if let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&server).await {
+                    let headers = seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok());
+                    let _ = found_to.send((server.name.clone(), headers.collect()));
+                }
+            });
+        }
+        // A timeout: the rest is found out when a session with them begins.
+        let _ = timeout(BEFORE_LEADING, async { while asking.join_next().await.is_some() {} }).await;
+        drop((asking, found_to));
+        let mut all = Vec::new();
+        while let Ok(one) = found.try_recv() {
+            all.push(one);
+        }
+        all
     }
 
     /// Asks whom hints name, and some others while `sessions` says that no manager talks to this server.

@@ -1,15 +1,21 @@
-//! The rules of the group record: who enters, who goes, what is set. Each gives the next record, not yet signed; none
-//! where nothing is to change, so that every command can be given again. What must be durable before an answer: the
-//! signed record.
+//! The rules of the group record: who enters, who goes ([`servers`]), what is set. Each gives the next record, not yet
+//! signed; none where nothing is to change, so that every command can be given again. What must be durable before an
+//! answer: the signed record.
+
+mod servers;
 
 use bellwether_proto::{
     Malformed,
     balancer::{self, Balancer},
-    key::PublicKey,
     limits,
     name::{BalancerName, ServerName, SetName},
-    record::{Codec, Edit, OnDrift, Publish, Record, Role, Server, SetRules, SignedRecord},
+    record::{Codec, Edit, OnDrift, Publish, Record, SetRules, SignedRecord},
     v1,
+};
+
+pub(crate) use self::servers::remove_from;
+pub use self::servers::{
+    ServerChange, add_again, disable, enable, enter, may_replace, remove, replace, set as set_server,
 };
 
 /// How many changes the record's log keeps.
@@ -29,7 +35,7 @@ pub struct By {
 pub enum GroupRefused {
     /// The name belongs to another key.
     #[error(
-        "the name {0} belongs to another server's key; choose another name, or first, at the manager: bellwether server remove {0}"
+        "the name {0} belongs to another server's key; choose another name, or at the manager: bellwether server replace {0}, for new hardware under that name"
     )]
     NameTaken(ServerName),
     /// The key belongs to another name.
@@ -53,8 +59,21 @@ pub enum GroupRefused {
         by: ServerName,
     },
     /// The manager stays.
-    #[error("{0} is the manager and cannot be removed: its configuration is the truth")]
-    Manager(ServerName),
+    #[error(
+        "{name} is the manager and cannot be {what}: its configuration is the truth; give the role to another first: bellwether promote NAME"
+    )]
+    Manager {
+        /// The manager.
+        name: ServerName,
+        /// removed, disabled, replaced.
+        what: &'static str,
+    },
+    /// It was removed.
+    #[error("{0} was removed from this group; take it back first: bellwether server add {0}")]
+    Removed(ServerName),
+    /// It has been disabled, and a token does not change that.
+    #[error("{0} is disabled in this group; first, at the manager: bellwether server enable {0}")]
+    Disabled(ServerName),
     /// Never heard of.
     #[error("there is no server {0} in this group; see: bellwether server list")]
     Unknown(ServerName),
@@ -93,122 +112,6 @@ fn log(log: &mut Vec<Edit>, edit: Edit) {
     log.push(edit);
     let over = log.len().saturating_sub(LOG);
     log.drain(..over);
-}
-
-fn place(servers: &mut Vec<Server>, server: Server) {
-    let at = servers.partition_point(|s| s.name < server.name);
-    servers.insert(at, server);
-}
-
-/// A server enters as a member: new, known (its address may have changed), or one that was removed and has a new token.
-///
-/// # Errors
-/// The name or the key belongs to another.
-pub fn enter(
-    held: &SignedRecord,
-    name: &ServerName,
-    key: &PublicKey,
-    address: &str,
-    by: &By,
-) -> Result<Option<Record>, GroupRefused> {
-    check_address(address)?;
-    let record = held.record();
-    if let Some(other) = record.servers.iter().find(|s| s.address == address && s.key != *key && s.name != *name) {
-        return Err(GroupRefused::AddressTaken { address: address.to_owned(), by: other.name.clone() });
-    }
-    if let Some(known) = record.by_key(key) {
-        if known.name != *name {
-            return Err(GroupRefused::KeyKnown { known: known.name.clone(), asked: name.clone() });
-        }
-        if known.address == address {
-            return Ok(None);
-        }
-        return Ok(Some(next(held, by, format!("join {name} (now at {address})"), |record| {
-            let known = record.servers.iter_mut().filter(|s| s.name == *name);
-            known.for_each(|s| s.address = address.to_owned());
-        })));
-    }
-    if record.server(name).is_some() {
-        return Err(GroupRefused::NameTaken(name.clone()));
-    }
-    if record.servers.len() >= limits::SERVERS {
-        return Err(GroupRefused::Full);
-    }
-    let server = Server {
-        name: name.clone(),
-        key: *key,
-        address: address.to_owned(),
-        role: Role::Member,
-        candidate: true,
-        backends: Vec::new(),
-    };
-    Ok(Some(next(held, by, format!("join {name} at {address}"), |record| {
-        record.removed.retain(|s| s.key != *key);
-        place(&mut record.servers, server);
-    })))
-}
-
-fn check_address(address: &str) -> Result<(), Malformed> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse::<u16>().ok());
-    if port.is_some_and(|p| p != 0) && address.len() <= 300 && address.chars().all(|c| c.is_ascii_graphic()) {
-        return Ok(());
-    }
-    Err(Malformed::new(format!(
-        "'{}' is not an address that the manager can dial: HOST:PORT (see --advertise)",
-        address.escape_debug().to_string().chars().take(300).collect::<String>()
-    )))
-}
-
-/// A server goes: it is refused from its next call on, and remembered should it be added again.
-///
-/// # Errors
-/// It is the manager, or unknown.
-pub fn remove(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
-    let record = held.record();
-    match record.server(name).map(|server| server.role) {
-        Some(Role::Manager) => Err(GroupRefused::Manager(name.clone())),
-        Some(Role::Member | Role::Disabled) => {
-            Ok(Some(next(held, by, format!("server remove {name}"), |record| remove_from(record, name))))
-        }
-        None if record.removed.iter().any(|s| s.name == *name) => Ok(None),
-        None => Err(GroupRefused::Unknown(name.clone())),
-    }
-}
-
-pub(crate) fn remove_from(record: &mut Record, name: &ServerName) {
-    let gone: Vec<Server> = record.servers.extract_if(.., |s| s.name == *name).collect();
-    record.removed.retain(|s| s.name != *name && gone.iter().all(|g| g.key != s.key));
-    record.removed.extend(gone);
-    let over = record.removed.len().saturating_sub(limits::SERVERS);
-    record.removed.drain(..over);
-}
-
-/// A server that was removed, or disabled, is a member again, with the key and the address that it had.
-///
-/// # Errors
-/// Never heard of, or its name or key belongs to another by now.
-pub fn add_again(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
-    let record = held.record();
-    let what = format!("server add {name}");
-    if let Some(known) = record.server(name) {
-        return Ok((known.role == Role::Disabled).then(|| {
-            next(held, by, what, |record| {
-                record.servers.iter_mut().filter(|s| s.name == *name).for_each(|s| s.role = Role::Member);
-            })
-        }));
-    }
-    let server = record.removed.iter().rfind(|s| s.name == *name).ok_or(GroupRefused::Unknown(name.clone()))?;
-    if let Some(other) = record.by_key(&server.key) {
-        return Err(GroupRefused::Replaced { name: name.clone(), what: "key", by: other.name.clone() });
-    }
-    if record.servers.len() >= limits::SERVERS {
-        return Err(GroupRefused::Full);
-    }
-    let server = Server { role: Role::Member, ..server.clone() };
-    Ok(Some(next(held, by, what, |record| {
-        record.removed.retain(|s| s.name != *name);
-        place(&mut record.servers, server);
-    })))
 }
 
 /// Holds propagation, or lets it go on (W6).

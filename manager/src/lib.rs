@@ -23,17 +23,21 @@ mod followers;
 mod form;
 pub mod glob;
 pub mod group;
+pub mod halt;
 mod head;
 mod lane;
 mod lanes;
+mod membership;
 pub mod plan;
 mod preview;
 mod publish;
 mod publisher;
 pub mod quiet;
 mod read;
+pub mod reform;
 pub mod roles;
 pub mod safety;
+mod sessions;
 mod shared;
 mod start;
 pub mod tokens;
@@ -46,7 +50,7 @@ use bellwether_proto::{
     entry::EntryPath,
     key::PublicKey,
     name::ServerName,
-    record::{Publish, Record, Role, Server, SignedRecord},
+    record::{Publish, Server, SignedRecord},
     revision::SignedHeader,
     status::{Event, Observation},
     v1,
@@ -79,7 +83,7 @@ use crate::{
     lanes::ToLanes,
     publisher::Command,
     shared::{Shared, now_ms},
-    tokens::{Grant, Kept, Presented, TokenRefused, Tokens},
+    tokens::{Grant, Kept, TokenRefused, Tokens},
 };
 
 /// How long is waited for the servers that are reached to take a new record.
@@ -99,6 +103,9 @@ pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel
 
 /// Makes a record durable at the manager; called before anybody sees it.
 pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), SaveError> + Send + Sync>;
+
+/// Told when a server has proved that this manager's state went back; see [`halt`].
+pub type HaltFn = Box<dyn Fn(halt::Halt) + Send + Sync>;
 
 /// Why a server does not enter.
 #[derive(Debug, thiserror::Error)]
@@ -235,57 +242,9 @@ impl Manager {
         self.inner.shared.edit(|held| group::set_policy(held, &change, &by)).await
     }
 
-    /// Adds a server again that was removed or disabled.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn add_server(
-        &self,
-        name: &ServerName,
-        author: &str,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        self.edit_servers(|held| group::add_again(held, name, &by(author)), dry_run).await
-    }
-
-    /// Removes a server: its lane is stopped at once, and it is refused from its next call on.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn remove_server(
-        &self,
-        name: &ServerName,
-        author: &str,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        self.edit_servers(|held| group::remove(held, name, &by(author)), dry_run).await
-    }
-
-    async fn edit_servers(
-        &self,
-        rule: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        self.inner.shared.edit(|held| rule(held).map(|next| next.filter(|_| !dry_run))).await
-    }
-
     /// The group's balancers, as the record in force names them and this machine reaches them.
     pub fn balancers(&self) -> Balancers {
         Balancers::new(self.record().record(), &self.inner.balancers)
-    }
-
-    /// The servers that have not taken the record in force, after a second at most.
-    pub async fn lacking(&self) -> Vec<ServerName> {
-        let record = self.record();
-        let version = record.record().version;
-        let members = || record.record().servers.iter().filter(|server| server.role != Role::Manager);
-        let mut records = self.inner.shared.records.subscribe();
-        let spread = records.wait_for(|records| records.values().all(|held| *held >= version));
-        // A timeout: some lack it, and are named.
-        let _ = tokio::time::timeout(SPREAD, spread).await;
-        let records = self.inner.shared.records.borrow();
-        let lacks = |server: &&Server| records.get(&server.name).is_none_or(|held| *held < version);
-        members().filter(lacks).map(|server| server.name.clone()).collect()
     }
 
     /// Asks members to come to the head whatever their state (W8), or only to look at what they have.
@@ -378,17 +337,6 @@ impl Manager {
         Ok(())
     }
 
-    /// A server enters with a token: the token's use, then the record, are durable when this returns. `key` is what its
-    /// connection proved. Idempotent for that key.
-    ///
-    /// # Errors
-    /// Why it does not enter; the token's use may be bound to its key by then, so that it can come again.
-    pub async fn enter(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Arc<SignedRecord>, EnterError> {
-        let name = self.admit(request, key).await?;
-        let by = by(name.as_str());
-        Ok(self.inner.shared.edit(|held| group::enter(held, &name, key, &request.address, &by)).await?)
-    }
-
     /// The records that made each manager, oldest first, for a server that enters.
     pub fn chain(&self) -> Vec<v1::SignedRecord> {
         self.inner.shared.chain.clone()
@@ -403,27 +351,6 @@ impl Manager {
         let shared = self.inner.shared.clone();
         let made = tokio::task::spawn_blocking(move || Preview::new(&shared)).await;
         Ok(made.map_err(|_| PublishError::Stopping)??)
-    }
-
-    /// Checks a token, that the record would take the server, and its sets; binds the token to its key.
-    async fn admit(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<ServerName, EnterError> {
-        let name: ServerName = request.server.parse()?;
-        let mut tokens = self.inner.tokens.lock().await;
-        let mut next = tokens.clone();
-        let presented = Presented { id: &request.token_id, secret: &request.secret, name: &name, key };
-        let changed = next.present(presented, now_ms())?;
-        // Only who has the secret learns more.
-        let record = self.record();
-        group::enter(&record, &name, key, &request.address, &by(name.as_str())).map_err(EditError::from)?;
-        let lacks =
-            |rules: &&bellwether_proto::record::SetRules| !request.sets.iter().any(|s| s == rules.name.as_str());
-        if let Some(rules) = record.record().policy.sets.iter().find(lacks) {
-            return Err(EnterError::Set(rules.name.clone()));
-        }
-        if changed {
-            self.save_tokens(&mut tokens, next).await?;
-        }
-        Ok(name)
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Kept {
     pub names: String,
     /// It admits nobody any more.
     pub revoked: bool,
+    /// Who has it takes the place of the server of its name.
+    pub replaces: bool,
 }
 
 /// All tokens, by id.
@@ -56,6 +58,8 @@ pub struct Grant {
     pub ttl_ms: u64,
     /// A glob over names.
     pub names: String,
+    /// Who has it takes the place of the server of that name.
+    pub replaces: bool,
 }
 
 /// A token as it was presented.
@@ -129,6 +133,7 @@ impl Tokens {
             expires_ms: now_ms.saturating_add(grant.ttl_ms),
             names: grant.names,
             revoked: false,
+            replaces: grant.replaces,
         };
         self.tokens.insert(id.clone(), kept);
         Ok((id, secret))
@@ -168,6 +173,11 @@ impl Tokens {
         Ok(true)
     }
 
+    /// Whether who has this token takes the place of the server of its name.
+    pub fn replaces(&self, id: &str) -> bool {
+        self.tokens.get(id).is_some_and(|kept| kept.replaces)
+    }
+
     /// Revokes a token. `Ok(false)`: it was already.
     ///
     /// # Errors
@@ -204,7 +214,7 @@ mod tests {
     impl Case {
         fn new(uses: u32, names: &str) -> Self {
             let mut tokens = Tokens::default();
-            let grant = Grant { uses, ttl_ms: 1000, names: names.into() };
+            let grant = Grant { uses, ttl_ms: 1000, names: names.into(), replaces: false };
             let (id, secret) = tokens.create(grant, NOW).unwrap();
             Self { tokens, id, secret }
         }
@@ -256,7 +266,7 @@ mod tests {
     #[test]
     fn a_grant_of_nothing_is_refused_and_old_tokens_are_forgotten() {
         let mut case = Case::new(1, "*");
-        let grant = |uses| Grant { uses, ttl_ms: 1000, names: "*".into() };
+        let grant = |uses| Grant { uses, ttl_ms: 1000, names: "*".into(), replaces: false };
         assert!(case.tokens.create(grant(0), NOW).is_err());
         assert_eq!(case.tokens.list().count(), 1);
         let (id, _) = case.tokens.create(grant(1), NOW + 1000 + KEPT_MS).unwrap();

@@ -5,12 +5,15 @@ use std::fmt::{Display, Write as _};
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 
 /// Every state, as it is named in the `state` label (the same words as in `status --json`).
-const STATES: [(State, &str); 12] = [
+const STATES: [(State, &str); 15] = [
     (State::AwaitingSync, "awaiting_sync"),
     (State::InSync, "in_sync"),
     (State::Syncing, "syncing"),
     (State::Updating, "updating"),
     (State::Disabled, "disabled"),
+    (State::GroupChange, "group_change"),
+    (State::Warning, "warning"),
+    (State::Left, "left"),
     (State::Refused, "refused"),
     (State::Drifted, "drifted"),
     (State::Error, "error"),

@@ -69,13 +69,32 @@ fn way(server: &ServerStatus, head: Number) -> Way {
     let there = server.revision.is_some_and(|at| at >= head);
     match server.state {
         // Its bytes were hashed at a revision that is late enough; that more is on its way changes nothing.
-        State::InSync | State::Updating | State::AwaitingSync | State::Refused if there => Way::There,
-        State::InSync | State::Updating | State::AwaitingSync | State::Syncing => {
+        State::InSync
+        | State::Warning
+        | State::GroupChange
+        | State::Updating
+        | State::AwaitingSync
+        | State::Refused
+            if there =>
+        {
+            Way::There
+        }
+        State::InSync
+        | State::Warning
+        | State::GroupChange
+        | State::Updating
+        | State::AwaitingSync
+        | State::Syncing => {
             let far = server.progress.as_ref().map(|progress| format!(", {}", text::progress(progress)));
             Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
         State::Unreachable | State::Unknown => Way::Coming(why()),
-        State::Refused | State::Error | State::Superseded | State::Conflict | State::Drifted => Way::Stuck(why()),
+        State::Refused
+        | State::Error
+        | State::Superseded
+        | State::Conflict
+        | State::Drifted
+        | State::Left => Way::Stuck(why()),
         State::Disabled => Way::Stuck(format!("disabled, sent nothing: `bellwether server enable {}`", server.name)),
     }
 }

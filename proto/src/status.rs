@@ -22,6 +22,12 @@ pub enum State {
     Updating,
     /// Known, sent nothing.
     Disabled,
+    /// The group is being changed: it has not taken the newest group record yet.
+    GroupChange,
+    /// In sync; a request came to it from outside the group.
+    Warning,
+    /// It left the group on its own machine (W22).
+    Left,
     /// In sync at an older revision: the newest was refused there before the switch.
     Refused,
     /// Holds the revision with edits of its own on top (drift).
@@ -47,6 +53,9 @@ impl State {
             Self::Syncing => "syncing",
             Self::Updating => "updating",
             Self::Disabled => "disabled",
+            Self::GroupChange => "group change",
+            Self::Warning => "warning",
+            Self::Left => "left",
             Self::Refused => "refused",
             Self::Drifted => "drifted",
             Self::Error => "error",
@@ -258,6 +267,12 @@ pub enum Observation {
     },
     /// It looked at all that it has.
     Verified(Verified),
+    /// It holds this group record.
+    Record(crate::record::Version),
+    /// Somebody from outside the group asked it for something: who, from where, and what.
+    Knocked(String),
+    /// It left the group on its own machine.
+    Left,
     /// It is alive.
     Alive,
 }

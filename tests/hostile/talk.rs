@@ -126,7 +126,10 @@ impl Talk {
                 up::Message::Verified(_) => return Verdict::Verified,
                 up::Message::Fault(fault) => return Verdict::Failed(fault.reason),
                 up::Message::Hello(_) => panic!("a second hello"),
-                up::Message::Progress(_) | up::Message::Drift(_) | up::Message::Keepalive(_) => {}
+                up::Message::Progress(_)
+                | up::Message::Drift(_)
+                | up::Message::Keepalive(_)
+                | up::Message::Knock(_) => {}
             }
         }
     }

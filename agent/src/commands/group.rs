@@ -1,4 +1,4 @@
-//! `bellwether group show | set`: the group's record and its settings.
+//! `bellwether group show | set | reform`: the group's record and its settings.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use bellwether_proto::{
 use clap::Subcommand;
 use serde_json::json;
 
-use super::record;
+use super::{record, reform};
 use crate::{
     common::{Common, author},
     duration,
@@ -30,9 +30,15 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// The record, as this machine's copy has it
-    Show,
+    Show {
+        /// All that is kept of who changed what
+        #[arg(long)]
+        log: bool,
+    },
     /// Change the settings that are named
     Set(Box<Settings>),
+    /// Form the group anew: what this manager's directories hold becomes the truth
+    Reform(reform::Args),
 }
 
 /// The settings of a group.
@@ -93,14 +99,17 @@ struct Settings {
 /// Refused: this server is not the manager, or a value that cannot be.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Show => show(common),
+        What::Show { log } => show(common, log),
         What::Set(settings) => set(common, *settings).await,
+        What::Reform(args) => reform::run(&args, common).await,
     }
 }
 
-fn show(common: &Common) -> Result<(), CommandError> {
+fn show(common: &Common, log: bool) -> Result<(), CommandError> {
     let held = record::held(common)?;
-    output::show(common.json, held.current.record(), describe);
+    output::show(common.json, held.current.record(), |record| {
+        if log { changes(record, usize::MAX).join("\n") } else { describe(record) }
+    });
     Ok(())
 }
 
@@ -113,14 +122,16 @@ fn describe(record: &Record) -> String {
     ];
     lines.extend(settings(&record.policy));
     lines.push("last changes (UTC)".to_owned());
-    let last = record
-        .log
-        .iter()
-        .rev()
-        .take(10)
-        .map(|edit| format!("  {}  {}  by {}", output::utc((edit.time_ms / 1_000) as i64), edit.what, edit.by));
-    lines.extend(last);
+    lines.extend(changes(record, 10).iter().map(|line| format!("  {line}")));
     lines.join("\n")
+}
+
+/// Who changed what, newest first (W9).
+fn changes(record: &Record, most: usize) -> Vec<String> {
+    let newest = record.log.iter().rev().take(most);
+    newest
+        .map(|edit| format!("{}  {}  by {}", output::utc((edit.time_ms / 1_000) as i64), edit.what, edit.by))
+        .collect()
 }
 
 /// The settings, one a line.

@@ -2,22 +2,28 @@
 
 use std::time::Duration;
 
-use bellwether_proto::v1::LeaveRequest;
+use bellwether_proto::{
+    key::KeyPair,
+    record::{Record, Server},
+    v1::{DepartRequest, LeaveRequest, group_client::GroupClient},
+};
 use serde_json::json;
 
 use crate::{
     common::Common,
-    error::{CommandError, Kind},
+    error::{CommandError, Kind, chain},
     identity,
-    layout::{ForgetError, Layout},
+    layout::{ForgetError, Held, Layout},
     lock::{Lock, LockError},
-    output,
+    output, tls,
 };
 
 /// How long a running agent may take to stop, where `--timeout` does not say.
 const STOPPING: Duration = Duration::from_secs(60);
 /// How often it is looked whether it has.
 const POLL: Duration = Duration::from_millis(50);
+/// How long the manager may take to hear that this server leaves.
+const TELLING: Duration = Duration::from_secs(5);
 
 /// Its arguments.
 #[derive(Debug, clap::Args)]
@@ -25,12 +31,16 @@ pub struct Args {
     /// Show what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// At the manager: although the group has other servers
+    #[arg(long)]
+    pub force: bool,
 }
 
-/// Runs it, under the lock of the state directory: an agent that runs is told to leave and to stop first.
+/// Runs it, under the lock of the state directory: an agent that runs is told to leave and to stop first. Then the
+/// manager is told, where it answers.
 ///
 /// # Errors
-/// A switch was interrupted; the system's.
+/// This is the manager of others; a switch was interrupted; the system's.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let layout = common.layout()?;
     let places: Vec<String> = layout.of_the_group().iter().map(|path| path.display().to_string()).collect();
@@ -39,24 +49,26 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         output::show(common.json, &document, |_| "this machine belongs to no group; nothing was changed".to_owned());
         return Ok(());
     }
+    let member = Membership::of(&layout);
+    if !args.force {
+        member.may_leave()?;
+    }
     if args.dry_run {
         let document = json!({ "left": false, "would_remove": places });
         output::show(common.json, &document, |_| format!("would remove:\n  {}", places.join("\n  ")));
         return Ok(());
     }
-    let standing = standing(&layout);
-    output::confirm(&question(standing), common.yes)?;
+    output::confirm(&member.question(), common.yes)?;
     let _lock = own_lock(common, &layout).await?;
     layout.forget().map_err(forget_failed)?;
+    let told = member.tell_manager().await;
     let recovery = layout.recovery();
     let recovery = recovery.exists().then(|| recovery.display().to_string());
-    let document = json!({ "left": true, "removed": places, "recovery": recovery });
+    let document = json!({ "left": true, "removed": places, "recovery": recovery, "told": told.is_ok() });
     output::show(common.json, &document, |_| {
         let mut lines = vec!["this machine belongs to no group any more; its configuration is as it was".to_owned()];
         lines.extend(recovery.map(|place| format!("what was replaced in it before is kept in {place}")));
-        if standing != Standing::Manager {
-            lines.push("at the manager, remove it: bellwether server remove NAME".to_owned());
-        }
+        lines.extend(member.afterwards(&told));
         lines.join("\n")
     });
     Ok(())
@@ -88,27 +100,80 @@ async fn own_lock(common: &Common, layout: &Layout) -> Result<Lock, CommandError
     })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Manager,
-    Other,
+/// What this machine is in its group, as far as its state can be read: what is damaged is left, too.
+struct Membership {
+    held: Option<Held>,
+    key: Option<KeyPair>,
 }
 
-fn standing(layout: &Layout) -> Standing {
-    let key = identity::load(layout).ok().flatten().map(|key| key.public());
-    match (layout.held(), key) {
-        (Ok(Some(held)), Some(key)) if held.is_manager(&key) => Standing::Manager,
-        _ => Standing::Other,
+impl Membership {
+    fn of(layout: &Layout) -> Self {
+        Self { held: layout.held().ok().flatten(), key: identity::load(layout).ok().flatten() }
     }
-}
 
-fn question(standing: Standing) -> String {
-    let forget = "forget the group on this machine? Its configuration stays as it is.";
-    match standing {
-        Standing::Manager => {
-            format!("this server is the manager: nothing can be changed until another one is. {forget}")
+    fn record(&self) -> Option<&Record> {
+        self.held.as_ref().map(|held| held.current.record())
+    }
+
+    fn own(&self) -> Option<&Server> {
+        self.record()?.by_key(&self.key.as_ref()?.public())
+    }
+
+    fn is_manager(&self) -> bool {
+        matches!((&self.held, &self.key), (Some(held), Some(key)) if held.is_manager(&key.public()))
+    }
+
+    /// The manager's record is the one that the others obey: it does not leave them unless it must.
+    fn may_leave(&self) -> Result<(), CommandError> {
+        let others = self.record().map_or(0, |record| record.servers.len() - 1);
+        if !self.is_manager() || others == 0 {
+            return Ok(());
         }
-        Standing::Other => forget.to_owned(),
+        let servers = if others == 1 { "1 other server".to_owned() } else { format!("{others} other servers") };
+        Err(CommandError::new(Kind::Refused, format!("this server is the manager of {servers}")).hint(
+            "give the role to another first: bellwether promote NAME; or remove the others: bellwether server remove NAME\n\
+             --force leaves all the same: they serve on, and nothing can be changed until one of them takes the role: \
+             bellwether promote NAME --self",
+        ))
+    }
+
+    fn question(&self) -> String {
+        let forget = "forget the group on this machine? Its configuration stays as it is.";
+        if self.is_manager() {
+            return format!("this server is the manager: nothing can be changed until another one is. {forget}");
+        }
+        forget.to_owned()
+    }
+
+    /// Tells the manager that this server has left, so that it is shown.
+    async fn tell_manager(&self) -> Result<(), String> {
+        let (Some(key), Some(record)) = (&self.key, self.record()) else {
+            return Err("it is not known here".to_owned());
+        };
+        if self.is_manager() {
+            return Ok(());
+        }
+        let manager = record.manager();
+        let told = async {
+            let channel = tls::connect(key, &manager.address, manager.key).await.map_err(|e| chain(&e))?;
+            let answer = GroupClient::new(channel).depart(DepartRequest {}).await;
+            answer.map(drop).map_err(|status| status.message().lines().next().unwrap_or_default().to_owned())
+        };
+        tokio::time::timeout(TELLING, told).await.unwrap_or_else(|_| Err("no answer".to_owned()))
+    }
+
+    /// What is left to do elsewhere.
+    fn afterwards(&self, told: &Result<(), String>) -> Option<String> {
+        if self.is_manager() {
+            return None;
+        }
+        let manager = self.record().map(|record| record.manager());
+        let manager = manager.map_or("the manager".to_owned(), |m| format!("the manager, {} ({})", m.name, m.address));
+        let name = self.own().map_or("NAME", |own| own.name.as_str());
+        Some(match told {
+            Ok(()) => format!("{manager} knows it; remove it there: bellwether server remove {name}"),
+            Err(why) => format!("{manager} does not know it ({why}); remove it there: bellwether server remove {name}"),
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{common::Common, error::CommandError};
 mod change;
 mod farm;
 mod record;
+mod reform;
 mod starter;
 mod target;
 

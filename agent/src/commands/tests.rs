@@ -105,6 +105,23 @@ impl Admin for Shared {
     async fn add_server(&self, _: Request<v1::AddServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
         no()
     }
+    async fn disable_server(&self, _: Request<v1::DisableServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        no()
+    }
+    async fn enable_server(&self, _: Request<v1::EnableServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        no()
+    }
+    async fn set_server(&self, request: Request<v1::SetServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        let request = request.into_inner();
+        self.0.note((request.address, request.candidate, request.backends, request.replace_backends));
+        Ok(Response::new(Default::default()))
+    }
+    async fn replace_server(
+        &self,
+        _: Request<v1::ReplaceServerRequest>,
+    ) -> Result<Response<v1::CreateTokenReply>, Status> {
+        no()
+    }
     async fn create_token(
         &self,
         request: Request<v1::CreateTokenRequest>,
@@ -132,6 +149,9 @@ impl Admin for Shared {
         no()
     }
     async fn set_policy(&self, _: Request<v1::SetPolicyRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        no()
+    }
+    async fn reform(&self, _: Request<v1::ReformRequest>) -> Result<Response<v1::ReformReply>, Status> {
         no()
     }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {

@@ -103,6 +103,7 @@ fn as_json(token: &TokenInfo, now_ms: u64) -> Value {
         "id": token.id,
         "state": state(token, now_ms),
         "names": token.names,
+        "replaces": token.replaces,
         "uses": token.uses,
         "used_by": token.used_by,
         "expires_ms": token.expires_ms,
@@ -113,7 +114,7 @@ fn row(token: &TokenInfo, now_ms: u64) -> Vec<String> {
     vec![
         token.id.clone(),
         state(token, now_ms).to_owned(),
-        token.names.clone(),
+        if token.replaces { format!("{} (new hardware)", token.names) } else { token.names.clone() },
         format!("{}/{}", token.used_by.len(), token.uses),
         output::utc((token.expires_ms / 1_000) as i64),
         token.used_by.join(", "),

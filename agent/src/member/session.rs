@@ -3,9 +3,10 @@
 //! other end of a channel that the member's thread drops when it lets go of the stream.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -15,7 +16,7 @@ use bellwether_proto::{
     PROTOCOL,
     key::PublicKey,
     limits,
-    record::{RecordRefused, SignedRecord},
+    record::{RecordRefused, Role, SignedRecord},
     revision::SignedHeader,
     v1::{self, down, push_server::Push, up},
 };
@@ -23,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::Input;
+use super::{Input, tickets::Tickets};
 use crate::{
     group::{GroupRecord, TakeError},
     peers::Hint,
@@ -35,6 +36,8 @@ use crate::{
 pub(super) const ANSWERS: usize = 64;
 /// How long a stream may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
+/// How long a manager's stream may be silent and yet live: its keepalives are 5 s apart.
+const ALIVE: Duration = Duration::from_secs(8);
 /// How long a change of this server's role is waited for.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -49,6 +52,19 @@ pub(crate) struct PushService {
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
     others: Semaphore,
+    tickets: Tickets,
+    /// The manager's stream that is followed.
+    live: Mutex<Option<Live>>,
+}
+
+/// A manager's stream as another hello of that manager has to know it.
+#[derive(Clone)]
+struct Live {
+    key: PublicKey,
+    /// How often that manager's state was opened.
+    incarnation: u64,
+    /// Counts its messages, and ends with it.
+    heard: watch::Receiver<u64>,
 }
 
 impl PushService {
@@ -59,7 +75,9 @@ impl PushService {
         standing: watch::Receiver<Standing>,
         hints: mpsc::Sender<Hint>,
     ) -> Self {
-        Self { record, standing, hints, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
+        let (sessions, others) = (AtomicU64::new(0), Semaphore::new(1));
+        let tickets = Tickets::new(record.clone());
+        Self { record, standing, hints, sessions, others, tickets, live: Mutex::new(None) }
     }
 }
 
@@ -68,19 +86,24 @@ impl Push for PushService {
     type FollowStream = Pin<Box<dyn Stream<Item = Answer> + Send>>;
 
     async fn follow(&self, request: Request<Streaming<v1::Down>>) -> Result<Response<Self::FollowStream>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let key = peer.key;
         let mut downs = request.into_inner();
-        let hello = self.hello(key, &mut downs).await?;
+        let hello = self.hello(key, &mut downs).await.inspect_err(|_| self.unknown(&peer))?;
         if let Some(head) = &hello.head {
             check_head(&self.record, head)?;
         }
         let following = self.following().await?;
+        self.only_one(key, hello.incarnation).await?;
+        let ticket = self.tickets.take(&hello).await?;
         let (answers, up) = mpsc::channel(ANSWERS);
         let (held, over) = oneshot::channel();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (record, inputs, open) = (self.record.clone(), following.inputs.clone(), following.enter());
-        let session = Session { number, key, record, inputs, answers, offered: false, _open: open };
-        session.pass(Input::Open { session: number, key, up: session.answers.clone(), held }).await?;
+        let (heard_to, heard) = watch::channel(0);
+        *self.locked() = Some(Live { key, incarnation: hello.incarnation, heard });
+        let session = Session { number, key, record, inputs, answers, offered: false, heard: heard_to, _open: open };
+        session.pass(Input::Open { session: number, key, ticket, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
         }
@@ -93,6 +116,35 @@ impl Push for PushService {
 }
 
 impl PushService {
+    /// Somebody spoke as the manager who is nobody in the group.
+    fn unknown(&self, peer: &tls::Peer) {
+        if self.record.current().record().by_key(&peer.key).is_none() {
+            self.record.knocked(peer, "to be obeyed as the manager");
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the manager that says hello is not a copy of the one that leads this server (W14): another start of it, while
+    /// that one lives. Its stream ends with it, or says something soon.
+    async fn only_one(&self, key: PublicKey, incarnation: u64) -> Result<(), Status> {
+        let live = self.locked().clone();
+        let Some(mut live) = live.filter(|live| live.key == key && live.incarnation != incarnation) else {
+            return Ok(());
+        };
+        live.heard.mark_unchanged();
+        match tokio::time::timeout(ALIVE, live.heard.changed()).await {
+            Ok(Ok(())) => Err(Status::failed_precondition(format!(
+                "another start of this manager (number {}) leads this server and lives, this is number {incarnation}: one \
+                 is a copy of the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
+                live.incarnation
+            ))),
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
     /// The hello of the manager. Others may say it, one at a time: a manager that this server has not met yet.
     async fn hello(&self, key: PublicKey, downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
         let known = self.record.current().record().manager().key == key;
@@ -178,10 +230,11 @@ fn may_push(record: &GroupRecord, key: PublicKey) -> Result<(), Status> {
             RecordRefused::Older { theirs, ours }.details(),
         ));
     }
-    if current.record().by_key(&record.own_key()).is_none() {
-        return Err(Status::permission_denied("this server was removed from the group"));
+    match current.record().by_key(&record.own_key()).map(|server| server.role) {
+        Some(Role::Member | Role::Manager) => Ok(()),
+        Some(Role::Disabled) => Err(Status::permission_denied("this server is disabled in the group")),
+        None => Err(Status::permission_denied("this server was removed from the group")),
     }
-    Ok(())
 }
 
 /// Only the manager announces revisions, and only its group's.
@@ -197,6 +250,17 @@ fn check_head(record: &GroupRecord, wire: &v1::SignedHeader) -> Result<(), Statu
     Ok(())
 }
 
+/// Tells the manager of requests from outside the group; one that does not read misses some.
+async fn tell_knocks(mut knocks: watch::Receiver<Option<String>>, answers: mpsc::Sender<Answer>) -> Infallible {
+    loop {
+        if knocks.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        let who = knocks.borrow_and_update().clone().unwrap_or_default();
+        let _ = answers.try_send(Ok(v1::Up { message: Some(up::Message::Knock(v1::Knock { who })) }));
+    }
+}
+
 struct Session {
     number: u64,
     key: PublicKey,
@@ -205,6 +269,7 @@ struct Session {
     answers: mpsc::Sender<Answer>,
     /// A pack was offered: slices may follow, those of one that was refused by now included.
     offered: bool,
+    heard: watch::Sender<u64>,
     _open: Open,
 }
 
@@ -215,10 +280,12 @@ impl Session {
         let key = self.key;
         let superseded = current.wait_for(|record| record.record().manager().key != key);
         // Cancelled with the connection, between two messages at the most.
+        let knocks = tell_knocks(self.record.knocks(), self.answers.clone());
         let ended = tokio::select! {
             biased;
             _ = superseded => may_push(&self.record, key),
             ended = self.pass_on(downs) => ended,
+            never = knocks => match never {},
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
             () = stopped => Err(Status::unavailable("the agent is stopping")),
         };
@@ -231,6 +298,7 @@ impl Session {
 
     async fn pass_on(&mut self, mut downs: Streaming<v1::Down>) -> Result<(), Status> {
         while let Some(down) = downs.message().await? {
+            self.heard.send_modify(|heard| *heard += 1);
             if let Some(message) = down.message {
                 self.handle(message).await?;
             }
@@ -253,7 +321,7 @@ impl Session {
             down::Message::Head(head) => check_head(&self.record, head)?,
             down::Message::Offer(_) => self.offered = true,
             down::Message::Slice(slice) => self.check_slice(slice)?,
-            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) => {}
+            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) | down::Message::Fence(_) => {}
         }
         self.pass(Input::Down { session: self.number, message }).await
     }

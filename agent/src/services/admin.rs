@@ -11,7 +11,7 @@ use bellwether_proto::{
     v1::{self, admin_server::Admin},
 };
 use bellwether_store::tree::{Node, Tree};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,10 @@ use super::{
     Agent,
     refusal::{Refusal, refusal},
 };
-use crate::{clock::now_ms, role::Standing};
+use crate::{
+    clock::now_ms,
+    role::{Reforming, Standing},
+};
 
 /// The service, for the Unix socket.
 pub(crate) struct AdminService(pub(crate) Arc<Agent>);
@@ -85,9 +88,37 @@ impl Admin for AdminService {
         edited(&manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
     }
 
+    async fn disable_server(&self, request: Request<v1::DisableServerRequest>) -> Answer<v1::RecordReply> {
+        let v1::DisableServerRequest { server: name, author, dry_run } = request.into_inner();
+        let manager = self.0.manager()?;
+        edited(&manager, manager.disable_server(&server(&name)?, &author, dry_run).await).await
+    }
+
+    async fn enable_server(&self, request: Request<v1::EnableServerRequest>) -> Answer<v1::RecordReply> {
+        let v1::EnableServerRequest { server: name, author, dry_run } = request.into_inner();
+        let manager = self.0.manager()?;
+        edited(&manager, manager.enable_server(&server(&name)?, &author, dry_run).await).await
+    }
+
+    async fn set_server(&self, request: Request<v1::SetServerRequest>) -> Answer<v1::RecordReply> {
+        let request = request.into_inner();
+        let (name, author, dry_run) = (server(&request.server)?, request.author.clone(), request.dry_run);
+        let manager = self.0.manager()?;
+        edited(&manager, manager.set_server(&name, &request.into(), &author, dry_run).await).await
+    }
+
+    async fn replace_server(&self, request: Request<v1::ReplaceServerRequest>) -> Answer<v1::CreateTokenReply> {
+        let v1::ReplaceServerRequest { server: name, ttl_s, author, dry_run } = request.into_inner();
+        let ttl_ms = ttl_s.saturating_mul(1_000);
+        let token = self.0.manager()?.replace_server(&server(&name)?, ttl_ms, dry_run).await.map_err(refusal)?;
+        let Some(token) = token else { return Ok(Response::new(v1::CreateTokenReply::default())) };
+        tracing::info!(id = token.id, name, author, "a token for new hardware was created");
+        Ok(Response::new(v1::CreateTokenReply { token: token.to_string(), id: token.id }))
+    }
+
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::CreateTokenReply> {
         let v1::CreateTokenRequest { uses, ttl_s, names, author } = request.into_inner();
-        let grant = Grant { uses, ttl_ms: ttl_s.saturating_mul(1_000), names };
+        let grant = Grant { uses, ttl_ms: ttl_s.saturating_mul(1_000), names, replaces: false };
         let token = self.0.manager()?.create_token(grant).await.map_err(refusal)?;
         tracing::info!(id = token.id, author, "a join token was created");
         Ok(Response::new(v1::CreateTokenReply { token: token.to_string(), id: token.id }))
@@ -102,6 +133,7 @@ impl Admin for AdminService {
             expires_ms: kept.expires_ms,
             names: kept.names,
             revoked: kept.revoked,
+            replaces: kept.replaces,
         };
         Ok(Response::new(v1::ListTokensReply { tokens: tokens.into_iter().map(info).collect() }))
     }
@@ -123,6 +155,7 @@ impl Admin for AdminService {
         let v1::TreeRequest { set, prefix } = request.into_inner();
         let tree = match self.0.settled().await {
             Standing::Changing => return Err(super::changing()),
+            Standing::Halted(why) => return Err(super::halted(&why)),
             Standing::Manager(manager) => manager.tree(),
             Standing::Member(following) => following.link.tree.load_full(),
         };
@@ -148,6 +181,14 @@ impl Admin for AdminService {
 
     async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::PromoteReply> {
         super::promote::promote(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reform(&self, request: Request<v1::ReformRequest>) -> Answer<v1::ReformReply> {
+        let v1::ReformRequest { author, dry_run } = request.into_inner();
+        let (answer, answered) = oneshot::channel();
+        let stopping = || Status::unavailable("the agent is stopping");
+        self.0.reforms.send(Reforming { author, dry_run, answer }).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?.map(Response::new).map_err(refusal)
     }
 
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {

@@ -45,7 +45,7 @@ impl Door {
     /// What a stranger may do; none: whoever asks is known, or looked at later.
     fn judge(&self, request: &http::Request<Body>) -> Option<Result<(), Status>> {
         let path = request.uri().path();
-        let Some(Peer { key, .. }) = request.extensions().get() else {
+        let Some(peer @ Peer { key, .. }) = request.extensions().get() else {
             return Some(Err(Status::unauthenticated("the connection has no key")));
         };
         let current = self.record.current();
@@ -54,7 +54,10 @@ impl Door {
             None if path == FOLLOW => None,
             None if path == RECORDS && current.record().removed.iter().any(|server| server.key == *key) => Some(Ok(())),
             None if ENTRANCE.contains(&path) => Some(Ok(())),
-            None => Some(Err(not_of_the_group(key))),
+            None => {
+                self.record.knocked(peer, path.rsplit('/').next().unwrap_or(path));
+                Some(Err(not_of_the_group(current.record(), key)))
+            }
         }
     }
 }

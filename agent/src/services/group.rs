@@ -4,15 +4,16 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_proto::{
+    name::ServerName,
     record::Version,
     revision::{Epoch, SignedHeader},
     v1::{self, group_server::Group},
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Agent, refusal::refusal};
+use super::{Agent, link::Card, refusal::refusal};
 use crate::{member::not_taken, peers, role::Standing, tls};
 
 /// How long a server may take to bring its records.
@@ -23,14 +24,38 @@ pub(super) const SURVEYED: usize = 64;
 /// The service, for connections with mutual TLS.
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
 
+impl GroupService {
+    /// Whether the caller is the server of that key, not a copy of its machine that runs beside it (W14).
+    async fn recognise<T>(&self, server: &ServerName, request: &Request<T>) -> Result<(), Status> {
+        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), Card::of(request.metadata())) else {
+            return Ok(());
+        };
+        let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
+        manager.recognise(server, start, &whence).await.map_err(|copy| {
+            Status::permission_denied(format!(
+                "this is {copy}; nothing was changed\nstop the copy's agent; to make a server of its own of it: bellwether \
+                 leave, remove its key, then join under another name"
+            ))
+        })
+    }
+
+    /// A token that admits nobody was shown: the monitor warns of it.
+    fn not_admitted(&self, peer: &tls::Peer, status: &Status) {
+        if status.code() == Code::PermissionDenied {
+            self.0.record.knocked(peer, "to enter with a token that does not admit it");
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Group for GroupService {
     type PreviewStream = Pin<Box<dyn Stream<Item = Result<v1::PreviewPart, Status>> + Send>>;
     type RecordsStream = Pin<Box<dyn Stream<Item = Result<v1::SignedRecord, Status>> + Send>>;
 
     async fn preview(&self, request: Request<v1::EnterRequest>) -> Result<Response<Self::PreviewStream>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let mut preview = self.0.manager()?.preview(&request.into_inner(), &key).await.map_err(refusal)?;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let preview = self.0.manager()?.preview(&request.into_inner(), &peer.key).await.map_err(refusal);
+        let mut preview = preview.inspect_err(|status| self.not_admitted(&peer, status))?;
         let (to, from) = mpsc::channel(2);
         tokio::task::spawn_blocking(move || {
             while let Some(part) = preview.read_slice().transpose() {
@@ -45,26 +70,36 @@ impl Group for GroupService {
     }
 
     async fn enter(&self, request: Request<v1::EnterRequest>) -> Result<Response<v1::EnterReply>, Status> {
-        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let record = self.0.manager()?.enter(&request.into_inner(), &key).await.map_err(refusal)?;
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let record = self.0.manager()?.enter(&request.into_inner(), &peer.key).await.map_err(refusal);
+        let record = record.inspect_err(|status| self.not_admitted(&peer, status))?;
         let chain = self.0.record.chain().iter().map(|link| link.to_wire()).collect();
         Ok(Response::new(v1::EnterReply { record: Some(record.to_wire()), chain }))
     }
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
         let mut request = request;
         request.get_mut().author = format!("{} at {server}", request.get_ref().author);
         self.0.change(request).await
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
-        self.0.authorise(tls::peer(&request))?;
+        let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
         self.0.read(request).await
+    }
+
+    async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
+        let server = self.0.of_the_group(tls::peer(&request))?;
+        self.0.manager()?.departed(&server);
+        Ok(Response::new(v1::DepartReply {}))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
         if let Standing::Manager(manager) = self.0.standing() {
             manager.heard(&server);
         }
@@ -110,6 +145,7 @@ impl Group for GroupService {
         let Version { epoch: Epoch(epoch), version } = self.0.record.current().record().version;
         let (at, seen, follows, leads) = match self.0.standing() {
             Standing::Changing => return Err(super::changing()),
+            Standing::Halted(_) => (None, Vec::new(), false, false),
             Standing::Manager(manager) => (Some(manager.head()), manager.newest(SURVEYED), false, true),
             Standing::Member(following) => (self.0.seen.at(), self.0.seen.newest(), following.is_led(), false),
         };

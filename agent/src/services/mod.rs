@@ -19,7 +19,7 @@ use bellwether_manager::Manager;
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
-    record::{Role, Version},
+    record::{Record, Role, Server, Version},
     revision::{Epoch, SignedHeader},
     status::{Event, FarmStatus, ServerStatus, State},
     v1,
@@ -31,7 +31,7 @@ use self::refusal::refusal;
 use crate::{
     group::GroupRecord,
     peers::Peers,
-    role::{Following, Standing},
+    role::{Following, Reforming, Standing},
     seen::Seen,
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Agent {
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
     /// Held by who tells newer records: a few at a time, for their bytes.
     pub(crate) telling: Semaphore,
+    /// Asks the one that runs the roles to form the group anew.
+    pub(crate) reforms: mpsc::Sender<Reforming>,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// Where recovery points are.
@@ -90,7 +92,7 @@ impl Agent {
         let mut standing = self.standing.clone();
         let leads = |standing: &Standing| match standing {
             Standing::Manager(manager) => manager.record().record().version.epoch >= epoch,
-            Standing::Changing | Standing::Member(_) => false,
+            Standing::Changing | Standing::Member(_) | Standing::Halted(_) => false,
         };
         tokio::time::timeout(SETTLE, standing.wait_for(leads)).await.is_ok_and(|leads| leads.is_ok())
     }
@@ -103,11 +105,13 @@ impl Agent {
         match self.standing() {
             Standing::Manager(manager) => Ok(manager),
             Standing::Changing => Err(changing()),
+            Standing::Halted(why) => Err(halted(&why)),
             Standing::Member(_) => {
                 let current = self.record.current();
                 let manager = current.record().manager();
                 Err(Status::failed_precondition(format!(
-                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})",
+                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})\n\
+                     should it be lost, at a server that may become manager: bellwether promote NAME --self",
                     manager.name, manager.address
                 )))
             }
@@ -121,7 +125,7 @@ impl Agent {
     pub(crate) fn of_the_group(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
         let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let current = self.record.current();
-        let server = current.record().by_key(&key).ok_or_else(|| not_of_the_group(&key))?;
+        let server = current.record().by_key(&key).ok_or_else(|| not_of_the_group(current.record(), &key))?;
         Ok(server.name.clone())
     }
 
@@ -141,7 +145,7 @@ impl Agent {
                     farm.manager
                 )))
             }
-            (Standing::Member(_) | Standing::Manager(_) | Standing::Changing, _) => Ok(()),
+            (Standing::Member(_) | Standing::Manager(_) | Standing::Halted(_) | Standing::Changing, _) => Ok(()),
         }
     }
 
@@ -154,8 +158,8 @@ impl Agent {
         let current = self.record.current();
         match current.record().by_key(&key) {
             Some(server) if server.role != Role::Disabled => Ok(server.name.clone()),
-            Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
-            None => Err(not_of_the_group(&key)),
+            Some(server) => Err(disabled(&server.name, current.record().manager())),
+            None => Err(not_of_the_group(current.record(), &key)),
         }
     }
 
@@ -197,12 +201,42 @@ impl Agent {
     }
 }
 
+/// The refusal of a manager that cannot lead, or must not (W13, W14).
+pub(crate) fn halted(why: &str) -> Status {
+    Status::failed_precondition(format!("{why}; nothing was changed"))
+}
+
 pub(crate) fn changing() -> Status {
     Status::unavailable("this server is changing its role in the group; nothing was changed; try again")
 }
 
-fn not_of_the_group(key: &PublicKey) -> Status {
-    Status::permission_denied(format!("{key} is not a server of this group (any more)"))
+fn disabled(name: &ServerName, manager: &Server) -> Status {
+    Status::permission_denied(format!(
+        "{name} is disabled in the group; nothing was changed\nat the manager, {} ({}): bellwether server enable {name}",
+        manager.name, manager.address
+    ))
+}
+
+/// The refusal of who is not in the group; of who was, with what to do.
+fn not_of_the_group(record: &Record, key: &PublicKey) -> Status {
+    let manager = record.manager();
+    let at = format!("at the manager, {} ({})", manager.name, manager.address);
+    let Some(gone) = record.removed.iter().find(|gone| gone.key == *key) else {
+        return Status::permission_denied(format!(
+            "{key} is not a server of this group; nothing was changed\nto enter it, at its manager: bellwether token create"
+        ));
+    };
+    let name = &gone.name;
+    Status::permission_denied(match record.server(name) {
+        Some(_) => format!(
+            "other hardware has taken the place of {name}: this server's key is refused; nothing was changed\non this \
+             machine: bellwether leave; to enter the group under another name, {at}: bellwether token create"
+        ),
+        None => format!(
+            "{name} was removed from the group; nothing was changed\n{at}: bellwether server add {name}; or on this \
+             machine: bellwether leave"
+        ),
+    })
 }
 
 /// Marks what a member has passed on: it is passed on once, however the servers disagree about who is the manager.
@@ -258,6 +292,7 @@ impl Agent {
     async fn way<T>(&self, request: &Request<T>) -> Result<Option<Arc<Following>>, Status> {
         match self.settled().await {
             Standing::Changing => Err(changing()),
+            Standing::Halted(why) => Err(halted(&why)),
             Standing::Manager(_) => Ok(None),
             Standing::Member(_) if request.metadata().contains_key(FORWARDED) => self.manager().map(|_| None),
             Standing::Member(following) => Ok(Some(following)),

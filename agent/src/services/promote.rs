@@ -116,7 +116,7 @@ async fn survey(agent: &Arc<Agent>, insists: Insists) -> Result<Findings, Status
             (account.ok_or_else(busy)?, agent.seen.newest())
         }
     };
-    let others = agent.peers.survey().await;
+    let others = agent.peers.survey_all().await;
     let held = agent.record.current();
     let survey = Survey { record: held.record(), own: &agent.name, account: &account, seen: &seen, others: &others };
     survey.judge(insists).map_err(|refused| Status::failed_precondition(refused.to_string()))

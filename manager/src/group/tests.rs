@@ -1,26 +1,26 @@
 use bellwether_proto::{
     key::KeyPair,
-    record::{FORMAT, Policy, Version},
+    record::{FORMAT, Policy, Role, Server, Version},
     revision::{Epoch, GroupId},
 };
 
 use super::*;
 
-struct Group {
+pub(super) struct Group {
     key: KeyPair,
-    held: SignedRecord,
+    pub(super) held: SignedRecord,
 }
 
-fn by() -> By {
+pub(super) fn by() -> By {
     By { author: "root@web1".into(), time_ms: 7 }
 }
 
-fn name(text: &str) -> ServerName {
+pub(super) fn name(text: &str) -> ServerName {
     text.parse().unwrap()
 }
 
 impl Group {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = KeyPair::generate();
         let manager = Server {
             name: name("m"),
@@ -46,7 +46,7 @@ impl Group {
     }
 
     /// Signs the next record and checks that servers that hold the one before take it.
-    fn take(&mut self, record: Option<Record>) -> bool {
+    pub(super) fn take(&mut self, record: Option<Record>) -> bool {
         let Some(record) = record else { return false };
         assert_eq!(record.version.version, self.held.record().version.version + 1);
         assert_eq!(record.previous, Some(self.held.hash()));
@@ -56,17 +56,17 @@ impl Group {
         true
     }
 
-    fn enter(&mut self, server: &str, key: &KeyPair) -> Result<bool, GroupRefused> {
+    pub(super) fn enter(&mut self, server: &str, key: &KeyPair) -> Result<bool, GroupRefused> {
         let record = enter(&self.held, &name(server), &key.public(), &format!("{server}:7440"), &by())?;
         Ok(self.take(record))
     }
 
-    fn remove(&mut self, server: &str) -> Result<bool, GroupRefused> {
+    pub(super) fn remove(&mut self, server: &str) -> Result<bool, GroupRefused> {
         let record = remove(&self.held, &name(server), &by())?;
         Ok(self.take(record))
     }
 
-    fn add(&mut self, server: &str) -> Result<bool, GroupRefused> {
+    pub(super) fn add(&mut self, server: &str) -> Result<bool, GroupRefused> {
         let record = add_again(&self.held, &name(server), &by())?;
         Ok(self.take(record))
     }
@@ -110,7 +110,7 @@ fn removed_is_refused_remembered_and_can_be_added_again() {
     let mut group = Group::new();
     let a = KeyPair::generate();
     group.enter("a", &a).unwrap();
-    assert_eq!(group.remove("m"), Err(GroupRefused::Manager(name("m"))));
+    assert_eq!(group.remove("m"), Err(GroupRefused::Manager { name: name("m"), what: "removed" }));
     assert_eq!(group.remove("x"), Err(GroupRefused::Unknown(name("x"))));
     assert_eq!(group.remove("a"), Ok(true));
     assert_eq!(group.remove("a"), Ok(false));

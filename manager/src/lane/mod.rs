@@ -5,6 +5,7 @@
 //! the group. It keeps nothing durable: a member says itself where it is, every time it is reached.
 
 mod allowance;
+mod greeting;
 mod outbox;
 mod session;
 mod watchdog;
@@ -18,9 +19,10 @@ use std::{
 use bellwether_proto::{
     PROTOCOL, limits,
     name::ServerName,
-    record::{Server, refusal},
-    revision::RevisionId,
+    record::{Role, Server, refusal},
+    revision::{Number, RevisionId},
     status::{Event, Observation},
+    ticket::Ticket,
     v1,
 };
 use tokio::{
@@ -32,7 +34,7 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
-use crate::{backoff::Backoff, shared::Shared};
+use crate::{backoff::Backoff, sessions::Sessions, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: slices are 128 KiB.
 const ON_THE_WAY: usize = 1;
@@ -56,11 +58,15 @@ pub(crate) enum Control {
         /// Hash every byte.
         full: bool,
     },
+    /// Whether it lives: its next keepalive is sent now.
+    Probe,
 }
 
 /// What outlives a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
+    /// It has just become a member, and was not reached yet.
+    anew: bool,
     /// A sync was asked for and has not ended.
     sync: bool,
     /// A verification was asked for and not sent yet.
@@ -69,6 +75,14 @@ pub(crate) struct Memory {
     fault: Option<String>,
     /// What the member refused.
     refused: Option<RevisionId>,
+    /// The tickets that it was given.
+    sessions: Option<Sessions>,
+    /// The newest revision that it has reported to hold.
+    reported: Option<Number>,
+    /// How often its state was opened, as it last said.
+    incarnation: u64,
+    /// Its state went back, and it has not been told yet.
+    fence: Option<String>,
 }
 
 impl Memory {
@@ -79,7 +93,7 @@ impl Memory {
                 self.refused = None;
                 self.verify = if full { Some(true) } else { self.verify };
             }
-            Control::Heard => {}
+            Control::Heard | Control::Probe => {}
             Control::Verify { full } => self.verify = Some(full || self.verify == Some(true)),
         }
     }
@@ -111,16 +125,18 @@ impl From<String> for End {
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
     pub(crate) server: Server,
+    /// It has just become a member: whatever it has of this group is brought to the head by a sync.
+    pub(crate) anew: bool,
 }
 
 impl Lane {
-    /// Runs until it is aborted, or the manager stops.
+    /// Runs until it is aborted, its server is no member any more, or the manager stops.
     pub(crate) async fn run(self, mut control: mpsc::Receiver<Control>) {
-        let mut memory = Memory::default();
+        let mut memory = Memory { anew: self.anew, ..Memory::default() };
         let mut backoff = Backoff::default();
         loop {
             let dialled = Instant::now();
-            let why = match self.connect().await {
+            let why = match self.connect(&mut memory).await {
                 Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
                     End::Lost(why) => {
                         backoff.reset();
@@ -132,6 +148,9 @@ impl Lane {
                 Err(why) => why,
             };
             tracing::info!(server = %self.server.name, why, "lost");
+            if !self.is_member() {
+                return;
+            }
             self.see(Observation::Lost(why));
             let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
             if !self.wait(until, dialled, &mut control, &mut memory).await {
@@ -140,11 +159,18 @@ impl Lane {
         }
     }
 
+    /// Whether its server is still sent anything.
+    fn is_member(&self) -> bool {
+        let record = self.shared.record.borrow();
+        record.record().by_key(&self.server.key).is_some_and(|server| server.role == Role::Member)
+    }
+
     pub(crate) fn see(&self, observation: Observation) {
         self.shared.see(Event::Server(self.server.name.clone(), observation));
     }
 
-    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`); false: the manager stops.
+    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`); false: the manager stops, or its
+    /// server is no member any more.
     async fn wait(
         &self,
         until: Instant,
@@ -152,15 +178,19 @@ impl Lane {
         control: &mut mpsc::Receiver<Control>,
         memory: &mut Memory,
     ) -> bool {
-        let mut head = self.shared.head.subscribe();
+        let (mut head, mut record) = (self.shared.head.subscribe(), self.shared.record.subscribe());
         let mut until = until;
         loop {
+            if !self.is_member() {
+                return false;
+            }
             tokio::select! {
                 () = sleep_until(until) => return true,
                 changed = head.changed() => match changed {
                     Ok(()) => until = until.min(dialled + DIAL_AGAIN),
                     Err(_) => return false,
                 },
+                changed = record.changed() => if changed.is_err() { return false },
                 asked = control.recv() => match asked {
                     Some(asked) => {
                         memory.note(asked);
@@ -173,23 +203,28 @@ impl Lane {
         }
     }
 
-    async fn connect(&self) -> Result<Link, String> {
+    async fn connect(&self, memory: &mut Memory) -> Result<Link, String> {
         let patience = self.shared.timings.dial;
-        timeout(patience, self.dial())
+        timeout(patience, self.dial(memory))
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", patience.as_secs())))
     }
 
-    async fn dial(&self) -> Result<Link, String> {
+    async fn dial(&self, memory: &mut Memory) -> Result<Link, String> {
+        let ticket = self.ticket(memory).await?;
         let channel = self.shared.dial.dial(&self.server).await?;
         let mut client = v1::push_client::PushClient::new(channel).max_decoding_message_size(limits::ANSWER);
         let (down, outgoing) = mpsc::channel(ON_THE_WAY);
-        let hello = v1::down::Message::Hello(self.hello());
+        let hello = v1::down::Message::Hello(self.hello(&ticket));
         down.send(v1::Down { message: Some(hello) }).await.map_err(|e| e.to_string())?;
-        let answer = client.follow(ReceiverStream::new(outgoing)).await.map_err(|s| self.turned_away(&s))?;
+        let answer = client.follow(ReceiverStream::new(outgoing)).await.map_err(|s| self.not_greeted(memory, &s))?;
         let mut up = answer.into_inner();
-        match up.message().await.map_err(|s| self.turned_away(&s))?.and_then(|up| up.message) {
-            Some(v1::up::Message::Hello(hello)) => self.check(&hello).map(|()| Link { down, up, hello }),
+        match up.message().await.map_err(|s| self.not_greeted(memory, &s))?.and_then(|up| up.message) {
+            Some(v1::up::Message::Hello(hello)) => {
+                self.check(&hello)?;
+                self.recognise(memory, &hello).await?;
+                Ok(Link { down, up, hello })
+            }
             Some(_) => Err("it did not begin with a hello".to_owned()),
             None => Err("it closed the connection".to_owned()),
         }
@@ -211,13 +246,15 @@ impl Lane {
         refused(status)
     }
 
-    fn hello(&self) -> v1::DownHello {
+    fn hello(&self, ticket: &Ticket) -> v1::DownHello {
         v1::DownHello {
             protocol_min: PROTOCOL.0,
             protocol_max: PROTOCOL.1,
             record: Some(self.shared.record.borrow().to_wire()),
             head: Some(self.shared.head.borrow().stored.header.to_wire()),
             chain: self.shared.chain.clone(),
+            incarnation: self.shared.incarnation,
+            ticket: Some(ticket.to_wire()),
         }
     }
 

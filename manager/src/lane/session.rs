@@ -18,13 +18,17 @@ use tokio::sync::mpsc;
 use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
 use crate::{
     plan::{Member, Sending, Step, plan},
-    shared::now_ms,
+    shared::{Live, now_ms},
 };
 
 /// Characters of a reason that a member gives.
 const REASON: usize = 8_000;
+/// Characters of what it says of who knocked.
+const WHO: usize = 500;
 /// Paths or names in a list that a member gives, and characters of each.
 const LIST: (usize, usize) = (20, 5_000);
+/// How long a server that is no member any more may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// A member's lesser news (progress, life) reaches the monitor at most so often.
 const NEWS: Duration = Duration::from_millis(100);
 
@@ -62,6 +66,18 @@ struct Session<'a> {
 struct Reached<'a>(&'a Lane);
 
 impl Reached<'_> {
+    fn at(lane: &Lane, incarnation: u64) {
+        lane.shared.live.send_modify(|live| {
+            live.insert(lane.server.name.clone(), Live { incarnation, beat: 0 });
+        });
+    }
+
+    fn beats(lane: &Lane, beat: u64) {
+        lane.shared.live.send_modify(|live| {
+            live.entry(lane.server.name.clone()).and_modify(|live| live.beat = live.beat.max(beat));
+        });
+    }
+
     fn has(lane: &Lane, version: Version) {
         lane.shared.records.send_modify(|records| {
             records.insert(lane.server.name.clone(), version);
@@ -73,6 +89,9 @@ impl Drop for Reached<'_> {
     fn drop(&mut self) {
         self.0.shared.records.send_modify(|records| {
             records.remove(&self.0.server.name);
+        });
+        self.0.shared.live.send_modify(|live| {
+            live.remove(&self.0.server.name);
         });
     }
 }
@@ -97,6 +116,11 @@ impl<'a> Session<'a> {
         let partial = Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes));
         let said = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
         let fault = said.or_else(|| memory.fault.clone());
+        // One that holds nothing gets a base in any case; and propagation may be held.
+        let paused = lane.shared.record.borrow().record().policy.paused;
+        if std::mem::take(&mut memory.anew) && !paused && (at.is_some() || fault.is_some()) {
+            memory.sync = true;
+        }
         let member = Member {
             at: at.as_ref().map(SignedHeader::id),
             fault: fault.is_some(),
@@ -108,7 +132,15 @@ impl<'a> Session<'a> {
             held: hello.drift.as_ref().is_some_and(|drift| drift.held),
         };
         let version = cut(&hello.version, 100);
+        let fence = memory.fence.take();
+        let at = at.filter(|_| fence.is_none());
+        let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
+        Reached::at(lane, hello.incarnation);
         lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
+        if memory.sync {
+            // It waits for its sync: nobody may take what it has for the end of it.
+            lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });
+        }
         let dog = Watchdog::new(lane.shared.timings.deadlines, Instant::now());
         let mut session = Self {
             lane,
@@ -125,6 +157,7 @@ impl<'a> Session<'a> {
             allowance: Allowance::new(Instant::now()),
             news: None,
         };
+        session.outbox.fence = fence.map(|reason| v1::Fence { reason });
         if let Some(drift) = &hello.drift {
             session.drift(drift);
         }
@@ -144,6 +177,9 @@ impl<'a> Session<'a> {
         self.send_record(&record.borrow_and_update());
         let mut tick = tokio::time::interval(shared.timings.keepalive);
         loop {
+            if !self.lane.is_member() {
+                return Err(self.farewell(&down, &mut up).await);
+            }
             self.steps().await?;
             if self.outbox.is_empty() {
                 self.dog.went(Instant::now(), 0);
@@ -174,6 +210,9 @@ impl<'a> Session<'a> {
                 }
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
+                    if matches!(asked, Control::Probe) {
+                        self.beat();
+                    }
                     self.memory.note(asked);
                     self.member.sync = self.memory.sync;
                     self.member.refused = self.memory.refused;
@@ -187,6 +226,20 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// The last word to a server that is no member any more: the record that says so. Whatever else was to be sent is not.
+    async fn farewell(&self, down: &mpsc::Sender<v1::Down>, up: &mut tonic::Streaming<v1::Up>) -> End {
+        let record = self.lane.shared.record.borrow().to_wire();
+        let told = async {
+            if down.send(v1::Down { message: Some(v1::down::Message::Record(record)) }).await.is_ok() {
+                // It ends the stream when it has taken the record.
+                while let Ok(Some(_)) = up.message().await {}
+            }
+        };
+        // Late: it learns it at its next call.
+        let _ = tokio::time::timeout(FAREWELL, told).await;
+        End::Lost("it is no member any more".to_owned())
     }
 
     fn send_record(&mut self, record: &SignedRecord) {
@@ -306,13 +359,16 @@ impl<'a> Session<'a> {
             Message::Keepalive(answer) => self.alive(&answer),
             Message::Verified(verified) => self.verified(&verified),
             Message::Fault(fault) => self.failed(&fault.reason),
+            Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
         }
         Ok(())
     }
 
     fn alive(&mut self, answer: &v1::Keepalive) {
+        Reached::beats(self.lane, answer.time_ms.min(self.beat));
         if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
             Reached::has(self.lane, version);
+            self.lane.see(Observation::Record(version));
         }
         self.lesser(Observation::Alive);
     }
@@ -441,6 +497,7 @@ impl<'a> Session<'a> {
             _ => current.started,
         };
         self.member.at = Some(id);
+        self.memory.reported = Some(current.header.number());
         self.member.refused = None;
         self.memory.refused = None;
         self.at = Some(current.header.clone());
@@ -475,6 +532,7 @@ fn size_of(message: &v1::down::Message) -> u64 {
         | Message::Offer(_)
         | Message::Verify(_)
         | Message::Sync(_)
-        | Message::Keepalive(_) => 0,
+        | Message::Keepalive(_)
+        | Message::Fence(_) => 0,
     }
 }

@@ -119,7 +119,7 @@ impl Farm {
     }
 
     pub(crate) async fn enter_request(&self, server: &str, address: &str) -> v1::EnterRequest {
-        let grant = bellwether_manager::tokens::Grant { uses: 1, ttl_ms: 60_000, names: "*".into() };
+        let grant = bellwether_manager::tokens::Grant { uses: 1, ttl_ms: 60_000, names: "*".into(), replaces: false };
         let token = self.manager.create_token(grant).await.unwrap();
         v1::EnterRequest {
             token_id: token.id,
@@ -219,6 +219,8 @@ async fn start(
         dial: Arc::new(Plain),
         events,
         newer: mpsc::channel(1).0,
+        halt: Box::new(|halt| panic!("halted: {halt}")),
+        seen: Vec::new(),
         save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
         timings,
         balancers: bellwether_manager::balancer::Locals::default(),

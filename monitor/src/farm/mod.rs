@@ -91,7 +91,8 @@ impl Farm {
         let record = self.record.as_deref();
         let manager = record.map_or(&self.observer, |record| &record.manager().name);
         let paused = record.is_some_and(|record| record.policy.paused);
-        let view = View { head: self.head(), paused, observer: &self.observer, manager, now_ms };
+        let version = record.map(|record| record.version);
+        let view = View { head: self.head(), record: version, paused, observer: &self.observer, manager, now_ms };
         FarmStatus {
             observer: self.observer.clone(),
             time_ms: now_ms,

@@ -1,5 +1,5 @@
 use bellwether_proto::{
-    key::KeyPair,
+    key::PublicKey,
     record::{Policy, Role, Server, Version},
     revision::Epoch,
     status::{Observation, Progress, ServerStatus, State},
@@ -15,10 +15,19 @@ fn number(sequence: u64) -> Number {
     Number { epoch: Epoch(1), sequence }
 }
 
+fn version(version: u64) -> Version {
+    Version { epoch: Epoch(1), version }
+}
+
 fn record(roles: &[(&str, Role)], paused: bool) -> Event {
+    record_on(0, roles, paused)
+}
+
+/// The same with the keys of that hardware.
+fn record_on(hardware: u8, roles: &[(&str, Role)], paused: bool) -> Event {
     let server = |(server, role): &(&str, Role)| Server {
         name: name(server),
-        key: KeyPair::generate().public(),
+        key: PublicKey::try_from([server.as_bytes()[0] ^ hardware; 32].as_slice()).unwrap(),
         address: format!("{server}.example:7440"),
         role: *role,
         candidate: true,
@@ -27,7 +36,7 @@ fn record(roles: &[(&str, Role)], paused: bool) -> Event {
     Event::Record(Arc::new(Record {
         format: bellwether_proto::record::FORMAT,
         group: [7; 16].into(),
-        version: Version { epoch: Epoch(1), version: 3 },
+        version: version(3),
         servers: roles.iter().map(server).collect(),
         removed: Vec::new(),
         policy: Policy { paused, ..Policy::new(Vec::new()) },
@@ -58,7 +67,11 @@ impl Case {
     fn see(mut self, observations: impl IntoIterator<Item = Observation>) -> Self {
         for observation in observations {
             self.now_ms += 1;
+            let reached = matches!(observation, Observation::Reached { .. });
             self.farm.apply(self.now_ms, Event::Server(name("a"), observation));
+            if reached {
+                self.farm.apply(self.now_ms, Event::Server(name("a"), Observation::Record(version(3))));
+            }
         }
         self
     }
@@ -293,6 +306,46 @@ fn removed_servers_are_gone_and_their_stragglers_with_them() {
     case.farm.apply(1, record(&[("m", Role::Manager)], false));
     case = case.see([done(5)]);
     assert_eq!(case.farm.status(1).servers.len(), 1);
+}
+
+#[test]
+fn a_member_that_lacks_the_newest_record_is_in_a_group_change() {
+    let see = |record| Case::new().see([reached(Some(5)), Observation::Record(version(record))]);
+    assert_eq!(see(3).state(), State::InSync);
+    let case = see(2);
+    assert_eq!(case.state(), State::GroupChange);
+    assert!(case.reason().contains("1.2") && case.reason().contains("1.3"), "{}", case.reason());
+    let mut untold = Case::new();
+    untold.farm.apply(1, Event::Server(name("a"), reached(Some(5))));
+    assert_eq!(untold.state(), State::GroupChange, "it has not said which it holds");
+    assert_eq!(see(2).see([drift(1)]).state(), State::Drifted, "what is worse is shown first");
+}
+
+#[test]
+fn a_request_from_outside_the_group_is_warned_of_for_a_while() {
+    let mut case =
+        Case::new().see([reached(Some(5)), Observation::Knocked("ed25519:x at 10.0.0.9:1 asked Read".into())]);
+    assert_eq!(case.state(), State::Warning);
+    assert!(case.reason().contains("10.0.0.9:1"), "{}", case.reason());
+    assert_eq!(case.row("m").state, State::InSync, "the one that was asked is warned of");
+    case.now_ms += 600_001;
+    assert_eq!(case.state(), State::InSync);
+}
+
+#[test]
+fn one_that_left_stays_so_until_it_is_reached() {
+    let case = Case::new().see([reached(Some(5)), lost(), Observation::Left, lost()]);
+    assert_eq!(case.state(), State::Left);
+    assert!(case.reason().contains("bellwether server remove a"), "{}", case.reason());
+    assert_eq!(case.see([reached(None)]).state(), State::AwaitingSync);
+}
+
+#[test]
+fn new_hardware_under_an_old_name_begins_anew() {
+    let mut case = Case::new().see([reached(Some(5)), failed()]);
+    case.farm.apply(case.now_ms, record_on(128, &[("a", Role::Member), ("m", Role::Manager)], false));
+    let row = case.row("a");
+    assert_eq!((row.state, row.revision, row.kept.len()), (State::Unknown, None, 0));
 }
 
 #[test]

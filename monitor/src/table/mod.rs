@@ -25,8 +25,10 @@ impl Look {
 }
 
 /// The order in which states are counted in the summary.
-const STATES: [State; 12] = [
+const STATES: [State; 15] = [
     State::InSync,
+    State::Warning,
+    State::GroupChange,
     State::Updating,
     State::Syncing,
     State::AwaitingSync,
@@ -37,6 +39,7 @@ const STATES: [State; 12] = [
     State::Superseded,
     State::Unreachable,
     State::Unknown,
+    State::Left,
     State::Disabled,
 ];
 
@@ -145,11 +148,26 @@ fn note(server: &ServerStatus) -> String {
     match (server.state, server.drift_entries) {
         (State::Drifted, 1) => "1 entry differs".to_owned(),
         (State::Drifted, entries) => format!("{entries} entries differ"),
-        (State::Refused | State::Error | State::Conflict | State::Superseded | State::Unreachable, _) => {
+        (
+            State::Refused
+            | State::Error
+            | State::Conflict
+            | State::Superseded
+            | State::Unreachable
+            | State::Warning
+            | State::Left,
+            _,
+        ) => {
             "see below".to_owned()
         }
         (
-            State::InSync | State::AwaitingSync | State::Syncing | State::Updating | State::Disabled | State::Unknown,
+            State::InSync
+            | State::GroupChange
+            | State::AwaitingSync
+            | State::Syncing
+            | State::Updating
+            | State::Disabled
+            | State::Unknown,
             _,
         ) => String::new(),
     }

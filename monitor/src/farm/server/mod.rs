@@ -3,7 +3,8 @@
 pub(super) mod standing;
 
 use bellwether_proto::{
-    record::{Role, Server},
+    key::PublicKey,
+    record::{Role, Server, Version},
     revision::Number,
     status::{Observation, Progress, State, Verified},
 };
@@ -28,11 +29,14 @@ enum Phase {
     Updating,
     /// It does not answer (any more).
     Away,
+    /// It left the group on its own machine, and has not come back.
+    Left,
 }
 
 /// What is known of one server.
 #[derive(Debug)]
 pub(super) struct Known {
+    key: PublicKey,
     role: Role,
     address: String,
     phase: Phase,
@@ -56,6 +60,10 @@ pub(super) struct Known {
     verified: Option<Verified>,
     /// It does not take this manager (a conflict), or was one and came back: why.
     fenced: Option<(State, String)>,
+    /// The group record that it has said to hold, since it was last reached.
+    record: Option<Version>,
+    /// Who asked it from outside the group, and when.
+    knock: Option<(u64, String)>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -71,6 +79,7 @@ struct Behind {
 impl Known {
     pub(super) fn new(now_ms: u64, server: &Server) -> Self {
         Self {
+            key: server.key,
             role: server.role,
             address: server.address.clone(),
             phase: Phase::Unseen,
@@ -89,15 +98,19 @@ impl Known {
             kept: Vec::new(),
             verified: None,
             fenced: None,
+            record: None,
+            knock: None,
             since_ms: now_ms,
             behind: None,
         }
     }
 
     /// Takes the server's line of a new record. With another role it begins anew, and when the group has another manager
-    /// (`turned`): what was seen of it before says nothing now.
+    /// (`turned`): what was seen of it before says nothing now. So does new hardware under its name.
     pub(super) fn assign(&mut self, now_ms: u64, server: &Server, turned: bool) {
-        if turned || self.role != server.role {
+        if self.key != server.key {
+            *self = Self::new(now_ms, server);
+        } else if turned || self.role != server.role {
             let at = self.at;
             *self = Self { at, ..Self::new(now_ms, server) };
         }
@@ -125,7 +138,13 @@ impl Known {
             | O::Failed(_)
             | O::Drift { .. }
             | O::Verified(_)
+            | O::Record(_)
+            | O::Left
             | O::Alive => self.seen_ms = Some(now_ms),
+            O::Knocked(ref who) => {
+                self.seen_ms = Some(now_ms);
+                self.knock = Some((now_ms, who.clone()));
+            }
         }
         self.phase = self.step(observation);
         let elapsed_ms = now_ms.saturating_sub(self.began_ms);
@@ -146,11 +165,12 @@ impl Known {
         use Phase as P;
         match (self.phase, observation) {
             (
-                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
+                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left,
                 O::Reached { version, at, fault },
             ) => {
                 self.version = Some(version);
                 self.at = at;
+                self.record = None;
                 self.fault = fault.or(self.fault.take());
                 self.settled()
             }
@@ -198,19 +218,38 @@ impl Known {
                 P::Faulty
             }
             (
-                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away),
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
                 O::Drift { entries, paths, held, kept },
             ) => {
                 (self.drift_entries, self.drift, self.held) = (entries, paths, held);
                 self.keeps(kept);
                 same
             }
-            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Verified(verified)) => {
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Verified(verified),
+            ) => {
                 self.verified = Some(verified);
                 same
             }
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Record(version),
+            ) => {
+                self.record = Some(version);
+                same
+            }
             // Away stays away until it has said where it is.
-            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Alive) => same,
+            (
+                same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
+                O::Alive | O::Knocked(_),
+            ) => same,
+            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left, O::Left) => P::Left,
+            // It has no agent that answers; what still comes of it was on its way.
+            (
+                P::Left,
+                O::Lost(_) | O::Started { .. } | O::Progress(_) | O::Done { .. } | O::Refused { .. } | O::Failed(_),
+            ) => P::Left,
         }
     }
 
@@ -242,3 +281,6 @@ impl Known {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

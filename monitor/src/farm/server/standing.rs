@@ -2,7 +2,7 @@
 
 use bellwether_proto::{
     name::ServerName,
-    record::Role,
+    record::{Role, Version},
     revision::Number,
     status::{ServerStatus, State},
 };
@@ -11,10 +11,13 @@ use super::{Known, Phase};
 
 /// The program's version: its crates have one.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// For how long a request from outside the group is warned of, in milliseconds.
+const WARNED_MS: u64 = 600_000;
 
 /// What a server's state is told against.
 pub(in crate::farm) struct View<'a> {
     pub(in crate::farm) head: Option<Number>,
+    pub(in crate::farm) record: Option<Version>,
     pub(in crate::farm) paused: bool,
     pub(in crate::farm) observer: &'a ServerName,
     pub(in crate::farm) manager: &'a ServerName,
@@ -76,6 +79,7 @@ impl Known {
             Phase::Syncing => (State::Syncing, None),
             Phase::Updating => (State::Updating, None),
             Phase::Away => (State::Unreachable, Some(self.loss_reason(name))),
+            Phase::Left => (State::Left, Some(left_reason(name))),
         }
     }
 
@@ -102,13 +106,30 @@ impl Known {
         if at < head {
             return (State::AwaitingSync, Some(waiting_reason(&format!("at {at}, the head is {head}"), name, view)));
         }
+        if let Some(reason) = self.lacks_record(view) {
+            return (State::GroupChange, Some(reason));
+        }
+        if let Some((_, who)) = self.knock.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + WARNED_MS) {
+            return (State::Warning, Some(format!("a request came from outside the group: {who}")));
+        }
         (State::InSync, None)
+    }
+
+    /// That it does not hold the newest group record. Only the manager hears which one its members hold.
+    fn lacks_record(&self, view: &View<'_>) -> Option<String> {
+        let newest = view.record.filter(|_| self.role == Role::Member && view.observer == view.manager)?;
+        match self.record {
+            Some(held) if held >= newest => None,
+            Some(held) => Some(format!("holds group record {held}, the newest is {newest}; it gets it by itself")),
+            None => Some(format!("has not said yet that it holds group record {newest}")),
+        }
     }
 
     fn fault_reason(&self, name: &ServerName) -> String {
         let why = self.fault.as_deref().unwrap_or("it failed");
         match self.role {
-            Role::Manager => format!("{why}; remove the cause, then restart its agent"),
+            // It says itself what to do.
+            Role::Manager => why.to_owned(),
             Role::Member | Role::Disabled => {
                 format!("{why}; it takes nothing until `bellwether sync {name}` succeeds")
             }
@@ -137,6 +158,13 @@ impl Known {
              recovery point"
         )
     }
+}
+
+fn left_reason(name: &ServerName) -> String {
+    format!(
+        "it left the group on its own machine; its configuration stays there: `bellwether server remove {name}`, or let \
+         it join again with a token"
+    )
 }
 
 fn unknown_reason(view: &View<'_>) -> String {

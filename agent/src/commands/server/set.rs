@@ -1,0 +1,92 @@
+//! `bellwether server set`: what the record says of one server.
+
+use bellwether_proto::{name::ServerName, v1::SetServerRequest};
+use clap::ValueEnum;
+
+use super::record;
+use crate::{
+    common::{Common, author},
+    error::{CommandError, Kind},
+};
+
+/// Its arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Its name
+    name: ServerName,
+    /// Where its agent listens
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// Whether it may become manager
+    #[arg(long, value_name = "yes|no", hide_possible_values = true)]
+    candidate: Option<Answer>,
+    /// Where a balancer has it; again for each. They are all there are from now on
+    #[arg(long = "backend", value_name = "BACKEND/SERVER")]
+    backends: Vec<String>,
+    /// Balancers have it wherever a server has its name
+    #[arg(long, conflicts_with = "backends")]
+    no_backends: bool,
+    /// Show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Answer {
+    Yes,
+    No,
+}
+
+/// Sets what is named.
+pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError> {
+    let (name, dry_run) = (args.name.clone(), args.dry_run);
+    let request = request(args)?;
+    let mut client = common.connect().await?;
+    let reply = common.in_time(client.set_server(request)).await?.into_inner();
+    if dry_run {
+        record::show_plan(common, &format!("change what the record says of {name}"));
+    } else {
+        record::show(common, &format!("{name} is so set"), &reply);
+    }
+    Ok(())
+}
+
+fn request(args: Args) -> Result<SetServerRequest, CommandError> {
+    let Args { name, address, candidate, backends, no_backends, dry_run } = args;
+    if address.is_none() && candidate.is_none() && backends.is_empty() && !no_backends {
+        let text = "nothing to set: name --address, --candidate, --backend or --no-backends";
+        return Err(CommandError::new(Kind::Usage, text));
+    }
+    let replace_backends = no_backends || !backends.is_empty();
+    let candidate = candidate.map(|answer| answer == Answer::Yes);
+    let server = name.to_string();
+    Ok(SetServerRequest { server, address, candidate, backends, replace_backends, author: author(), dry_run })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(line: &str) -> Result<SetServerRequest, CommandError> {
+        let words = std::iter::once("set").chain(line.split_whitespace());
+        request(Line::try_parse_from(words).expect("clap takes it").args)
+    }
+
+    #[test]
+    fn only_what_is_named_is_asked_for() {
+        let asked = parse("web2 --candidate no").expect("right");
+        assert_eq!((asked.candidate, asked.address, asked.replace_backends), (Some(false), None, false));
+        let asked = parse("web2 --backend web/a --backend api/a").expect("right");
+        assert_eq!((asked.backends.len(), asked.replace_backends), (2, true));
+        assert!(parse("web2 --no-backends").expect("right").replace_backends);
+        assert_eq!(parse("web2").expect_err("nothing").kind, Kind::Usage);
+    }
+}
