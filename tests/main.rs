@@ -25,6 +25,7 @@ mod membership;
 mod promotion;
 mod real_trees;
 mod recovery;
+mod restoring;
 mod space;
 mod takeover;
 mod web;

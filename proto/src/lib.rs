@@ -12,10 +12,11 @@ pub mod name;
 pub mod record;
 pub mod revision;
 pub mod status;
+pub mod ticket;
 pub mod token;
 
 /// The generated messages and services.
-#[allow(missing_docs, unreachable_pub, clippy::pedantic)]
+#[allow(missing_docs, unreachable_pub, clippy::pedantic, clippy::large_enum_variant)]
 pub mod v1 {
     tonic::include_proto!("bellwether.v1");
 }

@@ -175,6 +175,9 @@ impl Admin for Shared {
     ) -> Result<Response<v1::ProcedureReply>, Status> {
         no()
     }
+    async fn reform(&self, _: Request<v1::ReformRequest>) -> Result<Response<v1::ReformReply>, Status> {
+        no()
+    }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
         no()
     }

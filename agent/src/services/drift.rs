@@ -122,7 +122,7 @@ impl DriftService {
         let current = self.agent.record.current();
         let manager = current.record().manager();
         match self.agent.standing() {
-            Standing::Manager(_) | Standing::Changing => Ok(()),
+            Standing::Manager(_) | Standing::Halted(_) | Standing::Changing => Ok(()),
             Standing::Member(_) if manager.name == server => Ok(()),
             Standing::Member(_) => Err(Status::permission_denied(format!(
                 "only the manager, {}, asks a member about its edits\nask it there ({})",
@@ -140,6 +140,7 @@ impl DriftService {
         };
         match self.agent.settled().await {
             Standing::Changing => Err(super::changing()),
+            Standing::Halted(why) => Err(super::halted(&why)),
             Standing::Member(following) if name == own => Ok(Way::Here(following.link.hand.clone())),
             Standing::Member(following) if self.caller == Caller::Command => Ok(Way::Manager(following)),
             Standing::Member(_) => Err(Status::failed_precondition(format!("this server is {own}, not {name}"))),
@@ -203,7 +204,7 @@ impl DriftService {
     /// Whom to ask when nobody is named: at a member itself, at the manager those that are known to have edits.
     fn drifted(&self) -> Vec<ServerName> {
         match self.agent.standing() {
-            Standing::Member(_) | Standing::Changing => vec![self.own_name()],
+            Standing::Member(_) | Standing::Halted(_) | Standing::Changing => vec![self.own_name()],
             Standing::Manager(_) => {
                 let farm = self.agent.farm.borrow();
                 let drifted = farm.servers.iter().filter(|server| server.drift_entries > 0);
@@ -312,6 +313,7 @@ impl Edited for DriftService {
         drift::places(&keep.places).map_err(refusal)?;
         match self.agent.settled().await {
             Standing::Changing => Err(super::changing()),
+            Standing::Halted(why) => Err(super::halted(&why)),
             Standing::Manager(manager) => {
                 let name = keep.server.parse().map_err(refusal::<bellwether_proto::Malformed>)?;
                 let member = self.member(&name)?;

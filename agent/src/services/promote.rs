@@ -139,7 +139,7 @@ pub(super) async fn gather(agent: &Arc<Agent>) -> Result<Gathered, Status> {
             (account.ok_or_else(busy)?, agent.seen.newest())
         }
     };
-    let others = agent.peers.survey().await;
+    let others = agent.peers.survey_all().await;
     Ok(Gathered { account, seen, others })
 }
 

@@ -41,6 +41,7 @@ enum Work {
 /// What is to be sent.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    pub(crate) fence: Option<v1::Fence>,
     pub(crate) record: Option<v1::SignedRecord>,
     pub(crate) head: Option<v1::SignedHeader>,
     pub(crate) sync: Option<v1::Sync>,
@@ -56,8 +57,9 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { record, head, sync, verify, keepalive, procedures, offer, fresh: _, source: _, work } = self;
-        record.is_none()
+        let Self { fence, record, head, sync, verify, keepalive, procedures, offer, fresh: _, source: _, work } = self;
+        fence.is_none()
+            && record.is_none()
             && head.is_none()
             && sync.is_none()
             && verify.is_none()
@@ -142,6 +144,9 @@ impl Outbox {
     /// The next message; the small ones first. Not to be cancelled: what it took would be lost.
     pub(crate) async fn next(&mut self, shared: &Shared) -> Result<Option<v1::down::Message>, String> {
         use v1::down::Message;
+        if let Some(fence) = self.fence.take() {
+            return Ok(Some(Message::Fence(fence)));
+        }
         if let Some(record) = self.record.take() {
             return Ok(Some(Message::Record(record)));
         }

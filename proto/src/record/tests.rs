@@ -189,7 +189,7 @@ fn a_server_that_was_away_walks_the_chain() {
         record = next;
     }
     assert_eq!(versions(&links), ["1.1", "1.9", "3.1", "3.4", "4.1"]);
-    let given = chain::since(&links, &record, held.record().version);
+    let given: Vec<_> = chain::since(&links, &record, held.record().version).cloned().collect();
     assert_eq!(versions(&given), ["1.9", "3.1", "3.4", "4.1", "4.2"]);
     assert_eq!(versions(&chain::walk(&held, &given).unwrap()), ["1.9", "3.1", "3.4", "4.1", "4.2"]);
     assert_eq!(chain::walk(&record, &given).unwrap(), [], "it has the newest");
@@ -224,4 +224,8 @@ fn the_chain_does_not_grow_without_end() {
     }
     assert_eq!(links.len(), limits::CHAIN);
     assert_eq!(links.last(), Some(&record));
+    let one = record.json.len();
+    assert_eq!(versions(chain::newest_within(&links, 2 * one)), ["198.1", "199.1"]);
+    assert_eq!(chain::newest_within(&links, one - 1), [] as [SignedRecord; 0]);
+    assert_eq!(chain::newest_within(&links, 1 << 30).len(), limits::CHAIN);
 }
