@@ -27,6 +27,8 @@ use crate::{
     tls,
 };
 
+/// Characters of another server's refusal.
+const SAID: usize = 2_000;
 /// How long another server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -247,7 +249,9 @@ async fn in_time<T>(server: &ServerName, answer: impl Future<Output = Result<T, 
 
 /// Another server's refusal, in its name.
 fn of(server: &ServerName, status: &Status) -> Status {
-    Status::new(status.code(), format!("{server}: {}", status.message()))
+    let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let said: String = status.message().chars().take(SAID).map(clean).collect();
+    Status::new(status.code(), format!("{server}: {said}"))
 }
 
 fn reverted(done: PutBack) -> v1::RevertReply {
