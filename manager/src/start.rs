@@ -229,9 +229,10 @@ fn open(
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
-    adopt::recover(&Site { sources: sources(record.record(), sets), state: state.to_owned() })?;
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
+    let site = Site { sources: sources(record.record(), sets), state: state.to_owned() };
+    let at = adopt::recover(&site, at, &history)?.or(at);
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
     // A pack that is newer than what the sets hold was refused here, or not switched to.
     let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
