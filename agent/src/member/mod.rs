@@ -28,6 +28,7 @@ use bellwether_manager::{
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
+    admission::{Authority, admit},
     entry::Chunk,
     hash::Hash,
     key::PublicKey,
@@ -41,7 +42,7 @@ use bellwether_store::{apply::Plan, history::History, scan::Look, state_file, tr
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
-    position::{Authority, Fault, Position, admit},
+    position::{Fault, Position},
     receive::{ReceiveError, Receiving, Step},
     session::{ANSWERS, Answer},
     sets::Sets,

@@ -43,11 +43,12 @@ pub fn extend(chain: &mut Vec<SignedRecord>, held: &SignedRecord, next: &SignedR
     chain.drain(..over);
 }
 
-/// What a server at `from` lacks of `chain` and `current`, oldest first.
+/// What a server at `from` lacks of `chain` and `current`, oldest first. Within its epoch it is given `current` whatever its
+/// version: another record there is a conflict, which it has to see.
 pub fn since(chain: &[SignedRecord], current: &SignedRecord, from: Version) -> Vec<SignedRecord> {
-    let newer = |record: &&SignedRecord| record.record.version > from;
-    let links = chain.iter().filter(newer).filter(|link| *link != current);
-    links.chain([current].into_iter().filter(newer)).cloned().collect()
+    let links = chain.iter().filter(|link| link.record.version > from && *link != current);
+    let current = [current].into_iter().filter(|current| current.record.version.epoch >= from.epoch);
+    links.chain(current).cloned().collect()
 }
 
 /// The key of the manager of that epoch, as far as `chain` and `current` know.
