@@ -2,12 +2,15 @@
 //!
 //! Tests are named after the requirement they check. Each starts a farm of its own (see [`farm`]) and waits for states.
 
+mod balancers;
+mod balancing;
 mod carried;
 mod changes;
 mod crashes;
 mod demo;
 mod drift;
 mod farm;
+mod fencing;
 mod forming;
 mod group;
 mod history;
@@ -18,5 +21,6 @@ mod lag;
 mod promotion;
 mod real_trees;
 mod space;
+mod takeover;
 mod web;
 mod workspace;

@@ -1,71 +1,13 @@
 //! W18–W20: the role is handed over at the manager, in one step, while everything is served; and what is left of a handover
 //! that was interrupted.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
-
 use bellwether_manager::failpoints::HANDOVER;
 use bellwether_proto::{
     record::Role,
     status::{FarmStatus, State},
 };
 
-use crate::farm::{DEADLINE, Farm, Server, compare, one, summary, wait_for};
-
-/// Asks `/ready` of these servers all the while, until it is dropped.
-struct Balancer {
-    stop: Arc<AtomicBool>,
-    asking: Option<JoinHandle<(usize, Vec<String>)>>,
-}
-
-impl Balancer {
-    fn begin<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let all: Vec<String> = servers.into_iter().map(|server| server.http.clone()).collect();
-        let stopped = stop.clone();
-        let asking = thread::spawn(move || {
-            let (mut asked, mut bad) = (0, Vec::new());
-            while !stopped.load(Ordering::SeqCst) {
-                for server in &all {
-                    asked += 1;
-                    let answer = ready(server).unwrap_or_else(|e| e.to_string());
-                    if !answer.starts_with("HTTP/1.1 200") {
-                        bad.push(format!("{server}: {answer}"));
-                    }
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-            (asked, bad)
-        });
-        Self { stop, asking: Some(asking) }
-    }
-
-    /// Asserts that every server was ready whenever it was asked.
-    #[track_caller]
-    fn assert_always_ready(mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let (asked, bad) = self.asking.take().expect("it asks").join().expect("it does not panic");
-        assert!(asked > 0);
-        assert_eq!(bad, Vec::<String>::new(), "of {asked} questions");
-    }
-}
-
-fn ready(address: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
+use crate::farm::{Balancer, DEADLINE, Farm, compare, one, wait_for};
 
 fn epoch(status: &FarmStatus) -> u64 {
     status.head.map_or(0, |head| head.epoch.0)
@@ -73,16 +15,6 @@ fn epoch(status: &FarmStatus) -> u64 {
 
 fn role(status: &FarmStatus, server: &str) -> Option<Role> {
     one(status, server).map(|server| server.role)
-}
-
-/// Waits until that server takes itself for the manager, of an epoch above the first.
-fn wait_leads(farm: &Farm, index: usize) -> FarmStatus {
-    let server = farm.server(index);
-    wait_for(&format!("{} leading", server.name), DEADLINE, || {
-        let status = server.status()?;
-        let leads = status.observer == status.manager && status.observer.as_str() == server.name && epoch(&status) > 1;
-        if leads { Ok(status) } else { Err(summary(&status)) }
-    })
 }
 
 #[test]
@@ -128,7 +60,7 @@ fn w18_the_old_manager_leaves_as_it_is_told() {
         let balancer = Balancer::begin([farm.server(0), farm.server(1), farm.server(2)]);
         farm.manager().command(&["promote", "member1", flag]).success().says(&["server"]);
         farm.led_by(1);
-        wait_leads(&farm, 1);
+        farm.wait_leads(1);
         let status = farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
         assert_eq!(status.role, Role::Member);
         assert_eq!(role(&farm.status(), "manager"), expected, "{flag}");
@@ -177,7 +109,7 @@ fn w18_a_handover_that_would_leave_something_behind_is_refused() {
     farm.manager().command(&["publish"]).success();
     farm.manager().command(&["promote", "member1"]).success();
     farm.led_by(1);
-    wait_leads(&farm, 1);
+    farm.wait_leads(1);
     farm.wait_same(farm.server(0));
 }
 
@@ -197,7 +129,7 @@ fn w18_invariant_2_a_handover_that_was_killed_is_not_done_or_completed() {
         old.start();
         if durable {
             farm.led_by(1);
-            wait_leads(&farm, 1);
+            farm.wait_leads(1);
         }
         let status = farm.wait_equal();
         assert_eq!(status.manager.as_str(), if durable { "member1" } else { "manager" }, "killed at {point}");

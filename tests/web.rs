@@ -4,12 +4,15 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use crate::farm::{DEADLINE, Farm, free_port, wait_for};
+use crate::{
+    balancers::nginx_program,
+    farm::{DEADLINE, Farm, free_port, wait_for},
+};
 
 /// An nginx of our own: an ordinary child process, everything below one directory.
 struct Nginx {
@@ -23,7 +26,7 @@ impl Nginx {
         let address = format!("127.0.0.1:{}", free_port());
         let config = home.join("nginx.conf");
         fs::write(&config, configuration(home, document_root, &address)).expect("nginx's configuration");
-        let process = Command::new(program())
+        let process = Command::new(nginx_program())
             .arg("-c")
             .arg(&config)
             .arg("-p")
@@ -59,12 +62,6 @@ impl Drop for Nginx {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Debian has it where users who are not root have no path to.
-fn program() -> PathBuf {
-    let debian = Path::new("/usr/sbin/nginx");
-    if debian.exists() { debian.to_owned() } else { PathBuf::from("nginx") }
 }
 
 fn configuration(home: &Path, document_root: &Path, address: &str) -> String {

@@ -7,6 +7,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use bellwether_manager::balancer::Local;
 use bellwether_proto::{
     limits,
     name::{ServerName, SetName},
@@ -14,6 +15,7 @@ use bellwether_proto::{
 
 use crate::common::Common;
 
+mod balancers;
 mod file;
 
 pub use file::to_toml;
@@ -40,6 +42,9 @@ pub struct Flags {
     /// Readiness, metrics and the page [default: 127.0.0.1:7441]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub http: Option<String>,
+    /// HAProxy's agent-check protocol [default: not at all]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub agent_check: Option<String>,
     /// A config set and its directory here, again for each; replaces those of the file
     #[arg(long, value_name = "NAME=PATH")]
     pub set: Vec<String>,
@@ -82,6 +87,10 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The sets, sorted by name.
     pub sets: Vec<SetConfig>,
+    /// Where HAProxy's agent-check protocol is answered, if at all.
+    pub agent_check: Option<SocketAddr>,
+    /// Balancers that are driven from here by files and commands, sorted by name.
+    pub balancers: Vec<Local>,
     /// Where the file is, or would be.
     pub file: PathBuf,
     /// Whether it is there.
@@ -152,7 +161,7 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
     let file_exists = file.is_some();
     let file = file.unwrap_or_default();
     let pick = |flag: &Option<String>, key: &'static str, in_file: &Option<String>| {
-        let from_flag = flag.clone().map(|text| Written { text, key: format!("--{key}") });
+        let from_flag = flag.clone().map(|text| Written { text, key: format!("--{}", key.replace('_', "-")) });
         let from_file = || in_file.clone().map(|text| Written { text, key: format!("{}: {key}", path.display()) });
         from_flag.or_else(from_file)
     };
@@ -163,6 +172,8 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
     let listen =
         pick(&flags.listen, "listen", &file.listen).unwrap_or_else(|| default("listen", DEFAULT_LISTEN)).address()?;
     let http = pick(&flags.http, "http", &file.http).unwrap_or_else(|| default("http", DEFAULT_HTTP)).address()?;
+    let agent_check = pick(&flags.agent_check, "agent_check", &file.agent_check);
+    let agent_check = agent_check.map(|written| written.address()).transpose()?;
     let advertise = match pick(&flags.advertise, "advertise", &file.advertise) {
         Some(written) => check_host_port(&written.text).map_err(|what| written.wrong(what))?,
         None if listen.port() == 0 => {
@@ -172,8 +183,21 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
     };
     let Places { admin_socket, state_dir } = places_of(common, &path, &file)?;
     let sets = sets(&path, &file, flags)?;
+    let balancers = balancers::read(&path, &file.balancer)?;
     check_places(&sets, &state_dir, file_exists.then_some(path.as_path()))?;
-    Ok(Config { name, listen, advertise, http, admin_socket, state_dir, sets, file: path, file_exists })
+    Ok(Config {
+        name,
+        listen,
+        advertise,
+        http,
+        admin_socket,
+        state_dir,
+        sets,
+        agent_check,
+        balancers,
+        file: path,
+        file_exists,
+    })
 }
 
 /// Only where the state and the socket are: for commands that need no more.

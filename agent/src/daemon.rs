@@ -88,7 +88,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let (standing_to, standing) = watch::channel(Standing::Changing);
     let (newer, behind) = mpsc::channel(INPUTS);
     let sessions = watch::Sender::new(0);
-    let name = config.name.clone();
+    let (name, seeing) = (config.name.clone(), events.clone());
     let parts = Parts {
         config,
         layout: layout.clone(),
@@ -103,8 +103,18 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
     let (stop_to, peers_to) = (stop.clone(), peers.clone());
-    let agent =
-        Arc::new(Agent { name, record, standing, peers, seen, farm: farm.clone(), folded, stop: stop_to, leaving });
+    let agent = Arc::new(Agent {
+        name,
+        record,
+        standing,
+        peers,
+        seen,
+        events: seeing,
+        farm: farm.clone(),
+        folded,
+        stop: stop_to,
+        leaving,
+    });
 
     let (hints_to, hints) = mpsc::channel(INPUTS);
     let running = tokio::spawn(roles.run(stop.subscribe()));

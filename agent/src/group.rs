@@ -72,6 +72,13 @@ impl GroupRecord {
         chain::manager_of(&chain, &self.current(), epoch)
     }
 
+    /// Who signed the record that ended that epoch, as far as it is known here.
+    pub(crate) fn ended_by(&self, epoch: Epoch) -> Option<PublicKey> {
+        let (chain, current) = (self.locked(), self.current());
+        let mut later = chain.iter().chain([&*current]);
+        later.find(|record| record.record().version.epoch > epoch).map(SignedRecord::signer)
+    }
+
     /// Whether the record in force makes this server the manager.
     pub(crate) fn is_led_here(&self) -> bool {
         self.current().record().manager().key == self.own_key

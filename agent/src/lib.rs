@@ -25,5 +25,6 @@ mod role;
 mod seen;
 mod services;
 pub mod socket;
+mod takeover;
 pub mod tls;
 mod transport;

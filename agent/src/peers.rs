@@ -6,16 +6,18 @@
 //! [`Peers::tell`], which waits for a record that this server signed for another one.
 
 use std::{
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
 };
 
 use bellwether_proto::{
+    Malformed,
     key::KeyPair,
     limits,
     name::ServerName,
-    record::{Server, SignedRecord, Version},
+    record::{Record, Server, SignedRecord, Version},
     revision::{Epoch, SignedHeader},
     v1::{self, group_client::GroupClient},
 };
@@ -26,7 +28,7 @@ use tokio::{
 };
 use tonic::{Streaming, transport::Channel};
 
-use crate::{error::chain, group::GroupRecord, seen::Seen, tls};
+use crate::{error::chain, group::GroupRecord, seen::Seen, takeover::Answer, tls};
 
 /// How long one server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -34,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const BEFORE_LEADING: Duration = Duration::from_secs(1);
 /// How many are asked at a time when nobody in particular is meant.
 const SOME: usize = 3;
+/// Headers of a survey's answer that are looked at.
+const HEADERS: usize = 64;
 /// Of silence, until others are asked: at first, and at most.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// Others are not asked more often than that, whatever hints come.
@@ -137,6 +141,43 @@ impl Peers {
     pub(crate) async fn ask_before_leading(self: &Arc<Self>) {
         // A timeout: it leads; whoever knows better refuses it, and is asked then.
         let _ = timeout(BEFORE_LEADING, self.ask_all(self.others())).await;
+    }
+
+    /// Asks all others for newer records, and waits for those that answer.
+    pub(crate) async fn ask_everybody(self: &Arc<Self>) {
+        // A timeout: who answers so slowly is named by the survey.
+        let _ = timeout(PATIENCE, self.ask_all(self.others())).await;
+    }
+
+    /// What every other server says of itself, or why it says nothing.
+    pub(crate) async fn survey(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, String>> {
+        let mut asking = JoinSet::new();
+        for server in self.others() {
+            let peers = self.clone();
+            asking.spawn(async move {
+                let answer = timeout(PATIENCE, peers.survey_one(&server)).await;
+                (server.name, answer.unwrap_or_else(|_| Err("no answer".to_owned())))
+            });
+        }
+        asking.join_all().await.into_iter().collect()
+    }
+
+    async fn survey_one(&self, server: &Server) -> Result<Answer, String> {
+        let mut client = self.dial(server).await?;
+        let reply = client.survey(v1::SurveyRequest {}).await.map_err(|status| status.message().to_owned())?;
+        let v1::SurveyReply { epoch, version, at, seen, follows, leads } = reply.into_inner();
+        let header = |wire| SignedHeader::from_wire(wire).map_err(|e| e.to_string());
+        let record = Version { epoch: Epoch(epoch), version };
+        let seen = seen.into_iter().take(HEADERS).map(header).collect::<Result<_, _>>()?;
+        Ok(Answer { record, at: at.map(header).transpose()?, seen, follows, leads })
+    }
+
+    /// Signs a record of this server's making.
+    ///
+    /// # Errors
+    /// It breaks a rule of records.
+    pub(crate) fn sign(&self, record: Record) -> Result<SignedRecord, Malformed> {
+        SignedRecord::sign(record, &self.key)
     }
 
     /// Asks whom hints name, and some others while `sessions` says that no manager talks to this server.

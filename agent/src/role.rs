@@ -215,6 +215,7 @@ impl Roles {
             newer: newer.clone(),
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
+            balancers: bellwether_manager::balancer::Locals::new(config.balancers.iter().cloned()),
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.
@@ -238,11 +239,31 @@ impl Roles {
             seen: seen.clone(),
         };
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
+        self.tell_superseded();
         let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
         let thread = tokio::task::spawn_blocking(move || member.run(received));
         let link = ManagerLink::new(key.clone(), record.clone(), tree);
         let following = Following { link, inputs: inputs.clone(), stop, sessions: sessions.clone() };
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))
+    }
+
+    /// Says here, too, that this server led and another one took over without it (W26).
+    fn tell_superseded(&self) {
+        let Parts { config, key, record, events, seen, .. } = &self.parts;
+        let Some(at) = seen.at() else { return };
+        let (epoch, own) = (at.number().epoch, key.public());
+        if !at.signed_by(&own) || record.ended_by(epoch).is_none_or(|signer| signer == own) {
+            return;
+        }
+        let current = record.current();
+        let manager = &current.record().manager().name;
+        let reason = format!(
+            "this server was the manager of epoch {epoch}, {manager} is that of {} now; what is here and {manager} lacks is \
+             kept as a recovery point when it takes this server back (there: bellwether server enable {}, or add)",
+            current.record().version.epoch,
+            config.name
+        );
+        let _ = events.send(Event::Fenced { server: config.name.clone(), conflict: false, reason });
     }
 
     /// Ends the role; waits for its tasks, for the member's thread at most so long.

@@ -192,6 +192,7 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         address: form.address.clone(),
         role: Role::Manager,
         candidate: true,
+        backends: Vec::new(),
     };
     let policy = Policy { codec: form.codec, ..Policy::new(sets) };
     let record = Record {

@@ -4,9 +4,10 @@
 
 use bellwether_proto::{
     Malformed,
+    balancer::{self, Balancer},
     key::PublicKey,
     limits,
-    name::{ServerName, SetName},
+    name::{BalancerName, ServerName, SetName},
     record::{Codec, Edit, Publish, Record, Role, Server, SetRules, SignedRecord},
     v1,
 };
@@ -133,8 +134,14 @@ pub fn enter(
     if record.servers.len() >= limits::SERVERS {
         return Err(GroupRefused::Full);
     }
-    let server =
-        Server { name: name.clone(), key: *key, address: address.to_owned(), role: Role::Member, candidate: true };
+    let server = Server {
+        name: name.clone(),
+        key: *key,
+        address: address.to_owned(),
+        role: Role::Member,
+        candidate: true,
+        backends: Vec::new(),
+    };
     Ok(Some(next(held, by, format!("join {name} at {address}"), |record| {
         record.removed.retain(|s| s.key != *key);
         place(&mut record.servers, server);
@@ -230,6 +237,14 @@ pub struct PolicyChange {
     pub exclude: Patterns,
     /// Patterns to add, or to be the only ones.
     pub local: Patterns,
+    /// Balancers to add, or to put in the place of those of the same name.
+    pub balancers: Vec<Balancer>,
+    /// Balancers that go.
+    pub no_balancers: Vec<BalancerName>,
+    /// So many servers at the least take traffic while others are drained.
+    pub min_serving: Option<u32>,
+    /// In seconds.
+    pub drain_timeout_s: Option<u64>,
 }
 
 /// Patterns to add to those there are, or to take their place.
@@ -277,6 +292,10 @@ impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
             set,
             exclude: Patterns { list: wire.exclude, replace: wire.replace_exclude },
             local: Patterns { list: wire.local, replace: wire.replace_local },
+            balancers: wire.balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            no_balancers: wire.no_balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            min_serving: wire.min_serving,
+            drain_timeout_s: wire.drain_timeout_s,
         })
     }
 }
@@ -296,7 +315,14 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     if let Some(ms) = change.quiet_max_ms.filter(|ms| !(5..=60_000).contains(ms)) {
         return Err(Malformed::new(format!("a quiet time of {ms} ms; it may be 5 to 60,000")).into());
     }
+    if let Some(s) = change.drain_timeout_s.filter(|s| *s > limits::DRAIN_TIMEOUT) {
+        let what = format!("{s} s for sessions to end; it may be {} at most", limits::DRAIN_TIMEOUT);
+        return Err(Malformed::new(what).into());
+    }
     let mut policy = now.clone();
+    policy.min_serving = change.min_serving.unwrap_or(policy.min_serving);
+    policy.drain_timeout_s = change.drain_timeout_s.unwrap_or(policy.drain_timeout_s);
+    set_balancers(&mut policy.balancers, change)?;
     policy.publish = change.publish.unwrap_or(policy.publish);
     policy.codec = change.codec.unwrap_or(policy.codec);
     policy.quiet_max_ms = change.quiet_max_ms.unwrap_or(policy.quiet_max_ms);
@@ -304,6 +330,14 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
         set_rules(rules, change);
     }
     Ok((policy != *now).then(|| next(held, by, "group set".to_owned(), |record| record.policy = policy)))
+}
+
+fn set_balancers(there: &mut Vec<Balancer>, change: &PolicyChange) -> Result<(), Malformed> {
+    let goes = |name: &BalancerName| change.no_balancers.contains(name);
+    there.retain(|balancer| !goes(&balancer.name) && change.balancers.iter().all(|new| new.name != balancer.name));
+    there.extend(change.balancers.iter().cloned());
+    there.sort_by(|a, b| a.name.cmp(&b.name));
+    balancer::check(there)
 }
 
 fn set_rules(rules: &mut SetRules, change: &PolicyChange) {

@@ -9,9 +9,11 @@
 //!                     └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
 //! ```
 //!
-//! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`].
+//! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
+//! [`balancer::rules`].
 
 mod backoff;
+pub mod balancer;
 mod change;
 pub mod dirty;
 mod epoch;
@@ -69,6 +71,7 @@ pub use shared::{EditError, SaveError, Timings};
 pub use start::{Setup, StartError};
 
 use crate::{
+    balancer::{Balancers, Locals},
     group::{By, GroupRefused, PolicyChange},
     lane::Control,
     lanes::ToLanes,
@@ -125,6 +128,7 @@ struct Inner {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     lanes: mpsc::Sender<ToLanes>,
+    balancers: Locals,
     tokens: Mutex<Tokens>,
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
 }
@@ -154,6 +158,11 @@ impl Manager {
         let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let all: Vec<_> = history.all().map(|stored| &stored.header).collect();
         all[all.len().saturating_sub(count)..].iter().map(|header| (*header).clone()).collect()
+    }
+
+    /// Whether the head descends from that revision, as far as the history goes back.
+    pub fn leads_from(&self, at: bellwether_proto::revision::RevisionId) -> bool {
+        self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).leads_from(at)
     }
 
     /// The head revision's tree.
@@ -245,6 +254,11 @@ impl Manager {
         dry_run: bool,
     ) -> Result<Arc<SignedRecord>, EditError> {
         self.inner.shared.edit(|held| rule(held).map(|next| next.filter(|_| !dry_run))).await
+    }
+
+    /// The group's balancers, as the record in force names them and this machine reaches them.
+    pub fn balancers(&self) -> Balancers {
+        Balancers::new(self.record().record(), &self.inner.balancers)
     }
 
     /// The servers that have not taken the record in force, after a second at most.

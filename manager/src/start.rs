@@ -24,6 +24,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
     Dial, Inner, Manager, SaveRecord,
+    balancer::Locals,
     dirty::Dirty,
     epoch,
     head::Head,
@@ -68,6 +69,8 @@ pub struct Setup {
     pub save_record: SaveRecord,
     /// Intervals and patience.
     pub timings: Timings,
+    /// What this machine's agent.toml says of balancers.
+    pub balancers: Locals,
 }
 
 /// Why the manager does not start. Nothing was changed.
@@ -128,8 +131,22 @@ impl Manager {
     /// # Errors
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
-        let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, save_record, timings } =
-            setup;
+        let Setup {
+            name,
+            key,
+            sets,
+            state,
+            record,
+            chain,
+            at,
+            incarnation,
+            dial,
+            events,
+            newer,
+            save_record,
+            timings,
+            balancers,
+        } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
@@ -143,7 +160,7 @@ impl Manager {
         let begun = shared.clone();
         tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
-        Ok(run(shared, tokens, known, believed, shutdown))
+        Ok(run(shared, tokens, balancers, known, believed, shutdown))
     }
 }
 
@@ -188,7 +205,14 @@ fn tell(shared: &Shared) {
     shared.see(Event::Head { number: header.number, time_ms: header.time_ms, message });
 }
 
-fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdown: watch::Receiver<bool>) -> Manager {
+fn run(
+    shared: Arc<Shared>,
+    tokens: Tokens,
+    balancers: Locals,
+    known: Tree,
+    believed: bool,
+    shutdown: watch::Receiver<bool>,
+) -> Manager {
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
     let (mode, watched) = watch::channel(Mode::Starting);
@@ -211,5 +235,6 @@ fn run(shared: Arc<Shared>, tokens: Tokens, known: Tree, believed: bool, shutdow
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
         ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
     ];
-    Manager { inner: Arc::new(Inner { shared, commands, lanes, tokens: Mutex::new(tokens), tasks: Mutex::new(tasks) }) }
+    let (tokens, tasks) = (Mutex::new(tokens), Mutex::new(tasks));
+    Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, tokens, tasks }) }
 }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 
 /// Every state, as it is named in the `state` label (the same words as in `status --json`).
-const STATES: [(State, &str); 10] = [
+const STATES: [(State, &str); 12] = [
     (State::AwaitingSync, "awaiting_sync"),
     (State::InSync, "in_sync"),
     (State::Syncing, "syncing"),
@@ -15,6 +15,8 @@ const STATES: [(State, &str); 10] = [
     (State::Drifted, "drifted"),
     (State::Error, "error"),
     (State::Unreachable, "unreachable"),
+    (State::Superseded, "superseded"),
+    (State::Conflict, "conflict"),
     (State::Unknown, "unknown"),
 ];
 

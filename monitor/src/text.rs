@@ -108,7 +108,7 @@ pub(crate) fn colour(state: State) -> u8 {
     match state {
         State::InSync => 32,
         State::AwaitingSync | State::Syncing | State::Updating | State::Drifted => 33,
-        State::Refused | State::Error | State::Unreachable => 31,
+        State::Refused | State::Error | State::Superseded | State::Conflict | State::Unreachable => 31,
         State::Disabled | State::Unknown => 90,
     }
 }

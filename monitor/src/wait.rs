@@ -75,7 +75,7 @@ fn way(server: &ServerStatus, head: Number) -> Way {
             Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
         State::Unreachable | State::Unknown => Way::Coming(why()),
-        State::Refused | State::Error | State::Drifted => Way::Stuck(why()),
+        State::Refused | State::Error | State::Superseded | State::Conflict | State::Drifted => Way::Stuck(why()),
         State::Disabled => Way::Stuck(format!("disabled, sent nothing: `bellwether server enable {}`", server.name)),
     }
 }

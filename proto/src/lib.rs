@@ -4,6 +4,7 @@
 //! value of a domain type is well-formed, whoever sent it.
 
 pub mod admission;
+pub mod balancer;
 pub mod entry;
 pub mod hash;
 pub mod key;

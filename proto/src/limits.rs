@@ -40,3 +40,9 @@ pub const WANT: usize = 100_000;
 pub const SETS: usize = 256;
 /// Servers of a group.
 pub const SERVERS: usize = 4_096;
+/// Load balancers of a group.
+pub const BALANCERS: usize = 32;
+/// Backends of one balancer that are named; places of one server at balancers.
+pub const BACKENDS: usize = 256;
+/// Seconds that sessions may be given to end when a server is drained: a day.
+pub const DRAIN_TIMEOUT: u64 = 24 * 3_600;

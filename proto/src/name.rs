@@ -1,4 +1,4 @@
-//! Names of servers and sets: short, safe in a path, a table and a shell.
+//! Names of servers, sets and balancers: short, safe in a path, a table and a shell.
 
 use std::{fmt, str::FromStr};
 
@@ -67,4 +67,9 @@ name!(
     /// The name of a config set, the same on every server.
     SetName,
     "set"
+);
+name!(
+    /// The name of a load balancer in its group.
+    BalancerName,
+    "balancer"
 );

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Malformed,
+    balancer::{self, Balancer, Traffic},
     hash::Hash,
     key::{KeyPair, PublicKey},
     limits,
@@ -47,6 +48,18 @@ pub struct Server {
     pub role: Role,
     /// Whether it may become manager.
     pub candidate: bool,
+    /// Where balancers have it ([`Traffic`]): as `BACKEND/SERVER`; none: wherever a server has its name.
+    pub backends: Vec<String>,
+}
+
+impl Server {
+    /// Where it takes traffic.
+    ///
+    /// # Errors
+    /// Not in a record that was checked.
+    pub fn traffic(&self) -> Result<Traffic, Malformed> {
+        Traffic::parse(&self.backends)
+    }
 }
 
 /// Whether an edit is published by itself.
@@ -184,12 +197,27 @@ pub struct Policy {
     pub quiet_max_ms: u64,
     /// The sets, sorted by name.
     pub sets: Vec<SetRules>,
+    /// The load balancers, sorted by name.
+    pub balancers: Vec<Balancer>,
+    /// So many servers at the least take traffic while others are drained (W23).
+    pub min_serving: u32,
+    /// How long sessions are given to end when a server is drained, in seconds.
+    pub drain_timeout_s: u64,
 }
 
 impl Policy {
-    /// The policy that a group with these sets begins with.
+    /// What a group of these sets begins with.
     pub fn new(sets: Vec<SetRules>) -> Self {
-        Self { publish: Publish::default(), paused: false, codec: Codec::default(), quiet_max_ms: 500, sets }
+        Self {
+            publish: Publish::Auto,
+            paused: false,
+            codec: Codec::default(),
+            quiet_max_ms: 500,
+            sets,
+            balancers: Vec::new(),
+            min_serving: 1,
+            drain_timeout_s: 300,
+        }
     }
 }
 
@@ -286,7 +314,8 @@ impl Record {
         if !keys.is_sorted_by(|a, b| a < b) {
             return wrong("in which two servers have one key");
         }
-        Ok(())
+        self.servers.iter().chain(&self.removed).try_for_each(|server| server.traffic().map(drop))?;
+        balancer::check(&self.policy.balancers)
     }
 }
 

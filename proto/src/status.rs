@@ -30,6 +30,10 @@ pub enum State {
     Error,
     /// Does not answer.
     Unreachable,
+    /// It was the manager, has come back, and is refused (W26).
+    Superseded,
+    /// Two managers in one epoch: it is the other one, or follows it.
+    Conflict,
     /// Not asked yet.
     Unknown,
 }
@@ -47,6 +51,8 @@ impl State {
             Self::Drifted => "drifted",
             Self::Error => "error",
             Self::Unreachable => "unreachable",
+            Self::Superseded => "superseded",
+            Self::Conflict => "conflict",
             Self::Unknown => "unknown",
         }
     }
@@ -183,6 +189,15 @@ pub enum Event {
     Unpublished(Option<String>),
     /// The sets as last scanned at the manager.
     Sets(Vec<SetStatus>),
+    /// A server does not take this manager, or came back as one: shown until it is reached again.
+    Fenced {
+        /// Which.
+        server: ServerName,
+        /// Two managers in one epoch; otherwise it was superseded.
+        conflict: bool,
+        /// What happened, and what to do.
+        reason: String,
+    },
     /// One server.
     Server(ServerName, Observation),
 }

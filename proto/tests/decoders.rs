@@ -4,7 +4,7 @@
 use bellwether_proto::{
     entry::{Entry, EntryPath, Owners},
     key::KeyPair,
-    record::{FORMAT, Policy, Publish, Record, Role, Server, SetRules, SignedRecord, Version},
+    record::{FORMAT, Policy, Record, Role, Server, SetRules, SignedRecord, Version},
     revision::{Epoch, SignedHeader},
     token::Token,
     v1,
@@ -23,6 +23,7 @@ fn record(key: &KeyPair) -> Record {
         address: format!("{name}.example:7440"),
         role,
         candidate: true,
+        backends: Vec::new(),
     };
     Record {
         format: FORMAT,
@@ -34,11 +35,8 @@ fn record(key: &KeyPair) -> Record {
         ],
         removed: Vec::new(),
         policy: Policy {
-            publish: Publish::Auto,
-            paused: false,
             codec: "deflate:6".parse().expect("a codec"),
-            quiet_max_ms: 500,
-            sets: vec![SetRules::new("nginx".parse().expect("a name"))],
+            ..Policy::new(vec![SetRules::new("nginx".parse().expect("a name"))])
         },
         log: Vec::new(),
         previous: None,

@@ -1,5 +1,6 @@
 //! A farm of real agents on loopback: each server has its own directory, ports and processes, gone with the farm.
 
+mod balancer;
 pub(crate) mod compare;
 mod ports;
 mod program;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 use tempfile::TempDir;
 
+pub(crate) use balancer::Balancer;
 pub(crate) use ports::free as free_port;
 pub(crate) use program::{Output, bellwether, run, run_with_input};
 pub(crate) use server::Server;
@@ -136,6 +138,17 @@ impl Farm {
     /// The farm as the manager knows it.
     pub(crate) fn status(&self) -> FarmStatus {
         self.manager().status().expect("the manager's status")
+    }
+
+    /// Waits until server `index` takes itself for the manager, in an epoch above the first.
+    pub(crate) fn wait_leads(&self, index: usize) -> FarmStatus {
+        let server = &self.servers[index];
+        wait_for(&format!("{} leading", server.name), DEADLINE, || {
+            let status = server.status()?;
+            let own = status.observer == status.manager && status.observer.as_str() == server.name;
+            let leads = own && status.head.is_some_and(|head| head.epoch.0 > 1);
+            if leads { Ok(status) } else { Err(summary(&status)) }
+        })
     }
 
     /// What the manager knows of one server.

@@ -2,8 +2,11 @@
 
 use std::{
     fs::{self, File},
+    io::{Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use bellwether_proto::status::FarmStatus;
@@ -20,6 +23,16 @@ pub(crate) struct Set {
     pub(crate) path: PathBuf,
 }
 
+/// Asks `/ready` there: the whole answer.
+pub(crate) fn ready(http: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(http)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
 /// A server.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -31,6 +44,8 @@ pub(crate) struct Server {
     pub(crate) listen: String,
     /// Where its agent listens for browsers and balancers.
     pub(crate) http: String,
+    /// Where its agent answers HAProxy's agent checks.
+    pub(crate) agent_check: String,
     /// Its sets.
     pub(crate) sets: Vec<Set>,
     agent: Option<Child>,
@@ -45,7 +60,8 @@ impl Server {
             fs::create_dir_all(&set.path).expect("a set's directory");
         }
         let address = || format!("127.0.0.1:{}", ports::free());
-        Self { name: name.to_owned(), home, listen: address(), http: address(), sets, agent: None }
+        let (listen, http, agent_check) = (address(), address(), address());
+        Self { name: name.to_owned(), home, listen, http, agent_check, sets, agent: None }
     }
 
     /// Where that set is here.
@@ -83,7 +99,7 @@ impl Server {
     fn first_command(&self, name: &str) -> Command {
         let mut command = self.prepared(&[name]);
         command.args(["--name", &self.name, "--listen", &self.listen, "--advertise", &self.listen]);
-        command.args(["--http", &self.http]).arg("--state-dir").arg(self.state());
+        command.args(["--http", &self.http, "--agent-check", &self.agent_check]).arg("--state-dir").arg(self.state());
         command.arg("--admin-socket").arg(self.home.join("admin.sock"));
         for set in &self.sets {
             command.arg("--set").arg(format!("{}={}", set.name, set.path.display()));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bellwether_manager::group::{By, PolicyChange, set_policy};
 use bellwether_proto::{
-    name::SetName,
+    balancer::Balancer,
+    name::{BalancerName, SetName},
     record::{Codec, Policy, Publish, Record},
     v1::SetPolicyRequest,
 };
@@ -64,6 +65,19 @@ struct Settings {
     /// Whether file capabilities travel
     #[arg(long, value_name = "BOOL")]
     allow_capabilities: Option<bool>,
+    /// A load balancer, as lb1=haproxy:unix:/run/haproxy/admin.sock[,backend=NAME], lb1=haproxy:tcp:HOST:PORT,
+    /// NAME=nginx or NAME=command (those two: defined in the agent.toml of the manager and every candidate); again for each
+    #[arg(long, value_name = "NAME=KIND")]
+    balancer: Vec<Balancer>,
+    /// Forget this load balancer; again for each
+    #[arg(long, value_name = "NAME")]
+    no_balancer: Vec<BalancerName>,
+    /// So many servers at the least take traffic while others are drained
+    #[arg(long, value_name = "N")]
+    min_serving: Option<u32>,
+    /// How long sessions are given to end when a server is drained, as 5m
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    drain_timeout: Option<Duration>,
     /// Show what would change
     #[arg(long)]
     dry_run: bool,
@@ -116,6 +130,9 @@ fn settings(policy: &Policy) -> Vec<String> {
         format!("codec    {}", policy.codec),
         format!("quiet    at most {}", duration::format(Duration::from_millis(policy.quiet_max_ms))),
     ];
+    let drained = duration::format(Duration::from_secs(policy.drain_timeout_s));
+    lines.push(format!("drain    sessions have {drained} to end; at least {} go on serving", policy.min_serving));
+    lines.extend(policy.balancers.iter().map(|balancer| format!("balancer {balancer}")));
     for rules in &policy.sets {
         lines.push(format!("set      {}", rules.name));
         let patterns = [("exclude", &rules.exclude), ("local", &rules.local)];
@@ -171,7 +188,18 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         replace_local: settings.replace && !settings.local.is_empty(),
         local,
         author: author(),
+        balancers: settings.balancer.iter().map(ToString::to_string).collect(),
+        no_balancers: settings.no_balancer.iter().map(ToString::to_string).collect(),
+        min_serving: settings.min_serving,
+        drain_timeout_s: settings.drain_timeout.map(whole_seconds).transpose()?,
     })
+}
+
+fn whole_seconds(time: Duration) -> Result<u64, CommandError> {
+    if time.subsec_nanos() == 0 {
+        return Ok(time.as_secs());
+    }
+    Err(CommandError::new(Kind::Usage, format!("--drain-timeout {}: it is in whole seconds", duration::format(time))))
 }
 
 /// Shows the settings that would come of it, by the manager's own rules.
@@ -226,6 +254,17 @@ mod tests {
         );
         let request = parse("--exclude nginx= --replace").expect("removes all");
         assert_eq!((request.exclude.len(), request.replace_exclude, request.replace_local), (0, true, false));
+    }
+
+    #[test]
+    fn balancers_are_named_and_times_are_in_seconds() {
+        let line =
+            "--balancer lb1=haproxy:unix:/run/h.sock,backend=app --no-balancer lb2 --min-serving 2 --drain-timeout 5m";
+        let request = parse(line).expect("right");
+        assert_eq!(request.balancers, ["lb1=haproxy:unix:/run/h.sock,backend=app"]);
+        assert_eq!((request.no_balancers.as_slice(), request.min_serving), (&["lb2".to_owned()][..], Some(2)));
+        assert_eq!(request.drain_timeout_s, Some(300));
+        assert_eq!(parse("--drain-timeout 1500ms").expect_err("not whole").kind, Kind::Usage);
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     if args.dry_run || args.take_over {
         let plan =
             common.in_time(client.promote(PromoteRequest { dry_run: true, ..request.clone() })).await?.into_inner();
+        if plan.leads && plan.next.is_empty() {
+            output::show(common.json, &document(&plan, "next"), |_| done(&plan));
+            return Ok(());
+        }
         if args.dry_run {
             output::show(common.json, &document(&plan, "plan"), |_| told(&plan, "would"));
             return Ok(());

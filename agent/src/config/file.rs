@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, DEFAULT_FILE};
+use super::{
+    Config, ConfigError, DEFAULT_FILE,
+    balancers::{self, Balancer},
+};
 use crate::common::Common;
 
 /// The keys of the file, not yet checked.
@@ -26,8 +29,12 @@ pub(super) struct File {
     pub(super) admin_socket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state_dir: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) agent_check: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) set: Vec<Set>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) balancer: Vec<Balancer>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +93,8 @@ pub fn to_toml(config: &Config) -> String {
             .iter()
             .map(|set| Set { name: set.name.to_string(), path: text(&set.path), local: set.local.clone() })
             .collect(),
+        agent_check: config.agent_check.map(|address| address.to_string()),
+        balancer: config.balancers.iter().map(balancers::written).collect(),
     };
     toml::to_string(&file).expect("strings and lists of them have a TOML form")
 }

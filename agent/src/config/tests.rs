@@ -141,3 +141,50 @@ fn the_file_is_never_part_of_a_set() {
     let error = load(&common(&file), &flags).expect_err("it holds the file").to_string();
     assert!(error.contains("holds this agent's own"), "{error}");
 }
+
+const BALANCERS: &str = r#"
+    name = "web1"
+    advertise = "web1.example:7440"
+    agent_check = "127.0.0.1:7442"
+
+    [[balancer]]
+    name = "f5"
+    kind = "command"
+    command = "/usr/local/sbin/f5-member"
+    timeout = "90s"
+
+    [[balancer]]
+    name = "edge"
+    kind = "nginx"
+    file = "/etc/nginx/upstreams/app.conf"
+"#;
+
+#[test]
+fn balancers_are_files_and_commands_of_this_machine() {
+    let config = load_text(BALANCERS, &Flags::default()).expect("it is right");
+    assert_eq!(config.agent_check, Some("127.0.0.1:7442".parse().unwrap()));
+    let names: Vec<_> = config.balancers.iter().map(|local| local.name.as_str()).collect();
+    assert_eq!(names, ["edge", "f5"]);
+    let again = load_text(&to_toml(&config), &Flags::default()).expect("what was written is right");
+    assert_eq!(again, Config { file: again.file.clone(), ..config });
+}
+
+#[test]
+fn a_balancer_that_cannot_be_is_refused() {
+    for (from, to) in [
+        ("\"edge\"", "\"f5\""),
+        ("\"edge\"", "\"-\""),
+        ("kind = \"nginx\"", "kind = \"haproxy\""),
+        ("kind = \"nginx\"", "kind = \"apache\""),
+        ("kind = \"nginx\"", "kind = \"command\""),
+        ("file = \"/etc/nginx/upstreams/app.conf\"", ""),
+        ("file = \"/etc", "file = \"etc"),
+        ("command = \"/usr/local/sbin/f5-member\"", ""),
+        ("\"90s\"", "\"soon\""),
+        ("timeout", "timeouts"),
+    ] {
+        let text = BALANCERS.replace(from, to);
+        assert_ne!(text, BALANCERS, "{from}");
+        load_text(&text, &Flags::default()).expect_err(to);
+    }
+}

@@ -53,7 +53,7 @@ pub(crate) use self::{
     recovery::recover,
     session::{PushService, not_taken},
 };
-use crate::{group::GroupRecord, layout::Layout, seen::Seen};
+use crate::{group::GroupRecord, layout::Layout, seen::Seen, takeover::Account};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
@@ -68,6 +68,8 @@ pub(crate) enum Input {
     Closed { session: u64 },
     /// Something changed in the sets.
     Dirty(Look),
+    /// What this server holds is asked for, before it takes over.
+    Account(oneshot::Sender<Account>),
     /// The role ends.
     End,
 }
@@ -211,11 +213,22 @@ impl Member {
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.dirty(&look),
+                Input::Account(answer) => drop(answer.send(self.account())),
                 Input::End => break,
             }
         }
         self.closed();
         self.sets.save_index(&self.layout);
+    }
+
+    /// What the sets hold, looked at now.
+    fn account(&mut self) -> Account {
+        self.dirty(&Look::Stats);
+        Account {
+            at: self.position.at.clone(),
+            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()),
+            drift: (self.drift.entries, self.drift.paths.clone()),
+        }
     }
 
     fn is_current(&self, session: u64) -> bool {

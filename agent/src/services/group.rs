@@ -18,7 +18,7 @@ use crate::{member::not_taken, peers, role::Standing, tls};
 /// How long a server may take to bring its records.
 const TELLING: Duration = Duration::from_secs(10);
 /// Revisions that a survey names.
-const SURVEYED: usize = 64;
+pub(super) const SURVEYED: usize = 64;
 
 /// The service, for connections with mutual TLS.
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
@@ -73,8 +73,12 @@ impl Group for GroupService {
 
     /// Anybody of the group may know the record; a server that was removed may know that it was (see [`super::door`]).
     async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
-        let v1::RecordsRequest { epoch, version, at: _ } = request.into_inner();
+        let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        let v1::RecordsRequest { epoch, version, at } = request.into_inner();
         let from = Version { epoch: Epoch(epoch), version };
+        if let Some(at) = at.and_then(|at| SignedHeader::from_wire(at).ok()) {
+            self.0.look_for_superseded(&key, from, &at);
+        }
         let records = self.0.record.since(from);
         let records = records.iter().map(|record| Ok(record.to_wire())).collect::<Vec<_>>();
         Ok(Response::new(Box::pin(tokio_stream::iter(records))))

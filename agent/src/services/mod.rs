@@ -13,7 +13,14 @@ use std::{
 };
 
 use bellwether_manager::Manager;
-use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, revision::Epoch, status::FarmStatus, v1};
+use bellwether_proto::{
+    key::PublicKey,
+    name::ServerName,
+    record::{Role, Version},
+    revision::{Epoch, SignedHeader},
+    status::{Event, FarmStatus},
+    v1,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -30,6 +37,7 @@ pub(crate) struct Agent {
     pub(crate) standing: watch::Receiver<Standing>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) seen: Arc<Seen>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
@@ -117,6 +125,36 @@ impl Agent {
             Some(server) => Err(Status::permission_denied(format!("{} is disabled in the group", server.name))),
             None => Err(not_of_the_group(&key)),
         }
+    }
+
+    /// A server that asks for newer records says what it holds: at the manager, one that led before shows (W26).
+    pub(crate) fn look_for_superseded(&self, key: &PublicKey, from: Version, at: &SignedHeader) {
+        let Standing::Manager(manager) = self.standing() else { return };
+        let current = self.record.current();
+        let Some(server) = current.record().by_key(key) else { return };
+        let led = at.header().manager == server.name && at.signed_by(&server.key);
+        let (epoch, holds) = (current.record().version.epoch, at.number());
+        if !led || server.role == Role::Manager {
+            return;
+        }
+        let name = &server.name;
+        let what = if !manager.leads_from(at.id()) {
+            format!(
+                "it holds {holds}, which was never taken over here; once it is synced, that is kept there as a recovery point"
+            )
+        } else if from.epoch < epoch {
+            format!("it holds {holds}, which this manager has")
+        } else {
+            return;
+        };
+        let back = if server.role == Role::Disabled {
+            format!("; to bring it back: bellwether server enable {name}")
+        } else {
+            String::new()
+        };
+        let reason =
+            format!("it came back as the manager of epoch {}, and is refused: {what}{back}", at.number().epoch);
+        let _ = self.events.send(Event::Fenced { server: name.clone(), conflict: false, reason });
     }
 
     /// The farm as this server knows it, as JSON.

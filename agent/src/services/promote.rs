@@ -2,17 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bellwether_manager::{Leave, roles};
+use bellwether_manager::{Leave, SaveError, roles};
 use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, SignedRecord},
+    revision::Epoch,
     v1::{PromoteReply, PromoteRequest},
 };
-use tokio::time::timeout;
+use bellwether_store::failpoint;
+use tokio::{sync::oneshot, time::timeout};
 use tonic::Status;
 
-use super::{Agent, refusal::refusal};
-use crate::clock::now_ms;
+use super::{Agent, group::SURVEYED, refusal::refusal};
+use crate::{
+    clock::now_ms,
+    member::Input,
+    role::Standing,
+    takeover::{Account, Findings, Insists, Survey},
+};
 
 /// How long the new manager is waited for after the record is durable.
 const TAKE_UP: Duration = Duration::from_secs(15);
@@ -22,7 +29,7 @@ const TAKE_UP: Duration = Duration::from_secs(15);
 /// # Errors
 /// Refused, or failed; until the record is durable nothing was changed.
 pub(super) async fn promote(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
-    hand_over(agent, request).await
+    if request.take_over { take_over(agent, request).await } else { hand_over(agent, request).await }
 }
 
 async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
@@ -50,6 +57,92 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
     }
     let signed = manager.hand_over(&to, leave, &author).await.map_err(refusal)?;
     Ok(reply(agent, &signed, true).await)
+}
+
+/// Asks everybody, judges, and makes this server the manager. The record is durable here before anybody hears of it.
+async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
+    let PromoteRequest { author, dry_run, force, accept, leave, .. } = request;
+    let leave = leave_as(&leave, Leave::Disabled)?;
+    // Whoever answers may know of a takeover that this server has not heard of.
+    agent.peers.ask_everybody().await;
+    let held = agent.record.current();
+    let lost = held.record().manager().name.clone();
+    if agent.record.is_led_here() && !force {
+        return Ok(reply(agent, &held, false).await);
+    }
+    let found = survey(agent, Insists { force, accept }).await?;
+    let by = roles::By { author, time_ms: now_ms() };
+    let own = agent.record.own_key();
+    let next = roles::take_over(&held, &own, leave, Epoch(found.epoch), &by).map_err(refusal)?;
+    let mut answer = if dry_run {
+        let next = steps(agent, &next, &lost, leave);
+        PromoteReply { version: held.record().version.to_string(), next, ..PromoteReply::default() }
+    } else {
+        let signed = agent.peers.sign(next).map_err(|e| Status::internal(e.to_string()))?;
+        let (record, saved) = (agent.record.clone(), signed.clone());
+        let save = move || {
+            record.save(&saved)?;
+            failpoint::hit("takeover.saved");
+            Ok::<_, SaveError>(())
+        };
+        let saved = tokio::task::spawn_blocking(save).await.map_err(|e| Status::internal(e.to_string()))?;
+        saved.map_err(refusal)?;
+        tracing::warn!(record = %signed.record().version, %lost, "this server takes over as the manager");
+        let mut answer = reply(agent, &signed, true).await;
+        answer.next = afterwards(agent, &lost, leave);
+        answer
+    };
+    answer.manager = agent.name.to_string();
+    (answer.findings, answer.lost) = (found.servers, found.lost);
+    Ok(answer)
+}
+
+/// What this server and all that answer have, judged.
+async fn survey(agent: &Arc<Agent>, insists: Insists) -> Result<Findings, Status> {
+    let (account, seen) = match agent.settled().await {
+        Standing::Changing => return Err(super::changing()),
+        Standing::Manager(manager) => {
+            let account = Account { at: Some(manager.head()), ..Account::default() };
+            (account, manager.newest(SURVEYED))
+        }
+        Standing::Member(following) => {
+            let (answer, answered) = oneshot::channel();
+            let asked = async {
+                following.inputs.send(Input::Account(answer)).await.ok()?;
+                answered.await.ok()
+            };
+            let account = timeout(TAKE_UP, asked).await.ok().flatten();
+            let busy = || Status::unavailable("this server is busy with its sets; nothing was changed; try again");
+            (account.ok_or_else(busy)?, agent.seen.newest())
+        }
+    };
+    let others = agent.peers.survey().await;
+    let held = agent.record.current();
+    let survey = Survey { record: held.record(), own: &agent.name, account: &account, seen: &seen, others: &others };
+    survey.judge(insists).map_err(|refused| Status::failed_precondition(refused.to_string()))
+}
+
+fn steps(agent: &Agent, next: &Record, lost: &ServerName, leave: Leave) -> Vec<String> {
+    let (own, epoch) = (&agent.name, next.version.epoch);
+    let mut steps = vec![format!("make {own} the manager of epoch {epoch}, in one record that it signs itself")];
+    if lost != own {
+        steps.push(format!("make {lost}, the manager that is lost, {} in it", becomes(leave)));
+    }
+    steps.push(format!("begin epoch {epoch} with an empty revision; servers with equal content only take that"));
+    steps
+}
+
+fn afterwards(agent: &Agent, lost: &ServerName, leave: Leave) -> Vec<String> {
+    let mut next = vec!["the members are brought to this server's state: bellwether monitor".to_owned()];
+    if *lost != agent.name {
+        let back = if leave == Leave::Removed { "add" } else { "enable" };
+        next.push(format!(
+            "keep {lost} off the network and the load balancer until it is repaired; should it come back \
+             before that, it is refused and keeps its changes as a recovery point"
+        ));
+        next.push(format!("when it is repaired, here: bellwether server {back} {lost}"));
+    }
+    next
 }
 
 /// What the old manager is to be.

@@ -28,15 +28,10 @@ impl Group {
             address: "m:7440".into(),
             role: Role::Manager,
             candidate: true,
+            backends: Vec::new(),
         };
         let sets = ["haproxy", "nginx"].map(|set| SetRules::new(set.parse().unwrap()));
-        let policy = Policy {
-            publish: Publish::Auto,
-            paused: false,
-            codec: Codec::default(),
-            quiet_max_ms: 500,
-            sets: sets.into(),
-        };
+        let policy = Policy::new(sets.into());
         let record = Record {
             format: FORMAT,
             group: GroupId::from([1; 16]),
@@ -196,4 +191,36 @@ fn settings_that_cannot_be_are_refused() {
     let wire = |publish: &str| v1::SetPolicyRequest { publish: Some(publish.into()), ..Default::default() };
     assert!(PolicyChange::try_from(wire("sometimes")).is_err());
     assert_eq!(PolicyChange::try_from(wire("manual")).unwrap().publish, Some(Publish::Manual));
+}
+
+#[test]
+fn balancers_are_added_replaced_and_forgotten() {
+    let mut group = Group::new();
+    let change = |balancers: &[&str], gone: &[&str]| PolicyChange {
+        balancers: balancers.iter().map(|text| text.parse().unwrap()).collect(),
+        no_balancers: gone.iter().map(|text| text.parse().unwrap()).collect(),
+        ..PolicyChange::default()
+    };
+    let listed = |group: &Group| -> Vec<String> {
+        group.held.record().policy.balancers.iter().map(ToString::to_string).collect()
+    };
+    let both = change(&["lb2=command", "lb1=haproxy:unix:/run/h.sock"], &[]);
+    let record = set_policy(&group.held, &both, &by()).unwrap();
+    assert!(group.take(record));
+    assert_eq!(listed(&group), ["lb1=haproxy:unix:/run/h.sock", "lb2=command"]);
+    assert_eq!(set_policy(&group.held, &both, &by()), Ok(None), "it is so already");
+    let record = set_policy(&group.held, &change(&["lb1=nginx"], &["lb2", "lb3"]), &by()).unwrap();
+    assert!(group.take(record));
+    assert_eq!(listed(&group), ["lb1=nginx"]);
+    let twice = change(&["lb5=nginx", "lb5=command"], &[]);
+    assert!(matches!(set_policy(&group.held, &twice, &by()), Err(GroupRefused::Malformed(_))));
+}
+
+#[test]
+fn the_time_for_sessions_to_end_is_bounded() {
+    let group = Group::new();
+    let change = |s| PolicyChange { drain_timeout_s: Some(s), min_serving: Some(2), ..PolicyChange::default() };
+    let record = set_policy(&group.held, &change(86_400), &by()).unwrap().unwrap();
+    assert_eq!((record.policy.drain_timeout_s, record.policy.min_serving), (86_400, 2));
+    assert!(matches!(set_policy(&group.held, &change(86_401), &by()), Err(GroupRefused::Malformed(_))));
 }

@@ -197,8 +197,16 @@ impl Lane {
 
     /// Why the member does not let this manager speak, for people. One that has seen a newer record is asked for it.
     fn turned_away(&self, status: &tonic::Status) -> String {
-        if refusal(status.details()).is_some_and(|refusal| !refusal.conflict) {
-            self.shared.is_behind(&self.server.name);
+        match refusal(status.details()) {
+            Some(v1::RecordRefusal { conflict: true, epoch, version }) => {
+                let reason = format!(
+                    "it holds group record {epoch}.{version} of another manager: two of them took over at once, and the \
+                     servers of each refuse the other; decide which one leads, then there: bellwether promote --self --force"
+                );
+                self.shared.see(Event::Fenced { server: self.server.name.clone(), conflict: true, reason });
+            }
+            Some(_) => self.shared.is_behind(&self.server.name),
+            None => {}
         }
         refused(status)
     }

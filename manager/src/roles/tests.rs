@@ -31,6 +31,7 @@ impl Group {
             address: format!("{}:1", NAMES[at]),
             role: roles[at],
             candidate: at != 1,
+            backends: Vec::new(),
         };
         let record = Record {
             format: FORMAT,

@@ -221,6 +221,7 @@ async fn start(
         newer: mpsc::channel(1).0,
         save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
         timings,
+        balancers: bellwether_manager::balancer::Locals::default(),
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))
 }

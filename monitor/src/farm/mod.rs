@@ -55,6 +55,11 @@ impl Farm {
             Event::Watching(how) => self.watching = how,
             Event::Unpublished(why) => self.unpublished = why,
             Event::Sets(sets) => self.sets = sets,
+            Event::Fenced { server, conflict, reason } => {
+                if let Some(server) = self.servers.get_mut(&server) {
+                    server.fence(conflict, reason);
+                }
+            }
             // A straggler of a server that was removed meanwhile is nobody's.
             Event::Server(name, observation) => {
                 if let Some(server) = self.servers.get_mut(&name) {
@@ -67,9 +72,13 @@ impl Farm {
 
     fn take_record(&mut self, now_ms: u64, record: Arc<Record>) {
         self.servers.retain(|name, _| record.server(name).is_some());
+        let turned = self.record.as_ref().is_some_and(|before| before.manager().key != record.manager().key);
+        if turned {
+            self.unpublished = None;
+        }
         for server in &record.servers {
             match self.servers.get_mut(&server.name) {
-                Some(known) => known.assign(now_ms, server),
+                Some(known) => known.assign(now_ms, server, turned && server.name != self.observer),
                 None => drop(self.servers.insert(server.name.clone(), Known::new(now_ms, server))),
             }
         }

@@ -1,6 +1,6 @@
 use bellwether_proto::{
     key::KeyPair,
-    record::{Codec, Policy, Role, Server, Version},
+    record::{Policy, Role, Server, Version},
     revision::Epoch,
     status::{Observation, Progress, ServerStatus, State},
 };
@@ -22,6 +22,7 @@ fn record(roles: &[(&str, Role)], paused: bool) -> Event {
         address: format!("{server}.example:7440"),
         role: *role,
         candidate: true,
+        backends: Vec::new(),
     };
     Event::Record(Arc::new(Record {
         format: bellwether_proto::record::FORMAT,
@@ -29,7 +30,7 @@ fn record(roles: &[(&str, Role)], paused: bool) -> Event {
         version: Version { epoch: Epoch(1), version: 3 },
         servers: roles.iter().map(server).collect(),
         removed: Vec::new(),
-        policy: Policy { publish: Publish::Auto, paused, codec: Codec::default(), quiet_max_ms: 500, sets: Vec::new() },
+        policy: Policy { paused, ..Policy::new(Vec::new()) },
         log: Vec::new(),
         previous: None,
     }))

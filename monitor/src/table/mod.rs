@@ -25,7 +25,7 @@ impl Look {
 }
 
 /// The order in which states are counted in the summary.
-const STATES: [State; 10] = [
+const STATES: [State; 12] = [
     State::InSync,
     State::Updating,
     State::Syncing,
@@ -33,6 +33,8 @@ const STATES: [State; 10] = [
     State::Drifted,
     State::Refused,
     State::Error,
+    State::Conflict,
+    State::Superseded,
     State::Unreachable,
     State::Unknown,
     State::Disabled,
@@ -143,7 +145,9 @@ fn note(server: &ServerStatus) -> String {
     match (server.state, server.drift_entries) {
         (State::Drifted, 1) => "1 entry differs".to_owned(),
         (State::Drifted, entries) => format!("{entries} entries differ"),
-        (State::Refused | State::Error | State::Unreachable, _) => "see below".to_owned(),
+        (State::Refused | State::Error | State::Conflict | State::Superseded | State::Unreachable, _) => {
+            "see below".to_owned()
+        }
         (
             State::InSync | State::AwaitingSync | State::Syncing | State::Updating | State::Disabled | State::Unknown,
             _,

@@ -39,7 +39,14 @@ impl Keys {
             let role = Role::Manager;
             let name = "e".parse().unwrap();
             let key = self.0[4].public();
-            record.servers.push(Server { name, key, address: "e:1".into(), role, candidate: true });
+            record.servers.push(Server {
+                name,
+                key,
+                address: "e:1".into(),
+                role,
+                candidate: true,
+                backends: Vec::new(),
+            });
         }
         edit(&mut record);
         SignedRecord::sign(record, &self.0[signs]).unwrap()
@@ -53,7 +60,7 @@ impl Keys {
         };
         let name = NAMES[at].parse().unwrap();
         let address = format!("{}:1", NAMES[at]);
-        Server { name, key: self.0[at].public(), address, role, candidate: at != 2 }
+        Server { name, key: self.0[at].public(), address, role, candidate: at != 2, backends: Vec::new() }
     }
 }
 

@@ -7,7 +7,7 @@ use bellwether_proto::record::Role;
 use crate::{
     disk::Disk,
     faults::{command, managers},
-    history::{History, name},
+    history::{self, History},
     keys,
     world::{Command, Notice},
 };
@@ -72,7 +72,7 @@ impl Operator {
             (held.current.record().clone(), held)
         };
         for machine in (0..history.servers).filter(|machine| *machine != manager) {
-            let name = name(machine);
+            let name = history::name(machine);
             let shows = |notice: &Notice| history.world.borrow().notices[machine].contains(notice);
             let of_a_group = history.world.borrow().disks[machine].held.is_some();
             match record.server(&name).map(|server| server.role) {
@@ -82,7 +82,7 @@ impl Operator {
                 }
                 None => command(history, manager, Command::Admit(name)),
                 Some(_) if !of_a_group => command(history, machine, Command::Enter(Box::new(held.clone()))),
-                Some(_) if shows(&Notice::Signer(keys::public(manager))) || shows(&Notice::Conflict) => {
+                Some(_) if shows(&Notice::CannotFollow(history::name(manager))) || shows(&Notice::Conflict) => {
                     stubborn.insert(machine);
                 }
                 Some(_) => {}
@@ -120,8 +120,8 @@ impl Operator {
             several.iter().any(|machine| shows(machine, &Notice::Conflict) || shows(machine, &Notice::WentBack));
         let all = || world.notices.iter().flatten();
         let refused = |machine: &usize| {
-            let own = Notice::Signer(keys::public(*machine));
-            let other = Notice::Signer(keys::public(chosen));
+            let own = Notice::CannotFollow(history::name(*machine));
+            let other = Notice::CannotFollow(history::name(chosen));
             *machine != chosen && (all().any(|notice| *notice == own) || shows(machine, &other))
         };
         let refused: Vec<usize> = several.iter().copied().filter(refused).collect();

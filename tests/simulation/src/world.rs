@@ -61,8 +61,9 @@ pub(crate) enum Command {
 pub(crate) enum Notice {
     /// Two managers in one epoch (invariant 3).
     Conflict,
-    /// A record came that this server may not make the truth, signed by that key.
-    Signer(PublicKey),
+    /// That server says that it is the manager, by a record that does not follow from the one held here; or here is the
+    /// manager whose record others do not take.
+    CannotFollow(ServerName),
     /// This manager's state went back (W14).
     WentBack,
     /// A member refused a revision.

@@ -324,6 +324,8 @@ fn server(dir: &Path, name: String, set: &str, port: u16, http: u16) -> Result<S
             path: own.join(set),
             local: Vec::new(),
         }],
+        agent_check: None,
+        balancers: Vec::new(),
         file: own.join("agent.toml"),
         file_exists: true,
     };

@@ -221,6 +221,7 @@ mod tests {
             address: free.to_string(),
             role: Role::Member,
             candidate: true,
+            backends: Vec::new(),
         };
         for (needed, level) in [(true, Level::Fail), (false, Level::Warn)] {
             let checks = dial(&key, &server, needed).await;

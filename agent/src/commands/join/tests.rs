@@ -2,7 +2,7 @@
 
 use bellwether_proto::{
     name::ServerName,
-    record::{Codec, FORMAT, Policy, Publish, Record, Role, Server, Version},
+    record::{FORMAT, Policy, Record, Role, Server, Version},
     revision::{Epoch, GroupId},
 };
 
@@ -27,6 +27,8 @@ fn config() -> Config {
         admin_socket: "/run/bellwether/admin.sock".into(),
         state_dir: "/var/lib/bellwether".into(),
         sets: Vec::new(),
+        agent_check: None,
+        balancers: Vec::new(),
         file: "/etc/bellwether/agent.toml".into(),
         file_exists: true,
     }
@@ -54,7 +56,7 @@ fn what_is_no_token_is_usage() {
 
 fn server(name: &str, key: PublicKey, role: Role) -> Server {
     let name: ServerName = name.parse().expect("a name");
-    Server { address: format!("{name}:7440"), name, key, role, candidate: true }
+    Server { address: format!("{name}:7440"), name, key, role, candidate: true, backends: Vec::new() }
 }
 
 fn reply(signer: &KeyPair, group: u8, servers: Vec<Server>) -> EnterReply {
@@ -64,13 +66,7 @@ fn reply(signer: &KeyPair, group: u8, servers: Vec<Server>) -> EnterReply {
         version: Version { epoch: Epoch(1), version: 2 },
         servers,
         removed: Vec::new(),
-        policy: Policy {
-            publish: Publish::Auto,
-            paused: false,
-            codec: Codec::default(),
-            quiet_max_ms: 500,
-            sets: Vec::new(),
-        },
+        policy: Policy::new(Vec::new()),
         log: Vec::new(),
         previous: None,
     };

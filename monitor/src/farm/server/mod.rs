@@ -5,7 +5,7 @@ pub(super) mod standing;
 use bellwether_proto::{
     record::{Role, Server},
     revision::Number,
-    status::{Observation, Progress, Verified},
+    status::{Observation, Progress, State, Verified},
 };
 
 use super::heads::Heads;
@@ -53,6 +53,8 @@ pub(super) struct Known {
     last_update_us: Option<u64>,
     kept: Vec<String>,
     verified: Option<Verified>,
+    /// It does not take this manager (a conflict), or was one and came back: why.
+    fenced: Option<(State, String)>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -84,23 +86,33 @@ impl Known {
             last_update_us: None,
             kept: Vec::new(),
             verified: None,
+            fenced: None,
             since_ms: now_ms,
             behind: None,
         }
     }
 
-    /// Takes the server's line of a new record. With another role it begins anew: what was seen of it in the old one
-    /// says nothing of the new.
-    pub(super) fn assign(&mut self, now_ms: u64, server: &Server) {
-        if self.role != server.role {
+    /// Takes the server's line of a new record. With another role it begins anew, and when the group has another manager
+    /// (`turned`): what was seen of it before says nothing now.
+    pub(super) fn assign(&mut self, now_ms: u64, server: &Server, turned: bool) {
+        if turned || self.role != server.role {
             let at = self.at;
             *self = Self { at, ..Self::new(now_ms, server) };
         }
         self.address.clone_from(&server.address);
     }
 
+    /// It does not take this manager, or was one and came back. Until it is reached, or has another role.
+    pub(super) fn fence(&mut self, conflict: bool, reason: String) {
+        let state = if conflict { State::Conflict } else { State::Superseded };
+        self.fenced = Some((state, reason));
+    }
+
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
         use Observation as O;
+        if matches!(observation, O::Reached { .. }) {
+            self.fenced = None;
+        }
         match observation {
             O::Lost(_) => {}
             O::Started { .. } => self.began_ms = now_ms,

@@ -60,6 +60,10 @@ impl Known {
     }
 
     fn state(&self, name: &ServerName, revision: Option<Number>, view: &View<'_>) -> (State, Option<String>) {
+        let silent = matches!(self.phase, Phase::Unseen | Phase::Away) || self.role == Role::Disabled;
+        if let Some((state, reason)) = self.fenced.as_ref().filter(|_| silent) {
+            return (*state, Some(reason.clone()));
+        }
         if self.role == Role::Disabled {
             return (State::Disabled, None);
         }

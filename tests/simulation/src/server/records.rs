@@ -97,7 +97,10 @@ impl Server {
         let conflict = matches!(why, RecordRefused::Conflict(_));
         match why {
             RecordRefused::Conflict(_) => self.world.borrow_mut().conflict(self.machine, held, shown),
-            RecordRefused::Signer(key) => self.world.borrow_mut().notice(self.machine, Notice::Signer(*key)),
+            RecordRefused::Signer(_) => {
+                let manager = shown.last().unwrap_or(held).record().manager().name.clone();
+                self.world.borrow_mut().notice(self.machine, Notice::CannotFollow(manager));
+            }
             RecordRefused::Older { .. } | RecordRefused::OtherGroup { .. } => {}
         }
         let Version { epoch, version } = held.record().version;
@@ -184,8 +187,7 @@ impl Server {
     pub(super) fn refused(&mut self, number: Number, purpose: &Purpose, refused: &Refused) {
         self.closed(number);
         if refused.signer {
-            let own = self.key.public();
-            self.world.borrow_mut().notice(self.machine, Notice::Signer(own));
+            self.world.borrow_mut().notice(self.machine, Notice::CannotFollow(self.name.clone()));
         }
         let Some(record) = &refused.record else { return };
         if record.conflict {

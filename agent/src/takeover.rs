@@ -1,0 +1,219 @@
+//! Whether this server may take over as the manager (W24): rules over what it knows of itself and what the others answered.
+//! No I/O; asking them is [`crate::services`]' part.
+
+use std::collections::BTreeMap;
+
+use bellwether_proto::{
+    name::ServerName,
+    record::{Record, Role, Version},
+    revision::{Number, RevisionId, SignedHeader},
+};
+
+use crate::output;
+
+/// What this server knows of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Account {
+    /// The revision that its sets hold.
+    pub(crate) at: Option<SignedHeader>,
+    /// Its error.
+    pub(crate) fault: Option<String>,
+    /// How many entries were edited here, and the first of them.
+    pub(crate) drift: (u64, Vec<String>),
+}
+
+/// What another server answered.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// The record that it holds.
+    pub(crate) record: Version,
+    /// The revision that its sets hold.
+    pub(crate) at: Option<SignedHeader>,
+    /// The newest that it has heard of.
+    pub(crate) seen: Vec<SignedHeader>,
+    /// A manager talks to it.
+    pub(crate) follows: bool,
+    /// It is the manager.
+    pub(crate) leads: bool,
+}
+
+/// All that is judged.
+#[derive(Debug)]
+pub(crate) struct Survey<'a> {
+    pub(crate) record: &'a Record,
+    pub(crate) own: &'a ServerName,
+    pub(crate) account: &'a Account,
+    /// What this server has heard of.
+    pub(crate) seen: &'a [SignedHeader],
+    /// Every other server: its answer, or why there is none.
+    pub(crate) others: &'a BTreeMap<ServerName, Result<Answer, String>>,
+}
+
+/// What a person who asks for it insists on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Insists {
+    /// Although the manager answers, or another candidate has seen more.
+    pub(crate) force: bool,
+    /// What was edited here becomes the truth.
+    pub(crate) accept: bool,
+}
+
+/// What was found, for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    /// One line for each server.
+    pub(crate) servers: Vec<String>,
+    /// Revisions that others have seen and this server lacks.
+    pub(crate) lost: Vec<String>,
+    /// The highest epoch that is known anywhere.
+    pub(crate) epoch: u64,
+}
+
+/// Why this server does not take over. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// It has nothing to lead with.
+    #[error("this server holds no revision of the group yet; promote another candidate")]
+    Empty,
+    /// It failed.
+    #[error(
+        "this server is in error ({0}): its configuration may not be one revision; promote another candidate, or look at \
+         it and give --accept"
+    )]
+    Fault(String),
+    /// It was edited.
+    #[error(
+        "{0} entries were edited on this server and would become part of the configuration: {1}; undo the edits, or give --accept"
+    )]
+    Drift(u64, String),
+    /// The manager is there.
+    #[error("{0}, the manager, answers; hand over there: bellwether promote {1} (or insist with --force)")]
+    Answers(ServerName, ServerName),
+    /// Another server hears the manager.
+    #[error(
+        "{0} still hears the manager, {1}; look at the network between that and this server (or insist with --force)"
+    )]
+    Heard(ServerName, ServerName),
+    /// Another candidate has more.
+    #[error(
+        "{0} has seen more: it holds {1}, this server {2}; there: bellwether promote --self (or insist with --force)"
+    )]
+    Behind(ServerName, Number, Number),
+}
+
+impl Survey<'_> {
+    /// Judges, and says what was found.
+    ///
+    /// # Errors
+    /// Why this server does not take over.
+    pub(crate) fn judge(&self, insists: Insists) -> Result<Findings, Refused> {
+        let at = self.account.at.as_ref().ok_or(Refused::Empty)?.number();
+        if let Some(fault) = self.account.fault.as_ref().filter(|_| !insists.accept) {
+            return Err(Refused::Fault(fault.clone()));
+        }
+        let (drift, paths) = &self.account.drift;
+        if *drift > 0 && !insists.accept {
+            return Err(Refused::Drift(*drift, paths.join(", ")));
+        }
+        if !insists.force {
+            self.judge_others(at)?;
+        }
+        Ok(self.findings(at))
+    }
+
+    fn judge_others(&self, at: Number) -> Result<(), Refused> {
+        let manager = &self.record.manager().name;
+        for (name, answer) in self.others.iter().filter_map(|(name, answer)| Some((name, answer.as_ref().ok()?))) {
+            if name == manager {
+                return Err(Refused::Answers(manager.clone(), self.own.clone()));
+            }
+            if answer.follows && answer.record.epoch == self.record.version.epoch {
+                return Err(Refused::Heard(name.clone(), manager.clone()));
+            }
+        }
+        let candidate = |name: &ServerName| {
+            self.record.server(name).is_some_and(|server| server.role == Role::Member && server.candidate)
+        };
+        let most = self.answers().filter(|(name, _)| candidate(name)).filter_map(|(name, a)| Some((a.number()?, name)));
+        match most.max() {
+            Some((theirs, name)) if theirs > at => Err(Refused::Behind(name.clone(), theirs, at)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn answers(&self) -> impl Iterator<Item = (&ServerName, &Answer)> {
+        self.others.iter().filter_map(|(name, answer)| Some((name, answer.as_ref().ok()?)))
+    }
+
+    fn findings(&self, at: Number) -> Findings {
+        let mut servers = vec![format!("{}, this server, holds {at}", self.own)];
+        servers.extend(self.others.iter().map(|(name, answer)| self.line(name, answer, at)));
+        let newest = self.answers().filter_map(|(_, answer)| answer.number()).max().filter(|most| *most > at);
+        servers.push(match newest {
+            None => format!("nobody that answers has seen more than {at}"),
+            Some(most) => format!("{most} has been seen; this server takes over from {at}"),
+        });
+        let epochs = self.answers().map(|(_, answer)| answer.record.epoch.0);
+        let epoch = epochs.chain([self.record.version.epoch.0, at.epoch.0]).max().unwrap_or_default();
+        Findings { servers, lost: self.lost(), epoch }
+    }
+
+    fn line(&self, name: &ServerName, answer: &Result<Answer, String>, at: Number) -> String {
+        let manager = if *name == self.record.manager().name { ", the manager," } else { "" };
+        let answer = match answer {
+            Err(why) => return format!("{name}{manager} does not answer: {why}"),
+            Ok(answer) => answer,
+        };
+        let leads = if answer.leads { format!(", and leads in epoch {}", answer.record.epoch) } else { String::new() };
+        match answer.number() {
+            None => format!("{name}{manager} holds no revision{leads}"),
+            Some(theirs) if theirs == at => format!("{name}{manager} holds {theirs}, too{leads}"),
+            Some(theirs) if theirs > at => format!("{name}{manager} holds {theirs}, which is more{leads}"),
+            Some(theirs) => format!("{name}{manager} holds {theirs}, which is less{leads}"),
+        }
+    }
+
+    /// What others have seen and this server has not, newest last; only what a server of the group has signed.
+    fn lost(&self) -> Vec<String> {
+        let known = |id: RevisionId| self.seen.iter().any(|header| header.id() == id);
+        let oldest = self.seen.iter().map(|header| header.number().sequence).min().unwrap_or_default();
+        let mut lost: BTreeMap<(Number, RevisionId), (&SignedHeader, Vec<&str>)> = BTreeMap::new();
+        for (name, answer) in self.answers() {
+            for header in answer.seen.iter().chain(&answer.at) {
+                let number = header.number();
+                if number.sequence > oldest && !known(header.id()) && self.is_signed(header) {
+                    let (_, by) = lost.entry((number, header.id())).or_insert((header, Vec::new()));
+                    if by.last() != Some(&name.as_str()) {
+                        by.push(name.as_str());
+                    }
+                }
+            }
+        }
+        let line = |(header, by): (&SignedHeader, Vec<&str>)| {
+            let said = header.header();
+            let time = output::utc((said.time_ms / 1_000) as i64);
+            let message = if said.message.is_empty() { "no message" } else { &said.message };
+            format!("{} of {time} UTC by {}: {} (seen by {})", said.number, said.manager, plain(message), by.join(", "))
+        };
+        lost.into_values().map(line).collect()
+    }
+
+    fn is_signed(&self, header: &SignedHeader) -> bool {
+        let mut servers = self.record.servers.iter().chain(&self.record.removed);
+        servers.any(|server| server.name == header.header().manager && header.signed_by(&server.key))
+    }
+}
+
+impl Answer {
+    fn number(&self) -> Option<Number> {
+        self.at.as_ref().map(SignedHeader::number)
+    }
+}
+
+/// A message as one line of text, not endless.
+fn plain(message: &str) -> String {
+    message.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests;

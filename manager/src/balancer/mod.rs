@@ -1,0 +1,360 @@
+//! Load balancers: servers are taken out of rotation and put back (W12, W18–W27).
+//!
+//! [`Balancers`] is the record's list of them with what this machine's agent.toml adds: a snapshot, made anew for every
+//! use. It starts one task a balancer for each call and waits for them; when the call is dropped they are aborted. Rules
+//! are in [`rules`], without I/O.
+
+mod command;
+mod fault;
+mod haproxy;
+mod local;
+mod nginx;
+mod process;
+pub mod rules;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bellwether_proto::{
+    balancer::{self, Traffic},
+    name::{BalancerName, ServerName},
+    record::{Record, Server},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use self::{
+    command::Hook,
+    local::Kept,
+    rules::{At, Entry, Line, Report, Who},
+};
+pub use self::{
+    fault::{Action, BalancerError, Fault, chain},
+    local::{Local, LocalCommand, LocalKind, LocalNginx, Locals},
+};
+
+/// How long a balancer is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a connection, and then for an answer.
+    pub exchange: Duration,
+    /// Between two looks.
+    pub poll: Duration,
+    /// For a server that was made ready to get traffic: its checks have to succeed first.
+    pub up: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { exchange: Duration::from_secs(5), poll: Duration::from_millis(250), up: Duration::from_secs(60) }
+    }
+}
+
+/// One balancer, ready to be spoken to.
+#[derive(Debug)]
+struct One {
+    name: BalancerName,
+    speaks: Speaks,
+    patience: Patience,
+}
+
+#[derive(Debug)]
+enum Speaks {
+    Haproxy(haproxy::Api),
+    /// Defined here, as nginx or as a command.
+    Here(Arc<Kept>),
+    /// In the record only.
+    Nowhere(&'static str),
+}
+
+/// The group's balancers.
+#[derive(Debug, Clone)]
+pub struct Balancers {
+    all: Vec<Arc<One>>,
+    patience: Patience,
+}
+
+impl Balancers {
+    /// Those of the record, as this machine reaches them.
+    pub fn new(record: &Record, locals: &Locals) -> Self {
+        Self::patient(&record.policy.balancers, locals, Patience::default())
+    }
+
+    /// The same, with another patience.
+    pub fn patient(balancers: &[balancer::Balancer], locals: &Locals, patience: Patience) -> Self {
+        let one = |balancer: &balancer::Balancer| {
+            let here = || locals.get(&balancer.name);
+            let speaks = match &balancer.kind {
+                balancer::Kind::Haproxy(haproxy) => Speaks::Haproxy(haproxy::Api::new(haproxy.clone(), patience)),
+                balancer::Kind::Nginx => match here() {
+                    Some(kept) if matches!(kept.kind, LocalKind::Nginx(_)) => Speaks::Here(kept),
+                    _ => Speaks::Nowhere("nginx"),
+                },
+                balancer::Kind::Command => match here() {
+                    Some(kept) if matches!(kept.kind, LocalKind::Command(_)) => Speaks::Here(kept),
+                    _ => Speaks::Nowhere("command"),
+                },
+            };
+            Arc::new(One { name: balancer.name.clone(), speaks, patience })
+        };
+        Self { all: balancers.iter().map(one).collect(), patience }
+    }
+
+    /// The group has none: nothing is drained, and nothing has to be.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// How every balancer treats that server.
+    ///
+    /// # Errors
+    /// Which balancers could not be asked, and why.
+    pub async fn state(&self, server: &Server) -> Result<Report, BalancerError> {
+        let who = who(server);
+        let look = |one: Arc<One>, whos: Arc<[Who]>| async move { one.look(&whos).await.map(|all| all.concat()) };
+        let states = self.each(vec![who.clone()], look).await;
+        report(Action::Look, &who, states)
+    }
+
+    /// Sessions in flight on that server, over all balancers.
+    ///
+    /// # Errors
+    /// As [`Balancers::state`].
+    pub async fn sessions(&self, server: &Server) -> Result<u64, BalancerError> {
+        self.state(server).await.map(|report| report.sessions())
+    }
+
+    /// No balancer sends that server new traffic when this returns; sessions that are open go on. Asking again changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// Which balancers did not do it, and why; at the others it is drained. Nothing was changed where no balancer has it.
+    pub async fn drain(&self, server: &Server) -> Result<Report, BalancerError> {
+        let who = who(server);
+        let drained = self.each(vec![who.clone()], |one, whos| async move { one.drain(&whos[0]).await }).await;
+        let report = report(Action::Drain, &who, drained)?;
+        self.check_there(&who, &report).map(|()| report)
+    }
+
+    /// Every balancer that has that server sends it traffic again when this returns. Asking again changes nothing.
+    ///
+    /// # Errors
+    /// Which balancers do not, and why: one that was put into maintenance at a balancer stays there.
+    pub async fn ready(&self, server: &Server) -> Result<Report, BalancerError> {
+        let who = who(server);
+        let ready = self.each(vec![who.clone()], |one, whos| async move { one.ready(&whos[0]).await }).await;
+        let report = report(Action::Ready, &who, ready)?;
+        self.check_there(&who, &report).map(|()| report)
+    }
+
+    /// Waits until that server, drained, has no session left, for at most `limit`. What the report says at the end:
+    /// [`Report::sessions`] is 0, or how many are left.
+    ///
+    /// # Errors
+    /// A balancer that cannot be asked for the rest of the time, or one at which it is not drained (any more): a HAProxy that
+    /// was restarted meanwhile, say.
+    pub async fn wait_idle(&self, server: &Server, limit: Duration) -> Result<Report, BalancerError> {
+        let until = Instant::now() + limit;
+        loop {
+            let report = self.state(server).await;
+            let over = Instant::now() >= until;
+            match report {
+                Ok(report) if !report.is_drained() => return Err(undrained(&report)),
+                Ok(report) if report.sessions() == 0 || over => return Ok(report),
+                Err(error) if over => return Err(error),
+                Ok(_) | Err(_) => sleep(self.patience.poll.min(until.saturating_duration_since(Instant::now()))).await,
+            }
+        }
+    }
+
+    /// [`Balancers::drain`], then [`Balancers::wait_idle`].
+    ///
+    /// # Errors
+    /// Of either.
+    pub async fn drain_and_wait(&self, server: &Server, limit: Duration) -> Result<Report, BalancerError> {
+        self.drain(server).await?;
+        self.wait_idle(server, limit).await
+    }
+
+    /// Those of `servers` that serve: every balancer that has one sends it traffic. For [`rules::batch`].
+    ///
+    /// # Errors
+    /// Which balancers could not be asked, and why.
+    pub async fn serving(&self, servers: &[Server]) -> Result<BTreeSet<ServerName>, BalancerError> {
+        let whos: Vec<Who> = servers.iter().map(who).collect();
+        let looks = self.each(whos.clone(), |one, whos| async move { one.look(&whos).await }).await;
+        let mut serving = BTreeSet::new();
+        let mut faults = Vec::new();
+        let mut all = Vec::new();
+        for (balancer, look) in looks {
+            match look {
+                Ok(look) => all.push((balancer, look)),
+                Err(fault) => faults.push((balancer, fault)),
+            }
+        }
+        for (index, who) in whos.iter().enumerate() {
+            let at = |(balancer, entries): &(BalancerName, Vec<Vec<Entry>>)| At {
+                balancer: balancer.clone(),
+                entries: entries[index].clone(),
+            };
+            let report = Report { server: who.name.clone(), at: all.iter().map(at).collect() };
+            if !faults.is_empty() {
+                let done = report.at.into_iter().map(|at| at.balancer).collect();
+                return Err(BalancerError::Failed { action: Action::Look, server: report.server, faults, done });
+            }
+            if report.serves() {
+                serving.insert(who.name.clone());
+            }
+        }
+        Ok(serving)
+    }
+
+    /// Whether each balancer could be driven from this machine: reached, allowed, understood.
+    pub async fn probe(&self) -> Vec<(BalancerName, Result<(), Fault>)> {
+        self.each(Vec::new(), |one, _| async move { one.probe().await }).await
+    }
+
+    /// The same question to all of them at once; the answers in the record's order.
+    async fn each<T, F>(
+        &self,
+        whos: Vec<Who>,
+        ask: impl Fn(Arc<One>, Arc<[Who]>) -> F,
+    ) -> Vec<(BalancerName, Result<T, Fault>)>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
+        let whos: Arc<[Who]> = whos.into();
+        let mut tasks = JoinSet::new();
+        for (index, one) in self.all.iter().enumerate() {
+            let asking = ask(one.clone(), whos.clone());
+            tasks.spawn(async move { (index, asking.await) });
+        }
+        let mut answers: Vec<_> = self.all.iter().map(|one| (one.name.clone(), Err(Fault::Stopping))).collect();
+        while let Some(answer) = tasks.join_next().await {
+            match answer {
+                Ok((index, answer)) => answers[index].1 = answer,
+                Err(error) => tracing::error!(%error, "a question to a balancer ended badly"),
+            }
+        }
+        answers
+    }
+
+    /// A name that nobody has there is a mistake, or the server takes no traffic: then the record says so.
+    fn check_there(&self, who: &Who, report: &Report) -> Result<(), BalancerError> {
+        let balancers = || self.all.iter().map(|one| one.name.clone()).collect();
+        let places = report.missing(who);
+        if !places.is_empty() {
+            return Err(BalancerError::NoPlace { server: who.name.clone(), places, balancers: balancers() });
+        }
+        if report.is_absent() && who.traffic != Traffic::None && !self.is_empty() {
+            return Err(BalancerError::Absent { server: who.name.clone(), balancers: balancers() });
+        }
+        Ok(())
+    }
+}
+
+fn who(server: &Server) -> Who {
+    Who::new(server).expect("a server of a record that was checked")
+}
+
+fn report(
+    action: Action,
+    who: &Who,
+    answers: Vec<(BalancerName, Result<Vec<Entry>, Fault>)>,
+) -> Result<Report, BalancerError> {
+    let (mut at, mut faults) = (Vec::new(), Vec::new());
+    for (balancer, answer) in answers {
+        match answer {
+            Ok(entries) => at.push(At { balancer, entries }),
+            Err(fault) => faults.push((balancer, fault)),
+        }
+    }
+    if faults.is_empty() {
+        return Ok(Report { server: who.name.clone(), at });
+    }
+    let done = at.into_iter().filter(|at| !at.entries.is_empty()).map(|at| at.balancer).collect();
+    Err(BalancerError::Failed { action, server: who.name.clone(), faults, done })
+}
+
+fn undrained(report: &Report) -> BalancerError {
+    let of = |at: &At| {
+        let entry = at
+            .entries
+            .iter()
+            .find(|entry| !matches!(entry.standing, rules::Standing::Drained | rules::Standing::Maintenance))?;
+        let found = format!("{} ({})", entry.standing.word(), entry.note);
+        Some((at.balancer.clone(), Fault::Ignored { place: entry.place.clone(), wanted: "drained", found }))
+    };
+    let faults: Vec<_> = report.at.iter().filter_map(of).collect();
+    let faulty = |name: &BalancerName| faults.iter().any(|(faulty, _)| faulty == name);
+    let there = report.at.iter().filter(|at| !at.entries.is_empty() && !faulty(&at.balancer));
+    let done = there.map(|at| at.balancer.clone()).collect();
+    BalancerError::Failed { action: Action::Drain, server: report.server.clone(), faults, done }
+}
+
+/// What a balancer is asked, whatever it is.
+impl One {
+    async fn look(&self, whos: &[Who]) -> Result<Vec<Vec<Entry>>, Fault> {
+        let of_each = |lines: Vec<Line>| whos.iter().map(|who| rules::of(&lines, who)).collect();
+        match self.driven()? {
+            Driven::Haproxy(api) => api.lines().await.map(of_each),
+            Driven::Nginx(nginx) => nginx.lines().await.map(of_each),
+            Driven::Command(hook) => {
+                let mut all = Vec::with_capacity(whos.len());
+                for who in whos {
+                    all.push(hook.status(who).await?);
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    async fn drain(&self, who: &Who) -> Result<Vec<Entry>, Fault> {
+        match self.driven()? {
+            Driven::Haproxy(api) => api.drain(who).await.map(entries),
+            Driven::Nginx(nginx) => nginx.drain(who).await.map(entries),
+            Driven::Command(hook) => hook.drain(who).await,
+        }
+    }
+
+    async fn ready(&self, who: &Who) -> Result<Vec<Entry>, Fault> {
+        match self.driven()? {
+            Driven::Haproxy(api) => api.ready(who).await.map(entries),
+            Driven::Nginx(nginx) => nginx.ready(who).await.map(entries),
+            Driven::Command(hook) => hook.ready(who).await,
+        }
+    }
+
+    async fn probe(&self) -> Result<(), Fault> {
+        match self.driven()? {
+            Driven::Haproxy(api) => api.probe().await,
+            Driven::Nginx(nginx) => nginx.probe().await,
+            Driven::Command(hook) => hook.probe().await,
+        }
+    }
+
+    fn driven(&self) -> Result<Driven<'_>, Fault> {
+        match &self.speaks {
+            Speaks::Haproxy(api) => Ok(Driven::Haproxy(api)),
+            Speaks::Here(kept) => Ok(match &kept.kind {
+                LocalKind::Nginx(local) => {
+                    Driven::Nginx(nginx::Nginx { local, turn: &kept.turn, patience: self.patience })
+                }
+                LocalKind::Command(local) => Driven::Command(Hook { balancer: &self.name, local }),
+            }),
+            Speaks::Nowhere(kind) => Err(Fault::NotHere { name: self.name.clone(), kind }),
+        }
+    }
+}
+
+enum Driven<'a> {
+    Haproxy(&'a haproxy::Api),
+    Nginx(nginx::Nginx<'a>),
+    Command(Hook<'a>),
+}
+
+fn entries(lines: Vec<Line>) -> Vec<Entry> {
+    lines.iter().map(Entry::from).collect()
+}

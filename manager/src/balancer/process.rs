@@ -1,0 +1,175 @@
+//! Running a local command: in a process group of its own that does not outlive its time, its output kept, bounded.
+
+use std::{io, process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Bytes that are kept of what a command prints: the last ones say why it failed.
+const KEPT: usize = 16 << 10;
+/// How long what it left running may keep its output open.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How a command ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// Exit status 0, in time.
+    pub(super) well: bool,
+    /// For people: `ended with exit status 1`.
+    pub(super) how: String,
+    /// The last of its standard output.
+    pub(super) stdout: String,
+    /// The last of its standard error.
+    pub(super) stderr: String,
+}
+
+impl Ended {
+    /// What it printed, for people.
+    pub(super) fn output(&self) -> String {
+        let both = [self.stderr.trim(), self.stdout.trim()];
+        both.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Ends the whole group, should this be dropped before the command has ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn kill(&mut self) {
+        if let Some(group) = self.0.take() {
+            // An error: it is gone.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs `command` in a shell, without input, for at most `limit`.
+///
+/// # Errors
+/// It cannot be started.
+pub(super) async fn run(command: &str, environment: &[(&str, String)], limit: Duration) -> io::Result<Ended> {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .envs(environment.iter().map(|(key, value)| (key, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    let (stdout, stderr) = (tail(child.stdout.take()), tail(child.stderr.take()));
+    let (well, how) = end(&mut child, &mut group, limit).await?;
+    Ok(Ended { well, how, stdout: printed(stdout).await, stderr: printed(stderr).await })
+}
+
+async fn end(child: &mut Child, group: &mut Group, limit: Duration) -> io::Result<(bool, String)> {
+    let Ok(status) = timeout(limit, child.wait()).await else {
+        group.kill();
+        child.wait().await?;
+        return Ok((false, format!("did not end within {} s and was killed", limit.as_secs_f32())));
+    };
+    // What it leaves in the background is its own affair.
+    group.0 = None;
+    let status = status?;
+    Ok((status.success(), format!("ended with {status}")))
+}
+
+/// Reads to the end and keeps the last of it.
+fn tail(from: Option<impl AsyncRead + Unpin + Send + 'static>) -> Tail {
+    let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keeping = kept.clone();
+    let reading = tokio::spawn(async move {
+        let Some(mut from) = from else { return };
+        let mut buffer = vec![0; 8 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let mut kept = keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            kept.extend_from_slice(&buffer[..read]);
+            let over = kept.len().saturating_sub(KEPT);
+            kept.drain(..over);
+        }
+    });
+    Tail { kept, reading }
+}
+
+struct Tail {
+    kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+/// What was printed until the end, or until whoever was left behind has kept it open for too long.
+async fn printed(mut tail: Tail) -> String {
+    let _ = timeout(LINGER, &mut tail.reading).await;
+    let kept = tail.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    String::from_utf8_lossy(&kept).chars().map(clean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn status_output_and_environment() {
+        let ended = run("echo $WORD; echo oops >&2; exit 3", &[("WORD", "hello".to_owned())], LIMIT).await.unwrap();
+        assert!(!ended.well);
+        assert_eq!((ended.stdout.trim(), ended.stderr.trim()), ("hello", "oops"));
+        assert_eq!(ended.how, "ended with exit status: 3");
+        assert_eq!(ended.output(), "oops\nhello");
+        assert!(run("true", &[], LIMIT).await.unwrap().well);
+    }
+
+    #[tokio::test]
+    async fn only_the_end_of_much_output_is_kept() {
+        let ended = run("yes word | head -c 1000000; echo the end", &[], LIMIT).await.unwrap();
+        assert!(ended.well && ended.stdout.ends_with("the end\n") && ended.stdout.len() <= KEPT, "{}", ended.how);
+    }
+
+    #[tokio::test]
+    async fn its_whole_group_is_killed_when_its_time_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let script = format!("sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 600' & wait", pid.display());
+        let ended = run(&script, &[], Duration::from_millis(500)).await.unwrap();
+        assert!(!ended.well && ended.how.contains("was killed"), "{}", ended.how);
+        let child: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        let gone = || match std::fs::read_to_string(format!("/proc/{child}/stat")) {
+            // Not reaped by its new parent yet.
+            Ok(stat) => stat.rsplit(") ").next().is_some_and(|state| state.starts_with('Z')),
+            Err(_) => true,
+        };
+        let waiting = async {
+            while !gone() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LIMIT, waiting).await.expect("the child of the command is killed, too");
+    }
+
+    #[tokio::test]
+    async fn who_stays_in_the_background_is_not_waited_for() {
+        let ended = timeout(LIMIT, run("echo done; sleep 600 &", &[], LIMIT)).await.expect("it ends").unwrap();
+        assert!(ended.well);
+        assert_eq!(ended.stdout, "done\n");
+    }
+}

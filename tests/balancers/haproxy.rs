@@ -1,0 +1,153 @@
+//! A real HAProxy: an ordinary child process in the foreground, with its runtime API on a Unix socket.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use crate::farm::{DEADLINE, free_port, wait_for};
+
+/// How HAProxy learns that a server is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// It asks nginx, which asks the agent: the documented arrangement.
+    Relay,
+    /// It asks nginx for the page, and the agent over the agent-check protocol: the other documented one.
+    Agent,
+}
+
+/// A server of the backend `app`.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) agent_check: String,
+}
+
+/// A HAProxy with one frontend and one backend, `app`.
+#[derive(Debug)]
+pub(crate) struct Haproxy {
+    /// Its name in the group.
+    pub(crate) name: String,
+    /// Where clients ask.
+    pub(crate) address: String,
+    /// Its runtime API, `level admin`.
+    pub(crate) socket: PathBuf,
+    home: PathBuf,
+    process: Option<Child>,
+}
+
+impl Haproxy {
+    /// Starts it and waits until it answers.
+    pub(crate) fn start(site: &Path, name: &str, servers: Vec<Place>, check: Check) -> Self {
+        let home = site.join(name);
+        fs::create_dir_all(&home).expect("HAProxy's directory");
+        let address = format!("127.0.0.1:{}", free_port());
+        let socket = home.join("admin.sock");
+        let text = configuration(&socket, &address, &servers, check);
+        fs::write(home.join("haproxy.cfg"), text).expect("HAProxy's configuration");
+        let mut haproxy = Self { name: name.to_owned(), address, socket, home, process: None };
+        haproxy.revive();
+        haproxy
+    }
+
+    /// Starts it again: what was set at run time is forgotten.
+    pub(crate) fn revive(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        let log = || fs::File::options().append(true).create(true).open(self.home.join("log")).expect("a log");
+        let mut command = Command::new(program());
+        command.arg("-db").arg("-f").arg(self.home.join("haproxy.cfg"));
+        let process = command.stdin(Stdio::null()).stdout(log()).stderr(log()).spawn();
+        self.process = Some(process.expect("haproxy: run tests/run, which installs it"));
+        wait_for("HAProxy answering", DEADLINE, || match self.ask("show info") {
+            Ok(text) if text.starts_with("Name: HAProxy") => Ok(()),
+            other => Err(format!("{other:?}\n{}", fs::read_to_string(self.home.join("log")).unwrap_or_default())),
+        });
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Its text on the command line.
+    pub(crate) fn text(&self) -> String {
+        format!("{}=haproxy:unix:{},backend=app", self.name, self.socket.display())
+    }
+
+    /// A command of the runtime API, as an administrator would give it.
+    pub(crate) fn ask(&self, command: &str) -> Result<String, String> {
+        let ask = || {
+            let mut stream = UnixStream::connect(&self.socket)?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            writeln!(stream, "{command}")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        };
+        ask().map_err(|e| e.to_string())
+    }
+
+    /// The column `status` of that server: UP, DOWN, DRAIN, MAINT …, and for how many sessions it is open.
+    pub(crate) fn status(&self, server: &str) -> (String, u64) {
+        let text = self.ask("show stat -1 4 -1").expect("HAProxy's answer");
+        let mut lines = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let header = lines.next().expect("a header");
+        let column = |name: &str| header.iter().position(|column| *column == name).expect("that column");
+        let line = lines.find(|line| line.get(1) == Some(&server)).unwrap_or_else(|| panic!("no {server} in {text}"));
+        (line[column("status")].to_owned(), line[column("scur")].parse().expect("a number"))
+    }
+
+    /// Waits until that server has this status.
+    pub(crate) fn wait_status(&self, server: &str, status: &str) {
+        wait_for(&format!("{server} being {status} at HAProxy"), DEADLINE, || match self.status(server).0 {
+            now if now == status => Ok(()),
+            now => Err(now),
+        });
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Debian has it where users who are not root have no path to.
+fn program() -> PathBuf {
+    let debian = Path::new("/usr/sbin/haproxy");
+    if debian.exists() { debian.to_owned() } else { PathBuf::from("haproxy") }
+}
+
+/// The checks are the documented ones (docs/balancers.md), at shorter intervals.
+fn configuration(socket: &Path, address: &str, servers: &[Place], check: Check) -> String {
+    let mut text = format!(
+        "global\n  stats socket {} mode 600 level admin\n  maxconn 1000\n\
+         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout check 3s\n\
+         \x20 option redispatch\n\
+         frontend site\n  bind {address}\n  default_backend app\n\
+         backend app\n  balance roundrobin\n  option httpchk GET {}\n\
+         \x20 default-server inter 200ms fall 2 rise 2\n",
+        socket.display(),
+        match check {
+            Check::Relay => "/bellwether/ready",
+            Check::Agent => "/index.html",
+        }
+    );
+    for Place { name, address, agent_check } in servers {
+        let _ = write!(text, "  server {name} {address} check");
+        if check == Check::Agent {
+            let (host, port) = agent_check.rsplit_once(':').expect("HOST:PORT");
+            let _ = write!(text, " agent-check agent-addr {host} agent-port {port} agent-inter 200ms");
+        }
+        text.push('\n');
+    }
+    text
+}

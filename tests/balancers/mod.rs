@@ -1,0 +1,108 @@
+//! A web site before a farm: a real HAProxy, an nginx on each server that serves the server's set, and a client that asks
+//! through HAProxy all the while.
+//!
+//! ```text
+//! client ═══ several connections ═══▶ HAProxy ──▶ nginx of each server ──▶ its set `web`
+//!                                        └─ checks GET /bellwether/ready at nginx, which asks the server's agent
+//! ```
+
+mod client;
+mod haproxy;
+mod nginx;
+
+use std::collections::BTreeMap;
+
+use bellwether_manager::balancer::{Balancers, Locals, Patience};
+use bellwether_proto::{balancer::Balancer, record};
+use serde_json::Value;
+
+pub(crate) use client::{Client, Slow};
+pub(crate) use haproxy::{Check, Haproxy};
+pub(crate) use nginx::{Nginx, program as nginx_program};
+
+use crate::farm::{Farm, Server};
+
+/// The page that clients ask for.
+pub(crate) const PAGE: &str = "index.html";
+
+/// A site.
+pub(crate) struct Site {
+    /// The balancer.
+    pub(crate) haproxy: Haproxy,
+    nginxes: BTreeMap<String, Nginx>,
+}
+
+impl Site {
+    /// An nginx for every server of the farm and a HAProxy before them that asks their agents through nginx. When this
+    /// returns, all servers take traffic.
+    pub(crate) fn start(farm: &Farm) -> Self {
+        Self::checked(farm, Check::Relay)
+    }
+
+    /// The same, with another way of checking the servers.
+    pub(crate) fn checked(farm: &Farm, check: Check) -> Self {
+        if !farm.manager().web(PAGE).exists() {
+            farm.manager().write(PAGE, "<p>page</p>");
+            farm.wait_equal();
+        }
+        let home = farm.directory().join("site");
+        let servers: Vec<&Server> = std::iter::once(farm.manager()).chain(farm.members()).collect();
+        let nginx = |server: &&Server| (server.name.clone(), Nginx::start(&home, server));
+        let nginxes: BTreeMap<_, _> = servers.iter().map(nginx).collect();
+        let places = servers.iter().map(|server| haproxy::Place {
+            name: server.name.clone(),
+            address: nginxes[&server.name].address.clone(),
+            agent_check: server.agent_check.clone(),
+        });
+        let haproxy = Haproxy::start(&home, "lb1", places.collect(), check);
+        for server in servers {
+            haproxy.wait_status(&server.name, "UP");
+        }
+        Self { haproxy, nginxes }
+    }
+
+    /// The nginx of that server.
+    pub(crate) fn nginx(&mut self, server: &str) -> &mut Nginx {
+        self.nginxes.get_mut(server).unwrap_or_else(|| panic!("no nginx on {server}"))
+    }
+
+    /// Clients that ask for [`PAGE`] from now on.
+    pub(crate) fn client(&self) -> Client {
+        Client::start(&self.haproxy.address)
+    }
+
+    /// A session that lasts until it is dropped, and the server that has it.
+    pub(crate) fn slow_session(&self) -> Slow {
+        Slow::open(&self.haproxy.address)
+    }
+
+    /// Names the balancer in the group record.
+    pub(crate) fn register(&self, farm: &Farm) {
+        farm.manager().command(&["group", "set", "--balancer", &self.haproxy.text()]).success();
+    }
+
+    /// The balancer as the record would name it, to be driven from the test itself.
+    pub(crate) fn balancers(&self) -> Balancers {
+        balancers(&[&self.haproxy.text()])
+    }
+}
+
+/// Balancers as the record would name them, driven from the test itself.
+pub(crate) fn balancers(texts: &[&str]) -> Balancers {
+    let balancers: Vec<Balancer> = texts.iter().map(|text| text.parse().expect("a balancer")).collect();
+    Balancers::patient(&balancers, &Locals::default(), Patience::default())
+}
+
+/// That server as the group record has it.
+pub(crate) fn in_record(farm: &Farm, name: &str) -> record::Server {
+    let output = farm.manager().command(&["server", "list", "--json"]).success();
+    let list: Value = serde_json::from_str(&output.stdout).expect("the list as JSON");
+    let servers: Vec<record::Server> = serde_json::from_value(list["servers"].clone()).expect("servers");
+    servers.into_iter().find(|server| server.name.as_str() == name).unwrap_or_else(|| panic!("no {name} in {output}"))
+}
+
+/// Runs what is asynchronous to its end.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(future)
+}
