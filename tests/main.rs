@@ -18,6 +18,7 @@ mod holding;
 mod hostile;
 mod joining;
 mod lag;
+mod partitions;
 mod promotion;
 mod real_trees;
 mod space;

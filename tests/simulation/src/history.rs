@@ -166,6 +166,7 @@ fn farm(servers: usize, rules: Rules, tell: bool, rng: &mut Rng) -> World {
         address: format!("{}:7100", host(machine)),
         role: if machine == 0 { Role::Manager } else { Role::Member },
         candidate: candidate(machine),
+        backends: Vec::new(),
     };
     let record = Record {
         format: FORMAT,

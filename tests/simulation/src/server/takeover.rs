@@ -75,6 +75,8 @@ impl Server {
         }
         let own = self.name.clone();
         for server in record.record().servers.iter().filter(|server| server.name != own) {
+            // Who answers may know of a takeover that this server has not heard of.
+            self.dial(host(&server.address), Purpose::Ask);
             self.dial(host(&server.address), Purpose::Survey);
         }
         let answers = self.now().saturating_sub(self.heard_ms) < ANSWERS_MS;
