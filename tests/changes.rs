@@ -2,8 +2,16 @@
 
 use std::fs;
 
+use bellwether::{identity, layout::Layout, tls};
+use bellwether_proto::{
+    hash::Hash,
+    status::State,
+    v1::{self, change_request::Change, group_client::GroupClient},
+};
+use tonic::{Code, Status, transport::Channel};
+
 use crate::farm::{
-    Farm,
+    Farm, Server,
     random::{self, Random},
 };
 
@@ -108,4 +116,148 @@ fn a_burst_of_many_files_is_one_revision_or_few() {
     // Quiet time begins at 5 ms: on a machine that stops for longer in the middle of the burst it is cut.
     assert!(after - before <= 10, "{} revisions for one burst", after - before);
     farm.assert_equal();
+}
+
+#[test]
+fn w5_a_file_is_edited_through_any_server() {
+    let farm = Farm::plan().members(2).start_with(|manager| manager.write("a.conf", "listen 80;\n"));
+    let edit = |server: &Server, editor: &str, arguments: &[&str]| {
+        let arguments = [&["edit"], arguments].concat();
+        server.command_with(&arguments, &[("VISUAL", ""), ("EDITOR", editor)])
+    };
+    edit(farm.member(1), "sed -i s/80/81/", &["web:a.conf", "--wait", "all"]).success();
+    farm.wait_equal();
+    assert_eq!(fs::read(farm.member(2).web("a.conf")).expect("a file"), b"listen 81;\n");
+    let head = farm.status().head;
+
+    edit(farm.member(1), "true", &["web:a.conf"]).success().says(&["nothing was changed"]);
+    edit(farm.member(1), "sed -i s/81/82/", &["web:a.conf", "--dry-run"])
+        .success()
+        .says(&["-listen 81;", "+listen 82;"]);
+    edit(farm.member(1), "false", &["web:a.conf"]).exits(1).says(&["the editor", "nothing was changed"]);
+    edit(farm.member(1), "touch", &["web:new.conf"]).success().says(&["nothing was changed"]);
+    assert_eq!(farm.status().head, head);
+    edit(farm.manager(), "tee", &["web:new.conf"]).success();
+    let script = farm.directory().join("editor");
+    fs::write(&script, "echo a new one > \"$1\"\n").expect("an editor");
+    edit(farm.manager(), &format!("sh {}", script.display()), &["web:conf.d/new.conf"]).success();
+    farm.wait_equal();
+    assert_eq!(fs::read(farm.member(2).web("conf.d/new.conf")).expect("a file"), b"a new one\n");
+}
+
+/// What an error names as kept.
+fn kept(stderr: &str) -> &str {
+    stderr.split("what was edited is kept in ").nth(1).expect("a path").lines().next().expect("a line")
+}
+
+#[test]
+fn w5_an_edit_that_comes_too_late_is_kept_and_named() {
+    let farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "first\n"));
+    let script = farm.directory().join("editor");
+    let live = farm.manager().web("a.conf");
+    let slow = format!("echo faster > '{}'\necho mine > \"$1\"\n", live.display());
+    fs::write(&script, slow).expect("an editor");
+    let editor = format!("sh {}", script.display());
+    let late = farm.member(1).command_with(&["edit", "web:a.conf"], &[("VISUAL", ""), ("EDITOR", &editor)]);
+    let late = late.refused().says(&["web:a.conf", "nothing was changed"]);
+    let path = std::path::Path::new(kept(&late.stderr));
+    assert_eq!(fs::read(path).expect("the edited text"), b"mine\n");
+    fs::remove_dir_all(path.parent().expect("its directory")).expect("removed");
+    assert_eq!(fs::read(&live).expect("a file"), b"faster\n");
+    farm.wait_equal();
+}
+
+#[test]
+fn w11_without_the_manager_every_change_is_refused_and_reads_go_on() {
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "served"));
+    farm.wait_equal();
+    farm.server_mut(0).kill();
+    let member = farm.member(1);
+    let words = ["manager", "does not answer", "nothing was changed"];
+    member.command_with_input(&["put", "web:a.conf"], "no").refused().says(&words);
+    member.command(&["rm", "web:a.conf"]).refused().says(&words);
+    member.command(&["drift", "keep", "member1"]).refused().says(&words);
+    let edited = member.command_with(&["edit", "web:a.conf"], &[("VISUAL", ""), ("EDITOR", "sed -i s/served/no/")]);
+    let edited = edited.refused().says(&words);
+    let path = std::path::Path::new(kept(&edited.stderr));
+    assert_eq!(fs::read(path).expect("the edited text"), b"no");
+    fs::remove_dir_all(path.parent().expect("its directory")).expect("removed");
+
+    assert_eq!(member.command(&["get", "web:a.conf"]).success().stdout, "served");
+    member.command(&["get", "web:none.conf"]).refused().says(&["no file web:none.conf"]);
+    member.command(&["tree"]).success().says(&["web:a.conf"]);
+    member.command(&["status"]).success();
+    assert_eq!(fs::read(member.web("a.conf")).expect("a file"), b"served");
+    farm.server_mut(0).start();
+    farm.wait_in_sync();
+    farm.member(1).command_with_input(&["put", "web:a.conf"], "again").success();
+    farm.wait_equal();
+}
+
+#[test]
+fn w8_changes_asked_of_a_server_in_error_are_refused() {
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "a"));
+    farm.wait_equal();
+    farm.server_mut(1).stop();
+    farm.server_mut(1).start_with(&[("BELLWETHER_FAILPOINT", "apply.synced=error")]);
+    farm.wait_in_sync();
+    farm.manager().write("a.conf", "b");
+    farm.wait_server(farm.member(1), "the error", |s| s.state == State::Error);
+    let head = farm.status().head;
+    for command in [&["put", "web:a.conf"][..], &["rm", "web:a.conf"], &["drift", "keep", "member1"]] {
+        farm.member(1).command_with_input(command, "no").refused().says(&["in error", "bellwether sync member1"]);
+    }
+    assert_eq!(farm.status().head, head);
+    farm.manager().command(&["sync", "member1"]).success();
+    farm.member(1).command_with_input(&["put", "web:a.conf"], "c").success();
+    farm.wait_equal();
+}
+
+/// What an admin tool does: the group's calls over mutual TLS, with a key of the group, at whatever server it reaches.
+#[test]
+fn w5_w11_a_client_changes_files_by_grpc_at_any_server() {
+    let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("a.conf", "first"));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let key_of = |server: &Server| identity::load(&Layout::new(server.state())).expect("readable").expect("a key");
+    let client = |server: &Server| {
+        let (own, pinned) = (key_of(farm.member(1)), key_of(server).public());
+        let channel = runtime.block_on(tls::connect(&own, &server.listen, pinned)).expect("a connection");
+        GroupClient::new(channel)
+    };
+    let put = |expected: Option<&[u8]>, data: &str| v1::ChangeRequest {
+        set: "web".into(),
+        path: "a.conf".into(),
+        expected: expected.map(|data| Hash::of(data).into()),
+        change: Some(Change::Put(v1::FileContent { data: data.to_owned().into(), mode: None })),
+        author: "a tool".into(),
+        message: "by gRPC".into(),
+    };
+    let change = |client: &mut GroupClient<Channel>, request| -> Result<v1::ChangeReply, Status> {
+        runtime.block_on(client.change(request)).map(tonic::Response::into_inner)
+    };
+    let mut at_manager = client(farm.manager());
+    let mut at_member = client(farm.member(2));
+    let done = change(&mut at_manager, put(Some(b"first"), "second")).expect("at the manager");
+    assert!(!done.revision.is_empty());
+    let forwarded = change(&mut at_member, put(Some(b"second"), "third")).expect("forwarded by a member");
+    assert_ne!(forwarded.revision, done.revision);
+    assert_eq!(fs::read(farm.manager().web("a.conf")).expect("a file"), b"third");
+    let late = change(&mut at_member, put(Some(b"second"), "too late")).expect_err("a conflict");
+    assert_eq!(late.code(), Code::FailedPrecondition);
+    assert!(late.message().contains("not what was expected"), "{late:?}");
+    let read = v1::ReadRequest { set: "web".into(), path: "a.conf".into() };
+    let reply = runtime.block_on(at_member.read(read)).expect("read through a member").into_inner();
+    assert_eq!(reply.data.as_ref(), b"third");
+    farm.wait_equal();
+
+    // Whoever passes on what was passed on already would pass it round and round.
+    let mut again = tonic::Request::new(put(None, "round"));
+    again.metadata_mut().insert("bellwether-forwarded", "1".parse().expect("a value"));
+    let refused = runtime.block_on(at_member.change(again)).expect_err("passed on twice");
+    assert!(refused.message().contains("this server is a member"), "{refused:?}");
+
+    farm.server_mut(0).kill();
+    let away = change(&mut at_member, put(None, "no")).expect_err("W11");
+    assert_eq!(away.code(), Code::Unavailable);
+    assert!(away.message().contains("does not answer") && away.message().contains("nothing was changed"), "{away:?}");
 }

@@ -134,3 +134,26 @@ fn w26_two_sides_promote_at_once_and_the_conflict_is_shown_until_one_is_chosen()
     assert_kept(farm.server(3), "other.conf", "by member3");
     assert_kept(farm.server(4), "other.conf", "by member3");
 }
+
+#[test]
+fn w26_a_manager_that_removed_its_successor_while_it_was_cut_off_shows_that_there_are_two() {
+    let Some((mut farm, network)) = farm() else { return };
+    network.split(&[&[1, 2, 3, 4], &[0]]);
+    farm.server(0).command(&["server", "remove", "member1"]).success();
+    change(farm.server(0), "unsent.conf", "taken where nobody could see it");
+    take_over(farm.server(1));
+    farm.led_by(1);
+    farm.wait_leads(1);
+    network.heal();
+
+    // By what it knows, member1 may not lead: it does not follow, and says so.
+    wait_at(farm.server(0), "two managers", |status| {
+        one(status, "manager").is_some_and(|own| {
+            own.state == State::Conflict && own.reason.as_ref().is_some_and(|why| why.contains("member1 leads by"))
+        })
+    });
+    farm.manager().write("index.html", "two");
+    for index in 2..=4 {
+        wait_content(farm.server(index), "index.html", "two");
+    }
+}

@@ -92,6 +92,14 @@ impl Common {
         socket::connect(&self.places()?.admin_socket).await
     }
 
+    /// A channel to the agent on this machine.
+    ///
+    /// # Errors
+    /// As [`Common::connect`].
+    pub async fn channel(&self) -> Result<Channel, CommandError> {
+        socket::channel(&self.places()?.admin_socket).await
+    }
+
     /// Awaits `answer` for as long as `--timeout` says, or without end.
     ///
     /// # Errors

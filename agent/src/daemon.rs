@@ -24,11 +24,14 @@ use bellwether_proto::{
     limits,
     name::{ServerName, SetName},
     status::{Event, FarmStatus},
-    v1::{StatusRequest, admin_server::AdminServer, group_server::GroupServer, push_server::PushServer},
+    v1::{
+        StatusRequest, admin_server::AdminServer, edited_server::EditedServer, group_server::GroupServer,
+        push_server::PushServer,
+    },
 };
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -44,7 +47,13 @@ use crate::{
     peers::{Hint, Peers},
     role::{self, Parts, Roles, Standing},
     seen::Seen,
-    services::{Agent, admin::AdminService, door::Door, group::GroupService},
+    services::{
+        Agent,
+        admin::AdminService,
+        door::Door,
+        drift::{Caller, DriftService},
+        group::GroupService,
+    },
     socket, tls,
 };
 
@@ -57,6 +66,8 @@ pub struct Options {
 
 /// How long open calls may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// Servers that may tell their newer records at a time.
+const TELLING: usize = 2;
 /// Messages that may wait between the agent's own tasks.
 const INPUTS: usize = 4;
 
@@ -102,7 +113,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
-    let (stop_to, peers_to) = (stop.clone(), peers.clone());
+    let (stop_to, peers_to, recovery) = (stop.clone(), peers.clone(), layout.recovery());
     let agent = Arc::new(Agent {
         name,
         record,
@@ -112,7 +123,9 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         events: seeing,
         farm: farm.clone(),
         folded,
+        telling: Semaphore::new(TELLING),
         stop: stop_to,
+        recovery,
         leaving,
     });
 
@@ -245,7 +258,7 @@ async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, CommandErr
 
 async fn serve(
     bound: Bound,
-    key: &KeyPair,
+    key: &Arc<KeyPair>,
     agent: &Arc<Agent>,
     push: member::PushService,
     router: axum::Router,
@@ -257,19 +270,29 @@ async fn serve(
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);
     let push = PushServer::new(push).max_decoding_message_size(limits::MESSAGE);
+    let asked = DriftService::new(agent.clone(), key.clone());
+    let drift = |caller| {
+        EditedServer::new(asked.asked_by(caller))
+            .max_decoding_message_size(limits::MESSAGE)
+            .max_encoding_message_size(limits::MESSAGE)
+    };
     let record = agent.record.clone();
     let servers = tls::incoming(servers, tls).knowing(move |key| record.current().record().by_key(key).is_some());
     let for_servers = tls::service()
         .layer(Door::new(agent.record.clone()))
         .add_service(group)
+        .add_service(drift(Caller::Server))
         .add_service(push)
         .serve_with_incoming_shutdown(servers, stopped(stop));
     let admin = AdminServer::new(AdminService(agent.clone()))
         .max_decoding_message_size(limits::MESSAGE)
         .max_encoding_message_size(limits::MESSAGE);
     let admin = tonic::service::interceptor::InterceptedService::new(admin, socket::only_owner);
-    let for_commands =
-        tonic::transport::Server::builder().add_service(admin).serve_with_incoming_shutdown(commands, stopped(stop));
+    let drift = tonic::service::interceptor::InterceptedService::new(drift(Caller::Command), socket::only_owner);
+    let for_commands = tonic::transport::Server::builder()
+        .add_service(admin)
+        .add_service(drift)
+        .serve_with_incoming_shutdown(commands, stopped(stop));
     let for_browsers = http::serve(http, router, stopped(stop));
     tracing::info!(name = %agent.farm.borrow().observer, "serving");
     let straggling = async {

@@ -118,6 +118,8 @@ impl From<tonic::Status> for CommandError {
             | Code::FailedPrecondition
             | Code::Aborted
             | Code::Unauthenticated => Kind::Refused,
+            // It says so itself: not even begun.
+            Code::Unavailable if status.message().contains("nothing was changed") => Kind::Refused,
             Code::DeadlineExceeded => Kind::TimedOut,
             Code::Ok
             | Code::Cancelled
@@ -213,5 +215,8 @@ mod tests {
         assert_eq!(error.hint.as_deref(), Some("ask web2, the manager"));
         assert_eq!(CommandError::from(tonic::Status::deadline_exceeded("late")).kind, Kind::TimedOut);
         assert_eq!(CommandError::from(tonic::Status::internal("broken")).kind, Kind::Failed);
+        let away = |text| CommandError::from(tonic::Status::unavailable(text)).kind;
+        assert_eq!(away("web1 does not answer; nothing was changed\ntry again"), Kind::Refused);
+        assert_eq!(away("the connection is lost"), Kind::Failed);
     }
 }

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod common;
 pub mod config;
 pub mod daemon;
+mod drift;
 pub mod duration;
 pub mod error;
 mod group;

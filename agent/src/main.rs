@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Err(usage) => return error::report_usage(&usage),
     };
     commands::log_to_stderr(&cli.command);
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match cli.command.runtime().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return error::report(cli.common.json, &error::CommandError::failed(&e)),
     };

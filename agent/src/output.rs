@@ -50,6 +50,11 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), CommandError> {
     }
 }
 
+/// Text that another server gave, without what a terminal would obey: control characters but newlines and tabs.
+pub fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Rows as aligned columns, two spaces apart.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);

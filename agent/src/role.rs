@@ -242,7 +242,7 @@ impl Roles {
         self.tell_superseded();
         let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
         let thread = tokio::task::spawn_blocking(move || member.run(received));
-        let link = ManagerLink::new(key.clone(), record.clone(), tree);
+        let link = ManagerLink::new(key.clone(), record.clone(), tree, member::Hand::new(&inputs));
         let following = Following { link, inputs: inputs.clone(), stop, sessions: sessions.clone() };
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))
     }

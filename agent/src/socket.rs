@@ -112,12 +112,19 @@ fn may_ask(uid: u32, own: u32) -> bool {
 /// # Errors
 /// It does not run, or this user may not ask it.
 pub async fn connect(path: &Path) -> Result<AdminClient<Channel>, CommandError> {
+    Ok(AdminClient::new(channel(path).await?).max_decoding_message_size(limits::MESSAGE))
+}
+
+/// A channel to it.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn channel(path: &Path) -> Result<Channel, CommandError> {
     let stream = UnixStream::connect(path).await.map_err(|e| no_answer(path, &e))?;
-    let channel = transport::channel(stream, "the agent").await.map_err(|e| {
+    transport::channel(stream, "the agent").await.map_err(|e| {
         let text = format!("what answers at {} is not an agent: {}", path.display(), chain(&e));
         CommandError::new(Kind::Failed, text)
-    })?;
-    Ok(AdminClient::new(channel).max_decoding_message_size(limits::MESSAGE))
+    })
 }
 
 fn no_answer(path: &Path, error: &io::Error) -> CommandError {

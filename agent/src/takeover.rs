@@ -37,6 +37,15 @@ pub(crate) struct Answer {
     pub(crate) leads: bool,
 }
 
+/// That a server says nothing of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Silence {
+    /// It is there all the same: it proved its key.
+    pub(crate) there: bool,
+    /// Why.
+    pub(crate) why: String,
+}
+
 /// All that is judged.
 #[derive(Debug)]
 pub(crate) struct Survey<'a> {
@@ -46,7 +55,7 @@ pub(crate) struct Survey<'a> {
     /// What this server has heard of.
     pub(crate) seen: &'a [SignedHeader],
     /// Every other server: its answer, or why there is none.
-    pub(crate) others: &'a BTreeMap<ServerName, Result<Answer, String>>,
+    pub(crate) others: &'a BTreeMap<ServerName, Result<Answer, Silence>>,
 }
 
 /// What a person who asks for it insists on.
@@ -123,10 +132,11 @@ impl Survey<'_> {
 
     fn judge_others(&self, at: Number) -> Result<(), Refused> {
         let manager = &self.record.manager().name;
-        for (name, answer) in self.others.iter().filter_map(|(name, answer)| Some((name, answer.as_ref().ok()?))) {
-            if name == manager {
-                return Err(Refused::Answers(manager.clone(), self.own.clone()));
-            }
+        let there = |answer: &Result<Answer, Silence>| answer.as_ref().map_or_else(|silence| silence.there, |_| true);
+        if self.others.get(manager).is_some_and(there) {
+            return Err(Refused::Answers(manager.clone(), self.own.clone()));
+        }
+        for (name, answer) in self.answers() {
             if answer.follows && answer.record.epoch == self.record.version.epoch {
                 return Err(Refused::Heard(name.clone(), manager.clone()));
             }
@@ -158,10 +168,11 @@ impl Survey<'_> {
         Findings { servers, lost: self.lost(), epoch }
     }
 
-    fn line(&self, name: &ServerName, answer: &Result<Answer, String>, at: Number) -> String {
+    fn line(&self, name: &ServerName, answer: &Result<Answer, Silence>, at: Number) -> String {
         let manager = if *name == self.record.manager().name { ", the manager," } else { "" };
         let answer = match answer {
-            Err(why) => return format!("{name}{manager} does not answer: {why}"),
+            Err(Silence { there: false, why }) => return format!("{name}{manager} does not answer: {why}"),
+            Err(Silence { there: true, why }) => return format!("{name}{manager} is there, and says: {why}"),
             Ok(answer) => answer,
         };
         let leads = if answer.leads { format!(", and leads in epoch {}", answer.record.epoch) } else { String::new() };

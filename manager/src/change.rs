@@ -168,13 +168,32 @@ fn check_mode(mode: u32) -> Result<u16, Malformed> {
         .ok_or_else(|| Malformed::new(format!("mode {mode:o}; a file put this way may have 0 to 777")))
 }
 
-/// Makes the change durable in the set's directory; what to look at then. None: it was so already.
-pub(crate) fn make(shared: &Shared, asked: &Asked) -> Result<Option<Look>, ChangeError> {
+/// A change that was made in the set's directory.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// What to look at now.
+    pub(crate) look: Look,
+    directory: OwnedFd,
+}
+
+impl Made {
+    /// Makes the change survive a power loss; before it is announced. Cheap once the pack that has it is on the same disk.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn sync(&self, asked: &Asked) -> Result<(), ChangeError> {
+        durable::sync_directory(self.directory.as_fd()).map_err(|e| asked.failed("write", e))
+    }
+}
+
+/// Makes the change in the set's directory: the bytes are on the disk, the name is when [`Made::sync`] has returned.
+/// None: it was so already.
+pub(crate) fn make(shared: &Shared, asked: &Asked) -> Result<Option<Made>, ChangeError> {
     let source = shared.sources().into_iter().find(|source| source.rules.name == asked.set);
     make_in(&source.ok_or_else(|| ChangeError::NoSet(asked.set.clone()))?, asked)
 }
 
-fn make_in(source: &Source, asked: &Asked) -> Result<Option<Look>, ChangeError> {
+fn make_in(source: &Source, asked: &Asked) -> Result<Option<Made>, ChangeError> {
     if Excludes::new(&source.rules)?.excluded(&asked.path, false) {
         return Err(ChangeError::Excluded { set: asked.set.clone(), path: asked.path.clone() });
     }
@@ -187,10 +206,8 @@ fn make_in(source: &Source, asked: &Asked) -> Result<Option<Look>, ChangeError> 
         (What::Remove, Some(before)) => {
             let directory = root.directory(&parent).map_err(|e| asked.failed("open", e))?;
             asked.unchanged(&root, Some(&before))?;
-            durable::remove(directory.as_fd(), name)
-                .and_then(|()| durable::sync_directory(directory.as_fd()))
-                .map_err(|e| asked.failed("remove", e))?;
-            Ok(Some(asked.look(&asked.path)))
+            durable::remove(directory.as_fd(), name).map_err(|e| asked.failed("remove", e))?;
+            Ok(Some(Made { look: asked.look(&asked.path), directory }))
         }
         (What::Put { data, mode }, Some(before))
             if before.holds(data, *mode).map_err(|e| asked.failed("read", e))? =>
@@ -201,7 +218,7 @@ fn make_in(source: &Source, asked: &Asked) -> Result<Option<Look>, ChangeError> 
             let (directory, made) = asked.open_parent(&root, &parent)?;
             let put = Put { asked, root: &root, directory: directory.as_fd(), name, before: before.as_ref() };
             put.put(data, *mode)?;
-            Ok(Some(asked.look(made.as_ref().unwrap_or(&asked.path))))
+            Ok(Some(Made { look: asked.look(made.as_ref().unwrap_or(&asked.path)), directory }))
         }
     }
 }
@@ -367,7 +384,7 @@ impl Put<'_> {
             Some(_) => durable::rename(name(temporary), name(self.name)),
             None => durable::rename_new(name(temporary), name(self.name)),
         };
-        swapped.and_then(|()| durable::sync_directory(self.directory)).map_err(|e| self.asked.failed("write", e))
+        swapped.map_err(|e| self.asked.failed("write", e))
     }
 }
 

@@ -75,6 +75,37 @@ impl Dirty {
         self.state().burst.map(|burst| burst.due(quiet_max))
     }
 
+    /// The burst so far and when to begin with it, where that is worth it before it is over.
+    pub(crate) fn early(&self) -> Option<(Burst, Instant)> {
+        let burst = self.state().burst?;
+        burst.early().map(|at| (burst, at))
+    }
+
+    /// What was gathered so far, which stays, and the burst that it came in.
+    pub(crate) fn peek(&self) -> Option<(Burst, Look)> {
+        let state = self.state();
+        Some((state.burst.filter(|_| !state.everything)?, Look::At(state.paths.clone())))
+    }
+
+    /// As [`Dirty::take`], if nothing has happened since `burst`.
+    pub(crate) fn take_if(&self, burst: Burst) -> bool {
+        let mut state = self.state();
+        let same = state.burst == Some(burst);
+        if same {
+            *state = State::default();
+        }
+        same
+    }
+
+    /// Forgets what was gathered, if it is no more than `paths`: those will be looked at again.
+    pub(crate) fn forget(&self, paths: &Paths) {
+        let mut state = self.state();
+        if !state.everything && state.paths.iter().all(|(at, depth)| paths.get(at).is_some_and(|again| depth <= again))
+        {
+            *state = State::default();
+        }
+    }
+
     /// What to look at; none when nothing happened. From now on a new burst is gathered.
     pub fn take(&self) -> Option<Look> {
         let State { paths, everything, burst } = std::mem::take(&mut *self.state());
@@ -120,5 +151,35 @@ mod tests {
         }
         dirty.note(set(), path("one more"), Depth::Entry, now);
         assert!(matches!(dirty.take(), Some(Look::Stats)));
+    }
+
+    #[test]
+    fn what_was_prepared_holds_for_its_own_burst_only() {
+        let (dirty, now) = (Dirty::default(), Instant::now());
+        dirty.note(set(), path("a"), Depth::Entry, now);
+        let (burst, look) = dirty.peek().unwrap();
+        assert!(matches!(look, Look::At(paths) if paths.len() == 1));
+        dirty.note(set(), path("a"), Depth::Entry, now + Duration::from_millis(1));
+        assert!(!dirty.take_if(burst), "it happened again");
+        let (burst, _) = dirty.peek().unwrap();
+        assert!(dirty.take_if(burst) && dirty.take().is_none());
+        dirty.note_everything(now);
+        assert!(dirty.peek().is_none());
+    }
+
+    #[test]
+    fn only_what_is_looked_at_again_is_forgotten() {
+        let (dirty, now) = (Dirty::default(), Instant::now());
+        let again: Paths = [((set(), path("a")), Depth::Entry)].into();
+        dirty.note(set(), path("a"), Depth::All, now);
+        dirty.forget(&again);
+        assert!(dirty.take().is_some(), "all below it, too, was to be looked at");
+        dirty.note(set(), path("a"), Depth::Entry, now);
+        dirty.note(set(), path("b"), Depth::Entry, now);
+        dirty.forget(&again);
+        assert!(dirty.take().is_some(), "b was not");
+        dirty.note(set(), path("a"), Depth::Entry, now);
+        dirty.forget(&again);
+        assert!(dirty.take().is_none());
     }
 }

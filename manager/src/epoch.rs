@@ -50,6 +50,7 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
         changes: &[],
         sources: &[],
         codec: record.record().policy.codec,
+        outlines: None,
     };
     let stored = publish::store(shared, &contents).map_err(|source| StartError::Epoch { epoch, source })?;
     shared.head.send_replace(Arc::new(Head::new(stored, head.tree.clone(), Instant::now())));

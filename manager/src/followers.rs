@@ -99,15 +99,21 @@ mod tests {
         let (micros, kept) = (1, Vec::new());
         followers.observe(&server, &Observation::Done { revision: number(3), micros, kept });
         assert_eq!(missing(&followers), Ok(()));
-        followers.observe(&server, &Observation::Drift { entries: 1, paths: Vec::new() });
+        followers
+            .observe(&server, &Observation::Drift { entries: 1, paths: Vec::new(), held: false, kept: Vec::new() });
         assert!(matches!(missing(&followers), Err(Missing::Never(_))), "edited");
-        followers.observe(&server, &Observation::Drift { entries: 0, paths: Vec::new() });
+        followers
+            .observe(&server, &Observation::Drift { entries: 0, paths: Vec::new(), held: false, kept: Vec::new() });
         followers.observe(&server, &Observation::Failed("disk".into()));
         assert!(matches!(missing(&followers), Err(Missing::Never(_))), "in error");
         followers.observe(&server, &reached(4));
         assert!(matches!(missing(&followers), Err(Missing::Yet(_))), "ahead");
         followers.observe(&server, &Observation::Lost("gone".into()));
-        assert!(!followers.observe(&server, &Observation::Drift { entries: 0, paths: Vec::new() }), "a straggler");
+        assert!(
+            !followers
+                .observe(&server, &Observation::Drift { entries: 0, paths: Vec::new(), held: false, kept: Vec::new() }),
+            "a straggler"
+        );
         assert!(matches!(missing(&followers), Err(Missing::Yet(_))), "gone");
     }
 }

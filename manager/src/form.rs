@@ -16,13 +16,13 @@ use bellwether_proto::{
 use bellwether_store::{
     history::{History, HistoryError},
     index,
-    pack::{self, Contents, PackError},
+    pack::{self, Contents, Outlines, PackError},
     scan::{Look, Notice, ScanError, scan},
     tree::{Node, Tree},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::shared::sources;
+use crate::shared::{OUTLINES, sources};
 
 /// How often forming begins anew because files change while they are packed.
 const TRIES: u32 = 10;
@@ -116,6 +116,7 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
     let rules: Vec<Arc<SetRules>> = sources.iter().map(|source| source.rules.clone()).collect();
     let empty = Tree::empty(rules.iter().cloned());
     let mut found = scan(&sources, &empty, &Look::Bytes)?;
+    let outlines = Outlines::of_tree(&form.state.join(OUTLINES), &found.tree);
     for attempt in 1.. {
         if let Some(missing) = found.tree.sets().iter().find(|set| set.root.is_none()) {
             return Err(no_directory(&form.sets, &missing.rules.name));
@@ -129,6 +130,7 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
             changes: &empty.diff(&found.tree),
             sources: &sources,
             codec: record.policy.codec,
+            outlines: outlines.as_ref(),
         };
         let mut new = history.create()?;
         match pack::write(&contents, new.file()) {

@@ -8,7 +8,7 @@ use bellwether_proto::{
     key::PublicKey,
     limits,
     name::{BalancerName, ServerName, SetName},
-    record::{Codec, Edit, Publish, Record, Role, Server, SetRules, SignedRecord},
+    record::{Codec, Edit, OnDrift, Publish, Record, Role, Server, SetRules, SignedRecord},
     v1,
 };
 
@@ -227,6 +227,8 @@ pub struct PolicyChange {
     pub codec: Option<Codec>,
     /// In milliseconds.
     pub quiet_max_ms: Option<u64>,
+    /// What a member does about edits of its own (W3).
+    pub drift: Option<OnDrift>,
     /// Of `set`, or of all sets.
     pub allow_setuid: Option<bool>,
     /// Of `set`, or of all sets.
@@ -287,6 +289,7 @@ impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
             publish,
             codec: wire.codec.map(|text| text.parse()).transpose()?,
             quiet_max_ms: wire.quiet_max_ms,
+            drift: wire.drift.map(|text| text.parse()).transpose()?,
             allow_setuid: wire.allow_setuid,
             allow_capabilities: wire.allow_capabilities,
             set,
@@ -326,6 +329,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     policy.publish = change.publish.unwrap_or(policy.publish);
     policy.codec = change.codec.unwrap_or(policy.codec);
     policy.quiet_max_ms = change.quiet_max_ms.unwrap_or(policy.quiet_max_ms);
+    policy.drift = change.drift.unwrap_or(policy.drift);
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);
     }

@@ -12,6 +12,7 @@
 //! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
 //! [`balancer::rules`].
 
+mod adopt;
 mod backoff;
 pub mod balancer;
 mod change;
@@ -59,6 +60,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use adopt::{Adopt, AdoptError, Adopted};
 pub use change::{ChangeError, Changed};
 pub use form::{Form, FormError, Formed, form};
 pub use lane::Deadlines;
@@ -189,6 +191,17 @@ impl Manager {
         let asked = Box::new(request.try_into()?);
         let (answer, answered) = oneshot::channel();
         let sent = self.inner.commands.send(Command::Change(asked, answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
+    /// Makes a member's edits the manager's own and publishes them at once, all or none (W3).
+    ///
+    /// # Errors
+    /// Why not, and what was left unchanged.
+    pub async fn adopt(&self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Adopt(Box::new(adopt), answer)).await;
         sent.map_err(|_| PublishError::Stopping)?;
         answered.await.map_err(|_| PublishError::Stopping)?
     }

@@ -22,6 +22,8 @@ pub struct Member {
     pub forked: bool,
     /// Within that sync: its sets hold again what its revision says, and its error is cleared.
     pub settled: bool,
+    /// It takes no updates because of edits of its own (policy `hold`).
+    pub held: bool,
 }
 
 /// Why nothing is sent.
@@ -29,6 +31,8 @@ pub struct Member {
 pub enum Wait {
     /// It is in error: until a sync is asked for.
     Fault,
+    /// It has edits of its own, and takes nothing over them: until they are kept or reverted, or a sync is asked for.
+    Held,
     /// Propagation is held: until `resume`, or a sync is asked for.
     Paused,
     /// It refused the head: until there is another, or a sync is asked for.
@@ -73,6 +77,9 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
         }
         if member.at == Some(head) {
             return Step::Nothing;
+        }
+        if member.held {
+            return Step::Wait(Wait::Held);
         }
         if paused {
             return Step::Wait(Wait::Paused);

@@ -35,6 +35,7 @@ impl Preview {
             changes: &Tree::empty(rules.iter().cloned()).diff(&head.tree),
             sources: &shared.sources(),
             codec: shared.record.borrow().record().policy.codec,
+            outlines: None,
         };
         let mut new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create()?;
         pack::write(&contents, new.file())?;

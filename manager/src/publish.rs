@@ -1,5 +1,6 @@
-//! One publish, on a blocking thread: scan, compare with the head, judge, sign, pack, commit. What is on disk when it
-//! says that a revision was published: the whole pack, part of the history (invariant 3). It announces nothing.
+//! One publish, on a blocking thread, in two steps. [`prepare`]: scan, compare with the head, judge, sign, pack; nobody
+//! sees anything of it, and it can be thrown away. [`commit`]: when it says that a revision was published, the whole pack
+//! is part of the history and on the disk (invariant 3). Neither announces anything.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +10,14 @@ use std::{
 };
 
 use bellwether_proto::{
+    entry::EntryPath,
     name::SetName,
-    record::{Publish, Record, SetRules},
-    revision::{Header, Number, SignedHeader},
+    record::{Publish, Record, SetRules, Version},
+    revision::{Header, Number, RevisionId, SignedHeader},
 };
 use bellwether_store::{
     durable,
-    history::HistoryError,
+    history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
     scan::{Depth, Look, Notice, ScanError, Source, scan},
     tree::{Change, Tree},
@@ -85,16 +87,20 @@ pub(crate) enum Outcome {
     /// They do not, but nothing was to be published.
     Held(Changes),
     /// There is a new head, durable.
-    Published(Box<Head>, Changes),
+    Published(Arc<Head>, Changes),
 }
 
 /// What a publish saw, whatever came of it.
 pub(crate) struct Seen {
+    /// What was looked at.
+    pub(crate) looked: Look,
     /// The sets as they are.
     pub(crate) tree: Tree,
     pub(crate) notices: Vec<Notice>,
-    pub(crate) young: BTreeMap<(SetName, bellwether_proto::entry::EntryPath), Depth>,
+    pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
     pub(crate) outcome: Result<Outcome, PublishError>,
+    /// A base of the head is due.
+    pub(crate) base_due: bool,
 }
 
 /// What differs from the head.
@@ -120,45 +126,82 @@ impl Changes {
     }
 }
 
-/// Tries to publish what `look` finds. `known`: the sets as last scanned.
+/// A publish that needs only its place in the history.
+pub(crate) struct Prepared {
+    looked: Look,
+    tree: Tree,
+    notices: Vec<Notice>,
+    young: BTreeMap<(SetName, EntryPath), Depth>,
+    outcome: Result<Ready, PublishError>,
+    began: Instant,
+    /// What it was prepared under.
+    head: RevisionId,
+    record: Version,
+}
+
+impl Prepared {
+    /// Whether nothing has changed since that it depends on: neither the head nor the record.
+    pub(crate) fn fits(&self, shared: &Shared) -> bool {
+        self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version
+    }
+}
+
+/// What a prepared publish will be.
+enum Ready {
+    Same,
+    Held(Changes),
+    /// A whole pack, on the disk, not yet part of the history.
+    Packed(NewPack, Changes),
+}
+
+/// Prepares a publish of what `look` finds. `known`: the sets as last scanned.
 ///
 /// # Errors
-/// The sets cannot be scanned: nothing new is known. All other errors are in [`Seen::outcome`].
-pub(crate) fn attempt(
+/// The sets cannot be scanned: nothing new is known. All other errors are [`commit`]'s to give.
+pub(crate) fn prepare(
     shared: &Shared,
     known: &Tree,
     look: Look,
     cause: &Cause,
     began: Instant,
-) -> Result<Seen, PublishError> {
+) -> Result<Prepared, PublishError> {
     let record = shared.record.borrow().clone();
     let (head, record) = (shared.head.borrow().clone(), record.record());
     let sources = sources(record, &shared.sets);
     if let Some(lost) = record.policy.sets.iter().find(|rules| sources.iter().all(|s| s.rules.name != rules.name)) {
         return Err(PublishError::NoPath(lost.name.clone()));
     }
-    let mut seen = look_at(&sources, known, &look)?;
+    let publishing = Publishing { shared, record, head: &head, sources: &sources, began };
+    let mut prepared = publishing.look(known, &look)?;
     for attempt in 1.. {
-        let publishing = Publishing { shared, record, head: &head, sources: &sources, began };
-        seen.outcome = publishing.go(&seen.tree, cause);
-        let Err(PublishError::Pack(PackError::Changed { set, path })) = &seen.outcome else { break };
+        prepared.outcome = publishing.go(&prepared.tree, cause);
+        let Err(PublishError::Pack(PackError::Changed { set, path })) = &prepared.outcome else { break };
         if attempt == TRIES {
             break;
         }
         let again = Look::At([((set.clone(), path.clone()), Depth::All)].into());
-        let mut next = look_at(&sources, &seen.tree, &again)?;
-        next.notices.append(&mut seen.notices);
-        next.young.append(&mut seen.young);
-        seen = next;
+        let mut next = publishing.look(&prepared.tree, &again)?;
+        next.notices.append(&mut prepared.notices);
+        next.young.append(&mut prepared.young);
+        prepared = Prepared { looked: prepared.looked, ..next };
     }
-    Ok(seen)
+    Ok(prepared)
 }
 
-fn look_at(sources: &[Source], known: &Tree, look: &Look) -> Result<Seen, PublishError> {
-    let scan = scan(sources, known, look)?;
-    failpoints::hit("publish.scanned");
-    let young = scan.young.into_iter().map(|at| (at, Depth::Entry)).collect();
-    Ok(Seen { tree: scan.tree, notices: scan.notices, young, outcome: Ok(Outcome::Same) })
+/// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
+pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
+    let Prepared { looked, tree, notices, young, outcome, began, .. } = prepared;
+    let outcome = outcome.and_then(|ready| match ready {
+        Ready::Same => Ok(Outcome::Same),
+        Ready::Held(changes) => Ok(Outcome::Held(changes)),
+        Ready::Packed(pack, changes) => {
+            let head = Head::new(keep(shared, pack)?, Arc::new(tree.clone()), began);
+            Ok(Outcome::Published(Arc::new(head), changes))
+        }
+    });
+    let published = matches!(outcome, Ok(Outcome::Published(..)));
+    let base_due = published && shared.history.read().unwrap_or_else(PoisonError::into_inner).base_due();
+    Seen { looked, tree, notices, young, outcome, base_due }
 }
 
 struct Publishing<'a> {
@@ -170,10 +213,25 @@ struct Publishing<'a> {
 }
 
 impl Publishing<'_> {
-    fn go(&self, tree: &Tree, cause: &Cause) -> Result<Outcome, PublishError> {
+    fn look(&self, known: &Tree, look: &Look) -> Result<Prepared, PublishError> {
+        let scan = scan(self.sources, known, look)?;
+        failpoints::hit("publish.scanned");
+        Ok(Prepared {
+            looked: look.clone(),
+            tree: scan.tree,
+            notices: scan.notices,
+            young: scan.young.into_iter().map(|at| (at, Depth::Entry)).collect(),
+            outcome: Ok(Ready::Same),
+            began: self.began,
+            head: self.head.id(),
+            record: self.record.version,
+        })
+    }
+
+    fn go(&self, tree: &Tree, cause: &Cause) -> Result<Ready, PublishError> {
         let root = tree.root();
         if root == self.head.stored.header.header().root {
-            return Ok(Outcome::Same);
+            return Ok(Ready::Same);
         }
         let changes = self.head.tree.diff(tree);
         let summary = Changes::of(&changes, &self.head.tree);
@@ -182,7 +240,7 @@ impl Publishing<'_> {
             Cause::Asked(request) => Some(request),
         };
         if asked.is_some_and(|request| request.dry_run) {
-            return Ok(Outcome::Held(summary));
+            return Ok(Ready::Held(summary));
         }
         if !asked.is_some_and(|request| request.accept)
             && let Some(fright) = frightening(&self.head.tree, tree)
@@ -190,10 +248,10 @@ impl Publishing<'_> {
             return Err(PublishError::Frightening(fright));
         }
         if asked.is_none() && self.record.policy.publish == Publish::Manual {
-            return Ok(Outcome::Held(summary));
+            return Ok(Ready::Held(summary));
         }
         let header = self.header(root, asked);
-        self.pack(&header, tree, &changes).map(|head| Outcome::Published(Box::new(head), summary))
+        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary))
     }
 
     fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> SignedHeader {
@@ -215,7 +273,7 @@ impl Publishing<'_> {
         signed
     }
 
-    fn pack(&self, header: &SignedHeader, tree: &Tree, changes: &[Change]) -> Result<Head, PublishError> {
+    fn pack(&self, header: &SignedHeader, changes: &[Change]) -> Result<NewPack, PublishError> {
         let rules: Vec<Arc<SetRules>> = self.sources.iter().map(|source| source.rules.clone()).collect();
         let contents = Contents {
             header,
@@ -225,25 +283,32 @@ impl Publishing<'_> {
             changes,
             sources: self.sources,
             codec: self.record.policy.codec,
+            outlines: self.shared.outlines.as_ref(),
         };
-        let stored = store(self.shared, &contents)?;
-        Ok(Head::new(stored, Arc::new(tree.clone()), self.began))
+        pack(self.shared, &contents)
     }
 }
 
-/// Packs and commits: when this returns, the pack is part of the history and survives a power loss.
-pub(crate) fn store(
-    shared: &Shared,
-    contents: &Contents<'_>,
-) -> Result<Arc<bellwether_store::history::Stored>, PublishError> {
+/// Writes a pack; when this returns its bytes are on the disk.
+fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishError> {
     let new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
     let mut new = new?;
     failpoints::hit("publish.begun");
     pack::write(contents, new.file())?;
     failpoints::hit("publish.written");
-    // The bytes go to the disk before the history is locked: lanes go on reading it meanwhile. `commit` makes sure.
+    // Before the history is locked: lanes go on reading it meanwhile. `History::commit` makes sure.
     let _ = durable::sync_file(new.file().as_fd());
-    let stored = shared.history.write().unwrap_or_else(PoisonError::into_inner).commit(new)?;
+    Ok(new)
+}
+
+/// Packs and commits: when this returns, the pack is part of the history and survives a power loss.
+pub(crate) fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<Stored>, PublishError> {
+    keep(shared, pack(shared, contents)?)
+}
+
+/// Makes a pack part of the history.
+fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
+    let stored = shared.history.write().unwrap_or_else(PoisonError::into_inner).commit(pack)?;
     failpoints::hit("publish.committed");
     Ok(stored)
 }
@@ -267,6 +332,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         changes: &empty.diff(&head.tree),
         sources: &rules.iter().filter_map(path).collect::<Vec<_>>(),
         codec: record.record().policy.codec,
+        outlines: shared.outlines.as_ref(),
     };
     store(shared, &contents)?;
     shared.history.write().unwrap_or_else(PoisonError::into_inner).retain(revisions)?;

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,11 +25,13 @@ use bellwether_store::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    adopt::{self, Adopt, AdoptError, Adopted, Made},
     change::{self, Asked, Changed},
     dirty::Dirty,
     failpoints,
     head::Head,
-    publish::{self, Cause, Changes, Outcome, PublishError, Request, Seen},
+    publish::{self, Cause, Changes, Outcome, Prepared, PublishError, Request, Seen},
+    quiet::Burst,
     shared::Shared,
     watch::Mode,
 };
@@ -55,6 +57,7 @@ pub(crate) enum Command {
         answer: oneshot::Sender<Result<Published, PublishError>>,
         over: oneshot::Receiver<()>,
     },
+    Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
 }
 
 /// What came of a publish.
@@ -77,6 +80,8 @@ pub(crate) struct Publisher {
     pub(crate) unpublished: Option<String>,
     /// Publishes that failed in a row.
     pub(crate) failures: u32,
+    /// What the burst so far makes, prepared while it is waited for whether more comes.
+    pub(crate) early: Option<(Burst, Prepared)>,
     /// Since when every entry is due to be looked at, and every byte.
     pub(crate) times: Times,
 }
@@ -109,6 +114,43 @@ impl Times {
     }
 }
 
+/// What to publish.
+enum Work {
+    /// What was prepared.
+    Prepared(Prepared),
+    /// What is found there.
+    Look(Look),
+    /// The same, as a person asked.
+    Asked(Look, Request),
+}
+
+impl Work {
+    /// Blocks.
+    fn publish(self, shared: &Shared, known: &Tree) -> Result<Seen, PublishError> {
+        let began = Instant::now();
+        let prepared = match self {
+            Self::Prepared(prepared) => prepared,
+            Self::Look(look) => publish::prepare(shared, known, look, &Cause::Seen, began)?,
+            Self::Asked(look, request) => publish::prepare(shared, known, look, &Cause::Asked(request), began)?,
+        };
+        Ok(publish::commit(shared, prepared))
+    }
+}
+
+/// Makes a change and publishes it; none: it was so already. Blocks.
+fn change(
+    shared: &Shared,
+    known: &Tree,
+    asked: &Asked,
+    request: Request,
+) -> Result<Option<Result<Seen, PublishError>>, change::ChangeError> {
+    let Some(made) = change::make(shared, asked)? else { return Ok(None) };
+    let prepared = publish::prepare(shared, known, made.look.clone(), &Cause::Asked(request), Instant::now());
+    // After the pack is on the disk: most file systems write both at once.
+    made.sync(asked)?;
+    Ok(Some(prepared.map(|prepared| publish::commit(shared, prepared))))
+}
+
 impl Publisher {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
         let mut record = self.shared.record.subscribe();
@@ -133,7 +175,7 @@ impl Publisher {
                     let now = policy_of(&self.shared);
                     if now != policy {
                         policy = now;
-                        self.round(Look::Stats, Cause::Seen).await;
+                        self.round(Work::Look(Look::Stats)).await;
                     }
                 }
                 () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
@@ -152,7 +194,13 @@ impl Publisher {
         let Times { rescan, full, young, base, wanted: _ } = &self.times;
         let dirty = self.dirty.due(self.quiet_max());
         let young = young.as_ref().map(|(at, _)| *at);
-        [dirty, young, *base].into_iter().flatten().fold((*rescan).min(*full), Instant::min)
+        [self.early_at(), dirty, young, *base].into_iter().flatten().fold((*rescan).min(*full), Instant::min)
+    }
+
+    /// When the burst so far is to be prepared, unless it is.
+    fn early_at(&self) -> Option<Instant> {
+        let (burst, at) = self.dirty.early()?;
+        self.early.as_ref().is_none_or(|(of, _)| *of != burst).then_some(at)
     }
 
     async fn due(&mut self) {
@@ -160,19 +208,28 @@ impl Publisher {
         if self.times.full <= now {
             self.times.full = now + self.shared.timings.full_hash;
             self.dirty.take();
-            self.round(Look::Bytes, Cause::Seen).await;
+            self.round(Work::Look(Look::Bytes)).await;
             self.save().await;
         } else if self.dirty.due(self.quiet_max()).is_some_and(|at| at <= now) {
-            if let Some(look) = self.dirty.take() {
-                self.round(look, Cause::Seen).await;
+            match self.early.take() {
+                Some((burst, prepared)) if prepared.fits(&self.shared) && self.dirty.take_if(burst) => {
+                    self.round(Work::Prepared(prepared)).await;
+                }
+                Some(_) | None => {
+                    if let Some(look) = self.dirty.take() {
+                        self.round(Work::Look(look)).await;
+                    }
+                }
             }
+        } else if self.early_at().is_some_and(|at| at <= now) {
+            self.prepare_early().await;
         } else if self.times.young.as_ref().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, look)) = self.times.young.take() {
-                self.round(look, Cause::Seen).await;
+                self.round(Work::Look(look)).await;
             }
         } else if self.times.rescan <= now {
             self.dirty.take();
-            self.round(Look::Stats, Cause::Seen).await;
+            self.round(Work::Look(Look::Stats)).await;
             self.save().await;
         } else if self.times.base.is_some_and(|at| at <= now) {
             self.base().await;
@@ -186,7 +243,7 @@ impl Publisher {
                 let _ = answer.send(self.asked(Look::Stats, request).await);
             }
             Command::Change(asked, answer) => {
-                let _ = answer.send(self.change(*asked).await);
+                let _ = answer.send(self.change(asked).await);
             }
             Command::Hold { answer, over } => {
                 self.dirty.take();
@@ -197,41 +254,77 @@ impl Publisher {
                     () = stopped(shutdown) => {}
                 }
             }
+            Command::Adopt(adopt, answer) => {
+                let _ = answer.send(self.adopt(*adopt).await);
+            }
         }
     }
 
     async fn asked(&mut self, look: Look, request: Request) -> Result<Published, PublishError> {
-        match self.attempt(look, Cause::Asked(request)).await? {
+        match self.attempt(Work::Asked(look, request)).await? {
             Outcome::Same => Ok(Published { revision: None, changes: Changes::default() }),
             Outcome::Held(changes) => Ok(Published { revision: None, changes }),
             Outcome::Published(head, changes) => Ok(Published { revision: Some(head.stored.header.clone()), changes }),
         }
     }
 
-    async fn change(&mut self, asked: Asked) -> Result<Changed, change::ChangeError> {
+    async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, change::ChangeError> {
         if let Some(why) = &self.unpublished {
             return Err(change::ChangeError::Unpublished(why.clone()));
         }
         // Who names the file means it: even the removal of a set's only file frightens nobody.
         let (message, author) = (asked.message.clone(), asked.author.clone());
         let request = Request { message, author, accept: true, dry_run: false };
-        let shared = self.shared.clone();
-        let made = move || change::make(&shared, &asked);
-        let made = tokio::task::spawn_blocking(made).await.map_err(|_| PublishError::Stopping)??;
-        let published = match made {
-            None => None,
-            Some(look) => self.asked(look, request).await?.revision,
-        };
-        Ok(Changed { revision: published })
+        self.early = None;
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let work = move || change(&shared, &known, &asked, request);
+        let seen = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
+        let Some(seen) = seen else { return Ok(Changed { revision: None }) };
+        Ok(match self.settle(seen)? {
+            Outcome::Published(head, _) => Changed { revision: Some(head.stored.header.clone()) },
+            Outcome::Same | Outcome::Held(_) => Changed { revision: None },
+        })
     }
 
-    async fn round(&mut self, look: Look, cause: Cause) {
-        let everything = !matches!(look, Look::At(_));
-        if everything {
+    async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        if let Some(why) = &self.unpublished {
+            return Err(AdoptError::Unpublished(why.clone()));
+        }
+        let (message, author) = (adopt.message.clone(), adopt.author.clone());
+        let request = Request { message, author, accept: true, dry_run: false };
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
+        let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
+        if let Some(look) = look {
+            adopted.revision = self.asked(look, request).await?.revision;
+        }
+        Ok(adopted)
+    }
+
+    /// Does what can be thrown away of the publish that the burst will be, should nothing more happen.
+    async fn prepare_early(&mut self) {
+        // An older one is thrown away first, so that its file is.
+        self.early = None;
+        let Some((burst, look)) = self.dirty.peek() else { return };
+        // An error is met again when the burst is over, and told then.
+        if let Ok(prepared) = self.prepare(look, Cause::Seen).await {
+            self.early = Some((burst, prepared));
+        }
+    }
+
+    async fn prepare(&self, look: Look, cause: Cause) -> Result<Prepared, PublishError> {
+        let began = Instant::now();
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let work = move || publish::prepare(&shared, &known, look, &cause, began);
+        tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?
+    }
+
+    async fn round(&mut self, work: Work) {
+        if matches!(work, Work::Look(Look::Stats | Look::Bytes)) {
             self.times.rescan = Instant::now() + self.rescan_in();
         }
         let told = self.unpublished.clone();
-        let Err(error) = self.attempt(look, cause).await else {
+        let Err(error) = self.attempt(work).await else {
             self.failures = 0;
             return;
         };
@@ -255,31 +348,36 @@ impl Publisher {
     }
 
     /// One publish, whatever comes of it. Not to be cancelled: a new head would be durable but not announced.
-    async fn attempt(&mut self, look: Look, cause: Cause) -> Result<Outcome, PublishError> {
-        let began = Instant::now();
+    async fn attempt(&mut self, work: Work) -> Result<Outcome, PublishError> {
+        self.early = None;
         let (shared, known) = (self.shared.clone(), self.known.clone());
-        let looked = look.clone();
-        let work = move || publish::attempt(&shared, &known, look, &cause, began);
-        let seen = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?;
-        let outcome = match seen {
-            Ok(seen) => self.take(seen, &looked),
-            Err(error) => Err(error),
-        };
+        let publish = move || work.publish(&shared, &known);
+        let seen = tokio::task::spawn_blocking(publish).await.map_err(|_| PublishError::Stopping)?;
+        self.settle(seen)
+    }
+
+    fn settle(&mut self, seen: Result<Seen, PublishError>) -> Result<Outcome, PublishError> {
+        let outcome = seen.and_then(|seen| self.take(seen));
         if let Ok(Outcome::Published(head, _)) = &outcome {
             self.announce(head);
-            self.plan_base().await;
         }
         self.tell_unpublished(&outcome);
         outcome
     }
 
-    fn take(&mut self, seen: Seen, looked: &Look) -> Result<Outcome, PublishError> {
-        let Seen { tree, notices, young, outcome } = seen;
+    fn take(&mut self, seen: Seen) -> Result<Outcome, PublishError> {
+        let Seen { looked, tree, notices, young, outcome, base_due } = seen;
+        if base_due && self.times.base.is_none() {
+            // Not before the burst that made this head is over.
+            self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
+        }
         let before = std::mem::replace(&mut self.known, tree);
         if !young.is_empty() {
+            // The events of what was just read say nothing that this second look will not see.
+            self.dirty.forget(&young);
             self.times.young = Some((Instant::now() + self.shared.timings.young, Look::At(young)));
         }
-        match looked {
+        match &looked {
             Look::Stats | Look::Bytes => self.notices.clear(),
             Look::At(paths) => self
                 .notices
@@ -290,14 +388,13 @@ impl Publisher {
         outcome
     }
 
-    fn announce(&mut self, head: &Head) {
+    fn announce(&self, head: &Arc<Head>) {
         let header = head.stored.header.clone();
         tracing::info!(revision = %header.number(), "published");
-        let head = Head::new(head.stored.clone(), head.tree.clone(), head.published);
         // The monitor is told while the head is locked: no lane's report of this revision comes before it, and whoever
         // hears of it sees it.
         self.shared.head.send_modify(|now| {
-            *now = Arc::new(head);
+            *now = head.clone();
             self.shared.see(Event::Head {
                 number: header.number(),
                 time_ms: header.header().time_ms,
@@ -344,15 +441,6 @@ impl Publisher {
         let more = ours.clone().count().saturating_sub(NOTICES);
         let lines = ours.take(NOTICES).map(|notice| format!("{}:{}: {}", notice.set, notice.path, notice.what));
         lines.chain((more > 0).then(|| format!("and {more} more"))).collect()
-    }
-
-    /// A base is built when it is quiet: not before the burst that made this head is over.
-    async fn plan_base(&mut self) {
-        let history = self.shared.history.clone();
-        let due = move || history.read().unwrap_or_else(PoisonError::into_inner).base_due();
-        if self.times.base.is_none() && tokio::task::spawn_blocking(due).await.unwrap_or(false) {
-            self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
-        }
     }
 
     async fn base(&mut self) {

@@ -9,6 +9,12 @@ use std::time::{Duration, Instant};
 /// The quiet time of a single save.
 pub const SHORTEST: Duration = Duration::from_millis(5);
 
+/// When what a single save needs is prepared: after this, and while it is still waited for whether more comes.
+const EARLY: Duration = Duration::from_millis(1);
+
+/// Paths of a burst that may be prepared: an editor's save through a file beside it names three.
+const EARLY_PATHS: usize = 3;
+
 /// How long events that never pause are waited for.
 pub const LONGEST: Duration = Duration::from_secs(10);
 
@@ -24,6 +30,11 @@ pub struct Burst {
 }
 
 impl Burst {
+    /// When to begin with what can be thrown away; none: it is a burst of many, of which more is to come.
+    pub fn early(&self) -> Option<Instant> {
+        (self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
+    }
+
     /// When to scan, should nothing more happen.
     pub fn due(&self, quiet_max: Duration) -> Instant {
         let length = self.last.saturating_duration_since(self.first);
@@ -63,6 +74,18 @@ mod tests {
     #[test]
     fn one_save_is_scanned_after_five_milliseconds() {
         assert_eq!(scans(&[100]), [105]);
+    }
+
+    #[test]
+    fn a_save_is_prepared_early_a_long_burst_is_not() {
+        let first = Instant::now();
+        let early = |length, paths| {
+            let burst = Burst { first, last: first + Duration::from_millis(length), paths };
+            burst.early().inspect(|at| assert!(*at < burst.due(MAX)))
+        };
+        assert_eq!(early(0, 1), Some(first + EARLY));
+        assert_eq!(early(2, 3), Some(first + Duration::from_millis(2) + EARLY));
+        assert_eq!((early(0, 4), early(5, 1)), (None, None));
     }
 
     #[test]

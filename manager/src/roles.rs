@@ -50,7 +50,9 @@ pub enum RoleRefused {
     #[error("{0} is disabled, so it does not have what the manager has; first: bellwether server enable {0}")]
     Disabled(ServerName),
     /// It may not become manager.
-    #[error("{0} is not a candidate: it may not become manager; first, at the manager: bellwether server set {0}")]
+    #[error(
+        "{0} is not a candidate: it may not become manager; first, at the manager: bellwether server set {0} --candidate yes"
+    )]
     NoCandidate(ServerName),
     /// Its key is not in the record.
     #[error("this server is not in the group record that it holds; let it join again")]

@@ -97,7 +97,7 @@ fn without(dir: &Dir, at: &EntryPath, excludes: &Excludes) -> Dir {
 }
 
 fn count(dir: &Dir) -> u64 {
-    dir.children().iter().map(|child| 1 + child.node.directory().map_or(0, |dir| count(dir))).sum()
+    dir.entries() - 1
 }
 
 /// How many entries of `before` have nothing at their path in `now`.

@@ -14,10 +14,13 @@ use bellwether_proto::{
     status::Event,
     v1,
 };
-use bellwether_store::{history::History, scan::Source, state_file::StateFileError};
+use bellwether_store::{history::History, pack::Outlines, scan::Source, state_file::StateFileError};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{Dial, SaveRecord, failpoints, followers::Followers, group::GroupRefused, head::Head, lane::Deadlines};
+
+/// The cache of what chunks look like, in the state directory.
+pub(crate) const OUTLINES: &str = "outlines";
 
 /// How many lanes read chunks for their members at a time.
 const READS: usize = 2;
@@ -49,7 +52,8 @@ impl Default for Timings {
             rescan: Duration::from_secs(60),
             rescan_unwatched: Duration::from_secs(3),
             full_hash: Duration::from_secs(24 * 3600),
-            young: Duration::from_millis(20),
+            // Not among the members' work on the change that made it young: its events are heard all the same.
+            young: Duration::from_millis(100),
             keepalive: Duration::from_secs(5),
             dial: Duration::from_secs(10),
             hand_over: Duration::from_secs(30),
@@ -99,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
+    /// Tells changes by what differs; none: they are sent whole.
+    pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
     /// The record that each server that is reached has taken.
     pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
@@ -131,6 +137,7 @@ pub(crate) struct Given {
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
         let Given { name, key, sets, state, incarnation, chain, events, dial, timings, newer, save_record } = given;
+        let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
             key,
@@ -144,6 +151,7 @@ impl Shared {
             events,
             dial,
             timings,
+            outlines,
             reads: Semaphore::new(READS),
             records: watch::Sender::default(),
             base_wanted: Notify::new(),

@@ -15,7 +15,8 @@ use bellwether_proto::{
     status::Event,
 };
 use bellwether_store::{
-    history::{History, HistoryError},
+    apply::{Failed, Site},
+    history::{History, HistoryError, Stored},
     index,
     state_file::{self, StateFileError},
     tree::Tree,
@@ -23,7 +24,7 @@ use bellwether_store::{
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
-    Dial, Inner, Manager, SaveRecord,
+    Dial, Inner, Manager, SaveRecord, adopt,
     balancer::Locals,
     dirty::Dirty,
     epoch,
@@ -98,6 +99,9 @@ pub enum StartError {
         /// Why.
         source: PublishError,
     },
+    /// A switch was interrupted.
+    #[error("an interrupted switch of the sets can be neither completed nor taken back")]
+    Recovery(#[from] Failed),
     /// A state file cannot be used.
     #[error("the tokens cannot be read")]
     Tokens(#[from] StateFileError),
@@ -178,23 +182,32 @@ fn open(
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
+    adopt::recover(&Site { sources: sources(record.record(), sets), state: state.to_owned() })?;
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
     // A pack that is newer than what the sets hold was refused here, or not switched to.
     let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
     let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
-    let tree = history.tree(stored.header.id())?;
-    if tree.root() != stored.header.header().root {
-        return Err(StartError::Damaged(stored.header.number()));
-    }
     let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
-    let (known, believed) = match index::load(&state.join("index"), &rules) {
-        Some(loaded) => (loaded.tree, loaded.same_boot),
-        // Its stats are unknown, so every file is read anyway.
-        None => (tree.clone(), true),
+    let loaded = index::load(&state.join("index"), &rules);
+    let root = stored.header.header().root;
+    let (tree, known, believed) = match loaded {
+        // One tree in memory: the sets hold the head.
+        Some(loaded) if loaded.tree.root() == root => (loaded.tree.clone(), loaded.tree, loaded.same_boot),
+        Some(loaded) => (head_tree(&history, &stored)?, loaded.tree, loaded.same_boot),
+        None => {
+            let tree = head_tree(&history, &stored)?;
+            // Its stats are unknown, so every file is read anyway.
+            (tree.clone(), tree, true)
+        }
     };
     Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
+}
+
+fn head_tree(history: &History, head: &Stored) -> Result<Tree, StartError> {
+    let tree = history.tree(head.header.id())?;
+    if tree.root() == head.header.header().root { Ok(tree) } else { Err(StartError::Damaged(head.header.number())) }
 }
 
 fn tell(shared: &Shared) {
@@ -226,6 +239,7 @@ fn run(
         notices: BTreeSet::new(),
         unpublished: None,
         failures: 0,
+        early: None,
         times: Times::new(Instant::now(), !believed, full),
     };
     let to_watch =

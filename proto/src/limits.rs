@@ -14,6 +14,9 @@ pub const CHUNK: usize = 1 << 20;
 pub const FRAME: usize = 4 << 20;
 /// Bytes of a slice of a pack on the wire.
 pub const SLICE: usize = 128 << 10;
+/// Bytes that may be on their way to a member and not taken: what a slow one costs its manager's memory, and with it how
+/// fast it can be at the most over a long way (at 50 ms about 5 MB/s).
+pub const WINDOW: u32 = 256 << 10;
 /// Bytes of one gRPC message.
 pub const MESSAGE: usize = 8 << 20;
 /// Bytes of a request of somebody who is not of the group.
@@ -28,10 +31,18 @@ pub const FILE: u64 = 1 << 40;
 pub const XATTRS: (usize, usize) = (64, 128 << 10);
 /// Bytes of a file that travels by `put`.
 pub const PUT: usize = 4 << 20;
+/// Entries of a member's drift that one answer lists, and bytes of all the diffs in it.
+pub const DRIFT: (usize, usize) = (1_000, 1 << 20);
+/// Edits of a member that become one revision, and bytes of all their files.
+pub const KEEP: (usize, usize) = (10_000, 64 << 20);
+/// Paths that one request about drift names.
+pub const PLACES: usize = 1_000;
 /// Bytes of a signed header or of a group record.
 pub const RECORD: usize = 4 << 20;
 /// Records of the chain that says who made whom manager: two for each change of epoch.
 pub const CHAIN: usize = 64;
+/// Bytes of the chain that goes with a hello or to a server that enters; a server that needs more of it asks for it.
+pub const CHAIN_SENT: usize = 1 << 20;
 /// Bytes of all records that a server takes from another at once.
 pub const CHAIN_BYTES: usize = 16 << 20;
 /// Chunks that one `Want` may name.

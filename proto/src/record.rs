@@ -73,6 +73,41 @@ pub enum Publish {
     Manual,
 }
 
+/// What a member does about edits of its own (W3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDrift {
+    /// Tells of them. Updates go on; one that changes an edited file keeps the edit as a recovery point.
+    #[default]
+    Report,
+    /// Puts the manager's state back by itself and keeps them as a recovery point.
+    Revert,
+    /// Takes no updates until they are kept or reverted.
+    Hold,
+}
+
+impl OnDrift {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Revert => "revert",
+            Self::Hold => "hold",
+        }
+    }
+}
+
+impl std::str::FromStr for OnDrift {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        [Self::Report, Self::Revert, Self::Hold]
+            .into_iter()
+            .find(|drift| drift.word() == text)
+            .ok_or_else(|| Malformed::new(format!("drift is report, revert or hold, not '{}'", text.escape_debug())))
+    }
+}
+
 /// How frames are compressed, as text `none` or `deflate:LEVEL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -203,6 +238,8 @@ pub struct Policy {
     pub min_serving: u32,
     /// How long sessions are given to end when a server is drained, in seconds.
     pub drain_timeout_s: u64,
+    /// What a member does about edits of its own (W3).
+    pub drift: OnDrift,
 }
 
 impl Policy {
@@ -217,6 +254,7 @@ impl Policy {
             balancers: Vec::new(),
             min_serving: 1,
             drain_timeout_s: 300,
+            drift: OnDrift::Report,
         }
     }
 }

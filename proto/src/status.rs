@@ -113,6 +113,8 @@ pub struct ServerStatus {
     pub drift: Vec<String>,
     /// How many differ.
     pub drift_entries: u64,
+    /// It takes no updates until they are kept or reverted (policy `hold`).
+    pub held: bool,
     /// Present while syncing or updating.
     pub progress: Option<Progress>,
     /// When it was last heard of, milliseconds since 1970; none: never.
@@ -249,6 +251,10 @@ pub enum Observation {
         entries: u64,
         /// The first few, as SET:PATH.
         paths: Vec<String>,
+        /// It takes no updates because of them.
+        held: bool,
+        /// Recovery points of edits that it put back just now.
+        kept: Vec<String>,
     },
     /// It looked at all that it has.
     Verified(Verified),

@@ -10,7 +10,6 @@ use bellwether_proto::{entry::Chunk, hash::Hash, name::SetName, revision::Revisi
 
 use self::{
     journal::Phase,
-    keep::Leftover,
     work::{Unswitched, Ways, Work},
 };
 use crate::{
@@ -182,7 +181,7 @@ impl Plan {
         self.0.0.as_ref().map(|work| work.staging.progress()).unwrap_or_default()
     }
 
-    /// Closes staging: everything is there, verified and durable.
+    /// Closes staging: everything is there and verified. It is not durable before [`Staged::begin`].
     ///
     /// # Errors
     /// Refused; staging is removed, nothing live was touched.
@@ -205,17 +204,34 @@ impl Plan {
 pub struct Staged(Unswitched);
 
 impl Staged {
-    /// Switches: the journal first, then the exchanges, fsync, and the read-back of every changed entry from the disk.
+    /// Looks once more at what is to be replaced, and makes what is staged and the journal survive a power loss.
+    ///
+    /// # Errors
+    /// Refused; staging is removed, nothing live was touched.
+    pub fn begin(mut self) -> Result<Begun, Refused> {
+        self.0.work().begin()?;
+        Ok(Begun(self.0.take()))
+    }
+
+    /// Begins and switches.
+    #[cfg(test)]
+    fn switch(self) -> Result<Switched, Failed> {
+        let refused = |error| Failed::TakenBack { what: format!("cannot begin: {}", work::with_source(&error)) };
+        self.begin().map_err(refused)?.switch()
+    }
+}
+
+/// A switch whose journal is on the disk. Dropped, it leaves it there, as a crash would.
+#[derive(Debug)]
+pub struct Begun(Work);
+
+impl Begun {
+    /// Switches: the exchanges, fsync, and the read-back of every changed entry from the disk.
     ///
     /// # Errors
     /// Failed; see there for what the sets hold.
-    pub fn switch(mut self) -> Result<Switched, Failed> {
-        // Before the journal is written nothing live is touched: dropped, `self` removes what is staged.
-        self.0
-            .work()
-            .begin()
-            .map_err(|error| Failed::TakenBack { what: format!("cannot begin the switch: {error}") })?;
-        let mut work = self.0.take();
+    pub fn switch(self) -> Result<Switched, Failed> {
+        let mut work = self.0;
         match work.carry_out() {
             Ok((live, kept)) => Ok(Switched { live, kept, work }),
             Err(what) => match work.take_back() {
@@ -238,17 +254,25 @@ pub struct Switched {
 }
 
 impl Switched {
-    /// The caller has durably noted the new revision: the journal goes, and what was replaced.
-    pub fn commit(self) {
+    /// The caller has durably noted the new revision: the journal goes, and what has to be kept of what was replaced is
+    /// kept. The rest of it goes with [`Committed`].
+    pub fn release(self) -> Committed {
         let mut work = self.work;
-        if let Err(error) = work.finish(Leftover::Old) {
+        if let Err(error) = work.commit() {
             // The switch stands. The next apply or start tries again to keep what was replaced.
             tracing::error!(%error, "cannot finish the switch; what was replaced stays in staging");
-            work.journal.phase = Phase::Done;
-            if let Err(error) = work.journal.save(&work.state) {
+            if let Err(error) = work.note_phase(Phase::Done) {
                 tracing::error!(%error, "cannot note that the switch is committed");
             }
+            return Committed(None);
         }
+        Committed(Some(work))
+    }
+
+    /// Commits, and removes all that is left.
+    #[cfg(test)]
+    fn commit(self) {
+        drop(self.release());
     }
 
     /// Puts back what was replaced.
@@ -257,6 +281,18 @@ impl Switched {
     /// As [`Failed::Stuck`].
     pub fn take_back(mut self) -> Result<(), Failed> {
         self.work.take_back().map_err(|back| Failed::Stuck { what: "the revision was not kept".to_owned(), back })
+    }
+}
+
+/// A switch that stands. What it replaced is removed when this is dropped: nobody has to wait for that.
+#[derive(Debug)]
+pub struct Committed(Option<Work>);
+
+impl Drop for Committed {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.as_ref().map(Work::clean) {
+            tracing::warn!(%error, "cannot make the end of a switch durable; it is finished again after a power loss");
+        }
     }
 }
 
@@ -277,7 +313,19 @@ pub enum Recovered {
 /// # Errors
 /// Neither completed nor taken back; the journal is kept, and the error names every entry that is in the way.
 pub fn recover(site: &Site, at: Option<RevisionId>) -> Result<Recovered, Failed> {
-    recover::recover(site, at)
+    recover_known(site, at, &|_| true)
+}
+
+/// As [`recover`], where a switch to a revision that is not `known` here (its pack did not survive) is taken back.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_known(
+    site: &Site,
+    at: Option<RevisionId>,
+    known: &dyn Fn(RevisionId) -> bool,
+) -> Result<Recovered, Failed> {
+    recover::recover(site, at, known)
 }
 
 /// Removes the journal and what was replaced, after [`Recovered::Forward`] was noted.

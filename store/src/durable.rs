@@ -58,17 +58,27 @@ pub fn put_on_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Re
     attributes::put_on_file(file, meta, ids)
 }
 
-/// As [`put_on_file`], on a file that was just made, has no attributes yet and belongs to `fresh`: two system calls in the
-/// common case.
+/// What a file is that was just made: it has no attributes yet.
+#[derive(Debug, Clone, Copy)]
+pub struct New {
+    /// Whose it is.
+    pub owner: (u32, u32),
+    /// Its mode is what it is to be.
+    pub has_mode: bool,
+}
+
+/// As [`put_on_file`], on a file that was just made: one system call in the common case.
 ///
 /// # Errors
 /// The system's.
-pub fn put_on_new_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32), fresh: (u32, u32)) -> io::Result<()> {
-    if meta.xattrs.is_some() || ids != fresh {
+pub fn put_on_new_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32), is: New) -> io::Result<()> {
+    if meta.xattrs.is_some() || ids != is.owner {
         return put_on_file(file, meta, ids);
     }
     note!(MetaOfFile { path: of(file)?, meta: meta.clone(), ids: ids });
-    rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode.into()))?;
+    if !is.has_mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(meta.mode.into()))?;
+    }
     let time = |tv_sec, tv_nsec| rustix::fs::Timespec { tv_sec, tv_nsec };
     Ok(rustix::fs::futimens(
         file,
@@ -242,7 +252,8 @@ pub fn sync_filesystem(at: BorrowedFd<'_>) -> io::Result<()> {
 /// The system's; the old file is as it was.
 pub fn replace_file(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
     let temporary = [b".", name, b".new"].concat();
-    let written = write_new(directory, &temporary, bytes).and_then(|()| {
+    let written = write_new(directory, &temporary, bytes).and_then(|file| {
+        sync_file(file.as_fd())?;
         rename(Name { directory, name: &temporary }, Name { directory, name })?;
         sync_directory(directory)
     });
@@ -253,7 +264,11 @@ pub fn replace_file(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io:
     written
 }
 
-fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+/// Writes `bytes` to a new file (mode 0600), which takes the place of one that is there; not durable yet.
+///
+/// # Errors
+/// The system's.
+pub fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<File> {
     let file = match create(directory, name, 0o600) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             remove(directory, name)?;
@@ -262,7 +277,7 @@ fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result
         other => other?,
     };
     write_at(&file, bytes, 0)?;
-    sync_file(file.as_fd())
+    Ok(file)
 }
 
 /// Removes a file, a link, or a directory with all it holds; what is not there is no error. Crosses no mount.

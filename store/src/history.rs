@@ -7,6 +7,7 @@
 //!
 //! All durable operations are in `history/disk.rs`.
 
+mod arriving;
 mod disk;
 mod index;
 mod reading;
@@ -25,6 +26,7 @@ use bellwether_proto::{
 };
 
 use self::{
+    arriving::Arriving,
     disk::{Directory, Partial},
     index::Index,
 };
@@ -185,7 +187,7 @@ impl History {
     /// The system's.
     pub fn create(&self) -> Result<NewPack, HistoryError> {
         let (file, path) = self.directory.create()?;
-        Ok(NewPack { file, path, settled: false, directory: self.directory.clone() })
+        Ok(NewPack { file, path, arriving: None, settled: false, directory: self.directory.clone() })
     }
 
     /// Goes on with the pack of that identity that was interrupted: its file, and how many bytes in whole frames are
@@ -198,7 +200,7 @@ impl History {
             return Ok((self.create()?, 0));
         };
         let file = disk::reopen(&path, bytes)?;
-        Ok((NewPack { file, path, settled: false, directory: self.directory.clone() }, bytes))
+        Ok((NewPack { file, path, arriving: None, settled: false, directory: self.directory.clone() }, bytes))
     }
 
     /// The interrupted pack that is kept, and its bytes in whole frames.
@@ -212,20 +214,34 @@ impl History {
     /// # Errors
     /// The system's, the pack is not complete, or the revision it changes is not here ([`HistoryError::Unknown`]); the
     /// history is as it was.
-    pub fn commit(&mut self, mut pack: NewPack) -> Result<Arc<Stored>, HistoryError> {
-        let stored = self.commit_file(&pack.file, &pack.path)?;
-        pack.settled = true;
-        Ok(stored)
+    pub fn commit(&mut self, pack: NewPack) -> Result<Arc<Stored>, HistoryError> {
+        let whole = self.check(pack)?;
+        self.keep(whole)
     }
 
-    fn commit_file(&mut self, file: &File, path: &Path) -> Result<Arc<Stored>, HistoryError> {
-        let stored = reading::complete(file, path)?;
+    /// Looks whether the pack is complete and can become part of the history.
+    ///
+    /// # Errors
+    /// As [`History::commit`], but for what only writing shows.
+    pub fn check(&self, mut pack: NewPack) -> Result<WholePack, HistoryError> {
+        pack.flush().map_err(|source| HistoryError::Io { action: "write", path: pack.path.clone(), source })?;
+        let stored = reading::complete(&pack.file, &pack.path)?;
         if !stored.base && !self.index.has_parent(&stored) {
             let header = &stored.header;
             return Err(HistoryError::Unknown(header.header().parent.unwrap_or(header.id())));
         }
+        Ok(WholePack { pack, stored })
+    }
+
+    /// What [`History::commit`] does after [`History::check`].
+    ///
+    /// # Errors
+    /// The system's; the history is as it was.
+    pub fn keep(&mut self, WholePack { mut pack, stored }: WholePack) -> Result<Arc<Stored>, HistoryError> {
         let sequence = stored.header.number().sequence;
-        let path = self.directory.publish(file, path, &disk::name(&stored.header, stored.base))?;
+        let name = disk::name(&stored.header, stored.base);
+        let path = self.directory.publish(&pack.file, &pack.path, &name)?;
+        pack.settled = true;
         let stored = Arc::new(Stored { path, ..stored });
         self.index.insert(stored.clone());
         self.left_out.retain(|left| left.path != stored.path);
@@ -242,8 +258,12 @@ impl History {
         wanted: &HashSet<Hash>,
         found: &mut dyn FnMut(Chunk, bytes::Bytes),
     ) -> Result<(), HistoryError> {
-        let packs: Vec<_> = self.all().cloned().collect();
-        reading::chunks(packs.iter().rev(), wanted.clone(), found)
+        self.packs().chunks(wanted, found)
+    }
+
+    /// The packs as they are now, to be read on other threads than the one that owns the history.
+    pub fn packs(&self) -> Packs {
+        Packs(self.all().cloned().collect())
     }
 
     /// Deletes the oldest segments, whole, while at least `revisions` stay and a base for every one of them. Files that
@@ -269,14 +289,41 @@ impl History {
     }
 }
 
+/// The packs of a history at one moment.
+#[derive(Debug, Clone)]
+pub struct Packs(Vec<Arc<Stored>>);
+
+impl Packs {
+    /// As [`History::chunks`]; what retention has deleted since is not found.
+    ///
+    /// # Errors
+    /// The system's, or a pack was deleted since.
+    pub fn chunks(
+        &self,
+        wanted: &HashSet<Hash>,
+        found: &mut dyn FnMut(Chunk, bytes::Bytes),
+    ) -> Result<(), HistoryError> {
+        reading::chunks(self.0.iter().rev(), wanted.clone(), found)
+    }
+}
+
 /// A pack that is being written.
 #[derive(Debug)]
 pub struct NewPack {
     file: File,
     path: PathBuf,
+    /// What [`NewPack::append`] has taken.
+    arriving: Option<Arriving>,
     /// Committed or kept: no longer this value's to remove.
     settled: bool,
     directory: Arc<Directory>,
+}
+
+/// A pack that is complete and fits the history, not yet part of it. Dropped, it is removed.
+#[derive(Debug)]
+pub struct WholePack {
+    pack: NewPack,
+    stored: Stored,
 }
 
 impl NewPack {
@@ -285,10 +332,24 @@ impl NewPack {
         &mut self.file
     }
 
+    /// Adds bytes as they arrive, from `at` on at first; from then on the file is written by this only.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn append(&mut self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        let Self { file, path, arriving, .. } = self;
+        arriving.get_or_insert_with(|| Arriving::new(path, at)).push(file, bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.arriving.take().map_or(Ok(()), |mut arriving| arriving.flush(&self.file))
+    }
+
     /// Keeps what has arrived, to go on later with [`History::resume`]. Removed when not even the head has arrived, or it
     /// is another pack's.
     pub fn keep(mut self, pack: Hash) {
-        if let Ok(Some((head, bytes))) = pack::whole_frames(&self.file, &self.path)
+        if self.flush().is_ok()
+            && let Ok(Some((head, bytes))) = pack::whole_frames(&self.file, &self.path)
             && head.pack == pack
         {
             let (sequence, path) = (head.header.number().sequence, self.path.clone());

@@ -9,7 +9,7 @@
 //! | bytes  | what |
 //! |--------|------|
 //! | 0–3    | `BWF1`: a Bellwether frame, version 1 |
-//! | 4      | kind: 1 head, 2 changes, 3 chunks, 4 end |
+//! | 4      | kind: 1 head, 2 changes, 3 chunks, 4 end, 5 patches |
 //! | 5      | codec: 0 the payload is as it is, 1 raw deflate (RFC 1951) |
 //! | 6–7    | zero |
 //! | 8–11   | length of the payload: 1 to [`limits::FRAME`](bellwether_proto::limits::FRAME) |
@@ -20,7 +20,7 @@
 //! The checksums find accidents early. Integrity proper comes from hashes: a chunk's BLAKE3 is its name, and the changes
 //! must give the root that the signed header promises.
 //!
-//! The order is one head, changes, chunks, one end, and nothing after it. Raw payloads:
+//! The order is one head, changes, chunks, patches, one end, and nothing after it. Raw payloads:
 //!
 //! * **head**: a `v1.PackHead`. Its sets are sorted by name, none twice. The BLAKE3 of this whole frame, header included,
 //!   is the pack's identity.
@@ -29,17 +29,25 @@
 //! * **chunks**: 1 to 65,536 times a length of four bytes (1 to [`limits::CHUNK`](bellwether_proto::limits::CHUNK)) and that
 //!   many bytes. Chunks come in the order of their first use by the changes, each once in a pack; hashes are not stored,
 //!   the reader computes them. An increment lacks the chunks that the parent's files at changed paths (removed ones
-//!   included) have. Written in frames of about 1 MiB.
+//!   included) have, and those that patches tell. Written in frames of about 1 MiB.
+//! * **patches**: in increments only, after the chunks: 1 to 65,536 chunks told by what differs from a chunk that the
+//!   parent's file at the same path has. Each is the old chunk's hash, the new one's, and three numbers of four bytes: how
+//!   many bytes at the beginning stay, how many at the end, how many stand between them; then those. Together they have at
+//!   most `limits::CHUNK` bytes, and one at least stays. Patches count as the chunks that they make.
 //! * **end**: changes, chunks and chunk bytes once more, eight bytes each, codec 0.
 //!
-//! A frame is compressed by itself, once, and stored as it is where that is not longer. The same contents and codec give
-//! the same bytes.
+//! A frame is compressed by itself, once, and stored as it is where that is not longer. The same contents, outlines and
+//! codec give the same bytes.
 
 mod changes;
 mod decode;
 mod files;
 mod frame;
+mod old;
 mod order;
+mod outline;
+mod patch;
+mod patching;
 mod read;
 mod survey;
 mod write;
@@ -62,7 +70,10 @@ use crate::{
 
 pub use decode::{Decoded, RawChange};
 pub use frame::{FrameKind, RawFrame, Splitter};
+pub use old::OldChunks;
 pub use order::{Counts, Order};
+pub use outline::Outlines;
+pub use patch::Patch;
 pub use read::{Reader, SUPPLY, chunk_frames, read_chunks};
 pub(crate) use survey::{Survey, check_structure, read_range, survey, whole_frames};
 pub use write::write;
@@ -85,6 +96,8 @@ pub struct Contents<'a> {
     pub sources: &'a [Source],
     /// How frames are compressed.
     pub codec: Codec,
+    /// Remembers the chunks that are read, and tells their successors by what differs; none: all are written whole.
+    pub outlines: Option<&'a Outlines>,
 }
 
 /// Why a pack cannot be built or read.
@@ -141,6 +154,8 @@ pub enum Frame {
     Changes(Vec<Change>),
     /// Chunks with their bytes; each hash was computed from the bytes.
     Chunks(Vec<(Chunk, bytes::Bytes)>),
+    /// Chunks told by what differs; what they make is checked by [`Patch::apply`].
+    Patches(Vec<Patch>),
     /// The last; all counts of the head were met.
     End,
 }

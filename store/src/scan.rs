@@ -126,13 +126,36 @@ pub enum ScanError {
 /// # Errors
 /// A set cannot be read; what was known stays as it was. A root that does not exist is no error: its set's root is none.
 pub fn scan(sources: &[Source], before: &Tree, look: &Look) -> Result<Scan, ScanError> {
+    scan_expecting(sources, before, look, before)
+}
+
+/// As [`scan`], where large files probably hold what they have in `expected`: hashed as it says, they need not be cut.
+///
+/// # Errors
+/// As [`scan`].
+pub(crate) fn scan_expecting(
+    sources: &[Source],
+    before: &Tree,
+    look: &Look,
+    expected: &Tree,
+) -> Result<Scan, ScanError> {
     let (names, findings) = (Names::new(), Findings::default());
+    let around = Around { expected, names: &names, findings: &findings };
     let scanned = |source: &Source| {
-        let root = scan_set(source, before.set(&source.rules.name), look, &names, &findings)?;
+        let root = scan_set(source, before.set(&source.rules.name), look, around)?;
         Ok(SetTree { rules: source.rules.clone(), root })
     };
     let sets = sources.iter().map(scanned).collect::<Result<_, ScanError>>()?;
     Ok(findings.finish(Tree::new(sets)))
+}
+
+/// What the sets of one scan share.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    /// What large files are thought to hold.
+    expected: &'a Tree,
+    names: &'a Names,
+    findings: &'a Findings,
 }
 
 /// A set's root as it is now.
@@ -140,8 +163,7 @@ fn scan_set(
     source: &Source,
     before: Option<&SetTree>,
     look: &Look,
-    names: &Names,
-    findings: &Findings,
+    around: Around<'_>,
 ) -> Result<Option<Arc<Dir>>, ScanError> {
     let known = before.and_then(|set| set.root.clone());
     let named = match look {
@@ -152,7 +174,7 @@ fn scan_set(
         return Ok(known);
     }
     let bytes = matches!(look, Look::Bytes) || before.is_some_and(|set| other_allowances(&set.rules, &source.rules));
-    let Some(set) = SetScan::open(source, bytes, names, findings)? else { return Ok(None) };
+    let Some(set) = SetScan::open(source, bytes, around)? else { return Ok(None) };
     if let Some(named) = named {
         let edits = named::edits(&set, known.as_ref(), named)?;
         let tree = Tree::new(vec![SetTree { rules: source.rules.clone(), root: known.clone() }]);

@@ -68,7 +68,8 @@ pub fn save<T: Serialize>(path: &Path, state: &T) -> Result<(), StateFileError> 
     durable::replace_file(held.as_fd(), name.as_bytes(), &bytes).map_err(failed)
 }
 
-fn encode<T: Serialize>(state: &T) -> serde_json::Result<Vec<u8>> {
+/// The bytes of a state file that holds `state`.
+pub(crate) fn encode<T: Serialize>(state: &T) -> serde_json::Result<Vec<u8>> {
     let body = serde_json::to_vec(state)?;
     let head = format!("{FORMAT}\"checksum\":\"{}\",\"body\":", Hash::of(&body));
     Ok([head.as_bytes(), &body, b"}\n"].concat())

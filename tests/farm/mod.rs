@@ -233,6 +233,15 @@ impl Farm {
         });
     }
 
+    /// Waits until `member` has the manager's content of one file in the set `web`.
+    pub(crate) fn wait_same_file(&self, member: &Server, path: &str) {
+        let expected = std::fs::read(self.manager().web(path)).expect("the manager's file");
+        wait_for(&format!("{}: {path}", member.name), DEADLINE, || match std::fs::read(member.web(path)) {
+            Ok(found) if found == expected => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    }
+
     fn first_difference(&self, member: &Server) -> Option<String> {
         self.manager().sets.iter().find_map(|set| {
             compare::difference(&set.path, member.set(&set.name)).map(|what| format!("set {}: {what}", set.name))

@@ -222,6 +222,11 @@ impl Server {
         run_with_input(&mut self.prepared(arguments), input)
     }
 
+    /// A command given on this server, with these variables.
+    pub(crate) fn command_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+        run(self.prepared(arguments).envs(environment.iter().copied()))
+    }
+
     fn prepared(&self, arguments: &[&str]) -> Command {
         let mut command = match &self.namespace {
             None => bellwether(),

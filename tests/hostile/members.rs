@@ -291,9 +291,15 @@ fn a_member_that_stalls_and_one_that_floods_cost_nobody_anything() {
             let paths = vec!["x".repeat(100); 10_000];
             let phase = "p".repeat(1 << 20);
             loop {
-                let drift = v1::Drift { entries: u64::MAX, paths: paths.clone(), time_ms: u64::MAX };
+                let drift = v1::Drift {
+                    entries: u64::MAX,
+                    paths: paths.clone(),
+                    time_ms: u64::MAX,
+                    held: true,
+                    kept: paths.clone(),
+                };
                 let progress = v1::Progress { phase: phase.clone(), files: u64::MAX, ..v1::Progress::default() };
-                let small = v1::Drift { entries: 1, paths: vec![String::new(); 1_000], time_ms: 0 };
+                let small = v1::Drift { entries: 1, paths: vec![String::new(); 1_000], ..v1::Drift::default() };
                 let fault = v1::Fault { reason: "f".repeat(10_000), since_ms: 0 };
                 for message in [
                     up::Message::Drift(drift),

@@ -11,6 +11,7 @@ mod snapshot;
 mod talk;
 
 mod asking;
+mod drifting;
 mod greeting;
 mod knocking;
 mod members;

@@ -92,6 +92,20 @@ impl Talk {
         timeout(PATIENCE, self.next()).await.expect("an answer")
     }
 
+    /// The next report of drift.
+    pub(super) async fn drift(&mut self) -> v1::Drift {
+        let next = async {
+            loop {
+                match self.up.message().await.expect("an open stream").and_then(|up| up.message) {
+                    Some(up::Message::Drift(drift)) => return drift,
+                    Some(_) => {}
+                    None => panic!("the stream ended"),
+                }
+            }
+        };
+        timeout(PATIENCE, next).await.expect("a report of drift")
+    }
+
     async fn next(&mut self) -> Verdict {
         loop {
             let message = match self.up.message().await {

@@ -32,7 +32,7 @@ enum What {
     /// The record, as this machine's copy has it
     Show,
     /// Change the settings that are named
-    Set(Settings),
+    Set(Box<Settings>),
 }
 
 /// The settings of a group.
@@ -47,6 +47,10 @@ struct Settings {
     /// The longest quiet time that a burst is waited for, as 500ms
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     quiet_max: Option<Duration>,
+    /// What a member does about edits of its own: report, revert (put the manager's state back, keep the edits as a
+    /// recovery point), hold (take no updates until they are kept or reverted)
+    #[arg(long, value_parser = ["report", "revert", "hold"])]
+    drift: Option<String>,
     /// Never scan and never touch what fits, as nginx=*.bak; again for each
     #[arg(long, value_name = "SET=PATTERN")]
     exclude: Vec<String>,
@@ -90,7 +94,7 @@ struct Settings {
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::Show => show(common),
-        What::Set(settings) => set(common, settings).await,
+        What::Set(settings) => set(common, *settings).await,
     }
 }
 
@@ -129,6 +133,7 @@ fn settings(policy: &Policy) -> Vec<String> {
         format!("publish  {publish}{}", if policy.paused { ", paused" } else { "" }),
         format!("codec    {}", policy.codec),
         format!("quiet    at most {}", duration::format(Duration::from_millis(policy.quiet_max_ms))),
+        format!("drift    {}", policy.drift.word()),
     ];
     let drained = duration::format(Duration::from_secs(policy.drain_timeout_s));
     lines.push(format!("drain    sessions have {drained} to end; at least {} go on serving", policy.min_serving));
@@ -180,6 +185,7 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         publish: settings.publish,
         codec: settings.codec.map(String::from),
         quiet_max_ms: settings.quiet_max.map(|quiet| quiet.as_millis() as u64),
+        drift: settings.drift,
         allow_setuid: settings.allow_setuid,
         allow_capabilities: settings.allow_capabilities,
         set: set.unwrap_or_default(),

@@ -15,6 +15,8 @@ mod target;
 
 pub mod demo;
 pub mod doctor;
+pub mod drift;
+pub mod edit;
 pub mod get;
 pub mod group;
 pub mod init;
@@ -104,6 +106,10 @@ commands! {
     Get = get;
     /// Remove one file through any server
     Rm = rm;
+    /// Edit one file through any server
+    Edit = edit;
+    /// What was edited on members: see it, give it to all, or put the manager's state back
+    Drift = drift;
     /// The entries of the revision that this server holds
     Tree = tree;
     /// Make another member the manager, or this one when the manager is lost
@@ -114,6 +120,17 @@ commands! {
     Group = group;
     /// What admits new servers
     Token = token;
+}
+
+impl Command {
+    /// What runs it: one that only asks an agent needs no threads, and ends sooner without them.
+    pub fn runtime(&self) -> tokio::runtime::Builder {
+        if matches!(self, Self::Serve(_) | Self::Demo(_) | Self::Doctor(_) | Self::Init(_) | Self::Join(_)) {
+            tokio::runtime::Builder::new_multi_thread()
+        } else {
+            tokio::runtime::Builder::new_current_thread()
+        }
+    }
 }
 
 /// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life.

@@ -138,6 +138,7 @@ mod tests {
             reason: Some("the disk is full".into()),
             drift: vec![],
             drift_entries: 0,
+            held: false,
             progress: None,
             seen_ms: None,
             last_update_us: None,

@@ -39,6 +39,7 @@ impl Member {
             changes: &changes,
             sources: &site.sources,
             codec,
+            outlines: None,
         };
         pack::write(&contents, new.file())?;
         self.history.commit(new)?;

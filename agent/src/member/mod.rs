@@ -38,10 +38,22 @@ use bellwether_proto::{
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
-use bellwether_store::{apply::Plan, history::History, scan::Look, state_file, tree::Tree};
+use bellwether_store::{
+    apply::Plan,
+    history::History,
+    scan::Look,
+    state_file,
+    tree::{Change, Tree},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::{
+    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
+    recovery::recover,
+    session::PushService,
+};
 use self::{
+    drift::{pace::Pace, waiting::Waiting},
     position::{Fault, Position},
     receive::{ReceiveError, Receiving, Step},
     session::{ANSWERS, Answer},
@@ -50,8 +62,7 @@ use self::{
 };
 pub(crate) use self::{
     position::{held_before, note_leading},
-    recovery::recover,
-    session::{PushService, not_taken},
+    session::not_taken,
 };
 use crate::{group::GroupRecord, layout::Layout, seen::Seen, takeover::Account};
 
@@ -72,6 +83,8 @@ pub(crate) enum Input {
     Account(oneshot::Sender<Account>),
     /// The role ends.
     End,
+    /// A person, or the manager for one, asks about edits made here.
+    Asked(Asked),
 }
 
 /// What the member needs from the agent.
@@ -118,6 +131,14 @@ pub(crate) struct Member {
     position: Position,
     sets: Sets,
     drift: v1::Drift,
+    /// Recovery points that no manager was told of yet.
+    unsaid: Vec<String>,
+    /// Edits that the manager has as a revision by now: updates need not wait for them (policy `hold`).
+    given: Vec<Change>,
+    /// What has to wait until nothing is under way.
+    waiting: Waiting,
+    /// When edits may be put back without being asked again (policy `revert`).
+    pace: Pace,
     work: Work,
     session: Option<Session>,
     progressed: Instant,
@@ -171,6 +192,10 @@ impl Member {
             position,
             sets,
             drift: v1::Drift::default(),
+            unsaid: Vec::new(),
+            given: Vec::new(),
+            waiting: Waiting::default(),
+            pace: Pace::default(),
             work: Work::Idle,
             session: None,
             progressed: Instant::now(),
@@ -196,7 +221,7 @@ impl Member {
         let dirty = Arc::new(Dirty::default());
         let (mode, _) = watch::channel(Mode::Starting);
         let arming = watching::run(watched, dirty.clone(), mode, stop.clone());
-        let feeding = drift::watch(dirty, inputs, stop.clone());
+        let feeding = drift::watch(dirty, self.record.follow(), inputs, stop.clone());
         async move {
             tokio::join!(arming, feeding);
         }
@@ -204,6 +229,7 @@ impl Member {
 
     /// Serves inputs until the role ends; then saves the index.
     pub(crate) fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        self.catch_up();
         while let Some(input) = inputs.blocking_recv() {
             match input {
                 Input::Open { session, key, up, held } => {
@@ -212,10 +238,12 @@ impl Member {
                 Input::Down { session, message } if self.is_current(session) => self.down(message),
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
-                Input::Dirty(look) => self.dirty(&look),
                 Input::Account(answer) => drop(answer.send(self.account())),
+                Input::Dirty(look) => self.waiting.look(look),
+                Input::Asked(asked) => self.asked(asked),
                 Input::End => break,
             }
+            self.catch_up();
         }
         self.closed();
         self.sets.save_index(&self.layout);
@@ -223,7 +251,9 @@ impl Member {
 
     /// What the sets hold, looked at now.
     fn account(&mut self) -> Account {
-        self.dirty(&Look::Stats);
+        if matches!(self.work, Work::Idle) {
+            self.dirty(&Look::Stats);
+        }
         Account {
             at: self.position.at.clone(),
             fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()),
@@ -239,6 +269,7 @@ impl Member {
         self.closed();
         self.session = Some(session);
         let partial = self.history.partial();
+        let kept = std::mem::take(&mut self.unsaid);
         self.send(up::Message::Hello(v1::UpHello {
             protocol: bellwether_proto::PROTOCOL.1,
             server: self.name.to_string(),
@@ -248,7 +279,7 @@ impl Member {
             fault: self.position.fault.as_ref().map(Fault::to_wire),
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
-            drift: Some(self.drift.clone()),
+            drift: Some(v1::Drift { kept, ..self.drift.clone() }),
         }));
     }
 
@@ -299,10 +330,12 @@ impl Member {
         if offer.base {
             self.tell_busy(&format!("in a sync to revision {}", header.number()));
         }
+        let held = self.holds().then_some(&self.given);
         let sets = &mut self.sets;
-        match Receiving::new(&self.history, offer, header.clone(), &mut |head, changes| sets.plan(head, changes)) {
+        let mut planner = |head: &_, changes| sets.plan_over(head, changes, held.map(Vec::as_slice));
+        match Receiving::new(&self.history, offer, header.clone(), &mut planner) {
             Ok(receiving) => self.arrived(Box::new(receiving)),
-            Err(error) => self.refused(&header, &error),
+            Err(error) => self.not_taken(&header, &error),
         }
     }
 
@@ -311,6 +344,9 @@ impl Member {
         let header = SignedHeader::from_wire(wire).map_err(|e| e.to_string())?;
         if let Some(fault) = &self.position.fault {
             return Err(format!("in error: {}", fault.reason));
+        }
+        if self.drift.held {
+            return Err(self.held_reason());
         }
         let record = self.record.current();
         let record = record.record();
@@ -328,10 +364,12 @@ impl Member {
 
     fn slice(&mut self, slice: &v1::Slice) {
         let Work::Receiving(mut receiving) = std::mem::replace(&mut self.work, Work::Idle) else { return };
+        let held = self.holds().then_some(&self.given);
         let sets = &mut self.sets;
-        match receiving.slice(slice, &mut |head, changes| sets.plan(head, changes)) {
+        let mut planner = |head: &_, changes| sets.plan_over(head, changes, held.map(Vec::as_slice));
+        match receiving.slice(slice, &mut planner) {
             Ok(_) => self.arrived(receiving),
-            Err(error) => self.refused(&receiving.header, &error),
+            Err(error) => self.not_taken(&receiving.header, &error),
         }
     }
 
@@ -342,7 +380,10 @@ impl Member {
                 self.progress("receiving", receiving.plan(), receiving.received(), receiving.size);
                 self.work = Work::Receiving(receiving);
             }
-            Step::Whole => self.whole(*receiving),
+            Step::Whole => match receiving.make_rest(&self.history) {
+                Ok(()) => self.whole(*receiving),
+                Err(error) => self.refused(&receiving.header, &error),
+            },
             Step::Paused => match receiving.plan().map(Plan::missing) {
                 None => self.refused(&receiving.header, &ReceiveError::Offer("it stops before all changes".into())),
                 Some(missing) if few(&missing, receiving.chunk_bytes()) => self.fill(*receiving, &missing),

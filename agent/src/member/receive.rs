@@ -1,7 +1,8 @@
 //! One pack on its way in: its bytes to the history, its frames to the plan. Goes on where an interruption left it.
 
 use std::{
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    collections::HashMap,
+    io::{Read as _, Seek as _, SeekFrom},
     time::Instant,
 };
 
@@ -9,9 +10,12 @@ use bellwether_proto::{hash::Hash, revision::SignedHeader, v1};
 use bellwether_store::{
     apply::{Plan, Refused},
     history::{History, HistoryError, NewPack},
-    pack::{self, Frame, PackError},
+    pack::{self, Frame, OldChunks, PackError, Patch},
     tree::{Change, Tree},
 };
+
+/// Patches that are made from the history at once: their old chunks are held.
+const AT_ONCE: usize = 64;
 
 /// A pack that was offered and is arriving.
 #[derive(Debug)]
@@ -30,6 +34,9 @@ pub(crate) struct Receiving {
     head: Option<pack::Head>,
     changes: Vec<Change>,
     planned: Option<Planned>,
+    olds: OldChunks,
+    /// Patches of what is not in its place here any more.
+    unmade: Vec<Patch>,
     done: bool,
 }
 
@@ -40,8 +47,8 @@ pub(crate) struct Planned {
     pub(crate) target: Tree,
 }
 
-/// Makes the plan when all changes are there.
-pub(crate) type Planner<'a> = dyn FnMut(&pack::Head, Vec<Change>) -> Result<Planned, ReceiveError> + 'a;
+/// Makes the plan when all changes are there, and says where what patches are made from is.
+pub(crate) type Planner<'a> = dyn FnMut(&pack::Head, Vec<Change>) -> Result<(Planned, OldChunks), ReceiveError> + 'a;
 
 /// Why a pack is not taken; nothing live was touched.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +65,9 @@ pub(crate) enum ReceiveError {
     /// This server is not set up for it.
     #[error("{0}")]
     Setup(String),
+    /// Edits of this server's own, which no update may touch (policy `hold`).
+    #[error("{0}")]
+    Held(String),
     #[error(transparent)]
     Pack(#[from] PackError),
     #[error(transparent)]
@@ -109,6 +119,8 @@ impl Receiving {
             head: None,
             changes: Vec::new(),
             planned: None,
+            olds: OldChunks::default(),
+            unmade: Vec::new(),
             done: false,
         };
         receiving.replay(offer.from, planner)?;
@@ -139,7 +151,7 @@ impl Receiving {
             let what = format!("bytes {} to {end} came, {} to {} were due", slice.offset, self.at, self.to);
             return Err(ReceiveError::Offer(what));
         }
-        self.file.file().write_all(&slice.data)?;
+        self.file.append(&slice.data, self.at)?;
         self.at = end;
         self.take(&slice.data, planner)?;
         if self.done && self.at != self.size {
@@ -163,6 +175,7 @@ impl Receiving {
                 Frame::Head(head) => self.head(*head)?,
                 Frame::Changes(mut changes) => self.changes.append(&mut changes),
                 Frame::Chunks(chunks) => self.chunks(&chunks)?,
+                Frame::Patches(patches) => self.patches(patches)?,
                 Frame::End => self.done = true,
             }
             self.plan_when_due(planner)?;
@@ -181,7 +194,8 @@ impl Receiving {
     fn plan_when_due(&mut self, planner: &mut Planner<'_>) -> Result<(), ReceiveError> {
         let Some(head) = &self.head else { return Ok(()) };
         if self.planned.is_none() && head.changes == self.changes.len() as u64 {
-            self.planned = Some(planner(head, std::mem::take(&mut self.changes))?);
+            let (planned, olds) = planner(head, std::mem::take(&mut self.changes))?;
+            (self.planned, self.olds) = (Some(planned), olds);
         }
         Ok(())
     }
@@ -192,6 +206,38 @@ impl Receiving {
         };
         for (chunk, bytes) in chunks {
             planned.plan.supply(&chunk.hash, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn patches(&mut self, patches: Vec<Patch>) -> Result<(), ReceiveError> {
+        let Some(planned) = &mut self.planned else {
+            return Err(ReceiveError::Offer("patches before all changes".into()));
+        };
+        for patch in patches {
+            match self.olds.apply(&patch) {
+                Some(bytes) => planned.plan.supply(&patch.chunk.hash, &bytes)?,
+                None => self.unmade.push(patch),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what could not be made from the files here (somebody edited them) from the history.
+    pub(crate) fn make_rest(&mut self, history: &History) -> Result<(), ReceiveError> {
+        let Some(planned) = &mut self.planned else { return Ok(()) };
+        while !self.unmade.is_empty() {
+            let some: Vec<Patch> = self.unmade.drain(..self.unmade.len().min(AT_ONCE)).collect();
+            let mut olds = HashMap::new();
+            history.chunks(&some.iter().map(|patch| patch.old).collect(), &mut |chunk, bytes| {
+                olds.insert(chunk.hash, bytes);
+            })?;
+            for patch in some {
+                let made = olds.get(&patch.old).map(|old| patch.apply(old));
+                let lost =
+                    || ReceiveError::Tree(format!("chunk {} is made from one that is lost", patch.chunk.hash.short()));
+                planned.plan.supply(&patch.chunk.hash, &made.ok_or_else(lost)??)?;
+            }
         }
         Ok(())
     }

@@ -45,7 +45,8 @@ pub(super) fn finish(
 ) -> Result<(), OpenError> {
     let rules: Vec<_> = record.policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect();
     let site = Site { sources: sources(paths, &rules).map_err(OpenError::NoPath)?, state: layout.state().to_owned() };
-    match apply::recover(&site, position.at.as_ref().map(|at| at.id()))? {
+    let known = |revision| history.get(revision).is_some();
+    match apply::recover_known(&site, position.at.as_ref().map(|at| at.id()), &known)? {
         Recovered::Clean => {}
         Recovered::Back => tracing::warn!("an interrupted switch was taken back"),
         Recovered::Forward(revision) => {

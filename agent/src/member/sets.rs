@@ -3,20 +3,21 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bellwether_proto::{
-    entry::EntryPath,
+    entry::{Entry, EntryPath, Kind},
     name::SetName,
     record::SetRules,
     revision::{Number, SignedHeader},
 };
 use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
-    index, pack,
+    index,
+    pack::{self, OldChunks},
     scan::{Depth, Look, ScanError, Source, scan},
-    tree::{Change, Tree},
+    tree::{Change, Edit, Node, Tree, TreeError},
 };
 
 use super::{
-    OpenError,
+    OpenError, drift,
     receive::{Planned, ReceiveError},
 };
 use crate::layout::Layout;
@@ -60,7 +61,11 @@ impl Sets {
     }
 
     /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
-    pub(crate) fn plan(&mut self, head: &pack::Head, changes: Vec<Change>) -> Result<Planned, ReceiveError> {
+    pub(crate) fn plan(
+        &mut self,
+        head: &pack::Head,
+        changes: Vec<Change>,
+    ) -> Result<(Planned, OldChunks), ReceiveError> {
         let sources = sources(&self.paths, &head.rules).map_err(|set| {
             ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
         })?;
@@ -76,6 +81,7 @@ impl Sets {
             Some(_) | None => Look::Stats,
         };
         self.live = scan(&sources, &self.live, &look)?.tree;
+        let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
         let site = Site { sources, state: self.state.clone() };
         let plan = match self.forked {
@@ -86,7 +92,54 @@ impl Sets {
                 self.plan_for(&site, &head.header, &nothing, &target, changes)?
             }
         };
-        Ok(Planned { plan, target })
+        Ok((Planned { plan, target }, olds))
+    }
+
+    /// The same, unless there are edits of this server's own. `given` (none: edits are no matter) are those that may be
+    /// there all the same.
+    pub(crate) fn plan_over(
+        &mut self,
+        head: &pack::Head,
+        changes: Vec<Change>,
+        given: Option<&[Change]>,
+    ) -> Result<(Planned, OldChunks), ReceiveError> {
+        let planned = self.plan(head, changes)?;
+        let Some(given) = given else { return Ok(planned) };
+        let edits = self.edits();
+        match drift::first_held(&edits, given) {
+            None => Ok(planned),
+            Some(first) => Err(ReceiveError::Held(drift::held(edits.len(), &format!("{}:{}", first.set, first.path)))),
+        }
+    }
+
+    /// What the sets hold and the revision does not; none while no revision is held.
+    pub(crate) fn edits(&self) -> Vec<Change> {
+        self.tree.diff(&self.live)
+    }
+
+    /// The plan that makes the sets hold what they hold now, with these edits undone.
+    pub(crate) fn plan_without(&self, header: &SignedHeader, edits: &[Change]) -> Result<Plan, ReceiveError> {
+        let target = self.undone(edits).map_err(|e| ReceiveError::Tree(e.to_string()))?;
+        Ok(self.plan_for(&self.site(), header, &target, &target, self.live.diff(&target))?)
+    }
+
+    fn undone(&self, edits: &[Change]) -> Result<Tree, TreeError> {
+        let mut whole: Option<&Change> = None;
+        let undo = edits.iter().filter_map(|edit| {
+            if whole.is_some_and(|above| above.set == edit.set && edit.path.is_within(&above.path)) {
+                return None;
+            }
+            let undo = match (self.tree.get(&edit.set, &edit.path), &edit.entry) {
+                (Some(Node::Directory(dir)), Some(Entry { kind: Kind::Directory, .. })) => {
+                    return Some((edit.set.clone(), edit.path.clone(), Edit::Directory(dir.meta().clone())));
+                }
+                (Some(node), _) => Edit::Put(node),
+                (None, _) => Edit::Remove,
+            };
+            whole = Some(edit);
+            Some((edit.set.clone(), edit.path.clone(), undo))
+        });
+        self.live.edit(undo.collect::<Vec<_>>())
     }
 
     /// The plan that makes the sets hold what is held by the record again, whatever was edited.

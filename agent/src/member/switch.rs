@@ -10,7 +10,8 @@ use bellwether_proto::{
     v1::{self, Outcome, up},
 };
 use bellwether_store::{
-    apply::{Plan, Staged},
+    apply::{Begun, Committed, Plan, Staged},
+    history::WholePack,
     pack,
     scan::Look,
     state_file,
@@ -38,6 +39,23 @@ pub(crate) struct Filling {
     asked: HashSet<Hash>,
     /// The revision is not in the history yet: a base is packed from the sets after the switch.
     pack: bool,
+}
+
+/// What the history gets with a switch.
+enum NewInHistory {
+    /// It has the revision.
+    Nothing,
+    /// A pack that has arrived.
+    Arrived(Box<WholePack>),
+    /// A base, packed from the sets as they are after the switch.
+    FromSets,
+}
+
+/// Staged, and what becomes of it.
+struct Ready {
+    pack: NewInHistory,
+    staged: Staged,
+    target: Tree,
 }
 
 impl Filling {
@@ -69,21 +87,18 @@ impl Filling {
 }
 
 impl Member {
-    /// A whole pack: into the history, then the switch.
+    /// A whole pack: staged and switched; into the history meanwhile.
     pub(super) fn whole(&mut self, receiving: Receiving) {
         let (header, began) = (receiving.header.clone(), receiving.began);
-        let staged = receiving.into_parts().and_then(|(pack, planned)| {
-            // Both wait for the disk, and neither needs the other.
-            let (kept, staged) = std::thread::scope(|scope| {
-                let keeping = scope.spawn(|| self.history.commit(pack));
-                let staged = planned.plan.staged();
-                (keeping.join(), staged)
-            });
-            kept.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok((staged?, planned.target))
+        let ready = receiving.into_parts().and_then(|(pack, Planned { plan, target })| {
+            Ok(Ready {
+                pack: NewInHistory::Arrived(Box::new(self.history.check(pack)?)),
+                staged: plan.staged()?,
+                target,
+            })
         });
-        match staged {
-            Ok((staged, target)) => self.switch(&header, staged, target, began, false),
+        match ready {
+            Ok(ready) => self.switch(&header, ready, began),
             Err(error) => self.refused(&header, &error),
         }
     }
@@ -120,38 +135,56 @@ impl Member {
     }
 
     fn filled(&mut self, filling: Filling) {
-        let Filling { header, planned, began, asked: _, pack } = filling;
-        match planned.plan.staged() {
-            Ok(staged) => self.switch(&header, staged, planned.target, began, pack),
+        let Filling { header, planned: Planned { plan, target }, began, asked: _, pack } = filling;
+        let pack = if pack { NewInHistory::FromSets } else { NewInHistory::Nothing };
+        match plan.staged() {
+            Ok(staged) => self.switch(&header, Ready { pack, staged, target }, began),
             Err(error) => self.refused(&header, &error.into()),
         }
     }
 
-    fn switch(&mut self, header: &SignedHeader, staged: Staged, target: Tree, began: Instant, pack: bool) {
+    /// Validation has its place before the beginning.
+    fn switch(&mut self, header: &SignedHeader, Ready { pack, staged, target }: Ready, began: Instant) {
         let stage_us = clock::micros(began);
         let switching = Instant::now();
-        match self.switch_and_note(header, staged, target, pack) {
+        let begun = match staged.begin() {
+            Ok(begun) => begun,
+            Err(error) => return self.refused(header, &error.into()),
+        };
+        match self.switch_and_note(header, begun, target, pack) {
             Err(reason) => self.failed(header, reason),
-            Ok(kept) => {
+            Ok((kept, committed)) => {
                 self.report_done(header, stage_us, clock::micros(switching), kept);
+                drop(committed);
                 self.tidy_history(header);
             }
         }
     }
 
-    /// Validation has its place before the switch, reload and check before the note.
+    /// Reload and check have their place before the note.
     fn switch_and_note(
         &mut self,
         header: &SignedHeader,
-        staged: Staged,
+        begun: Begun,
         target: Tree,
-        pack: bool,
-    ) -> Result<Vec<String>, String> {
-        let switched = staged.switch().map_err(|failed| chain(&failed))?;
+        pack: NewInHistory,
+    ) -> Result<(Vec<String>, Committed), String> {
+        // What recovery finds of a revision that is not in the history yet, it takes back. So nobody who reads the sets
+        // has to wait for the history.
+        let (pack, kept, switched) = std::thread::scope(|scope| match pack {
+            NewInHistory::Arrived(pack) => {
+                let keeping = scope.spawn(|| self.history.keep(*pack).map(drop));
+                let switched = begun.switch();
+                let kept = keeping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                (NewInHistory::Nothing, kept, switched)
+            }
+            other => (other, Ok(()), begun.switch()),
+        });
+        let switched = switched.map_err(|failed| chain(&failed))?;
         let tree = std::mem::replace(&mut self.sets.tree, target);
         let live = std::mem::replace(&mut self.sets.live, switched.live.clone());
         let position = self.position.clone();
-        if let Err(error) = self.note(header, pack) {
+        if let Err(error) = kept.map_err(ReceiveError::from).and_then(|()| self.note(header, &pack)) {
             (self.sets.tree, self.sets.live, self.position) = (tree, live, position);
             let reason = chain(&error);
             let back = switched.take_back().map_err(|failed| chain(&failed));
@@ -159,14 +192,12 @@ impl Member {
                 back.map_or_else(|back| format!("{reason}; {back}"), |()| format!("{reason}; all was taken back"))
             );
         }
-        let kept = switched.kept.clone();
-        switched.commit();
-        Ok(kept)
+        Ok((switched.kept.clone(), switched.release()))
     }
 
     /// The commit point: when the position is on the disk, the revision is held.
-    fn note(&mut self, header: &SignedHeader, pack: bool) -> Result<(), ReceiveError> {
-        if pack {
+    fn note(&mut self, header: &SignedHeader, pack: &NewInHistory) -> Result<(), ReceiveError> {
+        if matches!(pack, NewInHistory::FromSets) {
             self.pack_base(header)?;
         }
         self.position = Position { at: Some(header.clone()), ..Position::default() };
@@ -215,7 +246,7 @@ impl Member {
     }
 
     /// Supplies what this server's own history has; returns what is missing still.
-    fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
+    pub(super) fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
         let wanted: HashSet<Hash> = plan.missing().iter().map(|chunk| chunk.hash).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -267,7 +298,7 @@ impl Member {
         self.send(up::Message::Report(v1::Report { revision, outcome, reason, ..v1::Report::default() }));
     }
 
-    fn failed(&mut self, header: &SignedHeader, reason: String) {
+    pub(super) fn failed(&mut self, header: &SignedHeader, reason: String) {
         tracing::error!(revision = %header.number(), reason, "the switch failed; no updates until a sync");
         self.note_fault(Some(Fault { reason: reason.clone(), since_ms: now_ms() }));
         self.tell(Observation::Failed(reason.clone()));

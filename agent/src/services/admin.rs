@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_manager::{Manager, Request as Publish, group::PolicyChange, tokens::Grant};
 use bellwether_proto::{
-    entry::{EntryPath, Kind},
+    entry::{Entry, EntryPath, Kind},
     name::{ServerName, SetName},
     record::SignedRecord,
     v1::{self, admin_server::Admin},
@@ -112,33 +112,11 @@ impl Admin for AdminService {
     }
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
-        let change = request.into_inner();
-        match self.0.settled().await {
-            Standing::Changing => Err(super::changing()),
-            Standing::Manager(manager) => super::change(&manager, change).await.map(Response::new),
-            Standing::Member(following) => {
-                let forward = |mut manager: super::link::Client| {
-                    let change = change.clone();
-                    async move { manager.change(change).await }
-                };
-                following.link.ask(forward).await
-            }
-        }
+        self.0.change(request).await
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Answer<v1::ReadReply> {
-        let read = request.into_inner();
-        match self.0.settled().await {
-            Standing::Changing => Err(super::changing()),
-            Standing::Manager(manager) => super::read(&manager, read).await.map(Response::new),
-            Standing::Member(following) => {
-                let forward = |mut manager: super::link::Client| {
-                    let read = read.clone();
-                    async move { manager.read(read).await }
-                };
-                following.link.ask(forward).await
-            }
-        }
+        self.0.read(request).await
     }
 
     async fn tree(&self, request: Request<v1::TreeRequest>) -> Answer<Self::TreeStream> {
@@ -240,15 +218,20 @@ fn send_tree(tree: &Tree, only: Option<&SetName>, prefix: &EntryPath, to: &mpsc:
 }
 
 fn entry(set: &SetName, path: &EntryPath, node: &Node) -> v1::TreeEntry {
-    let bellwether_proto::entry::Entry { meta, kind } = node.entry();
+    v1::TreeEntry { set: set.to_string(), path: path.as_bytes().to_vec().into(), ..tree_entry(&node.entry()) }
+}
+
+/// An entry without its place.
+pub(crate) fn tree_entry(entry: &Entry) -> v1::TreeEntry {
+    let Entry { meta, kind } = entry;
     let (word, size, hash, link) = match kind {
         Kind::Directory => ("directory", 0, String::new(), bytes::Bytes::new()),
         Kind::File(content) => ("file", content.size(), content.hash().to_string(), bytes::Bytes::new()),
         Kind::Link(target) => ("link", 0, String::new(), target.to_vec().into()),
     };
     v1::TreeEntry {
-        set: set.to_string(),
-        path: path.as_bytes().to_vec().into(),
+        set: String::new(),
+        path: bytes::Bytes::new(),
         kind: word.into(),
         mode: meta.mode.into(),
         user: meta.owner.user.to_string(),

@@ -53,14 +53,14 @@ impl Group for GroupService {
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
-        let mut change = request.into_inner();
-        change.author = format!("{} at {server}", change.author);
-        super::change(&self.0.manager()?, change).await.map(Response::new)
+        let mut request = request;
+        request.get_mut().author = format!("{} at {server}", request.get_ref().author);
+        self.0.change(request).await
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         self.0.authorise(tls::peer(&request))?;
-        super::read(&self.0.manager()?, request.into_inner()).await.map(Response::new)
+        self.0.read(request).await
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
@@ -79,16 +79,25 @@ impl Group for GroupService {
         if let Some(at) = at.and_then(|at| SignedHeader::from_wire(at).ok()) {
             self.0.look_for_superseded(&key, from, &at);
         }
-        let records = self.0.record.since(from);
-        let records = records.iter().map(|record| Ok(record.to_wire())).collect::<Vec<_>>();
-        Ok(Response::new(Box::pin(tokio_stream::iter(records))))
+        let (since, (to, records)) = (self.0.record.since(from), mpsc::channel(1));
+        tokio::spawn(async move {
+            for record in since.iter() {
+                if to.send(Ok(record.to_wire())).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(records))))
     }
 
     async fn tell(&self, request: Request<Streaming<v1::SignedRecord>>) -> Result<Response<v1::TellReply>, Status> {
         self.0.of_the_group(tls::peer(&request))?;
+        let busy = |_| Status::resource_exhausted("others tell their records at this moment; try again");
+        let turn = self.0.telling.try_acquire().map_err(busy)?;
         let links = tokio::time::timeout(TELLING, peers::collect(request.into_inner())).await;
         let links = links.map_err(|_| Status::deadline_exceeded("the records did not come to their end"))??;
         self.0.record.take_by(&links).map_err(|e| not_taken(&e))?;
+        drop(turn);
         let held = self.0.record.current().record().version;
         // Whoever handed over waits for this.
         let leads = self.0.record.is_led_here() && self.0.leads(held.epoch).await;

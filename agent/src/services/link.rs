@@ -12,7 +12,7 @@ use bellwether_store::tree::Tree;
 use tokio::sync::Mutex;
 use tonic::{Code, Status, transport::Channel};
 
-use crate::{error::chain, group::GroupRecord, tls};
+use crate::{error::chain, group::GroupRecord, member::Hand, tls};
 
 /// The manager's services, as asked over that connection.
 pub(crate) type Client = GroupClient<Channel>;
@@ -24,12 +24,14 @@ pub(crate) struct ManagerLink {
     channel: Mutex<Option<(PublicKey, Channel)>>,
     /// The tree of the revision that this member holds.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
+    /// Asks this member itself.
+    pub(crate) hand: Hand,
 }
 
 impl ManagerLink {
     /// Connects to nothing yet.
-    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, tree: Arc<ArcSwap<Tree>>) -> Self {
-        Self { key, record, channel: Mutex::new(None), tree }
+    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, tree: Arc<ArcSwap<Tree>>, hand: Hand) -> Self {
+        Self { key, record, channel: Mutex::new(None), tree, hand }
     }
 
     /// Asks the manager. A connection that turns out to be lost is made again, once.
@@ -40,17 +42,33 @@ impl ManagerLink {
     where
         F: Future<Output = Result<T, Status>>,
     {
+        let client = |channel| {
+            GroupClient::new(channel)
+                .max_decoding_message_size(limits::MESSAGE)
+                .max_encoding_message_size(limits::MESSAGE)
+        };
+        self.ask_over(|channel| question(client(channel))).await
+    }
+
+    /// The same, of any of its services.
+    ///
+    /// # Errors
+    /// As [`ManagerLink::ask`].
+    pub(crate) async fn ask_over<T, F>(&self, mut question: impl FnMut(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let held = self.channel.lock().await.is_some();
-        match question(self.client().await?).await {
+        match question(self.connected().await?).await {
             Err(status) if status.code() == Code::Unavailable => {
                 *self.channel.lock().await = None;
-                if held { question(self.client().await?).await } else { Err(status) }
+                if held { question(self.connected().await?).await } else { Err(status) }
             }
             answer => answer,
         }
     }
 
-    async fn client(&self) -> Result<Client, Status> {
+    async fn connected(&self) -> Result<Channel, Status> {
         let current = self.record.current();
         let manager = current.record().manager();
         let mut slot = self.channel.lock().await;
@@ -69,8 +87,6 @@ impl ManagerLink {
                 channel
             }
         };
-        Ok(GroupClient::new(channel)
-            .max_decoding_message_size(limits::MESSAGE)
-            .max_encoding_message_size(limits::MESSAGE))
+        Ok(channel)
     }
 }

@@ -2,12 +2,15 @@
 
 pub(crate) mod admin;
 pub(crate) mod door;
+pub(crate) mod drift;
 pub(crate) mod group;
+mod held;
 pub(crate) mod link;
 mod promote;
 mod refusal;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -18,14 +21,19 @@ use bellwether_proto::{
     name::ServerName,
     record::{Role, Version},
     revision::{Epoch, SignedHeader},
-    status::{Event, FarmStatus},
+    status::{Event, FarmStatus, ServerStatus, State},
     v1,
 };
-use tokio::sync::{mpsc, oneshot, watch};
-use tonic::Status;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tonic::{Code, Request, Response, Status};
 
 use self::refusal::refusal;
-use crate::{group::GroupRecord, peers::Peers, role::Standing, seen::Seen};
+use crate::{
+    group::GroupRecord,
+    peers::Peers,
+    role::{Following, Standing},
+    seen::Seen,
+};
 
 /// How long a change of this server's role is waited for.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -41,8 +49,12 @@ pub(crate) struct Agent {
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
+    /// Held by who tells newer records: a few at a time, for their bytes.
+    pub(crate) telling: Semaphore,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
+    /// Where recovery points are.
+    pub(crate) recovery: PathBuf,
     /// The group is to be forgotten when the agent has ended (W22).
     pub(crate) leaving: AtomicBool,
 }
@@ -113,6 +125,26 @@ impl Agent {
         Ok(server.name.clone())
     }
 
+    /// Whether changes may be asked of this server.
+    ///
+    /// # Errors
+    /// It is in error: refused until a sync (W8).
+    pub(crate) fn fit_for_changes(&self) -> Result<(), Status> {
+        let farm = self.farm.borrow();
+        let own = farm.servers.iter().find(|server| server.name == farm.observer);
+        match (self.standing(), own) {
+            (Standing::Member(_), Some(ServerStatus { state: State::Error, reason, name, .. })) => {
+                let reason = reason.as_deref().unwrap_or("it failed");
+                Err(Status::failed_precondition(format!(
+                    "{name} is in error and takes no changes ({reason}); nothing was changed\n\
+                     ask another server, or bring this one back at the manager, {}: bellwether sync {name}",
+                    farm.manager
+                )))
+            }
+            (Standing::Member(_) | Standing::Manager(_) | Standing::Changing, _) => Ok(()),
+        }
+    }
+
     /// The name of the server with that key, when it may ask things of this one.
     ///
     /// # Errors
@@ -173,8 +205,74 @@ fn not_of_the_group(key: &PublicKey) -> Status {
     Status::permission_denied(format!("{key} is not a server of this group (any more)"))
 }
 
+/// Marks what a member has passed on: it is passed on once, however the servers disagree about who is the manager.
+const FORWARDED: &str = "bellwether-forwarded";
+
+impl Agent {
+    /// Changes one file: here at the manager, or forwarded to it.
+    ///
+    /// # Errors
+    /// The manager's refusal, that it does not answer (W11), or that this server is in error (W8).
+    pub(crate) async fn change(&self, change: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
+        match self.way(&change).await? {
+            None => change_at(&self.manager()?, change.into_inner()).await.map(Response::new),
+            Some(following) => {
+                self.fit_for_changes()?;
+                let change = change.into_inner();
+                following
+                    .link
+                    .ask(|mut manager| {
+                        let change = forwarded(change.clone());
+                        async move { manager.change(change).await }
+                    })
+                    .await
+            }
+        }
+    }
+
+    /// Reads one file: here at the manager, or from it; while it does not answer, from the revision that is held here (W11:
+    /// reads go on).
+    ///
+    /// # Errors
+    /// There is no such file, or it cannot be read.
+    pub(crate) async fn read(&self, read: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
+        match self.way(&read).await? {
+            None => read_at(&self.manager()?, read.into_inner()).await.map(Response::new),
+            Some(following) => {
+                let read = read.into_inner();
+                let answer = following.link.ask(|mut manager| {
+                    let read = forwarded(read.clone());
+                    async move { manager.read(read).await }
+                });
+                match answer.await {
+                    Err(status) if status.code() == Code::Unavailable => {
+                        held::read(&following.link, &read).await.map(Response::new)
+                    }
+                    answer => answer,
+                }
+            }
+        }
+    }
+
+    /// The way to the manager, where this server is not it. What was passed on to this server is not passed on again.
+    async fn way<T>(&self, request: &Request<T>) -> Result<Option<Arc<Following>>, Status> {
+        match self.settled().await {
+            Standing::Changing => Err(changing()),
+            Standing::Manager(_) => Ok(None),
+            Standing::Member(_) if request.metadata().contains_key(FORWARDED) => self.manager().map(|_| None),
+            Standing::Member(following) => Ok(Some(following)),
+        }
+    }
+}
+
+fn forwarded<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(FORWARDED, tonic::metadata::MetadataValue::from_static("1"));
+    request
+}
+
 /// Changes one file at the manager.
-pub(crate) async fn change(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::ChangeReply, Status> {
+async fn change_at(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::ChangeReply, Status> {
     let changed = manager.change(change).await.map_err(refusal)?;
     Ok(v1::ChangeReply {
         revision: changed.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
@@ -183,7 +281,7 @@ pub(crate) async fn change(manager: &Manager, change: v1::ChangeRequest) -> Resu
 }
 
 /// Reads one file at the manager.
-pub(crate) async fn read(manager: &Manager, read: v1::ReadRequest) -> Result<v1::ReadReply, Status> {
+async fn read_at(manager: &Manager, read: v1::ReadRequest) -> Result<v1::ReadReply, Status> {
     let read = manager.read(read).await.map_err(refusal)?;
     Ok(v1::ReadReply {
         data: read.data,

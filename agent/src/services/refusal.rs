@@ -1,12 +1,13 @@
 //! What an error of the manager is to the one who asked: the code that sets a command's exit code, and the text.
 
 use bellwether_manager::{
-    ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError, RoleRefused, SaveError,
-    group::GroupRefused,
+    AdoptError, ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError, RoleRefused,
+    SaveError, group::GroupRefused,
 };
+use bellwether_proto::Malformed;
 use tonic::{Code, Status};
 
-use crate::error::chain;
+use crate::{drift::ContentError, error::chain, member::AskError};
 
 /// Characters of an answer's text.
 const SAID: usize = 4_000;
@@ -111,6 +112,42 @@ impl Refusal for ChangeError {
             | Self::Unpublished(_)
             | Self::Rules(_) => Code::FailedPrecondition,
         }
+    }
+}
+
+impl Refusal for AdoptError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Conflict(_) | Self::Unpublished(_) | Self::Unknown(_) | Self::Unfit(_) | Self::Refused(_) => {
+                Code::FailedPrecondition
+            }
+            Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for AskError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoRevision | Self::Fault(_) | Self::Missing(_) | Self::Refused(_) | Self::Receive(_) => {
+                Code::FailedPrecondition
+            }
+            Self::Busy => Code::ResourceExhausted,
+            Self::Stopping => Code::Unavailable,
+            Self::Failed(_) | Self::Scan(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for ContentError {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for Malformed {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
     }
 }
 

@@ -13,7 +13,7 @@ struct Farm {
     record: Record,
     account: Account,
     seen: Vec<SignedHeader>,
-    others: BTreeMap<ServerName, Result<Answer, String>>,
+    others: BTreeMap<ServerName, Result<Answer, Silence>>,
 }
 
 fn name(text: &str) -> ServerName {
@@ -30,6 +30,7 @@ impl Farm {
             address: format!("{text}:1"),
             role: if text == "m" { Role::Manager } else { Role::Member },
             candidate: text != "c",
+            backends: Vec::new(),
         };
         let record = Record {
             format: FORMAT,
@@ -44,7 +45,7 @@ impl Farm {
         let mut farm = Self { keys, record, account: Account::default(), seen: Vec::new(), others: BTreeMap::new() };
         farm.seen = (1..=5).map(|sequence| farm.header(sequence)).collect();
         farm.account.at = farm.seen.last().cloned();
-        farm.others.insert(name("m"), Err("no answer".into()));
+        farm.others.insert(name("m"), Err(Silence { there: false, why: "no answer".into() }));
         farm.answers("b", 5);
         farm.answers("c", 5);
         farm
@@ -94,6 +95,10 @@ fn it_does_not_while_the_manager_answers_or_is_heard() {
     farm.answers("m", 5).leads = true;
     assert_eq!(farm.judge(false, false), Err(Refused::Answers(name("m"), name("a"))));
     assert!(farm.judge(true, false).is_ok());
+    let mut farm = Farm::new();
+    let refuses = Silence { there: true, why: "not a server of this group (any more)".into() };
+    farm.others.insert(name("m"), Err(refuses));
+    assert_eq!(farm.judge(false, false), Err(Refused::Answers(name("m"), name("a"))), "it was removed there");
     let mut farm = Farm::new();
     farm.answers("c", 5).follows = true;
     assert_eq!(farm.judge(false, false), Err(Refused::Heard(name("c"), name("m"))));

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use bellwether_proto::key::{KeyPair, PublicKey};
+use bellwether_proto::{
+    key::{KeyPair, PublicKey},
+    limits,
+};
 use rustls::{ServerConfig, server::NoServerSessionStorage, version::TLS13};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -227,7 +230,8 @@ async fn prove(tcp: TcpStream, address: SocketAddr, tls: &ServerTls) -> io::Resu
 /// A gRPC server with the windows, keepalives and limits for connections from other servers.
 pub fn service() -> Server {
     Server::builder()
-        .http2_adaptive_window(Some(true))
+        .initial_stream_window_size(limits::WINDOW)
+        .initial_connection_window_size(2 * limits::WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .max_concurrent_streams(64)

@@ -25,7 +25,10 @@ impl Set {
     }
 
     fn make(&self, request: v1::ChangeRequest) -> Result<Option<Look>, ChangeError> {
-        make_in(&self.source, &Asked::try_from(request)?)
+        let asked = Asked::try_from(request)?;
+        let made = make_in(&self.source, &asked)?;
+        made.as_ref().map_or(Ok(()), |made| made.sync(&asked))?;
+        Ok(made.map(|made| made.look))
     }
 
     fn names(&self) -> Vec<String> {

@@ -224,3 +224,15 @@ fn the_time_for_sessions_to_end_is_bounded() {
     assert_eq!((record.policy.drain_timeout_s, record.policy.min_serving), (86_400, 2));
     assert!(matches!(set_policy(&group.held, &change(86_401), &by()), Err(GroupRefused::Malformed(_))));
 }
+
+#[test]
+fn what_is_done_about_drift_is_set_once() {
+    let mut group = Group::new();
+    let change = PolicyChange { drift: Some(OnDrift::Hold), ..PolicyChange::default() };
+    let record = set_policy(&group.held, &change, &by()).unwrap();
+    assert!(group.take(record));
+    assert_eq!(group.held.record().policy.drift, OnDrift::Hold);
+    assert_eq!(set_policy(&group.held, &change, &by()), Ok(None));
+    assert!(["report", "revert", "hold"].iter().all(|word| word.parse::<OnDrift>().unwrap().word() == *word));
+    assert!("Hold".parse::<OnDrift>().is_err());
+}

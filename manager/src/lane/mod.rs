@@ -35,7 +35,7 @@ pub use watchdog::Deadlines;
 use crate::{backoff::Backoff, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: slices are 128 KiB.
-const ON_THE_WAY: usize = 2;
+const ON_THE_WAY: usize = 1;
 /// Nobody dials one server more often than that because there is a new head.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
 /// Nor more often than that because it asks for something.

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fs::File,
+    io::IoSliceMut,
     os::unix::fs::FileExt,
     sync::Arc,
 };
@@ -11,13 +12,14 @@ use std::{
 use bellwether_proto::{entry::Chunk, hash::Hash, limits, record::Codec, v1};
 use bellwether_store::{history::Stored, pack};
 use bytes::Bytes;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::shared::Shared;
 
 /// Bytes of chunks (before compression) in one `Supply`, unless a single one is larger.
 const BATCH: usize = 2 << 20;
-/// Hashes that are looked for at once, at most.
-const LOOK: usize = 1024;
+/// Hashes that are looked for at once, at most: of a chunk that is kept as a patch, what it is made from is held.
+const LOOK: usize = 128;
 /// Requests that one member may have open.
 const OPEN: usize = 64;
 
@@ -141,11 +143,12 @@ impl Outbox {
         if let Some(keepalive) = self.keepalive.take() {
             return Ok(Some(Message::Keepalive(keepalive)));
         }
-        if let Some(sync) = self.sync.take() {
-            return Ok(Some(Message::Sync(sync)));
-        }
+        // A sync that is to look at every byte finds them looked at.
         if let Some(verify) = self.verify.take() {
             return Ok(Some(Message::Verify(verify)));
+        }
+        if let Some(sync) = self.sync.take() {
+            return Ok(Some(Message::Sync(sync)));
         }
         if let Some(offer) = self.offer.take() {
             return Ok(Some(Message::Offer(offer)));
@@ -200,9 +203,14 @@ async fn read(source: &Source, at: u64, length: u64) -> Result<Bytes, String> {
     match source {
         Source::Memory(bytes) => Ok(bytes.slice(at as usize..(at + length) as usize)),
         Source::File(file) => {
+            let mut bytes = vec![0; length as usize];
+            // Most of what members want is in the page cache: no thread is woken for that.
+            let cached = preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT);
+            if cached.is_ok_and(|count| count as u64 == length) {
+                return Ok(bytes.into());
+            }
             let file = file.clone();
             let read = move || {
-                let mut bytes = vec![0; length as usize];
                 file.read_exact_at(&mut bytes, at).map_err(|e| format!("cannot read a pack in the history: {e}"))?;
                 Ok(bytes.into())
             };

@@ -105,6 +105,7 @@ impl<'a> Session<'a> {
             sync: memory.sync,
             forked: false,
             settled: false,
+            held: hello.drift.as_ref().is_some_and(|drift| drift.held),
         };
         let version = cut(&hello.version, 100);
         lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
@@ -337,9 +338,14 @@ impl<'a> Session<'a> {
     }
 
     fn drift(&mut self, drift: &v1::Drift) {
-        let paths = list(&drift.paths);
-        let observation = Observation::Drift { entries: drift.entries, paths };
-        self.lane.see(observation);
+        if self.member.held && !drift.held {
+            // What it refused because of its own edits, it takes now.
+            self.member.refused = None;
+            self.memory.refused = None;
+        }
+        self.member.held = drift.held;
+        let (paths, kept) = (list(&drift.paths), list(&drift.kept));
+        self.lane.see(Observation::Drift { entries: drift.entries, paths, held: drift.held, kept });
     }
 
     fn verified(&mut self, verified: &v1::Verified) {

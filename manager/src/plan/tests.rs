@@ -156,3 +156,13 @@ fn the_way_to_the_next_head_does_not_lead_through_a_refused_revision() {
     let member = Member { refused: Some(farm.base3.header.id()), ..Member::default() };
     assert!(matches!(farm.plan(&member, false), Step::NeedBase));
 }
+
+#[test]
+fn a_member_that_holds_its_edits_waits_until_a_sync_is_asked_for() {
+    let farm = Farm::new();
+    let held = Member { at: Some(farm.id(3)), held: true, ..Member::default() };
+    assert!(matches!(farm.plan(&held, false), Step::Wait(Wait::Held)));
+    let at_head = Member { at: Some(farm.id(4)), ..held.clone() };
+    assert!(matches!(farm.plan(&at_head, false), Step::Nothing));
+    assert!(matches!(farm.plan(&Member { sync: true, ..held }, false), Step::Settle));
+}

@@ -284,6 +284,11 @@ impl Play {
                         offered.wanted.remove(&chunk.hash);
                     }
                 }
+                Frame::Patches(patches) => {
+                    for patch in patches {
+                        offered.wanted.remove(&patch.chunk.hash);
+                    }
+                }
                 Frame::End => self.finish().await?,
             }
         }

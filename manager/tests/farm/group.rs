@@ -57,7 +57,7 @@ async fn the_preview_is_the_heads_tree_without_content() {
             match frame {
                 Frame::Head(head) => tree = tree.with_rules(&head.rules),
                 Frame::Changes(more) => changes.extend(more),
-                Frame::Chunks(_) => panic!("content in a preview"),
+                Frame::Chunks(_) | Frame::Patches(_) => panic!("content in a preview"),
                 Frame::End => {}
             }
         }

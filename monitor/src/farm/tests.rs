@@ -102,7 +102,8 @@ fn lost() -> Observation {
 }
 
 fn drift(entries: u64) -> Observation {
-    Observation::Drift { entries, paths: vec!["nginx:a.conf".into(); usize::from(entries > 0)] }
+    let paths = vec!["nginx:a.conf".into(); usize::from(entries > 0)];
+    Observation::Drift { entries, paths, held: false, kept: Vec::new() }
 }
 
 fn progress() -> Observation {
@@ -292,4 +293,17 @@ fn removed_servers_are_gone_and_their_stragglers_with_them() {
     case.farm.apply(1, record(&[("m", Role::Manager)], false));
     case = case.see([done(5)]);
     assert_eq!(case.farm.status(1).servers.len(), 1);
+}
+
+#[test]
+fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
+    let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
+    let refused = Observation::Refused { revision: number(5), reason: "edits".into() };
+    let case = Case::new().see([reached(Some(4)), held, refused]);
+    assert_eq!(case.state(), State::Drifted);
+    assert!(case.row("a").held && case.reason().contains("takes no updates"), "{}", case.reason());
+    let kept = Observation::Drift { entries: 0, paths: Vec::new(), held: false, kept: vec!["/r/1".into()] };
+    let case = case.see([kept]);
+    assert_eq!(case.row("a").kept, ["/r/1"]);
+    assert!(!case.row("a").held && case.state() != State::Drifted);
 }

@@ -173,6 +173,16 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
             lines.push(format!("{} · {}: {}", server.name, server.state.word(), plain(reason)));
         }
     }
+    for server in &status.servers {
+        if let Some(newest) = server.kept.first() {
+            lines.push(format!(
+                "{} · edits were kept, the newest in {}: `bellwether drift show {}` names all",
+                server.name,
+                plain(newest),
+                server.name
+            ));
+        }
+    }
     if status.paused {
         lines.push("propagation is paused: `bellwether resume`, or `bellwether sync` for what is there now".to_owned());
     }

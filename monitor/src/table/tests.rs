@@ -19,6 +19,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         reason: None,
         drift: Vec::new(),
         drift_entries: 0,
+        held: false,
         progress: None,
         seen_ms: Some(99_000),
         last_update_us: Some(8_340),

@@ -5,11 +5,13 @@
 //! loss any of the renames may be missing, so each is looked at, and what is there is known by inode or by content.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, BorrowedFd},
 };
 
-use bellwether_proto::entry::{Entry, Kind};
+use bellwether_proto::entry::{Entry, EntryPath, Kind};
+use rayon::prelude::*;
 use rustix::io::Errno;
 
 use super::{
@@ -242,27 +244,34 @@ impl<'a> Carrier<'a> {
     /// Makes all operations survive a power loss.
     pub(super) fn sync(&self) -> io::Result<()> {
         let touched = self.touched();
-        let each = touched.len() <= stage::SYNC_EACH;
-        for (set, directory) in touched.into_iter().filter(|_| each) {
-            let area = &self.areas[set];
-            match directory {
-                None => durable::sync_directory(area.parent())?,
-                Some(path) => match area.directory(&path) {
-                    // Gone by another hand: nothing of ours is in it.
-                    Err(error) if missing(&error) => {}
-                    directory => durable::sync_directory(directory?.as_fd())?,
-                },
-            }
+        if touched.len() > stage::SYNC_EACH {
+            return self.areas.iter().try_for_each(|area| durable::sync_filesystem(area.staging.as_fd()));
         }
-        for area in self.areas {
-            let staging = area.staging.as_fd();
-            if each { durable::sync_directory(staging)? } else { durable::sync_filesystem(staging)? }
+        // Side by side: a disk flushes once for those that wait for it together.
+        let staging = || {
+            self.areas.par_iter().try_for_each(|area| {
+                durable::sync_directory(area.staging.as_fd())?;
+                // Not synced before the switch when one file is staged alone.
+                durable::sync_directory(area.holder())
+            })
+        };
+        let live = || touched.into_par_iter().try_for_each(|(set, path)| self.sync_touched(set, path.as_ref()));
+        let (staging, live) = rayon::join(staging, live);
+        staging.and(live)
+    }
+
+    fn sync_touched(&self, set: usize, directory: Option<&EntryPath>) -> io::Result<()> {
+        let area = &self.areas[set];
+        let Some(path) = directory else { return durable::sync_directory(area.parent()) };
+        match area.directory(path) {
+            // Gone by another hand: nothing of ours is in it.
+            Err(error) if missing(&error) => Ok(()),
+            directory => durable::sync_directory(directory?.as_fd()),
         }
-        Ok(())
     }
 
     /// The directories whose entries or attributes are changed; none for the one that holds the set.
-    fn touched(&self) -> std::collections::BTreeSet<(usize, Option<bellwether_proto::entry::EntryPath>)> {
+    fn touched(&self) -> BTreeSet<(usize, Option<EntryPath>)> {
         let operations = self.journal.operations.iter();
         operations
             .map(|operation| match operation.act {

@@ -1,6 +1,15 @@
 //! The journal of a switch: what is to happen to which entry, and how to know whether it has. One state file.
+//!
+//! It is durable before the first exchange, though perhaps under its temporary name only: then the rename is not waited
+//! for. So a whole file under that name is a journal, where there is none under the other; one that is not whole was
+//! never durable, and nothing was exchanged.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Meta},
@@ -9,7 +18,10 @@ use bellwether_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state_file::{self, StateFileError};
+use crate::{
+    durable::{self, Name},
+    state_file::{self, StateFileError},
+};
 
 mod form;
 
@@ -109,7 +121,9 @@ pub(super) struct Journal {
 }
 
 /// The journal's name in the state directory.
-pub(super) const NAME: &[u8] = b"journal";
+const NAME: &[u8] = b"journal";
+/// Its name until it is renamed; `state_file::save` uses the same.
+const BEGUN: &[u8] = b".journal.new";
 
 /// Where the journal is.
 pub(super) fn path(state: &Path) -> PathBuf {
@@ -120,7 +134,11 @@ impl Journal {
     /// The journal in `state`; none when no switch was begun.
     pub(super) fn load(state: &Path) -> Result<Option<Self>, StateFileError> {
         let path = path(state);
-        let Some(journal) = state_file::load::<Self>(&path)? else { return Ok(None) };
+        let found = match state_file::load::<Self>(&path)? {
+            None => Self::begun(state)?,
+            found => found,
+        };
+        let Some(journal) = found else { return Ok(None) };
         let sets = journal.sets.len();
         let known = journal.operations.iter().map(|o| o.set).chain(journal.wanted.iter().map(|w| w.set));
         if known.into_iter().any(|set| set >= sets) {
@@ -129,9 +147,54 @@ impl Journal {
         Ok(Some(journal))
     }
 
+    /// A whole one under its temporary name, which durably gets its own: what is noted next is written under the temporary
+    /// one.
+    fn begun(state: &Path) -> Result<Option<Self>, StateFileError> {
+        let journal = match state_file::load::<Self>(&state.join(crate::beneath::os(BEGUN))) {
+            Err(StateFileError::Damaged { .. }) | Ok(None) => return Ok(None),
+            other => other?,
+        };
+        let name = || -> io::Result<()> {
+            let held = File::open(state)?;
+            let state = held.as_fd();
+            durable::rename(Name { directory: state, name: BEGUN }, Name { directory: state, name: NAME })?;
+            durable::sync_directory(state)
+        };
+        name().map_err(|source| StateFileError::Io { action: "rename", path: path(state), source })?;
+        Ok(journal)
+    }
+
     /// Makes it survive a power loss.
     pub(super) fn save(&self, state: &Path) -> Result<(), StateFileError> {
         state_file::save(&path(state), self)
+    }
+
+    /// Makes a new one survive a power loss, and puts it under its name; that may not survive one yet.
+    pub(super) fn begin(&self, state: &Path) -> io::Result<()> {
+        let bytes = state_file::encode(self)?;
+        let held = File::open(state)?;
+        let state = held.as_fd();
+        let file = durable::write_new(state, BEGUN, &bytes)?;
+        durable::sync_file(file.as_fd())?;
+        durable::sync_directory(state)?;
+        durable::rename(Name { directory: state, name: BEGUN }, Name { directory: state, name: NAME })
+    }
+
+    /// Makes its name survive a power loss, too.
+    pub(super) fn settle(state: &Path) -> io::Result<()> {
+        durable::sync_directory(File::open(state)?.as_fd())
+    }
+
+    /// Removes it under both names; not durable before [`Journal::settle`].
+    pub(super) fn remove(state: &Path) -> io::Result<()> {
+        let held = File::open(state)?;
+        for name in [NAME, BEGUN] {
+            match durable::remove(held.as_fd(), name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     /// What `path` of that set holds afterwards.

@@ -56,10 +56,18 @@ impl Work {
 }
 
 /// The work of [`super::recover()`].
-pub(super) fn recover(site: &Site, at: Option<RevisionId>) -> Result<Recovered, Failed> {
+pub(super) fn recover(
+    site: &Site,
+    at: Option<RevisionId>,
+    known: &dyn Fn(RevisionId) -> bool,
+) -> Result<Recovered, Failed> {
     let journal = Journal::load(&site.state);
     let journal = journal.map_err(|error| stuck("the journal of a switch cannot be used", with_source(&error)))?;
     let Some(journal) = journal else {
+        if let Err(error) = Journal::remove(&site.state) {
+            // One that is not whole, which the next switch replaces.
+            tracing::warn!(%error, "cannot remove what a switch had begun to note");
+        }
         for source in &site.sources {
             if let Err(error) = Area::remove_leftovers(source) {
                 // Nobody's configuration: the next apply tries again.
@@ -79,6 +87,9 @@ pub(super) fn recover(site: &Site, at: Option<RevisionId>) -> Result<Recovered, 
             // nor can be put is an administrator's edit since.
             work.complete().map_err(|back| stuck(what.clone(), back))?;
             return clean(&work, what);
+        }
+        Phase::Forward if !known(revision) => {
+            tracing::warn!("an interrupted switch is taken back: the pack of its revision did not survive");
         }
         Phase::Forward => match completed(&mut work) {
             Ok(()) => return Ok(Recovered::Forward(revision)),

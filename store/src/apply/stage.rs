@@ -1,27 +1,30 @@
 //! Staging: files with their content, attributes and names in the staging place, before anything live is touched.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use bellwether_proto::{
-    entry::{Chunk, Content, Entry, EntryPath, Kind, Meta},
+    entry::{Chunk, Content, EntryPath, Kind, Meta},
     hash::Hash,
 };
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use super::{journal::Operation, place::Area};
 use crate::{
     attributes::copy_label,
     beneath::{open_directory, open_file, os},
-    durable, failpoint,
+    durable::{self, New},
+    failpoint,
 };
 
-/// Up to so many files, links and directories each is synced; beyond, their file system, once.
-pub(super) const SYNC_EACH: usize = 64;
+/// Up to so many files, links and directories each is synced; beyond, their file system, once. One fsync takes about a
+/// millisecond, syncfs as long; but beside somebody who writes much it takes a hundred.
+pub(super) const SYNC_EACH: usize = 32;
 
 /// Where a chunk belongs.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +44,10 @@ struct StagedFile {
     /// Chunks that are still to come.
     left: usize,
     created: bool,
+    /// Its mode is what it is to be.
+    has_mode: bool,
+    /// Kept open to be synced, when it is whole and there are few.
+    whole: Option<File>,
     /// The live entry whose label it gets, where there are labels.
     label: Option<EntryPath>,
 }
@@ -62,6 +69,8 @@ pub(super) struct Staging {
     wanted: HashMap<Hash, Vec<Place>>,
     /// The large file that got the last chunk.
     open: Option<(usize, File)>,
+    /// Whether a file that is created in an area with a mode has it: asked of the first one (the umask, an ACL).
+    modes: HashMap<(usize, u16), bool>,
     done: u64,
 }
 
@@ -74,7 +83,7 @@ pub(super) fn name(operation: &Operation) -> Vec<u8> {
 }
 
 /// What an entry takes on the disk, in whole blocks.
-pub(super) fn size(entry: &Entry) -> u64 {
+pub(super) fn size(entry: &bellwether_proto::entry::Entry) -> u64 {
     const BLOCK: u64 = 4096;
     match &entry.kind {
         Kind::File(content) => content.size().next_multiple_of(BLOCK),
@@ -99,7 +108,7 @@ impl Staging {
         areas: &[Area],
         operation: &Operation,
         path: &EntryPath,
-        entry: &Entry,
+        entry: &bellwether_proto::entry::Entry,
         ids: (u32, u32),
     ) -> Result<(), Failure> {
         let area = operation.set;
@@ -111,7 +120,17 @@ impl Staging {
                 let label = (path == &operation.path && areas[area].labelled()).then(|| path.clone());
                 let left = content.chunks().len();
                 self.want(content);
-                self.files.push(StagedFile { area, path: staged, meta, ids, left, created: false, label });
+                self.files.push(StagedFile {
+                    area,
+                    path: staged,
+                    meta,
+                    ids,
+                    left,
+                    created: false,
+                    has_mode: false,
+                    whole: None,
+                    label,
+                });
             }
             Kind::Directory => {
                 let (directory, name) = parent(&areas[area], &staged).map_err(at)?;
@@ -145,7 +164,7 @@ impl Staging {
         for number in 0..self.files.len() {
             if self.files[number].left == 0 {
                 let file = self.create(areas, number)?;
-                self.complete(areas, number, &file)?;
+                self.complete(areas, number, file)?;
             }
         }
         Ok(())
@@ -200,17 +219,29 @@ impl Staging {
         durable::write_at(&file, bytes, offset).map_err(|error| (staged.area, staged.path.clone(), error))?;
         staged.left -= 1;
         if staged.left == 0 {
-            return self.complete(areas, number, &file);
+            return self.complete(areas, number, file);
         }
         self.open = Some((number, file));
         Ok(())
     }
 
+    /// Creates a file, with its own mode when it is written at once: nobody else can enter staging.
     fn create(&mut self, areas: &[Area], number: usize) -> Result<File, Failure> {
         let staged = &mut self.files[number];
         staged.created = true;
-        durable::create(areas[staged.area].staging.as_fd(), staged.path.as_bytes(), 0o600)
-            .map_err(|error| (staged.area, staged.path.clone(), error))
+        let mode = if staged.left <= 1 { staged.meta.mode & 0o777 } else { 0o600 };
+        let mut create = || -> io::Result<File> {
+            let staging = areas[staged.area].staging.as_fd();
+            let file = durable::create(staging, staged.path.as_bytes(), mode.into())?;
+            if mode == staged.meta.mode {
+                staged.has_mode = match self.modes.entry((staged.area, mode)) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(first) => *first.insert(fstat(&file)?.st_mode & 0o7777 == u32::from(mode)),
+                };
+            }
+            Ok(file)
+        };
+        create().map_err(|error| (self.files[number].area, self.files[number].path.clone(), error))
     }
 
     fn reopen(&self, areas: &[Area], number: usize) -> Result<File, Failure> {
@@ -222,40 +253,63 @@ impl Staging {
             .map_err(|error| (staged.area, staged.path.clone(), error.into()))
     }
 
-    /// The last of a file: its attributes, and its durability when there are few.
-    fn complete(&mut self, areas: &[Area], number: usize, file: &File) -> Result<(), Failure> {
-        let staged = &self.files[number];
+    /// The last of a file: its attributes.
+    fn complete(&mut self, areas: &[Area], number: usize, file: File) -> Result<(), Failure> {
+        let each = self.sync_each();
+        let staged = &mut self.files[number];
         let area = &areas[staged.area];
-        let sync = self.sync_each();
         let finish = || -> io::Result<()> {
             if let Some(live) = &staged.label {
                 label(area, live, file.as_fd())?;
             }
-            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, area.fresh)?;
-            if sync { durable::sync_file(file.as_fd()) } else { Ok(()) }
+            let is = New { owner: area.fresh, has_mode: staged.has_mode };
+            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, is)
         };
         finish().map_err(|error| (staged.area, staged.path.clone(), error))?;
+        staged.whole = each.then_some(file);
         self.done += 1;
         Ok(())
     }
 
-    /// Puts the attributes on the directories and makes all that is staged survive a power loss.
+    /// Puts the attributes on the directories.
     pub(super) fn finish(&mut self, areas: &[Area]) -> Result<(), Failure> {
-        let sync = self.sync_each();
         for StagedDirectory { area, path, meta, ids } in self.directories.iter().rev() {
-            let finish = || -> io::Result<()> {
+            let finish = || {
                 let directory = open_directory(areas[*area].staging.as_fd(), path)?;
-                durable::put_on_directory(directory.as_fd(), meta, *ids)?;
-                if sync { durable::sync_directory(directory.as_fd()) } else { Ok(()) }
+                durable::put_on_directory(directory.as_fd(), meta, *ids)
             };
             finish().map_err(|error| (*area, path.clone(), error))?;
         }
+        Ok(())
+    }
+
+    /// Makes all that is staged survive a power loss. The name of one that is `alone` may be lost: then it has not been
+    /// put in its place either, and what was there is.
+    pub(super) fn sync(&self, areas: &[Area], alone: bool) -> Result<(), Failure> {
+        if self.sync_each() {
+            self.sync_entries(areas)?;
+        }
+        if alone && self.files.len() == 1 && self.directories.is_empty() {
+            return Ok(());
+        }
         for (number, area) in areas.iter().enumerate() {
             let staging = area.staging.as_fd();
-            // Few are synced one by one; the directory that holds staging may have got it just now.
+            // The directory that holds staging may have got it just now.
             let each = || durable::sync_directory(staging).and_then(|()| durable::sync_directory(area.holder()));
-            let synced = if sync { each() } else { durable::sync_filesystem(staging) };
+            let synced = if self.sync_each() { each() } else { durable::sync_filesystem(staging) };
             synced.map_err(|error| (number, EntryPath::root(), error))?;
+        }
+        Ok(())
+    }
+
+    fn sync_entries(&self, areas: &[Area]) -> Result<(), Failure> {
+        self.files.par_iter().try_for_each(|StagedFile { area, path, whole, .. }| {
+            let synced = whole.as_ref().map_or(Ok(()), |file| durable::sync_file(file.as_fd()));
+            synced.map_err(|error| (*area, path.clone(), error))
+        })?;
+        for StagedDirectory { area, path, .. } in &self.directories {
+            let sync = || durable::sync_directory(open_directory(areas[*area].staging.as_fd(), path)?.as_fd());
+            sync().map_err(|error| (*area, path.clone(), error))?;
         }
         Ok(())
     }

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, io, os::fd::AsFd};
 use bellwether_proto::{entry::EntryPath, name::SetName};
 
 use super::{
-    journal::{self, Act, Operation, Phase, Was},
+    Refused,
+    journal::{self, Act, Journal, Operation, Phase, Was},
     keep::{self, Leftover},
     look::{Seen, Shape, look},
     place::{Area, Held},
@@ -13,27 +14,43 @@ use super::{
     work::{Work, with_source},
 };
 use crate::{
+    beneath::os,
     durable, failpoint,
     scan::{self, Depth, Look},
+    state_file::StateFileError,
     tree::{Edit, Node, Tree},
 };
 
 impl Work {
-    /// Looks at every entry once more and writes the journal. Nothing live is touched; after an error there is no
-    /// journal.
-    pub(super) fn begin(&mut self) -> Result<(), String> {
+    /// Looks at every entry once more, then makes what is staged and the journal survive a power loss, both at once: neither
+    /// needs the other, as recovery believes nothing of what is staged without having read it. Nothing live is touched;
+    /// after an error there is no journal.
+    pub(super) fn begin(&mut self) -> Result<(), Refused> {
         let mut operations = std::mem::take(&mut self.journal.operations);
         let looked = operations.iter_mut().try_for_each(|operation| {
-            let set = &self.journal.sets[operation.set].name;
-            let named = format!("{set}:{}", operation.path);
-            self.look_again(operation).map_err(|error| format!("cannot look at {named}: {error}"))
+            self.look_again(operation).map_err(|source| {
+                let path = self.areas[operation.set].path.join(os(operation.path.as_bytes()));
+                let named = format!("{}:{}: {source}", self.journal.sets[operation.set].name, operation.path);
+                Refused::Io { action: "look at", path, source: io::Error::new(source.kind(), named) }
+            })
         });
         self.journal.operations = operations;
         looked?;
-        self.journal.save(&self.state).or_else(|error| {
-            // It may have been renamed before its directory could be synced.
-            self.remove_journal().map_err(|gone| format!("cannot remove the journal again: {gone}"))?;
-            Err(with_source(&error))
+        let alone = matches!(&self.journal.operations[..], [Operation { act: Act::Put, keep: false, .. }]);
+        let (written, synced) = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| self.journal.begin(&self.state));
+            let synced = self.staging.sync(&self.areas, alone);
+            (writing.join(), synced)
+        });
+        let written = written.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let failed = |action, source| Refused::Io { action, path: journal::path(&self.state), source };
+        let begun = synced
+            .map_err(|failure| self.refused(failure))
+            .and_then(|()| written.map_err(|source| failed("write", source)));
+        begun.or_else(|refused| {
+            let removed = Journal::remove(&self.state).and_then(|()| Journal::settle(&self.state));
+            removed.map_err(|source| failed("remove again", source))?;
+            Err(refused)
         })
     }
 
@@ -152,7 +169,7 @@ impl Work {
     fn read_back(&self) -> Result<Tree, String> {
         let at = self.changed();
         let before = self.forgotten();
-        let scan = scan::scan(&self.sources, &before, &Look::At(at));
+        let scan = scan::scan_expecting(&self.sources, &before, &Look::At(at), &self.target);
         let tree = scan.map_err(|error| format!("cannot read back: {}", with_source(&error)))?.tree;
         let wrong = self.journal.wanted.iter().find(|wanted| {
             let name = &self.journal.sets[wanted.set].name;
@@ -200,11 +217,18 @@ impl Work {
         self.live.edit(known).unwrap_or_else(|_| Tree::empty(self.sources.iter().map(|s| s.rules.clone())))
     }
 
+    /// Notes the phase durably. The name comes first: what takes its place is written under its temporary one.
+    pub(super) fn note_phase(&mut self, phase: Phase) -> Result<(), StateFileError> {
+        self.journal.phase = phase;
+        let path = journal::path(&self.state);
+        Journal::settle(&self.state).map_err(|source| StateFileError::Io { action: "write", path, source })?;
+        self.journal.save(&self.state)
+    }
+
     /// Undoes every operation. The error names what could not be undone; then the journal stays.
     pub(super) fn take_back(&mut self) -> Result<(), String> {
         failpoint::hit("apply.back");
-        self.journal.phase = Phase::Back;
-        if let Err(error) = self.journal.save(&self.state) {
+        if let Err(error) = self.note_phase(Phase::Back) {
             // A crash from here on would finish the switch instead: as whole as its way back.
             tracing::warn!(error = with_source(&error), "cannot note that the switch is taken back");
         }
@@ -228,22 +252,34 @@ impl Work {
 
     /// Keeps what has to be kept, removes the journal durably, then the rest of what is in staging.
     pub(super) fn finish(&self, leftover: Leftover) -> io::Result<()> {
-        failpoint::check("apply.commit")?;
-        keep::keep(&self.journal, &self.areas, &self.state, leftover)?;
-        failpoint::check("apply.kept")?;
-        self.remove_journal()?;
+        self.release(leftover)?;
+        Journal::settle(&self.state)?;
         failpoint::hit("apply.journal-removed");
         self.remove_staging();
         failpoint::hit("apply.cleaned");
         Ok(())
     }
 
-    fn remove_journal(&self) -> io::Result<()> {
-        let state = std::fs::File::open(&self.state)?;
-        match durable::remove(state.as_fd(), journal::NAME) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
-        }
-        durable::sync_directory(state.as_fd())
+    /// Keeps what has to be kept and removes the journal; that is not durable yet.
+    fn release(&self, leftover: Leftover) -> io::Result<()> {
+        failpoint::check("apply.commit")?;
+        keep::keep(&self.journal, &self.areas, &self.state, leftover)?;
+        failpoint::check("apply.kept")?;
+        Journal::remove(&self.state)
+    }
+
+    /// As [`Work::finish`] after the revision was noted durably, with nothing that waits for the disk: a journal that a
+    /// power loss brings back finds every entry in place, and nothing in staging.
+    pub(super) fn commit(&self) -> io::Result<()> {
+        self.release(Leftover::Old)?;
+        failpoint::hit("apply.journal-removed");
+        Ok(())
+    }
+
+    /// What follows [`Work::commit`].
+    pub(super) fn clean(&self) -> io::Result<()> {
+        self.remove_staging();
+        failpoint::hit("apply.cleaned");
+        Journal::settle(&self.state)
     }
 }

@@ -1,3 +1,4 @@
+mod begun;
 mod changes;
 mod child;
 mod farm;

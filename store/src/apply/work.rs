@@ -51,6 +51,7 @@ pub(super) struct Work {
     pub(super) staging: Staging,
     pub(super) live: Tree,
     pub(super) expected: Tree,
+    pub(super) target: Tree,
     pub(super) accounts: Accounts,
     needs: Vec<Need>,
     ways: Ways,
@@ -93,6 +94,7 @@ impl Work {
             staging: Staging::default(),
             live: Tree::default(),
             expected: Tree::default(),
+            target: Tree::default(),
             accounts: Accounts::new(),
             needs: Vec::new(),
             ways: Ways::default(),
@@ -111,8 +113,13 @@ impl Work {
             wanted: Vec::new(),
         };
         let new = Self::new(site, journal, Vec::new());
-        let mut unswitched =
-            Unswitched(Some(Self { live: job.live.clone(), expected: job.expected.clone(), ways, ..new }));
+        let mut unswitched = Unswitched(Some(Self {
+            live: job.live.clone(),
+            expected: job.expected.clone(),
+            target: job.target.clone(),
+            ways,
+            ..new
+        }));
         let work = unswitched.work();
         work.add_sets(job)?;
         work.check_space()?;

@@ -1,7 +1,7 @@
 //! Reading stored packs.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,7 +15,7 @@ use super::{
     disk::{self, Partial},
 };
 use crate::{
-    pack::{self, Decoded, Frame, Head, PackError, Reader, Splitter, Survey},
+    pack::{self, Decoded, Frame, Head, PackError, Patch, Reader, Splitter, Survey},
     tree::Tree,
 };
 
@@ -79,7 +79,7 @@ fn changes(stored: &Stored, take: &mut dyn FnMut(Frame)) -> Result<(), PackError
             match &frame {
                 Frame::Head(head) if head.pack == stored.pack => promised = Some(head.changes),
                 Frame::Changes(list) => got += list.len() as u64,
-                Frame::Head(_) | Frame::Chunks(_) | Frame::End => {}
+                Frame::Head(_) | Frame::Chunks(_) | Frame::Patches(_) | Frame::End => {}
             }
             take(frame);
         }
@@ -99,7 +99,7 @@ pub(super) fn tree(packs: &[Arc<Stored>]) -> Result<Tree, HistoryError> {
         let mut take = |frame| match frame {
             Frame::Head(head) => rules = head.rules,
             Frame::Changes(mut more) => list.append(&mut more),
-            Frame::Chunks(_) | Frame::End => {}
+            Frame::Chunks(_) | Frame::Patches(_) | Frame::End => {}
         };
         changes(stored, &mut take).map_err(named(&stored.path))?;
         let before = if stored.base { Tree::default() } else { tree };
@@ -111,55 +111,111 @@ pub(super) fn tree(packs: &[Arc<Stored>]) -> Result<Tree, HistoryError> {
     Ok(tree)
 }
 
-/// Finds `wanted` chunks in `packs`. A damaged pack is passed over: another may have the chunk.
+/// Finds `wanted` chunks in `packs`, newest first. A damaged pack is passed over: another may have the chunk.
 pub(super) fn chunks<'a>(
     packs: impl Iterator<Item = &'a Arc<Stored>>,
-    mut wanted: HashSet<Hash>,
+    wanted: HashSet<Hash>,
     found: &mut dyn FnMut(Chunk, Bytes),
 ) -> Result<(), HistoryError> {
+    let mut search = Search { asked: wanted.clone(), wanted, ..Search::default() };
     for stored in packs {
-        if wanted.is_empty() {
+        if search.wanted.is_empty() {
             break;
         }
-        match chunks_of(stored, &mut wanted, found).map_err(named(&stored.path)) {
+        match search.pack(stored, found).map_err(named(&stored.path)) {
             Err(HistoryError::Damaged { path, source }) => {
                 tracing::warn!(path = %path.display(), error = %source, "a pack in the history is damaged");
             }
             other => other?,
         }
     }
+    search.patch(found);
     Ok(())
 }
 
-fn chunks_of(
-    stored: &Stored,
-    wanted: &mut HashSet<Hash>,
-    found: &mut dyn FnMut(Chunk, Bytes),
-) -> Result<(), PackError> {
-    // A pack holds no chunk that its changes do not name, and they are cheap to read.
-    let mut here = HashSet::new();
-    changes(stored, &mut |frame| {
-        let Frame::Changes(list) = frame else { return };
-        for change in list {
-            let Some(Kind::File(content)) = change.entry.map(|entry| entry.kind) else { continue };
-            here.extend(content.chunks().iter().map(|chunk| chunk.hash).filter(|hash| wanted.contains(hash)));
+/// A search for chunks, from the newest pack to the oldest.
+#[derive(Default)]
+struct Search {
+    /// What the caller has not been given yet.
+    asked: HashSet<Hash>,
+    /// What is looked for in the next packs: for the caller, or to be patched.
+    wanted: HashSet<Hash>,
+    /// What was found as a patch, the newest first: the old chunk of each is in an older pack.
+    patches: Vec<Patch>,
+    /// The old chunks of `patches`.
+    olds: HashSet<Hash>,
+    /// Those that were found.
+    bytes: HashMap<Hash, Bytes>,
+}
+
+impl Search {
+    fn pack(&mut self, stored: &Stored, found: &mut dyn FnMut(Chunk, Bytes)) -> Result<(), PackError> {
+        // A pack holds no chunk that its changes do not name, and they are cheap to read.
+        let mut here = HashSet::new();
+        changes(stored, &mut |frame| {
+            let Frame::Changes(list) = frame else { return };
+            for change in list {
+                let Some(Kind::File(content)) = change.entry.map(|entry| entry.kind) else { continue };
+                let wanted = |hash: &Hash| self.wanted.contains(hash);
+                here.extend(content.chunks().iter().map(|chunk| chunk.hash).filter(wanted));
+            }
+        })?;
+        if here.is_empty() {
+            return Ok(());
         }
-    })?;
-    if here.is_empty() {
-        return Ok(());
-    }
-    let mut splitter = Splitter::default();
-    pack::read_range(&stored.path, (stored.changes_end, stored.size), &mut |bytes| {
-        splitter.push(bytes);
-        while let Some(frame) = splitter.take()? {
-            let Decoded::Chunks(list) = frame.decode()? else { continue };
-            for (chunk, bytes) in list {
-                if here.remove(&chunk.hash) {
-                    wanted.remove(&chunk.hash);
-                    found(chunk, bytes);
+        let mut splitter = Splitter::default();
+        pack::read_range(&stored.path, (stored.changes_end, stored.size), &mut |bytes| {
+            splitter.push(bytes);
+            while let Some(frame) = splitter.take()? {
+                match frame.decode()? {
+                    Decoded::Chunks(list) => {
+                        for (chunk, bytes) in list.into_iter().filter(|(chunk, _)| here.remove(&chunk.hash)) {
+                            self.wanted.remove(&chunk.hash);
+                            self.take(chunk, bytes, found);
+                        }
+                    }
+                    Decoded::Patches(list) => {
+                        for patch in list.into_iter().filter(|patch| here.remove(&patch.chunk.hash)) {
+                            self.wanted.remove(&patch.chunk.hash);
+                            self.owe(patch);
+                        }
+                    }
+                    Decoded::Head(_) | Decoded::Changes(_) | Decoded::End(_) => {}
                 }
             }
+            Ok(!here.is_empty())
+        })
+    }
+
+    fn take(&mut self, chunk: Chunk, bytes: Bytes, found: &mut dyn FnMut(Chunk, Bytes)) {
+        if self.olds.contains(&chunk.hash) {
+            // A copy: a slice would hold its whole frame.
+            self.bytes.insert(chunk.hash, Bytes::copy_from_slice(&bytes));
         }
-        Ok(!here.is_empty())
-    })
+        if self.asked.remove(&chunk.hash) {
+            found(chunk, bytes);
+        }
+    }
+
+    /// Looks for what a patch is made from: in older packs, also where a newer one has it, which may be made from this.
+    fn owe(&mut self, patch: Patch) {
+        self.olds.insert(patch.old);
+        if !self.bytes.contains_key(&patch.old) {
+            self.wanted.insert(patch.old);
+        }
+        self.patches.push(patch);
+    }
+
+    /// Makes what was found as a patch, from the oldest on. What cannot be made is not found.
+    fn patch(&mut self, found: &mut dyn FnMut(Chunk, Bytes)) {
+        while let Some(patch) = self.patches.pop() {
+            let made = self.bytes.get(&patch.old).and_then(|old| patch.apply(old).ok());
+            if !self.patches.iter().any(|later| later.old == patch.old) {
+                self.bytes.remove(&patch.old);
+            }
+            if let Some(bytes) = made {
+                self.take(patch.chunk, bytes, found);
+            }
+        }
+    }
 }

@@ -13,12 +13,12 @@ use bellwether_proto::{
 };
 use bytes::Bytes;
 use prost::Message;
-use rayon::prelude::*;
 
 use super::{
     Counts, FrameKind, Head, PackError, RawFrame, changes,
-    frame::{ITEMS, TARGET},
+    frame::ITEMS,
     malformed,
+    patch::{self, Patch},
 };
 
 /// A frame decoded by itself; its place among the others is [`super::Order`]'s to check.
@@ -30,6 +30,8 @@ pub enum Decoded {
     Changes(Vec<RawChange>),
     /// Chunks with their bytes, which are slices of one buffer; each hash was computed from the bytes.
     Chunks(Vec<(Chunk, Bytes)>),
+    /// Chunks told by what differs.
+    Patches(Vec<Patch>),
     /// The end, and the counts it repeats.
     End(Counts),
 }
@@ -56,6 +58,7 @@ impl RawFrame {
             FrameKind::Head => Decoded::Head(Box::new(head(Hash::of(self.bytes()), raw)?)),
             FrameKind::Changes => Decoded::Changes(changes::decode(&raw)?),
             FrameKind::Chunks => Decoded::Chunks(chunks(&raw)?),
+            FrameKind::Patches => Decoded::Patches(patch::decode(&raw)?),
             FrameKind::End => Decoded::End(Counts::decode(&raw)?),
         })
     }
@@ -119,9 +122,6 @@ fn chunks(raw: &Bytes) -> Result<Vec<(Chunk, Bytes)>, PackError> {
         at = end;
     }
     let name = |bytes: Bytes| (Chunk { hash: Hash::of(&bytes), length: bytes.len() as u32 }, bytes);
-    // A hop to other threads costs about what hashing 100 KiB does.
-    if pieces.len() > 1 && raw.len() > TARGET / 8 {
-        return Ok(pieces.into_par_iter().with_min_len(8).map(name).collect());
-    }
+    // Hashed here: half a millisecond a frame, less than it costs a busy machine to wake other threads for it.
     Ok(pieces.into_iter().map(name).collect())
 }

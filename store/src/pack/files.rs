@@ -17,7 +17,10 @@ use bellwether_proto::{
 };
 use rustix::io::Errno;
 
-use super::{PackError, malformed};
+use super::{
+    PackError, malformed,
+    outline::{self, Outlines},
+};
 use crate::{
     beneath::{self, Root},
     scan::Source,
@@ -58,30 +61,48 @@ impl<'a> Roots<'a> {
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
     roots: &'a Roots<'a>,
+    outlines: Option<&'a Outlines>,
     directory: Option<(&'a SetName, EntryPath, OwnedFd)>,
     file: Option<(&'a Change, File)>,
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(roots: &'a Roots<'a>) -> Self {
-        Self { roots, directory: None, file: None }
+    /// `outlines`: where what is read is remembered.
+    pub(super) fn new(roots: &'a Roots<'a>, outlines: Option<&'a Outlines>) -> Self {
+        Self { roots, outlines, directory: None, file: None }
     }
 
     /// The payload of the chunks frame of these pieces; each chunk is what its entry says.
     pub(super) fn payload(mut self, pieces: &[Piece<'a>]) -> Result<Vec<u8>, PackError> {
         let mut raw = Vec::with_capacity(pieces.iter().map(|p| 4 + p.chunk.length as usize).sum());
         for (at, piece) in pieces.iter().enumerate() {
-            let (source, _) = &self.roots.0[&piece.change.set];
             raw.extend_from_slice(&piece.chunk.length.to_le_bytes());
-            let start = raw.len();
-            raw.resize(start + piece.chunk.length as usize, 0);
-            let file = self.file(piece.change, pieces.get(at + 1)).map_err(|e| refused(piece.change, source, e))?;
-            file.read_exact_at(&mut raw[start..], piece.offset).map_err(|e| refused(piece.change, source, e))?;
-            if Hash::of(&raw[start..]) != piece.chunk.hash {
-                return Err(changed(piece.change));
-            }
+            self.read(piece, pieces.get(at + 1), &mut raw)?;
         }
         Ok(raw)
+    }
+
+    /// Appends the bytes of a piece, which are what its entry says. `next`: the piece that will be read after it.
+    pub(super) fn read(
+        &mut self,
+        piece: &Piece<'a>,
+        next: Option<&Piece<'a>>,
+        raw: &mut Vec<u8>,
+    ) -> Result<(), PackError> {
+        let (source, _) = &self.roots.0[&piece.change.set];
+        let start = raw.len();
+        raw.resize(start + piece.chunk.length as usize, 0);
+        let file = self.file(piece.change, next).map_err(|e| refused(piece.change, source, e))?;
+        file.read_exact_at(&mut raw[start..], piece.offset).map_err(|e| refused(piece.change, source, e))?;
+        let bytes = &raw[start..];
+        if Hash::of(bytes) != piece.chunk.hash {
+            return Err(changed(piece.change));
+        }
+        if let Some(outlines) = self.outlines.filter(|_| bytes.len() >= outline::LEAST) {
+            // Only a cache: without it the chunk's successor is sent whole.
+            let _ = outlines.put(&piece.chunk.hash, bytes);
+        }
+        Ok(())
     }
 
     /// The file of `change`, held open for the next piece of it.

@@ -30,6 +30,8 @@ pub enum FrameKind {
     Chunks = 3,
     /// The end.
     End = 4,
+    /// Chunks told by what differs from old ones.
+    Patches = 5,
 }
 
 impl std::fmt::Display for FrameKind {
@@ -39,6 +41,7 @@ impl std::fmt::Display for FrameKind {
             Self::Changes => "changes",
             Self::Chunks => "chunks",
             Self::End => "end",
+            Self::Patches => "patches",
         })
     }
 }
@@ -69,6 +72,7 @@ impl FrameHeader {
             2 => FrameKind::Changes,
             3 => FrameKind::Chunks,
             4 => FrameKind::End,
+            5 => FrameKind::Patches,
             other => return Err(malformed(format!("a frame of kind {other}"))),
         };
         if bytes[5] > DEFLATE || bytes[6..8] != [0, 0] {
@@ -209,7 +213,10 @@ impl Splitter {
     pub fn take(&mut self) -> Result<Option<RawFrame>, PackError> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
         let header = FrameHeader::parse(header)?;
-        if self.buffer.len() < HEADER + header.payload {
+        let whole = HEADER + header.payload;
+        if self.buffer.len() < whole {
+            // Room for all of it at once: a buffer that grows by and by is copied as often.
+            self.buffer.reserve(whole - self.buffer.len());
             return Ok(None);
         }
         Ok(Some(RawFrame { header, bytes: self.buffer.split_to(HEADER + header.payload).freeze() }))

@@ -7,7 +7,7 @@ use bellwether_proto::{
     record::SetRules,
 };
 
-use super::{Decoded, Frame, Head, PackError, RawChange, changes::check_order, malformed};
+use super::{Decoded, Frame, Head, PackError, Patch, RawChange, changes::check_order, malformed};
 use crate::tree::Change;
 
 /// What a pack counts.
@@ -82,6 +82,8 @@ struct Body {
     /// What the changes use, repetitions included: the chunks cannot be more.
     used: Counts,
     seen: HashSet<u128>,
+    /// Patches have come: they are the last.
+    patched: bool,
 }
 
 impl Order {
@@ -95,12 +97,13 @@ impl Order {
                 self.0 = Stage::Body(Box::new(Body::new(&head)));
                 Ok(Frame::Head(head))
             }
-            (Stage::Start, Decoded::Changes(_) | Decoded::Chunks(_) | Decoded::End(_)) => {
+            (Stage::Start, Decoded::Changes(_) | Decoded::Chunks(_) | Decoded::Patches(_) | Decoded::End(_)) => {
                 Err(malformed("a pack that does not begin with its head"))
             }
             (Stage::Body(_), Decoded::Head(_)) => Err(malformed("a second head in one pack")),
             (Stage::Body(body), Decoded::Changes(list)) => body.changes(list).map(Frame::Changes),
             (Stage::Body(body), Decoded::Chunks(list)) => body.chunks(list).map(Frame::Chunks),
+            (Stage::Body(body), Decoded::Patches(list)) => body.patches(list).map(Frame::Patches),
             (Stage::Body(body), Decoded::End(counts)) => {
                 body.end(counts)?;
                 self.0 = Stage::Ended;
@@ -126,6 +129,7 @@ impl Body {
             last: None,
             used: Counts::default(),
             seen: HashSet::new(),
+            patched: false,
         }
     }
 
@@ -163,8 +167,25 @@ impl Body {
     }
 
     fn chunks(&mut self, list: Vec<(Chunk, bytes::Bytes)>) -> Result<Vec<(Chunk, bytes::Bytes)>, PackError> {
+        if self.patched {
+            return Err(malformed("chunks after patches"));
+        }
+        self.count(list.iter().map(|(chunk, _)| chunk))?;
+        Ok(list)
+    }
+
+    fn patches(&mut self, list: Vec<Patch>) -> Result<Vec<Patch>, PackError> {
+        if self.base {
+            return Err(malformed("a whole tree that patches what was before"));
+        }
+        self.patched = true;
+        self.count(list.iter().map(|patch| &patch.chunk))?;
+        Ok(list)
+    }
+
+    fn count<'c>(&mut self, chunks: impl Iterator<Item = &'c Chunk>) -> Result<(), PackError> {
         self.changes_done()?;
-        for (chunk, _) in &list {
+        for chunk in chunks {
             self.got.add_chunk(chunk);
             let mut prefix = [0; 16];
             prefix.copy_from_slice(&chunk.hash.as_bytes()[..16]);
@@ -176,7 +197,7 @@ impl Body {
             let Counts { chunks, chunk_bytes, .. } = self.promised;
             return Err(malformed(format!("more than the {chunks} chunks of {chunk_bytes} bytes its head says")));
         }
-        Ok(list)
+        Ok(())
     }
 
     fn changes_done(&self) -> Result<(), PackError> {

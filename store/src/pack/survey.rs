@@ -42,7 +42,8 @@ pub(crate) fn check_structure(file: &File, path: &Path) -> Result<(), PackError>
     let mut at = view.frame_at(0)?.length();
     let mut last = FrameKind::Head;
     while let Some(header) = view.frame_before_end(at)? {
-        let follows = matches!(header.kind, FrameKind::Changes | FrameKind::Chunks) && header.kind >= last;
+        let follows =
+            matches!(header.kind, FrameKind::Changes | FrameKind::Chunks | FrameKind::Patches) && header.kind >= last;
         if !follows {
             return Err(malformed(format!("a {} frame after a {last} frame", header.kind)));
         }
@@ -144,7 +145,7 @@ impl<'a> View<'a> {
     fn head(&self) -> Result<Box<Head>, PackError> {
         match self.whole_frame_at(0)?.decode()? {
             Decoded::Head(head) => Ok(head),
-            Decoded::Changes(_) | Decoded::Chunks(_) | Decoded::End(_) => {
+            Decoded::Changes(_) | Decoded::Chunks(_) | Decoded::Patches(_) | Decoded::End(_) => {
                 Err(malformed("a pack that does not begin with its head"))
             }
         }

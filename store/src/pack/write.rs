@@ -10,7 +10,7 @@ use std::{
 };
 
 use bellwether_proto::{
-    entry::{EntryPath, Kind},
+    entry::{Chunk, EntryPath, Kind},
     hash::Hash,
     limits,
     name::SetName,
@@ -25,11 +25,15 @@ use super::{
     files::{Piece, Reading, Roots},
     frame::{self, ITEMS, TARGET},
     malformed,
+    patch::{FIXED, Patch},
+    patching::{self, successors},
 };
 use crate::tree::{Change, Node, Tree};
 
-/// Compressed frames that wait to be written together, and the most that are built at once on a machine of many cores.
+/// The most frames that are built at once on a machine of many cores: they are what writing a pack takes in memory.
 const BATCH: usize = 32;
+/// Raw bytes up to which an increment is told by what differs: it is a person's edit, or a program's of a file in a hundred.
+const PATCHED: u64 = 16 << 20;
 /// Raw bytes below which other threads are not worth waking.
 const SMALL: u64 = 128 << 10;
 
@@ -40,11 +44,17 @@ const SMALL: u64 = 128 << 10;
 /// # Errors
 /// A file changed, or the system's errors; what is in `out` is to be thrown away.
 pub fn write(contents: &Contents<'_>, out: &mut File) -> Result<u64, PackError> {
-    let plan = Plan::new(contents)?;
+    let mut plan = Plan::new(contents)?;
     let roots = Roots::open(contents.sources, &plan.pieces)?;
+    let patches = plan.patches(contents, &roots)?;
     let mut output = Output { file: out, buffer: Vec::new(), size: 0 };
     output.put(&plan.head(contents)?)?;
-    plan.frames(&roots, contents.codec, &mut output)?;
+    plan.frames(&roots, contents, &mut output)?;
+    for list in cut(&patches, |patch| FIXED + patch.middle.len()) {
+        let mut raw = Vec::new();
+        list.iter().for_each(|patch| patch.encode(&mut raw));
+        output.put(&frame::encode(FrameKind::Patches, &raw, contents.codec))?;
+    }
     output.put(&frame::encode(FrameKind::End, &plan.counts.encode(), Codec::None))?;
     output.finish()
 }
@@ -136,15 +146,32 @@ impl<'a> Plan<'a> {
         changes.chain(chunks).collect()
     }
 
-    fn frames(&self, roots: &Roots<'_>, codec: Codec, output: &mut Output<'_>) -> Result<(), PackError> {
+    /// Tells what pieces it can by what differs from what the parent has there; those are no pieces any more.
+    fn patches(&mut self, contents: &Contents<'_>, roots: &Roots<'_>) -> Result<Vec<Patch>, PackError> {
+        let Some(outlines) = contents.outlines.filter(|_| !contents.base && self.counts.chunk_bytes <= PATCHED) else {
+            return Ok(Vec::new());
+        };
+        let candidates = successors(&self.pieces, contents.parent);
+        let patch = |(piece, old): &(Piece<'_>, Chunk)| patching::patch(piece, old, roots, outlines);
+        let patches: Vec<Patch> = if self.counts.chunk_bytes < SMALL {
+            candidates.iter().filter_map(|candidate| patch(candidate).transpose()).collect::<Result<_, _>>()?
+        } else {
+            candidates.par_iter().filter_map(|candidate| patch(candidate).transpose()).collect::<Result<_, _>>()?
+        };
+        let told: HashSet<Hash> = patches.iter().map(|patch| patch.chunk.hash).collect();
+        self.pieces.retain(|piece| !told.contains(&piece.chunk.hash));
+        Ok(patches)
+    }
+
+    fn frames(&self, roots: &Roots<'_>, contents: &Contents<'_>, output: &mut Output<'_>) -> Result<(), PackError> {
         let jobs = self.jobs();
         if self.counts.chunk_bytes < SMALL && jobs.len() <= 2 {
-            return jobs.iter().try_for_each(|job| output.put(&job.build(roots, codec)?));
+            return jobs.iter().try_for_each(|job| output.put(&job.build(roots, contents)?));
         }
         // While one batch is written, the next is built.
         let mut ready: Vec<Vec<u8>> = Vec::new();
-        for batch in jobs.chunks((2 * rayon::current_num_threads()).min(BATCH)) {
-            let build = || batch.par_iter().map(|job| job.build(roots, codec)).collect::<Result<Vec<_>, _>>();
+        for batch in jobs.chunks(rayon::current_num_threads().min(BATCH)) {
+            let build = || batch.par_iter().map(|job| job.build(roots, contents)).collect::<Result<Vec<_>, _>>();
             let (written, built) = rayon::join(|| ready.iter().try_for_each(|frame| output.put(frame)), build);
             written?;
             ready = built?;
@@ -154,7 +181,8 @@ impl<'a> Plan<'a> {
 }
 
 impl Job<'_> {
-    fn build(&self, roots: &Roots<'_>, codec: Codec) -> Result<Vec<u8>, PackError> {
+    fn build(&self, roots: &Roots<'_>, contents: &Contents<'_>) -> Result<Vec<u8>, PackError> {
+        let codec = contents.codec;
         match self {
             Self::Changes(list) => {
                 let mut raw = Vec::new();
@@ -163,7 +191,10 @@ impl Job<'_> {
                 check_length(&format!("{}:{} and its list of chunks", first.set, first.path), raw.len())?;
                 Ok(frame::encode(FrameKind::Changes, &raw, codec))
             }
-            Self::Chunks(pieces) => Ok(frame::encode(FrameKind::Chunks, &Reading::new(roots).payload(pieces)?, codec)),
+            Self::Chunks(pieces) => {
+                let raw = Reading::new(roots, contents.outlines).payload(pieces)?;
+                Ok(frame::encode(FrameKind::Chunks, &raw, codec))
+            }
         }
     }
 }

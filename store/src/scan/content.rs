@@ -1,6 +1,10 @@
 //! Cutting a file into chunks: the same bytes give the same chunks on every server, so this is part of the format.
 
-use std::io::{self, Read};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt,
+};
 
 use bellwether_proto::{
     entry::{Chunk, Content},
@@ -29,7 +33,33 @@ pub fn cut(reader: impl Read, size: u64) -> io::Result<Content> {
     }
     let mut bytes = Vec::with_capacity(size as usize + 1);
     reader.read_to_end(&mut bytes)?;
-    Ok((!bytes.is_empty()).then(|| chunk(&bytes)).into_iter().collect())
+    Ok(whole(&bytes))
+}
+
+/// The content of a file of at most [`WHOLE`] bytes.
+pub(super) fn whole(bytes: &[u8]) -> Content {
+    (!bytes.is_empty()).then(|| chunk(bytes)).into_iter().collect()
+}
+
+/// Whether the file holds `expected`, every byte of it hashed; what follows is not looked at.
+///
+/// # Errors
+/// The system's.
+pub(super) fn holds(file: &File, expected: &Content) -> io::Result<bool> {
+    let mut buffer = Vec::new();
+    let mut offset = 0;
+    for chunk in expected.chunks() {
+        buffer.resize(chunk.length as usize, 0);
+        match file.read_exact_at(&mut buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            other => other?,
+        }
+        if Hash::of(&buffer) != chunk.hash {
+            return Ok(false);
+        }
+        offset += u64::from(chunk.length);
+    }
+    Ok(true)
 }
 
 fn chunk(bytes: &[u8]) -> Chunk {
@@ -96,6 +126,21 @@ mod tests {
         let after = cut_all(&bytes);
         let new = after.chunks().iter().filter(|chunk| !before.contains(chunk)).count();
         assert!(after.chunks().len() > 40 && new <= 3, "{new} of {} are new", after.chunks().len());
+    }
+
+    #[test]
+    fn what_a_file_is_thought_to_hold_is_hashed() {
+        use std::io::Write;
+        let mut bytes = noise(300_000);
+        let expected = cut_all(&bytes);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        assert!(holds(&file, &expected).unwrap());
+        file.set_len(299_999).unwrap();
+        assert!(!holds(&file, &expected).unwrap(), "one byte less");
+        bytes[150_000] ^= 1;
+        file.write_all_at(&bytes, 0).unwrap();
+        assert!(!holds(&file, &expected).unwrap(), "one other byte");
     }
 
     #[test]

@@ -8,23 +8,23 @@ use std::{
 };
 
 use bellwether_proto::{
-    entry::{EntryPath, Meta},
+    entry::{Content, EntryPath, Meta},
     limits,
     record::SetRules,
 };
 use rustix::{
+    buffer::spare_capacity,
     fs::{FileType, Statx, readlinkat},
-    io::Errno,
+    io::{Errno, pread},
 };
 
 use super::{
-    ScanError, Source, content,
+    Around, ScanError, Source, content,
     exclude::Excludes,
-    findings::Findings,
     status::{Age, Place, age, file_type, is_known, same_moment, stat, status},
 };
 use crate::{
-    attributes::{self, Names},
+    attributes,
     beneath::{Root, open_file, os},
     tree::{Node, Stat},
 };
@@ -42,8 +42,7 @@ pub(super) struct SetScan<'a> {
     place: Place,
     /// Whether files are read whatever their stat says.
     bytes: bool,
-    names: &'a Names,
-    pub(super) findings: &'a Findings,
+    around: Around<'a>,
 }
 
 /// What was seen of an entry.
@@ -66,12 +65,7 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 
 impl<'a> SetScan<'a> {
     /// Holds the set's root open; none when there is no such directory.
-    pub(super) fn open(
-        source: &'a Source,
-        bytes: bool,
-        names: &'a Names,
-        findings: &'a Findings,
-    ) -> Result<Option<Self>, ScanError> {
+    pub(super) fn open(source: &'a Source, bytes: bool, around: Around<'a>) -> Result<Option<Self>, ScanError> {
         let rules: &SetRules = &source.rules;
         let excludes = Excludes::new(rules)?;
         let failed = |error| failed(rules, &EntryPath::root(), error);
@@ -80,7 +74,7 @@ impl<'a> SetScan<'a> {
             Err(error) => return no_root(source, error).map(|()| None),
         };
         let place = Place::of(&status(root.as_fd(), b"").map_err(|error| failed(error.into()))?);
-        Ok(Some(Self { rules, root, excludes, place, bytes, names, findings }))
+        Ok(Some(Self { rules, root, excludes, place, bytes, around }))
     }
 
     /// The error of the system at `path`.
@@ -97,7 +91,7 @@ impl<'a> SetScan<'a> {
     }
 
     pub(super) fn notice(&self, path: &EntryPath, what: impl Into<String>) {
-        self.findings.notice(&self.rules.name, path, what.into());
+        self.around.findings.notice(&self.rules.name, path, what.into());
     }
 
     /// Looks at `path`, which is `name` in the open `directory`; one system call for what is as it was `known`. `hint`
@@ -113,6 +107,10 @@ impl<'a> SetScan<'a> {
         let excluded = |kind| self.excludes.excluded_itself(path, kind == FileType::Directory);
         if hint != FileType::Unknown && excluded(hint) {
             return Ok(Seen::Nothing);
+        }
+        if hint == FileType::RegularFile && (known.is_none() || self.bytes) {
+            // It is read whatever its status says, and reading asks for that, and for mounts.
+            return Ok(Seen::File);
         }
         let status = match status(directory, name) {
             Ok(status) => status,
@@ -168,7 +166,7 @@ impl<'a> SetScan<'a> {
     fn believed(&self, path: &EntryPath, status: &Statx, read: SystemTime) -> Stat {
         match age(status, read) {
             Age::Settled => return stat(status),
-            Age::Young => self.findings.young(&self.rules.name, path),
+            Age::Young => self.around.findings.young(&self.rules.name, path),
             Age::Ahead => {}
         }
         Stat::UNKNOWN
@@ -176,7 +174,7 @@ impl<'a> SetScan<'a> {
 
     /// Mode, owner and time; no attributes.
     fn meta(&self, status: &Statx) -> Meta {
-        let owner = self.names.owner(status.stx_uid, status.stx_gid);
+        let owner = self.around.names.owner(status.stx_uid, status.stx_gid);
         Meta { mode: status.stx_mode & 0o7777, owner, mtime: status.stx_mtime.tv_sec, xattrs: None }
     }
 
@@ -220,14 +218,17 @@ impl<'a> SetScan<'a> {
         }
     }
 
-    /// Reads a file whole, again when it changed meanwhile; none when it is gone.
-    pub(super) fn read(&self, path: &EntryPath) -> Result<Option<Node>, ScanError> {
+    /// Reads a file whole, again when it changed meanwhile; none when it is gone. `buffer` is anybody's between two files.
+    pub(super) fn read(&self, path: &EntryPath, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
         for pause in 0..TRIES {
             if pause > 0 {
                 std::thread::sleep(PAUSE * (1 << pause));
             }
             match open_file(self.root.as_fd(), path.as_bytes()) {
                 Ok(file) => {
+                    if let Some(node) = self.read_settled(path, &file, buffer)? {
+                        return Ok(Some(node));
+                    }
                     if let Reading::Done(node) = self.read_once(path, &file)? {
                         return Ok(node);
                     }
@@ -238,6 +239,27 @@ impl<'a> SetScan<'a> {
             }
         }
         Err(self.busy(path, TRIES))
+    }
+
+    /// Reads a small file that nobody has changed since before it was opened: one look, after it was read, says so. None
+    /// for any other, to be read with care.
+    fn read_settled(&self, path: &EntryPath, file: &File, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
+        let now = SystemTime::now();
+        buffer.clear();
+        buffer.reserve(content::WHOLE as usize + 1);
+        let Ok(length) = pread(file, spare_capacity(buffer), 0) else { return Ok(None) };
+        let found = attributes::read(file.as_fd(), self.rules.allow_capabilities);
+        let found = found.map_err(|error| self.failed(path, error))?;
+        let status = status(file.as_fd(), b"").map_err(|error| self.failed(path, error))?;
+        let whole = length as u64 == status.stx_size && status.stx_size <= content::WHOLE && found.over == 0;
+        if !whole || file_type(&status) != FileType::RegularFile || age(&status, now) != Age::Settled {
+            return Ok(None);
+        }
+        let content = content::whole(buffer);
+        self.around.findings.read(content.size());
+        let mode = self.mode(path, &status);
+        let meta = Meta { mode, xattrs: found.xattrs, ..self.meta(&status) };
+        Ok(Some(Node::File { meta, content, stat: stat(&status) }))
     }
 
     fn read_once(&self, path: &EntryPath, file: &File) -> Result<Reading, ScanError> {
@@ -253,8 +275,8 @@ impl<'a> SetScan<'a> {
         }
         let mut meta = self.meta(&before);
         let whole = self.attributes(file.as_fd(), path, &mut meta)?;
-        let content = content::cut(file, before.stx_size).map_err(failed)?;
-        self.findings.read(content.size());
+        let content = self.content(path, file, before.stx_size).map_err(failed)?;
+        self.around.findings.read(content.size());
         let after = status(file.as_fd(), b"").map_err(|error| failed(error.into()))?;
         if !same_moment(&before, &after) || content.size() != after.stx_size {
             return Ok(Reading::Changed);
@@ -264,6 +286,22 @@ impl<'a> SetScan<'a> {
         // What was left out is said at every scan, so the file is read at every scan.
         let stat = if whole { stat } else { Stat::UNKNOWN };
         Ok(Reading::Done(Some(Node::File { meta, content, stat })))
+    }
+
+    /// A file's chunks: the expected ones where every one of them is there, which saves looking for where to cut.
+    fn content(&self, path: &EntryPath, file: &File, size: u64) -> io::Result<Content> {
+        let expected = if size > content::WHOLE { self.expected(path) } else { None };
+        match expected.filter(|expected| expected.size() == size) {
+            Some(expected) if content::holds(file, &expected)? => Ok(expected),
+            Some(_) | None => content::cut(file, size),
+        }
+    }
+
+    fn expected(&self, path: &EntryPath) -> Option<Content> {
+        match self.around.expected.get(&self.rules.name, path)? {
+            Node::File { content, .. } => Some(content),
+            Node::Directory(_) | Node::Link { .. } => None,
+        }
     }
 }
 

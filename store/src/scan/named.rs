@@ -180,7 +180,8 @@ impl Looks {
     /// Reads what has to be read, and gives all edits.
     fn finish(mut self, set: &SetScan<'_>, known: &Known<'_>) -> Result<Vec<(EntryPath, Edit)>, ScanError> {
         let files = std::mem::take(&mut self.files).into_par_iter();
-        let read = files.map(|path| Ok((set.read(&path)?, path))).collect::<Result<Vec<_>, ScanError>>()?;
+        let read = files.map_init(Vec::new, |buffer, path| Ok((set.read(&path, buffer)?, path)));
+        let read = read.collect::<Result<Vec<_>, ScanError>>()?;
         for (now, path) in read {
             self.put(known, path, now);
         }

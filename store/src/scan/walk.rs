@@ -114,8 +114,8 @@ fn read_files(set: &SetScan<'_>, listings: &mut [Option<Listing>]) -> Result<(),
         let unread = entries.iter_mut().filter(|(_, seen)| matches!(seen, Seen::File));
         files.extend(unread.map(|(name, seen)| (path.join(name), seen)));
     }
-    files.into_par_iter().try_for_each(|(path, seen)| {
-        *seen = set.read(&path)?.map_or(Seen::Nothing, Seen::Leaf);
+    files.into_par_iter().try_for_each_init(Vec::new, |buffer, (path, seen)| {
+        *seen = set.read(&path, buffer)?.map_or(Seen::Nothing, Seen::Leaf);
         Ok(())
     })
 }

@@ -17,7 +17,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     history::{History, NewPack, Stored},
-    pack::{self, Contents, Frame, Head, PackError, Reader},
+    pack::{self, Contents, Frame, Head, Outlines, PackError, Patch, Reader},
     scan::Source,
     tree::{Change, Child, Dir, Node, SetTree, Stat, Tree},
 };
@@ -29,6 +29,8 @@ pub(crate) struct Site {
     pub(crate) rules: Vec<Arc<SetRules>>,
     pub(crate) sources: Vec<Source>,
     key: KeyPair,
+    /// Where increments may be patches.
+    pub(crate) outlines: Option<Outlines>,
 }
 
 impl Site {
@@ -38,7 +40,12 @@ impl Site {
         let path = directory.path().join("web");
         fs::create_dir(&path).unwrap();
         let sources = vec![Source { rules: rules.clone(), path }];
-        Self { directory, rules: vec![rules], sources, key: KeyPair::generate() }
+        Self { directory, rules: vec![rules], sources, key: KeyPair::generate(), outlines: None }
+    }
+
+    /// From now on, chunks are remembered and increments are patches where that is shorter.
+    pub(crate) fn remember(&mut self) {
+        self.outlines = Some(Outlines::open(&self.directory.path().join("outlines"), 1_000).unwrap());
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -105,6 +112,7 @@ impl Site {
             changes: &changes,
             sources: &self.sources,
             codec,
+            outlines: self.outlines.as_ref(),
         };
         let size = pack::write(&contents, &mut file)?;
         let mut bytes = Vec::new();
@@ -180,6 +188,7 @@ pub(crate) struct Unpacked {
     pub(crate) head: Option<Head>,
     pub(crate) changes: Vec<Change>,
     pub(crate) chunks: Vec<(Chunk, Bytes)>,
+    pub(crate) patches: Vec<Patch>,
     pub(crate) ended: bool,
 }
 
@@ -190,6 +199,7 @@ impl Unpacked {
                 Frame::Head(head) => self.head = Some(*head),
                 Frame::Changes(list) => self.changes.extend(list),
                 Frame::Chunks(list) => self.chunks.extend(list),
+                Frame::Patches(list) => self.patches.extend(list),
                 Frame::End => self.ended = true,
             }
         }

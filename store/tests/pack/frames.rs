@@ -12,6 +12,7 @@ pub(crate) const HEAD: u8 = 1;
 pub(crate) const CHANGES: u8 = 2;
 pub(crate) const CHUNKS: u8 = 3;
 pub(crate) const END: u8 = 4;
+pub(crate) const PATCHES: u8 = 5;
 
 /// A frame whose header says `kind`, `codec` and `raw` whatever the payload is.
 pub(crate) fn frame_that_says(kind: u8, codec: u8, length: u32, raw: u32, payload: &[u8]) -> Vec<u8> {

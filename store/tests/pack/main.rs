@@ -7,4 +7,5 @@ mod hostile;
 mod increments;
 mod leftovers;
 mod mutations;
+mod patches;
 mod round_trip;

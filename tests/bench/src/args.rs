@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// What is measured as Bellwether's deflate: deflate:1 to deflate:9
     #[arg(long, default_value = "deflate:1")]
     pub(crate) codec: String,
-    /// One-line changes in each cell, instead of 100 (8 with --quick)
+    /// One-line changes in each cell, instead of 50 (8 with --quick)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) changes: Option<u16>,
     /// Where the disk images are made; on a disk with 30 GB free, not in memory

@@ -50,7 +50,7 @@ impl Environment {
 
     /// Whether others are at work on this machine, in words.
     pub(crate) fn warning(&self) -> Option<String> {
-        let busy = self.load_before > 0.5;
+        let busy = self.load_before >= 1.0;
         busy.then(|| {
             format!("others are at work on this machine (load {:.1}): figures will not mean much", self.load_before)
         })

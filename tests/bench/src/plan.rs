@@ -81,7 +81,7 @@ impl Sizes {
             tiny: spec(tiny, Shape::Tiny, 200_000, 1_024),
             huge: spec(huge, Shape::Large, 50, 20_000_000),
             large_file: Spec { first: Some(20_000_000), ..spec(large_file, Shape::Mixed, 500, 10_000) },
-            changes: 100,
+            changes: 50,
             warm_up: 3,
             rest: Duration::from_secs(2),
         }

@@ -51,7 +51,7 @@ impl Collected {
             match frame {
                 Frame::Head(head) => self.head = Some(head),
                 Frame::Changes(changes) => self.changes.extend(changes),
-                Frame::Chunks(_) | Frame::End => {}
+                Frame::Chunks(_) | Frame::Patches(_) | Frame::End => {}
             }
         }
         if self.changes.len() as u64 > limits::ENTRIES {

@@ -46,6 +46,7 @@ pub(super) struct Known {
     refused: Option<(Number, String)>,
     drift: Vec<String>,
     drift_entries: u64,
+    held: bool,
     progress: Option<Progress>,
     /// When the work that is under way was seen to begin.
     began_ms: u64,
@@ -80,6 +81,7 @@ impl Known {
             refused: None,
             drift: Vec::new(),
             drift_entries: 0,
+            held: false,
             progress: None,
             began_ms: now_ms,
             seen_ms: None,
@@ -106,6 +108,11 @@ impl Known {
     pub(super) fn fence(&mut self, conflict: bool, reason: String) {
         let state = if conflict { State::Conflict } else { State::Superseded };
         self.fenced = Some((state, reason));
+    }
+
+    /// The group has another epoch.
+    pub(super) fn unfence(&mut self) {
+        self.fenced = None;
     }
 
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
@@ -197,9 +204,10 @@ impl Known {
             }
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away),
-                O::Drift { entries, paths },
+                O::Drift { entries, paths, held, kept },
             ) => {
-                (self.drift_entries, self.drift) = (entries, paths);
+                (self.drift_entries, self.drift, self.held) = (entries, paths, held);
+                self.keeps(kept);
                 same
             }
             (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away), O::Verified(verified)) => {
@@ -218,7 +226,11 @@ impl Known {
     fn holds(&mut self, revision: Number, kept: Vec<String>) {
         self.at = Some(revision);
         self.refused = self.refused.take().filter(|(refused, _)| *refused > revision);
-        self.kept.splice(0..0, kept);
+        self.keeps(kept);
+    }
+
+    fn keeps(&mut self, points: Vec<String>) {
+        self.kept.splice(0..0, points);
         self.kept.truncate(KEPT);
     }
 

@@ -41,6 +41,7 @@ impl Known {
             reason,
             drift: self.drift.clone(),
             drift_entries: self.drift_entries,
+            held: self.held,
             progress: self.progress.clone(),
             seen_ms: if name == view.observer { Some(view.now_ms) } else { self.seen_ms },
             last_update_us: self.last_update_us,
@@ -83,6 +84,9 @@ impl Known {
         let Some(head) = view.head else {
             return (State::AwaitingSync, Some("nothing was published yet: `bellwether publish`".to_owned()));
         };
+        if let (true, Some(at)) = (self.held, revision) {
+            return (State::Drifted, Some(self.drift_reason(name, at)));
+        }
         if let Some((_, why)) = self.refused.as_ref().filter(|(refused, _)| *refused == head) {
             return (State::Refused, Some(format!("refused {head}: {why}")));
         }
@@ -126,9 +130,11 @@ impl Known {
         let more = if self.drift_entries > self.drift.len() as u64 { " …" } else { "" };
         let entries = if self.drift_entries == 1 { "1 entry differs" } else { "entries differ" };
         let count = if self.drift_entries == 1 { String::new() } else { format!("{} ", self.drift_entries) };
+        let held = if self.held { "held, it takes no updates until that is settled: " } else { "" };
         format!(
-            "{count}{entries} from {at}: {paths}{more}; `bellwether sync {name}` brings back the manager's state \
-             and keeps the edits as a recovery point"
+            "{count}{entries} from {at}: {paths}{more}; {held}`bellwether drift show {name}` shows the edits, \
+             `drift keep {name}` gives them to all, `drift revert {name}` puts the manager's state back and keeps them as a \
+             recovery point"
         )
     }
 }

@@ -214,6 +214,17 @@ fn also_in_a_change_so_large_that_file_systems_are_synced() {
 }
 
 #[test]
+fn also_when_only_one_file_changes() {
+    for exchange in [true, false] {
+        let mut farm = Farm::in_memory();
+        farm.ways = Ways { beside: true, exchange };
+        build(&farm.live(), &["d/same=same", "d/changed=the old content"]);
+        build(&farm.model(), &["d/same=same", "d/changed=the new content"]);
+        play(&farm, 150, commit);
+    }
+}
+
+#[test]
 fn a_file_that_was_not_synced_is_found_out() {
     // The test itself: without the syncs before the journal, a mix or a stuck recovery has to show.
     let farm = farm(Ways::default());

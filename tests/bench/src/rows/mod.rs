@@ -15,7 +15,7 @@ use std::{
 use crate::{
     crew::Crew,
     meter::Cost,
-    network::Network,
+    network::{Link, Network},
     peers::{
         START,
         bellwether::{Farm, Program},
@@ -73,8 +73,9 @@ impl<'w, 'a> Work<'w, 'a> {
         Farm::new(self.site, Program { path: self.bench.bellwether, codec })
     }
 
-    /// Sets the contender up, with all members equal, and lets it come to rest.
+    /// Sets the contender up, with all members equal, and lets it come to rest. The link is bounded after that only.
     fn prepare(&self, crew: &mut Crew<'_>) -> Result<()> {
+        self.site.network.set(Link::Unlimited)?;
         match self.who {
             Who::BellwetherNone | Who::BellwetherDeflate => self.farm().start(crew)?,
             Who::Rsync | Who::RsyncZ => {
@@ -87,7 +88,8 @@ impl<'w, 'a> Work<'w, 'a> {
         self.site.compare()?;
         self.site.sync()?;
         thread::sleep(self.bench.sizes.rest);
-        crew.settle(START)
+        crew.settle(START)?;
+        self.site.network.set(self.site.cell.link)
     }
 
     /// The options that make an rsync the contender.

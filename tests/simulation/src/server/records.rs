@@ -113,7 +113,8 @@ impl Server {
     pub(super) fn since(&self, from: Version) -> Records {
         let records = self.drive.read(|disk| {
             let held = disk.held.as_ref();
-            held.map(|held| chain::since(&held.chain, &held.current, from)).unwrap_or_default()
+            held.map(|held| chain::since(&held.chain, &held.current, from).cloned().collect::<Vec<_>>())
+                .unwrap_or_default()
         });
         Records { records: records.iter().map(SignedRecord::to_wire).collect() }
     }

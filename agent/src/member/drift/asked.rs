@@ -1,0 +1,255 @@
+//! What the member's thread is asked about edits, by a person on this machine or by the manager for one; and the hand
+//! that asks it.
+
+use std::time::{Duration, Instant};
+
+use bellwether_proto::{
+    entry::{EntryPath, Kind},
+    name::SetName,
+    record::OnDrift,
+    revision::{Number, SignedHeader},
+};
+use bellwether_store::{
+    apply::Refused,
+    history::Packs,
+    scan::{Look, ScanError, Source},
+    tree::{Change, Tree},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::{Input, Member, Work, receive::ReceiveError};
+use super::waiting;
+
+/// For how long a look at every entry is good enough: the watch sees what is edited meanwhile.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// A path in a set, with all below it.
+pub(crate) type Place = (SetName, EntryPath);
+type Answer<T> = oneshot::Sender<Result<T, AskError>>;
+
+/// A question.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// What differs now.
+    Look(Answer<Looked>),
+    /// Put the revision's state back.
+    PutBack { places: Vec<Place>, dry_run: bool, answer: Answer<PutBack> },
+    /// These edits are in a revision.
+    Given { edits: Vec<Change>, answer: Answer<()> },
+}
+
+/// What differs, and what is needed to show it.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    /// The revision that is held.
+    pub(crate) at: SignedHeader,
+    /// Its tree.
+    pub(crate) tree: Tree,
+    /// From there to what the sets hold.
+    pub(crate) edits: Vec<Change>,
+    /// Where the sets are.
+    pub(crate) sources: Vec<Source>,
+    /// Where the revision's content is.
+    pub(crate) packs: Packs,
+    pub(crate) policy: OnDrift,
+    /// Updates wait because of the edits.
+    pub(crate) held: bool,
+}
+
+/// What was put back.
+#[derive(Debug)]
+pub(crate) struct PutBack {
+    /// Whose state.
+    pub(crate) revision: Number,
+    /// The edits that were undone, as `~ SET:PATH`.
+    pub(crate) lines: Vec<String>,
+    /// Recovery points that were made.
+    pub(crate) kept: Vec<String>,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("this server holds no revision of the group yet; nothing was changed")]
+    NoRevision,
+    #[error("this server is in error ({0}); nothing was changed; sync it: bellwether sync")]
+    Fault(String),
+    #[error(
+        "this server's own history lacks {0} chunks of what was there; nothing was changed; sync it: bellwether sync"
+    )]
+    Missing(usize),
+    #[error("the state could not be put back: {0}")]
+    Failed(String),
+    #[error("too many ask at once; nothing was changed; try again")]
+    Busy,
+    #[error("the agent is stopping; nothing was changed")]
+    Stopping,
+    #[error("the sets cannot be read; nothing was changed")]
+    Scan(#[from] ScanError),
+    #[error("the state cannot be put back; nothing was changed")]
+    Receive(#[from] ReceiveError),
+    #[error("the state cannot be put back; nothing was changed")]
+    Refused(#[from] Refused),
+}
+
+/// Asks the member's thread. Does not keep it running.
+#[derive(Debug, Clone)]
+pub(crate) struct Hand(mpsc::WeakSender<Input>);
+
+impl Hand {
+    pub(crate) fn new(inputs: &mpsc::Sender<Input>) -> Self {
+        Self(inputs.downgrade())
+    }
+
+    async fn ask<T>(&self, asked: impl FnOnce(Answer<T>) -> Asked) -> Result<T, AskError> {
+        let (to, from) = oneshot::channel();
+        let inputs = self.0.upgrade().ok_or(AskError::Stopping)?;
+        inputs.send(Input::Asked(asked(to))).await.map_err(|_| AskError::Stopping)?;
+        drop(inputs);
+        from.await.map_err(|_| AskError::Stopping)?
+    }
+
+    /// What differs now.
+    pub(crate) async fn look(&self) -> Result<Looked, AskError> {
+        self.ask(Asked::Look).await
+    }
+
+    /// Puts the revision's state back at `places` (none: everywhere), when what is under way has ended.
+    pub(crate) async fn put_back(&self, places: Vec<Place>, dry_run: bool) -> Result<PutBack, AskError> {
+        self.ask(|answer| Asked::PutBack { places, dry_run, answer }).await
+    }
+
+    /// These edits are in a revision: updates need not wait for them.
+    pub(crate) async fn given(&self, edits: Vec<Change>) -> Result<(), AskError> {
+        self.ask(|answer| Asked::Given { edits, answer }).await
+    }
+}
+
+/// The edits at `places` (none: all). A directory that was removed stands for all it held, so it is one of those at any
+/// place below it.
+pub(crate) fn selected(mut edits: Vec<Change>, places: &[Place]) -> Vec<Change> {
+    let meant = |edit: &Change| {
+        places.iter().any(|(set, path)| {
+            *set == edit.set && (edit.path.is_within(path) || (edit.entry.is_none() && path.is_within(&edit.path)))
+        })
+    };
+    edits.retain(|edit| places.is_empty() || meant(edit));
+    edits
+}
+
+/// The same, with the new directories that they are in.
+pub(crate) fn selected_with_parents(edits: &[Change], places: &[Place]) -> Vec<Change> {
+    let chosen = selected(edits.to_vec(), places);
+    let directory = |edit: &Change| edit.entry.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
+    let needed = |edit: &Change| {
+        let holds = |other: &Change| other.set == edit.set && other.path.is_within(&edit.path);
+        chosen.binary_search_by(|other| (&other.set, &other.path).cmp(&(&edit.set, &edit.path))).is_ok()
+            || (directory(edit) && chosen.iter().any(|other| other.entry.is_some() && holds(other)))
+    };
+    edits.iter().filter(|edit| needed(edit)).cloned().collect()
+}
+
+impl Member {
+    /// Answers at once where it can; what switches waits until nothing is under way.
+    pub(in super::super) fn asked(&mut self, asked: Asked) {
+        match asked {
+            Asked::Look(answer) => drop(answer.send(self.looked())),
+            later @ (Asked::PutBack { .. } | Asked::Given { .. }) => match self.waiting.ask(later) {
+                Ok(()) => {}
+                Err(Asked::Look(answer)) => drop(answer.send(Err(AskError::Busy))),
+                Err(Asked::PutBack { answer, .. }) => drop(answer.send(Err(AskError::Busy))),
+                Err(Asked::Given { answer, .. }) => drop(answer.send(Err(AskError::Busy))),
+            },
+        }
+    }
+
+    pub(super) fn answer(&mut self, asked: Asked) {
+        match asked {
+            Asked::Look(answer) => drop(answer.send(self.looked())),
+            // Who asked does not wait any more: nothing is done behind his back.
+            Asked::PutBack { answer, .. } if answer.is_closed() => {}
+            Asked::PutBack { places, dry_run, answer } => drop(answer.send(self.put_back(&places, dry_run))),
+            Asked::Given { mut edits, answer } => {
+                // The newest of a path stands before the others.
+                edits.append(&mut self.given);
+                self.given = edits;
+                self.given.sort_by(|a, b| (&a.set, &a.path).cmp(&(&b.set, &b.path)));
+                self.given.dedup_by(|new, old| (&new.set, &new.path) == (&old.set, &old.path));
+                self.dirty(&waiting::nowhere());
+                let _ = answer.send(Ok(()));
+            }
+        }
+    }
+
+    fn looked(&mut self) -> Result<Looked, AskError> {
+        let at = self.position.at.clone().ok_or(AskError::NoRevision)?;
+        // What is under way was compared with the sets as they were: they are looked at when it has ended.
+        if matches!(self.work, Work::Idle) {
+            self.look_afresh()?;
+        }
+        Ok(Looked {
+            at,
+            edits: self.sets.edits(),
+            tree: self.sets.tree.clone(),
+            sources: self.sets.site().sources,
+            packs: self.history.packs(),
+            policy: self.policy(),
+            held: self.drift.held,
+        })
+    }
+
+    /// Looks at every entry, unless that was just done: whoever asks without a pause holds no update back.
+    pub(super) fn look_afresh(&mut self) -> Result<(), AskError> {
+        let now = Instant::now();
+        if self.waiting.looked_since(now, FRESH) {
+            return Ok(());
+        }
+        self.sets.look(&Look::Stats)?;
+        self.waiting.looked(now);
+        self.dirty(&waiting::nowhere());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::entry::{Content, Entry, Meta, Owners};
+
+    use super::*;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::new(text.as_bytes()).expect("a path")
+    }
+
+    fn edit(text: &str, kind: Option<Kind>) -> Change {
+        let owner = Owners::default().get("root", "root").expect("an owner");
+        let entry = kind.map(|kind| Entry { meta: Meta { mode: 0o644, owner, mtime: 0, xattrs: None }, kind });
+        Change { set: "web".parse().expect("a name"), path: path(text), entry }
+    }
+
+    fn names(edits: &[Change]) -> Vec<String> {
+        edits.iter().map(|edit| edit.path.to_string()).collect()
+    }
+
+    #[test]
+    fn places_choose_edits() {
+        let file = || Some(Kind::File(Content::Empty));
+        let edits = vec![
+            edit("a", file()),
+            edit("gone", None),
+            edit("new", Some(Kind::Directory)),
+            edit("new/deep", Some(Kind::Directory)),
+            edit("new/deep/x", file()),
+            edit("new/y", file()),
+        ];
+        let at = |text: &str| vec![("web".parse().expect("a name"), path(text))];
+        assert_eq!(selected(edits.clone(), &[]).len(), 6);
+        assert_eq!(names(&selected(edits.clone(), &at("new/deep"))), ["new/deep", "new/deep/x"]);
+        assert_eq!(names(&selected(edits.clone(), &at("gone/below"))), ["gone"]);
+        assert_eq!(names(&selected(edits.clone(), &at("a/b"))), [""; 0]);
+        assert_eq!(names(&selected_with_parents(&edits, &at("new/deep/x"))), ["new", "new/deep", "new/deep/x"]);
+        assert_eq!(names(&selected_with_parents(&edits, &at("a"))), ["a"]);
+        let other = [("haproxy".parse().expect("a name"), path("a"))];
+        assert_eq!(names(&selected(edits, &other)), [""; 0]);
+    }
+}

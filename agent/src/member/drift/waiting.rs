@@ -1,0 +1,139 @@
+//! What has to wait while a pack arrives, or chunks are awaited: what is staged was compared with the sets as they were.
+//! Bounded: looks are one look, and only so many persons wait.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bellwether_store::scan::Look;
+
+use super::asked::Asked;
+
+/// Paths that are kept apart; past so many everything is looked at.
+const PATHS: usize = 50_000;
+/// Questions that may wait.
+const ASKED: usize = 16;
+
+/// It; see the module.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    look: Option<Look>,
+    verify: Option<bool>,
+    asked: VecDeque<Asked>,
+    /// When every entry was last looked at because somebody asked.
+    looked: Option<Instant>,
+}
+
+/// A look at nothing: only what is known already is judged again.
+pub(crate) fn nowhere() -> Look {
+    Look::At(BTreeMap::new())
+}
+
+impl Waiting {
+    /// Something is to be looked at.
+    pub(crate) fn look(&mut self, look: Look) {
+        self.look = Some(match self.look.take() {
+            None => look,
+            Some(before) => both(before, look),
+        });
+    }
+
+    /// Everything is to be looked at, every byte when `full`.
+    pub(crate) fn verify(&mut self, full: bool) {
+        self.verify = Some(full || self.verify == Some(true));
+    }
+
+    /// Somebody asks; when too many do already, the question is given back.
+    pub(super) fn ask(&mut self, asked: Asked) -> Result<(), Asked> {
+        if self.asked.len() >= ASKED {
+            return Err(asked);
+        }
+        self.asked.push_back(asked);
+        Ok(())
+    }
+
+    /// Whether a verification is due; it looks at everything.
+    pub(super) fn take_verify(&mut self) -> Option<bool> {
+        let full = self.verify.take()?;
+        self.look = None;
+        Some(full)
+    }
+
+    /// Every entry was looked at.
+    pub(super) fn looked(&mut self, now: Instant) {
+        self.looked = Some(now);
+    }
+
+    /// Whether that was so long ago at the most.
+    pub(super) fn looked_since(&self, now: Instant, age: Duration) -> bool {
+        self.looked.is_some_and(|at| now.saturating_duration_since(at) < age)
+    }
+
+    pub(super) fn take_look(&mut self) -> Option<Look> {
+        self.look.take()
+    }
+
+    pub(super) fn take_asked(&mut self) -> Option<Asked> {
+        self.asked.pop_front()
+    }
+}
+
+fn both(a: Look, b: Look) -> Look {
+    match (a, b) {
+        (Look::Bytes, _) | (_, Look::Bytes) => Look::Bytes,
+        (Look::Stats, _) | (_, Look::Stats) => Look::Stats,
+        (Look::At(mut a), Look::At(b)) => {
+            for (place, depth) in b {
+                let known = a.entry(place).or_insert(depth);
+                *known = depth.max(*known);
+            }
+            if a.len() > PATHS { Look::Stats } else { Look::At(a) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::entry::EntryPath;
+    use bellwether_store::scan::Depth;
+
+    use super::*;
+
+    fn at(path: &str, depth: Depth) -> Look {
+        let place = ("web".parse().expect("a name"), EntryPath::new(path.as_bytes()).expect("a path"));
+        Look::At([(place, depth)].into())
+    }
+
+    #[test]
+    fn what_is_seen_meanwhile_is_gathered() {
+        let mut waiting = Waiting::default();
+        assert!(waiting.take_look().is_none());
+        waiting.look(at("a", Depth::All));
+        waiting.look(at("b", Depth::Entry));
+        waiting.look(at("a", Depth::Entry));
+        let Some(Look::At(places)) = waiting.take_look() else { panic!("places") };
+        assert_eq!(places.into_values().collect::<Vec<_>>(), [Depth::All, Depth::Entry]);
+        waiting.look(at("a", Depth::All));
+        waiting.look(Look::Stats);
+        waiting.look(at("b", Depth::All));
+        assert!(matches!(waiting.take_look(), Some(Look::Stats)));
+    }
+
+    #[test]
+    fn past_a_bound_everything_is_looked_at() {
+        let mut waiting = Waiting::default();
+        (0..=PATHS).for_each(|n| waiting.look(at(&n.to_string(), Depth::Entry)));
+        assert!(matches!(waiting.take_look(), Some(Look::Stats)));
+    }
+
+    #[test]
+    fn a_verification_looks_at_all_that_waits() {
+        let mut waiting = Waiting::default();
+        waiting.look(at("a", Depth::All));
+        waiting.verify(true);
+        waiting.verify(false);
+        assert_eq!(waiting.take_verify(), Some(true));
+        assert!(waiting.take_look().is_none() && waiting.take_verify().is_none());
+    }
+}

@@ -1,0 +1,387 @@
+//! Edits made on members (W3): shown, made a revision, put back. A member answers for itself and asks the manager about
+//! others; the manager asks the member that is meant, over a connection of its own. A member obeys its manager and the
+//! commands on its own machine, nobody else.
+
+mod edits;
+
+use std::{
+    collections::BTreeSet,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bellwether_manager::{Adopt, Adopted, Manager};
+use bellwether_proto::{
+    key::KeyPair,
+    limits,
+    name::ServerName,
+    record::{Role, Server},
+    v1::{self, edited_client::EditedClient, edited_server::Edited},
+};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, transport::Channel};
+
+use super::{Agent, refusal::refusal};
+use crate::{
+    drift,
+    error::chain,
+    member::{Hand, PutBack},
+    role::{Following, Standing},
+    tls,
+};
+
+/// How long another server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long all edits of a member may take to come.
+const ARRIVAL: Duration = Duration::from_secs(120);
+/// Keeps at a time: each holds a member's edits in memory.
+const KEEPS: usize = 4;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answer<T> = Result<Response<T>, Status>;
+type Client = EditedClient<Channel>;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A command on this machine.
+    Command,
+    /// Another server.
+    Server,
+}
+
+/// The service, for both.
+#[derive(Clone)]
+pub(crate) struct DriftService {
+    agent: Arc<Agent>,
+    key: Arc<KeyPair>,
+    keeps: Keeps,
+    caller: Caller,
+}
+
+/// The members whose edits are being kept: one keep of each, few in all, so that no member costs the manager more memory
+/// than that (invariant 6).
+#[derive(Debug, Clone, Default)]
+struct Keeps(Arc<Mutex<BTreeSet<ServerName>>>);
+
+/// One of them, until it is dropped.
+struct Keeping(Keeps, ServerName);
+
+impl Keeps {
+    fn begin(&self, server: &ServerName) -> Result<Keeping, Status> {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.len() < KEEPS && under_way.insert(server.clone()) {
+            return Ok(Keeping(self.clone(), server.clone()));
+        }
+        Err(Status::resource_exhausted(format!(
+            "what was edited on {server}, or on others, is being kept already; try again"
+        )))
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+/// Who answers.
+enum Way {
+    /// This server, which is the member that is meant.
+    Here(Hand),
+    /// The member that is meant, asked by this manager.
+    Member(Server),
+    /// The manager, asked by this member.
+    Manager(Arc<Following>),
+}
+
+impl DriftService {
+    /// As commands on this machine ask it.
+    pub(crate) fn new(agent: Arc<Agent>, key: Arc<KeyPair>) -> Self {
+        Self { agent, key, keeps: Keeps::default(), caller: Caller::Command }
+    }
+
+    /// The same as asked by others.
+    pub(crate) fn asked_by(&self, caller: Caller) -> Self {
+        Self { caller, ..self.clone() }
+    }
+
+    fn own_name(&self) -> ServerName {
+        self.agent.farm.borrow().observer.clone()
+    }
+
+    /// Who may ask, by the request's connection; whether it is this server's manager.
+    fn authorise<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        if self.caller == Caller::Command {
+            return Ok(());
+        }
+        let peer = tls::peer(request);
+        let server = self.agent.authorise(peer)?;
+        let current = self.agent.record.current();
+        let manager = current.record().manager();
+        match self.agent.standing() {
+            Standing::Manager(_) | Standing::Changing => Ok(()),
+            Standing::Member(_) if manager.name == server => Ok(()),
+            Standing::Member(_) => Err(Status::permission_denied(format!(
+                "only the manager, {}, asks a member about its edits\nask it there ({})",
+                manager.name, manager.address
+            ))),
+        }
+    }
+
+    async fn way(&self, server: &str) -> Result<Way, Status> {
+        let own = self.own_name();
+        let name: ServerName = if server.is_empty() {
+            own.clone()
+        } else {
+            server.parse().map_err(refusal::<bellwether_proto::Malformed>)?
+        };
+        match self.agent.settled().await {
+            Standing::Changing => Err(super::changing()),
+            Standing::Member(following) if name == own => Ok(Way::Here(following.link.hand.clone())),
+            Standing::Member(following) if self.caller == Caller::Command => Ok(Way::Manager(following)),
+            Standing::Member(_) => Err(Status::failed_precondition(format!("this server is {own}, not {name}"))),
+            Standing::Manager(_) => Ok(Way::Member(self.member(&name)?)),
+        }
+    }
+
+    fn member(&self, name: &ServerName) -> Result<Server, Status> {
+        let current = self.agent.record.current();
+        match current.record().server(name) {
+            Some(server) if server.role == Role::Member => Ok(server.clone()),
+            Some(server) if server.role == Role::Manager => Err(Status::failed_precondition(format!(
+                "{name} is the manager: what is edited there is published, not drift"
+            ))),
+            Some(_) => Err(Status::failed_precondition(format!(
+                "{name} is disabled; nothing was changed\nenable it first: bellwether server enable {name}"
+            ))),
+            None => {
+                Err(Status::not_found(format!("there is no server {name} in this group; see: bellwether server list")))
+            }
+        }
+    }
+
+    async fn dial(&self, server: &Server) -> Result<Client, Status> {
+        let channel = tls::connect(&self.key, &server.address, server.key).await.map_err(|error| {
+            Status::unavailable(format!("{} does not answer ({}); nothing was changed", server.name, chain(&error)))
+        })?;
+        Ok(client(channel))
+    }
+
+    async fn show_one(&self, server: &ServerName, places: &[v1::Place]) -> Result<v1::ServerDrift, Status> {
+        let shown = match self.way(server.as_str()).await? {
+            Way::Here(hand) => self.show_here(&hand, places).await?,
+            Way::Member(member) => {
+                let request = v1::DriftRequest { servers: vec![server.to_string()], places: places.to_vec() };
+                let mut client = self.dial(&member).await?;
+                let answer = async { client.show(request).await?.into_inner().message().await };
+                in_time(server, answer).await?.ok_or_else(|| Status::internal(format!("{server} gave no answer")))?
+            }
+            Way::Manager(following) => {
+                let request = v1::DriftRequest { servers: vec![server.to_string()], places: places.to_vec() };
+                let ask = |channel| {
+                    let request = request.clone();
+                    async move { client(channel).show(request).await?.into_inner().message().await }
+                };
+                let shown = following.link.ask_over(ask).await?;
+                shown.ok_or_else(|| Status::internal("the manager gave no answer"))?
+            }
+        };
+        Ok(v1::ServerDrift { server: server.to_string(), ..shown })
+    }
+
+    async fn show_here(&self, hand: &Hand, places: &[v1::Place]) -> Result<v1::ServerDrift, Status> {
+        let places = drift::places(places).map_err(refusal)?;
+        let looked = hand.look().await.map_err(refusal)?;
+        let recovery = self.agent.recovery.clone();
+        let shown = move || drift::server_drift(&looked, &places, &recovery);
+        tokio::task::spawn_blocking(shown).await.map_err(|e| Status::internal(e.to_string()))
+    }
+
+    /// Whom to ask when nobody is named: at a member itself, at the manager those that are known to have edits.
+    fn drifted(&self) -> Vec<ServerName> {
+        match self.agent.standing() {
+            Standing::Member(_) | Standing::Changing => vec![self.own_name()],
+            Standing::Manager(_) => {
+                let farm = self.agent.farm.borrow();
+                let drifted = farm.servers.iter().filter(|server| server.drift_entries > 0);
+                drifted.map(|server| server.name.clone()).collect()
+            }
+        }
+    }
+
+    async fn show_all(self, request: v1::DriftRequest, to: mpsc::Sender<Result<v1::ServerDrift, Status>>) {
+        let names = match request.servers.is_empty() {
+            true => Ok(self.drifted()),
+            false => request.servers.iter().map(|name| name.parse()).collect::<Result<Vec<ServerName>, _>>(),
+        };
+        let names = match names {
+            Ok(names) => names,
+            Err(error) => return drop(to.send(Err(refusal(error))).await),
+        };
+        for name in names {
+            let shown = self.show_one(&name, &request.places).await.unwrap_or_else(|status| v1::ServerDrift {
+                server: name.to_string(),
+                error: status.message().to_owned(),
+                ..v1::ServerDrift::default()
+            });
+            if to.send(Ok(shown)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The manager's part of a keep: the edits are fetched, become a revision, and the member is told.
+    async fn keep_from(&self, manager: &Manager, member: &Server, keep: v1::KeepRequest) -> Result<Adopted, Status> {
+        let v1::KeepRequest { places, author, message, dry_run, .. } = keep;
+        let _one = self.keeps.begin(&member.name)?;
+        let mut client = self.dial(member).await?;
+        let fetched = tokio::time::timeout(ARRIVAL, edits::fetch(&mut client, places)).await;
+        let late =
+            |_| Status::deadline_exceeded(format!("{} did not send its edits; nothing was changed", member.name));
+        let edits::Fetched { at, edits, chunks } =
+            fetched.map_err(late)?.map_err(|status| of(&member.name, &status))?;
+        let message = if message.is_empty() { format!("kept what was edited on {}", member.name) } else { message };
+        let kept = drift::to_wire(&edits);
+        let adopted = manager.adopt(Adopt { at, edits, chunks, author, message, dry_run }).await.map_err(refusal)?;
+        if !dry_run && let Err(status) = in_time(&member.name, client.kept(v1::KeptRequest { edits: kept })).await {
+            // It only waits longer with its updates, where the policy is hold; the next keep tells it again.
+            tracing::warn!(server = %member.name, why = status.message(), "could not be told that its edits are kept");
+        }
+        Ok(adopted)
+    }
+}
+
+fn client(channel: Channel) -> Client {
+    EditedClient::new(channel).max_decoding_message_size(limits::MESSAGE).max_encoding_message_size(limits::MESSAGE)
+}
+
+async fn in_time<T>(server: &ServerName, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(answer) => answer.map_err(|status| of(server, &status)),
+        Err(_) => Err(Status::deadline_exceeded(format!("{server} did not answer within {} s", PATIENCE.as_secs()))),
+    }
+}
+
+/// Another server's refusal, in its name.
+fn of(server: &ServerName, status: &Status) -> Status {
+    Status::new(status.code(), format!("{server}: {}", status.message()))
+}
+
+fn reverted(done: PutBack) -> v1::RevertReply {
+    v1::RevertReply {
+        revision: done.revision.to_string(),
+        entries: done.lines.len() as u64,
+        first: drift::first(done.lines),
+        kept: drift::first(done.kept),
+    }
+}
+
+fn kept(adopted: Adopted) -> v1::KeepReply {
+    v1::KeepReply {
+        revision: adopted.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
+        id: adopted.revision.map(|header| header.id().0.into()).unwrap_or_default(),
+        entries: adopted.count,
+        first: adopted.first,
+    }
+}
+
+#[tonic::async_trait]
+impl Edited for DriftService {
+    type ShowStream = Answers<v1::ServerDrift>;
+    type EditsStream = Answers<v1::EditsPart>;
+
+    async fn show(&self, request: Request<v1::DriftRequest>) -> Answer<Self::ShowStream> {
+        self.authorise(&request)?;
+        let (to, from) = mpsc::channel(1);
+        tokio::spawn(self.clone().show_all(request.into_inner(), to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+
+    async fn keep(&self, request: Request<v1::KeepRequest>) -> Answer<v1::KeepReply> {
+        self.authorise(&request)?;
+        let peer = tls::peer(&request).map(|peer| peer.key);
+        let mut keep = request.into_inner();
+        if let Some(server) =
+            peer.and_then(|key| self.agent.record.current().record().by_key(&key).map(|s| s.name.clone()))
+        {
+            keep.author = format!("{} at {server}", keep.author);
+        }
+        drift::places(&keep.places).map_err(refusal)?;
+        match self.agent.settled().await {
+            Standing::Changing => Err(super::changing()),
+            Standing::Manager(manager) => {
+                let name = keep.server.parse().map_err(refusal::<bellwether_proto::Malformed>)?;
+                let member = self.member(&name)?;
+                self.keep_from(&manager, &member, keep).await.map(|adopted| Response::new(kept(adopted)))
+            }
+            Standing::Member(following) if self.caller == Caller::Command => {
+                self.agent.fit_for_changes()?;
+                if keep.server.is_empty() {
+                    keep.server = self.own_name().to_string();
+                }
+                let ask = |channel| {
+                    let keep = keep.clone();
+                    async move { client(channel).keep(keep).await }
+                };
+                following.link.ask_over(ask).await
+            }
+            Standing::Member(_) => Err(Status::failed_precondition("edits become a revision at the manager only")),
+        }
+    }
+
+    async fn revert(&self, request: Request<v1::RevertRequest>) -> Answer<v1::RevertReply> {
+        self.authorise(&request)?;
+        let revert = request.into_inner();
+        let places = drift::places(&revert.places).map_err(refusal)?;
+        match self.way(&revert.server).await? {
+            Way::Here(hand) => {
+                let done = hand.put_back(places, revert.dry_run).await.map_err(refusal)?;
+                if !revert.dry_run && !done.lines.is_empty() {
+                    let v1::RevertRequest { author, .. } = &revert;
+                    tracing::info!(
+                        author,
+                        entries = done.lines.len(),
+                        kept = done.kept.join(", "),
+                        "edits were put back"
+                    );
+                }
+                Ok(Response::new(reverted(done)))
+            }
+            Way::Member(member) => {
+                let mut client = self.dial(&member).await?;
+                in_time(&member.name, client.revert(revert)).await
+            }
+            Way::Manager(following) => {
+                let ask = |channel| {
+                    let revert = revert.clone();
+                    async move { client(channel).revert(revert).await }
+                };
+                following.link.ask_over(ask).await
+            }
+        }
+    }
+
+    async fn edits(&self, request: Request<v1::EditsRequest>) -> Answer<Self::EditsStream> {
+        self.authorise(&request)?;
+        let places = drift::places(&request.into_inner().places).map_err(refusal)?;
+        let Way::Here(hand) = self.way("").await? else {
+            return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
+        };
+        let (to, from) = mpsc::channel(2);
+        tokio::spawn(edits::send(hand, places, to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+
+    async fn kept(&self, request: Request<v1::KeptRequest>) -> Answer<v1::KeptReply> {
+        self.authorise(&request)?;
+        let edits = drift::from_wire(request.into_inner().edits).map_err(refusal)?;
+        let Way::Here(hand) = self.way("").await? else {
+            return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
+        };
+        hand.given(edits).await.map_err(refusal)?;
+        Ok(Response::new(v1::KeptReply {}))
+    }
+}
