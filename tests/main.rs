@@ -22,6 +22,7 @@ mod joining;
 mod lag;
 mod maintenance;
 mod membership;
+mod partitions;
 mod promotion;
 mod real_trees;
 mod recovery;

@@ -161,8 +161,36 @@ impl GroupRecord {
     /// Refused, or not written; the record held stays in force.
     pub(crate) fn take_by(&self, links: &[SignedRecord]) -> Result<(), TakeError> {
         let mut chain = self.locked();
-        let way = chain::walk(&self.current(), links)?;
+        let way = chain::walk(&self.current(), links).inspect_err(|refused| self.tell_refused(links, refused))?;
         Ok(self.put(&mut chain, &way)?)
+    }
+
+    /// Shows that a server of the group leads by a record that does not follow from the one held here: it took over although
+    /// this server knows it as removed, disabled or no candidate, or on another branch. Only a person can decide.
+    fn tell_refused(&self, links: &[SignedRecord], refused: &RecordRefused) {
+        let (RecordRefused::Signer(_), Some(last)) = (refused, links.last()) else { return };
+        let current = self.current();
+        let (ours, theirs) = (current.record(), last.record());
+        let known = |key: &PublicKey| ours.servers.iter().chain(&ours.removed).find(|server| server.key == *key);
+        // What strangers sign is nobody's news.
+        let (Some(leads), Some(_)) = (known(&theirs.manager().key), known(&last.signer())) else { return };
+        if theirs.version.epoch < ours.version.epoch || leads.key == ours.manager().key {
+            return;
+        }
+        // One that was removed has no line of its own: then it is this manager's.
+        let server = ours.by_key(&leads.key).unwrap_or(ours.manager()).name.clone();
+        let reason = format!(
+            "{} leads by group record {}, which does not follow from {}, held here ({refused}); decide who leads, {} or {}, \
+             then there: bellwether promote --self --force; who is refused after that, too, leaves the group (bellwether \
+             leave) and joins again",
+            leads.name,
+            theirs.version,
+            ours.version,
+            leads.name,
+            ours.manager().name
+        );
+        tracing::warn!(%server, reason, "two managers");
+        let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
     }
 
     /// Puts a record of this server's own making in force: its manager's next one, or one that changes the manager. On the

@@ -272,7 +272,8 @@ impl Peers {
         let mut turn = RandomState::new().hash_one(0) as usize;
         let mut record = self.record.follow();
         loop {
-            let silent = *sessions.borrow_and_update() == 0 && !self.record.is_led_here();
+            // No manager talks to a manager: it may be superseded by one that it removed or disabled meanwhile.
+            let silent = *sessions.borrow_and_update() == 0;
             tokio::select! {
                 hint = hints.recv() => match hint {
                     None => return,

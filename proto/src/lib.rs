@@ -3,6 +3,7 @@
 //! Everything that comes off the wire or the disk passes through a conversion here that checks it (invariant 7): a
 //! value of a domain type is well-formed, whoever sent it.
 
+pub mod admission;
 pub mod balancer;
 pub mod entry;
 pub mod hash;

@@ -29,6 +29,7 @@ use bellwether_manager::{
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
+    admission::{Authority, admit},
     entry::Chunk,
     hash::Hash,
     key::PublicKey,
@@ -54,7 +55,7 @@ pub(crate) use self::{
 };
 use self::{
     drift::{pace::Pace, waiting::Waiting},
-    position::{Authority, Fault, Position, admit},
+    position::{Fault, Position},
     receive::{ReceiveError, Receiving, Step},
     session::{ANSWERS, Answer},
     sets::Sets,

@@ -43,14 +43,16 @@ pub fn extend(chain: &mut Vec<SignedRecord>, held: &SignedRecord, next: &SignedR
     chain.drain(..over);
 }
 
-/// What a server at `from` lacks of `chain` and `current`, oldest first.
+/// What a server at `from` lacks of `chain` and `current`, oldest first. Within its epoch it is given `current` whatever its
+/// version: another record there is a conflict, which it has to see.
 pub fn since<'a>(
     chain: &'a [SignedRecord],
     current: &'a SignedRecord,
     from: Version,
 ) -> impl Iterator<Item = &'a SignedRecord> {
     let links = chain.iter().filter(move |link| *link != current).chain([current]);
-    links.filter(move |link| link.record.version > from)
+    let same_epoch = move |link: &SignedRecord| link == current && link.record.version.epoch == from.epoch;
+    links.filter(move |link| link.record.version > from || same_epoch(link))
 }
 
 /// The newest of the chain that have no more than so many bytes together: what fits a message.

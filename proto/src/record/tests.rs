@@ -201,6 +201,19 @@ fn a_server_that_was_away_walks_the_chain() {
 }
 
 #[test]
+fn who_asks_within_an_epoch_sees_that_there_are_two_managers() {
+    let keys = Keys::new();
+    let candidate = |record: &mut Record| record.servers[2].candidate = true;
+    let by_c = keys.edited(3, 1, 2, 2, candidate);
+    for asks in [keys.edited(3, 1, 1, 1, candidate), keys.edited(3, 7, 1, 1, candidate)] {
+        let given: Vec<_> = chain::since(&[], &by_c, asks.record().version).cloned().collect();
+        assert_eq!(chain::walk(&asks, &given), Err(RecordRefused::Conflict(asks.record().version)));
+    }
+    let newer = keys.edited(4, 1, 1, 1, candidate);
+    assert_eq!(chain::since(&[], &by_c, newer.record().version).count(), 0, "of an older epoch");
+}
+
+#[test]
 fn a_server_on_the_other_branch_of_a_conflict_comes_over() {
     let keys = Keys::new();
     let candidate = |record: &mut Record| record.servers[2].candidate = true;

@@ -125,6 +125,11 @@ impl Known {
         self.fenced = Some((state, reason));
     }
 
+    /// The group has another epoch.
+    pub(super) fn unfence(&mut self) {
+        self.fenced = None;
+    }
+
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
         use Observation as O;
         if matches!(observation, O::Reached { .. }) {
