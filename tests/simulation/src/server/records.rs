@@ -105,7 +105,7 @@ impl Server {
         }
         let Version { epoch, version } = held.record().version;
         let record = matches!(why, RecordRefused::Older { .. } | RecordRefused::Conflict(_));
-        let record = record.then_some(v1::RecordRefusal { conflict, epoch: epoch.0, version });
+        let record = record.then_some(v1::RecordRefusal { conflict, epoch: epoch.0, version, ticket: None });
         Refused { record, reason: why.to_string(), signer: matches!(why, RecordRefused::Signer(_)) }
     }
 
