@@ -56,7 +56,7 @@ fn member(name: &str, state: &str, revision: &str) -> serde_json::Value {
     json!({
         "name": name, "address": "a:1", "role": "member", "state": state, "revision": revision, "lag_revisions": 0,
         "lag_ms": 0, "reason": "the disk is full", "drift": [], "drift_entries": 0, "held": false, "progress": null, "seen_ms": null,
-        "last_update_us": null, "version": null, "kept": [],
+        "last_update_us": null, "version": null, "kept": [], "balancers": [],
         "verified": { "time_ms": 1, "full": true, "entries": 3, "micros": 900, "equal": true },
     })
 }
