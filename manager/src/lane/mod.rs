@@ -233,7 +233,7 @@ impl Lane {
     /// Why the member does not let this manager speak, for people. One that has seen a newer record is asked for it.
     fn turned_away(&self, status: &tonic::Status) -> String {
         match refusal(status.details()) {
-            Some(v1::RecordRefusal { conflict: true, epoch, version }) => {
+            Some(v1::RecordRefusal { conflict: true, epoch, version, ticket: _ }) => {
                 let reason = format!(
                     "it holds group record {epoch}.{version} of another manager: two of them took over at once, and the \
                      servers of each refuse the other; decide which one leads, then there: bellwether promote --self --force"
