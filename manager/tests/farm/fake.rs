@@ -214,7 +214,7 @@ impl Play {
             fault: memory.fault.clone().map(|reason| v1::Fault { reason, since_ms: 0 }),
             partial: partial.map(|(pack, _)| (*pack).into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes.len() as u64),
-            drift: None,
+            ..v1::UpHello::default()
         }
     }
 
