@@ -71,7 +71,7 @@ pub fn hand_over(held: &SignedRecord, to: &ServerName, leave: Leave, by: &By) ->
     eligible(server)?;
     let Epoch(epoch) = held.record().version.epoch;
     let what = format!("promote {to}{}", told(leave));
-    Ok(Some(turned(held, Epoch(epoch + 1), &server.key.clone(), leave, by, what)))
+    Ok(Some(turned(held, Epoch(epoch.saturating_add(1)), &server.key.clone(), leave, by, what)))
 }
 
 /// The record with which the server of key `own` takes over, by two epochs: a handover to it that nobody has heard of
@@ -97,7 +97,7 @@ pub fn take_over(
     } else {
         format!("promote --self at {}, without {lost}{}", server.name, told(leave))
     };
-    Ok(turned(held, Epoch(epoch + 2), own, leave, by, what))
+    Ok(turned(held, Epoch(epoch.saturating_add(2)), own, leave, by, what))
 }
 
 fn eligible(server: &Server) -> Result<(), RoleRefused> {

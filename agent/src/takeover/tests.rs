@@ -79,7 +79,8 @@ impl Farm {
     fn judge(&self, force: bool, accept: bool) -> Result<Findings, Refused> {
         let own = name("a");
         let Self { record, account, seen, others, .. } = self;
-        Survey { record, own: &own, account, seen, others }.judge(Insists { force, accept })
+        let led_by = |epoch: Epoch| (epoch == Epoch(1)).then(|| self.keys[3].public());
+        Survey { led_by: &led_by, record, own: &own, account, seen, others }.judge(Insists { force, accept })
     }
 }
 
@@ -147,4 +148,16 @@ fn a_higher_epoch_that_somebody_knows_is_told() {
     let mut farm = Farm::new();
     farm.answers("b", 5).record.epoch = Epoch(3);
     assert_eq!(farm.judge(true, false).expect("insisted").epoch, 3);
+    farm.answers("c", 5).record.epoch = Epoch(u64::MAX);
+    assert_eq!(farm.judge(true, false).expect("insisted").epoch, 3, "nobody uses the epochs up");
+}
+
+#[test]
+fn a_claim_to_have_seen_more_counts_when_the_manager_signed_it() {
+    let mut farm = Farm::new();
+    let mut own = farm.header(9).header().clone();
+    own.manager = name("b");
+    let claim = SignedHeader::sign(own, &farm.keys[1]);
+    farm.answers("b", 5).at = Some(claim);
+    assert!(farm.judge(false, false).is_ok());
 }

@@ -233,15 +233,16 @@ impl Lane {
     /// Why the member does not let this manager speak, for people. One that has seen a newer record is asked for it.
     fn turned_away(&self, status: &tonic::Status) -> String {
         match refusal(status.details()) {
-            Some(v1::RecordRefusal { conflict: true, epoch, version, ticket: _ }) => {
+            Some(v1::RecordRefusal { conflict: true, epoch, version, ticket: None }) => {
                 let reason = format!(
                     "it holds group record {epoch}.{version} of another manager: two of them took over at once, and the \
                      servers of each refuse the other; decide which one leads, then there: bellwether promote --self --force"
                 );
                 self.shared.see(Event::Fenced { server: self.server.name.clone(), conflict: true, reason });
             }
-            Some(_) => self.shared.is_behind(&self.server.name),
-            None => {}
+            Some(v1::RecordRefusal { conflict: false, .. }) => self.shared.is_behind(&self.server.name),
+            // A ticket that does not fit: told by its own words.
+            Some(_) | None => {}
         }
         refused(status)
     }

@@ -215,6 +215,8 @@ impl Play {
             partial: partial.map(|(pack, _)| (*pack).into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes.len() as u64),
             drift: None,
+            incarnation: 1,
+            ticket: None,
         }
     }
 

@@ -167,6 +167,7 @@ fn farm(servers: usize, rules: Rules, tell: bool, rng: &mut Rng) -> World {
         role: if machine == 0 { Role::Manager } else { Role::Member },
         candidate: candidate(machine),
         backends: Vec::new(),
+        drained: false,
     };
     let record = Record {
         format: FORMAT,
