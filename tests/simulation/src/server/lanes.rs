@@ -101,8 +101,8 @@ impl Server {
         self.world.borrow_mut().offers(self.machine, head.as_ref());
         let head = head.map(|head| head.to_wire());
         let (protocol_min, protocol_max) = bellwether_proto::PROTOCOL;
-        let hello =
-            v1::DownHello { protocol_min, protocol_max, record, head, chain: records, incarnation: 1, ticket: None };
+        let chain = records;
+        let hello = v1::DownHello { protocol_min, protocol_max, record, head, chain, ..Default::default() };
         self.down_to(number, down::Message::Hello(hello));
     }
 
