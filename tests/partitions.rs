@@ -139,7 +139,7 @@ fn w26_two_sides_promote_at_once_and_the_conflict_is_shown_until_one_is_chosen()
 fn w26_a_manager_that_removed_its_successor_while_it_was_cut_off_shows_that_there_are_two() {
     let Some((mut farm, network)) = farm() else { return };
     network.split(&[&[1, 2, 3, 4], &[0]]);
-    farm.server(0).command(&["server", "remove", "member1"]).success();
+    farm.server(0).command(&["server", "remove", "member1", "--yes"]).success();
     change(farm.server(0), "unsent.conf", "taken where nobody could see it");
     take_over(farm.server(1));
     farm.led_by(1);

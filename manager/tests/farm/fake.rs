@@ -214,7 +214,9 @@ impl Play {
             fault: memory.fault.clone().map(|reason| v1::Fault { reason, since_ms: 0 }),
             partial: partial.map(|(pack, _)| (*pack).into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes.len() as u64),
-            ..v1::UpHello::default()
+            drift: None,
+            incarnation: 1,
+            ticket: None,
         }
     }
 

@@ -80,8 +80,8 @@ impl Farm {
             self.unpublished = None;
         }
         if self.record.as_ref().is_some_and(|before| before.version.epoch != record.version.epoch) {
-            // Decided; who does not take this one either says so again.
-            self.servers.values_mut().for_each(Known::unfence);
+            // Who does not take this one either says so again.
+            self.servers.values_mut().for_each(Known::decided);
         }
         for server in &record.servers {
             match self.servers.get_mut(&server.name) {

@@ -9,7 +9,7 @@ use bellwether_proto::{
     revision::{RevisionId, SignedHeader},
 };
 
-use crate::{changes::Changes, world::World};
+use crate::{changes::Changes, keys, world::World};
 
 /// What a server keeps of its group: the record in force, and the chain that leads to it.
 #[derive(Clone, PartialEq)]
@@ -75,6 +75,13 @@ impl Disk {
     /// The record in force, where there is a group.
     pub(crate) fn record(&self) -> Option<&SignedRecord> {
         self.held.as_ref().map(|held| &held.current)
+    }
+
+    /// Whether a member's sets hold the revision of its position (invariant 1); a manager's are the truth.
+    pub(crate) fn is_whole(&self) -> bool {
+        let own = keys::public(self.key);
+        let leads = self.leads || self.record().is_none_or(|record| record.record().manager().key == own);
+        leads || self.at.is_none() || self.position() == self.sets.revision
     }
 
     /// The revision of the position.

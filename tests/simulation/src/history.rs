@@ -150,8 +150,9 @@ impl History {
         for machine in dying {
             self.sim.crash(host(machine));
         }
+        let up: Vec<bool> = (0..self.servers).map(|machine| self.sim.is_host_running(host(machine))).collect();
         let mut world = self.world.borrow_mut();
-        world.look();
+        world.look(&up);
         world.broken.clone().map_or(Ok(()), Err)
     }
 }

@@ -5,8 +5,6 @@
 //! Simulated are the shells around them: an actor a server, turmoil's network, a disk of which only what was saved
 //! survives. Every write is judged, and at the end the farm must come together.
 
-#![allow(clippy::missing_panics_doc)]
-
 mod changes;
 mod disk;
 mod faults;

@@ -1,11 +1,6 @@
 //! The simulation notices broken rules: each of these is what somebody could get wrong.
 
-use bellwether_manager::{Leave, RoleRefused, group::By};
-use bellwether_proto::{
-    key::PublicKey,
-    record::{Record, RecordRefused, SignedRecord},
-    revision::Epoch,
-};
+use bellwether_proto::record::{RecordRefused, SignedRecord};
 
 use crate::{history, rules::Rules};
 
@@ -48,22 +43,4 @@ fn a_manager_that_offers_what_is_not_durable() {
 #[test]
 fn a_fork_that_is_replaced_and_not_kept() {
     says("4: ", Rules { keep_forked: false, ..Rules::default() });
-}
-
-/// By one epoch, as a handover.
-fn takes_over_by_one(
-    held: &SignedRecord,
-    own: &PublicKey,
-    leave: Leave,
-    seen: Epoch,
-    by: &By,
-) -> Result<Record, RoleRefused> {
-    let mut record = (Rules::default().take_over)(held, own, leave, seen, by)?;
-    record.version.epoch = Epoch(record.version.epoch.0 - 1);
-    Ok(record)
-}
-
-#[test]
-fn a_takeover_that_leaves_no_room_for_a_handover() {
-    says("two records of one manager", Rules { take_over: takes_over_by_one, ..Rules::default() });
 }

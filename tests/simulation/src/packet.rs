@@ -54,8 +54,8 @@ pub(crate) struct Records {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Refused {
     /// Present where it is about the record.
-    #[prost(message, optional, tag = "1")]
-    pub(crate) record: Option<v1::RecordRefusal>,
+    #[prost(message, optional, boxed, tag = "1")]
+    pub(crate) record: Option<Box<v1::RecordRefusal>>,
     /// For people.
     #[prost(string, tag = "2")]
     pub(crate) reason: String,

@@ -1,8 +1,10 @@
 //! Seeded histories of whole farms keep invariants 1 to 4.
 //!
-//! `SIMULATION_HISTORIES=N` runs so many (1,000 without it), `SIMULATION_SEED=S` only that one, with its story.
+//! `SIMULATION_HISTORIES=N` runs so many (1,000 without it), from `SIMULATION_FIRST=S` on (0 without it);
+//! `SIMULATION_SEED=S` only that one, with its story.
 
 use std::{
+    ops::Range,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -24,8 +26,9 @@ fn histories_keep_the_invariants() {
         return;
     }
     let count = number("SIMULATION_HISTORIES").unwrap_or(1_000);
-    println!("histories 0 to {}", count.saturating_sub(1));
-    let (met, failed) = run_all(count);
+    let first = number("SIMULATION_FIRST").unwrap_or(0);
+    println!("{count} histories from {first} on");
+    let (met, failed) = run_all(first..first + count);
     for failure in &failed {
         println!("history {}: {}", failure.seed, failure.what);
     }
@@ -39,12 +42,12 @@ fn histories_keep_the_invariants() {
 }
 
 /// Runs them on all processors.
-fn run_all(count: u64) -> (Met, Vec<Failure>) {
-    let (next, result) = (AtomicU64::new(0), Mutex::new((Met::default(), Vec::new())));
+fn run_all(seeds: Range<u64>) -> (Met, Vec<Failure>) {
+    let (next, result) = (AtomicU64::new(seeds.start), Mutex::new((Met::default(), Vec::new())));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= count {
+            if seed >= seeds.end {
                 return;
             }
             let outcome = run(seed, Rules::default());

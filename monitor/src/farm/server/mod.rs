@@ -125,9 +125,9 @@ impl Known {
         self.fenced = Some((state, reason));
     }
 
-    /// The group has another epoch.
-    pub(super) fn unfence(&mut self) {
-        self.fenced = None;
+    /// The group has another epoch: which of two managers leads is decided.
+    pub(super) fn decided(&mut self) {
+        self.fenced.take_if(|(state, _)| *state == State::Conflict);
     }
 
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {

@@ -74,7 +74,8 @@ impl Server {
         let reason = |reason: &str| Refused { reason: reason.to_owned(), ..Refused::default() };
         if let Some(record) = self.record().filter(|_| !self.follows(from)) {
             let Version { epoch, version } = record.record().version;
-            let record = Some(v1::RecordRefusal { conflict: false, epoch: epoch.0, version, ticket: None });
+            let refusal = v1::RecordRefusal { conflict: false, epoch: epoch.0, version, ticket: None };
+            let record = Some(Box::new(refusal));
             return Err(Refused { record, reason: "not the group's manager".to_owned(), signer: false });
         }
         match self.standing() {

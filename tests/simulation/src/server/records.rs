@@ -105,7 +105,8 @@ impl Server {
         }
         let Version { epoch, version } = held.record().version;
         let record = matches!(why, RecordRefused::Older { .. } | RecordRefused::Conflict(_));
-        let record = record.then_some(v1::RecordRefusal { conflict, epoch: epoch.0, version, ticket: None });
+        let refusal = v1::RecordRefusal { conflict, epoch: epoch.0, version, ticket: None };
+        let record = record.then(|| Box::new(refusal));
         Refused { record, reason: why.to_string(), signer: matches!(why, RecordRefused::Signer(_)) }
     }
 
