@@ -159,3 +159,15 @@ fn w26_a_member_that_was_away_takes_a_manager_that_it_has_never_met() {
     farm.wait_same(farm.server(2));
     farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
 }
+
+#[test]
+fn w26_a_server_that_nobody_dials_asks_others_for_the_record() {
+    let mut farm = farm(2);
+    farm.manager().command(&["promote", "member1", "--disable-old"]).success();
+    farm.led_by(1);
+    farm.wait_leads(1);
+    farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
+    farm.manager().command(&["promote", "member2"]).success();
+    // Disabled, and not the one that handed over: nobody tells it.
+    wait_at(farm.server(0), "the third manager", |status| status.manager.as_str() == "member2");
+}

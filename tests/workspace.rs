@@ -10,14 +10,15 @@ use crate::farm::{Output, run};
 const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
 
 /// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other. The benchmark sees none: it runs
-/// the program as people do.
-const ARROWS: [(&str, &[&str]); 6] = [
+/// the program as people do. The simulation sees the rules.
+const ARROWS: [(&str, &[&str]); 7] = [
     ("bellwether-proto", &[]),
     ("bellwether-store", &["bellwether-proto"]),
     ("bellwether-manager", &["bellwether-proto", "bellwether-store"]),
     ("bellwether-monitor", &["bellwether-proto", "bellwether-store"]),
     ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),
     ("bellwether-bench", &[]),
+    ("bellwether-simulation", &["bellwether-manager", "bellwether-proto"]),
 ];
 
 fn root() -> PathBuf {

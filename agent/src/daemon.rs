@@ -37,7 +37,7 @@ use bellwether_proto::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -48,7 +48,7 @@ use crate::{
     error::{CommandError, Kind},
     group::GroupRecord,
     hands::AgentHands,
-    identity,
+    identity, incarnation,
     layout::{Held, Layout},
     lock::Lock,
     member,
@@ -75,6 +75,8 @@ pub struct Options {
 
 /// How long open calls may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// Servers that may tell their newer records at a time.
+const TELLING: usize = 2;
 /// Messages that may wait between the agent's own tasks.
 const INPUTS: usize = 4;
 
@@ -100,9 +102,13 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
 
     let seen = Arc::new(Seen::default());
     let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone()));
+    let incarnation = incarnation::next(&layout).map_err(|e| CommandError::failed(&e))?;
+    let mut claims = Vec::new();
     if record.is_led_here() {
         peers.ask_before_leading().await;
+        claims = peers.survey_before_leading().await;
     }
+    let (reforms_to, reforms) = mpsc::channel(1);
     let (standing_to, standing) = watch::channel(Standing::Changing);
     let (newer, behind) = mpsc::channel(INPUTS);
     let sessions = watch::Sender::new(0);
@@ -125,6 +131,10 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         newer,
         board: board.clone(),
         balancers,
+        peers: peers.clone(),
+        incarnation,
+        claims,
+        reforms,
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
@@ -140,6 +150,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         events: seeing,
         farm: farm.clone(),
         folded,
+        telling: Semaphore::new(TELLING),
+        reforms: reforms_to,
         stop: stop_to,
         recovery,
         leaving,

@@ -8,6 +8,7 @@ use std::{
 use bellwether_manager::SaveError;
 use bellwether_proto::{
     key::PublicKey,
+    limits,
     record::{RecordRefused, SignedRecord, Version, chain},
     revision::Epoch,
     status::{Event, Observation},
@@ -30,11 +31,25 @@ pub(crate) struct GroupRecord {
     layout: Layout,
     own_key: PublicKey,
     current: watch::Sender<Arc<SignedRecord>>,
-    chain: Mutex<Vec<SignedRecord>>,
+    chain: Mutex<Arc<Vec<SignedRecord>>>,
     events: mpsc::UnboundedSender<Event>,
     /// The last request from outside the group, for people.
     knock: watch::Sender<Option<String>>,
     knocked: Mutex<Option<Instant>>,
+}
+
+/// What a server lacks of the record. Cheap to hold: nothing is copied until it is sent.
+pub(crate) struct Since {
+    chain: Arc<Vec<SignedRecord>>,
+    current: Arc<SignedRecord>,
+    from: Version,
+}
+
+impl Since {
+    /// Oldest first: the chain, then the record in force.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SignedRecord> {
+        chain::since(&self.chain, &self.current, self.from)
+    }
 }
 
 /// Why a record is not taken; the one held stays in force.
@@ -51,7 +66,7 @@ impl GroupRecord {
     pub(crate) fn new(layout: Layout, own_key: PublicKey, held: Held, events: mpsc::UnboundedSender<Event>) -> Self {
         let current = watch::Sender::new(Arc::new(held.current));
         let _ = events.send(Event::Record(Arc::new(current.borrow().record().clone())));
-        let (chain, knock, knocked) = (Mutex::new(held.chain), watch::Sender::default(), Mutex::default());
+        let (chain, knock, knocked) = (Mutex::new(Arc::new(held.chain)), watch::Sender::default(), Mutex::default());
         Self { layout, own_key, current, chain, events, knock, knocked }
     }
 
@@ -65,9 +80,14 @@ impl GroupRecord {
         self.current.subscribe()
     }
 
-    /// The records that made each manager, oldest first.
+    /// The records that made each manager, oldest first, as far back as a message has room for.
     pub(crate) fn chain(&self) -> Vec<SignedRecord> {
-        self.locked().clone()
+        chain::newest_within(&self.locked(), limits::CHAIN_SENT).to_vec()
+    }
+
+    /// Where this server keeps its state.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// This server's key.
@@ -104,9 +124,9 @@ impl GroupRecord {
     }
 
     /// What a server whose record is of version `from` lacks, oldest first: the chain, then the record in force.
-    pub(crate) fn since(&self, from: Version) -> Vec<SignedRecord> {
+    pub(crate) fn since(&self, from: Version) -> Since {
         let chain = self.locked();
-        chain::since(&chain, &self.current(), from)
+        Since { chain: chain.clone(), current: self.current(), from }
     }
 
     /// The key of the manager of that epoch, as far as it is known here.
@@ -141,8 +161,36 @@ impl GroupRecord {
     /// Refused, or not written; the record held stays in force.
     pub(crate) fn take_by(&self, links: &[SignedRecord]) -> Result<(), TakeError> {
         let mut chain = self.locked();
-        let way = chain::walk(&self.current(), links)?;
+        let way = chain::walk(&self.current(), links).inspect_err(|refused| self.tell_refused(links, refused))?;
         Ok(self.put(&mut chain, &way)?)
+    }
+
+    /// Shows that a server of the group leads by a record that does not follow from the one held here: it took over although
+    /// this server knows it as removed, disabled or no candidate, or on another branch. Only a person can decide.
+    fn tell_refused(&self, links: &[SignedRecord], refused: &RecordRefused) {
+        let (RecordRefused::Signer(_), Some(last)) = (refused, links.last()) else { return };
+        let current = self.current();
+        let (ours, theirs) = (current.record(), last.record());
+        let known = |key: &PublicKey| ours.servers.iter().chain(&ours.removed).find(|server| server.key == *key);
+        // What strangers sign is nobody's news.
+        let (Some(leads), Some(_)) = (known(&theirs.manager().key), known(&last.signer())) else { return };
+        if theirs.version.epoch < ours.version.epoch || leads.key == ours.manager().key {
+            return;
+        }
+        // One that was removed has no line of its own: then it is this manager's.
+        let server = ours.by_key(&leads.key).unwrap_or(ours.manager()).name.clone();
+        let reason = format!(
+            "{} leads by group record {}, which does not follow from {}, held here ({refused}); decide who leads, {} or {}, \
+             then there: bellwether promote --self --force; who is refused after that, too, leaves the group (bellwether \
+             leave) and joins again",
+            leads.name,
+            theirs.version,
+            ours.version,
+            leads.name,
+            ours.manager().name
+        );
+        tracing::warn!(%server, reason, "two managers");
+        let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
     }
 
     /// Puts a record of this server's own making in force: its manager's next one, or one that changes the manager. On the
@@ -158,20 +206,20 @@ impl GroupRecord {
         Ok(())
     }
 
-    fn locked(&self) -> MutexGuard<'_, Vec<SignedRecord>> {
+    fn locked(&self) -> MutexGuard<'_, Arc<Vec<SignedRecord>>> {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, chain: &mut Vec<SignedRecord>, way: &[SignedRecord]) -> Result<(), StateFileError> {
+    fn put(&self, chain: &mut Arc<Vec<SignedRecord>>, way: &[SignedRecord]) -> Result<(), StateFileError> {
         let Some(last) = way.last() else { return Ok(()) };
-        let (mut longer, mut before) = (chain.clone(), self.current());
+        let (mut longer, mut before) = (chain.to_vec(), self.current());
         for step in way {
             chain::extend(&mut longer, &before, step);
             before = Arc::new(step.clone());
         }
         let held = Held { current: last.clone(), chain: longer };
         state_file::save(&self.layout.group(), &held)?;
-        *chain = held.chain;
+        *chain = Arc::new(held.chain);
         let _ = self.events.send(Event::Record(Arc::new(held.current.record().clone())));
         self.current.send_replace(Arc::new(held.current));
         Ok(())

@@ -35,7 +35,7 @@ impl AgentHands {
     fn manager(&self) -> Result<Manager, ActError> {
         match self.agent.standing() {
             Standing::Manager(manager) => Ok(manager),
-            Standing::Member(_) | Standing::Changing => {
+            Standing::Member(_) | Standing::Changing | Standing::Halted(_) => {
                 Err(ActError::Failed("this server is taking up the manager's role".to_owned()))
             }
         }
@@ -60,7 +60,7 @@ impl Hands for AgentHands {
         let farm = self.agent.farm.borrow().clone();
         let informed = match self.agent.standing() {
             Standing::Manager(manager) => manager.informed(),
-            Standing::Member(_) | Standing::Changing => Default::default(),
+            Standing::Member(_) | Standing::Changing | Standing::Halted(_) => Default::default(),
         };
         let asked = |server: &&Server| servers.as_ref().is_none_or(|servers| servers.contains(&server.name));
         let asked: Vec<Server> = record.servers.iter().filter(asked).cloned().collect();

@@ -39,7 +39,13 @@ places! {
     procedures = "procedures.json";
     /// The revision that the sets hold, the highest epoch seen, the error that this server is in.
     position = "position.json";
-    /// How often the manager's state was opened (W14).
+    /// The ticket of the last session with a manager (W14).
+    ticket = "ticket.json";
+    /// The tickets that this manager gave.
+    sessions = "sessions";
+    /// That this manager's state went back.
+    halted = "halted.json";
+    /// How often this server's state was opened (W14).
     incarnation = "incarnation";
     /// Packs: the revisions.
     history = "history";
@@ -106,6 +112,9 @@ impl Layout {
             self.position(),
             self.tokens(),
             self.procedures(),
+            self.ticket(),
+            self.sessions(),
+            self.halted(),
             self.incarnation(),
             self.index(),
             self.history(),

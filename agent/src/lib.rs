@@ -25,6 +25,7 @@ pub mod output;
 mod peers;
 pub mod progress;
 mod ready;
+mod reform;
 mod role;
 mod seen;
 mod services;

@@ -12,28 +12,37 @@ use std::{
     time::Duration,
 };
 
+use bellwether_manager::halt::{Halt, Proof};
 use bellwether_proto::{
     Malformed,
     key::KeyPair,
     limits,
     name::ServerName,
-    record::{Record, Server, SignedRecord, Version},
+    record::{Record, Role, Server, SignedRecord, Version},
     revision::{Epoch, SignedHeader},
     v1::{self, group_client::GroupClient},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 use tonic::{Streaming, transport::Channel};
 
-use crate::{error::chain, group::GroupRecord, seen::Seen, takeover::Answer, tls};
+use crate::{
+    error::chain,
+    group::GroupRecord,
+    seen::Seen,
+    takeover::{Answer, Silence},
+    tls,
+};
 
 /// How long one server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a manager waits for all others before it leads, when it starts.
 const BEFORE_LEADING: Duration = Duration::from_secs(1);
+/// How many are talked to at once.
+const AT_ONCE: usize = 64;
 /// How many are asked at a time when nobody in particular is meant.
 const SOME: usize = 3;
 /// Headers of a survey's answer that are looked at.
@@ -61,7 +70,10 @@ pub(crate) struct Peers {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
     seen: Arc<Seen>,
+    halts: watch::Sender<Option<Halt>>,
     told: watch::Sender<Option<Told>>,
+    /// Of those that are asked at once, in a large group.
+    turns: Arc<Semaphore>,
 }
 
 /// A manager has a record that this server signed for it.
@@ -75,7 +87,8 @@ pub(crate) struct Told {
 
 impl Peers {
     pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<Seen>) -> Self {
-        Self { key, record, seen, told: watch::Sender::default() }
+        let (told, halts) = (watch::Sender::default(), watch::Sender::default());
+        Self { key, record, seen, halts, told, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// What came of the last handover that this server told.
@@ -114,7 +127,45 @@ impl Peers {
         };
         let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;
         let links = links.map_err(|status| status.message().to_owned())?;
-        self.record.take_by(&links).map_err(|e| chain(&e))
+        let (led, ours) = (self.record.is_led_here(), self.record.current().record().version);
+        let newer = links.iter().any(|link| link.record().version > ours);
+        self.record.take_by(&links).map_err(|e| chain(&e))?;
+        let theirs = self.record.current().record().version;
+        if led && newer && self.record.is_led_here() && theirs.epoch == ours.epoch && theirs > ours {
+            // Signed by this server's own key, and not known here: its state went back.
+            self.halt(Halt::new(server.name.clone(), Proof::Record { theirs, ours }));
+        }
+        Ok(())
+    }
+
+    /// This manager's state went back (W14). The first proof counts.
+    pub(crate) fn halt(&self, halt: Halt) {
+        self.halts.send_if_modified(|halts| {
+            let first = halts.is_none();
+            halts.get_or_insert(halt);
+            first
+        });
+    }
+
+    /// The proof that this manager's state went back, once there is one.
+    pub(crate) fn halts(&self) -> watch::Receiver<Option<Halt>> {
+        self.halts.subscribe()
+    }
+
+    /// The group was formed anew, or another server is the manager: what was proved of this one is over.
+    pub(crate) fn go_on(&self) {
+        self.halts.send_replace(None);
+    }
+
+    /// Where that server stands, and what it has seen.
+    ///
+    /// # Errors
+    /// It does not answer; for people.
+    pub(crate) async fn survey(&self, server: &Server) -> Result<v1::SurveyReply, String> {
+        let mut client = self.dial(server).await?;
+        let answer =
+            timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await.map_err(|_| "no answer".to_owned())?;
+        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 
     /// Asks all these at once; ends when all have answered, or one of them has brought a newer epoch.
@@ -122,8 +173,9 @@ impl Peers {
         let before = self.record.current().record().version.epoch;
         let mut asking = JoinSet::new();
         for server in servers {
-            let peers = self.clone();
+            let (peers, turns) = (self.clone(), self.turns.clone());
             asking.spawn(async move {
+                let _turn = turns.acquire().await;
                 if let Err(why) = peers.ask(&server).await {
                     tracing::debug!(server = %server.name, why, "no newer record from there");
                 }
@@ -150,23 +202,29 @@ impl Peers {
     }
 
     /// What every other server says of itself, or why it says nothing.
-    pub(crate) async fn survey(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, String>> {
+    pub(crate) async fn survey_all(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
         let mut asking = JoinSet::new();
         for server in self.others() {
-            let peers = self.clone();
+            let (peers, turns) = (self.clone(), self.turns.clone());
             asking.spawn(async move {
-                let answer = timeout(PATIENCE, peers.survey_one(&server)).await;
-                (server.name, answer.unwrap_or_else(|_| Err("no answer".to_owned())))
+                let _turn = turns.acquire().await;
+                let answer = peers.answer_of(&server).await;
+                (server.name, answer)
             });
         }
         asking.join_all().await.into_iter().collect()
     }
 
-    async fn survey_one(&self, server: &Server) -> Result<Answer, String> {
-        let mut client = self.dial(server).await?;
-        let reply = client.survey(v1::SurveyRequest {}).await.map_err(|status| status.message().to_owned())?;
+    async fn answer_of(&self, server: &Server) -> Result<Answer, Silence> {
+        // Who proves its key is there, whatever it says then.
+        let silent = |why| Silence { there: false, why };
+        let strange = |why| Silence { there: true, why };
+        let mut client = self.dial(server).await.map_err(silent)?;
+        let asked = timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await;
+        let reply = asked.map_err(|_| strange("it takes long to answer".to_owned()))?;
+        let reply = reply.map_err(|status| strange(status.message().to_owned()))?;
         let v1::SurveyReply { epoch, version, at, seen, follows, leads } = reply.into_inner();
-        let header = |wire| SignedHeader::from_wire(wire).map_err(|e| e.to_string());
+        let header = |wire| SignedHeader::from_wire(wire).map_err(|e| strange(e.to_string()));
         let record = Version { epoch: Epoch(epoch), version };
         let seen = seen.into_iter().take(HEADERS).map(header).collect::<Result<_, _>>()?;
         Ok(Answer { record, at: at.map(header).transpose()?, seen, follows, leads })
@@ -180,6 +238,29 @@ impl Peers {
         SignedRecord::sign(record, &self.key)
     }
 
+    /// What the other servers have seen, those that answer within a second: a manager that lacks some of it does not lead.
+    pub(crate) async fn survey_before_leading(self: &Arc<Self>) -> Vec<(ServerName, Vec<SignedHeader>)> {
+        let (found_to, mut found) = mpsc::unbounded_channel();
+        let mut asking = JoinSet::new();
+        for server in self.others() {
+            let (peers, found_to) = (self.clone(), found_to.clone());
+            asking.spawn(async move {
+                if let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&server).await {
+                    let headers = seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok());
+                    let _ = found_to.send((server.name.clone(), headers.collect()));
+                }
+            });
+        }
+        // A timeout: the rest is found out when a session with them begins.
+        let _ = timeout(BEFORE_LEADING, async { while asking.join_next().await.is_some() {} }).await;
+        drop((asking, found_to));
+        let mut all = Vec::new();
+        while let Ok(one) = found.try_recv() {
+            all.push(one);
+        }
+        all
+    }
+
     /// Asks whom hints name, and some others while `sessions` says that no manager talks to this server.
     pub(crate) async fn catch_up(
         self: Arc<Self>,
@@ -189,8 +270,10 @@ impl Peers {
         let mut silence = SILENCE.0;
         let mut due = Instant::now() + silence;
         let mut turn = RandomState::new().hash_one(0) as usize;
+        let mut record = self.record.follow();
         loop {
-            let silent = *sessions.borrow_and_update() == 0 && !self.record.is_led_here();
+            // No manager talks to a manager: it may be superseded by one that it removed or disabled meanwhile.
+            let silent = *sessions.borrow_and_update() == 0;
             tokio::select! {
                 hint = hints.recv() => match hint {
                     None => return,
@@ -208,16 +291,29 @@ impl Peers {
                     (silence, due) = (SILENCE.0, Instant::now() + SILENCE.0);
                     continue;
                 }
+                changed = record.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // A new manager hears soon what this server holds, should it not talk to it first.
+                    (silence, due) = (SILENCE.0, Instant::now() + AGAIN);
+                    continue;
+                }
                 () = sleep_until(due), if silent => {}
             }
             sleep_until(due).await;
-            let others = self.others();
-            let some = (0..SOME.min(others.len())).map(|n| others[(turn + n) % others.len()].clone()).collect();
+            self.ask_all(self.some(turn)).await;
             turn = turn.wrapping_add(SOME);
-            self.ask_all(some).await;
             silence = (silence * 2).min(SILENCE.1);
             due = Instant::now() + silence;
         }
+    }
+
+    /// The manager and some others: with every turn the next ones.
+    fn some(&self, turn: usize) -> Vec<Server> {
+        let (managers, others): (Vec<_>, Vec<_>) = self.others().into_iter().partition(|s| s.role == Role::Manager);
+        let next = (0..SOME.min(others.len())).map(|n| others[turn.wrapping_add(n) % others.len()].clone());
+        managers.into_iter().chain(next).collect()
     }
 
     /// Tells the manager of a record that this server signed, and that makes another one manager, until it has it (W18).

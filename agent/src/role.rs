@@ -8,18 +8,25 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use bellwether_manager::{Dial, Dialling, Manager, balancer::Locals, procedure::Board};
+use bellwether_manager::{
+    Dial, Dialling, Manager, StartError,
+    balancer::Locals,
+    halt::{self, Halt},
+    procedure::Board,
+    reform,
+};
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::{ServerName, SetName},
     record::{Record, Server},
-    revision::Epoch,
+    revision::{Epoch, SignedHeader},
     status::{Event, Observation},
+    v1::{self, ReformReply},
 };
 use bellwether_store::tree::Tree;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -28,9 +35,10 @@ use crate::{
     config::Config,
     error::chain,
     group::GroupRecord,
-    incarnation,
     layout::Layout,
     member::{self, Input},
+    peers::Peers,
+    reform::{Ground, Refused},
     seen::Seen,
     services::link::ManagerLink,
     tls,
@@ -52,6 +60,8 @@ pub(crate) enum Standing {
     Manager(Manager),
     /// It follows; changes asked of it go to the manager.
     Member(Arc<Following>),
+    /// The record makes it the manager, but it cannot lead, or must not (W13, W14): why, and what to do.
+    Halted(Arc<str>),
 }
 
 /// A member, as the services see it.
@@ -104,6 +114,20 @@ pub(crate) struct Parts {
     pub(crate) board: Arc<Board>,
     /// What agent.toml says of balancers.
     pub(crate) balancers: Locals,
+    pub(crate) peers: Arc<Peers>,
+    /// How often this server's state was opened.
+    pub(crate) incarnation: u64,
+    /// What others have seen, asked before this server leads for the first time.
+    pub(crate) claims: Vec<(ServerName, Vec<SignedHeader>)>,
+    /// Asked to form the group anew.
+    pub(crate) reforms: mpsc::Receiver<Reforming>,
+}
+
+/// To form the group anew (W13, W14), or only to say what that would mean.
+pub(crate) struct Reforming {
+    pub(crate) author: String,
+    pub(crate) dry_run: bool,
+    pub(crate) answer: oneshot::Sender<Result<ReformReply, Refused>>,
 }
 
 /// Why a role does not begin.
@@ -112,11 +136,28 @@ pub(crate) enum BeginError {
     #[error(transparent)]
     Start(#[from] bellwether_manager::StartError),
     #[error(transparent)]
+    Halted(Box<Halt>),
+    #[error(transparent)]
     Open(#[from] member::OpenError),
     #[error(transparent)]
     State(#[from] bellwether_store::state_file::StateFileError),
     #[error(transparent)]
     Stopping(#[from] tokio::task::JoinError),
+}
+
+impl BeginError {
+    /// Whether trying again helps nobody: the group has to be formed anew.
+    fn stays(&self) -> bool {
+        use bellwether_manager::StartError as S;
+        match self {
+            Self::Halted(_) => true,
+            Self::Start(S::NoRevision(_) | S::Damaged(_) | S::LeftOut { .. } | S::WentBack(_) | S::History(_)) => true,
+            Self::Start(
+                S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping,
+            ) => false,
+            Self::Open(_) | Self::State(_) | Self::Stopping(_) => false,
+        }
+    }
 }
 
 /// What the record makes of this server.
@@ -144,6 +185,10 @@ pub(crate) struct Roles {
     standing: watch::Sender<Standing>,
     duty: Duty,
     running: Option<(watch::Sender<bool>, Running)>,
+    /// It cannot lead, and is not to try again by itself.
+    halted: bool,
+    /// The monitor was told that it cannot lead.
+    told: bool,
 }
 
 impl Roles {
@@ -153,24 +198,46 @@ impl Roles {
     /// It cannot begin.
     pub(crate) async fn begin(parts: Parts, standing: watch::Sender<Standing>) -> Result<Self, BeginError> {
         let duty = Duty::of(parts.record.current().record(), &parts.key.public());
-        let mut roles = Self { parts, standing, duty, running: None };
-        roles.take_up().await?;
+        let mut roles = Self { parts, standing, duty, running: None, halted: false, told: false };
+        match (roles.take_up().await, duty) {
+            (Ok(()), _) => {}
+            // A manager that cannot lead says so, and waits for what a person does (W13).
+            (Err(error), Duty::Lead(_)) => roles.not_begun(error).await,
+            (Err(error), Duty::Follow) => return Err(error),
+        }
         Ok(roles)
     }
 
     /// Follows the record until `stop`; then the role has ended.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut record = self.parts.record.follow();
+        let (mut record, mut halts) = (self.parts.record.follow(), self.parts.peers.halts());
         loop {
             let duty = Duty::of(record.borrow_and_update().record(), &self.parts.key.public());
-            if duty != self.duty || self.running.is_none() {
+            if duty != self.duty || (self.running.is_none() && !self.halted) {
                 self.change(duty).await;
             }
-            // Every branch may be cancelled: nothing is taken from a channel.
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
-                changed = record.changed() => if changed.is_err() { break },
-                () = tokio::time::sleep(RETRY), if self.running.is_none() => {}
+            let halt = halts.borrow_and_update().clone();
+            if let Some(halt) = halt.filter(|_| !self.halted && matches!(duty, Duty::Lead(_))) {
+                self.standing.send_replace(Standing::Changing);
+                self.lay_down(None).await;
+                self.not_begun(BeginError::Halted(Box::new(halt))).await;
+            }
+            // Every branch may be cancelled: what is taken from a channel is dealt with below.
+            let asked = tokio::select! {
+                () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
+                changed = record.changed() => match changed {
+                    Ok(()) => None,
+                    Err(_) => break,
+                },
+                changed = halts.changed() => match changed {
+                    Ok(()) => None,
+                    Err(_) => break,
+                },
+                Some(asked) = self.parts.reforms.recv() => Some(asked),
+                () = tokio::time::sleep(RETRY), if self.running.is_none() && !self.halted => None,
+            };
+            if let Some(asked) = asked {
+                self.reform(asked).await;
             }
         }
         self.standing.send_replace(Standing::Changing);
@@ -184,11 +251,97 @@ impl Roles {
         self.duty = duty;
         tracing::info!(role = ?duty, "this server's role changes");
         if let Err(error) = self.take_up().await {
-            let reason = chain(&error);
-            tracing::error!(reason, "the role cannot begin; it is tried again");
-            let failed = Observation::Failed(format!("its role cannot begin: {reason}"));
-            let _ = self.parts.events.send(Event::Server(self.parts.config.name.clone(), failed));
+            self.not_begun(error).await;
         }
+    }
+
+    /// Says why the role cannot begin. A manager stands there with it until a person acts, or it is tried again.
+    async fn not_begun(&mut self, error: BeginError) {
+        self.halted = error.stays() && matches!(self.duty, Duty::Lead(_));
+        let reason = match error {
+            BeginError::Halted(halt) | BeginError::Start(StartError::WentBack(halt)) => self.halt(*halt).await,
+            error if self.halted => {
+                let cause = chain(&error);
+                let out =
+                    if cause.contains("group reform") { "" } else { "; form the group again: bellwether group reform" };
+                format!("this manager cannot lead: {cause}; nothing is published, changed or sent{out}")
+            }
+            error => format!("its role cannot begin: {}; it is tried again by itself", chain(&error)),
+        };
+        self.told = true;
+        tracing::error!(reason, "no role");
+        self.parts.ready.send_replace(Ready::no(&reason));
+        self.tell(Observation::Failed(reason.clone()));
+        if matches!(self.duty, Duty::Lead(_)) {
+            self.standing.send_replace(Standing::Halted(reason.into()));
+        }
+    }
+
+    /// Finds out what is lacking here, and puts the halt in force for the next starts, too.
+    async fn halt(&self, halt: Halt) -> String {
+        let Parts { layout, record, peers, .. } = &self.parts;
+        let state = layout.state().to_owned();
+        let newest =
+            tokio::task::spawn_blocking(move || reform::newest(&state)).await.ok().and_then(Result::ok).flatten();
+        let mut halt = Halt { head: newest.map(|newest| newest.number()), ..halt };
+        let witness = peers.others().into_iter().find(|server| server.name == halt.witness);
+        if let Some(witness) = witness
+            && let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&witness).await
+        {
+            let headers: Vec<_> =
+                seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok()).collect();
+            let (group, own) = (record.current().record().group, record.own_key());
+            halt = halt.lacking(&headers, |header| header.header().group == group && header.signed_by(&own));
+        }
+        let reason = halt.to_string();
+        let state = layout.state().to_owned();
+        let saved = tokio::task::spawn_blocking(move || halt::save(&state, &halt)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(error = chain(&error), "the halt could not be noted for the next start");
+        }
+        reason
+    }
+
+    /// Forms the group anew. Not to be cancelled: no role runs meanwhile.
+    async fn reform(&mut self, asked: Reforming) {
+        let Reforming { author, dry_run, answer } = asked;
+        let ground = self.ground();
+        let answered = match ground.survey().await {
+            Ok(found) if dry_run => Ok(crate::reform::reply(&found, None)),
+            Ok(found) => {
+                self.standing.send_replace(Standing::Changing);
+                self.lay_down(None).await;
+                let formed = ground.form(&found, author).await;
+                if formed.is_ok() {
+                    self.parts.peers.go_on();
+                }
+                self.halted = false;
+                formed.map(|formed| crate::reform::reply(&found, Some(&formed)))
+            }
+            Err(refused) => Err(refused),
+        };
+        if self.running.is_none() && !self.halted {
+            let duty = Duty::of(self.parts.record.current().record(), &self.parts.key.public());
+            self.change(duty).await;
+        }
+        // Nobody waits any more: it is done all the same.
+        let _ = answer.send(answered);
+    }
+
+    fn ground(&self) -> Ground {
+        let Parts { config, layout, key, record, peers, incarnation, .. } = &self.parts;
+        Ground {
+            layout: layout.clone(),
+            key: key.clone(),
+            record: record.clone(),
+            peers: peers.clone(),
+            sets: config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect(),
+            incarnation: *incarnation,
+        }
+    }
+
+    fn tell(&self, observation: Observation) {
+        let _ = self.parts.events.send(Event::Server(self.parts.config.name.clone(), observation));
     }
 
     async fn take_up(&mut self) -> Result<(), BeginError> {
@@ -198,13 +351,27 @@ impl Roles {
             Duty::Follow => self.follow(stopped).await?,
         };
         self.running = Some((stop, running));
+        if std::mem::take(&mut self.told)
+            && let Standing::Manager(manager) = &standing
+        {
+            // What it said when it could not lead is over.
+            let revision = manager.head().number();
+            self.tell(Observation::Done { revision, micros: 0, kept: Vec::new() });
+        }
         self.standing.send_replace(standing);
+        self.halted = false;
         Ok(())
     }
 
-    async fn lead(&self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
-        let Parts { config, layout, key, record, events, ready, newer, board, balancers, .. } = &self.parts;
-        let saving = record.clone();
+    async fn lead(&mut self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
+        let claims = std::mem::take(&mut self.parts.claims);
+        let Parts { config, layout, key, record, events, ready, newer, peers, incarnation, board, balancers, .. } =
+            &self.parts;
+        let halted = halt::load(layout.state())?.or_else(|| peers.halts().borrow().clone());
+        if let Some(halt) = halted {
+            return Err(BeginError::Halted(Box::new(halt)));
+        }
+        let (saving, halting) = (record.clone(), peers.clone());
         let setup = bellwether_manager::Setup {
             name: config.name.clone(),
             key: key.clone(),
@@ -213,10 +380,12 @@ impl Roles {
             record: record.current().as_ref().clone(),
             chain: record.chain(),
             at: member::held_before(layout)?,
-            incarnation: incarnation::next(layout)?,
+            incarnation: *incarnation,
             dial: Arc::new(TlsDial(key.clone())),
             events: events.clone(),
             newer: newer.clone(),
+            halt: Box::new(move |halt| halting.halt(halt)),
+            seen: claims,
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
             balancers: balancers.clone(),
@@ -230,7 +399,12 @@ impl Roles {
     }
 
     async fn follow(&self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
-        let Parts { config, layout, key, record, events, ready, seen, sessions, .. } = &self.parts;
+        let Parts { config, layout, key, record, events, ready, seen, sessions, peers, incarnation, .. } = &self.parts;
+        // It follows: what was proved of it as a manager is over.
+        peers.go_on();
+        if let Err(error) = halt::clear(layout.state()) {
+            tracing::warn!(%error, "the halt of this manager is still noted");
+        }
         let (inputs, received) = mpsc::channel(INPUTS);
         let tree = Arc::<arc_swap::ArcSwap<Tree>>::default();
         let setup = member::Setup {
@@ -242,12 +416,13 @@ impl Roles {
             ready: ready.clone(),
             tree: tree.clone(),
             seen: seen.clone(),
+            incarnation: *incarnation,
         };
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
         self.tell_superseded();
         let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
         let thread = tokio::task::spawn_blocking(move || member.run(received));
-        let link = ManagerLink::new(key.clone(), record.clone(), tree, member::Hand::new(&inputs));
+        let link = ManagerLink::new(key.clone(), record.clone(), tree, member::Hand::new(&inputs), *incarnation);
         let following = Following { link, inputs: inputs.clone(), stop, sessions: sessions.clone() };
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))
     }

@@ -4,12 +4,16 @@
 use std::collections::BTreeMap;
 
 use bellwether_proto::{
+    key::PublicKey,
     name::ServerName,
     record::{Record, Role, Version},
-    revision::{Number, RevisionId, SignedHeader},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
 };
 
 use crate::output;
+
+/// By how much an epoch that another server speaks of may be ahead, to be believed.
+const AHEAD: u64 = 64;
 
 /// What this server knows of itself.
 #[derive(Debug, Clone, Default)]
@@ -37,16 +41,26 @@ pub(crate) struct Answer {
     pub(crate) leads: bool,
 }
 
+/// That a server says nothing of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Silence {
+    /// It is there all the same: it proved its key.
+    pub(crate) there: bool,
+    /// Why.
+    pub(crate) why: String,
+}
+
 /// All that is judged.
-#[derive(Debug)]
 pub(crate) struct Survey<'a> {
+    /// The key of the manager of an epoch, as far as it is known.
+    pub(crate) led_by: &'a dyn Fn(Epoch) -> Option<PublicKey>,
     pub(crate) record: &'a Record,
     pub(crate) own: &'a ServerName,
     pub(crate) account: &'a Account,
     /// What this server has heard of.
     pub(crate) seen: &'a [SignedHeader],
     /// Every other server: its answer, or why there is none.
-    pub(crate) others: &'a BTreeMap<ServerName, Result<Answer, String>>,
+    pub(crate) others: &'a BTreeMap<ServerName, Result<Answer, Silence>>,
 }
 
 /// What a person who asks for it insists on.
@@ -123,10 +137,11 @@ impl Survey<'_> {
 
     fn judge_others(&self, at: Number) -> Result<(), Refused> {
         let manager = &self.record.manager().name;
-        for (name, answer) in self.others.iter().filter_map(|(name, answer)| Some((name, answer.as_ref().ok()?))) {
-            if name == manager {
-                return Err(Refused::Answers(manager.clone(), self.own.clone()));
-            }
+        let there = |answer: &Result<Answer, Silence>| answer.as_ref().map_or_else(|silence| silence.there, |_| true);
+        if self.others.get(manager).is_some_and(there) {
+            return Err(Refused::Answers(manager.clone(), self.own.clone()));
+        }
+        for (name, answer) in self.answers() {
             if answer.follows && answer.record.epoch == self.record.version.epoch {
                 return Err(Refused::Heard(name.clone(), manager.clone()));
             }
@@ -134,7 +149,8 @@ impl Survey<'_> {
         let candidate = |name: &ServerName| {
             self.record.server(name).is_some_and(|server| server.role == Role::Member && server.candidate)
         };
-        let most = self.answers().filter(|(name, _)| candidate(name)).filter_map(|(name, a)| Some((a.number()?, name)));
+        let held = |answer: &Answer| answer.at.as_ref().filter(|at| self.is_managers(at)).map(SignedHeader::number);
+        let most = self.answers().filter(|(name, _)| candidate(name)).filter_map(|(name, a)| Some((held(a)?, name)));
         match most.max() {
             Some((theirs, name)) if theirs > at => Err(Refused::Behind(name.clone(), theirs, at)),
             Some(_) | None => Ok(()),
@@ -153,15 +169,18 @@ impl Survey<'_> {
             None => format!("nobody that answers has seen more than {at}"),
             Some(most) => format!("{most} has been seen; this server takes over from {at}"),
         });
-        let epochs = self.answers().map(|(_, answer)| answer.record.epoch.0);
-        let epoch = epochs.chain([self.record.version.epoch.0, at.epoch.0]).max().unwrap_or_default();
+        let own = self.record.version.epoch.0.max(at.epoch.0);
+        // Nobody's bare word uses the epochs up.
+        let known = self.answers().map(|(_, answer)| answer.record.epoch.0).filter(|epoch| *epoch <= own + AHEAD);
+        let epoch = known.max().unwrap_or_default().max(own);
         Findings { servers, lost: self.lost(), epoch }
     }
 
-    fn line(&self, name: &ServerName, answer: &Result<Answer, String>, at: Number) -> String {
+    fn line(&self, name: &ServerName, answer: &Result<Answer, Silence>, at: Number) -> String {
         let manager = if *name == self.record.manager().name { ", the manager," } else { "" };
         let answer = match answer {
-            Err(why) => return format!("{name}{manager} does not answer: {why}"),
+            Err(Silence { there: false, why }) => return format!("{name}{manager} does not answer: {why}"),
+            Err(Silence { there: true, why }) => return format!("{name}{manager} is there, and says: {why}"),
             Ok(answer) => answer,
         };
         let leads = if answer.leads { format!(", and leads in epoch {}", answer.record.epoch) } else { String::new() };
@@ -196,6 +215,11 @@ impl Survey<'_> {
             format!("{} of {time} UTC by {}: {} (seen by {})", said.number, said.manager, plain(message), by.join(", "))
         };
         lost.into_values().map(line).collect()
+    }
+
+    /// Whether the manager of its epoch signed it.
+    fn is_managers(&self, header: &SignedHeader) -> bool {
+        (self.led_by)(header.number().epoch).is_some_and(|manager| header.signed_by(&manager))
     }
 
     fn is_signed(&self, header: &SignedHeader) -> bool {

@@ -7,6 +7,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, Endpoint, Error};
 
+/// Bytes that may be on their way here: answers are small, and a window that adapts asks the other end at every one.
+const WINDOW: u32 = 1 << 20;
 /// How often a quiet connection is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long it may take to answer that.
@@ -29,7 +31,8 @@ where
     });
     // The address is a form only: the connection is there already.
     Endpoint::from_static("http://bellwether.invalid")
-        .http2_adaptive_window(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(2 * WINDOW)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)

@@ -11,7 +11,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{self, Failed, Job, Plan, Recovered, Refused, Site},
-    history::HistoryError,
+    history::{History, HistoryError},
     scan::{Depth, Look, ScanError, Source, scan},
     tree::{Change, Node, Tree},
 };
@@ -122,22 +122,27 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     Ok(Made { look: Some(Look::At(places)), adopted })
 }
 
-/// Completes or takes back what a crash interrupted; whatever is there then is published.
-pub(crate) fn recover(site: &Site) -> Result<(), Failed> {
-    match apply::recover(site, None)? {
-        Recovered::Clean => {}
-        Recovered::Back => tracing::warn!("edits of a member were about to be kept; that was taken back"),
-        Recovered::Forward(_) => {
-            tracing::warn!("edits of a member were about to be kept; that was completed");
+/// Completes or takes back what a crash interrupted; what differs from the head then is published. Edits that were being
+/// kept are taken back: nobody was told that they are. `at`: the revision that was noted while this server was a member.
+/// Returns the one whose switch was completed.
+pub(crate) fn recover(site: &Site, at: Option<RevisionId>, history: &History) -> Result<Option<RevisionId>, Failed> {
+    match apply::recover_known(site, at, &|revision| history.get(revision).is_some())? {
+        Recovered::Clean => Ok(None),
+        Recovered::Back => {
+            tracing::warn!("an interrupted switch was taken back");
+            Ok(None)
+        }
+        Recovered::Forward(revision) => {
+            tracing::warn!("an interrupted switch was completed");
             if let Err(error) = apply::forget(site) {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the journal is left; the next start tries again"
                 );
             }
+            Ok(Some(revision))
         }
     }
-    Ok(())
 }
 
 fn edited(shared: &Shared, head: &Head, at: RevisionId) -> Result<Tree, AdoptError> {

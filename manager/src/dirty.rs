@@ -2,7 +2,7 @@
 //! everything is to be looked at.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,6 +18,17 @@ const PATHS: usize = 50_000;
 
 type Paths = BTreeMap<(SetName, EntryPath), Depth>;
 
+/// What an event says of the file at its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// Somebody has it open and writes.
+    Open,
+    /// Whoever wrote has closed it, or it came or went whole.
+    Over,
+    /// Nothing.
+    Unknown,
+}
+
 /// Paths that events named, and the burst they came in.
 #[derive(Debug, Default)]
 pub struct Dirty {
@@ -29,6 +40,8 @@ pub struct Dirty {
 struct State {
     paths: Paths,
     everything: bool,
+    /// Files that are being written in place.
+    open: BTreeSet<(SetName, EntryPath)>,
     burst: Option<Burst>,
 }
 
@@ -38,12 +51,18 @@ impl Dirty {
     }
 
     /// Something happened at a path.
-    pub(crate) fn note(&self, set: SetName, path: EntryPath, depth: Depth, now: Instant) {
+    pub(crate) fn note(&self, set: SetName, path: EntryPath, depth: Depth, writing: Writing, now: Instant) {
         self.add(now, |state| {
+            let at = (set, path);
+            match writing {
+                Writing::Open if state.open.len() < PATHS => drop(state.open.insert(at.clone())),
+                Writing::Over => drop(state.open.remove(&at)),
+                Writing::Open | Writing::Unknown => {}
+            }
             if state.everything {
                 return;
             }
-            let known = state.paths.entry((set, path)).or_insert(depth);
+            let known = state.paths.entry(at).or_insert(depth);
             *known = depth.max(*known);
             if state.paths.len() > PATHS {
                 state.paths = Paths::new();
@@ -63,9 +82,9 @@ impl Dirty {
     fn add(&self, now: Instant, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
-        let paths = state.paths.len();
+        let (paths, writing) = (state.paths.len(), !state.open.is_empty());
         let first = state.burst.map_or(now, |burst| burst.first);
-        state.burst = Some(Burst { first, last: now, paths });
+        state.burst = Some(Burst { first, last: now, paths, writing });
         drop(state);
         self.changed.notify_one();
     }
@@ -108,7 +127,7 @@ impl Dirty {
 
     /// What to look at; none when nothing happened. From now on a new burst is gathered.
     pub fn take(&self) -> Option<Look> {
-        let State { paths, everything, burst } = std::mem::take(&mut *self.state());
+        let State { paths, everything, burst, open: _ } = std::mem::take(&mut *self.state());
         burst?;
         Some(if everything { Look::Stats } else { Look::At(paths) })
     }
@@ -135,9 +154,9 @@ mod tests {
     fn paths_are_gathered_with_the_greater_depth() {
         let (dirty, now) = (Dirty::default(), Instant::now());
         assert!(dirty.take().is_none() && dirty.due(Duration::ZERO).is_none());
-        dirty.note(set(), path("a"), Depth::All, now);
-        dirty.note(set(), path("a"), Depth::Entry, now);
-        dirty.note(set(), path("b"), Depth::Entry, now);
+        dirty.note(set(), path("a"), Depth::All, Writing::Unknown, now);
+        dirty.note(set(), path("a"), Depth::Entry, Writing::Unknown, now);
+        dirty.note(set(), path("b"), Depth::Entry, Writing::Unknown, now);
         let Some(Look::At(paths)) = dirty.take() else { panic!() };
         assert_eq!(paths.into_values().collect::<Vec<_>>(), [Depth::All, Depth::Entry]);
         assert!(dirty.take().is_none());
@@ -147,19 +166,19 @@ mod tests {
     fn too_many_paths_are_everything() {
         let (dirty, now) = (Dirty::default(), Instant::now());
         for n in 0..=PATHS {
-            dirty.note(set(), path(&n.to_string()), Depth::Entry, now);
+            dirty.note(set(), path(&n.to_string()), Depth::Entry, Writing::Unknown, now);
         }
-        dirty.note(set(), path("one more"), Depth::Entry, now);
+        dirty.note(set(), path("one more"), Depth::Entry, Writing::Unknown, now);
         assert!(matches!(dirty.take(), Some(Look::Stats)));
     }
 
     #[test]
     fn what_was_prepared_holds_for_its_own_burst_only() {
         let (dirty, now) = (Dirty::default(), Instant::now());
-        dirty.note(set(), path("a"), Depth::Entry, now);
+        dirty.note(set(), path("a"), Depth::Entry, Writing::Unknown, now);
         let (burst, look) = dirty.peek().unwrap();
         assert!(matches!(look, Look::At(paths) if paths.len() == 1));
-        dirty.note(set(), path("a"), Depth::Entry, now + Duration::from_millis(1));
+        dirty.note(set(), path("a"), Depth::Entry, Writing::Unknown, now + Duration::from_millis(1));
         assert!(!dirty.take_if(burst), "it happened again");
         let (burst, _) = dirty.peek().unwrap();
         assert!(dirty.take_if(burst) && dirty.take().is_none());
@@ -171,15 +190,28 @@ mod tests {
     fn only_what_is_looked_at_again_is_forgotten() {
         let (dirty, now) = (Dirty::default(), Instant::now());
         let again: Paths = [((set(), path("a")), Depth::Entry)].into();
-        dirty.note(set(), path("a"), Depth::All, now);
+        dirty.note(set(), path("a"), Depth::All, Writing::Unknown, now);
         dirty.forget(&again);
         assert!(dirty.take().is_some(), "all below it, too, was to be looked at");
-        dirty.note(set(), path("a"), Depth::Entry, now);
-        dirty.note(set(), path("b"), Depth::Entry, now);
+        dirty.note(set(), path("a"), Depth::Entry, Writing::Unknown, now);
+        dirty.note(set(), path("b"), Depth::Entry, Writing::Unknown, now);
         dirty.forget(&again);
         assert!(dirty.take().is_some(), "b was not");
-        dirty.note(set(), path("a"), Depth::Entry, now);
+        dirty.note(set(), path("a"), Depth::Entry, Writing::Unknown, now);
         dirty.forget(&again);
         assert!(dirty.take().is_none());
+    }
+
+    #[test]
+    fn a_burst_waits_for_the_file_that_is_being_written() {
+        let (dirty, now) = (Dirty::default(), Instant::now());
+        let most = Duration::from_millis(300);
+        let note = |writing| dirty.note(set(), path("a"), Depth::Entry, writing, now);
+        note(Writing::Open);
+        assert_eq!((dirty.due(most), dirty.early()), (Some(now + most), None));
+        note(Writing::Unknown);
+        assert_eq!(dirty.due(most), Some(now + most));
+        note(Writing::Over);
+        assert!(dirty.due(most) < Some(now + most));
     }
 }

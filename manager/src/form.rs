@@ -14,7 +14,7 @@ use bellwether_proto::{
     revision::{Epoch, GroupId, Header, Number, SignedHeader},
 };
 use bellwether_store::{
-    history::{History, HistoryError},
+    history::{History, HistoryError, Stored},
     index,
     pack::{self, Contents, Outlines, PackError},
     scan::{Look, Notice, ScanError, scan},
@@ -112,16 +112,43 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
     if history.head().is_some() {
         return Err(FormError::History(form.state.join("history")));
     }
-    let sources = sources(&record, &form.sets);
+    let base = pack_base(&mut history, &record, &form.sets, form.state, |root| first_header(&form, &record, root))?;
+    save_index(form.state, &base.tree);
+    let (entries, bytes) = measure(&base.tree);
+    let record = SignedRecord::sign(record, form.key)?;
+    let Base { stored, tree: _, notices } = base;
+    Ok(Formed { record, header: stored.header.clone(), entries, bytes, pack_bytes: stored.size, notices })
+}
+
+/// What the sets hold, packed.
+pub(crate) struct Base {
+    pub(crate) stored: Arc<Stored>,
+    pub(crate) tree: Tree,
+    pub(crate) notices: Vec<Notice>,
+}
+
+/// Packs what the sets hold as a base, under the header that `header` makes for their root; part of `history`, durably,
+/// when this returns.
+///
+/// # Errors
+/// The sets cannot be read, packed or kept.
+pub(crate) fn pack_base(
+    history: &mut History,
+    record: &Record,
+    sets: &[(SetName, PathBuf)],
+    state: &Path,
+    header: impl Fn(Hash) -> SignedHeader,
+) -> Result<Base, FormError> {
+    let sources = sources(record, sets);
     let rules: Vec<Arc<SetRules>> = sources.iter().map(|source| source.rules.clone()).collect();
     let empty = Tree::empty(rules.iter().cloned());
     let mut found = scan(&sources, &empty, &Look::Bytes)?;
-    let outlines = Outlines::of_tree(&form.state.join(OUTLINES), &found.tree);
+    let outlines = Outlines::of_tree(&state.join(OUTLINES), &found.tree);
     for attempt in 1.. {
         if let Some(missing) = found.tree.sets().iter().find(|set| set.root.is_none()) {
-            return Err(no_directory(&form.sets, &missing.rules.name));
+            return Err(no_directory(sets, &missing.rules.name));
         }
-        let header = first_header(&form, &record, found.tree.root());
+        let header = header(found.tree.root());
         let contents = Contents {
             header: &header,
             base: true,
@@ -140,11 +167,7 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
             Err(error) => return Err(error.into()),
             Ok(_) => {
                 let stored = history.commit(new)?;
-                save_index(form.state, &found.tree);
-                let (entries, bytes) = measure(&found.tree);
-                let record = SignedRecord::sign(record, form.key)?;
-                let pack_bytes = stored.size;
-                return Ok(Formed { record, header, entries, bytes, pack_bytes, notices: found.notices });
+                return Ok(Base { stored, tree: found.tree, notices: found.notices });
             }
         }
     }
@@ -152,13 +175,13 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
 }
 
 /// Only a cache: without it the first start reads every file again.
-fn save_index(state: &Path, tree: &Tree) {
+pub(crate) fn save_index(state: &Path, tree: &Tree) {
     if let Err(error) = index::save(&state.join("index"), tree) {
         tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
     }
 }
 
-fn check_sets(sets: &[(SetName, PathBuf)]) -> Result<(), FormError> {
+pub(crate) fn check_sets(sets: &[(SetName, PathBuf)]) -> Result<(), FormError> {
     if sets.is_empty() {
         return Err(FormError::NoSets);
     }
@@ -229,7 +252,7 @@ fn first_header(form: &Form<'_>, record: &Record, root: Hash) -> SignedHeader {
 }
 
 /// Entries, and bytes of files.
-fn measure(tree: &Tree) -> (u64, u64) {
+pub(crate) fn measure(tree: &Tree) -> (u64, u64) {
     let (mut entries, mut bytes) = (0, 0);
     tree.visit(&mut |_, _, node| {
         entries += 1;

@@ -23,6 +23,7 @@ mod followers;
 mod form;
 pub mod glob;
 pub mod group;
+pub mod halt;
 mod head;
 mod lane;
 mod lanes;
@@ -34,8 +35,10 @@ mod publish;
 mod publisher;
 pub mod quiet;
 mod read;
+pub mod reform;
 pub mod roles;
 pub mod safety;
+mod sessions;
 mod shared;
 mod start;
 pub mod tokens;
@@ -101,6 +104,9 @@ pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel
 
 /// Makes a record durable at the manager; called before anybody sees it.
 pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), SaveError> + Send + Sync>;
+
+/// Told when a server has proved that this manager's state went back; see [`halt`].
+pub type HaltFn = Box<dyn Fn(halt::Halt) + Send + Sync>;
 
 /// Why a server does not enter.
 #[derive(Debug, thiserror::Error)]

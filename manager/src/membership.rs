@@ -12,12 +12,20 @@ use bellwether_proto::{
     v1,
 };
 
+use tokio::sync::oneshot;
+
 use crate::{
     EnterError, Manager, SPREAD, by,
     group::{self, By, GroupRefused, ServerChange},
+    lane::Control,
+    lanes::ToLanes,
+    sessions,
     shared::{EditError, now_ms},
     tokens::{Grant, Presented},
 };
+
+/// How long a server may take to show that it lives.
+const PROBE: std::time::Duration = std::time::Duration::from_secs(3);
 
 impl Manager {
     /// Adds a server again that was removed or disabled.
@@ -110,6 +118,44 @@ impl Manager {
         self.inner.shared.see(Event::Server(name.clone(), Observation::Left));
     }
 
+    /// Whether a call that says to come from the start number `incarnation` of that server may be its: not where the server
+    /// lives that another start of it is connected (W14). `whence` is for the warning.
+    ///
+    /// # Errors
+    /// It is a copy of that server, for people.
+    pub async fn recognise(&self, name: &ServerName, incarnation: u64, whence: &str) -> Result<(), String> {
+        let shared = &self.inner.shared;
+        let mut live = shared.live.subscribe();
+        let connected = live.borrow_and_update().get(name).copied();
+        let Some(connected) = connected.filter(|live| live.incarnation > 0 && live.incarnation != incarnation) else {
+            return Ok(());
+        };
+        let since = now_ms();
+        let (answer, _) = oneshot::channel();
+        let probe = ToLanes { servers: vec![name.clone()], control: Control::Probe, answer };
+        // Full or gone: then the next keepalive tells.
+        let _ = self.inner.lanes.try_send(probe);
+        let told = live.wait_for(|live| match live.get(name) {
+            Some(now) => now.incarnation != connected.incarnation || now.beat >= since,
+            None => true,
+        });
+        let lives = match tokio::time::timeout(PROBE, told).await {
+            Ok(Ok(live)) => live.get(name).is_some_and(|now| now.incarnation == connected.incarnation),
+            // It does not answer: what is connected is gone, or will be found to be.
+            Ok(Err(_)) | Err(_) => false,
+        };
+        if !lives {
+            return Ok(());
+        }
+        let copy = format!(
+            "a copy of {name} at {whence}: it has the same key and says that it was started {incarnation} times, the one \
+             that is connected and alive {} times",
+            connected.incarnation
+        );
+        shared.see(Event::Server(name.clone(), Observation::Knocked(format!("{copy}; it was refused"))));
+        Err(copy)
+    }
+
     async fn edit_servers(
         &self,
         rule: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
@@ -140,6 +186,10 @@ impl Manager {
     /// Why it does not enter; the token's use may be bound to its key by then, so that it can come again.
     pub async fn enter(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Arc<SignedRecord>, EnterError> {
         let (name, replaces) = self.admit(request, key).await?;
+        // It comes without a state: the sessions that it, or whoever had the name, has had say nothing any more.
+        let (state, whose) = (self.inner.shared.state.clone(), name.clone());
+        let forget = move || sessions::forget(&state, &whose);
+        tokio::task::spawn_blocking(forget).await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
         let by = by(name.as_str());
         let shared = &self.inner.shared;
         Ok(shared.edit(|held| entered(held, &name, key, &request.address, replaces, &by)).await?)

@@ -1,8 +1,10 @@
 //! When a burst of events is over: a pure rule over their times.
 //!
 //! One save is published 5 ms after it. The quiet time that is asked for grows with the burst, up to the group's
-//! `quiet_max`: by twice its length so far, by 0.2 ms for every further path, and by 2 ms more for each of the first twenty
-//! of them, so that a `git checkout`, which pauses between its files, is one revision. A directory that is written to without a pause is published every [`LONGEST`] all the same.
+//! `quiet_max`: by twice its length so far, by 0.05 ms for every further path, and by 2 ms more for each of the first twenty
+//! of them, so that a `git checkout`, which pauses between its files, is one revision. While a file is open and being
+//! written in place, it is `quiet_max`: what there is of the file is cut short until it is closed. A directory that is
+//! written to without a pause is published every [`LONGEST`] all the same.
 
 use std::time::{Duration, Instant};
 
@@ -27,12 +29,14 @@ pub struct Burst {
     pub last: Instant,
     /// Different paths.
     pub paths: usize,
+    /// A file is open and being written in place: what there is of it is cut short.
+    pub writing: bool,
 }
 
 impl Burst {
     /// When to begin with what can be thrown away; none: it is a burst of many, of which more is to come.
     pub fn early(&self) -> Option<Instant> {
-        (self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
+        (!self.writing && self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
     }
 
     /// When to scan, should nothing more happen.
@@ -40,8 +44,9 @@ impl Burst {
         let length = self.last.saturating_duration_since(self.first);
         let further = u32::try_from(self.paths.saturating_sub(1)).unwrap_or(u32::MAX).min(10_000);
         let quiet =
-            SHORTEST + length * 2 + Duration::from_millis(2) * further.min(20) + Duration::from_micros(200) * further;
-        (self.last + quiet.min(quiet_max.max(SHORTEST))).min(self.first + LONGEST)
+            SHORTEST + length * 2 + Duration::from_millis(2) * further.min(20) + Duration::from_micros(50) * further;
+        let most = quiet_max.max(SHORTEST);
+        (self.last + if self.writing { most } else { quiet.min(most) }).min(self.first + LONGEST)
     }
 }
 
@@ -64,7 +69,7 @@ mod tests {
                 scans.push((due - start).as_millis());
                 burst = None;
             }
-            let b = burst.get_or_insert(Burst { first: now, last: now, paths: 0 });
+            let b = burst.get_or_insert(Burst { first: now, last: now, paths: 0, writing: false });
             *b = Burst { last: now, paths: b.paths + 1, ..*b };
         }
         scans.extend(burst.map(|b| (b.due(MAX) - start).as_millis()));
@@ -80,12 +85,19 @@ mod tests {
     fn a_save_is_prepared_early_a_long_burst_is_not() {
         let first = Instant::now();
         let early = |length, paths| {
-            let burst = Burst { first, last: first + Duration::from_millis(length), paths };
+            let burst = Burst { first, last: first + Duration::from_millis(length), paths, writing: false };
             burst.early().inspect(|at| assert!(*at < burst.due(MAX)))
         };
         assert_eq!(early(0, 1), Some(first + EARLY));
         assert_eq!(early(2, 3), Some(first + Duration::from_millis(2) + EARLY));
         assert_eq!((early(0, 4), early(5, 1)), (None, None));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_waited_for() {
+        let now = Instant::now();
+        let burst = Burst { first: now, last: now, paths: 1, writing: true };
+        assert_eq!((burst.early(), burst.due(MAX)), (None, now + MAX));
     }
 
     #[test]
@@ -116,10 +128,11 @@ mod tests {
         #[test]
         fn never_before_the_last_event_and_never_later_than_the_bounds(
             length in 0u64..20_000, paths in 1usize..100_000, max in 0u64..1000,
+            writing in proptest::bool::ANY,
         ) {
             let first = Instant::now();
             let last = first + Duration::from_millis(length.min(10_000));
-            let due = Burst { first, last, paths }.due(Duration::from_millis(max));
+            let due = Burst { first, last, paths, writing }.due(Duration::from_millis(max));
             prop_assert!(due >= last);
             prop_assert!(due <= first + LONGEST);
             prop_assert!(due <= last + Duration::from_millis(max.max(5)));

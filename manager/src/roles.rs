@@ -50,7 +50,9 @@ pub enum RoleRefused {
     #[error("{0} is disabled, so it does not have what the manager has; first: bellwether server enable {0}")]
     Disabled(ServerName),
     /// It may not become manager.
-    #[error("{0} is not a candidate: it may not become manager; first, at the manager: bellwether server set {0}")]
+    #[error(
+        "{0} is not a candidate: it may not become manager; first, at the manager: bellwether server set {0} --candidate yes"
+    )]
     NoCandidate(ServerName),
     /// Its key is not in the record.
     #[error("this server is not in the group record that it holds; let it join again")]
@@ -69,7 +71,7 @@ pub fn hand_over(held: &SignedRecord, to: &ServerName, leave: Leave, by: &By) ->
     eligible(server)?;
     let Epoch(epoch) = held.record().version.epoch;
     let what = format!("promote {to}{}", told(leave));
-    Ok(Some(turned(held, Epoch(epoch + 1), &server.key.clone(), leave, by, what)))
+    Ok(Some(turned(held, Epoch(epoch.saturating_add(1)), &server.key.clone(), leave, by, what)))
 }
 
 /// The record with which the server of key `own` takes over, by two epochs: a handover to it that nobody has heard of
@@ -95,7 +97,7 @@ pub fn take_over(
     } else {
         format!("promote --self at {}, without {lost}{}", server.name, told(leave))
     };
-    Ok(turned(held, Epoch(epoch + 2), own, leave, by, what))
+    Ok(turned(held, Epoch(epoch.saturating_add(2)), own, leave, by, what))
 }
 
 fn eligible(server: &Server) -> Result<(), RoleRefused> {

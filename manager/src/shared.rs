@@ -19,8 +19,8 @@ use bellwether_store::{history::History, pack::Outlines, scan::Source, state_fil
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
-    Dial, SaveRecord, failpoints, followers::Followers, group::GroupRefused, head::Head, lane::Deadlines,
-    procedure::Board,
+    Dial, HaltFn, SaveRecord, failpoints, followers::Followers, group::GroupRefused, halt::Halt, head::Head,
+    lane::Deadlines, procedure::Board,
 };
 
 /// The cache of what chunks look like, in the state directory.
@@ -94,6 +94,15 @@ pub enum EditError {
     Stopping,
 }
 
+/// A server as the connection to it shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Live {
+    /// How often its state was opened.
+    pub(crate) incarnation: u64,
+    /// The newest keepalive that it has answered.
+    pub(crate) beat: u64,
+}
+
 pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
@@ -116,12 +125,15 @@ pub(crate) struct Shared {
     pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
     /// The document of procedures that each candidate that is reached has taken.
     informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
+    /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
+    pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
     /// How far each server that is reached has come.
     pub(crate) followers: watch::Sender<Followers>,
     /// Servers that refused us because they have seen a newer record.
     newer: mpsc::Sender<ServerName>,
+    halt: HaltFn,
     pub(crate) save_record: SaveRecord,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
@@ -140,13 +152,14 @@ pub(crate) struct Given {
     pub(crate) timings: Timings,
     pub(crate) board: Arc<Board>,
     pub(crate) newer: mpsc::Sender<ServerName>,
+    pub(crate) halt: HaltFn,
     pub(crate) save_record: SaveRecord,
 }
 
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
-        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, newer, save_record } =
-            given;
+        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, .. } = given;
+        let Given { board, newer, halt, save_record, .. } = given;
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -166,9 +179,11 @@ impl Shared {
             reads: Semaphore::new(READS),
             records: watch::Sender::default(),
             informed: std::sync::Mutex::default(),
+            live: watch::Sender::default(),
             base_wanted: Notify::new(),
             followers: watch::Sender::default(),
             newer,
+            halt,
             save_record,
             editing: Arc::default(),
         }
@@ -190,6 +205,11 @@ impl Shared {
     /// A server has seen a newer record: whoever runs this manager asks it. One hint is enough.
     pub(crate) fn is_behind(&self, server: &ServerName) {
         let _ = self.newer.try_send(server.clone());
+    }
+
+    /// A server has proved that this manager's state went back: whoever runs this manager stops it.
+    pub(crate) fn halt(&self, halt: Halt) {
+        (self.halt)(halt);
     }
 
     /// The sets of the record on this server, under its rules.

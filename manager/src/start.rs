@@ -10,13 +10,13 @@ use std::{
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
-    record::SignedRecord,
-    revision::{Epoch, Number, RevisionId},
+    record::{Record, SignedRecord},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
     status::Event,
 };
 use bellwether_store::{
     apply::{Failed, Site},
-    history::{History, HistoryError, Stored},
+    history::{History, HistoryError, LeftOut, Stored},
     index,
     state_file::{self, StateFileError},
     tree::Tree,
@@ -24,10 +24,11 @@ use bellwether_store::{
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::{
-    Dial, Inner, Manager, SaveRecord, adopt,
+    Dial, HaltFn, Inner, Manager, SaveRecord, adopt,
     balancer::Locals,
     dirty::Dirty,
     epoch,
+    halt::{Halt, Proof},
     head::Head,
     lanes,
     procedure::Board,
@@ -67,6 +68,10 @@ pub struct Setup {
     pub events: mpsc::UnboundedSender<Event>,
     /// Gets the names of servers that have seen a newer record than this manager's.
     pub newer: mpsc::Sender<ServerName>,
+    /// Told when this manager's state is found to have gone back; the manager is to be stopped then.
+    pub halt: HaltFn,
+    /// What other servers have said to have seen, each with its name: asked before this manager leads.
+    pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
     /// Makes a record durable here.
     pub save_record: SaveRecord,
     /// Intervals and patience.
@@ -91,6 +96,17 @@ pub enum StartError {
         "revision {0} in the history is damaged: its entries do not give its root; form the group again: bellwether group reform"
     )]
     Damaged(Number),
+    /// A revision that is newer than what can be used.
+    #[error("{path}, a revision in the history, cannot be used ({why}); form the group again: bellwether group reform")]
+    LeftOut {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Others have seen more of this manager than it knows.
+    #[error(transparent)]
+    WentBack(Box<Halt>),
     /// The history cannot be used.
     #[error("the history cannot be opened")]
     History(#[from] HistoryError),
@@ -138,23 +154,8 @@ impl Manager {
     /// # Errors
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
-        let Setup {
-            name,
-            key,
-            sets,
-            state,
-            record,
-            chain,
-            at,
-            incarnation,
-            dial,
-            events,
-            newer,
-            save_record,
-            timings,
-            balancers,
-            board,
-        } = setup;
+        let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
+        let Setup { halt, seen, save_record, timings, balancers, board, .. } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
@@ -162,9 +163,23 @@ impl Manager {
         let (from, here) = ((state.clone(), sets.clone()), record.clone());
         let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
         let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
+        went_back(&record, &history, &head, &seen)?;
         let chain = chain.iter().map(SignedRecord::to_wire).collect();
-        let given =
-            Given { name, key, sets, state, incarnation, chain, events, dial, timings, board, newer, save_record };
+        let given = Given {
+            name,
+            key,
+            sets,
+            state,
+            incarnation,
+            chain,
+            events,
+            dial,
+            timings,
+            board,
+            newer,
+            halt,
+            save_record,
+        };
         let shared = Arc::new(Shared::new(given, record, head, history));
         let begun = shared.clone();
         tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
@@ -181,19 +196,51 @@ fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, St
     sets.into_iter().map(absolute).collect()
 }
 
+/// Whether others have seen a revision of this epoch, signed by this manager, that the history does not have.
+fn went_back(
+    record: &SignedRecord,
+    history: &History,
+    head: &Head,
+    seen: &[(ServerName, Vec<SignedHeader>)],
+) -> Result<(), StartError> {
+    for (witness, headers) in seen {
+        let lost =
+            headers.iter().rfind(|header| is_lost(record.record(), history, head.stored.header.number(), header));
+        if let Some(lost) = lost {
+            return Err(StartError::WentBack(Box::new(Halt::new(witness.clone(), Proof::Revision(lost.number())))));
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is a revision of this manager's own in this epoch that its history lacks.
+pub(crate) fn is_lost(record: &Record, history: &History, head: Number, header: &SignedHeader) -> bool {
+    let (manager, number) = (record.manager(), header.number());
+    header.header().group == record.group
+        && number.epoch == record.version.epoch
+        && number >= head
+        && header.signed_by(&manager.key)
+        && history.get(header.id()).is_none()
+}
+
 fn open(
     state: &std::path::Path,
     sets: &[(SetName, PathBuf)],
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
-    adopt::recover(&Site { sources: sources(record.record(), sets), state: state.to_owned() })?;
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
+    let site = Site { sources: sources(record.record(), sets), state: state.to_owned() };
+    let at = adopt::recover(&site, at, &history)?.or(at);
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
     // A pack that is newer than what the sets hold was refused here, or not switched to.
     let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
     let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
+    let newer = |left: &&LeftOut| sequence(&left.path).is_some_and(|left| left > stored.header.number().sequence);
+    if let Some(LeftOut { path, why }) = history.left_out().iter().find(newer) {
+        return Err(StartError::LeftOut { path: path.clone(), why: why.clone() });
+    }
     let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
     let loaded = index::load(&state.join("index"), &rules);
     let root = stored.header.header().root;
@@ -208,6 +255,11 @@ fn open(
         }
     };
     Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
+}
+
+/// The sequence that a pack's file name begins with.
+fn sequence(path: &std::path::Path) -> Option<u64> {
+    path.file_name()?.to_str()?.split('.').next()?.parse().ok()
 }
 
 fn head_tree(history: &History, head: &Stored) -> Result<Tree, StartError> {

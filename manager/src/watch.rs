@@ -19,11 +19,15 @@ use bellwether_proto::{
 use bellwether_store::scan::{Depth, Excludes, Source};
 use notify::{
     Config, EventKind, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{CreateKind, ModifyKind},
+    event::{AccessKind, AccessMode, CreateKind, ModifyKind},
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::{dirty::Dirty, publisher::stopped, shared::sources};
+use crate::{
+    dirty::{Dirty, Writing},
+    publisher::stopped,
+    shared::sources,
+};
 
 /// How long after a failure to watch it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -39,7 +43,7 @@ struct Place {
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     /// Something happened there.
-    At(SetName, EntryPath, Depth),
+    At(SetName, EntryPath, Depth, Writing),
     /// A set's root came, went or was replaced: its watch may be on what is no longer there.
     Root(SetName),
     /// Events were lost.
@@ -62,6 +66,7 @@ fn read(event: &notify::Event, places: &[Place]) -> Vec<Seen> {
         return vec![Seen::Everything];
     }
     let depth = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Depth::Entry,
         EventKind::Access(_) => return Vec::new(),
         EventKind::Create(CreateKind::File)
         | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_))
@@ -69,12 +74,34 @@ fn read(event: &notify::Event, places: &[Place]) -> Vec<Seen> {
         // A directory that came may hold anything by now.
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => Depth::All,
     };
-    let moved = !matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
+    let moved =
+        !matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
+    let writing = writing(event);
     let pairs = event.paths.iter().flat_map(|path| places.iter().map(move |place| (path, place)));
-    pairs.filter_map(|(path, place)| seen(path, place, depth, moved)).collect()
+    pairs.filter_map(|(path, place)| seen(path, place, depth, writing, moved)).collect()
 }
 
-fn seen(path: &Path, place: &Place, depth: Depth, moved: bool) -> Option<Seen> {
+/// Whether more is to come: a file that is written in place is cut short until it is closed.
+fn writing(event: &notify::Event) -> Writing {
+    use std::os::unix::fs::MetadataExt;
+    match event.kind {
+        EventKind::Modify(ModifyKind::Data(_)) => Writing::Open,
+        // A link is made at once, and nobody closes it.
+        EventKind::Create(CreateKind::File) => {
+            let new = |path: &PathBuf| path.symlink_metadata().is_ok_and(|seen| seen.is_file() && seen.nlink() == 1);
+            if event.paths.iter().any(new) { Writing::Open } else { Writing::Over }
+        }
+        EventKind::Modify(ModifyKind::Metadata(_)) => Writing::Unknown,
+        EventKind::Access(_)
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Any
+        | EventKind::Other => Writing::Over,
+    }
+}
+
+fn seen(path: &Path, place: &Place, depth: Depth, writing: Writing, moved: bool) -> Option<Seen> {
     use std::os::unix::ffi::OsStrExt;
     let below = path.strip_prefix(&place.root).ok()?;
     // What cannot be a path of a set cannot be published either; the slow scan says why.
@@ -85,7 +112,7 @@ fn seen(path: &Path, place: &Place, depth: Depth, moved: bool) -> Option<Seen> {
     if place.excludes.as_ref().is_some_and(|excludes| excludes.excluded(&below, false)) {
         return None;
     }
-    Some(Seen::At(place.set.clone(), below, depth))
+    Some(Seen::At(place.set.clone(), below, depth, writing))
 }
 
 struct Watching {
@@ -104,17 +131,19 @@ impl Watching {
             };
             for seen in read(&event, &known) {
                 match seen {
-                    Seen::At(set, path, depth) => dirty.note(set, path, depth, now),
+                    Seen::At(set, path, depth, writing) => dirty.note(set, path, depth, writing, now),
                     Seen::Everything => dirty.note_everything(now),
                     Seen::Root(set) => {
-                        dirty.note(set, EntryPath::root(), Depth::All, now);
+                        dirty.note(set, EntryPath::root(), Depth::All, Writing::Unknown, now);
                         // Full: the task has been woken already.
                         let _ = rearm.try_send(());
                     }
                 }
             }
         };
-        let config = Config::default().with_event_kinds(EventKindMask::CORE).with_follow_symlinks(false);
+        let config = Config::default()
+            .with_event_kinds(EventKindMask::CORE | EventKindMask::ACCESS_CLOSE)
+            .with_follow_symlinks(false);
         Ok(Self { watcher: RecommendedWatcher::new(handle, config)?, places })
     }
 

@@ -3,6 +3,7 @@
 //! Everything that comes off the wire or the disk passes through a conversion here that checks it (invariant 7): a
 //! value of a domain type is well-formed, whoever sent it.
 
+pub mod admission;
 pub mod balancer;
 pub mod entry;
 pub mod hash;
@@ -12,10 +13,11 @@ pub mod name;
 pub mod record;
 pub mod revision;
 pub mod status;
+pub mod ticket;
 pub mod token;
 
 /// The generated messages and services.
-#[allow(missing_docs, unreachable_pub, clippy::pedantic)]
+#[allow(missing_docs, unreachable_pub, clippy::pedantic, clippy::large_enum_variant)]
 pub mod v1 {
     tonic::include_proto!("bellwether.v1");
 }

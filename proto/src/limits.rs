@@ -43,6 +43,8 @@ pub const RECORD: usize = 4 << 20;
 pub const PROCEDURES: usize = 2 << 20;
 /// Records of the chain that says who made whom manager: two for each change of epoch.
 pub const CHAIN: usize = 64;
+/// Bytes of the chain that goes with a hello or to a server that enters; a server that needs more of it asks for it.
+pub const CHAIN_SENT: usize = 1 << 20;
 /// Bytes of all records that a server takes from another at once.
 pub const CHAIN_BYTES: usize = 16 << 20;
 /// Chunks that one `Want` may name.

@@ -404,9 +404,15 @@ impl RecordRefused {
             Self::Conflict(ours) => (true, ours),
             Self::OtherGroup { .. } | Self::Signer(_) => return bytes::Bytes::new(),
         };
-        let refusal = v1::RecordRefusal { conflict, epoch: ours.epoch.0, version: ours.version };
+        let refusal = v1::RecordRefusal { conflict, epoch: ours.epoch.0, version: ours.version, ticket: None };
         refusal.encode_to_vec().into()
     }
+}
+
+/// What the refusal of a session carries in its details: the ticket that is held, newer than the one that was offered.
+pub fn stale_session(held: Version, ticket: Option<v1::Ticket>) -> bytes::Bytes {
+    let refusal = v1::RecordRefusal { conflict: true, epoch: held.epoch.0, version: held.version, ticket };
+    refusal.encode_to_vec().into()
 }
 
 /// What [`RecordRefused::details`] said; none: the refusal is about something else.

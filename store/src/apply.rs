@@ -255,7 +255,7 @@ pub struct Switched {
 
 impl Switched {
     /// The caller has durably noted the new revision: the journal goes, and what has to be kept of what was replaced is
-    /// kept. The rest of it goes with [`Committed`].
+    /// kept. The rest of it goes, with [`Committed`] at the latest.
     pub fn release(self) -> Committed {
         let mut work = self.work;
         if let Err(error) = work.commit() {
@@ -284,13 +284,14 @@ impl Switched {
     }
 }
 
-/// A switch that stands. What it replaced is removed when this is dropped: nobody has to wait for that.
+/// A switch that stands. When this is dropped that is made durable, and what it replaced is removed where that is much:
+/// nobody has to wait for either.
 #[derive(Debug)]
 pub struct Committed(Option<Work>);
 
 impl Drop for Committed {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.as_ref().map(Work::clean) {
+        if let Some(Err(error)) = self.0.as_ref().map(Work::settle) {
             tracing::warn!(%error, "cannot make the end of a switch durable; it is finished again after a power loss");
         }
     }

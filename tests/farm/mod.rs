@@ -2,19 +2,22 @@
 
 mod balancer;
 pub(crate) mod compare;
+mod network;
 mod ports;
 mod program;
 pub(crate) mod random;
 mod server;
 mod wait;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 use tempfile::TempDir;
 
 pub(crate) use balancer::Balancer;
+pub(crate) use network::Network;
 pub(crate) use ports::free as free_port;
+use program::bellwether_inside;
 pub(crate) use program::{Output, bellwether, run, run_with_input};
 pub(crate) use server::Server;
 pub(crate) use wait::{DEADLINE, wait_for};
@@ -24,9 +27,16 @@ pub(crate) use wait::{DEADLINE, wait_for};
 pub(crate) struct Plan {
     sets: Vec<String>,
     members: usize,
+    network: Option<Arc<Network>>,
 }
 
 impl Plan {
+    /// Each server in a network of its own.
+    pub(crate) fn on(mut self, network: &Arc<Network>) -> Self {
+        self.network = Some(network.clone());
+        self
+    }
+
     /// So many members beside the manager.
     pub(crate) fn members(mut self, members: usize) -> Self {
         self.members = members;
@@ -43,8 +53,15 @@ impl Plan {
     pub(crate) fn unformed(self) -> Farm {
         let dir = tempfile::Builder::new().prefix("farm-").tempdir().expect("a directory for the farm");
         let name = |index: usize| if index == 0 { "manager".to_owned() } else { format!("member{index}") };
-        let servers = (0..=self.members).map(|i| Server::new(dir.path(), &name(i), &self.sets)).collect();
-        Farm { servers, leads: 0, dir: Some(dir) }
+        let server = |index| {
+            let mut server = Server::new(dir.path(), &name(index), &self.sets);
+            if let Some(network) = &self.network {
+                server.put_into(network.namespace(index), Network::listen(index));
+            }
+            server
+        };
+        let servers = (0..=self.members).map(server).collect();
+        Farm { servers, leads: 0, dir: Some(dir), _network: self.network }
     }
 
     /// Forms the group at the manager, admits every member and waits until all are in sync.
@@ -70,12 +87,14 @@ pub(crate) struct Farm {
     servers: Vec<Server>,
     leads: usize,
     dir: Option<TempDir>,
+    /// Gone after the servers.
+    _network: Option<Arc<Network>>,
 }
 
 impl Farm {
     /// A manager without members and one set, `web`, unless said otherwise.
     pub(crate) fn plan() -> Plan {
-        Plan { sets: vec!["web".to_owned()], members: 0 }
+        Plan { sets: vec!["web".to_owned()], members: 0, network: None }
     }
 
     /// `init` at the manager and its agent started.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    path::Path,
     process::{Child, Command, Stdio},
     thread::{self, JoinHandle},
     time::Duration,
@@ -60,9 +61,22 @@ impl std::fmt::Display for Output {
     }
 }
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
+
 /// The program under test: the one just built.
 pub(crate) fn bellwether() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bellwether"));
+    alone(Command::new(PROGRAM))
+}
+
+/// The same, in that network namespace.
+pub(super) fn bellwether_inside(namespace: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", namespace.display())).arg(PROGRAM);
+    alone(command)
+}
+
+/// Without what the environment of the tests says to it.
+fn alone(mut command: Command) -> Command {
     command.env_remove("BELLWETHER_CONFIG").env_remove("BELLWETHER_LOG").env("NO_COLOR", "1");
     command
 }

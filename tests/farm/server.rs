@@ -12,7 +12,7 @@ use std::{
 use bellwether_proto::status::FarmStatus;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{DEADLINE, Output, bellwether, ports, run, run_with_input, wait_for};
+use super::{DEADLINE, Output, bellwether, bellwether_inside, ports, run, run_with_input, wait_for};
 
 /// A set as this server has it.
 #[derive(Debug, Clone)]
@@ -48,6 +48,8 @@ pub(crate) struct Server {
     pub(crate) agent_check: String,
     /// Its sets.
     pub(crate) sets: Vec<Set>,
+    /// The network namespace that it is in; none: the tests' own.
+    namespace: Option<PathBuf>,
     agent: Option<Child>,
 }
 
@@ -61,7 +63,12 @@ impl Server {
         }
         let address = || format!("127.0.0.1:{}", ports::free());
         let (listen, http, agent_check) = (address(), address(), address());
-        Self { name: name.to_owned(), home, listen, http, agent_check, sets, agent: None }
+        Self { name: name.to_owned(), home, listen, http, agent_check, sets, namespace: None, agent: None }
+    }
+
+    /// Everything of this server runs in that network namespace, where it listens at `listen`.
+    pub(super) fn put_into(&mut self, namespace: PathBuf, listen: String) {
+        (self.namespace, self.listen) = (Some(namespace), listen);
     }
 
     /// Where that set is here.
@@ -227,7 +234,10 @@ impl Server {
     }
 
     fn prepared(&self, arguments: &[&str]) -> Command {
-        let mut command = bellwether();
+        let mut command = match &self.namespace {
+            None => bellwether(),
+            Some(namespace) => bellwether_inside(namespace),
+        };
         command.args(arguments).arg("--config").arg(self.config());
         command
     }

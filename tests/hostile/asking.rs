@@ -5,6 +5,9 @@ use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 use bellwether::{identity, layout::Layout};
 use bellwether_proto::{
     hash::Hash,
+    key::KeyPair,
+    record::{Record, Role, SignedRecord},
+    revision::Epoch,
     token::Token,
     v1::{self, change_request, group_client::GroupClient},
 };
@@ -35,13 +38,15 @@ fn client(player: &Player, token: &Token) -> GroupClient<Channel> {
 }
 
 /// Everything that the group's servers may ask.
-fn ask_all(client: &mut GroupClient<Channel>) -> [Result<(), Status>; 3] {
+fn ask_all(client: &mut GroupClient<Channel>) -> [Result<(), Status>; 5] {
     runtime().block_on(async {
         let read = v1::ReadRequest { set: "web".into(), path: bytes::Bytes::from_static(b"index.html") };
         [
             client.change(put("evil.txt", b"evil")).await.map(drop),
             client.read(read).await.map(drop),
             client.status(v1::StatusRequest {}).await.map(drop),
+            client.survey(v1::SurveyRequest {}).await.map(drop),
+            client.tell(tokio_stream::empty()).await.map(drop),
         ]
     })
 }
@@ -74,6 +79,60 @@ fn strangers_and_removed_servers_are_told_nothing() {
     before.assert_unchanged(farm.manager(), "after strangers");
     farm.manager().write("index.html", "still publishing");
     farm.wait_same(farm.member(1));
+}
+
+/// The records that a server is given.
+fn records(client: &mut GroupClient<Channel>) -> Result<Vec<SignedRecord>, Status> {
+    runtime().block_on(async {
+        let mut stream = client.records(v1::RecordsRequest::default()).await?.into_inner();
+        let mut records = Vec::new();
+        while let Some(wire) = stream.message().await? {
+            records.push(SignedRecord::from_wire(&wire).expect("a record"));
+        }
+        Ok(records)
+    })
+}
+
+#[test]
+fn the_record_is_for_servers_of_the_group_and_counts_by_its_signature() {
+    let farm = Farm::plan().members(1).start_with(fill);
+    let token = token(&farm, &[]);
+    let player = Player::new("player");
+    let mut asking = client(&player, &token);
+    let refused = records(&mut asking).expect_err("a stranger");
+    says("a stranger", refused.message(), &["is not a server of this group"]);
+    runtime().block_on(player.enter(&token)).expect("entered");
+    let held = records(&mut asking).expect("a member may ask").pop().expect("the record in force");
+
+    let forger = KeyPair::generate();
+    let signed = |edit: &dyn Fn(&mut Record), key: &KeyPair| {
+        let mut record = held.record().clone();
+        record.version.version += 1;
+        edit(&mut record);
+        SignedRecord::sign(record, key).expect("a record").to_wire()
+    };
+    let higher = |record: &mut Record| record.version.epoch = Epoch(9);
+    let stranger = |record: &mut Record| {
+        record.version.epoch = Epoch(9);
+        record.servers.iter_mut().filter(|s| s.role == Role::Manager).for_each(|s| s.key = forger.public());
+    };
+    let foreign = |record: &mut Record| record.group = [9; 16].into();
+    let rows: [(&str, Vec<v1::SignedRecord>, &[&str]); 5] = [
+        ("a member's own edit", vec![signed(&|_| {}, &player.key)], &["may not make this change"]),
+        ("a member's word for the manager", vec![signed(&higher, &player.key)], &["may not make this change"]),
+        ("a stranger as manager", vec![signed(&stranger, &forger)], &["may not make this change"]),
+        ("another group", vec![signed(&foreign, &player.key)], &["is of group 0909"]),
+        ("without end", vec![held.to_wire(); 100], &["more records than a chain has"]),
+    ];
+    for (case, told, words) in rows {
+        let refused = runtime().block_on(asking.tell(tokio_stream::iter(told))).expect_err(case);
+        says(case, refused.message(), words);
+    }
+    assert_eq!(records(&mut asking).expect("a member may ask").pop(), Some(held), "nothing was taken");
+
+    farm.manager().command(&["server", "remove", "player", "--yes"]).success();
+    let last = records(&mut client(&player, &token)).expect("it may know that it was removed").pop().expect("a record");
+    assert!(last.record().by_key(&player.key.public()).is_none());
 }
 
 #[test]

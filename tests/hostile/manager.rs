@@ -81,7 +81,7 @@ impl Manager {
     /// The hello that is due.
     pub(super) fn hello(&self) -> v1::DownHello {
         let (record, head) = (Some(self.record.to_wire()), Some(self.head.to_wire()));
-        v1::DownHello { protocol_min: 1, protocol_max: 1, record, head, chain: Vec::new() }
+        v1::DownHello { protocol_min: 1, protocol_max: 1, record, head, ..v1::DownHello::default() }
     }
 
     /// A stream as whoever has `key`, begun with `first`.

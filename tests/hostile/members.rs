@@ -29,8 +29,13 @@ fn play(farm: &Farm, name: &str, part: Part) {
         let mut calls = player.listen().await;
         player.enter(&token).await.expect("entered");
         tokio::spawn(async move {
-            while let Some(call) = calls.recv().await {
-                tokio::spawn(part(call, hello.clone()));
+            let mut held = None;
+            while let Some(mut call) = calls.recv().await {
+                let mut hello = hello.clone();
+                if let Ok(Some(v1::Down { message: Some(down::Message::Hello(down)) })) = call.downs.message().await {
+                    hello.ticket = std::mem::replace(&mut held, down.ticket);
+                }
+                tokio::spawn(part(call, hello));
             }
         });
     });

@@ -12,6 +12,7 @@ mod talk;
 
 mod asking;
 mod drifting;
+mod edits;
 mod greeting;
 mod knocking;
 mod members;

@@ -11,6 +11,7 @@ mod change;
 mod farm;
 mod following;
 mod record;
+mod reform;
 mod starter;
 mod target;
 

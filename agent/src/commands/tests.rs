@@ -56,7 +56,7 @@ fn member(name: &str, state: &str, revision: &str) -> serde_json::Value {
     json!({
         "name": name, "address": "a:1", "role": "member", "state": state, "revision": revision, "lag_revisions": 0,
         "lag_ms": 0, "reason": "the disk is full", "drift": [], "drift_entries": 0, "held": false, "progress": null, "seen_ms": null,
-        "last_update_us": null, "version": null, "kept": [],
+        "last_update_us": null, "version": null, "kept": [], "balancers": [],
         "verified": { "time_ms": 1, "full": true, "entries": 3, "micros": 900, "equal": true },
     })
 }
@@ -173,6 +173,9 @@ impl Admin for Shared {
         &self,
         _: Request<v1::AbortProcedureRequest>,
     ) -> Result<Response<v1::ProcedureReply>, Status> {
+        no()
+    }
+    async fn reform(&self, _: Request<v1::ReformRequest>) -> Result<Response<v1::ReformReply>, Status> {
         no()
     }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {

@@ -13,6 +13,7 @@ mod recovery;
 mod session;
 mod sets;
 mod switch;
+mod tickets;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,7 @@ use bellwether_manager::{
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
+    admission::{Authority, admit},
     entry::Chunk,
     hash::Hash,
     key::PublicKey,
@@ -53,7 +55,7 @@ pub(crate) use self::{
 };
 use self::{
     drift::{pace::Pace, waiting::Waiting},
-    position::{Authority, Fault, Position, admit},
+    position::{Fault, Position},
     receive::{ReceiveError, Receiving, Step},
     session::{ANSWERS, Answer},
     sets::Sets,
@@ -71,7 +73,13 @@ const PROGRESS: Duration = Duration::from_millis(100);
 /// What the member's thread is told.
 pub(crate) enum Input {
     /// A manager's stream began; `up` is its way back, and it ends when `held` is dropped.
-    Open { session: u64, key: PublicKey, up: mpsc::Sender<Answer>, held: oneshot::Sender<()> },
+    Open {
+        session: u64,
+        key: PublicKey,
+        ticket: Option<v1::Ticket>,
+        up: mpsc::Sender<Answer>,
+        held: oneshot::Sender<()>,
+    },
     /// A message of that stream.
     Down { session: u64, message: down::Message },
     /// That stream ended.
@@ -98,6 +106,8 @@ pub(crate) struct Setup {
     pub(crate) tree: Arc<ArcSwap<Tree>>,
     /// Where the revisions that are heard of are shown.
     pub(crate) seen: Arc<Seen>,
+    /// How often this server's state was opened.
+    pub(crate) incarnation: u64,
 }
 
 /// The stream that is followed now. A newer one takes its place.
@@ -105,6 +115,8 @@ struct Session {
     number: u64,
     /// Whose it is.
     key: PublicKey,
+    /// That it shows.
+    ticket: Option<v1::Ticket>,
     up: mpsc::Sender<Answer>,
     _held: oneshot::Sender<()>,
 }
@@ -126,6 +138,7 @@ pub(crate) struct Member {
     ready: watch::Sender<Ready>,
     tree: Arc<ArcSwap<Tree>>,
     seen: Arc<Seen>,
+    incarnation: u64,
     history: History,
     position: Position,
     sets: Sets,
@@ -161,7 +174,7 @@ pub(crate) enum OpenError {
 impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
-        let Setup { name, paths, layout, record, events, ready, tree: shown, seen } = setup;
+        let Setup { name, paths, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
         let (mut position, history) = recover(&layout, &paths, record.current().record())?;
         if position.leads {
             position.leads = false;
@@ -187,6 +200,7 @@ impl Member {
             ready,
             tree: shown,
             seen,
+            incarnation,
             history,
             position,
             sets,
@@ -231,8 +245,8 @@ impl Member {
         self.catch_up();
         while let Some(input) = inputs.blocking_recv() {
             match input {
-                Input::Open { session, key, up, held } => {
-                    self.opened(Session { number: session, key, up, _held: held });
+                Input::Open { session, key, ticket, up, held } => {
+                    self.opened(Session { number: session, key, ticket, up, _held: held });
                 }
                 Input::Down { session, message } if self.is_current(session) => self.down(message),
                 Input::Closed { session } if self.is_current(session) => self.closed(),
@@ -250,7 +264,9 @@ impl Member {
 
     /// What the sets hold, looked at now.
     fn account(&mut self) -> Account {
-        self.dirty(&Look::Stats);
+        if matches!(self.work, Work::Idle) {
+            self.dirty(&Look::Stats);
+        }
         Account {
             at: self.position.at.clone(),
             fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()),
@@ -262,8 +278,9 @@ impl Member {
         self.session.as_ref().is_some_and(|current| current.number == session)
     }
 
-    fn opened(&mut self, session: Session) {
+    fn opened(&mut self, mut session: Session) {
         self.closed();
+        let ticket = session.ticket.take();
         self.session = Some(session);
         let partial = self.history.partial();
         let kept = std::mem::take(&mut self.unsaid);
@@ -277,6 +294,8 @@ impl Member {
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
             drift: Some(v1::Drift { kept, ..self.drift.clone() }),
+            incarnation: self.incarnation,
+            ticket,
         }));
     }
 
@@ -301,6 +320,7 @@ impl Member {
             down::Message::Supply(supply) => self.supply(&supply),
             down::Message::Verify(verify) => self.verify(verify.full),
             down::Message::Sync(_) => self.sync(),
+            down::Message::Fence(fence) => self.fenced(fence.reason),
             // The session's: it answers without waiting for this thread.
             down::Message::Hello(_)
             | down::Message::Record(_)

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::Input;
+use super::{Input, tickets::Tickets};
 use crate::{
     error::chain,
     group::{GroupRecord, TakeError},
@@ -38,6 +38,8 @@ use crate::{
 pub(super) const ANSWERS: usize = 64;
 /// How long a stream may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
+/// How long a manager's stream may be silent and yet live: its keepalives are 5 s apart.
+const ALIVE: Duration = Duration::from_secs(8);
 /// How long a change of this server's role is waited for.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -54,6 +56,19 @@ pub(crate) struct PushService {
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
     others: Semaphore,
+    tickets: Tickets,
+    /// The manager's stream that is followed.
+    live: Mutex<Option<Live>>,
+}
+
+/// A manager's stream as another hello of that manager has to know it.
+#[derive(Clone)]
+struct Live {
+    key: PublicKey,
+    /// How often that manager's state was opened.
+    incarnation: u64,
+    /// Counts its messages, and ends with it.
+    heard: watch::Receiver<u64>,
 }
 
 impl PushService {
@@ -66,7 +81,9 @@ impl PushService {
         board: Arc<Board>,
         reach: watch::Receiver<v1::Balancers>,
     ) -> Self {
-        Self { record, standing, hints, board, reach, sessions: AtomicU64::new(0), others: Semaphore::new(1) }
+        let (sessions, others) = (AtomicU64::new(0), Semaphore::new(1));
+        let tickets = Tickets::new(record.clone());
+        Self { record, standing, hints, board, reach, sessions, others, tickets, live: Mutex::new(None) }
     }
 }
 
@@ -83,6 +100,8 @@ impl Push for PushService {
             check_head(&self.record, head)?;
         }
         let following = self.following().await?;
+        self.only_one(key, hello.incarnation).await?;
+        let ticket = self.tickets.take(&hello).await?;
         let (answers, up) = mpsc::channel(ANSWERS);
         let (held, over) = oneshot::channel();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
@@ -90,8 +109,21 @@ impl Push for PushService {
         let board = self.board.clone();
         let mut reach = self.reach.clone();
         reach.mark_changed();
-        let session = Session { number, key, record, board, inputs, answers, reach, offered: false, _open: open };
-        session.pass(Input::Open { session: number, key, up: session.answers.clone(), held }).await?;
+        let (heard_to, heard) = watch::channel(0);
+        *self.locked() = Some(Live { key, incarnation: hello.incarnation, heard });
+        let session = Session {
+            number,
+            key,
+            record,
+            board,
+            inputs,
+            answers,
+            reach,
+            offered: false,
+            heard: heard_to,
+            _open: open,
+        };
+        session.pass(Input::Open { session: number, key, ticket, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
             session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
         }
@@ -108,6 +140,28 @@ impl PushService {
     fn unknown(&self, peer: &tls::Peer) {
         if self.record.current().record().by_key(&peer.key).is_none() {
             self.record.knocked(peer, "to be obeyed as the manager");
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the manager that says hello is not a copy of the one that leads this server (W14): another start of it, while
+    /// that one lives. Its stream ends with it, or says something soon.
+    async fn only_one(&self, key: PublicKey, incarnation: u64) -> Result<(), Status> {
+        let live = self.locked().clone();
+        let Some(mut live) = live.filter(|live| live.key == key && live.incarnation != incarnation) else {
+            return Ok(());
+        };
+        live.heard.mark_unchanged();
+        match tokio::time::timeout(ALIVE, live.heard.changed()).await {
+            Ok(Ok(())) => Err(Status::failed_precondition(format!(
+                "another start of this manager (number {}) leads this server and lives, this is number {incarnation}: one \
+                 is a copy of the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
+                live.incarnation
+            ))),
+            Ok(Err(_)) | Err(_) => Ok(()),
         }
     }
 
@@ -237,6 +291,7 @@ struct Session {
     reach: watch::Receiver<v1::Balancers>,
     /// A pack was offered: slices may follow, those of one that was refused by now included.
     offered: bool,
+    heard: watch::Sender<u64>,
     _open: Open,
 }
 
@@ -265,6 +320,7 @@ impl Session {
 
     async fn pass_on(&mut self, mut downs: Streaming<v1::Down>) -> Result<(), Status> {
         while let Some(down) = downs.message().await? {
+            self.heard.send_modify(|heard| *heard += 1);
             if let Some(message) = down.message {
                 self.handle(message).await?;
             }
@@ -290,7 +346,7 @@ impl Session {
             down::Message::Head(head) => check_head(&self.record, head)?,
             down::Message::Offer(_) => self.offered = true,
             down::Message::Slice(slice) => self.check_slice(slice)?,
-            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) => {}
+            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) | down::Message::Fence(_) => {}
         }
         self.pass(Input::Down { session: self.number, message }).await
     }

@@ -233,6 +233,19 @@ impl Member {
         }
     }
 
+    /// This server's state went back, says the manager (W14): it holds no revision that is known, and takes nothing until a
+    /// sync. Its sets stay as they are.
+    pub(super) fn fenced(&mut self, reason: String) {
+        self.interrupt();
+        tracing::error!(reason, "kept out until a sync");
+        self.position.at = None;
+        let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
+        self.sets.tree = Tree::empty(rules);
+        self.seen.hold(None);
+        self.note_fault(Some(Fault { reason: reason.clone(), since_ms: now_ms() }));
+        self.tell(Observation::Failed(reason));
+    }
+
     /// Finishes a switch that failed and could not be taken back, if what was in the way is gone.
     fn finish_interrupted(&mut self) -> Result<(), OpenError> {
         let record = self.record.current();

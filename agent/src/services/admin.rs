@@ -11,7 +11,7 @@ use bellwether_proto::{
     v1::{self, admin_server::Admin},
 };
 use bellwether_store::tree::{Node, Tree};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,10 @@ use super::{
     Agent, procedures,
     refusal::{Refusal, refusal},
 };
-use crate::{clock::now_ms, role::Standing};
+use crate::{
+    clock::now_ms,
+    role::{Reforming, Standing},
+};
 
 /// The service, for the Unix socket.
 pub(crate) struct AdminService(pub(crate) Arc<Agent>);
@@ -142,7 +145,6 @@ impl Admin for AdminService {
     }
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
-        self.0.sound().await?;
         self.0.change(request).await
     }
 
@@ -154,6 +156,7 @@ impl Admin for AdminService {
         let v1::TreeRequest { set, prefix } = request.into_inner();
         let tree = match self.0.settled().await {
             Standing::Changing => return Err(super::changing()),
+            Standing::Halted(why) => return Err(super::halted(&why)),
             Standing::Manager(manager) => manager.tree(),
             Standing::Member(following) => following.link.tree.load_full(),
         };
@@ -197,6 +200,14 @@ impl Admin for AdminService {
 
     async fn abort_procedure(&self, request: Request<v1::AbortProcedureRequest>) -> Answer<v1::ProcedureReply> {
         procedures::abort(&self.0, request.into_inner()).await
+    }
+
+    async fn reform(&self, request: Request<v1::ReformRequest>) -> Answer<v1::ReformReply> {
+        let v1::ReformRequest { author, dry_run } = request.into_inner();
+        let (answer, answered) = oneshot::channel();
+        let stopping = || Status::unavailable("the agent is stopping");
+        self.0.reforms.send(Reforming { author, dry_run, answer }).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?.map(Response::new).map_err(refusal)
     }
 
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {

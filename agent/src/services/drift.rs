@@ -3,15 +3,10 @@
 //! commands on its own machine, nobody else.
 
 mod edits;
+mod keep;
 
-use std::{
-    collections::BTreeSet,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bellwether_manager::{Adopt, Adopted, Manager};
 use bellwether_proto::{
     key::KeyPair,
     limits,
@@ -32,12 +27,10 @@ use crate::{
     tls,
 };
 
+/// Characters of another server's refusal.
+const SAID: usize = 2_000;
 /// How long another server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long all edits of a member may take to come.
-const ARRIVAL: Duration = Duration::from_secs(120);
-/// Keeps at a time: each holds a member's edits in memory.
-const KEEPS: usize = 4;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Answer<T> = Result<Response<T>, Status>;
@@ -52,39 +45,24 @@ pub(crate) enum Caller {
     Server,
 }
 
+/// Who asks, and what that one may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// Anything.
+    Command,
+    /// Of a member what concerns that member.
+    Manager,
+    /// Of the manager only.
+    Other,
+}
+
 /// The service, for both.
 #[derive(Clone)]
 pub(crate) struct DriftService {
     agent: Arc<Agent>,
     key: Arc<KeyPair>,
-    keeps: Keeps,
+    keeps: keep::Keeps,
     caller: Caller,
-}
-
-/// The members whose edits are being kept: one keep of each, few in all, so that no member costs the manager more memory
-/// than that (invariant 6).
-#[derive(Debug, Clone, Default)]
-struct Keeps(Arc<Mutex<BTreeSet<ServerName>>>);
-
-/// One of them, until it is dropped.
-struct Keeping(Keeps, ServerName);
-
-impl Keeps {
-    fn begin(&self, server: &ServerName) -> Result<Keeping, Status> {
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.len() < KEEPS && under_way.insert(server.clone()) {
-            return Ok(Keeping(self.clone(), server.clone()));
-        }
-        Err(Status::resource_exhausted(format!(
-            "what was edited on {server}, or on others, is being kept already; try again"
-        )))
-    }
-}
-
-impl Drop for Keeping {
-    fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
-    }
 }
 
 /// Who answers.
@@ -100,7 +78,7 @@ enum Way {
 impl DriftService {
     /// As commands on this machine ask it.
     pub(crate) fn new(agent: Arc<Agent>, key: Arc<KeyPair>) -> Self {
-        Self { agent, key, keeps: Keeps::default(), caller: Caller::Command }
+        Self { agent, key, keeps: keep::Keeps::default(), caller: Caller::Command }
     }
 
     /// The same as asked by others.
@@ -112,38 +90,54 @@ impl DriftService {
         self.agent.farm.borrow().observer.clone()
     }
 
-    /// Who may ask, by the request's connection; whether it is this server's manager.
-    fn authorise<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        if self.caller == Caller::Command {
-            return Ok(());
-        }
-        let peer = tls::peer(request);
-        let server = self.agent.authorise(peer)?;
-        let current = self.agent.record.current();
-        let manager = current.record().manager();
-        match self.agent.standing() {
-            Standing::Manager(_) | Standing::Changing => Ok(()),
-            Standing::Member(_) if manager.name == server => Ok(()),
-            Standing::Member(_) => Err(Status::permission_denied(format!(
-                "only the manager, {}, asks a member about its edits\nask it there ({})",
-                manager.name, manager.address
-            ))),
+    /// Who asks, by the request's connection.
+    ///
+    /// # Errors
+    /// Not a server of the group, or one that a member does not answer.
+    async fn authorise<T>(&self, request: &Request<T>) -> Result<Asker, Status> {
+        let asker = match self.caller {
+            Caller::Command => Asker::Command,
+            Caller::Server => {
+                let server = self.agent.authorise(tls::peer(request))?;
+                let leads = self.agent.record.current().record().manager().name == server;
+                if leads { Asker::Manager } else { Asker::Other }
+            }
+        };
+        match (self.agent.settled().await, asker) {
+            (Standing::Changing, _) => Err(super::changing()),
+            (Standing::Halted(why), _) => Err(super::halted(&why)),
+            (Standing::Member(_), Asker::Other) => Err(self.only_the_manager()),
+            (Standing::Manager(_), _) | (Standing::Member(_), Asker::Command | Asker::Manager) => Ok(asker),
         }
     }
 
-    async fn way(&self, server: &str) -> Result<Way, Status> {
+    fn only_the_manager(&self) -> Status {
+        let current = self.agent.record.current();
+        let manager = current.record().manager();
+        Status::permission_denied(format!(
+            "only the manager, {}, asks a member about its edits\nask it there ({})",
+            manager.name, manager.address
+        ))
+    }
+
+    async fn way(&self, asker: Asker, server: &str) -> Result<Way, Status> {
         let own = self.own_name();
         let name: ServerName = if server.is_empty() {
             own.clone()
         } else {
             server.parse().map_err(refusal::<bellwether_proto::Malformed>)?
         };
-        match self.agent.settled().await {
-            Standing::Changing => Err(super::changing()),
-            Standing::Member(following) if name == own => Ok(Way::Here(following.link.hand.clone())),
-            Standing::Member(following) if self.caller == Caller::Command => Ok(Way::Manager(following)),
-            Standing::Member(_) => Err(Status::failed_precondition(format!("this server is {own}, not {name}"))),
-            Standing::Manager(_) => Ok(Way::Member(self.member(&name)?)),
+        match (self.agent.settled().await, asker) {
+            (Standing::Changing, _) => Err(super::changing()),
+            (Standing::Halted(why), _) => Err(super::halted(&why)),
+            (Standing::Manager(_), _) => Ok(Way::Member(self.member(&name)?)),
+            // Its role may have changed since it was asked.
+            (Standing::Member(_), Asker::Other) => Err(self.only_the_manager()),
+            (Standing::Member(following), _) if name == own => Ok(Way::Here(following.link.hand.clone())),
+            (Standing::Member(following), Asker::Command) => Ok(Way::Manager(following)),
+            (Standing::Member(_), Asker::Manager) => {
+                Err(Status::failed_precondition(format!("this server is {own}, not {name}")))
+            }
         }
     }
 
@@ -170,8 +164,13 @@ impl DriftService {
         Ok(client(channel))
     }
 
-    async fn show_one(&self, server: &ServerName, places: &[v1::Place]) -> Result<v1::ServerDrift, Status> {
-        let shown = match self.way(server.as_str()).await? {
+    async fn show_one(
+        &self,
+        asker: Asker,
+        server: &ServerName,
+        places: &[v1::Place],
+    ) -> Result<v1::ServerDrift, Status> {
+        let shown = match self.way(asker, server.as_str()).await? {
             Way::Here(hand) => self.show_here(&hand, places).await?,
             Way::Member(member) => {
                 let request = v1::DriftRequest { servers: vec![server.to_string()], places: places.to_vec() };
@@ -203,7 +202,7 @@ impl DriftService {
     /// Whom to ask when nobody is named: at a member itself, at the manager those that are known to have edits.
     fn drifted(&self) -> Vec<ServerName> {
         match self.agent.standing() {
-            Standing::Member(_) | Standing::Changing => vec![self.own_name()],
+            Standing::Member(_) | Standing::Halted(_) | Standing::Changing => vec![self.own_name()],
             Standing::Manager(_) => {
                 let farm = self.agent.farm.borrow();
                 let drifted = farm.servers.iter().filter(|server| server.drift_entries > 0);
@@ -212,7 +211,12 @@ impl DriftService {
         }
     }
 
-    async fn show_all(self, request: v1::DriftRequest, to: mpsc::Sender<Result<v1::ServerDrift, Status>>) {
+    async fn show_all(
+        self,
+        asker: Asker,
+        request: v1::DriftRequest,
+        to: mpsc::Sender<Result<v1::ServerDrift, Status>>,
+    ) {
         let names = match request.servers.is_empty() {
             true => Ok(self.drifted()),
             false => request.servers.iter().map(|name| name.parse()).collect::<Result<Vec<ServerName>, _>>(),
@@ -222,7 +226,7 @@ impl DriftService {
             Err(error) => return drop(to.send(Err(refusal(error))).await),
         };
         for name in names {
-            let shown = self.show_one(&name, &request.places).await.unwrap_or_else(|status| v1::ServerDrift {
+            let shown = self.show_one(asker, &name, &request.places).await.unwrap_or_else(|status| v1::ServerDrift {
                 server: name.to_string(),
                 error: status.message().to_owned(),
                 ..v1::ServerDrift::default()
@@ -231,26 +235,6 @@ impl DriftService {
                 return;
             }
         }
-    }
-
-    /// The manager's part of a keep: the edits are fetched, become a revision, and the member is told.
-    async fn keep_from(&self, manager: &Manager, member: &Server, keep: v1::KeepRequest) -> Result<Adopted, Status> {
-        let v1::KeepRequest { places, author, message, dry_run, .. } = keep;
-        let _one = self.keeps.begin(&member.name)?;
-        let mut client = self.dial(member).await?;
-        let fetched = tokio::time::timeout(ARRIVAL, edits::fetch(&mut client, places)).await;
-        let late =
-            |_| Status::deadline_exceeded(format!("{} did not send its edits; nothing was changed", member.name));
-        let edits::Fetched { at, edits, chunks } =
-            fetched.map_err(late)?.map_err(|status| of(&member.name, &status))?;
-        let message = if message.is_empty() { format!("kept what was edited on {}", member.name) } else { message };
-        let kept = drift::to_wire(&edits);
-        let adopted = manager.adopt(Adopt { at, edits, chunks, author, message, dry_run }).await.map_err(refusal)?;
-        if !dry_run && let Err(status) = in_time(&member.name, client.kept(v1::KeptRequest { edits: kept })).await {
-            // It only waits longer with its updates, where the policy is hold; the next keep tells it again.
-            tracing::warn!(server = %member.name, why = status.message(), "could not be told that its edits are kept");
-        }
-        Ok(adopted)
     }
 }
 
@@ -267,7 +251,9 @@ async fn in_time<T>(server: &ServerName, answer: impl Future<Output = Result<T, 
 
 /// Another server's refusal, in its name.
 fn of(server: &ServerName, status: &Status) -> Status {
-    Status::new(status.code(), format!("{server}: {}", status.message()))
+    let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let said: String = status.message().chars().take(SAID).map(clean).collect();
+    Status::new(status.code(), format!("{server}: {said}"))
 }
 
 fn reverted(done: PutBack) -> v1::RevertReply {
@@ -279,29 +265,20 @@ fn reverted(done: PutBack) -> v1::RevertReply {
     }
 }
 
-fn kept(adopted: Adopted) -> v1::KeepReply {
-    v1::KeepReply {
-        revision: adopted.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
-        id: adopted.revision.map(|header| header.id().0.into()).unwrap_or_default(),
-        entries: adopted.count,
-        first: adopted.first,
-    }
-}
-
 #[tonic::async_trait]
 impl Edited for DriftService {
     type ShowStream = Answers<v1::ServerDrift>;
     type EditsStream = Answers<v1::EditsPart>;
 
     async fn show(&self, request: Request<v1::DriftRequest>) -> Answer<Self::ShowStream> {
-        self.authorise(&request)?;
+        let asker = self.authorise(&request).await?;
         let (to, from) = mpsc::channel(1);
-        tokio::spawn(self.clone().show_all(request.into_inner(), to));
+        tokio::spawn(self.clone().show_all(asker, request.into_inner(), to));
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
 
     async fn keep(&self, request: Request<v1::KeepRequest>) -> Answer<v1::KeepReply> {
-        self.authorise(&request)?;
+        self.authorise(&request).await?;
         let peer = tls::peer(&request).map(|peer| peer.key);
         let mut keep = request.into_inner();
         if let Some(server) =
@@ -312,10 +289,11 @@ impl Edited for DriftService {
         drift::places(&keep.places).map_err(refusal)?;
         match self.agent.settled().await {
             Standing::Changing => Err(super::changing()),
+            Standing::Halted(why) => Err(super::halted(&why)),
             Standing::Manager(manager) => {
                 let name = keep.server.parse().map_err(refusal::<bellwether_proto::Malformed>)?;
                 let member = self.member(&name)?;
-                self.keep_from(&manager, &member, keep).await.map(|adopted| Response::new(kept(adopted)))
+                self.keep_from(&manager, &member, keep).await.map(Response::new)
             }
             Standing::Member(following) if self.caller == Caller::Command => {
                 self.agent.fit_for_changes()?;
@@ -333,10 +311,10 @@ impl Edited for DriftService {
     }
 
     async fn revert(&self, request: Request<v1::RevertRequest>) -> Answer<v1::RevertReply> {
-        self.authorise(&request)?;
+        let asker = self.authorise(&request).await?;
         let revert = request.into_inner();
         let places = drift::places(&revert.places).map_err(refusal)?;
-        match self.way(&revert.server).await? {
+        match self.way(asker, &revert.server).await? {
             Way::Here(hand) => {
                 let done = hand.put_back(places, revert.dry_run).await.map_err(refusal)?;
                 if !revert.dry_run && !done.lines.is_empty() {
@@ -365,9 +343,9 @@ impl Edited for DriftService {
     }
 
     async fn edits(&self, request: Request<v1::EditsRequest>) -> Answer<Self::EditsStream> {
-        self.authorise(&request)?;
+        let asker = self.authorise(&request).await?;
         let places = drift::places(&request.into_inner().places).map_err(refusal)?;
-        let Way::Here(hand) = self.way("").await? else {
+        let Way::Here(hand) = self.way(asker, "").await? else {
             return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
         };
         let (to, from) = mpsc::channel(2);
@@ -376,9 +354,9 @@ impl Edited for DriftService {
     }
 
     async fn kept(&self, request: Request<v1::KeptRequest>) -> Answer<v1::KeptReply> {
-        self.authorise(&request)?;
+        let asker = self.authorise(&request).await?;
         let edits = drift::from_wire(request.into_inner().edits).map_err(refusal)?;
-        let Way::Here(hand) = self.way("").await? else {
+        let Way::Here(hand) = self.way(asker, "").await? else {
             return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
         };
         hand.given(edits).await.map_err(refusal)?;

@@ -4,6 +4,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_proto::{
+    name::ServerName,
     record::Version,
     revision::{Epoch, SignedHeader},
     v1::{self, group_server::Group},
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Agent, refusal::refusal};
+use super::{Agent, link::Card, refusal::refusal};
 use crate::{member::not_taken, peers, role::Standing, tls};
 
 /// How long a server may take to bring its records.
@@ -24,6 +25,20 @@ pub(super) const SURVEYED: usize = 64;
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
 
 impl GroupService {
+    /// Whether the caller is the server of that key, not a copy of its machine that runs beside it (W14).
+    async fn recognise<T>(&self, server: &ServerName, request: &Request<T>) -> Result<(), Status> {
+        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), Card::of(request.metadata())) else {
+            return Ok(());
+        };
+        let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
+        manager.recognise(server, start, &whence).await.map_err(|copy| {
+            Status::permission_denied(format!(
+                "this is {copy}; nothing was changed\nstop the copy's agent; to make a server of its own of it: bellwether \
+                 leave, remove its key, then join under another name"
+            ))
+        })
+    }
+
     /// A token that admits nobody was shown: the monitor warns of it.
     fn not_admitted(&self, peer: &tls::Peer, status: &Status) {
         if status.code() == Code::PermissionDenied {
@@ -64,24 +79,27 @@ impl Group for GroupService {
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
         let mut request = request;
         request.get_mut().author = format!("{} at {server}", request.get_ref().author);
         self.0.change(request).await
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
-        self.0.authorise(tls::peer(&request))?;
+        let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
         self.0.read(request).await
     }
 
     async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
-        let server = self.0.named(tls::peer(&request))?;
+        let server = self.0.of_the_group(tls::peer(&request))?;
         self.0.manager()?.departed(&server);
         Ok(Response::new(v1::DepartReply {}))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
+        self.recognise(&server, &request).await?;
         if let Standing::Manager(manager) = self.0.standing() {
             manager.heard(&server);
         }
@@ -96,16 +114,25 @@ impl Group for GroupService {
         if let Some(at) = at.and_then(|at| SignedHeader::from_wire(at).ok()) {
             self.0.look_for_superseded(&key, from, &at);
         }
-        let records = self.0.record.since(from);
-        let records = records.iter().map(|record| Ok(record.to_wire())).collect::<Vec<_>>();
-        Ok(Response::new(Box::pin(tokio_stream::iter(records))))
+        let (since, (to, records)) = (self.0.record.since(from), mpsc::channel(1));
+        tokio::spawn(async move {
+            for record in since.iter() {
+                if to.send(Ok(record.to_wire())).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(records))))
     }
 
     async fn tell(&self, request: Request<Streaming<v1::SignedRecord>>) -> Result<Response<v1::TellReply>, Status> {
         self.0.of_the_group(tls::peer(&request))?;
+        let busy = |_| Status::resource_exhausted("others tell their records at this moment; try again");
+        let turn = self.0.telling.try_acquire().map_err(busy)?;
         let links = tokio::time::timeout(TELLING, peers::collect(request.into_inner())).await;
         let links = links.map_err(|_| Status::deadline_exceeded("the records did not come to their end"))??;
         self.0.record.take_by(&links).map_err(|e| not_taken(&e))?;
+        drop(turn);
         let held = self.0.record.current().record().version;
         // Whoever handed over waits for this.
         let leads = self.0.record.is_led_here() && self.0.leads(held.epoch).await;
@@ -118,6 +145,7 @@ impl Group for GroupService {
         let Version { epoch: Epoch(epoch), version } = self.0.record.current().record().version;
         let (at, seen, follows, leads) = match self.0.standing() {
             Standing::Changing => return Err(super::changing()),
+            Standing::Halted(_) => (None, Vec::new(), false, false),
             Standing::Manager(manager) => (Some(manager.head()), manager.newest(SURVEYED), false, true),
             Standing::Member(following) => (self.0.seen.at(), self.0.seen.newest(), following.is_led(), false),
         };

@@ -10,18 +10,44 @@ use bellwether_proto::{
 };
 use bellwether_store::tree::Tree;
 use tokio::sync::Mutex;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{
+    Code, Request, Status,
+    metadata::MetadataMap,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 use crate::{error::chain, group::GroupRecord, member::Hand, tls};
 
 /// The manager's services, as asked over that connection.
-pub(crate) type Client = GroupClient<Channel>;
+pub(crate) type Client = GroupClient<InterceptedService<Channel, Card>>;
+
+/// What every call says of its caller: how often its state was opened, so that a copy of its machine is told from it (W14).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Card(u64);
+
+const START: &str = "bellwether-start";
+
+impl Card {
+    /// What a call says.
+    pub(crate) fn of(metadata: &MetadataMap) -> Option<u64> {
+        metadata.get(START)?.to_str().ok()?.parse().ok()
+    }
+}
+
+impl Interceptor for Card {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert(START, self.0.into());
+        Ok(request)
+    }
+}
 
 /// The connection, made when it is first needed and again when it was lost or the manager is another one.
 pub(crate) struct ManagerLink {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
     channel: Mutex<Option<(PublicKey, Channel)>>,
+    card: Card,
     /// The tree of the revision that this member holds.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
     /// Asks this member itself.
@@ -30,8 +56,14 @@ pub(crate) struct ManagerLink {
 
 impl ManagerLink {
     /// Connects to nothing yet.
-    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, tree: Arc<ArcSwap<Tree>>, hand: Hand) -> Self {
-        Self { key, record, channel: Mutex::new(None), tree, hand }
+    pub(crate) fn new(
+        key: Arc<KeyPair>,
+        record: Arc<GroupRecord>,
+        tree: Arc<ArcSwap<Tree>>,
+        hand: Hand,
+        incarnation: u64,
+    ) -> Self {
+        Self { key, record, channel: Mutex::new(None), card: Card(incarnation), tree, hand }
     }
 
     /// Asks the manager. A connection that turns out to be lost is made again, once.
@@ -43,7 +75,7 @@ impl ManagerLink {
         F: Future<Output = Result<T, Status>>,
     {
         let client = |channel| {
-            GroupClient::new(channel)
+            GroupClient::with_interceptor(channel, self.card)
                 .max_decoding_message_size(limits::MESSAGE)
                 .max_encoding_message_size(limits::MESSAGE)
         };

@@ -25,14 +25,14 @@ use bellwether_proto::{
     status::{Event, FarmStatus, ServerStatus, State},
     v1,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::{Code, Request, Response, Status};
 
 use self::refusal::refusal;
 use crate::{
     group::GroupRecord,
     peers::Peers,
-    role::{Following, Standing},
+    role::{Following, Reforming, Standing},
     seen::Seen,
 };
 
@@ -54,6 +54,10 @@ pub(crate) struct Agent {
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
+    /// Held by who tells newer records: a few at a time, for their bytes.
+    pub(crate) telling: Semaphore,
+    /// Asks the one that runs the roles to form the group anew.
+    pub(crate) reforms: mpsc::Sender<Reforming>,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// Where recovery points are.
@@ -70,28 +74,6 @@ impl Agent {
         if self.folded.send(to).await.is_ok() {
             let _ = from.await;
         }
-    }
-
-    /// Whether changes may be asked of this server: not while it is in error (W8).
-    ///
-    /// # Errors
-    /// Why it is in error, and the way out.
-    pub(crate) async fn sound(&self) -> Result<(), Status> {
-        self.folded().await;
-        let farm = self.farm.borrow().clone();
-        let own = farm.servers.iter().find(|server| server.name == farm.observer);
-        let Some(own) = own.filter(|own| own.state == State::Error) else { return Ok(()) };
-        let why = own.reason.as_deref().unwrap_or("it failed");
-        let current = self.record.current();
-        let manager = current.record().manager();
-        let out = match own.role {
-            Role::Manager => String::new(),
-            Role::Member | Role::Disabled => format!(
-                "\nat the manager, {} ({}): bellwether sync {}; changes can be asked of any other server meanwhile",
-                manager.name, manager.address, own.name
-            ),
-        };
-        Err(Status::failed_precondition(format!("{} is in error: {why}; nothing was changed{out}", own.name)))
     }
 
     /// What this server is now.
@@ -115,7 +97,7 @@ impl Agent {
         let mut standing = self.standing.clone();
         let leads = |standing: &Standing| match standing {
             Standing::Manager(manager) => manager.record().record().version.epoch >= epoch,
-            Standing::Changing | Standing::Member(_) => false,
+            Standing::Changing | Standing::Member(_) | Standing::Halted(_) => false,
         };
         tokio::time::timeout(SETTLE, standing.wait_for(leads)).await.is_ok_and(|leads| leads.is_ok())
     }
@@ -128,6 +110,7 @@ impl Agent {
         match self.standing() {
             Standing::Manager(manager) => Ok(manager),
             Standing::Changing => Err(changing()),
+            Standing::Halted(why) => Err(halted(&why)),
             Standing::Member(_) => {
                 let current = self.record.current();
                 let manager = current.record().manager();
@@ -167,7 +150,7 @@ impl Agent {
                     farm.manager
                 )))
             }
-            (Standing::Member(_) | Standing::Manager(_) | Standing::Changing, _) => Ok(()),
+            (Standing::Member(_) | Standing::Manager(_) | Standing::Halted(_) | Standing::Changing, _) => Ok(()),
         }
     }
 
@@ -183,17 +166,6 @@ impl Agent {
             Some(server) => Err(disabled(&server.name, current.record().manager())),
             None => Err(not_of_the_group(current.record(), &key)),
         }
-    }
-
-    /// The name of the server with that key, disabled or not.
-    ///
-    /// # Errors
-    /// Not a server of the group (any more).
-    pub(crate) fn named(&self, peer: Option<&crate::tls::Peer>) -> Result<ServerName, Status> {
-        let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
-        let current = self.record.current();
-        let server = current.record().by_key(&key).map(|server| server.name.clone());
-        server.ok_or_else(|| not_of_the_group(current.record(), &key))
     }
 
     /// A server that asks for newer records says what it holds: at the manager, one that led before shows (W26).
@@ -232,6 +204,11 @@ impl Agent {
         let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
         Ok(v1::StatusReply { json: json.into() })
     }
+}
+
+/// The refusal of a manager that cannot lead, or must not (W13, W14).
+pub(crate) fn halted(why: &str) -> Status {
+    Status::failed_precondition(format!("{why}; nothing was changed"))
 }
 
 pub(crate) fn changing() -> Status {
@@ -320,6 +297,7 @@ impl Agent {
     async fn way<T>(&self, request: &Request<T>) -> Result<Option<Arc<Following>>, Status> {
         match self.settled().await {
             Standing::Changing => Err(changing()),
+            Standing::Halted(why) => Err(halted(&why)),
             Standing::Manager(_) => Ok(None),
             Standing::Member(_) if request.metadata().contains_key(FORWARDED) => self.manager().map(|_| None),
             Standing::Member(following) => Ok(Some(following)),

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     hands::AgentHands,
-    takeover::{self, Answer as TheirAnswer},
+    takeover::{self, Answer as TheirAnswer, Silence},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -119,8 +119,8 @@ async fn survey(agent: &Arc<Agent>, lost: &ServerName, insists: Insists) -> Resu
     let Insists { force, accept } = insists;
     let found = gathered.judge(agent, takeover::Insists { force, accept })?;
     let own = gathered.account.at.as_ref();
-    let compare = |answer: &Result<TheirAnswer, String>| match answer {
-        Err(why) => Surveyed::Silent(why.clone()),
+    let compare = |answer: &Result<TheirAnswer, Silence>| match answer {
+        Err(silence) => Surveyed::Silent(silence.why.clone()),
         Ok(answer) => compared(own, answer.at.as_ref(), &gathered.seen),
     };
     let members = gathered.others.iter().filter(|(name, _)| *name != lost);

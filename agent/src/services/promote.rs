@@ -18,7 +18,7 @@ use crate::{
     clock::now_ms,
     member::Input,
     role::Standing,
-    takeover::{Account, Answer as TheirAnswer, Findings, Insists, Survey},
+    takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey},
 };
 
 /// How long the new manager is waited for after the record is durable.
@@ -101,7 +101,7 @@ pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Re
 pub(super) struct Gathered {
     pub(super) account: Account,
     pub(super) seen: Vec<SignedHeader>,
-    pub(super) others: BTreeMap<ServerName, Result<TheirAnswer, String>>,
+    pub(super) others: BTreeMap<ServerName, Result<TheirAnswer, Silence>>,
 }
 
 impl Gathered {
@@ -112,7 +112,8 @@ impl Gathered {
     pub(super) fn judge(&self, agent: &Agent, insists: Insists) -> Result<Findings, Status> {
         let held = agent.record.current();
         let Self { account, seen, others } = self;
-        let survey = Survey { record: held.record(), own: &agent.name, account, seen, others };
+        let led_by = |epoch| agent.record.manager_of(epoch);
+        let survey = Survey { led_by: &led_by, record: held.record(), own: &agent.name, account, seen, others };
         survey.judge(insists).map_err(|refused| Status::failed_precondition(refused.to_string()))
     }
 }
@@ -124,6 +125,7 @@ impl Gathered {
 pub(super) async fn gather(agent: &Arc<Agent>) -> Result<Gathered, Status> {
     let (account, seen) = match agent.settled().await {
         Standing::Changing => return Err(super::changing()),
+        Standing::Halted(why) => return Err(super::halted(&why)),
         Standing::Manager(manager) => {
             let account = Account { at: Some(manager.head()), ..Account::default() };
             (account, manager.newest(SURVEYED))
@@ -139,7 +141,7 @@ pub(super) async fn gather(agent: &Arc<Agent>) -> Result<Gathered, Status> {
             (account.ok_or_else(busy)?, agent.seen.newest())
         }
     };
-    let others = agent.peers.survey().await;
+    let others = agent.peers.survey_all().await;
     Ok(Gathered { account, seen, others })
 }
 

@@ -68,6 +68,16 @@ impl Refusal for HandOverError {
     }
 }
 
+impl Refusal for crate::reform::Refused {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotManager { .. } => Code::FailedPrecondition,
+            Self::Reform(_) => Code::Internal,
+            Self::Stopping(_) => Code::Unavailable,
+        }
+    }
+}
+
 impl Refusal for EnterError {
     fn code(&self) -> Code {
         match self {

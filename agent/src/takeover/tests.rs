@@ -13,7 +13,7 @@ struct Farm {
     record: Record,
     account: Account,
     seen: Vec<SignedHeader>,
-    others: BTreeMap<ServerName, Result<Answer, String>>,
+    others: BTreeMap<ServerName, Result<Answer, Silence>>,
 }
 
 fn name(text: &str) -> ServerName {
@@ -46,7 +46,7 @@ impl Farm {
         let mut farm = Self { keys, record, account: Account::default(), seen: Vec::new(), others: BTreeMap::new() };
         farm.seen = (1..=5).map(|sequence| farm.header(sequence)).collect();
         farm.account.at = farm.seen.last().cloned();
-        farm.others.insert(name("m"), Err("no answer".into()));
+        farm.others.insert(name("m"), Err(Silence { there: false, why: "no answer".into() }));
         farm.answers("b", 5);
         farm.answers("c", 5);
         farm
@@ -79,7 +79,8 @@ impl Farm {
     fn judge(&self, force: bool, accept: bool) -> Result<Findings, Refused> {
         let own = name("a");
         let Self { record, account, seen, others, .. } = self;
-        Survey { record, own: &own, account, seen, others }.judge(Insists { force, accept })
+        let led_by = |epoch: Epoch| (epoch == Epoch(1)).then(|| self.keys[3].public());
+        Survey { led_by: &led_by, record, own: &own, account, seen, others }.judge(Insists { force, accept })
     }
 }
 
@@ -96,6 +97,10 @@ fn it_does_not_while_the_manager_answers_or_is_heard() {
     farm.answers("m", 5).leads = true;
     assert_eq!(farm.judge(false, false), Err(Refused::Answers(name("m"), name("a"))));
     assert!(farm.judge(true, false).is_ok());
+    let mut farm = Farm::new();
+    let refuses = Silence { there: true, why: "not a server of this group (any more)".into() };
+    farm.others.insert(name("m"), Err(refuses));
+    assert_eq!(farm.judge(false, false), Err(Refused::Answers(name("m"), name("a"))), "it was removed there");
     let mut farm = Farm::new();
     farm.answers("c", 5).follows = true;
     assert_eq!(farm.judge(false, false), Err(Refused::Heard(name("c"), name("m"))));
@@ -143,4 +148,16 @@ fn a_higher_epoch_that_somebody_knows_is_told() {
     let mut farm = Farm::new();
     farm.answers("b", 5).record.epoch = Epoch(3);
     assert_eq!(farm.judge(true, false).expect("insisted").epoch, 3);
+    farm.answers("c", 5).record.epoch = Epoch(u64::MAX);
+    assert_eq!(farm.judge(true, false).expect("insisted").epoch, 3, "nobody uses the epochs up");
+}
+
+#[test]
+fn a_claim_to_have_seen_more_counts_when_the_manager_signed_it() {
+    let mut farm = Farm::new();
+    let mut own = farm.header(9).header().clone();
+    own.manager = name("b");
+    let claim = SignedHeader::sign(own, &farm.keys[1]);
+    farm.answers("b", 5).at = Some(claim);
+    assert!(farm.judge(false, false).is_ok());
 }

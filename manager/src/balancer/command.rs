@@ -1,20 +1,23 @@
 //! A balancer behind a command of agent.toml: the environment says what is asked, the exit status whether it was done, and
 //! the last line of `status` how the server stands. What was done is read back by `status`, too.
 
+use bellwether_proto::{balancer::Traffic, name::BalancerName};
+use tokio::time::{Instant, sleep};
+
 use super::{
+    Patience,
     fault::Fault,
     local::LocalCommand,
     process,
     rules::{Entry, Standing, Who},
 };
 
-use bellwether_proto::{balancer::Traffic, name::BalancerName};
-
 /// One balancer's command.
 #[derive(Debug)]
 pub(super) struct Hook<'a> {
     pub(super) balancer: &'a BalancerName,
     pub(super) local: &'a LocalCommand,
+    pub(super) patience: Patience,
 }
 
 impl Hook<'_> {
@@ -39,10 +42,16 @@ impl Hook<'_> {
             return Ok(before);
         }
         self.run("ready", who).await?;
-        let entries = self.status(who).await?;
-        match entries.iter().find(|entry| entry.standing != Standing::Serving) {
-            Some(entry) => Err(ignored(entry, "ready")),
-            None => Ok(entries),
+        let began = Instant::now();
+        loop {
+            let entries = self.status(who).await?;
+            match entries.iter().find(|entry| entry.standing != Standing::Serving) {
+                None => return Ok(entries),
+                // Its checks have to succeed first.
+                Some(Entry { standing: Standing::Down, .. }) if began.elapsed() < self.patience.up => {}
+                Some(entry) => return Err(ignored(entry, "ready")),
+            }
+            sleep(self.patience.poll).await;
         }
     }
 
@@ -144,7 +153,8 @@ mod tests {
         let command = format!("cd {} && {script}", directory.path().display());
         let local = LocalCommand { command, timeout: Duration::from_secs(30) };
         let balancer: BalancerName = "f5".parse().unwrap();
-        test(&Hook { balancer: &balancer, local: &local }, directory.path()).await;
+        let patience = Patience { poll: Duration::from_millis(5), ..Patience::default() };
+        test(&Hook { balancer: &balancer, local: &local, patience }, directory.path()).await;
     }
 
     const BALANCER: &str = r#"
@@ -164,6 +174,18 @@ mod tests {
             assert_eq!(std::fs::read_to_string(directory.join("asked")).unwrap(), "f5 app/web1 static/web1\n");
             assert_eq!(hook.ready(&web1).await.unwrap()[0].standing, Standing::Serving);
             assert_eq!(hook.drain(&who(&["none"])).await.unwrap(), []);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_still_down_is_waited_for() {
+        let script = r#"
+            case $BELLWETHER_ACTION in
+                status) echo >> looks; [ $(wc -l < looks) -gt 3 ] && echo serving || echo down;;
+            esac"#;
+        with(script, async |hook, _| {
+            assert_eq!(hook.ready(&who(&[])).await.unwrap()[0].standing, Standing::Serving);
         })
         .await;
     }

@@ -346,7 +346,9 @@ impl One {
                 LocalKind::Nginx(local) => {
                     Driven::Nginx(nginx::Nginx { local, turn: &kept.turn, patience: self.patience })
                 }
-                LocalKind::Command(local) => Driven::Command(Hook { balancer: &self.name, local }),
+                LocalKind::Command(local) => {
+                    Driven::Command(Hook { balancer: &self.name, local, patience: self.patience })
+                }
             }),
             Speaks::Nowhere(kind) => Err(Fault::NotHere { name: self.name.clone(), kind }),
         }

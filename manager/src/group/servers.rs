@@ -162,12 +162,10 @@ pub fn remove(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<
     }
 }
 
-/// Takes that server out of `record`, and remembers it.
+/// Takes a server, whatever its role, out of the record.
 pub(crate) fn remove_from(record: &mut Record, name: &ServerName) {
-    if let Some(at) = record.servers.iter().position(|s| s.name == *name) {
-        let gone = record.servers.remove(at);
-        remember(record, gone);
-    }
+    let gone: Vec<Server> = record.servers.extract_if(.., |s| s.name == *name).collect();
+    gone.into_iter().for_each(|gone| remember(record, gone));
 }
 
 /// Puts a server among those that were removed: the newest of a name, and of a key, is kept.

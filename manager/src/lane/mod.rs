@@ -5,6 +5,7 @@
 //! the group. It keeps nothing durable: a member says itself where it is, every time it is reached.
 
 mod allowance;
+mod greeting;
 mod outbox;
 mod session;
 mod watchdog;
@@ -19,8 +20,9 @@ use bellwether_proto::{
     PROTOCOL, limits,
     name::ServerName,
     record::{Role, Server, refusal},
-    revision::RevisionId,
+    revision::{Number, RevisionId},
     status::{Event, Observation},
+    ticket::Ticket,
     v1,
 };
 use tokio::{
@@ -32,10 +34,10 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
-use crate::{backoff::Backoff, shared::Shared};
+use crate::{backoff::Backoff, sessions::Sessions, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: slices are 128 KiB.
-const ON_THE_WAY: usize = 1;
+const ON_THE_WAY: usize = 2;
 /// Nobody dials one server more often than that because there is a new head.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
 /// Nor more often than that because it asks for something.
@@ -56,6 +58,8 @@ pub(crate) enum Control {
         /// Hash every byte.
         full: bool,
     },
+    /// Whether it lives: its next keepalive is sent now.
+    Probe,
 }
 
 /// What outlives a connection.
@@ -71,6 +75,14 @@ pub(crate) struct Memory {
     fault: Option<String>,
     /// What the member refused.
     refused: Option<RevisionId>,
+    /// The tickets that it was given.
+    sessions: Option<Sessions>,
+    /// The newest revision that it has reported to hold.
+    reported: Option<Number>,
+    /// How often its state was opened, as it last said.
+    incarnation: u64,
+    /// Its state went back, and it has not been told yet.
+    fence: Option<String>,
 }
 
 impl Memory {
@@ -81,7 +93,7 @@ impl Memory {
                 self.refused = None;
                 self.verify = if full { Some(true) } else { self.verify };
             }
-            Control::Heard => {}
+            Control::Heard | Control::Probe => {}
             Control::Verify { full } => self.verify = Some(full || self.verify == Some(true)),
         }
     }
@@ -124,7 +136,7 @@ impl Lane {
         let mut backoff = Backoff::default();
         loop {
             let dialled = Instant::now();
-            let why = match self.connect().await {
+            let why = match self.connect(&mut memory).await {
                 Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
                     End::Lost(why) => {
                         backoff.reset();
@@ -191,23 +203,28 @@ impl Lane {
         }
     }
 
-    async fn connect(&self) -> Result<Link, String> {
+    async fn connect(&self, memory: &mut Memory) -> Result<Link, String> {
         let patience = self.shared.timings.dial;
-        timeout(patience, self.dial())
+        timeout(patience, self.dial(memory))
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", patience.as_secs())))
     }
 
-    async fn dial(&self) -> Result<Link, String> {
+    async fn dial(&self, memory: &mut Memory) -> Result<Link, String> {
+        let ticket = self.ticket(memory).await?;
         let channel = self.shared.dial.dial(&self.server).await?;
         let mut client = v1::push_client::PushClient::new(channel).max_decoding_message_size(limits::ANSWER);
         let (down, outgoing) = mpsc::channel(ON_THE_WAY);
-        let hello = v1::down::Message::Hello(self.hello());
+        let hello = v1::down::Message::Hello(self.hello(&ticket));
         down.send(v1::Down { message: Some(hello) }).await.map_err(|e| e.to_string())?;
-        let answer = client.follow(ReceiverStream::new(outgoing)).await.map_err(|s| self.turned_away(&s))?;
+        let answer = client.follow(ReceiverStream::new(outgoing)).await.map_err(|s| self.not_greeted(memory, &s))?;
         let mut up = answer.into_inner();
-        match up.message().await.map_err(|s| self.turned_away(&s))?.and_then(|up| up.message) {
-            Some(v1::up::Message::Hello(hello)) => self.check(&hello).map(|()| Link { down, up, hello }),
+        match up.message().await.map_err(|s| self.not_greeted(memory, &s))?.and_then(|up| up.message) {
+            Some(v1::up::Message::Hello(hello)) => {
+                self.check(&hello)?;
+                self.recognise(memory, &hello).await?;
+                Ok(Link { down, up, hello })
+            }
             Some(_) => Err("it did not begin with a hello".to_owned()),
             None => Err("it closed the connection".to_owned()),
         }
@@ -216,26 +233,29 @@ impl Lane {
     /// Why the member does not let this manager speak, for people. One that has seen a newer record is asked for it.
     fn turned_away(&self, status: &tonic::Status) -> String {
         match refusal(status.details()) {
-            Some(v1::RecordRefusal { conflict: true, epoch, version }) => {
+            Some(v1::RecordRefusal { conflict: true, epoch, version, ticket: None }) => {
                 let reason = format!(
                     "it holds group record {epoch}.{version} of another manager: two of them took over at once, and the \
                      servers of each refuse the other; decide which one leads, then there: bellwether promote --self --force"
                 );
                 self.shared.see(Event::Fenced { server: self.server.name.clone(), conflict: true, reason });
             }
-            Some(_) => self.shared.is_behind(&self.server.name),
-            None => {}
+            Some(v1::RecordRefusal { conflict: false, .. }) => self.shared.is_behind(&self.server.name),
+            // A ticket that does not fit: told by its own words.
+            Some(_) | None => {}
         }
         refused(status)
     }
 
-    fn hello(&self) -> v1::DownHello {
+    fn hello(&self, ticket: &Ticket) -> v1::DownHello {
         v1::DownHello {
             protocol_min: PROTOCOL.0,
             protocol_max: PROTOCOL.1,
             record: Some(self.shared.record.borrow().to_wire()),
             head: Some(self.shared.head.borrow().stored.header.to_wire()),
             chain: self.shared.chain.clone(),
+            incarnation: self.shared.incarnation,
+            ticket: Some(ticket.to_wire()),
         }
     }
 

@@ -20,6 +20,8 @@ use crate::shared::Shared;
 const BATCH: usize = 2 << 20;
 /// Hashes that are looked for at once, at most: of a chunk that is kept as a patch, what it is made from is held.
 const LOOK: usize = 128;
+/// Bytes of a pack in one message: less than what the allocator keeps apart, of which many lanes would leave holes.
+const PIECE: u64 = 32 << 10;
 /// Requests that one member may have open.
 const OPEN: usize = 64;
 
@@ -39,6 +41,7 @@ enum Work {
 /// What is to be sent.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    pub(crate) fence: Option<v1::Fence>,
     pub(crate) record: Option<v1::SignedRecord>,
     pub(crate) head: Option<v1::SignedHeader>,
     pub(crate) sync: Option<v1::Sync>,
@@ -46,14 +49,17 @@ pub(crate) struct Outbox {
     pub(crate) keepalive: Option<v1::Keepalive>,
     pub(crate) procedures: Option<v1::SignedProcedures>,
     offer: Option<v1::Offer>,
+    /// The offer's first bytes have not gone.
+    fresh: bool,
     source: Option<Source>,
     work: VecDeque<Work>,
 }
 
 impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { record, head, sync, verify, keepalive, procedures, offer, source: _, work } = self;
-        record.is_none()
+        let Self { fence, record, head, sync, verify, keepalive, procedures, offer, fresh: _, source: _, work } = self;
+        fence.is_none()
+            && record.is_none()
             && head.is_none()
             && sync.is_none()
             && verify.is_none()
@@ -89,6 +95,7 @@ impl Outbox {
         self.work.clear();
         self.source = Some(source.clone());
         self.work.push_back(Work::Slices { source, at: from, to });
+        self.fresh = true;
         Ok(())
     }
 
@@ -129,6 +136,7 @@ impl Outbox {
     /// Drops what belongs to the offer: it has ended.
     pub(crate) fn end_offer(&mut self) {
         self.offer = None;
+        self.fresh = false;
         self.source = None;
         self.work.clear();
     }
@@ -136,14 +144,14 @@ impl Outbox {
     /// The next message; the small ones first. Not to be cancelled: what it took would be lost.
     pub(crate) async fn next(&mut self, shared: &Shared) -> Result<Option<v1::down::Message>, String> {
         use v1::down::Message;
+        if let Some(fence) = self.fence.take() {
+            return Ok(Some(Message::Fence(fence)));
+        }
         if let Some(record) = self.record.take() {
             return Ok(Some(Message::Record(record)));
         }
         if let Some(procedures) = self.procedures.take() {
             return Ok(Some(Message::Procedures(procedures)));
-        }
-        if let Some(head) = self.head.take() {
-            return Ok(Some(Message::Head(head)));
         }
         if let Some(keepalive) = self.keepalive.take() {
             return Ok(Some(Message::Keepalive(keepalive)));
@@ -158,6 +166,15 @@ impl Outbox {
         if let Some(offer) = self.offer.take() {
             return Ok(Some(Message::Offer(offer)));
         }
+        // A small pack goes in one piece with its offer; what it makes the head is said after that.
+        if std::mem::take(&mut self.fresh)
+            && let Some(first) = self.next_work(shared).await?
+        {
+            return Ok(Some(first));
+        }
+        if let Some(head) = self.head.take() {
+            return Ok(Some(Message::Head(head)));
+        }
         self.next_work(shared).await
     }
 
@@ -170,7 +187,7 @@ impl Outbox {
         let (message, last) = match work {
             Work::Slices { source, at, to } => {
                 let offset = *at;
-                let data = read(source, offset, (*to - offset).min(limits::SLICE as u64)).await?;
+                let data = read(source, offset, (*to - offset).min(PIECE)).await?;
                 *at += data.len() as u64;
                 (v1::down::Message::Slice(v1::Slice { offset, data }), *at >= *to)
             }

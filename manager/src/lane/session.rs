@@ -21,7 +21,7 @@ use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox:
 use crate::{
     plan::{Member, Sending, Step, plan},
     procedure::SignedDocument,
-    shared::now_ms,
+    shared::{Live, now_ms},
 };
 
 /// Characters of a reason that a member gives.
@@ -73,6 +73,18 @@ struct Session<'a> {
 struct Reached<'a>(&'a Lane);
 
 impl Reached<'_> {
+    fn at(lane: &Lane, incarnation: u64) {
+        lane.shared.live.send_modify(|live| {
+            live.insert(lane.server.name.clone(), Live { incarnation, beat: 0 });
+        });
+    }
+
+    fn beats(lane: &Lane, beat: u64) {
+        lane.shared.live.send_modify(|live| {
+            live.entry(lane.server.name.clone()).and_modify(|live| live.beat = live.beat.max(beat));
+        });
+    }
+
     fn has(lane: &Lane, version: Version) {
         lane.shared.records.send_modify(|records| {
             records.insert(lane.server.name.clone(), version);
@@ -90,6 +102,9 @@ impl Drop for Reached<'_> {
             records.remove(&self.0.server.name);
         });
         self.0.shared.informed().remove(&self.0.server.name);
+        self.0.shared.live.send_modify(|live| {
+            live.remove(&self.0.server.name);
+        });
     }
 }
 
@@ -129,6 +144,10 @@ impl<'a> Session<'a> {
             held: hello.drift.as_ref().is_some_and(|drift| drift.held),
         };
         let version = cut(&hello.version, 100);
+        let fence = memory.fence.take();
+        let at = at.filter(|_| fence.is_none());
+        let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
+        Reached::at(lane, hello.incarnation);
         lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
         if memory.sync {
             // It waits for its sync: nobody may take what it has for the end of it.
@@ -152,6 +171,7 @@ impl<'a> Session<'a> {
             allowance: Allowance::new(Instant::now()),
             news: None,
         };
+        session.outbox.fence = fence.map(|reason| v1::Fence { reason });
         if let Some(drift) = &hello.drift {
             session.drift(drift);
         }
@@ -210,6 +230,9 @@ impl<'a> Session<'a> {
                 _ = procedures.changed() => self.send_procedures(procedures.borrow_and_update().as_deref()),
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
+                    if matches!(asked, Control::Probe) {
+                        self.beat();
+                    }
                     self.memory.note(asked);
                     self.member.sync = self.memory.sync;
                     self.member.refused = self.memory.refused;
@@ -380,6 +403,7 @@ impl<'a> Session<'a> {
     }
 
     fn alive(&mut self, answer: &v1::Keepalive) {
+        Reached::beats(self.lane, answer.time_ms.min(self.beat));
         if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
             Reached::has(self.lane, version);
             self.lane.see(Observation::Record(version));
@@ -526,6 +550,7 @@ impl<'a> Session<'a> {
             _ => current.started,
         };
         self.member.at = Some(id);
+        self.memory.reported = Some(current.header.number());
         self.member.refused = None;
         self.memory.refused = None;
         self.at = Some(current.header.clone());
@@ -561,6 +586,7 @@ fn size_of(message: &v1::down::Message) -> u64 {
         | Message::Verify(_)
         | Message::Sync(_)
         | Message::Keepalive(_)
-        | Message::Procedures(_) => 0,
+        | Message::Procedures(_)
+        | Message::Fence(_) => 0,
     }
 }

@@ -17,18 +17,38 @@ fn seen(kind: EventKind, path: &str) -> Vec<Seen> {
     read(&notify::Event::new(kind).add_path(path.into()), &test_places())
 }
 
-fn at(path: &str, depth: Depth) -> Vec<Seen> {
-    vec![Seen::At(nginx(), EntryPath::new(path.as_bytes()).unwrap(), depth)]
+fn at(path: &str, depth: Depth, writing: Writing) -> Vec<Seen> {
+    vec![Seen::At(nginx(), EntryPath::new(path.as_bytes()).unwrap(), depth, writing)]
 }
 
 #[test]
 fn files_are_looked_at_alone_and_new_directories_with_all_they_hold() {
     let data = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-    assert_eq!(seen(data, "/etc/nginx/a/b"), at("a/b", Depth::Entry));
-    assert_eq!(seen(EventKind::Create(CreateKind::File), "/etc/nginx/a"), at("a", Depth::Entry));
-    assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx/a"), at("a", Depth::All));
-    assert_eq!(seen(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/etc/nginx/a"), at("a", Depth::All));
-    assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx/a"), at("a", Depth::Entry));
+    assert_eq!(seen(data, "/etc/nginx/a/b"), at("a/b", Depth::Entry, Writing::Open));
+    assert_eq!(seen(EventKind::Create(CreateKind::File), "/etc/nginx/a"), at("a", Depth::Entry, Writing::Over));
+    assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx/a"), at("a", Depth::All, Writing::Over));
+    assert_eq!(
+        seen(EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/etc/nginx/a"),
+        at("a", Depth::All, Writing::Over)
+    );
+    assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx/a"), at("a", Depth::Entry, Writing::Over));
+}
+
+#[test]
+fn a_file_that_is_written_is_open_until_it_is_closed() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "text").unwrap();
+    symlink(&file, dir.path().join("link")).unwrap();
+    let at = |kind, name: &str| writing(&notify::Event::new(kind).add_path(dir.path().join(name)));
+    let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    assert_eq!(at(EventKind::Create(CreateKind::File), "file"), Writing::Open);
+    assert_eq!(at(EventKind::Create(CreateKind::File), "link"), Writing::Over);
+    assert_eq!(at(closed, "file"), Writing::Over);
+    std::fs::hard_link(&file, dir.path().join("same")).unwrap();
+    assert_eq!(at(EventKind::Create(CreateKind::File), "same"), Writing::Over);
+    assert_eq!(seen(closed, "/etc/nginx/a").len(), 1);
 }
 
 #[test]
@@ -52,7 +72,7 @@ fn a_root_that_is_replaced_is_watched_anew() {
     assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
     assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
     let mode = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
-    assert_eq!(seen(mode, "/etc/nginx"), at("", Depth::Entry));
+    assert_eq!(seen(mode, "/etc/nginx"), at("", Depth::Entry, Writing::Unknown));
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub(crate) struct Memory {
     pub(crate) heads: Vec<String>,
     pub(crate) syncs: u64,
     pub(crate) hellos: u64,
+    /// Of the last session.
+    pub(crate) ticket: Option<v1::Ticket>,
 }
 
 #[derive(Clone)]
@@ -84,6 +86,7 @@ impl Fake {
             heads: Vec::new(),
             syncs: 0,
             hellos: 0,
+            ticket: None,
         };
         let memory = Arc::new(Mutex::new(memory));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -158,8 +161,9 @@ impl Play {
 
     async fn hear(&mut self, message: down::Message) -> Option<()> {
         match message {
-            down::Message::Hello(_) => {
-                let hello = self.hello();
+            down::Message::Hello(down) => {
+                let shown = std::mem::replace(&mut self.memory.lock().unwrap().ticket, down.ticket);
+                let hello = v1::UpHello { ticket: shown, ..self.hello() };
                 self.say(up::Message::Hello(hello)).await
             }
             down::Message::Record(_) => {
@@ -173,6 +177,12 @@ impl Play {
             }
             down::Message::Keepalive(keepalive) => self.say(up::Message::Keepalive(keepalive)).await,
             down::Message::Verify(_) | down::Message::Procedures(_) => Some(()),
+            down::Message::Fence(fence) => {
+                let mut memory = self.memory.lock().unwrap();
+                memory.fault = Some(fence.reason);
+                memory.at = None;
+                Some(())
+            }
             down::Message::Sync(_) => {
                 let settled = {
                     let mut memory = self.memory.lock().unwrap();
@@ -205,6 +215,8 @@ impl Play {
             partial: partial.map(|(pack, _)| (*pack).into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes.len() as u64),
             drift: None,
+            incarnation: 1,
+            ticket: None,
         }
     }
 

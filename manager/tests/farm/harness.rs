@@ -220,6 +220,8 @@ async fn start(
         dial: Arc::new(Plain),
         events,
         newer: mpsc::channel(1).0,
+        halt: Box::new(|halt| panic!("halted: {halt}")),
+        seen: Vec::new(),
         save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
         timings,
         board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),

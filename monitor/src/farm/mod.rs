@@ -79,6 +79,10 @@ impl Farm {
         if turned {
             self.unpublished = None;
         }
+        if self.record.as_ref().is_some_and(|before| before.version.epoch != record.version.epoch) {
+            // Who does not take this one either says so again.
+            self.servers.values_mut().for_each(Known::decided);
+        }
         for server in &record.servers {
             match self.servers.get_mut(&server.name) {
                 Some(known) => known.assign(now_ms, server, turned && server.name != self.observer),

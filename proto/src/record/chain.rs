@@ -43,11 +43,28 @@ pub fn extend(chain: &mut Vec<SignedRecord>, held: &SignedRecord, next: &SignedR
     chain.drain(..over);
 }
 
-/// What a server at `from` lacks of `chain` and `current`, oldest first.
-pub fn since(chain: &[SignedRecord], current: &SignedRecord, from: Version) -> Vec<SignedRecord> {
-    let newer = |record: &&SignedRecord| record.record.version > from;
-    let links = chain.iter().filter(newer).filter(|link| *link != current);
-    links.chain([current].into_iter().filter(newer)).cloned().collect()
+/// What a server at `from` lacks of `chain` and `current`, oldest first. Within its epoch it is given `current` whatever its
+/// version: another record there is a conflict, which it has to see.
+pub fn since<'a>(
+    chain: &'a [SignedRecord],
+    current: &'a SignedRecord,
+    from: Version,
+) -> impl Iterator<Item = &'a SignedRecord> {
+    let links = chain.iter().filter(move |link| *link != current).chain([current]);
+    let same_epoch = move |link: &SignedRecord| link == current && link.record.version.epoch == from.epoch;
+    links.filter(move |link| link.record.version > from || same_epoch(link))
+}
+
+/// The newest of the chain that have no more than so many bytes together: what fits a message.
+pub fn newest_within(chain: &[SignedRecord], bytes: usize) -> &[SignedRecord] {
+    let mut left = bytes;
+    let fits = |link: &&SignedRecord| {
+        let fits = link.json.len() <= left;
+        left = left.saturating_sub(link.json.len());
+        fits
+    };
+    let count = chain.iter().rev().take_while(fits).count();
+    &chain[chain.len() - count..]
 }
 
 /// The key of the manager of that epoch, as far as `chain` and `current` know.

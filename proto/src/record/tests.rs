@@ -189,7 +189,7 @@ fn a_server_that_was_away_walks_the_chain() {
         record = next;
     }
     assert_eq!(versions(&links), ["1.1", "1.9", "3.1", "3.4", "4.1"]);
-    let given = chain::since(&links, &record, held.record().version);
+    let given: Vec<_> = chain::since(&links, &record, held.record().version).cloned().collect();
     assert_eq!(versions(&given), ["1.9", "3.1", "3.4", "4.1", "4.2"]);
     assert_eq!(versions(&chain::walk(&held, &given).unwrap()), ["1.9", "3.1", "3.4", "4.1", "4.2"]);
     assert_eq!(chain::walk(&record, &given).unwrap(), [], "it has the newest");
@@ -198,6 +198,19 @@ fn a_server_that_was_away_walks_the_chain() {
     let leads = |epoch| chain::manager_of(&links, &record, Epoch(epoch));
     let of = |at: usize| Some(keys.0[at].public());
     assert_eq!([leads(1), leads(2), leads(3), leads(4)], [of(0), None, of(2), of(1)]);
+}
+
+#[test]
+fn who_asks_within_an_epoch_sees_that_there_are_two_managers() {
+    let keys = Keys::new();
+    let candidate = |record: &mut Record| record.servers[2].candidate = true;
+    let by_c = keys.edited(3, 1, 2, 2, candidate);
+    for asks in [keys.edited(3, 1, 1, 1, candidate), keys.edited(3, 7, 1, 1, candidate)] {
+        let given: Vec<_> = chain::since(&[], &by_c, asks.record().version).cloned().collect();
+        assert_eq!(chain::walk(&asks, &given), Err(RecordRefused::Conflict(asks.record().version)));
+    }
+    let newer = keys.edited(4, 1, 1, 1, candidate);
+    assert_eq!(chain::since(&[], &by_c, newer.record().version).count(), 0, "of an older epoch");
 }
 
 #[test]
@@ -224,4 +237,8 @@ fn the_chain_does_not_grow_without_end() {
     }
     assert_eq!(links.len(), limits::CHAIN);
     assert_eq!(links.last(), Some(&record));
+    let one = record.json.len();
+    assert_eq!(versions(chain::newest_within(&links, 2 * one)), ["198.1", "199.1"]);
+    assert_eq!(chain::newest_within(&links, one - 1), [] as [SignedRecord; 0]);
+    assert_eq!(chain::newest_within(&links, 1 << 30).len(), limits::CHAIN);
 }

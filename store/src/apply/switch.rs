@@ -255,8 +255,7 @@ impl Work {
         self.release(leftover)?;
         Journal::settle(&self.state)?;
         failpoint::hit("apply.journal-removed");
-        self.remove_staging();
-        failpoint::hit("apply.cleaned");
+        self.clean();
         Ok(())
     }
 
@@ -269,17 +268,30 @@ impl Work {
     }
 
     /// As [`Work::finish`] after the revision was noted durably, with nothing that waits for the disk: a journal that a
-    /// power loss brings back finds every entry in place, and nothing in staging.
+    /// power loss brings back finds every entry in place, and nothing in staging. Much is removed later only.
     pub(super) fn commit(&self) -> io::Result<()> {
         self.release(Leftover::Old)?;
         failpoint::hit("apply.journal-removed");
+        if self.has_few() {
+            self.clean();
+        }
         Ok(())
     }
 
-    /// What follows [`Work::commit`].
-    pub(super) fn clean(&self) -> io::Result<()> {
+    /// What follows [`Work::commit`]; nobody has to wait for it.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        if !self.has_few() {
+            self.clean();
+        }
+        Journal::settle(&self.state)
+    }
+
+    fn has_few(&self) -> bool {
+        self.journal.operations.len() <= stage::SYNC_EACH
+    }
+
+    fn clean(&self) {
         self.remove_staging();
         failpoint::hit("apply.cleaned");
-        Journal::settle(&self.state)
     }
 }

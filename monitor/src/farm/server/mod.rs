@@ -58,12 +58,12 @@ pub(super) struct Known {
     last_update_us: Option<u64>,
     kept: Vec<String>,
     verified: Option<Verified>,
+    /// It does not take this manager (a conflict), or was one and came back: why.
+    fenced: Option<(State, String)>,
     /// The group record that it has said to hold, since it was last reached.
     record: Option<Version>,
     /// Who asked it from outside the group, and when.
     knock: Option<(u64, String)>,
-    /// It does not take this manager (a conflict), or was one and came back: why.
-    fenced: Option<(State, String)>,
     balancers: Vec<Reach>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
@@ -98,10 +98,10 @@ impl Known {
             last_update_us: None,
             kept: Vec::new(),
             verified: None,
+            balancers: Vec::new(),
+            fenced: None,
             record: None,
             knock: None,
-            fenced: None,
-            balancers: Vec::new(),
             since_ms: now_ms,
             behind: None,
         }
@@ -123,6 +123,11 @@ impl Known {
     pub(super) fn fence(&mut self, conflict: bool, reason: String) {
         let state = if conflict { State::Conflict } else { State::Superseded };
         self.fenced = Some((state, reason));
+    }
+
+    /// The group has another epoch: which of two managers leads is decided.
+    pub(super) fn decided(&mut self) {
+        self.fenced.take_if(|(state, _)| *state == State::Conflict);
     }
 
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {

@@ -129,7 +129,8 @@ impl Known {
     fn fault_reason(&self, name: &ServerName) -> String {
         let why = self.fault.as_deref().unwrap_or("it failed");
         match self.role {
-            Role::Manager => format!("{why}; remove the cause, then restart its agent"),
+            // It says itself what to do.
+            Role::Manager => why.to_owned(),
             Role::Member | Role::Disabled => {
                 format!("{why}; it takes nothing until `bellwether sync {name}` succeeds")
             }

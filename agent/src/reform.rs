@@ -1,0 +1,193 @@
+//! `group reform` (W13, W14): what is known of the group before it is formed anew, and forming it; by the agent, or by the
+//! command itself where the agent does not run.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use bellwether_manager::{
+    group::By,
+    reform::{self, Reform, ReformError, Reformed},
+};
+use bellwether_proto::{
+    key::KeyPair,
+    name::{ServerName, SetName},
+    record::Server,
+    revision::{Epoch, Number, SignedHeader},
+    v1,
+};
+use tokio::task::JoinSet;
+
+use crate::{clock::now_ms, error::chain, group::GroupRecord, layout::Layout, peers::Peers};
+
+/// What a group is formed anew with.
+#[derive(Clone)]
+pub(crate) struct Ground {
+    pub(crate) layout: Layout,
+    pub(crate) key: Arc<KeyPair>,
+    pub(crate) record: Arc<GroupRecord>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) sets: Vec<(SetName, PathBuf)>,
+    pub(crate) incarnation: u64,
+}
+
+/// Why the group is not formed anew.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("this server is not the manager (any more): that is {manager} at {address}; nothing was changed")]
+    NotManager { manager: ServerName, address: String },
+    #[error(transparent)]
+    Reform(#[from] ReformError),
+    #[error("the agent is stopping")]
+    Stopping(#[from] tokio::task::JoinError),
+}
+
+/// What was found before.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// For people, a line each.
+    pub(crate) findings: Vec<String>,
+    /// Revisions that others have seen and that are not in the history here, with who has.
+    lost: BTreeMap<Number, (String, ServerName)>,
+    /// The highest epoch and the highest sequence that were seen anywhere.
+    seen: Option<Number>,
+}
+
+impl Found {
+    /// The revisions that are lost, oldest first, for people.
+    pub(crate) fn lost(&self) -> Vec<String> {
+        let said = |(number, (message, by)): (&Number, &(String, ServerName))| match message.as_str() {
+            "" => format!("{number}, which {by} has seen"),
+            message => format!("{number} “{message}”, which {by} has seen"),
+        };
+        self.lost.iter().map(said).collect()
+    }
+
+    fn note(&mut self, number: Number) {
+        let seen = self.seen.get_or_insert(number);
+        seen.epoch = seen.epoch.max(number.epoch);
+        seen.sequence = seen.sequence.max(number.sequence);
+    }
+}
+
+impl Ground {
+    /// Asks all other servers for newer records and for what they have seen, and looks at the history here.
+    ///
+    /// # Errors
+    /// This server is not the manager.
+    pub(crate) async fn survey(&self) -> Result<Found, Refused> {
+        let answers = self.ask().await;
+        let current = self.record.current();
+        let manager = current.record().manager();
+        if !self.record.is_led_here() {
+            return Err(Refused::NotManager { manager: manager.name.clone(), address: manager.address.clone() });
+        }
+        let mut found = Found::default();
+        found.findings.push(format!("the group record is {}", current.record().version));
+        let state = self.layout.state().to_owned();
+        let newest = match tokio::task::spawn_blocking(move || reform::newest(&state)).await? {
+            Ok(Some(newest)) => {
+                found.findings.push(format!("the newest revision in the history here is {}", newest.number()));
+                Some(newest)
+            }
+            Ok(None) => {
+                found.findings.push("there is no revision in the history here".to_owned());
+                None
+            }
+            Err(error) => {
+                found.findings.push(format!("the history here cannot be read: {}", chain(&error)));
+                None
+            }
+        };
+        let own = newest.as_ref().map(SignedHeader::number);
+        own.into_iter().for_each(|own| found.note(own));
+        for (server, answer) in answers {
+            match answer {
+                Err(why) => found.findings.push(format!(
+                    "{} does not answer ({why}): what it has seen is not known; where it differs, it keeps that as a \
+                     recovery point",
+                    server.name
+                )),
+                Ok(survey) => self.weigh(&mut found, &server, &survey, own),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn ask(&self) -> Vec<(Server, Result<v1::SurveyReply, String>)> {
+        let mut asking = JoinSet::new();
+        for server in self.peers.others() {
+            let peers = self.peers.clone();
+            asking.spawn(async move {
+                let taken = peers.ask(&server).await;
+                let answer = match taken {
+                    Ok(()) => peers.survey(&server).await,
+                    Err(why) => Err(why),
+                };
+                (server, answer)
+            });
+        }
+        let mut answers = asking.join_all().await;
+        answers.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        answers
+    }
+
+    /// Only what a manager signed counts.
+    fn weigh(&self, found: &mut Found, server: &Server, survey: &v1::SurveyReply, own: Option<Number>) {
+        let headers =
+            survey.seen.iter().chain(&survey.at).filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok());
+        let group = self.record.current().record().group;
+        let signed = |header: &SignedHeader| {
+            let manager = self.record.manager_of(header.number().epoch);
+            header.header().group == group && manager.is_some_and(|manager| header.signed_by(&manager))
+        };
+        let mut newest = None;
+        for header in headers.filter(signed) {
+            let number = header.number();
+            newest = newest.max(Some(number));
+            found.note(number);
+            if Some(number) > own {
+                let message = header.header().message.chars().take(80).collect();
+                found.lost.insert(number, (message, server.name.clone()));
+            }
+        }
+        let has = newest.map_or("no revision".to_owned(), |newest| newest.to_string());
+        found.findings.push(format!("{} has seen {has}", server.name));
+    }
+
+    /// Forms the group anew. No role runs on this state meanwhile.
+    ///
+    /// # Errors
+    /// Why not; see [`reform::reform`].
+    pub(crate) async fn form(&self, found: &Found, author: String) -> Result<Reformed, Refused> {
+        let ground = self.clone();
+        let seen = found.seen.unwrap_or(Number { epoch: Epoch(1), sequence: 0 });
+        let form = move || {
+            let held = ground.record.current();
+            let by = By { author, time_ms: now_ms() };
+            let asked = Reform {
+                held: &held,
+                key: &ground.key,
+                sets: ground.sets.clone(),
+                state: ground.layout.state(),
+                seen,
+                incarnation: ground.incarnation,
+                by,
+            };
+            reform::reform(asked, |record| ground.record.save(record))
+        };
+        Ok(tokio::task::spawn_blocking(form).await??)
+    }
+}
+
+/// The answer to the command.
+pub(crate) fn reply(found: &Found, reformed: Option<&Reformed>) -> v1::ReformReply {
+    let (findings, lost) = (found.findings.clone(), found.lost());
+    let Some(reformed) = reformed else { return v1::ReformReply { findings, lost, ..v1::ReformReply::default() } };
+    v1::ReformReply {
+        findings,
+        lost,
+        version: reformed.record.record().version.to_string(),
+        revision: reformed.header.number().to_string(),
+        entries: reformed.entries,
+        kept: reformed.kept.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,85 @@
+//! The manager's part of `drift keep`: a member's edits are fetched, become a revision, and the member is told.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bellwether_manager::{Adopt, Adopted, Manager};
+use bellwether_proto::{name::ServerName, record::Server, v1};
+use tonic::Status;
+
+use super::{
+    super::refusal::refusal,
+    DriftService,
+    edits::{self, Fetched},
+    in_time, of,
+};
+use crate::drift;
+
+/// How long all edits of a member may take to come.
+const ARRIVAL: Duration = Duration::from_secs(120);
+/// Keeps at a time: each holds a member's edits in memory.
+const KEEPS: usize = 4;
+
+/// The members whose edits are being kept: one keep of each, few in all, so that no member costs the manager more memory
+/// than that (invariant 6).
+#[derive(Debug, Clone, Default)]
+pub(super) struct Keeps(Arc<Mutex<BTreeSet<ServerName>>>);
+
+/// One of them, until it is dropped.
+struct Keeping(Keeps, ServerName);
+
+impl Keeps {
+    fn begin(&self, server: &ServerName) -> Result<Keeping, Status> {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.len() < KEEPS && under_way.insert(server.clone()) {
+            return Ok(Keeping(self.clone(), server.clone()));
+        }
+        Err(Status::resource_exhausted(format!(
+            "what was edited on {server}, or on others, is being kept already; try again"
+        )))
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+impl DriftService {
+    /// The manager's part of a keep: the edits are fetched, become a revision, and the member is told.
+    pub(super) async fn keep_from(
+        &self,
+        manager: &Manager,
+        member: &Server,
+        keep: v1::KeepRequest,
+    ) -> Result<v1::KeepReply, Status> {
+        let v1::KeepRequest { places, author, message, dry_run, .. } = keep;
+        let _one = self.keeps.begin(&member.name)?;
+        let mut client = self.dial(member).await?;
+        let fetched = tokio::time::timeout(ARRIVAL, edits::fetch(&mut client, places)).await;
+        let late =
+            |_| Status::deadline_exceeded(format!("{} did not send its edits; nothing was changed", member.name));
+        let Fetched { at, edits, chunks } = fetched.map_err(late)?.map_err(|status| of(&member.name, &status))?;
+        let message = if message.is_empty() { format!("kept what was edited on {}", member.name) } else { message };
+        let known = drift::to_wire(&edits);
+        let adopted = manager.adopt(Adopt { at, edits, chunks, author, message, dry_run }).await.map_err(refusal)?;
+        if !dry_run && let Err(status) = in_time(&member.name, client.kept(v1::KeptRequest { edits: known })).await {
+            // It only waits longer with its updates, where the policy is hold; the next keep tells it again.
+            tracing::warn!(server = %member.name, why = status.message(), "could not be told that its edits are kept");
+        }
+        Ok(kept(adopted))
+    }
+}
+
+fn kept(adopted: Adopted) -> v1::KeepReply {
+    v1::KeepReply {
+        revision: adopted.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
+        id: adopted.revision.map(|header| header.id().0.into()).unwrap_or_default(),
+        entries: adopted.count,
+        first: adopted.first,
+    }
+}

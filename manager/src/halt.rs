@@ -1,0 +1,126 @@
+//! A manager whose state went back (W14): it was restored from a backup that is older than what it had told its members, or
+//! another copy of it runs. It publishes, changes and sends nothing until the group is formed anew, and says so; that
+//! outlives a restart.
+
+use std::{fmt, io, path::Path};
+
+use bellwether_proto::{
+    name::ServerName,
+    record::Version,
+    revision::{Number, SignedHeader},
+};
+use bellwether_store::state_file::{self, StateFileError};
+use serde::{Deserialize, Serialize};
+
+/// The file in the state directory.
+const HALTED: &str = "halted.json";
+/// Revisions that are named.
+const NAMED: usize = 20;
+/// Characters of a message.
+const MESSAGE: usize = 80;
+
+/// What proves that the state went back. Each was signed by this manager's own key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proof {
+    /// A group record that is newer than the one held here.
+    Record {
+        /// The newer one.
+        theirs: Version,
+        /// The one held here.
+        ours: Version,
+    },
+    /// A revision that is not in the history here.
+    Revision(Number),
+    /// A session ticket that was never given, as far as is known here.
+    Session(u64),
+}
+
+/// Why this manager leads nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Halt {
+    /// Who has the proof.
+    pub witness: ServerName,
+    /// The proof.
+    pub proof: Proof,
+    /// The newest revision here; none: there is none that can be used.
+    pub head: Option<Number>,
+    /// Revisions that this manager made, the witness has seen, and the history here lacks; oldest first.
+    pub lacks: Vec<(Number, String)>,
+}
+
+impl Halt {
+    /// What that server has proved; what is lacking here is found out later.
+    pub fn new(witness: ServerName, proof: Proof) -> Self {
+        Self { witness, proof, head: None, lacks: Vec::new() }
+    }
+
+    /// What `seen`, the newest revisions that the witness has seen, makes of this manager's lack. Only what `ours` says to be
+    /// of its own signature counts.
+    #[must_use]
+    pub fn lacking(mut self, seen: &[SignedHeader], ours: impl Fn(&SignedHeader) -> bool) -> Self {
+        let lacks = seen.iter().filter(|header| Some(header.number()) > self.head && ours(header));
+        let message = |header: &SignedHeader| header.header().message.chars().take(MESSAGE).collect::<String>();
+        self.lacks = lacks.map(|header| (header.number(), message(header))).collect();
+        self
+    }
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { witness, proof, head, lacks } = self;
+        write!(f, "this manager's state went back (restored from a backup), or another copy of it runs: {witness} ")?;
+        match proof {
+            Proof::Record { theirs, ours } => write!(f, "holds group record {theirs}, here is {ours}")?,
+            Proof::Revision(at) => {
+                let head = head.map_or("none".to_owned(), |head| head.to_string());
+                write!(f, "has seen revision {at}, the newest here is {head}")?;
+            }
+            Proof::Session(count) => write!(f, "has had session {count} with it, which is not known here")?,
+        }
+        write!(f, "; nothing is published, changed or sent")?;
+        if !lacks.is_empty() {
+            let named: Vec<_> = lacks.iter().rev().take(NAMED).rev().map(said).collect();
+            let more = if lacks.len() > named.len() { "… " } else { "" };
+            write!(f, "; lacking here: {more}{}", named.join(", "))?;
+        }
+        write!(
+            f,
+            "; to keep what {witness} has: `bellwether promote {witness} --self --force` there; to make what is here the \
+             truth: `bellwether group reform` here"
+        )
+    }
+}
+
+fn said((number, message): &(Number, String)) -> String {
+    if message.is_empty() { number.to_string() } else { format!("{number} “{message}”") }
+}
+
+impl std::error::Error for Halt {}
+
+/// The halt that is in force; none: there is none. Blocks.
+///
+/// # Errors
+/// It cannot be read.
+pub fn load(state: &Path) -> Result<Option<Halt>, StateFileError> {
+    state_file::load(&state.join(HALTED))
+}
+
+/// Puts a halt in force, durably. Blocks.
+///
+/// # Errors
+/// It cannot be written.
+pub fn save(state: &Path, halt: &Halt) -> Result<(), StateFileError> {
+    state_file::save(&state.join(HALTED), halt)
+}
+
+/// Ends it: the group is formed anew, or this server is not the manager any more. Blocks.
+///
+/// # Errors
+/// The system's.
+pub fn clear(state: &Path) -> io::Result<()> {
+    match std::fs::remove_file(state.join(HALTED)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,309 @@
+//! Session tickets: what a manager gives a server with each session, and the server keeps durably before it answers. By
+//! them each recognises that the other's state went back (W14): a backup that was restored, a machine that was copied.
+//!
+//! A ticket counts the sessions of one server in one epoch and carries a nonce, so that two copies of one state are told
+//! apart; the manager signs it, so that one it does not remember proves that its own state went back.
+
+use prost::Message;
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Malformed,
+    key::{KeyPair, PublicKey, Signature},
+    revision::{Epoch, GroupId},
+    v1,
+};
+
+const CONTEXT: &str = "bellwether v1 session ticket";
+
+/// A ticket, as its holder keeps it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Ticket {
+    epoch: Epoch,
+    count: u64,
+    nonce: [u8; 16],
+    signature: Signature,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ticket({}.{})", self.epoch, self.count)
+    }
+}
+
+/// Between whom a ticket counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parties {
+    /// The group.
+    pub group: GroupId,
+    /// The server that holds the tickets.
+    pub server: PublicKey,
+    /// The manager that signs them.
+    pub manager: PublicKey,
+}
+
+impl Parties {
+    fn signed(&self, epoch: Epoch, count: u64, nonce: [u8; 16]) -> Vec<u8> {
+        let Self { group, server, manager } = self;
+        let numbers = [epoch.0.to_be_bytes(), count.to_be_bytes()].concat();
+        [group.as_bytes(), server.as_bytes().as_slice(), manager.as_bytes(), &numbers, &nonce].concat()
+    }
+}
+
+impl Ticket {
+    /// The ticket of that count, with a nonce of its own.
+    pub fn issue(parties: &Parties, epoch: Epoch, count: u64, key: &KeyPair) -> Self {
+        let mut nonce = [0; 16];
+        SystemRandom::new().fill(&mut nonce).expect("the system's random source answers");
+        let signature = key.sign(CONTEXT, &parties.signed(epoch, count, nonce));
+        Self { epoch, count, nonce, signature }
+    }
+
+    /// Whether the manager of these parties made it for this server.
+    pub fn is_of(&self, parties: &Parties) -> bool {
+        let signed = parties.signed(self.epoch, self.count, self.nonce);
+        parties.manager.verifies(CONTEXT, &signed, &self.signature)
+    }
+
+    /// The manager's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Which session of that epoch it is for, from 1.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The message.
+    pub fn to_wire(&self) -> v1::Ticket {
+        v1::Ticket {
+            epoch: self.epoch.0,
+            count: self.count,
+            nonce: bytes::Bytes::copy_from_slice(&self.nonce),
+            signature: bytes::Bytes::copy_from_slice(&self.signature),
+        }
+    }
+
+    /// Checks a message's form; whose it is says [`Ticket::is_of`].
+    ///
+    /// # Errors
+    /// A nonce or a signature of another length.
+    pub fn from_wire(wire: &v1::Ticket) -> Result<Self, Malformed> {
+        let wrong = |_| Malformed::new("a session ticket whose nonce or signature has another length");
+        Ok(Self {
+            epoch: Epoch(wire.epoch),
+            count: wire.count,
+            nonce: wire.nonce.as_ref().try_into().map_err(wrong)?,
+            signature: wire.signature.as_ref().try_into().map_err(wrong)?,
+        })
+    }
+}
+
+impl From<Ticket> for String {
+    fn from(ticket: Ticket) -> Self {
+        data_encoding::BASE64.encode(&ticket.to_wire().encode_to_vec())
+    }
+}
+
+impl TryFrom<String> for Ticket {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        let wrong = || Malformed::new("not a session ticket");
+        let bytes = data_encoding::BASE64.decode(text.as_bytes()).map_err(|_| wrong())?;
+        Self::from_wire(&v1::Ticket::decode(bytes.as_slice()).map_err(|_| wrong())?)
+    }
+}
+
+/// The manager that offers a ticket has a state from before one that this server holds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "session {offered} of epoch {epoch} is offered, this server has had session {held} with that manager already: the \
+     manager's state went back (restored from a backup), or another copy of it runs"
+)]
+pub struct ManagerWentBack {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// What is offered.
+    pub offered: u64,
+    /// What is held.
+    pub held: u64,
+}
+
+/// Whether a server that holds `held` may begin a session with `offered`; `Ok(true)`: it has to be on the disk before the
+/// server answers.
+///
+/// # Errors
+/// The manager's state went back; what is held stays.
+pub fn accept(held: Option<&Ticket>, offered: &Ticket) -> Result<bool, ManagerWentBack> {
+    let Some(held) = held else { return Ok(true) };
+    let newer = (offered.epoch, offered.count) > (held.epoch, held.count);
+    if !newer && offered != held {
+        return Err(ManagerWentBack { epoch: held.epoch, offered: offered.count, held: held.count });
+    }
+    Ok(newer)
+}
+
+/// What a manager remembers of the tickets that it gave one server in its epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    /// The server.
+    pub server: PublicKey,
+    /// The newest one that the server has shown that it holds.
+    pub held: Option<Ticket>,
+    /// The one that the next session is offered with: the same until a session has begun with it.
+    pub next: Ticket,
+}
+
+/// What a server's ticket says of its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// It is the server that had the last session, or the first one of this epoch.
+    Known,
+    /// The server's state is older than the last session, or a copy of it.
+    Older,
+    /// The server has had sessions that this manager does not remember: the manager's own state went back.
+    Newer,
+}
+
+impl Given {
+    /// Before the first session of `epoch`.
+    pub fn first(parties: &Parties, epoch: Epoch, key: &KeyPair) -> Self {
+        Self { server: parties.server, held: None, next: Ticket::issue(parties, epoch, 1, key) }
+    }
+
+    /// What the ticket that a server shows, when it is offered `next`, says of it. Only what this manager signed counts.
+    pub fn judge(&self, parties: &Parties, shown: Option<&Ticket>) -> Shown {
+        let epoch = self.next.epoch;
+        let ours = shown.filter(|shown| shown.epoch == epoch && shown.is_of(parties));
+        let known = self.held.as_ref().map_or(0, |held| held.count);
+        match ours {
+            Some(shown) if *shown == self.next || Some(shown) == self.held.as_ref() => Shown::Known,
+            Some(shown) if shown.count < known => Shown::Older,
+            Some(_) => Shown::Newer,
+            // Of an earlier epoch, or none.
+            None if self.held.is_none() => Shown::Known,
+            None => Shown::Older,
+        }
+    }
+
+    /// A session has begun: the server holds `next`.
+    #[must_use]
+    pub fn begun(&self, parties: &Parties, key: &KeyPair) -> Self {
+        let next = Ticket::issue(parties, self.next.epoch, self.next.count + 1, key);
+        Self { server: self.server, held: Some(self.next.clone()), next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(3);
+
+    struct Case {
+        key: KeyPair,
+        parties: Parties,
+        given: Given,
+        /// What the server holds.
+        held: Option<Ticket>,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let key = KeyPair::generate();
+            let server = KeyPair::generate().public();
+            let parties = Parties { group: [7; 16].into(), server, manager: key.public() };
+            let given = Given::first(&parties, EPOCH, &key);
+            Self { key, parties, given, held: None }
+        }
+
+        /// The server's side of a session; what it shows.
+        fn greet(&mut self) -> Result<Option<Ticket>, ManagerWentBack> {
+            let shown = self.held.clone();
+            if accept(self.held.as_ref(), &self.given.next)? {
+                self.held = Some(self.given.next.clone());
+            }
+            Ok(shown)
+        }
+
+        fn session(&mut self) -> Shown {
+            let shown = self.greet().expect("accepted");
+            let judged = self.given.judge(&self.parties, shown.as_ref());
+            self.given = self.given.begun(&self.parties, &self.key);
+            judged
+        }
+    }
+
+    #[test]
+    fn sessions_follow_each_other_whatever_is_lost_on_the_way() {
+        let mut case = Case::new();
+        assert_eq!(case.session(), Shown::Known, "the first");
+        assert_eq!(case.session(), Shown::Known);
+        // The answer is lost: the manager offers the same again.
+        case.greet().unwrap();
+        case.greet().unwrap();
+        assert_eq!(case.session(), Shown::Known);
+        assert_eq!(case.session(), Shown::Known);
+    }
+
+    #[test]
+    fn a_server_that_was_restored_or_copied_shows_an_older_ticket() {
+        let mut case = Case::new();
+        case.session();
+        let backup = case.held.clone();
+        case.session();
+        case.held = backup;
+        assert_eq!(case.session(), Shown::Older);
+        assert_eq!(case.session(), Shown::Known, "from then on it is known by its newest one");
+        case.held = None;
+        assert_eq!(case.session(), Shown::Older, "its state is gone");
+    }
+
+    #[test]
+    fn a_manager_that_was_restored_or_copied_is_found_by_both_sides() {
+        let mut case = Case::new();
+        case.session();
+        let backup = case.given.clone();
+        case.session();
+        case.session();
+        let good = std::mem::replace(&mut case.given, backup);
+        assert!(case.greet().is_err(), "the server obeys no older one");
+        assert_eq!(case.given.judge(&case.parties, case.held.as_ref()), Shown::Newer, "and shows the proof");
+        // A copy that has gone as far as the server, but not with it.
+        case.given = case.given.begun(&case.parties, &case.key).begun(&case.parties, &case.key);
+        assert_eq!(case.given.held.as_ref().map(Ticket::count), case.held.as_ref().map(Ticket::count));
+        assert_eq!(case.given.judge(&case.parties, case.held.as_ref()), Shown::Newer);
+        case.given = good;
+        assert_eq!(case.session(), Shown::Known, "the good one goes on");
+    }
+
+    #[test]
+    fn a_new_epoch_begins_anew_and_forged_tickets_prove_nothing() {
+        let mut case = Case::new();
+        case.session();
+        case.given = Given::first(&case.parties, Epoch(4), &case.key);
+        assert_eq!(case.session(), Shown::Known, "what it holds is of an earlier epoch");
+        let forged = Ticket::issue(&case.parties, Epoch(4), 99, &KeyPair::generate());
+        assert_eq!(case.given.judge(&case.parties, Some(&forged)), Shown::Older, "it cannot stop the manager");
+        let elsewhere = Parties { server: KeyPair::generate().public(), ..case.parties };
+        let foreign = Ticket::issue(&elsewhere, Epoch(4), 99, &case.key);
+        assert_eq!(case.given.judge(&case.parties, Some(&foreign)), Shown::Older, "another server's");
+        let old = Ticket::issue(&case.parties, Epoch(3), 99, &case.key);
+        assert!(accept(case.held.as_ref(), &old).is_err(), "an epoch that is over");
+    }
+
+    #[test]
+    fn a_ticket_survives_its_texts() {
+        let case = Case::new();
+        let text = serde_json::to_string(&case.given).unwrap();
+        assert_eq!(serde_json::from_str::<Given>(&text).unwrap(), case.given);
+        let wire = v1::Ticket { nonce: vec![1].into(), ..case.given.next.to_wire() };
+        assert!(Ticket::from_wire(&wire).is_err());
+        assert!(Ticket::try_from("AAAA".to_owned()).is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! What happens to the farm: changes, crashes, partitions, promotions, restores, returns, drawn from the seed.
+
+use std::collections::BTreeSet;
+
+use bellwether_manager::Leave;
+
+use crate::{
+    changes::{Change, MOST},
+    disk::{Arm, Disk},
+    history::{History, host, name},
+    rng::Rng,
+    world::Command,
+};
+
+/// The script: when the next thing happens, and how many are left.
+pub(crate) struct Faults {
+    left: usize,
+    next_ms: u64,
+    change: Change,
+    /// Machines that do not run.
+    down: BTreeSet<usize>,
+    /// Backups of disks.
+    backups: Vec<(usize, Disk)>,
+    /// What this history is about: some faults happen in some histories only.
+    restores: bool,
+    leaves: bool,
+}
+
+impl Faults {
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        Self {
+            left: 10 + rng.below(30),
+            next_ms: 300,
+            change: 0,
+            down: BTreeSet::new(),
+            backups: Vec::new(),
+            restores: rng.one_in(4),
+            leaves: rng.one_in(3),
+        }
+    }
+
+    /// Does what is due; false when everything has happened.
+    pub(crate) fn go_on(&mut self, history: &mut History) -> bool {
+        self.note_crashes(history);
+        if history.now() >= self.next_ms {
+            self.next_ms = history.now() + 20 + history.rng.below(400) as u64;
+            self.left -= 1;
+            self.happen(history);
+        }
+        self.left > 0
+    }
+
+    /// An armed crash has struck.
+    fn note_crashes(&mut self, history: &mut History) {
+        for machine in 0..history.servers {
+            if !history.sim.is_host_running(host(machine)) {
+                self.down.insert(machine);
+            }
+        }
+    }
+
+    fn happen(&mut self, history: &mut History) {
+        let machine = history.rng.below(history.servers);
+        match history.rng.below(35) {
+            0..=9 => self.put(history, machine),
+            10 => self.edit(history, machine),
+            11 | 12 => self.crash(history, machine),
+            13..=15 => arm(history, machine),
+            16 | 17 => self.restart(history),
+            18 | 19 => cut(history, machine),
+            20 => split(history),
+            21 | 22 => heal(history),
+            23 | 24 => promote(history),
+            25..=27 => self.take(history, machine),
+            28 => self.edit_group(history, machine),
+            29..=31 if self.restores => self.backup(history, machine),
+            32 | 33 if self.restores => self.restore(history),
+            29..=33 => self.put(history, machine),
+            _ => self.leave(history, machine),
+        }
+    }
+
+    fn change(&mut self) -> Option<Change> {
+        (self.change < MOST).then(|| {
+            self.change += 1;
+            self.change
+        })
+    }
+
+    /// A client asks whoever it takes for the manager; often it is.
+    fn put(&mut self, history: &mut History, machine: usize) {
+        let leads: Vec<usize> = managers(history);
+        let machine = if leads.is_empty() { machine } else { leads[history.rng.below(leads.len())] };
+        if let Some(change) = self.change() {
+            command(history, machine, Command::Put(change));
+        }
+    }
+
+    fn edit(&mut self, history: &mut History, machine: usize) {
+        if let Some(change) = self.change() {
+            command(history, machine, Command::Edit(change));
+        }
+    }
+
+    fn crash(&mut self, history: &mut History, machine: usize) {
+        if self.down.insert(machine) {
+            history.world.borrow_mut().tell(machine, || "crashes".into());
+            history.sim.crash(host(machine));
+        }
+    }
+
+    fn restart(&mut self, history: &mut History) {
+        let down: Vec<usize> = self.down.iter().copied().collect();
+        if !down.is_empty() {
+            let machine = down[history.rng.below(down.len())];
+            self.start(history, machine);
+        }
+    }
+
+    fn start(&mut self, history: &mut History, machine: usize) {
+        self.down.remove(&machine);
+        let mut world = history.world.borrow_mut();
+        world.tell(machine, || "starts".into());
+        world.arm(machine, None);
+        world.commands[machine].clear();
+        drop(world);
+        history.sim.bounce(host(machine));
+    }
+
+    fn take(&mut self, history: &mut History, machine: usize) {
+        let force = history.rng.one_in(3);
+        command(history, machine, Command::Take { force });
+        if history.rng.one_in(3) {
+            // Two at once.
+            let other = history.rng.below(history.servers);
+            command(history, other, Command::Take { force: true });
+        }
+    }
+
+    fn edit_group(&mut self, history: &mut History, machine: usize) {
+        let leads = managers(history);
+        if let Some(manager) = leads.first() {
+            let edit = match history.rng.below(3) {
+                0 => Command::Remove(name(machine)),
+                1 => Command::Disable(name(machine)),
+                _ => Command::Add(name(machine)),
+            };
+            command(history, *manager, edit);
+        }
+    }
+
+    fn backup(&mut self, history: &mut History, machine: usize) {
+        let disk = history.world.borrow().disks[machine].clone();
+        history.world.borrow_mut().tell(machine, || "is backed up".into());
+        self.backups.push((machine, disk));
+    }
+
+    /// A machine comes back from a backup (W14).
+    fn restore(&mut self, history: &mut History) {
+        if self.backups.is_empty() {
+            return;
+        }
+        let (machine, disk) = self.backups.swap_remove(history.rng.below(self.backups.len()));
+        self.crash(history, machine);
+        let mut world = history.world.borrow_mut();
+        world.tell(machine, || "comes back from its backup".into());
+        world.disks[machine] = disk;
+        world.forget_whom_it_obeyed(machine);
+        world.note_destroyed();
+        world.met.restored += 1;
+        world.changed = true;
+        drop(world);
+        self.start(history, machine);
+    }
+
+    fn leave(&mut self, history: &mut History, machine: usize) {
+        if self.leaves && !managers(history).contains(&machine) {
+            command(history, machine, Command::Leave);
+        }
+    }
+
+    /// Peace: everything runs and is connected.
+    pub(crate) fn end(&mut self, history: &mut History) {
+        history.world.borrow_mut().tell_all(|| "peace".into());
+        heal(history);
+        for machine in 0..history.servers {
+            history.world.borrow_mut().arm(machine, None);
+        }
+        self.note_crashes(history);
+        for machine in self.down.clone() {
+            self.start(history, machine);
+        }
+    }
+}
+
+/// Gives a command at that machine.
+pub(crate) fn command(history: &History, machine: usize, command: Command) {
+    let mut world = history.world.borrow_mut();
+    world.tell(machine, || format!("is told to {command:?}"));
+    world.commands[machine].push_back(command);
+}
+
+fn leads(disk: &Disk) -> bool {
+    disk.record().is_some_and(|record| record.record().manager().key == crate::keys::public(disk.key))
+}
+
+/// The machines that take themselves for the manager.
+pub(crate) fn managers(history: &History) -> Vec<usize> {
+    let world = history.world.borrow();
+    (0..history.servers).filter(|machine| leads(&world.disks[*machine])).collect()
+}
+
+fn arm(history: &mut History, machine: usize) {
+    let arm = Arm { saves: history.rng.below(5), after: history.rng.one_in(2) };
+    history.world.borrow_mut().arm(machine, Some(arm));
+}
+
+/// One server is cut off from all others.
+fn cut(history: &mut History, machine: usize) {
+    history.world.borrow_mut().tell(machine, || "is cut off".into());
+    for other in (0..history.servers).filter(|other| *other != machine) {
+        history.sim.partition(host(machine), host(other));
+    }
+}
+
+/// The farm falls into two parts.
+fn split(history: &mut History) {
+    let part: BTreeSet<usize> = (0..history.servers).filter(|_| history.rng.one_in(2)).collect();
+    history.world.borrow_mut().tell_all(|| format!("the farm is split: {part:?} and the others"));
+    for a in &part {
+        for b in (0..history.servers).filter(|b| !part.contains(b)) {
+            history.sim.partition(host(*a), host(b));
+        }
+    }
+}
+
+fn heal(history: &mut History) {
+    history.world.borrow_mut().tell_all(|| "the network is whole again".into());
+    for a in 0..history.servers {
+        for b in 0..a {
+            history.sim.repair(host(a), host(b));
+        }
+    }
+}
+
+fn promote(history: &mut History) {
+    let to = name(history.rng.below(history.servers));
+    let leave = [Leave::Member, Leave::Disabled, Leave::Removed][history.rng.below(3)];
+    if let Some(manager) = managers(history).first() {
+        command(history, *manager, Command::Promote(to, leave));
+    }
+}

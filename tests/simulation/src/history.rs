@@ -1,0 +1,208 @@
+//! One history: a farm, a script of changes and faults drawn from the seed, then peace, in which an operator resolves what is
+//! shown and everything must come together.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use bellwether_proto::{
+    name::ServerName,
+    record::{FORMAT, Policy, Record, Role, Server, SignedRecord, Version},
+    revision::{Epoch, GroupId, Header, Number, SignedHeader},
+};
+
+use crate::{
+    changes::Changes,
+    disk::{Disk, Held},
+    faults::Faults,
+    keys,
+    met::Met,
+    operator::Operator,
+    rng::Rng,
+    rules::Rules,
+    server,
+    world::World,
+};
+
+const STEP: Duration = Duration::from_millis(20);
+/// How long after the faults everything must have come together.
+const PEACE_MS: u64 = 20_000;
+
+/// A history that broke an invariant.
+#[derive(Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// What was broken.
+    pub what: String,
+    /// What had happened, line by line.
+    pub story: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "history {}: {}", self.seed, self.what)?;
+        self.story.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
+
+/// Runs the history of that seed by those rules, and says what it met.
+///
+/// # Errors
+/// An invariant was broken, or the farm did not come together: the whole story.
+pub fn run(seed: u64, rules: Rules) -> Result<Met, Box<Failure>> {
+    let history = History::new(seed, rules, false);
+    let world = history.world.clone();
+    let Err((_, what)) = history.run() else { return Ok(world.borrow().met) };
+    // Again, and this time with the story.
+    let (story, what) = match History::new(seed, rules, true).run() {
+        Err((story, again)) if again == what => (story, what),
+        Err((story, again)) => (story, format!("{what}; when it was run again: {again}")),
+        Ok(story) => (story, format!("{what}; but not when it was run again")),
+    };
+    Err(Box::new(Failure { seed, what, story }))
+}
+
+/// The story of that seed, whatever came of it.
+#[must_use]
+pub fn tell(seed: u64, rules: Rules) -> Vec<String> {
+    History::new(seed, rules, true).run().unwrap_or_else(|(story, _)| story)
+}
+
+pub(crate) struct History {
+    pub(crate) sim: turmoil::Sim<'static>,
+    pub(crate) world: World,
+    pub(crate) rng: Rng,
+    pub(crate) servers: usize,
+}
+
+/// The host name of a machine; its server has the same name.
+pub(crate) fn host(machine: usize) -> String {
+    format!("web{machine}")
+}
+
+pub(crate) fn name(machine: usize) -> ServerName {
+    host(machine).parse().expect("a name")
+}
+
+type Story = Vec<String>;
+
+impl History {
+    fn new(seed: u64, rules: Rules, tell: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let servers = 3 + rng.below(3);
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(rng.next())
+            .tick_duration(STEP)
+            .simulation_duration(Duration::from_secs(3_600))
+            .min_message_latency(Duration::from_millis(1))
+            .max_message_latency(Duration::from_millis(5 + 20 * rng.below(3) as u64))
+            .tcp_capacity(4_096)
+            .build();
+        let world = farm(servers, rules, tell, &mut rng);
+        for machine in 0..servers {
+            let world = world.clone();
+            sim.host(host(machine), move || server::run(world.clone(), machine));
+        }
+        Self { sim, world, rng, servers }
+    }
+
+    fn run(mut self) -> Result<Story, (Story, String)> {
+        let what = self.live().err();
+        let story = self.world.borrow_mut().story.take().unwrap_or_default();
+        match what {
+            None => Ok(story),
+            Some(what) => Err((story, what)),
+        }
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        let mut faults = Faults::new(&mut self.rng);
+        while faults.go_on(self) {
+            self.step()?;
+        }
+        faults.end(self);
+        let (mut operator, end) = (Operator::default(), self.now() + PEACE_MS);
+        loop {
+            self.step()?;
+            let settled = self.world.borrow().settled();
+            let Err(missing) = settled else { break };
+            if self.now() > end {
+                return self.fails(format!("the farm does not come together: {missing}"));
+            }
+            operator.looks(self, &missing);
+        }
+        let lost = self.world.borrow().silently_lost();
+        if lost.is_empty() { Ok(()) } else { self.fails(format!("4: changes {lost:?} were lost silently")) }
+    }
+
+    fn fails(&self, what: String) -> Result<(), String> {
+        self.world.borrow_mut().breaks(what.clone());
+        Err(what)
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.sim.elapsed().as_millis()).expect("a short history")
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        self.world.borrow_mut().now_ms = self.now();
+        self.sim.step().map_err(|e| format!("a server ended: {e}"))?;
+        let dying = std::mem::take(&mut self.world.borrow_mut().dying);
+        for machine in dying {
+            self.sim.crash(host(machine));
+        }
+        let up: Vec<bool> = (0..self.servers).map(|machine| self.sim.is_host_running(host(machine))).collect();
+        let mut world = self.world.borrow_mut();
+        world.look(&up);
+        world.broken.clone().map_or(Ok(()), Err)
+    }
+}
+
+/// Servers of which the first is the manager; all hold the first revision.
+fn farm(servers: usize, rules: Rules, tell: bool, rng: &mut Rng) -> World {
+    let group = GroupId::from([7; 16]);
+    let mut candidate = |machine: usize| machine < 2 || !rng.one_in(4);
+    let server = |machine: usize| Server {
+        name: name(machine),
+        key: keys::public(machine),
+        address: format!("{}:7100", host(machine)),
+        role: if machine == 0 { Role::Manager } else { Role::Member },
+        candidate: candidate(machine),
+        backends: Vec::new(),
+        drained: false,
+    };
+    let record = Record {
+        format: FORMAT,
+        group,
+        version: Version { epoch: Epoch(1), version: 1 },
+        servers: (0..servers).map(server).collect(),
+        removed: Vec::new(),
+        policy: Policy::new(Vec::new()),
+        log: Vec::new(),
+        previous: None,
+    };
+    let header = Header {
+        group,
+        number: Number { epoch: Epoch(1), sequence: 1 },
+        parent: None,
+        manager: name(0),
+        incarnation: 1,
+        time_ms: 0,
+        author: String::new(),
+        message: String::new(),
+        labels: Default::default(),
+        root: bellwether_proto::hash::Hash::of(b"first"),
+    };
+    let key = keys::key(0);
+    let (current, first) = (SignedRecord::sign(record, &key).expect("a good record"), SignedHeader::sign(header, &key));
+    let disks = (0..servers).map(|machine| {
+        let mut disk = Disk::new(name(machine), machine);
+        disk.held = Some(Held { current: current.clone(), chain: vec![current.clone()] });
+        disk.history = BTreeSet::from([first.id()]);
+        disk.sets.revision = Some(first.id());
+        disk.at = Some(first.clone());
+        disk
+    });
+    let world = World::new(disks.collect(), rules, tell);
+    world.borrow_mut().learn(first, Changes::default());
+    world
+}

@@ -1,0 +1,156 @@
+//! The invariants of the design, judged from outside: 1 and 3 at every write, 2 and 4 after every step.
+
+use bellwether_proto::{
+    name::ServerName,
+    record::{Role, SignedRecord},
+    revision::SignedHeader,
+};
+
+use crate::{changes::Changes, disk::Disk, keys, world::State};
+
+/// Judges a write of a server's; what a fault does to a disk does not pass here.
+pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
+    let after = state.disks[machine].clone();
+    let name = after.name.clone();
+    state.met.recovery_points += u64::from(after.kept != before.kept);
+    if let (Some(old), Some(new)) = (before.record(), after.record())
+        && old != new
+    {
+        count(state, &after, old, new);
+        let (old, new) = (old.record(), new.record());
+        if new.version <= old.version {
+            state.breaks(format!("3: {name} went from record {} to {}", old.version, new.version));
+        }
+    }
+    if let Some(record) = after.record().map(|signed| signed.record()) {
+        let (epoch, manager) = (record.version.epoch, record.manager());
+        let obeyed = *state.obeyed.entry((machine, epoch)).or_insert(manager.key);
+        if obeyed != manager.key {
+            state.breaks(format!("3: {name} obeys {} in epoch {epoch}, in which it obeyed another", manager.name));
+        }
+    }
+    if let (Some(old), Some(new)) = (&before.at, &after.at)
+        && old != new
+    {
+        position(state, &name, old, new);
+    }
+    if after.at != before.at
+        && let Some(at) = &after.at
+        && !after.history.contains(&at.id())
+    {
+        state.breaks(format!("2: {name} names revision {} as held, and its history has it not", at.number()));
+    }
+}
+
+/// A change of the manager, as this server has a part in it.
+fn count(state: &mut State, disk: &Disk, old: &SignedRecord, new: &SignedRecord) {
+    let own = keys::public(disk.key);
+    let (before, after) = (old.record().manager().key == own, new.record().manager().key == own);
+    let signed = new.signer() == own;
+    state.met.handovers += u64::from(before && !after && signed);
+    state.met.takeovers += u64::from(after && signed && old.record().version.epoch != new.record().version.epoch);
+    state.met.fenced += u64::from(before && !after && !signed);
+}
+
+fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &SignedHeader) {
+    let (from, to) = (old.number(), new.number());
+    let back = to.epoch < from.epoch || (to.epoch == from.epoch && to.sequence <= from.sequence);
+    if back {
+        state.breaks(format!("3: {name} went from revision {from} to {to}"));
+    }
+}
+
+impl State {
+    /// A manager says that it has this revision: it must be durable there (invariant 3).
+    pub(crate) fn offers(&mut self, machine: usize, header: Option<&SignedHeader>) {
+        let Some(header) = header else { return };
+        if !self.disks[machine].history.contains(&header.id()) {
+            let name = self.disks[machine].name.clone();
+            self.breaks(format!("3: {name} offers revision {}, which is not durable there", header.number()));
+        }
+    }
+
+    /// A member takes a revision: it is its manager's, or the manager has it from those before.
+    pub(crate) fn obeys(&mut self, machine: usize, header: &SignedHeader) {
+        let Some(record) = self.disks[machine].record() else { return };
+        let epoch = record.record().version.epoch;
+        if header.number().epoch > epoch {
+            let name = self.disks[machine].name.clone();
+            self.breaks(format!("3: {name}, in epoch {epoch}, takes revision {}", header.number()));
+        }
+    }
+
+    /// What is somewhere: in sets, in recovery points, in histories, in a list of what is lost.
+    fn somewhere(&self) -> Changes {
+        let revisions = |disk: &Disk| {
+            let all = disk.history.iter().copied().chain(disk.sets.revision).chain(disk.position());
+            all.fold(Changes::default(), |sum, id| sum.and(self.content(Some(id))))
+        };
+        let of = |disk: &Disk| disk.kept.and(disk.sets.edits).and(revisions(disk));
+        self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)))
+    }
+
+    /// What a fault of the hardware has just taken with it.
+    pub(crate) fn note_destroyed(&mut self) {
+        let gone = self.promised.without(self.somewhere());
+        self.destroyed = self.destroyed.and(gone);
+    }
+
+    /// Invariants 2 and 4 at any moment: what was promised is somewhere. Invariant 1 between two steps, when no server is in
+    /// the middle of anything: `up` says which machines run.
+    pub(crate) fn look(&mut self, up: &[bool]) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let lost = self.promised.without(self.somewhere()).without(self.destroyed);
+        if !lost.is_empty() {
+            self.breaks(format!("2: changes {lost:?} were acknowledged and are nowhere"));
+        }
+        let mixed = self.disks.iter().zip(up).find(|(disk, up)| **up && !disk.is_whole());
+        if let Some(name) = mixed.map(|(disk, _)| disk.name.clone()) {
+            self.breaks(format!("1: the sets of {name} are not at the revision of its position"));
+        }
+    }
+
+    /// Invariants 2 and 4 at the end, when everybody has met everybody: what was promised is in the head, or in a recovery
+    /// point, or was listed; and every server holds the manager's head. Otherwise says what is missing.
+    pub(crate) fn settled(&self) -> Result<(), String> {
+        let leads = |disk: &&Disk| {
+            let key = keys::public(disk.key);
+            disk.record().is_some_and(|record| record.record().manager().key == key)
+        };
+        let managers: Vec<&Disk> = self.disks.iter().filter(leads).collect();
+        let [manager] = managers.as_slice() else {
+            let names: Vec<_> = managers.iter().map(|disk| disk.name.to_string()).collect();
+            return Err(format!("managers: {names:?}"));
+        };
+        let record = manager.record().expect("it leads").record();
+        let head = manager.sets.revision;
+        if !manager.leads || !manager.sets.edits.is_empty() {
+            return Err(format!("{} has not published", manager.name));
+        }
+        for disk in &self.disks {
+            let role = record.server(&disk.name).map(|server| server.role);
+            match role {
+                Some(Role::Manager) => continue,
+                Some(Role::Member) => {}
+                Some(Role::Disabled) | None => return Err(format!("{} is {role:?}", disk.name)),
+            }
+            if disk.record() != manager.record() {
+                return Err(format!("{} has another record than {}", disk.name, manager.name));
+            }
+            if disk.position() != head || disk.sets.revision != head {
+                let at = disk.at.as_ref().map(|at| at.number().to_string());
+                return Err(format!("{} is at {at:?}, not at the head", disk.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was promised and is neither in the head nor kept nor listed nor an edit that is still in place.
+    pub(crate) fn silently_lost(&self) -> Changes {
+        let there = |disk: &Disk| disk.kept.and(disk.sets.edits).and(self.content(disk.sets.revision));
+        let there = self.disks.iter().fold(self.listed, |sum, disk| sum.and(there(disk)));
+        self.promised.without(there).without(self.destroyed)
+    }
+}

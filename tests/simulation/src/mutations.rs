@@ -1,0 +1,46 @@
+//! The simulation notices broken rules: each of these is what somebody could get wrong.
+
+use bellwether_proto::record::{RecordRefused, SignedRecord};
+
+use crate::{history, rules::Rules};
+
+/// Within so many histories.
+const HISTORIES: u64 = 300;
+
+/// Some history fails by these rules, and says so.
+fn says(what: &str, rules: Rules) {
+    let failures = (0..HISTORIES).filter_map(|seed| history::run(seed, rules).err());
+    let mut said = failures.map(|failure| failure.what);
+    assert!(said.any(|said| said.contains(what)), "no history noticed it");
+}
+
+/// Takes whatever is shown last, unless it is the very same.
+fn takes_anything(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
+    Ok(links.last().filter(|last| *last != held).cloned().into_iter().collect())
+}
+
+#[test]
+fn a_server_that_goes_back_to_a_lower_epoch() {
+    says("3: ", Rules { walk: takes_anything, ..Rules::default() });
+}
+
+/// The higher version wins, whoever signed it.
+fn takes_newer(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
+    let newer = |link: &&SignedRecord| link.record().version > held.record().version;
+    Ok(links.last().filter(newer).cloned().into_iter().collect())
+}
+
+#[test]
+fn a_server_that_obeys_two_managers_in_one_epoch() {
+    says("in which it obeyed another", Rules { walk: takes_newer, ..Rules::default() });
+}
+
+#[test]
+fn a_manager_that_offers_what_is_not_durable() {
+    says("which is not durable there", Rules { save_first: false, ..Rules::default() });
+}
+
+#[test]
+fn a_fork_that_is_replaced_and_not_kept() {
+    says("4: ", Rules { keep_forked: false, ..Rules::default() });
+}

@@ -1,0 +1,141 @@
+//! The operator in peace: looks at what the servers show, once in a while, and does what it says is to be done.
+
+use std::collections::BTreeSet;
+
+use bellwether_proto::record::Role;
+
+use crate::{
+    disk::Disk,
+    faults::{command, managers},
+    history::{self, History},
+    keys,
+    world::{Command, Notice},
+};
+
+/// How often the operator looks.
+const EVERY_MS: u64 = 1_500;
+
+#[derive(Default)]
+pub(crate) struct Operator {
+    next_ms: u64,
+    /// How often there was no manager in a row.
+    without: u32,
+    /// Those that showed at the last look, too, that they do not take the record.
+    stubborn: BTreeSet<usize>,
+}
+
+impl Operator {
+    pub(crate) fn looks(&mut self, history: &mut History, missing: &str) {
+        if self.next_ms == 0 {
+            self.next_ms = history.now() + EVERY_MS;
+            forget_notices(history);
+        }
+        if history.now() < self.next_ms {
+            return;
+        }
+        self.next_ms = history.now() + EVERY_MS;
+        history.world.borrow_mut().tell_all(|| format!("the operator looks: {missing}"));
+        let leads = managers(history);
+        match leads.as_slice() {
+            [] => self.without(history),
+            [manager] => self.tidy(history, *manager),
+            several => self.decide(history, several),
+        }
+        forget_notices(history);
+    }
+
+    /// Nobody leads: the one with the newest record takes over, if it may.
+    fn without(&mut self, history: &History) {
+        self.without += 1;
+        let world = history.world.borrow();
+        let version = |disk: &Disk| disk.record().map(|record| record.record().version);
+        let may = |machine: &usize| {
+            let disk = &world.disks[*machine];
+            disk.record()
+                .and_then(|record| record.record().server(&disk.name).cloned())
+                .is_some_and(|server| server.role == Role::Member && server.candidate)
+        };
+        let best = (0..history.servers).filter(may).max_by_key(|machine| version(&world.disks[*machine]));
+        drop(world);
+        if let Some(machine) = best.filter(|_| self.without > 1) {
+            command(history, machine, Command::Take { force: true });
+        }
+    }
+
+    /// One manager: whoever is not a member of its group becomes one.
+    fn tidy(&mut self, history: &History, manager: usize) {
+        self.without = 0;
+        let mut stubborn = BTreeSet::new();
+        let (record, held) = {
+            let world = history.world.borrow();
+            let held = world.disks[manager].held.clone().expect("it leads");
+            (held.current.record().clone(), held)
+        };
+        for machine in (0..history.servers).filter(|machine| *machine != manager) {
+            let name = history::name(machine);
+            let shows = |notice: &Notice| history.world.borrow().notices[machine].contains(notice);
+            let of_a_group = history.world.borrow().disks[machine].held.is_some();
+            match record.server(&name).map(|server| server.role) {
+                Some(Role::Disabled) => command(history, manager, Command::Add(name)),
+                None if record.removed.iter().any(|server| server.name == name) => {
+                    command(history, manager, Command::Add(name));
+                }
+                None => command(history, manager, Command::Admit(name)),
+                Some(_) if !of_a_group => command(history, machine, Command::Enter(Box::new(held.clone()))),
+                Some(_) if shows(&Notice::CannotFollow(history::name(manager))) || shows(&Notice::Conflict) => {
+                    stubborn.insert(machine);
+                }
+                Some(_) => {}
+            }
+        }
+        for machine in stubborn.intersection(&self.stubborn) {
+            command(history, *machine, Command::Leave);
+        }
+        self.stubborn = stubborn;
+        if history.world.borrow().notices[manager].contains(&Notice::WentBack)
+            || history.world.borrow().notices[manager].contains(&Notice::Conflict)
+        {
+            command(history, manager, Command::Take { force: true });
+        }
+        let refused = |notice: &Notice| matches!(notice, Notice::Refused(_));
+        if history.world.borrow().notices[manager].iter().any(refused) {
+            command(history, manager, Command::Sync);
+        }
+    }
+
+    /// Several take themselves for the manager. What the servers show says what a person has to decide; whom the others obey
+    /// stays the manager.
+    fn decide(&mut self, history: &History, several: &[usize]) {
+        self.without = 0;
+        let world = history.world.borrow();
+        let record = |machine: usize| world.disks[machine].record().map(|record| record.record());
+        let obeyed = |machine: usize| {
+            let key = keys::public(world.disks[machine].key);
+            let obeys = |other: &usize| record(*other).is_some_and(|record| record.manager().key == key);
+            ((0..history.servers).filter(obeys).count(), record(machine).map(|record| record.version))
+        };
+        let chosen = several.iter().copied().max_by_key(|machine| obeyed(*machine)).expect("there are several");
+        let shows = |machine: &usize, notice: &Notice| world.notices[*machine].contains(notice);
+        let decided =
+            several.iter().any(|machine| shows(machine, &Notice::Conflict) || shows(machine, &Notice::WentBack));
+        let all = || world.notices.iter().flatten();
+        let refused = |machine: &usize| {
+            let own = Notice::CannotFollow(history::name(*machine));
+            let other = Notice::CannotFollow(history::name(chosen));
+            *machine != chosen && (all().any(|notice| *notice == own) || shows(machine, &other))
+        };
+        let refused: Vec<usize> = several.iter().copied().filter(refused).collect();
+        drop(world);
+        if decided {
+            command(history, chosen, Command::Take { force: true });
+        }
+        for machine in refused {
+            command(history, machine, Command::Leave);
+        }
+    }
+}
+
+/// Only what is shown again counts.
+fn forget_notices(history: &History) {
+    history.world.borrow_mut().notices.iter_mut().for_each(std::collections::BTreeSet::clear);
+}

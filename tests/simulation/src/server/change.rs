@@ -1,0 +1,157 @@
+//! Changes at the manager: an edit in its sets is published by itself, a client's change is acknowledged when it is durable.
+
+use std::collections::BTreeMap;
+
+use bellwether_proto::{
+    hash::Hash,
+    revision::{Header, Number, RevisionId, SignedHeader},
+};
+
+use super::Server;
+use crate::{
+    changes::Change,
+    changes::Changes,
+    disk::{Disk, Held, Sets},
+};
+
+impl Server {
+    /// A client's change; refused elsewhere than at the manager (W11), and while the role is handed over.
+    pub(super) async fn put(&mut self, change: Change) {
+        if self.leads() && self.handing.is_none() {
+            self.edit_here(change).await;
+            self.publish().await;
+            if self.drive.read(|disk| disk.sets.edits.is_empty()) {
+                self.world.borrow_mut().promise(self.machine, change);
+            }
+        }
+    }
+
+    /// An edit by hand: at the manager it is published, elsewhere it is drift. Either way it must not get lost.
+    pub(super) async fn edit(&mut self, change: Change) {
+        self.edit_here(change).await;
+        self.world.borrow_mut().promise(self.machine, change);
+        self.publish().await;
+    }
+
+    async fn edit_here(&mut self, change: Change) {
+        let what = format!("change {change} in its sets");
+        self.drive.save(&what, |disk| disk.sets.edits = disk.sets.edits.and(Changes::one(change))).await;
+    }
+
+    /// Makes what is edited at the manager a revision. It is in the history before anybody hears of it.
+    pub(super) async fn publish(&mut self) {
+        let edits = self.drive.read(|disk| disk.sets.edits);
+        if !self.leads() || self.handing.is_some() || edits.is_empty() {
+            return;
+        }
+        self.commit(edits).await;
+    }
+
+    /// The first revision of this manager's epoch, which changes nothing. As `bellwether_manager` begins an epoch.
+    pub(super) async fn begin_epoch(&mut self) {
+        let epoch = self.record().expect("it leads").record().version.epoch;
+        if let Some(head) = self.head().filter(|head| head.number().epoch != epoch) {
+            // What the sets hold beside the head is edited there: it stays, and is published.
+            let there = self.drive.read(|disk| disk.sets);
+            let world = self.world.clone();
+            let edits = {
+                let world = world.borrow();
+                there.edits.and(world.content(there.revision).without(world.content(Some(head.id()))))
+            };
+            if there.revision != Some(head.id()) {
+                let sets = Sets { revision: Some(head.id()), edits };
+                self.drive.save("sets on top of the head", |disk| disk.sets = sets).await;
+            }
+            self.commit(Changes::default()).await;
+        }
+        self.publish().await;
+    }
+
+    async fn commit(&mut self, changes: Changes) {
+        let (Some(record), Some(head)) = (self.record(), self.head()) else { return };
+        let header = self.sign(&record, &head, changes);
+        let content = self.world.borrow().content(Some(head.id())).and(changes);
+        self.world.borrow_mut().learn(header.clone(), content);
+        if !self.rules.save_first {
+            self.show_head(&header);
+        }
+        let id = header.id();
+        self.drive
+            .save(&format!("revision {} with {changes:?}", header.number()), |disk| {
+                disk.history.insert(id);
+                disk.sets.revision = Some(id);
+                disk.sets.edits = disk.sets.edits.without(changes);
+            })
+            .await;
+        self.show_head(&header);
+    }
+
+    fn sign(
+        &self,
+        record: &bellwether_proto::record::SignedRecord,
+        head: &SignedHeader,
+        changes: Changes,
+    ) -> SignedHeader {
+        let content = self.world.borrow().content(Some(head.id())).and(changes);
+        let (epoch, sequence) = (record.record().version.epoch, head.number().sequence + 1);
+        let header = Header {
+            group: record.record().group,
+            number: Number { epoch, sequence },
+            parent: Some(head.id()),
+            manager: self.name.clone(),
+            incarnation: self.drive.read(|disk| disk.incarnation),
+            time_ms: self.now(),
+            author: String::new(),
+            message: format!("{changes:?}"),
+            labels: BTreeMap::new(),
+            root: Hash::of(&content.bytes()),
+        };
+        SignedHeader::sign(header, &self.key)
+    }
+
+    /// This manager's head: the newest revision of its epoch, or else what its sets held as a member. As the manager starts.
+    pub(super) fn head(&self) -> Option<SignedHeader> {
+        let world = self.world.borrow();
+        let disk = &world.disks[self.machine];
+        let epoch = disk.record()?.record().version.epoch;
+        let newest = self.newest();
+        let of_epoch = newest.clone().filter(|head| head.number().epoch == epoch);
+        let held = disk.at.clone().filter(|at| disk.history.contains(&at.id()));
+        of_epoch.or(held).or(newest)
+    }
+
+    /// Dissolves the group here (W22): its record, position and history go, the sets and the recovery points stay.
+    pub(super) async fn leave(&mut self) {
+        let forget = |disk: &mut Disk| {
+            (disk.held, disk.at) = (None, None);
+            (disk.leads, disk.halted) = (false, false);
+            disk.history.clear();
+        };
+        self.drive.save("nothing of the group any more", forget).await;
+        self.world.borrow_mut().forget_whom_it_obeyed(self.machine);
+        // The agent ends, and with it every connection.
+        self.taking = None;
+        self.links.clear();
+        self.lanes.clear();
+        self.settle_role().await;
+    }
+
+    /// Enters with the record that the manager gave.
+    pub(super) async fn enter(&mut self, held: Held) {
+        if self.standing().is_none() {
+            self.hold(held).await;
+        }
+    }
+
+    /// The revision that the sets hold, with edits.
+    pub(super) fn in_sets(&self) -> (Option<RevisionId>, Changes) {
+        self.drive.read(|disk| (disk.sets.revision, disk.sets.edits))
+    }
+
+    /// The newest revision of the history: the highest epoch, then sequence.
+    pub(super) fn newest(&self) -> Option<SignedHeader> {
+        let world = self.world.borrow();
+        let history = world.disks[self.machine].history.iter();
+        history.filter_map(|id| world.header(*id)).max_by_key(|header| (header.number(), header.id()))
+    }
+}

@@ -1,0 +1,195 @@
+//! The member: hears its manager's hello, takes revisions, reports.
+
+use bellwether_proto::{
+    admission::Authority,
+    key::PublicKey,
+    record::{Version, chain},
+    revision::{RevisionId, SignedHeader},
+    v1::{self, down, up},
+};
+
+use super::{Purpose, Server, Standing};
+use crate::{
+    changes::Changes,
+    net::Number,
+    packet::{Body, Records, Refused},
+};
+
+impl Server {
+    pub(super) async fn down(&mut self, number: Number, from: PublicKey, down: v1::Down) {
+        let done = match down.message {
+            Some(down::Message::Hello(hello)) => self.greeted(number, from, hello).await,
+            Some(_) if self.links.get(&number).is_none_or(|link| link.purpose != Purpose::Followed) => Ok(()),
+            Some(down::Message::Record(record)) => self.recorded(from, record).await,
+            Some(down::Message::Head(head)) => self.heard(head),
+            Some(down::Message::Offer(offer)) => self.offered(number, offer).await,
+            Some(down::Message::Sync(_)) => self.put_edits_away().await,
+            Some(down::Message::Keepalive(beat)) => {
+                self.up_to(number, up::Message::Keepalive(beat));
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        match done {
+            Ok(()) if self.follows(&from) => self.heard_ms = self.now(),
+            Ok(()) => {}
+            Err(refused) => {
+                self.send(number, Body::Refused(refused));
+                if let Some(link) = self.links.get_mut(&number) {
+                    link.purpose = Purpose::Incoming;
+                }
+            }
+        }
+    }
+
+    fn follows(&self, key: &PublicKey) -> bool {
+        self.record().is_some_and(|record| record.record().manager().key == *key)
+    }
+
+    async fn greeted(&mut self, number: Number, from: PublicKey, hello: v1::DownHello) -> Result<(), Refused> {
+        let records = hello.chain.into_iter().chain(hello.record).collect();
+        self.take(&Records { records }).await?;
+        self.may_push(&from)?;
+        // One manager is followed at a time; the newest connection is.
+        self.close_all(&Purpose::Followed);
+        if let Some(link) = self.links.get_mut(&number) {
+            link.purpose = Purpose::Followed;
+        }
+        let (at, drift) = self.drive.read(|disk| (disk.at.clone(), u64::from(disk.sets.edits.count())));
+        self.up_to(
+            number,
+            up::Message::Hello(v1::UpHello {
+                protocol: bellwether_proto::PROTOCOL.1,
+                server: self.name.to_string(),
+                at: at.map(|at| at.to_wire()),
+                epoch: self.record().map_or(0, |record| record.record().version.epoch.0),
+                drift: Some(v1::Drift { entries: drift, ..Default::default() }),
+                ..Default::default()
+            }),
+        );
+        hello.head.map_or(Ok(()), |head| self.heard(head))
+    }
+
+    fn may_push(&self, from: &PublicKey) -> Result<(), Refused> {
+        let reason = |reason: &str| Refused { reason: reason.to_owned(), ..Refused::default() };
+        if let Some(record) = self.record().filter(|_| !self.follows(from)) {
+            let Version { epoch, version } = record.record().version;
+            let refusal = v1::RecordRefusal { conflict: false, epoch: epoch.0, version, ticket: None };
+            let record = Some(Box::new(refusal));
+            return Err(Refused { record, reason: "not the group's manager".to_owned(), signer: false });
+        }
+        match self.standing() {
+            Some(Standing::Member) => Ok(()),
+            Some(Standing::Disabled) => Err(reason("disabled")),
+            Some(Standing::Removed) | None => Err(reason("removed")),
+            Some(Standing::Manager) => Err(reason("this server is the manager")),
+        }
+    }
+
+    async fn recorded(&mut self, from: PublicKey, record: v1::SignedRecord) -> Result<(), Refused> {
+        self.take(&Records { records: vec![record] }).await?;
+        self.may_push(&from)
+    }
+
+    fn heard(&mut self, head: v1::SignedHeader) -> Result<(), Refused> {
+        if let Ok(head) = SignedHeader::from_wire(head) {
+            self.seen.insert(head.id());
+        }
+        Ok(())
+    }
+
+    fn authority(&self, of: &SignedHeader) -> Option<Authority> {
+        let held = self.drive.read(|disk| disk.held.clone())?;
+        let manager = chain::manager_of(&held.chain, &held.current, of.number().epoch);
+        let record = held.current.record();
+        Some(Authority { group: record.group, epoch: record.version.epoch, manager })
+    }
+
+    /// As the member's thread starts: what this server led is where it is, and what a crash interrupted is taken back.
+    pub(super) async fn begin_to_follow(&mut self) {
+        if self.drive.read(|disk| disk.leads) {
+            let newest = self.newest();
+            self.drive.save("position where it led", |disk| (disk.at, disk.leads) = (newest, false)).await;
+        }
+        if self.drive.read(|disk| disk.sets.revision != disk.position() && disk.at.is_some()) {
+            self.drive.save("sets taken back", |disk| disk.sets.revision = disk.position()).await;
+        }
+    }
+
+    pub(super) fn close_all(&mut self, purpose: &Purpose) {
+        let these: Vec<Number> =
+            self.links.iter().filter(|(_, link)| link.purpose == *purpose).map(|(number, _)| *number).collect();
+        these.into_iter().for_each(|number| self.closed(number));
+    }
+
+    async fn offered(&mut self, number: Number, offer: v1::Offer) -> Result<(), Refused> {
+        let Some(wire) = offer.header else { return Ok(()) };
+        let header = SignedHeader::from_wire(wire).expect("a header of this simulation");
+        let Some(authority) = self.authority(&header) else { return Ok(()) };
+        let at = self.drive.read(|disk| disk.at.clone());
+        if let Err(reason) = (self.rules.admit)(&authority, at.as_ref(), &header, offer.base) {
+            self.report(number, &header, v1::Outcome::Refused, reason);
+            return Ok(());
+        }
+        self.world.borrow_mut().obeys(self.machine, &header);
+        let id = header.id();
+        let keep = |disk: &mut crate::disk::Disk| {
+            disk.history.insert(id);
+        };
+        self.drive.save(&format!("pack {}", header.number()), keep).await;
+        self.switch(&header, offer.base, offer.forked).await;
+        self.report(number, &header, v1::Outcome::Done, String::new());
+        Ok(())
+    }
+
+    /// The sets, then the position: the commit point.
+    async fn switch(&mut self, header: &SignedHeader, base: bool, forked: bool) {
+        let kept = if base { self.replaced(header.id(), forked) } else { Changes::default() };
+        if !kept.is_empty() {
+            self.drive.save(&format!("recovery point {kept:?}"), |disk| disk.kept = disk.kept.and(kept)).await;
+        }
+        let id = header.id();
+        self.drive
+            .save(&format!("sets at {}", header.number()), |disk| {
+                disk.sets.revision = Some(id);
+                if base {
+                    disk.sets.edits = Changes::default();
+                }
+            })
+            .await;
+        let at = Some(header.clone());
+        self.drive.save(&format!("position {}", header.number()), |disk| disk.at = at).await;
+    }
+
+    /// What a base replaces here and must be kept (invariant 4): edits, what a join replaces, and on a fork what the
+    /// revision that is held has and the new one has not.
+    fn replaced(&self, new: RevisionId, forked: bool) -> Changes {
+        let (sets, held) = self.drive.read(|disk| (disk.sets, disk.at.is_some()));
+        let world = self.world.borrow();
+        let new = world.content(Some(new));
+        let mut kept = sets.edits;
+        if !held || (forked && self.rules.keep_forked) {
+            kept = kept.and(world.content(sets.revision));
+        }
+        kept.without(new)
+    }
+
+    /// A sync puts edits away.
+    async fn put_edits_away(&mut self) -> Result<(), Refused> {
+        let edits = self.drive.read(|disk| disk.sets.edits);
+        if !edits.is_empty() {
+            self.drive.save(&format!("recovery point {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
+            self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
+        }
+        Ok(())
+    }
+
+    fn report(&self, number: Number, header: &SignedHeader, outcome: v1::Outcome, reason: String) {
+        let (revision, outcome) = (header.id().0.into(), outcome.into());
+        self.up_to(number, up::Message::Report(v1::Report { revision, outcome, reason, ..Default::default() }));
+    }
+
+    fn up_to(&self, number: Number, message: up::Message) {
+        self.send(number, Body::Up(v1::Up { message: Some(message) }));
+    }
+}

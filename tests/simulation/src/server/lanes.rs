@@ -1,0 +1,262 @@
+//! The manager: a lane to every member; heads to all, then each one's packs, one after the other.
+
+use bellwether_proto::{
+    hash::Hash,
+    name::ServerName,
+    record::Role,
+    revision::{RevisionId, SignedHeader},
+    v1::{self, down, up},
+};
+
+use super::{Purpose, Server, Standing, host};
+use crate::{
+    net::Number,
+    packet::Body,
+    world::{Command, Notice},
+};
+
+/// A lane that was lost is dialled again after so long.
+const RETRY_MS: u64 = 150;
+
+/// The way to one member.
+#[derive(Default)]
+pub(super) struct Lane {
+    pub(super) number: Option<Number>,
+    pub(super) dialling: bool,
+    retry_ms: u64,
+    /// It has said hello.
+    pub(super) greeted: bool,
+    /// The revision that it holds.
+    pub(super) at: Option<SignedHeader>,
+    /// What was offered to it and not reported.
+    offered: Option<RevisionId>,
+    refused: Option<RevisionId>,
+}
+
+impl Server {
+    /// The role changed, perhaps: the old one's tasks end, the new one begins.
+    pub(super) async fn settle_role(&mut self) {
+        if self.standing() != Some(Standing::Manager) {
+            self.leads_from_ms = 0;
+            self.handing = None;
+            let lanes: Vec<Number> = self.lanes.values().filter_map(|lane| lane.number).collect();
+            lanes.into_iter().for_each(|number| self.closed(number));
+            self.lanes.clear();
+            if self.standing().is_some() {
+                self.begin_to_follow().await;
+            }
+            return;
+        }
+        if !self.leads() {
+            return;
+        }
+        self.begin_epoch().await;
+        if !self.drive.read(|disk| disk.leads) {
+            self.drive.save("that it leads", |disk| (disk.at, disk.leads) = (None, true)).await;
+        }
+        let record = self.record().expect("it leads");
+        let members: Vec<ServerName> = record
+            .record()
+            .servers
+            .iter()
+            .filter(|server| server.role == Role::Member)
+            .map(|server| server.name.clone())
+            .collect();
+        let gone: Vec<Number> =
+            self.lanes.iter().filter(|(name, _)| !members.contains(name)).filter_map(|(_, lane)| lane.number).collect();
+        gone.into_iter().for_each(|number| self.closed(number));
+        self.lanes.retain(|name, _| members.contains(name));
+        for name in members {
+            self.lanes.entry(name).or_default();
+        }
+    }
+
+    /// The manager's regular work.
+    pub(super) async fn lead(&mut self) {
+        self.heard_ms = self.now();
+        self.look_for_successor();
+        self.hand_over_when_ready().await;
+        if self.standing() != Some(Standing::Manager) {
+            return;
+        }
+        let (record, now) = (self.record().expect("it leads"), self.now());
+        let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
+        for name in names {
+            let lane = self.lanes.get_mut(&name).expect("its name was just there");
+            if let Some(number) = lane.number {
+                self.down_to(number, down::Message::Keepalive(v1::Keepalive { time_ms: now }));
+            } else if !lane.dialling && now >= lane.retry_ms {
+                lane.dialling = true;
+                let address = record.record().server(&name).expect("a lane's server").address.clone();
+                self.dial(host(&address), Purpose::Lane(name));
+            }
+        }
+    }
+
+    pub(super) fn lane_open(&mut self, name: &ServerName, number: Number) {
+        let Some(lane) = self.lanes.get_mut(name) else { return self.closed(number) };
+        *lane = Lane { number: Some(number), ..Lane::default() };
+        let mut records = self.all_records().records;
+        let (record, head) = (records.pop(), self.head());
+        self.world.borrow_mut().offers(self.machine, head.as_ref());
+        let head = head.map(|head| head.to_wire());
+        let (protocol_min, protocol_max) = bellwether_proto::PROTOCOL;
+        let chain = records;
+        let hello = v1::DownHello { protocol_min, protocol_max, record, head, chain, ..Default::default() };
+        self.down_to(number, down::Message::Hello(hello));
+    }
+
+    pub(super) fn lane_lost(&mut self, purpose: &Purpose) {
+        let retry_ms = self.now() + RETRY_MS;
+        if let Purpose::Lane(name) = purpose
+            && let Some(lane) = self.lanes.get_mut(name)
+        {
+            *lane = Lane { retry_ms, ..Lane::default() };
+        }
+    }
+
+    fn greeted_lanes(&self) -> Vec<Number> {
+        self.lanes.values().filter(|lane| lane.greeted).filter_map(|lane| lane.number).collect()
+    }
+
+    /// The new record to all that are reached.
+    pub(super) fn show_record(&mut self) {
+        if let Some(record) = self.record() {
+            for number in self.greeted_lanes() {
+                self.down_to(number, down::Message::Record(record.to_wire()));
+            }
+        }
+    }
+
+    /// The new head to all that are reached, then the packs.
+    pub(super) fn show_head(&mut self, head: &SignedHeader) {
+        self.world.borrow_mut().offers(self.machine, Some(head));
+        for number in self.greeted_lanes() {
+            self.down_to(number, down::Message::Head(head.to_wire()));
+        }
+        let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
+        names.iter().for_each(|name| self.offer_next(name));
+    }
+
+    pub(super) async fn up(&mut self, name: &ServerName, message: v1::Up) {
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        match message.message {
+            Some(up::Message::Hello(hello)) => {
+                lane.at = hello.at.and_then(|at| SignedHeader::from_wire(at).ok());
+                lane.greeted = true;
+                let (number, at) = (lane.number, lane.at.clone());
+                // What the hello carried may be old by now.
+                if let (Some(number), Some(record)) = (number, self.record()) {
+                    self.down_to(number, down::Message::Record(record.to_wire()));
+                }
+                if at.is_some_and(|at| self.is_of_another_life(&at)) {
+                    return self.halt().await;
+                }
+            }
+            Some(up::Message::Report(report)) => {
+                let id = RevisionId(Hash::try_from(report.revision.as_ref()).expect("an id of this simulation"));
+                lane.offered = None;
+                match report.outcome() {
+                    v1::Outcome::Done => lane.at = self.world.borrow().header(id),
+                    _ => {
+                        lane.refused = Some(id);
+                        let mut world = self.world.borrow_mut();
+                        world.tell(self.machine, || format!("hears that {name} refused: {}", report.reason));
+                        world.notice(self.machine, Notice::Refused(name.clone()));
+                    }
+                }
+            }
+            _ => return,
+        }
+        self.offer_next(name);
+    }
+
+    /// Whether this server signed a revision of its own epoch that it does not have: its state went back.
+    fn is_of_another_life(&self, at: &SignedHeader) -> bool {
+        let epoch = self.record().map(|record| record.record().version.epoch);
+        let unknown = self.drive.read(|disk| !disk.history.contains(&at.id()));
+        unknown && Some(at.number().epoch) == epoch && at.signed_by(&self.key.public())
+    }
+
+    /// Offers the next pack on the way to the head: the increment, or a base where the history does not lead there.
+    fn offer_next(&mut self, name: &ServerName) {
+        let Some(head) = self.head().filter(|_| self.leads()) else { return };
+        let Some(lane) = self.lanes.get(name).filter(|lane| lane.greeted && lane.offered.is_none()) else { return };
+        let at = lane.at.as_ref().map(SignedHeader::id);
+        if at == Some(head.id()) || lane.refused == Some(head.id()) {
+            return;
+        }
+        let next = at.and_then(|at| self.after(at, &head));
+        let forked = at.is_some() && next.is_none();
+        let next = next.filter(|next| lane.refused != Some(next.id()));
+        let (header, base) = next.map_or((head, true), |next| (next, false));
+        self.world.borrow_mut().offers(self.machine, Some(&header));
+        let lane = self.lanes.get_mut(name).expect("it was just there");
+        lane.offered = Some(header.id());
+        let number = lane.number.expect("a lane that was greeted is open");
+        let offer = v1::Offer { header: Some(header.to_wire()), base, forked, ..Default::default() };
+        self.down_to(number, down::Message::Offer(offer));
+    }
+
+    /// The revision after `at` on the way to `head`, where this history has it.
+    fn after(&self, at: RevisionId, head: &SignedHeader) -> Option<SignedHeader> {
+        let world = self.world.borrow();
+        let history = &world.disks[self.machine].history;
+        if !history.contains(&at) {
+            return None;
+        }
+        let mut step = head.clone();
+        while step.header().parent != Some(at) {
+            step = world.header(step.header().parent.filter(|parent| history.contains(parent))?)?;
+        }
+        Some(step)
+    }
+
+    pub(super) fn down_to(&self, number: Number, message: down::Message) {
+        self.send(number, Body::Down(v1::Down { message: Some(message) }));
+    }
+
+    pub(super) fn sync_all(&mut self) {
+        if !self.leads() {
+            return;
+        }
+        for lane in self.lanes.values_mut() {
+            lane.refused = None;
+        }
+        for number in self.greeted_lanes() {
+            self.down_to(number, down::Message::Sync(v1::Sync { request: 1 }));
+        }
+        let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
+        names.iter().for_each(|name| self.offer_next(name));
+    }
+
+    /// Disables, removes, or adds again.
+    pub(super) async fn edit_group(&mut self, command: Command) {
+        use bellwether_manager::group;
+        let Some(held) = self.record().filter(|_| self.leads()) else { return };
+        let by = group::By { author: self.name.to_string(), time_ms: self.now() };
+        let next = match command {
+            Command::Remove(name) => group::remove(&held, &name, &by),
+            Command::Add(name) => group::add_again(&held, &name, &by),
+            Command::Disable(name) => {
+                let mut record = held.record().clone();
+                record.version.version += 1;
+                record
+                    .servers
+                    .iter_mut()
+                    .filter(|s| s.name == name && s.role == Role::Member)
+                    .for_each(|s| s.role = Role::Disabled);
+                Ok(Some(record))
+            }
+            Command::Admit(name) => {
+                let host = name.as_str().to_owned();
+                let index: usize = host.trim_start_matches("web").parse().expect("a server of this simulation");
+                group::enter(&held, &name, &crate::keys::public(index), &format!("{host}:7100"), &by)
+            }
+            _ => return,
+        };
+        if let Ok(Some(record)) = next {
+            self.put_in_force(record).await;
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! One simulated server: the shell around the rules. A single actor takes one event after the other; what it needs to
+//! remember over a crash it saves on its model disk first.
+
+mod change;
+mod follow;
+mod lanes;
+mod records;
+mod takeover;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+
+use bellwether_proto::{
+    key::{KeyPair, PublicKey},
+    name::ServerName,
+    record::{Role, SignedRecord},
+    revision::RevisionId,
+};
+use tokio::time::Instant;
+
+use self::{
+    lanes::Lane,
+    takeover::{Handing, Takeover},
+};
+use crate::{
+    disk::Drive,
+    keys,
+    net::{Connection, Event, Net, Number},
+    packet::{Body, Packet},
+    world::{Command, Notice, World},
+};
+
+/// How often a server looks at the clock and at what its operator wants.
+const TICK: Duration = Duration::from_millis(50);
+/// A connection on which nothing was heard for so long is given up.
+const SILENCE_MS: u64 = 500;
+/// How long a manager that starts waits for what the others know.
+const BEFORE_LEADING_MS: u64 = 150;
+
+/// What this server is by the record that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Manager,
+    Member,
+    Disabled,
+    /// The record does not name it (any more).
+    Removed,
+}
+
+/// What a server with that key is by that record.
+pub(crate) fn standing(record: &SignedRecord, key: &PublicKey) -> Standing {
+    match record.record().by_key(key).map(|server| server.role) {
+        Some(Role::Manager) => Standing::Manager,
+        Some(Role::Member) => Standing::Member,
+        Some(Role::Disabled) => Standing::Disabled,
+        None => Standing::Removed,
+    }
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Purpose {
+    /// This manager's to a member.
+    Lane(ServerName),
+    /// A manager's to this member.
+    Followed,
+    /// Asks a peer for newer records.
+    Ask,
+    /// Tells a peer newer records.
+    Tell,
+    /// Asks a peer what it has seen.
+    Survey,
+    /// Dialled by somebody, who has not said why yet, or was answered.
+    Incoming,
+}
+
+struct Link {
+    connection: Connection,
+    purpose: Purpose,
+    heard_ms: u64,
+}
+
+/// The actor's state: all of it is gone after a crash.
+pub(crate) struct Server {
+    world: World,
+    machine: usize,
+    rules: crate::rules::Rules,
+    drive: Drive,
+    net: Net,
+    key: Rc<KeyPair>,
+    name: ServerName,
+    links: BTreeMap<Number, Link>,
+    dials: BTreeMap<u64, Purpose>,
+    next_dial: u64,
+    lanes: BTreeMap<ServerName, Lane>,
+    /// When the manager was last heard.
+    heard_ms: u64,
+    /// When a peer was last asked, and which.
+    asked_ms: u64,
+    asked: usize,
+    told_ms: u64,
+    /// The revisions that it has heard of.
+    seen: BTreeSet<RevisionId>,
+    /// A planned handover that waits for the new manager to have everything, and until when.
+    handing: Option<Handing>,
+    taking: Option<Takeover>,
+    /// A manager that has started asks the others first, until then.
+    leads_from_ms: u64,
+}
+
+/// Runs the server of that machine until it crashes.
+pub(crate) async fn run(world: World, machine: usize) -> turmoil::Result {
+    let (net, mut happens) = Net::open().await?;
+    let mut server = Server::new(world, machine, net);
+    server.boot().await;
+    let mut next = Instant::now() + TICK;
+    loop {
+        match tokio::time::timeout_at(next, happens.recv()).await {
+            Ok(Some(event)) => server.event(event).await,
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                next += TICK;
+                server.tick().await;
+            }
+        }
+    }
+}
+
+impl Server {
+    fn new(world: World, machine: usize, net: Net) -> Self {
+        let drive = Drive { world: world.clone(), machine };
+        let (key, name) = drive.read(|disk| (disk.key, disk.name.clone()));
+        let rules = world.borrow().rules;
+        let now = world.borrow().now_ms;
+        Self {
+            world,
+            machine,
+            rules,
+            drive,
+            net,
+            key: Rc::new(keys::key(key)),
+            name,
+            links: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            next_dial: 0,
+            lanes: BTreeMap::new(),
+            heard_ms: now,
+            asked_ms: now,
+            asked: machine,
+            told_ms: 0,
+            seen: BTreeSet::new(),
+            handing: None,
+            taking: None,
+            leads_from_ms: 0,
+        }
+    }
+
+    /// Counts the opening, then takes up the role.
+    async fn boot(&mut self) {
+        self.drive.save("incarnation", |disk| disk.incarnation += 1).await;
+        if self.standing() == Some(Standing::Manager) {
+            return self.ask_before_leading();
+        }
+        self.settle_role().await;
+    }
+
+    /// A manager that starts asks whether it was superseded meanwhile (W26).
+    fn ask_before_leading(&mut self) {
+        self.leads_from_ms = self.now() + BEFORE_LEADING_MS;
+        let record = self.record().expect("it is the manager of one");
+        let own = self.name.clone();
+        for server in record.record().servers.iter().filter(|server| server.name != own) {
+            self.dial(host(&server.address), Purpose::Ask);
+        }
+    }
+
+    /// Whether this server leads, and not only by its record.
+    fn leads(&self) -> bool {
+        let halted = self.drive.read(|disk| disk.halted);
+        self.standing() == Some(Standing::Manager) && self.leads_from_ms == 0 && !halted
+    }
+
+    fn now(&self) -> u64 {
+        self.world.borrow().now_ms
+    }
+
+    fn record(&self) -> Option<SignedRecord> {
+        self.drive.read(|disk| disk.record().cloned())
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        let key = self.key.public();
+        self.drive.read(|disk| disk.record().map(|record| standing(record, &key)))
+    }
+
+    async fn tick(&mut self) {
+        let commands = std::mem::take(&mut self.world.borrow_mut().commands[self.machine]);
+        for command in commands {
+            self.command(command).await;
+        }
+        let now = self.now();
+        let silent = |link: &Link| now.saturating_sub(link.heard_ms) > SILENCE_MS;
+        let dead: Vec<Number> = self.links.iter().filter(|(_, link)| silent(link)).map(|(n, _)| *n).collect();
+        for number in dead {
+            self.closed(number);
+        }
+        if self.leads_from_ms != 0 && now >= self.leads_from_ms {
+            self.leads_from_ms = 0;
+            self.settle_role().await;
+        }
+        match self.standing() {
+            Some(Standing::Manager) if self.leads_from_ms != 0 => {}
+            Some(Standing::Manager) => self.lead().await,
+            Some(_) => self.look_for_manager(),
+            None => {}
+        }
+        if self.drive.read(|disk| disk.halted) {
+            self.world.borrow_mut().notice(self.machine, Notice::WentBack);
+        }
+        self.tell_successor();
+        self.go_on_taking().await;
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Put(change) => self.put(change).await,
+            Command::Edit(change) => self.edit(change).await,
+            Command::Promote(to, leave) => self.begin_handover(to, leave).await,
+            Command::Take { force } => self.begin_takeover(force),
+            Command::Disable(_) | Command::Remove(_) | Command::Add(_) | Command::Admit(_) => {
+                self.edit_group(command).await;
+            }
+            Command::Enter(held) => self.enter(*held).await,
+            Command::Sync => self.sync_all(),
+            Command::Leave => self.leave().await,
+        }
+    }
+
+    async fn event(&mut self, event: Event) {
+        match event {
+            Event::Accepted(connection) => self.open(connection, Purpose::Incoming),
+            Event::Dialled { what, connection } => self.dialled(what, connection).await,
+            Event::Packet { number, packet } => self.packet(number, *packet).await,
+            Event::Closed { number } => self.closed(number),
+        }
+    }
+
+    fn open(&mut self, connection: Connection, purpose: Purpose) {
+        let link = Link { connection, purpose, heard_ms: self.now() };
+        self.links.insert(link.connection.number, link);
+    }
+
+    fn dial(&mut self, host: &str, purpose: Purpose) {
+        self.next_dial += 1;
+        self.dials.insert(self.next_dial, purpose);
+        self.net.dial(host, self.next_dial);
+    }
+
+    async fn dialled(&mut self, what: u64, connection: std::io::Result<Connection>) {
+        let Some(purpose) = self.dials.remove(&what) else { return };
+        let Ok(connection) = connection else {
+            return self.lane_lost(&purpose);
+        };
+        let number = connection.number;
+        self.open(connection, purpose.clone());
+        match purpose {
+            Purpose::Lane(name) => self.lane_open(&name, number),
+            Purpose::Ask => self.ask(number),
+            Purpose::Tell => self.tell(number),
+            Purpose::Survey => self.send(number, Body::Survey(Default::default())),
+            Purpose::Followed | Purpose::Incoming => {}
+        }
+    }
+
+    async fn packet(&mut self, number: Number, packet: Packet) {
+        let now = self.now();
+        let (Some(link), Some(body)) = (self.links.get_mut(&number), packet.body) else { return };
+        link.heard_ms = now;
+        let purpose = link.purpose.clone();
+        let from = PublicKey::try_from(packet.from.as_ref()).expect("a key of this simulation");
+        match (body, purpose) {
+            (Body::Down(down), _) => self.down(number, from, down).await,
+            (Body::Up(up), Purpose::Lane(name)) => self.up(&name, up).await,
+            (Body::Ask(ask), _) => self.answer(number, &ask),
+            (Body::Answer(records), _) => {
+                self.closed(number);
+                // What is not taken was noted; what is held stays in force.
+                let _ = self.take(&records).await;
+            }
+            (Body::Tell(records), _) => self.told(number, &records).await,
+            (Body::Refused(refused), purpose) => self.refused(number, &purpose, &refused),
+            (Body::Survey(_), _) => self.surveyed(number),
+            (Body::Seen(reply), _) => self.seen_by(number, reply, from),
+            (Body::Up(_), _) => {}
+        }
+    }
+
+    fn send(&self, number: Number, body: Body) {
+        if let Some(link) = self.links.get(&number) {
+            let from = bytes::Bytes::copy_from_slice(self.key.public().as_bytes());
+            link.connection.send(Packet { from, body: Some(body) });
+        }
+    }
+
+    fn closed(&mut self, number: Number) {
+        if let Some(link) = self.links.remove(&number) {
+            self.lane_lost(&link.purpose);
+        }
+    }
+}
+
+/// The host of an address.
+fn host(address: &str) -> &str {
+    address.split(':').next().expect("an address has a host")
+}

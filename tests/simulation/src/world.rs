@@ -1,0 +1,239 @@
+//! What the simulation knows and no server does: every disk, every revision that was ever made, what was acknowledged, who
+//! obeyed whom. Each write passes here, and is judged (see [`crate::invariants`]).
+
+use std::{
+    cell::{Ref, RefCell, RefMut},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
+};
+
+use bellwether_proto::{
+    key::PublicKey,
+    name::ServerName,
+    record::SignedRecord,
+    revision::{Epoch, RevisionId, SignedHeader},
+};
+
+use crate::{
+    changes::{Change, Changes},
+    disk::{Arm, Disk, Held},
+    invariants,
+    met::Met,
+    rules::Rules,
+};
+
+/// A revision, with what its tree holds.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) header: SignedHeader,
+    pub(crate) content: Changes,
+}
+
+/// What a person does at a server.
+#[derive(Debug, Clone)]
+pub(crate) enum Command {
+    /// A client's change.
+    Put(Change),
+    /// An edit in the server's own sets.
+    Edit(Change),
+    /// A planned handover to that server (W18).
+    Promote(ServerName, bellwether_manager::Leave),
+    /// Takes the role here (W24).
+    Take {
+        force: bool,
+    },
+    Disable(ServerName),
+    Remove(ServerName),
+    /// Adds again (W19, W25).
+    Add(ServerName),
+    /// Brings all members to the head whatever they have.
+    Sync,
+    /// Dissolves the group here (W22).
+    Leave,
+    /// Lets that server enter with a token.
+    Admit(ServerName),
+    /// Enters the group with that record, which the manager gave for the token.
+    Enter(Box<Held>),
+}
+
+/// What a server shows to its operator.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Notice {
+    /// Two managers in one epoch (invariant 3).
+    Conflict,
+    /// That server says that it is the manager, by a record that does not follow from the one held here; or here is the
+    /// manager whose record others do not take.
+    CannotFollow(ServerName),
+    /// This manager's state went back (W14).
+    WentBack,
+    /// A member refused a revision.
+    Refused(ServerName),
+    /// These changes were seen elsewhere and are not here.
+    Lost(Changes),
+}
+
+pub(crate) struct State {
+    pub(crate) rules: Rules,
+    pub(crate) disks: Vec<Disk>,
+    armed: Vec<Option<Arm>>,
+    /// Machines that are to be stopped now.
+    pub(crate) dying: BTreeSet<usize>,
+    pub(crate) commands: Vec<VecDeque<Command>>,
+    pub(crate) notices: Vec<BTreeSet<Notice>>,
+    pub(crate) library: BTreeMap<RevisionId, Known>,
+    /// What must not get lost: changes that a client was told are kept, edits of the administrator's.
+    pub(crate) promised: Changes,
+    /// Those whose last copy a fault of the hardware has destroyed: no program can bring them back.
+    pub(crate) destroyed: Changes,
+    /// What was ever listed as lost.
+    pub(crate) listed: Changes,
+    /// Which manager each machine obeyed in each epoch.
+    pub(crate) obeyed: BTreeMap<(usize, Epoch), PublicKey>,
+    /// The first invariant that was broken.
+    pub(crate) broken: Option<String>,
+    pub(crate) now_ms: u64,
+    /// What this history has met.
+    pub(crate) met: Met,
+    /// A disk changed since the invariants were last looked at.
+    pub(crate) changed: bool,
+    /// The story, where it is told.
+    pub(crate) story: Option<Vec<String>>,
+}
+
+/// The state, shared with all servers of one history. All run on one thread.
+#[derive(Clone)]
+pub(crate) struct World(Rc<RefCell<State>>);
+
+impl World {
+    pub(crate) fn new(disks: Vec<Disk>, rules: Rules, tell: bool) -> Self {
+        let n = disks.len();
+        Self(Rc::new(RefCell::new(State {
+            rules,
+            disks,
+            armed: vec![None; n],
+            dying: BTreeSet::new(),
+            commands: vec![VecDeque::new(); n],
+            notices: vec![BTreeSet::new(); n],
+            library: BTreeMap::new(),
+            promised: Changes::default(),
+            destroyed: Changes::default(),
+            listed: Changes::default(),
+            obeyed: BTreeMap::new(),
+            broken: None,
+            now_ms: 0,
+            met: Met::default(),
+            changed: true,
+            story: tell.then(Vec::new),
+        })))
+    }
+
+    pub(crate) fn borrow(&self) -> Ref<'_, State> {
+        self.0.borrow()
+    }
+
+    pub(crate) fn borrow_mut(&self) -> RefMut<'_, State> {
+        self.0.borrow_mut()
+    }
+}
+
+impl State {
+    /// Writes a disk, and judges what became of it.
+    pub(crate) fn write(&mut self, machine: usize, what: &str, change: impl FnOnce(&mut Disk)) {
+        let before = self.disks[machine].clone();
+        change(&mut self.disks[machine]);
+        self.changed = true;
+        self.tell(machine, || format!("saves {what}"));
+        invariants::written(self, machine, &before);
+    }
+
+    /// The crash that is armed comes one save nearer; now: whether it strikes after the save.
+    pub(crate) fn strikes(&mut self, machine: usize) -> Option<bool> {
+        let arm = self.armed[machine].take()?;
+        if arm.saves == 0 {
+            return Some(arm.after);
+        }
+        self.armed[machine] = Some(Arm { saves: arm.saves - 1, ..arm });
+        None
+    }
+
+    pub(crate) fn arm(&mut self, machine: usize, arm: Option<Arm>) {
+        self.armed[machine] = arm;
+    }
+
+    pub(crate) fn dies(&mut self, machine: usize, when: &str) {
+        self.tell(machine, || format!("crashes {when}"));
+        self.met.crashes_at_a_save += 1;
+        self.dying.insert(machine);
+    }
+
+    /// It left the group, or came back from a backup: what it knew is gone.
+    pub(crate) fn forget_whom_it_obeyed(&mut self, machine: usize) {
+        self.obeyed.retain(|(of, _), _| *of != machine);
+    }
+
+    /// Makes a revision known, whose tree holds `content`.
+    pub(crate) fn learn(&mut self, header: SignedHeader, content: Changes) {
+        self.library.insert(header.id(), Known { header, content });
+    }
+
+    /// What the tree of that revision holds.
+    pub(crate) fn content(&self, revision: Option<RevisionId>) -> Changes {
+        revision.and_then(|id| self.library.get(&id)).map(|known| known.content).unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, revision: RevisionId) -> Option<SignedHeader> {
+        self.library.get(&revision).map(|known| known.header.clone())
+    }
+
+    /// From now on that change must not get lost.
+    pub(crate) fn promise(&mut self, machine: usize, change: Change) {
+        self.tell(machine, || format!("acknowledges change {change}"));
+        self.promised = self.promised.and(Changes::one(change));
+        self.met.acknowledged += 1;
+        self.changed = true;
+    }
+
+    pub(crate) fn notice(&mut self, machine: usize, notice: Notice) {
+        if let Notice::Lost(changes) = &notice {
+            self.listed = self.listed.and(*changes);
+            self.met.lists_of_losses += 1;
+        }
+        self.met.conflicts += u64::from(notice == Notice::Conflict);
+        self.met.went_back += u64::from(notice == Notice::WentBack);
+        if self.notices[machine].insert(notice.clone()) {
+            self.tell(machine, || format!("shows {notice:?}"));
+        }
+    }
+
+    /// Two records of one epoch. Two of one manager there never are, but after a backup came back.
+    pub(crate) fn conflict(&mut self, machine: usize, held: &SignedRecord, shown: &[SignedRecord]) {
+        self.notice(machine, Notice::Conflict);
+        let manager = |record: &SignedRecord| (record.record().version.epoch, record.record().manager().key);
+        if self.met.restored == 0 && shown.last().is_some_and(|shown| manager(shown) == manager(held)) {
+            self.breaks(format!("3: two records of one manager conflict in epoch {}", held.record().version.epoch));
+        }
+    }
+
+    /// Notes that an invariant is broken; the first counts.
+    pub(crate) fn breaks(&mut self, invariant: String) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>6} BROKEN: {invariant}", self.now_ms));
+        }
+        self.broken.get_or_insert(invariant);
+    }
+
+    /// A line of the story.
+    pub(crate) fn tell(&mut self, machine: usize, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            let name = &self.disks[machine].name;
+            story.push(format!("{:>6} {name}: {}", self.now_ms, line()));
+        }
+    }
+
+    /// A line of the story about no machine.
+    pub(crate) fn tell_all(&mut self, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>6} {}", self.now_ms, line()));
+        }
+    }
+}
