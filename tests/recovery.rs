@@ -52,7 +52,11 @@ fn w27_a_member_is_lost_and_comes_back_repaired() {
     wait_procedure(farm.manager(), "p1", "asking", |shown| asks(shown, "repaired"));
     site.nginx("member1").revive();
     farm.server_mut(1).start();
-    assert_ne!(ready(farm.server(1)).map(|(code, _)| code), Ok(200), "it is not back yet");
+    // It learns from the others that it is disabled.
+    wait_for("member1 saying that it is not back yet", DEADLINE, || match ready(farm.server(1))? {
+        (503, answer) if answer.contains("disabled") => Ok(()),
+        (_, answer) => Err(answer),
+    });
     let before = client.so_far().of("member1");
     let said = farm.manager().command(&["procedure", "resume", "p1", "--attest", "a new disk"]).success();
     said.says(&["sync member1", "undrain member1", "serves again"]);

@@ -155,7 +155,7 @@ async fn follow(common: &Common, begun: Procedure) -> Result<Procedure, CommandE
     let id = begun.id;
     let mut client = common.connect().await?;
     let mut replies = client.procedures(ProceduresRequest { follow: true }).await?.into_inner();
-    let mut teller = Teller { json: common.json, told: 0, progress: None };
+    let mut teller = Teller { json: common.json, told: begun.at, progress: None };
     loop {
         let all = decode(replies.message().await?)?;
         let Some(shown) = all.into_iter().find(|shown| shown.procedure.id == id) else {

@@ -113,6 +113,7 @@ fn described(shown: &Shown) -> String {
         at(procedure.started_ms),
         procedure.by
     )];
+    lines.extend(procedure.findings.iter().map(|line| format!("found: {line}")));
     lines.push(following::steps(procedure));
     for said in &procedure.attestations {
         lines.push(format!("attested by {} at {} UTC: {}: {}", said.by, at(said.time_ms), said.fact, said.text));

@@ -102,7 +102,9 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
     let doing = agent.board.follow_doing().borrow().clone();
     let show = |procedure: Procedure| {
         let driver = procedure.driver(manager).clone();
-        let doing = doing.get(&procedure.id).filter(|_| driver == *agent.board.name()).cloned();
+        let driven = doing.get(&procedure.id).filter(|(at, _)| *at == procedure.at && driver == *agent.board.name());
+        let driven = driven.map(|(_, what)| what.clone());
+        let doing = procedure.asks().map(|fact| fact.question().asks).or(driven);
         Shown { doing, driver, procedure }
     };
     let all: Vec<Shown> = agent.board.document(record.group).procedures.into_iter().map(show).collect();

@@ -147,6 +147,11 @@ impl Procedure {
         self.standing = Standing::Failed(failure(self, world, reason));
     }
 
+    /// Whether there is anything to do or to look at: it runs, and waits for no person.
+    pub(super) fn goes_on(&self) -> bool {
+        self.standing == Standing::Running && self.asks().is_none()
+    }
+
     /// The question it waits for.
     pub fn asks(&self) -> Option<&Fact> {
         match self.step().map(|step| &step.task) {

@@ -21,7 +21,7 @@ mod model;
 use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
 
-pub use board::{Board, BoardError};
+pub use board::{Board, BoardError, Doing};
 pub use check::{Check, check};
 pub use document::{Document, DocumentRefused, SignedDocument};
 pub use engine::{Failure, Next, abort, next, resume, settle};

@@ -60,14 +60,14 @@ pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch
     }
 }
 
-/// One look at everything that is this server's to drive; whether anything is unfinished.
+/// One look at everything that is this server's to drive and waits for nobody; whether there is anything.
 async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let record = hands.record();
     let document = board.document(record.record().group);
     let manager = &record.record().manager().name;
-    let mine = |procedure: &&Procedure| !procedure.is_over() && procedure.driver(manager) == board.name();
-    let current = manager != board.name() || document.procedures.is_empty();
-    if !current && document.version.0 != record.record().version.epoch {
+    let mine = |procedure: &&Procedure| procedure.goes_on() && procedure.driver(manager) == board.name();
+    let leads = manager == board.name() && !document.procedures.is_empty();
+    if leads && document.version.0 != record.record().version.epoch {
         // Under its own name from now on, so that the candidates take it.
         if let Err(error) = board.change(record.record(), |document| {
             document.take_over(now_ms());
@@ -76,15 +76,13 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
         }
     }
-    let unfinished = document.procedures.iter().any(|procedure| !procedure.is_over());
     let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
     for id in &mine {
         if let Err(error) = drive(board, hands, &record, *id).await {
             tracing::error!(procedure = %id, error = &error as &dyn std::error::Error, "not driven");
         }
     }
-    // Another's may become this server's with the next record.
-    unfinished
+    !mine.is_empty()
 }
 
 async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id) -> Result<(), BoardError> {
@@ -104,7 +102,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         Next::Ask(question) => (None, question.asks),
         Next::Failed(_) | Next::Done => (None, String::new()),
     };
-    board.doing(id, doing);
+    board.doing(id, procedure.at, doing);
     let Some(action) = action else { return Ok(()) };
     let before = procedure.clone();
     procedure.trying(now_ms());
