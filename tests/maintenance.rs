@@ -152,6 +152,7 @@ fn w12_a_server_in_a_sync_is_out_of_service_until_it_is_complete() {
     for file in 0..800 {
         farm.manager().write(&format!("pages/{file}.html"), format!("<p>{file}</p>").repeat(50));
     }
+    farm.wait_same(farm.server(2));
     // What was edited by hand meanwhile is not served either.
     farm.server(1).write("index.html", "<p>somebody's own</p>");
     let before = client.so_far().of("member1");
@@ -172,6 +173,7 @@ fn w12_a_server_in_a_sync_is_out_of_service_until_it_is_complete() {
         Ok(())
     });
     wait_procedure(farm.manager(), "p2", "done", is_done);
+    farm.wait_equal();
     farm.assert_equal();
     client.wait_from("member1");
     client.stop().flawless();

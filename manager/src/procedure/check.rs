@@ -30,6 +30,8 @@ pub struct Since<'a> {
     pub began_ms: u64,
     /// When its action was last begun.
     pub tried_ms: Option<u64>,
+    /// Why it did not succeed then, once it has ended.
+    pub trouble: Option<&'a str>,
     /// Now.
     pub now_ms: u64,
 }
@@ -72,9 +74,9 @@ fn drain(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
         |name: &&ServerName| since.attestations.iter().any(|said| said.fact == Fact::Isolated((*name).clone()));
     if not_out.iter().all(isolated) {
         // A person answers for it: what a balancer cannot be told is no reason to wait.
-        return match since.tried_ms {
+        return match since.trouble {
             None => Check::Act(Action::Drain(servers.to_vec())),
-            Some(_) => Check::So(Some("not at every balancer: out of them by the attestation".to_owned())),
+            Some(why) => Check::So(Some(format!("out of the balancers by the attestation only: {why}"))),
         };
     }
     let absent = |name: &&ServerName| match &world.server(name)?.traffic {
@@ -300,7 +302,7 @@ mod tests {
     };
 
     fn since(began_ms: u64, now_ms: u64) -> Since<'static> {
-        Since { attestations: &[], began_ms, tried_ms: None, now_ms }
+        Since { attestations: &[], began_ms, tried_ms: None, trouble: None, now_ms }
     }
 
     fn at(task: &Task, world: &World) -> Check {
@@ -382,9 +384,9 @@ mod tests {
         assert!(matches!(at(&task, &world), Check::Stuck(_)));
         let said =
             Attestation { fact: Fact::Isolated(a[0].clone()), text: "off".into(), by: "root".into(), time_ms: 0 };
-        let attested = |tried_ms| Since { attestations: std::slice::from_ref(&said), tried_ms, ..since(0, 0) };
+        let attested = |trouble| Since { attestations: std::slice::from_ref(&said), trouble, ..since(0, 0) };
         assert!(matches!(check(&task, &attested(None), &world), Check::Act(_)), "as far as it goes");
-        assert!(matches!(check(&task, &attested(Some(0)), &world), Check::So(Some(_))));
+        assert!(matches!(check(&task, &attested(Some("no such server")), &world), Check::So(Some(_))));
     }
 
     #[test]

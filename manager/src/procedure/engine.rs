@@ -65,8 +65,9 @@ fn patience(task: &Task) -> Patience {
 }
 
 fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check {
-    let Procedure { attestations, began_ms, tried_ms, .. } = procedure;
-    check(task, &Since { attestations, began_ms: *began_ms, tried_ms: *tried_ms, now_ms }, world)
+    let Procedure { attestations, began_ms, tried_ms, trouble, .. } = procedure;
+    let (began_ms, tried_ms, trouble) = (*began_ms, *tried_ms, trouble.as_deref());
+    check(task, &Since { attestations, began_ms, tried_ms, trouble, now_ms }, world)
 }
 
 /// Passes the steps that are so; stops the procedure where it cannot go on. Whether anything changed: then it is to be

@@ -252,7 +252,9 @@ mod tests {
         generate(&first).unwrap();
         generate(&second).unwrap();
         let one = compare(&first, &second).unwrap();
-        assert_eq!(one.differences, [""; 0]);
+        // They may be made in two seconds.
+        let others = one.differences.iter().filter(|difference| !difference.contains(": changed at "));
+        assert_eq!(others.collect::<Vec<_>>(), [""; 0]);
         assert!((45..90).contains(&one.files), "{} files", one.files);
         let copy = copy(&first, &copied, dir.path()).unwrap();
         assert_eq!((copy.files, copy.bytes), (one.files, one.bytes));

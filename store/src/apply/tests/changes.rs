@@ -233,10 +233,13 @@ fn a_link_swapped_in_after_staging_is_not_followed() {
         let staged = farm.staged(&job).unwrap();
         let outside = farm.home().join("outside");
         build(&outside, &["x=x", "e/x=x"]);
-        fs::rename(farm.live().join("d"), farm.home().join("away")).unwrap();
+        let away = farm.home().join("away");
+        fs::rename(farm.live().join("d"), &away).unwrap();
         symlink(&outside, farm.live().join("d")).unwrap();
+        let were = [farm.tree(&outside), farm.tree(&away)];
         assert!(matches!(staged.switch(), Err(Failed::TakenBack { .. })));
-        assert_same(&farm.tree(&outside), &farm.tree(&farm.home().join("away")));
+        assert_same(&farm.tree(&outside), &were[0]);
+        assert_same(&farm.tree(&away), &were[1]);
         assert_eq!(fs::read_to_string(farm.live().join("a")).unwrap(), "a");
         farm.assert_clean();
     }
