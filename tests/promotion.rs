@@ -57,7 +57,7 @@ fn w3_w18_what_is_edited_on_the_old_manager_is_drift_from_then_on() {
 fn w18_the_old_manager_leaves_as_it_is_told() {
     for (flag, expected) in [("--disable-old", Some(Role::Disabled)), ("--remove-old", None)] {
         let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("index.html", "one"));
-        // The one that leaves says 503 from then on.
+        // The one that is disabled says itself that it is out of service.
         let balancer = Balancer::begin([farm.server(1), farm.server(2)]);
         farm.manager().command(&["promote", "member1", flag]).success().says(&["server"]);
         farm.led_by(1);

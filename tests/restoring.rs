@@ -39,7 +39,8 @@ fn clone_machine(original: &Server, copied: &Server) {
     let text = text
         .replace(&home(original), &home(copied))
         .replace(&original.listen, &copied.listen)
-        .replace(&original.http, &copied.http);
+        .replace(&original.http, &copied.http)
+        .replace(&original.agent_check, &copied.agent_check);
     fs::write(copied.home.join("agent.toml"), text).expect("written");
     copy(&original.state(), &copied.state());
     for set in &copied.sets {

@@ -124,3 +124,67 @@ pub fn clear(state: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::{
+        hash::Hash,
+        key::KeyPair,
+        revision::{Epoch, Header},
+    };
+
+    use super::*;
+
+    fn number(sequence: u64) -> Number {
+        Number { epoch: Epoch(1), sequence }
+    }
+
+    fn header(key: &KeyPair, sequence: u64, message: &str) -> SignedHeader {
+        let header = Header {
+            group: [7; 16].into(),
+            number: number(sequence),
+            parent: None,
+            manager: "m".parse().unwrap(),
+            incarnation: 1,
+            time_ms: 0,
+            author: String::new(),
+            message: message.to_owned(),
+            labels: Default::default(),
+            root: Hash::of(b"root"),
+        };
+        SignedHeader::sign(header, key)
+    }
+
+    #[test]
+    fn what_is_lacking_is_what_we_signed_and_do_not_have() {
+        let (key, other) = (KeyPair::generate(), KeyPair::generate());
+        let halt = Halt { head: Some(number(2)), ..Halt::new("web2".parse().unwrap(), Proof::Revision(number(4))) };
+        let seen = [
+            header(&key, 2, "known"),
+            header(&key, 3, ""),
+            header(&key, 4, &"long ".repeat(100)),
+            header(&other, 9, "forged"),
+        ];
+        let halt = halt.lacking(&seen, |header| header.signed_by(&key.public()));
+        assert_eq!(halt.lacks.iter().map(|(number, _)| number.sequence).collect::<Vec<_>>(), [3, 4]);
+        let said = halt.to_string();
+        for word in
+            ["web2 has seen revision 1.4", "the newest here is 1.2", "1.3, 1.4 “long", "bellwether group reform"]
+        {
+            assert!(said.contains(word), "no '{word}' in: {said}");
+        }
+        assert!(said.len() < 1_000, "{said}");
+    }
+
+    #[test]
+    fn a_halt_is_in_force_until_it_is_cleared() {
+        let state = tempfile::tempdir().unwrap();
+        let halt = Halt::new("web2".parse().unwrap(), Proof::Session(7));
+        assert_eq!(load(state.path()).unwrap(), None);
+        save(state.path(), &halt).unwrap();
+        assert_eq!(load(state.path()).unwrap(), Some(halt));
+        clear(state.path()).unwrap();
+        clear(state.path()).unwrap();
+        assert_eq!(load(state.path()).unwrap(), None);
+    }
+}

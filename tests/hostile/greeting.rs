@@ -6,6 +6,7 @@ use bellwether_proto::{
     limits,
     record::{Edit, Role, SignedRecord},
     revision::{Epoch, SignedHeader},
+    ticket::{Parties, Ticket},
     v1::{self, down},
 };
 use bytes::Bytes;
@@ -144,6 +145,22 @@ fn hellos(manager: &Manager) -> Rows {
             &["not a header"],
         ),
     ];
+    let ticket =
+        |parties: &Parties, epoch, count, key| Some(Ticket::issue(parties, Epoch(epoch), count, key).to_wire());
+    let elsewhere = Parties { server: stranger.public(), ..manager.parties() };
+    let not_ours: &'static [&'static str] = &["not the manager's for this server"];
+    let short =
+        v1::Ticket { nonce: Bytes::from_static(b"x"), ..ticket(&elsewhere, 1, 9, &stranger).unwrap_or_default() };
+    let tickets: [(&'static str, Option<v1::Ticket>, &'static [&'static str]); 5] = [
+        ("a stranger's ticket", ticket(&manager.parties(), 1, 9, &stranger), not_ours),
+        ("another server's ticket", ticket(&elsewhere, 1, 9, &manager.key), not_ours),
+        ("a ticket of another epoch", ticket(&manager.parties(), 2, 9, &manager.key), not_ours),
+        ("another ticket of a session that was", ticket(&manager.parties(), 1, 1, &manager.key), &["state went back"]),
+        ("half a ticket", Some(short), &["another length"]),
+    ];
+    for (case, ticket, words) in tickets {
+        rows.push((case, with(&|h| h.ticket = ticket.clone()), words));
+    }
     for (case, record, words) in records(manager) {
         rows.push((case, with(&|h| h.record = Some(record.clone())), words));
         if case != "replayed" && case != "conflicting" {

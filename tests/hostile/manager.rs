@@ -9,6 +9,7 @@ use bellwether_proto::{
     key::{KeyPair, PublicKey},
     record::{Record, SetRules, SignedRecord},
     revision::{Header, SignedHeader},
+    ticket::Parties,
     v1::{self, down},
 };
 use bellwether_store::{
@@ -76,6 +77,11 @@ impl Manager {
     /// A connection to the member as whoever has `key`.
     pub(super) async fn connect(&self, key: &KeyPair) -> Channel {
         tls::connect(key, &self.member().listen, self.member_key).await.expect("a connection to the member")
+    }
+
+    /// Between whom tickets count.
+    pub(super) fn parties(&self) -> Parties {
+        Parties { group: self.record.record().group, server: self.member_key, manager: self.key.public() }
     }
 
     /// The hello that is due.

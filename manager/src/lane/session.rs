@@ -128,9 +128,9 @@ impl<'a> Session<'a> {
         let partial = Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes));
         let said = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
         let fault = said.or_else(|| memory.fault.clone());
-        // One that holds nothing gets a base in any case; and propagation may be held.
+        // One that holds nothing gets a base in any case, unless it is in error; and propagation may be held.
         let paused = lane.shared.record.borrow().record().policy.paused;
-        if std::mem::take(&mut memory.anew) && !paused && (at.is_some() || fault.is_some()) {
+        if std::mem::take(&mut memory.anew) && !paused && at.is_some() {
             memory.sync = true;
         }
         let member = Member {
