@@ -1,4 +1,4 @@
-//! The rules of the group record: who enters, who goes ([`servers`]), what is set. Each gives the next record, not yet
+//! The rules of the group record: who enters, who goes (`servers`), what is set. Each gives the next record, not yet
 //! signed; none where nothing is to change, so that every command can be given again. What must be durable before an
 //! answer: the signed record.
 
