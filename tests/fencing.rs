@@ -90,21 +90,21 @@ fn w26_a_manager_that_was_only_stopped_learns_of_the_other_one_and_follows() {
 fn w26_two_candidates_promoted_at_once_are_shown_and_resolved_by_force() {
     let mut farm = farm(2);
     farm.server_mut(0).kill();
-    // Neither hears the other while it takes over.
-    farm.server(2).signal(Signal::STOP);
+    // Neither hears the other while it takes over, nor finds what was sent to it meanwhile.
+    farm.server_mut(2).kill();
     take_over(farm.server(1));
     farm.server(1).write("first.conf", "by the first");
     wait_at(farm.server(1), "its change published", |s| {
         s.head.is_some_and(|h| h.sequence > 2) && s.unpublished.is_none()
     });
-    farm.server(1).signal(Signal::STOP);
-    farm.server(2).signal(Signal::CONT);
+    farm.server_mut(1).kill();
+    farm.server_mut(2).start();
     take_over(farm.server(2));
     farm.server(2).write("second.conf", "by the second");
     wait_at(farm.server(2), "its change published", |s| {
         s.head.is_some_and(|h| h.sequence > 2) && s.unpublished.is_none()
     });
-    farm.server(1).signal(Signal::CONT);
+    farm.server_mut(1).start();
 
     for (observer, other) in [(1, "member2"), (2, "member1")] {
         let shown = wait_shown(farm.server(observer), other, "conflict", |server| server.state == State::Conflict);
