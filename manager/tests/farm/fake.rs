@@ -100,6 +100,17 @@ impl Fake {
         Self { memory, address, server: Arc::new(server) }
     }
 
+    /// Waits until the manager has told it of that revision.
+    pub(crate) async fn hears_of(&self, revision: &str) {
+        let told = async {
+            while self.memory().heads.last().is_none_or(|head| head != revision) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        let late = tokio::time::timeout(std::time::Duration::from_secs(30), told).await.is_err();
+        assert!(!late, "not told of {revision}, but of {:?}", self.memory().heads);
+    }
+
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap()
     }
