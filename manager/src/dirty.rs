@@ -116,11 +116,14 @@ impl Dirty {
         same
     }
 
-    /// Forgets what was gathered, if it is no more than `paths`: those will be looked at again.
+    /// Forgets what was gathered, if it is no more than `paths`: those will be looked at again. Not while a file is being
+    /// written: that look would find it cut short.
     pub(crate) fn forget(&self, paths: &Paths) {
         let mut state = self.state();
-        if !state.everything && state.paths.iter().all(|(at, depth)| paths.get(at).is_some_and(|again| depth <= again))
-        {
+        if state.everything || !state.open.is_empty() {
+            return;
+        }
+        if state.paths.iter().all(|(at, depth)| paths.get(at).is_some_and(|again| depth <= again)) {
             *state = State::default();
         }
     }
@@ -210,6 +213,7 @@ mod tests {
         note(Writing::Open);
         assert_eq!((dirty.due(most), dirty.early()), (Some(now + most), None));
         note(Writing::Unknown);
+        dirty.forget(&Paths::from([((set(), path("a")), Depth::Entry)]));
         assert_eq!(dirty.due(most), Some(now + most));
         note(Writing::Over);
         assert!(dirty.due(most) < Some(now + most));

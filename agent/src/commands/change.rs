@@ -1,4 +1,4 @@
-//! One file's change, as `put` and `rm` ask for it: compare-and-swap on what is replaced.
+//! One file's change, as `put`, `rm` and `edit` ask for it: compare-and-swap on what is replaced.
 
 use std::str::FromStr;
 
@@ -47,6 +47,20 @@ impl FromStr for Expect {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         if text == "none" { Ok(Self::Nothing) } else { text.parse().map(Self::File) }
     }
+}
+
+/// The arguments of every command that changes a file.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Why
+    #[arg(long, short, default_value = "")]
+    pub message: String,
+    /// Show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How far it has to be when the command ends
+    #[arg(long, default_value = "manager")]
+    pub wait: Wait,
 }
 
 /// What there is afterwards.

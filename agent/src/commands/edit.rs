@@ -22,8 +22,7 @@ use serde_json::json;
 use tonic::Code;
 
 use super::{
-    change::{self, Expect},
-    farm::Wait,
+    change::{self, Expect, Options},
     target::{self, Target},
 };
 use crate::{
@@ -42,15 +41,9 @@ pub struct Args {
     /// The file in the set, as nginx:conf.d/a.conf
     #[arg(value_name = "SET:FILE")]
     pub file: OsString,
-    /// Why
-    #[arg(long, short, default_value = "")]
-    pub message: String,
-    /// Show what would change, once the editor has ended
-    #[arg(long)]
-    pub dry_run: bool,
-    /// How far it has to be when the command ends
-    #[arg(long, default_value = "manager")]
-    pub wait: Wait,
+    /// Why, and how.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// Runs it.
@@ -72,7 +65,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         output::show(common.json, &document, |_| format!("{target} was not edited; nothing was changed"));
         return Ok(());
     }
-    if args.dry_run {
+    if args.options.dry_run {
         show(common, &target, before.as_deref(), &after);
         copy.remove();
         return Ok(());
@@ -85,9 +78,9 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         expected: Some(expected.into_wire()),
         change: Some(Change::Put(FileContent { data: after.into(), mode: None })),
         author: author(),
-        message: args.message,
+        message: args.options.message,
     };
-    match change::run(common, &target, request, change::Becomes::File(hash), false, args.wait).await {
+    match change::run(common, &target, request, change::Becomes::File(hash), false, args.options.wait).await {
         Ok(()) => {
             copy.remove();
             Ok(())

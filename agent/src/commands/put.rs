@@ -14,8 +14,7 @@ use bellwether_proto::{
 };
 
 use super::{
-    change::{self, Expect},
-    farm::Wait,
+    change::{self, Expect, Options},
     target,
 };
 use crate::{
@@ -38,15 +37,9 @@ pub struct Args {
     /// Its permissions, as 0640; otherwise as they were, or 0644
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub mode: Option<u32>,
-    /// Why
-    #[arg(long, short, default_value = "")]
-    pub message: String,
-    /// Show what would be done
-    #[arg(long)]
-    pub dry_run: bool,
-    /// How far it has to be when the command ends
-    #[arg(long, default_value = "manager")]
-    pub wait: Wait,
+    /// Why, and how.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// Runs it.
@@ -63,9 +56,9 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         expected: args.expect.map(Expect::into_wire),
         change: Some(Change::Put(FileContent { data: data.into(), mode: args.mode })),
         author: author(),
-        message: args.message,
+        message: args.options.message,
     };
-    change::run(common, &target, request, change::Becomes::File(hash), args.dry_run, args.wait).await
+    change::run(common, &target, request, change::Becomes::File(hash), args.options.dry_run, args.options.wait).await
 }
 
 fn content(local: &Path) -> Result<Vec<u8>, CommandError> {

@@ -5,8 +5,7 @@ use std::ffi::OsString;
 use bellwether_proto::v1::{ChangeRequest, change_request::Change};
 
 use super::{
-    change::{self, Expect},
-    farm::Wait,
+    change::{self, Expect, Options},
     target,
 };
 use crate::{
@@ -23,15 +22,9 @@ pub struct Args {
     /// Only if it still has this BLAKE3 hash (`get --hash`)
     #[arg(long, value_name = "HASH")]
     pub expect: Option<Expect>,
-    /// Why
-    #[arg(long, short, default_value = "")]
-    pub message: String,
-    /// Show what would be done
-    #[arg(long)]
-    pub dry_run: bool,
-    /// How far it has to be when the command ends
-    #[arg(long, default_value = "manager")]
-    pub wait: Wait,
+    /// Why, and how.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// Runs it.
@@ -46,7 +39,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         expected: args.expect.map(Expect::into_wire),
         change: Some(Change::Remove(true)),
         author: author(),
-        message: args.message,
+        message: args.options.message,
     };
-    change::run(common, &target, request, change::Becomes::Nothing, args.dry_run, args.wait).await
+    change::run(common, &target, request, change::Becomes::Nothing, args.options.dry_run, args.options.wait).await
 }

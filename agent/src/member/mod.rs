@@ -50,8 +50,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use self::{
     drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
+    position::{held_before, note_leading},
     recovery::recover,
-    session::PushService,
+    session::{PushService, not_taken},
 };
 use self::{
     drift::{pace::Pace, waiting::Waiting},
@@ -60,10 +61,6 @@ use self::{
     session::{ANSWERS, Answer},
     sets::Sets,
     switch::Filling,
-};
-pub(crate) use self::{
-    position::{held_before, note_leading},
-    session::not_taken,
 };
 use crate::{group::GroupRecord, layout::Layout, seen::Seen, takeover::Account};
 

@@ -36,7 +36,7 @@ pub use watchdog::Deadlines;
 
 use crate::{backoff::Backoff, sessions::Sessions, shared::Shared};
 
-/// Messages on their way to one member that its connection has not taken yet: slices are 128 KiB.
+/// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;
 /// Nobody dials one server more often than that because there is a new head.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
