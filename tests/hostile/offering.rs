@@ -190,3 +190,12 @@ fn a_pack_whose_head_is_another_revision_is_refused() {
     let offer = v1::Offer { header: Some(SignedHeader::to_wire(&other)), ..offer };
     manager.refused("another head", (offer, bytes), &["not what was offered", "it holds revision"]);
 }
+
+/// What a server holds is never newer than the head that it knows of, whichever message comes first.
+#[test]
+fn w15_an_offer_is_word_of_the_head_that_it_makes() {
+    let mut manager = Manager::play();
+    let next = manager.good();
+    manager.push(&next, "without a word of the head");
+    assert_eq!(manager.member().status().expect("a status").head, Some(next.header.header().number));
+}

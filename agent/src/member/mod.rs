@@ -35,7 +35,7 @@ use bellwether_proto::{
     key::PublicKey,
     limits,
     name::{ServerName, SetName},
-    revision::SignedHeader,
+    revision::{Number, SignedHeader},
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
@@ -138,6 +138,8 @@ pub(crate) struct Member {
     incarnation: u64,
     history: History,
     position: Position,
+    /// The newest head that was heard of.
+    heard: Option<Number>,
     sets: Sets,
     drift: v1::Drift,
     /// Recovery points that no manager was told of yet.
@@ -200,6 +202,7 @@ impl Member {
             incarnation,
             history,
             position,
+            heard: None,
             sets,
             drift: v1::Drift::default(),
             unsaid: Vec::new(),
@@ -329,11 +332,17 @@ impl Member {
     fn head(&mut self, head: v1::SignedHeader) {
         let Ok(head) = SignedHeader::from_wire(head) else { return };
         if head.signed_by(&self.record.current().record().manager().key) {
-            self.seen.note(head.clone());
-            let header = head.header();
-            let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
-            let _ = self.events.send(Event::Head { number, time_ms, message });
+            self.heard(head);
         }
+    }
+
+    /// The head as its manager signed it.
+    fn heard(&mut self, head: SignedHeader) {
+        let header = head.header();
+        let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
+        self.heard = Some(number);
+        self.seen.note(head);
+        let _ = self.events.send(Event::Head { number, time_ms, message });
     }
 
     fn offer(&mut self, offer: &v1::Offer) {
@@ -342,6 +351,10 @@ impl Member {
             Ok(header) => header,
             Err(reason) => return self.report_refusal(offer_id(offer), reason),
         };
+        // An offer may come before the word of the head that it makes.
+        if self.heard < Some(header.number()) {
+            self.heard(header.clone());
+        }
         self.tell(Observation::Started { sync: offer.base, to: header.number() });
         self.sets.forked = self.position.at.as_ref().map(SignedHeader::number).filter(|_| offer.base && offer.forked);
         if offer.base {
