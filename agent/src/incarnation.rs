@@ -1,6 +1,7 @@
-//! How often this server's state was opened: a number that only grows, so that a state directory that was restored from a
+//! The number of this start: how often this server's state was opened, so that a state directory that was restored from a
 //! backup or copied shows (W14).
 
+use bellwether_proto::start;
 use bellwether_store::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ struct Incarnation {
     opened: u64,
 }
 
-/// Counts this opening, durably, and returns its number.
+/// Counts this opening, durably, and returns its number (see [`start`]).
 ///
 /// # Errors
 /// The state file cannot be read or written.
@@ -20,5 +21,5 @@ pub(crate) fn next(layout: &Layout) -> Result<u64, StateFileError> {
     let before: Incarnation = state_file::load(&path)?.unwrap_or_default();
     let now = Incarnation { opened: before.opened + 1 };
     state_file::save(&path, &now)?;
-    Ok(now.opened)
+    Ok(start::number(now.opened))
 }

@@ -30,6 +30,5 @@ mod role;
 mod seen;
 mod services;
 pub mod socket;
-mod takeover;
 pub mod tls;
 mod transport;

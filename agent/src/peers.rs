@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::halt::{Halt, Proof};
+use bellwether_manager::{
+    halt::Halt,
+    recognition,
+    takeover::{Answer, Silence},
+};
 use bellwether_proto::{
     Malformed,
     key::KeyPair,
@@ -29,13 +33,7 @@ use tokio::{
 };
 use tonic::{Streaming, transport::Channel};
 
-use crate::{
-    error::chain,
-    group::GroupRecord,
-    seen::Seen,
-    takeover::{Answer, Silence},
-    tls,
-};
+use crate::{error::chain, group::GroupRecord, seen::Seen, tls};
 
 /// How long one server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -119,6 +117,7 @@ impl Peers {
     /// It does not answer, or what it says is not taken; for people.
     pub(crate) async fn ask(&self, server: &Server) -> Result<(), String> {
         let mut client = self.dial(server).await?;
+        let led = self.record.is_led_here();
         let Version { epoch: Epoch(epoch), version } = self.record.current().record().version;
         let at = self.seen.at().as_ref().map(SignedHeader::to_wire);
         let asked = async {
@@ -127,15 +126,14 @@ impl Peers {
         };
         let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;
         let links = links.map_err(|status| status.message().to_owned())?;
-        let (led, ours) = (self.record.is_led_here(), self.record.current().record().version);
-        let newer = links.iter().any(|link| link.record().version > ours);
-        self.record.take_by(&links).map_err(|e| chain(&e))?;
-        let theirs = self.record.current().record().version;
-        if led && newer && self.record.is_led_here() && theirs.epoch == ours.epoch && theirs > ours {
-            // Signed by this server's own key, and not known here: its state went back.
-            self.halt(Halt::new(server.name.clone(), Proof::Record { theirs, ours }));
+        // Only now: what this server has signed meanwhile, that one may have got already.
+        let ours = self.record.current();
+        let taken = self.record.take_by(&links);
+        let proof = led.then(|| recognition::shown(&self.record.own_key(), &ours, &links)).flatten();
+        if let Some(proof) = proof.filter(|_| self.record.is_led_here()) {
+            self.halt(Halt::new(server.name.clone(), proof));
         }
-        Ok(())
+        taken.map_err(|e| chain(&e))
     }
 
     /// This manager's state went back (W14). The first proof counts.

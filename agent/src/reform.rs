@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bellwether_manager::{
     group::By,
-    reform::{self, Reform, ReformError, Reformed},
+    reform::{self, Kept, Reform, ReformError, Reformed},
 };
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
     record::Server,
-    revision::{Epoch, Number, SignedHeader},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
     v1,
 };
 use tokio::task::JoinSet;
@@ -46,7 +46,7 @@ pub(crate) struct Found {
     /// For people, a line each.
     pub(crate) findings: Vec<String>,
     /// Revisions that others have seen and that are not in the history here, with who has.
-    lost: BTreeMap<Number, (String, ServerName)>,
+    lost: BTreeMap<(Number, RevisionId), (String, ServerName)>,
     /// The highest epoch and the highest sequence that were seen anywhere.
     seen: Option<Number>,
 }
@@ -54,7 +54,8 @@ pub(crate) struct Found {
 impl Found {
     /// The revisions that are lost, oldest first, for people.
     pub(crate) fn lost(&self) -> Vec<String> {
-        let said = |(number, (message, by)): (&Number, &(String, ServerName))| match message.as_str() {
+        let said = |((number, _), (message, by)): (&(Number, RevisionId), &(String, ServerName))| match message.as_str()
+        {
             "" => format!("{number}, which {by} has seen"),
             message => format!("{number} “{message}”, which {by} has seen"),
         };
@@ -83,22 +84,20 @@ impl Ground {
         let mut found = Found::default();
         found.findings.push(format!("the group record is {}", current.record().version));
         let state = self.layout.state().to_owned();
-        let newest = match tokio::task::spawn_blocking(move || reform::newest(&state)).await? {
-            Ok(Some(newest)) => {
-                found.findings.push(format!("the newest revision in the history here is {}", newest.number()));
-                Some(newest)
-            }
-            Ok(None) => {
-                found.findings.push("there is no revision in the history here".to_owned());
-                None
+        let kept = match tokio::task::spawn_blocking(move || reform::kept(&state)).await? {
+            Ok(kept) => {
+                found.findings.push(match &kept.newest {
+                    Some(newest) => format!("the newest revision in the history here is {}", newest.number()),
+                    None => "there is no revision in the history here".to_owned(),
+                });
+                kept
             }
             Err(error) => {
                 found.findings.push(format!("the history here cannot be read: {}", chain(&error)));
-                None
+                Kept::default()
             }
         };
-        let own = newest.as_ref().map(SignedHeader::number);
-        own.into_iter().for_each(|own| found.note(own));
+        kept.newest.iter().for_each(|newest| found.note(newest.number()));
         for (server, answer) in answers {
             match answer {
                 Err(why) => found.findings.push(format!(
@@ -106,7 +105,7 @@ impl Ground {
                      recovery point",
                     server.name
                 )),
-                Ok(survey) => self.weigh(&mut found, &server, &survey, own),
+                Ok(survey) => self.weigh(&mut found, &server, &survey, &kept),
             }
         }
         Ok(found)
@@ -131,7 +130,7 @@ impl Ground {
     }
 
     /// Only what a manager signed counts.
-    fn weigh(&self, found: &mut Found, server: &Server, survey: &v1::SurveyReply, own: Option<Number>) {
+    fn weigh(&self, found: &mut Found, server: &Server, survey: &v1::SurveyReply, kept: &Kept) {
         let headers =
             survey.seen.iter().chain(&survey.at).filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok());
         let group = self.record.current().record().group;
@@ -144,9 +143,9 @@ impl Ground {
             let number = header.number();
             newest = newest.max(Some(number));
             found.note(number);
-            if Some(number) > own {
+            if kept.lacks(&header) {
                 let message = header.header().message.chars().take(80).collect();
-                found.lost.insert(number, (message, server.name.clone()));
+                found.lost.insert((number, header.id()), (message, server.name.clone()));
             }
         }
         let has = newest.map_or("no revision".to_owned(), |newest| newest.to_string());

@@ -281,9 +281,9 @@ impl Roles {
     async fn halt(&self, halt: Halt) -> String {
         let Parts { layout, record, peers, .. } = &self.parts;
         let state = layout.state().to_owned();
-        let newest =
-            tokio::task::spawn_blocking(move || reform::newest(&state)).await.ok().and_then(Result::ok).flatten();
-        let mut halt = Halt { head: newest.map(|newest| newest.number()), ..halt };
+        let kept = tokio::task::spawn_blocking(move || reform::kept(&state)).await.ok().and_then(Result::ok);
+        let kept = kept.unwrap_or_default();
+        let mut halt = Halt { head: kept.newest.as_ref().map(SignedHeader::number), ..halt };
         let witness = peers.others().into_iter().find(|server| server.name == halt.witness);
         if let Some(witness) = witness
             && let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&witness).await
@@ -291,7 +291,9 @@ impl Roles {
             let headers: Vec<_> =
                 seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok()).collect();
             let (group, own) = (record.current().record().group, record.own_key());
-            halt = halt.lacking(&headers, |header| header.header().group == group && header.signed_by(&own));
+            halt = halt.lacking(&headers, |header| {
+                kept.lacks(header) && header.header().group == group && header.signed_by(&own)
+            });
         }
         let reason = halt.to_string();
         let state = layout.state().to_owned();

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bellwether_proto::{
-    record::SetRules,
+    record::{Record, SetRules},
     revision::{Header, Number, SignedHeader},
 };
 use bellwether_store::pack::Contents;
@@ -15,6 +15,23 @@ use crate::{
     shared::{Shared, now_ms},
     start::StartError,
 };
+
+/// That revision, by the manager of `record`, on top of `head`.
+pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_ms: u64) -> Header {
+    let (epoch, name) = (record.version.epoch, &record.manager().name);
+    Header {
+        group: record.group,
+        number: Number { epoch, sequence: head.number().sequence + 1 },
+        parent: Some(head.id()),
+        manager: name.clone(),
+        incarnation,
+        time_ms: now_ms,
+        author: record.log.last().map(|edit| edit.by.clone()).unwrap_or_default(),
+        message: format!("{name} is the manager since epoch {epoch}"),
+        labels: BTreeMap::new(),
+        root: head.header().root,
+    }
+}
 
 /// Makes it, where the head is of an older epoch than the record. Durable when this returns, and offered to nobody before.
 ///
@@ -27,19 +44,7 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
     if before.epoch >= epoch {
         return Ok(());
     }
-    let author = record.record().log.last().map(|edit| edit.by.clone()).unwrap_or_default();
-    let header = Header {
-        group: record.record().group,
-        number: Number { epoch, sequence: before.sequence + 1 },
-        parent: Some(head.id()),
-        manager: shared.name.clone(),
-        incarnation: shared.incarnation,
-        time_ms: now_ms(),
-        author,
-        message: format!("{} is the manager since epoch {epoch}", shared.name),
-        labels: BTreeMap::new(),
-        root: head.stored.header.header().root,
-    };
+    let header = first_header(record.record(), &head.stored.header, shared.incarnation, now_ms());
     let header = SignedHeader::sign(header, &shared.key);
     let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
     let contents = Contents {

@@ -55,11 +55,11 @@ impl Halt {
         Self { witness, proof, head: None, lacks: Vec::new() }
     }
 
-    /// What `seen`, the newest revisions that the witness has seen, makes of this manager's lack. Only what `ours` says to be
-    /// of its own signature counts.
+    /// What `seen`, the newest revisions that the witness has seen, makes of this manager's lack. Only what `lacks` says to be
+    /// of its own signature and not in the history here counts.
     #[must_use]
-    pub fn lacking(mut self, seen: &[SignedHeader], ours: impl Fn(&SignedHeader) -> bool) -> Self {
-        let lacks = seen.iter().filter(|header| Some(header.number()) > self.head && ours(header));
+    pub fn lacking(mut self, seen: &[SignedHeader], lacks: impl Fn(&SignedHeader) -> bool) -> Self {
+        let lacks = seen.iter().filter(|header| lacks(header));
         let message = |header: &SignedHeader| header.header().message.chars().take(MESSAGE).collect::<String>();
         self.lacks = lacks.map(|header| (header.number(), message(header))).collect();
         self
@@ -71,6 +71,9 @@ impl fmt::Display for Halt {
         let Self { witness, proof, head, lacks } = self;
         write!(f, "this manager's state went back (restored from a backup), or another copy of it runs: {witness} ")?;
         match proof {
+            Proof::Record { theirs, ours } if theirs == ours => {
+                write!(f, "holds another group record {theirs} than is here")?
+            }
             Proof::Record { theirs, ours } => write!(f, "holds group record {theirs}, here is {ours}")?,
             Proof::Revision(at) => {
                 let head = head.map_or("none".to_owned(), |head| head.to_string());
@@ -165,7 +168,7 @@ mod tests {
             header(&key, 4, &"long ".repeat(100)),
             header(&other, 9, "forged"),
         ];
-        let halt = halt.lacking(&seen, |header| header.signed_by(&key.public()));
+        let halt = halt.lacking(&seen, |header| header.number() > number(2) && header.signed_by(&key.public()));
         assert_eq!(halt.lacks.iter().map(|(number, _)| number.sequence).collect::<Vec<_>>(), [3, 4]);
         let said = halt.to_string();
         for word in

@@ -10,14 +10,14 @@
 //! ```
 //!
 //! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
-//! [`balancer::rules`].
+//! [`recognition`], [`takeover`], [`balancer::rules`].
 
 mod adopt;
 mod backoff;
 pub mod balancer;
 mod change;
 pub mod dirty;
-mod epoch;
+pub mod epoch;
 pub mod failpoints;
 mod followers;
 mod form;
@@ -35,12 +35,14 @@ mod publish;
 mod publisher;
 pub mod quiet;
 mod read;
+pub mod recognition;
 pub mod reform;
 pub mod roles;
 pub mod safety;
 mod sessions;
 mod shared;
 mod start;
+pub mod takeover;
 pub mod tokens;
 pub mod watch;
 

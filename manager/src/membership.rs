@@ -7,6 +7,7 @@ use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
+    start,
     status::{Event, Observation},
     token::Token,
     v1,
@@ -118,7 +119,7 @@ impl Manager {
         self.inner.shared.see(Event::Server(name.clone(), Observation::Left));
     }
 
-    /// Whether a call that says to come from the start number `incarnation` of that server may be its: not where the server
+    /// Whether a call that says to come from the start `incarnation` of that server may be its: not where the server
     /// lives that another start of it is connected (W14). `whence` is for the warning.
     ///
     /// # Errors
@@ -127,7 +128,7 @@ impl Manager {
         let shared = &self.inner.shared;
         let mut live = shared.live.subscribe();
         let connected = live.borrow_and_update().get(name).copied();
-        let Some(connected) = connected.filter(|live| live.incarnation > 0 && live.incarnation != incarnation) else {
+        let Some(connected) = connected.filter(|live| start::is_copy(live.incarnation, incarnation)) else {
             return Ok(());
         };
         let since = now_ms();
@@ -148,9 +149,10 @@ impl Manager {
             return Ok(());
         }
         let copy = format!(
-            "a copy of {name} at {whence}: it has the same key and says that it was started {incarnation} times, the one \
-             that is connected and alive {} times",
-            connected.incarnation
+            "a copy of {name} at {whence}: it has the same key and says that it was started {} times, the one that is \
+             connected and alive {} times",
+            start::opened(incarnation),
+            start::opened(connected.incarnation)
         );
         shared.see(Event::Server(name.clone(), Observation::Knocked(format!("{copy}; it was refused"))));
         Err(copy)

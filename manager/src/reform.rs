@@ -6,6 +6,7 @@
 //! from in the new epoch, and one that is not is refused as before.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
@@ -13,10 +14,11 @@ use std::{
 
 use bellwether_proto::{
     Malformed,
+    hash::Hash,
     key::KeyPair,
     name::SetName,
     record::{Record, SignedRecord, Version},
-    revision::{Epoch, Header, Number, SignedHeader},
+    revision::{Epoch, Header, Number, RevisionId, SignedHeader},
 };
 use bellwether_store::{
     durable::{self, Name},
@@ -125,7 +127,10 @@ pub fn reform(
     // One that a crash left is not believed.
     durable::remove_all(state.as_fd(), NEW.as_bytes()).map_err(failed("remove", &reform.state.join(NEW)))?;
     let mut history = History::open(&reform.state.join(NEW)).map_err(FormError::from)?;
-    let header = |root| header(&reform, &record, root);
+    let header = |root| {
+        let header = first_header(&record, reform.seen, reform.incarnation, &reform.by, root);
+        SignedHeader::sign(header, reform.key)
+    };
     let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &reform.sets, reform.state, header)?;
     let (entries, bytes) = form::measure(&tree);
     let record = SignedRecord::sign(record, reform.key)?;
@@ -136,20 +141,21 @@ pub fn reform(
     Ok(Reformed { record, header: stored.header.clone(), entries, bytes, kept, notices })
 }
 
-fn header(reform: &Reform<'_>, record: &Record, root: bellwether_proto::hash::Hash) -> SignedHeader {
-    let header = Header {
+/// The only revision of the history of a group that is formed anew by `record`: after everything that any server is known to
+/// have seen, and a descendant of nothing.
+pub fn first_header(record: &Record, seen: Number, incarnation: u64, by: &By, root: Hash) -> Header {
+    Header {
         group: record.group,
-        number: Number { epoch: record.version.epoch, sequence: reform.seen.sequence + 1 },
+        number: Number { epoch: record.version.epoch, sequence: seen.sequence + 1 },
         parent: None,
         manager: record.manager().name.clone(),
-        incarnation: reform.incarnation,
-        time_ms: reform.by.time_ms,
-        author: reform.by.author.clone(),
+        incarnation,
+        time_ms: by.time_ms,
+        author: by.author.clone(),
         message: "the group is formed anew".to_owned(),
         labels: std::collections::BTreeMap::new(),
         root,
-    };
-    SignedHeader::sign(header, reform.key)
+    }
 }
 
 /// Moves the old history to the recovery points and the new one to its place.
@@ -180,15 +186,75 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
     Ok(kept.then(|| point.join(HISTORY)))
 }
 
-/// The newest revision of the history in the state directory, as far as it can be read: its number, and what was left out
-/// as damaged.
+/// What the history here has, before the group is formed anew.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// The newest revision.
+    pub newest: Option<SignedHeader>,
+    oldest: Option<Number>,
+    ids: HashSet<RevisionId>,
+}
+
+impl Kept {
+    /// What a history with these revisions has.
+    pub fn of(headers: impl Iterator<Item = SignedHeader>) -> Self {
+        let mut kept = Self::default();
+        for header in headers {
+            let number = header.number();
+            kept.oldest = Some(kept.oldest.map_or(number, |oldest| oldest.min(number)));
+            kept.ids.insert(header.id());
+            kept.newest = Some(kept.newest.filter(|newest| newest.number() > number).unwrap_or(header));
+        }
+        kept
+    }
+
+    /// Whether that revision is not here. Its number says nothing: a manager that was restored from a backup may have made
+    /// others of that number since (W14). What is older than all that is here was deleted by retention, perhaps.
+    pub fn lacks(&self, header: &SignedHeader) -> bool {
+        !self.ids.contains(&header.id()) && self.oldest.is_none_or(|oldest| header.number() >= oldest)
+    }
+}
+
+/// What the history in the state directory has, as far as it can be read; what is damaged is left out.
 ///
 /// # Errors
 /// It cannot be opened.
-pub fn newest(state: &Path) -> Result<Option<SignedHeader>, HistoryError> {
+pub fn kept(state: &Path) -> Result<Kept, HistoryError> {
     let path = state.join(HISTORY);
     if !path.exists() {
-        return Ok(None);
+        return Ok(Kept::default());
     }
-    Ok(History::open(&path)?.head().map(|stored| stored.header.clone()))
+    Ok(Kept::of(History::open(&path)?.all().map(|stored| stored.header.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(sequence: u64, incarnation: u64) -> SignedHeader {
+        let header = Header {
+            group: [7; 16].into(),
+            number: Number { epoch: Epoch(1), sequence },
+            parent: None,
+            manager: "m".parse().unwrap(),
+            incarnation,
+            time_ms: 0,
+            author: String::new(),
+            message: String::new(),
+            labels: Default::default(),
+            root: Hash::of(b"root"),
+        };
+        SignedHeader::sign(header, &KeyPair::generate())
+    }
+
+    #[test]
+    fn w14_a_revision_is_lost_though_another_one_of_its_number_was_made_here_since() {
+        let here: Vec<SignedHeader> = (3..=6).map(|sequence| header(sequence, 2)).collect();
+        let kept = Kept::of(here.iter().cloned());
+        assert_eq!(kept.newest.as_ref(), here.last());
+        assert!(!here.iter().any(|header| kept.lacks(header)));
+        assert!(kept.lacks(&header(5, 1)) && kept.lacks(&header(7, 1)));
+        assert!(!kept.lacks(&header(2, 1)), "retention");
+        assert!(Kept::default().lacks(&header(1, 1)), "nothing is left here");
+    }
 }

@@ -40,8 +40,7 @@ impl Sessions {
     ) -> Result<Self, StateFileError> {
         let path = path(state, name);
         let kept: Option<Given> = state_file::load(&path)?;
-        let current = kept.filter(|given| given.server == parties.server && given.next.epoch() == epoch);
-        if let Some(given) = current.filter(|given| given.next.is_of(&parties)) {
+        if let Some(given) = kept.filter(|given| given.continues(&parties, epoch)) {
             return Ok(Self { path, parties, given });
         }
         let given = Given::first(&parties, epoch, key);

@@ -10,7 +10,7 @@ use std::{
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
-    record::{Record, SignedRecord},
+    record::SignedRecord,
     revision::{Epoch, Number, RevisionId, SignedHeader},
     status::Event,
 };
@@ -34,6 +34,7 @@ use crate::{
     procedure::Board,
     publish::PublishError,
     publisher::{Publisher, Times},
+    recognition::Holdings,
     shared::{Given, Shared, Timings, sources},
     tokens::Tokens,
     watch::{self as watching, Mode, Watched},
@@ -203,24 +204,22 @@ fn went_back(
     head: &Head,
     seen: &[(ServerName, Vec<SignedHeader>)],
 ) -> Result<(), StartError> {
+    let has = |id| history.get(id).is_some();
+    let holdings = holdings(history, head.stored.header.number(), &has);
     for (witness, headers) in seen {
-        let lost =
-            headers.iter().rfind(|header| is_lost(record.record(), history, head.stored.header.number(), header));
-        if let Some(lost) = lost {
+        if let Some(lost) = headers.iter().rfind(|header| holdings.lack(record.record(), header)) {
             return Err(StartError::WentBack(Box::new(Halt::new(witness.clone(), Proof::Revision(lost.number())))));
         }
     }
     Ok(())
 }
 
-/// Whether this is a revision of this manager's own in this epoch that its history lacks.
-pub(crate) fn is_lost(record: &Record, history: &History, head: Number, header: &SignedHeader) -> bool {
-    let (manager, number) = (record.manager(), header.number());
-    header.header().group == record.group
-        && number.epoch == record.version.epoch
-        && number >= head
-        && header.signed_by(&manager.key)
-        && history.get(header.id()).is_none()
+/// What `history`, whose newest revision is `head`, holds of its epoch, to be asked of with `has`. Where packs were left out
+/// as damaged, what is older than the head may be among them.
+pub(crate) fn holdings<'a>(history: &History, head: Number, has: &'a dyn Fn(RevisionId) -> bool) -> Holdings<'a> {
+    let of_epoch = history.all().map(|stored| stored.header.number()).filter(|number| number.epoch == head.epoch);
+    let oldest = of_epoch.min().filter(|_| history.left_out().is_empty()).unwrap_or(head);
+    Holdings { head, oldest, has }
 }
 
 fn open(

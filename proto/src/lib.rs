@@ -12,8 +12,10 @@ pub mod limits;
 pub mod name;
 pub mod record;
 pub mod revision;
+pub mod start;
 pub mod status;
 pub mod ticket;
+pub mod time;
 pub mod token;
 
 /// The generated messages and services.

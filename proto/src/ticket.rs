@@ -67,6 +67,11 @@ impl Ticket {
         parties.manager.verifies(CONTEXT, &signed, &self.signature)
     }
 
+    /// Whether it is one that the manager of these parties offers this server in `epoch`.
+    pub fn is_current(&self, parties: &Parties, epoch: Epoch) -> bool {
+        self.epoch == epoch && self.is_of(parties)
+    }
+
     /// The manager's epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -174,6 +179,12 @@ impl Given {
     /// Before the first session of `epoch`.
     pub fn first(parties: &Parties, epoch: Epoch, key: &KeyPair) -> Self {
         Self { server: parties.server, held: None, next: Ticket::issue(parties, epoch, 1, key) }
+    }
+
+    /// Whether this is what was given between these parties in `epoch`: what is of another key, or of an earlier epoch,
+    /// counts for nothing.
+    pub fn continues(&self, parties: &Parties, epoch: Epoch) -> bool {
+        self.server == parties.server && self.next.is_current(parties, epoch)
     }
 
     /// What the ticket that a server shows, when it is offered `next`, says of it. Only what this manager signed counts.

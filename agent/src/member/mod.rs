@@ -25,6 +25,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bellwether_manager::{
     dirty::Dirty,
+    takeover::Account,
     watch::{self as watching, Mode, Watched},
 };
 use bellwether_monitor::http::Ready;
@@ -62,7 +63,7 @@ use self::{
     sets::Sets,
     switch::Filling,
 };
-use crate::{group::GroupRecord, layout::Layout, seen::Seen, takeover::Account};
+use crate::{group::GroupRecord, layout::Layout, seen::Seen};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);

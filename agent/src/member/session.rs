@@ -19,6 +19,7 @@ use bellwether_proto::{
     limits,
     record::{RecordRefused, Role, SignedRecord},
     revision::SignedHeader,
+    start,
     v1::{self, down, push_server::Push, up},
 };
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -151,15 +152,17 @@ impl PushService {
     /// that one lives. Its stream ends with it, or says something soon.
     async fn only_one(&self, key: PublicKey, incarnation: u64) -> Result<(), Status> {
         let live = self.locked().clone();
-        let Some(mut live) = live.filter(|live| live.key == key && live.incarnation != incarnation) else {
+        let Some(mut live) = live.filter(|live| live.key == key && start::is_copy(live.incarnation, incarnation))
+        else {
             return Ok(());
         };
         live.heard.mark_unchanged();
         match tokio::time::timeout(ALIVE, live.heard.changed()).await {
             Ok(Ok(())) => Err(Status::failed_precondition(format!(
-                "another start of this manager (number {}) leads this server and lives, this is number {incarnation}: one \
-                 is a copy of the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
-                live.incarnation
+                "another start of this manager (number {}) leads this server and lives, this is number {}: one is a copy of \
+                 the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
+                start::opened(live.incarnation),
+                start::opened(incarnation)
             ))),
             Ok(Err(_)) | Err(_) => Ok(()),
         }

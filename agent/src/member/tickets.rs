@@ -35,7 +35,7 @@ impl Tickets {
         let current = self.record.current();
         let record = current.record();
         let parties = Parties { group: record.group, server: self.record.own_key(), manager: record.manager().key };
-        if !offered.is_of(&parties) || offered.epoch() != record.version.epoch {
+        if !offered.is_current(&parties, record.version.epoch) {
             return Err(Status::permission_denied("the session's ticket is not the manager's for this server"));
         }
         let _one = self.one.lock().await;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use bellwether_manager::procedure::{
-    self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed,
+use bellwether_manager::{
+    procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed},
+    takeover::{self, Answer as TheirAnswer, Silence},
 };
 use bellwether_proto::{Malformed, name::ServerName, record::Server, revision::SignedHeader, v1};
 use tokio::sync::mpsc;
@@ -14,10 +15,7 @@ use super::{
     promote::gather,
     refusal::{Refusal, refusal},
 };
-use crate::{
-    hands::AgentHands,
-    takeover::{self, Answer as TheirAnswer, Silence},
-};
+use crate::hands::AgentHands;
 
 type Answer<T> = Result<Response<T>, Status>;
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bellwether_manager::{Leave, SaveError, roles};
+use bellwether_manager::{
+    Leave, SaveError, roles,
+    takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey},
+};
 use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, SignedRecord},
@@ -14,12 +17,7 @@ use tokio::{sync::oneshot, time::timeout};
 use tonic::Status;
 
 use super::{Agent, group::SURVEYED, refusal::refusal};
-use crate::{
-    clock::now_ms,
-    member::Input,
-    role::Standing,
-    takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey},
-};
+use crate::{clock::now_ms, member::Input, role::Standing};
 
 /// How long the new manager is waited for after the record is durable.
 const TAKE_UP: Duration = Duration::from_secs(15);

@@ -4,16 +4,17 @@ use std::sync::PoisonError;
 
 use bellwether_proto::{
     record::refusal,
-    revision::{Number, SignedHeader},
-    ticket::{Parties, Shown, Ticket},
+    revision::SignedHeader,
+    ticket::{Parties, Ticket},
     v1,
 };
 
 use super::{Lane, Memory, cut};
 use crate::{
     halt::{Halt, Proof},
+    recognition::{self, Recognised, Remembered, Said},
     sessions::Sessions,
-    start::is_lost,
+    start::holdings,
 };
 
 impl Lane {
@@ -31,7 +32,7 @@ impl Lane {
         let sessions = opened.map_err(|e| format!("the ticket for its session cannot be kept here: {}", told(&e)))?;
         let ticket = sessions.given.next.clone();
         if sessions.given.held.is_none() {
-            (memory.reported, memory.incarnation) = (None, 0);
+            memory.remembered = Remembered::default();
         }
         memory.sessions = Some(sessions);
         Ok(ticket)
@@ -42,24 +43,21 @@ impl Lane {
     /// # Errors
     /// Our own state went back: nothing may be said to anybody.
     pub(super) async fn recognise(&self, memory: &mut Memory, hello: &v1::UpHello) -> Result<(), String> {
-        let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
-        if let Some(at) = &at {
-            self.has_more(at)?;
+        match self.judge(memory, hello) {
+            Recognised::Known => {}
+            Recognised::Fenced(why) => {
+                let name = &self.server.name;
+                let reason = format!(
+                    "{name} is kept out: its state went back (restored from a backup, or a copy of another machine): {why}"
+                );
+                memory.fault = Some(reason.clone());
+                memory.fence = Some(reason);
+                memory.sync = false;
+                memory.remembered.reported = None;
+            }
+            Recognised::Halted(proof) => return Err(self.halted(proof)),
         }
-        let shown = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let back = self.judge(memory, shown.as_ref())?;
-        let back = back.or_else(|| earlier(memory, hello.incarnation, at.as_ref().map(SignedHeader::number)));
-        memory.incarnation = hello.incarnation;
-        if let Some(why) = back {
-            let name = &self.server.name;
-            let reason = format!(
-                "{name} is kept out: its state went back (restored from a backup, or a copy of another machine): {why}"
-            );
-            memory.fault = Some(reason.clone());
-            memory.fence = Some(reason);
-            memory.sync = false;
-            memory.reported = None;
-        }
+        memory.remembered.incarnation = hello.incarnation;
         let Some(mut sessions) = memory.sessions.take() else { return Ok(()) };
         let key = self.shared.key.clone();
         let begun = move || sessions.begun(&key).map(|()| sessions);
@@ -68,38 +66,27 @@ impl Lane {
         Ok(())
     }
 
-    /// What the ticket that it shows says; why, where its state went back.
-    fn judge(&self, memory: &Memory, shown: Option<&Ticket>) -> Result<Option<String>, String> {
-        let Some(sessions) = &memory.sessions else { return Ok(None) };
-        match sessions.given.judge(sessions.parties(), shown) {
-            Shown::Known => Ok(None),
-            Shown::Older => {
-                let last = sessions.given.held.as_ref().map_or(0, Ticket::count);
-                let its = shown.map_or("none".to_owned(), |shown| format!("session {}", shown.count()));
-                Ok(Some(format!("its last session with this manager was {last}, it knows {its}")))
-            }
-            Shown::Newer => Err(self.halted(Proof::Session(shown.map_or(0, Ticket::count)))),
-        }
-    }
-
-    /// Whether it holds a revision that this manager signed, and does not have.
-    fn has_more(&self, at: &SignedHeader) -> Result<(), String> {
+    fn judge(&self, memory: &Memory, hello: &v1::UpHello) -> Recognised {
+        let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
+        let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
+        let said = Said { at: at.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
+        let tickets = memory.sessions.as_ref().map(|sessions| (&sessions.given, sessions.parties()));
         let record = self.shared.record.borrow().clone();
         let head = self.shared.head.borrow().stored.header.number();
         let history = self.shared.history.read().unwrap_or_else(PoisonError::into_inner);
-        if is_lost(record.record(), &history, head, at) {
-            drop(history);
-            return Err(self.halted(Proof::Revision(at.number())));
-        }
-        Ok(())
+        let has = |id| history.get(id).is_some();
+        let holdings = holdings(&history, head, &has);
+        recognition::recognise(record.record(), &holdings, tickets, &memory.remembered, &said)
     }
 
     /// A member that refuses us may carry the proof that our own state went back.
     pub(super) fn not_greeted(&self, memory: &Memory, status: &tonic::Status) -> String {
         let held = refusal(status.details()).and_then(|refusal| Ticket::from_wire(&refusal.ticket?).ok());
-        match held.map(|held| self.judge(memory, Some(&held))) {
-            Some(Err(halted)) => halted,
-            Some(Ok(_)) | None => self.turned_away(status),
+        let given = memory.sessions.as_ref();
+        let proof = given.and_then(|given| recognition::refused(&given.given, given.parties(), held.as_ref()));
+        match proof {
+            Some(proof) => self.halted(proof),
+            None => self.turned_away(status),
         }
     }
 
@@ -109,15 +96,6 @@ impl Lane {
         self.shared.halt(halt);
         said
     }
-}
-
-/// Whether it says to be earlier than it has said before.
-fn earlier(memory: &Memory, incarnation: u64, at: Option<Number>) -> Option<String> {
-    if incarnation < memory.incarnation && incarnation > 0 {
-        return Some(format!("it was started {} times before, now it says {incarnation}", memory.incarnation));
-    }
-    let (reported, at) = (memory.reported?, at?);
-    (at < reported).then(|| format!("it held {reported}, now it says {at}"))
 }
 
 fn told(error: &(dyn std::error::Error + 'static)) -> String {

@@ -20,7 +20,7 @@ use bellwether_proto::{
     PROTOCOL, limits,
     name::ServerName,
     record::{Role, Server, refusal},
-    revision::{Number, RevisionId},
+    revision::RevisionId,
     status::{Event, Observation},
     ticket::Ticket,
     v1,
@@ -34,7 +34,7 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
-use crate::{backoff::Backoff, sessions::Sessions, shared::Shared};
+use crate::{backoff::Backoff, recognition::Remembered, sessions::Sessions, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;
@@ -77,10 +77,8 @@ pub(crate) struct Memory {
     refused: Option<RevisionId>,
     /// The tickets that it was given.
     sessions: Option<Sessions>,
-    /// The newest revision that it has reported to hold.
-    reported: Option<Number>,
-    /// How often its state was opened, as it last said.
-    incarnation: u64,
+    /// What it has said of itself.
+    remembered: Remembered,
     /// Its state went back, and it has not been told yet.
     fence: Option<String>,
 }
@@ -239,6 +237,8 @@ impl Lane {
                      servers of each refuse the other; decide which one leads, then there: bellwether promote --self --force"
                 );
                 self.shared.see(Event::Fenced { server: self.server.name.clone(), conflict: true, reason });
+                // Should it be one that this manager signed itself, that is no other manager: then this one's state went back.
+                self.shared.is_behind(&self.server.name);
             }
             Some(v1::RecordRefusal { conflict: false, .. }) => self.shared.is_behind(&self.server.name),
             // A ticket that does not fit: told by its own words.

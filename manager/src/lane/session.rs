@@ -550,7 +550,7 @@ impl<'a> Session<'a> {
             _ => current.started,
         };
         self.member.at = Some(id);
-        self.memory.reported = Some(current.header.number());
+        self.memory.remembered.reported = Some(current.header.number());
         self.member.refused = None;
         self.memory.refused = None;
         self.at = Some(current.header.clone());

@@ -1,12 +1,17 @@
 //! A machine's model disk: what was saved survives a crash, nothing else does. A crash can be armed to strike right before
 //! or right after any save; then the server does nothing more, whatever it was about to send.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
+use bellwether_manager::halt::Halt;
 use bellwether_proto::{
     name::ServerName,
     record::SignedRecord,
     revision::{RevisionId, SignedHeader},
+    ticket::{Given, Ticket},
 };
 
 use crate::{changes::Changes, keys, world::World};
@@ -44,8 +49,16 @@ pub(crate) struct Disk {
     pub(crate) at: Option<SignedHeader>,
     /// Also there: this server leads, or has led since, so its sets hold the newest revision of its history.
     pub(crate) leads: bool,
-    /// This manager's state went back: it leads nobody until the group is formed anew (W14).
-    pub(crate) halted: bool,
+    /// Also there: why this member takes nothing until a sync (W8).
+    pub(crate) fault: Option<String>,
+    /// `halted.json`: this manager's state went back, it leads nobody until the group is formed anew (W14).
+    pub(crate) halted: Option<Halt>,
+    /// `ticket.json`: of the last session with a manager.
+    pub(crate) ticket: Option<Ticket>,
+    /// `sessions/`: the tickets that this manager gave.
+    pub(crate) sessions: BTreeMap<ServerName, Given>,
+    /// `history.new`: the base of a group that is being formed anew.
+    pub(crate) fresh: Option<RevisionId>,
     /// The packs in the history.
     pub(crate) history: BTreeSet<RevisionId>,
     pub(crate) sets: Sets,
@@ -64,7 +77,11 @@ impl Disk {
             held: None,
             at: None,
             leads: false,
-            halted: false,
+            fault: None,
+            halted: None,
+            ticket: None,
+            sessions: BTreeMap::new(),
+            fresh: None,
             history: BTreeSet::new(),
             sets: Sets::default(),
             kept: Changes::default(),

@@ -24,6 +24,7 @@ pub(crate) struct Faults {
     /// What this history is about: some faults happen in some histories only.
     restores: bool,
     leaves: bool,
+    reforms: bool,
 }
 
 impl Faults {
@@ -36,6 +37,7 @@ impl Faults {
             backups: Vec::new(),
             restores: rng.one_in(4),
             leaves: rng.one_in(3),
+            reforms: rng.one_in(6),
         }
     }
 
@@ -52,7 +54,7 @@ impl Faults {
 
     /// An armed crash has struck.
     fn note_crashes(&mut self, history: &mut History) {
-        for machine in 0..history.servers {
+        for machine in machines(history) {
             if !history.sim.is_host_running(host(machine)) {
                 self.down.insert(machine);
             }
@@ -60,8 +62,9 @@ impl Faults {
     }
 
     fn happen(&mut self, history: &mut History) {
-        let machine = history.rng.below(history.servers);
-        match history.rng.below(35) {
+        let all = machines(history);
+        let machine = all[history.rng.below(all.len())];
+        match history.rng.below(40) {
             0..=9 => self.put(history, machine),
             10 => self.edit(history, machine),
             11 | 12 => self.crash(history, machine),
@@ -76,7 +79,11 @@ impl Faults {
             29..=31 if self.restores => self.backup(history, machine),
             32 | 33 if self.restores => self.restore(history),
             29..=33 => self.put(history, machine),
-            _ => self.leave(history, machine),
+            34 => self.leave(history, machine),
+            35 | 36 if history.spare.is_some() => self.copy(history, machine),
+            37 | 38 if history.spare.is_some() => move_address(history),
+            39 if self.reforms => reform(history),
+            _ => self.put(history, machine),
         }
     }
 
@@ -173,6 +180,32 @@ impl Faults {
         self.start(history, machine);
     }
 
+    /// A machine is copied, running or stopped; both run from then on, with the same key and the same state (W14). Either may
+    /// have the address.
+    fn copy(&mut self, history: &mut History, machine: usize) {
+        let unused = |spare: &usize| history.world.borrow().disks[*spare].held.is_none();
+        let Some(spare) = history.spare.filter(unused).filter(|spare| *spare != machine) else { return };
+        let mut world = history.world.borrow_mut();
+        if world.disks[machine].held.is_none() {
+            return;
+        }
+        world.tell(machine, || format!("is copied: machine {spare}"));
+        let copy = world.disks[machine].clone();
+        let name = copy.name.clone();
+        world.disks[spare] = copy;
+        world.retired.remove(&spare);
+        world.met.copied += 1;
+        world.changed = true;
+        drop(world);
+        if history.rng.one_in(2) {
+            history.world.borrow_mut().places.insert(name, spare);
+        }
+        self.start(history, spare);
+        if history.rng.one_in(3) {
+            self.crash(history, machine);
+        }
+    }
+
     fn leave(&mut self, history: &mut History, machine: usize) {
         if self.leaves && !managers(history).contains(&machine) {
             command(history, machine, Command::Leave);
@@ -183,7 +216,7 @@ impl Faults {
     pub(crate) fn end(&mut self, history: &mut History) {
         history.world.borrow_mut().tell_all(|| "peace".into());
         heal(history);
-        for machine in 0..history.servers {
+        for machine in machines(history) {
             history.world.borrow_mut().arm(machine, None);
         }
         self.note_crashes(history);
@@ -204,10 +237,32 @@ fn leads(disk: &Disk) -> bool {
     disk.record().is_some_and(|record| record.record().manager().key == crate::keys::public(disk.key))
 }
 
+/// The machines of the farm.
+fn machines(history: &History) -> Vec<usize> {
+    history.world.borrow().machines().collect()
+}
+
 /// The machines that take themselves for the manager.
 pub(crate) fn managers(history: &History) -> Vec<usize> {
     let world = history.world.borrow();
-    (0..history.servers).filter(|machine| leads(&world.disks[*machine])).collect()
+    world.machines().filter(|machine| leads(&world.disks[*machine])).collect()
+}
+
+/// The other one of two copies has the address from now on.
+fn move_address(history: &History) {
+    let mut world = history.world.borrow_mut();
+    let Some((a, b)) = world.copies() else { return };
+    let name = world.disks[a].name.clone();
+    let to = if world.places[&name] == a { b } else { a };
+    world.tell(to, || format!("machine {to} has the address from now on"));
+    world.places.insert(name, to);
+}
+
+/// The group is formed anew at its manager, though nothing is wrong with it.
+fn reform(history: &History) {
+    if let Some(manager) = managers(history).first() {
+        command(history, *manager, Command::Reform);
+    }
 }
 
 fn arm(history: &mut History, machine: usize) {
@@ -215,20 +270,25 @@ fn arm(history: &mut History, machine: usize) {
     history.world.borrow_mut().arm(machine, Some(arm));
 }
 
+/// The machines of the network, those that are of no farm included.
+fn all(history: &History) -> impl Iterator<Item = usize> + use<> {
+    (0..history.servers).chain(history.spare)
+}
+
 /// One server is cut off from all others.
 fn cut(history: &mut History, machine: usize) {
     history.world.borrow_mut().tell(machine, || "is cut off".into());
-    for other in (0..history.servers).filter(|other| *other != machine) {
+    for other in all(history).filter(|other| *other != machine) {
         history.sim.partition(host(machine), host(other));
     }
 }
 
 /// The farm falls into two parts.
 fn split(history: &mut History) {
-    let part: BTreeSet<usize> = (0..history.servers).filter(|_| history.rng.one_in(2)).collect();
+    let part: BTreeSet<usize> = all(history).filter(|_| history.rng.one_in(2)).collect();
     history.world.borrow_mut().tell_all(|| format!("the farm is split: {part:?} and the others"));
     for a in &part {
-        for b in (0..history.servers).filter(|b| !part.contains(b)) {
+        for b in all(history).filter(|b| !part.contains(b)) {
             history.sim.partition(host(*a), host(b));
         }
     }
@@ -236,7 +296,7 @@ fn split(history: &mut History) {
 
 fn heal(history: &mut History) {
     history.world.borrow_mut().tell_all(|| "the network is whole again".into());
-    for a in 0..history.servers {
+    for a in all(history) {
         for b in 0..a {
             history.sim.repair(host(a), host(b));
         }

@@ -72,6 +72,8 @@ pub(crate) struct History {
     pub(crate) world: World,
     pub(crate) rng: Rng,
     pub(crate) servers: usize,
+    /// The machine that can become a copy of another one; in some histories only.
+    pub(crate) spare: Option<usize>,
 }
 
 /// The host name of a machine; its server has the same name.
@@ -97,12 +99,13 @@ impl History {
             .max_message_latency(Duration::from_millis(5 + 20 * rng.below(3) as u64))
             .tcp_capacity(4_096)
             .build();
-        let world = farm(servers, rules, tell, &mut rng);
-        for machine in 0..servers {
+        let spare = rng.one_in(4).then_some(servers);
+        let world = farm(servers, spare, rules, tell, &mut rng);
+        for machine in (0..servers).chain(spare) {
             let world = world.clone();
             sim.host(host(machine), move || server::run(world.clone(), machine));
         }
-        Self { sim, world, rng, servers }
+        Self { sim, world, rng, servers, spare }
     }
 
     fn run(mut self) -> Result<Story, (Story, String)> {
@@ -150,7 +153,8 @@ impl History {
         for machine in dying {
             self.sim.crash(host(machine));
         }
-        let up: Vec<bool> = (0..self.servers).map(|machine| self.sim.is_host_running(host(machine))).collect();
+        let up: Vec<bool> =
+            (0..self.servers).chain(self.spare).map(|machine| self.sim.is_host_running(host(machine))).collect();
         let mut world = self.world.borrow_mut();
         world.look(&up);
         world.broken.clone().map_or(Ok(()), Err)
@@ -158,7 +162,7 @@ impl History {
 }
 
 /// Servers of which the first is the manager; all hold the first revision.
-fn farm(servers: usize, rules: Rules, tell: bool, rng: &mut Rng) -> World {
+fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mut Rng) -> World {
     let group = GroupId::from([7; 16]);
     let mut candidate = |machine: usize| machine < 2 || !rng.one_in(4);
     let server = |machine: usize| Server {
@@ -202,7 +206,10 @@ fn farm(servers: usize, rules: Rules, tell: bool, rng: &mut Rng) -> World {
         disk.at = Some(first.clone());
         disk
     });
-    let world = World::new(disks.collect(), rules, tell);
+    let empty = spare.map(|machine| Disk::new(name(machine), machine));
+    let disks = disks.collect::<Vec<_>>().into_iter().chain(empty).collect();
+    let world = World::new(disks, rules, tell, Rng::new(rng.next()));
+    world.borrow_mut().retired.extend(spare);
     world.borrow_mut().learn(first, Changes::default());
     world
 }

@@ -70,6 +70,21 @@ impl State {
         }
     }
 
+    /// A manager offers something to a member at `at`: one of its own that it does not know would prove that its state went
+    /// back (W14).
+    pub(crate) fn leads_on(&mut self, machine: usize, member: &ServerName, at: Option<&SignedHeader>) {
+        let disk = &self.disks[machine];
+        let Some(at) = at.filter(|at| !disk.history.contains(&at.id())) else { return };
+        let epoch = disk.record().map(|record| record.record().version.epoch);
+        if Some(at.number().epoch) == epoch && at.signed_by(&keys::public(disk.key)) {
+            let name = disk.name.clone();
+            self.breaks(format!(
+                "W14: {name} leads on, though {member} holds its revision {}, unknown there",
+                at.number()
+            ));
+        }
+    }
+
     /// A member takes a revision: it is its manager's, or the manager has it from those before.
     pub(crate) fn obeys(&mut self, machine: usize, header: &SignedHeader) {
         let Some(record) = self.disks[machine].record() else { return };
@@ -119,17 +134,24 @@ impl State {
             let key = keys::public(disk.key);
             disk.record().is_some_and(|record| record.record().manager().key == key)
         };
-        let managers: Vec<&Disk> = self.disks.iter().filter(leads).collect();
+        if let Some((a, b)) = self.twins() {
+            return Err(format!("machines {a} and {b} are both {}", self.disks[a].name));
+        }
+        let disks = || self.machines().map(|machine| &self.disks[machine]);
+        let managers: Vec<&Disk> = disks().filter(leads).collect();
         let [manager] = managers.as_slice() else {
             let names: Vec<_> = managers.iter().map(|disk| disk.name.to_string()).collect();
             return Err(format!("managers: {names:?}"));
         };
         let record = manager.record().expect("it leads").record();
         let head = manager.sets.revision;
+        if manager.halted.is_some() {
+            return Err(format!("{} stands still", manager.name));
+        }
         if !manager.leads || !manager.sets.edits.is_empty() {
             return Err(format!("{} has not published", manager.name));
         }
-        for disk in &self.disks {
+        for disk in disks() {
             let role = record.server(&disk.name).map(|server| server.role);
             match role {
                 Some(Role::Manager) => continue,

@@ -23,12 +23,20 @@ pub struct Met {
     pub restored: u64,
     /// Managers that found that their state went back.
     pub went_back: u64,
+    /// Members that were shown as in error.
+    pub kept_out: u64,
+    /// Groups that were formed anew.
+    pub reformed: u64,
+    /// Machines that were copied.
+    pub copied: u64,
+    /// Copies that were noticed beside the original.
+    pub copies_noticed: u64,
 }
 
 impl Met {
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 10] {
+    pub fn counts(&self) -> [(&'static str, u64); 14] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -40,6 +48,10 @@ impl Met {
             ("lists of losses", self.lists_of_losses),
             ("restored from a backup", self.restored),
             ("managers whose state went back", self.went_back),
+            ("members kept out", self.kept_out),
+            ("groups formed anew", self.reformed),
+            ("machines copied", self.copied),
+            ("copies noticed", self.copies_noticed),
         ]
     }
 }
@@ -56,5 +68,9 @@ impl std::ops::AddAssign for Met {
         self.lists_of_losses += other.lists_of_losses;
         self.restored += other.restored;
         self.went_back += other.went_back;
+        self.kept_out += other.kept_out;
+        self.reformed += other.reformed;
+        self.copied += other.copied;
+        self.copies_noticed += other.copies_noticed;
     }
 }

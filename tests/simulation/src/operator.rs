@@ -18,6 +18,8 @@ const EVERY_MS: u64 = 1_500;
 #[derive(Default)]
 pub(crate) struct Operator {
     next_ms: u64,
+    /// How often the operator has looked.
+    looked: u32,
     /// How often there was no manager in a row.
     without: u32,
     /// Those that showed at the last look, too, that they do not take the record.
@@ -35,6 +37,8 @@ impl Operator {
         }
         self.next_ms = history.now() + EVERY_MS;
         history.world.borrow_mut().tell_all(|| format!("the operator looks: {missing}"));
+        self.looked += 1;
+        look_at_copies(history);
         let leads = managers(history);
         match leads.as_slice() {
             [] => self.without(history),
@@ -47,17 +51,7 @@ impl Operator {
     /// Nobody leads: the one with the newest record takes over, if it may.
     fn without(&mut self, history: &History) {
         self.without += 1;
-        let world = history.world.borrow();
-        let version = |disk: &Disk| disk.record().map(|record| record.record().version);
-        let may = |machine: &usize| {
-            let disk = &world.disks[*machine];
-            disk.record()
-                .and_then(|record| record.record().server(&disk.name).cloned())
-                .is_some_and(|server| server.role == Role::Member && server.candidate)
-        };
-        let best = (0..history.servers).filter(may).max_by_key(|machine| version(&world.disks[*machine]));
-        drop(world);
-        if let Some(machine) = best.filter(|_| self.without > 1) {
+        if let Some(machine) = candidate(history).filter(|_| self.without > 1) {
             command(history, machine, Command::Take { force: true });
         }
     }
@@ -66,13 +60,15 @@ impl Operator {
     fn tidy(&mut self, history: &History, manager: usize) {
         self.without = 0;
         let mut stubborn = BTreeSet::new();
+        let own = history.world.borrow().disks[manager].name.clone();
         let (record, held) = {
             let world = history.world.borrow();
             let held = world.disks[manager].held.clone().expect("it leads");
             (held.current.record().clone(), held)
         };
-        for machine in (0..history.servers).filter(|machine| *machine != manager) {
-            let name = history::name(machine);
+        let machines: Vec<usize> = history.world.borrow().machines().filter(|machine| *machine != manager).collect();
+        for machine in machines {
+            let name = history.world.borrow().disks[machine].name.clone();
             let shows = |notice: &Notice| history.world.borrow().notices[machine].contains(notice);
             let of_a_group = history.world.borrow().disks[machine].held.is_some();
             match record.server(&name).map(|server| server.role) {
@@ -82,7 +78,7 @@ impl Operator {
                 }
                 None => command(history, manager, Command::Admit(name)),
                 Some(_) if !of_a_group => command(history, machine, Command::Enter(Box::new(held.clone()))),
-                Some(_) if shows(&Notice::CannotFollow(history::name(manager))) || shows(&Notice::Conflict) => {
+                Some(_) if shows(&Notice::CannotFollow(own.clone())) || shows(&Notice::Conflict) => {
                     stubborn.insert(machine);
                 }
                 Some(_) => {}
@@ -92,13 +88,18 @@ impl Operator {
             command(history, *machine, Command::Leave);
         }
         self.stubborn = stubborn;
-        if history.world.borrow().notices[manager].contains(&Notice::WentBack)
-            || history.world.borrow().notices[manager].contains(&Notice::Conflict)
-        {
+        let shows = |notice: &Notice| history.world.borrow().notices[manager].contains(notice);
+        if shows(&Notice::WentBack) {
+            // What the halt says: what the others have is kept, or what is here becomes the truth.
+            match candidate(history).filter(|_| self.looked.is_multiple_of(2)) {
+                Some(other) => command(history, other, Command::Take { force: true }),
+                None => command(history, manager, Command::Reform),
+            }
+        } else if shows(&Notice::Conflict) {
             command(history, manager, Command::Take { force: true });
         }
-        let refused = |notice: &Notice| matches!(notice, Notice::Refused(_));
-        if history.world.borrow().notices[manager].iter().any(refused) {
+        let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_));
+        if history.world.borrow().notices[manager].iter().any(wants) {
             command(history, manager, Command::Sync);
         }
     }
@@ -112,7 +113,7 @@ impl Operator {
         let obeyed = |machine: usize| {
             let key = keys::public(world.disks[machine].key);
             let obeys = |other: &usize| record(*other).is_some_and(|record| record.manager().key == key);
-            ((0..history.servers).filter(obeys).count(), record(machine).map(|record| record.version))
+            (world.machines().filter(obeys).count(), record(machine).map(|record| record.version))
         };
         let chosen = several.iter().copied().max_by_key(|machine| obeyed(*machine)).expect("there are several");
         let shows = |machine: &usize, notice: &Notice| world.notices[*machine].contains(notice);
@@ -120,19 +121,57 @@ impl Operator {
             several.iter().any(|machine| shows(machine, &Notice::Conflict) || shows(machine, &Notice::WentBack));
         let all = || world.notices.iter().flatten();
         let refused = |machine: &usize| {
-            let own = Notice::CannotFollow(history::name(*machine));
-            let other = Notice::CannotFollow(history::name(chosen));
+            let own = Notice::CannotFollow(world.disks[*machine].name.clone());
+            let other = Notice::CannotFollow(world.disks[chosen].name.clone());
             *machine != chosen && (all().any(|notice| *notice == own) || shows(machine, &other))
         };
         let refused: Vec<usize> = several.iter().copied().filter(refused).collect();
+        let halted = world.disks[chosen].halted.is_some();
         drop(world);
         if decided {
-            command(history, chosen, Command::Take { force: true });
+            command(history, chosen, if halted { Command::Reform } else { Command::Take { force: true } });
         }
         for machine in refused {
             command(history, machine, Command::Leave);
         }
     }
+}
+
+/// The candidate with the newest record.
+fn candidate(history: &History) -> Option<usize> {
+    let world = history.world.borrow();
+    let version = |disk: &Disk| disk.record().map(|record| record.record().version);
+    let may = |machine: &usize| {
+        let disk = &world.disks[*machine];
+        let server = disk.record().and_then(|record| record.record().server(&disk.name).cloned());
+        server.is_some_and(|server| server.role == Role::Member && server.candidate)
+    };
+    world.machines().filter(may).max_by_key(|machine| version(&world.disks[*machine]))
+}
+
+/// Two machines are one server: where something says so, the one without the address is switched off for good; and one that
+/// has forgotten the group in any case.
+fn look_at_copies(history: &mut History) {
+    let world = history.world.borrow();
+    let Some((a, b)) = world.twins() else { return };
+    let name = world.disks[a].name.clone();
+    let own = |machine: usize| {
+        let mut notices = world.notices[machine].iter();
+        notices.any(|notice| matches!(notice, Notice::WentBack | Notice::Copy(_)))
+    };
+    let of_it = |notice: &Notice| matches!(notice, Notice::Copy(of) | Notice::Fault(of) if *of == name);
+    let named = own(a) || own(b) || world.notices.iter().flatten().any(of_it);
+    let forgot = [a, b].into_iter().find(|machine| world.disks[*machine].held.is_none());
+    let elsewhere = if world.places[&name] == a { b } else { a };
+    let off = forgot.or(named.then_some(elsewhere));
+    drop(world);
+    let Some(off) = off else { return };
+    let mut world = history.world.borrow_mut();
+    world.tell(off, || format!("machine {off} is switched off for good"));
+    world.retired.insert(off);
+    world.places.insert(name, if off == a { b } else { a });
+    drop(world);
+    history.sim.crash(history::host(off));
 }
 
 /// Only what is shown again counts.

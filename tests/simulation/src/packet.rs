@@ -9,6 +9,9 @@ pub(crate) struct Packet {
     /// The sender's public key.
     #[prost(bytes = "bytes", tag = "1")]
     pub(crate) from: bytes::Bytes,
+    /// The number of the sender's start, as its calls carry it.
+    #[prost(uint64, tag = "10")]
+    pub(crate) start: u64,
     /// What it says.
     #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub(crate) body: Option<Body>,
@@ -59,6 +62,9 @@ pub(crate) struct Refused {
     /// For people.
     #[prost(string, tag = "2")]
     pub(crate) reason: String,
+    /// Another start of who says hello leads here, and lives.
+    #[prost(bool, tag = "4")]
+    pub(crate) copy: bool,
     /// The record is signed by somebody who may not.
     #[prost(bool, tag = "3")]
     pub(crate) signer: bool,

@@ -4,7 +4,9 @@
 use bellwether_manager::{
     Leave, RoleRefused,
     group::By,
+    recognition::{self, Holdings, Recognised, Remembered, Said},
     roles::{hand_over, take_over},
+    takeover::{Findings, Insists, Refused, Survey},
 };
 use bellwether_proto::{
     admission::{Authority, admit},
@@ -12,12 +14,17 @@ use bellwether_proto::{
     name::ServerName,
     record::{Record, RecordRefused, SignedRecord, chain},
     revision::{Epoch, SignedHeader},
+    start,
+    ticket::{self, Given, ManagerWentBack, Parties, Ticket},
 };
 
 type Walk = fn(&SignedRecord, &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused>;
 type Admit = fn(&Authority, Option<&SignedHeader>, &SignedHeader, bool) -> Result<(), String>;
 type TakeOver = fn(&SignedRecord, &PublicKey, Leave, Epoch, &By) -> Result<Record, RoleRefused>;
 type HandOver = fn(&SignedRecord, &ServerName, Leave, &By) -> Result<Option<Record>, RoleRefused>;
+type Recognise = fn(&Record, &Holdings<'_>, Option<(&Given, &Parties)>, &Remembered, &Said<'_>) -> Recognised;
+type Judge = fn(&Survey<'_>, Insists) -> Result<Findings, Refused>;
+type Accept = fn(Option<&Ticket>, &Ticket) -> Result<bool, ManagerWentBack>;
 
 /// The rules that a history runs by.
 #[derive(Clone, Copy)]
@@ -28,8 +35,16 @@ pub struct Rules {
     pub(crate) admit: Admit,
     /// The record by which a candidate takes over.
     pub(crate) take_over: TakeOver,
+    /// Whether a candidate may take over, and what is lost.
+    pub(crate) judge: Judge,
     /// The record by which the manager hands over.
     pub(crate) hand_over: HandOver,
+    /// Whose state went back, as a session begins.
+    pub(crate) recognise: Recognise,
+    /// Whether a member begins a session with that ticket.
+    pub(crate) accept: Accept,
+    /// Whether who speaks is another start of who is connected.
+    pub(crate) is_copy: fn(u64, u64) -> bool,
     /// A revision is durable before it is offered.
     pub(crate) save_first: bool,
     /// A member that the new manager's history does not know keeps what is replaced.
@@ -38,6 +53,17 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { walk: chain::walk, admit, take_over, hand_over, save_first: true, keep_forked: true }
+        Self {
+            walk: chain::walk,
+            admit,
+            take_over,
+            judge: |survey, insists| survey.judge(insists),
+            hand_over,
+            recognise: recognition::recognise,
+            accept: ticket::accept,
+            is_copy: start::is_copy,
+            save_first: true,
+            keep_forked: true,
+        }
     }
 }

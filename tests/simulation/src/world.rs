@@ -19,6 +19,7 @@ use crate::{
     disk::{Arm, Disk, Held},
     invariants,
     met::Met,
+    rng::Rng,
     rules::Rules,
 };
 
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Leave,
     /// Lets that server enter with a token.
     Admit(ServerName),
+    /// Forms the group anew with what is here (W13, W14).
+    Reform,
     /// Enters the group with that record, which the manager gave for the token.
     Enter(Box<Held>),
 }
@@ -68,6 +71,10 @@ pub(crate) enum Notice {
     WentBack,
     /// A member refused a revision.
     Refused(ServerName),
+    /// A member is in error: its state went back, say, and it is kept out until a sync.
+    Fault(ServerName),
+    /// Another machine says to be that server, which lives.
+    Copy(ServerName),
     /// These changes were seen elsewhere and are not here.
     Lost(Changes),
 }
@@ -76,6 +83,12 @@ pub(crate) struct State {
     pub(crate) rules: Rules,
     pub(crate) disks: Vec<Disk>,
     armed: Vec<Option<Arm>>,
+    /// Which machine answers at the address of a server: one of its copies may have that.
+    pub(crate) places: BTreeMap<ServerName, usize>,
+    /// Machines that are of no farm: not yet a copy of any, or switched off for good.
+    pub(crate) retired: BTreeSet<usize>,
+    /// Numbers that servers draw.
+    drawn: Rng,
     /// Machines that are to be stopped now.
     pub(crate) dying: BTreeSet<usize>,
     pub(crate) commands: Vec<VecDeque<Command>>,
@@ -105,12 +118,16 @@ pub(crate) struct State {
 pub(crate) struct World(Rc<RefCell<State>>);
 
 impl World {
-    pub(crate) fn new(disks: Vec<Disk>, rules: Rules, tell: bool) -> Self {
+    pub(crate) fn new(disks: Vec<Disk>, rules: Rules, tell: bool, drawn: Rng) -> Self {
         let n = disks.len();
+        let places = disks.iter().enumerate().map(|(machine, disk)| (disk.name.clone(), machine)).collect();
         Self(Rc::new(RefCell::new(State {
             rules,
             disks,
             armed: vec![None; n],
+            places,
+            retired: BTreeSet::new(),
+            drawn,
             dying: BTreeSet::new(),
             commands: vec![VecDeque::new(); n],
             notices: vec![BTreeSet::new(); n],
@@ -156,6 +173,27 @@ impl State {
         None
     }
 
+    /// A number that nobody knows.
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.drawn.next()
+    }
+
+    /// The machines of the farm.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = usize> {
+        (0..self.disks.len()).filter(|machine| !self.retired.contains(machine))
+    }
+
+    /// Two machines of the farm that have the key of one server.
+    pub(crate) fn twins(&self) -> Option<(usize, usize)> {
+        let same = |a: usize, b: &usize| a < *b && self.disks[a].key == self.disks[*b].key;
+        self.machines().find_map(|a| self.machines().find(|b| same(a, b)).map(|b| (a, b)))
+    }
+
+    /// The same, where both hold the group's state.
+    pub(crate) fn copies(&self) -> Option<(usize, usize)> {
+        self.twins().filter(|(a, b)| [a, b].iter().all(|machine| self.disks[**machine].held.is_some()))
+    }
+
     pub(crate) fn arm(&mut self, machine: usize, arm: Option<Arm>) {
         self.armed[machine] = arm;
     }
@@ -199,8 +237,10 @@ impl State {
             self.met.lists_of_losses += 1;
         }
         self.met.conflicts += u64::from(notice == Notice::Conflict);
-        self.met.went_back += u64::from(notice == Notice::WentBack);
         if self.notices[machine].insert(notice.clone()) {
+            self.met.went_back += u64::from(notice == Notice::WentBack);
+            self.met.kept_out += u64::from(matches!(notice, Notice::Fault(_)));
+            self.met.copies_noticed += u64::from(matches!(notice, Notice::Copy(_)));
             self.tell(machine, || format!("shows {notice:?}"));
         }
     }
@@ -209,7 +249,10 @@ impl State {
     pub(crate) fn conflict(&mut self, machine: usize, held: &SignedRecord, shown: &[SignedRecord]) {
         self.notice(machine, Notice::Conflict);
         let manager = |record: &SignedRecord| (record.record().version.epoch, record.record().manager().key);
-        if self.met.restored == 0 && shown.last().is_some_and(|shown| manager(shown) == manager(held)) {
+        if self.met.restored == 0
+            && self.met.copied == 0
+            && shown.last().is_some_and(|shown| manager(shown) == manager(held))
+        {
             self.breaks(format!("3: two records of one manager conflict in epoch {}", held.record().version.epoch));
         }
     }

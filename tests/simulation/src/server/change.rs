@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bellwether_manager::epoch;
 use bellwether_proto::{
     hash::Hash,
     revision::{Header, Number, RevisionId, SignedHeader},
@@ -47,7 +48,7 @@ impl Server {
         self.commit(edits).await;
     }
 
-    /// The first revision of this manager's epoch, which changes nothing. As `bellwether_manager` begins an epoch.
+    /// The first revision of this manager's epoch, which changes nothing.
     pub(super) async fn begin_epoch(&mut self) {
         let epoch = self.record().expect("it leads").record().version.epoch;
         if let Some(head) = self.head().filter(|head| head.number().epoch != epoch) {
@@ -62,15 +63,21 @@ impl Server {
                 let sets = Sets { revision: Some(head.id()), edits };
                 self.drive.save("sets on top of the head", |disk| disk.sets = sets).await;
             }
-            self.commit(Changes::default()).await;
+            let record = self.record().expect("it leads");
+            let header = epoch::first_header(record.record(), &head, self.start, self.now());
+            self.keep(SignedHeader::sign(header, &self.key), Changes::default()).await;
         }
         self.publish().await;
     }
 
     async fn commit(&mut self, changes: Changes) {
         let (Some(record), Some(head)) = (self.record(), self.head()) else { return };
-        let header = self.sign(&record, &head, changes);
-        let content = self.world.borrow().content(Some(head.id())).and(changes);
+        self.keep(self.sign(&record, &head, changes), changes).await;
+    }
+
+    /// Keeps a revision that makes these changes to the one before; then it is shown.
+    async fn keep(&mut self, header: SignedHeader, changes: Changes) {
+        let content = self.world.borrow().content(header.header().parent).and(changes);
         self.world.borrow_mut().learn(header.clone(), content);
         if !self.rules.save_first {
             self.show_head(&header);
@@ -99,7 +106,7 @@ impl Server {
             number: Number { epoch, sequence },
             parent: Some(head.id()),
             manager: self.name.clone(),
-            incarnation: self.drive.read(|disk| disk.incarnation),
+            incarnation: self.start,
             time_ms: self.now(),
             author: String::new(),
             message: format!("{changes:?}"),
@@ -124,7 +131,9 @@ impl Server {
     pub(super) async fn leave(&mut self) {
         let forget = |disk: &mut Disk| {
             (disk.held, disk.at) = (None, None);
-            (disk.leads, disk.halted) = (false, false);
+            (disk.leads, disk.halted, disk.fault) = (false, None, None);
+            (disk.ticket, disk.fresh) = (None, None);
+            disk.sessions.clear();
             disk.history.clear();
         };
         self.drive.save("nothing of the group any more", forget).await;

@@ -24,14 +24,20 @@ impl Server {
             Some(down::Message::Head(head)) => self.heard(head),
             Some(down::Message::Offer(offer)) => self.offered(number, offer).await,
             Some(down::Message::Sync(_)) => self.put_edits_away().await,
+            Some(down::Message::Fence(fence)) => self.fenced(fence.reason).await,
             Some(down::Message::Keepalive(beat)) => {
                 self.up_to(number, up::Message::Keepalive(beat));
                 Ok(())
             }
             _ => Ok(()),
         };
+        self.led_by(number);
+        self.done(number, &from, done);
+    }
+
+    pub(super) fn done(&mut self, number: Number, from: &PublicKey, done: Result<(), Refused>) {
         match done {
-            Ok(()) if self.follows(&from) => self.heard_ms = self.now(),
+            Ok(()) if self.follows(from) => self.heard_ms = self.now(),
             Ok(()) => {}
             Err(refused) => {
                 self.send(number, Body::Refused(refused));
@@ -47,36 +53,19 @@ impl Server {
     }
 
     async fn greeted(&mut self, number: Number, from: PublicKey, hello: v1::DownHello) -> Result<(), Refused> {
-        let records = hello.chain.into_iter().chain(hello.record).collect();
+        let records = hello.chain.iter().cloned().chain(hello.record.clone()).collect();
         self.take(&Records { records }).await?;
         self.may_push(&from)?;
-        // One manager is followed at a time; the newest connection is.
-        self.close_all(&Purpose::Followed);
-        if let Some(link) = self.links.get_mut(&number) {
-            link.purpose = Purpose::Followed;
-        }
-        let (at, drift) = self.drive.read(|disk| (disk.at.clone(), u64::from(disk.sets.edits.count())));
-        self.up_to(
-            number,
-            up::Message::Hello(v1::UpHello {
-                protocol: bellwether_proto::PROTOCOL.1,
-                server: self.name.to_string(),
-                at: at.map(|at| at.to_wire()),
-                epoch: self.record().map_or(0, |record| record.record().version.epoch.0),
-                drift: Some(v1::Drift { entries: drift, ..Default::default() }),
-                ..Default::default()
-            }),
-        );
-        hello.head.map_or(Ok(()), |head| self.heard(head))
+        if self.waits(number, from, &hello) { Ok(()) } else { self.begin_session(number, from, hello).await }
     }
 
-    fn may_push(&self, from: &PublicKey) -> Result<(), Refused> {
+    pub(super) fn may_push(&self, from: &PublicKey) -> Result<(), Refused> {
         let reason = |reason: &str| Refused { reason: reason.to_owned(), ..Refused::default() };
         if let Some(record) = self.record().filter(|_| !self.follows(from)) {
             let Version { epoch, version } = record.record().version;
             let refusal = v1::RecordRefusal { conflict: false, epoch: epoch.0, version, ticket: None };
             let record = Some(Box::new(refusal));
-            return Err(Refused { record, reason: "not the group's manager".to_owned(), signer: false });
+            return Err(Refused { record, ..reason("not the group's manager") });
         }
         match self.standing() {
             Some(Standing::Member) => Ok(()),
@@ -91,7 +80,14 @@ impl Server {
         self.may_push(&from)
     }
 
-    fn heard(&mut self, head: v1::SignedHeader) -> Result<(), Refused> {
+    /// This server's state went back, says the manager: it holds nothing that is known, and takes nothing until a sync. Its
+    /// sets stay as they are.
+    async fn fenced(&mut self, reason: String) -> Result<(), Refused> {
+        self.drive.save("that it is kept out", |disk| (disk.at, disk.fault) = (None, Some(reason))).await;
+        Ok(())
+    }
+
+    pub(super) fn heard(&mut self, head: v1::SignedHeader) -> Result<(), Refused> {
         if let Ok(head) = SignedHeader::from_wire(head) {
             self.seen.insert(head.id());
         }
@@ -126,8 +122,10 @@ impl Server {
         let Some(wire) = offer.header else { return Ok(()) };
         let header = SignedHeader::from_wire(wire).expect("a header of this simulation");
         let Some(authority) = self.authority(&header) else { return Ok(()) };
-        let at = self.drive.read(|disk| disk.at.clone());
-        if let Err(reason) = (self.rules.admit)(&authority, at.as_ref(), &header, offer.base) {
+        let (at, fault) = self.drive.read(|disk| (disk.at.clone(), disk.fault.clone()));
+        let admitted = fault.map_or(Ok(()), |fault| Err(format!("in error: {fault}")));
+        let admitted = admitted.and_then(|()| (self.rules.admit)(&authority, at.as_ref(), &header, offer.base));
+        if let Err(reason) = admitted {
             self.report(number, &header, v1::Outcome::Refused, reason);
             return Ok(());
         }
@@ -176,7 +174,10 @@ impl Server {
 
     /// A sync puts edits away.
     async fn put_edits_away(&mut self) -> Result<(), Refused> {
-        let edits = self.drive.read(|disk| disk.sets.edits);
+        let (edits, fault) = self.drive.read(|disk| (disk.sets.edits, disk.fault.is_some()));
+        if fault {
+            self.drive.save("that it is in error no more", |disk| disk.fault = None).await;
+        }
         if !edits.is_empty() {
             self.drive.save(&format!("recovery point {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
             self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
@@ -189,7 +190,7 @@ impl Server {
         self.up_to(number, up::Message::Report(v1::Report { revision, outcome, reason, ..Default::default() }));
     }
 
-    fn up_to(&self, number: Number, message: up::Message) {
+    pub(super) fn up_to(&self, number: Number, message: up::Message) {
         self.send(number, Body::Up(v1::Up { message: Some(message) }));
     }
 }

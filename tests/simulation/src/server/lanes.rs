@@ -1,5 +1,6 @@
 //! The manager: a lane to every member; heads to all, then each one's packs, one after the other.
 
+use bellwether_manager::recognition::Remembered;
 use bellwether_proto::{
     hash::Hash,
     name::ServerName,
@@ -31,6 +32,19 @@ pub(super) struct Lane {
     /// What was offered to it and not reported.
     offered: Option<RevisionId>,
     refused: Option<RevisionId>,
+    /// It is in error: it takes nothing until a sync.
+    pub(super) fault: bool,
+    /// What it has said of itself.
+    pub(super) remembered: Remembered,
+    /// Another start of it has spoken: if this one lives, one of the two is a copy.
+    pub(super) suspect: bool,
+}
+
+impl Lane {
+    /// What outlives a connection.
+    fn again(&self) -> Self {
+        Self { fault: self.fault, remembered: self.remembered, ..Self::default() }
+    }
 }
 
 impl Server {
@@ -39,8 +53,7 @@ impl Server {
         if self.standing() != Some(Standing::Manager) {
             self.leads_from_ms = 0;
             self.handing = None;
-            let lanes: Vec<Number> = self.lanes.values().filter_map(|lane| lane.number).collect();
-            lanes.into_iter().for_each(|number| self.closed(number));
+            self.close_lanes();
             self.lanes.clear();
             if self.standing().is_some() {
                 self.begin_to_follow().await;
@@ -71,6 +84,11 @@ impl Server {
         }
     }
 
+    pub(super) fn close_lanes(&mut self) {
+        let lanes: Vec<Number> = self.lanes.values().filter_map(|lane| lane.number).collect();
+        lanes.into_iter().for_each(|number| self.closed(number));
+    }
+
     /// The manager's regular work.
     pub(super) async fn lead(&mut self) {
         self.heard_ms = self.now();
@@ -83,6 +101,9 @@ impl Server {
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
         for name in names {
             let lane = self.lanes.get_mut(&name).expect("its name was just there");
+            if lane.fault {
+                self.world.borrow_mut().notice(self.machine, Notice::Fault(name.clone()));
+            }
             if let Some(number) = lane.number {
                 self.down_to(number, down::Message::Keepalive(v1::Keepalive { time_ms: now }));
             } else if !lane.dialling && now >= lane.retry_ms {
@@ -93,16 +114,18 @@ impl Server {
         }
     }
 
-    pub(super) fn lane_open(&mut self, name: &ServerName, number: Number) {
+    pub(super) async fn lane_open(&mut self, name: &ServerName, number: Number) {
+        let ticket = self.ticket_for(name).await.map(|ticket| ticket.to_wire());
         let Some(lane) = self.lanes.get_mut(name) else { return self.closed(number) };
-        *lane = Lane { number: Some(number), ..Lane::default() };
+        *lane = Lane { number: Some(number), ..lane.again() };
         let mut records = self.all_records().records;
         let (record, head) = (records.pop(), self.head());
         self.world.borrow_mut().offers(self.machine, head.as_ref());
         let head = head.map(|head| head.to_wire());
         let (protocol_min, protocol_max) = bellwether_proto::PROTOCOL;
         let chain = records;
-        let hello = v1::DownHello { protocol_min, protocol_max, record, head, chain, ..Default::default() };
+        let incarnation = self.start;
+        let hello = v1::DownHello { protocol_min, protocol_max, record, head, chain, incarnation, ticket };
         self.down_to(number, down::Message::Hello(hello));
     }
 
@@ -111,7 +134,7 @@ impl Server {
         if let Purpose::Lane(name) = purpose
             && let Some(lane) = self.lanes.get_mut(name)
         {
-            *lane = Lane { retry_ms, ..Lane::default() };
+            *lane = Lane { retry_ms, ..lane.again() };
         }
     }
 
@@ -142,22 +165,32 @@ impl Server {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         match message.message {
             Some(up::Message::Hello(hello)) => {
-                lane.at = hello.at.and_then(|at| SignedHeader::from_wire(at).ok());
+                lane.at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
+                lane.fault |= hello.fault.is_some();
+                if !self.recognised(name, &hello).await {
+                    return;
+                }
+                let Some(lane) = self.lanes.get_mut(name) else { return };
                 lane.greeted = true;
-                let (number, at) = (lane.number, lane.at.clone());
+                let number = lane.number;
                 // What the hello carried may be old by now.
                 if let (Some(number), Some(record)) = (number, self.record()) {
                     self.down_to(number, down::Message::Record(record.to_wire()));
                 }
-                if at.is_some_and(|at| self.is_of_another_life(&at)) {
-                    return self.halt().await;
-                }
+            }
+            Some(up::Message::Keepalive(_)) if lane.suspect => {
+                lane.suspect = false;
+                self.world.borrow_mut().notice(self.machine, Notice::Copy(name.clone()));
+                return;
             }
             Some(up::Message::Report(report)) => {
                 let id = RevisionId(Hash::try_from(report.revision.as_ref()).expect("an id of this simulation"));
                 lane.offered = None;
                 match report.outcome() {
-                    v1::Outcome::Done => lane.at = self.world.borrow().header(id),
+                    v1::Outcome::Done => {
+                        lane.at = self.world.borrow().header(id);
+                        lane.remembered.reported = lane.at.as_ref().map(SignedHeader::number);
+                    }
                     _ => {
                         lane.refused = Some(id);
                         let mut world = self.world.borrow_mut();
@@ -171,13 +204,6 @@ impl Server {
         self.offer_next(name);
     }
 
-    /// Whether this server signed a revision of its own epoch that it does not have: its state went back.
-    fn is_of_another_life(&self, at: &SignedHeader) -> bool {
-        let epoch = self.record().map(|record| record.record().version.epoch);
-        let unknown = self.drive.read(|disk| !disk.history.contains(&at.id()));
-        unknown && Some(at.number().epoch) == epoch && at.signed_by(&self.key.public())
-    }
-
     /// Offers the next pack on the way to the head: the increment, or a base where the history does not lead there.
     fn offer_next(&mut self, name: &ServerName) {
         let Some(head) = self.head().filter(|_| self.leads()) else { return };
@@ -186,6 +212,10 @@ impl Server {
         if at == Some(head.id()) || lane.refused == Some(head.id()) {
             return;
         }
+        if lane.fault {
+            return;
+        }
+        self.world.borrow_mut().leads_on(self.machine, name, lane.at.as_ref());
         let next = at.and_then(|at| self.after(at, &head));
         let forked = at.is_some() && next.is_none();
         let next = next.filter(|next| lane.refused != Some(next.id()));
@@ -221,7 +251,7 @@ impl Server {
             return;
         }
         for lane in self.lanes.values_mut() {
-            lane.refused = None;
+            (lane.refused, lane.fault) = (None, false);
         }
         for number in self.greeted_lanes() {
             self.down_to(number, down::Message::Sync(v1::Sync { request: 1 }));
@@ -235,7 +265,7 @@ impl Server {
         use bellwether_manager::group;
         let Some(held) = self.record().filter(|_| self.leads()) else { return };
         let by = group::By { author: self.name.to_string(), time_ms: self.now() };
-        let next = match command {
+        let next = match command.clone() {
             Command::Remove(name) => group::remove(&held, &name, &by),
             Command::Add(name) => group::add_again(&held, &name, &by),
             Command::Disable(name) => {
@@ -255,6 +285,13 @@ impl Server {
             }
             _ => return,
         };
+        if let Command::Admit(name) = &command {
+            // It comes without a state: the sessions that it has had say nothing any more.
+            self.drive.save(&format!("no session of {name}"), |disk| _ = disk.sessions.remove(name)).await;
+            if let Some(lane) = self.lanes.get_mut(name) {
+                *lane = Lane { number: lane.number, dialling: lane.dialling, ..Lane::default() };
+            }
+        }
         if let Ok(Some(record)) = next {
             self.put_in_force(record).await;
         }

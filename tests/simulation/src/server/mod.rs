@@ -5,6 +5,8 @@ mod change;
 mod follow;
 mod lanes;
 mod records;
+mod reform;
+mod sessions;
 mod takeover;
 
 use std::{
@@ -18,11 +20,13 @@ use bellwether_proto::{
     name::ServerName,
     record::{Role, SignedRecord},
     revision::RevisionId,
+    start,
 };
 use tokio::time::Instant;
 
 use self::{
     lanes::Lane,
+    sessions::{Followed, Waiting},
     takeover::{Handing, Takeover},
 };
 use crate::{
@@ -107,12 +111,21 @@ pub(crate) struct Server {
     /// A planned handover that waits for the new manager to have everything, and until when.
     handing: Option<Handing>,
     taking: Option<Takeover>,
+    /// The manager's stream that is followed.
+    followed: Option<Followed>,
+    /// A hello of that manager that may be a copy's.
+    waiting: Option<Waiting>,
+    /// The number of this start.
+    start: u64,
     /// A manager that has started asks the others first, until then.
     leads_from_ms: u64,
 }
 
 /// Runs the server of that machine until it crashes.
 pub(crate) async fn run(world: World, machine: usize) -> turmoil::Result {
+    if world.borrow().retired.contains(&machine) {
+        return Ok(());
+    }
     let (net, mut happens) = Net::open().await?;
     let mut server = Server::new(world, machine, net);
     server.boot().await;
@@ -154,6 +167,9 @@ impl Server {
             seen: BTreeSet::new(),
             handing: None,
             taking: None,
+            followed: None,
+            waiting: None,
+            start: 0,
             leads_from_ms: 0,
         }
     }
@@ -161,25 +177,28 @@ impl Server {
     /// Counts the opening, then takes up the role.
     async fn boot(&mut self) {
         self.drive.save("incarnation", |disk| disk.incarnation += 1).await;
+        let drawn = self.world.borrow_mut().draw();
+        self.start = start::with(self.drive.read(|disk| disk.incarnation), drawn);
         if self.standing() == Some(Standing::Manager) {
             return self.ask_before_leading();
         }
         self.settle_role().await;
     }
 
-    /// A manager that starts asks whether it was superseded meanwhile (W26).
+    /// A manager that starts asks whether it was superseded meanwhile (W26), and what the others have seen of it (W14).
     fn ask_before_leading(&mut self) {
         self.leads_from_ms = self.now() + BEFORE_LEADING_MS;
         let record = self.record().expect("it is the manager of one");
         let own = self.name.clone();
         for server in record.record().servers.iter().filter(|server| server.name != own) {
             self.dial(host(&server.address), Purpose::Ask);
+            self.dial(host(&server.address), Purpose::Survey);
         }
     }
 
     /// Whether this server leads, and not only by its record.
     fn leads(&self) -> bool {
-        let halted = self.drive.read(|disk| disk.halted);
+        let halted = self.drive.read(|disk| disk.halted.is_some());
         self.standing() == Some(Standing::Manager) && self.leads_from_ms == 0 && !halted
     }
 
@@ -213,14 +232,16 @@ impl Server {
         }
         match self.standing() {
             Some(Standing::Manager) if self.leads_from_ms != 0 => {}
+            Some(Standing::Manager) if !self.leads() => self.look_for_successor(),
             Some(Standing::Manager) => self.lead().await,
             Some(_) => self.look_for_manager(),
             None => {}
         }
-        if self.drive.read(|disk| disk.halted) {
+        if self.drive.read(|disk| disk.halted.is_some()) {
             self.world.borrow_mut().notice(self.machine, Notice::WentBack);
         }
         self.tell_successor();
+        self.go_on_waiting().await;
         self.go_on_taking().await;
     }
 
@@ -235,6 +256,7 @@ impl Server {
             }
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),
+            Command::Reform => self.begin_reform(),
             Command::Leave => self.leave().await,
         }
     }
@@ -256,7 +278,8 @@ impl Server {
     fn dial(&mut self, host: &str, purpose: Purpose) {
         self.next_dial += 1;
         self.dials.insert(self.next_dial, purpose);
-        self.net.dial(host, self.next_dial);
+        let machine = self.world.borrow().places[&host.parse().expect("a name")];
+        self.net.dial(&crate::history::host(machine), self.next_dial);
     }
 
     async fn dialled(&mut self, what: u64, connection: std::io::Result<Connection>) {
@@ -267,7 +290,7 @@ impl Server {
         let number = connection.number;
         self.open(connection, purpose.clone());
         match purpose {
-            Purpose::Lane(name) => self.lane_open(&name, number),
+            Purpose::Lane(name) => self.lane_open(&name, number).await,
             Purpose::Ask => self.ask(number),
             Purpose::Tell => self.tell(number),
             Purpose::Survey => self.send(number, Body::Survey(Default::default())),
@@ -277,6 +300,7 @@ impl Server {
 
     async fn packet(&mut self, number: Number, packet: Packet) {
         let now = self.now();
+        let start = packet.start;
         let (Some(link), Some(body)) = (self.links.get_mut(&number), packet.body) else { return };
         link.heard_ms = now;
         let purpose = link.purpose.clone();
@@ -284,16 +308,15 @@ impl Server {
         match (body, purpose) {
             (Body::Down(down), _) => self.down(number, from, down).await,
             (Body::Up(up), Purpose::Lane(name)) => self.up(&name, up).await,
-            (Body::Ask(ask), _) => self.answer(number, &ask),
+            (Body::Ask(ask), _) => self.answer(number, &ask, &from, start),
             (Body::Answer(records), _) => {
                 self.closed(number);
-                // What is not taken was noted; what is held stays in force.
-                let _ = self.take(&records).await;
+                self.answered(&from, &records).await;
             }
             (Body::Tell(records), _) => self.told(number, &records).await,
-            (Body::Refused(refused), purpose) => self.refused(number, &purpose, &refused),
+            (Body::Refused(refused), purpose) => self.refused(number, &purpose, &refused).await,
             (Body::Survey(_), _) => self.surveyed(number),
-            (Body::Seen(reply), _) => self.seen_by(number, reply, from),
+            (Body::Seen(reply), _) => self.seen_by(number, reply, from).await,
             (Body::Up(_), _) => {}
         }
     }
@@ -301,7 +324,7 @@ impl Server {
     fn send(&self, number: Number, body: Body) {
         if let Some(link) = self.links.get(&number) {
             let from = bytes::Bytes::copy_from_slice(self.key.public().as_bytes());
-            link.connection.send(Packet { from, body: Some(body) });
+            link.connection.send(Packet { from, start: self.start, body: Some(body) });
         }
     }
 

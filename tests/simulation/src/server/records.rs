@@ -1,6 +1,11 @@
 //! How records get around: shown in hellos, asked of peers, told to a successor. What is taken is on the disk first.
 
+use bellwether_manager::{
+    halt::{Halt, Proof},
+    recognition,
+};
 use bellwether_proto::{
+    key::PublicKey,
     record::{RecordRefused, SignedRecord, Version, chain},
     revision::Epoch,
     v1,
@@ -31,12 +36,6 @@ impl Server {
         let way = (self.rules.walk)(&held.current, &shown);
         let way = way.map_err(|why| self.record_refused(&held.current, &shown, &why))?;
         let Some(last) = way.last().cloned() else { return Ok(false) };
-        // What this server signed and does not hold proves that its state went back (W14).
-        let own = self.key.public();
-        let went_back = way.iter().any(|record| record.signer() == own && record.record().manager().key == own);
-        if went_back {
-            self.halt().await;
-        }
         let mut chain = held.chain;
         let mut before = held.current;
         for next in way {
@@ -47,12 +46,32 @@ impl Server {
         Ok(true)
     }
 
-    /// This manager's state went back: it leads nobody, until the group is formed anew.
-    pub(super) async fn halt(&mut self) {
-        self.world.borrow_mut().notice(self.machine, Notice::WentBack);
-        if !self.drive.read(|disk| disk.halted) {
-            self.drive.save("that its state went back", |disk| disk.halted = true).await;
+    /// What that server answered is taken; what is not, was noted, and what is held stays in force. As the agent's peers ask.
+    pub(super) async fn answered(&mut self, from: &PublicKey, shown: &Records) {
+        let read = |wire| SignedRecord::from_wire(wire).ok();
+        let links: Vec<SignedRecord> = shown.records.iter().filter_map(read).collect();
+        let led = self.standing() == Some(Standing::Manager);
+        let Some(ours) = self.record() else { return };
+        let _ = self.take(shown).await;
+        let proof = led.then(|| recognition::shown(&self.key.public(), &ours, &links)).flatten();
+        if let Some(proof) = proof.filter(|_| self.standing() == Some(Standing::Manager)) {
+            self.halt(from, proof).await;
         }
+    }
+
+    /// This manager's state went back: it leads nobody, until the group is formed anew.
+    pub(super) async fn halt(&mut self, witness: &PublicKey, proof: Proof) {
+        self.world.borrow_mut().notice(self.machine, Notice::WentBack);
+        if self.drive.read(|disk| disk.halted.is_some()) {
+            return;
+        }
+        let record = self.record().expect("a manager has one");
+        let witness = record.record().by_key(witness).map_or(&self.name, |server| &server.name);
+        let head = self.head().map(|head| head.number());
+        let halt = Halt { head, ..Halt::new(witness.clone(), proof) };
+        self.handing = None;
+        self.close_lanes();
+        self.drive.save(&format!("that it stands still: {halt}"), |disk| disk.halted = Some(halt)).await;
     }
 
     /// Puts a record in force.
@@ -65,7 +84,9 @@ impl Server {
         let leads = super::standing(&held.current, &self.key.public()) == Standing::Manager;
         self.drive
             .save(&what, |disk| {
-                disk.halted &= leads;
+                if !leads {
+                    disk.halted = None;
+                }
                 disk.held = Some(held);
             })
             .await;
@@ -74,8 +95,7 @@ impl Server {
         }
         if turned {
             // The role ends and begins anew: every lane begins with a hello.
-            let lanes: Vec<Number> = self.lanes.values().filter_map(|lane| lane.number).collect();
-            lanes.into_iter().for_each(|number| self.closed(number));
+            self.close_lanes();
         }
         self.settle_role().await;
         self.show_record();
@@ -87,9 +107,6 @@ impl Server {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
         let mut chain = held.chain;
         chain::extend(&mut chain, &held.current, &signed);
-        if self.drive.read(|disk| disk.halted) {
-            self.drive.save("that the group is formed anew", |disk| disk.halted = false).await;
-        }
         self.hold(Held { current: signed, chain }).await;
     }
 
@@ -107,7 +124,7 @@ impl Server {
         let record = matches!(why, RecordRefused::Older { .. } | RecordRefused::Conflict(_));
         let refusal = v1::RecordRefusal { conflict, epoch: epoch.0, version, ticket: None };
         let record = record.then(|| Box::new(refusal));
-        Refused { record, reason: why.to_string(), signer: matches!(why, RecordRefused::Signer(_)) }
+        Refused { record, reason: why.to_string(), signer: matches!(why, RecordRefused::Signer(_)), copy: false }
     }
 
     /// What a server at `from` lacks.
@@ -160,7 +177,8 @@ impl Server {
         self.send(number, Body::Ask(v1::RecordsRequest { epoch: epoch.0, version, at }));
     }
 
-    pub(super) fn answer(&mut self, number: Number, ask: &v1::RecordsRequest) {
+    pub(super) fn answer(&mut self, number: Number, ask: &v1::RecordsRequest, from: &PublicKey, start: u64) {
+        self.suspect(from, start);
         let records = self.since(Version { epoch: Epoch(ask.epoch), version: ask.version });
         self.send(number, Body::Answer(records));
     }
@@ -186,14 +204,20 @@ impl Server {
     }
 
     /// Somebody has not taken what this server said.
-    pub(super) fn refused(&mut self, number: Number, purpose: &Purpose, refused: &Refused) {
+    pub(super) async fn refused(&mut self, number: Number, purpose: &Purpose, refused: &Refused) {
         self.closed(number);
+        if refused.copy {
+            self.world.borrow_mut().notice(self.machine, Notice::Copy(self.name.clone()));
+        }
         if refused.signer {
             self.world.borrow_mut().notice(self.machine, Notice::CannotFollow(self.name.clone()));
         }
         let Some(record) = &refused.record else { return };
+        if let (Purpose::Lane(name), Some(held)) = (purpose, &record.ticket) {
+            return self.ticket_shown(name, held).await;
+        }
         if record.conflict {
-            return self.world.borrow_mut().notice(self.machine, Notice::Conflict);
+            self.world.borrow_mut().notice(self.machine, Notice::Conflict);
         }
         if let (Purpose::Lane(name), Some(held)) = (purpose, self.record())
             && let Some(server) = held.record().server(name)

@@ -1,20 +1,28 @@
 //! The role moves: handed over by the manager (W18), or taken by a candidate (W24).
 
-use bellwether_manager::{Leave, group::By};
+use std::collections::BTreeMap;
+
+use bellwether_manager::{
+    Leave,
+    group::By,
+    takeover::{self, Account, Answer, Findings, Insists, Refused, Silence},
+};
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
-    record::Version,
+    record::{self, Version, chain},
     revision::{Epoch, SignedHeader},
     v1,
 };
 
 use super::{Purpose, Server, Standing, host};
-use crate::{changes::Changes, net::Number, packet::Body, world::Notice};
+use crate::{changes::Changes, disk::Held, net, packet::Body, world::Notice};
 
 /// How long a handover waits for the new manager, and a takeover for the answers of the others.
 const HAND_MS: u64 = 800;
 const SURVEY_MS: u64 = 250;
+/// Revisions that an answer names.
+const SURVEYED: usize = 64;
 /// A manager that was heard so lately answers.
 const ANSWERS_MS: u64 = 300;
 
@@ -25,20 +33,17 @@ pub(super) struct Handing {
     until_ms: u64,
 }
 
-/// A takeover that waits for answers.
+/// A takeover, or a group to be formed anew, that waits for answers.
 pub(super) struct Takeover {
+    /// It is the manager, and forms the group anew.
+    reform: bool,
     force: bool,
     until_ms: u64,
-    /// The highest epoch that anybody knows.
-    epoch: Epoch,
-    /// Somebody leads, or has a newer record.
-    ahead: bool,
-    /// What others have.
-    seen: Changes,
+    answers: BTreeMap<ServerName, Answer>,
 }
 
 impl Server {
-    fn by(&self) -> By {
+    pub(super) fn by(&self) -> By {
         By { author: self.name.to_string(), time_ms: self.now() }
     }
 
@@ -69,26 +74,38 @@ impl Server {
 
     /// Asks everybody first.
     pub(super) fn begin_takeover(&mut self, force: bool) {
-        let Some(record) = self.record() else { return };
-        if self.taking.is_some() || (self.standing() == Some(Standing::Manager) && !force) {
+        if self.record().is_none() {
             return;
         }
+        let halted = self.drive.read(|disk| disk.halted.is_some());
+        if self.taking.is_some() || halted || (self.standing() == Some(Standing::Manager) && !force) {
+            return;
+        }
+        self.survey(false, force);
+    }
+
+    /// Asks everybody what they have seen, before this server takes over or forms the group anew.
+    pub(super) fn survey(&mut self, reform: bool, force: bool) {
+        let record = self.record().expect("of a group");
         let own = self.name.clone();
         for server in record.record().servers.iter().filter(|server| server.name != own) {
             // Who answers may know of a takeover that this server has not heard of.
             self.dial(host(&server.address), Purpose::Ask);
             self.dial(host(&server.address), Purpose::Survey);
         }
-        let answers = self.now().saturating_sub(self.heard_ms) < ANSWERS_MS;
         let until_ms = self.now() + SURVEY_MS;
-        self.taking = Some(Takeover { force, until_ms, epoch: Epoch(0), ahead: answers, seen: Changes::default() });
+        self.taking = Some(Takeover { reform, force, until_ms, answers: BTreeMap::new() });
     }
 
-    pub(super) fn surveyed(&mut self, number: Number) {
+    pub(super) fn surveyed(&mut self, number: net::Number) {
         let Some(record) = self.record() else { return };
         let Version { epoch, version } = record.record().version;
+        if self.drive.read(|disk| disk.halted.is_some()) {
+            let reply = v1::SurveyReply { epoch: epoch.0, version, ..Default::default() };
+            return self.send(number, Body::Seen(reply));
+        }
         let world = self.world.borrow();
-        let seen = self.seen.iter().filter_map(|id| world.header(*id)).map(|header| header.to_wire()).collect();
+        let seen = self.heard_of().iter().rev().take(SURVEYED).rev().map(SignedHeader::to_wire).collect();
         let leads = self.standing() == Some(Standing::Manager);
         let at = if leads { self.head() } else { self.drive.read(|disk| disk.at.clone()) };
         let at = at.map(|at| at.to_wire());
@@ -97,36 +114,94 @@ impl Server {
         self.send(number, Body::Seen(v1::SurveyReply { epoch: epoch.0, version, at, seen, follows, leads }));
     }
 
-    pub(super) fn seen_by(&mut self, number: Number, reply: v1::SurveyReply, from: PublicKey) {
+    pub(super) async fn seen_by(&mut self, number: net::Number, reply: v1::SurveyReply, from: PublicKey) {
         self.closed(number);
-        let Some(held) = self.record() else { return };
-        let held = held.record();
-        let world = self.world.clone();
-        let Some(taking) = &mut self.taking else { return };
+        let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
+        let record = held.current.record();
+        let header = |wire| SignedHeader::from_wire(wire).ok();
+        let seen: Vec<SignedHeader> = reply.seen.into_iter().filter_map(header).collect();
+        let at = reply.at.and_then(header);
+        if self.leads_from_ms != 0 && self.taking.is_none() {
+            let claims: Vec<SignedHeader> = seen.into_iter().chain(at).collect();
+            return self.claims(&from, &claims).await;
+        }
+        let (Some(taking), Some(server)) = (&mut self.taking, record.by_key(&from)) else { return };
         let version = Version { epoch: Epoch(reply.epoch), version: reply.version };
-        let manager = reply.leads && held.manager().key == from;
-        taking.ahead |= manager || reply.follows || version > held.version;
-        taking.epoch = taking.epoch.max(version.epoch);
-        let headers = reply.seen.into_iter().chain(reply.at).filter_map(|wire| SignedHeader::from_wire(wire).ok());
-        let world = world.borrow();
-        taking.seen = headers.fold(taking.seen, |sum, header| sum.and(world.content(Some(header.id()))));
+        let v1::SurveyReply { follows, leads, .. } = reply;
+        taking.answers.insert(server.name.clone(), Answer { record: version, at, seen, follows, leads });
     }
 
-    /// When the answers are there, or late: signs the record, and leads.
+    /// When the answers are there, or late: judges them by the agent's rule, signs the record, and leads.
     pub(super) async fn go_on_taking(&mut self) {
         let now = self.now();
         let Some(taking) = self.taking.take_if(|taking| now > taking.until_ms) else { return };
-        let Some(held) = self.record() else { return };
-        if taking.ahead && !taking.force {
-            return self.world.borrow_mut().tell(self.machine, || "does not take over: somebody is ahead".into());
+        let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
+        if taking.reform {
+            return self.form_anew(taking.answers).await;
         }
-        let next = (self.rules.take_over)(&held, &self.key.public(), Leave::Disabled, taking.epoch, &self.by());
+        let found = match self.judge(&held, &taking) {
+            Ok(found) => found,
+            Err(why) => return self.world.borrow_mut().tell(self.machine, || format!("does not take over: {why}")),
+        };
+        let (key, leave) = (self.key.public(), Leave::Disabled);
+        let next = (self.rules.take_over)(&held.current, &key, leave, Epoch(found.epoch), &self.by());
         let Ok(next) = next else { return };
-        let (revision, edits) = self.in_sets();
-        let lost = taking.seen.without(self.world.borrow().content(revision).and(edits));
-        if !lost.is_empty() {
-            self.world.borrow_mut().notice(self.machine, Notice::Lost(lost));
-        }
+        self.list(&taking.answers, &found.lost);
         self.put_in_force(next).await;
+    }
+
+    fn judge(&self, held: &Held, taking: &Takeover) -> Result<Findings, Refused> {
+        let leads = self.standing() == Some(Standing::Manager);
+        let (at, fault, edits) = self.drive.read(|disk| (disk.at.clone(), disk.fault.clone(), disk.sets.edits.count()));
+        let at = if leads { self.head() } else { at };
+        let account = Account { at, fault, drift: (u64::from(edits), Vec::new()) };
+        let seen = self.heard_of();
+        let record = held.current.record();
+        let silence = || Silence { there: false, why: "no answer".to_owned() };
+        let answer = |server: &record::Server| {
+            (server.name.clone(), taking.answers.get(&server.name).cloned().ok_or_else(silence))
+        };
+        let others = record.servers.iter().filter(|server| server.name != self.name).map(answer).collect();
+        let led_by = |epoch| chain::manager_of(&held.chain, &held.current, epoch);
+        let survey = takeover::Survey {
+            led_by: &led_by,
+            record,
+            own: &self.name,
+            account: &account,
+            seen: &seen,
+            others: &others,
+        };
+        (self.rules.judge)(&survey, Insists { force: taking.force, accept: taking.force })
+    }
+
+    /// What this server has heard of, and what its history holds.
+    fn heard_of(&self) -> Vec<SignedHeader> {
+        let world = self.world.borrow();
+        let ids = world.disks[self.machine].history.iter().chain(&self.seen);
+        let mut headers: Vec<SignedHeader> = ids.filter_map(|id| world.header(*id)).collect();
+        headers.sort_by_key(|header| (header.number(), header.id()));
+        headers.dedup();
+        headers
+    }
+
+    /// Shows what the findings say is lost: the changes of these revisions that are not here.
+    pub(super) fn list(&self, answers: &BTreeMap<ServerName, Answer>, lost: &[String]) {
+        let own = self.heard_of();
+        let theirs = answers.values().flat_map(|answer| answer.seen.iter().chain(&answer.at));
+        let (revision, edits) = self.in_sets();
+        let world = self.world.clone();
+        let named = |header: &&SignedHeader| {
+            let number = format!("{} ", header.number());
+            lost.iter().any(|line| line.starts_with(&number))
+        };
+        let listed = own
+            .iter()
+            .chain(theirs)
+            .filter(named)
+            .fold(Changes::default(), |sum, header| sum.and(world.borrow().content(Some(header.id()))));
+        let listed = listed.without(world.borrow().content(revision).and(edits));
+        if !listed.is_empty() {
+            world.borrow_mut().notice(self.machine, Notice::Lost(listed));
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Whether this server may take over as the manager (W24): rules over what it knows of itself and what the others answered.
-//! No I/O; asking them is [`crate::services`]' part.
+//! No I/O; asking them is the agent's part.
 
 use std::collections::BTreeMap;
 
@@ -8,84 +8,86 @@ use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Version},
     revision::{Epoch, Number, RevisionId, SignedHeader},
+    time,
 };
-
-use crate::output;
 
 /// By how much an epoch that another server speaks of may be ahead, to be believed.
 const AHEAD: u64 = 64;
 
 /// What this server knows of itself.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Account {
+pub struct Account {
     /// The revision that its sets hold.
-    pub(crate) at: Option<SignedHeader>,
+    pub at: Option<SignedHeader>,
     /// Its error.
-    pub(crate) fault: Option<String>,
+    pub fault: Option<String>,
     /// How many entries were edited here, and the first of them.
-    pub(crate) drift: (u64, Vec<String>),
+    pub drift: (u64, Vec<String>),
 }
 
 /// What another server answered.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// The record that it holds.
-    pub(crate) record: Version,
+    pub record: Version,
     /// The revision that its sets hold.
-    pub(crate) at: Option<SignedHeader>,
+    pub at: Option<SignedHeader>,
     /// The newest that it has heard of.
-    pub(crate) seen: Vec<SignedHeader>,
+    pub seen: Vec<SignedHeader>,
     /// A manager talks to it.
-    pub(crate) follows: bool,
+    pub follows: bool,
     /// It is the manager.
-    pub(crate) leads: bool,
+    pub leads: bool,
 }
 
 /// That a server says nothing of itself.
 #[derive(Debug, Clone)]
-pub(crate) struct Silence {
+pub struct Silence {
     /// It is there all the same: it proved its key.
-    pub(crate) there: bool,
+    pub there: bool,
     /// Why.
-    pub(crate) why: String,
+    pub why: String,
 }
 
 /// All that is judged.
-pub(crate) struct Survey<'a> {
+pub struct Survey<'a> {
     /// The key of the manager of an epoch, as far as it is known.
-    pub(crate) led_by: &'a dyn Fn(Epoch) -> Option<PublicKey>,
-    pub(crate) record: &'a Record,
-    pub(crate) own: &'a ServerName,
-    pub(crate) account: &'a Account,
+    pub led_by: &'a dyn Fn(Epoch) -> Option<PublicKey>,
+    /// The record that this server holds.
+    pub record: &'a Record,
+    /// This server.
+    pub own: &'a ServerName,
+    /// What it knows of itself.
+    pub account: &'a Account,
     /// What this server has heard of.
-    pub(crate) seen: &'a [SignedHeader],
+    pub seen: &'a [SignedHeader],
     /// Every other server: its answer, or why there is none.
-    pub(crate) others: &'a BTreeMap<ServerName, Result<Answer, Silence>>,
+    pub others: &'a BTreeMap<ServerName, Result<Answer, Silence>>,
 }
 
 /// What a person who asks for it insists on.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Insists {
+pub struct Insists {
     /// Although the manager answers, or another candidate has seen more.
-    pub(crate) force: bool,
+    pub force: bool,
     /// What was edited here becomes the truth.
-    pub(crate) accept: bool,
+    pub accept: bool,
 }
 
 /// What was found, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Findings {
+pub struct Findings {
     /// One line for each server.
-    pub(crate) servers: Vec<String>,
+    pub servers: Vec<String>,
     /// Revisions that others have seen and this server lacks.
-    pub(crate) lost: Vec<String>,
+    pub lost: Vec<String>,
     /// The highest epoch that is known anywhere.
-    pub(crate) epoch: u64,
+    pub epoch: u64,
 }
 
 /// Why this server does not take over. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// It has nothing to lead with.
     #[error("this server holds no revision of the group yet; promote another candidate")]
     Empty,
@@ -120,7 +122,7 @@ impl Survey<'_> {
     ///
     /// # Errors
     /// Why this server does not take over.
-    pub(crate) fn judge(&self, insists: Insists) -> Result<Findings, Refused> {
+    pub fn judge(&self, insists: Insists) -> Result<Findings, Refused> {
         let at = self.account.at.as_ref().ok_or(Refused::Empty)?.number();
         if let Some(fault) = self.account.fault.as_ref().filter(|_| !insists.accept) {
             return Err(Refused::Fault(fault.clone()));
@@ -173,7 +175,7 @@ impl Survey<'_> {
         // Nobody's bare word uses the epochs up.
         let known = self.answers().map(|(_, answer)| answer.record.epoch.0).filter(|epoch| *epoch <= own + AHEAD);
         let epoch = known.max().unwrap_or_default().max(own);
-        Findings { servers, lost: self.lost(), epoch }
+        Findings { servers, lost: self.lost(at), epoch }
     }
 
     fn line(&self, name: &ServerName, answer: &Result<Answer, Silence>, at: Number) -> String {
@@ -192,25 +194,27 @@ impl Survey<'_> {
         }
     }
 
-    /// What others have seen and this server has not, newest last; only what a server of the group has signed.
-    fn lost(&self) -> Vec<String> {
-        let known = |id: RevisionId| self.seen.iter().any(|header| header.id() == id);
+    /// What was seen anywhere, by this server, too, and is not in what its sets hold, newest last; only what a server of the
+    /// group has signed.
+    fn lost(&self, at: Number) -> Vec<String> {
+        let held =
+            |header: &SignedHeader| header.number() <= at && self.seen.iter().any(|known| known.id() == header.id());
         let oldest = self.seen.iter().map(|header| header.number().sequence).min().unwrap_or_default();
         let mut lost: BTreeMap<(Number, RevisionId), (&SignedHeader, Vec<&str>)> = BTreeMap::new();
-        for (name, answer) in self.answers() {
-            for header in answer.seen.iter().chain(&answer.at) {
-                let number = header.number();
-                if number.sequence > oldest && !known(header.id()) && self.is_signed(header) {
-                    let (_, by) = lost.entry((number, header.id())).or_insert((header, Vec::new()));
-                    if by.last() != Some(&name.as_str()) {
-                        by.push(name.as_str());
-                    }
+        let theirs = self.answers().map(|(name, answer)| (name, answer.seen.iter().chain(&answer.at)));
+        let theirs = theirs.flat_map(|(name, headers)| headers.map(move |header| (name, header)));
+        for (name, header) in self.seen.iter().map(|header| (self.own, header)).chain(theirs) {
+            let number = header.number();
+            if number.sequence > oldest && !held(header) && self.is_signed(header) {
+                let (_, by) = lost.entry((number, header.id())).or_insert((header, Vec::new()));
+                if by.last() != Some(&name.as_str()) {
+                    by.push(name.as_str());
                 }
             }
         }
         let line = |(header, by): (&SignedHeader, Vec<&str>)| {
             let said = header.header();
-            let time = output::utc((said.time_ms / 1_000) as i64);
+            let time = time::utc((said.time_ms / 1_000) as i64);
             let message = if said.message.is_empty() { "no message" } else { &said.message };
             format!("{} of {time} UTC by {}: {} (seen by {})", said.number, said.manager, plain(message), by.join(", "))
         };

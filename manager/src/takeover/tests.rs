@@ -123,6 +123,14 @@ fn it_does_not_while_another_candidate_has_more_and_what_may_be_lost_is_named() 
 }
 
 #[test]
+fn what_this_server_has_only_heard_of_is_lost_too() {
+    let mut farm = Farm::new();
+    farm.seen.push(farm.header(6));
+    let lost = farm.judge(false, false).expect("nobody has it").lost;
+    assert!(lost.len() == 1 && lost[0].starts_with("1.6") && lost[0].contains("seen by a"), "{lost:?}");
+}
+
+#[test]
 fn what_was_edited_or_failed_here_does_not_become_the_truth_unasked() {
     let mut farm = Farm::new();
     farm.account.drift = (2, vec!["web:a".into(), "web:b".into()]);

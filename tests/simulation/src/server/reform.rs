@@ -1,0 +1,88 @@
+//! The group is formed anew at its manager (W13, W14): what its sets hold becomes the truth, whatever became of the history.
+
+use std::collections::BTreeMap;
+
+use bellwether_manager::{
+    reform::{self, Kept},
+    takeover::Answer,
+};
+use bellwether_proto::{
+    hash::Hash,
+    name::ServerName,
+    record::{SignedRecord, chain},
+    revision::{Epoch, Number, SignedHeader},
+};
+
+use super::{Server, Standing};
+use crate::{
+    changes::Changes,
+    disk::{Disk, Held, Sets},
+};
+
+impl Server {
+    /// Asks everybody first. No role runs meanwhile.
+    pub(super) fn begin_reform(&mut self) {
+        if self.taking.is_none() && self.standing() == Some(Standing::Manager) {
+            self.survey(true, true);
+        }
+    }
+
+    /// The new base beside the history, then the record, then the new history takes the old one's place.
+    pub(super) async fn form_anew(&mut self, answers: BTreeMap<ServerName, Answer>) {
+        let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
+        if self.standing() != Some(Standing::Manager) {
+            return;
+        }
+        self.handing = None;
+        self.close_lanes();
+        let signed = |header: &&SignedHeader| {
+            let manager = chain::manager_of(&held.chain, &held.current, header.number().epoch);
+            manager.is_some_and(|manager| header.signed_by(&manager))
+        };
+        let kept = {
+            let world = self.world.borrow();
+            Kept::of(world.disks[self.machine].history.iter().filter_map(|id| world.header(*id)))
+        };
+        let own = kept.newest.as_ref().map(SignedHeader::number);
+        let theirs: Vec<&SignedHeader> =
+            answers.values().flat_map(|answer| answer.seen.iter().chain(&answer.at)).filter(signed).collect();
+        let numbers = || theirs.iter().map(|header| header.number()).chain(own);
+        let seen = Number {
+            epoch: numbers().map(|number| number.epoch).max().unwrap_or(Epoch(1)),
+            sequence: numbers().map(|number| number.sequence).max().unwrap_or(0),
+        };
+        let lost: Vec<String> = theirs
+            .iter()
+            .filter(|header| Some(header.number()) > own)
+            .map(|header| format!("{} ", header.number()))
+            .collect();
+        let (revision, edits) = self.in_sets();
+        let content = self.world.borrow().content(revision).and(edits);
+        let record = reform::next_record(&held.current, seen.epoch, &self.by());
+        let header = reform::first_header(&record, seen, self.start, &self.by(), Hash::of(&content.bytes()));
+        let header = SignedHeader::sign(header, &self.key);
+        let id = header.id();
+        self.world.borrow_mut().learn(header, content);
+        self.list(&answers, &lost);
+        self.drive.save("a new base beside its history", |disk| disk.fresh = Some(id)).await;
+        let record = SignedRecord::sign(record, &self.key).expect("the rules make good records");
+        let mut links = held.chain;
+        chain::extend(&mut links, &held.current, &record);
+        let what = format!("record {} of the group formed anew", record.record().version);
+        self.drive.save(&what, |disk| disk.held = Some(Held { current: record, chain: links })).await;
+        let old = {
+            let world = self.world.borrow();
+            let history = &world.disks[self.machine].history;
+            history.iter().fold(Changes::default(), |sum, id| sum.and(world.content(Some(*id)))).without(content)
+        };
+        let take_place = |disk: &mut Disk| {
+            disk.kept = disk.kept.and(old);
+            disk.history = [id].into();
+            disk.sets = Sets { revision: Some(id), edits: Changes::default() };
+            (disk.fresh, disk.halted) = (None, None);
+        };
+        self.drive.save("the new history in the place of the old one", take_place).await;
+        self.world.borrow_mut().met.reformed += 1;
+        self.settle_role().await;
+    }
+}

@@ -1,0 +1,244 @@
+//! How a session begins, on both sides: tickets and starts say whose state went back, and whose machine was copied (W14).
+
+use bellwether_manager::{
+    halt::Proof,
+    recognition::{self, Holdings, Recognised, Said},
+};
+use bellwether_proto::{
+    key::PublicKey,
+    name::ServerName,
+    record::Version,
+    revision::{RevisionId, SignedHeader},
+    ticket::{Given, Parties, Ticket},
+    v1::{self, down, up},
+};
+
+use super::{Purpose, Server};
+use crate::{
+    net::Number,
+    packet::{Body, Refused},
+    world::Notice,
+};
+
+/// How long a manager's stream may be silent and yet live.
+const ALIVE_MS: u64 = 300;
+
+/// The manager's stream that is followed, as another hello of that manager has to know it.
+pub(super) struct Followed {
+    number: Number,
+    key: PublicKey,
+    start: u64,
+}
+
+/// A hello that waits for a word of who leads: one of the two is a copy.
+pub(super) struct Waiting {
+    number: Number,
+    from: PublicKey,
+    hello: v1::DownHello,
+    until_ms: u64,
+}
+
+fn plain(reason: &str) -> Refused {
+    Refused { reason: reason.to_owned(), ..Refused::default() }
+}
+
+impl Server {
+    fn live(&self) -> Option<&Followed> {
+        self.followed.as_ref().filter(|followed| self.links.contains_key(&followed.number))
+    }
+
+    /// Whether the manager that says hello may be a copy of the one that leads this server: then it waits.
+    pub(super) fn waits(&mut self, number: Number, from: PublicKey, hello: &v1::DownHello) -> bool {
+        let is_copy = self.rules.is_copy;
+        let other = self.live().is_some_and(|live| live.key == from && is_copy(live.start, hello.incarnation));
+        if other {
+            let until_ms = self.now() + ALIVE_MS;
+            self.waiting = Some(Waiting { number, from, hello: hello.clone(), until_ms });
+        }
+        other
+    }
+
+    /// The stream of that number said something: if it leads here, who waits is a copy.
+    pub(super) fn led_by(&mut self, number: Number) {
+        if self.live().is_some_and(|live| live.number == number)
+            && let Some(waiting) = self.waiting.take()
+        {
+            self.send(waiting.number, Body::Refused(Refused { copy: true, ..plain("another start leads here") }));
+            // Told to the manager, whose monitor names it.
+            self.world.borrow_mut().notice(self.machine, Notice::Copy(self.name.clone()));
+        }
+    }
+
+    pub(super) async fn go_on_waiting(&mut self) {
+        let (live, now) = (self.live().is_some(), self.now());
+        if let Some(waiting) = self.waiting.take_if(|waiting| !live || now > waiting.until_ms) {
+            let begun = self.begin_session(waiting.number, waiting.from, waiting.hello).await;
+            self.done(waiting.number, &waiting.from, begun);
+        }
+    }
+
+    /// The ticket is on the disk before the manager is answered.
+    pub(super) async fn begin_session(
+        &mut self,
+        number: Number,
+        from: PublicKey,
+        hello: v1::DownHello,
+    ) -> Result<(), Refused> {
+        self.may_push(&from)?;
+        let shown = self.take_ticket(&hello).await?;
+        // One manager is followed at a time; the newest connection is.
+        self.close_all(&Purpose::Followed);
+        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        link.purpose = Purpose::Followed;
+        self.followed = Some(Followed { number, key: from, start: hello.incarnation });
+        let (at, drift, fault) =
+            self.drive.read(|disk| (disk.at.clone(), u64::from(disk.sets.edits.count()), disk.fault.clone()));
+        self.up_to(
+            number,
+            up::Message::Hello(v1::UpHello {
+                protocol: bellwether_proto::PROTOCOL.1,
+                server: self.name.to_string(),
+                at: at.map(|at| at.to_wire()),
+                epoch: self.record().map_or(0, |record| record.record().version.epoch.0),
+                fault: fault.map(|reason| v1::Fault { reason, since_ms: 0 }),
+                drift: Some(v1::Drift { entries: drift, ..Default::default() }),
+                incarnation: self.start,
+                ticket: shown.map(|shown| shown.to_wire()),
+                ..Default::default()
+            }),
+        );
+        hello.head.map_or(Ok(()), |head| self.heard(head))
+    }
+
+    async fn take_ticket(&mut self, hello: &v1::DownHello) -> Result<Option<Ticket>, Refused> {
+        let offered = hello.ticket.as_ref().and_then(|offered| Ticket::from_wire(offered).ok());
+        let offered = offered.expect("managers of this simulation offer one");
+        let record = self.record().expect("it was greeted");
+        let Version { epoch, version } = record.record().version;
+        let parties = self.parties(&self.key.public(), &record.record().manager().key);
+        if !offered.is_current(&parties, epoch) {
+            return Err(plain("the ticket is not the manager's for this server"));
+        }
+        let held = self.drive.read(|disk| disk.ticket.clone());
+        match (self.rules.accept)(held.as_ref(), &offered) {
+            Ok(false) => {}
+            Ok(true) => {
+                let what = format!("ticket {epoch}.{}", offered.count());
+                self.drive.save(&what, |disk| disk.ticket = Some(offered)).await;
+            }
+            Err(why) => {
+                let ticket = held.as_ref().map(Ticket::to_wire);
+                let refusal = v1::RecordRefusal { conflict: true, epoch: epoch.0, version, ticket };
+                return Err(Refused { record: Some(Box::new(refusal)), ..plain(&why.to_string()) });
+            }
+        }
+        Ok(held)
+    }
+
+    fn parties(&self, server: &PublicKey, manager: &PublicKey) -> Parties {
+        let group = self.record().expect("of a group").record().group;
+        Parties { group, server: *server, manager: *manager }
+    }
+
+    /// The ticket that the next session with that member is offered with: durable here before the member sees it.
+    pub(super) async fn ticket_for(&mut self, name: &ServerName) -> Option<Ticket> {
+        let record = self.record()?;
+        let server = record.record().server(name)?.key;
+        let (parties, epoch) = (self.parties(&server, &self.key.public()), record.record().version.epoch);
+        let kept = self.drive.read(|disk| disk.sessions.get(name).cloned());
+        if let Some(given) = kept.filter(|given| given.continues(&parties, epoch)) {
+            return Some(given.next);
+        }
+        let given = Given::first(&parties, epoch, &self.key);
+        let next = given.next.clone();
+        self.drive
+            .save(&format!("the first ticket of {name}"), |disk| _ = disk.sessions.insert(name.clone(), given))
+            .await;
+        Some(next)
+    }
+
+    /// Looks at what a member says of itself as a session begins; false: this manager stands still.
+    pub(super) async fn recognised(&mut self, name: &ServerName, hello: &v1::UpHello) -> bool {
+        let Some(record) = self.record() else { return false };
+        let Some(server) = record.record().server(name).map(|server| server.key) else { return false };
+        let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
+        let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
+        let said = Said { at: at.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
+        let parties = self.parties(&server, &self.key.public());
+        let given = self.drive.read(|disk| disk.sessions.get(name).cloned());
+        let remembered = self.lanes.get(name).map(|lane| lane.remembered).unwrap_or_default();
+        let tickets = given.as_ref().map(|given| (given, &parties));
+        let recognise = self.rules.recognise;
+        let judged = self.with_holdings(|holdings| recognise(record.record(), holdings, tickets, &remembered, &said));
+        let Some(lane) = self.lanes.get_mut(name) else { return false };
+        lane.remembered.incarnation = hello.incarnation;
+        match judged {
+            Recognised::Known => {}
+            Recognised::Fenced(why) => {
+                lane.remembered.reported = None;
+                lane.fault = true;
+                lane.at = None;
+                if let Some(number) = lane.number {
+                    self.down_to(number, down::Message::Fence(v1::Fence { reason: why.clone() }));
+                }
+                self.world.borrow_mut().tell(self.machine, || format!("keeps {name} out: {why}"));
+            }
+            Recognised::Halted(proof) => {
+                self.halt(&server, proof).await;
+                return false;
+            }
+        }
+        if let Some(given) = given {
+            let begun = given.begun(&parties, &self.key);
+            let what = format!("that session {} with {name} has begun", given.next.count());
+            self.drive.save(&what, |disk| _ = disk.sessions.insert(name.clone(), begun)).await;
+        }
+        true
+    }
+
+    /// Asks with what the history here holds of its epoch: nothing was ever deleted there, but for what is older than a base.
+    fn with_holdings<T>(&self, ask: impl FnOnce(&Holdings<'_>) -> T) -> T {
+        let head = self.head().map(|head| head.number()).expect("a manager has a head");
+        let world = self.world.borrow();
+        let history = &world.disks[self.machine].history;
+        let numbers = history.iter().filter_map(|id| world.header(*id)).map(|header| header.number());
+        let oldest = numbers.filter(|number| number.epoch == head.epoch).min().unwrap_or(head);
+        let has = |id: RevisionId| history.contains(&id);
+        ask(&Holdings { head, oldest, has: &has })
+    }
+
+    /// Whether others have seen what this manager signed and lacks; asked before it leads.
+    pub(super) async fn claims(&mut self, witness: &PublicKey, seen: &[SignedHeader]) {
+        let Some(record) = self.record() else { return };
+        let lost = |holdings: &Holdings<'_>| {
+            seen.iter().rfind(|header| holdings.lack(record.record(), header)).map(|header| header.number())
+        };
+        if let Some(lost) = self.with_holdings(lost) {
+            self.halt(witness, Proof::Revision(lost)).await;
+        }
+    }
+
+    /// A member refused the session by the ticket that it holds.
+    pub(super) async fn ticket_shown(&mut self, name: &ServerName, held: &v1::Ticket) {
+        let Some(server) = self.record().and_then(|record| Some(record.record().server(name)?.key)) else { return };
+        let parties = self.parties(&server, &self.key.public());
+        let held = Ticket::from_wire(held).ok();
+        let given = self.drive.read(|disk| disk.sessions.get(name).cloned());
+        let proof = given.and_then(|given| recognition::refused(&given, &parties, held.as_ref()));
+        if let Some(proof) = proof.filter(|_| self.leads()) {
+            self.halt(&server, proof).await;
+        }
+    }
+
+    /// Somebody with the key of a member asks for records: where another start of it is connected, one is a copy. The one that
+    /// is connected has to show that it lives.
+    pub(super) fn suspect(&mut self, from: &PublicKey, start: u64) {
+        let Some(name) = self.record().and_then(|record| Some(record.record().by_key(from)?.name.clone())) else {
+            return;
+        };
+        let is_copy = self.rules.is_copy;
+        if let Some(lane) = self.lanes.get_mut(&name).filter(|lane| lane.greeted) {
+            lane.suspect |= is_copy(lane.remembered.incarnation, start);
+        }
+    }
+}
