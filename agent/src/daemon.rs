@@ -101,8 +101,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let bound = Bound::bind(&config).await?;
 
     let seen = Arc::new(Seen::default());
-    let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone()));
     let incarnation = incarnation::next(&layout).map_err(|e| CommandError::failed(&e))?;
+    let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone(), incarnation));
     let mut claims = Vec::new();
     if record.is_led_here() {
         peers.ask_before_leading().await;

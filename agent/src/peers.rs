@@ -31,9 +31,9 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Streaming, transport::Channel};
+use tonic::{Request, Streaming, transport::Channel};
 
-use crate::{error::chain, group::GroupRecord, seen::Seen, tls};
+use crate::{error::chain, group::GroupRecord, seen::Seen, services::link::Card, tls};
 
 /// How long one server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -68,6 +68,7 @@ pub(crate) struct Peers {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
     seen: Arc<Seen>,
+    card: Card,
     halts: watch::Sender<Option<Halt>>,
     told: watch::Sender<Option<Told>>,
     /// Of those that are asked at once, in a large group.
@@ -84,9 +85,10 @@ pub(crate) struct Told {
 }
 
 impl Peers {
-    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<Seen>) -> Self {
+    /// They are told that this is the start of number `incarnation`.
+    pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<Seen>, incarnation: u64) -> Self {
         let (told, halts) = (watch::Sender::default(), watch::Sender::default());
-        Self { key, record, seen, halts, told, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { key, record, seen, card: Card::new(incarnation), halts, told, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// What came of the last handover that this server told.
@@ -121,7 +123,9 @@ impl Peers {
         let Version { epoch: Epoch(epoch), version } = self.record.current().record().version;
         let at = self.seen.at().as_ref().map(SignedHeader::to_wire);
         let asked = async {
-            let records = client.records(v1::RecordsRequest { epoch, version, at }).await?;
+            let mut request = Request::new(v1::RecordsRequest { epoch, version, at });
+            self.card.mark(&mut request);
+            let records = client.records(request).await?;
             collect(records.into_inner()).await
         };
         let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;

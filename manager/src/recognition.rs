@@ -48,6 +48,8 @@ pub struct Remembered {
 pub struct Said<'a> {
     /// The revision that its sets hold.
     pub at: Option<&'a SignedHeader>,
+    /// The newest that it has heard of.
+    pub newest: Option<&'a SignedHeader>,
     /// The ticket that it held before.
     pub ticket: Option<&'a Ticket>,
     /// The number of its start.
@@ -73,8 +75,8 @@ pub fn recognise(
     remembered: &Remembered,
     said: &Said<'_>,
 ) -> Recognised {
-    if let Some(at) = said.at.filter(|at| holdings.lack(record, at)) {
-        return Recognised::Halted(Proof::Revision(at.number()));
+    if let Some(lost) = said.newest.into_iter().chain(said.at).find(|header| holdings.lack(record, header)) {
+        return Recognised::Halted(Proof::Revision(lost.number()));
     }
     if let Some((given, parties)) = tickets {
         match given.judge(parties, said.ticket) {
@@ -222,7 +224,7 @@ mod tests {
         let (at, has) = (header(&key, 2, 5), |_| true);
         let ours = Holdings { head: number(9), oldest: number(1), has: &has };
         let judged = |remembered: Remembered, incarnation| {
-            let said = Said { at: Some(&at), ticket: None, incarnation };
+            let said = Said { at: Some(&at), newest: None, ticket: None, incarnation };
             recognise(record.record(), &ours, None, &remembered, &said)
         };
         let start = start::with(3, 7);
@@ -233,6 +235,12 @@ mod tests {
         assert!(matches!(judged(remembered, start::with(2, 9)), Recognised::Fenced(_)));
         let Recognised::Fenced(why) = judged(remembered, start::with(3, 6)) else { panic!("a copy") };
         assert!(why.contains("another copy"), "{why}");
+        let heard = header(&key, 2, 10);
+        let has = |id| id != heard.id();
+        let ours = Holdings { head: number(9), oldest: number(1), has: &has };
+        let said = Said { at: Some(&at), newest: Some(&heard), ticket: None, incarnation: start };
+        let found = recognise(record.record(), &ours, None, &remembered, &said);
+        assert_eq!(found, Recognised::Halted(Proof::Revision(number(10))), "only heard of");
         let further = Remembered { reported: Some(number(6)), ..remembered };
         assert!(matches!(judged(further, start), Recognised::Fenced(_)), "it held more");
     }

@@ -87,9 +87,9 @@ fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
     let key = identity::load(layout).map_err(|e| CommandError::refused(&e).hint(e.hint()))?.ok_or_else(none)?;
     let (key, events) = (Arc::new(key), mpsc::unbounded_channel().0);
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held.ok_or_else(none)?, events));
-    let peers = Arc::new(Peers::new(key.clone(), record.clone(), Arc::new(Seen::default())));
-    let sets = config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
     let incarnation = incarnation::next(layout).map_err(|e| CommandError::failed(&e))?;
+    let peers = Arc::new(Peers::new(key.clone(), record.clone(), Arc::new(Seen::default()), incarnation));
+    let sets = config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
     Ok(Ground { layout: layout.clone(), key, record, peers, sets, incarnation })
 }
 

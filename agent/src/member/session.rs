@@ -101,7 +101,7 @@ impl Push for PushService {
             check_head(&self.record, head)?;
         }
         let following = self.following().await?;
-        self.only_one(key, hello.incarnation).await?;
+        self.only_one(&peer, hello.incarnation).await?;
         let ticket = self.tickets.take(&hello).await?;
         let (answers, up) = mpsc::channel(ANSWERS);
         let (held, over) = oneshot::channel();
@@ -150,20 +150,24 @@ impl PushService {
 
     /// Whether the manager that says hello is not a copy of the one that leads this server (W14): another start of it, while
     /// that one lives. Its stream ends with it, or says something soon.
-    async fn only_one(&self, key: PublicKey, incarnation: u64) -> Result<(), Status> {
+    async fn only_one(&self, peer: &tls::Peer, incarnation: u64) -> Result<(), Status> {
         let live = self.locked().clone();
-        let Some(mut live) = live.filter(|live| live.key == key && start::is_copy(live.incarnation, incarnation))
+        let Some(mut live) = live.filter(|live| live.key == peer.key && start::is_copy(live.incarnation, incarnation))
         else {
             return Ok(());
         };
         live.heard.mark_unchanged();
         match tokio::time::timeout(ALIVE, live.heard.changed()).await {
-            Ok(Ok(())) => Err(Status::failed_precondition(format!(
-                "another start of this manager (number {}) leads this server and lives, this is number {}: one is a copy of \
-                 the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
-                start::opened(live.incarnation),
-                start::opened(incarnation)
-            ))),
+            Ok(Ok(())) => {
+                // The living one's monitor names it.
+                self.record.knocked(peer, "to be obeyed, as a copy of the manager's machine");
+                Err(Status::failed_precondition(format!(
+                    "another start of this manager (number {}) leads this server and lives, this is number {}: one is a \
+                     copy of the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
+                    start::opened(live.incarnation),
+                    start::opened(incarnation)
+                )))
+            }
             Ok(Err(_)) | Err(_) => Ok(()),
         }
     }

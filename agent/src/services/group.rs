@@ -4,6 +4,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_proto::{
+    key::PublicKey,
     name::ServerName,
     record::Version,
     revision::{Epoch, SignedHeader},
@@ -37,6 +38,18 @@ impl GroupService {
                  leave, remove its key, then join under another name"
             ))
         })
+    }
+
+    /// A copy that only asks for records may have them, as anybody of the group; the monitor names it. Nobody waits for that.
+    fn name_copy<T>(&self, key: &PublicKey, request: &Request<T>) {
+        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), Card::of(request.metadata())) else {
+            return;
+        };
+        let current = self.0.record.current();
+        let Some(server) = current.record().by_key(key).map(|server| server.name.clone()) else { return };
+        let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
+        // What it finds, it tells; ended with the runtime.
+        tokio::spawn(async move { drop(manager.recognise(&server, start, &whence).await) });
     }
 
     /// A token that admits nobody was shown: the monitor warns of it.
@@ -109,6 +122,7 @@ impl Group for GroupService {
     /// Anybody of the group may know the record; a server that was removed may know that it was (see [`super::door`]).
     async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
         let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
+        self.name_copy(&key, &request);
         let v1::RecordsRequest { epoch, version, at } = request.into_inner();
         let from = Version { epoch: Epoch(epoch), version };
         if let Some(at) = at.and_then(|at| SignedHeader::from_wire(at).ok()) {

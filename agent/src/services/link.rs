@@ -29,6 +29,16 @@ pub(crate) struct Card(u64);
 const START: &str = "bellwether-start";
 
 impl Card {
+    /// That of the start of this number.
+    pub(crate) fn new(incarnation: u64) -> Self {
+        Self(incarnation)
+    }
+
+    /// Puts it on a call.
+    pub(crate) fn mark<T>(self, request: &mut Request<T>) {
+        request.metadata_mut().insert(START, self.0.into());
+    }
+
     /// What a call says.
     pub(crate) fn of(metadata: &MetadataMap) -> Option<u64> {
         metadata.get(START)?.to_str().ok()?.parse().ok()
@@ -37,7 +47,7 @@ impl Card {
 
 impl Interceptor for Card {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert(START, self.0.into());
+        self.mark(&mut request);
         Ok(request)
     }
 }

@@ -67,9 +67,11 @@ impl Lane {
     }
 
     fn judge(&self, memory: &Memory, hello: &v1::UpHello) -> Recognised {
-        let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
+        let header = |wire| SignedHeader::from_wire(wire).ok();
+        let (at, newest) = (hello.at.clone().and_then(header), hello.newest.clone().and_then(header));
         let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let said = Said { at: at.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
+        let said =
+            Said { at: at.as_ref(), newest: newest.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let tickets = memory.sessions.as_ref().map(|sessions| (&sessions.given, sessions.parties()));
         let record = self.shared.record.borrow().clone();
         let head = self.shared.head.borrow().stored.header.number();

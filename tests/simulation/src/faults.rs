@@ -192,6 +192,9 @@ impl Faults {
         world.tell(machine, || format!("is copied: machine {spare}"));
         let copy = world.disks[machine].clone();
         let name = copy.name.clone();
+        // It was a copy of another one before.
+        let (before, original) = (world.disks[spare].name.clone(), world.disks[spare].key);
+        world.places.insert(before, original);
         world.disks[spare] = copy;
         world.retired.remove(&spare);
         world.met.copied += 1;

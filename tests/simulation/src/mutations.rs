@@ -1,5 +1,9 @@
 //! The simulation notices broken rules: each of these is what somebody could get wrong.
 
+use bellwether_manager::{
+    recognition::Recognised,
+    takeover::{Findings, Insists, Refused, Survey},
+};
 use bellwether_proto::record::{RecordRefused, SignedRecord};
 
 use crate::{history, rules::Rules};
@@ -43,4 +47,24 @@ fn a_manager_that_offers_what_is_not_durable() {
 #[test]
 fn a_fork_that_is_replaced_and_not_kept() {
     says("4: ", Rules { keep_forked: false, ..Rules::default() });
+}
+
+#[test]
+fn w14_a_manager_that_believes_whatever_its_members_hold() {
+    says("W14: ", Rules { recognise: |_, _, _, _, _| Recognised::Known, ..Rules::default() });
+}
+
+#[test]
+fn w14_a_copy_that_nobody_tells_from_the_original() {
+    says("are both", Rules { is_copy: |_, _| false, ..Rules::default() });
+}
+
+/// Lists nothing as lost.
+fn lists_nothing(survey: &Survey<'_>, insists: Insists) -> Result<Findings, Refused> {
+    Ok(Findings { lost: Vec::new(), ..survey.judge(insists)? })
+}
+
+#[test]
+fn w24_a_takeover_that_does_not_say_what_is_lost() {
+    says("4: ", Rules { judge: lists_nothing, ..Rules::default() });
 }

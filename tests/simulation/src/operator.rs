@@ -39,7 +39,11 @@ impl Operator {
         history.world.borrow_mut().tell_all(|| format!("the operator looks: {missing}"));
         self.looked += 1;
         look_at_copies(history);
-        let leads = managers(history);
+        let at_its_address = |machine: &usize| {
+            let world = history.world.borrow();
+            world.places[&world.disks[*machine].name] == *machine
+        };
+        let leads: Vec<usize> = managers(history).into_iter().filter(at_its_address).collect();
         match leads.as_slice() {
             [] => self.without(history),
             [manager] => self.tidy(history, *manager),

@@ -3,15 +3,17 @@
 
 use std::{
     cell::{Ref, RefCell, RefMut},
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
 };
 
 use bellwether_proto::{
+    Malformed,
     key::PublicKey,
     name::ServerName,
     record::SignedRecord,
     revision::{Epoch, RevisionId, SignedHeader},
+    v1,
 };
 
 use crate::{
@@ -87,6 +89,8 @@ pub(crate) struct State {
     pub(crate) places: BTreeMap<ServerName, usize>,
     /// Machines that are of no farm: not yet a copy of any, or switched off for good.
     pub(crate) retired: BTreeSet<usize>,
+    /// Records that were read before: the same bytes are checked once in a history, which saves much of its time.
+    read: HashMap<Vec<u8>, SignedRecord>,
     /// Numbers that servers draw.
     drawn: Rng,
     /// Machines that are to be stopped now.
@@ -127,6 +131,7 @@ impl World {
             armed: vec![None; n],
             places,
             retired: BTreeSet::new(),
+            read: HashMap::new(),
             drawn,
             dying: BTreeSet::new(),
             commands: vec![VecDeque::new(); n],
@@ -171,6 +176,17 @@ impl State {
         }
         self.armed[machine] = Some(Arm { saves: arm.saves - 1, ..arm });
         None
+    }
+
+    /// Reads and checks a record.
+    pub(crate) fn record(&mut self, wire: &v1::SignedRecord) -> Result<SignedRecord, Malformed> {
+        let bytes = [wire.signature.as_ref(), wire.signer.as_ref(), wire.record.as_ref()].concat();
+        if let Some(known) = self.read.get(&bytes) {
+            return Ok(known.clone());
+        }
+        let record = SignedRecord::from_wire(wire)?;
+        self.read.insert(bytes, record.clone());
+        Ok(record)
     }
 
     /// A number that nobody knows.
@@ -269,7 +285,8 @@ impl State {
     pub(crate) fn tell(&mut self, machine: usize, line: impl FnOnce() -> String) {
         if let Some(story) = &mut self.story {
             let name = &self.disks[machine].name;
-            story.push(format!("{:>6} {name}: {}", self.now_ms, line()));
+            let copy = if self.places.get(name) == Some(&machine) { "" } else { " (elsewhere)" };
+            story.push(format!("{:>6} {name}{copy}: {}", self.now_ms, line()));
         }
     }
 

@@ -3,16 +3,18 @@
 use bellwether_manager::{
     halt::{Halt, Proof},
     recognition,
+    reform::Kept,
 };
 use bellwether_proto::{
     key::PublicKey,
     record::{RecordRefused, SignedRecord, Version, chain},
-    revision::Epoch,
+    revision::{Epoch, SignedHeader},
     v1,
 };
 
 use super::{Purpose, Server, Standing, host};
 use crate::{
+    changes::Changes,
     disk::Held,
     net::Number,
     packet::{Body, Records, Refused},
@@ -28,7 +30,7 @@ const TELL_EVERY_MS: u64 = 300;
 impl Server {
     /// Takes the records that may follow what is held. Durable when it returns.
     pub(super) async fn take(&mut self, shown: &Records) -> Result<bool, Refused> {
-        let read = |wire| SignedRecord::from_wire(wire).map_err(|e| refused(e.to_string()));
+        let read = |wire| self.world.borrow_mut().record(wire).map_err(|e| refused(e.to_string()));
         let shown = shown.records.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else {
             return Err(refused("this machine belongs to no group".into()));
@@ -48,7 +50,7 @@ impl Server {
 
     /// What that server answered is taken; what is not, was noted, and what is held stays in force. As the agent's peers ask.
     pub(super) async fn answered(&mut self, from: &PublicKey, shown: &Records) {
-        let read = |wire| SignedRecord::from_wire(wire).ok();
+        let read = |wire| self.world.borrow_mut().record(wire).ok();
         let links: Vec<SignedRecord> = shown.records.iter().filter_map(read).collect();
         let led = self.standing() == Some(Standing::Manager);
         let Some(ours) = self.record() else { return };
@@ -71,7 +73,35 @@ impl Server {
         let halt = Halt { head, ..Halt::new(witness.clone(), proof) };
         self.handing = None;
         self.close_lanes();
+        let witness = record.record().server(&halt.witness).map(|server| server.address.clone());
         self.drive.save(&format!("that it stands still: {halt}"), |disk| disk.halted = Some(halt)).await;
+        if let Some(address) = witness {
+            self.dial(host(&address), Purpose::Survey);
+        }
+    }
+
+    /// What a witness has seen of this manager's, and it lacks, is part of what the halt says.
+    pub(super) fn lacks(&mut self, seen: &[SignedHeader]) {
+        let Some(halt) = self.drive.read(|disk| disk.halted.clone()) else { return };
+        let (kept, own) = (self.kept(), self.key.public());
+        let halt = halt.lacking(seen, |header| kept.lacks(header) && header.signed_by(&own));
+        let named = |header: &&SignedHeader| halt.lacks.iter().any(|(number, _)| *number == header.number());
+        let world = self.world.clone();
+        let listed = seen
+            .iter()
+            .filter(named)
+            .fold(Changes::default(), |sum, header| sum.and(world.borrow().content(Some(header.id()))));
+        let (revision, edits) = self.in_sets();
+        let listed = listed.without(world.borrow().content(revision).and(edits));
+        if !listed.is_empty() {
+            world.borrow_mut().notice(self.machine, Notice::Lost(listed));
+        }
+    }
+
+    /// What the history here has.
+    pub(super) fn kept(&self) -> Kept {
+        let world = self.world.borrow();
+        Kept::of(world.disks[self.machine].history.iter().filter_map(|id| world.header(*id)))
     }
 
     /// Puts a record in force.

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_manager::{
-    reform::{self, Kept},
-    takeover::Answer,
-};
+use bellwether_manager::{reform, takeover::Answer};
 use bellwether_proto::{
     hash::Hash,
     name::ServerName,
@@ -39,10 +36,7 @@ impl Server {
             let manager = chain::manager_of(&held.chain, &held.current, header.number().epoch);
             manager.is_some_and(|manager| header.signed_by(&manager))
         };
-        let kept = {
-            let world = self.world.borrow();
-            Kept::of(world.disks[self.machine].history.iter().filter_map(|id| world.header(*id)))
-        };
+        let kept = self.kept();
         let own = kept.newest.as_ref().map(SignedHeader::number);
         let theirs: Vec<&SignedHeader> =
             answers.values().flat_map(|answer| answer.seen.iter().chain(&answer.at)).filter(signed).collect();
@@ -51,11 +45,9 @@ impl Server {
             epoch: numbers().map(|number| number.epoch).max().unwrap_or(Epoch(1)),
             sequence: numbers().map(|number| number.sequence).max().unwrap_or(0),
         };
-        let lost: Vec<String> = theirs
-            .iter()
-            .filter(|header| Some(header.number()) > own)
-            .map(|header| format!("{} ", header.number()))
-            .collect();
+        let lost: Vec<String> =
+            theirs.iter().filter(|header| kept.lacks(header)).map(|header| format!("{} ", header.number())).collect();
+        self.world.borrow_mut().tell(self.machine, || format!("forms the group anew; lost: {lost:?}"));
         let (revision, edits) = self.in_sets();
         let content = self.world.borrow().content(revision).and(edits);
         let record = reform::next_record(&held.current, seen.epoch, &self.by());

@@ -104,6 +104,7 @@ impl Server {
                 drift: Some(v1::Drift { entries: drift, ..Default::default() }),
                 incarnation: self.start,
                 ticket: shown.map(|shown| shown.to_wire()),
+                newest: self.heard_of().last().map(SignedHeader::to_wire),
                 ..Default::default()
             }),
         );
@@ -161,9 +162,11 @@ impl Server {
     pub(super) async fn recognised(&mut self, name: &ServerName, hello: &v1::UpHello) -> bool {
         let Some(record) = self.record() else { return false };
         let Some(server) = record.record().server(name).map(|server| server.key) else { return false };
-        let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
+        let header = |wire| SignedHeader::from_wire(wire).ok();
+        let (at, newest) = (hello.at.clone().and_then(header), hello.newest.clone().and_then(header));
         let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let said = Said { at: at.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
+        let said =
+            Said { at: at.as_ref(), newest: newest.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let parties = self.parties(&server, &self.key.public());
         let given = self.drive.read(|disk| disk.sessions.get(name).cloned());
         let remembered = self.lanes.get(name).map(|lane| lane.remembered).unwrap_or_default();
@@ -215,6 +218,7 @@ impl Server {
         };
         if let Some(lost) = self.with_holdings(lost) {
             self.halt(witness, Proof::Revision(lost)).await;
+            self.lacks(seen);
         }
     }
 

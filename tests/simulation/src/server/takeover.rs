@@ -125,6 +125,10 @@ impl Server {
             let claims: Vec<SignedHeader> = seen.into_iter().chain(at).collect();
             return self.claims(&from, &claims).await;
         }
+        if self.taking.is_none() && self.drive.read(|disk| disk.halted.is_some()) {
+            let seen: Vec<SignedHeader> = seen.into_iter().chain(at).collect();
+            return self.lacks(&seen);
+        }
         let (Some(taking), Some(server)) = (&mut self.taking, record.by_key(&from)) else { return };
         let version = Version { epoch: Epoch(reply.epoch), version: reply.version };
         let v1::SurveyReply { follows, leads, .. } = reply;
@@ -175,7 +179,7 @@ impl Server {
     }
 
     /// What this server has heard of, and what its history holds.
-    fn heard_of(&self) -> Vec<SignedHeader> {
+    pub(super) fn heard_of(&self) -> Vec<SignedHeader> {
         let world = self.world.borrow();
         let ids = world.disks[self.machine].history.iter().chain(&self.seen);
         let mut headers: Vec<SignedHeader> = ids.filter_map(|id| world.header(*id)).collect();
