@@ -210,7 +210,12 @@ impl Faults {
     }
 
     fn leave(&mut self, history: &mut History, machine: usize) {
-        if self.leaves && !managers(history).contains(&machine) {
+        // Nobody sends away whom the role was just given to.
+        let leads = {
+            let world = history.world.borrow();
+            world.is_manager_of_any(&crate::keys::public(world.disks[machine].key))
+        };
+        if self.leaves && !leads {
             command(history, machine, Command::Leave);
         }
     }

@@ -22,6 +22,8 @@ pub(crate) struct Operator {
     looked: u32,
     /// How often there was no manager in a row.
     without: u32,
+    /// How often in a row the manager showed that another one leads by a record that does not follow from its own.
+    branches: u32,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
 }
@@ -92,6 +94,7 @@ impl Operator {
             command(history, *machine, Command::Leave);
         }
         self.stubborn = stubborn;
+        self.decide_branches(history, manager);
         let shows = |notice: &Notice| history.world.borrow().notices[manager].contains(notice);
         if shows(&Notice::WentBack) {
             // What the halt says: what the others have is kept, or what is here becomes the truth.
@@ -105,6 +108,28 @@ impl Operator {
         let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_));
         if history.world.borrow().notices[manager].iter().any(wants) {
             command(history, manager, Command::Sync);
+        }
+    }
+
+    /// The manager shows again and again that some follow another one by a record that does not follow from its own: it takes
+    /// the next epoch, and who refuses that, too, leaves the group and joins again.
+    fn decide_branches(&mut self, history: &History, manager: usize) {
+        let world = history.world.borrow();
+        let own = &world.disks[manager];
+        let other = |notice: &Notice| matches!(notice, Notice::CannotFollow(of) if *of != own.name);
+        if !world.notices[manager].iter().any(other) {
+            self.branches = 0;
+            return;
+        }
+        self.branches += 1;
+        let led = |disk: &Disk| disk.record().map(|record| record.record().manager().key);
+        let elsewhere = |machine: &usize| led(&world.disks[*machine]).is_some_and(|key| Some(key) != led(own));
+        let others: Vec<usize> = world.machines().filter(elsewhere).collect();
+        drop(world);
+        match self.branches {
+            2 => command(history, manager, Command::Take { force: true }),
+            4.. => others.into_iter().for_each(|machine| command(history, machine, Command::Leave)),
+            _ => {}
         }
     }
 

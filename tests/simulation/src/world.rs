@@ -199,6 +199,12 @@ impl State {
         (0..self.disks.len()).filter(|machine| !self.retired.contains(machine))
     }
 
+    /// Whether some server of the farm takes the one of that key for the manager.
+    pub(crate) fn is_manager_of_any(&self, key: &PublicKey) -> bool {
+        let record = |machine: usize| self.disks[machine].record();
+        self.machines().filter_map(record).any(|record| record.record().manager().key == *key)
+    }
+
     /// Two machines of the farm that have the key of one server.
     pub(crate) fn twins(&self) -> Option<(usize, usize)> {
         let same = |a: usize, b: &usize| a < *b && self.disks[a].key == self.disks[*b].key;

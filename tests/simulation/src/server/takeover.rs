@@ -147,6 +147,10 @@ impl Server {
             Ok(found) => found,
             Err(why) => return self.world.borrow_mut().tell(self.machine, || format!("does not take over: {why}")),
         };
+        if !taking.force && taking.answers.contains_key(&held.current.record().manager().name) {
+            let name = self.name.clone();
+            self.world.borrow_mut().breaks(format!("W24: {name} takes over, unforced, from a manager that answers"));
+        }
         let (key, leave) = (self.key.public(), Leave::Disabled);
         let next = (self.rules.take_over)(&held.current, &key, leave, Epoch(found.epoch), &self.by());
         let Ok(next) = next else { return };
