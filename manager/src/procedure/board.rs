@@ -16,7 +16,7 @@ use bellwether_proto::{
 use bellwether_store::state_file::{self, StateFileError};
 use tokio::sync::watch;
 
-use super::{Document, DocumentRefused, Id, Procedure, SignedDocument};
+use super::{Document, DocumentRefused, Id, SignedDocument};
 
 /// What each procedure does or waits for now, and at which of its steps.
 pub type Doing = BTreeMap<Id, (usize, String)>;
@@ -123,17 +123,9 @@ impl Board {
     /// # Errors
     /// Not the manager's of `record`, or not written; what was held is held.
     pub fn take(&self, new: SignedDocument, record: &Record) -> Result<(), BoardError> {
-        new.said_by(&record.manager().key, record.group, record.version.epoch)?;
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = self.held.borrow().clone().filter(|held| held.document().group == record.group);
-        // What this server wrote as a candidate, or an earlier manager did, counts by itself.
-        let newer = held
-            .as_ref()
-            .is_none_or(|held| held.signer() != new.signer() || new.document().version > held.document().version);
-        // The manager is heard of while this server is about to take its place: that has to end first.
-        let driven = |p: &Procedure| !p.is_over() && *p.driver(&record.manager().name) == self.name;
-        let about = held.is_some_and(|held| held.document().procedures.iter().any(driven));
-        if newer && !about {
+        let held = self.held.borrow().clone();
+        if new.takes_place_of(held.as_deref(), record, &self.name)? {
             self.put(new)?;
         }
         Ok(())
@@ -156,7 +148,7 @@ mod tests {
     use bellwether_proto::record::{FORMAT, Policy, Role, Server, Version};
 
     use super::{
-        super::{Kind, Standing, Survey, model::farm, plan},
+        super::{Kind, Procedure, Standing, Survey, model::farm, plan},
         *,
     };
 

@@ -5,6 +5,8 @@ use bellwether_proto::{
     Malformed,
     key::{KeyPair, PublicKey},
     limits,
+    name::ServerName,
+    record::Record,
     revision::{Epoch, GroupId},
     v1,
 };
@@ -63,7 +65,7 @@ impl Document {
     }
 
     /// Another server drives them from now on: its clock counts.
-    pub(super) fn take_over(&mut self, now_ms: u64) {
+    pub fn take_over(&mut self, now_ms: u64) {
         for procedure in self.procedures.iter_mut().filter(|procedure| !procedure.is_over()) {
             procedure.began_ms = procedure.began_ms.min(now_ms);
             procedure.tried_ms = None;
@@ -167,6 +169,25 @@ impl SignedDocument {
     /// What was signed.
     pub fn document(&self) -> &Document {
         &self.document
+    }
+
+    /// Whether the server `own`, which holds `held`, keeps this instead, as the word of the manager of `record`: it is newer, or
+    /// another one's (what this server wrote as a candidate, or an earlier manager did, counts by itself), and this server is
+    /// not about to take that manager's place, which has to end first.
+    ///
+    /// # Errors
+    /// It is not that manager's word.
+    pub fn takes_place_of(
+        &self,
+        held: Option<&SignedDocument>,
+        record: &Record,
+        own: &ServerName,
+    ) -> Result<bool, DocumentRefused> {
+        self.said_by(&record.manager().key, record.group, record.version.epoch)?;
+        let Some(held) = held.filter(|held| held.document.group == record.group) else { return Ok(true) };
+        let driven = |p: &Procedure| !p.is_over() && p.driver(&record.manager().name) == own;
+        let newer = held.signer != self.signer || self.document.version > held.document.version;
+        Ok(newer && !held.document.procedures.iter().any(driven))
     }
 
     /// Whether it is the word of `manager`, in force in `epoch` of `group`.

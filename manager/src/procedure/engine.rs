@@ -149,7 +149,7 @@ impl Procedure {
     }
 
     /// Whether there is anything to do or to look at: it runs, and waits for no person.
-    pub(super) fn goes_on(&self) -> bool {
+    pub fn goes_on(&self) -> bool {
         self.standing == Standing::Running && self.asks().is_none()
     }
 

@@ -6,7 +6,7 @@ use std::{
     fmt,
 };
 
-use bellwether_manager::halt::Halt;
+use bellwether_manager::{halt::Halt, procedure::SignedDocument};
 use bellwether_proto::{
     name::ServerName,
     record::SignedRecord,
@@ -57,6 +57,8 @@ pub(crate) struct Disk {
     pub(crate) ticket: Option<Ticket>,
     /// `sessions/`: the tickets that this manager gave.
     pub(crate) sessions: BTreeMap<ServerName, Given>,
+    /// `procedures.json`.
+    pub(crate) procedures: Option<SignedDocument>,
     /// `history.new`: the base of a group that is being formed anew.
     pub(crate) fresh: Option<RevisionId>,
     /// The packs in the history.
@@ -81,6 +83,7 @@ impl Disk {
             halted: None,
             ticket: None,
             sessions: BTreeMap::new(),
+            procedures: None,
             fresh: None,
             history: BTreeSet::new(),
             sets: Sets::default(),

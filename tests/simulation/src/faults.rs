@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bellwether_manager::Leave;
+use bellwether_manager::{Leave, procedure::Kind};
 
 use crate::{
     changes::{Change, MOST},
@@ -25,6 +25,7 @@ pub(crate) struct Faults {
     restores: bool,
     leaves: bool,
     reforms: bool,
+    maintains: bool,
 }
 
 impl Faults {
@@ -38,6 +39,7 @@ impl Faults {
             restores: rng.one_in(4),
             leaves: rng.one_in(3),
             reforms: rng.one_in(6),
+            maintains: rng.one_in(3),
         }
     }
 
@@ -64,7 +66,7 @@ impl Faults {
     fn happen(&mut self, history: &mut History) {
         let all = machines(history);
         let machine = all[history.rng.below(all.len())];
-        match history.rng.below(40) {
+        match history.rng.below(43) {
             0..=9 => self.put(history, machine),
             10 => self.edit(history, machine),
             11 | 12 => self.crash(history, machine),
@@ -82,6 +84,7 @@ impl Faults {
             34 => self.leave(history, machine),
             35 | 36 if history.spare.is_some() => self.copy(history, machine),
             37 | 38 if history.spare.is_some() => move_address(history),
+            40..=42 if self.maintains => maintain(history, machine),
             39 if self.reforms => reform(history),
             _ => self.put(history, machine),
         }
@@ -197,6 +200,7 @@ impl Faults {
         world.places.insert(before, original);
         world.disks[spare] = copy;
         world.retired.remove(&spare);
+        world.note_destroyed();
         world.met.copied += 1;
         world.changed = true;
         drop(world);
@@ -264,6 +268,20 @@ fn move_address(history: &History) {
     let to = if world.places[&name] == a { b } else { a };
     world.tell(to, || format!("machine {to} has the address from now on"));
     world.places.insert(name, to);
+}
+
+/// Maintenance begins, of the manager or of a member, or is finished.
+fn maintain(history: &mut History, machine: usize) {
+    let Some(manager) = managers(history).first().copied() else { return };
+    let server = name(machine);
+    let other = name(history.rng.below(history.servers));
+    let leads = machine == manager;
+    let kind = if history.rng.one_in(3) {
+        Kind::MaintenanceFinish { server }
+    } else {
+        Kind::MaintenanceStart { server, promote: leads.then_some(other), remove: history.rng.one_in(4) }
+    };
+    command(history, manager, Command::Maintain(kind));
 }
 
 /// The group is formed anew at its manager, though nothing is wrong with it.

@@ -1,6 +1,8 @@
 //! The invariants of the design, judged from outside: 1 and 3 at every write, 2 and 4 after every step.
 
+use bellwether_manager::procedure::SignedDocument;
 use bellwether_proto::{
+    key::PublicKey,
     name::ServerName,
     record::{Role, SignedRecord},
     revision::SignedHeader,
@@ -29,6 +31,11 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
             state.breaks(format!("3: {name} obeys {} in epoch {epoch}, in which it obeyed another", manager.name));
         }
     }
+    if let (Some(old), Some(new)) = (&before.procedures, &after.procedures)
+        && old != new
+    {
+        progress(state, &name, old, new);
+    }
     if let (Some(old), Some(new)) = (&before.at, &after.at)
         && old != new
     {
@@ -52,6 +59,23 @@ fn count(state: &mut State, disk: &Disk, old: &SignedRecord, new: &SignedRecord)
     state.met.fenced += u64::from(before && !after && !signed);
 }
 
+/// What was done stays done: within what one manager says, no procedure goes back.
+fn progress(state: &mut State, name: &ServerName, old: &SignedDocument, new: &SignedDocument) {
+    let unfinished = old.document().procedures.iter().any(|procedure| !procedure.is_over());
+    state.met.carried_on +=
+        u64::from(unfinished && new.signer() == state.disks_key(name) && old.signer() != new.signer());
+    if old.signer() != new.signer() {
+        return;
+    }
+    for procedure in &old.document().procedures {
+        let back =
+            new.document().get(procedure.id).is_some_and(|new| new.kind == procedure.kind && new.at < procedure.at);
+        if back {
+            state.breaks(format!("W18: {} goes back at {name}, from step {}", procedure.id, procedure.at));
+        }
+    }
+}
+
 fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &SignedHeader) {
     let (from, to) = (old.number(), new.number());
     let back = to.epoch < from.epoch || (to.epoch == from.epoch && to.sequence <= from.sequence);
@@ -61,6 +85,12 @@ fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &Sign
 }
 
 impl State {
+    /// The key of that server, as it was at the beginning.
+    fn disks_key(&self, name: &ServerName) -> PublicKey {
+        let disk = self.disks.iter().find(|disk| disk.name == *name).expect("a server of this simulation");
+        keys::public(disk.key)
+    }
+
     /// A manager says that it has this revision: it must be durable there (invariant 3).
     pub(crate) fn offers(&mut self, machine: usize, header: Option<&SignedHeader>) {
         let Some(header) = header else { return };
@@ -95,13 +125,15 @@ impl State {
         }
     }
 
+    /// What the histories and sets of that machine hold.
+    fn revisions(&self, disk: &Disk) -> Changes {
+        let all = disk.history.iter().copied().chain(disk.sets.revision).chain(disk.position());
+        all.fold(Changes::default(), |sum, id| sum.and(self.content(Some(id))))
+    }
+
     /// What is somewhere: in sets, in recovery points, in histories, in a list of what is lost.
     fn somewhere(&self) -> Changes {
-        let revisions = |disk: &Disk| {
-            let all = disk.history.iter().copied().chain(disk.sets.revision).chain(disk.position());
-            all.fold(Changes::default(), |sum, id| sum.and(self.content(Some(id))))
-        };
-        let of = |disk: &Disk| disk.kept.and(disk.sets.edits).and(revisions(disk));
+        let of = |disk: &Disk| disk.kept.and(disk.sets.edits).and(self.revisions(disk));
         self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)))
     }
 
@@ -144,6 +176,15 @@ impl State {
             return Err(format!("managers: {names:?}"));
         };
         let record = manager.record().expect("it leads").record();
+        if let Some(document) = &manager.procedures
+            && let Some(procedure) = document.document().procedures.iter().find(|procedure| !procedure.is_over())
+        {
+            return Err(format!("{} is at step {}: {:?}", procedure.id, procedure.at, procedure.standing));
+        }
+        let out = |server: &&bellwether_proto::record::Server| server.drained || self.drained.contains(&server.name);
+        if let Some(server) = record.servers.iter().find(out) {
+            return Err(format!("{} is out of service", server.name));
+        }
         let head = manager.sets.revision;
         if manager.halted.is_some() {
             return Err(format!("{} stands still", manager.name));
@@ -173,6 +214,9 @@ impl State {
     pub(crate) fn silently_lost(&self) -> Changes {
         let there = |disk: &Disk| disk.kept.and(disk.sets.edits).and(self.content(disk.sets.revision));
         let there = self.disks.iter().fold(self.listed, |sum, disk| sum.and(there(disk)));
+        // A copy that a person has switched off keeps what it has.
+        let off = self.retired.iter().fold(there, |sum, machine| sum.and(self.revisions(&self.disks[*machine])));
+        let there = there.and(off);
         self.promised.without(there).without(self.destroyed)
     }
 }

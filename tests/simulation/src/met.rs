@@ -31,12 +31,18 @@ pub struct Met {
     pub copied: u64,
     /// Copies that were noticed beside the original.
     pub copies_noticed: u64,
+    /// Procedures that were begun.
+    pub procedures: u64,
+    /// Servers that were taken out of service.
+    pub drains: u64,
+    /// Unfinished procedures that a new manager went on with.
+    pub carried_on: u64,
 }
 
 impl Met {
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 14] {
+    pub fn counts(&self) -> [(&'static str, u64); 17] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -52,6 +58,9 @@ impl Met {
             ("groups formed anew", self.reformed),
             ("machines copied", self.copied),
             ("copies noticed", self.copies_noticed),
+            ("procedures begun", self.procedures),
+            ("servers drained", self.drains),
+            ("procedures carried on by a new manager", self.carried_on),
         ]
     }
 }
@@ -72,5 +81,8 @@ impl std::ops::AddAssign for Met {
         self.reformed += other.reformed;
         self.copied += other.copied;
         self.copies_noticed += other.copies_noticed;
+        self.procedures += other.procedures;
+        self.drains += other.drains;
+        self.carried_on += other.carried_on;
     }
 }

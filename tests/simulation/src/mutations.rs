@@ -1,6 +1,7 @@
 //! The simulation notices broken rules: each of these is what somebody could get wrong.
 
 use bellwether_manager::{
+    procedure::{Action, Next, Procedure, Task, World, next},
     recognition::Recognised,
     takeover::{Findings, Insists, Refused, Survey},
 };
@@ -67,4 +68,17 @@ fn insists(survey: &Survey<'_>, _: Insists) -> Result<Findings, Refused> {
 #[test]
 fn w24_a_candidate_that_takes_over_from_a_manager_that_answers() {
     says("W24: ", Rules { judge: insists, ..Rules::default() });
+}
+
+/// Drains though too few would serve.
+fn drains_at_once(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
+    match (next(procedure, world, now_ms), procedure.step().map(|step| &step.task)) {
+        (Next::Wait(..), Some(Task::Drain(servers))) => Next::Do(Action::Drain(servers.clone())),
+        (next, _) => next,
+    }
+}
+
+#[test]
+fn w23_a_procedure_that_drains_below_the_least_that_are_to_serve() {
+    says("W23: ", Rules { next: drains_at_once, ..Rules::default() });
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bellwether_manager::procedure::{Kind, Procedure, SignedDocument};
 use bellwether_proto::record::Role;
 
 use crate::{
@@ -105,6 +106,7 @@ impl Operator {
         } else if shows(&Notice::Conflict) {
             command(history, manager, Command::Take { force: true });
         }
+        finish_maintenance(history, manager);
         let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_));
         if history.world.borrow().notices[manager].iter().any(wants) {
             command(history, manager, Command::Sync);
@@ -163,6 +165,27 @@ impl Operator {
         for machine in refused {
             command(history, machine, Command::Leave);
         }
+    }
+}
+
+/// What stopped is given up; who is out of service then, is brought back.
+fn finish_maintenance(history: &History, manager: usize) {
+    let world = history.world.borrow();
+    let disk = &world.disks[manager];
+    let unfinished = |document: &SignedDocument| document.document().procedures.iter().any(|p| !p.is_over());
+    let goes_on = |document: &SignedDocument| document.document().procedures.iter().any(Procedure::goes_on);
+    let (busy, going) =
+        (disk.procedures.as_ref().is_some_and(unfinished), disk.procedures.as_ref().is_some_and(goes_on));
+    let servers = disk.record().map(|record| record.record().servers.clone()).unwrap_or_default();
+    let out = servers.into_iter().find(|server| server.drained || world.drained.contains(&server.name));
+    drop(world);
+    match out {
+        _ if busy && !going => command(history, manager, Command::GiveUp),
+        Some(server) if !busy => {
+            let kind = Kind::MaintenanceFinish { server: server.name };
+            command(history, manager, Command::Maintain(kind));
+        }
+        Some(_) | None => {}
     }
 }
 

@@ -4,6 +4,7 @@
 use bellwether_manager::{
     Leave, RoleRefused,
     group::By,
+    procedure::{self, Next, Procedure, World},
     recognition::{self, Holdings, Recognised, Remembered, Said},
     roles::{hand_over, take_over},
     takeover::{Findings, Insists, Refused, Survey},
@@ -45,6 +46,8 @@ pub struct Rules {
     pub(crate) accept: Accept,
     /// Whether who speaks is another start of who is connected.
     pub(crate) is_copy: fn(u64, u64) -> bool,
+    /// What a procedure does next.
+    pub(crate) next: fn(&Procedure, &World, u64) -> Next,
     /// A revision is durable before it is offered.
     pub(crate) save_first: bool,
     /// A member that the new manager's history does not know keeps what is replaced.
@@ -62,6 +65,7 @@ impl Default for Rules {
             recognise: recognition::recognise,
             accept: ticket::accept,
             is_copy: start::is_copy,
+            next: procedure::next,
             save_first: true,
             keep_forked: true,
         }

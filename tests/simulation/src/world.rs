@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
 };
 
+use bellwether_manager::procedure::Kind;
 use bellwether_proto::{
     Malformed,
     key::PublicKey,
@@ -49,6 +50,12 @@ pub(crate) enum Command {
     Remove(ServerName),
     /// Adds again (W19, W25).
     Add(ServerName),
+    /// Adds again, out of service until it is synced.
+    BringBack(ServerName),
+    /// Begins a procedure.
+    Maintain(Kind),
+    /// Gives up procedures that stopped.
+    GiveUp,
     /// Brings all members to the head whatever they have.
     Sync,
     /// Dissolves the group here (W22).
@@ -89,6 +96,8 @@ pub(crate) struct State {
     pub(crate) places: BTreeMap<ServerName, usize>,
     /// Machines that are of no farm: not yet a copy of any, or switched off for good.
     pub(crate) retired: BTreeSet<usize>,
+    /// Servers to which the balancer sends no requests.
+    pub(crate) drained: BTreeSet<ServerName>,
     /// Records that were read before: the same bytes are checked once in a history, which saves much of its time.
     read: HashMap<Vec<u8>, SignedRecord>,
     /// Numbers that servers draw.
@@ -131,6 +140,7 @@ impl World {
             armed: vec![None; n],
             places,
             retired: BTreeSet::new(),
+            drained: BTreeSet::new(),
             read: HashMap::new(),
             drawn,
             dying: BTreeSet::new(),

@@ -132,7 +132,7 @@ impl Server {
         let forget = |disk: &mut Disk| {
             (disk.held, disk.at) = (None, None);
             (disk.leads, disk.halted, disk.fault) = (false, None, None);
-            (disk.ticket, disk.fresh) = (None, None);
+            (disk.ticket, disk.fresh, disk.procedures) = (None, None, None);
             disk.sessions.clear();
             disk.history.clear();
         };

@@ -24,6 +24,10 @@ impl Server {
             Some(down::Message::Head(head)) => self.heard(head),
             Some(down::Message::Offer(offer)) => self.offered(number, offer).await,
             Some(down::Message::Sync(_)) => self.put_edits_away().await,
+            Some(down::Message::Procedures(wire)) => {
+                self.procedures_told(&wire).await;
+                Ok(())
+            }
             Some(down::Message::Fence(fence)) => self.fenced(fence.reason).await,
             Some(down::Message::Keepalive(beat)) => {
                 self.up_to(number, up::Message::Keepalive(beat));

@@ -9,7 +9,7 @@ use bellwether_proto::{
     v1::{self, down, up},
 };
 
-use super::{Purpose, Server, Standing, host};
+use super::{Purpose, Server, Standing, host, procedures::Told};
 use crate::{
     net::Number,
     packet::Body,
@@ -38,6 +38,8 @@ pub(super) struct Lane {
     pub(super) remembered: Remembered,
     /// Another start of it has spoken: if this one lives, one of the two is a copy.
     pub(super) suspect: bool,
+    /// What it was sent of the procedures.
+    pub(super) told: Told,
 }
 
 impl Lane {
@@ -177,10 +179,14 @@ impl Server {
                 if let (Some(number), Some(record)) = (number, self.record()) {
                     self.down_to(number, down::Message::Record(record.to_wire()));
                 }
+                self.show_procedures(name);
             }
-            Some(up::Message::Keepalive(_)) if lane.suspect => {
-                lane.suspect = false;
-                self.world.borrow_mut().notice(self.machine, Notice::Copy(name.clone()));
+            Some(up::Message::Keepalive(beat)) => {
+                let (number, suspect) = (lane.number, std::mem::take(&mut lane.suspect));
+                self.beats(name, beat.time_ms, number);
+                if suspect {
+                    self.world.borrow_mut().notice(self.machine, Notice::Copy(name.clone()));
+                }
                 return;
             }
             Some(up::Message::Report(report)) => {
@@ -268,16 +274,8 @@ impl Server {
         let next = match command.clone() {
             Command::Remove(name) => group::remove(&held, &name, &by),
             Command::Add(name) => group::add_again(&held, &name, &by),
-            Command::Disable(name) => {
-                let mut record = held.record().clone();
-                record.version.version += 1;
-                record
-                    .servers
-                    .iter_mut()
-                    .filter(|s| s.name == name && s.role == Role::Member)
-                    .for_each(|s| s.role = Role::Disabled);
-                Ok(Some(record))
-            }
+            Command::BringBack(name) => group::bring_back(&held, &name, &by),
+            Command::Disable(name) => group::disable(&held, &name, &by),
             Command::Admit(name) => {
                 let host = name.as_str().to_owned();
                 let index: usize = host.trim_start_matches("web").parse().expect("a server of this simulation");

@@ -4,6 +4,7 @@
 mod change;
 mod follow;
 mod lanes;
+mod procedures;
 mod records;
 mod reform;
 mod sessions;
@@ -233,7 +234,10 @@ impl Server {
         match self.standing() {
             Some(Standing::Manager) if self.leads_from_ms != 0 => {}
             Some(Standing::Manager) if !self.leads() => self.look_for_successor(),
-            Some(Standing::Manager) => self.lead().await,
+            Some(Standing::Manager) => {
+                self.lead().await;
+                self.drive_procedures().await;
+            }
             Some(_) => self.look_for_manager(),
             None => {}
         }
@@ -251,7 +255,9 @@ impl Server {
             Command::Edit(change) => self.edit(change).await,
             Command::Promote(to, leave) => self.begin_handover(to, leave).await,
             Command::Take { force } => self.begin_takeover(force),
-            Command::Disable(_) | Command::Remove(_) | Command::Add(_) | Command::Admit(_) => {
+            Command::Maintain(kind) => self.maintain(kind).await,
+            Command::GiveUp => self.give_up().await,
+            Command::Disable(_) | Command::Remove(_) | Command::Add(_) | Command::BringBack(_) | Command::Admit(_) => {
                 self.edit_group(command).await;
             }
             Command::Enter(held) => self.enter(*held).await,
