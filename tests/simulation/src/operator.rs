@@ -215,7 +215,15 @@ fn look_at_copies(history: &mut History) {
     let named = own(a) || own(b) || world.notices.iter().flatten().any(of_it);
     let forgot = [a, b].into_iter().find(|machine| world.disks[*machine].held.is_none());
     let elsewhere = if world.places[&name] == a { b } else { a };
-    let off = forgot.or(named.then_some(elsewhere));
+    // One that leads nobody talks to nobody who could tell: only who copied the machine knows of it.
+    let alone = [a, b].into_iter().find(|machine| {
+        let own = keys::public(world.disks[*machine].key);
+        let record = world.disks[*machine].record().map(|record| record.record());
+        record.is_some_and(|record| {
+            record.manager().key == own && record.servers.iter().all(|server| server.role != Role::Member)
+        })
+    });
+    let off = forgot.or(named.then_some(elsewhere)).or(alone);
     drop(world);
     let Some(off) = off else { return };
     let mut world = history.world.borrow_mut();
