@@ -101,6 +101,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let bound = Bound::bind(&config).await?;
 
     let seen = Arc::new(Seen::default());
+    seen.remember(&layout, |header| record.is_managers(header));
     let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone()));
     let incarnation = incarnation::next(&layout).map_err(|e| CommandError::failed(&e))?;
     let mut claims = Vec::new();
@@ -144,7 +145,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         record,
         standing,
         peers,
-        seen,
+        seen: seen.clone(),
         board: board.clone(),
         locals,
         events: seeing,
@@ -170,6 +171,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         tokio::spawn(knock(agent.clone())),
         tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
         tokio::spawn(probe.run()),
+        tokio::spawn(seen.clone().keep(layout.clone())),
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
     let checked = in_service.clone();
@@ -182,6 +184,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     if let Err(error) = running.await {
         tracing::error!(%error, "the role ended badly");
     }
+    seen.save(&layout);
     if agent.leaving.load(Ordering::SeqCst) {
         layout.forget().map_err(|e| CommandError::failed(&e))?;
     }
