@@ -71,6 +71,8 @@ use crate::{
 pub struct Options {
     /// Finish what a crash interrupted, then end; ordered before the services whose configuration it is.
     pub recover_only: bool,
+    /// Stop when standard input ends: whoever started it is gone.
+    pub until_eof: bool,
 }
 
 /// How long open calls may take to end when the agent stops.
@@ -93,6 +95,9 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         return recover_only(&layout, &role::paths(&config), &held);
     }
     let stop = stop_on_signal()?;
+    if options.until_eof {
+        stop_at_the_end_of_input(stop.clone());
+    }
     let (events, observed) = mpsc::unbounded_channel();
     let (ready_to, ready) = watch::channel(Ready::no("starting"));
     let (folded, awaited) = mpsc::channel(INPUTS);
@@ -239,6 +244,16 @@ fn stop_on_signal() -> Result<watch::Sender<bool>, CommandError> {
         });
     }
     Ok(stop)
+}
+
+/// Ends everything when standard input does: the system closes it when its other end dies, however that dies.
+fn stop_at_the_end_of_input(stop: watch::Sender<bool>) {
+    // Not a task: nothing could end one that reads.
+    std::thread::spawn(move || {
+        let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        tracing::info!(?ended, "standard input has ended: stopping");
+        stop.send_replace(true);
+    });
 }
 
 /// Folds events into the farm's status, and makes it anew once a second: lags grow by themselves.
