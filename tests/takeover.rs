@@ -138,10 +138,12 @@ fn w24_what_a_member_has_only_heard_of_is_named_after_its_restart() {
         });
     }
     farm.server_mut(0).kill();
-    for index in [1, 2] {
-        assert!(farm.server_mut(index).stop().success());
-        farm.server_mut(index).start();
-    }
+    // One is killed, some seconds later; one is stopped, and notes it then.
+    let noted = farm.server(1).state().join("seen.json");
+    wait_for("a note of what was only heard of", DEADLINE, || if noted.exists() { Ok(()) } else { Err("none".into()) });
+    farm.server_mut(1).kill();
+    assert!(farm.server_mut(2).stop().success());
+    [1, 2].into_iter().for_each(|index| farm.server_mut(index).start());
     let planned = farm.server(2).command(&["promote", "--self", "--dry-run"]).success();
     planned.says(&["1.2 of", "the last word (seen by member2, member1)"]);
     assert!(!farm.server(1).web("heard.conf").exists(), "nobody has more than the word of it");
