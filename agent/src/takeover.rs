@@ -35,7 +35,7 @@ pub(crate) struct Answer {
     pub(crate) at: Option<SignedHeader>,
     /// The newest that it has heard of.
     pub(crate) seen: Vec<SignedHeader>,
-    /// A manager talks to it.
+    /// A manager talks to it, and answered it just now.
     pub(crate) follows: bool,
     /// It is the manager.
     pub(crate) leads: bool,
@@ -77,7 +77,7 @@ pub(crate) struct Insists {
 pub(crate) struct Findings {
     /// One line for each server.
     pub(crate) servers: Vec<String>,
-    /// Revisions that others have seen and this server lacks.
+    /// Revisions that were seen anywhere and this server does not hold.
     pub(crate) lost: Vec<String>,
     /// The highest epoch that is known anywhere.
     pub(crate) epoch: u64,
@@ -105,7 +105,7 @@ pub(crate) enum Refused {
     Answers(ServerName, ServerName),
     /// Another server hears the manager.
     #[error(
-        "{0} still hears the manager, {1}; look at the network between that and this server (or insist with --force)"
+        "{1}, the manager, answered {0} just now; look at the network between {1} and this server (or insist with --force)"
     )]
     Heard(ServerName, ServerName),
     /// Another candidate has more.
@@ -173,7 +173,7 @@ impl Survey<'_> {
         // Nobody's bare word uses the epochs up.
         let known = self.answers().map(|(_, answer)| answer.record.epoch.0).filter(|epoch| *epoch <= own + AHEAD);
         let epoch = known.max().unwrap_or_default().max(own);
-        Findings { servers, lost: self.lost(), epoch }
+        Findings { servers, lost: self.lost(at), epoch }
     }
 
     fn line(&self, name: &ServerName, answer: &Result<Answer, Silence>, at: Number) -> String {
@@ -192,13 +192,17 @@ impl Survey<'_> {
         }
     }
 
-    /// What others have seen and this server has not, newest last; only what a server of the group has signed.
-    fn lost(&self) -> Vec<String> {
-        let known = |id: RevisionId| self.seen.iter().any(|header| header.id() == id);
+    /// What has been seen, here or elsewhere, and this server does not hold, newest last; only what a server of the group has
+    /// signed.
+    fn lost(&self, at: Number) -> Vec<String> {
+        // What it has only heard of is none of its own.
+        let known = |id: RevisionId| self.seen.iter().any(|header| header.id() == id && header.number() <= at);
         let oldest = self.seen.iter().map(|header| header.number().sequence).min().unwrap_or_default();
         let mut lost: BTreeMap<(Number, RevisionId), (&SignedHeader, Vec<&str>)> = BTreeMap::new();
-        for (name, answer) in self.answers() {
-            for header in answer.seen.iter().chain(&answer.at) {
+        let own = (self.own, self.seen.iter().chain(&None));
+        let others = self.answers().map(|(name, answer)| (name, answer.seen.iter().chain(&answer.at)));
+        for (name, headers) in [own].into_iter().chain(others) {
+            for header in headers {
                 let number = header.number();
                 if number.sequence > oldest && !known(header.id()) && self.is_signed(header) {
                     let (_, by) = lost.entry((number, header.id())).or_insert((header, Vec::new()));

@@ -123,6 +123,15 @@ fn it_does_not_while_another_candidate_has_more_and_what_may_be_lost_is_named() 
 }
 
 #[test]
+fn what_this_server_has_only_heard_of_is_lost_too() {
+    let mut farm = Farm::new();
+    let heard = farm.header(6);
+    farm.seen.push(heard);
+    let found = farm.judge(false, false).expect("it may");
+    assert!(found.lost.len() == 1 && found.lost[0].contains("change 6 (seen by a)"), "{:?}", found.lost);
+}
+
+#[test]
 fn what_was_edited_or_failed_here_does_not_become_the_truth_unasked() {
     let mut farm = Farm::new();
     farm.account.drift = (2, vec!["web:a".into(), "web:b".into()]);
