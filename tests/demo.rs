@@ -1,6 +1,10 @@
 //! The demo, as it is tried first.
 
-use crate::farm::{bellwether, run};
+use std::{fs, path::Path, process::Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::farm::{DEADLINE, bellwether, run, wait_for};
 
 #[test]
 fn demo_once_works_and_leaves_nothing_behind() {
@@ -17,4 +21,46 @@ fn demo_copies_your_own_tree_and_leaves_it_alone() {
     run(bellwether().args(["demo", "--once", "--members", "1", "--config-dir"]).arg(own.path())).success();
     assert_eq!(std::fs::read(own.path().join("mine.conf")).expect("there"), b"mine");
     assert_eq!(std::fs::read_dir(own.path()).expect("it").count(), 1);
+}
+
+/// The agents of the demo in that directory for temporary files, by process.
+fn agents(home: &Path) -> Vec<i32> {
+    let inside = |process: &fs::DirEntry| {
+        let directory = fs::read_link(process.path().join("cwd")).ok()?;
+        let is_agent = fs::read_to_string(process.path().join("cmdline")).ok()?.contains("\0serve\0");
+        let process = process.file_name().to_str()?.parse().ok()?;
+        (is_agent && directory.starts_with(home)).then_some(process)
+    };
+    fs::read_dir("/proc").expect("processes").flatten().filter_map(|process| inside(&process)).collect()
+}
+
+/// Whatever the test finds: nothing is left running.
+struct Sweep<'a>(&'a Path);
+
+impl Drop for Sweep<'_> {
+    fn drop(&mut self) {
+        for agent in agents(self.0).into_iter().filter_map(Pid::from_raw) {
+            // It may end just now.
+            let _ = kill_process(agent, Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn demo_that_is_killed_leaves_no_agent_behind() {
+    let home = tempfile::tempdir().expect("a directory");
+    let _sweep = Sweep(home.path());
+    let mut demo = bellwether();
+    demo.args(["demo", "--members", "2"]).env("TMPDIR", home.path()).stdin(Stdio::null());
+    let mut demo = demo.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a demo");
+    wait_for("three agents", DEADLINE, || {
+        let agents = agents(home.path());
+        let ended = demo.try_wait().expect("its state");
+        if agents.len() == 3 { Ok(()) } else { Err(format!("{agents:?}, {ended:?}")) }
+    });
+    demo.kill().and_then(|()| demo.wait()).expect("killed");
+    wait_for("no agent", DEADLINE, || {
+        let left = agents(home.path());
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
 }

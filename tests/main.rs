@@ -26,6 +26,7 @@ mod partitions;
 mod promotion;
 mod real_trees;
 mod recovery;
+mod reforming;
 mod restoring;
 mod space;
 mod takeover;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether_manager::failpoints::HANDOVER;
 use bellwether_proto::record::Role;
 use serde_json::Value;
 
@@ -309,4 +310,123 @@ fn w18_the_progress_of_procedures_goes_to_candidates_only() {
     let record = farm.status().record;
     farm.manager().command(&["maintenance", "finish", "member2", "--yes"]).success();
     assert_eq!(farm.status().record, record);
+}
+
+/// Nobody is left out of service: not in the record, and each says that it is ready.
+fn assert_nobody_drained(farm: &Farm) {
+    let listed = farm.manager().command(&["server", "list"]).success();
+    assert!(!listed.stdout.contains("drained") && !listed.stdout.contains("disabled"), "{listed}");
+    for index in 0..3 {
+        let server = farm.server(index);
+        wait_for(&format!("{} in service", server.name), DEADLINE, || match ready(server)? {
+            (200, _) => Ok(()),
+            (_, answer) => Err(answer),
+        });
+    }
+}
+
+/// Hands over from one server to the other and back in `maintenance start`, once for each of `points`, where server `dies`
+/// (the one that hands over, or the one that takes the role) is killed. The procedure goes on by itself.
+fn kill_in_handovers(points: &[&str], dies: impl Fn(usize) -> usize) {
+    let mut farm = Farm::plan().members(2).start();
+    farm.manager().command(&["group", "set", "--drain-timeout", "1s"]).success();
+    for (round, point) in points.iter().enumerate() {
+        let (old, new) = (round % 2, 1 - round % 2);
+        let (from, to) = (farm.server(old).name.clone(), farm.server(new).name.clone());
+        let (start, finish) = (format!("p{}", 2 * round + 1), format!("p{}", 2 * round + 2));
+        println!("{start}: {from} hands over to {to}, kill -9 at {point}");
+        let armed = dies(old);
+        farm.server_mut(armed).kill();
+        farm.server_mut(armed).start_with(&[("BELLWETHER_FAILPOINT", point)]);
+        farm.wait_in_sync();
+        wait_procedures_known(&farm, new);
+        let begin = ["maintenance", "start", &from, "--promote", &to, "--yes", "--timeout", "60s"];
+        // Its agent is killed, or the role moves away from it: what the command says depends on which comes first.
+        farm.manager().command(&begin);
+        let server = farm.server_mut(armed);
+        wait_for(&format!("death at {point}"), DEADLINE, || server.ended().ok_or("it runs".to_owned()));
+        server.kill();
+        server.start();
+
+        farm.led_by(new);
+        wait_procedure(farm.server(new), &start, "done", is_done);
+        farm.wait_status("the new manager", |status| status.manager.as_str() == to && status.observer.as_str() == to);
+        assert_eq!(role(farm.manager(), &from), Some(Role::Disabled), "killed at {point}");
+        farm.manager().write("index.html", format!("<p>after {point}</p>"));
+        farm.wait_same(farm.server(2));
+        farm.manager().command(&["maintenance", "finish", &from, "--yes"]).success();
+        assert!(is_done(&procedure(farm.manager(), &finish)), "killed at {point}");
+        farm.wait_equal();
+        assert_nobody_drained(&farm);
+    }
+    farm.assert_equal();
+}
+
+/// Waits until that candidate has what the manager has of procedures.
+fn wait_procedures_known(farm: &Farm, candidate: usize) {
+    let listed = |server: &Server| server.command(&["procedure", "list"]).stdout;
+    wait_for("the candidate knowing of the procedures", DEADLINE, || {
+        let (theirs, ours) = (listed(farm.server(candidate)), listed(farm.manager()));
+        if theirs == ours { Ok(()) } else { Err(format!("{theirs}\n{ours}")) }
+    });
+}
+
+#[test]
+fn w18_the_manager_is_killed_at_every_point_of_a_procedure_before_it_hands_over() {
+    let points = [
+        "procedure.begun",
+        "procedure.trying",
+        "record.saved",
+        "procedure.acted",
+        "procedure.noted",
+        "procedure.passed",
+        "procedure.trying:2",
+    ];
+    kill_in_handovers(&points, |old| old);
+}
+
+#[test]
+fn w18_the_manager_is_killed_at_every_point_of_the_handover_in_a_procedure() {
+    let after = ["procedure.acted:2", "procedure.noted:2"];
+    let points: Vec<_> = HANDOVER.iter().copied().chain(after).collect();
+    kill_in_handovers(&points, |old| old);
+}
+
+#[test]
+fn w18_the_new_manager_is_killed_when_it_has_just_taken_over() {
+    let points = ["publish.begun", "publish.committed", "procedure.taken", "procedure.passed"];
+    kill_in_handovers(&points, |old| 1 - old);
+}
+
+/// It dies with the role before it has told anybody; the third server takes over, and finds the procedure as it was.
+#[test]
+fn w18_w24_the_new_manager_is_lost_in_the_procedure_that_made_it_manager() {
+    let mut farm = Farm::plan().members(2).start();
+    farm.manager().command(&["group", "set", "--drain-timeout", "1s"]).success();
+    farm.server_mut(1).kill();
+    farm.server_mut(1).start_with(&[("BELLWETHER_FAILPOINT", "publish.committed")]);
+    farm.wait_in_sync();
+    let begin = ["maintenance", "start", "manager", "--promote", "member1", "--yes", "--timeout", "2s"];
+    farm.manager().command(&begin);
+    let new = farm.server_mut(1);
+    wait_for("death at publish.committed", DEADLINE, || new.ended().ok_or("it runs".to_owned()));
+    new.kill();
+
+    // It learns of the lost manager from the old one.
+    let recover = ["recover", "manager", "--attest", "its power is off", "--yes"];
+    farm.server(2).command(&recover).success().says(&["make member2 manager by itself; member1 becomes disabled"]);
+    farm.led_by(2);
+    wait_procedure(farm.manager(), "p1", "stopped", |shown| {
+        shown["procedure"]["standing"]["failed"]["reason"] == "member2 has become manager meanwhile"
+    });
+    farm.manager().command(&["maintenance", "finish", "manager", "--yes"]).refused().says(&["p1", "is not over"]);
+    let said = farm.manager().command(&["procedure", "abort", "p1", "--yes"]).success();
+    said.says(&["drained: ", "manager", "disabled: "]);
+    farm.server_mut(1).start();
+    for name in ["manager", "member1"] {
+        farm.manager().command(&["maintenance", "finish", name, "--yes"]).success().says(&["serves again"]);
+    }
+    farm.wait_equal();
+    farm.assert_equal();
+    assert_nobody_drained(&farm);
 }

@@ -16,7 +16,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Stops the agent, keeps its state, and starts it again.
-fn back_up(server: &mut Server) -> PathBuf {
+pub(crate) fn back_up(server: &mut Server) -> PathBuf {
     server.stop();
     let backup = server.home.join("backup");
     copy(&server.state(), &backup);
@@ -25,7 +25,7 @@ fn back_up(server: &mut Server) -> PathBuf {
 }
 
 /// Stops the agent, puts the state back, and starts it again; the sets stay as they are.
-fn restore(server: &mut Server, backup: &Path) {
+pub(crate) fn restore(server: &mut Server, backup: &Path) {
     server.stop();
     fs::remove_dir_all(server.state()).expect("removed");
     copy(backup, &server.state());
@@ -49,7 +49,7 @@ fn clone_machine(original: &Server, copied: &Server) {
     }
 }
 
-fn wait_halted(farm: &Farm, words: &[&str]) {
+pub(crate) fn wait_halted(farm: &Farm, words: &[&str]) {
     let shown = farm.wait_server(farm.manager(), "an error", |s| {
         s.state == State::Error
             && s.reason.as_ref().is_some_and(|reason| words.iter().all(|word| reason.contains(word)))

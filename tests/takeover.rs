@@ -123,3 +123,33 @@ fn w24_invariant_2_a_takeover_that_was_killed_when_it_was_durable_is_in_force() 
     farm.manager().write("index.html", "two");
     farm.wait_same(farm.server(2));
 }
+
+#[test]
+fn w24_what_a_member_has_only_heard_of_is_named_after_its_restart() {
+    let mut farm = farm(2);
+    farm.manager().command(&["pause"]).success();
+    farm.manager().command_with_input(&["put", "web:heard.conf", "--message", "the last word"], "of it").success();
+    let head = farm.wait_status("a head", |status| status.head.is_some_and(|head| head.sequence > 1)).head;
+    for index in [1, 2] {
+        let member = farm.server(index);
+        wait_for(&format!("{} hearing of it", member.name), DEADLINE, || {
+            let status = member.status()?;
+            if status.head == head { Ok(()) } else { Err(format!("{:?}", status.head)) }
+        });
+    }
+    farm.server_mut(0).kill();
+    // One is killed, some seconds later; one is stopped, and notes it then.
+    let noted = farm.server(1).state().join("seen.json");
+    wait_for("a note of what was only heard of", DEADLINE, || if noted.exists() { Ok(()) } else { Err("none".into()) });
+    farm.server_mut(1).kill();
+    assert!(farm.server_mut(2).stop().success());
+    [1, 2].into_iter().for_each(|index| farm.server_mut(index).start());
+    let planned = farm.server(2).command(&["promote", "--self", "--dry-run"]).success();
+    planned.says(&["1.2 of", "the last word (seen by member2, member1)"]);
+    assert!(!farm.server(1).web("heard.conf").exists(), "nobody has more than the word of it");
+
+    // What was only heard of stays named by who takes over, and is nobody's to wait for.
+    takes_over(&farm, 2, &[]).success().says(&["the last word"]);
+    farm.led_by(2);
+    farm.wait_same(farm.server(1));
+}

@@ -71,6 +71,8 @@ use crate::{
 pub struct Options {
     /// Finish what a crash interrupted, then end; ordered before the services whose configuration it is.
     pub recover_only: bool,
+    /// Stop when standard input ends: whoever started it is gone.
+    pub until_eof: bool,
 }
 
 /// How long open calls may take to end when the agent stops.
@@ -93,6 +95,9 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         return recover_only(&layout, &role::paths(&config), &held);
     }
     let stop = stop_on_signal()?;
+    if options.until_eof {
+        stop_at_the_end_of_input(stop.clone());
+    }
     let (events, observed) = mpsc::unbounded_channel();
     let (ready_to, ready) = watch::channel(Ready::no("starting"));
     let (folded, awaited) = mpsc::channel(INPUTS);
@@ -101,6 +106,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let bound = Bound::bind(&config).await?;
 
     let seen = Arc::new(Seen::default());
+    seen.remember(&layout, |header| record.is_managers(header));
     let incarnation = incarnation::next(&layout).map_err(|e| CommandError::failed(&e))?;
     let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone(), incarnation));
     let mut claims = Vec::new();
@@ -144,7 +150,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         record,
         standing,
         peers,
-        seen,
+        seen: seen.clone(),
         board: board.clone(),
         locals,
         events: seeing,
@@ -170,6 +176,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         tokio::spawn(knock(agent.clone())),
         tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
         tokio::spawn(probe.run()),
+        tokio::spawn(seen.clone().keep(layout.clone())),
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
     let checked = in_service.clone();
@@ -182,6 +189,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     if let Err(error) = running.await {
         tracing::error!(%error, "the role ended badly");
     }
+    seen.save(&layout);
     if agent.leaving.load(Ordering::SeqCst) {
         layout.forget().map_err(|e| CommandError::failed(&e))?;
     }
@@ -236,6 +244,16 @@ fn stop_on_signal() -> Result<watch::Sender<bool>, CommandError> {
         });
     }
     Ok(stop)
+}
+
+/// Ends everything when standard input does: the system closes it when its other end dies, however that dies.
+fn stop_at_the_end_of_input(stop: watch::Sender<bool>) {
+    // Not a task: nothing could end one that reads.
+    std::thread::spawn(move || {
+        let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        tracing::info!(?ended, "standard input has ended: stopping");
+        stop.send_replace(true);
+    });
 }
 
 /// Folds events into the farm's status, and makes it anew once a second: lags grow by themselves.

@@ -10,7 +10,7 @@ use bellwether_proto::{
     key::PublicKey,
     limits,
     record::{RecordRefused, SignedRecord, Version, chain},
-    revision::Epoch,
+    revision::{Epoch, SignedHeader},
     status::{Event, Observation},
 };
 use bellwether_store::state_file::{self, StateFileError};
@@ -133,6 +133,12 @@ impl GroupRecord {
     pub(crate) fn manager_of(&self, epoch: Epoch) -> Option<PublicKey> {
         let chain = self.locked();
         chain::manager_of(&chain, &self.current(), epoch)
+    }
+
+    /// Whether this is a revision of this group that the manager of its epoch signed.
+    pub(crate) fn is_managers(&self, header: &SignedHeader) -> bool {
+        let ours = header.header().group == self.current().record().group;
+        ours && self.manager_of(header.number().epoch).is_some_and(|manager| header.signed_by(&manager))
     }
 
     /// Who signed the record that ended that epoch, as far as it is known here.

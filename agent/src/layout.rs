@@ -39,6 +39,8 @@ places! {
     procedures = "procedures.json";
     /// The revision that the sets hold, the highest epoch seen, the error that this server is in.
     position = "position.json";
+    /// Revisions that were only heard of.
+    seen = "seen.json";
     /// The ticket of the last session with a manager (W14).
     ticket = "ticket.json";
     /// The tickets that this manager gave.
@@ -112,6 +114,7 @@ impl Layout {
             self.position(),
             self.tokens(),
             self.procedures(),
+            self.seen(),
             self.ticket(),
             self.sessions(),
             self.halted(),

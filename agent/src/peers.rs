@@ -39,6 +39,8 @@ use crate::{error::chain, group::GroupRecord, seen::Seen, services::link::Card, 
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a manager waits for all others before it leads, when it starts.
 const BEFORE_LEADING: Duration = Duration::from_secs(1);
+/// How long the manager may take to prove that it is there, when another server asks whether it is.
+const PROBE: Duration = Duration::from_secs(2);
 /// How many are talked to at once.
 const AT_ONCE: usize = 64;
 /// How many are asked at a time when nobody in particular is meant.
@@ -168,6 +170,12 @@ impl Peers {
         let answer =
             timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await.map_err(|_| "no answer".to_owned())?;
         answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+    }
+
+    /// Whether the manager proves its key at this moment: a stream that is open yet says what was, not what is.
+    pub(crate) async fn manager_answers(&self) -> bool {
+        let current = self.record.current();
+        timeout(PROBE, self.dial(current.record().manager())).await.is_ok_and(|dialled| dialled.is_ok())
     }
 
     /// Asks all these at once; ends when all have answered, or one of them has brought a newer epoch.

@@ -133,13 +133,8 @@ impl Ground {
     fn weigh(&self, found: &mut Found, server: &Server, survey: &v1::SurveyReply, kept: &Kept) {
         let headers =
             survey.seen.iter().chain(&survey.at).filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok());
-        let group = self.record.current().record().group;
-        let signed = |header: &SignedHeader| {
-            let manager = self.record.manager_of(header.number().epoch);
-            header.header().group == group && manager.is_some_and(|manager| header.signed_by(&manager))
-        };
         let mut newest = None;
-        for header in headers.filter(signed) {
+        for header in headers.filter(|header| self.record.is_managers(header)) {
             let number = header.number();
             newest = newest.max(Some(number));
             found.note(number);

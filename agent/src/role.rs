@@ -141,6 +141,8 @@ pub(crate) enum BeginError {
     Open(#[from] member::OpenError),
     #[error(transparent)]
     State(#[from] bellwether_store::state_file::StateFileError),
+    #[error("forming the group anew was interrupted and cannot be completed")]
+    Reform(#[from] reform::ReformError),
     #[error(transparent)]
     Stopping(#[from] tokio::task::JoinError),
 }
@@ -155,7 +157,7 @@ impl BeginError {
             Self::Start(
                 S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping,
             ) => false,
-            Self::Open(_) | Self::State(_) | Self::Stopping(_) => false,
+            Self::Open(_) | Self::State(_) | Self::Reform(_) | Self::Stopping(_) => false,
         }
     }
 }
@@ -347,6 +349,7 @@ impl Roles {
     }
 
     async fn take_up(&mut self) -> Result<(), BeginError> {
+        self.finish_reform().await?;
         let (stop, stopped) = watch::channel(false);
         let (standing, running) = match self.duty {
             Duty::Lead(_) => self.lead(stopped).await?,
@@ -362,6 +365,15 @@ impl Roles {
         }
         self.standing.send_replace(standing);
         self.halted = false;
+        Ok(())
+    }
+
+    /// What an interrupted `group reform` left: completed before this server leads, or removed (W13).
+    async fn finish_reform(&self) -> Result<(), BeginError> {
+        let (state, record) = (self.parts.layout.state().to_owned(), self.parts.record.current());
+        if tokio::task::spawn_blocking(move || reform::finish(&state, &record)).await?? {
+            self.parts.peers.go_on();
+        }
         Ok(())
     }
 

@@ -1,19 +1,36 @@
 //! The newest revisions that this server has heard of, and the one that its sets hold: what it tells a candidate that asks
 //! who has seen the most (W24).
+//!
+//! The history keeps what was received. What was only heard of is noted in `seen.json` by a task of its own
+//! ([`Seen::keep`]), some seconds later and never with a sync: no update waits for it, and a crash may lose the last of it.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bellwether_proto::revision::{Number, RevisionId, SignedHeader};
+use bellwether_store::state_file;
+use tokio::sync::watch;
+
+use crate::{error::chain, layout::Layout};
 
 /// How many are remembered.
 const REMEMBERED: usize = 64;
+/// From one note on the disk to the next.
+const EVERY: Duration = Duration::from_secs(3);
 
 /// Shared by the member's thread, which notes them, and the services.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(Mutex<State>);
+pub(crate) struct Seen {
+    state: Mutex<State>,
+    /// Counts what is new.
+    changes: watch::Sender<u64>,
+    /// What the file has; held while it is written.
+    noted: Mutex<Vec<RevisionId>>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -25,10 +42,61 @@ impl Seen {
     /// A header that the manager of its epoch signed.
     pub(crate) fn note(&self, header: SignedHeader) {
         let newest = &mut self.state().newest;
-        newest.insert((header.number(), header.id()), header);
+        if newest.insert((header.number(), header.id()), header).is_none() {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
         if newest.len() > REMEMBERED {
             newest.pop_first();
         }
+    }
+
+    /// Remembers what was noted on the disk, as far as `is_managers` says that a manager of this group signed it. A file that
+    /// cannot be read says nothing. Blocks.
+    pub(crate) fn remember(&self, layout: &Layout, is_managers: impl Fn(&SignedHeader) -> bool) {
+        let headers: Vec<SignedHeader> = match state_file::load(&layout.seen()) {
+            Ok(headers) => headers.unwrap_or_default(),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "what was only heard of before is forgotten");
+                return;
+            }
+        };
+        let ours: Vec<_> = headers.into_iter().take(REMEMBERED).filter(is_managers).collect();
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = ours.iter().map(SignedHeader::id).collect();
+        ours.into_iter().for_each(|header| self.note(header));
+    }
+
+    /// Notes on the disk what was only heard of, until it is dropped; see [`Seen::save`] for the end.
+    pub(crate) async fn keep(self: Arc<Self>, layout: Layout) {
+        let mut changes = self.changes.subscribe();
+        while changes.changed().await.is_ok() {
+            // What comes with the next update is in the history by then: mostly there is nothing to note.
+            tokio::time::sleep(EVERY).await;
+            changes.mark_unchanged();
+            let (seen, layout) = (self.clone(), layout.clone());
+            // An error: the agent is stopping.
+            let _ = tokio::task::spawn_blocking(move || seen.save(&layout)).await;
+        }
+    }
+
+    /// Notes on the disk what was only heard of, where that is not what was noted last. Blocks.
+    pub(crate) fn save(&self, layout: &Layout) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = self.heard();
+        let ids: Vec<_> = heard.iter().map(SignedHeader::id).collect();
+        if *noted == ids {
+            return;
+        }
+        match write(&layout.seen(), &heard) {
+            Ok(()) => *noted = ids,
+            Err(why) => tracing::warn!(why, "what was only heard of is not noted"),
+        }
+    }
+
+    /// What is newer than what the sets hold, oldest first.
+    fn heard(&self) -> Vec<SignedHeader> {
+        let state = self.state();
+        let at = state.at.as_ref().map(SignedHeader::number);
+        state.newest.values().filter(|header| Some(header.number()) > at).cloned().collect()
     }
 
     /// The sets hold this revision.
@@ -55,8 +123,12 @@ impl Seen {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn write(path: &Path, heard: &[SignedHeader]) -> Result<(), String> {
+    state_file::note(path, &heard).map_err(|error| chain(&error))
 }
 
 #[cfg(test)]
@@ -69,28 +141,59 @@ mod tests {
 
     use super::*;
 
+    fn header(key: &KeyPair, sequence: u64) -> SignedHeader {
+        let header = Header {
+            group: [7; 16].into(),
+            number: Number { epoch: Epoch(1), sequence },
+            parent: None,
+            manager: "web1".parse().unwrap(),
+            incarnation: 1,
+            time_ms: 0,
+            author: String::new(),
+            message: String::new(),
+            labels: Default::default(),
+            root: Hash::of(b"root"),
+        };
+        SignedHeader::sign(header, key)
+    }
+
+    fn sequences(headers: &[SignedHeader]) -> Vec<u64> {
+        headers.iter().map(|header| header.number().sequence).collect()
+    }
+
     #[test]
     fn the_newest_are_remembered_and_no_more() {
         let (seen, key) = (Seen::default(), KeyPair::generate());
         for sequence in 1..=100 {
-            let header = Header {
-                group: [7; 16].into(),
-                number: Number { epoch: Epoch(1), sequence },
-                parent: None,
-                manager: "web1".parse().unwrap(),
-                incarnation: 1,
-                time_ms: 0,
-                author: String::new(),
-                message: String::new(),
-                labels: Default::default(),
-                root: Hash::of(b"root"),
-            };
-            let header = SignedHeader::sign(header, &key);
+            let header = header(&key, sequence);
             seen.note(header.clone());
             seen.hold(Some(header));
         }
-        let sequences: Vec<_> = seen.newest().iter().map(|header| header.number().sequence).collect();
-        assert_eq!(sequences, (37..=100).collect::<Vec<_>>());
+        assert_eq!(sequences(&seen.newest()), (37..=100).collect::<Vec<_>>());
         assert_eq!(seen.at().unwrap().number().sequence, 100);
+    }
+
+    #[test]
+    fn what_was_only_heard_of_is_noted_and_believed_when_a_manager_signed_it() {
+        let home = tempfile::tempdir().unwrap();
+        let (layout, key) = (Layout::new(home.path().to_owned()), KeyPair::generate());
+        let again = || {
+            let seen = Seen::default();
+            seen.remember(&layout, |header| header.signed_by(&key.public()));
+            sequences(&seen.newest())
+        };
+        let seen = Seen::default();
+        seen.hold(Some(header(&key, 3)));
+        seen.save(&layout);
+        assert!(!layout.seen().exists(), "nothing is written for what the history has");
+        seen.note(header(&key, 4));
+        seen.note(header(&KeyPair::generate(), 5));
+        seen.save(&layout);
+        assert_eq!(again(), [4]);
+        seen.hold(Some(header(&key, 6)));
+        seen.save(&layout);
+        assert_eq!(again(), [] as [u64; 0]);
+        std::fs::write(layout.seen(), "{}").unwrap();
+        assert_eq!(again(), [] as [u64; 0], "a damaged one says nothing");
     }
 }

@@ -352,7 +352,7 @@ impl Manager {
     pub async fn preview(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Preview, PreviewError> {
         self.admit(request, key).await?;
         let shared = self.inner.shared.clone();
-        let made = tokio::task::spawn_blocking(move || Preview::new(&shared)).await;
+        let made = tokio::task::spawn_blocking(move || shared.previews.of_head(&shared)).await;
         Ok(made.map_err(|_| PublishError::Stopping)??)
     }
 }

@@ -313,10 +313,14 @@ fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
     Ok(stored)
 }
 
-/// Builds a base pack of the head, and deletes what retention no longer keeps.
+/// Builds a base pack of the head, unless there is one, and deletes what retention no longer keeps.
 pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError> {
     let record = shared.record.borrow().clone();
     let head = shared.head.borrow().clone();
+    if shared.history.read().unwrap_or_else(PoisonError::into_inner).has_base(head.id()) {
+        // Several lanes have asked for it.
+        return Ok(());
+    }
     // The rules of the head, which the record may have left behind.
     let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
     let path = |rules: &Arc<SetRules>| {

@@ -40,8 +40,9 @@ use crate::{
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Until a base that could not be built is tried again.
 const BASE_RETRY: Duration = Duration::from_secs(30);
-/// From one base that a member wants to the next: one that refuses every revision costs no more than that.
-const BASE_EVERY: Duration = Duration::from_secs(30);
+/// From one base that a member wants to the next: at first, and at most; twice as long each time, until none was wanted for
+/// twice the longest. A lane waits for it; but one whose member refuses every revision costs no more than that.
+const BASE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// From a publish until a base of it is built, where one is due.
 const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
 /// Notices that the status names for one set.
@@ -92,8 +93,8 @@ pub(crate) struct Times {
     full: Instant,
     young: Option<(Instant, Look)>,
     base: Option<Instant>,
-    /// When a base was last built because a member wanted one.
-    wanted: Option<Instant>,
+    /// When a base was last built because a member wanted one, and how long after that the next one may be.
+    wanted: Option<(Instant, Duration)>,
 }
 
 impl Times {
@@ -105,11 +106,17 @@ impl Times {
 
     /// A member wants a base.
     fn want_base(&mut self, now: Instant) {
-        let at = match self.wanted {
-            Some(coming) if coming > now => coming,
-            last => last.map_or(now, |last| now.max(last + BASE_EVERY)),
+        if self.wanted.zip(self.base).is_some_and(|((coming, _), base)| base <= coming) {
+            // It comes already.
+            return;
+        }
+        let (at, next) = match self.wanted {
+            Some((last, pause)) if now < last + BASE_EVERY.1 * 2 => {
+                (now.max(last + pause), (pause * 2).min(BASE_EVERY.1))
+            }
+            Some(_) | None => (now, BASE_EVERY.0),
         };
-        self.wanted = Some(at);
+        self.wanted = Some((at, next));
         self.base = Some(self.base.map_or(at, |base| base.min(at)));
     }
 }
@@ -491,4 +498,33 @@ fn with_sources(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_is_wanted_comes_soon_but_not_again_and_again() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut times = Times::new(start, false, Duration::from_secs(3_600));
+        let mut built = |wanted: u64| {
+            times.want_base(at(wanted));
+            times.want_base(at(wanted));
+            times.base.take().map(|base| (base - start).as_secs())
+        };
+        assert_eq!(built(0), Some(0));
+        // A second fork has not to wait; a member that wants one for every revision has.
+        let mut now = 0;
+        let mut waited = Vec::new();
+        for _ in 0..8 {
+            let next = built(now).expect("it comes");
+            waited.push(next - now);
+            now = next;
+        }
+        assert_eq!(waited, [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(built(now + 60), Some(now + 60), "as at first");
+        assert_eq!(built(now + 60), Some(now + 61));
+    }
 }

@@ -1,9 +1,10 @@
 //! Forming the group anew (W13, W14): what this manager's directories hold becomes the truth, in a new epoch and with a new
 //! history, whatever has become of the old one. Keys and servers stay.
 //!
-//! The order makes it safe to repeat after a crash: the new base beside the history, then the record, then the new history
-//! takes the old one's place, which is moved to the recovery points. Between the last two a history that is sound is led
-//! from in the new epoch, and one that is not is refused as before.
+//! The order makes it one step, whenever it is interrupted: the new base beside the history, then the record, which decides;
+//! then the halt ends, the old history is moved to the recovery points, and the new one takes its place. What is missing
+//! after the record is done at the next start ([`finish`]), before this server leads; without the record nothing has
+//! changed, and what was packed is removed.
 
 use std::{
     collections::HashSet,
@@ -27,6 +28,7 @@ use bellwether_store::{
 };
 
 use crate::{
+    failpoints::hit,
     form::{self, Base, FormError},
     group::{self, By},
     halt,
@@ -37,6 +39,8 @@ use crate::{
 const NEW: &str = "history.new";
 const HISTORY: &str = "history";
 const RECOVERY: &str = "recovery";
+/// What the record's log says of it.
+const WHAT: &str = "group reform";
 
 /// What a group is formed anew from. No manager's task runs on this state.
 pub struct Reform<'a> {
@@ -106,7 +110,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Reform
 /// this server does not know of never stands in its way.
 pub fn next_record(held: &SignedRecord, seen: Epoch, by: &By) -> Record {
     let epoch = Epoch(held.record().version.epoch.max(seen).0 + 2);
-    group::next(held, by, "group reform".to_owned(), |record| {
+    group::next(held, by, WHAT.to_owned(), |record| {
         // What `next` adds is one.
         record.version = Version { epoch, version: 0 };
     })
@@ -116,28 +120,30 @@ pub fn next_record(held: &SignedRecord, seen: Epoch, by: &By) -> Record {
 /// survive a power loss, and the old history is kept.
 ///
 /// # Errors
-/// Why not. Before the record was saved, nothing was changed; after it, it is to be run again.
+/// Why not. Before the record was saved, nothing was changed; after it, the rest is [`finish`]'s.
 pub fn reform(
     reform: Reform<'_>,
     save: impl FnOnce(&SignedRecord) -> Result<(), SaveError>,
 ) -> Result<Reformed, ReformError> {
     form::check_sets(&reform.sets)?;
+    // Whatever a crash left: from here on the state is whole.
+    finish(reform.state, reform.held)?;
     let record = next_record(reform.held, reform.seen.epoch, &reform.by);
     let state = fs::File::open(reform.state).map_err(failed("open", reform.state))?;
-    // One that a crash left is not believed.
-    durable::remove_all(state.as_fd(), NEW.as_bytes()).map_err(failed("remove", &reform.state.join(NEW)))?;
+    hit("reform.begun");
     let mut history = History::open(&reform.state.join(NEW)).map_err(FormError::from)?;
     let header = |root| {
         let header = first_header(&record, reform.seen, reform.incarnation, &reform.by, root);
         SignedHeader::sign(header, reform.key)
     };
     let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &reform.sets, reform.state, header)?;
+    hit("reform.packed");
     let (entries, bytes) = form::measure(&tree);
     let record = SignedRecord::sign(record, reform.key)?;
     save(&record)?;
-    let kept = take_place(reform.state, &state, record.record().version.epoch)?;
+    hit("reform.saved");
+    let kept = take_force(reform.state, &state, record.record().version.epoch)?;
     form::save_index(reform.state, &tree);
-    halt::clear(reform.state).map_err(failed("remove", reform.state))?;
     Ok(Reformed { record, header: stored.header.clone(), entries, bytes, kept, notices })
 }
 
@@ -158,6 +164,51 @@ pub fn first_header(record: &Record, seen: Number, incarnation: u64, by: &By, ro
     }
 }
 
+/// Does what a crash left undone after the record was saved, and removes what it left before; `record` is the one in force.
+/// Whether the group was formed anew by this. Blocks; nothing else uses the state meanwhile. Safe to repeat.
+///
+/// # Errors
+/// It cannot be done yet: this server must not lead, for it has no history or the old one's.
+pub fn finish(path: &Path, record: &SignedRecord) -> Result<bool, ReformError> {
+    let new = path.join(NEW);
+    if new.symlink_metadata().is_err() {
+        return Ok(false);
+    }
+    let state = fs::File::open(path).map_err(failed("open", path))?;
+    let history = History::open(&new).map_err(FormError::from)?;
+    let decided = history.head().is_some_and(|head| is_decided(&head.header, record));
+    drop(history);
+    if !decided {
+        remove_new(path, &state)?;
+        return Ok(false);
+    }
+    take_force(path, &state, record.record().version.epoch)?;
+    tracing::warn!(record = %record.record().version, "forming the group anew was interrupted, and is completed");
+    Ok(true)
+}
+
+/// Whether `record` is the one that was made with the new history's only revision.
+fn is_decided(header: &SignedHeader, record: &SignedRecord) -> bool {
+    let record = record.record();
+    let made = |edit: &bellwether_proto::record::Edit| edit.what == WHAT && edit.time_ms == header.header().time_ms;
+    header.number().epoch == record.version.epoch
+        && header.signed_by(&record.manager().key)
+        && record.log.iter().any(made)
+}
+
+fn remove_new(path: &Path, state: &fs::File) -> Result<(), ReformError> {
+    durable::remove_all(state.as_fd(), NEW.as_bytes()).map_err(failed("remove", &path.join(NEW)))
+}
+
+/// The record is in force: this manager stands still no more, and leads from the new history.
+fn take_force(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, ReformError> {
+    // First: the new history's place says that all of it is done.
+    halt::clear(path).map_err(failed("remove the halt from", path))?;
+    durable::sync_directory(state.as_fd()).map_err(failed("sync", path))?;
+    hit("reform.cleared");
+    take_place(path, state, epoch)
+}
+
 /// Moves the old history to the recovery points and the new one to its place.
 fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, ReformError> {
     let old = path.join(HISTORY);
@@ -176,6 +227,7 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
         let recovery = path.join(RECOVERY);
         let recovery = fs::File::open(&recovery).map_err(failed("open", &recovery))?;
         durable::sync_directory(recovery.as_fd()).map_err(failed("sync", path))?;
+        hit("reform.kept");
     }
     let (from, into) = (
         Name { directory: state.as_fd(), name: NEW.as_bytes() },
@@ -183,6 +235,7 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
     );
     durable::rename(from, into).map_err(failed("put in its place", &path.join(NEW)))?;
     durable::sync_directory(state.as_fd()).map_err(failed("sync", path))?;
+    hit("reform.placed");
     Ok(kept.then(|| point.join(HISTORY)))
 }
 

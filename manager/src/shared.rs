@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
     Dial, HaltFn, SaveRecord, failpoints, followers::Followers, group::GroupRefused, halt::Halt, head::Head,
-    lane::Deadlines, procedure::Board,
+    lane::Deadlines, preview::Previews, procedure::Board,
 };
 
 /// The cache of what chunks look like, in the state directory.
@@ -121,6 +121,7 @@ pub(crate) struct Shared {
     /// Tells changes by what differs; none: they are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
+    pub(crate) previews: Previews,
     /// The record that each server that is reached has taken.
     pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
     /// The document of procedures that each candidate that is reached has taken.
@@ -177,6 +178,7 @@ impl Shared {
             board,
             outlines,
             reads: Semaphore::new(READS),
+            previews: Previews::default(),
             records: watch::Sender::default(),
             informed: std::sync::Mutex::default(),
             live: watch::Sender::default(),

@@ -34,7 +34,7 @@ pub struct Answer {
     pub at: Option<SignedHeader>,
     /// The newest that it has heard of.
     pub seen: Vec<SignedHeader>,
-    /// A manager talks to it.
+    /// A manager talks to it, and answered it just now.
     pub follows: bool,
     /// It is the manager.
     pub leads: bool,
@@ -79,7 +79,7 @@ pub struct Insists {
 pub struct Findings {
     /// One line for each server.
     pub servers: Vec<String>,
-    /// Revisions that others have seen and this server lacks.
+    /// Revisions that were seen anywhere and this server does not hold.
     pub lost: Vec<String>,
     /// The highest epoch that is known anywhere.
     pub epoch: u64,
@@ -107,7 +107,7 @@ pub enum Refused {
     Answers(ServerName, ServerName),
     /// Another server hears the manager.
     #[error(
-        "{0} still hears the manager, {1}; look at the network between that and this server (or insist with --force)"
+        "{1}, the manager, answered {0} just now; look at the network between {1} and this server (or insist with --force)"
     )]
     Heard(ServerName, ServerName),
     /// Another candidate has more.
@@ -194,21 +194,23 @@ impl Survey<'_> {
         }
     }
 
-    /// What was seen anywhere, by this server, too, and is not in what its sets hold, newest last; only what a server of the
-    /// group has signed.
+    /// What has been seen, here or elsewhere, and this server does not hold, newest last; only what a server of the group has
+    /// signed.
     fn lost(&self, at: Number) -> Vec<String> {
-        let held =
-            |header: &SignedHeader| header.number() <= at && self.seen.iter().any(|known| known.id() == header.id());
+        // What it has only heard of is none of its own.
+        let known = |id: RevisionId| self.seen.iter().any(|header| header.id() == id && header.number() <= at);
         let oldest = self.seen.iter().map(|header| header.number().sequence).min().unwrap_or_default();
         let mut lost: BTreeMap<(Number, RevisionId), (&SignedHeader, Vec<&str>)> = BTreeMap::new();
-        let theirs = self.answers().map(|(name, answer)| (name, answer.seen.iter().chain(&answer.at)));
-        let theirs = theirs.flat_map(|(name, headers)| headers.map(move |header| (name, header)));
-        for (name, header) in self.seen.iter().map(|header| (self.own, header)).chain(theirs) {
-            let number = header.number();
-            if number.sequence > oldest && !held(header) && self.is_signed(header) {
-                let (_, by) = lost.entry((number, header.id())).or_insert((header, Vec::new()));
-                if by.last() != Some(&name.as_str()) {
-                    by.push(name.as_str());
+        let own = (self.own, self.seen.iter().chain(&None));
+        let others = self.answers().map(|(name, answer)| (name, answer.seen.iter().chain(&answer.at)));
+        for (name, headers) in [own].into_iter().chain(others) {
+            for header in headers {
+                let number = header.number();
+                if number.sequence > oldest && !known(header.id()) && self.is_signed(header) {
+                    let (_, by) = lost.entry((number, header.id())).or_insert((header, Vec::new()));
+                    if by.last() != Some(&name.as_str()) {
+                        by.push(name.as_str());
+                    }
                 }
             }
         }

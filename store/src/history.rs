@@ -151,6 +151,11 @@ impl History {
         self.index.get(id)
     }
 
+    /// Whether a base of that revision is kept.
+    pub fn has_base(&self, id: RevisionId) -> bool {
+        self.index.has_base(id)
+    }
+
     /// All, oldest first.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Stored>> {
         self.index.all()

@@ -4,8 +4,11 @@
 //! On disk: `{"format":1,"checksum":"<BLAKE3 of the body's bytes>","body":<JSON>}` and a newline.
 
 use std::{
-    io,
-    os::{fd::AsFd, unix::ffi::OsStrExt},
+    io::{self, Write},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -68,6 +71,21 @@ pub fn save<T: Serialize>(path: &Path, state: &T) -> Result<(), StateFileError> 
     durable::replace_file(held.as_fd(), name.as_bytes(), &bytes).map_err(failed)
 }
 
+/// Replaces what is noted in `path` (mode 0600), for what may be lost: it is not fsync'd, so that after a power loss there
+/// may be the note before, a damaged one, or none.
+///
+/// # Errors
+/// It cannot be written; the one before is as it was.
+pub fn note<T: Serialize>(path: &Path, state: &T) -> Result<(), StateFileError> {
+    let failed = |source| StateFileError::Io { action: "write", path: path.to_owned(), source };
+    let bytes = encode(state).map_err(|error| failed(error.into()))?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let open = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    let written = open.and_then(|mut file| file.write_all(&bytes)).and_then(|()| std::fs::rename(&new, path));
+    written.map_err(failed)
+}
+
 /// The bytes of a state file that holds `state`.
 pub(crate) fn encode<T: Serialize>(state: &T) -> serde_json::Result<Vec<u8>> {
     let body = serde_json::to_vec(state)?;
@@ -99,8 +117,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("state");
         assert!(load::<Vec<u32>>(&path).unwrap().is_none());
-        for state in [vec![1u32, 2, 3], vec![]] {
-            save(&path, &state).unwrap();
+        for (state, write) in [(vec![1u32, 2, 3], save as fn(&Path, &_) -> _), (vec![4], note), (vec![], save)] {
+            write(&path, &state).unwrap();
             assert_eq!(load::<Vec<u32>>(&path).unwrap(), Some(state));
         }
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);

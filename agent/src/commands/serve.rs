@@ -11,6 +11,9 @@ pub struct Args {
     /// Finish what a crash interrupted, then end: for a unit that is ordered before the services it configures
     #[arg(long)]
     pub recover_only: bool,
+    /// Stop when standard input ends, for a program that starts agents and may be killed
+    #[arg(long, hide = true)]
+    pub until_eof: bool,
 }
 
 /// Runs it.
@@ -19,5 +22,5 @@ pub struct Args {
 /// It cannot start, or cannot go on.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let config = common.config(&args.flags)?;
-    daemon::run(config, daemon::Options { recover_only: args.recover_only }).await
+    daemon::run(config, daemon::Options { recover_only: args.recover_only, until_eof: args.until_eof }).await
 }

@@ -185,7 +185,18 @@ fn live(looked: &Looked, edit: &Change, content: &Content) -> Option<Vec<u8>> {
     file.metadata().ok().filter(|stat| stat.is_file())?;
     let mut data = Vec::new();
     file.take(content.size() + 1).read_to_end(&mut data).ok()?;
-    (data.len() as u64 == content.size()).then_some(data)
+    is_content(&data, content).then_some(data)
+}
+
+/// Whether these bytes are the ones that were scanned: a diff of others would not be of what is listed, nor of what is kept.
+fn is_content(mut data: &[u8], content: &Content) -> bool {
+    content.chunks().iter().all(|chunk| match data.split_at_checked(chunk.length as usize) {
+        Some((bytes, rest)) => {
+            data = rest;
+            Hash::of(bytes) == chunk.hash
+        }
+        None => false,
+    }) && data.is_empty()
 }
 
 /// The chunks of what the edits replaced, as far as they are wanted and not too much.
@@ -211,4 +222,23 @@ fn old_contents(looked: &Looked, edits: &[Change]) -> HashMap<Hash, Bytes> {
         tracing::warn!(error = crate::error::chain(&error), "the history cannot be read for a diff");
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::entry::Chunk;
+
+    use super::*;
+
+    #[test]
+    fn a_diff_is_of_the_bytes_that_were_scanned() {
+        let chunk = |bytes: &[u8]| Chunk { hash: Hash::of(bytes), length: bytes.len() as u32 };
+        let content: Content = [chunk(b"one "), chunk(b"two")].into_iter().collect();
+        assert!(is_content(b"one two", &content));
+        assert!(is_content(b"", &Content::Empty));
+        for other in ["one twx", "one tw", "one two ", "", "two one "] {
+            assert!(!is_content(other.as_bytes(), &content), "{other:?}");
+        }
+        assert!(!is_content(b"x", &Content::Empty));
+    }
 }

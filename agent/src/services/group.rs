@@ -155,13 +155,19 @@ impl Group for GroupService {
     }
 
     async fn survey(&self, request: Request<v1::SurveyRequest>) -> Result<Response<v1::SurveyReply>, Status> {
-        self.0.of_the_group(tls::peer(&request))?;
-        let Version { epoch: Epoch(epoch), version } = self.0.record.current().record().version;
+        let asks = self.0.of_the_group(tls::peer(&request))?;
+        let current = self.0.record.current();
+        let Version { epoch: Epoch(epoch), version } = current.record().version;
         let (at, seen, follows, leads) = match self.0.standing() {
             Standing::Changing => return Err(super::changing()),
             Standing::Halted(_) => (None, Vec::new(), false, false),
             Standing::Manager(manager) => (Some(manager.head()), manager.newest(SURVEYED), false, true),
-            Standing::Member(following) => (self.0.seen.at(), self.0.seen.newest(), following.is_led(), false),
+            Standing::Member(following) => {
+                // The manager itself asks for something else, and has no time.
+                let asked = asks == current.record().manager().name;
+                let follows = following.is_led() && (asked || self.0.peers.manager_answers().await);
+                (self.0.seen.at(), self.0.seen.newest(), follows, false)
+            }
         };
         let (at, seen) = (at.as_ref().map(SignedHeader::to_wire), seen.iter().map(SignedHeader::to_wire).collect());
         Ok(Response::new(v1::SurveyReply { epoch, version, at, seen, follows, leads }))

@@ -39,6 +39,10 @@ impl Refusal for AskError {
 pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::StartProcedureRequest { procedure, attest, author, dry_run } = request;
     let hands = AgentHands::new(agent.clone());
+    if matches!(procedure, Some(v1::start_procedure_request::Procedure::Manager(_))) {
+        // Whoever answers may know of another manager than this server: that one is lost then, or is not.
+        agent.peers.ask_everybody().await;
+    }
     let kind = kind(agent, procedure)?;
     let survey = match &kind {
         Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, lost, *insists).await?,
@@ -112,7 +116,6 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
 
 /// What the members hold, compared with this candidate: refused where it may not take over.
 async fn survey(agent: &Arc<Agent>, lost: &ServerName, insists: Insists) -> Result<Survey, Status> {
-    agent.peers.ask_everybody().await;
     let gathered = gather(agent).await?;
     let Insists { force, accept } = insists;
     let found = gathered.judge(agent, takeover::Insists { force, accept })?;

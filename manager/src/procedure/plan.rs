@@ -276,7 +276,7 @@ fn recover_manager(
         steps.extend(back(servers, "W24"));
     }
     let equal = |found: &Surveyed| matches!(found, Surveyed::Equal | Surveyed::Behind);
-    let rest: Vec<ServerName> = survey.members.iter().filter(|(_, s)| equal(s)).map(|(name, _)| name.clone()).collect();
+    let rest = found(world, survey, equal);
     if !rest.is_empty() {
         steps.push(Step::new(Task::Sync(rest.clone()), "W24", "by an update, which takes nobody out of service (W23)"));
     }
@@ -290,14 +290,19 @@ fn out(servers: &[ServerName], why: &str) -> Vec<Step> {
     ]
 }
 
+/// The members of which `is` was found; a disabled server is sent nothing.
+fn found(world: &World, survey: &Survey, is: impl Fn(&Surveyed) -> bool) -> Vec<ServerName> {
+    let member = |name: &ServerName| world.server(name).is_some_and(|seen| seen.role == Role::Member);
+    survey.members.iter().filter(|(name, what)| member(name) && is(what)).map(|(name, _)| name.clone()).collect()
+}
+
 /// Those that are to be synced, as many at a time as the others can do without.
 fn batches(lost: &ServerName, world: &World, survey: &Survey) -> Vec<Vec<ServerName>> {
     let differs = |found: &Surveyed| match found {
         Surveyed::Differs(_) => true,
         Surveyed::Equal | Surveyed::Behind | Surveyed::Silent(_) => false,
     };
-    let stale: Vec<ServerName> =
-        survey.members.iter().filter(|(_, s)| differs(s)).map(|(name, _)| name.clone()).collect();
+    let stale = found(world, survey, differs);
     let serving = world.serving().into_iter().filter(|name| *name != lost).count();
     let size = serving.saturating_sub(world.min_serving).max(1);
     stale.chunks(size).map(<[ServerName]>::to_vec).collect()
@@ -365,13 +370,17 @@ mod tests {
 
     #[test]
     fn w23_those_that_differ_go_in_batches_and_the_equal_ones_are_not_drained() {
-        let mut world = farm(&["m", "a", "b", "c", "d", "e"]);
+        let mut world = farm(&["m", "a", "b", "c", "d", "e", "f", "g"]);
+        for disabled in ["f", "g"] {
+            world.servers.get_mut(&name(disabled)).unwrap().role = Role::Disabled;
+        }
         world.min_serving = 3;
         world.me = name("a");
         let differs = |_: &str| Surveyed::Differs("1.9".to_owned());
         let mut survey = Survey::default();
         survey.members.extend(["b", "c", "d"].map(|n| (name(n), differs(n))));
-        survey.members.insert(name("e"), Surveyed::Equal);
+        survey.members.extend(["e", "f"].map(|n| (name(n), Surveyed::Equal)));
+        survey.members.insert(name("g"), differs("g"));
         let insists = Insists::default();
         let kind = Kind::RecoverManager { lost: name("m"), new: name("a"), remove: false, insists };
         // Five serve without m; three are to: two at a time.

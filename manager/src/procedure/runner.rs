@@ -12,7 +12,7 @@ use super::{
     plan::{free, plan},
     resume, settle,
 };
-use crate::{publisher::stopped, shared::now_ms};
+use crate::{failpoints::hit, publisher::stopped, shared::now_ms};
 
 /// Between two looks while something is under way.
 const POLL: Duration = Duration::from_millis(250);
@@ -75,6 +75,7 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
         }) {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
         }
+        hit("procedure.taken");
     }
     let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
     for id in &mine {
@@ -95,6 +96,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         if !replace(board, record, &before, procedure.clone())? {
             return Ok(());
         }
+        hit("procedure.passed");
     }
     let (action, doing) = match next(&procedure, &world, now_ms()) {
         Next::Do(action) => (Some(action), procedure.step().map(|step| step.task.what()).unwrap_or_default()),
@@ -109,9 +111,11 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     if !replace(board, record, &before, procedure.clone())? {
         return Ok(());
     }
+    hit("procedure.trying");
     tracing::info!(procedure = %id, ?action, "acting");
     // Not to be cancelled by the end of the agent: `run` looks at `shutdown` only between two rounds.
     let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
+    hit("procedure.acted");
     let before = procedure.clone();
     let world = hands.observe(whom(&before)).await;
     match done {
@@ -123,6 +127,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     settle(&mut procedure, &world, now_ms());
     if procedure != before {
         replace(board, record, &before, procedure)?;
+        hit("procedure.noted");
     }
     Ok(())
 }
@@ -239,7 +244,9 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
         document.put(procedure.clone());
         Ok(procedure)
     };
-    Ok(board.change(record, put)?)
+    let begun = board.change(record, put)?;
+    hit("procedure.begun");
+    Ok(begun)
 }
 
 /// What the runner is about to find: one whose last step is so by now is in nobody's way.

@@ -89,6 +89,10 @@ impl Index {
         self.slots.get(&id)?.stored()
     }
 
+    pub(super) fn has_base(&self, id: RevisionId) -> bool {
+        self.slots.get(&id).is_some_and(|slot| slot.base.is_some())
+    }
+
     pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Arc<Stored>> {
         self.packs.iter()
     }

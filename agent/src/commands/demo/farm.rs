@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncWriteExt,
     net::UnixStream,
-    process::Command,
+    process::{ChildStdin, Command},
     sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
@@ -98,6 +98,8 @@ pub(super) struct Server {
 struct Agent {
     pid: Pid,
     ended: watch::Receiver<Option<ExitStatus>>,
+    /// Closed when the demo ends, even by `kill -9`: then the agent stops.
+    _tie: Option<ChildStdin>,
     /// Owns the process, which is killed when this is dropped.
     waiting: JoinHandle<()>,
 }
@@ -107,6 +109,7 @@ impl Agent {
         let mut child = command.spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let pid = pid.ok_or_else(|| std::io::Error::other("it ended at once"))?;
+        let tie = child.stdin.take();
         let (end, ended) = watch::channel(None);
         let waiting = tokio::spawn(async move {
             match child.wait().await {
@@ -114,7 +117,7 @@ impl Agent {
                 Err(e) => eprintln!("bellwether: cannot wait for process {pid:?}: {e}"),
             }
         });
-        Ok(Self { pid, ended, waiting })
+        Ok(Self { pid, ended, _tie: tie, waiting })
     }
 
     fn ended(&self) -> Option<ExitStatus> {
@@ -258,7 +261,7 @@ impl Farm {
         let log = fs::File::options().create(true).append(true).open(&log).map_err(|e| not_written(&log, &e))?;
         let error = log.try_clone().map_err(|e| trouble(format!("cannot share a log file: {e}")))?;
         let mut command = self.command(&args);
-        command.stdin(Stdio::null()).stdout(log).stderr(error);
+        command.arg("--until-eof").stdin(Stdio::piped()).stdout(log).stderr(error);
         let agent = Agent::start(command).map_err(|e| trouble(format!("cannot start {}: {e}", self.program.display())));
         self.servers[index].agent = Some(agent?);
         answers(&self.servers[index]).await

@@ -1,0 +1,153 @@
+//! W13, invariant 2: `group reform` that is killed at any point has changed nothing, or is completed at the next start; given
+//! again, it ends.
+
+use std::fs;
+
+use bellwether_manager::failpoints::REFORM;
+use bellwether_proto::{revision::Number, status::State};
+
+use crate::{
+    farm::{DEADLINE, Farm, Server, compare::find_below, wait_for},
+    restoring::{back_up, restore, wait_halted},
+};
+
+fn farm() -> Farm {
+    Farm::plan().members(2).start_with(|manager| manager.write("index.html", "first"))
+}
+
+/// Whether the record is durable at that point.
+fn is_decided(point: &str) -> bool {
+    let at = |point| REFORM.iter().position(|&named| named == point);
+    at(point) >= at("reform.saved")
+}
+
+/// What is in a directory of the state, by name; nothing where it is not there.
+fn names(server: &Server, directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(server.state().join(directory)).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn wait_death(farm: &mut Farm, point: &str) {
+    let manager = farm.server_mut(0);
+    wait_for(&format!("death at {point}"), DEADLINE, || manager.ended().ok_or("it runs".to_owned()));
+    manager.kill();
+}
+
+/// The group is formed anew as a whole: one new history in a later epoch, the one before kept, and all have it.
+fn assert_reformed(farm: &Farm, point: &str, before: Number, old: &[String]) -> Number {
+    let head = farm.wait_equal().head.expect("a head");
+    farm.assert_equal();
+    assert!(head.epoch > before.epoch && head.sequence > before.sequence, "killed at {point}: {head} after {before}");
+    let manager = farm.manager();
+    let packs = names(manager, "history");
+    assert!(packs.len() == 1 && packs[0].ends_with(".base"), "killed at {point}: {packs:?}");
+    let kept = names(manager, "recovery");
+    let kept = kept.iter().any(|point| names(manager, &format!("recovery/{point}/history")) == old);
+    assert!(kept, "killed at {point}: the history before is not kept");
+    assert!(!manager.state().join("history.new").exists(), "killed at {point}: half of it is left");
+    head
+}
+
+fn assert_unchanged(farm: &Farm, point: &str, old: &[String]) {
+    assert_eq!(names(farm.manager(), "history"), old, "killed at {point}");
+    assert!(!farm.manager().state().join("history.new").exists(), "killed at {point}: half of it is left");
+}
+
+fn reform(farm: &Farm) {
+    farm.manager().command(&["group", "reform", "--yes"]).success();
+}
+
+#[test]
+fn w13_invariant_2_a_reform_whose_agent_is_killed_is_not_done_or_done_as_a_whole() {
+    let mut farm = farm();
+    let mut before = farm.wait_equal().head.expect("a head");
+    for point in REFORM {
+        println!("kill -9 at {point}");
+        farm.server_mut(0).kill();
+        farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", point)]);
+        farm.wait_in_sync();
+        let old = names(farm.manager(), "history");
+        farm.manager().command(&["group", "reform", "--yes"]).exits(1);
+        wait_death(&mut farm, point);
+        farm.server_mut(0).start();
+        if !is_decided(point) {
+            assert_eq!(farm.wait_equal().head, Some(before), "killed at {point}");
+            assert_unchanged(&farm, point, &old);
+            reform(&farm);
+        }
+        before = assert_reformed(&farm, point, before, &old);
+        farm.manager().write("index.html", format!("after {point}"));
+        before = Number { sequence: farm.wait_equal().head.expect("a head").sequence, ..before };
+    }
+}
+
+/// A manager that was restored from a backup stands still until the whole of it is done; what its members lose is kept.
+#[test]
+fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_reform_that_was_killed_is_whole() {
+    let mut farm = farm();
+    for point in REFORM {
+        println!("kill -9 at {point}");
+        let backup = back_up(farm.server_mut(0));
+        farm.wait_in_sync();
+        let lost = format!("lost at {point}");
+        farm.manager().write("index.html", &lost);
+        let before = farm.wait_equal().head.expect("a head");
+        restore(farm.server_mut(0), &backup);
+        fs::remove_dir_all(&backup).expect("removed");
+        farm.manager().write("index.html", format!("the truth since {point}"));
+        wait_halted(&farm, &["went back"]);
+        farm.server_mut(0).stop();
+        let old = names(farm.manager(), "history");
+        // Without an agent the command does it itself.
+        let killed = farm.manager().command_with(&["group", "reform", "--yes"], &[("BELLWETHER_FAILPOINT", point)]);
+        assert_eq!(killed.code, None, "killed at {point}: {killed}");
+        if *point == "reform.saved" {
+            // What completes it is killed, too.
+            farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "reform.kept")]);
+            wait_death(&mut farm, "reform.kept");
+        }
+        if *point == "reform.cleared" {
+            // Given again, it does not begin from a state that is neither.
+            let again = [("BELLWETHER_FAILPOINT", "reform.begun")];
+            farm.manager().command_with(&["group", "reform", "--yes"], &again);
+        }
+        farm.server_mut(0).start();
+        if !is_decided(point) {
+            wait_halted(&farm, &["went back"]);
+            assert_unchanged(&farm, point, &old);
+            assert_eq!(fs::read_to_string(farm.member(1).web("index.html")).expect("served on"), lost);
+            reform(&farm);
+        }
+        assert_reformed(&farm, point, before, &old);
+        let kept = farm.member(1).state().join("recovery");
+        let kept = fs::read_dir(kept).expect("recovery points").flatten().any(|point| {
+            find_below(&point.path(), "index.html")
+                .is_some_and(|file| fs::read_to_string(file).is_ok_and(|is| is == lost))
+        });
+        assert!(kept, "killed at {point}: what member1 had is lost");
+        assert!(farm.status().servers.iter().all(|server| server.state == State::InSync), "killed at {point}");
+    }
+}
+
+#[test]
+fn w13_a_manager_whose_history_is_damaged_comes_back_whole_from_a_killed_reform() {
+    let mut farm = farm();
+    farm.manager().write("index.html", "second");
+    let before = farm.wait_equal().head.expect("a head");
+    farm.server_mut(0).stop();
+    for name in names(farm.manager(), "history") {
+        let path = farm.manager().state().join("history").join(name);
+        let half = fs::read(&path).expect("a pack");
+        fs::write(&path, &half[..half.len() / 2]).expect("damaged");
+    }
+    let old = names(farm.manager(), "history");
+    farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "reform.kept")]);
+    wait_halted(&farm, &["cannot lead"]);
+    farm.manager().command(&["group", "reform", "--yes"]).exits(1);
+    wait_death(&mut farm, "reform.kept");
+    assert!(!farm.manager().state().join("history").exists(), "killed between the old history and the new one");
+    farm.server_mut(0).start();
+    assert_reformed(&farm, "reform.kept", before, &old);
+}
