@@ -264,6 +264,8 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
 
 fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     of_each(servers, world, Action::Verify, |name, seen| match seen.state {
+        // It has become the manager meanwhile: what it holds is the truth, and nobody hashes it.
+        _ if seen.role == Role::Manager => Lack::Nothing,
         State::InSync | State::Warning if seen.current => match seen.equal_ms {
             Some(when) if when >= since.began_ms => Lack::Nothing,
             Some(_) | None => Lack::Ask,
@@ -340,6 +342,12 @@ mod tests {
             world.servers.get_mut(&a[0]).unwrap().state = state;
             assert!(matches!(check(&task, &since(100, 200), &world), Check::Stuck(_)), "{state:?}");
         }
+    }
+
+    #[test]
+    fn w20_a_server_that_has_become_the_manager_meanwhile_is_complete() {
+        let world = farm(&["m", "a"]);
+        assert_eq!(check(&Task::Complete(names(&["m"])), &since(100, 200), &world), Check::So(None));
     }
 
     #[test]
