@@ -64,7 +64,10 @@ fn progress(state: &mut State, name: &ServerName, old: &SignedDocument, new: &Si
     let unfinished = old.document().procedures.iter().any(|procedure| !procedure.is_over());
     state.met.carried_on +=
         u64::from(unfinished && new.signer() == state.disks_key(name) && old.signer() != new.signer());
-    if old.signer() != new.signer() {
+    // In a later epoch it may go on from what a candidate had; and a backup or a copy knows less.
+    let epoch = |signed: &SignedDocument| signed.document().version.0;
+    let (restored, copied) = (state.met.restored > 0, state.met.copied > 0);
+    if old.signer() != new.signer() || epoch(old) != epoch(new) || restored || copied {
         return;
     }
     for procedure in &old.document().procedures {
