@@ -27,6 +27,7 @@ mod promotion;
 mod real_trees;
 mod recovery;
 mod restoring;
+mod returning;
 mod space;
 mod takeover;
 mod web;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_proto::{name::ServerName, record::Role};
+use bellwether_proto::{name::ServerName, record::Role, status::State};
 
 use super::{Fact, Insists, Kind, Procedure, Seen, Step, Task, Traffic, World};
 
@@ -72,7 +72,8 @@ pub enum PlanRefused {
     NotCandidate(ServerName, &'static str),
 }
 
-/// The steps of `kind` in `world`; `survey` matters where a manager is recovered.
+/// The steps of `kind` in `world`; `survey` matters where a manager is recovered. None for a `server add`, `enable`,
+/// `replace` or `sync` that takes nobody out of service: what the command does by itself is all.
 ///
 /// # Errors
 /// Why it is not begun.
@@ -80,6 +81,10 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
     match kind {
         Kind::MaintenanceStart { server, promote, remove } => start(server, promote.as_ref(), *remove, world),
         Kind::MaintenanceFinish { server } => finish(server, world),
+        Kind::ServerAdd { server } => bring_back(server, "W25", world),
+        Kind::ServerEnable { server } => bring_back(server, "W21", world),
+        Kind::ServerReplace { server, ttl_ms } => replace(server, *ttl_ms, world),
+        Kind::Sync { servers } => sync(servers, world),
         Kind::RecoverMember { server, remove } => recover_member(server, *remove, world),
         Kind::RecoverManager { lost, new, remove, insists } => {
             recover_manager(lost, new, *remove, *insists, world, survey)
@@ -118,7 +123,7 @@ fn start(
         Step::new(Task::Quiet(one(server)), id, "requests that it has are answered"),
     ];
     match (role, promote) {
-        (None, _) if world.removed.contains(server) => {}
+        (None, _) if world.removed.contains_key(server) => {}
         (None, _) => return Err(PlanRefused::Unknown(server.clone())),
         (Some(Role::Manager), None) => {
             let candidates = candidates(world);
@@ -176,19 +181,18 @@ fn back(servers: &[ServerName], requirement: &str) -> Vec<Step> {
 }
 
 fn finish(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> {
-    match world.server(server).map(|seen| seen.role) {
+    match role(server, world)? {
         // Drained and given up before it was disabled.
         Some(Role::Manager) => {
             return Ok(vec![Step::new(Task::Undrain(one(server)), "W19", "it serves again")]);
         }
-        None if !world.removed.contains(server) => return Err(PlanRefused::Unknown(server.clone())),
         None | Some(Role::Member | Role::Disabled) => {}
     }
     if world.server(server).is_some_and(|seen| is_back(seen, world)) {
         let sync = Step::new(Task::Sync(one(server)), "W19", "it has what the manager has");
         return Ok(vec![sync, Step::new(Task::Undrain(one(server)), "W19", "it serves")]);
     }
-    let mut steps = again(server, "W19", world);
+    let mut steps = again(server, "W19");
     steps.extend(back(&one(server), "W19"));
     Ok(steps)
 }
@@ -203,24 +207,114 @@ fn is_back(seen: &Seen, world: &World) -> bool {
     member && !out && seen.current && world.serves(seen)
 }
 
-/// Into the group again, and out of service until it is complete.
-fn again(server: &ServerName, requirement: &str, world: &World) -> Vec<Step> {
-    let drain = Step::new(Task::Drain(one(server)), "W12", "a server in a sync is out of service");
-    let add = Step::new(Task::Add(server.clone()), requirement, "the manager brings it to its state by itself");
+/// The role of a server of the group; none: it was removed.
+fn role(server: &ServerName, world: &World) -> Result<Option<Role>, PlanRefused> {
     match world.server(server) {
-        Some(_) => vec![drain, add],
-        // It enters drained; the balancers are told who it is by the record.
-        None => vec![add, drain],
+        None if !world.removed.contains_key(server) => Err(PlanRefused::Unknown(server.clone())),
+        found => Ok(found.map(|seen| seen.role)),
     }
 }
 
+/// Into the group again, and out of service until it is complete: drained before it is added.
+fn again(server: &ServerName, requirement: &str) -> Vec<Step> {
+    vec![
+        Step::new(Task::Drain(one(server)), "W12", "a server in a sync is out of service"),
+        Step::new(Task::Add(server.clone()), requirement, "the manager brings it to its state by itself"),
+    ]
+}
+
+/// `server add` and `server enable`. A server that was put away by hand may have sessions: nobody has waited for them. What
+/// it holds was hashed by nobody since, so no hashes are equal before it is a member.
+fn bring_back(server: &ServerName, requirement: &str, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    let drained = world.is_drained(server);
+    match role(server, world)? {
+        Some(Role::Manager | Role::Member) => return Ok(Vec::new()),
+        None | Some(Role::Disabled) if !world.balancers && !drained => return Ok(Vec::new()),
+        None | Some(Role::Disabled) => {}
+    }
+    let mut steps = again(server, requirement);
+    if !drained {
+        steps.insert(1, Step::new(Task::Quiet(one(server)), "W12", "requests that it has are answered"));
+    }
+    steps.extend(back(&one(server), requirement));
+    Ok(steps)
+}
+
+/// `server replace`: what has the name is out of service before anything else can have it, and stays so until the new
+/// hardware is complete.
+fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    let seen = world.server(server).ok_or_else(|| PlanRefused::Unknown(server.clone()))?;
+    match seen.role {
+        Role::Manager => {
+            let first = "give the role to another first: bellwether promote NAME";
+            return Err(PlanRefused::Manager(server.clone(), first));
+        }
+        Role::Member | Role::Disabled if !world.balancers && !seen.drained => return Ok(Vec::new()),
+        Role::Member | Role::Disabled => {}
+    }
+    let mut steps = vec![Step::new(Task::Drain(one(server)), "W12", "new hardware has no configuration yet")];
+    if !seen.drained {
+        steps.push(Step::new(Task::Quiet(one(server)), "W12", "requests that it has are answered"));
+    }
+    let joins = Task::Replace { server: server.clone(), old: seen.key, ttl_ms };
+    steps.push(Step::new(joins, "W25", "with the token; the key that has the name now is refused from then on"));
+    steps.extend(back(&one(server), "W25"));
+    Ok(steps)
+}
+
+/// `sync` of servers that take requests and hold something else: a few at a time. The others, whose hashes are equal or who
+/// are out of service anyway, need no steps.
+fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused> {
+    if let Some(unknown) = servers.iter().find(|name| world.server(name).is_none()) {
+        return Err(PlanRefused::Unknown(unknown.clone()));
+    }
+    let meant = |name: &ServerName| servers.is_empty() || servers.contains(name);
+    let stale: Vec<ServerName> = world
+        .servers
+        .iter()
+        .filter(|(name, seen)| meant(name) && seen.role == Role::Member && is_stale_in_service(seen))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let batches = stale.chunks(spare(world.serving().len(), world));
+    Ok(batches
+        .flat_map(|few| [out(few, "W12", "a server in a sync is out of service"), back(few, "W12")])
+        .flatten()
+        .collect())
+}
+
+/// Whether a sync of it would change what answers requests now.
+fn is_stale_in_service(seen: &Seen) -> bool {
+    let takes_requests = match seen.traffic {
+        Traffic::Known { out, .. } => !out,
+        Traffic::Absent(_) | Traffic::Silent(_) => true,
+        Traffic::Unknown => false,
+    };
+    let stale = match seen.state {
+        State::InSync | State::Warning | State::GroupChange => !seen.current,
+        State::AwaitingSync | State::Syncing | State::Refused | State::Drifted | State::Error => true,
+        // One change, by itself; or nobody to sync now: whoever is out of reach catches up when it is back.
+        State::Updating
+        | State::Disabled
+        | State::Left
+        | State::Unreachable
+        | State::Superseded
+        | State::Conflict
+        | State::Unknown => false,
+    };
+    takes_requests && stale && !seen.drained
+}
+
+/// How many of those that serve may be out at a time; one at least, whose drain waits for others.
+fn spare(serving: usize, world: &World) -> usize {
+    serving.saturating_sub(world.min_serving).max(1)
+}
+
 fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Vec<Step>, PlanRefused> {
-    match world.server(server).map(|seen| seen.role) {
+    match role(server, world)? {
         Some(Role::Manager) => {
             let todo = "at the candidate that takes over: bellwether recover manager";
             return Err(PlanRefused::Manager(server.clone(), todo));
         }
-        None if !world.removed.contains(server) => return Err(PlanRefused::Unknown(server.clone())),
         None | Some(Role::Member | Role::Disabled) => {}
     }
     let mut steps = vec![
@@ -229,7 +323,7 @@ fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Ve
         put_away(server, remove, "W27", "it is refused and sent nothing; the others serve"),
         Step::new(Task::Attest(Fact::Repaired(server.clone())), "W27", "only who repairs it knows"),
     ];
-    steps.extend(again(server, "W27", world));
+    steps.extend(again(server, "W27"));
     steps.extend(back(&one(server), "W27"));
     Ok(steps)
 }
@@ -262,17 +356,18 @@ fn recover_manager(
     let mut batches = batches.iter();
     let first = batches.next();
     if let Some(servers) = first {
-        steps.extend(out(servers, "before the group changes: they hold what the new manager does not have"));
+        steps.extend(out(servers, "W23", "before the group changes: they hold what the new manager does not have"));
     }
     let promote = Task::Promote { lost: lost.clone(), new: new.clone(), remove, insists };
     steps.push(Step::new(promote, "W24", "from there, for the manager cannot be asked; it goes on serving"));
+    steps.push(Step::new(Task::Drain(one(lost)), "W22", "in the record, too, until it is brought back"));
     if let Some(servers) = first {
         let why = "in the record, too: /ready answers 503";
         steps.push(Step::new(Task::Drain(servers.clone()), "W12", why));
         steps.extend(back(servers, "W24"));
     }
     for servers in batches {
-        steps.extend(out(servers, "the next few: never fewer serving than the group wants"));
+        steps.extend(out(servers, "W23", "the next few: never fewer serving than the group wants"));
         steps.extend(back(servers, "W24"));
     }
     let equal = |found: &Surveyed| matches!(found, Surveyed::Equal | Surveyed::Behind);
@@ -283,10 +378,10 @@ fn recover_manager(
     Ok(steps)
 }
 
-fn out(servers: &[ServerName], why: &str) -> Vec<Step> {
+fn out(servers: &[ServerName], requirement: &str, why: &str) -> Vec<Step> {
     vec![
-        Step::new(Task::Drain(servers.to_vec()), "W23", why),
-        Step::new(Task::Quiet(servers.to_vec()), "W23", "requests that they have are answered"),
+        Step::new(Task::Drain(servers.to_vec()), requirement, why),
+        Step::new(Task::Quiet(servers.to_vec()), requirement, "requests that they have are answered"),
     ]
 }
 
@@ -299,8 +394,7 @@ fn batches(lost: &ServerName, world: &World, survey: &Survey) -> Vec<Vec<ServerN
     let stale: Vec<ServerName> =
         survey.members.iter().filter(|(_, s)| differs(s)).map(|(name, _)| name.clone()).collect();
     let serving = world.serving().into_iter().filter(|name| *name != lost).count();
-    let size = serving.saturating_sub(world.min_serving).max(1);
-    stale.chunks(size).map(<[ServerName]>::to_vec).collect()
+    stale.chunks(spare(serving, world)).map(<[ServerName]>::to_vec).collect()
 }
 
 #[cfg(test)]
@@ -383,6 +477,7 @@ mod tests {
                 "W23 drain b, c",
                 "W23 wait until the sessions of b, c end",
                 "W24 make a manager by itself; m becomes disabled",
+                "W22 drain m",
                 "W12 drain b, c",
                 "W24 sync b, c",
                 "W12 wait until b, c is complete",
@@ -395,6 +490,62 @@ mod tests {
                 "W24 sync e"
             ]
         );
+    }
+
+    #[test]
+    fn w25_a_way_back_drains_before_it_adds_and_needs_no_steps_where_nobody_is_out_of_service() {
+        let mut world = farm(&["m", "a", "b"]);
+        let removed = |drained, traffic| super::super::Removed { drained, traffic };
+        let add = Kind::ServerAdd { server: name("c") };
+        let none = [] as [&str; 0];
+        world.removed.insert(name("c"), removed(false, Traffic::Unknown));
+        assert_eq!(told(&add, &world, &Survey::default()), none, "without balancers the record's change is all");
+        world.balancers = true;
+        let back = ["W25 add c as a member", "W25 sync c", "W12 wait until c is complete", "W25 undrain c"];
+        let drain = ["W12 drain c", "W12 wait until the sessions of c end"];
+        assert_eq!(told(&add, &world, &Survey::default()), [&drain[..], &back].concat());
+        world.removed.insert(name("c"), removed(true, Traffic::Unknown));
+        assert_eq!(told(&add, &world, &Survey::default()), [&drain[..1], &back].concat(), "it was waited for before");
+        for server in ["a", "m"] {
+            assert_eq!(told(&Kind::ServerEnable { server: name(server) }, &world, &Survey::default()), none);
+        }
+        world.servers.get_mut(&name("a")).unwrap().role = Role::Disabled;
+        let steps = told(&Kind::ServerEnable { server: name("a") }, &world, &Survey::default());
+        assert_eq!((steps.len(), steps[2].as_str()), (6, "W21 add a as a member"));
+        let replace = |server| Kind::ServerReplace { server: name(server), ttl_ms: 1 };
+        let steps = told(&replace("b"), &world, &Survey::default());
+        assert_eq!(steps[2], "W25 wait until new hardware has joined as b");
+        assert!(matches!(plan(&replace("m"), &world, &Survey::default()), Err(PlanRefused::Manager(..))));
+        for kind in [replace("c"), Kind::ServerAdd { server: name("x") }, Kind::Sync { servers: vec![name("x")] }] {
+            assert!(matches!(plan(&kind, &world, &Survey::default()), Err(PlanRefused::Unknown(_))), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn w12_a_sync_drains_those_that_serve_something_else_and_nobody_whose_hashes_are_equal() {
+        let mut world = farm(&["m", "a", "b", "c", "d", "e", "f"]);
+        let all = Kind::Sync { servers: Vec::new() };
+        for server in ["b", "c", "d"] {
+            world.servers.get_mut(&name(server)).unwrap().state = State::Drifted;
+        }
+        assert_eq!(told(&all, &world, &Survey::default()), [] as [&str; 0], "there is no balancer");
+        world.balancers = true;
+        for seen in world.servers.values_mut() {
+            seen.traffic = Traffic::Known { out: false, up: true, sessions: 0 };
+        }
+        let seen = world.servers[&name("a")].clone();
+        world.servers.insert(name("e"), Seen { state: State::Error, drained: true, ..seen.clone() });
+        world.servers.insert(name("f"), Seen { state: State::Unreachable, current: false, ..seen });
+        let batch = |servers: &str| {
+            ["drain {}", "wait until the sessions of {} end", "sync {}", "wait until {} is complete", "undrain {}"]
+                .map(|what| format!("W12 {}", what.replace("{}", servers)))
+                .to_vec()
+        };
+        // Five serve, three are to.
+        world.min_serving = 3;
+        assert_eq!(told(&all, &world, &Survey::default()), [batch("b, c"), batch("d")].concat());
+        let named = Kind::Sync { servers: vec![name("a"), name("d")] };
+        assert_eq!(told(&named, &world, &Survey::default()), batch("d"));
     }
 
     #[test]
