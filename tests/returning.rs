@@ -145,7 +145,7 @@ fn w25_new_hardware_gets_no_request_before_it_is_in_sync() {
 
 #[test]
 fn w12_a_sync_drains_who_serves_something_else_and_nobody_whose_hashes_are_equal() {
-    let (farm, site) = site(2, "20s");
+    let (farm, mut site) = site(2, "20s");
     farm.manager().command(&["group", "set", "--min-serving", "2"]).success();
     let client = site.client();
     farm.manager().command(&["sync"]).success().says(&["in sync at"]);
@@ -185,6 +185,17 @@ fn w12_a_sync_drains_who_serves_something_else_and_nobody_whose_hashes_are_equal
         assert_in_service(&farm, &site, index);
     }
     client.stop().flawless();
+
+    // Nobody is half drained: refused as long as the balancer does not answer.
+    site.haproxy.kill();
+    farm.server(1).write("index.html", "<p>somebody's own</p>");
+    farm.wait_server(farm.server(1), "drifted", |s| s.state == State::Drifted);
+    farm.manager().command(&["resume"]).success();
+    farm.manager().command(&["sync", "member1"]).refused().says(&["cannot be drained", "lb1", "--no-balancer"]);
+    assert_eq!(ready(farm.server(1)).map(|(code, _)| code), Ok(200));
+    farm.manager().command(&["group", "set", "--no-balancer", "lb1"]).success();
+    farm.manager().command(&["sync", "member1"]).success();
+    farm.wait_equal();
 }
 
 #[test]

@@ -64,6 +64,13 @@ pub enum PlanRefused {
         /// The server of both.
         server: ServerName,
     },
+    /// It serves, and cannot be taken out of service.
+    #[error(
+        "{0} answers requests with something else than the manager's state, and cannot be drained before it is synced: {1}; \
+         nothing was changed\nmend that; or, to sync it in service, take the balancer out of the record: bellwether group \
+         set --no-balancer NAME"
+    )]
+    Undrainable(ServerName, String),
     /// Given elsewhere.
     #[error(
         "recover manager is given at the candidate that takes over, and {0} is {1}; nothing was changed\n\
@@ -275,6 +282,14 @@ fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused>
         .filter(|(name, seen)| meant(name) && seen.role == Role::Member && is_stale_in_service(seen))
         .map(|(name, _)| name.clone())
         .collect();
+    for name in &stale {
+        match world.traffic(name) {
+            Some(Traffic::Silent(why) | Traffic::Absent(why)) => {
+                return Err(PlanRefused::Undrainable(name.clone(), why.clone()));
+            }
+            Some(Traffic::Known { .. } | Traffic::Unknown) | None => {}
+        }
+    }
     let batches = stale.chunks(spare(world.serving().len(), world));
     Ok(batches
         .flat_map(|few| [out(few, "W12", "a server in a sync is out of service"), back(few, "W12")])
@@ -546,6 +561,9 @@ mod tests {
         assert_eq!(told(&all, &world, &Survey::default()), [batch("b, c"), batch("d")].concat());
         let named = Kind::Sync { servers: vec![name("a"), name("d")] };
         assert_eq!(told(&named, &world, &Survey::default()), batch("d"));
+        world.servers.get_mut(&name("c")).unwrap().traffic = Traffic::Silent("lb1 does not answer".into());
+        assert!(matches!(plan(&all, &world, &Survey::default()), Err(PlanRefused::Undrainable(..))));
+        assert_eq!(told(&named, &world, &Survey::default()), batch("d"), "it is not asked for");
     }
 
     #[test]
