@@ -118,6 +118,7 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     for (chunk, bytes) in &adopt.chunks {
         plan.supply(&chunk.hash, bytes)?;
     }
+    plan.look_elsewhere(&live)?;
     drop(plan.staged()?.begin()?.switch()?.release());
     Ok(Made { look: Some(Look::At(places)), adopted })
 }

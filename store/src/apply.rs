@@ -25,6 +25,7 @@ mod local;
 mod look;
 mod place;
 mod plan;
+mod probe;
 mod recover;
 mod space;
 mod stage;
@@ -141,8 +142,8 @@ pub enum Failed {
 pub struct Plan(Unswitched);
 
 impl Plan {
-    /// Plans the job, checks owners, space and holds, makes the staging directories and stages what is on this server's
-    /// disk already (live files, links, directories).
+    /// Plans the job, checks owners, space and holds, makes the staging directories and stages what is here already: links,
+    /// directories, what the files hold that are to be replaced.
     ///
     /// # Errors
     /// Refused; nothing live was touched.
@@ -154,12 +155,21 @@ impl Plan {
         recover::finish_done(site)?;
         let mut plan = Self(Unswitched(Some(Work::plan(site, job, ways)?)));
         failpoint::check("apply.begun").map_err(|source| plan.work().io(source))?;
-        local::fill(plan.work(), job.live)?;
+        local::fill_in_place(plan.work(), job.live)?;
         Ok(plan)
     }
 
     fn work(&mut self) -> &mut Work {
         self.0.work()
+    }
+
+    /// Takes what is still needed from any file of `live`, the sets as last scanned: worth its walk where little else brings
+    /// it (a file that was renamed, a first sync over an old copy).
+    ///
+    /// # Errors
+    /// As [`Self::supply`].
+    pub fn look_elsewhere(&mut self, live: &Tree) -> Result<(), Refused> {
+        local::fill_from_all(self.work(), live)
     }
 
     /// The chunks that are still needed.

@@ -35,7 +35,7 @@ use bellwether_proto::{
     key::PublicKey,
     limits,
     name::{ServerName, SetName},
-    revision::{Number, SignedHeader},
+    revision::{Number, RevisionId, SignedHeader},
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
@@ -139,7 +139,7 @@ pub(crate) struct Member {
     history: History,
     position: Position,
     /// The newest head that was heard of.
-    heard: Option<Number>,
+    heard: Option<(Number, RevisionId)>,
     sets: Sets,
     drift: v1::Drift,
     /// Recovery points that no manager was told of yet.
@@ -331,6 +331,9 @@ impl Member {
 
     fn head(&mut self, head: v1::SignedHeader) {
         let Ok(head) = SignedHeader::from_wire(head) else { return };
+        if self.heard == Some((head.number(), head.id())) {
+            return;
+        }
         if head.signed_by(&self.record.current().record().manager().key) {
             self.heard(head);
         }
@@ -340,7 +343,7 @@ impl Member {
     fn heard(&mut self, head: SignedHeader) {
         let header = head.header();
         let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
-        self.heard = Some(number);
+        self.heard = Some((number, head.id()));
         self.seen.note(head);
         let _ = self.events.send(Event::Head { number, time_ms, message });
     }
@@ -352,7 +355,7 @@ impl Member {
             Err(reason) => return self.report_refusal(offer_id(offer), reason),
         };
         // An offer may come before the word of the head that it makes.
-        if self.heard < Some(header.number()) {
+        if self.heard.is_none_or(|(newest, _)| newest < header.number()) {
             self.heard(header.clone());
         }
         self.tell(Observation::Started { sync: offer.base, to: header.number() });
@@ -402,7 +405,13 @@ impl Member {
 
     /// Goes on with what has arrived: finishes, asks for more, or waits.
     fn arrived(&mut self, mut receiving: Box<Receiving>) {
-        match receiving.step() {
+        let step = receiving.step();
+        if step != Step::More
+            && let Err(error) = receiving.look_elsewhere(&self.sets.live)
+        {
+            return self.refused(&receiving.header, &error);
+        }
+        match step {
             Step::More => {
                 self.progress("receiving", receiving.plan(), receiving.received(), receiving.size);
                 self.work = Work::Receiving(receiving);

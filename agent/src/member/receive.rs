@@ -242,6 +242,12 @@ impl Receiving {
         Ok(())
     }
 
+    /// Takes what the pack did not bring (yet) from the files here.
+    pub(crate) fn look_elsewhere(&mut self, live: &Tree) -> Result<(), ReceiveError> {
+        let Some(planned) = &mut self.planned else { return Ok(()) };
+        Ok(planned.plan.look_elsewhere(live)?)
+    }
+
     /// Asks for the rest of the pack.
     pub(crate) fn want_rest(&mut self) -> v1::Range {
         self.to = self.size;

@@ -227,7 +227,7 @@ impl Member {
                 Err(error) => return self.refused(&header, &error),
             };
         let mut filling = Filling::new(header, planned, began, false);
-        match self.take_from_history(&mut filling.planned.plan) {
+        match self.take_from_here(&mut filling.planned.plan) {
             Ok(missing) => self.await_chunks(filling, &missing),
             Err(error) => self.refused(&filling.header, &error),
         }
@@ -258,8 +258,9 @@ impl Member {
         Ok(())
     }
 
-    /// Supplies what this server's own history has; returns what is missing still.
-    pub(super) fn take_from_history(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
+    /// Supplies what this server's own files and history have; returns what is missing still.
+    pub(super) fn take_from_here(&self, plan: &mut Plan) -> Result<Vec<Chunk>, ReceiveError> {
+        plan.look_elsewhere(&self.sets.live)?;
         let wanted: HashSet<Hash> = plan.missing().iter().map(|chunk| chunk.hash).collect();
         if wanted.is_empty() {
             return Ok(Vec::new());

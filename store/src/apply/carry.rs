@@ -247,16 +247,20 @@ impl<'a> Carrier<'a> {
         if touched.len() > stage::SYNC_EACH {
             return self.areas.iter().try_for_each(|area| durable::sync_filesystem(area.staging.as_fd()));
         }
-        // Side by side: a disk flushes once for those that wait for it together.
-        let staging = || {
-            self.areas.par_iter().try_for_each(|area| {
-                durable::sync_directory(area.staging.as_fd())?;
-                // Not synced before the switch when one file is staged alone.
-                durable::sync_directory(area.holder())
-            })
+        let staging = |area: &Area| {
+            durable::sync_directory(area.staging.as_fd())?;
+            // Not synced before the switch when one file is staged alone.
+            durable::sync_directory(area.holder())
         };
-        let live = || touched.into_par_iter().try_for_each(|(set, path)| self.sync_touched(set, path.as_ref()));
-        let (staging, live) = rayon::join(staging, live);
+        let live = |(set, path): (usize, Option<EntryPath>)| self.sync_touched(set, path.as_ref());
+        if touched.len() == 1 {
+            // One file system: what is synced first brings the others along.
+            self.areas.iter().try_for_each(staging)?;
+            return touched.into_iter().try_for_each(live);
+        }
+        // Side by side: a disk flushes once for those that wait for it together.
+        let (staging, live) =
+            rayon::join(|| self.areas.par_iter().try_for_each(staging), || touched.into_par_iter().try_for_each(live));
         staging.and(live)
     }
 

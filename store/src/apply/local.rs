@@ -20,11 +20,8 @@ struct Found {
     hash: Hash,
 }
 
-/// Supplies what live files hold: those at the changed paths first, any other only for what is missing then.
-pub(super) fn fill(work: &mut Work, live: &Tree) -> Result<(), Refused> {
-    if work.staging.is_whole() {
-        return Ok(());
-    }
+/// Supplies what the live files at the changed paths hold.
+pub(super) fn fill_in_place(work: &mut Work, live: &Tree) -> Result<(), Refused> {
     let mut found = Vec::new();
     for wanted in &work.journal.wanted {
         let set = &work.journal.sets[wanted.set].name;
@@ -32,7 +29,11 @@ pub(super) fn fill(work: &mut Work, live: &Tree) -> Result<(), Refused> {
             collect(work, set, &wanted.path, &node, &mut found);
         }
     }
-    supply(work, &found)?;
+    supply(work, &found)
+}
+
+/// Supplies what any live file holds.
+pub(super) fn fill_from_all(work: &mut Work, live: &Tree) -> Result<(), Refused> {
     if work.staging.is_whole() {
         return Ok(());
     }

@@ -21,7 +21,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Refused, look};
+use super::{Refused, look, probe};
 use crate::{
     attributes::copy_label,
     beneath::{open_directory, os},
@@ -119,7 +119,7 @@ impl Area {
         let root = root(parent.as_fd(), &base)?;
         let places = [Some((parent.as_fd(), &beside[..])), root.as_ref().map(|root| (root.as_fd(), INSIDE))];
         if let Some(root) = &root {
-            remove_probe(root.as_fd())?;
+            probe::remove(root.as_fd())?;
         }
         for (directory, name) in places.into_iter().flatten() {
             if look::look(directory, name)?.is_none() {
@@ -143,7 +143,7 @@ impl Area {
         let staging = make(parent, &name)?;
         durable::clear(staging.as_fd())?;
         let probed = match root {
-            Some(root) => probe(staging.as_fd(), root),
+            Some(root) => probe::prove(parent, staging.as_fd(), root),
             None => look::look(parent, base).map(drop),
         };
         if let Err(error) = probed {
@@ -154,10 +154,10 @@ impl Area {
     }
 
     fn within(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        remove_probe(root)?;
+        probe::remove(root)?;
         let staging = make(root, INSIDE)?;
         durable::clear(staging.as_fd())?;
-        probe(staging.as_fd(), root)?;
+        probe::prove(root, staging.as_fd(), root)?;
         Ok(staging)
     }
 
@@ -234,7 +234,7 @@ impl Area {
             (true, None) => return Ok(()),
             (true, Some(root)) => return durable::remove_directory(root, INSIDE),
             // After a power loss the probe may be there still.
-            (false, Some(root)) => remove_probe(root)?,
+            (false, Some(root)) => probe::remove(root)?,
             (false, None) => {}
         }
         durable::remove_directory(self.parent(), &name_beside(&self.rules))
@@ -313,37 +313,4 @@ fn lock(staging: &OwnedFd) -> io::Result<()> {
         }
     }
     Err(io::Error::other("another process is applying to this set"))
-}
-
-/// Removes the probe that a crash left in the set.
-fn remove_probe(root: BorrowedFd<'_>) -> io::Result<()> {
-    match look::look(root, INSIDE)? {
-        Some(seen) if seen.shape == look::Shape::File && seen.size == 0 => durable::remove(root, INSIDE),
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// Renames a file from staging into the set and back, under the one name there that is never scanned.
-fn probe(staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<()> {
-    const PROBE: &[u8] = b"probe";
-    let from = Name { directory: staging, name: PROBE };
-    drop(durable::create(staging, PROBE, 0o600)?);
-    let moved = match look::look(root, INSIDE)? {
-        Some(seen) if seen.shape == look::Shape::Directory => {
-            let inside = openat(
-                root,
-                os(INSIDE),
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            there_and_back(from, Name { directory: inside.as_fd(), name: b"probe.there" })
-        }
-        _ => there_and_back(from, Name { directory: root, name: INSIDE }),
-    };
-    moved.and_then(|()| durable::remove(staging, PROBE))
-}
-
-fn there_and_back(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
-    durable::rename(from, to)?;
-    durable::rename(to, from)
 }

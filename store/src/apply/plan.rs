@@ -100,6 +100,14 @@ impl Planner<'_> {
     fn complete(&mut self, changes: Entries) -> Result<Entries, Refused> {
         let mut added = Entries::new();
         for (path, _) in changes.iter().filter(|(_, entry)| entry.is_some()) {
+            let settled = |above: &EntryPath| !changes.contains_key(above) && !added.contains_key(above);
+            // Where its directory can be opened, all above are directories, too.
+            if let Some((above, _)) = path.split()
+                && ancestors(path).iter().all(settled)
+                && self.is_directory(&above).unwrap_or(false)
+            {
+                continue;
+            }
             let mut there = true;
             for above in ancestors(path) {
                 match changes.get(&above).or_else(|| added.get(&above)) {

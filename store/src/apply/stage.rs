@@ -303,10 +303,14 @@ impl Staging {
     }
 
     fn sync_entries(&self, areas: &[Area]) -> Result<(), Failure> {
-        self.files.par_iter().try_for_each(|StagedFile { area, path, whole, .. }| {
+        let sync = |StagedFile { area, path, whole, .. }: &StagedFile| {
             let synced = whole.as_ref().map_or(Ok(()), |file| durable::sync_file(file.as_fd()));
             synced.map_err(|error| (*area, path.clone(), error))
-        })?;
+        };
+        match &self.files[..] {
+            [alone] => sync(alone)?,
+            files => files.par_iter().try_for_each(sync)?,
+        }
         for StagedDirectory { area, path, .. } in &self.directories {
             let sync = || durable::sync_directory(open_directory(areas[*area].staging.as_fd(), path)?.as_fd());
             sync().map_err(|error| (*area, path.clone(), error))?;

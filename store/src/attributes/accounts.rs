@@ -7,9 +7,16 @@ use std::{
 
 use bellwether_proto::entry::{Owner, Owners};
 
-/// The names of the owners met in one scan: each number is looked up once.
-#[derive(Debug, Default)]
-pub struct Names(Mutex<Known>);
+use self::memory::Memory;
+
+mod memory;
+
+static NAMES: Memory<Known> = Memory::new();
+static IDS: Memory<Ids> = Memory::new();
+
+/// The names of owners: each number is looked up once. Make a new one for each scan: accounts change.
+#[derive(Debug)]
+pub struct Names(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -17,8 +24,14 @@ struct Known {
     owners: Owners,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        Self(NAMES.recall())
+    }
+}
+
 impl Names {
-    /// No number looked up yet.
+    /// What this process looked up lately is known.
     pub fn new() -> Self {
         Self::default()
     }
@@ -66,8 +79,8 @@ pub struct MissingAccount {
 }
 
 /// The numbers that names have on this server; each is looked up once, so make a new one for each apply.
-#[derive(Debug, Default)]
-pub struct Accounts(Mutex<Ids>);
+#[derive(Debug)]
+pub struct Accounts(Arc<Mutex<Ids>>);
 
 #[derive(Debug, Default)]
 struct Ids {
@@ -75,8 +88,20 @@ struct Ids {
     groups: HashMap<Box<str>, Option<u32>>,
 }
 
+impl Default for Accounts {
+    fn default() -> Self {
+        let ids = IDS.recall();
+        let mut known = ids.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who was missing may have been made since.
+        known.users.retain(|_, id| id.is_some());
+        known.groups.retain(|_, id| id.is_some());
+        drop(known);
+        Self(ids)
+    }
+}
+
 impl Accounts {
-    /// No name looked up yet.
+    /// What this process looked up lately is known; who was missing then is looked up again.
     pub fn new() -> Self {
         Self::default()
     }

@@ -179,9 +179,14 @@ impl Looks {
 
     /// Reads what has to be read, and gives all edits.
     fn finish(mut self, set: &SetScan<'_>, known: &Known<'_>) -> Result<Vec<(EntryPath, Edit)>, ScanError> {
-        let files = std::mem::take(&mut self.files).into_par_iter();
-        let read = files.map_init(Vec::new, |buffer, path| Ok((set.read(&path, buffer)?, path)));
-        let read = read.collect::<Result<Vec<_>, ScanError>>()?;
+        let files = std::mem::take(&mut self.files);
+        let read = |buffer: &mut Vec<u8>, path: EntryPath| Ok((set.read(&path, buffer)?, path));
+        // One is read here: another thread would have to be woken for it.
+        let read: Result<Vec<_>, ScanError> = match files.len() {
+            0 | 1 => files.into_iter().map(|path| read(&mut Vec::new(), path)).collect(),
+            _ => files.into_par_iter().map_init(Vec::new, read).collect(),
+        };
+        let read = read?;
         for (now, path) in read {
             self.put(known, path, now);
         }

@@ -35,7 +35,7 @@ impl Member {
 
     fn switch_back(&mut self, header: &SignedHeader, edits: &[Change]) -> Result<Vec<String>, AskError> {
         let mut plan = self.sets.plan_without(header, edits)?;
-        let missing = self.take_from_history(&mut plan)?;
+        let missing = self.take_from_here(&mut plan)?;
         if !missing.is_empty() {
             return Err(AskError::Missing(missing.len()));
         }

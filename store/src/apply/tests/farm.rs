@@ -117,6 +117,7 @@ impl Farm {
 
     pub(super) fn staged(&self, job: &Job<'_>) -> Result<crate::apply::Staged, Outcome> {
         let mut plan = Plan::with(&self.site(), job, self.ways).map_err(Outcome::Refused)?;
+        plan.look_elsewhere(job.live).map_err(Outcome::Refused)?;
         let places = places(job.target);
         for chunk in plan.missing() {
             let (path, offset) = &places[&chunk.hash];
