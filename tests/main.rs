@@ -28,6 +28,7 @@ mod real_trees;
 mod recovery;
 mod reforming;
 mod restoring;
+mod returning;
 mod space;
 mod takeover;
 mod web;

@@ -12,7 +12,7 @@ use crate::{
 
 /// The machine loses its power: all that runs on it is gone at once. What clients had asked it for by then is lost; from
 /// when HAProxy knows it, nothing is.
-fn lose(farm: &mut Farm, site: &mut Site, index: usize, client: &Client) -> usize {
+pub(crate) fn lose(farm: &mut Farm, site: &mut Site, index: usize, client: &Client) -> usize {
     let name = farm.server(index).name.clone();
     client.wait_from(&name);
     farm.server_mut(index).kill();

@@ -78,12 +78,15 @@ fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
     farm.server_mut(1).start();
 
     takes_over(&farm, 1, &[]).refused().says(&["member2 has seen more: it holds 1.2, this server 1.1"]);
+    let balancer = Balancer::begin([farm.server(2)]);
     let forced = takes_over(&farm, 1, &["--force"]).success();
     forced.says(&["1.2 of", "the last change", "seen by member2"]);
     farm.led_by(1);
     farm.wait_same(farm.server(2));
     let shown = farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
     assert_eq!(content(&farm, 2, "index.html"), "one");
+    // W12: it served what it had until the switch.
+    balancer.assert_always_ready();
     assert!(shown.kept.iter().any(|kept| kept.contains("instead-of-1.2")), "{:?}", shown.kept);
     let kept = find_below(&farm.server(2).state().join("recovery"), "index.html").expect("a recovery point");
     assert_eq!(fs::read_to_string(kept).expect("kept"), "only member2 has this");

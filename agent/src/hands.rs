@@ -1,17 +1,17 @@
 //! What procedures see of the farm and do to it ([`Hands`]): through the manager's handle, the balancers, and the takeover
 //! of this server. It keeps nothing.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bellwether_manager::{
     EditError, Leave, Manager,
     balancer::{Balancers, Patience, rules::Report},
-    procedure::{ActError, Action, Hands, Insists, Seen, Traffic, World},
+    procedure::{ActError, Action, Hands, Insists, Removed, Seen, Traffic, Whom, World},
 };
 use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
-    status::{FarmStatus, ServerStatus, State},
+    status::{Event, FarmStatus, Observation, ServerStatus, State},
     v1::PromoteRequest,
 };
 
@@ -53,7 +53,7 @@ impl Hands for AgentHands {
         self.agent.record.current()
     }
 
-    async fn observe(&self, servers: Option<Vec<ServerName>>) -> World {
+    async fn observe(&self, whom: &Whom) -> World {
         self.agent.folded().await;
         let signed = self.agent.record.current();
         let record = signed.record();
@@ -62,19 +62,24 @@ impl Hands for AgentHands {
             Standing::Manager(manager) => manager.informed(),
             Standing::Member(_) | Standing::Changing | Standing::Halted(_) => Default::default(),
         };
-        let asked = |server: &&Server| servers.as_ref().is_none_or(|servers| servers.contains(&server.name));
-        let asked: Vec<Server> = record.servers.iter().filter(asked).cloned().collect();
+        let gone: Vec<&Server> = record.removed.iter().filter(|gone| record.server(&gone.name).is_none()).collect();
+        let named = |server: &Server| whom.servers.contains(&server.name);
+        let there = record.servers.iter().filter(|server| whom.all || named(server));
+        let asked: Vec<Server> = there.chain(gone.iter().copied().filter(|gone| named(gone))).cloned().collect();
         let traffic = traffic(&self.balancers(record), &asked).await;
-        let see = |server: &Server| {
+        let routed = |server: &Server| {
             let place = asked.iter().position(|asked| asked.name == server.name);
-            let traffic = place.map_or(Traffic::Unknown, |place| traffic[place].clone());
-            (server.name.clone(), seen(server, &farm, traffic, informed.contains(&server.name)))
+            place.map_or(Traffic::Unknown, |place| traffic[place].clone())
         };
+        let see = |server: &Server| {
+            (server.name.clone(), seen(server, &farm, routed(server), informed.contains(&server.name)))
+        };
+        let removed = |gone: &&Server| (gone.name.clone(), Removed { drained: gone.drained, traffic: routed(gone) });
         World {
             me: self.agent.name.clone(),
             manager: record.manager().name.clone(),
             servers: record.servers.iter().map(see).collect(),
-            removed: record.removed.iter().map(|server| server.name.clone()).collect(),
+            removed: gone.iter().map(removed).collect(),
             balancers: !record.policy.balancers.is_empty(),
             min_serving: record.policy.min_serving as usize,
             drain_timeout_ms: record.policy.drain_timeout_s.saturating_mul(1_000),
@@ -97,6 +102,34 @@ impl Hands for AgentHands {
             Action::Verify(servers) => self.sync(servers, true).await,
         }
     }
+
+    /// Each balancer by itself: that another one does not answer is no reason to leave its servers in.
+    async fn remind(&self, drained: &BTreeSet<ServerName>) {
+        match self.agent.standing() {
+            Standing::Manager(_) | Standing::Member(_) => {}
+            // It may have been set back, and know nothing of what was undrained since.
+            Standing::Changing | Standing::Halted(_) => return,
+        }
+        let record = self.agent.record.current();
+        let known: Vec<Server> =
+            drained.iter().filter_map(|name| record.record().server_or_removed(name)).cloned().collect();
+        for balancer in &record.record().policy.balancers {
+            let one = Balancers::patient(std::slice::from_ref(balancer), &self.agent.locals, Patience::default());
+            // One that cannot be asked is shown by the probe.
+            let Ok(reports) = one.states(&known).await else { continue };
+            let forgotten = known.iter().zip(reports).filter(|(_, report)| !report.is_absent() && !report.is_drained());
+            for (server, found) in forgotten {
+                tracing::warn!(balancer = %balancer.name, %found, "not drained there any more: draining it again");
+                match one.drain(server).await {
+                    Ok(_) => {
+                        let said = Observation::DrainedAgain(balancer.name.clone());
+                        let _ = self.agent.events.send(Event::Server(server.name.clone(), said));
+                    }
+                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "not drained"),
+                }
+            }
+        }
+    }
 }
 
 impl AgentHands {
@@ -110,7 +143,7 @@ impl AgentHands {
         if balancers.is_empty() {
             return Ok(());
         }
-        let known = servers.iter().filter_map(|name| record.record().server(name));
+        let known = servers.iter().filter_map(|name| record.record().server_or_removed(name));
         let mut why = Vec::new();
         for server in known {
             let done = if out { balancers.drain(server).await } else { balancers.ready(server).await };
@@ -201,6 +234,7 @@ fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) ->
         Role::Manager | Role::Member => status.map_or(State::Unknown, |status| status.state),
     };
     Seen {
+        key: server.key,
         role: server.role,
         candidate: server.candidate,
         drained: server.drained,

@@ -322,6 +322,11 @@ impl Record {
         self.servers.iter().find(|s| s.name == *name)
     }
 
+    /// The server of that name as it is; where nobody has it any more, as it was when it was removed.
+    pub fn server_or_removed(&self, name: &ServerName) -> Option<&Server> {
+        self.server(name).or_else(|| self.removed.iter().rfind(|s| s.name == *name))
+    }
+
     /// The server that pinned `key`.
     pub fn by_key(&self, key: &PublicKey) -> Option<&Server> {
         self.servers.iter().find(|s| s.key == *key)

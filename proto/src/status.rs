@@ -288,6 +288,8 @@ pub enum Observation {
     Left,
     /// It tried the group's balancers: why it cannot drive one; none: it can.
     Balancers(Vec<(BalancerName, Option<String>)>),
+    /// That balancer had forgotten that it is drained, and was told again.
+    DrainedAgain(BalancerName),
     /// It is alive.
     Alive,
 }

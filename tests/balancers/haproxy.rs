@@ -19,6 +19,8 @@ pub(crate) enum Check {
     Relay,
     /// It asks nginx for the page, and the agent over the agent-check protocol: the other documented one.
     Agent,
+    /// It asks nginx for the page, and nobody whether the server is ready: only what it is told at run time keeps one out.
+    Page,
 }
 
 /// A server of the backend `app`.
@@ -143,7 +145,7 @@ fn configuration(socket: &Path, address: &str, servers: &[Place], check: Check) 
         socket.display(),
         match check {
             Check::Relay => "/bellwether/ready",
-            Check::Agent => "/index.html",
+            Check::Agent | Check::Page => "/index.html",
         }
     );
     for Place { name, address, agent_check } in servers {

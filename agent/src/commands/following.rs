@@ -5,10 +5,8 @@ use std::io::{self, IsTerminal};
 
 use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
 use bellwether_proto::v1::{
-    ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest, admin_client::AdminClient,
-    start_procedure_request,
+    ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest, start_procedure_request,
 };
-use tonic::transport::Channel;
 
 use crate::{
     common::{Common, author},
@@ -23,10 +21,10 @@ use crate::{
 pub(super) struct Begin {
     /// Print the steps (what, where, why), and do nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// How long to stay with it
     #[arg(long, default_value = "done")]
-    wait: Wait,
+    pub(super) wait: Wait,
 }
 
 /// How long the command stays with its procedure.
@@ -48,31 +46,81 @@ pub(super) async fn begin(
     attest: &str,
     asked: start_procedure_request::Procedure,
 ) -> Result<(), CommandError> {
-    let mut client = common.connect().await?;
-    let request = |dry_run| StartProcedureRequest {
-        procedure: Some(asked.clone()),
-        attest: attest.to_owned(),
-        author: author(),
-        dry_run,
-    };
-    let planned = ask(common, &mut client, request(true)).await?;
+    let planned = ask(common, asked.clone(), attest, true).await?;
     if begin.dry_run {
-        output::show(common.json, &planned, |planned| format!("{} would:\n{}", planned.kind.command(), plan(planned)));
+        show_plan(common, &planned);
         return Ok(());
     }
-    if !common.yes {
-        eprintln!("{}:\n{}", planned.kind.command(), plan(&planned));
-    }
-    output::confirm("go on?", common.yes)?;
-    let begun = ask(common, &mut client, request(false)).await?;
+    confirm(common, &planned)?;
+    let begun = ask(common, asked, attest, false).await?;
     stay(common, begun, begin.wait).await
+}
+
+/// The procedure that would be begun; none: nobody is to be drained, so the command does by itself what it is for.
+///
+/// # Errors
+/// Refused.
+pub(super) async fn planned(
+    common: &Common,
+    asked: start_procedure_request::Procedure,
+) -> Result<Option<Procedure>, CommandError> {
+    let planned = ask(common, asked, "", true).await?;
+    Ok(Some(planned).filter(|planned| !planned.steps.is_empty()))
+}
+
+/// Begins it without a question.
+///
+/// # Errors
+/// Refused.
+pub(super) async fn start(
+    common: &Common,
+    asked: start_procedure_request::Procedure,
+) -> Result<Procedure, CommandError> {
+    ask(common, asked, "", false).await
+}
+
+/// Begins what is planned, unless it is a dry run, and stays with it: a way back into service is no question.
+///
+/// # Errors
+/// Refused, failed or stopped; timed out.
+pub(super) async fn way_back_into_service(
+    common: &Common,
+    begin: &Begin,
+    planned: &Procedure,
+    asked: start_procedure_request::Procedure,
+) -> Result<(), CommandError> {
+    if begin.dry_run {
+        show_plan(common, planned);
+        return Ok(());
+    }
+    stay(common, start(common, asked).await?, begin.wait).await
+}
+
+/// Prints the steps that would be done.
+pub(super) fn show_plan(common: &Common, planned: &Procedure) {
+    output::show(common.json, planned, |planned| format!("{} would:\n{}", planned.kind.command(), plan(planned)));
+}
+
+/// Asks whether they are to be done, unless `--yes` says so.
+///
+/// # Errors
+/// They are not.
+pub(super) fn confirm(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
+    if !common.yes {
+        eprintln!("{}:\n{}", planned.kind.command(), plan(planned));
+    }
+    output::confirm("go on?", common.yes)
 }
 
 async fn ask(
     common: &Common,
-    client: &mut AdminClient<Channel>,
-    request: StartProcedureRequest,
+    asked: start_procedure_request::Procedure,
+    attest: &str,
+    dry_run: bool,
 ) -> Result<Procedure, CommandError> {
+    let mut client = common.connect().await?;
+    let (procedure, attest) = (Some(asked), attest.to_owned());
+    let request = StartProcedureRequest { procedure, attest, author: author(), dry_run };
     let reply = common.in_time(client.start_procedure(request)).await?.into_inner();
     serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
 }
@@ -131,31 +179,43 @@ fn decode(reply: Option<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
 /// # Errors
 /// It failed (1), was aborted (1), waits for a person (5), or the time is up (4) and it goes on.
 pub(super) async fn stay(common: &Common, procedure: Procedure, wait: Wait) -> Result<(), CommandError> {
-    let id = procedure.id;
+    let (id, end) = (procedure.id, procedure.steps.len());
     if wait == Wait::None {
         output::show(common.json, &procedure, |procedure| {
             format!("{id} has begun: {}; see: bellwether procedure show {id}", procedure.kind.command())
         });
         return Ok(());
     }
-    let following = follow(common, procedure);
-    let ended = match common.timeout {
-        None => following.await?,
-        Some(limit) => tokio::time::timeout(limit, following).await.unwrap_or_else(|_| {
-            let text = format!("{id} is not done after {}", duration::format(limit));
-            Err(CommandError::new(Kind::TimedOut, text)
-                .hint(format!("it goes on by itself; bellwether procedure show {id} says how far it is")))
-        })?,
-    };
+    let ended = watch(common, procedure, end, output::line).await?;
     output::show(common.json, &ended, |ended| format!("{id} is done; {}", ended.kind.afterwards()));
     Ok(())
 }
 
-async fn follow(common: &Common, begun: Procedure) -> Result<Procedure, CommandError> {
+/// Stays with a procedure until so many of its steps are done; as it is then. They are told on standard error: standard
+/// output is for what the command is about.
+///
+/// # Errors
+/// As [`stay`].
+pub(super) async fn until(common: &Common, procedure: Procedure, steps: usize) -> Result<Procedure, CommandError> {
+    watch(common, procedure, steps, |line| eprintln!("{line}")).await
+}
+
+async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
+    let id = procedure.id;
+    let following = follow(common, procedure, steps, say);
+    let Some(limit) = common.timeout else { return following.await };
+    tokio::time::timeout(limit, following).await.unwrap_or_else(|_| {
+        let text = format!("{id} is not done after {}", duration::format(limit));
+        Err(CommandError::new(Kind::TimedOut, text)
+            .hint(format!("it goes on by itself; bellwether procedure show {id} says how far it is")))
+    })
+}
+
+async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
     let id = begun.id;
     let mut client = common.connect().await?;
     let mut replies = client.procedures(ProceduresRequest { follow: true }).await?.into_inner();
-    let mut teller = Teller { json: common.json, told: begun.at, progress: None };
+    let mut teller = Teller { json: common.json, told: begun.at, say, progress: None };
     loop {
         let all = decode(replies.message().await?)?;
         let Some(shown) = all.into_iter().find(|shown| shown.procedure.id == id) else {
@@ -174,6 +234,7 @@ async fn follow(common: &Common, begun: Procedure) -> Result<Procedure, CommandE
                 return Err(CommandError::new(Kind::Failed, format!("{id} was aborted by {by}"))
                     .hint(format!("{left}\n{}", way_back(&procedure))));
             }
+            Standing::Running if procedure.at >= steps => return Ok(procedure),
             Standing::Running => {}
         }
         if let Some(fact) = procedure.asks() {
@@ -208,6 +269,7 @@ fn answer(id: Id, fact: &Fact) -> Result<String, CommandError> {
 struct Teller {
     json: bool,
     told: usize,
+    say: fn(&str),
     progress: Option<Progress>,
 }
 
@@ -224,7 +286,7 @@ impl Teller {
         }
         for (at, step) in procedure.steps.iter().enumerate().take(procedure.at).skip(self.told) {
             let noted = step.noted.as_ref().map(|noted| format!(": {noted}")).unwrap_or_default();
-            output::line(&format!("{} {}/{count} {}{noted}", procedure.id, at + 1, step.task.what()));
+            (self.say)(&format!("{} {}/{count} {}{noted}", procedure.id, at + 1, step.task.what()));
         }
         self.told = self.told.max(procedure.at);
         if procedure.standing == Standing::Running
@@ -244,8 +306,14 @@ impl Teller {
 pub(super) fn way_back(procedure: &Procedure) -> String {
     match &procedure.kind {
         What::RecoverManager { .. } => "see: bellwether server list; bellwether status".to_owned(),
+        What::Sync { .. } => {
+            "into service again, of each that is drained, at the manager: bellwether maintenance finish NAME".to_owned()
+        }
         What::MaintenanceStart { server, .. }
         | What::MaintenanceFinish { server }
+        | What::ServerAdd { server }
+        | What::ServerEnable { server }
+        | What::ServerReplace { server, .. }
         | What::RecoverMember { server, .. } => {
             format!("into service again, at the manager: bellwether maintenance finish {server}")
         }

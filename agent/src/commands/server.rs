@@ -3,7 +3,7 @@
 use bellwether_proto::name::ServerName;
 use clap::Subcommand;
 
-use super::record;
+use super::{following, record};
 use crate::{common::Common, error::CommandError};
 
 mod add;
@@ -25,14 +25,14 @@ pub struct Args {
 enum What {
     /// The servers of the group, as this machine's copy of the record has them
     List,
-    /// Take back a server that was removed or disabled: its key and address are known
-    Add(One),
+    /// Take back a server that was removed or disabled: its key and address are known. Drained until it is complete
+    Add(Back),
     /// Change a server's address, whether it may become manager, or where balancers have it
     Set(set::Args),
     /// Send a server nothing more and refuse what it asks; it stays in the group
     Disable(One),
-    /// Make a server that was disabled a member again, and sync it
-    Enable(One),
+    /// Make a server that was disabled a member again, and sync it. Drained until it is complete
+    Enable(Back),
     /// Send a server nothing more, and refuse it from its next call on
     Remove(One),
     /// Print a token with which new hardware takes the place and the name of a server
@@ -49,6 +49,15 @@ struct One {
     dry_run: bool,
 }
 
+/// One server that comes back; where the group has balancers, by a procedure.
+#[derive(Debug, clap::Args)]
+struct Back {
+    /// Its name
+    name: ServerName,
+    #[command(flatten)]
+    begin: following::Begin,
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -56,10 +65,10 @@ struct One {
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::List => list::run(common),
-        What::Add(one) => add::run(common, &one).await,
+        What::Add(back) => add::run(common, &back).await,
         What::Set(args) => set::run(common, args).await,
         What::Disable(one) => disable::run(common, &one).await,
-        What::Enable(one) => enable::run(common, &one).await,
+        What::Enable(back) => enable::run(common, &back).await,
         What::Remove(one) => remove::run(common, &one).await,
         What::Replace(args) => replace::run(common, args).await,
     }

@@ -1,11 +1,19 @@
-//! `bellwether sync`: bring servers to the manager's state from whatever they have.
+//! `bellwether sync`: bring servers to the manager's state from whatever they have. Whoever answers requests with something
+//! else meanwhile is drained first, by a procedure (W12).
 
-use bellwether_proto::{name::ServerName, v1::SyncRequest};
+use std::collections::BTreeSet;
+
+use bellwether_proto::{
+    name::ServerName,
+    record::Role,
+    v1::{SyncRequest, SyncServers, admin_client::AdminClient, start_procedure_request::Procedure},
+};
 use serde_json::json;
+use tonic::transport::Channel;
 
 use super::{
     farm::{self, Wait},
-    record,
+    following, record,
 };
 use crate::{
     common::Common,
@@ -22,7 +30,7 @@ pub struct Args {
     /// Hash every byte, whatever its times say
     #[arg(long)]
     pub full: bool,
-    /// Show which servers would be asked
+    /// Show what would be done, step by step where somebody is drained
     #[arg(long)]
     pub dry_run: bool,
     /// How far it has to be when the command ends
@@ -33,31 +41,85 @@ pub struct Args {
 /// Runs it.
 ///
 /// # Errors
-/// Refused, or not everywhere in time.
+/// Refused, or not everywhere in time; those of the procedure that drains whom it has to.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
+    let Args { servers, full, dry_run, wait } = args;
     let mut client = common.connect().await?;
-    let names: Vec<String> = args.servers.iter().map(ToString::to_string).collect();
-    if args.dry_run {
-        let whom = if names.is_empty() { "all members".to_owned() } else { names.join(", ") };
-        record::show_plan(common, &format!("bring {whom} to the manager's state"));
+    let drains = Procedure::Sync(SyncServers { servers: servers.iter().map(ToString::to_string).collect() });
+    let planned = following::planned(common, drains.clone()).await?;
+    let drained: BTreeSet<ServerName> = planned.iter().flat_map(|planned| planned.servers().cloned()).collect();
+    let others = others(&mut client, common, &servers, &drained).await?;
+    if dry_run {
+        show_plan(common, planned.as_ref(), &others);
         return Ok(());
     }
-    let request = SyncRequest { servers: names, full: args.full, verify_only: false };
-    let asked = common.in_time(client.sync(request)).await?.into_inner().servers;
+    let begun = match planned {
+        Some(_) => Some(following::start(common, drains).await?),
+        None => None,
+    };
+    let asked = if others.is_empty() { Vec::new() } else { ask(&mut client, common, &others, full).await? };
+    let id = begun.as_ref().map(|begun| begun.id);
     let mut at = None;
-    if args.wait == Wait::All && !asked.is_empty() {
-        let head = common.in_time(farm::status(&mut client)).await?.head.ok_or_else(no_revision)?;
-        let servers = asked.iter().map(|name| name.parse()).collect::<Result<Vec<ServerName>, _>>();
-        let servers = servers.map_err(|e| CommandError::failed(&e))?;
-        farm::until_reached(&mut client, common, head, Some(&servers)).await?;
-        at = Some(head);
+    if wait == Wait::All {
+        if let Some(begun) = begun {
+            let end = begun.steps.len();
+            following::until(common, begun, end).await?;
+        }
+        if !(asked.is_empty() && drained.is_empty()) {
+            let head = common.in_time(farm::status(&mut client)).await?.head.ok_or_else(no_revision)?;
+            farm::until_reached(&mut client, common, head, Some(&asked)).await?;
+            at = Some(head);
+        }
     }
-    output::show(common.json, &json!({ "servers": asked, "revision": at }), |_| match (asked.is_empty(), at) {
-        (true, _) => "there is no server to bring to the manager's state".to_owned(),
-        (false, Some(head)) => format!("in sync at {head}: {}", asked.join(", ")),
-        (false, None) => format!("asked {}; `bellwether monitor` shows how far they are", asked.join(", ")),
+    let all: Vec<String> = asked.iter().chain(&drained).map(ToString::to_string).collect();
+    let document = json!({ "servers": all, "revision": at, "procedure": id.map(|id| id.to_string()) });
+    output::show(common.json, &document, |_| match (all.is_empty(), at, id) {
+        (true, ..) => "there is no server to bring to the manager's state".to_owned(),
+        (false, Some(head), _) => format!("in sync at {head}: {}", all.join(", ")),
+        (false, None, None) => format!("asked {}; `bellwether monitor` shows how far they are", all.join(", ")),
+        (false, None, Some(id)) => format!("asked {}; see: bellwether procedure show {id}", all.join(", ")),
     });
     Ok(())
+}
+
+/// Those that are meant and need no drain.
+async fn others(
+    client: &mut AdminClient<Channel>,
+    common: &Common,
+    named: &[ServerName],
+    drained: &BTreeSet<ServerName>,
+) -> Result<Vec<ServerName>, CommandError> {
+    let meant = if named.is_empty() {
+        let status = common.in_time(farm::status(client)).await?;
+        let members = status.servers.into_iter().filter(|server| server.role == Role::Member);
+        members.map(|server| server.name).collect()
+    } else {
+        named.to_vec()
+    };
+    Ok(meant.into_iter().filter(|name| !drained.contains(name)).collect())
+}
+
+/// Asks them; those that were asked.
+async fn ask(
+    client: &mut AdminClient<Channel>,
+    common: &Common,
+    servers: &[ServerName],
+    full: bool,
+) -> Result<Vec<ServerName>, CommandError> {
+    let servers = servers.iter().map(ToString::to_string).collect();
+    let request = SyncRequest { servers, full, verify_only: false };
+    let asked = common.in_time(client.sync(request)).await?.into_inner().servers;
+    asked.iter().map(|name| name.parse()).collect::<Result<_, _>>().map_err(|e| CommandError::failed(&e))
+}
+
+fn show_plan(common: &Common, planned: Option<&bellwether_manager::procedure::Procedure>, others: &[ServerName]) {
+    match planned {
+        Some(planned) => following::show_plan(common, planned),
+        None => {
+            let whom: Vec<&str> = others.iter().map(ServerName::as_str).collect();
+            record::show_plan(common, &format!("bring {} to the manager's state", whom.join(", ")));
+        }
+    }
 }
 
 fn no_revision() -> CommandError {

@@ -362,9 +362,6 @@ impl Member {
         }
         self.tell(Observation::Started { sync: offer.base, to: header.number() });
         self.sets.forked = self.position.at.as_ref().map(SignedHeader::number).filter(|_| offer.base && offer.forked);
-        if offer.base {
-            self.tell_busy(&format!("in a sync to revision {}", header.number()));
-        }
         let held = self.holds().then_some(&self.given);
         let sets = &mut self.sets;
         let mut planner = |head: &_, changes| sets.plan_over(head, changes, held.map(Vec::as_slice));
@@ -472,7 +469,8 @@ impl Member {
         let _ = self.events.send(Event::Server(self.name.clone(), observation));
     }
 
-    /// What readiness is when nothing is under way (W12).
+    /// Readiness is what the sets hold (W12): a pack, a base like an increment, is staged beside them and switched at once, so
+    /// what is under way changes nothing before the switch. Who is drained for a sync is so by the record.
     fn tell_ready(&self) {
         self.tree.store(Arc::new(self.sets.tree.clone()));
         self.seen.hold(self.position.at.clone());
@@ -481,10 +479,6 @@ impl Member {
             (None, None) => Ready { ready: false, reason: "awaiting the first sync".into() },
             (Some(at), None) => Ready { ready: true, reason: format!("at revision {}", at.number()) },
         });
-    }
-
-    fn tell_busy(&self, reason: &str) {
-        self.ready.send_replace(Ready { ready: false, reason: reason.into() });
     }
 }
 

@@ -46,6 +46,10 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
     let kind = kind(agent, procedure)?;
     let survey = match &kind {
         Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, lost, *insists).await?,
+        // As the calls of the same name refuse it elsewhere.
+        Kind::ServerAdd { .. } | Kind::ServerEnable { .. } | Kind::ServerReplace { .. } | Kind::Sync { .. } => {
+            agent.manager().map(|_| Survey::default())?
+        }
         Kind::RecoverManager { .. }
         | Kind::MaintenanceStart { .. }
         | Kind::MaintenanceFinish { .. }
@@ -173,6 +177,17 @@ fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) ->
             Kind::MaintenanceStart { server: server(&name)?, promote, remove }
         }
         Asked::Finish(v1::FinishMaintenance { server: name }) => Kind::MaintenanceFinish { server: server(&name)? },
+        Asked::Add(v1::AddServer { server: name }) => Kind::ServerAdd { server: server(&name)? },
+        Asked::Enable(v1::EnableServer { server: name }) => Kind::ServerEnable { server: server(&name)? },
+        Asked::Replace(v1::ReplaceServer { server: name, ttl_s }) => {
+            Kind::ServerReplace { server: server(&name)?, ttl_ms: ttl_s.saturating_mul(1_000) }
+        }
+        Asked::Sync(v1::SyncServers { servers }) => {
+            let mut servers = servers.iter().map(|name| server(name)).collect::<Result<Vec<_>, _>>()?;
+            servers.sort();
+            servers.dedup();
+            Kind::Sync { servers }
+        }
         Asked::Member(v1::RecoverMember { server: name, remove }) => {
             Kind::RecoverMember { server: server(&name)?, remove }
         }

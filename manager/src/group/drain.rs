@@ -2,15 +2,16 @@
 
 use bellwether_proto::{
     name::ServerName,
-    record::{Record, SignedRecord},
+    record::{Record, Server, SignedRecord},
 };
 
 use super::{By, GroupRefused, add_again, next};
 
-/// These servers are out of service, or in it again; those that are not in the record are passed over.
+/// These servers are out of service, or in it again; those that were removed, too, as they are when they are added again.
+/// Names that nobody had are passed over.
 pub fn set_drained(held: &SignedRecord, servers: &[ServerName], drained: bool, by: &By) -> Option<Record> {
     let record = held.record();
-    let change = |server: &ServerName| record.server(server).is_some_and(|server| server.drained != drained);
+    let change = |server: &ServerName| record.server_or_removed(server).is_some_and(|server| server.drained != drained);
     let names: Vec<&str> = servers.iter().filter(|server| change(server)).map(ServerName::as_str).collect();
     if names.is_empty() {
         return None;
@@ -20,7 +21,13 @@ pub fn set_drained(held: &SignedRecord, servers: &[ServerName], drained: bool, b
 }
 
 fn set(record: &mut Record, servers: &[ServerName], drained: bool) {
-    record.servers.iter_mut().filter(|s| servers.contains(&s.name)).for_each(|s| s.drained = drained);
+    for name in servers {
+        let of_name = |s: &&mut Server| s.name == *name;
+        let there = record.servers.iter_mut().find(of_name);
+        if let Some(server) = there.or_else(|| record.removed.iter_mut().rfind(of_name)) {
+            server.drained = drained;
+        }
+    }
 }
 
 /// A server that was removed or disabled is a member again, in the same record out of service: its sync comes first.

@@ -1,6 +1,6 @@
 //! Whether what a step brings about is so already; if not, what to do or to wait for.
 
-use bellwether_proto::{name::ServerName, record::Role, status::State};
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State};
 
 use super::{Action, Attestation, Fact, Insists, Question, Seen, Task, Traffic, World};
 
@@ -48,15 +48,11 @@ pub fn check(task: &Task, since: &Since<'_>, world: &World) -> Check {
         Task::Disable(server) => disable(server, world),
         Task::Remove(server) => remove(server, world),
         Task::Add(server) => add(server, world),
+        Task::Replace { server, old, ttl_ms } => replace(server, old, *ttl_ms, since, world),
         Task::Sync(servers) => sync(servers, since, world),
         Task::Complete(servers) => complete(servers, since, world),
         Task::Undrain(servers) => undrain(servers, world),
     }
-}
-
-/// Those of `servers` that are in the record, with their names.
-fn seen<'a>(servers: &'a [ServerName], world: &'a World) -> impl Iterator<Item = (&'a ServerName, &'a Seen)> {
-    servers.iter().filter_map(|name| world.server(name).map(|seen| (name, seen)))
 }
 
 fn gone(name: &ServerName) -> Check {
@@ -64,9 +60,9 @@ fn gone(name: &ServerName) -> Check {
 }
 
 fn drain(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
-    let not_out: Vec<_> = seen(servers, world).filter(|(_, seen)| !world.is_out(seen)).map(|(name, _)| name).collect();
+    let not_out: Vec<_> = servers.iter().filter(|name| !world.is_out(name)).collect();
     if not_out.is_empty() {
-        let known = seen(servers, world).any(|(_, seen)| matches!(seen.traffic, Traffic::Known { .. }));
+        let known = servers.iter().any(|name| matches!(world.traffic(name), Some(Traffic::Known { .. })));
         let said = "no balancer of the group has it: nothing is drained there; /ready answers 503";
         return Check::So((!known).then(|| said.to_owned()));
     }
@@ -101,8 +97,8 @@ fn quiet(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     let mut left = 0;
     let mut unknown = false;
     let mut silent = None;
-    for (_, seen) in seen(servers, world) {
-        match &seen.traffic {
+    for traffic in servers.iter().filter_map(|name| world.traffic(name)) {
+        match traffic {
             Traffic::Known { sessions, .. } => left += sessions,
             Traffic::Unknown | Traffic::Absent(_) => unknown = true,
             Traffic::Silent(why) => silent = Some(why.clone()),
@@ -207,9 +203,23 @@ fn add(server: &ServerName, world: &World) -> Check {
         Some(Role::Member) => Check::So(None),
         Some(Role::Disabled) => Check::Act(Action::Add(server.clone())),
         Some(Role::Manager) => Check::Stuck(format!("{server} has become manager meanwhile")),
-        None if world.removed.contains(server) => Check::Act(Action::Add(server.clone())),
+        None if world.removed.contains_key(server) => Check::Act(Action::Add(server.clone())),
         None => Check::Wait(format!("{server} to join with a token: bellwether token create --names {server}")),
     }
+}
+
+fn replace(server: &ServerName, old: &PublicKey, ttl_ms: u64, since: &Since<'_>, world: &World) -> Check {
+    let Some(seen) = world.server(server) else { return gone(server) };
+    if seen.key != *old {
+        return Check::So(None);
+    }
+    if since.now_ms.saturating_sub(since.began_ms) >= ttl_ms {
+        return Check::Stuck(format!(
+            "no new hardware has joined as {server} while its token was good; for another token go on, then: bellwether \
+             server replace {server}"
+        ));
+    }
+    Check::Wait(format!("new hardware to join as {server}; there, with its token: bellwether join - --name {server}"))
 }
 
 /// What one server of several lacks.

@@ -51,8 +51,8 @@ fn patience(task: &Task) -> Patience {
         Task::Attest(_) => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
         // Until enough others serve.
         Task::Drain(_) => Patience { deadline_ms: 10 * MINUTE, again_ms: 2 * SECOND },
-        // It has the policy's own end.
-        Task::Quiet(_) => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
+        // They have ends of their own: the policy's, the token's.
+        Task::Quiet(_) | Task::Replace { .. } => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
         Task::HandOver { .. } => Patience { deadline_ms: 10 * MINUTE, again_ms: 5 * SECOND },
         Task::Promote { .. } => Patience { deadline_ms: 2 * MINUTE, again_ms: 5 * SECOND },
         Task::Disable(_) | Task::Remove(_) | Task::Add(_) => {

@@ -1,15 +1,17 @@
-//! Procedures: maintenance and recovery as lists of steps (W18–W27). Each step has a check ("already so?") against what is
+//! Procedures: maintenance, recovery and every way back into service as lists of steps (W12, W18–W27). Each step has a check ("already so?") against what is
 //! observed and an action, both safe to repeat; so a procedure goes on after a crash, and at a new manager.
 //!
 //! [`plan()`] makes the steps, [`settle`] passes those that are so, [`next()`] says what to do: plain functions over a
 //! [`World`]. The [`Board`] keeps the progress, durably before each action; [`run`] is the one task that observes,
-//! asks [`next()`] and acts. Its channels: it follows the board's watch and ends with `shutdown`.
+//! asks [`next()`] and acts, and now and then has those drained again whom a balancer has forgotten. Its channels: it
+//! follows the board's watch and ends with `shutdown`.
 
 mod board;
 mod check;
 mod document;
 mod engine;
 mod handle;
+mod held;
 mod plan;
 mod runner;
 mod steps;
@@ -26,9 +28,9 @@ pub use check::{Check, check};
 pub use document::{Document, DocumentRefused, SignedDocument};
 pub use engine::{Failure, Next, abort, next, resume, settle};
 pub use plan::{PlanRefused, Survey, Surveyed, plan};
-pub use runner::{ActError, AskError, Hands, Request, begin, give_up, go_on, run};
+pub use runner::{ActError, AskError, Hands, Request, Whom, begin, give_up, go_on, run};
 pub use steps::{Action, Fact, Question, Step, Task};
-pub use world::{Holds, Seen, Traffic, World};
+pub use world::{Holds, Removed, Seen, Traffic, World};
 
 /// A procedure's name, unique among those that are kept: `p7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -84,6 +86,28 @@ pub enum Kind {
         /// The server that was worked on.
         server: ServerName,
     },
+    /// W25: a server that was removed, or disabled, is added again.
+    ServerAdd {
+        /// The server.
+        server: ServerName,
+    },
+    /// W21: a server that was disabled is enabled.
+    ServerEnable {
+        /// The server.
+        server: ServerName,
+    },
+    /// W25: new hardware takes the place and the name of a server.
+    ServerReplace {
+        /// The name.
+        server: ServerName,
+        /// For how long its token admits it, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// W12: servers that hold something else are brought to the manager's state by an operator's `sync`.
+    Sync {
+        /// Which; none: all members.
+        servers: Vec<ServerName>,
+    },
     /// W27.
     RecoverMember {
         /// The server that is lost.
@@ -126,21 +150,17 @@ impl Kind {
                 format!("maintenance start {server} --promote {to}{}", removed(remove))
             }
             Self::MaintenanceFinish { server } => format!("maintenance finish {server}"),
+            Self::ServerAdd { server } => format!("server add {server}"),
+            Self::ServerEnable { server } => format!("server enable {server}"),
+            Self::ServerReplace { server, ttl_ms: _ } => format!("server replace {server}"),
+            Self::Sync { servers } => {
+                servers.iter().fold("sync".to_owned(), |command, name| format!("{command} {name}"))
+            }
             Self::RecoverMember { server, remove } => format!("recover member {server}{}", removed(remove)),
             Self::RecoverManager { remove, insists: Insists { force, accept }, .. } => {
                 let flag = |given: bool, flag| if given { flag } else { "" };
                 format!("recover manager{}{}{}", removed(remove), flag(*force, " --force"), flag(*accept, " --accept"))
             }
-        }
-    }
-
-    /// The server that it is about.
-    pub fn server(&self) -> &ServerName {
-        match self {
-            Self::MaintenanceStart { server, .. }
-            | Self::MaintenanceFinish { server }
-            | Self::RecoverMember { server, .. }
-            | Self::RecoverManager { lost: server, .. } => server,
         }
     }
 
@@ -152,7 +172,11 @@ impl Kind {
                     "{server} may be worked on; when it runs again, at the manager: bellwether maintenance finish {server}"
                 )
             }
-            Self::MaintenanceFinish { server } => format!("{server} serves again"),
+            Self::MaintenanceFinish { server }
+            | Self::ServerAdd { server }
+            | Self::ServerEnable { server }
+            | Self::ServerReplace { server, .. } => format!("{server} serves again"),
+            Self::Sync { .. } => "what was drained is in sync and serves again".to_owned(),
             Self::RecoverMember { server, .. } => format!("{server} is recovered and serves again"),
             Self::RecoverManager { lost, .. } => {
                 format!(
@@ -265,6 +289,10 @@ impl Procedure {
             Kind::RecoverManager { .. }
             | Kind::MaintenanceStart { .. }
             | Kind::MaintenanceFinish { .. }
+            | Kind::ServerAdd { .. }
+            | Kind::ServerEnable { .. }
+            | Kind::ServerReplace { .. }
+            | Kind::Sync { .. }
             | Kind::RecoverMember { .. } => manager,
         }
     }

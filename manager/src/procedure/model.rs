@@ -1,8 +1,8 @@
 //! A small farm for tests: what the actions of procedures do to it, and crashes wherever one may come.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use bellwether_proto::{name::ServerName, record::Role, status::State};
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State};
 use proptest::prelude::*;
 
 use super::*;
@@ -11,8 +11,14 @@ pub(super) fn names(names: &[&str]) -> Vec<ServerName> {
     names.iter().map(|name| name.parse().expect("a name")).collect()
 }
 
+/// A key like no other of that number.
+pub(super) fn key(number: u8) -> PublicKey {
+    PublicKey::try_from(&[number; 32][..]).expect("a key")
+}
+
 fn seen(role: Role) -> Seen {
     Seen {
+        key: key(1),
         role,
         candidate: true,
         drained: false,
@@ -33,7 +39,7 @@ pub(super) fn farm(servers: &[&str]) -> World {
         me: all[0].clone(),
         manager: all[0].clone(),
         servers: all.into_iter().enumerate().map(|(at, name)| (name, seen(role(at)))).collect(),
-        removed: BTreeSet::new(),
+        removed: BTreeMap::new(),
         balancers: false,
         min_serving: 1,
         drain_timeout_ms: 5_000,
@@ -49,6 +55,8 @@ struct Model {
     now_ms: u64,
     /// Servers that were ever synced while they took requests.
     synced_in_service: Vec<ServerName>,
+    /// Servers that became members while they took requests.
+    added_in_service: Vec<ServerName>,
     /// The fewest that ever served, not counting those that are lost.
     fewest: usize,
 }
@@ -61,7 +69,14 @@ impl Model {
             seen.traffic = Traffic::Known { out: false, up: true, sessions: 2 };
         }
         let fewest = world.servers.len();
-        Self { world, saved: BTreeMap::new(), now_ms: 1, synced_in_service: Vec::new(), fewest }
+        Self {
+            world,
+            saved: BTreeMap::new(),
+            now_ms: 1,
+            synced_in_service: Vec::new(),
+            added_in_service: Vec::new(),
+            fewest,
+        }
     }
 
     fn server(&mut self, name: &ServerName) -> &mut Seen {
@@ -70,8 +85,9 @@ impl Model {
 
     fn put_away(&mut self, name: &ServerName, remove: bool) {
         if remove {
-            self.world.servers.remove(name);
-            self.world.removed.insert(name.clone());
+            if let Some(Seen { drained, traffic, .. }) = self.world.servers.remove(name) {
+                self.world.removed.insert(name.clone(), Removed { drained, traffic });
+            }
         } else if let Some(seen) = self.world.servers.get_mut(name) {
             (seen.role, seen.state) = (Role::Disabled, State::Disabled);
         }
@@ -112,18 +128,19 @@ impl Model {
             Action::Disable(server) => self.put_away(server, false),
             Action::Remove(server) => self.put_away(server, true),
             Action::Add(server) => {
-                self.world.removed.remove(server);
-                let added = self.world.servers.entry(server.clone()).or_insert_with(|| Seen {
-                    traffic: Traffic::Known { out: true, up: true, sessions: 0 },
-                    ..seen(Role::Member)
-                });
+                let traffic = self.world.removed.remove(server).map_or(Traffic::Unknown, |removed| removed.traffic);
+                let added = self.world.servers.entry(server.clone());
+                let added = added.or_insert_with(|| Seen { traffic, ..seen(Role::Member) });
+                if !matches!(added.traffic, Traffic::Known { out: true, .. }) {
+                    self.added_in_service.push(server.clone());
+                }
                 (added.role, added.state, added.current) = (Role::Member, State::AwaitingSync, false);
                 // As the record's rule does.
                 added.drained = true;
             }
             Action::Sync(servers) => {
                 for name in servers {
-                    let in_service = !self.world.is_out(&self.world.servers[name]);
+                    let in_service = !self.world.is_out(name);
                     if in_service && !self.world.servers[name].current {
                         self.synced_in_service.push(name.clone());
                     }
@@ -141,9 +158,11 @@ impl Model {
     fn route(&mut self, servers: &[ServerName], out: bool) {
         let flags = self.world.is_manager();
         for name in servers {
-            let Some(seen) = self.world.servers.get_mut(name) else { continue };
-            seen.drained = if flags { out } else { seen.drained };
-            seen.traffic = Traffic::Known { out, up: true, sessions: if out { 1 } else { 0 } };
+            let removed = self.world.removed.get_mut(name).map(|gone| (&mut gone.drained, &mut gone.traffic));
+            let there = self.world.servers.get_mut(name).map(|seen| (&mut seen.drained, &mut seen.traffic));
+            let Some((drained, traffic)) = there.or(removed) else { continue };
+            *drained = if flags { out } else { *drained };
+            *traffic = Traffic::Known { out, up: true, sessions: if out { 1 } else { 0 } };
         }
         self.fewest = self.fewest.min(self.world.serving().len());
     }
@@ -151,10 +170,17 @@ impl Model {
     /// What happens between two looks.
     fn pass_time(&mut self) {
         self.now_ms += 1_000;
-        for seen in self.world.servers.values_mut() {
-            if let Traffic::Known { out: true, sessions, .. } = &mut seen.traffic {
+        let (servers, removed) = (self.world.servers.values_mut(), self.world.removed.values_mut());
+        let all = servers.map(|seen| &mut seen.traffic).chain(removed.map(|gone| &mut gone.traffic));
+        for traffic in all {
+            if let Traffic::Known { out: true, sessions, .. } = traffic {
                 *sessions = sessions.saturating_sub(1);
             }
+        }
+        let waits = self.saved[&self.world.me].step().map(|step| &step.task);
+        if let Some(Task::Replace { server, .. }) = waits.cloned() {
+            let new = self.server(&server);
+            (new.key, new.role, new.state, new.current) = (key(2), Role::Member, State::AwaitingSync, false);
         }
     }
 
@@ -215,10 +241,13 @@ impl Model {
         });
         (
             self.world.manager.clone(),
-            left.chain(self.world.removed.iter().map(|name| format!("{name} removed"))).collect(),
+            left.chain(self.world.removed.keys().map(|name| format!("{name} removed"))).collect(),
         )
     }
 }
+
+/// How many there are of [`scene`].
+const SCENES: u8 = 8;
 
 /// A farm and what is to be done to it.
 fn scene(which: u8, remove: bool) -> (Model, Kind, Survey) {
@@ -235,6 +264,18 @@ fn scene(which: u8, remove: bool) -> (Model, Kind, Survey) {
         3 => {
             model.server(&name("b")).state = State::Unreachable;
             Kind::RecoverMember { server: name("b"), remove }
+        }
+        4 => {
+            model.put_away(&name("b"), remove);
+            Kind::ServerAdd { server: name("b") }
+        }
+        5 => Kind::ServerReplace { server: name("b"), ttl_ms: 3_600_000 },
+        6 => {
+            model.world.min_serving = 3;
+            for stale in ["b", "c", "d"] {
+                (model.server(&name(stale)).current, model.server(&name(stale)).state) = (false, State::AwaitingSync);
+            }
+            Kind::Sync { servers: Vec::new() }
         }
         _ => {
             model.world.me = name("a");
@@ -265,11 +306,12 @@ fn run(which: u8, remove: bool, crashes: impl FnMut() -> bool) -> (Model, Proced
 
 #[test]
 fn every_procedure_comes_to_its_end() {
-    for which in 0..5 {
+    for which in 0..SCENES {
         for remove in [false, true] {
             let (model, procedure) = run(which, remove, || false);
             assert_eq!(procedure.standing, Standing::Done, "{procedure:#?}");
             assert_eq!(model.synced_in_service, [] as [ServerName; 0], "W12, W23");
+            assert_eq!(model.added_in_service, [] as [ServerName; 0], "W25: drained before it is added");
             assert!(model.fewest >= model.world.min_serving, "{}", model.fewest);
         }
     }
@@ -279,7 +321,7 @@ proptest! {
     /// Crashes between any two steps, actions done twice: the end is the same.
     #[test]
     fn w18_to_w27_a_procedure_that_crashes_anywhere_ends_as_one_that_does_not(
-        which in 0u8..5, remove: bool, crashes in proptest::collection::vec(proptest::bool::weighted(0.4), 0..40),
+        which in 0..SCENES, remove: bool, crashes in proptest::collection::vec(proptest::bool::weighted(0.4), 0..40),
     ) {
         let (smooth, _) = run(which, remove, || false);
         let mut crashes = crashes.into_iter();
@@ -287,6 +329,7 @@ proptest! {
         prop_assert_eq!(&procedure.standing, &Standing::Done);
         prop_assert_eq!(smooth.end(), rough.end());
         prop_assert_eq!(rough.synced_in_service, [] as [ServerName; 0]);
+        prop_assert_eq!(rough.added_in_service, [] as [ServerName; 0]);
         prop_assert!(rough.fewest >= rough.world.min_serving);
     }
 }

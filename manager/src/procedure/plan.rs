@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_proto::{name::ServerName, record::Role};
+use bellwether_proto::{name::ServerName, record::Role, status::State};
 
 use super::{Fact, Insists, Kind, Procedure, Seen, Step, Task, Traffic, World};
 
@@ -64,6 +64,13 @@ pub enum PlanRefused {
         /// The server of both.
         server: ServerName,
     },
+    /// It serves, and cannot be taken out of service.
+    #[error(
+        "{0} answers requests with something else than the manager's state, and cannot be drained before it is synced: {1}; \
+         nothing was changed\nmend that; or, to sync it in service, take the balancer out of the record: bellwether group \
+         set --no-balancer NAME"
+    )]
+    Undrainable(ServerName, String),
     /// Given elsewhere.
     #[error(
         "recover manager is given at the candidate that takes over, and {0} is {1}; nothing was changed\n\
@@ -72,7 +79,8 @@ pub enum PlanRefused {
     NotCandidate(ServerName, &'static str),
 }
 
-/// The steps of `kind` in `world`; `survey` matters where a manager is recovered.
+/// The steps of `kind` in `world`; `survey` matters where a manager is recovered. None for a `server add`, `enable`,
+/// `replace` or `sync` that takes nobody out of service: what the command does by itself is all.
 ///
 /// # Errors
 /// Why it is not begun.
@@ -80,6 +88,10 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
     match kind {
         Kind::MaintenanceStart { server, promote, remove } => start(server, promote.as_ref(), *remove, world),
         Kind::MaintenanceFinish { server } => finish(server, world),
+        Kind::ServerAdd { server } => bring_back(server, "W25", world),
+        Kind::ServerEnable { server } => bring_back(server, "W21", world),
+        Kind::ServerReplace { server, ttl_ms } => replace(server, *ttl_ms, world),
+        Kind::Sync { servers } => sync(servers, world),
         Kind::RecoverMember { server, remove } => recover_member(server, *remove, world),
         Kind::RecoverManager { lost, new, remove, insists } => {
             recover_manager(lost, new, *remove, *insists, world, survey)
@@ -118,7 +130,7 @@ fn start(
         Step::new(Task::Quiet(one(server)), id, "requests that it has are answered"),
     ];
     match (role, promote) {
-        (None, _) if world.removed.contains(server) => {}
+        (None, _) if world.removed.contains_key(server) => {}
         (None, _) => return Err(PlanRefused::Unknown(server.clone())),
         (Some(Role::Manager), None) => {
             let candidates = candidates(world);
@@ -176,19 +188,18 @@ fn back(servers: &[ServerName], requirement: &str) -> Vec<Step> {
 }
 
 fn finish(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> {
-    match world.server(server).map(|seen| seen.role) {
+    match role(server, world)? {
         // Drained and given up before it was disabled.
         Some(Role::Manager) => {
             return Ok(vec![Step::new(Task::Undrain(one(server)), "W19", "it serves again")]);
         }
-        None if !world.removed.contains(server) => return Err(PlanRefused::Unknown(server.clone())),
         None | Some(Role::Member | Role::Disabled) => {}
     }
     if world.server(server).is_some_and(|seen| is_back(seen, world)) {
         let sync = Step::new(Task::Sync(one(server)), "W19", "it has what the manager has");
         return Ok(vec![sync, Step::new(Task::Undrain(one(server)), "W19", "it serves")]);
     }
-    let mut steps = again(server, "W19", world);
+    let mut steps = again(server, "W19");
     steps.extend(back(&one(server), "W19"));
     Ok(steps)
 }
@@ -203,24 +214,122 @@ fn is_back(seen: &Seen, world: &World) -> bool {
     member && !out && seen.current && world.serves(seen)
 }
 
-/// Into the group again, and out of service until it is complete.
-fn again(server: &ServerName, requirement: &str, world: &World) -> Vec<Step> {
-    let drain = Step::new(Task::Drain(one(server)), "W12", "a server in a sync is out of service");
-    let add = Step::new(Task::Add(server.clone()), requirement, "the manager brings it to its state by itself");
+/// The role of a server of the group; none: it was removed.
+fn role(server: &ServerName, world: &World) -> Result<Option<Role>, PlanRefused> {
     match world.server(server) {
-        Some(_) => vec![drain, add],
-        // It enters drained; the balancers are told who it is by the record.
-        None => vec![add, drain],
+        None if !world.removed.contains_key(server) => Err(PlanRefused::Unknown(server.clone())),
+        found => Ok(found.map(|seen| seen.role)),
     }
 }
 
+/// Into the group again, and out of service until it is complete: drained before it is added.
+fn again(server: &ServerName, requirement: &str) -> Vec<Step> {
+    vec![
+        Step::new(Task::Drain(one(server)), "W12", "a server in a sync is out of service"),
+        Step::new(Task::Add(server.clone()), requirement, "the manager brings it to its state by itself"),
+    ]
+}
+
+/// `server add` and `server enable`. A server that was put away by hand may have sessions: nobody has waited for them. What
+/// it holds was hashed by nobody since, so no hashes are equal before it is a member.
+fn bring_back(server: &ServerName, requirement: &str, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    let drained = world.is_drained(server);
+    match role(server, world)? {
+        Some(Role::Manager | Role::Member) => return Ok(Vec::new()),
+        None | Some(Role::Disabled) if !world.balancers && !drained => return Ok(Vec::new()),
+        None | Some(Role::Disabled) => {}
+    }
+    let mut steps = again(server, requirement);
+    if !drained {
+        steps.insert(1, Step::new(Task::Quiet(one(server)), "W12", "requests that it has are answered"));
+    }
+    steps.extend(back(&one(server), requirement));
+    Ok(steps)
+}
+
+/// `server replace`: what has the name is out of service before anything else can have it, and stays so until the new
+/// hardware is complete.
+fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    let seen = world.server(server).ok_or_else(|| PlanRefused::Unknown(server.clone()))?;
+    match seen.role {
+        Role::Manager => {
+            let first = "give the role to another first: bellwether promote NAME";
+            return Err(PlanRefused::Manager(server.clone(), first));
+        }
+        Role::Member | Role::Disabled if !world.balancers && !seen.drained => return Ok(Vec::new()),
+        Role::Member | Role::Disabled => {}
+    }
+    let mut steps = vec![Step::new(Task::Drain(one(server)), "W12", "new hardware has no configuration yet")];
+    if !seen.drained {
+        steps.push(Step::new(Task::Quiet(one(server)), "W12", "requests that it has are answered"));
+    }
+    let joins = Task::Replace { server: server.clone(), old: seen.key, ttl_ms };
+    steps.push(Step::new(joins, "W25", "with the token; the key that has the name now is refused from then on"));
+    steps.extend(back(&one(server), "W25"));
+    Ok(steps)
+}
+
+/// `sync` of servers that take requests and hold something else: a few at a time. The others, whose hashes are equal or who
+/// are out of service anyway, need no steps.
+fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused> {
+    if let Some(unknown) = servers.iter().find(|name| world.server(name).is_none()) {
+        return Err(PlanRefused::Unknown(unknown.clone()));
+    }
+    let meant = |name: &ServerName| servers.is_empty() || servers.contains(name);
+    let stale: Vec<ServerName> = world
+        .servers
+        .iter()
+        .filter(|(name, seen)| meant(name) && seen.role == Role::Member && is_stale_in_service(seen))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in &stale {
+        match world.traffic(name) {
+            Some(Traffic::Silent(why) | Traffic::Absent(why)) => {
+                return Err(PlanRefused::Undrainable(name.clone(), why.clone()));
+            }
+            Some(Traffic::Known { .. } | Traffic::Unknown) | None => {}
+        }
+    }
+    let batches = stale.chunks(spare(world.serving().len(), world));
+    Ok(batches
+        .flat_map(|few| [out(few, "W12", "a server in a sync is out of service"), back(few, "W12")])
+        .flatten()
+        .collect())
+}
+
+/// Whether a sync of it would change what answers requests now.
+fn is_stale_in_service(seen: &Seen) -> bool {
+    let takes_requests = match seen.traffic {
+        Traffic::Known { out, .. } => !out,
+        Traffic::Absent(_) | Traffic::Silent(_) => true,
+        Traffic::Unknown => false,
+    };
+    let stale = match seen.state {
+        State::InSync | State::Warning | State::GroupChange => !seen.current,
+        State::AwaitingSync | State::Syncing | State::Refused | State::Drifted | State::Error => true,
+        // One change, by itself; or nobody to sync now: whoever is out of reach catches up when it is back.
+        State::Updating
+        | State::Disabled
+        | State::Left
+        | State::Unreachable
+        | State::Superseded
+        | State::Conflict
+        | State::Unknown => false,
+    };
+    takes_requests && stale && !seen.drained
+}
+
+/// How many of those that serve may be out at a time; one at least, whose drain waits for others.
+fn spare(serving: usize, world: &World) -> usize {
+    serving.saturating_sub(world.min_serving).max(1)
+}
+
 fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Vec<Step>, PlanRefused> {
-    match world.server(server).map(|seen| seen.role) {
+    match role(server, world)? {
         Some(Role::Manager) => {
             let todo = "at the candidate that takes over: bellwether recover manager";
             return Err(PlanRefused::Manager(server.clone(), todo));
         }
-        None if !world.removed.contains(server) => return Err(PlanRefused::Unknown(server.clone())),
         None | Some(Role::Member | Role::Disabled) => {}
     }
     let mut steps = vec![
@@ -229,7 +338,7 @@ fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Ve
         put_away(server, remove, "W27", "it is refused and sent nothing; the others serve"),
         Step::new(Task::Attest(Fact::Repaired(server.clone())), "W27", "only who repairs it knows"),
     ];
-    steps.extend(again(server, "W27", world));
+    steps.extend(again(server, "W27"));
     steps.extend(back(&one(server), "W27"));
     Ok(steps)
 }
@@ -262,17 +371,18 @@ fn recover_manager(
     let mut batches = batches.iter();
     let first = batches.next();
     if let Some(servers) = first {
-        steps.extend(out(servers, "before the group changes: they hold what the new manager does not have"));
+        steps.extend(out(servers, "W23", "before the group changes: they hold what the new manager does not have"));
     }
     let promote = Task::Promote { lost: lost.clone(), new: new.clone(), remove, insists };
     steps.push(Step::new(promote, "W24", "from there, for the manager cannot be asked; it goes on serving"));
+    steps.push(Step::new(Task::Drain(one(lost)), "W22", "in the record, too, until it is brought back"));
     if let Some(servers) = first {
         let why = "in the record, too: /ready answers 503";
         steps.push(Step::new(Task::Drain(servers.clone()), "W12", why));
         steps.extend(back(servers, "W24"));
     }
     for servers in batches {
-        steps.extend(out(servers, "the next few: never fewer serving than the group wants"));
+        steps.extend(out(servers, "W23", "the next few: never fewer serving than the group wants"));
         steps.extend(back(servers, "W24"));
     }
     let equal = |found: &Surveyed| matches!(found, Surveyed::Equal | Surveyed::Behind);
@@ -283,10 +393,10 @@ fn recover_manager(
     Ok(steps)
 }
 
-fn out(servers: &[ServerName], why: &str) -> Vec<Step> {
+fn out(servers: &[ServerName], requirement: &str, why: &str) -> Vec<Step> {
     vec![
-        Step::new(Task::Drain(servers.to_vec()), "W23", why),
-        Step::new(Task::Quiet(servers.to_vec()), "W23", "requests that they have are answered"),
+        Step::new(Task::Drain(servers.to_vec()), requirement, why),
+        Step::new(Task::Quiet(servers.to_vec()), requirement, "requests that they have are answered"),
     ]
 }
 
@@ -304,120 +414,8 @@ fn batches(lost: &ServerName, world: &World, survey: &Survey) -> Vec<Vec<ServerN
     };
     let stale = found(world, survey, differs);
     let serving = world.serving().into_iter().filter(|name| *name != lost).count();
-    let size = serving.saturating_sub(world.min_serving).max(1);
-    stale.chunks(size).map(<[ServerName]>::to_vec).collect()
+    stale.chunks(spare(serving, world)).map(<[ServerName]>::to_vec).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::model::{farm, names},
-        *,
-    };
-
-    fn name(text: &str) -> ServerName {
-        text.parse().unwrap()
-    }
-
-    fn told(kind: &Kind, world: &World, survey: &Survey) -> Vec<String> {
-        let steps = plan(kind, world, survey).expect("a plan");
-        steps.iter().map(|step| format!("{} {}", step.requirement, step.task.what())).collect()
-    }
-
-    fn maintain(server: &str, promote: Option<&str>) -> Kind {
-        Kind::MaintenanceStart { server: name(server), promote: promote.map(name), remove: false }
-    }
-
-    #[test]
-    fn w18_maintenance_of_the_manager() {
-        let world = farm(&["m", "a", "b"]);
-        assert_eq!(
-            told(&maintain("m", Some("a")), &world, &Survey::default()),
-            ["W18 drain m", "W18 wait until the sessions of m end", "W18 make a manager; m becomes disabled"]
-        );
-        assert_eq!(
-            told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
-            ["W19 sync b", "W19 undrain b"],
-            "it is back: nothing is drained"
-        );
-        let mut world = farm(&["m", "a", "b"]);
-        world.servers.get_mut(&name("b")).unwrap().drained = true;
-        assert_eq!(
-            told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
-            ["W12 drain b", "W19 add b as a member", "W19 sync b", "W12 wait until b is complete", "W19 undrain b"]
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_before_anything_is_done() {
-        let mut world = farm(&["m", "a", "b"]);
-        let refused = |kind: &Kind, world: &World| plan(kind, world, &Survey::default()).unwrap_err();
-        let PlanRefused::Promote { candidates, .. } = refused(&maintain("m", None), &world) else { panic!() };
-        assert_eq!(candidates, "a, b");
-        assert!(matches!(refused(&maintain("m", Some("m")), &world), PlanRefused::Successor(..)));
-        assert!(matches!(refused(&maintain("m", Some("x")), &world), PlanRefused::Unknown(_)));
-        assert!(matches!(refused(&maintain("a", Some("b")), &world), PlanRefused::NotManager(_)));
-        assert!(matches!(refused(&maintain("x", None), &world), PlanRefused::Unknown(_)));
-        world.servers.get_mut(&name("a")).unwrap().candidate = false;
-        assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor(..)));
-        let insists = Insists::default();
-        let recover = |new| Kind::RecoverManager { lost: name("m"), new: name(new), remove: false, insists };
-        assert!(matches!(refused(&recover("a"), &world), PlanRefused::NotCandidate(..)));
-        assert!(matches!(refused(&recover("m"), &world), PlanRefused::Manager(..)));
-        let member = Kind::RecoverMember { server: name("m"), remove: false };
-        assert!(matches!(refused(&member, &world), PlanRefused::Manager(..)));
-    }
-
-    #[test]
-    fn w23_those_that_differ_go_in_batches_and_the_equal_ones_are_not_drained() {
-        let mut world = farm(&["m", "a", "b", "c", "d", "e", "f", "g"]);
-        for disabled in ["f", "g"] {
-            world.servers.get_mut(&name(disabled)).unwrap().role = Role::Disabled;
-        }
-        world.min_serving = 3;
-        world.me = name("a");
-        let differs = |_: &str| Surveyed::Differs("1.9".to_owned());
-        let mut survey = Survey::default();
-        survey.members.extend(["b", "c", "d"].map(|n| (name(n), differs(n))));
-        survey.members.extend(["e", "f"].map(|n| (name(n), Surveyed::Equal)));
-        survey.members.insert(name("g"), differs("g"));
-        let insists = Insists::default();
-        let kind = Kind::RecoverManager { lost: name("m"), new: name("a"), remove: false, insists };
-        // Five serve without m; three are to: two at a time.
-        assert_eq!(
-            told(&kind, &world, &survey),
-            [
-                "W22 attest that m is isolated",
-                "W22 drain m",
-                "W23 drain b, c",
-                "W23 wait until the sessions of b, c end",
-                "W24 make a manager by itself; m becomes disabled",
-                "W12 drain b, c",
-                "W24 sync b, c",
-                "W12 wait until b, c is complete",
-                "W24 undrain b, c",
-                "W23 drain d",
-                "W23 wait until the sessions of d end",
-                "W24 sync d",
-                "W12 wait until d is complete",
-                "W24 undrain d",
-                "W24 sync e"
-            ]
-        );
-    }
-
-    #[test]
-    fn two_procedures_do_not_work_on_one_server() {
-        let world = farm(&["m", "a", "b", "c"]);
-        let steps = |kind: &Kind| plan(kind, &world, &Survey::default()).expect("a plan");
-        let kind = maintain("m", Some("a"));
-        let mut running = Procedure::new(super::super::Id(4), kind.clone(), steps(&kind), "root".into(), 0);
-        for (server, is_free) in [("a", false), ("b", true)] {
-            let asked = steps(&maintain(server, None));
-            assert_eq!(free(&asked, std::slice::from_ref(&running)).is_ok(), is_free, "{server}");
-        }
-        running.standing = super::super::Standing::Done;
-        assert_eq!(free(&steps(&maintain("a", None)), &[running]), Ok(()));
-        assert_eq!(names(&["a"]), [name("a")]);
-    }
-}
+mod tests;

@@ -1,14 +1,20 @@
 //! The thin shell: observes, asks [`next`], saves, acts. It holds nothing of its own: whatever it did not save before a
 //! crash is looked at again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    Action, Attestation, Board, BoardError, Document, Id, Kind, Next, PlanRefused, Procedure, Survey, Task, World,
-    abort, next,
+    Action, Attestation, Board, BoardError, Document, Id, Kind, Next, PlanRefused, Procedure, Step, Survey, Task,
+    World, abort,
+    held::held,
+    next,
     plan::{free, plan},
     resume, settle,
 };
@@ -18,6 +24,8 @@ use crate::{failpoints::hit, publisher::stopped, shared::now_ms};
 const POLL: Duration = Duration::from_millis(250);
 /// Between two looks whether this server has something to drive (any more).
 const IDLE: Duration = Duration::from_secs(1);
+/// Between two looks whether the balancers still have those drained that are to be.
+const REMINDED: Duration = Duration::from_secs(5);
 
 /// Why an action was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,26 +43,44 @@ pub trait Hands: Send + Sync + 'static {
     /// The group record in force here.
     fn record(&self) -> Arc<SignedRecord>;
 
-    /// The farm as it is now, as far as this server sees it; balancers are asked for these servers only (none: for all).
-    fn observe(&self, servers: Option<Vec<ServerName>>) -> impl Future<Output = World> + Send;
+    /// The farm as it is now, as far as this server sees it; balancers are asked for whom it says.
+    fn observe(&self, whom: &Whom) -> impl Future<Output = World> + Send;
 
     /// Does it. Returns when it is done or was refused; both are looked at again.
     ///
     /// # Errors
     /// Why not.
     fn act(&self, action: &Action, by: &str) -> impl Future<Output = Result<(), ActError>> + Send;
+
+    /// Drains those again that a balancer does not have drained any more, and says so. What fails is looked at again.
+    fn remind(&self, drained: &BTreeSet<ServerName>) -> impl Future<Output = ()> + Send;
+}
+
+/// Whose traffic matters.
+#[derive(Debug, Clone, Default)]
+pub struct Whom {
+    /// These servers', and where they were removed, too.
+    pub servers: Vec<ServerName>,
+    /// And everybody's in the record: some must go on serving.
+    pub all: bool,
 }
 
 /// Drives what this server has to drive until `shutdown`. An action that has begun is finished first.
 pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch::Receiver<bool>) {
-    let mut held = board.follow();
+    let mut changes = board.follow();
+    let mut reminded: Option<Instant> = None;
     loop {
-        held.borrow_and_update();
+        changes.borrow_and_update();
         let pause = if round(&board, &*hands).await { POLL } else { IDLE };
+        if reminded.is_none_or(|when| when.elapsed() >= REMINDED) {
+            // Between two rounds: what a step undrains is never taken for forgotten.
+            remind(&board, &*hands).await;
+            reminded = Some(Instant::now());
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             // Never an error: the board outlives this task.
-            _ = held.changed() => {}
+            _ = changes.changed() => {}
             () = stopped(&mut shutdown) => return,
         }
     }
@@ -86,10 +112,20 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     !mine.is_empty()
 }
 
+/// A balancer that was restarted has forgotten what it was told at run time.
+async fn remind<H: Hands>(board: &Board, hands: &H) {
+    let record = hands.record();
+    let record = record.record();
+    let drained = held(record, &board.document(record.group), board.name());
+    if !drained.is_empty() && !record.policy.balancers.is_empty() {
+        hands.remind(&drained).await;
+    }
+}
+
 async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id) -> Result<(), BoardError> {
     let record = record.record();
     let Some(before) = board.document(record.group).get(id).cloned() else { return Ok(()) };
-    let world = hands.observe(whom(&before)).await;
+    let world = hands.observe(&whom(&before)).await;
     let mut procedure = before.clone();
     if settle(&mut procedure, &world, now_ms()) {
         tracing::info!(procedure = %id, at = procedure.at, standing = ?procedure.standing, "a step further");
@@ -117,7 +153,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
     hit("procedure.acted");
     let before = procedure.clone();
-    let world = hands.observe(whom(&before)).await;
+    let world = hands.observe(&whom(&before)).await;
     match done {
         Ok(()) => procedure.trouble = None,
         Err(ActError::Failed(why)) => procedure.trouble = Some(why),
@@ -133,11 +169,9 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
 }
 
 /// Whose balancers matter for its step: everybody's where some must go on serving.
-fn whom(procedure: &Procedure) -> Option<Vec<ServerName>> {
-    match &procedure.step()?.task {
-        Task::Drain(_) => None,
-        task => Some(task.servers().into_iter().cloned().collect()),
-    }
+fn whom(procedure: &Procedure) -> Whom {
+    let Some(Step { task, .. }) = procedure.step() else { return Whom::default() };
+    Whom { servers: task.servers().into_iter().cloned().collect(), all: matches!(task, Task::Drain(_)) }
 }
 
 /// Saves `now` in the place of `before`; false: somebody else changed that meanwhile, and it is looked at again.
@@ -192,7 +226,7 @@ pub enum AskError {
     Board(#[from] BoardError),
 }
 
-/// Begins a procedure; the same one again where it is begun and not over.
+/// Begins a procedure; the same one again where it is begun and not over. One without steps is not begun.
 ///
 /// # Errors
 /// Why not.
@@ -213,7 +247,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     if let Some(done) = document.procedures.iter().rfind(recovered) {
         return Ok(done.clone());
     }
-    let world = hands.observe(None).await;
+    let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
     let steps = plan(&kind, &world, &survey)?;
     let now = now_ms();
     let mut procedure = Procedure::new(document.next_id(), kind, steps, by.clone(), now);
@@ -225,7 +259,13 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     match procedure.kind {
         // Whatever else is under way goes on after it.
         Kind::RecoverManager { .. } => {}
-        Kind::MaintenanceStart { .. } | Kind::MaintenanceFinish { .. } | Kind::RecoverMember { .. } => {
+        Kind::MaintenanceStart { .. }
+        | Kind::MaintenanceFinish { .. }
+        | Kind::ServerAdd { .. }
+        | Kind::ServerEnable { .. }
+        | Kind::ServerReplace { .. }
+        | Kind::Sync { .. }
+        | Kind::RecoverMember { .. } => {
             free(&procedure.steps, &settled(&document, &world, now))?;
         }
     }
@@ -236,7 +276,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     if let Some(fact) = first.filter(|_| !attest.is_empty()) {
         procedure.attestations.push(Attestation { fact, text: attest, by, time_ms: now });
     }
-    if dry_run {
+    if dry_run || procedure.steps.is_empty() {
         return Ok(procedure);
     }
     let put = |document: &mut Document| {
@@ -287,7 +327,8 @@ async fn change<H: Hands>(
     if driver != board.name() {
         return Err(AskError::Elsewhere(driver.clone()));
     }
-    let world = hands.observe(Some(found.servers().cloned().collect())).await;
+    let whom = Whom { servers: found.servers().cloned().collect(), all: false };
+    let world = hands.observe(&whom).await;
     let changed = board.change(record, |document| {
         let mut procedure = document.get(id).cloned().unwrap_or(found);
         change(&mut procedure, &world)?;

@@ -1,6 +1,6 @@
 //! What a step is: a task, why, and for which requirement.
 
-use bellwether_proto::name::ServerName;
+use bellwether_proto::{key::PublicKey, name::ServerName};
 use serde::{Deserialize, Serialize};
 
 use super::Insists;
@@ -90,6 +90,15 @@ pub enum Task {
     Remove(ServerName),
     /// A member again.
     Add(ServerName),
+    /// New hardware has taken the name.
+    Replace {
+        /// The name.
+        server: ServerName,
+        /// The key that has it until then.
+        old: PublicKey,
+        /// For how long its token admits it, in milliseconds.
+        ttl_ms: u64,
+    },
     /// At the manager's state.
     Sync(Vec<ServerName>),
     /// Every byte on their disks was hashed and is the manager's.
@@ -114,6 +123,7 @@ impl Task {
             Self::Disable(server) => format!("disable {server}"),
             Self::Remove(server) => format!("remove {server}"),
             Self::Add(server) => format!("add {server} as a member"),
+            Self::Replace { server, .. } => format!("wait until new hardware has joined as {server}"),
             Self::Sync(servers) => format!("sync {}", list(servers)),
             Self::Complete(servers) => format!("wait until {} is complete", list(servers)),
             Self::Undrain(servers) => format!("undrain {}", list(servers)),
@@ -128,6 +138,7 @@ impl Task {
             Self::HandOver { .. } | Self::Promote { .. } | Self::Disable(_) | Self::Remove(_) | Self::Add(_) => {
                 "in the group record".to_owned()
             }
+            Self::Replace { .. } => "on the new machine".to_owned(),
             Self::Sync(servers) | Self::Complete(servers) => format!("on {}", list(servers)),
         }
     }
@@ -143,7 +154,9 @@ impl Task {
             | Self::Undrain(servers) => servers.iter().collect(),
             Self::HandOver { from, to, .. } => vec![from, to],
             Self::Promote { lost, new, .. } => vec![lost, new],
-            Self::Disable(server) | Self::Remove(server) | Self::Add(server) => vec![server],
+            Self::Disable(server) | Self::Remove(server) | Self::Add(server) | Self::Replace { server, .. } => {
+                vec![server]
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_proto::{name::ServerName, record::Role, status::State};
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State};
 
 /// What the balancers say of one server, taken together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Traffic {
 /// What is seen of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// Its key in the record.
+    pub key: PublicKey,
     /// Its role in the record.
     pub role: Role,
     /// Whether it may become manager.
@@ -47,6 +49,15 @@ pub struct Seen {
     pub informed: bool,
 }
 
+/// What is seen of a server that was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// The record has it out of service, for when it is added again.
+    pub drained: bool,
+    /// At the balancers, which may have it still.
+    pub traffic: Traffic,
+}
+
 /// The farm at one moment, as this server sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct World {
@@ -56,8 +67,8 @@ pub struct World {
     pub manager: ServerName,
     /// The servers of the record.
     pub servers: BTreeMap<ServerName, Seen>,
-    /// Those that were removed.
-    pub removed: BTreeSet<ServerName>,
+    /// Those that were removed, and whose names nobody has.
+    pub removed: BTreeMap<ServerName, Removed>,
     /// Whether any balancer is configured.
     pub balancers: bool,
     /// How many servers are to serve at any time.
@@ -115,14 +126,28 @@ impl World {
         enabled && healthy && wanted && !seen.drained
     }
 
+    /// What the balancers say of it, where it is in the record or was removed.
+    pub fn traffic(&self, name: &ServerName) -> Option<&Traffic> {
+        let removed = || self.removed.get(name).map(|removed| &removed.traffic);
+        self.server(name).map(|seen| &seen.traffic).or_else(removed)
+    }
+
+    /// Whether the record has it out of service, removed or not.
+    pub fn is_drained(&self, name: &ServerName) -> bool {
+        let removed = || self.removed.get(name).is_some_and(|removed| removed.drained);
+        self.server(name).map_or_else(removed, |seen| seen.drained)
+    }
+
     /// Whether it is out of service: by the record (where this server can change that) and at every balancer that has it.
-    pub fn is_out(&self, seen: &Seen) -> bool {
-        let by_record = seen.drained || !self.is_manager();
-        let by_balancers = match seen.traffic {
-            Traffic::Known { out, .. } => out,
-            Traffic::Unknown => true,
-            Traffic::Absent(_) | Traffic::Silent(_) => false,
+    pub fn is_out(&self, name: &ServerName) -> bool {
+        let by_balancers = match self.traffic(name) {
+            Some(Traffic::Known { out, .. }) => *out,
+            Some(Traffic::Unknown) => true,
+            // A mistake in a name, unless it was taken out there, too.
+            Some(Traffic::Absent(_)) => self.removed.contains_key(name),
+            Some(Traffic::Silent(_)) => false,
+            None => return true,
         };
-        by_record && by_balancers
+        by_balancers && (self.is_drained(name) || !self.is_manager())
     }
 }

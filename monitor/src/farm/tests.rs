@@ -364,6 +364,15 @@ fn what_a_candidate_says_of_balancers_is_its_newest_word() {
 }
 
 #[test]
+fn a_balancer_that_had_to_be_told_again_is_named_for_a_while() {
+    let mut case = Case::new().see([reached(Some(5)), Observation::DrainedAgain("lb1".parse().unwrap())]);
+    assert_eq!(case.state(), State::InSync, "it says nothing of what the server holds");
+    assert!(case.reason().contains("balancer lb1 had forgotten"), "{}", case.reason());
+    case.now_ms += 600_001;
+    assert_eq!(case.row("a").reason, None);
+}
+
+#[test]
 fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
     let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
     let refused = Observation::Refused { revision: number(5), reason: "edits".into() };

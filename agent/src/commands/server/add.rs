@@ -1,22 +1,28 @@
 //! `bellwether server add`: a server that was removed or disabled is a member again (W19, W25).
 
-use bellwether_proto::v1::AddServerRequest;
+use bellwether_proto::v1::{AddServer, AddServerRequest, start_procedure_request::Procedure};
 
-use super::{One, record};
+use super::{Back, following, record};
 use crate::{
     common::{Common, author},
     error::CommandError,
 };
 
-/// Adds it; its lane syncs it when it is reached.
-pub(super) async fn run(common: &Common, One { name, dry_run }: &One) -> Result<(), CommandError> {
+/// Adds it, drained until it is complete; without balancers its lane syncs it when it is reached.
+pub(super) async fn run(common: &Common, Back { name, begin }: &Back) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    let request = AddServerRequest { server: name.to_string(), author: author(), dry_run: *dry_run };
-    let reply = common.in_time(client.add_server(request)).await?.into_inner();
-    if *dry_run {
-        record::show_plan(common, &format!("take {name} back as a member and sync it"));
-    } else {
-        record::show(common, &format!("{name} is a member again; it is synced when it is reached"), &reply);
+    let request = |dry_run| AddServerRequest { server: name.to_string(), author: author(), dry_run };
+    // What the record refuses is refused before anybody is drained.
+    common.in_time(client.add_server(request(true))).await?;
+    let asked = Procedure::Add(AddServer { server: name.to_string() });
+    if let Some(planned) = following::planned(common, asked.clone()).await? {
+        return following::way_back_into_service(common, begin, &planned, asked).await;
     }
+    if begin.dry_run {
+        record::show_plan(common, &format!("take {name} back as a member and sync it"));
+        return Ok(());
+    }
+    let reply = common.in_time(client.add_server(request(false))).await?.into_inner();
+    record::show(common, &format!("{name} is a member again; it is synced when it is reached"), &reply);
     Ok(())
 }

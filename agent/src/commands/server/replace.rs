@@ -1,11 +1,15 @@
-//! `bellwether server replace`: new hardware takes the place and the name of a server.
+//! `bellwether server replace`: new hardware takes the place and the name of a server (W25).
 
 use std::time::Duration;
 
-use bellwether_proto::{name::ServerName, v1::ReplaceServerRequest};
+use bellwether_manager::procedure::{Procedure, Task};
+use bellwether_proto::{
+    name::ServerName,
+    v1::{ReplaceServer, ReplaceServerRequest, start_procedure_request::Procedure as Asked},
+};
 use serde_json::json;
 
-use super::record;
+use super::{following, record};
 use crate::{
     common::{Common, author},
     duration,
@@ -24,29 +28,76 @@ pub(super) struct Args {
     /// Show what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Where the group has balancers: end with the token, or stay until the new hardware serves
+    #[arg(long, default_value = "none")]
+    wait: following::Wait,
 }
 
-/// Prints the token.
+/// Prints the token; where the group has balancers, once whoever has the name now is out of service.
 pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError> {
-    let Args { name, ttl, dry_run } = args;
+    let Args { name, ttl, dry_run, wait } = args;
     let mut client = common.connect().await?;
     let ttl_s = ttl.as_millis().div_ceil(1_000) as u64;
-    let request = ReplaceServerRequest { server: name.to_string(), ttl_s, author: author(), dry_run };
-    let reply = common.in_time(client.replace_server(request)).await?.into_inner();
+    let request = |dry_run| ReplaceServerRequest { server: name.to_string(), ttl_s, author: author(), dry_run };
+    common.in_time(client.replace_server(request(true))).await?;
+    let asked = Asked::Replace(ReplaceServer { server: name.to_string(), ttl_s });
+    let planned = following::planned(common, asked.clone()).await?;
     if dry_run {
-        let plan =
-            format!("print a token with which a new machine takes the place of {name}, whose key is refused then");
-        record::show_plan(common, &plan);
+        match &planned {
+            Some(planned) => following::show_plan(common, planned),
+            None => record::show_plan(
+                common,
+                &format!("print a token with which a new machine takes the place of {name}, whose key is refused then"),
+            ),
+        }
         return Ok(());
     }
-    output::show(common.json, &json!({ "token": reply.token, "id": reply.id }), |_| reply.token.clone());
+    let begun = match planned {
+        None => None,
+        Some(planned) => {
+            following::confirm(common, &planned)?;
+            let begun = following::start(common, asked).await?;
+            let joins = joins(&begun);
+            Some(following::until(common, begun, joins).await?)
+        }
+    };
+    let reply = common.in_time(client.replace_server(request(false))).await?.into_inner();
+    let procedure = begun.as_ref().map(|begun| begun.id.to_string());
+    output::show(common.json, &json!({ "token": reply.token, "id": reply.id, "procedure": procedure }), |_| {
+        reply.token.clone()
+    });
     if !common.json {
-        eprintln!(
-            "admits one machine under the name {name}, for {}; on it, with the token on standard input:\n  \
-             bellwether join - --name {name}\nfrom then on the key that has the name now is refused; until then nothing \
-             changes",
-            duration::format(ttl)
-        );
+        eprintln!("{}", hint(&name, ttl, begun.as_ref()));
     }
-    Ok(())
+    match begun {
+        Some(begun) if wait == following::Wait::Done => {
+            let steps = begun.steps.len();
+            let ended = following::until(common, begun, steps).await?;
+            if !common.json {
+                eprintln!("{} is done; {}", ended.id, ended.kind.afterwards());
+            }
+            Ok(())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The steps before the one that waits for the new hardware.
+fn joins(procedure: &Procedure) -> usize {
+    procedure.steps.iter().position(|step| matches!(step.task, Task::Replace { .. })).unwrap_or_default()
+}
+
+fn hint(name: &ServerName, ttl: Duration, begun: Option<&Procedure>) -> String {
+    let until_then = match begun {
+        None => "until then nothing changes".to_owned(),
+        Some(begun) => format!(
+            "{name} is drained by now, and serves again when the new machine is complete: bellwether procedure show {}",
+            begun.id
+        ),
+    };
+    format!(
+        "admits one machine under the name {name}, for {}; on it, with the token on standard input:\n  bellwether join - \
+         --name {name}\nfrom then on the key that has the name now is refused; {until_then}",
+        duration::format(ttl)
+    )
 }

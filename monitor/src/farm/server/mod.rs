@@ -4,6 +4,7 @@ pub(super) mod standing;
 
 use bellwether_proto::{
     key::PublicKey,
+    name::BalancerName,
     record::{Role, Server, Version},
     revision::Number,
     status::{Observation, Progress, Reach, State, Verified},
@@ -65,6 +66,8 @@ pub(super) struct Known {
     /// Who asked it from outside the group, and when.
     knock: Option<(u64, String)>,
     balancers: Vec<Reach>,
+    /// A balancer that had to be told again that it is drained, and when.
+    drained_again: Option<(u64, BalancerName)>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -99,6 +102,7 @@ impl Known {
             kept: Vec::new(),
             verified: None,
             balancers: Vec::new(),
+            drained_again: None,
             fenced: None,
             record: None,
             knock: None,
@@ -117,6 +121,7 @@ impl Known {
             *self = Self { at, ..Self::new(now_ms, server) };
         }
         self.address.clone_from(&server.address);
+        self.drained_again.take_if(|_| !server.drained);
     }
 
     /// It does not take this manager, or was one and came back. Until it is reached, or has another role.
@@ -137,6 +142,7 @@ impl Known {
         }
         match observation {
             O::Lost(_) => {}
+            O::DrainedAgain(ref balancer) => self.drained_again = Some((now_ms, balancer.clone())),
             O::Started { .. } => self.began_ms = now_ms,
             O::Reached { .. }
             | O::Progress(_)
@@ -258,7 +264,7 @@ impl Known {
             // Away stays away until it has said where it is.
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
-                O::Alive | O::Knocked(_),
+                O::Alive | O::Knocked(_) | O::DrainedAgain(_),
             ) => same,
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left, O::Left) => P::Left,
             // It has no agent that answers; what still comes of it was on its way.

@@ -29,6 +29,7 @@ impl Known {
     pub(in crate::farm) fn status(&self, name: &ServerName, view: &View<'_>) -> ServerStatus {
         let revision = self.revision(name, view);
         let (state, reason) = self.state(name, revision, view);
+        let reason = reason.or_else(|| self.forgotten(view));
         let lag_revisions = match (self.role, view.head) {
             (Role::Member, Some(head)) => head.sequence.saturating_sub(revision.map_or(0, |at| at.sequence)),
             (Role::Member, None) | (Role::Manager | Role::Disabled, _) => 0,
@@ -53,6 +54,15 @@ impl Known {
             verified: self.verified.clone(),
             balancers: self.balancers.clone(),
         }
+    }
+
+    /// That a balancer had forgotten that it is drained: while it is news.
+    fn forgotten(&self, view: &View<'_>) -> Option<String> {
+        let (_, balancer) = self.drained_again.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + WARNED_MS)?;
+        Some(format!(
+            "balancer {balancer} had forgotten that it is drained (was it restarted?) and was told again; a server-state \
+             file keeps that from happening: docs/balancers.md"
+        ))
     }
 
     /// The manager holds the head, by definition, as far as it was seen at all.

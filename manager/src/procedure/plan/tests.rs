@@ -1,0 +1,170 @@
+use super::{
+    super::model::{farm, names},
+    *,
+};
+
+fn name(text: &str) -> ServerName {
+    text.parse().unwrap()
+}
+
+fn told(kind: &Kind, world: &World, survey: &Survey) -> Vec<String> {
+    let steps = plan(kind, world, survey).expect("a plan");
+    steps.iter().map(|step| format!("{} {}", step.requirement, step.task.what())).collect()
+}
+
+fn maintain(server: &str, promote: Option<&str>) -> Kind {
+    Kind::MaintenanceStart { server: name(server), promote: promote.map(name), remove: false }
+}
+
+#[test]
+fn w18_maintenance_of_the_manager() {
+    let world = farm(&["m", "a", "b"]);
+    assert_eq!(
+        told(&maintain("m", Some("a")), &world, &Survey::default()),
+        ["W18 drain m", "W18 wait until the sessions of m end", "W18 make a manager; m becomes disabled"]
+    );
+    assert_eq!(
+        told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
+        ["W19 sync b", "W19 undrain b"],
+        "it is back: nothing is drained"
+    );
+    let mut world = farm(&["m", "a", "b"]);
+    world.servers.get_mut(&name("b")).unwrap().drained = true;
+    assert_eq!(
+        told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
+        ["W12 drain b", "W19 add b as a member", "W19 sync b", "W12 wait until b is complete", "W19 undrain b"]
+    );
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_done() {
+    let mut world = farm(&["m", "a", "b"]);
+    let refused = |kind: &Kind, world: &World| plan(kind, world, &Survey::default()).unwrap_err();
+    let PlanRefused::Promote { candidates, .. } = refused(&maintain("m", None), &world) else { panic!() };
+    assert_eq!(candidates, "a, b");
+    assert!(matches!(refused(&maintain("m", Some("m")), &world), PlanRefused::Successor(..)));
+    assert!(matches!(refused(&maintain("m", Some("x")), &world), PlanRefused::Unknown(_)));
+    assert!(matches!(refused(&maintain("a", Some("b")), &world), PlanRefused::NotManager(_)));
+    assert!(matches!(refused(&maintain("x", None), &world), PlanRefused::Unknown(_)));
+    world.servers.get_mut(&name("a")).unwrap().candidate = false;
+    assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor(..)));
+    let insists = Insists::default();
+    let recover = |new| Kind::RecoverManager { lost: name("m"), new: name(new), remove: false, insists };
+    assert!(matches!(refused(&recover("a"), &world), PlanRefused::NotCandidate(..)));
+    assert!(matches!(refused(&recover("m"), &world), PlanRefused::Manager(..)));
+    let member = Kind::RecoverMember { server: name("m"), remove: false };
+    assert!(matches!(refused(&member, &world), PlanRefused::Manager(..)));
+}
+
+#[test]
+fn w23_those_that_differ_go_in_batches_and_the_equal_ones_are_not_drained() {
+    let mut world = farm(&["m", "a", "b", "c", "d", "e", "f", "g"]);
+    for disabled in ["f", "g"] {
+        world.servers.get_mut(&name(disabled)).unwrap().role = Role::Disabled;
+    }
+    world.min_serving = 3;
+    world.me = name("a");
+    let differs = |_: &str| Surveyed::Differs("1.9".to_owned());
+    let mut survey = Survey::default();
+    survey.members.extend(["b", "c", "d"].map(|n| (name(n), differs(n))));
+    survey.members.extend(["e", "f"].map(|n| (name(n), Surveyed::Equal)));
+    survey.members.insert(name("g"), differs("g"));
+    let insists = Insists::default();
+    let kind = Kind::RecoverManager { lost: name("m"), new: name("a"), remove: false, insists };
+    // Five serve without m; three are to: two at a time.
+    assert_eq!(
+        told(&kind, &world, &survey),
+        [
+            "W22 attest that m is isolated",
+            "W22 drain m",
+            "W23 drain b, c",
+            "W23 wait until the sessions of b, c end",
+            "W24 make a manager by itself; m becomes disabled",
+            "W22 drain m",
+            "W12 drain b, c",
+            "W24 sync b, c",
+            "W12 wait until b, c is complete",
+            "W24 undrain b, c",
+            "W23 drain d",
+            "W23 wait until the sessions of d end",
+            "W24 sync d",
+            "W12 wait until d is complete",
+            "W24 undrain d",
+            "W24 sync e"
+        ]
+    );
+}
+
+#[test]
+fn w25_a_way_back_drains_before_it_adds_and_needs_no_steps_where_nobody_is_out_of_service() {
+    let mut world = farm(&["m", "a", "b"]);
+    let removed = |drained, traffic| super::super::Removed { drained, traffic };
+    let add = Kind::ServerAdd { server: name("c") };
+    let none = [] as [&str; 0];
+    world.removed.insert(name("c"), removed(false, Traffic::Unknown));
+    assert_eq!(told(&add, &world, &Survey::default()), none, "without balancers the record's change is all");
+    world.balancers = true;
+    let back = ["W25 add c as a member", "W25 sync c", "W12 wait until c is complete", "W25 undrain c"];
+    let drain = ["W12 drain c", "W12 wait until the sessions of c end"];
+    assert_eq!(told(&add, &world, &Survey::default()), [&drain[..], &back].concat());
+    world.removed.insert(name("c"), removed(true, Traffic::Unknown));
+    assert_eq!(told(&add, &world, &Survey::default()), [&drain[..1], &back].concat(), "it was waited for before");
+    for server in ["a", "m"] {
+        assert_eq!(told(&Kind::ServerEnable { server: name(server) }, &world, &Survey::default()), none);
+    }
+    world.servers.get_mut(&name("a")).unwrap().role = Role::Disabled;
+    let steps = told(&Kind::ServerEnable { server: name("a") }, &world, &Survey::default());
+    assert_eq!((steps.len(), steps[2].as_str()), (6, "W21 add a as a member"));
+    let replace = |server| Kind::ServerReplace { server: name(server), ttl_ms: 1 };
+    let steps = told(&replace("b"), &world, &Survey::default());
+    assert_eq!(steps[2], "W25 wait until new hardware has joined as b");
+    assert!(matches!(plan(&replace("m"), &world, &Survey::default()), Err(PlanRefused::Manager(..))));
+    for kind in [replace("c"), Kind::ServerAdd { server: name("x") }, Kind::Sync { servers: vec![name("x")] }] {
+        assert!(matches!(plan(&kind, &world, &Survey::default()), Err(PlanRefused::Unknown(_))), "{kind:?}");
+    }
+}
+
+#[test]
+fn w12_a_sync_drains_those_that_serve_something_else_and_nobody_whose_hashes_are_equal() {
+    let mut world = farm(&["m", "a", "b", "c", "d", "e", "f"]);
+    let all = Kind::Sync { servers: Vec::new() };
+    for server in ["b", "c", "d"] {
+        world.servers.get_mut(&name(server)).unwrap().state = State::Drifted;
+    }
+    assert_eq!(told(&all, &world, &Survey::default()), [] as [&str; 0], "there is no balancer");
+    world.balancers = true;
+    for seen in world.servers.values_mut() {
+        seen.traffic = Traffic::Known { out: false, up: true, sessions: 0 };
+    }
+    let seen = world.servers[&name("a")].clone();
+    world.servers.insert(name("e"), Seen { state: State::Error, drained: true, ..seen.clone() });
+    world.servers.insert(name("f"), Seen { state: State::Unreachable, current: false, ..seen });
+    let batch = |servers: &str| {
+        ["drain {}", "wait until the sessions of {} end", "sync {}", "wait until {} is complete", "undrain {}"]
+            .map(|what| format!("W12 {}", what.replace("{}", servers)))
+            .to_vec()
+    };
+    // Five serve, three are to.
+    world.min_serving = 3;
+    assert_eq!(told(&all, &world, &Survey::default()), [batch("b, c"), batch("d")].concat());
+    let named = Kind::Sync { servers: vec![name("a"), name("d")] };
+    assert_eq!(told(&named, &world, &Survey::default()), batch("d"));
+    world.servers.get_mut(&name("c")).unwrap().traffic = Traffic::Silent("lb1 does not answer".into());
+    assert!(matches!(plan(&all, &world, &Survey::default()), Err(PlanRefused::Undrainable(..))));
+    assert_eq!(told(&named, &world, &Survey::default()), batch("d"), "it is not asked for");
+}
+
+#[test]
+fn two_procedures_do_not_work_on_one_server() {
+    let world = farm(&["m", "a", "b", "c"]);
+    let steps = |kind: &Kind| plan(kind, &world, &Survey::default()).expect("a plan");
+    let kind = maintain("m", Some("a"));
+    let mut running = Procedure::new(super::super::Id(4), kind.clone(), steps(&kind), "root".into(), 0);
+    for (server, is_free) in [("a", false), ("b", true)] {
+        let asked = steps(&maintain(server, None));
+        assert_eq!(free(&asked, std::slice::from_ref(&running)).is_ok(), is_free, "{server}");
+    }
+    running.standing = super::super::Standing::Done;
+    assert_eq!(free(&steps(&maintain("a", None)), &[running]), Ok(()));
+    assert_eq!(names(&["a"]), [name("a")]);
+}
