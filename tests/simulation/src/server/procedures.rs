@@ -4,7 +4,8 @@
 use bellwether_manager::{
     Leave, group,
     procedure::{
-        Action, Document, Id, Kind, Next, Procedure, Seen, SignedDocument, Survey, Traffic, World, abort, plan, settle,
+        Action, Document, Id, Kind, Next, Procedure, Removed, Seen, SignedDocument, Survey, Traffic, World, abort,
+        plan, settle,
     },
 };
 use bellwether_proto::{
@@ -151,6 +152,7 @@ impl Server {
             let out = routes.contains(&entry.name);
             let told = lane.map(|lane| lane.told).unwrap_or_default();
             let seen = Seen {
+                key: entry.key,
                 role: entry.role,
                 candidate: entry.candidate,
                 drained: entry.drained,
@@ -163,11 +165,15 @@ impl Server {
             };
             (entry.name.clone(), seen)
         };
+        let removed = |gone: &Entry| {
+            let traffic = Traffic::Known { out: routes.contains(&gone.name), up: true, sessions: 0 };
+            (gone.name.clone(), Removed { drained: gone.drained, traffic })
+        };
         Some(World {
             me: self.name.clone(),
             manager: record.manager().name.clone(),
             servers: record.servers.iter().map(seen).collect(),
-            removed: record.removed.iter().map(|server| server.name.clone()).collect(),
+            removed: record.removed.iter().map(removed).collect(),
             balancers: true,
             min_serving: if record.servers.len() > 3 { 2 } else { 1 },
             drain_timeout_ms: DRAIN_MS,
