@@ -9,7 +9,7 @@ use bellwether_manager::SaveError;
 use bellwether_proto::{
     key::PublicKey,
     limits,
-    record::{RecordRefused, SignedRecord, Version, chain},
+    record::{RecordRefused, Server, SignedRecord, Version, chain},
     revision::{Epoch, SignedHeader},
     status::{Event, Observation},
 };
@@ -179,22 +179,35 @@ impl GroupRecord {
         let (ours, theirs) = (current.record(), last.record());
         let known = |key: &PublicKey| ours.servers.iter().chain(&ours.removed).find(|server| server.key == *key);
         // What strangers sign is nobody's news.
-        let (Some(leads), Some(_)) = (known(&theirs.manager().key), known(&last.signer())) else { return };
-        if theirs.version.epoch < ours.version.epoch || leads.key == ours.manager().key {
+        let (Some(leads), Some(signer)) = (known(&theirs.manager().key), known(&last.signer())) else { return };
+        let branch = (leads.key == self.own_key).then_some(signer);
+        if theirs.version.epoch < ours.version.epoch || (leads.key == ours.manager().key && branch.is_none()) {
             return;
         }
         // One that was removed has no line of its own: then it is this manager's.
-        let server = ours.by_key(&leads.key).unwrap_or(ours.manager()).name.clone();
-        let reason = format!(
-            "{} leads by group record {}, which does not follow from {}, held here ({refused}); decide who leads, {} or {}, \
-             then there: bellwether promote --self --force; who is refused after that, too, leaves the group (bellwether \
-             leave) and joins again",
-            leads.name,
-            theirs.version,
-            ours.version,
-            leads.name,
-            ours.manager().name
-        );
+        let line = |server: &Server| ours.by_key(&server.key).unwrap_or(ours.manager()).name.clone();
+        let (theirs, held) = (theirs.version, ours.version);
+        let (server, reason) = match branch {
+            Some(signer) => (
+                line(signer),
+                format!(
+                    "{} made group record {theirs}, by which this server is the manager, too, and which does not follow from \
+                     {held}, held here ({refused}); who holds that takes nothing from here, until, here: bellwether promote \
+                     --self --force",
+                    signer.name
+                ),
+            ),
+            None => (
+                line(leads),
+                format!(
+                    "{leads} leads by group record {theirs}, which does not follow from {held}, held here ({refused}); decide \
+                     who leads, {leads} or {}, then there: bellwether promote --self --force; who is refused after that, too, \
+                     leaves the group (bellwether leave) and joins again",
+                    ours.manager().name,
+                    leads = leads.name,
+                ),
+            ),
+        };
         tracing::warn!(%server, reason, "two managers");
         let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use bellwether_manager::procedure::{Kind, Procedure, SignedDocument};
+use bellwether_manager::procedure::{Id, Kind};
 use bellwether_proto::record::Role;
 
 use crate::{
@@ -27,6 +27,8 @@ pub(crate) struct Operator {
     branches: u32,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
+    /// The procedure that goes on, its step, and how often in a row it was there.
+    waits: Option<(Id, usize, u32)>,
 }
 
 impl Operator {
@@ -103,10 +105,10 @@ impl Operator {
                 Some(other) => command(history, other, Command::Take { force: true }),
                 None => command(history, manager, Command::Reform),
             }
-        } else if shows(&Notice::Conflict) {
+        } else if shows(&Notice::Conflict) || shows(&Notice::CannotFollow(own)) {
             command(history, manager, Command::Take { force: true });
         }
-        finish_maintenance(history, manager);
+        self.finish_maintenance(history, manager);
         let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_));
         if history.world.borrow().notices[manager].iter().any(wants) {
             command(history, manager, Command::Sync);
@@ -166,26 +168,33 @@ impl Operator {
             command(history, machine, Command::Leave);
         }
     }
-}
 
-/// What stopped is given up; who is out of service then, is brought back.
-fn finish_maintenance(history: &History, manager: usize) {
-    let world = history.world.borrow();
-    let disk = &world.disks[manager];
-    let unfinished = |document: &SignedDocument| document.document().procedures.iter().any(|p| !p.is_over());
-    let goes_on = |document: &SignedDocument| document.document().procedures.iter().any(Procedure::goes_on);
-    let (busy, going) =
-        (disk.procedures.as_ref().is_some_and(unfinished), disk.procedures.as_ref().is_some_and(goes_on));
-    let servers = disk.record().map(|record| record.record().servers.clone()).unwrap_or_default();
-    let out = servers.into_iter().find(|server| server.drained || world.drained.contains(&server.name));
-    drop(world);
-    match out {
-        _ if busy && !going => command(history, manager, Command::GiveUp),
-        Some(server) if !busy => {
-            let kind = Kind::MaintenanceFinish { server: server.name };
-            command(history, manager, Command::Maintain(kind));
+    /// What stopped is given up, and what waits for what will not come; who is out of service then, is brought back.
+    fn finish_maintenance(&mut self, history: &History, manager: usize) {
+        let world = history.world.borrow();
+        let disk = &world.disks[manager];
+        let mut procedures = disk.procedures.iter().flat_map(|document| &document.document().procedures);
+        let unfinished = procedures.rfind(|procedure| !procedure.is_over()).cloned();
+        let servers = disk.record().map(|record| record.record().servers.clone()).unwrap_or_default();
+        let out = servers.into_iter().find(|server| server.drained || world.drained.contains(&server.name));
+        drop(world);
+        self.waits = unfinished.as_ref().map(|procedure| {
+            let looks = match self.waits {
+                Some((id, at, looks)) if (id, at) == (procedure.id, procedure.at) => looks + 1,
+                _ => 1,
+            };
+            (procedure.id, procedure.at, looks)
+        });
+        match (unfinished, out) {
+            (Some(procedure), _) if !procedure.goes_on() || self.waits.is_some_and(|(_, _, looks)| looks > 3) => {
+                command(history, manager, Command::GiveUp);
+            }
+            (None, Some(server)) => {
+                let kind = Kind::MaintenanceFinish { server: server.name };
+                command(history, manager, Command::Maintain(kind));
+            }
+            _ => {}
         }
-        Some(_) | None => {}
     }
 }
 

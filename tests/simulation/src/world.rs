@@ -54,7 +54,7 @@ pub(crate) enum Command {
     BringBack(ServerName),
     /// Begins a procedure.
     Maintain(Kind),
-    /// Gives up procedures that stopped.
+    /// Gives up the procedures that are unfinished.
     GiveUp,
     /// Brings all members to the head whatever they have.
     Sync,

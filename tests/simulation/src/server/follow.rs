@@ -112,8 +112,24 @@ impl Server {
             self.drive.save("position where it led", |disk| (disk.at, disk.leads) = (newest, false)).await;
         }
         if self.drive.read(|disk| disk.sets.revision != disk.position() && disk.at.is_some()) {
-            self.drive.save("sets taken back", |disk| disk.sets.revision = disk.position()).await;
+            let edits = self.published();
+            self.drive
+                .save("sets taken back", |disk| {
+                    disk.sets.revision = disk.position();
+                    disk.sets.edits = disk.sets.edits.and(edits);
+                })
+                .await;
         }
+    }
+
+    /// What this server published before it noted that it leads: no switch brought that into its files, so none is taken
+    /// back, and to a member it is an edit.
+    fn published(&self) -> Changes {
+        let (name, revision, position) =
+            self.drive.read(|disk| (disk.name.clone(), disk.sets.revision, disk.position()));
+        let world = self.world.borrow();
+        let own = revision.and_then(|id| world.header(id)).is_some_and(|header| header.header().manager == name);
+        if own { world.content(revision).without(world.content(position)) } else { Changes::default() }
     }
 
     pub(super) fn close_all(&mut self, purpose: &Purpose) {

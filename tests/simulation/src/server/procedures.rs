@@ -238,11 +238,11 @@ impl Server {
         }
     }
 
-    /// Gives up what stopped.
+    /// Gives up what is unfinished.
     pub(super) async fn give_up(&mut self) {
         let (Some(document), Some(world)) = (self.document().filter(|_| self.leads()), self.observe()) else { return };
         for mut procedure in document.procedures.into_iter().filter(|procedure| !procedure.is_over()) {
-            if !procedure.goes_on() && abort(&mut procedure, &world, "root").is_ok() {
+            if abort(&mut procedure, &world, "root").is_ok() {
                 self.put_procedure(procedure).await;
             }
         }
