@@ -54,8 +54,8 @@ impl Before {
         !self.ids.contains(&header.id()) && self.oldest.is_some_and(|oldest| header.number() >= oldest)
     }
 
-    /// Those of `seen` that are lost: made by the manager of an epoch before that of `record`, as `led_by` says its key, and
-    /// not here.
+    /// Those of `seen` that are lost: made in an epoch before that of `record`, and not here. By the manager of that epoch, as
+    /// `led_by` says its key, or by a candidate, who may have led in an epoch that the chain here does not know.
     pub fn lost<'a>(
         &self,
         record: &Record,
@@ -63,7 +63,12 @@ impl Before {
         seen: &'a [SignedHeader],
     ) -> Vec<&'a SignedHeader> {
         let of_before = |h: &&SignedHeader| h.header().group == record.group && h.number().epoch < record.version.epoch;
-        let signed = |h: &&SignedHeader| led_by(h.number().epoch).is_some_and(|manager| h.signed_by(&manager));
+        let candidate = |h: &SignedHeader| {
+            let mut servers = record.servers.iter().chain(&record.removed).filter(|server| server.candidate);
+            servers.any(|server| server.name == h.header().manager && h.signed_by(&server.key))
+        };
+        let led = |h: &SignedHeader| led_by(h.number().epoch).is_some_and(|manager| h.signed_by(&manager));
+        let signed = |h: &&SignedHeader| led(h) || candidate(h);
         seen.iter().filter(of_before).filter(|header| self.lacks(header)).filter(signed).collect()
     }
 }
@@ -188,17 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_manager_of_an_epoch_before_has_signed_counts() {
-        let (key, other) = (KeyPair::generate(), KeyPair::generate());
+    fn only_what_a_manager_or_a_candidate_has_signed_counts() {
+        let (key, other, candidate) = (KeyPair::generate(), KeyPair::generate(), KeyPair::generate());
         let mut record = Group::new().held.record().clone();
         record.group = [7; 16].into();
+        record.servers[0].key = candidate.public();
         record.version.epoch = Epoch(3);
         let before = Before::of(line_of(&key, 1, 1..=3));
         let led_by = |epoch: Epoch| (epoch <= Epoch(2)).then(|| key.public());
         let lost = |header: SignedHeader| !before.lost(&record, led_by, &[header]).is_empty();
         assert!(lost(header(&key, 1, 4, None)) && lost(header(&key, 2, 4, None)));
         assert!(!lost(header(&key, 3, 4, None)), "of this epoch: a manager whose state went back");
-        assert!(!lost(header(&other, 1, 4, None)), "anybody's word");
+        assert!(lost(header(&candidate, 2, 4, None)), "of a branch, perhaps");
+        record.servers[0].candidate = false;
+        let lost = |header: SignedHeader| !before.lost(&record, led_by, &[header]).is_empty();
+        assert!(!lost(header(&candidate, 2, 4, None)) && !lost(header(&other, 1, 4, None)), "anybody's word");
     }
 
     #[test]
