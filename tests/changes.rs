@@ -79,6 +79,18 @@ fn w5_a_put_replaces_only_what_its_caller_has_seen() {
 }
 
 #[test]
+fn w5_a_message_that_no_header_holds_is_refused_everywhere() {
+    let farm = Farm::plan().members(1).start();
+    let long = "why ".repeat(5_000);
+    for server in [farm.manager(), farm.member(1)] {
+        let put = ["put", "web:a.conf", "--message", &long];
+        server.command_with_input(&put, "a").refused().says(&["a message of 20000 bytes; the limit is 16384"]);
+    }
+    farm.manager().command(&["publish", "--message", &long]).refused().says(&["nothing was published"]);
+    assert!(!farm.manager().web("a.conf").exists());
+}
+
+#[test]
 fn w5_a_path_outside_the_set_is_refused() {
     let farm = Farm::plan().members(1).start();
     for path in ["web:../escaped", "web:/etc/escaped", "web:a/../../escaped"] {

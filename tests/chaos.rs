@@ -6,7 +6,9 @@
 
 mod operator;
 
-use std::{fs, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, thread, time::Duration};
+
+use rustix::process::Signal;
 
 use self::operator::Operator;
 use crate::{
@@ -46,6 +48,8 @@ struct Chaos {
     network: Option<Arc<Network>>,
     random: Random,
     changes: Vec<Change>,
+    /// Agents that hang.
+    hung: BTreeSet<usize>,
     /// States that may be put back.
     backups: Vec<(usize, PathBuf)>,
     /// What commands have said.
@@ -78,7 +82,15 @@ impl Chaos {
             None => plan,
         };
         let farm = plan.start_with(|manager| manager.write("index.html", "one"));
-        Self { farm, network, random, changes: Vec::new(), backups: Vec::new(), said: Vec::new() }
+        Self {
+            farm,
+            network,
+            random,
+            changes: Vec::new(),
+            hung: BTreeSet::new(),
+            backups: Vec::new(),
+            said: Vec::new(),
+        }
     }
 
     fn tell(&mut self, line: String) {
@@ -107,7 +119,11 @@ impl Chaos {
         output
     }
 
+    /// Whether it answers, as far as nothing but its network is in the way.
     fn runs(&mut self, index: usize) -> bool {
+        if self.hung.contains(&index) {
+            return false;
+        }
         let server = self.farm.server_mut(index);
         if server.ended().is_some() {
             server.kill();
@@ -125,7 +141,7 @@ impl Chaos {
     fn step(&mut self) {
         thread::sleep(Duration::from_millis(self.random.below(250) as u64));
         let index = self.random.below(SERVERS);
-        match self.random.below(26) {
+        match self.random.below(29) {
             0..=6 => self.put(),
             7 | 8 => self.edit(index),
             9 | 10 => self.kill(index),
@@ -139,6 +155,8 @@ impl Chaos {
             22 => self.maintain(index),
             23 => self.back_up(index),
             24 => self.restore(),
+            25 => self.hang(index),
+            26 | 27 => self.go_on(),
             _ => self.put(),
         }
     }
@@ -175,8 +193,24 @@ impl Chaos {
         }
     }
 
+    /// It is there, and does nothing.
+    fn hang(&mut self, index: usize) {
+        if self.runs(index) {
+            self.tell(format!("{} hangs", self.name(index)));
+            self.farm.server(index).signal(Signal::STOP);
+            self.hung.insert(index);
+        }
+    }
+
+    fn go_on(&mut self) {
+        for index in std::mem::take(&mut self.hung) {
+            self.tell(format!("{} goes on", self.name(index)));
+            self.farm.server(index).signal(Signal::CONT);
+        }
+    }
+
     fn start(&mut self, index: usize) {
-        if self.runs(index) || !self.farm.server(index).state().exists() {
+        if self.hung.contains(&index) || self.runs(index) || !self.farm.server(index).state().exists() {
             return;
         }
         let point = FAILPOINTS[self.random.below(FAILPOINTS.len())];
@@ -261,6 +295,7 @@ impl Chaos {
     /// Peace: everything runs and is connected.
     fn end(&mut self) {
         self.heal();
+        self.go_on();
         self.tell("peace".to_owned());
         for index in 0..SERVERS {
             // Whatever it was armed with strikes no more.

@@ -158,7 +158,7 @@ impl Ground {
         let (seen, lost) = (found.seen.unwrap_or(Number { epoch: Epoch(1), sequence: 0 }), found.lost());
         let form = move || {
             let held = ground.record.current();
-            let by = By { author, time_ms: now_ms() };
+            let by = By::new(&author, now_ms());
             let asked = Reform {
                 held: &held,
                 key: &ground.key,

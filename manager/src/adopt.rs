@@ -57,6 +57,9 @@ pub struct Adopted {
 /// Why the edits did not become a revision. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
+    /// Its message cannot be a revision's.
+    #[error("{0}; nothing was changed")]
+    Malformed(#[from] bellwether_proto::Malformed),
     /// The manager has something else there by now.
     #[error(
         "the manager has changed {0} since; nothing was changed; put the edit on top of what the manager has (bellwether \

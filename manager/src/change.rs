@@ -18,7 +18,7 @@ use bellwether_proto::{
     hash::Hash,
     limits,
     name::SetName,
-    revision::SignedHeader,
+    revision::{SignedHeader, check_message},
     v1,
 };
 use bellwether_store::{
@@ -157,6 +157,7 @@ impl TryFrom<v1::ChangeRequest> for Asked {
                 limits::PUT
             )));
         }
+        check_message(&wire.message)?;
         Ok(Self { set: wire.set.parse()?, path, expected, what, author: wire.author, message: wire.message })
     }
 }

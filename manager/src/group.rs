@@ -32,6 +32,20 @@ pub struct By {
     pub time_ms: u64,
 }
 
+impl By {
+    /// That server or person, at that moment; a name that is longer than any is cut.
+    pub fn new(author: &str, time_ms: u64) -> Self {
+        Self { author: cut(author).to_owned(), time_ms }
+    }
+}
+
+/// As much of an author's name as is kept.
+pub(crate) fn cut(author: &str) -> &str {
+    let most = author.len().min(limits::SAID.1);
+    let end = (0..=most).rev().find(|end| author.is_char_boundary(*end));
+    &author[..end.unwrap_or_default()]
+}
+
 /// Why the record is not changed. It stays as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupRefused {

@@ -55,7 +55,7 @@ use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
     record::{Publish, Server, SignedRecord},
-    revision::SignedHeader,
+    revision::{SignedHeader, check_message},
     status::{Event, Observation},
     v1,
 };
@@ -188,6 +188,7 @@ impl Manager {
     /// # Errors
     /// Nothing was published; the reason is shown as unpublished edits, too.
     pub async fn publish(&self, request: Request) -> Result<Published, PublishError> {
+        check_message(&request.message)?;
         let (answer, answered) = oneshot::channel();
         let sent = self.inner.commands.send(Command::Publish(request, answer)).await;
         sent.map_err(|_| PublishError::Stopping)?;
@@ -211,6 +212,7 @@ impl Manager {
     /// # Errors
     /// Why not, and what was left unchanged.
     pub async fn adopt(&self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        check_message(&adopt.message)?;
         let (answer, answered) = oneshot::channel();
         let sent = self.inner.commands.send(Command::Adopt(Box::new(adopt), answer)).await;
         sent.map_err(|_| PublishError::Stopping)?;
@@ -370,5 +372,5 @@ pub enum PreviewError {
 }
 
 fn by(author: &str) -> By {
-    By { author: author.to_owned(), time_ms: now_ms() }
+    By::new(author, now_ms())
 }

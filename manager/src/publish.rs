@@ -24,7 +24,7 @@ use bellwether_store::{
 };
 
 use crate::{
-    failpoints,
+    failpoints, group,
     head::Head,
     safety::{Fright, frightening},
     shared::{Shared, now_ms, sources},
@@ -66,6 +66,9 @@ pub enum PublishError {
     /// The record names a set that has no path on this server.
     #[error("nothing was published: set {0} has no path on this server; give it one (--set {0}=PATH) and start again")]
     NoPath(SetName),
+    /// What was asked cannot be said in a revision.
+    #[error("{0}; nothing was published")]
+    Malformed(#[from] bellwether_proto::Malformed),
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
@@ -263,7 +266,7 @@ impl Publishing<'_> {
             manager: self.shared.name.clone(),
             incarnation: self.shared.incarnation,
             time_ms: now_ms(),
-            author: asked.map(|request| request.author.clone()).unwrap_or_default(),
+            author: asked.map(|request| group::cut(&request.author).to_owned()).unwrap_or_default(),
             message: asked.map(|request| request.message.clone()).unwrap_or_default(),
             labels: BTreeMap::new(),
             root,

@@ -193,7 +193,7 @@ impl Manager {
         leave: Leave,
         author: &str,
     ) -> Result<Arc<SignedRecord>, HandOverError> {
-        let by = By { author: author.to_owned(), time_ms: now_ms() };
+        let by = By::new(author, now_ms());
         let shared = self.inner.shared.clone();
         if hand_over(&self.record(), to, leave, &by)?.is_none() {
             return Ok(self.record());

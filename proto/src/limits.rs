@@ -37,8 +37,12 @@ pub const DRIFT: (usize, usize) = (1_000, 1 << 20);
 pub const KEEP: (usize, usize) = (10_000, 64 << 20);
 /// Paths that one request about drift names.
 pub const PLACES: usize = 1_000;
-/// Bytes of a signed header or of a group record.
+/// Bytes of a group record.
 pub const RECORD: usize = 4 << 20;
+/// Bytes of a revision's header: a hello carries 64 of them.
+pub const HEADER: usize = 32 << 10;
+/// Bytes of a revision's message, and of the name of whoever asks for something.
+pub const SAID: (usize, usize) = (16 << 10, 1 << 10);
 /// Bytes of the document of procedures.
 pub const PROCEDURES: usize = 2 << 20;
 /// Records of the chain that says who made whom manager: two for each change of epoch.

@@ -128,6 +128,18 @@ impl fmt::Display for RevisionId {
     }
 }
 
+/// Checks the message of a revision that is to be made.
+///
+/// # Errors
+/// It is longer than [`limits::SAID`] allows.
+pub fn check_message(message: &str) -> Result<(), Malformed> {
+    let (bytes, most) = (message.len(), limits::SAID.0);
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(Malformed::new(format!("a message of {bytes} bytes; the limit is {most}")))
+}
+
 /// What a revision says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -222,11 +234,11 @@ impl SignedHeader {
     /// # Errors
     /// The bytes are not a header.
     pub fn from_wire(wire: v1::SignedHeader) -> Result<Self, Malformed> {
-        if wire.header.len() > limits::RECORD {
+        if wire.header.len() > limits::HEADER {
             return Err(Malformed::new(format!(
                 "a header of {} bytes; the limit is {}",
                 wire.header.len(),
-                limits::RECORD
+                limits::HEADER
             )));
         }
         let decoded =

@@ -223,7 +223,7 @@ fn whole_seconds(time: Duration) -> Result<u64, CommandError> {
 fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> {
     let held = record::held(common)?;
     let change = PolicyChange::try_from(request).map_err(|e| CommandError::refused(&e))?;
-    let by = By { author: author(), time_ms: 0 };
+    let by = By::new(&author(), 0);
     let changed = set_policy(&held.current, &change, &by).map_err(|e| CommandError::refused(&e))?;
     let (now, then) = (&held.current.record().policy, changed.map(|record| record.policy));
     let then = then.as_ref().unwrap_or(now);

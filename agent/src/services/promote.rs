@@ -41,7 +41,7 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
     }
     let manager = agent.manager()?;
     if dry_run {
-        let by = roles::By { author, time_ms: now_ms() };
+        let by = roles::By::new(&author, now_ms());
         roles::hand_over(&manager.record(), &to, leave, &by).map_err(refusal)?;
         let from = &current.record().manager().name;
         let next = vec![
@@ -69,7 +69,7 @@ pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Re
         return Ok(reply(agent, &held, false).await);
     }
     let found = gather(agent).await?.judge(agent, Insists { force, accept })?;
-    let by = roles::By { author, time_ms: now_ms() };
+    let by = roles::By::new(&author, now_ms());
     let own = agent.record.own_key();
     let mut next = roles::take_over(&held, &own, leave, Epoch(found.epoch), &by).map_err(refusal)?;
     lost::enter(&mut next, &found.lost, &by);

@@ -102,6 +102,7 @@ impl Refusal for PreviewError {
 impl Refusal for PublishError {
     fn code(&self) -> Code {
         match self {
+            Self::Malformed(_) => Code::InvalidArgument,
             Self::Frightening(_) | Self::NoPath(_) => Code::FailedPrecondition,
             Self::Scan(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
@@ -131,6 +132,7 @@ impl Refusal for AdoptError {
             Self::Conflict(_) | Self::Unpublished(_) | Self::Unknown(_) | Self::Unfit(_) | Self::Refused(_) => {
                 Code::FailedPrecondition
             }
+            Self::Malformed(_) => Code::InvalidArgument,
             Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
         }
     }

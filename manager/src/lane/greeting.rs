@@ -142,7 +142,7 @@ async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHead
     let named = lines.join("; ");
     tracing::warn!(%server, named, "what a manager before made is lost");
     shared.see(Event::Server(server.clone(), Observation::SawLost(named)));
-    let author = By { author: shared.name.to_string(), time_ms: now_ms() };
+    let author = By::new(shared.name.as_str(), now_ms());
     if let Err(error) = shared.edit(|held| Ok(lost::next(held, &new(held.record()), &author))).await {
         tracing::warn!(error = told(&error), "what is lost is not in the group's log yet");
     }
