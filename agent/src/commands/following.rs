@@ -1,7 +1,10 @@
 //! Beginning a procedure and staying with it: its steps as they are done, its question, its end. It goes on in the agent
 //! whatever becomes of the command.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
 use bellwether_proto::v1::{
@@ -48,10 +51,9 @@ pub(super) async fn begin(
 ) -> Result<(), CommandError> {
     let planned = ask(common, asked.clone(), attest, true).await?;
     if begin.dry_run {
-        show_plan(common, &planned);
-        return Ok(());
+        return show_plan(common, &planned).await;
     }
-    confirm(common, &planned)?;
+    confirm(common, &planned).await?;
     let begun = ask(common, asked, attest, false).await?;
     stay(common, begun, begin.wait).await
 }
@@ -90,26 +92,44 @@ pub(super) async fn way_back_into_service(
     asked: start_procedure_request::Procedure,
 ) -> Result<(), CommandError> {
     if begin.dry_run {
-        show_plan(common, planned);
-        return Ok(());
+        return show_plan(common, planned).await;
     }
     stay(common, start(common, asked).await?, begin.wait).await
 }
 
-/// Prints the steps that would be done.
-pub(super) fn show_plan(common: &Common, planned: &Procedure) {
-    output::show(common.json, planned, |planned| format!("{} would:\n{}", planned.kind.command(), plan(planned)));
+/// Prints the steps that would be done; where they are begun already, how far they are.
+///
+/// # Errors
+/// The agent's.
+pub(super) async fn show_plan(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
+    let begun = is_begun(common, planned).await?;
+    output::show(common.json, planned, |planned| {
+        let command = planned.kind.command();
+        match begun {
+            false => format!("{command} would:\n{}\n(nothing was changed)", plan(planned)),
+            true => {
+                format!("{command} is begun already, as {}:\n{}\n(nothing was changed)", planned.id, steps(planned))
+            }
+        }
+    });
+    Ok(())
 }
 
-/// Asks whether they are to be done, unless `--yes` says so.
+/// Asks whether they are to be done, unless `--yes` says so, or they are begun already.
 ///
 /// # Errors
 /// They are not.
-pub(super) fn confirm(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
-    if !common.yes {
-        eprintln!("{}:\n{}", planned.kind.command(), plan(planned));
+pub(super) async fn confirm(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
+    if common.yes || is_begun(common, planned).await? {
+        return Ok(());
     }
-    output::confirm("go on?", common.yes)
+    eprintln!("{}:\n{}", planned.kind.command(), plan(planned));
+    output::confirm("go on?", false)
+}
+
+/// Whether what was planned is one that was begun before: the same command, given again.
+async fn is_begun(common: &Common, planned: &Procedure) -> Result<bool, CommandError> {
+    Ok(all(common).await?.iter().any(|shown| shown.procedure.id == planned.id))
 }
 
 async fn ask(
@@ -203,12 +223,29 @@ pub(super) async fn until(common: &Common, procedure: Procedure, steps: usize) -
 async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
     let id = procedure.id;
     let following = follow(common, procedure, steps, say);
-    let Some(limit) = common.timeout else { return following.await };
-    tokio::time::timeout(limit, following).await.unwrap_or_else(|_| {
-        let text = format!("{id} is not done after {}", duration::format(limit));
-        Err(CommandError::new(Kind::TimedOut, text)
-            .hint(format!("it goes on by itself; bellwether procedure show {id} says how far it is")))
-    })
+    let on = format!(
+        "it goes on by itself; how far it is: bellwether procedure show {id}; to stop it: bellwether procedure abort {id}"
+    );
+    tokio::select! {
+        ended = following => ended,
+        limit = over(common.timeout) => {
+            let text = format!("{id} is not done after {}", duration::format(limit));
+            Err(CommandError::new(Kind::TimedOut, text).hint(on))
+        }
+        // An error: signals cannot be had, and Ctrl-C ends the command.
+        Ok(()) = tokio::signal::ctrl_c() => {
+            Err(CommandError::new(Kind::Partly, format!("{id} is not done; nobody watches it here any more")).hint(on))
+        }
+    }
+}
+
+/// Returns the limit when it is over; none: never.
+async fn over(limit: Option<Duration>) -> Duration {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+    limit.unwrap_or_default()
 }
 
 async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {

@@ -125,7 +125,9 @@ impl Task {
             Self::Add(server) => format!("add {server} as a member"),
             Self::Replace { server, .. } => format!("wait until new hardware has joined as {server}"),
             Self::Sync(servers) => format!("sync {}", list(servers)),
-            Self::Complete(servers) => format!("wait until {} is complete", list(servers)),
+            Self::Complete(servers) => {
+                format!("wait until {} {} complete", list(servers), if servers.len() == 1 { "is" } else { "are" })
+            }
             Self::Undrain(servers) => format!("undrain {}", list(servers)),
         }
     }
