@@ -11,6 +11,8 @@ use bellwether_proto::v1::{
     ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest, start_procedure_request,
 };
 
+use tonic::{Code, Streaming};
+
 use crate::{
     common::{Common, author},
     duration,
@@ -183,15 +185,26 @@ pub(super) fn steps(procedure: &Procedure) -> String {
 pub(super) async fn all(common: &Common) -> Result<Vec<Shown>, CommandError> {
     let mut client = common.connect().await?;
     let mut replies = client.procedures(ProceduresRequest { follow: false }).await?.into_inner();
-    decode(replies.message().await?)
+    next(&mut replies).await
 }
 
-fn decode(reply: Option<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
+async fn next(replies: &mut Streaming<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
     let gone = || {
-        CommandError::new(Kind::Failed, "the agent on this machine has stopped")
-            .hint("the procedure goes on when it runs again; there: bellwether procedure list")
+        CommandError::new(Kind::Failed, "the agent on this machine has stopped").hint(
+            "the procedure goes on when it runs again: bellwether procedure list; should this machine be lost and be the \
+             manager, at a candidate: bellwether recover manager",
+        )
     };
-    serde_json::from_slice(&reply.ok_or_else(gone)?.json).map_err(|e| CommandError::failed(&e))
+    let reply = match replies.message().await {
+        // Not an answer of the agent: the connection broke with it.
+        Err(status)
+            if matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Internal | Code::Cancelled) =>
+        {
+            return Err(gone());
+        }
+        reply => reply?.ok_or_else(gone)?,
+    };
+    serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
 }
 
 /// Stays with a procedure until it is done or asks something that nobody here answers.
@@ -254,7 +267,7 @@ async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) 
     let mut replies = client.procedures(ProceduresRequest { follow: true }).await?.into_inner();
     let mut teller = Teller { json: common.json, told: begun.at, say, progress: None };
     loop {
-        let all = decode(replies.message().await?)?;
+        let all = next(&mut replies).await?;
         let Some(shown) = all.into_iter().find(|shown| shown.procedure.id == id) else {
             let text = format!("{id} is not known to this server any more");
             return Err(CommandError::new(Kind::Failed, text).hint("see, at the manager: bellwether procedure list"));

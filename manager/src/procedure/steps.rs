@@ -37,10 +37,12 @@ impl Fact {
                 ),
             },
             Self::Repaired(server) => Question {
-                asks: format!("is {server} repaired, and does its agent run?"),
+                asks: format!("is {server} repaired?"),
+                // A disabled server does not enter with a token, and an old key is not taken back where a new one has the name.
                 first: format!(
-                    "where {server} forgot the group: a token from `bellwether token create --names {server}`, and there \
-                     `bellwether join`"
+                    "start its agent first. Where {server} forgot the group: answer, then a token from `bellwether token \
+                     create --names {server}`, and there `bellwether join`. New hardware: first `bellwether server remove \
+                     {server}`, the token and `join`, then answer"
                 ),
             },
         }
