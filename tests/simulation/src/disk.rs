@@ -61,6 +61,8 @@ pub(crate) struct Disk {
     pub(crate) procedures: Option<SignedDocument>,
     /// `history.new`: the base of a group that is being formed anew.
     pub(crate) fresh: Option<RevisionId>,
+    /// The revisions of histories before, which a group that was formed anew has kept.
+    pub(crate) before: BTreeSet<RevisionId>,
     /// The packs in the history.
     pub(crate) history: BTreeSet<RevisionId>,
     pub(crate) sets: Sets,
@@ -85,6 +87,7 @@ impl Disk {
             sessions: BTreeMap::new(),
             procedures: None,
             fresh: None,
+            before: BTreeSet::new(),
             history: BTreeSet::new(),
             sets: Sets::default(),
             kept: Changes::default(),
