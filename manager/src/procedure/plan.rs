@@ -51,7 +51,7 @@ pub enum PlanRefused {
         /// Who was named.
         server: ServerName,
         /// Why not.
-        why: &'static str,
+        why: String,
         /// What to do.
         first: String,
     },
@@ -178,7 +178,7 @@ fn candidates(world: &World) -> String {
 }
 
 fn successor(to: &ServerName, world: &World) -> Result<(), PlanRefused> {
-    let refused = |why, first| Err(PlanRefused::Successor { server: to.clone(), why, first });
+    let refused = |why: &str, first| Err(PlanRefused::Successor { server: to.clone(), why: why.to_owned(), first });
     match world.server(to) {
         None => Err(PlanRefused::Unknown(to.clone())),
         Some(seen) => match seen.role {
@@ -187,8 +187,34 @@ fn successor(to: &ServerName, world: &World) -> Result<(), PlanRefused> {
             Role::Member if !seen.candidate => {
                 refused("it is not a candidate", format!("first: bellwether server set {to} --candidate yes"))
             }
-            Role::Member => Ok(()),
+            Role::Member => able(to, seen),
         },
+    }
+}
+
+/// Nobody is drained for one that could not take the role then.
+fn able(to: &ServerName, seen: &Seen) -> Result<(), PlanRefused> {
+    match seen.state {
+        State::InSync
+        | State::Warning
+        | State::GroupChange
+        | State::AwaitingSync
+        | State::Syncing
+        | State::Updating
+        | State::Disabled
+        | State::Unknown => Ok(()),
+        State::Error
+        | State::Refused
+        | State::Drifted
+        | State::Left
+        | State::Conflict
+        | State::Superseded
+        | State::Unreachable => {
+            let reason = seen.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let why = format!("it is {}{reason}", seen.state.word());
+            let first = "mend that, or name another server: bellwether server list".to_owned();
+            Err(PlanRefused::Successor { server: to.clone(), why, first })
+        }
     }
 }
 

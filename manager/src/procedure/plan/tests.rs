@@ -51,6 +51,9 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     assert!(matches!(refused(&maintain("m", Some("x")), &world), PlanRefused::Unknown(_)));
     assert!(matches!(refused(&maintain("a", Some("b")), &world), PlanRefused::NotManager(..)));
     assert!(matches!(refused(&maintain("x", None), &world), PlanRefused::Unknown(_)));
+    world.servers.get_mut(&name("a")).unwrap().state = State::Unreachable;
+    assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor { .. }), "m stays in service");
+    world.servers.get_mut(&name("a")).unwrap().state = State::InSync;
     world.servers.get_mut(&name("a")).unwrap().candidate = false;
     assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor { .. }));
     world.servers.get_mut(&name("b")).unwrap().role = Role::Disabled;
