@@ -27,7 +27,7 @@ pub(crate) struct Operator {
     branches: u32,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
-    /// Managers that others did not follow at the last look, too.
+    /// Managers that others did not follow before, since there were several.
     refused: BTreeSet<usize>,
     /// The procedure that goes on, its step, and how often in a row it was there.
     waits: Option<(Id, usize, u32)>,
@@ -70,6 +70,7 @@ impl Operator {
     /// One manager: whoever is not a member of its group becomes one.
     fn tidy(&mut self, history: &History, manager: usize) {
         self.without = 0;
+        self.refused.clear();
         let mut stubborn = BTreeSet::new();
         let own = history.world.borrow().disks[manager].name.clone();
         let (record, held) = {
@@ -170,7 +171,7 @@ impl Operator {
         for machine in refused.intersection(&self.refused) {
             command(history, *machine, Command::Leave);
         }
-        self.refused = refused;
+        self.refused.extend(refused);
     }
 
     /// What stopped is given up, and what waits for what will not come; who is out of service then, is brought back.
