@@ -26,7 +26,9 @@ fn table(record: &Record) -> String {
         Role::Disabled => "disabled",
     };
     let row = |server: &Server, role: &str| {
-        let role = if server.drained { format!("{role}, drained") } else { role.to_owned() };
+        // Old hardware whose name other hardware has now is nobody to bring back.
+        let replaced = record.server(&server.name).is_some_and(|has| has.key != server.key);
+        let role = if server.drained && !replaced { format!("{role}, drained") } else { role.to_owned() };
         let candidate = if server.candidate { "yes" } else { "no" };
         let backends = if server.backends.is_empty() { "-".to_owned() } else { server.backends.join(",") };
         let key = server.key.to_string();
