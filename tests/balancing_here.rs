@@ -14,6 +14,7 @@ use bellwether_proto::status::{FarmStatus, Reach};
 use crate::{
     balancers::{Client, Site, block_on, in_record, nginx_program},
     farm::{DEADLINE, Farm, free_port, one, run, wait_for},
+    maintenance::{is_done, wait_procedure},
 };
 
 fn reach(status: &FarmStatus, server: &str) -> Option<Reach> {
@@ -155,6 +156,40 @@ fn w21_a_balancing_nginx_drains_a_server_without_a_failed_request() {
     assert_eq!(edge.file(), before);
     client.wait_from("member1");
     client.stop().flawless();
+}
+
+/// The way of a procedure: by agent.toml and the record. HAProxy takes the server back at once, nginx cannot at first.
+#[test]
+fn w21_a_procedure_drives_a_balancing_nginx_and_ends_where_one_balancer_was_late() {
+    let mut farm = Farm::plan().members(1).start();
+    let mut site = Site::start(&farm);
+    let edge = Edge::start(&farm, &mut site);
+    let home = edge.home.display();
+    farm.manager().configure(&format!(
+        "[[balancer]]\nname = \"edge\"\nkind = \"nginx\"\nfile = \"{home}/app.conf\"\npid = \"{home}/nginx.pid\"\n\
+         test = \"{}\"\nreload = \"{}\"\ntimeout = \"60s\"\n",
+        edge.command("-t"),
+        edge.command("-s reload"),
+    ));
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    site.register(&farm);
+    farm.manager().command(&["group", "set", "--balancer", "edge=nginx"]).success();
+    let before = edge.file();
+    farm.manager().command(&["maintenance", "start", "member1", "--yes"]).success();
+    assert!(edge.file().contains(" down; # member1"), "{}", edge.file());
+
+    let config = edge.home.join("nginx.conf");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    fs::write(&config, text.replace("http {", "http { nonsense;")).expect("written");
+    farm.manager().command(&["maintenance", "finish", "member1", "--yes", "--wait", "none"]).success();
+    wait_procedure(farm.manager(), "p2", "saying what nginx says", |shown| {
+        shown["doing"].as_str().is_some_and(|doing| doing.contains("nonsense"))
+    });
+    site.haproxy.wait_status("member1", "UP");
+    fs::write(&config, text).expect("written");
+    wait_procedure(farm.manager(), "p2", "done", is_done);
+    assert_eq!(edge.file(), before);
 }
 
 #[test]

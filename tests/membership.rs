@@ -45,6 +45,7 @@ fn w21_a_member_is_maintained_by_hand_while_the_others_serve() {
     asked.says(&["disabled", "nothing was changed", "bellwether server enable member1"]);
     assert!(!farm.manager().web("asked.conf").exists());
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("its own"), b"edited in the maintenance");
+    farm.manager().command(&["sync", "member1"]).refused().says(&["disabled", "bellwether server enable member1"]);
 
     farm.manager().command(&["server", "enable", "member1"]).success();
     farm.wait_equal();
@@ -65,6 +66,10 @@ fn w25_a_repaired_machine_is_added_again_and_synced_by_itself() {
     farm.server_mut(1).start();
     farm.member(1).command_with_input(&["put", "web:asked.conf"], "no").refused().says(&["removed", "server add"]);
     farm.manager().command(&["server", "add", "member1"]).success();
+    for (name, role) in [("member1", "a member already"), ("manager", "the manager already")] {
+        farm.manager().command(&["server", "add", name]).success().says(&[role, "nothing was changed"]);
+        farm.manager().command(&["server", "enable", name]).success().says(&[role]);
+    }
     farm.wait_equal();
     farm.assert_equal();
 }

@@ -145,6 +145,7 @@ fn w13_a_manager_whose_history_is_damaged_comes_back_whole_from_a_killed_reform(
     let old = names(farm.manager(), "history");
     farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "reform.kept")]);
     wait_halted(&farm, &["cannot lead"]);
+    farm.manager().command(&["maintenance", "start", "member1", "--yes"]).refused().says(&["group reform"]);
     farm.manager().command(&["group", "reform", "--yes"]).exits(1);
     wait_death(&mut farm, "reform.kept");
     assert!(!farm.manager().state().join("history").exists(), "killed between the old history and the new one");

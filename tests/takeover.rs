@@ -54,6 +54,11 @@ fn w24_a_candidate_takes_over_and_equal_servers_are_not_taken_out_of_service() {
 fn w24_it_does_not_take_over_while_the_manager_answers() {
     let mut farm = farm(2);
     takes_over(&farm, 1, &[]).refused().says(&["manager, the manager, answers", "promote member1"]);
+    farm.server(1)
+        .command(&["promote", "member2", "--self"])
+        .refused()
+        .says(&["this one is member1", "promote --self"]);
+    farm.server(1).command(&["promote", "member1", "--self"]).refused().says(&["manager, the manager, answers"]);
     farm.manager().command(&["promote", "--self", "--yes"]).success().says(&["already"]);
     assert_eq!(farm.status().head.map(|head| head.epoch.0), Some(1));
     // One who insists: the old manager hears of it and follows the record.

@@ -35,9 +35,10 @@ impl AgentHands {
     fn manager(&self) -> Result<Manager, ActError> {
         match self.agent.standing() {
             Standing::Manager(manager) => Ok(manager),
-            Standing::Member(_) | Standing::Changing | Standing::Halted(_) => {
+            Standing::Member(_) | Standing::Changing => {
                 Err(ActError::Failed("this server is taking up the manager's role".to_owned()))
             }
+            Standing::Halted(why) => Err(ActError::Failed(why.to_string())),
         }
     }
 
@@ -210,16 +211,26 @@ async fn traffic(balancers: &Balancers, servers: &[Server]) -> Vec<Traffic> {
 
 fn routed(server: &Server, report: &Report) -> Traffic {
     if !report.is_absent() {
-        return Traffic::Known { out: report.is_drained(), up: report.serves(), sessions: report.sessions() };
+        let (out, sessions) = (report.is_drained(), report.sessions());
+        return match report.is_drained_somewhere() && !out {
+            true => Traffic::Partly { sessions },
+            false => Traffic::Known { out, up: report.serves(), sessions },
+        };
     }
-    match server.traffic() {
-        Ok(bellwether_proto::balancer::Traffic::None) => Traffic::Unknown,
-        Ok(_) | Err(_) => Traffic::Absent(format!(
-            "no balancer has a server named {0}; if it has another name there: bellwether server set {0} --backend \
-             BACKEND/SERVER; if it takes no traffic: --backend none",
-            server.name
-        )),
-    }
+    let has_none = match server.traffic() {
+        Ok(bellwether_proto::balancer::Traffic::None) => return Traffic::Unknown,
+        Ok(bellwether_proto::balancer::Traffic::At(_)) => {
+            format!("no balancer has {} at {}, where the group record has it", server.name, server.backends.join(", "))
+        }
+        Ok(bellwether_proto::balancer::Traffic::ByName) | Err(_) => {
+            format!("no balancer has a server named {}", server.name)
+        }
+    };
+    Traffic::Absent(format!(
+        "{has_none}; if it has another name there: bellwether server set {} --backend BACKEND/SERVER; if it takes no \
+         traffic: --backend none",
+        server.name
+    ))
 }
 
 fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) -> Seen {

@@ -33,7 +33,7 @@ pub(crate) struct Ground {
 /// Why the group is not formed anew.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("this server is not the manager (any more): that is {manager} at {address}; nothing was changed")]
+    #[error("this server is not the manager; run it there, at {manager} ({address}); nothing was changed")]
     NotManager { manager: ServerName, address: String },
     #[error(transparent)]
     Reform(#[from] ReformError),

@@ -242,6 +242,10 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
         let what = format!("{s} s for sessions to end; it may be {} at most", limits::DRAIN_TIMEOUT);
         return Err(Malformed::new(what).into());
     }
+    if let Some(least) = change.min_serving.filter(|least| *least as usize > limits::SERVERS) {
+        let what = format!("{least} servers that are to serve; a group has at most {}", limits::SERVERS);
+        return Err(Malformed::new(what).into());
+    }
     let mut policy = now.clone();
     policy.min_serving = change.min_serving.unwrap_or(policy.min_serving);
     policy.drain_timeout_s = change.drain_timeout_s.unwrap_or(policy.drain_timeout_s);

@@ -54,7 +54,7 @@ use bellwether_proto::{
     entry::EntryPath,
     key::PublicKey,
     name::ServerName,
-    record::{Publish, Server, SignedRecord},
+    record::{Publish, Role, Server, SignedRecord},
     revision::{SignedHeader, check_message},
     status::{Event, Observation},
     v1,
@@ -266,6 +266,10 @@ impl Manager {
         let record = self.record();
         if let Some(unknown) = servers.iter().find(|name| record.record().server(name).is_none()) {
             return Err(GroupRefused::Unknown(unknown.clone()));
+        }
+        let disabled = |name: &&ServerName| record.record().server(name).is_some_and(|s| s.role == Role::Disabled);
+        if let Some(disabled) = servers.iter().find(disabled) {
+            return Err(GroupRefused::Disabled(disabled.clone()));
         }
         if !verify_only && record.record().policy.publish == Publish::Auto {
             // What is still in its quiet time is meant, too (W6). Refused: shown as unpublished, and the head is sent.

@@ -112,9 +112,7 @@ pub enum Refused {
     )]
     Heard(ServerName, ServerName),
     /// Another candidate has more.
-    #[error(
-        "{0} has seen more: it holds {1}, this server {2}; there: bellwether promote --self (or insist with --force)"
-    )]
+    #[error("{0} has seen more: it holds {1}, this server {2}; give the command there (or insist with --force)")]
     Behind(ServerName, Number, Number),
 }
 

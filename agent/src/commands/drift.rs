@@ -164,10 +164,14 @@ async fn revert(common: &Common, request: RevertRequest) -> Result<(), CommandEr
             return format!("nothing differs there on {server} from {}; nothing was changed", reply.revision);
         }
         if dry_run {
-            let plan = format!("would put back the state of {} on {server} (nothing was changed)", reply.revision);
+            let plan = format!(
+                "would put back the state of {} on {server}, where this was edited (nothing was changed)",
+                reply.revision
+            );
             return listed(&plan, &reply.first, reply.entries);
         }
-        let mut text = listed(&format!("{server} holds {} again there", reply.revision), &reply.first, reply.entries);
+        let done = format!("{server} holds {} again where this was edited", reply.revision);
+        let mut text = listed(&done, &reply.first, reply.entries);
         if !reply.kept.is_empty() {
             text += &format!("\nthe edits are kept on {server} in");
             reply.kept.iter().for_each(|path| text += &format!("\n  {}", output::safe(path)));

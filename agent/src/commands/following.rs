@@ -1,12 +1,17 @@
 //! Beginning a procedure and staying with it: its steps as they are done, its question, its end. It goes on in the agent
 //! whatever becomes of the command.
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
 use bellwether_proto::v1::{
     ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest, start_procedure_request,
 };
+
+use tonic::{Code, Streaming};
 
 use crate::{
     common::{Common, author},
@@ -48,10 +53,9 @@ pub(super) async fn begin(
 ) -> Result<(), CommandError> {
     let planned = ask(common, asked.clone(), attest, true).await?;
     if begin.dry_run {
-        show_plan(common, &planned);
-        return Ok(());
+        return show_plan(common, &planned).await;
     }
-    confirm(common, &planned)?;
+    confirm(common, &planned).await?;
     let begun = ask(common, asked, attest, false).await?;
     stay(common, begun, begin.wait).await
 }
@@ -90,26 +94,44 @@ pub(super) async fn way_back_into_service(
     asked: start_procedure_request::Procedure,
 ) -> Result<(), CommandError> {
     if begin.dry_run {
-        show_plan(common, planned);
-        return Ok(());
+        return show_plan(common, planned).await;
     }
     stay(common, start(common, asked).await?, begin.wait).await
 }
 
-/// Prints the steps that would be done.
-pub(super) fn show_plan(common: &Common, planned: &Procedure) {
-    output::show(common.json, planned, |planned| format!("{} would:\n{}", planned.kind.command(), plan(planned)));
+/// Prints the steps that would be done; where they are begun already, how far they are.
+///
+/// # Errors
+/// The agent's.
+pub(super) async fn show_plan(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
+    let begun = is_begun(common, planned).await?;
+    output::show(common.json, planned, |planned| {
+        let command = planned.kind.command();
+        match begun {
+            false => format!("{command} would:\n{}\n(nothing was changed)", plan(planned)),
+            true => {
+                format!("{command} is begun already, as {}:\n{}\n(nothing was changed)", planned.id, steps(planned))
+            }
+        }
+    });
+    Ok(())
 }
 
-/// Asks whether they are to be done, unless `--yes` says so.
+/// Asks whether they are to be done, unless `--yes` says so, or they are begun already.
 ///
 /// # Errors
 /// They are not.
-pub(super) fn confirm(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
-    if !common.yes {
-        eprintln!("{}:\n{}", planned.kind.command(), plan(planned));
+pub(super) async fn confirm(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
+    if common.yes || is_begun(common, planned).await? {
+        return Ok(());
     }
-    output::confirm("go on?", common.yes)
+    eprintln!("{}:\n{}", planned.kind.command(), plan(planned));
+    output::confirm("go on?", false)
+}
+
+/// Whether what was planned is one that was begun before: the same command, given again.
+async fn is_begun(common: &Common, planned: &Procedure) -> Result<bool, CommandError> {
+    Ok(all(common).await?.iter().any(|shown| shown.procedure.id == planned.id))
 }
 
 async fn ask(
@@ -163,15 +185,26 @@ pub(super) fn steps(procedure: &Procedure) -> String {
 pub(super) async fn all(common: &Common) -> Result<Vec<Shown>, CommandError> {
     let mut client = common.connect().await?;
     let mut replies = client.procedures(ProceduresRequest { follow: false }).await?.into_inner();
-    decode(replies.message().await?)
+    next(&mut replies).await
 }
 
-fn decode(reply: Option<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
+async fn next(replies: &mut Streaming<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
     let gone = || {
-        CommandError::new(Kind::Failed, "the agent on this machine has stopped")
-            .hint("the procedure goes on when it runs again; there: bellwether procedure list")
+        CommandError::new(Kind::Failed, "the agent on this machine has stopped").hint(
+            "the procedure goes on when it runs again: bellwether procedure list; should this machine be lost and be the \
+             manager, at a candidate: bellwether recover manager",
+        )
     };
-    serde_json::from_slice(&reply.ok_or_else(gone)?.json).map_err(|e| CommandError::failed(&e))
+    let reply = match replies.message().await {
+        // Not an answer of the agent: the connection broke with it.
+        Err(status)
+            if matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Internal | Code::Cancelled) =>
+        {
+            return Err(gone());
+        }
+        reply => reply?.ok_or_else(gone)?,
+    };
+    serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
 }
 
 /// Stays with a procedure until it is done or asks something that nobody here answers.
@@ -203,12 +236,29 @@ pub(super) async fn until(common: &Common, procedure: Procedure, steps: usize) -
 async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
     let id = procedure.id;
     let following = follow(common, procedure, steps, say);
-    let Some(limit) = common.timeout else { return following.await };
-    tokio::time::timeout(limit, following).await.unwrap_or_else(|_| {
-        let text = format!("{id} is not done after {}", duration::format(limit));
-        Err(CommandError::new(Kind::TimedOut, text)
-            .hint(format!("it goes on by itself; bellwether procedure show {id} says how far it is")))
-    })
+    let on = format!(
+        "it goes on by itself; how far it is: bellwether procedure show {id}; to stop it: bellwether procedure abort {id}"
+    );
+    tokio::select! {
+        ended = following => ended,
+        limit = over(common.timeout) => {
+            let text = format!("{id} is not done after {}", duration::format(limit));
+            Err(CommandError::new(Kind::TimedOut, text).hint(on))
+        }
+        // An error: signals cannot be had, and Ctrl-C ends the command.
+        Ok(()) = tokio::signal::ctrl_c() => {
+            Err(CommandError::new(Kind::Partly, format!("{id} is not done; nobody watches it here any more")).hint(on))
+        }
+    }
+}
+
+/// Returns the limit when it is over; none: never.
+async fn over(limit: Option<Duration>) -> Duration {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+    limit.unwrap_or_default()
 }
 
 async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
@@ -217,7 +267,7 @@ async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) 
     let mut replies = client.procedures(ProceduresRequest { follow: true }).await?.into_inner();
     let mut teller = Teller { json: common.json, told: begun.at, say, progress: None };
     loop {
-        let all = decode(replies.message().await?)?;
+        let all = next(&mut replies).await?;
         let Some(shown) = all.into_iter().find(|shown| shown.procedure.id == id) else {
             let text = format!("{id} is not known to this server any more");
             return Err(CommandError::new(Kind::Failed, text).hint("see, at the manager: bellwether procedure list"));

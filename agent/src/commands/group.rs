@@ -6,7 +6,7 @@ use bellwether_manager::group::{By, PolicyChange, set_policy};
 use bellwether_proto::{
     balancer::Balancer,
     name::{BalancerName, SetName},
-    record::{Codec, Policy, Publish, Record},
+    record::{Codec, Policy, Publish, Record, Role},
     v1::SetPolicyRequest,
 };
 use clap::Subcommand;
@@ -162,13 +162,33 @@ fn settings(policy: &Policy) -> Vec<String> {
 async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let dry_run = settings.dry_run;
     let request = request(settings)?;
+    if request == (SetPolicyRequest { author: request.author.clone(), ..SetPolicyRequest::default() }) {
+        let text = "nothing to set: name a setting, as --min-serving 2";
+        return Err(CommandError::new(Kind::Usage, text).hint("all of them: bellwether group set --help"));
+    }
     if dry_run {
         return plan(common, request);
     }
+    let least = request.min_serving;
+    let before = record::held(common)?.current.record().version.to_string();
     let mut client = common.connect().await?;
     let reply = common.in_time(client.set_policy(request)).await?.into_inner();
-    record::show(common, "the group's settings are as asked", &reply);
+    let so = if before == reply.version { "so already" } else { "as asked" };
+    record::show(common, &format!("the group's settings are {so}"), &reply);
+    if let Some(note) = too_many(least, record::held(common)?.current.record()) {
+        eprintln!("{note}");
+    }
     Ok(())
+}
+
+/// What follows where so many are to serve that nobody can be drained.
+fn too_many(least: Option<u32>, record: &Record) -> Option<String> {
+    let able = record.servers.iter().filter(|server| server.role != Role::Disabled).count();
+    let least = least.filter(|least| *least as usize >= able)?;
+    Some(format!(
+        "note: {able} servers can serve and {least} are to: nobody who serves can be drained, so maintenance and sync wait \
+         and then stop"
+    ))
 }
 
 /// The request for what the flags say; all patterns are for one set.
@@ -222,6 +242,7 @@ fn whole_seconds(time: Duration) -> Result<u64, CommandError> {
 /// Shows the settings that would come of it, by the manager's own rules.
 fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> {
     let held = record::held(common)?;
+    let least = request.min_serving;
     let change = PolicyChange::try_from(request).map_err(|e| CommandError::refused(&e))?;
     let by = By::new(&author(), 0);
     let changed = set_policy(&held.current, &change, &by).map_err(|e| CommandError::refused(&e))?;
@@ -231,7 +252,8 @@ fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> 
         let (old, new) = (settings(now), settings(then));
         let gone = old.iter().filter(|line| !new.contains(line)).map(|line| format!("- {line}"));
         let come = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+ {line}"));
-        let lines: Vec<_> = gone.chain(come).collect();
+        let note = too_many(least, held.current.record()).filter(|_| old != new);
+        let lines: Vec<_> = gone.chain(come).chain(note).collect();
         if lines.is_empty() { "the settings are so already".to_owned() } else { lines.join("\n") }
     });
     Ok(())

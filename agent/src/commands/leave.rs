@@ -132,8 +132,8 @@ impl Membership {
         let servers = if others == 1 { "1 other server".to_owned() } else { format!("{others} other servers") };
         Err(CommandError::new(Kind::Refused, format!("this server is the manager of {servers}")).hint(
             "give the role to another first: bellwether promote NAME; or remove the others: bellwether server remove NAME\n\
-             --force leaves all the same: they serve on, and nothing can be changed until one of them takes the role: \
-             bellwether promote NAME --self",
+             --force leaves all the same: they serve on, and nothing can be changed until one of them takes the role, there: \
+             bellwether recover manager",
         ))
     }
 

@@ -4,7 +4,10 @@ use bellwether_manager::procedure::{Id, Procedure, Shown, Standing};
 use bellwether_proto::v1::{AbortProcedureRequest, ResumeProcedureRequest};
 use clap::Subcommand;
 
-use super::following::{self, Wait};
+use super::{
+    following::{self, Wait},
+    record,
+};
 use crate::{
     common::{Common, author},
     error::{CommandError, Kind},
@@ -37,11 +40,17 @@ enum What {
         /// How long to stay with it
         #[arg(long, default_value = "done")]
         wait: Wait,
+        /// Show at which step it would go on
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Stop one for good; what it has done stays done
     Abort {
         /// Its name, as p7
         id: Id,
+        /// Show at which step it would stop
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -53,8 +62,10 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::List => list(common).await,
         What::Show { id } => show(common, id).await,
-        What::Resume { id, attest, wait } => resume(common, id, attest, wait).await,
-        What::Abort { id } => abort(common, id).await,
+        What::Resume { id, dry_run: true, .. } => would(common, id, "let", "go on").await,
+        What::Abort { id, dry_run: true } => would(common, id, "have", "stop for good").await,
+        What::Resume { id, attest, wait, dry_run: false } => resume(common, id, attest, wait).await,
+        What::Abort { id, dry_run: false } => abort(common, id).await,
     }
 }
 
@@ -74,7 +85,9 @@ async fn list(common: &Common) -> Result<(), CommandError> {
 fn row(shown: &Shown) -> Vec<String> {
     let procedure = &shown.procedure;
     let begun = output::utc((procedure.started_ms / 1_000) as i64);
-    let step = format!("{}/{}", procedure.at, procedure.steps.len());
+    // The one that it is at, or stopped at.
+    let count = procedure.steps.len();
+    let step = format!("{}/{count}", (procedure.at + 1).min(count));
     vec![procedure.id.to_string(), begun, procedure.kind.command(), step, state(shown)]
 }
 
@@ -93,9 +106,24 @@ fn state(shown: &Shown) -> String {
 }
 
 async fn show(common: &Common, id: Id) -> Result<(), CommandError> {
+    output::show(common.json, &one(common, id).await?, described);
+    Ok(())
+}
+
+async fn one(common: &Common, id: Id) -> Result<Shown, CommandError> {
     let all = common.in_time(following::all(common)).await?;
-    let shown = all.into_iter().find(|shown| shown.procedure.id == id).ok_or_else(|| unknown(id))?;
-    output::show(common.json, &shown, described);
+    all.into_iter().find(|shown| shown.procedure.id == id).ok_or_else(|| unknown(id))
+}
+
+/// What `resume` and `abort` would do, and where it stands.
+async fn would(common: &Common, id: Id, word: &str, what: &str) -> Result<(), CommandError> {
+    let shown = one(common, id).await?;
+    let Some(step) = shown.procedure.step().filter(|_| !shown.procedure.is_over()) else {
+        return Err(CommandError::new(Kind::Refused, format!("{id} is over"))
+            .hint(format!("see: bellwether procedure show {id}")));
+    };
+    let plan = format!("{word} {id} {what} at step {}, {}", shown.procedure.at + 1, step.task.what());
+    record::show_plan(common, &plan);
     Ok(())
 }
 
@@ -136,6 +164,9 @@ async fn resume(common: &Common, id: Id, attest: String, wait: Wait) -> Result<(
 }
 
 async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
+    if !common.yes {
+        eprintln!("{}", described(&one(common, id).await?));
+    }
     output::confirm(&format!("stop {id} for good? What it has done stays done."), common.yes)?;
     let mut client = common.connect().await?;
     let request = AbortProcedureRequest { id: id.to_string(), author: author() };

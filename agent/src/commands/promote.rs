@@ -15,8 +15,8 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The new manager, a member that is a candidate
-    #[arg(required_unless_present = "take_over", conflicts_with = "take_over")]
+    /// The new manager, a member that is a candidate; with --self this server, if it is named at all
+    #[arg(required_unless_present = "take_over")]
     pub name: Option<ServerName>,
     /// Make this server the manager: the manager is lost
     #[arg(long = "self")]

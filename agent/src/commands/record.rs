@@ -1,6 +1,6 @@
 //! How a change of the group record is answered.
 
-use bellwether_proto::v1::RecordReply;
+use bellwether_proto::{name::ServerName, record::Role, v1::RecordReply};
 use serde_json::json;
 
 use crate::{
@@ -25,6 +25,21 @@ pub(super) fn show(common: &Common, done: &str, reply: &RecordReply) {
 /// Says what would be done.
 pub(super) fn show_plan(common: &Common, plan: &str) {
     output::show(common.json, &json!({ "plan": plan }), |_| format!("would {plan} (nothing was changed)"));
+}
+
+/// Whether a server that is to come back is in the group as it is; then that is said. At the manager, whose record counts.
+pub(super) fn is_there_already(common: &Common, name: &ServerName) -> Result<bool, CommandError> {
+    let held = held(common)?;
+    let record = held.current.record();
+    let Some(server) = record.server(name).filter(|server| server.role != Role::Disabled) else { return Ok(false) };
+    let document = json!({ "done": format!("{name} is in the group"), "record": record.version.to_string() });
+    output::show(common.json, &document, |_| {
+        let role = if server.role == Role::Manager { "the manager" } else { "a member" };
+        let drained = format!("; it is drained still, until: bellwether maintenance finish {name}");
+        let drained = if server.drained { drained } else { String::new() };
+        format!("{name} is {role} already{drained} (nothing was changed)")
+    });
+    Ok(true)
 }
 
 /// The group that this machine belongs to, from its state directory: known whether the agent runs or not.

@@ -81,7 +81,7 @@ fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
     let held = layout.held().map_err(|e| {
         CommandError::failed(&e).hint(
             "without the group record the servers' keys are not known: put the file back from a backup, or make a member \
-             the manager: bellwether promote NAME --self",
+             the manager, there: bellwether recover manager",
         )
     })?;
     let key = identity::load(layout).map_err(|e| CommandError::refused(&e).hint(e.hint()))?.ok_or_else(none)?;
@@ -95,7 +95,7 @@ fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
 
 fn refused(error: reform::Refused) -> CommandError {
     match error {
-        reform::Refused::NotManager { .. } => CommandError::refused(&error).hint("run the command there"),
+        reform::Refused::NotManager { .. } => CommandError::refused(&error),
         reform::Refused::Reform(_) | reform::Refused::Stopping(_) => CommandError::failed(&error),
     }
 }

@@ -50,8 +50,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let drained: BTreeSet<ServerName> = planned.iter().flat_map(|planned| planned.servers().cloned()).collect();
     let others = others(&mut client, common, &servers, &drained).await?;
     if dry_run {
-        show_plan(common, planned.as_ref(), &others);
-        return Ok(());
+        return show_plan(common, planned.as_ref(), &others).await;
     }
     let begun = match planned {
         Some(_) => Some(following::start(common, drains).await?),
@@ -112,14 +111,18 @@ async fn ask(
     asked.iter().map(|name| name.parse()).collect::<Result<_, _>>().map_err(|e| CommandError::failed(&e))
 }
 
-fn show_plan(common: &Common, planned: Option<&bellwether_manager::procedure::Procedure>, others: &[ServerName]) {
-    match planned {
-        Some(planned) => following::show_plan(common, planned),
-        None => {
-            let whom: Vec<&str> = others.iter().map(ServerName::as_str).collect();
-            record::show_plan(common, &format!("bring {} to the manager's state", whom.join(", ")));
-        }
+async fn show_plan(
+    common: &Common,
+    planned: Option<&bellwether_manager::procedure::Procedure>,
+    others: &[ServerName],
+) -> Result<(), CommandError> {
+    if let Some(planned) = planned {
+        return following::show_plan(common, planned).await;
     }
+    let whom: Vec<&str> = others.iter().map(ServerName::as_str).collect();
+    let whom = if whom.is_empty() { "nobody".to_owned() } else { whom.join(", ") };
+    record::show_plan(common, &format!("bring {whom} to the manager's state"));
+    Ok(())
 }
 
 fn no_revision() -> CommandError {

@@ -7,10 +7,12 @@ mod keep;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bellwether_manager::group::GroupRefused;
 use bellwether_proto::{
+    entry::EntryPath,
     key::KeyPair,
     limits,
-    name::ServerName,
+    name::{ServerName, SetName},
     record::{Role, Server},
     v1::{self, edited_client::EditedClient, edited_server::Edited},
 };
@@ -191,6 +193,17 @@ impl DriftService {
         Ok(v1::ServerDrift { server: server.to_string(), ..shown })
     }
 
+    /// Places in sets that the group has.
+    fn places(&self, wire: &[v1::Place]) -> Result<Vec<(SetName, EntryPath)>, Status> {
+        let places = drift::places(wire).map_err(refusal)?;
+        let current = self.agent.record.current();
+        let known = |set: &SetName| current.record().policy.sets.iter().any(|rules| rules.name == *set);
+        match places.iter().find(|(set, _)| !known(set)) {
+            Some((set, _)) => Err(refusal(GroupRefused::NoSet(set.clone()))),
+            None => Ok(places),
+        }
+    }
+
     async fn show_here(&self, hand: &Hand, places: &[v1::Place]) -> Result<v1::ServerDrift, Status> {
         let places = drift::places(places).map_err(refusal)?;
         let looked = hand.look().await.map_err(refusal)?;
@@ -286,7 +299,7 @@ impl Edited for DriftService {
         {
             keep.author = format!("{} at {server}", keep.author);
         }
-        drift::places(&keep.places).map_err(refusal)?;
+        self.places(&keep.places)?;
         match self.agent.settled().await {
             Standing::Changing => Err(super::changing()),
             Standing::Halted(why) => Err(super::halted(&why)),
@@ -313,7 +326,7 @@ impl Edited for DriftService {
     async fn revert(&self, request: Request<v1::RevertRequest>) -> Answer<v1::RevertReply> {
         let asker = self.authorise(&request).await?;
         let revert = request.into_inner();
-        let places = drift::places(&revert.places).map_err(refusal)?;
+        let places = self.places(&revert.places)?;
         match self.way(asker, &revert.server).await? {
             Way::Here(hand) => {
                 let done = hand.put_back(places, revert.dry_run).await.map_err(refusal)?;

@@ -114,9 +114,11 @@ impl Agent {
             Standing::Member(_) => {
                 let current = self.record.current();
                 let manager = current.record().manager();
+                let own = current.record().by_key(&self.record.own_key()).map(|own| own.role);
+                let what = if own == Some(Role::Disabled) { "disabled" } else { "a member" };
                 Err(Status::failed_precondition(format!(
-                    "this server is a member; nothing was changed\nrun the command at the manager, {} ({})\n\
-                     should it be lost, at a server that may become manager: bellwether promote NAME --self",
+                    "this server is {what}; nothing was changed\nrun the command at the manager, {} ({})\n\
+                     should it be lost, at a server that may become manager: bellwether recover manager",
                     manager.name, manager.address
                 )))
             }

@@ -15,7 +15,7 @@ use super::{
     promote::gather,
     refusal::{Refusal, refusal},
 };
-use crate::hands::AgentHands;
+use crate::{hands::AgentHands, role::Standing};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -38,6 +38,7 @@ impl Refusal for AskError {
 /// Begins one.
 pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::StartProcedureRequest { procedure, attest, author, dry_run } = request;
+    able(agent)?;
     let hands = AgentHands::new(agent.clone());
     if matches!(procedure, Some(v1::start_procedure_request::Procedure::Manager(_))) {
         // Whoever answers may know of another manager than this server: that one is lost then, or is not.
@@ -59,9 +60,18 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
     reply(procedure::begin(&agent.board, &hands, request).await)
 }
 
+/// A manager that cannot lead begins nothing: no step of it could be done (W13, W14).
+fn able(agent: &Agent) -> Result<(), Status> {
+    match agent.standing() {
+        Standing::Halted(why) => Err(super::halted(&why)),
+        Standing::Manager(_) | Standing::Member(_) | Standing::Changing => Ok(()),
+    }
+}
+
 /// Lets one go on.
 pub(super) async fn resume(agent: &Arc<Agent>, request: v1::ResumeProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::ResumeProcedureRequest { id, attest, author } = request;
+    able(agent)?;
     let hands = AgentHands::new(agent.clone());
     reply(procedure::go_on(&agent.board, &hands, named(&id)?, &said(attest)?, &author).await)
 }

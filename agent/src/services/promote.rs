@@ -27,7 +27,18 @@ const TAKE_UP: Duration = Duration::from_secs(15);
 /// # Errors
 /// Refused, or failed; until the record is durable nothing was changed.
 pub(super) async fn promote(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
-    if request.take_over { take_over(agent, request).await } else { hand_over(agent, request).await }
+    if !request.take_over {
+        return hand_over(agent, request).await;
+    }
+    // `promote NAME --self`: the name says once more which server is meant.
+    if !request.server.is_empty() && request.server != agent.name.as_str() {
+        return Err(Status::failed_precondition(format!(
+            "--self makes the server on which it is given the manager, and this one is {}; nothing was changed\non {}: \
+             bellwether promote --self",
+            agent.name, request.server
+        )));
+    }
+    take_over(agent, request).await
 }
 
 async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {

@@ -221,14 +221,16 @@ fn list<T: ToString>(all: &[T]) -> String {
 fn failed(action: Action, server: &ServerName, faults: &[(BalancerName, Fault)], done: &[BalancerName]) -> String {
     let (asked, is) = match action {
         Action::Drain => ("drained", "is drained"),
-        Action::Ready => ("made ready", "is ready"),
-        Action::Look => ("looked at", "answers"),
+        Action::Ready | Action::Look => ("made ready", "is ready"),
     };
-    let mut text = format!("{server} could not be {asked}");
-    for (balancer, fault) in faults {
-        let _ = write!(text, "; balancer {balancer}: {}", chain(fault));
+    let said: Vec<_> = faults.iter().map(|(name, fault)| format!("balancer {name}: {}", chain(fault))).collect();
+    let said = said.join("; ");
+    if action == Action::Look {
+        // Whoever was to be looked at: it is about the balancer.
+        return said;
     }
-    if !done.is_empty() && action != Action::Look {
+    let mut text = format!("{server} could not be {asked}; {said}");
+    if !done.is_empty() {
         let _ = write!(text, "; at {} it {is}", list(done));
     }
     text

@@ -152,6 +152,11 @@ impl Report {
         self.entries().all(|entry| matches!(entry.standing, Standing::Drained | Standing::Maintenance))
     }
 
+    /// It was drained at one of its places, at least.
+    pub fn is_drained_somewhere(&self) -> bool {
+        self.entries().any(|entry| entry.standing == Standing::Drained)
+    }
+
     /// Places of the record that no balancer has.
     pub fn missing(&self, who: &Who) -> Vec<Place> {
         match &who.traffic {

@@ -1,6 +1,6 @@
 //! Whether what a step brings about is so already; if not, what to do or to wait for.
 
-use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State};
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State, time::utc};
 
 use super::{Action, Attestation, Fact, Insists, Question, Seen, Task, Traffic, World};
 
@@ -77,7 +77,7 @@ fn drain(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     }
     let absent = |name: &&ServerName| match &world.server(name)?.traffic {
         Traffic::Absent(what) => Some(what.clone()),
-        Traffic::Unknown | Traffic::Known { .. } | Traffic::Silent(_) => None,
+        Traffic::Unknown | Traffic::Known { .. } | Traffic::Partly { .. } | Traffic::Silent(_) => None,
     };
     if let Some(what) = not_out.iter().find_map(absent) {
         return Check::Stuck(what);
@@ -86,7 +86,10 @@ fn drain(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     let leaving = serving.iter().filter(|name| not_out.contains(name)).count();
     let left = serving.len() - leaving;
     if leaving > 0 && left < world.min_serving {
-        return Check::Wait(format!("{left} would serve without it; at least {} are to", world.min_serving));
+        let least = world.min_serving;
+        return Check::Wait(format!(
+            "{left} would serve without it; at least {least} are to (group set --min-serving)"
+        ));
     }
     Check::Act(Action::Drain(servers.to_vec()))
 }
@@ -99,7 +102,7 @@ fn quiet(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     let mut silent = None;
     for traffic in servers.iter().filter_map(|name| world.traffic(name)) {
         match traffic {
-            Traffic::Known { sessions, .. } => left += sessions,
+            Traffic::Known { sessions, .. } | Traffic::Partly { sessions } => left += sessions,
             Traffic::Unknown | Traffic::Absent(_) => unknown = true,
             Traffic::Silent(why) => silent = Some(why.clone()),
         }
@@ -107,19 +110,24 @@ fn quiet(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     if waited >= patience {
         return Check::So(match silent {
             Some(why) => Some(format!("{why}: not known whether sessions are left after {}", seconds(patience))),
-            None => (left > 0).then(|| format!("{left} sessions were left after {}", seconds(patience))),
+            None => (left > 0).then(|| format!("{} left after {}", sessions(left), seconds(patience))),
         });
     }
     if let Some(why) = silent {
         return Check::Wait(why);
     }
     if left > 0 {
-        return Check::Wait(format!("{left} sessions, at most {} more", seconds(patience - waited)));
+        let until = (since.began_ms.saturating_add(patience) / 1_000) as i64;
+        return Check::Wait(format!("{} to end, until {} UTC at the latest", sessions(left), utc(until)));
     }
     if unknown && waited < CHECKS_MS {
         return Check::Wait("balancers that ask /ready are given 10 s to see its 503".to_owned());
     }
     Check::So(None)
+}
+
+fn sessions(count: u64) -> String {
+    if count == 1 { "1 session".to_owned() } else { format!("{count} sessions") }
 }
 
 fn seconds(ms: u64) -> String {
@@ -166,6 +174,8 @@ fn hand_over(from: &ServerName, to: &ServerName, remove: bool, world: &World) ->
 
 fn because(name: &ServerName, seen: &Seen) -> String {
     match &seen.reason {
+        // Its reason begins with what it did.
+        Some(reason) if seen.state == State::Left => format!("{name}: {reason}"),
         Some(reason) => format!("{name} is {}: {reason}", seen.state.word()),
         None => format!("{name} is {}", seen.state.word()),
     }
@@ -253,8 +263,13 @@ fn of_each(
     if wait.is_empty() { Check::So(None) } else { Check::Wait(wait.join("; ")) }
 }
 
+/// Who was put away meanwhile is sent nothing, and synced when it is brought back; where a procedure needs it complete, the
+/// next step says that it is not.
 fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
-    of_each(servers, world, Action::Sync, |name, seen| match seen.state {
+    let member = |name: &&ServerName| world.server(name).is_some_and(|seen| seen.role != Role::Disabled);
+    let (there, away): (Vec<_>, Vec<_>) = servers.iter().partition(member);
+    let there: Vec<ServerName> = there.into_iter().cloned().collect();
+    let synced = of_each(&there, world, Action::Sync, |name, seen| match seen.state {
         State::InSync | State::Warning if seen.current => Lack::Nothing,
         // Asked, and it failed.
         State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
@@ -269,7 +284,14 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
         | State::GroupChange
         | State::Superseded => Lack::Time(because(name, seen)),
         State::Disabled | State::Left | State::Conflict => Lack::Person(because(name, seen)),
-    })
+    });
+    match synced {
+        Check::So(None) if !away.is_empty() => {
+            let names: Vec<_> = away.iter().map(|name| name.as_str()).collect();
+            Check::So(Some(format!("{} put away meanwhile; synced when brought back", names.join(", "))))
+        }
+        other => other,
+    }
 }
 
 fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
@@ -299,7 +321,7 @@ fn undrain(servers: &[ServerName], world: &World) -> Check {
     of_each(servers, world, Action::Undrain, |name, seen| match &seen.traffic {
         _ if seen.drained => Lack::Ask,
         Traffic::Unknown | Traffic::Absent(_) => Lack::Nothing,
-        Traffic::Known { out: true, .. } => Lack::Ask,
+        Traffic::Known { out: true, .. } | Traffic::Partly { .. } => Lack::Ask,
         Traffic::Known { out: false, up: true, .. } => Lack::Nothing,
         Traffic::Known { out: false, up: false, .. } => Lack::Time(format!("the balancer's checks of {name} to pass")),
         Traffic::Silent(why) => Lack::Time(why.clone()),
@@ -372,13 +394,36 @@ mod tests {
         };
         let [begin, later, end] = with(Traffic::Known { out: true, up: true, sessions: 3 });
         assert!(matches!((begin, later), (Check::Wait(_), Check::Wait(_))));
-        assert_eq!(end, Check::So(Some("3 sessions were left after 30 s".to_owned())));
+        assert_eq!(end, Check::So(Some("3 sessions left after 30 s".to_owned())));
         let [begin, ..] = with(Traffic::Known { out: true, up: true, sessions: 0 });
         assert_eq!(begin, Check::So(None));
         let [begin, later, _] = with(Traffic::Unknown);
         assert!(matches!((begin, later), (Check::Wait(_), Check::So(None))));
         let [_, later, end] = with(Traffic::Silent("lb does not answer".to_owned()));
         assert!(matches!((later, end), (Check::Wait(_), Check::So(Some(_)))));
+    }
+
+    #[test]
+    fn what_was_not_done_at_every_balancer_is_done_again() {
+        let mut world = farm(&["m", "a", "b"]);
+        let a = names(&["a"]);
+        let server = world.servers.get_mut(&a[0]).unwrap();
+        server.traffic = Traffic::Partly { sessions: 1 };
+        assert_eq!(at(&Task::Undrain(a.clone()), &world), Check::Act(Action::Undrain(a.clone())));
+        assert_eq!(at(&Task::Drain(a.clone()), &world), Check::Act(Action::Drain(a.clone())));
+        assert!(matches!(at(&Task::Quiet(a), &world), Check::Wait(_)));
+    }
+
+    #[test]
+    fn w24_who_was_put_away_meanwhile_keeps_no_recovery_from_its_end() {
+        let mut world = farm(&["m", "a", "b"]);
+        let both = names(&["a", "b"]);
+        let away = world.servers.get_mut(&both[1]).unwrap();
+        (away.role, away.state) = (Role::Disabled, State::Disabled);
+        assert!(matches!(at(&Task::Sync(both.clone()), &world), Check::So(Some(_))));
+        assert!(matches!(at(&Task::Complete(both.clone()), &world), Check::Stuck(_)), "it is not complete");
+        world.servers.remove(&both[1]);
+        assert!(matches!(at(&Task::Sync(both), &world), Check::So(Some(_))));
     }
 
     #[test]

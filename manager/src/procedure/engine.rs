@@ -5,7 +5,7 @@ use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Attestation, Fact, Procedure, Question, Standing, Task, World,
+    Action, Attestation, Fact, Procedure, Question, Standing, Task, Traffic, World,
     check::{Check, Since, check},
 };
 
@@ -153,6 +153,14 @@ impl Procedure {
         self.standing == Standing::Running && self.asks().is_none()
     }
 
+    /// The first question among its steps, answered or not.
+    pub(super) fn first_question(&self) -> Option<&Fact> {
+        self.steps.iter().find_map(|step| match &step.task {
+            Task::Attest(fact) => Some(fact),
+            _ => None,
+        })
+    }
+
     /// The question it waits for.
     pub fn asks(&self) -> Option<&Fact> {
         match self.step().map(|step| &step.task) {
@@ -184,7 +192,8 @@ fn left(procedure: &Procedure, world: &World) -> String {
     for name in names {
         match world.server(name) {
             Some(seen) => {
-                if seen.drained || matches!(seen.traffic, super::Traffic::Known { out: true, .. }) {
+                let out = matches!(seen.traffic, Traffic::Known { out: true, .. } | Traffic::Partly { .. });
+                if seen.drained || out {
                     drained.push(name.as_str());
                 }
                 if seen.role == bellwether_proto::record::Role::Disabled {
@@ -200,6 +209,9 @@ fn left(procedure: &Procedure, world: &World) -> String {
             said.push(format!("still {word}: {}", servers.join(", ")));
         }
     }
+    if said.is_empty() {
+        said.push("nobody is left drained, disabled or removed by it".to_owned());
+    }
     said.push(format!("{} is the manager", world.manager));
     said.join("; ")
 }
@@ -211,7 +223,7 @@ fn left(procedure: &Procedure, world: &World) -> String {
 pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), String> {
     let id = procedure.id;
     if procedure.is_over() {
-        return Err(format!("{id} is over; nothing was changed"));
+        return Err(over(id));
     }
     if matches!(procedure.standing, Standing::Failed(_)) {
         procedure.standing = Standing::Running;
@@ -236,13 +248,19 @@ pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) ->
     }
 }
 
-/// Stops it for good; what was done stays done, and is said.
+fn over(id: super::Id) -> String {
+    format!("{id} is over; nothing was changed\nsee: bellwether procedure show {id}")
+}
+
+/// Stops it for good; what was done stays done, and is said. Given again, it says the same.
 ///
 /// # Errors
-/// It is over already.
+/// It is done already.
 pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), String> {
-    if procedure.is_over() {
-        return Err(format!("{} is over; nothing was changed", procedure.id));
+    match procedure.standing {
+        Standing::Running | Standing::Failed(_) => {}
+        Standing::Aborted { .. } => return Ok(()),
+        Standing::Done => return Err(over(procedure.id)),
     }
     let left = left(procedure, world);
     procedure.standing = Standing::Aborted { by: by.to_owned(), left };
@@ -300,7 +318,8 @@ mod tests {
         let Standing::Aborted { left, .. } = &procedure.standing else { panic!("{procedure:?}") };
         assert_eq!(left, "still drained: a; m is the manager");
         assert_eq!(next(&procedure, &world, 0), Next::Done);
-        assert!(abort(&mut procedure, &world, "root").is_err());
+        assert_eq!(abort(&mut procedure, &world, "somebody else"), Ok(()), "given again");
+        assert!(matches!(&procedure.standing, Standing::Aborted { by, .. } if by == "root"));
         assert!(resume(&mut procedure, "", "root", 0).is_err());
     }
 

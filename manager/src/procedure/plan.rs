@@ -46,11 +46,21 @@ pub enum PlanRefused {
         candidates: String,
     },
     /// A successor that is none.
-    #[error("{0} cannot become manager: {1}; nothing was changed\nsee: bellwether server list")]
-    Successor(ServerName, &'static str),
+    #[error("{server} cannot become manager: {why}; nothing was changed\n{first}")]
+    Successor {
+        /// Who was named.
+        server: ServerName,
+        /// Why not.
+        why: String,
+        /// What to do.
+        first: String,
+    },
     /// The role stays where it is.
-    #[error("{0} is not the manager, so nobody is to be promoted; nothing was changed\nleave --promote away")]
-    NotManager(ServerName),
+    #[error(
+        "{0} is not the manager ({1} is), so nobody is to be promoted; nothing was changed\n\
+         leave --promote away: bellwether maintenance start {0}"
+    )]
+    NotManager(ServerName, ServerName),
     /// It is the manager.
     #[error("{0} is the manager; nothing was changed\n{1}")]
     Manager(ServerName, &'static str),
@@ -64,17 +74,20 @@ pub enum PlanRefused {
         /// The server of both.
         server: ServerName,
     },
+    /// It is sent nothing.
+    #[error("{0} is disabled, so it is sent nothing; nothing was changed\nfirst: bellwether server enable {0}")]
+    Disabled(ServerName),
     /// It serves, and cannot be taken out of service.
     #[error(
         "{0} answers requests with something else than the manager's state, and cannot be drained before it is synced: {1}; \
-         nothing was changed\nmend that; or, to sync it in service, take the balancer out of the record: bellwether group \
+         nothing was changed\nmend that (bellwether doctor); or, to sync it in service, take the balancer out of the record: bellwether group \
          set --no-balancer NAME"
     )]
     Undrainable(ServerName, String),
     /// Given elsewhere.
     #[error(
         "recover manager is given at the candidate that takes over, and {0} is {1}; nothing was changed\n\
-         see: bellwether server list"
+         give it at a member whose CANDIDATE is yes: bellwether server list"
     )]
     NotCandidate(ServerName, &'static str),
 }
@@ -124,10 +137,10 @@ fn start(
     world: &World,
 ) -> Result<Vec<Step>, PlanRefused> {
     let role = world.server(server).map(|seen| seen.role);
-    let id = if *server == world.manager { "W18" } else { "W21" };
+    let id = if promote.is_some() { "W18" } else { "W21" };
     let mut steps = vec![
         Step::new(Task::Drain(one(server)), id, "no new request meets a server that is worked on"),
-        Step::new(Task::Quiet(one(server)), id, "requests that it has are answered"),
+        Step::new(Task::Quiet(one(server)), id, "open requests are answered"),
     ];
     match (role, promote) {
         (None, _) if world.removed.contains_key(server) => {}
@@ -136,9 +149,14 @@ fn start(
             let candidates = candidates(world);
             return Err(PlanRefused::Promote { server: server.clone(), candidates });
         }
-        (Some(Role::Member | Role::Disabled), Some(_)) => return Err(PlanRefused::NotManager(server.clone())),
-        (Some(Role::Manager), Some(to)) => {
-            successor(to, world)?;
+        // Given again: the role is there.
+        (Some(Role::Member | Role::Disabled), Some(to)) if *to != world.manager => {
+            return Err(PlanRefused::NotManager(server.clone(), world.manager.clone()));
+        }
+        (Some(_), Some(to)) => {
+            if *to != world.manager || role == Some(Role::Manager) {
+                successor(to, world)?;
+            }
             let task = Task::HandOver { from: server.clone(), to: to.clone(), remove };
             steps.push(Step::new(
                 task,
@@ -160,15 +178,43 @@ fn candidates(world: &World) -> String {
 }
 
 fn successor(to: &ServerName, world: &World) -> Result<(), PlanRefused> {
-    let refused = |why| Err(PlanRefused::Successor(to.clone(), why));
+    let refused = |why: &str, first| Err(PlanRefused::Successor { server: to.clone(), why: why.to_owned(), first });
     match world.server(to) {
         None => Err(PlanRefused::Unknown(to.clone())),
         Some(seen) => match seen.role {
-            Role::Manager => refused("it is the manager"),
-            Role::Disabled => refused("it is disabled"),
-            Role::Member if !seen.candidate => refused("it is not a candidate"),
-            Role::Member => Ok(()),
+            Role::Manager => refused("it is the manager", "name another server: bellwether server list".to_owned()),
+            Role::Disabled => refused("it is disabled", format!("first: bellwether server enable {to}")),
+            Role::Member if !seen.candidate => {
+                refused("it is not a candidate", format!("first: bellwether server set {to} --candidate yes"))
+            }
+            Role::Member => able(to, seen),
         },
+    }
+}
+
+/// Nobody is drained for one that could not take the role then.
+fn able(to: &ServerName, seen: &Seen) -> Result<(), PlanRefused> {
+    match seen.state {
+        State::InSync
+        | State::Warning
+        | State::GroupChange
+        | State::AwaitingSync
+        | State::Syncing
+        | State::Updating
+        | State::Disabled
+        | State::Unknown => Ok(()),
+        State::Error
+        | State::Refused
+        | State::Drifted
+        | State::Left
+        | State::Conflict
+        | State::Superseded
+        | State::Unreachable => {
+            let reason = seen.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let why = format!("it is {}{reason}", seen.state.word());
+            let first = "mend that, or name another server: bellwether server list".to_owned();
+            Err(PlanRefused::Successor { server: to.clone(), why, first })
+        }
     }
 }
 
@@ -179,11 +225,21 @@ fn put_away(server: &ServerName, remove: bool, requirement: &str, why: &str) -> 
 
 /// From anything to complete and in service.
 fn back(servers: &[ServerName], requirement: &str) -> Vec<Step> {
+    let [has, complete, serves] = match servers.len() {
+        1 => [
+            "it has what the manager has",
+            "it returns only when every byte on its disk is the manager's",
+            "it serves again",
+        ],
+        _ => {
+            ["they have what the manager has", "they return only when every byte is the manager's", "they serve again"]
+        }
+    };
     let servers = || servers.to_vec();
     vec![
-        Step::new(Task::Sync(servers()), requirement, "it has what the manager has"),
-        Step::new(Task::Complete(servers()), "W12", "it returns only when every byte on its disk is the manager's"),
-        Step::new(Task::Undrain(servers()), requirement, "it serves again"),
+        Step::new(Task::Sync(servers()), requirement, has),
+        Step::new(Task::Complete(servers()), "W12", complete),
+        Step::new(Task::Undrain(servers()), requirement, serves),
     ]
 }
 
@@ -241,7 +297,7 @@ fn bring_back(server: &ServerName, requirement: &str, world: &World) -> Result<V
     }
     let mut steps = again(server, requirement);
     if !drained {
-        steps.insert(1, Step::new(Task::Quiet(one(server)), "W12", "requests that it has are answered"));
+        steps.insert(1, Step::new(Task::Quiet(one(server)), "W12", "open requests are answered"));
     }
     steps.extend(back(&one(server), requirement));
     Ok(steps)
@@ -261,7 +317,7 @@ fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>,
     }
     let mut steps = vec![Step::new(Task::Drain(one(server)), "W12", "new hardware has no configuration yet")];
     if !seen.drained {
-        steps.push(Step::new(Task::Quiet(one(server)), "W12", "requests that it has are answered"));
+        steps.push(Step::new(Task::Quiet(one(server)), "W12", "open requests are answered"));
     }
     let joins = Task::Replace { server: server.clone(), old: seen.key, ttl_ms };
     steps.push(Step::new(joins, "W25", "with the token; the key that has the name now is refused from then on"));
@@ -275,6 +331,10 @@ fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused>
     if let Some(unknown) = servers.iter().find(|name| world.server(name).is_none()) {
         return Err(PlanRefused::Unknown(unknown.clone()));
     }
+    let disabled = |name: &&ServerName| world.server(name).is_some_and(|seen| seen.role == Role::Disabled);
+    if let Some(disabled) = servers.iter().find(disabled) {
+        return Err(PlanRefused::Disabled(disabled.clone()));
+    }
     let meant = |name: &ServerName| servers.is_empty() || servers.contains(name);
     let stale: Vec<ServerName> = world
         .servers
@@ -287,7 +347,7 @@ fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused>
             Some(Traffic::Silent(why) | Traffic::Absent(why)) => {
                 return Err(PlanRefused::Undrainable(name.clone(), why.clone()));
             }
-            Some(Traffic::Known { .. } | Traffic::Unknown) | None => {}
+            Some(Traffic::Known { .. } | Traffic::Partly { .. } | Traffic::Unknown) | None => {}
         }
     }
     let batches = stale.chunks(spare(world.serving().len(), world));
@@ -301,7 +361,7 @@ fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused>
 fn is_stale_in_service(seen: &Seen) -> bool {
     let takes_requests = match seen.traffic {
         Traffic::Known { out, .. } => !out,
-        Traffic::Absent(_) | Traffic::Silent(_) => true,
+        Traffic::Partly { .. } | Traffic::Absent(_) | Traffic::Silent(_) => true,
         Traffic::Unknown => false,
     };
     let stale = match seen.state {
@@ -396,7 +456,7 @@ fn recover_manager(
 fn out(servers: &[ServerName], requirement: &str, why: &str) -> Vec<Step> {
     vec![
         Step::new(Task::Drain(servers.to_vec()), requirement, why),
-        Step::new(Task::Quiet(servers.to_vec()), requirement, "requests that they have are answered"),
+        Step::new(Task::Quiet(servers.to_vec()), requirement, "open requests are answered"),
     ]
 }
 

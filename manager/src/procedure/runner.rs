@@ -11,8 +11,8 @@ use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    Action, Attestation, Board, BoardError, Document, Id, Kind, Next, PlanRefused, Procedure, Step, Survey, Task,
-    World, abort,
+    Action, Attestation, Board, BoardError, Document, Id, Kind, Next, PlanRefused, Procedure, Standing, Step, Survey,
+    Task, World, abort,
     held::held,
     next,
     plan::{free, plan},
@@ -135,7 +135,11 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         hit("procedure.passed");
     }
     let (action, doing) = match next(&procedure, &world, now_ms()) {
-        Next::Do(action) => (Some(action), procedure.step().map(|step| step.task.what()).unwrap_or_default()),
+        // What went wrong is said while it is tried again.
+        Next::Do(action) => {
+            let what = || procedure.step().map(|step| step.task.what()).unwrap_or_default();
+            (Some(action), procedure.trouble.clone().unwrap_or_else(what))
+        }
         Next::Wait(what, _) => (None, what),
         Next::Ask(question) => (None, question.asks),
         Next::Failed(_) | Next::Done => (None, String::new()),
@@ -216,7 +220,10 @@ pub enum AskError {
     #[error(transparent)]
     Plan(#[from] PlanRefused),
     /// Not this server's to drive.
-    #[error("procedures are driven at the manager, {0}; nothing was changed\nrun the command there")]
+    #[error(
+        "procedures are driven at the manager, {0}; nothing was changed\nrun the command there; should {0} be lost, at a \
+         candidate: bellwether recover manager"
+    )]
     Elsewhere(ServerName),
     /// No such procedure.
     #[error("there is no procedure {0}; nothing was changed\nsee: bellwether procedure list")]
@@ -226,7 +233,8 @@ pub enum AskError {
     Board(#[from] BoardError),
 }
 
-/// Begins a procedure; the same one again where it is begun and not over. One without steps is not begun.
+/// Begins a procedure; the same one again where it is begun and not over, with the answer to its first question where that
+/// is given now. One without steps is not begun.
 ///
 /// # Errors
 /// Why not.
@@ -236,26 +244,29 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     let record = record.record();
     let document = board.document(record.group);
     if let Some(begun) = document.procedures.iter().find(|procedure| !procedure.is_over() && procedure.kind == kind) {
-        return Ok(begun.clone());
+        let answers =
+            !dry_run && !attest.is_empty() && begun.asks().is_some() && begun.asks() == begun.first_question();
+        return if answers { go_on(board, hands, begun.id, &attest, &by).await } else { Ok(begun.clone()) };
     }
+    let given_up = |procedure: &Procedure| matches!(procedure.standing, Standing::Aborted { .. });
     let recovered = |procedure: &&Procedure| match (&procedure.kind, &kind) {
         (Kind::RecoverManager { new, .. }, Kind::RecoverManager { new: me, .. }) => {
-            new == me && record.manager().name == *me
+            new == me && record.manager().name == *me && !given_up(procedure)
         }
         _ => false,
     };
     if let Some(done) = document.procedures.iter().rfind(recovered) {
         return Ok(done.clone());
     }
-    let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
-    let steps = plan(&kind, &world, &survey)?;
     let now = now_ms();
-    let mut procedure = Procedure::new(document.next_id(), kind, steps, by.clone(), now);
-    procedure.findings = survey.findings;
-    let driver = procedure.driver(&world.manager).clone();
-    if driver != *board.name() {
-        return Err(AskError::Elsewhere(driver));
+    let mut procedure = Procedure::new(document.next_id(), kind, Vec::new(), by.clone(), now);
+    let driver = procedure.driver(&record.manager().name);
+    if driver != board.name() {
+        return Err(AskError::Elsewhere(driver.clone()));
     }
+    let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
+    procedure.steps = plan(&procedure.kind, &world, &survey)?;
+    procedure.findings = survey.findings;
     match procedure.kind {
         // Whatever else is under way goes on after it.
         Kind::RecoverManager { .. } => {}
@@ -269,11 +280,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
             free(&procedure.steps, &settled(&document, &world, now))?;
         }
     }
-    let first = procedure.steps.iter().find_map(|step| match &step.task {
-        Task::Attest(fact) => Some(fact.clone()),
-        _ => None,
-    });
-    if let Some(fact) = first.filter(|_| !attest.is_empty()) {
+    if let Some(fact) = procedure.first_question().filter(|_| !attest.is_empty()).cloned() {
         procedure.attestations.push(Attestation { fact, text: attest, by, time_ms: now });
     }
     if dry_run || procedure.steps.is_empty() {

@@ -37,10 +37,12 @@ impl Fact {
                 ),
             },
             Self::Repaired(server) => Question {
-                asks: format!("is {server} repaired, and does its agent run?"),
+                asks: format!("is {server} repaired?"),
+                // A disabled server does not enter with a token, and an old key is not taken back where a new one has the name.
                 first: format!(
-                    "where {server} forgot the group: a token from `bellwether token create --names {server}`, and there \
-                     `bellwether join`"
+                    "start its agent first. Where {server} forgot the group: answer, then a token from `bellwether token \
+                     create --names {server}`, and there `bellwether join`. New hardware: first `bellwether server remove \
+                     {server}`, the token and `join`, then answer"
                 ),
             },
         }
@@ -125,7 +127,9 @@ impl Task {
             Self::Add(server) => format!("add {server} as a member"),
             Self::Replace { server, .. } => format!("wait until new hardware has joined as {server}"),
             Self::Sync(servers) => format!("sync {}", list(servers)),
-            Self::Complete(servers) => format!("wait until {} is complete", list(servers)),
+            Self::Complete(servers) => {
+                format!("wait until {} {} complete", list(servers), if servers.len() == 1 { "is" } else { "are" })
+            }
             Self::Undrain(servers) => format!("undrain {}", list(servers)),
         }
     }

@@ -20,6 +20,11 @@ pub enum Traffic {
         /// Requests or connections that it has, at all of them.
         sessions: u64,
     },
+    /// Out by order at some of its places, and not at others: what was asked last was not done everywhere.
+    Partly {
+        /// Requests or connections that it has, at all balancers.
+        sessions: u64,
+    },
     /// One does not answer, or says what cannot be understood: nothing is known.
     Silent(String),
 }
@@ -111,12 +116,14 @@ impl World {
             | State::Superseded => false,
             // Awaiting: it serves what it has, if it has anything. Unknown: a candidate has heard nothing of the others.
             // Their balancer knows.
-            State::AwaitingSync | State::Unknown => matches!(seen.traffic, Traffic::Known { .. }),
+            State::AwaitingSync | State::Unknown => {
+                matches!(seen.traffic, Traffic::Known { .. } | Traffic::Partly { .. })
+            }
         };
         let wanted = match seen.traffic {
             Traffic::Known { out, up, .. } => up && !out,
             Traffic::Unknown => !self.balancers,
-            Traffic::Absent(_) => false,
+            Traffic::Absent(_) | Traffic::Partly { .. } => false,
             Traffic::Silent(_) => true,
         };
         let enabled = match seen.role {
@@ -145,7 +152,7 @@ impl World {
             Some(Traffic::Unknown) => true,
             // A mistake in a name, unless it was taken out there, too.
             Some(Traffic::Absent(_)) => self.removed.contains_key(name),
-            Some(Traffic::Silent(_)) => false,
+            Some(Traffic::Silent(_) | Traffic::Partly { .. }) => false,
             None => return true,
         };
         by_balancers && (self.is_drained(name) || !self.is_manager())

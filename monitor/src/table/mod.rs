@@ -77,7 +77,10 @@ pub fn summary(status: &FarmStatus) -> String {
 }
 
 fn head(status: &FarmStatus) -> String {
-    let Some(head) = status.head else { return "nothing published yet".to_owned() };
+    let Some(head) = status.head else {
+        let manager_looks = status.observer == status.manager;
+        return if manager_looks { "nothing published yet" } else { "the head is not known here" }.to_owned();
+    };
     let message = match shortened(&plain(&status.head_message), 60) {
         message if message.is_empty() => message,
         message => format!(" “{message}”"),

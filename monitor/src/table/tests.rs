@@ -143,6 +143,12 @@ fn an_empty_farm_is_an_answer() {
     let mut status = farm(vec![]);
     (status.head, status.head_time_ms) = (None, None);
     assert_eq!(summary(&status), "no servers known yet · nothing published yet · auto");
+    status.observer = "web1".parse().unwrap();
+    assert_eq!(
+        summary(&status),
+        "no servers known yet · the head is not known here · auto",
+        "a member alone cannot tell"
+    );
 }
 
 #[test]

@@ -43,7 +43,10 @@ async fn places(balancers: &Balancers, record: &Record) -> Vec<Check> {
             (_, Ok(Traffic::None)) => Check::ok(name, "it takes none"),
             (Ok(report), _) if report.is_absent() => Check::warn(
                 name,
-                "no balancer has a server of this name",
+                match server.backends.as_slice() {
+                    [] => "no balancer has a server of this name".to_owned(),
+                    places => format!("no balancer has it at {}, where the group record has it", places.join(", ")),
+                },
                 format!(
                     "if it has another one there: bellwether server set {0} --backend BACKEND/SERVER; if it takes no \
                      traffic: bellwether server set {0} --backend none",

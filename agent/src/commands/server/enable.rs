@@ -18,6 +18,9 @@ pub(super) async fn run(common: &Common, Back { name, begin }: &Back) -> Result<
     if let Some(planned) = following::planned(common, asked.clone()).await? {
         return following::way_back_into_service(common, begin, &planned, asked).await;
     }
+    if record::is_there_already(common, name)? {
+        return Ok(());
+    }
     if begin.dry_run {
         record::show_plan(common, &format!("make {name} a member again and sync it"));
         return Ok(());

@@ -43,19 +43,18 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError>
     let asked = Asked::Replace(ReplaceServer { server: name.to_string(), ttl_s });
     let planned = following::planned(common, asked.clone()).await?;
     if dry_run {
-        match &planned {
-            Some(planned) => following::show_plan(common, planned),
-            None => record::show_plan(
-                common,
-                &format!("print a token with which a new machine takes the place of {name}, whose key is refused then"),
-            ),
+        if let Some(planned) = &planned {
+            return following::show_plan(common, planned).await;
         }
+        let plan =
+            format!("print a token with which a new machine takes the place of {name}, whose key is refused then");
+        record::show_plan(common, &plan);
         return Ok(());
     }
     let begun = match planned {
         None => None,
         Some(planned) => {
-            following::confirm(common, &planned)?;
+            following::confirm(common, &planned).await?;
             let begun = following::start(common, asked).await?;
             let joins = joins(&begun);
             Some(following::until(common, begun, joins).await?)

@@ -124,8 +124,10 @@ impl Nginx<'_> {
         let before = self.workers()?;
         self.run("its reload", &self.local.reload).await?;
         let began = Instant::now();
+        // `up` is nothing where somebody else looks whether a server is up: nginx has new workers after a moment only.
+        let patience = self.patience.up.max(self.local.timeout);
         while !master::replaced(&before, &self.workers()?) {
-            if began.elapsed() > self.patience.up {
+            if began.elapsed() > patience {
                 let what = "its workers were not replaced after the reload; see nginx's error log";
                 return Err(Fault::Nginx(what.to_owned()));
             }

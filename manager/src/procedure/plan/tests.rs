@@ -29,6 +29,11 @@ fn w18_maintenance_of_the_manager() {
         "it is back: nothing is drained"
     );
     let mut world = farm(&["m", "a", "b"]);
+    (world.manager, world.me) = (name("a"), name("a"));
+    world.servers.get_mut(&name("a")).unwrap().role = Role::Manager;
+    world.servers.get_mut(&name("m")).unwrap().role = Role::Disabled;
+    assert_eq!(told(&maintain("m", Some("a")), &world, &Survey::default()).len(), 3, "given again at the new manager");
+    let mut world = farm(&["m", "a", "b"]);
     world.servers.get_mut(&name("b")).unwrap().drained = true;
     assert_eq!(
         told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
@@ -42,12 +47,18 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
     let refused = |kind: &Kind, world: &World| plan(kind, world, &Survey::default()).unwrap_err();
     let PlanRefused::Promote { candidates, .. } = refused(&maintain("m", None), &world) else { panic!() };
     assert_eq!(candidates, "a, b");
-    assert!(matches!(refused(&maintain("m", Some("m")), &world), PlanRefused::Successor(..)));
+    assert!(matches!(refused(&maintain("m", Some("m")), &world), PlanRefused::Successor { .. }));
     assert!(matches!(refused(&maintain("m", Some("x")), &world), PlanRefused::Unknown(_)));
-    assert!(matches!(refused(&maintain("a", Some("b")), &world), PlanRefused::NotManager(_)));
+    assert!(matches!(refused(&maintain("a", Some("b")), &world), PlanRefused::NotManager(..)));
     assert!(matches!(refused(&maintain("x", None), &world), PlanRefused::Unknown(_)));
+    world.servers.get_mut(&name("a")).unwrap().state = State::Unreachable;
+    assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor { .. }), "m stays in service");
+    world.servers.get_mut(&name("a")).unwrap().state = State::InSync;
     world.servers.get_mut(&name("a")).unwrap().candidate = false;
-    assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor(..)));
+    assert!(matches!(refused(&maintain("m", Some("a")), &world), PlanRefused::Successor { .. }));
+    world.servers.get_mut(&name("b")).unwrap().role = Role::Disabled;
+    let sync = Kind::Sync { servers: vec![name("b")] };
+    assert_eq!(refused(&sync, &world), PlanRefused::Disabled(name("b")), "it would be sent nothing");
     let insists = Insists::default();
     let recover = |new| Kind::RecoverManager { lost: name("m"), new: name(new), remove: false, insists };
     assert!(matches!(refused(&recover("a"), &world), PlanRefused::NotCandidate(..)));
@@ -83,7 +94,7 @@ fn w23_those_that_differ_go_in_batches_and_the_equal_ones_are_not_drained() {
             "W22 drain m",
             "W12 drain b, c",
             "W24 sync b, c",
-            "W12 wait until b, c is complete",
+            "W12 wait until b, c are complete",
             "W24 undrain b, c",
             "W23 drain d",
             "W23 wait until the sessions of d end",
@@ -142,6 +153,7 @@ fn w12_a_sync_drains_those_that_serve_something_else_and_nobody_whose_hashes_are
     let batch = |servers: &str| {
         ["drain {}", "wait until the sessions of {} end", "sync {}", "wait until {} is complete", "undrain {}"]
             .map(|what| format!("W12 {}", what.replace("{}", servers)))
+            .map(|what| if servers.contains(", ") { what.replace("is complete", "are complete") } else { what })
             .to_vec()
     };
     // Five serve, three are to.
