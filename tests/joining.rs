@@ -1,10 +1,19 @@
 //! Entering a group and leaving it: tokens, what a join replaces, servers that were removed.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 
-use crate::farm::{Farm, compare::find_below, one, wait_for};
+use crate::farm::{Farm, compare::find_below, one, run, wait_for};
 
 /// A manager that runs and members that have not joined.
 fn ready(members: usize) -> Farm {
@@ -132,4 +141,33 @@ fn leave_forgets_the_group_and_leaves_the_configuration() {
     wait_for("the agent's end", Duration::from_secs(30), || member.ended().ok_or("it runs".to_owned()));
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("still there"), b"the manager's");
     assert!(!farm.member(1).state().join("group.json").exists(), "it belongs to no group");
+}
+
+#[test]
+fn w3_w12_a_server_that_has_what_the_manager_has_goes_through_nothing_older() {
+    let mut farm = Farm::plan().members(1).unformed();
+    farm.manager().write("index.html", "one");
+    farm.form();
+    farm.manager().write("index.html", "two");
+    farm.manager().write("old.conf", "of the second revision");
+    farm.wait_status("the second revision", |s| s.head.is_some_and(|h| h.sequence > 1) && s.unpublished.is_none());
+    fs::remove_file(farm.manager().web("old.conf")).expect("removed");
+    farm.wait_status("the third revision", |s| s.head.is_some_and(|h| h.sequence > 2) && s.unpublished.is_none());
+    let member = farm.member(1).web(".");
+    run(Command::new("cp").arg("-a").arg(farm.manager().web(".")).arg(&member)).success();
+
+    let (page, old, joined) = (member.join("index.html"), member.join("old.conf"), Arc::new(AtomicBool::new(false)));
+    let ended = joined.clone();
+    let reader = thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) {
+            assert_eq!(fs::read_to_string(&page).expect("always there"), "two");
+            assert!(!old.exists(), "what was removed by then");
+        }
+    });
+    farm.admit(1);
+    let status = farm.wait_in_sync();
+    joined.store(true, Ordering::Relaxed);
+    reader.join().expect("it went through nothing older");
+    let row = one(&status, "member1").expect("the member");
+    assert!(row.kept.is_empty(), "nothing was replaced: {:?}", row.kept);
 }

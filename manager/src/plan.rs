@@ -24,7 +24,12 @@ pub struct Member {
     pub settled: bool,
     /// It takes no updates because of edits of its own (policy `hold`).
     pub held: bool,
+    /// Where it holds nothing: it may wait a moment for a base of the head.
+    pub waits: bool,
 }
+
+/// Bytes of a base that is packed again for a newcomer: it takes some tenths of a second, in which nothing is published.
+const SMALL: u64 = 8 << 20;
 
 /// Why nothing is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +53,8 @@ pub enum Step {
     Wait(Wait),
     /// Its sets are to hold what its revision says, whatever was edited there; it reports when they do.
     Settle,
-    /// Every way leads through the revision that it refused, or none from where it is: a base of the head is needed.
+    /// Every way leads through the revision that it refused, or none from where it is, or back to where the group was once: a
+    /// base of the head is needed.
     NeedBase,
     /// Offer a pack and send these of its bytes.
     Send(Sending),
@@ -92,6 +98,9 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
         return Step::Settle;
     }
     let Route::Packs(packs) = route(member.at) else { return Step::Nothing };
+    if member.waits && member.at.is_none() && is_detour(&packs) {
+        return Step::NeedBase;
+    }
     let refused = member.refused.filter(|_| !member.sync);
     if member.forked && !starts_at(&packs, head) {
         return Step::NeedBase;
@@ -104,6 +113,12 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
         Route::Packs(packs) if !through(&packs) || starts_at(&packs, head) => send(member, &packs),
         Route::Packs(_) | Route::Nothing => Step::NeedBase,
     }
+}
+
+/// Whether a newcomer would go back to what the group had once, and come to the head step by step, where one step is soon
+/// made.
+fn is_detour(packs: &[Arc<Stored>]) -> bool {
+    packs.len() > 1 && packs[0].base && packs[0].size <= SMALL
 }
 
 fn starts_at(packs: &[Arc<Stored>], head: RevisionId) -> bool {

@@ -26,6 +26,8 @@ use crate::{
     shared::now_ms,
 };
 
+/// How long a newcomer waits for a base of the head.
+const NEWCOMER: Duration = Duration::from_secs(3);
 /// How long a server that is no member any more may take to hear it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,8 @@ struct Session<'a> {
     syncing: Option<Instant>,
     /// A base was asked of the publisher for this head.
     base_for: Option<RevisionId>,
+    /// When a base was first asked for.
+    base_asked: Option<Instant>,
     /// The keepalive that follows the newest record, and that record's version: messages are taken in order, so its answer
     /// says that the record was taken.
     record: Option<(u64, Version)>,
@@ -97,6 +101,7 @@ impl<'a> Session<'a> {
             forked: false,
             settled: false,
             held: hello.drift.as_ref().is_some_and(|drift| drift.held),
+            waits: false,
         };
         let version = cut(&hello.version, 100);
         let fence = memory.fence.take();
@@ -118,6 +123,7 @@ impl<'a> Session<'a> {
             current: None,
             syncing: None,
             base_for: None,
+            base_asked: None,
             record: None,
             procedures: None,
             told: None,
@@ -263,6 +269,7 @@ impl<'a> Session<'a> {
             Step::NeedBase if self.base_for == Some(head) => {}
             Step::NeedBase => {
                 self.base_for = Some(head);
+                self.base_asked.get_or_insert_with(Instant::now);
                 self.lane.shared.base_wanted.notify_one();
             }
             Step::Settle => self.settle(number),
@@ -283,7 +290,8 @@ impl<'a> Session<'a> {
         if !self.member.sync && (self.member.fault || self.member.at == Some(head)) {
             return Ok(plan(&self.member, head, paused, |_| Route::Nothing));
         }
-        let (member, history) = (self.member.clone(), shared.history.clone());
+        let waits = self.base_asked.is_none_or(|asked| asked.elapsed() < NEWCOMER);
+        let (member, history) = (Member { waits, ..self.member.clone() }, shared.history.clone());
         let plan = move || {
             let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
             let forked = member.at.is_some_and(|at| !history.leads_from(at));

@@ -101,6 +101,17 @@ fn at_nothing_gets_the_changes_of_a_base_first() {
 }
 
 #[test]
+fn a_newcomer_goes_to_the_head_in_one_step_where_that_is_soon_made() {
+    let mut farm = Farm::new();
+    let newcomer = Member { waits: true, ..Member::default() };
+    assert!(matches!(farm.plan(&newcomer, false), Step::NeedBase));
+    assert!(farm.sends(&Member { waits: false, ..newcomer.clone() }, false).pack.base, "it has waited");
+    assert!(!farm.sends(&Member { waits: true, ..at(farm.id(1)) }, false).pack.base, "it is no newcomer");
+    farm.base3 = Arc::new(Stored { size: SMALL + 1, ..Stored::clone(&farm.base3) });
+    assert!(farm.sends(&newcomer, false).pack.base, "a large tree is not packed again for one server");
+}
+
+#[test]
 fn an_interrupted_pack_goes_on() {
     let farm = Farm::new();
     let partial = |pack: &Arc<Stored>, bytes| Member { partial: Some((pack.pack, bytes)), ..Member::default() };
