@@ -11,12 +11,11 @@ use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    Action, Attestation, Board, BoardError, Document, Id, Kind, Next, PlanRefused, Procedure, Step, Survey, Task,
-    World, abort,
+    ActError, Action, AskError, Board, BoardError, Document, Id, Next, Procedure, Request, Step, Task, World, abort,
+    acted,
+    begin::{begun, propose},
     held::held,
-    next,
-    plan::{free, plan},
-    resume, settle,
+    next, resume, settle,
 };
 use crate::{failpoints::hit, publisher::stopped, shared::now_ms};
 
@@ -26,17 +25,6 @@ const POLL: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(1);
 /// Between two looks whether the balancers still have those drained that are to be.
 const REMINDED: Duration = Duration::from_secs(5);
-
-/// Why an action was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ActError {
-    /// It would be refused again.
-    #[error("{0}")]
-    Refused(String),
-    /// It may succeed later.
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// What observes and acts: the agent.
 pub trait Hands: Send + Sync + 'static {
@@ -91,7 +79,7 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let record = hands.record();
     let document = board.document(record.record().group);
     let manager = &record.record().manager().name;
-    let mine = |procedure: &&Procedure| procedure.goes_on() && procedure.driver(manager) == board.name();
+    let mine = |procedure: &&Procedure| procedure.goes_on(record.record()) && procedure.driver(manager) == board.name();
     let leads = manager == board.name() && !document.procedures.is_empty();
     if leads && document.version.0 != record.record().version.epoch {
         // Under its own name from now on, so that the candidates take it.
@@ -154,13 +142,8 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     hit("procedure.acted");
     let before = procedure.clone();
     let world = hands.observe(&whom(&before)).await;
-    match done {
-        Ok(()) => procedure.trouble = None,
-        Err(ActError::Failed(why)) => procedure.trouble = Some(why),
-        Err(ActError::Refused(why)) => procedure.refused(why, &world),
-    }
     // Under the old epoch, where the action gave the role away: the new manager's word is newer than this.
-    settle(&mut procedure, &world, now_ms());
+    acted(&mut procedure, done, &world, now_ms());
     if procedure != before {
         replace(board, record, &before, procedure)?;
         hit("procedure.noted");
@@ -194,88 +177,20 @@ fn replace(
     board.change(record, put)
 }
 
-/// What is asked for when a procedure is to begin.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// What is to be done.
-    pub kind: Kind,
-    /// What was found at the members, where a manager is recovered.
-    pub survey: Survey,
-    /// An answer to its first question; empty: none yet.
-    pub attest: String,
-    /// Who.
-    pub by: String,
-    /// Only the steps.
-    pub dry_run: bool,
-}
-
-/// Why nothing is begun, resumed or aborted. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// A rule says no.
-    #[error(transparent)]
-    Plan(#[from] PlanRefused),
-    /// Not this server's to drive.
-    #[error("procedures are driven at the manager, {0}; nothing was changed\nrun the command there")]
-    Elsewhere(ServerName),
-    /// No such procedure.
-    #[error("there is no procedure {0}; nothing was changed\nsee: bellwether procedure list")]
-    Unknown(Id),
-    /// The change is refused, or not saved.
-    #[error(transparent)]
-    Board(#[from] BoardError),
-}
-
 /// Begins a procedure; the same one again where it is begun and not over. One without steps is not begun.
 ///
 /// # Errors
 /// Why not.
 pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Result<Procedure, AskError> {
-    let Request { kind, survey, attest, by, dry_run } = request;
     let record = hands.record();
     let record = record.record();
     let document = board.document(record.group);
-    if let Some(begun) = document.procedures.iter().find(|procedure| !procedure.is_over() && procedure.kind == kind) {
+    if let Some(begun) = begun(&document, record, &request.kind) {
         return Ok(begun.clone());
     }
-    let recovered = |procedure: &&Procedure| match (&procedure.kind, &kind) {
-        (Kind::RecoverManager { new, .. }, Kind::RecoverManager { new: me, .. }) => {
-            new == me && record.manager().name == *me
-        }
-        _ => false,
-    };
-    if let Some(done) = document.procedures.iter().rfind(recovered) {
-        return Ok(done.clone());
-    }
     let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
-    let steps = plan(&kind, &world, &survey)?;
-    let now = now_ms();
-    let mut procedure = Procedure::new(document.next_id(), kind, steps, by.clone(), now);
-    procedure.findings = survey.findings;
-    let driver = procedure.driver(&world.manager).clone();
-    if driver != *board.name() {
-        return Err(AskError::Elsewhere(driver));
-    }
-    match procedure.kind {
-        // Whatever else is under way goes on after it.
-        Kind::RecoverManager { .. } => {}
-        Kind::MaintenanceStart { .. }
-        | Kind::MaintenanceFinish { .. }
-        | Kind::ServerAdd { .. }
-        | Kind::ServerEnable { .. }
-        | Kind::ServerReplace { .. }
-        | Kind::Sync { .. }
-        | Kind::RecoverMember { .. } => {
-            free(&procedure.steps, &settled(&document, &world, now))?;
-        }
-    }
-    let first = procedure.steps.iter().find_map(|step| match &step.task {
-        Task::Attest(fact) => Some(fact.clone()),
-        _ => None,
-    });
-    if let Some(fact) = first.filter(|_| !attest.is_empty()) {
-        procedure.attestations.push(Attestation { fact, text: attest, by, time_ms: now });
-    }
+    let dry_run = request.dry_run;
+    let mut procedure = propose(&document, &world, request, now_ms())?;
     if dry_run || procedure.steps.is_empty() {
         return Ok(procedure);
     }
@@ -287,15 +202,6 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     let begun = board.change(record, put)?;
     hit("procedure.begun");
     Ok(begun)
-}
-
-/// What the runner is about to find: one whose last step is so by now is in nobody's way.
-fn settled(document: &Document, world: &World, now_ms: u64) -> Vec<Procedure> {
-    let mut procedures = document.procedures.clone();
-    for procedure in &mut procedures {
-        settle(procedure, world, now_ms);
-    }
-    procedures
 }
 
 /// Lets a procedure go on, with the answer to its question.

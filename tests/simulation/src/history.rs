@@ -71,6 +71,7 @@ pub(crate) struct History {
     pub(crate) sim: turmoil::Sim<'static>,
     pub(crate) world: World,
     pub(crate) rng: Rng,
+    seed: u64,
     pub(crate) servers: usize,
     /// The machine that can become a copy of another one; in some histories only.
     pub(crate) spare: Option<usize>,
@@ -105,7 +106,7 @@ impl History {
             let world = world.clone();
             sim.host(host(machine), move || server::run(world.clone(), machine));
         }
-        Self { sim, world, rng, servers, spare }
+        Self { sim, world, rng, seed, servers, spare }
     }
 
     fn run(mut self) -> Result<Story, (Story, String)> {
@@ -118,7 +119,7 @@ impl History {
     }
 
     fn live(&mut self) -> Result<(), String> {
-        let mut faults = Faults::new(&mut self.rng);
+        let mut faults = Faults::new(&mut self.rng, Rng::new(!self.seed));
         while faults.go_on(self) {
             self.step()?;
         }
@@ -157,6 +158,7 @@ impl History {
             (0..self.servers).chain(self.spare).map(|machine| self.sim.is_host_running(host(machine))).collect();
         let mut world = self.world.borrow_mut();
         world.look(&up);
+        world.running = up;
         world.broken.clone().map_or(Ok(()), Err)
     }
 }

@@ -1,11 +1,11 @@
 //! The invariants of the design, judged from outside: 1 and 3 at every write, 2 and 4 after every step.
 
-use bellwether_manager::procedure::SignedDocument;
+use bellwether_manager::procedure::{Kind, Procedure, SignedDocument, Step, Task};
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
     record::{Role, SignedRecord},
-    revision::SignedHeader,
+    revision::{RevisionId, SignedHeader},
 };
 
 use crate::{changes::Changes, disk::Disk, keys, world::State};
@@ -87,6 +87,13 @@ fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &Sign
     }
 }
 
+/// What is unfinished and that server's to drive.
+pub(crate) fn unfinished(disk: &Disk) -> Option<&Procedure> {
+    let manager = &disk.record()?.record().manager().name;
+    let mut procedures = disk.procedures.as_ref()?.document().procedures.iter();
+    procedures.find(|procedure| !procedure.is_over() && *procedure.driver(manager) == disk.name)
+}
+
 impl State {
     /// The key of that server, as it was at the beginning.
     fn disks_key(&self, name: &ServerName) -> PublicKey {
@@ -115,6 +122,61 @@ impl State {
                 "W14: {name} leads on, though {member} holds its revision {}, unknown there",
                 at.number()
             ));
+        }
+    }
+
+    /// A manager brings a member from `from` to its state, whatever that has: where a recovery drains it before, it is drained
+    /// (W23).
+    pub(crate) fn syncs(&mut self, machine: usize, member: &ServerName, from: Option<RevisionId>, to: RevisionId) {
+        if self.drained.contains(member) || self.content(from) == self.content(Some(to)) {
+            return;
+        }
+        let disk = &self.disks[machine];
+        let mut procedures = disk.procedures.iter().flat_map(|signed| &signed.document().procedures);
+        let early = |procedure: &Procedure| {
+            let drains = |step: &Step| matches!(&step.task, Task::Drain(servers) if servers.contains(member));
+            let syncs = |step: &Step| matches!(&step.task, Task::Sync(servers) if servers.contains(member));
+            let sync = procedure.steps.iter().position(syncs);
+            matches!(procedure.kind, Kind::RecoverManager { .. })
+                && !procedure.is_over()
+                && sync.is_some_and(|sync| procedure.at <= sync && procedure.steps[..sync].iter().any(drains))
+        };
+        if let Some(procedure) = procedures.find(|procedure| early(procedure)) {
+            let (id, name) = (procedure.id, disk.name.clone());
+            self.breaks(format!("W23: {name} syncs {member} in service, which {id} was to drain before"));
+        }
+    }
+
+    /// A procedure has put a server back into service: that one holds at least what the manager had as the procedure began
+    /// (W12).
+    pub(crate) fn undrained(&mut self, machine: usize, server: &ServerName) {
+        let Some(place) = self.places.get(server).copied() else { return };
+        let (disk, manager) = (&self.disks[place], &self.disks[machine]);
+        let led = disk.record().map(|record| record.record().manager().key);
+        // The disk is another one than it was; or it has left, or obeys another manager by now.
+        let other = self.met.restored > 0 || self.met.copied > 0 || led != Some(keys::public(manager.key));
+        if place == machine || other || !self.running[place] {
+            return;
+        }
+        let complete = disk.is_whole() && disk.at.as_ref().is_some_and(|at| manager.history.contains(&at.id()));
+        if !complete {
+            let name = manager.name.clone();
+            self.breaks(format!("W12: {name} puts {server} back into service, which is not synced"));
+        }
+    }
+
+    /// A procedure gives the role away: whoever gets it knows what is unfinished (W18).
+    pub(crate) fn hands_over(&mut self, machine: usize, to: &ServerName) {
+        let procedures = |disk: &Disk| {
+            let document = disk.procedures.as_ref().map(|signed| signed.document().procedures.clone());
+            document.unwrap_or_default()
+        };
+        let (own, theirs) = (&self.disks[machine], procedures(&self.disks[self.places[to]]));
+        let knows = |mine: &Procedure| theirs.iter().any(|other| (other.id, &other.kind) == (mine.id, &mine.kind));
+        let unknown = procedures(own).into_iter().find(|procedure| !procedure.is_over() && !knows(procedure));
+        if let Some(unknown) = unknown {
+            let name = own.name.clone();
+            self.breaks(format!("W18: {name} hands over to {to}, which does not know {}", unknown.id));
         }
     }
 
@@ -179,10 +241,9 @@ impl State {
             return Err(format!("managers: {names:?}"));
         };
         let record = manager.record().expect("it leads").record();
-        if let Some(document) = &manager.procedures
-            && let Some(procedure) = document.document().procedures.iter().find(|procedure| !procedure.is_over())
-        {
-            return Err(format!("{} is at step {}: {:?}", procedure.id, procedure.at, procedure.standing));
+        if let Some((name, procedure)) = disks().find_map(|disk| Some((&disk.name, unfinished(disk)?))) {
+            let (id, command, at) = (procedure.id, procedure.kind.command(), procedure.at);
+            return Err(format!("{id} ({command}) at {name} is at step {at}: {:?}", procedure.standing));
         }
         let out = |server: &&bellwether_proto::record::Server| server.drained || self.drained.contains(&server.name);
         if let Some(server) = record.servers.iter().find(out) {

@@ -7,12 +7,12 @@ use std::{
     rc::Rc,
 };
 
-use bellwether_manager::procedure::Kind;
+use bellwether_manager::{procedure::Kind, takeover::Insists};
 use bellwether_proto::{
     Malformed,
     key::PublicKey,
     name::ServerName,
-    record::SignedRecord,
+    record::{Role, SignedRecord},
     revision::{Epoch, RevisionId, SignedHeader},
     v1,
 };
@@ -20,7 +20,7 @@ use bellwether_proto::{
 use crate::{
     changes::{Change, Changes},
     disk::{Arm, Disk, Held},
-    invariants,
+    invariants, keys,
     met::Met,
     rng::Rng,
     rules::Rules,
@@ -53,8 +53,17 @@ pub(crate) enum Command {
     /// Adds again, out of service until it is synced.
     BringBack(ServerName),
     /// Begins a procedure.
-    Maintain(Kind),
-    /// Gives up the procedures that are unfinished.
+    Begin(Kind),
+    /// Begins to recover the manager, at the candidate that takes over (W24).
+    RecoverManager {
+        remove: bool,
+        insists: Insists,
+    },
+    /// Lets the procedures that this server drives go on: those that stopped; or those that ask, with the answer.
+    GoOn {
+        attest: bool,
+    },
+    /// Gives up the procedures that this server drives and that are unfinished.
     GiveUp,
     /// Brings all members to the head whatever they have.
     Sync,
@@ -98,6 +107,8 @@ pub(crate) struct State {
     pub(crate) retired: BTreeSet<usize>,
     /// Servers to which the balancer sends no requests.
     pub(crate) drained: BTreeSet<ServerName>,
+    /// Which machines run.
+    pub(crate) running: Vec<bool>,
     /// Records that were read before: the same bytes are checked once in a history, which saves much of its time.
     read: HashMap<Vec<u8>, SignedRecord>,
     /// Numbers that servers draw.
@@ -141,6 +152,7 @@ impl World {
             places,
             retired: BTreeSet::new(),
             drained: BTreeSet::new(),
+            running: vec![true; n],
             read: HashMap::new(),
             drawn,
             dying: BTreeSet::new(),
@@ -213,6 +225,17 @@ impl State {
     pub(crate) fn is_manager_of_any(&self, key: &PublicKey) -> bool {
         let record = |machine: usize| self.disks[machine].record();
         self.machines().filter_map(record).any(|record| record.record().manager().key == *key)
+    }
+
+    /// Whether the balancer's checks of that server pass: it runs, and its `/ready` says so.
+    pub(crate) fn is_ready(&self, name: &ServerName) -> bool {
+        let Some(machine) = self.places.get(name).copied().filter(|machine| self.running[*machine]) else {
+            return false;
+        };
+        let disk = &self.disks[machine];
+        let own = disk.record().and_then(|record| record.record().by_key(&keys::public(disk.key)));
+        let by_record = own.is_some_and(|own| own.role != Role::Disabled && !own.drained);
+        by_record && disk.fault.is_none() && (disk.leads || disk.at.is_some())
     }
 
     /// Two machines of the farm that have the key of one server.
