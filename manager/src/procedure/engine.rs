@@ -88,15 +88,21 @@ fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check
     check(task, &Since { attestations, began_ms, tried_ms, trouble, now_ms }, world)
 }
 
-/// Why the candidate that recovers the manager cannot take its place any more, whatever a person answers.
+/// Why a recovery leads nowhere any more, whatever a person answers: who is lost leads, or who takes the manager's place is no
+/// candidate, or another one has taken it.
 fn barred(
     procedure: &Procedure,
     manager: &ServerName,
     place: impl FnOnce(&ServerName) -> Option<(Role, bool)>,
 ) -> Option<String> {
-    let Kind::RecoverManager { lost, new, .. } = &procedure.kind else { return None };
+    let leads = || Some(format!("{manager} has become manager meanwhile"));
+    let (lost, new) = match &procedure.kind {
+        Kind::RecoverManager { lost, new, .. } if new != manager && !procedure.is_promoted() => (lost, new),
+        Kind::RecoverMember { server, .. } if server == manager && procedure.has_questions() => return leads(),
+        _ => return None,
+    };
     if lost != manager {
-        return None;
+        return leads();
     }
     let what = match place(new) {
         Some((Role::Manager, _) | (Role::Member, true)) => return None,
@@ -201,6 +207,12 @@ impl Procedure {
         let place = |name: &ServerName| record.server(name).map(|server| (server.role, server.candidate));
         let vain = || barred(self, &record.manager().name, place).is_some();
         self.standing == Standing::Running && (self.asks().is_none() || vain())
+    }
+
+    /// Whether it has or will come to a question.
+    fn has_questions(&self) -> bool {
+        let mut left = self.steps.iter().skip(self.at);
+        left.any(|step| matches!(step.task, Task::Attest(_)))
     }
 
     /// The question it waits for.
@@ -355,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn w24_a_candidate_that_is_none_any_more_asks_nobody_to_isolate_the_manager() {
+    fn w22_a_recovery_that_leads_nowhere_any_more_asks_nobody_to_isolate_a_server() {
         let mut world = farm(&["m", "a", "b"]);
         world.me = names(&["a"])[0].clone();
         let (lost, new) = (names(&["m"])[0].clone(), world.me.clone());
@@ -373,9 +385,18 @@ mod tests {
         assert_eq!(failure.reason, "a was disabled meanwhile, so it cannot take the place of m");
         world.servers.remove(&new);
         assert!(matches!(settled(&world), Standing::Failed(_)));
-        // Another one leads by now, and this is not that one's to judge.
+        let mut world = farm(&["m", "a", "b"]);
         world.manager = names(&["b"])[0].clone();
-        assert_eq!(settled(&world), Standing::Running);
+        let Standing::Failed(failure) = settled(&world) else { panic!("it asks in vain") };
+        assert_eq!(failure.reason, "b has become manager meanwhile");
+        world.manager = new.clone();
+        assert_eq!(settled(&world), Standing::Running, "the role came to it another way");
+
+        let kind = Kind::RecoverMember { server: new, remove: false };
+        let steps = plan(&kind, &farm(&["m", "a", "b"]), &Survey::default()).expect("a plan");
+        let mut member = Procedure::new(Id(1), kind, steps, "root".into(), 0);
+        settle(&mut member, &world, 1);
+        assert!(matches!(member.standing, Standing::Failed(_)), "nobody isolates who leads: {member:?}");
     }
 
     #[test]

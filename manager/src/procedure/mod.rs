@@ -286,10 +286,11 @@ impl Procedure {
         }
     }
 
-    /// Who may drive it: the manager; before its promotion, the candidate that recovers a manager.
+    /// Who may drive it: the manager; before its promotion, the candidate that recovers a manager, whoever leads by now, for
+    /// nobody else knows of it.
     pub fn driver<'a>(&'a self, manager: &'a ServerName) -> &'a ServerName {
         match &self.kind {
-            Kind::RecoverManager { lost, new, .. } if lost == manager => new,
+            Kind::RecoverManager { new, .. } if !self.is_promoted() => new,
             Kind::RecoverManager { .. }
             | Kind::MaintenanceStart { .. }
             | Kind::MaintenanceFinish { .. }
@@ -299,6 +300,12 @@ impl Procedure {
             | Kind::Sync { .. }
             | Kind::RecoverMember { .. } => manager,
         }
+    }
+
+    /// Whether the candidate that recovers a manager has taken its place.
+    pub(super) fn is_promoted(&self) -> bool {
+        let mut done = self.steps.iter().take(self.at);
+        done.any(|step| matches!(step.task, Task::Promote { .. }))
     }
 
     /// All servers that it touches.

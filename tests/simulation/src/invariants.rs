@@ -67,7 +67,11 @@ fn progress(state: &mut State, name: &ServerName, old: &SignedDocument, new: &Si
     // In a later epoch it may go on from what a candidate had; and a backup or a copy knows less.
     let epoch = |signed: &SignedDocument| signed.document().version.0;
     let (restored, copied) = (state.met.restored > 0, state.met.copied > 0);
-    if old.signer() != new.signer() || epoch(old) != epoch(new) || restored || copied {
+    // A candidate that recovers its manager signs what that one says, too, and then what the next one says.
+    let disk = state.disks.iter().find(|disk| disk.name == *name);
+    let led = disk.and_then(Disk::record).map(|record| record.record().manager().key);
+    let beside = new.signer() == state.disks_key(name) && led != Some(new.signer());
+    if beside || old.signer() != new.signer() || epoch(old) != epoch(new) || restored || copied {
         return;
     }
     for procedure in &old.document().procedures {
@@ -171,6 +175,10 @@ impl State {
             let document = disk.procedures.as_ref().map(|signed| signed.document().procedures.clone());
             document.unwrap_or_default()
         };
+        // Another machine may be reached than the one at the address; a backup knows less.
+        if self.met.restored > 0 || self.met.copied > 0 {
+            return;
+        }
         let (own, theirs) = (&self.disks[machine], procedures(&self.disks[self.places[to]]));
         let knows = |mine: &Procedure| theirs.iter().any(|other| (other.id, &other.kind) == (mine.id, &mine.kind));
         let unknown = procedures(own).into_iter().find(|procedure| !procedure.is_over() && !knows(procedure));

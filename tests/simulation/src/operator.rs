@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bellwether_manager::procedure::{Fact, Id, Kind, Procedure, Standing};
 use bellwether_proto::{
     name::ServerName,
-    record::{Role, Server},
+    record::{Record, Role, Server},
 };
 
 use crate::{
@@ -204,18 +204,20 @@ impl Operator {
         let unfinished: Vec<(usize, Procedure)> = world.machines().filter_map(there).collect();
         drop(world);
         let before = std::mem::take(&mut self.waits);
-        let mut isolated = false;
+        let (several, mut isolated) = (managers(history).len() > 1, false);
         for (machine, procedure) in unfinished {
             let place = (machine, procedure.id, procedure.at);
             let looks = before.get(&place).copied().unwrap_or_default() + 1;
             self.waits.insert(place, looks);
             let todo = match (procedure.asks(), looks) {
                 (_, 4..) => Command::GiveUp,
-                // Nobody takes one machine off because of the other, and that one because of this one.
-                (Some(Fact::Isolated(_)), _) if std::mem::replace(&mut isolated, true) => Command::GiveUp,
+                // Nobody takes one machine off because of the other, and that one because of this one; and who leads comes
+                // first.
+                (Some(Fact::Isolated(_)), _) if several || std::mem::replace(&mut isolated, true) => Command::GiveUp,
                 (Some(Fact::Isolated(server)), _) => isolate(history, server, procedure.id),
                 (Some(Fact::Repaired(_)), _) => Command::GoOn { attest: true },
-                (None, _) if procedure.standing != Standing::Running => Command::GoOn { attest: false },
+                (None, 1) if procedure.standing != Standing::Running => Command::GoOn { attest: false },
+                (None, _) if procedure.standing != Standing::Running => Command::GiveUp,
                 (None, _) => continue,
             };
             command(history, machine, todo);
@@ -257,6 +259,7 @@ fn look_at_copies(history: &mut History) {
     let world = history.world.borrow();
     let Some((a, b)) = world.twins() else { return };
     let name = world.disks[a].name.clone();
+    let elsewhere = if world.places[&name] == a { b } else { a };
     let own = |machine: usize| {
         let mut notices = world.notices[machine].iter();
         notices.any(|notice| matches!(notice, Notice::WentBack | Notice::Copy(_)))
@@ -264,14 +267,17 @@ fn look_at_copies(history: &mut History) {
     let of_it = |notice: &Notice| matches!(notice, Notice::Copy(of) | Notice::Fault(of) if *of == name);
     let named = own(a) || own(b) || world.notices.iter().flatten().any(of_it);
     let forgot = [a, b].into_iter().find(|machine| world.disks[*machine].held.is_none());
-    let elsewhere = if world.places[&name] == a { b } else { a };
     // One that leads nobody talks to nobody who could tell: only who copied the machine knows of it.
     let alone = [a, b].into_iter().find(|machine| {
         let own = keys::public(world.disks[*machine].key);
         let record = world.disks[*machine].record().map(|record| record.record());
-        record.is_some_and(|record| {
-            record.manager().key == own && record.servers.iter().all(|server| server.role != Role::Member)
-        })
+        let mute = |record: &Record| match record.by_key(&own).map(|server| server.role) {
+            Some(Role::Manager) => record.servers.iter().all(|server| server.role != Role::Member),
+            Some(Role::Member) => false,
+            // Whoever leads it sends it nothing, and it is not at the address where it would be asked.
+            Some(Role::Disabled) | None => *machine == elsewhere,
+        };
+        record.is_some_and(mute)
     });
     let off = forgot.or(named.then_some(elsewhere)).or(alone);
     drop(world);

@@ -77,7 +77,7 @@ impl Server {
             return;
         }
         if self.leads() && document.version.0 != epoch {
-            document.take_over(self.engine_ms());
+            document.take_over(&self.name, self.engine_ms());
             self.keep_document(document.clone(), epoch).await;
         }
         let Some(record) = self.record() else { return };
@@ -108,7 +108,8 @@ impl Server {
     /// Notes how an action ended that was begun in that epoch.
     pub(super) async fn acted(&mut self, id: Id, done: Result<(), ActError>, epoch: Epoch) {
         let (Some(document), Some(world)) = (self.document(), self.observe()) else { return };
-        let Some(before) = document.get(id) else { return };
+        // Another one may have its name by now.
+        let Some(before) = document.get(id).filter(|found| found.tried_ms.is_some()) else { return };
         let mut procedure = before.clone();
         acted(&mut procedure, done, &world, self.engine_ms());
         if procedure != *before {
@@ -159,10 +160,11 @@ impl Server {
         let (Some(record), Ok(new)) = (self.record(), SignedDocument::from_wire(wire)) else { return };
         let candidate = record.record().by_key(&self.key.public()).is_some_and(|own| own.candidate);
         let held = self.drive.read(|disk| disk.procedures.clone());
-        if candidate && new.takes_place_of(held.as_ref(), record.record(), &self.name) == Ok(true) {
-            let version = new.document().version;
+        let version = new.document().version;
+        let taken = new.taken(held.as_ref(), record.record(), &self.name, &self.key);
+        if let Some(taken) = taken.ok().flatten().filter(|_| candidate) {
             let what = format!("procedures {}.{} of its manager", version.0, version.1);
-            self.drive.save(&what, |disk| disk.procedures = Some(new)).await;
+            self.drive.save(&what, |disk| disk.procedures = Some(taken)).await;
         }
     }
 
