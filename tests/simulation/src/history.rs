@@ -119,7 +119,9 @@ impl History {
     }
 
     fn live(&mut self) -> Result<(), String> {
-        let mut faults = Faults::new(&mut self.rng, Rng::new(!self.seed));
+        let mut aside = Rng::new(!self.seed);
+        self.world.borrow_mut().min_serving = 1 + aside.below(self.servers - 2);
+        let mut faults = Faults::new(&mut self.rng, aside);
         while faults.go_on(self) {
             self.step()?;
         }

@@ -1,13 +1,14 @@
 //! The invariants of the design, judged from outside: 1 and 3 at every write, 2 and 4 after every step.
 
-use bellwether_manager::procedure::{Kind, Procedure, SignedDocument, Step, Task};
+mod procedures;
+
 use bellwether_proto::{
-    key::PublicKey,
     name::ServerName,
     record::{Role, SignedRecord},
-    revision::{RevisionId, SignedHeader},
+    revision::SignedHeader,
 };
 
+pub(crate) use self::procedures::unfinished;
 use crate::{changes::Changes, disk::Disk, keys, world::State};
 
 /// Judges a write of a server's; what a fault does to a disk does not pass here.
@@ -34,7 +35,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
     if let (Some(old), Some(new)) = (&before.procedures, &after.procedures)
         && old != new
     {
-        progress(state, &name, old, new);
+        procedures::progress(state, &name, old, new);
     }
     if let (Some(old), Some(new)) = (&before.at, &after.at)
         && old != new
@@ -59,30 +60,6 @@ fn count(state: &mut State, disk: &Disk, old: &SignedRecord, new: &SignedRecord)
     state.met.fenced += u64::from(before && !after && !signed);
 }
 
-/// What was done stays done: within what one manager says, no procedure goes back.
-fn progress(state: &mut State, name: &ServerName, old: &SignedDocument, new: &SignedDocument) {
-    let unfinished = old.document().procedures.iter().any(|procedure| !procedure.is_over());
-    state.met.carried_on +=
-        u64::from(unfinished && new.signer() == state.disks_key(name) && old.signer() != new.signer());
-    // In a later epoch it may go on from what a candidate had; and a backup or a copy knows less.
-    let epoch = |signed: &SignedDocument| signed.document().version.0;
-    let (restored, copied) = (state.met.restored > 0, state.met.copied > 0);
-    // A candidate that recovers its manager signs what that one says, too, and then what the next one says.
-    let disk = state.disks.iter().find(|disk| disk.name == *name);
-    let led = disk.and_then(Disk::record).map(|record| record.record().manager().key);
-    let beside = new.signer() == state.disks_key(name) && led != Some(new.signer());
-    if beside || old.signer() != new.signer() || epoch(old) != epoch(new) || restored || copied {
-        return;
-    }
-    for procedure in &old.document().procedures {
-        let back =
-            new.document().get(procedure.id).is_some_and(|new| new.kind == procedure.kind && new.at < procedure.at);
-        if back {
-            state.breaks(format!("W18: {} goes back at {name}, from step {}", procedure.id, procedure.at));
-        }
-    }
-}
-
 fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &SignedHeader) {
     let (from, to) = (old.number(), new.number());
     let back = to.epoch < from.epoch || (to.epoch == from.epoch && to.sequence <= from.sequence);
@@ -91,20 +68,7 @@ fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &Sign
     }
 }
 
-/// What is unfinished and that server's to drive.
-pub(crate) fn unfinished(disk: &Disk) -> Option<&Procedure> {
-    let manager = &disk.record()?.record().manager().name;
-    let mut procedures = disk.procedures.as_ref()?.document().procedures.iter();
-    procedures.find(|procedure| !procedure.is_over() && *procedure.driver(manager) == disk.name)
-}
-
 impl State {
-    /// The key of that server, as it was at the beginning.
-    fn disks_key(&self, name: &ServerName) -> PublicKey {
-        let disk = self.disks.iter().find(|disk| disk.name == *name).expect("a server of this simulation");
-        keys::public(disk.key)
-    }
-
     /// A manager says that it has this revision: it must be durable there (invariant 3).
     pub(crate) fn offers(&mut self, machine: usize, header: Option<&SignedHeader>) {
         let Some(header) = header else { return };
@@ -126,65 +90,6 @@ impl State {
                 "W14: {name} leads on, though {member} holds its revision {}, unknown there",
                 at.number()
             ));
-        }
-    }
-
-    /// A manager brings a member from `from` to its state, whatever that has: where a recovery drains it before, it is drained
-    /// (W23).
-    pub(crate) fn syncs(&mut self, machine: usize, member: &ServerName, from: Option<RevisionId>, to: RevisionId) {
-        if self.drained.contains(member) || self.content(from) == self.content(Some(to)) {
-            return;
-        }
-        let disk = &self.disks[machine];
-        let mut procedures = disk.procedures.iter().flat_map(|signed| &signed.document().procedures);
-        let early = |procedure: &Procedure| {
-            let drains = |step: &Step| matches!(&step.task, Task::Drain(servers) if servers.contains(member));
-            let syncs = |step: &Step| matches!(&step.task, Task::Sync(servers) if servers.contains(member));
-            let sync = procedure.steps.iter().position(syncs);
-            matches!(procedure.kind, Kind::RecoverManager { .. })
-                && !procedure.is_over()
-                && sync.is_some_and(|sync| procedure.at <= sync && procedure.steps[..sync].iter().any(drains))
-        };
-        if let Some(procedure) = procedures.find(|procedure| early(procedure)) {
-            let (id, name) = (procedure.id, disk.name.clone());
-            self.breaks(format!("W23: {name} syncs {member} in service, which {id} was to drain before"));
-        }
-    }
-
-    /// A procedure has put a server back into service: that one holds at least what the manager had as the procedure began
-    /// (W12).
-    pub(crate) fn undrained(&mut self, machine: usize, server: &ServerName) {
-        let Some(place) = self.places.get(server).copied() else { return };
-        let (disk, manager) = (&self.disks[place], &self.disks[machine]);
-        let led = disk.record().map(|record| record.record().manager().key);
-        // The disk is another one than it was; or it has left, or obeys another manager by now.
-        let other = self.met.restored > 0 || self.met.copied > 0 || led != Some(keys::public(manager.key));
-        if place == machine || other || !self.running[place] {
-            return;
-        }
-        let complete = disk.is_whole() && disk.at.as_ref().is_some_and(|at| manager.history.contains(&at.id()));
-        if !complete {
-            let name = manager.name.clone();
-            self.breaks(format!("W12: {name} puts {server} back into service, which is not synced"));
-        }
-    }
-
-    /// A procedure gives the role away: whoever gets it knows what is unfinished (W18).
-    pub(crate) fn hands_over(&mut self, machine: usize, to: &ServerName) {
-        let procedures = |disk: &Disk| {
-            let document = disk.procedures.as_ref().map(|signed| signed.document().procedures.clone());
-            document.unwrap_or_default()
-        };
-        // Another machine may be reached than the one at the address; a backup knows less.
-        if self.met.restored > 0 || self.met.copied > 0 {
-            return;
-        }
-        let (own, theirs) = (&self.disks[machine], procedures(&self.disks[self.places[to]]));
-        let knows = |mine: &Procedure| theirs.iter().any(|other| (other.id, &other.kind) == (mine.id, &mine.kind));
-        let unknown = procedures(own).into_iter().find(|procedure| !procedure.is_over() && !knows(procedure));
-        if let Some(unknown) = unknown {
-            let name = own.name.clone();
-            self.breaks(format!("W18: {name} hands over to {to}, which does not know {}", unknown.id));
         }
     }
 

@@ -41,6 +41,10 @@ pub struct Met {
     pub member_recoveries: u64,
     /// Recoveries of the manager that were begun.
     pub manager_recoveries: u64,
+    /// Recoveries that came to their end.
+    pub recovered: u64,
+    /// Servers that a procedure has put back into service.
+    pub undrained: u64,
     /// Takeovers that were a step of a procedure.
     pub promoted: u64,
     /// Questions of procedures that were answered.
@@ -61,6 +65,12 @@ impl Met {
         self.manager_recoveries += u64::from(matches!(kind, Kind::RecoverManager { .. }));
     }
 
+    /// A procedure of that kind has come to its end.
+    pub(crate) fn ends(&mut self, kind: &Kind) {
+        let recovery = matches!(kind, Kind::RecoverMember { .. } | Kind::RecoverManager { .. });
+        self.recovered += u64::from(recovery);
+    }
+
     /// A person lets one go on, with an answer or without.
     pub(crate) fn goes_on(&mut self, attested: bool) {
         self.attested += u64::from(attested);
@@ -69,7 +79,7 @@ impl Met {
 
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 23] {
+    pub fn counts(&self) -> [(&'static str, u64); 25] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -89,6 +99,8 @@ impl Met {
             ("servers drained", self.drains),
             ("recoveries of a member begun", self.member_recoveries),
             ("recoveries of the manager begun", self.manager_recoveries),
+            ("recoveries done", self.recovered),
+            ("servers put back into service", self.undrained),
             ("takeovers by a procedure", self.promoted),
             ("questions answered", self.attested),
             ("procedures resumed", self.resumed),
@@ -118,6 +130,8 @@ impl std::ops::AddAssign for Met {
         self.drains += other.drains;
         self.member_recoveries += other.member_recoveries;
         self.manager_recoveries += other.manager_recoveries;
+        self.recovered += other.recovered;
+        self.undrained += other.undrained;
         self.promoted += other.promoted;
         self.attested += other.attested;
         self.resumed += other.resumed;

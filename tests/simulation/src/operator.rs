@@ -116,7 +116,8 @@ impl Operator {
         self.bring_back(history, manager);
         let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_));
         if history.world.borrow().notices[manager].iter().any(wants) {
-            command(history, manager, Command::Sync);
+            let drained = Command::Begin(Kind::Sync { servers: Vec::new() });
+            command(history, manager, if self.looked.is_multiple_of(2) { drained } else { Command::Sync });
         }
     }
 

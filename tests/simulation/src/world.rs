@@ -7,7 +7,10 @@ use std::{
     rc::Rc,
 };
 
-use bellwether_manager::{procedure::Kind, takeover::Insists};
+use bellwether_manager::{
+    procedure::{Kind, SignedDocument},
+    takeover::Insists,
+};
 use bellwether_proto::{
     Malformed,
     key::PublicKey,
@@ -109,8 +112,12 @@ pub(crate) struct State {
     pub(crate) drained: BTreeSet<ServerName>,
     /// Which machines run.
     pub(crate) running: Vec<bool>,
+    /// How many servers are to serve at any time (W23).
+    pub(crate) min_serving: usize,
     /// Records that were read before: the same bytes are checked once in a history, which saves much of its time.
     read: HashMap<Vec<u8>, SignedRecord>,
+    /// The same of documents of procedures, by their signatures.
+    documents: HashMap<Vec<u8>, SignedDocument>,
     /// Numbers that servers draw.
     drawn: Rng,
     /// Machines that are to be stopped now.
@@ -153,7 +160,9 @@ impl World {
             retired: BTreeSet::new(),
             drained: BTreeSet::new(),
             running: vec![true; n],
+            min_serving: 1,
             read: HashMap::new(),
+            documents: HashMap::new(),
             drawn,
             dying: BTreeSet::new(),
             commands: vec![VecDeque::new(); n],
@@ -209,6 +218,16 @@ impl State {
         let record = SignedRecord::from_wire(wire)?;
         self.read.insert(bytes, record.clone());
         Ok(record)
+    }
+
+    /// Reads and checks a document of procedures.
+    pub(crate) fn document(&mut self, wire: &v1::SignedProcedures) -> Result<SignedDocument, Malformed> {
+        if let Some(known) = self.documents.get(wire.signature.as_ref()).filter(|known| known.to_wire() == *wire) {
+            return Ok(known.clone());
+        }
+        let document = SignedDocument::from_wire(wire)?;
+        self.documents.insert(wire.signature.to_vec(), document.clone());
+        Ok(document)
     }
 
     /// A number that nobody knows.

@@ -12,12 +12,14 @@ pub(super) struct Recoveries {
     next_ms: u64,
     /// The manager that is lost.
     lost: Option<usize>,
+    /// A candidate that the others are ahead of.
+    behind: Option<usize>,
 }
 
 impl Recoveries {
     /// In some histories.
     pub(super) fn new(mut rng: Rng) -> Option<Self> {
-        rng.one_in(3).then_some(Self { rng, next_ms: 500, lost: None })
+        rng.one_in(3).then_some(Self { rng, next_ms: 500, lost: None, behind: None })
     }
 }
 
@@ -32,9 +34,15 @@ impl Faults {
     }
 
     fn go_on_recovering(&mut self, history: &mut History, recoveries: &mut Recoveries) {
-        let Recoveries { rng, lost, next_ms: _ } = recoveries;
+        let Recoveries { rng, lost, behind, next_ms: _ } = recoveries;
         let drives = drivers(history);
-        match rng.below(12) {
+        if let Some(candidate) = behind.take() {
+            heal(history);
+            *lost = self.lose_manager(history, rng).or(*lost);
+            return recover_at(history, candidate, true, rng);
+        }
+        match rng.below(13) {
+            12 => *behind = self.leave_behind(history, rng),
             0 | 1 => self.lose_member(history, rng),
             2 => *lost = self.lose_manager(history, rng).or(*lost),
             3..=5 => recover_manager(history, rng, *lost),
@@ -60,6 +68,15 @@ impl Faults {
         command(history, manager, Command::Begin(kind));
     }
 
+    /// A candidate is cut off, and the others get what it does not hear of.
+    fn leave_behind(&mut self, history: &mut History, rng: &mut Rng) -> Option<usize> {
+        let manager = pick(&managers(history), rng)?;
+        let candidate = pick(&followers(history, manager), rng)?;
+        cut(history, candidate);
+        self.put(history, manager);
+        Some(candidate)
+    }
+
     fn lose_manager(&mut self, history: &mut History, rng: &mut Rng) -> Option<usize> {
         let manager = pick(&managers(history), rng)?;
         self.lose(history, manager, rng);
@@ -69,19 +86,29 @@ impl Faults {
 
 /// At one of the candidates that have it for their manager.
 fn recover_manager(history: &History, rng: &mut Rng, lost: Option<usize>) {
-    let Some(key) = lost.map(|lost| keys::public(history.world.borrow().disks[lost].key)) else { return };
-    let may = |disk: &Disk| {
+    let able = lost.map(|lost| followers(history, lost)).unwrap_or_default();
+    if let Some(machine) = pick(&able, rng) {
+        let force = rng.one_in(4);
+        recover_at(history, machine, force, rng);
+    }
+}
+
+fn recover_at(history: &History, machine: usize, force: bool, rng: &mut Rng) {
+    let insists = Insists { force, accept: force };
+    command(history, machine, Command::RecoverManager { remove: rng.one_in(4), insists });
+}
+
+/// The candidates that have that machine for their manager.
+fn followers(history: &History, manager: usize) -> Vec<usize> {
+    let world = history.world.borrow();
+    let key = keys::public(world.disks[manager].key);
+    let follows = |disk: &Disk| {
         let record = disk.record().map(|record| record.record());
         let own = record.and_then(|record| record.by_key(&keys::public(disk.key)));
         own.is_some_and(|own| own.candidate) && record.is_some_and(|record| record.manager().key == key)
     };
-    let all = machines(history);
-    let able: Vec<usize> = all.into_iter().filter(|machine| may(&history.world.borrow().disks[*machine])).collect();
-    if let Some(machine) = pick(&able, rng).filter(|machine| Some(*machine) != lost) {
-        let force = rng.one_in(4);
-        let insists = Insists { force, accept: force };
-        command(history, machine, Command::RecoverManager { remove: rng.one_in(4), insists });
-    }
+    let all = world.machines().filter(|machine| *machine != manager);
+    all.filter(|machine| follows(&world.disks[*machine])).collect()
 }
 
 /// The machines that drive something unfinished.

@@ -8,7 +8,7 @@ use bellwether_manager::{
 use bellwether_proto::{
     name::ServerName,
     record::{Role, Server as Entry},
-    revision::SignedHeader,
+    revision::{Epoch, SignedHeader},
     status::State,
 };
 
@@ -21,7 +21,8 @@ const DRAIN_MS: u64 = 2_000;
 impl Server {
     /// The farm as this server sees it.
     pub(super) fn observe(&self) -> Option<World> {
-        let (record, version) = (self.record()?, self.document()?.version);
+        let (record, held) = (self.record()?, self.drive.read(|disk| disk.procedures.clone()));
+        let version = held.map(|held| held.document().version);
         let record = record.record();
         let head = self.head().filter(|_| self.leads());
         let removed =
@@ -33,7 +34,7 @@ impl Server {
             servers: record.servers.iter().map(seen).collect(),
             removed: record.removed.iter().map(removed).collect(),
             balancers: true,
-            min_serving: if record.servers.len() > 3 { 2 } else { 1 },
+            min_serving: self.world.borrow().min_serving,
             drain_timeout_ms: DRAIN_MS,
         })
     }
@@ -44,12 +45,7 @@ impl Server {
         Traffic::Known { out: world.drained.contains(name), up: world.is_ready(name), sessions: 0 }
     }
 
-    fn seen(
-        &self,
-        entry: &Entry,
-        head: Option<&SignedHeader>,
-        version: (bellwether_proto::revision::Epoch, u64),
-    ) -> Seen {
+    fn seen(&self, entry: &Entry, head: Option<&SignedHeader>, version: Option<(Epoch, u64)>) -> Seen {
         let lane = self.lanes.get(&entry.name);
         let greeted = lane.filter(|lane| lane.greeted);
         let own = entry.name == self.name;
@@ -70,7 +66,7 @@ impl Server {
             current,
             equal_ms: told.equal_ms.filter(|_| current),
             traffic: self.traffic(&entry.name),
-            informed: own || told.informed == Some(version),
+            informed: own || told.informed == version,
         }
     }
 
@@ -141,6 +137,7 @@ impl Server {
             let changed = if out { world.drained.insert(server.clone()) } else { world.drained.remove(server) };
             world.met.drains += u64::from(out && changed);
             if changed && !out {
+                world.met.undrained += 1;
                 world.undrained(self.machine, server);
             }
         }

@@ -225,7 +225,7 @@ impl Server {
             lane.sync = false;
             return;
         }
-        let refused = lane.refused;
+        let (refused, asked) = (lane.refused, lane.sync);
         if lane.fault || refused == Some(head.id()) || (held && !lane.sync) {
             return;
         }
@@ -237,7 +237,7 @@ impl Server {
         let (header, base) = next.map_or((head, true), |next| (next, false));
         let mut world = self.world.borrow_mut();
         world.offers(self.machine, Some(&header));
-        if base {
+        if base && !asked {
             world.syncs(self.machine, name, at, header.id());
         }
         drop(world);

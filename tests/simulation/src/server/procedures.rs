@@ -1,9 +1,11 @@
 //! Procedures (W18–W27): their driver (the manager; before its promotion the candidate that recovers one) goes on with them by
 //! the engine's own rules; candidates keep the signed document, so that they go on after a crash and after the role has moved.
 
+use std::rc::Rc;
+
 use bellwether_manager::procedure::{
-    ActError, Document, Id, Kind, Next, Procedure, Request, SignedDocument, Survey, abort, acted, begun, propose,
-    resume, settle,
+    ActError, Document, Id, Kind, Next, Procedure, Request, SignedDocument, Standing, Survey, abort, acted, begun,
+    propose, resume, settle,
 };
 use bellwether_proto::{
     name::ServerName,
@@ -11,7 +13,7 @@ use bellwether_proto::{
     v1::{self, down},
 };
 
-use super::{Server, Standing};
+use super::{Server, Standing as Role};
 use crate::net::Number;
 
 /// The engine's patience is for real farms: its clock runs so many times faster here.
@@ -54,35 +56,41 @@ impl Server {
 
     /// Whether a recovery drains that server before it is synced, and has not come to it yet (W23).
     pub(super) fn holds(&self, server: &ServerName) -> bool {
-        let holds = |held: &SignedDocument| held.document().holds().contains(server);
-        self.drive.read(|disk| disk.procedures.as_ref().is_some_and(holds))
+        let holds = |held: &SignedDocument| (self.rules.holds)(held.document()).contains(server);
+        self.drive.read(|disk| disk.procedures.as_deref().is_some_and(holds))
     }
 
     /// Whether what it drives may go on: a manager that stands still, or asks before it leads, cannot act.
     fn may_drive(&self) -> bool {
-        self.standing() != Some(Standing::Manager) || self.leads()
+        self.standing() != Some(Role::Manager) || self.leads()
     }
 
-    fn mine(&self, document: &Document) -> Vec<Procedure> {
-        let Some(record) = self.record().filter(|_| self.may_drive()) else { return Vec::new() };
-        let manager = &record.record().manager().name;
-        let mine = |procedure: &&Procedure| !procedure.is_over() && procedure.driver(manager) == &self.name;
-        document.procedures.iter().filter(mine).cloned().collect()
+    /// What is unfinished and this server's to drive.
+    fn mine<'a>(&self, document: &'a Document) -> impl Iterator<Item = &'a Procedure> + use<'a> {
+        let record = self.record().filter(|_| self.may_drive());
+        let name = self.name.clone();
+        let mine = move |procedure: &&Procedure| {
+            let driver = record.as_ref().map(|record| procedure.driver(&record.record().manager().name));
+            !procedure.is_over() && driver == Some(&name)
+        };
+        document.procedures.iter().filter(mine)
     }
 
     /// One look at what this server has to drive, as the engine's runner does it; an action that is under way ends first.
     pub(super) async fn drive_procedures(&mut self) {
-        let (Some(epoch), Some(mut document)) = (self.epoch(), self.document()) else { return };
-        if document.procedures.is_empty() || self.taking.is_some() {
+        let held = self.drive.read(|disk| disk.procedures.clone());
+        let (Some(held), None) = (held.filter(|held| !held.document().procedures.is_empty()), &self.taking) else {
             return;
-        }
-        if self.leads() && document.version.0 != epoch {
-            document.take_over(&self.name, self.engine_ms());
-            self.keep_document(document.clone(), epoch).await;
-        }
+        };
         let Some(record) = self.record() else { return };
-        let goes_on = |procedure: &Procedure| procedure.goes_on(record.record());
-        for procedure in self.mine(&document).into_iter().filter(goes_on) {
+        let (record, document) = (record.record(), held.document());
+        let epoch = record.version.epoch;
+        if self.leads() && document.version.0 != epoch {
+            let mut document = document.clone();
+            document.take_over(&self.name, self.engine_ms());
+            self.keep_document(document, epoch).await;
+        }
+        for procedure in self.mine(document).filter(|procedure| procedure.goes_on(record)) {
             self.drive_one(procedure.id).await;
         }
     }
@@ -122,6 +130,10 @@ impl Server {
         let step = procedure.step().map_or_else(|| "the end".to_owned(), |step| step.task.what());
         let line = format!("{} ({}) at {step}: {:?}", procedure.id, procedure.kind.command(), procedure.standing);
         self.world.borrow_mut().tell(self.machine, || line);
+        let before = document.get(procedure.id);
+        if procedure.standing == Standing::Done && before.is_some_and(|before| !before.is_over()) {
+            self.world.borrow_mut().met.ends(&procedure.kind);
+        }
         document.put(procedure);
         self.keep_document(document, epoch).await;
     }
@@ -130,12 +142,16 @@ impl Server {
     async fn keep_document(&mut self, mut document: Document, epoch: Epoch) {
         document.version = (epoch, document.version.1 + 1);
         let what = format!("procedures {}.{}", document.version.0, document.version.1);
+        let held = self.drive.read(|disk| disk.procedures.as_ref().map(|held| held.document().holds()));
+        let freed = held.is_some_and(|held| held != document.holds());
         let signed = SignedDocument::sign(document, &self.key).expect("few procedures");
-        self.drive.save(&what, |disk| disk.procedures = Some(signed)).await;
+        self.drive.save(&what, |disk| disk.procedures = Some(Rc::new(signed))).await;
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
         for name in &names {
             self.show_procedures(name);
-            self.offer_next(name);
+            if freed {
+                self.offer_next(name);
+            }
         }
     }
 
@@ -157,14 +173,15 @@ impl Server {
 
     /// A candidate keeps what its manager says.
     pub(super) async fn procedures_told(&mut self, wire: &v1::SignedProcedures) {
-        let (Some(record), Ok(new)) = (self.record(), SignedDocument::from_wire(wire)) else { return };
+        let new = self.world.borrow_mut().document(wire);
+        let (Some(record), Ok(new)) = (self.record(), new) else { return };
         let candidate = record.record().by_key(&self.key.public()).is_some_and(|own| own.candidate);
         let held = self.drive.read(|disk| disk.procedures.clone());
         let version = new.document().version;
-        let taken = new.taken(held.as_ref(), record.record(), &self.name, &self.key);
+        let taken = new.taken(held.as_deref(), record.record(), &self.name, &self.key);
         if let Some(taken) = taken.ok().flatten().filter(|_| candidate) {
             let what = format!("procedures {}.{} of its manager", version.0, version.1);
-            self.drive.save(&what, |disk| disk.procedures = Some(taken)).await;
+            self.drive.save(&what, |disk| disk.procedures = Some(Rc::new(taken))).await;
         }
     }
 
@@ -190,7 +207,7 @@ impl Server {
     /// A person lets what this server drives go on: what stopped, or, with an attestation, what asks.
     pub(super) async fn let_go_on(&mut self, attest: bool) {
         let (Some(document), Some(epoch)) = (self.document(), self.epoch()) else { return };
-        for mut procedure in self.mine(&document) {
+        for mut procedure in self.mine(&document).cloned() {
             let said = if attest { "so it is" } else { "" };
             if resume(&mut procedure, said, "root", self.engine_ms()).is_ok() {
                 self.world.borrow_mut().met.goes_on(attest);
@@ -204,7 +221,7 @@ impl Server {
         let (Some(document), Some(epoch), Some(world)) = (self.document(), self.epoch(), self.observe()) else {
             return;
         };
-        for mut procedure in self.mine(&document) {
+        for mut procedure in self.mine(&document).cloned() {
             if abort(&mut procedure, &world, "root").is_ok() {
                 self.world.borrow_mut().met.given_up += 1;
                 self.put_procedure(procedure, epoch).await;
