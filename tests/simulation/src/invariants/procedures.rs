@@ -46,7 +46,9 @@ impl State {
     /// A manager brings a member from `from` to its state, whatever that has: where a recovery drains it before, it is drained
     /// (W23).
     pub(crate) fn syncs(&mut self, machine: usize, member: &ServerName, from: Option<RevisionId>, to: RevisionId) {
-        if self.drained.contains(member) || self.content(from) == self.content(Some(to)) {
+        // A copy, or what comes back from a backup, knows less.
+        let copied = self.met.restored > 0 || self.met.copied > 0;
+        if copied || self.drained.contains(member) || self.content(from) == self.content(Some(to)) {
             return;
         }
         let disk = &self.disks[machine];
@@ -55,7 +57,8 @@ impl State {
             let drains = |step: &Step| matches!(&step.task, Task::Drain(servers) if servers.contains(member));
             let syncs = |step: &Step| matches!(&step.task, Task::Sync(servers) if servers.contains(member));
             let sync = procedure.steps.iter().position(syncs);
-            matches!(procedure.kind, Kind::RecoverManager { .. })
+            // Another one goes on from what it has: a plain takeover drains nobody.
+            matches!(&procedure.kind, Kind::RecoverManager { new, .. } if *new == disk.name)
                 && !procedure.is_over()
                 && sync.is_some_and(|sync| procedure.at <= sync && procedure.steps[..sync].iter().any(drains))
         };
