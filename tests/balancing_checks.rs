@@ -170,8 +170,10 @@ fn haproxy_and_nginx_take_the_documented_configurations() {
     }
     let nginx = documented("nginx");
     let [locations, upstream] = nginx.as_slice() else { panic!("{} blocks for nginx", nginx.len()) };
-    let text =
-        format!("events {{}} http {{ access_log off; {upstream} server {{ listen 127.0.0.1:1; {locations} }} }}");
-    fs::write(&file, format!("pid {}/pid; {text}", directory.path().display())).expect("written");
+    let here = directory.path().display();
+    let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|what| format!("{what}_temp_path {here};"));
+    let server = format!("{upstream} server {{ listen unix:{here}/socket; {locations} }}");
+    let text = format!("pid {here}/pid; events {{}} http {{ access_log off; {} {server} }}", temp.concat());
+    fs::write(&file, text).expect("written");
     run(Command::new(nginx_program()).args(["-t", "-q", "-e", "stderr", "-c"]).arg(&file)).success();
 }

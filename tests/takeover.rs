@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use bellwether_proto::{record::Role, status::State};
+use bellwether_proto::{
+    record::Role,
+    status::{ServerStatus, State},
+};
 
 use crate::farm::{Balancer, DEADLINE, Farm, Output, compare::find_below, one, wait_for};
 
@@ -80,7 +83,7 @@ fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
     takes_over(&farm, 1, &[]).refused().says(&["member2 has seen more: it holds 1.2, this server 1.1"]);
     let balancer = Balancer::begin([farm.server(2)]);
     let forced = takes_over(&farm, 1, &["--force"]).success();
-    forced.says(&["1.2 of", "the last change", "seen by member2"]);
+    forced.says(&["1.2 ", "the last change", "seen by member2"]);
     farm.led_by(1);
     farm.wait_same(farm.server(2));
     let shown = farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
@@ -90,6 +93,53 @@ fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
     assert!(shown.kept.iter().any(|kept| kept.contains("instead-of-1.2")), "{:?}", shown.kept);
     let kept = find_below(&farm.server(2).state().join("recovery"), "index.html").expect("a recovery point");
     assert_eq!(fs::read_to_string(kept).expect("kept"), "only member2 has this");
+    assert_eq!(lost(&farm).len(), 1, "the group's log keeps it");
+}
+
+/// What the group's log says is lost.
+fn lost(farm: &Farm) -> Vec<String> {
+    let log = farm.manager().command(&["group", "show", "--log"]).success().stdout;
+    log.lines().filter(|line| line.contains("lost: ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn w24_invariant_4_what_a_server_that_did_not_answer_had_seen_is_named_when_it_returns() {
+    let mut farm = farm(2);
+    farm.manager().command(&["group", "set", "--publish", "manual"]).success();
+    farm.wait_in_sync();
+    farm.server_mut(1).kill();
+    farm.manager().write("index.html", "only member2 has this");
+    farm.manager().command(&["publish", "--message", "the last change"]).success();
+    farm.wait_same(farm.server(2));
+    farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
+    farm.server_mut(2).kill();
+    farm.server_mut(0).kill();
+    farm.server_mut(1).start();
+    takes_over(&farm, 1, &[]).success().says(&["member2 does not answer"]);
+    farm.led_by(1);
+    farm.wait_leads(1);
+    assert_eq!(lost(&farm), Vec::<String>::new());
+
+    farm.server_mut(2).start();
+    let named = |server: &ServerStatus| {
+        server.state == State::InSync
+            && server
+                .reason
+                .as_ref()
+                .is_some_and(|reason| reason.contains("1.2 ") && reason.contains("the last change"))
+    };
+    farm.wait_server(farm.server(2), "in sync, and what is lost", named);
+    let named = wait_for("it is in the group's log", DEADLINE, || match lost(&farm) {
+        named if named.len() == 1 && named[0].contains("(seen by member2)") => Ok(named),
+        other => Err(format!("{other:?}")),
+    });
+    // Named once, though it says so again.
+    farm.server_mut(2).kill();
+    farm.server_mut(2).start();
+    farm.manager().write("index.html", "three");
+    farm.manager().command(&["publish"]).success();
+    farm.wait_same(farm.server(2));
+    assert_eq!(lost(&farm), named);
 }
 
 #[test]
@@ -148,7 +198,7 @@ fn w24_what_a_member_has_only_heard_of_is_named_after_its_restart() {
     assert!(farm.server_mut(2).stop().success());
     [1, 2].into_iter().for_each(|index| farm.server_mut(index).start());
     let planned = farm.server(2).command(&["promote", "--self", "--dry-run"]).success();
-    planned.says(&["1.2 of", "the last word (seen by member2, member1)"]);
+    planned.says(&["1.2 ", "the last word (seen by member2, member1)"]);
     assert!(!farm.server(1).web("heard.conf").exists(), "nobody has more than the word of it");
 
     // What was only heard of stays named by who takes over, and is nobody's to wait for.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bellwether_manager::{
     group::By,
+    lost,
     reform::{self, Kept, Reform, ReformError, Reformed},
 };
 use bellwether_proto::{
@@ -46,7 +47,7 @@ pub(crate) struct Found {
     /// For people, a line each.
     pub(crate) findings: Vec<String>,
     /// Revisions that others have seen and that are not in the history here, with who has.
-    lost: BTreeMap<(Number, RevisionId), (String, ServerName)>,
+    lost: BTreeMap<(Number, RevisionId), (SignedHeader, Vec<ServerName>)>,
     /// The highest epoch and the highest sequence that were seen anywhere.
     seen: Option<Number>,
 }
@@ -54,12 +55,11 @@ pub(crate) struct Found {
 impl Found {
     /// The revisions that are lost, oldest first, for people.
     pub(crate) fn lost(&self) -> Vec<String> {
-        let said = |((number, _), (message, by)): (&(Number, RevisionId), &(String, ServerName))| match message.as_str()
-        {
-            "" => format!("{number}, which {by} has seen"),
-            message => format!("{number} “{message}”, which {by} has seen"),
+        let line = |(header, by): &(SignedHeader, Vec<ServerName>)| {
+            let by: Vec<&str> = by.iter().map(ServerName::as_str).collect();
+            lost::line(header, &by)
         };
-        self.lost.iter().map(said).collect()
+        self.lost.values().map(line).collect()
     }
 
     fn note(&mut self, number: Number) {
@@ -139,8 +139,10 @@ impl Ground {
             newest = newest.max(Some(number));
             found.note(number);
             if kept.lacks(&header) {
-                let message = header.header().message.chars().take(80).collect();
-                found.lost.insert((number, header.id()), (message, server.name.clone()));
+                let (_, by) = found.lost.entry((number, header.id())).or_insert((header, Vec::new()));
+                if by.last() != Some(&server.name) {
+                    by.push(server.name.clone());
+                }
             }
         }
         let has = newest.map_or("no revision".to_owned(), |newest| newest.to_string());
@@ -153,7 +155,7 @@ impl Ground {
     /// Why not; see [`reform::reform`].
     pub(crate) async fn form(&self, found: &Found, author: String) -> Result<Reformed, Refused> {
         let ground = self.clone();
-        let seen = found.seen.unwrap_or(Number { epoch: Epoch(1), sequence: 0 });
+        let (seen, lost) = (found.seen.unwrap_or(Number { epoch: Epoch(1), sequence: 0 }), found.lost());
         let form = move || {
             let held = ground.record.current();
             let by = By { author, time_ms: now_ms() };
@@ -163,6 +165,7 @@ impl Ground {
                 sets: ground.sets.clone(),
                 state: ground.layout.state(),
                 seen,
+                lost: &lost,
                 incarnation: ground.incarnation,
                 by,
             };

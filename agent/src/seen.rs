@@ -112,11 +112,6 @@ impl Seen {
         self.state().at.clone()
     }
 
-    /// The newest.
-    pub(crate) fn last(&self) -> Option<SignedHeader> {
-        self.state().newest.values().next_back().cloned()
-    }
-
     /// The newest, oldest first.
     pub(crate) fn newest(&self) -> Vec<SignedHeader> {
         self.state().newest.values().cloned().collect()

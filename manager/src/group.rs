@@ -110,7 +110,8 @@ pub(crate) fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOn
     record
 }
 
-fn log(log: &mut Vec<Edit>, edit: Edit) {
+/// Adds to a record's log; the oldest go when it gets too long.
+pub(crate) fn log(log: &mut Vec<Edit>, edit: Edit) {
     log.push(edit);
     let over = log.len().saturating_sub(LOG);
     log.drain(..over);
@@ -257,4 +258,4 @@ fn set_rules(rules: &mut SetRules, change: &PolicyChange) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

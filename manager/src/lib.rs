@@ -27,6 +27,7 @@ pub mod halt;
 mod head;
 mod lane;
 mod lanes;
+pub mod lost;
 mod membership;
 pub mod plan;
 mod preview;

@@ -48,8 +48,8 @@ pub struct Remembered {
 pub struct Said<'a> {
     /// The revision that its sets hold.
     pub at: Option<&'a SignedHeader>,
-    /// The newest that it has heard of.
-    pub newest: Option<&'a SignedHeader>,
+    /// The newest that it has heard of, oldest first.
+    pub seen: &'a [SignedHeader],
     /// The ticket that it held before.
     pub ticket: Option<&'a Ticket>,
     /// The number of its start.
@@ -75,7 +75,7 @@ pub fn recognise(
     remembered: &Remembered,
     said: &Said<'_>,
 ) -> Recognised {
-    if let Some(lost) = said.newest.into_iter().chain(said.at).find(|header| holdings.lack(record, header)) {
+    if let Some(lost) = said.at.into_iter().chain(said.seen).rfind(|header| holdings.lack(record, header)) {
         return Recognised::Halted(Proof::Revision(lost.number()));
     }
     if let Some((given, parties)) = tickets {
@@ -224,7 +224,7 @@ mod tests {
         let (at, has) = (header(&key, 2, 5), |_| true);
         let ours = Holdings { head: number(9), oldest: number(1), has: &has };
         let judged = |remembered: Remembered, incarnation| {
-            let said = Said { at: Some(&at), newest: None, ticket: None, incarnation };
+            let said = Said { at: Some(&at), seen: &[], ticket: None, incarnation };
             recognise(record.record(), &ours, None, &remembered, &said)
         };
         let start = start::with(3, 7);
@@ -238,7 +238,7 @@ mod tests {
         let heard = header(&key, 2, 10);
         let has = |id| id != heard.id();
         let ours = Holdings { head: number(9), oldest: number(1), has: &has };
-        let said = Said { at: Some(&at), newest: Some(&heard), ticket: None, incarnation: start };
+        let said = Said { at: Some(&at), seen: std::slice::from_ref(&heard), ticket: None, incarnation: start };
         let found = recognise(record.record(), &ours, None, &remembered, &said);
         assert_eq!(found, Recognised::Halted(Proof::Revision(number(10))), "only heard of");
         let further = Remembered { reported: Some(number(6)), ..remembered };

@@ -31,14 +31,14 @@ use crate::{
     failpoints::hit,
     form::{self, Base, FormError},
     group::{self, By},
-    halt,
+    halt, lost,
     shared::SaveError,
 };
 
 /// The new history, until it takes the old one's place.
 const NEW: &str = "history.new";
-const HISTORY: &str = "history";
-const RECOVERY: &str = "recovery";
+pub(crate) const HISTORY: &str = "history";
+pub(crate) const RECOVERY: &str = "recovery";
 /// What the record's log says of it.
 const WHAT: &str = "group reform";
 
@@ -54,6 +54,8 @@ pub struct Reform<'a> {
     pub state: &'a Path,
     /// The highest epoch and sequence that any server is known to have seen.
     pub seen: Number,
+    /// The revisions that are lost, as [`lost::line`] names them.
+    pub lost: &'a [String],
     /// The incarnation that signs.
     pub incarnation: u64,
     /// Who asked, and when.
@@ -128,7 +130,8 @@ pub fn reform(
     form::check_sets(&reform.sets)?;
     // Whatever a crash left: from here on the state is whole.
     finish(reform.state, reform.held)?;
-    let record = next_record(reform.held, reform.seen.epoch, &reform.by);
+    let mut record = next_record(reform.held, reform.seen.epoch, &reform.by);
+    lost::enter(&mut record, reform.lost, &reform.by);
     let state = fs::File::open(reform.state).map_err(failed("open", reform.state))?;
     hit("reform.begun");
     let mut history = History::open(&reform.state.join(NEW)).map_err(FormError::from)?;

@@ -3,24 +3,36 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bellwether_proto::{
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
     name::{ServerName, SetName},
     record::{Record, RecordRefused, SetRules, SignedRecord, Version},
-    revision::Epoch,
+    revision::{Epoch, SignedHeader},
     status::Event,
     v1,
 };
-use bellwether_store::{history::History, pack::Outlines, scan::Source, state_file::StateFileError};
+use bellwether_store::{
+    history::{History, HistoryError},
+    pack::Outlines,
+    scan::Source,
+    state_file::StateFileError,
+};
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
-    Dial, HaltFn, SaveRecord, failpoints, followers::Followers, group::GroupRefused, halt::Halt, head::Head,
-    lane::Deadlines, preview::Previews, procedure::Board,
+    Dial, HaltFn, SaveRecord, failpoints,
+    followers::Followers,
+    group::GroupRefused,
+    halt::Halt,
+    head::Head,
+    lane::Deadlines,
+    lost::{self, Before},
+    preview::Previews,
+    procedure::Board,
 };
 
 /// The cache of what chunks look like, in the state directory.
@@ -111,6 +123,10 @@ pub(crate) struct Shared {
     pub(crate) incarnation: u64,
     pub(crate) record: watch::Sender<Arc<SignedRecord>>,
     pub(crate) chain: Vec<v1::SignedRecord>,
+    /// The key of the manager of each epoch that is known.
+    managers: BTreeMap<Epoch, PublicKey>,
+    /// What is known of the epochs before this one; found out when it is first asked for.
+    before: OnceLock<Before>,
     pub(crate) head: watch::Sender<Arc<Head>>,
     pub(crate) history: Arc<RwLock<History>>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
@@ -147,7 +163,7 @@ pub(crate) struct Given {
     pub(crate) sets: Vec<(SetName, PathBuf)>,
     pub(crate) state: PathBuf,
     pub(crate) incarnation: u64,
-    pub(crate) chain: Vec<v1::SignedRecord>,
+    pub(crate) chain: Vec<SignedRecord>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
@@ -161,6 +177,8 @@ impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
         let Given { name, key, sets, state, incarnation, chain, events, dial, timings, .. } = given;
         let Given { board, newer, halt, save_record, .. } = given;
+        let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
+        let managers = chain.iter().map(manager).collect();
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -169,7 +187,9 @@ impl Shared {
             state,
             incarnation,
             record: watch::Sender::new(Arc::new(record)),
-            chain,
+            chain: chain.iter().map(SignedRecord::to_wire).collect(),
+            managers,
+            before: OnceLock::new(),
             head: watch::Sender::new(Arc::new(head)),
             history: Arc::new(RwLock::new(history)),
             events,
@@ -212,6 +232,27 @@ impl Shared {
     /// A server has proved that this manager's state went back: whoever runs this manager stops it.
     pub(crate) fn halt(&self, halt: Halt) {
         (self.halt)(halt);
+    }
+
+    /// Those of `seen` that a manager before this one made, and that no history here has. Blocks.
+    ///
+    /// # Errors
+    /// The histories cannot be read.
+    pub(crate) fn lost(&self, seen: &[SignedHeader]) -> Result<Vec<SignedHeader>, HistoryError> {
+        let before = match self.before.get() {
+            Some(before) => before,
+            None => {
+                let headers = {
+                    let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
+                    history.all().map(|stored| stored.header.clone()).collect()
+                };
+                let found = lost::before(&self.state, headers)?;
+                self.before.get_or_init(|| found)
+            }
+        };
+        let record = self.record.borrow().clone();
+        let lost = before.lost(record.record(), |epoch| self.managers.get(&epoch).copied(), seen);
+        Ok(lost.into_iter().cloned().collect())
     }
 
     /// The sets of the record on this server, under its rules.

@@ -165,7 +165,6 @@ impl Manager {
         let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
         let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &seen)?;
-        let chain = chain.iter().map(SignedRecord::to_wire).collect();
         let given = Given {
             name,
             key,

@@ -8,8 +8,9 @@ use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Version},
     revision::{Epoch, Number, RevisionId, SignedHeader},
-    time,
 };
+
+use crate::lost;
 
 /// By how much an epoch that another server speaks of may be ahead, to be believed.
 const AHEAD: u64 = 64;
@@ -200,27 +201,21 @@ impl Survey<'_> {
         // What it has only heard of is none of its own.
         let known = |id: RevisionId| self.seen.iter().any(|header| header.id() == id && header.number() <= at);
         let oldest = self.seen.iter().map(|header| header.number().sequence).min().unwrap_or_default();
-        let mut lost: BTreeMap<(Number, RevisionId), (&SignedHeader, Vec<&str>)> = BTreeMap::new();
+        let mut found: BTreeMap<(Number, RevisionId), (&SignedHeader, Vec<&str>)> = BTreeMap::new();
         let own = (self.own, self.seen.iter().chain(&None));
         let others = self.answers().map(|(name, answer)| (name, answer.seen.iter().chain(&answer.at)));
         for (name, headers) in [own].into_iter().chain(others) {
             for header in headers {
                 let number = header.number();
                 if number.sequence > oldest && !known(header.id()) && self.is_signed(header) {
-                    let (_, by) = lost.entry((number, header.id())).or_insert((header, Vec::new()));
+                    let (_, by) = found.entry((number, header.id())).or_insert((header, Vec::new()));
                     if by.last() != Some(&name.as_str()) {
                         by.push(name.as_str());
                     }
                 }
             }
         }
-        let line = |(header, by): (&SignedHeader, Vec<&str>)| {
-            let said = header.header();
-            let time = time::utc((said.time_ms / 1_000) as i64);
-            let message = if said.message.is_empty() { "no message" } else { &said.message };
-            format!("{} of {time} UTC by {}: {} (seen by {})", said.number, said.manager, plain(message), by.join(", "))
-        };
-        lost.into_values().map(line).collect()
+        found.into_values().map(|(header, by)| lost::line(header, &by)).collect()
     }
 
     /// Whether the manager of its epoch signed it.
@@ -238,11 +233,6 @@ impl Answer {
     fn number(&self) -> Option<Number> {
         self.at.as_ref().map(SignedHeader::number)
     }
-}
-
-/// A message as one line of text, not endless.
-fn plain(message: &str) -> String {
-    message.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -290,6 +290,8 @@ pub enum Observation {
     Balancers(Vec<(BalancerName, Option<String>)>),
     /// That balancer had forgotten that it is drained, and was told again.
     DrainedAgain(BalancerName),
+    /// It has seen revisions that are lost: which.
+    SawLost(String),
     /// It is alive.
     Alive,
 }

@@ -99,6 +99,20 @@ pub struct LeftOut {
     pub why: String,
 }
 
+/// The headers of the history in `directory`, in no order, as far as its files can be read. Nothing is changed there.
+///
+/// # Errors
+/// The system's.
+pub fn headers(directory: &Path) -> Result<Vec<SignedHeader>, HistoryError> {
+    let (_, files) = Directory::open(directory)?;
+    let read = |path: PathBuf| match reading::stored(&path) {
+        Ok(stored) => Some(Ok(stored.header)),
+        Err(HistoryError::Damaged { .. }) => None,
+        Err(error) => Some(Err(error)),
+    };
+    files.into_iter().filter_map(read).collect()
+}
+
 /// The history in one directory. One process owns it.
 #[derive(Debug)]
 pub struct History {

@@ -96,11 +96,13 @@ pub(crate) fn fill(random: &mut Random, root: &Path, entries: usize) {
 fn file(random: &mut Random, path: &Path) {
     let length = random.length();
     fs::write(path, random.bytes(length)).expect("a file");
-    chmod(path, *random.pick(&[0o644, 0o644, 0o600, 0o755, 0o640, 0o444]));
+    let mode = *random.pick(&[0o644, 0o644, 0o600, 0o755, 0o640, 0o444]);
+    // First: nobody but root may name the origin of what is read-only.
     if random.below(10) == 0 {
         let flags = rustix::fs::XattrFlags::empty();
         rustix::fs::setxattr(path, "user.origin", b"a test", flags).expect("an extended attribute");
     }
+    chmod(path, mode);
 }
 
 fn link(random: &mut Random, path: &Path) {

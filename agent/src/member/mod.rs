@@ -297,7 +297,7 @@ impl Member {
             drift: Some(v1::Drift { kept, ..self.drift.clone() }),
             incarnation: self.incarnation,
             ticket,
-            newest: self.seen.last().as_ref().map(SignedHeader::to_wire),
+            seen: self.seen.newest().iter().map(SignedHeader::to_wire).collect(),
         }));
     }
 

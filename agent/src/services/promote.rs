@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bellwether_manager::{
-    Leave, SaveError, roles,
+    Leave, SaveError, lost, roles,
     takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey},
 };
 use bellwether_proto::{
@@ -71,7 +71,8 @@ pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Re
     let found = gather(agent).await?.judge(agent, Insists { force, accept }, |_, found| found)?;
     let by = roles::By { author, time_ms: now_ms() };
     let own = agent.record.own_key();
-    let next = roles::take_over(&held, &own, leave, Epoch(found.epoch), &by).map_err(refusal)?;
+    let mut next = roles::take_over(&held, &own, leave, Epoch(found.epoch), &by).map_err(refusal)?;
+    lost::enter(&mut next, &found.lost, &by);
     let mut answer = if dry_run {
         let next = steps(agent, &next, &lost, leave);
         PromoteReply { version: held.record().version.to_string(), next, ..PromoteReply::default() }

@@ -6,9 +6,9 @@ use bellwether_proto::{
 
 use super::*;
 
-pub(super) struct Group {
+pub(crate) struct Group {
     key: KeyPair,
-    pub(super) held: SignedRecord,
+    pub(crate) held: SignedRecord,
 }
 
 pub(super) fn by() -> By {
@@ -20,7 +20,7 @@ pub(super) fn name(text: &str) -> ServerName {
 }
 
 impl Group {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate();
         let manager = Server {
             name: name("m"),

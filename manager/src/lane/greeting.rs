@@ -1,21 +1,29 @@
 //! Whose state went back, the member's or our own (W14): looked at when a session begins, and never on the way of an update.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bellwether_proto::{
-    record::refusal,
+    name::ServerName,
+    record::{Record, refusal},
     revision::SignedHeader,
+    status::{Event, Observation},
     ticket::{Parties, Ticket},
     v1,
 };
 
 use super::{Lane, Memory, cut};
 use crate::{
+    group::By,
     halt::{Halt, Proof},
+    lost,
     recognition::{self, Recognised, Remembered, Said},
     sessions::Sessions,
+    shared::{Shared, now_ms},
     start::holdings,
 };
+
+/// Revisions that a member says to have heard of.
+const SEEN: usize = 64;
 
 impl Lane {
     /// The ticket that the next session is offered with. It is durable here before the member sees it. Read from the disk
@@ -43,7 +51,9 @@ impl Lane {
     /// # Errors
     /// Our own state went back: nothing may be said to anybody.
     pub(super) async fn recognise(&self, memory: &mut Memory, hello: &v1::UpHello) -> Result<(), String> {
-        match self.judge(memory, hello) {
+        let header = |wire: &v1::SignedHeader| SignedHeader::from_wire(wire.clone()).ok();
+        let seen: Vec<SignedHeader> = hello.seen.iter().take(SEEN).filter_map(header).collect();
+        match self.judge(memory, hello, &seen) {
             Recognised::Known => {}
             Recognised::Fenced(why) => {
                 let name = &self.server.name;
@@ -63,15 +73,15 @@ impl Lane {
         let begun = move || sessions.begun(&key).map(|()| sessions);
         let begun = tokio::task::spawn_blocking(begun).await.map_err(|e| e.to_string())?;
         memory.sessions = Some(begun.map_err(|e| format!("its session cannot be noted here: {}", told(&e)))?);
+        // A handover may hold the record until this session has begun.
+        tokio::spawn(name_lost(self.shared.clone(), self.server.name.clone(), seen));
         Ok(())
     }
 
-    fn judge(&self, memory: &Memory, hello: &v1::UpHello) -> Recognised {
-        let header = |wire| SignedHeader::from_wire(wire).ok();
-        let (at, newest) = (hello.at.clone().and_then(header), hello.newest.clone().and_then(header));
+    fn judge(&self, memory: &Memory, hello: &v1::UpHello, seen: &[SignedHeader]) -> Recognised {
+        let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
         let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let said =
-            Said { at: at.as_ref(), newest: newest.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
+        let said = Said { at: at.as_ref(), seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let tickets = memory.sessions.as_ref().map(|sessions| (&sessions.given, sessions.parties()));
         let record = self.shared.record.borrow().clone();
         let head = self.shared.head.borrow().stored.header.number();
@@ -97,6 +107,44 @@ impl Lane {
         let said = cut(&halt.to_string(), 1_000);
         self.shared.halt(halt);
         said
+    }
+}
+
+/// Names what a member has seen of a manager before this one, and no history here has (invariant 4). A task of its own, which
+/// ends by itself.
+async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHeader>) {
+    let record = shared.record.borrow().clone();
+    let unknown = |header: &SignedHeader| {
+        let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
+        header.number().epoch < record.record().version.epoch && history.get(header.id()).is_none()
+    };
+    let unknown: Vec<SignedHeader> = seen.into_iter().filter(unknown).collect();
+    if unknown.is_empty() {
+        return;
+    }
+    let found = {
+        let shared = shared.clone();
+        tokio::task::spawn_blocking(move || shared.lost(&unknown)).await
+    };
+    let lost = match found {
+        Ok(Ok(lost)) => lost,
+        Ok(Err(error)) => return tracing::warn!(error = told(&error), "what is lost of before is not known"),
+        Err(_) => return,
+    };
+    let new = |record: &Record| {
+        let new = lost.iter().filter(|header| !lost::is_named(record, header));
+        new.map(|header| lost::line(header, &[server.as_str()])).collect::<Vec<_>>()
+    };
+    let lines = new(record.record());
+    if lines.is_empty() {
+        return;
+    }
+    let named = lines.join("; ");
+    tracing::warn!(%server, named, "what a manager before made is lost");
+    shared.see(Event::Server(server.clone(), Observation::SawLost(named)));
+    let author = By { author: shared.name.to_string(), time_ms: now_ms() };
+    if let Err(error) = shared.edit(|held| Ok(lost::next(held, &new(held.record()), &author))).await {
+        tracing::warn!(error = told(&error), "what is lost is not in the group's log yet");
     }
 }
 

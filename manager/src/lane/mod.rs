@@ -294,6 +294,3 @@ fn refused(status: &tonic::Status) -> String {
         message => cut(message, 1000),
     }
 }
-
-#[cfg(test)]
-mod tests;

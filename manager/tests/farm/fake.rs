@@ -228,7 +228,7 @@ impl Play {
             drift: None,
             incarnation: 1,
             ticket: None,
-            newest: None,
+            seen: Vec::new(),
         }
     }
 

@@ -373,6 +373,15 @@ fn a_balancer_that_had_to_be_told_again_is_named_for_a_while() {
 }
 
 #[test]
+fn invariant_4_what_a_server_has_seen_and_is_lost_is_named_for_a_day() {
+    let mut case = Case::new().see([reached(Some(5)), Observation::SawLost("1.4 of yesterday".into())]);
+    assert_eq!(case.state(), State::InSync, "it says nothing of what the server holds");
+    assert!(case.reason().contains("1.4 of yesterday"), "{}", case.reason());
+    case.now_ms += 24 * 3_600_001;
+    assert_eq!(case.row("a").reason, None);
+}
+
+#[test]
 fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
     let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
     let refused = Observation::Refused { revision: number(5), reason: "edits".into() };

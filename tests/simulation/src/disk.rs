@@ -62,6 +62,8 @@ pub(crate) struct Disk {
     pub(crate) procedures: Option<Rc<SignedDocument>>,
     /// `history.new`: the base of a group that is being formed anew.
     pub(crate) fresh: Option<RevisionId>,
+    /// The revisions of histories before, which a group that was formed anew has kept.
+    pub(crate) before: BTreeSet<RevisionId>,
     /// The packs in the history.
     pub(crate) history: BTreeSet<RevisionId>,
     pub(crate) sets: Sets,
@@ -86,6 +88,7 @@ impl Disk {
             sessions: BTreeMap::new(),
             procedures: None,
             fresh: None,
+            before: BTreeSet::new(),
             history: BTreeSet::new(),
             sets: Sets::default(),
             kept: Changes::default(),

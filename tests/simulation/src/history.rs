@@ -25,6 +25,8 @@ use crate::{
 const STEP: Duration = Duration::from_millis(20);
 /// How long after the faults everything must have come together.
 const PEACE_MS: u64 = 20_000;
+/// How long after them everybody has met everybody, at the earliest.
+const MET_MS: u64 = 1_000;
 
 /// A history that broke an invariant.
 #[derive(Debug)]
@@ -126,11 +128,16 @@ impl History {
             self.step()?;
         }
         faults.end(self);
-        let (mut operator, end) = (Operator::default(), self.now() + PEACE_MS);
+        let (mut operator, met, end) = (Operator::default(), self.now() + MET_MS, self.now() + PEACE_MS);
         loop {
             self.step()?;
             let settled = self.world.borrow().settled();
-            let Err(missing) = settled else { break };
+            let Err(missing) = settled else {
+                if self.now() < met {
+                    continue;
+                }
+                break;
+            };
             if self.now() > end {
                 return self.fails(format!("the farm does not come together: {missing}"));
             }

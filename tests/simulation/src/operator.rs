@@ -31,6 +31,8 @@ pub(crate) struct Operator {
     branches: u32,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
+    /// Managers that others did not follow at the last look, too.
+    refused: BTreeSet<usize>,
     /// Where the procedures that are unfinished are (the machine, the name, the step), and how often in a row they were there.
     waits: BTreeMap<(usize, Id, usize), u32>,
 }
@@ -152,8 +154,8 @@ impl Operator {
         }
     }
 
-    /// Several take themselves for the manager. What the servers show says what a person has to decide; whom the others obey
-    /// stays the manager.
+    /// Several take themselves for the manager. What the servers show says what a person has to decide: whom the others obey
+    /// stays the manager, and who is refused after that, too, leaves.
     fn decide(&mut self, history: &History, several: &[usize]) {
         self.without = 0;
         let world = history.world.borrow();
@@ -173,15 +175,17 @@ impl Operator {
             let other = Notice::CannotFollow(world.disks[chosen].name.clone());
             *machine != chosen && (all().any(|notice| *notice == own) || shows(machine, &other))
         };
-        let refused: Vec<usize> = several.iter().copied().filter(refused).collect();
+        let refused: BTreeSet<usize> = several.iter().copied().filter(refused).collect();
         let halted = world.disks[chosen].halted.is_some();
         drop(world);
-        if decided {
+        // The next epoch first: or the record of who has left could be taken for the newer one still.
+        if decided || !refused.is_empty() {
             command(history, chosen, if halted { Command::Reform } else { Command::Take { force: true } });
         }
-        for machine in refused {
-            command(history, machine, Command::Leave);
+        for machine in refused.intersection(&self.refused) {
+            command(history, *machine, Command::Leave);
         }
+        self.refused = refused;
     }
 
     /// Who is out of service, and no procedure brings back, is brought back.

@@ -68,6 +68,8 @@ pub(super) struct Known {
     balancers: Vec<Reach>,
     /// A balancer that had to be told again that it is drained, and when.
     drained_again: Option<(u64, BalancerName)>,
+    /// Revisions that it has seen and that are lost, and when it said so.
+    saw_lost: Option<(u64, String)>,
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
@@ -103,6 +105,7 @@ impl Known {
             verified: None,
             balancers: Vec::new(),
             drained_again: None,
+            saw_lost: None,
             fenced: None,
             record: None,
             knock: None,
@@ -143,6 +146,7 @@ impl Known {
         match observation {
             O::Lost(_) => {}
             O::DrainedAgain(ref balancer) => self.drained_again = Some((now_ms, balancer.clone())),
+            O::SawLost(ref which) => self.saw_lost = Some((now_ms, which.clone())),
             O::Started { .. } => self.began_ms = now_ms,
             O::Reached { .. }
             | O::Progress(_)
@@ -264,7 +268,7 @@ impl Known {
             // Away stays away until it has said where it is.
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
-                O::Alive | O::Knocked(_) | O::DrainedAgain(_),
+                O::Alive | O::Knocked(_) | O::DrainedAgain(_) | O::SawLost(_),
             ) => same,
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left, O::Left) => P::Left,
             // It has no agent that answers; what still comes of it was on its way.

@@ -13,6 +13,8 @@ use super::{Known, Phase};
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// For how long a request from outside the group is warned of, in milliseconds.
 const WARNED_MS: u64 = 600_000;
+/// For how long revisions that are lost are named, in milliseconds; the group's log keeps them.
+const LOST_MS: u64 = 24 * 3_600_000;
 
 /// What a server's state is told against.
 pub(in crate::farm) struct View<'a> {
@@ -29,7 +31,7 @@ impl Known {
     pub(in crate::farm) fn status(&self, name: &ServerName, view: &View<'_>) -> ServerStatus {
         let revision = self.revision(name, view);
         let (state, reason) = self.state(name, revision, view);
-        let reason = reason.or_else(|| self.forgotten(view));
+        let reason = reason.or_else(|| self.forgotten(view)).or_else(|| self.lost(view));
         let lag_revisions = match (self.role, view.head) {
             (Role::Member, Some(head)) => head.sequence.saturating_sub(revision.map_or(0, |at| at.sequence)),
             (Role::Member, None) | (Role::Manager | Role::Disabled, _) => 0,
@@ -62,6 +64,15 @@ impl Known {
         Some(format!(
             "balancer {balancer} had forgotten that it is drained (was it restarted?) and was told again; a server-state \
              file keeps that from happening: docs/balancers.md"
+        ))
+    }
+
+    /// That it has seen revisions that are lost: while it is news.
+    fn lost(&self, view: &View<'_>) -> Option<String> {
+        let (_, which) = self.saw_lost.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + LOST_MS)?;
+        Some(format!(
+            "has seen what a manager before made and no history here has, it is lost: {which}; what of it was in the files \
+             here is kept as a recovery point, the rest is to be made again; `bellwether group show --log` keeps the list"
         ))
     }
 

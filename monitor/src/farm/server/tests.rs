@@ -7,7 +7,7 @@ fn number() -> Number {
 }
 
 /// Everything that can be seen of a server.
-fn observations() -> [Observation; 16] {
+fn observations() -> [Observation; 17] {
     use Observation as O;
     let reached =
         |fault: Option<&str>| O::Reached { version: "0.1.0".into(), at: None, fault: fault.map(str::to_owned) };
@@ -30,26 +30,27 @@ fn observations() -> [Observation; 16] {
         O::Left,
         O::Alive,
         O::DrainedAgain("lb1".parse().unwrap()),
+        O::SawLost("1.4".into()),
     ]
 }
 
 /// What becomes of each phase (the first column) with each observation, in their order.
 #[rustfmt::skip]
-const TABLE: [(P, [P; 16]); 7] = [
+const TABLE: [(P, [P; 17]); 7] = [
     (P::Unseen, [P::Idle, P::Faulty, P::Away, P::Syncing, P::Updating, P::Unseen, P::Idle, P::Idle, P::Faulty,
-                 P::Unseen, P::Unseen, P::Unseen, P::Unseen, P::Left, P::Unseen, P::Unseen]),
+                 P::Unseen, P::Unseen, P::Unseen, P::Unseen, P::Left, P::Unseen, P::Unseen, P::Unseen]),
     (P::Idle, [P::Idle, P::Faulty, P::Away, P::Syncing, P::Updating, P::Idle, P::Idle, P::Idle, P::Faulty,
-               P::Idle, P::Idle, P::Idle, P::Idle, P::Left, P::Idle, P::Idle]),
+               P::Idle, P::Idle, P::Idle, P::Idle, P::Left, P::Idle, P::Idle, P::Idle]),
     (P::Faulty, [P::Faulty, P::Faulty, P::Away, P::Syncing, P::Faulty, P::Faulty, P::Faulty, P::Faulty, P::Faulty,
-                 P::Faulty, P::Faulty, P::Faulty, P::Faulty, P::Left, P::Faulty, P::Faulty]),
+                 P::Faulty, P::Faulty, P::Faulty, P::Faulty, P::Left, P::Faulty, P::Faulty, P::Faulty]),
     (P::Syncing, [P::Idle, P::Faulty, P::Away, P::Syncing, P::Syncing, P::Syncing, P::Idle, P::Idle, P::Faulty,
-                  P::Syncing, P::Syncing, P::Syncing, P::Syncing, P::Left, P::Syncing, P::Syncing]),
+                  P::Syncing, P::Syncing, P::Syncing, P::Syncing, P::Left, P::Syncing, P::Syncing, P::Syncing]),
     (P::Updating, [P::Idle, P::Faulty, P::Away, P::Syncing, P::Updating, P::Updating, P::Idle, P::Idle, P::Faulty,
-                   P::Updating, P::Updating, P::Updating, P::Updating, P::Left, P::Updating, P::Updating]),
+                   P::Updating, P::Updating, P::Updating, P::Updating, P::Left, P::Updating, P::Updating, P::Updating]),
     (P::Away, [P::Idle, P::Faulty, P::Away, P::Away, P::Away, P::Away, P::Idle, P::Idle, P::Faulty,
-               P::Away, P::Away, P::Away, P::Away, P::Left, P::Away, P::Away]),
+               P::Away, P::Away, P::Away, P::Away, P::Left, P::Away, P::Away, P::Away]),
     (P::Left, [P::Idle, P::Faulty, P::Left, P::Left, P::Left, P::Left, P::Left, P::Left, P::Left,
-               P::Left, P::Left, P::Left, P::Left, P::Left, P::Left, P::Left]),
+               P::Left, P::Left, P::Left, P::Left, P::Left, P::Left, P::Left, P::Left]),
 ];
 
 #[test]

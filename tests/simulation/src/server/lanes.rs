@@ -177,6 +177,7 @@ impl Server {
                 if !self.recognised(name, &hello).await {
                     return;
                 }
+                self.name_lost(&hello.seen);
                 let Some(lane) = self.lanes.get_mut(name) else { return };
                 lane.greeted = true;
                 let number = lane.number;

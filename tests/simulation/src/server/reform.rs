@@ -72,7 +72,8 @@ impl Server {
         };
         let take_place = |disk: &mut Disk| {
             disk.kept = disk.kept.and(old);
-            disk.history = [id].into();
+            let before = std::mem::replace(&mut disk.history, [id].into());
+            disk.before.extend(before);
             disk.sets = Sets { revision: Some(id), edits: Changes::default() };
             (disk.fresh, disk.halted) = (None, None);
         };

@@ -2,19 +2,21 @@
 
 use bellwether_manager::{
     halt::Proof,
+    lost::Before,
     recognition::{self, Holdings, Recognised, Said},
 };
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
-    record::Version,
+    record::{Version, chain},
     revision::{RevisionId, SignedHeader},
     ticket::{Given, Parties, Ticket},
     v1::{self, down, up},
 };
 
-use super::{Purpose, Server};
+use super::{Purpose, Server, takeover::SURVEYED};
 use crate::{
+    changes::Changes,
     net::Number,
     packet::{Body, Refused},
     world::Notice,
@@ -36,6 +38,10 @@ pub(super) struct Waiting {
     from: PublicKey,
     hello: v1::DownHello,
     until_ms: u64,
+}
+
+fn headers(wire: &[v1::SignedHeader]) -> Vec<SignedHeader> {
+    wire.iter().filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok()).collect()
 }
 
 fn plain(reason: &str) -> Refused {
@@ -104,7 +110,7 @@ impl Server {
                 drift: Some(v1::Drift { entries: drift, ..Default::default() }),
                 incarnation: self.start,
                 ticket: shown.map(|shown| shown.to_wire()),
-                newest: self.heard_of().last().map(SignedHeader::to_wire),
+                seen: self.heard_of().iter().rev().take(SURVEYED).rev().map(SignedHeader::to_wire).collect(),
                 ..Default::default()
             }),
         );
@@ -163,10 +169,9 @@ impl Server {
         let Some(record) = self.record() else { return false };
         let Some(server) = record.record().server(name).map(|server| server.key) else { return false };
         let header = |wire| SignedHeader::from_wire(wire).ok();
-        let (at, newest) = (hello.at.clone().and_then(header), hello.newest.clone().and_then(header));
+        let (at, seen) = (hello.at.clone().and_then(header), headers(&hello.seen));
         let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let said =
-            Said { at: at.as_ref(), newest: newest.as_ref(), ticket: ticket.as_ref(), incarnation: hello.incarnation };
+        let said = Said { at: at.as_ref(), seen: &seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let parties = self.parties(&server, &self.key.public());
         let given = self.drive.read(|disk| disk.sessions.get(name).cloned());
         let remembered = self.lanes.get(name).map(|lane| lane.remembered).unwrap_or_default();
@@ -197,6 +202,22 @@ impl Server {
             self.drive.save(&what, |disk| _ = disk.sessions.insert(name.clone(), begun)).await;
         }
         true
+    }
+
+    /// What a member has seen of managers before this one, and no history here has, is lost: it is named.
+    pub(super) fn name_lost(&self, seen: &[v1::SignedHeader]) {
+        let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
+        let (seen, (revision, edits)) = (headers(seen), self.in_sets());
+        let mut world = self.world.borrow_mut();
+        let disk = &world.disks[self.machine];
+        let before = Before::of(disk.history.iter().chain(&disk.before).filter_map(|id| world.header(*id)));
+        let led_by = |epoch| chain::manager_of(&held.chain, &held.current, epoch);
+        let lost = before.lost(held.current.record(), led_by, &seen);
+        let listed = lost.iter().fold(Changes::default(), |sum, header| sum.and(world.content(Some(header.id()))));
+        let listed = listed.without(world.content(revision).and(edits));
+        if !listed.is_empty() {
+            world.notice(self.machine, Notice::Lost(listed));
+        }
     }
 
     /// Asks with what the history here holds of its epoch: nothing was ever deleted there, but for what is older than a base.

@@ -23,7 +23,7 @@ use crate::{changes::Changes, disk::Held, net, packet::Body, world::Notice};
 const HAND_MS: u64 = 800;
 const SURVEY_MS: u64 = 250;
 /// Revisions that an answer names.
-const SURVEYED: usize = 64;
+pub(super) const SURVEYED: usize = 64;
 /// A manager that was heard so lately answers.
 const ANSWERS_MS: u64 = 300;
 

@@ -1,0 +1,211 @@
+//! What the member says in a session: told to the monitor, and what it means for what it is sent.
+
+use std::time::{Duration, Instant};
+
+use bellwether_proto::{
+    hash::Hash,
+    limits,
+    name::BalancerName,
+    revision::RevisionId,
+    status::{Observation, Progress, Verified},
+    v1,
+};
+
+use super::{Current, Session, reached::Reached};
+use crate::{lane::cut, shared::now_ms};
+
+/// Characters of a reason that a member gives.
+pub(super) const REASON: usize = 8_000;
+/// Characters of what it says of who knocked.
+const WHO: usize = 500;
+/// Paths or names in a list that a member gives, and characters of each.
+const LIST: (usize, usize) = (20, 5_000);
+/// A member's lesser news (progress, life) reaches the monitor at most so often.
+const NEWS: Duration = Duration::from_millis(100);
+
+impl Session<'_> {
+    pub(super) async fn hear(&mut self, message: v1::up::Message) -> Result<(), String> {
+        use v1::up::Message;
+        let now = Instant::now();
+        self.dog.heard(now);
+        self.allowance.spend(now);
+        match message {
+            Message::Hello(_) => return Err("it said hello twice".to_owned()),
+            Message::Want(v1::Want { want }) => {
+                self.dog.progress(now);
+                self.want(want)?;
+            }
+            Message::Progress(progress) => {
+                self.dog.progress(now);
+                self.lesser(Observation::Progress(Progress {
+                    phase: cut(&progress.phase, 100),
+                    files: progress.files,
+                    files_total: progress.files_total,
+                    bytes: progress.bytes,
+                    bytes_total: progress.bytes_total,
+                    bytes_per_s: 0,
+                }));
+            }
+            Message::Report(report) => self.report(report).await?,
+            Message::Drift(drift) => self.drift(&drift),
+            Message::Keepalive(answer) => self.alive(&answer),
+            Message::Verified(verified) => self.verified(&verified),
+            Message::Fault(fault) => self.failed(&fault.reason),
+            Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
+            Message::Balancers(balancers) => self.balancers(&balancers),
+        }
+        Ok(())
+    }
+
+    fn alive(&mut self, answer: &v1::Keepalive) {
+        Reached::beats(self.lane, answer.time_ms.min(self.beat));
+        if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
+            Reached::has(self.lane, version);
+            self.lane.see(Observation::Record(version));
+        }
+        if let Some((_, version)) = self.procedures.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
+            Reached::knows(self.lane, version);
+        }
+        self.lesser(Observation::Alive);
+    }
+
+    fn lesser(&mut self, observation: Observation) {
+        let now = Instant::now();
+        if self.news.is_none_or(|last| now.saturating_duration_since(last) >= NEWS) {
+            self.news = Some(now);
+            self.lane.see(observation);
+        }
+    }
+
+    fn want(&mut self, want: Option<v1::want::Want>) -> Result<(), String> {
+        let Some(current) = &self.current else { return Ok(()) };
+        match (want, &current.pack) {
+            (Some(v1::want::Want::Range(range)), Some(pack)) => self.outbox.want_range(&range, pack.size),
+            (Some(v1::want::Want::Range(_)), None) => {
+                Err("it asked for bytes of a pack that was not offered".to_owned())
+            }
+            (Some(v1::want::Want::Chunks(hashes)), _) => self.outbox.want_chunks(hashes),
+            (None, _) => Ok(()),
+        }
+    }
+
+    pub(super) fn drift(&mut self, drift: &v1::Drift) {
+        if self.member.held && !drift.held {
+            // What it refused because of its own edits, it takes now.
+            self.member.refused = None;
+            self.memory.refused = None;
+        }
+        self.member.held = drift.held;
+        let (paths, kept) = (list(&drift.paths), list(&drift.kept));
+        self.lane.see(Observation::Drift { entries: drift.entries, paths, held: drift.held, kept });
+    }
+
+    fn verified(&mut self, verified: &v1::Verified) {
+        let head = self.lane.shared.head.borrow().clone();
+        let equal = verified.root.as_ref() == head.stored.header.header().root.as_bytes();
+        let v1::Verified { full, entries, micros, .. } = *verified;
+        self.lane.see(Observation::Verified(Verified { time_ms: now_ms(), full, entries, micros, equal }));
+    }
+
+    /// Only what it says of the record's balancers, each once.
+    fn balancers(&mut self, said: &v1::Balancers) {
+        let record = self.lane.shared.record.borrow().clone();
+        let of = |name: &BalancerName| {
+            let reach = said.reach.iter().take(limits::BALANCERS).find(|reach| reach.balancer == name.as_str())?;
+            let fault = Some(&reach.fault).filter(|fault| !fault.is_empty());
+            Some((name.clone(), fault.map(|fault| cut(fault, REASON))))
+        };
+        let balancers = record.record().policy.balancers.iter().filter_map(|balancer| of(&balancer.name));
+        self.lane.see(Observation::Balancers(balancers.collect()));
+    }
+
+    fn failed(&mut self, reason: &str) {
+        self.end();
+        self.member.fault = true;
+        self.end_sync();
+        let reason = cut(reason, REASON);
+        self.memory.fault = Some(reason.clone());
+        self.lane.see(Observation::Failed(reason));
+    }
+
+    async fn report(&mut self, report: v1::Report) -> Result<(), String> {
+        let revision = Hash::try_from(report.revision.as_ref()).map_err(|e| format!("it reported {e}"))?;
+        let revision = RevisionId(revision);
+        let busy = self.current.is_some();
+        let ours = self.current.as_ref().is_some_and(|current| current.header.id() == revision);
+        if ours {
+            self.allowance.refund();
+        }
+        let current = if ours { self.end() } else { self.earlier(revision).await? };
+        let Some(current) = current else {
+            return if busy {
+                Ok(())
+            } else {
+                Err(format!("it reported revision {revision}, which it was not offered"))
+            };
+        };
+        match report.outcome() {
+            v1::Outcome::Done if report.root.as_ref() == current.header.header().root.as_bytes() => {
+                self.done(&current, &report);
+            }
+            v1::Outcome::Done => self.failed(&format!(
+                "it reported revision {} as done, but what it read back from its disk is not that revision; sync it",
+                current.header.number()
+            )),
+            v1::Outcome::Refused => self.refused(&current, &report.reason),
+            v1::Outcome::Failed => self.failed(&report.reason),
+            v1::Outcome::Unspecified => return Err("it reported no outcome".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// A report of a revision that was offered over an earlier connection; only while nothing else is under way.
+    async fn earlier(&self, revision: RevisionId) -> Result<Option<Current>, String> {
+        if self.current.is_some() {
+            return Ok(None);
+        }
+        let history = self.lane.shared.history.clone();
+        let get = move || {
+            let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            history.get(revision).map(|stored| stored.header.clone())
+        };
+        let header = tokio::task::spawn_blocking(get).await.map_err(|e| e.to_string())?;
+        let current = |header| Current { header, pack: None, started: Instant::now(), sync: false };
+        Ok(header.map(current))
+    }
+
+    fn done(&mut self, current: &Current, report: &v1::Report) {
+        let id = current.header.id();
+        let (head, published) = {
+            let head = self.lane.shared.head.borrow();
+            (head.id(), head.published)
+        };
+        let since = match self.syncing {
+            Some(began) if current.sync => began,
+            _ if id == head => published,
+            _ => current.started,
+        };
+        self.member.at = Some(id);
+        self.memory.remembered.reported = Some(current.header.number());
+        self.member.refused = None;
+        self.memory.refused = None;
+        self.at = Some(current.header.clone());
+        if current.sync && current.pack.is_none() {
+            self.settled();
+        }
+        let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.lane.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });
+    }
+
+    fn refused(&mut self, current: &Current, reason: &str) {
+        self.member.refused = Some(current.header.id());
+        self.memory.refused = self.member.refused;
+        self.end_sync();
+        let reason = cut(reason, REASON);
+        self.lane.see(Observation::Refused { revision: current.header.number(), reason });
+    }
+}
+
+fn list(texts: &[String]) -> Vec<String> {
+    texts.iter().take(LIST.0).map(|text| cut(text, LIST.1)).collect()
+}
