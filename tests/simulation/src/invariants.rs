@@ -5,7 +5,7 @@ mod procedures;
 use bellwether_proto::{
     name::ServerName,
     record::{Role, SignedRecord},
-    revision::SignedHeader,
+    revision::{RevisionId, SignedHeader},
 };
 
 pub(crate) use self::procedures::unfinished;
@@ -100,6 +100,17 @@ impl State {
         if header.number().epoch > epoch {
             let name = self.disks[machine].name.clone();
             self.breaks(format!("3: {name}, in epoch {epoch}, takes revision {}", header.number()));
+        }
+    }
+
+    /// A revision takes the place of another one that it does not descend from: what it has not is kept (invariant 4).
+    pub(crate) fn replaces(&mut self, machine: usize, new: RevisionId) {
+        let disk = &self.disks[machine];
+        let there = self.content(disk.sets.revision).and(disk.sets.edits);
+        let gone = there.without(self.content(Some(new))).without(disk.kept);
+        if !gone.is_empty() {
+            let name = disk.name.clone();
+            self.breaks(format!("4: {name} replaces {gone:?} and keeps it nowhere"));
         }
     }
 
