@@ -58,3 +58,49 @@ fn compared(own: Option<&SignedHeader>, theirs: Option<&SignedHeader>, seen: &[S
         false => Surveyed::Differs(theirs.number().to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::{
+        hash::Hash,
+        key::KeyPair,
+        revision::{Epoch, Header, Number},
+    };
+
+    use super::*;
+
+    /// A revision of that number and content.
+    fn revision(sequence: u64, content: &str) -> SignedHeader {
+        let header = Header {
+            group: [1; 16].into(),
+            number: Number { epoch: Epoch(1), sequence },
+            parent: None,
+            manager: "m".parse().unwrap(),
+            incarnation: 1,
+            time_ms: 0,
+            author: String::new(),
+            message: String::new(),
+            labels: BTreeMap::new(),
+            root: Hash::of(content.as_bytes()),
+        };
+        SignedHeader::sign(header, &KeyPair::generate())
+    }
+
+    #[test]
+    fn w23_who_holds_what_the_candidate_does_not_know_differs() {
+        let (older, own, newer) = (revision(1, "a"), revision(2, "b"), revision(3, "c"));
+        let empty = revision(4, "b");
+        let seen = [older.clone(), own.clone(), empty.clone()];
+        let found = |theirs: Option<&SignedHeader>| compared(Some(&own), theirs, &seen);
+        assert_eq!(found(Some(&own)), Surveyed::Equal);
+        assert_eq!(found(Some(&empty)), Surveyed::Equal, "heard of, and the same bytes");
+        assert_eq!(found(Some(&older)), Surveyed::Behind);
+        assert_eq!(found(Some(&newer)), Surveyed::Differs("1.3".to_owned()));
+        assert_eq!(
+            found(Some(&revision(2, "b"))),
+            Surveyed::Differs("1.2".to_owned()),
+            "nobody here knows whose that is"
+        );
+        assert_eq!(found(None), Surveyed::Differs("no revision".to_owned()));
+    }
+}

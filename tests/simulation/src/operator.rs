@@ -253,7 +253,8 @@ fn candidate(history: &History) -> Option<usize> {
     let may = |machine: &usize| {
         let disk = &world.disks[*machine];
         let server = disk.record().and_then(|record| record.record().server(&disk.name).cloned());
-        server.is_some_and(|server| server.role == Role::Member && server.candidate)
+        // One that is kept out, or has just joined, has nothing to lead with.
+        disk.at.is_some() && server.is_some_and(|server| server.role == Role::Member && server.candidate)
     };
     world.machines().filter(may).max_by_key(|machine| version(&world.disks[*machine]))
 }
