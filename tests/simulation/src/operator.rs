@@ -31,7 +31,7 @@ pub(crate) struct Operator {
     branches: u32,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
-    /// Managers that others did not follow at the last look, too.
+    /// Managers that others did not follow at an earlier look, too.
     refused: BTreeSet<usize>,
     /// Where the procedures that are unfinished are (the machine, the name, the step), and how often in a row they were there.
     waits: BTreeMap<(usize, Id, usize), u32>,
@@ -185,7 +185,7 @@ impl Operator {
         for machine in refused.intersection(&self.refused) {
             command(history, *machine, Command::Leave);
         }
-        self.refused = refused;
+        self.refused.extend(refused);
     }
 
     /// Who is out of service, and no procedure brings back, is brought back.

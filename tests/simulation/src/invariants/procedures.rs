@@ -52,6 +52,11 @@ impl State {
             return;
         }
         let disk = &self.disks[machine];
+        // Where two lead for a while, the other one may have told the balancer something else: it is told again.
+        let by_record = disk.record().and_then(|record| record.record().server(member));
+        if by_record.is_some_and(|server| server.drained) {
+            return;
+        }
         let mut procedures = disk.procedures.iter().flat_map(|signed| &signed.document().procedures);
         let early = |procedure: &Procedure| {
             let drains = |step: &Step| matches!(&step.task, Task::Drain(servers) if servers.contains(member));
@@ -79,7 +84,9 @@ impl State {
         if place == machine || other || !self.running[place] {
             return;
         }
-        let complete = disk.is_whole() && disk.at.as_ref().is_some_and(|at| manager.history.contains(&at.id()));
+        // The group may have been formed anew since it was complete.
+        let known = |id: RevisionId| manager.history.contains(&id) || manager.before.contains(&id);
+        let complete = disk.is_whole() && disk.at.as_ref().is_some_and(|at| known(at.id()));
         if !complete {
             let name = manager.name.clone();
             self.breaks(format!("W12: {name} puts {server} back into service, which is not synced"));
