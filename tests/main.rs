@@ -8,6 +8,7 @@ mod balancing_checks;
 mod balancing_here;
 mod carried;
 mod changes;
+mod chaos;
 mod crashes;
 mod demo;
 mod drift;

@@ -107,6 +107,15 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// The first cause.
+fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut root = error;
+    while let Some(cause) = root.source() {
+        root = cause;
+    }
+    root
+}
+
 impl From<tonic::Status> for CommandError {
     /// The agent's answer. A hint travels in the message, after its first line.
     fn from(status: tonic::Status) -> Self {
@@ -131,20 +140,19 @@ impl From<tonic::Status> for CommandError {
             | Code::Unavailable
             | Code::DataLoss => Kind::Failed,
         };
+        // Only what was made up on this side has a cause.
+        if let Some(cause) = status.source().map(root) {
+            return Self::new(kind, format!("the connection ended before there was an answer ({cause})"))
+                .hint("what was asked may be done all the same; `bellwether status` shows it");
+        }
         let (first, hint) = match status.message().split_once('\n') {
             Some((first, hint)) => (first, Some(hint.trim().to_owned())),
             None => (status.message(), None),
         };
-        let mut message = match first {
+        let message = match first {
             "" => status.code().description().to_owned(),
             text => text.to_owned(),
         };
-        if let Some(source) = status.source() {
-            let cause = chain(source);
-            if !message.ends_with(&cause) {
-                message = format!("{message}: {cause}");
-            }
-        }
         Self { kind, message, hint }
     }
 }
@@ -218,5 +226,9 @@ mod tests {
         let away = |text| CommandError::from(tonic::Status::unavailable(text)).kind;
         assert_eq!(away("web1 does not answer; nothing was changed\ntry again"), Kind::Refused);
         assert_eq!(away("the connection is lost"), Kind::Failed);
+        let broken = tonic::Status::from_error(Box::new(Outer(std::io::Error::other("broken pipe"))));
+        let error = CommandError::from(broken);
+        assert_eq!(error.to_string(), "the connection ended before there was an answer (broken pipe)");
+        assert!(error.hint.is_some_and(|hint| hint.contains("bellwether status")));
     }
 }

@@ -97,8 +97,8 @@ mod tests {
         assert_eq!(found(Some(&older)), Surveyed::Behind);
         assert_eq!(found(Some(&newer)), Surveyed::Differs("1.3".to_owned()));
         assert_eq!(
-            found(Some(&revision(2, "b"))),
-            Surveyed::Differs("1.2".to_owned()),
+            found(Some(&revision(5, "b"))),
+            Surveyed::Differs("1.5".to_owned()),
             "nobody here knows whose that is"
         );
         assert_eq!(found(None), Surveyed::Differs("no revision".to_owned()));

@@ -31,7 +31,7 @@ pub(crate) struct Operator {
     branches: u32,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
-    /// Managers that others did not follow at an earlier look, too.
+    /// Managers that others did not follow before, since there were several.
     refused: BTreeSet<usize>,
     /// Where the procedures that are unfinished are (the machine, the name, the step), and how often in a row they were there.
     waits: BTreeMap<(usize, Id, usize), u32>,
@@ -75,6 +75,7 @@ impl Operator {
     /// One manager: whoever is not a member of its group becomes one.
     fn tidy(&mut self, history: &History, manager: usize) {
         self.without = 0;
+        self.refused.clear();
         let mut stubborn = BTreeSet::new();
         let own = history.world.borrow().disks[manager].name.clone();
         let (record, held) = {
