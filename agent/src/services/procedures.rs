@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bellwether_manager::{
-    procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed},
-    takeover::{self, Answer as TheirAnswer, Silence},
+    procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey},
+    takeover,
 };
-use bellwether_proto::{Malformed, name::ServerName, record::Server, revision::SignedHeader, v1};
+use bellwether_proto::{Malformed, name::ServerName, record::Server, v1};
 use tokio::sync::mpsc;
 use tonic::{Code, Response, Status};
 
@@ -19,8 +19,6 @@ use crate::{hands::AgentHands, role::Standing};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Lines of what was found that a procedure keeps.
-const FINDINGS: usize = 100;
 /// Characters of an attestation.
 const SAID: usize = 1_000;
 
@@ -46,7 +44,7 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
     }
     let kind = kind(agent, procedure)?;
     let survey = match &kind {
-        Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, lost, *insists).await?,
+        Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, *insists).await?,
         // As the calls of the same name refuse it elsewhere.
         Kind::ServerAdd { .. } | Kind::ServerEnable { .. } | Kind::ServerReplace { .. } | Kind::Sync { .. } => {
             agent.manager().map(|_| Survey::default())?
@@ -129,32 +127,10 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
 }
 
 /// What the members hold, compared with this candidate: refused where it may not take over.
-async fn survey(agent: &Arc<Agent>, lost: &ServerName, insists: Insists) -> Result<Survey, Status> {
-    let gathered = gather(agent).await?;
+async fn survey(agent: &Arc<Agent>, insists: Insists) -> Result<Survey, Status> {
     let Insists { force, accept } = insists;
-    let found = gathered.judge(agent, takeover::Insists { force, accept })?;
-    let own = gathered.account.at.as_ref();
-    let compare = |answer: &Result<TheirAnswer, Silence>| match answer {
-        Err(silence) => Surveyed::Silent(silence.why.clone()),
-        Ok(answer) => compared(own, answer.at.as_ref(), &gathered.seen),
-    };
-    let members = gathered.others.iter().filter(|(name, _)| *name != lost);
-    let members = members.map(|(name, answer)| (name.clone(), compare(answer))).collect();
-    let lost = found.lost.iter().map(|revision| format!("lost unless it is taken back: {revision}"));
-    Ok(Survey { members, findings: found.servers.iter().cloned().chain(lost).take(FINDINGS).collect() })
-}
-
-/// What a member holds, beside what this server holds and has heard of.
-fn compared(own: Option<&SignedHeader>, theirs: Option<&SignedHeader>, seen: &[SignedHeader]) -> Surveyed {
-    let (Some(own), Some(theirs)) = (own, theirs) else { return Surveyed::Differs("no revision".to_owned()) };
-    let known = seen.iter().any(|header| header.id() == theirs.id());
-    if own.header().root == theirs.header().root && (known || own.id() == theirs.id()) {
-        return Surveyed::Equal;
-    }
-    match known && theirs.number() < own.number() {
-        true => Surveyed::Behind,
-        false => Surveyed::Differs(theirs.number().to_string()),
-    }
+    let gathered = gather(agent).await?;
+    gathered.judge(agent, takeover::Insists { force, accept }, Survey::of)
 }
 
 fn reply(procedure: Result<Procedure, AskError>) -> Answer<v1::ProcedureReply> {

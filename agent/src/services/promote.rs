@@ -79,7 +79,7 @@ pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Re
     if agent.record.is_led_here() && !force {
         return Ok(reply(agent, &held, false).await);
     }
-    let found = gather(agent).await?.judge(agent, Insists { force, accept })?;
+    let found = gather(agent).await?.judge(agent, Insists { force, accept }, |_, found| found)?;
     let by = roles::By::new(&author, now_ms());
     let own = agent.record.own_key();
     let mut next = roles::take_over(&held, &own, leave, Epoch(found.epoch), &by).map_err(refusal)?;
@@ -115,16 +115,22 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Judges whether this server may take over.
+    /// Judges whether this server may take over; `with` makes the answer of what was asked and found.
     ///
     /// # Errors
     /// Refused.
-    pub(super) fn judge(&self, agent: &Agent, insists: Insists) -> Result<Findings, Status> {
+    pub(super) fn judge<T>(
+        &self,
+        agent: &Agent,
+        insists: Insists,
+        with: impl FnOnce(&Survey<'_>, Findings) -> T,
+    ) -> Result<T, Status> {
         let held = agent.record.current();
         let Self { account, seen, others } = self;
         let led_by = |epoch| agent.record.manager_of(epoch);
         let survey = Survey { led_by: &led_by, record: held.record(), own: &agent.name, account, seen, others };
-        survey.judge(insists).map_err(|refused| Status::failed_precondition(refused.to_string()))
+        let found = survey.judge(insists).map_err(|refused| Status::failed_precondition(refused.to_string()))?;
+        Ok(with(&survey, found))
     }
 }
 

@@ -118,15 +118,16 @@ impl Board {
         Ok(answer)
     }
 
-    /// Takes a manager's document, if it is newer. On the disk before it returns.
+    /// Takes a manager's document, if it is newer; a recovery that is driven here is kept beside it. On the disk before it
+    /// returns.
     ///
     /// # Errors
     /// Not the manager's of `record`, or not written; what was held is held.
     pub fn take(&self, new: SignedDocument, record: &Record) -> Result<(), BoardError> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.held.borrow().clone();
-        if new.takes_place_of(held.as_deref(), record, &self.name)? {
-            self.put(new)?;
+        if let Some(taken) = new.taken(held.as_deref(), record, &self.name, &self.key)? {
+            self.put(taken)?;
         }
         Ok(())
     }

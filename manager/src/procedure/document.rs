@@ -12,7 +12,7 @@ use bellwether_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Holds, Id, Kind, Procedure, Task};
+use super::{Holds, Id, Kind, Procedure, Standing, Task};
 
 const CONTEXT: &str = "bellwether v1 procedures";
 /// The format of the document; another one is refused.
@@ -64,9 +64,15 @@ impl Document {
         });
     }
 
-    /// Another server drives them from now on: its clock counts.
-    pub fn take_over(&mut self, now_ms: u64) {
+    /// The server `me` has become manager and drives them from now on: its clock counts. Nobody else is to take the place of
+    /// the one before any more.
+    pub fn take_over(&mut self, me: &ServerName, now_ms: u64) {
         for procedure in self.procedures.iter_mut().filter(|procedure| !procedure.is_over()) {
+            if procedure.driver(me) != me {
+                let left = format!("whom it has drained is drained; {me} is the manager");
+                procedure.standing = Standing::Aborted { by: me.to_string(), left };
+                continue;
+            }
             procedure.began_ms = procedure.began_ms.min(now_ms);
             procedure.tried_ms = None;
         }
@@ -171,23 +177,46 @@ impl SignedDocument {
         &self.document
     }
 
-    /// Whether the server `own`, which holds `held`, keeps this instead, as the word of the manager of `record`: it is newer, or
-    /// another one's (what this server wrote as a candidate, or an earlier manager did, counts by itself), and this server is
-    /// not about to take that manager's place, which has to end first.
+    /// What the server `own`, which holds `held`, keeps as this comes, as the word of the manager of `record`: this, if it is
+    /// newer, or another one's (what this server wrote as a candidate, or an earlier manager did, counts by itself). A server
+    /// that is about to take that manager's place keeps its recovery beside what this says, under its own `key`: both go on
+    /// where the role comes to it, whichever way. None: what it holds stays.
     ///
     /// # Errors
     /// It is not that manager's word.
-    pub fn takes_place_of(
-        &self,
+    pub fn taken(
+        self,
         held: Option<&SignedDocument>,
         record: &Record,
         own: &ServerName,
-    ) -> Result<bool, DocumentRefused> {
-        self.said_by(&record.manager().key, record.group, record.version.epoch)?;
-        let Some(held) = held.filter(|held| held.document.group == record.group) else { return Ok(true) };
-        let driven = |p: &Procedure| !p.is_over() && p.driver(&record.manager().name) == own;
+        key: &KeyPair,
+    ) -> Result<Option<Self>, DocumentRefused> {
+        let manager = record.manager();
+        self.said_by(&manager.key, record.group, record.version.epoch)?;
+        let Some(held) = held.filter(|held| held.document.group == record.group) else { return Ok(Some(self)) };
         let newer = held.signer != self.signer || self.document.version > held.document.version;
-        Ok(newer && !held.document.procedures.iter().any(driven))
+        let driven = |p: &&Procedure| !p.is_over() && p.driver(&manager.name) == own;
+        let driven: Vec<&Procedure> = held.document.procedures.iter().filter(driven).collect();
+        if !newer || driven.is_empty() {
+            return Ok(newer.then_some(self));
+        }
+        let mut document = self.document.clone();
+        for procedure in driven {
+            let id = match document.get(procedure.id) {
+                Some(known) if known.kind == procedure.kind && known.is_over() => continue,
+                Some(other) if other.kind != procedure.kind => document.next_id(),
+                Some(_) | None => procedure.id,
+            };
+            document.put(Procedure { id, ..procedure.clone() });
+        }
+        if document == self.document {
+            return Ok(Some(self));
+        }
+        if document.procedures == held.document.procedures {
+            return Ok(None);
+        }
+        // Too long together: its own goes before.
+        Ok(Self::sign(document, key).ok())
     }
 
     /// Whether it is the word of `manager`, in force in `epoch` of `group`.
@@ -238,8 +267,10 @@ impl<'de> Deserialize<'de> for SignedDocument {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_proto::record::{self, Policy, Role, Server, Version};
+
     use super::{
-        super::{Insists, Standing, Survey, Surveyed, model::farm, plan},
+        super::{Insists, Survey, Surveyed, model::farm, plan},
         *,
     };
 
@@ -255,6 +286,68 @@ mod tests {
             procedure.standing = Standing::Done;
         }
         procedure
+    }
+
+    #[test]
+    fn w18_a_candidate_keeps_its_recovery_beside_what_the_manager_says() {
+        let keys = [KeyPair::generate(), KeyPair::generate()];
+        let server = |(at, key): (usize, &KeyPair)| Server {
+            name: ["m", "a"][at].parse().unwrap(),
+            key: key.public(),
+            address: format!("{at}:1"),
+            role: if at == 0 { Role::Manager } else { Role::Member },
+            candidate: true,
+            backends: Vec::new(),
+            drained: false,
+        };
+        let record = Record {
+            format: record::FORMAT,
+            group: group(),
+            version: Version { epoch: Epoch(1), version: 1 },
+            servers: keys.iter().enumerate().map(server).collect(),
+            removed: Vec::new(),
+            policy: Policy::new(Vec::new()),
+            log: Vec::new(),
+            previous: None,
+        };
+        let (lost, new): (ServerName, ServerName) = ("m".parse().unwrap(), "a".parse().unwrap());
+        let kind = Kind::RecoverManager { lost, new: new.clone(), remove: false, insists: Insists::default() };
+        let signed = |procedures: &[Procedure], version: u64, key: &KeyPair| {
+            let mut document = Document::empty(group());
+            document.version = (Epoch(1), version);
+            procedures.iter().for_each(|procedure| document.put(procedure.clone()));
+            SignedDocument::sign(document, key).unwrap()
+        };
+        let recovery = Procedure { kind: kind.clone(), ..procedure(1, false) };
+        let held = signed(std::slice::from_ref(&recovery), 9, &keys[1]);
+        // Begun at the manager at the same time, under the same name.
+        let said = signed(&[procedure(1, false)], 1, &keys[0]);
+        let taken = |said: SignedDocument, held: &SignedDocument| said.taken(Some(held), &record, &new, &keys[1]);
+        let both = taken(said.clone(), &held).unwrap().expect("newer, for it is another one's");
+        let kinds: Vec<_> = both.document.procedures.iter().map(|p| (p.id, p.kind.clone())).collect();
+        assert_eq!(kinds, [(Id(1), procedure(1, false).kind), (Id(2), kind.clone())]);
+        assert_eq!(both.signer(), keys[1].public());
+        assert_eq!(taken(said.clone(), &both), Ok(None), "heard before");
+        let over = Procedure { standing: Standing::Done, ..recovery };
+        let ended = signed(std::slice::from_ref(&over), 1, &keys[0]);
+        assert_eq!(taken(ended.clone(), &held), Ok(Some(ended)), "the manager knows of it, and that it is over");
+        let over = signed(&[over], 9, &keys[1]);
+        assert_eq!(taken(said.clone(), &over), Ok(Some(said)), "what is over makes room");
+    }
+
+    #[test]
+    fn w24_who_becomes_manager_ends_the_recovery_of_another_candidate() {
+        let recovery = |new: &str| {
+            let (lost, new) = ("m".parse().unwrap(), new.parse().unwrap());
+            Kind::RecoverManager { lost, new, remove: false, insists: Insists::default() }
+        };
+        let mut document = Document::empty(group());
+        for (id, kind) in [(1, recovery("a")), (2, recovery("b")), (3, procedure(3, false).kind)] {
+            document.put(Procedure { kind, ..procedure(id, false) });
+        }
+        document.take_over(&"b".parse().unwrap(), 7);
+        let over: Vec<bool> = document.procedures.iter().map(Procedure::is_over).collect();
+        assert_eq!(over, [true, false, false]);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! What a procedure does next. Everything here is a function of the procedure, the world and the time; what must be on
 //! the disk before an action is done: the procedure with `tried_ms` set.
 
-use bellwether_proto::name::ServerName;
+use bellwether_proto::{
+    name::ServerName,
+    record::{Record, Role},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Attestation, Fact, Procedure, Question, Standing, Task, Traffic, World,
+    Action, Attestation, Fact, Kind, Procedure, Question, Standing, Task, Traffic, World,
     check::{Check, Since, check},
 };
 
@@ -34,6 +37,17 @@ pub enum Next {
     Failed(Failure),
     /// Every step is so.
     Done,
+}
+
+/// Why an action was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ActError {
+    /// It would be refused again.
+    #[error("{0}")]
+    Refused(String),
+    /// It may succeed later.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// How long a step may take, and after how long its action is tried again, in milliseconds.
@@ -65,9 +79,38 @@ fn patience(task: &Task) -> Patience {
 }
 
 fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check {
+    let place = |name: &ServerName| world.server(name).map(|seen| (seen.role, seen.candidate));
+    if let Some(why) = barred(procedure, &world.manager, place) {
+        return Check::Stuck(why);
+    }
     let Procedure { attestations, began_ms, tried_ms, trouble, .. } = procedure;
     let (began_ms, tried_ms, trouble) = (*began_ms, *tried_ms, trouble.as_deref());
     check(task, &Since { attestations, began_ms, tried_ms, trouble, now_ms }, world)
+}
+
+/// Why a recovery leads nowhere any more, whatever a person answers: who is lost leads, or who takes the manager's place is no
+/// candidate, or another one has taken it.
+fn barred(
+    procedure: &Procedure,
+    manager: &ServerName,
+    place: impl FnOnce(&ServerName) -> Option<(Role, bool)>,
+) -> Option<String> {
+    let leads = || Some(format!("{manager} has become manager meanwhile"));
+    let (lost, new) = match &procedure.kind {
+        Kind::RecoverManager { lost, new, .. } if new != manager && !procedure.is_promoted() => (lost, new),
+        Kind::RecoverMember { server, .. } if server == manager && procedure.has_questions() => return leads(),
+        _ => return None,
+    };
+    if lost != manager {
+        return leads();
+    }
+    let what = match place(new) {
+        Some((Role::Manager, _) | (Role::Member, true)) => return None,
+        Some((Role::Member, false)) => "is no candidate any more",
+        Some((Role::Disabled, _)) => "was disabled meanwhile",
+        None => "was removed meanwhile",
+    };
+    Some(format!("{new} {what}, so it cannot take the place of {lost}"))
 }
 
 /// Passes the steps that are so; stops the procedure where it cannot go on. Whether anything changed: then it is to be
@@ -103,6 +146,16 @@ fn passed(procedure: &Procedure, world: &World, now_ms: u64) -> Option<Option<St
         Check::So(note) => Some(note),
         Check::Act(_) | Check::Wait(_) | Check::Ask(_) | Check::Stuck(_) => None,
     }
+}
+
+/// Notes how its action ended, and what is so after it.
+pub fn acted(procedure: &mut Procedure, done: Result<(), ActError>, world: &World, now_ms: u64) {
+    match done {
+        Ok(()) => procedure.trouble = None,
+        Err(ActError::Failed(why)) => procedure.trouble = Some(why),
+        Err(ActError::Refused(why)) => procedure.refused(why, world),
+    }
+    settle(procedure, world, now_ms);
 }
 
 /// What `procedure` does next in `world`.
@@ -144,13 +197,22 @@ impl Procedure {
     }
 
     /// Stops it at its step: its action was refused and would be again.
-    pub fn refused(&mut self, reason: String, world: &World) {
+    fn refused(&mut self, reason: String, world: &World) {
         self.standing = Standing::Failed(failure(self, world, reason));
     }
 
-    /// Whether there is anything to do or to look at: it runs, and waits for no person.
-    pub fn goes_on(&self) -> bool {
-        self.standing == Standing::Running && self.asks().is_none()
+    /// Whether there is anything to do or to look at under that record: it runs, and waits for no person; or whatever that one
+    /// answers would be in vain.
+    pub fn goes_on(&self, record: &Record) -> bool {
+        let place = |name: &ServerName| record.server(name).map(|server| (server.role, server.candidate));
+        let vain = || barred(self, &record.manager().name, place).is_some();
+        self.standing == Standing::Running && (self.asks().is_none() || vain())
+    }
+
+    /// Whether it has or will come to a question.
+    fn has_questions(&self) -> bool {
+        let mut left = self.steps.iter().skip(self.at);
+        left.any(|step| matches!(step.task, Task::Attest(_)))
     }
 
     /// The first question among its steps, answered or not.
@@ -271,7 +333,7 @@ pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), S
 mod tests {
     use super::{
         super::{
-            Id, Kind, Survey,
+            Id, Insists, Kind, Survey,
             model::{farm, names},
             plan,
         },
@@ -321,6 +383,39 @@ mod tests {
         assert_eq!(abort(&mut procedure, &world, "somebody else"), Ok(()), "given again");
         assert!(matches!(&procedure.standing, Standing::Aborted { by, .. } if by == "root"));
         assert!(resume(&mut procedure, "", "root", 0).is_err());
+    }
+
+    #[test]
+    fn w22_a_recovery_that_leads_nowhere_any_more_asks_nobody_to_isolate_a_server() {
+        let mut world = farm(&["m", "a", "b"]);
+        world.me = names(&["a"])[0].clone();
+        let (lost, new) = (names(&["m"])[0].clone(), world.me.clone());
+        let kind = Kind::RecoverManager { lost, new: new.clone(), remove: false, insists: Insists::default() };
+        let steps = plan(&kind, &world, &Survey::default()).expect("a plan");
+        let asking = Procedure::new(Id(1), kind, steps, "root".into(), 0);
+        let settled = |world: &World| {
+            let mut procedure = asking.clone();
+            settle(&mut procedure, world, 1);
+            procedure.standing
+        };
+        assert_eq!(settled(&world), Standing::Running);
+        world.servers.get_mut(&new).unwrap().role = Role::Disabled;
+        let Standing::Failed(failure) = settled(&world) else { panic!("it asks in vain") };
+        assert_eq!(failure.reason, "a was disabled meanwhile, so it cannot take the place of m");
+        world.servers.remove(&new);
+        assert!(matches!(settled(&world), Standing::Failed(_)));
+        let mut world = farm(&["m", "a", "b"]);
+        world.manager = names(&["b"])[0].clone();
+        let Standing::Failed(failure) = settled(&world) else { panic!("it asks in vain") };
+        assert_eq!(failure.reason, "b has become manager meanwhile");
+        world.manager = new.clone();
+        assert_eq!(settled(&world), Standing::Running, "the role came to it another way");
+
+        let kind = Kind::RecoverMember { server: new, remove: false };
+        let steps = plan(&kind, &farm(&["m", "a", "b"]), &Survey::default()).expect("a plan");
+        let mut member = Procedure::new(Id(1), kind, steps, "root".into(), 0);
+        settle(&mut member, &world, 1);
+        assert!(matches!(member.standing, Standing::Failed(_)), "nobody isolates who leads: {member:?}");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::{Document, Kind, Procedure, Task};
 pub(super) fn held(record: &Record, document: &Document, me: &ServerName) -> BTreeSet<ServerName> {
     let manager = &record.manager().name;
     let mine = |procedure: &&Procedure| !procedure.is_over() && procedure.driver(manager) == me;
-    let mut held: BTreeSet<ServerName> = document.procedures.iter().filter(mine).flat_map(drained_by).collect();
+    let mut held: BTreeSet<ServerName> =
+        document.procedures.iter().filter(mine).flat_map(|procedure| drained_by(procedure, manager)).collect();
     if manager == me {
         let gone = record.removed.iter().filter(|gone| record.server(&gone.name).is_none());
         let drained = record.servers.iter().chain(gone).filter(|server| server.drained);
@@ -20,11 +21,12 @@ pub(super) fn held(record: &Record, document: &Document, me: &ServerName) -> BTr
     held
 }
 
-/// Whom the steps before a candidate's promotion have drained: the record is not its own to change yet.
-fn drained_by(procedure: &Procedure) -> Vec<ServerName> {
+/// Whom the steps before a candidate's promotion have drained: the record is not its own to change yet. Where another one has
+/// taken the place of the manager that is lost, these are that one's.
+fn drained_by(procedure: &Procedure, manager: &ServerName) -> Vec<ServerName> {
     let promotes = procedure.steps.iter().position(|step| matches!(step.task, Task::Promote { .. }));
-    let (Kind::RecoverManager { .. }, Some(promotes)) = (&procedure.kind, promotes) else { return Vec::new() };
-    if procedure.at > promotes {
+    let (Kind::RecoverManager { lost, .. }, Some(promotes)) = (&procedure.kind, promotes) else { return Vec::new() };
+    if procedure.at > promotes || lost != manager {
         return Vec::new();
     }
     let before = procedure.steps[..procedure.at].iter();

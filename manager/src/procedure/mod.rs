@@ -6,6 +6,7 @@
 //! asks [`next()`] and acts, and now and then has those drained again whom a balancer has forgotten. Its channels: it
 //! follows the board's watch and ends with `shutdown`.
 
+mod begin;
 mod board;
 mod check;
 mod document;
@@ -15,6 +16,7 @@ mod held;
 mod plan;
 mod runner;
 mod steps;
+mod survey;
 mod world;
 
 #[cfg(test)]
@@ -23,13 +25,15 @@ mod model;
 use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
 
+pub use begin::{AskError, Request, begun, propose};
 pub use board::{Board, BoardError, Doing};
 pub use check::{Check, check};
 pub use document::{Document, DocumentRefused, SignedDocument};
-pub use engine::{Failure, Next, abort, next, resume, settle};
-pub use plan::{PlanRefused, Survey, Surveyed, plan};
-pub use runner::{ActError, AskError, Hands, Request, Whom, begin, give_up, go_on, run};
+pub use engine::{ActError, Failure, Next, abort, acted, next, resume, settle};
+pub use plan::{PlanRefused, plan};
+pub use runner::{Hands, Whom, begin, give_up, go_on, run};
 pub use steps::{Action, Fact, Question, Step, Task};
+pub use survey::{Survey, Surveyed};
 pub use world::{Holds, Removed, Seen, Traffic, World};
 
 /// A procedure's name, unique among those that are kept: `p7`.
@@ -282,10 +286,11 @@ impl Procedure {
         }
     }
 
-    /// Who may drive it: the manager; before its promotion, the candidate that recovers a manager.
+    /// Who may drive it: the manager; before its promotion, the candidate that recovers a manager, whoever leads by now, for
+    /// nobody else knows of it.
     pub fn driver<'a>(&'a self, manager: &'a ServerName) -> &'a ServerName {
         match &self.kind {
-            Kind::RecoverManager { lost, new, .. } if lost == manager => new,
+            Kind::RecoverManager { new, .. } if !self.is_promoted() => new,
             Kind::RecoverManager { .. }
             | Kind::MaintenanceStart { .. }
             | Kind::MaintenanceFinish { .. }
@@ -295,6 +300,12 @@ impl Procedure {
             | Kind::Sync { .. }
             | Kind::RecoverMember { .. } => manager,
         }
+    }
+
+    /// Whether the candidate that recovers a manager has taken its place.
+    pub(super) fn is_promoted(&self) -> bool {
+        let mut done = self.steps.iter().take(self.at);
+        done.any(|step| matches!(step.task, Task::Promote { .. }))
     }
 
     /// All servers that it touches.

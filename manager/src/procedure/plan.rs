@@ -1,32 +1,8 @@
 //! The steps of each procedure (W18–W27), as an operator's handbook has them.
 
-use std::collections::BTreeMap;
-
 use bellwether_proto::{name::ServerName, record::Role, status::State};
 
-use super::{Fact, Insists, Kind, Procedure, Seen, Step, Task, Traffic, World};
-
-/// What a candidate found at one member before it takes over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Surveyed {
-    /// It holds what the candidate holds, by hash.
-    Equal,
-    /// It holds an earlier revision of the candidate's history: one update, no sync.
-    Behind,
-    /// It holds something else, and what: it is to be synced.
-    Differs(String),
-    /// It did not answer: looked at when it does.
-    Silent(String),
-}
-
-/// What a candidate found at the members.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Survey {
-    /// By name, without the candidate itself and the manager.
-    pub members: BTreeMap<ServerName, Surveyed>,
-    /// The same for people, and what would be lost; a line each.
-    pub findings: Vec<String>,
-}
+use super::{Fact, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World};
 
 /// Why a procedure is not begun. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

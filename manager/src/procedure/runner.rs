@@ -11,12 +11,11 @@ use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    Action, Attestation, Board, BoardError, Document, Id, Kind, Next, PlanRefused, Procedure, Standing, Step, Survey,
-    Task, World, abort,
+    ActError, Action, AskError, Board, BoardError, Document, Id, Next, Procedure, Request, Step, Task, World, abort,
+    acted,
+    begin::{begun, propose},
     held::held,
-    next,
-    plan::{free, plan},
-    resume, settle,
+    next, resume, settle,
 };
 use crate::{failpoints::hit, publisher::stopped, shared::now_ms};
 
@@ -26,17 +25,6 @@ const POLL: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(1);
 /// Between two looks whether the balancers still have those drained that are to be.
 const REMINDED: Duration = Duration::from_secs(5);
-
-/// Why an action was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ActError {
-    /// It would be refused again.
-    #[error("{0}")]
-    Refused(String),
-    /// It may succeed later.
-    #[error("{0}")]
-    Failed(String),
-}
 
 /// What observes and acts: the agent.
 pub trait Hands: Send + Sync + 'static {
@@ -91,12 +79,12 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let record = hands.record();
     let document = board.document(record.record().group);
     let manager = &record.record().manager().name;
-    let mine = |procedure: &&Procedure| procedure.goes_on() && procedure.driver(manager) == board.name();
+    let mine = |procedure: &&Procedure| procedure.goes_on(record.record()) && procedure.driver(manager) == board.name();
     let leads = manager == board.name() && !document.procedures.is_empty();
     if leads && document.version.0 != record.record().version.epoch {
         // Under its own name from now on, so that the candidates take it.
         if let Err(error) = board.change(record.record(), |document| {
-            document.take_over(now_ms());
+            document.take_over(board.name(), now_ms());
             Ok(())
         }) {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
@@ -158,13 +146,8 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     hit("procedure.acted");
     let before = procedure.clone();
     let world = hands.observe(&whom(&before)).await;
-    match done {
-        Ok(()) => procedure.trouble = None,
-        Err(ActError::Failed(why)) => procedure.trouble = Some(why),
-        Err(ActError::Refused(why)) => procedure.refused(why, &world),
-    }
     // Under the old epoch, where the action gave the role away: the new manager's word is newer than this.
-    settle(&mut procedure, &world, now_ms());
+    acted(&mut procedure, done, &world, now_ms());
     if procedure != before {
         replace(board, record, &before, procedure)?;
         hit("procedure.noted");
@@ -198,91 +181,24 @@ fn replace(
     board.change(record, put)
 }
 
-/// What is asked for when a procedure is to begin.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// What is to be done.
-    pub kind: Kind,
-    /// What was found at the members, where a manager is recovered.
-    pub survey: Survey,
-    /// An answer to its first question; empty: none yet.
-    pub attest: String,
-    /// Who.
-    pub by: String,
-    /// Only the steps.
-    pub dry_run: bool,
-}
-
-/// Why nothing is begun, resumed or aborted. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// A rule says no.
-    #[error(transparent)]
-    Plan(#[from] PlanRefused),
-    /// Not this server's to drive.
-    #[error(
-        "procedures are driven at the manager, {0}; nothing was changed\nrun the command there; should {0} be lost, at a \
-         candidate: bellwether recover manager"
-    )]
-    Elsewhere(ServerName),
-    /// No such procedure.
-    #[error("there is no procedure {0}; nothing was changed\nsee: bellwether procedure list")]
-    Unknown(Id),
-    /// The change is refused, or not saved.
-    #[error(transparent)]
-    Board(#[from] BoardError),
-}
-
 /// Begins a procedure; the same one again where it is begun and not over, with the answer to its first question where that
 /// is given now. One without steps is not begun.
 ///
 /// # Errors
 /// Why not.
 pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Result<Procedure, AskError> {
-    let Request { kind, survey, attest, by, dry_run } = request;
     let record = hands.record();
     let record = record.record();
     let document = board.document(record.group);
-    if let Some(begun) = document.procedures.iter().find(|procedure| !procedure.is_over() && procedure.kind == kind) {
-        let answers =
-            !dry_run && !attest.is_empty() && begun.asks().is_some() && begun.asks() == begun.first_question();
-        return if answers { go_on(board, hands, begun.id, &attest, &by).await } else { Ok(begun.clone()) };
-    }
-    let given_up = |procedure: &Procedure| matches!(procedure.standing, Standing::Aborted { .. });
-    let recovered = |procedure: &&Procedure| match (&procedure.kind, &kind) {
-        (Kind::RecoverManager { new, .. }, Kind::RecoverManager { new: me, .. }) => {
-            new == me && record.manager().name == *me && !given_up(procedure)
-        }
-        _ => false,
-    };
-    if let Some(done) = document.procedures.iter().rfind(recovered) {
-        return Ok(done.clone());
-    }
-    let now = now_ms();
-    let mut procedure = Procedure::new(document.next_id(), kind, Vec::new(), by.clone(), now);
-    let driver = procedure.driver(&record.manager().name);
-    if driver != board.name() {
-        return Err(AskError::Elsewhere(driver.clone()));
+    if let Some(begun) = begun(&document, record, &request.kind) {
+        let Request { attest, by, dry_run, .. } = &request;
+        let asks = begun.asks().is_some() && begun.asks() == begun.first_question();
+        let answers = asks && !dry_run && !attest.is_empty();
+        return if answers { go_on(board, hands, begun.id, attest, by).await } else { Ok(begun.clone()) };
     }
     let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
-    procedure.steps = plan(&procedure.kind, &world, &survey)?;
-    procedure.findings = survey.findings;
-    match procedure.kind {
-        // Whatever else is under way goes on after it.
-        Kind::RecoverManager { .. } => {}
-        Kind::MaintenanceStart { .. }
-        | Kind::MaintenanceFinish { .. }
-        | Kind::ServerAdd { .. }
-        | Kind::ServerEnable { .. }
-        | Kind::ServerReplace { .. }
-        | Kind::Sync { .. }
-        | Kind::RecoverMember { .. } => {
-            free(&procedure.steps, &settled(&document, &world, now))?;
-        }
-    }
-    if let Some(fact) = procedure.first_question().filter(|_| !attest.is_empty()).cloned() {
-        procedure.attestations.push(Attestation { fact, text: attest, by, time_ms: now });
-    }
+    let dry_run = request.dry_run;
+    let mut procedure = propose(&document, &world, request, now_ms())?;
     if dry_run || procedure.steps.is_empty() {
         return Ok(procedure);
     }
@@ -294,15 +210,6 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     let begun = board.change(record, put)?;
     hit("procedure.begun");
     Ok(begun)
-}
-
-/// What the runner is about to find: one whose last step is so by now is in nobody's way.
-fn settled(document: &Document, world: &World, now_ms: u64) -> Vec<Procedure> {
-    let mut procedures = document.procedures.clone();
-    for procedure in &mut procedures {
-        settle(procedure, world, now_ms);
-    }
-    procedures
 }
 
 /// Lets a procedure go on, with the answer to its question.

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    rc::Rc,
 };
 
 use bellwether_manager::{halt::Halt, procedure::SignedDocument};
@@ -58,7 +59,7 @@ pub(crate) struct Disk {
     /// `sessions/`: the tickets that this manager gave.
     pub(crate) sessions: BTreeMap<ServerName, Given>,
     /// `procedures.json`.
-    pub(crate) procedures: Option<SignedDocument>,
+    pub(crate) procedures: Option<Rc<SignedDocument>>,
     /// `history.new`: the base of a group that is being formed anew.
     pub(crate) fresh: Option<RevisionId>,
     /// The revisions of histories before, which a group that was formed anew has kept.

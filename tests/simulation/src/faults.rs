@@ -1,9 +1,12 @@
 //! What happens to the farm: changes, crashes, partitions, promotions, restores, returns, drawn from the seed.
 
+mod recovery;
+
 use std::collections::BTreeSet;
 
 use bellwether_manager::{Leave, procedure::Kind};
 
+use self::recovery::Recoveries;
 use crate::{
     changes::{Change, MOST},
     disk::{Arm, Disk},
@@ -26,10 +29,12 @@ pub(crate) struct Faults {
     leaves: bool,
     reforms: bool,
     maintains: bool,
+    recoveries: Option<Recoveries>,
 }
 
 impl Faults {
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    /// `aside` draws the recoveries: histories without any are the same whatever becomes of those.
+    pub(crate) fn new(rng: &mut Rng, aside: Rng) -> Self {
         Self {
             left: 10 + rng.below(30),
             next_ms: 300,
@@ -40,6 +45,7 @@ impl Faults {
             leaves: rng.one_in(3),
             reforms: rng.one_in(6),
             maintains: rng.one_in(3),
+            recoveries: Recoveries::new(aside),
         }
     }
 
@@ -51,6 +57,7 @@ impl Faults {
             self.left -= 1;
             self.happen(history);
         }
+        self.recover(history);
         self.left > 0
     }
 
@@ -281,7 +288,7 @@ fn maintain(history: &mut History, machine: usize) {
     } else {
         Kind::MaintenanceStart { server, promote: leads.then_some(other), remove: history.rng.one_in(4) }
     };
-    command(history, manager, Command::Maintain(kind));
+    command(history, manager, Command::Begin(kind));
 }
 
 /// The group is formed anew at its manager, though nothing is wrong with it.

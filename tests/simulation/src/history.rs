@@ -73,6 +73,7 @@ pub(crate) struct History {
     pub(crate) sim: turmoil::Sim<'static>,
     pub(crate) world: World,
     pub(crate) rng: Rng,
+    seed: u64,
     pub(crate) servers: usize,
     /// The machine that can become a copy of another one; in some histories only.
     pub(crate) spare: Option<usize>,
@@ -107,7 +108,7 @@ impl History {
             let world = world.clone();
             sim.host(host(machine), move || server::run(world.clone(), machine));
         }
-        Self { sim, world, rng, servers, spare }
+        Self { sim, world, rng, seed, servers, spare }
     }
 
     fn run(mut self) -> Result<Story, (Story, String)> {
@@ -120,7 +121,9 @@ impl History {
     }
 
     fn live(&mut self) -> Result<(), String> {
-        let mut faults = Faults::new(&mut self.rng);
+        let mut aside = Rng::new(!self.seed);
+        self.world.borrow_mut().min_serving = 1 + aside.below(self.servers - 2);
+        let mut faults = Faults::new(&mut self.rng, aside);
         while faults.go_on(self) {
             self.step()?;
         }
@@ -164,6 +167,7 @@ impl History {
             (0..self.servers).chain(self.spare).map(|machine| self.sim.is_host_running(host(machine))).collect();
         let mut world = self.world.borrow_mut();
         world.look(&up);
+        world.running = up;
         world.broken.clone().map_or(Ok(()), Err)
     }
 }

@@ -1,13 +1,14 @@
 //! The invariants of the design, judged from outside: 1 and 3 at every write, 2 and 4 after every step.
 
-use bellwether_manager::procedure::SignedDocument;
+mod procedures;
+
 use bellwether_proto::{
-    key::PublicKey,
     name::ServerName,
     record::{Role, SignedRecord},
-    revision::SignedHeader,
+    revision::{RevisionId, SignedHeader},
 };
 
+pub(crate) use self::procedures::unfinished;
 use crate::{changes::Changes, disk::Disk, keys, world::State};
 
 /// Judges a write of a server's; what a fault does to a disk does not pass here.
@@ -34,7 +35,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
     if let (Some(old), Some(new)) = (&before.procedures, &after.procedures)
         && old != new
     {
-        progress(state, &name, old, new);
+        procedures::progress(state, &name, old, new);
     }
     if let (Some(old), Some(new)) = (&before.at, &after.at)
         && old != new
@@ -59,26 +60,6 @@ fn count(state: &mut State, disk: &Disk, old: &SignedRecord, new: &SignedRecord)
     state.met.fenced += u64::from(before && !after && !signed);
 }
 
-/// What was done stays done: within what one manager says, no procedure goes back.
-fn progress(state: &mut State, name: &ServerName, old: &SignedDocument, new: &SignedDocument) {
-    let unfinished = old.document().procedures.iter().any(|procedure| !procedure.is_over());
-    state.met.carried_on +=
-        u64::from(unfinished && new.signer() == state.disks_key(name) && old.signer() != new.signer());
-    // In a later epoch it may go on from what a candidate had; and a backup or a copy knows less.
-    let epoch = |signed: &SignedDocument| signed.document().version.0;
-    let (restored, copied) = (state.met.restored > 0, state.met.copied > 0);
-    if old.signer() != new.signer() || epoch(old) != epoch(new) || restored || copied {
-        return;
-    }
-    for procedure in &old.document().procedures {
-        let back =
-            new.document().get(procedure.id).is_some_and(|new| new.kind == procedure.kind && new.at < procedure.at);
-        if back {
-            state.breaks(format!("W18: {} goes back at {name}, from step {}", procedure.id, procedure.at));
-        }
-    }
-}
-
 fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &SignedHeader) {
     let (from, to) = (old.number(), new.number());
     let back = to.epoch < from.epoch || (to.epoch == from.epoch && to.sequence <= from.sequence);
@@ -88,12 +69,6 @@ fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &Sign
 }
 
 impl State {
-    /// The key of that server, as it was at the beginning.
-    fn disks_key(&self, name: &ServerName) -> PublicKey {
-        let disk = self.disks.iter().find(|disk| disk.name == *name).expect("a server of this simulation");
-        keys::public(disk.key)
-    }
-
     /// A manager says that it has this revision: it must be durable there (invariant 3).
     pub(crate) fn offers(&mut self, machine: usize, header: Option<&SignedHeader>) {
         let Some(header) = header else { return };
@@ -125,6 +100,17 @@ impl State {
         if header.number().epoch > epoch {
             let name = self.disks[machine].name.clone();
             self.breaks(format!("3: {name}, in epoch {epoch}, takes revision {}", header.number()));
+        }
+    }
+
+    /// A revision takes the place of another one that it does not descend from: what it has not is kept (invariant 4).
+    pub(crate) fn replaces(&mut self, machine: usize, new: RevisionId) {
+        let disk = &self.disks[machine];
+        let there = self.content(disk.sets.revision).and(disk.sets.edits);
+        let gone = there.without(self.content(Some(new))).without(disk.kept);
+        if !gone.is_empty() {
+            let name = disk.name.clone();
+            self.breaks(format!("4: {name} replaces {gone:?} and keeps it nowhere"));
         }
     }
 
@@ -179,10 +165,9 @@ impl State {
             return Err(format!("managers: {names:?}"));
         };
         let record = manager.record().expect("it leads").record();
-        if let Some(document) = &manager.procedures
-            && let Some(procedure) = document.document().procedures.iter().find(|procedure| !procedure.is_over())
-        {
-            return Err(format!("{} is at step {}: {:?}", procedure.id, procedure.at, procedure.standing));
+        if let Some((name, procedure)) = disks().find_map(|disk| Some((&disk.name, unfinished(disk)?))) {
+            let (id, command, at) = (procedure.id, procedure.kind.command(), procedure.at);
+            return Err(format!("{id} ({command}) at {name} is at step {at}: {:?}", procedure.standing));
         }
         let out = |server: &&bellwether_proto::record::Server| server.drained || self.drained.contains(&server.name);
         if let Some(server) = record.servers.iter().find(out) {

@@ -1,5 +1,7 @@
 //! What histories have met: a simulation that never comes to a conflict says nothing about conflicts.
 
+use bellwether_manager::procedure::Kind;
+
 /// How often each thing happened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Met {
@@ -35,14 +37,49 @@ pub struct Met {
     pub procedures: u64,
     /// Servers that were taken out of service.
     pub drains: u64,
+    /// Recoveries of a member that were begun.
+    pub member_recoveries: u64,
+    /// Recoveries of the manager that were begun.
+    pub manager_recoveries: u64,
+    /// Recoveries that came to their end.
+    pub recovered: u64,
+    /// Servers that a procedure has put back into service.
+    pub undrained: u64,
+    /// Takeovers that were a step of a procedure.
+    pub promoted: u64,
+    /// Questions of procedures that were answered.
+    pub attested: u64,
+    /// Procedures that stopped, and were let go on.
+    pub resumed: u64,
+    /// Procedures that were given up.
+    pub given_up: u64,
     /// Unfinished procedures that a new manager went on with.
     pub carried_on: u64,
 }
 
 impl Met {
+    /// A procedure of that kind is begun.
+    pub(crate) fn begins(&mut self, kind: &Kind) {
+        self.procedures += 1;
+        self.member_recoveries += u64::from(matches!(kind, Kind::RecoverMember { .. }));
+        self.manager_recoveries += u64::from(matches!(kind, Kind::RecoverManager { .. }));
+    }
+
+    /// A procedure of that kind has come to its end.
+    pub(crate) fn ends(&mut self, kind: &Kind) {
+        let recovery = matches!(kind, Kind::RecoverMember { .. } | Kind::RecoverManager { .. });
+        self.recovered += u64::from(recovery);
+    }
+
+    /// A person lets one go on, with an answer or without.
+    pub(crate) fn goes_on(&mut self, attested: bool) {
+        self.attested += u64::from(attested);
+        self.resumed += u64::from(!attested);
+    }
+
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 17] {
+    pub fn counts(&self) -> [(&'static str, u64); 25] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -60,6 +97,14 @@ impl Met {
             ("copies noticed", self.copies_noticed),
             ("procedures begun", self.procedures),
             ("servers drained", self.drains),
+            ("recoveries of a member begun", self.member_recoveries),
+            ("recoveries of the manager begun", self.manager_recoveries),
+            ("recoveries done", self.recovered),
+            ("servers put back into service", self.undrained),
+            ("takeovers by a procedure", self.promoted),
+            ("questions answered", self.attested),
+            ("procedures resumed", self.resumed),
+            ("procedures given up", self.given_up),
             ("procedures carried on by a new manager", self.carried_on),
         ]
     }
@@ -83,6 +128,14 @@ impl std::ops::AddAssign for Met {
         self.copies_noticed += other.copies_noticed;
         self.procedures += other.procedures;
         self.drains += other.drains;
+        self.member_recoveries += other.member_recoveries;
+        self.manager_recoveries += other.manager_recoveries;
+        self.recovered += other.recovered;
+        self.undrained += other.undrained;
+        self.promoted += other.promoted;
+        self.attested += other.attested;
+        self.resumed += other.resumed;
+        self.given_up += other.given_up;
         self.carried_on += other.carried_on;
     }
 }

@@ -1,7 +1,7 @@
 //! The simulation notices broken rules: each of these is what somebody could get wrong.
 
 use bellwether_manager::{
-    procedure::{Action, Next, Procedure, Task, World, next},
+    procedure::{Action, Holds, Next, Procedure, Task, World, next},
     recognition::Recognised,
     takeover::{Findings, Insists, Refused, Survey},
 };
@@ -81,4 +81,22 @@ fn drains_at_once(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
 #[test]
 fn w23_a_procedure_that_drains_below_the_least_that_are_to_serve() {
     says("W23: ", Rules { next: drains_at_once, ..Rules::default() });
+}
+
+#[test]
+fn w23_a_manager_that_syncs_whom_its_recovery_has_not_drained_yet() {
+    says("W23: ", Rules { holds: |_| Holds::new(), ..Rules::default() });
+}
+
+/// Puts back into service what is not synced yet.
+fn undrains_at_once(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
+    match (next(procedure, world, now_ms), procedure.step().map(|step| &step.task)) {
+        (Next::Wait(..), Some(Task::Sync(servers))) => Next::Do(Action::Undrain(servers.clone())),
+        (next, _) => next,
+    }
+}
+
+#[test]
+fn w12_a_procedure_that_puts_a_server_back_before_it_is_synced() {
+    says("W12: ", Rules { next: undrains_at_once, ..Rules::default() });
 }

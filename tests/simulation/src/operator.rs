@@ -1,14 +1,18 @@
 //! The operator in peace: looks at what the servers show, once in a while, and does what it says is to be done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_manager::procedure::{Id, Kind};
-use bellwether_proto::record::Role;
+use bellwether_manager::procedure::{Fact, Id, Kind, Procedure, Standing};
+use bellwether_proto::{
+    name::ServerName,
+    record::{Record, Role, Server},
+};
 
 use crate::{
     disk::Disk,
     faults::{command, managers},
     history::{self, History},
+    invariants::unfinished,
     keys,
     world::{Command, Notice},
 };
@@ -29,8 +33,8 @@ pub(crate) struct Operator {
     stubborn: BTreeSet<usize>,
     /// Managers that others did not follow before, since there were several.
     refused: BTreeSet<usize>,
-    /// The procedure that goes on, its step, and how often in a row it was there.
-    waits: Option<(Id, usize, u32)>,
+    /// Where the procedures that are unfinished are (the machine, the name, the step), and how often in a row they were there.
+    waits: BTreeMap<(usize, Id, usize), u32>,
 }
 
 impl Operator {
@@ -46,6 +50,7 @@ impl Operator {
         history.world.borrow_mut().tell_all(|| format!("the operator looks: {missing}"));
         self.looked += 1;
         look_at_copies(history);
+        self.see_to_procedures(history);
         let at_its_address = |machine: &usize| {
             let world = history.world.borrow();
             world.places[&world.disks[*machine].name] == *machine
@@ -83,11 +88,11 @@ impl Operator {
             let name = history.world.borrow().disks[machine].name.clone();
             let shows = |notice: &Notice| history.world.borrow().notices[machine].contains(notice);
             let of_a_group = history.world.borrow().disks[machine].held.is_some();
+            let away = record.removed.iter().any(|server| server.name == name);
             match record.server(&name).map(|server| server.role) {
-                Some(Role::Disabled) => command(history, manager, Command::Add(name)),
-                None if record.removed.iter().any(|server| server.name == name) => {
-                    command(history, manager, Command::Add(name));
-                }
+                Some(Role::Disabled) | None if works_on(&history.world.borrow().disks[manager], &name) => {}
+                Some(Role::Disabled) => command(history, manager, self.add(name)),
+                None if away => command(history, manager, self.add(name)),
                 None => command(history, manager, Command::Admit(name)),
                 Some(_) if !of_a_group => command(history, machine, Command::Enter(Box::new(held.clone()))),
                 Some(_) if shows(&Notice::CannotFollow(own.clone())) || shows(&Notice::Conflict) => {
@@ -111,10 +116,20 @@ impl Operator {
         } else if shows(&Notice::Conflict) || shows(&Notice::CannotFollow(own)) {
             command(history, manager, Command::Take { force: true });
         }
-        self.finish_maintenance(history, manager);
+        self.bring_back(history, manager);
         let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_));
         if history.world.borrow().notices[manager].iter().any(wants) {
-            command(history, manager, Command::Sync);
+            let drained = Command::Begin(Kind::Sync { servers: Vec::new() });
+            command(history, manager, if self.looked.is_multiple_of(2) { drained } else { Command::Sync });
+        }
+    }
+
+    /// Brings a server back that was put away: by a procedure, or by hand.
+    fn add(&self, server: ServerName) -> Command {
+        match self.looked % 3 {
+            0 => Command::Begin(Kind::ServerAdd { server }),
+            1 => Command::Begin(Kind::MaintenanceFinish { server }),
+            _ => Command::Add(server),
         }
     }
 
@@ -174,33 +189,62 @@ impl Operator {
         self.refused.extend(refused);
     }
 
-    /// What stopped is given up, and what waits for what will not come; who is out of service then, is brought back.
-    fn finish_maintenance(&mut self, history: &History, manager: usize) {
+    /// Who is out of service, and no procedure brings back, is brought back.
+    fn bring_back(&self, history: &History, manager: usize) {
         let world = history.world.borrow();
-        let disk = &world.disks[manager];
-        let mut procedures = disk.procedures.iter().flat_map(|document| &document.document().procedures);
-        let unfinished = procedures.rfind(|procedure| !procedure.is_over()).cloned();
-        let servers = disk.record().map(|record| record.record().servers.clone()).unwrap_or_default();
-        let out = servers.into_iter().find(|server| server.drained || world.drained.contains(&server.name));
+        let servers = world.disks[manager].record().map(|record| record.record().servers.clone()).unwrap_or_default();
+        let out = |server: &Server| server.drained || world.drained.contains(&server.name);
+        let busy = |server: &Server| works_on(&world.disks[manager], &server.name);
+        let back: Vec<Server> = servers.into_iter().filter(|server| out(server) && !busy(server)).collect();
         drop(world);
-        self.waits = unfinished.as_ref().map(|procedure| {
-            let looks = match self.waits {
-                Some((id, at, looks)) if (id, at) == (procedure.id, procedure.at) => looks + 1,
-                _ => 1,
-            };
-            (procedure.id, procedure.at, looks)
-        });
-        match (unfinished, out) {
-            (Some(procedure), _) if !procedure.goes_on() || self.waits.is_some_and(|(_, _, looks)| looks > 3) => {
-                command(history, manager, Command::GiveUp);
-            }
-            (None, Some(server)) => {
-                let kind = Kind::MaintenanceFinish { server: server.name };
-                command(history, manager, Command::Maintain(kind));
-            }
-            _ => {}
+        for server in back {
+            command(history, manager, Command::Begin(Kind::MaintenanceFinish { server: server.name }));
         }
     }
+
+    /// Procedures, at those who drive them: what asks is answered, what stopped is let go on once, and what waits for what will
+    /// not come is given up.
+    fn see_to_procedures(&mut self, history: &History) {
+        let world = history.world.borrow();
+        let there = |machine: usize| Some((machine, unfinished(&world.disks[machine])?.clone()));
+        let unfinished: Vec<(usize, Procedure)> = world.machines().filter_map(there).collect();
+        drop(world);
+        let before = std::mem::take(&mut self.waits);
+        let (several, mut isolated) = (managers(history).len() > 1, false);
+        for (machine, procedure) in unfinished {
+            let place = (machine, procedure.id, procedure.at);
+            let looks = before.get(&place).copied().unwrap_or_default() + 1;
+            self.waits.insert(place, looks);
+            let todo = match (procedure.asks(), looks) {
+                (_, 4..) => Command::GiveUp,
+                // Nobody takes one machine off because of the other, and that one because of this one; and who leads comes
+                // first.
+                (Some(Fact::Isolated(_)), _) if several || std::mem::replace(&mut isolated, true) => Command::GiveUp,
+                (Some(Fact::Isolated(server)), _) => isolate(history, server, procedure.id),
+                (Some(Fact::Repaired(_)), _) => Command::GoOn { attest: true },
+                (None, 1) if procedure.standing != Standing::Running => Command::GoOn { attest: false },
+                (None, _) if procedure.standing != Standing::Running => Command::GiveUp,
+                (None, _) => continue,
+            };
+            command(history, machine, todo);
+        }
+    }
+}
+
+/// It is not lost after all, so that the recovery is given up; or the group is dissolved on it (W22), and it is recovered.
+fn isolate(history: &History, server: &ServerName, id: Id) -> Command {
+    if id.0.is_multiple_of(2) {
+        return Command::GiveUp;
+    }
+    let machine = history.world.borrow().places[server];
+    command(history, machine, Command::Leave);
+    Command::GoOn { attest: true }
+}
+
+/// Whether that manager has something under way that concerns that server.
+fn works_on(manager: &Disk, server: &ServerName) -> bool {
+    let mut procedures = manager.procedures.iter().flat_map(|signed| &signed.document().procedures);
+    procedures.any(|procedure| !procedure.is_over() && procedure.servers().any(|touched| touched == server))
 }
 
 /// The candidate with the newest record.
@@ -210,7 +254,8 @@ fn candidate(history: &History) -> Option<usize> {
     let may = |machine: &usize| {
         let disk = &world.disks[*machine];
         let server = disk.record().and_then(|record| record.record().server(&disk.name).cloned());
-        server.is_some_and(|server| server.role == Role::Member && server.candidate)
+        // One that is kept out, or has just joined, has nothing to lead with.
+        disk.at.is_some() && server.is_some_and(|server| server.role == Role::Member && server.candidate)
     };
     world.machines().filter(may).max_by_key(|machine| version(&world.disks[*machine]))
 }
@@ -221,6 +266,7 @@ fn look_at_copies(history: &mut History) {
     let world = history.world.borrow();
     let Some((a, b)) = world.twins() else { return };
     let name = world.disks[a].name.clone();
+    let elsewhere = if world.places[&name] == a { b } else { a };
     let own = |machine: usize| {
         let mut notices = world.notices[machine].iter();
         notices.any(|notice| matches!(notice, Notice::WentBack | Notice::Copy(_)))
@@ -228,14 +274,17 @@ fn look_at_copies(history: &mut History) {
     let of_it = |notice: &Notice| matches!(notice, Notice::Copy(of) | Notice::Fault(of) if *of == name);
     let named = own(a) || own(b) || world.notices.iter().flatten().any(of_it);
     let forgot = [a, b].into_iter().find(|machine| world.disks[*machine].held.is_none());
-    let elsewhere = if world.places[&name] == a { b } else { a };
     // One that leads nobody talks to nobody who could tell: only who copied the machine knows of it.
     let alone = [a, b].into_iter().find(|machine| {
         let own = keys::public(world.disks[*machine].key);
         let record = world.disks[*machine].record().map(|record| record.record());
-        record.is_some_and(|record| {
-            record.manager().key == own && record.servers.iter().all(|server| server.role != Role::Member)
-        })
+        let mute = |record: &Record| match record.by_key(&own).map(|server| server.role) {
+            Some(Role::Manager) => record.servers.iter().all(|server| server.role != Role::Member),
+            Some(Role::Member) => false,
+            // Whoever leads it sends it nothing, and it is not at the address where it would be asked.
+            Some(Role::Disabled) | None => *machine == elsewhere,
+        };
+        record.is_some_and(mute)
     });
     let off = forgot.or(named.then_some(elsewhere)).or(alone);
     drop(world);

@@ -4,7 +4,7 @@
 use bellwether_manager::{
     Leave, RoleRefused,
     group::By,
-    procedure::{self, Next, Procedure, World},
+    procedure::{self, Document, Holds, Next, Procedure, World},
     recognition::{self, Holdings, Recognised, Remembered, Said},
     roles::{hand_over, take_over},
     takeover::{Findings, Insists, Refused, Survey},
@@ -48,6 +48,8 @@ pub struct Rules {
     pub(crate) is_copy: fn(u64, u64) -> bool,
     /// What a procedure does next.
     pub(crate) next: fn(&Procedure, &World, u64) -> Next,
+    /// Whom a recovery drains before it is synced.
+    pub(crate) holds: fn(&Document) -> Holds,
     /// A revision is durable before it is offered.
     pub(crate) save_first: bool,
     /// A member that the new manager's history does not know keeps what is replaced.
@@ -66,6 +68,7 @@ impl Default for Rules {
             accept: ticket::accept,
             is_copy: start::is_copy,
             next: procedure::next,
+            holds: Document::holds,
             save_first: true,
             keep_forked: true,
         }

@@ -7,12 +7,15 @@ use std::{
     rc::Rc,
 };
 
-use bellwether_manager::procedure::Kind;
+use bellwether_manager::{
+    procedure::{Kind, SignedDocument},
+    takeover::Insists,
+};
 use bellwether_proto::{
     Malformed,
     key::PublicKey,
     name::ServerName,
-    record::SignedRecord,
+    record::{Role, SignedRecord},
     revision::{Epoch, RevisionId, SignedHeader},
     v1,
 };
@@ -20,7 +23,7 @@ use bellwether_proto::{
 use crate::{
     changes::{Change, Changes},
     disk::{Arm, Disk, Held},
-    invariants,
+    invariants, keys,
     met::Met,
     rng::Rng,
     rules::Rules,
@@ -53,8 +56,17 @@ pub(crate) enum Command {
     /// Adds again, out of service until it is synced.
     BringBack(ServerName),
     /// Begins a procedure.
-    Maintain(Kind),
-    /// Gives up the procedures that are unfinished.
+    Begin(Kind),
+    /// Begins to recover the manager, at the candidate that takes over (W24).
+    RecoverManager {
+        remove: bool,
+        insists: Insists,
+    },
+    /// Lets the procedures that this server drives go on: those that stopped; or those that ask, with the answer.
+    GoOn {
+        attest: bool,
+    },
+    /// Gives up the procedures that this server drives and that are unfinished.
     GiveUp,
     /// Brings all members to the head whatever they have.
     Sync,
@@ -98,8 +110,14 @@ pub(crate) struct State {
     pub(crate) retired: BTreeSet<usize>,
     /// Servers to which the balancer sends no requests.
     pub(crate) drained: BTreeSet<ServerName>,
+    /// Which machines run.
+    pub(crate) running: Vec<bool>,
+    /// How many servers are to serve at any time (W23).
+    pub(crate) min_serving: usize,
     /// Records that were read before: the same bytes are checked once in a history, which saves much of its time.
     read: HashMap<Vec<u8>, SignedRecord>,
+    /// The same of documents of procedures, by their signatures.
+    documents: HashMap<Vec<u8>, SignedDocument>,
     /// Numbers that servers draw.
     drawn: Rng,
     /// Machines that are to be stopped now.
@@ -141,7 +159,10 @@ impl World {
             places,
             retired: BTreeSet::new(),
             drained: BTreeSet::new(),
+            running: vec![true; n],
+            min_serving: 1,
             read: HashMap::new(),
+            documents: HashMap::new(),
             drawn,
             dying: BTreeSet::new(),
             commands: vec![VecDeque::new(); n],
@@ -199,6 +220,16 @@ impl State {
         Ok(record)
     }
 
+    /// Reads and checks a document of procedures.
+    pub(crate) fn document(&mut self, wire: &v1::SignedProcedures) -> Result<SignedDocument, Malformed> {
+        if let Some(known) = self.documents.get(wire.signature.as_ref()).filter(|known| known.to_wire() == *wire) {
+            return Ok(known.clone());
+        }
+        let document = SignedDocument::from_wire(wire)?;
+        self.documents.insert(wire.signature.to_vec(), document.clone());
+        Ok(document)
+    }
+
     /// A number that nobody knows.
     pub(crate) fn draw(&mut self) -> u64 {
         self.drawn.next()
@@ -213,6 +244,17 @@ impl State {
     pub(crate) fn is_manager_of_any(&self, key: &PublicKey) -> bool {
         let record = |machine: usize| self.disks[machine].record();
         self.machines().filter_map(record).any(|record| record.record().manager().key == *key)
+    }
+
+    /// Whether the balancer's checks of that server pass: it runs, and its `/ready` says so.
+    pub(crate) fn is_ready(&self, name: &ServerName) -> bool {
+        let Some(machine) = self.places.get(name).copied().filter(|machine| self.running[*machine]) else {
+            return false;
+        };
+        let disk = &self.disks[machine];
+        let own = disk.record().and_then(|record| record.record().by_key(&keys::public(disk.key)));
+        let by_record = own.is_some_and(|own| own.role != Role::Disabled && !own.drained);
+        by_record && disk.fault.is_none() && (disk.leads || disk.at.is_some())
     }
 
     /// Two machines of the farm that have the key of one server.

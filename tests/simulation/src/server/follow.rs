@@ -167,6 +167,9 @@ impl Server {
             self.drive.save(&format!("recovery point {kept:?}"), |disk| disk.kept = disk.kept.and(kept)).await;
         }
         let id = header.id();
+        if forked {
+            self.world.borrow_mut().replaces(self.machine, id);
+        }
         self.drive
             .save(&format!("sets at {}", header.number()), |disk| {
                 disk.sets.revision = Some(id);

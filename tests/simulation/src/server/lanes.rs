@@ -1,6 +1,6 @@
 //! The manager: a lane to every member; heads to all, then each one's packs, one after the other.
 
-use bellwether_manager::recognition::Remembered;
+use bellwether_manager::{procedure::ActError, recognition::Remembered};
 use bellwether_proto::{
     hash::Hash,
     name::ServerName,
@@ -30,10 +30,14 @@ pub(super) struct Lane {
     /// The revision that it holds.
     pub(super) at: Option<SignedHeader>,
     /// What was offered to it and not reported.
-    offered: Option<RevisionId>,
-    refused: Option<RevisionId>,
+    pub(super) offered: Option<RevisionId>,
+    pub(super) refused: Option<RevisionId>,
     /// It is in error: it takes nothing until a sync.
     pub(super) fault: bool,
+    /// It was found to be edited.
+    pub(super) drifted: bool,
+    /// A person, or a procedure, has asked for its sync, which has not ended.
+    pub(super) sync: bool,
     /// What it has said of itself.
     pub(super) remembered: Remembered,
     /// Another start of it has spoken: if this one lives, one of the two is a copy.
@@ -169,6 +173,7 @@ impl Server {
             Some(up::Message::Hello(hello)) => {
                 lane.at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
                 lane.fault |= hello.fault.is_some();
+                lane.drifted = hello.drift.as_ref().is_some_and(|drift| drift.entries > 0);
                 if !self.recognised(name, &hello).await {
                     return;
                 }
@@ -212,22 +217,31 @@ impl Server {
     }
 
     /// Offers the next pack on the way to the head: the increment, or a base where the history does not lead there.
-    fn offer_next(&mut self, name: &ServerName) {
+    pub(super) fn offer_next(&mut self, name: &ServerName) {
         let Some(head) = self.head().filter(|_| self.leads()) else { return };
-        let Some(lane) = self.lanes.get(name).filter(|lane| lane.greeted && lane.offered.is_none()) else { return };
+        let held = self.holds(name);
+        let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.greeted && lane.offered.is_none()) else { return };
         let at = lane.at.as_ref().map(SignedHeader::id);
-        if at == Some(head.id()) || lane.refused == Some(head.id()) {
+        if at == Some(head.id()) {
+            lane.sync = false;
             return;
         }
-        if lane.fault {
+        let (refused, asked) = (lane.refused, lane.sync);
+        if lane.fault || refused == Some(head.id()) || (held && !lane.sync) {
             return;
         }
-        self.world.borrow_mut().leads_on(self.machine, name, lane.at.as_ref());
+        let held_there = lane.at.clone();
+        self.world.borrow_mut().leads_on(self.machine, name, held_there.as_ref());
         let next = at.and_then(|at| self.after(at, &head));
         let forked = at.is_some() && next.is_none();
-        let next = next.filter(|next| lane.refused != Some(next.id()));
+        let next = next.filter(|next| refused != Some(next.id()));
         let (header, base) = next.map_or((head, true), |next| (next, false));
-        self.world.borrow_mut().offers(self.machine, Some(&header));
+        let mut world = self.world.borrow_mut();
+        world.offers(self.machine, Some(&header));
+        if base && !asked {
+            world.syncs(self.machine, name, at, header.id());
+        }
+        drop(world);
         let lane = self.lanes.get_mut(name).expect("it was just there");
         lane.offered = Some(header.id());
         let number = lane.number.expect("a lane that was greeted is open");
@@ -254,23 +268,34 @@ impl Server {
     }
 
     pub(super) fn sync_all(&mut self) {
+        let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
+        self.sync(&names);
+    }
+
+    /// Brings them to the head whatever they have.
+    pub(super) fn sync(&mut self, servers: &[ServerName]) {
         if !self.leads() {
             return;
         }
-        for lane in self.lanes.values_mut() {
-            (lane.refused, lane.fault) = (None, false);
+        for name in servers {
+            let Some(lane) = self.lanes.get_mut(name) else { continue };
+            (lane.refused, lane.fault, lane.drifted, lane.sync) = (None, false, false, true);
+            if let Some(number) = lane.number.filter(|_| lane.greeted) {
+                self.down_to(number, down::Message::Sync(v1::Sync { request: 1 }));
+            }
         }
-        for number in self.greeted_lanes() {
-            self.down_to(number, down::Message::Sync(v1::Sync { request: 1 }));
-        }
-        let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
-        names.iter().for_each(|name| self.offer_next(name));
+        servers.iter().for_each(|name| self.offer_next(name));
     }
 
     /// Disables, removes, or adds again.
-    pub(super) async fn edit_group(&mut self, command: Command) {
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) async fn edit_group(&mut self, command: Command) -> Result<(), ActError> {
         use bellwether_manager::group;
-        let Some(held) = self.record().filter(|_| self.leads()) else { return };
+        let Some(held) = self.record().filter(|_| self.leads()) else {
+            return Err(ActError::Failed("this server does not lead".to_owned()));
+        };
         let by = group::By { author: self.name.to_string(), time_ms: self.now() };
         let next = match command.clone() {
             Command::Remove(name) => group::remove(&held, &name, &by),
@@ -282,7 +307,7 @@ impl Server {
                 let index: usize = host.trim_start_matches("web").parse().expect("a server of this simulation");
                 group::enter(&held, &name, &crate::keys::public(index), &format!("{host}:7100"), &by)
             }
-            _ => return,
+            _ => return Ok(()),
         };
         if let Command::Admit(name) = &command {
             // It comes without a state: the sessions that it has had say nothing any more.
@@ -291,8 +316,9 @@ impl Server {
                 *lane = Lane { number: lane.number, dialling: lane.dialling, ..Lane::default() };
             }
         }
-        if let Ok(Some(record)) = next {
+        if let Some(record) = next.map_err(|why| ActError::Refused(why.to_string()))? {
             self.put_in_force(record).await;
         }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 mod change;
 mod follow;
+mod hands;
 mod lanes;
 mod procedures;
 mod records;
@@ -16,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether_manager::procedure::Survey;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::ServerName,
@@ -238,7 +240,10 @@ impl Server {
                 self.lead().await;
                 self.drive_procedures().await;
             }
-            Some(_) => self.look_for_manager(),
+            Some(_) => {
+                self.look_for_manager();
+                self.drive_procedures().await;
+            }
             None => {}
         }
         if self.drive.read(|disk| disk.halted.is_some()) {
@@ -255,10 +260,12 @@ impl Server {
             Command::Edit(change) => self.edit(change).await,
             Command::Promote(to, leave) => self.begin_handover(to, leave).await,
             Command::Take { force } => self.begin_takeover(force),
-            Command::Maintain(kind) => self.maintain(kind).await,
+            Command::Begin(kind) => self.begin(kind, Survey::default()).await,
+            Command::RecoverManager { remove, insists } => self.begin_recovery(remove, insists),
+            Command::GoOn { attest } => self.let_go_on(attest).await,
             Command::GiveUp => self.give_up().await,
             Command::Disable(_) | Command::Remove(_) | Command::Add(_) | Command::BringBack(_) | Command::Admit(_) => {
-                self.edit_group(command).await;
+                _ = self.edit_group(command).await;
             }
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),

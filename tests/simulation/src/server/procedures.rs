@@ -1,37 +1,32 @@
-//! Procedures (W18–W21): the manager drives them by the engine's own rules, on a model of the balancer; candidates keep the
-//! signed document, so that they go on after a crash and after the role has moved.
+//! Procedures (W18–W27): their driver (the manager; before its promotion the candidate that recovers one) goes on with them by
+//! the engine's own rules; candidates keep the signed document, so that they go on after a crash and after the role has moved.
 
-use bellwether_manager::{
-    Leave, group,
-    procedure::{
-        Action, Document, Id, Kind, Next, Procedure, Removed, Seen, SignedDocument, Survey, Traffic, World, abort,
-        plan, settle,
-    },
+use std::rc::Rc;
+
+use bellwether_manager::procedure::{
+    ActError, Document, Id, Kind, Next, Procedure, Request, SignedDocument, Standing, Survey, abort, acted, begun,
+    propose, resume, settle,
 };
 use bellwether_proto::{
     name::ServerName,
-    record::{Role, Server as Entry},
     revision::Epoch,
-    status::State,
     v1::{self, down},
 };
 
-use super::Server;
-use crate::{net::Number, world::Command};
+use super::{Server, Standing as Role};
+use crate::net::Number;
 
 /// The engine's patience is for real farms: its clock runs so many times faster here.
-const FASTER: u64 = 20;
-/// How long sessions are waited for, by that clock.
-const DRAIN_MS: u64 = 2_000;
+pub(crate) const FASTER: u64 = 20;
 
 /// What a member was sent of the procedures, and when.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Told {
     sent: Option<((Epoch, u64), u64)>,
     /// What it is known to have.
-    informed: Option<(Epoch, u64)>,
+    pub(super) informed: Option<(Epoch, u64)>,
     /// When every byte of it was last hashed and found to be the head's.
-    equal_ms: Option<u64>,
+    pub(super) equal_ms: Option<u64>,
 }
 
 impl Told {
@@ -44,62 +39,120 @@ impl Told {
 }
 
 impl Server {
-    fn document(&self) -> Option<Document> {
+    pub(super) fn document(&self) -> Option<Document> {
         let group = self.record()?.record().group;
         let held = self.drive.read(|disk| disk.procedures.clone());
         Some(held.map_or_else(|| Document::empty(group), |held| held.document().clone()))
     }
 
-    /// One look at what this manager has to drive, as the engine's runner does it.
+    fn epoch(&self) -> Option<Epoch> {
+        self.record().map(|record| record.record().version.epoch)
+    }
+
+    /// The engine's clock.
+    pub(super) fn engine_ms(&self) -> u64 {
+        self.now() * FASTER
+    }
+
+    /// Whether a recovery drains that server before it is synced, and has not come to it yet (W23).
+    pub(super) fn holds(&self, server: &ServerName) -> bool {
+        let holds = |held: &SignedDocument| (self.rules.holds)(held.document()).contains(server);
+        self.drive.read(|disk| disk.procedures.as_deref().is_some_and(holds))
+    }
+
+    /// Whether what it drives may go on: a manager that stands still, or asks before it leads, cannot act.
+    fn may_drive(&self) -> bool {
+        self.standing() != Some(Role::Manager) || self.leads()
+    }
+
+    /// What is unfinished and this server's to drive.
+    fn mine<'a>(&self, document: &'a Document) -> impl Iterator<Item = &'a Procedure> + use<'a> {
+        let record = self.record().filter(|_| self.may_drive());
+        let name = self.name.clone();
+        let mine = move |procedure: &&Procedure| {
+            let driver = record.as_ref().map(|record| procedure.driver(&record.record().manager().name));
+            !procedure.is_over() && driver == Some(&name)
+        };
+        document.procedures.iter().filter(mine)
+    }
+
+    /// One look at what this server has to drive, as the engine's runner does it; an action that is under way ends first.
     pub(super) async fn drive_procedures(&mut self) {
-        let (Some(record), Some(mut document)) = (self.record(), self.document()) else { return };
-        if document.procedures.is_empty() || !self.leads() {
+        let held = self.drive.read(|disk| disk.procedures.clone());
+        let (Some(held), None) = (held.filter(|held| !held.document().procedures.is_empty()), &self.taking) else {
             return;
+        };
+        let Some(record) = self.record() else { return };
+        let (record, document) = (record.record(), held.document());
+        let epoch = record.version.epoch;
+        if self.leads() && document.version.0 != epoch {
+            let mut document = document.clone();
+            document.take_over(&self.name, self.engine_ms());
+            self.keep_document(document, epoch).await;
         }
-        let now = self.now() * FASTER;
-        if document.version.0 != record.record().version.epoch {
-            document.take_over(now);
-            self.keep_document(document.clone()).await;
-        }
-        let manager = &record.record().manager().name;
-        let mine = |procedure: &&Procedure| procedure.goes_on() && procedure.driver(manager) == &self.name;
-        let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
-        for id in mine {
-            self.drive_one(id, now).await;
+        for procedure in self.mine(document).filter(|procedure| procedure.goes_on(record)) {
+            self.drive_one(procedure.id).await;
         }
     }
 
-    async fn drive_one(&mut self, id: Id, now: u64) {
-        let (Some(document), Some(world)) = (self.document(), self.observe()) else { return };
+    async fn drive_one(&mut self, id: Id) {
+        let (Some(epoch), Some(document), Some(world)) = (self.epoch(), self.document(), self.observe()) else {
+            return;
+        };
         let Some(mut procedure) = document.get(id).cloned() else { return };
+        let now = self.engine_ms();
         if settle(&mut procedure, &world, now) {
-            self.put_procedure(procedure.clone()).await;
+            self.put_procedure(procedure.clone(), epoch).await;
         }
         if let Next::Do(action) = (self.rules.next)(&procedure, &world, now) {
             procedure.trying(now);
-            self.put_procedure(procedure).await;
-            self.act(action).await;
+            self.put_procedure(procedure, epoch).await;
+            if let Some(done) = self.act(id, action).await {
+                self.acted(id, done, epoch).await;
+            }
         }
     }
 
-    async fn put_procedure(&mut self, procedure: Procedure) {
-        let Some(mut document) = self.document() else { return };
-        let line =
-            format!("{} at step {} of {}: {:?}", procedure.id, procedure.at, procedure.steps.len(), procedure.standing);
-        self.world.borrow_mut().tell(self.machine, || line);
-        document.put(procedure);
-        self.keep_document(document).await;
+    /// Notes how an action ended that was begun in that epoch.
+    pub(super) async fn acted(&mut self, id: Id, done: Result<(), ActError>, epoch: Epoch) {
+        let (Some(document), Some(world)) = (self.document(), self.observe()) else { return };
+        // Another one may have its name by now.
+        let Some(before) = document.get(id).filter(|found| found.tried_ms.is_some()) else { return };
+        let mut procedure = before.clone();
+        acted(&mut procedure, done, &world, self.engine_ms());
+        if procedure != *before {
+            self.put_procedure(procedure, epoch).await;
+        }
     }
 
-    /// On the disk, then to the candidates.
-    async fn keep_document(&mut self, mut document: Document) {
-        let Some(record) = self.record() else { return };
-        document.version = (record.record().version.epoch, document.version.1 + 1);
+    async fn put_procedure(&mut self, procedure: Procedure, epoch: Epoch) {
+        let Some(mut document) = self.document() else { return };
+        let step = procedure.step().map_or_else(|| "the end".to_owned(), |step| step.task.what());
+        let line = format!("{} ({}) at {step}: {:?}", procedure.id, procedure.kind.command(), procedure.standing);
+        self.world.borrow_mut().tell(self.machine, || line);
+        let before = document.get(procedure.id);
+        if procedure.standing == Standing::Done && before.is_some_and(|before| !before.is_over()) {
+            self.world.borrow_mut().met.ends(&procedure.kind);
+        }
+        document.put(procedure);
+        self.keep_document(document, epoch).await;
+    }
+
+    /// On the disk, then to the candidates; whom it held back, it does not, perhaps.
+    async fn keep_document(&mut self, mut document: Document, epoch: Epoch) {
+        document.version = (epoch, document.version.1 + 1);
         let what = format!("procedures {}.{}", document.version.0, document.version.1);
+        let held = self.drive.read(|disk| disk.procedures.as_ref().map(|held| held.document().holds()));
+        let freed = held.is_some_and(|held| held != document.holds());
         let signed = SignedDocument::sign(document, &self.key).expect("few procedures");
-        self.drive.save(&what, |disk| disk.procedures = Some(signed)).await;
+        self.drive.save(&what, |disk| disk.procedures = Some(Rc::new(signed))).await;
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
-        names.iter().for_each(|name| self.show_procedures(name));
+        for name in &names {
+            self.show_procedures(name);
+            if freed {
+                self.offer_next(name);
+            }
+        }
     }
 
     /// To a candidate, what this manager has signed.
@@ -120,130 +173,58 @@ impl Server {
 
     /// A candidate keeps what its manager says.
     pub(super) async fn procedures_told(&mut self, wire: &v1::SignedProcedures) {
-        let (Some(record), Ok(new)) = (self.record(), SignedDocument::from_wire(wire)) else { return };
+        let new = self.world.borrow_mut().document(wire);
+        let (Some(record), Ok(new)) = (self.record(), new) else { return };
         let candidate = record.record().by_key(&self.key.public()).is_some_and(|own| own.candidate);
         let held = self.drive.read(|disk| disk.procedures.clone());
-        if candidate && new.takes_place_of(held.as_ref(), record.record(), &self.name) == Ok(true) {
-            let version = new.document().version;
+        let version = new.document().version;
+        let taken = new.taken(held.as_deref(), record.record(), &self.name, &self.key);
+        if let Some(taken) = taken.ok().flatten().filter(|_| candidate) {
             let what = format!("procedures {}.{} of its manager", version.0, version.1);
-            self.drive.save(&what, |disk| disk.procedures = Some(new)).await;
+            self.drive.save(&what, |disk| disk.procedures = Some(Rc::new(taken))).await;
         }
     }
 
-    /// The farm as this manager sees it.
-    fn observe(&self) -> Option<World> {
-        let (record, head) = (self.record()?, self.head()?);
-        let record = record.record();
-        let version = self.document()?.version;
-        let routes = self.world.borrow().drained.clone();
-        let seen = |entry: &Entry| {
-            let lane = self.lanes.get(&entry.name);
-            let greeted = lane.filter(|lane| lane.greeted);
-            let own = entry.role == Role::Manager;
-            let current = own || greeted.is_some_and(|lane| lane.at.as_ref() == Some(&head));
-            let state = match (entry.role, greeted) {
-                (Role::Manager, _) => State::InSync,
-                (Role::Disabled, _) => State::Disabled,
-                (Role::Member, None) => State::Unreachable,
-                (Role::Member, Some(lane)) if lane.fault => State::Error,
-                (Role::Member, Some(_)) if current => State::InSync,
-                (Role::Member, Some(_)) => State::Updating,
-            };
-            let out = routes.contains(&entry.name);
-            let told = lane.map(|lane| lane.told).unwrap_or_default();
-            let seen = Seen {
-                key: entry.key,
-                role: entry.role,
-                candidate: entry.candidate,
-                drained: entry.drained,
-                state,
-                reason: None,
-                current,
-                equal_ms: told.equal_ms.filter(|_| current),
-                traffic: Traffic::Known { out, up: true, sessions: 0 },
-                informed: own || told.informed == Some(version),
-            };
-            (entry.name.clone(), seen)
+    /// Begins a procedure, unless one is under way that it means or that is in its way.
+    pub(super) async fn begin(&mut self, kind: Kind, survey: Survey) {
+        let (Some(record), Some(document), Some(world)) = (self.record(), self.document(), self.observe()) else {
+            return;
         };
-        let removed = |gone: &Entry| {
-            let traffic = Traffic::Known { out: routes.contains(&gone.name), up: true, sessions: 0 };
-            (gone.name.clone(), Removed { drained: gone.drained, traffic })
-        };
-        Some(World {
-            me: self.name.clone(),
-            manager: record.manager().name.clone(),
-            servers: record.servers.iter().map(seen).collect(),
-            removed: record.removed.iter().map(removed).collect(),
-            balancers: true,
-            min_serving: if record.servers.len() > 3 { 2 } else { 1 },
-            drain_timeout_ms: DRAIN_MS,
-        })
-    }
-
-    async fn act(&mut self, action: Action) {
-        match action {
-            Action::Drain(servers) => self.route(&servers, true).await,
-            Action::Undrain(servers) => self.route(&servers, false).await,
-            Action::HandOver { to, remove } => {
-                let leave = if remove { Leave::Removed } else { Leave::Disabled };
-                self.begin_handover(to, leave).await;
-            }
-            Action::Disable(server) => self.edit_group(Command::Disable(server)).await,
-            Action::Remove(server) => self.edit_group(Command::Remove(server)).await,
-            Action::Add(server) => self.edit_group(Command::BringBack(server)).await,
-            Action::Sync(_) => self.sync_all(),
-            Action::Verify(servers) => {
-                let (now, head) = (self.now() * FASTER, self.head());
-                for (_, lane) in self.lanes.iter_mut().filter(|(name, _)| servers.contains(name)) {
-                    lane.told.equal_ms = Some(now).filter(|_| lane.at == head);
-                }
-            }
-            // Given at a candidate, whose manager is lost.
-            Action::Promote { .. } => {}
-        }
-    }
-
-    /// In the record, then at the balancer.
-    async fn route(&mut self, servers: &[ServerName], out: bool) {
-        let Some(before) = self.observe() else { return };
-        if let Some(held) = self.record()
-            && let Some(next) = group::set_drained(&held, servers, out, &self.by())
-        {
-            self.put_in_force(next).await;
-        }
-        let mut world = self.world.borrow_mut();
-        for server in servers {
-            let changed = if out { world.drained.insert(server.clone()) } else { world.drained.remove(server) };
-            world.met.drains += u64::from(out && changed);
-        }
-        drop(world);
-        let Some(after) = self.observe() else { return };
-        let fewer = after.serving().len() < before.serving().len();
-        if fewer && after.serving().len() < before.min_serving {
-            let (left, name) = (after.serving().len(), self.name.clone());
-            self.world.borrow_mut().breaks(format!("W23: {name} drains {servers:?}: {left} serve"));
-        }
-    }
-
-    /// Begins a procedure, where no other is under way.
-    pub(super) async fn maintain(&mut self, kind: Kind) {
-        let (Some(document), Some(world)) = (self.document().filter(|_| self.leads()), self.observe()) else { return };
-        if document.procedures.iter().any(|procedure| !procedure.is_over()) {
+        if !self.may_drive() || begun(&document, record.record(), &kind).is_some() {
             return;
         }
-        if let Ok(steps) = plan(&kind, &world, &Survey::default()) {
-            let now = self.now() * FASTER;
-            self.put_procedure(Procedure::new(document.next_id(), kind, steps, "root".to_owned(), now)).await;
-            self.world.borrow_mut().met.procedures += 1;
+        let request = Request { kind, survey, attest: String::new(), by: "root".to_owned(), dry_run: false };
+        match propose(&document, &world, request, self.engine_ms()) {
+            Ok(procedure) if procedure.steps.is_empty() => {}
+            Ok(procedure) => {
+                self.world.borrow_mut().met.begins(&procedure.kind);
+                self.put_procedure(procedure, record.record().version.epoch).await;
+            }
+            Err(why) => self.world.borrow_mut().tell(self.machine, || format!("begins nothing: {why}")),
         }
     }
 
-    /// Gives up what is unfinished.
+    /// A person lets what this server drives go on: what stopped, or, with an attestation, what asks.
+    pub(super) async fn let_go_on(&mut self, attest: bool) {
+        let (Some(document), Some(epoch)) = (self.document(), self.epoch()) else { return };
+        for mut procedure in self.mine(&document).cloned() {
+            let said = if attest { "so it is" } else { "" };
+            if resume(&mut procedure, said, "root", self.engine_ms()).is_ok() {
+                self.world.borrow_mut().met.goes_on(attest);
+                self.put_procedure(procedure, epoch).await;
+            }
+        }
+    }
+
+    /// A person gives up what is unfinished and this server's to drive.
     pub(super) async fn give_up(&mut self) {
-        let (Some(document), Some(world)) = (self.document().filter(|_| self.leads()), self.observe()) else { return };
-        for mut procedure in document.procedures.into_iter().filter(|procedure| !procedure.is_over()) {
+        let (Some(document), Some(epoch), Some(world)) = (self.document(), self.epoch(), self.observe()) else {
+            return;
+        };
+        for mut procedure in self.mine(&document).cloned() {
             if abort(&mut procedure, &world, "root").is_ok() {
-                self.put_procedure(procedure).await;
+                self.world.borrow_mut().met.given_up += 1;
+                self.put_procedure(procedure, epoch).await;
             }
         }
     }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_manager::{reform, takeover::Answer};
+use bellwether_manager::{
+    reform,
+    takeover::{Answer, Insists},
+};
 use bellwether_proto::{
     hash::Hash,
     name::ServerName,
@@ -10,7 +13,7 @@ use bellwether_proto::{
     revision::{Epoch, Number, SignedHeader},
 };
 
-use super::{Server, Standing};
+use super::{Server, Standing, takeover::Then};
 use crate::{
     changes::Changes,
     disk::{Disk, Held, Sets},
@@ -20,7 +23,7 @@ impl Server {
     /// Asks everybody first. No role runs meanwhile.
     pub(super) fn begin_reform(&mut self) {
         if self.taking.is_none() && self.standing() == Some(Standing::Manager) {
-            self.survey(true, true);
+            self.survey(Then::Reform, Insists { force: true, accept: true });
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bellwether_manager::{
     Leave,
     group::By,
+    procedure::{self, ActError, Id, Kind},
     takeover::{self, Account, Answer, Findings, Insists, Refused, Silence},
 };
 use bellwether_proto::{
@@ -33,11 +34,23 @@ pub(super) struct Handing {
     until_ms: u64,
 }
 
-/// A takeover, or a group to be formed anew, that waits for answers.
+/// What is done when the others have answered.
+#[derive(Clone, Copy)]
+pub(super) enum Then {
+    /// The manager forms the group anew.
+    Reform,
+    /// This server takes over.
+    Lead(Leave),
+    /// So it does as a step of that procedure.
+    Promote(Id, Leave),
+    /// The recovery of the manager is planned.
+    Recover { remove: bool },
+}
+
+/// What waits for the answers of the others.
 pub(super) struct Takeover {
-    /// It is the manager, and forms the group anew.
-    reform: bool,
-    force: bool,
+    then: Then,
+    insists: Insists,
     until_ms: u64,
     answers: BTreeMap<ServerName, Answer>,
 }
@@ -81,11 +94,18 @@ impl Server {
         if self.taking.is_some() || halted || (self.standing() == Some(Standing::Manager) && !force) {
             return;
         }
-        self.survey(false, force);
+        self.survey(Then::Lead(Leave::Disabled), Insists { force, accept: force });
+    }
+
+    /// `recover manager`: everybody is asked before it is planned.
+    pub(super) fn begin_recovery(&mut self, remove: bool, insists: Insists) {
+        if self.taking.is_none() && self.standing() == Some(Standing::Member) {
+            self.survey(Then::Recover { remove }, insists);
+        }
     }
 
     /// Asks everybody what they have seen, before this server takes over or forms the group anew.
-    pub(super) fn survey(&mut self, reform: bool, force: bool) {
+    pub(super) fn survey(&mut self, then: Then, insists: Insists) {
         let record = self.record().expect("of a group");
         let own = self.name.clone();
         for server in record.record().servers.iter().filter(|server| server.name != own) {
@@ -94,7 +114,7 @@ impl Server {
             self.dial(host(&server.address), Purpose::Survey);
         }
         let until_ms = self.now() + SURVEY_MS;
-        self.taking = Some(Takeover { reform, force, until_ms, answers: BTreeMap::new() });
+        self.taking = Some(Takeover { then, insists, until_ms, answers: BTreeMap::new() });
     }
 
     pub(super) fn surveyed(&mut self, number: net::Number) {
@@ -135,30 +155,65 @@ impl Server {
         taking.answers.insert(server.name.clone(), Answer { record: version, at, seen, follows, leads });
     }
 
-    /// When the answers are there, or late: judges them by the agent's rule, signs the record, and leads.
+    /// When the answers are there, or late, it is done.
     pub(super) async fn go_on_taking(&mut self) {
         let now = self.now();
         let Some(taking) = self.taking.take_if(|taking| now > taking.until_ms) else { return };
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
-        if taking.reform {
-            return self.form_anew(taking.answers).await;
+        match taking.then {
+            Then::Reform => self.form_anew(taking.answers).await,
+            Then::Lead(leave) => _ = self.take_over(&held, &taking, leave).await,
+            Then::Promote(id, leave) => {
+                let done = self.take_over(&held, &taking, leave).await;
+                self.world.borrow_mut().met.promoted += u64::from(done.is_ok());
+                self.acted(id, done, held.current.record().version.epoch).await;
+            }
+            Then::Recover { remove } => self.plan_recovery(&held, &taking, remove).await,
         }
-        let found = match self.judge(&held, &taking) {
-            Ok(found) => found,
-            Err(why) => return self.world.borrow_mut().tell(self.machine, || format!("does not take over: {why}")),
-        };
-        if !taking.force && taking.answers.contains_key(&held.current.record().manager().name) {
+    }
+
+    /// Judges the answers by the agent's rule, signs the record, and leads.
+    async fn take_over(&mut self, held: &Held, taking: &Takeover, leave: Leave) -> Result<(), ActError> {
+        if self.standing() == Some(Standing::Manager) && !taking.insists.force {
+            return Ok(());
+        }
+        let found = self.judge(held, taking, |_, found| found).map_err(|why| {
+            self.world.borrow_mut().tell(self.machine, || format!("does not take over: {why}"));
+            ActError::Refused(why.to_string())
+        })?;
+        if !taking.insists.force && taking.answers.contains_key(&held.current.record().manager().name) {
             let name = self.name.clone();
             self.world.borrow_mut().breaks(format!("W24: {name} takes over, unforced, from a manager that answers"));
         }
-        let (key, leave) = (self.key.public(), Leave::Disabled);
-        let next = (self.rules.take_over)(&held.current, &key, leave, Epoch(found.epoch), &self.by());
-        let Ok(next) = next else { return };
+        let next = (self.rules.take_over)(&held.current, &self.key.public(), leave, Epoch(found.epoch), &self.by());
+        let next = next.map_err(|why| ActError::Refused(why.to_string()))?;
         self.list(&taking.answers, &found.lost);
         self.put_in_force(next).await;
+        Ok(())
     }
 
-    fn judge(&self, held: &Held, taking: &Takeover) -> Result<Findings, Refused> {
+    /// What the members hold is compared with what is here; refused where this server may not take over.
+    async fn plan_recovery(&mut self, held: &Held, taking: &Takeover, remove: bool) {
+        if self.standing() == Some(Standing::Manager) {
+            return;
+        }
+        match self.judge(held, taking, procedure::Survey::of) {
+            Ok(survey) => {
+                let Insists { force, accept } = taking.insists;
+                let (lost, new) = (held.current.record().manager().name.clone(), self.name.clone());
+                let insists = procedure::Insists { force, accept };
+                self.begin(Kind::RecoverManager { lost, new, remove, insists }, survey).await;
+            }
+            Err(why) => self.world.borrow_mut().tell(self.machine, || format!("does not recover: {why}")),
+        }
+    }
+
+    fn judge<T>(
+        &self,
+        held: &Held,
+        taking: &Takeover,
+        with: impl FnOnce(&takeover::Survey<'_>, Findings) -> T,
+    ) -> Result<T, Refused> {
         let leads = self.standing() == Some(Standing::Manager);
         let (at, fault, edits) = self.drive.read(|disk| (disk.at.clone(), disk.fault.clone(), disk.sets.edits.count()));
         let at = if leads { self.head() } else { at };
@@ -179,7 +234,8 @@ impl Server {
             seen: &seen,
             others: &others,
         };
-        (self.rules.judge)(&survey, Insists { force: taking.force, accept: taking.force })
+        let found = (self.rules.judge)(&survey, taking.insists)?;
+        Ok(with(&survey, found))
     }
 
     /// What this server has heard of, and what its history holds.

@@ -1,0 +1,186 @@
+//! What procedures see of the farm and do to it, on a model of the balancer.
+
+use bellwether_manager::{
+    Leave, group,
+    procedure::{ActError, Action, Fact, Id, Insists, Removed, Seen, Traffic, World},
+    takeover,
+};
+use bellwether_proto::{
+    name::ServerName,
+    record::{Role, Server as Entry},
+    revision::{Epoch, SignedHeader},
+    status::State,
+};
+
+use super::{Server, lanes::Lane, takeover::Then};
+use crate::world::Command;
+
+/// How long sessions are waited for, by the engine's clock.
+const DRAIN_MS: u64 = 2_000;
+
+impl Server {
+    /// The farm as this server sees it.
+    pub(super) fn observe(&self) -> Option<World> {
+        let (record, held) = (self.record()?, self.drive.read(|disk| disk.procedures.clone()));
+        let version = held.map(|held| held.document().version);
+        let record = record.record();
+        let head = self.head().filter(|_| self.leads());
+        let removed =
+            |gone: &Entry| (gone.name.clone(), Removed { drained: gone.drained, traffic: self.traffic(&gone.name) });
+        let seen = |entry: &Entry| (entry.name.clone(), self.seen(entry, head.as_ref(), version));
+        Some(World {
+            me: self.name.clone(),
+            manager: record.manager().name.clone(),
+            servers: record.servers.iter().map(seen).collect(),
+            removed: record.removed.iter().map(removed).collect(),
+            balancers: true,
+            min_serving: self.world.borrow().min_serving,
+            drain_timeout_ms: DRAIN_MS,
+        })
+    }
+
+    /// What the balancer says.
+    fn traffic(&self, name: &ServerName) -> Traffic {
+        let world = self.world.borrow();
+        Traffic::Known { out: world.drained.contains(name), up: world.is_ready(name), sessions: 0 }
+    }
+
+    fn seen(&self, entry: &Entry, head: Option<&SignedHeader>, version: Option<(Epoch, u64)>) -> Seen {
+        let lane = self.lanes.get(&entry.name);
+        let greeted = lane.filter(|lane| lane.greeted);
+        let own = entry.name == self.name;
+        let told = lane.map(|lane| lane.told).unwrap_or_default();
+        let state = match entry.role {
+            Role::Disabled => State::Disabled,
+            Role::Manager | Role::Member if own => self.own_state(),
+            Role::Manager | Role::Member => lane.map_or(State::Unknown, |lane| state(lane, head)),
+        };
+        let current = (own && state == State::InSync) || greeted.is_some_and(|lane| lane.at.as_ref() == head);
+        Seen {
+            key: entry.key,
+            role: entry.role,
+            candidate: entry.candidate,
+            drained: entry.drained,
+            state,
+            reason: None,
+            current,
+            equal_ms: told.equal_ms.filter(|_| current),
+            traffic: self.traffic(&entry.name),
+            informed: own || told.informed == version,
+        }
+    }
+
+    fn own_state(&self) -> State {
+        let led = self.leads();
+        self.drive.read(|disk| match (led || disk.at.is_some(), &disk.fault) {
+            (_, Some(_)) => State::Error,
+            (false, None) => State::AwaitingSync,
+            (true, None) if !led && !disk.sets.edits.is_empty() => State::Drifted,
+            (true, None) => State::InSync,
+        })
+    }
+
+    /// Does it; none: how it ends is noted later.
+    pub(super) async fn act(&mut self, id: Id, action: Action) -> Option<Result<(), ActError>> {
+        let done = match action {
+            Action::Drain(servers) => self.route(id, &servers, true).await,
+            Action::Undrain(servers) => self.route(id, &servers, false).await,
+            Action::HandOver { to, remove } => {
+                self.world.borrow_mut().hands_over(self.machine, &to);
+                self.begin_handover(to, leave(remove)).await;
+                Ok(())
+            }
+            Action::Disable(server) => self.edit_group(Command::Disable(server)).await,
+            Action::Remove(server) => self.edit_group(Command::Remove(server)).await,
+            Action::Add(server) => self.edit_group(Command::BringBack(server)).await,
+            Action::Sync(servers) => {
+                self.sync(&servers);
+                Ok(())
+            }
+            Action::Verify(servers) => {
+                servers.iter().for_each(|name| self.verify(name));
+                Ok(())
+            }
+            Action::Promote { remove, insists: Insists { force, accept } } => {
+                self.survey(Then::Promote(id, leave(remove)), takeover::Insists { force, accept });
+                return None;
+            }
+        };
+        Some(done)
+    }
+
+    /// A member that is reached hashes every byte.
+    fn verify(&mut self, name: &ServerName) {
+        let (now, head) = (self.engine_ms(), self.head());
+        let world = self.world.clone();
+        let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.greeted && lane.at == head) else { return };
+        let world = world.borrow();
+        let sets = &world.disks[world.places[name]].sets;
+        let equal = sets.edits.is_empty() && sets.revision == head.map(|head| head.id());
+        lane.drifted = !equal;
+        lane.told.equal_ms = Some(now).filter(|_| equal);
+    }
+
+    /// In the record, where that is this server's to change; then at the balancer.
+    async fn route(&mut self, id: Id, servers: &[ServerName], out: bool) -> Result<(), ActError> {
+        let Some(before) = self.observe() else { return Ok(()) };
+        if before.is_manager() {
+            let Some(held) = self.record().filter(|_| self.leads()) else {
+                return Err(ActError::Failed("this server does not lead".to_owned()));
+            };
+            if let Some(next) = group::set_drained(&held, servers, out, &self.by()) {
+                self.put_in_force(next).await;
+            }
+        }
+        let mut world = self.world.borrow_mut();
+        for server in servers {
+            let changed = if out { world.drained.insert(server.clone()) } else { world.drained.remove(server) };
+            world.met.drains += u64::from(out && changed);
+            if changed && !out {
+                world.met.undrained += 1;
+                world.undrained(self.machine, server);
+            }
+        }
+        drop(world);
+        let Some(after) = self.observe() else { return Ok(()) };
+        let fewer = after.serving().len() < before.serving().len();
+        let lost = |server: &ServerName| self.is_isolated(id, server);
+        if fewer && !servers.iter().all(lost) && after.serving().len() < before.min_serving {
+            let (left, name) = (after.serving().len(), self.name.clone());
+            self.world.borrow_mut().breaks(format!("W23: {name} drains {servers:?}: {left} serve"));
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    /// Whether a person has answered for it that it serves nobody any more.
+    fn is_isolated(&self, id: Id, server: &ServerName) -> bool {
+        let said = |fact: &Fact| matches!(fact, Fact::Isolated(of) if of == server);
+        let document = self.document();
+        let procedure = document.as_ref().and_then(|document| document.get(id));
+        procedure.is_some_and(|procedure| procedure.attestations.iter().any(|attested| said(&attested.fact)))
+    }
+}
+
+/// The state of a member, as its manager's monitor shows it.
+fn state(lane: &Lane, head: Option<&SignedHeader>) -> State {
+    if !lane.greeted {
+        // Never heard, or not any more.
+        return if lane.remembered.incarnation == 0 { State::Unknown } else { State::Unreachable };
+    }
+    if lane.fault {
+        return State::Error;
+    }
+    match (&lane.at, head) {
+        _ if lane.offered.is_some() => State::Updating,
+        (_, Some(head)) if lane.refused == Some(head.id()) => State::Refused,
+        (Some(_), _) if lane.drifted => State::Drifted,
+        (at, head) if at.as_ref() == head => State::InSync,
+        _ => State::AwaitingSync,
+    }
+}
+
+fn leave(remove: bool) -> Leave {
+    if remove { Leave::Removed } else { Leave::Disabled }
+}
