@@ -1,6 +1,6 @@
 //! A member's connection to its manager: for changes that were asked of the member (W5) and for the farm's status.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bellwether_proto::{
@@ -17,7 +17,12 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::{error::chain, group::GroupRecord, member::Hand, tls};
+use crate::{
+    error::{chain, root},
+    group::GroupRecord,
+    member::Hand,
+    tls,
+};
 
 /// The manager's services, as asked over that connection.
 pub(crate) type Client = GroupClient<InterceptedService<Channel, Card>>;
@@ -105,6 +110,15 @@ impl ManagerLink {
             Err(status) if status.code() == Code::Unavailable => {
                 *self.channel.lock().await = None;
                 if held { question(self.connected().await?).await } else { Err(status) }
+            }
+            // Only what was made up on this side has a cause: the connection ended while the manager was asked.
+            Err(status) if status.source().is_some() => {
+                *self.channel.lock().await = None;
+                Err(Status::unavailable(format!(
+                    "the connection to the manager ended before there was an answer ({})\n\
+                     what was asked may be done all the same; `bellwether status` shows it",
+                    root(&status)
+                )))
             }
             answer => answer,
         }
