@@ -373,6 +373,22 @@ fn a_balancer_that_had_to_be_told_again_is_named_for_a_while() {
 }
 
 #[test]
+fn without_a_head_the_manager_says_publish_and_a_member_that_it_is_not_known() {
+    let reason = |observer: &str| {
+        let mut farm = Farm::new(name(observer));
+        farm.apply(0, record(&[("a", Role::Member), ("m", Role::Manager)], false));
+        farm.apply(1, Event::Server(name("a"), reached(Some(5))));
+        let row = farm.status(2).servers.into_iter().find(|row| row.name == name("a")).unwrap();
+        (row.state, row.reason.unwrap())
+    };
+    let (state, at_manager) = reason("m");
+    assert!(state == State::AwaitingSync && at_manager.contains("bellwether publish"), "{at_manager}");
+    let (state, at_member) = reason("a");
+    assert_eq!(state, State::AwaitingSync);
+    assert_eq!(at_member, "holds 1.5; what the manager, m, has is not known here until it answers");
+}
+
+#[test]
 fn invariant_4_what_a_server_has_seen_and_is_lost_is_named_for_a_day() {
     let mut case = Case::new().see([reached(Some(5)), Observation::SawLost("1.4 of yesterday".into())]);
     assert_eq!(case.state(), State::InSync, "it says nothing of what the server holds");

@@ -108,7 +108,7 @@ impl Known {
     /// The state of a server that answers, did not fail and is not at work.
     fn standing(&self, name: &ServerName, revision: Option<Number>, view: &View<'_>) -> (State, Option<String>) {
         let Some(head) = view.head else {
-            return (State::AwaitingSync, Some("nothing was published yet: `bellwether publish`".to_owned()));
+            return (State::AwaitingSync, Some(headless_reason(revision, view)));
         };
         if let (true, Some(at)) = (self.held, revision) {
             return (State::Drifted, Some(self.drift_reason(name, at)));
@@ -194,6 +194,15 @@ fn unknown_reason(view: &View<'_>) -> String {
         return "not heard of since this agent started".to_owned();
     }
     format!("not known here: ask on the manager, {}", view.manager)
+}
+
+/// Why there is no head: at the manager, or as far as is known elsewhere.
+fn headless_reason(revision: Option<Number>, view: &View<'_>) -> String {
+    if view.observer == view.manager {
+        return "nothing was published yet: `bellwether publish`".to_owned();
+    }
+    let holds = revision.map_or_else(String::new, |at| format!("holds {at}; "));
+    format!("{holds}what the manager, {}, has is not known here until it answers", view.manager)
 }
 
 fn waiting_reason(what: &str, name: &ServerName, view: &View<'_>) -> String {
