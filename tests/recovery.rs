@@ -157,3 +157,40 @@ fn w23_members_that_differ_are_drained_and_synced_in_batches() {
     }
     assert_eq!(client.stop().failures.len(), failed, "only what was in flight on the machine that was lost");
 }
+
+/// The recovery that was begun at that candidate has stopped, for that reason.
+fn wait_stopped(farm: &Farm, candidate: usize, why: &str) {
+    wait_procedure(farm.server(candidate), "p1", why, |shown| {
+        let reason = &shown["procedure"]["standing"]["failed"]["reason"];
+        reason.as_str().is_some_and(|reason| reason.contains(why))
+    });
+}
+
+/// Members 1 and 2; the manager is away, and member1 asks whether it is isolated.
+fn asking() -> Farm {
+    let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("index.html", "one"));
+    farm.server_mut(0).kill();
+    farm.server(1).command(&["recover", "manager", "--yes"]).exits(5).says(&["is manager off the network"]);
+    farm
+}
+
+#[test]
+fn w22_a_recovery_asks_for_no_isolation_when_the_manager_that_was_away_has_put_the_candidate_away() {
+    let mut farm = asking();
+    farm.server_mut(0).start();
+    farm.wait_in_sync();
+    farm.manager().command(&["server", "disable", "member1", "--yes"]).success();
+    wait_stopped(&farm, 1, "member1 was disabled meanwhile");
+    farm.server(1).command(&["procedure", "abort", "p1", "--yes"]).success();
+}
+
+#[test]
+fn w24_a_recovery_that_another_candidate_overtook_stops_and_what_is_under_way_goes_on() {
+    let mut farm = asking();
+    farm.server(2).command(&["promote", "--self", "--yes"]).success();
+    farm.led_by(2);
+    wait_stopped(&farm, 1, "member2 has become manager meanwhile");
+    farm.server(1).command(&["procedure", "abort", "p1", "--yes"]).success();
+    farm.manager().command(&["maintenance", "start", "member1", "--yes"]).success();
+    assert_eq!(role(farm.manager(), "member1"), Some(Role::Disabled));
+}
