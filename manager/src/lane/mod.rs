@@ -11,6 +11,7 @@ mod session;
 mod watchdog;
 
 use std::{
+    error::Error as _,
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -289,6 +290,10 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 fn refused(status: &tonic::Status) -> String {
+    // Only what was made up on this side has causes: the connection ended.
+    if let Some(cause) = std::iter::successors(status.source(), |&cause| cause.source()).last() {
+        return format!("the connection ended ({})", cut(&cause.to_string(), 1000));
+    }
     match status.message() {
         "" => status.code().description().to_owned(),
         message => cut(message, 1000),
