@@ -181,6 +181,11 @@ impl Faults {
         self.crash(history, machine);
         let mut world = history.world.borrow_mut();
         world.tell(machine, || "comes back from its backup".into());
+        // It was a copy of another one meanwhile: that one has its own address again.
+        let (before, original) = (world.disks[machine].name.clone(), world.disks[machine].key);
+        if before != disk.name && original != machine {
+            world.places.insert(before, original);
+        }
         world.disks[machine] = disk;
         world.forget_whom_it_obeyed(machine);
         world.note_destroyed();

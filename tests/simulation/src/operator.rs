@@ -220,7 +220,7 @@ impl Operator {
                 // Nobody takes one machine off because of the other, and that one because of this one; and who leads comes
                 // first.
                 (Some(Fact::Isolated(_)), _) if several || std::mem::replace(&mut isolated, true) => Command::GiveUp,
-                (Some(Fact::Isolated(server)), _) => isolate(history, server, procedure.id),
+                (Some(Fact::Isolated(server)), _) => isolate(history, machine, server, procedure.id),
                 (Some(Fact::Repaired(_)), _) => Command::GoOn { attest: true },
                 (None, 1) if procedure.standing != Standing::Running => Command::GoOn { attest: false },
                 (None, _) if procedure.standing != Standing::Running => Command::GiveUp,
@@ -231,13 +231,16 @@ impl Operator {
     }
 }
 
-/// It is not lost after all, so that the recovery is given up; or the group is dissolved on it (W22), and it is recovered.
-fn isolate(history: &History, server: &ServerName, id: Id) -> Command {
-    if id.0.is_multiple_of(2) {
+/// It is not lost after all, so that the recovery is given up; or the group is dissolved on it (W22), and it is recovered. Not
+/// where the machine that asks has nothing to lead with.
+fn isolate(history: &History, asks: usize, server: &ServerName, id: Id) -> Command {
+    let world = history.world.borrow();
+    let (holds, lost) = (world.disks[asks].at.is_some() || world.disks[asks].leads, world.places[server]);
+    drop(world);
+    if id.0.is_multiple_of(2) || !holds {
         return Command::GiveUp;
     }
-    let machine = history.world.borrow().places[server];
-    command(history, machine, Command::Leave);
+    command(history, lost, Command::Leave);
     Command::GoOn { attest: true }
 }
 
