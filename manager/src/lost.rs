@@ -113,15 +113,23 @@ fn plain(message: &str) -> String {
 
 /// Whether the record names that revision as lost.
 pub fn is_named(record: &Record, header: &SignedHeader) -> bool {
-    let begins = format!("lost: {} ", mark(header));
+    names(record, &mark(header))
+}
+
+fn names(record: &Record, mark: &str) -> bool {
+    let begins = format!("lost: {mark} ");
     record.log.iter().any(|edit| edit.what.starts_with(&begins))
 }
 
-/// Enters the newest of these lines into the log of a record that is not signed yet.
+/// Enters the newest of these lines into the log of a record that is not signed yet, but for those that it has.
 pub fn enter(record: &mut Record, lines: &[String], by: &By) {
     for line in &lines[lines.len().saturating_sub(NAMED)..] {
-        let (by, time_ms) = (by.author.clone(), by.time_ms);
-        group::log(&mut record.log, Edit { by, time_ms, what: format!("lost: {line}") });
+        // Its first two words are the mark.
+        let mark = line.match_indices(' ').nth(1).map_or(line.as_str(), |(end, _)| &line[..end]);
+        if !names(record, mark) {
+            let (by, time_ms) = (by.author.clone(), by.time_ms);
+            group::log(&mut record.log, Edit { by, time_ms, what: format!("lost: {line}") });
+        }
     }
 }
 
@@ -218,10 +226,13 @@ mod tests {
         assert!(!is_named(&record, &header));
         let line = line(&header, &["a", "b"]);
         assert!(line.ends_with(" by m: a change  (seen by a, b)"), "{line}");
-        enter(&mut record, &[line], &by);
+        enter(&mut record, std::slice::from_ref(&line), &by);
         assert!(is_named(&record, &header));
         let before = record.log.len();
-        enter(&mut record, &vec![String::new(); 64], &by);
+        enter(&mut record, &[line], &by);
+        assert_eq!(record.log.len(), before);
+        let many: Vec<String> = (0..64).map(|n| format!("1.{n} {n:08x} of some time")).collect();
+        enter(&mut record, &many, &by);
         assert_eq!(record.log.len(), before + NAMED);
     }
 }

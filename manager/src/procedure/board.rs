@@ -17,6 +17,7 @@ use bellwether_store::state_file::{self, StateFileError};
 use tokio::sync::watch;
 
 use super::{Document, DocumentRefused, Id, SignedDocument};
+use crate::shared::now_ms;
 
 /// What each procedure does or waits for now, and at which of its steps.
 pub type Doing = BTreeMap<Id, (usize, String)>;
@@ -100,7 +101,8 @@ impl Board {
         self.held.borrow().as_ref().is_some_and(|held| held.document().holds().contains(server))
     }
 
-    /// Changes the document as the one who drives it, in the epoch of `record`. On the disk before it returns.
+    /// Changes the document as the one who drives it, in the epoch of `record`. A new manager's first change, whatever it is,
+    /// takes over what is under way. On the disk before it returns.
     ///
     /// # Errors
     /// The change is refused, or it is not written; what was held is held.
@@ -111,6 +113,9 @@ impl Board {
     ) -> Result<T, BoardError> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut document = self.document(record.group);
+        if record.manager().name == self.name && document.version.0 != record.version.epoch {
+            document.take_over(&self.name, now_ms());
+        }
         let answer = change(&mut document).map_err(BoardError::Refused)?;
         document.version = (record.version.epoch, document.version.1 + 1);
         let signed = SignedDocument::sign(document, &self.key)?;
@@ -186,6 +191,22 @@ mod tests {
             Ok(())
         };
         board.change(record, begin).unwrap();
+    }
+
+    #[test]
+    fn w18_whatever_a_new_manager_changes_first_it_has_taken_over_what_is_under_way() {
+        let home = tempfile::tempdir().unwrap();
+        let keys = [Arc::new(KeyPair::generate()), Arc::new(KeyPair::generate())];
+        let board = Board::open(home.path().join("a"), "a".parse().unwrap(), keys[0].clone()).unwrap();
+        let before = record(&[&keys[0], &keys[1]], 1, 1);
+        let insists = super::super::Insists::default();
+        let (lost, new) = ("b".parse().unwrap(), "c".parse().unwrap());
+        begun(&board, &before, Kind::RecoverManager { lost, new, remove: false, insists });
+        let standing = |board: &Board| board.document(GROUP.into()).procedures[0].standing.clone();
+        assert_eq!(standing(&board), Standing::Running, "another candidate's");
+        begun(&board, &record(&[&keys[0], &keys[1]], 0, 3), Kind::MaintenanceFinish { server: "b".parse().unwrap() });
+        assert!(matches!(standing(&board), Standing::Aborted { .. }), "this server has the role by now");
+        assert_eq!(board.version(), Some((Epoch(3), 2)));
     }
 
     #[test]

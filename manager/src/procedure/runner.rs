@@ -83,10 +83,7 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let leads = manager == board.name() && !document.procedures.is_empty();
     if leads && document.version.0 != record.record().version.epoch {
         // Under its own name from now on, so that the candidates take it.
-        if let Err(error) = board.change(record.record(), |document| {
-            document.take_over(board.name(), now_ms());
-            Ok(())
-        }) {
+        if let Err(error) = board.change(record.record(), |_| Ok(())) {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
         }
         hit("procedure.taken");

@@ -42,7 +42,11 @@ impl Server {
     pub(super) fn document(&self) -> Option<Document> {
         let group = self.record()?.record().group;
         let held = self.drive.read(|disk| disk.procedures.clone());
-        Some(held.map_or_else(|| Document::empty(group), |held| held.document().clone()))
+        let mut document = held.map_or_else(|| Document::empty(group), |held| held.document().clone());
+        if self.leads() && self.epoch() != Some(document.version.0) {
+            document.take_over(&self.name, self.engine_ms());
+        }
+        Some(document)
     }
 
     fn epoch(&self) -> Option<Epoch> {
@@ -86,8 +90,7 @@ impl Server {
         let (record, document) = (record.record(), held.document());
         let epoch = record.version.epoch;
         if self.leads() && document.version.0 != epoch {
-            let mut document = document.clone();
-            document.take_over(&self.name, self.engine_ms());
+            let document = self.document().expect("it is of a group");
             self.keep_document(document, epoch).await;
         }
         for procedure in self.mine(document).filter(|procedure| procedure.goes_on(record)) {
