@@ -108,7 +108,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// The first cause.
-pub(crate) fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut root = error;
     while let Some(cause) = root.source() {
         root = cause;

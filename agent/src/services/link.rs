@@ -17,12 +17,7 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::{
-    error::{chain, root},
-    group::GroupRecord,
-    member::Hand,
-    tls,
-};
+use crate::{error::chain, group::GroupRecord, member::Hand, tls};
 
 /// The manager's services, as asked over that connection.
 pub(crate) type Client = GroupClient<InterceptedService<Channel, Card>>;
@@ -114,11 +109,11 @@ impl ManagerLink {
             // Only what was made up on this side has a cause: the connection ended while the manager was asked.
             Err(status) if status.source().is_some() => {
                 *self.channel.lock().await = None;
-                Err(Status::unavailable(format!(
-                    "the connection to the manager ended before there was an answer ({})\n\
+                tracing::debug!(error = chain(&status), "the connection to the manager ended");
+                Err(Status::unavailable(
+                    "the connection to the manager ended before there was an answer\n\
                      what was asked may be done all the same; `bellwether status` shows it",
-                    root(&status)
-                )))
+                ))
             }
             answer => answer,
         }
