@@ -72,8 +72,8 @@ fn w24_it_does_not_take_over_while_the_manager_answers() {
     });
 }
 
-#[test]
-fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
+/// A farm in which member1 is away while member2 gets 1.2; nothing is published by itself.
+fn ahead() -> Farm {
     let mut farm = farm(2);
     farm.manager().command(&["group", "set", "--publish", "manual"]).success();
     farm.wait_in_sync();
@@ -82,6 +82,12 @@ fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
     farm.manager().command(&["publish", "--message", "the last change"]).success();
     farm.wait_same(farm.server(2));
     farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
+    farm
+}
+
+#[test]
+fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
+    let mut farm = ahead();
     farm.server_mut(0).kill();
     farm.server_mut(1).start();
 
@@ -109,14 +115,7 @@ fn lost(farm: &Farm) -> Vec<String> {
 
 #[test]
 fn w24_invariant_4_what_a_server_that_did_not_answer_had_seen_is_named_when_it_returns() {
-    let mut farm = farm(2);
-    farm.manager().command(&["group", "set", "--publish", "manual"]).success();
-    farm.wait_in_sync();
-    farm.server_mut(1).kill();
-    farm.manager().write("index.html", "only member2 has this");
-    farm.manager().command(&["publish", "--message", "the last change"]).success();
-    farm.wait_same(farm.server(2));
-    farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
+    let mut farm = ahead();
     farm.server_mut(2).kill();
     farm.server_mut(0).kill();
     farm.server_mut(1).start();

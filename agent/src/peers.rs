@@ -45,8 +45,6 @@ const PROBE: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 64;
 /// How many are asked at a time when nobody in particular is meant.
 const SOME: usize = 3;
-/// Headers of a survey's answer that are looked at.
-const HEADERS: usize = 64;
 /// Of silence, until others are asked: at first, and at most.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// Others are not asked more often than that, whatever hints come.
@@ -236,7 +234,7 @@ impl Peers {
         let v1::SurveyReply { epoch, version, at, seen, follows, leads } = reply.into_inner();
         let header = |wire| SignedHeader::from_wire(wire).map_err(|e| strange(e.to_string()));
         let record = Version { epoch: Epoch(epoch), version };
-        let seen = seen.into_iter().take(HEADERS).map(header).collect::<Result<_, _>>()?;
+        let seen = seen.into_iter().take(limits::SEEN).map(header).collect::<Result<_, _>>()?;
         Ok(Answer { record, at: at.map(header).transpose()?, seen, follows, leads })
     }
 

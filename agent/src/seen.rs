@@ -11,14 +11,15 @@ use std::{
     time::Duration,
 };
 
-use bellwether_proto::revision::{Number, RevisionId, SignedHeader};
+use bellwether_proto::{
+    limits,
+    revision::{Number, RevisionId, SignedHeader},
+};
 use bellwether_store::state_file;
 use tokio::sync::watch;
 
 use crate::{error::chain, layout::Layout};
 
-/// How many are remembered.
-const REMEMBERED: usize = 64;
 /// From one note on the disk to the next.
 const EVERY: Duration = Duration::from_secs(3);
 
@@ -45,7 +46,7 @@ impl Seen {
         if newest.insert((header.number(), header.id()), header).is_none() {
             self.changes.send_modify(|changes| *changes += 1);
         }
-        if newest.len() > REMEMBERED {
+        if newest.len() > limits::SEEN {
             newest.pop_first();
         }
     }
@@ -60,7 +61,7 @@ impl Seen {
                 return;
             }
         };
-        let ours: Vec<_> = headers.into_iter().take(REMEMBERED).filter(is_managers).collect();
+        let ours: Vec<_> = headers.into_iter().take(limits::SEEN).filter(is_managers).collect();
         *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = ours.iter().map(SignedHeader::id).collect();
         ours.into_iter().for_each(|header| self.note(header));
     }

@@ -1,6 +1,6 @@
 //! Revisions that are lost: a manager before this one made them, some server has seen them, and no history here has them.
 //! Each is named once: to whoever is there, and in the log of the group record (invariant 4, W14, W24). No I/O but
-//! [`before`].
+//! [`known`].
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -23,15 +23,15 @@ const NAMED: usize = 20;
 /// Characters of a message.
 const MESSAGE: usize = 200;
 
-/// What is known of the epochs before this one: the revisions of the histories that are here.
+/// The revisions that histories here have, and from which one on nothing is missing in them.
 #[derive(Debug, Default)]
-pub struct Before {
+pub struct Known {
     ids: HashSet<RevisionId>,
     /// From here on nothing is missing.
     oldest: Option<Number>,
 }
 
-impl Before {
+impl Known {
     /// What histories with these revisions know.
     pub fn of(headers: impl IntoIterator<Item = SignedHeader>) -> Self {
         let all: BTreeMap<_, _> = headers.into_iter().map(|h| ((h.number(), h.id()), h.header().parent)).collect();
@@ -49,8 +49,9 @@ impl Before {
         Self { ids: numbers.into_keys().collect(), oldest }
     }
 
-    /// Whether that revision is not here. What is older than all that is here was deleted by retention, perhaps.
-    fn lacks(&self, header: &SignedHeader) -> bool {
+    /// Whether that revision is not here. Its number says nothing: a manager that was restored from a backup may have made
+    /// others of that number since (W14). What is older than all that is here was deleted by retention, perhaps.
+    pub fn lacks(&self, header: &SignedHeader) -> bool {
         !self.ids.contains(&header.id()) && self.oldest.is_some_and(|oldest| header.number() >= oldest)
     }
 
@@ -78,12 +79,12 @@ impl Before {
 ///
 /// # Errors
 /// They cannot be read.
-pub fn before(state: &Path, history: Vec<SignedHeader>) -> Result<Before, HistoryError> {
+pub fn known(state: &Path, history: Vec<SignedHeader>) -> Result<Known, HistoryError> {
     let mut all = history;
     for kept in group_histories(state).unwrap_or_default() {
         all.extend(history::headers(&kept)?);
     }
-    Ok(Before::of(all))
+    Ok(Known::of(all))
 }
 
 /// The histories among the recovery points.
@@ -174,11 +175,11 @@ mod tests {
     fn invariant_4_what_no_history_has_is_lost_whoever_has_another_of_its_number() {
         let key = KeyPair::generate();
         let ours = line_of(&key, 2, 3..=6);
-        let before = Before::of(ours.clone());
+        let before = Known::of(ours.clone());
         assert!(!ours.iter().any(|header| before.lacks(header)));
         assert!(before.lacks(&header(&key, 2, 5, None)) && before.lacks(&header(&key, 2, 7, None)));
         assert!(!before.lacks(&header(&key, 2, 2, None)), "retention");
-        assert!(!Before::default().lacks(&header(&key, 2, 2, None)), "nothing is known here");
+        assert!(!Known::default().lacks(&header(&key, 2, 2, None)), "nothing is known here");
     }
 
     #[test]
@@ -186,7 +187,7 @@ mod tests {
         let key = KeyPair::generate();
         let (old, away) = (line_of(&key, 1, 1..=3), header(&key, 1, 8, None));
         let base = header(&key, 1, 9, Some(&away));
-        let before = Before::of(old.iter().cloned().chain([base]));
+        let before = Known::of(old.iter().cloned().chain([base]));
         assert!(!before.lacks(&away), "a base was sent instead of it");
         assert!(before.lacks(&header(&key, 1, 9, None)));
     }
@@ -196,7 +197,7 @@ mod tests {
         let key = KeyPair::generate();
         let mut ours = line_of(&key, 1, 1..=3);
         ours.push(header(&key, 5, 4, None));
-        let before = Before::of(ours);
+        let before = Known::of(ours);
         assert!(before.lacks(&header(&key, 1, 4, None)), "made by the one before, and not among what was kept");
     }
 
@@ -207,7 +208,7 @@ mod tests {
         record.group = [7; 16].into();
         record.servers[0].key = candidate.public();
         record.version.epoch = Epoch(3);
-        let before = Before::of(line_of(&key, 1, 1..=3));
+        let before = Known::of(line_of(&key, 1, 1..=3));
         let led_by = |epoch: Epoch| (epoch <= Epoch(2)).then(|| key.public());
         let lost = |header: SignedHeader| !before.lost(&record, led_by, &[header]).is_empty();
         assert!(lost(header(&key, 1, 4, None)) && lost(header(&key, 2, 4, None)));

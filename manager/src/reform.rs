@@ -7,7 +7,6 @@
 //! changed, and what was packed is removed.
 
 use std::{
-    collections::HashSet,
     fs, io,
     os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
@@ -19,7 +18,7 @@ use bellwether_proto::{
     key::KeyPair,
     name::SetName,
     record::{Record, SignedRecord, Version},
-    revision::{Epoch, Header, Number, RevisionId, SignedHeader},
+    revision::{Epoch, Header, Number, SignedHeader},
 };
 use bellwether_store::{
     durable::{self, Name},
@@ -31,7 +30,8 @@ use crate::{
     failpoints::hit,
     form::{self, Base, FormError},
     group::{self, By},
-    halt, lost,
+    halt,
+    lost::{self, Known},
     shared::SaveError,
 };
 
@@ -247,27 +247,20 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
 pub struct Kept {
     /// The newest revision.
     pub newest: Option<SignedHeader>,
-    oldest: Option<Number>,
-    ids: HashSet<RevisionId>,
+    known: Known,
 }
 
 impl Kept {
     /// What a history with these revisions has.
     pub fn of(headers: impl Iterator<Item = SignedHeader>) -> Self {
-        let mut kept = Self::default();
-        for header in headers {
-            let number = header.number();
-            kept.oldest = Some(kept.oldest.map_or(number, |oldest| oldest.min(number)));
-            kept.ids.insert(header.id());
-            kept.newest = Some(kept.newest.filter(|newest| newest.number() > number).unwrap_or(header));
-        }
-        kept
+        let headers: Vec<_> = headers.collect();
+        let newest = headers.iter().max_by_key(|header| header.number()).cloned();
+        Self { newest, known: Known::of(headers) }
     }
 
-    /// Whether that revision is not here. Its number says nothing: a manager that was restored from a backup may have made
-    /// others of that number since (W14). What is older than all that is here was deleted by retention, perhaps.
+    /// Whether that revision is not here; where nothing is left, none is.
     pub fn lacks(&self, header: &SignedHeader) -> bool {
-        !self.ids.contains(&header.id()) && self.oldest.is_none_or(|oldest| header.number() >= oldest)
+        self.newest.is_none() || self.known.lacks(header)
     }
 }
 

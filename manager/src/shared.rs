@@ -30,7 +30,7 @@ use crate::{
     halt::Halt,
     head::Head,
     lane::Deadlines,
-    lost::{self, Before},
+    lost::{self, Known},
     preview::Previews,
     procedure::Board,
 };
@@ -126,7 +126,7 @@ pub(crate) struct Shared {
     /// The key of the manager of each epoch that is known.
     managers: BTreeMap<Epoch, PublicKey>,
     /// What is known of the epochs before this one; found out when it is first asked for.
-    before: OnceLock<Before>,
+    before: OnceLock<Known>,
     pub(crate) head: watch::Sender<Arc<Head>>,
     pub(crate) history: Arc<RwLock<History>>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
@@ -246,7 +246,7 @@ impl Shared {
                     let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
                     history.all().map(|stored| stored.header.clone()).collect()
                 };
-                let found = lost::before(&self.state, headers)?;
+                let found = lost::known(&self.state, headers)?;
                 self.before.get_or_init(|| found)
             }
         };

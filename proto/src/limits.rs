@@ -39,7 +39,9 @@ pub const KEEP: (usize, usize) = (10_000, 64 << 20);
 pub const PLACES: usize = 1_000;
 /// Bytes of a group record.
 pub const RECORD: usize = 4 << 20;
-/// Bytes of a revision's header: a hello carries 64 of them.
+/// Revisions that a server remembers and says to have heard of: in its hello, in its answer to a survey.
+pub const SEEN: usize = 64;
+/// Bytes of a revision's header: a hello carries [`SEEN`] of them.
 pub const HEADER: usize = 32 << 10;
 /// Bytes of a revision's message, and of the name of whoever asks for something.
 pub const SAID: (usize, usize) = (16 << 10, 1 << 10);

@@ -2,6 +2,7 @@
 //! whatever becomes of the command.
 
 use std::{
+    error::Error,
     io::{self, IsTerminal},
     time::Duration,
 };
@@ -10,8 +11,7 @@ use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, St
 use bellwether_proto::v1::{
     ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest, start_procedure_request,
 };
-
-use tonic::{Code, Streaming};
+use tonic::Streaming;
 
 use crate::{
     common::{Common, author},
@@ -196,12 +196,8 @@ async fn next(replies: &mut Streaming<ProceduresReply>) -> Result<Vec<Shown>, Co
         )
     };
     let reply = match replies.message().await {
-        // Not an answer of the agent: the connection broke with it.
-        Err(status)
-            if matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Internal | Code::Cancelled) =>
-        {
-            return Err(gone());
-        }
+        // Only what was made up on this side has a cause: the connection broke with the agent.
+        Err(status) if status.source().is_some() => return Err(gone()),
         reply => reply?.ok_or_else(gone)?,
     };
     serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))

@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_proto::{
     key::PublicKey,
+    limits,
     name::ServerName,
     record::Version,
     revision::{Epoch, SignedHeader},
@@ -19,8 +20,6 @@ use crate::{member::not_taken, peers, role::Standing, tls};
 
 /// How long a server may take to bring its records.
 const TELLING: Duration = Duration::from_secs(10);
-/// Revisions that a survey names.
-pub(super) const SURVEYED: usize = 64;
 
 /// The service, for connections with mutual TLS.
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
@@ -161,7 +160,7 @@ impl Group for GroupService {
         let (at, seen, follows, leads) = match self.0.standing() {
             Standing::Changing => return Err(super::changing()),
             Standing::Halted(_) => (None, Vec::new(), false, false),
-            Standing::Manager(manager) => (Some(manager.head()), manager.newest(SURVEYED), false, true),
+            Standing::Manager(manager) => (Some(manager.head()), manager.newest(limits::SEEN), false, true),
             Standing::Member(following) => {
                 // The manager itself asks for something else, and has no time.
                 let asked = asks == current.record().manager().name;

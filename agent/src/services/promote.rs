@@ -7,6 +7,7 @@ use bellwether_manager::{
     takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey},
 };
 use bellwether_proto::{
+    limits,
     name::ServerName,
     record::{Record, Role, SignedRecord},
     revision::{Epoch, SignedHeader},
@@ -16,7 +17,7 @@ use bellwether_store::failpoint;
 use tokio::{sync::oneshot, time::timeout};
 use tonic::Status;
 
-use super::{Agent, group::SURVEYED, refusal::refusal};
+use super::{Agent, refusal::refusal};
 use crate::{clock::now_ms, member::Input, role::Standing};
 
 /// How long the new manager is waited for after the record is durable.
@@ -144,7 +145,7 @@ pub(super) async fn gather(agent: &Arc<Agent>) -> Result<Gathered, Status> {
         Standing::Halted(why) => return Err(super::halted(&why)),
         Standing::Manager(manager) => {
             let account = Account { at: Some(manager.head()), ..Account::default() };
-            (account, manager.newest(SURVEYED))
+            (account, manager.newest(limits::SEEN))
         }
         Standing::Member(following) => {
             let (answer, answered) = oneshot::channel();

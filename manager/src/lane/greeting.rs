@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use bellwether_proto::{
+    limits,
     name::ServerName,
     record::{Record, refusal},
     revision::SignedHeader,
@@ -21,9 +22,6 @@ use crate::{
     shared::{Shared, now_ms},
     start::holdings,
 };
-
-/// Revisions that a member says to have heard of.
-const SEEN: usize = 64;
 
 impl Lane {
     /// The ticket that the next session is offered with. It is durable here before the member sees it. Read from the disk
@@ -52,7 +50,7 @@ impl Lane {
     /// Our own state went back: nothing may be said to anybody.
     pub(super) async fn recognise(&self, memory: &mut Memory, hello: &v1::UpHello) -> Result<(), String> {
         let header = |wire: &v1::SignedHeader| SignedHeader::from_wire(wire.clone()).ok();
-        let seen: Vec<SignedHeader> = hello.seen.iter().take(SEEN).filter_map(header).collect();
+        let seen: Vec<SignedHeader> = hello.seen.iter().take(limits::SEEN).filter_map(header).collect();
         match self.judge(memory, hello, &seen) {
             Recognised::Known => {}
             Recognised::Fenced(why) => {
@@ -114,11 +112,12 @@ impl Lane {
 /// ends by itself.
 async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHeader>) {
     let record = shared.record.borrow().clone();
-    let unknown = |header: &SignedHeader| {
-        let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
-        header.number().epoch < record.record().version.epoch && history.get(header.id()).is_none()
+    let unknown: Vec<SignedHeader> = {
+        let (epoch, history) = (record.record().version.epoch, shared.history.read());
+        let history = history.unwrap_or_else(PoisonError::into_inner);
+        let unknown = |header: &SignedHeader| header.number().epoch < epoch && history.get(header.id()).is_none();
+        seen.into_iter().filter(unknown).collect()
     };
-    let unknown: Vec<SignedHeader> = seen.into_iter().filter(unknown).collect();
     if unknown.is_empty() {
         return;
     }

@@ -157,9 +157,15 @@ fn hand_over(from: &ServerName, to: &ServerName, remove: bool, world: &World) ->
         State::InSync | State::Warning if next.current => {
             Check::Wait(format!("{to} to take over the list of procedures"))
         }
-        State::Error | State::Refused | State::Drifted | State::Left | State::Conflict | State::Superseded => {
-            Check::Stuck(because(to, next))
-        }
+        state if stays(state) => Check::Stuck(because(to, next)),
+        _ => Check::Wait(because(to, next)),
+    }
+}
+
+/// Whether a server in that state does not come to the head by itself, however long it is waited for.
+pub(super) fn stays(state: State) -> bool {
+    match state {
+        State::Error | State::Refused | State::Drifted | State::Left | State::Conflict | State::Superseded => true,
         State::InSync
         | State::Warning
         | State::GroupChange
@@ -168,7 +174,7 @@ fn hand_over(from: &ServerName, to: &ServerName, remove: bool, world: &World) ->
         | State::Updating
         | State::Disabled
         | State::Unreachable
-        | State::Unknown => Check::Wait(because(to, next)),
+        | State::Unknown => false,
     }
 }
 

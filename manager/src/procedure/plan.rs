@@ -2,7 +2,7 @@
 
 use bellwether_proto::{name::ServerName, record::Role, status::State};
 
-use super::{Fact, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World};
+use super::{Fact, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World, check::stays};
 
 /// Why a procedure is not begun. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +56,8 @@ pub enum PlanRefused {
     /// It serves, and cannot be taken out of service.
     #[error(
         "{0} answers requests with something else than the manager's state, and cannot be drained before it is synced: {1}; \
-         nothing was changed\nmend that (bellwether doctor); or, to sync it in service, take the balancer out of the record: bellwether group \
-         set --no-balancer NAME"
+         nothing was changed\nmend that (bellwether doctor); or, to sync it in service, take the balancer out of the \
+         record: bellwether group set --no-balancer NAME"
     )]
     Undrainable(ServerName, String),
     /// Given elsewhere.
@@ -170,28 +170,13 @@ fn successor(to: &ServerName, world: &World) -> Result<(), PlanRefused> {
 
 /// Nobody is drained for one that could not take the role then.
 fn able(to: &ServerName, seen: &Seen) -> Result<(), PlanRefused> {
-    match seen.state {
-        State::InSync
-        | State::Warning
-        | State::GroupChange
-        | State::AwaitingSync
-        | State::Syncing
-        | State::Updating
-        | State::Disabled
-        | State::Unknown => Ok(()),
-        State::Error
-        | State::Refused
-        | State::Drifted
-        | State::Left
-        | State::Conflict
-        | State::Superseded
-        | State::Unreachable => {
-            let reason = seen.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            let why = format!("it is {}{reason}", seen.state.word());
-            let first = "mend that, or name another server: bellwether server list".to_owned();
-            Err(PlanRefused::Successor { server: to.clone(), why, first })
-        }
+    if !stays(seen.state) && seen.state != State::Unreachable {
+        return Ok(());
     }
+    let reason = seen.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let why = format!("it is {}{reason}", seen.state.word());
+    let first = "mend that, or name another server: bellwether server list".to_owned();
+    Err(PlanRefused::Successor { server: to.clone(), why, first })
 }
 
 fn put_away(server: &ServerName, remove: bool, requirement: &str, why: &str) -> Step {

@@ -2,11 +2,12 @@
 
 use bellwether_manager::{
     halt::Proof,
-    lost::Before,
+    lost::Known,
     recognition::{self, Holdings, Recognised, Said},
 };
 use bellwether_proto::{
     key::PublicKey,
+    limits,
     name::ServerName,
     record::{Version, chain},
     revision::{RevisionId, SignedHeader},
@@ -14,7 +15,7 @@ use bellwether_proto::{
     v1::{self, down, up},
 };
 
-use super::{Purpose, Server, takeover::SURVEYED};
+use super::{Purpose, Server};
 use crate::{
     changes::Changes,
     net::Number,
@@ -110,7 +111,7 @@ impl Server {
                 drift: Some(v1::Drift { entries: drift, ..Default::default() }),
                 incarnation: self.start,
                 ticket: shown.map(|shown| shown.to_wire()),
-                seen: self.heard_of().iter().rev().take(SURVEYED).rev().map(SignedHeader::to_wire).collect(),
+                seen: self.heard_of().iter().rev().take(limits::SEEN).rev().map(SignedHeader::to_wire).collect(),
                 ..Default::default()
             }),
         );
@@ -210,7 +211,7 @@ impl Server {
         let (seen, (revision, edits)) = (headers(seen), self.in_sets());
         let mut world = self.world.borrow_mut();
         let disk = &world.disks[self.machine];
-        let before = Before::of(disk.history.iter().chain(&disk.before).filter_map(|id| world.header(*id)));
+        let before = Known::of(disk.history.iter().chain(&disk.before).filter_map(|id| world.header(*id)));
         let led_by = |epoch| chain::manager_of(&held.chain, &held.current, epoch);
         let lost = before.lost(held.current.record(), led_by, &seen);
         let listed = lost.iter().fold(Changes::default(), |sum, header| sum.and(world.content(Some(header.id()))));

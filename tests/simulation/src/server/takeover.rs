@@ -10,6 +10,7 @@ use bellwether_manager::{
 };
 use bellwether_proto::{
     key::PublicKey,
+    limits,
     name::ServerName,
     record::{self, Version, chain},
     revision::{Epoch, SignedHeader},
@@ -22,8 +23,6 @@ use crate::{changes::Changes, disk::Held, net, packet::Body, world::Notice};
 /// How long a handover waits for the new manager, and a takeover for the answers of the others.
 const HAND_MS: u64 = 800;
 const SURVEY_MS: u64 = 250;
-/// Revisions that an answer names.
-pub(super) const SURVEYED: usize = 64;
 /// A manager that was heard so lately answers.
 const ANSWERS_MS: u64 = 300;
 
@@ -125,7 +124,7 @@ impl Server {
             return self.send(number, Body::Seen(reply));
         }
         let world = self.world.borrow();
-        let seen = self.heard_of().iter().rev().take(SURVEYED).rev().map(SignedHeader::to_wire).collect();
+        let seen = self.heard_of().iter().rev().take(limits::SEEN).rev().map(SignedHeader::to_wire).collect();
         let leads = self.standing() == Some(Standing::Manager);
         let at = if leads { self.head() } else { self.drive.read(|disk| disk.at.clone()) };
         let at = at.map(|at| at.to_wire());
