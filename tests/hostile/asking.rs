@@ -245,8 +245,7 @@ fn a_member_admits_nobody() {
 #[test]
 fn the_admin_socket_is_for_root_and_the_agents_own_user() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: another user is played only by root");
-        return;
+        return bellwether_skip::skip("the admin socket asked by another user", "only root plays one");
     }
     let farm = Farm::plan().members(0).start_with(fill);
     let socket = farm.manager().home.join("admin.sock");
