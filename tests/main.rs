@@ -28,6 +28,7 @@ mod promotion;
 mod real_trees;
 mod rebuilding;
 mod recovery;
+mod removing;
 mod restoring;
 mod returning;
 mod space;

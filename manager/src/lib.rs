@@ -17,6 +17,7 @@ mod backoff;
 pub mod balancer;
 mod change;
 pub mod dirty;
+mod entering;
 pub mod epoch;
 pub mod failpoints;
 mod followers;
@@ -53,17 +54,13 @@ use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     entry::EntryPath,
-    key::PublicKey,
     name::ServerName,
     record::{Publish, Role, Server, SignedRecord},
     revision::{SignedHeader, check_message},
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::{
-    state_file::{self, StateFileError},
-    tree::Tree,
-};
+use bellwether_store::{state_file::StateFileError, tree::Tree};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
@@ -88,7 +85,7 @@ use crate::{
     lanes::ToLanes,
     publisher::Command,
     shared::{Shared, now_ms},
-    tokens::{Grant, Kept, TokenRefused, Tokens},
+    tokens::{TokenRefused, Tokens},
 };
 
 /// How long is waited for the servers that are reached to take a new record.
@@ -154,7 +151,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     lanes: mpsc::Sender<ToLanes>,
     balancers: Locals,
-    tokens: Mutex<Tokens>,
+    tokens: Arc<Mutex<Tokens>>,
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
 }
 
@@ -317,62 +314,9 @@ impl Manager {
         let _ = self.inner.lanes.try_send(ToLanes { servers: vec![server.clone()], control: Control::Heard, answer });
     }
 
-    /// Makes a token; returns it with its secret, which is kept nowhere.
-    ///
-    /// # Errors
-    /// A grant of nothing, or it could not be saved.
-    pub async fn create_token(&self, grant: Grant) -> Result<bellwether_proto::token::Token, EnterError> {
-        let mut tokens = self.inner.tokens.lock().await;
-        let mut next = tokens.clone();
-        let (id, secret) = next.create(grant, now_ms())?;
-        self.save_tokens(&mut tokens, next).await?;
-        let record = self.record();
-        let manager = record.record().manager();
-        let (address, manager) = (manager.address.clone(), manager.key);
-        Ok(bellwether_proto::token::Token { group: record.record().group, address, manager, id, secret })
-    }
-
-    /// All tokens, without their secrets.
-    pub async fn list_tokens(&self) -> Vec<(String, Kept)> {
-        let tokens = self.inner.tokens.lock().await;
-        tokens.list().map(|(id, kept)| (id.to_owned(), kept.clone())).collect()
-    }
-
-    /// Revokes a token; again is no error.
-    ///
-    /// # Errors
-    /// No such token, or it could not be saved.
-    pub async fn revoke_token(&self, id: &str) -> Result<(), EnterError> {
-        let mut tokens = self.inner.tokens.lock().await;
-        let mut next = tokens.clone();
-        if next.revoke(id)? {
-            self.save_tokens(&mut tokens, next).await?;
-        }
-        Ok(())
-    }
-
-    async fn save_tokens(&self, tokens: &mut Tokens, next: Tokens) -> Result<(), StateFileError> {
-        let (path, saved) = (self.inner.shared.state.join(start::TOKENS), next.clone());
-        let save = tokio::task::spawn_blocking(move || state_file::save(&path, &saved));
-        save.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
-        *tokens = next;
-        Ok(())
-    }
-
     /// The records that made each manager, oldest first, for a server that enters.
     pub fn chain(&self) -> Vec<v1::SignedRecord> {
         self.inner.shared.chain.clone()
-    }
-
-    /// The head's tree for a server that has a token, before it enters.
-    ///
-    /// # Errors
-    /// The token is refused, or the preview cannot be made.
-    pub async fn preview(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Preview, PreviewError> {
-        self.admit(request, key).await?;
-        let shared = self.inner.shared.clone();
-        let made = tokio::task::spawn_blocking(move || shared.previews.of_head(&shared)).await;
-        Ok(made.map_err(|_| PublishError::Stopping)??)
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     lost::{self, Known},
     preview::Previews,
     procedure::Board,
+    sessions::Sessions,
 };
 
 /// The cache of what chunks look like, in the state directory.
@@ -108,6 +109,9 @@ pub enum EditError {
     /// It could not be made durable: nothing was changed.
     #[error(transparent)]
     Save(#[from] SaveError),
+    /// What the tokens admit could not be made durable: nothing was changed.
+    #[error("the tokens could not be saved; nothing was changed")]
+    Tokens(#[source] StateFileError),
     /// The manager stops.
     #[error("the manager is stopping")]
     Stopping,
@@ -118,7 +122,7 @@ impl Advise for EditError {
         match self {
             Self::Refused(refused) => refused.advice(),
             Self::Save(save) => save.advice(),
-            Self::Malformed(_) | Self::Stopping => None,
+            Self::Malformed(_) | Self::Tokens(_) | Self::Stopping => None,
         }
     }
 }
@@ -169,6 +173,8 @@ pub(crate) struct Shared {
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
     pub(crate) save_record: SaveRecord,
+    /// The tickets that servers were given.
+    pub(crate) sessions: Sessions,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
 }
@@ -196,6 +202,7 @@ impl Shared {
         let Given { board, newer, halt, save_record, .. } = given;
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
+        let sessions = Sessions::new(&state);
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -224,6 +231,7 @@ impl Shared {
             newer,
             halt,
             save_record,
+            sessions,
             editing: Arc::default(),
         }
     }
@@ -282,13 +290,15 @@ impl Shared {
         self: &Arc<Self>,
         change: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
     ) -> Result<Arc<SignedRecord>, EditError> {
-        let _one = self.editing.lock().await;
+        let one = self.editing.clone().lock_owned().await;
         let held = self.record.borrow().clone();
         let Some(next) = change(&held)? else { return Ok(held) };
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);
         let (shared, saved) = (self.clone(), next.clone());
-        // Not to be cancelled between the save and the announcement: both happen on the blocking thread.
+        // Not to be cancelled between the save and the announcement: both happen on the blocking thread. Nor is another
+        // record of this version signed before that.
         let save = move || {
+            let _one = one;
             (shared.save_record)(&saved)?;
             failpoints::hit("record.saved");
             shared.record.send_modify(|now| {

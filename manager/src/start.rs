@@ -121,7 +121,7 @@ pub enum StartError {
     #[error("an interrupted switch of the sets can be neither completed nor taken back")]
     Recovery(#[from] Failed),
     /// A state file cannot be used.
-    #[error("the tokens cannot be read")]
+    #[error("the tokens cannot be read, or not be brought to the group record")]
     Tokens(#[from] StateFileError),
     /// A set's path.
     #[error("the path of set {set} cannot be used")]
@@ -180,7 +180,13 @@ impl Manager {
         };
         let shared = Arc::new(Shared::new(given, record, head, history));
         let begun = shared.clone();
-        tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
+        let begin = move || {
+            if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {
+                tracing::warn!(%error, "tickets of servers that are gone are still kept");
+            }
+            epoch::begin(&begun)
+        };
+        tokio::task::spawn_blocking(begin).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
         Ok(run(shared, tokens, balancers, known, believed, shutdown))
     }
@@ -225,7 +231,10 @@ fn open(
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
-    let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
+    let mut tokens: Tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
+    if tokens.settle(record.record()) {
+        state_file::save(&state.join(TOKENS), &tokens)?;
+    }
     let history = History::open(&state.join("history"))?;
     let site = Site { sources: sources(record.record(), sets), state: state.to_owned() };
     let at = adopt::recover(&site, at, &history)?.or(at);
@@ -302,6 +311,6 @@ fn run(
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
         ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
     ];
-    let (tokens, tasks) = (Mutex::new(tokens), Mutex::new(tasks));
+    let (tokens, tasks) = (Arc::new(Mutex::new(tokens)), Mutex::new(tasks));
     Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, tokens, tasks }) }
 }

@@ -114,7 +114,7 @@ fn already(common: &Common, held: &Held, token: &Token, config: &Config, key: &P
             output::show(common.json, &document, |_| {
                 format!(
                     "{} is in group {} already, by the record {} that this machine holds\n(should the manager have \
-                     removed it since: bellwether leave, then join again)",
+                     removed it since: bellwether leave, then join with a token made after that)",
                     own.name, record.group, record.version
                 )
             });

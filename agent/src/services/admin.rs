@@ -3,7 +3,11 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bellwether_manager::{Manager, Request as Publish, group::PolicyChange, tokens::Grant};
+use bellwether_manager::{
+    Manager, Request as Publish,
+    group::PolicyChange,
+    tokens::{Grant, Kept, Use},
+};
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
     name::{ServerName, SetName},
@@ -79,8 +83,10 @@ impl Admin for AdminService {
 
     async fn remove_server(&self, request: Request<v1::RemoveServerRequest>) -> Answer<v1::RecordReply> {
         let v1::RemoveServerRequest { server: name, author, dry_run } = request.into_inner();
-        let manager = self.0.manager()?;
-        edited(&manager, manager.remove_server(&server(&name)?, &author, dry_run).await).await
+        let (manager, name) = (self.0.manager()?, server(&name)?);
+        let mut reply = edited(&manager, manager.remove_server(&name, &author, dry_run).await).await?;
+        reply.get_mut().left_open = manager.left_open_by(&name).await;
+        Ok(reply)
     }
 
     async fn add_server(&self, request: Request<v1::AddServerRequest>) -> Answer<v1::RecordReply> {
@@ -126,17 +132,9 @@ impl Admin for AdminService {
     }
 
     async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Answer<v1::ListTokensReply> {
-        let tokens = self.0.manager()?.list_tokens().await;
-        let info = |(id, kept): (String, bellwether_manager::tokens::Kept)| v1::TokenInfo {
-            id,
-            uses: kept.uses,
-            used_by: kept.used_by.iter().map(|used| used.name.to_string()).collect(),
-            expires_ms: kept.expires_ms,
-            names: kept.names,
-            revoked: kept.revoked,
-            replaces: kept.replaces,
-        };
-        Ok(Response::new(v1::ListTokensReply { tokens: tokens.into_iter().map(info).collect() }))
+        let (tokens, now_ms) = (self.0.manager()?.list_tokens().await, now_ms());
+        let tokens = tokens.into_iter().map(|(id, kept)| token(id, &kept, now_ms)).collect();
+        Ok(Response::new(v1::ListTokensReply { tokens }))
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answer<v1::RevokeTokenReply> {
@@ -218,6 +216,24 @@ impl Admin for AdminService {
     }
 }
 
+fn token(id: String, kept: &Kept, now_ms: u64) -> v1::TokenInfo {
+    let opens = kept.opens(now_ms);
+    let names = |used: &mut dyn Iterator<Item = &Use>| used.map(|used| used.name.to_string()).collect();
+    let returns = |used: &&Use| v1::TokenUse { server: used.name.to_string(), key: used.key.to_string() };
+    v1::TokenInfo {
+        id,
+        uses: kept.uses,
+        used_by: names(&mut kept.used_by.iter()),
+        expires_ms: kept.expires_ms,
+        names: kept.names.clone(),
+        revoked: kept.revoked,
+        replaces: kept.replaces,
+        admits: opens.uses,
+        returns: opens.returns.iter().map(returns).collect(),
+        removed: names(&mut kept.used_by.iter().filter(|used| kept.bars(&used.key))),
+    }
+}
+
 fn server(name: &str) -> Result<ServerName, Status> {
     name.parse().map_err(|e: bellwether_proto::Malformed| Status::invalid_argument(e.to_string()))
 }
@@ -230,7 +246,7 @@ fn set_name(name: &str) -> Result<SetName, Status> {
 async fn edited<E: Refusal>(manager: &Manager, record: Result<Arc<SignedRecord>, E>) -> Answer<v1::RecordReply> {
     let version = record.map_err(refusal)?.record().version.to_string();
     let lacking = manager.lacking().await.iter().map(ToString::to_string).collect();
-    Ok(Response::new(v1::RecordReply { version, lacking }))
+    Ok(Response::new(v1::RecordReply { version, lacking, left_open: Vec::new() }))
 }
 
 /// Sends the farm's status: once, or at every change until the caller goes or the agent stops.

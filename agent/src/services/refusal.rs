@@ -58,6 +58,7 @@ impl Refusal for EditError {
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Save(save) => save.code(),
+            Self::Tokens(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }

@@ -35,7 +35,7 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
-use crate::{backoff::Backoff, recognition::Remembered, sessions::Sessions, shared::Shared};
+use crate::{backoff::Backoff, recognition::Remembered, sessions::Opened, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;
@@ -77,7 +77,7 @@ pub(crate) struct Memory {
     /// What the member refused.
     refused: Option<RevisionId>,
     /// The tickets that it was given.
-    sessions: Option<Sessions>,
+    opened: Option<Opened>,
     /// What it has said of itself.
     remembered: Remembered,
     /// Its state went back, and it has not been told yet.
