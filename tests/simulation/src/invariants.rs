@@ -25,6 +25,9 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
             state.breaks(format!("3: {name} went from record {} to {}", old.version, new.version));
         }
     }
+    if before.halted.is_none() && after.halted.is_some() && state.met.restored == 0 && state.met.copied == 0 {
+        state.breaks(format!("W14: {name} stands still, and no state went back"));
+    }
     if let Some(record) = after.record().map(|signed| signed.record()) {
         let (epoch, manager) = (record.version.epoch, record.manager());
         let obeyed = *state.obeyed.entry((machine, epoch)).or_insert(manager.key);

@@ -27,6 +27,8 @@ pub struct Met {
     pub went_back: u64,
     /// Members that were shown as in error.
     pub kept_out: u64,
+    /// Times that a member said what is not so.
+    pub lies: u64,
     /// Groups that were rebuilt.
     pub rebuilt: u64,
     /// Machines that were copied.
@@ -79,7 +81,7 @@ impl Met {
 
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 25] {
+    pub fn counts(&self) -> [(&'static str, u64); 26] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -92,6 +94,7 @@ impl Met {
             ("restored from a backup", self.restored),
             ("managers whose state went back", self.went_back),
             ("members kept out", self.kept_out),
+            ("lies of a member", self.lies),
             ("groups rebuilt", self.rebuilt),
             ("machines copied", self.copied),
             ("copies noticed", self.copies_noticed),
@@ -123,6 +126,7 @@ impl std::ops::AddAssign for Met {
         self.restored += other.restored;
         self.went_back += other.went_back;
         self.kept_out += other.kept_out;
+        self.lies += other.lies;
         self.rebuilt += other.rebuilt;
         self.copied += other.copied;
         self.copies_noticed += other.copies_noticed;

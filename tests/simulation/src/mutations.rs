@@ -56,6 +56,11 @@ fn w14_a_manager_that_believes_whatever_its_members_hold() {
 }
 
 #[test]
+fn w14_a_manager_that_forgets_what_it_gave_a_server_that_enters_again() {
+    says("no state went back", Rules { entered: |_| None, ..Rules::default() });
+}
+
+#[test]
 fn w14_a_copy_that_nobody_tells_from_the_original() {
     says("are both", Rules { is_copy: |_, _| false, ..Rules::default() });
 }

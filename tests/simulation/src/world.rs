@@ -21,6 +21,7 @@ use bellwether_proto::{
 };
 
 use crate::{
+    attacker::Liar,
     changes::{Change, Changes},
     disk::{Arm, Disk, Held},
     invariants, keys,
@@ -74,6 +75,8 @@ pub(crate) enum Command {
     Leave,
     /// Lets that server enter with a token.
     Admit(ServerName),
+    /// That server, which is in the group, enters again with the token that it has used.
+    EnterAgain(ServerName),
     /// Rebuilds the group with what is here (W13, W14).
     Rebuild,
     /// Enters the group with that record, which the manager gave for the token.
@@ -133,6 +136,8 @@ pub(crate) struct State {
     pub(crate) listed: Changes,
     /// Which manager each machine obeyed in each epoch.
     pub(crate) obeyed: BTreeMap<(usize, Epoch), PublicKey>,
+    /// A machine that lies.
+    pub(crate) liar: Option<Liar>,
     /// The first invariant that was broken.
     pub(crate) broken: Option<String>,
     pub(crate) now_ms: u64,
@@ -172,6 +177,7 @@ impl World {
             destroyed: Changes::default(),
             listed: Changes::default(),
             obeyed: BTreeMap::new(),
+            liar: None,
             broken: None,
             now_ms: 0,
             met: Met::default(),

@@ -310,8 +310,7 @@ impl Server {
             _ => return Ok(()),
         };
         if let Command::Admit(name) = &command {
-            // It comes without a state: the sessions that it has had say nothing any more.
-            self.drive.save(&format!("no session of {name}"), |disk| _ = disk.sessions.remove(name)).await;
+            self.entered(name).await;
             if let Some(lane) = self.lanes.get_mut(name) {
                 *lane = Lane { number: lane.number, dialling: lane.dialling, ..Lane::default() };
             }

@@ -267,6 +267,7 @@ impl Server {
             Command::Disable(_) | Command::Remove(_) | Command::Add(_) | Command::BringBack(_) | Command::Admit(_) => {
                 _ = self.edit_group(command).await;
             }
+            Command::EnterAgain(name) => self.entered(&name).await,
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),
             Command::Rebuild => self.begin_rebuild(),
@@ -317,6 +318,7 @@ impl Server {
         let (Some(link), Some(body)) = (self.links.get_mut(&number), packet.body) else { return };
         link.heard_ms = now;
         let purpose = link.purpose.clone();
+        self.world.borrow_mut().overheard(&body);
         let from = PublicKey::try_from(packet.from.as_ref()).expect("a key of this simulation");
         match (body, purpose) {
             (Body::Down(down), _) => self.down(number, from, down).await,
@@ -336,6 +338,7 @@ impl Server {
 
     fn send(&self, number: Number, body: Body) {
         if let Some(link) = self.links.get(&number) {
+            let body = self.world.borrow_mut().said_by(self.machine, body);
             let from = bytes::Bytes::copy_from_slice(self.key.public().as_bytes());
             link.connection.send(Packet { from, start: self.start, body: Some(body) });
         }
