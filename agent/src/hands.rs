@@ -165,6 +165,7 @@ impl AgentHands {
         };
         let why = match take_over(&self.agent, request).await {
             Ok(reply) if reply.leads => return Ok(()),
+            Ok(reply) if !reply.instead.is_empty() => return Err(ActError::Failed(reply.instead)),
             Ok(_) => return Err(ActError::Failed("this server does not lead yet".to_owned())),
             Err(status) => status,
         };

@@ -19,7 +19,7 @@ use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::{ServerName, SetName},
-    record::{Record, Server},
+    record::{Confirmation, Record, Server},
     revision::{Epoch, SignedHeader},
     status::{Event, Observation},
     v1::{self, RebuildReply},
@@ -123,8 +123,17 @@ pub(crate) struct Parts {
     pub(crate) rebuilds: mpsc::Receiver<Rebuilding>,
 }
 
-/// To rebuild the group (W13, W14), or only to say what that would mean.
+/// What a rebuild is to do here.
+pub(crate) enum Order {
+    /// What the directories here hold becomes the truth (W13, W14), without these keys.
+    Here(Vec<PublicKey>),
+    /// A group that was rebuilt elsewhere is followed.
+    Confirm(Confirmation),
+}
+
+/// To rebuild the group, or to follow one that was rebuilt, or only to say what that would mean.
 pub(crate) struct Rebuilding {
+    pub(crate) order: Order,
     pub(crate) author: String,
     pub(crate) dry_run: bool,
     pub(crate) answer: oneshot::Sender<Result<RebuildReply, Refused>>,
@@ -309,21 +318,10 @@ impl Roles {
 
     /// Rebuilds the group. Not to be cancelled: no role runs meanwhile.
     async fn rebuild(&mut self, asked: Rebuilding) {
-        let Rebuilding { author, dry_run, answer } = asked;
-        let ground = self.ground();
-        let answered = match ground.survey().await {
-            Ok(found) if dry_run => Ok(crate::rebuild::reply(&found, None)),
-            Ok(found) => {
-                self.standing.send_replace(Standing::Changing);
-                self.lay_down(None).await;
-                let formed = ground.form(&found, author).await;
-                if formed.is_ok() {
-                    self.parts.peers.go_on();
-                }
-                self.halted = false;
-                formed.map(|formed| crate::rebuild::reply(&found, Some(&formed)))
-            }
-            Err(refused) => Err(refused),
+        let Rebuilding { order, author, dry_run, answer } = asked;
+        let answered = match order {
+            Order::Here(refused) => self.rebuild_here(&refused, author, dry_run).await,
+            Order::Confirm(token) => self.follow_rebuilt(&token, dry_run).await,
         };
         if self.running.is_none() && !self.halted {
             let duty = Duty::of(self.parts.record.current().record(), &self.parts.key.public());
@@ -331,6 +329,42 @@ impl Roles {
         }
         // Nobody waits any more: it is done all the same.
         let _ = answer.send(answered);
+    }
+
+    async fn rebuild_here(
+        &mut self,
+        keys: &[PublicKey],
+        author: String,
+        dry_run: bool,
+    ) -> Result<RebuildReply, Refused> {
+        let ground = self.ground();
+        if let Some(done) = ground.refused_already(keys) {
+            return Ok(done);
+        }
+        let found = ground.survey(keys).await?;
+        if dry_run {
+            return Ok(crate::rebuild::reply(&found, None, keys));
+        }
+        self.standing.send_replace(Standing::Changing);
+        self.lay_down(None).await;
+        self.halted = false;
+        let formed = ground.form(&found, author, keys).await?;
+        self.parts.peers.go_on();
+        Ok(crate::rebuild::reply(&found, Some(&formed), keys))
+    }
+
+    async fn follow_rebuilt(&mut self, token: &Confirmation, dry_run: bool) -> Result<RebuildReply, Refused> {
+        let ground = self.ground();
+        let rebuilt = ground.rebuilt_elsewhere(token).await?;
+        if dry_run || rebuilt.is_followed() {
+            return Ok(rebuilt.reply(None));
+        }
+        self.standing.send_replace(Standing::Changing);
+        self.lay_down(None).await;
+        self.halted = false;
+        let kept = ground.follow(&rebuilt).await?;
+        self.parts.peers.go_on();
+        Ok(rebuilt.reply(kept))
     }
 
     fn ground(&self) -> Ground {
@@ -402,6 +436,7 @@ impl Roles {
             halt: Box::new(move |halt| halting.halt(halt)),
             seen: claims,
             save_record: Box::new(move |new| saving.save(new)),
+            disputed: record.disputes(),
             timings: bellwether_manager::Timings::default(),
             balancers: balancers.clone(),
             board: board.clone(),

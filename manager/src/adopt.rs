@@ -58,6 +58,9 @@ pub struct Adopted {
 /// Why the edits did not become a revision. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(std::sync::Arc<str>),
     /// Its message cannot be a revision's.
     #[error(transparent)]
     Malformed(#[from] bellwether_proto::Malformed),
@@ -98,6 +101,7 @@ impl Advise for AdoptError {
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
             Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),
             Self::Publish(publish) => publish.advice(),
+            Self::Disputed(_) => Some(crate::decide()),
             Self::Malformed(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,
         }
     }

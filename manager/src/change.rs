@@ -71,6 +71,9 @@ pub enum ChangeError {
     /// A request that cannot be.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(std::sync::Arc<str>),
     /// No such set.
     #[error("there is no set {0} in this group")]
     NoSet(SetName),
@@ -134,6 +137,7 @@ impl Advise for ChangeError {
             }
             Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
             Self::Publish(publish) => publish.advice(),
+            Self::Disputed(_) => Some(crate::decide()),
             Self::Malformed(_) | Self::Excluded { .. } | Self::Held { .. } | Self::Rules(_) | Self::Io { .. } => None,
         }
     }

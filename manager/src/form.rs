@@ -227,6 +227,7 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         version: Version { epoch: Epoch(1), version: 1 },
         servers: vec![manager],
         removed: Vec::new(),
+        refused: Vec::new(),
         policy,
         log: vec![Edit { by: form.author.clone(), time_ms: form.time_ms, what: "init".to_owned() }],
         previous: None,

@@ -138,6 +138,7 @@ impl Advise for GroupRefused {
 pub(crate) fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
     let mut record = held.record().clone();
     change(&mut record);
+    // A record that was checked leaves room for one more, and none is signed that is beyond the greatest.
     record.version.version += 1;
     record.previous = Some(held.hash());
     log(&mut record.log, Edit { by: by.author.clone(), time_ms: by.time_ms, what });

@@ -78,7 +78,7 @@ pub use publish::{Changes, PublishError, Request};
 pub use publisher::Published;
 pub use read::{FileRead, ReadError};
 pub use roles::{HandOverError, Leave, RoleRefused};
-pub use shared::{EditError, SaveError, Timings};
+pub use shared::{EditError, SaveError, Timings, decide};
 pub use start::{Setup, StartError};
 
 use crate::{

@@ -10,11 +10,12 @@ use std::{
 };
 
 use bellwether_proto::{
+    Malformed,
     advice::{Advice, Advise},
     entry::EntryPath,
     name::SetName,
     record::{Publish, Record, SetRules, Version},
-    revision::{Header, Number, RevisionId, SignedHeader},
+    revision::{Header, RevisionId, SignedHeader},
 };
 use bellwether_store::{
     durable,
@@ -28,7 +29,7 @@ use crate::{
     failpoints, group,
     head::Head,
     safety::{Fright, frightening},
-    shared::{Shared, now_ms, sources},
+    shared::{Shared, decide, now_ms, sources},
 };
 
 /// How often a publish begins anew because files change while they are packed.
@@ -69,7 +70,10 @@ pub enum PublishError {
     NoPath(SetName),
     /// What was asked cannot be said in a revision.
     #[error("{0}; nothing was published")]
-    Malformed(#[from] bellwether_proto::Malformed),
+    Malformed(#[from] Malformed),
+    /// Another server leads in the same epoch: what both publish could never be one.
+    #[error("{0}")]
+    Disputed(Arc<str>),
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
@@ -80,6 +84,7 @@ impl Advise for PublishError {
         match self {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
+            Self::Disputed(_) => Some(decide()),
             Self::Scan(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => None,
         }
     }
@@ -156,7 +161,8 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Whether nothing has changed since that it depends on: neither the head nor the record.
     pub(crate) fn fits(&self, shared: &Shared) -> bool {
-        self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version
+        let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
+        same && shared.undisputed().is_ok()
     }
 }
 
@@ -179,6 +185,7 @@ pub(crate) fn prepare(
     cause: &Cause,
     began: Instant,
 ) -> Result<Prepared, PublishError> {
+    shared.undisputed().map_err(PublishError::Disputed)?;
     let record = shared.record.borrow().clone();
     let (head, record) = (shared.head.borrow().clone(), record.record());
     let sources = sources(record, &shared.sets);
@@ -264,15 +271,15 @@ impl Publishing<'_> {
         if asked.is_none() && self.record.policy.publish == Publish::Manual {
             return Ok(Ready::Held(summary));
         }
-        let header = self.header(root, asked);
+        let header = self.header(root, asked)?;
         self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary))
     }
 
-    fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> SignedHeader {
+    fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> Result<SignedHeader, Malformed> {
         let parent = &self.head.stored.header;
         let header = Header {
             group: self.record.group,
-            number: Number { epoch: self.record.version.epoch, sequence: parent.number().sequence + 1 },
+            number: parent.number().next(self.record.version.epoch)?,
             parent: Some(parent.id()),
             manager: self.shared.name.clone(),
             incarnation: self.shared.incarnation,
@@ -284,7 +291,7 @@ impl Publishing<'_> {
         };
         let signed = SignedHeader::sign(header, &self.shared.key);
         failpoints::hit("publish.signed");
-        signed
+        Ok(signed)
     }
 
     fn pack(&self, header: &SignedHeader, changes: &[Change]) -> Result<NewPack, PublishError> {

@@ -277,6 +277,8 @@ impl Publisher {
     }
 
     async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, change::ChangeError> {
+        // Before the file is touched.
+        self.shared.undisputed().map_err(change::ChangeError::Disputed)?;
         if let Some(why) = &self.unpublished {
             return Err(change::ChangeError::Unpublished(why.clone()));
         }
@@ -295,6 +297,7 @@ impl Publisher {
     }
 
     async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        self.shared.undisputed().map_err(AdoptError::Disputed)?;
         if let Some(why) = &self.unpublished {
             return Err(AdoptError::Unpublished(why.clone()));
         }

@@ -161,6 +161,7 @@ mod tests {
             version: Version { epoch: Epoch(2), version },
             servers: vec![manager],
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,

@@ -108,6 +108,9 @@ pub enum EditError {
     /// It could not be made durable: nothing was changed.
     #[error(transparent)]
     Save(#[from] SaveError),
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(Arc<str>),
     /// The manager stops.
     #[error("the manager is stopping")]
     Stopping,
@@ -118,9 +121,16 @@ impl Advise for EditError {
         match self {
             Self::Refused(refused) => refused.advice(),
             Self::Save(save) => save.advice(),
+            Self::Disputed(_) => Some(decide()),
             Self::Malformed(_) | Self::Stopping => None,
         }
     }
+}
+
+/// What ends a conflict of two managers.
+pub fn decide() -> Advice {
+    let other = "the other one follows it, and keeps what it published as a recovery point";
+    Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
 }
 
 /// A server as the connection to it shows it.
@@ -169,6 +179,10 @@ pub(crate) struct Shared {
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
     pub(crate) save_record: SaveRecord,
+    /// Why this manager changes nothing: another one leads in its epoch.
+    disputed: watch::Receiver<Option<Arc<str>>>,
+    /// To whom the role is being handed over.
+    handing: std::sync::Mutex<Option<ServerName>>,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
 }
@@ -188,12 +202,13 @@ pub(crate) struct Given {
     pub(crate) newer: mpsc::Sender<ServerName>,
     pub(crate) halt: HaltFn,
     pub(crate) save_record: SaveRecord,
+    pub(crate) disputed: watch::Receiver<Option<Arc<str>>>,
 }
 
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
         let Given { name, key, sets, state, incarnation, chain, events, dial, timings, .. } = given;
-        let Given { board, newer, halt, save_record, .. } = given;
+        let Given { board, newer, halt, save_record, disputed, .. } = given;
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
@@ -224,6 +239,8 @@ impl Shared {
             newer,
             halt,
             save_record,
+            disputed,
+            handing: std::sync::Mutex::default(),
             editing: Arc::default(),
         }
     }
@@ -239,6 +256,19 @@ impl Shared {
     /// The document of procedures that each candidate that is reached has taken.
     pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
         self.informed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To whom the role is being handed over; none: to nobody.
+    pub(crate) fn handing(&self) -> MutexGuard<'_, Option<ServerName>> {
+        self.handing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this manager may change anything.
+    ///
+    /// # Errors
+    /// Another server leads in the same epoch: why, and what to do.
+    pub(crate) fn undisputed(&self) -> Result<(), Arc<str>> {
+        self.disputed.borrow().clone().map_or(Ok(()), Err)
     }
 
     /// A server has seen a newer record: whoever runs this manager asks it. One hint is enough.
@@ -283,6 +313,7 @@ impl Shared {
         change: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
     ) -> Result<Arc<SignedRecord>, EditError> {
         let _one = self.editing.lock().await;
+        self.undisputed().map_err(EditError::Disputed)?;
         let held = self.record.borrow().clone();
         let Some(next) = change(&held)? else { return Ok(held) };
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);

@@ -75,6 +75,8 @@ pub struct Setup {
     pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
     /// Makes a record durable here.
     pub save_record: SaveRecord,
+    /// Why this manager changes nothing: another one leads in its epoch. None: it changes what it is asked to.
+    pub disputed: watch::Receiver<Option<Arc<str>>>,
     /// Intervals and patience.
     pub timings: Timings,
     /// The procedures.
@@ -154,7 +156,7 @@ impl Manager {
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
         let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
-        let Setup { halt, seen, save_record, timings, balancers, board, .. } = setup;
+        let Setup { halt, seen, save_record, disputed, timings, balancers, board, .. } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
@@ -177,6 +179,7 @@ impl Manager {
             newer,
             halt,
             save_record,
+            disputed,
         };
         let shared = Arc::new(Shared::new(given, record, head, history));
         let begun = shared.clone();

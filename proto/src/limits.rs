@@ -47,6 +47,14 @@ pub const HEADER: usize = 32 << 10;
 pub const SAID: (usize, usize) = (16 << 10, 1 << 10);
 /// Bytes of the document of procedures.
 pub const PROCEDURES: usize = 2 << 20;
+/// By how much one record may raise the epoch of the one before: nobody uses the epochs up, and a takeover has room to skip
+/// those that it has heard of.
+pub const EPOCH_STEP: u64 = 64;
+/// The greatest epoch, version or sequence, and count of sessions. What follows it can still be reckoned, and is refused
+/// where it is made and where it is read.
+pub const COUNT: u64 = u64::MAX >> 1;
+/// Keys that a group refuses for good.
+pub const REFUSED_KEYS: usize = 1_024;
 /// Records of the chain that says who made whom manager: two for each change of epoch.
 pub const CHAIN: usize = 64;
 /// Bytes of the chain that goes with a hello or to a server that enters; a server that needs more of it asks for it.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Malformed,
     key::{KeyPair, PublicKey, Signature},
+    limits,
     revision::{Epoch, GroupId},
     v1,
 };
@@ -95,9 +96,12 @@ impl Ticket {
     /// Checks a message's form; whose it is says [`Ticket::is_of`].
     ///
     /// # Errors
-    /// A nonce or a signature of another length.
+    /// A nonce or a signature of another length, or a count that cannot be.
     pub fn from_wire(wire: &v1::Ticket) -> Result<Self, Malformed> {
         let wrong = |_| Malformed::new("a session ticket whose nonce or signature has another length");
+        if ![wire.epoch, wire.count].iter().all(|count| (1..=limits::COUNT).contains(count)) {
+            return Err(Malformed::new("a session ticket whose epoch or count is zero, or greater than there can be"));
+        }
         Ok(Self {
             epoch: Epoch(wire.epoch),
             count: wire.count,
@@ -205,6 +209,7 @@ impl Given {
     /// A session has begun: the server holds `next`.
     #[must_use]
     pub fn begun(&self, parties: &Parties, key: &KeyPair) -> Self {
+        // A ticket that was read leaves room for one more.
         let next = Ticket::issue(parties, self.next.epoch, self.next.count + 1, key);
         Self { server: self.server, held: Some(self.next.clone()), next }
     }

@@ -1,14 +1,17 @@
 //! Named points at which a test makes this program die, or an operation fail. In debug builds only; a release has none.
 //!
 //! `BELLWETHER_FAILPOINT="name"` kills the process with SIGKILL when the point is reached, `"name:3"` when it is reached
-//! the third time; `"name=error"` and `"name:3=error"` make [`check`] fail there, once.
+//! the third time; `"name=error"` and `"name:3=error"` make [`check`] fail there, once. `"name=hold:PATH"` makes [`hit`] wait
+//! there until the file PATH exists; that it has come there says `PATH.reached`.
 
 use std::{
     io,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// Every point of an apply, in the order in which one passes them.
@@ -39,14 +42,25 @@ pub const TAKE_BACK: &[&str] = &["apply.back", "apply.back-entry", "apply.back-s
 struct Armed {
     name: String,
     at: u64,
-    error: bool,
+    then: Then,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Then {
+    Die,
+    Error,
+    Hold(PathBuf),
 }
 
 fn parse(text: &str) -> Armed {
-    let (point, error) = text.strip_suffix("=error").map_or((text, false), |point| (point, true));
+    let (point, then) = match text.split_once('=') {
+        Some((point, "error")) => (point, Then::Error),
+        Some((point, held)) if held.starts_with("hold:") => (point, Then::Hold(held[5..].into())),
+        Some(_) | None => (text, Then::Die),
+    };
     let counted = point.rsplit_once(':').and_then(|(name, at)| Some((name, at.parse().ok()?)));
     let (name, at) = counted.unwrap_or((point, 1));
-    Armed { name: name.to_owned(), at, error }
+    Armed { name: name.to_owned(), at, then }
 }
 
 /// Whether this is the hit that `armed` waits for.
@@ -63,8 +77,22 @@ fn fires(name: &str) -> Option<&'static Armed> {
 
 /// Passes the point `name`: this process is killed here when the environment asks for it.
 pub fn hit(name: &str) {
-    if cfg!(debug_assertions) && fires(name).is_some_and(|armed| !armed.error) {
-        die();
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    match fires(name).map(|armed| &armed.then) {
+        Some(Then::Die) => die(),
+        Some(Then::Hold(until)) => hold(until),
+        Some(Then::Error) | None => {}
+    }
+}
+
+/// Says that it has come here, and waits for the word to go on.
+fn hold(until: &Path) {
+    let reached = until.with_added_extension("reached");
+    let _ = std::fs::write(reached, "");
+    while !until.exists() {
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -76,10 +104,11 @@ pub fn check(name: &str) -> io::Result<()> {
     if cfg!(debug_assertions)
         && let Some(armed) = fires(name)
     {
-        if armed.error {
-            return Err(io::Error::other(format!("injected at {name}")));
+        match &armed.then {
+            Then::Error => return Err(io::Error::other(format!("injected at {name}"))),
+            Then::Hold(until) => hold(until),
+            Then::Die => die(),
         }
-        die();
     }
     Ok(())
 }
@@ -95,11 +124,12 @@ mod tests {
 
     #[test]
     fn a_point_is_armed_by_name_by_hit_and_by_kind() {
-        let armed = |name: &str, at, error| Armed { name: name.to_owned(), at, error };
-        assert_eq!(parse("apply.staged"), armed("apply.staged", 1, false));
-        assert_eq!(parse("apply.staged:3"), armed("apply.staged", 3, false));
-        assert_eq!(parse("apply.staged=error"), armed("apply.staged", 1, true));
-        assert_eq!(parse("apply.staged:2=error"), armed("apply.staged", 2, true));
+        let armed = |name: &str, at, then| Armed { name: name.to_owned(), at, then };
+        assert_eq!(parse("apply.staged"), armed("apply.staged", 1, Then::Die));
+        assert_eq!(parse("apply.staged:3"), armed("apply.staged", 3, Then::Die));
+        assert_eq!(parse("apply.staged=error"), armed("apply.staged", 1, Then::Error));
+        assert_eq!(parse("apply.staged:2=error"), armed("apply.staged", 2, Then::Error));
+        assert_eq!(parse("x:2=hold:/a/b:c"), armed("x", 2, Then::Hold("/a/b:c".into())));
     }
 
     #[test]

@@ -264,8 +264,16 @@ async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) 
     let mut teller = Teller { json: common.json, told: begun.at, say, progress: None };
     loop {
         let all = next(&mut replies).await?;
-        let Some(shown) = all.into_iter().find(|shown| shown.procedure.id == id) else {
-            let text = format!("{id} is not known to this server any more");
+        // Of two recoveries at once the other one's may have this name by now.
+        let others = all.iter().find(|shown| shown.procedure.id == id).map(|shown| shown.driver.clone());
+        let same = |shown: &Shown| shown.procedure.id == id && shown.procedure.kind == begun.kind;
+        let Some(shown) = all.into_iter().find(same) else {
+            let text = match others {
+                Some(driver) => {
+                    format!("{id} is over: {driver} does the like by another command, and has taken its name")
+                }
+                None => format!("{id} is not known to this server any more"),
+            };
             return Err(CommandError::new(Kind::Failed, text).hint("see, at the manager: bellwether procedure list"));
         };
         teller.tell(&shown);

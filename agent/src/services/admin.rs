@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    role::{Rebuilding, Standing},
+    role::{Order, Rebuilding, Standing},
 };
 
 /// The service, for the Unix socket.
@@ -126,7 +126,7 @@ impl Admin for AdminService {
     }
 
     async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Answer<v1::ListTokensReply> {
-        let tokens = self.0.manager()?.list_tokens().await;
+        let tokens = self.0.leading()?.list_tokens().await;
         let info = |(id, kept): (String, bellwether_manager::tokens::Kept)| v1::TokenInfo {
             id,
             uses: kept.uses,
@@ -203,10 +203,15 @@ impl Admin for AdminService {
     }
 
     async fn rebuild(&self, request: Request<v1::RebuildRequest>) -> Answer<v1::RebuildReply> {
-        let v1::RebuildRequest { author, dry_run } = request.into_inner();
+        let v1::RebuildRequest { author, dry_run, refuse, confirm } = request.into_inner();
+        let malformed = |e: bellwether_proto::Malformed| Status::invalid_argument(e.to_string());
+        let order = match confirm.is_empty() {
+            true => Order::Here(refuse.iter().map(|key| key.parse()).collect::<Result<_, _>>().map_err(malformed)?),
+            false => Order::Confirm(confirm.parse().map_err(malformed)?),
+        };
         let (answer, answered) = oneshot::channel();
         let stopping = || Status::unavailable("the agent is stopping");
-        self.0.rebuilds.send(Rebuilding { author, dry_run, answer }).await.map_err(|_| stopping())?;
+        self.0.rebuilds.send(Rebuilding { order, author, dry_run, answer }).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?.map(Response::new).map_err(refusal)
     }
 

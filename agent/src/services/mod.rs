@@ -8,7 +8,7 @@ mod held;
 pub(crate) mod link;
 mod procedures;
 pub(crate) mod promote;
-mod refusal;
+pub(crate) mod refusal;
 
 use std::{
     path::PathBuf,
@@ -103,11 +103,24 @@ impl Agent {
         tokio::time::timeout(SETTLE, standing.wait_for(leads)).await.is_ok_and(|leads| leads.is_ok())
     }
 
-    /// The manager's role, where this server has it.
+    /// The manager's role, where this server has it and may change something.
+    ///
+    /// # Errors
+    /// Refused with the manager's name and the way out (W16); or another server leads in the same epoch (W26).
+    pub(crate) fn manager(&self) -> Result<Manager, Status> {
+        let manager = self.leading()?;
+        let disputed = self.record.disputes().borrow().clone();
+        match disputed {
+            None => Ok(manager),
+            Some(why) => Err(refused(Code::FailedPrecondition, &*why, bellwether_manager::decide())),
+        }
+    }
+
+    /// The manager's role, where this server has it: to read, and to take note.
     ///
     /// # Errors
     /// Refused with the manager's name and the way out (W16).
-    pub(crate) fn manager(&self) -> Result<Manager, Status> {
+    pub(crate) fn leading(&self) -> Result<Manager, Status> {
         match self.standing() {
             Standing::Manager(manager) => Ok(manager),
             Standing::Changing => Err(changing()),
@@ -280,7 +293,7 @@ impl Agent {
     /// There is no such file, or it cannot be read.
     pub(crate) async fn read(&self, read: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         match self.way(&read).await? {
-            None => read_at(&self.manager()?, read.into_inner()).await.map(Response::new),
+            None => read_at(&self.leading()?, read.into_inner()).await.map(Response::new),
             Some(following) => {
                 let read = read.into_inner();
                 let answer = following.link.ask(|mut manager| {

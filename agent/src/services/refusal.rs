@@ -2,7 +2,7 @@
 
 use bellwether_manager::{
     AdoptError, ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError, RoleRefused,
-    SaveError, group::GroupRefused, takeover,
+    SaveError, group::GroupRefused, rebuild::RebuildError, takeover,
 };
 use bellwether_proto::{
     Malformed,
@@ -58,6 +58,7 @@ impl Refusal for EditError {
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Save(save) => save.code(),
+            Self::Disputed(_) => Code::FailedPrecondition,
             Self::Stopping => Code::Unavailable,
         }
     }
@@ -85,7 +86,9 @@ impl Refusal for RoleRefused {
 impl Refusal for HandOverError {
     fn code(&self) -> Code {
         match self {
-            Self::Refused(_) | Self::Unpublished(_) | Self::Behind { .. } => Code::FailedPrecondition,
+            Self::Refused(_) | Self::Unpublished(_) | Self::UnderWay(_) | Self::Behind { .. } => {
+                Code::FailedPrecondition
+            }
             Self::Publish(publish) => publish.code(),
             Self::Malformed(_) => Code::Internal,
             Self::Save(save) => save.code(),
@@ -102,10 +105,18 @@ impl Refusal for takeover::Refused {
 impl Refusal for crate::rebuild::Refused {
     fn code(&self) -> Code {
         match self {
-            Self::NotManager { .. } => Code::FailedPrecondition,
-            Self::Rebuild(_) => Code::Internal,
+            Self::NotManager { .. } | Self::Token(_) | Self::Strange(_) | Self::Interrupted(_) => {
+                Code::FailedPrecondition
+            }
+            Self::Rebuild(RebuildError::Refusal(_) | RebuildError::Role(_)) => Code::FailedPrecondition,
+            Self::Silent { .. } => Code::Unavailable,
+            Self::Rebuild(_) | Self::Io { .. } | Self::State(_) => Code::Internal,
             Self::Stopping(_) => Code::Unavailable,
         }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if matches!(self, Self::Silent { .. }) { Outcome::Refused } else { Outcome::of_code(self.code()) }
     }
 }
 
@@ -134,7 +145,7 @@ impl Refusal for PublishError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
-            Self::Frightening(_) | Self::NoPath(_) => Code::FailedPrecondition,
+            Self::Frightening(_) | Self::NoPath(_) | Self::Disputed(_) => Code::FailedPrecondition,
             Self::Scan(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
@@ -147,7 +158,8 @@ impl Refusal for ChangeError {
             Self::Malformed(_) => Code::InvalidArgument,
             // The file was changed: whatever kept it from being published, this is no refusal that left all as it was.
             Self::Io { .. } | Self::Publish(_) => Code::Internal,
-            Self::NoSet(_)
+            Self::Disputed(_)
+            | Self::NoSet(_)
             | Self::Excluded { .. }
             | Self::Conflict { .. }
             | Self::Held { .. }
@@ -160,9 +172,12 @@ impl Refusal for ChangeError {
 impl Refusal for AdoptError {
     fn code(&self) -> Code {
         match self {
-            Self::Conflict(_) | Self::Unpublished(_) | Self::Unknown(_) | Self::Unfit(_) | Self::Refused(_) => {
-                Code::FailedPrecondition
-            }
+            Self::Disputed(_)
+            | Self::Conflict(_)
+            | Self::Unpublished(_)
+            | Self::Unknown(_)
+            | Self::Unfit(_)
+            | Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
         }

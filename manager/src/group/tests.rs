@@ -39,6 +39,7 @@ impl Group {
             version: Version { epoch: Epoch(1), version: 1 },
             servers: vec![manager],
             removed: Vec::new(),
+            refused: Vec::new(),
             policy,
             log: Vec::new(),
             previous: None,

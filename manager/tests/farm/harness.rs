@@ -223,6 +223,7 @@ async fn start(
         halt: Box::new(|halt| panic!("halted: {halt}")),
         seen: Vec::new(),
         save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
+        disputed: tokio::sync::watch::channel(None).1,
         timings,
         board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
         balancers: bellwether_manager::balancer::Locals::default(),

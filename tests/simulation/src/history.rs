@@ -191,6 +191,7 @@ fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mu
         version: Version { epoch: Epoch(1), version: 1 },
         servers: (0..servers).map(server).collect(),
         removed: Vec::new(),
+        refused: Vec::new(),
         policy: Policy::new(Vec::new()),
         log: Vec::new(),
         previous: None,

@@ -29,6 +29,18 @@ pub struct Met {
     pub kept_out: u64,
     /// Groups that were rebuilt.
     pub rebuilt: u64,
+    /// Those of them without a key that is not to be trusted.
+    pub rebuilt_without: u64,
+    /// Servers at which that was confirmed, and those that went back from a later epoch by it.
+    pub confirmed: u64,
+    /// See there.
+    pub went_back_by_root: u64,
+    /// Records that jump, and those by a refused key, that were not taken.
+    pub jumps_refused: u64,
+    /// See there.
+    pub keys_refused: u64,
+    /// Promotions that gave way to another one at the same time.
+    pub gave_way: u64,
     /// Machines that were copied.
     pub copied: u64,
     /// Copies that were noticed beside the original.
@@ -79,7 +91,7 @@ impl Met {
 
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 25] {
+    pub fn counts(&self) -> [(&'static str, u64); 31] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -93,6 +105,12 @@ impl Met {
             ("managers whose state went back", self.went_back),
             ("members kept out", self.kept_out),
             ("groups rebuilt", self.rebuilt),
+            ("groups rebuilt without a key", self.rebuilt_without),
+            ("confirmations of that", self.confirmed),
+            ("servers that root took back to an earlier epoch", self.went_back_by_root),
+            ("records that jump refused", self.jumps_refused),
+            ("records by a refused key refused", self.keys_refused),
+            ("promotions that gave way", self.gave_way),
             ("machines copied", self.copied),
             ("copies noticed", self.copies_noticed),
             ("procedures begun", self.procedures),
@@ -124,6 +142,12 @@ impl std::ops::AddAssign for Met {
         self.went_back += other.went_back;
         self.kept_out += other.kept_out;
         self.rebuilt += other.rebuilt;
+        self.rebuilt_without += other.rebuilt_without;
+        self.confirmed += other.confirmed;
+        self.went_back_by_root += other.went_back_by_root;
+        self.jumps_refused += other.jumps_refused;
+        self.keys_refused += other.keys_refused;
+        self.gave_way += other.gave_way;
         self.copied += other.copied;
         self.copies_noticed += other.copies_noticed;
         self.procedures += other.procedures;

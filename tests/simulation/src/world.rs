@@ -76,6 +76,14 @@ pub(crate) enum Command {
     Admit(ServerName),
     /// Rebuilds the group with what is here (W13, W14).
     Rebuild,
+    /// The same, without that key, as root of a candidate.
+    Refuse(PublicKey),
+    /// Follows the group that was rebuilt without a key: root of this machine has its token.
+    Confirm(Box<Held>),
+    /// A hostile candidate takes the role, by so many epochs.
+    Usurp {
+        by: u64,
+    },
     /// Enters the group with that record, which the manager gave for the token.
     Enter(Box<Held>),
 }
@@ -108,6 +116,8 @@ pub(crate) struct State {
     pub(crate) places: BTreeMap<ServerName, usize>,
     /// Machines that are of no farm: not yet a copy of any, or switched off for good.
     pub(crate) retired: BTreeSet<usize>,
+    /// The machine that is hostile: somebody else has its key.
+    pub(crate) hostile: Option<usize>,
     /// Servers to which the balancer sends no requests.
     pub(crate) drained: BTreeSet<ServerName>,
     /// Which machines run.
@@ -158,6 +168,7 @@ impl World {
             armed: vec![None; n],
             places,
             retired: BTreeSet::new(),
+            hostile: None,
             drained: BTreeSet::new(),
             running: vec![true; n],
             min_serving: 1,
@@ -235,9 +246,9 @@ impl State {
         self.drawn.next()
     }
 
-    /// The machines of the farm.
+    /// The machines of the farm that are to be trusted.
     pub(crate) fn machines(&self) -> impl Iterator<Item = usize> {
-        (0..self.disks.len()).filter(|machine| !self.retired.contains(machine))
+        (0..self.disks.len()).filter(|machine| !self.retired.contains(machine) && self.hostile != Some(*machine))
     }
 
     /// Whether some server of the farm takes the one of that key for the manager.

@@ -66,6 +66,7 @@ fn reply(signer: &KeyPair, group: u8, servers: Vec<Server>) -> EnterReply {
         version: Version { epoch: Epoch(1), version: 2 },
         servers,
         removed: Vec::new(),
+        refused: Vec::new(),
         policy: Policy::new(Vec::new()),
         log: Vec::new(),
         previous: None,

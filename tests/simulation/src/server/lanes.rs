@@ -293,8 +293,8 @@ impl Server {
     /// Why not.
     pub(super) async fn edit_group(&mut self, command: Command) -> Result<(), ActError> {
         use bellwether_manager::group;
-        let Some(held) = self.record().filter(|_| self.leads()) else {
-            return Err(ActError::Failed("this server does not lead".to_owned()));
+        let Some(held) = self.record().filter(|_| self.leads() && !self.rival) else {
+            return Err(ActError::Failed("this server does not lead, or another one does, too".to_owned()));
         };
         let by = group::By { author: self.name.to_string(), time_ms: self.now() };
         let next = match command.clone() {

@@ -8,6 +8,7 @@ mod lanes;
 mod procedures;
 mod rebuild;
 mod records;
+mod refusal;
 mod sessions;
 mod takeover;
 
@@ -122,6 +123,8 @@ pub(crate) struct Server {
     start: u64,
     /// A manager that has started asks the others first, until then.
     leads_from_ms: u64,
+    /// Another server leads in the epoch of this manager: it takes no change.
+    rival: bool,
 }
 
 /// Runs the server of that machine until it crashes.
@@ -174,6 +177,7 @@ impl Server {
             waiting: None,
             start: 0,
             leads_from_ms: 0,
+            rival: false,
         }
     }
 
@@ -269,7 +273,10 @@ impl Server {
             }
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),
-            Command::Rebuild => self.begin_rebuild(),
+            Command::Rebuild => self.begin_rebuild(Vec::new()),
+            Command::Refuse(key) => self.begin_rebuild(vec![key]),
+            Command::Confirm(held) => self.follow_rebuilt(*held).await,
+            Command::Usurp { by } => self.usurp(by).await,
             Command::Leave => self.leave().await,
         }
     }
