@@ -266,7 +266,13 @@ impl GroupRecord {
             theirs.version,
         )
         .into();
-        self.rival.send_if_modified(|rival| rival.replace(reason.clone()).as_ref() != Some(&reason));
+        let first = self.rival.send_if_modified(|rival| rival.replace(reason.clone()).as_ref() != Some(&reason));
+        if first {
+            let server = theirs.manager().name.clone();
+            tracing::warn!(%server, %reason, "two managers");
+            let reason = format!("{reason}; {}", bellwether_manager::decide().hint);
+            let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
+        }
     }
 
     /// Puts in force what root of this machine has decided: what is held does not have to allow it. On the disk before it

@@ -9,6 +9,7 @@ use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     balancer::{self, Balancer},
+    key::PublicKey,
     limits,
     name::{BalancerName, ServerName, SetName},
     record::{Codec, Edit, OnDrift, Publish, Record, SetRules, SignedRecord},
@@ -83,6 +84,9 @@ pub enum GroupRefused {
     /// It has been disabled, and a token does not change that.
     #[error("{0} is disabled in this group")]
     Disabled(ServerName),
+    /// It is not trusted any more.
+    #[error("this group refuses the key {0} for good")]
+    RefusedKey(PublicKey),
     /// Never heard of.
     #[error("there is no server {0} in this group")]
     Unknown(ServerName),
@@ -125,6 +129,7 @@ impl Advise for GroupRefused {
             }
             Self::Disabled(name) => Advice::run("first, at the manager", format!("bellwether server enable {name}")),
             Self::Unknown(_) => Advice::run("see", "bellwether server list"),
+            Self::RefusedKey(_) => Advice::say("leave the group there, remove its key.pem, and join with a new key"),
             Self::Replaced { name, .. } => {
                 Advice::run("let it join anew, with a token", format!("bellwether token create --names {name}"))
             }

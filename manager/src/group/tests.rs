@@ -257,3 +257,18 @@ fn what_is_done_about_drift_is_set_once() {
     assert!(["report", "revert", "hold"].iter().all(|word| word.parse::<OnDrift>().unwrap().word() == *word));
     assert!("Hold".parse::<OnDrift>().is_err());
 }
+
+#[test]
+fn a_refused_key_enters_no_more_and_takes_nobodys_place() {
+    let mut group = Group::new();
+    let (a, b) = (KeyPair::generate(), KeyPair::generate());
+    group.enter("a", &a).unwrap();
+    let mut record = group.held.record().clone();
+    record.refused = vec![b.public()];
+    record.version.version += 1;
+    group.held = SignedRecord::sign(record, &group.key).unwrap();
+    assert_eq!(group.enter("b", &b), Err(GroupRefused::RefusedKey(b.public())));
+    let replaced = replace(&group.held, &name("a"), &b.public(), "a:7440", &by());
+    assert_eq!(replaced, Err(GroupRefused::RefusedKey(b.public())));
+    assert_eq!(group.enter("b", &KeyPair::generate()), Ok(true), "with a new key");
+}

@@ -7,6 +7,7 @@ use bellwether_manager::{
     rebuild::refusal,
 };
 use bellwether_proto::{
+    limits,
     name::ServerName,
     record::{Record, Role, Server},
 };
@@ -32,6 +33,8 @@ pub(crate) struct Operator {
     without: u32,
     /// How often in a row the manager showed that another one leads by a record that does not follow from its own.
     branches: u32,
+    /// The hostile server has struck again since the group was rebuilt without it.
+    strikes_on: bool,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
     /// Managers that others did not follow before, since there were several.
@@ -103,6 +106,13 @@ impl Operator {
             chosen.into_iter().for_each(|machine| command(history, machine, Command::Refuse(key)));
             return chosen.is_some();
         };
+        let hostile = world.hostile.expect("it has a key");
+        if !std::mem::replace(&mut self.strikes_on, true) {
+            // It goes on meanwhile: those that root has not confirmed it at follow it on, to epochs above that of the rebuild.
+            drop(world);
+            command(history, hostile, Command::Usurp { by: limits::EPOCH_STEP });
+            return true;
+        }
         let held = world.disks[rebuilt].held.clone().expect("it leads");
         let named = |machine: &usize| held.current.record().by_key(&keys::public(world.disks[*machine].key)).is_some();
         let of_a_group = |machine: &usize| world.disks[*machine].held.is_some();

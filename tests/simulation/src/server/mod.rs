@@ -253,6 +253,9 @@ impl Server {
         if self.drive.read(|disk| disk.halted.is_some()) {
             self.world.borrow_mut().notice(self.machine, Notice::WentBack);
         }
+        if self.rival && self.leads() {
+            self.world.borrow_mut().notice(self.machine, Notice::Conflict);
+        }
         self.tell_successor();
         self.go_on_waiting().await;
         self.go_on_taking().await;
