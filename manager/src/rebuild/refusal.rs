@@ -21,10 +21,10 @@ pub enum RefusalError {
     #[error("{0} is the key of this server")]
     Own(PublicKey),
     /// Nothing is left.
-    #[error("all records that this server knows are by keys that are to be refused")]
+    #[error("all records that this server knows have managers whose keys are to be refused")]
     NoRecord,
     /// It came later.
-    #[error("group record {0}, the last that no refused key made, does not have this server")]
+    #[error("group record {0}, the last that counts without those keys, does not have this server")]
     Stranger(Version),
     /// It may not lead.
     #[error(transparent)]
@@ -35,14 +35,19 @@ impl Advise for RefusalError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Own(_) => Some(Advice::say("give the command at a server that is to be trusted")),
-            Self::NoRecord | Self::Stranger(_) => Some(Advice::say("give the command at another candidate")),
+            Self::Stranger(_) => Some(Advice::say("give the command at another candidate")),
+            Self::NoRecord => {
+                let new =
+                    "where no server knows another record, form a new group: bellwether leave, then init, and join";
+                Some(Advice::say("give the command at another candidate").or(&Advice::say(new)))
+            }
             Self::Role(role) => role.advice(),
         }
     }
 }
 
 /// The last record that counts: the one before one of these keys last took the role by itself, with all that was made on top of
-/// that; where none did, the newest that none of them made. A reign that was handed to one of them, and that it handed on, stays.
+/// that left out; and none in which one of them leads. A reign that was handed to one of them stays, and that it handed on.
 ///
 /// # Errors
 /// There is none.
@@ -51,7 +56,7 @@ pub fn base<'a>(
     chain: &'a [SignedRecord],
     refused: &[PublicKey],
 ) -> Result<&'a SignedRecord, RefusalError> {
-    let by_them = |record: &SignedRecord| refused.iter().any(|key| record.is_by(key));
+    let led_by_them = |record: &SignedRecord| refused.contains(&record.record().manager().key);
     let records: Vec<&SignedRecord> = chain.iter().filter(|link| *link != held).chain([held]).collect();
     let takes = |pair: &[&SignedRecord]| {
         let (before, after) = (pair[0].record().manager().key, pair[1].record().manager().key);
@@ -61,7 +66,7 @@ pub fn base<'a>(
         Some(before) => &records[..=before],
         None => &records[..],
     };
-    counted.iter().rfind(|record| !by_them(record)).copied().ok_or(RefusalError::NoRecord)
+    counted.iter().rfind(|record| !led_by_them(record)).copied().ok_or(RefusalError::NoRecord)
 }
 
 /// That record's successor, in which the server of key `own` leads and these keys are refused for good; in an epoch above that
@@ -192,6 +197,8 @@ mod tests {
         let held = case.record(2, 7, 2, 2);
         let chain = [first, handed, held.clone()];
         assert_eq!(base(&held, &chain, &[case.key(1)]).map(version).as_deref(), Ok("2.7"));
+        // The handover itself, though it signed that.
+        assert_eq!(base(&chain[1], &chain[..2], &[case.key(1)]).map(version).as_deref(), Ok("2.1"));
         // It takes over by itself, and hands over to m: what m signs then goes, too.
         let (taken, on, later) = (case.record(4, 1, 1, 1), case.record(5, 1, 2, 1), case.record(5, 2, 2, 2));
         let longer = [chain.as_slice(), &[taken, on, later.clone()]].concat();

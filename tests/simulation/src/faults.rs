@@ -39,7 +39,7 @@ impl Faults {
     pub(crate) fn new(rng: &mut Rng, mut aside: Rng) -> Self {
         let attack = Rng::new(aside.next());
         let attack = Attack::new(attack);
-        Self {
+        let mut faults = Self {
             left: 10 + rng.below(30),
             next_ms: 300,
             change: 0,
@@ -51,7 +51,10 @@ impl Faults {
             maintains: rng.one_in(3),
             recoveries: Recoveries::new(aside),
             attack,
-        }
+        };
+        // A machine that comes back from before the attack may know of no record that the key did not make.
+        faults.attack = faults.attack.filter(|_| !faults.restores);
+        faults
     }
 
     /// Does what is due; false when everything has happened.
