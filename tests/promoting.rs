@@ -24,7 +24,7 @@ impl Gate {
     }
 
     fn wait_reached(&self) {
-        let reached = self.0.with_added_extension("reached");
+        let reached = self.0.with_extension("reached");
         wait_for(&format!("{}", reached.display()), DEADLINE, || {
             if reached.exists() { Ok(()) } else { Err("not yet".to_owned()) }
         });

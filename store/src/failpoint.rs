@@ -2,7 +2,7 @@
 //!
 //! `BELLWETHER_FAILPOINT="name"` kills the process with SIGKILL when the point is reached, `"name:3"` when it is reached
 //! the third time; `"name=error"` and `"name:3=error"` make [`check`] fail there, once. `"name=hold:PATH"` makes [`hit`] wait
-//! there until the file PATH exists; that it has come there says `PATH.reached`.
+//! there until the file PATH exists; that it has come there says `PATH` with the extension `reached`.
 
 use std::{
     io,
@@ -89,7 +89,7 @@ pub fn hit(name: &str) {
 
 /// Says that it has come here, and waits for the word to go on.
 fn hold(until: &Path) {
-    let reached = until.with_added_extension("reached");
+    let reached = until.with_extension("reached");
     let _ = std::fs::write(reached, "");
     while !until.exists() {
         std::thread::sleep(Duration::from_millis(10));
