@@ -331,5 +331,13 @@ fn host() -> String {
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
+/// What fuzzing feeds to the reader of agent.toml.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(text: &str) {
+    if let Ok(file) = file::parse(std::path::Path::new("agent.toml"), text) {
+        let _ = balancers::read(std::path::Path::new("agent.toml"), &file.balancer);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@
 //! TLS; one serves commands on the Unix socket; one serves the http port, one HAProxy's agent checks; one tries the
 //! balancers (`crate::balancers`); one runs this server's role, whatever that is at the time (`crate::role`); two talk to
 //! other servers about the group record (`crate::peers`); one drives procedures ([`bellwether_manager::procedure`]). The
-//! `stop` watch ends them all; each is waited for.
+//! `stop` watch ends them all; each is waited for. One that ends before is missed ([`bellwether_manager::tasks`]): the agent
+//! says which, and ends to be started again; so it does at a panic on any thread ([`crate::ends`]).
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,7 @@ use std::{
 use bellwether_manager::{
     balancer::Locals,
     procedure::{self, Board},
+    tasks::{Alarm, Guard},
 };
 use bellwether_monitor::{
     agent_check,
@@ -45,6 +47,7 @@ use crate::{
     balancers::Probe,
     clock::now_ms,
     config::Config,
+    ends,
     error::{CommandError, Kind},
     group::GroupRecord,
     hands::AgentHands,
@@ -77,6 +80,8 @@ pub struct Options {
 
 /// How long open calls may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long the others may take to end when a task is missed.
+const LAST: Duration = Duration::from_secs(20);
 /// Servers that may tell their newer records at a time.
 const TELLING: usize = 2;
 /// Messages that may wait between the agent's own tasks.
@@ -90,18 +95,23 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let layout = Layout::new(config.state_dir.clone());
     identity::prepare(&layout).map_err(|e| CommandError::refused(&e))?;
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
+    ends::end_at_a_panic(layout.state().to_owned());
     let (key, held) = group(&layout)?;
     if options.recover_only {
         return recover_only(&layout, &role::paths(&config), &held);
     }
-    let stop = stop_on_signal()?;
+    let alarm = Alarm::default();
+    let (stop, stopped) = watch::channel(false);
+    stop_on_signal(&stop, &alarm)?;
     if options.until_eof {
         stop_at_the_end_of_input(stop.clone());
     }
     let (events, observed) = mpsc::unbounded_channel();
     let (ready_to, ready) = watch::channel(Ready::no("starting"));
     let (folded, awaited) = mpsc::channel(INPUTS);
-    let farm = fold(&config, observed, awaited);
+    let farm = fold(&config, observed, awaited, &alarm, &stopped);
+    let mut kept_out = ends::KeptOut::new(layout.state().to_owned(), events.clone());
+    kept_out.look();
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let bound = Bound::bind(&config).await?;
 
@@ -141,6 +151,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         incarnation,
         claims,
         rebuilds,
+        alarm: alarm.clone(),
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
@@ -164,23 +175,31 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     });
 
     let (hints_to, hints) = mpsc::channel(INPUTS);
-    let running = tokio::spawn(roles.run(stop.subscribe()));
-    let driving = procedure::run(board.clone(), Arc::new(AgentHands::new(agent.clone())), stop.subscribe());
-    let driving = tokio::spawn(driving);
+    let running = alarm.spawn("role", &stopped, roles.run(stopped.clone()));
+    let driving = procedure::run(board.clone(), Arc::new(AgentHands::new(agent.clone())), stopped.clone());
+    let driving = alarm.spawn("procedures", &stopped, driving);
     let (shown, in_service) = watch::channel(Ready::no("starting"));
     // Cancelled at the end, wherever they are: they keep nothing.
+    let catching_up = peers_to.clone().catch_up(hints, sessions.subscribe());
+    let readiness = ready::run(key.public(), agent.record.follow(), ready, shown);
     let talking = [
-        tokio::spawn(pass_hints(behind, hints_to.clone())),
-        tokio::spawn(peers_to.clone().catch_up(hints, sessions.subscribe())),
-        tokio::spawn(peers_to.tell()),
         tokio::spawn(knock(agent.clone())),
-        tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
-        tokio::spawn(probe.run()),
-        tokio::spawn(seen.clone().keep(layout.clone())),
+        alarm.spawn("hints", &stopped, pass_hints(behind, hints_to.clone())),
+        alarm.spawn("peers", &stopped, catching_up),
+        alarm.spawn("telling", &stopped, peers_to.tell()),
+        alarm.spawn("readiness", &stopped, readiness),
+        alarm.spawn("balancers", &stopped, probe.run()),
+        alarm.spawn("seen", &stopped, seen.clone().keep(layout.clone())),
+        alarm.spawn("quarantine", &stopped, kept_out.run()),
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
     let checked = in_service.clone();
-    let served = serve(bound, &key, &agent, push, (http::router(farm, in_service), checked), &stop).await;
+    let serving = serve(bound, &key, &agent, push, (http::router(farm, in_service), checked), (&stop, &alarm));
+    // Cancelled only to end: whoever is served then asks again.
+    let served = tokio::select! {
+        served = serving => served,
+        task = alarm.raised() => Err(missed(&layout, task)),
+    };
     stop.send_replace(true);
     talking.iter().for_each(JoinHandle::abort);
     if let Err(error) = driving.await {
@@ -194,6 +213,17 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         layout.forget().map_err(|e| CommandError::failed(&e))?;
     }
     served
+}
+
+/// Without that task the agent would live on and do nothing of what it was for. The others are ended in order, but not
+/// waited for without end: they may wait for the one that is missed.
+fn missed(layout: &Layout, task: &str) -> CommandError {
+    ends::note(layout.state(), task, "it ended unasked");
+    std::thread::spawn(|| {
+        std::thread::sleep(LAST);
+        std::process::exit(Kind::Failed.exit_code().into());
+    });
+    CommandError::new(Kind::Failed, format!("the task '{task}' ended unasked; the agent ends, to be started again"))
 }
 
 /// A manager's lanes say who has seen a newer record.
@@ -231,19 +261,18 @@ async fn knock(agent: Arc<Agent>) {
 }
 
 /// Ends everything at SIGTERM or SIGINT.
-fn stop_on_signal() -> Result<watch::Sender<bool>, CommandError> {
+fn stop_on_signal(stop: &watch::Sender<bool>, alarm: &Alarm) -> Result<(), CommandError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let stop = watch::Sender::new(false);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signal = signal(kind).map_err(|e| CommandError::failed(&e))?;
         let stop = stop.clone();
-        tokio::spawn(async move {
+        alarm.spawn("signals", &stop.subscribe(), async move {
             signal.recv().await;
             tracing::info!("stopping");
             stop.send_replace(true);
         });
     }
-    Ok(stop)
+    Ok(())
 }
 
 /// Ends everything when standard input does: the system closes it when its other end dies, however that dies.
@@ -261,10 +290,12 @@ fn fold(
     config: &Config,
     mut seen: mpsc::UnboundedReceiver<Event>,
     mut awaited: mpsc::Receiver<oneshot::Sender<()>>,
+    alarm: &Alarm,
+    stop: &watch::Receiver<bool>,
 ) -> watch::Receiver<Arc<FarmStatus>> {
     let mut farm = Farm::new(config.name.clone());
     let (to, from) = watch::channel(Arc::new(farm.status(now_ms())));
-    tokio::spawn(async move {
+    alarm.spawn("status", stop, async move {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             let mut waiting = None;
@@ -323,7 +354,7 @@ async fn serve(
     agent: &Arc<Agent>,
     push: member::PushService,
     (router, ready): (axum::Router, watch::Receiver<Ready>),
-    stop: &watch::Sender<bool>,
+    (stop, alarm): (&watch::Sender<bool>, &Alarm),
 ) -> Result<(), CommandError> {
     let Bound { servers, http, agent_check, socket, commands } = bound;
     let tls = tls::ServerTls::new(key).map_err(|e| CommandError::failed(&e))?;
@@ -356,8 +387,9 @@ async fn serve(
         .serve_with_incoming_shutdown(commands, stopped(stop));
     let for_browsers = http::serve(http, router, stopped(stop));
     let for_balancers = async {
-        if let Some(listener) = agent_check {
-            agent_check::serve(listener, ready, stopped(stop)).await;
+        match agent_check {
+            Some(listener) => agent_check::serve(listener, ready, stopped(stop)).await,
+            None => stopped(stop).await,
         }
         Ok(())
     };
@@ -367,12 +399,24 @@ async fn serve(
         tokio::time::sleep(GRACE).await;
     };
     let result = tokio::select! {
-        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), flat(for_browsers), for_balancers) } => result.map(drop),
+        result = async {
+            // One that ends is missed, whatever the others do.
+            let named = |name| alarm.guard(name, &stop.subscribe());
+            let servers = until_its_end(named("servers' port"), flat(for_servers));
+            let commands = until_its_end(named("admin socket"), flat(for_commands));
+            let browsers = until_its_end(named("http port"), flat(for_browsers));
+            let balancers = until_its_end(named("agent checks"), for_balancers);
+            tokio::try_join!(servers, commands, browsers, balancers)
+        } => result.map(drop),
         // Open streams (a monitor, a push) have no end of their own.
         () = straggling => Ok(()),
     };
     drop(socket);
     result
+}
+
+async fn until_its_end<T>(_guard: Guard, serving: impl Future<Output = T>) -> T {
+    serving.await
 }
 
 async fn flat<E: std::error::Error + 'static>(

@@ -47,6 +47,8 @@ places! {
     sessions = "sessions";
     /// That this manager's state went back.
     halted = "halted.json";
+    /// Ends of the agent that nobody asked for, and what is quarantined for them.
+    ends = "ends.json";
     /// How often this server's state was opened (W14).
     incarnation = "incarnation";
     /// Packs: the revisions.
@@ -118,6 +120,7 @@ impl Layout {
             self.ticket(),
             self.sessions(),
             self.halted(),
+            self.ends(),
             self.incarnation(),
             self.index(),
             self.history(),

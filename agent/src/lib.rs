@@ -10,10 +10,14 @@ mod clock;
 pub mod commands;
 pub mod common;
 pub mod config;
+pub mod core_dumps;
 pub mod daemon;
 mod drift;
 pub mod duration;
+mod ends;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod hands;
 pub mod identity;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use bellwether::{
     commands::{self, Cli},
-    error,
+    core_dumps, error,
 };
 use clap::Parser;
 
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
         Err(usage) => return error::report_usage(&usage),
     };
     commands::log_to_stderr(&cli.command);
+    if let Err(e) = core_dumps::off() {
+        return error::report(cli.common.json, &error::CommandError::failed(&e));
+    }
     let runtime = match cli.command.runtime().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return error::report(cli.common.json, &error::CommandError::failed(&e)),

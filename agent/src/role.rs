@@ -14,6 +14,7 @@ use bellwether_manager::{
     halt::{self, Halt},
     procedure::Board,
     rebuild,
+    tasks::Alarm,
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
@@ -121,6 +122,8 @@ pub(crate) struct Parts {
     pub(crate) claims: Vec<(ServerName, Vec<SignedHeader>)>,
     /// Asked to rebuild the group.
     pub(crate) rebuilds: mpsc::Receiver<Rebuilding>,
+    /// Raised by a task of a role that ends before it is told to.
+    pub(crate) alarm: Alarm,
 }
 
 /// To rebuild the group (W13, W14), or only to say what that would mean.
@@ -380,8 +383,7 @@ impl Roles {
 
     async fn lead(&mut self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
         let claims = std::mem::take(&mut self.parts.claims);
-        let Parts { config, layout, key, record, events, ready, newer, peers, incarnation, board, balancers, .. } =
-            &self.parts;
+        let Parts { config, layout, key, record, events, ready, newer, peers, incarnation, board, .. } = &self.parts;
         let halted = halt::load(layout.state())?.or_else(|| peers.halts().borrow().clone());
         if let Some(halt) = halted {
             return Err(BeginError::Halted(Box::new(halt)));
@@ -403,8 +405,9 @@ impl Roles {
             seen: claims,
             save_record: Box::new(move |new| saving.save(new)),
             timings: bellwether_manager::Timings::default(),
-            balancers: balancers.clone(),
+            balancers: self.parts.balancers.clone(),
             board: board.clone(),
+            alarm: self.parts.alarm.clone(),
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.
@@ -435,8 +438,9 @@ impl Roles {
         };
         let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
         self.tell_superseded();
-        let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
-        let thread = tokio::task::spawn_blocking(move || member.run(received));
+        let alarm = &self.parts.alarm;
+        let watching = alarm.spawn("watch", &stop, member.watch(inputs.clone(), &stop));
+        let thread = alarm.spawn_blocking("member", &stop, move || member.run(received));
         let link = ManagerLink::new(key.clone(), record.clone(), tree, member::Hand::new(&inputs), *incarnation);
         let following = Following { link, inputs: inputs.clone(), stop, sessions: sessions.clone() };
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))

@@ -30,9 +30,12 @@ pub const PROCEDURE: &[&str] = &[
     "procedure.taken",
 ];
 
+/// Where a member's word is dealt with.
+pub const HEARD: &[&str] = &["lane.heard"];
+
 /// Passes a point.
 pub(crate) fn hit(point: &str) {
-    let known = [POINTS, RECORD, HANDOVER, REBUILD, PROCEDURE].iter().any(|list| list.contains(&point));
+    let known = [POINTS, RECORD, HANDOVER, REBUILD, PROCEDURE, HEARD].iter().any(|list| list.contains(&point));
     debug_assert!(known, "{point} is not in the list");
     bellwether_store::failpoint::hit(point);
 }

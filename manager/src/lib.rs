@@ -21,6 +21,8 @@ pub mod epoch;
 pub mod failpoints;
 mod followers;
 mod form;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod glob;
 pub mod group;
 pub mod halt;
@@ -44,6 +46,7 @@ mod sessions;
 mod shared;
 mod start;
 pub mod takeover;
+pub mod tasks;
 pub mod tokens;
 pub mod watch;
 

@@ -36,6 +36,7 @@ use crate::{
     publisher::{Publisher, Times},
     recognition::Holdings,
     shared::{Given, Shared, Timings, sources},
+    tasks::Alarm,
     tokens::Tokens,
     watch::{self as watching, Mode, Watched},
 };
@@ -81,6 +82,8 @@ pub struct Setup {
     pub board: Arc<Board>,
     /// What this machine's agent.toml says of balancers.
     pub balancers: Locals,
+    /// Raised by a task that ends before it is told to.
+    pub alarm: Alarm,
 }
 
 /// Why the manager does not start. Nothing was changed.
@@ -154,7 +157,7 @@ impl Manager {
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
         let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
-        let Setup { halt, seen, save_record, timings, balancers, board, .. } = setup;
+        let Setup { halt, seen, save_record, timings, balancers, board, alarm, .. } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
@@ -182,7 +185,7 @@ impl Manager {
         let begun = shared.clone();
         tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
-        Ok(run(shared, tokens, balancers, known, believed, shutdown))
+        Ok(run(shared, tokens, balancers, (known, believed), &alarm, &shutdown))
     }
 }
 
@@ -275,9 +278,9 @@ fn run(
     shared: Arc<Shared>,
     tokens: Tokens,
     balancers: Locals,
-    known: Tree,
-    believed: bool,
-    shutdown: watch::Receiver<bool>,
+    (known, believed): (Tree, bool),
+    alarm: &Alarm,
+    shutdown: &watch::Receiver<bool>,
 ) -> Manager {
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
@@ -298,9 +301,9 @@ fn run(
     let to_watch =
         Watched { record: shared.record.subscribe(), sets: shared.sets.clone(), events: shared.events.clone() };
     let tasks = vec![
-        ("watch", tokio::spawn(watching::run(to_watch, dirty, mode, shutdown.clone()))),
-        ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
-        ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
+        ("watch", alarm.spawn("watch", shutdown, watching::run(to_watch, dirty, mode, shutdown.clone()))),
+        ("publisher", alarm.spawn("publisher", shutdown, publisher.run(to_publisher, shutdown.clone()))),
+        ("lanes", alarm.spawn("lanes", shutdown, lanes::run(shared.clone(), to_lanes, shutdown.clone()))),
     ];
     let (tokens, tasks) = (Mutex::new(tokens), Mutex::new(tasks));
     Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, tokens, tasks }) }

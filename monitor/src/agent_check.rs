@@ -60,7 +60,7 @@ async fn answer(mut stream: TcpStream, line: &str) -> std::io::Result<()> {
 }
 
 /// `up`, or `down` and why: one line, in which words end with a space and `#` begins the reason.
-fn line(ready: &Ready) -> String {
+pub(crate) fn line(ready: &Ready) -> String {
     if ready.ready {
         return "up\n".to_owned();
     }

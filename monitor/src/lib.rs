@@ -7,6 +7,8 @@
 pub mod agent_check;
 pub mod changes;
 pub mod farm;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod http;
 mod metrics;
 pub mod table;

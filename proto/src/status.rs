@@ -187,6 +187,8 @@ pub struct FarmStatus {
     pub watching: String,
     /// Edits at the manager that are not a revision (yet): why, or how many.
     pub unpublished: Option<String>,
+    /// What the observer deals with no more, because it ended while it did: each with why and how it is let in again.
+    pub quarantined: Vec<String>,
     /// The sets.
     pub sets: Vec<SetStatus>,
     /// The servers, sorted by name.
@@ -211,6 +213,8 @@ pub enum Event {
     Watching(String),
     /// Edits at the manager that are not a revision (yet), and why; none: there are none.
     Unpublished(Option<String>),
+    /// What the observer deals with no more, a line each.
+    Quarantined(Vec<String>),
     /// The sets as last scanned at the manager.
     Sets(Vec<SetStatus>),
     /// A server does not take this manager, or came back as one: shown until it is reached again.

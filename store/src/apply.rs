@@ -19,6 +19,8 @@ use crate::{
 };
 
 mod carry;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod journal;
 mod keep;
 mod local;

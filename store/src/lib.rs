@@ -8,6 +8,8 @@ pub mod failpoint;
 pub mod history;
 pub mod index;
 pub mod pack;
+pub mod quarantine;
 pub mod scan;
 pub mod state_file;
 pub mod tree;
+pub mod underway;

@@ -43,6 +43,8 @@ mod changes;
 mod decode;
 mod files;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod old;
 mod order;
 mod outline;

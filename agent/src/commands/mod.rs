@@ -31,6 +31,7 @@ pub mod procedure;
 pub mod promote;
 pub mod publish;
 pub mod put;
+pub mod quarantine;
 pub mod recover;
 pub mod resume;
 pub mod rm;
@@ -127,6 +128,8 @@ commands! {
     Recover = recover;
     /// Maintenance and recovery that are under way
     Procedure = procedure;
+    /// What this agent deals with no more, because it ended three times while it did
+    Quarantine = quarantine;
     /// The group's record and its settings
     Group = group;
     /// What admits new servers

@@ -159,6 +159,7 @@ mod tests {
             publish: "auto".into(),
             watching: "events".into(),
             unpublished: None,
+            quarantined: Vec::new(),
             sets: vec![],
             servers: vec![
                 server("a", Role::Member, State::InSync),

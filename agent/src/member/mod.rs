@@ -42,13 +42,18 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::Plan,
+    failpoint,
     history::History,
+    quarantine,
     scan::Look,
     state_file,
     tree::{Change, Tree},
+    underway::{Dealing, Suspect},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+#[cfg(fuzzing)]
+pub(crate) use self::position::Position as HeldPosition;
 pub(crate) use self::{
     drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
     position::{held_before, note_leading},
@@ -315,6 +320,7 @@ impl Member {
     }
 
     fn down(&mut self, message: down::Message) {
+        let _dealing = Dealing::with(self.suspect(&message));
         match message {
             down::Message::Head(head) => self.head(head),
             down::Message::Offer(offer) => self.offer(&offer),
@@ -328,6 +334,25 @@ impl Member {
             | down::Message::Record(_)
             | down::Message::Keepalive(_)
             | down::Message::Procedures(_) => {}
+        }
+    }
+
+    /// What an end of this agent is blamed on, while it deals with that message: the revision's pack where there is one.
+    fn suspect(&self, message: &down::Message) -> Suspect {
+        let revision = match (message, &self.work) {
+            (down::Message::Offer(offer), _) => offer.header.clone().and_then(|header| {
+                let header = SignedHeader::from_wire(header).ok()?;
+                Some(header.number())
+            }),
+            (down::Message::Slice(_) | down::Message::Supply(_), Work::Receiving(receiving)) => {
+                Some(receiving.header.number())
+            }
+            (down::Message::Slice(_) | down::Message::Supply(_), Work::Filling(filling)) => Some(filling.number()),
+            (_, Work::Idle | Work::Receiving(_) | Work::Filling(_)) => None,
+        };
+        match revision {
+            Some(revision) => Suspect::Pack(revision.to_string()),
+            None => Suspect::Peer(self.record.current().record().manager().name.to_string()),
         }
     }
 
@@ -380,6 +405,15 @@ impl Member {
         if self.drift.held {
             return Err(self.held_reason());
         }
+        let pack = Suspect::Pack(header.number().to_string());
+        if quarantine::holds(&pack) {
+            return Err(format!(
+                "{pack} is quarantined: this agent ended three times while it dealt with it; let it in there: \
+                 bellwether quarantine lift '{pack}', then here: bellwether sync {}",
+                self.name
+            ));
+        }
+        failpoint::hit("member.offer");
         let record = self.record.current();
         let record = record.record();
         if self.session.as_ref().is_none_or(|session| session.key != record.manager().key) {

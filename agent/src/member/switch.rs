@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Instant};
 use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
-    revision::SignedHeader,
+    revision::{Number, SignedHeader},
     status::Observation,
     v1::{self, Outcome, up},
 };
@@ -59,6 +59,11 @@ struct Ready {
 }
 
 impl Filling {
+    /// The revision.
+    pub(super) fn number(&self) -> Number {
+        self.header.number()
+    }
+
     fn new(header: SignedHeader, planned: Planned, began: Instant, pack: bool) -> Self {
         Self { header, planned, began, asked: HashSet::new(), pack }
     }

@@ -26,6 +26,10 @@ use bellwether_proto::{
     ticket::Ticket,
     v1,
 };
+use bellwether_store::{
+    quarantine,
+    underway::{Dealing, Suspect},
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
@@ -202,7 +206,19 @@ impl Lane {
         }
     }
 
+    /// Whom an end of the manager is blamed on, while this lane deals with it.
+    fn suspect(&self) -> Suspect {
+        Suspect::Peer(self.server.name.to_string())
+    }
+
     async fn connect(&self, memory: &mut Memory) -> Result<Link, String> {
+        let peer = self.suspect();
+        if quarantine::holds(&peer) {
+            return Err(format!(
+                "it is quarantined: this manager ended three times while it dealt with it; let it in: \
+                 bellwether quarantine lift '{peer}'"
+            ));
+        }
         let patience = self.shared.timings.dial;
         timeout(patience, self.dial(memory))
             .await
@@ -220,6 +236,7 @@ impl Lane {
         let mut up = answer.into_inner();
         match up.message().await.map_err(|s| self.not_greeted(memory, &s))?.and_then(|up| up.message) {
             Some(v1::up::Message::Hello(hello)) => {
+                let _dealing = Dealing::with(self.suspect());
                 self.check(&hello)?;
                 self.recognise(memory, &hello).await?;
                 Ok(Link { down, up, hello })

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Holds, Id, Kind, Procedure, Standing, Task};
 
-const CONTEXT: &str = "bellwether v1 procedures";
+pub(crate) const CONTEXT: &str = "bellwether v1 procedures";
 /// The format of the document; another one is refused.
 const FORMAT: u32 = 1;
 /// How many that are over are kept, for `procedure list`.

@@ -28,6 +28,8 @@ use serde::{Deserialize, Serialize};
 pub use begin::{AskError, Request, begun, propose};
 pub use board::{Board, BoardError, Doing};
 pub use check::{Check, check};
+#[cfg(fuzzing)]
+pub(crate) use document::CONTEXT;
 pub use document::{Document, DocumentRefused, SignedDocument};
 pub use engine::{ActError, Failure, Next, NotChanged, abort, acted, next, resume, settle};
 pub use plan::{PlanRefused, plan};

@@ -27,6 +27,7 @@ pub struct Farm {
     head_message: String,
     watching: String,
     unpublished: Option<String>,
+    quarantined: Vec<String>,
     sets: Vec<SetStatus>,
     servers: BTreeMap<ServerName, Known>,
 }
@@ -41,6 +42,7 @@ impl Farm {
             head_message: String::new(),
             watching: "not watching".to_owned(),
             unpublished: None,
+            quarantined: Vec::new(),
             sets: Vec::new(),
             servers: BTreeMap::new(),
         }
@@ -57,6 +59,7 @@ impl Farm {
             }
             Event::Watching(how) => self.watching = how,
             Event::Unpublished(why) => self.unpublished = why,
+            Event::Quarantined(lines) => self.quarantined = lines,
             Event::Sets(sets) => self.sets = sets,
             Event::Fenced { server, conflict, reason } => {
                 if let Some(server) = self.servers.get_mut(&server) {
@@ -112,6 +115,7 @@ impl Farm {
             publish: publish_word(record).to_owned(),
             watching: self.watching.clone(),
             unpublished: self.unpublished.clone(),
+            quarantined: self.quarantined.clone(),
             sets: self.sets.clone(),
             servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
         }

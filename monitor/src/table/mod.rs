@@ -209,6 +209,7 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
     if let Some(unpublished) = &status.unpublished {
         lines.push(format!("{} · unpublished: {}", status.manager, plain(unpublished)));
     }
+    lines.extend(status.quarantined.iter().map(|line| format!("{} · quarantined: {}", status.observer, plain(line))));
     if status.observer == status.manager && status.watching != "events" {
         lines.push(format!("{} · watching: {}", status.manager, plain(&status.watching)));
     }

@@ -44,6 +44,7 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         publish: "auto".into(),
         watching: "events".into(),
         unpublished: None,
+        quarantined: Vec::new(),
         sets: vec![SetStatus { name: "nginx".parse().unwrap(), entries: 61, notices: Vec::new() }],
         servers,
     }

@@ -26,7 +26,9 @@ use super::{
 use crate::{
     attributes,
     beneath::{Root, open_file, os},
+    failpoint, quarantine,
     tree::{Node, Stat},
+    underway::{Dealing, Suspect},
 };
 
 /// How often a file is read that changes while it is read, with twice the pause before each.
@@ -220,6 +222,7 @@ impl<'a> SetScan<'a> {
 
     /// Reads a file whole, again when it changed meanwhile; none when it is gone. `buffer` is anybody's between two files.
     pub(super) fn read(&self, path: &EntryPath, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
+        let _dealing = self.dealing(path)?;
         for pause in 0..TRIES {
             if pause > 0 {
                 std::thread::sleep(PAUSE * (1 << pause));
@@ -239,6 +242,17 @@ impl<'a> SetScan<'a> {
             }
         }
         Err(self.busy(path, TRIES))
+    }
+
+    /// Should the program end while the file is read, the file is blamed.
+    fn dealing(&self, path: &EntryPath) -> Result<Dealing, ScanError> {
+        let file = Suspect::File(format!("{}:{path}", self.rules.name));
+        if quarantine::holds(&file) {
+            return Err(self.failed(path, io::Error::other(format!("quarantined: {file}"))));
+        }
+        let dealing = Dealing::with(file);
+        failpoint::hit("scan.read");
+        Ok(dealing)
     }
 
     /// Reads a small file that nobody has changed since before it was opened: one look, after it was read, says so. None

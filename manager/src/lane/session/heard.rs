@@ -10,9 +10,10 @@ use bellwether_proto::{
     status::{Observation, Progress, Verified},
     v1,
 };
+use bellwether_store::underway::Dealing;
 
 use super::{Current, Session, reached::Reached};
-use crate::{lane::cut, shared::now_ms};
+use crate::{failpoints, lane::cut, shared::now_ms};
 
 /// Characters of a reason that a member gives.
 pub(super) const REASON: usize = 8_000;
@@ -26,6 +27,8 @@ const NEWS: Duration = Duration::from_millis(100);
 impl Session<'_> {
     pub(super) async fn hear(&mut self, message: v1::up::Message) -> Result<(), String> {
         use v1::up::Message;
+        let _dealing = Dealing::with(self.lane.suspect());
+        failpoints::hit("lane.heard");
         let now = Instant::now();
         self.dog.heard(now);
         self.allowance.spend(now);
