@@ -101,7 +101,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let (events, observed) = mpsc::unbounded_channel();
     let (ready_to, ready) = watch::channel(Ready::no("starting"));
     let (folded, awaited) = mpsc::channel(INPUTS);
-    let farm = fold(&config, observed, awaited);
+    let farm = fold(Farm::new(config.name.clone()).of_key(key.public()), observed, awaited);
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let bound = Bound::bind(&config).await?;
 
@@ -176,6 +176,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         tokio::spawn(knock(agent.clone())),
         tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
         tokio::spawn(probe.run()),
+        tokio::spawn(services::procedures::watch(agent.clone())),
         tokio::spawn(seen.clone().keep(layout.clone())),
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
@@ -258,11 +259,10 @@ fn stop_at_the_end_of_input(stop: watch::Sender<bool>) {
 
 /// Folds events into the farm's status, and makes it anew once a second: lags grow by themselves.
 fn fold(
-    config: &Config,
+    mut farm: Farm,
     mut seen: mpsc::UnboundedReceiver<Event>,
     mut awaited: mpsc::Receiver<oneshot::Sender<()>>,
 ) -> watch::Receiver<Arc<FarmStatus>> {
-    let mut farm = Farm::new(config.name.clone());
     let (to, from) = watch::channel(Arc::new(farm.status(now_ms())));
     tokio::spawn(async move {
         let mut second = tokio::time::interval(Duration::from_secs(1));

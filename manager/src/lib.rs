@@ -178,6 +178,13 @@ impl Manager {
         self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).leads_from(at)
     }
 
+    /// Whether a server that holds the revision of that number comes to the head by what the group has published since.
+    pub fn is_in_order(&self, at: bellwether_proto::revision::Number) -> bool {
+        let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = history.all().find(|stored| stored.header.number() == at).map(|stored| stored.header.id());
+        held.is_some_and(|id| history.leads_from(id))
+    }
+
     /// The head revision's tree.
     pub fn tree(&self) -> Arc<Tree> {
         self.inner.shared.head.borrow().tree.clone()

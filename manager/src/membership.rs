@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a server may take to show that it lives.
 const PROBE: std::time::Duration = std::time::Duration::from_secs(3);
+/// How long a server may take to answer that it lives, before a role is given to it.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Manager {
     /// Adds a server again that was removed or disabled.
@@ -132,10 +134,7 @@ impl Manager {
             return Ok(());
         };
         let since = now_ms();
-        let (answer, _) = oneshot::channel();
-        let probe = ToLanes { servers: vec![name.clone()], control: Control::Probe, answer };
-        // Full or gone: then the next keepalive tells.
-        let _ = self.inner.lanes.try_send(probe);
+        self.probe(name);
         let told = live.wait_for(|live| match live.get(name) {
             Some(now) => now.incarnation != connected.incarnation || now.beat >= since,
             None => true,
@@ -156,6 +155,29 @@ impl Manager {
         );
         shared.see(Event::Server(name.clone(), Observation::Knocked(format!("{copy}; it was refused"))));
         Err(copy)
+    }
+
+    /// Its next keepalive is sent now.
+    fn probe(&self, name: &ServerName) {
+        let (answer, _) = oneshot::channel();
+        let probe = ToLanes { servers: vec![name.clone()], control: Control::Probe, answer };
+        // Full or gone: then the next keepalive tells.
+        let _ = self.inner.lanes.try_send(probe);
+    }
+
+    /// Asks a server whether it lives, now: a connection that is open says what was.
+    ///
+    /// # Errors
+    /// It does not answer, for people.
+    pub async fn answers(&self, name: &ServerName) -> Result<(), String> {
+        let mut live = self.inner.shared.live.subscribe();
+        let since = now_ms();
+        self.probe(name);
+        let told = live.wait_for(|live| live.get(name).is_some_and(|live| live.beat >= since));
+        match tokio::time::timeout(ANSWER, told).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(format!("it was asked just now and has not answered for {} s", ANSWER.as_secs())),
+        }
     }
 
     async fn edit_servers(

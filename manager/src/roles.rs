@@ -204,6 +204,8 @@ impl Manager {
         let held = self.record();
         let Some(next) = hand_over(&held, to, leave, &by)? else { return Ok(held) };
         self.wait_for(to, held.record().version).await?;
+        // One that was frozen since would have the role and not know it.
+        self.answers(to).await.map_err(|why| self.behind(to, why))?;
         failpoints::hit("handover.waited");
         let next = Arc::new(SignedRecord::sign(next, &shared.key)?);
         // Not to be cancelled: from the save on there is no way back.

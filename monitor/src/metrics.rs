@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use bellwether_proto::status::{FarmStatus, ServerStatus, State};
+use bellwether_proto::status::{FarmStatus, ProcedureState, ServerStatus, State};
 
 /// Every state, as it is named in the `state` label (the same words as in `status --json`).
 const STATES: [(State, &str); 15] = [
@@ -38,6 +38,14 @@ pub(crate) fn render(status: &FarmStatus) -> String {
             let labels = [("server", server.name.as_str()), ("state", word)];
             page.sample("bellwether_server_state", &labels, u8::from(server.state == state));
         }
+    }
+    page.each(status, "bellwether_server_drained", "1 while the group record has the server out of service.", |server| {
+        Some(f64::from(u8::from(server.drained)))
+    });
+    page.family("bellwether_procedures", "Procedures that are not over, by where they stand.");
+    for state in ProcedureState::ALL {
+        let count = status.procedures.iter().filter(|procedure| procedure.state == state).count();
+        page.sample("bellwether_procedures", &[("state", state.word())], count);
     }
     // What is not known is absent, not zero.
     let known = |server: &ServerStatus| server.state != State::Unknown;

@@ -4,7 +4,7 @@ use bellwether_proto::{
     name::ServerName,
     record::Role,
     revision::Number,
-    status::{FarmStatus, ServerStatus, State},
+    status::{FarmStatus, ProcedureState, ServerStatus, State},
 };
 
 use crate::text;
@@ -31,12 +31,54 @@ enum Way {
 ///
 /// A server that answers and holds a later revision is there, too: it had `head`, or what replaced it.
 pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
+    let members = |server: &&ServerStatus| server.role == Role::Member;
+    judge(status, head, servers, members, way)
+}
+
+/// Whether `servers` (none: the manager and all members that are not disabled) are in sync at `head` or after it, and in
+/// service: ready, and not drained.
+pub fn serving(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
+    let enabled = |server: &&ServerStatus| server.role != Role::Disabled;
+    judge(status, head, servers, enabled, |server, head| match way(server, head) {
+        Way::There if server.drained => drained(status, server),
+        way => way,
+    })
+}
+
+/// One that is drained: a procedure brings it back by itself, or nobody does.
+fn drained(status: &FarmStatus, server: &ServerStatus) -> Way {
+    let at_work = |state| matches!(state, ProcedureState::Running | ProcedureState::Waiting | ProcedureState::Blocked);
+    let mut procedures = status.procedures.iter().filter(|procedure| procedure.servers.contains(&server.name));
+    match procedures.next() {
+        Some(by) if at_work(by.state) => Way::Coming(format!("drained, {}: {}", by.id, by.what)),
+        Some(by) => Way::Stuck(format!("drained, and {} {}: `bellwether procedure show {}`", by.id, stands(by.state), by.id)),
+        None => Way::Stuck(format!("drained: `bellwether maintenance finish {}` at the manager", server.name)),
+    }
+}
+
+fn stands(state: ProcedureState) -> &'static str {
+    match state {
+        ProcedureState::Stopped => "has stopped",
+        ProcedureState::Asks => "asks a person",
+        ProcedureState::Running | ProcedureState::Waiting | ProcedureState::Blocked => "is under way",
+    }
+}
+
+fn judge(
+    status: &FarmStatus,
+    head: Number,
+    servers: Option<&[ServerName]>,
+    meant: impl Fn(&&ServerStatus) -> bool,
+    way: impl Fn(&ServerStatus, Number) -> Way,
+) -> Verdict {
+    let unknown = || Way::Stuck("not in the group: `bellwether server list` names those that are".to_owned());
+    let way_of = |name: &ServerName| {
+        let server = status.servers.iter().find(|server| server.name == *name);
+        (name.clone(), server.map_or_else(unknown, |server| way(server, head)))
+    };
     let asked: Vec<(ServerName, Way)> = match servers {
-        Some(names) => names.iter().map(|name| (name.clone(), way_of(status, head, name))).collect(),
-        None => {
-            let members = status.servers.iter().filter(|server| server.role == Role::Member);
-            members.map(|server| (server.name.clone(), way(server, head))).collect()
-        }
+        Some(names) => names.iter().map(way_of).collect(),
+        None => status.servers.iter().filter(meant).map(|server| (server.name.clone(), way(server, head))).collect(),
     };
     let mut coming = Vec::new();
     let mut stuck = Vec::new();
@@ -55,13 +97,6 @@ pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>
         return Verdict::Waiting(coming.join("; "));
     }
     if stuck.is_empty() { Verdict::Done } else { Verdict::Partly(stuck) }
-}
-
-fn way_of(status: &FarmStatus, head: Number, name: &ServerName) -> Way {
-    match status.servers.iter().find(|server| server.name == *name) {
-        Some(server) => way(server, head),
-        None => Way::Stuck("not in the group: `bellwether server list` names those that are".to_owned()),
-    }
 }
 
 fn way(server: &ServerStatus, head: Number) -> Way {

@@ -134,6 +134,10 @@ pub struct ServerStatus {
     pub version: Option<String>,
     /// The newest recovery points it made.
     pub kept: Vec<String>,
+    /// When the newest of them was heard of, milliseconds since 1970.
+    pub kept_ms: Option<u64>,
+    /// The group record has it out of service.
+    pub drained: bool,
     /// The last `verify` of it.
     pub verified: Option<Verified>,
     /// Whether it could drive the group's balancers: of the manager and of candidates.
@@ -191,6 +195,63 @@ pub struct FarmStatus {
     pub sets: Vec<SetStatus>,
     /// The servers, sorted by name.
     pub servers: Vec<ServerStatus>,
+    /// The procedures that are not over, oldest first.
+    pub procedures: Vec<ProcedureStatus>,
+    /// Why the observer is no server of the group any more, and what to do; none: it is one.
+    pub expelled: Option<String>,
+}
+
+/// Where a procedure stands that is not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcedureState {
+    /// It does its step.
+    Running,
+    /// It waits for something that comes by itself, until its step's deadline.
+    Waiting,
+    /// What it tries fails, and is tried again until its step's deadline.
+    Blocked,
+    /// It waits for a person's answer.
+    Asks,
+    /// It has stopped, and does nothing until a person lets it go on or ends it.
+    Stopped,
+}
+
+impl ProcedureState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Running, Self::Waiting, Self::Blocked, Self::Asks, Self::Stopped];
+
+    /// The word in tables, and in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Blocked => "blocked",
+            Self::Asks => "asks",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A procedure that is not over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcedureStatus {
+    /// Its name, as p7.
+    pub id: String,
+    /// How it was begun.
+    pub command: String,
+    /// The server that drives it.
+    pub driver: ServerName,
+    /// Where it stands.
+    pub state: ProcedureState,
+    /// The step it is at, from 1.
+    pub step: usize,
+    /// How many there are.
+    pub steps: usize,
+    /// What it does, waits for or asks, or why it has stopped.
+    pub what: String,
+    /// The servers that it has something to do with still.
+    pub servers: Vec<ServerName>,
 }
 
 /// Something that was seen, to be folded into a [`FarmStatus`]. The manager's tasks send these; the monitor folds them.
@@ -213,6 +274,8 @@ pub enum Event {
     Unpublished(Option<String>),
     /// The sets as last scanned at the manager.
     Sets(Vec<SetStatus>),
+    /// The procedures that are not over.
+    Procedures(Vec<ProcedureStatus>),
     /// A server does not take this manager, or came back as one: shown until it is reached again.
     Fenced {
         /// Which.

@@ -99,6 +99,7 @@ fn state(shown: &Shown) -> String {
             (Some(doing), None) => doing.clone(),
             (None, None) => format!("goes on at {}", shown.driver),
         },
+        Standing::Stopping(why) => format!("stopping: {why}"),
         Standing::Failed(failure) => format!("stopped: {}", failure.reason),
         Standing::Aborted { by, .. } => format!("aborted by {by}"),
         Standing::Done => "done".to_owned(),
@@ -142,6 +143,7 @@ fn described(shown: &Shown) -> String {
         procedure.by
     )];
     lines.extend(procedure.findings.iter().map(|line| format!("found: {line}")));
+    lines.extend(following::lost(procedure));
     lines.push(following::steps(procedure));
     for said in &procedure.attestations {
         lines.push(format!("attested by {} at {} UTC: {}: {}", said.by, at(said.time_ms), said.fact, said.text));
@@ -150,7 +152,10 @@ fn described(shown: &Shown) -> String {
         Standing::Failed(failure) => format!("stopped: {}\n{}\n{}", failure.reason, failure.left, failure.todo),
         Standing::Aborted { by, left } => format!("aborted by {by}; {left}"),
         Standing::Done => format!("done; {}", procedure.kind.afterwards()),
-        Standing::Running => state(shown),
+        Standing::Running | Standing::Stopping(_) => match shown.until_ms {
+            Some(ms) => format!("{}; until {} UTC at the latest, then it stops", state(shown), at(ms)),
+            None => state(shown),
+        },
     });
     lines.join("\n")
 }
@@ -174,7 +179,9 @@ async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
     let procedure: Procedure = serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))?;
     output::show(common.json, &procedure, |procedure| match &procedure.standing {
         Standing::Aborted { left, .. } => format!("{id} is aborted; {left}\n{}", following::way_back(procedure)),
-        Standing::Running | Standing::Failed(_) | Standing::Done => format!("{id} is not aborted"),
+        Standing::Running | Standing::Stopping(_) | Standing::Failed(_) | Standing::Done => {
+            format!("{id} is not aborted")
+        }
     });
     Ok(())
 }

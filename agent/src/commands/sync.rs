@@ -46,7 +46,22 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let Args { servers, full, dry_run, wait } = args;
     let mut client = common.connect().await?;
     let drains = Procedure::Sync(SyncServers { servers: servers.iter().map(ToString::to_string).collect() });
-    let planned = following::planned(common, drains.clone()).await?;
+    let mut planned = following::planned(common, drains.clone()).await?;
+    if let Some(begun) = &planned
+        && !dry_run
+        && following::is_begun(common, begun).await?
+    {
+        // Given again: what is under way, or has stopped, comes first. Then whoever else is meant is looked at.
+        let begun = following::start(common, drains.clone()).await?;
+        if wait != Wait::All {
+            let said = format!("{} goes on; see: bellwether procedure show {}", begun.id, begun.id);
+            output::show(common.json, &json!({ "procedure": begun.id.to_string() }), |_| said);
+            return Ok(());
+        }
+        let end = begun.steps.len();
+        following::until(common, begun, end).await?;
+        planned = following::planned(common, drains.clone()).await?;
+    }
     let drained: BTreeSet<ServerName> = planned.iter().flat_map(|planned| planned.servers().cloned()).collect();
     let others = others(&mut client, common, &servers, &drained).await?;
     if dry_run {

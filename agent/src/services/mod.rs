@@ -6,7 +6,7 @@ pub(crate) mod drift;
 pub(crate) mod group;
 mod held;
 pub(crate) mod link;
-mod procedures;
+pub(crate) mod procedures;
 pub(crate) mod promote;
 mod refusal;
 

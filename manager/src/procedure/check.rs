@@ -26,6 +26,8 @@ pub enum Check {
 pub struct Since<'a> {
     /// What was attested.
     pub attestations: &'a [Attestation],
+    /// When the procedure began, milliseconds since 1970.
+    pub started_ms: u64,
     /// When the step began, milliseconds since 1970.
     pub began_ms: u64,
     /// When its action was last begun.
@@ -230,10 +232,7 @@ fn replace(server: &ServerName, old: &PublicKey, ttl_ms: u64, since: &Since<'_>,
         return Check::So(None);
     }
     if since.now_ms.saturating_sub(since.began_ms) >= ttl_ms {
-        return Check::Stuck(format!(
-            "no new hardware has joined as {server} while its token was good; for another token go on, then: bellwether \
-             server replace {server}"
-        ));
+        return Check::Stuck(format!("no new hardware has joined as {server} while its token was good"));
     }
     Check::Wait(format!("new hardware to join as {server}; there, with its token: bellwether join - --name {server}"))
 }
@@ -283,21 +282,28 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
             Lack::Ask
         }
         // Superseded: it came back as the manager that it was, and learns that it is not.
-        State::Syncing
-        | State::Updating
-        | State::Unreachable
-        | State::Unknown
-        | State::GroupChange
-        | State::Superseded => Lack::Time(because(name, seen)),
+        State::Syncing | State::Updating | State::GroupChange | State::Superseded => Lack::Time(because(name, seen)),
+        State::Unreachable | State::Unknown => Lack::Time(format!(
+            "{}; where it forgot the group (leave): bellwether token create --names {name}; with that token, there: bellwether join",
+            because(name, seen)
+        )),
         State::Disabled | State::Left | State::Conflict => Lack::Person(because(name, seen)),
     });
     match synced {
-        Check::So(None) if !away.is_empty() => {
-            let names: Vec<_> = away.iter().map(|name| name.as_str()).collect();
-            Check::So(Some(format!("{} put away meanwhile; synced when brought back", names.join(", "))))
+        Check::So(None) => {
+            let kept = servers.iter().filter_map(|name| kept(name, world.server(name)?, since));
+            let away = away.iter().map(|name| format!("{name} put away meanwhile; synced when brought back"));
+            let said: Vec<String> = kept.chain(away).collect();
+            Check::So((!said.is_empty()).then(|| said.join("; ")))
         }
         other => other,
     }
+}
+
+/// Where a server keeps what it had and the manager lacks, since the procedure began.
+fn kept(name: &ServerName, seen: &Seen, since: &Since<'_>) -> Option<String> {
+    let (_, point) = seen.kept.as_ref().filter(|(when, _)| *when >= since.started_ms)?;
+    Some(format!("what {name} had and no other is kept there: {point} (bellwether drift show {name})"))
 }
 
 fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
@@ -342,7 +348,7 @@ mod tests {
     };
 
     fn since(began_ms: u64, now_ms: u64) -> Since<'static> {
-        Since { attestations: &[], began_ms, tried_ms: None, trouble: None, now_ms }
+        Since { attestations: &[], started_ms: 0, began_ms, tried_ms: None, trouble: None, now_ms }
     }
 
     fn at(task: &Task, world: &World) -> Check {

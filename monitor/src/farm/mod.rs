@@ -6,10 +6,11 @@ mod server;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bellwether_proto::{
+    key::PublicKey,
     name::ServerName,
     record::{Publish, Record},
     revision::Number,
-    status::{Event, FarmStatus, SetStatus},
+    status::{Event, FarmStatus, ProcedureStatus, SetStatus},
 };
 
 use heads::Heads;
@@ -22,6 +23,8 @@ pub const NO_RECORD: &str = "0.0";
 #[derive(Debug)]
 pub struct Farm {
     observer: ServerName,
+    /// The observer's; none: not known.
+    key: Option<PublicKey>,
     record: Option<Arc<Record>>,
     heads: Heads,
     head_message: String,
@@ -29,6 +32,7 @@ pub struct Farm {
     unpublished: Option<String>,
     sets: Vec<SetStatus>,
     servers: BTreeMap<ServerName, Known>,
+    procedures: Vec<ProcedureStatus>,
 }
 
 impl Farm {
@@ -36,6 +40,7 @@ impl Farm {
     pub fn new(observer: ServerName) -> Self {
         Self {
             observer,
+            key: None,
             record: None,
             heads: Heads::default(),
             head_message: String::new(),
@@ -43,7 +48,13 @@ impl Farm {
             unpublished: None,
             sets: Vec::new(),
             servers: BTreeMap::new(),
+            procedures: Vec::new(),
         }
+    }
+
+    /// The same, as seen by who has that key.
+    pub fn of_key(self, key: PublicKey) -> Self {
+        Self { key: Some(key), ..self }
     }
 
     /// Takes in `event`, seen at `now_ms` (milliseconds since 1970).
@@ -58,6 +69,7 @@ impl Farm {
             Event::Watching(how) => self.watching = how,
             Event::Unpublished(why) => self.unpublished = why,
             Event::Sets(sets) => self.sets = sets,
+            Event::Procedures(procedures) => self.procedures = procedures,
             Event::Fenced { server, conflict, reason } => {
                 if let Some(server) = self.servers.get_mut(&server) {
                     server.fence(conflict, reason);
@@ -114,7 +126,26 @@ impl Farm {
             unpublished: self.unpublished.clone(),
             sets: self.sets.clone(),
             servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
+            procedures: self.procedures.clone(),
+            expelled: record.and_then(|record| self.expelled(record)),
         }
+    }
+
+    /// Why the observer is no server of the group any more, and what to do.
+    fn expelled(&self, record: &Record) -> Option<String> {
+        let (name, manager) = (&self.observer, record.manager());
+        self.key.filter(|key| record.by_key(key).is_none())?;
+        let at = format!("at the manager, {} ({})", manager.name, manager.address);
+        Some(match record.server(name) {
+            None => format!(
+                "{name} was removed from the group: it is sent nothing, and serves what it has; to bring it back, {at}: \
+                 `bellwether server add {name}`; or to forget the group, here: `bellwether leave`"
+            ),
+            Some(_) => format!(
+                "other hardware has taken the place of {name}: this machine is sent nothing, and its key is refused; here: \
+                 `bellwether leave`; to enter the group under another name, {at}: `bellwether token create`"
+            ),
+        })
     }
 
     fn head(&self) -> Option<Number> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bellwether_proto::{
     record::Role,
-    status::{FarmStatus, ServerStatus, State},
+    status::{FarmStatus, ProcedureState, ProcedureStatus, ServerStatus, State},
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
@@ -72,8 +72,31 @@ pub fn summary(status: &FarmStatus) -> String {
         1 => format!("1 server: {}", states.join(", ")),
         several => format!("{several} servers: {}", states.join(", ")),
     };
+    let expelled = match status.expelled {
+        Some(_) => format!("{} is no server of the group any more · ", status.observer),
+        None => String::new(),
+    };
     let paused = if status.paused { " · paused" } else { "" };
-    format!("{servers} · {} · {}{paused}", head(status), status.publish)
+    let servers = [vec![servers], out_of_service(status), procedures(status)].concat().join(" · ");
+    format!("{expelled}{servers} · {} · {}{paused}", head(status), status.publish)
+}
+
+/// How many the record has out of service, beside those that are disabled.
+fn out_of_service(status: &FarmStatus) -> Vec<String> {
+    let drained = status.servers.iter().filter(|server| server.drained && server.role != Role::Disabled).count();
+    if drained == 0 { Vec::new() } else { vec![format!("{drained} drained")] }
+}
+
+/// The procedures that wait for something or somebody.
+fn procedures(status: &FarmStatus) -> Vec<String> {
+    let said = |procedure: &ProcedureStatus| match procedure.state {
+        ProcedureState::Running => format!("{} runs", procedure.id),
+        ProcedureState::Waiting => format!("{} waits", procedure.id),
+        ProcedureState::Blocked => format!("{} is blocked", procedure.id),
+        ProcedureState::Asks => format!("{} asks", procedure.id),
+        ProcedureState::Stopped => format!("{} has stopped", procedure.id),
+    };
+    status.procedures.iter().map(said).collect()
 }
 
 fn head(status: &FarmStatus) -> String {
@@ -145,6 +168,11 @@ pub(crate) fn lag(server: &ServerStatus) -> String {
 
 /// What is going on, in a few words; whole reasons stand below the table.
 fn note(server: &ServerStatus) -> String {
+    let said = [if server.drained { "drained".to_owned() } else { String::new() }, doing(server)];
+    said.into_iter().filter(|said| !said.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+fn doing(server: &ServerStatus) -> String {
     if let Some(progress) = &server.progress {
         return text::progress(progress);
     }
@@ -186,7 +214,7 @@ fn coloured(line: &str) -> String {
 
 /// A line for everything that is not as it should be: what, and what to do.
 pub fn problems(status: &FarmStatus) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = status.expelled.iter().map(|why| plain(why)).collect();
     for server in &status.servers {
         if let Some(reason) = &server.reason {
             lines.push(format!("{} · {}: {}", server.name, server.state.word(), plain(reason)));
@@ -203,6 +231,8 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
             ));
         }
     }
+    lines.extend(status.procedures.iter().map(procedure));
+    lines.extend(status.servers.iter().filter_map(|server| drained(status, server)));
     if status.paused {
         lines.push("propagation is paused: `bellwether resume`, or `bellwether sync` for what is there now".to_owned());
     }
@@ -219,6 +249,34 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
         lines.push(format!("as {} knows it; the manager, {}, knows more", status.observer, status.manager));
     }
     lines
+}
+
+/// Where a procedure stands, and what to do.
+fn procedure(procedure: &ProcedureStatus) -> String {
+    let ProcedureStatus { id, command, driver: _, state, step, steps, what, servers: _ } = procedure;
+    let todo = match state {
+        ProcedureState::Running => String::new(),
+        ProcedureState::Waiting | ProcedureState::Blocked => {
+            format!("; until when: `bellwether procedure show {id}`")
+        }
+        ProcedureState::Asks => format!("; `bellwether procedure show {id}`, then `bellwether procedure resume {id} --attest TEXT`"),
+        ProcedureState::Stopped => format!("; it does nothing by itself: `bellwether procedure show {id}`"),
+    };
+    format!("{id} · {} · {command} · step {step} of {steps}: {}{todo}", state.word(), plain(what))
+}
+
+/// That a server is out of service and no procedure brings it back.
+fn drained(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
+    let out = server.drained && server.role != Role::Disabled;
+    let at_work = |procedure: &ProcedureStatus| {
+        procedure.state != ProcedureState::Stopped && procedure.servers.contains(&server.name)
+    };
+    (out && !status.procedures.iter().any(at_work)).then(|| {
+        format!(
+            "{} · drained: it gets no requests; into service again, at the manager: `bellwether maintenance finish {}`",
+            server.name, server.name
+        )
+    })
 }
 
 /// Balancers that a server could not drive, whether it has to now or as the next manager.

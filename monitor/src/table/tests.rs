@@ -25,6 +25,8 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         last_update_us: Some(8_340),
         version: Some("0.1.0".into()),
         kept: Vec::new(),
+        kept_ms: None,
+        drained: false,
         verified: None,
         balancers: Vec::new(),
     }
@@ -46,6 +48,8 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         unpublished: None,
         sets: vec![SetStatus { name: "nginx".parse().unwrap(), entries: 61, notices: Vec::new() }],
         servers,
+        procedures: Vec::new(),
+        expelled: None,
     }
 }
 

@@ -58,6 +58,10 @@ pub(super) struct Known {
     seen_ms: Option<u64>,
     last_update_us: Option<u64>,
     kept: Vec<String>,
+    /// When the newest of them was heard of.
+    kept_ms: Option<u64>,
+    /// By the group record.
+    drained: bool,
     verified: Option<Verified>,
     /// It does not take this manager (a conflict), or was one and came back: why.
     fenced: Option<(State, String)>,
@@ -102,6 +106,8 @@ impl Known {
             seen_ms: None,
             last_update_us: None,
             kept: Vec::new(),
+            kept_ms: None,
+            drained: server.drained,
             verified: None,
             balancers: Vec::new(),
             drained_again: None,
@@ -124,6 +130,7 @@ impl Known {
             *self = Self { at, ..Self::new(now_ms, server) };
         }
         self.address.clone_from(&server.address);
+        self.drained = server.drained;
         self.drained_again.take_if(|_| !server.drained);
     }
 
@@ -213,18 +220,18 @@ impl Known {
             (other @ (P::Unseen | P::Idle | P::Faulty | P::Away), O::Progress(_)) => other,
             (P::Syncing, O::Done { revision, micros: _, kept }) => {
                 self.fault = None;
-                self.holds(revision, kept);
+                self.holds(now_ms, revision, kept);
                 P::Idle
             }
             (P::Unseen | P::Idle | P::Updating | P::Away, O::Done { revision, micros, kept }) => {
                 self.last_update_us = Some(micros);
-                self.holds(revision, kept);
+                self.holds(now_ms, revision, kept);
                 self.settled()
             }
             // The manager is never synced: what it published shows that it works again.
             (P::Faulty, O::Done { revision, micros: _, kept }) => {
                 self.fault = self.fault.take().filter(|_| self.role != Role::Manager);
-                self.holds(revision, kept);
+                self.holds(now_ms, revision, kept);
                 self.settled()
             }
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Refused { revision, reason }) => {
@@ -240,7 +247,7 @@ impl Known {
                 O::Drift { entries, paths, held, kept },
             ) => {
                 (self.drift_entries, self.drift, self.held) = (entries, paths, held);
-                self.keeps(kept);
+                self.keeps(now_ms, kept);
                 same
             }
             (
@@ -283,13 +290,16 @@ impl Known {
         if self.fault.is_some() { Phase::Faulty } else { Phase::Idle }
     }
 
-    fn holds(&mut self, revision: Number, kept: Vec<String>) {
+    fn holds(&mut self, now_ms: u64, revision: Number, kept: Vec<String>) {
         self.at = Some(revision);
         self.refused = self.refused.take().filter(|(refused, _)| *refused > revision);
-        self.keeps(kept);
+        self.keeps(now_ms, kept);
     }
 
-    fn keeps(&mut self, points: Vec<String>) {
+    fn keeps(&mut self, now_ms: u64, points: Vec<String>) {
+        if !points.is_empty() {
+            self.kept_ms = Some(now_ms);
+        }
         self.kept.splice(0..0, points);
         self.kept.truncate(KEPT);
     }

@@ -53,6 +53,8 @@ impl Known {
             last_update_us: self.last_update_us,
             version: if name == view.observer { Some(OWN_VERSION.to_owned()) } else { self.version.clone() },
             kept: self.kept.clone(),
+            kept_ms: self.kept_ms,
+            drained: self.drained,
             verified: self.verified.clone(),
             balancers: self.balancers.clone(),
         }

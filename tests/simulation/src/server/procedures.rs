@@ -108,7 +108,7 @@ impl Server {
             self.put_procedure(procedure.clone(), epoch).await;
         }
         if let Next::Do(action) = (self.rules.next)(&procedure, &world, now) {
-            procedure.trying(now);
+            procedure.trying(&world, now);
             self.put_procedure(procedure, epoch).await;
             if let Some(done) = self.act(id, action).await {
                 self.acted(id, done, epoch).await;
