@@ -31,6 +31,7 @@ mod recovery;
 mod restoring;
 mod returning;
 mod space;
+mod stopping;
 mod takeover;
 mod web;
 mod workspace;

@@ -62,6 +62,7 @@ use crate::{
         door::Door,
         drift::{Caller, DriftService},
         group::GroupService,
+        procedures,
     },
     socket, tls,
 };
@@ -176,7 +177,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         tokio::spawn(knock(agent.clone())),
         tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
         tokio::spawn(probe.run()),
-        tokio::spawn(services::procedures::watch(agent.clone())),
+        tokio::spawn(procedures::watch(agent.clone())),
         tokio::spawn(seen.clone().keep(layout.clone())),
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);

@@ -449,15 +449,7 @@ impl Roles {
         if !at.signed_by(&own) || record.ended_by(epoch).is_none_or(|signer| signer == own) {
             return;
         }
-        let current = record.current();
-        let manager = &current.record().manager().name;
-        let reason = format!(
-            "this server was the manager of epoch {epoch}, {manager} is that of {} now; what is here and {manager} lacks is \
-             kept as a recovery point when it takes this server back (there: bellwether server enable {}, or add)",
-            current.record().version.epoch,
-            config.name
-        );
-        let _ = events.send(Event::Fenced { server: config.name.clone(), conflict: false, reason });
+        let _ = events.send(Event::Led { server: config.name.clone(), epoch });
     }
 
     /// Ends the role; waits for its tasks, for the member's thread at most so long.
@@ -497,6 +489,11 @@ struct TlsDial(Arc<KeyPair>);
 impl Dial for TlsDial {
     fn dial(&self, server: &Server) -> Dialling {
         let (key, address, expected) = (self.0.clone(), server.address.clone(), server.key);
-        Box::pin(async move { tls::connect(&key, &address, expected).await.map_err(|e| chain(&e)) })
+        Box::pin(async move {
+            tls::connect(&key, &address, expected).await.map_err(|error| match error.question() {
+                Some(question) => format!("{}; {question}", chain(&error)),
+                None => chain(&error),
+            })
+        })
     }
 }

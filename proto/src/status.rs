@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     name::{BalancerName, ServerName, SetName},
     record::Role,
-    revision::Number,
+    revision::{Epoch, Number},
 };
 
 /// A server's state as the sync monitor shows it (W15).
@@ -284,6 +284,13 @@ pub enum Event {
         conflict: bool,
         /// What happened, and what to do.
         reason: String,
+    },
+    /// A server led that epoch, and another one took over without it: shown until it is reached again.
+    Led {
+        /// Which.
+        server: ServerName,
+        /// The epoch.
+        epoch: Epoch,
     },
     /// One server.
     Server(ServerName, Observation),

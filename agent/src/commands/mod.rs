@@ -154,4 +154,6 @@ pub fn log_to_stderr(command: &Command) {
 }
 
 #[cfg(test)]
+mod advice;
+#[cfg(test)]
 mod tests;

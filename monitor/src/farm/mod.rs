@@ -75,6 +75,11 @@ impl Farm {
                     server.fence(conflict, reason);
                 }
             }
+            Event::Led { server, epoch } => {
+                if let Some(server) = self.servers.get_mut(&server) {
+                    server.has_led(epoch);
+                }
+            }
             // A straggler of a server that was removed meanwhile is nobody's.
             Event::Server(name, observation) => {
                 if let Some(server) = self.servers.get_mut(&name) {

@@ -53,6 +53,8 @@ pub struct Met {
     pub resumed: u64,
     /// Procedures that were given up.
     pub given_up: u64,
+    /// Procedures that stopped and had put back whom they had taken out of service.
+    pub put_back: u64,
     /// Unfinished procedures that a new manager went on with.
     pub carried_on: u64,
 }
@@ -79,7 +81,7 @@ impl Met {
 
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 25] {
+    pub fn counts(&self) -> [(&'static str, u64); 26] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -105,6 +107,7 @@ impl Met {
             ("questions answered", self.attested),
             ("procedures resumed", self.resumed),
             ("procedures given up", self.given_up),
+            ("procedures that stopped and put back whom they had drained", self.put_back),
             ("procedures carried on by a new manager", self.carried_on),
         ]
     }
@@ -136,6 +139,7 @@ impl std::ops::AddAssign for Met {
         self.attested += other.attested;
         self.resumed += other.resumed;
         self.given_up += other.given_up;
+        self.put_back += other.put_back;
         self.carried_on += other.carried_on;
     }
 }

@@ -6,7 +6,7 @@ use bellwether_proto::{
     key::PublicKey,
     name::BalancerName,
     record::{Role, Server, Version},
-    revision::Number,
+    revision::{Epoch, Number},
     status::{Observation, Progress, Reach, State, Verified},
 };
 
@@ -65,6 +65,8 @@ pub(super) struct Known {
     verified: Option<Verified>,
     /// It does not take this manager (a conflict), or was one and came back: why.
     fenced: Option<(State, String)>,
+    /// The epoch that it led, which another one ended without it.
+    led: Option<Epoch>,
     /// The group record that it has said to hold, since it was last reached.
     record: Option<Version>,
     /// Who asked it from outside the group, and when.
@@ -113,6 +115,7 @@ impl Known {
             drained_again: None,
             saw_lost: None,
             fenced: None,
+            led: None,
             record: None,
             knock: None,
             since_ms: now_ms,
@@ -140,6 +143,11 @@ impl Known {
         self.fenced = Some((state, reason));
     }
 
+    /// It led that epoch, and another one took over without it. Until it is reached, or has another role.
+    pub(super) fn has_led(&mut self, epoch: Epoch) {
+        self.led = Some(epoch);
+    }
+
     /// The group has another epoch: which of two managers leads is decided.
     pub(super) fn decided(&mut self) {
         self.fenced.take_if(|(state, _)| *state == State::Conflict);
@@ -149,6 +157,7 @@ impl Known {
         use Observation as O;
         if matches!(observation, O::Reached { .. }) {
             self.fenced = None;
+            self.led = None;
         }
         match observation {
             O::Lost(_) => {}

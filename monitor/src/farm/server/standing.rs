@@ -3,7 +3,7 @@
 use bellwether_proto::{
     name::ServerName,
     record::{Role, Version},
-    revision::Number,
+    revision::{Epoch, Number},
     status::{ServerStatus, State},
 };
 
@@ -92,6 +92,9 @@ impl Known {
         if let Some((state, reason)) = self.fenced.as_ref().filter(|_| silent) {
             return (*state, Some(reason.clone()));
         }
+        if let Some(epoch) = self.led.filter(|_| silent) {
+            return (State::Superseded, Some(led_reason(epoch, name, view)));
+        }
         if self.role == Role::Disabled {
             return (State::Disabled, None);
         }
@@ -166,7 +169,7 @@ impl Known {
             Some(fault) => {
                 format!("{why}; it had failed before ({fault}): once it answers, `bellwether sync {name}`")
             }
-            None => format!("{why}; it catches up by itself once it answers: does its agent run?"),
+            None => format!("{why}; it catches up by itself once it answers"),
         }
     }
 
@@ -182,6 +185,19 @@ impl Known {
              recovery point"
         )
     }
+}
+
+/// Who leads by the record that is held now, whoever took over first.
+fn led_reason(epoch: Epoch, name: &ServerName, view: &View<'_>) -> String {
+    let manager = view.manager;
+    let leads = match view.record {
+        Some(version) => format!("{manager} is that of {} now", version.epoch),
+        None => format!("{manager} is the manager now"),
+    };
+    format!(
+        "this server was the manager of epoch {epoch}, {leads}; what is here and {manager} lacks is kept as a recovery point \
+         when it takes this server back (there: `bellwether maintenance finish {name}`)"
+    )
 }
 
 fn left_reason(name: &ServerName) -> String {
