@@ -176,7 +176,9 @@ impl Manager {
         let told = live.wait_for(|live| live.get(name).is_some_and(|live| live.beat >= since));
         match tokio::time::timeout(ANSWER, told).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(format!("it was asked just now and has not answered for {} s", ANSWER.as_secs())),
+            Ok(Err(_)) | Err(_) => {
+                Err(format!("it was asked just now and has not answered for {} s", ANSWER.as_secs()))
+            }
         }
     }
 

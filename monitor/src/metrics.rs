@@ -39,9 +39,12 @@ pub(crate) fn render(status: &FarmStatus) -> String {
             page.sample("bellwether_server_state", &labels, u8::from(server.state == state));
         }
     }
-    page.each(status, "bellwether_server_drained", "1 while the group record has the server out of service.", |server| {
-        Some(f64::from(u8::from(server.drained)))
-    });
+    page.each(
+        status,
+        "bellwether_server_drained",
+        "1 while the group record has the server out of service.",
+        |server| Some(f64::from(u8::from(server.drained))),
+    );
     page.family("bellwether_procedures", "Procedures that are not over, by where they stand.");
     for state in ProcedureState::ALL {
         let count = status.procedures.iter().filter(|procedure| procedure.state == state).count();
@@ -126,7 +129,7 @@ mod tests {
     use bellwether_proto::status::Reach;
 
     use super::*;
-    use crate::table::tests::{farm, server};
+    use crate::table::tests::{farm, procedure, server};
 
     #[test]
     fn each_server_is_in_one_state() {
@@ -174,6 +177,25 @@ mod tests {
             "bellwether_balancer_reachable{server=\"web2\",balancer=\"lb2\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn who_is_drained_and_which_procedures_are_not_over() {
+        let mut status = farm(vec![server("a", State::InSync, 42), server("b", State::InSync, 42)]);
+        status.servers[1].drained = true;
+        status.procedures = vec![procedure(ProcedureState::Stopped, "b")];
+        let text = render(&status);
+        for line in [
+            "bellwether_server_drained{server=\"a\"} 0",
+            "bellwether_server_drained{server=\"b\"} 1",
+            "bellwether_procedures{state=\"stopped\"} 1",
+            "bellwether_procedures{state=\"asks\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+        for state in ProcedureState::ALL {
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{}\"", state.word()));
         }
     }
 

@@ -51,7 +51,9 @@ fn drained(status: &FarmStatus, server: &ServerStatus) -> Way {
     let mut procedures = status.procedures.iter().filter(|procedure| procedure.servers.contains(&server.name));
     match procedures.next() {
         Some(by) if at_work(by.state) => Way::Coming(format!("drained, {}: {}", by.id, by.what)),
-        Some(by) => Way::Stuck(format!("drained, and {} {}: `bellwether procedure show {}`", by.id, stands(by.state), by.id)),
+        Some(by) => {
+            Way::Stuck(format!("drained, and {} {}: `bellwether procedure show {}`", by.id, stands(by.state), by.id))
+        }
         None => Way::Stuck(format!("drained: `bellwether maintenance finish {}` at the manager", server.name)),
     }
 }
@@ -134,7 +136,7 @@ fn way(server: &ServerStatus, head: Number) -> Way {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::tests::{farm, number, server};
+    use crate::table::tests::{farm, number, procedure, server};
 
     fn verdict(states: &[(State, u64)], asked: u64) -> Verdict {
         let servers = states.iter().zip('a'..).map(|((state, at), name)| server(&name.to_string(), *state, *at));
@@ -193,5 +195,34 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<ServerName>>();
         assert_eq!(reached(&status, number(42), Some(&names(&["a"]))), Verdict::Done);
         assert_eq!(stuck(&reached(&status, number(42), Some(&names(&["a", "b", "c", "x"])))), ["b", "c", "x"]);
+    }
+
+    #[test]
+    fn w12_in_service_is_more_than_in_sync() {
+        let drained = ServerStatus { drained: true, ..server("b", State::InSync, 42) };
+        let mut status = farm(vec![server("a", State::InSync, 42), drained]);
+        assert_eq!(reached(&status, number(42), None), Verdict::Done);
+        assert_eq!(stuck(&serving(&status, number(42), None)), ["b"]);
+        assert_eq!(serving(&status, number(42), Some(&["a".parse().unwrap()])), Verdict::Done);
+        // A procedure brings it back, waits for a person, or has stopped.
+        for (state, comes) in [
+            (ProcedureState::Running, true),
+            (ProcedureState::Waiting, true),
+            (ProcedureState::Blocked, true),
+            (ProcedureState::Asks, false),
+            (ProcedureState::Stopped, false),
+        ] {
+            status.procedures = vec![procedure(state, "b")];
+            let verdict = serving(&status, number(42), None);
+            assert_eq!(matches!(verdict, Verdict::Waiting(_)), comes, "{state:?}: {verdict:?}");
+        }
+        status.procedures.clear();
+        status.servers[1].drained = false;
+        assert_eq!(serving(&status, number(42), None), Verdict::Done);
+        // The manager serves, too.
+        status.servers[0].drained = true;
+        status.servers[0].role = Role::Manager;
+        assert_eq!(reached(&status, number(42), None), Verdict::Done);
+        assert_eq!(stuck(&serving(&status, number(42), None)), ["a"]);
     }
 }

@@ -85,11 +85,16 @@ fn named(text: &str) -> Vec<String> {
         let command = &text[at..];
         let end = match before {
             Some('`') => command.find('`'),
-            _ => command.find(['`', '\n', ';', ',', '(', ')', ':', '"', '“', '”']).filter(|end| !is_target(command, *end)),
+            _ => command
+                .find(['`', '\n', ';', ',', '(', ')', ':', '"', '“', '”'])
+                .filter(|end| !is_target(command, *end)),
         };
         let command = command[..end.unwrap_or(command.len())].trim_end_matches(['.', ' ', '\'']);
         // What follows the command in the sentence.
-        let words = [" to ", " from ", " on ", " there", " again", " first", " at ", " does ", " in ", " shows", " names", " names all"];
+        let words = [
+            ". ", " to ", " from ", " on ", " there", " again", " first", " at ", " does ", " in ", " shows", " names", " or ",
+            " and ", " then", " is ", " was ", " may ", " when ", " with ", " for ", " makes ", " tries ", " succeeds", " must ",
+        ];
         let end = words.iter().filter_map(|word| command.find(word)).min().unwrap_or(command.len());
         command[..end].to_owned()
     });

@@ -251,7 +251,9 @@ async fn afterwards(common: &Common, ended: &Procedure) -> Result<String, Comman
         }
         let status = common.in_time(farm::status(&mut common.connect().await?)).await?;
         lines.push(match status.paused {
-            true => "propagation is paused: changes go to no member until, at the manager: bellwether resume".to_owned(),
+            true => {
+                "propagation is paused: changes go to no member until, at the manager: bellwether resume".to_owned()
+            }
             false => "changes go to the members (propagation is not paused)".to_owned(),
         });
     }
@@ -292,8 +294,10 @@ async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str
 fn goes_on(shown: &Shown) -> String {
     let (procedure, id) = (&shown.procedure, shown.procedure.id);
     let step = procedure.step().map(|step| step.task.what()).unwrap_or_default();
-    let doing = shown.doing.clone().filter(|doing| *doing != step).map(|doing| format!(" ({doing})")).unwrap_or_default();
-    let until = shown.until_ms.map(|ms| format!(", until {} UTC at the latest, then it stops", utc((ms / 1_000) as i64)));
+    let doing =
+        shown.doing.clone().filter(|doing| *doing != step).map(|doing| format!(" ({doing})")).unwrap_or_default();
+    let until =
+        shown.until_ms.map(|ms| format!(", until {} UTC at the latest, then it stops", utc((ms / 1_000) as i64)));
     format!(
         "it goes on by itself at step {} of {}, {step}{doing}{}\nhow far it is: bellwether procedure show {id}; to stop it: \
          bellwether procedure abort {id}",
@@ -367,7 +371,9 @@ async fn follow(
 fn aborted(procedure: &Procedure) -> CommandError {
     let (by, left) = match &procedure.standing {
         Standing::Aborted { by, left } => (by.as_str(), left.as_str()),
-        Standing::Running | Standing::Stopping(_) | Standing::Failed(_) | Standing::Done => ("nobody", "it is not over"),
+        Standing::Running | Standing::Stopping(_) | Standing::Failed(_) | Standing::Done => {
+            ("nobody", "it is not over")
+        }
     };
     CommandError::new(Kind::Failed, format!("{} was aborted by {by}", procedure.id))
         .hint(format!("{left}\n{}", way_back(procedure)))

@@ -128,8 +128,7 @@ impl Watched {
         let last = if self.last.is_empty() { "the agent did not answer" } else { &self.last };
         let goal = self.goal.map_or_else(|| "anything".to_owned(), |goal| goal.to_string());
         let text = format!("not {} at {goal} after {}: {last}", self.what(), duration::format(limit));
-        CommandError::new(Kind::TimedOut, text)
-            .hint("nothing was stopped: `bellwether status` shows how far it is")
+        CommandError::new(Kind::TimedOut, text).hint("nothing was stopped: `bellwether status` shows how far it is")
     }
 }
 

@@ -131,7 +131,8 @@ pub(crate) async fn watch(agent: Arc<Agent>) {
         let manager = &record_now.record().manager().name;
         let document = agent.board.document(record_now.record().group);
         let unfinished = document.procedures.iter().filter(|procedure| !procedure.is_over());
-        let now: Vec<_> = unfinished.map(|procedure| status(procedure, doing_now.get(&procedure.id), manager)).collect();
+        let now: Vec<_> =
+            unfinished.map(|procedure| status(procedure, doing_now.get(&procedure.id), manager)).collect();
         if now != told {
             let _ = agent.events.send(Event::Procedures(now.clone()));
             told = now;

@@ -226,7 +226,8 @@ mod tests {
     fn w8_the_command_that_a_stop_names_is_the_procedure_that_stopped() {
         let task = |servers: &[&str]| super::super::Step::new(Task::Sync(names(servers)), "W12", "");
         let all = stopped(sync(&[]), vec![task(&["a"]), task(&["b"])]);
-        for (servers, is_it) in [(&["a"][..], true), (&["b"], true), (&[], true), (&["c"], false), (&["c", "b"], true)] {
+        for (servers, is_it) in [(&["a"][..], true), (&["b"], true), (&[], true), (&["c"], false), (&["c", "b"], true)]
+        {
             assert_eq!(found(&all, &sync(servers)), is_it, "{servers:?}");
         }
         let beyond = Procedure { at: 1, ..all };

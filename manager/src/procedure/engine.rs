@@ -218,7 +218,9 @@ impl Procedure {
     /// Notes that the action of its step begins now.
     pub fn trying(&mut self, world: &World, now_ms: u64) {
         self.tried_ms = Some(now_ms);
-        if let (Kind::MaintenanceStart { server, .. }, Some(Task::Drain(_))) = (&self.kind, self.step().map(|s| &s.task)) {
+        if let (Kind::MaintenanceStart { server, .. }, Some(Task::Drain(_))) =
+            (&self.kind, self.step().map(|s| &s.task))
+        {
             self.took_out |= !world.is_drained(server);
         }
     }

@@ -173,7 +173,9 @@ impl Kind {
     /// The server that it brings back into service, whichever command began it.
     pub(super) fn brings_back(&self) -> Option<&ServerName> {
         match self {
-            Self::MaintenanceFinish { server } | Self::ServerAdd { server } | Self::ServerEnable { server } => Some(server),
+            Self::MaintenanceFinish { server } | Self::ServerAdd { server } | Self::ServerEnable { server } => {
+                Some(server)
+            }
             Self::MaintenanceStart { .. }
             | Self::ServerReplace { .. }
             | Self::Sync { .. }

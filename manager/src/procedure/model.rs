@@ -365,7 +365,9 @@ fn with_a_successor_that_is_away(which: u8, from_ms: u64, for_ms: u64, again_aft
                 go_on_again(&mut procedure, model.now_ms);
                 model.save(&procedure);
             }
-            Next::Wait(_, until) => assert!(until != u64::MAX || matches!(procedure.step().unwrap().task, Task::Quiet(_))),
+            Next::Wait(_, until) => {
+                assert!(until != u64::MAX || matches!(procedure.step().unwrap().task, Task::Quiet(_)))
+            }
             Next::Ask(question) => panic!("{question:?}"),
             Next::Do(action) => {
                 procedure.trying(&model.world, model.now_ms);

@@ -2,9 +2,7 @@
 
 use bellwether_proto::{name::ServerName, record::Role, status::State};
 
-use super::{
-    Fact, Id, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World, check::stays,
-};
+use super::{Fact, Id, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World, check::stays};
 
 /// Why a procedure is not begun. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -11,8 +11,8 @@ use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    ActError, Action, AskError, Board, BoardError, Document, Id, Next, Procedure, Request, Step, Survey, Task, World, abort,
-    acted,
+    ActError, Action, AskError, Board, BoardError, Document, Id, Next, Procedure, Request, Step, Survey, Task, World,
+    abort, acted,
     begin::{again, begun, propose, takes_the_place},
     held::held,
     next,

@@ -1,11 +1,7 @@
 //! How a procedure stops, and what becomes of it then: what it leaves, what it puts back, how it goes on when its command is
 //! given again, and how it is ended. A stopped one does nothing by itself.
 
-use bellwether_proto::{
-    name::ServerName,
-    record::Role,
-    status::State,
-};
+use bellwether_proto::{name::ServerName, record::Role, status::State};
 use serde::{Deserialize, Serialize};
 
 use super::{Attestation, Fact, Id, Kind, Procedure, Seen, Standing, Step, Task, Traffic, World, engine::barred};
@@ -36,7 +32,9 @@ pub(super) fn failure(procedure: &Procedure, world: &World, reason: String) -> F
 
 /// Whom a procedure that stops puts back into service: a server that it has taken out, and whose role is what it was.
 pub(super) fn put_back(procedure: &Procedure, world: &World) -> Vec<ServerName> {
-    let (Kind::MaintenanceStart { server, .. }, true) = (&procedure.kind, procedure.took_out) else { return Vec::new() };
+    let (Kind::MaintenanceStart { server, .. }, true) = (&procedure.kind, procedure.took_out) else {
+        return Vec::new();
+    };
     let Some(seen) = world.server(server) else { return Vec::new() };
     let out = seen.drained || matches!(seen.traffic, Traffic::Known { out: true, .. } | Traffic::Partly { .. });
     if out && may_serve(seen) { vec![server.clone()] } else { Vec::new() }
@@ -250,7 +248,10 @@ mod tests {
         assert!(failure.left.contains("nobody is left drained"), "{failure:?}");
         assert!(failure.todo.contains("bellwether maintenance start m --promote a"), "{failure:?}");
         assert!(!settle(&mut procedure, &world, 100 * MINUTE));
-        assert!(matches!(next(&procedure, &world, 100 * MINUTE), Next::Failed(_)), "nothing happens by itself any more");
+        assert!(
+            matches!(next(&procedure, &world, 100 * MINUTE), Next::Failed(_)),
+            "nothing happens by itself any more"
+        );
         go_on_again(&mut procedure, 101 * MINUTE);
         assert_eq!((procedure.at, procedure.resumed), (0, 1), "it is drained anew");
         assert!(matches!(next(&procedure, &world, 101 * MINUTE), Next::Do(Action::Drain(_))));

@@ -409,3 +409,58 @@ fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
     assert_eq!(case.row("a").kept, ["/r/1"]);
     assert!(!case.row("a").held && case.state() != State::Drifted);
 }
+
+#[test]
+fn w26_who_led_before_names_who_leads_now_however_often_that_changes() {
+    let mut farm = Farm::new(name("a"));
+    let led_by = |manager: &str, epoch: u64| {
+        let role = |name: &str| if name == manager { Role::Manager } else { Role::Member };
+        let Event::Record(record) = record(&[("a", role("a")), ("b", role("b")), ("m", role("m"))], false) else {
+            panic!("a record")
+        };
+        let mut record = (*record).clone();
+        record.version = Version { epoch: Epoch(epoch), version: 1 };
+        Event::Record(std::sync::Arc::new(record))
+    };
+    farm.apply(1, led_by("m", 4));
+    farm.apply(1, Event::Led { server: name("a"), epoch: Epoch(2) });
+    let reason = |farm: &Farm| farm.status(2).servers[0].reason.clone().unwrap_or_default();
+    assert!(reason(&farm).contains("the manager of epoch 2, m is that of 4 now"), "{}", reason(&farm));
+    farm.apply(3, led_by("b", 6));
+    farm.apply(3, Event::Led { server: name("a"), epoch: Epoch(2) });
+    assert!(reason(&farm).contains("b is that of 6 now"), "{}", reason(&farm));
+    farm.apply(4, Event::Server(name("a"), reached(None)));
+    assert!(!reason(&farm).contains("was the manager"), "it is taken back: {}", reason(&farm));
+}
+
+#[test]
+fn w16_a_server_that_was_removed_or_replaced_knows_it_from_the_record() {
+    let members = record(&[("a", Role::Member), ("m", Role::Manager)], false);
+    let Event::Record(held) = &members else { panic!("a record") };
+    let key = held.server(&name("a")).unwrap().key;
+    let mut farm = Farm::new(name("a")).of_key(key);
+    farm.apply(1, members.clone());
+    assert_eq!(farm.status(2).expelled, None);
+    farm.apply(2, record(&[("m", Role::Manager)], false));
+    let why = farm.status(3).expelled.expect("it is removed");
+    assert!(why.contains("a was removed") && why.contains("bellwether server add a"), "{why}");
+    // Other hardware has its name.
+    let mut replaced = (**held).clone();
+    let other = bellwether_proto::key::KeyPair::generate().public();
+    replaced.servers.iter_mut().filter(|server| server.name == name("a")).for_each(|server| server.key = other);
+    farm.apply(3, Event::Record(std::sync::Arc::new(replaced)));
+    let why = farm.status(4).expelled.expect("it is replaced");
+    assert!(why.contains("other hardware has taken the place of a") && why.contains("bellwether leave"), "{why}");
+}
+
+#[test]
+fn the_record_says_who_is_out_of_service() {
+    let Event::Record(held) = record(&[("a", Role::Member), ("m", Role::Manager)], false) else { panic!("a record") };
+    let mut drained = (*held).clone();
+    drained.servers.iter_mut().filter(|server| server.name == name("a")).for_each(|server| server.drained = true);
+    let mut case = Case::new();
+    case.farm.apply(1, Event::Record(std::sync::Arc::new(drained)));
+    assert!(case.row("a").drained && !case.row("m").drained);
+    case.farm.apply(2, Event::Record(held));
+    assert!(!case.row("a").drained);
+}

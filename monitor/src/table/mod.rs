@@ -259,7 +259,9 @@ fn procedure(procedure: &ProcedureStatus) -> String {
         ProcedureState::Waiting | ProcedureState::Blocked => {
             format!("; until when: `bellwether procedure show {id}`")
         }
-        ProcedureState::Asks => format!("; `bellwether procedure show {id}`, then `bellwether procedure resume {id} --attest TEXT`"),
+        ProcedureState::Asks => {
+            format!("; `bellwether procedure show {id}`, then `bellwether procedure resume {id} --attest TEXT`")
+        }
         ProcedureState::Stopped => format!("; it does nothing by itself: `bellwether procedure show {id}`"),
     };
     format!("{id} · {} · {command} · step {step} of {steps}: {}{todo}", state.word(), plain(what))

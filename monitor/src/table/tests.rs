@@ -1,4 +1,7 @@
-use bellwether_proto::{revision::Epoch, revision::Number, status::Progress, status::Reach, status::SetStatus};
+use bellwether_proto::{
+    revision::{Epoch, Number},
+    status::{ProcedureState, ProcedureStatus, Progress, Reach, SetStatus},
+};
 
 use super::*;
 
@@ -164,4 +167,64 @@ fn w24_a_candidate_that_could_not_drain_is_a_problem() {
     ];
     let lines = problems(&farm(vec![candidate]));
     assert_eq!(lines, ["web2 · balancer lb2: no answer (5 s ago); as manager it could not drain servers there"]);
+}
+
+/// A procedure for that server.
+pub(crate) fn procedure(state: ProcedureState, server: &str) -> ProcedureStatus {
+    ProcedureStatus {
+        id: "p7".into(),
+        command: format!("sync {server}"),
+        driver: "m".parse().unwrap(),
+        state,
+        step: 3,
+        steps: 5,
+        what: "the disk is full".into(),
+        servers: vec![server.parse().unwrap()],
+    }
+}
+
+#[test]
+fn w21_who_is_out_of_service_is_in_the_head_line_the_table_and_below_with_what_to_do() {
+    let drained = ServerStatus { drained: true, ..server("web2", State::InSync, 42) };
+    let mut status = farm(vec![server("web1", State::InSync, 42), drained]);
+    let text = render(&status, Look::PLAIN);
+    for part in ["2 servers: 2 in sync · 1 drained ·", " drained\n", "web2 · drained", "`bellwether maintenance finish web2`"] {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+    // A procedure that is under way brings it back; one that has stopped does not.
+    status.procedures = vec![procedure(ProcedureState::Waiting, "web2")];
+    assert!(!render(&status, Look::PLAIN).contains("maintenance finish"));
+    status.procedures = vec![procedure(ProcedureState::Stopped, "web2")];
+    assert!(render(&status, Look::PLAIN).contains("maintenance finish web2"));
+    // Who is disabled is out of service because of that.
+    status.procedures.clear();
+    status.servers[1].role = Role::Disabled;
+    assert!(!render(&status, Look::PLAIN).contains("1 drained"));
+}
+
+#[test]
+fn w8_procedures_that_are_not_over_are_in_the_head_line_and_below() {
+    for (state, said) in [
+        (ProcedureState::Waiting, "p7 waits"),
+        (ProcedureState::Blocked, "p7 is blocked"),
+        (ProcedureState::Asks, "p7 asks"),
+        (ProcedureState::Stopped, "p7 has stopped"),
+    ] {
+        let status = FarmStatus {
+            procedures: vec![procedure(state, "web2")],
+            ..farm(vec![server("web2", State::InSync, 42)])
+        };
+        let text = render(&status, Look::PLAIN);
+        assert!(text.lines().next().unwrap().contains(said), "{said} in:\n{text}");
+        let line = format!("p7 · {} · sync web2 · step 3 of 5: the disk is full", state.word());
+        assert!(text.contains(&line) && text.contains("`bellwether procedure show p7`"), "{line} in:\n{text}");
+    }
+}
+
+#[test]
+fn w16_a_server_that_is_none_any_more_says_so_first() {
+    let status = FarmStatus { expelled: Some("m was removed".into()), ..farm(vec![server("a", State::Unknown, 0)]) };
+    let text = render(&status, Look::PLAIN);
+    assert!(text.starts_with("m is no server of the group any more · "), "{text}");
+    assert!(text.contains("\nm was removed"), "{text}");
 }
