@@ -92,8 +92,31 @@ fn named(text: &str) -> Vec<String> {
         let command = command[..end.unwrap_or(command.len())].trim_end_matches(['.', ' ', '\'']);
         // What follows the command in the sentence.
         let words = [
-            ". ", " to ", " from ", " on ", " there", " again", " first", " at ", " does ", " in ", " shows", " names", " or ",
-            " and ", " then", " is ", " was ", " may ", " when ", " with ", " for ", " makes ", " tries ", " succeeds", " must ",
+            ". ",
+            " to ",
+            " from ",
+            " on ",
+            " there",
+            " again",
+            " first",
+            " at ",
+            " does ",
+            " in ",
+            " shows",
+            " names",
+            " or ",
+            " and ",
+            " then",
+            " is ",
+            " was ",
+            " may ",
+            " when ",
+            " with ",
+            " for ",
+            " makes ",
+            " tries ",
+            " succeeds",
+            " must ",
         ];
         let end = words.iter().filter_map(|word| command.find(word)).min().unwrap_or(command.len());
         command[..end].to_owned()

@@ -8,6 +8,7 @@ use bellwether_manager::{
 };
 use bellwether_proto::{
     Malformed,
+    advice::Advice,
     name::ServerName,
     record::{Role, Server},
     status::{Event, ProcedureState, ProcedureStatus},
@@ -19,7 +20,7 @@ use tonic::{Code, Response, Status};
 use super::{
     Agent,
     promote::gather,
-    refusal::{Refusal, refusal},
+    refusal::{Refusal, refusal, refused},
 };
 use crate::{hands::AgentHands, role::Standing};
 
@@ -181,9 +182,9 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
     let manager = &record.manager().name;
     let told = |server: &Server| server.candidate || server.name == *manager;
     if !record.by_key(&agent.record.own_key()).is_none_or(told) {
-        return Err(Status::failed_precondition(format!(
-            "this server is no candidate, so it is not told of procedures; run the command at the manager, {manager}"
-        )));
+        let advice = Advice::say(format!("run the command at the manager, {manager}"));
+        let text = "this server is no candidate, so it is not told of procedures";
+        return Err(refused(Code::FailedPrecondition, text, advice));
     }
     let doing = agent.board.follow_doing().borrow().clone();
     let show = |procedure: Procedure| {
@@ -236,7 +237,7 @@ fn said(attest: String) -> Result<String, Status> {
     if attest.chars().count() <= SAID && !attest.chars().any(char::is_control) {
         return Ok(attest);
     }
-    let what = format!("an attestation is a line of at most {SAID} characters; nothing was changed");
+    let what = format!("an attestation is a line of at most {SAID} characters");
     Err(Status::invalid_argument(what))
 }
 

@@ -34,7 +34,7 @@ pub use engine::{ActError, Next, acted, next, settle};
 pub use plan::{PlanRefused, plan};
 pub use runner::{Hands, Whom, begin, give_up, go_on, run};
 pub use steps::{Action, Fact, Question, Step, Task};
-pub use stop::{Failure, abort, go_on_again, resume};
+pub use stop::{Failure, NotChanged, abort, go_on_again, resume};
 pub use survey::{Survey, Surveyed};
 pub use world::{Holds, Removed, Seen, Traffic, World};
 

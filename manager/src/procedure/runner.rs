@@ -11,8 +11,8 @@ use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    ActError, Action, AskError, Board, BoardError, Document, Id, Next, Procedure, Request, Step, Survey, Task, World,
-    abort, acted,
+    ActError, Action, AskError, Board, BoardError, Document, Id, Next, NotChanged, Procedure, Request, Step, Survey,
+    Task, World, abort, acted,
     begin::{again, begun, propose, takes_the_place},
     held::held,
     next,
@@ -230,7 +230,7 @@ async fn stay_with<H: Hands>(
         return Ok(looked);
     }
     change(board, hands, begun.id, |procedure, _| {
-        again(procedure, request, now).map_err(|refused| refused.to_string())?;
+        again(procedure, request, now)?;
         if answer.is_empty() { Ok(()) } else { resume(procedure, answer, &request.by, now) }
     })
     .await
@@ -249,7 +249,7 @@ pub async fn go_on<H: Hands>(
     by: &str,
 ) -> Result<Procedure, AskError> {
     change(board, hands, id, |procedure, _| {
-        may_hand_over(&procedure.kind, survey).map_err(|refused| refused.to_string())?;
+        may_hand_over(&procedure.kind, survey)?;
         resume(procedure, attest, by, now_ms())
     })
     .await
@@ -267,7 +267,7 @@ async fn change<H: Hands>(
     board: &Board,
     hands: &H,
     id: Id,
-    change: impl FnOnce(&mut Procedure, &World) -> Result<(), String>,
+    change: impl FnOnce(&mut Procedure, &World) -> Result<(), NotChanged>,
 ) -> Result<Procedure, AskError> {
     let record = hands.record();
     let record = record.record();

@@ -1,10 +1,17 @@
 //! How a procedure stops, and what becomes of it then: what it leaves, what it puts back, how it goes on when its command is
 //! given again, and how it is ended. A stopped one does nothing by itself.
 
-use bellwether_proto::{name::ServerName, record::Role, status::State};
+use bellwether_proto::{
+    advice::{Advice, Advise},
+    name::ServerName,
+    record::Role,
+    status::State,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Attestation, Fact, Id, Kind, Procedure, Seen, Standing, Step, Task, Traffic, World, engine::barred};
+use super::{
+    Attestation, Fact, Id, Kind, PlanRefused, Procedure, Seen, Standing, Step, Task, Traffic, World, engine::barred,
+};
 
 /// Why a procedure stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,10 +153,10 @@ pub fn go_on_again(procedure: &mut Procedure, now_ms: u64) {
 ///
 /// # Errors
 /// It is over, its question is not answered, or there is none to answer.
-pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), String> {
+pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), NotChanged> {
     let id = procedure.id;
     if procedure.is_over() {
-        return Err(over(id));
+        return Err(NotChanged::Over(id));
     }
     go_on_again(procedure, now_ms);
     match (procedure.asks().cloned(), attest.is_empty()) {
@@ -158,30 +165,53 @@ pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) ->
             procedure.attestations.push(Attestation { fact, text, by, time_ms: now_ms });
             Ok(())
         }
-        (Some(fact), true) => Err(format!(
-            "{id} asks: {}; nothing was changed\nanswer: bellwether procedure resume {id} --attest TEXT",
-            fact.question().asks
-        )),
+        (Some(fact), true) => Err(NotChanged::Asks { id, question: fact.question().asks }),
         (None, true) => Ok(()),
-        (None, false) => {
-            Err(format!("{id} asks nothing now; nothing was changed\nsee: bellwether procedure show {id}"))
-        }
+        (None, false) => Err(NotChanged::AsksNothing(id)),
     }
 }
 
-fn over(id: Id) -> String {
-    format!("{id} is over; nothing was changed\nsee: bellwether procedure show {id}")
+/// Why a procedure does not go on, or is not aborted. It stays as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotChanged {
+    /// Its question was not answered.
+    #[error("{id} asks: {question}")]
+    Asks {
+        /// The procedure.
+        id: Id,
+        /// What it asks.
+        question: String,
+    },
+    /// There is nothing to answer.
+    #[error("{0} asks nothing now")]
+    AsksNothing(Id),
+    /// It is done, or was aborted.
+    #[error("{0} is over")]
+    Over(Id),
+    /// What would be begun anew is refused.
+    #[error(transparent)]
+    Plan(#[from] PlanRefused),
+}
+
+impl Advise for NotChanged {
+    fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            Self::Asks { id, .. } => Advice::run("answer", format!("bellwether procedure resume {id} --attest TEXT")),
+            Self::AsksNothing(id) | Self::Over(id) => Advice::run("see", format!("bellwether procedure show {id}")),
+            Self::Plan(refused) => return refused.advice(),
+        })
+    }
 }
 
 /// Stops it for good; what was done stays done, and is said. Given again, it says the same.
 ///
 /// # Errors
 /// It is done already.
-pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), String> {
+pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), NotChanged> {
     match procedure.standing {
         Standing::Running | Standing::Stopping(_) | Standing::Failed(_) => {}
         Standing::Aborted { .. } => return Ok(()),
-        Standing::Done => return Err(over(procedure.id)),
+        Standing::Done => return Err(NotChanged::Over(procedure.id)),
     }
     let left = left(procedure, world);
     procedure.standing = Standing::Aborted { by: by.to_owned(), left };

@@ -188,7 +188,9 @@ fn w21_who_is_out_of_service_is_in_the_head_line_the_table_and_below_with_what_t
     let drained = ServerStatus { drained: true, ..server("web2", State::InSync, 42) };
     let mut status = farm(vec![server("web1", State::InSync, 42), drained]);
     let text = render(&status, Look::PLAIN);
-    for part in ["2 servers: 2 in sync · 1 drained ·", " drained\n", "web2 · drained", "`bellwether maintenance finish web2`"] {
+    for part in
+        ["2 servers: 2 in sync · 1 drained ·", " drained\n", "web2 · drained", "`bellwether maintenance finish web2`"]
+    {
         assert!(text.contains(part), "{part} in:\n{text}");
     }
     // A procedure that is under way brings it back; one that has stopped does not.
@@ -210,10 +212,8 @@ fn w8_procedures_that_are_not_over_are_in_the_head_line_and_below() {
         (ProcedureState::Asks, "p7 asks"),
         (ProcedureState::Stopped, "p7 has stopped"),
     ] {
-        let status = FarmStatus {
-            procedures: vec![procedure(state, "web2")],
-            ..farm(vec![server("web2", State::InSync, 42)])
-        };
+        let status =
+            FarmStatus { procedures: vec![procedure(state, "web2")], ..farm(vec![server("web2", State::InSync, 42)]) };
         let text = render(&status, Look::PLAIN);
         assert!(text.lines().next().unwrap().contains(said), "{said} in:\n{text}");
         let line = format!("p7 · {} · sync web2 · step 3 of 5: the disk is full", state.word());
