@@ -50,7 +50,7 @@ fn w8_a_sync_that_stopped_is_shown_and_goes_on_when_it_is_given_again() {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     assert!(get(farm.manager(), "/status").contains("\"stopped\""));
-    farm.manager().command(&["wait", "--serving"]).exits(5).says(&["member1"]);
+    farm.manager().command(&["wait", "--serving", "--servers", "member1"]).exits(5).says(&["member1"]);
     // Another plan for it names the one command that ends this one; nobody else is in its way.
     let other = farm.manager().command(&["maintenance", "start", "member1", "--yes"]).refused();
     other.says(&["p1 (sync member1) has stopped", "procedure abort p1"]);

@@ -92,7 +92,7 @@ impl Advise for AdoptError {
         match self {
             Self::Conflict(_) => Some(
                 Advice::run("put the edit on top of what the manager has", "bellwether edit SET:FILE")
-                    .or(&Advice::run("or undo the edit", "bellwether drift revert")),
+                    .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
             Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),

@@ -13,7 +13,7 @@ use super::Cli;
 /// The crates whose messages people read.
 const CRATES: [&str; 5] = ["agent/src", "manager/src", "monitor/src", "proto/src", "store/src"];
 /// Words after the program's name that are no command: the program itself is meant.
-const PROSE: [&str; 4] = ["bellwether v1", "bellwether is", "bellwether of", "bellwether and"];
+const PROSE: [&str; 5] = ["bellwether v1", "bellwether is", "bellwether of", "bellwether and", "bellwether index"];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("a directory of the sources") {
@@ -121,7 +121,9 @@ fn named(text: &str) -> Vec<String> {
         let end = words.iter().filter_map(|word| command.find(word)).min().unwrap_or(command.len());
         command[..end].to_owned()
     });
-    commands.filter(|command| !PROSE.iter().any(|prose| command.starts_with(prose))).collect()
+    // What is put together at run time is looked at where its parts are.
+    let made = |command: &String| command.starts_with("bellwether {command}") || command.starts_with("bellwether {}");
+    commands.filter(|command| !made(command) && !PROSE.iter().any(|prose| command.starts_with(prose))).collect()
 }
 
 /// Whether that colon is one of SET:PATH.
@@ -138,13 +140,18 @@ fn filled(command: &str) -> Vec<String> {
         while let Some((before, after)) = rest.split_once('{') {
             let (argument, end) = after.split_once('}').unwrap_or((after, ""));
             text.push_str(before);
-            text.push_str(if argument.contains("id") { "p1" } else { "web1" });
+            text.push_str(match argument {
+                "back" => "add",
+                _ if argument.contains("id") || words.iter().any(|word| word == "procedure") => "p1",
+                _ => "web1",
+            });
             rest = end;
         }
         text.push_str(rest);
         words.push(match text.as_str() {
             "NAME" | "OTHER" => "web1".to_owned(),
             "ID" | "pN" => "p1".to_owned(),
+            "NAME=haproxy:ADDRESS" => "lb1=haproxy:web1:9999".to_owned(),
             "HOST:PORT" => "web1:7440".to_owned(),
             "N" | "PID" => "1".to_owned(),
             "…" | "..." => continue,
