@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
+use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing, Task};
 use bellwether_proto::v1::{
     AbortProcedureRequest, ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest,
     start_procedure_request,
@@ -296,15 +296,23 @@ fn goes_on(shown: &Shown) -> String {
     let step = procedure.step().map(|step| step.task.what()).unwrap_or_default();
     let doing =
         shown.doing.clone().filter(|doing| *doing != step).map(|doing| format!(" ({doing})")).unwrap_or_default();
-    let until =
-        shown.until_ms.map(|ms| format!(", until {} UTC at the latest, then it stops", utc((ms / 1_000) as i64)));
+    let until = deadline(shown).map(|until| format!(", {until}")).unwrap_or_default();
     format!(
-        "it goes on by itself at step {} of {}, {step}{doing}{}\nhow far it is: bellwether procedure show {id}; to stop it: \
+        "it goes on by itself at step {} of {}, {step}{doing}{until}\nhow far it is: bellwether procedure show {id}; to stop it: \
          bellwether procedure abort {id}",
         (procedure.at + 1).min(procedure.steps.len()),
-        procedure.steps.len(),
-        until.unwrap_or_default()
+        procedure.steps.len()
     )
+}
+
+/// Until when its step lasts, and what comes then; none: it waits for a person.
+pub(super) fn deadline(shown: &Shown) -> Option<String> {
+    let then = match shown.procedure.step().map(|step| &step.task) {
+        Some(Task::Quiet(_)) => "goes on",
+        _ => "stops",
+    };
+    let until = utc((shown.until_ms? / 1_000) as i64);
+    Some(format!("until {until} UTC at the latest, then it {then}"))
 }
 
 /// Whether who sits at the terminal wants it ended; without a terminal it goes on.

@@ -152,8 +152,8 @@ fn described(shown: &Shown) -> String {
         Standing::Failed(failure) => format!("stopped: {}\n{}\n{}", failure.reason, failure.left, failure.todo),
         Standing::Aborted { by, left } => format!("aborted by {by}; {left}"),
         Standing::Done => format!("done; {}", procedure.kind.afterwards()),
-        Standing::Running | Standing::Stopping(_) => match shown.until_ms {
-            Some(ms) => format!("{}; until {} UTC at the latest, then it stops", state(shown), at(ms)),
+        Standing::Running | Standing::Stopping(_) => match following::deadline(shown) {
+            Some(until) => format!("{}; {until}", state(shown)),
             None => state(shown),
         },
     });
