@@ -5,6 +5,9 @@
 //! other servers ([`tls`]) and to the commands on the same machine ([`socket`]), and how it speaks to people
 //! ([`error`], [`output`], [`progress`]).
 
+// Everything for people goes through `output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod balancers;
 mod clock;
 pub mod commands;

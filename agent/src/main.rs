@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use bellwether::{
     commands::{self, Cli},
-    error,
+    error, output,
 };
 use clap::Parser;
 
@@ -18,7 +18,8 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return error::report(cli.common.json, &error::CommandError::failed(&e)),
     };
-    match runtime.block_on(commands::run(cli.command, &cli.common)) {
+    let done = runtime.block_on(commands::run(cli.command, &cli.common));
+    match done.and_then(|()| output::ended()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => error::report(cli.common.json, &e),
     }

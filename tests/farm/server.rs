@@ -233,7 +233,8 @@ impl Server {
         run(self.prepared(arguments).envs(environment.iter().copied()))
     }
 
-    fn prepared(&self, arguments: &[&str]) -> Command {
+    /// A command to be given on this server, not run yet.
+    pub(crate) fn prepared(&self, arguments: &[&str]) -> Command {
         let mut command = match &self.namespace {
             None => bellwether(),
             Some(namespace) => bellwether_inside(namespace),

@@ -125,7 +125,7 @@ pub(super) async fn confirm(common: &Common, planned: &Procedure) -> Result<(), 
     if common.yes || is_begun(common, planned).await? {
         return Ok(());
     }
-    eprintln!("{}:\n{}", planned.kind.command(), plan(planned));
+    output::note(&format!("{}:\n{}", planned.kind.command(), plan(planned)));
     output::confirm("go on?", false)
 }
 
@@ -184,8 +184,8 @@ pub(super) fn steps(procedure: &Procedure) -> String {
 /// The agent's.
 pub(super) async fn all(common: &Common) -> Result<Vec<Shown>, CommandError> {
     let mut client = common.connect().await?;
-    let mut replies = client.procedures(ProceduresRequest { follow: false }).await?.into_inner();
-    next(&mut replies).await
+    let mut replies = common.read(client.procedures(ProceduresRequest { follow: false })).await?.into_inner();
+    common.within(next(&mut replies)).await
 }
 
 async fn next(replies: &mut Streaming<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
@@ -226,7 +226,7 @@ pub(super) async fn stay(common: &Common, procedure: Procedure, wait: Wait) -> R
 /// # Errors
 /// As [`stay`].
 pub(super) async fn until(common: &Common, procedure: Procedure, steps: usize) -> Result<Procedure, CommandError> {
-    watch(common, procedure, steps, |line| eprintln!("{line}")).await
+    watch(common, procedure, steps, output::note).await
 }
 
 async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
@@ -260,7 +260,7 @@ async fn over(limit: Option<Duration>) -> Duration {
 async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
     let id = begun.id;
     let mut client = common.connect().await?;
-    let mut replies = client.procedures(ProceduresRequest { follow: true }).await?.into_inner();
+    let mut replies = common.read(client.procedures(ProceduresRequest { follow: true })).await?.into_inner();
     let mut teller = Teller { json: common.json, told: begun.at, say, progress: None };
     loop {
         let all = next(&mut replies).await?;
@@ -303,12 +303,9 @@ fn answer(id: Id, fact: &Fact) -> Result<String, CommandError> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(asks);
     }
-    eprintln!("{}\n  {}", question.asks, question.first);
-    eprint!("your word, which is recorded (empty: later): ");
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(|e| CommandError::failed(&e))?;
-    let answer = answer.trim();
-    if answer.is_empty() { Err(asks) } else { Ok(answer.to_owned()) }
+    output::note(&format!("{}\n  {}", question.asks, question.first));
+    let answer = output::ask("your word, which is recorded (empty: later): ")?;
+    if answer.is_empty() { Err(asks) } else { Ok(answer) }
 }
 
 /// Tells what is new: a line for each step that is done, and what is done or waited for now.

@@ -176,7 +176,7 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let so = if before == reply.version { "so already" } else { "as asked" };
     record::show(common, &format!("the group's settings are {so}"), &reply);
     if let Some(note) = too_many(least, record::held(common)?.current.record()) {
-        eprintln!("{note}");
+        output::note(&note);
     }
     Ok(())
 }

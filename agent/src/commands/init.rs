@@ -68,7 +68,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     let _lock = lock.map_err(|e: LockError| CommandError::refused(&e).hint("end that process first"))?;
     if !common.json {
-        eprintln!("{}", plan(&config));
+        output::note(&plan(&config));
     }
     output::confirm("form a group with this server as its manager?", common.yes)?;
     let key = identity::load_or_create(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;

@@ -169,12 +169,13 @@ async fn compare(
 fn ask(common: &Common, config: &Config, differences: &Differences) -> Result<(), CommandError> {
     if !common.json {
         let layout = Layout::new(config.state_dir.clone());
-        eprintln!("{differences}");
+        output::note(&differences.to_string());
         if differences.replaces() {
-            eprintln!(
+            let kept = layout.recovery();
+            output::note(&format!(
                 "what is replaced or removed here is kept as a recovery point in {}",
-                layout.recovery().display()
-            );
+                kept.display()
+            ));
         }
     }
     output::confirm(&format!("enter the group as {} at {}?", config.name, config.advertise), common.yes)

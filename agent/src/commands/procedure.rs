@@ -70,7 +70,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 }
 
 async fn list(common: &Common) -> Result<(), CommandError> {
-    let all = common.in_time(following::all(common)).await?;
+    let all = following::all(common).await?;
     output::show(common.json, &all, |all| {
         if all.is_empty() {
             return "there are no procedures".to_owned();
@@ -111,7 +111,7 @@ async fn show(common: &Common, id: Id) -> Result<(), CommandError> {
 }
 
 async fn one(common: &Common, id: Id) -> Result<Shown, CommandError> {
-    let all = common.in_time(following::all(common)).await?;
+    let all = following::all(common).await?;
     all.into_iter().find(|shown| shown.procedure.id == id).ok_or_else(|| unknown(id))
 }
 
@@ -165,7 +165,7 @@ async fn resume(common: &Common, id: Id, attest: String, wait: Wait) -> Result<(
 
 async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
     if !common.yes {
-        eprintln!("{}", described(&one(common, id).await?));
+        output::note(&described(&one(common, id).await?));
     }
     output::confirm(&format!("stop {id} for good? What it has done stays done."), common.yes)?;
     let mut client = common.connect().await?;

@@ -57,7 +57,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
             return Ok(());
         }
         if !common.json {
-            eprintln!("{}", told(&plan, "will"));
+            output::note(&told(&plan, "will"));
         }
         output::confirm("take over as the manager?", common.yes)?;
     }

@@ -137,7 +137,7 @@ fn plan(common: &Common, found: &ReformReply) -> Result<(), CommandError> {
 
 fn agree(common: &Common, found: &ReformReply) -> Result<(), CommandError> {
     if !common.json {
-        eprintln!("{}", findings(found));
+        output::note(&findings(found));
     }
     output::confirm("form the group anew?", common.yes)
 }

@@ -65,7 +65,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
             following::until(common, begun, end).await?;
         }
         if !(asked.is_empty() && drained.is_empty()) {
-            let head = common.in_time(farm::status(&mut client)).await?.head.ok_or_else(no_revision)?;
+            let head = common.within(farm::status(&mut client)).await?.head.ok_or_else(no_revision)?;
             farm::until_reached(&mut client, common, head, Some(&asked)).await?;
             at = Some(head);
         }
@@ -89,7 +89,7 @@ async fn others(
     drained: &BTreeSet<ServerName>,
 ) -> Result<Vec<ServerName>, CommandError> {
     let meant = if named.is_empty() {
-        let status = common.in_time(farm::status(client)).await?;
+        let status = common.within(farm::status(client)).await?;
         let members = status.servers.into_iter().filter(|server| server.role == Role::Member);
         members.map(|server| server.name).collect()
     } else {

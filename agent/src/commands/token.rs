@@ -64,18 +64,18 @@ async fn create(common: &Common, uses: u32, ttl: Duration, names: String) -> Res
     output::show(common.json, &json!({ "token": reply.token, "id": reply.id }), |_| reply.token.clone());
     if !common.json {
         let who = if uses == 1 { "one server".to_owned() } else { format!("{uses} servers") };
-        eprintln!(
+        output::note(&format!(
             "admits {who} named {names} for {}; on the new server, with the token on standard input:\n  \
              bellwether join -",
             duration::format(ttl)
-        );
+        ));
     }
     Ok(())
 }
 
 async fn list(common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    let tokens = common.in_time(client.list_tokens(ListTokensRequest {})).await?.into_inner().tokens;
+    let tokens = common.read(client.list_tokens(ListTokensRequest {})).await?.into_inner().tokens;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let document: Vec<_> = tokens.iter().map(|token| as_json(token, now_ms)).collect();
     output::show(common.json, &document, |_| {

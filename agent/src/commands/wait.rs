@@ -48,7 +48,7 @@ async fn wait(args: Args, common: &Common) -> Result<Number, CommandError> {
 
 async fn follow(watched: &mut Watched, common: &Common) -> Result<Number, CommandError> {
     let mut feed = Feed::live(common).await?;
-    while let Some(status) = feed.next().await? {
+    while let Some(status) = feed.next(common).await? {
         if let Some(end) = watched.look(&status) {
             return end;
         }
@@ -93,7 +93,7 @@ impl Watched {
 
     fn waiting(&mut self, whom: &str) {
         if !self.json && self.last != whom {
-            eprintln!("waiting: {whom}");
+            output::note(&format!("waiting: {whom}"));
         }
         whom.clone_into(&mut self.last);
     }

@@ -36,6 +36,8 @@ use crate::{
     seen::Seen,
 };
 
+/// How long the manager may take to give a file, before it is read from what is held here.
+const READ: Duration = Duration::from_secs(5);
 /// How long a change of this server's role is waited for.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -285,11 +287,10 @@ impl Agent {
                     let read = forwarded(read.clone());
                     async move { manager.read(read).await }
                 });
-                match answer.await {
-                    Err(status) if status.code() == Code::Unavailable => {
-                        held::read(&following.link, &read).await.map(Response::new)
-                    }
-                    answer => answer,
+                match tokio::time::timeout(READ, answer).await {
+                    Ok(Err(status)) if status.code() != Code::Unavailable => Err(status),
+                    Ok(Ok(answer)) => Ok(answer),
+                    Ok(Err(_)) | Err(_) => held::read(&following.link, &read).await.map(Response::new),
                 }
             }
         }

@@ -8,7 +8,7 @@ use bellwether_proto::{
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
-use crate::text::{self, ago, colour, duration, micros, plain, shortened, wrapped};
+use crate::text::{self, ago, colour, duration, guarded, micros, plain, shortened, wrapped};
 
 /// How to show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,16 +46,48 @@ const STATES: [State; 15] = [
 /// Stands before a state that gets a colour. No name of a server holds it.
 const MARK: char = '●';
 
+/// Text for people ([`guarded`]), in which states may have colours: the only escapes that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Painted(String);
+
+impl Painted {
+    /// Without colours.
+    pub fn plain(text: &str) -> Self {
+        Self(guarded(text).into_owned())
+    }
+
+    /// The same with another line below.
+    #[must_use]
+    pub fn and(mut self, line: &str) -> Self {
+        let _ = write!(self.0, "\n{}", guarded(line));
+        self
+    }
+}
+
+impl std::fmt::Display for Painted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::ops::Deref for Painted {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The whole status: summary, table, problems.
-pub fn render(status: &FarmStatus, look: Look) -> String {
-    let mut text = wrapped(&summary(status), look.width);
+pub fn render(status: &FarmStatus, look: Look) -> Painted {
+    let mut text = wrapped(&guarded(&summary(status)), look.width);
     text.push_str("\n\n");
     text.push_str(&table(status, look));
     text.push('\n');
     for problem in problems(status) {
-        let _ = write!(text, "\n{}", wrapped(&problem, look.width));
+        let _ = write!(text, "\n{}", wrapped(&guarded(&problem), look.width));
     }
-    text.trim_end().to_owned() + "\n"
+    Painted(text.trim_end().to_owned() + "\n")
 }
 
 /// One line: how many servers are in which state, the head, and how changes travel.
@@ -107,7 +139,7 @@ fn table(status: &FarmStatus, look: Look) -> String {
             _ => {}
         }
     }
-    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let lines: Vec<_> = table.lines().map(|line| guarded(line.trim_end()).into_owned()).collect();
     if look.colour { lines.iter().map(|line| coloured(line)).collect::<Vec<_>>().join("\n") } else { lines.join("\n") }
 }
 

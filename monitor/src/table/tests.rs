@@ -85,7 +85,7 @@ web6    member    unknown      -         ?             8.3 ms  never
 web5 · unreachable: connection refused; it catches up by itself
 ";
     let shown = render(&six(), Look::PLAIN);
-    assert_eq!(shown, expected, "shown:\n{shown}");
+    assert_eq!(&*shown, expected, "shown:\n{shown}");
 }
 
 #[test]
@@ -112,8 +112,15 @@ fn a_message_cannot_steer_the_terminal() {
     let mut status = six();
     status.head_message = "\u{1b}]0;title\u{7}\nx".into();
     status.servers[4].reason = Some("\u{1b}[2J".into());
+    status.servers[3].progress = None;
+    status.watching = "\u{9b}2J".into();
+    status.publish = "\u{202e}otua\u{200b}".into();
     let shown = render(&status, Look::PLAIN);
-    assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'), "{shown:?}");
+    for obeyed in ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{200b}'] {
+        assert!(!shown.contains(obeyed), "{shown:?}");
+    }
+    let coloured = render(&status, Look { width: 160, colour: true }).and("\u{1b}[31mred");
+    assert_eq!(coloured.matches('\u{1b}').count(), 2 * 6, "only its own: {coloured:?}");
 }
 
 #[test]
