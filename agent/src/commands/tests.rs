@@ -183,7 +183,7 @@ impl Admin for Shared {
     ) -> Result<Response<v1::ProcedureReply>, Status> {
         no()
     }
-    async fn reform(&self, _: Request<v1::ReformRequest>) -> Result<Response<v1::ReformReply>, Status> {
+    async fn rebuild(&self, _: Request<v1::RebuildRequest>) -> Result<Response<v1::RebuildReply>, Status> {
         no()
     }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {

@@ -32,7 +32,7 @@ use self::refusal::refusal;
 use crate::{
     group::GroupRecord,
     peers::Peers,
-    role::{Following, Reforming, Standing},
+    role::{Following, Rebuilding, Standing},
     seen::Seen,
 };
 
@@ -58,8 +58,8 @@ pub(crate) struct Agent {
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
     /// Held by who tells newer records: a few at a time, for their bytes.
     pub(crate) telling: Semaphore,
-    /// Asks the one that runs the roles to form the group anew.
-    pub(crate) reforms: mpsc::Sender<Reforming>,
+    /// Asks the one that runs the roles to rebuild the group.
+    pub(crate) rebuilds: mpsc::Sender<Rebuilding>,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// Where recovery points are.

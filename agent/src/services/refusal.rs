@@ -68,11 +68,11 @@ impl Refusal for HandOverError {
     }
 }
 
-impl Refusal for crate::reform::Refused {
+impl Refusal for crate::rebuild::Refused {
     fn code(&self) -> Code {
         match self {
             Self::NotManager { .. } => Code::FailedPrecondition,
-            Self::Reform(_) => Code::Internal,
+            Self::Rebuild(_) => Code::Internal,
             Self::Stopping(_) => Code::Unavailable,
         }
     }
