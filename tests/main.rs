@@ -14,6 +14,7 @@ mod demo;
 mod drift;
 mod farm;
 mod fencing;
+mod flooding;
 mod forming;
 mod frozen;
 mod group;

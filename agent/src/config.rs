@@ -81,6 +81,8 @@ pub struct Config {
     pub advertise: String,
     /// Readiness, metrics, page.
     pub http: SocketAddr,
+    /// Names under which that is asked, beside this server's own and addresses.
+    pub http_names: Vec<String>,
     /// The admin socket.
     pub admin_socket: PathBuf,
     /// The state directory.
@@ -172,6 +174,12 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
     let listen =
         pick(&flags.listen, "listen", &file.listen).unwrap_or_else(|| default("listen", DEFAULT_LISTEN)).address()?;
     let http = pick(&flags.http, "http", &file.http).unwrap_or_else(|| default("http", DEFAULT_HTTP)).address()?;
+    let http_names = file.http_names.clone();
+    if let Some(wrong) = http_names.iter().find(|name| !is_host(name)) {
+        let key = format!("{}: http_names", path.display());
+        let what = format!("'{wrong}' is not a host's name without a port, as in farm.example");
+        return Err(ConfigError::Value { key, what });
+    }
     let agent_check = pick(&flags.agent_check, "agent_check", &file.agent_check);
     let agent_check = agent_check.map(|written| written.address()).transpose()?;
     let advertise = match pick(&flags.advertise, "advertise", &file.advertise) {
@@ -190,6 +198,7 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
         listen,
         advertise,
         http,
+        http_names,
         admin_socket,
         state_dir,
         sets,
@@ -312,16 +321,16 @@ fn check_host_port(text: &str) -> Result<String, String> {
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host_fits = match bracketed {
         Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host.len() <= 253
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        }
+        None => is_host(host),
     };
     if port_fits && host_fits { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
-fn hostname() -> String {
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 253 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
+pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

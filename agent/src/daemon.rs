@@ -26,7 +26,7 @@ use bellwether_monitor::{
     http::{self, Ready},
 };
 use bellwether_proto::{
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
     limits,
     name::{ServerName, SetName},
     status::{Event, FarmStatus},
@@ -44,7 +44,8 @@ use tokio::{
 use crate::{
     balancers::Probe,
     clock::now_ms,
-    config::Config,
+    config::{self, Config},
+    descriptors,
     error::{CommandError, Kind},
     group::GroupRecord,
     hands::AgentHands,
@@ -87,6 +88,13 @@ const INPUTS: usize = 4;
 /// # Errors
 /// It cannot start, or cannot go on.
 pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
+    let descriptors = match descriptors::raise() {
+        Ok(limit) => limit,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            descriptors::soft_limit()
+        }
+    };
     let layout = Layout::new(config.state_dir.clone());
     identity::prepare(&layout).map_err(|e| CommandError::refused(&e))?;
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
@@ -104,6 +112,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let farm = fold(&config, observed, awaited);
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let bound = Bound::bind(&config).await?;
+    let names = names(&config);
 
     let seen = Arc::new(Seen::default());
     seen.remember(&layout, |header| record.is_managers(header));
@@ -180,7 +189,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
     let checked = in_service.clone();
-    let served = serve(bound, &key, &agent, push, (http::router(farm, in_service), checked), &stop).await;
+    let router = http::router(names, farm, in_service);
+    let served = serve(bound, &key, &agent, push, (router, checked), descriptors, &stop).await;
     stop.send_replace(true);
     talking.iter().for_each(JoinHandle::abort);
     if let Err(error) = driving.await {
@@ -289,6 +299,14 @@ fn fold(
     from
 }
 
+/// The names under which people ask this server.
+fn names(config: &Config) -> http::Names {
+    let host = config::hostname();
+    let advertised = config.advertise.rsplit_once(':').map_or("", |(host, _)| host);
+    let own = [config.name.as_str(), &host, host.split('.').next().unwrap_or_default(), advertised];
+    http::Names::new(own.into_iter().chain(config.http_names.iter().map(String::as_str)))
+}
+
 /// Everything that this server listens on, bound before anything else begins.
 struct Bound {
     servers: TcpListener,
@@ -323,6 +341,7 @@ async fn serve(
     agent: &Arc<Agent>,
     push: member::PushService,
     (router, ready): (axum::Router, watch::Receiver<Ready>),
+    descriptors: u64,
     stop: &watch::Sender<bool>,
 ) -> Result<(), CommandError> {
     let Bound { servers, http, agent_check, socket, commands } = bound;
@@ -338,7 +357,8 @@ async fn serve(
             .max_encoding_message_size(limits::MESSAGE)
     };
     let record = agent.record.clone();
-    let servers = tls::incoming(servers, tls).knowing(move |key| record.current().record().by_key(key).is_some());
+    let known = move |key: &PublicKey| record.current().record().by_key(key).is_some();
+    let servers = tls::incoming(servers, tls).knowing(descriptors::for_servers(descriptors), known);
     let for_servers = tls::service()
         .layer(Door::new(agent.record.clone()))
         .add_service(group)
@@ -353,8 +373,11 @@ async fn serve(
     let for_commands = tonic::transport::Server::builder()
         .add_service(admin)
         .add_service(drift)
-        .serve_with_incoming_shutdown(commands, stopped(stop));
-    let for_browsers = http::serve(http, router, stopped(stop));
+        .serve_with_incoming_shutdown(socket::placed(commands), stopped(stop));
+    let for_browsers = async {
+        http::serve(http, router, stopped(stop)).await;
+        Ok(())
+    };
     let for_balancers = async {
         if let Some(listener) = agent_check {
             agent_check::serve(listener, ready, stopped(stop)).await;
@@ -367,7 +390,7 @@ async fn serve(
         tokio::time::sleep(GRACE).await;
     };
     let result = tokio::select! {
-        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), flat(for_browsers), for_balancers) } => result.map(drop),
+        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), for_browsers, for_balancers) } => result.map(drop),
         // Open streams (a monitor, a push) have no end of their own.
         () = straggling => Ok(()),
     };

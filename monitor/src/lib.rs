@@ -8,6 +8,7 @@ pub mod agent_check;
 pub mod changes;
 pub mod farm;
 pub mod http;
+pub mod listening;
 mod metrics;
 pub mod table;
 pub mod text;

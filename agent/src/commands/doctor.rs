@@ -1,6 +1,7 @@
 //! `bellwether doctor`: what would go wrong. It looks at this server; it changes nothing, and leaves nothing behind.
 
 mod balancers;
+mod descriptors;
 mod network;
 mod sets;
 mod state;
@@ -15,7 +16,7 @@ use crate::{
     error::{CommandError, Kind},
     identity,
     layout::Layout,
-    output,
+    output, socket,
 };
 
 /// Its arguments.
@@ -117,6 +118,8 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     let running = common.connect().await.is_ok();
     checks.extend(network::own(&config, running).await);
     let held = layout.held().ok().flatten();
+    let servers = held.as_ref().map_or(1, |held| held.current.record().servers.len());
+    checks.push(descriptors::descriptors(socket::agent(&config.admin_socket).await, servers));
     if let (Some(held), Ok(Some(key))) = (held, identity::load(&layout)) {
         let record = held.current.record();
         checks.extend(network::others(&key, record).await);

@@ -25,6 +25,7 @@ const FULL: &str = r#"
     listen = "[::]:7440"
     advertise = "web1.example:7440"
     http = "127.0.0.1:7441"
+    http_names = ["farm.example", "10.0.0.1"]
 
     [[set]]
     name = "nginx"
@@ -41,6 +42,7 @@ fn the_documented_file_is_read() {
     let config = load_text(FULL, &Flags::default()).expect("it is right");
     assert_eq!(config.name.as_str(), "web1");
     assert_eq!(config.advertise, "web1.example:7440");
+    assert_eq!(config.http_names, ["farm.example", "10.0.0.1"]);
     assert_eq!(config.state_dir, Path::new("/var/lib/bellwether"));
     assert_eq!(config.admin_socket, Path::new("/run/bellwether/admin.sock"));
     let sets: Vec<_> = config.sets.iter().map(|set| (set.name.as_str(), set.path.to_str().unwrap())).collect();

@@ -321,6 +321,7 @@ fn server(dir: &Path, name: String, set: &str, port: u16, http: u16) -> Result<S
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         advertise: format!("127.0.0.1:{port}"),
         http: SocketAddr::from((Ipv4Addr::LOCALHOST, http)),
+        http_names: Vec::new(),
         admin_socket: own.join("admin.sock"),
         state_dir: own.join("state"),
         sets: vec![SetConfig {

@@ -24,6 +24,7 @@ fn config() -> Config {
         listen: "[::]:7440".parse().expect("an address"),
         advertise: "web2:7440".to_owned(),
         http: "127.0.0.1:7441".parse().expect("an address"),
+        http_names: Vec::new(),
         admin_socket: "/run/bellwether/admin.sock".into(),
         state_dir: "/var/lib/bellwether".into(),
         sets: Vec::new(),
