@@ -35,5 +35,6 @@ mod returning;
 mod saying;
 mod space;
 mod takeover;
+mod telling;
 mod web;
 mod workspace;

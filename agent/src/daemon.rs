@@ -58,7 +58,7 @@ use crate::{
     role::{self, Parts, Roles, Standing},
     seen::Seen,
     services::{
-        Agent,
+        Agent, ManagersWord,
         admin::AdminService,
         door::Door,
         drift::{Caller, DriftService},
@@ -163,7 +163,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         board: board.clone(),
         locals,
         events: seeing,
-        farm: farm.clone(),
+        farm,
+        told: ManagersWord::default(),
         folded,
         telling: Semaphore::new(TELLING),
         rebuilds: rebuilds_to,
@@ -189,7 +190,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
     let checked = in_service.clone();
-    let router = http::router(names, farm, in_service);
+    let router = http::router(names, agent.clone(), in_service);
     let served = serve(bound, &key, &agent, push, (router, checked), descriptors, &stop).await;
     stop.send_replace(true);
     talking.iter().for_each(JoinHandle::abort);

@@ -5,14 +5,13 @@ use std::fmt::{Display, Write as _};
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 
 /// Every state, as it is named in the `state` label (the same words as in `status --json`).
-const STATES: [(State, &str); 15] = [
+const STATES: [(State, &str); 14] = [
     (State::AwaitingSync, "awaiting_sync"),
     (State::InSync, "in_sync"),
     (State::Syncing, "syncing"),
     (State::Updating, "updating"),
     (State::Disabled, "disabled"),
     (State::GroupChange, "group_change"),
-    (State::Warning, "warning"),
     (State::Left, "left"),
     (State::Refused, "refused"),
     (State::Drifted, "drifted"),
@@ -23,8 +22,12 @@ const STATES: [(State, &str); 15] = [
     (State::Unknown, "unknown"),
 ];
 
-/// The whole answer of `/metrics`.
+/// The whole answer of `/metrics`, from what the observer knows itself. The manager exports all servers, a member itself
+/// only: so each is exported once, by who observes it.
 pub(crate) fn render(status: &FarmStatus) -> String {
+    let own = |server: &ServerStatus| status.observer == status.manager || server.name == status.observer;
+    let servers: Vec<ServerStatus> = status.servers.iter().filter(|server| own(server)).cloned().collect();
+    let status = &FarmStatus { servers, ..status.clone() };
     let mut page = Page::default();
     page.family("bellwether_head_sequence", "The head revision's sequence; 0 before the first.");
     page.sample("bellwether_head_sequence", &[], status.head.map_or(0, |head| head.sequence));
@@ -64,6 +67,12 @@ pub(crate) fn render(status: &FarmStatus) -> String {
         "bellwether_seen_seconds",
         "When the server was last heard of, in seconds since 1970.",
         |server| server.seen_ms.map(|ms| ms as f64 / 1e3),
+    );
+    page.each(
+        status,
+        "bellwether_server_warning",
+        "1 where a request came from outside the group and nobody has acknowledged that.",
+        |server| Some(f64::from(u8::from(server.warning.is_some()))),
     );
     let name = "bellwether_balancer_reachable";
     page.family(
@@ -149,6 +158,16 @@ mod tests {
     fn what_is_unknown_is_absent() {
         let text = render(&farm(vec![server("a", State::Unknown, 0)]));
         assert!(!text.contains("bellwether_lag_revisions{"), "{text}");
+    }
+
+    #[test]
+    fn a_member_exports_itself_only() {
+        let mut status = farm(vec![server("a", State::InSync, 42), server("b", State::Error, 40)]);
+        assert!(render(&status).contains("server=\"b\""), "the manager exports all");
+        status.observer = "a".parse().unwrap();
+        let text = render(&status);
+        assert!(text.contains("server=\"a\"") && !text.contains("server=\"b\""), "{text}");
+        assert!(text.contains("bellwether_server_warning{server=\"a\"} 0"), "{text}");
     }
 
     #[test]

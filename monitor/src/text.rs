@@ -150,12 +150,7 @@ pub fn shortened(text: &str, limit: usize) -> String {
 pub(crate) fn colour(state: State) -> u8 {
     match state {
         State::InSync => 32,
-        State::AwaitingSync
-        | State::Syncing
-        | State::Updating
-        | State::Drifted
-        | State::GroupChange
-        | State::Warning => 33,
+        State::AwaitingSync | State::Syncing | State::Updating | State::Drifted | State::GroupChange => 33,
         State::Refused | State::Error | State::Superseded | State::Conflict | State::Unreachable => 31,
         State::Disabled | State::Unknown | State::Left => 90,
     }

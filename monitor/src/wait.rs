@@ -35,7 +35,7 @@ pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>
         Some(names) => names.iter().map(|name| (name.clone(), way_of(status, head, name))).collect(),
         None => {
             let members = status.servers.iter().filter(|server| server.role == Role::Member);
-            members.map(|server| (server.name.clone(), way(server, head))).collect()
+            members.map(|server| (server.name.clone(), way_of(status, head, &server.name))).collect()
         }
     };
     let mut coming = Vec::new();
@@ -59,6 +59,10 @@ pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>
 
 fn way_of(status: &FarmStatus, head: Number, name: &ServerName) -> Way {
     match status.servers.iter().find(|server| server.name == *name) {
+        // What the manager said before it fell silent says nothing of now.
+        Some(_) if status.told_ms.is_some() && *name != status.observer => {
+            Way::Coming(format!("not known here; the manager, {}, does not answer", status.manager))
+        }
         Some(server) => way(server, head),
         None => Way::Stuck("not in the group: `bellwether server list` names those that are".to_owned()),
     }
@@ -69,22 +73,10 @@ fn way(server: &ServerStatus, head: Number) -> Way {
     let there = server.revision.is_some_and(|at| at >= head);
     match server.state {
         // Its bytes were hashed at a revision that is late enough; that more is on its way changes nothing.
-        State::InSync
-        | State::Warning
-        | State::GroupChange
-        | State::Updating
-        | State::AwaitingSync
-        | State::Refused
-            if there =>
-        {
+        State::InSync | State::GroupChange | State::Updating | State::AwaitingSync | State::Refused if there => {
             Way::There
         }
-        State::InSync
-        | State::Warning
-        | State::GroupChange
-        | State::Updating
-        | State::AwaitingSync
-        | State::Syncing => {
+        State::InSync | State::GroupChange | State::Updating | State::AwaitingSync | State::Syncing => {
             let far = server.progress.as_ref().map(|progress| format!(", {}", text::progress(progress)));
             Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
@@ -143,6 +135,17 @@ mod tests {
             let verdict = verdict(&[(State::InSync, 42), (state, 41)], 42);
             assert_eq!(stuck(&verdict), ["b"], "{state:?}");
         }
+    }
+
+    #[test]
+    fn what_the_manager_said_before_is_not_what_is() {
+        let names = ["a", "b"].map(|name| name.parse().unwrap());
+        let mut status = farm(vec![server("a", State::InSync, 42), server("b", State::InSync, 42)]);
+        (status.observer, status.told_ms) = ("a".parse().unwrap(), Some(1));
+        assert_eq!(reached(&status, number(42), Some(&names[..1])), Verdict::Done, "itself it knows");
+        assert!(
+            matches!(reached(&status, number(42), Some(&names)), Verdict::Waiting(whom) if whom.starts_with("b: "))
+        );
     }
 
     #[test]

@@ -24,8 +24,6 @@ pub enum State {
     Disabled,
     /// The group is being changed: it has not taken the newest group record yet.
     GroupChange,
-    /// In sync; a request came to it from outside the group.
-    Warning,
     /// It left the group on its own machine (W22).
     Left,
     /// In sync at an older revision: the newest was refused there before the switch.
@@ -54,7 +52,6 @@ impl State {
             Self::Updating => "updating",
             Self::Disabled => "disabled",
             Self::GroupChange => "group change",
-            Self::Warning => "warning",
             Self::Left => "left",
             Self::Refused => "refused",
             Self::Drifted => "drifted",
@@ -138,6 +135,19 @@ pub struct ServerStatus {
     pub verified: Option<Verified>,
     /// Whether it could drive the group's balancers: of the manager and of candidates.
     pub balancers: Vec<Reach>,
+    /// Requests came to it from outside the group: until somebody acknowledges that, or for a day.
+    pub warning: Option<Warning>,
+}
+
+/// Requests from outside the group (W15).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// Who asked last, from where, and what.
+    pub what: String,
+    /// When that was heard of, milliseconds since 1970.
+    pub time_ms: u64,
+    /// How many there were, of those that the monitor is told of.
+    pub requests: u64,
 }
 
 /// Whether one server can drive one balancer.
@@ -191,6 +201,9 @@ pub struct FarmStatus {
     pub sets: Vec<SetStatus>,
     /// The servers, sorted by name.
     pub servers: Vec<ServerStatus>,
+    /// The observer is a member, and shows of the other servers what the manager said then, milliseconds since 1970; none:
+    /// what is here is the observer's own word.
+    pub told_ms: Option<u64>,
 }
 
 /// Something that was seen, to be folded into a [`FarmStatus`]. The manager's tasks send these; the monitor folds them.
@@ -222,6 +235,8 @@ pub enum Event {
         /// What happened, and what to do.
         reason: String,
     },
+    /// The warnings of these servers were looked at.
+    Acknowledged(Vec<ServerName>),
     /// One server.
     Server(ServerName, Observation),
 }

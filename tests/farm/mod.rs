@@ -200,7 +200,7 @@ impl Farm {
     }
 
     fn all_in_sync(&self, status: &FarmStatus) -> bool {
-        let in_sync = |s: &ServerStatus| matches!(s.state, State::InSync | State::Warning) && s.revision == status.head;
+        let in_sync = |s: &ServerStatus| s.state == State::InSync && s.revision == status.head;
         status.head.is_some()
             && status.unpublished.is_none()
             && status.servers.len() >= self.servers.iter().filter(|s| s.runs()).count()

@@ -104,6 +104,13 @@ impl Admin for Shared {
         self.0.note(request.into_inner().server);
         Err(Status::failed_precondition("web1 is a member\nask web9, the manager"))
     }
+    async fn acknowledge(
+        &self,
+        request: Request<v1::AcknowledgeRequest>,
+    ) -> Result<Response<v1::AcknowledgeReply>, Status> {
+        self.0.note(request.into_inner().servers);
+        no()
+    }
     async fn add_server(&self, _: Request<v1::AddServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
         no()
     }

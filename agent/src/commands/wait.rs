@@ -146,6 +146,7 @@ mod tests {
             kept: vec![],
             verified: None,
             balancers: Vec::new(),
+            warning: None,
         };
         FarmStatus {
             observer: observer.parse().unwrap(),
@@ -165,6 +166,7 @@ mod tests {
                 server("b", Role::Member, state),
                 server("m", Role::Manager, State::InSync),
             ],
+            told_ms: None,
         }
     }
 

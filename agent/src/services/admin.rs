@@ -8,6 +8,7 @@ use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
     name::{ServerName, SetName},
     record::SignedRecord,
+    status::Event,
     v1::{self, admin_server::Admin},
 };
 use bellwether_store::tree::{Node, Tree};
@@ -29,8 +30,6 @@ pub(crate) struct AdminService(pub(crate) Arc<Agent>);
 
 /// How often a member asks the manager for the farm's status while somebody follows it.
 const ASK: Duration = Duration::from_secs(1);
-/// How long it waits for an answer before it shows what it knows itself.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Entries in one part of a tree.
 const PART: usize = 1_000;
 
@@ -106,6 +105,26 @@ impl Admin for AdminService {
         let (name, author, dry_run) = (server(&request.server)?, request.author.clone(), request.dry_run);
         let manager = self.0.manager()?;
         edited(&manager, manager.set_server(&name, &request.into(), &author, dry_run).await).await
+    }
+
+    async fn acknowledge(&self, request: Request<v1::AcknowledgeRequest>) -> Answer<v1::AcknowledgeReply> {
+        let v1::AcknowledgeRequest { servers, author, dry_run } = request.into_inner();
+        let named = servers.iter().map(|name| server(name)).collect::<Result<Vec<_>, _>>()?;
+        let warned: Vec<ServerName> = {
+            let farm = self.0.farm.borrow();
+            if let Some(unknown) = named.iter().find(|name| farm.servers.iter().all(|server| server.name != **name)) {
+                return Err(Status::not_found(format!("{unknown} is not in the group; nothing was changed")));
+            }
+            let warned = farm.servers.iter().filter(|server| server.warning.is_some()).map(|server| &server.name);
+            warned.filter(|name| named.is_empty() || named.contains(name)).cloned().collect()
+        };
+        let answer = v1::AcknowledgeReply { servers: warned.iter().map(ToString::to_string).collect() };
+        if !dry_run && !warned.is_empty() {
+            tracing::info!(servers = answer.servers.join(", "), author, "warnings were acknowledged");
+            let _ = self.0.events.send(Event::Acknowledged(warned));
+            self.0.folded().await;
+        }
+        Ok(Response::new(answer))
     }
 
     async fn replace_server(&self, request: Request<v1::ReplaceServerRequest>) -> Answer<v1::CreateTokenReply> {
@@ -255,12 +274,14 @@ async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<R
 /// What the manager knows of the farm; a member that cannot ask it shows what it knows itself.
 async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
     if let Standing::Member(following) = agent.standing() {
-        let ask = following.link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
-        if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, ask).await {
-            return Ok(answer.into_inner());
+        if let Some(json) = agent.ask_managers_word(&following).await {
+            agent.told.heard(&json);
+            return Ok(v1::StatusReply { json });
         }
     }
-    agent.status()
+    let status = agent.told.added_to(agent.farm.borrow().clone());
+    let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(v1::StatusReply { json: json.into() })
 }
 
 fn send_tree(tree: &Tree, only: Option<&SetName>, prefix: &EntryPath, to: &mpsc::Sender<Result<v1::TreePart, Status>>) {

@@ -9,14 +9,17 @@ pub(crate) mod link;
 mod procedures;
 pub(crate) mod promote;
 mod refusal;
+mod told;
 
 use std::{
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use bellwether_manager::{Manager, balancer::Locals, procedure::Board};
+use bellwether_monitor::http::Farm;
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
@@ -25,10 +28,12 @@ use bellwether_proto::{
     status::{Event, FarmStatus, ServerStatus, State},
     v1,
 };
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::{Code, Request, Response, Status};
 
 use self::refusal::refusal;
+pub(crate) use self::told::ManagersWord;
 use crate::{
     group::GroupRecord,
     peers::Peers,
@@ -36,6 +41,8 @@ use crate::{
     seen::Seen,
 };
 
+/// How long a member waits for the manager's word on the farm before it shows what it knows itself.
+const WORD: Duration = Duration::from_secs(3);
 /// How long the manager may take to give a file, before it is read from what is held here.
 const READ: Duration = Duration::from_secs(5);
 /// How long a change of this server's role is waited for.
@@ -54,6 +61,8 @@ pub(crate) struct Agent {
     pub(crate) locals: Locals,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
+    /// What the manager said of the farm, where this server is a member.
+    pub(crate) told: ManagersWord,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
     /// Held by who tells newer records: a few at a time, for their bytes.
@@ -202,11 +211,33 @@ impl Agent {
         let _ = self.events.send(Event::Fenced { server: name.clone(), conflict: false, reason });
     }
 
+    /// Asks the manager what it knows of the farm; none: it does not answer soon.
+    pub(crate) async fn ask_managers_word(&self, following: &Following) -> Option<Bytes> {
+        let ask = following.link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
+        let answer = tokio::time::timeout(WORD, ask).await.ok()?.ok()?;
+        Some(answer.into_inner().json)
+    }
+
     /// The farm as this server knows it, as JSON.
     pub(crate) fn status(&self) -> Result<v1::StatusReply, Status> {
         let status = self.farm.borrow().clone();
         let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
         Ok(v1::StatusReply { json: json.into() })
+    }
+}
+
+impl Farm for Agent {
+    fn own(&self) -> Arc<FarmStatus> {
+        self.farm.borrow().clone()
+    }
+
+    fn whole(&self) -> Pin<Box<dyn Future<Output = Arc<FarmStatus>> + Send + '_>> {
+        Box::pin(async {
+            if let Standing::Member(following) = self.standing() {
+                self.told.refresh(self.ask_managers_word(&following)).await;
+            }
+            self.told.added_to(self.own())
+        })
     }
 }
 

@@ -151,12 +151,8 @@ fn hand_over(from: &ServerName, to: &ServerName, remove: bool, world: &World) ->
         return Check::Stuck(format!("{to} is not a member that may become manager"));
     }
     match next.state {
-        State::InSync | State::Warning if next.current && next.informed => {
-            Check::Act(Action::HandOver { to: to.clone(), remove })
-        }
-        State::InSync | State::Warning if next.current => {
-            Check::Wait(format!("{to} to take over the list of procedures"))
-        }
+        State::InSync if next.current && next.informed => Check::Act(Action::HandOver { to: to.clone(), remove }),
+        State::InSync if next.current => Check::Wait(format!("{to} to take over the list of procedures")),
         state if stays(state) => Check::Stuck(because(to, next)),
         _ => Check::Wait(because(to, next)),
     }
@@ -167,7 +163,6 @@ pub(super) fn stays(state: State) -> bool {
     match state {
         State::Error | State::Refused | State::Drifted | State::Left | State::Conflict | State::Superseded => true,
         State::InSync
-        | State::Warning
         | State::GroupChange
         | State::AwaitingSync
         | State::Syncing
@@ -276,12 +271,10 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     let (there, away): (Vec<_>, Vec<_>) = servers.iter().partition(member);
     let there: Vec<ServerName> = there.into_iter().cloned().collect();
     let synced = of_each(&there, world, Action::Sync, |name, seen| match seen.state {
-        State::InSync | State::Warning if seen.current => Lack::Nothing,
+        State::InSync if seen.current => Lack::Nothing,
         // Asked, and it failed.
         State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
-        State::InSync | State::Warning | State::Error | State::Refused | State::Drifted | State::AwaitingSync => {
-            Lack::Ask
-        }
+        State::InSync | State::Error | State::Refused | State::Drifted | State::AwaitingSync => Lack::Ask,
         // Superseded: it came back as the manager that it was, and learns that it is not.
         State::Syncing
         | State::Updating
@@ -304,7 +297,7 @@ fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     of_each(servers, world, Action::Verify, |name, seen| match seen.state {
         // It has become the manager meanwhile: what it holds is the truth, and nobody hashes it.
         _ if seen.role == Role::Manager => Lack::Nothing,
-        State::InSync | State::Warning if seen.current => match seen.equal_ms {
+        State::InSync if seen.current => match seen.equal_ms {
             Some(when) if when >= since.began_ms => Lack::Nothing,
             Some(_) | None => Lack::Ask,
         },
@@ -312,7 +305,6 @@ fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
             Lack::Person(because(name, seen))
         }
         State::InSync
-        | State::Warning
         | State::GroupChange
         | State::AwaitingSync
         | State::Syncing

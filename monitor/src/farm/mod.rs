@@ -2,6 +2,7 @@
 
 mod heads;
 mod server;
+mod told;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,6 +15,7 @@ use bellwether_proto::{
 
 use heads::Heads;
 use server::{Known, standing::View};
+pub use told::Told;
 
 /// The version of the record where none is known.
 pub const NO_RECORD: &str = "0.0";
@@ -62,6 +64,10 @@ impl Farm {
                 if let Some(server) = self.servers.get_mut(&server) {
                     server.fence(conflict, reason);
                 }
+            }
+            Event::Acknowledged(servers) => {
+                let acknowledged = self.servers.iter_mut().filter(|(name, _)| servers.contains(name));
+                acknowledged.for_each(|(_, server)| server.acknowledge());
             }
             // A straggler of a server that was removed meanwhile is nobody's.
             Event::Server(name, observation) => {
@@ -114,6 +120,7 @@ impl Farm {
             unpublished: self.unpublished.clone(),
             sets: self.sets.clone(),
             servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
+            told_ms: None,
         }
     }
 

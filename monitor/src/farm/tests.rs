@@ -225,6 +225,8 @@ fn a_server_that_was_just_added_has_not_been_behind_for_longer() {
     let roles = [("a", Role::Member), ("b", Role::Member), ("m", Role::Manager)];
     case.farm.apply(9_000, record(&roles, false));
     case.now_ms = 10_000;
+    assert_eq!((case.row("b").lag_revisions, case.row("b").lag_ms), (0, 0), "nobody knows where it is");
+    case.farm.apply(9_500, Event::Server(name("b"), reached(None)));
     let row = case.row("b");
     assert_eq!((row.lag_revisions, row.lag_ms), (5, 1_000));
     assert_eq!(case.row("m").lag_revisions, 0);
@@ -273,7 +275,7 @@ fn a_member_says_that_it_does_not_know_the_others() {
     let [own, other, manager] = farm.status(2).servers.try_into().unwrap();
     assert_eq!(own.state, State::AwaitingSync);
     for row in [other, manager] {
-        assert_eq!(row.state, State::Unknown);
+        assert_eq!((row.state, row.lag_revisions, row.lag_ms), (State::Unknown, 0, 0));
         assert!(row.reason.unwrap().contains("ask on the manager, m"));
     }
 }
@@ -327,11 +329,28 @@ fn a_member_that_lacks_the_newest_record_is_in_a_group_change() {
 fn a_request_from_outside_the_group_is_warned_of_for_a_while() {
     let mut case =
         Case::new().see([reached(Some(5)), Observation::Knocked("ed25519:x at 10.0.0.9:1 asked Read".into())]);
-    assert_eq!(case.state(), State::Warning);
-    assert!(case.reason().contains("10.0.0.9:1"), "{}", case.reason());
-    assert_eq!(case.row("m").state, State::InSync, "the one that was asked is warned of");
-    case.now_ms += 600_001;
-    assert_eq!(case.state(), State::InSync);
+    assert_eq!((case.state(), case.reason().as_str()), (State::InSync, ""), "its state is what it was");
+    let warning = case.row("a").warning.expect("a warning");
+    assert!(warning.what.contains("10.0.0.9:1") && warning.requests == 1, "{warning:?}");
+    assert_eq!(case.row("m").warning, None, "the one that was asked is warned of");
+    case.now_ms += 24 * 3_600_000;
+    assert_eq!(case.row("a").warning, None);
+}
+
+#[test]
+fn a_warning_goes_with_its_acknowledgement_and_comes_with_the_next_request() {
+    let knock = || Observation::Knocked("ed25519:x at 10.0.0.9:1 asked Read".into());
+    for trouble in [vec![], vec![failed()], vec![lost()], vec![started(true)]] {
+        let mut case = Case::new().see([reached(Some(5))]).see(trouble).see([knock(), knock()]);
+        let (state, reason) = (case.state(), case.reason());
+        assert_eq!(case.row("a").warning.map(|warning| warning.requests), Some(2), "beside {state:?}");
+        case.farm.apply(case.now_ms, Event::Acknowledged(vec![name("m"), name("nobody")]));
+        assert!(case.row("a").warning.is_some(), "another's");
+        case.farm.apply(case.now_ms, Event::Acknowledged(vec![name("a")]));
+        assert_eq!((case.row("a").warning, case.state(), case.reason()), (None, state, reason));
+        let again = case.see([knock()]);
+        assert_eq!(again.row("a").warning.map(|warning| warning.requests), Some(1));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 mod names;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -74,22 +74,31 @@ impl Ready {
     }
 }
 
+/// What is shown of the farm.
+pub trait Farm: Send + Sync + 'static {
+    /// As this server knows it itself.
+    fn own(&self) -> Arc<FarmStatus>;
+
+    /// The same, at a member with what the manager says of the others; it may ask.
+    fn whole(&self) -> Pin<Box<dyn Future<Output = Arc<FarmStatus>> + Send + '_>>;
+}
+
 #[derive(Clone)]
 struct Shown {
-    status: watch::Receiver<Arc<FarmStatus>>,
+    farm: Arc<dyn Farm>,
     ready: watch::Receiver<Ready>,
 }
 
 /// `/live`, `/ready` and `/manager`; under `names` also `/status`, `/metrics` and the page at `/`.
-pub fn router(names: Names, status: watch::Receiver<Arc<FarmStatus>>, ready: watch::Receiver<Ready>) -> Router {
+pub fn router(names: Names, farm: Arc<dyn Farm>, ready: watch::Receiver<Ready>) -> Router {
     let for_balancers =
         Router::new().route("/live", get(live)).route("/ready", get(readiness)).route("/manager", get(manager));
     let by_name = Router::new()
         .route("/", get(page))
-        .route("/status", get(farm))
+        .route("/status", get(status))
         .route("/metrics", get(prometheus))
         .route_layer(middleware::from_fn_with_state(Arc::new(names), only_by_name));
-    for_balancers.merge(by_name).layer(middleware::map_response(as_it_is_labelled)).with_state(Shown { status, ready })
+    for_balancers.merge(by_name).layer(middleware::map_response(as_it_is_labelled)).with_state(Shown { farm, ready })
 }
 
 /// Refuses a request under a name that is not this server's: a page in somebody's browser whose name was made to lead here
@@ -174,7 +183,7 @@ async fn readiness(State(shown): State<Shown>) -> Response {
 
 /// 200 at the manager, for balancers that send those who change something there; 503 elsewhere.
 async fn manager(State(shown): State<Shown>) -> Response {
-    let status = shown.status.borrow().clone();
+    let status = shown.farm.own();
     // Before the record is known the status names nobody else.
     let here = status.observer == status.manager && status.record != NO_RECORD;
     let code = if here { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -182,13 +191,12 @@ async fn manager(State(shown): State<Shown>) -> Response {
     (code, [FRESH], Json(document)).into_response()
 }
 
-async fn farm(State(shown): State<Shown>) -> impl IntoResponse {
-    let status = shown.status.borrow().clone();
-    ([FRESH], Json(status))
+async fn status(State(shown): State<Shown>) -> impl IntoResponse {
+    ([FRESH], Json(shown.farm.whole().await))
 }
 
 async fn prometheus(State(shown): State<Shown>) -> impl IntoResponse {
-    let status = shown.status.borrow().clone();
+    let status = shown.farm.own();
     ([FRESH, (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&status))
 }
 

@@ -19,6 +19,17 @@ struct Served {
     task: JoinHandle<()>,
 }
 
+/// Knows the whole of it itself.
+impl Farm for watch::Receiver<Arc<FarmStatus>> {
+    fn own(&self) -> Arc<FarmStatus> {
+        self.borrow().clone()
+    }
+
+    fn whole(&self) -> Pin<Box<dyn Future<Output = Arc<FarmStatus>> + Send + '_>> {
+        Box::pin(std::future::ready(self.own()))
+    }
+}
+
 async fn served() -> Served {
     let (status, status_seen) = watch::channel(Arc::new(farm(vec![server("web1", State::InSync, 42)])));
     let (ready, ready_seen) = watch::channel(Ready::no("not in sync yet"));
@@ -26,7 +37,7 @@ async fn served() -> Served {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move { drop(stopped.await) };
-    let task = tokio::spawn(serve(listener, router(Names::new(["farm"]), status_seen, ready_seen), shutdown));
+    let task = tokio::spawn(serve(listener, router(Names::new(["farm"]), Arc::new(status_seen), ready_seen), shutdown));
     Served { address, status, ready, stop, task }
 }
 

@@ -25,9 +25,8 @@ impl Look {
 }
 
 /// The order in which states are counted in the summary.
-const STATES: [State; 15] = [
+const STATES: [State; 14] = [
     State::InSync,
-    State::Warning,
     State::GroupChange,
     State::Updating,
     State::Syncing,
@@ -181,18 +180,12 @@ fn note(server: &ServerStatus) -> String {
         return text::progress(progress);
     }
     match (server.state, server.drift_entries) {
+        (State::InSync, _) if server.warning.is_some() => "warning, see below".to_owned(),
         (State::Drifted, 1) => "1 entry differs".to_owned(),
         (State::Drifted, entries) => format!("{entries} entries differ"),
-        (
-            State::Refused
-            | State::Error
-            | State::Conflict
-            | State::Superseded
-            | State::Unreachable
-            | State::Warning
-            | State::Left,
-            _,
-        ) => "see below".to_owned(),
+        (State::Refused | State::Error | State::Conflict | State::Superseded | State::Unreachable | State::Left, _) => {
+            "see below".to_owned()
+        }
         (
             State::InSync
             | State::GroupChange
@@ -224,6 +217,7 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
             lines.push(format!("{} · {}: {}", server.name, server.state.word(), plain(reason)));
         }
     }
+    lines.extend(status.servers.iter().filter_map(|server| warned(status, server)));
     lines.extend(status.servers.iter().flat_map(|server| unreached(status, server)));
     for server in &status.servers {
         if let Some(newest) = server.kept.first() {
@@ -248,9 +242,30 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
         lines.extend(set.notices.iter().map(|notice| format!("set {}: {}", set.name, plain(notice))));
     }
     if status.observer != status.manager {
-        lines.push(format!("as {} knows it; the manager, {}, knows more", status.observer, status.manager));
+        let (observer, manager) = (&status.observer, &status.manager);
+        lines.push(match status.told_ms {
+            Some(told_ms) => {
+                let when = ago(status.time_ms, told_ms);
+                format!("{observer} as it knows itself, the others as the manager, {manager}, told {when}")
+            }
+            None => format!("as {observer} knows it; the manager, {manager}, knows more and has not told it"),
+        });
     }
     lines
+}
+
+/// That requests came to it from outside the group.
+fn warned(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
+    let warning = server.warning.as_ref()?;
+    let (name, when) = (&server.name, ago(status.time_ms, warning.time_ms));
+    let count = match warning.requests {
+        0 | 1 => "a request came from outside the group".to_owned(),
+        more => format!("{more} requests came from outside the group, the last"),
+    };
+    let what = plain(&warning.what);
+    Some(format!(
+        "{name} · warning: {count} ({when}): {what}; once it is explained: `bellwether server acknowledge {name}`"
+    ))
 }
 
 /// Balancers that a server could not drive, whether it has to now or as the next manager.

@@ -27,6 +27,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         kept: Vec::new(),
         verified: None,
         balancers: Vec::new(),
+        warning: None,
     }
 }
 
@@ -46,6 +47,7 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         unpublished: None,
         sets: vec![SetStatus { name: "nginx".parse().unwrap(), entries: 61, notices: Vec::new() }],
         servers,
+        told_ms: None,
     }
 }
 
@@ -105,6 +107,21 @@ fn colour_changes_nothing_but_the_states() {
     assert!(shown.contains("\u{1b}[31m● unreachable\u{1b}[0m"), "{shown}");
     assert_eq!(shown.matches('\u{1b}').count(), 2 * 6);
     assert!(!render(&six(), Look::PLAIN).contains('\u{1b}'));
+}
+
+#[test]
+fn a_warning_stands_beside_the_state_and_a_members_word_says_whose_it_is() {
+    let mut status = six();
+    status.servers[1].warning =
+        Some(bellwether_proto::status::Warning { what: "x\u{1b} asked".into(), time_ms: 40_000, requests: 3 });
+    let shown = render(&status, Look::PLAIN);
+    assert!(shown.contains("web1    member    in sync") && shown.contains("warning, see below"), "{shown}");
+    let line = "web1 · warning: 3 requests came from outside the group, the last (60 s ago): x\\u{1b} asked; once it is \
+                explained: `bellwether server acknowledge web1`";
+    assert!(shown.contains(line), "{shown}");
+    (status.observer, status.told_ms) = ("web1".parse().unwrap(), Some(97_000));
+    let shown = render(&status, Look::PLAIN);
+    assert!(shown.contains("web1 as it knows itself, the others as the manager, m, told 3 s ago"), "{shown}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bellwether_proto::{
     name::BalancerName,
     record::{Role, Server, Version},
     revision::Number,
-    status::{Observation, Progress, Reach, State, Verified},
+    status::{Observation, Progress, Reach, State, Verified, Warning},
 };
 
 use super::heads::Heads;
@@ -64,7 +64,7 @@ pub(super) struct Known {
     /// The group record that it has said to hold, since it was last reached.
     record: Option<Version>,
     /// Who asked it from outside the group, and when.
-    knock: Option<(u64, String)>,
+    knock: Option<Warning>,
     balancers: Vec<Reach>,
     /// A balancer that had to be told again that it is drained, and when.
     drained_again: Option<(u64, BalancerName)>,
@@ -138,6 +138,11 @@ impl Known {
         self.fenced.take_if(|(state, _)| *state == State::Conflict);
     }
 
+    /// Somebody has looked at who asked it from outside the group.
+    pub(super) fn acknowledge(&mut self) {
+        self.knock = None;
+    }
+
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
         use Observation as O;
         if matches!(observation, O::Reached { .. }) {
@@ -161,7 +166,8 @@ impl Known {
             | O::Alive => self.seen_ms = Some(now_ms),
             O::Knocked(ref who) => {
                 self.seen_ms = Some(now_ms);
-                self.knock = Some((now_ms, who.clone()));
+                let before = self.knock.take().map_or(0, |knock| knock.requests);
+                self.knock = Some(Warning { what: who.clone(), time_ms: now_ms, requests: before.saturating_add(1) });
             }
         }
         self.phase = self.step(now_ms, observation);

@@ -11,8 +11,10 @@ use super::{Known, Phase};
 
 /// The program's version: its crates have one.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
-/// For how long a request from outside the group is warned of, in milliseconds.
-const WARNED_MS: u64 = 600_000;
+/// For how long it is news that a balancer had forgotten something, in milliseconds.
+const NEWS_MS: u64 = 600_000;
+/// For how long a request from outside the group is warned of where nobody acknowledges it, in milliseconds.
+const WARNED_MS: u64 = 24 * 3_600_000;
 /// For how long revisions that are lost are named, in milliseconds; the group's log keeps them.
 const LOST_MS: u64 = 24 * 3_600_000;
 
@@ -33,6 +35,7 @@ impl Known {
         let (state, reason) = self.state(name, revision, view);
         let reason = reason.or_else(|| self.forgotten(view)).or_else(|| self.lost(view));
         let lag_revisions = match (self.role, view.head) {
+            _ if state == State::Unknown => 0,
             (Role::Member, Some(head)) => head.sequence.saturating_sub(revision.map_or(0, |at| at.sequence)),
             (Role::Member, None) | (Role::Manager | Role::Disabled, _) => 0,
         };
@@ -43,7 +46,10 @@ impl Known {
             state,
             revision,
             lag_revisions,
-            lag_ms: self.behind.map_or(0, |behind| view.now_ms.saturating_sub(behind.since_ms)),
+            lag_ms: self
+                .behind
+                .filter(|_| state != State::Unknown)
+                .map_or(0, |behind| view.now_ms.saturating_sub(behind.since_ms)),
             reason,
             drift: self.drift.clone(),
             drift_entries: self.drift_entries,
@@ -55,12 +61,13 @@ impl Known {
             kept: self.kept.clone(),
             verified: self.verified.clone(),
             balancers: self.balancers.clone(),
+            warning: self.knock.clone().filter(|knock| view.now_ms < knock.time_ms.saturating_add(WARNED_MS)),
         }
     }
 
     /// That a balancer had forgotten that it is drained: while it is news.
     fn forgotten(&self, view: &View<'_>) -> Option<String> {
-        let (_, balancer) = self.drained_again.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + WARNED_MS)?;
+        let (_, balancer) = self.drained_again.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + NEWS_MS)?;
         Some(format!(
             "balancer {balancer} had forgotten that it is drained (was it restarted?) and was told again; a server-state \
              file keeps that from happening: docs/balancers.md"
@@ -130,9 +137,6 @@ impl Known {
         }
         if let Some(reason) = self.lacks_record(view) {
             return (State::GroupChange, Some(reason));
-        }
-        if let Some((_, who)) = self.knock.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + WARNED_MS) {
-            return (State::Warning, Some(format!("a request came from outside the group: {who}")));
         }
         (State::InSync, None)
     }
