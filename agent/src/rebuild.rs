@@ -9,6 +9,7 @@ use bellwether_manager::{
     rebuild::{self, Kept, Rebuild, RebuildError, Rebuilt},
 };
 use bellwether_proto::{
+    advice::{Advice, Advise},
     key::KeyPair,
     name::{ServerName, SetName},
     record::Server,
@@ -33,12 +34,23 @@ pub(crate) struct Ground {
 /// Why the group is not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("this server is not the manager; run it there, at {manager} ({address}); nothing was changed")]
+    #[error("this server is not the manager")]
     NotManager { manager: ServerName, address: String },
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
     #[error("the agent is stopping")]
     Stopping(#[from] tokio::task::JoinError),
+}
+
+impl Advise for Refused {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::NotManager { manager, address } => {
+                Some(Advice::run(&format!("at {manager} ({address})"), "bellwether group rebuild"))
+            }
+            Self::Rebuild(_) | Self::Stopping(_) => None,
+        }
+    }
 }
 
 /// What was found before.

@@ -264,9 +264,10 @@ impl Roles {
             BeginError::Halted(halt) | BeginError::Start(StartError::WentBack(halt)) => self.halt(*halt).await,
             error if self.halted => {
                 let cause = chain(&error);
-                let out =
-                    if cause.contains("group rebuild") { "" } else { "; rebuild the group: bellwether group rebuild" };
-                format!("this manager cannot lead: {cause}; nothing is published, changed or sent{out}")
+                format!(
+                    "this manager cannot lead: {cause}; nothing is published, changed or sent; rebuild the group: \
+                     bellwether group rebuild"
+                )
             }
             error => format!("its role cannot begin: {}; it is tried again by itself", chain(&error)),
         };

@@ -90,15 +90,13 @@ pub enum StartError {
     #[error("the manager of this group is {0}, not this server")]
     NotManager(ServerName),
     /// There is no revision.
-    #[error("{0} holds no revision of this group; rebuild the group: bellwether group rebuild")]
+    #[error("{0} holds no revision of this group")]
     NoRevision(PathBuf),
     /// What is kept is not what was signed.
-    #[error(
-        "revision {0} in the history is damaged: its entries do not give its root; rebuild the group: bellwether group rebuild"
-    )]
+    #[error("revision {0} in the history is damaged: its entries do not give its root")]
     Damaged(Number),
     /// A revision that is newer than what can be used.
-    #[error("{path}, a revision in the history, cannot be used ({why}); rebuild the group: bellwether group rebuild")]
+    #[error("{path}, a revision in the history, cannot be used ({why})")]
     LeftOut {
         /// Its file.
         path: PathBuf,
