@@ -144,7 +144,7 @@ fn output_that_cannot_be_written_is_a_failure() {
         &["drift", "show"],
         &["--help"],
         &["--version"],
-        &["help", "status"],
+        &["status", "--help"],
     ] {
         let (code, stderr) = full(farm.manager().prepared(arguments));
         assert_eq!(code, Some(1), "{arguments:?}: {stderr}");
