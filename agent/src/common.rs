@@ -121,6 +121,17 @@ impl Common {
         .await
     }
 
+    /// Awaits one answer of a wait that `--timeout` bounds as a whole: an agent that runs says something every few seconds.
+    ///
+    /// # Errors
+    /// As [`Common::read`]; timed out only where there is no `--timeout`.
+    pub async fn next<T>(&self, answer: impl Future<Output = Result<T, Status>>) -> Result<T, CommandError> {
+        match self.timeout {
+            Some(_) => answer.await.map_err(Into::into),
+            None => self.read(answer).await,
+        }
+    }
+
     /// Awaits the same of several answers, or of one whose errors are told already.
     ///
     /// # Errors

@@ -129,7 +129,8 @@ mod tests {
     #[tokio::test]
     async fn it_ends_when_nothing_is_heard() {
         let (mut far, near) = duplex(8);
-        let mut placed = Placed::new(near, places().admit(()), Some(Duration::from_millis(20)));
+        let mut places = places();
+        let mut placed = Placed::new(near, places.admit(()), Some(Duration::from_millis(20)));
         far.write_all(b"x").await.expect("written");
         let mut byte = [0];
         placed.read_exact(&mut byte).await.expect("what came is read");

@@ -95,10 +95,10 @@ async fn follow<T>(
     waiting_for: &mut String,
 ) -> Result<T, CommandError> {
     let request = WatchRequest { follow: true, interval_ms: INTERVAL_MS };
-    let mut replies = common.read(client.status(request)).await?.into_inner();
+    let mut replies = common.next(client.status(request)).await?.into_inner();
     let progress = Progress::begin("waiting");
     loop {
-        match rule(&decode(common.read(replies.message()).await?)?) {
+        match rule(&decode(common.next(replies.message()).await?)?) {
             Ok(found) => return Ok(found),
             Err(what) => {
                 progress.now(format!("waiting for {what}"));
