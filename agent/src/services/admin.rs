@@ -273,11 +273,11 @@ async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<R
 
 /// What the manager knows of the farm; a member that cannot ask it shows what it knows itself.
 async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
-    if let Standing::Member(following) = agent.standing() {
-        if let Some(json) = agent.ask_managers_word(&following).await {
-            agent.told.heard(&json);
-            return Ok(v1::StatusReply { json });
-        }
+    if let Standing::Member(following) = agent.standing()
+        && let Some(json) = agent.ask_managers_word(&following).await
+    {
+        agent.told.heard(&json);
+        return Ok(v1::StatusReply { json });
     }
     let status = agent.told.added_to(agent.farm.borrow().clone());
     let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
