@@ -40,6 +40,7 @@ fn no_name_or_message_steers_the_terminal() {
     let said = |server: &Server, arguments: &[&str]| harmless(server.command(arguments));
     said(farm.manager(), &["put", &at, "--message", HOSTILE]).success();
     farm.wait_same(farm.member(1));
+    farm.wait_in_sync();
     // A line of text, an edit on the member, and what commands make of them.
     farm.member(1).write(&name, format!("two {HOSTILE}\n"));
     farm.wait_server(farm.member(1), "its edit is seen", |server| server.drift_entries > 0);
