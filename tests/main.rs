@@ -12,6 +12,7 @@ mod chaos;
 mod crashes;
 mod demo;
 mod drift;
+mod emptying;
 mod farm;
 mod fencing;
 mod forming;

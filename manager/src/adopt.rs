@@ -2,7 +2,7 @@
 //! what was edited. They are put into the sets here by a journalled switch, as a member takes a revision; the publisher
 //! calls this and publishes at once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use bellwether_proto::{
     entry::{Chunk, Entry, EntryPath, Kind},
@@ -17,7 +17,12 @@ use bellwether_store::{
 };
 use bytes::Bytes;
 
-use crate::{head::Head, publish::PublishError, shared::Shared};
+use crate::{
+    head::Head,
+    publish::PublishError,
+    safety::{By, Fright, Step},
+    shared::Shared,
+};
 
 /// The name of recovery points that this makes.
 const LABEL: &str = "kept";
@@ -41,6 +46,8 @@ pub struct Adopt {
     pub message: String,
     /// Only say what would become a revision.
     pub dry_run: bool,
+    /// A person says that it is meant, although most of a set is gone then.
+    pub accept: bool,
 }
 
 /// What came of it.
@@ -79,6 +86,9 @@ pub enum AdoptError {
         "the edits do not fit what the manager has ({0}); nothing was changed; keep the directories that they are in, too"
     )]
     Unfit(String),
+    /// Most of a set would be gone.
+    #[error("refused: with these edits, {0}; nothing was changed; if that is meant: bellwether drift keep --accept")]
+    Frightening(Fright),
     /// The sets cannot be read here.
     #[error("nothing was changed: the manager's sets cannot be read")]
     Scan(#[from] ScanError),
@@ -106,6 +116,12 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     let edits = due(&edited, &head.tree, &adopt.edits)?;
     let adopted = Adopted { revision: None, count: edits.len() as u64, first: lines(&edits, &head.tree) };
     let target = head.tree.apply(edits.clone()).map_err(|e| AdoptError::Unfit(e.to_string()))?;
+    let mut step = Step::new(&head.tree, &target, &edits);
+    if !adopt.accept
+        && let Some(fright) = shared.guard().judge(&mut step, &target, By::Anybody, Instant::now())
+    {
+        return Err(AdoptError::Frightening(fright));
+    }
     if adopt.dry_run || edits.is_empty() {
         return Ok(Made { look: None, adopted });
     }

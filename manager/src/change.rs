@@ -9,7 +9,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bellwether_proto::{
@@ -26,11 +26,16 @@ use bellwether_store::{
     beneath::Root,
     durable,
     scan::{Depth, Excludes, Look, ScanError, Source},
+    tree::{Change, Edit},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::io::Errno;
 
-use crate::{publish::PublishError, shared::Shared};
+use crate::{
+    publish::PublishError,
+    safety::{By, Fright, Step},
+    shared::Shared,
+};
 
 /// What is asked, checked.
 #[derive(Debug, Clone)]
@@ -41,6 +46,8 @@ pub(crate) struct Asked {
     pub(crate) what: What,
     pub(crate) author: String,
     pub(crate) message: String,
+    /// A person says that it is meant, although most of the set is gone then.
+    pub(crate) accept: bool,
 }
 
 /// What the caller believes is there.
@@ -106,6 +113,16 @@ pub enum ChangeError {
     /// There are edits that are not a revision.
     #[error("there are edits at the manager that are not published ({0}); nothing was changed; publish them first")]
     Unpublished(String),
+    /// Most of the set would be gone.
+    #[error("refused: with this, {fright}; nothing was changed; if that is meant: bellwether rm --accept {set}:{path}")]
+    Frightening {
+        /// What would be gone.
+        fright: Fright,
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+    },
     /// The set's patterns.
     #[error("nothing was changed: the rules of the set cannot be used")]
     Rules(#[from] ScanError),
@@ -158,7 +175,8 @@ impl TryFrom<v1::ChangeRequest> for Asked {
             )));
         }
         check_message(&wire.message)?;
-        Ok(Self { set: wire.set.parse()?, path, expected, what, author: wire.author, message: wire.message })
+        let (author, message, accept) = (wire.author, wire.message, wire.accept);
+        Ok(Self { set: wire.set.parse()?, path, expected, what, author, message, accept })
     }
 }
 
@@ -184,6 +202,23 @@ impl Made {
     /// The system's.
     pub(crate) fn sync(&self, asked: &Asked) -> Result<(), ChangeError> {
         durable::sync_directory(self.directory.as_fd()).map_err(|e| asked.failed("write", e))
+    }
+}
+
+/// Whether the change may be made: one after the other must not empty a set. Only a removal takes anything away.
+pub(crate) fn judge(shared: &Shared, asked: &Asked) -> Result<(), ChangeError> {
+    if asked.accept || !matches!(asked.what, What::Remove) {
+        return Ok(());
+    }
+    let (set, path) = (asked.set.clone(), asked.path.clone());
+    let head = shared.head.borrow().tree.clone();
+    // What is not there takes nothing away.
+    let Ok(now) = head.edit([(set.clone(), path.clone(), Edit::Remove)]) else { return Ok(()) };
+    let change = Change { set: set.clone(), path: path.clone(), entry: None };
+    let mut step = Step::new(&head, &now, &[change]);
+    match shared.guard().judge(&mut step, &now, By::Name, Instant::now()) {
+        None => Ok(()),
+        Some(fright) => Err(ChangeError::Frightening { fright, set, path }),
     }
 }
 

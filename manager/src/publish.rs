@@ -26,7 +26,7 @@ use bellwether_store::{
 use crate::{
     failpoints, group,
     head::Head,
-    safety::{Fright, frightening},
+    safety::{ACCEPTED, By, Fright, Step},
     shared::{Shared, now_ms, sources},
 };
 
@@ -42,7 +42,7 @@ pub struct Request {
     pub message: String,
     /// Who.
     pub author: String,
-    /// Publish although most files are gone.
+    /// Publish although most files are gone; from then on what is gone counts anew.
     pub accept: bool,
     /// Only say what would be published.
     pub dry_run: bool,
@@ -61,7 +61,7 @@ pub enum PublishError {
     #[error("nothing was published: the history cannot take the revision")]
     History(#[from] HistoryError),
     /// Most files are gone.
-    #[error("{0}")]
+    #[error("publish refused: {0}; no server was changed; if that is meant: bellwether publish --accept")]
     Frightening(Fright),
     /// The record names a set that has no path on this server.
     #[error("nothing was published: set {0} has no path on this server; give it one (--set {0}=PATH) and start again")]
@@ -81,6 +81,17 @@ pub(crate) enum Cause {
     Seen,
     /// A person.
     Asked(Request),
+    /// The same, and what it takes away was judged before it was made.
+    Judged(Request),
+}
+
+impl Cause {
+    fn request(&self) -> Option<&Request> {
+        match self {
+            Self::Seen => None,
+            Self::Asked(request) | Self::Judged(request) => Some(request),
+        }
+    }
 }
 
 /// What came of it.
@@ -136,6 +147,8 @@ pub(crate) struct Prepared {
     notices: Vec<Notice>,
     young: BTreeMap<(SetName, EntryPath), Depth>,
     outcome: Result<Ready, PublishError>,
+    /// A person says that it is meant.
+    accepted: bool,
     began: Instant,
     /// What it was prepared under.
     head: RevisionId,
@@ -154,7 +167,7 @@ enum Ready {
     Same,
     Held(Changes),
     /// A whole pack, on the disk, not yet part of the history.
-    Packed(NewPack, Changes),
+    Packed(NewPack, Changes, Step),
 }
 
 /// Prepares a publish of what `look` finds. `known`: the sets as last scanned.
@@ -188,17 +201,29 @@ pub(crate) fn prepare(
         next.young.append(&mut prepared.young);
         prepared = Prepared { looked: prepared.looked, ..next };
     }
+    prepared.accepted = cause.request().is_some_and(|request| request.accept && !request.dry_run);
     Ok(prepared)
 }
 
 /// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
 pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
-    let Prepared { looked, tree, notices, young, outcome, began, .. } = prepared;
+    let Prepared { looked, tree, notices, young, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
-        Ready::Same => Ok(Outcome::Same),
+        Ready::Same => {
+            if accepted {
+                shared.guard().accept(Arc::new(tree.clone()), Instant::now());
+            }
+            Ok(Outcome::Same)
+        }
         Ready::Held(changes) => Ok(Outcome::Held(changes)),
-        Ready::Packed(pack, changes) => {
+        Ready::Packed(pack, changes, step) => {
             let head = Head::new(keep(shared, pack)?, Arc::new(tree.clone()), began);
+            let (mut guard, now) = (shared.guard(), Instant::now());
+            if accepted {
+                guard.accept(head.tree.clone(), now);
+            } else {
+                guard.note(&step, head.tree.clone(), now);
+            }
             Ok(Outcome::Published(Arc::new(head), changes))
         }
     });
@@ -225,6 +250,7 @@ impl Publishing<'_> {
             notices: scan.notices,
             young: scan.young.into_iter().map(|at| (at, Depth::Entry)).collect(),
             outcome: Ok(Ready::Same),
+            accepted: false,
             began: self.began,
             head: self.head.id(),
             record: self.record.version,
@@ -238,27 +264,25 @@ impl Publishing<'_> {
         }
         let changes = self.head.tree.diff(tree);
         let summary = Changes::of(&changes, &self.head.tree);
-        let asked = match cause {
-            Cause::Seen => None,
-            Cause::Asked(request) => Some(request),
-        };
+        let asked = cause.request();
         if asked.is_some_and(|request| request.dry_run) {
             return Ok(Ready::Held(summary));
         }
-        if !asked.is_some_and(|request| request.accept)
-            && let Some(fright) = frightening(&self.head.tree, tree)
-        {
+        let mut step = Step::new(&self.head.tree, tree, &changes);
+        let judged = matches!(cause, Cause::Judged(_)) || asked.is_some_and(|request| request.accept);
+        if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, By::Anybody, Instant::now()) {
             return Err(PublishError::Frightening(fright));
         }
         if asked.is_none() && self.record.policy.publish == Publish::Manual {
             return Ok(Ready::Held(summary));
         }
         let header = self.header(root, asked);
-        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary))
+        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary, step))
     }
 
     fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> SignedHeader {
         let parent = &self.head.stored.header;
+        let accepted = asked.filter(|request| request.accept);
         let header = Header {
             group: self.record.group,
             number: Number { epoch: self.record.version.epoch, sequence: parent.number().sequence + 1 },
@@ -268,7 +292,7 @@ impl Publishing<'_> {
             time_ms: now_ms(),
             author: asked.map(|request| group::cut(&request.author).to_owned()).unwrap_or_default(),
             message: asked.map(|request| request.message.clone()).unwrap_or_default(),
-            labels: BTreeMap::new(),
+            labels: accepted.map(|_| (ACCEPTED.to_owned(), String::new())).into_iter().collect(),
             root,
         };
         let signed = SignedHeader::sign(header, &self.shared.key);

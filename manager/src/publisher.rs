@@ -129,6 +129,8 @@ enum Work {
     Look(Look),
     /// The same, as a person asked.
     Asked(Look, Request),
+    /// The same, where a person had the change made: it was judged before.
+    Made(Look, Request),
 }
 
 impl Work {
@@ -139,6 +141,7 @@ impl Work {
             Self::Prepared(prepared) => prepared,
             Self::Look(look) => publish::prepare(shared, known, look, &Cause::Seen, began)?,
             Self::Asked(look, request) => publish::prepare(shared, known, look, &Cause::Asked(request), began)?,
+            Self::Made(look, request) => publish::prepare(shared, known, look, &Cause::Judged(request), began)?,
         };
         Ok(publish::commit(shared, prepared))
     }
@@ -151,8 +154,9 @@ fn change(
     asked: &Asked,
     request: Request,
 ) -> Result<Option<Result<Seen, PublishError>>, change::ChangeError> {
+    change::judge(shared, asked)?;
     let Some(made) = change::make(shared, asked)? else { return Ok(None) };
-    let prepared = publish::prepare(shared, known, made.look.clone(), &Cause::Asked(request), Instant::now());
+    let prepared = publish::prepare(shared, known, made.look.clone(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
     made.sync(asked)?;
     Ok(Some(prepared.map(|prepared| publish::commit(shared, prepared))))
@@ -247,7 +251,7 @@ impl Publisher {
         match command {
             Command::Publish(request, answer) => {
                 self.dirty.take();
-                let _ = answer.send(self.asked(Look::Stats, request).await);
+                let _ = answer.send(self.asked(Work::Asked(Look::Stats, request)).await);
             }
             Command::Change(asked, answer) => {
                 let _ = answer.send(self.change(asked).await);
@@ -255,7 +259,7 @@ impl Publisher {
             Command::Hold { answer, over } => {
                 self.dirty.take();
                 let request = Request { dry_run: true, ..Request::default() };
-                let _ = answer.send(self.asked(Look::Stats, request).await);
+                let _ = answer.send(self.asked(Work::Asked(Look::Stats, request)).await);
                 tokio::select! {
                     over = over => if over.is_ok() { stopped(shutdown).await },
                     () = stopped(shutdown) => {}
@@ -267,8 +271,8 @@ impl Publisher {
         }
     }
 
-    async fn asked(&mut self, look: Look, request: Request) -> Result<Published, PublishError> {
-        match self.attempt(Work::Asked(look, request)).await? {
+    async fn asked(&mut self, work: Work) -> Result<Published, PublishError> {
+        match self.attempt(work).await? {
             Outcome::Same => Ok(Published { revision: None, changes: Changes::default() }),
             Outcome::Held(changes) => Ok(Published { revision: None, changes }),
             Outcome::Published(head, changes) => Ok(Published { revision: Some(head.stored.header.clone()), changes }),
@@ -279,9 +283,8 @@ impl Publisher {
         if let Some(why) = &self.unpublished {
             return Err(change::ChangeError::Unpublished(why.clone()));
         }
-        // Who names the file means it: even the removal of a set's only file frightens nobody.
         let (message, author) = (asked.message.clone(), asked.author.clone());
-        let request = Request { message, author, accept: true, dry_run: false };
+        let request = Request { message, author, accept: asked.accept, dry_run: false };
         self.early = None;
         let (shared, known) = (self.shared.clone(), self.known.clone());
         let work = move || change(&shared, &known, &asked, request);
@@ -298,12 +301,12 @@ impl Publisher {
             return Err(AdoptError::Unpublished(why.clone()));
         }
         let (message, author) = (adopt.message.clone(), adopt.author.clone());
-        let request = Request { message, author, accept: true, dry_run: false };
+        let request = Request { message, author, accept: adopt.accept, dry_run: false };
         let (shared, known) = (self.shared.clone(), self.known.clone());
         let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
         let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
         if let Some(look) = look {
-            adopted.revision = self.asked(look, request).await?.revision;
+            adopted.revision = self.asked(Work::Made(look, request)).await?.revision;
         }
         Ok(adopted)
     }

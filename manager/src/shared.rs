@@ -33,6 +33,7 @@ use crate::{
     lost::{self, Known},
     preview::Previews,
     procedure::Board,
+    safety::Guard,
 };
 
 /// The cache of what chunks look like, in the state directory.
@@ -144,6 +145,8 @@ pub(crate) struct Shared {
     informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
     /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
     pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
+    /// What was published within the last hour.
+    guard: std::sync::Mutex<Guard>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
     /// How far each server that is reached has come.
@@ -174,7 +177,7 @@ pub(crate) struct Given {
 }
 
 impl Shared {
-    pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
+    pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History, guard: Guard) -> Self {
         let Given { name, key, sets, state, incarnation, chain, events, dial, timings, .. } = given;
         let Given { board, newer, halt, save_record, .. } = given;
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
@@ -202,6 +205,7 @@ impl Shared {
             records: watch::Sender::default(),
             informed: std::sync::Mutex::default(),
             live: watch::Sender::default(),
+            guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
             followers: watch::Sender::default(),
             newer,
@@ -217,6 +221,11 @@ impl Shared {
             self.followers.send_if_modified(|followers| followers.observe(server, observation));
         }
         let _ = self.events.send(event);
+    }
+
+    /// What was published within the last hour. The publisher alone changes it.
+    pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The document of procedures that each candidate that is reached has taken.

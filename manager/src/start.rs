@@ -35,7 +35,8 @@ use crate::{
     publish::PublishError,
     publisher::{Publisher, Times},
     recognition::Holdings,
-    shared::{Given, Shared, Timings, sources},
+    safety::{ACCEPTED, Guard, WINDOW},
+    shared::{Given, Shared, Timings, now_ms, sources},
     tokens::Tokens,
     watch::{self as watching, Mode, Watched},
 };
@@ -142,6 +143,7 @@ pub enum StartError {
 struct Opened {
     history: History,
     head: Head,
+    guard: Guard,
     tokens: Tokens,
     known: Tree,
     /// Whether what is known may be believed where a file's stat is the same.
@@ -163,7 +165,7 @@ impl Manager {
         let sets = absolute(sets)?;
         let (from, here) = ((state.clone(), sets.clone()), record.clone());
         let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
-        let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
+        let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &seen)?;
         let given = Given {
             name,
@@ -180,7 +182,7 @@ impl Manager {
             halt,
             save_record,
         };
-        let shared = Arc::new(Shared::new(given, record, head, history));
+        let shared = Arc::new(Shared::new(given, record, head, history, guard));
         let begun = shared.clone();
         tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
@@ -252,7 +254,34 @@ fn open(
             (tree.clone(), tree, true)
         }
     };
-    Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
+    let guard = guard(&history, &stored, Arc::new(tree.clone()));
+    Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), guard, history, tokens, known, believed })
+}
+
+/// What was published within the last hour, by the history: from the newest revision on that is older, or that a person
+/// accepted, as far as the history goes back.
+fn guard(history: &History, head: &Arc<Stored>, tree: Arc<Tree>) -> Guard {
+    let (now, now_ms) = (Instant::now(), now_ms());
+    let age = |stored: &Stored| Duration::from_millis(now_ms.saturating_sub(stored.header.header().time_ms));
+    let from = |stored: &Stored| now.checked_sub(age(stored)).unwrap_or(now);
+    let over = |stored: &Stored| age(stored) >= WINDOW || stored.header.header().labels.contains_key(ACCEPTED);
+    let mut before = head;
+    while !over(before)
+        && let Some(parent) = before.header.header().parent.and_then(|parent| history.get(parent))
+    {
+        before = parent;
+    }
+    if before.header.id() == head.header.id() {
+        return Guard::new(tree, from(head));
+    }
+    match history.tree(before.header.id()) {
+        Ok(old) => Guard::resumed((old, from(before)), tree, from(head)),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "what was there an hour ago cannot be read: what is gone counts from now on");
+            Guard::new(tree, from(head))
+        }
+    }
 }
 
 /// The sequence that a pack's file name begins with.

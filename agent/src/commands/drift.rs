@@ -49,6 +49,9 @@ enum What {
         /// Why
         #[arg(long, short, default_value = "")]
         message: String,
+        /// Although with them most of a set is gone
+        #[arg(long)]
+        accept: bool,
         /// Show what would be done
         #[arg(long)]
         dry_run: bool,
@@ -76,9 +79,9 @@ enum What {
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::Show { servers } => show(common, &servers).await,
-        What::Keep { name, paths, message, dry_run, wait } => {
-            let request =
-                KeepRequest { server: name.to_string(), places: places(&paths)?, author: author(), message, dry_run };
+        What::Keep { name, paths, message, accept, dry_run, wait } => {
+            let (server, places, author) = (name.to_string(), places(&paths)?, author());
+            let request = KeepRequest { server, places, author, message, dry_run, accept };
             keep(common, request, wait).await
         }
         What::Revert { name, paths, dry_run } => {

@@ -79,6 +79,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         change: Some(Change::Put(FileContent { data: after.into(), mode: None })),
         author: author(),
         message: args.options.message,
+        accept: false,
     };
     match change::run(common, &target, request, change::Becomes::File(hash), false, args.options.wait).await {
         Ok(()) => {

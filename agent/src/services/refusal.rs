@@ -121,6 +121,7 @@ impl Refusal for ChangeError {
             | Self::Conflict { .. }
             | Self::Held { .. }
             | Self::Unpublished(_)
+            | Self::Frightening { .. }
             | Self::Rules(_) => Code::FailedPrecondition,
         }
     }
@@ -129,9 +130,12 @@ impl Refusal for ChangeError {
 impl Refusal for AdoptError {
     fn code(&self) -> Code {
         match self {
-            Self::Conflict(_) | Self::Unpublished(_) | Self::Unknown(_) | Self::Unfit(_) | Self::Refused(_) => {
-                Code::FailedPrecondition
-            }
+            Self::Conflict(_)
+            | Self::Unpublished(_)
+            | Self::Unknown(_)
+            | Self::Unfit(_)
+            | Self::Frightening(_)
+            | Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
         }

@@ -47,6 +47,7 @@ fn request(path: &str, change: v1::change_request::Change, expected: Option<&[u8
         change: Some(change),
         author: String::new(),
         message: String::new(),
+        accept: false,
     }
 }
 

@@ -21,6 +21,7 @@ fn put(path: &str, data: &str, expected: Option<&[u8]>) -> v1::ChangeRequest {
         change: Some(change_request::Change::Put(content)),
         author: "me".into(),
         message: "why".into(),
+        accept: false,
     }
 }
 
