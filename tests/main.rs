@@ -25,6 +25,7 @@ mod lag;
 mod maintenance;
 mod membership;
 mod partitions;
+mod places;
 mod promotion;
 mod real_trees;
 mod recovery;

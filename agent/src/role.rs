@@ -155,7 +155,13 @@ impl BeginError {
             Self::Halted(_) => true,
             Self::Start(S::NoRevision(_) | S::Damaged(_) | S::LeftOut { .. } | S::WentBack(_) | S::History(_)) => true,
             Self::Start(
-                S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping,
+                S::NotManager(_)
+                | S::Epoch { .. }
+                | S::Tokens(_)
+                | S::Roots(_)
+                | S::Path { .. }
+                | S::Recovery(_)
+                | S::Stopping,
             ) => false,
             Self::Open(_) | Self::State(_) | Self::Reform(_) | Self::Stopping(_) => false,
         }
@@ -432,7 +438,7 @@ impl Roles {
             seen: seen.clone(),
             incarnation: *incarnation,
         };
-        let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
+        let mut member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
         self.tell_superseded();
         let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
         let thread = tokio::task::spawn_blocking(move || member.run(received));

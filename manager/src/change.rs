@@ -24,7 +24,7 @@ use bellwether_proto::{
 use bellwether_store::{
     attributes,
     beneath::Root,
-    durable,
+    durable, root,
     scan::{Depth, Excludes, Look, ScanError, Source},
     tree::{Change, Edit},
 };
@@ -109,6 +109,16 @@ pub enum ChangeError {
         path: EntryPath,
         /// a directory, behind a symbolic link …
         what: &'static str,
+    },
+    /// The set's directory is another place than before.
+    #[error(
+        "{elsewhere}; nothing was changed in set {set}; mount again what was there, or: bellwether publish --accept"
+    )]
+    Elsewhere {
+        /// The set.
+        set: SetName,
+        /// How it is another one.
+        elsewhere: root::Elsewhere,
     },
     /// There are edits that are not a revision.
     #[error("there are edits at the manager that are not published ({0}); nothing was changed; publish them first")]
@@ -233,7 +243,7 @@ fn make_in(source: &Source, asked: &Asked) -> Result<Option<Made>, ChangeError> 
     if Excludes::new(&source.rules)?.excluded(&asked.path, false) {
         return Err(ChangeError::Excluded { set: asked.set.clone(), path: asked.path.clone() });
     }
-    let root = Root::open(&source.path).map_err(|e| asked.failed("open", e))?;
+    let root = source.open().map_err(|e| asked.failed("open", e))?;
     let before = asked.current(&root)?;
     asked.check(before.as_ref())?;
     let (parent, name) = asked.path.split().ok_or_else(|| Malformed::new("the root of a set is not a file"))?;
@@ -284,6 +294,9 @@ impl Current {
 impl Asked {
     fn failed(&self, action: &'static str, source: io::Error) -> ChangeError {
         let (set, path) = (self.set.clone(), self.path.clone());
+        if let Some(elsewhere) = root::elsewhere(&source) {
+            return ChangeError::Elsewhere { set, elsewhere: elsewhere.clone() };
+        }
         let held = |what| ChangeError::Held { set: set.clone(), path: path.clone(), what };
         match Errno::from_io_error(&source) {
             Some(Errno::LOOP) => held("a symbolic link, or behind one, which is not followed"),

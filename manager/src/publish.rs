@@ -183,9 +183,12 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, PublishError> {
     let record = shared.record.borrow().clone();
     let (head, record) = (shared.head.borrow().clone(), record.record());
-    let sources = sources(record, &shared.sets);
+    let sources = shared.roots.guard(sources(record, &shared.sets));
     if let Some(lost) = record.policy.sets.iter().find(|rules| sources.iter().all(|s| s.rules.name != rules.name)) {
         return Err(PublishError::NoPath(lost.name.clone()));
+    }
+    if matches!(cause, Cause::Asked(Request { accept: true, dry_run: false, .. })) {
+        shared.roots.accept();
     }
     let publishing = Publishing { shared, record, head: &head, sources: &sources, began };
     let mut prepared = publishing.look(known, &look)?;
@@ -352,7 +355,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
     let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
     let path = |rules: &Arc<SetRules>| {
         let (_, path) = shared.sets.iter().find(|(name, _)| *name == rules.name)?;
-        Some(Source { rules: rules.clone(), path: path.clone() })
+        Some(Source::new(rules.clone(), path.clone()))
     };
     let empty = Tree::empty(rules.iter().cloned());
     let contents = Contents {
@@ -361,7 +364,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         parent: &empty,
         rules: &rules,
         changes: &empty.diff(&head.tree),
-        sources: &rules.iter().filter_map(path).collect::<Vec<_>>(),
+        sources: &shared.roots.guard(rules.iter().filter_map(path).collect()),
         codec: record.record().policy.codec,
         outlines: shared.outlines.as_ref(),
     };

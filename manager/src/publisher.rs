@@ -33,7 +33,7 @@ use crate::{
     publish::{self, Cause, Changes, Outcome, Prepared, PublishError, Request, Seen},
     quiet::Burst,
     shared::Shared,
-    watch::Mode,
+    watch::{Modes, Rescans},
 };
 
 /// Until a publish that failed is tried again: at first, and at most.
@@ -75,7 +75,9 @@ pub(crate) struct Publisher {
     pub(crate) dirty: Arc<Dirty>,
     /// The sets as last scanned.
     pub(crate) known: Tree,
-    pub(crate) mode: watch::Receiver<Mode>,
+    pub(crate) modes: watch::Receiver<Modes>,
+    /// Told of what a rescan finds.
+    pub(crate) rescans: Rescans,
     pub(crate) notices: BTreeSet<Notice>,
     /// What the monitor was told of unpublished edits.
     pub(crate) unpublished: Option<String>,
@@ -167,7 +169,7 @@ impl Publisher {
         let mut record = self.shared.record.subscribe();
         let mut policy = policy_of(&self.shared);
         // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
-        let armed = async { drop(self.mode.wait_for(|mode| *mode != Mode::Starting).await) };
+        let armed = async { drop(self.modes.wait_for(Modes::are_known).await) };
         tokio::select! {
             () = armed => {}
             () = stopped(&mut shutdown) => return,
@@ -239,8 +241,11 @@ impl Publisher {
                 self.round(Work::Look(look)).await;
             }
         } else if self.times.rescan <= now {
-            self.dirty.take();
+            let (told, before) = (self.dirty.take().is_some(), self.known.clone());
             self.round(Work::Look(Look::Stats)).await;
+            if !told {
+                self.rescans.found(&before, &self.known);
+            }
             self.save().await;
         } else if self.times.base.is_some_and(|at| at <= now) {
             self.base().await;
@@ -349,10 +354,8 @@ impl Publisher {
 
     fn rescan_in(&self) -> Duration {
         let timings = &self.shared.timings;
-        let interval = match *self.mode.borrow() {
-            Mode::Rescans(_) => timings.rescan_unwatched,
-            Mode::Starting | Mode::Events => timings.rescan,
-        };
+        let often = self.modes.borrow().need_rescans();
+        let interval = if often { timings.rescan_unwatched } else { timings.rescan };
         // Up to a tenth later, so that machines started together do not scan together.
         interval + interval / 10 * ((RandomState::new().hash_one(0) % 100) as u32) / 100
     }
@@ -440,6 +443,8 @@ impl Publisher {
         }
         let status = |set: &SetTree| SetStatus {
             name: set.rules.name.clone(),
+            // The monitor knows.
+            watching: String::new(),
             entries: Tree::new(vec![set.clone()]).entries(),
             notices: self.notices_of(set),
         };
@@ -471,7 +476,15 @@ impl Publisher {
     /// Saves what is known, so that the next start need not read every file again. Losing it costs that, nothing more.
     async fn save(&self) {
         let (path, known) = (self.shared.state.join("index"), self.known.clone());
-        let saved = tokio::task::spawn_blocking(move || index::save(&path, &known)).await;
+        let roots = self.shared.roots.clone();
+        let save = move || {
+            if let Err(error) = roots.save() {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "what is known of the sets' directories was not saved");
+            }
+            index::save(&path, &known)
+        };
+        let saved = tokio::task::spawn_blocking(save).await;
         if let Ok(Err(error)) = saved {
             tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
         }

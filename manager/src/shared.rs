@@ -18,6 +18,7 @@ use bellwether_proto::{
 use bellwether_store::{
     history::{History, HistoryError},
     pack::Outlines,
+    root::Roots,
     scan::Source,
     state_file::StateFileError,
 };
@@ -145,6 +146,8 @@ pub(crate) struct Shared {
     informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
     /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
     pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
+    /// What is known of the sets' directories.
+    pub(crate) roots: Roots,
     /// What was published within the last hour.
     guard: std::sync::Mutex<Guard>,
     /// A lane needs a base of the head.
@@ -164,6 +167,7 @@ pub(crate) struct Given {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
     pub(crate) sets: Vec<(SetName, PathBuf)>,
+    pub(crate) roots: Roots,
     pub(crate) state: PathBuf,
     pub(crate) incarnation: u64,
     pub(crate) chain: Vec<SignedRecord>,
@@ -179,7 +183,7 @@ pub(crate) struct Given {
 impl Shared {
     pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History, guard: Guard) -> Self {
         let Given { name, key, sets, state, incarnation, chain, events, dial, timings, .. } = given;
-        let Given { board, newer, halt, save_record, .. } = given;
+        let Given { board, newer, halt, save_record, roots, .. } = given;
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
@@ -205,6 +209,7 @@ impl Shared {
             records: watch::Sender::default(),
             informed: std::sync::Mutex::default(),
             live: watch::Sender::default(),
+            roots,
             guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
             followers: watch::Sender::default(),
@@ -266,7 +271,7 @@ impl Shared {
 
     /// The sets of the record on this server, under its rules.
     pub(crate) fn sources(&self) -> Vec<Source> {
-        sources(self.record.borrow().record(), &self.sets)
+        self.roots.guard(sources(self.record.borrow().record(), &self.sets))
     }
 
     /// Changes the record: one at a time; signed and durable before any server sees it or this returns.
@@ -298,7 +303,7 @@ impl Shared {
 pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Source> {
     let source = |rules: &SetRules| {
         let (_, path) = sets.iter().find(|(name, _)| *name == rules.name)?;
-        Some(Source { rules: Arc::new(rules.clone()), path: path.clone() })
+        Some(Source::new(Arc::new(rules.clone()), path.clone()))
     };
     record.policy.sets.iter().filter_map(source).collect()
 }

@@ -18,6 +18,7 @@ use bellwether_store::{
     apply::{Failed, Site},
     history::{History, HistoryError, LeftOut, Stored},
     index,
+    root::Roots,
     state_file::{self, StateFileError},
     tree::Tree,
 };
@@ -38,7 +39,7 @@ use crate::{
     safety::{ACCEPTED, Guard, WINDOW},
     shared::{Given, Shared, Timings, now_ms, sources},
     tokens::Tokens,
-    watch::{self as watching, Mode, Watched},
+    watch::{self as watching, Modes, Rescans, Watched},
 };
 
 /// The tokens' file in the state directory.
@@ -126,6 +127,9 @@ pub enum StartError {
     /// A state file cannot be used.
     #[error("the tokens cannot be read")]
     Tokens(#[from] StateFileError),
+    /// What is known of the sets' directories.
+    #[error("what is known of the sets' directories cannot be read")]
+    Roots(#[source] StateFileError),
     /// A set's path.
     #[error("the path of set {set} cannot be used")]
     Path {
@@ -163,14 +167,16 @@ impl Manager {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
         let sets = absolute(sets)?;
-        let (from, here) = ((state.clone(), sets.clone()), record.clone());
-        let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
+        let roots = Roots::open(&state, sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
+        let (from, here) = ((state.clone(), sets.clone(), roots.clone()), record.clone());
+        let opened = tokio::task::spawn_blocking(move || open(&from.0, (&from.1, &from.2), &here, at)).await;
         let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &seen)?;
         let given = Given {
             name,
             key,
             sets,
+            roots,
             state,
             incarnation,
             chain,
@@ -225,13 +231,13 @@ pub(crate) fn holdings<'a>(history: &History, head: Number, has: &'a dyn Fn(Revi
 
 fn open(
     state: &std::path::Path,
-    sets: &[(SetName, PathBuf)],
+    (sets, roots): (&[(SetName, PathBuf)], &Roots),
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
-    let site = Site { sources: sources(record.record(), sets), state: state.to_owned() };
+    let site = Site { sources: roots.guard(sources(record.record(), sets)), state: state.to_owned() };
     let at = adopt::recover(&site, at, &history)?.or(at);
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
     // A pack that is newer than what the sets hold was refused here, or not switched to.
@@ -312,24 +318,26 @@ fn run(
 ) -> Manager {
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
-    let (mode, watched) = watch::channel(Mode::Starting);
+    let (modes, watched) = watch::channel(Modes::default());
+    let (rescans, found, links) = Rescans::new();
     let dirty = Arc::new(Dirty::default());
     let full: Duration = shared.timings.full_hash;
     let publisher = Publisher {
         shared: shared.clone(),
         dirty: dirty.clone(),
         known,
-        mode: watched,
+        modes: watched,
+        rescans,
         notices: BTreeSet::new(),
         unpublished: None,
         failures: 0,
         early: None,
         times: Times::new(Instant::now(), !believed, full),
     };
-    let to_watch =
-        Watched { record: shared.record.subscribe(), sets: shared.sets.clone(), events: shared.events.clone() };
+    let (record, sets, events) = (shared.record.subscribe(), shared.sets.clone(), shared.events.clone());
+    let to_watch = Watched { record, sets, events, found, links };
     let tasks = vec![
-        ("watch", tokio::spawn(watching::run(to_watch, dirty, mode, shutdown.clone()))),
+        ("watch", tokio::spawn(watching::run(to_watch, dirty, modes, shutdown.clone()))),
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
         ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
     ];

@@ -65,6 +65,13 @@ pub(crate) fn render(status: &FarmStatus) -> String {
         "When the server was last heard of, in seconds since 1970.",
         |server| server.seen_ms.map(|ms| ms as f64 / 1e3),
     );
+    page.family(
+        "bellwether_set_events",
+        "1 where events tell of every change in the set, 0 where it is rescanned, too.",
+    );
+    for set in &status.sets {
+        page.sample("bellwether_set_events", &[("set", set.name.as_str())], u8::from(set.watching == "events"));
+    }
     let name = "bellwether_balancer_reachable";
     page.family(
         name,

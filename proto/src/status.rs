@@ -1,5 +1,7 @@
 //! What is known of the farm: the document behind `status --json`, the monitor and the page.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -158,6 +160,8 @@ pub struct SetStatus {
     pub name: SetName,
     /// Entries in the head revision.
     pub entries: u64,
+    /// How changes are noticed at the manager: `events`, or why (also) by rescanning.
+    pub watching: String,
     /// What was left out and why, said once: sockets, setuid bits …
     pub notices: Vec<String>,
 }
@@ -183,7 +187,7 @@ pub struct FarmStatus {
     pub paused: bool,
     /// `auto` or `manual`.
     pub publish: String,
-    /// How changes are noticed: `events`, or why only by rescanning.
+    /// How changes are noticed: `events`, or in which sets why (also) by rescanning.
     pub watching: String,
     /// Edits at the manager that are not a revision (yet): why, or how many.
     pub unpublished: Option<String>,
@@ -207,8 +211,8 @@ pub enum Event {
         /// Its message.
         message: String,
     },
-    /// How changes are noticed: `events`, or why only by rescanning.
-    Watching(String),
+    /// How changes are noticed on this server, by set: by events (none), or why (also) by rescanning.
+    Watching(BTreeMap<SetName, Option<String>>),
     /// Edits at the manager that are not a revision (yet), and why; none: there are none.
     Unpublished(Option<String>),
     /// The sets as last scanned at the manager.
@@ -278,6 +282,9 @@ pub enum Observation {
         /// Recovery points of edits that it put back just now.
         kept: Vec<String>,
     },
+    /// Why a set of its cannot be compared (its directory is another place, or not there to be read): it takes nothing
+    /// meanwhile. None: all can (again).
+    Away(Option<String>),
     /// It looked at all that it has.
     Verified(Verified),
     /// It holds this group record.

@@ -8,6 +8,7 @@ pub mod failpoint;
 pub mod history;
 pub mod index;
 pub mod pack;
+pub mod root;
 pub mod scan;
 pub mod state_file;
 pub mod tree;

@@ -11,12 +11,19 @@ mod named;
 mod status;
 mod walk;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bellwether_proto::{entry::EntryPath, name::SetName, record::SetRules};
 
 use crate::{
     attributes::Names,
+    beneath,
+    root::{Elsewhere, Root, in_words},
     scan::{entry::SetScan, findings::Findings, walk::Top},
     tree::{Dir, SetTree, Tree},
 };
@@ -30,6 +37,32 @@ pub struct Source {
     pub rules: Arc<SetRules>,
     /// Its root on this server.
     pub path: PathBuf,
+    /// What is known of that directory; none: it is believed wherever it is.
+    pub root: Option<Arc<Root>>,
+}
+
+impl Source {
+    /// Where a set is; its root is believed wherever it is.
+    pub fn new(rules: Arc<SetRules>, path: PathBuf) -> Self {
+        Self { rules, path, root: None }
+    }
+
+    /// Whether the open directory `fd` is the one that is known.
+    ///
+    /// # Errors
+    /// It is another place (with [`Elsewhere`] inside), or the system's.
+    pub fn check(&self, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+        self.root.as_ref().map_or(Ok(()), |root| root.check(fd, &self.path))
+    }
+
+    /// Holds the root open, where it is the one that is known.
+    ///
+    /// # Errors
+    /// As [`Source::check`], and as [`beneath::open_root`].
+    pub fn open(&self) -> std::io::Result<beneath::Root> {
+        let root = beneath::Root::open(&self.path)?;
+        self.check(root.as_fd()).map(|()| root)
+    }
 }
 
 /// How far to look below a path.
@@ -81,8 +114,19 @@ pub struct Scan {
 /// Why a scan failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
+    /// The set's directory is another place than before: not believed.
+    #[error(
+        "{elsewhere}; what was published of set {set} stays as it is; mount again what was there, or, if this is meant, on this \
+         server: bellwether publish --accept"
+    )]
+    Elsewhere {
+        /// The set.
+        set: SetName,
+        /// How it is another one.
+        elsewhere: Elsewhere,
+    },
     /// The system's error at one entry.
-    #[error("cannot read {set}:{path}")]
+    #[error("cannot read {set}:{path}{}", in_words(source))]
     Io {
         /// The set.
         set: SetName,

@@ -16,7 +16,7 @@ pub struct Args {
     /// Why
     #[arg(long, short, default_value = "")]
     pub message: String,
-    /// Publish although most files are gone
+    /// Publish although most files are gone, and wherever the sets are now; at a member: believe its sets where they are
     #[arg(long)]
     pub accept: bool,
     /// Show what would be published
@@ -44,9 +44,14 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         "id": data_encoding::HEXLOWER.encode(&reply.id),
         "changed": reply.changed,
         "changes": reply.changes,
+        "accepted": reply.accepted,
         "dry_run": dry_run,
     });
     output::show(common.json, &document, |_| {
+        if !reply.accepted.is_empty() {
+            let sets = reply.accepted.join(", ");
+            return format!("believed where they are on this server: {sets}; what differs there is shown as drift");
+        }
         let mut lines = reply.changes.clone();
         let more = reply.changed.saturating_sub(lines.len() as u64);
         if more > 0 {

@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 use bellwether_manager::{
     dirty::Dirty,
     takeover::Account,
-    watch::{self as watching, Mode, Watched},
+    watch::{self as watching, Found, Linked, Modes, Rescans, Watched},
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
@@ -84,6 +84,8 @@ pub(crate) enum Input {
     Closed { session: u64 },
     /// Something changed in the sets.
     Dirty(Look),
+    /// Everything is to be looked at, though nothing says that something changed.
+    Rescan,
     /// What this server holds is asked for, before it takes over.
     Account(oneshot::Sender<Account>),
     /// The role ends.
@@ -119,6 +121,9 @@ struct Session {
     _held: oneshot::Sender<()>,
 }
 
+/// Where the watch hears what rescans find, and which files have several names.
+type Finds = (mpsc::UnboundedReceiver<Found>, watch::Receiver<Vec<Linked>>);
+
 /// What is under way.
 enum Work {
     Idle,
@@ -149,6 +154,9 @@ pub(crate) struct Member {
     given: Vec<Change>,
     /// What has to wait until nothing is under way.
     waiting: Waiting,
+    /// Told of what a rescan finds; and where the watch hears it, until it is begun.
+    rescans: Rescans,
+    found: Option<Finds>,
     /// When edits may be put back without being asked again (policy `revert`).
     pace: Pace,
     work: Work,
@@ -192,6 +200,7 @@ impl Member {
         let rules =
             record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
         let sets = Sets::open(paths, &layout, tree.unwrap_or_else(|| Tree::empty(rules)))?;
+        let (rescans, found, links) = Rescans::new();
         let mut member = Self {
             name,
             layout,
@@ -209,6 +218,8 @@ impl Member {
             unsaid: Vec::new(),
             given: Vec::new(),
             waiting: Waiting::default(),
+            rescans,
+            found: Some((found, links)),
             pace: Pace::default(),
             work: Work::Idle,
             session: None,
@@ -226,16 +237,21 @@ impl Member {
 
     /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread.
     pub(crate) fn watch(
-        &self,
+        &mut self,
         inputs: mpsc::Sender<Input>,
         stop: &watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let sets = self.sets.paths.iter().map(|(set, path)| (set.clone(), path.clone())).collect();
-        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone() };
+        let (found, links) = self.found.take().unwrap_or_else(|| {
+            let (rescans, found, links) = Rescans::new();
+            self.rescans = rescans;
+            (found, links)
+        });
+        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone(), found, links };
         let dirty = Arc::new(Dirty::default());
-        let (mode, _) = watch::channel(Mode::Starting);
-        let arming = watching::run(watched, dirty.clone(), mode, stop.clone());
-        let feeding = drift::watch(dirty, self.record.follow(), inputs, stop.clone());
+        let (modes, known) = watch::channel(Modes::default());
+        let arming = watching::run(watched, dirty.clone(), modes, stop.clone());
+        let feeding = drift::watch((dirty, known), self.record.follow(), inputs, stop.clone());
         async move {
             tokio::join!(arming, feeding);
         }
@@ -253,6 +269,7 @@ impl Member {
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.waiting.look(look),
+                Input::Rescan => self.waiting.rescan(),
                 Input::Asked(asked) => self.asked(asked),
                 Input::Account(answer) => drop(answer.send(self.account())),
                 Input::End => break,
@@ -270,7 +287,7 @@ impl Member {
         }
         Account {
             at: self.position.at.clone(),
-            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()),
+            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()).or_else(|| self.away()),
             drift: (self.drift.entries, self.drift.paths.clone()),
         }
     }
@@ -379,6 +396,9 @@ impl Member {
         }
         if self.drift.held {
             return Err(self.held_reason());
+        }
+        if let Some(away) = self.away() {
+            return Err(format!("{away}; nothing was changed"));
         }
         let record = self.record.current();
         let record = record.record();

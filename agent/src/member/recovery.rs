@@ -7,6 +7,7 @@ use bellwether_proto::{name::SetName, record::Record};
 use bellwether_store::{
     apply::{self, Recovered, Site},
     history::History,
+    root::Roots,
     state_file,
 };
 
@@ -44,7 +45,9 @@ pub(super) fn finish(
     position: &mut Position,
 ) -> Result<(), OpenError> {
     let rules: Vec<_> = record.policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect();
-    let site = Site { sources: sources(paths, &rules).map_err(OpenError::NoPath)?, state: layout.state().to_owned() };
+    let roots = Roots::open(layout.state(), paths.keys().cloned())?;
+    let sources = roots.guard(sources(paths, &rules).map_err(OpenError::NoPath)?);
+    let site = Site { sources, state: layout.state().to_owned() };
     let known = |revision| history.get(revision).is_some();
     match apply::recover_known(&site, position.at.as_ref().map(|at| at.id()), &known)? {
         Recovered::Clean => {}

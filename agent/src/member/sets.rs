@@ -12,6 +12,7 @@ use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
     index,
     pack::{self, OldChunks},
+    root::Roots,
     scan::{Depth, Look, ScanError, Source, scan},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
@@ -20,7 +21,7 @@ use super::{
     OpenError, drift,
     receive::{Planned, ReceiveError},
 };
-use crate::layout::Layout;
+use crate::{error::chain, layout::Layout};
 
 /// The sets of this member.
 #[derive(Debug)]
@@ -28,10 +29,14 @@ pub(crate) struct Sets {
     /// Where they are.
     pub(crate) paths: BTreeMap<SetName, PathBuf>,
     state: PathBuf,
+    /// What is known of their directories.
+    roots: Roots,
     /// The tree of the revision that is held; empty when none is.
     pub(crate) tree: Tree,
     /// As last scanned, drift included.
     pub(crate) live: Tree,
+    /// Sets that cannot be compared, and why: their directories are other places, or not there to be read.
+    pub(crate) away: BTreeMap<SetName, String>,
     /// What is offered does not descend from the revision held: all that it replaces is kept (W26).
     pub(crate) forked: Option<Number>,
 }
@@ -43,20 +48,40 @@ impl Sets {
         let known = index::load(&layout.index(), &rules);
         let look = if known.as_ref().is_some_and(|known| known.same_boot) { Look::Stats } else { Look::Bytes };
         let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
-        let sources = sources(&paths, &rules).map_err(OpenError::NoPath)?;
-        let live = scan(&sources, &before, &look)?.tree;
-        Ok(Self { paths, state: layout.state().to_owned(), tree, live, forked: None })
+        let roots = Roots::open(layout.state(), paths.keys().cloned())?;
+        let sources = roots.guard(sources(&paths, &rules).map_err(OpenError::NoPath)?);
+        let mut away = BTreeMap::new();
+        let live = match scan(&sources, &before, &look) {
+            Ok(scan) => scan.tree,
+            Err(error) => {
+                // Told as soon as somebody listens, and looked at again.
+                let (set, why) = is_away(&error).ok_or(error)?;
+                away.insert(set, why);
+                before
+            }
+        };
+        Ok(Self { paths, state: layout.state().to_owned(), roots, tree, live, away, forked: None })
     }
 
     /// Looks at the sets again.
     pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
-        self.live = scan(&self.site().sources, &self.live, look)?.tree;
+        let scanned = scan(&self.site().sources, &self.live, look);
+        if let Some((set, why)) = scanned.as_ref().err().and_then(is_away) {
+            self.away.insert(set, why);
+        }
+        self.live = scanned?.tree;
+        // Only what was looked at is where it was.
+        let looked = |set: &SetName| match look {
+            Look::Stats | Look::Bytes => true,
+            Look::At(places) => places.keys().any(|(of, _)| of == set),
+        };
+        self.away.retain(|set, _| !looked(set));
         Ok(())
     }
 
     /// The sets under the rules of the revision that is held. All have a path: it was taken with one.
     pub(crate) fn site(&self) -> Site {
-        let sources = sources(&self.paths, &rules(&self.tree)).unwrap_or_default();
+        let sources = self.roots.guard(sources(&self.paths, &rules(&self.tree)).unwrap_or_default());
         Site { sources, state: self.state.clone() }
     }
 
@@ -69,6 +94,7 @@ impl Sets {
         let sources = sources(&self.paths, &head.rules).map_err(|set| {
             ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
         })?;
+        let sources = self.roots.guard(sources);
         let parent =
             if head.base { Tree::empty(head.rules.iter().cloned()) } else { self.tree.with_rules(&head.rules) };
         let update = (!head.base).then(|| changes.clone());
@@ -171,6 +197,28 @@ impl Sets {
         if let Err(error) = index::save(&layout.index(), &self.live) {
             tracing::warn!(%error, "the index was not saved: the next start reads every file");
         }
+        self.save_roots();
+    }
+
+    /// A person said that the sets are where they are.
+    pub(crate) fn accept_roots(&self) {
+        self.roots.accept();
+    }
+
+    /// Saves what is known of the sets' directories, where that is news.
+    pub(crate) fn save_roots(&self) {
+        if let Err(error) = self.roots.save() {
+            tracing::warn!(%error, "what is known of the sets' directories was not saved");
+        }
+    }
+}
+
+/// The set whose directory cannot be looked at at all, and why.
+fn is_away(error: &ScanError) -> Option<(SetName, String)> {
+    match error {
+        ScanError::Elsewhere { set, .. } => Some((set.clone(), chain(error))),
+        ScanError::Io { set, path, .. } if path.is_root() => Some((set.clone(), chain(error))),
+        ScanError::Io { .. } | ScanError::Busy { .. } | ScanError::Held { .. } | ScanError::Pattern { .. } => None,
     }
 }
 
@@ -191,7 +239,7 @@ fn rules(tree: &Tree) -> Vec<Arc<SetRules>> {
 pub(crate) fn sources(paths: &BTreeMap<SetName, PathBuf>, rules: &[Arc<SetRules>]) -> Result<Vec<Source>, SetName> {
     let source = |rules: &Arc<SetRules>| {
         let path = paths.get(&rules.name).ok_or_else(|| rules.name.clone())?;
-        Ok(Source { rules: rules.clone(), path: path.clone() })
+        Ok(Source::new(rules.clone(), path.clone()))
     };
     rules.iter().map(source).collect()
 }

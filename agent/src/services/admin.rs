@@ -51,6 +51,11 @@ impl Admin for AdminService {
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Answer<v1::PublishReply> {
         let v1::PublishRequest { message, accept, dry_run, author } = request.into_inner();
+        if let (true, false, Standing::Member(following)) = (accept, dry_run, self.0.standing()) {
+            let accepted = following.link.hand.accept().await.map_err(refusal)?;
+            let accepted = accepted.iter().map(ToString::to_string).collect();
+            return Ok(Response::new(v1::PublishReply { accepted, ..v1::PublishReply::default() }));
+        }
         let publish = Publish { message, author, accept, dry_run };
         let published = self.0.manager()?.publish(publish).await.map_err(refusal)?;
         Ok(Response::new(v1::PublishReply {
@@ -58,6 +63,7 @@ impl Admin for AdminService {
             id: published.revision.map(|header| header.id().0.into()).unwrap_or_default(),
             changes: published.changes.first,
             changed: published.changes.count,
+            accepted: Vec::new(),
         }))
     }
 

@@ -122,6 +122,7 @@ impl Refusal for ChangeError {
             | Self::Held { .. }
             | Self::Unpublished(_)
             | Self::Frightening { .. }
+            | Self::Elsewhere { .. }
             | Self::Rules(_) => Code::FailedPrecondition,
         }
     }

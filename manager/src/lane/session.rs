@@ -100,7 +100,7 @@ impl<'a> Session<'a> {
             sync: memory.sync,
             forked: false,
             settled: false,
-            held: hello.drift.as_ref().is_some_and(|drift| drift.held),
+            held: hello.drift.as_ref().is_some_and(|drift| drift.held || !drift.away.is_empty()),
             waits: false,
         };
         let version = cut(&hello.version, 100);

@@ -6,7 +6,7 @@ mod server;
 use std::{collections::BTreeMap, sync::Arc};
 
 use bellwether_proto::{
-    name::ServerName,
+    name::{ServerName, SetName},
     record::{Publish, Record},
     revision::Number,
     status::{Event, FarmStatus, SetStatus},
@@ -25,7 +25,8 @@ pub struct Farm {
     record: Option<Arc<Record>>,
     heads: Heads,
     head_message: String,
-    watching: String,
+    /// By set: by events (none), or why by rescanning.
+    watching: BTreeMap<SetName, Option<String>>,
     unpublished: Option<String>,
     sets: Vec<SetStatus>,
     servers: BTreeMap<ServerName, Known>,
@@ -39,7 +40,7 @@ impl Farm {
             record: None,
             heads: Heads::default(),
             head_message: String::new(),
-            watching: "not watching".to_owned(),
+            watching: BTreeMap::new(),
             unpublished: None,
             sets: Vec::new(),
             servers: BTreeMap::new(),
@@ -110,15 +111,39 @@ impl Farm {
             head_message: self.head_message.clone(),
             paused,
             publish: publish_word(record).to_owned(),
-            watching: self.watching.clone(),
+            watching: self.watching(),
             unpublished: self.unpublished.clone(),
-            sets: self.sets.clone(),
+            sets: self.sets.iter().map(|set| self.watched(set)).collect(),
             servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
+        }
+    }
+
+    fn watched(&self, set: &SetStatus) -> SetStatus {
+        SetStatus { watching: how(self.watching.get(&set.name)), ..set.clone() }
+    }
+
+    /// How changes are noticed, in all sets.
+    fn watching(&self) -> String {
+        let rescanned = self.watching.iter().filter_map(|(set, why)| Some((set, why.as_ref()?)));
+        let rescanned: Vec<_> =
+            rescanned.map(|(set, why)| format!("{set} {}", how(Some(&Some(why.clone()))))).collect();
+        match rescanned.is_empty() {
+            true => how(self.watching.values().next()),
+            false => rescanned.join("; "),
         }
     }
 
     fn head(&self) -> Option<Number> {
         self.heads.last()
+    }
+}
+
+/// How changes are noticed, in words.
+fn how(noticed: Option<&Option<String>>) -> String {
+    match noticed {
+        None => "not watching".to_owned(),
+        Some(None) => "events".to_owned(),
+        Some(Some(why)) => format!("by rescanning every few seconds: {why}"),
     }
 }
 

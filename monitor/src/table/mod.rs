@@ -209,8 +209,9 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
     if let Some(unpublished) = &status.unpublished {
         lines.push(format!("{} · unpublished: {}", status.manager, plain(unpublished)));
     }
-    if status.observer == status.manager && status.watching != "events" {
-        lines.push(format!("{} · watching: {}", status.manager, plain(&status.watching)));
+    // A server that watches nothing (yet) has none of the role's tasks.
+    if status.watching != "events" && (status.observer == status.manager || status.watching != "not watching") {
+        lines.push(format!("{} · watching: {}", status.observer, plain(&status.watching)));
     }
     for set in &status.sets {
         lines.extend(set.notices.iter().map(|notice| format!("set {}: {}", set.name, plain(notice))));

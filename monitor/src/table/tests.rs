@@ -44,7 +44,12 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         publish: "auto".into(),
         watching: "events".into(),
         unpublished: None,
-        sets: vec![SetStatus { name: "nginx".parse().unwrap(), entries: 61, notices: Vec::new() }],
+        sets: vec![SetStatus {
+            name: "nginx".parse().unwrap(),
+            entries: 61,
+            watching: "events".into(),
+            notices: Vec::new(),
+        }],
         servers,
     }
 }

@@ -73,6 +73,9 @@ impl Area {
         };
         let (parent, base) = parent(&source.path).map_err(failed("open the directory of", &source.path))?;
         let root = root(parent.as_fd(), &base).map_err(|error| held_root(source, error))?;
+        if let Some(root) = &root {
+            source.check(root.as_fd()).map_err(failed("stage", &source.path))?;
+        }
         let beside = beside.then(|| Self::beside(source, parent.as_fd(), &base, root.as_ref().map(AsFd::as_fd)));
         let (staging, inside) = match (beside, &root) {
             (Some(Ok(staging)), _) => (staging, false),
@@ -98,6 +101,9 @@ impl Area {
     pub(super) fn reopen(source: &Source, inside: bool) -> io::Result<Self> {
         let (parent, base) = parent(&source.path)?;
         let root = root(parent.as_fd(), &base)?;
+        if let Some(root) = &root {
+            source.check(root.as_fd())?;
+        }
         let staging = match (&root, inside) {
             (None, true) => return Err(Errno::NOENT.into()),
             (Some(root), true) => make(root.as_fd(), INSIDE)?,

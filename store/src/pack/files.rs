@@ -50,7 +50,7 @@ impl<'a> Roots<'a> {
             }
             let source = sources.iter().find(|source| source.rules.name == *set);
             let source = source.ok_or_else(|| malformed(format!("no directory is known for set {set}")))?;
-            let root = Root::open(&source.path).map_err(|e| refused(piece.change, source, e))?;
+            let root = source.open().map_err(|e| refused(piece.change, source, e))?;
             roots.insert(set, (source, root));
         }
         Ok(Self(roots))

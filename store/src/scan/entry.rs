@@ -26,6 +26,7 @@ use super::{
 use crate::{
     attributes,
     beneath::{Root, open_file, os},
+    root::elsewhere,
     tree::{Node, Stat},
 };
 
@@ -69,7 +70,7 @@ impl<'a> SetScan<'a> {
         let rules: &SetRules = &source.rules;
         let excludes = Excludes::new(rules)?;
         let failed = |error| failed(rules, &EntryPath::root(), error);
-        let root = match Root::open(&source.path) {
+        let root = match source.open() {
             Ok(root) => root,
             Err(error) => return no_root(source, error).map(|()| None),
         };
@@ -313,6 +314,9 @@ enum Reading {
 /// Why there is no root to open: none at all is no error.
 fn no_root(source: &Source, error: io::Error) -> Result<(), ScanError> {
     let (rules, path) = (&source.rules, EntryPath::root());
+    if let Some(elsewhere) = elsewhere(&error) {
+        return Err(ScanError::Elsewhere { set: rules.name.clone(), elsewhere: elsewhere.clone() });
+    }
     match std::fs::symlink_metadata(&source.path) {
         Err(missing) if is_gone(&missing) => Ok(()),
         Ok(found) if found.is_symlink() => {

@@ -39,7 +39,7 @@ impl Site {
         let rules = Arc::new(SetRules::new("web".parse().unwrap()));
         let path = directory.path().join("web");
         fs::create_dir(&path).unwrap();
-        let sources = vec![Source { rules: rules.clone(), path }];
+        let sources = vec![Source::new(rules.clone(), path)];
         Self { directory, rules: vec![rules], sources, key: KeyPair::generate(), outlines: None }
     }
 

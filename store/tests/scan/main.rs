@@ -72,7 +72,7 @@ impl Set {
     }
 
     fn source(&self) -> Source {
-        Source { rules: Arc::new(self.rules.clone()), path: self.directory.path().join("root") }
+        Source::new(Arc::new(self.rules.clone()), self.directory.path().join("root"))
     }
 
     fn empty(&self) -> Tree {
@@ -144,7 +144,7 @@ fn skip(test: &str, why: &str) {
 fn only(path: &Path, kept: &str) -> Source {
     let mut rules = SetRules::new(name());
     rules.exclude = vec!["/*".to_owned(), format!("!/{kept}")];
-    Source { rules: Arc::new(rules), path: path.to_owned() }
+    Source::new(Arc::new(rules), path.to_owned())
 }
 
 fn notices(scanned: &Scan) -> BTreeMap<String, String> {

@@ -90,14 +90,16 @@ impl Session<'_> {
     }
 
     pub(super) fn drift(&mut self, drift: &v1::Drift) {
-        if self.member.held && !drift.held {
-            // What it refused because of its own edits, it takes now.
+        let held = drift.held || !drift.away.is_empty();
+        if self.member.held && !held {
+            // What it refused because of its own edits, or where its sets were, it takes now.
             self.member.refused = None;
             self.memory.refused = None;
         }
-        self.member.held = drift.held;
+        self.member.held = held;
         let (paths, kept) = (list(&drift.paths), list(&drift.kept));
         self.lane.see(Observation::Drift { entries: drift.entries, paths, held: drift.held, kept });
+        self.lane.see(Observation::Away(Some(&drift.away).filter(|why| !why.is_empty()).map(|why| cut(why, REASON))));
     }
 
     fn verified(&mut self, verified: &v1::Verified) {

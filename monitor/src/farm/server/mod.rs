@@ -52,6 +52,8 @@ pub(super) struct Known {
     drift: Vec<String>,
     drift_entries: u64,
     held: bool,
+    /// Why a set of its cannot be compared.
+    away: Option<String>,
     progress: Option<Progress>,
     /// When the work that is under way was seen to begin.
     began_ms: u64,
@@ -97,6 +99,7 @@ impl Known {
             drift: Vec::new(),
             drift_entries: 0,
             held: false,
+            away: None,
             progress: None,
             began_ms: now_ms,
             seen_ms: None,
@@ -154,6 +157,7 @@ impl Known {
             | O::Refused { .. }
             | O::Failed(_)
             | O::Drift { .. }
+            | O::Away(_)
             | O::Verified(_)
             | O::Record(_)
             | O::Left
@@ -241,6 +245,10 @@ impl Known {
             ) => {
                 (self.drift_entries, self.drift, self.held) = (entries, paths, held);
                 self.keeps(kept);
+                same
+            }
+            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left), O::Away(why)) => {
+                self.away = why;
                 same
             }
             (

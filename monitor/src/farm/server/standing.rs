@@ -110,6 +110,9 @@ impl Known {
         let Some(head) = view.head else {
             return (State::AwaitingSync, Some(headless_reason(revision, view)));
         };
+        if let Some(why) = &self.away {
+            return (State::Refused, Some(format!("{why}; it takes nothing meanwhile, and goes on by itself")));
+        }
         if let (true, Some(at)) = (self.held, revision) {
             return (State::Drifted, Some(self.drift_reason(name, at)));
         }

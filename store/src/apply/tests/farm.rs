@@ -76,13 +76,13 @@ impl Farm {
 
     pub(super) fn site(&self) -> Site {
         let rules = Arc::new(self.rules.clone());
-        Site { sources: vec![Source { rules, path: self.live() }], state: self.state.clone() }
+        Site { sources: vec![Source::new(rules, self.live())], state: self.state.clone() }
     }
 
     /// The tree of a directory under the set's rules.
     pub(super) fn tree(&self, path: &Path) -> Tree {
         let rules = Arc::new(self.rules.clone());
-        let source = Source { rules: rules.clone(), path: path.to_owned() };
+        let source = Source::new(rules.clone(), path.to_owned());
         scan(&[source], &Tree::empty([rules]), &Look::Bytes).unwrap().tree
     }
 

@@ -15,7 +15,7 @@ use crate::{
 /// Two sets, `mail` and `web`, below `at`.
 fn sources(at: PathBuf) -> Vec<Source> {
     let rules = |name: &str| Arc::new(SetRules::new(name.parse().unwrap()));
-    ["mail", "web"].map(|name| Source { rules: rules(name), path: at.join(name) }).into()
+    ["mail", "web"].map(|name| Source::new(rules(name), at.join(name))).into()
 }
 
 fn tree(sources: &[Source]) -> Tree {

@@ -1,0 +1,128 @@
+//! What no event tells: another directory at a set's path, what is mounted in a set, and a file that was edited through
+//! another of its names.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use bellwether_proto::{entry::EntryPath, name::SetName};
+use bellwether_store::root;
+
+use super::events::Place;
+
+/// Files with several names that are looked at, in all.
+const LINKS: usize = 1_000;
+
+/// What tells one directory from another.
+type Inode = (u64, u64);
+
+/// A file's inode and when it changed.
+type Moment = (Inode, i64, i64);
+
+/// A file with several names, as it was scanned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    /// The set.
+    pub set: SetName,
+    /// One of its names.
+    pub path: EntryPath,
+    /// Its inode's number.
+    pub inode: u64,
+    /// When it changed last: seconds and nanoseconds.
+    pub changed: (i64, u32),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Mark {
+    root: Option<Inode>,
+    parent: Option<Inode>,
+    /// What is mounted on the root and below, and which mount the root is in.
+    mounts: Vec<(u64, PathBuf)>,
+}
+
+/// The roots as they were when their watches were armed, and files with several names as they were last looked at.
+#[derive(Debug)]
+pub(super) struct Marks {
+    roots: BTreeMap<SetName, Mark>,
+    remote: BTreeMap<SetName, String>,
+    files: BTreeMap<(SetName, EntryPath), Moment>,
+}
+
+/// What a look found.
+pub(super) struct Looked {
+    pub(super) marks: Marks,
+    /// Sets whose watches are on another directory than the one that is there, or where something was mounted.
+    pub(super) moved: Vec<SetName>,
+    /// Files that changed since the last look.
+    pub(super) edited: Vec<(SetName, EntryPath)>,
+    /// Sets with more such files than are looked at.
+    pub(super) unseen: BTreeMap<SetName, String>,
+}
+
+impl Marks {
+    /// As they are now. Blocks.
+    pub(super) fn of(places: &[Place]) -> Self {
+        let remote = |place: &Place| Some((place.set.clone(), remote(root::shared_kind(&place.root)?)));
+        Self { roots: roots(places), remote: places.iter().filter_map(remote).collect(), files: BTreeMap::new() }
+    }
+
+    /// Sets where others may change what makes no event here.
+    pub(super) fn remote(&self) -> BTreeMap<SetName, String> {
+        self.remote.clone()
+    }
+}
+
+fn remote(kind: &str) -> String {
+    format!("what changes elsewhere in a file system of type {kind} makes no event here")
+}
+
+fn roots(places: &[Place]) -> BTreeMap<SetName, Mark> {
+    // Without the table of mounts the inodes say most of it.
+    let mounts = root::mounts().unwrap_or_default();
+    let mark = |place: &Place| {
+        let root = &place.root;
+        let here = mounts.iter().filter(|(_, at)| at.starts_with(root));
+        let above = mounts.iter().rfind(|(_, at)| root.starts_with(at));
+        Mark { root: inode(root), parent: root.parent().and_then(inode), mounts: here.chain(above).cloned().collect() }
+    };
+    places.iter().map(|place| (place.set.clone(), mark(place))).collect()
+}
+
+fn inode(path: &Path) -> Option<Inode> {
+    std::fs::symlink_metadata(path).ok().map(|seen| (seen.dev(), seen.ino()))
+}
+
+/// Looks, and compares with `before`. Blocks.
+pub(super) fn look(places: &[Place], links: &[Linked], before: Marks) -> Looked {
+    let roots = roots(places);
+    let moved = roots.iter().filter(|(set, mark)| before.roots.get(*set) != Some(*mark)).map(|(set, _)| set.clone());
+    let moved = moved.collect();
+    let mut edited = Vec::new();
+    let mut files = BTreeMap::new();
+    for link in links.iter().take(LINKS) {
+        let Some(place) = places.iter().find(|place| place.set == link.set) else { continue };
+        let at = (link.set.clone(), link.path.clone());
+        let Some(moment) = moment(&place.root.join(std::ffi::OsStr::from_bytes(link.path.as_bytes()))) else {
+            continue;
+        };
+        // As it was at the last look, or when it was scanned.
+        let scanned = (moment.0, link.changed.0, i64::from(link.changed.1));
+        if *before.files.get(&at).unwrap_or(&scanned) != moment {
+            edited.push(at.clone());
+        }
+        files.insert(at, moment);
+    }
+    let unseen = links.iter().skip(LINKS).map(|link| {
+        let why = format!("more than {LINKS} files have several names (hard links), of which others may be elsewhere");
+        (link.set.clone(), why)
+    });
+    let unseen = unseen.collect();
+    Looked { marks: Marks { roots, remote: before.remote, files }, moved, edited, unseen }
+}
+
+fn moment(path: &Path) -> Option<Moment> {
+    let seen = std::fs::symlink_metadata(path).ok()?;
+    Some(((seen.dev(), seen.ino()), seen.ctime(), seen.ctime_nsec()))
+}
