@@ -111,7 +111,7 @@ fn edits_that_a_member_gives_to_all_do_not_empty_a_set_either() {
     (0..15).for_each(|n| remove(farm.member(1), n));
     farm.wait_server(farm.member(1), "its drift", |s| s.drift_entries == 15);
     let keep = ["drift", "keep", "member1"];
-    farm.manager().command(&keep).refused().says(&["15 of 21 entries of web are gone", "drift keep --accept"]);
+    farm.manager().command(&keep).refused().says(&["15 of 21 entries of web are gone", "drift keep NAME --accept"]);
     assert!(farm.manager().web("conf.d/3.conf").exists() && farm.member(2).web("conf.d/3.conf").exists());
     farm.manager().command(&[&keep[..], &["--accept", "--wait", "all"]].concat()).success();
     farm.wait_equal();

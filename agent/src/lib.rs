@@ -25,7 +25,7 @@ pub mod output;
 mod peers;
 pub mod progress;
 mod ready;
-mod reform;
+mod rebuild;
 mod role;
 mod seen;
 mod services;

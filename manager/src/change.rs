@@ -14,6 +14,7 @@ use std::{
 
 use bellwether_proto::{
     Malformed,
+    advice::{Advice, Advise},
     entry::{EntryPath, Meta, Owners},
     hash::Hash,
     limits,
@@ -32,7 +33,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustix::io::Errno;
 
 use crate::{
-    publish::PublishError,
+    publish::{PublishError, back_or_accept},
     safety::{By, Fright, Step},
     shared::Shared,
 };
@@ -78,10 +79,10 @@ pub enum ChangeError {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// No such set.
-    #[error("there is no set {0} in this group; nothing was changed")]
+    #[error("there is no set {0} in this group")]
     NoSet(SetName),
     /// Not the group's to change.
-    #[error("{set}:{path} is excluded from the group, or each server's own; nothing was changed")]
+    #[error("{set}:{path} is excluded from the group, or each server's own")]
     Excluded {
         /// The set.
         set: SetName,
@@ -89,9 +90,7 @@ pub enum ChangeError {
         path: EntryPath,
     },
     /// Somebody was faster.
-    #[error(
-        "{set}:{path} is not what was expected ({found}); nothing was changed; read it again and repeat the change"
-    )]
+    #[error("{set}:{path} is not what was expected ({found})")]
     Conflict {
         /// The set.
         set: SetName,
@@ -101,7 +100,7 @@ pub enum ChangeError {
         found: String,
     },
     /// Something that is not a regular file is in the way.
-    #[error("{set}:{path} is {what}; nothing was changed")]
+    #[error("{set}:{path} is {what}")]
     Held {
         /// The set.
         set: SetName,
@@ -111,20 +110,13 @@ pub enum ChangeError {
         what: &'static str,
     },
     /// The set's directory is another place than before.
-    #[error(
-        "{elsewhere}; nothing was changed in set {set}; mount again what was there, or: bellwether publish --accept"
-    )]
-    Elsewhere {
-        /// The set.
-        set: SetName,
-        /// How it is another one.
-        elsewhere: root::Elsewhere,
-    },
+    #[error(transparent)]
+    Elsewhere(root::Elsewhere),
     /// There are edits that are not a revision.
-    #[error("there are edits at the manager that are not published ({0}); nothing was changed; publish them first")]
+    #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
     /// Most of the set would be gone.
-    #[error("refused: with this, {fright}; nothing was changed; if that is meant: bellwether rm --accept {set}:{path}")]
+    #[error("with this, {fright}")]
     Frightening {
         /// What would be gone.
         fright: Fright,
@@ -134,7 +126,7 @@ pub enum ChangeError {
         path: EntryPath,
     },
     /// The set's patterns.
-    #[error("nothing was changed: the rules of the set cannot be used")]
+    #[error("the rules of the set cannot be used")]
     Rules(#[from] ScanError),
     /// The system's error.
     #[error("cannot {action} {set}:{path}; nothing was changed")]
@@ -151,6 +143,24 @@ pub enum ChangeError {
     /// The file was changed at the manager, but there is no revision of it yet.
     #[error("the file was changed at the manager, but is not published yet")]
     Publish(#[from] PublishError),
+}
+
+impl Advise for ChangeError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::NoSet(_) => Some(Advice::run("see", "bellwether group show")),
+            Self::Conflict { set, path, .. } => {
+                Some(Advice::run("read it again and repeat the change", format!("bellwether get {set}:{path}")))
+            }
+            Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
+            Self::Publish(publish) => publish.advice(),
+            Self::Frightening { set, path, .. } => {
+                Some(Advice::run("if that is meant", format!("bellwether rm --accept {set}:{path}")))
+            }
+            Self::Elsewhere(_) => Some(back_or_accept()),
+            Self::Malformed(_) | Self::Excluded { .. } | Self::Held { .. } | Self::Rules(_) | Self::Io { .. } => None,
+        }
+    }
 }
 
 impl TryFrom<v1::ChangeRequest> for Asked {
@@ -295,7 +305,7 @@ impl Asked {
     fn failed(&self, action: &'static str, source: io::Error) -> ChangeError {
         let (set, path) = (self.set.clone(), self.path.clone());
         if let Some(elsewhere) = root::elsewhere(&source) {
-            return ChangeError::Elsewhere { set, elsewhere: elsewhere.clone() };
+            return ChangeError::Elsewhere(elsewhere.clone());
         }
         let held = |what| ChangeError::Held { set: set.clone(), path: path.clone(), what };
         match Errno::from_io_error(&source) {

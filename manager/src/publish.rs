@@ -10,6 +10,7 @@ use std::{
 };
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     entry::EntryPath,
     name::SetName,
     record::{Publish, Record, SetRules, Version},
@@ -61,10 +62,10 @@ pub enum PublishError {
     #[error("nothing was published: the history cannot take the revision")]
     History(#[from] HistoryError),
     /// Most files are gone.
-    #[error("publish refused: {0}; no server was changed; if that is meant: bellwether publish --accept")]
+    #[error("publish refused: {0}; no server was changed")]
     Frightening(Fright),
     /// The record names a set that has no path on this server.
-    #[error("nothing was published: set {0} has no path on this server; give it one (--set {0}=PATH) and start again")]
+    #[error("nothing was published: set {0} has no path on this server")]
     NoPath(SetName),
     /// What was asked cannot be said in a revision.
     #[error("{0}; nothing was published")]
@@ -72,6 +73,23 @@ pub enum PublishError {
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
+}
+
+impl Advise for PublishError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
+            Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
+            Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
+            Self::Scan(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => None,
+        }
+    }
+}
+
+/// What to do about a set that became another place.
+pub(crate) fn back_or_accept() -> Advice {
+    let accept = Advice::run("or, if this is meant, on this server", "bellwether publish --accept");
+    Advice::say("mount again what was there").or(&accept)
 }
 
 /// By whom a publish was started.

@@ -115,10 +115,7 @@ pub struct Scan {
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// The set's directory is another place than before: not believed.
-    #[error(
-        "{elsewhere}; what was published of set {set} stays as it is; mount again what was there, or, if this is meant, on this \
-         server: bellwether publish --accept"
-    )]
+    #[error("{elsewhere}; set {set} stays as it was")]
     Elsewhere {
         /// The set.
         set: SetName,

@@ -216,7 +216,13 @@ impl Sets {
 /// The set whose directory cannot be looked at at all, and why.
 fn is_away(error: &ScanError) -> Option<(SetName, String)> {
     match error {
-        ScanError::Elsewhere { set, .. } => Some((set.clone(), chain(error))),
+        ScanError::Elsewhere { set, .. } => Some((
+            set.clone(),
+            format!(
+                "{}; mount again what was there, or, if this is meant, on this server: bellwether publish --accept",
+                chain(error)
+            ),
+        )),
         ScanError::Io { set, path, .. } if path.is_root() => Some((set.clone(), chain(error))),
         ScanError::Io { .. } | ScanError::Busy { .. } | ScanError::Held { .. } | ScanError::Pattern { .. } => None,
     }
