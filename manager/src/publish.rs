@@ -20,7 +20,7 @@ use bellwether_store::{
     durable,
     history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
-    scan::{Depth, Look, Notice, ScanError, Source, scan},
+    scan::{Depth, HardLink, Look, Notice, ScanError, Source, scan},
     tree::{Change, Tree},
 };
 
@@ -129,6 +129,7 @@ pub(crate) struct Seen {
     /// The sets as they are.
     pub(crate) tree: Tree,
     pub(crate) notices: Vec<Notice>,
+    pub(crate) links: Vec<HardLink>,
     pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
     pub(crate) outcome: Result<Outcome, PublishError>,
     /// A base of the head is due.
@@ -163,6 +164,7 @@ pub(crate) struct Prepared {
     looked: Look,
     tree: Tree,
     notices: Vec<Notice>,
+    links: Vec<HardLink>,
     young: BTreeMap<(SetName, EntryPath), Depth>,
     outcome: Result<Ready, PublishError>,
     /// A person says that it is meant.
@@ -219,6 +221,7 @@ pub(crate) fn prepare(
         let again = Look::At([((set.clone(), path.clone()), Depth::All)].into());
         let mut next = publishing.look(&prepared.tree, &again)?;
         next.notices.append(&mut prepared.notices);
+        next.links.append(&mut prepared.links);
         next.young.append(&mut prepared.young);
         prepared = Prepared { looked: prepared.looked, ..next };
     }
@@ -228,7 +231,7 @@ pub(crate) fn prepare(
 
 /// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
 pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
-    let Prepared { looked, tree, notices, young, outcome, accepted, began, .. } = prepared;
+    let Prepared { looked, tree, notices, links, young, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
         Ready::Same => {
             if accepted {
@@ -250,7 +253,7 @@ pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
     });
     let published = matches!(outcome, Ok(Outcome::Published(..)));
     let base_due = published && shared.history.read().unwrap_or_else(PoisonError::into_inner).base_due();
-    Seen { looked, tree, notices, young, outcome, base_due }
+    Seen { looked, tree, notices, links, young, outcome, base_due }
 }
 
 struct Publishing<'a> {
@@ -269,6 +272,7 @@ impl Publishing<'_> {
             looked: look.clone(),
             tree: scan.tree,
             notices: scan.notices,
+            links: scan.links,
             young: scan.young.into_iter().map(|at| (at, Depth::Entry)).collect(),
             outcome: Ok(Ready::Same),
             accepted: false,

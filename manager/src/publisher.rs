@@ -14,13 +14,15 @@ use std::{
 
 use bellwether_proto::{
     advice::Advise,
+    entry::EntryPath,
+    name::SetName,
     record::{Publish, SetRules},
     status::{Event, SetStatus},
 };
 use bellwether_store::{
     history::REVISIONS,
     index,
-    scan::{Look, Notice},
+    scan::{HardLink, Look, Notice},
     tree::{SetTree, Tree},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -80,6 +82,8 @@ pub(crate) struct Publisher {
     /// Told of what a rescan finds.
     pub(crate) rescans: Rescans,
     pub(crate) notices: BTreeSet<Notice>,
+    /// Files with more than one name.
+    pub(crate) links: BTreeSet<HardLink>,
     /// What the monitor was told of unpublished edits.
     pub(crate) unpublished: Option<String>,
     /// Publishes that failed in a row.
@@ -380,7 +384,7 @@ impl Publisher {
     }
 
     fn take(&mut self, seen: Seen) -> Result<Outcome, PublishError> {
-        let Seen { looked, tree, notices, young, outcome, base_due } = seen;
+        let Seen { looked, tree, notices, links, young, outcome, base_due } = seen;
         if base_due && self.times.base.is_none() {
             // Not before the burst that made this head is over.
             self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
@@ -391,13 +395,15 @@ impl Publisher {
             self.dirty.forget(&young);
             self.times.young = Some((Instant::now() + self.shared.timings.young, Look::At(young)));
         }
-        match &looked {
-            Look::Stats | Look::Bytes => self.notices.clear(),
-            Look::At(paths) => self
-                .notices
-                .retain(|notice| paths.keys().all(|(set, path)| *set != notice.set || !notice.path.is_within(path))),
-        }
+        let kept = |set: &SetName, path: &EntryPath| match &looked {
+            Look::Stats | Look::Bytes => false,
+            Look::At(paths) => paths.keys().all(|(of, above)| of != set || !path.is_within(above)),
+        };
+        self.notices.retain(|notice| kept(&notice.set, &notice.path));
         self.notices.extend(notices);
+        self.links.retain(|link| kept(&link.set, &link.path));
+        self.links.extend(links);
+        self.rescans.linked(&mut self.links);
         self.tell_sets(Some(&before));
         outcome
     }

@@ -327,6 +327,7 @@ fn run(
         modes: watched,
         rescans,
         notices: BTreeSet::new(),
+        links: BTreeSet::new(),
         unpublished: None,
         failures: 0,
         early: None,

@@ -13,21 +13,23 @@ mod look;
 mod told;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bellwether_proto::{entry::EntryPath, name::SetName, record::SignedRecord, status::Event};
-use bellwether_store::{scan::Depth, tree::Tree};
+use bellwether_store::{
+    scan::{Depth, HardLink},
+    tree::Tree,
+};
 use tokio::sync::{mpsc, watch};
 
-pub use self::look::Linked;
 use self::{
     arm::{Arm, Wake, Watching},
     events::{Place, places},
-    look::{Marks, look},
+    look::{LINKS, Marks, look},
     told::Told,
 };
 use crate::{
@@ -61,7 +63,7 @@ pub struct Watched {
     /// What rescans find.
     pub found: mpsc::UnboundedReceiver<Found>,
     /// Files with several names.
-    pub links: watch::Receiver<Vec<Linked>>,
+    pub links: watch::Receiver<Vec<HardLink>>,
 }
 
 /// How changes of each set are noticed: by events (none), or why also by frequent rescans.
@@ -88,12 +90,12 @@ pub struct Found(Vec<(SetName, EntryPath)>);
 #[derive(Debug, Clone)]
 pub struct Rescans {
     found: mpsc::UnboundedSender<Found>,
-    links: watch::Sender<Vec<Linked>>,
+    links: watch::Sender<Vec<HardLink>>,
 }
 
 impl Rescans {
     /// And where the task hears it.
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Found>, watch::Receiver<Vec<Linked>>) {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Found>, watch::Receiver<Vec<HardLink>>) {
         let (found, from) = mpsc::unbounded_channel();
         let links = watch::Sender::new(Vec::new());
         let known = links.subscribe();
@@ -110,9 +112,12 @@ impl Rescans {
         }
     }
 
-    /// These files have several names, of which others may be elsewhere.
-    pub fn linked(&self, links: impl Iterator<Item = Linked>) {
-        let links: Vec<_> = links.collect();
+    /// These files have several names, of which others may be elsewhere. Forgets those that are more than can be looked at.
+    pub fn linked(&self, links: &mut BTreeSet<HardLink>) {
+        while links.len() > LINKS + 1 {
+            links.pop_last();
+        }
+        let links: Vec<_> = links.iter().cloned().collect();
         self.links.send_if_modified(|known| {
             let news = *known != links;
             *known = links;
@@ -181,7 +186,7 @@ struct Watch<'a> {
     places: Arc<Vec<Place>>,
     doubts: Doubts,
     told: Arc<Told>,
-    links: watch::Receiver<Vec<Linked>>,
+    links: watch::Receiver<Vec<HardLink>>,
     events: &'a mpsc::UnboundedSender<Event>,
     modes: &'a watch::Sender<Modes>,
     dirty: &'a Arc<Dirty>,
@@ -226,12 +231,13 @@ impl Watch<'_> {
         loop {
             let at = unsure.iter().map(|(at, _)| *at).chain(again).fold(next, Instant::min);
             tokio::select! {
-                wake = woken.recv() => match wake {
-                    Some(Wake::Refused(set, why)) => {
+                // None: there are no watches.
+                Some(wake) = woken.recv() => match wake {
+                    Wake::Refused(set, why) => {
                         again.get_or_insert(Instant::now() + AGAIN);
                         self.refused(set, why);
                     }
-                    Some(Wake::Root) | None => return,
+                    Wake::Root => return,
                 },
                 Some(paths) = found.recv() => unsure.push((Instant::now() + LATE, paths)),
                 () = tokio::time::sleep_until(at.into()) => {}

@@ -58,6 +58,8 @@ struct Passing {
     device: (u32, u32),
     /// None before Linux 5.8.
     mount: Option<u64>,
+    /// What statvfs says: the numbers above are given again to what is mounted next, this one mostly is not.
+    number: u64,
 }
 
 impl Passing {
@@ -66,7 +68,8 @@ impl Passing {
         let status = statx(fd, "", flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
         let known = status.stx_mask & StatxFlags::MNT_ID.bits() != 0;
         let mount = known.then_some(status.stx_mnt_id);
-        Ok(Self { device: (status.stx_dev_major, status.stx_dev_minor), mount })
+        let device = (status.stx_dev_major, status.stx_dev_minor);
+        Ok(Self { device, mount, number: fstatvfs(fd)?.f_fsid })
     }
 }
 
@@ -102,9 +105,9 @@ impl Known {
                     return other();
                 }
             }
-            // Nothing else tells one from another: within a run the device does.
+            // Nothing else tells one from another: within a run these do.
             _ => match (self.passing, now.passing) {
-                (Some(a), Some(b)) if a.device != b.device => return other(),
+                (Some(a), Some(b)) if (a.device, a.number) != (b.device, b.number) => return other(),
                 _ => {}
             },
         }

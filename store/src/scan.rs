@@ -96,6 +96,21 @@ pub struct Notice {
     pub what: String,
 }
 
+/// A file with more than one name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HardLink {
+    /// The set.
+    pub set: SetName,
+    /// One of its names.
+    pub path: EntryPath,
+    /// Its inode's number.
+    pub inode: u64,
+    /// How many names it has, wherever they are.
+    pub names: u32,
+    /// When it changed last: seconds and nanoseconds.
+    pub changed: (i64, u32),
+}
+
 /// What a scan found.
 #[derive(Debug, Clone)]
 pub struct Scan {
@@ -103,6 +118,8 @@ pub struct Scan {
     pub tree: Tree,
     /// What was left out below the paths that were looked at.
     pub notices: Vec<Notice>,
+    /// Files with more than one name, sorted, among those that were looked at.
+    pub links: Vec<HardLink>,
     /// Files so young that they may change again with the same times: to be looked at again in 20 ms.
     pub young: Vec<(SetName, EntryPath)>,
     /// Files whose bytes were read.

@@ -163,6 +163,7 @@ impl Member {
         if let Err(error) = self.sets.look(look) {
             tracing::warn!(error = chain(&error), "the sets cannot be looked at");
         }
+        self.rescans.linked(&mut self.sets.links);
         let before = std::mem::take(&mut self.drift);
         self.observe_drift();
         let now = &self.drift;

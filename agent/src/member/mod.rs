@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 use bellwether_manager::{
     dirty::Dirty,
     takeover::Account,
-    watch::{self as watching, Found, Linked, Modes, Rescans, Watched},
+    watch::{self as watching, Found, Modes, Rescans, Watched},
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
@@ -43,7 +43,7 @@ use bellwether_proto::{
 use bellwether_store::{
     apply::Plan,
     history::History,
-    scan::Look,
+    scan::{HardLink, Look},
     state_file,
     tree::{Change, Tree},
 };
@@ -122,7 +122,7 @@ struct Session {
 }
 
 /// Where the watch hears what rescans find, and which files have several names.
-type Finds = (mpsc::UnboundedReceiver<Found>, watch::Receiver<Vec<Linked>>);
+type Finds = (mpsc::UnboundedReceiver<Found>, watch::Receiver<Vec<HardLink>>);
 
 /// What is under way.
 enum Work {

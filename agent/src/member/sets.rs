@@ -1,6 +1,10 @@
 //! The sets on this server: where they are, what they should hold, what they were last seen to hold.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
@@ -13,7 +17,7 @@ use bellwether_store::{
     index,
     pack::{self, OldChunks},
     root::Roots,
-    scan::{Depth, Look, ScanError, Source, scan},
+    scan::{Depth, HardLink, Look, Scan, ScanError, Source, scan},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
 
@@ -35,6 +39,8 @@ pub(crate) struct Sets {
     pub(crate) tree: Tree,
     /// As last scanned, drift included.
     pub(crate) live: Tree,
+    /// Files with more than one name.
+    pub(crate) links: BTreeSet<HardLink>,
     /// Sets that cannot be compared, and why: their directories are other places, or not there to be read.
     pub(crate) away: BTreeMap<SetName, String>,
     /// What is offered does not descend from the revision held: all that it replaces is kept (W26).
@@ -60,7 +66,16 @@ impl Sets {
                 before
             }
         };
-        Ok(Self { paths, state: layout.state().to_owned(), roots, tree, live, away, forked: None })
+        Ok(Self {
+            paths,
+            state: layout.state().to_owned(),
+            roots,
+            tree,
+            live,
+            links: BTreeSet::new(),
+            away,
+            forked: None,
+        })
     }
 
     /// Looks at the sets again.
@@ -69,7 +84,14 @@ impl Sets {
         if let Some((set, why)) = scanned.as_ref().err().and_then(is_away) {
             self.away.insert(set, why);
         }
-        self.live = scanned?.tree;
+        let Scan { tree, links, .. } = scanned?;
+        self.live = tree;
+        let kept = |link: &HardLink| match look {
+            Look::Stats | Look::Bytes => false,
+            Look::At(places) => places.keys().all(|(set, path)| *set != link.set || !link.path.is_within(path)),
+        };
+        self.links.retain(kept);
+        self.links.extend(links);
         // Only what was looked at is where it was.
         let looked = |set: &SetName| match look {
             Look::Stats | Look::Bytes => true,

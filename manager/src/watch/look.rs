@@ -8,31 +8,18 @@ use std::{
 };
 
 use bellwether_proto::{entry::EntryPath, name::SetName};
-use bellwether_store::root;
+use bellwether_store::{root, scan::HardLink};
 
 use super::events::Place;
 
 /// Files with several names that are looked at, in all.
-const LINKS: usize = 1_000;
+pub(super) const LINKS: usize = 1_000;
 
 /// What tells one directory from another.
 type Inode = (u64, u64);
 
 /// A file's inode and when it changed.
 type Moment = (Inode, i64, i64);
-
-/// A file with several names, as it was scanned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Linked {
-    /// The set.
-    pub set: SetName,
-    /// One of its names.
-    pub path: EntryPath,
-    /// Its inode's number.
-    pub inode: u64,
-    /// When it changed last: seconds and nanoseconds.
-    pub changed: (i64, u32),
-}
 
 #[derive(Debug, PartialEq, Eq)]
 struct Mark {
@@ -95,7 +82,7 @@ fn inode(path: &Path) -> Option<Inode> {
 }
 
 /// Looks, and compares with `before`. Blocks.
-pub(super) fn look(places: &[Place], links: &[Linked], before: Marks) -> Looked {
+pub(super) fn look(places: &[Place], links: &[HardLink], before: Marks) -> Looked {
     let roots = roots(places);
     let moved = roots.iter().filter(|(set, mark)| before.roots.get(*set) != Some(*mark)).map(|(set, _)| set.clone());
     let moved = moved.collect();

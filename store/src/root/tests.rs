@@ -4,7 +4,7 @@ use super::*;
 
 fn known(kind: &str, identity: Option<Identity>, inside: &str, device: u32) -> Known {
     let lasting = Lasting { path: "/etc/web".into(), kind: kind.into(), identity, inside: Some(PathBuf::from(inside)) };
-    Known { lasting, passing: Some(Passing { device: (8, device), mount: Some(u64::from(device)) }) }
+    Known { lasting, passing: Some(Passing { device: (8, device), mount: Some(u64::from(device)), number: 0 }) }
 }
 
 fn number(number: u64) -> Option<Identity> {
@@ -50,6 +50,10 @@ fn where_nothing_tells_file_systems_apart_the_device_does_within_a_run() {
     let was = known("tmpfs", None, "/", 1);
     assert!(was.differs(&known("tmpfs", None, "/", 2)).is_some());
     assert_eq!(of_another_run(was).differs(&known("tmpfs", None, "/", 2)), None, "not known, so not held");
+    // Another one that was given the same numbers.
+    let mut again = known("tmpfs", None, "/", 1);
+    again.passing.as_mut().unwrap().number = 7;
+    assert!(known("tmpfs", None, "/", 1).differs(&again).is_some());
     // The device's name was known once and is not now: nothing can be compared.
     let uuid = known("xfs", Some(Identity::Uuid("a".into())), "/", 1);
     assert_eq!(of_another_run(uuid).differs(&known("xfs", None, "/", 2)), None);

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    Around, ScanError, Source, content,
+    Around, HardLink, ScanError, Source, content,
     exclude::Excludes,
     status::{Age, Place, age, file_type, is_known, same_moment, stat, status},
 };
@@ -129,7 +129,10 @@ impl<'a> SetScan<'a> {
         match (kind, unchanged) {
             (FileType::Directory, _) => Ok(Seen::Directory),
             (FileType::RegularFile | FileType::Symlink, Some(node)) => {
-                self.mode(path, &status);
+                if kind == FileType::RegularFile {
+                    self.mode(path, &status);
+                    self.names(path, &status);
+                }
                 Ok(Seen::Leaf(node.clone()))
             }
             (FileType::RegularFile, None) => Ok(Seen::File),
@@ -242,6 +245,15 @@ impl<'a> SetScan<'a> {
         Err(self.busy(path, TRIES))
     }
 
+    /// Notes a file that has other names.
+    fn names(&self, path: &EntryPath, status: &Statx) {
+        if status.stx_nlink > 1 {
+            let (set, path) = (self.rules.name.clone(), path.clone());
+            let changed = (status.stx_ctime.tv_sec, status.stx_ctime.tv_nsec);
+            self.around.findings.link(HardLink { set, path, inode: status.stx_ino, names: status.stx_nlink, changed });
+        }
+    }
+
     /// Reads a small file that nobody has changed since before it was opened: one look, after it was read, says so. None
     /// for any other, to be read with care.
     fn read_settled(&self, path: &EntryPath, file: &File, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
@@ -256,6 +268,7 @@ impl<'a> SetScan<'a> {
         if !whole || file_type(&status) != FileType::RegularFile || age(&status, now) != Age::Settled {
             return Ok(None);
         }
+        self.names(path, &status);
         let content = content::whole(buffer);
         self.around.findings.read(content.size());
         let mode = self.mode(path, &status);
@@ -282,6 +295,7 @@ impl<'a> SetScan<'a> {
         if !same_moment(&before, &after) || content.size() != after.stx_size {
             return Ok(Reading::Changed);
         }
+        self.names(path, &after);
         meta.mode = self.mode(path, &after);
         let stat = self.believed(path, &after, now);
         // What was left out is said at every scan, so the file is read at every scan.

@@ -7,13 +7,14 @@ use std::sync::{
 
 use bellwether_proto::{entry::EntryPath, name::SetName};
 
-use super::{Notice, Scan};
+use super::{HardLink, Notice, Scan};
 use crate::tree::Tree;
 
 /// Notices, young files and counters.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     notices: Mutex<Vec<Notice>>,
+    links: Mutex<Vec<HardLink>>,
     young: Mutex<Vec<(SetName, EntryPath)>>,
     files: AtomicU64,
     bytes: AtomicU64,
@@ -22,6 +23,10 @@ pub(super) struct Findings {
 impl Findings {
     pub(super) fn notice(&self, set: &SetName, path: &EntryPath, what: String) {
         push(&self.notices, Notice { set: set.clone(), path: path.clone(), what });
+    }
+
+    pub(super) fn link(&self, link: HardLink) {
+        push(&self.links, link);
     }
 
     pub(super) fn young(&self, set: &SetName, path: &EntryPath) {
@@ -38,6 +43,7 @@ impl Findings {
         Scan {
             tree,
             notices: sorted(self.notices),
+            links: sorted(self.links),
             young: sorted(self.young),
             files_read: self.files.into_inner(),
             bytes_read: self.bytes.into_inner(),
