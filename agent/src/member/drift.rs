@@ -160,8 +160,11 @@ impl Member {
 
     /// Looks where the watch saw something, and tells when the drift is another one than before.
     pub(super) fn dirty(&mut self, look: &Look) {
-        if let Err(error) = self.sets.look(look) {
-            tracing::warn!(error = chain(&error), "the sets cannot be looked at");
+        match self.sets.look(look) {
+            Err(error) => tracing::warn!(error = chain(&error), "the sets cannot be looked at"),
+            // Seldom, and written only where a directory was found elsewhere and accepted, or for the first time.
+            Ok(()) if matches!(look, Look::Stats | Look::Bytes) => self.sets.save_roots(),
+            Ok(()) => {}
         }
         self.rescans.linked(&mut self.sets.links);
         let before = std::mem::take(&mut self.drift);
