@@ -126,6 +126,27 @@ fn a_mount_that_is_missing_at_the_start_is_missed_and_what_is_there_may_be_accep
 }
 
 #[test]
+fn what_a_mount_in_the_set_hid_is_not_published_when_it_goes() {
+    if !may_mount() {
+        return;
+    }
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "one"));
+    farm.wait_equal();
+    farm.server_mut(0).stop();
+    let sub = farm.manager().web("sub");
+    write(&sub, "old.conf", "old");
+    let mounted = Mounted::new(&["-t", "tmpfs", "none"], &sub);
+    farm.server_mut(0).start();
+    farm.wait_status("what is mounted", |s| shows(s, "mount point"));
+    drop(mounted);
+    farm.wait_status("what it hid", |s| shows(s, "hid until now"));
+    assert!(!farm.member(1).web("sub/old.conf").exists(), "nobody edited that");
+    farm.manager().command(&["publish", "--accept"]).success();
+    farm.wait_equal();
+    farm.assert_equal();
+}
+
+#[test]
 fn another_file_system_in_place_of_the_set_is_not_published() {
     if !may_mount() {
         return;

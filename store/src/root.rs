@@ -9,13 +9,16 @@
 mod mounts;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use bellwether_proto::name::SetName;
+use bellwether_proto::{entry::EntryPath, name::SetName};
 use rustix::fs::{AtFlags, StatxFlags, fstatvfs, statx};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +29,8 @@ use crate::{
 
 /// The state file.
 const FILE: &str = "roots.json";
+/// Hidden entries of one set that are remembered.
+const HIDDEN: usize = 1_000;
 
 /// What tells a file system from others, over restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +84,15 @@ struct Known {
     lasting: Lasting,
     /// None: of another run.
     passing: Option<Passing>,
+}
+
+/// What is kept of a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    #[serde(flatten)]
+    lasting: Lasting,
+    /// Paths in it, as bytes: see [`Root::hide`].
+    hidden: Vec<Vec<u8>>,
 }
 
 /// The directory of a set is another place than before.
@@ -152,6 +166,24 @@ fn identity(mount: &mounts::Mount, fd: BorrowedFd<'_>, device: (u32, u32)) -> st
 #[derive(Debug, Default)]
 pub struct Root {
     known: Mutex<Option<Known>>,
+    hidden: Hidden,
+}
+
+/// Entries that something mounted there hides, or hid, of which no revision is known.
+#[derive(Debug, Default)]
+struct Hidden {
+    /// There are some: looked at first, for there mostly are none.
+    any: AtomicBool,
+    paths: Mutex<BTreeSet<EntryPath>>,
+}
+
+impl Hidden {
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeSet<EntryPath>) -> T) -> T {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut paths);
+        self.any.store(!paths.is_empty(), Ordering::Relaxed);
+        changed
+    }
 }
 
 impl Root {
@@ -179,6 +211,28 @@ impl Root {
             }
         }
     }
+
+    /// Something is mounted at `path`, of which nothing was ever carried: what it hides says nothing of what was edited, so it
+    /// is not believed when the mount has gone.
+    pub(crate) fn hide(&self, path: &EntryPath) {
+        self.hidden.change(|paths| {
+            if paths.len() < HIDDEN {
+                paths.insert(path.clone());
+            }
+        });
+    }
+
+    /// Whether what is at `path` was hidden by a mount.
+    pub(crate) fn hid(&self, path: &EntryPath) -> bool {
+        self.hidden.any.load(Ordering::Relaxed) && self.hidden.change(|paths| paths.contains(path))
+    }
+
+    /// Nothing is at `path` (any more).
+    pub(crate) fn unhide(&self, path: &EntryPath) {
+        if self.hid(path) {
+            self.hidden.change(|paths| paths.remove(path));
+        }
+    }
 }
 
 /// The roots of all sets on this server; clones are the same ones.
@@ -186,7 +240,7 @@ impl Root {
 pub struct Roots {
     roots: Arc<BTreeMap<SetName, Arc<Root>>>,
     file: PathBuf,
-    saved: Arc<Mutex<BTreeMap<SetName, Lasting>>>,
+    saved: Arc<Mutex<BTreeMap<SetName, Saved>>>,
 }
 
 impl Roots {
@@ -196,10 +250,13 @@ impl Roots {
     /// The state file cannot be used.
     pub fn open(state: &Path, sets: impl IntoIterator<Item = SetName>) -> Result<Self, StateFileError> {
         let file = state.join(FILE);
-        let saved: BTreeMap<SetName, Lasting> = state_file::load(&file)?.unwrap_or_default();
+        let saved: BTreeMap<SetName, Saved> = state_file::load(&file)?.unwrap_or_default();
         let root = |set: SetName| {
-            let known = saved.get(&set).map(|lasting| Known { lasting: lasting.clone(), passing: None });
-            (set, Arc::new(Root { known: Mutex::new(known) }))
+            let known = saved.get(&set).map(|saved| Known { lasting: saved.lasting.clone(), passing: None });
+            let root = Root { known: Mutex::new(known), hidden: Hidden::default() };
+            let hidden = saved.get(&set).map(|saved| saved.hidden.as_slice()).unwrap_or_default();
+            root.hidden.change(|paths| paths.extend(hidden.iter().filter_map(|path| EntryPath::new(path).ok())));
+            (set, Arc::new(root))
         };
         let roots = sets.into_iter().map(root).collect();
         Ok(Self { roots: Arc::new(roots), file, saved: Arc::new(Mutex::new(saved)) })
@@ -213,7 +270,10 @@ impl Roots {
 
     /// A person said that the sets are where they are: whatever is there when they are looked at next is believed.
     pub fn accept(&self) {
-        self.roots.values().for_each(|root| *root.known() = None);
+        for root in self.roots.values() {
+            *root.known() = None;
+            root.hidden.change(BTreeSet::clear);
+        }
     }
 
     /// Saves what is known, where that is another than what was saved. Losing it costs that a root that becomes another place
@@ -222,11 +282,15 @@ impl Roots {
     /// # Errors
     /// The state file cannot be written.
     pub fn save(&self) -> Result<(), StateFileError> {
-        let lasting = |(set, root): (&SetName, &Arc<Root>)| Some((set.clone(), root.known().as_ref()?.lasting.clone()));
-        let now: BTreeMap<SetName, Lasting> = self.roots.iter().filter_map(lasting).collect();
+        let save = |(set, root): (&SetName, &Arc<Root>)| {
+            let lasting = root.known().as_ref()?.lasting.clone();
+            let hidden = root.hidden.change(|paths| paths.iter().map(|path| path.as_bytes().to_vec()).collect());
+            Some((set.clone(), Saved { lasting, hidden }))
+        };
+        let now: BTreeMap<SetName, Saved> = self.roots.iter().filter_map(save).collect();
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         // What is not known now (a set was not looked at since it was accepted) is not forgotten.
-        if now.iter().all(|(set, lasting)| saved.get(set) == Some(lasting)) {
+        if now.iter().all(|(set, now)| saved.get(set) == Some(now)) {
             return Ok(());
         }
         saved.extend(now);

@@ -60,6 +60,27 @@ fn where_nothing_tells_file_systems_apart_the_device_does_within_a_run() {
 }
 
 #[test]
+fn what_a_mount_hid_is_remembered_until_it_is_gone_or_accepted() {
+    let state = tempfile::tempdir().unwrap();
+    let name: SetName = "web".parse().unwrap();
+    let here = std::fs::File::open(state.path()).unwrap();
+    let path = |text: &str| EntryPath::new(text.as_bytes()).unwrap();
+    let open = || Roots::open(state.path(), [name.clone()]).unwrap();
+    let roots = open();
+    let root = &roots.roots[&name];
+    assert!(!root.hid(&path("a")));
+    root.check(here.as_fd(), Path::new("/web")).unwrap();
+    ["a", "b"].iter().for_each(|name| root.hide(&path(name)));
+    root.unhide(&path("b"));
+    roots.save().unwrap();
+    let roots = open();
+    let root = &roots.roots[&name];
+    assert!(root.hid(&path("a")) && !root.hid(&path("b")));
+    roots.accept();
+    assert!(!root.hid(&path("a")));
+}
+
+#[test]
 fn the_first_place_is_known_also_after_a_restart_until_another_is_accepted() {
     let state = tempfile::tempdir().unwrap();
     let name: SetName = "web".parse().unwrap();

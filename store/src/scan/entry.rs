@@ -26,7 +26,7 @@ use super::{
 use crate::{
     attributes,
     beneath::{Root, open_file, os},
-    root::elsewhere,
+    root::{self, elsewhere},
     tree::{Node, Stat},
 };
 
@@ -34,6 +34,8 @@ use crate::{
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 const SETUID: u16 = 0o6000;
+/// What was hidden by a mount.
+const HIDDEN: &str = "what something mounted there hid until now (to believe it: bellwether publish --accept)";
 
 /// One set while it is scanned.
 pub(super) struct SetScan<'a> {
@@ -41,6 +43,8 @@ pub(super) struct SetScan<'a> {
     pub(super) root: Root,
     pub(super) excludes: Excludes,
     place: Place,
+    /// What is known of the root.
+    known: Option<&'a root::Root>,
     /// Whether files are read whatever their stat says.
     bytes: bool,
     around: Around<'a>,
@@ -75,7 +79,7 @@ impl<'a> SetScan<'a> {
             Err(error) => return no_root(source, error).map(|()| None),
         };
         let place = Place::of(&status(root.as_fd(), b"").map_err(|error| failed(error.into()))?);
-        Ok(Some(Self { rules, root, excludes, place, bytes, around }))
+        Ok(Some(Self { rules, root, excludes, place, known: source.root.as_deref(), bytes, around }))
     }
 
     /// The error of the system at `path`.
@@ -115,7 +119,12 @@ impl<'a> SetScan<'a> {
         }
         let status = match status(directory, name) {
             Ok(status) => status,
-            Err(Errno::NOENT) => return Ok(Seen::Nothing),
+            Err(Errno::NOENT) => {
+                if let Some(root) = self.known {
+                    root.unhide(path);
+                }
+                return Ok(Seen::Nothing);
+            }
             Err(error) => return Err(self.failed(path, error)),
         };
         let kind = file_type(&status);
@@ -123,7 +132,15 @@ impl<'a> SetScan<'a> {
             return Ok(Seen::Nothing);
         }
         if let Some(what) = self.place.left_by(&status) {
+            if known.is_none()
+                && let Some(root) = self.known
+            {
+                root.hide(path);
+            }
             return Err(self.held(path, what));
+        }
+        if self.known.is_some_and(|root| root.hid(path)) {
+            return Err(self.held(path, HIDDEN));
         }
         let unchanged = known.filter(|known| !self.bytes && is_known(known, &status));
         match (kind, unchanged) {
