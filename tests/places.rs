@@ -259,7 +259,7 @@ fn a_file_system_whose_server_has_ended_is_named_and_nothing_is_lost() {
     is_held(&farm);
     let set = farm.manager().set("web").to_owned();
     let (mut server, mounted) = serve(&back(&farm), &set);
-    farm.manager().write("haproxy.cfg", "live again");
+    write(&set, "haproxy.cfg", "live again");
     farm.wait_equal();
     // Behind it, where no event tells of it.
     write(&back(&farm), "haproxy.cfg", "behind");
