@@ -1,7 +1,7 @@
 //! Starting the manager: its history, index and tokens are opened, then its tasks run.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -37,6 +37,7 @@ use crate::{
     recognition::Holdings,
     shared::{Given, Shared, Timings, sources},
     tokens::Tokens,
+    waiting::Waiting,
     watch::{self as watching, Mode, Watched},
 };
 
@@ -290,6 +291,10 @@ fn run(
         known,
         mode: watched,
         notices: BTreeSet::new(),
+        waiting: Waiting::default(),
+        means: BTreeMap::new(),
+        links: BTreeSet::new(),
+        told: Vec::new(),
         unpublished: None,
         failures: 0,
         early: None,

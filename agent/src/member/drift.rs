@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_manager::dirty::Dirty;
+use bellwether_manager::dirty::{Dirty, Limits};
 use bellwether_proto::{
     record::{OnDrift, SignedRecord},
     revision::SignedHeader,
@@ -30,8 +30,9 @@ use crate::{
 
 /// How often every entry is looked at: events are hints.
 const RESCAN: Duration = Duration::from_secs(60);
-/// How long a burst of events is waited for. Nobody waits for a report of drift, and most events are our own switches.
-const QUIET: Duration = Duration::from_millis(500);
+/// How long a burst of events is waited for, and a file that is written all the time. Nobody waits for a report of drift,
+/// and most events are our own switches.
+const LIMITS: Limits = Limits { quiet: Duration::from_millis(500), open: Duration::from_secs(10) };
 /// How many paths a report names.
 const NAMED: usize = 20;
 
@@ -46,7 +47,7 @@ pub(super) async fn watch(
     let mut rescan = Instant::now() + RESCAN;
     let mut policy = record.borrow_and_update().record().policy.drift;
     loop {
-        let quiet = dirty.due(QUIET);
+        let quiet = dirty.due(LIMITS);
         tokio::select! {
             () = dirty.changed() => continue,
             Ok(()) = record.changed() => {}
@@ -60,7 +61,7 @@ pub(super) async fn watch(
             dirty.take();
             Look::Stats
         } else if quiet.is_some_and(|at| at <= now)
-            && let Some(look) = dirty.take()
+            && let Some(look) = dirty.take_due(LIMITS, now)
         {
             look
         } else if wanted != policy {
@@ -146,7 +147,7 @@ impl Member {
 
     /// Looks where the watch saw something, and tells when the drift is another one than before.
     pub(super) fn dirty(&mut self, look: &Look) {
-        if let Err(error) = self.sets.look(look) {
+        if let Err(error) = self.sets.look_around(look) {
             tracing::warn!(error = chain(&error), "the sets cannot be looked at");
             return;
         }

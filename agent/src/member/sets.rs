@@ -12,7 +12,7 @@ use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
     index,
     pack::{self, OldChunks},
-    scan::{Depth, Look, ScanError, Source, scan},
+    scan::{Depth, Keeping, Look, ScanError, Source, scan, scan_keeping},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
 
@@ -44,11 +44,20 @@ impl Sets {
         let look = if known.as_ref().is_some_and(|known| known.same_boot) { Look::Stats } else { Look::Bytes };
         let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
         let sources = sources(&paths, &rules).map_err(OpenError::NoPath)?;
-        let live = scan(&sources, &before, &look)?.tree;
+        let live = what_can_be_read(&sources, &before, &look)?;
         Ok(Self { paths, state: layout.state().to_owned(), tree, live, forked: None })
     }
 
+    /// Looks at the sets again; what cannot be read stays as it was known, and is named in the log.
+    pub(crate) fn look_around(&mut self, look: &Look) -> Result<(), ScanError> {
+        self.live = what_can_be_read(&self.site().sources, &self.live, look)?;
+        Ok(())
+    }
+
     /// Looks at the sets again.
+    ///
+    /// # Errors
+    /// Something cannot be read.
     pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
         self.live = scan(&self.site().sources, &self.live, look)?.tree;
         Ok(())
@@ -172,6 +181,16 @@ impl Sets {
             tracing::warn!(%error, "the index was not saved: the next start reads every file");
         }
     }
+}
+
+/// The sets, with what cannot be read now as it was `before`.
+fn what_can_be_read(sources: &[Source], before: &Tree, look: &Look) -> Result<Tree, ScanError> {
+    let found = scan_keeping(sources, before, look, Keeping { last: before, patience: None })?;
+    for unread in &found.unread {
+        let (set, path) = (&unread.set, &unread.path);
+        tracing::warn!(%set, %path, why = unread.reason(), "an entry cannot be looked at; the others are");
+    }
+    Ok(found.tree)
 }
 
 /// Where an update changes something. Looked at again before it is planned: what somebody made there since the last look

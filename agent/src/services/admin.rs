@@ -58,6 +58,7 @@ impl Admin for AdminService {
             id: published.revision.map(|header| header.id().0.into()).unwrap_or_default(),
             changes: published.changes.first,
             changed: published.changes.count,
+            unread: published.unread,
         }))
     }
 

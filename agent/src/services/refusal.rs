@@ -134,8 +134,8 @@ impl Refusal for PublishError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
-            Self::Frightening(_) | Self::NoPath(_) => Code::FailedPrecondition,
-            Self::Scan(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
+            Self::Frightening(_) | Self::NoPath(_) | Self::Waits(_) => Code::FailedPrecondition,
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }
