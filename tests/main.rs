@@ -34,5 +34,6 @@ mod restoring;
 mod returning;
 mod space;
 mod takeover;
+mod unread;
 mod web;
 mod workspace;

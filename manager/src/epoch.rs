@@ -54,6 +54,7 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
         rules: &rules,
         changes: &[],
         sources: &[],
+        history: None,
         codec: record.record().policy.codec,
         outlines: None,
     };

@@ -167,6 +167,8 @@ pub struct PolicyChange {
     pub codec: Option<Codec>,
     /// In milliseconds.
     pub quiet_max_ms: Option<u64>,
+    /// How long an open file is waited for.
+    pub open_max_ms: Option<u64>,
     /// What a member does about edits of its own (W3).
     pub drift: Option<OnDrift>,
     /// Of `set`, or of all sets.
@@ -229,6 +231,7 @@ impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
             publish,
             codec: wire.codec.map(|text| text.parse()).transpose()?,
             quiet_max_ms: wire.quiet_max_ms,
+            open_max_ms: wire.open_max_ms,
             drift: wire.drift.map(|text| text.parse()).transpose()?,
             allow_setuid: wire.allow_setuid,
             allow_capabilities: wire.allow_capabilities,
@@ -258,6 +261,10 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     if let Some(ms) = change.quiet_max_ms.filter(|ms| !(5..=60_000).contains(ms)) {
         return Err(Malformed::new(format!("a quiet time of {ms} ms; it may be 5 to 60,000")).into());
     }
+    if let Some(ms) = change.open_max_ms.filter(|ms| *ms > limits::OPEN_MAX) {
+        let what = format!("{ms} ms for an open file; it may be {} at most", limits::OPEN_MAX);
+        return Err(Malformed::new(what).into());
+    }
     if let Some(s) = change.drain_timeout_s.filter(|s| *s > limits::DRAIN_TIMEOUT) {
         let what = format!("{s} s for sessions to end; it may be {} at most", limits::DRAIN_TIMEOUT);
         return Err(Malformed::new(what).into());
@@ -273,6 +280,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     policy.publish = change.publish.unwrap_or(policy.publish);
     policy.codec = change.codec.unwrap_or(policy.codec);
     policy.quiet_max_ms = change.quiet_max_ms.unwrap_or(policy.quiet_max_ms);
+    policy.open_max_ms = change.open_max_ms.unwrap_or(policy.open_max_ms);
     policy.drift = change.drift.unwrap_or(policy.drift);
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);

@@ -27,6 +27,7 @@ pub mod halt;
 mod head;
 mod lane;
 mod lanes;
+mod links;
 pub mod lost;
 mod membership;
 pub mod plan;
@@ -45,6 +46,7 @@ mod shared;
 mod start;
 pub mod takeover;
 pub mod tokens;
+mod waiting;
 pub mod watch;
 
 use std::{pin::Pin, sync::Arc, time::Duration};

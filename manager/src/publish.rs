@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     os::fd::AsFd,
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bellwether_proto::{
@@ -20,8 +20,8 @@ use bellwether_store::{
     durable,
     history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
-    scan::{Depth, HardLink, Look, Notice, ScanError, Source, scan},
-    tree::{Change, Tree},
+    scan::{Depth, HardLink, Keeping, Look, Means, Notice, Scan, ScanError, Source, Unread, scan_keeping},
+    tree::{Change, Tree, TreeError},
 };
 
 use crate::{
@@ -29,10 +29,13 @@ use crate::{
     head::Head,
     safety::{ACCEPTED, By, Fright, Step},
     shared::{Shared, now_ms, sources},
+    waiting::Waiting,
 };
 
-/// How often a publish begins anew because files change while they are packed.
-const TRIES: u32 = 10;
+/// How often a file that changes while it is packed is scanned again; after that it stays as in the last revision.
+const TRIES: u32 = 3;
+/// How often a publish begins anew because files change while they are packed, or cannot be read then.
+const ATTEMPTS: u32 = 64;
 /// Changes that an answer lists.
 const LISTED: usize = 100;
 
@@ -55,6 +58,9 @@ pub enum PublishError {
     /// A set cannot be scanned.
     #[error("nothing was published: the sets cannot be read")]
     Scan(#[from] ScanError),
+    /// What stays as in the head does not fit to what was scanned.
+    #[error("nothing was published: the sets cannot be read")]
+    Tree(#[from] TreeError),
     /// A pack cannot be built.
     #[error("nothing was published: the revision cannot be packed")]
     Pack(#[from] PackError),
@@ -70,6 +76,9 @@ pub enum PublishError {
     /// What was asked cannot be said in a revision.
     #[error("{0}; nothing was published")]
     Malformed(#[from] bellwether_proto::Malformed),
+    /// What was to be published cannot be read, or is not whole yet.
+    #[error("not published yet: {0}; it is tried again")]
+    Waits(String),
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
@@ -81,7 +90,10 @@ impl Advise for PublishError {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
-            Self::Scan(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => None,
+            Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => {
+                None
+            }
         }
     }
 }
@@ -128,12 +140,58 @@ pub(crate) struct Seen {
     pub(crate) looked: Look,
     /// The sets as they are.
     pub(crate) tree: Tree,
-    pub(crate) notices: Vec<Notice>,
-    pub(crate) links: Vec<HardLink>,
-    pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
+    pub(crate) found: Found,
     pub(crate) outcome: Result<Outcome, PublishError>,
     /// A base of the head is due.
     pub(crate) base_due: bool,
+}
+
+/// What a look found besides the tree; of its paths only.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) unread: Vec<Unread>,
+    pub(crate) open: Vec<(SetName, EntryPath)>,
+    pub(crate) links: Vec<HardLink>,
+    pub(crate) means: BTreeMap<SetName, Means>,
+    pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
+}
+
+impl Found {
+    /// That a set's directory is another place.
+    fn elsewhere(&self) -> Option<ScanError> {
+        self.unread.iter().find_map(|unread| match &unread.why {
+            ScanError::Elsewhere { set, path, elsewhere } => {
+                let (set, path, elsewhere) = (set.clone(), path.clone(), elsewhere.clone());
+                Some(ScanError::Elsewhere { set, path, elsewhere })
+            }
+            _ => None,
+        })
+    }
+
+    fn split(scan: Scan) -> (Tree, Self) {
+        let Scan { tree, notices, unread, open, links, means, young, .. } = scan;
+        let young = young.into_iter().map(|at| (at, Depth::Entry)).collect();
+        (tree, Self { notices, unread, open, links, means, young })
+    }
+
+    /// Takes what a second look at one of the paths found.
+    fn renew(&mut self, at: &(SetName, EntryPath), again: Self) {
+        self.unread.retain(|unread| (&unread.set, &unread.path) != (&at.0, &at.1));
+        self.open.retain(|open| open != at);
+        self.links.retain(|link| (&link.set, &link.path) != (&at.0, &at.1));
+        self.notices.extend(again.notices);
+        self.unread.extend(again.unread);
+        self.open.extend(again.open);
+        self.links.extend(again.links);
+        self.means.extend(again.means);
+        self.young.extend(again.young);
+    }
+
+    /// What cannot be published now, for people.
+    pub(crate) fn waits(&self) -> Vec<String> {
+        self.unread.iter().map(|unread| format!("{}:{}: {}", unread.set, unread.path, unread.reason())).collect()
+    }
 }
 
 /// What differs from the head.
@@ -163,9 +221,7 @@ impl Changes {
 pub(crate) struct Prepared {
     looked: Look,
     tree: Tree,
-    notices: Vec<Notice>,
-    links: Vec<HardLink>,
-    young: BTreeMap<(SetName, EntryPath), Depth>,
+    found: Found,
     outcome: Result<Ready, PublishError>,
     /// A person says that it is meant.
     accepted: bool,
@@ -190,13 +246,14 @@ enum Ready {
     Packed(NewPack, Changes, Step),
 }
 
-/// Prepares a publish of what `look` finds. `known`: the sets as last scanned.
+/// Prepares a publish of what `look` finds. `known`: the sets as last scanned, and what waits. What cannot be read, or is
+/// not whole yet, stays as in the head.
 ///
 /// # Errors
 /// The sets cannot be scanned: nothing new is known. All other errors are [`commit`]'s to give.
 pub(crate) fn prepare(
     shared: &Shared,
-    known: &Tree,
+    (known, waiting): (&Tree, &Waiting),
     look: Look,
     cause: &Cause,
     began: Instant,
@@ -210,20 +267,33 @@ pub(crate) fn prepare(
     if matches!(cause, Cause::Asked(Request { accept: true, dry_run: false, .. })) {
         shared.roots.accept();
     }
-    let publishing = Publishing { shared, record, head: &head, sources: &sources, began };
+    let publishing = Publishing { shared, record, head: &head, sources: &sources, waiting, began };
     let mut prepared = publishing.look(known, &look)?;
-    for attempt in 1.. {
+    let mut tries: BTreeMap<(SetName, EntryPath), u32> = BTreeMap::new();
+    for _ in 0..ATTEMPTS {
         prepared.outcome = publishing.go(&prepared.tree, cause);
-        let Err(PublishError::Pack(PackError::Changed { set, path })) = &prepared.outcome else { break };
-        if attempt == TRIES {
-            break;
+        let (at, source) = match &mut prepared.outcome {
+            Err(PublishError::Pack(PackError::Changed { set, path })) => ((set.clone(), path.clone()), None),
+            Err(PublishError::Pack(PackError::Read { set, path, source })) => {
+                let source = std::mem::replace(source, std::io::ErrorKind::Other.into());
+                ((set.clone(), path.clone()), Some(source))
+            }
+            _ => break,
+        };
+        let tried = tries.entry(at.clone()).or_default();
+        *tried += 1;
+        match source {
+            None if *tried < TRIES => publishing.look_again(&mut prepared, &at)?,
+            None => publishing.keep(&mut prepared, at, |(set, path)| ScanError::Busy { set, path, tries: TRIES })?,
+            Some(source) => publishing.keep(&mut prepared, at, |(set, path)| ScanError::Io { set, path, source })?,
         }
-        let again = Look::At([((set.clone(), path.clone()), Depth::All)].into());
-        let mut next = publishing.look(&prepared.tree, &again)?;
-        next.notices.append(&mut prepared.notices);
-        next.links.append(&mut prepared.links);
-        next.young.append(&mut prepared.young);
-        prepared = Prepared { looked: prepared.looked, ..next };
+    }
+    let asked = matches!(cause, Cause::Asked(Request { dry_run: false, .. }));
+    if asked
+        && matches!(prepared.outcome, Ok(Ready::Same))
+        && let Some(elsewhere) = prepared.found.elsewhere()
+    {
+        prepared.outcome = Err(elsewhere.into());
     }
     prepared.accepted = cause.request().is_some_and(|request| request.accept && !request.dry_run);
     Ok(prepared)
@@ -231,7 +301,7 @@ pub(crate) fn prepare(
 
 /// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
 pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
-    let Prepared { looked, tree, notices, links, young, outcome, accepted, began, .. } = prepared;
+    let Prepared { looked, tree, found, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
         Ready::Same => {
             if accepted {
@@ -253,7 +323,7 @@ pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
     });
     let published = matches!(outcome, Ok(Outcome::Published(..)));
     let base_due = published && shared.history.read().unwrap_or_else(PoisonError::into_inner).base_due();
-    Seen { looked, tree, notices, links, young, outcome, base_due }
+    Seen { looked, tree, found, outcome, base_due }
 }
 
 struct Publishing<'a> {
@@ -261,25 +331,54 @@ struct Publishing<'a> {
     record: &'a Record,
     head: &'a Head,
     sources: &'a [Source],
+    waiting: &'a Waiting,
     began: Instant,
 }
 
 impl Publishing<'_> {
-    fn look(&self, known: &Tree, look: &Look) -> Result<Prepared, PublishError> {
-        let scan = scan(self.sources, known, look)?;
+    fn scan(&self, known: &Tree, look: &Look) -> Result<(Tree, Found), PublishError> {
+        let bound = Duration::from_millis(self.record.policy.open_max_ms);
+        let patience =
+            |set: &SetName, path: &EntryPath| self.waiting.patience(&(set.clone(), path.clone()), bound, self.began);
+        let keeping = Keeping { last: &self.head.tree, patience: Some(&patience) };
+        let scanned = scan_keeping(self.sources, known, look, keeping)?;
         failpoints::hit("publish.scanned");
+        Ok(Found::split(scanned))
+    }
+
+    fn look(&self, known: &Tree, look: &Look) -> Result<Prepared, PublishError> {
+        let (tree, found) = self.scan(known, look)?;
         Ok(Prepared {
             looked: look.clone(),
-            tree: scan.tree,
-            notices: scan.notices,
-            links: scan.links,
-            young: scan.young.into_iter().map(|at| (at, Depth::Entry)).collect(),
+            tree,
+            found,
             outcome: Ok(Ready::Same),
             accepted: false,
             began: self.began,
             head: self.head.id(),
             record: self.record.version,
         })
+    }
+
+    fn look_again(&self, prepared: &mut Prepared, at: &(SetName, EntryPath)) -> Result<(), PublishError> {
+        let (tree, found) = self.scan(&prepared.tree, &Look::At([(at.clone(), Depth::All)].into()))?;
+        prepared.tree = tree;
+        prepared.found.renew(at, found);
+        Ok(())
+    }
+
+    /// Lets an entry stay as it is in the head.
+    fn keep(
+        &self,
+        prepared: &mut Prepared,
+        at: (SetName, EntryPath),
+        why: impl FnOnce((SetName, EntryPath)) -> ScanError,
+    ) -> Result<(), PublishError> {
+        let (set, path) = &at;
+        prepared.tree = prepared.tree.with_entry_of(&self.head.tree, set, path)?;
+        let unread = Unread { set: set.clone(), path: path.clone(), why: why(at.clone()) };
+        prepared.found.renew(&at, Found { unread: vec![unread], ..Found::default() });
+        Ok(())
     }
 
     fn go(&self, tree: &Tree, cause: &Cause) -> Result<Ready, PublishError> {
@@ -334,6 +433,7 @@ impl Publishing<'_> {
             rules: &rules,
             changes,
             sources: self.sources,
+            history: None,
             codec: self.record.policy.codec,
             outlines: self.shared.outlines.as_ref(),
         };
@@ -380,6 +480,8 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         Some(Source::new(rules.clone(), path.clone()))
     };
     let empty = Tree::empty(rules.iter().cloned());
+    // An entry that cannot be read now is in the head as it was before: the history has it.
+    let history = shared.history.read().unwrap_or_else(PoisonError::into_inner).packs();
     let contents = Contents {
         header: &head.stored.header,
         base: true,
@@ -387,6 +489,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         rules: &rules,
         changes: &empty.diff(&head.tree),
         sources: &shared.roots.guard(rules.iter().filter_map(path).collect()),
+        history: Some(&history),
         codec: record.record().policy.codec,
         outlines: shared.outlines.as_ref(),
     };

@@ -24,6 +24,7 @@ use bellwether_store::{
     durable::{self, Name},
     history::{History, HistoryError},
     scan::Notice,
+    tree::Tree,
 };
 
 use crate::{
@@ -139,7 +140,9 @@ pub fn rebuild(
         let header = first_header(&record, rebuild.seen, rebuild.incarnation, &rebuild.by, root);
         SignedHeader::sign(header, rebuild.key)
     };
-    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &rebuild.sets, rebuild.state, header)?;
+    let last = last_tree(rebuild.state);
+    let from = form::From { sets: &rebuild.sets, last: &last, state: rebuild.state };
+    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, from, header)?;
     hit("rebuild.packed");
     let (entries, bytes) = form::measure(&tree);
     let record = SignedRecord::sign(record, rebuild.key)?;
@@ -148,6 +151,15 @@ pub fn rebuild(
     let kept = take_force(rebuild.state, &state, record.record().version.epoch)?;
     form::save_index(rebuild.state, &tree);
     Ok(Rebuilt { record, header: stored.header.clone(), entries, bytes, kept, notices })
+}
+
+/// What the old history's head holds: what cannot be read now stays so. Nothing where that history is damaged or gone.
+fn last_tree(state: &Path) -> Tree {
+    let head = || {
+        let history = History::open(&state.join(HISTORY)).ok()?;
+        history.tree(history.head()?.header.id()).ok()
+    };
+    head().unwrap_or_default()
 }
 
 /// The only revision of the history of a group that is rebuilt by `record`: after everything that any server is known to

@@ -1,7 +1,7 @@
 //! Starting the manager: its history, index and tokens are opened, then its tasks run.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -39,6 +39,7 @@ use crate::{
     safety::{ACCEPTED, Guard, WINDOW},
     shared::{Given, Shared, Timings, now_ms, sources},
     tokens::Tokens,
+    waiting::Waiting,
     watch::{self as watching, Modes, Rescans, Watched},
 };
 
@@ -327,7 +328,10 @@ fn run(
         modes: watched,
         rescans,
         notices: BTreeSet::new(),
+        waiting: Waiting::default(),
+        means: BTreeMap::new(),
         links: BTreeSet::new(),
+        told: Vec::new(),
         unpublished: None,
         failures: 0,
         early: None,

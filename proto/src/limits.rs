@@ -27,6 +27,8 @@ pub const ANSWER: usize = 4 << 20;
 pub const ENTRIES: u64 = 20_000_000;
 /// Bytes of one file.
 pub const FILE: u64 = 1 << 40;
+/// Chunks of one file: its list of chunks, and all else that an entry has, fit into a frame.
+pub const FILE_CHUNKS: usize = 90_000;
 /// Extended attributes of one entry, and the bytes of all of them together.
 pub const XATTRS: (usize, usize) = (64, 128 << 10);
 /// Bytes of a file that travels by `put`.
@@ -65,3 +67,5 @@ pub const BALANCERS: usize = 32;
 pub const BACKENDS: usize = 256;
 /// Seconds that sessions may be given to end when a server is drained: a day.
 pub const DRAIN_TIMEOUT: u64 = 24 * 3_600;
+/// Milliseconds that a file may be waited for that somebody has open for writing: an hour.
+pub const OPEN_MAX: u64 = 3_600_000;

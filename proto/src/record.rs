@@ -232,6 +232,8 @@ pub struct Policy {
     pub codec: Codec,
     /// The longest quiet time that a burst is waited for, in milliseconds.
     pub quiet_max_ms: u64,
+    /// How long a changed file is waited for that somebody has open for writing, in milliseconds.
+    pub open_max_ms: u64,
     /// The sets, sorted by name.
     pub sets: Vec<SetRules>,
     /// The load balancers, sorted by name.
@@ -252,6 +254,7 @@ impl Policy {
             paused: false,
             codec: Codec::default(),
             quiet_max_ms: 500,
+            open_max_ms: 10_000,
             sets,
             balancers: Vec::new(),
             min_serving: 1,

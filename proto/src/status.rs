@@ -164,6 +164,55 @@ pub struct SetStatus {
     pub watching: String,
     /// What was left out and why, said once: sockets, setuid bits …
     pub notices: Vec<String>,
+    /// Entries that cannot be published as they are now: they stay as in the last revision and are tried again.
+    pub unread_entries: u64,
+    /// The first of them.
+    pub unread: Vec<UnreadEntry>,
+    /// The first files of the head revision that somebody had open for writing when they were published.
+    pub open: Vec<String>,
+    /// How it is found out who has a file open; none: no file has changed since the manager was started.
+    pub writers: Option<Writers>,
+}
+
+/// An entry that cannot be published as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadEntry {
+    /// Where in its set; empty for the set's root.
+    pub path: String,
+    /// Which kind of reason.
+    pub cause: Cause,
+    /// For people: "cannot be read: Permission denied", …
+    pub reason: String,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// Why an entry cannot be published as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Somebody has it open for writing: waited for up to the group's `open_max`.
+    Open,
+    /// It changed while it was read.
+    Changing,
+    /// The system's error: no permission, a bad sector, …
+    Unreadable,
+    /// A mount or a symbolic link is in its place.
+    Held,
+    /// Over the limits.
+    Large,
+}
+
+/// How it is found out who has a file open for writing, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Writers {
+    /// By a lease: every writer of that machine is seen.
+    Lease,
+    /// By what the processes of that machine have open.
+    Descriptors,
+    /// It cannot be told: a file may be published while it is written.
+    Unknown,
 }
 
 /// The farm, as one server knows it.

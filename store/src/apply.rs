@@ -28,6 +28,7 @@ mod plan;
 mod probe;
 mod recover;
 mod space;
+mod sparse;
 mod stage;
 mod switch;
 mod verify;

@@ -49,6 +49,15 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
+/// Makes a file `length` bytes long; what was not written is a hole.
+///
+/// # Errors
+/// The system's; EFBIG where the file system cannot hold one of that length.
+pub fn set_length(file: &File, length: u64) -> io::Result<()> {
+    note!(Length { path: of(file.as_fd())?, length: length });
+    file.set_len(length)
+}
+
 /// Puts mode, owner, time and attributes on an open file.
 ///
 /// # Errors

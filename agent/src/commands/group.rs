@@ -53,6 +53,9 @@ struct Settings {
     /// The longest quiet time that a burst is waited for, as 500ms
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     quiet_max: Option<Duration>,
+    /// How long a changed file is waited for that a program has open for writing, as 10s; then it is published as it is
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    open_max: Option<Duration>,
     /// What a member does about edits of its own: report, revert (put the manager's state back, keep the edits as a
     /// recovery point), hold (take no updates until they are kept or reverted)
     #[arg(long, value_parser = ["report", "revert", "hold"])]
@@ -144,6 +147,7 @@ fn settings(policy: &Policy) -> Vec<String> {
         format!("publish  {publish}{}", if policy.paused { ", paused" } else { "" }),
         format!("codec    {}", policy.codec),
         format!("quiet    at most {}", duration::format(Duration::from_millis(policy.quiet_max_ms))),
+        format!("open     waited for at most {}", duration::format(Duration::from_millis(policy.open_max_ms))),
         format!("drift    {}", policy.drift.word()),
     ];
     let drained = duration::format(Duration::from_secs(policy.drain_timeout_s));
@@ -216,6 +220,7 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         publish: settings.publish,
         codec: settings.codec.map(String::from),
         quiet_max_ms: settings.quiet_max.map(|quiet| quiet.as_millis() as u64),
+        open_max_ms: settings.open_max.map(|open| open.as_millis() as u64),
         drift: settings.drift,
         allow_setuid: settings.allow_setuid,
         allow_capabilities: settings.allow_capabilities,
@@ -278,8 +283,9 @@ mod tests {
 
     #[test]
     fn only_what_is_named_is_asked_for() {
-        let request = parse("--codec deflate:6 --quiet-max 2s").expect("right");
+        let request = parse("--codec deflate:6 --quiet-max 2s --open-max 1m").expect("right");
         assert_eq!((request.codec.as_deref(), request.quiet_max_ms), (Some("deflate:6"), Some(2_000)));
+        assert_eq!(request.open_max_ms, Some(60_000));
         assert_eq!((request.publish, request.set.as_str(), request.replace_exclude), (None, "", false));
     }
 

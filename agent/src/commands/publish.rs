@@ -45,6 +45,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         "changed": reply.changed,
         "changes": reply.changes,
         "accepted": reply.accepted,
+        "unread": reply.unread,
         "dry_run": dry_run,
     });
     output::show(common.json, &document, |_| {
@@ -57,7 +58,9 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         if more > 0 {
             lines.push(format!("… and {more} more"));
         }
+        lines.extend(reply.unread.iter().map(|line| format!("stays as it was: {line}")));
         lines.push(match (reply.changed, dry_run, wait) {
+            (0, ..) if !reply.unread.is_empty() => "nothing was published: what differs cannot be read yet".to_owned(),
             (0, ..) => "nothing to publish: the sets are as the head revision has them".to_owned(),
             (count, true, _) => format!("would publish {} (nothing was changed)", changes(count)),
             (count, false, Wait::All) => format!("{} with {} is on every member", reply.revision, changes(count)),

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_manager::{dirty::Dirty, watch::Modes};
+use bellwether_manager::{
+    dirty::{Dirty, Limits},
+    watch::Modes,
+};
 use bellwether_proto::{
     record::{OnDrift, SignedRecord},
     revision::SignedHeader,
@@ -32,8 +35,9 @@ use crate::{
 const RESCAN: Duration = Duration::from_secs(60);
 /// The same where events do not tell all.
 const RESCAN_UNWATCHED: Duration = Duration::from_secs(5);
-/// How long a burst of events is waited for. Nobody waits for a report of drift, and most events are our own switches.
-const QUIET: Duration = Duration::from_millis(500);
+/// How long a burst of events is waited for, and a file that is written all the time. Nobody waits for a report of drift,
+/// and most events are our own switches.
+const LIMITS: Limits = Limits { quiet: Duration::from_millis(500), open: Duration::from_secs(10) };
 /// How many paths a report names.
 const NAMED: usize = 20;
 
@@ -48,7 +52,7 @@ pub(super) async fn watch(
     let mut scanned = Instant::now();
     let mut policy = record.borrow_and_update().record().policy.drift;
     loop {
-        let quiet = dirty.due(QUIET);
+        let quiet = dirty.due(LIMITS);
         let rescan = scanned + if modes.borrow().need_rescans() { RESCAN_UNWATCHED } else { RESCAN };
         tokio::select! {
             () = dirty.changed() => continue,
@@ -62,7 +66,7 @@ pub(super) async fn watch(
             scanned = now;
             if dirty.take().is_some() { Input::Dirty(Look::Stats) } else { Input::Rescan }
         } else if quiet.is_some_and(|at| at <= now)
-            && let Some(look) = dirty.take()
+            && let Some(look) = dirty.take_due(LIMITS, now)
         {
             Input::Dirty(look)
         } else if wanted != policy {
@@ -160,7 +164,7 @@ impl Member {
 
     /// Looks where the watch saw something, and tells when the drift is another one than before.
     pub(super) fn dirty(&mut self, look: &Look) {
-        match self.sets.look(look) {
+        match self.sets.look_around(look) {
             Err(error) => tracing::warn!(error = chain(&error), "the sets cannot be looked at"),
             // Seldom, and written only where a directory was found elsewhere and accepted, or for the first time.
             Ok(()) if matches!(look, Look::Stats | Look::Bytes) => self.sets.save_roots(),

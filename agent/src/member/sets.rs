@@ -17,7 +17,7 @@ use bellwether_store::{
     index,
     pack::{self, OldChunks},
     root::Roots,
-    scan::{Depth, HardLink, Look, Scan, ScanError, Source, scan},
+    scan::{Depth, HardLink, Keeping, Look, Scan, ScanError, Source, Unread, scan, scan_keeping},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
 
@@ -56,41 +56,22 @@ impl Sets {
         let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
         let roots = Roots::open(layout.state(), paths.keys().cloned())?;
         let sources = roots.guard(sources(&paths, &rules).map_err(OpenError::NoPath)?);
-        let mut away = BTreeMap::new();
-        let live = match scan(&sources, &before, &look) {
-            Ok(scan) => scan.tree,
-            Err(error) => {
-                // Told as soon as somebody listens, and looked at again.
-                let (set, why) = is_away(&error).ok_or(error)?;
-                away.insert(set, why);
-                before
-            }
-        };
-        Ok(Self {
-            paths,
-            state: layout.state().to_owned(),
-            roots,
-            tree,
-            live,
-            links: BTreeSet::new(),
-            away,
-            forked: None,
-        })
+        let found = what_can_be_read(&sources, &before, &look)?;
+        // Told as soon as somebody listens.
+        let away = found.unread.iter().filter_map(is_away).collect();
+        let (live, links) = (found.tree, found.links.into_iter().collect());
+        Ok(Self { paths, state: layout.state().to_owned(), roots, tree, live, links, away, forked: None })
     }
 
-    /// Looks at the sets again.
-    pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
-        let scanned = scan(&self.site().sources, &self.live, look);
-        if let Some((set, why)) = scanned.as_ref().err().and_then(is_away) {
-            self.away.insert(set, why);
-        }
-        let Scan { tree, links, .. } = scanned?;
+    /// Looks at the sets again; what cannot be read stays as it was known, and is named in the log.
+    pub(crate) fn look_around(&mut self, look: &Look) -> Result<(), ScanError> {
+        let Scan { tree, links, unread, .. } = what_can_be_read(&self.site().sources, &self.live, look)?;
         self.live = tree;
-        let kept = |link: &HardLink| match look {
+        let kept = |set: &SetName, path: &EntryPath| match look {
             Look::Stats | Look::Bytes => false,
-            Look::At(places) => places.keys().all(|(set, path)| *set != link.set || !link.path.is_within(path)),
+            Look::At(places) => places.keys().all(|(of, at)| of != set || !path.is_within(at)),
         };
-        self.links.retain(kept);
+        self.links.retain(|link| kept(&link.set, &link.path));
         self.links.extend(links);
         // Only what was looked at is where it was.
         let looked = |set: &SetName| match look {
@@ -98,6 +79,16 @@ impl Sets {
             Look::At(places) => places.keys().any(|(of, _)| of == set),
         };
         self.away.retain(|set, _| !looked(set));
+        self.away.extend(unread.iter().filter_map(is_away));
+        Ok(())
+    }
+
+    /// Looks at the sets again.
+    ///
+    /// # Errors
+    /// Something cannot be read.
+    pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
+        self.live = scan(&self.site().sources, &self.live, look)?.tree;
         Ok(())
     }
 
@@ -162,7 +153,10 @@ impl Sets {
 
     /// What the sets hold and the revision does not; none while no revision is held.
     pub(crate) fn edits(&self) -> Vec<Change> {
-        self.tree.diff(&self.live)
+        let mut edits = self.tree.diff(&self.live);
+        // What lies in another place is no edit.
+        edits.retain(|edit| !self.away.contains_key(&edit.set));
+        edits
     }
 
     /// The plan that makes the sets hold what they hold now, with these edits undone.
@@ -236,18 +230,30 @@ impl Sets {
 }
 
 /// The set whose directory cannot be looked at at all, and why.
-fn is_away(error: &ScanError) -> Option<(SetName, String)> {
-    match error {
-        ScanError::Elsewhere { set, .. } => Some((
-            set.clone(),
-            format!(
-                "{}; mount again what was there, or, if this is meant, on this server: bellwether publish --accept",
-                chain(error)
-            ),
-        )),
-        ScanError::Io { set, path, .. } if path.is_root() => Some((set.clone(), chain(error))),
-        ScanError::Io { .. } | ScanError::Busy { .. } | ScanError::Held { .. } | ScanError::Pattern { .. } => None,
+fn is_away(unread: &Unread) -> Option<(SetName, String)> {
+    if !unread.path.is_root() {
+        return None;
     }
+    let why = chain(&unread.why);
+    let why = match &unread.why {
+        ScanError::Elsewhere { .. } => {
+            format!(
+                "{why}; mount again what was there, or, if this is meant, on this server: bellwether publish --accept"
+            )
+        }
+        _ => why,
+    };
+    Some((unread.set.clone(), why))
+}
+
+/// The sets, with what cannot be read now as it was `before`.
+fn what_can_be_read(sources: &[Source], before: &Tree, look: &Look) -> Result<Scan, ScanError> {
+    let found = scan_keeping(sources, before, look, Keeping { last: before, patience: None })?;
+    for unread in &found.unread {
+        let (set, path) = (&unread.set, &unread.path);
+        tracing::warn!(%set, %path, why = unread.reason(), "an entry cannot be looked at; the others are");
+    }
+    Ok(found)
 }
 
 /// Where an update changes something. Looked at again before it is planned: what somebody made there since the last look

@@ -64,6 +64,7 @@ impl Admin for AdminService {
             changes: published.changes.first,
             changed: published.changes.count,
             accepted: Vec::new(),
+            unread: published.unread,
         }))
     }
 

@@ -135,10 +135,10 @@ impl Refusal for PublishError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
-            Self::Frightening(_) | Self::NoPath(_) | Self::Scan(ScanError::Elsewhere { .. }) => {
+            Self::Frightening(_) | Self::NoPath(_) | Self::Waits(_) | Self::Scan(ScanError::Elsewhere { .. }) => {
                 Code::FailedPrecondition
             }
-            Self::Scan(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bellwether_proto::{
     record::Role,
-    status::{FarmStatus, ServerStatus, State},
+    status::{FarmStatus, ServerStatus, SetStatus, State, UnreadEntry, Writers},
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
@@ -215,9 +215,30 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
     }
     for set in &status.sets {
         lines.extend(set.notices.iter().map(|notice| format!("set {}: {}", set.name, plain(notice))));
+        lines.extend(unpublished(set, status.time_ms));
     }
     if status.observer != status.manager {
         lines.push(format!("as {} knows it; the manager, {}, knows more", status.observer, status.manager));
+    }
+    lines
+}
+
+/// What of a set cannot be published as it is, and what was published while somebody had it open.
+fn unpublished(set: &SetStatus, now_ms: u64) -> Vec<String> {
+    let name = &set.name;
+    let unread = |entry: &UnreadEntry| {
+        let (path, reason, since) = (plain(&entry.path), plain(&entry.reason), ago(now_ms, entry.since_ms));
+        format!("set {name}:{path}: {reason}, since {since}; members keep what they have")
+    };
+    let mut lines: Vec<String> = set.unread.iter().map(unread).collect();
+    let more = set.unread_entries.saturating_sub(set.unread.len() as u64);
+    if more > 0 {
+        lines.push(format!("set {name}: {more} more entries cannot be read"));
+    }
+    let open = |path: &String| format!("set {name}:{}: published while a program had it open for writing", plain(path));
+    lines.extend(set.open.iter().map(open));
+    if set.writers == Some(Writers::Unknown) {
+        lines.push(format!("set {name}: whether a file is open for writing cannot be told on this file system"));
     }
     lines
 }

@@ -1,4 +1,8 @@
-use bellwether_proto::{revision::Epoch, revision::Number, status::Progress, status::Reach, status::SetStatus};
+use bellwether_proto::{
+    revision::Epoch,
+    revision::Number,
+    status::{Cause, Progress, Reach, SetStatus, UnreadEntry, Writers},
+};
 
 use super::*;
 
@@ -49,6 +53,10 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
             entries: 61,
             watching: "events".into(),
             notices: Vec::new(),
+            unread_entries: 0,
+            unread: Vec::new(),
+            open: Vec::new(),
+            writers: None,
         }],
         servers,
     }
@@ -134,6 +142,28 @@ fn everything_wrong_is_said_below() {
         assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
     }
     assert!(summary(&status).ends_with("· auto · paused"), "{}", summary(&status));
+}
+
+#[test]
+fn what_stays_as_it_was_is_named_with_its_reason() {
+    let mut status = six();
+    let set = &mut status.sets[0];
+    let reason = "cannot be read: Input/output error\u{1b}[2J".to_owned();
+    set.unread.push(UnreadEntry { path: "conf.d/a.conf".into(), cause: Cause::Unreadable, reason, since_ms: 0 });
+    set.unread_entries = 3;
+    set.open.push("up.conf".into());
+    set.writers = Some(Writers::Unknown);
+    let lines = problems(&status);
+    for part in [
+        "set nginx:conf.d/a.conf: cannot be read: Input/output error",
+        "members keep what they have",
+        "set nginx: 2 more entries",
+        "set nginx:up.conf: published while a program had it open",
+        "cannot be told on this file system",
+    ] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
+    }
+    assert!(lines.iter().all(|line| !line.contains('\u{1b}')), "{lines:#?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -21,7 +21,7 @@ use super::{
     journal::{Act, Journal, Operation},
     look::{Seen, Shape, look},
     place::Area,
-    stage, verify,
+    sparse, stage, verify,
 };
 use crate::{
     beneath::{open_file, os},
@@ -230,17 +230,9 @@ fn copy(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
     let Some(seen) = look(from.directory, from.name)? else { return Ok(()) };
     match seen.shape {
         Shape::File => {
-            let (mut source, copy) =
-                (open_file(from.directory, from.name)?, durable::create(to.directory, to.name, 0o600)?);
-            let (mut buffer, mut offset) = (vec![0; 1 << 18], 0);
-            loop {
-                let length = source.read(&mut buffer)?;
-                if length == 0 {
-                    break;
-                }
-                durable::write_at(&copy, &buffer[..length], offset)?;
-                offset += length as u64;
-            }
+            let source = open_file(from.directory, from.name)?;
+            let copy = durable::create(to.directory, to.name, 0o600)?;
+            sparse::copy(&source, &copy)?;
             durable::put_numbers(copy.as_fd(), seen.mode, seen.ids, seen.mtime)?;
             durable::sync_file(copy.as_fd())
         }

@@ -14,12 +14,13 @@ use bellwether_proto::{
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
 
-use super::{journal::Operation, place::Area};
+use super::{journal::Operation, place::Area, sparse};
 use crate::{
     attributes::copy_label,
     beneath::{open_directory, open_file, os},
     durable::{self, New},
     failpoint,
+    scan::content,
 };
 
 /// Up to so many files, links and directories each is synced; beyond, their file system, once. One fsync takes about a
@@ -43,6 +44,9 @@ struct StagedFile {
     ids: (u32, u32),
     /// Chunks that are still to come.
     left: usize,
+    size: u64,
+    /// One past the last byte that was written.
+    end: u64,
     created: bool,
     /// Its mode is what it is to be.
     has_mode: bool,
@@ -86,7 +90,7 @@ pub(super) fn name(operation: &Operation) -> Vec<u8> {
 pub(super) fn size(entry: &bellwether_proto::entry::Entry) -> u64 {
     const BLOCK: u64 = 4096;
     match &entry.kind {
-        Kind::File(content) => content.size().next_multiple_of(BLOCK),
+        Kind::File(content) => content::data(content).next_multiple_of(BLOCK),
         Kind::Directory | Kind::Link(_) => BLOCK,
     }
 }
@@ -126,6 +130,8 @@ impl Staging {
                     meta,
                     ids,
                     left,
+                    size: content.size(),
+                    end: 0,
                     created: false,
                     has_mode: false,
                     whole: None,
@@ -196,6 +202,8 @@ impl Staging {
     /// Writes a chunk wherever it is needed.
     pub(super) fn supply(&mut self, areas: &[Area], hash: &Hash, bytes: &[u8]) -> Result<(), Failure> {
         let Some(places) = self.wanted.remove(hash) else { return Ok(()) };
+        // A hole in each of its many places.
+        let zeros = *hash == content::zeros().hash;
         for Place { file, offset, length } in places {
             let staged = &self.files[file];
             let at = |error| (staged.area, staged.path.clone(), error);
@@ -204,7 +212,7 @@ impl Staging {
                 let what = format!("a chunk of {} bytes came for one of {length}", bytes.len());
                 return Err(at(io::Error::other(what)));
             }
-            self.write(areas, file, bytes, offset)?;
+            self.write(areas, file, if zeros { &[] } else { bytes }, offset)?;
         }
         Ok(())
     }
@@ -216,7 +224,8 @@ impl Staging {
             _ => self.create(areas, number)?,
         };
         let staged = &mut self.files[number];
-        durable::write_at(&file, bytes, offset).map_err(|error| (staged.area, staged.path.clone(), error))?;
+        let written = sparse::write(&file, bytes, offset);
+        staged.end = written.map_err(|error| (staged.area, staged.path.clone(), error))?.max(staged.end);
         staged.left -= 1;
         if staged.left == 0 {
             return self.complete(areas, number, file);
@@ -259,6 +268,9 @@ impl Staging {
         let staged = &mut self.files[number];
         let area = &areas[staged.area];
         let finish = || -> io::Result<()> {
+            if staged.end < staged.size {
+                durable::set_length(&file, staged.size)?;
+            }
             if let Some(live) = &staged.label {
                 label(area, live, file.as_fd())?;
             }

@@ -8,3 +8,4 @@ mod mounts;
 mod power_loss;
 mod random;
 mod sets;
+mod sparse;

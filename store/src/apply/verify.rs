@@ -1,13 +1,16 @@
 //! Comparing what is on the disk with an entry, byte by byte.
 
 use std::{
-    io::{self, Read},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
 };
 
 use bellwether_proto::{
     entry::{Content, Entry, Kind, Meta},
-    hash::Hash,
     record::SetRules,
 };
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
@@ -17,6 +20,7 @@ use crate::{
     attributes::{Accounts, Names, read},
     beneath::{open_file, os},
     durable::Name,
+    scan::content,
 };
 
 /// Whether the entry at `at` is exactly `entry`; of a directory, what it holds is not looked at.
@@ -38,8 +42,8 @@ pub(super) fn matches(at: Name<'_>, entry: &Entry, rules: &SetRules, accounts: &
             if seen.mode != entry.meta.mode || seen.mtime.0 != entry.meta.mtime || seen.size != content.size() {
                 return Ok(false);
             }
-            let mut file = open_file(at.directory, at.name)?;
-            Ok(same_xattrs(file.as_fd(), &entry.meta, rules)? && same_content(&mut file, content)?)
+            let file = open_file(at.directory, at.name)?;
+            Ok(same_xattrs(file.as_fd(), &entry.meta, rules)? && same_content(&file, content)?)
         }
         (Kind::Link(_) | Kind::Directory | Kind::File(_), _) => Ok(false),
     }
@@ -76,14 +80,7 @@ fn same_xattrs(fd: BorrowedFd<'_>, meta: &Meta, rules: &SetRules) -> io::Result<
     Ok(read(fd, rules.allow_capabilities)?.xattrs == meta.xattrs)
 }
 
-fn same_content(file: &mut std::fs::File, content: &Content) -> io::Result<bool> {
-    let mut buffer = Vec::new();
-    for chunk in content.chunks() {
-        buffer.clear();
-        file.take(chunk.length.into()).read_to_end(&mut buffer)?;
-        if buffer.len() != chunk.length as usize || Hash::of(&buffer) != chunk.hash {
-            return Ok(false);
-        }
-    }
-    Ok(file.read(&mut [0])? == 0)
+fn same_content(file: &File, content: &Content) -> io::Result<bool> {
+    // One byte more would make it another file.
+    Ok(content::holds(file, content)? && file.read_at(&mut [0], content.size())? == 0)
 }

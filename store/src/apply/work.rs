@@ -22,7 +22,7 @@ use super::{
 use crate::{
     attributes::Accounts,
     durable,
-    scan::Source,
+    scan::{Source, content},
     tree::{Node, Tree},
 };
 
@@ -243,7 +243,7 @@ impl Work {
 fn size(node: &Node) -> u64 {
     match node {
         Node::Directory(dir) => dir.children().iter().map(|child| size(&child.node)).sum(),
-        Node::File { content, .. } => content.size(),
+        Node::File { content, .. } => content::data(content),
         Node::Link { .. } => 0,
     }
 }

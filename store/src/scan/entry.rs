@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    Around, HardLink, ScanError, Source, content,
+    Around, HardLink, Patience, ScanError, Source, content,
     exclude::Excludes,
     status::{Age, Place, age, file_type, is_known, same_moment, stat, status},
 };
@@ -55,12 +55,17 @@ pub(super) struct SetScan<'a> {
 pub(super) enum Seen {
     /// Nothing that is carried.
     Nothing,
-    /// A link, or a file that is as it was known.
+    /// A link, a file that is as it was known, or what stands for an entry that cannot be read.
     Leaf(Node),
     /// A file that has to be read.
     File,
     /// A directory.
     Directory,
+}
+
+/// What was seen of an entry that cannot be read.
+pub(super) fn kept(node: Option<Node>) -> Seen {
+    node.map_or(Seen::Nothing, Seen::Leaf)
 }
 
 /// Whether `error` says that the entry, or a directory above it, is not there or is something else now.
@@ -95,13 +100,30 @@ impl<'a> SetScan<'a> {
         ScanError::Busy { set: self.rules.name.clone(), path: path.clone(), tries }
     }
 
+    /// What stands for an entry that cannot be read: what it was in the last revision. An error only for one that is about
+    /// the whole set.
+    pub(super) fn keep(&self, path: &EntryPath, why: ScanError) -> Result<Option<Node>, ScanError> {
+        self.around.keep(&self.rules.name, path, why)
+    }
+
     pub(super) fn notice(&self, path: &EntryPath, what: impl Into<String>) {
         self.around.findings.notice(&self.rules.name, path, what.into());
     }
 
     /// Looks at `path`, which is `name` in the open `directory`; one system call for what is as it was `known`. `hint`
-    /// is what the directory says it is.
+    /// is what the directory says it is. What cannot be looked at is as in the last revision.
     pub(super) fn look(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &EntryPath,
+        name: &[u8],
+        hint: FileType,
+        known: Option<&Node>,
+    ) -> Result<Seen, ScanError> {
+        self.try_look(directory, path, name, hint, known).or_else(|why| Ok(kept(self.keep(path, why)?)))
+    }
+
+    fn try_look(
         &self,
         directory: BorrowedFd<'_>,
         path: &EntryPath,
@@ -239,8 +261,17 @@ impl<'a> SetScan<'a> {
         }
     }
 
-    /// Reads a file whole, again when it changed meanwhile; none when it is gone. `buffer` is anybody's between two files.
+    /// Reads a file whole, again when it changed meanwhile; none when it is gone. What cannot be read is as in the last
+    /// revision. `buffer` is anybody's between two files.
     pub(super) fn read(&self, path: &EntryPath, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
+        self.try_read(path, buffer).or_else(|why| self.keep(path, why))
+    }
+
+    fn try_read(&self, path: &EntryPath, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
+        let patience = self.around.keeping.patience.map(|patience| patience(&self.rules.name, path));
+        if let Some(Patience::Rests(tries)) = patience {
+            return Err(self.busy(path, tries));
+        }
         for pause in 0..TRIES {
             if pause > 0 {
                 std::thread::sleep(PAUSE * (1 << pause));
@@ -248,10 +279,19 @@ impl<'a> SetScan<'a> {
             match open_file(self.root.as_fd(), path.as_bytes()) {
                 Ok(file) => {
                     if let Some(node) = self.read_settled(path, &file, buffer)? {
-                        return Ok(Some(node));
+                        return self.closed(path, &file, node, patience).map(Some);
                     }
-                    if let Reading::Done(node) = self.read_once(path, &file)? {
-                        return Ok(node);
+                    // Where every byte is read, most files did not change: they are no matter, whoever has them open.
+                    let open = patience.is_some() && !self.bytes && self.is_open(&file);
+                    if open && patience == Some(Patience::Waits) {
+                        return Err(self.open_for_writing(path));
+                    }
+                    match self.read_once(path, &file)? {
+                        Reading::Done(None) => return Ok(None),
+                        Reading::Done(Some(node)) => return self.closed(path, &file, node, patience).map(Some),
+                        // It will change at every further try, too.
+                        Reading::Changed if open => return Err(self.busy(path, 1)),
+                        Reading::Changed => {}
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -260,6 +300,28 @@ impl<'a> SetScan<'a> {
             }
         }
         Err(self.busy(path, TRIES))
+    }
+
+    fn is_open(&self, file: &File) -> bool {
+        self.around.findings.is_open(&self.rules.name, file.as_fd())
+    }
+
+    fn open_for_writing(&self, path: &EntryPath) -> ScanError {
+        ScanError::Open { set: self.rules.name.clone(), path: path.clone() }
+    }
+
+    /// What was read of a file, unless it has changed since the last revision and somebody has it open for writing.
+    fn closed(&self, path: &EntryPath, file: &File, node: Node, patience: Option<Patience>) -> Result<Node, ScanError> {
+        let Some(patience) = patience else { return Ok(node) };
+        let same = self.around.keeping.last.get(&self.rules.name, path).is_some_and(|last| last.same(&node));
+        if same || !self.is_open(file) {
+            return Ok(node);
+        }
+        if patience == Patience::Waits {
+            return Err(self.open_for_writing(path));
+        }
+        self.around.findings.open(&self.rules.name, path);
+        Ok(node)
     }
 
     /// Notes a file that has other names.
@@ -300,17 +362,20 @@ impl<'a> SetScan<'a> {
         if file_type(&before) != FileType::RegularFile {
             return Ok(Reading::Changed);
         }
-        if before.stx_size > limits::FILE {
-            self.notice(path, format!("a file of {} bytes is too large to be carried", before.stx_size));
-            return Ok(Reading::Done(None));
+        let large = |size| ScanError::Large { set: self.rules.name.clone(), path: path.clone(), size };
+        if before.stx_size > limits::FILE || before.stx_size > (limits::FILE_CHUNKS * content::MOST) as u64 {
+            return Err(large(before.stx_size));
         }
         let mut meta = self.meta(&before);
         let whole = self.attributes(file.as_fd(), path, &mut meta)?;
-        let content = self.content(path, file, before.stx_size).map_err(failed)?;
+        let content = self.content(path, file, &before).map_err(failed)?;
         self.around.findings.read(content.size());
         let after = status(file.as_fd(), b"").map_err(|error| failed(error.into()))?;
         if !same_moment(&before, &after) || content.size() != after.stx_size {
             return Ok(Reading::Changed);
+        }
+        if content.chunks().len() > limits::FILE_CHUNKS {
+            return Err(large(after.stx_size));
         }
         self.names(path, &after);
         meta.mode = self.mode(path, &after);
@@ -321,11 +386,15 @@ impl<'a> SetScan<'a> {
     }
 
     /// A file's chunks: the expected ones where every one of them is there, which saves looking for where to cut.
-    fn content(&self, path: &EntryPath, file: &File, size: u64) -> io::Result<Content> {
+    fn content(&self, path: &EntryPath, file: &File, status: &Statx) -> io::Result<Content> {
+        let size = status.stx_size;
         let expected = if size > content::WHOLE { self.expected(path) } else { None };
         match expected.filter(|expected| expected.size() == size) {
             Some(expected) if content::holds(file, &expected)? => Ok(expected),
-            Some(_) | None => content::cut(file, size),
+            Some(_) | None if size > content::WHOLE && status.stx_blocks < size / 512 => {
+                content::cut_sparse(file, size)
+            }
+            Some(_) | None => content::cut(content::From { file, at: 0 }, size),
         }
     }
 
@@ -346,7 +415,7 @@ enum Reading {
 fn no_root(source: &Source, error: io::Error) -> Result<(), ScanError> {
     let (rules, path) = (&source.rules, EntryPath::root());
     if let Some(elsewhere) = elsewhere(&error) {
-        return Err(ScanError::Elsewhere { set: rules.name.clone(), elsewhere: elsewhere.clone() });
+        return Err(ScanError::Elsewhere { set: rules.name.clone(), path, elsewhere: elsewhere.clone() });
     }
     match std::fs::symlink_metadata(&source.path) {
         Err(missing) if is_gone(&missing) => Ok(()),

@@ -5,6 +5,7 @@ mod cases;
 mod named;
 mod place;
 mod random;
+mod unread;
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,7 @@
 //! The sets: whether they can be read, staged beside and switched, and what in them will be left alone.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt},
@@ -34,7 +35,7 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
     let mut checks = vec![contents(&name, &set.path, &seen)];
     checks.extend(left_alone(&name, &seen));
     checks.push(staging(&name, &set.path));
-    checks.push(space(&name, &set.path, state, seen.bytes));
+    checks.push(space(&name, &set.path, state, seen.taken));
     checks.push(file_system(&name, &set.path));
     (checks, seen.directories)
 }
@@ -58,6 +59,10 @@ struct Seen {
     files: u64,
     links: u64,
     bytes: u64,
+    /// What they take on the disk: less where they have holes.
+    taken: u64,
+    /// Of files with more than one name, by device and inode: how many there are, and how many of them here.
+    names: BTreeMap<(u64, u64), (u64, u64)>,
     /// Cannot be read, and why.
     unreadable: Vec<String>,
     mounts: Vec<PathBuf>,
@@ -90,6 +95,12 @@ fn walk(directory: &Path, device: u64, seen: &mut Seen) {
         } else {
             seen.files += 1;
             seen.bytes += metadata.len();
+            seen.taken += metadata.len().min(metadata.blocks() * 512);
+            if metadata.nlink() > 1 {
+                let (names, here) = seen.names.entry((metadata.dev(), metadata.ino())).or_default();
+                *names = metadata.nlink();
+                *here += 1;
+            }
             if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
                 seen.unreadable.push(format!("{}: {}", path.display(), io::Error::from(e)));
             }
@@ -130,6 +141,12 @@ fn left_alone(name: &str, seen: &Seen) -> Vec<Check> {
     if !seen.special.is_empty() {
         let what = format!("sockets, fifos or devices, which are not carried: {}", list(&seen.special));
         checks.push(Check::warn(name, what, "exclude them, and this is no longer said"));
+    }
+    let outside = seen.names.values().filter(|(names, here)| names > here).count();
+    if outside > 0 {
+        let what =
+            format!("files with other hard links outside the set: {outside}; an edit through those is seen late");
+        checks.push(Check::warn(name, what, "edit them by their names in the set, or make them files of their own"));
     }
     checks
 }
@@ -278,6 +295,22 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("app.sock")).unwrap();
         let (checks, _) = set(&config(dir.path().to_owned()), dir.path());
         assert!(checks.iter().any(|c| c.level == Level::Warn && c.what.contains("app.sock")), "{checks:#?}");
+    }
+
+    #[test]
+    fn hard_links_to_places_outside_are_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("set");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("a"), "x").unwrap();
+        fs::hard_link(root.join("a"), root.join("b")).unwrap();
+        let said = || {
+            let (checks, _) = set(&config(root.clone()), dir.path());
+            checks.iter().any(|c| c.level == Level::Warn && c.what.contains("outside the set: 1;"))
+        };
+        assert!(!said(), "all names are in the set");
+        fs::hard_link(root.join("a"), dir.path().join("outside")).unwrap();
+        assert!(said());
     }
 
     #[test]
