@@ -76,9 +76,13 @@ impl State {
         (self.paths, self.everything, self.burst) = (Paths::new(), false, None);
     }
 
+    /// When the youngest of the files was begun that are being written.
+    fn begun(&self) -> Option<Instant> {
+        self.written.values().map(|written| written.first).max()
+    }
+
     fn burst_due(&self, limits: Limits) -> Option<Instant> {
-        let begun = self.written.values().map(|written| written.first).max();
-        self.burst.map(|burst| burst.due(limits.quiet, begun))
+        self.burst.map(|burst| burst.due(limits.quiet, self.begun()))
     }
 }
 
@@ -147,8 +151,9 @@ impl Dirty {
 
     /// The burst so far and when to begin with it, where that is worth it before it is over.
     pub(crate) fn early(&self) -> Option<(Burst, Instant)> {
-        let burst = self.state().burst?;
-        burst.early().map(|at| (burst, at))
+        let state = self.state();
+        let burst = state.burst?;
+        burst.early(state.begun()).map(|at| (burst, at))
     }
 
     /// What was gathered so far, which stays, and the burst that it came in.

@@ -33,9 +33,10 @@ pub struct Burst {
 }
 
 impl Burst {
-    /// When to begin with what can be thrown away; none: it is a burst of many, of which more is to come.
-    pub fn early(&self) -> Option<Instant> {
-        (self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
+    /// When to begin with what can be thrown away; none: more of the burst is to come. `begun` as in [`Burst::due`].
+    pub fn early(&self, begun: Option<Instant>) -> Option<Instant> {
+        let of_it = begun.is_some_and(|begun| begun >= self.first);
+        (!of_it && self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
     }
 
     /// When to scan, should nothing more happen. `begun`: when the youngest of the files was begun that are being written.
@@ -85,8 +86,8 @@ mod tests {
     fn a_save_is_prepared_early_a_long_burst_is_not() {
         let first = Instant::now();
         let early = |length, paths| {
-            let burst = Burst { first, last: first + Duration::from_millis(length), paths, writing: false };
-            burst.early().inspect(|at| assert!(*at < burst.due(MAX)))
+            let burst = Burst { first, last: first + Duration::from_millis(length), paths };
+            burst.early(None).inspect(|at| assert!(*at < burst.due(MAX, None)))
         };
         assert_eq!(early(0, 1), Some(first + EARLY));
         assert_eq!(early(2, 3), Some(first + Duration::from_millis(2) + EARLY));
@@ -96,8 +97,11 @@ mod tests {
     #[test]
     fn a_file_that_is_being_written_is_waited_for() {
         let now = Instant::now();
-        let burst = Burst { first: now, last: now, paths: 1, writing: true };
-        assert_eq!((burst.early(), burst.due(MAX)), (None, now + MAX));
+        let burst = Burst { first: now, last: now, paths: 1 };
+        assert_eq!((burst.early(Some(now)), burst.due(MAX, Some(now))), (None, now + MAX));
+        let later = Burst { first: now + MAX, last: now + MAX, paths: 1 };
+        assert_eq!(later.early(Some(now)), later.early(None));
+        assert_eq!(later.due(MAX, Some(now)), later.due(MAX, None), "one that is written for long is no part of it");
     }
 
     #[test]

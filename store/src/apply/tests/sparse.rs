@@ -45,7 +45,8 @@ fn assert_sparse(path: &Path) {
 #[test]
 fn holes_stay_holes_by_every_way() {
     for (beside, exchange) in [(true, true), (false, true), (true, false), (false, false)] {
-        let farm = Farm { ways: Ways { beside, exchange }, ..Farm::new() };
+        let mut farm = Farm::new();
+        farm.ways = Ways { beside, exchange };
         build(&farm.live(), &["index=old", "grows=old"]);
         sparse(&farm.model().join("index"), SIZE, &[(SIZE - 4, b"end\n")]);
         sparse(&farm.model().join("grows"), SIZE + 1, &[(0, b"begin"), (SIZE / 2 + 17, b"middle")]);
@@ -73,7 +74,8 @@ fn what_is_put_back_has_its_holes() {
 #[test]
 fn a_recovery_point_has_the_holes() {
     let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
-    let farm = Farm { state: elsewhere.path().to_owned(), ..Farm::new() };
+    let mut farm = Farm::new();
+    farm.state = elsewhere.path().to_owned();
     let same = fs::metadata(elsewhere.path()).unwrap().dev() == fs::metadata(farm.live()).unwrap().dev();
     if same {
         return bellwether_skip::skip("a recovery point on another file system", "there is one only");
