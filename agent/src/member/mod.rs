@@ -5,6 +5,7 @@
 //! ([`session`], one task a stream), and from the watch on the sets (drift). It answers through the stream's own channel
 //! and tells what it sees as [`Event`]s.
 
+mod again;
 mod drift;
 mod keeping;
 mod position;
@@ -49,19 +50,20 @@ use bellwether_store::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use self::{
-    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
-    position::{held_before, note_leading},
-    recovery::recover,
-    session::{PushService, not_taken},
-};
 use self::{
+    again::Again,
     drift::{pace::Pace, waiting::Waiting},
     position::{Fault, Position},
     receive::{ReceiveError, Receiving, Step},
     session::{ANSWERS, Answer},
     sets::Sets,
     switch::Filling,
+};
+pub(crate) use self::{
+    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
+    position::{held_before, note_leading},
+    recovery::recover,
+    session::{PushService, not_taken},
 };
 use crate::{group::GroupRecord, layout::Layout, seen::Seen};
 
@@ -84,6 +86,8 @@ pub(crate) enum Input {
     Closed { session: u64 },
     /// Something changed in the sets.
     Dirty(Look),
+    /// What stands in the way of a revision may be gone.
+    LookForObstacle,
     /// What this server holds is asked for, before it takes over.
     Account(oneshot::Sender<Account>),
     /// The role ends.
@@ -152,6 +156,9 @@ pub(crate) struct Member {
     /// When edits may be put back without being asked again (policy `revert`).
     pace: Pace,
     work: Work,
+    /// What waits until something here has passed, and whether anything does.
+    again: Option<Again>,
+    waits: watch::Sender<bool>,
     session: Option<Session>,
     progressed: Instant,
 }
@@ -175,7 +182,7 @@ impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
         let Setup { name, paths, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
-        let (mut position, history) = recover(&layout, &paths, record.current().record())?;
+        let (mut position, history) = recover(&layout, &paths, record.current().record(), &record.own_key())?;
         if position.leads {
             position.leads = false;
             state_file::save(&layout.position(), &position)?;
@@ -191,7 +198,8 @@ impl Member {
         }
         let rules =
             record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
-        let sets = Sets::open(paths, &layout, tree.unwrap_or_else(|| Tree::empty(rules)))?;
+        let key = record.own_key();
+        let sets = Sets::open(paths, &layout, key, tree.unwrap_or_else(|| Tree::empty(rules)))?;
         let mut member = Self {
             name,
             layout,
@@ -211,6 +219,8 @@ impl Member {
             waiting: Waiting::default(),
             pace: Pace::default(),
             work: Work::Idle,
+            again: None,
+            waits: watch::Sender::new(false),
             session: None,
             progressed: Instant::now(),
         };
@@ -224,7 +234,8 @@ impl Member {
         Ok(member)
     }
 
-    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread.
+    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread; a third wakes it
+    /// while a revision waits.
     pub(crate) fn watch(
         &self,
         inputs: mpsc::Sender<Input>,
@@ -235,9 +246,10 @@ impl Member {
         let dirty = Arc::new(Dirty::default());
         let (mode, _) = watch::channel(Mode::Starting);
         let arming = watching::run(watched, dirty.clone(), mode, stop.clone());
+        let waking = again::wake(self.waits.subscribe(), inputs.clone(), stop.clone());
         let feeding = drift::watch(dirty, self.record.follow(), inputs, stop.clone());
         async move {
-            tokio::join!(arming, feeding);
+            tokio::join!(arming, feeding, waking);
         }
     }
 
@@ -253,6 +265,7 @@ impl Member {
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.waiting.look(look),
+                Input::LookForObstacle => self.look_for_obstacle(),
                 Input::Asked(asked) => self.asked(asked),
                 Input::Account(answer) => drop(answer.send(self.account())),
                 Input::End => break,
@@ -281,6 +294,7 @@ impl Member {
 
     fn opened(&mut self, mut session: Session) {
         self.closed();
+        self.ask_anew();
         let ticket = session.ticket.take();
         self.session = Some(session);
         let partial = self.history.partial();
@@ -354,7 +368,7 @@ impl Member {
         self.interrupt();
         let header = match self.admitted(offer) {
             Ok(header) => header,
-            Err(reason) => return self.report_refusal(offer_id(offer), reason),
+            Err(reason) => return self.report_refusal(offer_id(offer), reason, None),
         };
         // An offer may come before the word of the head that it makes.
         if self.heard.is_none_or(|(newest, _)| newest < header.number()) {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
+    key::PublicKey,
     name::SetName,
     record::SetRules,
     revision::{Number, SignedHeader},
@@ -12,7 +13,7 @@ use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
     index,
     pack::{self, OldChunks},
-    scan::{Depth, Look, ScanError, Source, scan},
+    scan::{Depth, Look, ScanError, Source, scan_expecting},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Sets {
     /// Where they are.
     pub(crate) paths: BTreeMap<SetName, PathBuf>,
     state: PathBuf,
+    server: PublicKey,
     /// The tree of the revision that is held; empty when none is.
     pub(crate) tree: Tree,
     /// As last scanned, drift included.
@@ -38,26 +40,31 @@ pub(crate) struct Sets {
 
 impl Sets {
     /// Scans the sets under the rules of `tree`: by stat, or by every byte after another boot.
-    pub(crate) fn open(paths: BTreeMap<SetName, PathBuf>, layout: &Layout, tree: Tree) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        paths: BTreeMap<SetName, PathBuf>,
+        layout: &Layout,
+        server: PublicKey,
+        tree: Tree,
+    ) -> Result<Self, OpenError> {
         let rules = rules(&tree);
         let known = index::load(&layout.index(), &rules);
         let look = if known.as_ref().is_some_and(|known| known.same_boot) { Look::Stats } else { Look::Bytes };
         let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
         let sources = sources(&paths, &rules).map_err(OpenError::NoPath)?;
-        let live = scan(&sources, &before, &look)?.tree;
-        Ok(Self { paths, state: layout.state().to_owned(), tree, live, forked: None })
+        let live = scan_expecting(&sources, &before, &look, &tree)?.tree;
+        Ok(Self { paths, state: layout.state().to_owned(), server, tree, live, forked: None })
     }
 
     /// Looks at the sets again.
     pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
-        self.live = scan(&self.site().sources, &self.live, look)?.tree;
+        self.live = scan_expecting(&self.site().sources, &self.live, look, &self.tree)?.tree;
         Ok(())
     }
 
     /// The sets under the rules of the revision that is held. All have a path: it was taken with one.
     pub(crate) fn site(&self) -> Site {
         let sources = sources(&self.paths, &rules(&self.tree)).unwrap_or_default();
-        Site { sources, state: self.state.clone() }
+        Site { sources, state: self.state.clone(), server: self.server }
     }
 
     /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
@@ -80,10 +87,10 @@ impl Sets {
             Some(changes) if rules(&self.live) == head.rules => Look::At(places(changes)),
             Some(_) | None => Look::Stats,
         };
-        self.live = scan(&sources, &self.live, &look)?.tree;
+        self.live = scan_expecting(&sources, &self.live, &look, &self.tree)?.tree;
         let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
-        let site = Site { sources, state: self.state.clone() };
+        let site = Site { sources, state: self.state.clone(), server: self.server };
         let plan = match self.forked {
             None => self.plan_for(&site, &head.header, &self.tree, &target, changes)?,
             Some(_) => {

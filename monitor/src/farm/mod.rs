@@ -1,17 +1,19 @@
 //! Folding what was seen into what is known of the farm.
 
+mod configured;
 mod heads;
 mod server;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bellwether_proto::{
-    name::ServerName,
+    name::{ServerName, SetName},
     record::{Publish, Record},
     revision::Number,
     status::{Event, FarmStatus, SetStatus},
 };
 
+pub use configured::differing;
 use heads::Heads;
 use server::{Known, standing::View};
 
@@ -28,6 +30,7 @@ pub struct Farm {
     watching: String,
     unpublished: Option<String>,
     sets: Vec<SetStatus>,
+    configured: Option<Vec<SetName>>,
     servers: BTreeMap<ServerName, Known>,
 }
 
@@ -42,8 +45,14 @@ impl Farm {
             watching: "not watching".to_owned(),
             unpublished: None,
             sets: Vec::new(),
+            configured: None,
             servers: BTreeMap::new(),
         }
+    }
+
+    /// These sets are in the observer's own configuration.
+    pub fn configure(&mut self, sets: Vec<SetName>) {
+        self.configured = Some(sets);
     }
 
     /// Takes in `event`, seen at `now_ms` (milliseconds since 1970).
@@ -113,6 +122,12 @@ impl Farm {
             watching: self.watching.clone(),
             unpublished: self.unpublished.clone(),
             sets: self.sets.clone(),
+            warnings: self
+                .configured
+                .iter()
+                .zip(record)
+                .flat_map(|(sets, record)| differing(sets, &record.policy.sets))
+                .collect(),
             servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
         }
     }

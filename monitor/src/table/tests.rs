@@ -20,6 +20,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         drift: Vec::new(),
         drift_entries: 0,
         held: false,
+        waits_for: None,
         progress: None,
         seen_ms: Some(99_000),
         last_update_us: Some(8_340),
@@ -45,6 +46,7 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         watching: "events".into(),
         unpublished: None,
         sets: vec![SetStatus { name: "nginx".parse().unwrap(), entries: 61, notices: Vec::new() }],
+        warnings: Vec::new(),
         servers,
     }
 }

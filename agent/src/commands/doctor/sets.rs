@@ -7,13 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_proto::record::SetRules;
 use bellwether_store::beneath;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Check;
 use bellwether_monitor::text::bytes;
 
-use crate::config::SetConfig;
+use crate::{config::SetConfig, private};
 
 /// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
 const STAGING: &str = ".bellwether";
@@ -37,6 +38,14 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
     checks.push(space(&name, &set.path, state, seen.bytes));
     checks.push(file_system(&name, &set.path));
     (checks, seen.directories)
+}
+
+/// What in a set is one machine's own, under the rules of the group (none: of none yet).
+pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>) -> Option<Check> {
+    let own = SetRules { local: set.local.clone(), ..SetRules::new(set.name.clone()) };
+    let line = private::look(&set.path, rules.unwrap_or(&own)).line()?;
+    let todo = "exclude what is not meant for every server (`init --exclude`)";
+    Some(Check::warn(format!("set {}", set.name), line, todo))
 }
 
 fn cannot_open(name: &str, path: &Path, error: &io::Error) -> Check {
@@ -278,6 +287,17 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("app.sock")).unwrap();
         let (checks, _) = set(&config(dir.path().to_owned()), dir.path());
         assert!(checks.iter().any(|c| c.level == Level::Warn && c.what.contains("app.sock")), "{checks:#?}");
+    }
+
+    #[test]
+    fn a_key_in_a_set_is_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("site.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
+        let set = config(dir.path().to_owned());
+        let check = private(&set, None).expect("a warning");
+        assert!(check.level == Level::Warn && check.what.contains("site.key (a private key)"), "{check:?}");
+        let excluded = SetRules { exclude: vec!["*.key".to_owned()], ..SetRules::new(set.name.clone()) };
+        assert_eq!(private(&set, Some(&excluded)), None);
     }
 
     #[test]
