@@ -35,10 +35,8 @@ pub(crate) enum Manner {
     Mute,
     /// Reports that all is done, with another root.
     Liar,
-    /// Refuses every revision before the switch.
+    /// Refuses every revision before the switch, and asks for it again though nothing there may pass.
     Refuses,
-    /// The same, and asks for it again though nothing there may pass.
-    RefusesAndAsks,
     /// Refuses each revision for want of space when it is first offered, and asks for it again.
     Waits,
     /// The same, but it hangs up instead of asking.
@@ -349,8 +347,7 @@ impl Play {
         match self.manner() {
             Manner::Mute => return Some(()),
             Manner::Liar => return self.report(&header, v1::Outcome::Done, Hash::of(b"another")).await,
-            Manner::Refuses => return self.report(&header, v1::Outcome::Refused, root).await,
-            Manner::RefusesAndAsks => return self.refuse(&header, v1::Cause::Unspecified).await,
+            Manner::Refuses => return self.refuse(&header, v1::Cause::Unspecified).await,
             Manner::Waits if self.is_first_offer() => return self.refuse(&header, v1::Cause::Space).await,
             Manner::WaitsAndHangsUp if self.is_first_offer() => {
                 let revision = header.id().0.into();

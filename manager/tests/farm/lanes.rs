@@ -147,7 +147,7 @@ async fn a_refused_revision_is_not_offered_again_and_the_next_one_leads_round_it
     let member = farm.join("a", Manner::Honest).await;
     farm.done("a", "1.1").await;
     // Asking again changes nothing where nothing may pass.
-    member.memory().manner = Manner::RefusesAndAsks;
+    member.memory().manner = Manner::Refuses;
     farm.write("a", "refused");
     let reason = farm
         .observed("a", "refused", |seen| match seen {
