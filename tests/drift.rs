@@ -286,7 +286,7 @@ fn w3_with_the_policy_hold_a_drifted_server_takes_no_updates_until_that_is_settl
     let late = farm.wait_server(farm.member(1), "its lag", |s| s.lag_revisions > 0);
     assert_eq!((late.state, late.revision), (State::Drifted, held.revision));
     assert!(late.reason.as_deref().is_some_and(|why| why.contains("takes no updates")), "{late:?}");
-    farm.manager().command(&["wait", "--timeout", "60s"]).exits(5).says(&["member1", "takes no updates"]);
+    farm.manager().command(&["wait", "--timeout", "180s"]).exits(5).says(&["member1", "takes no updates"]);
     assert_eq!(fs::read(farm.member(1).web("gone.conf")).expect("a file"), b"gone");
 
     // Kept, although the head has moved on elsewhere.

@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::farm::{Farm, compare::find_below, one, run, wait_for};
+use crate::farm::{DEADLINE, Farm, compare::find_below, one, run, wait_for};
 
 /// A manager that runs and members that have not joined.
 fn ready(members: usize) -> Farm {
@@ -73,7 +73,7 @@ fn a_token_that_expired_is_refused() {
     let farm = ready(1);
     let token = farm.token(&["--ttl", "1s"]);
     let start = std::time::Instant::now();
-    wait_for("the token's last second to pass", Duration::from_secs(10), || {
+    wait_for("the token's last second to pass", DEADLINE, || {
         let passed = start.elapsed();
         if passed > Duration::from_millis(1_100) { Ok(()) } else { Err(format!("{passed:?}")) }
     });
@@ -138,7 +138,7 @@ fn leave_forgets_the_group_and_leaves_the_configuration() {
     farm.wait_equal();
     farm.member(1).command(&["leave", "--yes"]).success();
     let member = farm.server_mut(1);
-    wait_for("the agent's end", Duration::from_secs(30), || member.ended().ok_or("it runs".to_owned()));
+    wait_for("the agent's end", DEADLINE, || member.ended().ok_or("it runs".to_owned()));
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("still there"), b"the manager's");
     assert!(!farm.member(1).state().join("group.json").exists(), "it belongs to no group");
 }

@@ -25,13 +25,13 @@ fn w7_a_stopped_member_delays_nobody_and_catches_up() {
 #[test]
 fn w7_wait_ends_with_its_timeout_while_a_member_is_away() {
     let farm = Farm::plan().members(1).start();
-    farm.manager().command(&["wait", "--timeout", "30s"]).success();
+    farm.manager().command(&["wait", "--timeout", "180s"]).success();
     farm.member(1).signal(Signal::STOP);
     farm.manager().command_with_input(&["put", "web:a.conf"], "new").success();
     let wait = |timeout| -> Output { farm.manager().command(&["wait", "--timeout", timeout]) };
     wait("500ms").exits(4).says(&["member1"]);
     farm.member(1).signal(Signal::CONT);
-    wait("60s").success();
+    wait("180s").success();
     farm.assert_equal();
 }
 

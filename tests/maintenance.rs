@@ -4,7 +4,6 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
 };
 
 use bellwether_manager::failpoints::HANDOVER;
@@ -28,7 +27,7 @@ pub(crate) fn site(members: usize, drain_timeout: &str) -> (Farm, Site) {
 /// What `/ready` of that server answers: its code, and why.
 pub(crate) fn ready(server: &Server) -> Result<(u16, String), String> {
     let mut stream = TcpStream::connect(&server.http).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(DEADLINE)).map_err(|e| e.to_string())?;
     write!(stream, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").map_err(|e| e.to_string())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
@@ -83,7 +82,7 @@ pub(crate) fn assert_in_service(farm: &Farm, site: &Site, index: usize) {
 
 #[test]
 fn w18_w19_w20_maintenance_of_the_manager_costs_no_request() {
-    let (mut farm, mut site) = site(2, "20s");
+    let (mut farm, mut site) = site(2, "1h");
     let client = site.client();
     client.wait_from("manager");
     let said = farm.manager().command(&["maintenance", "start", "manager", "--promote", "member1", "--yes"]).success();
@@ -123,7 +122,7 @@ fn w18_w19_w20_maintenance_of_the_manager_costs_no_request() {
 
 #[test]
 fn w21_maintenance_of_a_member_costs_no_request() {
-    let (mut farm, mut site) = site(2, "20s");
+    let (mut farm, mut site) = site(2, "1h");
     let client = site.client();
     client.wait_from("member1");
     let said = farm.manager().command(&["maintenance", "start", "member1", "--yes"]).success();
@@ -147,7 +146,7 @@ fn w21_maintenance_of_a_member_costs_no_request() {
 
 #[test]
 fn w12_a_server_in_a_sync_is_out_of_service_until_it_is_complete() {
-    let (farm, site) = site(2, "20s");
+    let (farm, site) = site(2, "1h");
     let client = site.client();
     farm.manager().command(&["maintenance", "start", "member1", "--yes"]).success();
     for file in 0..800 {
@@ -182,7 +181,7 @@ fn w12_a_server_in_a_sync_is_out_of_service_until_it_is_complete() {
 
 #[test]
 fn w21_the_engine_is_killed_in_the_middle_and_goes_on() {
-    let (mut farm, site) = site(2, "60s");
+    let (mut farm, site) = site(2, "1h");
     let client = site.client();
     let slow = slow_at(&site, "member1");
     farm.manager().command(&["maintenance", "start", "member1", "--yes", "--wait", "none"]).success();
@@ -199,7 +198,7 @@ fn w21_the_engine_is_killed_in_the_middle_and_goes_on() {
 
 #[test]
 fn w18_a_procedure_goes_on_at_the_manager_that_the_role_has_moved_to() {
-    let (mut farm, site) = site(2, "60s");
+    let (mut farm, site) = site(2, "1h");
     let client = site.client();
     let slow = slow_at(&site, "member2");
     farm.manager().command(&["maintenance", "start", "member2", "--yes", "--wait", "none"]).success();
@@ -218,7 +217,7 @@ fn w18_a_procedure_goes_on_at_the_manager_that_the_role_has_moved_to() {
 
 #[test]
 fn w21_an_abort_says_what_is_drained_still() {
-    let (farm, site) = site(1, "60s");
+    let (farm, site) = site(1, "1h");
     let slow = slow_at(&site, "member1");
     let begin = ["maintenance", "start", "member1", "--yes"];
     let late = farm.manager().command(&[&begin[..], &["--timeout", "2s"]].concat());
@@ -242,7 +241,7 @@ fn w21_an_abort_says_what_is_drained_still() {
 
 #[test]
 fn w23_nobody_is_drained_below_the_least_that_are_to_serve() {
-    let (farm, site) = site(2, "20s");
+    let (farm, site) = site(2, "1h");
     farm.manager().command(&["group", "set", "--min-serving", "3"]).success();
     farm.manager().command(&["maintenance", "start", "member1", "--yes", "--wait", "none"]).success();
     wait_procedure(farm.manager(), "p1", "waiting for others to serve", |shown| {
@@ -343,7 +342,7 @@ fn kill_in_handovers(points: &[&str], dies: impl Fn(usize) -> usize) {
         farm.server_mut(armed).start_with(&[("BELLWETHER_FAILPOINT", point)]);
         farm.wait_in_sync();
         wait_procedures_known(&farm, new);
-        let begin = ["maintenance", "start", &from, "--promote", &to, "--yes", "--timeout", "60s"];
+        let begin = ["maintenance", "start", &from, "--promote", &to, "--yes", "--timeout", "180s"];
         // Its agent is killed, or the role moves away from it: what the command says depends on which comes first.
         farm.manager().command(&begin);
         let server = farm.server_mut(armed);

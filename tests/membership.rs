@@ -1,6 +1,6 @@
 //! W8, W9, W15, W16, W21, W22, W25: servers that are disabled, set, replaced, repaired, or leave by themselves.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use bellwether::tls;
 use bellwether_proto::{
@@ -112,7 +112,7 @@ fn w22_a_member_that_leaves_is_shown_and_keeps_its_configuration() {
     let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("index.html", "the manager's"));
     farm.member(1).command(&["leave", "--yes"]).success().says(&["server remove member1"]);
     let member = farm.server_mut(1);
-    wait_for("the agent's end", Duration::from_secs(30), || member.ended().ok_or("it runs".to_owned()));
+    wait_for("the agent's end", DEADLINE, || member.ended().ok_or("it runs".to_owned()));
     farm.server_mut(1).kill();
     let shown = farm.wait_server(farm.member(1), "left", |s| s.state == State::Left);
     assert!(shown.reason.expect("a reason").contains("bellwether server remove member1"));

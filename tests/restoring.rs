@@ -1,5 +1,5 @@
 //! W13, W14: servers whose state went back are recognised and kept out, members until they are synced anew, the manager until
-//! the group is formed anew; so are copies of machines.
+//! the group is rebuilt; so are copies of machines.
 
 use std::{
     fs,
@@ -54,11 +54,11 @@ pub(crate) fn wait_halted(farm: &Farm, words: &[&str]) {
         s.state == State::Error
             && s.reason.as_ref().is_some_and(|reason| words.iter().all(|word| reason.contains(word)))
     });
-    assert!(shown.reason.expect("a reason").contains("bellwether group reform"));
+    assert!(shown.reason.expect("a reason").contains("bellwether group rebuild"));
 }
 
 /// Waits until the group is in a later epoch than `before`, and all have what the manager has.
-fn wait_reformed(farm: &Farm, before: Number) {
+fn wait_rebuilt(farm: &Farm, before: Number) {
     let status = farm.wait_equal();
     farm.assert_equal();
     assert!(status.head.expect("a head").epoch > before.epoch, "the epoch is raised");
@@ -98,7 +98,7 @@ fn w14_a_restored_member_is_kept_out_until_it_is_synced_anew() {
 }
 
 #[test]
-fn w14_a_restored_manager_is_refused_until_the_group_is_formed_anew() {
+fn w14_a_restored_manager_is_refused_until_the_group_is_rebuilt() {
     let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("index.html", "first"));
     let backup = back_up(farm.server_mut(0));
     farm.wait_in_sync();
@@ -112,9 +112,9 @@ fn w14_a_restored_manager_is_refused_until_the_group_is_formed_anew() {
         server
             .command_with_input(&["put", "web:asked.conf"], "no")
             .refused()
-            .says(&["group reform", "nothing was changed"]);
+            .says(&["group rebuild", "nothing was changed"]);
     }
-    farm.manager().command(&["pause"]).refused().says(&["group reform"]);
+    farm.manager().command(&["pause"]).refused().says(&["group rebuild"]);
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("served on"), b"second");
     // It knows it after a restart, too, before it has asked anybody.
     farm.server_mut(1).kill();
@@ -126,10 +126,10 @@ fn w14_a_restored_manager_is_refused_until_the_group_is_formed_anew() {
     farm.server_mut(2).start();
 
     farm.manager().write("index.html", "what is here is the truth");
-    let plan = farm.manager().command(&["group", "reform", "--dry-run"]).success();
+    let plan = farm.manager().command(&["group", "rebuild", "--dry-run"]).success();
     plan.says(&["the second edition", "nothing was changed", &before.to_string()]);
-    farm.manager().command(&["group", "reform", "--yes"]).success();
-    wait_reformed(&farm, before);
+    farm.manager().command(&["group", "rebuild", "--yes"]).success();
+    wait_rebuilt(&farm, before);
     assert!(find_below(&farm.member(1).state().join("recovery"), "index.html").is_some(), "what members lose is kept");
 }
 
@@ -148,14 +148,14 @@ fn w14_a_manager_whose_record_went_back_is_recognised_and_loses_no_server() {
 
     // Without an agent the command does it itself.
     farm.server_mut(0).stop();
-    farm.manager().command(&["group", "reform", "--yes"]).success().says(&["bellwether serve"]);
+    farm.manager().command(&["group", "rebuild", "--yes"]).success().says(&["bellwether serve"]);
     farm.server_mut(0).start();
-    wait_reformed(&farm, before);
+    wait_rebuilt(&farm, before);
     assert!(one(&farm.status(), "member2").is_some(), "the server that the backup did not know is kept");
 }
 
 #[test]
-fn w13_a_manager_without_its_history_shows_it_and_a_reform_clears_it() {
+fn w13_a_manager_without_its_history_shows_it_and_a_rebuild_clears_it() {
     let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("index.html", "first"));
     farm.manager().write("index.html", "second");
     let before = farm.wait_equal().head.expect("a head");
@@ -167,28 +167,28 @@ fn w13_a_manager_without_its_history_shows_it_and_a_reform_clears_it() {
     }
     farm.server_mut(0).start();
     wait_halted(&farm, &["cannot lead"]);
-    farm.member(1).command_with_input(&["put", "web:asked.conf"], "no").refused().says(&["group reform"]);
+    farm.member(1).command_with_input(&["put", "web:asked.conf"], "no").refused().says(&["group rebuild"]);
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("served on"), b"second");
-    farm.manager().command(&["group", "reform", "--yes"]).success();
-    wait_reformed(&farm, before);
+    farm.manager().command(&["group", "rebuild", "--yes"]).success();
+    wait_rebuilt(&farm, before);
     assert!(farm.manager().state().join("recovery").exists(), "the damaged history is kept");
 
     let before = farm.status().head.expect("a head");
     farm.server_mut(0).stop();
     fs::remove_dir_all(farm.manager().state().join("history")).expect("removed");
-    farm.manager().command(&["group", "reform", "--yes"]).success();
+    farm.manager().command(&["group", "rebuild", "--yes"]).success();
     farm.server_mut(0).start();
-    wait_reformed(&farm, before);
+    wait_rebuilt(&farm, before);
     farm.manager().write("index.html", "it goes on");
     farm.wait_equal();
 }
 
 #[test]
-fn w13_a_group_is_formed_anew_at_its_manager_only() {
+fn w13_a_group_is_rebuilt_at_its_manager_only() {
     let mut farm = Farm::plan().members(1).start();
-    farm.member(1).command(&["group", "reform", "--yes"]).refused().says(&["manager", "nothing was changed"]);
+    farm.member(1).command(&["group", "rebuild", "--yes"]).refused().says(&["manager", "nothing was changed"]);
     farm.server_mut(1).stop();
-    farm.member(1).command(&["group", "reform", "--yes"]).refused().says(&["manager"]);
+    farm.member(1).command(&["group", "rebuild", "--yes"]).refused().says(&["manager"]);
     farm.server_mut(1).start();
     farm.wait_in_sync();
 }

@@ -34,7 +34,7 @@ fn wait_for_its_return(farm: &Farm, id: &str, server: &str, client: &Client) {
 fn page_checked(farm: &Farm) -> Site {
     let site = Site::checked(farm, Check::Page);
     site.register(farm);
-    farm.manager().command(&["group", "set", "--drain-timeout", "20s"]).success();
+    farm.manager().command(&["group", "set", "--drain-timeout", "1h"]).success();
     for server in std::iter::once(farm.manager()).chain(farm.members()) {
         site.haproxy.wait_status(&server.name, "UP");
     }
@@ -86,7 +86,7 @@ fn w25_a_machine_that_was_removed_gets_no_request_before_it_is_in_sync() {
 
 #[test]
 fn w21_a_server_that_is_enabled_is_drained_until_it_is_complete() {
-    let (farm, site) = site(2, "20s");
+    let (farm, site) = site(2, "1h");
     let client = site.client();
     client.wait_from("member1");
     farm.manager().command(&["server", "disable", "member1", "--yes"]).success();
@@ -112,7 +112,7 @@ fn w21_a_server_that_is_enabled_is_drained_until_it_is_complete() {
 
 #[test]
 fn w25_new_hardware_gets_no_request_before_it_is_in_sync() {
-    let (mut farm, mut site) = site(2, "20s");
+    let (mut farm, mut site) = site(2, "1h");
     let client = site.client();
     write_much(&farm, farm.server(2));
     client.wait_from("member1");
@@ -146,7 +146,7 @@ fn w25_new_hardware_gets_no_request_before_it_is_in_sync() {
 
 #[test]
 fn w12_a_sync_drains_who_serves_something_else_and_nobody_whose_hashes_are_equal() {
-    let (farm, mut site) = site(2, "20s");
+    let (farm, mut site) = site(2, "1h");
     farm.manager().command(&["group", "set", "--min-serving", "2"]).success();
     let client = site.client();
     farm.manager().command(&["sync"]).success().says(&["in sync at"]);

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use bellwether_proto::status::State;
+use bellwether_skip::skip;
 
 use crate::farm::{Farm, random::Random, run};
 
@@ -11,7 +12,7 @@ fn may_mount() -> bool {
     let script = "mount -t tmpfs none /mnt";
     let may = run(Command::new("unshare").args(["-m", "sh", "-ec", script])).code == Some(0);
     if !may {
-        println!("skipped: mounting a small file system needs root");
+        skip("a file system that is too small", "mounting one needs root");
     }
     may
 }

@@ -6,7 +6,6 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use crate::{
@@ -39,7 +38,7 @@ impl Nginx {
 
     fn get(&self, path: &str) -> Result<String, String> {
         let mut stream = TcpStream::connect(&self.address).map_err(|e| e.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(|e| e.to_string())?;
+        stream.set_read_timeout(Some(DEADLINE)).map_err(|e| e.to_string())?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;

@@ -10,8 +10,8 @@ use crate::farm::{Output, run};
 const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
 
 /// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other. The benchmark sees none: it runs
-/// the program as people do. The simulation sees the rules.
-const ARROWS: [(&str, &[&str]); 7] = [
+/// the program as people do. The simulation sees the rules. All tests may see [`SKIP`].
+const ARROWS: [(&str, &[&str]); 8] = [
     ("bellwether-proto", &[]),
     ("bellwether-store", &["bellwether-proto"]),
     ("bellwether-manager", &["bellwether-proto", "bellwether-store"]),
@@ -19,7 +19,11 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),
     ("bellwether-bench", &[]),
     ("bellwether-simulation", &["bellwether-manager", "bellwether-proto"]),
+    (SKIP, &[]),
 ];
+
+/// By which tests say that they cannot run.
+const SKIP: &str = "bellwether-skip";
 
 fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -46,10 +50,29 @@ fn the_crates_arrows_are_those_of_the_design() {
         let dependencies = package["dependencies"].as_array().expect("dependencies");
         // Tests of a crate must not see more than the crate does: every kind of dependency counts.
         let ours = dependencies.iter().map(|d| text(&d["name"])).filter(|d| d.starts_with("bellwether"));
-        for dependency in ours {
+        for dependency in ours.filter(|name| *name != SKIP) {
             assert!(allowed.contains(&dependency), "{name} must not depend on {dependency}");
         }
     }
+}
+
+/// A skip that the gate does not see would pass for a test.
+#[test]
+fn nothing_is_skipped_but_by_the_one_function_for_it() {
+    let files = run(Command::new("git").args(["ls-files", "*.rs"]).current_dir(root())).success();
+    let mut read = 0;
+    for file in files.stdout.lines().filter(|file| !file.starts_with("tests/skip/")) {
+        // Deleted, and not committed yet.
+        let Ok(text) = std::fs::read_to_string(root().join(file)) else { continue };
+        read += 1;
+        for (number, line) in text.lines().enumerate() {
+            let said = ["println!(", "print!("].iter().any(|print| line.contains(print));
+            let own_words = ["skipped", "not tested"].iter().any(|word| line.to_lowercase().contains(word));
+            assert!(!(said && own_words), "{file}:{}: say it by bellwether_skip::skip: {line}", number + 1);
+            assert!(!line.trim_start().starts_with("#[ignore"), "{file}:{}: no test is ignored", number + 1);
+        }
+    }
+    assert!(read > 100, "only {read} files of this workspace were read");
 }
 
 #[test]

@@ -117,7 +117,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         peers.ask_before_leading().await;
         claims = peers.survey_before_leading().await;
     }
-    let (reforms_to, reforms) = mpsc::channel(1);
+    let (rebuilds_to, rebuilds) = mpsc::channel(1);
     let (standing_to, standing) = watch::channel(Standing::Changing);
     let (newer, behind) = mpsc::channel(INPUTS);
     let sessions = watch::Sender::new(0);
@@ -143,7 +143,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         peers: peers.clone(),
         incarnation,
         claims,
-        reforms,
+        rebuilds,
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
@@ -160,7 +160,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         farm: farm.clone(),
         folded,
         telling: Semaphore::new(TELLING),
-        reforms: reforms_to,
+        rebuilds: rebuilds_to,
         stop: stop_to,
         recovery,
         leaving,

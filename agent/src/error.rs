@@ -2,8 +2,8 @@
 
 use std::{error::Error, fmt, process::ExitCode};
 
+use bellwether_proto::advice::{self, Advice, Outcome};
 use serde_json::json;
-use tonic::Code;
 
 use crate::output;
 
@@ -34,10 +34,9 @@ impl Kind {
         }
     }
 
-    fn prefix(self, message: &str) -> &'static str {
+    fn prefix(self) -> &'static str {
         match self {
             Self::Failed | Self::Usage => "",
-            Self::Refused if message.contains("nothing was changed") => "refused: ",
             Self::Refused => "refused, nothing was changed: ",
             Self::TimedOut => "timed out: ",
             Self::Partly => "partly done: ",
@@ -52,14 +51,16 @@ pub struct CommandError {
     pub kind: Kind,
     /// What happened, to which server or file, what was left unchanged.
     pub message: String,
-    /// What to do next.
+    /// What to do next, for people.
     pub hint: Option<String>,
+    /// The command that helps, for scripts.
+    pub next: Option<String>,
 }
 
 impl CommandError {
     /// An error of `kind` with this message.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, next: None }
     }
 
     /// An error that the command's own output has told already: only the exit code is left.
@@ -79,6 +80,15 @@ impl CommandError {
 
     /// The same with what to do next.
     #[must_use]
+    pub fn advice(mut self, advice: Option<Advice>) -> Self {
+        if let Some(Advice { hint, next }) = advice {
+            (self.hint, self.next) = (Some(hint), next);
+        }
+        self
+    }
+
+    /// The same with something to do that is no command of its own.
+    #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -87,7 +97,7 @@ impl CommandError {
 
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.kind.prefix(&self.message), self.message)
+        write!(f, "{}{}", self.kind.prefix(), self.message)
     }
 }
 
@@ -116,44 +126,30 @@ fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     root
 }
 
+impl From<Outcome> for Kind {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Refused => Self::Refused,
+            Outcome::Failed => Self::Failed,
+            Outcome::TimedOut => Self::TimedOut,
+        }
+    }
+}
+
 impl From<tonic::Status> for CommandError {
-    /// The agent's answer. A hint travels in the message, after its first line.
+    /// The agent's answer.
     fn from(status: tonic::Status) -> Self {
-        let kind = match status.code() {
-            Code::InvalidArgument
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::FailedPrecondition
-            | Code::Aborted
-            | Code::Unauthenticated => Kind::Refused,
-            // It says so itself: not even begun.
-            Code::Unavailable if status.message().contains("nothing was changed") => Kind::Refused,
-            Code::DeadlineExceeded => Kind::TimedOut,
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::ResourceExhausted
-            | Code::OutOfRange
-            | Code::Unimplemented
-            | Code::Internal
-            | Code::Unavailable
-            | Code::DataLoss => Kind::Failed,
-        };
+        let (outcome, advice) = advice::read(&status);
         // Only what was made up on this side has a cause.
         if let Some(cause) = status.source().map(root) {
-            return Self::new(kind, format!("the connection ended before there was an answer ({cause})"))
-                .hint("what was asked may be done all the same; `bellwether status` shows it");
+            return Self::new(outcome.into(), format!("the connection ended before there was an answer ({cause})"))
+                .advice(Some(Advice::run("the request may be done all the same; see", "bellwether status")));
         }
-        let (first, hint) = match status.message().split_once('\n') {
-            Some((first, hint)) => (first, Some(hint.trim().to_owned())),
-            None => (status.message(), None),
+        let message = match status.message() {
+            "" => status.code().description(),
+            text => text,
         };
-        let message = match first {
-            "" => status.code().description().to_owned(),
-            text => text.to_owned(),
-        };
-        Self { kind, message, hint }
+        Self::new(outcome.into(), message).advice(advice)
     }
 }
 
@@ -164,7 +160,7 @@ pub fn report(as_json: bool, error: &CommandError) -> ExitCode {
         return ExitCode::from(code);
     }
     if as_json {
-        output::document(&json!({ "error": error.to_string(), "hint": error.hint, "exit": code }));
+        output::document(&json!({ "error": error.to_string(), "hint": error.hint, "next": error.next, "exit": code }));
     } else {
         eprintln!("bellwether: {error}");
         if let Some(hint) = &error.hint {
@@ -190,6 +186,8 @@ pub fn report_usage(usage: &clap::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use tonic::{Code, Status};
+
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -209,26 +207,40 @@ mod tests {
     }
 
     #[test]
-    fn that_nothing_was_changed_is_said_once() {
-        let said = |message| CommandError::new(Kind::Refused, message).to_string();
-        assert_eq!(said("no"), "refused, nothing was changed: no");
-        assert_eq!(said("no; nothing was changed"), "refused: no; nothing was changed");
+    fn a_refusal_says_that_nothing_was_changed() {
+        assert_eq!(CommandError::new(Kind::Refused, "no").to_string(), "refused, nothing was changed: no");
     }
 
     #[test]
-    fn an_answer_gives_its_kind_and_its_hint() {
-        let error = CommandError::from(tonic::Status::failed_precondition("web1 is a member\nask web2, the manager"));
-        assert_eq!(error.kind, Kind::Refused);
-        assert_eq!(error.to_string(), "refused, nothing was changed: web1 is a member");
-        assert_eq!(error.hint.as_deref(), Some("ask web2, the manager"));
-        assert_eq!(CommandError::from(tonic::Status::deadline_exceeded("late")).kind, Kind::TimedOut);
-        assert_eq!(CommandError::from(tonic::Status::internal("broken")).kind, Kind::Failed);
-        let away = |text| CommandError::from(tonic::Status::unavailable(text)).kind;
-        assert_eq!(away("web1 does not answer; nothing was changed\ntry again"), Kind::Refused);
-        assert_eq!(away("the connection is lost"), Kind::Failed);
-        let broken = tonic::Status::from_error(Box::new(Outer(std::io::Error::other("broken pipe"))));
-        let error = CommandError::from(broken);
+    fn an_answer_gives_its_kind_its_hint_and_the_next_command() {
+        let advice = Advice::run("first", "bellwether server enable web2");
+        let sent = advice::status(Code::Unavailable, Outcome::Refused, "web2 is disabled", Some(&advice));
+        let error = CommandError::from(sent);
+        assert_eq!(
+            (error.kind, error.to_string()),
+            (Kind::Refused, "refused, nothing was changed: web2 is disabled".into())
+        );
+        assert_eq!(error.hint.as_deref(), Some("first: bellwether server enable web2"));
+        assert_eq!(error.next.as_deref(), Some("bellwether server enable web2"));
+    }
+
+    #[test]
+    fn no_words_of_a_message_count() {
+        let kind = |status| CommandError::from(status).kind;
+        assert_eq!(kind(Status::deadline_exceeded("late")), Kind::TimedOut);
+        assert_eq!(kind(Status::internal("refused; nothing was changed")), Kind::Failed);
+        assert_eq!(
+            kind(Status::unavailable("it does not answer; nothing was changed\nfirst: try again")),
+            Kind::Failed
+        );
+        let error = CommandError::from(Status::failed_precondition("one line\nand another"));
+        assert_eq!((error.message.as_str(), error.hint), ("one line\nand another", None));
+    }
+
+    #[test]
+    fn a_lost_connection_says_that_the_request_may_be_done() {
+        let error = CommandError::from(Status::from_error(Box::new(Outer(std::io::Error::other("broken pipe")))));
         assert_eq!(error.to_string(), "the connection ended before there was an answer (broken pipe)");
-        assert!(error.hint.is_some_and(|hint| hint.contains("bellwether status")));
+        assert_eq!(error.next.as_deref(), Some("bellwether status"));
     }
 }

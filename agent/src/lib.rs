@@ -26,7 +26,7 @@ mod peers;
 mod private;
 pub mod progress;
 mod ready;
-mod reform;
+mod rebuild;
 mod role;
 mod seen;
 mod services;

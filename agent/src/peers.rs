@@ -154,7 +154,7 @@ impl Peers {
         self.halts.subscribe()
     }
 
-    /// The group was formed anew, or another server is the manager: what was proved of this one is over.
+    /// The group was rebuilt, or another server is the manager: what was proved of this one is over.
     pub(crate) fn go_on(&self) {
         self.halts.send_replace(None);
     }

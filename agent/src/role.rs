@@ -13,7 +13,7 @@ use bellwether_manager::{
     balancer::Locals,
     halt::{self, Halt},
     procedure::Board,
-    reform,
+    rebuild,
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
@@ -22,7 +22,7 @@ use bellwether_proto::{
     record::{Record, Server},
     revision::{Epoch, SignedHeader},
     status::{Event, Observation},
-    v1::{self, ReformReply},
+    v1::{self, RebuildReply},
 };
 use bellwether_store::tree::Tree;
 use tokio::{
@@ -38,7 +38,7 @@ use crate::{
     layout::Layout,
     member::{self, Input},
     peers::Peers,
-    reform::{Ground, Refused},
+    rebuild::{Ground, Refused},
     seen::Seen,
     services::link::ManagerLink,
     tls,
@@ -119,15 +119,15 @@ pub(crate) struct Parts {
     pub(crate) incarnation: u64,
     /// What others have seen, asked before this server leads for the first time.
     pub(crate) claims: Vec<(ServerName, Vec<SignedHeader>)>,
-    /// Asked to form the group anew.
-    pub(crate) reforms: mpsc::Receiver<Reforming>,
+    /// Asked to rebuild the group.
+    pub(crate) rebuilds: mpsc::Receiver<Rebuilding>,
 }
 
-/// To form the group anew (W13, W14), or only to say what that would mean.
-pub(crate) struct Reforming {
+/// To rebuild the group (W13, W14), or only to say what that would mean.
+pub(crate) struct Rebuilding {
     pub(crate) author: String,
     pub(crate) dry_run: bool,
-    pub(crate) answer: oneshot::Sender<Result<ReformReply, Refused>>,
+    pub(crate) answer: oneshot::Sender<Result<RebuildReply, Refused>>,
 }
 
 /// Why a role does not begin.
@@ -141,14 +141,14 @@ pub(crate) enum BeginError {
     Open(#[from] member::OpenError),
     #[error(transparent)]
     State(#[from] bellwether_store::state_file::StateFileError),
-    #[error("forming the group anew was interrupted and cannot be completed")]
-    Reform(#[from] reform::ReformError),
+    #[error("rebuilding the group was interrupted and cannot be completed")]
+    Rebuild(#[from] rebuild::RebuildError),
     #[error(transparent)]
     Stopping(#[from] tokio::task::JoinError),
 }
 
 impl BeginError {
-    /// Whether trying again helps nobody: the group has to be formed anew.
+    /// Whether trying again helps nobody: the group has to be rebuilt.
     fn stays(&self) -> bool {
         use bellwether_manager::StartError as S;
         match self {
@@ -157,7 +157,7 @@ impl BeginError {
             Self::Start(
                 S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping,
             ) => false,
-            Self::Open(_) | Self::State(_) | Self::Reform(_) | Self::Stopping(_) => false,
+            Self::Open(_) | Self::State(_) | Self::Rebuild(_) | Self::Stopping(_) => false,
         }
     }
 }
@@ -235,11 +235,11 @@ impl Roles {
                     Ok(()) => None,
                     Err(_) => break,
                 },
-                Some(asked) = self.parts.reforms.recv() => Some(asked),
+                Some(asked) = self.parts.rebuilds.recv() => Some(asked),
                 () = tokio::time::sleep(RETRY), if self.running.is_none() && !self.halted => None,
             };
             if let Some(asked) = asked {
-                self.reform(asked).await;
+                self.rebuild(asked).await;
             }
         }
         self.standing.send_replace(Standing::Changing);
@@ -264,9 +264,10 @@ impl Roles {
             BeginError::Halted(halt) | BeginError::Start(StartError::WentBack(halt)) => self.halt(*halt).await,
             error if self.halted => {
                 let cause = chain(&error);
-                let out =
-                    if cause.contains("group reform") { "" } else { "; form the group again: bellwether group reform" };
-                format!("this manager cannot lead: {cause}; nothing is published, changed or sent{out}")
+                format!(
+                    "this manager cannot lead: {cause}; nothing is published, changed or sent; rebuild the group: \
+                     bellwether group rebuild"
+                )
             }
             error => format!("its role cannot begin: {}; it is tried again by itself", chain(&error)),
         };
@@ -283,7 +284,7 @@ impl Roles {
     async fn halt(&self, halt: Halt) -> String {
         let Parts { layout, record, peers, .. } = &self.parts;
         let state = layout.state().to_owned();
-        let kept = tokio::task::spawn_blocking(move || reform::kept(&state)).await.ok().and_then(Result::ok);
+        let kept = tokio::task::spawn_blocking(move || rebuild::kept(&state)).await.ok().and_then(Result::ok);
         let kept = kept.unwrap_or_default();
         let mut halt = Halt { head: kept.newest.as_ref().map(SignedHeader::number), ..halt };
         let witness = peers.others().into_iter().find(|server| server.name == halt.witness);
@@ -306,12 +307,12 @@ impl Roles {
         reason
     }
 
-    /// Forms the group anew. Not to be cancelled: no role runs meanwhile.
-    async fn reform(&mut self, asked: Reforming) {
-        let Reforming { author, dry_run, answer } = asked;
+    /// Rebuilds the group. Not to be cancelled: no role runs meanwhile.
+    async fn rebuild(&mut self, asked: Rebuilding) {
+        let Rebuilding { author, dry_run, answer } = asked;
         let ground = self.ground();
         let answered = match ground.survey().await {
-            Ok(found) if dry_run => Ok(crate::reform::reply(&found, None)),
+            Ok(found) if dry_run => Ok(crate::rebuild::reply(&found, None)),
             Ok(found) => {
                 self.standing.send_replace(Standing::Changing);
                 self.lay_down(None).await;
@@ -320,7 +321,7 @@ impl Roles {
                     self.parts.peers.go_on();
                 }
                 self.halted = false;
-                formed.map(|formed| crate::reform::reply(&found, Some(&formed)))
+                formed.map(|formed| crate::rebuild::reply(&found, Some(&formed)))
             }
             Err(refused) => Err(refused),
         };
@@ -349,7 +350,7 @@ impl Roles {
     }
 
     async fn take_up(&mut self) -> Result<(), BeginError> {
-        self.finish_reform().await?;
+        self.finish_rebuild().await?;
         let (stop, stopped) = watch::channel(false);
         let (standing, running) = match self.duty {
             Duty::Lead(_) => self.lead(stopped).await?,
@@ -368,10 +369,10 @@ impl Roles {
         Ok(())
     }
 
-    /// What an interrupted `group reform` left: completed before this server leads, or removed (W13).
-    async fn finish_reform(&self) -> Result<(), BeginError> {
+    /// What an interrupted `group rebuild` left: completed before this server leads, or removed (W13).
+    async fn finish_rebuild(&self) -> Result<(), BeginError> {
         let (state, record) = (self.parts.layout.state().to_owned(), self.parts.record.current());
-        if tokio::task::spawn_blocking(move || reform::finish(&state, &record)).await?? {
+        if tokio::task::spawn_blocking(move || rebuild::finish(&state, &record)).await?? {
             self.parts.peers.go_on();
         }
         Ok(())

@@ -6,11 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bellwether_proto::{limits, v1::admin_client::AdminClient};
+use bellwether_proto::{
+    advice::{self, Advice, Outcome},
+    limits,
+    v1::admin_client::AdminClient,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     transport::{Channel, server::UdsConnectInfo},
 };
 
@@ -96,9 +100,11 @@ pub fn only_owner(request: Request<()>) -> Result<Request<()>, Status> {
     let own = rustix::process::geteuid().as_raw();
     match peer.map(|credentials| credentials.uid()) {
         Some(uid) if may_ask(uid, own) => Ok(request),
-        Some(uid) => Err(Status::permission_denied(format!(
-            "user {uid} may not ask this agent: only root and user {own}, whom it runs as, may\nuse sudo"
-        ))),
+        Some(uid) => {
+            let text = format!("user {uid} may not ask this agent: only root and user {own}, which it runs as, may");
+            let advice = Advice::say("run the command with sudo");
+            Err(advice::status(Code::PermissionDenied, Outcome::Refused, &text, Some(&advice)))
+        }
         None => Err(Status::permission_denied("the system does not say which user asks")),
     }
 }

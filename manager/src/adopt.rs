@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     entry::{Chunk, Entry, EntryPath, Kind},
     name::SetName,
     revision::{RevisionId, SignedHeader},
@@ -58,32 +59,25 @@ pub struct Adopted {
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// Its message cannot be a revision's.
-    #[error("{0}; nothing was changed")]
+    #[error(transparent)]
     Malformed(#[from] bellwether_proto::Malformed),
     /// The manager has something else there by now.
-    #[error(
-        "the manager has changed {0} since; nothing was changed; put the edit on top of what the manager has (bellwether \
-         edit), or revert it (bellwether drift revert)"
-    )]
+    #[error("the manager has changed {0} since")]
     Conflict(String),
     /// There are edits at the manager that are not a revision.
-    #[error("there are edits at the manager that are not published ({0}); nothing was changed; publish them first")]
+    #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
     /// The revision that was edited is too old.
-    #[error(
-        "the revision that was edited is no longer in the manager's history; nothing was changed; sync that server"
-    )]
+    #[error("the revision that was edited is no longer in the manager's history")]
     Unknown(#[source] HistoryError),
     /// They do not fit the head.
-    #[error(
-        "the edits do not fit what the manager has ({0}); nothing was changed; keep the directories that they are in, too"
-    )]
+    #[error("the edits do not fit what the manager has ({0})")]
     Unfit(String),
     /// The sets cannot be read here.
     #[error("nothing was changed: the manager's sets cannot be read")]
     Scan(#[from] ScanError),
     /// They cannot be put into the sets here.
-    #[error("the edits cannot be put into the manager's sets; nothing was changed")]
+    #[error("the edits cannot be put into the manager's sets")]
     Refused(#[from] Refused),
     /// The switch failed.
     #[error("the edits could not be put into the manager's sets")]
@@ -91,6 +85,22 @@ pub enum AdoptError {
     /// They are in the manager's sets, but there is no revision of them yet.
     #[error("the edits are in the manager's sets, but are not published yet")]
     Publish(#[from] PublishError),
+}
+
+impl Advise for AdoptError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Conflict(_) => Some(
+                Advice::run("put the edit on top of what the manager has", "bellwether edit SET:FILE")
+                    .or(&Advice::run("or undo the edit", "bellwether drift revert")),
+            ),
+            Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
+            Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
+            Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),
+            Self::Publish(publish) => publish.advice(),
+            Self::Malformed(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// What was done, or would be: where to look then (nowhere: nothing was done), and the edits.

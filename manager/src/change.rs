@@ -14,6 +14,7 @@ use std::{
 
 use bellwether_proto::{
     Malformed,
+    advice::{Advice, Advise},
     entry::{EntryPath, Meta, Owners},
     hash::Hash,
     limits,
@@ -71,10 +72,10 @@ pub enum ChangeError {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// No such set.
-    #[error("there is no set {0} in this group; nothing was changed")]
+    #[error("there is no set {0} in this group")]
     NoSet(SetName),
     /// Not the group's to change.
-    #[error("{set}:{path} is excluded from the group, or each server's own; nothing was changed")]
+    #[error("{set}:{path} is excluded from the group, or each server's own")]
     Excluded {
         /// The set.
         set: SetName,
@@ -82,9 +83,7 @@ pub enum ChangeError {
         path: EntryPath,
     },
     /// Somebody was faster.
-    #[error(
-        "{set}:{path} is not what was expected ({found}); nothing was changed; read it again and repeat the change"
-    )]
+    #[error("{set}:{path} is not what was expected ({found})")]
     Conflict {
         /// The set.
         set: SetName,
@@ -94,7 +93,7 @@ pub enum ChangeError {
         found: String,
     },
     /// Something that is not a regular file is in the way.
-    #[error("{set}:{path} is {what}; nothing was changed")]
+    #[error("{set}:{path} is {what}")]
     Held {
         /// The set.
         set: SetName,
@@ -104,10 +103,10 @@ pub enum ChangeError {
         what: &'static str,
     },
     /// There are edits that are not a revision.
-    #[error("there are edits at the manager that are not published ({0}); nothing was changed; publish them first")]
+    #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
     /// The set's patterns.
-    #[error("nothing was changed: the rules of the set cannot be used")]
+    #[error("the rules of the set cannot be used")]
     Rules(#[from] ScanError),
     /// The system's error.
     #[error("cannot {action} {set}:{path}; nothing was changed")]
@@ -124,6 +123,20 @@ pub enum ChangeError {
     /// The file was changed at the manager, but there is no revision of it yet.
     #[error("the file was changed at the manager, but is not published yet")]
     Publish(#[from] PublishError),
+}
+
+impl Advise for ChangeError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::NoSet(_) => Some(Advice::run("see", "bellwether group show")),
+            Self::Conflict { set, path, .. } => {
+                Some(Advice::run("read it again and repeat the change", format!("bellwether get {set}:{path}")))
+            }
+            Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
+            Self::Publish(publish) => publish.advice(),
+            Self::Malformed(_) | Self::Excluded { .. } | Self::Held { .. } | Self::Rules(_) | Self::Io { .. } => None,
+        }
+    }
 }
 
 impl TryFrom<v1::ChangeRequest> for Asked {

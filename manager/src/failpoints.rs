@@ -16,9 +16,9 @@ pub const RECORD: &[&str] = &["record.saved"];
 /// Every point of a handover (W18); the record is durable between the last two.
 pub const HANDOVER: &[&str] = &["handover.held", "handover.waited", "handover.signed", "handover.saved"];
 
-/// Every point of forming the group anew (W13); the record is durable from the third on.
-pub const REFORM: &[&str] =
-    &["reform.begun", "reform.packed", "reform.saved", "reform.cleared", "reform.kept", "reform.placed"];
+/// Every point of rebuilding the group (W13); the record is durable from the third on.
+pub const REBUILD: &[&str] =
+    &["rebuild.begun", "rebuild.packed", "rebuild.saved", "rebuild.cleared", "rebuild.kept", "rebuild.placed"];
 
 /// Every point of driving a procedure. All but the first are passed again with its steps; `taken` is the new manager's.
 pub const PROCEDURE: &[&str] = &[
@@ -32,7 +32,7 @@ pub const PROCEDURE: &[&str] = &[
 
 /// Passes a point.
 pub(crate) fn hit(point: &str) {
-    let known = [POINTS, RECORD, HANDOVER, REFORM, PROCEDURE].iter().any(|list| list.contains(&point));
+    let known = [POINTS, RECORD, HANDOVER, REBUILD, PROCEDURE].iter().any(|list| list.contains(&point));
     debug_assert!(known, "{point} is not in the list");
     bellwether_store::failpoint::hit(point);
 }

@@ -7,6 +7,7 @@ mod servers;
 
 use bellwether_proto::{
     Malformed,
+    advice::{Advice, Advise},
     balancer::{self, Balancer},
     limits,
     name::{BalancerName, ServerName, SetName},
@@ -50,14 +51,10 @@ pub(crate) fn cut(author: &str) -> &str {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupRefused {
     /// The name belongs to another key.
-    #[error(
-        "the name {0} belongs to another server's key; choose another name, or at the manager: bellwether server replace {0}, for new hardware under that name"
-    )]
+    #[error("the name {0} belongs to another server's key")]
     NameTaken(ServerName),
     /// The key belongs to another name.
-    #[error(
-        "this server's key is known as {known}, not {asked}; join as {known}, or first, at the manager: bellwether server remove {known}"
-    )]
+    #[error("this server's key is known as {known}, not {asked}")]
     KeyKnown {
         /// The name in the record.
         known: ServerName,
@@ -65,9 +62,7 @@ pub enum GroupRefused {
         asked: ServerName,
     },
     /// Somebody else answers there.
-    #[error(
-        "the address {address} is that of {by}; give this server its own (--advertise), or first, at the manager: bellwether server remove {by}"
-    )]
+    #[error("the address {address} is that of {by}")]
     AddressTaken {
         /// The address that was given.
         address: String,
@@ -75,9 +70,7 @@ pub enum GroupRefused {
         by: ServerName,
     },
     /// The manager stays.
-    #[error(
-        "{name} is the manager and cannot be {what}: its configuration is the truth; give the role to another first: bellwether promote NAME"
-    )]
+    #[error("{name} is the manager and cannot be {what}: its configuration is the truth")]
     Manager {
         /// The manager.
         name: ServerName,
@@ -85,16 +78,16 @@ pub enum GroupRefused {
         what: &'static str,
     },
     /// It was removed.
-    #[error("{0} was removed from this group; take it back first: bellwether server add {0}")]
+    #[error("{0} was removed from this group")]
     Removed(ServerName),
     /// It has been disabled, and a token does not change that.
-    #[error("{0} is disabled in this group; first, at the manager: bellwether server enable {0}")]
+    #[error("{0} is disabled in this group")]
     Disabled(ServerName),
     /// Never heard of.
-    #[error("there is no server {0} in this group; see: bellwether server list")]
+    #[error("there is no server {0} in this group")]
     Unknown(ServerName),
     /// Its name or key is in use by now.
-    #[error("{name} cannot be added again: its {what} belongs to {by} now; let it join anew with a token")]
+    #[error("{name} cannot be added again: its {what} belongs to {by} now")]
     Replaced {
         /// The server.
         name: ServerName,
@@ -104,14 +97,41 @@ pub enum GroupRefused {
         by: ServerName,
     },
     /// No such set.
-    #[error("there is no set {0} in this group; nothing was changed")]
+    #[error("there is no set {0} in this group")]
     NoSet(SetName),
     /// Full.
-    #[error("a group has at most {} servers; nothing was changed", limits::SERVERS)]
+    #[error("a group has at most {} servers", limits::SERVERS)]
     Full,
     /// A value that cannot be.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+}
+
+impl Advise for GroupRefused {
+    fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            Self::NameTaken(name) => {
+                let replace = format!("bellwether server replace {name}");
+                Advice::say("choose another name")
+                    .or(&Advice::run("for new hardware under that name, at the manager", replace))
+            }
+            Self::KeyKnown { known, .. } => Advice::say(format!("join as {known}"))
+                .or(&Advice::run("or first, at the manager", format!("bellwether server remove {known}"))),
+            Self::AddressTaken { by, .. } => Advice::say("give this server an address of its own (--advertise)")
+                .or(&Advice::run("or first, at the manager", format!("bellwether server remove {by}"))),
+            Self::Manager { .. } => Advice::run("give the role to another server first", "bellwether promote NAME"),
+            Self::Removed(name) => {
+                Advice::run("take it back first, at the manager", format!("bellwether server add {name}"))
+            }
+            Self::Disabled(name) => Advice::run("first, at the manager", format!("bellwether server enable {name}")),
+            Self::Unknown(_) => Advice::run("see", "bellwether server list"),
+            Self::Replaced { name, .. } => {
+                Advice::run("let it join anew, with a token", format!("bellwether token create --names {name}"))
+            }
+            Self::NoSet(_) => Advice::run("see", "bellwether group show"),
+            Self::Full | Self::Malformed(_) => return None,
+        })
+    }
 }
 
 /// The record after `held`, by `by`, with `change` made.

@@ -1,5 +1,5 @@
 //! A manager whose state went back (W14): it was restored from a backup that is older than what it had told its members, or
-//! another copy of it runs. It publishes, changes and sends nothing until the group is formed anew, and says so; that
+//! another copy of it runs. It publishes, changes and sends nothing until the group is rebuilt, and says so; that
 //! outlives a restart.
 
 use std::{fmt, io, path::Path};
@@ -90,7 +90,7 @@ impl fmt::Display for Halt {
         write!(
             f,
             "; to keep what {witness} has: `bellwether promote {witness} --self --force` there; to make what is here the \
-             truth: `bellwether group reform` here"
+             truth: `bellwether group rebuild` here"
         )
     }
 }
@@ -117,7 +117,7 @@ pub fn save(state: &Path, halt: &Halt) -> Result<(), StateFileError> {
     state_file::save(&state.join(HALTED), halt)
 }
 
-/// Ends it: the group is formed anew, or this server is not the manager any more. Blocks.
+/// Ends it: the group is rebuilt, or this server is not the manager any more. Blocks.
 ///
 /// # Errors
 /// The system's.
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(halt.lacks.iter().map(|(number, _)| number.sequence).collect::<Vec<_>>(), [3, 4]);
         let said = halt.to_string();
         for word in
-            ["web2 has seen revision 1.4", "the newest here is 1.2", "1.3, 1.4 “long", "bellwether group reform"]
+            ["web2 has seen revision 1.4", "the newest here is 1.2", "1.3, 1.4 “long", "bellwether group rebuild"]
         {
             assert!(said.contains(word), "no '{word}' in: {said}");
         }

@@ -36,8 +36,8 @@ mod publish;
 mod publisher;
 pub mod quiet;
 mod read;
+pub mod rebuild;
 pub mod recognition;
-pub mod reform;
 pub mod roles;
 pub mod safety;
 mod sessions;
@@ -51,6 +51,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_proto::{
     Malformed,
+    advice::{Advice, Advise},
     entry::EntryPath,
     key::PublicKey,
     name::ServerName,
@@ -124,11 +125,22 @@ pub enum EnterError {
     #[error(transparent)]
     Edit(#[from] EditError),
     /// The server's sets are not the group's.
-    #[error("this server has no path for set {0}; give it one (--set {0}=PATH) and join again")]
+    #[error("this server has no path for set {0}")]
     Set(bellwether_proto::name::SetName),
     /// The use of the token could not be made durable.
     #[error("the token's use could not be saved; nothing was changed")]
     Save(#[from] StateFileError),
+}
+
+impl Advise for EnterError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Token(token) => token.advice(),
+            Self::Edit(edit) => edit.advice(),
+            Self::Set(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and join again"))),
+            Self::Malformed(_) | Self::Save(_) => None,
+        }
+    }
 }
 
 /// The running manager. Clones are the same one.
@@ -373,6 +385,15 @@ pub enum PreviewError {
     /// It cannot be made.
     #[error("the preview cannot be made")]
     Make(#[from] PublishError),
+}
+
+impl Advise for PreviewError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Enter(enter) => enter.advice(),
+            Self::Make(publish) => publish.advice(),
+        }
+    }
 }
 
 fn by(author: &str) -> By {

@@ -74,8 +74,8 @@ impl Known {
     }
 }
 
-/// What the history in the state directory, of these revisions, knows, with those before it that a group that was formed
-/// anew has kept. Blocks.
+/// What the history in the state directory, of these revisions, knows, with those before it that a group that was rebuilt
+/// has kept. Blocks.
 ///
 /// # Errors
 /// They cannot be read.
@@ -89,8 +89,8 @@ pub fn known(state: &Path, history: Vec<SignedHeader>) -> Result<Known, HistoryE
 
 /// The histories among the recovery points.
 fn group_histories(state: &Path) -> io::Result<Vec<std::path::PathBuf>> {
-    let points = fs::read_dir(state.join(crate::reform::RECOVERY))?;
-    let histories = points.filter_map(Result::ok).map(|point| point.path().join(crate::reform::HISTORY));
+    let points = fs::read_dir(state.join(crate::rebuild::RECOVERY))?;
+    let histories = points.filter_map(Result::ok).map(|point| point.path().join(crate::rebuild::HISTORY));
     Ok(histories.filter(|path| path.is_dir()).collect())
 }
 

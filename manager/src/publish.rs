@@ -10,6 +10,7 @@ use std::{
 };
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     entry::EntryPath,
     name::SetName,
     record::{Publish, Record, SetRules, Version},
@@ -64,7 +65,7 @@ pub enum PublishError {
     #[error("{0}")]
     Frightening(Fright),
     /// The record names a set that has no path on this server.
-    #[error("nothing was published: set {0} has no path on this server; give it one (--set {0}=PATH) and start again")]
+    #[error("nothing was published: set {0} has no path on this server")]
     NoPath(SetName),
     /// What was asked cannot be said in a revision.
     #[error("{0}; nothing was published")]
@@ -72,6 +73,16 @@ pub enum PublishError {
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
+}
+
+impl Advise for PublishError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
+            Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
+            Self::Scan(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => None,
+        }
+    }
 }
 
 /// By whom a publish was started.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bellwether_proto::{
+    advice::Advise,
     record::{Publish, SetRules},
     status::{Event, SetStatus},
 };
@@ -418,7 +419,10 @@ impl Publisher {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
                 Some(format!("{} {entries} from the head; publish: bellwether publish", changes.count))
             }
-            Err(error) => Some(with_sources(error)),
+            Err(error) => Some(match error.advice() {
+                Some(advice) => format!("{}; {}", with_sources(error), advice.hint),
+                None => with_sources(error),
+            }),
         };
         if self.unpublished != now {
             self.unpublished = now.clone();

@@ -9,6 +9,7 @@ use std::{
 
 use bellwether_proto::{
     Malformed,
+    advice::{Advice, Advise},
     entry::{Content, EntryPath},
     hash::Hash,
     limits,
@@ -40,7 +41,7 @@ pub enum ReadError {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The head has no such file.
-    #[error("revision {revision} has no file {set}:{path}; see: bellwether tree")]
+    #[error("revision {revision} has no file {set}:{path}")]
     NoFile {
         /// The set.
         set: SetName,
@@ -84,6 +85,12 @@ pub enum ReadError {
     /// The manager stops.
     #[error("the manager is stopping")]
     Stopping,
+}
+
+impl Advise for ReadError {
+    fn advice(&self) -> Option<Advice> {
+        matches!(self, Self::NoFile { .. }).then(|| Advice::run("see", "bellwether tree"))
+    }
 }
 
 /// Reads a file of the head. Blocks.

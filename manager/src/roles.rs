@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bellwether_proto::{
     Malformed,
+    advice::{Advice, Advise},
     key::PublicKey,
     name::ServerName,
     record::{Publish, Record, Role, Server, SignedRecord, Version},
@@ -44,19 +45,30 @@ pub enum Leave {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RoleRefused {
     /// Never heard of.
-    #[error("there is no server {0} in this group; see: bellwether server list")]
+    #[error("there is no server {0} in this group")]
     Unknown(ServerName),
     /// It is sent nothing.
-    #[error("{0} is disabled, so it does not have what the manager has; first: bellwether server enable {0}")]
+    #[error("{0} is disabled, so it does not have what the manager has")]
     Disabled(ServerName),
     /// It may not become manager.
-    #[error(
-        "{0} is not a candidate: it may not become manager; first, at the manager: bellwether server set {0} --candidate yes"
-    )]
+    #[error("{0} is not a candidate: it may not become manager")]
     NoCandidate(ServerName),
     /// Its key is not in the record.
     #[error("this server is not in the group record that it holds; let it join again")]
     Stranger,
+}
+
+impl Advise for RoleRefused {
+    fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            Self::Unknown(_) => Advice::run("see", "bellwether server list"),
+            Self::Disabled(name) => Advice::run("first", format!("bellwether server enable {name}")),
+            Self::NoCandidate(name) => {
+                Advice::run("first, at the manager", format!("bellwether server set {name} --candidate yes"))
+            }
+            Self::Stranger => Advice::say("let it join again, with a token"),
+        })
+    }
 }
 
 /// The record with which the manager hands over to `to`, by one epoch; none: that one is the manager.
@@ -144,9 +156,7 @@ pub enum HandOverError {
     #[error(transparent)]
     Refused(#[from] RoleRefused),
     /// There are edits that would be left behind.
-    #[error(
-        "{0} entries here differ from the head and are not published; first: bellwether publish (or undo the edits)"
-    )]
+    #[error("{0} entries here differ from the head and are not published")]
     Unpublished(u64),
     /// What was edited cannot be published.
     #[error(transparent)]
@@ -167,6 +177,19 @@ pub enum HandOverError {
     /// It could not be made durable.
     #[error(transparent)]
     Save(#[from] SaveError),
+}
+
+impl Advise for HandOverError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Refused(refused) => refused.advice(),
+            Self::Unpublished(_) => {
+                Some(Advice::run("first", "bellwether publish").or(&Advice::say("or undo the edits")))
+            }
+            Self::Publish(publish) => publish.advice(),
+            Self::Behind { .. } | Self::Malformed(_) | Self::Save(_) => None,
+        }
+    }
 }
 
 /// While it lives, nothing is published.

@@ -45,7 +45,7 @@ impl fmt::Display for Fright {
             Gone::All(of) => write!(f, "all {of} entries of {set} are gone")?,
             Gone::Most { gone, of } => write!(f, "{gone} of {of} entries of {set} are gone")?,
         }
-        f.write_str("; no server was changed; if that is meant: bellwether publish --accept")
+        f.write_str("; no server was changed")
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
     name::{ServerName, SetName},
     record::{Record, RecordRefused, SetRules, SignedRecord, Version},
@@ -82,11 +83,17 @@ impl Default for Timings {
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// The record that is held by now is another manager's.
-    #[error("this server is not the manager any more; nothing was changed")]
+    #[error("this server is not the manager any more")]
     Superseded(#[source] RecordRefused),
     /// It could not be made durable.
     #[error("the group record could not be saved; nothing was changed")]
     State(#[from] StateFileError),
+}
+
+impl Advise for SaveError {
+    fn advice(&self) -> Option<Advice> {
+        matches!(self, Self::Superseded(_)).then(|| Advice::run("the manager is named by", "bellwether status"))
+    }
 }
 
 /// Why the record is not changed.
@@ -102,8 +109,18 @@ pub enum EditError {
     #[error(transparent)]
     Save(#[from] SaveError),
     /// The manager stops.
-    #[error("the manager is stopping; nothing was changed")]
+    #[error("the manager is stopping")]
     Stopping,
+}
+
+impl Advise for EditError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Refused(refused) => refused.advice(),
+            Self::Save(save) => save.advice(),
+            Self::Malformed(_) | Self::Stopping => None,
+        }
+    }
 }
 
 /// A server as the connection to it shows it.

@@ -90,15 +90,13 @@ pub enum StartError {
     #[error("the manager of this group is {0}, not this server")]
     NotManager(ServerName),
     /// There is no revision.
-    #[error("{0} holds no revision of this group; form the group again: bellwether group reform")]
+    #[error("{0} holds no revision of this group")]
     NoRevision(PathBuf),
     /// What is kept is not what was signed.
-    #[error(
-        "revision {0} in the history is damaged: its entries do not give its root; form the group again: bellwether group reform"
-    )]
+    #[error("revision {0} in the history is damaged: its entries do not give its root")]
     Damaged(Number),
     /// A revision that is newer than what can be used.
-    #[error("{path}, a revision in the history, cannot be used ({why}); form the group again: bellwether group reform")]
+    #[error("{path}, a revision in the history, cannot be used ({why})")]
     LeftOut {
         /// Its file.
         path: PathBuf,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     key::PublicKey,
     name::ServerName,
     record::{Record, Role, Version},
@@ -90,30 +91,39 @@ pub struct Findings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// It has nothing to lead with.
-    #[error("this server holds no revision of the group yet; promote another candidate")]
+    #[error("this server holds no revision of the group yet")]
     Empty,
     /// It failed.
-    #[error(
-        "this server is in error ({0}): its configuration may not be one revision; promote another candidate, or look at \
-         it and give --accept"
-    )]
+    #[error("this server is in error ({0}): its configuration may not be one revision")]
     Fault(String),
     /// It was edited.
-    #[error(
-        "{0} entries were edited on this server and would become part of the configuration: {1}; undo the edits, or give --accept"
-    )]
+    #[error("{0} entries were edited on this server and would become part of the configuration: {1}")]
     Drift(u64, String),
     /// The manager is there.
-    #[error("{0}, the manager, answers; hand over there: bellwether promote {1} (or insist with --force)")]
+    #[error("{0}, the manager, answers")]
     Answers(ServerName, ServerName),
     /// Another server hears the manager.
-    #[error(
-        "{1}, the manager, answered {0} just now; look at the network between {1} and this server (or insist with --force)"
-    )]
+    #[error("{1}, the manager, answered {0} just now")]
     Heard(ServerName, ServerName),
     /// Another candidate has more.
-    #[error("{0} has seen more: it holds {1}, this server {2}; give the command there (or insist with --force)")]
+    #[error("{0} has seen more: it holds {1}, this server {2}")]
     Behind(ServerName, Number, Number),
+}
+
+impl Advise for Refused {
+    fn advice(&self) -> Option<Advice> {
+        let insist = Advice::say("or insist with --force");
+        Some(match self {
+            Self::Empty => Advice::say("promote another candidate"),
+            Self::Fault(_) => Advice::say("promote another candidate, or look at its configuration and give --accept"),
+            Self::Drift(..) => Advice::say("undo the edits, or give --accept"),
+            Self::Answers(_, own) => Advice::run("hand over there", format!("bellwether promote {own}")).or(&insist),
+            Self::Heard(_, manager) => {
+                Advice::say(format!("look at the network between {manager} and this server")).or(&insist)
+            }
+            Self::Behind(other, ..) => Advice::say(format!("give the command at {other}")).or(&insist),
+        })
+    }
 }
 
 impl Survey<'_> {

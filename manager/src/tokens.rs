@@ -3,7 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_proto::{Malformed, hash::Hash, key::PublicKey, name::ServerName};
+use bellwether_proto::{
+    Malformed,
+    advice::{Advice, Advise},
+    hash::Hash,
+    key::PublicKey,
+    name::ServerName,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
@@ -79,18 +85,16 @@ pub struct Presented<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
     /// No such id, or another secret: one answer for both.
-    #[error("this join token is not known here; make one at the manager: bellwether token create")]
+    #[error("this join token is not known here")]
     Unknown,
     /// Too late.
-    #[error("join token {0} has expired; make another at the manager: bellwether token create")]
+    #[error("join token {0} has expired")]
     Expired(String),
     /// Taken back by an administrator.
-    #[error("join token {0} was revoked; make another at the manager: bellwether token create")]
+    #[error("join token {0} was revoked")]
     Revoked(String),
     /// The name does not fit.
-    #[error(
-        "join token {id} is for names like '{names}', not '{name}'; join under such a name, or make another token at the manager"
-    )]
+    #[error("join token {id} is for names like '{names}', not '{name}'")]
     Name {
         /// The token.
         id: String,
@@ -100,7 +104,7 @@ pub enum TokenRefused {
         name: ServerName,
     },
     /// Every use is bound to a key already.
-    #[error("join token {id} was used by {by}; make another at the manager: bellwether token create")]
+    #[error("join token {id} was used by {by}")]
     Spent {
         /// The token.
         id: String,
@@ -110,6 +114,17 @@ pub enum TokenRefused {
     /// A grant that cannot be made.
     #[error(transparent)]
     Grant(#[from] Malformed),
+}
+
+impl Advise for TokenRefused {
+    fn advice(&self) -> Option<Advice> {
+        let another = || Advice::run("make another at the manager", "bellwether token create");
+        Some(match self {
+            Self::Unknown | Self::Expired(_) | Self::Revoked(_) | Self::Spent { .. } => another(),
+            Self::Name { .. } => Advice::say("join under such a name").or(&another()),
+            Self::Grant(_) => return None,
+        })
+    }
 }
 
 impl Tokens {

@@ -4,6 +4,7 @@
 //! value of a domain type is well-formed, whoever sent it.
 
 pub mod admission;
+pub mod advice;
 pub mod balancer;
 pub mod entry;
 pub mod hash;
@@ -36,6 +37,8 @@ pub struct Malformed {
 
 /// Characters of what a [`Malformed`] says: it quotes what came from elsewhere, and travels in a header.
 const SAID: usize = 1_000;
+
+impl advice::Advise for Malformed {}
 
 impl Malformed {
     /// One sentence that names the field and the rule. What is endless is cut.

@@ -491,7 +491,7 @@ impl SignedRecord {
     /// Whether a server that holds `held` may take this record after it; `Ok(false)`: it is the very record that is held.
     ///
     /// Within an epoch only its manager signs. A higher epoch begins with the signature of the manager before (it hands
-    /// over, or forms the group anew), or with that of the new manager, if `held` has it as a candidate (W24).
+    /// over, or rebuilds the group), or with that of the new manager, if `held` has it as a candidate (W24).
     ///
     /// # Errors
     /// Why it is refused; what is held stays in force.

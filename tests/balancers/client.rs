@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::PAGE;
@@ -48,9 +48,16 @@ impl Answers {
     }
 }
 
+/// What was counted, and when the request began that each connection waits for an answer to.
+#[derive(Debug, Default)]
+struct Counted {
+    answers: Answers,
+    begun: [Option<Instant>; CONNECTIONS],
+}
+
 /// Clients that ask until they are stopped.
 pub(crate) struct Client {
-    counted: Arc<Mutex<Answers>>,
+    counted: Arc<Mutex<Counted>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -58,34 +65,44 @@ pub(crate) struct Client {
 impl Client {
     /// Clients that ask at that address.
     pub(crate) fn start(address: &str) -> Self {
-        let (counted, stop) = (Arc::<Mutex<Answers>>::default(), Arc::<AtomicBool>::default());
+        let (counted, stop) = (Arc::<Mutex<Counted>>::default(), Arc::<AtomicBool>::default());
         let thread = |index: usize| {
             let (address, counted, stop) = (address.to_owned(), counted.clone(), stop.clone());
-            thread::spawn(move || ask_on(&address, index.is_multiple_of(2), &counted, &stop))
+            thread::spawn(move || ask_on(&address, index, &counted, &stop))
         };
         let threads = (0..CONNECTIONS).map(thread).collect();
         Self { counted, stop, threads }
     }
 
-    /// What was counted so far.
+    /// What was counted of all requests that have begun by now: those that wait for their answers are waited for, lest
+    /// one of them be taken for a later one.
     pub(crate) fn so_far(&self) -> Answers {
-        self.counted.lock().expect("no client panics").clone()
+        let now = Instant::now();
+        wait_for("the answers to what was asked by now", DEADLINE, || {
+            let counted = self.counted.lock().expect("no client panics");
+            let earlier = counted.begun.iter().flatten().filter(|begun| **begun <= now).count();
+            if earlier == 0 { Ok(counted.answers.clone()) } else { Err(format!("{earlier} are under way")) }
+        })
+    }
+
+    fn counted(&self) -> Answers {
+        self.counted.lock().expect("no client panics").answers.clone()
     }
 
     /// Waits for so many more answers, and returns what was counted by then.
     pub(crate) fn wait_more(&self, requests: u64) -> Answers {
-        let before = self.so_far().requests;
+        let before = self.counted().requests;
         wait_for("requests being answered", DEADLINE, || {
-            let now = self.so_far();
+            let now = self.counted();
             if now.requests >= before + requests { Ok(now) } else { Err(format!("{now:?}")) }
         })
     }
 
     /// Waits until that server has answered once more.
     pub(crate) fn wait_from(&self, server: &str) {
-        let before = self.so_far().of(server);
+        let before = self.counted().of(server);
         wait_for(&format!("an answer of {server}"), DEADLINE, || {
-            let now = self.so_far();
+            let now = self.counted();
             if now.of(server) > before { Ok(()) } else { Err(format!("{now:?}")) }
         });
     }
@@ -93,7 +110,7 @@ impl Client {
     /// Stops, and says what was counted in all.
     pub(crate) fn stop(mut self) -> Answers {
         self.end();
-        self.so_far()
+        self.counted()
     }
 
     fn end(&mut self) {
@@ -110,18 +127,22 @@ impl Drop for Client {
     }
 }
 
-fn ask_on(address: &str, keep_alive: bool, counted: &Mutex<Answers>, stop: &AtomicBool) {
+/// Every second connection stays open between its requests.
+fn ask_on(address: &str, index: usize, counted: &Mutex<Counted>, stop: &AtomicBool) {
+    let keep_alive = index.is_multiple_of(2);
     let mut open = None;
     while !stop.load(Ordering::SeqCst) {
+        counted.lock().expect("no client panics").begun[index] = Some(Instant::now());
         let answer = ask(address, &mut open);
         if !keep_alive || answer.is_err() {
             open = None;
         }
         let mut counted = counted.lock().expect("no client panics");
-        counted.requests += 1;
+        counted.begun[index] = None;
+        counted.answers.requests += 1;
         match answer {
-            Ok(server) => *counted.by_server.entry(server).or_default() += 1,
-            Err(failure) => counted.failures.push(failure),
+            Ok(server) => *counted.answers.by_server.entry(server).or_default() += 1,
+            Err(failure) => counted.answers.failures.push(failure),
         }
         drop(counted);
         thread::sleep(PAUSE);
@@ -174,7 +195,7 @@ impl std::fmt::Display for Trouble {
 
 fn connect(address: &str) -> Result<Stream, String> {
     let stream = TcpStream::connect(address).map_err(|e| format!("connecting: {e}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(DEADLINE)).map_err(|e| e.to_string())?;
     Ok(BufReader::new(stream))
 }
 
@@ -232,4 +253,24 @@ impl Slow {
         assert_eq!(head.status, 200);
         Self { server: head.server, _stream: stream }
     }
+}
+
+/// A balancer that has marked a server down may still have an answer of it under way: it fails, and was asked for before.
+#[test]
+fn what_is_under_way_is_counted_with_what_was_asked_before() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = Client::start(&listener.local_addr().expect("an address").to_string());
+    let held: Vec<TcpStream> = (0..CONNECTIONS).map(|_| listener.accept().expect("a client").0).collect();
+    for mut stream in &held {
+        stream.read_exact(&mut [0; 1]).expect("a request has begun");
+    }
+    let (told, tell) = std::sync::mpsc::channel();
+    let hangs_up = thread::spawn(move || {
+        tell.recv().expect("told");
+        drop((held, listener));
+    });
+    told.send(()).expect("it waits");
+    let counted = client.so_far();
+    assert!(counted.failures.len() >= CONNECTIONS, "{counted:?}");
+    hangs_up.join().expect("it has hung up");
 }

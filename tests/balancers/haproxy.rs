@@ -7,7 +7,6 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use crate::farm::{DEADLINE, free_port, wait_for};
@@ -89,7 +88,7 @@ impl Haproxy {
     pub(crate) fn ask(&self, command: &str) -> Result<String, String> {
         let ask = || {
             let mut stream = UnixStream::connect(&self.socket)?;
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.set_read_timeout(Some(DEADLINE))?;
             writeln!(stream, "{command}")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).map(|_| answer)
@@ -135,11 +134,12 @@ pub(crate) fn program() -> PathBuf {
     if debian.exists() { debian.to_owned() } else { PathBuf::from("haproxy") }
 }
 
-/// The checks are the documented ones (docs/balancers.md), at shorter intervals.
+/// The checks are the documented ones (docs/balancers.md), at shorter intervals, and with the patience that a busy machine
+/// needs.
 fn configuration(socket: &Path, address: &str, servers: &[Place], check: Check) -> String {
     let mut text = format!(
         "global\n  stats socket {} mode 600 level admin\n  maxconn 1000\n\
-         defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout check 3s\n\
+         defaults\n  mode http\n  timeout connect 60s\n  timeout client 180s\n  timeout server 180s\n  timeout check 60s\n\
          \x20 option redispatch\n\
          frontend site\n  bind {address}\n  default_backend app\n\
          backend app\n  balance roundrobin\n  option httpchk GET {}\n\

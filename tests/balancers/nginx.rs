@@ -69,7 +69,8 @@ pub(crate) fn program() -> PathBuf {
     if debian.exists() { debian.to_owned() } else { PathBuf::from("nginx") }
 }
 
-/// `location = /bellwether/ready` is the documented one (docs/balancers.md).
+/// `location = /bellwether/ready` is the documented one (docs/balancers.md) but for its timeouts: on a busy machine an
+/// agent that answers late would be taken for one that is not there.
 fn configuration(home: &Path, server: &Server, address: &str) -> String {
     let home = home.display();
     // One process: nothing is left behind when it is killed. As root it would otherwise serve as www-data, who may not
@@ -86,8 +87,8 @@ fn configuration(home: &Path, server: &Server, address: &str) -> String {
              add_header X-Server {name} always;\n\
              location = /bellwether/ready {{\n\
                proxy_pass http://{http}/ready;\n\
-               proxy_connect_timeout 1s;\n\
-               proxy_read_timeout 1s;\n\
+               proxy_connect_timeout 60s;\n\
+               proxy_read_timeout 60s;\n\
                error_page 502 504 = @without_agent;\n\
              }}\n\
              location @without_agent {{ access_log {home}/without_agent.log; return 200; }}\n\

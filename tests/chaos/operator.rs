@@ -132,9 +132,9 @@ impl Operator {
 fn own_halt(chaos: &mut Chaos, status: &FarmStatus, manager: usize) -> bool {
     let own = one(status, status.manager.as_str());
     let reason = own.filter(|own| own.state == State::Error).and_then(|own| own.reason.clone());
-    let halted = reason.is_some_and(|reason| reason.contains("group reform"));
+    let halted = reason.is_some_and(|reason| reason.contains("group rebuild"));
     if halted {
-        chaos.command(manager, &["group", "reform", "--yes", "--timeout=20s"]);
+        chaos.command(manager, &["group", "rebuild", "--yes", "--timeout=20s"]);
     }
     halted
 }

@@ -6,6 +6,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use bellwether_skip::skip;
+
 use super::run;
 
 /// Where namespaces have their names.
@@ -29,13 +31,13 @@ impl Network {
     pub(crate) fn new(servers: usize) -> Option<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: a network for each server needs root");
+            skip("a network for each server", "it needs root");
             return None;
         }
         let prefix = format!("bw{}x{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let hub = format!("{prefix}hub");
         if let Err(why) = try_ip(&format!("netns add {hub}")) {
-            println!("skipped: this system makes no network namespaces: {why}");
+            skip("a network for each server", format!("this system makes no network namespaces: {why}"));
             return None;
         }
         let mut network = Self { hub, nodes: Vec::new() };

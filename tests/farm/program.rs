@@ -11,7 +11,7 @@ use std::{
 use super::wait::wait_for;
 
 /// How long any one command may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// How a program ended.
 #[derive(Debug)]

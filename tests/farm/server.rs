@@ -6,7 +6,6 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
 };
 
 use bellwether_proto::status::FarmStatus;
@@ -26,7 +25,7 @@ pub(crate) struct Set {
 /// Asks `/ready` there: the whole answer.
 pub(crate) fn ready(http: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(http)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
     write!(stream, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

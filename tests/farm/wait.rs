@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a test waits for a state that a farm reaches by itself; far longer than it takes on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a test waits for a state that a farm reaches by itself, or for an answer: far longer than it takes on a busy
+/// machine, where every other process has more to do, too. It decides when a test that hangs is given up, nothing else.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Looks again and again until `look` returns `Ok`; panics at the deadline with what was seen last.
 pub(crate) fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {

@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use bellwether::{identity, layout::Layout};
 use bellwether_proto::{
+    advice::{self, Outcome},
     hash::Hash,
     key::KeyPair,
     record::{Record, Role, SignedRecord},
@@ -167,7 +168,7 @@ fn a_change_that_should_not_be_is_refused() {
         ("a temporary name", put("conf.d/.bellwether.put-1", b"evil"), Code::FailedPrecondition, &["excluded"]),
         ("through a link", put("way/evil", b"evil"), Code::FailedPrecondition, &["symbolic link", "not followed"]),
         ("a link", put("way", b"evil"), Code::FailedPrecondition, &["symbolic link"]),
-        ("below a file", put("index.html/evil", b"evil"), Code::FailedPrecondition, &["nothing was changed"]),
+        ("below a file", put("index.html/evil", b"evil"), Code::FailedPrecondition, &["index.html/evil"]),
         ("a long odd path", put([&b"index.html/"[..], &odd].concat(), b"evil"), Code::FailedPrecondition, &["\\xff"]),
         ("a directory", put("conf.d", b"evil"), Code::FailedPrecondition, &["is a directory"]),
         ("a directory removed", remove("conf.d"), Code::FailedPrecondition, &["is a directory"]),
@@ -201,6 +202,8 @@ fn a_change_that_should_not_be_is_refused() {
         let status = runtime().block_on(client.change(request)).map(drop).expect_err(case);
         says(case, status.message(), words);
         assert_eq!(status.code(), code, "{case}: {status:?}");
+        let refused = code == Code::FailedPrecondition;
+        assert!(!refused || advice::read(&status).0 == Outcome::Refused, "{case}: {status:?}");
         before.assert_unchanged(farm.manager(), case);
     }
     let reads: [(&str, &[u8], &[&str]); 4] = [
@@ -233,7 +236,8 @@ fn a_member_admits_nobody() {
     // The token says manager; the address and the key are the member's.
     let astray = Token { address: farm.member(1).listen.clone(), manager: member, ..token };
     let status = runtime().block_on(player.enter(&astray)).expect_err("a member is no manager");
-    says("a member", status.message(), &["this server is a member", "manager"]);
+    let hint = advice::read(&status).1.expect("what to do").hint;
+    says("a member", &format!("{}\n{hint}", status.message()), &["this server is a member", "at the manager, manager"]);
     assert!(one(&farm.status(), "player").is_none());
 }
 
@@ -241,8 +245,7 @@ fn a_member_admits_nobody() {
 #[test]
 fn the_admin_socket_is_for_root_and_the_agents_own_user() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: another user is played only by root");
-        return;
+        return bellwether_skip::skip("the admin socket asked by another user", "only root plays one");
     }
     let farm = Farm::plan().members(0).start_with(fill);
     let socket = farm.manager().home.join("admin.sock");

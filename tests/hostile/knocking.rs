@@ -4,7 +4,6 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     sync::Arc,
-    time::Duration,
 };
 
 use rustls::{
@@ -85,7 +84,7 @@ fn knock(address: &str, certificate: Option<(CertificateDer<'static>, PrivateKey
     let name = ServerName::try_from("bellwether.invalid").expect("a name");
     let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
     let tcp = TcpStream::connect(address).expect("the port is open");
-    tcp.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    tcp.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let mut stream = StreamOwned::new(tls, tcp);
     let mut answer = [0; 1];
     // With TLS 1.3 the client is done before the server has judged its certificate: the answer comes with the first read.
@@ -117,7 +116,7 @@ fn noise_silence_and_half_open_handshakes_keep_nobody_out() {
         [&b"GET / HTTP/1.1\r\nHost: web\r\n\r\n"[..], &[0; 4096], &[0x16, 3, 1, 0xff, 0xff], b"PRI * HTTP/2.0"]
     {
         let mut stream = open();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         stream.write_all(garbage).expect("written");
         stream.shutdown(std::net::Shutdown::Write).expect("shut");
         let mut answer = Vec::new();

@@ -5,10 +5,9 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use crate::farm::{Server, wait_for};
+use crate::farm::{DEADLINE, Server, wait_for};
 
 /// What is at one path: kind and mode, owner, time (not a directory's: staging beside a set changes it), content.
 type Entry = (u32, (u32, u32), (i64, i64), Vec<u8>);
@@ -33,7 +32,7 @@ impl Snapshot {
 
     /// Asserts that nothing of `server` has changed since. Staging of what was refused may need a moment to go.
     pub(super) fn assert_unchanged(&self, server: &Server, case: &str) {
-        wait_for(&format!("{case}: nothing changed at {}", server.name), Duration::from_secs(10), || {
+        wait_for(&format!("{case}: nothing changed at {}", server.name), DEADLINE, || {
             match self.difference(&Self::of(server)) {
                 None => Ok(()),
                 Some(path) => Err(format!("{} differs", path.display())),

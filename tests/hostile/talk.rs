@@ -10,8 +10,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::farm::DEADLINE;
 
 /// An open stream to a member.
 pub(super) struct Talk {
@@ -67,12 +66,12 @@ impl Talk {
                 other => panic!("not a hello: {other:?}"),
             }
         };
-        timeout(PATIENCE, opening).await.expect("an answer to the hello")
+        timeout(DEADLINE, opening).await.expect("an answer to the hello")
     }
 
     /// Sends a message; whoever does not take it has ended the stream, which [`Talk::verdict`] tells.
     pub(super) async fn send(&self, message: down::Message) {
-        let sent = timeout(PATIENCE, self.down.send(v1::Down { message: Some(message) })).await;
+        let sent = timeout(DEADLINE, self.down.send(v1::Down { message: Some(message) })).await;
         let _ = sent.expect("the member reads");
     }
 
@@ -89,7 +88,7 @@ impl Talk {
 
     /// The next answer that says something of what was sent.
     pub(super) async fn verdict(&mut self) -> Verdict {
-        timeout(PATIENCE, self.next()).await.expect("an answer")
+        timeout(DEADLINE, self.next()).await.expect("an answer")
     }
 
     /// The next report of drift.
@@ -103,7 +102,7 @@ impl Talk {
                 }
             }
         };
-        timeout(PATIENCE, next).await.expect("a report of drift")
+        timeout(DEADLINE, next).await.expect("a report of drift")
     }
 
     async fn next(&mut self) -> Verdict {

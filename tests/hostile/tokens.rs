@@ -7,7 +7,7 @@ use super::{
     member::{Player, token},
     runtime, says,
 };
-use crate::farm::{Farm, Server, one, wait_for};
+use crate::farm::{DEADLINE, Farm, Server, one, wait_for};
 
 fn ready() -> Farm {
     let farm = Farm::plan().members(1).start_with(|manager: &Server| manager.write("index.html", "the manager's"));
@@ -61,7 +61,7 @@ fn a_token_that_is_not_good_admits_nobody() {
     }
     let wrong = v1::EnterRequest { address: format!("{}:7440", "x".repeat(5_000)), ..request(&good) };
     refused("an endless address", &player, &good, &wrong, Code::FailedPrecondition, &["is not an address"]);
-    wait_for("the token's last second to pass", std::time::Duration::from_secs(10), || {
+    wait_for("the token's last second to pass", DEADLINE, || {
         let passed = start.elapsed();
         if passed.as_millis() > 1_100 { Ok(()) } else { Err(format!("{passed:?}")) }
     });

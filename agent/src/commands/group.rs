@@ -1,4 +1,4 @@
-//! `bellwether group show | set | reform`: the group's record and its settings.
+//! `bellwether group show | set | rebuild`: the group's record and its settings.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use bellwether_proto::{
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{record, reform};
+use super::{rebuild, record};
 use crate::{
     common::{Common, author},
     duration,
@@ -37,8 +37,8 @@ enum What {
     },
     /// Change the settings that are named
     Set(Box<Settings>),
-    /// Form the group anew: what this manager's directories hold becomes the truth
-    Reform(reform::Args),
+    /// Rebuild the group: what this manager's directories hold becomes the truth
+    Rebuild(rebuild::Args),
 }
 
 /// The settings of a group.
@@ -101,7 +101,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::Show { log } => show(common, log),
         What::Set(settings) => set(common, *settings).await,
-        What::Reform(args) => reform::run(&args, common).await,
+        What::Rebuild(args) => rebuild::run(&args, common).await,
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{common::Common, error::CommandError};
 mod change;
 mod farm;
 mod following;
+mod rebuild;
 mod record;
-mod reform;
 mod starter;
 mod target;
 

@@ -8,6 +8,7 @@ use std::{
 
 use bellwether_manager::procedure;
 use bellwether_proto::{
+    advice::{self, Advice, Outcome},
     hash::Hash,
     status::FarmStatus,
     v1::{
@@ -18,7 +19,7 @@ use bellwether_proto::{
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::*;
 use crate::{error::Kind, socket};
@@ -102,7 +103,8 @@ impl Admin for Shared {
         request: Request<v1::RemoveServerRequest>,
     ) -> Result<Response<v1::RecordReply>, Status> {
         self.0.note(request.into_inner().server);
-        Err(Status::failed_precondition("web1 is a member\nask web9, the manager"))
+        let advice = Advice::say("ask web9, the manager");
+        Err(advice::status(Code::FailedPrecondition, Outcome::Refused, "web1 is a member", Some(&advice)))
     }
     async fn add_server(&self, _: Request<v1::AddServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
         no()
@@ -183,7 +185,7 @@ impl Admin for Shared {
     ) -> Result<Response<v1::ProcedureReply>, Status> {
         no()
     }
-    async fn reform(&self, _: Request<v1::ReformRequest>) -> Result<Response<v1::ReformReply>, Status> {
+    async fn rebuild(&self, _: Request<v1::RebuildRequest>) -> Result<Response<v1::RebuildReply>, Status> {
         no()
     }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {

@@ -3,6 +3,7 @@
 use std::{fs::File, os::unix::fs::FileExt};
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     entry::{Chunk, Content, Kind},
     hash::Hash,
     limits,
@@ -23,12 +24,20 @@ const BATCH: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ContentError {
     #[error(
-        "{count} entries with {bytes} bytes of content were edited; at most {} and {} become a revision at once; name some \
-         of the paths, or copy the files to the manager", limits::KEEP.0, limits::KEEP.1
+        "{count} entries with {bytes} bytes of content were edited; at most {} and {} become a revision at once", limits::KEEP.0, limits::KEEP.1
     )]
     TooMuch { count: usize, bytes: u64 },
-    #[error("{set}:{path} changed while it was read; try again")]
+    #[error("{set}:{path} changed while it was read")]
     Changed { set: bellwether_proto::name::SetName, path: bellwether_proto::entry::EntryPath },
+}
+
+impl Advise for ContentError {
+    fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            Self::TooMuch { .. } => Advice::say("name some of the paths, or copy the files to the manager"),
+            Self::Changed { .. } => Advice::say("try again"),
+        })
+    }
 }
 
 /// What is to be read: for each edit that brings content, which.

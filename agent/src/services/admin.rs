@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    role::{Reforming, Standing},
+    role::{Rebuilding, Standing},
 };
 
 /// The service, for the Unix socket.
@@ -202,11 +202,11 @@ impl Admin for AdminService {
         procedures::abort(&self.0, request.into_inner()).await
     }
 
-    async fn reform(&self, request: Request<v1::ReformRequest>) -> Answer<v1::ReformReply> {
-        let v1::ReformRequest { author, dry_run } = request.into_inner();
+    async fn rebuild(&self, request: Request<v1::RebuildRequest>) -> Answer<v1::RebuildReply> {
+        let v1::RebuildRequest { author, dry_run } = request.into_inner();
         let (answer, answered) = oneshot::channel();
         let stopping = || Status::unavailable("the agent is stopping");
-        self.0.reforms.send(Reforming { author, dry_run, answer }).await.map_err(|_| stopping())?;
+        self.0.rebuilds.send(Rebuilding { author, dry_run, answer }).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?.map(Response::new).map_err(refusal)
     }
 

@@ -9,6 +9,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_manager::group::GroupRefused;
 use bellwether_proto::{
+    advice::Advice,
     entry::EntryPath,
     key::KeyPair,
     limits,
@@ -18,9 +19,12 @@ use bellwether_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
-use super::{Agent, refusal::refusal};
+use super::{
+    Agent,
+    refusal::{of, refusal, refused},
+};
 use crate::{
     drift,
     error::chain,
@@ -28,9 +32,6 @@ use crate::{
     role::{Following, Standing},
     tls,
 };
-
-/// Characters of another server's refusal.
-const SAID: usize = 2_000;
 /// How long another server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -116,10 +117,8 @@ impl DriftService {
     fn only_the_manager(&self) -> Status {
         let current = self.agent.record.current();
         let manager = current.record().manager();
-        Status::permission_denied(format!(
-            "only the manager, {}, asks a member about its edits\nask it there ({})",
-            manager.name, manager.address
-        ))
+        let text = format!("only the manager, {}, asks a member about its edits", manager.name);
+        refused(Code::PermissionDenied, text, Advice::say(format!("ask it there ({})", manager.address)))
     }
 
     async fn way(&self, asker: Asker, server: &str) -> Result<Way, Status> {
@@ -150,18 +149,15 @@ impl DriftService {
             Some(server) if server.role == Role::Manager => Err(Status::failed_precondition(format!(
                 "{name} is the manager: what is edited there is published, not drift"
             ))),
-            Some(_) => Err(Status::failed_precondition(format!(
-                "{name} is disabled; nothing was changed\nenable it first: bellwether server enable {name}"
-            ))),
-            None => {
-                Err(Status::not_found(format!("there is no server {name} in this group; see: bellwether server list")))
-            }
+            Some(_) => Err(refusal(GroupRefused::Disabled(name.clone()))),
+            None => Err(refusal(GroupRefused::Unknown(name.clone()))),
         }
     }
 
     async fn dial(&self, server: &Server) -> Result<Client, Status> {
         let channel = tls::connect(&self.key, &server.address, server.key).await.map_err(|error| {
-            Status::unavailable(format!("{} does not answer ({}); nothing was changed", server.name, chain(&error)))
+            let text = format!("{} does not answer ({})", server.name, chain(&error));
+            refused(Code::Unavailable, text, None)
         })?;
         Ok(client(channel))
     }
@@ -260,13 +256,6 @@ async fn in_time<T>(server: &ServerName, answer: impl Future<Output = Result<T, 
         Ok(answer) => answer.map_err(|status| of(server, &status)),
         Err(_) => Err(Status::deadline_exceeded(format!("{server} did not answer within {} s", PATIENCE.as_secs()))),
     }
-}
-
-/// Another server's refusal, in its name.
-fn of(server: &ServerName, status: &Status) -> Status {
-    let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
-    let said: String = status.message().chars().take(SAID).map(clean).collect();
-    Status::new(status.code(), format!("{server}: {said}"))
 }
 
 fn reverted(done: PutBack) -> v1::RevertReply {

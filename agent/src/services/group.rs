@@ -4,6 +4,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_proto::{
+    advice::Advice,
     key::PublicKey,
     limits,
     name::ServerName,
@@ -15,7 +16,11 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Agent, link::Card, refusal::refusal};
+use super::{
+    Agent,
+    link::Card,
+    refusal::{refusal, refused},
+};
 use crate::{member::not_taken, peers, role::Standing, tls};
 
 /// How long a server may take to bring its records.
@@ -32,10 +37,11 @@ impl GroupService {
         };
         let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
         manager.recognise(server, start, &whence).await.map_err(|copy| {
-            Status::permission_denied(format!(
-                "this is {copy}; nothing was changed\nstop the copy's agent; to make a server of its own of it: bellwether \
-                 leave, remove its key, then join under another name"
-            ))
+            let advice = Advice::say(
+                "stop the copy's agent; to make a server of its own of it: bellwether leave, remove its key, then join \
+                 under another name",
+            );
+            refused(Code::PermissionDenied, format!("this is {copy}"), advice)
         })
     }
 

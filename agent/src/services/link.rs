@@ -4,6 +4,7 @@ use std::{error::Error, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bellwether_proto::{
+    advice::{self, Advice, Outcome},
     key::{KeyPair, PublicKey},
     limits,
     v1::group_client::GroupClient,
@@ -17,6 +18,7 @@ use tonic::{
     transport::Channel,
 };
 
+use super::refusal::refused;
 use crate::{error::chain, group::GroupRecord, member::Hand, tls};
 
 /// The manager's services, as asked over that connection.
@@ -110,10 +112,9 @@ impl ManagerLink {
             Err(status) if status.source().is_some() => {
                 *self.channel.lock().await = None;
                 tracing::debug!(error = chain(&status), "the connection to the manager ended");
-                Err(Status::unavailable(
-                    "the connection to the manager ended before there was an answer\n\
-                     what was asked may be done all the same; `bellwether status` shows it",
-                ))
+                let text = "the connection to the manager ended before there was an answer";
+                let advice = Advice::run("the request may be done all the same; see", "bellwether status");
+                Err(advice::status(Code::Unavailable, Outcome::Failed, text, Some(&advice)))
             }
             answer => answer,
         }
@@ -127,12 +128,9 @@ impl ManagerLink {
             Some((key, channel)) if *key == manager.key => channel.clone(),
             _ => {
                 let channel = tls::connect(&self.key, &manager.address, manager.key).await.map_err(|error| {
-                    Status::unavailable(format!(
-                        "the manager, {}, does not answer ({}); nothing was changed\n\
-                         settings can be changed again when it is back; what is served here goes on",
-                        manager.name,
-                        chain(&error)
-                    ))
+                    let text = format!("the manager, {}, does not answer ({})", manager.name, chain(&error));
+                    let advice = "settings can be changed again when it is back; what is served here goes on";
+                    refused(Code::Unavailable, text, Advice::say(advice))
                 })?;
                 *slot = Some((manager.key, channel.clone()));
                 channel

@@ -18,6 +18,7 @@ use std::{
 
 use bellwether_manager::{Manager, balancer::Locals, procedure::Board};
 use bellwether_proto::{
+    advice::Advice,
     key::PublicKey,
     name::ServerName,
     record::{Record, Role, Server, Version},
@@ -28,11 +29,11 @@ use bellwether_proto::{
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::{Code, Request, Response, Status};
 
-use self::refusal::refusal;
+use self::refusal::{refusal, refused};
 use crate::{
     group::GroupRecord,
     peers::Peers,
-    role::{Following, Reforming, Standing},
+    role::{Following, Rebuilding, Standing},
     seen::Seen,
 };
 
@@ -56,8 +57,8 @@ pub(crate) struct Agent {
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
     /// Held by who tells newer records: a few at a time, for their bytes.
     pub(crate) telling: Semaphore,
-    /// Asks the one that runs the roles to form the group anew.
-    pub(crate) reforms: mpsc::Sender<Reforming>,
+    /// Asks the one that runs the roles to rebuild the group.
+    pub(crate) rebuilds: mpsc::Sender<Rebuilding>,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// Where recovery points are.
@@ -116,11 +117,10 @@ impl Agent {
                 let manager = current.record().manager();
                 let own = current.record().by_key(&self.record.own_key()).map(|own| own.role);
                 let what = if own == Some(Role::Disabled) { "disabled" } else { "a member" };
-                Err(Status::failed_precondition(format!(
-                    "this server is {what}; nothing was changed\nrun the command at the manager, {} ({})\n\
-                     should it be lost, at a server that may become manager: bellwether recover manager",
-                    manager.name, manager.address
-                )))
+                let there = format!("run the command at the manager, {} ({})", manager.name, manager.address);
+                let lost = Advice::run("should it be lost, at a candidate", "bellwether recover manager");
+                let advice = Advice::say(there).or(&lost);
+                Err(refused(Code::FailedPrecondition, format!("this server is {what}"), advice))
             }
         }
     }
@@ -146,11 +146,10 @@ impl Agent {
         match (self.standing(), own) {
             (Standing::Member(_), Some(ServerStatus { state: State::Error, reason, name, .. })) => {
                 let reason = reason.as_deref().unwrap_or("it failed");
-                Err(Status::failed_precondition(format!(
-                    "{name} is in error and takes no changes ({reason}); nothing was changed\n\
-                     ask another server, or bring this one back at the manager, {}: bellwether sync {name}",
-                    farm.manager
-                )))
+                let before = format!("ask another server, or bring this one back at the manager, {}", farm.manager);
+                let advice = Advice::run(&before, format!("bellwether sync {name}"));
+                let what = format!("{name} is in error and takes no changes ({reason})");
+                Err(refused(Code::FailedPrecondition, what, advice))
             }
             (Standing::Member(_) | Standing::Manager(_) | Standing::Halted(_) | Standing::Changing, _) => Ok(()),
         }
@@ -210,40 +209,43 @@ impl Agent {
 
 /// The refusal of a manager that cannot lead, or must not (W13, W14).
 pub(crate) fn halted(why: &str) -> Status {
-    Status::failed_precondition(format!("{why}; nothing was changed"))
+    refused(Code::FailedPrecondition, why, None)
 }
 
 pub(crate) fn changing() -> Status {
-    Status::unavailable("this server is changing its role in the group; nothing was changed; try again")
+    refused(Code::Unavailable, "this server is changing its role in the group", Advice::say("try again"))
+}
+
+fn at(manager: &Server) -> String {
+    format!("at the manager, {} ({})", manager.name, manager.address)
 }
 
 fn disabled(name: &ServerName, manager: &Server) -> Status {
-    Status::permission_denied(format!(
-        "{name} is disabled in the group; nothing was changed\nat the manager, {} ({}): bellwether server enable {name}",
-        manager.name, manager.address
-    ))
+    let advice = Advice::run(&at(manager), format!("bellwether server enable {name}"));
+    refused(Code::PermissionDenied, format!("{name} is disabled in the group"), advice)
 }
 
 /// The refusal of who is not in the group; of who was, with what to do.
 fn not_of_the_group(record: &Record, key: &PublicKey) -> Status {
-    let manager = record.manager();
-    let at = format!("at the manager, {} ({})", manager.name, manager.address);
+    let at = at(record.manager());
     let Some(gone) = record.removed.iter().find(|gone| gone.key == *key) else {
-        return Status::permission_denied(format!(
-            "{key} is not a server of this group; nothing was changed\nto enter it, at its manager: bellwether token create"
-        ));
+        let advice = Advice::run("to enter it, at its manager", "bellwether token create");
+        return refused(Code::PermissionDenied, format!("{key} is not a server of this group"), advice);
     };
     let name = &gone.name;
-    Status::permission_denied(match record.server(name) {
-        Some(_) => format!(
-            "other hardware has taken the place of {name}: this server's key is refused; nothing was changed\non this \
-             machine: bellwether leave; to enter the group under another name, {at}: bellwether token create"
+    let leave = |before| Advice::run(before, "bellwether leave");
+    let (what, advice) = match record.server(name) {
+        Some(_) => (
+            format!("other hardware has taken the place of {name}: this server's key is refused"),
+            leave("on this machine")
+                .or(&Advice::run(&format!("to enter the group under another name, {at}"), "bellwether token create")),
         ),
-        None => format!(
-            "{name} was removed from the group; nothing was changed\n{at}: bellwether server add {name}; or on this \
-             machine: bellwether leave"
+        None => (
+            format!("{name} was removed from the group"),
+            Advice::run(&at, format!("bellwether server add {name}")).or(&leave("or on this machine")),
         ),
-    })
+    };
+    refused(Code::PermissionDenied, what, advice)
 }
 
 /// Marks what a member has passed on: it is passed on once, however the servers disagree about who is the manager.

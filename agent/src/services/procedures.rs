@@ -6,14 +6,14 @@ use bellwether_manager::{
     procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey},
     takeover,
 };
-use bellwether_proto::{Malformed, name::ServerName, record::Server, v1};
+use bellwether_proto::{Malformed, advice::Advice, name::ServerName, record::Server, v1};
 use tokio::sync::mpsc;
 use tonic::{Code, Response, Status};
 
 use super::{
     Agent,
     promote::gather,
-    refusal::{Refusal, refusal},
+    refusal::{Refusal, refusal, refused},
 };
 use crate::{hands::AgentHands, role::Standing};
 
@@ -109,9 +109,9 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
     let manager = &record.manager().name;
     let told = |server: &Server| server.candidate || server.name == *manager;
     if !record.by_key(&agent.record.own_key()).is_none_or(told) {
-        return Err(Status::failed_precondition(format!(
-            "this server is no candidate, so it is not told of procedures; run the command at the manager, {manager}"
-        )));
+        let advice = Advice::say(format!("run the command at the manager, {manager}"));
+        let text = "this server is no candidate, so it is not told of procedures";
+        return Err(refused(Code::FailedPrecondition, text, advice));
     }
     let doing = agent.board.follow_doing().borrow().clone();
     let show = |procedure: Procedure| {
@@ -150,7 +150,7 @@ fn said(attest: String) -> Result<String, Status> {
     if attest.chars().count() <= SAID && !attest.chars().any(char::is_control) {
         return Ok(attest);
     }
-    let what = format!("an attestation is a line of at most {SAID} characters; nothing was changed");
+    let what = format!("an attestation is a line of at most {SAID} characters");
     Err(Status::invalid_argument(what))
 }
 

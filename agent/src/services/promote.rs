@@ -7,6 +7,7 @@ use bellwether_manager::{
     takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey},
 };
 use bellwether_proto::{
+    advice::Advice,
     limits,
     name::ServerName,
     record::{Record, Role, SignedRecord},
@@ -15,9 +16,12 @@ use bellwether_proto::{
 };
 use bellwether_store::failpoint;
 use tokio::{sync::oneshot, time::timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
-use super::{Agent, refusal::refusal};
+use super::{
+    Agent,
+    refusal::{refusal, refused},
+};
 use crate::{clock::now_ms, member::Input, role::Standing};
 
 /// How long the new manager is waited for after the record is durable.
@@ -33,11 +37,9 @@ pub(super) async fn promote(agent: &Arc<Agent>, request: PromoteRequest) -> Resu
     }
     // `promote NAME --self`: the name says once more which server is meant.
     if !request.server.is_empty() && request.server != agent.name.as_str() {
-        return Err(Status::failed_precondition(format!(
-            "--self makes the server on which it is given the manager, and this one is {}; nothing was changed\non {}: \
-             bellwether promote --self",
-            agent.name, request.server
-        )));
+        let text = format!("--self makes the server on which it is given the manager, and this one is {}", agent.name);
+        let advice = Advice::run(&format!("on {}", request.server), "bellwether promote --self");
+        return Err(refused(Code::FailedPrecondition, text, advice));
     }
     take_over(agent, request).await
 }
@@ -130,7 +132,7 @@ impl Gathered {
         let Self { account, seen, others } = self;
         let led_by = |epoch| agent.record.manager_of(epoch);
         let survey = Survey { led_by: &led_by, record: held.record(), own: &agent.name, account, seen, others };
-        let found = survey.judge(insists).map_err(|refused| Status::failed_precondition(refused.to_string()))?;
+        let found = survey.judge(insists).map_err(refusal)?;
         Ok(with(&survey, found))
     }
 }
@@ -154,7 +156,7 @@ pub(super) async fn gather(agent: &Arc<Agent>) -> Result<Gathered, Status> {
                 answered.await.ok()
             };
             let account = timeout(TAKE_UP, asked).await.ok().flatten();
-            let busy = || Status::unavailable("this server is busy with its sets; nothing was changed; try again");
+            let busy = || refused(Code::Unavailable, "this server is busy with its sets", Advice::say("try again"));
             (account.ok_or_else(busy)?, agent.seen.newest())
         }
     };

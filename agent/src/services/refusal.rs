@@ -2,27 +2,48 @@
 
 use bellwether_manager::{
     AdoptError, ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError, RoleRefused,
-    SaveError, group::GroupRefused,
+    SaveError, group::GroupRefused, takeover,
 };
-use bellwether_proto::Malformed;
+use bellwether_proto::{
+    Malformed,
+    advice::{self, Advice, Advise, Outcome},
+    name::ServerName,
+};
 use tonic::{Code, Status};
 
 use crate::{drift::ContentError, error::chain, member::AskError};
 
-/// Characters of an answer's text.
-const SAID: usize = 4_000;
-
 /// An error that has a code. What a rule refused is a failed precondition (nothing was changed); what the system refused
 /// is internal.
-pub(crate) trait Refusal: std::error::Error + Sized + 'static {
+pub(crate) trait Refusal: Advise + Sized + 'static {
     /// Its code.
     fn code(&self) -> Code;
+
+    /// How the request ended.
+    fn outcome(&self) -> Outcome {
+        Outcome::of_code(self.code())
+    }
 }
 
 /// The answer for `error`.
 pub(crate) fn refusal<E: Refusal>(error: E) -> Status {
-    // It travels in a header, and may name a path of 4,000 escaped bytes.
-    Status::new(error.code(), chain(&error).chars().take(SAID).collect::<String>())
+    advice::status(error.code(), error.outcome(), &chain(&error), error.advice().as_ref())
+}
+
+/// The answer to a request that was refused before anything was changed, with what to do.
+pub(crate) fn refused(code: Code, message: impl AsRef<str>, advice: impl Into<Option<Advice>>) -> Status {
+    advice::status(code, Outcome::Refused, message.as_ref(), advice.into().as_ref())
+}
+
+/// Another server's answer, in its name. Its advice is shown as its own, and no command that it names is passed on as one
+/// to be run.
+pub(crate) fn of(server: &ServerName, status: &Status) -> Status {
+    let clean = |text: &str| -> String {
+        text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    };
+    let (outcome, advice) = advice::read(status);
+    let advice = advice.map(|advice| Advice::say(format!("{server} says: {}", clean(&advice.hint))));
+    advice::status(status.code(), outcome, &format!("{server}: {}", clean(status.message())), advice.as_ref())
 }
 
 impl Refusal for GroupRefused {
@@ -39,6 +60,10 @@ impl Refusal for EditError {
             Self::Save(save) => save.code(),
             Self::Stopping => Code::Unavailable,
         }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if matches!(self, Self::Stopping) { Outcome::Refused } else { Outcome::of_code(self.code()) }
     }
 }
 
@@ -68,11 +93,17 @@ impl Refusal for HandOverError {
     }
 }
 
-impl Refusal for crate::reform::Refused {
+impl Refusal for takeover::Refused {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for crate::rebuild::Refused {
     fn code(&self) -> Code {
         match self {
             Self::NotManager { .. } => Code::FailedPrecondition,
-            Self::Reform(_) => Code::Internal,
+            Self::Rebuild(_) => Code::Internal,
             Self::Stopping(_) => Code::Unavailable,
         }
     }
@@ -147,6 +178,20 @@ impl Refusal for AskError {
             Self::Busy => Code::ResourceExhausted,
             Self::Stopping => Code::Unavailable,
             Self::Failed(_) | Self::Scan(_) => Code::Internal,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(_) => Outcome::Failed,
+            Self::NoRevision
+            | Self::Fault(_)
+            | Self::Missing(_)
+            | Self::Busy
+            | Self::Stopping
+            | Self::Scan(_)
+            | Self::Receive(_)
+            | Self::Refused(_) => Outcome::Refused,
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Whether a procedure is begun, and what is written down then: rules over the document and the world.
 
-use bellwether_proto::{name::ServerName, record::Record};
+use bellwether_proto::{
+    advice::{Advice, Advise},
+    name::ServerName,
+    record::Record,
+};
 
 use super::{
     Attestation, BoardError, Document, Id, Kind, PlanRefused, Procedure, Standing, Survey, World,
@@ -30,17 +34,29 @@ pub enum AskError {
     #[error(transparent)]
     Plan(#[from] PlanRefused),
     /// Not this server's to drive.
-    #[error(
-        "procedures are driven at the manager, {0}; nothing was changed\nrun the command there; should {0} be lost, at a \
-         candidate: bellwether recover manager"
-    )]
+    #[error("procedures are driven at the manager, {0}")]
     Elsewhere(ServerName),
     /// No such procedure.
-    #[error("there is no procedure {0}; nothing was changed\nsee: bellwether procedure list")]
+    #[error("there is no procedure {0}")]
     Unknown(Id),
     /// The change is refused, or not saved.
     #[error(transparent)]
     Board(#[from] BoardError),
+}
+
+impl Advise for AskError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Plan(refused) => refused.advice(),
+            Self::Elsewhere(manager) => Some(Advice::run(
+                &format!("run the command there; should {manager} be lost, at a candidate"),
+                "bellwether recover manager",
+            )),
+            Self::Unknown(_) => Some(Advice::run("see", "bellwether procedure list")),
+            Self::Board(BoardError::Refused(refused)) => refused.advice(),
+            Self::Board(BoardError::Document(_) | BoardError::Malformed(_) | BoardError::Save(_)) => None,
+        }
+    }
 }
 
 /// The procedure that a request for `kind` means: the same one, begun and not over; or the recovery by which the server that

@@ -16,7 +16,7 @@ use bellwether_proto::{
 use bellwether_store::state_file::{self, StateFileError};
 use tokio::sync::watch;
 
-use super::{Document, DocumentRefused, Id, SignedDocument};
+use super::{Document, DocumentRefused, Id, NotChanged, SignedDocument};
 use crate::shared::now_ms;
 
 /// What each procedure does or waits for now, and at which of its steps.
@@ -36,8 +36,8 @@ pub struct Board {
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
     /// The change is refused.
-    #[error("{0}")]
-    Refused(String),
+    #[error(transparent)]
+    Refused(#[from] NotChanged),
     /// A document of somebody else.
     #[error(transparent)]
     Document(#[from] DocumentRefused),
@@ -109,14 +109,14 @@ impl Board {
     pub fn change<T>(
         &self,
         record: &Record,
-        change: impl FnOnce(&mut Document) -> Result<T, String>,
+        change: impl FnOnce(&mut Document) -> Result<T, NotChanged>,
     ) -> Result<T, BoardError> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut document = self.document(record.group);
         if record.manager().name == self.name && document.version.0 != record.version.epoch {
             document.take_over(&self.name, now_ms());
         }
-        let answer = change(&mut document).map_err(BoardError::Refused)?;
+        let answer = change(&mut document)?;
         document.version = (record.version.epoch, document.version.1 + 1);
         let signed = SignedDocument::sign(document, &self.key)?;
         self.put(signed)?;

@@ -2,6 +2,7 @@
 //! the disk before an action is done: the procedure with `tried_ms` set.
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     name::ServerName,
     record::{Record, Role},
 };
@@ -282,10 +283,10 @@ fn left(procedure: &Procedure, world: &World) -> String {
 ///
 /// # Errors
 /// It is over, its question is not answered, or there is none to answer.
-pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), String> {
+pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), NotChanged> {
     let id = procedure.id;
     if procedure.is_over() {
-        return Err(over(id));
+        return Err(NotChanged::Over(id));
     }
     if matches!(procedure.standing, Standing::Failed(_)) {
         procedure.standing = Standing::Running;
@@ -299,30 +300,49 @@ pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) ->
             procedure.attestations.push(Attestation { fact, text, by, time_ms: now_ms });
             Ok(())
         }
-        (Some(fact), true) => Err(format!(
-            "{id} asks: {}; nothing was changed\nanswer: bellwether procedure resume {id} --attest TEXT",
-            fact.question().asks
-        )),
+        (Some(fact), true) => Err(NotChanged::Asks { id, question: fact.question().asks }),
         (None, true) => Ok(()),
-        (None, false) => {
-            Err(format!("{id} asks nothing now; nothing was changed\nsee: bellwether procedure show {id}"))
-        }
+        (None, false) => Err(NotChanged::AsksNothing(id)),
     }
 }
 
-fn over(id: super::Id) -> String {
-    format!("{id} is over; nothing was changed\nsee: bellwether procedure show {id}")
+/// Why a procedure does not go on, or is not aborted. It stays as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotChanged {
+    /// Its question was not answered.
+    #[error("{id} asks: {question}")]
+    Asks {
+        /// The procedure.
+        id: super::Id,
+        /// What it asks.
+        question: String,
+    },
+    /// There is nothing to answer.
+    #[error("{0} asks nothing now")]
+    AsksNothing(super::Id),
+    /// It is done, or was aborted.
+    #[error("{0} is over")]
+    Over(super::Id),
+}
+
+impl Advise for NotChanged {
+    fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            Self::Asks { id, .. } => Advice::run("answer", format!("bellwether procedure resume {id} --attest TEXT")),
+            Self::AsksNothing(id) | Self::Over(id) => Advice::run("see", format!("bellwether procedure show {id}")),
+        })
+    }
 }
 
 /// Stops it for good; what was done stays done, and is said. Given again, it says the same.
 ///
 /// # Errors
 /// It is done already.
-pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), String> {
+pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), NotChanged> {
     match procedure.standing {
         Standing::Running | Standing::Failed(_) => {}
         Standing::Aborted { .. } => return Ok(()),
-        Standing::Done => return Err(over(procedure.id)),
+        Standing::Done => return Err(NotChanged::Over(procedure.id)),
     }
     let left = left(procedure, world);
     procedure.standing = Standing::Aborted { by: by.to_owned(), left };
@@ -427,7 +447,7 @@ mod tests {
         procedure.at =
             procedure.steps.iter().position(|step| matches!(step.task, Task::Attest(_))).expect("a question");
         assert!(matches!(next(&procedure, &world, 1_000 * MINUTE), Next::Ask(_)));
-        assert!(resume(&mut procedure, "", "root", 0).unwrap_err().contains("--attest"));
+        assert!(matches!(resume(&mut procedure, "", "root", 0), Err(NotChanged::Asks { .. })));
         resume(&mut procedure, "pulled its cable", "root", 7).expect("answered");
         assert_eq!(procedure.attestations[0].text, "pulled its cable");
         assert!(procedure.asks().is_none(), "answered, whoever looks at it next");

@@ -29,7 +29,7 @@ pub use begin::{AskError, Request, begun, propose};
 pub use board::{Board, BoardError, Doing};
 pub use check::{Check, check};
 pub use document::{Document, DocumentRefused, SignedDocument};
-pub use engine::{ActError, Failure, Next, abort, acted, next, resume, settle};
+pub use engine::{ActError, Failure, Next, NotChanged, abort, acted, next, resume, settle};
 pub use plan::{PlanRefused, plan};
 pub use runner::{Hands, Whom, begin, give_up, go_on, run};
 pub use steps::{Action, Fact, Question, Step, Task};

@@ -1,6 +1,11 @@
 //! The steps of each procedure (W18–W27), as an operator's handbook has them.
 
-use bellwether_proto::{name::ServerName, record::Role, status::State};
+use bellwether_proto::{
+    advice::{Advice, Advise},
+    name::ServerName,
+    record::Role,
+    status::State,
+};
 
 use super::{Fact, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World, check::stays};
 
@@ -8,13 +13,10 @@ use super::{Fact, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanRefused {
     /// Never heard of.
-    #[error("there is no server {0} in this group; nothing was changed\nsee: bellwether server list")]
+    #[error("there is no server {0} in this group")]
     Unknown(ServerName),
     /// The manager needs a successor.
-    #[error(
-        "{server} is the manager: a member has to take its place; nothing was changed\n\
-         bellwether maintenance start {server} --promote NAME, where NAME is one of: {candidates}"
-    )]
+    #[error("{server} is the manager: a member has to take its place")]
     Promote {
         /// The manager.
         server: ServerName,
@@ -22,26 +24,23 @@ pub enum PlanRefused {
         candidates: String,
     },
     /// A successor that is none.
-    #[error("{server} cannot become manager: {why}; nothing was changed\n{first}")]
+    #[error("{server} cannot become manager: {why}")]
     Successor {
         /// Who was named.
         server: ServerName,
         /// Why not.
         why: String,
         /// What to do.
-        first: String,
+        first: Advice,
     },
     /// The role stays where it is.
-    #[error(
-        "{0} is not the manager ({1} is), so nobody is to be promoted; nothing was changed\n\
-         leave --promote away: bellwether maintenance start {0}"
-    )]
+    #[error("{0} is not the manager ({1} is), so nobody is to be promoted")]
     NotManager(ServerName, ServerName),
     /// It is the manager.
-    #[error("{0} is the manager; nothing was changed\n{1}")]
-    Manager(ServerName, &'static str),
+    #[error("{0} is the manager")]
+    Manager(ServerName, Advice),
     /// Two at a time for one server.
-    #[error("{id} ({command}) touches {server} and is not over; nothing was changed\nbellwether procedure show {id}")]
+    #[error("{id} ({command}) touches {server} and is not over")]
     Busy {
         /// The other.
         id: super::Id,
@@ -51,21 +50,41 @@ pub enum PlanRefused {
         server: ServerName,
     },
     /// It is sent nothing.
-    #[error("{0} is disabled, so it is sent nothing; nothing was changed\nfirst: bellwether server enable {0}")]
+    #[error("{0} is disabled, so it is sent nothing")]
     Disabled(ServerName),
     /// It serves, and cannot be taken out of service.
     #[error(
-        "{0} answers requests with something else than the manager's state, and cannot be drained before it is synced: {1}; \
-         nothing was changed\nmend that (bellwether doctor); or, to sync it in service, take the balancer out of the \
-         record: bellwether group set --no-balancer NAME"
+        "{0} answers requests with something else than the manager's state, and cannot be drained before it is synced: {1}"
     )]
     Undrainable(ServerName, String),
     /// Given elsewhere.
-    #[error(
-        "recover manager is given at the candidate that takes over, and {0} is {1}; nothing was changed\n\
-         give it at a member whose CANDIDATE is yes: bellwether server list"
-    )]
+    #[error("recover manager is given at the candidate that takes over, and {0} is {1}")]
     NotCandidate(ServerName, &'static str),
+}
+
+impl Advise for PlanRefused {
+    fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            Self::Unknown(_) => Advice::run("see", "bellwether server list"),
+            Self::Promote { server, candidates } => Advice::run(
+                &format!("name its successor, one of {candidates}"),
+                format!("bellwether maintenance start {server} --promote NAME"),
+            ),
+            Self::Successor { first, .. } | Self::Manager(_, first) => first.clone(),
+            Self::NotManager(server, _) => {
+                Advice::run("leave --promote away", format!("bellwether maintenance start {server}"))
+            }
+            Self::Busy { id, .. } => Advice::run("see", format!("bellwether procedure show {id}")),
+            Self::Disabled(server) => Advice::run("first", format!("bellwether server enable {server}")),
+            Self::Undrainable(..) => Advice::run("mend that; what is wrong", "bellwether doctor").or(&Advice::run(
+                "or, to sync it in service, take the balancer out of the record",
+                "bellwether group set --no-balancer NAME",
+            )),
+            Self::NotCandidate(..) => {
+                Advice::run("give it at a member whose CANDIDATE is yes", "bellwether server list")
+            }
+        })
+    }
 }
 
 /// The steps of `kind` in `world`; `survey` matters where a manager is recovered. None for a `server add`, `enable`,
@@ -158,10 +177,11 @@ fn successor(to: &ServerName, world: &World) -> Result<(), PlanRefused> {
     match world.server(to) {
         None => Err(PlanRefused::Unknown(to.clone())),
         Some(seen) => match seen.role {
-            Role::Manager => refused("it is the manager", "name another server: bellwether server list".to_owned()),
-            Role::Disabled => refused("it is disabled", format!("first: bellwether server enable {to}")),
+            Role::Manager => refused("it is the manager", Advice::run("name another server", "bellwether server list")),
+            Role::Disabled => refused("it is disabled", Advice::run("first", format!("bellwether server enable {to}"))),
             Role::Member if !seen.candidate => {
-                refused("it is not a candidate", format!("first: bellwether server set {to} --candidate yes"))
+                let command = format!("bellwether server set {to} --candidate yes");
+                refused("it is not a candidate", Advice::run("first", command))
             }
             Role::Member => able(to, seen),
         },
@@ -175,7 +195,7 @@ fn able(to: &ServerName, seen: &Seen) -> Result<(), PlanRefused> {
     }
     let reason = seen.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let why = format!("it is {}{reason}", seen.state.word());
-    let first = "mend that, or name another server: bellwether server list".to_owned();
+    let first = Advice::run("mend that, or name another server", "bellwether server list");
     Err(PlanRefused::Successor { server: to.clone(), why, first })
 }
 
@@ -270,7 +290,7 @@ fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>,
     let seen = world.server(server).ok_or_else(|| PlanRefused::Unknown(server.clone()))?;
     match seen.role {
         Role::Manager => {
-            let first = "give the role to another first: bellwether promote NAME";
+            let first = Advice::run("give the role to another server first", "bellwether promote NAME");
             return Err(PlanRefused::Manager(server.clone(), first));
         }
         Role::Member | Role::Disabled if !world.balancers && !seen.drained => return Ok(Vec::new()),
@@ -348,7 +368,7 @@ fn spare(serving: usize, world: &World) -> usize {
 fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Vec<Step>, PlanRefused> {
     match role(server, world)? {
         Some(Role::Manager) => {
-            let todo = "at the candidate that takes over: bellwether recover manager";
+            let todo = Advice::run("at the candidate that takes over", "bellwether recover manager");
             return Err(PlanRefused::Manager(server.clone(), todo));
         }
         None | Some(Role::Member | Role::Disabled) => {}
@@ -374,7 +394,10 @@ fn recover_manager(
 ) -> Result<Vec<Step>, PlanRefused> {
     match world.server(new) {
         _ if world.manager == *new => {
-            return Err(PlanRefused::Manager(new.clone(), "nothing is to be recovered here: bellwether status"));
+            return Err(PlanRefused::Manager(
+                new.clone(),
+                Advice::run("nothing is to be recovered here; see", "bellwether status"),
+            ));
         }
         None => return Err(PlanRefused::Unknown(new.clone())),
         Some(seen) => match seen.role {

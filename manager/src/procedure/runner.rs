@@ -11,8 +11,8 @@ use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    ActError, Action, AskError, Board, BoardError, Document, Id, Next, Procedure, Request, Step, Task, World, abort,
-    acted,
+    ActError, Action, AskError, Board, BoardError, Document, Id, Next, NotChanged, Procedure, Request, Step, Task,
+    World, abort, acted,
     begin::{begun, propose},
     held::held,
     next, resume, settle,
@@ -229,7 +229,7 @@ async fn change<H: Hands>(
     board: &Board,
     hands: &H,
     id: Id,
-    change: impl FnOnce(&mut Procedure, &World) -> Result<(), String>,
+    change: impl FnOnce(&mut Procedure, &World) -> Result<(), NotChanged>,
 ) -> Result<Procedure, AskError> {
     let record = hands.record();
     let record = record.record();

@@ -20,6 +20,8 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::harness::PATIENCE;
+
 /// How it behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
@@ -111,7 +113,7 @@ impl Fake {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
-        let late = tokio::time::timeout(std::time::Duration::from_secs(30), told).await.is_err();
+        let late = tokio::time::timeout(PATIENCE, told).await.is_err();
         assert!(!late, "not told of {revision}, but of {:?}", self.memory().heads);
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::fake::{Fake, Manner};
 
 /// Nothing here takes so long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Plain;
 

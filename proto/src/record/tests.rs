@@ -117,7 +117,7 @@ fn who_may_say_what_is_true_next() {
         ((4, 1, 1, 0), Taken, "a handover"),
         ((4, 1, 2, 0), Taken, "a handover to one that is no candidate: the manager may"),
         ((4, 1, 4, 0), Taken, "a handover to a new server"),
-        ((4, 1, 0, 0), Taken, "formed anew"),
+        ((4, 1, 0, 0), Taken, "rebuilt"),
         ((7, 1, 1, 0), Taken, "epochs may jump"),
         ((5, 1, 1, 1), Taken, "a candidate takes over"),
         ((5, 7, 1, 1), Taken, "the edits after that, seen first"),

@@ -52,7 +52,7 @@ pub(crate) struct Disk {
     pub(crate) leads: bool,
     /// Also there: why this member takes nothing until a sync (W8).
     pub(crate) fault: Option<String>,
-    /// `halted.json`: this manager's state went back, it leads nobody until the group is formed anew (W14).
+    /// `halted.json`: this manager's state went back, it leads nobody until the group is rebuilt (W14).
     pub(crate) halted: Option<Halt>,
     /// `ticket.json`: of the last session with a manager.
     pub(crate) ticket: Option<Ticket>,
@@ -60,9 +60,9 @@ pub(crate) struct Disk {
     pub(crate) sessions: BTreeMap<ServerName, Given>,
     /// `procedures.json`.
     pub(crate) procedures: Option<Rc<SignedDocument>>,
-    /// `history.new`: the base of a group that is being formed anew.
+    /// `history.new`: the base of a group that is being rebuilt.
     pub(crate) fresh: Option<RevisionId>,
-    /// The revisions of histories before, which a group that was formed anew has kept.
+    /// The revisions of histories before, which a group that was rebuilt has kept.
     pub(crate) before: BTreeSet<RevisionId>,
     /// The packs in the history.
     pub(crate) history: BTreeSet<RevisionId>,

@@ -27,7 +27,7 @@ pub(crate) struct Faults {
     /// What this history is about: some faults happen in some histories only.
     restores: bool,
     leaves: bool,
-    reforms: bool,
+    rebuilds: bool,
     maintains: bool,
     recoveries: Option<Recoveries>,
 }
@@ -43,7 +43,7 @@ impl Faults {
             backups: Vec::new(),
             restores: rng.one_in(4),
             leaves: rng.one_in(3),
-            reforms: rng.one_in(6),
+            rebuilds: rng.one_in(6),
             maintains: rng.one_in(3),
             recoveries: Recoveries::new(aside),
         }
@@ -92,7 +92,7 @@ impl Faults {
             35 | 36 if history.spare.is_some() => self.copy(history, machine),
             37 | 38 if history.spare.is_some() => move_address(history),
             40..=42 if self.maintains => maintain(history, machine),
-            39 if self.reforms => reform(history),
+            39 if self.rebuilds => rebuild(history),
             _ => self.put(history, machine),
         }
     }
@@ -296,10 +296,10 @@ fn maintain(history: &mut History, machine: usize) {
     command(history, manager, Command::Begin(kind));
 }
 
-/// The group is formed anew at its manager, though nothing is wrong with it.
-fn reform(history: &History) {
+/// The group is rebuilt at its manager, though nothing is wrong with it.
+fn rebuild(history: &History) {
     if let Some(manager) = managers(history).first() {
-        command(history, *manager, Command::Reform);
+        command(history, *manager, Command::Rebuild);
     }
 }
 

@@ -27,8 +27,8 @@ pub struct Met {
     pub went_back: u64,
     /// Members that were shown as in error.
     pub kept_out: u64,
-    /// Groups that were formed anew.
-    pub reformed: u64,
+    /// Groups that were rebuilt.
+    pub rebuilt: u64,
     /// Machines that were copied.
     pub copied: u64,
     /// Copies that were noticed beside the original.
@@ -92,7 +92,7 @@ impl Met {
             ("restored from a backup", self.restored),
             ("managers whose state went back", self.went_back),
             ("members kept out", self.kept_out),
-            ("groups formed anew", self.reformed),
+            ("groups rebuilt", self.rebuilt),
             ("machines copied", self.copied),
             ("copies noticed", self.copies_noticed),
             ("procedures begun", self.procedures),
@@ -123,7 +123,7 @@ impl std::ops::AddAssign for Met {
         self.restored += other.restored;
         self.went_back += other.went_back;
         self.kept_out += other.kept_out;
-        self.reformed += other.reformed;
+        self.rebuilt += other.rebuilt;
         self.copied += other.copied;
         self.copies_noticed += other.copies_noticed;
         self.procedures += other.procedures;

@@ -111,7 +111,7 @@ impl Operator {
             // What the halt says: what the others have is kept, or what is here becomes the truth.
             match candidate(history).filter(|_| self.looked.is_multiple_of(2)) {
                 Some(other) => command(history, other, Command::Take { force: true }),
-                None => command(history, manager, Command::Reform),
+                None => command(history, manager, Command::Rebuild),
             }
         } else if shows(&Notice::Conflict) || shows(&Notice::CannotFollow(own)) {
             command(history, manager, Command::Take { force: true });
@@ -181,7 +181,7 @@ impl Operator {
         drop(world);
         // The next epoch first: or the record of who has left could be taken for the newer one still.
         if decided || !refused.is_empty() {
-            command(history, chosen, if halted { Command::Reform } else { Command::Take { force: true } });
+            command(history, chosen, if halted { Command::Rebuild } else { Command::Take { force: true } });
         }
         for machine in refused.intersection(&self.refused) {
             command(history, *machine, Command::Leave);

@@ -74,8 +74,8 @@ pub(crate) enum Command {
     Leave,
     /// Lets that server enter with a token.
     Admit(ServerName),
-    /// Forms the group anew with what is here (W13, W14).
-    Reform,
+    /// Rebuilds the group with what is here (W13, W14).
+    Rebuild,
     /// Enters the group with that record, which the manager gave for the token.
     Enter(Box<Held>),
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bellwether_proto::{
+    advice::{Advice, Advise},
     entry::{EntryPath, Kind},
     name::SetName,
     record::OnDrift,
@@ -70,26 +71,39 @@ pub(crate) struct PutBack {
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    #[error("this server holds no revision of the group yet; nothing was changed")]
+    #[error("this server holds no revision of the group yet")]
     NoRevision,
-    #[error("this server is in error ({0}); nothing was changed; sync it: bellwether sync")]
+    #[error("this server is in error ({0})")]
     Fault(String),
-    #[error(
-        "this server's own history lacks {0} chunks of what was there; nothing was changed; sync it: bellwether sync"
-    )]
+    #[error("this server's own history lacks {0} chunks of what was there")]
     Missing(usize),
     #[error("the state could not be put back: {0}")]
     Failed(String),
-    #[error("too many ask at once; nothing was changed; try again")]
+    #[error("too many ask at once")]
     Busy,
-    #[error("the agent is stopping; nothing was changed")]
+    #[error("the agent is stopping")]
     Stopping,
-    #[error("the sets cannot be read; nothing was changed")]
+    #[error("the sets cannot be read")]
     Scan(#[from] ScanError),
-    #[error("the state cannot be put back; nothing was changed")]
+    #[error("the state cannot be put back")]
     Receive(#[from] ReceiveError),
-    #[error("the state cannot be put back; nothing was changed")]
+    #[error("the state cannot be put back")]
     Refused(#[from] Refused),
+}
+
+impl Advise for AskError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Fault(_) | Self::Missing(_) => Some(Advice::run("bring it to the head", "bellwether sync")),
+            Self::Busy => Some(Advice::say("try again")),
+            Self::NoRevision
+            | Self::Failed(_)
+            | Self::Stopping
+            | Self::Scan(_)
+            | Self::Receive(_)
+            | Self::Refused(_) => None,
+        }
+    }
 }
 
 /// Asks the member's thread. Does not keep it running.

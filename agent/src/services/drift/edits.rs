@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bellwether_proto::{
+    advice::Advice,
     entry::Chunk,
     limits,
     revision::{RevisionId, SignedHeader},
@@ -12,9 +13,9 @@ use bellwether_store::{pack, tree::Change};
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
-use super::{Client, refusal};
+use super::{Client, refusal, refused};
 use crate::{
     drift::{self, Contents},
     error::chain,
@@ -75,8 +76,9 @@ pub(super) async fn send(hand: Hand, places: Vec<Place>, to: mpsc::Sender<Result
         let first =
             v1::EditsPart { at: Some(looked.at.to_wire()), edits: drift::to_wire(&edits), frames: Bytes::new() };
         if first.encoded_len() > LIST {
-            let text = "the list of edits is too long for one revision; nothing was changed; name some of the paths";
-            return drop(to.blocking_send(Err(Status::failed_precondition(text))));
+            let text = "the list of edits is too long for one revision";
+            let advice = Advice::say("name some of the paths");
+            return drop(to.blocking_send(Err(refused(Code::FailedPrecondition, text, advice))));
         }
         let send_part = |part| to.blocking_send(Ok(part)).is_ok();
         if !send_part(first) {

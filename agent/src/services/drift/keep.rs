@@ -61,8 +61,7 @@ impl DriftService {
         let _one = self.keeps.begin(&member.name)?;
         let mut client = self.dial(member).await?;
         let fetched = tokio::time::timeout(ARRIVAL, edits::fetch(&mut client, places)).await;
-        let late =
-            |_| Status::deadline_exceeded(format!("{} did not send its edits; nothing was changed", member.name));
+        let late = |_| Status::deadline_exceeded(format!("{} did not send its edits", member.name));
         let Fetched { at, edits, chunks } = fetched.map_err(late)?.map_err(|status| of(&member.name, &status))?;
         let message = if message.is_empty() { format!("kept what was edited on {}", member.name) } else { message };
         let known = drift::to_wire(&edits);

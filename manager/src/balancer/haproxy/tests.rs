@@ -55,18 +55,21 @@ impl Fake {
     }
 
     fn api(&self) -> Api {
-        api(&format!("unix:{}", socket(self.directory.path()).display()))
+        api(&format!("unix:{}", socket(self.directory.path()).display()), LONG)
+    }
+
+    /// One that soon gives up what does not answer, or does not come up.
+    fn hasty_api(&self) -> Api {
+        api(&format!("unix:{}", socket(self.directory.path()).display()), Duration::from_millis(50))
     }
 }
 
-fn api(address: &str) -> Api {
+/// For what is to happen, on however busy a machine.
+const LONG: Duration = Duration::from_secs(120);
+
+fn api(address: &str, limit: Duration) -> Api {
     let haproxy = Haproxy { address: address.parse().unwrap(), backends: Vec::new() };
-    let patience = Patience {
-        exchange: Duration::from_millis(300),
-        poll: Duration::from_millis(5),
-        up: Duration::from_millis(50),
-    };
-    Api::new(haproxy, patience)
+    Api::new(haproxy, Patience { exchange: limit, poll: Duration::from_millis(5), up: limit })
 }
 
 fn web1() -> Who {
@@ -89,14 +92,14 @@ fn always(operational: u32, admin: u32) -> impl Fn(&str, usize) -> Option<String
 async fn a_balancer_that_is_not_there_is_named_with_its_address() {
     let directory = tempfile::tempdir().unwrap();
     let address = format!("unix:{}", socket(directory.path()).display());
-    let fault = api(&address).drain(&web1()).await.unwrap_err();
+    let fault = api(&address, LONG).drain(&web1()).await.unwrap_err();
     assert!(matches!(fault, Fault::Unreachable { .. }) && fault.to_string().contains(&address), "{fault}");
 }
 
 #[tokio::test]
 async fn one_that_says_nothing_is_given_up() {
     let fake = Fake::new(|_, _| None);
-    let fault = fake.api().drain(&web1()).await.unwrap_err();
+    let fault = fake.hasty_api().drain(&web1()).await.unwrap_err();
     assert!(matches!(fault, Fault::Silent { .. }), "{fault}");
 }
 
@@ -173,7 +176,9 @@ async fn what_is_so_already_is_not_set_again() {
 #[tokio::test]
 async fn ready_waits_for_the_checks_and_says_what_they_say() {
     let fake = Fake::new(always(0, 0));
-    let fault = fake.api().ready(&web1()).await.unwrap_err();
+    let mut late = fake.api();
+    late.patience.up = Duration::from_millis(1);
+    let fault = late.ready(&web1()).await.unwrap_err();
     assert!(matches!(&fault, Fault::StillDown { note, .. } if note == "UP 1/3"), "{fault}");
     // Up at the third look.
     let fake = Fake::new(|command, before| always(if before < 6 { 0 } else { 2 }, 0)(command, before));

@@ -84,7 +84,7 @@ impl State {
         if place == machine || other || !self.running[place] {
             return;
         }
-        // The group may have been formed anew since it was complete.
+        // The group may have been rebuilt since it was complete.
         let known = |id: RevisionId| manager.history.contains(&id) || manager.before.contains(&id);
         let complete = disk.is_whole() && disk.at.as_ref().is_some_and(|at| known(at.id()));
         if !complete {

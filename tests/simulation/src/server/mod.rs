@@ -6,8 +6,8 @@ mod follow;
 mod hands;
 mod lanes;
 mod procedures;
+mod rebuild;
 mod records;
-mod reform;
 mod sessions;
 mod takeover;
 
@@ -269,7 +269,7 @@ impl Server {
             }
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),
-            Command::Reform => self.begin_reform(),
+            Command::Rebuild => self.begin_rebuild(),
             Command::Leave => self.leave().await,
         }
     }

@@ -2,8 +2,8 @@
 
 use bellwether_manager::{
     halt::{Halt, Proof},
+    rebuild::Kept,
     recognition,
-    reform::Kept,
 };
 use bellwether_proto::{
     key::PublicKey,
@@ -61,7 +61,7 @@ impl Server {
         }
     }
 
-    /// This manager's state went back: it leads nobody, until the group is formed anew.
+    /// This manager's state went back: it leads nobody, until the group is rebuilt.
     pub(super) async fn halt(&mut self, witness: &PublicKey, proof: Proof) {
         self.world.borrow_mut().notice(self.machine, Notice::WentBack);
         if self.drive.read(|disk| disk.halted.is_some()) {

@@ -36,8 +36,8 @@ pub(super) struct Handing {
 /// What is done when the others have answered.
 #[derive(Clone, Copy)]
 pub(super) enum Then {
-    /// The manager forms the group anew.
-    Reform,
+    /// The manager rebuilds the group.
+    Rebuild,
     /// This server takes over.
     Lead(Leave),
     /// So it does as a step of that procedure.
@@ -103,7 +103,7 @@ impl Server {
         }
     }
 
-    /// Asks everybody what they have seen, before this server takes over or forms the group anew.
+    /// Asks everybody what they have seen, before this server takes over or rebuilds the group.
     pub(super) fn survey(&mut self, then: Then, insists: Insists) {
         let record = self.record().expect("of a group");
         let own = self.name.clone();
@@ -160,7 +160,7 @@ impl Server {
         let Some(taking) = self.taking.take_if(|taking| now > taking.until_ms) else { return };
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
         match taking.then {
-            Then::Reform => self.form_anew(taking.answers).await,
+            Then::Rebuild => self.rebuild_group(taking.answers).await,
             Then::Lead(leave) => _ = self.take_over(&held, &taking, leave).await,
             Then::Promote(id, leave) => {
                 let done = self.take_over(&held, &taking, leave).await;

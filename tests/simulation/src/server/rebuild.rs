@@ -1,9 +1,9 @@
-//! The group is formed anew at its manager (W13, W14): what its sets hold becomes the truth, whatever became of the history.
+//! The group is rebuilt at its manager (W13, W14): what its sets hold becomes the truth, whatever became of the history.
 
 use std::collections::BTreeMap;
 
 use bellwether_manager::{
-    reform,
+    rebuild,
     takeover::{Answer, Insists},
 };
 use bellwether_proto::{
@@ -21,14 +21,14 @@ use crate::{
 
 impl Server {
     /// Asks everybody first. No role runs meanwhile.
-    pub(super) fn begin_reform(&mut self) {
+    pub(super) fn begin_rebuild(&mut self) {
         if self.taking.is_none() && self.standing() == Some(Standing::Manager) {
-            self.survey(Then::Reform, Insists { force: true, accept: true });
+            self.survey(Then::Rebuild, Insists { force: true, accept: true });
         }
     }
 
     /// The new base beside the history, then the record, then the new history takes the old one's place.
-    pub(super) async fn form_anew(&mut self, answers: BTreeMap<ServerName, Answer>) {
+    pub(super) async fn rebuild_group(&mut self, answers: BTreeMap<ServerName, Answer>) {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
         if self.standing() != Some(Standing::Manager) {
             return;
@@ -50,11 +50,11 @@ impl Server {
         };
         let lost: Vec<String> =
             theirs.iter().filter(|header| kept.lacks(header)).map(|header| format!("{} ", header.number())).collect();
-        self.world.borrow_mut().tell(self.machine, || format!("forms the group anew; lost: {lost:?}"));
+        self.world.borrow_mut().tell(self.machine, || format!("rebuilds the group; lost: {lost:?}"));
         let (revision, edits) = self.in_sets();
         let content = self.world.borrow().content(revision).and(edits);
-        let record = reform::next_record(&held.current, seen.epoch, &self.by());
-        let header = reform::first_header(&record, seen, self.start, &self.by(), Hash::of(&content.bytes()));
+        let record = rebuild::next_record(&held.current, seen.epoch, &self.by());
+        let header = rebuild::first_header(&record, seen, self.start, &self.by(), Hash::of(&content.bytes()));
         let header = SignedHeader::sign(header, &self.key);
         let id = header.id();
         self.world.borrow_mut().learn(header, content);
@@ -63,7 +63,7 @@ impl Server {
         let record = SignedRecord::sign(record, &self.key).expect("the rules make good records");
         let mut links = held.chain;
         chain::extend(&mut links, &held.current, &record);
-        let what = format!("record {} of the group formed anew", record.record().version);
+        let what = format!("record {} of the group rebuilt", record.record().version);
         self.drive.save(&what, |disk| disk.held = Some(Held { current: record, chain: links })).await;
         let old = {
             let world = self.world.borrow();
@@ -78,7 +78,7 @@ impl Server {
             (disk.fresh, disk.halted) = (None, None);
         };
         self.drive.save("the new history in the place of the old one", take_place).await;
-        self.world.borrow_mut().met.reformed += 1;
+        self.world.borrow_mut().met.rebuilt += 1;
         self.settle_role().await;
     }
 }

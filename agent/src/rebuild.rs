@@ -1,4 +1,4 @@
-//! `group reform` (W13, W14): what is known of the group before it is formed anew, and forming it; by the agent, or by the
+//! `group rebuild` (W13, W14): what is known of the group before it is rebuilt, and forming it; by the agent, or by the
 //! command itself where the agent does not run.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use bellwether_manager::{
     group::By,
     lost,
-    reform::{self, Kept, Reform, ReformError, Reformed},
+    rebuild::{self, Kept, Rebuild, RebuildError, Rebuilt},
 };
 use bellwether_proto::{
+    advice::{Advice, Advise},
     key::KeyPair,
     name::{ServerName, SetName},
     record::Server,
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::{clock::now_ms, error::chain, group::GroupRecord, layout::Layout, peers::Peers};
 
-/// What a group is formed anew with.
+/// What a group is rebuilt with.
 #[derive(Clone)]
 pub(crate) struct Ground {
     pub(crate) layout: Layout,
@@ -30,15 +31,26 @@ pub(crate) struct Ground {
     pub(crate) incarnation: u64,
 }
 
-/// Why the group is not formed anew.
+/// Why the group is not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    #[error("this server is not the manager; run it there, at {manager} ({address}); nothing was changed")]
+    #[error("this server is not the manager")]
     NotManager { manager: ServerName, address: String },
     #[error(transparent)]
-    Reform(#[from] ReformError),
+    Rebuild(#[from] RebuildError),
     #[error("the agent is stopping")]
     Stopping(#[from] tokio::task::JoinError),
+}
+
+impl Advise for Refused {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::NotManager { manager, address } => {
+                Some(Advice::run(&format!("at {manager} ({address})"), "bellwether group rebuild"))
+            }
+            Self::Rebuild(_) | Self::Stopping(_) => None,
+        }
+    }
 }
 
 /// What was found before.
@@ -84,7 +96,7 @@ impl Ground {
         let mut found = Found::default();
         found.findings.push(format!("the group record is {}", current.record().version));
         let state = self.layout.state().to_owned();
-        let kept = match tokio::task::spawn_blocking(move || reform::kept(&state)).await? {
+        let kept = match tokio::task::spawn_blocking(move || rebuild::kept(&state)).await? {
             Ok(kept) => {
                 found.findings.push(match &kept.newest {
                     Some(newest) => format!("the newest revision in the history here is {}", newest.number()),
@@ -149,17 +161,17 @@ impl Ground {
         found.findings.push(format!("{} has seen {has}", server.name));
     }
 
-    /// Forms the group anew. No role runs on this state meanwhile.
+    /// Rebuilds the group. No role runs on this state meanwhile.
     ///
     /// # Errors
-    /// Why not; see [`reform::reform`].
-    pub(crate) async fn form(&self, found: &Found, author: String) -> Result<Reformed, Refused> {
+    /// Why not; see [`rebuild::rebuild`].
+    pub(crate) async fn form(&self, found: &Found, author: String) -> Result<Rebuilt, Refused> {
         let ground = self.clone();
         let (seen, lost) = (found.seen.unwrap_or(Number { epoch: Epoch(1), sequence: 0 }), found.lost());
         let form = move || {
             let held = ground.record.current();
             let by = By::new(&author, now_ms());
-            let asked = Reform {
+            let asked = Rebuild {
                 held: &held,
                 key: &ground.key,
                 sets: ground.sets.clone(),
@@ -169,22 +181,22 @@ impl Ground {
                 incarnation: ground.incarnation,
                 by,
             };
-            reform::reform(asked, |record| ground.record.save(record))
+            rebuild::rebuild(asked, |record| ground.record.save(record))
         };
         Ok(tokio::task::spawn_blocking(form).await??)
     }
 }
 
 /// The answer to the command.
-pub(crate) fn reply(found: &Found, reformed: Option<&Reformed>) -> v1::ReformReply {
+pub(crate) fn reply(found: &Found, rebuilt: Option<&Rebuilt>) -> v1::RebuildReply {
     let (findings, lost) = (found.findings.clone(), found.lost());
-    let Some(reformed) = reformed else { return v1::ReformReply { findings, lost, ..v1::ReformReply::default() } };
-    v1::ReformReply {
+    let Some(rebuilt) = rebuilt else { return v1::RebuildReply { findings, lost, ..v1::RebuildReply::default() } };
+    v1::RebuildReply {
         findings,
         lost,
-        version: reformed.record.record().version.to_string(),
-        revision: reformed.header.number().to_string(),
-        entries: reformed.entries,
-        kept: reformed.kept.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        version: rebuilt.record.record().version.to_string(),
+        revision: rebuilt.header.number().to_string(),
+        entries: rebuilt.entries,
+        kept: rebuilt.kept.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
     }
 }

@@ -1,4 +1,4 @@
-//! Forming the group anew (W13, W14): what this manager's directories hold becomes the truth, in a new epoch and with a new
+//! Rebuilding the group (W13, W14): what this manager's directories hold becomes the truth, in a new epoch and with a new
 //! history, whatever has become of the old one. Keys and servers stay.
 //!
 //! The order makes it one step, whenever it is interrupted: the new base beside the history, then the record, which decides;
@@ -40,10 +40,10 @@ const NEW: &str = "history.new";
 pub(crate) const HISTORY: &str = "history";
 pub(crate) const RECOVERY: &str = "recovery";
 /// What the record's log says of it.
-const WHAT: &str = "group reform";
+const WHAT: &str = "group rebuild";
 
-/// What a group is formed anew from. No manager's task runs on this state.
-pub struct Reform<'a> {
+/// What a group is rebuilt from. No manager's task runs on this state.
+pub struct Rebuild<'a> {
     /// The newest record that is known; its manager is this server.
     pub held: &'a SignedRecord,
     /// This server's key.
@@ -62,9 +62,9 @@ pub struct Reform<'a> {
     pub by: By,
 }
 
-/// A group that was formed anew.
+/// A group that was rebuilt.
 #[derive(Debug)]
-pub struct Reformed {
+pub struct Rebuilt {
     /// The record in force.
     pub record: SignedRecord,
     /// The only revision of the new history.
@@ -79,9 +79,9 @@ pub struct Reformed {
     pub notices: Vec<Notice>,
 }
 
-/// Why the group was not formed anew.
+/// Why the group was not rebuilt.
 #[derive(Debug, thiserror::Error)]
-pub enum ReformError {
+pub enum RebuildError {
     /// The sets cannot be read, packed or kept.
     #[error(transparent)]
     Form(#[from] FormError),
@@ -103,12 +103,12 @@ pub enum ReformError {
     },
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ReformError {
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RebuildError {
     let path = path.to_owned();
-    move |source| ReformError::Io { action, path, source }
+    move |source| RebuildError::Io { action, path, source }
 }
 
-/// The record that forms the group anew: an epoch that nobody has seen, by two, as a takeover does, so that a handover that
+/// The record that rebuilds the group: an epoch that nobody has seen, by two, as a takeover does, so that a handover that
 /// this server does not know of never stands in its way.
 pub fn next_record(held: &SignedRecord, seen: Epoch, by: &By) -> Record {
     let epoch = Epoch(held.record().version.epoch.max(seen).0 + 2);
@@ -118,39 +118,39 @@ pub fn next_record(held: &SignedRecord, seen: Epoch, by: &By) -> Record {
     })
 }
 
-/// Forms the group anew; `save` puts the record in force, durably. Blocks. When it returns, the new history and the record
+/// Rebuilds the group; `save` puts the record in force, durably. Blocks. When it returns, the new history and the record
 /// survive a power loss, and the old history is kept.
 ///
 /// # Errors
 /// Why not. Before the record was saved, nothing was changed; after it, the rest is [`finish`]'s.
-pub fn reform(
-    reform: Reform<'_>,
+pub fn rebuild(
+    rebuild: Rebuild<'_>,
     save: impl FnOnce(&SignedRecord) -> Result<(), SaveError>,
-) -> Result<Reformed, ReformError> {
-    form::check_sets(&reform.sets)?;
+) -> Result<Rebuilt, RebuildError> {
+    form::check_sets(&rebuild.sets)?;
     // Whatever a crash left: from here on the state is whole.
-    finish(reform.state, reform.held)?;
-    let mut record = next_record(reform.held, reform.seen.epoch, &reform.by);
-    lost::enter(&mut record, reform.lost, &reform.by);
-    let state = fs::File::open(reform.state).map_err(failed("open", reform.state))?;
-    hit("reform.begun");
-    let mut history = History::open(&reform.state.join(NEW)).map_err(FormError::from)?;
+    finish(rebuild.state, rebuild.held)?;
+    let mut record = next_record(rebuild.held, rebuild.seen.epoch, &rebuild.by);
+    lost::enter(&mut record, rebuild.lost, &rebuild.by);
+    let state = fs::File::open(rebuild.state).map_err(failed("open", rebuild.state))?;
+    hit("rebuild.begun");
+    let mut history = History::open(&rebuild.state.join(NEW)).map_err(FormError::from)?;
     let header = |root| {
-        let header = first_header(&record, reform.seen, reform.incarnation, &reform.by, root);
-        SignedHeader::sign(header, reform.key)
+        let header = first_header(&record, rebuild.seen, rebuild.incarnation, &rebuild.by, root);
+        SignedHeader::sign(header, rebuild.key)
     };
-    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &reform.sets, reform.state, header)?;
-    hit("reform.packed");
+    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &rebuild.sets, rebuild.state, header)?;
+    hit("rebuild.packed");
     let (entries, bytes) = form::measure(&tree);
-    let record = SignedRecord::sign(record, reform.key)?;
+    let record = SignedRecord::sign(record, rebuild.key)?;
     save(&record)?;
-    hit("reform.saved");
-    let kept = take_force(reform.state, &state, record.record().version.epoch)?;
-    form::save_index(reform.state, &tree);
-    Ok(Reformed { record, header: stored.header.clone(), entries, bytes, kept, notices })
+    hit("rebuild.saved");
+    let kept = take_force(rebuild.state, &state, record.record().version.epoch)?;
+    form::save_index(rebuild.state, &tree);
+    Ok(Rebuilt { record, header: stored.header.clone(), entries, bytes, kept, notices })
 }
 
-/// The only revision of the history of a group that is formed anew by `record`: after everything that any server is known to
+/// The only revision of the history of a group that is rebuilt by `record`: after everything that any server is known to
 /// have seen, and a descendant of nothing.
 pub fn first_header(record: &Record, seen: Number, incarnation: u64, by: &By, root: Hash) -> Header {
     Header {
@@ -161,18 +161,18 @@ pub fn first_header(record: &Record, seen: Number, incarnation: u64, by: &By, ro
         incarnation,
         time_ms: by.time_ms,
         author: by.author.clone(),
-        message: "the group is formed anew".to_owned(),
+        message: "the group is rebuilt".to_owned(),
         labels: std::collections::BTreeMap::new(),
         root,
     }
 }
 
 /// Does what a crash left undone after the record was saved, and removes what it left before; `record` is the one in force.
-/// Whether the group was formed anew by this. Blocks; nothing else uses the state meanwhile. Safe to repeat.
+/// Whether the group was rebuilt by this. Blocks; nothing else uses the state meanwhile. Safe to repeat.
 ///
 /// # Errors
 /// It cannot be done yet: this server must not lead, for it has no history or the old one's.
-pub fn finish(path: &Path, record: &SignedRecord) -> Result<bool, ReformError> {
+pub fn finish(path: &Path, record: &SignedRecord) -> Result<bool, RebuildError> {
     let new = path.join(NEW);
     if new.symlink_metadata().is_err() {
         return Ok(false);
@@ -186,7 +186,7 @@ pub fn finish(path: &Path, record: &SignedRecord) -> Result<bool, ReformError> {
         return Ok(false);
     }
     take_force(path, &state, record.record().version.epoch)?;
-    tracing::warn!(record = %record.record().version, "forming the group anew was interrupted, and is completed");
+    tracing::warn!(record = %record.record().version, "rebuilding the group was interrupted, and is completed");
     Ok(true)
 }
 
@@ -199,21 +199,21 @@ fn is_decided(header: &SignedHeader, record: &SignedRecord) -> bool {
         && record.log.iter().any(made)
 }
 
-fn remove_new(path: &Path, state: &fs::File) -> Result<(), ReformError> {
+fn remove_new(path: &Path, state: &fs::File) -> Result<(), RebuildError> {
     durable::remove_all(state.as_fd(), NEW.as_bytes()).map_err(failed("remove", &path.join(NEW)))
 }
 
 /// The record is in force: this manager stands still no more, and leads from the new history.
-fn take_force(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, ReformError> {
+fn take_force(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, RebuildError> {
     // First: the new history's place says that all of it is done.
     halt::clear(path).map_err(failed("remove the halt from", path))?;
     durable::sync_directory(state.as_fd()).map_err(failed("sync", path))?;
-    hit("reform.cleared");
+    hit("rebuild.cleared");
     take_place(path, state, epoch)
 }
 
 /// Moves the old history to the recovery points and the new one to its place.
-fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, ReformError> {
+fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, RebuildError> {
     let old = path.join(HISTORY);
     let name = format!("before-epoch-{epoch}");
     let point = path.join(RECOVERY).join(&name);
@@ -230,7 +230,7 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
         let recovery = path.join(RECOVERY);
         let recovery = fs::File::open(&recovery).map_err(failed("open", &recovery))?;
         durable::sync_directory(recovery.as_fd()).map_err(failed("sync", path))?;
-        hit("reform.kept");
+        hit("rebuild.kept");
     }
     let (from, into) = (
         Name { directory: state.as_fd(), name: NEW.as_bytes() },
@@ -238,11 +238,11 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
     );
     durable::rename(from, into).map_err(failed("put in its place", &path.join(NEW)))?;
     durable::sync_directory(state.as_fd()).map_err(failed("sync", path))?;
-    hit("reform.placed");
+    hit("rebuild.placed");
     Ok(kept.then(|| point.join(HISTORY)))
 }
 
-/// What the history here has, before the group is formed anew.
+/// What the history here has, before the group is rebuilt.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// The newest revision.

@@ -1,9 +1,9 @@
-//! `bellwether group reform`: form the group anew with what this manager's directories hold (W13, W14); by the agent where it
-//! runs, otherwise by this command itself.
+//! `bellwether group rebuild`: what this manager's directories hold becomes the truth (W13, W14); by the agent where it runs,
+//! otherwise by this command itself.
 
 use std::sync::Arc;
 
-use bellwether_proto::v1::{ReformReply, ReformRequest};
+use bellwether_proto::v1::{RebuildReply, RebuildRequest};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -17,7 +17,7 @@ use crate::{
     lock::{Lock, LockError},
     output,
     peers::Peers,
-    reform::{self, Found, Ground},
+    rebuild::{self, Found, Ground},
     seen::Seen,
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Args {
 /// Refused: this server is not the manager, or its sets cannot be read.
 pub(super) async fn run(args: &Args, common: &Common) -> Result<(), CommandError> {
     let layout = common.layout()?;
-    match Lock::take(&layout, "group reform") {
+    match Lock::take(&layout, "group rebuild") {
         Ok(_lock) => alone(args, common, &layout).await,
         Err(LockError::Held { .. }) => by_the_agent(args, common).await,
         Err(error) => Err(CommandError::failed(&error)),
@@ -44,13 +44,13 @@ pub(super) async fn run(args: &Args, common: &Common) -> Result<(), CommandError
 
 async fn by_the_agent(args: &Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    let ask = |dry_run| ReformRequest { author: author(), dry_run };
-    let found = common.in_time(client.reform(ask(true))).await?.into_inner();
+    let ask = |dry_run| RebuildRequest { author: author(), dry_run };
+    let found = common.in_time(client.rebuild(ask(true))).await?.into_inner();
     if args.dry_run {
         return plan(common, &found);
     }
     agree(common, &found)?;
-    let done = common.in_time(client.reform(ask(false))).await?.into_inner();
+    let done = common.in_time(client.rebuild(ask(false))).await?.into_inner();
     said(common, &done, "its members are synced by themselves");
     Ok(())
 }
@@ -59,7 +59,7 @@ async fn by_the_agent(args: &Args, common: &Common) -> Result<(), CommandError> 
 async fn alone(args: &Args, common: &Common, layout: &Layout) -> Result<(), CommandError> {
     let ground = ground(common, layout)?;
     let found = ground.survey().await.map_err(refused)?;
-    let reply = reform::reply(&found, None);
+    let reply = rebuild::reply(&found, None);
     if args.dry_run {
         return plan(common, &reply);
     }
@@ -69,9 +69,9 @@ async fn alone(args: &Args, common: &Common, layout: &Layout) -> Result<(), Comm
     Ok(())
 }
 
-async fn form(ground: &Ground, found: &Found) -> Result<ReformReply, CommandError> {
+async fn form(ground: &Ground, found: &Found) -> Result<RebuildReply, CommandError> {
     let formed = ground.form(found, author()).await.map_err(|e| CommandError::failed(&e))?;
-    Ok(reform::reply(found, Some(&formed)))
+    Ok(rebuild::reply(found, Some(&formed)))
 }
 
 fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
@@ -93,14 +93,14 @@ fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
     Ok(Ground { layout: layout.clone(), key, record, peers, sets, incarnation })
 }
 
-fn refused(error: reform::Refused) -> CommandError {
+fn refused(error: rebuild::Refused) -> CommandError {
     match error {
-        reform::Refused::NotManager { .. } => CommandError::refused(&error),
-        reform::Refused::Reform(_) | reform::Refused::Stopping(_) => CommandError::failed(&error),
+        rebuild::Refused::NotManager { .. } => CommandError::refused(&error),
+        rebuild::Refused::Rebuild(_) | rebuild::Refused::Stopping(_) => CommandError::failed(&error),
     }
 }
 
-fn findings(found: &ReformReply) -> String {
+fn findings(found: &RebuildReply) -> String {
     let mut lines = found.findings.clone();
     if found.lost.is_empty() {
         lines.push("no revision is known that the history here lacks".to_owned());
@@ -118,7 +118,7 @@ fn findings(found: &ReformReply) -> String {
     lines.join("\n")
 }
 
-fn document(reply: &ReformReply) -> Value {
+fn document(reply: &RebuildReply) -> Value {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
     json!({
         "findings": reply.findings,
@@ -130,22 +130,22 @@ fn document(reply: &ReformReply) -> Value {
     })
 }
 
-fn plan(common: &Common, found: &ReformReply) -> Result<(), CommandError> {
+fn plan(common: &Common, found: &RebuildReply) -> Result<(), CommandError> {
     output::show(common.json, &document(found), |_| format!("{}\n(nothing was changed)", findings(found)));
     Ok(())
 }
 
-fn agree(common: &Common, found: &ReformReply) -> Result<(), CommandError> {
+fn agree(common: &Common, found: &RebuildReply) -> Result<(), CommandError> {
     if !common.json {
         eprintln!("{}", findings(found));
     }
-    output::confirm("form the group anew?", common.yes)
+    output::confirm("rebuild the group?", common.yes)
 }
 
-fn said(common: &Common, done: &ReformReply, next: &str) {
+fn said(common: &Common, done: &RebuildReply, next: &str) {
     output::show(common.json, &document(done), |_| {
         let mut lines = vec![format!(
-            "the group is formed anew: revision {}, {} entries (group record {})",
+            "the group is rebuilt: revision {}, {} entries (group record {})",
             done.revision, done.entries, done.version
         )];
         if !done.kept.is_empty() {

@@ -1,9 +1,9 @@
-//! W13, invariant 2: `group reform` that is killed at any point has changed nothing, or is completed at the next start; given
+//! W13, invariant 2: `group rebuild` that is killed at any point has changed nothing, or is completed at the next start; given
 //! again, it ends.
 
 use std::fs;
 
-use bellwether_manager::failpoints::REFORM;
+use bellwether_manager::failpoints::REBUILD;
 use bellwether_proto::{revision::Number, status::State};
 
 use crate::{
@@ -17,8 +17,8 @@ fn farm() -> Farm {
 
 /// Whether the record is durable at that point.
 fn is_decided(point: &str) -> bool {
-    let at = |point| REFORM.iter().position(|&named| named == point);
-    at(point) >= at("reform.saved")
+    let at = |point| REBUILD.iter().position(|&named| named == point);
+    at(point) >= at("rebuild.saved")
 }
 
 /// What is in a directory of the state, by name; nothing where it is not there.
@@ -35,8 +35,8 @@ fn wait_death(farm: &mut Farm, point: &str) {
     manager.kill();
 }
 
-/// The group is formed anew as a whole: one new history in a later epoch, the one before kept, and all have it.
-fn assert_reformed(farm: &Farm, point: &str, before: Number, old: &[String]) -> Number {
+/// The group is rebuilt as a whole: one new history in a later epoch, the one before kept, and all have it.
+fn assert_rebuilt(farm: &Farm, point: &str, before: Number, old: &[String]) -> Number {
     let head = farm.wait_equal().head.expect("a head");
     farm.assert_equal();
     assert!(head.epoch > before.epoch && head.sequence > before.sequence, "killed at {point}: {head} after {before}");
@@ -55,29 +55,29 @@ fn assert_unchanged(farm: &Farm, point: &str, old: &[String]) {
     assert!(!farm.manager().state().join("history.new").exists(), "killed at {point}: half of it is left");
 }
 
-fn reform(farm: &Farm) {
-    farm.manager().command(&["group", "reform", "--yes"]).success();
+fn rebuild(farm: &Farm) {
+    farm.manager().command(&["group", "rebuild", "--yes"]).success();
 }
 
 #[test]
-fn w13_invariant_2_a_reform_whose_agent_is_killed_is_not_done_or_done_as_a_whole() {
+fn w13_invariant_2_a_rebuild_whose_agent_is_killed_is_not_done_or_done_as_a_whole() {
     let mut farm = farm();
     let mut before = farm.wait_equal().head.expect("a head");
-    for point in REFORM {
+    for point in REBUILD {
         println!("kill -9 at {point}");
         farm.server_mut(0).kill();
         farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", point)]);
         farm.wait_in_sync();
         let old = names(farm.manager(), "history");
-        farm.manager().command(&["group", "reform", "--yes"]).exits(1);
+        farm.manager().command(&["group", "rebuild", "--yes"]).exits(1);
         wait_death(&mut farm, point);
         farm.server_mut(0).start();
         if !is_decided(point) {
             assert_eq!(farm.wait_equal().head, Some(before), "killed at {point}");
             assert_unchanged(&farm, point, &old);
-            reform(&farm);
+            rebuild(&farm);
         }
-        before = assert_reformed(&farm, point, before, &old);
+        before = assert_rebuilt(&farm, point, before, &old);
         farm.manager().write("index.html", format!("after {point}"));
         before = Number { sequence: farm.wait_equal().head.expect("a head").sequence, ..before };
     }
@@ -85,9 +85,9 @@ fn w13_invariant_2_a_reform_whose_agent_is_killed_is_not_done_or_done_as_a_whole
 
 /// A manager that was restored from a backup stands still until the whole of it is done; what its members lose is kept.
 #[test]
-fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_reform_that_was_killed_is_whole() {
+fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_rebuild_that_was_killed_is_whole() {
     let mut farm = farm();
-    for point in REFORM {
+    for point in REBUILD {
         println!("kill -9 at {point}");
         let backup = back_up(farm.server_mut(0));
         farm.wait_in_sync();
@@ -101,26 +101,26 @@ fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_reform_that_was_k
         farm.server_mut(0).stop();
         let old = names(farm.manager(), "history");
         // Without an agent the command does it itself.
-        let killed = farm.manager().command_with(&["group", "reform", "--yes"], &[("BELLWETHER_FAILPOINT", point)]);
+        let killed = farm.manager().command_with(&["group", "rebuild", "--yes"], &[("BELLWETHER_FAILPOINT", point)]);
         assert_eq!(killed.code, None, "killed at {point}: {killed}");
-        if *point == "reform.saved" {
+        if *point == "rebuild.saved" {
             // What completes it is killed, too.
-            farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "reform.kept")]);
-            wait_death(&mut farm, "reform.kept");
+            farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "rebuild.kept")]);
+            wait_death(&mut farm, "rebuild.kept");
         }
-        if *point == "reform.cleared" {
+        if *point == "rebuild.cleared" {
             // Given again, it does not begin from a state that is neither.
-            let again = [("BELLWETHER_FAILPOINT", "reform.begun")];
-            farm.manager().command_with(&["group", "reform", "--yes"], &again);
+            let again = [("BELLWETHER_FAILPOINT", "rebuild.begun")];
+            farm.manager().command_with(&["group", "rebuild", "--yes"], &again);
         }
         farm.server_mut(0).start();
         if !is_decided(point) {
             wait_halted(&farm, &["went back"]);
             assert_unchanged(&farm, point, &old);
             assert_eq!(fs::read_to_string(farm.member(1).web("index.html")).expect("served on"), lost);
-            reform(&farm);
+            rebuild(&farm);
         }
-        assert_reformed(&farm, point, before, &old);
+        assert_rebuilt(&farm, point, before, &old);
         let kept = farm.member(1).state().join("recovery");
         let kept = fs::read_dir(kept).expect("recovery points").flatten().any(|point| {
             find_below(&point.path(), "index.html")
@@ -132,7 +132,7 @@ fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_reform_that_was_k
 }
 
 #[test]
-fn w13_a_manager_whose_history_is_damaged_comes_back_whole_from_a_killed_reform() {
+fn w13_a_manager_whose_history_is_damaged_comes_back_whole_from_a_killed_rebuild() {
     let mut farm = farm();
     farm.manager().write("index.html", "second");
     let before = farm.wait_equal().head.expect("a head");
@@ -143,12 +143,12 @@ fn w13_a_manager_whose_history_is_damaged_comes_back_whole_from_a_killed_reform(
         fs::write(&path, &half[..half.len() / 2]).expect("damaged");
     }
     let old = names(farm.manager(), "history");
-    farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "reform.kept")]);
+    farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "rebuild.kept")]);
     wait_halted(&farm, &["cannot lead"]);
-    farm.manager().command(&["maintenance", "start", "member1", "--yes"]).refused().says(&["group reform"]);
-    farm.manager().command(&["group", "reform", "--yes"]).exits(1);
-    wait_death(&mut farm, "reform.kept");
+    farm.manager().command(&["maintenance", "start", "member1", "--yes"]).refused().says(&["group rebuild"]);
+    farm.manager().command(&["group", "rebuild", "--yes"]).exits(1);
+    wait_death(&mut farm, "rebuild.kept");
     assert!(!farm.manager().state().join("history").exists(), "killed between the old history and the new one");
     farm.server_mut(0).start();
-    assert_reformed(&farm, "reform.kept", before, &old);
+    assert_rebuilt(&farm, "rebuild.kept", before, &old);
 }
