@@ -4,6 +4,7 @@
 use std::{fs, path::Path, process::Command};
 
 use bellwether_proto::status::{Cause, ServerStatus, State};
+use bellwether_skip::skip;
 
 use crate::farm::{DEADLINE, Farm, Server, compare::difference, run, wait_for};
 
@@ -12,7 +13,7 @@ use crate::farm::{DEADLINE, Farm, Server, compare::difference, run, wait_for};
 fn farm(fill: impl FnOnce(&Server), script: &str) -> Option<Farm> {
     let allowed = "mount -t tmpfs none /mnt";
     if run(Command::new("unshare").args(["-m", "sh", "-ec", allowed])).code != Some(0) {
-        println!("skipped: mounting a small file system needs root");
+        skip("what a member waits for", "mounting a small file system needs root");
         return None;
     }
     let mut farm = Farm::plan().members(2).unformed();

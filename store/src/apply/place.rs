@@ -179,10 +179,14 @@ impl Area {
         Ok((staging, folds))
     }
 
-    /// Whether the file system takes that name, for people: why not.
+    /// Tries whether the file system takes that name.
     pub(super) fn takes_name(&self, name: &[u8]) -> io::Result<()> {
-        drop(durable::create(self.staging.as_fd(), name, 0o600)?);
-        durable::remove(self.staging.as_fd(), name)
+        match durable::create(self.staging.as_fd(), name, 0o600) {
+            Ok(_) => durable::remove(self.staging.as_fd(), name),
+            // One of staging's own names, so it is taken.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The set's root; none where it is missing.
