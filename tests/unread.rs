@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use bellwether_proto::status::{Cause, FarmStatus, UnreadEntry, Writers};
+use bellwether_proto::status::{FarmStatus, UnreadCause, UnreadEntry, Writers};
 use bellwether_skip::skip;
 
 use crate::farm::{DEADLINE, Farm, Server, run, wait_for};
@@ -18,7 +18,7 @@ fn unread<'a>(status: &'a FarmStatus, path: &str) -> Option<&'a UnreadEntry> {
     status.sets[0].unread.iter().find(|entry| entry.path == path)
 }
 
-fn wait_unread(farm: &Farm, path: &str, cause: Cause) -> UnreadEntry {
+fn wait_unread(farm: &Farm, path: &str, cause: UnreadCause) -> UnreadEntry {
     let status = farm.wait_status(&format!("{path} waiting"), |s| unread(s, path).is_some_and(|e| e.cause == cause));
     unread(&status, path).expect("it was just there").clone()
 }
@@ -74,9 +74,9 @@ fn a_mount_over_a_file_or_a_directory_stops_nothing_else() {
     farm.wait_same_file(farm.member(1), "a.conf");
     // Events do not tell of mounts: what is named now is what the agent has looked at.
     farm.manager().command(&["publish"]).success().says(&["stays as it was: web:b.conf", "web:dir"]);
-    let held = wait_unread(&farm, "b.conf", Cause::Held);
+    let held = wait_unread(&farm, "b.conf", UnreadCause::Held);
     assert!(held.reason.contains("a mount point"), "{held:?}");
-    wait_unread(&farm, "dir", Cause::Held);
+    wait_unread(&farm, "dir", UnreadCause::Held);
     farm.manager().command(&["status"]).says(&["b.conf: a mount point", "members keep what they have"]);
     farm.manager().write("a.conf", "3");
     farm.wait_same_file(farm.member(1), "a.conf");
@@ -114,7 +114,7 @@ fn what_may_not_be_read_stays_as_it_was_until_it_may() {
     farm.manager().write("a.conf", "2");
     farm.wait_same_file(farm.member(1), "a.conf");
     for path in ["secret.conf", "secrets", "new.conf"] {
-        let waits = wait_unread(&farm, path, Cause::Unreadable);
+        let waits = wait_unread(&farm, path, UnreadCause::Unreadable);
         assert!(waits.reason.contains("Permission denied"), "{waits:?}");
     }
     // What was published between a write and its chmod was readable then.
@@ -189,7 +189,7 @@ fn a_file_is_not_published_before_its_writer_has_closed_it() {
             let now = read(farm.manager(), "up.conf");
             if now.lines().count() == line { Ok(()) } else { Err(now) }
         });
-        let waits = wait_unread(&farm, "up.conf", Cause::Open);
+        let waits = wait_unread(&farm, "up.conf", UnreadCause::Open);
         assert_eq!(waits.reason, "open for writing");
         // Another edit is everywhere by then, and the file is as it was.
         farm.manager().write("a.conf", line.to_string());
@@ -263,7 +263,7 @@ fn where_leases_are_refused_descriptors_tell() {
     farm.manager().command(&["group", "set", "--open-max", "1h"]).success();
     let mut writer = OpenOptions::new().append(true).open(farm.manager().web("up.conf")).expect("the file");
     writer.write_all(b" and half").expect("written");
-    wait_unread(&farm, "up.conf", Cause::Open);
+    wait_unread(&farm, "up.conf", UnreadCause::Open);
     assert_eq!(farm.status().sets[0].writers, Some(Writers::Descriptors));
     assert_eq!(read(farm.member(1), "up.conf"), "old");
     writer.write_all(b", and whole").expect("written");
@@ -277,7 +277,7 @@ fn a_put_over_a_file_that_waits_says_what_became_of_it() {
     farm.manager().command(&["group", "set", "--open-max", "1h"]).success();
     let mut writer = OpenOptions::new().append(true).open(farm.manager().web("up.conf")).expect("the file");
     writer.write_all(b" and half").expect("written");
-    wait_unread(&farm, "up.conf", Cause::Open);
+    wait_unread(&farm, "up.conf", UnreadCause::Open);
     // The writer goes on with the file that was there; the name has another one now.
     farm.manager().command_with_input(&["put", "web:up.conf"], "whole").success();
     farm.wait_same_file(farm.member(1), "up.conf");
@@ -315,7 +315,7 @@ fn a_base_holds_what_the_files_do_not_any_more() {
     farm.manager().command(&["group", "set", "--open-max", "1h"]).success();
     let mut writer = OpenOptions::new().append(true).open(farm.manager().web("up.conf")).expect("the file");
     writer.write_all(b" and half").expect("written");
-    wait_unread(&farm, "up.conf", Cause::Open);
+    wait_unread(&farm, "up.conf", UnreadCause::Open);
     farm.manager().write("a.conf", "2");
     farm.wait_same_file(farm.member(1), "a.conf");
     farm.admit(2);

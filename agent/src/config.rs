@@ -184,7 +184,7 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
     let Places { admin_socket, state_dir } = places_of(common, &path, &file)?;
     let sets = sets(&path, &file, flags)?;
     let balancers = balancers::read(&path, &file.balancer)?;
-    check_places(&sets, &state_dir, file_exists.then_some(path.as_path()))?;
+    check_places(&sets, &state_dir, &path)?;
     Ok(Config {
         name,
         listen,
@@ -258,8 +258,9 @@ fn set(key: String, name: &str, path: &str, local: Vec<String>) -> Result<SetCon
     Ok(SetConfig { name, path, local })
 }
 
-/// No set holds another, the state or the file that says what this agent may run, nor lies in the state.
-fn check_places(sets: &[SetConfig], state: &Path, file: Option<&Path>) -> Result<(), ConfigError> {
+/// No set holds another, the state or the file that says what this agent may run (`init` and `join` write it where it is
+/// missing), nor lies in the state.
+fn check_places(sets: &[SetConfig], state: &Path, file: &Path) -> Result<(), ConfigError> {
     let wrong = |set: &SetConfig, what: String| {
         Err(ConfigError::Value { key: format!("set {}", set.name), what: format!("{} {what}", set.path.display()) })
     };
@@ -279,8 +280,13 @@ fn check_places(sets: &[SetConfig], state: &Path, file: Option<&Path>) -> Result
                 format!("lies in the state directory {}; move one of them (state_dir)", state.display()),
             );
         }
-        if let Some(file) = file.filter(|file| real(file).starts_with(&root)) {
-            return wrong(set, format!("holds this agent's own {}, which no other server may write", file.display()));
+        if real(file).starts_with(&root) {
+            let what = format!(
+                "holds this agent's own {}, which no other server may write; name the directories below that are to be kept \
+                 alike, or put that file elsewhere (--config)",
+                file.display()
+            );
+            return wrong(set, what);
         }
     }
     Ok(())

@@ -22,11 +22,11 @@ use bellwether_manager::{
 };
 use bellwether_monitor::{
     agent_check,
-    farm::Farm,
+    farm::{Farm, differing},
     http::{self, Ready},
 };
 use bellwether_proto::{
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
     limits,
     name::{ServerName, SetName},
     status::{Event, FarmStatus},
@@ -92,7 +92,10 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
     let (key, held) = group(&layout)?;
     if options.recover_only {
-        return recover_only(&layout, &role::paths(&config), &held);
+        return recover_only(&layout, &role::paths(&config), &held, &key.public());
+    }
+    for warning in differing(config.sets.iter().map(|set| &set.name), &held.current.record().policy.sets) {
+        tracing::warn!("{warning}");
     }
     let stop = stop_on_signal()?;
     if options.until_eof {
@@ -215,8 +218,13 @@ fn group(layout: &Layout) -> Result<(Arc<KeyPair>, Held), CommandError> {
     Ok((Arc::new(key), held))
 }
 
-fn recover_only(layout: &Layout, paths: &BTreeMap<SetName, PathBuf>, held: &Held) -> Result<(), CommandError> {
-    let recovered = member::recover(layout, paths, held.current.record());
+fn recover_only(
+    layout: &Layout,
+    paths: &BTreeMap<SetName, PathBuf>,
+    held: &Held,
+    key: &PublicKey,
+) -> Result<(), CommandError> {
+    let recovered = member::recover(layout, paths, held.current.record(), key);
     recovered.map(drop).map_err(|e| {
         CommandError::failed(&e).hint("everything was left as it is; mend what is named, then run it again")
     })
@@ -263,6 +271,7 @@ fn fold(
     mut awaited: mpsc::Receiver<oneshot::Sender<()>>,
 ) -> watch::Receiver<Arc<FarmStatus>> {
     let mut farm = Farm::new(config.name.clone());
+    farm.configure(config.sets.iter().map(|set| set.name.clone()).collect());
     let (to, from) = watch::channel(Arc::new(farm.status(now_ms())));
     tokio::spawn(async move {
         let mut second = tokio::time::interval(Duration::from_secs(1));

@@ -23,6 +23,7 @@ pub mod lock;
 mod member;
 pub mod output;
 mod peers;
+mod private;
 pub mod progress;
 mod ready;
 mod rebuild;

@@ -140,7 +140,7 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     let places: BTreeMap<_, _> = edits.iter().map(|e| ((e.set.clone(), e.path.clone()), depth(e))).collect();
     let live = scan(&sources, known, &Look::At(places.clone()))?.tree;
     published(&live, &head.tree, &edits)?;
-    let site = Site { sources, state: shared.state.clone() };
+    let site = Site { sources, state: shared.state.clone(), server: shared.key.public() };
     // The root names it as well as a header would: there is none yet.
     let revision = RevisionId(target.root());
     let job = Job { revision, label: LABEL.into(), live: &live, expected: &head.tree, target: &target, changes: edits };

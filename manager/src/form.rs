@@ -156,7 +156,7 @@ pub(crate) fn pack_base(
     let rules: Vec<Arc<SetRules>> = sources.iter().map(|source| source.rules.clone()).collect();
     let empty = Tree::empty(rules.iter().cloned());
     let patience = |_: &SetName, _: &EntryPath| Patience::Waits;
-    let keeping = Keeping { last: from.last, patience: Some(&patience) };
+    let keeping = Keeping { last: from.last, expected: from.last, patience: Some(&patience) };
     let mut found = scan_keeping(&sources, &empty, &Look::Bytes, keeping)?;
     let outlines = Outlines::of_tree(&from.state.join(OUTLINES), &found.tree);
     for attempt in 1.. {

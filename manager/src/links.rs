@@ -29,7 +29,13 @@ mod tests {
     use super::*;
 
     fn link(set: &str, path: &str, inode: u64, names: u32) -> HardLink {
-        HardLink { set: set.parse().unwrap(), path: EntryPath::new(path.as_bytes()).unwrap(), inode, names }
+        HardLink {
+            set: set.parse().unwrap(),
+            path: EntryPath::new(path.as_bytes()).unwrap(),
+            inode,
+            names,
+            changed: (0, 0),
+        }
     }
 
     #[test]

@@ -340,7 +340,7 @@ impl Publishing<'_> {
         let bound = Duration::from_millis(self.record.policy.open_max_ms);
         let patience =
             |set: &SetName, path: &EntryPath| self.waiting.patience(&(set.clone(), path.clone()), bound, self.began);
-        let keeping = Keeping { last: &self.head.tree, patience: Some(&patience) };
+        let keeping = Keeping { last: &self.head.tree, expected: known, patience: Some(&patience) };
         let scanned = scan_keeping(self.sources, known, look, keeping)?;
         failpoints::hit("publish.scanned");
         Ok(Found::split(scanned))

@@ -236,7 +236,8 @@ fn open(
 ) -> Result<Opened, StartError> {
     let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
     let history = History::open(&state.join("history"))?;
-    let site = Site { sources: roots.guard(sources(record.record(), sets)), state: state.to_owned() };
+    let server = record.record().manager().key;
+    let site = Site { sources: roots.guard(sources(record.record(), sets)), state: state.to_owned(), server };
     let at = adopt::recover(&site, at, &history)?.or(at);
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
     // A pack that is newer than what the sets hold was refused here, or not switched to.

@@ -9,7 +9,7 @@ use std::{
 use bellwether_proto::{
     entry::EntryPath,
     name::SetName,
-    status::{Cause, UnreadEntry},
+    status::{UnreadCause, UnreadEntry},
 };
 use bellwether_store::scan::{Depth, Look, Patience, ScanError, Unread};
 
@@ -31,7 +31,7 @@ pub(crate) struct Waiting {
 
 #[derive(Debug, Clone)]
 struct Wait {
-    cause: Cause,
+    cause: UnreadCause,
     reason: String,
     since: Instant,
     since_ms: u64,
@@ -46,7 +46,7 @@ impl Waiting {
     pub(crate) fn patience(&self, place: &Place, bound: Duration, now: Instant) -> Patience {
         let over = |since: &Instant| now >= *since + bound;
         match self.unread.get(place) {
-            Some(wait) if wait.cause == Cause::Changing && now < wait.next => Patience::Rests(wait.tries),
+            Some(wait) if wait.cause == UnreadCause::Changing && now < wait.next => Patience::Rests(wait.tries),
             Some(wait) if written(wait.cause) && over(&wait.since) => Patience::Over,
             None if bound.is_zero() || self.written.get(place).is_some_and(over) => Patience::Over,
             Some(_) | None => Patience::Waits,
@@ -119,7 +119,7 @@ impl Wait {
         let old = old.filter(|old| old.cause == cause || (written(old.cause) && written(cause)));
         let (since, since_ms) = old.map_or((now, now_ms), |old| (old.since, old.since_ms));
         let (next, pause) = match old {
-            _ if cause == Cause::Open => ((now + POLL).min(since + bound).max(now), RETRY.0),
+            _ if cause == UnreadCause::Open => ((now + POLL).min(since + bound).max(now), RETRY.0),
             // It was looked at for another reason.
             Some(old) if now < old.next => (old.next, old.pause),
             Some(old) => (now + old.pause, (old.pause * 2).min(RETRY.1)),
@@ -131,17 +131,17 @@ impl Wait {
 }
 
 /// Whether somebody writes the file.
-fn written(cause: Cause) -> bool {
-    matches!(cause, Cause::Open | Cause::Changing)
+fn written(cause: UnreadCause) -> bool {
+    matches!(cause, UnreadCause::Open | UnreadCause::Changing)
 }
 
-fn cause(why: &ScanError) -> Cause {
+fn cause(why: &ScanError) -> UnreadCause {
     match why {
-        ScanError::Open { .. } => Cause::Open,
-        ScanError::Busy { .. } => Cause::Changing,
-        ScanError::Elsewhere { .. } | ScanError::Held { .. } => Cause::Held,
-        ScanError::Large { .. } => Cause::Large,
-        ScanError::Io { .. } | ScanError::Pattern { .. } => Cause::Unreadable,
+        ScanError::Open { .. } => UnreadCause::Open,
+        ScanError::Busy { .. } => UnreadCause::Changing,
+        ScanError::Elsewhere { .. } | ScanError::Held { .. } => UnreadCause::Held,
+        ScanError::Large { .. } => UnreadCause::Large,
+        ScanError::Io { .. } | ScanError::Pattern { .. } => UnreadCause::Unreadable,
     }
 }
 

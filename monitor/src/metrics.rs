@@ -2,10 +2,10 @@
 
 use std::fmt::{Display, Write as _};
 
-use bellwether_proto::status::{FarmStatus, ServerStatus, State};
+use bellwether_proto::status::{Cause, FarmStatus, ServerStatus, State};
 
 /// Every state, as it is named in the `state` label (the same words as in `status --json`).
-const STATES: [(State, &str); 15] = [
+const STATES: [(State, &str); 16] = [
     (State::AwaitingSync, "awaiting_sync"),
     (State::InSync, "in_sync"),
     (State::Syncing, "syncing"),
@@ -15,6 +15,7 @@ const STATES: [(State, &str); 15] = [
     (State::Warning, "warning"),
     (State::Left, "left"),
     (State::Refused, "refused"),
+    (State::Waiting, "waiting"),
     (State::Drifted, "drifted"),
     (State::Error, "error"),
     (State::Unreachable, "unreachable"),
@@ -37,6 +38,16 @@ pub(crate) fn render(status: &FarmStatus) -> String {
         for (state, word) in STATES {
             let labels = [("server", server.name.as_str()), ("state", word)];
             page.sample("bellwether_server_state", &labels, u8::from(server.state == state));
+        }
+    }
+    page.family(
+        "bellwether_server_waits_for",
+        "1 for what the server waits for before it takes the newest revision, 0 for the others.",
+    );
+    for server in &status.servers {
+        for (cause, word) in Cause::WORDS {
+            let labels = [("server", server.name.as_str()), ("cause", word)];
+            page.sample("bellwether_server_waits_for", &labels, u8::from(server.waits_for == Some(cause)));
         }
     }
     // What is not known is absent, not zero.

@@ -111,6 +111,7 @@ pub(crate) fn colour(state: State) -> u8 {
         | State::Syncing
         | State::Updating
         | State::Drifted
+        | State::Waiting
         | State::GroupChange
         | State::Warning => 33,
         State::Refused | State::Error | State::Superseded | State::Conflict | State::Unreachable => 31,

@@ -75,6 +75,7 @@ fn way(server: &ServerStatus, head: Number) -> Way {
         | State::Updating
         | State::AwaitingSync
         | State::Refused
+        | State::Waiting
             if there =>
         {
             Way::There
@@ -88,7 +89,8 @@ fn way(server: &ServerStatus, head: Number) -> Way {
             let far = server.progress.as_ref().map(|progress| format!(", {}", text::progress(progress)));
             Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
-        State::Unreachable | State::Unknown => Way::Coming(why()),
+        // By itself, as soon as what stands in the way is gone.
+        State::Unreachable | State::Unknown | State::Waiting => Way::Coming(why()),
         State::Refused | State::Error | State::Superseded | State::Conflict | State::Drifted | State::Left => {
             Way::Stuck(why())
         }
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_later_revision_will_do() {
-        for state in [State::InSync, State::Updating, State::AwaitingSync, State::Refused] {
+        for state in [State::InSync, State::Updating, State::AwaitingSync, State::Refused, State::Waiting] {
             assert_eq!(verdict(&[(state, 41)], 41), Verdict::Done, "{state:?} at 41, asked for 41 of 42");
         }
         assert!(matches!(verdict(&[(State::Syncing, 41)], 41), Verdict::Waiting(_)), "a sync is out of service");
@@ -130,7 +132,8 @@ mod tests {
 
     #[test]
     fn waits_for_what_comes_by_itself() {
-        for state in [State::Updating, State::Syncing, State::AwaitingSync, State::Unreachable, State::Unknown] {
+        use State::{AwaitingSync, Syncing, Unknown, Unreachable, Updating, Waiting};
+        for state in [Updating, Syncing, AwaitingSync, Unreachable, Unknown, Waiting] {
             let verdict = verdict(&[(State::InSync, 42), (state, 41), (State::Error, 41)], 42);
             let Verdict::Waiting(whom) = verdict else { panic!("{state:?}: {verdict:?}") };
             assert!(whom.starts_with("b: "), "{whom}");

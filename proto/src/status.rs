@@ -32,6 +32,8 @@ pub enum State {
     Left,
     /// In sync at an older revision: the newest was refused there before the switch.
     Refused,
+    /// In sync at an older revision: something there stands in the way of the newest and may pass; it is tried again.
+    Waiting,
     /// Holds the revision with edits of its own on top (drift).
     Drifted,
     /// A switch, rollback, disk or hash failed: takes nothing until a sync (W8).
@@ -59,12 +61,96 @@ impl State {
             Self::Warning => "warning",
             Self::Left => "left",
             Self::Refused => "refused",
+            Self::Waiting => "waiting",
             Self::Drifted => "drifted",
             Self::Error => "error",
             Self::Unreachable => "unreachable",
             Self::Superseded => "superseded",
             Self::Conflict => "conflict",
             Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What stands in the way of a revision on one server before the switch, and may pass (W8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Too little is free on a file system (W4).
+    Space,
+    /// A quota is used up.
+    Quota,
+    /// A file system is mounted for reading only.
+    ReadOnly,
+    /// A mount point, a link or a special file where the revision has something else.
+    InTheWay,
+    /// An account is missing.
+    Account,
+    /// An entry is immutable, or may only be appended to (chattr(1)).
+    Flag,
+    /// Somebody uses what is to be replaced.
+    Busy,
+    /// Another error of the system.
+    System,
+}
+
+impl Cause {
+    /// Every cause, with the word for it in metrics and in `status --json`.
+    pub const WORDS: [(Self, &str); 8] = [
+        (Self::Space, "space"),
+        (Self::Quota, "quota"),
+        (Self::ReadOnly, "read_only"),
+        (Self::InTheWay, "in_the_way"),
+        (Self::Account, "account"),
+        (Self::Flag, "flag"),
+        (Self::Busy, "busy"),
+        (Self::System, "system"),
+    ];
+
+    /// When it passes, for people: what is to be done, or that nothing is.
+    pub fn next_step(self) -> &'static str {
+        match self {
+            Self::Space => "make room there",
+            Self::Quota => "raise that quota, or make room below it",
+            Self::ReadOnly => "mount it for writing",
+            Self::InTheWay => "take it away, or exclude it from the set",
+            Self::Account => "create the account",
+            Self::Flag => "take the flag away with chattr",
+            Self::Busy => "it passes when that is done",
+            Self::System => "look what the system says there",
+        }
+    }
+}
+
+impl From<Cause> for crate::v1::Cause {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Space => Self::Space,
+            Cause::Quota => Self::Quota,
+            Cause::ReadOnly => Self::ReadOnly,
+            Cause::InTheWay => Self::InTheWay,
+            Cause::Account => Self::Account,
+            Cause::Flag => Self::Flag,
+            Cause::Busy => Self::Busy,
+            Cause::System => Self::System,
+        }
+    }
+}
+
+impl Cause {
+    /// The cause of a report; none: the revision itself.
+    pub fn from_wire(cause: crate::v1::Cause) -> Option<Self> {
+        use crate::v1::Cause as Wire;
+        match cause {
+            Wire::Unspecified => None,
+            Wire::Space => Some(Self::Space),
+            Wire::Quota => Some(Self::Quota),
+            Wire::ReadOnly => Some(Self::ReadOnly),
+            Wire::InTheWay => Some(Self::InTheWay),
+            Wire::Account => Some(Self::Account),
+            Wire::Flag => Some(Self::Flag),
+            Wire::Busy => Some(Self::Busy),
+            Wire::System => Some(Self::System),
         }
     }
 }
@@ -120,6 +206,8 @@ pub struct ServerStatus {
     pub lag_ms: u64,
     /// Why, and what to do, where the state is not a good one.
     pub reason: Option<String>,
+    /// What it waits for before it takes the newest revision, in state [`State::Waiting`].
+    pub waits_for: Option<Cause>,
     /// Entries that differ from the revision, and the first few of them.
     pub drift: Vec<String>,
     /// How many differ.
@@ -180,7 +268,7 @@ pub struct UnreadEntry {
     /// Where in its set; empty for the set's root.
     pub path: String,
     /// Which kind of reason.
-    pub cause: Cause,
+    pub cause: UnreadCause,
     /// For people: "cannot be read: Permission denied", …
     pub reason: String,
     /// Since when, milliseconds since 1970.
@@ -190,7 +278,7 @@ pub struct UnreadEntry {
 /// Why an entry cannot be published as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Cause {
+pub enum UnreadCause {
     /// Somebody has it open for writing: waited for up to the group's `open_max`.
     Open,
     /// It changed while it was read.
@@ -242,6 +330,8 @@ pub struct FarmStatus {
     pub unpublished: Option<String>,
     /// The sets.
     pub sets: Vec<SetStatus>,
+    /// What is to be mended in the observer's own configuration: what, and what to do.
+    pub warnings: Vec<String>,
     /// The servers, sorted by name.
     pub servers: Vec<ServerStatus>,
 }
@@ -317,6 +407,8 @@ pub enum Observation {
         revision: Number,
         /// What happened, what was left unchanged, what to do.
         reason: String,
+        /// What stands in the way there and may pass; none: the revision itself.
+        cause: Option<Cause>,
     },
     /// Its switch, rollback, disk or hash failed: it takes nothing until a sync (W8).
     Failed(String),

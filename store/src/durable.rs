@@ -320,7 +320,14 @@ pub fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
             let below = open_inside(directory, &name)?;
             for child in self::names(below.as_fd())? {
                 if !remove_leaf(below.as_fd(), &child)? {
-                    move_up(Name { directory: below.as_fd(), name: &child }, directory, &mut moved)?;
+                    match move_up(Name { directory: below.as_fd(), name: &child }, directory, &mut moved) {
+                        // An overlay moves no directory of a lower layer.
+                        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) => {
+                            clear(open_inside(below.as_fd(), &child)?.as_fd())?;
+                            remove_directory(below.as_fd(), &child)?;
+                        }
+                        other => other?,
+                    }
                 }
             }
             remove_directory(directory, &name)?;

@@ -126,6 +126,8 @@ pub enum Patience {
 pub struct Keeping<'a> {
     /// The last revision: what cannot be read, or is not whole yet, stays as it is there.
     pub last: &'a Tree,
+    /// What large files probably hold: hashed as it says, they need not be cut.
+    pub expected: &'a Tree,
     /// For how long a changed file is waited for; none: it is no matter who has it open.
     pub patience: Option<&'a (dyn Fn(&SetName, &EntryPath) -> Patience + Sync)>,
 }
@@ -293,30 +295,21 @@ pub fn scan(sources: &[Source], before: &Tree, look: &Look) -> Result<Scan, Scan
 /// # Errors
 /// The rules of a set cannot be used.
 pub fn scan_keeping(sources: &[Source], before: &Tree, look: &Look, keeping: Keeping<'_>) -> Result<Scan, ScanError> {
-    scan_around(sources, before, look, (before, keeping))
+    scan_around(sources, before, look, keeping)
 }
 
-/// As [`scan`], where large files probably hold what they have in `expected`: hashed as it says, they need not be cut.
+/// As [`scan`], where large files probably hold what they have in `expected`: hashed as it says, they need not be cut. And
+/// what shows another time than there, because the file system cannot hold that one, counts as having it.
 ///
 /// # Errors
 /// As [`scan`].
-pub(crate) fn scan_expecting(
-    sources: &[Source],
-    before: &Tree,
-    look: &Look,
-    expected: &Tree,
-) -> Result<Scan, ScanError> {
-    scan_around(sources, before, look, (expected, Keeping { last: before, patience: None }))?.whole()
+pub fn scan_expecting(sources: &[Source], before: &Tree, look: &Look, expected: &Tree) -> Result<Scan, ScanError> {
+    scan_around(sources, before, look, Keeping { last: before, expected, patience: None })?.whole()
 }
 
-fn scan_around(
-    sources: &[Source],
-    before: &Tree,
-    look: &Look,
-    (expected, keeping): (&Tree, Keeping<'_>),
-) -> Result<Scan, ScanError> {
+fn scan_around(sources: &[Source], before: &Tree, look: &Look, keeping: Keeping<'_>) -> Result<Scan, ScanError> {
     let (names, findings) = (Names::new(), Findings::default());
-    let around = Around { expected, keeping, names: &names, findings: &findings };
+    let around = Around { expected: keeping.expected, keeping, names: &names, findings: &findings };
     let scanned = |source: &Source| {
         let root = scan_set(source, before.set(&source.rules.name), look, around)?;
         Ok(SetTree { rules: source.rules.clone(), root })

@@ -124,6 +124,12 @@ impl Server {
         run(self.first_command("init").arg("--yes"))
     }
 
+    /// `init` with these arguments instead of this server's sets and places.
+    pub(crate) fn init_with(&self, arguments: &[&str]) -> Output {
+        let mut command = self.prepared(&["init", "--yes", "--name", &self.name]);
+        run(command.args(arguments))
+    }
+
     /// Enters a group, the token on standard input; agrees to have what differs replaced.
     pub(crate) fn join(&self, token: &str) -> Output {
         self.join_with(token, &["--yes"])

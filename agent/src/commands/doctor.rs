@@ -6,6 +6,7 @@ mod sets;
 mod state;
 mod watches;
 
+use bellwether_monitor::farm::differing;
 use serde::Serialize;
 use serde_json::json;
 
@@ -107,8 +108,12 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     checks.extend(state::configuration(&config));
     checks.extend(state::state(&layout));
     checks.extend(state::privileges());
+    let held = layout.held().ok().flatten();
+    let policy = held.as_ref().map(|held| &held.current.record().policy);
     let mut directories = 0;
     for set in &config.sets {
+        let rules = policy.and_then(|policy| policy.sets.iter().find(|rules| rules.name == set.name));
+        checks.extend(sets::private(set, rules));
         let (found, count) = sets::set(set, layout.state());
         checks.extend(found);
         directories += count;
@@ -116,7 +121,12 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     checks.extend(watches::watches(directories));
     let running = common.connect().await.is_ok();
     checks.extend(network::own(&config, running).await);
-    let held = layout.held().ok().flatten();
+    if let Some(held) = &held {
+        let differing = differing(config.sets.iter().map(|set| &set.name), &held.current.record().policy.sets);
+        checks.extend(
+            differing.into_iter().map(|line| Check::warn("sets", line, "only the group's sets are kept alike")),
+        );
+    }
     if let (Some(held), Ok(Some(key))) = (held, identity::load(&layout)) {
         let record = held.current.record();
         checks.extend(network::others(&key, record).await);

@@ -14,6 +14,7 @@ use bellwether_proto::{
     token::Token,
     v1::{EnterReply, EnterRequest, group_client::GroupClient},
 };
+use bellwether_store::scan::Source;
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -25,7 +26,7 @@ use crate::{
     identity,
     layout::{Held, Layout},
     lock::Lock,
-    output,
+    output, private,
     progress::Progress,
     tls,
 };
@@ -65,7 +66,10 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     let mut manager = common.in_time(dial(&key, &token)).await?;
     let request = enter_request(&config, &token);
-    let differences = common.in_time(compare(&mut manager, &request, &config)).await?;
+    let (differences, private) = common.in_time(compare(&mut manager, &request, &config)).await?;
+    if !common.json {
+        private.iter().for_each(|line| eprintln!("{line}"));
+    }
     if args.dry_run {
         output::show(common.json, &differences, Differences::to_string);
         return Ok(());
@@ -150,20 +154,26 @@ fn enter_request(config: &Config, token: &Token) -> EnterRequest {
     }
 }
 
-/// What this server's directories have, against what the group has.
+/// What this server's directories have, against what the group has; and what is private in them, a line for each set.
 async fn compare(
     manager: &mut GroupClient<Channel>,
     request: &EnterRequest,
     config: &Config,
-) -> Result<Differences, CommandError> {
+) -> Result<(Differences, Vec<String>), CommandError> {
     let progress = Progress::begin("asking the manager what it has");
     let group = preview::fetch(manager, request).await?;
     let sources = preview::sources(&group, config)?;
     progress.now("reading what this server has".to_owned());
-    let differences = tokio::task::spawn_blocking(move || preview::compare(&sources, &group));
-    let differences = differences.await.map_err(|e| CommandError::failed(&e))??;
+    let compared = tokio::task::spawn_blocking(move || {
+        let line = |source: &Source| {
+            let line = private::look(&source.path, &source.rules).line()?;
+            Some(format!("warning: set {} of this server {line}; it is replaced or removed here", source.rules.name))
+        };
+        Ok::<_, CommandError>((preview::compare(&sources, &group)?, sources.iter().filter_map(line).collect()))
+    });
+    let compared = compared.await.map_err(|e| CommandError::failed(&e))??;
     progress.done("compared this server with the manager");
-    Ok(differences)
+    Ok(compared)
 }
 
 fn ask(common: &Common, config: &Config, differences: &Differences) -> Result<(), CommandError> {

@@ -48,7 +48,7 @@ impl Fake {
 fn farm(servers: &[serde_json::Value]) -> v1::StatusReply {
     let status = json!({
         "observer": "web1", "time_ms": 0, "record": "1.1", "manager": "web1", "head": "1.5", "head_message": "",
-        "paused": false, "publish": "auto", "watching": "events", "unpublished": null, "sets": [], "servers": servers,
+        "paused": false, "publish": "auto", "watching": "events", "unpublished": null, "sets": [], "warnings": [], "servers": servers,
     });
     serde_json::from_value::<FarmStatus>(status.clone()).expect("a status");
     v1::StatusReply { json: status.to_string().into() }

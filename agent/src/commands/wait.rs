@@ -139,6 +139,7 @@ mod tests {
             drift: vec![],
             drift_entries: 0,
             held: false,
+            waits_for: None,
             progress: None,
             seen_ms: None,
             last_update_us: None,
@@ -160,6 +161,7 @@ mod tests {
             watching: "events".into(),
             unpublished: None,
             sets: vec![],
+            warnings: vec![],
             servers: vec![
                 server("a", Role::Member, State::InSync),
                 server("b", Role::Member, state),

@@ -117,6 +117,22 @@ fn sets_neither_nest_nor_hold_the_state_nor_this_file() {
 }
 
 #[test]
+fn a_set_does_not_hold_the_file_of_settings_whether_it_is_there_yet_or_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("etc/bellwether/agent.toml");
+    let flags = Flags { set: vec![format!("etc={}", directory.path().join("etc").display())], ..Flags::default() };
+    let common = Common { state_dir: Some("/srv/state".into()), ..common(&file) };
+    for there in [false, true] {
+        if there {
+            std::fs::create_dir_all(file.parent().expect("its directory")).expect("made");
+            std::fs::write(&file, "").expect("written");
+        }
+        let refused = super::load(&common, &flags).map(drop).expect_err("refused").to_string();
+        assert!(refused.contains("holds this agent's own"), "{there}: {refused}");
+    }
+}
+
+#[test]
 fn a_link_does_not_hide_that_sets_nest() {
     let directory = tempfile::tempdir().expect("a directory");
     let real = directory.path().join("real");

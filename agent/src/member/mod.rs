@@ -5,6 +5,7 @@
 //! ([`session`], one task a stream), and from the watch on the sets (drift). It answers through the stream's own channel
 //! and tells what it sees as [`Event`]s.
 
+mod again;
 mod drift;
 mod keeping;
 mod position;
@@ -49,19 +50,20 @@ use bellwether_store::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use self::{
-    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
-    position::{held_before, note_leading},
-    recovery::recover,
-    session::{PushService, not_taken},
-};
 use self::{
+    again::Again,
     drift::{pace::Pace, waiting::Waiting},
     position::{Fault, Position},
     receive::{ReceiveError, Receiving, Step},
     session::{ANSWERS, Answer},
     sets::Sets,
     switch::Filling,
+};
+pub(crate) use self::{
+    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
+    position::{held_before, note_leading},
+    recovery::recover,
+    session::{PushService, not_taken},
 };
 use crate::{group::GroupRecord, layout::Layout, seen::Seen};
 
@@ -86,6 +88,8 @@ pub(crate) enum Input {
     Dirty(Look),
     /// Everything is to be looked at, though nothing says that something changed.
     Rescan,
+    /// What stands in the way of a revision may be gone.
+    LookForObstacle,
     /// What this server holds is asked for, before it takes over.
     Account(oneshot::Sender<Account>),
     /// The role ends.
@@ -160,6 +164,9 @@ pub(crate) struct Member {
     /// When edits may be put back without being asked again (policy `revert`).
     pace: Pace,
     work: Work,
+    /// What waits until something here has passed, and whether anything does.
+    again: Option<Again>,
+    waits: watch::Sender<bool>,
     session: Option<Session>,
     progressed: Instant,
 }
@@ -183,7 +190,7 @@ impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
         let Setup { name, paths, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
-        let (mut position, history) = recover(&layout, &paths, record.current().record())?;
+        let (mut position, history) = recover(&layout, &paths, record.current().record(), &record.own_key())?;
         if position.leads {
             position.leads = false;
             state_file::save(&layout.position(), &position)?;
@@ -199,7 +206,8 @@ impl Member {
         }
         let rules =
             record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
-        let sets = Sets::open(paths, &layout, tree.unwrap_or_else(|| Tree::empty(rules)))?;
+        let key = record.own_key();
+        let sets = Sets::open(paths, &layout, key, tree.unwrap_or_else(|| Tree::empty(rules)))?;
         let (rescans, found, links) = Rescans::new();
         let mut member = Self {
             name,
@@ -222,6 +230,8 @@ impl Member {
             found: Some((found, links)),
             pace: Pace::default(),
             work: Work::Idle,
+            again: None,
+            waits: watch::Sender::new(false),
             session: None,
             progressed: Instant::now(),
         };
@@ -235,7 +245,8 @@ impl Member {
         Ok(member)
     }
 
-    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread.
+    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread; a third wakes it
+    /// while a revision waits.
     pub(crate) fn watch(
         &mut self,
         inputs: mpsc::Sender<Input>,
@@ -251,9 +262,10 @@ impl Member {
         let dirty = Arc::new(Dirty::default());
         let (modes, known) = watch::channel(Modes::default());
         let arming = watching::run(watched, dirty.clone(), modes, stop.clone());
+        let waking = again::wake(self.waits.subscribe(), inputs.clone(), stop.clone());
         let feeding = drift::watch((dirty, known), self.record.follow(), inputs, stop.clone());
         async move {
-            tokio::join!(arming, feeding);
+            tokio::join!(arming, feeding, waking);
         }
     }
 
@@ -270,6 +282,7 @@ impl Member {
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.waiting.look(look),
                 Input::Rescan => self.waiting.rescan(),
+                Input::LookForObstacle => self.look_for_obstacle(),
                 Input::Asked(asked) => self.asked(asked),
                 Input::Account(answer) => drop(answer.send(self.account())),
                 Input::End => break,
@@ -298,6 +311,7 @@ impl Member {
 
     fn opened(&mut self, mut session: Session) {
         self.closed();
+        self.ask_anew();
         let ticket = session.ticket.take();
         self.session = Some(session);
         let partial = self.history.partial();
@@ -371,7 +385,7 @@ impl Member {
         self.interrupt();
         let header = match self.admitted(offer) {
             Ok(header) => header,
-            Err(reason) => return self.report_refusal(offer_id(offer), reason),
+            Err(reason) => return self.report_refusal(offer_id(offer), reason, None),
         };
         // An offer may come before the word of the head that it makes.
         if self.heard.is_none_or(|(newest, _)| newest < header.number()) {

@@ -8,6 +8,7 @@ use std::{
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
+    key::PublicKey,
     name::SetName,
     record::SetRules,
     revision::{Number, SignedHeader},
@@ -17,7 +18,7 @@ use bellwether_store::{
     index,
     pack::{self, OldChunks},
     root::Roots,
-    scan::{Depth, HardLink, Keeping, Look, Scan, ScanError, Source, Unread, scan, scan_keeping},
+    scan::{Depth, HardLink, Keeping, Look, Scan, ScanError, Source, Unread, scan_expecting, scan_keeping},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
 
@@ -35,6 +36,7 @@ pub(crate) struct Sets {
     state: PathBuf,
     /// What is known of their directories.
     roots: Roots,
+    server: PublicKey,
     /// The tree of the revision that is held; empty when none is.
     pub(crate) tree: Tree,
     /// As last scanned, drift included.
@@ -49,23 +51,28 @@ pub(crate) struct Sets {
 
 impl Sets {
     /// Scans the sets under the rules of `tree`: by stat, or by every byte after another boot.
-    pub(crate) fn open(paths: BTreeMap<SetName, PathBuf>, layout: &Layout, tree: Tree) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        paths: BTreeMap<SetName, PathBuf>,
+        layout: &Layout,
+        server: PublicKey,
+        tree: Tree,
+    ) -> Result<Self, OpenError> {
         let rules = rules(&tree);
         let known = index::load(&layout.index(), &rules);
         let look = if known.as_ref().is_some_and(|known| known.same_boot) { Look::Stats } else { Look::Bytes };
         let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
         let roots = Roots::open(layout.state(), paths.keys().cloned())?;
         let sources = roots.guard(sources(&paths, &rules).map_err(OpenError::NoPath)?);
-        let found = what_can_be_read(&sources, &before, &look)?;
+        let found = what_can_be_read(&sources, &before, &look, &tree)?;
         // Told as soon as somebody listens.
         let away = found.unread.iter().filter_map(is_away).collect();
         let (live, links) = (found.tree, found.links.into_iter().collect());
-        Ok(Self { paths, state: layout.state().to_owned(), roots, tree, live, links, away, forked: None })
+        Ok(Self { paths, state: layout.state().to_owned(), roots, server, tree, live, links, away, forked: None })
     }
 
     /// Looks at the sets again; what cannot be read stays as it was known, and is named in the log.
     pub(crate) fn look_around(&mut self, look: &Look) -> Result<(), ScanError> {
-        let Scan { tree, links, unread, .. } = what_can_be_read(&self.site().sources, &self.live, look)?;
+        let Scan { tree, links, unread, .. } = what_can_be_read(&self.site().sources, &self.live, look, &self.tree)?;
         self.live = tree;
         let kept = |set: &SetName, path: &EntryPath| match look {
             Look::Stats | Look::Bytes => false,
@@ -88,14 +95,14 @@ impl Sets {
     /// # Errors
     /// Something cannot be read.
     pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
-        self.live = scan(&self.site().sources, &self.live, look)?.tree;
+        self.live = scan_expecting(&self.site().sources, &self.live, look, &self.tree)?.tree;
         Ok(())
     }
 
     /// The sets under the rules of the revision that is held. All have a path: it was taken with one.
     pub(crate) fn site(&self) -> Site {
         let sources = self.roots.guard(sources(&self.paths, &rules(&self.tree)).unwrap_or_default());
-        Site { sources, state: self.state.clone() }
+        Site { sources, state: self.state.clone(), server: self.server }
     }
 
     /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
@@ -119,10 +126,10 @@ impl Sets {
             Some(changes) if rules(&self.live) == head.rules => Look::At(places(changes)),
             Some(_) | None => Look::Stats,
         };
-        self.live = scan(&sources, &self.live, &look)?.tree;
+        self.live = scan_expecting(&sources, &self.live, &look, &self.tree)?.tree;
         let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
-        let site = Site { sources, state: self.state.clone() };
+        let site = Site { sources, state: self.state.clone(), server: self.server };
         let plan = match self.forked {
             None => self.plan_for(&site, &head.header, &self.tree, &target, changes)?,
             Some(_) => {
@@ -246,9 +253,9 @@ fn is_away(unread: &Unread) -> Option<(SetName, String)> {
     Some((unread.set.clone(), why))
 }
 
-/// The sets, with what cannot be read now as it was `before`.
-fn what_can_be_read(sources: &[Source], before: &Tree, look: &Look) -> Result<Scan, ScanError> {
-    let found = scan_keeping(sources, before, look, Keeping { last: before, patience: None })?;
+/// The sets, with what cannot be read now as it was `before`; `held`: the tree of the revision.
+fn what_can_be_read(sources: &[Source], before: &Tree, look: &Look, held: &Tree) -> Result<Scan, ScanError> {
+    let found = scan_keeping(sources, before, look, Keeping { last: before, expected: held, patience: None })?;
     for unread in &found.unread {
         let (set, path) = (&unread.set, &unread.path);
         tracing::warn!(%set, %path, why = unread.reason(), "an entry cannot be looked at; the others are");

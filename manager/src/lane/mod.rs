@@ -76,6 +76,10 @@ pub(crate) struct Memory {
     fault: Option<String>,
     /// What the member refused.
     refused: Option<RevisionId>,
+    /// What stood in the way of that may pass: it is offered again when the member asks, or is reached anew.
+    passes: bool,
+    /// That was a sync to the revision that it holds, which then goes on.
+    settles: bool,
     /// The tickets that it was given.
     sessions: Option<Sessions>,
     /// What it has said of itself.
@@ -85,6 +89,14 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// What the member refused is offered again, where that may pass; a sync that was refused goes on.
+    fn try_again(&mut self) {
+        if self.passes {
+            self.refused = None;
+            self.sync |= std::mem::take(&mut self.settles);
+        }
+    }
+
     fn note(&mut self, control: Control) {
         match control {
             Control::Sync { full } => {

@@ -92,6 +92,7 @@ impl<'a> Session<'a> {
         if std::mem::take(&mut memory.anew) && !paused && at.is_some() {
             memory.sync = true;
         }
+        memory.try_again();
         let member = Member {
             at: at.as_ref().map(SignedHeader::id),
             fault: fault.is_some(),

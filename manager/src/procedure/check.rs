@@ -170,6 +170,7 @@ pub(super) fn stays(state: State) -> bool {
         | State::Warning
         | State::GroupChange
         | State::AwaitingSync
+        | State::Waiting
         | State::Syncing
         | State::Updating
         | State::Disabled
@@ -279,9 +280,15 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
         State::InSync | State::Warning if seen.current => Lack::Nothing,
         // Asked, and it failed.
         State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
-        State::InSync | State::Warning | State::Error | State::Refused | State::Drifted | State::AwaitingSync => {
-            Lack::Ask
-        }
+        // Asked, and tried again by itself when what stands in the way is gone.
+        State::Waiting if since.tried_ms.is_some() => Lack::Time(because(name, seen)),
+        State::InSync
+        | State::Warning
+        | State::Error
+        | State::Refused
+        | State::Waiting
+        | State::Drifted
+        | State::AwaitingSync => Lack::Ask,
         // Superseded: it came back as the manager that it was, and learns that it is not.
         State::Syncing
         | State::Updating
@@ -315,6 +322,7 @@ fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
         | State::Warning
         | State::GroupChange
         | State::AwaitingSync
+        | State::Waiting
         | State::Syncing
         | State::Updating
         | State::Superseded

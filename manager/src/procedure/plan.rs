@@ -347,7 +347,7 @@ fn is_stale_in_service(seen: &Seen) -> bool {
     };
     let stale = match seen.state {
         State::InSync | State::Warning | State::GroupChange => !seen.current,
-        State::AwaitingSync | State::Syncing | State::Refused | State::Drifted | State::Error => true,
+        State::AwaitingSync | State::Syncing | State::Refused | State::Waiting | State::Drifted | State::Error => true,
         // One change, by itself; or nobody to sync now: whoever is out of reach catches up when it is back.
         State::Updating
         | State::Disabled

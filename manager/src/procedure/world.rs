@@ -104,9 +104,13 @@ impl World {
     /// Whether a server takes requests now.
     pub fn serves(&self, seen: &Seen) -> bool {
         let healthy = match seen.state {
-            State::InSync | State::Updating | State::Refused | State::Drifted | State::GroupChange | State::Warning => {
-                true
-            }
+            State::InSync
+            | State::Updating
+            | State::Refused
+            | State::Waiting
+            | State::Drifted
+            | State::GroupChange
+            | State::Warning => true,
             State::Syncing
             | State::Disabled
             | State::Error

@@ -1,5 +1,6 @@
 //! Folding what was seen into what is known of the farm.
 
+mod configured;
 mod heads;
 mod server;
 
@@ -12,6 +13,7 @@ use bellwether_proto::{
     status::{Event, FarmStatus, SetStatus},
 };
 
+pub use configured::differing;
 use heads::Heads;
 use server::{Known, standing::View};
 
@@ -29,6 +31,7 @@ pub struct Farm {
     watching: BTreeMap<SetName, Option<String>>,
     unpublished: Option<String>,
     sets: Vec<SetStatus>,
+    configured: Option<Vec<SetName>>,
     servers: BTreeMap<ServerName, Known>,
 }
 
@@ -43,8 +46,14 @@ impl Farm {
             watching: BTreeMap::new(),
             unpublished: None,
             sets: Vec::new(),
+            configured: None,
             servers: BTreeMap::new(),
         }
+    }
+
+    /// These sets are in the observer's own configuration.
+    pub fn configure(&mut self, sets: Vec<SetName>) {
+        self.configured = Some(sets);
     }
 
     /// Takes in `event`, seen at `now_ms` (milliseconds since 1970).
@@ -114,6 +123,12 @@ impl Farm {
             watching: self.watching(),
             unpublished: self.unpublished.clone(),
             sets: self.sets.iter().map(|set| self.watched(set)).collect(),
+            warnings: self
+                .configured
+                .iter()
+                .zip(record)
+                .flat_map(|(sets, record)| differing(sets, &record.policy.sets))
+                .collect(),
             servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
         }
     }

@@ -3,7 +3,7 @@ use bellwether_proto::{
     name::BalancerName,
     record::{Policy, Role, Server, Version},
     revision::Epoch,
-    status::{Observation, Progress, ServerStatus, State},
+    status::{Cause, Observation, Progress, ServerStatus, State},
 };
 
 use super::*;
@@ -105,7 +105,12 @@ fn done(sequence: u64) -> Observation {
 }
 
 fn refused(sequence: u64) -> Observation {
-    Observation::Refused { revision: number(sequence), reason: "owner www-data is missing".into() }
+    Observation::Refused { revision: number(sequence), reason: "owner www-data is missing".into(), cause: None }
+}
+
+fn waits(sequence: u64) -> Observation {
+    let reason = "/srv has 1 bytes free; 2 are needed".into();
+    Observation::Refused { revision: number(sequence), reason, cause: Some(Cause::Space) }
 }
 
 fn failed() -> Observation {
@@ -144,6 +149,7 @@ fn every_state_is_reached() {
     assert_eq!(state_after(vec![reached(Some(4)), started(false)]), State::Updating);
     assert_eq!(state_after(vec![reached(Some(4)), started(false), done(5)]), State::InSync);
     assert_eq!(state_after(vec![reached(Some(4)), started(false), refused(5)]), State::Refused);
+    assert_eq!(state_after(vec![reached(Some(4)), started(false), waits(5)]), State::Waiting);
     assert_eq!(state_after(vec![reached(Some(5)), drift(2)]), State::Drifted);
     assert_eq!(state_after(vec![reached(Some(5)), drift(2), drift(0)]), State::InSync);
     assert_eq!(state_after(vec![reached(Some(4)), started(false), failed()]), State::Error);
@@ -152,6 +158,22 @@ fn every_state_is_reached() {
     let mut disabled = Case::new().see([reached(Some(5))]);
     disabled.farm.apply(0, record(&[("a", Role::Disabled), ("m", Role::Manager)], false));
     assert_eq!(disabled.see([done(5), failed()]).state(), State::Disabled);
+}
+
+#[test]
+fn w8_who_waits_says_for_what_and_what_to_do() {
+    let case = Case::new().see([reached(Some(4)), started(false), waits(5)]);
+    assert_eq!(case.row("a").waits_for, Some(Cause::Space));
+    let reason = case.reason();
+    for words in ["waits to take 1.5: /srv has 1 bytes free", "make room there: it is tried again by itself"] {
+        assert!(reason.contains(words), "no '{words}' in: {reason}");
+    }
+    assert!(!reason.contains("waits with it"), "{reason}");
+    let case = Case::new().see([reached(Some(3)), started(false), waits(4)]);
+    assert_eq!(case.state(), State::Waiting, "on the way to the head");
+    assert!(case.reason().contains("all that was published since waits with it"), "{}", case.reason());
+    let taken = case.see([started(false), done(4), started(false), done(5)]);
+    assert_eq!((taken.state(), taken.row("a").waits_for), (State::InSync, None));
 }
 
 #[test]
@@ -400,7 +422,7 @@ fn invariant_4_what_a_server_has_seen_and_is_lost_is_named_for_a_day() {
 #[test]
 fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
     let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
-    let refused = Observation::Refused { revision: number(5), reason: "edits".into() };
+    let refused = Observation::Refused { revision: number(5), reason: "edits".into(), cause: None };
     let case = Case::new().see([reached(Some(4)), held, refused]);
     assert_eq!(case.state(), State::Drifted);
     assert!(case.row("a").held && case.reason().contains("takes no updates"), "{}", case.reason());

@@ -25,7 +25,7 @@ impl Look {
 }
 
 /// The order in which states are counted in the summary.
-const STATES: [State; 15] = [
+const STATES: [State; 16] = [
     State::InSync,
     State::Warning,
     State::GroupChange,
@@ -33,6 +33,7 @@ const STATES: [State; 15] = [
     State::Syncing,
     State::AwaitingSync,
     State::Drifted,
+    State::Waiting,
     State::Refused,
     State::Error,
     State::Conflict,
@@ -153,6 +154,7 @@ fn note(server: &ServerStatus) -> String {
         (State::Drifted, entries) => format!("{entries} entries differ"),
         (
             State::Refused
+            | State::Waiting
             | State::Error
             | State::Conflict
             | State::Superseded
@@ -203,6 +205,7 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
             ));
         }
     }
+    lines.extend(status.warnings.iter().map(|warning| format!("{} · {}", status.observer, plain(warning))));
     if status.paused {
         lines.push("propagation is paused: `bellwether resume`, or `bellwether sync` for what is there now".to_owned());
     }

@@ -1,7 +1,7 @@
 use bellwether_proto::{
     revision::Epoch,
     revision::Number,
-    status::{Cause, Progress, Reach, SetStatus, UnreadEntry, Writers},
+    status::{Progress, Reach, SetStatus, UnreadCause, UnreadEntry, Writers},
 };
 
 use super::*;
@@ -24,6 +24,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         drift: Vec::new(),
         drift_entries: 0,
         held: false,
+        waits_for: None,
         progress: None,
         seen_ms: Some(99_000),
         last_update_us: Some(8_340),
@@ -58,6 +59,7 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
             open: Vec::new(),
             writers: None,
         }],
+        warnings: Vec::new(),
         servers,
     }
 }
@@ -149,7 +151,7 @@ fn what_stays_as_it_was_is_named_with_its_reason() {
     let mut status = six();
     let set = &mut status.sets[0];
     let reason = "cannot be read: Input/output error\u{1b}[2J".to_owned();
-    set.unread.push(UnreadEntry { path: "conf.d/a.conf".into(), cause: Cause::Unreadable, reason, since_ms: 0 });
+    set.unread.push(UnreadEntry { path: "conf.d/a.conf".into(), cause: UnreadCause::Unreadable, reason, since_ms: 0 });
     set.unread_entries = 3;
     set.open.push("up.conf".into());
     set.writers = Some(Writers::Unknown);

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     carry::old_name,
-    journal::{Act, Journal, Operation},
+    journal::{Journal, Operation},
     look::{Seen, Shape, look},
     place::Area,
     sparse, stage, verify,
@@ -90,12 +90,13 @@ struct Item<'a> {
 fn items<'a>(journal: &'a Journal, areas: &[Area], leftover: Leftover) -> io::Result<Vec<Item<'a>>> {
     let mut items = Vec::new();
     for operation in &journal.operations {
-        if matches!(operation.act, Act::Meta { .. }) {
+        if !operation.act.moves() {
             continue;
         }
         for name in [stage::name(operation), old_name(operation)] {
-            let Some(seen) = look(areas[operation.set].staging.as_fd(), &name)? else { continue };
-            if has_to_be_kept(journal, operation, &seen, leftover) {
+            let staging = areas[operation.set].staging.as_fd();
+            let Some(seen) = look(staging, &name)? else { continue };
+            if has_to_be_kept(journal, operation, (staging, &seen), leftover) {
                 items.push(Item { operation, name });
             }
         }
@@ -103,10 +104,15 @@ fn items<'a>(journal: &'a Journal, areas: &[Area], leftover: Leftover) -> io::Re
     Ok(items)
 }
 
-fn has_to_be_kept(journal: &Journal, operation: &Operation, seen: &Seen, leftover: Leftover) -> bool {
+fn has_to_be_kept(
+    journal: &Journal,
+    operation: &Operation,
+    (staging, seen): (BorrowedFd<'_>, &Seen),
+    leftover: Leftover,
+) -> bool {
     match (leftover, &operation.was) {
         (Leftover::New, _) => {
-            !journal.wanted(operation.set, &operation.path).is_some_and(|entry| verify::resembles(seen, entry))
+            !journal.wanted(operation.set, &operation.path).is_some_and(|entry| verify::resembles(staging, seen, entry))
         }
         // It came after the switch had begun.
         (Leftover::Old, None) => true,

@@ -5,6 +5,8 @@ mod farm;
 mod faults;
 mod killed;
 mod mounts;
+mod obstacles;
+mod overlay;
 mod power_loss;
 mod random;
 mod sets;

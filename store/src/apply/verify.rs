@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat};
 
 use super::look::{Seen, Shape, look};
 use crate::{
-    attributes::{Accounts, Names, read},
+    attributes::{Accounts, Names, is_shown, read, xattr_called},
     beneath::{open_file, os},
     durable::Name,
     scan::content,
@@ -32,14 +32,15 @@ pub(super) fn matches(at: Name<'_>, entry: &Entry, rules: &SetRules, accounts: &
         return Ok(false);
     }
     match (&entry.kind, seen.shape) {
-        (Kind::Link(target), Shape::Link) => Ok(seen.mtime.0 == entry.meta.mtime
+        (Kind::Link(target), Shape::Link) => Ok(is_shown(at.directory, entry.meta.mtime, seen.mtime.0)
             && readlinkat(at.directory, os(at.name), Vec::new())?.as_bytes() == target.as_ref()),
         (Kind::Directory, Shape::Directory) => {
             let directory = open_directory(at)?;
             Ok(seen.mode == entry.meta.mode && same_xattrs(directory.as_fd(), &entry.meta, rules)?)
         }
         (Kind::File(content), Shape::File) => {
-            if seen.mode != entry.meta.mode || seen.mtime.0 != entry.meta.mtime || seen.size != content.size() {
+            let time = is_shown(at.directory, entry.meta.mtime, seen.mtime.0);
+            if seen.mode != entry.meta.mode || !time || seen.size != content.size() {
                 return Ok(false);
             }
             let file = open_file(at.directory, at.name)?;
@@ -49,16 +50,44 @@ pub(super) fn matches(at: Name<'_>, entry: &Entry, rules: &SetRules, accounts: &
     }
 }
 
-/// Whether an entry could be `entry`, as far as its stat says.
-pub(super) fn resembles(seen: &Seen, entry: &Entry) -> bool {
+/// Whether an entry of `directory` could be `entry`, as far as its stat says.
+pub(super) fn resembles(directory: BorrowedFd<'_>, seen: &Seen, entry: &Entry) -> bool {
+    let time = seen.mtime.1 == 0 && is_shown(directory, entry.meta.mtime, seen.mtime.0);
     match (&entry.kind, seen.shape) {
-        (Kind::Link(target), Shape::Link) => seen.mtime == (entry.meta.mtime, 0) && seen.size == target.len() as u64,
+        (Kind::Link(target), Shape::Link) => time && seen.size == target.len() as u64,
         (Kind::Directory, Shape::Directory) => true,
-        (Kind::File(content), Shape::File) => {
-            seen.mtime == (entry.meta.mtime, 0) && seen.size == content.size() && seen.mode == entry.meta.mode
-        }
+        (Kind::File(content), Shape::File) => time && seen.size == content.size() && seen.mode == entry.meta.mode,
         (Kind::Link(_) | Kind::Directory | Kind::File(_), _) => false,
     }
+}
+
+/// What of `now` is not as `wanted`, for people.
+pub(super) fn difference(now: Option<&Entry>, wanted: Option<&Entry>) -> String {
+    let (now, wanted) = match (now, wanted) {
+        (Some(now), Some(wanted)) => (now, wanted),
+        (None, _) => return "nothing is there".to_owned(),
+        (Some(_), None) => return "something is there".to_owned(),
+    };
+    if now.kind != wanted.kind {
+        return "it has another content".to_owned();
+    }
+    let (is, due) = (&now.meta, &wanted.meta);
+    if is.mode != due.mode {
+        return format!("its mode is {:04o}, not {:04o}", is.mode, due.mode);
+    }
+    if is.owner != due.owner {
+        let called = |meta: &Meta| format!("{}:{}", meta.owner.user, meta.owner.group);
+        return format!("its owner is {}, not {}", called(is), called(due));
+    }
+    if is.mtime != due.mtime {
+        let utc = bellwether_proto::time::utc;
+        return format!("its time is {}, not {}", utc(is.mtime), utc(due.mtime));
+    }
+    let list = |meta: &Meta| meta.xattrs.iter().flat_map(|list| list.iter()).cloned().collect::<Vec<_>>();
+    let (is, due) = (list(is), list(due));
+    let other = due.iter().find(|one| !is.contains(one)).or_else(|| is.iter().find(|one| !due.contains(one)));
+    let name = other.map(|(name, _)| xattr_called(name)).unwrap_or_default();
+    format!("{name} is another")
 }
 
 /// The attributes of a directory, as a scan reads them.

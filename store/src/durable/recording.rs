@@ -208,6 +208,10 @@ impl Operation {
                 Self::SyncFile { path: synced } | Self::SyncDirectory { path: synced } if synced == path => {
                     Some(number)
                 }
+                // A directory is gone for good with all that was taken out of it.
+                Self::Remove { path: removed, directory: true } if removed == path => {
+                    operation.durable_after(number, all)
+                }
                 _ => None,
             })
         };

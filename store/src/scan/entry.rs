@@ -201,8 +201,9 @@ impl<'a> SetScan<'a> {
             self.notice(path, format!("a link to a name of {} bytes is not carried", target.len()));
             return Ok(Seen::Nothing);
         }
-        let meta = Meta { mode: 0o777, ..self.meta(status) };
-        Ok(Seen::Leaf(Node::Link { meta, target: target.into(), stat: self.believed(path, status, now) }))
+        let mut meta = Meta { mode: 0o777, ..self.meta(status) };
+        let stat = self.with_expected_time(path, &mut meta, self.believed(path, status, now));
+        Ok(Seen::Leaf(Node::Link { meta, target: target.into(), stat }))
     }
 
     /// The stat to keep: unknown while the entry may change again without its times showing it.
@@ -213,6 +214,19 @@ impl<'a> SetScan<'a> {
             Age::Ahead => {}
         }
         Stat::UNKNOWN
+    }
+
+    /// Gives an entry the time that it is expected to have, where the file system cannot hold that and shows this one
+    /// instead. Its stat is never believed then, so that it is looked at each time.
+    fn with_expected_time(&self, path: &EntryPath, meta: &mut Meta, stat: Stat) -> Stat {
+        let expected = self.around.expected.get(&self.rules.name, path);
+        match expected.filter(|expected| expected.directory().is_none()).map(|expected| expected.meta().mtime) {
+            Some(wanted) if wanted != meta.mtime && attributes::is_shown(self.root.as_fd(), wanted, meta.mtime) => {
+                meta.mtime = wanted;
+                Stat::UNKNOWN
+            }
+            Some(_) | None => stat,
+        }
     }
 
     /// Mode, owner and time; no attributes.
@@ -351,8 +365,9 @@ impl<'a> SetScan<'a> {
         let content = content::whole(buffer);
         self.around.findings.read(content.size());
         let mode = self.mode(path, &status);
-        let meta = Meta { mode, xattrs: found.xattrs, ..self.meta(&status) };
-        Ok(Some(Node::File { meta, content, stat: stat(&status) }))
+        let mut meta = Meta { mode, xattrs: found.xattrs, ..self.meta(&status) };
+        let stat = self.with_expected_time(path, &mut meta, stat(&status));
+        Ok(Some(Node::File { meta, content, stat }))
     }
 
     fn read_once(&self, path: &EntryPath, file: &File) -> Result<Reading, ScanError> {
@@ -382,6 +397,7 @@ impl<'a> SetScan<'a> {
         let stat = self.believed(path, &after, now);
         // What was left out is said at every scan, so the file is read at every scan.
         let stat = if whole { stat } else { Stat::UNKNOWN };
+        let stat = self.with_expected_time(path, &mut meta, stat);
         Ok(Reading::Done(Some(Node::File { meta, content, stat })))
     }
 

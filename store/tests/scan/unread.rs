@@ -17,20 +17,21 @@ use rustix::io::Errno;
 use super::{Set, at, entry, get, listing, name, only};
 
 fn keep(source: &Source, before: &Tree, look: &Look, last: &Tree) -> Scan {
-    scan_keeping(std::slice::from_ref(source), before, look, Keeping { last, patience: None }).unwrap()
+    scan_keeping(std::slice::from_ref(source), before, look, Keeping { last, expected: before, patience: None })
+        .unwrap()
 }
 
 /// As the manager scans: with `patience` for every file.
 fn patient(set: &Set, (before, last): (&Tree, &Tree), look: &Look, patience: Patience) -> Scan {
     let all = move |_: &SetName, _: &_| patience;
-    scan_keeping(&[set.source()], before, look, Keeping { last, patience: Some(&all) }).unwrap()
+    scan_keeping(&[set.source()], before, look, Keeping { last, expected: before, patience: Some(&all) }).unwrap()
 }
 
 /// What a set under the rules of `source` held, which `fill` makes.
 fn held_before(source: &Source, fill: impl FnOnce(&Path)) -> Tree {
     let directory = tempfile::tempdir().unwrap();
     fill(directory.path());
-    let before = Source { rules: source.rules.clone(), path: directory.path().to_owned() };
+    let before = Source::new(source.rules.clone(), directory.path().to_owned());
     keep(&before, &Tree::default(), &Look::Bytes, &Tree::default()).tree
 }
 
@@ -89,7 +90,7 @@ fn what_is_behind_a_mount_stays_with_all_it_held() {
 fn one_that_changes_at_every_read_does_not_stop_the_others() {
     let mut rules = (*only(Path::new("/"), "").rules).clone();
     rules.exclude = vec!["/*".into(), "!/boot_id".into(), "!/entropy_avail".into()];
-    let source = Source { rules: Arc::new(rules), path: "/proc/sys/kernel/random".into() };
+    let source = Source::new(Arc::new(rules), "/proc/sys/kernel/random".into());
     let scan = keep(&source, &Tree::default(), &Look::Stats, &Tree::default());
     assert_eq!(scan.unread.len(), 2, "both have no bytes, says the kernel, and give some: {scan:?}");
     let set = Set::new();
@@ -97,7 +98,8 @@ fn one_that_changes_at_every_read_does_not_stop_the_others() {
     let before = set.settled();
     set.write("good", "2");
     let both = [set.source(), Source { rules: renamed(&source, "other"), ..source }];
-    let scan = scan_keeping(&both, &before, &Look::Stats, Keeping { last: &before, patience: None }).unwrap();
+    let scan = scan_keeping(&both, &before, &Look::Stats, Keeping { last: &before, expected: &before, patience: None })
+        .unwrap();
     assert_eq!(scan.unread.len(), 2);
     assert_ne!(content(&scan.tree, "good"), content(&before, "good"));
 }
@@ -206,8 +208,10 @@ fn names_of_a_file_are_counted() {
     fs::hard_link(set.path("a"), set.path("b")).unwrap();
     fs::hard_link(set.path("a"), set.directory.path().join("outside")).unwrap();
     let before = set.settled();
-    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(set.path("a")).unwrap());
-    let link = |path: &str| HardLink { set: name(), path: entry(path), inode, names: 3 };
+    use std::os::unix::fs::MetadataExt;
+    let file = fs::metadata(set.path("a")).unwrap();
+    let (inode, changed) = (file.ino(), (file.ctime(), file.ctime_nsec() as u32));
+    let link = |path: &str| HardLink { set: name(), path: entry(path), inode, names: 3, changed };
     for look in [Look::Stats, Look::Bytes, at([("a", Depth::Entry), ("b", Depth::Entry)])] {
         assert_eq!(set.scan(&before, &look).links, [link("a"), link("b")], "{look:?}");
     }

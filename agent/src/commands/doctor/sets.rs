@@ -8,13 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_proto::record::SetRules;
 use bellwether_store::beneath;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Check;
 use bellwether_monitor::text::bytes;
 
-use crate::config::SetConfig;
+use crate::{config::SetConfig, private};
 
 /// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
 const STAGING: &str = ".bellwether";
@@ -38,6 +39,14 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
     checks.push(space(&name, &set.path, state, seen.taken));
     checks.push(file_system(&name, &set.path));
     (checks, seen.directories)
+}
+
+/// What in a set is one machine's own, under the rules of the group (none: of none yet).
+pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>) -> Option<Check> {
+    let own = SetRules { local: set.local.clone(), ..SetRules::new(set.name.clone()) };
+    let line = private::look(&set.path, rules.unwrap_or(&own)).line()?;
+    let todo = "exclude what is not meant for every server (`init --exclude`)";
+    Some(Check::warn(format!("set {}", set.name), line, todo))
 }
 
 fn cannot_open(name: &str, path: &Path, error: &io::Error) -> Check {
@@ -311,6 +320,17 @@ mod tests {
         assert!(!said(), "all names are in the set");
         fs::hard_link(root.join("a"), dir.path().join("outside")).unwrap();
         assert!(said());
+    }
+
+    #[test]
+    fn a_key_in_a_set_is_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("site.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
+        let set = config(dir.path().to_owned());
+        let check = private(&set, None).expect("a warning");
+        assert!(check.level == Level::Warn && check.what.contains("site.key (a private key)"), "{check:?}");
+        let excluded = SetRules { exclude: vec!["*.key".to_owned()], ..SetRules::new(set.name.clone()) };
+        assert_eq!(private(&set, Some(&excluded)), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bellwether_proto::{
     limits,
     name::BalancerName,
     revision::RevisionId,
-    status::{Observation, Progress, Verified},
+    status::{Cause, Observation, Progress, Verified},
     v1,
 };
 
@@ -51,6 +51,7 @@ impl Session<'_> {
             Message::Keepalive(answer) => self.alive(&answer),
             Message::Verified(verified) => self.verified(&verified),
             Message::Fault(fault) => self.failed(&fault.reason),
+            Message::Again(again) => self.again(&again),
             Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
             Message::Balancers(balancers) => self.balancers(&balancers),
         }
@@ -154,7 +155,7 @@ impl Session<'_> {
                 "it reported revision {} as done, but what it read back from its disk is not that revision; sync it",
                 current.header.number()
             )),
-            v1::Outcome::Refused => self.refused(&current, &report.reason),
+            v1::Outcome::Refused => self.refused(&current, &report.reason, Cause::from_wire(report.cause())),
             v1::Outcome::Failed => self.failed(&report.reason),
             v1::Outcome::Unspecified => return Err("it reported no outcome".to_owned()),
         }
@@ -199,12 +200,24 @@ impl Session<'_> {
         self.lane.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });
     }
 
-    fn refused(&mut self, current: &Current, reason: &str) {
+    fn refused(&mut self, current: &Current, reason: &str, cause: Option<Cause>) {
         self.member.refused = Some(current.header.id());
         self.memory.refused = self.member.refused;
+        self.memory.passes = cause.is_some();
+        self.memory.settles = cause.is_some() && current.pack.is_none() && current.sync;
         self.end_sync();
         let reason = cut(reason, REASON);
-        self.lane.see(Observation::Refused { revision: current.header.number(), reason });
+        self.lane.see(Observation::Refused { revision: current.header.number(), reason, cause });
+    }
+
+    /// What stood in the way of a revision is gone, it says: that is offered again.
+    fn again(&mut self, again: &v1::Again) {
+        let refused = self.member.refused.filter(|refused| again.revision.as_ref() == refused.0.as_bytes());
+        if refused.is_some() {
+            self.memory.try_again();
+            self.member.refused = self.memory.refused;
+            self.member.sync = self.memory.sync;
+        }
     }
 }
 

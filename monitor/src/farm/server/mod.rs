@@ -7,7 +7,7 @@ use bellwether_proto::{
     name::BalancerName,
     record::{Role, Server, Version},
     revision::Number,
-    status::{Observation, Progress, Reach, State, Verified},
+    status::{Cause, Observation, Progress, Reach, State, Verified},
 };
 
 use super::heads::Heads;
@@ -47,8 +47,8 @@ pub(super) struct Known {
     fault: Option<String>,
     /// Why it does not answer.
     loss: Option<String>,
-    /// The last revision it refused, and why.
-    refused: Option<(Number, String)>,
+    /// The last revision it refused.
+    refused: Option<Refusal>,
     drift: Vec<String>,
     drift_entries: u64,
     held: bool,
@@ -75,6 +75,15 @@ pub(super) struct Known {
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
+}
+
+/// A revision that a server refused before the switch.
+#[derive(Debug)]
+struct Refusal {
+    revision: Number,
+    reason: String,
+    /// What stands in the way and may pass.
+    cause: Option<Cause>,
 }
 
 /// Since when a server lacks the revision after `at`.
@@ -231,8 +240,11 @@ impl Known {
                 self.holds(revision, kept);
                 self.settled()
             }
-            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Refused { revision, reason }) => {
-                self.refused = Some((revision, reason));
+            (
+                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
+                O::Refused { revision, reason, cause },
+            ) => {
+                self.refused = Some(Refusal { revision, reason, cause });
                 self.settled()
             }
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Failed(why)) => {
@@ -293,7 +305,7 @@ impl Known {
 
     fn holds(&mut self, revision: Number, kept: Vec<String>) {
         self.at = Some(revision);
-        self.refused = self.refused.take().filter(|(refused, _)| *refused > revision);
+        self.refused = self.refused.take().filter(|refusal| refusal.revision > revision);
         self.keeps(kept);
     }
 

@@ -7,7 +7,7 @@ use bellwether_proto::{
     status::{ServerStatus, State},
 };
 
-use super::{Known, Phase};
+use super::{Known, Phase, Refusal};
 
 /// The program's version: its crates have one.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -45,6 +45,7 @@ impl Known {
             lag_revisions,
             lag_ms: self.behind.map_or(0, |behind| view.now_ms.saturating_sub(behind.since_ms)),
             reason,
+            waits_for: self.refused.as_ref().and_then(|refusal| refusal.cause).filter(|_| state == State::Waiting),
             drift: self.drift.clone(),
             drift_entries: self.drift_entries,
             held: self.held,
@@ -111,13 +112,13 @@ impl Known {
             return (State::AwaitingSync, Some(headless_reason(revision, view)));
         };
         if let Some(why) = &self.away {
-            return (State::Refused, Some(format!("{why}; it takes nothing meanwhile, and goes on by itself")));
+            return (State::Waiting, Some(format!("{why}; it takes nothing meanwhile, and goes on by itself")));
         }
         if let (true, Some(at)) = (self.held, revision) {
             return (State::Drifted, Some(self.drift_reason(name, at)));
         }
-        if let Some((_, why)) = self.refused.as_ref().filter(|(refused, _)| *refused == head) {
-            return (State::Refused, Some(format!("refused {head}: {why}")));
+        if let Some(refusal) = self.refused.as_ref().filter(|refusal| refusal.stands(revision, head)) {
+            return refusal.state(revision, head);
         }
         let Some(at) = revision else {
             return (State::AwaitingSync, Some(waiting_reason("holds no revision of this group yet", name, view)));
@@ -182,6 +183,27 @@ impl Known {
              `drift keep {name}` gives them to all, `drift revert {name}` puts the manager's state back and keeps them as a \
              recovery point"
         )
+    }
+}
+
+impl Refusal {
+    /// Whether it says where a server at `at` stands: the head was refused, or a revision on the way there still waits.
+    fn stands(&self, at: Option<Number>, head: Number) -> bool {
+        self.revision == head || self.cause.is_some() && at.is_none_or(|at| at < self.revision) && self.revision < head
+    }
+
+    fn state(&self, at: Option<Number>, head: Number) -> (State, Option<String>) {
+        let Self { revision, reason, cause } = self;
+        let Some(cause) = cause else { return (State::Refused, Some(format!("refused {revision}: {reason}"))) };
+        let step = cause.next_step();
+        let more = match at {
+            Some(at) if head.sequence.saturating_sub(at.sequence) > 1 => {
+                "; all that was published since waits with it, as a revision is taken whole"
+            }
+            Some(_) | None => "",
+        };
+        let what = format!("waits to take {revision}: {reason}; {step}: it is tried again by itself{more}");
+        (State::Waiting, Some(what))
     }
 }
 

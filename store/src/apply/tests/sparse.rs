@@ -46,7 +46,7 @@ fn assert_sparse(path: &Path) {
 fn holes_stay_holes_by_every_way() {
     for (beside, exchange) in [(true, true), (false, true), (true, false), (false, false)] {
         let mut farm = Farm::new();
-        farm.ways = Ways { beside, exchange };
+        farm.ways = Ways { beside, exchange, ..Ways::default() };
         build(&farm.live(), &["index=old", "grows=old"]);
         sparse(&farm.model().join("index"), SIZE, &[(SIZE - 4, b"end\n")]);
         sparse(&farm.model().join("grows"), SIZE + 1, &[(0, b"begin"), (SIZE / 2 + 17, b"middle")]);
