@@ -265,10 +265,8 @@ impl Planner<'_> {
         if names.iter().any(|known| **known == *name) {
             return Ok(());
         }
-        let alike = |known: &&Box<[u8]>| {
-            String::from_utf8_lossy(known).to_lowercase() == String::from_utf8_lossy(name).to_lowercase()
-        };
-        if let Some(known) = names.iter().find(alike) {
+        let small = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
+        if let Some(known) = names.iter().find(|known| small(known) == small(name)) {
             return Err(what(format!("case does not count there, and {} has the same", above.join(known))));
         }
         self.area.takes_name(name).map_err(|error| what(error.to_string()))
