@@ -88,13 +88,16 @@ pub enum Patience {
     Rests(u32),
 }
 
+/// How long each file is waited for.
+pub type PatienceFn<'a> = dyn Fn(&SetName, &EntryPath) -> Patience + Sync + 'a;
+
 /// What a scan that is to be published does about entries it cannot take as they are.
 #[derive(Clone, Copy)]
 pub struct Keeping<'a> {
     /// The last revision: what cannot be read, or is not whole yet, stays as it is there.
     pub last: &'a Tree,
     /// For how long a changed file is waited for; none: it is no matter who has it open.
-    pub patience: Option<&'a (dyn Fn(&SetName, &EntryPath) -> Patience + Sync)>,
+    pub patience: Option<&'a PatienceFn<'a>>,
 }
 
 /// A file with more than one name.
