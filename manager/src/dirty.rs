@@ -196,8 +196,13 @@ impl Dirty {
                 return Some(Look::Stats);
             }
         }
-        let due = state.written.extract_if(.., |_, written| written.due(limits) <= now);
-        paths.extend(due.map(|(at, _)| (at, Depth::Entry)));
+        state.written.retain(|at, written| {
+            let due = written.due(limits) <= now;
+            if due {
+                paths.entry(at.clone()).or_insert(Depth::Entry);
+            }
+            !due
+        });
         (!paths.is_empty()).then_some(Look::At(paths))
     }
 

@@ -141,7 +141,7 @@ impl Times {
 /// What to publish.
 enum Work {
     /// What was prepared.
-    Prepared(Prepared),
+    Prepared(Box<Prepared>),
     /// What is found there.
     Look(Look),
     /// The same, as a person asked.
@@ -155,7 +155,7 @@ impl Work {
     fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<Seen, PublishError> {
         let began = Instant::now();
         let prepared = match self {
-            Self::Prepared(prepared) => prepared,
+            Self::Prepared(prepared) => *prepared,
             Self::Look(look) => publish::prepare(shared, known, look, &Cause::Seen, began)?,
             Self::Asked(look, request) => publish::prepare(shared, known, look, &Cause::Asked(request), began)?,
             Self::Made(look, request) => publish::prepare(shared, known, look, &Cause::Judged(request), began)?,
@@ -249,7 +249,7 @@ impl Publisher {
                 Some((burst, prepared))
                     if prepared.fits(&self.shared) && self.dirty.take_if(burst, self.limits(), now) =>
                 {
-                    self.round(Work::Prepared(prepared)).await;
+                    self.round(Work::Prepared(Box::new(prepared))).await;
                 }
                 Some(_) | None => {
                     if let Some(look) = self.dirty.take_due(self.limits(), now) {

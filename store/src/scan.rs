@@ -121,6 +121,9 @@ pub enum Patience {
     Rests(u32),
 }
 
+/// How long each file is waited for.
+pub type PatienceFn<'a> = dyn Fn(&SetName, &EntryPath) -> Patience + Sync + 'a;
+
 /// What a scan that is to be published does about entries it cannot take as they are.
 #[derive(Clone, Copy)]
 pub struct Keeping<'a> {
@@ -129,7 +132,7 @@ pub struct Keeping<'a> {
     /// What large files probably hold: hashed as it says, they need not be cut.
     pub expected: &'a Tree,
     /// For how long a changed file is waited for; none: it is no matter who has it open.
-    pub patience: Option<&'a (dyn Fn(&SetName, &EntryPath) -> Patience + Sync)>,
+    pub patience: Option<&'a PatienceFn<'a>>,
 }
 
 /// A file with more than one name.

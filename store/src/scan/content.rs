@@ -236,8 +236,11 @@ mod tests {
         assert!(!holds(&file, &expected).unwrap(), "one other byte");
     }
 
+    /// Bytes, and where they are.
+    type Data<'a> = &'a [(u64, &'a [u8])];
+
     /// A file of `size` bytes with these data; the rest are holes.
-    fn sparse(size: u64, data: &[(u64, &[u8])]) -> File {
+    fn sparse(size: u64, data: Data<'_>) -> File {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
         for (at, bytes) in data {
@@ -250,7 +253,7 @@ mod tests {
     fn holes_are_cut_as_the_zeros_that_they_are() {
         let noise = noise(700_000);
         let most = MOST as u64;
-        let cases: [(u64, &[(u64, &[u8])]); 9] = [
+        let cases: [(u64, Data<'_>); 9] = [
             (most, &[]),
             (5 * most, &[]),
             (5 * most + 1, &[]),
