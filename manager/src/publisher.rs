@@ -439,7 +439,7 @@ impl Publisher {
         self.notices.extend(found.notices);
         self.links.retain(|link| kept(&link.set, &link.path));
         self.links.extend(found.links);
-        self.rescans.linked(&mut self.links);
+        self.rescans.scanned(&self.known, &mut self.links);
         for set in self.known.sets().iter().map(|set| &set.rules.name) {
             let told = |note: &String| self.told.iter().any(|told| told.name == *set && told.notices.contains(note));
             if let Some(note) = links::notice(set, &self.links).filter(|note| !told(note)) {

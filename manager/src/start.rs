@@ -319,7 +319,7 @@ fn run(
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
     let (modes, watched) = watch::channel(Modes::default());
-    let (rescans, found, links) = Rescans::new();
+    let (rescans, found, files) = Rescans::new();
     let dirty = Arc::new(Dirty::default());
     let full: Duration = shared.timings.full_hash;
     let publisher = Publisher {
@@ -339,7 +339,7 @@ fn run(
         times: Times::new(Instant::now(), !believed, full),
     };
     let (record, sets, events) = (shared.record.subscribe(), shared.sets.clone(), shared.events.clone());
-    let to_watch = Watched { record, sets, events, found, links };
+    let to_watch = Watched { record, sets, events, found, files };
     let tasks = vec![
         ("watch", tokio::spawn(watching::run(to_watch, dirty, modes, shutdown.clone()))),
         ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),

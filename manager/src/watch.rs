@@ -3,7 +3,7 @@
 //! One task: it arms the watches (each set's root and all below; its parent, because a watch follows the inode of a root that
 //! is replaced) and says to the monitor, for each set, how changes are noticed. Every two seconds it looks at what no event
 //! tells: whether each root is still the directory that is watched (one above may have been renamed, something mounted), and
-//! whether a file with several names was edited through one that is elsewhere. It arms the watches anew when a root is another
+//! whether a file was edited through another of its names. It arms the watches anew when a root is another
 //! one, when a watch was refused, and when a rescan found what no event told. notify's own thread calls back into [`Dirty`],
 //! which the publisher waits for, and wakes the task over a small channel; whoever rescans says over [`Rescans`] what was found.
 
@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use self::{
     arm::{Arm, Wake, Watching},
     events::{Place, places},
-    look::{LINKS, Marks, look},
+    look::{FILES, Marks, look},
     told::Told,
 };
 use crate::{
@@ -62,8 +62,15 @@ pub struct Watched {
     pub events: mpsc::UnboundedSender<Event>,
     /// What rescans find.
     pub found: mpsc::UnboundedReceiver<Found>,
-    /// Files with several names.
-    pub links: watch::Receiver<Vec<HardLink>>,
+    /// The files that are there.
+    pub files: watch::Receiver<Files>,
+}
+
+/// The sets as last scanned, and those of their files that have several names.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    tree: Tree,
+    links: Vec<HardLink>,
 }
 
 /// How changes of each set are noticed: by events (none), or why also by frequent rescans.
@@ -90,16 +97,16 @@ pub struct Found(Vec<(SetName, EntryPath)>);
 #[derive(Debug, Clone)]
 pub struct Rescans {
     found: mpsc::UnboundedSender<Found>,
-    links: watch::Sender<Vec<HardLink>>,
+    files: watch::Sender<Files>,
 }
 
 impl Rescans {
     /// And where the task hears it.
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Found>, watch::Receiver<Vec<HardLink>>) {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Found>, watch::Receiver<Files>) {
         let (found, from) = mpsc::unbounded_channel();
-        let links = watch::Sender::new(Vec::new());
-        let known = links.subscribe();
-        (Self { found, links }, from, known)
+        let files = watch::Sender::default();
+        let known = files.subscribe();
+        (Self { found, files }, from, known)
     }
 
     /// A rescan that nothing had asked for led from `before` to `after`: events should have told it.
@@ -112,17 +119,13 @@ impl Rescans {
         }
     }
 
-    /// These files have several names, of which others may be elsewhere. Forgets those that are more than can be looked at.
-    pub fn linked(&self, links: &mut BTreeSet<HardLink>) {
-        while links.len() > LINKS + 1 {
+    /// The sets hold this, and these files have several names, of which others may be elsewhere. Forgets those that are more
+    /// than can be looked at.
+    pub fn scanned(&self, tree: &Tree, links: &mut BTreeSet<HardLink>) {
+        while links.len() > FILES + 1 {
             links.pop_last();
         }
-        let links: Vec<_> = links.iter().cloned().collect();
-        self.links.send_if_modified(|known| {
-            let news = *known != links;
-            *known = links;
-            news
-        });
+        self.files.send_replace(Files { tree: tree.clone(), links: links.iter().cloned().collect() });
     }
 }
 
@@ -157,15 +160,15 @@ pub async fn run(
     modes: watch::Sender<Modes>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let Watched { mut record, sets, events, mut found, links } = watched;
+    let Watched { mut record, sets, events, mut found, files } = watched;
     let mut missed = BTreeMap::new();
     loop {
         let current = record.borrow_and_update().clone();
         let rules = &current.record().policy.sets;
         let places = Arc::new(places(sources(current.record(), &sets)));
         let doubts = Doubts { missed, ..Doubts::default() };
-        let (told, links) = (Arc::new(Told::default()), links.clone());
-        let mut watch = Watch { places, doubts, told, links, events: &events, modes: &modes, dirty: &dirty };
+        let (told, files) = (Arc::new(Told::default()), files.clone());
+        let mut watch = Watch { places, doubts, told, files, events: &events, modes: &modes, dirty: &dirty };
         let changed = async {
             // An error: the role ends, and so does this task, soon.
             if record.wait_for(|record| record.record().policy.sets != *rules).await.is_err() {
@@ -186,7 +189,7 @@ struct Watch<'a> {
     places: Arc<Vec<Place>>,
     doubts: Doubts,
     told: Arc<Told>,
-    links: watch::Receiver<Vec<HardLink>>,
+    files: watch::Receiver<Files>,
     events: &'a mpsc::UnboundedSender<Event>,
     modes: &'a watch::Sender<Modes>,
     dirty: &'a Arc<Dirty>,
@@ -297,11 +300,11 @@ impl Watch<'_> {
 
     /// Looks at the roots and at files with several names; whether the watches are to be armed anew. None: the process ends.
     async fn look(&mut self, marks: Marks) -> Option<(Marks, bool)> {
-        let (places, links) = (self.places.clone(), self.links.borrow().clone());
-        let looked = tokio::task::spawn_blocking(move || look(&places, &links, marks)).await.ok()?;
+        let (places, files) = (self.places.clone(), self.files.borrow().clone());
+        let looked = tokio::task::spawn_blocking(move || look(&places, &files, marks)).await.ok()?;
         let now = Instant::now();
         for (set, path) in looked.edited {
-            self.told.note(&set, &path, now);
+            self.told.note(&set, &path, Depth::Entry, now);
             self.dirty.note(set, path, Depth::Entry, Writing::Unknown, now);
         }
         if self.doubts.linked != looked.unseen {

@@ -170,7 +170,7 @@ impl Member {
             Ok(()) if matches!(look, Look::Stats | Look::Bytes) => self.sets.save_roots(),
             Ok(()) => {}
         }
-        self.rescans.linked(&mut self.sets.links);
+        self.rescans.scanned(&self.sets.live, &mut self.sets.links);
         let before = std::mem::take(&mut self.drift);
         self.observe_drift();
         let now = &self.drift;

@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use bellwether_manager::{
     dirty::Dirty,
     takeover::Account,
-    watch::{self as watching, Found, Modes, Rescans, Watched},
+    watch::{self as watching, Files, Found, Modes, Rescans, Watched},
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
@@ -44,7 +44,7 @@ use bellwether_proto::{
 use bellwether_store::{
     apply::Plan,
     history::History,
-    scan::{HardLink, Look},
+    scan::Look,
     state_file,
     tree::{Change, Tree},
 };
@@ -125,8 +125,8 @@ struct Session {
     _held: oneshot::Sender<()>,
 }
 
-/// Where the watch hears what rescans find, and which files have several names.
-type Finds = (mpsc::UnboundedReceiver<Found>, watch::Receiver<Vec<HardLink>>);
+/// Where the watch hears what rescans find, and which files there are.
+type Finds = (mpsc::UnboundedReceiver<Found>, watch::Receiver<Files>);
 
 /// What is under way.
 enum Work {
@@ -208,7 +208,7 @@ impl Member {
             record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
         let key = record.own_key();
         let sets = Sets::open(paths, &layout, key, tree.unwrap_or_else(|| Tree::empty(rules)))?;
-        let (rescans, found, links) = Rescans::new();
+        let (rescans, found, files) = Rescans::new();
         let mut member = Self {
             name,
             layout,
@@ -227,7 +227,7 @@ impl Member {
             given: Vec::new(),
             waiting: Waiting::default(),
             rescans,
-            found: Some((found, links)),
+            found: Some((found, files)),
             pace: Pace::default(),
             work: Work::Idle,
             again: None,
@@ -253,12 +253,12 @@ impl Member {
         stop: &watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let sets = self.sets.paths.iter().map(|(set, path)| (set.clone(), path.clone())).collect();
-        let (found, links) = self.found.take().unwrap_or_else(|| {
-            let (rescans, found, links) = Rescans::new();
+        let (found, files) = self.found.take().unwrap_or_else(|| {
+            let (rescans, found, files) = Rescans::new();
             self.rescans = rescans;
-            (found, links)
+            (found, files)
         });
-        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone(), found, links };
+        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone(), found, files };
         let dirty = Arc::new(Dirty::default());
         let (modes, known) = watch::channel(Modes::default());
         let arming = watching::run(watched, dirty.clone(), modes, stop.clone());

@@ -50,7 +50,7 @@ impl Arm {
         for seen in read(&event, places) {
             match seen {
                 Seen::At(set, path, depth, writing) => {
-                    self.told.note(&set, &path, now);
+                    self.told.note(&set, &path, depth, now);
                     self.dirty.note(set, path, depth, writing, now);
                 }
                 Seen::Everything => {
@@ -58,7 +58,7 @@ impl Arm {
                     self.dirty.note_everything(now);
                 }
                 Seen::Root(set) => {
-                    self.told.note(&set, &EntryPath::root(), now);
+                    self.told.note(&set, &EntryPath::root(), Depth::All, now);
                     self.dirty.note(set, EntryPath::root(), Depth::All, Writing::Unknown, now);
                     let _ = self.wake.try_send(Wake::Root);
                 }

@@ -3,17 +3,19 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
 use bellwether_proto::{entry::EntryPath, name::SetName};
-use bellwether_store::{root, scan::HardLink};
+use bellwether_store::{root, scan::HardLink, tree::Node};
 
-use super::events::Place;
+use super::{Files, events::Place};
 
-/// Files with several names that are looked at, in all.
-pub(super) const LINKS: usize = 1_000;
+/// Files that are looked at: all of sets that have no more entries, otherwise those with several names. (That a second name is
+/// made elsewhere is no event.)
+pub(super) const FILES: usize = 1_000;
 
 /// What tells one directory from another.
 type Inode = (u64, u64);
@@ -29,7 +31,7 @@ struct Mark {
     mounts: Vec<(u64, PathBuf)>,
 }
 
-/// The roots as they were when their watches were armed, and files with several names as they were last looked at.
+/// The roots as they were when their watches were armed, and files as they were last looked at.
 #[derive(Debug)]
 pub(super) struct Marks {
     roots: BTreeMap<SetName, Mark>,
@@ -81,32 +83,48 @@ fn inode(path: &Path) -> Option<Inode> {
     std::fs::symlink_metadata(path).ok().map(|seen| (seen.dev(), seen.ino()))
 }
 
+/// A file as it was scanned: where, its inode's number, when it changed.
+type Scanned = (SetName, EntryPath, u64, (i64, u32));
+
+fn scanned(files: &Files) -> Vec<Scanned> {
+    if files.tree.entries() > FILES as u64 {
+        let link = |link: &HardLink| (link.set.clone(), link.path.clone(), link.inode, link.changed);
+        return files.links.iter().take(FILES).map(link).collect();
+    }
+    let mut all = Vec::new();
+    files.tree.visit(&mut |set, path, node| match node {
+        Node::File { stat, .. } if stat.is_known() => {
+            all.push((set.clone(), path.clone(), stat.inode, (stat.ctime, stat.ctime_ns)));
+        }
+        Node::File { .. } | Node::Link { .. } | Node::Directory(_) => {}
+    });
+    all
+}
+
 /// Looks, and compares with `before`. Blocks.
-pub(super) fn look(places: &[Place], links: &[HardLink], before: Marks) -> Looked {
+pub(super) fn look(places: &[Place], files: &Files, before: Marks) -> Looked {
     let roots = roots(places);
     let moved = roots.iter().filter(|(set, mark)| before.roots.get(*set) != Some(*mark)).map(|(set, _)| set.clone());
     let moved = moved.collect();
     let mut edited = Vec::new();
-    let mut files = BTreeMap::new();
-    for link in links.iter().take(LINKS) {
-        let Some(place) = places.iter().find(|place| place.set == link.set) else { continue };
-        let at = (link.set.clone(), link.path.clone());
-        let Some(moment) = moment(&place.root.join(std::ffi::OsStr::from_bytes(link.path.as_bytes()))) else {
-            continue;
-        };
+    let mut moments = BTreeMap::new();
+    for (set, path, inode, changed) in scanned(files) {
+        let Some(place) = places.iter().find(|place| place.set == set) else { continue };
+        let Some(moment) = moment(&place.root.join(OsStr::from_bytes(path.as_bytes()))) else { continue };
+        let at = (set, path);
         // As it was at the last look, or when it was scanned.
-        let scanned = (moment.0, link.changed.0, i64::from(link.changed.1));
-        if *before.files.get(&at).unwrap_or(&scanned) != moment {
+        let known = before.files.get(&at).copied().unwrap_or(((moment.0.0, inode), changed.0, i64::from(changed.1)));
+        if known != moment {
             edited.push(at.clone());
         }
-        files.insert(at, moment);
+        moments.insert(at, moment);
     }
-    let unseen = links.iter().skip(LINKS).map(|link| {
-        let why = format!("more than {LINKS} files have several names (hard links), of which others may be elsewhere");
+    let unseen = files.links.iter().skip(FILES).map(|link| {
+        let why = format!("more than {FILES} files have several names (hard links), of which others may be elsewhere");
         (link.set.clone(), why)
     });
     let unseen = unseen.collect();
-    Looked { marks: Marks { roots, remote: before.remote, files }, moved, edited, unseen }
+    Looked { marks: Marks { roots, remote: before.remote, files: moments }, moved, edited, unseen }
 }
 
 fn moment(path: &Path) -> Option<Moment> {

@@ -28,10 +28,10 @@ struct Watch {
 
 impl Watch {
     fn new(farm: &Farm, live: PathBuf) -> Self {
-        let (rescans, found, links) = Rescans::new();
+        let (rescans, found, files) = Rescans::new();
         let (events, from) = mpsc::unbounded_channel();
         let record = watch::Sender::new(farm.manager.record());
-        let watched = Watched { record: record.subscribe(), sets: vec![(set(), live)], events, found, links };
+        let watched = Watched { record: record.subscribe(), sets: vec![(set(), live)], events, found, files };
         let (dirty, stop) = (Arc::new(Dirty::default()), watch::Sender::new(false));
         let running = watching::run(watched, dirty.clone(), watch::Sender::new(Modes::default()), stop.subscribe());
         tokio::spawn(async move {
