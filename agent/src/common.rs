@@ -65,6 +65,14 @@ impl Common {
         config::load(self, flags).map_err(|e| wrong(&e))
     }
 
+    /// The same for a server that enters the group of the manager at `peer`.
+    ///
+    /// # Errors
+    /// As [`Common::first_config`].
+    pub fn config_towards(&self, flags: &Flags, peer: &str) -> Result<Config, CommandError> {
+        config::load_towards(self, flags, Some(peer)).map_err(|e| wrong(&e))
+    }
+
     fn places(&self) -> Result<Places, CommandError> {
         let places = config::places(self).map_err(|e| wrong(&e))?;
         match &self.config {

@@ -15,6 +15,7 @@ use bellwether_proto::{
 
 use crate::common::Common;
 
+mod address;
 mod balancers;
 mod file;
 
@@ -36,7 +37,7 @@ pub struct Flags {
     /// Where other servers reach the agent [default: port 7440 of every address]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// What other servers dial [default: the host's name and the port of --listen]
+    /// What other servers dial [default: the host's name where it resolves, else its address, and the port of --listen]
     #[arg(long, visible_alias = "address", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// Readiness, metrics and the page [default: 127.0.0.1:7441]
@@ -157,6 +158,15 @@ impl Written {
 /// # Errors
 /// The file, the key and what is allowed.
 pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
+    load_towards(common, flags, None)
+}
+
+/// The same for a server that enters the group of the manager at `peer` (`host:port`): the address that it advertises where
+/// nothing says which is the one towards that manager.
+///
+/// # Errors
+/// The file, the key and what is allowed.
+pub fn load_towards(common: &Common, flags: &Flags, peer: Option<&str>) -> Result<Config, ConfigError> {
     let (path, file) = file::read(common)?;
     let file_exists = file.is_some();
     let file = file.unwrap_or_default();
@@ -179,7 +189,7 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
         None if listen.port() == 0 => {
             return Err(default("advertise", "").wrong("must be given where listen has port 0"));
         }
-        None => format!("{}:{}", hostname(), listen.port()),
+        None => address::advertised(&hostname(), listen, peer),
     };
     let Places { admin_socket, state_dir } = places_of(common, &path, &file)?;
     let sets = sets(&path, &file, flags)?;

@@ -42,6 +42,7 @@ use tokio::{
 };
 
 use crate::{
+    advertised,
     balancers::Probe,
     clock::now_ms,
     config::Config,
@@ -120,7 +121,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let sessions = watch::Sender::new(0);
     let board = Board::open(layout.procedures(), config.name.clone(), key.clone());
     let board = Arc::new(board.map_err(|e| CommandError::failed(&e))?);
-    let (name, seeing) = (config.name.clone(), events.clone());
+    let (name, file, seeing) = (config.name.clone(), config.file.clone(), events.clone());
     let (balancers, reach) = (Locals::new(config.balancers.iter().cloned()), watch::Sender::default());
     let reached = reach.subscribe();
     let (locals, telling) = (balancers.clone(), events.clone());
@@ -172,9 +173,10 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let talking = [
         tokio::spawn(pass_hints(behind, hints_to.clone())),
         tokio::spawn(peers_to.clone().catch_up(hints, sessions.subscribe())),
+        tokio::spawn(advertised::run(key.public(), file, agent.record.follow())),
+        tokio::spawn(ready::run(peers_to.clone(), agent.record.follow(), ready, shown)),
         tokio::spawn(peers_to.tell()),
         tokio::spawn(knock(agent.clone())),
-        tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
         tokio::spawn(probe.run()),
         tokio::spawn(seen.clone().keep(layout.clone())),
     ];
@@ -310,7 +312,11 @@ impl Bound {
     }
 }
 
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, CommandError> {
+/// A listener at `address`.
+///
+/// # Errors
+/// Another program has it, or it is not this machine's.
+pub(crate) async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, CommandError> {
     TcpListener::bind(address).await.map_err(|e| {
         CommandError::new(Kind::Failed, format!("cannot listen on {address}: {e}"))
             .hint("another program has the port, or the address is not this machine's; `bellwether doctor` says more")

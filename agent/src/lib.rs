@@ -5,6 +5,7 @@
 //! other servers ([`tls`]) and to the commands on the same machine ([`socket`]), and how it speaks to people
 //! ([`error`], [`output`], [`progress`]).
 
+mod advertised;
 mod balancers;
 mod clock;
 pub mod commands;

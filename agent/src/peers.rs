@@ -19,7 +19,7 @@ use bellwether_manager::{
 };
 use bellwether_proto::{
     Malformed,
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
     limits,
     name::ServerName,
     record::{Record, Role, Server, SignedRecord, Version},
@@ -170,6 +170,16 @@ impl Peers {
         answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
     }
 
+    /// This server's key.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// The revision that this server's sets hold.
+    pub(crate) fn at(&self) -> Option<SignedHeader> {
+        self.seen.at()
+    }
+
     /// Whether the manager proves its key at this moment: a stream that is open yet says what was, not what is.
     pub(crate) async fn manager_answers(&self) -> bool {
         let current = self.record.current();
@@ -211,8 +221,18 @@ impl Peers {
 
     /// What every other server says of itself, or why it says nothing.
     pub(crate) async fn survey_all(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
+        self.survey_these(self.others()).await
+    }
+
+    /// What the manager and the candidates say of themselves, those that answer.
+    pub(crate) async fn survey_candidates(self: &Arc<Self>) -> Vec<Answer> {
+        let asked = self.others().into_iter().filter(|server| server.candidate || server.role == Role::Manager);
+        self.survey_these(asked.collect()).await.into_values().flatten().collect()
+    }
+
+    async fn survey_these(self: &Arc<Self>, servers: Vec<Server>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
         let mut asking = JoinSet::new();
-        for server in self.others() {
+        for server in servers {
             let (peers, turns) = (self.clone(), self.turns.clone());
             asking.spawn(async move {
                 let _turn = turns.acquire().await;

@@ -187,6 +187,8 @@ pub struct PolicyChange {
     pub min_serving: Option<u32>,
     /// In seconds.
     pub drain_timeout_s: Option<u64>,
+    /// How long a server that has started may be unready for want of a word of its manager.
+    pub ready_after_s: Option<u64>,
 }
 
 /// Patterns to add to those there are, or to take their place.
@@ -239,6 +241,7 @@ impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
             no_balancers: wire.no_balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             min_serving: wire.min_serving,
             drain_timeout_s: wire.drain_timeout_s,
+            ready_after_s: wire.ready_after_s,
         })
     }
 }
@@ -262,6 +265,10 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
         let what = format!("{s} s for sessions to end; it may be {} at most", limits::DRAIN_TIMEOUT);
         return Err(Malformed::new(what).into());
     }
+    if let Some(s) = change.ready_after_s.filter(|s| *s > limits::READY_AFTER) {
+        let what = format!("{s} s until a server that has started is ready; it may be {} at most", limits::READY_AFTER);
+        return Err(Malformed::new(what).into());
+    }
     if let Some(least) = change.min_serving.filter(|least| *least as usize > limits::SERVERS) {
         let what = format!("{least} servers that are to serve; a group has at most {}", limits::SERVERS);
         return Err(Malformed::new(what).into());
@@ -269,6 +276,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     let mut policy = now.clone();
     policy.min_serving = change.min_serving.unwrap_or(policy.min_serving);
     policy.drain_timeout_s = change.drain_timeout_s.unwrap_or(policy.drain_timeout_s);
+    policy.ready_after_s = change.ready_after_s.unwrap_or(policy.ready_after_s);
     set_balancers(&mut policy.balancers, change)?;
     policy.publish = change.publish.unwrap_or(policy.publish);
     policy.codec = change.codec.unwrap_or(policy.codec);

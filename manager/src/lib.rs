@@ -16,6 +16,7 @@ mod adopt;
 mod backoff;
 pub mod balancer;
 mod change;
+mod dial_back;
 pub mod dirty;
 pub mod epoch;
 pub mod failpoints;
@@ -127,6 +128,18 @@ pub enum EnterError {
     /// The server's sets are not the group's.
     #[error("this server has no path for set {0}")]
     Set(bellwether_proto::name::SetName),
+    /// The manager's way to the server.
+    #[error("{manager}, the manager, dialled {address} to reach {server}: {why}")]
+    OutOfReach {
+        /// The server that wants to enter.
+        server: ServerName,
+        /// The manager.
+        manager: ServerName,
+        /// What was dialled.
+        address: String,
+        /// Why it was not reached.
+        why: String,
+    },
     /// The use of the token could not be made durable.
     #[error("the token's use could not be saved; nothing was changed")]
     Save(#[from] StateFileError),
@@ -138,6 +151,9 @@ impl Advise for EnterError {
             Self::Token(token) => token.advice(),
             Self::Edit(edit) => edit.advice(),
             Self::Set(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and join again"))),
+            Self::OutOfReach { server, manager, .. } => Some(Advice::say(format!(
+                "give the address at which {manager} reaches {server} (--advertise HOST:PORT), and open that port there"
+            ))),
             Self::Malformed(_) | Self::Save(_) => None,
         }
     }

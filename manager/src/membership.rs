@@ -226,7 +226,7 @@ impl Manager {
     }
 }
 
-fn entered(
+pub(crate) fn entered(
     held: &SignedRecord,
     name: &ServerName,
     key: &PublicKey,

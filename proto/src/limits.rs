@@ -65,3 +65,5 @@ pub const BALANCERS: usize = 32;
 pub const BACKENDS: usize = 256;
 /// Seconds that sessions may be given to end when a server is drained: a day.
 pub const DRAIN_TIMEOUT: u64 = 24 * 3_600;
+/// Seconds after its start for which a server may be unready for want of a word of its manager: an hour.
+pub const READY_AFTER: u64 = 3_600;

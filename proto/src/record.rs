@@ -240,6 +240,9 @@ pub struct Policy {
     pub min_serving: u32,
     /// How long sessions are given to end when a server is drained, in seconds.
     pub drain_timeout_s: u64,
+    /// How long after its start a server may say that it is not ready, for want of a word whether it holds the head, in
+    /// seconds (W12).
+    pub ready_after_s: u64,
     /// What a member does about edits of its own (W3).
     pub drift: OnDrift,
 }
@@ -256,6 +259,7 @@ impl Policy {
             balancers: Vec::new(),
             min_serving: 1,
             drain_timeout_s: 300,
+            ready_after_s: 30,
             drift: OnDrift::Report,
         }
     }

@@ -97,14 +97,21 @@ impl Server {
         self.home.join("state")
     }
 
-    fn config(&self) -> PathBuf {
+    /// Its agent.toml.
+    pub(crate) fn config(&self) -> PathBuf {
         self.home.join("agent.toml")
     }
 
     /// `init` or `join`, with every key of agent.toml as a flag; the command writes the file.
     fn first_command(&self, name: &str) -> Command {
+        self.first_command_at(name, &self.listen, Some(&self.listen))
+    }
+
+    /// The same, listening there and advertising that; none: what the command finds by itself.
+    pub(crate) fn first_command_at(&self, name: &str, listen: &str, advertise: Option<&str>) -> Command {
         let mut command = self.prepared(&[name]);
-        command.args(["--name", &self.name, "--listen", &self.listen, "--advertise", &self.listen]);
+        command.args(["--name", &self.name, "--listen", listen]);
+        advertise.into_iter().for_each(|address| drop(command.args(["--advertise", address])));
         command.args(["--http", &self.http, "--agent-check", &self.agent_check]).arg("--state-dir").arg(self.state());
         command.arg("--admin-socket").arg(self.home.join("admin.sock"));
         for set in &self.sets {

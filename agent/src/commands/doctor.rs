@@ -115,10 +115,11 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     }
     checks.extend(watches::watches(directories));
     let running = common.connect().await.is_ok();
-    checks.extend(network::own(&config, running).await);
-    let held = layout.held().ok().flatten();
-    if let (Some(held), Ok(Some(key))) = (held, identity::load(&layout)) {
-        let record = held.current.record();
+    let (held, key) = (layout.held().ok().flatten(), identity::load(&layout).ok().flatten());
+    let record = held.as_ref().map(|held| held.current.record());
+    let own = key.as_ref().zip(record).and_then(|(key, record)| record.by_key(&key.public()));
+    checks.extend(network::own(&config, running, own.map(|own| own.address.as_str())).await);
+    if let (Some(record), Some(key)) = (record, key) {
         checks.extend(network::others(&key, record).await);
         checks.extend(balancers::balancers(&config, &key.public(), record).await);
     }

@@ -88,6 +88,9 @@ struct Settings {
     /// How long sessions are given to end when a server is drained, as 5m
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     drain_timeout: Option<Duration>,
+    /// How long /ready says 503 after a start while nobody confirms that this is the newest revision, as 30s
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    ready_after: Option<Duration>,
     /// Show what would change
     #[arg(long)]
     dry_run: bool,
@@ -148,6 +151,8 @@ fn settings(policy: &Policy) -> Vec<String> {
     ];
     let drained = duration::format(Duration::from_secs(policy.drain_timeout_s));
     lines.push(format!("drain    sessions have {drained} to end; at least {} go on serving", policy.min_serving));
+    let after = duration::format(Duration::from_secs(policy.ready_after_s));
+    lines.push(format!("ready    at most {after} after a start without a confirmed head"));
     lines.extend(policy.balancers.iter().map(|balancer| format!("balancer {balancer}")));
     for rules in &policy.sets {
         lines.push(format!("set      {}", rules.name));
@@ -228,15 +233,16 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         balancers: settings.balancer.iter().map(ToString::to_string).collect(),
         no_balancers: settings.no_balancer.iter().map(ToString::to_string).collect(),
         min_serving: settings.min_serving,
-        drain_timeout_s: settings.drain_timeout.map(whole_seconds).transpose()?,
+        drain_timeout_s: settings.drain_timeout.map(|time| whole_seconds("drain-timeout", time)).transpose()?,
+        ready_after_s: settings.ready_after.map(|time| whole_seconds("ready-after", time)).transpose()?,
     })
 }
 
-fn whole_seconds(time: Duration) -> Result<u64, CommandError> {
+fn whole_seconds(flag: &str, time: Duration) -> Result<u64, CommandError> {
     if time.subsec_nanos() == 0 {
         return Ok(time.as_secs());
     }
-    Err(CommandError::new(Kind::Usage, format!("--drain-timeout {}: it is in whole seconds", duration::format(time))))
+    Err(CommandError::new(Kind::Usage, format!("--{flag} {}: it is in whole seconds", duration::format(time))))
 }
 
 /// Shows the settings that would come of it, by the manager's own rules.
@@ -303,6 +309,8 @@ mod tests {
         assert_eq!(request.balancers, ["lb1=haproxy:unix:/run/h.sock,backend=app"]);
         assert_eq!((request.no_balancers.as_slice(), request.min_serving), (&["lb2".to_owned()][..], Some(2)));
         assert_eq!(request.drain_timeout_s, Some(300));
+        assert_eq!(parse("--ready-after 0s").expect("right").ready_after_s, Some(0));
+        assert_eq!(parse("--ready-after 1500ms").expect_err("not whole").kind, Kind::Usage);
         assert_eq!(parse("--drain-timeout 1500ms").expect_err("not whole").kind, Kind::Usage);
     }
 

@@ -30,9 +30,11 @@ use crate::{
     tls,
 };
 
+mod dialled_back;
 mod differences;
 mod preview;
 
+use dialled_back::dialled_back;
 use differences::Differences;
 
 /// Its arguments.
@@ -55,7 +57,7 @@ pub struct Args {
 /// Refused by the manager or by whoever was asked; nothing was changed then.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let token = token(&args.token)?;
-    let config = starter::with_sets(common.first_config(&args.flags)?)?;
+    let config = starter::with_sets(common.config_towards(&args.flags, &token.address)?)?;
     let layout = Layout::new(config.state_dir.clone());
     identity::prepare(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
     let _lock = Lock::take(&layout, "join").map_err(|e| CommandError::refused(&e).hint("end that process first"))?;
@@ -65,6 +67,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     let mut manager = common.in_time(dial(&key, &token)).await?;
     let request = enter_request(&config, &token);
+    dialled_back(common, &mut manager, &request, &config, &key).await?;
     let differences = common.in_time(compare(&mut manager, &request, &config)).await?;
     if args.dry_run {
         output::show(common.json, &differences, Differences::to_string);

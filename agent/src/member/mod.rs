@@ -348,6 +348,7 @@ impl Member {
         self.heard = Some((number, head.id()));
         self.seen.note(head);
         let _ = self.events.send(Event::Head { number, time_ms, message });
+        self.tell_ready();
     }
 
     fn offer(&mut self, offer: &v1::Offer) {
@@ -475,9 +476,12 @@ impl Member {
         self.tree.store(Arc::new(self.sets.tree.clone()));
         self.seen.hold(self.position.at.clone());
         self.ready.send_replace(match (&self.position.at, &self.position.fault) {
-            (_, Some(fault)) => Ready { ready: false, reason: fault.reason.clone() },
-            (None, None) => Ready { ready: false, reason: "awaiting the first sync".into() },
-            (Some(at), None) => Ready { ready: true, reason: format!("at revision {}", at.number()) },
+            (_, Some(fault)) => Ready::no(fault.reason.clone()),
+            (None, None) => Ready::no("awaiting the first sync"),
+            (Some(at), None) => {
+                let stale = self.heard != Some((at.number(), at.id()));
+                Ready { stale, ..Ready::yes(format!("at revision {}", at.number())) }
+            }
         });
     }
 }

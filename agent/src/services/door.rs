@@ -27,7 +27,8 @@ const FOLLOW: &str = "/bellwether.v1.Push/Follow";
 /// What a server that was removed may ask: that it was.
 const RECORDS: &str = "/bellwether.v1.Group/Records";
 /// What else they may ask.
-const ENTRANCE: [&str; 2] = ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/Enter"];
+const ENTRANCE: [&str; 3] =
+    ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/DialBack", "/bellwether.v1.Group/Enter"];
 
 /// The door of this server.
 #[derive(Clone)]

@@ -109,6 +109,17 @@ impl Group for GroupService {
         self.0.read(request).await
     }
 
+    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
+        Ok(Response::new(v1::PingReply {}))
+    }
+
+    async fn dial_back(&self, request: Request<v1::EnterRequest>) -> Result<Response<v1::DialBackReply>, Status> {
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let dialled = self.0.manager()?.dial_back(&request.into_inner(), &peer.key).await.map_err(refusal);
+        dialled.inspect_err(|status| self.not_admitted(&peer, status))?;
+        Ok(Response::new(v1::DialBackReply {}))
+    }
+
     async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
         let server = self.0.of_the_group(tls::peer(&request))?;
         self.0.manager()?.departed(&server);

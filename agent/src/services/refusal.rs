@@ -115,7 +115,7 @@ impl Refusal for EnterError {
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Token(_) => Code::PermissionDenied,
             Self::Edit(edit) => edit.code(),
-            Self::Set(_) => Code::FailedPrecondition,
+            Self::Set(_) | Self::OutOfReach { .. } => Code::FailedPrecondition,
             Self::Save(_) => Code::Internal,
         }
     }

@@ -34,6 +34,9 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 pub struct Ready {
     /// In sync at some revision, and neither in a sync nor in error.
     pub ready: bool,
+    /// Nobody has confirmed since this server's start that the revision it holds is the newest one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
     /// Why, or why not.
     pub reason: String,
 }
@@ -41,12 +44,12 @@ pub struct Ready {
 impl Ready {
     /// In sync at some revision.
     pub fn yes(reason: impl Into<String>) -> Self {
-        Self { ready: true, reason: reason.into() }
+        Self { ready: true, stale: false, reason: reason.into() }
     }
 
     /// Not in sync yet, in a sync, or in error.
     pub fn no(reason: impl Into<String>) -> Self {
-        Self { ready: false, reason: reason.into() }
+        Self { ready: false, stale: false, reason: reason.into() }
     }
 }
 
