@@ -244,6 +244,7 @@ fn w5_w11_a_client_changes_files_by_grpc_at_any_server() {
         change: Some(Change::Put(v1::FileContent { data: data.to_owned().into(), mode: None })),
         author: "a tool".into(),
         message: "by gRPC".into(),
+        accept: false,
     };
     let change = |client: &mut GroupClient<Channel>, request| -> Result<v1::ChangeReply, Status> {
         runtime.block_on(client.change(request)).map(tonic::Response::into_inner)

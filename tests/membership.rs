@@ -144,8 +144,9 @@ fn w15_a_request_from_outside_the_group_is_a_warning_that_names_who_and_where() 
     let farm = Farm::plan().members(2).start();
     farm.manager().command(&["server", "remove", "member2", "--yes"]).success();
     farm.member(2).command_with_input(&["put", "web:asked.conf"], "no").refused();
-    let shown = farm.wait_server(farm.manager(), "a warning", |s| s.state == State::Warning);
-    let reason = shown.reason.expect("a reason");
+    let shown = farm.wait_server(farm.manager(), "a warning", |s| s.warning.is_some());
+    assert_eq!(shown.state, State::InSync, "beside its state");
+    let reason = shown.warning.expect("a warning").what;
     assert!(reason.contains("member2, which was removed") && reason.contains("127.0.0.1:"), "{reason}");
 
     let key = KeyPair::generate();
@@ -156,8 +157,26 @@ fn w15_a_request_from_outside_the_group_is_a_warning_that_names_who_and_where() 
         GroupClient::new(channel).status(StatusRequest {}).await.expect_err("a stranger")
     });
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
-    let shown = farm.wait_server(farm.member(1), "a warning", |s| s.state == State::Warning);
-    assert!(shown.reason.expect("a reason").contains(&key.public().to_string()));
+    let shown = farm.wait_server(farm.member(1), "a warning", |s| s.warning.is_some());
+    assert!(shown.warning.expect("a warning").what.contains(&key.public().to_string()));
+
+    // An operator clears one, then all that are left; nobody's state was touched.
+    let warned = |farm: &Farm| {
+        let status = farm.status();
+        status.servers.iter().filter(|s| s.warning.is_some()).map(|s| s.name.to_string()).collect::<Vec<_>>()
+    };
+    farm.manager()
+        .command(&["status"])
+        .success()
+        .says(&["member1 · warning:", "bellwether server acknowledge member1"]);
+    farm.manager().command(&["server", "acknowledge", "nobody"]).refused();
+    farm.manager().command(&["server", "acknowledge", "member1", "--dry-run"]).success().says(&["nothing was changed"]);
+    assert_eq!(warned(&farm), ["manager", "member1"]);
+    farm.manager().command(&["server", "acknowledge", "member1"]).success().says(&["member1"]);
+    assert_eq!(warned(&farm), ["manager"]);
+    farm.manager().command(&["server", "acknowledge"]).success().says(&["manager"]);
+    assert!(warned(&farm).is_empty());
+    farm.manager().command(&["server", "acknowledge"]).success().says(&["there is no warning"]);
 }
 
 #[test]

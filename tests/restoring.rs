@@ -205,8 +205,8 @@ fn w14_a_copied_member_is_refused_and_the_original_goes_on() {
 
     let asked = farm.member(2).command_with_input(&["put", "web:asked.conf"], "no").refused();
     asked.says(&["copy of member1", "nothing was changed", "bellwether leave"]);
-    let shown = farm.wait_server(farm.member(1), "a warning", |s| s.state == State::Warning);
-    assert!(shown.reason.expect("a reason").contains("copy of member1"));
+    let shown = farm.wait_server(farm.member(1), "a warning", |s| s.warning.is_some());
+    assert!(shown.warning.expect("a warning").what.contains("copy of member1"));
     farm.member(1).command_with_input(&["put", "web:asked.conf"], "the original's").success();
     farm.manager().write("index.html", "second");
     farm.wait_same(farm.member(1));

@@ -11,9 +11,10 @@ const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", 
 
 /// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other. The benchmark sees none: it runs
 /// the program as people do. The simulation sees the rules. All tests may see [`SKIP`].
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("bellwether-proto", &[]),
-    ("bellwether-store", &["bellwether-proto"]),
+    ("bellwether-lease", &[]),
+    ("bellwether-store", &["bellwether-lease", "bellwether-proto"]),
     ("bellwether-manager", &["bellwether-proto", "bellwether-store"]),
     ("bellwether-monitor", &["bellwether-proto", "bellwether-store"]),
     ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),

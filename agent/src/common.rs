@@ -1,12 +1,13 @@
 //! What every command takes, and what follows from it: where the agent's socket is, and how long to wait.
 
 use std::{
+    error::Error,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use bellwether_proto::v1::admin_client::AdminClient;
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 use crate::{
     config::{self, Config, ConfigError, Flags, Places},
@@ -15,6 +16,9 @@ use crate::{
     layout::Layout,
     socket,
 };
+
+/// How long an answer that changes nothing is waited for, unless `--timeout` says otherwise.
+const READ: Duration = Duration::from_secs(10);
 
 /// The options of every command.
 #[derive(Debug, Clone, clap::Args)]
@@ -31,7 +35,8 @@ pub struct Common {
         global = true,
         help_heading = "Options of every command",
         value_name = "FILE",
-        env = "BELLWETHER_CONFIG"
+        env = "BELLWETHER_CONFIG",
+        hide_env_values = true
     )]
     pub config: Option<PathBuf>,
     /// The agent's socket on this machine [default: /run/bellwether/admin.sock]
@@ -65,6 +70,14 @@ impl Common {
         config::load(self, flags).map_err(|e| wrong(&e))
     }
 
+    /// The same for a server that enters the group of the manager at `peer`.
+    ///
+    /// # Errors
+    /// As [`Common::first_config`].
+    pub fn config_towards(&self, flags: &Flags, peer: &str) -> Result<Config, CommandError> {
+        config::load_towards(self, flags, Some(peer)).map_err(|e| wrong(&e))
+    }
+
     fn places(&self) -> Result<Places, CommandError> {
         let places = config::places(self).map_err(|e| wrong(&e))?;
         match &self.config {
@@ -87,9 +100,9 @@ impl Common {
     /// The agent on this machine.
     ///
     /// # Errors
-    /// It does not run, or this user may not ask it.
+    /// It does not run, this user may not ask it, or it does not answer.
     pub async fn connect(&self) -> Result<AdminClient<Channel>, CommandError> {
-        socket::connect(&self.places()?.admin_socket).await
+        self.within(socket::connect(&self.places()?.admin_socket)).await
     }
 
     /// A channel to the agent on this machine.
@@ -97,7 +110,48 @@ impl Common {
     /// # Errors
     /// As [`Common::connect`].
     pub async fn channel(&self) -> Result<Channel, CommandError> {
-        socket::channel(&self.places()?.admin_socket).await
+        self.within(socket::channel(&self.places()?.admin_socket)).await
+    }
+
+    /// Awaits an answer of the agent that changes nothing: for as long as `--timeout` says, or 10 s.
+    ///
+    /// # Errors
+    /// Timed out, the connection ended, or the agent's.
+    pub async fn read<T>(&self, answer: impl Future<Output = Result<T, Status>>) -> Result<T, CommandError> {
+        self.within(async {
+            answer.await.map_err(|status| match status.source() {
+                // Only what was made up on this side has a cause.
+                Some(_) => CommandError::new(Kind::Failed, "the agent on this machine ended while it was asked")
+                    .hint("nothing was changed; start it with `bellwether serve` and ask again"),
+                None => status.into(),
+            })
+        })
+        .await
+    }
+
+    /// Awaits one answer of a wait that `--timeout` bounds as a whole: an agent that runs says something every few seconds.
+    ///
+    /// # Errors
+    /// As [`Common::read`]; timed out only where there is no `--timeout`.
+    pub async fn next<T>(&self, answer: impl Future<Output = Result<T, Status>>) -> Result<T, CommandError> {
+        match self.timeout {
+            Some(_) => answer.await.map_err(Into::into),
+            None => self.read(answer).await,
+        }
+    }
+
+    /// Awaits the same of several answers, or of one whose errors are told already.
+    ///
+    /// # Errors
+    /// Timed out, or the answer's.
+    pub async fn within<T>(&self, answer: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+        let limit = self.timeout.unwrap_or(READ);
+        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+            let text = format!("no answer of the agent on this machine within {}", duration::format(limit));
+            Err(CommandError::new(Kind::TimedOut, text).hint(
+                "nothing was changed by asking; is the agent stopped, or the machine too busy? `--timeout` waits longer",
+            ))
+        })
     }
 
     /// Awaits `answer` for as long as `--timeout` says, or without end.

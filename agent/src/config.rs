@@ -15,6 +15,7 @@ use bellwether_proto::{
 
 use crate::common::Common;
 
+mod address;
 mod balancers;
 mod file;
 
@@ -36,7 +37,7 @@ pub struct Flags {
     /// Where other servers reach the agent [default: port 7440 of every address]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// What other servers dial [default: the host's name and the port of --listen]
+    /// What other servers dial [default: the host's name where it resolves, else its address, and the port of --listen]
     #[arg(long, visible_alias = "address", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// Readiness, metrics and the page [default: 127.0.0.1:7441]
@@ -81,6 +82,8 @@ pub struct Config {
     pub advertise: String,
     /// Readiness, metrics, page.
     pub http: SocketAddr,
+    /// Names under which that is asked, beside this server's own and addresses.
+    pub http_names: Vec<String>,
     /// The admin socket.
     pub admin_socket: PathBuf,
     /// The state directory.
@@ -157,6 +160,15 @@ impl Written {
 /// # Errors
 /// The file, the key and what is allowed.
 pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
+    load_towards(common, flags, None)
+}
+
+/// The same for a server that enters the group of the manager at `peer` (`host:port`): the address that it advertises where
+/// nothing says which is the one towards that manager.
+///
+/// # Errors
+/// The file, the key and what is allowed.
+pub fn load_towards(common: &Common, flags: &Flags, peer: Option<&str>) -> Result<Config, ConfigError> {
     let (path, file) = file::read(common)?;
     let file_exists = file.is_some();
     let file = file.unwrap_or_default();
@@ -172,6 +184,12 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
     let listen =
         pick(&flags.listen, "listen", &file.listen).unwrap_or_else(|| default("listen", DEFAULT_LISTEN)).address()?;
     let http = pick(&flags.http, "http", &file.http).unwrap_or_else(|| default("http", DEFAULT_HTTP)).address()?;
+    let http_names = file.http_names.clone();
+    if let Some(wrong) = http_names.iter().find(|name| !is_host(name)) {
+        let key = format!("{}: http_names", path.display());
+        let what = format!("'{wrong}' is not a host's name without a port, as in farm.example");
+        return Err(ConfigError::Value { key, what });
+    }
     let agent_check = pick(&flags.agent_check, "agent_check", &file.agent_check);
     let agent_check = agent_check.map(|written| written.address()).transpose()?;
     let advertise = match pick(&flags.advertise, "advertise", &file.advertise) {
@@ -179,17 +197,18 @@ pub fn load(common: &Common, flags: &Flags) -> Result<Config, ConfigError> {
         None if listen.port() == 0 => {
             return Err(default("advertise", "").wrong("must be given where listen has port 0"));
         }
-        None => format!("{}:{}", hostname(), listen.port()),
+        None => address::advertised(&hostname(), listen, peer),
     };
     let Places { admin_socket, state_dir } = places_of(common, &path, &file)?;
     let sets = sets(&path, &file, flags)?;
     let balancers = balancers::read(&path, &file.balancer)?;
-    check_places(&sets, &state_dir, file_exists.then_some(path.as_path()))?;
+    check_places(&sets, &state_dir, &path)?;
     Ok(Config {
         name,
         listen,
         advertise,
         http,
+        http_names,
         admin_socket,
         state_dir,
         sets,
@@ -258,8 +277,9 @@ fn set(key: String, name: &str, path: &str, local: Vec<String>) -> Result<SetCon
     Ok(SetConfig { name, path, local })
 }
 
-/// No set holds another, the state or the file that says what this agent may run, nor lies in the state.
-fn check_places(sets: &[SetConfig], state: &Path, file: Option<&Path>) -> Result<(), ConfigError> {
+/// No set holds another, the state or the file that says what this agent may run (`init` and `join` write it where it is
+/// missing), nor lies in the state.
+fn check_places(sets: &[SetConfig], state: &Path, file: &Path) -> Result<(), ConfigError> {
     let wrong = |set: &SetConfig, what: String| {
         Err(ConfigError::Value { key: format!("set {}", set.name), what: format!("{} {what}", set.path.display()) })
     };
@@ -279,8 +299,13 @@ fn check_places(sets: &[SetConfig], state: &Path, file: Option<&Path>) -> Result
                 format!("lies in the state directory {}; move one of them (state_dir)", state.display()),
             );
         }
-        if let Some(file) = file.filter(|file| real(file).starts_with(&root)) {
-            return wrong(set, format!("holds this agent's own {}, which no other server may write", file.display()));
+        if real(file).starts_with(&root) {
+            let what = format!(
+                "holds this agent's own {}, which no other server may write; name the directories below that are to be kept \
+                 alike, or put that file elsewhere (--config)",
+                file.display()
+            );
+            return wrong(set, what);
         }
     }
     Ok(())
@@ -312,16 +337,16 @@ fn check_host_port(text: &str) -> Result<String, String> {
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host_fits = match bracketed {
         Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host.len() <= 253
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-        }
+        None => is_host(host),
     };
     if port_fits && host_fits { Ok(text.to_owned()) } else { Err(wrong()) }
 }
 
-fn hostname() -> String {
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 253 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
+pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
@@ -329,6 +354,14 @@ fn hostname() -> String {
 fn host() -> String {
     let name = hostname();
     name.split('.').next().unwrap_or_default().to_owned()
+}
+
+/// What fuzzing feeds to the reader of agent.toml.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(text: &str) {
+    if let Ok(file) = file::parse(std::path::Path::new("agent.toml"), text) {
+        let _ = balancers::read(std::path::Path::new("agent.toml"), &file.balancer);
+    }
 }
 
 #[cfg(test)]

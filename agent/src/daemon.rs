@@ -4,7 +4,8 @@
 //! TLS; one serves commands on the Unix socket; one serves the http port, one HAProxy's agent checks; one tries the
 //! balancers (`crate::balancers`); one runs this server's role, whatever that is at the time (`crate::role`); two talk to
 //! other servers about the group record (`crate::peers`); one drives procedures ([`bellwether_manager::procedure`]). The
-//! `stop` watch ends them all; each is waited for.
+//! `stop` watch ends them all; each is waited for. One that ends before is missed ([`bellwether_manager::tasks`]): the agent
+//! says which, and ends to be started again; so it does at a panic on any thread (`ends.rs`).
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +20,15 @@ use std::{
 use bellwether_manager::{
     balancer::Locals,
     procedure::{self, Board},
+    tasks::{Alarm, Guard},
 };
 use bellwether_monitor::{
     agent_check,
-    farm::Farm,
+    farm::{Farm, differing},
     http::{self, Ready},
 };
 use bellwether_proto::{
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
     limits,
     name::{ServerName, SetName},
     status::{Event, FarmStatus},
@@ -42,9 +44,12 @@ use tokio::{
 };
 
 use crate::{
+    advertised,
     balancers::Probe,
     clock::now_ms,
-    config::Config,
+    config::{self, Config},
+    confirmed::Confirmed,
+    descriptors, ends,
     error::{CommandError, Kind},
     group::GroupRecord,
     hands::AgentHands,
@@ -57,11 +62,12 @@ use crate::{
     role::{self, Parts, Roles, Standing},
     seen::Seen,
     services::{
-        Agent,
+        Agent, ManagersWord,
         admin::AdminService,
         door::Door,
         drift::{Caller, DriftService},
         group::GroupService,
+        procedures,
     },
     socket, tls,
 };
@@ -77,6 +83,8 @@ pub struct Options {
 
 /// How long open calls may take to end when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long the others may take to end when a task is missed.
+const LAST: Duration = Duration::from_secs(20);
 /// Servers that may tell their newer records at a time.
 const TELLING: usize = 2;
 /// Messages that may wait between the agent's own tasks.
@@ -87,23 +95,41 @@ const INPUTS: usize = 4;
 /// # Errors
 /// It cannot start, or cannot go on.
 pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
+    let descriptors = match descriptors::raise() {
+        Ok(limit) => limit,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            descriptors::soft_limit()
+        }
+    };
     let layout = Layout::new(config.state_dir.clone());
     identity::prepare(&layout).map_err(|e| CommandError::refused(&e))?;
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
+    ends::end_at_a_panic(layout.state().to_owned());
     let (key, held) = group(&layout)?;
     if options.recover_only {
-        return recover_only(&layout, &role::paths(&config), &held);
+        return recover_only(&layout, &role::paths(&config), &held, &key.public());
     }
-    let stop = stop_on_signal()?;
+    for warning in differing(config.sets.iter().map(|set| &set.name), &held.current.record().policy.sets) {
+        tracing::warn!("{warning}");
+    }
+    let alarm = Alarm::default();
+    let (stop, stopped) = watch::channel(false);
+    stop_on_signal(&stop, &alarm)?;
     if options.until_eof {
         stop_at_the_end_of_input(stop.clone());
     }
     let (events, observed) = mpsc::unbounded_channel();
     let (ready_to, ready) = watch::channel(Ready::no("starting"));
     let (folded, awaited) = mpsc::channel(INPUTS);
-    let farm = fold(&config, observed, awaited);
+    let mut farm = Farm::new(config.name.clone()).of_key(key.public());
+    farm.configure(config.sets.iter().map(|set| set.name.clone()).collect());
+    let farm = fold(farm, observed, awaited, &alarm, &stopped);
+    let mut kept_out = ends::KeptOut::new(layout.state().to_owned(), events.clone());
+    kept_out.look();
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let bound = Bound::bind(&config).await?;
+    let names = names(&config);
 
     let seen = Arc::new(Seen::default());
     seen.remember(&layout, |header| record.is_managers(header));
@@ -120,7 +146,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let sessions = watch::Sender::new(0);
     let board = Board::open(layout.procedures(), config.name.clone(), key.clone());
     let board = Arc::new(board.map_err(|e| CommandError::failed(&e))?);
-    let (name, seeing) = (config.name.clone(), events.clone());
+    let (name, file, seeing) = (config.name.clone(), config.file.clone(), events.clone());
     let (balancers, reach) = (Locals::new(config.balancers.iter().cloned()), watch::Sender::default());
     let reached = reach.subscribe();
     let (locals, telling) = (balancers.clone(), events.clone());
@@ -141,6 +167,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         incarnation,
         claims,
         rebuilds,
+        alarm: alarm.clone(),
     };
     let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
@@ -154,7 +181,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         board: board.clone(),
         locals,
         events: seeing,
-        farm: farm.clone(),
+        farm,
+        told: ManagersWord::default(),
         folded,
         telling: Semaphore::new(TELLING),
         rebuilds: rebuilds_to,
@@ -164,23 +192,37 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     });
 
     let (hints_to, hints) = mpsc::channel(INPUTS);
-    let running = tokio::spawn(roles.run(stop.subscribe()));
-    let driving = procedure::run(board.clone(), Arc::new(AgentHands::new(agent.clone())), stop.subscribe());
-    let driving = tokio::spawn(driving);
+    let running = alarm.spawn("role", &stopped, roles.run(stopped.clone()));
+    let driving = procedure::run(board.clone(), Arc::new(AgentHands::new(agent.clone())), stopped.clone());
+    let driving = alarm.spawn("procedures", &stopped, driving);
     let (shown, in_service) = watch::channel(Ready::no("starting"));
     // Cancelled at the end, wherever they are: they keep nothing.
+    let catching_up = peers_to.clone().catch_up(hints, sessions.subscribe());
+    let within = Duration::from_secs(agent.record.current().record().policy.ready_after_s);
+    let confirmed = Arc::new(Confirmed::open(&layout, within));
+    let readiness = ready::run(peers_to.clone(), confirmed.clone(), agent.record.follow(), ready, shown);
+    let advertising = advertised::run(key.public(), file, agent.record.follow());
     let talking = [
-        tokio::spawn(pass_hints(behind, hints_to.clone())),
-        tokio::spawn(peers_to.clone().catch_up(hints, sessions.subscribe())),
-        tokio::spawn(peers_to.tell()),
         tokio::spawn(knock(agent.clone())),
-        tokio::spawn(ready::run(key.public(), agent.record.follow(), ready, shown)),
-        tokio::spawn(probe.run()),
-        tokio::spawn(seen.clone().keep(layout.clone())),
+        alarm.spawn("hints", &stopped, pass_hints(behind, hints_to.clone())),
+        alarm.spawn("peers", &stopped, catching_up),
+        alarm.spawn("telling", &stopped, peers_to.tell()),
+        alarm.spawn("readiness", &stopped, readiness),
+        alarm.spawn("advertised", &stopped, advertising),
+        alarm.spawn("shown procedures", &stopped, procedures::watch(agent.clone())),
+        alarm.spawn("balancers", &stopped, probe.run()),
+        alarm.spawn("seen", &stopped, seen.clone().keep(layout.clone())),
+        alarm.spawn("quarantine", &stopped, kept_out.run()),
     ];
     let push = member::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
     let checked = in_service.clone();
-    let served = serve(bound, &key, &agent, push, (http::router(farm, in_service), checked), &stop).await;
+    let router = http::router(names, agent.clone(), in_service);
+    let serving = serve(bound, &key, &agent, push, (router, checked), descriptors, (&stop, &alarm));
+    // Cancelled only to end: whoever is served then asks again.
+    let served = tokio::select! {
+        served = serving => served,
+        task = alarm.raised() => Err(missed(&layout, task)),
+    };
     stop.send_replace(true);
     talking.iter().for_each(JoinHandle::abort);
     if let Err(error) = driving.await {
@@ -190,10 +232,22 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         tracing::error!(%error, "the role ended badly");
     }
     seen.save(&layout);
+    confirmed.keep(&layout);
     if agent.leaving.load(Ordering::SeqCst) {
         layout.forget().map_err(|e| CommandError::failed(&e))?;
     }
     served
+}
+
+/// Without that task the agent would live on and do nothing of what it was for. The others are ended in order, but not
+/// waited for without end: they may wait for the one that is missed.
+fn missed(layout: &Layout, task: &str) -> CommandError {
+    ends::note(layout.state(), task, "it ended unasked");
+    std::thread::spawn(|| {
+        std::thread::sleep(LAST);
+        std::process::exit(Kind::Failed.exit_code().into());
+    });
+    CommandError::new(Kind::Failed, format!("the task '{task}' ended unasked; the agent ends, to be started again"))
 }
 
 /// A manager's lanes say who has seen a newer record.
@@ -215,8 +269,13 @@ fn group(layout: &Layout) -> Result<(Arc<KeyPair>, Held), CommandError> {
     Ok((Arc::new(key), held))
 }
 
-fn recover_only(layout: &Layout, paths: &BTreeMap<SetName, PathBuf>, held: &Held) -> Result<(), CommandError> {
-    let recovered = member::recover(layout, paths, held.current.record());
+fn recover_only(
+    layout: &Layout,
+    paths: &BTreeMap<SetName, PathBuf>,
+    held: &Held,
+    key: &PublicKey,
+) -> Result<(), CommandError> {
+    let recovered = member::recover(layout, paths, held.current.record(), key);
     recovered.map(drop).map_err(|e| {
         CommandError::failed(&e).hint("everything was left as it is; mend what is named, then run it again")
     })
@@ -231,19 +290,18 @@ async fn knock(agent: Arc<Agent>) {
 }
 
 /// Ends everything at SIGTERM or SIGINT.
-fn stop_on_signal() -> Result<watch::Sender<bool>, CommandError> {
+fn stop_on_signal(stop: &watch::Sender<bool>, alarm: &Alarm) -> Result<(), CommandError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let stop = watch::Sender::new(false);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signal = signal(kind).map_err(|e| CommandError::failed(&e))?;
         let stop = stop.clone();
-        tokio::spawn(async move {
+        alarm.spawn("signals", &stop.subscribe(), async move {
             signal.recv().await;
             tracing::info!("stopping");
             stop.send_replace(true);
         });
     }
-    Ok(stop)
+    Ok(())
 }
 
 /// Ends everything when standard input does: the system closes it when its other end dies, however that dies.
@@ -258,13 +316,14 @@ fn stop_at_the_end_of_input(stop: watch::Sender<bool>) {
 
 /// Folds events into the farm's status, and makes it anew once a second: lags grow by themselves.
 fn fold(
-    config: &Config,
+    mut farm: Farm,
     mut seen: mpsc::UnboundedReceiver<Event>,
     mut awaited: mpsc::Receiver<oneshot::Sender<()>>,
+    alarm: &Alarm,
+    stop: &watch::Receiver<bool>,
 ) -> watch::Receiver<Arc<FarmStatus>> {
-    let mut farm = Farm::new(config.name.clone());
     let (to, from) = watch::channel(Arc::new(farm.status(now_ms())));
-    tokio::spawn(async move {
+    alarm.spawn("status", stop, async move {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             let mut waiting = None;
@@ -289,6 +348,14 @@ fn fold(
     from
 }
 
+/// The names under which people ask this server.
+fn names(config: &Config) -> http::Names {
+    let host = config::hostname();
+    let advertised = config.advertise.rsplit_once(':').map_or("", |(host, _)| host);
+    let own = [config.name.as_str(), &host, host.split('.').next().unwrap_or_default(), advertised];
+    http::Names::new(own.into_iter().chain(config.http_names.iter().map(String::as_str)))
+}
+
 /// Everything that this server listens on, bound before anything else begins.
 struct Bound {
     servers: TcpListener,
@@ -310,7 +377,11 @@ impl Bound {
     }
 }
 
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, CommandError> {
+/// A listener at `address`.
+///
+/// # Errors
+/// Another program has it, or it is not this machine's.
+pub(crate) async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, CommandError> {
     TcpListener::bind(address).await.map_err(|e| {
         CommandError::new(Kind::Failed, format!("cannot listen on {address}: {e}"))
             .hint("another program has the port, or the address is not this machine's; `bellwether doctor` says more")
@@ -323,7 +394,8 @@ async fn serve(
     agent: &Arc<Agent>,
     push: member::PushService,
     (router, ready): (axum::Router, watch::Receiver<Ready>),
-    stop: &watch::Sender<bool>,
+    descriptors: u64,
+    (stop, alarm): (&watch::Sender<bool>, &Alarm),
 ) -> Result<(), CommandError> {
     let Bound { servers, http, agent_check, socket, commands } = bound;
     let tls = tls::ServerTls::new(key).map_err(|e| CommandError::failed(&e))?;
@@ -338,7 +410,8 @@ async fn serve(
             .max_encoding_message_size(limits::MESSAGE)
     };
     let record = agent.record.clone();
-    let servers = tls::incoming(servers, tls).knowing(move |key| record.current().record().by_key(key).is_some());
+    let known = move |key: &PublicKey| record.current().record().by_key(key).is_some();
+    let servers = tls::incoming(servers, tls).knowing(descriptors::for_servers(descriptors), known);
     let for_servers = tls::service()
         .layer(Door::new(agent.record.clone()))
         .add_service(group)
@@ -353,11 +426,15 @@ async fn serve(
     let for_commands = tonic::transport::Server::builder()
         .add_service(admin)
         .add_service(drift)
-        .serve_with_incoming_shutdown(commands, stopped(stop));
-    let for_browsers = http::serve(http, router, stopped(stop));
+        .serve_with_incoming_shutdown(socket::placed(commands), stopped(stop));
+    let for_browsers = async {
+        http::serve(http, router, stopped(stop)).await;
+        Ok(())
+    };
     let for_balancers = async {
-        if let Some(listener) = agent_check {
-            agent_check::serve(listener, ready, stopped(stop)).await;
+        match agent_check {
+            Some(listener) => agent_check::serve(listener, ready, stopped(stop)).await,
+            None => stopped(stop).await,
         }
         Ok(())
     };
@@ -367,12 +444,24 @@ async fn serve(
         tokio::time::sleep(GRACE).await;
     };
     let result = tokio::select! {
-        result = async { tokio::try_join!(flat(for_servers), flat(for_commands), flat(for_browsers), for_balancers) } => result.map(drop),
+        result = async {
+            // One that ends is missed, whatever the others do.
+            let named = |name| alarm.guard(name, &stop.subscribe());
+            let servers = until_its_end(named("servers' port"), flat(for_servers));
+            let commands = until_its_end(named("admin socket"), flat(for_commands));
+            let browsers = until_its_end(named("http port"), for_browsers);
+            let balancers = until_its_end(named("agent checks"), for_balancers);
+            tokio::try_join!(servers, commands, browsers, balancers)
+        } => result.map(drop),
         // Open streams (a monitor, a push) have no end of their own.
         () = straggling => Ok(()),
     };
     drop(socket);
     result
+}
+
+async fn until_its_end<T>(_guard: Guard, serving: impl Future<Output = T>) -> T {
+    serving.await
 }
 
 async fn flat<E: std::error::Error + 'static>(

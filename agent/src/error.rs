@@ -161,10 +161,11 @@ pub fn report(as_json: bool, error: &CommandError) -> ExitCode {
     }
     if as_json {
         output::document(&json!({ "error": error.to_string(), "hint": error.hint, "next": error.next, "exit": code }));
-    } else {
-        eprintln!("bellwether: {error}");
+    }
+    if !as_json || !output::is_read() {
+        output::note(&format!("bellwether: {error}"));
         if let Some(hint) = &error.hint {
-            eprintln!("  {}", hint.replace('\n', "\n  "));
+            output::note(&format!("  {}", hint.replace('\n', "\n  ")));
         }
     }
     ExitCode::from(code)
@@ -173,12 +174,15 @@ pub fn report(as_json: bool, error: &CommandError) -> ExitCode {
 /// Says what is wrong with the command line, or prints the help that was asked for.
 pub fn report_usage(usage: &clap::Error) -> ExitCode {
     let wants_json = std::env::args_os().any(|arg| arg == "--json");
-    if !usage.use_stderr() || !wants_json {
-        // Printing fails only when nobody reads.
-        let _ = usage.print();
-        return if usage.use_stderr() { ExitCode::from(Kind::Usage.exit_code()) } else { ExitCode::SUCCESS };
+    if !usage.use_stderr() {
+        output::help(&usage.render());
+        return output::ended().map_or_else(|e| report(false, &e), |()| ExitCode::SUCCESS);
     }
     let text = usage.to_string();
+    if !wants_json {
+        output::note(text.trim_end());
+        return ExitCode::from(Kind::Usage.exit_code());
+    }
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
     let error = CommandError::new(Kind::Usage, first.trim_start_matches("error: ")).hint(rest.trim());
     report(true, &error)

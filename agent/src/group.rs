@@ -36,6 +36,8 @@ pub(crate) struct GroupRecord {
     /// The last request from outside the group, for people.
     knock: watch::Sender<Option<String>>,
     knocked: Mutex<Option<Instant>>,
+    /// Another server leads in the epoch in which this one does: why nothing is changed here, and what to do.
+    rival: watch::Sender<Option<Arc<str>>>,
 }
 
 /// What a server lacks of the record. Cheap to hold: nothing is copied until it is sent.
@@ -67,7 +69,7 @@ impl GroupRecord {
         let current = watch::Sender::new(Arc::new(held.current));
         let _ = events.send(Event::Record(Arc::new(current.borrow().record().clone())));
         let (chain, knock, knocked) = (Mutex::new(Arc::new(held.chain)), watch::Sender::default(), Mutex::default());
-        Self { layout, own_key, current, chain, events, knock, knocked }
+        Self { layout, own_key, current, chain, events, knock, knocked, rival: watch::Sender::default() }
     }
 
     /// The record in force.
@@ -83,6 +85,16 @@ impl GroupRecord {
     /// The records that made each manager, oldest first, as far back as a message has room for.
     pub(crate) fn chain(&self) -> Vec<SignedRecord> {
         chain::newest_within(&self.locked(), limits::CHAIN_SENT).to_vec()
+    }
+
+    /// All of them that are kept.
+    pub(crate) fn whole_chain(&self) -> Vec<SignedRecord> {
+        self.locked().to_vec()
+    }
+
+    /// Why this manager changes nothing, now and at every change; none: nobody else leads in its epoch, as far as is known.
+    pub(crate) fn disputes(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.rival.subscribe()
     }
 
     /// Where this server keeps its state.
@@ -129,10 +141,11 @@ impl GroupRecord {
         Since { chain: chain.clone(), current: self.current(), from }
     }
 
-    /// The key of the manager of that epoch, as far as it is known here.
+    /// The key of the manager of that epoch, as far as it is known here, unless the group refuses it by now.
     pub(crate) fn manager_of(&self, epoch: Epoch) -> Option<PublicKey> {
-        let chain = self.locked();
-        chain::manager_of(&chain, &self.current(), epoch)
+        let (chain, current) = (self.locked(), self.current());
+        let key = chain::manager_of(&chain, &current, epoch)?;
+        (!current.record().refused.contains(&key)).then_some(key)
     }
 
     /// Whether this is a revision of this group that the manager of its epoch signed.
@@ -167,16 +180,33 @@ impl GroupRecord {
     /// Refused, or not written; the record held stays in force.
     pub(crate) fn take_by(&self, links: &[SignedRecord]) -> Result<(), TakeError> {
         let mut chain = self.locked();
-        let way = chain::walk(&self.current(), links).inspect_err(|refused| self.tell_refused(links, refused))?;
+        let way = chain::walk(&self.current(), links).inspect_err(|refused| {
+            self.tell_refused(links, refused);
+            self.note_rival(&chain, links, refused);
+        })?;
         Ok(self.put(&mut chain, &way)?)
     }
 
     /// Shows that a server of the group leads by a record that does not follow from the one held here: it took over although
     /// this server knows it as removed, disabled or no candidate, or on another branch. Only a person can decide.
     fn tell_refused(&self, links: &[SignedRecord], refused: &RecordRefused) {
-        let (RecordRefused::Signer(_), Some(last)) = (refused, links.last()) else { return };
+        let Some(last) = links.last() else { return };
         let current = self.current();
         let (ours, theirs) = (current.record(), last.record());
+        let rebuilt_without = theirs.refused.iter().find(|key| current.is_by(key));
+        if let (Some(key), Some(signer)) =
+            (rebuilt_without, ours.by_key(&last.signer()).filter(|_| last.is_self_signed()))
+        {
+            let reason = format!(
+                "{} has rebuilt the group without {key}, whom this server follows ({refused}); whether it is right says root \
+                 of this machine, by the token that the rebuild printed: bellwether group rebuild --confirm TOKEN",
+                signer.name
+            );
+            tracing::warn!(server = %signer.name, reason, "a rebuilt group");
+            let _ = self.events.send(Event::Fenced { server: signer.name.clone(), conflict: true, reason });
+            return;
+        }
+        let (RecordRefused::Signer(_) | RecordRefused::Jump { .. }) = refused else { return };
         let known = |key: &PublicKey| ours.servers.iter().chain(&ours.removed).find(|server| server.key == *key);
         // What strangers sign is nobody's news.
         let (Some(leads), Some(signer)) = (known(&theirs.manager().key), known(&last.signer())) else { return };
@@ -187,7 +217,13 @@ impl GroupRecord {
         // One that was removed has no line of its own: then it is this manager's.
         let line = |server: &Server| ours.by_key(&server.key).unwrap_or(ours.manager()).name.clone();
         let (theirs, held) = (theirs.version, ours.version);
+        let jumps = format!(
+            "{} made group record {theirs}, which nobody takes ({refused}); if its key is not to be trusted any more, at the \
+             manager: bellwether group rebuild --refuse {}",
+            signer.name, signer.key
+        );
         let (server, reason) = match branch {
+            _ if matches!(refused, RecordRefused::Jump { .. }) => (line(signer), jumps),
             Some(signer) => (
                 line(signer),
                 format!(
@@ -210,6 +246,50 @@ impl GroupRecord {
         };
         tracing::warn!(%server, reason, "two managers");
         let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
+    }
+
+    /// Another server leads in the epoch in which this one does, and could come to lead as this one did: what both change could
+    /// never be one, so neither changes anything (W26). Who could not have taken the role stops nobody.
+    fn note_rival(&self, kept: &[SignedRecord], links: &[SignedRecord], refused: &RecordRefused) {
+        let newest = links.iter().max_by_key(|link| link.record().version);
+        let (RecordRefused::Conflict(_), Some(last)) = (refused, newest) else { return };
+        let current = self.current();
+        if !self.is_led_here() || !chain::is_rival(kept, &current, last) {
+            return;
+        }
+        let (ours, theirs) = (current.record(), last.record());
+        let reason: Arc<str> = format!(
+            "two managers lead in epoch {}: {}, and {} by group record {}; neither takes any change",
+            ours.version.epoch,
+            ours.manager().name,
+            theirs.manager().name,
+            theirs.version,
+        )
+        .into();
+        let first = self.rival.send_if_modified(|rival| rival.replace(reason.clone()).as_ref() != Some(&reason));
+        if first {
+            let server = theirs.manager().name.clone();
+            tracing::warn!(%server, %reason, "two managers");
+            let reason = format!("{reason}; {}", bellwether_manager::decide().hint);
+            let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
+        }
+    }
+
+    /// Puts in force what root of this machine has decided: what is held does not have to allow it. On the disk before it
+    /// returns.
+    ///
+    /// # Errors
+    /// Not written; what was held stays in force.
+    pub(crate) fn put_by_root(&self, held: Held) -> Result<(), StateFileError> {
+        self.keep(&mut self.locked(), held)
+    }
+
+    /// The same, with a record of this server's own making.
+    ///
+    /// # Errors
+    /// As [`GroupRecord::put_by_root`].
+    pub(crate) fn save_by_root(&self, new: &SignedRecord) -> Result<(), StateFileError> {
+        self.put(&mut self.locked(), std::slice::from_ref(new))
     }
 
     /// Puts a record of this server's own making in force: its manager's next one, or one that changes the manager. On the
@@ -236,8 +316,14 @@ impl GroupRecord {
             chain::extend(&mut longer, &before, step);
             before = Arc::new(step.clone());
         }
-        let held = Held { current: last.clone(), chain: longer };
+        self.keep(chain, Held { current: last.clone(), chain: longer })
+    }
+
+    fn keep(&self, chain: &mut Arc<Vec<SignedRecord>>, held: Held) -> Result<(), StateFileError> {
         state_file::save(&self.layout.group(), &held)?;
+        if held.current.record().version.epoch != self.current().record().version.epoch {
+            self.rival.send_replace(None);
+        }
         *chain = Arc::new(held.chain);
         let _ = self.events.send(Event::Record(Arc::new(held.current.record().clone())));
         self.current.send_replace(Arc::new(held.current));

@@ -59,10 +59,11 @@ impl Hands for AgentHands {
         let signed = self.agent.record.current();
         let record = signed.record();
         let farm = self.agent.farm.borrow().clone();
-        let informed = match self.agent.standing() {
-            Standing::Manager(manager) => manager.informed(),
-            Standing::Member(_) | Standing::Changing | Standing::Halted(_) => Default::default(),
+        let manager = match self.agent.standing() {
+            Standing::Manager(manager) => Some(manager),
+            Standing::Member(_) | Standing::Changing | Standing::Halted(_) => None,
         };
+        let informed = manager.as_ref().map(Manager::informed).unwrap_or_default();
         let gone: Vec<&Server> = record.removed.iter().filter(|gone| record.server(&gone.name).is_none()).collect();
         let named = |server: &Server| whom.servers.contains(&server.name);
         let there = record.servers.iter().filter(|server| whom.all || named(server));
@@ -73,7 +74,10 @@ impl Hands for AgentHands {
             place.map_or(Traffic::Unknown, |place| traffic[place].clone())
         };
         let see = |server: &Server| {
-            (server.name.clone(), seen(server, &farm, routed(server), informed.contains(&server.name)))
+            let mut seen = seen(server, &farm, routed(server), informed.contains(&server.name));
+            // Where it matters: as it is decided whom to drain.
+            seen.in_order = whom.all && !seen.current && in_order(manager.as_ref(), server, &farm);
+            (server.name.clone(), seen)
         };
         let removed = |gone: &&Server| (gone.name.clone(), Removed { drained: gone.drained, traffic: routed(gone) });
         World {
@@ -87,21 +91,22 @@ impl Hands for AgentHands {
         }
     }
 
-    async fn act(&self, action: &Action, by: &str) -> Result<(), ActError> {
-        match action {
+    async fn act(&self, action: &Action, by: &str) -> Result<Vec<String>, ActError> {
+        let done = match action {
             Action::Drain(servers) => self.route(servers, true, by).await,
             Action::Undrain(servers) => self.route(servers, false, by).await,
             Action::HandOver { to, remove } => {
                 let manager = self.manager()?;
                 manager.hand_over(to, leave(*remove), by).await.map(drop).map_err(failed)
             }
-            Action::Promote { remove, insists } => self.promote(*remove, *insists, by).await,
+            Action::Promote { remove, insists } => return self.promote(*remove, *insists, by).await,
             Action::Disable(server) => edited(self.manager()?.disable_server(server, by, false).await),
             Action::Remove(server) => edited(self.manager()?.remove_server(server, by, false).await),
             Action::Add(server) => edited(self.manager()?.bring_back(server, by).await),
             Action::Sync(servers) => self.sync(servers, false).await,
             Action::Verify(servers) => self.sync(servers, true).await,
-        }
+        };
+        done.map(|()| Vec::new())
     }
 
     /// Each balancer by itself: that another one does not answer is no reason to leave its servers in.
@@ -153,8 +158,8 @@ impl AgentHands {
         if why.is_empty() { Ok(()) } else { Err(ActError::Failed(why.join("; "))) }
     }
 
-    /// This server takes over; what `promote --self` would refuse is refused here.
-    async fn promote(&self, remove: bool, insists: Insists, by: &str) -> Result<(), ActError> {
+    /// This server takes over; what `promote --self` would refuse is refused here. Which revisions are lost by that.
+    async fn promote(&self, remove: bool, insists: Insists, by: &str) -> Result<Vec<String>, ActError> {
         let request = PromoteRequest {
             author: by.to_owned(),
             take_over: true,
@@ -164,7 +169,8 @@ impl AgentHands {
             ..PromoteRequest::default()
         };
         let why = match take_over(&self.agent, request).await {
-            Ok(reply) if reply.leads => return Ok(()),
+            Ok(reply) if reply.leads => return Ok(reply.lost),
+            Ok(reply) if !reply.instead.is_empty() => return Err(ActError::Failed(reply.instead)),
             Ok(_) => return Err(ActError::Failed("this server does not lead yet".to_owned())),
             Err(status) => status,
         };
@@ -233,6 +239,13 @@ fn routed(server: &Server, report: &Report) -> Traffic {
     ))
 }
 
+/// Whether what a server lacks comes to it by increments in order, over no edits of its own.
+fn in_order(manager: Option<&Manager>, server: &Server, farm: &FarmStatus) -> bool {
+    let status = farm.servers.iter().find(|status| status.name == server.name && status.drift_entries == 0);
+    let at = status.and_then(|status| status.revision);
+    at.is_some_and(|at| manager.is_some_and(|manager| manager.is_in_order(at)))
+}
+
 fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) -> Seen {
     let status = farm.servers.iter().find(|status| status.name == server.name);
     let current = |status: &ServerStatus| status.revision.is_some() && status.revision == farm.head;
@@ -252,6 +265,8 @@ fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) ->
         state,
         reason: status.and_then(|status| status.reason.clone()),
         current: status.is_some_and(current),
+        in_order: false,
+        kept: status.and_then(|status| Some((status.kept_ms?, status.kept.first()?.clone()))),
         equal_ms: status.and_then(equal),
         traffic,
         informed,

@@ -41,16 +41,22 @@ places! {
     position = "position.json";
     /// Revisions that were only heard of.
     seen = "seen.json";
+    /// That the revision was confirmed when the agent ended (W12).
+    confirmed = "confirmed.json";
     /// The ticket of the last session with a manager (W14).
     ticket = "ticket.json";
     /// The tickets that this manager gave.
     sessions = "sessions";
     /// That this manager's state went back.
     halted = "halted.json";
+    /// Ends of the agent that nobody asked for, and what is quarantined for them.
+    ends = "ends.json";
     /// How often this server's state was opened (W14).
     incarnation = "incarnation";
     /// Packs: the revisions.
     history = "history";
+    /// What each set's directory is.
+    roots = "roots.json";
     /// What was last scanned.
     index = "index";
     /// A switch that is under way.
@@ -115,11 +121,14 @@ impl Layout {
             self.tokens(),
             self.procedures(),
             self.seen(),
+            self.confirmed(),
             self.ticket(),
             self.sessions(),
             self.halted(),
+            self.ends(),
             self.incarnation(),
             self.index(),
+            self.roots(),
             self.history(),
         ];
         places.into_iter().filter(|place| place.symlink_metadata().is_ok()).collect()

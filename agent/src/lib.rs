@@ -5,15 +5,25 @@
 //! other servers ([`tls`]) and to the commands on the same machine ([`socket`]), and how it speaks to people
 //! ([`error`], [`output`], [`progress`]).
 
+// Everything for people goes through `output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+mod advertised;
 mod balancers;
 mod clock;
 pub mod commands;
 pub mod common;
 pub mod config;
+mod confirmed;
+pub mod core_dumps;
 pub mod daemon;
+mod descriptors;
 mod drift;
 pub mod duration;
+mod ends;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod hands;
 pub mod identity;
@@ -23,6 +33,8 @@ pub mod lock;
 mod member;
 pub mod output;
 mod peers;
+mod placed;
+mod private;
 pub mod progress;
 mod ready;
 mod rebuild;

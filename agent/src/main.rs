@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use bellwether::{
     commands::{self, Cli},
-    error,
+    core_dumps, error, output,
 };
 use clap::Parser;
 
@@ -14,11 +14,15 @@ fn main() -> ExitCode {
         Err(usage) => return error::report_usage(&usage),
     };
     commands::log_to_stderr(&cli.command);
+    if let Err(e) = core_dumps::off() {
+        return error::report(cli.common.json, &error::CommandError::failed(&e));
+    }
     let runtime = match cli.command.runtime().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return error::report(cli.common.json, &error::CommandError::failed(&e)),
     };
-    match runtime.block_on(commands::run(cli.command, &cli.common)) {
+    let done = runtime.block_on(commands::run(cli.command, &cli.common));
+    match done.and_then(|()| output::ended()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => error::report(cli.common.json, &e),
     }

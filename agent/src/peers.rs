@@ -8,7 +8,10 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,7 +22,7 @@ use bellwether_manager::{
 };
 use bellwether_proto::{
     Malformed,
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
     limits,
     name::ServerName,
     record::{Record, Role, Server, SignedRecord, Version},
@@ -73,6 +76,16 @@ pub(crate) struct Peers {
     told: watch::Sender<Option<Told>>,
     /// Of those that are asked at once, in a large group.
     turns: Arc<Semaphore>,
+    promoting: AtomicBool,
+}
+
+/// This server is about to make itself the manager: it says so to whoever asks, until this is dropped.
+pub(crate) struct Promoting(Arc<Peers>);
+
+impl Drop for Promoting {
+    fn drop(&mut self) {
+        self.0.promoting.store(false, Ordering::SeqCst);
+    }
 }
 
 /// A manager has a record that this server signed for it.
@@ -88,7 +101,8 @@ impl Peers {
     /// They are told that this is the start of number `incarnation`.
     pub(crate) fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<Seen>, incarnation: u64) -> Self {
         let (told, halts) = (watch::Sender::default(), watch::Sender::default());
-        Self { key, record, seen, card: Card::new(incarnation), halts, told, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        let (card, turns) = (Card::new(incarnation), Arc::new(Semaphore::new(AT_ONCE)));
+        Self { key, record, seen, card, halts, told, turns, promoting: AtomicBool::new(false) }
     }
 
     /// What came of the last handover that this server told.
@@ -103,12 +117,26 @@ impl Peers {
         current.record().servers.iter().filter(|server| server.key != own).cloned().collect()
     }
 
+    /// From now on this server says that it is about to make itself the manager; none: it says so already.
+    pub(crate) fn promote(self: &Arc<Self>) -> Option<Promoting> {
+        (!self.promoting.swap(true, Ordering::SeqCst)).then(|| Promoting(self.clone()))
+    }
+
+    /// Whether this server is about to make itself the manager.
+    pub(crate) fn promotes(&self) -> bool {
+        self.promoting.load(Ordering::SeqCst)
+    }
+
     /// A connection to that server's services.
     ///
     /// # Errors
     /// Why it is out of reach, for people.
     pub(crate) async fn dial(&self, server: &Server) -> Result<GroupClient<Channel>, String> {
-        let connect = tls::connect(&self.key, &server.address, server.key);
+        self.dial_at(&server.address, server.key).await
+    }
+
+    async fn dial_at(&self, address: &str, key: PublicKey) -> Result<GroupClient<Channel>, String> {
+        let connect = tls::connect(&self.key, address, key);
         let channel = timeout(PATIENCE, connect).await.map_err(|_| "no answer".to_owned())?.map_err(|e| chain(&e))?;
         Ok(GroupClient::new(channel).max_decoding_message_size(limits::MESSAGE))
     }
@@ -118,18 +146,8 @@ impl Peers {
     /// # Errors
     /// It does not answer, or what it says is not taken; for people.
     pub(crate) async fn ask(&self, server: &Server) -> Result<(), String> {
-        let mut client = self.dial(server).await?;
         let led = self.record.is_led_here();
-        let Version { epoch: Epoch(epoch), version } = self.record.current().record().version;
-        let at = self.seen.at().as_ref().map(SignedHeader::to_wire);
-        let asked = async {
-            let mut request = Request::new(v1::RecordsRequest { epoch, version, at });
-            self.card.mark(&mut request);
-            let records = client.records(request).await?;
-            collect(records.into_inner()).await
-        };
-        let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;
-        let links = links.map_err(|status| status.message().to_owned())?;
+        let links = self.records_at(&server.address, server.key, self.record.current().record().version).await?;
         // Only now: what this server has signed meanwhile, that one may have got already.
         let ours = self.record.current();
         let taken = self.record.take_by(&links);
@@ -138,6 +156,29 @@ impl Peers {
             self.halt(Halt::new(server.name.clone(), proof));
         }
         taken.map_err(|e| chain(&e))
+    }
+
+    /// The records that the server of that address and key has after `from`, oldest first.
+    ///
+    /// # Errors
+    /// It does not answer, or they are none; for people.
+    pub(crate) async fn records_at(
+        &self,
+        address: &str,
+        key: PublicKey,
+        from: Version,
+    ) -> Result<Vec<SignedRecord>, String> {
+        let mut client = self.dial_at(address, key).await?;
+        let Version { epoch: Epoch(epoch), version } = from;
+        let at = self.seen.at().as_ref().map(SignedHeader::to_wire);
+        let asked = async {
+            let mut request = Request::new(v1::RecordsRequest { epoch, version, at });
+            self.card.mark(&mut request);
+            let records = client.records(request).await?;
+            collect(records.into_inner()).await
+        };
+        let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;
+        links.map_err(|status| status.message().to_owned())
     }
 
     /// This manager's state went back (W14). The first proof counts.
@@ -168,6 +209,16 @@ impl Peers {
         let answer =
             timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await.map_err(|_| "no answer".to_owned())?;
         answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+    }
+
+    /// This server's key.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// The revision that this server's sets hold.
+    pub(crate) fn at(&self) -> Option<SignedHeader> {
+        self.seen.at()
     }
 
     /// Whether the manager proves its key at this moment: a stream that is open yet says what was, not what is.
@@ -211,12 +262,44 @@ impl Peers {
 
     /// What every other server says of itself, or why it says nothing.
     pub(crate) async fn survey_all(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
+        self.survey_these(self.others()).await
+    }
+
+    /// What the manager and the candidates say of themselves, those that answer.
+    pub(crate) async fn survey_candidates(self: &Arc<Self>) -> Vec<Answer> {
+        let asked = self.others().into_iter().filter(|server| server.candidate || server.role == Role::Manager);
+        self.survey_these(asked.collect()).await.into_values().flatten().collect()
+    }
+
+    async fn survey_these(self: &Arc<Self>, servers: Vec<Server>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
         let mut asking = JoinSet::new();
-        for server in self.others() {
+        for server in servers {
             let (peers, turns) = (self.clone(), self.turns.clone());
             asking.spawn(async move {
                 let _turn = turns.acquire().await;
                 let answer = peers.answer_of(&server).await;
+                (server.name, answer)
+            });
+        }
+        asking.join_all().await.into_iter().collect()
+    }
+
+    /// What all other servers but that one say at this moment, and whatever newer record they have is taken: the last look
+    /// before this server makes itself the manager, and the first one after it.
+    pub(crate) async fn look(self: &Arc<Self>, but: &ServerName) -> BTreeMap<ServerName, Result<Answer, Silence>> {
+        let mut asking = JoinSet::new();
+        for server in self.others().into_iter().filter(|server| server.name != *but) {
+            let (peers, turns) = (self.clone(), self.turns.clone());
+            asking.spawn(async move {
+                let _turn = turns.acquire().await;
+                let answer = peers.answer_of(&server).await;
+                let held = peers.record.current().record().version;
+                // One that is there and says nothing of itself is between two roles.
+                let newer =
+                    answer.as_ref().map_or_else(|silence| silence.there, |a| a.leads || a.record.epoch > held.epoch);
+                if newer && let Err(why) = peers.ask(&server).await {
+                    tracing::debug!(server = %server.name, why, "its record is not taken");
+                }
                 (server.name, answer)
             });
         }
@@ -231,11 +314,16 @@ impl Peers {
         let asked = timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await;
         let reply = asked.map_err(|_| strange("it takes long to answer".to_owned()))?;
         let reply = reply.map_err(|status| strange(status.message().to_owned()))?;
-        let v1::SurveyReply { epoch, version, at, seen, follows, leads } = reply.into_inner();
+        let v1::SurveyReply { epoch, version, at, seen, follows, leads, promotes } = reply.into_inner();
         let header = |wire| SignedHeader::from_wire(wire).map_err(|e| strange(e.to_string()));
         let record = Version { epoch: Epoch(epoch), version };
         let seen = seen.into_iter().take(limits::SEEN).map(header).collect::<Result<_, _>>()?;
-        Ok(Answer { record, at: at.map(header).transpose()?, seen, follows, leads })
+        Ok(Answer { record, at: at.map(header).transpose()?, seen, follows, leads, promotes })
+    }
+
+    /// Forgets what this server has heard of: it follows other managers from now on.
+    pub(crate) fn forget_seen(&self) {
+        self.seen.forget();
     }
 
     /// Signs a record of this server's making.

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bellwether_monitor::text::plain;
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output;
 
 /// Between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(1);
@@ -25,11 +28,11 @@ impl Progress {
     pub fn begin(what: &str) -> Self {
         let began = Instant::now();
         if !io::stderr().is_terminal() {
-            eprintln!("{what} …");
+            output::note(&format!("{what} …"));
             return Self { bar: None, began, said: RefCell::new((began, what.to_owned())) };
         }
         let style = ProgressStyle::with_template("{spinner} {msg} … {elapsed}").expect("a fixed template");
-        let bar = ProgressBar::new_spinner().with_style(style).with_message(what.to_owned());
+        let bar = ProgressBar::new_spinner().with_style(style).with_message(plain(what));
         bar.enable_steady_tick(Duration::from_millis(100));
         Self { bar: Some(bar), began, said: RefCell::new((began, String::new())) }
     }
@@ -37,12 +40,12 @@ impl Progress {
     /// Says how far it is: at once on a terminal, elsewhere a line a second while it changes.
     pub fn now(&self, what: String) {
         if let Some(bar) = &self.bar {
-            bar.set_message(what);
+            bar.set_message(plain(&what));
             return;
         }
         let mut said = self.said.borrow_mut();
         if said.0.elapsed() >= LINE && said.1 != what {
-            eprintln!("{what} …");
+            output::note(&format!("{what} …"));
             *said = (Instant::now(), what);
         }
     }
@@ -53,7 +56,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        eprintln!("{what} ({took:.1} s)");
+        output::note(&format!("{what} ({took:.1} s)"));
     }
 }
 

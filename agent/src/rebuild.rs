@@ -1,24 +1,31 @@
 //! `group rebuild` (W13, W14): what is known of the group before it is rebuilt, and forming it; by the agent, or by the
 //! command itself where the agent does not run.
 
+mod elsewhere;
+
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bellwether_manager::{
     group::By,
     lost,
-    rebuild::{self, Kept, Rebuild, RebuildError, Rebuilt},
+    rebuild::{self, Kept, Rebuild, RebuildError, Rebuilt, refusal},
 };
 use bellwether_proto::{
     advice::{Advice, Advise},
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
+    limits,
     name::{ServerName, SetName},
-    record::Server,
+    record::{Confirmation, Server, SignedRecord},
     revision::{Epoch, Number, RevisionId, SignedHeader},
     v1,
 };
+use bellwether_store::state_file::StateFileError;
 use tokio::task::JoinSet;
 
 use crate::{clock::now_ms, error::chain, group::GroupRecord, layout::Layout, peers::Peers};
+
+/// Epochs that others speak of and that are skipped: as far as one step leads.
+const SKIPPED: u64 = limits::EPOCH_STEP - 2;
 
 /// What a group is rebuilt with.
 #[derive(Clone)]
@@ -36,6 +43,18 @@ pub(crate) struct Ground {
 pub(crate) enum Refused {
     #[error("this server is not the manager")]
     NotManager { manager: ServerName, address: String },
+    #[error("{who} does not answer ({why})")]
+    Silent { who: String, why: String },
+    #[error("{0}")]
+    Token(String),
+    #[error("the group was rebuilt from a record that does not have this server, which joined later")]
+    Strange(ServerName),
+    #[error("a switch was interrupted here ({0} is there)")]
+    Interrupted(PathBuf),
+    #[error("cannot set {path} aside; this server follows nobody new yet")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("the group record could not be saved")]
+    State(#[from] StateFileError),
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
     #[error("the agent is stopping")]
@@ -48,6 +67,23 @@ impl Advise for Refused {
             Self::NotManager { manager, address } => {
                 Some(Advice::run(&format!("at {manager} ({address})"), "bellwether group rebuild"))
             }
+            Self::Silent { .. } => {
+                Some(Advice::say("give the command again when it runs and can be reached from here"))
+            }
+            Self::Token(_) => Some(Advice::run(
+                "give again, where the group was rebuilt: it prints the token that counts",
+                "bellwether group rebuild --refuse KEY",
+            )),
+            Self::Strange(manager) => {
+                let join = format!("then join with a token of {manager}");
+                Some(Advice::run("on this machine", "bellwether leave").or(&Advice::say(join)))
+            }
+            Self::Interrupted(_) => {
+                Some(Advice::run("first, which completes it or takes it back", "bellwether serve --recover-only"))
+            }
+            Self::Io { .. } | Self::State(_) => Some(Advice::say("give the command again")),
+            Self::Rebuild(RebuildError::Refusal(refusal)) => refusal.advice(),
+            Self::Rebuild(RebuildError::Role(role)) => role.advice(),
             Self::Rebuild(_) | Self::Stopping(_) => None,
         }
     }
@@ -82,19 +118,23 @@ impl Found {
 }
 
 impl Ground {
-    /// Asks all other servers for newer records and for what they have seen, and looks at the history here.
+    /// Asks all other servers for newer records and for what they have seen, and looks at the history here. `refused`: the keys
+    /// without which it is to be rebuilt.
     ///
     /// # Errors
-    /// This server is not the manager.
-    pub(crate) async fn survey(&self) -> Result<Found, Refused> {
-        let answers = self.ask().await;
+    /// This server is not the manager; or it may not rebuild the group without those keys.
+    pub(crate) async fn survey(&self, refused: &[PublicKey]) -> Result<Found, Refused> {
+        let answers = self.ask(refused).await?;
         let current = self.record.current();
         let manager = current.record().manager();
-        if !self.record.is_led_here() {
+        if !self.record.is_led_here() && refused.is_empty() {
             return Err(Refused::NotManager { manager: manager.name.clone(), address: manager.address.clone() });
         }
         let mut found = Found::default();
         found.findings.push(format!("the group record is {}", current.record().version));
+        if !refused.is_empty() {
+            found.findings.extend(self.without(refused)?);
+        }
         let state = self.layout.state().to_owned();
         let kept = match tokio::task::spawn_blocking(move || rebuild::kept(&state)).await? {
             Ok(kept) => {
@@ -109,7 +149,9 @@ impl Ground {
                 Kept::default()
             }
         };
-        kept.newest.iter().for_each(|newest| found.note(newest.number()));
+        let theirs = |header: &SignedHeader| refused.iter().any(|key| header.signed_by(key));
+        kept.newest.iter().filter(|newest| !theirs(newest)).for_each(|newest| found.note(newest.number()));
+        let known = current.record().version.epoch.0.saturating_add(SKIPPED);
         for (server, answer) in answers {
             match answer {
                 Err(why) => found.findings.push(format!(
@@ -117,36 +159,97 @@ impl Ground {
                      recovery point",
                     server.name
                 )),
-                Ok(survey) => self.weigh(&mut found, &server, &survey, &kept),
+                Ok(survey) => {
+                    self.weigh(&mut found, &server, &survey, &kept, theirs);
+                    // Nobody's bare word uses the epochs up.
+                    if (1..=known).contains(&survey.epoch) {
+                        found.note(Number { epoch: Epoch(survey.epoch), sequence: 0 });
+                    }
+                }
             }
         }
         Ok(found)
     }
 
-    async fn ask(&self) -> Vec<(Server, Result<v1::SurveyReply, String>)> {
+    /// What counts, and what goes with the keys.
+    fn without(&self, refused: &[PublicKey]) -> Result<Vec<String>, Refused> {
+        let (held, chain) = (self.record.current(), self.record.whole_chain());
+        let by = By::new("", now_ms());
+        // Refused before anything is asked of a person.
+        refusal::next_record(&held, &chain, refused, &self.key.public(), Epoch(0), &by).map_err(RebuildError::from)?;
+        let base = refusal::base(&held, &chain, refused).map_err(RebuildError::from)?;
+        let (base, held) = (base.record(), held.record());
+        let mut lines = vec![format!(
+            "group record {}, in which {} leads, is the last that counts; this server leads from then on",
+            base.version,
+            base.manager().name
+        )];
+        if base.version != held.version {
+            lines.push(format!(
+                "group record {}, in which {} leads, and all that was changed by it is given up",
+                held.version,
+                held.manager().name
+            ));
+        }
+        let gone = base.servers.iter().filter(|server| refused.contains(&server.key));
+        lines.extend(gone.map(|server| format!("{} is removed; it may join again with a new key only", server.name)));
+        Ok(lines)
+    }
+
+    /// What is said where those keys are refused already, and this server leads; none: they are not.
+    pub(crate) fn refused_already(&self, keys: &[PublicKey]) -> Option<v1::RebuildReply> {
+        let (current, chain) = (self.record.current(), self.record.whole_chain());
+        let refuses = |record: &SignedRecord| keys.iter().all(|key| record.record().refused.contains(key));
+        if keys.is_empty() || !self.record.is_led_here() || !refuses(&current) {
+            return None;
+        }
+        let first = chain.iter().chain([&*current]).find(|record| refuses(record))?;
+        Some(v1::RebuildReply {
+            version: current.record().version.to_string(),
+            manager: current.record().manager().name.to_string(),
+            confirm: Confirmation::of(first).to_string(),
+            ..v1::RebuildReply::default()
+        })
+    }
+
+    async fn ask(&self, refused: &[PublicKey]) -> Result<Vec<(Server, Result<v1::SurveyReply, String>)>, Refused> {
+        let others = match refused.is_empty() {
+            true => self.peers.others(),
+            false => {
+                let (held, chain) = (self.record.current(), self.record.whole_chain());
+                let base = refusal::base(&held, &chain, refused).map_err(RebuildError::from)?;
+                let asked = |server: &&Server| server.key != self.key.public() && !refused.contains(&server.key);
+                base.record().servers.iter().filter(asked).cloned().collect()
+            }
+        };
         let mut asking = JoinSet::new();
-        for server in self.peers.others() {
+        for server in others {
             let peers = self.peers.clone();
             asking.spawn(async move {
+                // What it holds may be by a key that is refused: where it stands is told all the same.
                 let taken = peers.ask(&server).await;
-                let answer = match taken {
-                    Ok(()) => peers.survey(&server).await,
-                    Err(why) => Err(why),
-                };
+                let answer = peers.survey(&server).await.map_err(|why| taken.err().unwrap_or(why));
                 (server, answer)
             });
         }
         let mut answers = asking.join_all().await;
         answers.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        answers
+        Ok(answers)
     }
 
     /// Only what a manager signed counts.
-    fn weigh(&self, found: &mut Found, server: &Server, survey: &v1::SurveyReply, kept: &Kept) {
+    fn weigh(
+        &self,
+        found: &mut Found,
+        server: &Server,
+        survey: &v1::SurveyReply,
+        kept: &Kept,
+        theirs: impl Fn(&SignedHeader) -> bool,
+    ) {
         let headers =
             survey.seen.iter().chain(&survey.at).filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok());
         let mut newest = None;
-        for header in headers.filter(|header| self.record.is_managers(header)) {
+        for header in headers.filter(|header| self.record.is_managers(header) && !theirs(header)) {
             let number = header.number();
             newest = newest.max(Some(number));
             found.note(number);
@@ -165,14 +268,17 @@ impl Ground {
     ///
     /// # Errors
     /// Why not; see [`rebuild::rebuild`].
-    pub(crate) async fn form(&self, found: &Found, author: String) -> Result<Rebuilt, Refused> {
+    pub(crate) async fn form(&self, found: &Found, author: String, refused: &[PublicKey]) -> Result<Rebuilt, Refused> {
+        let refused = refused.to_vec();
         let ground = self.clone();
         let (seen, lost) = (found.seen.unwrap_or(Number { epoch: Epoch(1), sequence: 0 }), found.lost());
         let form = move || {
-            let held = ground.record.current();
+            let (held, chain) = (ground.record.current(), ground.record.whole_chain());
             let by = By::new(&author, now_ms());
             let asked = Rebuild {
                 held: &held,
+                chain: &chain,
+                refused: &refused,
                 key: &ground.key,
                 sets: ground.sets.clone(),
                 state: ground.layout.state(),
@@ -181,14 +287,18 @@ impl Ground {
                 incarnation: ground.incarnation,
                 by,
             };
-            rebuild::rebuild(asked, |record| ground.record.save(record))
+            rebuild::rebuild(asked, |record| match refused.is_empty() {
+                true => ground.record.save(record),
+                // What is held is by a key that is refused: it does not allow it.
+                false => Ok(ground.record.save_by_root(record)?),
+            })
         };
         Ok(tokio::task::spawn_blocking(form).await??)
     }
 }
 
 /// The answer to the command.
-pub(crate) fn reply(found: &Found, rebuilt: Option<&Rebuilt>) -> v1::RebuildReply {
+pub(crate) fn reply(found: &Found, rebuilt: Option<&Rebuilt>, refused: &[PublicKey]) -> v1::RebuildReply {
     let (findings, lost) = (found.findings.clone(), found.lost());
     let Some(rebuilt) = rebuilt else { return v1::RebuildReply { findings, lost, ..v1::RebuildReply::default() } };
     v1::RebuildReply {
@@ -198,5 +308,7 @@ pub(crate) fn reply(found: &Found, rebuilt: Option<&Rebuilt>) -> v1::RebuildRepl
         revision: rebuilt.header.number().to_string(),
         entries: rebuilt.entries,
         kept: rebuilt.kept.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        confirm: if refused.is_empty() { String::new() } else { Confirmation::of(&rebuilt.record).to_string() },
+        manager: rebuilt.record.record().manager().name.to_string(),
     }
 }

@@ -14,12 +14,13 @@ use bellwether_manager::{
     halt::{self, Halt},
     procedure::Board,
     rebuild,
+    tasks::Alarm,
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::{ServerName, SetName},
-    record::{Record, Server},
+    record::{Confirmation, Record, Server},
     revision::{Epoch, SignedHeader},
     status::{Event, Observation},
     v1::{self, RebuildReply},
@@ -121,10 +122,21 @@ pub(crate) struct Parts {
     pub(crate) claims: Vec<(ServerName, Vec<SignedHeader>)>,
     /// Asked to rebuild the group.
     pub(crate) rebuilds: mpsc::Receiver<Rebuilding>,
+    /// Raised by a task of a role that ends before it is told to.
+    pub(crate) alarm: Alarm,
 }
 
-/// To rebuild the group (W13, W14), or only to say what that would mean.
+/// What a rebuild is to do here.
+pub(crate) enum Order {
+    /// What the directories here hold becomes the truth (W13, W14), without these keys.
+    Here(Vec<PublicKey>),
+    /// A group that was rebuilt elsewhere is followed.
+    Confirm(Confirmation),
+}
+
+/// To rebuild the group, or to follow one that was rebuilt, or only to say what that would mean.
 pub(crate) struct Rebuilding {
+    pub(crate) order: Order,
     pub(crate) author: String,
     pub(crate) dry_run: bool,
     pub(crate) answer: oneshot::Sender<Result<RebuildReply, Refused>>,
@@ -155,7 +167,13 @@ impl BeginError {
             Self::Halted(_) => true,
             Self::Start(S::NoRevision(_) | S::Damaged(_) | S::LeftOut { .. } | S::WentBack(_) | S::History(_)) => true,
             Self::Start(
-                S::NotManager(_) | S::Epoch { .. } | S::Tokens(_) | S::Path { .. } | S::Recovery(_) | S::Stopping,
+                S::NotManager(_)
+                | S::Epoch { .. }
+                | S::Tokens(_)
+                | S::Roots(_)
+                | S::Path { .. }
+                | S::Recovery(_)
+                | S::Stopping,
             ) => false,
             Self::Open(_) | Self::State(_) | Self::Rebuild(_) | Self::Stopping(_) => false,
         }
@@ -309,21 +327,10 @@ impl Roles {
 
     /// Rebuilds the group. Not to be cancelled: no role runs meanwhile.
     async fn rebuild(&mut self, asked: Rebuilding) {
-        let Rebuilding { author, dry_run, answer } = asked;
-        let ground = self.ground();
-        let answered = match ground.survey().await {
-            Ok(found) if dry_run => Ok(crate::rebuild::reply(&found, None)),
-            Ok(found) => {
-                self.standing.send_replace(Standing::Changing);
-                self.lay_down(None).await;
-                let formed = ground.form(&found, author).await;
-                if formed.is_ok() {
-                    self.parts.peers.go_on();
-                }
-                self.halted = false;
-                formed.map(|formed| crate::rebuild::reply(&found, Some(&formed)))
-            }
-            Err(refused) => Err(refused),
+        let Rebuilding { order, author, dry_run, answer } = asked;
+        let answered = match order {
+            Order::Here(refused) => self.rebuild_here(&refused, author, dry_run).await,
+            Order::Confirm(token) => self.follow_rebuilt(&token, dry_run).await,
         };
         if self.running.is_none() && !self.halted {
             let duty = Duty::of(self.parts.record.current().record(), &self.parts.key.public());
@@ -331,6 +338,42 @@ impl Roles {
         }
         // Nobody waits any more: it is done all the same.
         let _ = answer.send(answered);
+    }
+
+    async fn rebuild_here(
+        &mut self,
+        keys: &[PublicKey],
+        author: String,
+        dry_run: bool,
+    ) -> Result<RebuildReply, Refused> {
+        let ground = self.ground();
+        if let Some(done) = ground.refused_already(keys) {
+            return Ok(done);
+        }
+        let found = ground.survey(keys).await?;
+        if dry_run {
+            return Ok(crate::rebuild::reply(&found, None, keys));
+        }
+        self.standing.send_replace(Standing::Changing);
+        self.lay_down(None).await;
+        self.halted = false;
+        let formed = ground.form(&found, author, keys).await?;
+        self.parts.peers.go_on();
+        Ok(crate::rebuild::reply(&found, Some(&formed), keys))
+    }
+
+    async fn follow_rebuilt(&mut self, token: &Confirmation, dry_run: bool) -> Result<RebuildReply, Refused> {
+        let ground = self.ground();
+        let rebuilt = ground.rebuilt_elsewhere(token).await?;
+        if dry_run || rebuilt.is_followed() {
+            return Ok(rebuilt.reply(None));
+        }
+        self.standing.send_replace(Standing::Changing);
+        self.lay_down(None).await;
+        self.halted = false;
+        let kept = ground.follow(&rebuilt).await?;
+        self.parts.peers.go_on();
+        Ok(rebuilt.reply(kept))
     }
 
     fn ground(&self) -> Ground {
@@ -380,8 +423,7 @@ impl Roles {
 
     async fn lead(&mut self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
         let claims = std::mem::take(&mut self.parts.claims);
-        let Parts { config, layout, key, record, events, ready, newer, peers, incarnation, board, balancers, .. } =
-            &self.parts;
+        let Parts { config, layout, key, record, events, ready, newer, peers, incarnation, board, .. } = &self.parts;
         let halted = halt::load(layout.state())?.or_else(|| peers.halts().borrow().clone());
         if let Some(halt) = halted {
             return Err(BeginError::Halted(Box::new(halt)));
@@ -402,9 +444,11 @@ impl Roles {
             halt: Box::new(move |halt| halting.halt(halt)),
             seen: claims,
             save_record: Box::new(move |new| saving.save(new)),
+            disputed: record.disputes(),
             timings: bellwether_manager::Timings::default(),
-            balancers: balancers.clone(),
+            balancers: self.parts.balancers.clone(),
             board: board.clone(),
+            alarm: self.parts.alarm.clone(),
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.
@@ -433,10 +477,11 @@ impl Roles {
             seen: seen.clone(),
             incarnation: *incarnation,
         };
-        let member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
+        let mut member = tokio::task::spawn_blocking(|| member::Member::open(setup)).await??;
         self.tell_superseded();
-        let watching = tokio::spawn(member.watch(inputs.clone(), &stop));
-        let thread = tokio::task::spawn_blocking(move || member.run(received));
+        let alarm = &self.parts.alarm;
+        let watching = alarm.spawn("watch", &stop, member.watch(inputs.clone(), &stop));
+        let thread = alarm.spawn_blocking("member", &stop, move || member.run(received));
         let link = ManagerLink::new(key.clone(), record.clone(), tree, member::Hand::new(&inputs), *incarnation);
         let following = Following { link, inputs: inputs.clone(), stop, sessions: sessions.clone() };
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))
@@ -450,15 +495,7 @@ impl Roles {
         if !at.signed_by(&own) || record.ended_by(epoch).is_none_or(|signer| signer == own) {
             return;
         }
-        let current = record.current();
-        let manager = &current.record().manager().name;
-        let reason = format!(
-            "this server was the manager of epoch {epoch}, {manager} is that of {} now; what is here and {manager} lacks is \
-             kept as a recovery point when it takes this server back (there: bellwether server enable {}, or add)",
-            current.record().version.epoch,
-            config.name
-        );
-        let _ = events.send(Event::Fenced { server: config.name.clone(), conflict: false, reason });
+        let _ = events.send(Event::Led { server: config.name.clone(), epoch });
     }
 
     /// Ends the role; waits for its tasks, for the member's thread at most so long.
@@ -498,6 +535,11 @@ struct TlsDial(Arc<KeyPair>);
 impl Dial for TlsDial {
     fn dial(&self, server: &Server) -> Dialling {
         let (key, address, expected) = (self.0.clone(), server.address.clone(), server.key);
-        Box::pin(async move { tls::connect(&key, &address, expected).await.map_err(|e| chain(&e)) })
+        Box::pin(async move {
+            tls::connect(&key, &address, expected).await.map_err(|error| match error.question() {
+                Some(question) => format!("{}; {question}", chain(&error)),
+                None => chain(&error),
+            })
+        })
     }
 }

@@ -51,6 +51,11 @@ impl Seen {
         }
     }
 
+    /// Forgets all of it, but for the file.
+    pub(crate) fn forget(&self) {
+        *self.state() = State::default();
+    }
+
     /// Remembers what was noted on the disk, as far as `is_managers` says that a manager of this group signed it. A file that
     /// cannot be read says nothing. Blocks.
     pub(crate) fn remember(&self, layout: &Layout, is_managers: impl Fn(&SignedHeader) -> bool) {

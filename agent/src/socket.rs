@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_monitor::listening::{Bounds, Places};
 use bellwether_proto::{
     advice::{self, Advice, Outcome},
     limits,
     v1::admin_client::AdminClient,
 };
 use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
 use tonic::{
     Code, Request, Status,
     transport::{Channel, server::UdsConnectInfo},
@@ -20,8 +21,12 @@ use tonic::{
 
 use crate::{
     error::{CommandError, Kind, chain},
+    placed::Placed,
     transport,
 };
+
+/// Connections at a time. They have no owner but this machine's.
+pub(crate) const BOUNDS: Bounds = Bounds { all: 64, each: 64 };
 
 /// Why the socket cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +96,12 @@ async fn remove_stale(path: &Path) -> Result<(), BindError> {
     }
 }
 
+/// The connections, each with a place; to be served.
+pub fn placed(connections: UnixListenerStream) -> impl Stream<Item = io::Result<Placed<UnixStream>>> {
+    let mut places = Places::new(BOUNDS);
+    connections.map(move |stream| Ok(Placed::new(stream?, places.admit(()), None)))
+}
+
 /// An interceptor for the admin service: lets root and the agent's own user through.
 ///
 /// # Errors
@@ -131,6 +142,11 @@ pub async fn channel(path: &Path) -> Result<Channel, CommandError> {
         let text = format!("what answers at {} is not an agent: {}", path.display(), chain(&e));
         CommandError::new(Kind::Failed, text)
     })
+}
+
+/// The process of the agent that offers the socket at `path`, where one does.
+pub async fn agent(path: &Path) -> Option<i32> {
+    UnixStream::connect(path).await.ok()?.peer_cred().ok()?.pid()
 }
 
 fn no_answer(path: &Path, error: &io::Error) -> CommandError {

@@ -19,6 +19,8 @@ mod server;
 mod verify;
 
 pub use client::{ConnectError, connect};
+pub(crate) use guests::{EACH, STRANGERS};
+pub(crate) use server::HANDSHAKES;
 pub use server::{Incoming, ServerTls, TlsStream, incoming, service};
 pub use verify::WrongKey;
 
@@ -30,7 +32,7 @@ const ALPN: &[u8] = b"h2";
 pub struct Peer {
     /// The key that it has proved to hold.
     pub key: PublicKey,
-    /// Where it calls from.
+    /// Where it calls from: an IPv4 address as one, whatever the listener's family.
     pub address: SocketAddr,
 }
 

@@ -2,7 +2,7 @@
 //! what was edited. They are put into the sets here by a journalled switch, as a member takes a revision; the publisher
 //! calls this and publishes at once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -18,7 +18,12 @@ use bellwether_store::{
 };
 use bytes::Bytes;
 
-use crate::{head::Head, publish::PublishError, shared::Shared};
+use crate::{
+    head::Head,
+    publish::PublishError,
+    safety::{By, Fright, Step},
+    shared::Shared,
+};
 
 /// The name of recovery points that this makes.
 const LABEL: &str = "kept";
@@ -42,6 +47,8 @@ pub struct Adopt {
     pub message: String,
     /// Only say what would become a revision.
     pub dry_run: bool,
+    /// A person says that it is meant, although most of a set is gone then.
+    pub accept: bool,
 }
 
 /// What came of it.
@@ -58,6 +65,9 @@ pub struct Adopted {
 /// Why the edits did not become a revision. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(std::sync::Arc<str>),
     /// Its message cannot be a revision's.
     #[error(transparent)]
     Malformed(#[from] bellwether_proto::Malformed),
@@ -73,6 +83,9 @@ pub enum AdoptError {
     /// They do not fit the head.
     #[error("the edits do not fit what the manager has ({0})")]
     Unfit(String),
+    /// Most of a set would be gone.
+    #[error("with these edits, {0}")]
+    Frightening(Fright),
     /// The sets cannot be read here.
     #[error("nothing was changed: the manager's sets cannot be read")]
     Scan(#[from] ScanError),
@@ -92,12 +105,14 @@ impl Advise for AdoptError {
         match self {
             Self::Conflict(_) => Some(
                 Advice::run("put the edit on top of what the manager has", "bellwether edit SET:FILE")
-                    .or(&Advice::run("or undo the edit", "bellwether drift revert")),
+                    .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
             Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
             Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),
             Self::Publish(publish) => publish.advice(),
+            Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether drift keep NAME --accept")),
+            Self::Disputed(_) => Some(crate::decide()),
             Self::Malformed(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,
         }
     }
@@ -116,6 +131,12 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     let edits = due(&edited, &head.tree, &adopt.edits)?;
     let adopted = Adopted { revision: None, count: edits.len() as u64, first: lines(&edits, &head.tree) };
     let target = head.tree.apply(edits.clone()).map_err(|e| AdoptError::Unfit(e.to_string()))?;
+    let mut step = Step::new(&head.tree, &target, &edits);
+    if !adopt.accept
+        && let Some(fright) = shared.guard().judge(&mut step, &target, By::Anybody, Instant::now())
+    {
+        return Err(AdoptError::Frightening(fright));
+    }
     if adopt.dry_run || edits.is_empty() {
         return Ok(Made { look: None, adopted });
     }
@@ -123,7 +144,7 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     let places: BTreeMap<_, _> = edits.iter().map(|e| ((e.set.clone(), e.path.clone()), depth(e))).collect();
     let live = scan(&sources, known, &Look::At(places.clone()))?.tree;
     published(&live, &head.tree, &edits)?;
-    let site = Site { sources, state: shared.state.clone() };
+    let site = Site { sources, state: shared.state.clone(), server: shared.key.public() };
     // The root names it as well as a header would: there is none yet.
     let revision = RevisionId(target.root());
     let job = Job { revision, label: LABEL.into(), live: &live, expected: &head.tree, target: &target, changes: edits };

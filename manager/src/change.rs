@@ -9,7 +9,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bellwether_proto::{
@@ -25,13 +25,18 @@ use bellwether_proto::{
 use bellwether_store::{
     attributes,
     beneath::Root,
-    durable,
+    durable, root,
     scan::{Depth, Excludes, Look, ScanError, Source},
+    tree::{Change, Edit},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::io::Errno;
 
-use crate::{publish::PublishError, shared::Shared};
+use crate::{
+    publish::{PublishError, back_or_accept},
+    safety::{By, Fright, Step},
+    shared::Shared,
+};
 
 /// What is asked, checked.
 #[derive(Debug, Clone)]
@@ -42,6 +47,8 @@ pub(crate) struct Asked {
     pub(crate) what: What,
     pub(crate) author: String,
     pub(crate) message: String,
+    /// A person says that it is meant, although most of the set is gone then.
+    pub(crate) accept: bool,
 }
 
 /// What the caller believes is there.
@@ -71,6 +78,9 @@ pub enum ChangeError {
     /// A request that cannot be.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(std::sync::Arc<str>),
     /// No such set.
     #[error("there is no set {0} in this group")]
     NoSet(SetName),
@@ -102,9 +112,22 @@ pub enum ChangeError {
         /// a directory, behind a symbolic link …
         what: &'static str,
     },
+    /// The set's directory is another place than before.
+    #[error(transparent)]
+    Elsewhere(root::Elsewhere),
     /// There are edits that are not a revision.
     #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
+    /// Most of the set would be gone.
+    #[error("with this, {fright}")]
+    Frightening {
+        /// What would be gone.
+        fright: Fright,
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+    },
     /// The set's patterns.
     #[error("the rules of the set cannot be used")]
     Rules(#[from] ScanError),
@@ -134,6 +157,11 @@ impl Advise for ChangeError {
             }
             Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
             Self::Publish(publish) => publish.advice(),
+            Self::Frightening { set, path, .. } => {
+                Some(Advice::run("if that is meant", format!("bellwether rm --accept {set}:{path}")))
+            }
+            Self::Elsewhere(_) => Some(back_or_accept()),
+            Self::Disputed(_) => Some(crate::decide()),
             Self::Malformed(_) | Self::Excluded { .. } | Self::Held { .. } | Self::Rules(_) | Self::Io { .. } => None,
         }
     }
@@ -171,7 +199,8 @@ impl TryFrom<v1::ChangeRequest> for Asked {
             )));
         }
         check_message(&wire.message)?;
-        Ok(Self { set: wire.set.parse()?, path, expected, what, author: wire.author, message: wire.message })
+        let (author, message, accept) = (wire.author, wire.message, wire.accept);
+        Ok(Self { set: wire.set.parse()?, path, expected, what, author, message, accept })
     }
 }
 
@@ -200,6 +229,23 @@ impl Made {
     }
 }
 
+/// Whether the change may be made: one after the other must not empty a set. Only a removal takes anything away.
+pub(crate) fn judge(shared: &Shared, asked: &Asked) -> Result<(), ChangeError> {
+    if asked.accept || !matches!(asked.what, What::Remove) {
+        return Ok(());
+    }
+    let (set, path) = (asked.set.clone(), asked.path.clone());
+    let head = shared.head.borrow().tree.clone();
+    // What is not there takes nothing away.
+    let Ok(now) = head.edit([(set.clone(), path.clone(), Edit::Remove)]) else { return Ok(()) };
+    let change = Change { set: set.clone(), path: path.clone(), entry: None };
+    let mut step = Step::new(&head, &now, &[change]);
+    match shared.guard().judge(&mut step, &now, By::Name, Instant::now()) {
+        None => Ok(()),
+        Some(fright) => Err(ChangeError::Frightening { fright, set, path }),
+    }
+}
+
 /// Makes the change in the set's directory: the bytes are on the disk, the name is when [`Made::sync`] has returned.
 /// None: it was so already.
 pub(crate) fn make(shared: &Shared, asked: &Asked) -> Result<Option<Made>, ChangeError> {
@@ -211,7 +257,7 @@ fn make_in(source: &Source, asked: &Asked) -> Result<Option<Made>, ChangeError> 
     if Excludes::new(&source.rules)?.excluded(&asked.path, false) {
         return Err(ChangeError::Excluded { set: asked.set.clone(), path: asked.path.clone() });
     }
-    let root = Root::open(&source.path).map_err(|e| asked.failed("open", e))?;
+    let root = source.open().map_err(|e| asked.failed("open", e))?;
     let before = asked.current(&root)?;
     asked.check(before.as_ref())?;
     let (parent, name) = asked.path.split().ok_or_else(|| Malformed::new("the root of a set is not a file"))?;
@@ -262,6 +308,9 @@ impl Current {
 impl Asked {
     fn failed(&self, action: &'static str, source: io::Error) -> ChangeError {
         let (set, path) = (self.set.clone(), self.path.clone());
+        if let Some(elsewhere) = root::elsewhere(&source) {
+            return ChangeError::Elsewhere(elsewhere.clone());
+        }
         let held = |what| ChangeError::Held { set: set.clone(), path: path.clone(), what };
         match Errno::from_io_error(&source) {
             Some(Errno::LOOP) => held("a symbolic link, or behind one, which is not followed"),

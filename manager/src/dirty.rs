@@ -2,7 +2,7 @@
 //! everything is to be looked at.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,8 +15,11 @@ use crate::quiet::Burst;
 
 /// Different paths that are kept apart.
 const PATHS: usize = 50_000;
+/// Files that are being written and kept apart; more are looked at as if nobody wrote them.
+const WRITTEN: usize = 256;
 
-type Paths = BTreeMap<(SetName, EntryPath), Depth>;
+type Place = (SetName, EntryPath);
+type Paths = BTreeMap<Place, Depth>;
 
 /// What an event says of the file at its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +43,47 @@ pub struct Dirty {
 struct State {
     paths: Paths,
     everything: bool,
-    /// Files that are being written in place.
-    open: BTreeSet<(SetName, EntryPath)>,
     burst: Option<Burst>,
+    /// Files that are being written in place: no part of the burst before they are closed.
+    written: BTreeMap<Place, Written>,
+}
+
+/// When a file was seen to be written.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    first: Instant,
+    last: Instant,
+}
+
+/// How long things are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The longest quiet time of a burst, and of a file that is being written.
+    pub quiet: Duration,
+    /// The longest that a file is waited for that is written without a pause.
+    pub open: Duration,
+}
+
+impl Written {
+    /// When it is looked at although nobody has closed it.
+    fn due(&self, limits: Limits) -> Instant {
+        (self.last + limits.quiet).min(self.first + limits.open)
+    }
+}
+
+impl State {
+    fn begin_anew(&mut self) {
+        (self.paths, self.everything, self.burst) = (Paths::new(), false, None);
+    }
+
+    /// When the youngest of the files was begun that are being written.
+    fn begun(&self) -> Option<Instant> {
+        self.written.values().map(|written| written.first).max()
+    }
+
+    fn burst_due(&self, limits: Limits) -> Option<Instant> {
+        self.burst.map(|burst| burst.due(limits.quiet, self.begun()))
+    }
 }
 
 impl Dirty {
@@ -52,13 +93,21 @@ impl Dirty {
 
     /// Something happened at a path.
     pub(crate) fn note(&self, set: SetName, path: EntryPath, depth: Depth, writing: Writing, now: Instant) {
-        self.add(now, |state| {
-            let at = (set, path);
-            match writing {
-                Writing::Open if state.open.len() < PATHS => drop(state.open.insert(at.clone())),
-                Writing::Over => drop(state.open.remove(&at)),
-                Writing::Open | Writing::Unknown => {}
+        let at = (set, path);
+        let mut state = self.state();
+        let apart = state.written.contains_key(&at);
+        match writing {
+            Writing::Open if apart || state.written.len() < WRITTEN => {
+                state.written.entry(at).or_insert(Written { first: now, last: now }).last = now;
+                drop(state);
+                return self.changed.notify_one();
             }
+            Writing::Over => drop(state.written.remove(&at)),
+            Writing::Unknown if apart => return,
+            Writing::Open | Writing::Unknown => {}
+        }
+        drop(state);
+        self.add(now, |state| {
             if state.everything {
                 return;
             }
@@ -82,22 +131,29 @@ impl Dirty {
     fn add(&self, now: Instant, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
-        let (paths, writing) = (state.paths.len(), !state.open.is_empty());
+        let paths = state.paths.len();
         let first = state.burst.map_or(now, |burst| burst.first);
-        state.burst = Some(Burst { first, last: now, paths, writing });
+        state.burst = Some(Burst { first, last: now, paths });
         drop(state);
         self.changed.notify_one();
     }
 
     /// When it will have been quiet for long enough; none while nothing happened.
-    pub fn due(&self, quiet_max: Duration) -> Option<Instant> {
-        self.state().burst.map(|burst| burst.due(quiet_max))
+    pub fn due(&self, limits: Limits) -> Option<Instant> {
+        let state = self.state();
+        state.written.values().map(|written| written.due(limits)).chain(state.burst_due(limits)).min()
+    }
+
+    /// The files that are being written, and since when.
+    pub(crate) fn written(&self) -> Vec<(Place, Instant)> {
+        self.state().written.iter().map(|(at, written)| (at.clone(), written.first)).collect()
     }
 
     /// The burst so far and when to begin with it, where that is worth it before it is over.
     pub(crate) fn early(&self) -> Option<(Burst, Instant)> {
-        let burst = self.state().burst?;
-        burst.early().map(|at| (burst, at))
+        let state = self.state();
+        let burst = state.burst?;
+        burst.early(state.begun()).map(|at| (burst, at))
     }
 
     /// What was gathered so far, which stays, and the burst that it came in.
@@ -106,32 +162,57 @@ impl Dirty {
         Some((state.burst.filter(|_| !state.everything)?, Look::At(state.paths.clone())))
     }
 
-    /// As [`Dirty::take`], if nothing has happened since `burst`.
-    pub(crate) fn take_if(&self, burst: Burst) -> bool {
+    /// Takes the burst, if it is due at `now` and nothing has happened since it was `burst`.
+    pub(crate) fn take_if(&self, burst: Burst, limits: Limits, now: Instant) -> bool {
         let mut state = self.state();
-        let same = state.burst == Some(burst);
+        let same = state.burst == Some(burst) && state.burst_due(limits).is_some_and(|at| at <= now);
         if same {
-            *state = State::default();
+            state.begin_anew();
         }
         same
     }
 
-    /// Forgets what was gathered, if it is no more than `paths`: those will be looked at again. Not while a file is being
+    /// Forgets what was gathered, if it is no more than `paths`: those will be looked at again. Not a file that is being
     /// written: that look would find it cut short.
     pub(crate) fn forget(&self, paths: &Paths) {
         let mut state = self.state();
-        if state.everything || !state.open.is_empty() {
+        if state.everything {
             return;
         }
         if state.paths.iter().all(|(at, depth)| paths.get(at).is_some_and(|again| depth <= again)) {
-            *state = State::default();
+            state.begin_anew();
         }
     }
 
-    /// What to look at; none when nothing happened. From now on a new burst is gathered.
+    /// What to look at because it is due at `now`. What is not yet is gathered on.
+    pub fn take_due(&self, limits: Limits, now: Instant) -> Option<Look> {
+        let mut state = self.state();
+        let mut paths = Paths::new();
+        if state.burst_due(limits).is_some_and(|at| at <= now) {
+            paths = std::mem::take(&mut state.paths);
+            let everything = state.everything;
+            state.begin_anew();
+            if everything {
+                return Some(Look::Stats);
+            }
+        }
+        state.written.retain(|at, written| {
+            let due = written.due(limits) <= now;
+            if due {
+                paths.entry(at.clone()).or_insert(Depth::Entry);
+            }
+            !due
+        });
+        (!paths.is_empty()).then_some(Look::At(paths))
+    }
+
+    /// All that was gathered, due or not; none when nothing happened. From now on a new burst is gathered.
     pub fn take(&self) -> Option<Look> {
-        let State { paths, everything, burst, open: _ } = std::mem::take(&mut *self.state());
-        burst?;
+        let State { mut paths, everything, burst, written } = std::mem::take(&mut *self.state());
+        if burst.is_none() && written.is_empty() {
+            return None;
+        }
+        paths.extend(written.into_keys().map(|at| (at, Depth::Entry)));
         Some(if everything { Look::Stats } else { Look::At(paths) })
     }
 
@@ -145,6 +226,8 @@ impl Dirty {
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits { quiet: Duration::from_millis(500), open: Duration::from_secs(10) };
+
     fn path(text: &str) -> EntryPath {
         EntryPath::new(text.as_bytes()).unwrap()
     }
@@ -156,7 +239,7 @@ mod tests {
     #[test]
     fn paths_are_gathered_with_the_greater_depth() {
         let (dirty, now) = (Dirty::default(), Instant::now());
-        assert!(dirty.take().is_none() && dirty.due(Duration::ZERO).is_none());
+        assert!(dirty.take().is_none() && dirty.due(LIMITS).is_none());
         dirty.note(set(), path("a"), Depth::All, Writing::Unknown, now);
         dirty.note(set(), path("a"), Depth::Entry, Writing::Unknown, now);
         dirty.note(set(), path("b"), Depth::Entry, Writing::Unknown, now);
@@ -182,9 +265,11 @@ mod tests {
         let (burst, look) = dirty.peek().unwrap();
         assert!(matches!(look, Look::At(paths) if paths.len() == 1));
         dirty.note(set(), path("a"), Depth::Entry, Writing::Unknown, now + Duration::from_millis(1));
-        assert!(!dirty.take_if(burst), "it happened again");
+        let later = now + LIMITS.quiet;
+        assert!(!dirty.take_if(burst, LIMITS, later), "it happened again");
         let (burst, _) = dirty.peek().unwrap();
-        assert!(dirty.take_if(burst) && dirty.take().is_none());
+        assert!(!dirty.take_if(burst, LIMITS, now), "it is not due yet");
+        assert!(dirty.take_if(burst, LIMITS, later) && dirty.take().is_none());
         dirty.note_everything(now);
         assert!(dirty.peek().is_none());
     }
@@ -208,14 +293,41 @@ mod tests {
     #[test]
     fn a_burst_waits_for_the_file_that_is_being_written() {
         let (dirty, now) = (Dirty::default(), Instant::now());
-        let most = Duration::from_millis(300);
+        let most = LIMITS.quiet;
         let note = |writing| dirty.note(set(), path("a"), Depth::Entry, writing, now);
         note(Writing::Open);
-        assert_eq!((dirty.due(most), dirty.early()), (Some(now + most), None));
+        assert_eq!((dirty.due(LIMITS), dirty.early()), (Some(now + most), None));
         note(Writing::Unknown);
         dirty.forget(&Paths::from([((set(), path("a")), Depth::Entry)]));
-        assert_eq!(dirty.due(most), Some(now + most));
+        assert_eq!(dirty.due(LIMITS), Some(now + most));
         note(Writing::Over);
-        assert!(dirty.due(most) < Some(now + most));
+        assert!(dirty.due(LIMITS) < Some(now + most));
+        note(Writing::Open);
+        dirty.note(set(), path("b"), Depth::Entry, Writing::Over, now);
+        assert_eq!(dirty.due(LIMITS), Some(now + most), "both may be of one checkout");
+        assert!(dirty.take_due(LIMITS, now + most / 2).is_none());
+    }
+
+    /// A log that is written all the time: an edit of another file is published as if nobody wrote.
+    #[test]
+    fn a_file_that_is_written_for_long_holds_nothing_else_up() {
+        let (dirty, start) = (Dirty::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        for ms in (0..5_000).step_by(10) {
+            dirty.note(set(), path("log"), Depth::Entry, Writing::Open, at(ms));
+            assert!(dirty.take_due(LIMITS, at(ms)).is_none(), "not after {ms} ms");
+        }
+        dirty.note(set(), path("b"), Depth::Entry, Writing::Over, at(5_000));
+        assert_eq!(dirty.due(LIMITS), Some(at(5_005)));
+        let Some(Look::At(paths)) = dirty.take_due(LIMITS, at(5_005)) else { panic!() };
+        assert_eq!(paths.into_keys().collect::<Vec<_>>(), [(set(), path("b"))]);
+        assert_eq!(dirty.written(), [((set(), path("log")), start)]);
+        assert_eq!(dirty.due(LIMITS), Some(at(4_990 + 500)), "when it pauses");
+        for ms in (5_010..10_000).step_by(10) {
+            dirty.note(set(), path("log"), Depth::Entry, Writing::Open, at(ms));
+        }
+        assert_eq!(dirty.due(LIMITS), Some(at(10_000)), "and at the latest");
+        assert!(matches!(dirty.take_due(LIMITS, at(10_000)), Some(Look::At(paths)) if paths.len() == 1));
+        assert!(dirty.take().is_none());
     }
 }

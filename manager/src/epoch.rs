@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bellwether_proto::{
+    Malformed,
     record::{Record, SetRules},
-    revision::{Header, Number, SignedHeader},
+    revision::{Header, SignedHeader},
 };
 use bellwether_store::pack::Contents;
 
@@ -17,11 +18,14 @@ use crate::{
 };
 
 /// That revision, by the manager of `record`, on top of `head`.
-pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_ms: u64) -> Header {
+///
+/// # Errors
+/// No number follows that of `head`.
+pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_ms: u64) -> Result<Header, Malformed> {
     let (epoch, name) = (record.version.epoch, &record.manager().name);
-    Header {
+    Ok(Header {
         group: record.group,
-        number: Number { epoch, sequence: head.number().sequence + 1 },
+        number: head.number().next(epoch)?,
         parent: Some(head.id()),
         manager: name.clone(),
         incarnation,
@@ -30,7 +34,7 @@ pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_
         message: format!("{name} is the manager since epoch {epoch}"),
         labels: BTreeMap::new(),
         root: head.header().root,
-    }
+    })
 }
 
 /// Makes it, where the head is of an older epoch than the record. Durable when this returns, and offered to nobody before.
@@ -45,6 +49,7 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
         return Ok(());
     }
     let header = first_header(record.record(), &head.stored.header, shared.incarnation, now_ms());
+    let header = header.map_err(|e| StartError::Epoch { epoch, source: e.into() })?;
     let header = SignedHeader::sign(header, &shared.key);
     let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
     let contents = Contents {
@@ -54,6 +59,7 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
         rules: &rules,
         changes: &[],
         sources: &[],
+        history: None,
         codec: record.record().policy.codec,
         outlines: None,
     };

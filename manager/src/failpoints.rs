@@ -13,6 +13,9 @@ pub const POINTS: &[&str] = &[
 /// Every point of an edit of the group record.
 pub const RECORD: &[&str] = &["record.saved"];
 
+/// Every point of a change of the tokens: of an entry and of a removal, before the record.
+pub const TOKENS: &[&str] = &["tokens.saved"];
+
 /// Every point of a handover (W18); the record is durable between the last two.
 pub const HANDOVER: &[&str] = &["handover.held", "handover.waited", "handover.signed", "handover.saved"];
 
@@ -30,9 +33,12 @@ pub const PROCEDURE: &[&str] = &[
     "procedure.taken",
 ];
 
+/// Where a member's word is dealt with.
+pub const HEARD: &[&str] = &["lane.heard"];
+
 /// Passes a point.
 pub(crate) fn hit(point: &str) {
-    let known = [POINTS, RECORD, HANDOVER, REBUILD, PROCEDURE].iter().any(|list| list.contains(&point));
+    let known = [POINTS, RECORD, TOKENS, HANDOVER, REBUILD, PROCEDURE, HEARD].iter().any(|list| list.contains(&point));
     debug_assert!(known, "{point} is not in the list");
     bellwether_store::failpoint::hit(point);
 }

@@ -14,6 +14,8 @@ struct Follower {
     /// Something is on its way to it.
     busy: bool,
     drift: u64,
+    /// Why a set of its cannot be compared.
+    away: Option<String>,
     fault: Option<String>,
 }
 
@@ -38,6 +40,7 @@ impl Followers {
             O::Refused { .. } => follower.busy = false,
             O::Failed(why) => (follower.busy, follower.fault) = (false, Some(why.clone())),
             O::Drift { entries, .. } => follower.drift = *entries,
+            O::Away(why) => follower.away.clone_from(why),
             _ => {}
         }
         *follower != before
@@ -55,6 +58,9 @@ impl Followers {
         if follower.drift > 0 {
             let drift = follower.drift;
             return Err(Missing::Never(format!("{drift} entries were edited there; first: bellwether sync {server}")));
+        }
+        if let Some(away) = &follower.away {
+            return Err(Missing::Never(away.clone()));
         }
         match follower.at {
             Some(at) if at == head => Ok(()),

@@ -7,6 +7,7 @@ use std::{
 
 use bellwether_proto::{
     Malformed,
+    entry::EntryPath,
     hash::Hash,
     key::KeyPair,
     name::{ServerName, SetName},
@@ -17,7 +18,7 @@ use bellwether_store::{
     history::{History, HistoryError, Stored},
     index,
     pack::{self, Contents, Outlines, PackError},
-    scan::{Look, Notice, ScanError, scan},
+    scan::{Keeping, Look, Notice, Patience, ScanError, Unread, scan_keeping},
     tree::{Node, Tree},
 };
 use ring::rand::{SecureRandom, SystemRandom};
@@ -26,6 +27,8 @@ use crate::shared::{OUTLINES, sources};
 
 /// How often forming begins anew because files change while they are packed.
 const TRIES: u32 = 10;
+/// After so many of them, a file that changes is left out.
+const OFTEN: u32 = 3;
 
 /// What a group is formed from.
 #[derive(Debug)]
@@ -112,7 +115,9 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
     if history.head().is_some() {
         return Err(FormError::History(form.state.join("history")));
     }
-    let base = pack_base(&mut history, &record, &form.sets, form.state, |root| first_header(&form, &record, root))?;
+    let nothing = Tree::default();
+    let from = From { sets: &form.sets, last: &nothing, state: form.state };
+    let base = pack_base(&mut history, &record, from, |root| first_header(&form, &record, root))?;
     save_index(form.state, &base.tree);
     let (entries, bytes) = measure(&base.tree);
     let record = SignedRecord::sign(record, form.key)?;
@@ -127,6 +132,15 @@ pub(crate) struct Base {
     pub(crate) notices: Vec<Notice>,
 }
 
+/// Where a base is packed from.
+#[derive(Clone, Copy)]
+pub(crate) struct From<'a> {
+    pub(crate) sets: &'a [(SetName, PathBuf)],
+    /// What cannot be read, or is open for writing, is as in this tree; left out where it is not there.
+    pub(crate) last: &'a Tree,
+    pub(crate) state: &'a Path,
+}
+
 /// Packs what the sets hold as a base, under the header that `header` makes for their root; part of `history`, durably,
 /// when this returns.
 ///
@@ -135,18 +149,22 @@ pub(crate) struct Base {
 pub(crate) fn pack_base(
     history: &mut History,
     record: &Record,
-    sets: &[(SetName, PathBuf)],
-    state: &Path,
+    from: From<'_>,
     header: impl Fn(Hash) -> SignedHeader,
 ) -> Result<Base, FormError> {
-    let sources = sources(record, sets);
+    let sources = sources(record, from.sets);
     let rules: Vec<Arc<SetRules>> = sources.iter().map(|source| source.rules.clone()).collect();
     let empty = Tree::empty(rules.iter().cloned());
-    let mut found = scan(&sources, &empty, &Look::Bytes)?;
-    let outlines = Outlines::of_tree(&state.join(OUTLINES), &found.tree);
+    let patience = |_: &SetName, _: &EntryPath| Patience::Waits;
+    let keeping = Keeping { last: from.last, expected: &empty, patience: Some(&patience) };
+    let mut found = scan_keeping(&sources, &empty, &Look::Bytes, keeping)?;
+    let outlines = Outlines::of_tree(&from.state.join(OUTLINES), &found.tree);
     for attempt in 1.. {
+        if let Some(at) = found.unread.iter().position(|unread| unread.path.is_root()) {
+            return Err(found.unread.swap_remove(at).why.into());
+        }
         if let Some(missing) = found.tree.sets().iter().find(|set| set.root.is_none()) {
-            return Err(no_directory(sets, &missing.rules.name));
+            return Err(no_directory(from.sets, &missing.rules.name));
         }
         let header = header(found.tree.root());
         let contents = Contents {
@@ -156,18 +174,33 @@ pub(crate) fn pack_base(
             rules: &rules,
             changes: &empty.diff(&found.tree),
             sources: &sources,
+            history: None,
             codec: record.policy.codec,
             outlines: outlines.as_ref(),
         };
         let mut new = history.create()?;
         match pack::write(&contents, new.file()) {
-            Err(PackError::Changed { .. }) if attempt < TRIES => {
-                found = scan(&sources, &found.tree, &Look::Stats)?;
+            Err(PackError::Changed { set, path }) if (OFTEN..TRIES).contains(&attempt) => {
+                found.tree = found
+                    .tree
+                    .with_entry_of(&empty, &set, &path)
+                    .map_err(|_| PackError::Changed { set: set.clone(), path: path.clone() })?;
+                let why = ScanError::Busy { set: set.clone(), path: path.clone(), tries: attempt };
+                found.unread.push(Unread { set, path, why });
+            }
+            Err(PackError::Changed { .. }) if attempt < OFTEN => {
+                found = scan_keeping(&sources, &found.tree, &Look::Stats, keeping)?;
             }
             Err(error) => return Err(error.into()),
             Ok(_) => {
                 let stored = history.commit(new)?;
-                return Ok(Base { stored, tree: found.tree, notices: found.notices });
+                let mut notices = found.notices;
+                notices.extend(found.unread.iter().map(|unread| Notice {
+                    set: unread.set.clone(),
+                    path: unread.path.clone(),
+                    what: unread.reason(),
+                }));
+                return Ok(Base { stored, tree: found.tree, notices });
             }
         }
     }
@@ -227,6 +260,7 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
         version: Version { epoch: Epoch(1), version: 1 },
         servers: vec![manager],
         removed: Vec::new(),
+        refused: Vec::new(),
         policy,
         log: vec![Edit { by: form.author.clone(), time_ms: form.time_ms, what: "init".to_owned() }],
         previous: None,

@@ -9,6 +9,7 @@ use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     balancer::{self, Balancer},
+    key::PublicKey,
     limits,
     name::{BalancerName, ServerName, SetName},
     record::{Codec, Edit, OnDrift, Publish, Record, SetRules, SignedRecord},
@@ -83,6 +84,9 @@ pub enum GroupRefused {
     /// It has been disabled, and a token does not change that.
     #[error("{0} is disabled in this group")]
     Disabled(ServerName),
+    /// It is not trusted any more.
+    #[error("this group refuses the key {0} for good")]
+    RefusedKey(PublicKey),
     /// Never heard of.
     #[error("there is no server {0} in this group")]
     Unknown(ServerName),
@@ -125,6 +129,7 @@ impl Advise for GroupRefused {
             }
             Self::Disabled(name) => Advice::run("first, at the manager", format!("bellwether server enable {name}")),
             Self::Unknown(_) => Advice::run("see", "bellwether server list"),
+            Self::RefusedKey(_) => Advice::say("leave the group there, remove its key.pem, and join with a new key"),
             Self::Replaced { name, .. } => {
                 Advice::run("let it join anew, with a token", format!("bellwether token create --names {name}"))
             }
@@ -138,6 +143,7 @@ impl Advise for GroupRefused {
 pub(crate) fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
     let mut record = held.record().clone();
     change(&mut record);
+    // A record that was checked leaves room for one more, and none is signed that is beyond the greatest.
     record.version.version += 1;
     record.previous = Some(held.hash());
     log(&mut record.log, Edit { by: by.author.clone(), time_ms: by.time_ms, what });
@@ -167,6 +173,8 @@ pub struct PolicyChange {
     pub codec: Option<Codec>,
     /// In milliseconds.
     pub quiet_max_ms: Option<u64>,
+    /// How long an open file is waited for.
+    pub open_max_ms: Option<u64>,
     /// What a member does about edits of its own (W3).
     pub drift: Option<OnDrift>,
     /// Of `set`, or of all sets.
@@ -187,6 +195,8 @@ pub struct PolicyChange {
     pub min_serving: Option<u32>,
     /// In seconds.
     pub drain_timeout_s: Option<u64>,
+    /// How long a server that has started may be unready for want of a word of its manager.
+    pub ready_after_s: Option<u64>,
 }
 
 /// Patterns to add to those there are, or to take their place.
@@ -229,6 +239,7 @@ impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
             publish,
             codec: wire.codec.map(|text| text.parse()).transpose()?,
             quiet_max_ms: wire.quiet_max_ms,
+            open_max_ms: wire.open_max_ms,
             drift: wire.drift.map(|text| text.parse()).transpose()?,
             allow_setuid: wire.allow_setuid,
             allow_capabilities: wire.allow_capabilities,
@@ -239,6 +250,7 @@ impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
             no_balancers: wire.no_balancers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             min_serving: wire.min_serving,
             drain_timeout_s: wire.drain_timeout_s,
+            ready_after_s: wire.ready_after_s,
         })
     }
 }
@@ -258,8 +270,16 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     if let Some(ms) = change.quiet_max_ms.filter(|ms| !(5..=60_000).contains(ms)) {
         return Err(Malformed::new(format!("a quiet time of {ms} ms; it may be 5 to 60,000")).into());
     }
+    if let Some(ms) = change.open_max_ms.filter(|ms| *ms > limits::OPEN_MAX) {
+        let what = format!("{ms} ms for an open file; it may be {} at most", limits::OPEN_MAX);
+        return Err(Malformed::new(what).into());
+    }
     if let Some(s) = change.drain_timeout_s.filter(|s| *s > limits::DRAIN_TIMEOUT) {
         let what = format!("{s} s for sessions to end; it may be {} at most", limits::DRAIN_TIMEOUT);
+        return Err(Malformed::new(what).into());
+    }
+    if let Some(s) = change.ready_after_s.filter(|s| *s > limits::READY_AFTER) {
+        let what = format!("{s} s until a server that has started is ready; it may be {} at most", limits::READY_AFTER);
         return Err(Malformed::new(what).into());
     }
     if let Some(least) = change.min_serving.filter(|least| *least as usize > limits::SERVERS) {
@@ -269,10 +289,12 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     let mut policy = now.clone();
     policy.min_serving = change.min_serving.unwrap_or(policy.min_serving);
     policy.drain_timeout_s = change.drain_timeout_s.unwrap_or(policy.drain_timeout_s);
+    policy.ready_after_s = change.ready_after_s.unwrap_or(policy.ready_after_s);
     set_balancers(&mut policy.balancers, change)?;
     policy.publish = change.publish.unwrap_or(policy.publish);
     policy.codec = change.codec.unwrap_or(policy.codec);
     policy.quiet_max_ms = change.quiet_max_ms.unwrap_or(policy.quiet_max_ms);
+    policy.open_max_ms = change.open_max_ms.unwrap_or(policy.open_max_ms);
     policy.drift = change.drift.unwrap_or(policy.drift);
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);

@@ -16,17 +16,22 @@ mod adopt;
 mod backoff;
 pub mod balancer;
 mod change;
+mod dial_back;
 pub mod dirty;
+mod entering;
 pub mod epoch;
 pub mod failpoints;
 mod followers;
 mod form;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod glob;
 pub mod group;
 pub mod halt;
 mod head;
 mod lane;
 mod lanes;
+mod links;
 pub mod lost;
 mod membership;
 pub mod plan;
@@ -44,7 +49,9 @@ mod sessions;
 mod shared;
 mod start;
 pub mod takeover;
+pub mod tasks;
 pub mod tokens;
+mod waiting;
 pub mod watch;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -53,17 +60,13 @@ use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     entry::EntryPath,
-    key::PublicKey,
     name::ServerName,
     record::{Publish, Role, Server, SignedRecord},
     revision::{SignedHeader, check_message},
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::{
-    state_file::{self, StateFileError},
-    tree::Tree,
-};
+use bellwether_store::{state_file::StateFileError, tree::Tree};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
@@ -78,7 +81,7 @@ pub use publish::{Changes, PublishError, Request};
 pub use publisher::Published;
 pub use read::{FileRead, ReadError};
 pub use roles::{HandOverError, Leave, RoleRefused};
-pub use shared::{EditError, SaveError, Timings};
+pub use shared::{EditError, SaveError, Timings, decide};
 pub use start::{Setup, StartError};
 
 use crate::{
@@ -88,7 +91,7 @@ use crate::{
     lanes::ToLanes,
     publisher::Command,
     shared::{Shared, now_ms},
-    tokens::{Grant, Kept, TokenRefused, Tokens},
+    tokens::{TokenRefused, Tokens},
 };
 
 /// How long is waited for the servers that are reached to take a new record.
@@ -127,6 +130,21 @@ pub enum EnterError {
     /// The server's sets are not the group's.
     #[error("this server has no path for set {0}")]
     Set(bellwether_proto::name::SetName),
+    /// The manager's way to the server.
+    #[error("{manager}, the manager, dialled {address} to reach {server}: {why}")]
+    OutOfReach {
+        /// The server that wants to enter.
+        server: ServerName,
+        /// The manager.
+        manager: ServerName,
+        /// What was dialled.
+        address: String,
+        /// Why it was not reached.
+        why: String,
+    },
+    /// The manager's own address does not fit into a token.
+    #[error("the manager's address, {0}, is too long for a token, and its name resolves to nothing here")]
+    LongAddress(String),
     /// The use of the token could not be made durable.
     #[error("the token's use could not be saved; nothing was changed")]
     Save(#[from] StateFileError),
@@ -138,6 +156,12 @@ impl Advise for EnterError {
             Self::Token(token) => token.advice(),
             Self::Edit(edit) => edit.advice(),
             Self::Set(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and join again"))),
+            Self::LongAddress(_) => {
+                Some(Advice::run("give the manager a shorter one", "bellwether server set NAME --address HOST:PORT"))
+            }
+            Self::OutOfReach { server, manager, .. } => Some(Advice::say(format!(
+                "give the address at which {manager} reaches {server} (--advertise HOST:PORT), and open that port there"
+            ))),
             Self::Malformed(_) | Self::Save(_) => None,
         }
     }
@@ -154,7 +178,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     lanes: mpsc::Sender<ToLanes>,
     balancers: Locals,
-    tokens: Mutex<Tokens>,
+    tokens: Arc<Mutex<Tokens>>,
     tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
 }
 
@@ -188,6 +212,13 @@ impl Manager {
     /// Whether the head descends from that revision, as far as the history goes back.
     pub fn leads_from(&self, at: bellwether_proto::revision::RevisionId) -> bool {
         self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).leads_from(at)
+    }
+
+    /// Whether a server that holds the revision of that number comes to the head by what the group has published since.
+    pub fn is_in_order(&self, at: bellwether_proto::revision::Number) -> bool {
+        let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = history.all().find(|stored| stored.header.number() == at).map(|stored| stored.header.id());
+        held.is_some_and(|id| history.leads_from(id))
     }
 
     /// The head revision's tree.
@@ -317,62 +348,9 @@ impl Manager {
         let _ = self.inner.lanes.try_send(ToLanes { servers: vec![server.clone()], control: Control::Heard, answer });
     }
 
-    /// Makes a token; returns it with its secret, which is kept nowhere.
-    ///
-    /// # Errors
-    /// A grant of nothing, or it could not be saved.
-    pub async fn create_token(&self, grant: Grant) -> Result<bellwether_proto::token::Token, EnterError> {
-        let mut tokens = self.inner.tokens.lock().await;
-        let mut next = tokens.clone();
-        let (id, secret) = next.create(grant, now_ms())?;
-        self.save_tokens(&mut tokens, next).await?;
-        let record = self.record();
-        let manager = record.record().manager();
-        let (address, manager) = (manager.address.clone(), manager.key);
-        Ok(bellwether_proto::token::Token { group: record.record().group, address, manager, id, secret })
-    }
-
-    /// All tokens, without their secrets.
-    pub async fn list_tokens(&self) -> Vec<(String, Kept)> {
-        let tokens = self.inner.tokens.lock().await;
-        tokens.list().map(|(id, kept)| (id.to_owned(), kept.clone())).collect()
-    }
-
-    /// Revokes a token; again is no error.
-    ///
-    /// # Errors
-    /// No such token, or it could not be saved.
-    pub async fn revoke_token(&self, id: &str) -> Result<(), EnterError> {
-        let mut tokens = self.inner.tokens.lock().await;
-        let mut next = tokens.clone();
-        if next.revoke(id)? {
-            self.save_tokens(&mut tokens, next).await?;
-        }
-        Ok(())
-    }
-
-    async fn save_tokens(&self, tokens: &mut Tokens, next: Tokens) -> Result<(), StateFileError> {
-        let (path, saved) = (self.inner.shared.state.join(start::TOKENS), next.clone());
-        let save = tokio::task::spawn_blocking(move || state_file::save(&path, &saved));
-        save.await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
-        *tokens = next;
-        Ok(())
-    }
-
     /// The records that made each manager, oldest first, for a server that enters.
     pub fn chain(&self) -> Vec<v1::SignedRecord> {
         self.inner.shared.chain.clone()
-    }
-
-    /// The head's tree for a server that has a token, before it enters.
-    ///
-    /// # Errors
-    /// The token is refused, or the preview cannot be made.
-    pub async fn preview(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Preview, PreviewError> {
-        self.admit(request, key).await?;
-        let shared = self.inner.shared.clone();
-        let made = tokio::task::spawn_blocking(move || shared.previews.of_head(&shared)).await;
-        Ok(made.map_err(|_| PublishError::Stopping)??)
     }
 }
 

@@ -4,29 +4,28 @@
 use std::sync::Arc;
 
 use bellwether_proto::{
-    key::PublicKey,
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
     start,
     status::{Event, Observation},
     token::Token,
-    v1,
 };
 
 use tokio::sync::oneshot;
 
 use crate::{
     EnterError, Manager, SPREAD, by,
-    group::{self, By, GroupRefused, ServerChange},
+    group::{self, GroupRefused, ServerChange},
     lane::Control,
     lanes::ToLanes,
-    sessions,
     shared::{EditError, now_ms},
-    tokens::{Grant, Presented},
+    tokens::Grant,
 };
 
 /// How long a server may take to show that it lives.
 const PROBE: std::time::Duration = std::time::Duration::from_secs(3);
+/// How long a server may take to answer that it lives, before a role is given to it.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Manager {
     /// Adds a server again that was removed or disabled.
@@ -42,7 +41,8 @@ impl Manager {
         self.edit_servers(|held| group::add_again(held, name, &by(author)), dry_run).await
     }
 
-    /// Removes a server: its lane ends at once, and it is refused from its next call on.
+    /// Removes a server: its lane ends at once, it is refused from its next call on, and no token that there is admits it
+    /// again. That is durable first: a crash in between leaves a member that needs another token should it enter anew.
     ///
     /// # Errors
     /// The record is as it was.
@@ -52,7 +52,25 @@ impl Manager {
         author: &str,
         dry_run: bool,
     ) -> Result<Arc<SignedRecord>, EditError> {
+        // Held to the end: who enters at this moment has entered before, or is refused.
+        let tokens = self.inner.tokens.clone().lock_owned().await;
+        let held = self.record();
+        let removed = group::remove(&held, name, &by(author))?.filter(|_| !dry_run);
+        let server = removed.and(held.record().server(name));
+        let mut next = tokens.clone();
+        if let Some(server) = server {
+            next.remove(name, &server.key);
+        }
+        let _tokens = self.save_tokens(tokens, next).await.map_err(EditError::Tokens)?;
         self.edit_servers(|held| group::remove(held, name, &by(author)), dry_run).await
+    }
+
+    /// The tokens that the server of that name has used, should it have been removed, and that admit further servers.
+    pub async fn left_open_by(&self, name: &ServerName) -> Vec<String> {
+        let record = self.record();
+        let gone = record.record().removed.iter().rfind(|server| server.name == *name);
+        let Some(gone) = gone else { return Vec::new() };
+        self.inner.tokens.lock().await.left_open_by(&gone.key, now_ms())
     }
 
     /// Disables a server: its lane ends at once, it is sent nothing more and its calls are refused.
@@ -132,10 +150,7 @@ impl Manager {
             return Ok(());
         };
         let since = now_ms();
-        let (answer, _) = oneshot::channel();
-        let probe = ToLanes { servers: vec![name.clone()], control: Control::Probe, answer };
-        // Full or gone: then the next keepalive tells.
-        let _ = self.inner.lanes.try_send(probe);
+        self.probe(name);
         let told = live.wait_for(|live| match live.get(name) {
             Some(now) => now.incarnation != connected.incarnation || now.beat >= since,
             None => true,
@@ -156,6 +171,31 @@ impl Manager {
         );
         shared.see(Event::Server(name.clone(), Observation::Knocked(format!("{copy}; it was refused"))));
         Err(copy)
+    }
+
+    /// Its next keepalive is sent now.
+    fn probe(&self, name: &ServerName) {
+        let (answer, _) = oneshot::channel();
+        let probe = ToLanes { servers: vec![name.clone()], control: Control::Probe, answer };
+        // Full or gone: then the next keepalive tells.
+        let _ = self.inner.lanes.try_send(probe);
+    }
+
+    /// Asks a server whether it lives, now: a connection that is open says what was.
+    ///
+    /// # Errors
+    /// It does not answer, for people.
+    pub async fn answers(&self, name: &ServerName) -> Result<(), String> {
+        let mut live = self.inner.shared.live.subscribe();
+        let since = now_ms();
+        self.probe(name);
+        let told = live.wait_for(|live| live.get(name).is_some_and(|live| live.beat >= since));
+        match tokio::time::timeout(ANSWER, told).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                Err(format!("it was asked just now and has not answered for {} s", ANSWER.as_secs()))
+            }
+        }
     }
 
     async fn edit_servers(
@@ -180,59 +220,4 @@ impl Manager {
         let lacks = |server: &&Server| records.get(&server.name).is_none_or(|held| *held < version);
         members().filter(lacks).map(|server| server.name.clone()).collect()
     }
-
-    /// A server enters with a token: the token's use, then the record, are durable when this returns. `key` is what its
-    /// connection proved. Idempotent for that key.
-    ///
-    /// # Errors
-    /// Why it does not enter; the token's use may be bound to its key by then, so that it can come again.
-    pub async fn enter(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Arc<SignedRecord>, EnterError> {
-        let (name, replaces) = self.admit(request, key).await?;
-        // It comes without a state: the sessions that it, or whoever had the name, has had say nothing any more.
-        let (state, whose) = (self.inner.shared.state.clone(), name.clone());
-        let forget = move || sessions::forget(&state, &whose);
-        tokio::task::spawn_blocking(forget).await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
-        let by = by(name.as_str());
-        let shared = &self.inner.shared;
-        Ok(shared.edit(|held| entered(held, &name, key, &request.address, replaces, &by)).await?)
-    }
-
-    /// Checks a token, that the record would take the server, and its sets; binds the token to its key. Returns its name,
-    /// and whether it takes the place of the server of that name.
-    pub(crate) async fn admit(
-        &self,
-        request: &v1::EnterRequest,
-        key: &PublicKey,
-    ) -> Result<(ServerName, bool), EnterError> {
-        let name: ServerName = request.server.parse()?;
-        let mut tokens = self.inner.tokens.lock().await;
-        let mut next = tokens.clone();
-        let presented = Presented { id: &request.token_id, secret: &request.secret, name: &name, key };
-        let changed = next.present(presented, now_ms())?;
-        let replaces = next.replaces(&request.token_id);
-        // Only who has the secret learns more.
-        let record = self.record();
-        let by = by(name.as_str());
-        entered(&record, &name, key, &request.address, replaces, &by).map_err(EditError::from)?;
-        let lacks =
-            |rules: &&bellwether_proto::record::SetRules| !request.sets.iter().any(|s| s == rules.name.as_str());
-        if let Some(rules) = record.record().policy.sets.iter().find(lacks) {
-            return Err(EnterError::Set(rules.name.clone()));
-        }
-        if changed {
-            self.save_tokens(&mut tokens, next).await?;
-        }
-        Ok((name, replaces))
-    }
-}
-
-fn entered(
-    held: &SignedRecord,
-    name: &ServerName,
-    key: &PublicKey,
-    address: &str,
-    replaces: bool,
-    by: &By,
-) -> Result<Option<Record>, GroupRefused> {
-    if replaces { group::replace(held, name, key, address, by) } else { group::enter(held, name, key, address, by) }
 }

@@ -54,6 +54,7 @@ impl Preview {
             rules: &rules,
             changes: &Tree::empty(rules.iter().cloned()).diff(&head.tree),
             sources: &shared.sources(),
+            history: None,
             codec: shared.record.borrow().record().policy.codec,
             outlines: None,
         };

@@ -6,33 +6,37 @@ use std::{
     collections::BTreeMap,
     os::fd::AsFd,
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bellwether_proto::{
+    Malformed,
     advice::{Advice, Advise},
     entry::EntryPath,
     name::SetName,
     record::{Publish, Record, SetRules, Version},
-    revision::{Header, Number, RevisionId, SignedHeader},
+    revision::{Header, RevisionId, SignedHeader},
 };
 use bellwether_store::{
     durable,
     history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
-    scan::{Depth, Look, Notice, ScanError, Source, scan},
-    tree::{Change, Tree},
+    scan::{Depth, HardLink, Keeping, Look, Means, Notice, Scan, ScanError, Source, Unread, scan_keeping},
+    tree::{Change, Tree, TreeError},
 };
 
 use crate::{
     failpoints, group,
     head::Head,
-    safety::{Fright, frightening},
-    shared::{Shared, now_ms, sources},
+    safety::{ACCEPTED, By, Fright, Step},
+    shared::{Shared, decide, now_ms, sources},
+    waiting::Waiting,
 };
 
-/// How often a publish begins anew because files change while they are packed.
-const TRIES: u32 = 10;
+/// How often a file that changes while it is packed is scanned again; after that it stays as in the last revision.
+const TRIES: u32 = 3;
+/// How often a publish begins anew because files change while they are packed, or cannot be read then.
+const ATTEMPTS: u32 = 64;
 /// Changes that an answer lists.
 const LISTED: usize = 100;
 
@@ -43,7 +47,7 @@ pub struct Request {
     pub message: String,
     /// Who.
     pub author: String,
-    /// Publish although most files are gone.
+    /// Publish although most files are gone; from then on what is gone counts anew.
     pub accept: bool,
     /// Only say what would be published.
     pub dry_run: bool,
@@ -55,6 +59,9 @@ pub enum PublishError {
     /// A set cannot be scanned.
     #[error("nothing was published: the sets cannot be read")]
     Scan(#[from] ScanError),
+    /// What stays as in the head does not fit to what was scanned.
+    #[error("nothing was published: the sets cannot be read")]
+    Tree(#[from] TreeError),
     /// A pack cannot be built.
     #[error("nothing was published: the revision cannot be packed")]
     Pack(#[from] PackError),
@@ -62,14 +69,20 @@ pub enum PublishError {
     #[error("nothing was published: the history cannot take the revision")]
     History(#[from] HistoryError),
     /// Most files are gone.
-    #[error("{0}")]
+    #[error("publish refused: {0}; no server was changed")]
     Frightening(Fright),
     /// The record names a set that has no path on this server.
     #[error("nothing was published: set {0} has no path on this server")]
     NoPath(SetName),
     /// What was asked cannot be said in a revision.
     #[error("{0}; nothing was published")]
-    Malformed(#[from] bellwether_proto::Malformed),
+    Malformed(#[from] Malformed),
+    /// What was to be published cannot be read, or is not whole yet.
+    #[error("not published yet: {0}; it is tried again")]
+    Waits(String),
+    /// Another server leads in the same epoch: what both publish could never be one.
+    #[error("{0}")]
+    Disputed(Arc<str>),
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
@@ -80,9 +93,20 @@ impl Advise for PublishError {
         match self {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
-            Self::Scan(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => None,
+            Self::Disputed(_) => Some(decide()),
+            Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
+            Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => {
+                None
+            }
         }
     }
+}
+
+/// What to do about a set that became another place.
+pub(crate) fn back_or_accept() -> Advice {
+    let accept = Advice::run("or, if this is meant, on this server", "bellwether publish --accept");
+    Advice::say("mount again what was there").or(&accept)
 }
 
 /// By whom a publish was started.
@@ -92,6 +116,17 @@ pub(crate) enum Cause {
     Seen,
     /// A person.
     Asked(Request),
+    /// The same, and what it takes away was judged before it was made.
+    Judged(Request),
+}
+
+impl Cause {
+    fn request(&self) -> Option<&Request> {
+        match self {
+            Self::Seen => None,
+            Self::Asked(request) | Self::Judged(request) => Some(request),
+        }
+    }
 }
 
 /// What came of it.
@@ -110,11 +145,58 @@ pub(crate) struct Seen {
     pub(crate) looked: Look,
     /// The sets as they are.
     pub(crate) tree: Tree,
-    pub(crate) notices: Vec<Notice>,
-    pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
+    pub(crate) found: Found,
     pub(crate) outcome: Result<Outcome, PublishError>,
     /// A base of the head is due.
     pub(crate) base_due: bool,
+}
+
+/// What a look found besides the tree; of its paths only.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) unread: Vec<Unread>,
+    pub(crate) open: Vec<(SetName, EntryPath)>,
+    pub(crate) links: Vec<HardLink>,
+    pub(crate) means: BTreeMap<SetName, Means>,
+    pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
+}
+
+impl Found {
+    /// That a set's directory is another place.
+    fn elsewhere(&self) -> Option<ScanError> {
+        self.unread.iter().find_map(|unread| match &unread.why {
+            ScanError::Elsewhere { set, path, elsewhere } => {
+                let (set, path, elsewhere) = (set.clone(), path.clone(), elsewhere.clone());
+                Some(ScanError::Elsewhere { set, path, elsewhere })
+            }
+            _ => None,
+        })
+    }
+
+    fn split(scan: Scan) -> (Tree, Self) {
+        let Scan { tree, notices, unread, open, links, means, young, .. } = scan;
+        let young = young.into_iter().map(|at| (at, Depth::Entry)).collect();
+        (tree, Self { notices, unread, open, links, means, young })
+    }
+
+    /// Takes what a second look at one of the paths found.
+    fn renew(&mut self, at: &(SetName, EntryPath), again: Self) {
+        self.unread.retain(|unread| (&unread.set, &unread.path) != (&at.0, &at.1));
+        self.open.retain(|open| open != at);
+        self.links.retain(|link| (&link.set, &link.path) != (&at.0, &at.1));
+        self.notices.extend(again.notices);
+        self.unread.extend(again.unread);
+        self.open.extend(again.open);
+        self.links.extend(again.links);
+        self.means.extend(again.means);
+        self.young.extend(again.young);
+    }
+
+    /// What cannot be published now, for people.
+    pub(crate) fn waits(&self) -> Vec<String> {
+        self.unread.iter().map(|unread| format!("{}:{}: {}", unread.set, unread.path, unread.reason())).collect()
+    }
 }
 
 /// What differs from the head.
@@ -144,9 +226,10 @@ impl Changes {
 pub(crate) struct Prepared {
     looked: Look,
     tree: Tree,
-    notices: Vec<Notice>,
-    young: BTreeMap<(SetName, EntryPath), Depth>,
+    found: Found,
     outcome: Result<Ready, PublishError>,
+    /// A person says that it is meant.
+    accepted: bool,
     began: Instant,
     /// What it was prepared under.
     head: RevisionId,
@@ -156,7 +239,8 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Whether nothing has changed since that it depends on: neither the head nor the record.
     pub(crate) fn fits(&self, shared: &Shared) -> bool {
-        self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version
+        let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
+        same && shared.undisputed().is_ok()
     }
 }
 
@@ -165,57 +249,88 @@ enum Ready {
     Same,
     Held(Changes),
     /// A whole pack, on the disk, not yet part of the history.
-    Packed(NewPack, Changes),
+    Packed(NewPack, Changes, Step),
 }
 
-/// Prepares a publish of what `look` finds. `known`: the sets as last scanned.
+/// Prepares a publish of what `look` finds. `known`: the sets as last scanned, and what waits. What cannot be read, or is
+/// not whole yet, stays as in the head.
 ///
 /// # Errors
 /// The sets cannot be scanned: nothing new is known. All other errors are [`commit`]'s to give.
 pub(crate) fn prepare(
     shared: &Shared,
-    known: &Tree,
+    (known, waiting): (&Tree, &Waiting),
     look: Look,
     cause: &Cause,
     began: Instant,
 ) -> Result<Prepared, PublishError> {
+    shared.undisputed().map_err(PublishError::Disputed)?;
     let record = shared.record.borrow().clone();
     let (head, record) = (shared.head.borrow().clone(), record.record());
-    let sources = sources(record, &shared.sets);
+    let sources = shared.roots.guard(sources(record, &shared.sets));
     if let Some(lost) = record.policy.sets.iter().find(|rules| sources.iter().all(|s| s.rules.name != rules.name)) {
         return Err(PublishError::NoPath(lost.name.clone()));
     }
-    let publishing = Publishing { shared, record, head: &head, sources: &sources, began };
-    let mut prepared = publishing.look(known, &look)?;
-    for attempt in 1.. {
-        prepared.outcome = publishing.go(&prepared.tree, cause);
-        let Err(PublishError::Pack(PackError::Changed { set, path })) = &prepared.outcome else { break };
-        if attempt == TRIES {
-            break;
-        }
-        let again = Look::At([((set.clone(), path.clone()), Depth::All)].into());
-        let mut next = publishing.look(&prepared.tree, &again)?;
-        next.notices.append(&mut prepared.notices);
-        next.young.append(&mut prepared.young);
-        prepared = Prepared { looked: prepared.looked, ..next };
+    if matches!(cause, Cause::Asked(Request { accept: true, dry_run: false, .. })) {
+        shared.roots.accept();
     }
+    let publishing = Publishing { shared, record, head: &head, sources: &sources, waiting, began };
+    let mut prepared = publishing.look(known, &look)?;
+    let mut tries: BTreeMap<(SetName, EntryPath), u32> = BTreeMap::new();
+    for _ in 0..ATTEMPTS {
+        prepared.outcome = publishing.go(&prepared.tree, cause);
+        let (at, source) = match &mut prepared.outcome {
+            Err(PublishError::Pack(PackError::Changed { set, path })) => ((set.clone(), path.clone()), None),
+            Err(PublishError::Pack(PackError::Read { set, path, source })) => {
+                let source = std::mem::replace(source, std::io::ErrorKind::Other.into());
+                ((set.clone(), path.clone()), Some(source))
+            }
+            _ => break,
+        };
+        let tried = tries.entry(at.clone()).or_default();
+        *tried += 1;
+        match source {
+            None if *tried < TRIES => publishing.look_again(&mut prepared, &at)?,
+            None => publishing.keep(&mut prepared, at, |(set, path)| ScanError::Busy { set, path, tries: TRIES })?,
+            Some(source) => publishing.keep(&mut prepared, at, |(set, path)| ScanError::Io { set, path, source })?,
+        }
+    }
+    let asked = matches!(cause, Cause::Asked(Request { dry_run: false, .. }));
+    if asked
+        && matches!(prepared.outcome, Ok(Ready::Same))
+        && let Some(elsewhere) = prepared.found.elsewhere()
+    {
+        prepared.outcome = Err(elsewhere.into());
+    }
+    prepared.accepted = cause.request().is_some_and(|request| request.accept && !request.dry_run);
     Ok(prepared)
 }
 
 /// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
 pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
-    let Prepared { looked, tree, notices, young, outcome, began, .. } = prepared;
+    let Prepared { looked, tree, found, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
-        Ready::Same => Ok(Outcome::Same),
+        Ready::Same => {
+            if accepted {
+                shared.guard().accept(Arc::new(tree.clone()), Instant::now());
+            }
+            Ok(Outcome::Same)
+        }
         Ready::Held(changes) => Ok(Outcome::Held(changes)),
-        Ready::Packed(pack, changes) => {
+        Ready::Packed(pack, changes, step) => {
             let head = Head::new(keep(shared, pack)?, Arc::new(tree.clone()), began);
+            let (mut guard, now) = (shared.guard(), Instant::now());
+            if accepted {
+                guard.accept(head.tree.clone(), now);
+            } else {
+                guard.note(&step, head.tree.clone(), now);
+            }
             Ok(Outcome::Published(Arc::new(head), changes))
         }
     });
     let published = matches!(outcome, Ok(Outcome::Published(..)));
     let base_due = published && shared.history.read().unwrap_or_else(PoisonError::into_inner).base_due();
-    Seen { looked, tree, notices, young, outcome, base_due }
+    Seen { looked, tree, found, outcome, base_due }
 }
 
 struct Publishing<'a> {
@@ -223,23 +338,54 @@ struct Publishing<'a> {
     record: &'a Record,
     head: &'a Head,
     sources: &'a [Source],
+    waiting: &'a Waiting,
     began: Instant,
 }
 
 impl Publishing<'_> {
-    fn look(&self, known: &Tree, look: &Look) -> Result<Prepared, PublishError> {
-        let scan = scan(self.sources, known, look)?;
+    fn scan(&self, known: &Tree, look: &Look) -> Result<(Tree, Found), PublishError> {
+        let bound = Duration::from_millis(self.record.policy.open_max_ms);
+        let patience =
+            |set: &SetName, path: &EntryPath| self.waiting.patience(&(set.clone(), path.clone()), bound, self.began);
+        let keeping = Keeping { last: &self.head.tree, expected: known, patience: Some(&patience) };
+        let scanned = scan_keeping(self.sources, known, look, keeping)?;
         failpoints::hit("publish.scanned");
+        Ok(Found::split(scanned))
+    }
+
+    fn look(&self, known: &Tree, look: &Look) -> Result<Prepared, PublishError> {
+        let (tree, found) = self.scan(known, look)?;
         Ok(Prepared {
             looked: look.clone(),
-            tree: scan.tree,
-            notices: scan.notices,
-            young: scan.young.into_iter().map(|at| (at, Depth::Entry)).collect(),
+            tree,
+            found,
             outcome: Ok(Ready::Same),
+            accepted: false,
             began: self.began,
             head: self.head.id(),
             record: self.record.version,
         })
+    }
+
+    fn look_again(&self, prepared: &mut Prepared, at: &(SetName, EntryPath)) -> Result<(), PublishError> {
+        let (tree, found) = self.scan(&prepared.tree, &Look::At([(at.clone(), Depth::All)].into()))?;
+        prepared.tree = tree;
+        prepared.found.renew(at, found);
+        Ok(())
+    }
+
+    /// Lets an entry stay as it is in the head.
+    fn keep(
+        &self,
+        prepared: &mut Prepared,
+        at: (SetName, EntryPath),
+        why: impl FnOnce((SetName, EntryPath)) -> ScanError,
+    ) -> Result<(), PublishError> {
+        let (set, path) = &at;
+        prepared.tree = prepared.tree.with_entry_of(&self.head.tree, set, path)?;
+        let unread = Unread { set: set.clone(), path: path.clone(), why: why(at.clone()) };
+        prepared.found.renew(&at, Found { unread: vec![unread], ..Found::default() });
+        Ok(())
     }
 
     fn go(&self, tree: &Tree, cause: &Cause) -> Result<Ready, PublishError> {
@@ -249,42 +395,40 @@ impl Publishing<'_> {
         }
         let changes = self.head.tree.diff(tree);
         let summary = Changes::of(&changes, &self.head.tree);
-        let asked = match cause {
-            Cause::Seen => None,
-            Cause::Asked(request) => Some(request),
-        };
+        let asked = cause.request();
         if asked.is_some_and(|request| request.dry_run) {
             return Ok(Ready::Held(summary));
         }
-        if !asked.is_some_and(|request| request.accept)
-            && let Some(fright) = frightening(&self.head.tree, tree)
-        {
+        let mut step = Step::new(&self.head.tree, tree, &changes);
+        let judged = matches!(cause, Cause::Judged(_)) || asked.is_some_and(|request| request.accept);
+        if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, By::Anybody, Instant::now()) {
             return Err(PublishError::Frightening(fright));
         }
         if asked.is_none() && self.record.policy.publish == Publish::Manual {
             return Ok(Ready::Held(summary));
         }
-        let header = self.header(root, asked);
-        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary))
+        let header = self.header(root, asked)?;
+        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary, step))
     }
 
-    fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> SignedHeader {
+    fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> Result<SignedHeader, Malformed> {
         let parent = &self.head.stored.header;
+        let accepted = asked.filter(|request| request.accept);
         let header = Header {
             group: self.record.group,
-            number: Number { epoch: self.record.version.epoch, sequence: parent.number().sequence + 1 },
+            number: parent.number().next(self.record.version.epoch)?,
             parent: Some(parent.id()),
             manager: self.shared.name.clone(),
             incarnation: self.shared.incarnation,
             time_ms: now_ms(),
             author: asked.map(|request| group::cut(&request.author).to_owned()).unwrap_or_default(),
             message: asked.map(|request| request.message.clone()).unwrap_or_default(),
-            labels: BTreeMap::new(),
+            labels: accepted.map(|_| (ACCEPTED.to_owned(), String::new())).into_iter().collect(),
             root,
         };
         let signed = SignedHeader::sign(header, &self.shared.key);
         failpoints::hit("publish.signed");
-        signed
+        Ok(signed)
     }
 
     fn pack(&self, header: &SignedHeader, changes: &[Change]) -> Result<NewPack, PublishError> {
@@ -296,6 +440,7 @@ impl Publishing<'_> {
             rules: &rules,
             changes,
             sources: self.sources,
+            history: None,
             codec: self.record.policy.codec,
             outlines: self.shared.outlines.as_ref(),
         };
@@ -339,16 +484,19 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
     let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
     let path = |rules: &Arc<SetRules>| {
         let (_, path) = shared.sets.iter().find(|(name, _)| *name == rules.name)?;
-        Some(Source { rules: rules.clone(), path: path.clone() })
+        Some(Source::new(rules.clone(), path.clone()))
     };
     let empty = Tree::empty(rules.iter().cloned());
+    // An entry that cannot be read now is in the head as it was before: the history has it.
+    let history = shared.history.read().unwrap_or_else(PoisonError::into_inner).packs();
     let contents = Contents {
         header: &head.stored.header,
         base: true,
         parent: &empty,
         rules: &rules,
         changes: &empty.diff(&head.tree),
-        sources: &rules.iter().filter_map(path).collect::<Vec<_>>(),
+        sources: &shared.roots.guard(rules.iter().filter_map(path).collect()),
+        history: Some(&history),
         codec: record.record().policy.codec,
         outlines: shared.outlines.as_ref(),
     };

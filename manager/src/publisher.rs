@@ -6,7 +6,7 @@
 //! monitor over the `head` watch and the event channel.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
@@ -14,13 +14,15 @@ use std::{
 
 use bellwether_proto::{
     advice::Advise,
-    record::{Publish, SetRules},
-    status::{Event, SetStatus},
+    entry::EntryPath,
+    name::SetName,
+    record::{Policy, Publish, SetRules},
+    status::{Event, SetStatus, Writers},
 };
 use bellwether_store::{
     history::REVISIONS,
     index,
-    scan::{Look, Notice},
+    scan::{HardLink, Look, Means, Notice, ScanError},
     tree::{SetTree, Tree},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,13 +30,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     adopt::{self, Adopt, AdoptError, Adopted, Made},
     change::{self, Asked, Changed},
-    dirty::Dirty,
+    dirty::{Dirty, Limits},
     failpoints,
     head::Head,
-    publish::{self, Cause, Changes, Outcome, Prepared, PublishError, Request, Seen},
+    links,
+    publish::{self, Cause, Changes, Found, Outcome, Prepared, PublishError, Request, Seen},
     quiet::Burst,
-    shared::Shared,
-    watch::Mode,
+    shared::{Shared, now_ms},
+    waiting::Waiting,
+    watch::{Modes, Rescans},
 };
 
 /// Until a publish that failed is tried again: at first, and at most.
@@ -69,6 +73,8 @@ pub struct Published {
     pub revision: Option<bellwether_proto::revision::SignedHeader>,
     /// What differs, or differed.
     pub changes: Changes,
+    /// What cannot be published now and stays as in the last revision, as "SET:PATH: why".
+    pub unread: Vec<String>,
 }
 
 pub(crate) struct Publisher {
@@ -76,8 +82,18 @@ pub(crate) struct Publisher {
     pub(crate) dirty: Arc<Dirty>,
     /// The sets as last scanned.
     pub(crate) known: Tree,
-    pub(crate) mode: watch::Receiver<Mode>,
+    pub(crate) modes: watch::Receiver<Modes>,
+    /// Told of what a rescan finds.
+    pub(crate) rescans: Rescans,
     pub(crate) notices: BTreeSet<Notice>,
+    /// What cannot be published as it is, and what was published while somebody had it open.
+    pub(crate) waiting: Waiting,
+    /// How it was last found out in each set who has files open.
+    pub(crate) means: BTreeMap<SetName, Means>,
+    /// Files with more than one name.
+    pub(crate) links: BTreeSet<HardLink>,
+    /// What the monitor was told of the sets.
+    pub(crate) told: Vec<SetStatus>,
     /// What the monitor was told of unpublished edits.
     pub(crate) unpublished: Option<String>,
     /// Publishes that failed in a row.
@@ -125,21 +141,24 @@ impl Times {
 /// What to publish.
 enum Work {
     /// What was prepared.
-    Prepared(Prepared),
+    Prepared(Box<Prepared>),
     /// What is found there.
     Look(Look),
     /// The same, as a person asked.
     Asked(Look, Request),
+    /// The same, where a person had the change made: it was judged before.
+    Made(Look, Request),
 }
 
 impl Work {
     /// Blocks.
-    fn publish(self, shared: &Shared, known: &Tree) -> Result<Seen, PublishError> {
+    fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<Seen, PublishError> {
         let began = Instant::now();
         let prepared = match self {
-            Self::Prepared(prepared) => prepared,
+            Self::Prepared(prepared) => *prepared,
             Self::Look(look) => publish::prepare(shared, known, look, &Cause::Seen, began)?,
             Self::Asked(look, request) => publish::prepare(shared, known, look, &Cause::Asked(request), began)?,
+            Self::Made(look, request) => publish::prepare(shared, known, look, &Cause::Judged(request), began)?,
         };
         Ok(publish::commit(shared, prepared))
     }
@@ -148,12 +167,13 @@ impl Work {
 /// Makes a change and publishes it; none: it was so already. Blocks.
 fn change(
     shared: &Shared,
-    known: &Tree,
+    known: (&Tree, &Waiting),
     asked: &Asked,
     request: Request,
 ) -> Result<Option<Result<Seen, PublishError>>, change::ChangeError> {
+    change::judge(shared, asked)?;
     let Some(made) = change::make(shared, asked)? else { return Ok(None) };
-    let prepared = publish::prepare(shared, known, made.look.clone(), &Cause::Asked(request), Instant::now());
+    let prepared = publish::prepare(shared, known, made.look.clone(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
     made.sync(asked)?;
     Ok(Some(prepared.map(|prepared| publish::commit(shared, prepared))))
@@ -164,12 +184,12 @@ impl Publisher {
         let mut record = self.shared.record.subscribe();
         let mut policy = policy_of(&self.shared);
         // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
-        let armed = async { drop(self.mode.wait_for(|mode| *mode != Mode::Starting).await) };
+        let armed = async { drop(self.modes.wait_for(Modes::are_known).await) };
         tokio::select! {
             () = armed => {}
             () = stopped(&mut shutdown) => return,
         }
-        self.tell_sets(None);
+        self.tell_sets();
         loop {
             let next = self.next();
             tokio::select! {
@@ -194,15 +214,20 @@ impl Publisher {
         self.save().await;
     }
 
-    fn quiet_max(&self) -> Duration {
-        Duration::from_millis(self.shared.record.borrow().record().policy.quiet_max_ms)
+    fn limits(&self) -> Limits {
+        let record = self.shared.record.borrow();
+        let Policy { quiet_max_ms, open_max_ms, .. } = record.record().policy;
+        Limits { quiet: Duration::from_millis(quiet_max_ms), open: Duration::from_millis(open_max_ms) }
     }
 
     fn next(&self) -> Instant {
         let Times { rescan, full, young, base, wanted: _ } = &self.times;
-        let dirty = self.dirty.due(self.quiet_max());
+        let dirty = self.dirty.due(self.limits());
         let young = young.as_ref().map(|(at, _)| *at);
-        [self.early_at(), dirty, young, *base].into_iter().flatten().fold((*rescan).min(*full), Instant::min)
+        [self.early_at(), dirty, young, *base, self.waiting.due()]
+            .into_iter()
+            .flatten()
+            .fold((*rescan).min(*full), Instant::min)
     }
 
     /// When the burst so far is to be prepared, unless it is.
@@ -218,13 +243,16 @@ impl Publisher {
             self.dirty.take();
             self.round(Work::Look(Look::Bytes)).await;
             self.save().await;
-        } else if self.dirty.due(self.quiet_max()).is_some_and(|at| at <= now) {
+        } else if self.dirty.due(self.limits()).is_some_and(|at| at <= now) {
+            self.waiting.written(self.dirty.written());
             match self.early.take() {
-                Some((burst, prepared)) if prepared.fits(&self.shared) && self.dirty.take_if(burst) => {
-                    self.round(Work::Prepared(prepared)).await;
+                Some((burst, prepared))
+                    if prepared.fits(&self.shared) && self.dirty.take_if(burst, self.limits(), now) =>
+                {
+                    self.round(Work::Prepared(Box::new(prepared))).await;
                 }
                 Some(_) | None => {
-                    if let Some(look) = self.dirty.take() {
+                    if let Some(look) = self.dirty.take_due(self.limits(), now) {
                         self.round(Work::Look(look)).await;
                     }
                 }
@@ -235,9 +263,14 @@ impl Publisher {
             if let Some((_, look)) = self.times.young.take() {
                 self.round(Work::Look(look)).await;
             }
+        } else if let Some(look) = self.waiting.look(now) {
+            self.round(Work::Look(look)).await;
         } else if self.times.rescan <= now {
-            self.dirty.take();
+            let (told, before) = (self.dirty.take().is_some(), self.known.clone());
             self.round(Work::Look(Look::Stats)).await;
+            if !told {
+                self.rescans.found(&before, &self.known);
+            }
             self.save().await;
         } else if self.times.base.is_some_and(|at| at <= now) {
             self.base().await;
@@ -248,7 +281,7 @@ impl Publisher {
         match command {
             Command::Publish(request, answer) => {
                 self.dirty.take();
-                let _ = answer.send(self.asked(Look::Stats, request).await);
+                let _ = answer.send(self.asked(Work::Asked(Look::Stats, request)).await);
             }
             Command::Change(asked, answer) => {
                 let _ = answer.send(self.change(asked).await);
@@ -256,7 +289,7 @@ impl Publisher {
             Command::Hold { answer, over } => {
                 self.dirty.take();
                 let request = Request { dry_run: true, ..Request::default() };
-                let _ = answer.send(self.asked(Look::Stats, request).await);
+                let _ = answer.send(self.asked(Work::Asked(Look::Stats, request)).await);
                 tokio::select! {
                     over = over => if over.is_ok() { stopped(shutdown).await },
                     () = stopped(shutdown) => {}
@@ -268,43 +301,53 @@ impl Publisher {
         }
     }
 
-    async fn asked(&mut self, look: Look, request: Request) -> Result<Published, PublishError> {
-        match self.attempt(Work::Asked(look, request)).await? {
-            Outcome::Same => Ok(Published { revision: None, changes: Changes::default() }),
-            Outcome::Held(changes) => Ok(Published { revision: None, changes }),
-            Outcome::Published(head, changes) => Ok(Published { revision: Some(head.stored.header.clone()), changes }),
-        }
+    async fn asked(&mut self, work: Work) -> Result<Published, PublishError> {
+        let (outcome, unread) = self.attempt(work).await?;
+        Ok(match outcome {
+            Outcome::Same => Published { revision: None, changes: Changes::default(), unread },
+            Outcome::Held(changes) => Published { revision: None, changes, unread },
+            Outcome::Published(head, changes) => {
+                Published { revision: Some(head.stored.header.clone()), changes, unread }
+            }
+        })
     }
 
     async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, change::ChangeError> {
+        // Before the file is touched.
+        self.shared.undisputed().map_err(change::ChangeError::Disputed)?;
         if let Some(why) = &self.unpublished {
             return Err(change::ChangeError::Unpublished(why.clone()));
         }
-        // Who names the file means it: even the removal of a set's only file frightens nobody.
         let (message, author) = (asked.message.clone(), asked.author.clone());
-        let request = Request { message, author, accept: true, dry_run: false };
+        let request = Request { message, author, accept: asked.accept, dry_run: false };
         self.early = None;
-        let (shared, known) = (self.shared.clone(), self.known.clone());
-        let work = move || change(&shared, &known, &asked, request);
+        let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
+        let work = move || change(&shared, (&known, &waiting), &asked, request);
         let seen = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
         let Some(seen) = seen else { return Ok(Changed { revision: None }) };
         Ok(match self.settle(seen)? {
-            Outcome::Published(head, _) => Changed { revision: Some(head.stored.header.clone()) },
-            Outcome::Same | Outcome::Held(_) => Changed { revision: None },
+            (Outcome::Published(head, _), _) => Changed { revision: Some(head.stored.header.clone()) },
+            (_, unread) if !unread.is_empty() => return Err(PublishError::Waits(unread.join(", ")).into()),
+            (Outcome::Same | Outcome::Held(_), _) => Changed { revision: None },
         })
     }
 
     async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        self.shared.undisputed().map_err(AdoptError::Disputed)?;
         if let Some(why) = &self.unpublished {
             return Err(AdoptError::Unpublished(why.clone()));
         }
         let (message, author) = (adopt.message.clone(), adopt.author.clone());
-        let request = Request { message, author, accept: true, dry_run: false };
+        let request = Request { message, author, accept: adopt.accept, dry_run: false };
         let (shared, known) = (self.shared.clone(), self.known.clone());
         let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
         let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
         if let Some(look) = look {
-            adopted.revision = self.asked(look, request).await?.revision;
+            let published = self.asked(Work::Made(look, request)).await?;
+            if published.revision.is_none() && !published.unread.is_empty() {
+                return Err(PublishError::Waits(published.unread.join(", ")).into());
+            }
+            adopted.revision = published.revision;
         }
         Ok(adopted)
     }
@@ -322,8 +365,8 @@ impl Publisher {
 
     async fn prepare(&self, look: Look, cause: Cause) -> Result<Prepared, PublishError> {
         let began = Instant::now();
-        let (shared, known) = (self.shared.clone(), self.known.clone());
-        let work = move || publish::prepare(&shared, &known, look, &cause, began);
+        let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
+        let work = move || publish::prepare(&shared, (&known, &waiting), look, &cause, began);
         tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?
     }
 
@@ -347,53 +390,68 @@ impl Publisher {
 
     fn rescan_in(&self) -> Duration {
         let timings = &self.shared.timings;
-        let interval = match *self.mode.borrow() {
-            Mode::Rescans(_) => timings.rescan_unwatched,
-            Mode::Starting | Mode::Events => timings.rescan,
-        };
+        let often = self.modes.borrow().need_rescans();
+        let interval = if often { timings.rescan_unwatched } else { timings.rescan };
         // Up to a tenth later, so that machines started together do not scan together.
         interval + interval / 10 * ((RandomState::new().hash_one(0) % 100) as u32) / 100
     }
 
     /// One publish, whatever comes of it. Not to be cancelled: a new head would be durable but not announced.
-    async fn attempt(&mut self, work: Work) -> Result<Outcome, PublishError> {
+    async fn attempt(&mut self, work: Work) -> Result<(Outcome, Vec<String>), PublishError> {
         self.early = None;
-        let (shared, known) = (self.shared.clone(), self.known.clone());
-        let publish = move || work.publish(&shared, &known);
+        let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
+        let publish = move || work.publish(&shared, (&known, &waiting));
         let seen = tokio::task::spawn_blocking(publish).await.map_err(|_| PublishError::Stopping)?;
         self.settle(seen)
     }
 
-    fn settle(&mut self, seen: Result<Seen, PublishError>) -> Result<Outcome, PublishError> {
+    /// Takes what a publish saw; what came of it, and what could not be published, for people.
+    fn settle(&mut self, seen: Result<Seen, PublishError>) -> Result<(Outcome, Vec<String>), PublishError> {
+        let unread = seen.as_ref().map(|seen| seen.found.waits()).unwrap_or_default();
         let outcome = seen.and_then(|seen| self.take(seen));
         if let Ok(Outcome::Published(head, _)) = &outcome {
             self.announce(head);
         }
         self.tell_unpublished(&outcome);
-        outcome
+        outcome.map(|outcome| (outcome, unread))
     }
 
     fn take(&mut self, seen: Seen) -> Result<Outcome, PublishError> {
-        let Seen { looked, tree, notices, young, outcome, base_due } = seen;
+        let Seen { looked, tree, found, outcome, base_due } = seen;
         if base_due && self.times.base.is_none() {
             // Not before the burst that made this head is over.
             self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
         }
-        let before = std::mem::replace(&mut self.known, tree);
-        if !young.is_empty() {
+        self.known = tree;
+        if !found.young.is_empty() {
             // The events of what was just read say nothing that this second look will not see.
-            self.dirty.forget(&young);
-            self.times.young = Some((Instant::now() + self.shared.timings.young, Look::At(young)));
+            self.dirty.forget(&found.young);
+            self.times.young = Some((Instant::now() + self.shared.timings.young, Look::At(found.young.clone())));
         }
-        match &looked {
-            Look::Stats | Look::Bytes => self.notices.clear(),
-            Look::At(paths) => self
-                .notices
-                .retain(|notice| paths.keys().all(|(set, path)| *set != notice.set || !notice.path.is_within(path))),
-        }
-        self.notices.extend(notices);
-        self.tell_sets(Some(&before));
+        self.take_found(&looked, found);
+        self.tell_sets();
         outcome
+    }
+
+    fn take_found(&mut self, looked: &Look, found: Found) {
+        let kept = |set: &SetName, path: &EntryPath| match looked {
+            Look::Stats | Look::Bytes => false,
+            Look::At(paths) => paths.keys().all(|(of, above)| of != set || !path.is_within(above)),
+        };
+        self.notices.retain(|notice| kept(&notice.set, &notice.path));
+        self.notices.extend(found.notices);
+        self.links.retain(|link| kept(&link.set, &link.path));
+        self.links.extend(found.links);
+        self.rescans.scanned(&self.known, &mut self.links);
+        for set in self.known.sets().iter().map(|set| &set.rules.name) {
+            let told = |note: &String| self.told.iter().any(|told| told.name == *set && told.notices.contains(note));
+            if let Some(note) = links::notice(set, &self.links).filter(|note| !told(note)) {
+                tracing::warn!(%set, note);
+            }
+        }
+        self.means.extend(found.means);
+        let bound = self.limits().open;
+        self.waiting.take(looked, &found.unread, &found.open, bound, (Instant::now(), now_ms()));
     }
 
     fn announce(&self, head: &Arc<Head>) {
@@ -414,7 +472,8 @@ impl Publisher {
 
     fn tell_unpublished(&mut self, outcome: &Result<Outcome, PublishError>) {
         let now = match outcome {
-            Ok(Outcome::Same | Outcome::Published(..)) => None,
+            // Told with its set.
+            Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
             Ok(Outcome::Held(changes)) => {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
                 Some(format!("{} {entries} from the head; publish: bellwether publish", changes.count))
@@ -430,28 +489,40 @@ impl Publisher {
         }
     }
 
-    /// Tells the monitor of the sets, where they differ from `before`.
-    fn tell_sets(&self, before: Option<&Tree>) {
-        let same = |set: &SetTree| {
-            let old = before?.set(&set.rules.name)?;
-            Some(old.root.as_ref().map(|dir| dir.hash()) == set.root.as_ref().map(|dir| dir.hash()))
-        };
-        if before.is_some() && self.known.sets().iter().all(|set| same(set) == Some(true)) {
-            return;
+    /// Tells the monitor of the sets, where that is news.
+    fn tell_sets(&mut self) {
+        let status: Vec<SetStatus> = self.known.sets().iter().map(|set| self.status_of(set)).collect();
+        if self.told != status {
+            self.told.clone_from(&status);
+            self.shared.see(Event::Sets(status));
         }
-        let status = |set: &SetTree| SetStatus {
-            name: set.rules.name.clone(),
-            entries: Tree::new(vec![set.clone()]).entries(),
-            notices: self.notices_of(set),
-        };
-        self.shared.see(Event::Sets(self.known.sets().iter().map(status).collect()));
     }
 
-    fn notices_of(&self, set: &SetTree) -> Vec<String> {
-        let ours = self.notices.iter().filter(|notice| notice.set == set.rules.name);
+    fn status_of(&self, set: &SetTree) -> SetStatus {
+        let name = &set.rules.name;
+        let (unread_entries, unread) = self.waiting.unread(name, NOTICES);
+        SetStatus {
+            name: name.clone(),
+            // The monitor knows.
+            watching: String::new(),
+            entries: set.root.as_ref().map_or(0, |root| root.entries()),
+            notices: self.notices_of(name),
+            unread_entries,
+            unread,
+            open: self.waiting.open(name, NOTICES),
+            writers: self.means.get(name).map(|means| match means {
+                Means::Lease => Writers::Lease,
+                Means::Descriptors => Writers::Descriptors,
+                Means::None => Writers::Unknown,
+            }),
+        }
+    }
+
+    fn notices_of(&self, set: &SetName) -> Vec<String> {
+        let ours = self.notices.iter().filter(|notice| notice.set == *set);
         let more = ours.clone().count().saturating_sub(NOTICES);
         let lines = ours.take(NOTICES).map(|notice| format!("{}:{}: {}", notice.set, notice.path, notice.what));
-        lines.chain((more > 0).then(|| format!("and {more} more"))).collect()
+        lines.chain((more > 0).then(|| format!("and {more} more"))).chain(links::notice(set, &self.links)).collect()
     }
 
     async fn base(&mut self) {
@@ -472,7 +543,15 @@ impl Publisher {
     /// Saves what is known, so that the next start need not read every file again. Losing it costs that, nothing more.
     async fn save(&self) {
         let (path, known) = (self.shared.state.join("index"), self.known.clone());
-        let saved = tokio::task::spawn_blocking(move || index::save(&path, &known)).await;
+        let roots = self.shared.roots.clone();
+        let save = move || {
+            if let Err(error) = roots.save() {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "what is known of the sets' directories was not saved");
+            }
+            index::save(&path, &known)
+        };
+        let saved = tokio::task::spawn_blocking(save).await;
         if let Ok(Err(error)) = saved {
             tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
         }

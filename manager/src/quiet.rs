@@ -2,9 +2,10 @@
 //!
 //! One save is published 5 ms after it. The quiet time that is asked for grows with the burst, up to the group's
 //! `quiet_max`: by twice its length so far, by 0.05 ms for every further path, and by 2 ms more for each of the first twenty
-//! of them, so that a `git checkout`, which pauses between its files, is one revision. While a file is open and being
-//! written in place, it is `quiet_max`: what there is of the file is cut short until it is closed. A directory that is
-//! written to without a pause is published every [`LONGEST`] all the same.
+//! of them, so that a `git checkout`, which pauses between its files, is one revision. A file that is being written in place
+//! is no part of the burst before it is closed (what there is of it is cut short); one that was begun less than `quiet_max`
+//! ago probably belongs to the burst, which waits for it. A directory that is written to without a pause is published every
+//! [`LONGEST`] all the same.
 
 use std::time::{Duration, Instant};
 
@@ -29,24 +30,24 @@ pub struct Burst {
     pub last: Instant,
     /// Different paths.
     pub paths: usize,
-    /// A file is open and being written in place: what there is of it is cut short.
-    pub writing: bool,
 }
 
 impl Burst {
-    /// When to begin with what can be thrown away; none: it is a burst of many, of which more is to come.
-    pub fn early(&self) -> Option<Instant> {
-        (!self.writing && self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
+    /// When to begin with what can be thrown away; none: more of the burst is to come. `begun` as in [`Burst::due`].
+    pub fn early(&self, begun: Option<Instant>) -> Option<Instant> {
+        let of_it = begun.is_some_and(|begun| begun >= self.first);
+        (!of_it && self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
     }
 
-    /// When to scan, should nothing more happen.
-    pub fn due(&self, quiet_max: Duration) -> Instant {
+    /// When to scan, should nothing more happen. `begun`: when the youngest of the files was begun that are being written.
+    pub fn due(&self, quiet_max: Duration, begun: Option<Instant>) -> Instant {
         let length = self.last.saturating_duration_since(self.first);
         let further = u32::try_from(self.paths.saturating_sub(1)).unwrap_or(u32::MAX).min(10_000);
         let quiet =
             SHORTEST + length * 2 + Duration::from_millis(2) * further.min(20) + Duration::from_micros(50) * further;
         let most = quiet_max.max(SHORTEST);
-        (self.last + if self.writing { most } else { quiet.min(most) }).min(self.first + LONGEST)
+        let held = begun.map(|begun| (begun + most).min(self.last + most));
+        held.into_iter().fold(self.last + quiet.min(most), Instant::max).min(self.first + LONGEST)
     }
 }
 
@@ -65,14 +66,14 @@ mod tests {
         let mut burst: Option<Burst> = None;
         for &at in events {
             let now = start + Duration::from_millis(at);
-            if let Some(due) = burst.map(|b| b.due(MAX)).filter(|due| *due <= now) {
+            if let Some(due) = burst.map(|b| b.due(MAX, None)).filter(|due| *due <= now) {
                 scans.push((due - start).as_millis());
                 burst = None;
             }
-            let b = burst.get_or_insert(Burst { first: now, last: now, paths: 0, writing: false });
+            let b = burst.get_or_insert(Burst { first: now, last: now, paths: 0 });
             *b = Burst { last: now, paths: b.paths + 1, ..*b };
         }
-        scans.extend(burst.map(|b| (b.due(MAX) - start).as_millis()));
+        scans.extend(burst.map(|b| (b.due(MAX, None) - start).as_millis()));
         scans
     }
 
@@ -85,8 +86,8 @@ mod tests {
     fn a_save_is_prepared_early_a_long_burst_is_not() {
         let first = Instant::now();
         let early = |length, paths| {
-            let burst = Burst { first, last: first + Duration::from_millis(length), paths, writing: false };
-            burst.early().inspect(|at| assert!(*at < burst.due(MAX)))
+            let burst = Burst { first, last: first + Duration::from_millis(length), paths };
+            burst.early(None).inspect(|at| assert!(*at < burst.due(MAX, None)))
         };
         assert_eq!(early(0, 1), Some(first + EARLY));
         assert_eq!(early(2, 3), Some(first + Duration::from_millis(2) + EARLY));
@@ -96,8 +97,11 @@ mod tests {
     #[test]
     fn a_file_that_is_being_written_is_waited_for() {
         let now = Instant::now();
-        let burst = Burst { first: now, last: now, paths: 1, writing: true };
-        assert_eq!((burst.early(), burst.due(MAX)), (None, now + MAX));
+        let burst = Burst { first: now, last: now, paths: 1 };
+        assert_eq!((burst.early(Some(now)), burst.due(MAX, Some(now))), (None, now + MAX));
+        let later = Burst { first: now + MAX, last: now + MAX, paths: 1 };
+        assert_eq!(later.early(Some(now)), later.early(None));
+        assert_eq!(later.due(MAX, Some(now)), later.due(MAX, None), "one that is written for long is no part of it");
     }
 
     #[test]
@@ -128,11 +132,12 @@ mod tests {
         #[test]
         fn never_before_the_last_event_and_never_later_than_the_bounds(
             length in 0u64..20_000, paths in 1usize..100_000, max in 0u64..1000,
-            writing in proptest::bool::ANY,
+            begun in proptest::option::of(0u64..20_000),
         ) {
             let first = Instant::now();
             let last = first + Duration::from_millis(length.min(10_000));
-            let due = Burst { first, last, paths, writing }.due(Duration::from_millis(max));
+            let begun = begun.map(|begun| first + Duration::from_millis(begun));
+            let due = Burst { first, last, paths }.due(Duration::from_millis(max), begun);
             prop_assert!(due >= last);
             prop_assert!(due <= first + LONGEST);
             prop_assert!(due <= last + Duration::from_millis(max.max(5)));

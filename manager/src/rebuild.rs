@@ -6,6 +6,8 @@
 //! after the record is done at the next start ([`finish`]), before this server leads; without the record nothing has
 //! changed, and what was packed is removed.
 
+pub mod refusal;
+
 use std::{
     fs, io,
     os::{fd::AsFd, unix::fs::DirBuilderExt},
@@ -15,7 +17,7 @@ use std::{
 use bellwether_proto::{
     Malformed,
     hash::Hash,
-    key::KeyPair,
+    key::{KeyPair, PublicKey},
     name::SetName,
     record::{Record, SignedRecord, Version},
     revision::{Epoch, Header, Number, SignedHeader},
@@ -24,6 +26,7 @@ use bellwether_store::{
     durable::{self, Name},
     history::{History, HistoryError},
     scan::Notice,
+    tree::Tree,
 };
 
 use crate::{
@@ -32,8 +35,11 @@ use crate::{
     group::{self, By},
     halt,
     lost::{self, Known},
+    roles::{self, RoleRefused},
     shared::SaveError,
 };
+
+use self::refusal::RefusalError;
 
 /// The new history, until it takes the old one's place.
 const NEW: &str = "history.new";
@@ -44,8 +50,12 @@ const WHAT: &str = "group rebuild";
 
 /// What a group is rebuilt from. No manager's task runs on this state.
 pub struct Rebuild<'a> {
-    /// The newest record that is known; its manager is this server.
+    /// The newest record that is known; its manager is this server, or is refused.
     pub held: &'a SignedRecord,
+    /// The records that made each manager, oldest first.
+    pub chain: &'a [SignedRecord],
+    /// The keys that are refused from now on; none: this server is the manager.
+    pub refused: &'a [PublicKey],
     /// This server's key.
     pub key: &'a KeyPair,
     /// Where each set is here.
@@ -85,6 +95,12 @@ pub enum RebuildError {
     /// The sets cannot be read, packed or kept.
     #[error(transparent)]
     Form(#[from] FormError),
+    /// A rule says no.
+    #[error(transparent)]
+    Role(#[from] RoleRefused),
+    /// The keys are not refused.
+    #[error(transparent)]
+    Refusal(#[from] RefusalError),
     /// A record that cannot be signed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -110,12 +126,15 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Rebuil
 
 /// The record that rebuilds the group: an epoch that nobody has seen, by two, as a takeover does, so that a handover that
 /// this server does not know of never stands in its way.
-pub fn next_record(held: &SignedRecord, seen: Epoch, by: &By) -> Record {
-    let epoch = Epoch(held.record().version.epoch.max(seen).0 + 2);
-    group::next(held, by, WHAT.to_owned(), |record| {
+///
+/// # Errors
+/// No such epoch is left.
+pub fn next_record(held: &SignedRecord, seen: Epoch, by: &By) -> Result<Record, RoleRefused> {
+    let epoch = roles::raised(held, seen, roles::TAKEOVER)?;
+    Ok(group::next(held, by, WHAT.to_owned(), |record| {
         // What `next` adds is one.
         record.version = Version { epoch, version: 0 };
-    })
+    }))
 }
 
 /// Rebuilds the group; `save` puts the record in force, durably. Blocks. When it returns, the new history and the record
@@ -130,16 +149,23 @@ pub fn rebuild(
     form::check_sets(&rebuild.sets)?;
     // Whatever a crash left: from here on the state is whole.
     finish(rebuild.state, rebuild.held)?;
-    let mut record = next_record(rebuild.held, rebuild.seen.epoch, &rebuild.by);
+    let Rebuild { held, chain, refused, by, .. } = &rebuild;
+    let mut record = match refused.is_empty() {
+        true => next_record(held, rebuild.seen.epoch, by)?,
+        false => refusal::next_record(held, chain, refused, &rebuild.key.public(), rebuild.seen.epoch, by)?,
+    };
     lost::enter(&mut record, rebuild.lost, &rebuild.by);
     let state = fs::File::open(rebuild.state).map_err(failed("open", rebuild.state))?;
     hit("rebuild.begun");
     let mut history = History::open(&rebuild.state.join(NEW)).map_err(FormError::from)?;
+    let number = rebuild.seen.next(record.version.epoch)?;
     let header = |root| {
-        let header = first_header(&record, rebuild.seen, rebuild.incarnation, &rebuild.by, root);
+        let header = first_header(&record, number, rebuild.incarnation, &rebuild.by, root);
         SignedHeader::sign(header, rebuild.key)
     };
-    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, &rebuild.sets, rebuild.state, header)?;
+    let last = last_tree(rebuild.state);
+    let from = form::From { sets: &rebuild.sets, last: &last, state: rebuild.state };
+    let Base { stored, tree, notices } = form::pack_base(&mut history, &record, from, header)?;
     hit("rebuild.packed");
     let (entries, bytes) = form::measure(&tree);
     let record = SignedRecord::sign(record, rebuild.key)?;
@@ -150,12 +176,21 @@ pub fn rebuild(
     Ok(Rebuilt { record, header: stored.header.clone(), entries, bytes, kept, notices })
 }
 
+/// What the old history's head holds: what cannot be read now stays so. Nothing where that history is damaged or gone.
+fn last_tree(state: &Path) -> Tree {
+    let head = || {
+        let history = History::open(&state.join(HISTORY)).ok()?;
+        history.tree(history.head()?.header.id()).ok()
+    };
+    head().unwrap_or_default()
+}
+
 /// The only revision of the history of a group that is rebuilt by `record`: after everything that any server is known to
-/// have seen, and a descendant of nothing.
-pub fn first_header(record: &Record, seen: Number, incarnation: u64, by: &By, root: Hash) -> Header {
+/// have seen (by its `number`), and a descendant of nothing.
+pub fn first_header(record: &Record, number: Number, incarnation: u64, by: &By, root: Hash) -> Header {
     Header {
         group: record.group,
-        number: Number { epoch: record.version.epoch, sequence: seen.sequence + 1 },
+        number,
         parent: None,
         manager: record.manager().name.clone(),
         incarnation,
@@ -193,7 +228,8 @@ pub fn finish(path: &Path, record: &SignedRecord) -> Result<bool, RebuildError> 
 /// Whether `record` is the one that was made with the new history's only revision.
 fn is_decided(header: &SignedHeader, record: &SignedRecord) -> bool {
     let record = record.record();
-    let made = |edit: &bellwether_proto::record::Edit| edit.what == WHAT && edit.time_ms == header.header().time_ms;
+    let made =
+        |edit: &bellwether_proto::record::Edit| edit.what.starts_with(WHAT) && edit.time_ms == header.header().time_ms;
     header.number().epoch == record.version.epoch
         && header.signed_by(&record.manager().key)
         && record.log.iter().any(made)
@@ -212,11 +248,20 @@ fn take_force(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
     take_place(path, state, epoch)
 }
 
-/// Moves the old history to the recovery points and the new one to its place.
-fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, RebuildError> {
+/// Moves the history to the recovery point of that name; none: there is no history. Durable when it returns.
+///
+/// # Errors
+/// The system's.
+pub fn keep_history(path: &Path, name: &str) -> Result<Option<PathBuf>, RebuildError> {
+    let state = fs::File::open(path).map_err(failed("open", path))?;
+    let kept = move_history(path, &state, name)?;
+    durable::sync_directory(state.as_fd()).map_err(failed("sync", path))?;
+    Ok(kept)
+}
+
+fn move_history(path: &Path, state: &fs::File, name: &str) -> Result<Option<PathBuf>, RebuildError> {
     let old = path.join(HISTORY);
-    let name = format!("before-epoch-{epoch}");
-    let point = path.join(RECOVERY).join(&name);
+    let point = path.join(RECOVERY).join(name);
     let kept = old.symlink_metadata().is_ok();
     if kept {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&point).map_err(failed("create", &point))?;
@@ -230,6 +275,14 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
         let recovery = path.join(RECOVERY);
         let recovery = fs::File::open(&recovery).map_err(failed("open", &recovery))?;
         durable::sync_directory(recovery.as_fd()).map_err(failed("sync", path))?;
+    }
+    Ok(kept.then(|| point.join(HISTORY)))
+}
+
+/// Moves the old history to the recovery points and the new one to its place.
+fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, RebuildError> {
+    let kept = move_history(path, state, &format!("before-epoch-{epoch}"))?;
+    if kept.is_some() {
         hit("rebuild.kept");
     }
     let (from, into) = (
@@ -239,7 +292,7 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
     durable::rename(from, into).map_err(failed("put in its place", &path.join(NEW)))?;
     durable::sync_directory(state.as_fd()).map_err(failed("sync", path))?;
     hit("rebuild.placed");
-    Ok(kept.then(|| point.join(HISTORY)))
+    Ok(kept)
 }
 
 /// What the history here has, before the group is rebuilt.

@@ -1,5 +1,8 @@
 //! Whose state went back, a member's or this manager's own (W14): rules over what both say when a session begins, and over
 //! records that others show. No I/O; the lane, the start and the agent ask them.
+//!
+//! Only the judged server's own signature counts against it: a manager is halted by what it signed itself, a member is fenced
+//! by what it says over a connection that its own key has proved. ARCHITECTURE.md ("When a state went back") lists all inputs.
 
 use bellwether_proto::{
     key::PublicKey,
@@ -161,6 +164,7 @@ mod tests {
             version: Version { epoch: Epoch(2), version },
             servers: vec![manager],
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,

@@ -10,9 +10,10 @@ use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     key::PublicKey,
+    limits,
     name::ServerName,
     record::{Publish, Record, Role, Server, SignedRecord, Version},
-    revision::{Epoch, Number},
+    revision::{Epoch, Number, after},
 };
 use tokio::sync::oneshot;
 
@@ -22,7 +23,7 @@ use crate::{
     group,
     publish::{PublishError, Request},
     publisher::Command,
-    shared::{SaveError, now_ms},
+    shared::{SaveError, Shared, now_ms},
 };
 
 pub use crate::group::By;
@@ -53,6 +54,20 @@ pub enum RoleRefused {
     /// It may not become manager.
     #[error("{0} is not a candidate: it may not become manager")]
     NoCandidate(ServerName),
+    /// No epoch that is free can be reached in one step.
+    #[error(
+        "epoch {seen} is in use, and from {held} one record leads to epoch {most} at most",
+        most = held.0 + limits::EPOCH_STEP
+    )]
+    Epochs {
+        /// The highest that is known anywhere.
+        seen: Epoch,
+        /// That of the record held here.
+        held: Epoch,
+    },
+    /// A number that cannot be.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
     /// Its key is not in the record.
     #[error("this server is not in the group record that it holds; let it join again")]
     Stranger,
@@ -67,6 +82,11 @@ impl Advise for RoleRefused {
                 Advice::run("first, at the manager", format!("bellwether server set {name} --candidate yes"))
             }
             Self::Stranger => Advice::say("let it join again, with a token"),
+            Self::Epochs { .. } => Advice::run(
+                "if a server that cannot be trusted made that epoch, here",
+                "bellwether group rebuild --refuse KEY",
+            ),
+            Self::Malformed(_) => return None,
         })
     }
 }
@@ -81,9 +101,26 @@ pub fn hand_over(held: &SignedRecord, to: &ServerName, leave: Leave, by: &By) ->
         return Ok(None);
     }
     eligible(server)?;
-    let Epoch(epoch) = held.record().version.epoch;
+    let epoch = raised(held, Epoch(0), 1)?;
     let what = format!("promote {to}{}", told(leave));
-    Ok(Some(turned(held, Epoch(epoch.saturating_add(1)), &server.key.clone(), leave, by, what)))
+    Ok(Some(turned(held, epoch, &server.key.clone(), leave, by, what)))
+}
+
+/// By how many epochs a server takes over.
+pub(crate) const TAKEOVER: u64 = 2;
+
+/// The epoch that is `by` above that of `held` and above `seen`, the highest that is known anywhere: what others have used
+/// is skipped, as far as one step leads.
+///
+/// # Errors
+/// It does not lead so far.
+pub(crate) fn raised(held: &SignedRecord, seen: Epoch, by: u64) -> Result<Epoch, RoleRefused> {
+    let own = held.record().version.epoch;
+    let epoch = Epoch(after(own.max(seen).0, by, "epoch")?);
+    if epoch.0 - own.0 > limits::EPOCH_STEP {
+        return Err(RoleRefused::Epochs { seen, held: own });
+    }
+    Ok(epoch)
 }
 
 /// The record with which the server of key `own` takes over, by two epochs: a handover to it that nobody has heard of
@@ -102,17 +139,17 @@ pub fn take_over(
     if server.role != Role::Manager {
         eligible(server)?;
     }
-    let Epoch(epoch) = held.record().version.epoch.max(seen);
+    let epoch = raised(held, seen, TAKEOVER)?;
     let lost = &held.record().manager().name;
     let what = if server.role == Role::Manager {
         format!("promote --self --force at {}", server.name)
     } else {
         format!("promote --self at {}, without {lost}{}", server.name, told(leave))
     };
-    Ok(turned(held, Epoch(epoch.saturating_add(2)), own, leave, by, what))
+    Ok(turned(held, epoch, own, leave, by, what))
 }
 
-fn eligible(server: &Server) -> Result<(), RoleRefused> {
+pub(crate) fn eligible(server: &Server) -> Result<(), RoleRefused> {
     match server.role {
         Role::Disabled => Err(RoleRefused::Disabled(server.name.clone())),
         Role::Member if !server.candidate => Err(RoleRefused::NoCandidate(server.name.clone())),
@@ -145,7 +182,7 @@ fn turned(held: &SignedRecord, epoch: Epoch, key: &PublicKey, leave: Leave, by: 
     })
 }
 
-fn set_role(record: &mut Record, key: &PublicKey, role: Role) {
+pub(crate) fn set_role(record: &mut Record, key: &PublicKey, role: Role) {
     record.servers.iter_mut().filter(|server| server.key == *key).for_each(|server| server.role = role);
 }
 
@@ -161,6 +198,9 @@ pub enum HandOverError {
     /// What was edited cannot be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// Another command has the role handed over at this moment.
+    #[error("the role is being handed over to {0} at this moment, by an earlier command")]
+    UnderWay(ServerName),
     /// The new manager does not have what this one has.
     #[error("{to} does not have everything: {why}; {from} is the manager still and goes on")]
     Behind {
@@ -187,6 +227,7 @@ impl Advise for HandOverError {
                 Some(Advice::run("first", "bellwether publish").or(&Advice::say("or undo the edits")))
             }
             Self::Publish(publish) => publish.advice(),
+            Self::UnderWay(_) => Some(Advice::run("wait for it; see", "bellwether status")),
             Self::Behind { .. } | Self::Malformed(_) | Self::Save(_) => None,
         }
     }
@@ -200,6 +241,28 @@ impl Hold {
     fn stay(self) {
         // Nobody there: it has stopped.
         let _ = self.0.send(());
+    }
+}
+
+/// The one handover that is under way, until it is dropped.
+struct Turn(Arc<Shared>);
+
+impl Turn {
+    fn of(shared: &Arc<Shared>, to: &ServerName) -> Result<Self, HandOverError> {
+        let mut handing = shared.handing();
+        match handing.as_ref() {
+            Some(first) => Err(HandOverError::UnderWay(first.clone())),
+            None => {
+                *handing = Some(to.clone());
+                Ok(Self(shared.clone()))
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.handing() = None;
     }
 }
 
@@ -221,12 +284,15 @@ impl Manager {
         if hand_over(&self.record(), to, leave, &by)?.is_none() {
             return Ok(self.record());
         }
+        let _turn = Turn::of(&shared, to)?;
         let hold = self.hold(author).await?;
         let editing = shared.editing.clone().lock_owned().await;
         failpoints::hit("handover.held");
         let held = self.record();
         let Some(next) = hand_over(&held, to, leave, &by)? else { return Ok(held) };
         self.wait_for(to, held.record().version).await?;
+        // One that was frozen since would have the role and not know it.
+        self.answers(to).await.map_err(|why| self.behind(to, why))?;
         failpoints::hit("handover.waited");
         let next = Arc::new(SignedRecord::sign(next, &shared.key)?);
         // Not to be cancelled: from the save on there is no way back.

@@ -1,15 +1,30 @@
-//! Frightening changes: an emptied set or most of its entries gone is not published before a person says so.
+//! Frightening changes: an emptied set or most of its entries gone is not published before a person says so. What counts is
+//! what was there within the last hour, so that many small removals are one large one; what moved is not gone.
+//!
+//! Rules without I/O. The publisher keeps the [`Guard`]; at the start it is made from the history.
 
-use std::{fmt, sync::Arc};
+mod lost;
 
-use bellwether_proto::{entry::EntryPath, name::SetName};
-use bellwether_store::{
-    scan::Excludes,
-    tree::{Child, Dir, Node, Tree},
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-/// Below so many entries a set may lose all but its last by itself.
+use bellwether_proto::{entry::Kind, name::SetName, record::SetRules};
+use bellwether_store::tree::{Change, Node, SetTree, Tree};
+
+use lost::{Lost, lost, under};
+
+/// Below so many entries a set may lose all but one in small steps.
 const FEW: u64 = 10;
+/// For how long what was there counts.
+pub const WINDOW: Duration = Duration::from_secs(3600);
+/// From one tree that is remembered to the next, so that memory is bounded.
+const SPACING: Duration = Duration::from_secs(1200);
+/// The label of a revision that a person accepted: what was before it counts no more, over restarts, too.
+pub const ACCEPTED: &str = "accepted";
 
 /// What would frighten: one set, and what is gone of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +33,8 @@ pub struct Fright {
     pub set: SetName,
     /// What happened.
     pub what: Gone,
+    /// Within how long; zero: at once.
+    pub within: Duration,
 }
 
 /// What is gone.
@@ -27,7 +44,7 @@ pub enum Gone {
     Root,
     /// Everything in it.
     All(u64),
-    /// More than half.
+    /// Most of it.
     Most {
         /// Entries gone.
         gone: u64,
@@ -36,165 +53,196 @@ pub enum Gone {
     },
 }
 
+/// Who wants the change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Whoever edits files.
+    Anybody,
+    /// A person who named the one file that goes: it may be the only one of its set.
+    Name,
+}
+
 impl fmt::Display for Fright {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = &self.set;
-        f.write_str("publish refused: ")?;
         match self.what {
-            Gone::Root => write!(f, "the directory of {set} is missing")?,
+            Gone::Root => return write!(f, "the directory of {set} is missing"),
             Gone::All(of) => write!(f, "all {of} entries of {set} are gone")?,
             Gone::Most { gone, of } => write!(f, "{gone} of {of} entries of {set} are gone")?,
         }
-        f.write_str("; no server was changed")
+        match self.within.as_secs() {
+            _ if self.within.is_zero() => {}
+            seconds @ 0..90 => write!(f, " within {} s", seconds.max(1))?,
+            seconds => write!(f, " within {} min", seconds.div_ceil(60))?,
+        }
+        f.write_str(" (what only moved is not counted)")
     }
 }
 
-/// What of the step from `head` to `now` would frighten; the first set that does.
-pub fn frightening(head: &Tree, now: &Tree) -> Option<Fright> {
-    head.sets().iter().find_map(|set| {
-        let before = set.root.as_ref()?;
-        let name = &set.rules.name;
-        let what = match now.set(name) {
-            // A set that the rules no longer name was taken out on purpose.
-            None => return None,
-            Some(now) if now.rules == set.rules => judge(before, now.root.as_deref())?,
-            // What the rules exclude from now on is left out on purpose, too. Rules that cannot be used are refused where
-            // they are set.
-            Some(now) => match Excludes::new(&now.rules) {
-                Ok(excludes) => judge(&without(before, &EntryPath::root(), &excludes), now.root.as_deref())?,
-                Err(_) => return None,
-            },
+/// A tree that was published, and what is gone of it since.
+#[derive(Debug)]
+struct Reference {
+    tree: Arc<Tree>,
+    /// Since when it was what is published, and until when; none: it is the head.
+    from: Instant,
+    until: Option<Instant>,
+    /// So many entries of each set are gone from it, at the most.
+    lost: Lost,
+}
+
+/// What one change takes away.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// From the tree before it.
+    lost: Lost,
+    /// From each reference, where that was counted.
+    counted: BTreeMap<usize, Lost>,
+}
+
+impl Step {
+    /// `changes` lead from `head` to `now`. Without a removal nothing is counted.
+    pub fn new(head: &Tree, now: &Tree, changes: &[Change]) -> Self {
+        let removes = |change: &Change| match change.entry.as_ref().map(|entry| &entry.kind) {
+            None => true,
+            Some(Kind::Directory) => false,
+            Some(Kind::File(_) | Kind::Link(_)) => {
+                matches!(head.get(&change.set, &change.path), Some(Node::Directory(_)))
+            }
         };
-        Some(Fright { set: name.clone(), what })
-    })
+        let lost = if changes.iter().any(removes) { lost(head, now) } else { Lost::new() };
+        Self { lost, counted: BTreeMap::new() }
+    }
 }
 
-fn judge(before: &Dir, now: Option<&Dir>) -> Option<Gone> {
-    let Some(now) = now else { return Some(Gone::Root) };
-    if before.hash() == now.hash() || before.children().is_empty() {
-        return None;
-    }
-    let of = count(before);
-    if now.children().is_empty() {
-        return Some(Gone::All(of));
-    }
-    let gone = gone(before, now);
-    (of >= FEW && gone * 2 > of).then_some(Gone::Most { gone, of })
+/// What was published within the last hour: at most six trees, which share all that did not change.
+#[derive(Debug)]
+pub struct Guard {
+    /// Oldest first; the last is the head.
+    references: Vec<Reference>,
 }
 
-/// `dir`, which is at `at` in its set, without what is excluded.
-fn without(dir: &Dir, at: &EntryPath, excludes: &Excludes) -> Dir {
-    let stays = |child: &Child| {
-        let path = at.join(&child.name);
-        let directory = child.node.directory();
-        if excludes.excluded(&path, directory.is_some()) {
+impl Guard {
+    /// Nothing but `head` counts, which was published at `from`.
+    pub fn new(head: Arc<Tree>, from: Instant) -> Self {
+        Self { references: vec![Reference { tree: head, from, until: None, lost: Lost::new() }] }
+    }
+
+    /// As it was before this process began: `before` was published then, and the head follows from it.
+    pub fn resumed(before: (Tree, Instant), head: Arc<Tree>, from: Instant) -> Self {
+        let (tree, began) = before;
+        let same_rules = tree.sets().iter().map(|set| &set.rules).eq(head.sets().iter().map(|set| &set.rules));
+        // The same tree, made of the head's: what did not change is in memory once.
+        let shared = head.apply(head.diff(&tree)).ok().filter(|shared| same_rules && shared.root() == tree.root());
+        let tree = Arc::new(shared.unwrap_or(tree));
+        let lost = lost(&tree, &head);
+        let mut guard = Self::new(head, from);
+        guard.references.insert(0, Reference { tree, from: began, until: Some(from), lost });
+        guard
+    }
+
+    /// What of `now` would frighten: the first set that does, compared with what was there within the last hour. `step` is
+    /// what leads from the head to `now`. Trees are compared only where the steps so far could add up to a fright.
+    pub fn judge(&self, step: &mut Step, now: &Tree, by: By, at: Instant) -> Option<Fright> {
+        let last = self.references.len() - 1;
+        (self.oldest(at)..=last).find_map(|index| {
+            let reference = &self.references[index];
+            let within = reference.until.map_or(Duration::ZERO, |until| at.saturating_duration_since(until));
+            reference.tree.sets().iter().find_map(|set| {
+                let what = self.judge_set(index, set, step, now, by)?;
+                Some(Fright { set: set.rules.name.clone(), what, within })
+            })
+        })
+    }
+
+    fn judge_set(&self, index: usize, set: &SetTree, step: &mut Step, now: &Tree, by: By) -> Option<Gone> {
+        // A set that the rules no longer name was taken out on purpose, and so was what they exclude.
+        let newer = now.set(&set.rules.name)?;
+        let before = under(set, newer)?;
+        let Some(root) = &newer.root else { return Some(Gone::Root) };
+        let (of, empty) = (before.entries() - 1, root.children().is_empty());
+        let reference = &self.references[index];
+        let count = |lost: &Lost| lost.get(&set.rules.name).copied().unwrap_or(0);
+        let most = count(&reference.lost) + count(&step.lost);
+        if !frightens(most, of, empty) || (by == By::Name && of == 1) {
             return None;
         }
-        let node = directory.map(|dir| Node::Directory(Arc::new(without(dir, &path, excludes))));
-        Some(Child { name: child.name.clone(), node: node.unwrap_or_else(|| child.node.clone()) })
-    };
-    Dir::new(dir.meta().clone(), dir.children().iter().filter_map(stays).collect())
-}
-
-fn count(dir: &Dir) -> u64 {
-    dir.entries() - 1
-}
-
-/// How many entries of `before` have nothing at their path in `now`.
-fn gone(before: &Dir, now: &Dir) -> u64 {
-    if before.hash() == now.hash() {
-        return 0;
+        let head = index + 1 == self.references.len();
+        let counted = || if head { step.lost.clone() } else { lost(&reference.tree, now) };
+        let counted = match step.counted.get(&index) {
+            Some(counted) => count(counted),
+            None => {
+                let counted = counted();
+                count(step.counted.entry(index).or_insert(counted))
+            }
+        };
+        let gone = counted.min(most);
+        let what = if empty && gone == of { Gone::All(of) } else { Gone::Most { gone, of } };
+        frightens(gone, of, empty).then_some(what)
     }
-    let below = |node: &Node| node.directory().map_or(0, |dir| count(dir));
-    let lost = |child: &Child| match (now.child(&child.name), child.node.directory()) {
-        (None, _) => 1 + below(&child.node),
-        (Some(Node::Directory(now)), Some(before)) => gone(before, now),
-        (Some(_), Some(before)) => count(before),
-        (Some(_), None) => 0,
-    };
-    before.children().iter().map(lost).sum()
+
+    /// The oldest that counts at `at`: the first of those that were still published an hour ago.
+    fn oldest(&self, at: Instant) -> usize {
+        let over = |reference: &&Reference| reference.until.is_some_and(|until| until + WINDOW <= at);
+        self.references.iter().take_while(over).count()
+    }
+
+    /// `now` was published, by `step`.
+    pub fn note(&mut self, step: &Step, now: Arc<Tree>, at: Instant) {
+        for (index, reference) in self.references.iter_mut().enumerate() {
+            for (set, gone) in &step.lost {
+                *reference.lost.entry(set.clone()).or_default() += gone;
+            }
+            if let Some(counted) = step.counted.get(&index) {
+                let least =
+                    |(set, most): (&SetName, &mut u64)| *most = (*most).min(counted.get(set).copied().unwrap_or(0));
+                reference.lost.iter_mut().for_each(least);
+            }
+            reference.follow(&now);
+        }
+        // What was published for moments only need not be remembered: what was before it is.
+        let soon = |before: &Reference| at.saturating_duration_since(before.from) < SPACING;
+        match self.references.as_mut_slice() {
+            [.., before, _] if soon(before) => drop(self.references.pop()),
+            [.., head] => head.until = Some(at),
+            [] => {}
+        }
+        self.references.push(Reference { tree: now, from: at, until: None, lost: Lost::new() });
+        self.references.drain(..self.oldest(at));
+    }
+
+    /// A person said that `now` is meant, whatever was there before.
+    pub fn accept(&mut self, now: Arc<Tree>, at: Instant) {
+        *self = Self::new(now, at);
+    }
+}
+
+impl Reference {
+    /// Leaves out what the rules of `now` exclude, where they are others.
+    fn follow(&mut self, now: &Tree) {
+        let newer = |set: &SetTree| now.set(&set.rules.name).filter(|newer| newer.rules != set.rules).cloned();
+        if self.tree.sets().iter().all(|set| newer(set).is_none()) {
+            return;
+        }
+        let follow = |set: &SetTree| match newer(set) {
+            None => set.clone(),
+            Some(newer) => {
+                let rules: Arc<SetRules> = newer.rules.clone();
+                SetTree { rules, root: under(set, &newer) }
+            }
+        };
+        self.tree = Arc::new(Tree::new(self.tree.sets().iter().map(follow).collect()));
+    }
+}
+
+/// Whether it frightens that so many entries are gone of those that were there, and now there is nothing (`empty`).
+fn frightens(gone: u64, of: u64, empty: bool) -> bool {
+    match (gone, of) {
+        (0, _) => false,
+        _ if empty && gone * 2 >= of => true,
+        (_, FEW..) => gone * 2 > of,
+        (_, ..FEW) => gone >= 3 && gone + 1 >= of,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use bellwether_proto::{
-        entry::{Entry, Kind, Meta, Owners},
-        record::SetRules,
-    };
-    use bellwether_store::tree::Change;
-
-    use super::*;
-
-    fn tree(paths: &[String]) -> Tree {
-        let set: SetName = "nginx".parse().unwrap();
-        let owner = Owners::default().get("root", "root").unwrap();
-        let entry =
-            |kind| Some(Entry { meta: Meta { mode: 0o755, owner: owner.clone(), mtime: 0, xattrs: None }, kind });
-        let mut changes = vec![Change { set: set.clone(), path: EntryPath::root(), entry: entry(Kind::Directory) }];
-        for path in paths {
-            let kind = if path.ends_with('/') { Kind::Directory } else { Kind::Link(b"x"[..].into()) };
-            let path = EntryPath::new(path.trim_end_matches('/').as_bytes()).unwrap();
-            changes.push(Change { set: set.clone(), path, entry: entry(kind) });
-        }
-        changes.sort_by(|a, b| a.path.cmp(&b.path));
-        Tree::empty([Arc::new(SetRules::new(set))]).apply(changes).unwrap()
-    }
-
-    fn files(range: std::ops::Range<u32>) -> Vec<String> {
-        range.map(|n| format!("f{n:03}")).collect()
-    }
-
-    #[test]
-    fn a_missing_or_emptied_root_frightens_however_small() {
-        let head = tree(&files(0..1));
-        let missing = Tree::empty([head.sets()[0].rules.clone()]);
-        assert_eq!(frightening(&head, &missing).unwrap().what, Gone::Root);
-        assert_eq!(frightening(&head, &tree(&[])).unwrap().what, Gone::All(1));
-        assert_eq!(frightening(&tree(&[]), &tree(&[])), None);
-        assert_eq!(frightening(&missing, &head), None);
-    }
-
-    #[test]
-    fn more_than_half_of_at_least_ten() {
-        let head = tree(&files(0..10));
-        assert_eq!(frightening(&head, &tree(&files(0..5))), None);
-        let most = frightening(&head, &tree(&files(0..4))).unwrap();
-        assert_eq!(most.what, Gone::Most { gone: 6, of: 10 });
-        assert!(most.to_string().contains("6 of 10 entries of nginx are gone"), "{most}");
-        assert_eq!(frightening(&tree(&files(0..9)), &tree(&files(0..1))), None, "a small set may");
-    }
-
-    #[test]
-    fn new_entries_do_not_make_up_for_those_gone() {
-        let head = tree(&files(0..20));
-        assert_eq!(frightening(&head, &tree(&files(15..100))).unwrap().what, Gone::Most { gone: 15, of: 20 });
-    }
-
-    #[test]
-    fn a_directory_counts_with_all_it_holds() {
-        let mut paths: Vec<String> = (0..15).map(|n| format!("d/f{n:02}")).collect();
-        paths.push("d/".into());
-        paths.push("keep".into());
-        let head = tree(&paths);
-        assert_eq!(frightening(&head, &tree(&["keep".into()])).unwrap().what, Gone::Most { gone: 16, of: 17 });
-        assert_eq!(
-            frightening(&head, &tree(&["keep".into(), "d".into()])).unwrap().what,
-            Gone::Most { gone: 15, of: 17 }
-        );
-    }
-
-    #[test]
-    fn what_new_rules_exclude_was_left_out_on_purpose() {
-        let head = tree(&files(0..20));
-        let rules = SetRules { exclude: vec!["f00*".into()], ..SetRules::new("nginx".parse().unwrap()) };
-        let under = |paths: &[String]| tree(paths).with_rules(&[Arc::new(rules.clone())]);
-        assert_eq!(frightening(&head, &under(&files(10..20))), None, "half of it excluded");
-        let most = frightening(&head, &under(&files(16..20))).unwrap();
-        assert_eq!(most.what, Gone::Most { gone: 6, of: 10 }, "and of the rest more than half gone");
-    }
-
-    #[test]
-    fn a_set_taken_out_of_the_rules_does_not() {
-        assert_eq!(frightening(&tree(&files(0..50)), &Tree::default()), None);
-    }
-}
+mod tests;

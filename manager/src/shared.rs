@@ -19,6 +19,7 @@ use bellwether_proto::{
 use bellwether_store::{
     history::{History, HistoryError},
     pack::Outlines,
+    root::Roots,
     scan::Source,
     state_file::StateFileError,
 };
@@ -34,6 +35,8 @@ use crate::{
     lost::{self, Known},
     preview::Previews,
     procedure::Board,
+    safety::Guard,
+    sessions::Sessions,
 };
 
 /// The cache of what chunks look like, in the state directory.
@@ -108,6 +111,12 @@ pub enum EditError {
     /// It could not be made durable: nothing was changed.
     #[error(transparent)]
     Save(#[from] SaveError),
+    /// What the tokens admit could not be made durable: nothing was changed.
+    #[error("the tokens could not be saved; nothing was changed")]
+    Tokens(#[source] StateFileError),
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(Arc<str>),
     /// The manager stops.
     #[error("the manager is stopping")]
     Stopping,
@@ -118,9 +127,16 @@ impl Advise for EditError {
         match self {
             Self::Refused(refused) => refused.advice(),
             Self::Save(save) => save.advice(),
-            Self::Malformed(_) | Self::Stopping => None,
+            Self::Disputed(_) => Some(decide()),
+            Self::Malformed(_) | Self::Tokens(_) | Self::Stopping => None,
         }
     }
+}
+
+/// What ends a conflict of two managers.
+pub fn decide() -> Advice {
+    let other = "the other one follows it, and keeps what it published as a recovery point";
+    Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
 }
 
 /// A server as the connection to it shows it.
@@ -161,6 +177,10 @@ pub(crate) struct Shared {
     informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
     /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
     pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
+    /// What is known of the sets' directories.
+    pub(crate) roots: Roots,
+    /// What was published within the last hour.
+    guard: std::sync::Mutex<Guard>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
     /// How far each server that is reached has come.
@@ -169,6 +189,12 @@ pub(crate) struct Shared {
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
     pub(crate) save_record: SaveRecord,
+    /// The tickets that servers were given.
+    pub(crate) sessions: Sessions,
+    /// Why this manager changes nothing: another one leads in its epoch.
+    disputed: watch::Receiver<Option<Arc<str>>>,
+    /// To whom the role is being handed over.
+    handing: std::sync::Mutex<Option<ServerName>>,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
 }
@@ -178,6 +204,7 @@ pub(crate) struct Given {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
     pub(crate) sets: Vec<(SetName, PathBuf)>,
+    pub(crate) roots: Roots,
     pub(crate) state: PathBuf,
     pub(crate) incarnation: u64,
     pub(crate) chain: Vec<SignedRecord>,
@@ -188,14 +215,16 @@ pub(crate) struct Given {
     pub(crate) newer: mpsc::Sender<ServerName>,
     pub(crate) halt: HaltFn,
     pub(crate) save_record: SaveRecord,
+    pub(crate) disputed: watch::Receiver<Option<Arc<str>>>,
 }
 
 impl Shared {
-    pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History) -> Self {
+    pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History, guard: Guard) -> Self {
         let Given { name, key, sets, state, incarnation, chain, events, dial, timings, .. } = given;
-        let Given { board, newer, halt, save_record, .. } = given;
+        let Given { board, newer, halt, save_record, roots, disputed, .. } = given;
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
+        let sessions = Sessions::new(&state);
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -219,11 +248,16 @@ impl Shared {
             records: watch::Sender::default(),
             informed: std::sync::Mutex::default(),
             live: watch::Sender::default(),
+            roots,
+            guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
             followers: watch::Sender::default(),
             newer,
             halt,
             save_record,
+            sessions,
+            disputed,
+            handing: std::sync::Mutex::default(),
             editing: Arc::default(),
         }
     }
@@ -236,9 +270,27 @@ impl Shared {
         let _ = self.events.send(event);
     }
 
+    /// What was published within the last hour. The publisher alone changes it.
+    pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The document of procedures that each candidate that is reached has taken.
     pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
         self.informed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To whom the role is being handed over; none: to nobody.
+    pub(crate) fn handing(&self) -> MutexGuard<'_, Option<ServerName>> {
+        self.handing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this manager may change anything.
+    ///
+    /// # Errors
+    /// Another server leads in the same epoch: why, and what to do.
+    pub(crate) fn undisputed(&self) -> Result<(), Arc<str>> {
+        self.disputed.borrow().clone().map_or(Ok(()), Err)
     }
 
     /// A server has seen a newer record: whoever runs this manager asks it. One hint is enough.
@@ -274,7 +326,7 @@ impl Shared {
 
     /// The sets of the record on this server, under its rules.
     pub(crate) fn sources(&self) -> Vec<Source> {
-        sources(self.record.borrow().record(), &self.sets)
+        self.roots.guard(sources(self.record.borrow().record(), &self.sets))
     }
 
     /// Changes the record: one at a time; signed and durable before any server sees it or this returns.
@@ -282,13 +334,16 @@ impl Shared {
         self: &Arc<Self>,
         change: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
     ) -> Result<Arc<SignedRecord>, EditError> {
-        let _one = self.editing.lock().await;
+        let one = self.editing.clone().lock_owned().await;
+        self.undisputed().map_err(EditError::Disputed)?;
         let held = self.record.borrow().clone();
         let Some(next) = change(&held)? else { return Ok(held) };
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);
         let (shared, saved) = (self.clone(), next.clone());
-        // Not to be cancelled between the save and the announcement: both happen on the blocking thread.
+        // Not to be cancelled between the save and the announcement: both happen on the blocking thread. Nor is another
+        // record of this version signed before that.
         let save = move || {
+            let _one = one;
             (shared.save_record)(&saved)?;
             failpoints::hit("record.saved");
             shared.record.send_modify(|now| {
@@ -306,7 +361,7 @@ impl Shared {
 pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Source> {
     let source = |rules: &SetRules| {
         let (_, path) = sets.iter().find(|(name, _)| *name == rules.name)?;
-        Some(Source { rules: Arc::new(rules.clone()), path: path.clone() })
+        Some(Source::new(Arc::new(rules.clone()), path.clone()))
     };
     record.policy.sets.iter().filter_map(source).collect()
 }

@@ -1,7 +1,7 @@
 //! Starting the manager: its history, index and tokens are opened, then its tasks run.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use bellwether_store::{
     apply::{Failed, Site},
     history::{History, HistoryError, LeftOut, Stored},
     index,
+    root::Roots,
     state_file::{self, StateFileError},
     tree::Tree,
 };
@@ -35,9 +36,12 @@ use crate::{
     publish::PublishError,
     publisher::{Publisher, Times},
     recognition::Holdings,
-    shared::{Given, Shared, Timings, sources},
+    safety::{ACCEPTED, Guard, WINDOW},
+    shared::{Given, Shared, Timings, now_ms, sources},
+    tasks::Alarm,
     tokens::Tokens,
-    watch::{self as watching, Mode, Watched},
+    waiting::Waiting,
+    watch::{self as watching, Modes, Rescans, Watched},
 };
 
 /// The tokens' file in the state directory.
@@ -75,12 +79,16 @@ pub struct Setup {
     pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
     /// Makes a record durable here.
     pub save_record: SaveRecord,
+    /// Why this manager changes nothing: another one leads in its epoch. None: it changes what it is asked to.
+    pub disputed: watch::Receiver<Option<Arc<str>>>,
     /// Intervals and patience.
     pub timings: Timings,
     /// The procedures.
     pub board: Arc<Board>,
     /// What this machine's agent.toml says of balancers.
     pub balancers: Locals,
+    /// Raised by a task that ends before it is told to.
+    pub alarm: Alarm,
 }
 
 /// Why the manager does not start. Nothing was changed.
@@ -121,8 +129,11 @@ pub enum StartError {
     #[error("an interrupted switch of the sets can be neither completed nor taken back")]
     Recovery(#[from] Failed),
     /// A state file cannot be used.
-    #[error("the tokens cannot be read")]
+    #[error("the tokens cannot be read, or not be brought to the group record")]
     Tokens(#[from] StateFileError),
+    /// What is known of the sets' directories.
+    #[error("what is known of the sets' directories cannot be read")]
+    Roots(#[source] StateFileError),
     /// A set's path.
     #[error("the path of set {set} cannot be used")]
     Path {
@@ -140,6 +151,7 @@ pub enum StartError {
 struct Opened {
     history: History,
     head: Head,
+    guard: Guard,
     tokens: Tokens,
     known: Tree,
     /// Whether what is known may be believed where a file's stat is the same.
@@ -154,19 +166,21 @@ impl Manager {
     /// Why not; no task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
         let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
-        let Setup { halt, seen, save_record, timings, balancers, board, .. } = setup;
+        let Setup { halt, seen, save_record, disputed, timings, balancers, board, alarm, .. } = setup;
         if record.record().manager().key != key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
         let sets = absolute(sets)?;
-        let (from, here) = ((state.clone(), sets.clone()), record.clone());
-        let opened = tokio::task::spawn_blocking(move || open(&from.0, &from.1, &here, at)).await;
-        let Opened { history, head, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
+        let roots = Roots::open(&state, sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
+        let (from, here) = ((state.clone(), sets.clone(), roots.clone()), record.clone());
+        let opened = tokio::task::spawn_blocking(move || open(&from.0, (&from.1, &from.2), &here, at)).await;
+        let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &seen)?;
         let given = Given {
             name,
             key,
             sets,
+            roots,
             state,
             incarnation,
             chain,
@@ -177,12 +191,19 @@ impl Manager {
             newer,
             halt,
             save_record,
+            disputed,
         };
-        let shared = Arc::new(Shared::new(given, record, head, history));
+        let shared = Arc::new(Shared::new(given, record, head, history, guard));
         let begun = shared.clone();
-        tokio::task::spawn_blocking(move || epoch::begin(&begun)).await.map_err(|_| StartError::Stopping)??;
+        let begin = move || {
+            if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {
+                tracing::warn!(%error, "tickets of servers that are gone are still kept");
+            }
+            epoch::begin(&begun)
+        };
+        tokio::task::spawn_blocking(begin).await.map_err(|_| StartError::Stopping)??;
         tell(&shared);
-        Ok(run(shared, tokens, balancers, known, believed, shutdown))
+        Ok(run(shared, tokens, balancers, (known, believed), &alarm, &shutdown))
     }
 }
 
@@ -221,13 +242,17 @@ pub(crate) fn holdings<'a>(history: &History, head: Number, has: &'a dyn Fn(Revi
 
 fn open(
     state: &std::path::Path,
-    sets: &[(SetName, PathBuf)],
+    (sets, roots): (&[(SetName, PathBuf)], &Roots),
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
-    let tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
+    let mut tokens: Tokens = state_file::load(&state.join(TOKENS))?.unwrap_or_default();
+    if tokens.settle(record.record()) {
+        state_file::save(&state.join(TOKENS), &tokens)?;
+    }
     let history = History::open(&state.join("history"))?;
-    let site = Site { sources: sources(record.record(), sets), state: state.to_owned() };
+    let server = record.record().manager().key;
+    let site = Site { sources: roots.guard(sources(record.record(), sets)), state: state.to_owned(), server };
     let at = adopt::recover(&site, at, &history)?.or(at);
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
     // A pack that is newer than what the sets hold was refused here, or not switched to.
@@ -250,7 +275,34 @@ fn open(
             (tree.clone(), tree, true)
         }
     };
-    Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), history, tokens, known, believed })
+    let guard = guard(&history, &stored, Arc::new(tree.clone()));
+    Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), guard, history, tokens, known, believed })
+}
+
+/// What was published within the last hour, by the history: from the newest revision on that is older, or that a person
+/// accepted, as far as the history goes back.
+fn guard(history: &History, head: &Arc<Stored>, tree: Arc<Tree>) -> Guard {
+    let (now, now_ms) = (Instant::now(), now_ms());
+    let age = |stored: &Stored| Duration::from_millis(now_ms.saturating_sub(stored.header.header().time_ms));
+    let from = |stored: &Stored| now.checked_sub(age(stored)).unwrap_or(now);
+    let over = |stored: &Stored| age(stored) >= WINDOW || stored.header.header().labels.contains_key(ACCEPTED);
+    let mut before = head;
+    while !over(before)
+        && let Some(parent) = before.header.header().parent.and_then(|parent| history.get(parent))
+    {
+        before = parent;
+    }
+    if before.header.id() == head.header.id() {
+        return Guard::new(tree, from(head));
+    }
+    match history.tree(before.header.id()) {
+        Ok(old) => Guard::resumed((old, from(before)), tree, from(head)),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "what was there an hour ago cannot be read: what is gone counts from now on");
+            Guard::new(tree, from(head))
+        }
+    }
 }
 
 /// The sequence that a pack's file name begins with.
@@ -275,33 +327,39 @@ fn run(
     shared: Arc<Shared>,
     tokens: Tokens,
     balancers: Locals,
-    known: Tree,
-    believed: bool,
-    shutdown: watch::Receiver<bool>,
+    (known, believed): (Tree, bool),
+    alarm: &Alarm,
+    shutdown: &watch::Receiver<bool>,
 ) -> Manager {
     let (commands, to_publisher) = mpsc::channel(WAITING);
     let (lanes, to_lanes) = mpsc::channel(WAITING);
-    let (mode, watched) = watch::channel(Mode::Starting);
+    let (modes, watched) = watch::channel(Modes::default());
+    let (rescans, found, files) = Rescans::new();
     let dirty = Arc::new(Dirty::default());
     let full: Duration = shared.timings.full_hash;
     let publisher = Publisher {
         shared: shared.clone(),
         dirty: dirty.clone(),
         known,
-        mode: watched,
+        modes: watched,
+        rescans,
         notices: BTreeSet::new(),
+        waiting: Waiting::default(),
+        means: BTreeMap::new(),
+        links: BTreeSet::new(),
+        told: Vec::new(),
         unpublished: None,
         failures: 0,
         early: None,
         times: Times::new(Instant::now(), !believed, full),
     };
-    let to_watch =
-        Watched { record: shared.record.subscribe(), sets: shared.sets.clone(), events: shared.events.clone() };
+    let (record, sets, events) = (shared.record.subscribe(), shared.sets.clone(), shared.events.clone());
+    let to_watch = Watched { record, sets, events, found, files };
     let tasks = vec![
-        ("watch", tokio::spawn(watching::run(to_watch, dirty, mode, shutdown.clone()))),
-        ("publisher", tokio::spawn(publisher.run(to_publisher, shutdown.clone()))),
-        ("lanes", tokio::spawn(lanes::run(shared.clone(), to_lanes, shutdown))),
+        ("watch", alarm.spawn("watch", shutdown, watching::run(to_watch, dirty, modes, shutdown.clone()))),
+        ("publisher", alarm.spawn("publisher", shutdown, publisher.run(to_publisher, shutdown.clone()))),
+        ("lanes", alarm.spawn("lanes", shutdown, lanes::run(shared.clone(), to_lanes, shutdown.clone()))),
     ];
-    let (tokens, tasks) = (Mutex::new(tokens), Mutex::new(tasks));
+    let (tokens, tasks) = (Arc::new(Mutex::new(tokens)), Mutex::new(tasks));
     Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, tokens, tasks }) }
 }

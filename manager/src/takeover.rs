@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::PublicKey,
+    limits,
     name::ServerName,
     record::{Record, Role, Version},
     revision::{Epoch, Number, RevisionId, SignedHeader},
 };
 
-use crate::lost;
+use crate::{lost, roles::TAKEOVER};
 
-/// By how much an epoch that another server speaks of may be ahead, to be believed.
-const AHEAD: u64 = 64;
+/// By how much an epoch that another server speaks of may be ahead, so that a takeover can skip it.
+const AHEAD: u64 = limits::EPOCH_STEP - TAKEOVER;
 
 /// What this server knows of itself.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +41,8 @@ pub struct Answer {
     pub follows: bool,
     /// It is the manager.
     pub leads: bool,
+    /// It is about to become the manager: another command there promotes it.
+    pub promotes: bool,
 }
 
 /// That a server says nothing of itself.
@@ -180,10 +183,20 @@ impl Survey<'_> {
             None => format!("nobody that answers has seen more than {at}"),
             Some(most) => format!("{most} has been seen; this server takes over from {at}"),
         });
-        let own = self.record.version.epoch.0.max(at.epoch.0);
+        let own = self.record.version.epoch.0;
         // Nobody's bare word uses the epochs up.
-        let known = self.answers().map(|(_, answer)| answer.record.epoch.0).filter(|epoch| *epoch <= own + AHEAD);
-        let epoch = known.max().unwrap_or_default().max(own);
+        let (known, beyond): (Vec<_>, Vec<_>) =
+            self.answers().partition(|(_, answer)| answer.record.epoch.0 <= own + AHEAD);
+        let epoch = known.iter().map(|(_, answer)| answer.record.epoch.0).max().unwrap_or_default().max(own);
+        servers.extend(beyond.iter().map(|(name, answer)| {
+            format!(
+                "{name} says that it follows epoch {}; from {own} one record leads to epoch {} at most, so {name} will not \
+                 follow this server; if a server that cannot be trusted made that epoch, at one server: bellwether group \
+                 rebuild --refuse KEY",
+                answer.record.epoch,
+                own + limits::EPOCH_STEP
+            )
+        }));
         Findings { servers, lost: self.lost(at), epoch }
     }
 
@@ -234,6 +247,30 @@ impl Survey<'_> {
     fn is_signed(&self, header: &SignedHeader) -> bool {
         let mut servers = self.record.servers.iter().chain(&self.record.removed);
         servers.any(|server| server.name == header.header().manager && header.signed_by(&server.key))
+    }
+}
+
+/// What a server that is about to make its promotion durable does, by what the others say at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// It goes on.
+    Mine,
+    /// That one promotes itself, too, and gives way when it looks: this one waits, and looks again.
+    Waits(ServerName),
+    /// It gives way to that one, which promotes itself, too.
+    GivesWay(ServerName),
+}
+
+impl Turn {
+    /// Of several that promote themselves at once the first by name goes on. Each says that it promotes itself before it
+    /// looks, so that of two that can reach each other one at least sees the other.
+    pub fn of(own: &ServerName, answers: &BTreeMap<ServerName, Result<Answer, Silence>>) -> Self {
+        let promotes = |answer: &Result<Answer, Silence>| answer.as_ref().is_ok_and(|answer| answer.promotes);
+        match answers.iter().find(|(_, answer)| promotes(answer)) {
+            None => Self::Mine,
+            Some((first, _)) if first < own => Self::GivesWay(first.clone()),
+            Some((first, _)) => Self::Waits(first.clone()),
+        }
     }
 }
 

@@ -1,5 +1,9 @@
 //! Join tokens: use counts, expiry, name globs, revocation, and the key that each use is bound to. Pure rules; the
 //! shell makes every new state durable (`tokens.json` in the state directory) before it answers.
+//!
+//! A removal bars the key from every token that there is, used by it or not: it comes back by a token that is made later, or
+//! by `server add`. The bar is durable before the record that removes it; what another manager removed in an earlier epoch is
+//! barred when this one leads again ([`Tokens::settle`]).
 
 use std::collections::BTreeMap;
 
@@ -9,6 +13,9 @@ use bellwether_proto::{
     hash::Hash,
     key::PublicKey,
     name::ServerName,
+    record::Record,
+    revision::Epoch,
+    token::{ID, SECRET},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -46,13 +53,48 @@ pub struct Kept {
     pub revoked: bool,
     /// Who has it takes the place of the server of its name.
     pub replaces: bool,
+    /// Keys that were removed from the group after it was made: it admits none of them.
+    barred: Vec<PublicKey>,
+}
+
+/// Whom a token still admits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Opens<'a> {
+    /// So many servers that have not used it yet.
+    pub uses: u32,
+    /// Those that have used it and may show it again.
+    pub returns: Vec<&'a Use>,
+}
+
+impl Kept {
+    /// Whom it admits at that time.
+    pub fn opens(&self, now_ms: u64) -> Opens<'_> {
+        if self.revoked || now_ms >= self.expires_ms {
+            return Opens::default();
+        }
+        let uses = self.uses.saturating_sub(self.used_by.len() as u32);
+        Opens { uses, returns: self.used_by.iter().filter(|used| !self.bars(&used.key)).collect() }
+    }
+
+    /// Whether that key was removed from the group after this token was made.
+    pub fn bars(&self, key: &PublicKey) -> bool {
+        self.barred.contains(key)
+    }
 }
 
 /// All tokens, by id.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
+    /// The epoch whose removals, and those before, are barred.
+    epoch: Epoch,
     tokens: BTreeMap<String, Kept>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { epoch: Epoch(0), tokens: BTreeMap::new() }
+    }
 }
 
 /// What to create.
@@ -103,6 +145,14 @@ pub enum TokenRefused {
         /// The name that was asked for.
         name: ServerName,
     },
+    /// The server was removed after the token was made.
+    #[error("{name} was removed from the group after join token {id} was made: that token does not admit it")]
+    Removed {
+        /// The token.
+        id: String,
+        /// Who shows it.
+        name: ServerName,
+    },
     /// Every use is bound to a key already.
     #[error("join token {id} was used by {by}")]
     Spent {
@@ -122,6 +172,10 @@ impl Advise for TokenRefused {
         Some(match self {
             Self::Unknown | Self::Expired(_) | Self::Revoked(_) | Self::Spent { .. } => another(),
             Self::Name { .. } => Advice::say("join under such a name").or(&another()),
+            Self::Removed { name, .. } => {
+                let add = format!("bellwether server add {name}");
+                another().or(&Advice::run("or, where it has its state still, take it back", add))
+            }
             Self::Grant(_) => return None,
         })
     }
@@ -137,10 +191,10 @@ impl Tokens {
             return Err(Malformed::new("a token needs at least one use, some time to live and a name pattern").into());
         }
         self.forget_old(now_ms);
-        let mut random = [0u8; 38];
+        let mut random = [0u8; ID + SECRET];
         SystemRandom::new().fill(&mut random).expect("the system's random source answers");
-        let id = data_encoding::HEXLOWER.encode(&random[..6]);
-        let secret = data_encoding::HEXLOWER.encode(&random[6..]);
+        let id = data_encoding::HEXLOWER.encode(&random[..ID]);
+        let secret = data_encoding::HEXLOWER.encode(&random[ID..]);
         let kept = Kept {
             secret: Hash::of(secret.as_bytes()),
             uses: grant.uses,
@@ -149,6 +203,7 @@ impl Tokens {
             names: grant.names,
             revoked: false,
             replaces: grant.replaces,
+            barred: Vec::new(),
         };
         self.tokens.insert(id.clone(), kept);
         Ok((id, secret))
@@ -175,6 +230,9 @@ impl Tokens {
         if !glob::matches(&kept.names, token.name.as_str()) {
             return Err(TokenRefused::Name { id, names: kept.names.clone(), name: token.name.clone() });
         }
+        if kept.bars(token.key) {
+            return Err(TokenRefused::Removed { id, name: token.name.clone() });
+        }
         if let Some(known) = kept.used_by.iter_mut().find(|used| used.key == *token.key) {
             let renamed = known.name != *token.name;
             known.name = token.name.clone();
@@ -191,6 +249,42 @@ impl Tokens {
     /// Whether who has this token takes the place of the server of its name.
     pub fn replaces(&self, id: &str) -> bool {
         self.tokens.get(id).is_some_and(|kept| kept.replaces)
+    }
+
+    /// No token that there is admits that key any more: other hardware takes its place.
+    pub fn bar(&mut self, key: &PublicKey) {
+        for kept in self.tokens.values_mut().filter(|kept| !kept.bars(key)) {
+            kept.barred.push(*key);
+        }
+    }
+
+    /// The server of that name and key is removed: no token that there is admits it, nor new hardware in its place.
+    pub fn remove(&mut self, name: &ServerName, key: &PublicKey) {
+        self.bar(key);
+        let replacing = |kept: &&mut Kept| kept.replaces && kept.names == name.as_str();
+        self.tokens.values_mut().filter(replacing).for_each(|kept| kept.revoked = true);
+    }
+
+    /// Bars what other managers have removed until the epoch of `record`, in which this one leads: the keys that it names as
+    /// removed, and those that have used a token and are not in it. `true`: the state changed.
+    pub fn settle(&mut self, record: &Record) -> bool {
+        // In its own epoch nobody else removes; a use without a server is then of one that has not entered yet.
+        if self.epoch == record.version.epoch {
+            return false;
+        }
+        self.epoch = record.version.epoch;
+        let used = self.tokens.values().flat_map(|kept| &kept.used_by).map(|used| used.key);
+        let keys: Vec<PublicKey> = used.chain(record.removed.iter().map(|server| server.key)).collect();
+        keys.iter().filter(|key| record.by_key(key).is_none()).for_each(|key| self.bar(key));
+        !self.tokens.is_empty()
+    }
+
+    /// The ids of the tokens that this key has used and that admit further servers at that time.
+    pub fn left_open_by(&self, key: &PublicKey, now_ms: u64) -> Vec<String> {
+        let open = |(_, kept): &(&String, &Kept)| {
+            kept.opens(now_ms).uses > 0 && kept.used_by.iter().any(|used| used.key == *key)
+        };
+        self.tokens.iter().filter(open).map(|(id, _)| id.clone()).collect()
     }
 
     /// Revokes a token. `Ok(false)`: it was already.
@@ -213,78 +307,4 @@ impl Tokens {
 }
 
 #[cfg(test)]
-mod tests {
-    use bellwether_proto::key::KeyPair;
-
-    use super::*;
-
-    const NOW: u64 = 1_000_000;
-
-    struct Case {
-        tokens: Tokens,
-        id: String,
-        secret: String,
-    }
-
-    impl Case {
-        fn new(uses: u32, names: &str) -> Self {
-            let mut tokens = Tokens::default();
-            let grant = Grant { uses, ttl_ms: 1000, names: names.into(), replaces: false };
-            let (id, secret) = tokens.create(grant, NOW).unwrap();
-            Self { tokens, id, secret }
-        }
-
-        fn present(&mut self, name: &str, key: &KeyPair, now: u64) -> Result<bool, TokenRefused> {
-            let name = name.parse().unwrap();
-            let token = Presented { id: &self.id, secret: self.secret.as_bytes(), name: &name, key: &key.public() };
-            self.tokens.present(token, now)
-        }
-    }
-
-    #[test]
-    fn each_use_is_bound_to_the_first_key_that_presents_it() {
-        let mut case = Case::new(2, "*");
-        let [a, b, c] = std::array::from_fn(|_| KeyPair::generate());
-        assert_eq!(case.present("a", &a, NOW), Ok(true));
-        assert_eq!(case.present("a", &a, NOW), Ok(false), "the same key may come again");
-        assert_eq!(case.present("b", &b, NOW), Ok(true));
-        let refused = case.present("c", &c, NOW).unwrap_err();
-        assert_eq!(refused, TokenRefused::Spent { id: case.id.clone(), by: "a, b".into() });
-        assert_eq!(case.present("b", &b, NOW), Ok(false));
-    }
-
-    #[test]
-    fn expiry_revocation_and_names() {
-        let key = KeyPair::generate();
-        let mut case = Case::new(1, "web*");
-        assert!(matches!(case.present("db1", &key, NOW), Err(TokenRefused::Name { .. })));
-        assert!(matches!(case.present("web1", &key, NOW + 1000), Err(TokenRefused::Expired(_))));
-        assert_eq!(case.present("web1", &key, NOW + 999), Ok(true));
-        let id = case.id.clone();
-        assert_eq!(case.tokens.revoke(&id), Ok(true));
-        assert_eq!(case.tokens.revoke(&id), Ok(false));
-        assert!(matches!(case.present("web1", &key, NOW), Err(TokenRefused::Revoked(_))));
-        assert_eq!(case.tokens.revoke("nothing"), Err(TokenRefused::Unknown));
-    }
-
-    #[test]
-    fn a_wrong_secret_is_an_unknown_token_and_takes_no_use() {
-        let mut case = Case::new(1, "*");
-        let before = case.tokens.clone();
-        let right = std::mem::replace(&mut case.secret, "0".repeat(64));
-        assert_eq!(case.present("a", &KeyPair::generate(), NOW), Err(TokenRefused::Unknown));
-        assert_eq!(case.tokens, before);
-        let kept = serde_json::to_string(&case.tokens).unwrap();
-        assert!(!kept.contains(&right), "the secret is not kept");
-    }
-
-    #[test]
-    fn a_grant_of_nothing_is_refused_and_old_tokens_are_forgotten() {
-        let mut case = Case::new(1, "*");
-        let grant = |uses| Grant { uses, ttl_ms: 1000, names: "*".into(), replaces: false };
-        assert!(case.tokens.create(grant(0), NOW).is_err());
-        assert_eq!(case.tokens.list().count(), 1);
-        let (id, _) = case.tokens.create(grant(1), NOW + 1000 + KEPT_MS).unwrap();
-        assert_eq!(case.tokens.list().map(|(id, _)| id).collect::<Vec<_>>(), [id.as_str()]);
-    }
-}
+mod tests;

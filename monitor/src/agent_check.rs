@@ -4,50 +4,51 @@
 //! The words are `up` and `down` alone. `ready`, `drain` and `maint` would override what an administrator has set at the
 //! balancer. HAProxy ignores an agent that it cannot reach: one that is stopped takes nobody out of rotation.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    time::{sleep, timeout},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
 };
 
 use crate::{
     http::Ready,
+    listening::{Bounds, Places, accept},
     text::{plain, shortened},
 };
 
-/// Connections at a time; more are closed without an answer.
-const OPEN: usize = 64;
+/// Connections at a time.
+pub const BOUNDS: Bounds = Bounds { all: 64, each: 32 };
 /// For one connection, however slow.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Characters of a reason.
 const REASON: usize = 100;
 /// Bytes that are read of what the balancer may send (`agent-send`), so that closing does not cut off the answer.
 const SENT: u64 = 4 << 10;
-/// After the system has refused a connection: it lacks descriptors, say.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers on `listener` until `shutdown`.
 pub async fn serve(listener: TcpListener, ready: watch::Receiver<Ready>, shutdown: impl Future<Output = ()>) {
     tokio::pin!(shutdown);
-    let open = Arc::new(Semaphore::new(OPEN));
+    let mut places = Places::new(BOUNDS);
+    let mut open = JoinSet::new();
     loop {
+        // What is cancelled loses nothing: accept and join_next may be.
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &mut places) => accepted,
+            Some(_) = open.join_next() => continue,
             () = &mut shutdown => return,
         };
-        let Ok((stream, _)) = accepted else {
-            sleep(PAUSE).await;
-            continue;
-        };
-        let Ok(permit) = open.clone().try_acquire_owned() else { continue };
+        let Ok((stream, _, mut place)) = accepted else { continue };
         let line = line(&ready.borrow());
-        tokio::spawn(async move {
-            let _permit = permit;
-            // Late or gone: the balancer asks again.
-            let _ = timeout(PATIENCE, answer(stream, &line)).await;
+        open.spawn(async move {
+            tokio::select! {
+                // Late or gone: the balancer asks again.
+                _ = timeout(PATIENCE, answer(stream, &line)) => {}
+                () = place.lost() => {}
+            }
         });
     }
 }
@@ -60,7 +61,7 @@ async fn answer(mut stream: TcpStream, line: &str) -> std::io::Result<()> {
 }
 
 /// `up`, or `down` and why: one line, in which words end with a space and `#` begins the reason.
-fn line(ready: &Ready) -> String {
+pub(crate) fn line(ready: &Ready) -> String {
     if ready.ready {
         return "up\n".to_owned();
     }
@@ -72,7 +73,7 @@ fn line(ready: &Ready) -> String {
 mod tests {
     use std::net::SocketAddr;
 
-    use tokio::sync::oneshot;
+    use tokio::{sync::oneshot, time::sleep};
 
     use super::*;
 
@@ -118,7 +119,7 @@ mod tests {
             ready.send_replace(Ready::yes("at revision 1.42"));
             // They read nothing, and close nothing.
             let mut held = Vec::new();
-            for _ in 0..OPEN + 8 {
+            for _ in 0..BOUNDS.all + 8 {
                 held.push(TcpStream::connect(address).await.unwrap());
             }
             let freed = async {
@@ -126,8 +127,13 @@ mod tests {
                     sleep(Duration::from_millis(20)).await;
                 }
             };
-            timeout(LIMIT, freed).await.expect("slow connections are closed after their time");
-            drop(held);
+            timeout(LIMIT, freed).await.expect("the oldest make room");
+            // Those that were made to go, and those whose time is over: each comes to its end.
+            for mut stream in held {
+                let mut rest = Vec::new();
+                // Reset counts, too.
+                let _ = timeout(LIMIT, stream.read_to_end(&mut rest)).await.expect("it is closed");
+            }
         })
         .await;
     }

@@ -64,7 +64,8 @@ fn servers(before: &FarmStatus, after: &FarmStatus) -> Vec<String> {
 
 /// What makes a line: everything but the figures that move by themselves.
 fn told(server: &ServerStatus) -> impl PartialEq {
-    (server.role, server.state, server.revision, server.reason.clone(), server.kept.clone())
+    let warning = server.warning.as_ref().map(|warning| warning.requests);
+    (server.role, server.state, server.revision, server.reason.clone(), server.kept.clone(), warning)
 }
 
 fn server_line(server: &ServerStatus) -> String {
@@ -78,7 +79,8 @@ fn server_line(server: &ServerStatus) -> String {
         (_, behind) => format!(", {behind} behind for {}", duration(server.lag_ms)),
     };
     let why = server.reason.as_deref().map(|why| format!(": {}", plain(why))).unwrap_or_default();
-    format!("{}: {}{at}{took}{lag}{why}", server.name, server.state.word())
+    let warning = server.warning.as_ref().map(|warning| format!("; warning: {}", plain(&warning.what)));
+    format!("{}: {}{at}{took}{lag}{why}{}", server.name, server.state.word(), warning.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@
 pub mod agent_check;
 pub mod changes;
 pub mod farm;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod http;
+pub mod listening;
 mod metrics;
 pub mod table;
 pub mod text;

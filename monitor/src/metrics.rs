@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use bellwether_proto::status::{FarmStatus, ServerStatus, State};
+use bellwether_proto::status::{Cause, FarmStatus, ProcedureState, ServerStatus, State};
 
 /// Every state, as it is named in the `state` label (the same words as in `status --json`).
 const STATES: [(State, &str); 15] = [
@@ -12,9 +12,9 @@ const STATES: [(State, &str); 15] = [
     (State::Updating, "updating"),
     (State::Disabled, "disabled"),
     (State::GroupChange, "group_change"),
-    (State::Warning, "warning"),
     (State::Left, "left"),
     (State::Refused, "refused"),
+    (State::Waiting, "waiting"),
     (State::Drifted, "drifted"),
     (State::Error, "error"),
     (State::Unreachable, "unreachable"),
@@ -23,8 +23,12 @@ const STATES: [(State, &str); 15] = [
     (State::Unknown, "unknown"),
 ];
 
-/// The whole answer of `/metrics`.
+/// The whole answer of `/metrics`, from what the observer knows itself. The manager exports all servers, a member itself
+/// only: so each is exported once, by who observes it.
 pub(crate) fn render(status: &FarmStatus) -> String {
+    let own = |server: &ServerStatus| status.observer == status.manager || server.name == status.observer;
+    let servers: Vec<ServerStatus> = status.servers.iter().filter(|server| own(server)).cloned().collect();
+    let status = &FarmStatus { servers, ..status.clone() };
     let mut page = Page::default();
     page.family("bellwether_head_sequence", "The head revision's sequence; 0 before the first.");
     page.sample("bellwether_head_sequence", &[], status.head.map_or(0, |head| head.sequence));
@@ -37,6 +41,27 @@ pub(crate) fn render(status: &FarmStatus) -> String {
         for (state, word) in STATES {
             let labels = [("server", server.name.as_str()), ("state", word)];
             page.sample("bellwether_server_state", &labels, u8::from(server.state == state));
+        }
+    }
+    page.each(
+        status,
+        "bellwether_server_drained",
+        "1 while the group record has the server out of service.",
+        |server| Some(f64::from(u8::from(server.drained))),
+    );
+    page.family("bellwether_procedures", "Procedures that are not over, by where they stand.");
+    for state in ProcedureState::ALL {
+        let count = status.procedures.iter().filter(|procedure| procedure.state == state).count();
+        page.sample("bellwether_procedures", &[("state", state.word())], count);
+    }
+    page.family(
+        "bellwether_server_waits_for",
+        "1 for what the server waits for before it takes the newest revision, 0 for the others.",
+    );
+    for server in &status.servers {
+        for (cause, word) in Cause::WORDS {
+            let labels = [("server", server.name.as_str()), ("cause", word)];
+            page.sample("bellwether_server_waits_for", &labels, u8::from(server.waits_for == Some(cause)));
         }
     }
     // What is not known is absent, not zero.
@@ -65,6 +90,19 @@ pub(crate) fn render(status: &FarmStatus) -> String {
         "When the server was last heard of, in seconds since 1970.",
         |server| server.seen_ms.map(|ms| ms as f64 / 1e3),
     );
+    page.each(
+        status,
+        "bellwether_server_warning",
+        "1 where a request came from outside the group and nobody has acknowledged that.",
+        |server| Some(f64::from(u8::from(server.warning.is_some()))),
+    );
+    page.family(
+        "bellwether_set_events",
+        "1 where events tell of every change in the set, 0 where it is rescanned, too.",
+    );
+    for set in &status.sets {
+        page.sample("bellwether_set_events", &[("set", set.name.as_str())], u8::from(set.watching == "events"));
+    }
     let name = "bellwether_balancer_reachable";
     page.family(
         name,
@@ -118,7 +156,7 @@ mod tests {
     use bellwether_proto::status::Reach;
 
     use super::*;
-    use crate::table::tests::{farm, server};
+    use crate::table::tests::{farm, procedure, server};
 
     #[test]
     fn each_server_is_in_one_state() {
@@ -152,6 +190,16 @@ mod tests {
     }
 
     #[test]
+    fn a_member_exports_itself_only() {
+        let mut status = farm(vec![server("a", State::InSync, 42), server("b", State::Error, 40)]);
+        assert!(render(&status).contains("server=\"b\""), "the manager exports all");
+        status.observer = "a".parse().unwrap();
+        let text = render(&status);
+        assert!(text.contains("server=\"a\"") && !text.contains("server=\"b\""), "{text}");
+        assert!(text.contains("bellwether_server_warning{server=\"a\"} 0"), "{text}");
+    }
+
+    #[test]
     fn who_reaches_which_balancer() {
         let mut web2 = server("web2", State::InSync, 42);
         let reach = |balancer: &str, fault: Option<&str>| Reach {
@@ -166,6 +214,25 @@ mod tests {
             "bellwether_balancer_reachable{server=\"web2\",balancer=\"lb2\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn who_is_drained_and_which_procedures_are_not_over() {
+        let mut status = farm(vec![server("a", State::InSync, 42), server("b", State::InSync, 42)]);
+        status.servers[1].drained = true;
+        status.procedures = vec![procedure(ProcedureState::Stopped, "b")];
+        let text = render(&status);
+        for line in [
+            "bellwether_server_drained{server=\"a\"} 0",
+            "bellwether_server_drained{server=\"b\"} 1",
+            "bellwether_procedures{state=\"stopped\"} 1",
+            "bellwether_procedures{state=\"asks\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+        for state in ProcedureState::ALL {
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{}\"", state.word()));
         }
     }
 

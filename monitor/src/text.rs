@@ -1,5 +1,7 @@
 //! Words and numbers for people.
 
+use std::{borrow::Cow, fmt::Write as _};
+
 use bellwether_proto::status::{Progress, State};
 
 /// A duration as a person says it: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`.
@@ -80,19 +82,60 @@ pub fn wrapped(line: &str, width: u16) -> String {
     lines.join("\n")
 }
 
-/// Text of another server or of a person on one line, with what would steer a terminal made visible.
+/// Text for people, in which nothing steers a terminal or hides: control characters (but line feeds and tabs), overrides
+/// of the writing direction and characters without a width are written as escapes. All output passes through it.
+pub fn guarded(text: &str) -> Cow<'_, str> {
+    match text.chars().any(misleads) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(text.chars().fold(String::with_capacity(text.len() + 8), escaped)),
+    }
+}
+
+/// The same for text that has to stay on one line, as a name or a message has to.
 pub fn plain(text: &str) -> String {
-    text.trim()
-        .chars()
-        .map(|c| match c {
-            '\n' | '\t' => ' '.to_string(),
-            // Overrides of the writing direction can make a line say something else.
-            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-                c.escape_default().to_string()
+    guarded(&text.trim().replace(['\n', '\t'], " ")).into_owned()
+}
+
+/// A JSON document whose strings have such characters as JSON's own escapes: the same document.
+pub fn guarded_json(json: &str) -> Cow<'_, str> {
+    let units = |mut json: String, c: char| {
+        c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(json, "\\u{unit:04x}"));
+        json
+    };
+    match json.chars().any(misleads) {
+        false => Cow::Borrowed(json),
+        true => Cow::Owned(json.chars().fold(String::with_capacity(json.len() + 8), |mut json, c| {
+            if misleads(c) {
+                return units(json, c);
             }
-            c => c.to_string(),
-        })
-        .collect()
+            json.push(c);
+            json
+        })),
+    }
+}
+
+fn escaped(mut text: String, c: char) -> String {
+    if misleads(c) {
+        text.extend(c.escape_default())
+    } else {
+        text.push(c)
+    }
+    text
+}
+
+/// Whether a terminal obeys it, or a reader does not see it. Unicode 16: Cc, Bidi_Control, Default_Ignorable_Code_Point,
+/// the line and paragraph separators, and the annotations of U+FFF9.
+fn misleads(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        c if c.is_ascii() => c.is_ascii_control(),
+        '\u{80}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' => true,
+        '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' => true,
+        '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' => true,
+        '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' => true,
+        '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}' => true,
+        _ => false,
+    }
 }
 
 /// The first `limit` characters, with `…` where some were cut off.
@@ -111,8 +154,8 @@ pub(crate) fn colour(state: State) -> u8 {
         | State::Syncing
         | State::Updating
         | State::Drifted
-        | State::GroupChange
-        | State::Warning => 33,
+        | State::Waiting
+        | State::GroupChange => 33,
         State::Refused | State::Error | State::Superseded | State::Conflict | State::Unreachable => 31,
         State::Disabled | State::Unknown | State::Left => 90,
     }
@@ -150,7 +193,35 @@ mod tests {
     #[test]
     fn nothing_steers_the_terminal() {
         assert_eq!(plain("a\u{1b}[2Jb\r\nc\u{202e}d"), "a\\u{1b}[2Jb\\r c\\u{202e}d");
+        assert_eq!(guarded("\tä\n€ 日本 😀"), "\tä\n€ 日本 😀", "what is seen stays");
+        for hidden in [
+            "\u{7}",
+            "\u{7f}",
+            "\u{9b}31m",
+            "\u{61c}",
+            "\u{ad}",
+            "\u{200b}",
+            "\u{200f}",
+            "\u{2028}",
+            "\u{2066}",
+            "\u{2069}",
+            "\u{feff}",
+            "\u{e0041}",
+        ] {
+            let first = hidden.chars().next().unwrap();
+            assert!(!guarded(hidden).contains(first), "{hidden:?}");
+            assert_eq!(guarded(&guarded(hidden)), guarded(hidden), "once is enough");
+        }
         assert_eq!(shortened("äöü", 3), "äöü");
         assert_eq!(shortened("äöüß", 3), "äö…");
+    }
+
+    #[test]
+    fn guarded_json_is_the_same_document() {
+        let hostile = serde_json::json!({ "a\u{202e}b": "\u{9b}\u{e0041}\u{1b}[2J\u{200b}ok" });
+        let text = serde_json::to_string(&hostile).unwrap();
+        let guarded = guarded_json(&text);
+        assert_eq!(guarded, r#"{"a\u202eb":"\u009b\udb40\udc41\u001b[2J\u200bok"}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&guarded).unwrap(), hostile);
     }
 }

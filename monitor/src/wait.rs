@@ -4,7 +4,7 @@ use bellwether_proto::{
     name::ServerName,
     record::Role,
     revision::Number,
-    status::{FarmStatus, ServerStatus, State},
+    status::{FarmStatus, ProcedureState, ServerStatus, State},
 };
 
 use crate::text;
@@ -31,12 +31,63 @@ enum Way {
 ///
 /// A server that answers and holds a later revision is there, too: it had `head`, or what replaced it.
 pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
-    let asked: Vec<(ServerName, Way)> = match servers {
-        Some(names) => names.iter().map(|name| (name.clone(), way_of(status, head, name))).collect(),
-        None => {
-            let members = status.servers.iter().filter(|server| server.role == Role::Member);
-            members.map(|server| (server.name.clone(), way(server, head))).collect()
+    let members = |server: &&ServerStatus| server.role == Role::Member;
+    judge(status, head, servers, members, way)
+}
+
+/// Whether `servers` (none: the manager and all members that are not disabled) are in sync at `head` or after it, and in
+/// service: ready, and not drained.
+pub fn serving(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
+    let enabled = |server: &&ServerStatus| server.role != Role::Disabled;
+    judge(status, head, servers, enabled, |server, head| match way(server, head) {
+        Way::There if server.drained => drained(status, server),
+        way => way,
+    })
+}
+
+/// One that is drained: a procedure brings it back by itself, or nobody does.
+fn drained(status: &FarmStatus, server: &ServerStatus) -> Way {
+    let at_work = |state| matches!(state, ProcedureState::Running | ProcedureState::Waiting | ProcedureState::Blocked);
+    let mut procedures = status.procedures.iter().filter(|procedure| procedure.servers.contains(&server.name));
+    match procedures.next() {
+        Some(by) if at_work(by.state) => Way::Coming(format!("drained, {}: {}", by.id, by.what)),
+        Some(by) => {
+            Way::Stuck(format!("drained, and {} {}: `bellwether procedure show {}`", by.id, stands(by.state), by.id))
         }
+        None => Way::Stuck(format!("drained: `bellwether maintenance finish {}` at the manager", server.name)),
+    }
+}
+
+fn stands(state: ProcedureState) -> &'static str {
+    match state {
+        ProcedureState::Stopped => "has stopped",
+        ProcedureState::Asks => "asks a person",
+        ProcedureState::Running | ProcedureState::Waiting | ProcedureState::Blocked => "is under way",
+    }
+}
+
+fn judge(
+    status: &FarmStatus,
+    head: Number,
+    servers: Option<&[ServerName]>,
+    meant: impl Fn(&&ServerStatus) -> bool,
+    way: impl Fn(&ServerStatus, Number) -> Way,
+) -> Verdict {
+    let unknown = || Way::Stuck("not in the group: `bellwether server list` names those that are".to_owned());
+    // What the manager said before it fell silent says nothing of now.
+    let way = |server: &ServerStatus, head| match status.told_ms {
+        Some(_) if server.name != status.observer => {
+            Way::Coming(format!("not known here; the manager, {}, does not answer", status.manager))
+        }
+        Some(_) | None => way(server, head),
+    };
+    let way_of = |name: &ServerName| {
+        let server = status.servers.iter().find(|server| server.name == *name);
+        (name.clone(), server.map_or_else(unknown, |server| way(server, head)))
+    };
+    let asked: Vec<(ServerName, Way)> = match servers {
+        Some(names) => names.iter().map(way_of).collect(),
+        None => status.servers.iter().filter(meant).map(|server| (server.name.clone(), way(server, head))).collect(),
     };
     let mut coming = Vec::new();
     let mut stuck = Vec::new();
@@ -57,38 +108,27 @@ pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>
     if stuck.is_empty() { Verdict::Done } else { Verdict::Partly(stuck) }
 }
 
-fn way_of(status: &FarmStatus, head: Number, name: &ServerName) -> Way {
-    match status.servers.iter().find(|server| server.name == *name) {
-        Some(server) => way(server, head),
-        None => Way::Stuck("not in the group: `bellwether server list` names those that are".to_owned()),
-    }
-}
-
 fn way(server: &ServerStatus, head: Number) -> Way {
     let why = || server.reason.clone().unwrap_or_else(|| server.state.word().to_owned());
     let there = server.revision.is_some_and(|at| at >= head);
     match server.state {
         // Its bytes were hashed at a revision that is late enough; that more is on its way changes nothing.
         State::InSync
-        | State::Warning
         | State::GroupChange
         | State::Updating
         | State::AwaitingSync
         | State::Refused
+        | State::Waiting
             if there =>
         {
             Way::There
         }
-        State::InSync
-        | State::Warning
-        | State::GroupChange
-        | State::Updating
-        | State::AwaitingSync
-        | State::Syncing => {
+        State::InSync | State::GroupChange | State::Updating | State::AwaitingSync | State::Syncing => {
             let far = server.progress.as_ref().map(|progress| format!(", {}", text::progress(progress)));
             Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
-        State::Unreachable | State::Unknown => Way::Coming(why()),
+        // By itself, as soon as what stands in the way is gone.
+        State::Unreachable | State::Unknown | State::Waiting => Way::Coming(why()),
         State::Refused | State::Error | State::Superseded | State::Conflict | State::Drifted | State::Left => {
             Way::Stuck(why())
         }
@@ -99,7 +139,7 @@ fn way(server: &ServerStatus, head: Number) -> Way {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::tests::{farm, number, server};
+    use crate::table::tests::{farm, number, procedure, server};
 
     fn verdict(states: &[(State, u64)], asked: u64) -> Verdict {
         let servers = states.iter().zip('a'..).map(|((state, at), name)| server(&name.to_string(), *state, *at));
@@ -122,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_later_revision_will_do() {
-        for state in [State::InSync, State::Updating, State::AwaitingSync, State::Refused] {
+        for state in [State::InSync, State::Updating, State::AwaitingSync, State::Refused, State::Waiting] {
             assert_eq!(verdict(&[(state, 41)], 41), Verdict::Done, "{state:?} at 41, asked for 41 of 42");
         }
         assert!(matches!(verdict(&[(State::Syncing, 41)], 41), Verdict::Waiting(_)), "a sync is out of service");
@@ -130,7 +170,8 @@ mod tests {
 
     #[test]
     fn waits_for_what_comes_by_itself() {
-        for state in [State::Updating, State::Syncing, State::AwaitingSync, State::Unreachable, State::Unknown] {
+        use State::{AwaitingSync, Syncing, Unknown, Unreachable, Updating, Waiting};
+        for state in [Updating, Syncing, AwaitingSync, Unreachable, Unknown, Waiting] {
             let verdict = verdict(&[(State::InSync, 42), (state, 41), (State::Error, 41)], 42);
             let Verdict::Waiting(whom) = verdict else { panic!("{state:?}: {verdict:?}") };
             assert!(whom.starts_with("b: "), "{whom}");
@@ -146,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_manager_said_before_is_not_what_is() {
+        let names = ["a", "b"].map(|name| name.parse().unwrap());
+        let mut status = farm(vec![server("a", State::InSync, 42), server("b", State::InSync, 42)]);
+        (status.observer, status.told_ms) = ("a".parse().unwrap(), Some(1));
+        assert_eq!(reached(&status, number(42), Some(&names[..1])), Verdict::Done, "itself it knows");
+        assert!(
+            matches!(reached(&status, number(42), Some(&names)), Verdict::Waiting(whom) if whom.starts_with("b: "))
+        );
+    }
+
+    #[test]
     fn a_revision_that_is_not_there_yet_is_waited_for() {
         let verdict = verdict(&[(State::Error, 42)], 43);
         assert_eq!(verdict, Verdict::Waiting("1.43 is not published yet, the head is 1.42".into()));
@@ -158,5 +210,34 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<ServerName>>();
         assert_eq!(reached(&status, number(42), Some(&names(&["a"]))), Verdict::Done);
         assert_eq!(stuck(&reached(&status, number(42), Some(&names(&["a", "b", "c", "x"])))), ["b", "c", "x"]);
+    }
+
+    #[test]
+    fn w12_in_service_is_more_than_in_sync() {
+        let drained = ServerStatus { drained: true, ..server("b", State::InSync, 42) };
+        let mut status = farm(vec![server("a", State::InSync, 42), drained]);
+        assert_eq!(reached(&status, number(42), None), Verdict::Done);
+        assert_eq!(stuck(&serving(&status, number(42), None)), ["b"]);
+        assert_eq!(serving(&status, number(42), Some(&["a".parse().unwrap()])), Verdict::Done);
+        // A procedure brings it back, waits for a person, or has stopped.
+        for (state, comes) in [
+            (ProcedureState::Running, true),
+            (ProcedureState::Waiting, true),
+            (ProcedureState::Blocked, true),
+            (ProcedureState::Asks, false),
+            (ProcedureState::Stopped, false),
+        ] {
+            status.procedures = vec![procedure(state, "b")];
+            let verdict = serving(&status, number(42), None);
+            assert_eq!(matches!(verdict, Verdict::Waiting(_)), comes, "{state:?}: {verdict:?}");
+        }
+        status.procedures.clear();
+        status.servers[1].drained = false;
+        assert_eq!(serving(&status, number(42), None), Verdict::Done);
+        // The manager serves, too.
+        status.servers[0].drained = true;
+        status.servers[0].role = Role::Manager;
+        assert_eq!(reached(&status, number(42), None), Verdict::Done);
+        assert_eq!(stuck(&serving(&status, number(42), None)), ["a"]);
     }
 }

@@ -51,7 +51,7 @@ pub fn admit(
     if !newer && at.id() != offered.id() {
         return Err(format!("revision {number} is not newer than {}, which is held here", at.number()));
     }
-    if !base && (*parent != Some(at.id()) || number.sequence != at.number().sequence + 1) {
+    if !base && (*parent != Some(at.id()) || at.number().next(number.epoch) != Ok(*number)) {
         return Err(format!("revision {number} does not follow {}, which is held here", at.number()));
     }
     Ok(())

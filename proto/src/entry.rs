@@ -305,6 +305,13 @@ impl Entry {
 }
 
 fn content(file: v1::File) -> Result<Content, Malformed> {
+    if file.chunks.len() > limits::FILE_CHUNKS {
+        return Err(Malformed::new(format!(
+            "a file of {} chunks; the limit is {}",
+            file.chunks.len(),
+            limits::FILE_CHUNKS
+        )));
+    }
     let mut size = 0u64;
     let chunks = file.chunks.into_iter().map(|c| {
         if c.length == 0 || c.length as usize > limits::CHUNK {

@@ -7,6 +7,8 @@ pub mod admission;
 pub mod advice;
 pub mod balancer;
 pub mod entry;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod hash;
 pub mod key;
 pub mod limits;

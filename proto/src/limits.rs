@@ -27,6 +27,8 @@ pub const ANSWER: usize = 4 << 20;
 pub const ENTRIES: u64 = 20_000_000;
 /// Bytes of one file.
 pub const FILE: u64 = 1 << 40;
+/// Chunks of one file: its list of chunks, and all else that an entry has, fit into a frame.
+pub const FILE_CHUNKS: usize = 90_000;
 /// Extended attributes of one entry, and the bytes of all of them together.
 pub const XATTRS: (usize, usize) = (64, 128 << 10);
 /// Bytes of a file that travels by `put`.
@@ -47,6 +49,14 @@ pub const HEADER: usize = 32 << 10;
 pub const SAID: (usize, usize) = (16 << 10, 1 << 10);
 /// Bytes of the document of procedures.
 pub const PROCEDURES: usize = 2 << 20;
+/// By how much one record may raise the epoch of the one before: nobody uses the epochs up, and a takeover has room to skip
+/// those that it has heard of.
+pub const EPOCH_STEP: u64 = 64;
+/// The greatest epoch, version or sequence, and count of sessions. What follows it can still be reckoned, and is refused
+/// where it is made and where it is read.
+pub const COUNT: u64 = u64::MAX >> 1;
+/// Keys that a group refuses for good.
+pub const REFUSED_KEYS: usize = 1_024;
 /// Records of the chain that says who made whom manager: two for each change of epoch.
 pub const CHAIN: usize = 64;
 /// Bytes of the chain that goes with a hello or to a server that enters; a server that needs more of it asks for it.
@@ -65,3 +75,7 @@ pub const BALANCERS: usize = 32;
 pub const BACKENDS: usize = 256;
 /// Seconds that sessions may be given to end when a server is drained: a day.
 pub const DRAIN_TIMEOUT: u64 = 24 * 3_600;
+/// Milliseconds that a file may be waited for that somebody has open for writing: an hour.
+pub const OPEN_MAX: u64 = 3_600_000;
+/// Seconds after its start for which a server may be unready for want of a word of its manager: an hour.
+pub const READY_AFTER: u64 = 3_600;

@@ -2,9 +2,12 @@
 //! signed by the manager; every server has it.
 
 pub mod chain;
+mod confirmation;
 
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
+
+pub use confirmation::Confirmation;
 
 use crate::{
     Malformed,
@@ -232,6 +235,8 @@ pub struct Policy {
     pub codec: Codec,
     /// The longest quiet time that a burst is waited for, in milliseconds.
     pub quiet_max_ms: u64,
+    /// How long a changed file is waited for that somebody has open for writing, in milliseconds.
+    pub open_max_ms: u64,
     /// The sets, sorted by name.
     pub sets: Vec<SetRules>,
     /// The load balancers, sorted by name.
@@ -240,6 +245,9 @@ pub struct Policy {
     pub min_serving: u32,
     /// How long sessions are given to end when a server is drained, in seconds.
     pub drain_timeout_s: u64,
+    /// How long after its start a server may say that it is not ready, for want of a word whether it holds the head, in
+    /// seconds (W12).
+    pub ready_after_s: u64,
     /// What a member does about edits of its own (W3).
     pub drift: OnDrift,
 }
@@ -252,10 +260,12 @@ impl Policy {
             paused: false,
             codec: Codec::default(),
             quiet_max_ms: 500,
+            open_max_ms: 10_000,
             sets,
             balancers: Vec::new(),
             min_serving: 1,
             drain_timeout_s: 300,
+            ready_after_s: 30,
             drift: OnDrift::Report,
         }
     }
@@ -303,6 +313,8 @@ pub struct Record {
     pub servers: Vec<Server>,
     /// Servers that were removed: refused, and known should they be added again.
     pub removed: Vec<Server>,
+    /// Keys that the group refuses for good, sorted: no record by them is followed, in any epoch (`group rebuild --refuse`).
+    pub refused: Vec<PublicKey>,
     /// The group's settings.
     pub policy: Policy,
     /// The last changes to this record, newest last; at most a hundred.
@@ -343,6 +355,19 @@ impl Record {
         }
         if self.version.epoch.0 == 0 {
             return wrong("whose epoch is zero");
+        }
+        if self.version.epoch.0.max(self.version.version) > limits::COUNT {
+            let out = "a new epoch begins with version 1 (bellwether promote --self --force)";
+            return wrong(&format!("{}, whose epoch or version is greater than there can be; {out}", self.version));
+        }
+        if self.refused.len() > limits::REFUSED_KEYS || !self.refused.is_sorted_by(|a, b| a < b) {
+            return wrong("whose refused keys are too many, not sorted, or twice there");
+        }
+        if let Some(server) = self.servers.iter().find(|server| self.refused.contains(&server.key)) {
+            return wrong(&format!(
+                "with {}, whose key the group refuses; it may join again with a new key",
+                server.name
+            ));
         }
         if self.servers.len() > limits::SERVERS || self.policy.sets.len() > limits::SETS {
             return wrong("with too many servers or sets");
@@ -399,6 +424,24 @@ pub enum RecordRefused {
     /// Signed by a key that may not.
     #[error("it is signed by {0}, which may not make this change")]
     Signer(PublicKey),
+    /// It uses the epochs up.
+    #[error(
+        "it is {theirs}, and from {ours}, held here, one record leads to epoch {most} at most; if this server is to follow it \
+         all the same, leave the group here and join again",
+        most = ours.epoch.0 + limits::EPOCH_STEP
+    )]
+    Jump {
+        /// The record's.
+        theirs: Version,
+        /// The one held here.
+        ours: Version,
+    },
+    /// By a key that the group refuses, or by a server that has not heard that it does.
+    #[error(
+        "this group refuses {0}, which made it, or whose refusal it does not know; where that server follows {0}: bellwether \
+         group rebuild --confirm TOKEN"
+    )]
+    Refused(PublicKey),
 }
 
 impl RecordRefused {
@@ -407,7 +450,9 @@ impl RecordRefused {
         let (conflict, ours) = match self {
             Self::Older { ours, .. } => (false, ours),
             Self::Conflict(ours) => (true, ours),
-            Self::OtherGroup { .. } | Self::Signer(_) => return bytes::Bytes::new(),
+            Self::OtherGroup { .. } | Self::Signer(_) | Self::Jump { .. } | Self::Refused(_) => {
+                return bytes::Bytes::new();
+            }
         };
         let refusal = v1::RecordRefusal { conflict, epoch: ours.epoch.0, version: ours.version, ticket: None };
         refusal.encode_to_vec().into()
@@ -491,7 +536,8 @@ impl SignedRecord {
     /// Whether a server that holds `held` may take this record after it; `Ok(false)`: it is the very record that is held.
     ///
     /// Within an epoch only its manager signs. A higher epoch begins with the signature of the manager before (it hands
-    /// over, or rebuilds the group), or with that of the new manager, if `held` has it as a candidate (W24).
+    /// over, or rebuilds the group), or with that of the new manager, if `held` has it as a candidate (W24); it is higher by
+    /// [`limits::EPOCH_STEP`] at most. A key that `held` refuses stays refused.
     ///
     /// # Errors
     /// Why it is refused; what is held stays in force.
@@ -500,10 +546,17 @@ impl SignedRecord {
         if new.group != old.group {
             return Err(RecordRefused::OtherGroup { theirs: new.group, ours: old.group });
         }
+        let mut refused = old.refused.iter();
+        if let Some(key) = refused.find(|key| self.is_by(key) || new.refused.binary_search(key).is_err()) {
+            return Err(RecordRefused::Refused(*key));
+        }
         let (theirs, ours) = (new.version, old.version);
         if theirs.epoch > ours.epoch {
-            let may = self.signer == old.manager().key || self.is_candidate_of(old);
-            return if may { Ok(true) } else { Err(RecordRefused::Signer(self.signer)) };
+            if self.signer != old.manager().key && !self.is_candidate_of(old) {
+                return Err(RecordRefused::Signer(self.signer));
+            }
+            let step = theirs.epoch.0 - ours.epoch.0;
+            return if step <= limits::EPOCH_STEP { Ok(true) } else { Err(RecordRefused::Jump { theirs, ours }) };
         }
         if theirs.epoch < ours.epoch {
             return Err(RecordRefused::Older { theirs, ours });
@@ -522,6 +575,11 @@ impl SignedRecord {
             return Err(RecordRefused::Signer(self.signer));
         }
         Ok(true)
+    }
+
+    /// Whether that key signed it, or leads by it.
+    pub fn is_by(&self, key: &PublicKey) -> bool {
+        self.signer == *key || self.record.manager().key == *key
     }
 
     /// Whether its manager made it, and could: a member of `old` that is a candidate.

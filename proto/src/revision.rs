@@ -88,6 +88,30 @@ pub struct Number {
     pub sequence: u64,
 }
 
+impl Number {
+    /// The number of the revision after this one, made in `epoch`.
+    ///
+    /// # Errors
+    /// No number follows.
+    pub fn next(self, epoch: Epoch) -> Result<Self, Malformed> {
+        Ok(Self { epoch, sequence: after(self.sequence, 1, "revision")? })
+    }
+}
+
+/// `count` and `by` more; `what` is counted, for people. Never saturates, never wraps.
+///
+/// # Errors
+/// Beyond [`limits::COUNT`].
+pub fn after(count: u64, by: u64, what: &str) -> Result<u64, Malformed> {
+    let next = count.checked_add(by).filter(|next| *next <= limits::COUNT);
+    next.ok_or_else(|| {
+        Malformed::new(format!(
+            "{what} {count} is the last that there can be; if a server that cannot be trusted made it: bellwether group \
+             rebuild --refuse KEY"
+        ))
+    })
+}
+
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}.{}", self.epoch, self.sequence))
@@ -194,8 +218,8 @@ impl Header {
         let [view] = wire.views.as_slice() else {
             return Err(Malformed::new(format!("a header with {} views; there is one", wire.views.len())));
         };
-        if wire.epoch == 0 || wire.sequence == 0 {
-            return Err(Malformed::new("a header whose epoch or sequence is zero"));
+        if ![wire.epoch, wire.sequence].iter().all(|count| (1..=limits::COUNT).contains(count)) {
+            return Err(Malformed::new("a header whose epoch or sequence is zero, or greater than there can be"));
         }
         Ok(Self {
             group: group.into(),

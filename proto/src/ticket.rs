@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Malformed,
     key::{KeyPair, PublicKey, Signature},
+    limits,
     revision::{Epoch, GroupId},
     v1,
 };
@@ -95,9 +96,12 @@ impl Ticket {
     /// Checks a message's form; whose it is says [`Ticket::is_of`].
     ///
     /// # Errors
-    /// A nonce or a signature of another length.
+    /// A nonce or a signature of another length, or a count that cannot be.
     pub fn from_wire(wire: &v1::Ticket) -> Result<Self, Malformed> {
         let wrong = |_| Malformed::new("a session ticket whose nonce or signature has another length");
+        if ![wire.epoch, wire.count].iter().all(|count| (1..=limits::COUNT).contains(count)) {
+            return Err(Malformed::new("a session ticket whose epoch or count is zero, or greater than there can be"));
+        }
         Ok(Self {
             epoch: Epoch(wire.epoch),
             count: wire.count,
@@ -162,6 +166,8 @@ pub struct Given {
     pub held: Option<Ticket>,
     /// The one that the next session is offered with: the same until a session has begun with it.
     pub next: Ticket,
+    /// It has entered since the last session, and need not hold a ticket: it may come without a state.
+    pub anew: bool,
 }
 
 /// What a server's ticket says of its state.
@@ -175,10 +181,12 @@ pub enum Shown {
     Newer,
 }
 
+/// The count never goes back within an epoch and no count is signed twice, whatever the server asks for: therefore a ticket
+/// that is not known here, of a count that was not given yet, proves that the manager's own state went back.
 impl Given {
     /// Before the first session of `epoch`.
     pub fn first(parties: &Parties, epoch: Epoch, key: &KeyPair) -> Self {
-        Self { server: parties.server, held: None, next: Ticket::issue(parties, epoch, 1, key) }
+        Self { server: parties.server, held: None, next: Ticket::issue(parties, epoch, 1, key), anew: false }
     }
 
     /// Whether this is what was given between these parties in `epoch`: what is of another key, or of an earlier epoch,
@@ -197,7 +205,7 @@ impl Given {
             Some(shown) if shown.count < known => Shown::Older,
             Some(_) => Shown::Newer,
             // Of an earlier epoch, or none.
-            None if self.held.is_none() => Shown::Known,
+            None if self.held.is_none() || (self.anew && shown.is_none()) => Shown::Known,
             None => Shown::Older,
         }
     }
@@ -205,8 +213,15 @@ impl Given {
     /// A session has begun: the server holds `next`.
     #[must_use]
     pub fn begun(&self, parties: &Parties, key: &KeyPair) -> Self {
-        let next = Ticket::issue(parties, self.next.epoch, self.next.count + 1, key);
-        Self { server: self.server, held: Some(self.next.clone()), next }
+        let count = self.next.count.checked_add(1).expect("nobody has 2^64 sessions in one epoch");
+        let next = Ticket::issue(parties, self.next.epoch, count, key);
+        Self { server: self.server, held: Some(self.next.clone()), next, anew: false }
+    }
+
+    /// The server enters: it may come without a ticket once. What was given stays known, and the count goes on.
+    #[must_use]
+    pub fn entered(self) -> Self {
+        Self { anew: true, ..self }
     }
 }
 
@@ -306,6 +321,53 @@ mod tests {
         assert_eq!(case.given.judge(&case.parties, Some(&foreign)), Shown::Older, "another server's");
         let old = Ticket::issue(&case.parties, Epoch(3), 99, &case.key);
         assert!(accept(case.held.as_ref(), &old).is_err(), "an epoch that is over");
+    }
+
+    /// An attacker that enters as often as it likes and shows what it has kept: at most it is kept out itself.
+    #[test]
+    fn w14_who_enters_again_and_shows_a_ticket_that_it_has_had_stops_nobody() {
+        let mut case = Case::new();
+        let kept: Vec<Ticket> = (0..5)
+            .map(|_| {
+                case.session();
+                case.held.clone().expect("held")
+            })
+            .collect();
+        let before = case.given.clone();
+        case.given = case.given.entered().entered();
+        assert_eq!((&case.given.held, &case.given.next), (&before.held, &before.next), "what was given stays known");
+        let judged: Vec<Shown> = kept.iter().map(|shown| case.given.judge(&case.parties, Some(shown))).collect();
+        assert_eq!(judged[..4], [const { Shown::Older }; 4]);
+        assert_eq!(judged[4], Shown::Known);
+        // It has nothing: it came without a state, once.
+        case.held = None;
+        assert_eq!(case.session(), Shown::Known);
+        case.held = None;
+        assert_eq!(case.session(), Shown::Older);
+        assert_eq!(case.held.map(|held| held.count()), Some(7), "no count was given twice");
+    }
+
+    #[test]
+    fn w14_tickets_of_other_groups_managers_epochs_and_servers_prove_nothing() {
+        let mut case = Case::new();
+        case.session();
+        let other = KeyPair::generate();
+        let Case { parties, key, .. } = &case;
+        let foreign = [
+            Ticket::issue(&Parties { group: [8; 16].into(), ..*parties }, EPOCH, 99, key),
+            Ticket::issue(&Parties { server: other.public(), ..*parties }, EPOCH, 99, key),
+            Ticket::issue(&Parties { manager: other.public(), ..*parties }, EPOCH, 99, &other),
+            Ticket::issue(parties, Epoch(2), 99, key),
+            Ticket::issue(parties, Epoch(4), 99, key),
+            Ticket::issue(parties, EPOCH, 99, &other),
+            Ticket { count: 99, ..case.given.next.clone() },
+            Ticket { nonce: [0; 16], ..case.given.next.clone() },
+        ];
+        for (n, shown) in foreign.iter().enumerate() {
+            for given in [case.given.clone(), case.given.clone().entered()] {
+                assert_eq!(given.judge(parties, Some(shown)), Shown::Older, "number {n}");
+            }
+        }
     }
 
     #[test]

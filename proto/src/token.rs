@@ -1,34 +1,84 @@
 //! Join tokens: what an administrator carries from the manager to a new server.
+//!
+//! At most [`LENGTH`] characters: a prefix, then in base64url a version, the manager's key, the token's id, its secret, the
+//! manager's port and host (an address in its 4 or 16 bytes, a name as it is), and two bytes of the BLAKE3 of all that, so
+//! that a token that was not copied whole is told from one that is refused.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
-use serde::{Deserialize, Serialize};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 
-use crate::{Malformed, key::PublicKey, revision::GroupId};
+use crate::{Malformed, key::PublicKey};
+
+/// Characters of a token at most.
+pub const LENGTH: usize = 120;
+/// Bytes of a token's id.
+pub const ID: usize = 5;
+/// Bytes of a token's secret.
+pub const SECRET: usize = 16;
 
 const PREFIX: &str = "bellwether-";
+const CHECKSUM: usize = 2;
+/// The first byte: this form, and what the host is.
+const NAME: u8 = 0x10;
+const IPV4: u8 = 0x14;
+const IPV6: u8 = 0x16;
 
 /// A token as it is carried: where the manager is, which key it has, and a secret that admits.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// The group it admits to.
-    pub group: GroupId,
     /// The manager's `host:port`.
     pub address: String,
     /// The manager's key: the joining server talks to nobody else.
     pub manager: PublicKey,
-    /// Names the token in lists.
+    /// Names the token in lists; [`ID`] bytes in hexadecimal.
     pub id: String,
-    /// 32 random bytes in hexadecimal; only their hash is kept at the manager.
+    /// [`SECRET`] random bytes in hexadecimal; only their hash is kept at the manager.
     pub secret: String,
 }
 
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let json = serde_json::to_vec(self).map_err(|_| fmt::Error)?;
-        write!(f, "{PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&json))
+impl Token {
+    /// Whether a token that carries this address has at most [`LENGTH`] characters: not so where a host name is very long.
+    pub fn fits(address: &str) -> bool {
+        let bytes = encoded(address).map_or(0, |(_, _, host)| host.len()) + 1 + 32 + ID + SECRET + 2 + CHECKSUM;
+        PREFIX.len() + BASE64URL_NOPAD.encode_len(bytes) <= LENGTH
     }
+}
+
+/// What the host is, the port, and the host's bytes; none: no `host:port`.
+fn encoded(address: &str) -> Option<(u8, u16, Vec<u8>)> {
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        return Some(match address.ip() {
+            IpAddr::V4(ip) => (IPV4, address.port(), ip.octets().to_vec()),
+            IpAddr::V6(ip) => (IPV6, address.port(), ip.octets().to_vec()),
+        });
+    }
+    let (host, port) = address.rsplit_once(':')?;
+    Some((NAME, port.parse().ok()?, host.as_bytes().to_vec()))
+}
+
+impl fmt::Display for Token {
+    /// # Errors
+    /// Id and secret have other lengths than this module says, or the address is no `host:port`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hex = |text: &str, length: usize| {
+            HEXLOWER.decode(text.as_bytes()).ok().filter(|bytes| bytes.len() == length).ok_or(fmt::Error)
+        };
+        let (id, secret) = (hex(&self.id, ID)?, hex(&self.secret, SECRET)?);
+        let (kind, port, host) = encoded(&self.address).ok_or(fmt::Error)?;
+        let mut bytes = [&[kind][..], self.manager.as_bytes(), &id, &secret, &port.to_be_bytes(), &host].concat();
+        bytes.extend(checksum(&bytes));
+        write!(f, "{PREFIX}{}", BASE64URL_NOPAD.encode(&bytes))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
+    let [first, second, ..] = *blake3::hash(bytes).as_bytes();
+    [first, second]
 }
 
 impl fmt::Debug for Token {
@@ -45,10 +95,72 @@ impl FromStr for Token {
         let wrong = |why: &str| {
             Malformed::new(format!("not a join token ({why}): copy it whole from `bellwether token create`"))
         };
+        let changed = || wrong("a part is missing or changed");
         let body = text.trim().strip_prefix(PREFIX).ok_or_else(|| wrong("it does not begin with bellwether-"))?;
-        let json = data_encoding::BASE64URL_NOPAD
-            .decode(body.as_bytes())
-            .map_err(|_| wrong("a part is missing or changed"))?;
-        serde_json::from_slice(&json).map_err(|_| wrong("a part is missing or changed"))
+        let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).map_err(|_| changed())?;
+        let (bytes, sum) = bytes.split_last_chunk::<CHECKSUM>().ok_or_else(changed)?;
+        if checksum(bytes) != *sum {
+            return Err(changed());
+        }
+        let (&kind, rest) = bytes.split_first().ok_or_else(changed)?;
+        let (key, rest) = rest.split_at_checked(32).ok_or_else(changed)?;
+        let (id, rest) = rest.split_at_checked(ID).ok_or_else(changed)?;
+        let (secret, rest) = rest.split_at_checked(SECRET).ok_or_else(changed)?;
+        let (&port, host) = rest.split_first_chunk::<2>().ok_or_else(changed)?;
+        let port = u16::from_be_bytes(port);
+        let address = match kind {
+            IPV4 => SocketAddr::new(<[u8; 4]>::try_from(host).map_err(|_| changed())?.into(), port).to_string(),
+            IPV6 => SocketAddr::new(<[u8; 16]>::try_from(host).map_err(|_| changed())?.into(), port).to_string(),
+            NAME => {
+                let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty()).ok_or_else(changed)?;
+                format!("{host}:{port}")
+            }
+            _ => return Err(wrong("it is of another version of bellwether")),
+        };
+        Ok(Self {
+            address,
+            manager: PublicKey::try_from(key)?,
+            id: HEXLOWER.encode(id),
+            secret: HEXLOWER.encode(secret),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(address: &str) -> Token {
+        let manager = PublicKey::try_from(&[7u8; 32][..]).expect("32 bytes");
+        Token { address: address.to_owned(), manager, id: "0123456789".to_owned(), secret: "ab".repeat(SECRET) }
+    }
+
+    #[test]
+    fn a_token_survives_being_carried_in_at_most_120_characters() {
+        for address in
+            ["web1:7440", "10.0.0.1:7440", "[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535", "a.example.com:1"]
+        {
+            let token = token(address);
+            let text = token.to_string();
+            assert!(text.len() <= LENGTH && Token::fits(address), "{} characters: {text}", text.len());
+            assert_eq!(text.parse::<Token>(), Ok(token));
+        }
+        let long = format!("{}.example.com:7440", "web".repeat(10));
+        assert!(!Token::fits(&long) && token(&long).to_string().len() > LENGTH);
+    }
+
+    #[test]
+    fn a_token_that_was_changed_anywhere_is_told_from_one_that_is_refused() {
+        let text = token("web1.example.com:7440").to_string();
+        for at in PREFIX.len()..text.len() {
+            let mut other = text.clone().into_bytes();
+            other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+            let other = String::from_utf8(other).expect("ASCII");
+            assert!(other.parse::<Token>().is_err(), "{other}");
+            assert!(text[..at].parse::<Token>().is_err(), "cut at {at}");
+        }
+        for wrong in ["", "bellwether-", "bellwether-AAAA", &format!("{text}A"), &text[1..], "bellwether-ä"] {
+            assert!(wrong.parse::<Token>().is_err(), "{wrong}");
+        }
     }
 }

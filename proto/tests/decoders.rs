@@ -35,6 +35,7 @@ fn record(key: &KeyPair) -> Record {
             server("web2", KeyPair::generate().public(), Role::Member),
         ],
         removed: Vec::new(),
+        refused: Vec::new(),
         policy: Policy {
             codec: "deflate:6".parse().expect("a codec"),
             ..Policy::new(vec![SetRules::new("nginx".parse().expect("a name"))])

@@ -6,7 +6,13 @@
 
 use std::path::PathBuf;
 
-use bellwether_proto::{entry::Chunk, hash::Hash, name::SetName, revision::RevisionId};
+use bellwether_proto::{
+    entry::{Chunk, EntryPath, Owner},
+    hash::Hash,
+    key::PublicKey,
+    name::SetName,
+    revision::RevisionId,
+};
 
 use self::{
     journal::Phase,
@@ -19,19 +25,25 @@ use crate::{
 };
 
 mod carry;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod journal;
 mod keep;
 mod local;
 mod look;
+mod obstacle;
 mod place;
 mod plan;
 mod probe;
 mod recover;
 mod space;
+mod sparse;
 mod stage;
 mod switch;
 mod verify;
 mod work;
+
+pub use obstacle::Obstacle;
 
 /// Where an apply happens: the sets on this server, and the agent's state directory (journal, recovery points).
 #[derive(Debug, Clone)]
@@ -40,6 +52,8 @@ pub struct Site {
     pub sources: Vec<Source>,
     /// The state directory.
     pub state: PathBuf,
+    /// This server's key, which tells its staging directories from those of other agents on this machine.
+    pub server: PublicKey,
 }
 
 /// What to apply.
@@ -64,16 +78,18 @@ pub struct Job<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// An owner is missing on this server.
-    #[error("{set}:{path} belongs to {kind} '{name}', which this server does not have; create it, then sync")]
+    #[error("{set}:{path} belongs to {kind} '{name}', which this server does not have")]
     Owner {
         /// The set.
         set: SetName,
         /// The entry.
-        path: bellwether_proto::entry::EntryPath,
+        path: EntryPath,
         /// user or group.
         kind: &'static str,
         /// Its name.
         name: String,
+        /// The whole owner.
+        owner: Owner,
     },
     /// Not enough space (W4).
     #[error(
@@ -92,6 +108,18 @@ pub enum Refused {
         replaced: u64,
         /// Of these for the history.
         history: u64,
+        /// Files, links and directories that are made.
+        entries: u64,
+    },
+    /// Not enough inodes (W4).
+    #[error("{mount} has room for {free} more files; {needed} are needed")]
+    Entries {
+        /// The file system's place.
+        mount: PathBuf,
+        /// Files that may be made there.
+        free: u64,
+        /// Files needed.
+        needed: u64,
     },
     /// A mount point, a symbolic link or another device inside a set: held, not followed.
     #[error("{set}:{path} is {what} on this server; it is not followed")]
@@ -99,9 +127,40 @@ pub enum Refused {
         /// The set.
         set: SetName,
         /// The entry.
-        path: bellwether_proto::entry::EntryPath,
+        path: EntryPath,
         /// "a mount point", "a symbolic link", …
         what: String,
+        /// The set's root, where the disk here is the reason and not the revision.
+        here: Option<PathBuf>,
+    },
+    /// chattr(1) protects it.
+    #[error("{set}:{path} cannot be replaced: {at} is {flag} on this server (chattr +{letter})")]
+    Flag {
+        /// The set.
+        set: SetName,
+        /// The entry.
+        path: EntryPath,
+        /// The one that has the flag: the entry, its directory, or one that it holds.
+        at: PathBuf,
+        /// "immutable" or "append-only".
+        flag: &'static str,
+        /// The flag's letter.
+        letter: char,
+    },
+    /// The file system here cannot hold an attribute that matters.
+    #[error(
+        "{set}:{path} has {what}, which cannot be held there: {why}; take that away at the manager, or give the set a file \
+         system that holds it"
+    )]
+    Attribute {
+        /// The set.
+        set: SetName,
+        /// The entry.
+        path: EntryPath,
+        /// "the ACL", "the owner a:b", "the mode 0640" …
+        what: String,
+        /// The system's words, or what is shown instead.
+        why: String,
     },
     /// Chunks that neither the pack nor this server's disk had.
     #[error("{0} chunks are missing")]
@@ -116,6 +175,27 @@ pub enum Refused {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl Refused {
+    /// What stands in the way here and may pass; none where the revision itself is what this server cannot take.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        match self {
+            Self::Owner { owner, .. } => Some(Obstacle::Account { owner: owner.clone() }),
+            Self::Space { mount, needed, entries, .. } => {
+                Some(Obstacle::Space { at: mount.clone(), bytes: *needed, entries: *entries })
+            }
+            Self::Entries { mount, needed, .. } => {
+                Some(Obstacle::Space { at: mount.clone(), bytes: 0, entries: *needed })
+            }
+            Self::Held { here: Some(root), path, .. } => {
+                Some(Obstacle::InTheWay { root: root.clone(), path: path.clone() })
+            }
+            Self::Flag { at, .. } => Some(Obstacle::Flag { at: at.clone() }),
+            Self::Io { path, source, .. } => Some(Obstacle::of_io(path, source)),
+            Self::Held { here: None, .. } | Self::Attribute { .. } | Self::Missing(_) => None,
+        }
+    }
 }
 
 /// The switch, or its way back, failed: the server is in error (W8). What is on disk is named.

@@ -5,8 +5,12 @@
 
 mod accounts;
 mod put;
+mod times;
+mod unheld;
 mod xattrs;
 
 pub use accounts::{Accounts, MissingAccount, Names};
-pub use put::{copy_label, put_on_directory, put_on_file, put_on_link};
+pub use put::{check, copy_label, put_on_directory, put_on_file, put_on_link};
+pub use times::is_shown;
+pub use unheld::{Unheld, xattr_called};
 pub use xattrs::{Found, read};

@@ -49,6 +49,15 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
+/// Makes a file `length` bytes long; what was not written is a hole.
+///
+/// # Errors
+/// The system's; EFBIG where the file system cannot hold one of that length.
+pub fn set_length(file: &File, length: u64) -> io::Result<()> {
+    note!(Length { path: of(file.as_fd())?, length: length });
+    file.set_len(length)
+}
+
 /// Puts mode, owner, time and attributes on an open file.
 ///
 /// # Errors
@@ -311,7 +320,14 @@ pub fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
             let below = open_inside(directory, &name)?;
             for child in self::names(below.as_fd())? {
                 if !remove_leaf(below.as_fd(), &child)? {
-                    move_up(Name { directory: below.as_fd(), name: &child }, directory, &mut moved)?;
+                    match move_up(Name { directory: below.as_fd(), name: &child }, directory, &mut moved) {
+                        // An overlay moves no directory of a lower layer.
+                        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) => {
+                            clear(open_inside(below.as_fd(), &child)?.as_fd())?;
+                            remove_directory(below.as_fd(), &child)?;
+                        }
+                        other => other?,
+                    }
                 }
             }
             remove_directory(directory, &name)?;

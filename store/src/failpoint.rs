@@ -1,14 +1,19 @@
-//! Named points at which a test makes this program die, or an operation fail. In debug builds only; a release has none.
+//! Named points at which a test makes this program die, panic, or an operation fail. In debug builds and with the feature
+//! `failpoints` only; a release has none.
 //!
 //! `BELLWETHER_FAILPOINT="name"` kills the process with SIGKILL when the point is reached, `"name:3"` when it is reached
-//! the third time; `"name=error"` and `"name:3=error"` make [`check`] fail there, once.
+//! the third time; `"name=error"` and `"name:3=error"` make [`check`] fail there, once; `"name=panic"` panics there.
+//! `"name=hold:PATH"` makes [`hit`] and [`check`] wait there until the file PATH exists; that it has come there says
+//! `PATH.reached`.
 
 use std::{
     io,
+    path::{Path, PathBuf},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 /// Every point of an apply, in the order in which one passes them.
@@ -35,18 +40,35 @@ pub const RECOVER: &[&str] = &["apply.recover-entry", "apply.recover-synced", "a
 /// Every point of a way back.
 pub const TAKE_BACK: &[&str] = &["apply.back", "apply.back-entry", "apply.back-synced", "apply.back-done"];
 
+/// Whether there are any.
+pub const THERE: bool = cfg!(any(debug_assertions, feature = "failpoints"));
+
+/// What happens at a point.
+#[derive(Debug, PartialEq, Eq)]
+enum Strike {
+    Kill,
+    Error,
+    Panic,
+    Hold(PathBuf),
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Armed {
     name: String,
     at: u64,
-    error: bool,
+    strike: Strike,
 }
 
 fn parse(text: &str) -> Armed {
-    let (point, error) = text.strip_suffix("=error").map_or((text, false), |point| (point, true));
+    let (point, strike) = match text.split_once('=') {
+        Some((point, "error")) => (point, Strike::Error),
+        Some((point, "panic")) => (point, Strike::Panic),
+        Some((point, held)) if held.starts_with("hold:") => (point, Strike::Hold(held[5..].into())),
+        Some(_) | None => (text, Strike::Kill),
+    };
     let counted = point.rsplit_once(':').and_then(|(name, at)| Some((name, at.parse().ok()?)));
     let (name, at) = counted.unwrap_or((point, 1));
-    Armed { name: name.to_owned(), at, error }
+    Armed { name: name.to_owned(), at, strike }
 }
 
 /// Whether this is the hit that `armed` waits for.
@@ -61,10 +83,13 @@ fn fires(name: &str) -> Option<&'static Armed> {
     due(armed, name, &HITS).then_some(armed)
 }
 
-/// Passes the point `name`: this process is killed here when the environment asks for it.
+/// Passes the point `name`: this process is killed here, or this thread panics, when the environment asks for it.
+///
+/// # Panics
+/// When it is asked to.
 pub fn hit(name: &str) {
-    if cfg!(debug_assertions) && fires(name).is_some_and(|armed| !armed.error) {
-        die();
+    if THERE && let Some(armed) = fires(name) {
+        strike(armed, name);
     }
 }
 
@@ -72,16 +97,37 @@ pub fn hit(name: &str) {
 ///
 /// # Errors
 /// The injected one.
+///
+/// # Panics
+/// When it is asked to.
 pub fn check(name: &str) -> io::Result<()> {
-    if cfg!(debug_assertions)
-        && let Some(armed) = fires(name)
-    {
-        if armed.error {
+    if THERE && let Some(armed) = fires(name) {
+        if armed.strike == Strike::Error {
             return Err(io::Error::other(format!("injected at {name}")));
         }
-        die();
+        strike(armed, name);
     }
     Ok(())
+}
+
+fn strike(armed: &Armed, name: &str) {
+    match &armed.strike {
+        Strike::Kill => die(),
+        Strike::Hold(until) => hold(until),
+        Strike::Panic => panic!("injected at {name}"),
+        // Only an operation can fail.
+        Strike::Error => {}
+    }
+}
+
+/// Says that it has come here, and waits for the word to go on.
+fn hold(until: &Path) {
+    let mut reached = until.as_os_str().to_owned();
+    reached.push(".reached");
+    let _ = std::fs::write(reached, "");
+    while !until.exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// As a power switch would: no destructor, no handler.
@@ -95,11 +141,14 @@ mod tests {
 
     #[test]
     fn a_point_is_armed_by_name_by_hit_and_by_kind() {
-        let armed = |name: &str, at, error| Armed { name: name.to_owned(), at, error };
-        assert_eq!(parse("apply.staged"), armed("apply.staged", 1, false));
-        assert_eq!(parse("apply.staged:3"), armed("apply.staged", 3, false));
-        assert_eq!(parse("apply.staged=error"), armed("apply.staged", 1, true));
-        assert_eq!(parse("apply.staged:2=error"), armed("apply.staged", 2, true));
+        let armed = |name: &str, at, strike| Armed { name: name.to_owned(), at, strike };
+        assert_eq!(parse("apply.staged"), armed("apply.staged", 1, Strike::Kill));
+        assert_eq!(parse("apply.staged:3"), armed("apply.staged", 3, Strike::Kill));
+        assert_eq!(parse("apply.staged=error"), armed("apply.staged", 1, Strike::Error));
+        assert_eq!(parse("apply.staged:2=error"), armed("apply.staged", 2, Strike::Error));
+        assert_eq!(parse("task.publisher=panic"), armed("task.publisher", 1, Strike::Panic));
+        assert_eq!(parse("task.publisher:2=panic"), armed("task.publisher", 2, Strike::Panic));
+        assert_eq!(parse("x:2=hold:/a/b:c"), armed("x", 2, Strike::Hold("/a/b:c".into())));
     }
 
     #[test]

@@ -8,6 +8,8 @@
 
 mod decode;
 mod encode;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 use std::{
     fs,

@@ -43,6 +43,8 @@ mod changes;
 mod decode;
 mod files;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod old;
 mod order;
 mod outline;
@@ -64,6 +66,7 @@ use bellwether_proto::{
 };
 
 use crate::{
+    history::Packs,
     scan::Source,
     tree::{Change, Tree},
 };
@@ -94,6 +97,9 @@ pub struct Contents<'a> {
     pub changes: &'a [Change],
     /// Where the files are: read again here, and compared with the hashes in `changes`.
     pub sources: &'a [Source],
+    /// Where chunks are that the files do not hold (any more): a revision may have an entry as it was before. None: those
+    /// are an error.
+    pub history: Option<&'a Packs>,
     /// How frames are compressed.
     pub codec: Codec,
     /// Remembers the chunks that are read, and tells their successors by what differs; none: all are written whole.
@@ -110,6 +116,16 @@ pub enum PackError {
         set: SetName,
         /// The file.
         path: bellwether_proto::entry::EntryPath,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {set}:{path}")]
+    Read {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: bellwether_proto::entry::EntryPath,
+        /// Why.
+        source: std::io::Error,
     },
     /// The system's error.
     #[error("cannot {action} {path}")]

@@ -10,18 +10,27 @@ mod findings;
 mod named;
 mod status;
 mod walk;
+mod writers;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bellwether_proto::{entry::EntryPath, name::SetName, record::SetRules};
 
 use crate::{
     attributes::Names,
+    beneath,
+    root::{Elsewhere, Root, in_words},
     scan::{entry::SetScan, findings::Findings, walk::Top},
-    tree::{Dir, SetTree, Tree},
+    tree::{Dir, Node, SetTree, Tree},
 };
 
 pub use exclude::Excludes;
+pub use writers::Means;
 
 /// Where a set is on this server, and its rules.
 #[derive(Debug, Clone)]
@@ -30,6 +39,32 @@ pub struct Source {
     pub rules: Arc<SetRules>,
     /// Its root on this server.
     pub path: PathBuf,
+    /// What is known of that directory; none: it is believed wherever it is.
+    pub root: Option<Arc<Root>>,
+}
+
+impl Source {
+    /// Where a set is; its root is believed wherever it is.
+    pub fn new(rules: Arc<SetRules>, path: PathBuf) -> Self {
+        Self { rules, path, root: None }
+    }
+
+    /// Whether the open directory `fd` is the one that is known.
+    ///
+    /// # Errors
+    /// It is another place (with [`Elsewhere`] inside), or the system's.
+    pub fn check(&self, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+        self.root.as_ref().map_or(Ok(()), |root| root.check(fd, &self.path))
+    }
+
+    /// Holds the root open, where it is the one that is known.
+    ///
+    /// # Errors
+    /// As [`Source::check`], and as [`beneath::open_root`].
+    pub fn open(&self) -> std::io::Result<beneath::Root> {
+        let root = beneath::Root::open(&self.path)?;
+        self.check(root.as_fd()).map(|()| root)
+    }
 }
 
 /// How far to look below a path.
@@ -63,13 +98,73 @@ pub struct Notice {
     pub what: String,
 }
 
+/// An entry that cannot be read now. The tree has it, with all it held, as it was in the last revision; a new one is left
+/// out.
+#[derive(Debug)]
+pub struct Unread {
+    /// The set.
+    pub set: SetName,
+    /// The entry; the root where the whole set cannot be read.
+    pub path: EntryPath,
+    /// Why.
+    pub why: ScanError,
+}
+
+/// How long a file is waited for that somebody has open for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It is not read before it is closed.
+    Waits,
+    /// It has been waited for long enough: it is read once, and named in [`Scan::open`].
+    Over,
+    /// It changed at each of so many reads, a moment ago: it is not read now.
+    Rests(u32),
+}
+
+/// How long each file is waited for.
+pub type PatienceFn<'a> = dyn Fn(&SetName, &EntryPath) -> Patience + Sync + 'a;
+
+/// What a scan that is to be published does about entries it cannot take as they are.
+#[derive(Clone, Copy)]
+pub struct Keeping<'a> {
+    /// The last revision: what cannot be read, or is not whole yet, stays as it is there.
+    pub last: &'a Tree,
+    /// What the sets probably hold; see [`scan_expecting`].
+    pub expected: &'a Tree,
+    /// For how long a changed file is waited for; none: it is no matter who has it open.
+    pub patience: Option<&'a PatienceFn<'a>>,
+}
+
+/// A file with more than one name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HardLink {
+    /// The set.
+    pub set: SetName,
+    /// One of its names.
+    pub path: EntryPath,
+    /// Its inode's number.
+    pub inode: u64,
+    /// How many names it has, wherever they are.
+    pub names: u32,
+    /// When it changed last: seconds and nanoseconds.
+    pub changed: (i64, u32),
+}
+
 /// What a scan found.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Scan {
     /// The sets as they are. Shares every directory that did not change with the tree known before.
     pub tree: Tree,
     /// What was left out below the paths that were looked at.
     pub notices: Vec<Notice>,
+    /// What could not be read, sorted; one for each entry.
+    pub unread: Vec<Unread>,
+    /// Files that were read although somebody had them open for writing, sorted.
+    pub open: Vec<(SetName, EntryPath)>,
+    /// How it was found out who has a file open, in each set where that was asked; the worst of all files.
+    pub means: BTreeMap<SetName, Means>,
+    /// Files with more than one name, sorted, among those that were looked at.
+    pub links: Vec<HardLink>,
     /// Files so young that they may change again with the same times: to be looked at again in 20 ms.
     pub young: Vec<(SetName, EntryPath)>,
     /// Files whose bytes were read.
@@ -78,11 +173,21 @@ pub struct Scan {
     pub bytes_read: u64,
 }
 
-/// Why a scan failed.
+/// Why a scan failed, or an entry could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
+    /// The set's directory is another place than before: not believed.
+    #[error("{elsewhere}; set {set} stays as it was")]
+    Elsewhere {
+        /// The set.
+        set: SetName,
+        /// Its root.
+        path: EntryPath,
+        /// How it is another one.
+        elsewhere: Elsewhere,
+    },
     /// The system's error at one entry.
-    #[error("cannot read {set}:{path}")]
+    #[error("cannot read {set}:{path}{}", in_words(source))]
     Io {
         /// The set.
         set: SetName,
@@ -111,6 +216,25 @@ pub enum ScanError {
         /// "a mount point", "a symbolic link", …
         what: &'static str,
     },
+    /// Somebody has it open for writing.
+    #[error("{set}:{path} is open for writing")]
+    Open {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+    },
+    /// Over [`limits::FILE`](bellwether_proto::limits::FILE) or
+    /// [`limits::FILE_CHUNKS`](bellwether_proto::limits::FILE_CHUNKS).
+    #[error("{set}:{path} is too large to be carried ({size} bytes)")]
+    Large {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+        /// Its bytes.
+        size: u64,
+    },
     /// A pattern that is not one.
     #[error("set {set} has a pattern that cannot be used: {what}")]
     Pattern {
@@ -121,26 +245,74 @@ pub enum ScanError {
     },
 }
 
+impl Unread {
+    /// Why, for people, without the entry's name.
+    pub fn reason(&self) -> String {
+        match &self.why {
+            ScanError::Io { source, .. } => format!("cannot be read{}: {source}", in_words(source)),
+            ScanError::Busy { tries, .. } => format!("changed at each of {tries} reads"),
+            ScanError::Held { what, .. } => format!("{what}, which is not followed"),
+            ScanError::Open { .. } => "open for writing".to_owned(),
+            ScanError::Large { size, .. } => format!("too large to be carried ({size} bytes)"),
+            ScanError::Pattern { what, .. } => what.clone(),
+            ScanError::Elsewhere { elsewhere, .. } => elsewhere.to_string(),
+        }
+    }
+}
+
+impl ScanError {
+    /// Whether it is about one entry: the others can be read. Otherwise about the set's rules.
+    fn entry(&self) -> Option<(&SetName, &EntryPath)> {
+        match self {
+            Self::Elsewhere { set, path, .. }
+            | Self::Io { set, path, .. }
+            | Self::Busy { set, path, .. }
+            | Self::Held { set, path, .. }
+            | Self::Open { set, path }
+            | Self::Large { set, path, .. } => Some((set, path)),
+            Self::Pattern { .. } => None,
+        }
+    }
+}
+
+impl Scan {
+    /// This scan, if everything could be read.
+    ///
+    /// # Errors
+    /// Why the first unread entry could not.
+    pub fn whole(mut self) -> Result<Self, ScanError> {
+        if self.unread.is_empty() { Ok(self) } else { Err(self.unread.swap_remove(0).why) }
+    }
+}
+
 /// Scans `sources`, in parallel. `before` is what was known (its stats say what need not be read again).
 ///
 /// # Errors
-/// A set cannot be read; what was known stays as it was. A root that does not exist is no error: its set's root is none.
+/// An entry cannot be read; what was known stays as it was. A root that does not exist is no error: its set's root is none.
 pub fn scan(sources: &[Source], before: &Tree, look: &Look) -> Result<Scan, ScanError> {
     scan_expecting(sources, before, look, before)
 }
 
-/// As [`scan`], where large files probably hold what they have in `expected`: hashed as it says, they need not be cut.
+/// As [`scan`], where an entry that cannot be read is as in the last revision, and named in [`Scan::unread`].
+///
+/// # Errors
+/// The rules of a set cannot be used.
+pub fn scan_keeping(sources: &[Source], before: &Tree, look: &Look, keeping: Keeping<'_>) -> Result<Scan, ScanError> {
+    scan_around(sources, before, look, keeping)
+}
+
+/// As [`scan`], where large files probably hold what they have in `expected`: hashed as it says, they need not be cut. And
+/// what shows another time than there, because the file system cannot hold that one, counts as having it.
 ///
 /// # Errors
 /// As [`scan`].
-pub(crate) fn scan_expecting(
-    sources: &[Source],
-    before: &Tree,
-    look: &Look,
-    expected: &Tree,
-) -> Result<Scan, ScanError> {
+pub fn scan_expecting(sources: &[Source], before: &Tree, look: &Look, expected: &Tree) -> Result<Scan, ScanError> {
+    scan_around(sources, before, look, Keeping { last: before, expected, patience: None })?.whole()
+}
+
+fn scan_around(sources: &[Source], before: &Tree, look: &Look, keeping: Keeping<'_>) -> Result<Scan, ScanError> {
     let (names, findings) = (Names::new(), Findings::default());
-    let around = Around { expected, names: &names, findings: &findings };
+    let around = Around { expected: keeping.expected, keeping, names: &names, findings: &findings };
     let scanned = |source: &Source| {
         let root = scan_set(source, before.set(&source.rules.name), look, around)?;
         Ok(SetTree { rules: source.rules.clone(), root })
@@ -154,8 +326,20 @@ pub(crate) fn scan_expecting(
 struct Around<'a> {
     /// What large files are thought to hold.
     expected: &'a Tree,
+    keeping: Keeping<'a>,
     names: &'a Names,
     findings: &'a Findings,
+}
+
+impl Around<'_> {
+    /// Notes that an entry cannot be read, and gives what it was in the last revision: to be read again at the next look.
+    fn keep(&self, set: &SetName, path: &EntryPath, why: ScanError) -> Result<Option<Node>, ScanError> {
+        if why.entry().is_none() {
+            return Err(why);
+        }
+        self.findings.unread(Unread { set: set.clone(), path: path.clone(), why });
+        Ok(self.keeping.last.get(set, path).map(Node::unbelieved))
+    }
 }
 
 /// A set's root as it is now.
@@ -174,7 +358,11 @@ fn scan_set(
         return Ok(known);
     }
     let bytes = matches!(look, Look::Bytes) || before.is_some_and(|set| other_allowances(&set.rules, &source.rules));
-    let Some(set) = SetScan::open(source, bytes, around)? else { return Ok(None) };
+    let set = match SetScan::open(source, bytes, around) {
+        Ok(Some(set)) => set,
+        Ok(None) => return Ok(None),
+        Err(why) => return around.keep(&source.rules.name, &EntryPath::root(), why).map(directory),
+    };
     if let Some(named) = named {
         let edits = named::edits(&set, known.as_ref(), named)?;
         let tree = Tree::new(vec![SetTree { rules: source.rules.clone(), root: known.clone() }]);
@@ -185,7 +373,11 @@ fn scan_set(
         }
     }
     let top = Top { path: EntryPath::root(), known };
-    Ok(walk::directories(&set, vec![top])?.pop().flatten())
+    Ok(directory(walk::directories(&set, vec![top])?.pop().flatten()))
+}
+
+fn directory(node: Option<Node>) -> Option<Arc<Dir>> {
+    node.as_ref().and_then(Node::directory).cloned()
 }
 
 /// The paths of one set.

@@ -3,6 +3,9 @@
 //!
 //! On disk: `{"format":1,"checksum":"<BLAKE3 of the body's bytes>","body":<JSON>}` and a newline.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 use std::{
     io::{self, Write},
     os::{

@@ -107,6 +107,15 @@ impl Node {
         }
     }
 
+    /// The same, to be read again at the next look whatever its stat says then; of a directory that is so anyway.
+    pub(crate) fn unbelieved(self) -> Self {
+        match self {
+            Self::Directory(dir) => Self::Directory(dir),
+            Self::File { meta, content, stat: _ } => Self::File { meta, content, stat: Stat::UNKNOWN },
+            Self::Link { meta, target, stat: _ } => Self::Link { meta, target, stat: Stat::UNKNOWN },
+        }
+    }
+
     /// How many entries it is, with all that a directory holds.
     pub fn entries(&self) -> u64 {
         self.directory().map_or(1, |dir| dir.entries)
@@ -333,6 +342,19 @@ impl Tree {
             node = node.directory()?.child(component)?.clone();
         }
         Some(node)
+    }
+
+    /// This tree with the entry at a path, and all below it, as in `other`: there or not.
+    ///
+    /// # Errors
+    /// What is above it is no directory here.
+    pub fn with_entry_of(&self, other: &Self, set: &SetName, path: &EntryPath) -> Result<Self, TreeError> {
+        let edit = match other.get(set, path) {
+            Some(node) => Edit::Put(node.unbelieved()),
+            None if self.get(set, path).is_some() => Edit::Remove,
+            None => return Ok(self.clone()),
+        };
+        self.edit([(set.clone(), path.clone(), edit)])
     }
 
     /// Calls `visit` with every entry, sorted by (set, path).

@@ -197,8 +197,7 @@ fn version(status: &Result<FarmStatus, String>) -> Option<(u64, u64)> {
 fn is_settled(farm: &[Result<FarmStatus, String>], manager: usize) -> bool {
     let Ok(status) = &farm[manager] else { return false };
     let follows = |other: &Result<FarmStatus, String>| other.as_ref().is_ok_and(|o| o.manager == status.manager);
-    let in_sync =
-        |row: &ServerStatus| matches!(row.state, State::InSync | State::Warning) && row.revision == status.head;
+    let in_sync = |row: &ServerStatus| row.state == State::InSync && row.revision == status.head;
     status.head.is_some()
         && status.unpublished.is_none()
         && status.servers.len() == SERVERS

@@ -19,7 +19,7 @@ pub(crate) use network::Network;
 pub(crate) use ports::free as free_port;
 use program::bellwether_inside;
 pub(crate) use program::{Output, bellwether, run, run_with_input};
-pub(crate) use server::Server;
+pub(crate) use server::{Server, ready};
 pub(crate) use wait::{DEADLINE, wait_for};
 
 /// What a farm is to be made of.
@@ -200,7 +200,7 @@ impl Farm {
     }
 
     fn all_in_sync(&self, status: &FarmStatus) -> bool {
-        let in_sync = |s: &ServerStatus| matches!(s.state, State::InSync | State::Warning) && s.revision == status.head;
+        let in_sync = |s: &ServerStatus| s.state == State::InSync && s.revision == status.head;
         status.head.is_some()
             && status.unpublished.is_none()
             && status.servers.len() >= self.servers.iter().filter(|s| s.runs()).count()

@@ -97,14 +97,23 @@ impl Server {
         self.home.join("state")
     }
 
-    fn config(&self) -> PathBuf {
+    /// Its agent.toml.
+    pub(crate) fn config(&self) -> PathBuf {
         self.home.join("agent.toml")
     }
 
     /// `init` or `join`, with every key of agent.toml as a flag; the command writes the file.
     fn first_command(&self, name: &str) -> Command {
+        self.first_command_at(name, &self.listen, Some(&self.listen))
+    }
+
+    /// The same, listening there and advertising that; none: what the command finds by itself.
+    pub(crate) fn first_command_at(&self, name: &str, listen: &str, advertise: Option<&str>) -> Command {
         let mut command = self.prepared(&[name]);
-        command.args(["--name", &self.name, "--listen", &self.listen, "--advertise", &self.listen]);
+        command.args(["--name", &self.name, "--listen", listen]);
+        if let Some(address) = advertise {
+            command.args(["--advertise", address]);
+        }
         command.args(["--http", &self.http, "--agent-check", &self.agent_check]).arg("--state-dir").arg(self.state());
         command.arg("--admin-socket").arg(self.home.join("admin.sock"));
         for set in &self.sets {
@@ -122,6 +131,12 @@ impl Server {
     /// Forms a group here.
     pub(crate) fn init(&self) -> Output {
         run(self.first_command("init").arg("--yes"))
+    }
+
+    /// `init` with these arguments instead of this server's sets and places.
+    pub(crate) fn init_with(&self, arguments: &[&str]) -> Output {
+        let mut command = self.prepared(&["init", "--yes", "--name", &self.name]);
+        run(command.args(arguments))
     }
 
     /// Enters a group, the token on standard input; agrees to have what differs replaced.
@@ -232,7 +247,8 @@ impl Server {
         run(self.prepared(arguments).envs(environment.iter().copied()))
     }
 
-    fn prepared(&self, arguments: &[&str]) -> Command {
+    /// A command to be given on this server, not run yet.
+    pub(crate) fn prepared(&self, arguments: &[&str]) -> Command {
         let mut command = match &self.namespace {
             None => bellwether(),
             Some(namespace) => bellwether_inside(namespace),

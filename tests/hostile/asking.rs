@@ -31,6 +31,7 @@ fn put(path: impl AsRef<[u8]>, data: &[u8]) -> v1::ChangeRequest {
         change: Some(change_request::Change::Put(put)),
         author: "nobody".into(),
         message: String::new(),
+        accept: false,
     }
 }
 

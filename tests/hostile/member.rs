@@ -32,6 +32,11 @@ impl Call {
         self.up.send(Ok(v1::Up { message: Some(message) })).await.is_ok()
     }
 
+    /// Ends the stream with that refusal; false when the manager has hung up.
+    pub(super) async fn refuse(&self, status: Status) -> bool {
+        self.up.send(Err(status)).await.is_ok()
+    }
+
     /// Waits for the manager to hang up, reading on.
     pub(super) async fn read_to_the_end(&mut self) {
         while let Ok(Some(_)) = self.downs.message().await {}

@@ -302,6 +302,7 @@ fn a_member_that_stalls_and_one_that_floods_cost_nobody_anything() {
                     time_ms: u64::MAX,
                     held: true,
                     kept: paths.clone(),
+                    away: "a".repeat(10_000),
                 };
                 let progress = v1::Progress { phase: phase.clone(), files: u64::MAX, ..v1::Progress::default() };
                 let small = v1::Drift { entries: 1, paths: vec![String::new(); 1_000], ..v1::Drift::default() };

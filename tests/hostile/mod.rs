@@ -18,6 +18,7 @@ mod knocking;
 mod members;
 mod offering;
 mod packs;
+mod reentering;
 mod supplying;
 mod symlinks;
 mod tokens;

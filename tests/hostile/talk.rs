@@ -129,6 +129,7 @@ impl Talk {
                 | up::Message::Drift(_)
                 | up::Message::Keepalive(_)
                 | up::Message::Knock(_)
+                | up::Message::Again(_)
                 | up::Message::Balancers(_) => {}
             }
         }

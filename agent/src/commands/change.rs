@@ -81,7 +81,7 @@ pub(super) async fn run(
 ) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     if dry_run {
-        let now = common.in_time(current(&mut client, target)).await?;
+        let now = common.within(current(&mut client, target)).await?;
         let expected = request.expected.map(|bytes| Hash::try_from(bytes.as_ref()).ok());
         record::show_plan(common, &plan(target, now, expected, becomes)?);
         return Ok(());

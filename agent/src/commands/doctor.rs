@@ -1,11 +1,13 @@
 //! `bellwether doctor`: what would go wrong. It looks at this server; it changes nothing, and leaves nothing behind.
 
 mod balancers;
+mod descriptors;
 mod network;
 mod sets;
 mod state;
 mod watches;
 
+use bellwether_monitor::farm::differing;
 use serde::Serialize;
 use serde_json::json;
 
@@ -15,7 +17,7 @@ use crate::{
     error::{CommandError, Kind},
     identity,
     layout::Layout,
-    output,
+    output, socket,
 };
 
 /// Its arguments.
@@ -107,18 +109,31 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     checks.extend(state::configuration(&config));
     checks.extend(state::state(&layout));
     checks.extend(state::privileges());
+    let held = layout.held().ok().flatten();
+    let policy = held.as_ref().map(|held| &held.current.record().policy);
     let mut directories = 0;
     for set in &config.sets {
+        let rules = policy.and_then(|policy| policy.sets.iter().find(|rules| rules.name == set.name));
+        checks.extend(sets::private(set, rules));
         let (found, count) = sets::set(set, layout.state());
         checks.extend(found);
         directories += count;
     }
     checks.extend(watches::watches(directories));
     let running = common.connect().await.is_ok();
-    checks.extend(network::own(&config, running).await);
-    let held = layout.held().ok().flatten();
-    if let (Some(held), Ok(Some(key))) = (held, identity::load(&layout)) {
-        let record = held.current.record();
+    let key = identity::load(&layout).ok().flatten();
+    let record = held.as_ref().map(|held| held.current.record());
+    let own = key.as_ref().zip(record).and_then(|(key, record)| record.by_key(&key.public()));
+    checks.extend(network::own(&config, running, own.map(|own| own.address.as_str())).await);
+    let servers = record.map_or(1, |record| record.servers.len());
+    checks.push(descriptors::descriptors(socket::agent(&config.admin_socket).await, servers));
+    if let Some(record) = record {
+        let differing = differing(config.sets.iter().map(|set| &set.name), &record.policy.sets);
+        checks.extend(
+            differing.into_iter().map(|line| Check::warn("sets", line, "only the group's sets are kept alike")),
+        );
+    }
+    if let (Some(record), Some(key)) = (record, key) {
         checks.extend(network::others(&key, record).await);
         checks.extend(balancers::balancers(&config, &key.public(), record).await);
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use bellwether_monitor::text::plain;
 use bellwether_proto::{
     entry::EntryPath,
     name::ServerName,
@@ -49,6 +50,9 @@ enum What {
         /// Why
         #[arg(long, short, default_value = "")]
         message: String,
+        /// Although with them most of a set is gone
+        #[arg(long)]
+        accept: bool,
         /// Show what would be done
         #[arg(long)]
         dry_run: bool,
@@ -76,9 +80,9 @@ enum What {
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::Show { servers } => show(common, &servers).await,
-        What::Keep { name, paths, message, dry_run, wait } => {
-            let request =
-                KeepRequest { server: name.to_string(), places: places(&paths)?, author: author(), message, dry_run };
+        What::Keep { name, paths, message, accept, dry_run, wait } => {
+            let (server, places, author) = (name.to_string(), places(&paths)?, author());
+            let request = KeepRequest { server, places, author, message, dry_run, accept };
             keep(common, request, wait).await
         }
         What::Revert { name, paths, dry_run } => {
@@ -104,9 +108,9 @@ async fn connect(common: &Common) -> Result<EditedClient<Channel>, CommandError>
 async fn show(common: &Common, servers: &[ServerName]) -> Result<(), CommandError> {
     let mut client = connect(common).await?;
     let request = DriftRequest { servers: servers.iter().map(ToString::to_string).collect(), places: Vec::new() };
-    let mut answers = common.in_time(client.show(request)).await?.into_inner();
+    let mut answers = common.read(client.show(request)).await?.into_inner();
     let mut shown = Vec::new();
-    while let Some(answer) = common.in_time(answers.message()).await? {
+    while let Some(answer) = common.read(answers.message()).await? {
         shown.push(answer);
     }
     let document: Vec<_> = shown.iter().map(as_json).collect();
@@ -174,7 +178,7 @@ async fn revert(common: &Common, request: RevertRequest) -> Result<(), CommandEr
         let mut text = listed(&done, &reply.first, reply.entries);
         if !reply.kept.is_empty() {
             text += &format!("\nthe edits are kept on {server} in");
-            reply.kept.iter().for_each(|path| text += &format!("\n  {}", output::safe(path)));
+            reply.kept.iter().for_each(|path| text += &format!("\n  {}", plain(path)));
         }
         text
     });
@@ -183,7 +187,7 @@ async fn revert(common: &Common, request: RevertRequest) -> Result<(), CommandEr
 
 fn listed(head: &str, first: &[String], count: u64) -> String {
     let mut text = head.to_owned();
-    first.iter().for_each(|line| text += &format!("\n  {}", output::safe(line)));
+    first.iter().for_each(|line| text += &format!("\n  {}", plain(line)));
     let more = count.saturating_sub(first.len() as u64);
     if more > 0 {
         text += &format!("\n  and {more} more");
@@ -246,7 +250,7 @@ fn as_json(server: &ServerDrift) -> Value {
 fn as_text(server: &ServerDrift) -> String {
     let ServerDrift { server: name, revision, entries, first, policy, held, points, points_total, error } = server;
     if !error.is_empty() {
-        return format!("{name}: {}", output::safe(error));
+        return format!("{name}: {}", error);
     }
     let count = match entries {
         0 => "nothing differs".to_owned(),
@@ -254,11 +258,10 @@ fn as_text(server: &ServerDrift) -> String {
         more => format!("{more} entries differ"),
     };
     let held = if *held { ", it takes no updates" } else { "" };
-    let mut lines =
-        vec![format!("{name} at {}: {count} (policy {}{held})", output::safe(revision), output::safe(policy))];
+    let mut lines = vec![format!("{name} at {}: {count} (policy {}{held})", revision, policy)];
     for entry in first {
         lines.push(entry_line(entry));
-        lines.extend(output::safe(&entry.diff).lines().map(|line| format!("    {line}")));
+        lines.extend(entry.diff.lines().map(|line| format!("    {line}")));
     }
     let more = entries.saturating_sub(first.len() as u64);
     if more > 0 {
@@ -293,8 +296,7 @@ fn entry_line(entry: &DriftEntry) -> String {
         facts.push(note.clone());
     }
     let facts = if facts.is_empty() { String::new() } else { format!("  ({})", facts.join("; ")) };
-    let line = format!("  {:<8} {set}:{}{facts}", kinds.join(", "), path(at));
-    output::safe(&line)
+    format!("  {}", plain(&format!("{:<8} {set}:{}{facts}", kinds.join(", "), path(at))))
 }
 
 fn short(hash: &str) -> &str {
@@ -306,7 +308,7 @@ fn point_line(point: &RecoveryPoint) -> String {
     let more = entries.saturating_sub(first.len() as u64);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let what = if first.is_empty() { String::new() } else { format!("  {}{more}", first.join(", ")) };
-    output::safe(&format!("    {path}{what}"))
+    format!("    {}", plain(&format!("{path}{what}")))
 }
 
 #[cfg(test)]
@@ -340,12 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn a_diff_is_shown_without_what_a_terminal_would_obey() {
+    fn a_diff_is_shown_as_lines_of_its_entry() {
         let entry = DriftEntry { diff: "--- a\n+\u{1b}[2Jx\ty\n".into(), ..entry() };
         let server =
             ServerDrift { server: "web2".into(), entries: 1_003, first: vec![entry], ..ServerDrift::default() };
         let text = as_text(&server);
-        assert!(!text.contains('\u{1b}') && text.contains("    +\u{fffd}[2Jx\ty"), "{text}");
+        assert!(text.contains("    --- a\n    +\u{1b}[2Jx\ty"), "{text}");
         assert!(text.contains("1003 entries differ") && text.contains("and 1002 more"), "{text}");
         assert_eq!(as_json(&server)["first"][0]["kinds"], json!(["changed", "mode"]));
     }

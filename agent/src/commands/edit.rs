@@ -79,6 +79,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         change: Some(Change::Put(FileContent { data: after.into(), mode: None })),
         author: author(),
         message: args.options.message,
+        accept: false,
     };
     match change::run(common, &target, request, change::Becomes::File(hash), false, args.options.wait).await {
         Ok(()) => {
@@ -101,14 +102,14 @@ async fn read(common: &Common, target: &Target) -> Result<Option<Vec<u8>>, Comma
             Err(status) => Err(CommandError::from(status)),
         }
     };
-    common.in_time(answer).await
+    common.within(answer).await
 }
 
 fn show(common: &Common, target: &Target, before: Option<&[u8]>, after: &[u8]) {
     let name = target.to_string();
     let text = diff((&name, before.unwrap_or_default()), (&format!("{name} as edited"), after), SHOWN).text;
     output::show(common.json, &json!({ "target": name, "diff": text }), |_| {
-        format!("{}\nwould put that (nothing was changed)", output::safe(&text))
+        format!("{text}\nwould put that (nothing was changed)")
     });
 }
 

@@ -76,7 +76,7 @@ pub(super) async fn until<T>(
     rule: impl FnMut(&FarmStatus) -> Result<T, String>,
 ) -> Result<T, CommandError> {
     let mut waiting_for = "the first status".to_owned();
-    let follow = follow(client, rule, &mut waiting_for);
+    let follow = follow(client, common, rule, &mut waiting_for);
     let Some(limit) = common.timeout else { return follow.await };
     match tokio::time::timeout(limit, follow).await {
         Ok(answer) => answer,
@@ -90,14 +90,15 @@ pub(super) async fn until<T>(
 
 async fn follow<T>(
     client: &mut AdminClient<Channel>,
+    common: &Common,
     mut rule: impl FnMut(&FarmStatus) -> Result<T, String>,
     waiting_for: &mut String,
 ) -> Result<T, CommandError> {
     let request = WatchRequest { follow: true, interval_ms: INTERVAL_MS };
-    let mut replies = client.status(request).await?.into_inner();
+    let mut replies = common.next(client.status(request)).await?.into_inner();
     let progress = Progress::begin("waiting");
     loop {
-        match rule(&decode(replies.message().await?)?) {
+        match rule(&decode(common.next(replies.message()).await?)?) {
             Ok(found) => return Ok(found),
             Err(what) => {
                 progress.now(format!("waiting for {what}"));

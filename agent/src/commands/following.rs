@@ -7,17 +7,19 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
+use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing, Task};
 use bellwether_proto::v1::{
-    ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest, start_procedure_request,
+    AbortProcedureRequest, ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest,
+    start_procedure_request,
 };
 use tonic::Streaming;
 
+use super::farm;
 use crate::{
     common::{Common, author},
     duration,
     error::{CommandError, Kind},
-    output,
+    output::{self, utc},
     progress::Progress,
 };
 
@@ -106,12 +108,15 @@ pub(super) async fn way_back_into_service(
 pub(super) async fn show_plan(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
     let begun = is_begun(common, planned).await?;
     output::show(common.json, planned, |planned| {
-        let command = planned.kind.command();
-        match begun {
-            false => format!("{command} would:\n{}\n(nothing was changed)", plan(planned)),
-            true => {
-                format!("{command} is begun already, as {}:\n{}\n(nothing was changed)", planned.id, steps(planned))
-            }
+        let (command, id) = (planned.kind.command(), planned.id);
+        match (begun, &planned.standing) {
+            (false, _) => format!("{command} would:\n{}\n(nothing was changed)", plan(planned)),
+            (true, Standing::Failed(failure)) => format!(
+                "{command} has stopped, as {id}, and would go on:\n{}\nstopped: {}\n(nothing was changed)",
+                steps(planned),
+                failure.reason
+            ),
+            (true, _) => format!("{command} is begun already, as {id}:\n{}\n(nothing was changed)", steps(planned)),
         }
     });
     Ok(())
@@ -122,15 +127,19 @@ pub(super) async fn show_plan(common: &Common, planned: &Procedure) -> Result<()
 /// # Errors
 /// They are not.
 pub(super) async fn confirm(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
-    if common.yes || is_begun(common, planned).await? {
+    if is_begun(common, planned).await? {
         return Ok(());
     }
-    eprintln!("{}:\n{}", planned.kind.command(), plan(planned));
+    if common.yes {
+        found(planned).iter().for_each(|line| output::note(line));
+        return Ok(());
+    }
+    output::note(&format!("{}:\n{}", planned.kind.command(), plan(planned)));
     output::confirm("go on?", false)
 }
 
 /// Whether what was planned is one that was begun before: the same command, given again.
-async fn is_begun(common: &Common, planned: &Procedure) -> Result<bool, CommandError> {
+pub(super) async fn is_begun(common: &Common, planned: &Procedure) -> Result<bool, CommandError> {
     Ok(all(common).await?.iter().any(|shown| shown.procedure.id == planned.id))
 }
 
@@ -153,9 +162,19 @@ fn plan(procedure: &Procedure) -> String {
     rows.extend(procedure.steps.iter().enumerate().map(|(at, step)| {
         vec![format!("{}", at + 1), step.task.what(), step.task.place(), step.why.clone(), step.requirement.clone()]
     }));
-    let mut lines = procedure.findings.clone();
+    let mut lines = found(procedure);
     lines.push(output::columns(&rows));
     lines.join("\n")
+}
+
+/// What was found before it began, and what is lost by it.
+fn found(procedure: &Procedure) -> Vec<String> {
+    [procedure.findings.clone(), lost(procedure)].concat()
+}
+
+/// What nobody has any more.
+pub(super) fn lost(procedure: &Procedure) -> Vec<String> {
+    procedure.lost.iter().map(|revision| format!("lost, unless it is taken back: {revision}")).collect()
 }
 
 /// Its steps, and which of them are done.
@@ -184,8 +203,8 @@ pub(super) fn steps(procedure: &Procedure) -> String {
 /// The agent's.
 pub(super) async fn all(common: &Common) -> Result<Vec<Shown>, CommandError> {
     let mut client = common.connect().await?;
-    let mut replies = client.procedures(ProceduresRequest { follow: false }).await?.into_inner();
-    next(&mut replies).await
+    let mut replies = common.read(client.procedures(ProceduresRequest { follow: false })).await?.into_inner();
+    common.within(next(&mut replies)).await
 }
 
 async fn next(replies: &mut Streaming<ProceduresReply>) -> Result<Vec<Shown>, CommandError> {
@@ -216,8 +235,29 @@ pub(super) async fn stay(common: &Common, procedure: Procedure, wait: Wait) -> R
         return Ok(());
     }
     let ended = watch(common, procedure, end, output::line).await?;
-    output::show(common.json, &ended, |ended| format!("{id} is done; {}", ended.kind.afterwards()));
+    let after = afterwards(common, &ended).await?;
+    output::show(common.json, &ended, |_| format!("{id} is done; {after}"));
     Ok(())
+}
+
+/// What there is to know and to do when it is done. Who has taken a manager's place says what is lost by that, and whether
+/// changes go to the members.
+async fn afterwards(common: &Common, ended: &Procedure) -> Result<String, CommandError> {
+    let mut lines = vec![ended.kind.afterwards()];
+    if let What::RecoverManager { .. } = ended.kind {
+        lines.extend(lost(ended));
+        if ended.lost.is_empty() {
+            lines.push("nothing is known to be lost".to_owned());
+        }
+        let status = common.in_time(farm::status(&mut common.connect().await?)).await?;
+        lines.push(match status.paused {
+            true => {
+                "propagation is paused: changes go to no member until, at the manager: bellwether resume".to_owned()
+            }
+            false => "changes go to the members (propagation is not paused)".to_owned(),
+        });
+    }
+    Ok(lines.join("\n"))
 }
 
 /// Stays with a procedure until so many of its steps are done; as it is then. They are told on standard error: standard
@@ -226,26 +266,63 @@ pub(super) async fn stay(common: &Common, procedure: Procedure, wait: Wait) -> R
 /// # Errors
 /// As [`stay`].
 pub(super) async fn until(common: &Common, procedure: Procedure, steps: usize) -> Result<Procedure, CommandError> {
-    watch(common, procedure, steps, |line| eprintln!("{line}")).await
+    watch(common, procedure, steps, output::note).await
 }
 
 async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
     let id = procedure.id;
-    let following = follow(common, procedure, steps, say);
-    let on = format!(
-        "it goes on by itself; how far it is: bellwether procedure show {id}; to stop it: bellwether procedure abort {id}"
-    );
-    tokio::select! {
-        ended = following => ended,
-        limit = over(common.timeout) => {
-            let text = format!("{id} is not done after {}", duration::format(limit));
-            Err(CommandError::new(Kind::TimedOut, text).hint(on))
-        }
+    let mut last = None;
+    let following = follow(common, procedure, steps, say, &mut last);
+    let (kind, text) = tokio::select! {
+        ended = following => return ended,
+        limit = over(common.timeout) => (Kind::TimedOut, format!("{id} is not done after {}", duration::format(limit))),
         // An error: signals cannot be had, and Ctrl-C ends the command.
-        Ok(()) = tokio::signal::ctrl_c() => {
-            Err(CommandError::new(Kind::Partly, format!("{id} is not done; nobody watches it here any more")).hint(on))
-        }
+        Ok(()) = tokio::signal::ctrl_c() => (Kind::Partly, format!("{id} is not done; nobody watches it here any more")),
+    };
+    let on = last.as_ref().map_or_else(|| format!("see: bellwether procedure show {id}"), goes_on);
+    let late = CommandError::new(kind, text).hint(&on);
+    if kind == Kind::TimedOut && is_to_end(id, &late.message, &on)? {
+        let request = AbortProcedureRequest { id: id.to_string(), author: author() };
+        let reply = common.connect().await?.abort_procedure(request).await?.into_inner();
+        let ended: Procedure = serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))?;
+        return Err(aborted(&ended));
     }
+    Err(late)
+}
+
+/// What goes on when nobody watches it any more, until when, and how it is ended.
+fn goes_on(shown: &Shown) -> String {
+    let (procedure, id) = (&shown.procedure, shown.procedure.id);
+    let step = procedure.step().map(|step| step.task.what()).unwrap_or_default();
+    let doing =
+        shown.doing.clone().filter(|doing| *doing != step).map(|doing| format!(" ({doing})")).unwrap_or_default();
+    let until = deadline(shown).map(|until| format!(", {until}")).unwrap_or_default();
+    format!(
+        "it goes on by itself at step {} of {}, {step}{doing}{until}\nhow far it is: bellwether procedure show {id}; to stop it: \
+         bellwether procedure abort {id}",
+        (procedure.at + 1).min(procedure.steps.len()),
+        procedure.steps.len()
+    )
+}
+
+/// Until when its step lasts, and what comes then; none: it waits for a person.
+pub(super) fn deadline(shown: &Shown) -> Option<String> {
+    let then = match shown.procedure.step().map(|step| &step.task) {
+        Some(Task::Quiet(_)) => "goes on",
+        _ => "stops",
+    };
+    let until = utc((shown.until_ms? / 1_000) as i64);
+    Some(format!("until {until} UTC at the latest, then it {then}"))
+}
+
+/// Whether who sits at the terminal wants it ended; without a terminal it goes on.
+fn is_to_end(id: Id, late: &str, on: &str) -> Result<bool, CommandError> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    output::note(&format!("{late}\n{on}"));
+    let answer = output::ask(&format!("end {id} now? What it has done stays done [y/N] "))?;
+    Ok(matches!(answer.trim(), "y" | "yes"))
 }
 
 /// Returns the limit when it is over; none: never.
@@ -257,31 +334,43 @@ async fn over(limit: Option<Duration>) -> Duration {
     limit.unwrap_or_default()
 }
 
-async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) -> Result<Procedure, CommandError> {
+async fn follow(
+    common: &Common,
+    begun: Procedure,
+    steps: usize,
+    say: fn(&str),
+    last: &mut Option<Shown>,
+) -> Result<Procedure, CommandError> {
     let id = begun.id;
     let mut client = common.connect().await?;
-    let mut replies = client.procedures(ProceduresRequest { follow: true }).await?.into_inner();
+    let mut replies = common.read(client.procedures(ProceduresRequest { follow: true })).await?.into_inner();
     let mut teller = Teller { json: common.json, told: begun.at, say, progress: None };
     loop {
         let all = next(&mut replies).await?;
-        let Some(shown) = all.into_iter().find(|shown| shown.procedure.id == id) else {
-            let text = format!("{id} is not known to this server any more");
+        // Of two recoveries at once the other one's may have this name by now.
+        let others = all.iter().find(|shown| shown.procedure.id == id).map(|shown| shown.driver.clone());
+        let same = |shown: &Shown| shown.procedure.id == id && shown.procedure.kind == begun.kind;
+        let Some(shown) = all.into_iter().find(same) else {
+            let text = match others {
+                Some(driver) => {
+                    format!("{id} is over: {driver} does the like by another command, and has taken its name")
+                }
+                None => format!("{id} is not known to this server any more"),
+            };
             return Err(CommandError::new(Kind::Failed, text).hint("see, at the manager: bellwether procedure list"));
         };
         teller.tell(&shown);
-        let procedure = shown.procedure;
+        let procedure = shown.procedure.clone();
+        *last = Some(shown);
         match &procedure.standing {
             Standing::Done => return Ok(procedure),
             Standing::Failed(failure) => {
                 return Err(CommandError::new(Kind::Failed, format!("{id} stopped: {}", failure.reason))
                     .hint(format!("{}\n{}", failure.left, failure.todo)));
             }
-            Standing::Aborted { by, left } => {
-                return Err(CommandError::new(Kind::Failed, format!("{id} was aborted by {by}"))
-                    .hint(format!("{left}\n{}", way_back(&procedure))));
-            }
+            Standing::Aborted { .. } => return Err(aborted(&procedure)),
             Standing::Running if procedure.at >= steps => return Ok(procedure),
-            Standing::Running => {}
+            Standing::Running | Standing::Stopping(_) => {}
         }
         if let Some(fact) = procedure.asks() {
             teller.progress = None;
@@ -290,6 +379,18 @@ async fn follow(common: &Common, begun: Procedure, steps: usize, say: fn(&str)) 
             client.resume_procedure(request).await?;
         }
     }
+}
+
+/// It was ended, here or elsewhere.
+fn aborted(procedure: &Procedure) -> CommandError {
+    let (by, left) = match &procedure.standing {
+        Standing::Aborted { by, left } => (by.as_str(), left.as_str()),
+        Standing::Running | Standing::Stopping(_) | Standing::Failed(_) | Standing::Done => {
+            ("nobody", "it is not over")
+        }
+    };
+    CommandError::new(Kind::Failed, format!("{} was aborted by {by}", procedure.id))
+        .hint(format!("{left}\n{}", way_back(procedure)))
 }
 
 /// The answer of who sits at the terminal.
@@ -303,12 +404,9 @@ fn answer(id: Id, fact: &Fact) -> Result<String, CommandError> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(asks);
     }
-    eprintln!("{}\n  {}", question.asks, question.first);
-    eprint!("your word, which is recorded (empty: later): ");
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(|e| CommandError::failed(&e))?;
-    let answer = answer.trim();
-    if answer.is_empty() { Err(asks) } else { Ok(answer.to_owned()) }
+    output::note(&format!("{}\n  {}", question.asks, question.first));
+    let answer = output::ask("your word, which is recorded (empty: later): ")?;
+    if answer.is_empty() { Err(asks) } else { Ok(answer) }
 }
 
 /// Tells what is new: a line for each step that is done, and what is done or waited for now.
@@ -325,6 +423,9 @@ impl Teller {
             return;
         }
         let procedure = &shown.procedure;
+        if let Standing::Stopping(_) = procedure.standing {
+            return;
+        }
         let count = procedure.steps.len();
         if procedure.at > self.told {
             // Its line ends before ours begin.
@@ -351,7 +452,11 @@ impl Teller {
 /// How an operator gets out of what an aborted procedure has left.
 pub(super) fn way_back(procedure: &Procedure) -> String {
     match &procedure.kind {
-        What::RecoverManager { .. } => "see: bellwether server list; bellwether status".to_owned(),
+        What::RecoverManager { .. } => {
+            "into service again, of each that is drained, at the manager: bellwether maintenance finish NAME; who it is: \
+             bellwether server list"
+                .to_owned()
+        }
         What::Sync { .. } => {
             "into service again, of each that is drained, at the manager: bellwether maintenance finish NAME".to_owned()
         }

@@ -1,9 +1,7 @@
-//! `bellwether get SET:FILE`: one file of the head revision, on standard output.
+//! `bellwether get SET:FILE`: one file of the head revision, on standard output. On a terminal, what it would obey is
+//! shown as escapes.
 
-use std::{
-    ffi::OsString,
-    io::{self, Write},
-};
+use std::ffi::OsString;
 
 use bellwether_proto::{hash::Hash, v1::ReadRequest};
 use serde_json::json;
@@ -30,7 +28,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
     let mut client = common.connect().await?;
     let request = ReadRequest { set: target.set.to_string(), path: target.path.as_bytes().to_vec().into() };
-    let reply = common.in_time(client.read(request)).await?.into_inner();
+    let reply = common.read(client.read(request)).await?.into_inner();
     let hash = Hash::try_from(reply.hash.as_ref()).map_err(|e| CommandError::failed(&e))?;
     if common.json {
         let data = (!args.hash).then(|| data_encoding::BASE64.encode(&reply.data));
@@ -42,11 +40,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     } else if args.hash {
         output::line(&hash.to_string());
     } else {
-        let mut out = io::stdout().lock();
-        match out.write_all(&reply.data).and_then(|()| out.flush()) {
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(CommandError::failed(&e)),
-            Ok(()) | Err(_) => {}
-        }
+        output::content(&reply.data);
     }
     Ok(())
 }

@@ -53,6 +53,9 @@ struct Settings {
     /// The longest quiet time that a burst is waited for, as 500ms
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     quiet_max: Option<Duration>,
+    /// How long a changed file is waited for that a program has open for writing, as 10s; then it is published as it is
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    open_max: Option<Duration>,
     /// What a member does about edits of its own: report, revert (put the manager's state back, keep the edits as a
     /// recovery point), hold (take no updates until they are kept or reverted)
     #[arg(long, value_parser = ["report", "revert", "hold"])]
@@ -88,6 +91,9 @@ struct Settings {
     /// How long sessions are given to end when a server is drained, as 5m
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     drain_timeout: Option<Duration>,
+    /// How long /ready says 503 after a start while nobody confirms that this is the newest revision, as 30s
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    ready_after: Option<Duration>,
     /// Show what would change
     #[arg(long)]
     dry_run: bool,
@@ -144,10 +150,13 @@ fn settings(policy: &Policy) -> Vec<String> {
         format!("publish  {publish}{}", if policy.paused { ", paused" } else { "" }),
         format!("codec    {}", policy.codec),
         format!("quiet    at most {}", duration::format(Duration::from_millis(policy.quiet_max_ms))),
+        format!("open     waited for at most {}", duration::format(Duration::from_millis(policy.open_max_ms))),
         format!("drift    {}", policy.drift.word()),
     ];
     let drained = duration::format(Duration::from_secs(policy.drain_timeout_s));
     lines.push(format!("drain    sessions have {drained} to end; at least {} go on serving", policy.min_serving));
+    let after = duration::format(Duration::from_secs(policy.ready_after_s));
+    lines.push(format!("ready    at most {after} after a start without a confirmed head"));
     lines.extend(policy.balancers.iter().map(|balancer| format!("balancer {balancer}")));
     for rules in &policy.sets {
         lines.push(format!("set      {}", rules.name));
@@ -176,7 +185,7 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let so = if before == reply.version { "so already" } else { "as asked" };
     record::show(common, &format!("the group's settings are {so}"), &reply);
     if let Some(note) = too_many(least, record::held(common)?.current.record()) {
-        eprintln!("{note}");
+        output::note(&note);
     }
     Ok(())
 }
@@ -216,6 +225,7 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         publish: settings.publish,
         codec: settings.codec.map(String::from),
         quiet_max_ms: settings.quiet_max.map(|quiet| quiet.as_millis() as u64),
+        open_max_ms: settings.open_max.map(|open| open.as_millis() as u64),
         drift: settings.drift,
         allow_setuid: settings.allow_setuid,
         allow_capabilities: settings.allow_capabilities,
@@ -228,15 +238,16 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         balancers: settings.balancer.iter().map(ToString::to_string).collect(),
         no_balancers: settings.no_balancer.iter().map(ToString::to_string).collect(),
         min_serving: settings.min_serving,
-        drain_timeout_s: settings.drain_timeout.map(whole_seconds).transpose()?,
+        drain_timeout_s: settings.drain_timeout.map(|time| whole_seconds("drain-timeout", time)).transpose()?,
+        ready_after_s: settings.ready_after.map(|time| whole_seconds("ready-after", time)).transpose()?,
     })
 }
 
-fn whole_seconds(time: Duration) -> Result<u64, CommandError> {
+fn whole_seconds(flag: &str, time: Duration) -> Result<u64, CommandError> {
     if time.subsec_nanos() == 0 {
         return Ok(time.as_secs());
     }
-    Err(CommandError::new(Kind::Usage, format!("--drain-timeout {}: it is in whole seconds", duration::format(time))))
+    Err(CommandError::new(Kind::Usage, format!("--{flag} {}: it is in whole seconds", duration::format(time))))
 }
 
 /// Shows the settings that would come of it, by the manager's own rules.
@@ -278,8 +289,9 @@ mod tests {
 
     #[test]
     fn only_what_is_named_is_asked_for() {
-        let request = parse("--codec deflate:6 --quiet-max 2s").expect("right");
+        let request = parse("--codec deflate:6 --quiet-max 2s --open-max 1m").expect("right");
         assert_eq!((request.codec.as_deref(), request.quiet_max_ms), (Some("deflate:6"), Some(2_000)));
+        assert_eq!(request.open_max_ms, Some(60_000));
         assert_eq!((request.publish, request.set.as_str(), request.replace_exclude), (None, "", false));
     }
 
@@ -303,6 +315,8 @@ mod tests {
         assert_eq!(request.balancers, ["lb1=haproxy:unix:/run/h.sock,backend=app"]);
         assert_eq!((request.no_balancers.as_slice(), request.min_serving), (&["lb2".to_owned()][..], Some(2)));
         assert_eq!(request.drain_timeout_s, Some(300));
+        assert_eq!(parse("--ready-after 0s").expect("right").ready_after_s, Some(0));
+        assert_eq!(parse("--ready-after 1500ms").expect_err("not whole").kind, Kind::Usage);
         assert_eq!(parse("--drain-timeout 1500ms").expect_err("not whole").kind, Kind::Usage);
     }
 

@@ -22,7 +22,7 @@ use crate::{
     identity,
     layout::{Held, Layout},
     lock::{Lock, LockError},
-    output,
+    output, private,
     progress::Progress,
 };
 
@@ -68,7 +68,15 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     let _lock = lock.map_err(|e: LockError| CommandError::refused(&e).hint("end that process first"))?;
     if !common.json {
-        eprintln!("{}", plan(&config));
+        output::note(&plan(&config));
+        for (set, rules) in config.sets.iter().zip(&rules) {
+            if let Some(line) = private::look(&set.path, rules).line() {
+                output::note(&format!(
+                    "warning: set {} {line}; leave out what is not meant: --exclude {}=PATTERN",
+                    set.name, set.name
+                ));
+            }
+        }
     }
     output::confirm("form a group with this server as its manager?", common.yes)?;
     let key = identity::load_or_create(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;

@@ -14,6 +14,7 @@ use bellwether_proto::{
     token::Token,
     v1::{EnterReply, EnterRequest, group_client::GroupClient},
 };
+use bellwether_store::scan::Source;
 use serde_json::json;
 use tonic::transport::Channel;
 
@@ -25,14 +26,16 @@ use crate::{
     identity,
     layout::{Held, Layout},
     lock::Lock,
-    output,
+    output, private,
     progress::Progress,
     tls,
 };
 
+mod dialled_back;
 mod differences;
 mod preview;
 
+use dialled_back::dialled_back;
 use differences::Differences;
 
 /// Its arguments.
@@ -55,7 +58,7 @@ pub struct Args {
 /// Refused by the manager or by whoever was asked; nothing was changed then.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let token = token(&args.token)?;
-    let config = starter::with_sets(common.first_config(&args.flags)?)?;
+    let config = starter::with_sets(common.config_towards(&args.flags, &token.address)?)?;
     let layout = Layout::new(config.state_dir.clone());
     identity::prepare(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
     let _lock = Lock::take(&layout, "join").map_err(|e| CommandError::refused(&e).hint("end that process first"))?;
@@ -65,7 +68,11 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     let mut manager = common.in_time(dial(&key, &token)).await?;
     let request = enter_request(&config, &token);
-    let differences = common.in_time(compare(&mut manager, &request, &config)).await?;
+    dialled_back(common, &mut manager, &request, &config, &key).await?;
+    let (differences, private) = common.in_time(compare(&mut manager, &request, &config)).await?;
+    if !common.json {
+        private.iter().for_each(|line| output::note(line));
+    }
     if args.dry_run {
         output::show(common.json, &differences, Differences::to_string);
         return Ok(());
@@ -104,8 +111,12 @@ fn already(common: &Common, held: &Held, token: &Token, config: &Config, key: &P
     let record = held.current.record();
     let leave = "to enter anew, first: bellwether leave";
     let refused = |text: String| Err(CommandError::new(Kind::Refused, text).hint(leave));
-    if record.group != token.group {
-        return refused(format!("this machine belongs to group {}, the token is for {}", record.group, token.group));
+    let led = |link: &SignedRecord| link.record().manager().key == token.manager;
+    if !led(&held.current) && !held.chain.iter().any(led) {
+        let (group, manager) = (record.group, &record.manager().name);
+        return refused(format!(
+            "this machine belongs to group {group}, whose manager is {manager}; the token is of another manager"
+        ));
     }
     match record.by_key(key) {
         Some(own) if own.name == config.name && own.address == config.advertise => {
@@ -114,7 +125,7 @@ fn already(common: &Common, held: &Held, token: &Token, config: &Config, key: &P
             output::show(common.json, &document, |_| {
                 format!(
                     "{} is in group {} already, by the record {} that this machine holds\n(should the manager have \
-                     removed it since: bellwether leave, then join again)",
+                     removed it since: bellwether leave, then join with a token made after that)",
                     own.name, record.group, record.version
                 )
             });
@@ -150,31 +161,38 @@ fn enter_request(config: &Config, token: &Token) -> EnterRequest {
     }
 }
 
-/// What this server's directories have, against what the group has.
+/// What this server's directories have, against what the group has; and what is private in them, a line for each set.
 async fn compare(
     manager: &mut GroupClient<Channel>,
     request: &EnterRequest,
     config: &Config,
-) -> Result<Differences, CommandError> {
+) -> Result<(Differences, Vec<String>), CommandError> {
     let progress = Progress::begin("asking the manager what it has");
     let group = preview::fetch(manager, request).await?;
     let sources = preview::sources(&group, config)?;
     progress.now("reading what this server has".to_owned());
-    let differences = tokio::task::spawn_blocking(move || preview::compare(&sources, &group));
-    let differences = differences.await.map_err(|e| CommandError::failed(&e))??;
+    let compared = tokio::task::spawn_blocking(move || {
+        let line = |source: &Source| {
+            let line = private::look(&source.path, &source.rules).line()?;
+            Some(format!("warning: set {} of this server {line}; it is replaced or removed here", source.rules.name))
+        };
+        Ok::<_, CommandError>((preview::compare(&sources, &group)?, sources.iter().filter_map(line).collect()))
+    });
+    let compared = compared.await.map_err(|e| CommandError::failed(&e))??;
     progress.done("compared this server with the manager");
-    Ok(differences)
+    Ok(compared)
 }
 
 fn ask(common: &Common, config: &Config, differences: &Differences) -> Result<(), CommandError> {
     if !common.json {
         let layout = Layout::new(config.state_dir.clone());
-        eprintln!("{differences}");
+        output::note(&differences.to_string());
         if differences.replaces() {
-            eprintln!(
+            let kept = layout.recovery();
+            output::note(&format!(
                 "what is replaced or removed here is kept as a recovery point in {}",
-                layout.recovery().display()
-            );
+                kept.display()
+            ));
         }
     }
     output::confirm(&format!("enter the group as {} at {}?", config.name, config.advertise), common.yes)
@@ -189,7 +207,7 @@ fn accept(reply: EnterReply, token: &Token, config: &Config, key: &PublicKey) ->
     let chain = reply.chain.iter().map(SignedRecord::from_wire).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
     let record = current.record();
     // It came over a connection that proved the manager's key. A handover's record is signed by the manager before.
-    if record.group != token.group || record.manager().key != token.manager {
+    if record.manager().key != token.manager {
         return Err(wrong("with the record of another group or manager".to_owned()));
     }
     if record.by_key(key).is_none_or(|own| own.name != config.name) {

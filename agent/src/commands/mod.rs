@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::{common::Common, error::CommandError};
+use crate::{common::Common, error::CommandError, output::Log};
 
 mod change;
 mod farm;
@@ -31,6 +31,7 @@ pub mod procedure;
 pub mod promote;
 pub mod publish;
 pub mod put;
+pub mod quarantine;
 pub mod recover;
 pub mod resume;
 pub mod rm;
@@ -127,6 +128,8 @@ commands! {
     Recover = recover;
     /// Maintenance and recovery that are under way
     Procedure = procedure;
+    /// What this agent deals with no more, because it ended three times while it did
+    Quarantine = quarantine;
     /// The group's record and its settings
     Group = group;
     /// What admits new servers
@@ -148,10 +151,12 @@ impl Command {
 pub fn log_to_stderr(command: &Command) {
     let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("BELLWETHER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let terminal = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    let coloured = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Log { coloured }).with_ansi(coloured);
     log.with_target(false).init();
 }
 
+#[cfg(test)]
+mod advice;
 #[cfg(test)]
 mod tests;

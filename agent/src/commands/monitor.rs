@@ -1,13 +1,13 @@
 //! `bellwether monitor`: the farm, live (W15). On a terminal the table stays in place; otherwise every change is a line.
 
 use std::{
-    io::{IsTerminal, Write, stdout},
+    io::{IsTerminal, stdout},
     time::Duration,
 };
 
 use bellwether_monitor::{
     changes::changes,
-    table::{Look, render},
+    table::{Look, Painted, render},
 };
 use bellwether_proto::status::FarmStatus;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -45,21 +45,37 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-/// Shows the farm on `screen` for ever.
+/// Shows the farm on `screen` for as long as somebody can see it.
 pub(super) async fn watch(
     screen: &mut Screen,
     common: &Common,
     interval: Option<Duration>,
 ) -> Result<(), CommandError> {
+    // `--timeout` says for how long to watch, not how long an answer may take.
+    let common = &Common { timeout: None, ..common.clone() };
     // The first answer tells whether there is anything to watch.
     screen.show(&once(common).await?);
-    loop {
-        let result = match interval {
-            Some(interval) => look_every(screen, common, interval).await,
-            None => follow(screen, common).await,
-        };
-        let why = result.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
-        screen.lost(&why);
+    let watching = async {
+        loop {
+            let result = match interval {
+                Some(interval) => look_every(screen, common, interval).await,
+                None => follow(screen, common).await,
+            };
+            let why = result.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+            screen.lost(&why);
+            sleep(AGAIN).await;
+        }
+    };
+    tokio::select! {
+        () = watching => {}
+        () = unread() => {}
+    }
+    Ok(())
+}
+
+/// Returns when nobody can read standard output any more (`| head`): there is nobody left to show anything to.
+async fn unread() {
+    while output::is_read() {
         sleep(AGAIN).await;
     }
 }
@@ -75,7 +91,7 @@ async fn look_every(screen: &mut Screen, common: &Common, interval: Duration) ->
 
 async fn follow(screen: &mut Screen, common: &Common) -> Result<(), CommandError> {
     let mut feed = Feed::live(common).await?;
-    while let Some(status) = feed.next().await? {
+    while let Some(status) = feed.next(common).await? {
         screen.show(&status);
     }
     Ok(())
@@ -114,9 +130,8 @@ impl Screen {
     fn show(&mut self, status: &FarmStatus) {
         self.lost = false;
         match self.form {
-            // Without a reader there is nothing left to do for whom it was shown; Ctrl-C and SIGPIPE's error are alike.
             Form::Json if self.last.as_ref() != Some(status) => {
-                output::line(&serde_json::to_string(status).expect("a status has a JSON form"));
+                output::json(&serde_json::to_string(status).expect("a status has a JSON form"));
             }
             Form::Json => {}
             Form::Lines => {
@@ -124,7 +139,7 @@ impl Screen {
                     output::line(&format!("{} {line}", clock(status.time_ms)));
                 }
             }
-            Form::Table => self.draw(&format!("{}\n{}", render(status, look()), self.footer)),
+            Form::Table => self.draw(&render(status, look()).and(&self.footer)),
         }
         self.last = Some(status.clone());
     }
@@ -133,21 +148,19 @@ impl Screen {
         let text = format!("the agent on this machine does not answer, trying again: {why}");
         match self.form {
             // A reader of JSON lines sees that time_ms stands still; standard error tells why.
-            Form::Json | Form::Lines if !self.lost => eprintln!("bellwether: {text}"),
+            Form::Json | Form::Lines if !self.lost => output::note(&format!("bellwether: {text}")),
             Form::Json | Form::Lines => {}
-            Form::Table => self.draw(&text),
+            Form::Table => self.draw(&Painted::plain(&text)),
         }
         self.lost = true;
     }
 
     /// Writes `text` where the last one was.
-    fn draw(&mut self, text: &str) {
+    fn draw(&mut self, text: &Painted) {
         let (columns, rows) = size();
         let lines = fitted(text, columns, rows);
         let up = if self.drawn > 1 { format!("\x1b[{}A", self.drawn - 1) } else { String::new() };
-        let mut out = stdout().lock();
-        // A terminal that went away ends the program by its signal.
-        let _ = write!(out, "\r{up}\x1b[J{}", lines.join("\n")).and_then(|()| out.flush());
+        output::drawing(&format!("\r{up}\x1b[J{}", lines.join("\n")));
         self.drawn = u16::try_from(lines.len()).unwrap_or(u16::MAX);
     }
 }

@@ -29,7 +29,7 @@ pub(super) async fn set(common: &Common, paused: bool, dry_run: bool) -> Result<
     let mut client = common.connect().await?;
     let done = if paused { "propagation is held" } else { "changes go to the members" };
     if dry_run {
-        let now = common.in_time(farm::status(&mut client)).await?.paused;
+        let now = common.within(farm::status(&mut client)).await?.paused;
         let plan = match (now == paused, paused) {
             (true, _) => format!("do nothing: {done} already"),
             (false, true) => "hold propagation".to_owned(),

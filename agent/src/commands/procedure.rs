@@ -70,7 +70,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 }
 
 async fn list(common: &Common) -> Result<(), CommandError> {
-    let all = common.in_time(following::all(common)).await?;
+    let all = following::all(common).await?;
     output::show(common.json, &all, |all| {
         if all.is_empty() {
             return "there are no procedures".to_owned();
@@ -99,6 +99,7 @@ fn state(shown: &Shown) -> String {
             (Some(doing), None) => doing.clone(),
             (None, None) => format!("goes on at {}", shown.driver),
         },
+        Standing::Stopping(why) => format!("stopping: {why}"),
         Standing::Failed(failure) => format!("stopped: {}", failure.reason),
         Standing::Aborted { by, .. } => format!("aborted by {by}"),
         Standing::Done => "done".to_owned(),
@@ -111,7 +112,7 @@ async fn show(common: &Common, id: Id) -> Result<(), CommandError> {
 }
 
 async fn one(common: &Common, id: Id) -> Result<Shown, CommandError> {
-    let all = common.in_time(following::all(common)).await?;
+    let all = following::all(common).await?;
     all.into_iter().find(|shown| shown.procedure.id == id).ok_or_else(|| unknown(id))
 }
 
@@ -142,6 +143,7 @@ fn described(shown: &Shown) -> String {
         procedure.by
     )];
     lines.extend(procedure.findings.iter().map(|line| format!("found: {line}")));
+    lines.extend(following::lost(procedure));
     lines.push(following::steps(procedure));
     for said in &procedure.attestations {
         lines.push(format!("attested by {} at {} UTC: {}: {}", said.by, at(said.time_ms), said.fact, said.text));
@@ -150,7 +152,10 @@ fn described(shown: &Shown) -> String {
         Standing::Failed(failure) => format!("stopped: {}\n{}\n{}", failure.reason, failure.left, failure.todo),
         Standing::Aborted { by, left } => format!("aborted by {by}; {left}"),
         Standing::Done => format!("done; {}", procedure.kind.afterwards()),
-        Standing::Running => state(shown),
+        Standing::Running | Standing::Stopping(_) => match following::deadline(shown) {
+            Some(until) => format!("{}; {until}", state(shown)),
+            None => state(shown),
+        },
     });
     lines.join("\n")
 }
@@ -165,7 +170,7 @@ async fn resume(common: &Common, id: Id, attest: String, wait: Wait) -> Result<(
 
 async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
     if !common.yes {
-        eprintln!("{}", described(&one(common, id).await?));
+        output::note(&described(&one(common, id).await?));
     }
     output::confirm(&format!("stop {id} for good? What it has done stays done."), common.yes)?;
     let mut client = common.connect().await?;
@@ -174,7 +179,9 @@ async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
     let procedure: Procedure = serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))?;
     output::show(common.json, &procedure, |procedure| match &procedure.standing {
         Standing::Aborted { left, .. } => format!("{id} is aborted; {left}\n{}", following::way_back(procedure)),
-        Standing::Running | Standing::Failed(_) | Standing::Done => format!("{id} is not aborted"),
+        Standing::Running | Standing::Stopping(_) | Standing::Failed(_) | Standing::Done => {
+            format!("{id} is not aborted")
+        }
     });
     Ok(())
 }

@@ -57,7 +57,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
             return Ok(());
         }
         if !common.json {
-            eprintln!("{}", told(&plan, "will"));
+            output::note(&told(&plan, "will"));
         }
         output::confirm("take over as the manager?", common.yes)?;
     }
@@ -91,6 +91,7 @@ fn document(reply: &PromoteReply, steps: &str) -> serde_json::Value {
         "leads": reply.leads,
         "findings": reply.findings,
         "lost": reply.lost,
+        "instead": (!reply.instead.is_empty()).then_some(&reply.instead),
         steps: reply.next,
     })
 }
@@ -108,6 +109,9 @@ fn told(reply: &PromoteReply, word: &str) -> String {
 }
 
 fn done(reply: &PromoteReply) -> String {
+    if !reply.instead.is_empty() {
+        return reply.instead.clone();
+    }
     let mut lines = vec![match (reply.changed, reply.leads) {
         (false, _) => format!("{} is the manager already (group record {})", reply.manager, reply.version),
         (true, true) => format!("{} is the manager (group record {})", reply.manager, reply.version),

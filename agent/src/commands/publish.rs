@@ -16,7 +16,7 @@ pub struct Args {
     /// Why
     #[arg(long, short, default_value = "")]
     pub message: String,
-    /// Publish although most files are gone
+    /// Publish although most files are gone, and wherever the sets are now; at a member: believe its sets where they are
     #[arg(long)]
     pub accept: bool,
     /// Show what would be published
@@ -44,15 +44,23 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         "id": data_encoding::HEXLOWER.encode(&reply.id),
         "changed": reply.changed,
         "changes": reply.changes,
+        "unread": reply.unread,
+        "accepted": reply.accepted,
         "dry_run": dry_run,
     });
     output::show(common.json, &document, |_| {
+        if !reply.accepted.is_empty() {
+            let sets = reply.accepted.join(", ");
+            return format!("believed where they are on this server: {sets}; what differs there is shown as drift");
+        }
         let mut lines = reply.changes.clone();
         let more = reply.changed.saturating_sub(lines.len() as u64);
         if more > 0 {
             lines.push(format!("… and {more} more"));
         }
+        lines.extend(reply.unread.iter().map(|line| format!("stays as it was: {line}")));
         lines.push(match (reply.changed, dry_run, wait) {
+            (0, ..) if !reply.unread.is_empty() => "nothing was published: what differs cannot be read yet".to_owned(),
             (0, ..) => "nothing to publish: the sets are as the head revision has them".to_owned(),
             (count, true, _) => format!("would publish {} (nothing was changed)", changes(count)),
             (count, false, Wait::All) => format!("{} with {} is on every member", reply.revision, changes(count)),

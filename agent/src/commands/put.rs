@@ -57,6 +57,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         change: Some(Change::Put(FileContent { data: data.into(), mode: args.mode })),
         author: author(),
         message: args.options.message,
+        accept: false,
     };
     change::run(common, &target, request, change::Becomes::File(hash), args.options.dry_run, args.options.wait).await
 }

@@ -3,14 +3,20 @@
 
 use std::sync::Arc;
 
-use bellwether_proto::v1::{RebuildReply, RebuildRequest};
+use bellwether_proto::{
+    Malformed,
+    advice::Advise,
+    key::PublicKey,
+    record::Confirmation,
+    v1::{RebuildReply, RebuildRequest},
+};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
     common::{Common, author},
     config::Flags,
-    error::{CommandError, Kind},
+    error::{CommandError, Kind, chain},
     group::GroupRecord,
     identity, incarnation,
     layout::Layout,
@@ -21,12 +27,42 @@ use crate::{
     seen::Seen,
 };
 
+const SYNCED: &str = "its members are synced by themselves";
+
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// At a candidate: without that key, which is not to be trusted; its records and epochs count for nothing; again for each
+    #[arg(long, value_name = "KEY")]
+    refuse: Vec<PublicKey>,
+    /// At each other server: follow the group that was rebuilt without a key; the token is what that printed, from standard
+    /// input where it is not given
+    #[arg(long, value_name = "TOKEN", num_args = 0..=1, default_missing_value = "-", conflicts_with = "refuse")]
+    confirm: Option<String>,
     /// Show what was found and what would be lost
     #[arg(long)]
     dry_run: bool,
+}
+
+impl Args {
+    fn request(&self, token: Option<&Confirmation>, dry_run: bool) -> RebuildRequest {
+        let refuse = self.refuse.iter().map(ToString::to_string).collect();
+        let confirm = token.map(ToString::to_string).unwrap_or_default();
+        RebuildRequest { author: author(), dry_run, refuse, confirm }
+    }
+
+    /// The token that is to be confirmed.
+    fn token(&self) -> Result<Option<Confirmation>, CommandError> {
+        let mut given = match self.confirm.as_deref() {
+            None => return Ok(None),
+            Some("-") => String::new(),
+            Some(token) => token.to_owned(),
+        };
+        if given.is_empty() {
+            std::io::stdin().read_line(&mut given).map_err(|e| CommandError::failed(&e))?;
+        }
+        given.parse().map(Some).map_err(|e: Malformed| CommandError::new(Kind::Usage, e.to_string()))
+    }
 }
 
 /// Runs it.
@@ -34,44 +70,78 @@ pub(super) struct Args {
 /// # Errors
 /// Refused: this server is not the manager, or its sets cannot be read.
 pub(super) async fn run(args: &Args, common: &Common) -> Result<(), CommandError> {
-    let layout = common.layout()?;
+    let (layout, token) = (common.layout()?, args.token()?);
     match Lock::take(&layout, "group rebuild") {
-        Ok(_lock) => alone(args, common, &layout).await,
-        Err(LockError::Held { .. }) => by_the_agent(args, common).await,
+        Ok(_lock) => match &token {
+            None => alone(args, common, &layout).await,
+            Some(token) => confirm_alone(args, common, &layout, token).await,
+        },
+        Err(LockError::Held { .. }) => by_the_agent(args, common, token.as_ref()).await,
         Err(error) => Err(CommandError::failed(&error)),
     }
 }
 
-async fn by_the_agent(args: &Args, common: &Common) -> Result<(), CommandError> {
+async fn by_the_agent(args: &Args, common: &Common, token: Option<&Confirmation>) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    let ask = |dry_run| RebuildRequest { author: author(), dry_run };
-    let found = common.in_time(client.rebuild(ask(true))).await?.into_inner();
+    let found = common.in_time(client.rebuild(args.request(token, true))).await?.into_inner();
+    if is_done(&found) {
+        said(common, &found, SYNCED);
+        return Ok(());
+    }
     if args.dry_run {
         return plan(common, &found);
     }
     agree(common, &found)?;
-    let done = common.in_time(client.rebuild(ask(false))).await?.into_inner();
-    said(common, &done, "its members are synced by themselves");
+    let done = common.in_time(client.rebuild(args.request(token, false))).await?.into_inner();
+    said(common, &done, SYNCED);
+    Ok(())
+}
+
+/// Those keys are refused here already: the token says it.
+fn is_done(found: &RebuildReply) -> bool {
+    !found.confirm.is_empty()
+}
+
+/// The caller holds the lock of the state directory.
+async fn confirm_alone(
+    args: &Args,
+    common: &Common,
+    layout: &Layout,
+    token: &Confirmation,
+) -> Result<(), CommandError> {
+    let ground = ground(common, layout)?;
+    let rebuilt = ground.rebuilt_elsewhere(token).await.map_err(refused)?;
+    let reply = rebuilt.reply(None);
+    if args.dry_run || rebuilt.is_followed() {
+        return plan(common, &reply);
+    }
+    agree(common, &reply)?;
+    let kept = ground.follow(&rebuilt).await.map_err(refused)?;
+    said(common, &rebuilt.reply(kept), "start the agent: bellwether serve");
     Ok(())
 }
 
 /// The caller holds the lock of the state directory.
 async fn alone(args: &Args, common: &Common, layout: &Layout) -> Result<(), CommandError> {
     let ground = ground(common, layout)?;
-    let found = ground.survey().await.map_err(refused)?;
-    let reply = rebuild::reply(&found, None);
+    if let Some(done) = ground.refused_already(&args.refuse) {
+        said(common, &done, SYNCED);
+        return Ok(());
+    }
+    let found = ground.survey(&args.refuse).await.map_err(refused)?;
+    let reply = rebuild::reply(&found, None, &args.refuse);
     if args.dry_run {
         return plan(common, &reply);
     }
     agree(common, &reply)?;
-    let done = form(&ground, &found).await?;
+    let done = form(&ground, &found, &args.refuse).await?;
     said(common, &done, "start the agent: bellwether serve; then its members are synced by themselves");
     Ok(())
 }
 
-async fn form(ground: &Ground, found: &Found) -> Result<RebuildReply, CommandError> {
-    let formed = ground.form(found, author()).await.map_err(|e| CommandError::failed(&e))?;
-    Ok(rebuild::reply(found, Some(&formed)))
+async fn form(ground: &Ground, found: &Found, refuse: &[PublicKey]) -> Result<RebuildReply, CommandError> {
+    let formed = ground.form(found, author(), refuse).await.map_err(refused)?;
+    Ok(rebuild::reply(found, Some(&formed), refuse))
 }
 
 fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
@@ -94,14 +164,25 @@ fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
 }
 
 fn refused(error: rebuild::Refused) -> CommandError {
-    match error {
-        rebuild::Refused::NotManager { .. } => CommandError::refused(&error),
-        rebuild::Refused::Rebuild(_) | rebuild::Refused::Stopping(_) => CommandError::failed(&error),
-    }
+    use crate::services::refusal::Refusal;
+    let advice = error.advice();
+    CommandError::new(error.outcome().into(), chain(&error)).advice(advice)
+}
+
+/// A group that was rebuilt elsewhere: nothing of it is made here.
+fn is_elsewhere(found: &RebuildReply) -> bool {
+    found.revision.is_empty() && !found.version.is_empty()
 }
 
 fn findings(found: &RebuildReply) -> String {
     let mut lines = found.findings.clone();
+    if is_elsewhere(found) {
+        lines.push(
+            "the sets here stay as they are until they are synced; what that replaces is kept as a recovery point"
+                .to_owned(),
+        );
+        return lines.join("\n");
+    }
     if found.lost.is_empty() {
         lines.push("no revision is known that the history here lacks".to_owned());
     } else {
@@ -127,6 +208,8 @@ fn document(reply: &RebuildReply) -> Value {
         "revision": text(&reply.revision),
         "entries": reply.entries,
         "kept": text(&reply.kept),
+        "manager": text(&reply.manager),
+        "confirm": text(&reply.confirm),
     })
 }
 
@@ -137,19 +220,27 @@ fn plan(common: &Common, found: &RebuildReply) -> Result<(), CommandError> {
 
 fn agree(common: &Common, found: &RebuildReply) -> Result<(), CommandError> {
     if !common.json {
-        eprintln!("{}", findings(found));
+        output::note(&findings(found));
     }
-    output::confirm("rebuild the group?", common.yes)
+    let question = if is_elsewhere(found) { "follow it from now on?" } else { "rebuild the group?" };
+    output::confirm(question, common.yes)
 }
 
 fn said(common: &Common, done: &RebuildReply, next: &str) {
     output::show(common.json, &document(done), |_| {
-        let mut lines = vec![format!(
-            "the group is rebuilt: revision {}, {} entries (group record {})",
-            done.revision, done.entries, done.version
-        )];
+        let mut lines = vec![match (is_done(done), is_elsewhere(done)) {
+            (true, true) => format!("the group is rebuilt already (group record {})", done.version),
+            (false, true) => format!("this server follows {} (group record {})", done.manager, done.version),
+            (_, false) => format!(
+                "the group is rebuilt: revision {}, {} entries (group record {})",
+                done.revision, done.entries, done.version
+            ),
+        }];
         if !done.kept.is_empty() {
             lines.push(format!("the history before is kept in {}", done.kept));
+        }
+        if !done.confirm.is_empty() {
+            lines.push(format!("at each other server, as root: bellwether group rebuild --confirm {}", done.confirm));
         }
         lines.push(next.to_owned());
         lines.join("\n")

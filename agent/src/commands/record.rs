@@ -12,11 +12,17 @@ use crate::{
 
 /// Says what was done, and which servers do not know it yet.
 pub(super) fn show(common: &Common, done: &str, reply: &RecordReply) {
-    let document = json!({ "done": done, "record": reply.version, "lacking": reply.lacking });
+    let document =
+        json!({ "done": done, "record": reply.version, "lacking": reply.lacking, "left_open": reply.left_open });
     output::show(common.json, &document, |_| {
         let mut text = format!("{done} (group record {})", reply.version);
         if !reply.lacking.is_empty() {
             text += &format!("\nnot known yet to {}: they get it when they are reached", reply.lacking.join(", "));
+        }
+        for id in &reply.left_open {
+            text += &format!(
+                "\ntoken {id}, which it has used, still admits other servers; to end that: bellwether token revoke {id}"
+            );
         }
         text
     });

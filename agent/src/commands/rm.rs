@@ -22,6 +22,9 @@ pub struct Args {
     /// Only if it still has this BLAKE3 hash (`get --hash`)
     #[arg(long, value_name = "HASH")]
     pub expect: Option<Expect>,
+    /// Although with this most of the set is gone
+    #[arg(long)]
+    pub accept: bool,
     /// Why, and how.
     #[command(flatten)]
     pub options: Options,
@@ -40,6 +43,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         change: Some(Change::Remove(true)),
         author: author(),
         message: args.options.message,
+        accept: args.accept,
     };
     change::run(common, &target, request, change::Becomes::Nothing, args.options.dry_run, args.options.wait).await
 }

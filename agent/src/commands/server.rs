@@ -1,4 +1,4 @@
-//! `bellwether server list | add | set | disable | enable | remove | replace`: who belongs to the group (W9, W16).
+//! `bellwether server list | add | set | disable | enable | remove | replace | acknowledge`: who belongs to the group (W9, W16).
 
 use bellwether_proto::name::ServerName;
 use clap::Subcommand;
@@ -6,6 +6,7 @@ use clap::Subcommand;
 use super::{following, record};
 use crate::{common::Common, error::CommandError};
 
+mod acknowledge;
 mod add;
 mod disable;
 mod enable;
@@ -37,6 +38,8 @@ enum What {
     Remove(One),
     /// Print a token with which new hardware takes the place and the name of a server
     Replace(replace::Args),
+    /// Clear warnings: the requests from outside the group were looked at
+    Acknowledge(acknowledge::Args),
 }
 
 /// One server, by name.
@@ -71,5 +74,6 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         What::Enable(back) => enable::run(common, &back).await,
         What::Remove(one) => remove::run(common, &one).await,
         What::Replace(args) => replace::run(common, args).await,
+        What::Acknowledge(args) => acknowledge::run(common, args).await,
     }
 }

@@ -24,15 +24,20 @@ pub struct Args {}
 /// # Errors
 /// The agent on this machine does not run or does not answer.
 pub async fn run(_args: Args, common: &Common) -> Result<(), CommandError> {
-    let status = common.in_time(once(common)).await?;
-    output::show(common.json, &status, |status| render(status, look()));
+    let status = once(common).await?;
+    if common.json {
+        output::document(&status);
+    } else {
+        output::painted(&render(&status, look()));
+    }
     Ok(())
 }
 
 /// The farm as the agent on this machine knows it now.
 pub(super) async fn once(common: &Common) -> Result<FarmStatus, CommandError> {
     let request = WatchRequest { follow: false, interval_ms: 0 };
-    Feed::open(common, request).await?.next().await?.ok_or_else(|| {
+    let first = async { Feed::open(common, request).await?.next(common).await };
+    common.within(first).await?.ok_or_else(|| {
         CommandError::new(Kind::Failed, "the agent ended its answer before it began").hint("see the agent's log")
     })
 }
@@ -48,7 +53,7 @@ impl Feed {
     /// Begins to ask.
     pub(super) async fn open(common: &Common, request: WatchRequest) -> Result<Self, CommandError> {
         let mut agent = common.connect().await?;
-        let answers = agent.status(request).await?.into_inner();
+        let answers = common.next(agent.status(request)).await?.into_inner();
         Ok(Self { answers, _agent: agent })
     }
 
@@ -58,8 +63,11 @@ impl Feed {
     }
 
     /// The next one; none: the agent ended. May be cancelled: the next call gives what this one would have.
-    pub(super) async fn next(&mut self) -> Result<Option<FarmStatus>, CommandError> {
-        let Some(reply) = self.answers.message().await? else { return Ok(None) };
+    ///
+    /// # Errors
+    /// The agent's, or it fell silent.
+    pub(super) async fn next(&mut self, common: &Common) -> Result<Option<FarmStatus>, CommandError> {
+        let Some(reply) = common.next(self.answers.message()).await? else { return Ok(None) };
         serde_json::from_slice(&reply.json).map(Some).map_err(|e| {
             CommandError::new(Kind::Failed, format!("the agent's answer is not a status this program knows: {e}"))
                 .hint("is the agent of another version? restart it after an upgrade")

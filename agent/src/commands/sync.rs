@@ -46,7 +46,22 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let Args { servers, full, dry_run, wait } = args;
     let mut client = common.connect().await?;
     let drains = Procedure::Sync(SyncServers { servers: servers.iter().map(ToString::to_string).collect() });
-    let planned = following::planned(common, drains.clone()).await?;
+    let mut planned = following::planned(common, drains.clone()).await?;
+    if let Some(begun) = &planned
+        && !dry_run
+        && following::is_begun(common, begun).await?
+    {
+        // Given again: what is under way, or has stopped, comes first. Then whoever else is meant is looked at.
+        let begun = following::start(common, drains.clone()).await?;
+        if wait != Wait::All {
+            let said = format!("{} goes on; see: bellwether procedure show {}", begun.id, begun.id);
+            output::show(common.json, &json!({ "procedure": begun.id.to_string() }), |_| said);
+            return Ok(());
+        }
+        let end = begun.steps.len();
+        following::until(common, begun, end).await?;
+        planned = following::planned(common, drains.clone()).await?;
+    }
     let drained: BTreeSet<ServerName> = planned.iter().flat_map(|planned| planned.servers().cloned()).collect();
     let others = others(&mut client, common, &servers, &drained).await?;
     if dry_run {
@@ -65,7 +80,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
             following::until(common, begun, end).await?;
         }
         if !(asked.is_empty() && drained.is_empty()) {
-            let head = common.in_time(farm::status(&mut client)).await?.head.ok_or_else(no_revision)?;
+            let head = common.within(farm::status(&mut client)).await?.head.ok_or_else(no_revision)?;
             farm::until_reached(&mut client, common, head, Some(&asked)).await?;
             at = Some(head);
         }
@@ -89,7 +104,7 @@ async fn others(
     drained: &BTreeSet<ServerName>,
 ) -> Result<Vec<ServerName>, CommandError> {
     let meant = if named.is_empty() {
-        let status = common.in_time(farm::status(client)).await?;
+        let status = common.within(farm::status(client)).await?;
         let members = status.servers.into_iter().filter(|server| server.role == Role::Member);
         members.map(|server| server.name).collect()
     } else {

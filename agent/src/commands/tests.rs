@@ -49,6 +49,7 @@ fn farm(servers: &[serde_json::Value]) -> v1::StatusReply {
     let status = json!({
         "observer": "web1", "time_ms": 0, "record": "1.1", "manager": "web1", "head": "1.5", "head_message": "",
         "paused": false, "publish": "auto", "watching": "events", "unpublished": null, "sets": [], "servers": servers,
+        "procedures": [], "warnings": [], "quarantined": [],
     });
     serde_json::from_value::<FarmStatus>(status.clone()).expect("a status");
     v1::StatusReply { json: status.to_string().into() }
@@ -58,7 +59,7 @@ fn member(name: &str, state: &str, revision: &str) -> serde_json::Value {
     json!({
         "name": name, "address": "a:1", "role": "member", "state": state, "revision": revision, "lag_revisions": 0,
         "lag_ms": 0, "reason": "the disk is full", "drift": [], "drift_entries": 0, "held": false, "progress": null, "seen_ms": null,
-        "last_update_us": null, "version": null, "kept": [], "balancers": [],
+        "last_update_us": null, "version": null, "kept": [], "balancers": [], "drained": false,
         "verified": { "time_ms": 1, "full": true, "entries": 3, "micros": 900, "equal": true },
     })
 }
@@ -105,6 +106,13 @@ impl Admin for Shared {
         self.0.note(request.into_inner().server);
         let advice = Advice::say("ask web9, the manager");
         Err(advice::status(Code::FailedPrecondition, Outcome::Refused, "web1 is a member", Some(&advice)))
+    }
+    async fn acknowledge(
+        &self,
+        request: Request<v1::AcknowledgeRequest>,
+    ) -> Result<Response<v1::AcknowledgeReply>, Status> {
+        self.0.note(request.into_inner().servers);
+        no()
     }
     async fn add_server(&self, _: Request<v1::AddServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
         no()

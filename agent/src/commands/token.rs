@@ -34,7 +34,7 @@ enum What {
         #[arg(long, value_name = "GLOB", default_value = "*")]
         names: String,
     },
-    /// The tokens, and who used them
+    /// The tokens, who used them, and whom they still admit
     List,
     /// Let nobody enter with it any more
     Revoke {
@@ -64,25 +64,26 @@ async fn create(common: &Common, uses: u32, ttl: Duration, names: String) -> Res
     output::show(common.json, &json!({ "token": reply.token, "id": reply.id }), |_| reply.token.clone());
     if !common.json {
         let who = if uses == 1 { "one server".to_owned() } else { format!("{uses} servers") };
-        eprintln!(
+        output::note(&format!(
             "admits {who} named {names} for {}; on the new server, with the token on standard input:\n  \
              bellwether join -",
             duration::format(ttl)
-        );
+        ));
     }
     Ok(())
 }
 
 async fn list(common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    let tokens = common.in_time(client.list_tokens(ListTokensRequest {})).await?.into_inner().tokens;
+    let tokens = common.read(client.list_tokens(ListTokensRequest {})).await?.into_inner().tokens;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let document: Vec<_> = tokens.iter().map(|token| as_json(token, now_ms)).collect();
     output::show(common.json, &document, |_| {
         if tokens.is_empty() {
             return "there is no token; `bellwether token create` makes one".to_owned();
         }
-        let mut rows = vec![["ID", "STATE", "NAMES", "USES", "EXPIRES (UTC)", "USED BY"].map(str::to_owned).to_vec()];
+        let titles = ["ID", "STATE", "NAMES", "USES", "EXPIRES (UTC)", "USED BY", "STILL ADMITS"];
+        let mut rows = vec![titles.map(str::to_owned).to_vec()];
         rows.extend(tokens.iter().map(|token| row(token, now_ms)));
         output::columns(&rows)
     });
@@ -106,6 +107,9 @@ fn as_json(token: &TokenInfo, now_ms: u64) -> Value {
         "replaces": token.replaces,
         "uses": token.uses,
         "used_by": token.used_by,
+        "removed": token.removed,
+        "admits": token.admits,
+        "returns": token.returns.iter().map(|used| json!({ "server": used.server, "key": used.key })).collect::<Vec<_>>(),
         "expires_ms": token.expires_ms,
     })
 }
@@ -117,8 +121,27 @@ fn row(token: &TokenInfo, now_ms: u64) -> Vec<String> {
         if token.replaces { format!("{} (new hardware)", token.names) } else { token.names.clone() },
         format!("{}/{}", token.used_by.len(), token.uses),
         output::utc((token.expires_ms / 1_000) as i64),
-        token.used_by.join(", "),
+        used_by(token),
+        admits(token),
     ]
+}
+
+fn used_by(token: &TokenInfo) -> String {
+    let removed = |name: &String| if token.removed.contains(name) { format!("{name} (removed)") } else { name.clone() };
+    token.used_by.iter().map(removed).collect::<Vec<_>>().join(", ")
+}
+
+/// Whom a token still admits, by the manager's word.
+fn admits(token: &TokenInfo) -> String {
+    let new = match token.admits {
+        0 => None,
+        1 => Some("1 server".to_owned()),
+        more => Some(format!("{more} servers")),
+    };
+    let again: Vec<&str> = token.returns.iter().map(|used| used.server.as_str()).collect();
+    let again = (!again.is_empty()).then(|| format!("{} again", again.join(", ")));
+    let parts: Vec<String> = new.into_iter().chain(again).collect();
+    if parts.is_empty() { "nobody".to_owned() } else { parts.join("; ") }
 }
 
 async fn revoke(common: &Common, id: String) -> Result<(), CommandError> {
@@ -130,6 +153,8 @@ async fn revoke(common: &Common, id: String) -> Result<(), CommandError> {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_proto::v1::TokenUse;
+
     use super::*;
 
     #[test]
@@ -138,5 +163,22 @@ mod tests {
         let used = TokenInfo { used_by: vec!["web2".into()], ..token.clone() };
         assert_eq!((state(&token, 9), state(&token, 10), state(&used, 9)), ("open", "expired", "used"));
         assert_eq!(state(&TokenInfo { revoked: true, ..used }, 99), "revoked");
+    }
+
+    #[test]
+    fn what_a_token_still_admits_is_said() {
+        let web2 = TokenUse { server: "web2".into(), key: "ed25519:…".into() };
+        let token = TokenInfo {
+            uses: 5,
+            used_by: vec!["web2".into(), "web3".into()],
+            removed: vec!["web3".into()],
+            admits: 3,
+            returns: vec![web2],
+            ..TokenInfo::default()
+        };
+        assert_eq!((admits(&token), used_by(&token)), ("3 servers; web2 again".into(), "web2, web3 (removed)".into()));
+        assert_eq!(admits(&TokenInfo { admits: 1, returns: Vec::new(), ..token.clone() }), "1 server");
+        assert_eq!(admits(&TokenInfo { admits: 0, ..token.clone() }), "web2 again");
+        assert_eq!(admits(&TokenInfo { admits: 0, returns: Vec::new(), ..token }), "nobody");
     }
 }

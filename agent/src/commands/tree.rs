@@ -1,9 +1,6 @@
 //! `bellwether tree [SET[:PREFIX]]`: the entries of the revision that this server holds.
 
-use std::{
-    ffi::OsString,
-    io::{self, Write},
-};
+use std::ffi::OsString;
 
 use bellwether_proto::{
     entry::EntryPath,
@@ -32,30 +29,28 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         None => TreeRequest::default(),
     };
     let mut client = common.connect().await?;
-    let mut parts = common.in_time(client.tree(request)).await?.into_inner();
+    let mut parts = common.read(client.tree(request)).await?.into_inner();
     let mut first = true;
-    while let Some(part) = common.in_time(parts.message()).await? {
+    while let Some(part) = common.read(parts.message()).await? {
         let lines = part.entries.iter().map(|entry| {
             let comma = if std::mem::take(&mut first) { "[" } else { "," };
-            if common.json { format!("{comma}{}\n", as_json(entry)) } else { format!("{}\n", as_text(entry)) }
+            if common.json { format!("{comma}{}", as_json(entry)) } else { as_text(entry) }
         });
-        if !print(&lines.collect::<String>())? {
+        let text = lines.collect::<Vec<_>>().join("\n");
+        match (text.is_empty(), common.json) {
+            // The last part may hold nothing.
+            (true, _) => {}
+            (false, true) => output::json(&text),
+            (false, false) => output::line(&text),
+        }
+        if !output::is_read() {
             return Ok(());
         }
     }
     if common.json {
-        print(if first { "[]\n" } else { "]\n" })?;
+        output::line(if first { "[]" } else { "]" });
     }
     Ok(())
-}
-
-/// Prints; false: nobody reads any more.
-fn print(text: &str) -> Result<bool, CommandError> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(CommandError::failed(&e)),
-    }
 }
 
 /// A path for people; what is not printable is escaped.

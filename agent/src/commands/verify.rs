@@ -2,7 +2,7 @@
 
 use bellwether_proto::{
     name::ServerName,
-    status::{FarmStatus, ServerStatus, Verified},
+    status::{FarmStatus, ServerStatus, State, Verified},
     v1::SyncRequest,
 };
 use serde_json::json;
@@ -33,14 +33,25 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     let servers = args.servers.iter().map(ToString::to_string).collect();
     let request = SyncRequest { servers, full: !args.quick, verify_only: true };
-    let asked = common.in_time(client.sync(request)).await?.into_inner();
+    let asked = common.read(client.sync(request)).await?.into_inner();
     let done = farm::until(&mut client, common, |status| found(status, &asked.servers, asked.time_ms)).await?;
     let document: Vec<_> =
         done.iter().map(|(server, found)| json!({ "server": server.name, "verified": found })).collect();
+    let silent: Vec<_> = done.iter().filter(|(_, found)| found.is_none()).map(|(server, _)| server).collect();
+    let done: Vec<_> = done.iter().filter_map(|(server, found)| Some((server, found.as_ref()?))).collect();
     let differing: Vec<_> = done.iter().filter(|(_, found)| !found.equal).map(|(server, _)| differs(server)).collect();
     if !differing.is_empty() {
         let text = format!("not as the head revision: {}", differing.join("; "));
         return Err(CommandError::new(Kind::Partly, text).hint("`bellwether sync NAME` brings the head revision back"));
+    }
+    if !silent.is_empty() {
+        let why = |server: &&ServerStatus| {
+            let why = server.reason.as_deref().unwrap_or(server.state.word());
+            format!("{}: {why}", server.name)
+        };
+        let text = format!("{} of {} servers did not answer", silent.len(), silent.len() + done.len());
+        let why: Vec<_> = silent.iter().map(why).collect();
+        return Err(CommandError::new(Kind::Partly, text).hint(why.join("\n")));
     }
     output::show(common.json, &document, |_| match done.as_slice() {
         [] => "there is no server to ask".to_owned(),
@@ -49,11 +60,15 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// What a server has found; none: it does not answer.
+type Found = (ServerStatus, Option<Verified>);
+
 /// What the servers that were asked at `since_ms` have found; the error names one that has not answered yet.
-fn found(status: &FarmStatus, asked: &[String], since_ms: u64) -> Result<Vec<(ServerStatus, Verified)>, String> {
+fn found(status: &FarmStatus, asked: &[String], since_ms: u64) -> Result<Vec<Found>, String> {
     let servers = status.servers.iter().filter(|server| asked.iter().any(|name| name == server.name.as_str()));
     let one = |server: &ServerStatus| match &server.verified {
-        Some(found) if found.time_ms >= since_ms => Ok((server.clone(), found.clone())),
+        Some(found) if found.time_ms >= since_ms => Ok((server.clone(), Some(found.clone()))),
+        _ if matches!(server.state, State::Unreachable | State::Left | State::Disabled) => Ok((server.clone(), None)),
         _ => Err(server.name.to_string()),
     };
     servers.map(one).collect()
@@ -68,7 +83,7 @@ fn differs(server: &ServerStatus) -> String {
     }
 }
 
-fn line((server, found): &(ServerStatus, Verified)) -> String {
+fn line((server, found): &(&ServerStatus, &Verified)) -> String {
     let how = if found.full { "every byte hashed" } else { "every stat compared" };
     let millis = found.micros as f64 / 1_000.0;
     format!("{}: {} entries equal, {how}, {millis:.1} ms", server.name, found.entries)

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bellwether_monitor::wait::{Verdict, reached};
-use bellwether_proto::{name::ServerName, revision::Number, status::FarmStatus};
+use bellwether_monitor::wait::{Verdict, reached, serving};
+use bellwether_proto::{name::ServerName, record::Role, revision::Number, status::FarmStatus};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
@@ -24,6 +24,9 @@ pub struct Args {
     /// Only these servers, separated by commas
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub servers: Vec<ServerName>,
+    /// Until they are in service, too: ready, and not drained
+    #[arg(long)]
+    pub serving: bool,
 }
 
 /// Runs it. A member knows of itself only: there it waits for itself, unless servers are named.
@@ -31,12 +34,27 @@ pub struct Args {
 /// # Errors
 /// Timed out, or partly done: some cannot get there by themselves.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
-    let goal = wait(args, common).await?;
-    output::show(common.json, &json!({ "revision": goal, "in_sync": true }), |_| format!("in sync at {goal}"));
+    let Reached { goal, drained } = wait(args, common).await?;
+    let document = json!({ "revision": goal, "in_sync": true, "drained": drained });
+    output::show(common.json, &document, |_| match drained.is_empty() {
+        true => format!("in sync at {goal}"),
+        false => format!("in sync at {goal}; drained: {}", names(&drained)),
+    });
     Ok(())
 }
 
-async fn wait(args: Args, common: &Common) -> Result<Number, CommandError> {
+/// What was waited for, and those of all servers that are out of service although they have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reached {
+    goal: Number,
+    drained: Vec<ServerName>,
+}
+
+fn names(servers: &[ServerName]) -> String {
+    servers.iter().map(ServerName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+async fn wait(args: Args, common: &Common) -> Result<Reached, CommandError> {
     let mut watched = Watched { asked: args, goal: None, last: String::new(), json: common.json };
     let never = Duration::from_secs(10 * 365 * 86_400);
     let limit = common.timeout.unwrap_or(never);
@@ -46,9 +64,9 @@ async fn wait(args: Args, common: &Common) -> Result<Number, CommandError> {
     }
 }
 
-async fn follow(watched: &mut Watched, common: &Common) -> Result<Number, CommandError> {
+async fn follow(watched: &mut Watched, common: &Common) -> Result<Reached, CommandError> {
     let mut feed = Feed::live(common).await?;
-    while let Some(status) = feed.next().await? {
+    while let Some(status) = feed.next(common).await? {
         if let Some(end) = watched.look(&status) {
             return end;
         }
@@ -67,20 +85,28 @@ struct Watched {
 
 impl Watched {
     /// The end, where it has come to it: the revision at which all are in sync.
-    fn look(&mut self, status: &FarmStatus) -> Option<Result<Number, CommandError>> {
+    fn look(&mut self, status: &FarmStatus) -> Option<Result<Reached, CommandError>> {
         self.goal = self.goal.or(self.asked.revision).or(status.head);
         let Some(goal) = self.goal else {
             self.waiting("nothing is published yet");
             return None;
         };
-        match reached(status, goal, self.servers(status).as_deref()) {
-            Verdict::Done => Some(Ok(goal)),
+        let judge = if self.asked.serving { serving } else { reached };
+        match judge(status, goal, self.servers(status).as_deref()) {
+            Verdict::Done => {
+                let out = status.servers.iter().filter(|server| server.drained && server.role != Role::Disabled);
+                Some(Ok(Reached { goal, drained: out.map(|server| server.name.clone()).collect() }))
+            }
             Verdict::Waiting(whom) => {
                 self.waiting(&whom);
                 None
             }
-            Verdict::Partly(stuck) => Some(Err(partly(goal, &stuck))),
+            Verdict::Partly(stuck) => Some(Err(partly(self.what(), goal, &stuck))),
         }
+    }
+
+    fn what(&self) -> &'static str {
+        if self.asked.serving { "in service" } else { "in sync" }
     }
 
     fn servers(&self, status: &FarmStatus) -> Option<Vec<ServerName>> {
@@ -93,7 +119,7 @@ impl Watched {
 
     fn waiting(&mut self, whom: &str) {
         if !self.json && self.last != whom {
-            eprintln!("waiting: {whom}");
+            output::note(&format!("waiting: {whom}"));
         }
         whom.clone_into(&mut self.last);
     }
@@ -101,28 +127,29 @@ impl Watched {
     fn too_late(&self, limit: Duration) -> CommandError {
         let last = if self.last.is_empty() { "the agent did not answer" } else { &self.last };
         let goal = self.goal.map_or_else(|| "anything".to_owned(), |goal| goal.to_string());
-        CommandError::new(Kind::TimedOut, format!("not in sync at {goal} after {}: {last}", duration::format(limit)))
-            .hint("nothing was stopped: `bellwether status` shows how far it is")
+        let text = format!("not {} at {goal} after {}: {last}", self.what(), duration::format(limit));
+        CommandError::new(Kind::TimedOut, text).hint("nothing was stopped: `bellwether status` shows how far it is")
     }
 }
 
-fn partly(goal: Number, stuck: &[(ServerName, String)]) -> CommandError {
+fn partly(what: &str, goal: Number, stuck: &[(ServerName, String)]) -> CommandError {
     let servers: Vec<_> = stuck.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-    let text = format!("in sync at {goal}, all but {}", stuck.len());
+    let text = format!("{what} at {goal}, all but {}", stuck.len());
     CommandError::new(Kind::Partly, text).hint(servers.join("\n"))
 }
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::{
-        record::Role,
-        status::{ServerStatus, State},
-    };
+    use bellwether_proto::status::{ServerStatus, State};
 
     use super::*;
 
     fn seven() -> Number {
         "1.7".parse().unwrap()
+    }
+
+    fn there() -> Reached {
+        Reached { goal: seven(), drained: Vec::new() }
     }
 
     fn farm(observer: &str, state: State) -> FarmStatus {
@@ -139,13 +166,17 @@ mod tests {
             drift: vec![],
             drift_entries: 0,
             held: false,
+            waits_for: None,
             progress: None,
             seen_ms: None,
             last_update_us: None,
             version: None,
             kept: vec![],
+            kept_ms: None,
+            drained: false,
             verified: None,
             balancers: Vec::new(),
+            warning: None,
         };
         FarmStatus {
             observer: observer.parse().unwrap(),
@@ -159,12 +190,17 @@ mod tests {
             publish: "auto".into(),
             watching: "events".into(),
             unpublished: None,
+            quarantined: Vec::new(),
             sets: vec![],
+            warnings: vec![],
             servers: vec![
                 server("a", Role::Member, State::InSync),
                 server("b", Role::Member, state),
                 server("m", Role::Manager, State::InSync),
             ],
+            told_ms: None,
+            procedures: Vec::new(),
+            expelled: None,
         }
     }
 
@@ -172,6 +208,7 @@ mod tests {
         let asked = Args {
             revision: revision.map(|text| text.parse().unwrap()),
             servers: servers.iter().map(|name| name.parse().unwrap()).collect(),
+            serving: false,
         };
         Watched { asked, goal: None, last: String::new(), json: false }
     }
@@ -186,19 +223,19 @@ mod tests {
         assert_eq!(watched.too_late(Duration::from_secs(5)).kind, Kind::TimedOut);
         status.head = Some("1.8".parse().unwrap());
         status.servers[1].revision = Some("1.7".parse().unwrap());
-        assert_eq!(watched.look(&status), Some(Ok(seven())), "1.8 is not waited for");
+        assert_eq!(watched.look(&status), Some(Ok(there())), "1.8 is not waited for");
     }
 
     #[test]
     fn those_that_are_stuck_are_named() {
         let error = watched(None, &[]).look(&farm("m", State::Error)).unwrap().unwrap_err();
         assert_eq!((error.kind, error.hint.as_deref()), (Kind::Partly, Some("b: the disk is full")));
-        assert_eq!(watched(None, &["a"]).look(&farm("m", State::Error)), Some(Ok(seven())));
+        assert_eq!(watched(None, &["a"]).look(&farm("m", State::Error)), Some(Ok(there())));
     }
 
     #[test]
     fn a_member_waits_for_itself() {
-        assert_eq!(watched(None, &[]).look(&farm("a", State::Unknown)), Some(Ok(seven())));
+        assert_eq!(watched(None, &[]).look(&farm("a", State::Unknown)), Some(Ok(there())));
         assert_eq!(watched(None, &[]).look(&farm("m", State::Unknown)), None);
         assert_eq!(watched(Some("1.9"), &[]).look(&farm("a", State::Unknown)), None, "1.9 is not there yet");
     }

@@ -85,8 +85,7 @@ fn one(key: &str, written: &Balancer) -> Result<Local, ConfigError> {
             LocalKind::Command(LocalCommand { command, timeout })
         }
         "haproxy" => {
-            let what =
-                "a HAProxy has no entry here, only an address in the group record: bellwether group set --balancer";
+            let what = "a HAProxy has no entry here, only an address in the group record: bellwether group set --balancer NAME=haproxy:ADDRESS";
             return Err(value("kind", "").wrong(what));
         }
         other => return Err(value("kind", other).wrong(format!("'{other}' is neither nginx nor command"))),

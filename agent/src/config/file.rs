@@ -25,6 +25,8 @@ pub(super) struct File {
     pub(super) advertise: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) http: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) http_names: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) admin_socket: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +88,7 @@ pub fn to_toml(config: &Config) -> String {
         listen: Some(config.listen.to_string()),
         advertise: Some(config.advertise.clone()),
         http: Some(config.http.to_string()),
+        http_names: config.http_names.clone(),
         admin_socket: Some(text(&config.admin_socket)),
         state_dir: Some(text(&config.state_dir)),
         set: config

@@ -25,6 +25,7 @@ const FULL: &str = r#"
     listen = "[::]:7440"
     advertise = "web1.example:7440"
     http = "127.0.0.1:7441"
+    http_names = ["farm.example", "10.0.0.1"]
 
     [[set]]
     name = "nginx"
@@ -41,6 +42,7 @@ fn the_documented_file_is_read() {
     let config = load_text(FULL, &Flags::default()).expect("it is right");
     assert_eq!(config.name.as_str(), "web1");
     assert_eq!(config.advertise, "web1.example:7440");
+    assert_eq!(config.http_names, ["farm.example", "10.0.0.1"]);
     assert_eq!(config.state_dir, Path::new("/var/lib/bellwether"));
     assert_eq!(config.admin_socket, Path::new("/run/bellwether/admin.sock"));
     let sets: Vec<_> = config.sets.iter().map(|set| (set.name.as_str(), set.path.to_str().unwrap())).collect();
@@ -114,6 +116,22 @@ fn sets_neither_nest_nor_hold_the_state_nor_this_file() {
     assert!(sets(&["a=/srv/farm"], "/srv/farm/state").unwrap_err().contains("holds the state directory"));
     assert!(sets(&["a=/srv/state/a"], "/srv/state").unwrap_err().contains("lies in the state directory"));
     assert!(sets(&["a=/"], "/srv/state").unwrap_err().contains("holds the state directory"));
+}
+
+#[test]
+fn a_set_does_not_hold_the_file_of_settings_whether_it_is_there_yet_or_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("etc/bellwether/agent.toml");
+    let flags = Flags { set: vec![format!("etc={}", directory.path().join("etc").display())], ..Flags::default() };
+    let common = Common { state_dir: Some("/srv/state".into()), ..common(&file) };
+    for there in [false, true] {
+        if there {
+            std::fs::create_dir_all(file.parent().expect("its directory")).expect("made");
+            std::fs::write(&file, "").expect("written");
+        }
+        let refused = super::load(&common, &flags).map(drop).expect_err("refused").to_string();
+        assert!(refused.contains("holds this agent's own"), "{there}: {refused}");
+    }
 }
 
 #[test]

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_manager::dirty::Dirty;
+use bellwether_manager::{
+    dirty::{Dirty, Limits},
+    watch::Modes,
+};
 use bellwether_proto::{
     record::{OnDrift, SignedRecord},
     revision::SignedHeader,
@@ -30,23 +33,27 @@ use crate::{
 
 /// How often every entry is looked at: events are hints.
 const RESCAN: Duration = Duration::from_secs(60);
-/// How long a burst of events is waited for. Nobody waits for a report of drift, and most events are our own switches.
-const QUIET: Duration = Duration::from_millis(500);
+/// How long a burst of events is waited for, and a file that is written all the time. Nobody waits for a report of drift,
+/// and most events are our own switches.
+const LIMITS: Limits = Limits { quiet: Duration::from_millis(500), open: Duration::from_secs(10) };
+/// The same where events do not tell all.
+const RESCAN_UNWATCHED: Duration = Duration::from_secs(5);
 /// How many paths a report names.
 const NAMED: usize = 20;
 
 /// Has looked at what events name, when it has been quiet, and at everything now and then, until `stop`. A change of the
 /// group's policy is acted on at once.
 pub(super) async fn watch(
-    dirty: Arc<Dirty>,
+    (dirty, modes): (Arc<Dirty>, watch::Receiver<Modes>),
     mut record: watch::Receiver<Arc<SignedRecord>>,
     inputs: mpsc::Sender<Input>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut rescan = Instant::now() + RESCAN;
+    let mut scanned = Instant::now();
     let mut policy = record.borrow_and_update().record().policy.drift;
     loop {
-        let quiet = dirty.due(QUIET);
+        let quiet = dirty.due(LIMITS);
+        let rescan = scanned + if modes.borrow().need_rescans() { RESCAN_UNWATCHED } else { RESCAN };
         tokio::select! {
             () = dirty.changed() => continue,
             Ok(()) = record.changed() => {}
@@ -55,21 +62,20 @@ pub(super) async fn watch(
         }
         let now = Instant::now();
         let wanted = record.borrow_and_update().record().policy.drift;
-        let look = if rescan <= now {
-            rescan = now + RESCAN;
-            dirty.take();
-            Look::Stats
+        let input = if rescan <= now {
+            scanned = now;
+            if dirty.take().is_some() { Input::Dirty(Look::Stats) } else { Input::Rescan }
         } else if quiet.is_some_and(|at| at <= now)
-            && let Some(look) = dirty.take()
+            && let Some(look) = dirty.take_due(LIMITS, now)
         {
-            look
+            Input::Dirty(look)
         } else if wanted != policy {
-            waiting::nowhere()
+            Input::Dirty(waiting::nowhere())
         } else {
             continue;
         };
         policy = wanted;
-        if inputs.send(Input::Dirty(look)).await.is_err() {
+        if inputs.send(input).await.is_err() {
             return;
         }
     }
@@ -107,10 +113,18 @@ impl Member {
         held(self.drift.entries as usize, self.drift.paths.first().map_or("", String::as_str))
     }
 
-    /// A revision that was not taken. Edits that held it and were not known yet are told at once.
+    /// Why a set cannot be compared.
+    pub(super) fn away(&self) -> Option<String> {
+        let whys: Vec<_> = self.sets.away.values().map(String::as_str).collect();
+        (!whys.is_empty()).then(|| whys.join("; "))
+    }
+
+    /// A revision that was not taken. What held it and was not known yet is told at once.
     pub(super) fn not_taken(&mut self, header: &SignedHeader, error: &ReceiveError) {
-        if matches!(error, ReceiveError::Held(_)) {
-            self.waiting.look(waiting::nowhere());
+        match error {
+            ReceiveError::Held(_) => self.waiting.look(waiting::nowhere()),
+            ReceiveError::Scan(_) => self.waiting.look(Look::Stats),
+            _ => {}
         }
         self.refused(header, error);
     }
@@ -122,8 +136,12 @@ impl Member {
         }
         if let Some(full) = self.waiting.take_verify() {
             self.verify_now(full);
-        } else if let Some(look) = self.waiting.take_look() {
+        } else if let Some((look, plain)) = self.waiting.take_look() {
+            let before = self.sets.live.clone();
             self.dirty(&look);
+            if plain {
+                self.rescans.found(&before, &self.sets.live);
+            }
         }
         while let Some(asked) = self.waiting.take_asked() {
             self.answer(asked);
@@ -146,14 +164,18 @@ impl Member {
 
     /// Looks where the watch saw something, and tells when the drift is another one than before.
     pub(super) fn dirty(&mut self, look: &Look) {
-        if let Err(error) = self.sets.look(look) {
-            tracing::warn!(error = chain(&error), "the sets cannot be looked at");
-            return;
+        match self.sets.look_around(look) {
+            Err(error) => tracing::warn!(error = chain(&error), "the sets cannot be looked at"),
+            // Seldom, and written only where a directory was found elsewhere and accepted, or for the first time.
+            Ok(()) if matches!(look, Look::Stats | Look::Bytes) => self.sets.save_roots(),
+            Ok(()) => {}
         }
+        self.rescans.scanned(&self.sets.live, &mut self.sets.links);
         let before = std::mem::take(&mut self.drift);
         self.observe_drift();
         let now = &self.drift;
-        if (before.entries, &before.paths, before.held) != (now.entries, &now.paths, now.held) {
+        let said = |drift: &v1::Drift| (drift.entries, drift.paths.clone(), drift.held, drift.away.clone());
+        if said(&before) != said(now) {
             self.say_drift(Vec::new());
         }
     }
@@ -162,6 +184,7 @@ impl Member {
     fn say_drift(&mut self, kept: Vec<String>) {
         let v1::Drift { entries, paths, held, .. } = self.drift.clone();
         self.tell(Observation::Drift { entries, paths, held, kept: kept.clone() });
+        self.tell(Observation::Away(self.away()));
         if self.session.is_some() {
             self.send(up::Message::Drift(v1::Drift { kept, ..self.drift.clone() }));
         } else {
@@ -173,7 +196,7 @@ impl Member {
 
     /// Compares what the sets hold with what they should hold.
     pub(super) fn observe_drift(&mut self) {
-        self.drift = v1::Drift { time_ms: now_ms(), ..v1::Drift::default() };
+        self.drift = v1::Drift { time_ms: now_ms(), away: self.away().unwrap_or_default(), ..v1::Drift::default() };
         if self.position.at.is_none() {
             return;
         }
@@ -189,6 +212,7 @@ impl Member {
     pub(super) fn tell_drift(&self) {
         let v1::Drift { entries, paths, held, .. } = self.drift.clone();
         self.tell(Observation::Drift { entries, paths, held, kept: Vec::new() });
+        self.tell(Observation::Away(self.away()));
     }
 
     /// Has everything looked at (every byte when `full`), when nothing else is under way.

@@ -31,6 +31,7 @@ impl Member {
         let changes = parent.diff(&self.sets.tree);
         let codec = self.record.current().record().policy.codec;
         let mut new = self.history.create()?;
+        let history = self.history.packs();
         let contents = Contents {
             header,
             base: true,
@@ -38,6 +39,7 @@ impl Member {
             rules: &rules,
             changes: &changes,
             sources: &site.sources,
+            history: Some(&history),
             codec,
             outlines: None,
         };

@@ -5,6 +5,7 @@
 //! ([`session`], one task a stream), and from the watch on the sets (drift). It answers through the stream's own channel
 //! and tells what it sees as [`Event`]s.
 
+mod again;
 mod drift;
 mod keeping;
 mod position;
@@ -26,7 +27,7 @@ use arc_swap::ArcSwap;
 use bellwether_manager::{
     dirty::Dirty,
     takeover::Account,
-    watch::{self as watching, Mode, Watched},
+    watch::{self as watching, Files, Found, Modes, Rescans, Watched},
 };
 use bellwether_monitor::http::Ready;
 use bellwether_proto::{
@@ -42,26 +43,32 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::Plan,
+    failpoint,
     history::History,
+    quarantine,
     scan::Look,
     state_file,
     tree::{Change, Tree},
+    underway::{Dealing, Suspect},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use self::{
-    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
-    position::{held_before, note_leading},
-    recovery::recover,
-    session::{PushService, not_taken},
-};
+#[cfg(fuzzing)]
+pub(crate) use self::position::Position as HeldPosition;
 use self::{
+    again::Again,
     drift::{pace::Pace, waiting::Waiting},
     position::{Fault, Position},
     receive::{ReceiveError, Receiving, Step},
     session::{ANSWERS, Answer},
     sets::Sets,
     switch::Filling,
+};
+pub(crate) use self::{
+    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
+    position::{held_before, note_leading},
+    recovery::recover,
+    session::{PushService, not_taken},
 };
 use crate::{group::GroupRecord, layout::Layout, seen::Seen};
 
@@ -84,6 +91,10 @@ pub(crate) enum Input {
     Closed { session: u64 },
     /// Something changed in the sets.
     Dirty(Look),
+    /// Everything is to be looked at, though nothing says that something changed.
+    Rescan,
+    /// What stands in the way of a revision may be gone.
+    LookForObstacle,
     /// What this server holds is asked for, before it takes over.
     Account(oneshot::Sender<Account>),
     /// The role ends.
@@ -119,6 +130,9 @@ struct Session {
     _held: oneshot::Sender<()>,
 }
 
+/// Where the watch hears what rescans find, and which files there are.
+type Finds = (mpsc::UnboundedReceiver<Found>, watch::Receiver<Files>);
+
 /// What is under way.
 enum Work {
     Idle,
@@ -149,9 +163,15 @@ pub(crate) struct Member {
     given: Vec<Change>,
     /// What has to wait until nothing is under way.
     waiting: Waiting,
+    /// Told of what a rescan finds; and where the watch hears it, until it is begun.
+    rescans: Rescans,
+    found: Option<Finds>,
     /// When edits may be put back without being asked again (policy `revert`).
     pace: Pace,
     work: Work,
+    /// What waits until something here has passed, and whether anything does.
+    again: Option<Again>,
+    waits: watch::Sender<bool>,
     session: Option<Session>,
     progressed: Instant,
 }
@@ -175,7 +195,7 @@ impl Member {
     /// Recovers what a crash interrupted, then opens the history and scans the sets.
     pub(crate) fn open(setup: Setup) -> Result<Self, OpenError> {
         let Setup { name, paths, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
-        let (mut position, history) = recover(&layout, &paths, record.current().record())?;
+        let (mut position, history) = recover(&layout, &paths, record.current().record(), &record.own_key())?;
         if position.leads {
             position.leads = false;
             state_file::save(&layout.position(), &position)?;
@@ -191,7 +211,9 @@ impl Member {
         }
         let rules =
             record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
-        let sets = Sets::open(paths, &layout, tree.unwrap_or_else(|| Tree::empty(rules)))?;
+        let (rescans, found, files) = Rescans::new();
+        let key = record.own_key();
+        let sets = Sets::open(paths, &layout, key, tree.unwrap_or_else(|| Tree::empty(rules)))?;
         let mut member = Self {
             name,
             layout,
@@ -209,8 +231,12 @@ impl Member {
             unsaid: Vec::new(),
             given: Vec::new(),
             waiting: Waiting::default(),
+            rescans,
+            found: Some((found, files)),
             pace: Pace::default(),
             work: Work::Idle,
+            again: None,
+            waits: watch::Sender::new(false),
             session: None,
             progressed: Instant::now(),
         };
@@ -224,20 +250,27 @@ impl Member {
         Ok(member)
     }
 
-    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread.
+    /// Watches the sets for drift, until `stop`: one task arms the watches, one feeds this member's thread; a third wakes it
+    /// while a revision waits.
     pub(crate) fn watch(
-        &self,
+        &mut self,
         inputs: mpsc::Sender<Input>,
         stop: &watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let sets = self.sets.paths.iter().map(|(set, path)| (set.clone(), path.clone())).collect();
-        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone() };
+        let (found, files) = self.found.take().unwrap_or_else(|| {
+            let (rescans, found, files) = Rescans::new();
+            self.rescans = rescans;
+            (found, files)
+        });
+        let watched = Watched { record: self.record.follow(), sets, events: self.events.clone(), found, files };
         let dirty = Arc::new(Dirty::default());
-        let (mode, _) = watch::channel(Mode::Starting);
-        let arming = watching::run(watched, dirty.clone(), mode, stop.clone());
-        let feeding = drift::watch(dirty, self.record.follow(), inputs, stop.clone());
+        let (modes, known) = watch::channel(Modes::default());
+        let arming = watching::run(watched, dirty.clone(), modes, stop.clone());
+        let waking = again::wake(self.waits.subscribe(), inputs.clone(), stop.clone());
+        let feeding = drift::watch((dirty, known), self.record.follow(), inputs, stop.clone());
         async move {
-            tokio::join!(arming, feeding);
+            tokio::join!(arming, feeding, waking);
         }
     }
 
@@ -253,6 +286,8 @@ impl Member {
                 Input::Closed { session } if self.is_current(session) => self.closed(),
                 Input::Down { .. } | Input::Closed { .. } => {}
                 Input::Dirty(look) => self.waiting.look(look),
+                Input::Rescan => self.waiting.rescan(),
+                Input::LookForObstacle => self.look_for_obstacle(),
                 Input::Asked(asked) => self.asked(asked),
                 Input::Account(answer) => drop(answer.send(self.account())),
                 Input::End => break,
@@ -270,7 +305,7 @@ impl Member {
         }
         Account {
             at: self.position.at.clone(),
-            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()),
+            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()).or_else(|| self.away()),
             drift: (self.drift.entries, self.drift.paths.clone()),
         }
     }
@@ -281,6 +316,7 @@ impl Member {
 
     fn opened(&mut self, mut session: Session) {
         self.closed();
+        self.ask_anew();
         let ticket = session.ticket.take();
         self.session = Some(session);
         let partial = self.history.partial();
@@ -315,6 +351,7 @@ impl Member {
     }
 
     fn down(&mut self, message: down::Message) {
+        let _dealing = Dealing::with(self.suspect(&message));
         match message {
             down::Message::Head(head) => self.head(head),
             down::Message::Offer(offer) => self.offer(&offer),
@@ -328,6 +365,25 @@ impl Member {
             | down::Message::Record(_)
             | down::Message::Keepalive(_)
             | down::Message::Procedures(_) => {}
+        }
+    }
+
+    /// What an end of this agent is blamed on, while it deals with that message: the revision's pack where there is one.
+    fn suspect(&self, message: &down::Message) -> Suspect {
+        let revision = match (message, &self.work) {
+            (down::Message::Offer(offer), _) => offer.header.clone().and_then(|header| {
+                let header = SignedHeader::from_wire(header).ok()?;
+                Some(header.number())
+            }),
+            (down::Message::Slice(_) | down::Message::Supply(_), Work::Receiving(receiving)) => {
+                Some(receiving.header.number())
+            }
+            (down::Message::Slice(_) | down::Message::Supply(_), Work::Filling(filling)) => Some(filling.number()),
+            (_, Work::Idle | Work::Receiving(_) | Work::Filling(_)) => None,
+        };
+        match revision {
+            Some(revision) => Suspect::Pack(revision.to_string()),
+            None => Suspect::Peer(self.record.current().record().manager().name.to_string()),
         }
     }
 
@@ -348,13 +404,14 @@ impl Member {
         self.heard = Some((number, head.id()));
         self.seen.note(head);
         let _ = self.events.send(Event::Head { number, time_ms, message });
+        self.tell_ready();
     }
 
     fn offer(&mut self, offer: &v1::Offer) {
         self.interrupt();
         let header = match self.admitted(offer) {
             Ok(header) => header,
-            Err(reason) => return self.report_refusal(offer_id(offer), reason),
+            Err(reason) => return self.report_refusal(offer_id(offer), reason, None),
         };
         // An offer may come before the word of the head that it makes.
         if self.heard.is_none_or(|(newest, _)| newest < header.number()) {
@@ -380,6 +437,18 @@ impl Member {
         if self.drift.held {
             return Err(self.held_reason());
         }
+        if let Some(away) = self.away() {
+            return Err(format!("{away}; nothing was changed"));
+        }
+        let pack = Suspect::Pack(header.number().to_string());
+        if quarantine::holds(&pack) {
+            return Err(format!(
+                "{pack} is quarantined: this agent ended three times while it dealt with it; let it in there: \
+                 bellwether quarantine lift '{pack}', then here: bellwether sync {}",
+                self.name
+            ));
+        }
+        failpoint::hit("member.offer");
         let record = self.record.current();
         let record = record.record();
         if self.session.as_ref().is_none_or(|session| session.key != record.manager().key) {
@@ -475,9 +544,12 @@ impl Member {
         self.tree.store(Arc::new(self.sets.tree.clone()));
         self.seen.hold(self.position.at.clone());
         self.ready.send_replace(match (&self.position.at, &self.position.fault) {
-            (_, Some(fault)) => Ready { ready: false, reason: fault.reason.clone() },
-            (None, None) => Ready { ready: false, reason: "awaiting the first sync".into() },
-            (Some(at), None) => Ready { ready: true, reason: format!("at revision {}", at.number()) },
+            (_, Some(fault)) => Ready::no(fault.reason.clone()),
+            (None, None) => Ready::no("awaiting the first sync"),
+            (Some(at), None) => {
+                let stale = self.heard != Some((at.number(), at.id()));
+                Ready { stale, ..Ready::yes(format!("at revision {}", at.number())) }
+            }
         });
     }
 }

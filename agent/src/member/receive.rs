@@ -1,16 +1,18 @@
 //! One pack on its way in: its bytes to the history, its frames to the plan. Goes on where an interruption left it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
     time::Instant,
 };
 
-use bellwether_proto::{hash::Hash, revision::SignedHeader, v1};
+use bellwether_proto::{hash::Hash, name::SetName, revision::SignedHeader, v1};
 use bellwether_store::{
-    apply::{Plan, Refused},
+    apply::{Obstacle, Plan, Refused},
     history::{History, HistoryError, NewPack},
     pack::{self, Frame, OldChunks, PackError, Patch},
+    scan::ScanError,
     tree::{Change, Tree},
 };
 
@@ -75,11 +77,34 @@ pub(crate) enum ReceiveError {
     #[error("the history cannot take the pack")]
     History(#[from] HistoryError),
     #[error("the sets cannot be read")]
-    Scan(#[from] bellwether_store::scan::ScanError),
+    Scan(#[from] ScanError),
     #[error("the history cannot be written")]
     Write(#[from] std::io::Error),
     #[error("the position cannot be noted")]
     Position(#[from] bellwether_store::state_file::StateFileError),
+}
+
+impl ReceiveError {
+    /// What stands in the way here and may pass; none: the pack, or how this server is set up. `paths`: where the sets are.
+    pub(crate) fn obstacle(&self, paths: &BTreeMap<SetName, PathBuf>, state: &Path) -> Option<Obstacle> {
+        match self {
+            Self::Refused(refused) => refused.obstacle(),
+            Self::Scan(ScanError::Held { set, path, .. }) => {
+                Some(Obstacle::InTheWay { root: paths.get(set)?.clone(), path: path.clone() })
+            }
+            Self::Scan(ScanError::Io { set, source, .. }) => Some(Obstacle::of_io(paths.get(set)?, source)),
+            Self::Scan(ScanError::Busy { .. } | ScanError::Open { .. }) => Some(Obstacle::Busy),
+            Self::Scan(ScanError::Elsewhere { .. }) => Some(Obstacle::System),
+            Self::History(_) | Self::Write(_) | Self::Position(_) => Obstacle::of_chain(state, self),
+            Self::Offer(_)
+            | Self::Supply(_)
+            | Self::Tree(_)
+            | Self::Setup(_)
+            | Self::Held(_)
+            | Self::Pack(_)
+            | Self::Scan(ScanError::Large { .. } | ScanError::Pattern { .. }) => None,
+        }
+    }
 }
 
 /// Where a transfer is.

@@ -3,10 +3,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use bellwether_proto::{name::SetName, record::Record};
+use bellwether_proto::{key::PublicKey, name::SetName, record::Record};
 use bellwether_store::{
     apply::{self, Recovered, Site},
     history::History,
+    root::Roots,
     state_file,
 };
 
@@ -22,14 +23,31 @@ pub(crate) fn recover(
     layout: &Layout,
     paths: &BTreeMap<SetName, PathBuf>,
     record: &Record,
+    key: &PublicKey,
 ) -> Result<(Position, History), OpenError> {
     let mut position: Position = state_file::load(&layout.position())?.unwrap_or_default();
     let history = History::open(&layout.history())?;
     if position.leads {
         position.at = history.head().map(|stored| stored.header.clone());
     }
-    finish(layout, paths, record, &history, &mut position)?;
+    finish(layout, &site(layout, paths, record, key)?, &history, &mut position)?;
     Ok((position, history))
+}
+
+/// Where the sets of the record are on this server.
+///
+/// # Errors
+/// One has no path.
+pub(super) fn site(
+    layout: &Layout,
+    paths: &BTreeMap<SetName, PathBuf>,
+    record: &Record,
+    key: &PublicKey,
+) -> Result<Site, OpenError> {
+    let rules: Vec<_> = record.policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect();
+    let roots = Roots::open(layout.state(), paths.keys().cloned())?;
+    let sources = roots.guard(sources(paths, &rules).map_err(OpenError::NoPath)?);
+    Ok(Site { sources, state: layout.state().to_owned(), server: *key })
 }
 
 /// Completes or takes back an interrupted switch, where there is one, and notes the outcome.
@@ -38,21 +56,18 @@ pub(crate) fn recover(
 /// As [`recover`].
 pub(super) fn finish(
     layout: &Layout,
-    paths: &BTreeMap<SetName, PathBuf>,
-    record: &Record,
+    site: &Site,
     history: &History,
     position: &mut Position,
 ) -> Result<(), OpenError> {
-    let rules: Vec<_> = record.policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect();
-    let site = Site { sources: sources(paths, &rules).map_err(OpenError::NoPath)?, state: layout.state().to_owned() };
     let known = |revision| history.get(revision).is_some();
-    match apply::recover_known(&site, position.at.as_ref().map(|at| at.id()), &known)? {
+    match apply::recover_known(site, position.at.as_ref().map(|at| at.id()), &known)? {
         Recovered::Clean => {}
         Recovered::Back => tracing::warn!("an interrupted switch was taken back"),
         Recovered::Forward(revision) => {
             position.at = history.get(revision).map(|stored| stored.header.clone());
             state_file::save(&layout.position(), position)?;
-            apply::forget(&site)?;
+            apply::forget(site)?;
             let number = position.at.as_ref().map(|at| at.number().to_string());
             tracing::warn!(revision = number.as_deref().unwrap_or("unknown"), "an interrupted switch was completed");
         }

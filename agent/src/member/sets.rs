@@ -1,9 +1,14 @@
 //! The sets on this server: where they are, what they should hold, what they were last seen to hold.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
+    key::PublicKey,
     name::SetName,
     record::SetRules,
     revision::{Number, SignedHeader},
@@ -12,7 +17,8 @@ use bellwether_store::{
     apply::{Job, Plan, Refused, Site},
     index,
     pack::{self, OldChunks},
-    scan::{Depth, Look, ScanError, Source, scan},
+    root::Roots,
+    scan::{Depth, HardLink, Keeping, Look, Scan, ScanError, Source, Unread, scan_expecting, scan_keeping},
     tree::{Change, Edit, Node, Tree, TreeError},
 };
 
@@ -20,7 +26,7 @@ use super::{
     OpenError, drift,
     receive::{Planned, ReceiveError},
 };
-use crate::layout::Layout;
+use crate::{error::chain, layout::Layout};
 
 /// The sets of this member.
 #[derive(Debug)]
@@ -28,36 +34,75 @@ pub(crate) struct Sets {
     /// Where they are.
     pub(crate) paths: BTreeMap<SetName, PathBuf>,
     state: PathBuf,
+    /// What is known of their directories.
+    roots: Roots,
+    server: PublicKey,
     /// The tree of the revision that is held; empty when none is.
     pub(crate) tree: Tree,
     /// As last scanned, drift included.
     pub(crate) live: Tree,
+    /// Files with more than one name.
+    pub(crate) links: BTreeSet<HardLink>,
+    /// Sets that cannot be compared, and why: their directories are other places, or not there to be read.
+    pub(crate) away: BTreeMap<SetName, String>,
     /// What is offered does not descend from the revision held: all that it replaces is kept (W26).
     pub(crate) forked: Option<Number>,
 }
 
 impl Sets {
     /// Scans the sets under the rules of `tree`: by stat, or by every byte after another boot.
-    pub(crate) fn open(paths: BTreeMap<SetName, PathBuf>, layout: &Layout, tree: Tree) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        paths: BTreeMap<SetName, PathBuf>,
+        layout: &Layout,
+        server: PublicKey,
+        tree: Tree,
+    ) -> Result<Self, OpenError> {
         let rules = rules(&tree);
         let known = index::load(&layout.index(), &rules);
         let look = if known.as_ref().is_some_and(|known| known.same_boot) { Look::Stats } else { Look::Bytes };
         let before = known.map_or_else(|| Tree::empty(rules.iter().cloned()), |known| known.tree);
-        let sources = sources(&paths, &rules).map_err(OpenError::NoPath)?;
-        let live = scan(&sources, &before, &look)?.tree;
-        Ok(Self { paths, state: layout.state().to_owned(), tree, live, forked: None })
+        let roots = Roots::open(layout.state(), paths.keys().cloned())?;
+        let sources = roots.guard(sources(&paths, &rules).map_err(OpenError::NoPath)?);
+        let found = what_can_be_read(&sources, &before, &look, &tree)?;
+        // Told as soon as somebody listens.
+        let away = found.unread.iter().filter_map(is_away).collect();
+        let (live, links) = (found.tree, found.links.into_iter().collect());
+        Ok(Self { paths, state: layout.state().to_owned(), roots, server, tree, live, links, away, forked: None })
+    }
+
+    /// Looks at the sets again; what cannot be read stays as it was known, and is named in the log.
+    pub(crate) fn look_around(&mut self, look: &Look) -> Result<(), ScanError> {
+        let Scan { tree, links, unread, .. } = what_can_be_read(&self.site().sources, &self.live, look, &self.tree)?;
+        self.live = tree;
+        let kept = |set: &SetName, path: &EntryPath| match look {
+            Look::Stats | Look::Bytes => false,
+            Look::At(places) => places.keys().all(|(of, at)| of != set || !path.is_within(at)),
+        };
+        self.links.retain(|link| kept(&link.set, &link.path));
+        self.links.extend(links);
+        // Only what was looked at is where it was.
+        let looked = |set: &SetName| match look {
+            Look::Stats | Look::Bytes => true,
+            Look::At(places) => places.keys().any(|(of, _)| of == set),
+        };
+        self.away.retain(|set, _| !looked(set));
+        self.away.extend(unread.iter().filter_map(is_away));
+        Ok(())
     }
 
     /// Looks at the sets again.
+    ///
+    /// # Errors
+    /// Something cannot be read.
     pub(crate) fn look(&mut self, look: &Look) -> Result<(), ScanError> {
-        self.live = scan(&self.site().sources, &self.live, look)?.tree;
+        self.live = scan_expecting(&self.site().sources, &self.live, look, &self.tree)?.tree;
         Ok(())
     }
 
     /// The sets under the rules of the revision that is held. All have a path: it was taken with one.
     pub(crate) fn site(&self) -> Site {
-        let sources = sources(&self.paths, &rules(&self.tree)).unwrap_or_default();
-        Site { sources, state: self.state.clone() }
+        let sources = self.roots.guard(sources(&self.paths, &rules(&self.tree)).unwrap_or_default());
+        Site { sources, state: self.state.clone(), server: self.server }
     }
 
     /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
@@ -69,6 +114,7 @@ impl Sets {
         let sources = sources(&self.paths, &head.rules).map_err(|set| {
             ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
         })?;
+        let sources = self.roots.guard(sources);
         let parent =
             if head.base { Tree::empty(head.rules.iter().cloned()) } else { self.tree.with_rules(&head.rules) };
         let update = (!head.base).then(|| changes.clone());
@@ -80,10 +126,10 @@ impl Sets {
             Some(changes) if rules(&self.live) == head.rules => Look::At(places(changes)),
             Some(_) | None => Look::Stats,
         };
-        self.live = scan(&sources, &self.live, &look)?.tree;
+        self.live = scan_expecting(&sources, &self.live, &look, &self.tree)?.tree;
         let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
-        let site = Site { sources, state: self.state.clone() };
+        let site = Site { sources, state: self.state.clone(), server: self.server };
         let plan = match self.forked {
             None => self.plan_for(&site, &head.header, &self.tree, &target, changes)?,
             Some(_) => {
@@ -114,7 +160,10 @@ impl Sets {
 
     /// What the sets hold and the revision does not; none while no revision is held.
     pub(crate) fn edits(&self) -> Vec<Change> {
-        self.tree.diff(&self.live)
+        let mut edits = self.tree.diff(&self.live);
+        // What lies in another place is no edit.
+        edits.retain(|edit| !self.away.contains_key(&edit.set));
+        edits
     }
 
     /// The plan that makes the sets hold what they hold now, with these edits undone.
@@ -171,7 +220,47 @@ impl Sets {
         if let Err(error) = index::save(&layout.index(), &self.live) {
             tracing::warn!(%error, "the index was not saved: the next start reads every file");
         }
+        self.save_roots();
     }
+
+    /// A person said that the sets are where they are.
+    pub(crate) fn accept_roots(&self) {
+        self.roots.accept();
+    }
+
+    /// Saves what is known of the sets' directories, where that is news.
+    pub(crate) fn save_roots(&self) {
+        if let Err(error) = self.roots.save() {
+            tracing::warn!(%error, "what is known of the sets' directories was not saved");
+        }
+    }
+}
+
+/// The set whose directory cannot be looked at at all, and why.
+fn is_away(unread: &Unread) -> Option<(SetName, String)> {
+    if !unread.path.is_root() {
+        return None;
+    }
+    let why = chain(&unread.why);
+    let why = match &unread.why {
+        ScanError::Elsewhere { .. } => {
+            format!(
+                "{why}; mount again what was there, or, if this is meant, on this server: bellwether publish --accept"
+            )
+        }
+        _ => why,
+    };
+    Some((unread.set.clone(), why))
+}
+
+/// The sets, with what cannot be read now as it was `before`; `held`: the tree of the revision.
+fn what_can_be_read(sources: &[Source], before: &Tree, look: &Look, held: &Tree) -> Result<Scan, ScanError> {
+    let found = scan_keeping(sources, before, look, Keeping { last: before, expected: held, patience: None })?;
+    for unread in &found.unread {
+        let (set, path) = (&unread.set, &unread.path);
+        tracing::warn!(%set, %path, why = unread.reason(), "an entry cannot be looked at; the others are");
+    }
+    Ok(found)
 }
 
 /// Where an update changes something. Looked at again before it is planned: what somebody made there since the last look
@@ -191,7 +280,7 @@ fn rules(tree: &Tree) -> Vec<Arc<SetRules>> {
 pub(crate) fn sources(paths: &BTreeMap<SetName, PathBuf>, rules: &[Arc<SetRules>]) -> Result<Vec<Source>, SetName> {
     let source = |rules: &Arc<SetRules>| {
         let path = paths.get(&rules.name).ok_or_else(|| rules.name.clone())?;
-        Ok(Source { rules: rules.clone(), path: path.clone() })
+        Ok(Source::new(rules.clone(), path.clone()))
     };
     rules.iter().map(source).collect()
 }

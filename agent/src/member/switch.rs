@@ -5,12 +5,12 @@ use std::{collections::HashSet, time::Instant};
 use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
-    revision::SignedHeader,
-    status::Observation,
+    revision::{Number, SignedHeader},
+    status::{Cause, Observation},
     v1::{self, Outcome, up},
 };
 use bellwether_store::{
-    apply::{Begun, Committed, Plan, Staged},
+    apply::{Begun, Committed, Obstacle, Plan, Staged},
     history::WholePack,
     pack,
     scan::Look,
@@ -59,6 +59,11 @@ struct Ready {
 }
 
 impl Filling {
+    /// The revision.
+    pub(super) fn number(&self) -> Number {
+        self.header.number()
+    }
+
     fn new(header: SignedHeader, planned: Planned, began: Instant, pack: bool) -> Self {
         Self { header, planned, began, asked: HashSet::new(), pack }
     }
@@ -250,7 +255,8 @@ impl Member {
     fn finish_interrupted(&mut self) -> Result<(), OpenError> {
         let record = self.record.current();
         let before = self.position.at.as_ref().map(SignedHeader::id);
-        recovery::finish(&self.layout, &self.sets.paths, record.record(), &self.history, &mut self.position)?;
+        let site = recovery::site(&self.layout, &self.sets.paths, record.record(), &self.record.own_key())?;
+        recovery::finish(&self.layout, &site, &self.history, &mut self.position)?;
         match self.position.at.as_ref().map(SignedHeader::id) {
             Some(at) if before != Some(at) => self.sets.tree = self.history.tree(at)?,
             Some(_) | None => {}
@@ -277,6 +283,7 @@ impl Member {
 
     fn report_done(&mut self, header: &SignedHeader, stage_us: u64, switch_us: u64, kept: Vec<String>) {
         let drifted_before = self.drift.entries > 0;
+        self.note_obstacle(header, None);
         self.observe_drift();
         self.tell_ready();
         if drifted_before || self.drift.entries > 0 {
@@ -290,10 +297,10 @@ impl Member {
             outcome: Outcome::Done.into(),
             // Every changed entry was read back, and compared, before this is sent; `sets.tree` is what they make.
             root: self.sets.tree.root().into(),
-            reason: String::new(),
             stage_us,
             switch_us,
             kept,
+            ..v1::Report::default()
         }));
     }
 
@@ -301,15 +308,19 @@ impl Member {
     /// kept beside staging, and says nothing of what is held.
     pub(super) fn refused(&mut self, header: &SignedHeader, error: &ReceiveError) {
         let reason = chain(error);
-        tracing::warn!(revision = %header.number(), reason, "refused; the sets are as they were");
-        self.tell(Observation::Refused { revision: header.number(), reason: reason.clone() });
-        self.report_refusal(header.id().0.into(), reason);
+        let obstacle = error.obstacle(&self.sets.paths, self.layout.state());
+        let cause = obstacle.as_ref().map(Obstacle::cause);
+        tracing::warn!(revision = %header.number(), reason, ?cause, "refused; the sets are as they were");
+        self.note_obstacle(header, obstacle);
+        self.tell(Observation::Refused { revision: header.number(), reason: reason.clone(), cause });
+        self.report_refusal(header.id().0.into(), reason, cause);
     }
 
-    pub(super) fn report_refusal(&mut self, revision: bytes::Bytes, reason: String) {
+    pub(super) fn report_refusal(&mut self, revision: bytes::Bytes, reason: String, cause: Option<Cause>) {
         self.tell_ready();
         let outcome = Outcome::Refused.into();
-        self.send(up::Message::Report(v1::Report { revision, outcome, reason, ..v1::Report::default() }));
+        let cause = cause.map_or(v1::Cause::Unspecified, v1::Cause::from).into();
+        self.send(up::Message::Report(v1::Report { revision, outcome, reason, cause, ..v1::Report::default() }));
     }
 
     pub(super) fn failed(&mut self, header: &SignedHeader, reason: String) {

@@ -3,11 +3,16 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use bellwether_manager::{Manager, Request as Publish, group::PolicyChange, tokens::Grant};
+use bellwether_manager::{
+    Manager, Request as Publish,
+    group::PolicyChange,
+    tokens::{Grant, Kept, Use},
+};
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
     name::{ServerName, SetName},
     record::SignedRecord,
+    status::Event,
     v1::{self, admin_server::Admin},
 };
 use bellwether_store::tree::{Node, Tree};
@@ -21,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::now_ms,
-    role::{Rebuilding, Standing},
+    role::{Order, Rebuilding, Standing},
 };
 
 /// The service, for the Unix socket.
@@ -29,8 +34,6 @@ pub(crate) struct AdminService(pub(crate) Arc<Agent>);
 
 /// How often a member asks the manager for the farm's status while somebody follows it.
 const ASK: Duration = Duration::from_secs(1);
-/// How long it waits for an answer before it shows what it knows itself.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// Entries in one part of a tree.
 const PART: usize = 1_000;
 
@@ -51,6 +54,11 @@ impl Admin for AdminService {
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Answer<v1::PublishReply> {
         let v1::PublishRequest { message, accept, dry_run, author } = request.into_inner();
+        if let (true, false, Standing::Member(following)) = (accept, dry_run, self.0.standing()) {
+            let accepted = following.link.hand.accept().await.map_err(refusal)?;
+            let accepted = accepted.iter().map(ToString::to_string).collect();
+            return Ok(Response::new(v1::PublishReply { accepted, ..v1::PublishReply::default() }));
+        }
         let publish = Publish { message, author, accept, dry_run };
         let published = self.0.manager()?.publish(publish).await.map_err(refusal)?;
         Ok(Response::new(v1::PublishReply {
@@ -58,6 +66,8 @@ impl Admin for AdminService {
             id: published.revision.map(|header| header.id().0.into()).unwrap_or_default(),
             changes: published.changes.first,
             changed: published.changes.count,
+            unread: published.unread,
+            accepted: Vec::new(),
         }))
     }
 
@@ -79,8 +89,10 @@ impl Admin for AdminService {
 
     async fn remove_server(&self, request: Request<v1::RemoveServerRequest>) -> Answer<v1::RecordReply> {
         let v1::RemoveServerRequest { server: name, author, dry_run } = request.into_inner();
-        let manager = self.0.manager()?;
-        edited(&manager, manager.remove_server(&server(&name)?, &author, dry_run).await).await
+        let (manager, name) = (self.0.manager()?, server(&name)?);
+        let mut reply = edited(&manager, manager.remove_server(&name, &author, dry_run).await).await?;
+        reply.get_mut().left_open = manager.left_open_by(&name).await;
+        Ok(reply)
     }
 
     async fn add_server(&self, request: Request<v1::AddServerRequest>) -> Answer<v1::RecordReply> {
@@ -108,6 +120,26 @@ impl Admin for AdminService {
         edited(&manager, manager.set_server(&name, &request.into(), &author, dry_run).await).await
     }
 
+    async fn acknowledge(&self, request: Request<v1::AcknowledgeRequest>) -> Answer<v1::AcknowledgeReply> {
+        let v1::AcknowledgeRequest { servers, author, dry_run } = request.into_inner();
+        let named = servers.iter().map(|name| server(name)).collect::<Result<Vec<_>, _>>()?;
+        let warned: Vec<ServerName> = {
+            let farm = self.0.farm.borrow();
+            if let Some(unknown) = named.iter().find(|name| farm.servers.iter().all(|server| server.name != **name)) {
+                return Err(Status::not_found(format!("{unknown} is not in the group; nothing was changed")));
+            }
+            let warned = farm.servers.iter().filter(|server| server.warning.is_some()).map(|server| &server.name);
+            warned.filter(|name| named.is_empty() || named.contains(name)).cloned().collect()
+        };
+        let answer = v1::AcknowledgeReply { servers: warned.iter().map(ToString::to_string).collect() };
+        if !dry_run && !warned.is_empty() {
+            tracing::info!(servers = answer.servers.join(", "), author, "warnings were acknowledged");
+            let _ = self.0.events.send(Event::Acknowledged(warned));
+            self.0.folded().await;
+        }
+        Ok(Response::new(answer))
+    }
+
     async fn replace_server(&self, request: Request<v1::ReplaceServerRequest>) -> Answer<v1::CreateTokenReply> {
         let v1::ReplaceServerRequest { server: name, ttl_s, author, dry_run } = request.into_inner();
         let ttl_ms = ttl_s.saturating_mul(1_000);
@@ -126,17 +158,9 @@ impl Admin for AdminService {
     }
 
     async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Answer<v1::ListTokensReply> {
-        let tokens = self.0.manager()?.list_tokens().await;
-        let info = |(id, kept): (String, bellwether_manager::tokens::Kept)| v1::TokenInfo {
-            id,
-            uses: kept.uses,
-            used_by: kept.used_by.iter().map(|used| used.name.to_string()).collect(),
-            expires_ms: kept.expires_ms,
-            names: kept.names,
-            revoked: kept.revoked,
-            replaces: kept.replaces,
-        };
-        Ok(Response::new(v1::ListTokensReply { tokens: tokens.into_iter().map(info).collect() }))
+        let (tokens, now_ms) = (self.0.leading()?.list_tokens().await, now_ms());
+        let tokens = tokens.into_iter().map(|(id, kept)| token(id, &kept, now_ms)).collect();
+        Ok(Response::new(v1::ListTokensReply { tokens }))
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answer<v1::RevokeTokenReply> {
@@ -203,10 +227,15 @@ impl Admin for AdminService {
     }
 
     async fn rebuild(&self, request: Request<v1::RebuildRequest>) -> Answer<v1::RebuildReply> {
-        let v1::RebuildRequest { author, dry_run } = request.into_inner();
+        let v1::RebuildRequest { author, dry_run, refuse, confirm } = request.into_inner();
+        let malformed = |e: bellwether_proto::Malformed| Status::invalid_argument(e.to_string());
+        let order = match confirm.is_empty() {
+            true => Order::Here(refuse.iter().map(|key| key.parse()).collect::<Result<_, _>>().map_err(malformed)?),
+            false => Order::Confirm(confirm.parse().map_err(malformed)?),
+        };
         let (answer, answered) = oneshot::channel();
         let stopping = || Status::unavailable("the agent is stopping");
-        self.0.rebuilds.send(Rebuilding { author, dry_run, answer }).await.map_err(|_| stopping())?;
+        self.0.rebuilds.send(Rebuilding { order, author, dry_run, answer }).await.map_err(|_| stopping())?;
         answered.await.map_err(|_| stopping())?.map(Response::new).map_err(refusal)
     }
 
@@ -215,6 +244,24 @@ impl Admin for AdminService {
         self.0.leaving.store(true, std::sync::atomic::Ordering::SeqCst);
         self.0.stop.send_replace(true);
         Ok(Response::new(v1::LeaveReply {}))
+    }
+}
+
+fn token(id: String, kept: &Kept, now_ms: u64) -> v1::TokenInfo {
+    let opens = kept.opens(now_ms);
+    let names = |used: &mut dyn Iterator<Item = &Use>| used.map(|used| used.name.to_string()).collect();
+    let returns = |used: &&Use| v1::TokenUse { server: used.name.to_string(), key: used.key.to_string() };
+    v1::TokenInfo {
+        id,
+        uses: kept.uses,
+        used_by: names(&mut kept.used_by.iter()),
+        expires_ms: kept.expires_ms,
+        names: kept.names.clone(),
+        revoked: kept.revoked,
+        replaces: kept.replaces,
+        admits: opens.uses,
+        returns: opens.returns.iter().map(returns).collect(),
+        removed: names(&mut kept.used_by.iter().filter(|used| kept.bars(&used.key))),
     }
 }
 
@@ -230,7 +277,7 @@ fn set_name(name: &str) -> Result<SetName, Status> {
 async fn edited<E: Refusal>(manager: &Manager, record: Result<Arc<SignedRecord>, E>) -> Answer<v1::RecordReply> {
     let version = record.map_err(refusal)?.record().version.to_string();
     let lacking = manager.lacking().await.iter().map(ToString::to_string).collect();
-    Ok(Response::new(v1::RecordReply { version, lacking }))
+    Ok(Response::new(v1::RecordReply { version, lacking, left_open: Vec::new() }))
 }
 
 /// Sends the farm's status: once, or at every change until the caller goes or the agent stops.
@@ -254,13 +301,15 @@ async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<R
 
 /// What the manager knows of the farm; a member that cannot ask it shows what it knows itself.
 async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
-    if let Standing::Member(following) = agent.standing() {
-        let ask = following.link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
-        if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, ask).await {
-            return Ok(answer.into_inner());
-        }
+    if let Standing::Member(following) = agent.standing()
+        && let Some(json) = agent.ask_managers_word(&following).await
+    {
+        agent.told.heard(&json);
+        return Ok(v1::StatusReply { json });
     }
-    agent.status()
+    let status = agent.told.added_to(agent.farm.borrow().clone());
+    let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(v1::StatusReply { json: json.into() })
 }
 
 fn send_tree(tree: &Tree, only: Option<&SetName>, prefix: &EntryPath, to: &mpsc::Sender<Result<v1::TreePart, Status>>) {

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use bellwether_proto::limits;
+use bellwether_proto::{limits, name::ServerName};
+use bellwether_store::{
+    quarantine,
+    underway::{Dealing, Suspect},
+};
 use http_body_util::Limited;
 use tokio::sync::Semaphore;
 use tonic::{Status, body::Body};
@@ -27,7 +31,8 @@ const FOLLOW: &str = "/bellwether.v1.Push/Follow";
 /// What a server that was removed may ask: that it was.
 const RECORDS: &str = "/bellwether.v1.Group/Records";
 /// What else they may ask.
-const ENTRANCE: [&str; 2] = ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/Enter"];
+const ENTRANCE: [&str; 3] =
+    ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/DialBack", "/bellwether.v1.Group/Enter"];
 
 /// The door of this server.
 #[derive(Clone)]
@@ -50,6 +55,13 @@ impl Door {
         };
         let current = self.record.current();
         match current.record().by_key(key) {
+            Some(server) if quarantine::holds(&peer_named(&server.name)) => {
+                let peer = peer_named(&server.name);
+                Some(Err(Status::unavailable(format!(
+                    "{peer} is quarantined here: this agent ended three times while it dealt with it; let it in here: \
+                     bellwether quarantine lift '{peer}'"
+                ))))
+            }
             Some(_) => None,
             None if path == FOLLOW => None,
             None if path == RECORDS && current.record().removed.iter().any(|server| server.key == *key) => Some(Ok(())),
@@ -60,6 +72,18 @@ impl Door {
             }
         }
     }
+}
+
+impl Door {
+    /// The server of the group that asks.
+    fn server(&self, request: &http::Request<Body>) -> Option<ServerName> {
+        let Peer { key, .. } = request.extensions().get()?;
+        self.record.current().record().by_key(key).map(|server| server.name.clone())
+    }
+}
+
+fn peer_named(name: &ServerName) -> Suspect {
+    Suspect::Peer(name.to_string())
 }
 
 impl<S> Layer<S> for Door {
@@ -93,7 +117,15 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         match self.door.judge(&request) {
-            None => Box::pin(self.inner.call(request)),
+            None => {
+                let dealing = self.door.server(&request).map(|name| Dealing::with(peer_named(&name)));
+                let answer = self.inner.call(request);
+                Box::pin(async move {
+                    let answer = answer.await;
+                    drop(dealing);
+                    answer
+                })
+            }
             Some(Err(status)) => Box::pin(std::future::ready(Ok(status.into_http()))),
             Some(Ok(())) => {
                 let Ok(turn) = self.door.strangers.clone().try_acquire_owned() else {

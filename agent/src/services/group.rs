@@ -109,9 +109,20 @@ impl Group for GroupService {
         self.0.read(request).await
     }
 
+    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
+        Ok(Response::new(v1::PingReply {}))
+    }
+
+    async fn dial_back(&self, request: Request<v1::EnterRequest>) -> Result<Response<v1::DialBackReply>, Status> {
+        let peer = *tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?;
+        let dialled = self.0.manager()?.dial_back(&request.into_inner(), &peer.key).await.map_err(refusal);
+        dialled.inspect_err(|status| self.not_admitted(&peer, status))?;
+        Ok(Response::new(v1::DialBackReply {}))
+    }
+
     async fn depart(&self, request: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
         let server = self.0.of_the_group(tls::peer(&request))?;
-        self.0.manager()?.departed(&server);
+        self.0.leading()?.departed(&server);
         Ok(Response::new(v1::DepartReply {}))
     }
 
@@ -163,6 +174,7 @@ impl Group for GroupService {
         let asks = self.0.of_the_group(tls::peer(&request))?;
         let current = self.0.record.current();
         let Version { epoch: Epoch(epoch), version } = current.record().version;
+        let promotes = self.0.peers.promotes();
         let (at, seen, follows, leads) = match self.0.standing() {
             Standing::Changing => return Err(super::changing()),
             Standing::Halted(_) => (None, Vec::new(), false, false),
@@ -175,6 +187,6 @@ impl Group for GroupService {
             }
         };
         let (at, seen) = (at.as_ref().map(SignedHeader::to_wire), seen.iter().map(SignedHeader::to_wire).collect());
-        Ok(Response::new(v1::SurveyReply { epoch, version, at, seen, follows, leads }))
+        Ok(Response::new(v1::SurveyReply { epoch, version, at, seen, follows, leads, promotes }))
     }
 }

@@ -1,16 +1,20 @@
 //! A member's connection to its manager: for changes that were asked of the member (W5) and for the farm's status.
 
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use bellwether_proto::{
     advice::{self, Advice, Outcome},
     key::{KeyPair, PublicKey},
     limits,
-    v1::group_client::GroupClient,
+    v1::{self, group_client::GroupClient},
 };
 use bellwether_store::tree::Tree;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use tonic::{
     Code, Request, Status,
     metadata::MetadataMap,
@@ -54,11 +58,25 @@ impl Interceptor for Card {
     }
 }
 
+/// How long the manager may take to show that it lives, a new connection included (W11).
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Of that, how long it may take over a connection that is open already.
+const PING: Duration = Duration::from_secs(2);
+/// A manager that answered so short a time ago is not asked whether it lives.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A connection, and when the manager last answered over it.
+struct Held {
+    key: PublicKey,
+    channel: Channel,
+    answered: Instant,
+}
+
 /// The connection, made when it is first needed and again when it was lost or the manager is another one.
 pub(crate) struct ManagerLink {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
-    channel: Mutex<Option<(PublicKey, Channel)>>,
+    held: Mutex<Option<Held>>,
     card: Card,
     /// The tree of the revision that this member holds.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
@@ -75,7 +93,7 @@ impl ManagerLink {
         hand: Hand,
         incarnation: u64,
     ) -> Self {
-        Self { key, record, channel: Mutex::new(None), card: Card(incarnation), tree, hand }
+        Self { key, record, held: Mutex::new(None), card: Card(incarnation), tree, hand }
     }
 
     /// Asks the manager. A connection that turns out to be lost is made again, once.
@@ -102,40 +120,81 @@ impl ManagerLink {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let held = self.channel.lock().await.is_some();
-        match question(self.connected().await?).await {
+        let held = self.held.lock().await.is_some();
+        let answer = match question(self.lively().await?).await {
             Err(status) if status.code() == Code::Unavailable => {
-                *self.channel.lock().await = None;
-                if held { question(self.connected().await?).await } else { Err(status) }
+                *self.held.lock().await = None;
+                if held { question(self.lively().await?).await } else { Err(status) }
             }
             // Only what was made up on this side has a cause: the connection ended while the manager was asked.
             Err(status) if status.source().is_some() => {
-                *self.channel.lock().await = None;
+                *self.held.lock().await = None;
                 tracing::debug!(error = chain(&status), "the connection to the manager ended");
                 let text = "the connection to the manager ended before there was an answer";
                 let advice = Advice::run("the request may be done all the same; see", "bellwether status");
-                Err(advice::status(Code::Unavailable, Outcome::Failed, text, Some(&advice)))
+                return Err(advice::status(Code::Unavailable, Outcome::Failed, text, Some(&advice)));
             }
             answer => answer,
+        };
+        if let (Ok(_), Some(held)) = (&answer, self.held.lock().await.as_mut()) {
+            held.answered = Instant::now();
         }
+        answer
+    }
+
+    /// A connection over which the manager has just shown that it lives: what is asked of a manager that is suspended would
+    /// be done when it wakes, long after its caller was told that it was not.
+    ///
+    /// # Errors
+    /// It does not answer; nothing was asked of it.
+    async fn lively(&self) -> Result<Channel, Status> {
+        let late = |_| Err(self.away(&format!("no answer within {} s", PATIENCE.as_secs())));
+        let answer = timeout(PATIENCE, self.connected()).await.unwrap_or_else(late);
+        if answer.is_err() {
+            // Whoever holds it asks already, and drops it for the same reason.
+            if let Ok(mut held) = self.held.try_lock() {
+                *held = None;
+            }
+        }
+        answer
     }
 
     async fn connected(&self) -> Result<Channel, Status> {
         let current = self.record.current();
         let manager = current.record().manager();
-        let mut slot = self.channel.lock().await;
-        let channel = match &*slot {
-            Some((key, channel)) if *key == manager.key => channel.clone(),
-            _ => {
-                let channel = tls::connect(&self.key, &manager.address, manager.key).await.map_err(|error| {
-                    let text = format!("the manager, {}, does not answer ({})", manager.name, chain(&error));
-                    let advice = "settings can be changed again when it is back; what is served here goes on";
-                    refused(Code::Unavailable, text, Advice::say(advice))
-                })?;
-                *slot = Some((manager.key, channel.clone()));
-                channel
+        let mut slot = self.held.lock().await;
+        if let Some(held) = slot.as_mut().filter(|held| held.key == manager.key) {
+            if held.answered.elapsed() < FRESH {
+                return Ok(held.channel.clone());
             }
-        };
+            let mut client = GroupClient::with_interceptor(held.channel.clone(), self.card);
+            match timeout(PING, client.ping(v1::PingRequest {})).await {
+                // Whatever it says: it lives.
+                Ok(Ok(_)) => {
+                    held.answered = Instant::now();
+                    return Ok(held.channel.clone());
+                }
+                Ok(Err(status)) if status.code() != Code::Unavailable && status.source().is_none() => {
+                    return Ok(held.channel.clone());
+                }
+                // The connection is lost: another one is made.
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    *slot = None;
+                    return Err(self.away(&format!("no answer within {} s", PING.as_secs())));
+                }
+            }
+        }
+        let connecting = tls::connect(&self.key, &manager.address, manager.key);
+        let channel = connecting.await.map_err(|error| self.away(&chain(&error)))?;
+        *slot = Some(Held { key: manager.key, channel: channel.clone(), answered: Instant::now() });
         Ok(channel)
+    }
+
+    fn away(&self, why: &str) -> Status {
+        let current = self.record.current();
+        let text = format!("the manager, {}, does not answer ({why})", current.record().manager().name);
+        let advice = "settings can be changed again when it is back; what is served here goes on";
+        refused(Code::Unavailable, text, Advice::say(advice))
     }
 }

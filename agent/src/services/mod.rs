@@ -6,17 +6,20 @@ pub(crate) mod drift;
 pub(crate) mod group;
 mod held;
 pub(crate) mod link;
-mod procedures;
+pub(crate) mod procedures;
 pub(crate) mod promote;
-mod refusal;
+pub(crate) mod refusal;
+mod told;
 
 use std::{
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use bellwether_manager::{Manager, balancer::Locals, procedure::Board};
+use bellwether_monitor::http::Farm;
 use bellwether_proto::{
     advice::Advice,
     key::PublicKey,
@@ -26,10 +29,12 @@ use bellwether_proto::{
     status::{Event, FarmStatus, ServerStatus, State},
     v1,
 };
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::{Code, Request, Response, Status};
 
 use self::refusal::{refusal, refused};
+pub(crate) use self::told::ManagersWord;
 use crate::{
     group::GroupRecord,
     peers::Peers,
@@ -37,6 +42,10 @@ use crate::{
     seen::Seen,
 };
 
+/// How long a member waits for the manager's word on the farm before it shows what it knows itself.
+const WORD: Duration = Duration::from_secs(3);
+/// How long the manager may take to give a file, before it is read from what is held here.
+const READ: Duration = Duration::from_secs(5);
 /// How long a change of this server's role is waited for.
 const SETTLE: Duration = Duration::from_secs(10);
 
@@ -53,6 +62,8 @@ pub(crate) struct Agent {
     pub(crate) locals: Locals,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
+    /// What the manager said of the farm, where this server is a member.
+    pub(crate) told: ManagersWord,
     /// Answers when all that was seen so far is in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
     /// Held by who tells newer records: a few at a time, for their bytes.
@@ -103,11 +114,24 @@ impl Agent {
         tokio::time::timeout(SETTLE, standing.wait_for(leads)).await.is_ok_and(|leads| leads.is_ok())
     }
 
-    /// The manager's role, where this server has it.
+    /// The manager's role, where this server has it and may change something.
+    ///
+    /// # Errors
+    /// Refused with the manager's name and the way out (W16); or another server leads in the same epoch (W26).
+    pub(crate) fn manager(&self) -> Result<Manager, Status> {
+        let manager = self.leading()?;
+        let disputed = self.record.disputes().borrow().clone();
+        match disputed {
+            None => Ok(manager),
+            Some(why) => Err(refused(Code::FailedPrecondition, &*why, bellwether_manager::decide())),
+        }
+    }
+
+    /// The manager's role, where this server has it: to read, and to take note.
     ///
     /// # Errors
     /// Refused with the manager's name and the way out (W16).
-    pub(crate) fn manager(&self) -> Result<Manager, Status> {
+    pub(crate) fn leading(&self) -> Result<Manager, Status> {
         match self.standing() {
             Standing::Manager(manager) => Ok(manager),
             Standing::Changing => Err(changing()),
@@ -199,11 +223,33 @@ impl Agent {
         let _ = self.events.send(Event::Fenced { server: name.clone(), conflict: false, reason });
     }
 
+    /// Asks the manager what it knows of the farm; none: it does not answer soon.
+    pub(crate) async fn ask_managers_word(&self, following: &Following) -> Option<Bytes> {
+        let ask = following.link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
+        let answer = tokio::time::timeout(WORD, ask).await.ok()?.ok()?;
+        Some(answer.into_inner().json)
+    }
+
     /// The farm as this server knows it, as JSON.
     pub(crate) fn status(&self) -> Result<v1::StatusReply, Status> {
         let status = self.farm.borrow().clone();
         let json = serde_json::to_vec(&*status).map_err(|e| Status::internal(e.to_string()))?;
         Ok(v1::StatusReply { json: json.into() })
+    }
+}
+
+impl Farm for Agent {
+    fn own(&self) -> Arc<FarmStatus> {
+        self.farm.borrow().clone()
+    }
+
+    fn whole(&self) -> Pin<Box<dyn Future<Output = Arc<FarmStatus>> + Send + '_>> {
+        Box::pin(async {
+            if let Standing::Member(following) = self.standing() {
+                self.told.refresh(self.ask_managers_word(&following)).await;
+            }
+            self.told.added_to(self.own())
+        })
     }
 }
 
@@ -280,18 +326,17 @@ impl Agent {
     /// There is no such file, or it cannot be read.
     pub(crate) async fn read(&self, read: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         match self.way(&read).await? {
-            None => read_at(&self.manager()?, read.into_inner()).await.map(Response::new),
+            None => read_at(&self.leading()?, read.into_inner()).await.map(Response::new),
             Some(following) => {
                 let read = read.into_inner();
                 let answer = following.link.ask(|mut manager| {
                     let read = forwarded(read.clone());
                     async move { manager.read(read).await }
                 });
-                match answer.await {
-                    Err(status) if status.code() == Code::Unavailable => {
-                        held::read(&following.link, &read).await.map(Response::new)
-                    }
-                    answer => answer,
+                match tokio::time::timeout(READ, answer).await {
+                    Ok(Err(status)) if status.code() != Code::Unavailable => Err(status),
+                    Ok(Ok(answer)) => Ok(answer),
+                    Ok(Err(_)) | Err(_) => held::read(&following.link, &read).await.map(Response::new),
                 }
             }
         }

@@ -3,10 +3,17 @@
 use std::sync::Arc;
 
 use bellwether_manager::{
-    procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey},
+    procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed},
     takeover,
 };
-use bellwether_proto::{Malformed, advice::Advice, name::ServerName, record::Server, v1};
+use bellwether_proto::{
+    Malformed,
+    advice::Advice,
+    name::ServerName,
+    record::{Role, Server},
+    status::{Event, ProcedureState, ProcedureStatus},
+    v1,
+};
 use tokio::sync::mpsc;
 use tonic::{Code, Response, Status};
 
@@ -44,6 +51,7 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
     }
     let kind = kind(agent, procedure)?;
     let survey = match &kind {
+        Kind::MaintenanceStart { promote: Some(to), .. } => successor(agent, to).await,
         Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, *insists).await?,
         // As the calls of the same name refuse it elsewhere.
         Kind::ServerAdd { .. } | Kind::ServerEnable { .. } | Kind::ServerReplace { .. } | Kind::Sync { .. } => {
@@ -71,7 +79,14 @@ pub(super) async fn resume(agent: &Arc<Agent>, request: v1::ResumeProcedureReque
     let v1::ResumeProcedureRequest { id, attest, author } = request;
     able(agent)?;
     let hands = AgentHands::new(agent.clone());
-    reply(procedure::go_on(&agent.board, &hands, named(&id)?, &said(attest)?, &author).await)
+    let id = named(&id)?;
+    let document = agent.board.document(agent.record.current().record().group);
+    let kind = document.get(id).filter(|procedure| procedure.has_stopped()).map(|procedure| &procedure.kind);
+    let survey = match kind {
+        Some(Kind::MaintenanceStart { promote: Some(to), .. }) => successor(agent, to).await,
+        _ => Survey::default(),
+    };
+    reply(procedure::go_on(&agent.board, &hands, id, &survey, &said(attest)?, &author).await)
 }
 
 /// Stops one for good.
@@ -103,6 +118,64 @@ pub(super) async fn follow(agent: Arc<Agent>, follow: bool, to: mpsc::Sender<Res
     }
 }
 
+/// Tells the monitor of the procedures that are not over, at every change, until the agent stops.
+pub(crate) async fn watch(agent: Arc<Agent>) {
+    let (mut held, mut doing) = (agent.board.follow(), agent.board.follow_doing());
+    let mut record = agent.record.follow();
+    let mut stop = agent.stop.subscribe();
+    let mut told = Vec::new();
+    loop {
+        held.borrow_and_update();
+        record.borrow_and_update();
+        let doing_now = doing.borrow_and_update().clone();
+        let record_now = agent.record.current();
+        let manager = &record_now.record().manager().name;
+        let document = agent.board.document(record_now.record().group);
+        let unfinished = document.procedures.iter().filter(|procedure| !procedure.is_over());
+        let now: Vec<_> =
+            unfinished.map(|procedure| status(procedure, doing_now.get(&procedure.id), manager)).collect();
+        if now != told {
+            let _ = agent.events.send(Event::Procedures(now.clone()));
+            told = now;
+        }
+        tokio::select! {
+            _ = held.changed() => {}
+            _ = doing.changed() => {}
+            _ = record.changed() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// A procedure's line of the status.
+fn status(procedure: &Procedure, doing: Option<&(usize, String)>, manager: &ServerName) -> ProcedureStatus {
+    let step = procedure.step().map(|step| step.task.what()).unwrap_or_default();
+    let doing = doing.filter(|(at, _)| *at == procedure.at).map(|(_, what)| what.clone());
+    let (state, what) = match (&procedure.standing, procedure.asks()) {
+        (procedure::Standing::Failed(failure), _) => (ProcedureState::Stopped, failure.reason.clone()),
+        (procedure::Standing::Stopping(why), _) => (ProcedureState::Running, format!("stopping: {why}")),
+        (_, Some(fact)) => (ProcedureState::Asks, fact.question().asks),
+        (_, None) => match (doing, &procedure.trouble) {
+            (_, Some(trouble)) => (ProcedureState::Blocked, trouble.clone()),
+            (Some(doing), None) if doing != step => (ProcedureState::Waiting, doing),
+            (Some(_) | None, None) => (ProcedureState::Running, step),
+        },
+    };
+    let mut servers: Vec<ServerName> = procedure.has_to_do_with().cloned().collect();
+    servers.sort();
+    servers.dedup();
+    ProcedureStatus {
+        id: procedure.id.to_string(),
+        command: procedure.kind.command(),
+        driver: procedure.driver(manager).clone(),
+        state,
+        step: (procedure.at + 1).min(procedure.steps.len()),
+        steps: procedure.steps.len(),
+        what,
+        servers,
+    }
+}
+
 fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
     let record = agent.record.current();
     let record = record.record();
@@ -119,11 +192,25 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
         let driven = doing.get(&procedure.id).filter(|(at, _)| *at == procedure.at && driver == *agent.board.name());
         let driven = driven.map(|(_, what)| what.clone());
         let doing = procedure.asks().map(|fact| fact.question().asks).or(driven);
-        Shown { doing, driver, procedure }
+        let until_ms = procedure.until_ms(record.policy.drain_timeout_s.saturating_mul(1_000));
+        Shown { doing, until_ms, driver, procedure }
     };
     let all: Vec<Shown> = agent.board.document(record.group).procedures.into_iter().map(show).collect();
     let json = serde_json::to_vec(&all).map_err(|e| Status::internal(e.to_string()))?;
     Ok(v1::ProceduresReply { json: json.into() })
+}
+
+/// Whether who is to have the role answers, asked now: nobody is drained for one that does not.
+async fn successor(agent: &Agent, to: &ServerName) -> Survey {
+    let mut survey = Survey::default();
+    let known = agent.record.current().record().server(to).is_some_and(|server| server.role == Role::Member);
+    if let Standing::Manager(manager) = agent.standing()
+        && known
+        && let Err(why) = manager.answers(to).await
+    {
+        survey.members.insert(to.clone(), Surveyed::Silent(why));
+    }
+    survey
 }
 
 /// What the members hold, compared with this candidate: refused where it may not take over.

@@ -1,10 +1,14 @@
 //! `promote`: the role goes to another server by a handover at the manager (W18), or to this one by a takeover (W24).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bellwether_manager::{
     Leave, SaveError, lost, roles,
-    takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey},
+    takeover::{Account, Answer as TheirAnswer, Findings, Insists, Silence, Survey, Turn},
 };
 use bellwether_proto::{
     advice::Advice,
@@ -26,6 +30,9 @@ use crate::{clock::now_ms, member::Input, role::Standing};
 
 /// How long the new manager is waited for after the record is durable.
 const TAKE_UP: Duration = Duration::from_secs(15);
+/// How long another server that is about to make itself the manager is waited for, and until it is asked again.
+const GIVE_WAY: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Answers the command.
 ///
@@ -68,6 +75,7 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
         return Ok(PromoteReply { version, manager: to.to_string(), next, ..PromoteReply::default() });
     }
     let signed = manager.hand_over(&to, leave, &author).await.map_err(refusal)?;
+    point("handover.done").await?;
     Ok(reply(agent, &signed, true).await)
 }
 
@@ -75,6 +83,8 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
 pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
     let PromoteRequest { author, dry_run, force, accept, leave, .. } = request;
     let leave = leave_as(&leave, Leave::Disabled)?;
+    // Before anything is asked: whoever promotes itself, too, and asks this server, sees it.
+    let promoting = if dry_run { None } else { Some(agent.peers.promote().ok_or_else(promoting_already)?) };
     // Whoever answers may know of a takeover that this server has not heard of.
     agent.peers.ask_everybody().await;
     let held = agent.record.current();
@@ -92,8 +102,11 @@ pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Re
         PromoteReply { version: held.record().version.to_string(), next, ..PromoteReply::default() }
     } else {
         let signed = agent.peers.sign(next).map_err(|e| Status::internal(e.to_string()))?;
+        point("takeover.judged").await?;
+        look_again(agent, &held).await?;
         let (record, saved) = (agent.record.clone(), signed.clone());
         let save = move || {
+            failpoint::hit("takeover.looked");
             record.save(&saved)?;
             failpoint::hit("takeover.saved");
             Ok::<_, SaveError>(())
@@ -102,12 +115,86 @@ pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Re
         saved.map_err(refusal)?;
         tracing::warn!(record = %signed.record().version, %lost, "this server takes over as the manager");
         let mut answer = reply(agent, &signed, true).await;
+        drop(promoting);
         answer.next = afterwards(agent, &lost, leave);
+        // What others did meanwhile, where they could not be asked before.
+        agent.peers.look(&lost).await;
+        answer.instead = instead(agent, &signed).unwrap_or_default();
+        answer.leads &= answer.instead.is_empty();
         answer
     };
-    answer.manager = agent.name.to_string();
+    answer.manager = agent.record.current().record().manager().name.to_string();
+    if dry_run {
+        answer.manager = agent.name.to_string();
+    }
     (answer.findings, answer.lost) = (found.servers, found.lost);
     Ok(answer)
+}
+
+fn promoting_already() -> Status {
+    let what = "this server is being made the manager at this moment, by an earlier command";
+    refused(Code::FailedPrecondition, what, Advice::run("see", "bellwether status"))
+}
+
+/// A named point that a test holds or kills this program at.
+async fn point(name: &'static str) -> Result<(), Status> {
+    tokio::task::spawn_blocking(move || failpoint::hit(name)).await.map_err(|e| Status::internal(e.to_string()))
+}
+
+/// Asks all others but the manager that is lost again, right before the promotion counts: of two candidates that promote
+/// themselves at once, and can reach each other, one gives way (W26).
+///
+/// # Errors
+/// Another server leads by now, or is about to; nothing was changed.
+async fn look_again(agent: &Arc<Agent>, held: &SignedRecord) -> Result<(), Status> {
+    let deadline = Instant::now() + GIVE_WAY;
+    loop {
+        let answers = agent.peers.look(&held.record().manager().name).await;
+        let current = agent.record.current();
+        if *current != *held {
+            let (version, manager) = (current.record().version, &current.record().manager().name);
+            let what = format!(
+                "group record {version} came while this server was about to take over: {manager} is the manager"
+            );
+            let again = format!("should {manager} be lost, too");
+            let advice = Advice::run("see", "bellwether status").or(&Advice::run(&again, "bellwether promote --self"));
+            return Err(refused(Code::FailedPrecondition, what, advice));
+        }
+        match Turn::of(&agent.name, &answers) {
+            Turn::Mine => return Ok(()),
+            Turn::GivesWay(other) => {
+                let what = format!("{other} is made the manager at this moment, by a command there");
+                let wait = format!("wait until {other} leads; see");
+                let advice = Advice::run(&wait, "bellwether status")
+                    .or(&Advice::run("should it not", "bellwether promote --self"));
+                return Err(refused(Code::FailedPrecondition, what, advice));
+            }
+            Turn::Waits(other) if Instant::now() > deadline => {
+                let seconds = GIVE_WAY.as_secs();
+                let what = format!("{other} has been about to make itself the manager for {seconds} s");
+                let advice = Advice::run("see to the command there, then here again", "bellwether promote --self");
+                return Err(refused(Code::Unavailable, what, advice));
+            }
+            Turn::Waits(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// What has become of a change of manager instead of what `signed` says; none: that is in force.
+fn instead(agent: &Agent, signed: &SignedRecord) -> Option<String> {
+    let current = agent.record.current();
+    let (now, meant) = (current.record(), signed.record());
+    if now.manager().key != meant.manager().key {
+        return Some(format!(
+            "{} is the manager by now, by group record {}: {} was, by {}; see: bellwether status",
+            now.manager().name,
+            now.version,
+            meant.manager().name,
+            meant.version
+        ));
+    }
+    let disputed = agent.record.disputes().borrow().clone();
+    disputed.map(|why| format!("{why}\n{}", bellwether_manager::decide().hint))
 }
 
 /// What this server and all that answer have.
@@ -223,8 +310,9 @@ async fn reply(agent: &Arc<Agent>, signed: &SignedRecord, changed: bool) -> Prom
     if changed {
         next.extend(after(signed.record(), agent));
     }
-    let version = signed.record().version.to_string();
-    PromoteReply { version, manager: manager.to_string(), leads, next, changed, ..PromoteReply::default() }
+    let instead = if changed { instead(agent, signed).unwrap_or_default() } else { String::new() };
+    let (version, leads) = (signed.record().version.to_string(), leads && instead.is_empty());
+    PromoteReply { version, manager: manager.to_string(), leads, next, changed, instead, ..PromoteReply::default() }
 }
 
 /// What is to be done at the new manager.

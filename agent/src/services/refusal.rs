@@ -2,13 +2,14 @@
 
 use bellwether_manager::{
     AdoptError, ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError, RoleRefused,
-    SaveError, group::GroupRefused, takeover,
+    SaveError, group::GroupRefused, rebuild::RebuildError, takeover,
 };
 use bellwether_proto::{
     Malformed,
     advice::{self, Advice, Advise, Outcome},
     name::ServerName,
 };
+use bellwether_store::scan::ScanError;
 use tonic::{Code, Status};
 
 use crate::{drift::ContentError, error::chain, member::AskError};
@@ -58,6 +59,8 @@ impl Refusal for EditError {
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Save(save) => save.code(),
+            Self::Tokens(_) => Code::Internal,
+            Self::Disputed(_) => Code::FailedPrecondition,
             Self::Stopping => Code::Unavailable,
         }
     }
@@ -85,7 +88,9 @@ impl Refusal for RoleRefused {
 impl Refusal for HandOverError {
     fn code(&self) -> Code {
         match self {
-            Self::Refused(_) | Self::Unpublished(_) | Self::Behind { .. } => Code::FailedPrecondition,
+            Self::Refused(_) | Self::Unpublished(_) | Self::UnderWay(_) | Self::Behind { .. } => {
+                Code::FailedPrecondition
+            }
             Self::Publish(publish) => publish.code(),
             Self::Malformed(_) => Code::Internal,
             Self::Save(save) => save.code(),
@@ -102,10 +107,18 @@ impl Refusal for takeover::Refused {
 impl Refusal for crate::rebuild::Refused {
     fn code(&self) -> Code {
         match self {
-            Self::NotManager { .. } => Code::FailedPrecondition,
-            Self::Rebuild(_) => Code::Internal,
+            Self::NotManager { .. } | Self::Token(_) | Self::Strange(_) | Self::Interrupted(_) => {
+                Code::FailedPrecondition
+            }
+            Self::Rebuild(RebuildError::Refusal(_) | RebuildError::Role(_)) => Code::FailedPrecondition,
+            Self::Silent { .. } => Code::Unavailable,
+            Self::Rebuild(_) | Self::Io { .. } | Self::State(_) => Code::Internal,
             Self::Stopping(_) => Code::Unavailable,
         }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if matches!(self, Self::Silent { .. }) { Outcome::Refused } else { Outcome::of_code(self.code()) }
     }
 }
 
@@ -115,7 +128,7 @@ impl Refusal for EnterError {
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Token(_) => Code::PermissionDenied,
             Self::Edit(edit) => edit.code(),
-            Self::Set(_) => Code::FailedPrecondition,
+            Self::Set(_) | Self::OutOfReach { .. } | Self::LongAddress(_) => Code::FailedPrecondition,
             Self::Save(_) => Code::Internal,
         }
     }
@@ -134,8 +147,12 @@ impl Refusal for PublishError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
-            Self::Frightening(_) | Self::NoPath(_) => Code::FailedPrecondition,
-            Self::Scan(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
+            Self::Frightening(_)
+            | Self::NoPath(_)
+            | Self::Waits(_)
+            | Self::Disputed(_)
+            | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }
@@ -147,11 +164,14 @@ impl Refusal for ChangeError {
             Self::Malformed(_) => Code::InvalidArgument,
             // The file was changed: whatever kept it from being published, this is no refusal that left all as it was.
             Self::Io { .. } | Self::Publish(_) => Code::Internal,
-            Self::NoSet(_)
+            Self::Disputed(_)
+            | Self::NoSet(_)
             | Self::Excluded { .. }
             | Self::Conflict { .. }
             | Self::Held { .. }
             | Self::Unpublished(_)
+            | Self::Frightening { .. }
+            | Self::Elsewhere(_)
             | Self::Rules(_) => Code::FailedPrecondition,
         }
     }
@@ -160,9 +180,13 @@ impl Refusal for ChangeError {
 impl Refusal for AdoptError {
     fn code(&self) -> Code {
         match self {
-            Self::Conflict(_) | Self::Unpublished(_) | Self::Unknown(_) | Self::Unfit(_) | Self::Refused(_) => {
-                Code::FailedPrecondition
-            }
+            Self::Disputed(_)
+            | Self::Conflict(_)
+            | Self::Unpublished(_)
+            | Self::Unknown(_)
+            | Self::Unfit(_)
+            | Self::Frightening(_)
+            | Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
         }

@@ -64,6 +64,17 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What to look at, where the cause does not say it already.
+    pub fn question(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
+                Some("does its agent run?")
+            }
+            Self::Unreachable { .. } | Self::Silent { .. } => Some("is that machine on, and reachable from here?"),
+            Self::WrongKey { .. } | Self::Handshake { .. } | Self::Closed { .. } | Self::Unusable(_) => None,
+        }
+    }
+
     /// Whether another server answered: trying again does not help.
     pub fn is_wrong_key(&self) -> bool {
         matches!(self, Self::WrongKey { .. })

@@ -2,7 +2,6 @@
 //! sends the finished ones over a channel; it ends when the stream of them is dropped.
 
 use std::{
-    collections::VecDeque,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -11,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether_monitor::listening::{Bounds, Place, Places, accept};
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     limits,
@@ -19,8 +19,8 @@ use rustls::{ServerConfig, server::NoServerSessionStorage, version::TLS13};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinHandle, JoinSet},
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
@@ -28,18 +28,21 @@ use tonic::transport::{Server, server::Connected};
 
 use super::{
     ALPN, Peer, Unusable, certificate,
-    guests::{Guests, Known},
+    guests::{EACH, Guests, Known},
     provider, verify,
 };
+use crate::placed::Placed;
 
 /// How long a peer may take to prove its key.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How many handshakes may be under way. One more, and the oldest is given up: a peer that means it needs milliseconds.
-const HANDSHAKES: usize = 256;
+/// How many handshakes may be under way: a peer that means it needs milliseconds.
+pub(crate) const HANDSHAKES: Bounds = Bounds { all: 128, each: 64 };
 /// Finished ones that wait to be served.
 const WAITING: usize = 16;
-/// After the system could not accept (no descriptors, most often).
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection may be silent: HTTP/2 asks it every 10 s whether it lives, once it speaks that.
+const QUIET: Duration = Duration::from_secs(30);
+/// Connections of servers, unless it is said.
+const SERVERS: usize = 1_024;
 
 /// How this server answers others: made once, shared by all connections.
 #[derive(Clone)]
@@ -71,24 +74,6 @@ impl ServerTls {
 pub struct TlsStream {
     stream: tokio_rustls::server::TlsStream<TcpStream>,
     peer: Peer,
-    /// Done when it has to make room; none from then on, and before it is served.
-    room: Option<oneshot::Receiver<()>>,
-}
-
-impl TlsStream {
-    /// Who is at the other end.
-    pub fn peer(&self) -> Peer {
-        self.peer
-    }
-
-    /// Whether it has to make room for another.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let over = self.room.as_mut().is_some_and(|room| Pin::new(room).poll(cx).is_ready());
-        if over {
-            self.room = None;
-        }
-        over
-    }
 }
 
 impl Connected for TlsStream {
@@ -101,9 +86,6 @@ impl Connected for TlsStream {
 
 impl AsyncRead for TlsStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.is_over(cx) {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it had to make room")));
-        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -143,20 +125,20 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Tells servers that are `known` from strangers, who get less room.
-    pub fn knowing(mut self, known: impl Fn(&PublicKey) -> bool + Send + 'static) -> Self {
-        self.guests = Guests::new(Box::new(known) as Known);
+    /// Tells servers that are `known` from strangers, who get less room; `servers` bounds the former.
+    pub fn knowing(mut self, servers: Bounds, known: impl Fn(&PublicKey) -> bool + Send + 'static) -> Self {
+        self.guests = Guests::new(Box::new(known) as Known, servers);
         self
     }
 }
 
 impl Stream for Incoming {
-    type Item = io::Result<TlsStream>;
+    type Item = io::Result<Placed<TlsStream>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(mut stream) = std::task::ready!(self.ready.poll_recv(cx)) else { return Poll::Ready(None) };
-        stream.room = Some(self.guests.admit(stream.peer.key));
-        Poll::Ready(Some(Ok(stream)))
+        let Some(stream) = std::task::ready!(self.ready.poll_recv(cx)) else { return Poll::Ready(None) };
+        let place = self.guests.admit(&stream.peer);
+        Poll::Ready(Some(Ok(Placed::new(stream, place, Some(QUIET)))))
     }
 }
 
@@ -171,41 +153,41 @@ impl Drop for Incoming {
 /// that a peer that says nothing keeps nobody waiting. What fails is logged at debug level and dropped.
 pub fn incoming(listener: TcpListener, tls: ServerTls) -> Incoming {
     let (finished, ready) = mpsc::channel(WAITING);
-    let task = tokio::spawn(accept(listener, tls, finished));
-    Incoming { ready, task, guests: Guests::new(Box::new(|_| true)) }
+    let task = tokio::spawn(take(listener, tls, finished));
+    Incoming { ready, task, guests: Guests::new(Box::new(|_| true), Bounds { all: SERVERS, each: EACH }) }
 }
 
-async fn accept(listener: TcpListener, tls: ServerTls, finished: mpsc::Sender<TlsStream>) {
+async fn take(listener: TcpListener, tls: ServerTls, finished: mpsc::Sender<TlsStream>) {
     let mut handshakes = JoinSet::new();
-    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
+    let mut places = Places::new(HANDSHAKES);
     loop {
         // Both may be cancelled: accept and join_next lose nothing.
         let accepted = tokio::select! {
             Some(_) = handshakes.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &mut places) => accepted,
         };
-        let (tcp, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(e) => {
-                tracing::warn!("cannot accept connections: {e}");
-                tokio::time::sleep(PAUSE).await;
-                continue;
+        match accepted {
+            Ok((tcp, address, place)) => {
+                handshakes.spawn(handshake(tcp, address, place, tls.clone(), finished.clone()));
             }
-        };
-        oldest.retain(|handshake| !handshake.is_finished());
-        if oldest.len() >= HANDSHAKES
-            && let Some(given_up) = oldest.pop_front()
-        {
-            given_up.abort();
+            Err(e) => tracing::warn!("cannot accept connections: {e}"),
         }
-        oldest.push_back(handshakes.spawn(handshake(tcp, address, tls.clone(), finished.clone())));
     }
 }
 
-async fn handshake(tcp: TcpStream, address: SocketAddr, tls: ServerTls, finished: mpsc::Sender<TlsStream>) {
-    let proved = match tokio::time::timeout(DEADLINE, prove(tcp, address, &tls)).await {
-        Ok(proved) => proved,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")),
+async fn handshake(
+    tcp: TcpStream,
+    address: SocketAddr,
+    mut place: Place,
+    tls: ServerTls,
+    finished: mpsc::Sender<TlsStream>,
+) {
+    let proved = tokio::select! {
+        proved = tokio::time::timeout(DEADLINE, prove(tcp, address, &tls)) => match proved {
+            Ok(proved) => proved,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")),
+        },
+        () = place.lost() => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the handshake had to make room")),
     };
     match proved {
         // Nobody receives when the server has stopped.
@@ -215,7 +197,6 @@ async fn handshake(tcp: TcpStream, address: SocketAddr, tls: ServerTls, finished
 }
 
 async fn prove(tcp: TcpStream, address: SocketAddr, tls: &ServerTls) -> io::Result<TlsStream> {
-    tcp.set_nodelay(true)?;
     let stream = tls.0.accept(tcp).await?;
     let session = stream.get_ref().1;
     if session.alpn_protocol() != Some(ALPN) {
@@ -224,7 +205,7 @@ async fn prove(tcp: TcpStream, address: SocketAddr, tls: &ServerTls) -> io::Resu
     let certificate = session.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| io::Error::other("it has no certificate"))?;
     let key = verify::public_key(certificate).map_err(io::Error::other)?;
-    Ok(TlsStream { stream, peer: Peer { key, address }, room: None })
+    Ok(TlsStream { stream, peer: Peer { key, address } })
 }
 
 /// A gRPC server with the windows, keepalives and limits for connections from other servers.

@@ -36,6 +36,13 @@ impl group_server::Group for WhoAsks {
         Err(Status::unimplemented("not asked here"))
     }
 
+    async fn ping(&self, _: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+    async fn dial_back(&self, _: Request<v1::EnterRequest>) -> Result<Response<v1::DialBackReply>, Status> {
+        Err(Status::unimplemented("not asked here"))
+    }
+
     async fn depart(&self, _: Request<v1::DepartRequest>) -> Result<Response<v1::DepartReply>, Status> {
         Err(Status::unimplemented("not asked here"))
     }

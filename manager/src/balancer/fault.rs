@@ -189,7 +189,7 @@ pub enum BalancerError {
     },
     /// Places that no balancer has.
     #[error(
-        "no balancer ({}) has {}, which the group record gives {server}; see: bellwether server set {server} --backend",
+        "no balancer ({}) has {}, which the group record gives {server}; see: bellwether server set {server} --backend BACKEND/SERVER",
         list(.balancers), list(.places)
     )]
     NoPlace {

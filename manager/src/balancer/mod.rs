@@ -6,6 +6,8 @@
 
 mod command;
 mod fault;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod haproxy;
 mod local;
 mod nginx;

@@ -1,6 +1,14 @@
-//! Running a local command: in a process group of its own that does not outlive its time, its output kept, bounded.
+//! Running a local command: in a process group of its own that does not outlive its time, its output kept, bounded. Where
+//! systemd runs this agent, the command is a unit of its own: the agent's unit is closed as far as the agent allows it, and
+//! what a command does is none of that.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{
+    io,
+    path::Path,
+    process::Stdio,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
@@ -54,14 +62,47 @@ impl Drop for Group {
     }
 }
 
+/// What makes a unit of a command.
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
+
 /// Runs `command` in a shell, without input, for at most `limit`.
 ///
 /// # Errors
 /// It cannot be started.
 pub(super) async fn run(command: &str, environment: &[(&str, String)], limit: Duration) -> io::Result<Ended> {
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", command])
-        .envs(environment.iter().map(|(key, value)| (key, value)))
+    // systemd is the system's first process, and has started this agent.
+    let unit = Path::new("/run/systemd/system").is_dir() && std::env::var_os("INVOCATION_ID").is_some();
+    let maker = unit.then_some(Path::new(SYSTEMD_RUN)).filter(|maker| maker.exists());
+    run_by(maker, command, environment, limit).await
+}
+
+/// The command as it is started: in a unit that `maker` makes, or as a child.
+fn shell(maker: Option<&Path>, command: &str, environment: &[(&str, String)], limit: Duration) -> Command {
+    let Some(maker) = maker else {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", command]).envs(environment.iter().map(|(key, value)| (key, value)));
+        return shell;
+    };
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let mut unit = Command::new(maker);
+    unit.args(["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", "--working-directory=/"])
+        .arg(format!("--unit=bellwether-command-{}-{number}", std::process::id()))
+        // Only systemd can end it: this process is not its parent.
+        .arg(format!("--property=RuntimeMaxSec={}", limit.as_secs().saturating_add(1)))
+        .args(["--property=TimeoutStopSec=1", "--property=KillSignal=SIGKILL"])
+        .args(environment.iter().map(|(key, value)| format!("--setenv={key}={value}")))
+        .args(["--", "/bin/sh", "-c", command]);
+    unit
+}
+
+async fn run_by(
+    maker: Option<&Path>,
+    command: &str,
+    environment: &[(&str, String)],
+    limit: Duration,
+) -> io::Result<Ended> {
+    let mut child = shell(maker, command, environment, limit)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -137,6 +178,29 @@ mod tests {
         assert_eq!(ended.how, "ended with exit status: 3");
         assert_eq!(ended.output(), "oops\nhello");
         assert!(run("true", &[], LIMIT).await.unwrap().well);
+    }
+
+    /// The real one needs systemd as the first process; this one writes down what it is asked for, and does it.
+    #[tokio::test]
+    async fn where_systemd_runs_the_agent_a_command_is_a_unit_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let (maker, asked) = (directory.path().join("systemd-run"), directory.path().join("asked"));
+        let script = format!(
+            "#!/bin/sh\nprintf '%s\\n' \"$@\" > {}\n\
+             while [ \"$1\" != -- ]; do case $1 in --setenv=*) export \"${{1#--setenv=}}\";; esac; shift; done\n\
+             shift; exec \"$@\"\n",
+            asked.display()
+        );
+        std::fs::write(&maker, script).unwrap();
+        std::fs::set_permissions(&maker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let environment = [("WORD", "two words".to_owned())];
+        let ended = run_by(Some(&maker), "echo $WORD; exit 3", &environment, LIMIT).await.unwrap();
+        assert_eq!((ended.well, ended.stdout.trim()), (false, "two words"));
+        assert_eq!(ended.how, "ended with exit status: 3");
+        let asked = std::fs::read_to_string(&asked).unwrap();
+        for word in ["--wait", "--pipe", "--collect", "--unit=bellwether-command-", "--property=RuntimeMaxSec=121"] {
+            assert!(asked.contains(word), "no {word} in: {asked}");
+        }
     }
 
     #[tokio::test]

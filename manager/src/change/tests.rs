@@ -16,7 +16,7 @@ impl Set {
         let mut rules = SetRules::new("nginx".parse().unwrap());
         rules.exclude = vec!["*.bak".into()];
         rules.local = vec!["local-*".into()];
-        let source = Source { rules: Arc::new(rules), path: directory.path().join("set") };
+        let source = Source::new(Arc::new(rules), directory.path().join("set"));
         Self { directory, source }
     }
 
@@ -47,6 +47,7 @@ fn request(path: &str, change: v1::change_request::Change, expected: Option<&[u8
         change: Some(change),
         author: String::new(),
         message: String::new(),
+        accept: false,
     }
 }
 

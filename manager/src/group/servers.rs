@@ -88,6 +88,9 @@ pub fn enter(
 /// Checks that `key` is nobody else's and that nobody else answers at `address`.
 fn check_place(record: &Record, name: &ServerName, key: &PublicKey, address: &str) -> Result<(), GroupRefused> {
     check_address(address)?;
+    if record.refused.contains(key) {
+        return Err(GroupRefused::RefusedKey(*key));
+    }
     match record.by_key(key) {
         Some(known) if known.name != *name => {
             Err(GroupRefused::KeyKnown { known: known.name.clone(), asked: name.clone() })

@@ -39,6 +39,7 @@ impl Group {
             version: Version { epoch: Epoch(1), version: 1 },
             servers: vec![manager],
             removed: Vec::new(),
+            refused: Vec::new(),
             policy,
             log: Vec::new(),
             previous: None,
@@ -189,6 +190,10 @@ fn settings_that_cannot_be_are_refused() {
     assert!(matches!(set_policy(&group.held, &set(Some("x"), &[], None), &by()), Err(GroupRefused::NoSet(_))));
     assert!(set_policy(&group.held, &set(None, &["a"], None), &by()).is_err());
     assert!(set_policy(&group.held, &set(None, &[], Some(1)), &by()).is_err());
+    let open = |ms| PolicyChange { open_max_ms: Some(ms), ..PolicyChange::default() };
+    assert!(set_policy(&group.held, &open(3_600_001), &by()).is_err());
+    let record = set_policy(&group.held, &open(0), &by()).unwrap().expect("another one");
+    assert_eq!(record.policy.open_max_ms, 0);
     let wire = |publish: &str| v1::SetPolicyRequest { publish: Some(publish.into()), ..Default::default() };
     assert!(PolicyChange::try_from(wire("sometimes")).is_err());
     assert_eq!(PolicyChange::try_from(wire("manual")).unwrap().publish, Some(Publish::Manual));
@@ -255,4 +260,19 @@ fn what_is_done_about_drift_is_set_once() {
     assert_eq!(set_policy(&group.held, &change, &by()), Ok(None));
     assert!(["report", "revert", "hold"].iter().all(|word| word.parse::<OnDrift>().unwrap().word() == *word));
     assert!("Hold".parse::<OnDrift>().is_err());
+}
+
+#[test]
+fn a_refused_key_enters_no_more_and_takes_nobodys_place() {
+    let mut group = Group::new();
+    let (a, b) = (KeyPair::generate(), KeyPair::generate());
+    group.enter("a", &a).unwrap();
+    let mut record = group.held.record().clone();
+    record.refused = vec![b.public()];
+    record.version.version += 1;
+    group.held = SignedRecord::sign(record, &group.key).unwrap();
+    assert_eq!(group.enter("b", &b), Err(GroupRefused::RefusedKey(b.public())));
+    let replaced = replace(&group.held, &name("a"), &b.public(), "a:7440", &by());
+    assert_eq!(replaced, Err(GroupRefused::RefusedKey(b.public())));
+    assert_eq!(group.enter("b", &KeyPair::generate()), Ok(true), "with a new key");
 }

@@ -18,29 +18,34 @@ use crate::{
     halt::{Halt, Proof},
     lost,
     recognition::{self, Recognised, Remembered, Said},
-    sessions::Sessions,
     shared::{Shared, now_ms},
     start::holdings,
 };
 
 impl Lane {
     /// The ticket that the next session is offered with. It is durable here before the member sees it. Read from the disk
-    /// every time: a server that enters anew begins anew.
+    /// every time: the server may have entered anew.
     pub(super) async fn ticket(&self, memory: &mut Memory) -> Result<Ticket, String> {
         let (shared, server) = (self.shared.clone(), self.server.clone());
         let open = move || {
             let record = shared.record.borrow().clone();
             let manager = shared.key.public();
             let parties = Parties { group: record.record().group, server: server.key, manager };
-            Sessions::open(&shared.state, &server.name, parties, record.record().version.epoch, &shared.key)
+            shared.sessions.open(parties, record.record().version.epoch, &shared.key)
         };
         let opened = tokio::task::spawn_blocking(open).await.map_err(|e| e.to_string())?;
-        let sessions = opened.map_err(|e| format!("the ticket for its session cannot be kept here: {}", told(&e)))?;
-        let ticket = sessions.given.next.clone();
-        if sessions.given.held.is_none() {
+        let opened = opened.map_err(|e| {
+            format!(
+                "the ticket for its session cannot be kept here: {}; mend that, or begin another epoch, which counts anew: \
+                 bellwether promote SERVER",
+                told(&e)
+            )
+        })?;
+        let ticket = opened.given.next.clone();
+        if opened.given.held.is_none() || opened.given.anew {
             memory.remembered = Remembered::default();
         }
-        memory.sessions = Some(sessions);
+        memory.opened = Some(opened);
         Ok(ticket)
     }
 
@@ -66,11 +71,11 @@ impl Lane {
             Recognised::Halted(proof) => return Err(self.halted(proof)),
         }
         memory.remembered.incarnation = hello.incarnation;
-        let Some(mut sessions) = memory.sessions.take() else { return Ok(()) };
-        let key = self.shared.key.clone();
-        let begun = move || sessions.begun(&key).map(|()| sessions);
+        let Some(opened) = memory.opened.take() else { return Ok(()) };
+        let shared = self.shared.clone();
+        let begun = move || shared.sessions.begun(&opened, &shared.key);
         let begun = tokio::task::spawn_blocking(begun).await.map_err(|e| e.to_string())?;
-        memory.sessions = Some(begun.map_err(|e| format!("its session cannot be noted here: {}", told(&e)))?);
+        memory.opened = Some(begun.map_err(|e| format!("its session cannot be noted here: {}", told(&e)))?);
         // A handover may hold the record until this session has begun.
         tokio::spawn(name_lost(self.shared.clone(), self.server.name.clone(), seen));
         Ok(())
@@ -80,7 +85,7 @@ impl Lane {
         let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
         let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
         let said = Said { at: at.as_ref(), seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
-        let tickets = memory.sessions.as_ref().map(|sessions| (&sessions.given, sessions.parties()));
+        let tickets = memory.opened.as_ref().map(|opened| (&opened.given, &opened.parties));
         let record = self.shared.record.borrow().clone();
         let head = self.shared.head.borrow().stored.header.number();
         let history = self.shared.history.read().unwrap_or_else(PoisonError::into_inner);
@@ -92,8 +97,8 @@ impl Lane {
     /// A member that refuses us may carry the proof that our own state went back.
     pub(super) fn not_greeted(&self, memory: &Memory, status: &tonic::Status) -> String {
         let held = refusal(status.details()).and_then(|refusal| Ticket::from_wire(&refusal.ticket?).ok());
-        let given = memory.sessions.as_ref();
-        let proof = given.and_then(|given| recognition::refused(&given.given, given.parties(), held.as_ref()));
+        let opened = memory.opened.as_ref();
+        let proof = opened.and_then(|opened| recognition::refused(&opened.given, &opened.parties, held.as_ref()));
         match proof {
             Some(proof) => self.halted(proof),
             None => self.turned_away(status),

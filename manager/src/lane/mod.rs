@@ -26,6 +26,10 @@ use bellwether_proto::{
     ticket::Ticket,
     v1,
 };
+use bellwether_store::{
+    quarantine,
+    underway::{Dealing, Suspect},
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
@@ -35,7 +39,7 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
-use crate::{backoff::Backoff, recognition::Remembered, sessions::Sessions, shared::Shared};
+use crate::{backoff::Backoff, recognition::Remembered, sessions::Opened, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;
@@ -76,8 +80,12 @@ pub(crate) struct Memory {
     fault: Option<String>,
     /// What the member refused.
     refused: Option<RevisionId>,
+    /// What stood in the way of that may pass: it is offered again when the member asks, or is reached anew.
+    passes: bool,
+    /// That was a sync to the revision that it holds, which then goes on.
+    settles: bool,
     /// The tickets that it was given.
-    sessions: Option<Sessions>,
+    opened: Option<Opened>,
     /// What it has said of itself.
     remembered: Remembered,
     /// Its state went back, and it has not been told yet.
@@ -85,6 +93,14 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// What the member refused is offered again, where that may pass; a sync that was refused goes on.
+    fn try_again(&mut self) {
+        if self.passes {
+            self.refused = None;
+            self.sync |= std::mem::take(&mut self.settles);
+        }
+    }
+
     fn note(&mut self, control: Control) {
         match control {
             Control::Sync { full } => {
@@ -202,7 +218,19 @@ impl Lane {
         }
     }
 
+    /// Whom an end of the manager is blamed on, while this lane deals with it.
+    fn suspect(&self) -> Suspect {
+        Suspect::Peer(self.server.name.to_string())
+    }
+
     async fn connect(&self, memory: &mut Memory) -> Result<Link, String> {
+        let peer = self.suspect();
+        if quarantine::holds(&peer) {
+            return Err(format!(
+                "it is quarantined: this manager ended three times while it dealt with it; let it in: \
+                 bellwether quarantine lift '{peer}'"
+            ));
+        }
         let patience = self.shared.timings.dial;
         timeout(patience, self.dial(memory))
             .await
@@ -220,6 +248,7 @@ impl Lane {
         let mut up = answer.into_inner();
         match up.message().await.map_err(|s| self.not_greeted(memory, &s))?.and_then(|up| up.message) {
             Some(v1::up::Message::Hello(hello)) => {
+                let _dealing = Dealing::with(self.suspect());
                 self.check(&hello)?;
                 self.recognise(memory, &hello).await?;
                 Ok(Link { down, up, hello })

@@ -92,6 +92,7 @@ impl<'a> Session<'a> {
         if std::mem::take(&mut memory.anew) && !paused && at.is_some() {
             memory.sync = true;
         }
+        memory.try_again();
         let member = Member {
             at: at.as_ref().map(SignedHeader::id),
             fault: fault.is_some(),
@@ -100,7 +101,7 @@ impl<'a> Session<'a> {
             sync: memory.sync,
             forked: false,
             settled: false,
-            held: hello.drift.as_ref().is_some_and(|drift| drift.held),
+            held: hello.drift.as_ref().is_some_and(|drift| drift.held || !drift.away.is_empty()),
             waits: false,
         };
         let version = cut(&hello.version, 100);

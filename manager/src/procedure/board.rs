@@ -11,7 +11,7 @@ use bellwether_proto::{
     key::KeyPair,
     name::ServerName,
     record::Record,
-    revision::{Epoch, GroupId},
+    revision::{Epoch, GroupId, after},
 };
 use bellwether_store::state_file::{self, StateFileError};
 use tokio::sync::watch;
@@ -117,7 +117,7 @@ impl Board {
             document.take_over(&self.name, now_ms());
         }
         let answer = change(&mut document)?;
-        document.version = (record.version.epoch, document.version.1 + 1);
+        document.version = (record.version.epoch, after(document.version.1, 1, "version")?);
         let signed = SignedDocument::sign(document, &self.key)?;
         self.put(signed)?;
         Ok(answer)
@@ -176,6 +176,7 @@ mod tests {
             version: Version { epoch: Epoch(epoch), version: 1 },
             servers: keys.iter().enumerate().map(server).collect(),
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,

@@ -26,6 +26,8 @@ pub enum Check {
 pub struct Since<'a> {
     /// What was attested.
     pub attestations: &'a [Attestation],
+    /// When the procedure began, milliseconds since 1970.
+    pub started_ms: u64,
     /// When the step began, milliseconds since 1970.
     pub began_ms: u64,
     /// When its action was last begun.
@@ -151,12 +153,8 @@ fn hand_over(from: &ServerName, to: &ServerName, remove: bool, world: &World) ->
         return Check::Stuck(format!("{to} is not a member that may become manager"));
     }
     match next.state {
-        State::InSync | State::Warning if next.current && next.informed => {
-            Check::Act(Action::HandOver { to: to.clone(), remove })
-        }
-        State::InSync | State::Warning if next.current => {
-            Check::Wait(format!("{to} to take over the list of procedures"))
-        }
+        State::InSync if next.current && next.informed => Check::Act(Action::HandOver { to: to.clone(), remove }),
+        State::InSync if next.current => Check::Wait(format!("{to} to take over the list of procedures")),
         state if stays(state) => Check::Stuck(because(to, next)),
         _ => Check::Wait(because(to, next)),
     }
@@ -167,9 +165,9 @@ pub(super) fn stays(state: State) -> bool {
     match state {
         State::Error | State::Refused | State::Drifted | State::Left | State::Conflict | State::Superseded => true,
         State::InSync
-        | State::Warning
         | State::GroupChange
         | State::AwaitingSync
+        | State::Waiting
         | State::Syncing
         | State::Updating
         | State::Disabled
@@ -230,10 +228,7 @@ fn replace(server: &ServerName, old: &PublicKey, ttl_ms: u64, since: &Since<'_>,
         return Check::So(None);
     }
     if since.now_ms.saturating_sub(since.began_ms) >= ttl_ms {
-        return Check::Stuck(format!(
-            "no new hardware has joined as {server} while its token was good; for another token go on, then: bellwether \
-             server replace {server}"
-        ));
+        return Check::Stuck(format!("no new hardware has joined as {server} while its token was good"));
     }
     Check::Wait(format!("new hardware to join as {server}; there, with its token: bellwether join - --name {server}"))
 }
@@ -276,35 +271,44 @@ fn sync(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     let (there, away): (Vec<_>, Vec<_>) = servers.iter().partition(member);
     let there: Vec<ServerName> = there.into_iter().cloned().collect();
     let synced = of_each(&there, world, Action::Sync, |name, seen| match seen.state {
-        State::InSync | State::Warning if seen.current => Lack::Nothing,
+        State::InSync if seen.current => Lack::Nothing,
         // Asked, and it failed.
         State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
-        State::InSync | State::Warning | State::Error | State::Refused | State::Drifted | State::AwaitingSync => {
+        // Asked, and tried again by itself when what stands in the way is gone.
+        State::Waiting if since.tried_ms.is_some() => Lack::Time(because(name, seen)),
+        State::InSync | State::Error | State::Refused | State::Waiting | State::Drifted | State::AwaitingSync => {
             Lack::Ask
         }
         // Superseded: it came back as the manager that it was, and learns that it is not.
-        State::Syncing
-        | State::Updating
-        | State::Unreachable
-        | State::Unknown
-        | State::GroupChange
-        | State::Superseded => Lack::Time(because(name, seen)),
+        State::Syncing | State::Updating | State::GroupChange | State::Superseded => Lack::Time(because(name, seen)),
+        State::Unreachable | State::Unknown => Lack::Time(format!(
+            "{}; where it forgot the group (leave): bellwether token create --names {name}; with that token, there: bellwether join",
+            because(name, seen)
+        )),
         State::Disabled | State::Left | State::Conflict => Lack::Person(because(name, seen)),
     });
     match synced {
-        Check::So(None) if !away.is_empty() => {
-            let names: Vec<_> = away.iter().map(|name| name.as_str()).collect();
-            Check::So(Some(format!("{} put away meanwhile; synced when brought back", names.join(", "))))
+        Check::So(None) => {
+            let kept = servers.iter().filter_map(|name| kept(name, world.server(name)?, since));
+            let away = away.iter().map(|name| format!("{name} put away meanwhile; synced when brought back"));
+            let said: Vec<String> = kept.chain(away).collect();
+            Check::So((!said.is_empty()).then(|| said.join("; ")))
         }
         other => other,
     }
+}
+
+/// Where a server keeps what it had and the manager lacks, since the procedure began.
+fn kept(name: &ServerName, seen: &Seen, since: &Since<'_>) -> Option<String> {
+    let (_, point) = seen.kept.as_ref().filter(|(when, _)| *when >= since.started_ms)?;
+    Some(format!("what {name} had and no other is kept there: {point} (bellwether drift show {name})"))
 }
 
 fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
     of_each(servers, world, Action::Verify, |name, seen| match seen.state {
         // It has become the manager meanwhile: what it holds is the truth, and nobody hashes it.
         _ if seen.role == Role::Manager => Lack::Nothing,
-        State::InSync | State::Warning if seen.current => match seen.equal_ms {
+        State::InSync if seen.current => match seen.equal_ms {
             Some(when) if when >= since.began_ms => Lack::Nothing,
             Some(_) | None => Lack::Ask,
         },
@@ -312,9 +316,9 @@ fn complete(servers: &[ServerName], since: &Since<'_>, world: &World) -> Check {
             Lack::Person(because(name, seen))
         }
         State::InSync
-        | State::Warning
         | State::GroupChange
         | State::AwaitingSync
+        | State::Waiting
         | State::Syncing
         | State::Updating
         | State::Superseded
@@ -342,7 +346,7 @@ mod tests {
     };
 
     fn since(began_ms: u64, now_ms: u64) -> Since<'static> {
-        Since { attestations: &[], began_ms, tried_ms: None, trouble: None, now_ms }
+        Since { attestations: &[], started_ms: 0, began_ms, tried_ms: None, trouble: None, now_ms }
     }
 
     fn at(task: &Task, world: &World) -> Check {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Holds, Id, Kind, Procedure, Standing, Task};
 
-const CONTEXT: &str = "bellwether v1 procedures";
+pub(crate) const CONTEXT: &str = "bellwether v1 procedures";
 /// The format of the document; another one is refused.
 const FORMAT: u32 = 1;
 /// How many that are over are kept, for `procedure list`.
@@ -130,6 +130,7 @@ impl SignedDocument {
         let json =
             serde_json::to_string(&document).map_err(|e| Malformed::new(format!("procedures without JSON: {e}")))?;
         check_length(json.len())?;
+        check_counts(&document)?;
         let signature = key.sign(CONTEXT, json.as_bytes()).to_vec();
         Ok(Self { document, json, signer: key.public(), signature })
     }
@@ -155,6 +156,7 @@ impl SignedDocument {
         if document.format != FORMAT || !document.procedures.iter().all(sound) {
             return Err(Malformed::new("a list of procedures that cannot be"));
         }
+        check_counts(&document)?;
         Ok(Self { document, json, signer, signature })
     }
 
@@ -234,6 +236,15 @@ impl SignedDocument {
     }
 }
 
+/// One more of each can be reckoned.
+fn check_counts(document: &Document) -> Result<(), Malformed> {
+    let ids = document.procedures.iter().map(|procedure| procedure.id.0);
+    match ids.chain([document.version.1]).find(|count| *count > limits::COUNT) {
+        None => Ok(()),
+        Some(count) => Err(Malformed::new(format!("procedures whose number {count} is greater than there can be"))),
+    }
+}
+
 fn check_length(bytes: usize) -> Result<(), Malformed> {
     if bytes <= limits::PROCEDURES {
         return Ok(());
@@ -306,6 +317,7 @@ mod tests {
             version: Version { epoch: Epoch(1), version: 1 },
             servers: keys.iter().enumerate().map(server).collect(),
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,

@@ -2,28 +2,15 @@
 //! the disk before an action is done: the procedure with `tried_ms` set.
 
 use bellwether_proto::{
-    advice::{Advice, Advise},
     name::ServerName,
     record::{Record, Role},
 };
-use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Attestation, Fact, Kind, Procedure, Question, Standing, Task, Traffic, World,
+    Action, Fact, Failure, Kind, Procedure, Question, Standing, Task, World,
     check::{Check, Since, check},
+    stop::{failure, put_back},
 };
-
-/// Why a procedure stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Failure {
-    /// What happened.
-    pub reason: String,
-    /// What is left as it is.
-    pub left: String,
-    /// What to do.
-    pub todo: String,
-}
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +46,8 @@ struct Patience {
 
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
+/// How long a procedure that stops tries to put back what it took out of service.
+const STOPPING_MS: u64 = MINUTE;
 
 fn patience(task: &Task) -> Patience {
     match task {
@@ -68,7 +57,8 @@ fn patience(task: &Task) -> Patience {
         Task::Drain(_) => Patience { deadline_ms: 10 * MINUTE, again_ms: 2 * SECOND },
         // They have ends of their own: the policy's, the token's.
         Task::Quiet(_) | Task::Replace { .. } => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
-        Task::HandOver { .. } => Patience { deadline_ms: 10 * MINUTE, again_ms: 5 * SECOND },
+        // The manager is out of service all the while.
+        Task::HandOver { .. } => Patience { deadline_ms: 2 * MINUTE, again_ms: 5 * SECOND },
         Task::Promote { .. } => Patience { deadline_ms: 2 * MINUTE, again_ms: 5 * SECOND },
         Task::Disable(_) | Task::Remove(_) | Task::Add(_) => {
             Patience { deadline_ms: 10 * MINUTE, again_ms: 2 * SECOND }
@@ -84,14 +74,19 @@ fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check
     if let Some(why) = barred(procedure, &world.manager, place) {
         return Check::Stuck(why);
     }
-    let Procedure { attestations, began_ms, tried_ms, trouble, .. } = procedure;
-    let (began_ms, tried_ms, trouble) = (*began_ms, *tried_ms, trouble.as_deref());
-    check(task, &Since { attestations, began_ms, tried_ms, trouble, now_ms }, world)
+    let Procedure { attestations, started_ms, began_ms, tried_ms, trouble, .. } = procedure;
+    let (started_ms, began_ms, tried_ms, trouble) = (*started_ms, *began_ms, *tried_ms, trouble.as_deref());
+    check(task, &Since { attestations, started_ms, began_ms, tried_ms, trouble, now_ms }, world)
+}
+
+/// Whether its step is one that gives the role to another server: never done late, and by nobody's wish any more.
+fn moves_the_role(task: &Task) -> bool {
+    matches!(task, Task::HandOver { .. } | Task::Promote { .. })
 }
 
 /// Why a recovery leads nowhere any more, whatever a person answers: who is lost leads, or who takes the manager's place is no
 /// candidate, or another one has taken it.
-fn barred(
+pub(super) fn barred(
     procedure: &Procedure,
     manager: &ServerName,
     place: impl FnOnce(&ServerName) -> Option<(Role, bool)>,
@@ -119,7 +114,9 @@ fn barred(
 pub fn settle(procedure: &mut Procedure, world: &World, now_ms: u64) -> bool {
     let mut changed = false;
     while let Some(note) = passed(procedure, world, now_ms) {
-        procedure.steps[procedure.at].noted = note;
+        if note.is_some() {
+            procedure.steps[procedure.at].noted = note;
+        }
         procedure.at += 1;
         procedure.began_ms = now_ms;
         procedure.tried_ms = None;
@@ -128,6 +125,11 @@ pub fn settle(procedure: &mut Procedure, world: &World, now_ms: u64) -> bool {
     }
     let standing = match next(procedure, world, now_ms) {
         Next::Do(_) | Next::Wait(..) | Next::Ask(_) => return changed,
+        Next::Failed(failure) if procedure.standing == Standing::Running && !put_back(procedure, world).is_empty() => {
+            (procedure.began_ms, procedure.tried_ms) = (now_ms, None);
+            procedure.trouble = None;
+            Standing::Stopping(failure.reason)
+        }
         Next::Failed(failure) => Standing::Failed(failure),
         Next::Done => Standing::Done,
     };
@@ -154,15 +156,34 @@ pub fn acted(procedure: &mut Procedure, done: Result<(), ActError>, world: &Worl
     match done {
         Ok(()) => procedure.trouble = None,
         Err(ActError::Failed(why)) => procedure.trouble = Some(why),
-        Err(ActError::Refused(why)) => procedure.refused(why, world),
+        Err(ActError::Refused(why)) => procedure.refused(why, world, now_ms),
     }
     settle(procedure, world, now_ms);
+}
+
+/// What a procedure does that stops: what it took out of service is put back.
+fn stopping(procedure: &Procedure, why: &str, world: &World, now_ms: u64) -> Next {
+    let servers = put_back(procedure, world);
+    let until = procedure.began_ms.saturating_add(STOPPING_MS);
+    let what = || Task::Undrain(servers.clone()).what();
+    if servers.is_empty() {
+        return Next::Failed(failure(procedure, world, why.to_owned()));
+    }
+    match procedure.tried_ms {
+        Some(_) if now_ms >= until => {
+            let trouble = trouble(procedure, "it took longer than 1 min".to_owned());
+            Next::Failed(failure(procedure, world, format!("{why}; and it was not put back into service: {trouble}")))
+        }
+        Some(tried) if now_ms < tried.saturating_add(2 * SECOND) => Next::Wait(trouble(procedure, what()), until),
+        Some(_) | None => Next::Do(Action::Undrain(servers)),
+    }
 }
 
 /// What `procedure` does next in `world`.
 pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
     let step = match (&procedure.standing, procedure.step()) {
         (Standing::Failed(failure), _) => return Next::Failed(failure.clone()),
+        (Standing::Stopping(why), _) => return stopping(procedure, why, world, now_ms),
         (Standing::Aborted { .. } | Standing::Done, _) | (Standing::Running, None) => return Next::Done,
         (Standing::Running, Some(step)) => step,
     };
@@ -182,6 +203,8 @@ pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
         Check::Act(action) => match procedure.tried_ms {
             Some(tried) if now_ms < tried.saturating_add(again_ms) => wait(trouble(procedure, step.task.what())),
             Some(_) if now_ms >= until => wait(trouble(procedure, step.task.what())),
+            // This server was off, or busy, when it was due.
+            None if now_ms >= until && moves_the_role(&step.task) => wait(step.task.what()),
             Some(_) | None => Next::Do(action),
         },
     }
@@ -193,13 +216,44 @@ fn trouble(procedure: &Procedure, otherwise: String) -> String {
 
 impl Procedure {
     /// Notes that the action of its step begins now.
-    pub fn trying(&mut self, now_ms: u64) {
+    pub fn trying(&mut self, world: &World, now_ms: u64) {
         self.tried_ms = Some(now_ms);
+        if let (Kind::MaintenanceStart { server, .. }, Some(Task::Drain(_))) =
+            (&self.kind, self.step().map(|s| &s.task))
+        {
+            self.took_out |= !world.is_drained(server);
+        }
     }
 
     /// Stops it at its step: its action was refused and would be again.
-    fn refused(&mut self, reason: String, world: &World) {
-        self.standing = Standing::Failed(failure(self, world, reason));
+    fn refused(&mut self, reason: String, world: &World, now_ms: u64) {
+        self.standing = match &self.standing {
+            Standing::Running if !put_back(self, world).is_empty() => {
+                (self.began_ms, self.tried_ms) = (now_ms, None);
+                Standing::Stopping(reason)
+            }
+            Standing::Stopping(why) => {
+                let reason = format!("{why}; and it was not put back into service: {reason}");
+                Standing::Failed(failure(self, world, reason))
+            }
+            Standing::Running | Standing::Failed(_) | Standing::Aborted { .. } | Standing::Done => {
+                Standing::Failed(failure(self, world, reason))
+            }
+        };
+    }
+
+    /// When its step stops at the latest, milliseconds since 1970, where sessions are waited for so long; none: it waits for a
+    /// person, or does not go on.
+    pub fn until_ms(&self, drain_timeout_ms: u64) -> Option<u64> {
+        let lasts_ms = match (&self.standing, self.step().map(|step| &step.task)) {
+            (Standing::Running, Some(Task::Attest(_)) | None)
+            | (Standing::Failed(_) | Standing::Aborted { .. } | Standing::Done, _) => return None,
+            (Standing::Stopping(_), _) => STOPPING_MS,
+            (Standing::Running, Some(Task::Quiet(_))) => drain_timeout_ms,
+            (Standing::Running, Some(Task::Replace { ttl_ms, .. })) => *ttl_ms,
+            (Standing::Running, Some(task)) => patience(task).deadline_ms,
+        };
+        Some(self.began_ms.saturating_add(lasts_ms))
     }
 
     /// Whether there is anything to do or to look at under that record: it runs, and waits for no person; or whatever that one
@@ -207,7 +261,11 @@ impl Procedure {
     pub fn goes_on(&self, record: &Record) -> bool {
         let place = |name: &ServerName| record.server(name).map(|server| (server.role, server.candidate));
         let vain = || barred(self, &record.manager().name, place).is_some();
-        self.standing == Standing::Running && (self.asks().is_none() || vain())
+        match self.standing {
+            Standing::Running => self.asks().is_none() || vain(),
+            Standing::Stopping(_) => true,
+            Standing::Failed(_) | Standing::Aborted { .. } | Standing::Done => false,
+        }
     }
 
     /// Whether it has or will come to a question.
@@ -235,127 +293,13 @@ impl Procedure {
     }
 }
 
-fn failure(procedure: &Procedure, world: &World, reason: String) -> Failure {
-    let id = procedure.id;
-    Failure {
-        reason,
-        left: left(procedure, world),
-        todo: format!("mend that, then: bellwether procedure resume {id}; or give up: bellwether procedure abort {id}"),
-    }
-}
-
-/// What a procedure that stops now leaves behind, of the servers that it touches.
-fn left(procedure: &Procedure, world: &World) -> String {
-    let mut names: Vec<&ServerName> = procedure.servers().collect();
-    names.sort();
-    names.dedup();
-    let mut drained = Vec::new();
-    let mut disabled = Vec::new();
-    let mut removed = Vec::new();
-    for name in names {
-        match world.server(name) {
-            Some(seen) => {
-                let out = matches!(seen.traffic, Traffic::Known { out: true, .. } | Traffic::Partly { .. });
-                if seen.drained || out {
-                    drained.push(name.as_str());
-                }
-                if seen.role == bellwether_proto::record::Role::Disabled {
-                    disabled.push(name.as_str());
-                }
-            }
-            None => removed.push(name.as_str()),
-        }
-    }
-    let mut said: Vec<String> = Vec::new();
-    for (servers, word) in [(drained, "drained"), (disabled, "disabled"), (removed, "removed")] {
-        if !servers.is_empty() {
-            said.push(format!("still {word}: {}", servers.join(", ")));
-        }
-    }
-    if said.is_empty() {
-        said.push("nobody is left drained, disabled or removed by it".to_owned());
-    }
-    said.push(format!("{} is the manager", world.manager));
-    said.join("; ")
-}
-
-/// Lets it go on: after a failure with its step's time anew; after a question, with the answer.
-///
-/// # Errors
-/// It is over, its question is not answered, or there is none to answer.
-pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), NotChanged> {
-    let id = procedure.id;
-    if procedure.is_over() {
-        return Err(NotChanged::Over(id));
-    }
-    if matches!(procedure.standing, Standing::Failed(_)) {
-        procedure.standing = Standing::Running;
-        procedure.began_ms = now_ms;
-        procedure.tried_ms = None;
-        procedure.trouble = None;
-    }
-    match (procedure.asks().cloned(), attest.is_empty()) {
-        (Some(fact), false) => {
-            let (text, by) = (attest.to_owned(), by.to_owned());
-            procedure.attestations.push(Attestation { fact, text, by, time_ms: now_ms });
-            Ok(())
-        }
-        (Some(fact), true) => Err(NotChanged::Asks { id, question: fact.question().asks }),
-        (None, true) => Ok(()),
-        (None, false) => Err(NotChanged::AsksNothing(id)),
-    }
-}
-
-/// Why a procedure does not go on, or is not aborted. It stays as it was.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotChanged {
-    /// Its question was not answered.
-    #[error("{id} asks: {question}")]
-    Asks {
-        /// The procedure.
-        id: super::Id,
-        /// What it asks.
-        question: String,
-    },
-    /// There is nothing to answer.
-    #[error("{0} asks nothing now")]
-    AsksNothing(super::Id),
-    /// It is done, or was aborted.
-    #[error("{0} is over")]
-    Over(super::Id),
-}
-
-impl Advise for NotChanged {
-    fn advice(&self) -> Option<Advice> {
-        Some(match self {
-            Self::Asks { id, .. } => Advice::run("answer", format!("bellwether procedure resume {id} --attest TEXT")),
-            Self::AsksNothing(id) | Self::Over(id) => Advice::run("see", format!("bellwether procedure show {id}")),
-        })
-    }
-}
-
-/// Stops it for good; what was done stays done, and is said. Given again, it says the same.
-///
-/// # Errors
-/// It is done already.
-pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), NotChanged> {
-    match procedure.standing {
-        Standing::Running | Standing::Failed(_) => {}
-        Standing::Aborted { .. } => return Ok(()),
-        Standing::Done => return Err(NotChanged::Over(procedure.id)),
-    }
-    let left = left(procedure, world);
-    procedure.standing = Standing::Aborted { by: by.to_owned(), left };
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
         super::{
-            Id, Insists, Kind, Survey,
+            Id, Insists, Kind, NotChanged, Survey, abort,
             model::{farm, names},
-            plan,
+            plan, resume,
         },
         *,
     };
@@ -371,11 +315,11 @@ mod tests {
     fn an_action_is_tried_again_after_a_while_and_not_for_ever() {
         let (mut procedure, world) = member();
         assert!(matches!(next(&procedure, &world, 0), Next::Do(Action::Drain(_))));
-        procedure.trying(0);
+        procedure.trying(&world, 0);
         procedure.trouble = Some("lb does not answer".to_owned());
         assert_eq!(next(&procedure, &world, 1), Next::Wait("lb does not answer".to_owned(), 10 * MINUTE));
         assert!(matches!(next(&procedure, &world, 2 * SECOND), Next::Do(_)));
-        procedure.trying(10 * MINUTE - 1);
+        procedure.trying(&world, 10 * MINUTE - 1);
         let Next::Failed(failure) = next(&procedure, &world, 10 * MINUTE) else { panic!("no deadline") };
         assert!(failure.reason.contains("lb does not answer"), "{failure:?}");
         assert!(failure.todo.contains("procedure resume p1"), "{failure:?}");
@@ -384,7 +328,7 @@ mod tests {
     #[test]
     fn after_a_failure_it_goes_on_with_its_time_anew() {
         let (mut procedure, world) = member();
-        procedure.trying(0);
+        procedure.trying(&world, 0);
         assert!(settle(&mut procedure, &world, 10 * MINUTE));
         assert!(matches!(procedure.standing, Standing::Failed(_)));
         assert!(!settle(&mut procedure, &world, 11 * MINUTE), "said once");

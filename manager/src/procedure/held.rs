@@ -70,6 +70,7 @@ mod tests {
             version: Version { epoch: Epoch(1), version: 1 },
             servers: names(&["m", "a", "b"]).into_iter().enumerate().map(server).collect(),
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,

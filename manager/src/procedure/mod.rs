@@ -16,6 +16,7 @@ mod held;
 mod plan;
 mod runner;
 mod steps;
+mod stop;
 mod survey;
 mod world;
 
@@ -25,14 +26,17 @@ mod model;
 use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
 
-pub use begin::{AskError, Request, begun, propose};
+pub use begin::{AskError, Request, again, begun, propose, takes_the_place};
 pub use board::{Board, BoardError, Doing};
 pub use check::{Check, check};
+#[cfg(fuzzing)]
+pub(crate) use document::CONTEXT;
 pub use document::{Document, DocumentRefused, SignedDocument};
-pub use engine::{ActError, Failure, Next, NotChanged, abort, acted, next, resume, settle};
+pub use engine::{ActError, Next, acted, next, settle};
 pub use plan::{PlanRefused, plan};
 pub use runner::{Hands, Whom, begin, give_up, go_on, run};
 pub use steps::{Action, Fact, Question, Step, Task};
+pub use stop::{Failure, NotChanged, abort, go_on_again, resume};
 pub use survey::{Survey, Surveyed};
 pub use world::{Holds, Removed, Seen, Traffic, World};
 
@@ -168,6 +172,20 @@ impl Kind {
         }
     }
 
+    /// The server that it brings back into service, whichever command began it.
+    pub(super) fn brings_back(&self) -> Option<&ServerName> {
+        match self {
+            Self::MaintenanceFinish { server } | Self::ServerAdd { server } | Self::ServerEnable { server } => {
+                Some(server)
+            }
+            Self::MaintenanceStart { .. }
+            | Self::ServerReplace { .. }
+            | Self::Sync { .. }
+            | Self::RecoverMember { .. }
+            | Self::RecoverManager { .. } => None,
+        }
+    }
+
     /// What an operator does when it is done.
     pub fn afterwards(&self) -> String {
         match self {
@@ -211,7 +229,9 @@ pub struct Attestation {
 pub enum Standing {
     /// It goes on by itself; where its step is a question, when that is answered.
     Running,
-    /// Stopped at its step until `procedure resume`, or for good by `abort`.
+    /// It stops because of this, and puts back into service what it took out before.
+    Stopping(String),
+    /// Stopped at its step until its command is given again, or for good by `abort`.
     Failed(Failure),
     /// Stopped for good; what was done stays done.
     Aborted {
@@ -238,6 +258,8 @@ pub struct Procedure {
     pub started_ms: u64,
     /// What was found before it began, for people.
     pub findings: Vec<String>,
+    /// Revisions of a manager that is lost that nobody has any more, unless they are taken back; for people.
+    pub lost: Vec<String>,
     /// What people answered for.
     pub attestations: Vec<Attestation>,
     /// All steps.
@@ -250,6 +272,10 @@ pub struct Procedure {
     pub tried_ms: Option<u64>,
     /// What went wrong when it was last tried.
     pub trouble: Option<String>,
+    /// It has taken its server, which was in service, out of it.
+    pub took_out: bool,
+    /// How often a person let it go on after it had stopped.
+    pub resumed: u32,
     /// Whether it goes on.
     pub standing: Standing,
 }
@@ -263,12 +289,15 @@ impl Procedure {
             by,
             started_ms: now_ms,
             findings: Vec::new(),
+            lost: Vec::new(),
             attestations: Vec::new(),
             steps,
             at: 0,
             began_ms: now_ms,
             tried_ms: None,
             trouble: None,
+            took_out: false,
+            resumed: 0,
             standing: Standing::Running,
         }
     }
@@ -281,9 +310,14 @@ impl Procedure {
     /// Whether it has ended for good.
     pub fn is_over(&self) -> bool {
         match self.standing {
-            Standing::Running | Standing::Failed(_) => false,
+            Standing::Running | Standing::Stopping(_) | Standing::Failed(_) => false,
             Standing::Aborted { .. } | Standing::Done => true,
         }
+    }
+
+    /// Whether it has stopped, and waits for a person to let it go on or to end it.
+    pub fn has_stopped(&self) -> bool {
+        matches!(self.standing, Standing::Failed(_))
     }
 
     /// Who may drive it: the manager; before its promotion, the candidate that recovers a manager, whoever leads by now, for
@@ -308,6 +342,12 @@ impl Procedure {
         done.any(|step| matches!(step.task, Task::Promote { .. }))
     }
 
+    /// The servers that it has something to do with still: where it stopped, from the step on at which it would go on.
+    pub fn has_to_do_with(&self) -> impl Iterator<Item = &ServerName> {
+        let from = if self.has_stopped() { self.goes_on_at() } else { self.at };
+        self.steps.iter().skip(from).flat_map(|step| step.task.servers())
+    }
+
     /// All servers that it touches.
     pub fn servers(&self) -> impl Iterator<Item = &ServerName> {
         self.steps.iter().flat_map(|step| step.task.servers())
@@ -321,6 +361,8 @@ pub struct Shown {
     pub procedure: Procedure,
     /// What it does or waits for now, where it is driven here.
     pub doing: Option<String>,
+    /// When its step stops at the latest, milliseconds since 1970; none: never, for a person is asked.
+    pub until_ms: Option<u64>,
     /// The server that drives it.
     pub driver: ServerName,
 }

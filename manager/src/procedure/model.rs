@@ -25,6 +25,8 @@ fn seen(role: Role) -> Seen {
         state: State::InSync,
         reason: None,
         current: true,
+        in_order: false,
+        kept: None,
         equal_ms: None,
         traffic: Traffic::Unknown,
         informed: true,
@@ -217,7 +219,7 @@ impl Model {
                     self.save(&procedure);
                 }
                 Next::Do(action) => {
-                    procedure.trying(self.now_ms);
+                    procedure.trying(&self.world, self.now_ms);
                     self.save(&procedure);
                     if crashes() {
                         continue;
@@ -330,6 +332,71 @@ proptest! {
         prop_assert_eq!(smooth.end(), rough.end());
         prop_assert_eq!(rough.synced_in_service, [] as [ServerName; 0]);
         prop_assert_eq!(rough.added_in_service, [] as [ServerName; 0]);
+        prop_assert!(rough.fewest >= rough.world.min_serving);
+    }
+}
+
+/// The successor does not answer between two moments; the person gives the command again whenever it has stopped, after a while.
+/// Until then nothing happens by itself.
+fn with_a_successor_that_is_away(which: u8, from_ms: u64, for_ms: u64, again_after_ms: u64) -> (Model, Procedure, u32) {
+    let (mut model, kind, survey) = scene(which, false);
+    let steps = plan(&kind, &model.world, &survey).expect("a plan");
+    let mut procedure = Procedure::new(Id(1), kind, steps, "root".into(), model.now_ms);
+    let (successor, manager): (ServerName, ServerName) = ("a".parse().unwrap(), model.world.manager.clone());
+    model.save(&procedure);
+    for _ in 0..5_000 {
+        model.pass_time();
+        let away = (from_ms..from_ms + for_ms).contains(&model.now_ms);
+        if model.world.manager == manager {
+            model.server(&successor).state = if away { State::Unreachable } else { State::InSync };
+        }
+        if settle(&mut procedure, &model.world, model.now_ms) {
+            model.save(&procedure);
+        }
+        match next(&procedure, &model.world, model.now_ms) {
+            Next::Done => return (model, procedure.clone(), procedure.resumed),
+            Next::Failed(failure) => {
+                assert!(!model.world.is_drained(&manager), "stopped, and out of service: {failure:?}");
+                let (before, world) = (procedure.clone(), model.world.clone());
+                model.now_ms += again_after_ms;
+                model.server(&successor).state = State::InSync;
+                assert!(!settle(&mut procedure, &model.world, model.now_ms) && procedure == before, "by itself");
+                model.world = world;
+                go_on_again(&mut procedure, model.now_ms);
+                model.save(&procedure);
+            }
+            Next::Wait(_, until) => {
+                assert!(until != u64::MAX || matches!(procedure.step().unwrap().task, Task::Quiet(_)))
+            }
+            Next::Ask(question) => panic!("{question:?}"),
+            Next::Do(action) => {
+                procedure.trying(&model.world, model.now_ms);
+                model.save(&procedure);
+                model.act(&action);
+            }
+        }
+    }
+    panic!("it does not end: {procedure:#?}");
+}
+
+#[test]
+fn w18_a_successor_that_is_away_for_long_costs_a_stop_and_one_for_a_moment_none() {
+    let (_, _, stops) = with_a_successor_that_is_away(0, 0, 30_000, 1);
+    assert_eq!(stops, 0);
+    let (model, _, stops) = with_a_successor_that_is_away(0, 0, 200_000, 600_000);
+    assert_eq!((stops, model.world.manager.as_str()), (1, "a"));
+}
+
+proptest! {
+    /// Whenever it stops, whoever it had drained serves again; given again, it comes to the same end.
+    #[test]
+    fn w18_a_hand_over_that_stops_puts_the_manager_back_and_comes_to_the_same_end_when_it_is_given_again(
+        from_ms in 0_u64..20_000, for_ms in 0_u64..900_000, again_after_ms in 1_u64..500_000,
+    ) {
+        let (smooth, _) = run(0, false, || false);
+        let (rough, procedure, _) = with_a_successor_that_is_away(0, from_ms, for_ms, again_after_ms);
+        prop_assert_eq!(&procedure.standing, &Standing::Done);
+        prop_assert_eq!(smooth.end(), rough.end());
         prop_assert!(rough.fewest >= rough.world.min_serving);
     }
 }

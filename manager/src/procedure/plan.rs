@@ -7,7 +7,7 @@ use bellwether_proto::{
     status::State,
 };
 
-use super::{Fact, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World, check::stays};
+use super::{Fact, Id, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World, check::stays};
 
 /// Why a procedure is not begun. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,10 +40,20 @@ pub enum PlanRefused {
     #[error("{0} is the manager")]
     Manager(ServerName, Advice),
     /// Two at a time for one server.
-    #[error("{id} ({command}) touches {server} and is not over")]
+    #[error("{id} ({command}) works on {server} and is not over")]
     Busy {
         /// The other.
-        id: super::Id,
+        id: Id,
+        /// How it was begun.
+        command: String,
+        /// The server of both.
+        server: ServerName,
+    },
+    /// The other one has stopped, and was not ended.
+    #[error("{id} ({command}) has stopped at {server} and is not over")]
+    Stopped {
+        /// The other.
+        id: Id,
         /// How it was begun.
         command: String,
         /// The server of both.
@@ -74,7 +84,9 @@ impl Advise for PlanRefused {
             Self::NotManager(server, _) => {
                 Advice::run("leave --promote away", format!("bellwether maintenance start {server}"))
             }
-            Self::Busy { id, .. } => Advice::run("see", format!("bellwether procedure show {id}")),
+            Self::Busy { id, .. } => Advice::run("wait for its end", format!("bellwether procedure show {id}"))
+                .or(&Advice::run("or stop it", format!("bellwether procedure abort {id}"))),
+            Self::Stopped { id, .. } => Advice::run("end it first", format!("bellwether procedure abort {id}")),
             Self::Disabled(server) => Advice::run("first", format!("bellwether server enable {server}")),
             Self::Undrainable(..) => Advice::run("mend that; what is wrong", "bellwether doctor").or(&Advice::run(
                 "or, to sync it in service, take the balancer out of the record",
@@ -94,7 +106,10 @@ impl Advise for PlanRefused {
 /// Why it is not begun.
 pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, PlanRefused> {
     match kind {
-        Kind::MaintenanceStart { server, promote, remove } => start(server, promote.as_ref(), *remove, world),
+        Kind::MaintenanceStart { server, promote, remove } => {
+            may_hand_over(kind, survey)?;
+            start(server, promote.as_ref(), *remove, world)
+        }
         Kind::MaintenanceFinish { server } => finish(server, world),
         Kind::ServerAdd { server } => bring_back(server, "W25", world),
         Kind::ServerEnable { server } => bring_back(server, "W21", world),
@@ -107,6 +122,22 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
     }
 }
 
+/// Refuses to drain a manager for a successor that does not answer when it is asked.
+///
+/// # Errors
+/// Why it does not.
+pub(super) fn may_hand_over(kind: &Kind, survey: &Survey) -> Result<(), PlanRefused> {
+    let Kind::MaintenanceStart { promote: Some(to), .. } = kind else { return Ok(()) };
+    match survey.members.get(to) {
+        Some(Surveyed::Silent(why)) => Err(PlanRefused::Successor {
+            server: to.clone(),
+            why: format!("it does not answer: {why}"),
+            first: Advice::run("mend that, or name another server", "bellwether server list"),
+        }),
+        Some(Surveyed::Equal | Surveyed::Behind | Surveyed::Differs(_)) | None => Ok(()),
+    }
+}
+
 /// Refuses what would work on a server that another procedure works on.
 ///
 /// # Errors
@@ -114,9 +145,12 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
 pub(super) fn free(steps: &[Step], others: &[Procedure]) -> Result<(), PlanRefused> {
     let touched: Vec<&ServerName> = steps.iter().flat_map(|step| step.task.servers()).collect();
     for other in others.iter().filter(|other| !other.is_over()) {
-        if let Some(server) = other.servers().find(|server| touched.contains(server)) {
-            return Err(PlanRefused::Busy { id: other.id, command: other.kind.command(), server: server.clone() });
-        }
+        let Some(server) = other.has_to_do_with().find(|server| touched.contains(server)).cloned() else { continue };
+        let (id, command) = (other.id, other.kind.command());
+        return Err(match other.has_stopped() {
+            true => PlanRefused::Stopped { id, command, server },
+            false => PlanRefused::Busy { id, command, server },
+        });
     }
     Ok(())
 }
@@ -306,8 +340,8 @@ fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>,
     Ok(steps)
 }
 
-/// `sync` of servers that take requests and hold something else: a few at a time. The others, whose hashes are equal or who
-/// are out of service anyway, need no steps.
+/// `sync` of servers that take requests and hold something else: a few at a time. The others, whose hashes are equal, who lack
+/// only increments in order, or who are out of service anyway, need no steps.
 fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused> {
     if let Some(unknown) = servers.iter().find(|name| world.server(name).is_none()) {
         return Err(PlanRefused::Unknown(unknown.clone()));
@@ -346,8 +380,10 @@ fn is_stale_in_service(seen: &Seen) -> bool {
         Traffic::Unknown => false,
     };
     let stale = match seen.state {
-        State::InSync | State::Warning | State::GroupChange => !seen.current,
-        State::AwaitingSync | State::Syncing | State::Refused | State::Drifted | State::Error => true,
+        State::InSync | State::GroupChange => !seen.current && !seen.in_order,
+        // Increments in order are updates, each switched at once.
+        State::AwaitingSync | State::Syncing | State::Waiting => !seen.in_order,
+        State::Refused | State::Drifted | State::Error => true,
         // One change, by itself; or nobody to sync now: whoever is out of reach catches up when it is back.
         State::Updating
         | State::Disabled

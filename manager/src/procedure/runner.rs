@@ -11,11 +11,13 @@ use bellwether_proto::{name::ServerName, record::SignedRecord};
 use tokio::sync::watch;
 
 use super::{
-    ActError, Action, AskError, Board, BoardError, Document, Id, Next, NotChanged, Procedure, Request, Step, Task,
-    World, abort, acted,
-    begin::{begun, propose},
+    ActError, Action, AskError, Board, BoardError, Document, Id, Next, NotChanged, Procedure, Request, Step, Survey,
+    Task, World, abort, acted,
+    begin::{again, begun, propose, takes_the_place},
     held::held,
-    next, resume, settle,
+    next,
+    plan::may_hand_over,
+    resume, settle,
 };
 use crate::{failpoints::hit, publisher::stopped, shared::now_ms};
 
@@ -34,11 +36,12 @@ pub trait Hands: Send + Sync + 'static {
     /// The farm as it is now, as far as this server sees it; balancers are asked for whom it says.
     fn observe(&self, whom: &Whom) -> impl Future<Output = World> + Send;
 
-    /// Does it. Returns when it is done or was refused; both are looked at again.
+    /// Does it. Returns when it is done or was refused; both are looked at again. Where it made this server the manager: which
+    /// revisions are lost by that.
     ///
     /// # Errors
     /// Why not.
-    fn act(&self, action: &Action, by: &str) -> impl Future<Output = Result<(), ActError>> + Send;
+    fn act(&self, action: &Action, by: &str) -> impl Future<Output = Result<Vec<String>, ActError>> + Send;
 
     /// Drains those again that a balancer does not have drained any more, and says so. What fails is looked at again.
     fn remind(&self, drained: &BTreeSet<ServerName>) -> impl Future<Output = ()> + Send;
@@ -132,7 +135,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     board.doing(id, procedure.at, doing);
     let Some(action) = action else { return Ok(()) };
     let before = procedure.clone();
-    procedure.trying(now_ms());
+    procedure.trying(&world, now_ms());
     if !replace(board, record, &before, procedure.clone())? {
         return Ok(());
     }
@@ -143,6 +146,10 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     hit("procedure.acted");
     let before = procedure.clone();
     let world = hands.observe(&whom(&before)).await;
+    let done = done.map(|lost| {
+        let new: Vec<String> = lost.into_iter().filter(|line| !procedure.lost.contains(line)).collect();
+        procedure.lost.extend(new);
+    });
     // Under the old epoch, where the action gave the role away: the new manager's word is newer than this.
     acted(&mut procedure, done, &world, now_ms());
     if procedure != before {
@@ -188,10 +195,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     let record = record.record();
     let document = board.document(record.group);
     if let Some(begun) = begun(&document, record, &request.kind) {
-        let Request { attest, by, dry_run, .. } = &request;
-        let asks = begun.asks().is_some() && begun.asks() == begun.first_question();
-        let answers = asks && !dry_run && !attest.is_empty();
-        return if answers { go_on(board, hands, begun.id, attest, by).await } else { Ok(begun.clone()) };
+        return if request.dry_run { Ok(begun.clone()) } else { stay_with(board, hands, begun, &request).await };
     }
     let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
     let dry_run = request.dry_run;
@@ -201,6 +205,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     }
     let put = |document: &mut Document| {
         procedure.id = document.next_id();
+        takes_the_place(document, procedure.id, &procedure.kind, &procedure.by);
         document.put(procedure.clone());
         Ok(procedure)
     };
@@ -209,12 +214,45 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     Ok(begun)
 }
 
+/// The command was given again: what has stopped goes on, and its first question is answered where that is said now.
+async fn stay_with<H: Hands>(
+    board: &Board,
+    hands: &H,
+    begun: &Procedure,
+    request: &Request,
+) -> Result<Procedure, AskError> {
+    let now = now_ms();
+    let mut looked = begun.clone();
+    again(&mut looked, request, now)?;
+    let asks = looked.asks().is_some() && looked.asks() == looked.first_question();
+    let answer = if asks { request.attest.as_str() } else { "" };
+    if looked == *begun && answer.is_empty() {
+        return Ok(looked);
+    }
+    change(board, hands, begun.id, |procedure, _| {
+        again(procedure, request, now)?;
+        if answer.is_empty() { Ok(()) } else { resume(procedure, answer, &request.by, now) }
+    })
+    .await
+}
+
 /// Lets a procedure go on, with the answer to its question.
 ///
 /// # Errors
 /// Why not.
-pub async fn go_on<H: Hands>(board: &Board, hands: &H, id: Id, attest: &str, by: &str) -> Result<Procedure, AskError> {
-    change(board, hands, id, |procedure, _| resume(procedure, attest, by, now_ms())).await
+pub async fn go_on<H: Hands>(
+    board: &Board,
+    hands: &H,
+    id: Id,
+    survey: &Survey,
+    attest: &str,
+    by: &str,
+) -> Result<Procedure, AskError> {
+    change(board, hands, id, |procedure, _| {
+        may_hand_over(&procedure.kind, survey)?;
+        resume(procedure, attest, by, now_ms())
+    })
+    .await
 }
 
 /// Stops a procedure for good.

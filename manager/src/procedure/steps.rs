@@ -32,7 +32,7 @@ impl Fact {
             Self::Isolated(server) => Question {
                 asks: format!("is {server} off the network and out of the load balancer?"),
                 first: format!(
-                    "switch {server} off or pull its cable; where it still runs, there: bellwether leave. Your word is \
+                    "switch {server} off or pull its cable; where it still runs, there: bellwether leave --force. Your word is \
                      recorded, for nothing here can see that it is so"
                 ),
             },

@@ -27,8 +27,10 @@ pub enum Surveyed {
 pub struct Survey {
     /// By name, without the candidate itself and the manager.
     pub members: BTreeMap<ServerName, Surveyed>,
-    /// The same for people, and what would be lost; a line each.
+    /// The same for people, a line each.
     pub findings: Vec<String>,
+    /// What would be lost, unless it is taken back; a line each.
+    pub lost: Vec<String>,
 }
 
 impl Survey {
@@ -41,8 +43,12 @@ impl Survey {
         };
         let members = asked.others.iter().filter(|(name, _)| *name != lost);
         let members = members.map(|(name, answer)| (name.clone(), compare(answer))).collect();
-        let lost = found.lost.iter().map(|revision| format!("lost unless it is taken back: {revision}"));
-        Self { members, findings: found.servers.iter().cloned().chain(lost).take(FINDINGS).collect() }
+        let Findings { mut servers, lost, .. } = found;
+        if asked.record.policy.paused {
+            servers.push("propagation is paused, and stays so: bellwether resume".to_owned());
+        }
+        let some = |lines: Vec<String>| lines.into_iter().take(FINDINGS).collect();
+        Self { members, findings: some(servers), lost: some(lost) }
     }
 }
 

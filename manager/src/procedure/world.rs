@@ -46,6 +46,10 @@ pub struct Seen {
     pub reason: Option<String>,
     /// It holds the head revision.
     pub current: bool,
+    /// What it lacks of the head comes to it by increments in order, over no edits of its own.
+    pub in_order: bool,
+    /// The newest recovery point that it made, and when that was heard of, milliseconds since 1970.
+    pub kept: Option<(u64, String)>,
     /// When every byte on its disk was last hashed and found to be the head's, milliseconds since 1970.
     pub equal_ms: Option<u64>,
     /// At the balancers.
@@ -104,7 +108,7 @@ impl World {
     /// Whether a server takes requests now.
     pub fn serves(&self, seen: &Seen) -> bool {
         let healthy = match seen.state {
-            State::InSync | State::Updating | State::Refused | State::Drifted | State::GroupChange | State::Warning => {
+            State::InSync | State::Updating | State::Refused | State::Waiting | State::Drifted | State::GroupChange => {
                 true
             }
             State::Syncing

@@ -40,6 +40,7 @@ impl Group {
             version: Version { epoch: Epoch(4), version: 17 },
             servers: (0..4).map(server).collect(),
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,
@@ -101,6 +102,35 @@ fn a_takeover_leaves_room_for_a_handover_that_nobody_has_heard_of() {
     assert_eq!((role(&record, "a"), role(&record, "m")), (Some(Role::Manager), Some(Role::Disabled)));
     assert_eq!(group.take_over(0, Leave::Removed, 9).unwrap().version.to_string(), "11.1", "beyond all that is known");
     assert_eq!(group.take_over(3, Leave::Disabled, 0).unwrap().manager().name, name("m"), "a conflict is resolved");
+}
+
+#[test]
+fn a_takeover_skips_what_it_has_heard_of_within_one_step_and_says_what_to_do_beyond() {
+    let group = Group::new();
+    assert_eq!(group.take_over(0, Leave::Disabled, 66).unwrap().version.to_string(), "68.1", "the longest step");
+    for seen in [67, 68, limits::COUNT, u64::MAX] {
+        let refused = group.take_over(0, Leave::Disabled, seen).unwrap_err();
+        let said = format!("{refused} {:?}", refused.advice());
+        assert!(said.contains("group rebuild --refuse KEY"), "{said}");
+    }
+}
+
+#[test]
+fn the_last_numbers_are_refused_where_they_are_made() {
+    let mut group = Group::new();
+    let mut last = group.held.record().clone();
+    last.version.epoch = Epoch(limits::COUNT);
+    group.held = SignedRecord::sign(last.clone(), &group.keys[3]).unwrap();
+    assert!(matches!(group.hand_over("a", Leave::Member), Err(RoleRefused::Malformed(_))));
+    assert!(matches!(group.take_over(0, Leave::Disabled, 0), Err(RoleRefused::Malformed(_))));
+    last.version = Version { epoch: Epoch(4), version: limits::COUNT };
+    let held = SignedRecord::sign(last.clone(), &group.keys[3]).unwrap();
+    let next = crate::group::set_paused(&held, true, &by()).expect("a change");
+    let refused = SignedRecord::sign(next, &group.keys[3]).unwrap_err().to_string();
+    assert!(refused.contains("promote --self --force"), "{refused}");
+    // A new epoch begins with version 1.
+    let taken = take_over(&held, &group.keys[0].public(), Leave::Disabled, Epoch(0), &by()).unwrap();
+    assert_eq!(taken.version.to_string(), "6.1");
 }
 
 #[test]

@@ -39,6 +39,7 @@ impl Farm {
             version: Version { epoch: Epoch(1), version: 7 },
             servers: ["a", "b", "c", "m"].into_iter().enumerate().map(server).collect(),
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,
@@ -71,7 +72,7 @@ impl Farm {
     fn answers(&mut self, server: &str, sequence: u64) -> &mut Answer {
         let seen: Vec<_> = (1..=sequence).map(|sequence| self.header(sequence)).collect();
         let at = seen.last().cloned();
-        let answer = Answer { record: self.record.version, at, seen, follows: false, leads: false };
+        let answer = Answer { record: self.record.version, at, seen, follows: false, leads: false, promotes: false };
         self.others.insert(name(server), Ok(answer));
         self.others.get_mut(&name(server)).unwrap().as_mut().unwrap()
     }
@@ -169,4 +170,21 @@ fn a_claim_to_have_seen_more_counts_when_the_manager_signed_it() {
     let claim = SignedHeader::sign(own, &farm.keys[1]);
     farm.answers("b", 5).at = Some(claim);
     assert!(farm.judge(false, false).is_ok());
+}
+
+#[test]
+fn of_two_that_promote_themselves_at_once_one_gives_way_whatever_each_has_seen() {
+    let answer = |promotes| {
+        let record = Version { epoch: Epoch(1), version: 1 };
+        Ok(Answer { record, at: None, seen: Vec::new(), follows: false, leads: false, promotes })
+    };
+    let silent = || Err(Silence { there: false, why: "no answer".to_owned() });
+    let turn = |own: &str, others: Vec<(&str, Result<Answer, Silence>)>| {
+        Turn::of(&own.parse().unwrap(), &others.into_iter().map(|(name, said)| (name.parse().unwrap(), said)).collect())
+    };
+    assert_eq!(turn("b", vec![("a", answer(false)), ("c", silent())]), Turn::Mine);
+    // Each sees the other: one waits, one gives way.
+    assert_eq!(turn("a", vec![("b", answer(true))]), Turn::Waits("b".parse().unwrap()));
+    assert_eq!(turn("b", vec![("a", answer(true))]), Turn::GivesWay("a".parse().unwrap()));
+    assert_eq!(turn("b", vec![("a", answer(true)), ("c", answer(true))]), Turn::GivesWay("a".parse().unwrap()));
 }

@@ -1,7 +1,14 @@
 use bellwether_proto::record::SetRules;
-use notify::event::{DataChange, Flag, MetadataKind, RemoveKind, RenameMode};
+use bellwether_store::scan::Source;
+use notify::{
+    EventKind,
+    event::{AccessKind, AccessMode, CreateKind, DataChange, Flag, MetadataKind, ModifyKind, RemoveKind, RenameMode},
+};
 
-use super::*;
+use super::{
+    events::{Seen, read, writing},
+    *,
+};
 
 fn nginx() -> SetName {
     "nginx".parse().unwrap()
@@ -10,7 +17,7 @@ fn nginx() -> SetName {
 fn test_places() -> Vec<Place> {
     let mut rules = SetRules::new(nginx());
     rules.exclude = vec!["*.swp".into(), "cache/".into()];
-    places(vec![Source { rules: Arc::new(rules), path: "/etc/nginx".into() }])
+    places(vec![Source::new(Arc::new(rules), "/etc/nginx".into())])
 }
 
 fn seen(kind: EventKind, path: &str) -> Vec<Seen> {
@@ -71,6 +78,8 @@ fn what_is_excluded_elsewhere_or_our_own_is_not_looked_at() {
 fn a_root_that_is_replaced_is_watched_anew() {
     assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
     assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
+    let unmounted = EventKind::Remove(RemoveKind::Other);
+    assert_eq!(seen(unmounted, "/etc/nginx/sites"), [Seen::Root(nginx())], "the watches there are gone");
     let mode = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
     assert_eq!(seen(mode, "/etc/nginx"), at("", Depth::Entry, Writing::Unknown));
 }
@@ -79,4 +88,18 @@ fn a_root_that_is_replaced_is_watched_anew() {
 fn lost_events_mean_everything() {
     let lost = notify::Event::new(EventKind::Other).set_flag(Flag::Rescan);
     assert_eq!(read(&lost, &test_places()), [Seen::Everything]);
+}
+
+#[test]
+fn each_set_says_for_itself_how_changes_are_noticed() {
+    let (now, mut doubts) = (Instant::now(), Doubts::default());
+    let places = test_places();
+    assert!(!doubts.modes(&places).need_rescans());
+    doubts.missed.insert("other".parse().unwrap(), (now, "no event".into()));
+    assert!(!doubts.modes(&places).need_rescans(), "of another set");
+    doubts.missed.insert(nginx(), (now, "no event".into()));
+    doubts.refused.insert(nginx(), "no watches".into());
+    let modes = doubts.modes(&places);
+    assert!(modes.need_rescans());
+    assert_eq!(modes.0.unwrap()[&nginx()].as_deref(), Some("no watches"));
 }

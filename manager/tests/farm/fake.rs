@@ -37,8 +37,12 @@ pub(crate) enum Manner {
     Mute,
     /// Reports that all is done, with another root.
     Liar,
-    /// Refuses every revision before the switch.
+    /// Refuses every revision before the switch, and asks for it again though nothing there may pass.
     Refuses,
+    /// Refuses each revision for want of space when it is first offered, and asks for it again.
+    Waits,
+    /// The same, but it hangs up instead of asking.
+    WaitsAndHangsUp,
     /// Asks for bytes that the pack does not have.
     Greedy,
     /// Hangs up in the middle of what it is sent, and keeps what has arrived.
@@ -345,8 +349,18 @@ impl Play {
         match self.manner() {
             Manner::Mute => return Some(()),
             Manner::Liar => return self.report(&header, v1::Outcome::Done, Hash::of(b"another")).await,
-            Manner::Refuses => return self.report(&header, v1::Outcome::Refused, root).await,
-            Manner::Honest
+            Manner::Refuses => return self.refuse(&header, v1::Cause::Unspecified).await,
+            Manner::Waits if self.is_first_offer() => return self.refuse(&header, v1::Cause::Space).await,
+            Manner::WaitsAndHangsUp if self.is_first_offer() => {
+                let revision = header.id().0.into();
+                let (outcome, cause) = (v1::Outcome::Refused.into(), v1::Cause::Space.into());
+                let report = v1::Report { revision, outcome, reason: "because".into(), cause, ..v1::Report::default() };
+                self.say(up::Message::Report(report)).await?;
+                return None;
+            }
+            Manner::Waits
+            | Manner::WaitsAndHangsUp
+            | Manner::Honest
             | Manner::Picky
             | Manner::Stalled
             | Manner::StallsMidway
@@ -361,15 +375,28 @@ impl Play {
         self.report(&header, v1::Outcome::Done, root).await
     }
 
+    /// Whether the newest offer is of another revision than the one before.
+    fn is_first_offer(&self) -> bool {
+        let memory = self.memory.lock().unwrap();
+        let mut newest = memory.offers.iter().rev().map(|(number, ..)| number);
+        let number = newest.next();
+        newest.next() != number
+    }
+
+    async fn refuse(&self, header: &SignedHeader, cause: v1::Cause) -> Option<()> {
+        let (revision, outcome, cause) = (header.id().0.into(), v1::Outcome::Refused.into(), cause.into());
+        let reason = "because".into();
+        self.say(up::Message::Report(v1::Report { revision, outcome, reason, cause, ..v1::Report::default() })).await?;
+        self.say(up::Message::Again(v1::Again { revision: header.id().0.into() })).await
+    }
+
     async fn report(&self, header: &SignedHeader, outcome: v1::Outcome, root: Hash) -> Option<()> {
         self.say(up::Message::Report(v1::Report {
             revision: header.id().0.into(),
             outcome: outcome.into(),
             root: root.into(),
             reason: "because".into(),
-            stage_us: 0,
-            switch_us: 0,
-            kept: Vec::new(),
+            ..v1::Report::default()
         }))
         .await
     }

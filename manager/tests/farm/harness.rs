@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedure};
+use bellwether_manager::{
+    Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedure, tasks::Alarm,
+};
 use bellwether_proto::{
     key::KeyPair,
     name::{ServerName, SetName},
@@ -209,6 +211,7 @@ async fn start(
     let (stop, stopped) = watch::channel(false);
     let state = directory.join("state");
     let setup = Setup {
+        alarm: Alarm::default(),
         name: name("m"),
         key: key.clone(),
         sets: vec![(set(), directory.join("live"))],
@@ -223,6 +226,7 @@ async fn start(
         halt: Box::new(|halt| panic!("halted: {halt}")),
         seen: Vec::new(),
         save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
+        disputed: tokio::sync::watch::channel(None).1,
         timings,
         board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
         balancers: bellwether_manager::balancer::Locals::default(),

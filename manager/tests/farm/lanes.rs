@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bellwether_manager::{Deadlines, Request};
-use bellwether_proto::status::{Event, Observation};
+use bellwether_proto::status::{Cause, Event, Observation};
 
 use crate::{
     fake::{Fake, Manner},
@@ -146,11 +146,14 @@ async fn a_refused_revision_is_not_offered_again_and_the_next_one_leads_round_it
     let mut farm = Farm::new(&[("a", b"x")]).await;
     let member = farm.join("a", Manner::Honest).await;
     farm.done("a", "1.1").await;
+    // Asking again changes nothing where nothing may pass.
     member.memory().manner = Manner::Refuses;
     farm.write("a", "refused");
     let reason = farm
         .observed("a", "refused", |seen| match seen {
-            Observation::Refused { revision, reason } if revision.to_string() == "1.2" => Some(reason.clone()),
+            Observation::Refused { revision, reason, cause: None } if revision.to_string() == "1.2" => {
+                Some(reason.clone())
+            }
             _ => None,
         })
         .await;
@@ -165,6 +168,37 @@ async fn a_refused_revision_is_not_offered_again_and_the_next_one_leads_round_it
     let memory = member.memory();
     assert_eq!(memory.offers.len(), 3);
     assert_eq!((memory.offers[2].0.as_str(), memory.offers[2].1), ("1.3", true), "a base leads round 1.2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w8_what_waited_for_something_there_is_offered_again_when_the_member_asks() {
+    let mut farm = Farm::new(&[("a", b"x")]).await;
+    let member = farm.join("a", Manner::Honest).await;
+    farm.done("a", "1.1").await;
+    member.memory().manner = Manner::Waits;
+    farm.write("a", "too large");
+    let cause = farm
+        .observed("a", "waiting", |seen| match seen {
+            Observation::Refused { revision, cause, .. } if revision.to_string() == "1.2" => Some(*cause),
+            _ => None,
+        })
+        .await;
+    assert_eq!(cause, Some(Cause::Space));
+    farm.done("a", "1.2").await;
+    let offers: Vec<_> = member.memory().offers.iter().map(|(number, ..)| number.clone()).collect();
+    assert_eq!(offers, ["1.1", "1.2", "1.2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn w8_what_waited_is_offered_again_to_one_who_is_reached_anew() {
+    let mut farm = Farm::new(&[("a", b"x")]).await;
+    let member = farm.join("a", Manner::Honest).await;
+    farm.done("a", "1.1").await;
+    member.memory().manner = Manner::WaitsAndHangsUp;
+    farm.write("a", "too large");
+    farm.done("a", "1.2").await;
+    let offers: Vec<_> = member.memory().offers.iter().map(|(number, ..)| number.clone()).collect();
+    assert_eq!(offers, ["1.1", "1.2", "1.2"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

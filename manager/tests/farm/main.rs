@@ -6,3 +6,4 @@ mod group;
 mod harness;
 mod lanes;
 mod publishing;
+mod watching;

@@ -1,19 +1,24 @@
 //! Folding what was seen into what is known of the farm.
 
+mod configured;
 mod heads;
 mod server;
+mod told;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bellwether_proto::{
-    name::ServerName,
+    key::PublicKey,
+    name::{ServerName, SetName},
     record::{Publish, Record},
     revision::Number,
-    status::{Event, FarmStatus, SetStatus},
+    status::{Event, FarmStatus, ProcedureStatus, SetStatus},
 };
 
+pub use configured::differing;
 use heads::Heads;
 use server::{Known, standing::View};
+pub use told::Told;
 
 /// The version of the record where none is known.
 pub const NO_RECORD: &str = "0.0";
@@ -22,13 +27,19 @@ pub const NO_RECORD: &str = "0.0";
 #[derive(Debug)]
 pub struct Farm {
     observer: ServerName,
+    /// The observer's; none: not known.
+    key: Option<PublicKey>,
     record: Option<Arc<Record>>,
     heads: Heads,
     head_message: String,
-    watching: String,
+    /// By set: by events (none), or why by rescanning.
+    watching: BTreeMap<SetName, Option<String>>,
     unpublished: Option<String>,
+    quarantined: Vec<String>,
     sets: Vec<SetStatus>,
+    configured: Option<Vec<SetName>>,
     servers: BTreeMap<ServerName, Known>,
+    procedures: Vec<ProcedureStatus>,
 }
 
 impl Farm {
@@ -36,14 +47,28 @@ impl Farm {
     pub fn new(observer: ServerName) -> Self {
         Self {
             observer,
+            key: None,
             record: None,
             heads: Heads::default(),
             head_message: String::new(),
-            watching: "not watching".to_owned(),
+            watching: BTreeMap::new(),
             unpublished: None,
+            quarantined: Vec::new(),
             sets: Vec::new(),
+            configured: None,
             servers: BTreeMap::new(),
+            procedures: Vec::new(),
         }
+    }
+
+    /// The same, as seen by who has that key.
+    pub fn of_key(self, key: PublicKey) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    /// These sets are in the observer's own configuration.
+    pub fn configure(&mut self, sets: Vec<SetName>) {
+        self.configured = Some(sets);
     }
 
     /// Takes in `event`, seen at `now_ms` (milliseconds since 1970).
@@ -57,10 +82,21 @@ impl Farm {
             }
             Event::Watching(how) => self.watching = how,
             Event::Unpublished(why) => self.unpublished = why,
+            Event::Quarantined(lines) => self.quarantined = lines,
             Event::Sets(sets) => self.sets = sets,
+            Event::Procedures(procedures) => self.procedures = procedures,
             Event::Fenced { server, conflict, reason } => {
                 if let Some(server) = self.servers.get_mut(&server) {
                     server.fence(conflict, reason);
+                }
+            }
+            Event::Acknowledged(servers) => {
+                let acknowledged = self.servers.iter_mut().filter(|(name, _)| servers.contains(name));
+                acknowledged.for_each(|(_, server)| server.acknowledge());
+            }
+            Event::Led { server, epoch } => {
+                if let Some(server) = self.servers.get_mut(&server) {
+                    server.has_led(epoch);
                 }
             }
             // A straggler of a server that was removed meanwhile is nobody's.
@@ -110,15 +146,66 @@ impl Farm {
             head_message: self.head_message.clone(),
             paused,
             publish: publish_word(record).to_owned(),
-            watching: self.watching.clone(),
+            watching: self.watching(),
             unpublished: self.unpublished.clone(),
-            sets: self.sets.clone(),
+            sets: self.sets.iter().map(|set| self.watched(set)).collect(),
+            warnings: self
+                .configured
+                .iter()
+                .zip(record)
+                .flat_map(|(sets, record)| differing(sets, &record.policy.sets))
+                .collect(),
+            quarantined: self.quarantined.clone(),
             servers: self.servers.iter().map(|(name, server)| server.status(name, &view)).collect(),
+            told_ms: None,
+            procedures: self.procedures.clone(),
+            expelled: record.and_then(|record| self.expelled(record)),
+        }
+    }
+
+    /// Why the observer is no server of the group any more, and what to do.
+    fn expelled(&self, record: &Record) -> Option<String> {
+        let (name, manager) = (&self.observer, record.manager());
+        self.key.filter(|key| record.by_key(key).is_none())?;
+        let at = format!("at the manager, {} ({})", manager.name, manager.address);
+        Some(match record.server(name) {
+            None => format!(
+                "{name} was removed from the group: it is sent nothing, and serves what it has; to bring it back, {at}: \
+                 `bellwether server add {name}`; or to forget the group, here: `bellwether leave`"
+            ),
+            Some(_) => format!(
+                "other hardware has taken the place of {name}: this machine is sent nothing, and its key is refused; here: \
+                 `bellwether leave`; to enter the group under another name, {at}: `bellwether token create`"
+            ),
+        })
+    }
+
+    fn watched(&self, set: &SetStatus) -> SetStatus {
+        SetStatus { watching: how(self.watching.get(&set.name)), ..set.clone() }
+    }
+
+    /// How changes are noticed, in all sets.
+    fn watching(&self) -> String {
+        let rescanned = self.watching.iter().filter_map(|(set, why)| Some((set, why.as_ref()?)));
+        let rescanned: Vec<_> =
+            rescanned.map(|(set, why)| format!("{set} {}", how(Some(&Some(why.clone()))))).collect();
+        match rescanned.is_empty() {
+            true => how(self.watching.values().next()),
+            false => rescanned.join("; "),
         }
     }
 
     fn head(&self) -> Option<Number> {
         self.heads.last()
+    }
+}
+
+/// How changes are noticed, in words.
+fn how(noticed: Option<&Option<String>>) -> String {
+    match noticed {
+        None => "not watching".to_owned(),
+        Some(None) => "events".to_owned(),
+        Some(Some(why)) => format!("by rescanning every few seconds: {why}"),
     }
 }
 

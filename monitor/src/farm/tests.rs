@@ -3,7 +3,7 @@ use bellwether_proto::{
     name::BalancerName,
     record::{Policy, Role, Server, Version},
     revision::Epoch,
-    status::{Observation, Progress, ServerStatus, State},
+    status::{Cause, Observation, Progress, ServerStatus, State},
 };
 
 use super::*;
@@ -36,6 +36,7 @@ fn record_on(hardware: u8, roles: &[(&str, Role)], paused: bool) -> Event {
         drained: false,
     };
     Event::Record(Arc::new(Record {
+        refused: Vec::new(),
         format: bellwether_proto::record::FORMAT,
         group: [7; 16].into(),
         version: version(3),
@@ -105,7 +106,12 @@ fn done(sequence: u64) -> Observation {
 }
 
 fn refused(sequence: u64) -> Observation {
-    Observation::Refused { revision: number(sequence), reason: "owner www-data is missing".into() }
+    Observation::Refused { revision: number(sequence), reason: "owner www-data is missing".into(), cause: None }
+}
+
+fn waits(sequence: u64) -> Observation {
+    let reason = "/srv has 1 bytes free; 2 are needed".into();
+    Observation::Refused { revision: number(sequence), reason, cause: Some(Cause::Space) }
 }
 
 fn failed() -> Observation {
@@ -144,6 +150,7 @@ fn every_state_is_reached() {
     assert_eq!(state_after(vec![reached(Some(4)), started(false)]), State::Updating);
     assert_eq!(state_after(vec![reached(Some(4)), started(false), done(5)]), State::InSync);
     assert_eq!(state_after(vec![reached(Some(4)), started(false), refused(5)]), State::Refused);
+    assert_eq!(state_after(vec![reached(Some(4)), started(false), waits(5)]), State::Waiting);
     assert_eq!(state_after(vec![reached(Some(5)), drift(2)]), State::Drifted);
     assert_eq!(state_after(vec![reached(Some(5)), drift(2), drift(0)]), State::InSync);
     assert_eq!(state_after(vec![reached(Some(4)), started(false), failed()]), State::Error);
@@ -152,6 +159,22 @@ fn every_state_is_reached() {
     let mut disabled = Case::new().see([reached(Some(5))]);
     disabled.farm.apply(0, record(&[("a", Role::Disabled), ("m", Role::Manager)], false));
     assert_eq!(disabled.see([done(5), failed()]).state(), State::Disabled);
+}
+
+#[test]
+fn w8_who_waits_says_for_what_and_what_to_do() {
+    let case = Case::new().see([reached(Some(4)), started(false), waits(5)]);
+    assert_eq!(case.row("a").waits_for, Some(Cause::Space));
+    let reason = case.reason();
+    for words in ["waits to take 1.5: /srv has 1 bytes free", "make room there: it is tried again by itself"] {
+        assert!(reason.contains(words), "no '{words}' in: {reason}");
+    }
+    assert!(!reason.contains("waits with it"), "{reason}");
+    let case = Case::new().see([reached(Some(3)), started(false), waits(4)]);
+    assert_eq!(case.state(), State::Waiting, "on the way to the head");
+    assert!(case.reason().contains("all that was published since waits with it"), "{}", case.reason());
+    let taken = case.see([started(false), done(4), started(false), done(5)]);
+    assert_eq!((taken.state(), taken.row("a").waits_for), (State::InSync, None));
 }
 
 #[test]
@@ -225,6 +248,8 @@ fn a_server_that_was_just_added_has_not_been_behind_for_longer() {
     let roles = [("a", Role::Member), ("b", Role::Member), ("m", Role::Manager)];
     case.farm.apply(9_000, record(&roles, false));
     case.now_ms = 10_000;
+    assert_eq!((case.row("b").lag_revisions, case.row("b").lag_ms), (0, 0), "nobody knows where it is");
+    case.farm.apply(9_500, Event::Server(name("b"), reached(None)));
     let row = case.row("b");
     assert_eq!((row.lag_revisions, row.lag_ms), (5, 1_000));
     assert_eq!(case.row("m").lag_revisions, 0);
@@ -273,7 +298,7 @@ fn a_member_says_that_it_does_not_know_the_others() {
     let [own, other, manager] = farm.status(2).servers.try_into().unwrap();
     assert_eq!(own.state, State::AwaitingSync);
     for row in [other, manager] {
-        assert_eq!(row.state, State::Unknown);
+        assert_eq!((row.state, row.lag_revisions, row.lag_ms), (State::Unknown, 0, 0));
         assert!(row.reason.unwrap().contains("ask on the manager, m"));
     }
 }
@@ -327,11 +352,28 @@ fn a_member_that_lacks_the_newest_record_is_in_a_group_change() {
 fn a_request_from_outside_the_group_is_warned_of_for_a_while() {
     let mut case =
         Case::new().see([reached(Some(5)), Observation::Knocked("ed25519:x at 10.0.0.9:1 asked Read".into())]);
-    assert_eq!(case.state(), State::Warning);
-    assert!(case.reason().contains("10.0.0.9:1"), "{}", case.reason());
-    assert_eq!(case.row("m").state, State::InSync, "the one that was asked is warned of");
-    case.now_ms += 600_001;
-    assert_eq!(case.state(), State::InSync);
+    assert_eq!((case.state(), case.reason().as_str()), (State::InSync, ""), "its state is what it was");
+    let warning = case.row("a").warning.expect("a warning");
+    assert!(warning.what.contains("10.0.0.9:1") && warning.requests == 1, "{warning:?}");
+    assert_eq!(case.row("m").warning, None, "the one that was asked is warned of");
+    case.now_ms += 24 * 3_600_000;
+    assert_eq!(case.row("a").warning, None);
+}
+
+#[test]
+fn a_warning_goes_with_its_acknowledgement_and_comes_with_the_next_request() {
+    let knock = || Observation::Knocked("ed25519:x at 10.0.0.9:1 asked Read".into());
+    for trouble in [vec![], vec![failed()], vec![lost()], vec![started(true)]] {
+        let mut case = Case::new().see([reached(Some(5))]).see(trouble).see([knock(), knock()]);
+        let (state, reason) = (case.state(), case.reason());
+        assert_eq!(case.row("a").warning.map(|warning| warning.requests), Some(2), "beside {state:?}");
+        case.farm.apply(case.now_ms, Event::Acknowledged(vec![name("m"), name("nobody")]));
+        assert!(case.row("a").warning.is_some(), "another's");
+        case.farm.apply(case.now_ms, Event::Acknowledged(vec![name("a")]));
+        assert_eq!((case.row("a").warning, case.state(), case.reason()), (None, state, reason));
+        let again = case.see([knock()]);
+        assert_eq!(again.row("a").warning.map(|warning| warning.requests), Some(1));
+    }
 }
 
 #[test]
@@ -400,7 +442,7 @@ fn invariant_4_what_a_server_has_seen_and_is_lost_is_named_for_a_day() {
 #[test]
 fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
     let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
-    let refused = Observation::Refused { revision: number(5), reason: "edits".into() };
+    let refused = Observation::Refused { revision: number(5), reason: "edits".into(), cause: None };
     let case = Case::new().see([reached(Some(4)), held, refused]);
     assert_eq!(case.state(), State::Drifted);
     assert!(case.row("a").held && case.reason().contains("takes no updates"), "{}", case.reason());
@@ -408,4 +450,59 @@ fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
     let case = case.see([kept]);
     assert_eq!(case.row("a").kept, ["/r/1"]);
     assert!(!case.row("a").held && case.state() != State::Drifted);
+}
+
+#[test]
+fn w26_who_led_before_names_who_leads_now_however_often_that_changes() {
+    let mut farm = Farm::new(name("a"));
+    let led_by = |manager: &str, epoch: u64| {
+        let role = |name: &str| if name == manager { Role::Manager } else { Role::Member };
+        let Event::Record(record) = record(&[("a", role("a")), ("b", role("b")), ("m", role("m"))], false) else {
+            panic!("a record")
+        };
+        let mut record = (*record).clone();
+        record.version = Version { epoch: Epoch(epoch), version: 1 };
+        Event::Record(std::sync::Arc::new(record))
+    };
+    farm.apply(1, led_by("m", 4));
+    farm.apply(1, Event::Led { server: name("a"), epoch: Epoch(2) });
+    let reason = |farm: &Farm| farm.status(2).servers[0].reason.clone().unwrap_or_default();
+    assert!(reason(&farm).contains("the manager of epoch 2, m is that of 4 now"), "{}", reason(&farm));
+    farm.apply(3, led_by("b", 6));
+    farm.apply(3, Event::Led { server: name("a"), epoch: Epoch(2) });
+    assert!(reason(&farm).contains("b is that of 6 now"), "{}", reason(&farm));
+    farm.apply(4, Event::Server(name("a"), reached(None)));
+    assert!(!reason(&farm).contains("was the manager"), "it is taken back: {}", reason(&farm));
+}
+
+#[test]
+fn w16_a_server_that_was_removed_or_replaced_knows_it_from_the_record() {
+    let members = record(&[("a", Role::Member), ("m", Role::Manager)], false);
+    let Event::Record(held) = &members else { panic!("a record") };
+    let key = held.server(&name("a")).unwrap().key;
+    let mut farm = Farm::new(name("a")).of_key(key);
+    farm.apply(1, members.clone());
+    assert_eq!(farm.status(2).expelled, None);
+    farm.apply(2, record(&[("m", Role::Manager)], false));
+    let why = farm.status(3).expelled.expect("it is removed");
+    assert!(why.contains("a was removed") && why.contains("bellwether server add a"), "{why}");
+    // Other hardware has its name.
+    let mut replaced = (**held).clone();
+    let other = bellwether_proto::key::KeyPair::generate().public();
+    replaced.servers.iter_mut().filter(|server| server.name == name("a")).for_each(|server| server.key = other);
+    farm.apply(3, Event::Record(std::sync::Arc::new(replaced)));
+    let why = farm.status(4).expelled.expect("it is replaced");
+    assert!(why.contains("other hardware has taken the place of a") && why.contains("bellwether leave"), "{why}");
+}
+
+#[test]
+fn the_record_says_who_is_out_of_service() {
+    let Event::Record(held) = record(&[("a", Role::Member), ("m", Role::Manager)], false) else { panic!("a record") };
+    let mut drained = (*held).clone();
+    drained.servers.iter_mut().filter(|server| server.name == name("a")).for_each(|server| server.drained = true);
+    let mut case = Case::new();
+    case.farm.apply(1, Event::Record(std::sync::Arc::new(drained)));
+    assert!(case.row("a").drained && !case.row("m").drained);
+    case.farm.apply(2, Event::Record(held));
+    assert!(!case.row("a").drained);
 }

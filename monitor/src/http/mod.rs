@@ -1,24 +1,48 @@
 //! The `http` port: readiness for balancers, metrics, the status as JSON, and a page for people.
 //!
 //! It only reads, and asks for nobody's name: whoever reaches the port may see the status. The status code answers a
-//! balancer's check; the body explains.
+//! balancer's check; the body explains. What a balancer asks is answered under whatever name it uses; the rest only under
+//! this server's own ([`Names`]).
 
-use std::{sync::Arc, time::Duration};
+mod names;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::State,
-    http::{HeaderName, StatusCode, header},
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{Html, IntoResponse, Response},
     routing::get,
-    serve::ListenerExt,
 };
 use bellwether_proto::status::FarmStatus;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
 
-use crate::{farm::NO_RECORD, metrics};
+use crate::{
+    farm::NO_RECORD,
+    listening::{Bounds, Place, Places, accept},
+    metrics,
+};
+pub use names::Names;
 
+/// Connections at a time.
+pub const BOUNDS: Bounds = Bounds { all: 128, each: 64 };
+/// How long a connection may be idle, and how long the head of a request may take.
+const HEAD: Duration = Duration::from_secs(20);
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 << 10;
 /// How long an open connection may keep [`serve`] from ending.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -34,6 +58,9 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
 pub struct Ready {
     /// In sync at some revision, and neither in a sync nor in error.
     pub ready: bool,
+    /// Nobody has confirmed since this server's start that the revision it holds is the newest one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
     /// Why, or why not.
     pub reason: String,
 }
@@ -41,67 +68,110 @@ pub struct Ready {
 impl Ready {
     /// In sync at some revision.
     pub fn yes(reason: impl Into<String>) -> Self {
-        Self { ready: true, reason: reason.into() }
+        Self { ready: true, stale: false, reason: reason.into() }
     }
 
     /// Not in sync yet, in a sync, or in error.
     pub fn no(reason: impl Into<String>) -> Self {
-        Self { ready: false, reason: reason.into() }
+        Self { ready: false, stale: false, reason: reason.into() }
     }
+}
+
+/// What is shown of the farm.
+pub trait Farm: Send + Sync + 'static {
+    /// As this server knows it itself.
+    fn own(&self) -> Arc<FarmStatus>;
+
+    /// The same, at a member with what the manager says of the others; it may ask.
+    fn whole(&self) -> Pin<Box<dyn Future<Output = Arc<FarmStatus>> + Send + '_>>;
 }
 
 #[derive(Clone)]
 struct Shown {
-    status: watch::Receiver<Arc<FarmStatus>>,
+    farm: Arc<dyn Farm>,
     ready: watch::Receiver<Ready>,
 }
 
-/// `/live`, `/ready`, `/manager`, `/status`, `/metrics` and the page at `/`.
-pub fn router(status: watch::Receiver<Arc<FarmStatus>>, ready: watch::Receiver<Ready>) -> Router {
-    Router::new()
+/// `/live`, `/ready` and `/manager`; under `names` also `/status`, `/metrics` and the page at `/`.
+pub fn router(names: Names, farm: Arc<dyn Farm>, ready: watch::Receiver<Ready>) -> Router {
+    let for_balancers =
+        Router::new().route("/live", get(live)).route("/ready", get(readiness)).route("/manager", get(manager));
+    let by_name = Router::new()
         .route("/", get(page))
-        .route("/live", get(live))
-        .route("/ready", get(readiness))
-        .route("/manager", get(manager))
-        .route("/status", get(farm))
+        .route("/status", get(status))
         .route("/metrics", get(prometheus))
-        .with_state(Shown { status, ready })
+        .route_layer(middleware::from_fn_with_state(Arc::new(names), only_by_name));
+    for_balancers.merge(by_name).layer(middleware::map_response(as_it_is_labelled)).with_state(Shown { farm, ready })
+}
+
+/// Refuses a request under a name that is not this server's: a page in somebody's browser whose name was made to lead here
+/// (DNS rebinding) reads nothing.
+async fn only_by_name(State(names): State<Arc<Names>>, request: Request, next: Next) -> Response {
+    match names.unknown(&request) {
+        None => next.run(request).await,
+        Some(name) => {
+            let text = format!(
+                "this server is not asked as {name:?}: use its address or its own name, or add the name to http_names in \
+                 agent.toml\n"
+            );
+            (StatusCode::MISDIRECTED_REQUEST, [FRESH], text).into_response()
+        }
+    }
+}
+
+/// No browser takes an answer for something else than it says.
+async fn as_it_is_labelled(mut response: Response) -> Response {
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// Answers on `listener` until `shutdown`, then lets open requests finish for at most two seconds.
-///
-/// # Errors
-/// The listener failed.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    // A failure costs one connection its speed, nothing else.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let (ending, ended) = tokio::sync::oneshot::channel();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        shutdown.await;
-        let _ = ending.send(());
-    });
-    let straggling = async {
-        // An error here means that the server ended by itself, which the other branch reports.
-        match ended.await {
-            Ok(()) => tokio::time::sleep(GRACE).await,
-            Err(_) => std::future::pending().await,
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+    tokio::pin!(shutdown);
+    let mut places = Places::new(BOUNDS);
+    let mut open = JoinSet::new();
+    let ending = watch::Sender::new(false);
+    loop {
+        // What is cancelled loses nothing: accept and join_next may be.
+        tokio::select! {
+            accepted = accept(&listener, &mut places) => {
+                // An error was waited out.
+                if let Ok((stream, _, place)) = accepted {
+                    open.spawn(converse(stream, place, router.clone(), ending.subscribe()));
+                }
+            }
+            Some(_) = open.join_next() => {}
+            () = &mut shutdown => break,
         }
-    };
-    tokio::select! {
-        result = server => result,
-        () = straggling => Ok(()),
     }
+    drop(listener);
+    ending.send_replace(true);
+    // Stragglers end with the set.
+    let _ = timeout(GRACE, async { while open.join_next().await.is_some() {} }).await;
+}
+
+/// One connection: request after request, until its place is another's.
+async fn converse(stream: TcpStream, mut place: Place, router: Router, mut ending: watch::Receiver<bool>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = place.lost() => return,
+        _ = ending.wait_for(|ending| *ending) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    // Its own error, or a client that went away: nobody is to be told.
+    let _ = connection.await;
 }
 
 const FRESH: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
 
 async fn page() -> impl IntoResponse {
-    let guards = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    ([FRESH], guards, Html(PAGE))
+    ([FRESH, (header::CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE))
 }
 
 async fn live() -> impl IntoResponse {
@@ -116,7 +186,7 @@ async fn readiness(State(shown): State<Shown>) -> Response {
 
 /// 200 at the manager, for balancers that send those who change something there; 503 elsewhere.
 async fn manager(State(shown): State<Shown>) -> Response {
-    let status = shown.status.borrow().clone();
+    let status = shown.farm.own();
     // Before the record is known the status names nobody else.
     let here = status.observer == status.manager && status.record != NO_RECORD;
     let code = if here { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -124,13 +194,12 @@ async fn manager(State(shown): State<Shown>) -> Response {
     (code, [FRESH], Json(document)).into_response()
 }
 
-async fn farm(State(shown): State<Shown>) -> impl IntoResponse {
-    let status = shown.status.borrow().clone();
-    ([FRESH], Json(status))
+async fn status(State(shown): State<Shown>) -> impl IntoResponse {
+    ([FRESH], Json(shown.farm.whole().await))
 }
 
 async fn prometheus(State(shown): State<Shown>) -> impl IntoResponse {
-    let status = shown.status.borrow().clone();
+    let status = shown.farm.own();
     ([FRESH, (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&status))
 }
 

@@ -16,7 +16,18 @@ struct Served {
     status: watch::Sender<Arc<FarmStatus>>,
     ready: watch::Sender<Ready>,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
+}
+
+/// Knows the whole of it itself.
+impl Farm for watch::Receiver<Arc<FarmStatus>> {
+    fn own(&self) -> Arc<FarmStatus> {
+        self.borrow().clone()
+    }
+
+    fn whole(&self) -> Pin<Box<dyn Future<Output = Arc<FarmStatus>> + Send + '_>> {
+        Box::pin(std::future::ready(self.own()))
+    }
 }
 
 async fn served() -> Served {
@@ -26,14 +37,18 @@ async fn served() -> Served {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let shutdown = async move { drop(stopped.await) };
-    let task = tokio::spawn(serve(listener, router(status_seen, ready_seen), shutdown));
+    let task = tokio::spawn(serve(listener, router(Names::new(["farm"]), Arc::new(status_seen), ready_seen), shutdown));
     Served { address, status, ready, stop, task }
 }
 
 /// The status code, the head and the body.
 async fn ask(address: SocketAddr, path: &str) -> (u16, String, String) {
+    ask_as(address, path, "farm").await
+}
+
+async fn ask_as(address: SocketAddr, path: &str, host: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: farm\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -107,5 +122,72 @@ async fn it_ends_when_told_although_a_connection_is_open() {
     let mut idle = TcpStream::connect(served.address).await.unwrap();
     idle.write_all(b"GET /live HTTP/1.1\r\n").await.unwrap();
     served.stop.send(()).unwrap();
-    served.task.await.unwrap().unwrap();
+    served.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn another_name_reads_nothing_but_what_balancers_ask() {
+    let served = served().await;
+    for (path, code) in
+        [("/status", 200), ("/metrics", 200), ("/", 200), ("/live", 200), ("/manager", 200), ("/ready", 503)]
+    {
+        let open = matches!(path, "/live" | "/ready" | "/manager");
+        for host in ["farm", "127.0.0.1:1", "[::1]", "localhost"] {
+            assert_eq!(ask_as(served.address, path, host).await.0, code, "{path} as {host}");
+        }
+        let (answered, head, body) = ask_as(served.address, path, "evil.example").await;
+        assert_eq!(answered, if open { code } else { 421 }, "{path}");
+        assert!(open || (body.contains("http_names") && !body.contains("web1")), "{path}: {body}");
+        assert!(head.contains("cache-control: no-store"), "{path}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_is_taken_for_something_else() {
+    let served = served().await;
+    for path in ["/", "/live", "/ready", "/manager", "/status", "/metrics", "/nothing"] {
+        for host in ["farm", "evil.example"] {
+            let (_, head, _) = ask_as(served.address, path, host).await;
+            assert!(head.contains("x-content-type-options: nosniff"), "{path} as {host}: {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn idle_and_slow_connections_keep_nobody_out() {
+    let served = served().await;
+    served.ready.send_replace(Ready::yes("in sync at 1.42"));
+    let mut idle = Vec::new();
+    for number in 0..3 * BOUNDS.all {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        match number % 3 {
+            0 => {}
+            1 => stream.write_all(b"GET /ready HTTP/1.1\r\nHost: fa").await.unwrap(),
+            // Kept alive after an answer that is never read. One that was closed meanwhile was the oldest.
+            _ => drop(stream.write_all(b"GET /status HTTP/1.1\r\nHost: farm\r\n\r\n").await),
+        }
+        idle.push(stream);
+        if number % 50 == 0 {
+            assert_eq!(ask(served.address, "/ready").await.0, 200, "beside {number} others");
+        }
+    }
+    assert_eq!(ask(served.address, "/ready").await.0, 200);
+    let mut rest = Vec::new();
+    let first = tokio::time::timeout(Duration::from_secs(30), idle[0].read_to_end(&mut rest)).await;
+    assert!(first.is_ok(), "the oldest made room");
+}
+
+#[tokio::test]
+async fn the_head_of_a_request_has_its_time() {
+    let served = served().await;
+    let mut slow = TcpStream::connect(served.address).await.unwrap();
+    slow.write_all(b"GET /live HTTP/1.1\r\nHost: farm\r\nX: ").await.unwrap();
+    let mut idle = TcpStream::connect(served.address).await.unwrap();
+    idle.write_all(b"GET /live HTTP/1.1\r\nHost: farm\r\n\r\n").await.unwrap();
+    let mut answers = (String::new(), String::new());
+    // No other connection wants their places: only their own time ends them.
+    let ended = async { tokio::join!(slow.read_to_string(&mut answers.0), idle.read_to_string(&mut answers.1)) };
+    let ended = tokio::time::timeout(10 * HEAD, ended).await;
+    assert!(ended.is_ok(), "both are closed when their time is over");
+    assert!(!answers.0.starts_with("HTTP/1.1 200") && answers.1.starts_with("HTTP/1.1 200"), "{answers:?}");
 }

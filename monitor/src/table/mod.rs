@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use bellwether_proto::{
     record::Role,
-    status::{FarmStatus, ServerStatus, State},
+    status::{FarmStatus, ProcedureState, ProcedureStatus, ServerStatus, SetStatus, State, UnreadEntry, Writers},
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
-use crate::text::{self, ago, colour, duration, micros, plain, shortened, wrapped};
+use crate::text::{self, ago, colour, duration, guarded, micros, plain, shortened, wrapped};
 
 /// How to show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +27,12 @@ impl Look {
 /// The order in which states are counted in the summary.
 const STATES: [State; 15] = [
     State::InSync,
-    State::Warning,
     State::GroupChange,
     State::Updating,
     State::Syncing,
     State::AwaitingSync,
     State::Drifted,
+    State::Waiting,
     State::Refused,
     State::Error,
     State::Conflict,
@@ -46,16 +46,48 @@ const STATES: [State; 15] = [
 /// Stands before a state that gets a colour. No name of a server holds it.
 const MARK: char = '●';
 
+/// Text for people ([`guarded`]), in which states may have colours: the only escapes that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Painted(String);
+
+impl Painted {
+    /// Without colours.
+    pub fn plain(text: &str) -> Self {
+        Self(guarded(text).into_owned())
+    }
+
+    /// The same with another line below.
+    #[must_use]
+    pub fn and(mut self, line: &str) -> Self {
+        let _ = write!(self.0, "\n{}", guarded(line));
+        self
+    }
+}
+
+impl std::fmt::Display for Painted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::ops::Deref for Painted {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The whole status: summary, table, problems.
-pub fn render(status: &FarmStatus, look: Look) -> String {
-    let mut text = wrapped(&summary(status), look.width);
+pub fn render(status: &FarmStatus, look: Look) -> Painted {
+    let mut text = wrapped(&guarded(&summary(status)), look.width);
     text.push_str("\n\n");
     text.push_str(&table(status, look));
     text.push('\n');
     for problem in problems(status) {
-        let _ = write!(text, "\n{}", wrapped(&problem, look.width));
+        let _ = write!(text, "\n{}", wrapped(&guarded(&problem), look.width));
     }
-    text.trim_end().to_owned() + "\n"
+    Painted(text.trim_end().to_owned() + "\n")
 }
 
 /// One line: how many servers are in which state, the head, and how changes travel.
@@ -72,8 +104,31 @@ pub fn summary(status: &FarmStatus) -> String {
         1 => format!("1 server: {}", states.join(", ")),
         several => format!("{several} servers: {}", states.join(", ")),
     };
+    let expelled = match status.expelled {
+        Some(_) => format!("{} is no server of the group any more · ", status.observer),
+        None => String::new(),
+    };
     let paused = if status.paused { " · paused" } else { "" };
-    format!("{servers} · {} · {}{paused}", head(status), status.publish)
+    let servers = [vec![servers], out_of_service(status), procedures(status)].concat().join(" · ");
+    format!("{expelled}{servers} · {} · {}{paused}", head(status), status.publish)
+}
+
+/// How many the record has out of service, beside those that are disabled.
+fn out_of_service(status: &FarmStatus) -> Vec<String> {
+    let drained = status.servers.iter().filter(|server| server.drained && server.role != Role::Disabled).count();
+    if drained == 0 { Vec::new() } else { vec![format!("{drained} drained")] }
+}
+
+/// The procedures that wait for something or somebody.
+fn procedures(status: &FarmStatus) -> Vec<String> {
+    let said = |procedure: &ProcedureStatus| match procedure.state {
+        ProcedureState::Running => format!("{} runs", procedure.id),
+        ProcedureState::Waiting => format!("{} waits", procedure.id),
+        ProcedureState::Blocked => format!("{} is blocked", procedure.id),
+        ProcedureState::Asks => format!("{} asks", procedure.id),
+        ProcedureState::Stopped => format!("{} has stopped", procedure.id),
+    };
+    status.procedures.iter().map(said).collect()
 }
 
 fn head(status: &FarmStatus) -> String {
@@ -107,7 +162,7 @@ fn table(status: &FarmStatus, look: Look) -> String {
             _ => {}
         }
     }
-    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let lines: Vec<_> = table.lines().map(|line| guarded(line.trim_end()).into_owned()).collect();
     if look.colour { lines.iter().map(|line| coloured(line)).collect::<Vec<_>>().join("\n") } else { lines.join("\n") }
 }
 
@@ -145,19 +200,25 @@ pub(crate) fn lag(server: &ServerStatus) -> String {
 
 /// What is going on, in a few words; whole reasons stand below the table.
 fn note(server: &ServerStatus) -> String {
+    let said = [if server.drained { "drained".to_owned() } else { String::new() }, doing(server)];
+    said.into_iter().filter(|said| !said.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+fn doing(server: &ServerStatus) -> String {
     if let Some(progress) = &server.progress {
         return text::progress(progress);
     }
     match (server.state, server.drift_entries) {
+        (State::InSync, _) if server.warning.is_some() => "warning, see below".to_owned(),
         (State::Drifted, 1) => "1 entry differs".to_owned(),
         (State::Drifted, entries) => format!("{entries} entries differ"),
         (
             State::Refused
+            | State::Waiting
             | State::Error
             | State::Conflict
             | State::Superseded
             | State::Unreachable
-            | State::Warning
             | State::Left,
             _,
         ) => "see below".to_owned(),
@@ -186,12 +247,13 @@ fn coloured(line: &str) -> String {
 
 /// A line for everything that is not as it should be: what, and what to do.
 pub fn problems(status: &FarmStatus) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = status.expelled.iter().map(|why| plain(why)).collect();
     for server in &status.servers {
         if let Some(reason) = &server.reason {
             lines.push(format!("{} · {}: {}", server.name, server.state.word(), plain(reason)));
         }
     }
+    lines.extend(status.servers.iter().filter_map(|server| warned(status, server)));
     lines.extend(status.servers.iter().flat_map(|server| unreached(status, server)));
     for server in &status.servers {
         if let Some(newest) = server.kept.first() {
@@ -203,20 +265,97 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
             ));
         }
     }
+    lines.extend(status.procedures.iter().map(procedure));
+    lines.extend(status.servers.iter().filter_map(|server| drained(status, server)));
+    lines.extend(status.warnings.iter().map(|warning| format!("{} · {}", status.observer, plain(warning))));
     if status.paused {
         lines.push("propagation is paused: `bellwether resume`, or `bellwether sync` for what is there now".to_owned());
     }
     if let Some(unpublished) = &status.unpublished {
         lines.push(format!("{} · unpublished: {}", status.manager, plain(unpublished)));
     }
-    if status.observer == status.manager && status.watching != "events" {
-        lines.push(format!("{} · watching: {}", status.manager, plain(&status.watching)));
+    lines.extend(status.quarantined.iter().map(|line| format!("{} · quarantined: {}", status.observer, plain(line))));
+    // A server that watches nothing (yet) has none of the role's tasks.
+    if status.watching != "events" && (status.observer == status.manager || status.watching != "not watching") {
+        lines.push(format!("{} · watching: {}", status.observer, plain(&status.watching)));
     }
     for set in &status.sets {
         lines.extend(set.notices.iter().map(|notice| format!("set {}: {}", set.name, plain(notice))));
+        lines.extend(unpublished(set, status.time_ms));
     }
     if status.observer != status.manager {
-        lines.push(format!("as {} knows it; the manager, {}, knows more", status.observer, status.manager));
+        let (observer, manager) = (&status.observer, &status.manager);
+        lines.push(match status.told_ms {
+            Some(told_ms) => {
+                let when = ago(status.time_ms, told_ms);
+                format!("{observer} as it knows itself, the others as the manager, {manager}, told {when}")
+            }
+            None => format!("as {observer} knows it; the manager, {manager}, knows more and has not told it"),
+        });
+    }
+    lines
+}
+
+/// That requests came to it from outside the group.
+fn warned(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
+    let warning = server.warning.as_ref()?;
+    let (name, when) = (&server.name, ago(status.time_ms, warning.time_ms));
+    let count = match warning.requests {
+        0 | 1 => "a request came from outside the group".to_owned(),
+        more => format!("{more} requests came from outside the group, the last"),
+    };
+    let what = plain(&warning.what);
+    Some(format!(
+        "{name} · warning: {count} ({when}): {what}; once it is explained: `bellwether server acknowledge {name}`"
+    ))
+}
+
+/// Where a procedure stands, and what to do.
+fn procedure(procedure: &ProcedureStatus) -> String {
+    let ProcedureStatus { id, command, driver: _, state, step, steps, what, servers: _ } = procedure;
+    let todo = match state {
+        ProcedureState::Running => String::new(),
+        ProcedureState::Waiting | ProcedureState::Blocked => {
+            format!("; until when: `bellwether procedure show {id}`")
+        }
+        ProcedureState::Asks => {
+            format!("; `bellwether procedure show {id}`, then `bellwether procedure resume {id} --attest TEXT`")
+        }
+        ProcedureState::Stopped => format!("; it does nothing by itself: `bellwether procedure show {id}`"),
+    };
+    format!("{id} · {} · {command} · step {step} of {steps}: {}{todo}", state.word(), plain(what))
+}
+
+/// That a server is out of service and no procedure brings it back.
+fn drained(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
+    let out = server.drained && server.role != Role::Disabled;
+    let at_work = |procedure: &ProcedureStatus| {
+        procedure.state != ProcedureState::Stopped && procedure.servers.contains(&server.name)
+    };
+    (out && !status.procedures.iter().any(at_work)).then(|| {
+        format!(
+            "{} · drained: it gets no requests; into service again, at the manager: `bellwether maintenance finish {}`",
+            server.name, server.name
+        )
+    })
+}
+
+/// What of a set cannot be published as it is, and what was published while somebody had it open.
+fn unpublished(set: &SetStatus, now_ms: u64) -> Vec<String> {
+    let name = &set.name;
+    let unread = |entry: &UnreadEntry| {
+        let (path, reason, since) = (plain(&entry.path), plain(&entry.reason), ago(now_ms, entry.since_ms));
+        format!("set {name}:{path}: {reason}, since {since}; members keep what they have")
+    };
+    let mut lines: Vec<String> = set.unread.iter().map(unread).collect();
+    let more = set.unread_entries.saturating_sub(set.unread.len() as u64);
+    if more > 0 {
+        lines.push(format!("set {name}: {more} more entries cannot be read"));
+    }
+    let open = |path: &String| format!("set {name}:{}: published while a program had it open for writing", plain(path));
+    lines.extend(set.open.iter().map(open));
+    if set.writers == Some(Writers::Unknown) {
+        lines.push(format!("set {name}: whether a file is open for writing cannot be told on this file system"));
     }
     lines
 }

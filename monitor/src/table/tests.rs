@@ -1,4 +1,7 @@
-use bellwether_proto::{revision::Epoch, revision::Number, status::Progress, status::Reach, status::SetStatus};
+use bellwether_proto::{
+    revision::{Epoch, Number},
+    status::{ProcedureState, ProcedureStatus, Progress, Reach, SetStatus, UnreadCause, UnreadEntry, Writers},
+};
 
 use super::*;
 
@@ -20,13 +23,17 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         drift: Vec::new(),
         drift_entries: 0,
         held: false,
+        waits_for: None,
         progress: None,
         seen_ms: Some(99_000),
         last_update_us: Some(8_340),
         version: Some("0.1.0".into()),
         kept: Vec::new(),
+        kept_ms: None,
+        drained: false,
         verified: None,
         balancers: Vec::new(),
+        warning: None,
     }
 }
 
@@ -44,8 +51,22 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         publish: "auto".into(),
         watching: "events".into(),
         unpublished: None,
-        sets: vec![SetStatus { name: "nginx".parse().unwrap(), entries: 61, notices: Vec::new() }],
+        sets: vec![SetStatus {
+            name: "nginx".parse().unwrap(),
+            entries: 61,
+            notices: Vec::new(),
+            unread_entries: 0,
+            unread: Vec::new(),
+            open: Vec::new(),
+            writers: None,
+            watching: "events".into(),
+        }],
+        warnings: Vec::new(),
+        quarantined: Vec::new(),
         servers,
+        told_ms: None,
+        procedures: Vec::new(),
+        expelled: None,
     }
 }
 
@@ -85,7 +106,7 @@ web6    member    unknown      -         ?             8.3 ms  never
 web5 · unreachable: connection refused; it catches up by itself
 ";
     let shown = render(&six(), Look::PLAIN);
-    assert_eq!(shown, expected, "shown:\n{shown}");
+    assert_eq!(&*shown, expected, "shown:\n{shown}");
 }
 
 #[test]
@@ -108,12 +129,34 @@ fn colour_changes_nothing_but_the_states() {
 }
 
 #[test]
+fn a_warning_stands_beside_the_state_and_a_members_word_says_whose_it_is() {
+    let mut status = six();
+    status.servers[1].warning =
+        Some(bellwether_proto::status::Warning { what: "x\u{1b} asked".into(), time_ms: 40_000, requests: 3 });
+    let shown = render(&status, Look::PLAIN);
+    assert!(shown.contains("web1    member    in sync") && shown.contains("warning, see below"), "{shown}");
+    let line = "web1 · warning: 3 requests came from outside the group, the last (60 s ago): x\\u{1b} asked; once it is \
+                explained: `bellwether server acknowledge web1`";
+    assert!(shown.contains(line), "{shown}");
+    (status.observer, status.told_ms) = ("web1".parse().unwrap(), Some(97_000));
+    let shown = render(&status, Look::PLAIN);
+    assert!(shown.contains("web1 as it knows itself, the others as the manager, m, told 3 s ago"), "{shown}");
+}
+
+#[test]
 fn a_message_cannot_steer_the_terminal() {
     let mut status = six();
     status.head_message = "\u{1b}]0;title\u{7}\nx".into();
     status.servers[4].reason = Some("\u{1b}[2J".into());
+    status.servers[3].progress = None;
+    status.watching = "\u{9b}2J".into();
+    status.publish = "\u{202e}otua\u{200b}".into();
     let shown = render(&status, Look::PLAIN);
-    assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}'), "{shown:?}");
+    for obeyed in ['\u{1b}', '\u{7}', '\u{9b}', '\u{202e}', '\u{200b}'] {
+        assert!(!shown.contains(obeyed), "{shown:?}");
+    }
+    let coloured = render(&status, Look { width: 160, colour: true }).and("\u{1b}[31mred");
+    assert_eq!(coloured.matches('\u{1b}').count(), 2 * 6, "only its own: {coloured:?}");
 }
 
 #[test]
@@ -129,6 +172,28 @@ fn everything_wrong_is_said_below() {
         assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
     }
     assert!(summary(&status).ends_with("· auto · paused"), "{}", summary(&status));
+}
+
+#[test]
+fn what_stays_as_it_was_is_named_with_its_reason() {
+    let mut status = six();
+    let set = &mut status.sets[0];
+    let reason = "cannot be read: Input/output error\u{1b}[2J".to_owned();
+    set.unread.push(UnreadEntry { path: "conf.d/a.conf".into(), cause: UnreadCause::Unreadable, reason, since_ms: 0 });
+    set.unread_entries = 3;
+    set.open.push("up.conf".into());
+    set.writers = Some(Writers::Unknown);
+    let lines = problems(&status);
+    for part in [
+        "set nginx:conf.d/a.conf: cannot be read: Input/output error",
+        "members keep what they have",
+        "set nginx: 2 more entries",
+        "set nginx:up.conf: published while a program had it open",
+        "cannot be told on this file system",
+    ] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
+    }
+    assert!(lines.iter().all(|line| !line.contains('\u{1b}')), "{lines:#?}");
 }
 
 #[test]
@@ -160,4 +225,64 @@ fn w24_a_candidate_that_could_not_drain_is_a_problem() {
     ];
     let lines = problems(&farm(vec![candidate]));
     assert_eq!(lines, ["web2 · balancer lb2: no answer (5 s ago); as manager it could not drain servers there"]);
+}
+
+/// A procedure for that server.
+pub(crate) fn procedure(state: ProcedureState, server: &str) -> ProcedureStatus {
+    ProcedureStatus {
+        id: "p7".into(),
+        command: format!("sync {server}"),
+        driver: "m".parse().unwrap(),
+        state,
+        step: 3,
+        steps: 5,
+        what: "the disk is full".into(),
+        servers: vec![server.parse().unwrap()],
+    }
+}
+
+#[test]
+fn w21_who_is_out_of_service_is_in_the_head_line_the_table_and_below_with_what_to_do() {
+    let drained = ServerStatus { drained: true, ..server("web2", State::InSync, 42) };
+    let mut status = farm(vec![server("web1", State::InSync, 42), drained]);
+    let text = render(&status, Look::PLAIN);
+    for part in
+        ["2 servers: 2 in sync · 1 drained ·", " drained\n", "web2 · drained", "`bellwether maintenance finish web2`"]
+    {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+    // A procedure that is under way brings it back; one that has stopped does not.
+    status.procedures = vec![procedure(ProcedureState::Waiting, "web2")];
+    assert!(!render(&status, Look::PLAIN).contains("maintenance finish"));
+    status.procedures = vec![procedure(ProcedureState::Stopped, "web2")];
+    assert!(render(&status, Look::PLAIN).contains("maintenance finish web2"));
+    // Who is disabled is out of service because of that.
+    status.procedures.clear();
+    status.servers[1].role = Role::Disabled;
+    assert!(!render(&status, Look::PLAIN).contains("1 drained"));
+}
+
+#[test]
+fn w8_procedures_that_are_not_over_are_in_the_head_line_and_below() {
+    for (state, said) in [
+        (ProcedureState::Waiting, "p7 waits"),
+        (ProcedureState::Blocked, "p7 is blocked"),
+        (ProcedureState::Asks, "p7 asks"),
+        (ProcedureState::Stopped, "p7 has stopped"),
+    ] {
+        let status =
+            FarmStatus { procedures: vec![procedure(state, "web2")], ..farm(vec![server("web2", State::InSync, 42)]) };
+        let text = render(&status, Look::PLAIN);
+        assert!(text.lines().next().unwrap().contains(said), "{said} in:\n{text}");
+        let line = format!("p7 · {} · sync web2 · step 3 of 5: the disk is full", state.word());
+        assert!(text.contains(&line) && text.contains("`bellwether procedure show p7`"), "{line} in:\n{text}");
+    }
+}
+
+#[test]
+fn w16_a_server_that_is_none_any_more_says_so_first() {
+    let status = FarmStatus { expelled: Some("m was removed".into()), ..farm(vec![server("a", State::Unknown, 0)]) };
+    let text = render(&status, Look::PLAIN);
+    assert!(text.starts_with("m is no server of the group any more · "), "{text}");
+    assert!(text.contains("\nm was removed"), "{text}");
 }

@@ -55,6 +55,16 @@ pub fn since<'a>(
     links.filter(move |link| link.record.version > from || same_epoch(link))
 }
 
+/// Whether `shown` makes another server the manager of the epoch in which that of `held` leads, and that server could come to
+/// lead as that one did: what both change could never be one. Whoever could not have taken the role is nobody's rival.
+pub fn is_rival(chain: &[SignedRecord], held: &SignedRecord, shown: &SignedRecord) -> bool {
+    let (ours, theirs) = (&held.record, &shown.record);
+    let before = chain.iter().rfind(|link| link.record.version.epoch < ours.version.epoch);
+    theirs.version.epoch == ours.version.epoch
+        && theirs.manager().key != ours.manager().key
+        && before.is_some_and(|before| shown.may_follow(before) == Ok(true))
+}
+
 /// The newest of the chain that have no more than so many bytes together: what fits a message.
 pub fn newest_within(chain: &[SignedRecord], bytes: usize) -> &[SignedRecord] {
     let mut left = bytes;

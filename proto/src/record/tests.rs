@@ -31,6 +31,7 @@ impl Keys {
             version: Version { epoch: Epoch(epoch), version },
             servers: (0..4).map(|at| self.server(at, leads)).collect(),
             removed: Vec::new(),
+            refused: Vec::new(),
             policy: Policy::new(Vec::new()),
             log: Vec::new(),
             previous: None,
@@ -81,6 +82,8 @@ enum Outcome {
     Conflict,
     Signer,
     OtherGroup,
+    Jump,
+    Refused,
 }
 
 fn outcome(new: &SignedRecord, held: &SignedRecord) -> Outcome {
@@ -91,6 +94,8 @@ fn outcome(new: &SignedRecord, held: &SignedRecord) -> Outcome {
         Err(RecordRefused::Conflict(_)) => Outcome::Conflict,
         Err(RecordRefused::Signer(_)) => Outcome::Signer,
         Err(RecordRefused::OtherGroup { .. }) => Outcome::OtherGroup,
+        Err(RecordRefused::Jump { .. }) => Outcome::Jump,
+        Err(RecordRefused::Refused(_)) => Outcome::Refused,
     }
 }
 
@@ -241,4 +246,88 @@ fn the_chain_does_not_grow_without_end() {
     assert_eq!(versions(chain::newest_within(&links, 2 * one)), ["198.1", "199.1"]);
     assert_eq!(chain::newest_within(&links, one - 1), [] as [SignedRecord; 0]);
     assert_eq!(chain::newest_within(&links, 1 << 30).len(), limits::CHAIN);
+}
+
+#[test]
+fn one_record_raises_the_epoch_by_64_at_most_whoever_signs_it() {
+    let keys = Keys::new();
+    let held = keys.record(3, 5, 0, 0);
+    for (leads, signs, who) in [(1, 1, "a candidate"), (1, 0, "the manager, for another"), (0, 0, "the manager")] {
+        assert_eq!(outcome(&keys.record(67, 1, leads, signs), &held), Outcome::Taken, "{who}");
+        for epoch in [68, 1_000, limits::COUNT] {
+            assert_eq!(outcome(&keys.record(epoch, 1, leads, signs), &held), Outcome::Jump, "{who}, to {epoch}");
+        }
+    }
+    assert_eq!(outcome(&keys.record(68, 1, 2, 2), &held), Outcome::Signer, "it may not at all");
+}
+
+#[test]
+fn epochs_and_versions_have_a_greatest_that_nobody_signs_or_reads_beyond() {
+    let keys = Keys::new();
+    let mut record = keys.record(3, 5, 0, 0).record().clone();
+    for (epoch, version) in [(limits::COUNT + 1, 1), (u64::MAX, 1), (3, limits::COUNT + 1), (3, u64::MAX)] {
+        record.version = Version { epoch: Epoch(epoch), version };
+        assert!(SignedRecord::sign(record.clone(), &keys.0[0]).is_err(), "{epoch}.{version}");
+        let json = serde_json::to_string(&record).unwrap();
+        let signature = keys.0[0].sign(CONTEXT, json.as_bytes()).to_vec();
+        assert!(SignedRecord::from_parts(json, keys.0[0].public(), signature).is_err(), "{epoch}.{version}, read");
+    }
+}
+
+#[test]
+fn a_chain_is_walked_in_steps_of_64_at_most() {
+    let keys = Keys::new();
+    let held = keys.record(1, 1, 0, 0);
+    let links = [keys.record(65, 1, 1, 1), keys.record(129, 1, 1, 1), keys.record(193, 1, 1, 1)];
+    assert_eq!(versions(&chain::walk(&held, &links).unwrap()), ["65.1", "129.1", "193.1"]);
+    let gap = [links[0].clone(), links[2].clone()];
+    assert!(matches!(chain::walk(&held, &gap), Err(RecordRefused::Jump { .. })), "128 at once");
+    assert_eq!(versions(&chain::walk(&held, &gap[..1]).unwrap()), ["65.1"]);
+}
+
+#[test]
+fn a_key_that_is_refused_stays_refused() {
+    let keys = Keys::new();
+    let refusing = |epoch, version, signs: usize| {
+        keys.edited(epoch, version, signs, signs, |record| {
+            record.servers.retain(|server| server.name.as_str() != "b");
+            record.refused = vec![keys.0[1].public()];
+        })
+    };
+    let held = refusing(5, 1, 0);
+    assert_eq!(outcome(&refusing(5, 2, 0), &held), Outcome::Taken);
+    for (next, what) in [
+        (keys.record(5, 2, 0, 0), "the manager forgets it"),
+        (keys.record(6, 1, 1, 0), "the manager hands over to it"),
+        (keys.record(7, 1, 1, 1), "it takes over"),
+        (keys.record(5, 1, 1, 1), "it leads in the same epoch"),
+        (keys.record(4, 9, 1, 1), "its older ones"),
+    ] {
+        assert_eq!(outcome(&next, &held), Outcome::Refused, "{what}");
+        let links = [next, refusing(5, 3, 0)];
+        let walked = chain::walk(&held, &links).map(|way| versions(&way));
+        assert!(walked.is_err() || walked.as_deref() == Ok(&["5.3".to_owned()]), "{what}: {walked:?}");
+    }
+    let mut with_it = keys.record(5, 2, 0, 0).record().clone();
+    with_it.refused = vec![keys.0[1].public()];
+    assert!(SignedRecord::sign(with_it, &keys.0[0]).is_err(), "it is no server of the group");
+}
+
+#[test]
+fn a_rival_is_who_could_have_taken_the_role_too() {
+    let keys = Keys::new();
+    let before = keys.record(1, 9, 0, 0);
+    let held = keys.record(3, 1, 1, 1);
+    let links = [before.clone(), held.clone()];
+    let rival = |shown: &SignedRecord| chain::is_rival(&links, &held, shown);
+    let by_c = keys.record(3, 1, 2, 2);
+    assert!(!rival(&by_c), "c is no candidate: it stops nobody");
+    assert!(!rival(&keys.record(3, 1, 4, 4)), "a stranger");
+    assert!(!rival(&keys.record(5, 1, 0, 0)), "of another epoch");
+    assert!(!rival(&held) && !rival(&keys.record(3, 2, 1, 1)), "the manager itself");
+    assert!(
+        rival(&keys.record(3, 1, 0, 0)) && rival(&keys.record(3, 4, 0, 0)),
+        "the manager before raised its epoch, too"
+    );
+    assert!(!chain::is_rival(&[], &held, &keys.record(3, 1, 0, 0)), "nothing is known of before");
 }

@@ -91,6 +91,7 @@ impl<'a> Carrier<'a> {
                 other => other,
             },
             Act::Meta { new, .. } => self.meta(operation, new),
+            Act::Unmake { .. } => unmake(&places),
         }
     }
 
@@ -114,6 +115,11 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    /// Whether it was in a directory that goes entry by entry.
+    fn is_unmade(&self, operation: &Operation) -> bool {
+        !matches!(operation.act, Act::Put) && self.journal.unmakes(operation.set, &operation.path)
+    }
+
     fn meta(&self, operation: &Operation, meta: &bellwether_proto::entry::Meta) -> io::Result<()> {
         let directory = self.areas[operation.set].directory(&operation.path)?;
         let ids = self.accounts.ids(&meta.owner).map_err(io::Error::other)?;
@@ -122,9 +128,14 @@ impl<'a> Carrier<'a> {
 
     /// Completes an operation from any state; false when what is to be put is nowhere whole.
     pub(super) fn forward(&self, operation: &Operation) -> io::Result<bool> {
-        let places = self.hold(operation)?;
+        let places = match self.hold(operation) {
+            // The directory that held it was removed, or replaced, after it.
+            Err(error) if is_elsewhere(&error) && self.is_unmade(operation) => return Ok(true),
+            other => other?,
+        };
         match &operation.act {
             Act::Meta { new, .. } => self.meta(operation, new).map(|()| true),
+            Act::Unmake { .. } => unmake(&places).map(|()| true),
             Act::Remove => {
                 if seen(places.live())?.is_some() {
                     let occupied = seen(places.staged())?.is_some();
@@ -149,6 +160,12 @@ impl<'a> Carrier<'a> {
         };
         match (&operation.act, &operation.was) {
             (Act::Meta { old, .. }, _) => self.meta(operation, old),
+            (Act::Unmake { old }, _) => {
+                if seen(places.live())?.is_none() {
+                    durable::make_directory(places.live().directory, places.live().name, 0o700)?;
+                }
+                self.meta(operation, old)
+            }
             (Act::Remove, _) => match (seen(places.live())?, seen(places.staged())?) {
                 (_, None) => Ok(()),
                 (None, Some(_)) => durable::rename_new(places.staged(), places.live()),
@@ -278,14 +295,36 @@ impl<'a> Carrier<'a> {
     fn touched(&self) -> BTreeSet<(usize, Option<EntryPath>)> {
         let operations = self.journal.operations.iter();
         operations
-            .map(|operation| match operation.act {
-                Act::Meta { .. } => (operation.set, Some(operation.path.clone())),
-                Act::Put | Act::Remove => (operation.set, operation.path.split().map(|(above, _)| above)),
+            .flat_map(|operation| {
+                let itself = || (operation.set, Some(operation.path.clone()));
+                let above = || (operation.set, operation.path.split().map(|(above, _)| above));
+                match operation.act {
+                    Act::Meta { .. } => [Some(itself()), None],
+                    Act::Put | Act::Remove => [Some(above()), None],
+                    // Itself on the way back.
+                    Act::Unmake { .. } => [Some(itself()), Some(above())],
+                }
             })
+            .flatten()
             .collect()
     }
 }
 
+/// Removes the directory, empty by now. What has taken its place stays.
+fn unmake(places: &Places<'_>) -> io::Result<()> {
+    let live = places.live();
+    match durable::remove_directory(live.directory, live.name) {
+        Err(error) if missing(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether the error says that a directory above is not there, or not a directory any more.
+fn is_elsewhere(error: &io::Error) -> bool {
+    missing(error) || Errno::from_io_error(error) == Some(Errno::LOOP)
+}
+
+/// Whether the error says that nothing, or no directory, is there.
 fn missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
 }

@@ -52,6 +52,18 @@ pub(super) enum Act {
         #[serde(with = "form::meta")]
         new: Meta,
     },
+    /// The directory goes, which the operations before have emptied.
+    Unmake {
+        #[serde(with = "form::meta")]
+        old: Meta,
+    },
+}
+
+impl Act {
+    /// Whether it has a place in staging: of what is put, or of what is removed.
+    pub(super) fn moves(&self) -> bool {
+        matches!(self, Self::Put | Self::Remove)
+    }
 }
 
 /// What was there before the switch.
@@ -104,6 +116,8 @@ pub(super) struct JournalSet {
     pub(super) path: PathBuf,
     /// Whether staging is inside the set.
     pub(super) inside: bool,
+    /// The name of staging beside the set.
+    pub(super) beside: String,
 }
 
 /// A switch that was begun.
@@ -201,6 +215,12 @@ impl Journal {
     pub(super) fn wanted(&self, set: usize, path: &EntryPath) -> Option<&Entry> {
         let at = self.wanted.binary_search_by(|wanted| (wanted.set, &wanted.path).cmp(&(set, path))).ok()?;
         self.wanted[at].entry.as_ref()
+    }
+
+    /// Whether `path` of that set, or a directory above it, is one that the operations empty and remove.
+    pub(super) fn unmakes(&self, set: usize, path: &EntryPath) -> bool {
+        let unmade = |operation: &Operation| operation.set == set && matches!(operation.act, Act::Unmake { .. });
+        self.operations.iter().any(|operation| unmade(operation) && path.is_within(&operation.path))
     }
 
     /// What is wanted at `path` of that set, and below it.

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     carry::old_name,
-    journal::{Act, Journal, Operation},
+    journal::{Journal, Operation},
     look::{Seen, Shape, look},
     place::Area,
-    stage, verify,
+    sparse, stage, verify,
 };
 use crate::{
     beneath::{open_file, os},
@@ -90,12 +90,13 @@ struct Item<'a> {
 fn items<'a>(journal: &'a Journal, areas: &[Area], leftover: Leftover) -> io::Result<Vec<Item<'a>>> {
     let mut items = Vec::new();
     for operation in &journal.operations {
-        if matches!(operation.act, Act::Meta { .. }) {
+        if !operation.act.moves() {
             continue;
         }
         for name in [stage::name(operation), old_name(operation)] {
-            let Some(seen) = look(areas[operation.set].staging.as_fd(), &name)? else { continue };
-            if has_to_be_kept(journal, operation, &seen, leftover) {
+            let staging = areas[operation.set].staging.as_fd();
+            let Some(seen) = look(staging, &name)? else { continue };
+            if has_to_be_kept(journal, operation, (staging, &seen), leftover) {
                 items.push(Item { operation, name });
             }
         }
@@ -103,10 +104,15 @@ fn items<'a>(journal: &'a Journal, areas: &[Area], leftover: Leftover) -> io::Re
     Ok(items)
 }
 
-fn has_to_be_kept(journal: &Journal, operation: &Operation, seen: &Seen, leftover: Leftover) -> bool {
+fn has_to_be_kept(
+    journal: &Journal,
+    operation: &Operation,
+    (staging, seen): (BorrowedFd<'_>, &Seen),
+    leftover: Leftover,
+) -> bool {
     match (leftover, &operation.was) {
         (Leftover::New, _) => {
-            !journal.wanted(operation.set, &operation.path).is_some_and(|entry| verify::resembles(seen, entry))
+            !journal.wanted(operation.set, &operation.path).is_some_and(|entry| verify::resembles(staging, seen, entry))
         }
         // It came after the switch had begun.
         (Leftover::Old, None) => true,
@@ -230,17 +236,9 @@ fn copy(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
     let Some(seen) = look(from.directory, from.name)? else { return Ok(()) };
     match seen.shape {
         Shape::File => {
-            let (mut source, copy) =
-                (open_file(from.directory, from.name)?, durable::create(to.directory, to.name, 0o600)?);
-            let (mut buffer, mut offset) = (vec![0; 1 << 18], 0);
-            loop {
-                let length = source.read(&mut buffer)?;
-                if length == 0 {
-                    break;
-                }
-                durable::write_at(&copy, &buffer[..length], offset)?;
-                offset += length as u64;
-            }
+            let source = open_file(from.directory, from.name)?;
+            let copy = durable::create(to.directory, to.name, 0o600)?;
+            sparse::copy(&source, &copy)?;
             durable::put_numbers(copy.as_fd(), seen.mode, seen.ids, seen.mtime)?;
             durable::sync_file(copy.as_fd())
         }

@@ -4,6 +4,9 @@ use std::{io, os::fd::BorrowedFd};
 
 use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags, statx};
 
+/// The flags of chattr(1) that keep an entry, or what a directory holds, from being replaced.
+pub(super) const FLAGS: StatxAttributes = StatxAttributes::IMMUTABLE.union(StatxAttributes::APPEND);
+
 use crate::{
     beneath::os,
     tree::{Node, Stat},
@@ -31,6 +34,8 @@ pub(super) struct Seen {
     pub(super) ctime: (i64, u32),
     /// Whether something is mounted here.
     pub(super) mount: bool,
+    /// Those of [`FLAGS`] that it has.
+    pub(super) flags: StatxAttributes,
 }
 
 /// What is at `name` of `directory`; none when nothing is.
@@ -57,7 +62,13 @@ pub(super) fn look(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<
         mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
         ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
         mount: stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        flags: stat.stx_attributes & FLAGS,
     }))
+}
+
+/// Those of [`FLAGS`] that an open directory has.
+pub(super) fn flags(directory: BorrowedFd<'_>) -> io::Result<StatxAttributes> {
+    Ok(statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?.stx_attributes & FLAGS)
 }
 
 impl Seen {

@@ -14,14 +14,16 @@ use std::{
 
 use bellwether_proto::{
     entry::{EntryPath, Meta, Owner},
+    hash::Hash,
+    key::PublicKey,
     record::SetRules,
 };
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock, fstat, openat},
+    fs::{FlockOperation, Mode, OFlags, StatxAttributes, flock, fstat, fstatfs, openat},
     io::Errno,
 };
 
-use super::{Refused, look, probe};
+use super::{Refused, look, obstacle, probe};
 use crate::{
     attributes::copy_label,
     beneath::{open_directory, os},
@@ -31,6 +33,8 @@ use crate::{
 
 /// The staging directory inside a set; never scanned, never part of a revision.
 pub(super) const INSIDE: &[u8] = b".bellwether";
+/// Characters of a hash that tell servers apart.
+const SHORT: usize = 12;
 
 /// A set's directory, held open, and its staging place. While it is held no other process stages for this set.
 #[derive(Debug)]
@@ -39,9 +43,13 @@ pub(super) struct Area {
     pub(super) path: PathBuf,
     parent: OwnedFd,
     base: Vec<u8>,
+    /// The name of staging beside the set.
+    pub(super) beside: Vec<u8>,
     root: Option<OwnedFd>,
     pub(super) staging: OwnedFd,
     pub(super) inside: bool,
+    /// Case does not count in the set's root.
+    pub(super) folds: bool,
     /// Who owns a file that is made in staging.
     pub(super) fresh: (u32, u32),
 }
@@ -61,20 +69,29 @@ impl Held {
     pub(super) fn look(&self) -> io::Result<Option<look::Seen>> {
         look::look(self.directory.as_fd(), &self.name)
     }
+
+    /// The flags of the directory that keep what it holds from being replaced.
+    pub(super) fn flags(&self) -> io::Result<StatxAttributes> {
+        look::flags(self.directory.as_fd())
+    }
 }
 
 impl Area {
     /// Opens the set, finds its staging place by a real rename (inside the set when it may not be `beside`), and empties
     /// it.
-    pub(super) fn open(source: &Source, beside: bool) -> Result<Self, Refused> {
+    pub(super) fn open(source: &Source, server: &PublicKey, beside: bool) -> Result<Self, Refused> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
             move |source| Refused::Io { action, path, source }
         };
         let (parent, base) = parent(&source.path).map_err(failed("open the directory of", &source.path))?;
         let root = root(parent.as_fd(), &base).map_err(|error| held_root(source, error))?;
-        let beside = beside.then(|| Self::beside(source, parent.as_fd(), &base, root.as_ref().map(AsFd::as_fd)));
-        let (staging, inside) = match (beside, &root) {
+        if let Some(root) = &root {
+            source.check(root.as_fd()).map_err(failed("stage", &source.path))?;
+        }
+        let name = name_beside(&source.rules, server);
+        let beside = beside.then(|| Self::beside(&name, parent.as_fd(), &base, root.as_ref().map(AsFd::as_fd)));
+        let ((staging, folds), inside) = match (beside, &root) {
             (Some(Ok(staging)), _) => (staging, false),
             (Some(Err(error)), None) => return Err(failed("stage beside", &source.path)(error)),
             (None, None) => return Err(failed("stage inside", &source.path)(Errno::NOENT.into())),
@@ -82,7 +99,7 @@ impl Area {
                 return Err(failed("stage beside", &source.path)(error));
             }
             (Some(Err(_)) | None, Some(root)) => {
-                (Self::within(root.as_fd()).map_err(failed("stage inside", &source.path))?, true)
+                (Self::within(root.as_fd()).map_err(|error| not_within(source, root.as_fd(), error))?, true)
             }
         };
         if let Some(root) = &root {
@@ -91,31 +108,37 @@ impl Area {
         }
         let stat = fstat(&staging).map_err(|error| failed("stage", &source.path)(error.into()))?;
         let fresh = (stat.st_uid, stat.st_gid);
-        Ok(Self { rules: source.rules.clone(), path: source.path.clone(), parent, base, root, staging, inside, fresh })
+        let (rules, path) = (source.rules.clone(), source.path.clone());
+        Ok(Self { rules, path, parent, base, beside: name, root, staging, inside, folds, fresh })
     }
 
     /// Opens the set and the staging place that was used, with all that is in it.
-    pub(super) fn reopen(source: &Source, inside: bool) -> io::Result<Self> {
+    pub(super) fn reopen(source: &Source, inside: bool, beside: &str) -> io::Result<Self> {
+        let beside = beside.as_bytes().to_vec();
         let (parent, base) = parent(&source.path)?;
         let root = root(parent.as_fd(), &base)?;
+        if let Some(root) = &root {
+            source.check(root.as_fd())?;
+        }
         let staging = match (&root, inside) {
             (None, true) => return Err(Errno::NOENT.into()),
             (Some(root), true) => make(root.as_fd(), INSIDE)?,
-            (_, false) => make(parent.as_fd(), &name_beside(&source.rules))?,
+            (_, false) => make(parent.as_fd(), &beside)?,
         };
         let stat = fstat(&staging)?;
         let fresh = (stat.st_uid, stat.st_gid);
         let (rules, path) = (source.rules.clone(), source.path.clone());
-        Ok(Self { rules, path, parent, base, root, staging, inside, fresh })
+        // Names were looked at before the switch.
+        Ok(Self { rules, path, parent, base, beside, root, staging, inside, folds: false, fresh })
     }
 
-    /// Removes what an interrupted staging left, in both places.
-    pub(super) fn remove_leftovers(source: &Source) -> io::Result<()> {
+    /// Removes what an interrupted staging of this server left, in both places.
+    pub(super) fn remove_leftovers(source: &Source, server: &PublicKey) -> io::Result<()> {
         let (parent, base) = match parent(&source.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
-        let beside = name_beside(&source.rules);
+        let beside = name_beside(&source.rules, server);
         let root = root(parent.as_fd(), &base)?;
         let places = [Some((parent.as_fd(), &beside[..])), root.as_ref().map(|root| (root.as_fd(), INSIDE))];
         if let Some(root) = &root {
@@ -134,36 +157,54 @@ impl Area {
     }
 
     fn beside(
-        source: &Source,
+        name: &[u8],
         parent: BorrowedFd<'_>,
         base: &[u8],
         root: Option<BorrowedFd<'_>>,
-    ) -> io::Result<OwnedFd> {
-        let name = name_beside(&source.rules);
-        let staging = make(parent, &name)?;
+    ) -> io::Result<(OwnedFd, bool)> {
+        let staging = make(parent, name)?;
         durable::clear(staging.as_fd())?;
         let probed = match root {
             Some(root) => probe::prove(parent, staging.as_fd(), root),
-            None => look::look(parent, base).map(drop),
+            None => look::look(parent, base).map(|_| false),
         };
-        if let Err(error) = probed {
-            durable::remove_all(parent, &name)?;
-            return Err(error);
+        match probed {
+            Ok(folds) => Ok((staging, folds)),
+            Err(error) => {
+                durable::remove_all(parent, name)?;
+                Err(error)
+            }
         }
-        Ok(staging)
     }
 
-    fn within(root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fn within(root: BorrowedFd<'_>) -> io::Result<(OwnedFd, bool)> {
         probe::remove(root)?;
         let staging = make(root, INSIDE)?;
         durable::clear(staging.as_fd())?;
-        probe::prove(root, staging.as_fd(), root)?;
-        Ok(staging)
+        let folds = probe::prove(root, staging.as_fd(), root)?;
+        Ok((staging, folds))
+    }
+
+    /// Tries whether the file system takes that name.
+    pub(super) fn takes_name(&self, name: &[u8]) -> io::Result<()> {
+        match durable::create(self.staging.as_fd(), name, 0o600) {
+            Ok(_) => durable::remove(self.staging.as_fd(), name),
+            // One of staging's own names, so it is taken.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The set's root; none where it is missing.
     pub(super) fn root(&self) -> Option<BorrowedFd<'_>> {
         self.root.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether what is moved may have to be copied first: on an overlay, from a lower layer.
+    pub(super) fn copies_up(&self) -> bool {
+        /// OVERLAYFS_SUPER_MAGIC of linux/magic.h.
+        const OVERLAY: u64 = 0x794c_7630;
+        fstatfs(&self.staging).is_ok_and(|stat| stat.f_type as u64 == OVERLAY)
     }
 
     /// Whether entries have SELinux labels here.
@@ -206,6 +247,24 @@ impl Area {
         open_directory(self.root().ok_or(Errno::NOENT)?, path)
     }
 
+    /// Whether the directory at `path` can be moved to staging with all that it holds: tried with a place that is taken,
+    /// which a file system looks at after everything else. (An overlay moves no directory of a lower layer, rename(2).)
+    pub(super) fn moves(&self, path: &EntryPath) -> io::Result<bool> {
+        let taken = Name { directory: self.staging.as_fd(), name: b"taken" };
+        if look::look(taken.directory, taken.name)?.is_none() {
+            durable::make_directory(taken.directory, taken.name, 0o700)?;
+        }
+        let inside = open_directory(taken.directory, &EntryPath::new(taken.name).map_err(io::Error::other)?)?;
+        if look::look(inside.as_fd(), b"taken")?.is_none() {
+            drop(durable::create(inside.as_fd(), b"taken", 0o600)?);
+        }
+        let held = self.hold(path)?;
+        let at = held.at();
+        // Never done, so no operation for `durable`.
+        let moved = rustix::fs::renameat(at.directory, os(at.name), taken.directory, os(taken.name));
+        Ok(moved != Err(Errno::XDEV))
+    }
+
     /// The directory that holds the set.
     pub(super) fn parent(&self) -> BorrowedFd<'_> {
         self.parent.as_fd()
@@ -224,7 +283,7 @@ impl Area {
         if self.inside {
             return self.path.join(os(INSIDE));
         }
-        self.path.with_file_name(os(&name_beside(&self.rules)))
+        self.path.with_file_name(os(&self.beside))
     }
 
     /// Removes all that is staged, and the staging place.
@@ -237,12 +296,25 @@ impl Area {
             (false, Some(root)) => probe::remove(root)?,
             (false, None) => {}
         }
-        durable::remove_directory(self.parent(), &name_beside(&self.rules))
+        durable::remove_directory(self.parent(), &self.beside)
     }
 }
 
-fn name_beside(rules: &SetRules) -> Vec<u8> {
-    [INSIDE, b".", rules.name.as_str().as_bytes()].concat()
+/// The name of staging beside a set: of this server, since another agent's sets may be in the same directory.
+pub(super) fn name_beside(rules: &SetRules, server: &PublicKey) -> Vec<u8> {
+    let hash = Hash::of(server.as_bytes()).to_string();
+    [INSIDE, b".", rules.name.as_str().as_bytes(), b".", &hash.as_bytes()[..SHORT]].concat()
+}
+
+/// The refusal where staging inside the set failed so.
+fn not_within(source: &Source, root: BorrowedFd<'_>, error: io::Error) -> Refused {
+    match look::flags(root).ok().and_then(obstacle::flag) {
+        Some((flag, letter)) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
+            let (set, path, at) = (source.rules.name.clone(), EntryPath::root(), source.path.clone());
+            Refused::Flag { set, path, at, flag, letter }
+        }
+        _ => Refused::Io { action: "stage inside", path: source.path.clone(), source: error },
+    }
 }
 
 /// The parent an administrator named (links in it are theirs), and the set's name in it.
@@ -265,7 +337,8 @@ fn held_root(source: &Source, error: io::Error) -> Refused {
     let code = error.raw_os_error();
     if [Errno::LOOP, Errno::NOTDIR].iter().any(|errno| code == Some(errno.raw_os_error())) {
         let what = "no directory (a file or a symbolic link)".to_owned();
-        return Refused::Held { set: source.rules.name.clone(), path: EntryPath::root(), what };
+        let (set, here) = (source.rules.name.clone(), Some(source.path.clone()));
+        return Refused::Held { set, path: EntryPath::root(), what, here };
     }
     Refused::Io { action: "open", path: source.path.clone(), source: error }
 }
@@ -312,5 +385,5 @@ fn lock(staging: &OwnedFd) -> io::Result<()> {
             other => return Ok(other?),
         }
     }
-    Err(io::Error::other("another process is applying to this set"))
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, "another process is applying to this set"))
 }

@@ -3,15 +3,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    os::fd::AsFd,
 };
 
 use bellwether_proto::entry::{Entry, EntryPath, Kind, Meta};
-use rustix::io::Errno;
+use rustix::{fs::StatxAttributes, io::Errno};
 
 use super::{
     Refused,
     journal::{Act, Operation, Wanted},
     look::{Seen, Shape},
+    obstacle,
     place::{Area, Held},
     verify,
 };
@@ -55,6 +57,7 @@ pub(super) fn plan(
         accounts,
         excludes,
         directories: HashMap::new(),
+        names: HashMap::new(),
         planned: Planned::default(),
     };
     let entries = planner.complete(changes)?;
@@ -78,20 +81,44 @@ struct Planner<'a> {
     excludes: Excludes,
     /// Whether a path is a directory on the disk.
     directories: HashMap<EntryPath, bool>,
+    /// Where case does not count: the names so far, in small letters.
+    names: HashMap<EntryPath, EntryPath>,
     /// Here `wanted` holds only what stays.
     planned: Planned,
 }
 
 impl Planner<'_> {
+    /// The revision itself cannot be taken here.
     fn held(&self, path: &EntryPath, what: impl Into<String>) -> Refused {
-        Refused::Held { set: self.area.rules.name.clone(), path: path.clone(), what: what.into() }
+        Refused::Held { set: self.area.rules.name.clone(), path: path.clone(), what: what.into(), here: None }
+    }
+
+    /// What is on the disk is in the way.
+    fn in_the_way(&self, path: &EntryPath, what: impl Into<String>) -> Refused {
+        let (set, here) = (self.area.rules.name.clone(), Some(self.area.path.clone()));
+        Refused::Held { set, path: path.clone(), what: what.into(), here }
+    }
+
+    /// Refuses to replace or remove `path`, or to change its attributes, where it or its directory may not be.
+    fn may_change(&self, path: &EntryPath, held: &Held, seen: Option<&Seen>) -> Result<(), Refused> {
+        let entry = seen.map(|seen| (seen.flags, path.clone()));
+        let above = path.split().map(|(above, _)| above);
+        let directory = above.map(|above| held.flags().map(|flags| (flags, above)));
+        let directory = directory.transpose().map_err(|error| self.io("look at the directory of", path, error))?;
+        entry.into_iter().chain(directory).try_for_each(|(flags, at)| self.unflagged(path, flags, &at))
+    }
+
+    fn unflagged(&self, path: &EntryPath, flags: StatxAttributes, at: &EntryPath) -> Result<(), Refused> {
+        let Some((flag, letter)) = obstacle::flag(flags) else { return Ok(()) };
+        let at = obstacle::full(&self.area.path, at);
+        Err(Refused::Flag { set: self.area.rules.name.clone(), path: path.clone(), at, flag, letter })
     }
 
     fn io(&self, action: &'static str, path: &EntryPath, error: impl Into<io::Error>) -> Refused {
         let source = error.into();
         match Errno::from_io_error(&source) {
-            Some(Errno::LOOP) => self.held(path, "behind a symbolic link"),
-            Some(Errno::XDEV) => self.held(path, "a mount point, or behind one,"),
+            Some(Errno::LOOP) => self.in_the_way(path, "behind a symbolic link"),
+            Some(Errno::XDEV) => self.in_the_way(path, "a mount point, or behind one,"),
             _ => Refused::Io { action, path: self.area.path.join(crate::beneath::os(path.as_bytes())), source },
         }
     }
@@ -139,7 +166,7 @@ impl Planner<'_> {
             other => other.map_err(|error| self.io("look at", path, error))?,
         };
         match seen {
-            Some(seen) if seen.shape == Shape::Link => Err(self.held(path, "a symbolic link")),
+            Some(seen) if seen.shape == Shape::Link => Err(self.in_the_way(path, "a symbolic link")),
             Some(_) | None => Ok(()),
         }
     }
@@ -166,6 +193,7 @@ impl Planner<'_> {
         for (path, entry) in entries {
             if let Some(entry) = entry {
                 self.allowed(path, entry)?;
+                self.may_be_named(path)?;
             }
             if covered.as_ref().is_some_and(|above| path.is_within(above)) {
                 continue;
@@ -209,7 +237,39 @@ impl Planner<'_> {
             path: path.clone(),
             kind,
             name,
+            owner: (*entry.meta.owner).clone(),
         })
+    }
+
+    /// Refuses a name that the file system does not take, or takes for another's: only where case does not count, as others
+    /// take any name.
+    fn may_be_named(&mut self, path: &EntryPath) -> Result<(), Refused> {
+        let Some((above, name)) = path.split().filter(|_| self.area.folds) else { return Ok(()) };
+        let what = |what: String| Refused::Attribute {
+            set: self.area.rules.name.clone(),
+            path: path.clone(),
+            what: "this name".to_owned(),
+            why: what,
+        };
+        let small =
+            |path: &EntryPath| EntryPath::new(String::from_utf8_lossy(path.as_bytes()).to_lowercase().as_bytes());
+        let folded = small(path).map_err(|error| self.io("name", path, io::Error::other(error)))?;
+        if let Some(other) = self.names.insert(folded, path.clone()).filter(|other| other != path) {
+            return Err(what(format!("case does not count there, and {other} has the same")));
+        }
+        let directory = match self.area.directory(&above) {
+            Ok(directory) => directory,
+            Err(_) => return Ok(()),
+        };
+        let names = durable::names(directory.as_fd()).map_err(|error| self.io("read", &above, error))?;
+        if names.iter().any(|known| **known == *name) {
+            return Ok(());
+        }
+        let folded = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
+        if let Some(known) = names.iter().find(|known| folded(known) == folded(name)) {
+            return Err(what(format!("case does not count there, and {} has the same", above.join(known))));
+        }
+        self.area.takes_name(name).map_err(|error| what(error.to_string()))
     }
 
     /// Plans one entry; whether that settles what is below it.
@@ -222,31 +282,44 @@ impl Planner<'_> {
     ) -> Result<bool, Refused> {
         let Some(seen) = seen else {
             if wanted.is_some() {
+                self.may_change(path, held, None)?;
                 self.add(path, Act::Put);
             }
             return Ok(true);
         };
         let directory = wanted.filter(|entry| matches!(entry.kind, Kind::Directory));
         if seen.mount && !(path.is_root() && directory.is_some()) {
-            return Err(self.held(path, "a mount point"));
+            return Err(self.in_the_way(path, "a mount point"));
         }
         match (wanted, seen.shape) {
             (None, _) if self.excludes.excluded(path, seen.shape == Shape::Directory) => self.stays(path),
             (None, Shape::Other(_)) => self.stays(path),
-            (None, Shape::File | Shape::Link) => self.add(path, Act::Remove),
-            (None, Shape::Directory) => self.remove_directory(path)?,
-            (Some(_), Shape::Other(what)) => return Err(self.held(path, what)),
+            (None, Shape::File | Shape::Link) => {
+                self.may_change(path, held, Some(&seen))?;
+                self.add(path, Act::Remove);
+            }
+            (None, Shape::Directory) => {
+                self.may_change(path, held, Some(&seen))?;
+                self.remove_directory(path)?;
+            }
+            (Some(_), Shape::Other(what)) => return Err(self.in_the_way(path, what)),
             (Some(entry), Shape::Directory) if directory.is_some() => {
-                self.directory(path, &entry.meta, held)?;
+                self.directory(path, &entry.meta, held, &seen)?;
                 return Ok(false);
             }
             (Some(_), Shape::Directory) if !self.managed_only(path)? => {
                 let what = "a directory with excluded files in it, which the revision replaces,";
-                return Err(self.held(path, what));
+                return Err(self.in_the_way(path, what));
+            }
+            (Some(_), Shape::Directory) if !self.moves(path)? => {
+                self.may_change(path, held, Some(&seen))?;
+                self.dismantle(path)?;
+                self.add(path, Act::Put);
             }
             (Some(entry), Shape::File | Shape::Link | Shape::Directory) => {
                 let live = self.trees.live.get(&self.area.rules.name, path);
                 if !live.is_some_and(|live| seen.is(&live) && live.entry() == *entry) {
+                    self.may_change(path, held, Some(&seen))?;
                     self.add(path, Act::Put);
                 }
             }
@@ -273,9 +346,10 @@ impl Planner<'_> {
     }
 
     /// A directory that is there: only its attributes may change.
-    fn directory(&mut self, path: &EntryPath, meta: &Meta, held: &Held) -> Result<(), Refused> {
+    fn directory(&mut self, path: &EntryPath, meta: &Meta, held: &Held, seen: &Seen) -> Result<(), Refused> {
         let old = verify::directory_meta(held.at(), &self.area.rules).map_err(|error| self.io("read", path, error))?;
         if old != *meta {
+            self.unflagged(path, seen.flags, path)?;
             self.add(path, Act::Meta { old, new: meta.clone() });
         }
         Ok(())
@@ -284,13 +358,20 @@ impl Planner<'_> {
     /// A directory that goes: whole, or without what is excluded in it.
     fn remove_directory(&mut self, path: &EntryPath) -> Result<(), Refused> {
         if self.managed_only(path)? {
+            if !self.moves(path)? {
+                return self.dismantle(path);
+            }
             self.add(path, Act::Remove);
             return Ok(());
         }
         self.stays(path);
-        for (path, shape) in self.children(path)? {
-            match shape {
-                _ if self.excludes.excluded(&path, shape == Shape::Directory) => {}
+        for (path, seen) in self.children(path)? {
+            let excluded = self.excludes.excluded(&path, seen.shape == Shape::Directory);
+            if !excluded && !matches!(seen.shape, Shape::Other(_)) {
+                self.unflagged(&path, seen.flags, &path)?;
+            }
+            match seen.shape {
+                _ if excluded => {}
                 Shape::Other(_) => {}
                 Shape::File | Shape::Link => self.add(&path, Act::Remove),
                 Shape::Directory => self.remove_directory(&path)?,
@@ -299,25 +380,50 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Whether the directory holds, at any depth, only what revisions are made of.
+    /// Whether a directory can be moved to staging, with all that it holds.
+    fn moves(&self, path: &EntryPath) -> Result<bool, Refused> {
+        self.area.moves(path).map_err(|error| self.io("move", path, error))
+    }
+
+    /// A directory that cannot be moved as a whole (of an overlay's lower layer) goes entry by entry. All that it holds is
+    /// what revisions are made of.
+    fn dismantle(&mut self, path: &EntryPath) -> Result<(), Refused> {
+        let held = self.area.hold(path).map_err(|error| self.io("open the directory of", path, error))?;
+        let old = verify::directory_meta(held.at(), &self.area.rules).map_err(|error| self.io("read", path, error))?;
+        for (path, seen) in self.children(path)? {
+            match seen.shape {
+                Shape::Directory => self.dismantle(&path)?,
+                Shape::File | Shape::Link | Shape::Other(_) => self.add(&path, Act::Remove),
+            }
+        }
+        self.add(path, Act::Unmake { old });
+        Ok(())
+    }
+
+    /// Whether the directory holds, at any depth, only what revisions are made of. Then none of it may be protected, either.
     fn managed_only(&self, path: &EntryPath) -> Result<bool, Refused> {
         let mut open = vec![path.clone()];
+        let mut flagged = None;
         while let Some(directory) = open.pop() {
-            for (path, shape) in self.children(&directory)? {
-                match shape {
-                    _ if self.excludes.excluded(&path, shape == Shape::Directory) => return Ok(false),
+            for (path, seen) in self.children(&directory)? {
+                if self.excludes.excluded(&path, seen.shape == Shape::Directory) {
+                    return Ok(false);
+                }
+                if flagged.is_none() && !seen.flags.is_empty() {
+                    flagged = Some((path.clone(), seen.flags));
+                }
+                match seen.shape {
                     Shape::Other(_) => return Ok(false),
                     Shape::File | Shape::Link => {}
                     Shape::Directory => open.push(path),
                 }
             }
         }
-        Ok(true)
+        flagged.map_or(Ok(true), |(path, flags)| self.unflagged(&path, flags, &path).map(|()| true))
     }
 
     /// What a directory holds, sorted.
-    fn children(&self, path: &EntryPath) -> Result<Vec<(EntryPath, Shape)>, Refused> {
-        use std::os::fd::AsFd;
+    fn children(&self, path: &EntryPath) -> Result<Vec<(EntryPath, Seen)>, Refused> {
         let failed = |error| self.io("read", path, error);
         let directory = self.area.directory(path).map_err(failed)?;
         let mut children = Vec::new();
@@ -325,9 +431,9 @@ impl Planner<'_> {
             let child = path.join(&name);
             let Some(seen) = super::look::look(directory.as_fd(), &name).map_err(failed)? else { continue };
             if seen.mount {
-                return Err(self.held(&child, "a mount point"));
+                return Err(self.in_the_way(&child, "a mount point"));
             }
-            children.push((child, seen.shape));
+            children.push((child, seen));
         }
         children.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(children)

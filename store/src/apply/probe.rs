@@ -1,7 +1,8 @@
-//! Whether a rename leads from a staging place into its set: tried, since nothing else says it for every file system.
+//! Whether a rename leads from a staging place into its set, and whether names there differ by case: tried, since nothing
+//! else says it for every file system.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{LazyLock, Mutex, PoisonError},
@@ -20,26 +21,28 @@ type Identity = ((u32, u32), u64, u64);
 
 /// Places that this process has tried, the directory that holds staging and the set: what changes there later stops a
 /// switch, which is taken back.
-static PROVED: LazyLock<Mutex<HashSet<[Identity; 2]>>> = LazyLock::new(Mutex::default);
+/// And whether case does not count in the set's root.
+static PROVED: LazyLock<Mutex<HashMap<[Identity; 2], bool>>> = LazyLock::new(Mutex::default);
 /// Places that are remembered.
 const REMEMBERED: usize = 1_000;
 
-/// Renames a file from `staging`, which is in `holder`, into the set and back, unless that was done before.
-pub(super) fn prove(holder: BorrowedFd<'_>, staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<()> {
+/// Renames a file from `staging`, which is in `holder`, into the set and back, unless that was done before. Whether case does
+/// not count in the set's root.
+pub(super) fn prove(holder: BorrowedFd<'_>, staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<bool> {
     let place = identity(holder)?.zip(identity(root)?).map(|(holder, root)| [holder, root]);
     let proved = || PROVED.lock().unwrap_or_else(PoisonError::into_inner);
-    if place.is_some_and(|place| proved().contains(&place)) {
-        return Ok(());
+    if let Some(folds) = place.and_then(|place| proved().get(&place).copied()) {
+        return Ok(folds);
     }
-    probe(staging, root)?;
+    let folds = probe(staging, root)?;
     if let Some(place) = place {
         let mut proved = proved();
         if proved.len() >= REMEMBERED {
             proved.clear();
         }
-        proved.insert(place);
+        proved.insert(place, folds);
     }
-    Ok(())
+    Ok(folds)
 }
 
 /// None where the kernel does not say which mount it is.
@@ -58,7 +61,7 @@ pub(super) fn remove(root: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Renames a file from staging into the set and back, under the one name there that is never scanned.
-fn probe(staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<()> {
+fn probe(staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<bool> {
     const PROBE: &[u8] = b"probe";
     let from = Name { directory: staging, name: PROBE };
     drop(durable::create(staging, PROBE, 0o600)?);
@@ -74,10 +77,15 @@ fn probe(staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<()> {
         }
         _ => there_and_back(from, Name { directory: root, name: INSIDE }),
     };
-    moved.and_then(|()| durable::remove(staging, PROBE))
+    let folds = moved?;
+    durable::remove(staging, PROBE)?;
+    Ok(folds)
 }
 
-fn there_and_back(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+/// Whether the name it had there is found in capitals, too.
+fn there_and_back(from: Name<'_>, to: Name<'_>) -> io::Result<bool> {
     durable::rename(from, to)?;
-    durable::rename(to, from)
+    let folds = look::look(to.directory, &to.name.to_ascii_uppercase());
+    durable::rename(to, from)?;
+    Ok(folds?.is_some())
 }

@@ -27,7 +27,7 @@ impl Work {
                 let path = set.path.display();
                 format!("set {} was at {path} when the switch began; configure it there until it is finished", set.name)
             })?;
-            let opened = Area::reopen(source, set.inside);
+            let opened = Area::reopen(source, set.inside, &set.beside);
             areas.push(opened.map_err(|error| format!("cannot open set {}: {error}", set.name))?);
         }
         Ok(Self::new(site, journal, areas))
@@ -69,7 +69,7 @@ pub(super) fn recover(
             tracing::warn!(%error, "cannot remove what a switch had begun to note");
         }
         for source in &site.sources {
-            if let Err(error) = Area::remove_leftovers(source) {
+            if let Err(error) = Area::remove_leftovers(source, &site.server) {
                 // Nobody's configuration: the next apply tries again.
                 tracing::warn!(%error, set = %source.rules.name, "cannot remove what was staged");
             }

@@ -21,28 +21,33 @@ pub(super) struct Need {
     staged: u64,
     replaced: u64,
     history: u64,
+    /// Files, links and directories that are made there.
+    entries: u64,
 }
 
-/// What the apply needs: `staged` bytes for each area, `replaced` bytes that become recovery points, and the history.
-pub(super) fn needs(areas: &[Area], state: &Path, staged: &[u64], replaced: &[u64], history: u64) -> Vec<Need> {
+/// What the apply needs: `staged` (entries and bytes) for each area, `replaced` bytes that become recovery points, and the history.
+pub(super) fn needs(areas: &[Area], state: &Path, staged: &[(u64, u64)], replaced: &[u64], history: u64) -> Vec<Need> {
     let mut needs: Vec<Need> = Vec::new();
     let state_device = File::open(state).ok().and_then(|held| Some(fstat(held).ok()?.st_dev)).unwrap_or_default();
-    let mut add =
-        |device, mount: PathBuf, staged, replaced, history| match needs.iter_mut().find(|n| n.device == device) {
-            Some(need) => {
-                need.staged += staged;
-                need.replaced += replaced;
-                need.history += history;
-            }
-            None => needs.push(Need { device, mount, staged, replaced, history }),
-        };
-    add(state_device, state.to_owned(), 0, 0, history);
+    let mut add = |device, mount: PathBuf, (entries, staged), replaced, history| match needs
+        .iter_mut()
+        .find(|n| n.device == device)
+    {
+        Some(need) => {
+            need.entries += entries;
+            need.staged += staged;
+            need.replaced += replaced;
+            need.history += history;
+        }
+        None => needs.push(Need { device, mount, staged, replaced, history, entries }),
+    };
+    add(state_device, state.to_owned(), (0, 0), 0, history);
     for ((area, staged), replaced) in areas.iter().zip(staged).zip(replaced) {
         let device = fstat(area.staging.as_fd()).map(|stat| stat.st_dev).unwrap_or_default();
         add(device, area.staging_path(), *staged, 0, 0);
         // On the same file system what is kept is renamed: it needs nothing more.
         if device != state_device {
-            add(state_device, state.to_owned(), 0, *replaced, 0);
+            add(state_device, state.to_owned(), (0, 0), *replaced, 0);
         }
     }
     needs
@@ -51,8 +56,8 @@ pub(super) fn needs(areas: &[Area], state: &Path, staged: &[u64], replaced: &[u6
 /// Refuses when a file system has too little.
 pub(super) fn check(needs: &[Need]) -> Result<(), Refused> {
     needs.iter().try_for_each(|need| {
-        let Ok((free, reserve)) = free(&need.mount) else { return Ok(()) };
-        if need.total() + reserve > free { Err(need.refused(free)) } else { Ok(()) }
+        let Ok(free) = free(&need.mount) else { return Ok(()) };
+        if free.lacks(need.total(), need.entries) { Err(need.refused(free)) } else { Ok(()) }
     })
 }
 
@@ -60,13 +65,39 @@ pub(super) fn check(needs: &[Need]) -> Result<(), Refused> {
 pub(super) fn full(needs: &[Need], area: &Area) -> Option<Refused> {
     let device = fstat(area.staging.as_fd()).ok()?.st_dev;
     let need = needs.iter().find(|need| need.device == device)?;
-    Some(need.refused(free(&need.mount).ok()?.0))
+    Some(need.refused(free(&need.mount).ok()?))
 }
 
-/// Bytes free to this user, and what of them is to stay free.
-fn free(at: &Path) -> std::io::Result<(u64, u64)> {
+/// Whether the file system of `at` has less than `bytes` and `entries`; none when it does not say.
+pub(super) fn lacks(at: &Path, bytes: u64, entries: u64) -> Option<bool> {
+    Some(free(at).ok()?.lacks(bytes, entries))
+}
+
+/// What is free to this user.
+#[derive(Debug, Clone, Copy)]
+struct Free {
+    bytes: u64,
+    /// What of these is to stay free.
+    reserve: u64,
+    /// None where the file system makes entries as long as it has bytes.
+    entries: Option<u64>,
+}
+
+impl Free {
+    fn lacks(self, bytes: u64, entries: u64) -> bool {
+        bytes.saturating_add(self.reserve) > self.bytes || self.entries.is_some_and(|free| entries > free)
+    }
+}
+
+fn free(at: &Path) -> std::io::Result<Free> {
     let stat = fstatvfs(File::open(at)?)?;
-    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), RESERVE.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 100)))
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Free {
+        // A file system without a size (ramfs) says that it has none.
+        bytes: if stat.f_blocks == 0 { u64::MAX } else { bytes(stat.f_bavail) },
+        reserve: RESERVE.min(bytes(stat.f_blocks) / 100),
+        entries: (stat.f_files > 0).then_some(stat.f_favail),
+    })
 }
 
 impl Need {
@@ -74,8 +105,13 @@ impl Need {
         self.staged.saturating_add(self.replaced).saturating_add(self.history)
     }
 
-    fn refused(&self, free: u64) -> Refused {
-        let Self { mount, staged, replaced, history, .. } = self.clone();
-        Refused::Space { mount, free, needed: self.total(), staged, replaced, history }
+    fn refused(&self, free: Free) -> Refused {
+        let Self { mount, staged, replaced, history, entries, .. } = self.clone();
+        match free.entries.filter(|free| entries > *free) {
+            Some(free) => Refused::Entries { mount, free, needed: entries },
+            None => {
+                Refused::Space { mount, free: free.bytes, needed: self.total(), staged, replaced, history, entries }
+            }
+        }
     }
 }

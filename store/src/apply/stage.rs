@@ -1,7 +1,7 @@
 //! Staging: files with their content, attributes and names in the staging place, before anything live is touched.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -14,12 +14,13 @@ use bellwether_proto::{
 use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
 
-use super::{journal::Operation, place::Area};
+use super::{journal::Operation, place::Area, sparse};
 use crate::{
-    attributes::copy_label,
+    attributes::{check, copy_label},
     beneath::{open_directory, open_file, os},
     durable::{self, New},
     failpoint,
+    scan::content,
 };
 
 /// Up to so many files, links and directories each is synced; beyond, their file system, once. One fsync takes about a
@@ -43,6 +44,9 @@ struct StagedFile {
     ids: (u32, u32),
     /// Chunks that are still to come.
     left: usize,
+    size: u64,
+    /// One past the last byte that was written.
+    end: u64,
     created: bool,
     /// Its mode is what it is to be.
     has_mode: bool,
@@ -71,10 +75,12 @@ pub(super) struct Staging {
     open: Option<(usize, File)>,
     /// Whether a file that is created in an area with a mode has it: asked of the first one (the umask, an ACL).
     modes: HashMap<(usize, u16), bool>,
+    /// Modes and owners that an area was seen to hold.
+    held: HashSet<(usize, u16, (u32, u32))>,
     done: u64,
 }
 
-/// Which name of staging an error is about, for people.
+/// Which area and name in staging an error is about.
 pub(super) type Failure = (usize, EntryPath, io::Error);
 
 /// The name of an operation's file, link or directory in staging.
@@ -86,7 +92,7 @@ pub(super) fn name(operation: &Operation) -> Vec<u8> {
 pub(super) fn size(entry: &bellwether_proto::entry::Entry) -> u64 {
     const BLOCK: u64 = 4096;
     match &entry.kind {
-        Kind::File(content) => content.size().next_multiple_of(BLOCK),
+        Kind::File(content) => content::data(content).next_multiple_of(BLOCK),
         Kind::Directory | Kind::Link(_) => BLOCK,
     }
 }
@@ -112,8 +118,8 @@ impl Staging {
         ids: (u32, u32),
     ) -> Result<(), Failure> {
         let area = operation.set;
-        let at = |error| (area, path.clone(), error);
-        let staged = beneath(operation, path).map_err(at)?;
+        let staged = beneath(operation, path).map_err(|error| (area, EntryPath::root(), error))?;
+        let at = |error| (area, staged.clone(), error);
         let meta = entry.meta.clone();
         match &entry.kind {
             Kind::File(content) => {
@@ -122,10 +128,12 @@ impl Staging {
                 self.want(content);
                 self.files.push(StagedFile {
                     area,
-                    path: staged,
+                    path: staged.clone(),
                     meta,
                     ids,
                     left,
+                    size: content.size(),
+                    end: 0,
                     created: false,
                     has_mode: false,
                     whole: None,
@@ -135,7 +143,7 @@ impl Staging {
             Kind::Directory => {
                 let (directory, name) = parent(&areas[area], &staged).map_err(at)?;
                 durable::make_directory(directory.as_fd(), &name, 0o700).map_err(at)?;
-                self.directories.push(StagedDirectory { area, path: staged, meta, ids });
+                self.directories.push(StagedDirectory { area, path: staged.clone(), meta, ids });
             }
             Kind::Link(target) => {
                 self.links += 1;
@@ -145,6 +153,25 @@ impl Staging {
             }
         }
         Ok(())
+    }
+
+    /// Tries the attributes that a directory in its place is to get, on one in staging.
+    pub(super) fn try_meta(
+        &self,
+        areas: &[Area],
+        operation: &Operation,
+        meta: &Meta,
+        ids: (u32, u32),
+    ) -> Result<(), Failure> {
+        let (staging, name) = (areas[operation.set].staging.as_fd(), name(operation));
+        let tried = || {
+            durable::make_directory(staging, &name, 0o700)?;
+            let directory = open_directory(staging, &EntryPath::new(&name).map_err(io::Error::other)?)?;
+            durable::put_on_directory(directory.as_fd(), meta, ids)?;
+            check(directory.as_fd(), meta, ids)?;
+            durable::remove_directory(staging, &name)
+        };
+        tried().map_err(|error| (operation.set, EntryPath::new(&name).unwrap_or(EntryPath::root()), error))
     }
 
     fn want(&mut self, content: &Content) {
@@ -196,6 +223,8 @@ impl Staging {
     /// Writes a chunk wherever it is needed.
     pub(super) fn supply(&mut self, areas: &[Area], hash: &Hash, bytes: &[u8]) -> Result<(), Failure> {
         let Some(places) = self.wanted.remove(hash) else { return Ok(()) };
+        // A hole in each of its many places.
+        let zeros = *hash == content::zeros().hash;
         for Place { file, offset, length } in places {
             let staged = &self.files[file];
             let at = |error| (staged.area, staged.path.clone(), error);
@@ -204,7 +233,7 @@ impl Staging {
                 let what = format!("a chunk of {} bytes came for one of {length}", bytes.len());
                 return Err(at(io::Error::other(what)));
             }
-            self.write(areas, file, bytes, offset)?;
+            self.write(areas, file, if zeros { &[] } else { bytes }, offset)?;
         }
         Ok(())
     }
@@ -216,7 +245,8 @@ impl Staging {
             _ => self.create(areas, number)?,
         };
         let staged = &mut self.files[number];
-        durable::write_at(&file, bytes, offset).map_err(|error| (staged.area, staged.path.clone(), error))?;
+        let written = sparse::write(&file, bytes, offset);
+        staged.end = written.map_err(|error| (staged.area, staged.path.clone(), error))?.max(staged.end);
         staged.left -= 1;
         if staged.left == 0 {
             return self.complete(areas, number, file);
@@ -258,12 +288,17 @@ impl Staging {
         let each = self.sync_each();
         let staged = &mut self.files[number];
         let area = &areas[staged.area];
-        let finish = || -> io::Result<()> {
+        let mut finish = || -> io::Result<()> {
+            if staged.end < staged.size {
+                durable::set_length(&file, staged.size)?;
+            }
             if let Some(live) = &staged.label {
                 label(area, live, file.as_fd())?;
             }
             let is = New { owner: area.fresh, has_mode: staged.has_mode };
-            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, is)
+            durable::put_on_new_file(file.as_fd(), &staged.meta, staged.ids, is)?;
+            let new = self.held.insert((staged.area, staged.meta.mode, staged.ids));
+            if new || staged.meta.xattrs.is_some() { check(file.as_fd(), &staged.meta, staged.ids) } else { Ok(()) }
         };
         finish().map_err(|error| (staged.area, staged.path.clone(), error))?;
         staged.whole = each.then_some(file);
@@ -276,7 +311,8 @@ impl Staging {
         for StagedDirectory { area, path, meta, ids } in self.directories.iter().rev() {
             let finish = || {
                 let directory = open_directory(areas[*area].staging.as_fd(), path)?;
-                durable::put_on_directory(directory.as_fd(), meta, *ids)
+                durable::put_on_directory(directory.as_fd(), meta, *ids)?;
+                check(directory.as_fd(), meta, *ids)
             };
             finish().map_err(|error| (*area, path.clone(), error))?;
         }

@@ -1,20 +1,24 @@
 //! The switch of an apply: looking once more, the journal, the operations, reading back; and the way back.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io,
+    os::fd::AsFd,
+};
 
 use bellwether_proto::{entry::EntryPath, name::SetName};
 
 use super::{
     Refused,
-    journal::{self, Act, Journal, Operation, Phase, Was},
+    journal::{self, Act, Journal, Operation, Phase, Wanted, Was},
     keep::{self, Leftover},
     look::{Seen, Shape, look},
+    obstacle,
     place::{Area, Held},
     stage, verify,
     work::{Work, with_source},
 };
 use crate::{
-    beneath::os,
     durable, failpoint,
     scan::{self, Depth, Look},
     state_file::StateFileError,
@@ -27,9 +31,14 @@ impl Work {
     /// after an error there is no journal.
     pub(super) fn begin(&mut self) -> Result<(), Refused> {
         let mut operations = std::mem::take(&mut self.journal.operations);
+        let mut unmade: HashSet<(usize, EntryPath)> = HashSet::new();
         let looked = operations.iter_mut().try_for_each(|operation| {
-            self.look_again(operation).map_err(|source| {
-                let path = self.areas[operation.set].path.join(os(operation.path.as_bytes()));
+            if matches!(operation.act, Act::Unmake { .. }) {
+                unmade.insert((operation.set, operation.path.clone()));
+            }
+            let free = operation.act == Act::Put && unmade.contains(&(operation.set, operation.path.clone()));
+            self.look_again(operation, free).map_err(|source| {
+                let path = obstacle::full(&self.areas[operation.set].path, &operation.path);
                 let named = format!("{}:{}: {source}", self.journal.sets[operation.set].name, operation.path);
                 Refused::Io { action: "look at", path, source: io::Error::new(source.kind(), named) }
             })
@@ -54,13 +63,14 @@ impl Work {
         })
     }
 
-    fn look_again(&self, operation: &mut Operation) -> io::Result<()> {
+    /// `free`: what is there goes before, by operations of its own.
+    fn look_again(&self, operation: &mut Operation, free: bool) -> io::Result<()> {
         let area = &self.areas[operation.set];
         if operation.act == Act::Put {
             let staged = look(area.staging.as_fd(), &stage::name(operation))?;
             operation.inode = staged.ok_or(io::ErrorKind::NotFound)?.inode;
         }
-        if matches!(operation.act, Act::Meta { .. }) {
+        if free || !operation.act.moves() {
             return Ok(());
         }
         let held = area.hold(&operation.path)?;
@@ -171,15 +181,14 @@ impl Work {
         let before = self.forgotten();
         let scan = scan::scan_expecting(&self.sources, &before, &Look::At(at), &self.target);
         let tree = scan.map_err(|error| format!("cannot read back: {}", with_source(&error)))?.tree;
-        let wrong = self.journal.wanted.iter().find(|wanted| {
-            let name = &self.journal.sets[wanted.set].name;
-            let now = tree.get(name, &wanted.path).map(|node| node.entry());
-            now != wanted.entry && !wanted.stays
-        });
-        match wrong {
+        let name = |wanted: &Wanted| &self.journal.sets[wanted.set].name;
+        let now = |wanted: &Wanted| tree.get(name(wanted), &wanted.path).map(|node| node.entry());
+        let mut wanted = self.journal.wanted.iter();
+        match wanted.find(|wanted| now(wanted) != wanted.entry && !wanted.stays) {
             None => Ok(tree),
             Some(wrong) => {
-                Err(format!("{}:{} is not what was put there", self.journal.sets[wrong.set].name, wrong.path))
+                let how = verify::difference(now(wrong).as_ref(), wrong.entry.as_ref());
+                Err(format!("{}:{} is not what was put there: {how}", name(wrong), wrong.path))
             }
         }
     }
@@ -209,10 +218,14 @@ impl Work {
     /// The sets as they were known, without what was exchanged: that is read whatever its stat says.
     fn forgotten(&self) -> Tree {
         let exchanged = self.journal.operations.iter().filter(|o| !matches!(o.act, Act::Meta { .. }));
-        let known = exchanged.filter_map(|operation| {
-            let set = &self.journal.sets[operation.set].name;
-            self.live.get(set, &operation.path)?;
-            Some((set.clone(), operation.path.clone(), Edit::Remove))
+        let exchanged: BTreeSet<_> =
+            exchanged.map(|o| (self.journal.sets[o.set].name.clone(), o.path.clone())).collect();
+        let mut whole: Option<(SetName, EntryPath)> = None;
+        let known = exchanged.into_iter().filter_map(|(set, path)| {
+            let within = whole.as_ref().is_some_and(|(above_set, above)| *above_set == set && path.is_within(above));
+            self.live.get(&set, &path).filter(|_| !within)?;
+            whole = Some((set.clone(), path.clone()));
+            Some((set, path, Edit::Remove))
         });
         self.live.edit(known).unwrap_or_else(|_| Tree::empty(self.sources.iter().map(|s| s.rules.clone())))
     }

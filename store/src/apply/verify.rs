@@ -1,22 +1,26 @@
 //! Comparing what is on the disk with an entry, byte by byte.
 
 use std::{
-    io::{self, Read},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
 };
 
 use bellwether_proto::{
     entry::{Content, Entry, Kind, Meta},
-    hash::Hash,
     record::SetRules,
 };
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
 
 use super::look::{Seen, Shape, look};
 use crate::{
-    attributes::{Accounts, Names, read},
+    attributes::{Accounts, Names, is_shown, read, xattr_called},
     beneath::{open_file, os},
     durable::Name,
+    scan::content,
 };
 
 /// Whether the entry at `at` is exactly `entry`; of a directory, what it holds is not looked at.
@@ -28,33 +32,62 @@ pub(super) fn matches(at: Name<'_>, entry: &Entry, rules: &SetRules, accounts: &
         return Ok(false);
     }
     match (&entry.kind, seen.shape) {
-        (Kind::Link(target), Shape::Link) => Ok(seen.mtime.0 == entry.meta.mtime
+        (Kind::Link(target), Shape::Link) => Ok(is_shown(at.directory, entry.meta.mtime, seen.mtime.0)
             && readlinkat(at.directory, os(at.name), Vec::new())?.as_bytes() == target.as_ref()),
         (Kind::Directory, Shape::Directory) => {
             let directory = open_directory(at)?;
             Ok(seen.mode == entry.meta.mode && same_xattrs(directory.as_fd(), &entry.meta, rules)?)
         }
         (Kind::File(content), Shape::File) => {
-            if seen.mode != entry.meta.mode || seen.mtime.0 != entry.meta.mtime || seen.size != content.size() {
+            let time = is_shown(at.directory, entry.meta.mtime, seen.mtime.0);
+            if seen.mode != entry.meta.mode || !time || seen.size != content.size() {
                 return Ok(false);
             }
-            let mut file = open_file(at.directory, at.name)?;
-            Ok(same_xattrs(file.as_fd(), &entry.meta, rules)? && same_content(&mut file, content)?)
+            let file = open_file(at.directory, at.name)?;
+            Ok(same_xattrs(file.as_fd(), &entry.meta, rules)? && same_content(&file, content)?)
         }
         (Kind::Link(_) | Kind::Directory | Kind::File(_), _) => Ok(false),
     }
 }
 
-/// Whether an entry could be `entry`, as far as its stat says.
-pub(super) fn resembles(seen: &Seen, entry: &Entry) -> bool {
+/// Whether an entry of `directory` could be `entry`, as far as its stat says.
+pub(super) fn resembles(directory: BorrowedFd<'_>, seen: &Seen, entry: &Entry) -> bool {
+    let time = seen.mtime.1 == 0 && is_shown(directory, entry.meta.mtime, seen.mtime.0);
     match (&entry.kind, seen.shape) {
-        (Kind::Link(target), Shape::Link) => seen.mtime == (entry.meta.mtime, 0) && seen.size == target.len() as u64,
+        (Kind::Link(target), Shape::Link) => time && seen.size == target.len() as u64,
         (Kind::Directory, Shape::Directory) => true,
-        (Kind::File(content), Shape::File) => {
-            seen.mtime == (entry.meta.mtime, 0) && seen.size == content.size() && seen.mode == entry.meta.mode
-        }
+        (Kind::File(content), Shape::File) => time && seen.size == content.size() && seen.mode == entry.meta.mode,
         (Kind::Link(_) | Kind::Directory | Kind::File(_), _) => false,
     }
+}
+
+/// What of `now` is not as `wanted`, for people.
+pub(super) fn difference(now: Option<&Entry>, wanted: Option<&Entry>) -> String {
+    let (now, wanted) = match (now, wanted) {
+        (Some(now), Some(wanted)) => (now, wanted),
+        (None, _) => return "nothing is there".to_owned(),
+        (Some(_), None) => return "something is there".to_owned(),
+    };
+    if now.kind != wanted.kind {
+        return "it has another content".to_owned();
+    }
+    let (is, due) = (&now.meta, &wanted.meta);
+    if is.mode != due.mode {
+        return format!("its mode is {:04o}, not {:04o}", is.mode, due.mode);
+    }
+    if is.owner != due.owner {
+        let called = |meta: &Meta| format!("{}:{}", meta.owner.user, meta.owner.group);
+        return format!("its owner is {}, not {}", called(is), called(due));
+    }
+    if is.mtime != due.mtime {
+        let utc = bellwether_proto::time::utc;
+        return format!("its time is {}, not {}", utc(is.mtime), utc(due.mtime));
+    }
+    let list = |meta: &Meta| meta.xattrs.iter().flat_map(|list| list.iter()).cloned().collect::<Vec<_>>();
+    let (is, due) = (list(is), list(due));
+    let other = due.iter().find(|one| !is.contains(one)).or_else(|| is.iter().find(|one| !due.contains(one)));
+    let name = other.map(|(name, _)| xattr_called(name)).unwrap_or_default();
+    format!("{name} is another")
 }
 
 /// The attributes of a directory, as a scan reads them.
@@ -76,14 +109,7 @@ fn same_xattrs(fd: BorrowedFd<'_>, meta: &Meta, rules: &SetRules) -> io::Result<
     Ok(read(fd, rules.allow_capabilities)?.xattrs == meta.xattrs)
 }
 
-fn same_content(file: &mut std::fs::File, content: &Content) -> io::Result<bool> {
-    let mut buffer = Vec::new();
-    for chunk in content.chunks() {
-        buffer.clear();
-        file.take(chunk.length.into()).read_to_end(&mut buffer)?;
-        if buffer.len() != chunk.length as usize || Hash::of(&buffer) != chunk.hash {
-            return Ok(false);
-        }
-    }
-    Ok(file.read(&mut [0])? == 0)
+fn same_content(file: &File, content: &Content) -> io::Result<bool> {
+    // One byte more would make it another file.
+    Ok(content::holds(file, content)? && file.read_at(&mut [0], content.size())? == 0)
 }

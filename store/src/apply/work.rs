@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf, time::SystemTime};
 
 use bellwether_proto::{
-    entry::{Entry, EntryPath},
+    entry::{Entry, EntryPath, Meta},
     hash::Hash,
+    key::PublicKey,
     name::SetName,
 };
 use rustix::io::Errno;
@@ -12,32 +13,34 @@ use rustix::io::Errno;
 use super::{
     Job, Refused, Site,
     carry::Carrier,
-    journal::{Act, Journal, JournalSet, Phase},
-    keep,
+    journal::{Act, Journal, JournalSet, Operation, Phase},
+    keep, obstacle,
     place::Area,
     plan::{self, Planned, Trees},
     space::{self, Need},
     stage::{self, Failure, Staging},
 };
 use crate::{
-    attributes::Accounts,
+    attributes::{Accounts, Unheld},
     durable,
-    scan::Source,
+    scan::{Source, content},
     tree::{Node, Tree},
 };
 
-/// What the file systems are taken to allow; tests take less.
+/// What the file systems are taken to be; tests take them for worse.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ways {
     /// Staging beside the set is tried.
     pub(super) beside: bool,
     /// Exchanges are tried.
     pub(super) exchange: bool,
+    /// Case does not count, whatever is found out.
+    pub(super) folds: bool,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { beside: true, exchange: true }
+        Self { beside: true, exchange: true, folds: false }
     }
 }
 
@@ -46,6 +49,7 @@ impl Default for Ways {
 pub(super) struct Work {
     pub(super) sources: Vec<Source>,
     pub(super) state: PathBuf,
+    server: PublicKey,
     pub(super) areas: Vec<Area>,
     pub(super) journal: Journal,
     pub(super) staging: Staging,
@@ -89,6 +93,7 @@ impl Work {
         Self {
             sources: site.sources.clone(),
             state: site.state.clone(),
+            server: site.server,
             areas,
             journal,
             staging: Staging::default(),
@@ -136,10 +141,13 @@ impl Work {
         let trees = Trees { live: job.live, target: job.target };
         for (name, changes) in changes {
             let Some(source) = self.sources.iter().find(|source| source.rules.name == *name) else { continue };
-            let area = Area::open(source, self.ways.beside)?;
+            let mut area = Area::open(source, &self.server, self.ways.beside)?;
+            area.folds |= self.ways.folds;
             let at = (self.areas.len(), self.journal.operations.len());
             let planned = plan::plan(&area, at, trees, &self.accounts, changes);
-            self.journal.sets.push(JournalSet { name: name.clone(), path: area.path.clone(), inside: area.inside });
+            let beside = String::from_utf8_lossy(&area.beside).into_owned();
+            let (name, path) = (name.clone(), area.path.clone());
+            self.journal.sets.push(JournalSet { name, path, inside: area.inside, beside });
             self.areas.push(area);
             let Planned { operations, wanted } = planned?;
             self.journal.operations.extend(operations);
@@ -149,14 +157,19 @@ impl Work {
     }
 
     fn check_space(&mut self) -> Result<(), Refused> {
-        let mut staged = vec![0; self.areas.len()];
+        let mut staged = vec![(0, 0); self.areas.len()];
         let mut replaced = vec![0; self.areas.len()];
         let mut history = 0;
         for operation in &self.journal.operations {
             let set = &self.journal.sets[operation.set].name;
             let old = self.live.get(set, &operation.path);
-            if matches!(operation.act, Act::Meta { .. }) {
+            if !operation.act.moves() {
                 continue;
+            }
+            if let Some(old) = &old
+                && self.areas[operation.set].copies_up()
+            {
+                staged[operation.set].1 += size(old);
             }
             if let Some(old) = &old
                 && !self.expected.get(set, &operation.path).is_some_and(|expected| expected.same(old))
@@ -167,7 +180,8 @@ impl Work {
                 for wanted in self.journal.wanted_within(operation.set, &operation.path) {
                     let Some(entry) = &wanted.entry else { continue };
                     let bytes = stage::size(entry);
-                    staged[operation.set] += bytes;
+                    let (entries, staged) = &mut staged[operation.set];
+                    (*entries, *staged) = (*entries + 1, *staged + bytes);
                     // What this server has nothing of comes in a pack, which the history keeps.
                     let known = self.live.get(set, &wanted.path).is_some_and(|node| node.entry().kind == entry.kind);
                     history += if known { 0 } else { bytes };
@@ -181,12 +195,20 @@ impl Work {
     fn stage(&mut self) -> Result<(), Refused> {
         let Self { areas, journal, staging, accounts, .. } = self;
         let mut add = || -> Result<(), Failure> {
-            for operation in journal.operations.iter().filter(|operation| operation.act == Act::Put) {
+            for operation in &journal.operations {
+                let ids = |meta: &Meta| {
+                    let ids = accounts.ids(&meta.owner);
+                    ids.map_err(|error| (operation.set, EntryPath::root(), io::Error::other(error)))
+                };
+                if let Act::Meta { new, .. } = &operation.act {
+                    staging.try_meta(areas, operation, new, ids(new)?)?;
+                }
+                if operation.act != Act::Put {
+                    continue;
+                }
                 for wanted in journal.wanted_within(operation.set, &operation.path) {
                     let Some(entry) = &wanted.entry else { continue };
-                    let failed = |error| (operation.set, wanted.path.clone(), error);
-                    let ids = accounts.ids(&entry.meta.owner).map_err(|error| failed(io::Error::other(error)))?;
-                    staging.add(areas, operation, &wanted.path, entry, ids)?;
+                    staging.add(areas, operation, &wanted.path, entry, ids(&entry.meta)?)?;
                 }
             }
             staging.make_empty(areas)
@@ -202,15 +224,27 @@ impl Work {
     }
 
     /// The refusal for a failure while staging; what was staged is removed when the disk is full.
-    pub(super) fn refused(&self, (area, path, source): Failure) -> Refused {
-        let area = &self.areas[area];
+    pub(super) fn refused(&self, (set, staged, source): Failure) -> Refused {
+        let (area, path) = (&self.areas[set], self.live_path(set, &staged));
+        if let Some(Unheld { what, why }) = Unheld::of(&source).cloned() {
+            return Refused::Attribute { set: area.rules.name.clone(), path, what, why };
+        }
         if matches!(Errno::from_io_error(&source), Some(Errno::NOSPC | Errno::DQUOT)) {
             self.clear_staging();
             if let Some(full) = space::full(&self.needs, area) {
                 return full;
             }
         }
-        Refused::Io { action: "stage", path: area.path.join(crate::beneath::os(path.as_bytes())), source }
+        Refused::Io { action: "stage", path: obstacle::full(&area.path, &path), source }
+    }
+
+    /// The entry of a set that a name in staging is for; the set's root where it is for none.
+    fn live_path(&self, set: usize, staged: &EntryPath) -> EntryPath {
+        let mut components = staged.components();
+        let name = components.next();
+        let is_for = |operation: &&Operation| operation.set == set && name == Some(&stage::name(operation)[..]);
+        let Some(operation) = self.journal.operations.iter().find(is_for) else { return EntryPath::root() };
+        components.fold(operation.path.clone(), |path, component| path.join(component))
     }
 
     pub(super) fn io(&self, source: io::Error) -> Refused {
@@ -243,7 +277,7 @@ impl Work {
 fn size(node: &Node) -> u64 {
     match node {
         Node::Directory(dir) => dir.children().iter().map(|child| size(&child.node)).sum(),
-        Node::File { content, .. } => content.size(),
+        Node::File { content, .. } => content::data(content),
         Node::Link { .. } => 0,
     }
 }

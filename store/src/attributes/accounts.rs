@@ -106,6 +106,12 @@ impl Accounts {
         Self::default()
     }
 
+    /// As [`Accounts::new`], where who was missing lately is not looked up again before the account files have changed, or
+    /// a while has passed: cheap enough to ask every second.
+    pub fn remembered() -> Self {
+        Self(IDS.recall())
+    }
+
     /// The user's and the group's number. A decimal is the number itself where that has no name. What would not read
     /// back under the same name counts as missing: a number that is somebody's here, a second name of an account.
     ///

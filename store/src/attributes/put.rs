@@ -14,7 +14,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::xattrs;
+use super::{
+    unheld::{Unheld, owner_called, xattr_called},
+    xattrs,
+};
 use crate::beneath::os;
 
 const LABEL: &[u8] = b"security.selinux";
@@ -46,7 +49,8 @@ pub fn put_on_link(directory: BorrowedFd<'_>, name: &[u8], meta: &Meta, ids: (u3
     }
     let now = statat(directory, os(name), AtFlags::SYMLINK_NOFOLLOW)?;
     if let Some((uid, gid)) = differing(&now, ids) {
-        chownat(directory, os(name), uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        let chowned = chownat(directory, os(name), uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+        chowned.map_err(|error| Unheld::named(error, || owner_called(meta)))?;
     }
     Ok(utimensat(directory, os(name), &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
 }
@@ -55,10 +59,33 @@ pub fn put_on_link(directory: BorrowedFd<'_>, name: &[u8], meta: &Meta, ids: (u3
 fn put_but_time(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
     let now = fstat(fd)?;
     if let Some((uid, gid)) = differing(&now, ids) {
-        fchown(fd, uid, gid)?;
+        fchown(fd, uid, gid).map_err(|error| Unheld::named(error, || owner_called(meta)))?;
     }
     put_xattrs(fd, meta, &now)?;
-    Ok(fchmod(fd, Mode::from_raw_mode(meta.mode.into()))?)
+    let mode = fchmod(fd, Mode::from_raw_mode(meta.mode.into()));
+    mode.map_err(|error| Unheld::named(error, || format!("the mode {:04o}", meta.mode)))
+}
+
+/// Checks that what was put on an open file or directory is what it shows, but for its time.
+///
+/// # Errors
+/// [`Unheld`], with the attribute; the system's.
+pub fn check(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
+    let now = fstat(fd)?;
+    let mode = now.st_mode & 0o7777;
+    if mode != u32::from(meta.mode) {
+        return Err(Unheld::shows(format!("the mode {:04o}", meta.mode), &format!("{mode:04o}")));
+    }
+    if (now.st_uid, now.st_gid) != ids {
+        return Err(Unheld::shows(owner_called(meta), &format!("the numbers {}:{}", now.st_uid, now.st_gid)));
+    }
+    let Some(wanted) = &meta.xattrs else { return Ok(()) };
+    let found = xattrs::read(fd, true)?.xattrs;
+    let differs = wanted.iter().find(|wanted| !found.as_ref().is_some_and(|found| found.contains(wanted)));
+    match differs {
+        Some((name, _)) => Err(Unheld::shows(xattr_called(name), "something else")),
+        None => Ok(()),
+    }
 }
 
 /// An ordinary owner of a file that it may not write may not change its `user.*` either: allowed for that moment.

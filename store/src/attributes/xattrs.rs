@@ -12,6 +12,7 @@ use rustix::{
     io::Errno,
 };
 
+use super::unheld::{Unheld, xattr_called};
 use crate::beneath::os;
 
 const CAPABILITY: &[u8] = b"security.capability";
@@ -98,7 +99,8 @@ pub(super) fn put(fd: BorrowedFd<'_>, wanted: Option<&Xattrs>) -> io::Result<()>
     }
     for (name, wanted) in wanted {
         if value(fd, name)?.as_deref() != Some(wanted) {
-            fsetxattr(fd, os(name), wanted, XattrFlags::empty())?;
+            let set = fsetxattr(fd, os(name), wanted, XattrFlags::empty());
+            set.map_err(|error| Unheld::named(error, || xattr_called(name)))?;
         }
     }
     Ok(())

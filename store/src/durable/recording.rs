@@ -35,6 +35,10 @@ pub enum Operation {
         offset: u64,
         bytes: Vec<u8>,
     },
+    Length {
+        path: PathBuf,
+        length: u64,
+    },
     MetaOfFile {
         path: PathBuf,
         meta: Meta,
@@ -179,6 +183,7 @@ impl Operation {
             Self::Exchange { a, b } => vec![a, b],
             Self::Create { path, .. }
             | Self::Write { path, .. }
+            | Self::Length { path, .. }
             | Self::MetaOfFile { path, .. }
             | Self::MetaOfLink { path, .. }
             | Self::MetaOfDirectory { path, .. }
@@ -203,11 +208,16 @@ impl Operation {
                 Self::SyncFile { path: synced } | Self::SyncDirectory { path: synced } if synced == path => {
                     Some(number)
                 }
+                // A directory is gone for good with all that was taken out of it.
+                Self::Remove { path: removed, directory: true } if removed == path => {
+                    operation.durable_after(number, all)
+                }
                 _ => None,
             })
         };
         match self {
             Self::Write { path, .. }
+            | Self::Length { path, .. }
             | Self::MetaOfFile { path, .. }
             | Self::MetaOfDirectory { path, .. }
             | Self::Numbers { path, .. } => synced(path),
@@ -233,6 +243,7 @@ impl Operation {
             Self::Write { path, offset, bytes } => {
                 OpenOptions::new().write(true).open(root.join(path))?.write_all_at(bytes, *offset)
             }
+            Self::Length { path, length } => OpenOptions::new().write(true).open(root.join(path))?.set_len(*length),
             Self::MetaOfFile { path, meta, ids } => {
                 super::put_on_file(fs::File::open(root.join(path))?.as_fd(), meta, *ids)
             }

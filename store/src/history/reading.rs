@@ -23,7 +23,7 @@ use crate::{
 fn named(path: &Path) -> impl Fn(PackError) -> HistoryError {
     move |source| match source {
         PackError::Io { action, path, source } => HistoryError::Io { action, path, source },
-        source @ (PackError::Malformed(_) | PackError::Changed { .. }) => {
+        source @ (PackError::Malformed(_) | PackError::Changed { .. } | PackError::Read { .. }) => {
             HistoryError::Damaged { path: path.to_owned(), source }
         }
     }

@@ -1,7 +1,7 @@
 //! Reading the files of a frame with few system calls: a directory is held open while consecutive files are in it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     os::{
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     beneath::{self, Root},
+    history::Packs,
     scan::Source,
     tree::Change,
 };
@@ -37,7 +38,7 @@ pub(super) struct Piece<'a> {
 
 /// The sets' roots, held open while a pack is written.
 #[derive(Debug)]
-pub(super) struct Roots<'a>(HashMap<&'a SetName, (&'a Source, Root)>);
+pub(super) struct Roots<'a>(HashMap<&'a SetName, Root>);
 
 impl<'a> Roots<'a> {
     /// Opens the roots of the sets that `pieces` are in.
@@ -50,8 +51,8 @@ impl<'a> Roots<'a> {
             }
             let source = sources.iter().find(|source| source.rules.name == *set);
             let source = source.ok_or_else(|| malformed(format!("no directory is known for set {set}")))?;
-            let root = Root::open(&source.path).map_err(|e| refused(piece.change, source, e))?;
-            roots.insert(set, (source, root));
+            let root = source.open().map_err(|e| refused(piece.change, e))?;
+            roots.insert(set, root);
         }
         Ok(Self(roots))
     }
@@ -72,12 +73,24 @@ impl<'a> Reading<'a> {
         Self { roots, outlines, directory: None, file: None }
     }
 
-    /// The payload of the chunks frame of these pieces; each chunk is what its entry says.
-    pub(super) fn payload(mut self, pieces: &[Piece<'a>]) -> Result<Vec<u8>, PackError> {
+    /// The payload of the chunks frame of these pieces; each chunk is what its entry says. `history`: where chunks are
+    /// that the files do not hold.
+    pub(super) fn payload(mut self, pieces: &[Piece<'a>], history: Option<&Packs>) -> Result<Vec<u8>, PackError> {
         let mut raw = Vec::with_capacity(pieces.iter().map(|p| 4 + p.chunk.length as usize).sum());
+        let mut lost: Vec<(usize, &Piece<'a>, PackError)> = Vec::new();
         for (at, piece) in pieces.iter().enumerate() {
             raw.extend_from_slice(&piece.chunk.length.to_le_bytes());
-            self.read(piece, pieces.get(at + 1), &mut raw)?;
+            let start = raw.len();
+            match self.read(piece, pieces.get(at + 1), &mut raw) {
+                Err(error @ (PackError::Changed { .. } | PackError::Read { .. })) if history.is_some() => {
+                    raw.resize(start + piece.chunk.length as usize, 0);
+                    lost.push((start, piece, error));
+                }
+                other => other?,
+            }
+        }
+        if let Some(history) = history.filter(|_| !lost.is_empty()) {
+            from_history(history, lost, &mut raw)?;
         }
         Ok(raw)
     }
@@ -89,11 +102,10 @@ impl<'a> Reading<'a> {
         next: Option<&Piece<'a>>,
         raw: &mut Vec<u8>,
     ) -> Result<(), PackError> {
-        let (source, _) = &self.roots.0[&piece.change.set];
         let start = raw.len();
         raw.resize(start + piece.chunk.length as usize, 0);
-        let file = self.file(piece.change, next).map_err(|e| refused(piece.change, source, e))?;
-        file.read_exact_at(&mut raw[start..], piece.offset).map_err(|e| refused(piece.change, source, e))?;
+        let file = self.file(piece.change, next).map_err(|e| refused(piece.change, e))?;
+        file.read_exact_at(&mut raw[start..], piece.offset).map_err(|e| refused(piece.change, e))?;
         let bytes = &raw[start..];
         if Hash::of(bytes) != piece.chunk.hash {
             return Err(changed(piece.change));
@@ -116,7 +128,7 @@ impl<'a> Reading<'a> {
     }
 
     fn open(&mut self, change: &'a Change, next: Option<&Piece<'a>>) -> io::Result<File> {
-        let (_, root) = &self.roots.0[&change.set];
+        let root = &self.roots.0[&change.set];
         let Some((parent, name)) = change.path.split() else { return Err(Errno::ISDIR.into()) };
         let held = self.directory.take().filter(|(set, path, _)| *set == &change.set && *path == parent);
         let again = next.is_some_and(|next| {
@@ -137,8 +149,23 @@ fn changed(change: &Change) -> PackError {
     PackError::Changed { set: change.set.clone(), path: change.path.clone() }
 }
 
+/// Puts the chunks that the files do not hold where they belong in `raw`; what the history does not have either is an
+/// error.
+fn from_history(history: &Packs, lost: Vec<(usize, &Piece<'_>, PackError)>, raw: &mut [u8]) -> Result<(), PackError> {
+    let wanted: HashSet<Hash> = lost.iter().map(|(_, piece, _)| piece.chunk.hash).collect();
+    let mut found = HashMap::new();
+    if let Err(error) = history.chunks(&wanted, &mut |chunk, bytes| drop(found.insert(chunk.hash, bytes))) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the history cannot be searched for chunks");
+    }
+    for (start, piece, error) in lost {
+        let Some(bytes) = found.get(&piece.chunk.hash) else { return Err(error) };
+        raw[start..start + piece.chunk.length as usize].copy_from_slice(bytes);
+    }
+    Ok(())
+}
+
 /// What an error at a file means: it is gone, shorter or something else now; or it cannot be read.
-fn refused(change: &Change, source: &Source, error: io::Error) -> PackError {
+fn refused(change: &Change, error: io::Error) -> PackError {
     let gone = [
         Errno::NOENT,
         Errno::NOTDIR,
@@ -155,5 +182,5 @@ fn refused(change: &Change, source: &Source, error: io::Error) -> PackError {
     {
         return changed(change);
     }
-    PackError::Io { action: "read", path: source.path.join(beneath::os(change.path.as_bytes())), source: error }
+    PackError::Read { set: change.set.clone(), path: change.path.clone(), source: error }
 }

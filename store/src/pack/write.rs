@@ -192,7 +192,7 @@ impl Job<'_> {
                 Ok(frame::encode(FrameKind::Changes, &raw, codec))
             }
             Self::Chunks(pieces) => {
-                let raw = Reading::new(roots, contents.outlines).payload(pieces)?;
+                let raw = Reading::new(roots, contents.outlines).payload(pieces, contents.history)?;
                 Ok(frame::encode(FrameKind::Chunks, &raw, codec))
             }
         }

@@ -1,9 +1,11 @@
-//! Cutting a file into chunks: the same bytes give the same chunks on every server, so this is part of the format.
+//! Cutting a file into chunks: the same bytes give the same chunks on every server, so this is part of the format. A hole is
+//! the zeros that it reads as, but is not read: all whole chunks in it are the same one.
 
 use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
+    sync::OnceLock,
 };
 
 use bellwether_proto::{
@@ -11,6 +13,10 @@ use bellwether_proto::{
     hash::Hash,
 };
 use fastcdc::v2020::StreamCDC;
+use rustix::{
+    fs::{SeekFrom, seek},
+    io::Errno,
+};
 
 /// Bytes up to which a file is one chunk.
 pub const WHOLE: u64 = 64 << 10;
@@ -36,19 +42,106 @@ pub fn cut(reader: impl Read, size: u64) -> io::Result<Content> {
     Ok(whole(&bytes))
 }
 
+/// As [`cut`], of a file that has holes.
+///
+/// # Errors
+/// The system's.
+pub(super) fn cut_sparse(file: &File, size: u64) -> io::Result<Content> {
+    let (mut holes, mut chunks, mut at) = (Holes::new(file, size), Vec::new(), 0);
+    'data: while at < size {
+        let whole = (holes.end(at) - at) / MOST as u64;
+        chunks.extend(std::iter::repeat_n(zeros(), whole as usize));
+        at += whole * MOST as u64;
+        let rest = From { file, at }.take((size - at).saturating_add(1));
+        for data in StreamCDC::new(rest, LEAST, AVERAGE, MOST) {
+            let data = data?.data;
+            chunks.push(chunk(&data));
+            at += data.len() as u64;
+            if holes.end(at) - at >= MOST as u64 {
+                continue 'data;
+            }
+        }
+        break;
+    }
+    Ok(chunks.into_iter().collect())
+}
+
+/// The largest chunk, of zeros: what a hole is cut into.
+pub(crate) fn zeros() -> Chunk {
+    static ZEROS: OnceLock<Chunk> = OnceLock::new();
+    *ZEROS.get_or_init(|| chunk(&vec![0; MOST]))
+}
+
+/// How many bytes of a file of this content have to be written: not those of its chunks of zeros.
+pub(crate) fn data(content: &Content) -> u64 {
+    let written = content.chunks().iter().filter(|chunk| **chunk != zeros());
+    written.map(|chunk| u64::from(chunk.length)).sum()
+}
+
+/// Reads a file from a place on, whatever its own offset is.
+pub(super) struct From<'f> {
+    pub(super) file: &'f File,
+    pub(super) at: u64,
+}
+
+impl Read for From<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// Where a file has holes, asked in ascending order.
+pub(crate) struct Holes<'f> {
+    file: &'f File,
+    size: u64,
+    /// What was asked last: from where, to where, and whether that is a hole.
+    run: (u64, u64, bool),
+}
+
+impl<'f> Holes<'f> {
+    pub(crate) fn new(file: &'f File, size: u64) -> Self {
+        Self { file, size, run: (0, 0, false) }
+    }
+
+    /// Where the hole ends that `at` is in; `at` itself where there are data, or where nobody can say.
+    pub(crate) fn end(&mut self, at: u64) -> u64 {
+        if !(self.run.0..self.run.1).contains(&at) {
+            self.run = self.ask(at);
+        }
+        if self.run.2 { self.run.1 } else { at }
+    }
+
+    fn ask(&self, at: u64) -> (u64, u64, bool) {
+        match seek(self.file, SeekFrom::Data(at)) {
+            Ok(data) if data > at => (at, data.min(self.size), true),
+            // Past the end of the file this is said, too.
+            Err(Errno::NXIO) if at < self.size => (at, self.size, true),
+            Ok(_) => (at, seek(self.file, SeekFrom::Hole(at)).unwrap_or(u64::MAX).max(at + 1), false),
+            Err(_) => (at, u64::MAX, false),
+        }
+    }
+}
+
 /// The content of a file of at most [`WHOLE`] bytes.
 pub(super) fn whole(bytes: &[u8]) -> Content {
     (!bytes.is_empty()).then(|| chunk(bytes)).into_iter().collect()
 }
 
-/// Whether the file holds `expected`, every byte of it hashed; what follows is not looked at.
+/// Whether the file holds `expected`, every byte of it hashed but those in holes; what follows is not looked at.
 ///
 /// # Errors
 /// The system's.
-pub(super) fn holds(file: &File, expected: &Content) -> io::Result<bool> {
+pub(crate) fn holds(file: &File, expected: &Content) -> io::Result<bool> {
+    let mut holes = Holes::new(file, expected.size());
     let mut buffer = Vec::new();
     let mut offset = 0;
     for chunk in expected.chunks() {
+        if *chunk == zeros() && holes.end(offset) >= offset + MOST as u64 {
+            offset += MOST as u64;
+            continue;
+        }
         buffer.resize(chunk.length as usize, 0);
         match file.read_exact_at(&mut buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
@@ -141,6 +234,60 @@ mod tests {
         bytes[150_000] ^= 1;
         file.write_all_at(&bytes, 0).unwrap();
         assert!(!holds(&file, &expected).unwrap(), "one other byte");
+    }
+
+    /// Bytes, and where they are.
+    type Data<'a> = &'a [(u64, &'a [u8])];
+
+    /// A file of `size` bytes with these data; the rest are holes.
+    fn sparse(size: u64, data: Data<'_>) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        for (at, bytes) in data {
+            file.write_all_at(bytes, *at).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn holes_are_cut_as_the_zeros_that_they_are() {
+        let noise = noise(700_000);
+        let most = MOST as u64;
+        let cases: [(u64, Data<'_>); 9] = [
+            (most, &[]),
+            (5 * most, &[]),
+            (5 * most + 1, &[]),
+            (20_000_003, &[]),
+            (20_000_003, &[(0, b"begin"), (20_000_000, b"end")]),
+            (20_000_000, &[(7_000_000, &noise)]),
+            (20_000_000, &[(0, &noise), (3_000_000, &noise[..5_000]), (19_300_000, &noise)]),
+            (3 * most, &[(most - 1, b"xx"), (2 * most, b"x")]),
+            (100_000, &[(50_000, b"x")]),
+        ];
+        for (size, data) in cases {
+            let file = sparse(size, data);
+            let mut bytes = vec![0; size as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            let expected = cut_all(&bytes);
+            assert_eq!(cut_sparse(&file, size).unwrap(), expected, "{size} {:?}", data.iter().map(|d| d.0));
+            assert!(holds(&file, &expected).unwrap());
+            assert!(data.is_empty() || super::data(&expected) > 0);
+            file.write_all_at(b"y", size / 2 + 1).unwrap();
+            assert!(!holds(&file, &expected).unwrap(), "{size}: another byte");
+            file.set_len(size - 1).unwrap();
+            assert!(!holds(&file, &expected).unwrap(), "{size}: one byte less");
+        }
+    }
+
+    /// A hundred times more than a test could read.
+    #[test]
+    fn a_hole_is_not_read() {
+        let size = 20 << 30;
+        let file = sparse(size, &[(size - 3, b"end")]);
+        let content = cut_sparse(&file, size).unwrap();
+        assert_eq!((content.size(), content.chunks().len()), (size, size as usize / MOST));
+        assert_eq!(data(&content), MOST as u64, "the last chunk");
+        assert!(holds(&file, &content).unwrap());
     }
 
     #[test]

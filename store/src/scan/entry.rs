@@ -19,20 +19,25 @@ use rustix::{
 };
 
 use super::{
-    Around, ScanError, Source, content,
+    Around, HardLink, Patience, ScanError, Source, content,
     exclude::Excludes,
     status::{Age, Place, age, file_type, is_known, same_moment, stat, status},
 };
 use crate::{
     attributes,
     beneath::{Root, open_file, os},
+    failpoint, quarantine,
+    root::{self, elsewhere},
     tree::{Node, Stat},
+    underway::{Dealing, Suspect},
 };
 
 /// How often a file is read that changes while it is read, with twice the pause before each.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 const SETUID: u16 = 0o6000;
+/// What was hidden by a mount.
+const HIDDEN: &str = "what something mounted there hid until now (to believe it: bellwether publish --accept)";
 
 /// One set while it is scanned.
 pub(super) struct SetScan<'a> {
@@ -40,6 +45,8 @@ pub(super) struct SetScan<'a> {
     pub(super) root: Root,
     pub(super) excludes: Excludes,
     place: Place,
+    /// What is known of the root.
+    known: Option<&'a root::Root>,
     /// Whether files are read whatever their stat says.
     bytes: bool,
     around: Around<'a>,
@@ -50,12 +57,17 @@ pub(super) struct SetScan<'a> {
 pub(super) enum Seen {
     /// Nothing that is carried.
     Nothing,
-    /// A link, or a file that is as it was known.
+    /// A link, a file that is as it was known, or what stands for an entry that cannot be read.
     Leaf(Node),
     /// A file that has to be read.
     File,
     /// A directory.
     Directory,
+}
+
+/// What was seen of an entry that cannot be read.
+pub(super) fn kept(node: Option<Node>) -> Seen {
+    node.map_or(Seen::Nothing, Seen::Leaf)
 }
 
 /// Whether `error` says that the entry, or a directory above it, is not there or is something else now.
@@ -69,12 +81,12 @@ impl<'a> SetScan<'a> {
         let rules: &SetRules = &source.rules;
         let excludes = Excludes::new(rules)?;
         let failed = |error| failed(rules, &EntryPath::root(), error);
-        let root = match Root::open(&source.path) {
+        let root = match source.open() {
             Ok(root) => root,
             Err(error) => return no_root(source, error).map(|()| None),
         };
         let place = Place::of(&status(root.as_fd(), b"").map_err(|error| failed(error.into()))?);
-        Ok(Some(Self { rules, root, excludes, place, bytes, around }))
+        Ok(Some(Self { rules, root, excludes, place, known: source.root.as_deref(), bytes, around }))
     }
 
     /// The error of the system at `path`.
@@ -90,13 +102,30 @@ impl<'a> SetScan<'a> {
         ScanError::Busy { set: self.rules.name.clone(), path: path.clone(), tries }
     }
 
+    /// What stands for an entry that cannot be read: what it was in the last revision. An error only for one that is about
+    /// the whole set.
+    pub(super) fn keep(&self, path: &EntryPath, why: ScanError) -> Result<Option<Node>, ScanError> {
+        self.around.keep(&self.rules.name, path, why)
+    }
+
     pub(super) fn notice(&self, path: &EntryPath, what: impl Into<String>) {
         self.around.findings.notice(&self.rules.name, path, what.into());
     }
 
     /// Looks at `path`, which is `name` in the open `directory`; one system call for what is as it was `known`. `hint`
-    /// is what the directory says it is.
+    /// is what the directory says it is. What cannot be looked at is as in the last revision.
     pub(super) fn look(
+        &self,
+        directory: BorrowedFd<'_>,
+        path: &EntryPath,
+        name: &[u8],
+        hint: FileType,
+        known: Option<&Node>,
+    ) -> Result<Seen, ScanError> {
+        self.try_look(directory, path, name, hint, known).or_else(|why| Ok(kept(self.keep(path, why)?)))
+    }
+
+    fn try_look(
         &self,
         directory: BorrowedFd<'_>,
         path: &EntryPath,
@@ -114,7 +143,12 @@ impl<'a> SetScan<'a> {
         }
         let status = match status(directory, name) {
             Ok(status) => status,
-            Err(Errno::NOENT) => return Ok(Seen::Nothing),
+            Err(Errno::NOENT) => {
+                if let Some(root) = self.known {
+                    root.unhide(path);
+                }
+                return Ok(Seen::Nothing);
+            }
             Err(error) => return Err(self.failed(path, error)),
         };
         let kind = file_type(&status);
@@ -122,13 +156,24 @@ impl<'a> SetScan<'a> {
             return Ok(Seen::Nothing);
         }
         if let Some(what) = self.place.left_by(&status) {
+            if known.is_none()
+                && let Some(root) = self.known
+            {
+                root.hide(path);
+            }
             return Err(self.held(path, what));
+        }
+        if self.known.is_some_and(|root| root.hid(path)) {
+            return Err(self.held(path, HIDDEN));
         }
         let unchanged = known.filter(|known| !self.bytes && is_known(known, &status));
         match (kind, unchanged) {
             (FileType::Directory, _) => Ok(Seen::Directory),
             (FileType::RegularFile | FileType::Symlink, Some(node)) => {
-                self.mode(path, &status);
+                if kind == FileType::RegularFile {
+                    self.mode(path, &status);
+                    self.names(path, &status);
+                }
                 Ok(Seen::Leaf(node.clone()))
             }
             (FileType::RegularFile, None) => Ok(Seen::File),
@@ -158,8 +203,9 @@ impl<'a> SetScan<'a> {
             self.notice(path, format!("a link to a name of {} bytes is not carried", target.len()));
             return Ok(Seen::Nothing);
         }
-        let meta = Meta { mode: 0o777, ..self.meta(status) };
-        Ok(Seen::Leaf(Node::Link { meta, target: target.into(), stat: self.believed(path, status, now) }))
+        let mut meta = Meta { mode: 0o777, ..self.meta(status) };
+        let stat = self.with_expected_time(path, &mut meta, self.believed(path, status, now));
+        Ok(Seen::Leaf(Node::Link { meta, target: target.into(), stat }))
     }
 
     /// The stat to keep: unknown while the entry may change again without its times showing it.
@@ -170,6 +216,19 @@ impl<'a> SetScan<'a> {
             Age::Ahead => {}
         }
         Stat::UNKNOWN
+    }
+
+    /// Gives an entry the time that it is expected to have, where the file system cannot hold that and shows this one
+    /// instead. Its stat is never believed then, so that it is looked at each time.
+    fn with_expected_time(&self, path: &EntryPath, meta: &mut Meta, stat: Stat) -> Stat {
+        let expected = self.around.expected.get(&self.rules.name, path);
+        match expected.filter(|expected| expected.directory().is_none()).map(|expected| expected.meta().mtime) {
+            Some(wanted) if wanted != meta.mtime && attributes::is_shown(self.root.as_fd(), wanted, meta.mtime) => {
+                meta.mtime = wanted;
+                Stat::UNKNOWN
+            }
+            Some(_) | None => stat,
+        }
     }
 
     /// Mode, owner and time; no attributes.
@@ -218,8 +277,18 @@ impl<'a> SetScan<'a> {
         }
     }
 
-    /// Reads a file whole, again when it changed meanwhile; none when it is gone. `buffer` is anybody's between two files.
+    /// Reads a file whole, again when it changed meanwhile; none when it is gone. What cannot be read is as in the last
+    /// revision. `buffer` is anybody's between two files.
     pub(super) fn read(&self, path: &EntryPath, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
+        self.try_read(path, buffer).or_else(|why| self.keep(path, why))
+    }
+
+    fn try_read(&self, path: &EntryPath, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
+        let patience = self.around.keeping.patience.map(|patience| patience(&self.rules.name, path));
+        if let Some(Patience::Rests(tries)) = patience {
+            return Err(self.busy(path, tries));
+        }
+        let _dealing = self.dealing(path)?;
         for pause in 0..TRIES {
             if pause > 0 {
                 std::thread::sleep(PAUSE * (1 << pause));
@@ -227,10 +296,19 @@ impl<'a> SetScan<'a> {
             match open_file(self.root.as_fd(), path.as_bytes()) {
                 Ok(file) => {
                     if let Some(node) = self.read_settled(path, &file, buffer)? {
-                        return Ok(Some(node));
+                        return self.closed(path, &file, node, patience).map(Some);
                     }
-                    if let Reading::Done(node) = self.read_once(path, &file)? {
-                        return Ok(node);
+                    // Where every byte is read, most files did not change: they are no matter, whoever has them open.
+                    let open = patience.is_some() && !self.bytes && self.is_open(&file);
+                    if open && patience == Some(Patience::Waits) {
+                        return Err(self.open_for_writing(path));
+                    }
+                    match self.read_once(path, &file)? {
+                        Reading::Done(None) => return Ok(None),
+                        Reading::Done(Some(node)) => return self.closed(path, &file, node, patience).map(Some),
+                        // It will change at every further try, too.
+                        Reading::Changed if open => return Err(self.busy(path, 1)),
+                        Reading::Changed => {}
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -239,6 +317,48 @@ impl<'a> SetScan<'a> {
             }
         }
         Err(self.busy(path, TRIES))
+    }
+
+    fn is_open(&self, file: &File) -> bool {
+        self.around.findings.is_open(&self.rules.name, file.as_fd())
+    }
+
+    fn open_for_writing(&self, path: &EntryPath) -> ScanError {
+        ScanError::Open { set: self.rules.name.clone(), path: path.clone() }
+    }
+
+    /// What was read of a file, unless it has changed since the last revision and somebody has it open for writing.
+    fn closed(&self, path: &EntryPath, file: &File, node: Node, patience: Option<Patience>) -> Result<Node, ScanError> {
+        let Some(patience) = patience else { return Ok(node) };
+        let same = self.around.keeping.last.get(&self.rules.name, path).is_some_and(|last| last.same(&node));
+        if same || !self.is_open(file) {
+            return Ok(node);
+        }
+        if patience == Patience::Waits {
+            return Err(self.open_for_writing(path));
+        }
+        self.around.findings.open(&self.rules.name, path);
+        Ok(node)
+    }
+
+    /// Notes a file that has other names.
+    fn names(&self, path: &EntryPath, status: &Statx) {
+        if status.stx_nlink > 1 {
+            let (set, path) = (self.rules.name.clone(), path.clone());
+            let changed = (status.stx_ctime.tv_sec, status.stx_ctime.tv_nsec);
+            self.around.findings.link(HardLink { set, path, inode: status.stx_ino, names: status.stx_nlink, changed });
+        }
+    }
+
+    /// Should the program end while the file is read, the file is blamed.
+    fn dealing(&self, path: &EntryPath) -> Result<Dealing, ScanError> {
+        let file = Suspect::File(format!("{}:{path}", self.rules.name));
+        if quarantine::holds(&file) {
+            return Err(self.failed(path, io::Error::other(format!("quarantined: {file}"))));
+        }
+        let dealing = Dealing::with(file);
+        failpoint::hit("scan.read");
+        Ok(dealing)
     }
 
     /// Reads a small file that nobody has changed since before it was opened: one look, after it was read, says so. None
@@ -255,11 +375,13 @@ impl<'a> SetScan<'a> {
         if !whole || file_type(&status) != FileType::RegularFile || age(&status, now) != Age::Settled {
             return Ok(None);
         }
+        self.names(path, &status);
         let content = content::whole(buffer);
         self.around.findings.read(content.size());
         let mode = self.mode(path, &status);
-        let meta = Meta { mode, xattrs: found.xattrs, ..self.meta(&status) };
-        Ok(Some(Node::File { meta, content, stat: stat(&status) }))
+        let mut meta = Meta { mode, xattrs: found.xattrs, ..self.meta(&status) };
+        let stat = self.with_expected_time(path, &mut meta, stat(&status));
+        Ok(Some(Node::File { meta, content, stat }))
     }
 
     fn read_once(&self, path: &EntryPath, file: &File) -> Result<Reading, ScanError> {
@@ -269,31 +391,40 @@ impl<'a> SetScan<'a> {
         if file_type(&before) != FileType::RegularFile {
             return Ok(Reading::Changed);
         }
-        if before.stx_size > limits::FILE {
-            self.notice(path, format!("a file of {} bytes is too large to be carried", before.stx_size));
-            return Ok(Reading::Done(None));
+        let large = |size| ScanError::Large { set: self.rules.name.clone(), path: path.clone(), size };
+        if before.stx_size > limits::FILE || before.stx_size > (limits::FILE_CHUNKS * content::MOST) as u64 {
+            return Err(large(before.stx_size));
         }
         let mut meta = self.meta(&before);
         let whole = self.attributes(file.as_fd(), path, &mut meta)?;
-        let content = self.content(path, file, before.stx_size).map_err(failed)?;
+        let content = self.content(path, file, &before).map_err(failed)?;
         self.around.findings.read(content.size());
         let after = status(file.as_fd(), b"").map_err(|error| failed(error.into()))?;
         if !same_moment(&before, &after) || content.size() != after.stx_size {
             return Ok(Reading::Changed);
         }
+        if content.chunks().len() > limits::FILE_CHUNKS {
+            return Err(large(after.stx_size));
+        }
+        self.names(path, &after);
         meta.mode = self.mode(path, &after);
         let stat = self.believed(path, &after, now);
         // What was left out is said at every scan, so the file is read at every scan.
         let stat = if whole { stat } else { Stat::UNKNOWN };
+        let stat = self.with_expected_time(path, &mut meta, stat);
         Ok(Reading::Done(Some(Node::File { meta, content, stat })))
     }
 
     /// A file's chunks: the expected ones where every one of them is there, which saves looking for where to cut.
-    fn content(&self, path: &EntryPath, file: &File, size: u64) -> io::Result<Content> {
+    fn content(&self, path: &EntryPath, file: &File, status: &Statx) -> io::Result<Content> {
+        let size = status.stx_size;
         let expected = if size > content::WHOLE { self.expected(path) } else { None };
         match expected.filter(|expected| expected.size() == size) {
             Some(expected) if content::holds(file, &expected)? => Ok(expected),
-            Some(_) | None => content::cut(file, size),
+            Some(_) | None if size > content::WHOLE && status.stx_blocks < size / 512 => {
+                content::cut_sparse(file, size)
+            }
+            Some(_) | None => content::cut(content::From { file, at: 0 }, size),
         }
     }
 
@@ -313,6 +444,9 @@ enum Reading {
 /// Why there is no root to open: none at all is no error.
 fn no_root(source: &Source, error: io::Error) -> Result<(), ScanError> {
     let (rules, path) = (&source.rules, EntryPath::root());
+    if let Some(elsewhere) = elsewhere(&error) {
+        return Err(ScanError::Elsewhere { set: rules.name.clone(), path, elsewhere: elsewhere.clone() });
+    }
     match std::fs::symlink_metadata(&source.path) {
         Err(missing) if is_gone(&missing) => Ok(()),
         Ok(found) if found.is_symlink() => {

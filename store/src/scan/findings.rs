@@ -1,20 +1,32 @@
 //! What a scan notes on its way, from all threads.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    os::fd::BorrowedFd,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bellwether_proto::{entry::EntryPath, name::SetName};
 
-use super::{Notice, Scan};
+use super::{
+    HardLink, Means, Notice, Scan, Unread,
+    writers::{Writers, Written},
+};
 use crate::tree::Tree;
 
 /// Notices, young files and counters.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     notices: Mutex<Vec<Notice>>,
+    unread: Mutex<Vec<Unread>>,
+    open: Mutex<Vec<(SetName, EntryPath)>>,
+    means: Mutex<BTreeMap<SetName, Means>>,
+    links: Mutex<Vec<HardLink>>,
     young: Mutex<Vec<(SetName, EntryPath)>>,
+    writers: Writers,
     files: AtomicU64,
     bytes: AtomicU64,
 }
@@ -22,6 +34,29 @@ pub(super) struct Findings {
 impl Findings {
     pub(super) fn notice(&self, set: &SetName, path: &EntryPath, what: String) {
         push(&self.notices, Notice { set: set.clone(), path: path.clone(), what });
+    }
+
+    pub(super) fn unread(&self, unread: Unread) {
+        push(&self.unread, unread);
+    }
+
+    pub(super) fn open(&self, set: &SetName, path: &EntryPath) {
+        push(&self.open, (set.clone(), path.clone()));
+    }
+
+    /// Whether somebody has a file of the set open for writing; how that was found out is noted.
+    pub(super) fn is_open(&self, set: &SetName, file: BorrowedFd<'_>) -> bool {
+        let Written { open, means } = self.writers.look(file);
+        let mut all = self.means.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get_mut(set) {
+            Some(known) => *known = (*known).max(means),
+            None => drop(all.insert(set.clone(), means)),
+        }
+        open
+    }
+
+    pub(super) fn link(&self, link: HardLink) {
+        push(&self.links, link);
     }
 
     pub(super) fn young(&self, set: &SetName, path: &EntryPath) {
@@ -35,9 +70,16 @@ impl Findings {
 
     /// The scan's answer; each notice once, in order.
     pub(super) fn finish(self, tree: Tree) -> Scan {
+        let mut unread = self.unread.into_inner().unwrap_or_else(PoisonError::into_inner);
+        unread.sort_by(|a, b| (&a.set, &a.path).cmp(&(&b.set, &b.path)));
+        unread.dedup_by(|a, b| (&a.set, &a.path) == (&b.set, &b.path));
         Scan {
             tree,
             notices: sorted(self.notices),
+            unread,
+            open: sorted(self.open),
+            means: self.means.into_inner().unwrap_or_else(PoisonError::into_inner),
+            links: sorted(self.links),
             young: sorted(self.young),
             files_read: self.files.into_inner(),
             bytes_read: self.bytes.into_inner(),

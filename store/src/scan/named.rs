@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
-use bellwether_proto::entry::EntryPath;
+use bellwether_proto::entry::{EntryPath, Meta};
 use rayon::prelude::*;
 use rustix::fs::FileType;
 
 use super::{
     Depth, ScanError,
-    entry::{Seen, SetScan, is_gone},
+    entry::{Seen, SetScan},
     walk::{self, Top, identical},
 };
 use crate::tree::{Dir, Edit, Node};
@@ -122,8 +122,10 @@ fn look(
             _ => match set.root.directory(&parent) {
                 Ok(directory) => directory,
                 Err(error) => {
-                    set.unopened(&parent, error)?;
-                    looks.higher.push(parent);
+                    match set.unopened(&parent, error) {
+                        Ok(()) => looks.higher.push(parent),
+                        Err(why) => looks.put(known, parent.clone(), set.keep(&parent, why)?),
+                    }
                     continue;
                 }
             },
@@ -164,17 +166,12 @@ impl Looks {
             self.whole.push(Top { path, known: before });
             return Ok(());
         };
-        match set.root.directory(&path) {
-            Ok(directory) => {
-                let meta = set.directory(directory.as_fd(), &path)?;
-                if meta != *before.meta() {
-                    self.edits.insert(path, Edit::Directory(meta));
-                }
-                Ok(())
-            }
-            Err(error) if is_gone(&error) => Err(set.busy(&path, 1)),
-            Err(error) => set.unopened(&path, error),
+        match meta(set, &path) {
+            Ok(meta) if meta == *before.meta() => {}
+            Ok(meta) => drop(self.edits.insert(path, Edit::Directory(meta))),
+            Err(why) => self.put(known, path.clone(), set.keep(&path, why)?),
         }
+        Ok(())
     }
 
     /// Reads what has to be read, and gives all edits.
@@ -193,9 +190,17 @@ impl Looks {
         let whole = std::mem::take(&mut self.whole);
         let paths: Vec<EntryPath> = whole.iter().map(|top| top.path.clone()).collect();
         for (path, now) in paths.into_iter().zip(walk::directories(set, whole)?) {
-            self.put(known, path, now.map(Node::Directory));
+            self.put(known, path, now);
         }
         Ok(uncovered(self.edits))
+    }
+}
+
+/// Mode, owner and attributes of the directory at `path`, which was there a moment ago.
+fn meta(set: &SetScan<'_>, path: &EntryPath) -> Result<Meta, ScanError> {
+    match set.root.directory(path) {
+        Ok(directory) => set.directory(directory.as_fd(), path),
+        Err(error) => Err(set.unopened(path, error).err().unwrap_or_else(|| set.busy(path, 1))),
     }
 }
 

@@ -38,25 +38,54 @@ struct Listing {
     entries: Vec<(Box<[u8]>, Seen)>,
 }
 
-/// Scans each of `tops`; none for one that is gone. What did not change is shared with what was known.
-pub(super) fn directories(set: &SetScan<'_>, tops: Vec<Top>) -> Result<Vec<Option<Arc<Dir>>>, ScanError> {
-    let mut levels: Vec<Vec<Option<Listing>>> = Vec::new();
+/// What came of looking at a directory.
+enum Listed {
+    There(Listing),
+    /// It is gone, or cannot be read: what it was in the last revision, with all it held.
+    Kept(Option<Node>),
+}
+
+impl Listed {
+    fn there(&self) -> Option<&Listing> {
+        match self {
+            Self::There(listing) => Some(listing),
+            Self::Kept(_) => None,
+        }
+    }
+}
+
+/// Scans each of `tops`; none for one that is gone. What did not change is shared with what was known; a directory that
+/// cannot be read is what it was in the last revision.
+pub(super) fn directories(set: &SetScan<'_>, tops: Vec<Top>) -> Result<Vec<Option<Node>>, ScanError> {
+    let mut levels: Vec<Vec<Listed>> = Vec::new();
     let mut level = tops;
     while !level.is_empty() {
         let mut listings = level.into_par_iter().map(|top| list(set, top)).collect::<Result<Vec<_>, _>>()?;
         read_files(set, &mut listings)?;
-        level = listings.iter().flatten().flat_map(Listing::below).collect();
+        level = listings.iter().filter_map(Listed::there).flat_map(Listing::below).collect();
         levels.push(listings);
     }
     let mut below = Vec::new();
     for listings in levels.into_iter().rev() {
         let mut deeper = below.into_iter();
-        below = listings.into_iter().map(|listing| listing.map(|l| l.finish(&mut deeper))).collect();
+        let mut node = |listed| match listed {
+            Listed::There(listing) => Some(Node::Directory(listing.finish(&mut deeper))),
+            Listed::Kept(node) => node,
+        };
+        below = listings.into_iter().map(&mut node).collect();
     }
     Ok(below)
 }
 
-fn list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
+fn list(set: &SetScan<'_>, top: Top) -> Result<Listed, ScanError> {
+    let path = top.path.clone();
+    match try_list(set, top) {
+        Ok(listing) => Ok(listing.map_or(Listed::Kept(None), Listed::There)),
+        Err(why) => set.keep(&path, why).map(Listed::Kept),
+    }
+}
+
+fn try_list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
     let Top { path, known } = top;
     let directory = match set.root.directory(&path) {
         Ok(directory) => directory,
@@ -108,9 +137,10 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
 }
 
 /// Reads the files of one level, in parallel.
-fn read_files(set: &SetScan<'_>, listings: &mut [Option<Listing>]) -> Result<(), ScanError> {
+fn read_files(set: &SetScan<'_>, listings: &mut [Listed]) -> Result<(), ScanError> {
     let mut files: Vec<(EntryPath, &mut Seen)> = Vec::new();
-    for Listing { path, entries, .. } in listings.iter_mut().flatten() {
+    for listed in listings {
+        let Listed::There(Listing { path, entries, .. }) = listed else { continue };
         let unread = entries.iter_mut().filter(|(_, seen)| matches!(seen, Seen::File));
         files.extend(unread.map(|(name, seen)| (path.join(name), seen)));
     }
@@ -130,10 +160,10 @@ impl Listing {
     }
 
     /// The directory; `deeper` gives those it holds, in order. What was known, where nothing changed.
-    fn finish(self, deeper: &mut impl Iterator<Item = Option<Arc<Dir>>>) -> Arc<Dir> {
+    fn finish(self, deeper: &mut impl Iterator<Item = Option<Node>>) -> Arc<Dir> {
         let node = |seen| match seen {
             Seen::Leaf(node) => Some(node),
-            Seen::Directory => deeper.next().flatten().map(Node::Directory),
+            Seen::Directory => deeper.next().flatten(),
             Seen::Nothing | Seen::File => None,
         };
         let mut node = node;

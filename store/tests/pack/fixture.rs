@@ -16,7 +16,7 @@ use bellwether_proto::{
     revision::{Epoch, Header, Number, RevisionId, SignedHeader},
 };
 use bellwether_store::{
-    history::{History, NewPack, Stored},
+    history::{History, NewPack, Packs, Stored},
     pack::{self, Contents, Frame, Head, Outlines, PackError, Patch, Reader},
     scan::Source,
     tree::{Change, Child, Dir, Node, SetTree, Stat, Tree},
@@ -31,6 +31,8 @@ pub(crate) struct Site {
     key: KeyPair,
     /// Where increments may be patches.
     pub(crate) outlines: Option<Outlines>,
+    /// Where chunks are that the files do not hold any more.
+    pub(crate) history: Option<Packs>,
 }
 
 impl Site {
@@ -39,8 +41,8 @@ impl Site {
         let rules = Arc::new(SetRules::new("web".parse().unwrap()));
         let path = directory.path().join("web");
         fs::create_dir(&path).unwrap();
-        let sources = vec![Source { rules: rules.clone(), path }];
-        Self { directory, rules: vec![rules], sources, key: KeyPair::generate(), outlines: None }
+        let sources = vec![Source::new(rules.clone(), path)];
+        Self { directory, rules: vec![rules], sources, key: KeyPair::generate(), outlines: None, history: None }
     }
 
     /// From now on, chunks are remembered and increments are patches where that is shorter.
@@ -111,6 +113,7 @@ impl Site {
             rules: &self.rules,
             changes: &changes,
             sources: &self.sources,
+            history: self.history.as_ref(),
             codec,
             outlines: self.outlines.as_ref(),
         };

@@ -5,6 +5,7 @@ mod frames;
 mod history;
 mod hostile;
 mod increments;
+mod kept;
 mod leftovers;
 mod mutations;
 mod patches;

@@ -176,7 +176,7 @@ fn only_root_gives_files_away() {
     }
     let file = File::open(&path).unwrap();
     let refused = as_nobody(|| put_on_file(file.as_fd(), &meta, (0, 0))).unwrap_err();
-    assert_eq!(refused.raw_os_error(), Some(Errno::PERM.raw_os_error()));
+    assert!(refused.to_string().contains("not permitted"), "{refused}");
 }
 
 #[test]

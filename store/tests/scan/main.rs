@@ -5,6 +5,7 @@ mod cases;
 mod named;
 mod place;
 mod random;
+mod unread;
 
 use std::{
     collections::BTreeMap,
@@ -78,7 +79,7 @@ impl Set {
     }
 
     fn source(&self) -> Source {
-        Source { rules: Arc::new(self.rules.clone()), path: self.directory.path().join("root") }
+        Source::new(Arc::new(self.rules.clone()), self.directory.path().join("root"))
     }
 
     fn empty(&self) -> Tree {
@@ -157,7 +158,7 @@ fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
 fn only(path: &Path, kept: &str) -> Source {
     let mut rules = SetRules::new(name());
     rules.exclude = vec!["/*".to_owned(), format!("!/{kept}")];
-    Source { rules: Arc::new(rules), path: path.to_owned() }
+    Source::new(Arc::new(rules), path.to_owned())
 }
 
 fn notices(scanned: &Scan) -> BTreeMap<String, String> {

@@ -9,6 +9,7 @@ use std::{
 
 use bellwether_manager::{halt::Halt, procedure::SignedDocument};
 use bellwether_proto::{
+    key::PublicKey,
     name::ServerName,
     record::SignedRecord,
     revision::{RevisionId, SignedHeader},
@@ -57,7 +58,7 @@ pub(crate) struct Disk {
     /// `ticket.json`: of the last session with a manager.
     pub(crate) ticket: Option<Ticket>,
     /// `sessions/`: the tickets that this manager gave.
-    pub(crate) sessions: BTreeMap<ServerName, Given>,
+    pub(crate) sessions: BTreeMap<PublicKey, Given>,
     /// `procedures.json`.
     pub(crate) procedures: Option<Rc<SignedDocument>>,
     /// `history.new`: the base of a group that is being rebuilt.

@@ -1,12 +1,13 @@
 //! What happens to the farm: changes, crashes, partitions, promotions, restores, returns, drawn from the seed.
 
+mod hostile;
 mod recovery;
 
 use std::collections::BTreeSet;
 
 use bellwether_manager::{Leave, procedure::Kind};
 
-use self::recovery::Recoveries;
+use self::{hostile::Attack, recovery::Recoveries};
 use crate::{
     changes::{Change, MOST},
     disk::{Arm, Disk},
@@ -30,12 +31,15 @@ pub(crate) struct Faults {
     rebuilds: bool,
     maintains: bool,
     recoveries: Option<Recoveries>,
+    attack: Option<Attack>,
 }
 
 impl Faults {
     /// `aside` draws the recoveries: histories without any are the same whatever becomes of those.
-    pub(crate) fn new(rng: &mut Rng, aside: Rng) -> Self {
-        Self {
+    pub(crate) fn new(rng: &mut Rng, mut aside: Rng) -> Self {
+        let attack = Rng::new(aside.next());
+        let attack = Attack::new(attack);
+        let mut faults = Self {
             left: 10 + rng.below(30),
             next_ms: 300,
             change: 0,
@@ -46,7 +50,11 @@ impl Faults {
             rebuilds: rng.one_in(6),
             maintains: rng.one_in(3),
             recoveries: Recoveries::new(aside),
-        }
+            attack,
+        };
+        // A machine that comes back from before the attack may know of no record that the key did not make.
+        faults.attack = faults.attack.filter(|_| !faults.restores);
+        faults
     }
 
     /// Does what is due; false when everything has happened.
@@ -58,6 +66,9 @@ impl Faults {
             self.happen(history);
         }
         self.recover(history);
+        if let Some(attack) = &mut self.attack {
+            attack.go_on(history);
+        }
         self.left > 0
     }
 

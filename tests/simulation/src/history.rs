@@ -10,6 +10,7 @@ use bellwether_proto::{
 };
 
 use crate::{
+    attacker::Attacker,
     changes::Changes,
     disk::{Disk, Held},
     faults::Faults,
@@ -124,9 +125,14 @@ impl History {
         let mut aside = Rng::new(!self.seed);
         self.world.borrow_mut().min_serving = 1 + aside.below(self.servers - 2);
         let mut faults = Faults::new(&mut self.rng, aside);
+        let mut attacker = Attacker::new(self, Rng::new(self.seed.rotate_left(32)));
         while faults.go_on(self) {
+            if let Some(attacker) = &mut attacker {
+                attacker.go_on(self);
+            }
             self.step()?;
         }
+        Attacker::end(self);
         faults.end(self);
         let (mut operator, met, end) = (Operator::default(), self.now() + MET_MS, self.now() + PEACE_MS);
         loop {
@@ -191,6 +197,7 @@ fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mu
         version: Version { epoch: Epoch(1), version: 1 },
         servers: (0..servers).map(server).collect(),
         removed: Vec::new(),
+        refused: Vec::new(),
         policy: Policy::new(Vec::new()),
         log: Vec::new(),
         previous: None,

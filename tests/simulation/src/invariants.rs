@@ -11,8 +11,14 @@ use bellwether_proto::{
 pub(crate) use self::procedures::unfinished;
 use crate::{changes::Changes, disk::Disk, keys, world::State};
 
+/// No history comes so far by steps.
+const USED_UP: u64 = 1_000_000;
+
 /// Judges a write of a server's; what a fault does to a disk does not pass here.
 pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
+    if state.hostile == Some(machine) {
+        return;
+    }
     let after = state.disks[machine].clone();
     let name = after.name.clone();
     state.met.recovery_points += u64::from(after.kept != before.kept);
@@ -21,11 +27,22 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
     {
         count(state, &after, old, new);
         let (old, new) = (old.record(), new.record());
-        if new.version <= old.version {
+        if old.refused.iter().any(|key| !new.refused.contains(key)) {
+            state.breaks(format!("3: {name} forgets which keys its group refuses, by record {}", new.version));
+        }
+        // Only root of that machine takes it back, from what a key made that is refused from then on.
+        let by_root = new.refused.len() > old.refused.len();
+        if new.version <= old.version && !by_root {
             state.breaks(format!("3: {name} went from record {} to {}", old.version, new.version));
         }
     }
+    if before.halted.is_none() && after.halted.is_some() && state.met.restored == 0 && state.met.copied == 0 {
+        state.breaks(format!("W14: {name} stands still, and no state went back"));
+    }
     if let Some(record) = after.record().map(|signed| signed.record()) {
+        if record.version.epoch.0 > USED_UP {
+            state.breaks(format!("3: {name} follows epoch {}: nobody can lead after it", record.version.epoch));
+        }
         let (epoch, manager) = (record.version.epoch, record.manager());
         let obeyed = *state.obeyed.entry((machine, epoch)).or_insert(manager.key);
         if obeyed != manager.key {
@@ -174,6 +191,11 @@ impl State {
             return Err(format!("{} is out of service", server.name));
         }
         let head = manager.sets.revision;
+        if let Some(hostile) = self.hostile.map(keys::public)
+            && !record.refused.contains(&hostile)
+        {
+            return Err("a hostile server is of the group still".to_owned());
+        }
         if manager.halted.is_some() {
             return Err(format!("{} stands still", manager.name));
         }

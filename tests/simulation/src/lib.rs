@@ -5,6 +5,7 @@
 //! Simulated are the shells around them: an actor a server, turmoil's network, a disk of which only what was saved
 //! survives. Every write is judged, and at the end the farm must come together.
 
+mod attacker;
 mod changes;
 mod disk;
 mod faults;

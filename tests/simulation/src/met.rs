@@ -27,8 +27,22 @@ pub struct Met {
     pub went_back: u64,
     /// Members that were shown as in error.
     pub kept_out: u64,
+    /// Times that a member said what is not so.
+    pub lies: u64,
     /// Groups that were rebuilt.
     pub rebuilt: u64,
+    /// Those of them without a key that is not to be trusted.
+    pub rebuilt_without: u64,
+    /// Servers at which that was confirmed, and those that went back from a later epoch by it.
+    pub confirmed: u64,
+    /// See there.
+    pub went_back_by_root: u64,
+    /// Records that jump, and those by a refused key, that were not taken.
+    pub jumps_refused: u64,
+    /// See there.
+    pub keys_refused: u64,
+    /// Promotions that gave way to another one at the same time.
+    pub gave_way: u64,
     /// Machines that were copied.
     pub copied: u64,
     /// Copies that were noticed beside the original.
@@ -53,6 +67,8 @@ pub struct Met {
     pub resumed: u64,
     /// Procedures that were given up.
     pub given_up: u64,
+    /// Procedures that stopped and had put back whom they had taken out of service.
+    pub put_back: u64,
     /// Unfinished procedures that a new manager went on with.
     pub carried_on: u64,
 }
@@ -79,7 +95,7 @@ impl Met {
 
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 25] {
+    pub fn counts(&self) -> [(&'static str, u64); 33] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -92,7 +108,14 @@ impl Met {
             ("restored from a backup", self.restored),
             ("managers whose state went back", self.went_back),
             ("members kept out", self.kept_out),
+            ("lies of a member", self.lies),
             ("groups rebuilt", self.rebuilt),
+            ("groups rebuilt without a key", self.rebuilt_without),
+            ("confirmations of that", self.confirmed),
+            ("servers that root took back to an earlier epoch", self.went_back_by_root),
+            ("records that jump refused", self.jumps_refused),
+            ("records by a refused key refused", self.keys_refused),
+            ("promotions that gave way", self.gave_way),
             ("machines copied", self.copied),
             ("copies noticed", self.copies_noticed),
             ("procedures begun", self.procedures),
@@ -105,6 +128,7 @@ impl Met {
             ("questions answered", self.attested),
             ("procedures resumed", self.resumed),
             ("procedures given up", self.given_up),
+            ("procedures that stopped and put back whom they had drained", self.put_back),
             ("procedures carried on by a new manager", self.carried_on),
         ]
     }
@@ -123,7 +147,14 @@ impl std::ops::AddAssign for Met {
         self.restored += other.restored;
         self.went_back += other.went_back;
         self.kept_out += other.kept_out;
+        self.lies += other.lies;
         self.rebuilt += other.rebuilt;
+        self.rebuilt_without += other.rebuilt_without;
+        self.confirmed += other.confirmed;
+        self.went_back_by_root += other.went_back_by_root;
+        self.jumps_refused += other.jumps_refused;
+        self.keys_refused += other.keys_refused;
+        self.gave_way += other.gave_way;
         self.copied += other.copied;
         self.copies_noticed += other.copies_noticed;
         self.procedures += other.procedures;
@@ -136,6 +167,7 @@ impl std::ops::AddAssign for Met {
         self.attested += other.attested;
         self.resumed += other.resumed;
         self.given_up += other.given_up;
+        self.put_back += other.put_back;
         self.carried_on += other.carried_on;
     }
 }

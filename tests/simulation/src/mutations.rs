@@ -5,7 +5,7 @@ use bellwether_manager::{
     recognition::Recognised,
     takeover::{Findings, Insists, Refused, Survey},
 };
-use bellwether_proto::record::{RecordRefused, SignedRecord};
+use bellwether_proto::record::{RecordRefused, SignedRecord, chain};
 
 use crate::{history, rules::Rules};
 
@@ -40,6 +40,34 @@ fn a_server_that_obeys_two_managers_in_one_epoch() {
     says("in which it obeyed another", Rules { walk: takes_newer, ..Rules::default() });
 }
 
+/// Takes whatever a candidate signs, however far it jumps.
+fn takes_jumps(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
+    match chain::walk(held, links) {
+        Err(RecordRefused::Jump { .. }) => Ok(links.last().cloned().into_iter().collect()),
+        walked => walked,
+    }
+}
+
+#[test]
+fn a_server_that_takes_a_record_that_uses_the_epochs_up() {
+    says("nobody can lead after it", Rules { walk: takes_jumps, ..Rules::default() });
+}
+
+/// Takes what a refused key signs, or who follows it still.
+fn takes_refused(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
+    match chain::walk(held, links) {
+        Err(RecordRefused::Refused(_)) => {
+            Ok(links.last().filter(|last| last.record().version > held.record().version).cloned().into_iter().collect())
+        }
+        walked => walked,
+    }
+}
+
+#[test]
+fn a_server_that_follows_a_key_that_its_group_refuses() {
+    says("forgets which keys its group refuses", Rules { walk: takes_refused, ..Rules::default() });
+}
+
 #[test]
 fn a_manager_that_offers_what_is_not_durable() {
     says("which is not durable there", Rules { save_first: false, ..Rules::default() });
@@ -53,6 +81,11 @@ fn a_fork_that_is_replaced_and_not_kept() {
 #[test]
 fn w14_a_manager_that_believes_whatever_its_members_hold() {
     says("W14: ", Rules { recognise: |_, _, _, _, _| Recognised::Known, ..Rules::default() });
+}
+
+#[test]
+fn w14_a_manager_that_forgets_what_it_gave_a_server_that_enters_again() {
+    says("no state went back", Rules { entered: |_| None, ..Rules::default() });
 }
 
 #[test]

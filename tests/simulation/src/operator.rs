@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_manager::procedure::{Fact, Id, Kind, Procedure, Standing};
+use bellwether_manager::{
+    procedure::{Fact, Id, Kind, Procedure, Standing},
+    rebuild::refusal,
+};
 use bellwether_proto::{
+    limits,
     name::ServerName,
     record::{Record, Role, Server},
 };
@@ -29,6 +33,8 @@ pub(crate) struct Operator {
     without: u32,
     /// How often in a row the manager showed that another one leads by a record that does not follow from its own.
     branches: u32,
+    /// The hostile server has struck again since the group was rebuilt without it.
+    strikes_on: bool,
     /// Those that showed at the last look, too, that they do not take the record.
     stubborn: BTreeSet<usize>,
     /// Managers that others did not follow before, since there were several.
@@ -50,6 +56,10 @@ impl Operator {
         history.world.borrow_mut().tell_all(|| format!("the operator looks: {missing}"));
         self.looked += 1;
         look_at_copies(history);
+        if self.take_back(history) {
+            forget_notices(history);
+            return;
+        }
         self.see_to_procedures(history);
         let at_its_address = |machine: &usize| {
             let world = history.world.borrow();
@@ -62,6 +72,62 @@ impl Operator {
             several => self.decide(history, several),
         }
         forget_notices(history);
+    }
+
+    /// A candidate's key is in somebody else's hands: the group is rebuilt without it at one server, and that is confirmed at
+    /// each other. Whether something was left to do.
+    fn take_back(&mut self, history: &History) -> bool {
+        let world = history.world.borrow();
+        let Some(key) = world.hostile.map(keys::public) else { return false };
+        let refuses =
+            |machine: &usize| world.disks[*machine].record().is_some_and(|r| r.record().refused.contains(&key));
+        let leads = |machine: &usize| {
+            let own = keys::public(world.disks[*machine].key);
+            world.disks[*machine].record().is_some_and(|record| record.record().manager().key == own)
+        };
+        let rebuilt = world.machines().filter(|machine| refuses(machine) && leads(machine));
+        let rebuilt =
+            rebuilt.max_by_key(|machine| world.disks[*machine].record().map(|record| record.record().version));
+        let Some(rebuilt) = rebuilt else {
+            // Some server follows who has rebuilt it, and that one runs no more.
+            if world.machines().any(|machine| refuses(&machine)) {
+                return false;
+            }
+            let able = |machine: &usize| {
+                let disk = &world.disks[*machine];
+                let base = disk.held.as_ref().and_then(|held| refusal::base(&held.current, &held.chain, &[key]).ok());
+                let own = base.and_then(|base| base.record().by_key(&keys::public(disk.key)));
+                (disk.at.is_some() || disk.leads)
+                    && own.is_some_and(|own| own.role == Role::Manager || (own.role == Role::Member && own.candidate))
+            };
+            let able: Vec<usize> = world.machines().filter(able).collect();
+            let chosen = able.get(self.looked as usize % able.len().max(1)).copied();
+            drop(world);
+            chosen.into_iter().for_each(|machine| command(history, machine, Command::Refuse(key)));
+            return chosen.is_some();
+        };
+        let hostile = world.hostile.expect("it has a key");
+        if !std::mem::replace(&mut self.strikes_on, true) {
+            // It goes on meanwhile: those that root has not confirmed it at follow it on, to epochs above that of the rebuild.
+            drop(world);
+            command(history, hostile, Command::Usurp { by: limits::EPOCH_STEP });
+            return true;
+        }
+        let held = world.disks[rebuilt].held.clone().expect("it leads");
+        let named = |machine: &usize| held.current.record().by_key(&keys::public(world.disks[*machine].key)).is_some();
+        let of_a_group = |machine: &usize| world.disks[*machine].held.is_some();
+        let not_yet: Vec<usize> = world.machines().filter(|machine| !refuses(machine) && of_a_group(machine)).collect();
+        let (confirm, leave): (Vec<usize>, Vec<usize>) = not_yet.into_iter().partition(named);
+        drop(world);
+        let left = !confirm.is_empty() || !leave.is_empty();
+        for machine in confirm {
+            command(history, machine, Command::Confirm(Box::new(held.clone())));
+        }
+        // Those that the record does not have join again.
+        for machine in leave {
+            command(history, machine, Command::Leave);
+        }
+        left
     }
 
     /// Nobody leads: the one with the newest record takes over, if it may.

@@ -42,6 +42,8 @@ pub struct Rules {
     pub(crate) hand_over: HandOver,
     /// Whose state went back, as a session begins.
     pub(crate) recognise: Recognise,
+    /// What is known of the tickets of a server that enters, perhaps again.
+    pub(crate) entered: fn(Given) -> Option<Given>,
     /// Whether a member begins a session with that ticket.
     pub(crate) accept: Accept,
     /// Whether who speaks is another start of who is connected.
@@ -65,6 +67,7 @@ impl Default for Rules {
             judge: |survey, insists| survey.judge(insists),
             hand_over,
             recognise: recognition::recognise,
+            entered: |given| Some(given.entered()),
             accept: ticket::accept,
             is_copy: start::is_copy,
             next: procedure::next,

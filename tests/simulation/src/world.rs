@@ -21,6 +21,7 @@ use bellwether_proto::{
 };
 
 use crate::{
+    attacker::Liar,
     changes::{Change, Changes},
     disk::{Arm, Disk, Held},
     invariants, keys,
@@ -74,8 +75,18 @@ pub(crate) enum Command {
     Leave,
     /// Lets that server enter with a token.
     Admit(ServerName),
+    /// That server, which is in the group, enters again with the token that it has used.
+    EnterAgain(ServerName),
     /// Rebuilds the group with what is here (W13, W14).
     Rebuild,
+    /// The same, without that key, as root of a candidate.
+    Refuse(PublicKey),
+    /// Follows the group that was rebuilt without a key: root of this machine has its token.
+    Confirm(Box<Held>),
+    /// A hostile candidate takes the role, by so many epochs.
+    Usurp {
+        by: u64,
+    },
     /// Enters the group with that record, which the manager gave for the token.
     Enter(Box<Held>),
 }
@@ -108,6 +119,8 @@ pub(crate) struct State {
     pub(crate) places: BTreeMap<ServerName, usize>,
     /// Machines that are of no farm: not yet a copy of any, or switched off for good.
     pub(crate) retired: BTreeSet<usize>,
+    /// The machine that is hostile: somebody else has its key.
+    pub(crate) hostile: Option<usize>,
     /// Servers to which the balancer sends no requests.
     pub(crate) drained: BTreeSet<ServerName>,
     /// Which machines run.
@@ -133,6 +146,8 @@ pub(crate) struct State {
     pub(crate) listed: Changes,
     /// Which manager each machine obeyed in each epoch.
     pub(crate) obeyed: BTreeMap<(usize, Epoch), PublicKey>,
+    /// A machine that lies.
+    pub(crate) liar: Option<Liar>,
     /// The first invariant that was broken.
     pub(crate) broken: Option<String>,
     pub(crate) now_ms: u64,
@@ -158,6 +173,7 @@ impl World {
             armed: vec![None; n],
             places,
             retired: BTreeSet::new(),
+            hostile: None,
             drained: BTreeSet::new(),
             running: vec![true; n],
             min_serving: 1,
@@ -172,6 +188,7 @@ impl World {
             destroyed: Changes::default(),
             listed: Changes::default(),
             obeyed: BTreeMap::new(),
+            liar: None,
             broken: None,
             now_ms: 0,
             met: Met::default(),
@@ -235,9 +252,9 @@ impl State {
         self.drawn.next()
     }
 
-    /// The machines of the farm.
+    /// The machines of the farm that are to be trusted.
     pub(crate) fn machines(&self) -> impl Iterator<Item = usize> {
-        (0..self.disks.len()).filter(|machine| !self.retired.contains(machine))
+        (0..self.disks.len()).filter(|machine| !self.retired.contains(machine) && self.hostile != Some(*machine))
     }
 
     /// Whether some server of the farm takes the one of that key for the manager.

@@ -24,6 +24,7 @@ use crate::{
     common::Common,
     config::{Config, SetConfig, to_toml},
     error::{CommandError, Kind},
+    output,
 };
 
 /// How long anything that should take a moment may take.
@@ -67,7 +68,7 @@ impl Drop for Dir {
             fs::remove_dir_all(&self.0)
         });
         if let Err(e) = removed {
-            eprintln!("bellwether: cannot remove {}: {e}", self.0.display());
+            output::note(&format!("bellwether: cannot remove {}: {e}", self.0.display()));
         }
     }
 }
@@ -114,7 +115,7 @@ impl Agent {
         let waiting = tokio::spawn(async move {
             match child.wait().await {
                 Ok(status) => drop(end.send_replace(Some(status))),
-                Err(e) => eprintln!("bellwether: cannot wait for process {pid:?}: {e}"),
+                Err(e) => output::note(&format!("bellwether: cannot wait for process {pid:?}: {e}")),
             }
         });
         Ok(Self { pid, ended, _tie: tie, waiting })
@@ -320,6 +321,7 @@ fn server(dir: &Path, name: String, set: &str, port: u16, http: u16) -> Result<S
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         advertise: format!("127.0.0.1:{port}"),
         http: SocketAddr::from((Ipv4Addr::LOCALHOST, http)),
+        http_names: Vec::new(),
         admin_socket: own.join("admin.sock"),
         state_dir: own.join("state"),
         sets: vec![SetConfig {

@@ -39,7 +39,7 @@ impl Say {
     }
 
     fn line(&self, text: &str) {
-        if self.json { eprintln!("{text}") } else { output::line(text) }
+        if self.json { output::note(text) } else { output::line(text) }
     }
 }
 

@@ -282,7 +282,7 @@ impl<'a> Story<'a> {
         let common = self.farm.manager().common();
         let follow = async {
             let mut feed = Feed::live(&common).await?;
-            while let Some(status) = feed.next().await? {
+            while let Some(status) = feed.next(&common).await? {
                 if there(&status) {
                     return Ok(status);
                 }

@@ -28,12 +28,13 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Clocks further apart than this make times in logs and status hard to read. Nothing else depends on them.
 const APART_MS: u64 = 2_000;
 
-/// This server's addresses. `running`: its agent answers on this machine.
-pub(super) async fn own(config: &Config, running: bool) -> Vec<Check> {
+/// This server's addresses. `running`: its agent answers on this machine. `dialled`: what the group record has other servers
+/// dial, where there is one.
+pub(super) async fn own(config: &Config, running: bool, dialled: Option<&str>) -> Vec<Check> {
     let mut checks = vec![bound("listen", config.listen, bind(config.listen), running)];
     checks.push(bound("http", config.http, bind(config.http), running));
     checks.extend(config.agent_check.map(|address| bound("agent_check", address, bind(address), running)));
-    checks.push(advertised(config).await);
+    checks.push(advertised(dialled.unwrap_or(&config.advertise), config.listen).await);
     checks
 }
 
@@ -61,37 +62,32 @@ fn bound(name: &str, address: SocketAddr, tried: io::Result<()>, running: bool) 
     }
 }
 
-async fn advertised(config: &Config) -> Check {
-    let name = &config.advertise;
-    let found = match timeout(PATIENCE, lookup_host(name.as_str())).await {
+async fn advertised(address: &str, listen: SocketAddr) -> Check {
+    let found = match timeout(PATIENCE, lookup_host(address)).await {
         Ok(found) => found.map(|addresses| addresses.collect::<Vec<_>>()),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no name server answered in time")),
     };
     match found {
-        Ok(addresses) => resolved(config, &addresses),
+        Ok(addresses) => resolved(address, listen, &addresses),
         Err(e) => Check::fail(
             "advertise",
-            format!("{name} does not resolve here: {e}"),
-            "others dial it: add it to DNS or to /etc/hosts everywhere, or advertise an address",
+            format!("{address} does not resolve here: {e}"),
+            "others dial it: add it to DNS or to /etc/hosts everywhere, or give an address: bellwether server set NAME --address HOST:PORT",
         ),
     }
 }
 
-fn resolved(config: &Config, addresses: &[SocketAddr]) -> Check {
+fn resolved(address: &str, listen: SocketAddr, addresses: &[SocketAddr]) -> Check {
     let list: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    let what = format!("{} is {}", config.advertise, list.join(", "));
-    if addresses.iter().all(|address| address.ip().is_loopback()) && !config.listen.ip().is_loopback() {
+    let what = format!("{address} is {}", list.join(", "));
+    if addresses.iter().all(|address| address.ip().is_loopback()) && !listen.ip().is_loopback() {
         let todo = "other machines cannot dial it: advertise a name that others resolve to this machine";
         return Check::warn("advertise", format!("{what}, the loopback"), todo);
     }
-    let port = config.advertise.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
-    if port != Some(config.listen.port()) {
+    let port = address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    if port != Some(listen.port()) {
         let todo = "right where a port is forwarded; otherwise make them the same";
-        return Check::warn(
-            "advertise",
-            format!("{what}, but the agent listens on port {}", config.listen.port()),
-            todo,
-        );
+        return Check::warn("advertise", format!("{what}, but the agent listens on port {}", listen.port()), todo);
     }
     Check::ok("advertise", what)
 }

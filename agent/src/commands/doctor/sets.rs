@@ -1,19 +1,21 @@
 //! The sets: whether they can be read, staged beside and switched, and what in them will be left alone.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
+use bellwether_proto::record::SetRules;
 use bellwether_store::beneath;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Check;
 use bellwether_monitor::text::bytes;
 
-use crate::config::SetConfig;
+use crate::{config::SetConfig, private};
 
 /// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
 const STAGING: &str = ".bellwether";
@@ -34,9 +36,17 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
     let mut checks = vec![contents(&name, &set.path, &seen)];
     checks.extend(left_alone(&name, &seen));
     checks.push(staging(&name, &set.path));
-    checks.push(space(&name, &set.path, state, seen.bytes));
+    checks.push(space(&name, &set.path, state, seen.taken));
     checks.push(file_system(&name, &set.path));
     (checks, seen.directories)
+}
+
+/// What in a set is one machine's own, under the rules of the group (none: of none yet).
+pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>) -> Option<Check> {
+    let own = SetRules { local: set.local.clone(), ..SetRules::new(set.name.clone()) };
+    let line = private::look(&set.path, rules.unwrap_or(&own)).line()?;
+    let todo = "exclude what is not meant for every server (`init --exclude`)";
+    Some(Check::warn(format!("set {}", set.name), line, todo))
 }
 
 fn cannot_open(name: &str, path: &Path, error: &io::Error) -> Check {
@@ -58,6 +68,10 @@ struct Seen {
     files: u64,
     links: u64,
     bytes: u64,
+    /// What they take on the disk: less where they have holes.
+    taken: u64,
+    /// Of files with more than one name, by device and inode: how many there are, and how many of them here.
+    names: BTreeMap<(u64, u64), (u64, u64)>,
     /// Cannot be read, and why.
     unreadable: Vec<String>,
     mounts: Vec<PathBuf>,
@@ -90,6 +104,12 @@ fn walk(directory: &Path, device: u64, seen: &mut Seen) {
         } else {
             seen.files += 1;
             seen.bytes += metadata.len();
+            seen.taken += metadata.len().min(metadata.blocks() * 512);
+            if metadata.nlink() > 1 {
+                let (names, here) = seen.names.entry((metadata.dev(), metadata.ino())).or_default();
+                *names = metadata.nlink();
+                *here += 1;
+            }
             if let Err(e) = rustix::fs::access(&path, rustix::fs::Access::READ_OK) {
                 seen.unreadable.push(format!("{}: {}", path.display(), io::Error::from(e)));
             }
@@ -130,6 +150,12 @@ fn left_alone(name: &str, seen: &Seen) -> Vec<Check> {
     if !seen.special.is_empty() {
         let what = format!("sockets, fifos or devices, which are not carried: {}", list(&seen.special));
         checks.push(Check::warn(name, what, "exclude them, and this is no longer said"));
+    }
+    let outside = seen.names.values().filter(|(names, here)| names > here).count();
+    if outside > 0 {
+        let what =
+            format!("files with other hard links outside the set: {outside}; an edit through those is seen late");
+        checks.push(Check::warn(name, what, "edit them by their names in the set, or make them files of their own"));
     }
     checks
 }
@@ -278,6 +304,33 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("app.sock")).unwrap();
         let (checks, _) = set(&config(dir.path().to_owned()), dir.path());
         assert!(checks.iter().any(|c| c.level == Level::Warn && c.what.contains("app.sock")), "{checks:#?}");
+    }
+
+    #[test]
+    fn hard_links_to_places_outside_are_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("set");
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("a"), "x").unwrap();
+        fs::hard_link(root.join("a"), root.join("b")).unwrap();
+        let said = || {
+            let (checks, _) = set(&config(root.clone()), dir.path());
+            checks.iter().any(|c| c.level == Level::Warn && c.what.contains("outside the set: 1;"))
+        };
+        assert!(!said(), "all names are in the set");
+        fs::hard_link(root.join("a"), dir.path().join("outside")).unwrap();
+        assert!(said());
+    }
+
+    #[test]
+    fn a_key_in_a_set_is_warned_of() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("site.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
+        let set = config(dir.path().to_owned());
+        let check = private(&set, None).expect("a warning");
+        assert!(check.level == Level::Warn && check.what.contains("site.key (a private key)"), "{check:?}");
+        let excluded = SetRules { exclude: vec!["*.key".to_owned()], ..SetRules::new(set.name.clone()) };
+        assert_eq!(private(&set, Some(&excluded)), None);
     }
 
     #[test]

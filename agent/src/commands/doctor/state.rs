@@ -2,9 +2,12 @@
 
 use std::{fs, io, path::Path};
 
+use bellwether_store::quarantine;
+
 use super::Check;
 use crate::{
     config::Config,
+    ends,
     error::chain,
     identity::{self, IdentityError},
     layout::Layout,
@@ -56,7 +59,24 @@ pub(super) fn state(layout: &Layout) -> Vec<Check> {
             Check::fail("group", chain(&error), "put the file back from a backup, or `leave` and `join` anew")
         }
     };
-    vec![directory(state), key, group]
+    vec![directory(state), key, group, quarantined(state)]
+}
+
+/// What the agent deals with no more.
+fn quarantined(state: &Path) -> Check {
+    match quarantine::load(state) {
+        Ok(ends) if ends.held.is_empty() => Check::ok("quarantine", "nothing is kept out"),
+        Ok(ends) => Check::warn(
+            "quarantine",
+            ends::lines(&ends).join("; "),
+            "find out what is wrong with it, or with the agent, before it is let in again",
+        ),
+        Err(error) => {
+            let todo =
+                format!("remove {}: whatever was kept out is let in again", state.join(quarantine::FILE).display());
+            Check::fail("quarantine", chain(&error), todo)
+        }
+    }
 }
 
 /// Whether a directory that is not there can be made.
@@ -135,7 +155,10 @@ mod tests {
         let closed = state(&layout);
         assert!(closed.iter().all(|check| check.level == Level::Ok), "{closed:?}");
         fs::set_permissions(layout.key(), fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(levels(&state(&layout)), [("state", Level::Ok), ("key", Level::Fail), ("group", Level::Ok)]);
+        assert_eq!(
+            levels(&state(&layout)),
+            [("state", Level::Ok), ("key", Level::Fail), ("group", Level::Ok), ("quarantine", Level::Ok)]
+        );
         fs::set_permissions(layout.state(), fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(levels(&state(&layout))[0], ("state", Level::Fail));
     }

@@ -89,7 +89,7 @@ pub(super) fn sources(group: &Preview, config: &Config) -> Result<Vec<Source>, C
     for extra in config.sets.iter().filter(|set| !known.contains(&set.name)) {
         tracing::warn!("the group has no set {}: {} stays this server's own", extra.name, extra.path.display());
     }
-    let source = |rules: &Arc<SetRules>| Some(Source { rules: rules.clone(), path: path(&rules.name)? });
+    let source = |rules: &Arc<SetRules>| Some(Source::new(rules.clone(), path(&rules.name)?));
     Ok(group.rules.iter().filter_map(source).collect())
 }
 

@@ -10,11 +10,10 @@ use super::*;
 
 fn a_token(manager: &KeyPair) -> Token {
     Token {
-        group: GroupId::from([7; 16]),
         address: "web1:7440".to_owned(),
         manager: manager.public(),
-        id: "abc".to_owned(),
-        secret: "00ff".to_owned(),
+        id: "0123456789".to_owned(),
+        secret: "00ff".repeat(8),
     }
 }
 
@@ -24,6 +23,7 @@ fn config() -> Config {
         listen: "[::]:7440".parse().expect("an address"),
         advertise: "web2:7440".to_owned(),
         http: "127.0.0.1:7441".parse().expect("an address"),
+        http_names: Vec::new(),
         admin_socket: "/run/bellwether/admin.sock".into(),
         state_dir: "/var/lib/bellwether".into(),
         sets: Vec::new(),
@@ -59,13 +59,14 @@ fn server(name: &str, key: PublicKey, role: Role) -> Server {
     Server { address: format!("{name}:7440"), name, key, role, candidate: true, backends: Vec::new(), drained: false }
 }
 
-fn reply(signer: &KeyPair, group: u8, servers: Vec<Server>) -> EnterReply {
+fn reply(signer: &KeyPair, servers: Vec<Server>) -> EnterReply {
     let record = Record {
         format: FORMAT,
-        group: GroupId::from([group; 16]),
+        group: GroupId::from([7; 16]),
         version: Version { epoch: Epoch(1), version: 2 },
         servers,
         removed: Vec::new(),
+        refused: Vec::new(),
         policy: Policy::new(Vec::new()),
         log: Vec::new(),
         previous: None,
@@ -79,15 +80,14 @@ fn the_answer_must_be_the_tokens_managers_and_name_this_server() {
     let (manager, own, other) = (KeyPair::generate(), KeyPair::generate().public(), KeyPair::generate());
     let token = a_token(&manager);
     let web1 = || server("web1", manager.public(), Role::Manager);
-    let good = reply(&manager, 7, vec![web1(), server("web2", own, Role::Member)]);
+    let good = reply(&manager, vec![web1(), server("web2", own, Role::Member)]);
     let held = accept(good, &token, &config(), &own).expect("all is as it should be");
     assert!(held.is_manager(&manager.public()) && !held.is_manager(&own));
 
-    let without = reply(&manager, 7, vec![web1()]);
-    let another_group = reply(&manager, 8, vec![web1(), server("web2", own, Role::Member)]);
-    let another_name = reply(&manager, 7, vec![web1(), server("web3", own, Role::Member)]);
-    let another_manager = reply(&other, 7, vec![server("web1", other.public(), Role::Manager)]);
-    for bad in [without, another_group, another_name, another_manager, EnterReply::default()] {
+    let without = reply(&manager, vec![web1()]);
+    let another_name = reply(&manager, vec![web1(), server("web3", own, Role::Member)]);
+    let another_manager = reply(&other, vec![server("web1", other.public(), Role::Manager)]);
+    for bad in [without, another_name, another_manager, EnterReply::default()] {
         accept(bad, &token, &config(), &own).expect_err("it is not what the token promised");
     }
 }

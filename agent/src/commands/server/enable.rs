@@ -26,7 +26,7 @@ pub(super) async fn run(common: &Common, Back { name, begin }: &Back) -> Result<
         return Ok(());
     }
     let reply = common.in_time(client.enable_server(request(false))).await?.into_inner();
-    let done = format!("{name} is enabled; it is synced when it is reached: bellwether wait {name}");
+    let done = format!("{name} is enabled; it is synced when it is reached: bellwether wait --servers {name}");
     record::show(common, &done, &reply);
     Ok(())
 }

@@ -66,14 +66,14 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError>
         reply.token.clone()
     });
     if !common.json {
-        eprintln!("{}", hint(&name, ttl, begun.as_ref()));
+        output::note(&hint(&name, ttl, begun.as_ref()));
     }
     match begun {
         Some(begun) if wait == following::Wait::Done => {
             let steps = begun.steps.len();
             let ended = following::until(common, begun, steps).await?;
             if !common.json {
-                eprintln!("{} is done; {}", ended.id, ended.kind.afterwards());
+                output::note(&format!("{} is done; {}", ended.id, ended.kind.afterwards()));
             }
             Ok(())
         }

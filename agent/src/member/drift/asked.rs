@@ -37,6 +37,8 @@ pub(crate) enum Asked {
     PutBack { places: Vec<Place>, dry_run: bool, answer: Answer<PutBack> },
     /// These edits are in a revision.
     Given { edits: Vec<Change>, answer: Answer<()> },
+    /// The sets' directories are believed where they are.
+    Accept(Answer<Vec<SetName>>),
 }
 
 /// What differs, and what is needed to show it.
@@ -133,6 +135,11 @@ impl Hand {
         self.ask(|answer| Asked::PutBack { places, dry_run, answer }).await
     }
 
+    /// The sets' directories are believed where they are; which sets there are.
+    pub(crate) async fn accept(&self) -> Result<Vec<SetName>, AskError> {
+        self.ask(Asked::Accept).await
+    }
+
     /// These edits are in a revision: updates need not wait for them.
     pub(crate) async fn given(&self, edits: Vec<Change>) -> Result<(), AskError> {
         self.ask(|answer| Asked::Given { edits, answer }).await
@@ -168,11 +175,12 @@ impl Member {
     pub(in super::super) fn asked(&mut self, asked: Asked) {
         match asked {
             Asked::Look(answer) => drop(answer.send(self.looked())),
-            later @ (Asked::PutBack { .. } | Asked::Given { .. }) => match self.waiting.ask(later) {
+            later @ (Asked::PutBack { .. } | Asked::Given { .. } | Asked::Accept(_)) => match self.waiting.ask(later) {
                 Ok(()) => {}
                 Err(Asked::Look(answer)) => drop(answer.send(Err(AskError::Busy))),
                 Err(Asked::PutBack { answer, .. }) => drop(answer.send(Err(AskError::Busy))),
                 Err(Asked::Given { answer, .. }) => drop(answer.send(Err(AskError::Busy))),
+                Err(Asked::Accept(answer)) => drop(answer.send(Err(AskError::Busy))),
             },
         }
     }
@@ -183,6 +191,12 @@ impl Member {
             // Who asked does not wait any more: nothing is done behind his back.
             Asked::PutBack { answer, .. } if answer.is_closed() => {}
             Asked::PutBack { places, dry_run, answer } => drop(answer.send(self.put_back(&places, dry_run))),
+            Asked::Accept(answer) => {
+                self.sets.accept_roots();
+                self.dirty(&Look::Bytes);
+                self.sets.save_roots();
+                let _ = answer.send(Ok(self.sets.paths.keys().cloned().collect()));
+            }
             Asked::Given { mut edits, answer } => {
                 // The newest of a path stands before the others.
                 edits.append(&mut self.given);

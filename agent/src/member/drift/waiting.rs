@@ -19,6 +19,8 @@ const ASKED: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     look: Option<Look>,
+    /// Nothing but the time has come to look.
+    plain: bool,
     verify: Option<bool>,
     asked: VecDeque<Asked>,
     /// When every entry was last looked at because somebody asked.
@@ -33,10 +35,18 @@ pub(crate) fn nowhere() -> Look {
 impl Waiting {
     /// Something is to be looked at.
     pub(crate) fn look(&mut self, look: Look) {
+        self.plain = false;
         self.look = Some(match self.look.take() {
             None => look,
             Some(before) => both(before, look),
         });
+    }
+
+    /// Everything is to be looked at, though nothing is known to have changed.
+    pub(crate) fn rescan(&mut self) {
+        let plain = self.look.is_none() && self.verify.is_none();
+        self.look(Look::Stats);
+        self.plain = plain;
     }
 
     /// Everything is to be looked at, every byte when `full`.
@@ -70,8 +80,9 @@ impl Waiting {
         self.looked.is_some_and(|at| now.saturating_duration_since(at) < age)
     }
 
-    pub(super) fn take_look(&mut self) -> Option<Look> {
-        self.look.take()
+    /// What is to be looked at, and whether only because it is time.
+    pub(super) fn take_look(&mut self) -> Option<(Look, bool)> {
+        Some((self.look.take()?, std::mem::take(&mut self.plain)))
     }
 
     pub(super) fn take_asked(&mut self) -> Option<Asked> {
@@ -112,19 +123,24 @@ mod tests {
         waiting.look(at("a", Depth::All));
         waiting.look(at("b", Depth::Entry));
         waiting.look(at("a", Depth::Entry));
-        let Some(Look::At(places)) = waiting.take_look() else { panic!("places") };
+        let Some((Look::At(places), _)) = waiting.take_look() else { panic!("places") };
         assert_eq!(places.into_values().collect::<Vec<_>>(), [Depth::All, Depth::Entry]);
         waiting.look(at("a", Depth::All));
         waiting.look(Look::Stats);
         waiting.look(at("b", Depth::All));
-        assert!(matches!(waiting.take_look(), Some(Look::Stats)));
+        assert!(matches!(waiting.take_look(), Some((Look::Stats, false))));
+        waiting.rescan();
+        assert!(matches!(waiting.take_look(), Some((Look::Stats, true))));
+        waiting.look(at("a", Depth::All));
+        waiting.rescan();
+        assert!(matches!(waiting.take_look(), Some((Look::Stats, false))), "an event told of something");
     }
 
     #[test]
     fn past_a_bound_everything_is_looked_at() {
         let mut waiting = Waiting::default();
         (0..=PATHS).for_each(|n| waiting.look(at(&n.to_string(), Depth::Entry)));
-        assert!(matches!(waiting.take_look(), Some(Look::Stats)));
+        assert!(matches!(waiting.take_look(), Some((Look::Stats, false))));
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl DriftService {
         member: &Server,
         keep: v1::KeepRequest,
     ) -> Result<v1::KeepReply, Status> {
-        let v1::KeepRequest { places, author, message, dry_run, .. } = keep;
+        let v1::KeepRequest { places, author, message, dry_run, accept, .. } = keep;
         let _one = self.keeps.begin(&member.name)?;
         let mut client = self.dial(member).await?;
         let fetched = tokio::time::timeout(ARRIVAL, edits::fetch(&mut client, places)).await;
@@ -65,7 +65,8 @@ impl DriftService {
         let Fetched { at, edits, chunks } = fetched.map_err(late)?.map_err(|status| of(&member.name, &status))?;
         let message = if message.is_empty() { format!("kept what was edited on {}", member.name) } else { message };
         let known = drift::to_wire(&edits);
-        let adopted = manager.adopt(Adopt { at, edits, chunks, author, message, dry_run }).await.map_err(refusal)?;
+        let adopted =
+            manager.adopt(Adopt { at, edits, chunks, author, message, dry_run, accept }).await.map_err(refusal)?;
         if !dry_run && let Err(status) = in_time(&member.name, client.kept(v1::KeptRequest { edits: known })).await {
             // It only waits longer with its updates, where the policy is hold; the next keep tells it again.
             tracing::warn!(server = %member.name, why = status.message(), "could not be told that its edits are kept");

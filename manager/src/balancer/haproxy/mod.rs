@@ -168,5 +168,15 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str
         .map_err(|_| Fault::Rubbish { command: command.to_owned(), what: "it is not UTF-8".to_owned() })
 }
 
+/// What fuzzing feeds to the readers of its answers: `show servers state`, and after a line `===` `show stat`.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &str) {
+    let (states, stats) = text.split_once("===\n").unwrap_or((text, text));
+    if let (Ok(states), Ok(stats)) = (parse::states(states), parse::stats(stats)) {
+        let count = states.len();
+        assert!(parse::lines(states, stats).is_ok_and(|lines| lines.len() == count) || count > 0);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -203,3 +203,23 @@ fn replace(path: &Path, text: &str) -> Result<(), Fault> {
     };
     replaced().map_err(|source| Fault::File { action: "write", path: path.to_owned(), source })
 }
+
+/// What fuzzing feeds to the reader of upstream files: marking every server and unmarking it again keeps all other lines.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &str) {
+    let Ok(servers) = upstream::read(text, "app") else { return };
+    let lines: Vec<_> = servers.iter().collect();
+    let down = upstream::marked(text, &lines, true);
+    let again = upstream::read(&down, "app").expect("what was written is read");
+    assert!(again.len() == servers.len() && again.iter().all(|server| server.down));
+    let up = upstream::marked(&down, &again.iter().collect::<Vec<_>>(), false);
+    let other = |text: &str| -> Vec<String> {
+        let is_server = |index: usize| servers.iter().any(|server| server.index == index);
+        text.split_inclusive('\n')
+            .enumerate()
+            .filter(|(at, _)| !is_server(*at))
+            .map(|(_, line)| line.to_owned())
+            .collect()
+    };
+    assert_eq!(other(&up), other(text));
+}

@@ -7,12 +7,13 @@ use bellwether_proto::{
     limits,
     name::BalancerName,
     revision::RevisionId,
-    status::{Observation, Progress, Verified},
+    status::{Cause, Observation, Progress, Verified},
     v1,
 };
+use bellwether_store::underway::Dealing;
 
 use super::{Current, Session, reached::Reached};
-use crate::{lane::cut, shared::now_ms};
+use crate::{failpoints, lane::cut, shared::now_ms};
 
 /// Characters of a reason that a member gives.
 pub(super) const REASON: usize = 8_000;
@@ -26,6 +27,8 @@ const NEWS: Duration = Duration::from_millis(100);
 impl Session<'_> {
     pub(super) async fn hear(&mut self, message: v1::up::Message) -> Result<(), String> {
         use v1::up::Message;
+        let _dealing = Dealing::with(self.lane.suspect());
+        failpoints::hit("lane.heard");
         let now = Instant::now();
         self.dog.heard(now);
         self.allowance.spend(now);
@@ -51,6 +54,7 @@ impl Session<'_> {
             Message::Keepalive(answer) => self.alive(&answer),
             Message::Verified(verified) => self.verified(&verified),
             Message::Fault(fault) => self.failed(&fault.reason),
+            Message::Again(again) => self.again(&again),
             Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
             Message::Balancers(balancers) => self.balancers(&balancers),
         }
@@ -90,14 +94,16 @@ impl Session<'_> {
     }
 
     pub(super) fn drift(&mut self, drift: &v1::Drift) {
-        if self.member.held && !drift.held {
-            // What it refused because of its own edits, it takes now.
+        let held = drift.held || !drift.away.is_empty();
+        if self.member.held && !held {
+            // What it refused because of its own edits, or where its sets were, it takes now.
             self.member.refused = None;
             self.memory.refused = None;
         }
-        self.member.held = drift.held;
+        self.member.held = held;
         let (paths, kept) = (list(&drift.paths), list(&drift.kept));
         self.lane.see(Observation::Drift { entries: drift.entries, paths, held: drift.held, kept });
+        self.lane.see(Observation::Away(Some(&drift.away).filter(|why| !why.is_empty()).map(|why| cut(why, REASON))));
     }
 
     fn verified(&mut self, verified: &v1::Verified) {
@@ -152,7 +158,7 @@ impl Session<'_> {
                 "it reported revision {} as done, but what it read back from its disk is not that revision; sync it",
                 current.header.number()
             )),
-            v1::Outcome::Refused => self.refused(&current, &report.reason),
+            v1::Outcome::Refused => self.refused(&current, &report.reason, Cause::from_wire(report.cause())),
             v1::Outcome::Failed => self.failed(&report.reason),
             v1::Outcome::Unspecified => return Err("it reported no outcome".to_owned()),
         }
@@ -197,12 +203,24 @@ impl Session<'_> {
         self.lane.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });
     }
 
-    fn refused(&mut self, current: &Current, reason: &str) {
+    fn refused(&mut self, current: &Current, reason: &str, cause: Option<Cause>) {
         self.member.refused = Some(current.header.id());
         self.memory.refused = self.member.refused;
+        self.memory.passes = cause.is_some();
+        self.memory.settles = cause.is_some() && current.pack.is_none() && current.sync;
         self.end_sync();
         let reason = cut(reason, REASON);
-        self.lane.see(Observation::Refused { revision: current.header.number(), reason });
+        self.lane.see(Observation::Refused { revision: current.header.number(), reason, cause });
+    }
+
+    /// What stood in the way of a revision is gone, it says: that is offered again.
+    fn again(&mut self, again: &v1::Again) {
+        let refused = self.member.refused.filter(|refused| again.revision.as_ref() == refused.0.as_bytes());
+        if refused.is_some() {
+            self.memory.try_again();
+            self.member.refused = self.memory.refused;
+            self.member.sync = self.memory.sync;
+        }
     }
 }
 

@@ -167,6 +167,37 @@ fn w12_a_sync_drains_those_that_serve_something_else_and_nobody_whose_hashes_are
 }
 
 #[test]
+fn w12_increments_in_order_are_updates_and_drain_nobody() {
+    let mut world = farm(&["m", "a", "b", "c"]);
+    world.balancers = true;
+    for (server, state, in_order) in
+        [("a", State::AwaitingSync, true), ("b", State::Syncing, true), ("c", State::AwaitingSync, false)]
+    {
+        let seen = world.servers.get_mut(&name(server)).unwrap();
+        (seen.state, seen.current, seen.in_order) = (state, false, in_order);
+        seen.traffic = Traffic::Known { out: false, up: true, sessions: 0 };
+    }
+    let all = Kind::Sync { servers: Vec::new() };
+    assert_eq!(told(&all, &world, &Survey::default())[0], "W12 drain c");
+    assert_eq!(told(&Kind::Sync { servers: names(&["a", "b"]) }, &world, &Survey::default()), [] as [&str; 0]);
+    // Its own edits, an error, or a revision that it refused are a sync's.
+    for state in [State::Drifted, State::Error, State::Refused] {
+        world.servers.get_mut(&name("a")).unwrap().state = state;
+        assert_eq!(told(&Kind::Sync { servers: names(&["a"]) }, &world, &Survey::default()).len(), 5, "{state:?}");
+    }
+}
+
+#[test]
+fn w18_nobody_is_drained_for_a_successor_that_does_not_answer_when_it_is_asked() {
+    let world = farm(&["m", "a", "b"]);
+    let mut survey = Survey::default();
+    survey.members.insert(name("a"), Surveyed::Silent("it has not answered for 10 s".into()));
+    let refused = plan(&maintain("m", Some("a")), &world, &survey).unwrap_err();
+    assert!(refused.to_string().contains("a cannot become manager: it does not answer"), "{refused}");
+    assert!(plan(&maintain("m", Some("b")), &world, &survey).is_ok());
+}
+
+#[test]
 fn two_procedures_do_not_work_on_one_server() {
     let world = farm(&["m", "a", "b", "c"]);
     let steps = |kind: &Kind| plan(kind, &world, &Survey::default()).expect("a plan");
@@ -178,5 +209,16 @@ fn two_procedures_do_not_work_on_one_server() {
     }
     running.standing = super::super::Standing::Done;
     assert_eq!(free(&steps(&maintain("a", None)), &[running]), Ok(()));
+    // One that has stopped names its end, and is in nobody's way who has to do with what it has done.
+    let task = |server: &str| Step::new(Task::Sync(names(&[server])), "W12", "");
+    let kind = Kind::Sync { servers: Vec::new() };
+    let mut stopped = Procedure::new(Id(5), kind, vec![task("a"), task("b")], "root".into(), 0);
+    stopped.at = 1;
+    let (reason, left, todo) = (String::new(), String::new(), String::new());
+    stopped.standing = super::super::Standing::Failed(super::super::Failure { reason, left, todo });
+    let stopped = [stopped];
+    assert_eq!(free(&steps(&maintain("a", None)), &stopped), Ok(()));
+    let refused = free(&steps(&maintain("b", None)), &stopped).unwrap_err();
+    assert_eq!(refused.advice().and_then(|advice| advice.next).as_deref(), Some("bellwether procedure abort p5"));
     assert_eq!(names(&["a"]), [name("a")]);
 }

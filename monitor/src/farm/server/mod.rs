@@ -6,8 +6,8 @@ use bellwether_proto::{
     key::PublicKey,
     name::BalancerName,
     record::{Role, Server, Version},
-    revision::Number,
-    status::{Observation, Progress, Reach, State, Verified},
+    revision::{Epoch, Number},
+    status::{Cause, Observation, Progress, Reach, State, Verified, Warning},
 };
 
 use super::heads::Heads;
@@ -47,24 +47,32 @@ pub(super) struct Known {
     fault: Option<String>,
     /// Why it does not answer.
     loss: Option<String>,
-    /// The last revision it refused, and why.
-    refused: Option<(Number, String)>,
+    /// The last revision it refused.
+    refused: Option<Refusal>,
     drift: Vec<String>,
     drift_entries: u64,
     held: bool,
+    /// Why a set of its cannot be compared.
+    away: Option<String>,
     progress: Option<Progress>,
     /// When the work that is under way was seen to begin.
     began_ms: u64,
     seen_ms: Option<u64>,
     last_update_us: Option<u64>,
     kept: Vec<String>,
+    /// When the newest of them was heard of.
+    kept_ms: Option<u64>,
+    /// By the group record.
+    drained: bool,
     verified: Option<Verified>,
     /// It does not take this manager (a conflict), or was one and came back: why.
     fenced: Option<(State, String)>,
+    /// The epoch that it led, which another one ended without it.
+    led: Option<Epoch>,
     /// The group record that it has said to hold, since it was last reached.
     record: Option<Version>,
     /// Who asked it from outside the group, and when.
-    knock: Option<(u64, String)>,
+    knock: Option<Warning>,
     balancers: Vec<Reach>,
     /// A balancer that had to be told again that it is drained, and when.
     drained_again: Option<(u64, BalancerName)>,
@@ -73,6 +81,15 @@ pub(super) struct Known {
     /// When it was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
+}
+
+/// A revision that a server refused before the switch.
+#[derive(Debug)]
+struct Refusal {
+    revision: Number,
+    reason: String,
+    /// What stands in the way and may pass.
+    cause: Option<Cause>,
 }
 
 /// Since when a server lacks the revision after `at`.
@@ -97,16 +114,20 @@ impl Known {
             drift: Vec::new(),
             drift_entries: 0,
             held: false,
+            away: None,
             progress: None,
             began_ms: now_ms,
             seen_ms: None,
             last_update_us: None,
             kept: Vec::new(),
+            kept_ms: None,
+            drained: server.drained,
             verified: None,
             balancers: Vec::new(),
             drained_again: None,
             saw_lost: None,
             fenced: None,
+            led: None,
             record: None,
             knock: None,
             since_ms: now_ms,
@@ -124,6 +145,7 @@ impl Known {
             *self = Self { at, ..Self::new(now_ms, server) };
         }
         self.address.clone_from(&server.address);
+        self.drained = server.drained;
         self.drained_again.take_if(|_| !server.drained);
     }
 
@@ -133,15 +155,26 @@ impl Known {
         self.fenced = Some((state, reason));
     }
 
+    /// It led that epoch, and another one took over without it. Until it is reached, or has another role.
+    pub(super) fn has_led(&mut self, epoch: Epoch) {
+        self.led = Some(epoch);
+    }
+
     /// The group has another epoch: which of two managers leads is decided.
     pub(super) fn decided(&mut self) {
         self.fenced.take_if(|(state, _)| *state == State::Conflict);
+    }
+
+    /// Somebody has looked at who asked it from outside the group.
+    pub(super) fn acknowledge(&mut self) {
+        self.knock = None;
     }
 
     pub(super) fn observe(&mut self, now_ms: u64, observation: Observation) {
         use Observation as O;
         if matches!(observation, O::Reached { .. }) {
             self.fenced = None;
+            self.led = None;
         }
         match observation {
             O::Lost(_) => {}
@@ -154,6 +187,7 @@ impl Known {
             | O::Refused { .. }
             | O::Failed(_)
             | O::Drift { .. }
+            | O::Away(_)
             | O::Verified(_)
             | O::Record(_)
             | O::Left
@@ -161,7 +195,8 @@ impl Known {
             | O::Alive => self.seen_ms = Some(now_ms),
             O::Knocked(ref who) => {
                 self.seen_ms = Some(now_ms);
-                self.knock = Some((now_ms, who.clone()));
+                let before = self.knock.take().map_or(0, |knock| knock.requests);
+                self.knock = Some(Warning { what: who.clone(), time_ms: now_ms, requests: before.saturating_add(1) });
             }
         }
         self.phase = self.step(now_ms, observation);
@@ -213,22 +248,25 @@ impl Known {
             (other @ (P::Unseen | P::Idle | P::Faulty | P::Away), O::Progress(_)) => other,
             (P::Syncing, O::Done { revision, micros: _, kept }) => {
                 self.fault = None;
-                self.holds(revision, kept);
+                self.holds(now_ms, revision, kept);
                 P::Idle
             }
             (P::Unseen | P::Idle | P::Updating | P::Away, O::Done { revision, micros, kept }) => {
                 self.last_update_us = Some(micros);
-                self.holds(revision, kept);
+                self.holds(now_ms, revision, kept);
                 self.settled()
             }
             // The manager is never synced: what it published shows that it works again.
             (P::Faulty, O::Done { revision, micros: _, kept }) => {
                 self.fault = self.fault.take().filter(|_| self.role != Role::Manager);
-                self.holds(revision, kept);
+                self.holds(now_ms, revision, kept);
                 self.settled()
             }
-            (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Refused { revision, reason }) => {
-                self.refused = Some((revision, reason));
+            (
+                P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
+                O::Refused { revision, reason, cause },
+            ) => {
+                self.refused = Some(Refusal { revision, reason, cause });
                 self.settled()
             }
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Failed(why)) => {
@@ -240,7 +278,11 @@ impl Known {
                 O::Drift { entries, paths, held, kept },
             ) => {
                 (self.drift_entries, self.drift, self.held) = (entries, paths, held);
-                self.keeps(kept);
+                self.keeps(now_ms, kept);
+                same
+            }
+            (same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left), O::Away(why)) => {
+                self.away = why;
                 same
             }
             (
@@ -283,13 +325,16 @@ impl Known {
         if self.fault.is_some() { Phase::Faulty } else { Phase::Idle }
     }
 
-    fn holds(&mut self, revision: Number, kept: Vec<String>) {
+    fn holds(&mut self, now_ms: u64, revision: Number, kept: Vec<String>) {
         self.at = Some(revision);
-        self.refused = self.refused.take().filter(|(refused, _)| *refused > revision);
-        self.keeps(kept);
+        self.refused = self.refused.take().filter(|refusal| refusal.revision > revision);
+        self.keeps(now_ms, kept);
     }
 
-    fn keeps(&mut self, points: Vec<String>) {
+    fn keeps(&mut self, now_ms: u64, points: Vec<String>) {
+        if !points.is_empty() {
+            self.kept_ms = Some(now_ms);
+        }
         self.kept.splice(0..0, points);
         self.kept.truncate(KEPT);
     }

@@ -3,16 +3,18 @@
 use bellwether_proto::{
     name::ServerName,
     record::{Role, Version},
-    revision::Number,
+    revision::{Epoch, Number},
     status::{ServerStatus, State},
 };
 
-use super::{Known, Phase};
+use super::{Known, Phase, Refusal};
 
 /// The program's version: its crates have one.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
-/// For how long a request from outside the group is warned of, in milliseconds.
-const WARNED_MS: u64 = 600_000;
+/// For how long it is news that a balancer had forgotten something, in milliseconds.
+const NEWS_MS: u64 = 600_000;
+/// For how long a request from outside the group is warned of where nobody acknowledges it, in milliseconds.
+const WARNED_MS: u64 = 24 * 3_600_000;
 /// For how long revisions that are lost are named, in milliseconds; the group's log keeps them.
 const LOST_MS: u64 = 24 * 3_600_000;
 
@@ -33,6 +35,7 @@ impl Known {
         let (state, reason) = self.state(name, revision, view);
         let reason = reason.or_else(|| self.forgotten(view)).or_else(|| self.lost(view));
         let lag_revisions = match (self.role, view.head) {
+            _ if state == State::Unknown => 0,
             (Role::Member, Some(head)) => head.sequence.saturating_sub(revision.map_or(0, |at| at.sequence)),
             (Role::Member, None) | (Role::Manager | Role::Disabled, _) => 0,
         };
@@ -43,8 +46,12 @@ impl Known {
             state,
             revision,
             lag_revisions,
-            lag_ms: self.behind.map_or(0, |behind| view.now_ms.saturating_sub(behind.since_ms)),
+            lag_ms: self
+                .behind
+                .filter(|_| state != State::Unknown)
+                .map_or(0, |behind| view.now_ms.saturating_sub(behind.since_ms)),
             reason,
+            waits_for: self.refused.as_ref().and_then(|refusal| refusal.cause).filter(|_| state == State::Waiting),
             drift: self.drift.clone(),
             drift_entries: self.drift_entries,
             held: self.held,
@@ -53,14 +60,17 @@ impl Known {
             last_update_us: self.last_update_us,
             version: if name == view.observer { Some(OWN_VERSION.to_owned()) } else { self.version.clone() },
             kept: self.kept.clone(),
+            kept_ms: self.kept_ms,
+            drained: self.drained,
             verified: self.verified.clone(),
             balancers: self.balancers.clone(),
+            warning: self.knock.clone().filter(|knock| view.now_ms < knock.time_ms.saturating_add(WARNED_MS)),
         }
     }
 
     /// That a balancer had forgotten that it is drained: while it is news.
     fn forgotten(&self, view: &View<'_>) -> Option<String> {
-        let (_, balancer) = self.drained_again.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + WARNED_MS)?;
+        let (_, balancer) = self.drained_again.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + NEWS_MS)?;
         Some(format!(
             "balancer {balancer} had forgotten that it is drained (was it restarted?) and was told again; a server-state \
              file keeps that from happening: docs/balancers.md"
@@ -90,6 +100,9 @@ impl Known {
         if let Some((state, reason)) = self.fenced.as_ref().filter(|_| silent) {
             return (*state, Some(reason.clone()));
         }
+        if let Some(epoch) = self.led.filter(|_| silent) {
+            return (State::Superseded, Some(led_reason(epoch, name, view)));
+        }
         if self.role == Role::Disabled {
             return (State::Disabled, None);
         }
@@ -110,11 +123,14 @@ impl Known {
         let Some(head) = view.head else {
             return (State::AwaitingSync, Some(headless_reason(revision, view)));
         };
+        if let Some(why) = &self.away {
+            return (State::Refused, Some(format!("{why}; it takes nothing meanwhile, and goes on by itself")));
+        }
         if let (true, Some(at)) = (self.held, revision) {
             return (State::Drifted, Some(self.drift_reason(name, at)));
         }
-        if let Some((_, why)) = self.refused.as_ref().filter(|(refused, _)| *refused == head) {
-            return (State::Refused, Some(format!("refused {head}: {why}")));
+        if let Some(refusal) = self.refused.as_ref().filter(|refusal| refusal.stands(revision, head)) {
+            return refusal.state(revision, head);
         }
         let Some(at) = revision else {
             return (State::AwaitingSync, Some(waiting_reason("holds no revision of this group yet", name, view)));
@@ -130,9 +146,6 @@ impl Known {
         }
         if let Some(reason) = self.lacks_record(view) {
             return (State::GroupChange, Some(reason));
-        }
-        if let Some((_, who)) = self.knock.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + WARNED_MS) {
-            return (State::Warning, Some(format!("a request came from outside the group: {who}")));
         }
         (State::InSync, None)
     }
@@ -164,7 +177,7 @@ impl Known {
             Some(fault) => {
                 format!("{why}; it had failed before ({fault}): once it answers, `bellwether sync {name}`")
             }
-            None => format!("{why}; it catches up by itself once it answers: does its agent run?"),
+            None => format!("{why}; it catches up by itself once it answers"),
         }
     }
 
@@ -179,6 +192,40 @@ impl Known {
              `drift keep {name}` gives them to all, `drift revert {name}` puts the manager's state back and keeps them as a \
              recovery point"
         )
+    }
+}
+
+/// Who leads by the record that is held now, whoever took over first.
+fn led_reason(epoch: Epoch, name: &ServerName, view: &View<'_>) -> String {
+    let manager = view.manager;
+    let leads = match view.record {
+        Some(version) => format!("{manager} is that of {} now", version.epoch),
+        None => format!("{manager} is the manager now"),
+    };
+    format!(
+        "this server was the manager of epoch {epoch}, {leads}; what is here and {manager} lacks is kept as a recovery point \
+         when it takes this server back (there: `bellwether maintenance finish {name}`)"
+    )
+}
+
+impl Refusal {
+    /// Whether it says where a server at `at` stands: the head was refused, or a revision on the way there still waits.
+    fn stands(&self, at: Option<Number>, head: Number) -> bool {
+        self.revision == head || self.cause.is_some() && at.is_none_or(|at| at < self.revision) && self.revision < head
+    }
+
+    fn state(&self, at: Option<Number>, head: Number) -> (State, Option<String>) {
+        let Self { revision, reason, cause } = self;
+        let Some(cause) = cause else { return (State::Refused, Some(format!("refused {revision}: {reason}"))) };
+        let step = cause.next_step();
+        let more = match at {
+            Some(at) if head.sequence.saturating_sub(at.sequence) > 1 => {
+                "; all that was published since waits with it, as a revision is taken whole"
+            }
+            Some(_) | None => "",
+        };
+        let what = format!("waits to take {revision}: {reason}; {step}: it is tried again by itself{more}");
+        (State::Waiting, Some(what))
     }
 }
 

@@ -27,11 +27,17 @@ fn journal() -> Journal {
         label: "1.7".to_owned(),
         when: "20261121T213000Z".to_owned(),
         phase: Phase::Forward,
-        sets: vec![JournalSet { name: "web".parse().unwrap(), path: "/etc/web".into(), inside: true }],
+        sets: vec![JournalSet {
+            name: "web".parse().unwrap(),
+            path: "/etc/web".into(),
+            inside: true,
+            beside: ".bellwether.web.0123".to_owned(),
+        }],
         operations: vec![
             operation(Act::Put, Some(was)),
             operation(Act::Remove, None),
-            operation(Act::Meta { old: meta.clone(), new: meta }, None),
+            operation(Act::Meta { old: meta.clone(), new: meta.clone() }, None),
+            operation(Act::Unmake { old: meta }, None),
         ],
         wanted: ["", "a", "a/b"]
             .iter()

@@ -21,7 +21,7 @@ fn from_to(live: &[&str], model: &[&str]) -> Farm {
 }
 
 fn every_way() -> [Ways; 4] {
-    let ways = |beside, exchange| Ways { beside, exchange };
+    let ways = |beside, exchange| Ways { beside, exchange, ..Ways::default() };
     [ways(true, true), ways(false, true), ways(true, false), ways(false, false)]
 }
 

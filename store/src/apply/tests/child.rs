@@ -2,13 +2,17 @@
 
 use std::{
     env, fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     process::{Command, Output},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use super::farm::{Farm, Outcome, assert_same, revision};
 use crate::{
-    apply::{Recovered, Refused, forget, recover},
+    apply::{Obstacle, Recovered, Refused, forget, recover},
+    scan::{Look, scan_expecting},
     tree::Tree,
 };
 
@@ -32,6 +36,33 @@ fn the_child() {
             note(&farm);
             switched.commit();
         }
+        "commit and compare" => {
+            let switched = farm.sync().unwrap();
+            note(&farm);
+            switched.commit();
+            farm.assert_is_model();
+        }
+        // What was there before is in `twin`.
+        "recover and compare" => {
+            if let Recovered::Forward(_) = recover(&farm.site(), noted(&farm)).unwrap() {
+                note(&farm);
+                forget(&farm.site()).unwrap();
+            }
+            let model = if noted(&farm).is_some() { farm.model() } else { farm.home().join("twin") };
+            assert_same(&farm.tree(&farm.live()), &farm.tree(&model));
+            farm.assert_clean();
+            assert_eq!(recover(&farm.site(), noted(&farm)).unwrap(), Recovered::Clean);
+        }
+        "refused" => {
+            let before = farm.tree(&farm.live());
+            let Err(Outcome::Refused(refused)) = farm.sync() else { panic!("not refused") };
+            let obstacle = refused.obstacle();
+            let there = obstacle.as_ref().and_then(Obstacle::is_there);
+            println!("refused: {refused}; {:?}, there: {there:?}", obstacle.map(|obstacle| obstacle.cause()));
+            assert_same(&farm.tree(&farm.live()), &before);
+            farm.assert_clean();
+        }
+        "times" => times(&farm),
         // What was known of the set is in `twin`: a scan of the set itself does not pass a mount.
         "held" => match farm.sync_expecting(&Tree::default(), &farm.tree(&farm.home().join("twin"))) {
             Err(Outcome::Refused(refused @ Refused::Held { .. })) => println!("held: {refused}"),
@@ -57,6 +88,33 @@ fn the_child() {
         }
         other => panic!("{other}"),
     }
+}
+
+/// A file system that ends in 2038: what is later there shows its last moment, and is what was put there all the same.
+fn times(farm: &Farm) {
+    const LAST: i64 = (1 << 31) - 1;
+    let target = farm.tree(&farm.model());
+    farm.sync().unwrap().commit();
+    for name in ["later", "link"] {
+        assert_eq!(fs::symlink_metadata(farm.live().join(name)).unwrap().mtime(), LAST, "{name}");
+    }
+    // As after a restart that has lost its index, and as a scan that follows.
+    let scanned = |before: &Tree| scan_expecting(&farm.site().sources, before, &Look::Bytes, &target).unwrap().tree;
+    let live = scanned(&Tree::empty([Arc::new(farm.rules.clone())]));
+    assert_same(&live, &target);
+    assert_same(&scanned(&live), &target);
+    // An edit of another time is one.
+    let other = fs::File::open(farm.live().join("later")).unwrap();
+    other.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
+    assert_eq!(scanned(&live).diff(&target).len(), 1);
+    // It is put back, and what is put back can be taken back.
+    let live = scanned(&live);
+    let expected = target.clone();
+    farm.sync_expecting(&expected, &live).unwrap().take_back().unwrap();
+    assert_eq!(scanned(&live).diff(&target).len(), 1);
+    farm.sync_expecting(&expected, &live).unwrap().commit();
+    assert_same(&scanned(&live), &target);
+    farm.assert_clean();
 }
 
 /// The caller's durable note of the revision.

@@ -11,6 +11,7 @@ use std::{
 use bellwether_proto::{
     entry::{EntryPath, Kind},
     hash::Hash,
+    key::PublicKey,
     record::SetRules,
     revision::RevisionId,
 };
@@ -70,19 +71,25 @@ impl Farm {
         self.home().join("etc/web")
     }
 
+    /// The staging directory beside the set.
+    pub(super) fn staging(&self) -> PathBuf {
+        let name = crate::apply::place::name_beside(&self.rules, &server());
+        self.home().join("etc").join(crate::beneath::os(&name))
+    }
+
     pub(super) fn model(&self) -> PathBuf {
         self.home().join("model")
     }
 
     pub(super) fn site(&self) -> Site {
         let rules = Arc::new(self.rules.clone());
-        Site { sources: vec![Source { rules, path: self.live() }], state: self.state.clone() }
+        Site { sources: vec![Source::new(rules, self.live())], state: self.state.clone(), server: server() }
     }
 
     /// The tree of a directory under the set's rules.
     pub(super) fn tree(&self, path: &Path) -> Tree {
         let rules = Arc::new(self.rules.clone());
-        let source = Source { rules: rules.clone(), path: path.to_owned() };
+        let source = Source::new(rules.clone(), path.to_owned());
         scan(&[source], &Tree::empty([rules]), &Look::Bytes).unwrap().tree
     }
 
@@ -94,7 +101,7 @@ impl Farm {
 
     pub(super) fn assert_clean(&self) {
         assert!(!self.state.join("journal").exists(), "the journal stays");
-        assert!(!self.home().join("etc/.bellwether.web").exists(), "staging stays");
+        assert!(!self.staging().exists(), "staging stays");
         assert!(!self.live().join(".bellwether").exists(), "staging inside stays");
     }
 
@@ -150,6 +157,11 @@ impl Farm {
         kept.sort();
         kept
     }
+}
+
+/// The server that stages.
+pub(super) fn server() -> PublicKey {
+    PublicKey::try_from(&[7; 32][..]).unwrap()
 }
 
 pub(super) fn revision() -> RevisionId {

@@ -18,7 +18,7 @@ fn farm(ways: Ways) -> Farm {
 }
 
 fn every_way() -> [Ways; 3] {
-    let ways = |beside, exchange| Ways { beside, exchange };
+    let ways = |beside, exchange| Ways { beside, exchange, ..Ways::default() };
     [ways(true, true), ways(false, true), ways(true, false)]
 }
 

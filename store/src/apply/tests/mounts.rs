@@ -13,7 +13,7 @@ use super::{
 const BEFORE: &[&str] = &["a=a", "gone/x=x", "m/x=x"];
 
 /// Runs `what` after `script` (in which `$H` is the farm), in a mount namespace; none where that is not allowed.
-fn run(farm: &Farm, script: &str, what: &str) -> Option<Output> {
+pub(super) fn run(farm: &Farm, script: &str, what: &str) -> Option<Output> {
     let allowed = Command::new("unshare").args(["-m", "true"]).output().is_ok_and(|output| output.status.success());
     if !allowed {
         bellwether_skip::skip("real mounts", "this user may make no mount namespaces");
@@ -23,8 +23,9 @@ fn run(farm: &Farm, script: &str, what: &str) -> Option<Output> {
     Some(command(&["unshare", "-m", "sh", "-c", &script, "sh"], farm, what).output().unwrap())
 }
 
-fn assert_done(output: &Output) {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+pub(super) fn assert_done(output: &Output) {
+    let said = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(output.status.success(), "{}", said.concat());
 }
 
 fn farm(model: &[&str]) -> Farm {

@@ -182,12 +182,12 @@ fn a_power_loss_at_any_moment_leaves_the_old_or_the_new_tree() {
 
 #[test]
 fn also_with_staging_inside_the_set() {
-    play(&farm(Ways { beside: false, exchange: true }), 100, commit);
+    play(&farm(Ways { beside: false, ..Ways::default() }), 100, commit);
 }
 
 #[test]
 fn also_without_exchanges() {
-    play(&farm(Ways { beside: true, exchange: false }), 150, commit);
+    play(&farm(Ways { exchange: false, ..Ways::default() }), 150, commit);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn also_when_the_set_is_made() {
 #[test]
 fn also_while_it_is_taken_back() {
     for exchange in [true, false] {
-        play(&farm(Ways { beside: true, exchange }), 100, |farm| farm.sync().unwrap().take_back().unwrap());
+        play(&farm(Ways { exchange, ..Ways::default() }), 100, |farm| farm.sync().unwrap().take_back().unwrap());
     }
 }
 
@@ -217,7 +217,7 @@ fn also_in_a_change_so_large_that_file_systems_are_synced() {
 fn also_when_only_one_file_changes() {
     for exchange in [true, false] {
         let mut farm = Farm::in_memory();
-        farm.ways = Ways { beside: true, exchange };
+        farm.ways = Ways { exchange, ..Ways::default() };
         build(&farm.live(), &["d/same=same", "d/changed=the old content"]);
         build(&farm.model(), &["d/same=same", "d/changed=the new content"]);
         play(&farm, 150, commit);

@@ -29,7 +29,7 @@ proptest! {
     #[test]
     fn any_tree_becomes_any_other_and_back(old in specs(), new in specs(), beside: bool, exchange: bool) {
         let mut farm = Farm::in_memory();
-        farm.ways = Ways { beside, exchange };
+        farm.ways = Ways { beside, exchange, ..Ways::default() };
         build(&farm.live(), &old);
         build(&farm.model(), &new);
         let before = farm.tree(&farm.live());

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Arc};
 
 use bellwether_proto::record::SetRules;
 
-use super::farm::{Farm, assert_same, build, remove, revision};
+use super::farm::{Farm, assert_same, build, remove, revision, server};
 use crate::{
     apply::{Failed, Job, Plan, Recovered, Refused, Site, forget, recover},
     durable::recording::{failing, record},
@@ -15,7 +15,7 @@ use crate::{
 /// Two sets, `mail` and `web`, below `at`.
 fn sources(at: PathBuf) -> Vec<Source> {
     let rules = |name: &str| Arc::new(SetRules::new(name.parse().unwrap()));
-    ["mail", "web"].map(|name| Source { rules: rules(name), path: at.join(name) }).into()
+    ["mail", "web"].map(|name| Source::new(rules(name), at.join(name))).into()
 }
 
 fn tree(sources: &[Source]) -> Tree {
@@ -36,7 +36,7 @@ fn two() -> (Farm, Vec<Source>, Vec<Source>) {
 
 /// Switches both and commits.
 fn apply(farm: &Farm, live: &[Source], before: &Tree, target: &Tree) -> Result<(), String> {
-    let site = Site { sources: live.to_vec(), state: farm.state.clone() };
+    let site = Site { sources: live.to_vec(), state: farm.state.clone(), server: server() };
     let changes = before.diff(target);
     let job = Job { revision: revision(), label: "1.2".to_owned(), live: before, expected: before, target, changes };
     let plan = Plan::new(&site, &job).map_err(|error| error.to_string())?;
@@ -68,7 +68,7 @@ fn all_sets_switch_or_none() {
 fn an_obstacle_in_one_set_is_named_and_leaves_the_other_as_it_was() {
     let (farm, live, model) = two();
     let (before, target) = (tree(&live), tree(&model));
-    let site = Site { sources: live.clone(), state: farm.state.clone() };
+    let site = Site { sources: live.clone(), state: farm.state.clone(), server: server() };
     let changes = before.diff(&target);
     let job = Job {
         revision: revision(),
@@ -90,7 +90,7 @@ fn an_obstacle_in_one_set_is_named_and_leaves_the_other_as_it_was() {
 fn a_set_that_is_not_configured_here_is_left_alone() {
     let (farm, live, model) = two();
     let (before, target) = (tree(&live), tree(&model));
-    let site = Site { sources: vec![live[0].clone()], state: farm.state.clone() };
+    let site = Site { sources: vec![live[0].clone()], state: farm.state.clone(), server: server() };
     let changes = before.diff(&target);
     let job = Job {
         revision: revision(),
@@ -143,7 +143,7 @@ fn what_is_in_the_way_of_recovery_is_named_and_the_journal_stays() {
     build(&farm.model(), &["a=the new one", "b=the new one"]);
     drop(farm.sync().unwrap());
     fs::write(farm.live().join("b"), "cut").unwrap();
-    let staging = farm.home().join("etc/.bellwether.web");
+    let staging = farm.staging();
     for entry in fs::read_dir(&staging).unwrap() {
         remove(&entry.unwrap().path());
     }
@@ -174,7 +174,7 @@ fn a_sync_to_the_noted_revision_that_was_interrupted_is_completed() {
     drop(farm.sync().unwrap());
     // As if the second exchange had not happened.
     fs::rename(farm.live().join("b"), farm.home().join("new")).unwrap();
-    let staging = farm.home().join("etc/.bellwether.web");
+    let staging = farm.staging();
     fs::rename(staging.join("1"), farm.live().join("b")).unwrap();
     fs::rename(farm.home().join("new"), staging.join("1")).unwrap();
     assert_eq!(recover(&farm.site(), Some(revision())).unwrap(), Recovered::Clean);

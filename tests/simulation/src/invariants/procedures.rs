@@ -1,6 +1,6 @@
 //! What must hold of procedures (W12, W18, W23).
 
-use bellwether_manager::procedure::{Kind, Procedure, SignedDocument, Step, Task};
+use bellwether_manager::procedure::{Kind, Procedure, SignedDocument, Standing, Step, Task};
 use bellwether_proto::{key::PublicKey, name::ServerName, revision::RevisionId};
 
 use crate::{disk::Disk, keys, world::State};
@@ -21,11 +21,17 @@ pub(super) fn progress(state: &mut State, name: &ServerName, old: &SignedDocumen
         return;
     }
     for procedure in &old.document().procedures {
-        let back =
-            new.document().get(procedure.id).is_some_and(|new| new.kind == procedure.kind && new.at < procedure.at);
-        if back {
+        // Where a person has let it go on, it begins again with what can be repeated.
+        let same = |new: &&Procedure| new.kind == procedure.kind && new.resumed == procedure.resumed;
+        let Some(now) = new.document().get(procedure.id).filter(same) else { continue };
+        if now.at < procedure.at {
             state.breaks(format!("W18: {} goes back at {name}, from step {}", procedure.id, procedure.at));
         }
+        if procedure.has_stopped() && !now.is_over() && now != procedure {
+            state.breaks(format!("W18: {} has stopped at {name}, and goes on by itself", procedure.id));
+        }
+        let was_stopping = matches!(procedure.standing, Standing::Stopping(_));
+        state.met.put_back += u64::from(was_stopping && now.has_stopped());
     }
 }
 

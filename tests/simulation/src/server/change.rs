@@ -18,7 +18,7 @@ use crate::{
 impl Server {
     /// A client's change; refused elsewhere than at the manager (W11), and while the role is handed over.
     pub(super) async fn put(&mut self, change: Change) {
-        if self.leads() && self.handing.is_none() {
+        if self.leads() && !self.rival && self.handing.is_none() {
             self.edit_here(change).await;
             self.publish().await;
             if self.drive.read(|disk| disk.sets.edits.is_empty()) {
@@ -42,7 +42,7 @@ impl Server {
     /// Makes what is edited at the manager a revision. It is in the history before anybody hears of it.
     pub(super) async fn publish(&mut self) {
         let edits = self.drive.read(|disk| disk.sets.edits);
-        if !self.leads() || self.handing.is_some() || edits.is_empty() {
+        if !self.leads() || self.rival || self.handing.is_some() || edits.is_empty() {
             return;
         }
         self.commit(edits).await;
@@ -64,7 +64,7 @@ impl Server {
                 self.drive.save("sets on top of the head", |disk| disk.sets = sets).await;
             }
             let record = self.record().expect("it leads");
-            let header = epoch::first_header(record.record(), &head, self.start, self.now());
+            let header = epoch::first_header(record.record(), &head, self.start, self.now()).expect("a number follows");
             self.keep(SignedHeader::sign(header, &self.key), Changes::default()).await;
         }
         self.publish().await;

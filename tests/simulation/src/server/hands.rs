@@ -64,6 +64,8 @@ impl Server {
             state,
             reason: None,
             current,
+            in_order: false,
+            kept: None,
             equal_ms: told.equal_ms.filter(|_| current),
             traffic: self.traffic(&entry.name),
             informed: own || told.informed == version,

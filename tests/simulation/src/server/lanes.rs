@@ -293,8 +293,8 @@ impl Server {
     /// Why not.
     pub(super) async fn edit_group(&mut self, command: Command) -> Result<(), ActError> {
         use bellwether_manager::group;
-        let Some(held) = self.record().filter(|_| self.leads()) else {
-            return Err(ActError::Failed("this server does not lead".to_owned()));
+        let Some(held) = self.record().filter(|_| self.leads() && !self.rival) else {
+            return Err(ActError::Failed("this server does not lead, or another one does, too".to_owned()));
         };
         let by = group::By { author: self.name.to_string(), time_ms: self.now() };
         let next = match command.clone() {
@@ -310,8 +310,7 @@ impl Server {
             _ => return Ok(()),
         };
         if let Command::Admit(name) = &command {
-            // It comes without a state: the sessions that it has had say nothing any more.
-            self.drive.save(&format!("no session of {name}"), |disk| _ = disk.sessions.remove(name)).await;
+            self.entered(name).await;
             if let Some(lane) = self.lanes.get_mut(name) {
                 *lane = Lane { number: lane.number, dialling: lane.dialling, ..Lane::default() };
             }

@@ -8,6 +8,7 @@ mod lanes;
 mod procedures;
 mod rebuild;
 mod records;
+mod refusal;
 mod sessions;
 mod takeover;
 
@@ -122,6 +123,8 @@ pub(crate) struct Server {
     start: u64,
     /// A manager that has started asks the others first, until then.
     leads_from_ms: u64,
+    /// Another server leads in the epoch of this manager: it takes no change.
+    rival: bool,
 }
 
 /// Runs the server of that machine until it crashes.
@@ -174,6 +177,7 @@ impl Server {
             waiting: None,
             start: 0,
             leads_from_ms: 0,
+            rival: false,
         }
     }
 
@@ -249,6 +253,9 @@ impl Server {
         if self.drive.read(|disk| disk.halted.is_some()) {
             self.world.borrow_mut().notice(self.machine, Notice::WentBack);
         }
+        if self.rival && self.leads() {
+            self.world.borrow_mut().notice(self.machine, Notice::Conflict);
+        }
         self.tell_successor();
         self.go_on_waiting().await;
         self.go_on_taking().await;
@@ -267,9 +274,13 @@ impl Server {
             Command::Disable(_) | Command::Remove(_) | Command::Add(_) | Command::BringBack(_) | Command::Admit(_) => {
                 _ = self.edit_group(command).await;
             }
+            Command::EnterAgain(name) => self.entered(&name).await,
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),
-            Command::Rebuild => self.begin_rebuild(),
+            Command::Rebuild => self.begin_rebuild(Vec::new()),
+            Command::Refuse(key) => self.begin_rebuild(vec![key]),
+            Command::Confirm(held) => self.follow_rebuilt(*held).await,
+            Command::Usurp { by } => self.usurp(by).await,
             Command::Leave => self.leave().await,
         }
     }
@@ -317,6 +328,7 @@ impl Server {
         let (Some(link), Some(body)) = (self.links.get_mut(&number), packet.body) else { return };
         link.heard_ms = now;
         let purpose = link.purpose.clone();
+        self.world.borrow_mut().overheard(&body);
         let from = PublicKey::try_from(packet.from.as_ref()).expect("a key of this simulation");
         match (body, purpose) {
             (Body::Down(down), _) => self.down(number, from, down).await,
@@ -336,6 +348,7 @@ impl Server {
 
     fn send(&self, number: Number, body: Body) {
         if let Some(link) = self.links.get(&number) {
+            let body = self.world.borrow_mut().said_by(self.machine, body);
             let from = bytes::Bytes::copy_from_slice(self.key.public().as_bytes());
             link.connection.send(Packet { from, start: self.start, body: Some(body) });
         }

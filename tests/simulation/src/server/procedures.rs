@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use bellwether_manager::procedure::{
-    ActError, Document, Id, Kind, Next, Procedure, Request, SignedDocument, Standing, Survey, abort, acted, begun,
-    propose, resume, settle,
+    ActError, Document, Id, Kind, Next, Procedure, Request, SignedDocument, Standing, Survey, abort, acted, again,
+    begun, propose, resume, settle, takes_the_place,
 };
 use bellwether_proto::{
     name::ServerName,
@@ -108,7 +108,7 @@ impl Server {
             self.put_procedure(procedure.clone(), epoch).await;
         }
         if let Next::Do(action) = (self.rules.next)(&procedure, &world, now) {
-            procedure.trying(now);
+            procedure.trying(&world, now);
             self.put_procedure(procedure, epoch).await;
             if let Some(done) = self.act(id, action).await {
                 self.acted(id, done, epoch).await;
@@ -188,20 +188,33 @@ impl Server {
         }
     }
 
-    /// Begins a procedure, unless one is under way that it means or that is in its way.
+    /// Begins a procedure, unless one is in its way; the one that it means, and that has stopped, goes on.
     pub(super) async fn begin(&mut self, kind: Kind, survey: Survey) {
-        let (Some(record), Some(document), Some(world)) = (self.record(), self.document(), self.observe()) else {
+        let (Some(record), Some(mut document), Some(world)) = (self.record(), self.document(), self.observe()) else {
             return;
         };
-        if !self.may_drive() || begun(&document, record.record(), &kind).is_some() {
+        if !self.may_drive() {
             return;
         }
+        let (record, now) = (record.record(), self.engine_ms());
+        let epoch = record.version.epoch;
         let request = Request { kind, survey, attest: String::new(), by: "root".to_owned(), dry_run: false };
-        match propose(&document, &world, request, self.engine_ms()) {
+        if let Some(meant) = begun(&document, record, &request.kind) {
+            let mut procedure = meant.clone();
+            let mine = *procedure.driver(&record.manager().name) == self.name;
+            if mine && again(&mut procedure, &request, now).is_ok() && procedure != *meant {
+                self.world.borrow_mut().met.goes_on(false);
+                self.put_procedure(procedure, epoch).await;
+            }
+            return;
+        }
+        match propose(&document, &world, request, now) {
             Ok(procedure) if procedure.steps.is_empty() => {}
             Ok(procedure) => {
                 self.world.borrow_mut().met.begins(&procedure.kind);
-                self.put_procedure(procedure, record.record().version.epoch).await;
+                takes_the_place(&mut document, procedure.id, &procedure.kind, "root");
+                document.put(procedure);
+                self.keep_document(document, epoch).await;
             }
             Err(why) => self.world.borrow_mut().tell(self.machine, || format!("begins nothing: {why}")),
         }

@@ -8,12 +8,13 @@ use bellwether_manager::{
 };
 use bellwether_proto::{
     hash::Hash,
+    key::PublicKey,
     name::ServerName,
     record::{SignedRecord, chain},
     revision::{Epoch, Number, SignedHeader},
 };
 
-use super::{Server, Standing, takeover::Then};
+use super::{Purpose, Server, Standing, takeover::Then};
 use crate::{
     changes::Changes,
     disk::{Disk, Held, Sets},
@@ -21,26 +22,28 @@ use crate::{
 
 impl Server {
     /// Asks everybody first. No role runs meanwhile.
-    pub(super) fn begin_rebuild(&mut self) {
-        if self.taking.is_none() && self.standing() == Some(Standing::Manager) {
-            self.survey(Then::Rebuild, Insists { force: true, accept: true });
+    pub(super) fn begin_rebuild(&mut self, refused: Vec<PublicKey>) {
+        let may = self.standing() == Some(Standing::Manager) || (!refused.is_empty() && self.record().is_some());
+        if self.taking.is_none() && may {
+            self.survey(Then::Rebuild(refused), Insists { force: true, accept: true });
         }
     }
 
     /// The new base beside the history, then the record, then the new history takes the old one's place.
-    pub(super) async fn rebuild_group(&mut self, answers: BTreeMap<ServerName, Answer>) {
+    pub(super) async fn rebuild_group(&mut self, answers: BTreeMap<ServerName, Answer>, refused: &[PublicKey]) {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
-        if self.standing() != Some(Standing::Manager) {
+        if self.standing() != Some(Standing::Manager) && refused.is_empty() {
             return;
         }
         self.handing = None;
         self.close_lanes();
         let signed = |header: &&SignedHeader| {
             let manager = chain::manager_of(&held.chain, &held.current, header.number().epoch);
-            manager.is_some_and(|manager| header.signed_by(&manager))
+            manager.is_some_and(|manager| header.signed_by(&manager) && !refused.contains(&manager))
         };
         let kept = self.kept();
-        let own = kept.newest.as_ref().map(SignedHeader::number);
+        let theirs = |header: &&SignedHeader| refused.iter().any(|key| header.signed_by(key));
+        let own = kept.newest.as_ref().filter(|newest| !theirs(newest)).map(SignedHeader::number);
         let theirs: Vec<&SignedHeader> =
             answers.values().flat_map(|answer| answer.seen.iter().chain(&answer.at)).filter(signed).collect();
         let numbers = || theirs.iter().map(|header| header.number()).chain(own);
@@ -53,8 +56,16 @@ impl Server {
         self.world.borrow_mut().tell(self.machine, || format!("rebuilds the group; lost: {lost:?}"));
         let (revision, edits) = self.in_sets();
         let content = self.world.borrow().content(revision).and(edits);
-        let record = rebuild::next_record(&held.current, seen.epoch, &self.by());
-        let header = rebuild::first_header(&record, seen, self.start, &self.by(), Hash::of(&content.bytes()));
+        let record = match refused.is_empty() {
+            true => rebuild::next_record(&held.current, seen.epoch, &self.by()).map_err(|e| e.to_string()),
+            false => self.without(&held, refused, seen.epoch),
+        };
+        let record = match record {
+            Ok(record) => record,
+            Err(why) => return self.world.borrow_mut().tell(self.machine, || format!("does not rebuild: {why}")),
+        };
+        let number = seen.next(record.version.epoch).expect("a number follows");
+        let header = rebuild::first_header(&record, number, self.start, &self.by(), Hash::of(&content.bytes()));
         let header = SignedHeader::sign(header, &self.key);
         let id = header.id();
         self.world.borrow_mut().learn(header, content);
@@ -75,10 +86,12 @@ impl Server {
             let before = std::mem::replace(&mut disk.history, [id].into());
             disk.before.extend(before);
             disk.sets = Sets { revision: Some(id), edits: Changes::default() };
-            (disk.fresh, disk.halted) = (None, None);
+            (disk.fresh, disk.halted, disk.fault) = (None, None, None);
         };
         self.drive.save("the new history in the place of the old one", take_place).await;
         self.world.borrow_mut().met.rebuilt += 1;
+        self.world.borrow_mut().met.rebuilt_without += u64::from(!refused.is_empty());
+        self.close_all(&Purpose::Followed);
         self.settle_role().await;
     }
 }

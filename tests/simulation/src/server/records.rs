@@ -124,6 +124,7 @@ impl Server {
             self.close_all(&Purpose::Followed);
         }
         if turned {
+            self.rival = false;
             // The role ends and begins anew: every lane begins with a hello.
             self.close_lanes();
         }
@@ -140,10 +141,18 @@ impl Server {
         self.hold(Held { current: signed, chain }).await;
     }
 
-    fn record_refused(&self, held: &SignedRecord, shown: &[SignedRecord], why: &RecordRefused) -> Refused {
+    fn record_refused(&mut self, held: &SignedRecord, shown: &[SignedRecord], why: &RecordRefused) -> Refused {
         let conflict = matches!(why, RecordRefused::Conflict(_));
         match why {
-            RecordRefused::Conflict(_) => self.world.borrow_mut().conflict(self.machine, held, shown),
+            RecordRefused::Conflict(_) => {
+                self.world.borrow_mut().conflict(self.machine, held, shown);
+                let kept =
+                    self.drive.read(|disk| disk.held.as_ref().map(|held| held.chain.clone())).unwrap_or_default();
+                let rival = shown.iter().any(|shown| chain::is_rival(&kept, held, shown));
+                self.rival |= rival && self.standing() == Some(Standing::Manager);
+            }
+            RecordRefused::Jump { .. } => self.world.borrow_mut().met.jumps_refused += 1,
+            RecordRefused::Refused(_) => self.world.borrow_mut().met.keys_refused += 1,
             RecordRefused::Signer(_) => {
                 let manager = shown.last().unwrap_or(held).record().manager().name.clone();
                 self.world.borrow_mut().notice(self.machine, Notice::CannotFollow(manager));

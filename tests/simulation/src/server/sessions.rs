@@ -3,7 +3,7 @@
 use bellwether_manager::{
     halt::Proof,
     lost::Known,
-    recognition::{self, Holdings, Recognised, Said},
+    recognition::{self, Holdings, Recognised, Remembered, Said},
 };
 use bellwether_proto::{
     key::PublicKey,
@@ -18,6 +18,7 @@ use bellwether_proto::{
 use super::{Purpose, Server};
 use crate::{
     changes::Changes,
+    disk::Disk,
     net::Number,
     packet::{Body, Refused},
     world::Notice,
@@ -153,16 +154,36 @@ impl Server {
         let record = self.record()?;
         let server = record.record().server(name)?.key;
         let (parties, epoch) = (self.parties(&server, &self.key.public()), record.record().version.epoch);
-        let kept = self.drive.read(|disk| disk.sessions.get(name).cloned());
-        if let Some(given) = kept.filter(|given| given.continues(&parties, epoch)) {
+        let kept = self.drive.read(|disk| disk.sessions.get(&server).cloned());
+        let kept = kept.filter(|given| given.continues(&parties, epoch));
+        if kept.as_ref().is_none_or(|given| given.held.is_none() || given.anew)
+            && let Some(lane) = self.lanes.get_mut(name)
+        {
+            lane.remembered = Remembered::default();
+        }
+        if let Some(given) = kept {
             return Some(given.next);
         }
         let given = Given::first(&parties, epoch, &self.key);
         let next = given.next.clone();
-        self.drive
-            .save(&format!("the first ticket of {name}"), |disk| _ = disk.sessions.insert(name.clone(), given))
-            .await;
+        self.drive.save(&format!("the first ticket of {name}"), |disk| _ = disk.sessions.insert(server, given)).await;
         Some(next)
+    }
+
+    /// That server enters with a token, perhaps again: it may come without a state.
+    pub(super) async fn entered(&mut self, name: &ServerName) {
+        let Some(record) = self.record().filter(|_| self.leads()) else { return };
+        let index: usize = name.as_str().trim_start_matches("web").parse().expect("a server of this simulation");
+        let server = crate::keys::public(index);
+        let (parties, epoch) = (self.parties(&server, &self.key.public()), record.record().version.epoch);
+        let kept = self.drive.read(|disk| disk.sessions.get(&server).cloned());
+        let Some(given) = kept.filter(|given| given.continues(&parties, epoch)) else { return };
+        let entered = (self.rules.entered)(given);
+        let save = |disk: &mut Disk| match entered {
+            Some(given) => _ = disk.sessions.insert(server, given),
+            None => _ = disk.sessions.remove(&server),
+        };
+        self.drive.save(&format!("that {name} has entered"), save).await;
     }
 
     /// Looks at what a member says of itself as a session begins; false: this manager stands still.
@@ -174,7 +195,7 @@ impl Server {
         let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
         let said = Said { at: at.as_ref(), seen: &seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let parties = self.parties(&server, &self.key.public());
-        let given = self.drive.read(|disk| disk.sessions.get(name).cloned());
+        let given = self.drive.read(|disk| disk.sessions.get(&server).cloned());
         let remembered = self.lanes.get(name).map(|lane| lane.remembered).unwrap_or_default();
         let tickets = given.as_ref().map(|given| (given, &parties));
         let recognise = self.rules.recognise;
@@ -200,7 +221,7 @@ impl Server {
         if let Some(given) = given {
             let begun = given.begun(&parties, &self.key);
             let what = format!("that session {} with {name} has begun", given.next.count());
-            self.drive.save(&what, |disk| _ = disk.sessions.insert(name.clone(), begun)).await;
+            self.drive.save(&what, |disk| _ = disk.sessions.insert(server, begun)).await;
         }
         true
     }
@@ -249,7 +270,7 @@ impl Server {
         let Some(server) = self.record().and_then(|record| Some(record.record().server(name)?.key)) else { return };
         let parties = self.parties(&server, &self.key.public());
         let held = Ticket::from_wire(held).ok();
-        let given = self.drive.read(|disk| disk.sessions.get(name).cloned());
+        let given = self.drive.read(|disk| disk.sessions.get(&server).cloned());
         let proof = given.and_then(|given| recognition::refused(&given, &parties, held.as_ref()));
         if let Some(proof) = proof.filter(|_| self.leads()) {
             self.halt(&server, proof).await;

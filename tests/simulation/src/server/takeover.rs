@@ -12,7 +12,7 @@ use bellwether_proto::{
     key::PublicKey,
     limits,
     name::ServerName,
-    record::{self, Version, chain},
+    record::{self, SignedRecord, Version, chain},
     revision::{Epoch, SignedHeader},
     v1,
 };
@@ -23,6 +23,9 @@ use crate::{changes::Changes, disk::Held, net, packet::Body, world::Notice};
 /// How long a handover waits for the new manager, and a takeover for the answers of the others.
 const HAND_MS: u64 = 800;
 const SURVEY_MS: u64 = 250;
+/// How long the last look before a promotion waits for answers, and for another one that promotes itself, too.
+const LOOK_MS: u64 = 150;
+const GIVE_WAY_MS: u64 = 1_500;
 /// A manager that was heard so lately answers.
 const ANSWERS_MS: u64 = 300;
 
@@ -34,10 +37,10 @@ pub(super) struct Handing {
 }
 
 /// What is done when the others have answered.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Then {
-    /// The manager rebuilds the group.
-    Rebuild,
+    /// The group is rebuilt here, without these keys.
+    Rebuild(Vec<PublicKey>),
     /// This server takes over.
     Lead(Leave),
     /// So it does as a step of that procedure.
@@ -52,6 +55,9 @@ pub(super) struct Takeover {
     insists: Insists,
     until_ms: u64,
     answers: BTreeMap<ServerName, Answer>,
+    /// It was judged that this server may take over, by this record; the last look at the others is under way, until then at
+    /// most.
+    judged: Option<(SignedRecord, BTreeMap<ServerName, Answer>, u64)>,
 }
 
 impl Server {
@@ -105,6 +111,12 @@ impl Server {
 
     /// Asks everybody what they have seen, before this server takes over or rebuilds the group.
     pub(super) fn survey(&mut self, then: Then, insists: Insists) {
+        self.ask_all();
+        let until_ms = self.now() + SURVEY_MS;
+        self.taking = Some(Takeover { then, insists, until_ms, answers: BTreeMap::new(), judged: None });
+    }
+
+    fn ask_all(&mut self) {
         let record = self.record().expect("of a group");
         let own = self.name.clone();
         for server in record.record().servers.iter().filter(|server| server.name != own) {
@@ -112,15 +124,57 @@ impl Server {
             self.dial(host(&server.address), Purpose::Ask);
             self.dial(host(&server.address), Purpose::Survey);
         }
-        let until_ms = self.now() + SURVEY_MS;
-        self.taking = Some(Takeover { then, insists, until_ms, answers: BTreeMap::new() });
+    }
+
+    /// Whether this server is about to make itself the manager.
+    fn promotes(&self) -> bool {
+        self.taking.as_ref().is_some_and(|taking| matches!(taking.then, Then::Lead(_) | Then::Promote(..)))
+    }
+
+    /// The others are asked once more before the promotion counts; true: this server goes on.
+    fn looks_again(&mut self, held: &Held, mut taking: Takeover) -> Option<Takeover> {
+        let now = self.now();
+        let Some((record, found, give_up_ms)) = taking.judged.take() else {
+            // What is refused is refused when it is done.
+            if self.judge(held, &taking, |_, _| ()).is_err() {
+                return Some(taking);
+            }
+            let found = std::mem::take(&mut taking.answers);
+            taking.judged = Some((held.current.clone(), found, now + GIVE_WAY_MS));
+            taking.until_ms = now + LOOK_MS;
+            self.ask_all();
+            self.taking = Some(taking);
+            return None;
+        };
+        let looked = taking.answers.into_iter().map(|(name, answer)| (name, Ok(answer))).collect();
+        taking.answers = BTreeMap::new();
+        let turn = takeover::Turn::of(&self.name, &looked);
+        if record != held.current || matches!(turn, takeover::Turn::GivesWay(_)) {
+            self.world.borrow_mut().met.gave_way += 1;
+            self.world.borrow_mut().tell(self.machine, || format!("gives way: {turn:?}"));
+            return None;
+        }
+        match turn {
+            takeover::Turn::Waits(_) if now > give_up_ms => None,
+            takeover::Turn::Waits(_) => {
+                taking.judged = Some((record, found, give_up_ms));
+                taking.until_ms = now + LOOK_MS;
+                self.ask_all();
+                self.taking = Some(taking);
+                None
+            }
+            takeover::Turn::Mine | takeover::Turn::GivesWay(_) => {
+                taking.answers = found;
+                Some(taking)
+            }
+        }
     }
 
     pub(super) fn surveyed(&mut self, number: net::Number) {
         let Some(record) = self.record() else { return };
         let Version { epoch, version } = record.record().version;
         if self.drive.read(|disk| disk.halted.is_some()) {
-            let reply = v1::SurveyReply { epoch: epoch.0, version, ..Default::default() };
+            let reply = v1::SurveyReply { epoch: epoch.0, version, promotes: self.promotes(), ..Default::default() };
             return self.send(number, Body::Seen(reply));
         }
         let world = self.world.borrow();
@@ -130,7 +184,8 @@ impl Server {
         let at = at.map(|at| at.to_wire());
         drop(world);
         let follows = self.now().saturating_sub(self.heard_ms) < ANSWERS_MS;
-        self.send(number, Body::Seen(v1::SurveyReply { epoch: epoch.0, version, at, seen, follows, leads }));
+        let promotes = self.promotes();
+        self.send(number, Body::Seen(v1::SurveyReply { epoch: epoch.0, version, at, seen, follows, leads, promotes }));
     }
 
     pub(super) async fn seen_by(&mut self, number: net::Number, reply: v1::SurveyReply, from: PublicKey) {
@@ -150,8 +205,8 @@ impl Server {
         }
         let (Some(taking), Some(server)) = (&mut self.taking, record.by_key(&from)) else { return };
         let version = Version { epoch: Epoch(reply.epoch), version: reply.version };
-        let v1::SurveyReply { follows, leads, .. } = reply;
-        taking.answers.insert(server.name.clone(), Answer { record: version, at, seen, follows, leads });
+        let v1::SurveyReply { follows, leads, promotes, .. } = reply;
+        taking.answers.insert(server.name.clone(), Answer { record: version, at, seen, follows, leads, promotes });
     }
 
     /// When the answers are there, or late, it is done.
@@ -159,10 +214,21 @@ impl Server {
         let now = self.now();
         let Some(taking) = self.taking.take_if(|taking| now > taking.until_ms) else { return };
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
-        match taking.then {
-            Then::Rebuild => self.rebuild_group(taking.answers).await,
-            Then::Lead(leave) => _ = self.take_over(&held, &taking, leave).await,
+        match taking.then.clone() {
+            Then::Rebuild(refused) => self.rebuild_group(taking.answers, &refused).await,
+            Then::Lead(leave) => {
+                if let Some(taking) = self.looks_again(&held, taking) {
+                    let _ = self.take_over(&held, &taking, leave).await;
+                }
+            }
             Then::Promote(id, leave) => {
+                let Some(taking) = self.looks_again(&held, taking) else {
+                    if self.taking.is_none() {
+                        let why = "another server makes itself the manager".to_owned();
+                        self.acted(id, Err(ActError::Refused(why)), held.current.record().version.epoch).await;
+                    }
+                    return;
+                };
                 let done = self.take_over(&held, &taking, leave).await;
                 self.world.borrow_mut().met.promoted += u64::from(done.is_ok());
                 self.acted(id, done, held.current.record().version.epoch).await;

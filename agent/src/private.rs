@@ -1,0 +1,166 @@
+//! What should not leave a machine and is about to: keys, a machine's identity, passwords. Named before a directory becomes
+//! a set, and by `doctor`; a web server's own TLS key may be meant, so nothing is refused.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use bellwether_proto::{entry::EntryPath, record::SetRules};
+use bellwether_store::scan::Excludes;
+
+/// Bytes of a file in which a PEM header is looked for.
+const HEAD: u64 = 4 << 10;
+/// Entries that are looked at.
+const ENTRIES: usize = 50_000;
+/// Entries that are named.
+const NAMED: usize = 5;
+
+/// Names of files that are one machine's own, and what they are.
+const OWN: [(&str, &str); 12] = [
+    ("machine-id", "this machine's identity"),
+    ("hostname", "this machine's name"),
+    ("hostid", "this machine's identity"),
+    ("fstab", "this machine's mounts"),
+    ("crypttab", "this machine's disks"),
+    ("shadow", "passwords"),
+    ("shadow-", "passwords"),
+    ("gshadow", "passwords"),
+    ("gshadow-", "passwords"),
+    ("krb5.keytab", "this machine's Kerberos keys"),
+    ("authorized_keys", "keys that may log in here"),
+    ("agent.toml", "what an agent may run here"),
+];
+
+/// What was found, and whether all of the set was looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Private {
+    /// `PATH (what it is)`, sorted; the first few.
+    pub(crate) named: Vec<String>,
+    /// How many there are.
+    pub(crate) count: usize,
+    /// The set is too large to be looked at whole.
+    pub(crate) cut: bool,
+}
+
+impl Private {
+    /// One line for people; none where nothing was found.
+    pub(crate) fn line(&self) -> Option<String> {
+        if self.count == 0 {
+            return None;
+        }
+        let more = self.count.saturating_sub(self.named.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let cut = if self.cut { format!("; only {ENTRIES} entries were looked at") } else { String::new() };
+        Some(format!("holds what every server of the group would get: {}{more}{cut}", self.named.join(", ")))
+    }
+}
+
+/// Looks through a set, following no link and entering no other file system; what its rules leave out is no matter.
+pub(crate) fn look(root: &Path, rules: &SetRules) -> Private {
+    let mut found = Vec::new();
+    let excludes = Excludes::new(rules).ok();
+    let device = root.metadata().map_or(0, |metadata| metadata.dev());
+    let mut open = vec![EntryPath::root()];
+    let mut left = ENTRIES;
+    while let Some(directory) = open.pop() {
+        // What cannot be read is `doctor`'s to name.
+        let Ok(entries) = fs::read_dir(at(root, &directory)) else { continue };
+        for entry in entries.filter_map(Result::ok) {
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            let path = directory.join(entry.file_name().as_encoded_bytes());
+            let Ok(metadata) = entry.path().symlink_metadata() else { continue };
+            let is_dir = metadata.is_dir();
+            if metadata.dev() != device || excludes.as_ref().is_some_and(|excludes| excludes.excluded(&path, is_dir)) {
+                continue;
+            }
+            if is_dir {
+                open.push(path);
+            } else if metadata.is_file()
+                && let Some(what) = kind(&entry.path(), entry.file_name().to_str().unwrap_or_default())
+            {
+                found.push(format!("{path} ({what})"));
+            }
+        }
+    }
+    found.sort();
+    let count = found.len();
+    found.truncate(NAMED);
+    Private { named: found, count, cut: left == 0 }
+}
+
+fn at(root: &Path, path: &EntryPath) -> std::path::PathBuf {
+    if path.is_root() { root.to_owned() } else { root.join(bellwether_store::beneath::os(path.as_bytes())) }
+}
+
+fn kind(path: &Path, name: &str) -> Option<&'static str> {
+    if name.starts_with("ssh_host_") && name.ends_with("_key") {
+        return Some("this machine's SSH key");
+    }
+    if let Some((_, what)) = OWN.iter().find(|(own, _)| *own == name) {
+        return Some(what);
+    }
+    is_private_key(path).then_some("a private key")
+}
+
+fn is_private_key(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
+    let marks: [&[u8]; 2] = [b"PRIVATE KEY-----", b"PuTTY-User-Key-File"];
+    read.is_ok() && marks.iter().any(|mark| head.windows(mark.len()).any(|window| window == *mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> SetRules {
+        SetRules::new("etc".parse().unwrap())
+    }
+
+    #[test]
+    fn keys_passwords_and_identity_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("ssh")).unwrap();
+        for name in ["shadow", "machine-id", "nginx.conf", "ssh/ssh_host_rsa_key", "ssh/ssh_host_rsa_key.pub"] {
+            fs::write(root.path().join(name), "x").unwrap();
+        }
+        fs::write(root.path().join("site.pem"), "text\n-----BEGIN EC PRIVATE KEY-----\nMHc\n").unwrap();
+        fs::write(root.path().join("site.crt"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+        std::os::unix::fs::symlink("/etc/shadow", root.path().join("link")).unwrap();
+        let found = look(root.path(), &rules());
+        assert_eq!(
+            found.named,
+            [
+                "machine-id (this machine's identity)",
+                "shadow (passwords)",
+                "site.pem (a private key)",
+                "ssh/ssh_host_rsa_key (this machine's SSH key)"
+            ]
+        );
+        assert!(found.line().is_some_and(|line| line.contains("site.pem")));
+    }
+
+    #[test]
+    fn what_is_excluded_or_far_down_in_a_file_is_no_matter() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("site.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
+        fs::write(root.path().join("large"), [&[b'x'; 8_000][..], b"-----BEGIN PRIVATE KEY-----"].concat()).unwrap();
+        let rules = SetRules { exclude: vec!["*.key".to_owned()], ..rules() };
+        assert_eq!(look(root.path(), &rules), Private::default());
+        assert_eq!(Private::default().line(), None);
+    }
+
+    #[test]
+    fn only_the_first_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        (0..9).for_each(|n| fs::write(root.path().join(format!("{n}.key")), "-----BEGIN PRIVATE KEY-----").unwrap());
+        let line = look(root.path(), &rules()).line().unwrap();
+        assert!(line.contains("4.key") && !line.contains("5.key") && line.ends_with("and 4 more"), "{line}");
+    }
+}

@@ -1,0 +1,13 @@
+//! What fuzzing feeds to the readers of what balancers say (`fuzz/`).
+
+use super::{haproxy, nginx};
+
+/// What HAProxy answers to `show servers state`, and after a line `===` to `show stat`.
+pub(crate) fn haproxy(text: &str) {
+    haproxy::fuzz(text);
+}
+
+/// An upstream file: marking a line and unmarking it changes no other.
+pub(crate) fn nginx(text: &str) {
+    nginx::fuzz(text);
+}

@@ -1,0 +1,365 @@
+//! How a procedure stops, and what becomes of it then: what it leaves, what it puts back, how it goes on when its command is
+//! given again, and how it is ended. A stopped one does nothing by itself.
+
+use bellwether_proto::{
+    advice::{Advice, Advise},
+    name::ServerName,
+    record::Role,
+    status::State,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Attestation, Fact, Id, Kind, PlanRefused, Procedure, Seen, Standing, Step, Task, Traffic, World, engine::barred,
+};
+
+/// Why a procedure stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// What happened.
+    pub reason: String,
+    /// What is left as it is.
+    pub left: String,
+    /// What to do.
+    pub todo: String,
+}
+
+pub(super) fn failure(procedure: &Procedure, world: &World, reason: String) -> Failure {
+    let (id, command) = (procedure.id, procedure.kind.command());
+    let todo = match procedure.leads_nowhere(world) {
+        true => format!("nothing lets it go on any more; end it: bellwether procedure abort {id}"),
+        false => format!(
+            "mend that, then give the command again: bellwether {command} (the same as bellwether procedure resume {id}); \
+             or end it: bellwether procedure abort {id}"
+        ),
+    };
+    Failure { reason, left: left(procedure, world), todo }
+}
+
+/// Whom a procedure that stops puts back into service: a server that it has taken out, and whose role is what it was.
+pub(super) fn put_back(procedure: &Procedure, world: &World) -> Vec<ServerName> {
+    let (Kind::MaintenanceStart { server, .. }, true) = (&procedure.kind, procedure.took_out) else {
+        return Vec::new();
+    };
+    let Some(seen) = world.server(server) else { return Vec::new() };
+    let out = seen.drained || matches!(seen.traffic, Traffic::Known { out: true, .. } | Traffic::Partly { .. });
+    if out && may_serve(seen) { vec![server.clone()] } else { Vec::new() }
+}
+
+/// Whether it has what the manager has (W12).
+fn may_serve(seen: &Seen) -> bool {
+    let at_the_head = matches!(seen.state, State::InSync | State::GroupChange) && seen.current;
+    match seen.role {
+        Role::Manager => true,
+        Role::Member => at_the_head,
+        Role::Disabled => false,
+    }
+}
+
+/// What a procedure that stops now leaves behind, of the servers that it touches.
+fn left(procedure: &Procedure, world: &World) -> String {
+    let mut names: Vec<&ServerName> = procedure.servers().collect();
+    names.sort();
+    names.dedup();
+    let mut drained = Vec::new();
+    let mut disabled = Vec::new();
+    let mut removed = Vec::new();
+    for name in names {
+        match world.server(name) {
+            Some(seen) => {
+                let out = matches!(seen.traffic, Traffic::Known { out: true, .. } | Traffic::Partly { .. });
+                if seen.drained || out {
+                    drained.push(name.as_str());
+                }
+                if seen.role == Role::Disabled {
+                    disabled.push(name.as_str());
+                }
+            }
+            None => removed.push(name.as_str()),
+        }
+    }
+    let mut said: Vec<String> = Vec::new();
+    for (servers, word) in [(drained, "drained"), (disabled, "disabled"), (removed, "removed")] {
+        if !servers.is_empty() {
+            said.push(format!("still {word}: {}", servers.join(", ")));
+        }
+    }
+    if said.is_empty() {
+        said.push("nobody is left drained, disabled or removed by it".to_owned());
+    }
+    said.push(format!("{} is the manager", world.manager));
+    said.join("; ")
+}
+
+impl Procedure {
+    /// Whether nothing lets it go on, whatever a person mends: another server has the role by now, or one that it works on is
+    /// gone.
+    fn leads_nowhere(&self, world: &World) -> bool {
+        let place = |name: &ServerName| world.server(name).map(|seen| (seen.role, seen.candidate));
+        let left = &self.steps[self.goes_on_at().min(self.steps.len())..];
+        let is_elsewhere = |step: &Step| match &step.task {
+            Task::HandOver { from: old, to: new, .. } | Task::Promote { lost: old, new, .. } => {
+                ![old, new].contains(&&world.manager)
+            }
+            _ => false,
+        };
+        let adds = left.iter().any(|step| matches!(step.task, Task::Add(_)));
+        let is_gone = match self.step().map(|step| &step.task) {
+            Some(task @ (Task::Complete(_) | Task::Undrain(_) | Task::Replace { .. })) => {
+                !adds && task.servers().iter().any(|name| world.server(name).is_none())
+            }
+            _ => false,
+        };
+        barred(self, &world.manager, place).is_some() || left.iter().any(is_elsewhere) || is_gone
+    }
+
+    /// The step at which it goes on when it has stopped: from the beginning of what can be repeated, for the farm may be
+    /// another one by now. What was put away is not put away again, and a person is not asked again.
+    pub(super) fn goes_on_at(&self) -> usize {
+        let back_to_the_sync = |at: usize| match self.steps.get(at).map(|step| &step.task) {
+            Some(Task::Complete(_)) => at.saturating_sub(1),
+            _ => at,
+        };
+        match &self.kind {
+            Kind::MaintenanceStart { .. }
+            | Kind::MaintenanceFinish { .. }
+            | Kind::ServerAdd { .. }
+            | Kind::ServerEnable { .. } => 0,
+            Kind::RecoverMember { .. } => {
+                let before = self.steps[..self.at].iter();
+                let repaired = |step: &Step| matches!(step.task, Task::Attest(Fact::Repaired(_)));
+                before.rev().position(repaired).map_or(self.at, |back| self.at - back)
+            }
+            Kind::ServerReplace { .. } | Kind::Sync { .. } | Kind::RecoverManager { .. } => back_to_the_sync(self.at),
+        }
+    }
+}
+
+/// Lets one that has stopped go on, with its time anew. One that has not is left as it is.
+pub fn go_on_again(procedure: &mut Procedure, now_ms: u64) {
+    if procedure.has_stopped() {
+        procedure.at = procedure.goes_on_at();
+        procedure.standing = Standing::Running;
+        procedure.began_ms = now_ms;
+        procedure.tried_ms = None;
+        procedure.trouble = None;
+        procedure.took_out = false;
+        procedure.resumed = procedure.resumed.saturating_add(1);
+    }
+}
+
+/// Lets it go on: after a failure with its step's time anew; after a question, with the answer.
+///
+/// # Errors
+/// It is over, its question is not answered, or there is none to answer.
+pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), NotChanged> {
+    let id = procedure.id;
+    if procedure.is_over() {
+        return Err(NotChanged::Over(id));
+    }
+    go_on_again(procedure, now_ms);
+    match (procedure.asks().cloned(), attest.is_empty()) {
+        (Some(fact), false) => {
+            let (text, by) = (attest.to_owned(), by.to_owned());
+            procedure.attestations.push(Attestation { fact, text, by, time_ms: now_ms });
+            Ok(())
+        }
+        (Some(fact), true) => Err(NotChanged::Asks { id, question: fact.question().asks }),
+        (None, true) => Ok(()),
+        (None, false) => Err(NotChanged::AsksNothing(id)),
+    }
+}
+
+/// Why a procedure does not go on, or is not aborted. It stays as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotChanged {
+    /// Its question was not answered.
+    #[error("{id} asks: {question}")]
+    Asks {
+        /// The procedure.
+        id: Id,
+        /// What it asks.
+        question: String,
+    },
+    /// There is nothing to answer.
+    #[error("{0} asks nothing now")]
+    AsksNothing(Id),
+    /// It is done, or was aborted.
+    #[error("{0} is over")]
+    Over(Id),
+    /// What would be begun anew is refused.
+    #[error(transparent)]
+    Plan(#[from] PlanRefused),
+}
+
+impl Advise for NotChanged {
+    fn advice(&self) -> Option<Advice> {
+        Some(match self {
+            Self::Asks { id, .. } => Advice::run("answer", format!("bellwether procedure resume {id} --attest TEXT")),
+            Self::AsksNothing(id) | Self::Over(id) => Advice::run("see", format!("bellwether procedure show {id}")),
+            Self::Plan(refused) => return refused.advice(),
+        })
+    }
+}
+
+/// Stops it for good; what was done stays done, and is said. Given again, it says the same.
+///
+/// # Errors
+/// It is done already.
+pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), NotChanged> {
+    match procedure.standing {
+        Standing::Running | Standing::Stopping(_) | Standing::Failed(_) => {}
+        Standing::Aborted { .. } => return Ok(()),
+        Standing::Done => return Err(NotChanged::Over(procedure.id)),
+    }
+    let left = left(procedure, world);
+    procedure.standing = Standing::Aborted { by: by.to_owned(), left };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Action, Next, Survey,
+            model::{farm, names},
+            next, plan, settle,
+        },
+        *,
+    };
+
+    const MINUTE: u64 = 60_000;
+
+    fn name(text: &str) -> ServerName {
+        names(&[text])[0].clone()
+    }
+
+    fn begun(kind: Kind, world: &World) -> Procedure {
+        let steps = plan(&kind, world, &Survey::default()).expect("a plan");
+        Procedure::new(Id(1), kind, steps, "root".into(), 0)
+    }
+
+    /// A hand-over from m to a that has drained m, which was in service, and waits.
+    fn handing_over() -> (Procedure, World) {
+        let mut world = farm(&["m", "a", "b"]);
+        let kind = Kind::MaintenanceStart { server: name("m"), promote: Some(name("a")), remove: false };
+        let mut procedure = begun(kind, &world);
+        assert!(matches!(next(&procedure, &world, 0), Next::Do(Action::Drain(_))));
+        procedure.trying(&world, 0);
+        world.servers.get_mut(&name("m")).unwrap().drained = true;
+        settle(&mut procedure, &world, 1);
+        settle(&mut procedure, &world, 20_000);
+        assert_eq!(procedure.at, 2, "{procedure:?}");
+        world.servers.get_mut(&name("a")).unwrap().state = State::Unreachable;
+        (procedure, world)
+    }
+
+    fn failure_of(procedure: &Procedure) -> &Failure {
+        let Standing::Failed(failure) = &procedure.standing else { panic!("it has not stopped: {procedure:?}") };
+        failure
+    }
+
+    #[test]
+    fn w18_a_hand_over_that_does_not_come_is_stopped_and_the_manager_serves_again() {
+        let (mut procedure, mut world) = handing_over();
+        assert!(matches!(next(&procedure, &world, MINUTE), Next::Wait(..)));
+        assert!(settle(&mut procedure, &world, 5 * MINUTE));
+        assert!(matches!(procedure.standing, Standing::Stopping(_)), "{procedure:?}");
+        // It wakes too late.
+        world.servers.get_mut(&name("a")).unwrap().state = State::InSync;
+        let now = 5 * MINUTE + 1;
+        assert_eq!(next(&procedure, &world, now), Next::Do(Action::Undrain(vec![name("m")])));
+        procedure.trying(&world, now);
+        world.servers.get_mut(&name("m")).unwrap().drained = false;
+        assert!(settle(&mut procedure, &world, now));
+        let failure = failure_of(&procedure);
+        assert!(failure.reason.contains("took longer than 2 min: a is unreachable"), "{failure:?}");
+        assert!(failure.left.contains("nobody is left drained"), "{failure:?}");
+        assert!(failure.todo.contains("bellwether maintenance start m --promote a"), "{failure:?}");
+        assert!(!settle(&mut procedure, &world, 100 * MINUTE));
+        assert!(
+            matches!(next(&procedure, &world, 100 * MINUTE), Next::Failed(_)),
+            "nothing happens by itself any more"
+        );
+        go_on_again(&mut procedure, 101 * MINUTE);
+        assert_eq!((procedure.at, procedure.resumed), (0, 1), "it is drained anew");
+        assert!(matches!(next(&procedure, &world, 101 * MINUTE), Next::Do(Action::Drain(_))));
+    }
+
+    #[test]
+    fn w18_what_was_due_while_this_server_was_off_is_not_handed_over_late() {
+        let (mut procedure, mut world) = handing_over();
+        world.servers.get_mut(&name("a")).unwrap().state = State::InSync;
+        assert!(matches!(next(&procedure, &world, MINUTE), Next::Do(Action::HandOver { .. })));
+        assert!(settle(&mut procedure, &world, 180 * MINUTE));
+        assert!(matches!(procedure.standing, Standing::Stopping(_)), "{procedure:?}");
+    }
+
+    #[test]
+    fn who_cannot_be_put_back_is_named_and_tried_for_a_minute_only() {
+        let (mut procedure, world) = handing_over();
+        settle(&mut procedure, &world, 5 * MINUTE);
+        procedure.trying(&world, 5 * MINUTE);
+        procedure.trouble = Some("lb1 does not answer".to_owned());
+        assert!(matches!(next(&procedure, &world, 5 * MINUTE + 1), Next::Wait(what, _) if what.contains("lb1")));
+        settle(&mut procedure, &world, 6 * MINUTE);
+        let failure = failure_of(&procedure);
+        assert!(failure.reason.contains("not put back into service: lb1 does not answer"), "{failure:?}");
+        assert_eq!(failure.left, "still drained: m; m is the manager");
+    }
+
+    #[test]
+    fn who_was_out_of_service_before_stays_so() {
+        let (mut procedure, mut world) = handing_over();
+        procedure.took_out = false;
+        settle(&mut procedure, &world, 5 * MINUTE);
+        assert!(failure_of(&procedure).left.contains("still drained: m"));
+        // Nor a member that lacks something (W12).
+        let mut member = begun(Kind::MaintenanceStart { server: name("b"), promote: None, remove: false }, &world);
+        member.took_out = true;
+        let seen = world.servers.get_mut(&name("b")).unwrap();
+        seen.drained = true;
+        assert_eq!(put_back(&member, &world), [name("b")]);
+        world.servers.get_mut(&name("b")).unwrap().current = false;
+        assert_eq!(put_back(&member, &world), []);
+    }
+
+    #[test]
+    fn what_leads_nowhere_any_more_names_its_end_and_nothing_else() {
+        let (mut procedure, mut world) = handing_over();
+        world.manager = name("b");
+        world.servers.get_mut(&name("m")).unwrap().role = Role::Disabled;
+        settle(&mut procedure, &world, MINUTE);
+        let failure = failure_of(&procedure);
+        assert_eq!(failure.reason, "b has become manager meanwhile");
+        assert!(failure.todo.ends_with("bellwether procedure abort p1"), "{failure:?}");
+        assert!(!failure.todo.contains("maintenance start"), "it would stop again: {failure:?}");
+    }
+
+    #[test]
+    fn w8_a_way_back_that_stopped_begins_with_the_sync_again() {
+        let world = farm(&["m", "a", "b"]);
+        let at_complete = |kind: Kind, world: &World| {
+            let mut procedure = begun(kind, world);
+            procedure.at = procedure.steps.iter().position(|step| matches!(step.task, Task::Complete(_))).unwrap();
+            procedure.standing = Standing::Failed(failure(&procedure, world, "the disk".into()));
+            go_on_again(&mut procedure, 7);
+            (procedure.step().unwrap().task.clone(), procedure)
+        };
+        let (task, procedure) = at_complete(Kind::RecoverMember { server: name("a"), remove: false }, &world);
+        assert!(matches!(task, Task::Drain(_)), "after what a person answered for: {task:?}");
+        assert!(procedure.at > 3, "it is not put away again");
+        let mut drained = world.clone();
+        drained.servers.get_mut(&name("a")).unwrap().drained = true;
+        let (task, _) = at_complete(Kind::MaintenanceFinish { server: name("a") }, &drained);
+        assert!(matches!(task, Task::Drain(_)), "{task:?}");
+        let mut drifted = world.clone();
+        for seen in drifted.servers.values_mut() {
+            seen.traffic = Traffic::Known { out: false, up: true, sessions: 0 };
+        }
+        drifted.servers.get_mut(&name("a")).unwrap().state = State::Drifted;
+        let (task, _) = at_complete(Kind::Sync { servers: vec![name("a")] }, &drifted);
+        assert_eq!(task, Task::Sync(vec![name("a")]));
+    }
+}

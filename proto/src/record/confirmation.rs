@@ -1,0 +1,77 @@
+//! What a rebuild prints that refuses a key: root at each other server carries it there by hand, because no message of the
+//! network alone makes a server give up the epoch that it has seen.
+
+use std::{fmt, str::FromStr};
+
+use super::SignedRecord;
+use crate::{Malformed, hash::Hash, key::PublicKey};
+
+const PREFIX: &str = "rebuilt-";
+const HASH: usize = 32;
+
+/// Which record is to be followed, and where it is. Not a secret: what counts is that root gives it on that machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmation {
+    /// The hash of the record that rebuilt the group.
+    pub record: Hash,
+    /// The key of the manager that made it.
+    pub manager: PublicKey,
+    /// That manager's `host:port`.
+    pub address: String,
+}
+
+impl Confirmation {
+    /// For the record that rebuilt a group.
+    pub fn of(rebuilt: &SignedRecord) -> Self {
+        let manager = rebuilt.record().manager();
+        Self { record: rebuilt.hash(), manager: manager.key, address: manager.address.clone() }
+    }
+
+    /// Whether that is the record it is for.
+    pub fn is_of(&self, record: &SignedRecord) -> bool {
+        record.hash() == self.record && record.signer() == self.manager && record.is_self_signed()
+    }
+}
+
+impl fmt::Display for Confirmation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = [self.record.as_bytes().as_slice(), self.manager.as_bytes()].concat();
+        write!(f, "{PREFIX}{}@{}", data_encoding::BASE64URL_NOPAD.encode(&bytes), self.address)
+    }
+}
+
+impl FromStr for Confirmation {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let wrong = || {
+            Malformed::new(
+                "not the token of a rebuild: copy it whole from `bellwether group rebuild`; it begins with rebuilt-",
+            )
+        };
+        let (code, address) =
+            text.trim().strip_prefix(PREFIX).and_then(|body| body.split_once('@')).ok_or_else(wrong)?;
+        let bytes = data_encoding::BASE64URL_NOPAD.decode(code.as_bytes()).map_err(|_| wrong())?;
+        let (record, manager) = bytes.split_at_checked(HASH).ok_or_else(wrong)?;
+        let (record, manager) = (Hash::try_from(record)?, PublicKey::try_from(manager)?);
+        Ok(Self { record, manager, address: address.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::KeyPair;
+
+    #[test]
+    fn a_confirmation_survives_its_text_and_fits_a_line() {
+        let (record, manager) = (Hash::of(b"a record"), KeyPair::generate().public());
+        let confirmation = Confirmation { record, manager, address: "192.168.100.200:7100".to_owned() };
+        let text = confirmation.to_string();
+        assert_eq!(text.parse::<Confirmation>().unwrap(), confirmation);
+        assert!(text.len() <= 120, "{} characters", text.len());
+        for wrong in ["", "rebuilt-", "rebuilt-AAAA@x:1", &text[..60], &text.replacen("rebuilt-", "bellwether-", 1)] {
+            assert!(wrong.parse::<Confirmation>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Whether somebody has a file open for writing: a read lease that is taken and dropped at once. The only crate of the
+//! workspace with `unsafe`: no safe wrapper of this system call exists (rustix 1.1, nix 0.32).
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::Once,
+};
+
+/// Whether any process of this machine has `file` open for writing, or mapped to write into it. `file` is open for reading
+/// only.
+///
+/// The kernel refuses a read lease with EAGAIN while there is a writer (fcntl(2), `F_SETLEASE`). Two system calls; a writer
+/// that comes between them waits for the second one, or gets EWOULDBLOCK if it asked not to wait. On file systems whose
+/// server decides about leases (NFS, SMB) EAGAIN says nothing about writers: the caller does not ask there.
+///
+/// The process ignores SIGIO from the first call on: the kernel sends it when a writer meets the lease.
+///
+/// # Errors
+/// It cannot be told: the file system has no leases (EINVAL), or the file is another user's and the process has no
+/// `CAP_LEASE` (EACCES).
+pub fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
+    static SIGIO_IGNORED: Once = Once::new();
+    SIGIO_IGNORED.call_once(|| {
+        // SAFETY: `SIG_IGN` is no function, so nothing of this program ever runs in a signal's context; no memory is
+        // passed. It fails only for a signal that does not exist.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    });
+    match lease(file, libc::F_RDLCK) {
+        Ok(()) => {
+            // One that somebody has broken meanwhile is gone already; closing the file drops it in any case.
+            let _ = lease(file, libc::F_UNLCK);
+            Ok(false)
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+fn lease(file: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: `file` is open while it is borrowed. `F_SETLEASE` takes one integer and neither reads nor writes memory of
+    // this process.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{File, OpenOptions},
+        io::Write,
+        os::fd::AsFd,
+        path::Path,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    fn open(path: &Path) -> bool {
+        is_open_for_writing(File::open(path).unwrap().as_fd()).unwrap()
+    }
+
+    #[test]
+    fn a_writer_is_seen_until_it_closes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let mut writer = File::create(&path).unwrap();
+        assert!(open(&path));
+        writer.write_all(b"half").unwrap();
+        assert!(open(&path));
+        drop(writer);
+        assert!(!open(&path));
+        let _reader = File::open(&path).unwrap();
+        assert!(!open(&path), "who only reads is no writer");
+    }
+
+    #[test]
+    fn another_process_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        let appending = OpenOptions::new().append(true).open(&path).unwrap();
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::from(appending)).spawn().unwrap();
+        assert!(open(&path), "its standard output is the file");
+        drop(cat.stdin.take());
+        cat.wait().unwrap();
+        assert!(!open(&path));
+    }
+
+    /// The lease is not held: who opens the file afterwards does not wait, and this process does not die of SIGIO.
+    #[test]
+    fn nobody_meets_the_lease_afterwards() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        let held = File::open(&path).unwrap();
+        assert!(!is_open_for_writing(held.as_fd()).unwrap());
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).expect("no lease is in the way");
+    }
+
+    /// Writers that come all the time meet the lease now and then: each gets through, and SIGIO kills nobody.
+    #[test]
+    fn writers_and_looks_at_the_same_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..2_000 {
+                    OpenOptions::new().append(true).open(&path).unwrap();
+                }
+            });
+            for _ in 0..2_000 {
+                open(&path);
+            }
+        });
+        assert!(!open(&path));
+    }
+
+    #[test]
+    fn what_cannot_be_leased_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(is_open_for_writing(File::open(directory.path()).unwrap().as_fd()).is_err());
+    }
+}

@@ -1,0 +1,36 @@
+//! What fuzzing feeds to the decoder of the index (`fuzz/`).
+
+use std::sync::Arc;
+
+use bellwether_proto::{hash::Hash, record::SetRules};
+
+use super::{CHECKSUM, MAGIC, VERSION, from_bytes, to_bytes};
+use crate::tree::Tree;
+
+/// The body of an index; what goes before it and its checksum are made here. What is taken is written again.
+pub fn index(body: &[u8]) {
+    let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes(), body].concat();
+    let checksum = Hash::of(&bytes);
+    bytes.extend_from_slice(checksum.as_bytes());
+    if let Ok((tree, boot)) = from_bytes(&bytes) {
+        let (again, _) = from_bytes(&to_bytes(&tree, &boot)).expect("what was written is read");
+        assert_eq!(again.root(), tree.root());
+    }
+}
+
+/// What its fuzzing begins with.
+pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let home = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(home.path().join("d")).expect("made");
+    std::fs::write(home.path().join("d/file"), "content").expect("written");
+    std::os::unix::fs::symlink("file", home.path().join("d/link")).expect("made");
+    let rules = Arc::new(SetRules::new("nginx".parse().expect("a name")));
+    let source = crate::scan::Source { rules: rules.clone(), path: home.path().to_owned() };
+    let empty = Tree::empty([rules]);
+    let full = crate::scan::scan(&[source], &empty, &crate::scan::Look::Bytes).expect("scanned").tree;
+    let body = |tree: &Tree| {
+        let bytes = to_bytes(tree, b"boot");
+        bytes[MAGIC.len() + 4..bytes.len() - CHECKSUM].to_vec()
+    };
+    vec![("index", vec![body(&empty), body(&full)])]
+}

@@ -1,0 +1,251 @@
+//! What made this program end three times is not dealt with any more, until a person says so.
+//!
+//! `ends.json` in the state directory has the last ends that nobody asked for, each with what was dealt with then
+//! ([`underway`](crate::underway)). It is written while the program ends, and read at the start; who lifts a quarantine
+//! removes it there, and the agent looks at the file again ([`Follow`]).
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    state_file::{self, StateFileError},
+    underway::Suspect,
+};
+
+/// The file in the state directory.
+pub const FILE: &str = "ends.json";
+/// So many ends make a suspect guilty.
+pub const ENDS: usize = 3;
+/// Within so long: milliseconds.
+const WITHIN_MS: u64 = 24 * 3_600 * 1_000;
+/// Ends that are kept.
+const KEPT: usize = 16;
+/// Suspects that are kept out at most; the oldest goes.
+const HELD: usize = 64;
+/// Characters of what an end says.
+const WORDS: usize = 1_000;
+
+/// An end that nobody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// When, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The task or thread.
+    pub task: String,
+    /// What it said.
+    pub what: String,
+    /// What was dealt with.
+    pub suspects: Vec<Suspect>,
+}
+
+/// A suspect that is kept out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Which.
+    pub suspect: Suspect,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// What the last end said.
+    pub what: String,
+}
+
+/// What is in [`FILE`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// The last ones, oldest first.
+    pub ends: Vec<End>,
+    /// Who is kept out, longest first.
+    pub held: Vec<Held>,
+}
+
+impl Ends {
+    /// Notes one more end; what it makes the third of is kept out from then on, and returned.
+    pub fn note(&mut self, mut end: End) -> Vec<Suspect> {
+        end.what = end.what.chars().take(WORDS).collect();
+        end.suspects.sort();
+        end.suspects.dedup();
+        let before = self.ends.iter().filter(|old| old.time_ms.saturating_add(WITHIN_MS) >= end.time_ms);
+        let before: Vec<&End> = before.collect();
+        let times = |suspect: &Suspect| before.iter().filter(|old| old.suspects.contains(suspect)).count() + 1;
+        let guilty = end.suspects.iter().filter(|suspect| times(suspect) >= ENDS && !self.holds(suspect));
+        let guilty: Vec<Suspect> = guilty.cloned().collect();
+        let held = guilty.iter().map(|suspect| Held {
+            suspect: suspect.clone(),
+            since_ms: end.time_ms,
+            what: end.what.clone(),
+        });
+        self.held.extend(held.collect::<Vec<_>>());
+        self.ends.push(end);
+        self.held.drain(..self.held.len().saturating_sub(HELD));
+        self.ends.drain(..self.ends.len().saturating_sub(KEPT));
+        guilty
+    }
+
+    /// Whether it is kept out.
+    pub fn holds(&self, suspect: &Suspect) -> bool {
+        self.held.iter().any(|held| held.suspect == *suspect)
+    }
+
+    /// Lets it in again, and forgets that it was there at any end; whether it was kept out.
+    pub fn lift(&mut self, suspect: &Suspect) -> bool {
+        let before = self.held.len();
+        self.held.retain(|held| held.suspect != *suspect);
+        self.ends.iter_mut().for_each(|end| end.suspects.retain(|of| of != suspect));
+        self.held.len() < before
+    }
+}
+
+/// What is noted in that state directory.
+///
+/// # Errors
+/// It cannot be read.
+pub fn load(state: &Path) -> Result<Ends, StateFileError> {
+    Ok(state_file::load(&state.join(FILE))?.unwrap_or_default())
+}
+
+/// Durably replaces what is noted in that state directory.
+///
+/// # Errors
+/// It cannot be written; what was noted is as it was.
+pub fn save(state: &Path, ends: &Ends) -> Result<(), StateFileError> {
+    state_file::save(&state.join(FILE), ends)
+}
+
+/// Of this process. The flag spares the lock where nobody is kept out, as is usual.
+static ANY: AtomicBool = AtomicBool::new(false);
+static OUT: RwLock<BTreeSet<Suspect>> = RwLock::new(BTreeSet::new());
+
+/// Whether this process deals with it no more.
+pub fn holds(suspect: &Suspect) -> bool {
+    ANY.load(Ordering::Acquire) && OUT.read().unwrap_or_else(PoisonError::into_inner).contains(suspect)
+}
+
+/// From now on this process keeps out whom `ends` does.
+pub fn enforce(ends: &Ends) {
+    let mut out = OUT.write().unwrap_or_else(PoisonError::into_inner);
+    *out = ends.held.iter().map(|held| held.suspect.clone()).collect();
+    ANY.store(!out.is_empty(), Ordering::Release);
+}
+
+/// Looks at the file of a state directory when it is another one than at the last look.
+#[derive(Debug)]
+pub struct Follow {
+    state: PathBuf,
+    seen: Option<(std::time::SystemTime, u64)>,
+}
+
+impl Follow {
+    /// Follows that state directory's file; nothing of it has been seen yet.
+    pub fn new(state: PathBuf) -> Self {
+        Self { state, seen: None }
+    }
+
+    /// What is noted now, enforced, where that is not what was noted at the last look.
+    ///
+    /// # Errors
+    /// The file cannot be read; whoever was kept out is.
+    pub fn look(&mut self) -> Result<Option<Ends>, StateFileError> {
+        let now = self.state.join(FILE).metadata().ok().and_then(|found| Some((found.modified().ok()?, found.len())));
+        if now == self.seen {
+            return Ok(None);
+        }
+        self.seen = now;
+        let ends = load(&self.state)?;
+        enforce(&ends);
+        Ok(Some(ends))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(time_ms: u64, suspects: &[&Suspect]) -> End {
+        let suspects = suspects.iter().map(|suspect| (*suspect).clone()).collect();
+        End { time_ms, task: "task".into(), what: "oh".repeat(WORDS), suspects }
+    }
+
+    fn pack() -> Suspect {
+        Suspect::Pack("1.7".into())
+    }
+
+    fn bystander() -> Suspect {
+        Suspect::Peer("web2".into())
+    }
+
+    #[test]
+    fn the_third_end_makes_it_guilty_and_no_bystander() {
+        let mut ends = Ends::default();
+        assert!(ends.note(end(1, &[&pack(), &bystander()])).is_empty());
+        assert!(ends.note(end(2, &[&pack()])).is_empty());
+        assert!(ends.note(end(3, &[])).is_empty(), "an end of something else");
+        assert!(!ends.holds(&pack()));
+        assert_eq!(ends.note(end(4, &[&bystander(), &pack()])), [pack()]);
+        assert!(ends.holds(&pack()) && !ends.holds(&bystander()));
+        assert_eq!((ends.held[0].since_ms, ends.held[0].what.len()), (4, WORDS));
+        assert!(ends.note(end(5, &[&pack()])).is_empty(), "it is held already");
+        assert_eq!(ends.held.len(), 1);
+    }
+
+    #[test]
+    fn one_end_counts_once_however_often_it_names() {
+        assert!(Ends::default().note(end(1, &[&pack(), &pack(), &pack(), &pack()])).is_empty());
+    }
+
+    #[test]
+    fn ends_that_are_long_over_do_not_count() {
+        let mut ends = Ends::default();
+        ends.note(end(1, &[&pack()]));
+        ends.note(end(2, &[&pack()]));
+        assert!(ends.note(end(3 + WITHIN_MS, &[&pack()])).is_empty());
+    }
+
+    #[test]
+    fn who_is_let_in_again_begins_anew() {
+        let mut ends = Ends::default();
+        (1..4).for_each(|time| drop(ends.note(end(time, &[&pack()]))));
+        assert!(ends.lift(&pack()) && !ends.holds(&pack()) && !ends.lift(&pack()));
+        assert!(ends.note(end(5, &[&pack()])).is_empty());
+        assert!(ends.note(end(6, &[&pack()])).is_empty());
+        assert_eq!(ends.note(end(7, &[&pack()])), [pack()]);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut ends = Ends::default();
+        for number in 0..300 {
+            let suspect = Suspect::File(number.to_string());
+            (0..3).for_each(|_| drop(ends.note(end(number, &[&suspect]))));
+        }
+        assert_eq!((ends.ends.len(), ends.held.len()), (KEPT, HELD));
+        assert!(ends.holds(&Suspect::File("299".into())));
+    }
+
+    #[test]
+    fn what_is_noted_is_followed_and_enforced() {
+        let home = tempfile::tempdir().unwrap();
+        let mut follow = Follow::new(home.path().to_owned());
+        assert_eq!(follow.look().unwrap(), None);
+        let mut ends = Ends::default();
+        let suspect = Suspect::File("only of this test".into());
+        (1..4).for_each(|time| drop(ends.note(end(time, &[&suspect]))));
+        save(home.path(), &ends).unwrap();
+        assert!(!holds(&suspect));
+        assert_eq!(follow.look().unwrap().as_ref(), Some(&ends));
+        assert!(holds(&suspect));
+        assert_eq!(follow.look().unwrap(), None);
+        std::fs::write(home.path().join(FILE), "rubbish").unwrap();
+        assert!(follow.look().is_err() && holds(&suspect), "what cannot be read lifts nothing");
+        std::fs::remove_file(home.path().join(FILE)).unwrap();
+        assert_eq!(follow.look().unwrap(), Some(Ends::default()));
+        assert!(!holds(&suspect));
+    }
+}
