@@ -33,11 +33,11 @@ use crate::{
 
 /// How often every entry is looked at: events are hints.
 const RESCAN: Duration = Duration::from_secs(60);
+/// The same where events do not tell all.
+const RESCAN_UNWATCHED: Duration = Duration::from_secs(5);
 /// How long a burst of events is waited for, and a file that is written all the time. Nobody waits for a report of drift,
 /// and most events are our own switches.
 const LIMITS: Limits = Limits { quiet: Duration::from_millis(500), open: Duration::from_secs(10) };
-/// The same where events do not tell all.
-const RESCAN_UNWATCHED: Duration = Duration::from_secs(5);
 /// How many paths a report names.
 const NAMED: usize = 20;
 
