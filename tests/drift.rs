@@ -2,9 +2,11 @@
 
 use std::{
     fs::{self, File, FileTimes},
+    io::Write,
     os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
+    time::{Duration, SystemTime},
 };
 
 use bellwether::{identity, layout::Layout, tls};
@@ -13,10 +15,11 @@ use bellwether_proto::{
     status::{ServerStatus, State},
     v1::{self, edited_client::EditedClient},
 };
+use rustix::process::Signal;
 use serde_json::Value;
 use tonic::Code;
 
-use crate::farm::{DEADLINE, Farm, Server, compare::find_below, run, wait_for};
+use crate::farm::{DEADLINE, Farm, Server, compare::find_below, gate::held_at, run, wait_for};
 
 #[test]
 fn w3_an_edit_at_a_member_is_reported_as_drift_and_never_adopted() {
@@ -67,6 +70,89 @@ fn w3_a_directory_copied_by_hand_is_detected_by_its_content() {
     farm.wait_equal();
     farm.assert_equal();
     farm.manager().command(&["verify"]).success();
+}
+
+/// What the update of [`w3_an_edit_while_an_update_is_made_is_drift_and_no_error`] brings, each edited in its own way.
+const EDITS: [&str; 7] = ["appended", "replaced", "mode", "touched", "removed", "below", "made again"];
+
+fn edited_entry(server: &Server, how: &str) -> PathBuf {
+    server.web(&if how == "below" { "new/below.conf".to_owned() } else { format!("{how}.conf") })
+}
+
+fn edit(path: &Path, how: &str) {
+    match how {
+        "appended" | "below" => {
+            let mut file = File::options().append(true).open(path).expect("a file");
+            file.write_all(b", by hand").expect("appended");
+        }
+        "replaced" => {
+            let beside = path.with_extension("beside");
+            fs::write(&beside, "by hand").expect("written");
+            fs::rename(&beside, path).expect("replaced");
+        }
+        "mode" => fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("a mode"),
+        "touched" => {
+            let file = File::options().append(true).open(path).expect("a file");
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).expect("a time");
+        }
+        "removed" => fs::remove_file(path).expect("removed"),
+        "made again" => fs::write(path, "by hand").expect("written"),
+        _ => unreachable!("{how}"),
+    }
+}
+
+/// What was put there a moment ago is edited before the server has read it back, or before it has said so.
+#[test]
+fn w3_an_edit_while_an_update_is_made_is_drift_and_no_error() {
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("made again.conf", "there before"));
+    for point in
+        ["apply.after-exchange:4", "apply.exchanged", "apply.synced", "apply.read-back", "apply.kept", "apply.cleaned"]
+    {
+        let gate = held_at(&mut farm, 1, point);
+        farm.wait_equal();
+        // One revision.
+        farm.manager().signal(Signal::STOP);
+        for how in EDITS {
+            let path = edited_entry(farm.manager(), how);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+            if how == "made again" {
+                fs::remove_file(path).expect("removed")
+            } else {
+                fs::write(path, point).expect("written")
+            }
+        }
+        farm.manager().signal(Signal::CONT);
+        gate.wait_reached();
+
+        let is_there = |how: &&str| {
+            let path = edited_entry(farm.member(1), how);
+            if *how == "made again" { !path.exists() } else { fs::read(path).is_ok_and(|is| is == point.as_bytes()) }
+        };
+        let edited: Vec<_> = EDITS.into_iter().filter(is_there).collect();
+        let all = if point.contains(':') { 4 } else { EDITS.len() };
+        assert!(edited.len() >= all, "{point}: {edited:?}");
+        for how in &edited {
+            edit(&edited_entry(farm.member(1), how), how);
+        }
+        gate.open();
+        let shown = farm.wait_server(farm.member(1), &format!("what was edited at {point} as drift"), |s| {
+            s.state == State::Drifted && s.drift_entries == edited.len() as u64
+        });
+        assert_eq!(shown.revision, farm.status().head, "{point}: {shown:?}");
+        for how in &edited {
+            let content = fs::read_to_string(edited_entry(farm.member(1), how)).unwrap_or_default();
+            assert_ne!(content, if matches!(*how, "mode" | "touched") { "" } else { point }, "{how} at {point}");
+        }
+
+        farm.manager().command(&["drift", "revert", "member1"]).success();
+        farm.wait_equal();
+        farm.assert_equal();
+        farm.manager().signal(Signal::STOP);
+        fs::remove_dir_all(farm.manager().web("new")).expect("removed");
+        farm.manager().write("made again.conf", point);
+        farm.manager().signal(Signal::CONT);
+        farm.wait_equal();
+    }
 }
 
 #[test]

@@ -1,46 +1,18 @@
 //! W26: several promote themselves, or are promoted, at once. Where they reach each other one gives way, and says so; where
 //! they do not, neither of the two managers takes a change until a person has decided. Races are held at named points.
 
-use std::{path::PathBuf, thread};
+use std::thread;
 
 use bellwether_proto::status::{FarmStatus, State};
 
-use crate::farm::{DEADLINE, Farm, Output, Server, one, summary, wait_for};
+use crate::farm::{
+    DEADLINE, Farm, Output, Server,
+    gate::{Gate, held_at},
+    one, summary, wait_for,
+};
 
 fn farm(members: usize) -> Farm {
     Farm::plan().members(members).start_with(|manager| manager.write("index.html", "one"))
-}
-
-/// Where an agent is held until a file exists.
-struct Gate(PathBuf);
-
-impl Gate {
-    fn of(server: &Server) -> Self {
-        Self(server.home.join("gate"))
-    }
-
-    fn failpoint(&self, point: &str) -> String {
-        format!("{point}=hold:{}", self.0.display())
-    }
-
-    fn wait_reached(&self) {
-        let reached = std::path::PathBuf::from(format!("{}.reached", self.0.display()));
-        wait_for(&format!("{}", reached.display()), DEADLINE, || {
-            if reached.exists() { Ok(()) } else { Err("not yet".to_owned()) }
-        });
-    }
-
-    fn open(&self) {
-        std::fs::write(&self.0, "").expect("a gate");
-    }
-}
-
-/// Starts the agent anew, to be held at that point.
-fn held_at(farm: &mut Farm, index: usize, point: &str) -> Gate {
-    let gate = Gate::of(farm.server(index));
-    farm.server_mut(index).kill();
-    farm.server_mut(index).start_with(&[("BELLWETHER_FAILPOINT", &gate.failpoint(point))]);
-    gate
 }
 
 fn take_over(server: &Server) -> Output {

@@ -2,6 +2,7 @@
 
 mod balancer;
 pub(crate) mod compare;
+pub(crate) mod gate;
 mod network;
 mod ports;
 mod program;

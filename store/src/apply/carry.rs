@@ -310,11 +310,12 @@ impl<'a> Carrier<'a> {
     }
 }
 
-/// Removes the directory, empty by now. What has taken its place stays.
+/// Removes the directory, empty by now. What has taken its place stays, and the directory where somebody has just put
+/// something there.
 fn unmake(places: &Places<'_>) -> io::Result<()> {
     let live = places.live();
     match durable::remove_directory(live.directory, live.name) {
-        Err(error) if missing(&error) => Ok(()),
+        Err(error) if missing(&error) || error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         other => other,
     }
 }

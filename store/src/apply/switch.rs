@@ -6,7 +6,10 @@ use std::{
     os::fd::AsFd,
 };
 
-use bellwether_proto::{entry::EntryPath, name::SetName};
+use bellwether_proto::{
+    entry::{Entry, EntryPath, Kind},
+    name::SetName,
+};
 
 use super::{
     Refused,
@@ -20,7 +23,7 @@ use super::{
 };
 use crate::{
     durable, failpoint,
-    scan::{self, Depth, Look},
+    scan::{self, Depth, Keeping, Look, Scan, ScanError},
     state_file::StateFileError,
     tree::{Edit, Node, Tree},
 };
@@ -175,21 +178,50 @@ impl Work {
         Ok(())
     }
 
-    /// Reads every changed entry from the disk and compares it with what it should be (invariant 5).
+    /// Reads every changed entry from the disk and compares it with what it should be (invariant 5). What somebody has edited
+    /// since it was put there is no fault: the tree has it as it is, and it is drift.
     fn read_back(&self) -> Result<Tree, String> {
-        let at = self.changed();
         let before = self.forgotten();
-        let scan = scan::scan_expecting(&self.sources, &before, &Look::At(at), &self.target);
-        let tree = scan.map_err(|error| format!("cannot read back: {}", with_source(&error)))?.tree;
+        let keeping = Keeping { last: &before, expected: &self.target, patience: None };
+        let scan = scan::scan_keeping(&self.sources, &before, &Look::At(self.changed()), keeping);
+        let unreadable = |error: &ScanError| format!("cannot read back: {}", with_source(error));
+        let Scan { tree, unread, .. } = scan.map_err(|error| unreadable(&error))?;
+        // One that changes at each read is being edited: here it is as if it were gone, until it is looked at again.
+        if let Some(unread) = unread.iter().find(|unread| !matches!(unread.why, ScanError::Busy { .. })) {
+            return Err(unreadable(&unread.why));
+        }
         let name = |wanted: &Wanted| &self.journal.sets[wanted.set].name;
-        let now = |wanted: &Wanted| tree.get(name(wanted), &wanted.path).map(|node| node.entry());
-        let mut wanted = self.journal.wanted.iter();
-        match wanted.find(|wanted| now(wanted) != wanted.entry && !wanted.stays) {
+        let wrong = self.journal.wanted.iter().find_map(|wanted| {
+            let now = tree.get(name(wanted), &wanted.path);
+            let as_wanted = wanted.stays || now.as_ref().map(Node::entry) == wanted.entry;
+            (!as_wanted && !self.is_edited(wanted, now.as_ref())).then_some((wanted, now))
+        });
+        match wrong {
             None => Ok(tree),
-            Some(wrong) => {
-                let how = verify::difference(now(wrong).as_ref(), wrong.entry.as_ref());
-                Err(format!("{}:{} is not what was put there: {how}", name(wrong), wrong.path))
+            Some((wanted, now)) => {
+                let how = verify::difference(now.map(|now| now.entry()).as_ref(), wanted.entry.as_ref());
+                Err(format!("{}:{} is not what was put there: {how}", name(wanted), wanted.path))
             }
+        }
+    }
+
+    /// Whether what is there instead of what was put there is another hand's. It is not where nothing was put, nor where only
+    /// the bytes are others: an edit shows in a file's time, its size or its inode.
+    fn is_edited(&self, wanted: &Wanted, now: Option<&Node>) -> bool {
+        let before = self.live.get(&self.journal.sets[wanted.set].name, &wanted.path);
+        let refilled =
+            wanted.entry.is_none() && now.and_then(Node::directory).is_some_and(|d| !d.children().is_empty());
+        if before.as_ref().map(Node::entry) == now.map(Node::entry) {
+            return refilled;
+        }
+        match (&wanted.entry, now) {
+            (Some(Entry { kind: Kind::File(due), meta: due_meta }), Some(Node::File { meta, content, stat })) => {
+                let put = |o: &&Operation| o.set == wanted.set && o.path == wanted.path && o.act == Act::Put;
+                let same_inode = |o: &Operation| !stat.is_known() || stat.inode == o.inode;
+                let same_file = self.journal.operations.iter().find(put).is_none_or(same_inode);
+                content == due || !same_file || content.size() != due.size() || meta.mtime != due_meta.mtime
+            }
+            _ => true,
         }
     }
 

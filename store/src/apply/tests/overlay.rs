@@ -95,3 +95,23 @@ fn a_member_killed_while_it_takes_a_directory_apart_is_whole_again() {
 fn a_member_killed_while_it_makes_the_directory_again_is_whole_again() {
     killed_at(&["apply.back-entry", "apply.back-synced"], "take back");
 }
+
+/// A directory that goes is taken apart; what somebody puts there meanwhile stays, as an edit.
+#[test]
+fn what_comes_into_a_directory_that_goes_is_an_edit() {
+    let farm = farm();
+    let script = format!(
+        "{}
+        BELLWETHER_FAILPOINT=apply.after-exchange=hold:$H/gate BELLWETHER_TEST_WHAT=commit \"$@\" >&2 &
+        agent=$!
+        while [ ! -e $H/gate.reached ]; do kill -0 $agent; sleep 0.05; done
+        echo edited > $H/etc/web/gone/by-hand
+        touch $H/gate
+        wait $agent
+        grep -q edited $H/etc/web/gone/by-hand
+        rm -r $H/etc/web/gone",
+        mounted("etc/web")
+    );
+    let Some(output) = run(&farm, &script, "recover and compare") else { return };
+    assert_done(&output);
+}
