@@ -45,7 +45,8 @@ fn w5_a_put_at_a_member_is_forwarded_to_the_manager_and_propagated() {
     farm.wait_equal();
     assert_eq!(member.command(&["get", "web:a.conf"]).success().stdout, "asked at a member");
 
-    member.command(&["rm", "web:a.conf"]).success();
+    member.command(&["rm", "web:a.conf"]).refused().says(&["the only entry of web", "rm --accept web:a.conf"]);
+    member.command(&["rm", "web:a.conf", "--accept"]).success();
     assert!(!farm.manager().web("a.conf").exists());
     farm.wait_equal();
     farm.assert_equal();
@@ -62,7 +63,7 @@ fn w5_commands_may_be_given_again() {
     farm.manager().command(&["resume"]).success();
     farm.manager().command(&["sync"]).success();
     assert_eq!(farm.wait_equal().head, head, "no revision was made of nothing");
-    farm.manager().command(&["rm", "web:a.conf"]).success();
+    farm.manager().command(&["rm", "web:a.conf", "--accept"]).success();
     farm.manager().command(&["rm", "web:a.conf"]).success();
 }
 

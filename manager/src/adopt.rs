@@ -21,7 +21,7 @@ use bytes::Bytes;
 use crate::{
     head::Head,
     publish::PublishError,
-    safety::{By, Fright, Step},
+    safety::{Fright, Step},
     shared::Shared,
 };
 
@@ -133,7 +133,7 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     let target = head.tree.apply(edits.clone()).map_err(|e| AdoptError::Unfit(e.to_string()))?;
     let mut step = Step::new(&head.tree, &target, &edits);
     if !adopt.accept
-        && let Some(fright) = shared.guard().judge(&mut step, &target, By::Anybody, Instant::now())
+        && let Some(fright) = shared.guard().judge(&mut step, &target, Instant::now())
     {
         return Err(AdoptError::Frightening(fright));
     }

@@ -34,7 +34,7 @@ use rustix::io::Errno;
 
 use crate::{
     publish::{PublishError, back_or_accept},
-    safety::{By, Fright, Step},
+    safety::{Fright, Step},
     shared::Shared,
 };
 
@@ -240,7 +240,7 @@ pub(crate) fn judge(shared: &Shared, asked: &Asked) -> Result<(), ChangeError> {
     let Ok(now) = head.edit([(set.clone(), path.clone(), Edit::Remove)]) else { return Ok(()) };
     let change = Change { set: set.clone(), path: path.clone(), entry: None };
     let mut step = Step::new(&head, &now, &[change]);
-    match shared.guard().judge(&mut step, &now, By::Name, Instant::now()) {
+    match shared.guard().judge(&mut step, &now, Instant::now()) {
         None => Ok(()),
         Some(fright) => Err(ChangeError::Frightening { fright, set, path }),
     }

@@ -28,7 +28,7 @@ use bellwether_store::{
 use crate::{
     failpoints, group,
     head::Head,
-    safety::{ACCEPTED, By, Fright, Step},
+    safety::{ACCEPTED, Fright, Step},
     shared::{Shared, decide, now_ms, sources},
     waiting::Waiting,
 };
@@ -401,7 +401,7 @@ impl Publishing<'_> {
         }
         let mut step = Step::new(&self.head.tree, tree, &changes);
         let judged = matches!(cause, Cause::Judged(_)) || asked.is_some_and(|request| request.accept);
-        if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, By::Anybody, Instant::now()) {
+        if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, Instant::now()) {
             return Err(PublishError::Frightening(fright));
         }
         if asked.is_none() && self.record.policy.publish == Publish::Manual {

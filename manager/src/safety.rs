@@ -53,20 +53,12 @@ pub enum Gone {
     },
 }
 
-/// Who wants the change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    /// Whoever edits files.
-    Anybody,
-    /// A person who named the one file that goes: it may be the only one of its set.
-    Name,
-}
-
 impl fmt::Display for Fright {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = &self.set;
         match self.what {
             Gone::Root => return write!(f, "the directory of {set} is missing"),
+            Gone::All(1) => write!(f, "the only entry of {set} is gone")?,
             Gone::All(of) => write!(f, "all {of} entries of {set} are gone")?,
             Gone::Most { gone, of } => write!(f, "{gone} of {of} entries of {set} are gone")?,
         }
@@ -142,19 +134,19 @@ impl Guard {
 
     /// What of `now` would frighten: the first set that does, compared with what was there within the last hour. `step` is
     /// what leads from the head to `now`. Trees are compared only where the steps so far could add up to a fright.
-    pub fn judge(&self, step: &mut Step, now: &Tree, by: By, at: Instant) -> Option<Fright> {
+    pub fn judge(&self, step: &mut Step, now: &Tree, at: Instant) -> Option<Fright> {
         let last = self.references.len() - 1;
         (self.oldest(at)..=last).find_map(|index| {
             let reference = &self.references[index];
             let within = reference.until.map_or(Duration::ZERO, |until| at.saturating_duration_since(until));
             reference.tree.sets().iter().find_map(|set| {
-                let what = self.judge_set(index, set, step, now, by)?;
+                let what = self.judge_set(index, set, step, now)?;
                 Some(Fright { set: set.rules.name.clone(), what, within })
             })
         })
     }
 
-    fn judge_set(&self, index: usize, set: &SetTree, step: &mut Step, now: &Tree, by: By) -> Option<Gone> {
+    fn judge_set(&self, index: usize, set: &SetTree, step: &mut Step, now: &Tree) -> Option<Gone> {
         // A set that the rules no longer name was taken out on purpose, and so was what they exclude.
         let newer = now.set(&set.rules.name)?;
         let before = under(set, newer)?;
@@ -163,7 +155,7 @@ impl Guard {
         let reference = &self.references[index];
         let count = |lost: &Lost| lost.get(&set.rules.name).copied().unwrap_or(0);
         let most = count(&reference.lost) + count(&step.lost);
-        if !frightens(most, of, empty) || (by == By::Name && of == 1) {
+        if !frightens(most, of, empty) {
             return None;
         }
         let head = index + 1 == self.references.len();

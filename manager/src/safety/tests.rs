@@ -43,7 +43,7 @@ fn texts(paths: &[&str]) -> Vec<String> {
 fn frightening(head: &Tree, now: &Tree) -> Option<Fright> {
     let at = Instant::now();
     let mut step = Step::new(head, now, &head.diff(now));
-    Guard::new(Arc::new(head.clone()), at).judge(&mut step, now, By::Anybody, at)
+    Guard::new(Arc::new(head.clone()), at).judge(&mut step, now, at)
 }
 
 fn what(head: &Tree, now: &Tree) -> Option<Gone> {
@@ -70,7 +70,7 @@ impl History {
 
     fn judge(&self, now: &Tree) -> (Step, Option<Fright>) {
         let mut step = Step::new(&self.head, now, &self.head.diff(now));
-        let fright = self.guard.judge(&mut step, now, By::Anybody, self.at);
+        let fright = self.guard.judge(&mut step, now, self.at);
         (step, fright)
     }
 
@@ -231,16 +231,10 @@ fn what_is_accepted_counts_no_more() {
 }
 
 #[test]
-fn the_only_file_of_a_set_goes_when_it_is_named() {
-    let (one, none) = (tree(&files(0..1)), tree(&[]));
-    let judge = |head: &Tree, by| {
-        let at = Instant::now();
-        let mut step = Step::new(head, &none, &head.diff(&none));
-        Guard::new(Arc::new(head.clone()), at).judge(&mut step, &none, by, at)
-    };
-    assert_eq!(judge(&one, By::Name), None);
-    assert!(judge(&one, By::Anybody).is_some());
-    assert!(judge(&tree(&files(0..2)), By::Name).is_some());
+fn a_set_of_one_file_is_not_emptied_either() {
+    let fright = frightening(&tree(&files(0..1)), &tree(&[])).expect("nothing is left");
+    assert_eq!(fright.what, Gone::All(1));
+    assert!(fright.to_string().starts_with("the only entry of "), "{fright}");
 }
 
 #[test]
@@ -251,10 +245,10 @@ fn it_goes_on_from_the_history_after_a_restart() {
     let at = at + Duration::from_secs(120);
     let next = |n: u32| tree(&files(n..157));
     let mut step = Step::new(&head, &next(75), &head.diff(&next(75)));
-    assert_eq!(guard.judge(&mut step, &next(75), By::Anybody, at), None);
+    assert_eq!(guard.judge(&mut step, &next(75), at), None);
     guard.note(&step, Arc::new(next(75)), at);
     let mut step = Step::new(&next(75), &next(80), &next(75).diff(&next(80)));
-    let fright = guard.judge(&mut step, &next(80), By::Anybody, at).expect("too much by now");
+    let fright = guard.judge(&mut step, &next(80), at).expect("too much by now");
     assert_eq!(fright.what, Gone::Most { gone: 80, of: 157 });
 }
 
