@@ -342,7 +342,8 @@ impl State {
         let manager = |record: &SignedRecord| (record.record().version.epoch, record.record().manager().key);
         if self.met.restored == 0
             && self.met.copied == 0
-            && shown.last().is_some_and(|shown| manager(shown) == manager(held))
+            // Of several that were shown the newest is judged.
+            && shown.iter().max_by_key(|shown| shown.record().version).is_some_and(|shown| manager(shown) == manager(held))
         {
             self.breaks(format!("3: two records of one manager conflict in epoch {}", held.record().version.epoch));
         }
