@@ -21,7 +21,6 @@ pub mod dirty;
 mod entering;
 pub mod epoch;
 pub mod failpoints;
-mod followers;
 mod form;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -40,6 +39,7 @@ pub mod procedure;
 mod publish;
 mod publisher;
 pub mod quiet;
+mod reached;
 mod read;
 pub mod rebuild;
 pub mod recognition;
@@ -335,8 +335,8 @@ impl Manager {
     fn tell_syncing(&self, asked: &[ServerName]) {
         let shared = &self.inner.shared;
         let to = shared.head.borrow().stored.header.number();
-        let records = shared.records.borrow();
-        for server in asked.iter().filter(|server| records.contains_key(server)) {
+        let is_reached = |server: &&ServerName| shared.reached.borrow().get(server).is_some();
+        for server in asked.iter().filter(is_reached) {
             shared.see(Event::Server(server.clone(), Observation::Started { sync: true, to }));
         }
     }

@@ -11,7 +11,7 @@ use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
     name::{ServerName, SetName},
-    record::{Record, RecordRefused, SetRules, SignedRecord, Version},
+    record::{Record, RecordRefused, SetRules, SignedRecord},
     revision::{Epoch, SignedHeader},
     status::Event,
     v1,
@@ -27,7 +27,6 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
     Dial, HaltFn, SaveRecord, failpoints,
-    followers::Followers,
     group::GroupRefused,
     halt::Halt,
     head::Head,
@@ -35,6 +34,7 @@ use crate::{
     lost::{self, Known},
     preview::Previews,
     procedure::Board,
+    reached::ReachedServers,
     safety::Guard,
     sessions::Sessions,
 };
@@ -139,15 +139,6 @@ pub fn decide() -> Advice {
     Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
 }
 
-/// A server as the connection to it shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Live {
-    /// How often its state was opened.
-    pub(crate) incarnation: u64,
-    /// The newest keepalive that it has answered.
-    pub(crate) beat: u64,
-}
-
 pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
@@ -171,20 +162,14 @@ pub(crate) struct Shared {
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
     pub(crate) previews: Previews,
-    /// The record that each server that is reached has taken.
-    pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
-    /// The document of procedures that each candidate that is reached has taken.
-    informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
-    /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
-    pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
+    /// The servers that are reached.
+    pub(crate) reached: watch::Sender<ReachedServers>,
     /// What is known of the sets' directories.
     pub(crate) roots: Roots,
     /// What was published within the last hour.
     guard: std::sync::Mutex<Guard>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
-    /// How far each server that is reached has come.
-    pub(crate) followers: watch::Sender<Followers>,
     /// Servers that refused us because they have seen a newer record.
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
@@ -245,13 +230,10 @@ impl Shared {
             outlines,
             reads: Semaphore::new(READS),
             previews: Previews::default(),
-            records: watch::Sender::default(),
-            informed: std::sync::Mutex::default(),
-            live: watch::Sender::default(),
+            reached: watch::Sender::default(),
             roots,
             guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
-            followers: watch::Sender::default(),
             newer,
             halt,
             save_record,
@@ -265,7 +247,7 @@ impl Shared {
     /// Tells the monitor. Where nobody listens any more, this process is stopping.
     pub(crate) fn see(&self, event: Event) {
         if let Event::Server(server, observation) = &event {
-            self.followers.send_if_modified(|followers| followers.observe(server, observation));
+            self.reached.send_if_modified(|reached| reached.observe(server, observation));
         }
         let _ = self.events.send(event);
     }
@@ -273,11 +255,6 @@ impl Shared {
     /// What was published within the last hour. The publisher alone changes it.
     pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
         self.guard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The document of procedures that each candidate that is reached has taken.
-    pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
-        self.informed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To whom the role is being handed over; none: to nobody.

@@ -1,7 +1,6 @@
 //! One connection of a lane, from the hellos to its end: plans and sends; what the member says is taken in `heard`.
 
 mod heard;
-mod reached;
 
 use std::{
     sync::Arc,
@@ -18,7 +17,7 @@ use bellwether_proto::{
 use bellwether_store::history::{Route, Stored};
 use tokio::sync::mpsc;
 
-use self::{heard::REASON, reached::Reached};
+use self::heard::REASON;
 use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
 use crate::{
     plan::{Member, Sending, Step, plan},
@@ -67,11 +66,25 @@ struct Session<'a> {
     news: Option<Instant>,
 }
 
+/// The server is in the table of those that are reached; dropped with the lane, too, when that is aborted.
+struct Reached<'a>(&'a Lane);
+
+impl<'a> Reached<'a> {
+    fn begin(lane: &'a Lane, incarnation: u64) -> Self {
+        lane.shared.reached.send_modify(|reached| reached.begin(lane.server.name.clone(), incarnation));
+        Self(lane)
+    }
+}
+
+impl Drop for Reached<'_> {
+    fn drop(&mut self) {
+        self.0.shared.reached.send_modify(|reached| reached.end(&self.0.server.name));
+    }
+}
+
 /// Runs the connection; returns why it ended.
 pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> End {
-    // It has none of our records yet, as far as is known.
-    Reached::has(lane, Version { epoch: Epoch(0), version: 0 });
-    let _reached = Reached(lane);
+    let _reached = Reached::begin(lane, link.hello.incarnation);
     let mut session = Session::new(lane, memory, &link.hello);
     match session.talk(link, control).await {
         Ok(never) => match never {},
@@ -108,7 +121,6 @@ impl<'a> Session<'a> {
         let fence = memory.fence.take();
         let at = at.filter(|_| fence.is_none());
         let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
-        Reached::at(lane, hello.incarnation);
         lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
         if memory.sync {
             // It waits for its sync: nobody may take what it has for the end of it.

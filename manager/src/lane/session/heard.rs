@@ -12,7 +12,7 @@ use bellwether_proto::{
 };
 use bellwether_store::underway::Dealing;
 
-use super::{Current, Session, reached::Reached};
+use super::{Current, Session};
 use crate::{failpoints, lane::cut, shared::now_ms};
 
 /// Characters of a reason that a member gives.
@@ -62,13 +62,19 @@ impl Session<'_> {
     }
 
     fn alive(&mut self, answer: &v1::Keepalive) {
-        Reached::beats(self.lane, answer.time_ms.min(self.beat));
-        if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
-            Reached::has(self.lane, version);
+        let newest = self.beat;
+        let taken = |beat: u64| (beat..=newest).contains(&answer.time_ms);
+        let record = self.record.take_if(|(beat, _)| taken(*beat)).map(|(_, version)| version);
+        let procedures = self.procedures.take_if(|(beat, _)| taken(*beat)).map(|(_, version)| version);
+        self.lane.shared.reached.send_if_modified(|reached| {
+            reached.change(&self.lane.server.name, |server| {
+                server.beat = server.beat.max(answer.time_ms.min(newest));
+                server.record = record.unwrap_or(server.record);
+                server.procedures = procedures.or(server.procedures);
+            })
+        });
+        if let Some(version) = record {
             self.lane.see(Observation::Record(version));
-        }
-        if let Some((_, version)) = self.procedures.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
-            Reached::knows(self.lane, version);
         }
         self.lesser(Observation::Alive);
     }
