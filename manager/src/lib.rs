@@ -12,6 +12,9 @@
 //! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
 //! [`recognition`], [`takeover`], [`balancer::rules`].
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod adopt;
 mod backoff;
 pub mod balancer;
@@ -66,7 +69,7 @@ use bellwether_proto::{
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::{state_file::StateFileError, tree::Tree};
+use bellwether_store::{clock::now_ms, state_file::StateFileError, tree::Tree};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
@@ -90,7 +93,7 @@ use crate::{
     lane::Control,
     lanes::ToLanes,
     publisher::Command,
-    shared::{Shared, now_ms},
+    shared::Shared,
     tokens::{TokenRefused, Tokens},
 };
 

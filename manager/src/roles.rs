@@ -15,6 +15,7 @@ use bellwether_proto::{
     record::{Publish, Record, Role, Server, SignedRecord, Version},
     revision::{Epoch, Number, after},
 };
+use bellwether_store::clock::now_ms;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     group,
     publish::{PublishError, Request},
     publisher::Command,
-    shared::{SaveError, Shared, now_ms},
+    shared::{SaveError, Shared},
 };
 
 pub use crate::group::By;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bellwether_proto::{
@@ -18,6 +18,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     history::{History, HistoryError},
+    mutex::locked,
     pack::Outlines,
     root::Roots,
     scan::Source,
@@ -272,17 +273,17 @@ impl Shared {
 
     /// What was published within the last hour. The publisher alone changes it.
     pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.guard)
     }
 
     /// The document of procedures that each candidate that is reached has taken.
     pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
-        self.informed.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.informed)
     }
 
     /// To whom the role is being handed over; none: to nobody.
     pub(crate) fn handing(&self) -> MutexGuard<'_, Option<ServerName>> {
-        self.handing.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.handing)
     }
 
     /// Whether this manager may change anything.
@@ -364,9 +365,4 @@ pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Sourc
         Some(Source::new(Arc::new(rules.clone()), path.clone()))
     };
     record.policy.sets.iter().filter_map(source).collect()
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

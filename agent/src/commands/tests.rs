@@ -16,6 +16,7 @@ use bellwether_proto::{
         admin_server::{Admin, AdminServer},
     },
 };
+use bellwether_store::mutex::locked;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_stream::Stream;
@@ -37,11 +38,11 @@ struct Fake {
 
 impl Fake {
     fn note(&self, what: impl std::fmt::Debug) {
-        self.asked.lock().expect("no test panics with it").push(format!("{what:?}"));
+        locked(&self.asked).push(format!("{what:?}"));
     }
 
     fn asked(&self) -> String {
-        self.asked.lock().expect("no test panics with it").join("; ")
+        locked(&self.asked).join("; ")
     }
 }
 

@@ -15,7 +15,10 @@ use bellwether_proto::{
     status::Observation,
     v1,
 };
-use bellwether_store::history::{Route, Stored};
+use bellwether_store::{
+    clock::now_ms,
+    history::{Route, Stored},
+};
 use tokio::sync::mpsc;
 
 use self::{heard::REASON, reached::Reached};
@@ -23,7 +26,6 @@ use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox:
 use crate::{
     plan::{Member, Sending, Step, plan},
     procedure::SignedDocument,
-    shared::now_ms,
 };
 
 /// How long a newcomer waits for a base of the head.

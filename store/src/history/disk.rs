@@ -13,7 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,7 +21,10 @@ use std::{
 use bellwether_proto::{hash::Hash, revision::SignedHeader};
 
 use super::{HistoryError, reading};
-use crate::durable::{self, Name};
+use crate::{
+    durable::{self, Name},
+    mutex::locked,
+};
 
 const PART: &str = "part";
 
@@ -104,7 +107,7 @@ impl Directory {
     }
 
     fn locked(&self) -> MutexGuard<'_, Option<Partial>> {
-        self.partial.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.partial)
     }
 
     pub(super) fn partial(&self) -> Option<(Hash, u64)> {
