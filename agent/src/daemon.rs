@@ -186,6 +186,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         folded,
         telling: Semaphore::new(TELLING),
         rebuilds: rebuilds_to,
+        alarm: alarm.clone(),
         stop: stop_to,
         recovery,
         leaving,

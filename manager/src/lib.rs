@@ -32,6 +32,7 @@ pub mod glob;
 pub mod group;
 pub mod halt;
 mod head;
+mod inside;
 mod lane;
 mod lanes;
 mod links;
@@ -78,7 +79,11 @@ use tokio::{
 pub use adopt::{Adopt, AdoptError, Adopted};
 pub use change::{ChangeError, Changed};
 pub use form::{Form, FormError, Formed, form};
-pub use lane::Deadlines;
+pub use inside::{Inside, Queue};
+pub use lane::{
+    Deadlines,
+    view::{InFlight, LaneView, Phase},
+};
 pub use preview::Preview;
 pub use publish::{Changes, PublishError, Request};
 pub use publisher::Published;

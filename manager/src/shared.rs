@@ -32,7 +32,7 @@ use crate::{
     group::GroupRefused,
     halt::Halt,
     head::Head,
-    lane::Deadlines,
+    lane::{Deadlines, view::Views},
     lost::{self, Known},
     preview::Previews,
     procedure::Board,
@@ -186,6 +186,8 @@ pub(crate) struct Shared {
     pub(crate) base_wanted: Notify,
     /// How far each server that is reached has come.
     pub(crate) followers: watch::Sender<Followers>,
+    /// What each lane is at.
+    pub(crate) lanes: Views,
     /// Servers that refused us because they have seen a newer record.
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
@@ -253,6 +255,7 @@ impl Shared {
             guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
             followers: watch::Sender::default(),
+            lanes: Views::default(),
             newer,
             halt,
             save_record,

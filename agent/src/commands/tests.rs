@@ -200,6 +200,9 @@ impl Admin for Shared {
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
         no()
     }
+    async fn dump(&self, _: Request<v1::DumpRequest>) -> Result<Response<v1::DumpReply>, Status> {
+        Ok(Response::new(v1::DumpReply { json: "{}".into() }))
+    }
     async fn promote(&self, _: Request<v1::PromoteRequest>) -> Result<Response<v1::PromoteReply>, Status> {
         no()
     }

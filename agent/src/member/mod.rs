@@ -53,7 +53,6 @@ use bellwether_store::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-#[cfg(fuzzing)]
 pub(crate) use self::position::Position as HeldPosition;
 use self::{
     again::Again,

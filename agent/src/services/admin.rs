@@ -245,6 +245,10 @@ impl Admin for AdminService {
         self.0.stop.send_replace(true);
         Ok(Response::new(v1::LeaveReply {}))
     }
+
+    async fn dump(&self, _: Request<v1::DumpRequest>) -> Answer<v1::DumpReply> {
+        Ok(Response::new(v1::DumpReply { json: self.0.inside().to_string().into() }))
+    }
 }
 
 fn token(id: String, kept: &Kept, now_ms: u64) -> v1::TokenInfo {

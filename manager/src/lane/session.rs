@@ -22,7 +22,9 @@ use bellwether_store::{
 use tokio::sync::mpsc;
 
 use self::{heard::REASON, reached::Reached};
-use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
+use super::{
+    Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, view::Phase, watchdog::Watchdog,
+};
 use crate::{
     plan::{Member, Sending, Step, plan},
     procedure::SignedDocument,
@@ -161,6 +163,7 @@ impl<'a> Session<'a> {
                 return Err(self.farewell(&down, &mut up).await);
             }
             self.steps().await?;
+            self.show();
             if self.outbox.is_empty() {
                 self.dog.went(Instant::now(), 0);
             }
@@ -252,6 +255,19 @@ impl<'a> Session<'a> {
     fn beat(&mut self) {
         self.beat = now_ms().max(self.beat + 1);
         self.outbox.keepalive = Some(v1::Keepalive { time_ms: self.beat });
+    }
+
+    /// Writes what the lane is at, for those who look into this manager.
+    fn show(&self) {
+        let phase = match &self.current {
+            None => Phase::Idle,
+            Some(current) if current.sync => Phase::Syncing,
+            Some(_) => Phase::Updating,
+        };
+        let to = self.current.as_ref().map(|current| current.header.number());
+        let pack = self.current.as_ref().and_then(|current| current.pack.as_ref());
+        let in_flight = pack.map(|pack| self.outbox.in_flight(pack.size));
+        self.lane.view.show(phase, self.at.as_ref().map(SignedHeader::number), to, in_flight);
     }
 
     /// Plans, where nothing is under way.
