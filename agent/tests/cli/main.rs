@@ -2,6 +2,7 @@
 
 mod debug;
 mod program;
+mod reference;
 
 use program::{json, place, run};
 
