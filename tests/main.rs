@@ -24,6 +24,7 @@ mod group;
 mod history;
 mod holding;
 mod hostile;
+mod inside;
 mod joining;
 mod lag;
 mod maintenance;

@@ -37,6 +37,7 @@ use bellwether_proto::{
         push_server::PushServer,
     },
 };
+use bellwether_store::clock::now_ms;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -46,7 +47,6 @@ use tokio::{
 use crate::{
     advertised,
     balancers::Probe,
-    clock::now_ms,
     config::{self, Config},
     confirmed::Confirmed,
     descriptors, ends,
@@ -186,6 +186,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         folded,
         telling: Semaphore::new(TELLING),
         rebuilds: rebuilds_to,
+        alarm: alarm.clone(),
         stop: stop_to,
         recovery,
         leaving,

@@ -1,7 +1,7 @@
 //! The group record as this server holds it: durable before it is in force, one for all tasks.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -13,11 +13,14 @@ use bellwether_proto::{
     revision::{Epoch, SignedHeader},
     status::{Event, Observation},
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::{
+    clock::now_ms,
+    mutex::locked,
+    state_file::{self, StateFileError},
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    clock::now_ms,
     layout::{Held, Layout},
     output,
     tls::Peer,
@@ -109,7 +112,7 @@ impl GroupRecord {
 
     /// A request came from outside the group: the monitor is told, at most once a second, whoever asks how often (W15).
     pub(crate) fn knocked(&self, peer: &Peer, asked: &str) {
-        let mut last = self.knocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = locked(&self.knocked);
         if last.is_some_and(|last| last.elapsed() < KNOCKS) {
             return;
         }
@@ -306,7 +309,7 @@ impl GroupRecord {
     }
 
     fn locked(&self) -> MutexGuard<'_, Arc<Vec<SignedRecord>>> {
-        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.chain)
     }
 
     fn put(&self, chain: &mut Arc<Vec<SignedRecord>>, way: &[SignedRecord]) -> Result<(), StateFileError> {

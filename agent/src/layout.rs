@@ -59,6 +59,8 @@ places! {
     roots = "roots.json";
     /// What was last scanned.
     index = "index";
+    /// What chunks look like, at the manager.
+    outlines = "outlines";
     /// A switch that is under way.
     journal = "journal";
     /// What was replaced and is kept (invariant 4).

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use bellwether_proto::{
     limits,
     revision::{Number, RevisionId, SignedHeader},
 };
-use bellwether_store::state_file;
+use bellwether_store::{mutex::locked, state_file};
 use tokio::sync::watch;
 
 use crate::{error::chain, layout::Layout};
@@ -67,7 +67,7 @@ impl Seen {
             }
         };
         let ours: Vec<_> = headers.into_iter().take(limits::SEEN).filter(is_managers).collect();
-        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = ours.iter().map(SignedHeader::id).collect();
+        *locked(&self.noted) = ours.iter().map(SignedHeader::id).collect();
         ours.into_iter().for_each(|header| self.note(header));
     }
 
@@ -86,7 +86,7 @@ impl Seen {
 
     /// Notes on the disk what was only heard of, where that is not what was noted last. Blocks.
     pub(crate) fn save(&self, layout: &Layout) {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = locked(&self.noted);
         let heard = self.heard();
         let ids: Vec<_> = heard.iter().map(SignedHeader::id).collect();
         if *noted == ids {
@@ -124,7 +124,7 @@ impl Seen {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }
 

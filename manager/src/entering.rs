@@ -14,14 +14,17 @@ use bellwether_proto::{
     token::Token,
     v1,
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::{
+    clock::now_ms,
+    state_file::{self, StateFileError},
+};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     EnterError, Manager, Preview, PreviewError, by, failpoints,
     group::{self, By, GroupRefused},
     publish::PublishError,
-    shared::{EditError, now_ms},
+    shared::EditError,
     start,
     tokens::{Grant, Kept, Presented, Tokens},
 };

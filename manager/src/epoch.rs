@@ -8,14 +8,9 @@ use bellwether_proto::{
     record::{Record, SetRules},
     revision::{Header, SignedHeader},
 };
-use bellwether_store::pack::Contents;
+use bellwether_store::{clock::now_ms, pack::Contents};
 
-use crate::{
-    head::Head,
-    publish,
-    shared::{Shared, now_ms},
-    start::StartError,
-};
+use crate::{head::Head, publish, shared::Shared, start::StartError};
 
 /// That revision, by the manager of `record`, on top of `head`.
 ///

@@ -106,7 +106,8 @@ impl Lanes {
             }
             let anew = before.as_ref().is_some_and(|before| !before.contains(&name));
             let (control, requests) = mpsc::channel(WAITING);
-            let lane = Lane { shared: self.shared.clone(), server: server.clone(), anew };
+            let view = self.shared.lanes.open(name.clone());
+            let lane = Lane { shared: self.shared.clone(), server: server.clone(), anew, view };
             let task = self.tasks.spawn(lane.run(requests));
             self.running.insert(name, Running { server, control, task });
         }

@@ -12,6 +12,9 @@
 //! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
 //! [`recognition`], [`takeover`], [`balancer::rules`].
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod adopt;
 mod backoff;
 pub mod balancer;
@@ -28,6 +31,7 @@ pub mod glob;
 pub mod group;
 pub mod halt;
 mod head;
+mod inside;
 mod lane;
 mod lanes;
 mod links;
@@ -66,7 +70,7 @@ use bellwether_proto::{
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::{state_file::StateFileError, tree::Tree};
+use bellwether_store::{clock::now_ms, state_file::StateFileError, tree::Tree};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
@@ -75,7 +79,11 @@ use tokio::{
 pub use adopt::{Adopt, AdoptError, Adopted};
 pub use change::{ChangeError, Changed};
 pub use form::{Form, FormError, Formed, form};
-pub use lane::Deadlines;
+pub use inside::{Inside, Queue};
+pub use lane::{
+    Deadlines,
+    view::{InFlight, LaneView, Phase},
+};
 pub use preview::Preview;
 pub use publish::{Changes, PublishError, Request};
 pub use publisher::Published;
@@ -90,7 +98,7 @@ use crate::{
     lane::Control,
     lanes::ToLanes,
     publisher::Command,
-    shared::{Shared, now_ms},
+    shared::Shared,
     tokens::{TokenRefused, Tokens},
 };
 

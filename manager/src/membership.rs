@@ -11,6 +11,7 @@ use bellwether_proto::{
     token::Token,
 };
 
+use bellwether_store::clock::now_ms;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     group::{self, GroupRefused, ServerChange},
     lane::Control,
     lanes::ToLanes,
-    shared::{EditError, now_ms},
+    shared::EditError,
     tokens::Grant,
 };
 

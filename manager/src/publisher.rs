@@ -20,6 +20,7 @@ use bellwether_proto::{
     status::{Event, SetStatus, Writers},
 };
 use bellwether_store::{
+    clock::now_ms,
     history::REVISIONS,
     index,
     scan::{HardLink, Look, Means, Notice, ScanError},
@@ -36,7 +37,7 @@ use crate::{
     links,
     publish::{self, Cause, Changes, Found, Outcome, Prepared, PublishError, Request, Seen},
     quiet::Burst,
-    shared::{Shared, now_ms},
+    shared::Shared,
     waiting::Waiting,
     watch::{Modes, Rescans},
 };

@@ -15,6 +15,7 @@ use bellwether_proto::{
     record::{Publish, Record, Role, Server, SignedRecord, Version},
     revision::{Epoch, Number, after},
 };
+use bellwether_store::clock::now_ms;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     publish::{PublishError, Request},
     publisher::Command,
     reached::Missing,
-    shared::{SaveError, Shared, now_ms},
+    shared::{SaveError, Shared},
 };
 
 pub use crate::group::By;

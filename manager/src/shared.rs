@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bellwether_proto::{
@@ -18,6 +18,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     history::{History, HistoryError},
+    mutex::locked,
     pack::Outlines,
     root::Roots,
     scan::Source,
@@ -30,7 +31,7 @@ use crate::{
     group::GroupRefused,
     halt::Halt,
     head::Head,
-    lane::Deadlines,
+    lane::{Deadlines, view::Views},
     lost::{self, Known},
     preview::Previews,
     procedure::Board,
@@ -170,6 +171,8 @@ pub(crate) struct Shared {
     guard: std::sync::Mutex<Guard>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
+    /// What each lane is at.
+    pub(crate) lanes: Views,
     /// Servers that refused us because they have seen a newer record.
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
@@ -234,6 +237,7 @@ impl Shared {
             roots,
             guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
+            lanes: Views::default(),
             newer,
             halt,
             save_record,
@@ -254,12 +258,12 @@ impl Shared {
 
     /// What was published within the last hour. The publisher alone changes it.
     pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.guard)
     }
 
     /// To whom the role is being handed over; none: to nobody.
     pub(crate) fn handing(&self) -> MutexGuard<'_, Option<ServerName>> {
-        self.handing.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.handing)
     }
 
     /// Whether this manager may change anything.
@@ -341,9 +345,4 @@ pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Sourc
         Some(Source::new(Arc::new(rules.clone()), path.clone()))
     };
     record.policy.sets.iter().filter_map(source).collect()
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

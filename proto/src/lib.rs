@@ -3,6 +3,9 @@
 //! Everything that comes off the wire or the disk passes through a conversion here that checks it (invariant 7): a
 //! value of a domain type is well-formed, whoever sent it.
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admission;
 pub mod advice;
 pub mod balancer;

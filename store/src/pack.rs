@@ -41,6 +41,7 @@
 
 mod changes;
 mod decode;
+mod examine;
 mod files;
 mod frame;
 #[cfg(fuzzing)]
@@ -72,6 +73,7 @@ use crate::{
 };
 
 pub use decode::{Decoded, RawChange};
+pub use examine::{Damage, Examination, Examined};
 pub use frame::{FrameKind, RawFrame, Splitter};
 pub use old::OldChunks;
 pub use order::{Counts, Order};

@@ -15,6 +15,7 @@ mod record;
 mod starter;
 mod target;
 
+pub mod debug;
 pub mod demo;
 pub mod doctor;
 pub mod drift;
@@ -134,6 +135,8 @@ commands! {
     Group = group;
     /// What admits new servers
     Token = token;
+    /// What is on this machine's disk, and what its agent is at, as JSON
+    Debug = debug;
 }
 
 impl Command {

@@ -54,7 +54,8 @@ use bellwether_store::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 #[cfg(fuzzing)]
-pub(crate) use self::position::{Fault as HeldFault, Position as HeldPosition};
+pub(crate) use self::position::Fault as HeldFault;
+pub(crate) use self::position::Position as HeldPosition;
 use self::{
     again::Again,
     drift::{pace::Pace, waiting::Waiting},

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use bellwether_proto::{
     start,
     v1::{self, down, push_server::Push, up},
 };
+use bellwether_store::mutex::locked;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -145,7 +146,7 @@ impl PushService {
     }
 
     fn locked(&self) -> MutexGuard<'_, Option<Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.live)
     }
 
     /// Whether the manager that says hello is not a copy of the one that leads this server (W14): another start of it, while

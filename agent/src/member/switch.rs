@@ -11,6 +11,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Begun, Committed, Obstacle, Plan, Staged},
+    clock::{self, now_ms},
     history::WholePack,
     pack,
     scan::Look,
@@ -24,10 +25,7 @@ use super::{
     receive::{Planned, ReceiveError, Receiving},
     recovery,
 };
-use crate::{
-    clock::{self, now_ms},
-    error::chain,
-};
+use crate::error::chain;
 
 /// A plan that waits for chunks that were asked for by hash.
 #[derive(Debug)]

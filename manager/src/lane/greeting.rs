@@ -11,6 +11,7 @@ use bellwether_proto::{
     ticket::{Parties, Ticket},
     v1,
 };
+use bellwether_store::clock::now_ms;
 
 use super::{Lane, Memory, cut};
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     halt::{Halt, Proof},
     lost,
     recognition::{self, Recognised, Remembered, Said},
-    shared::{Shared, now_ms},
+    shared::Shared,
     start::holdings,
 };
 

@@ -8,6 +8,7 @@ mod allowance;
 mod greeting;
 mod outbox;
 mod session;
+pub(crate) mod view;
 mod watchdog;
 
 use std::{
@@ -39,6 +40,7 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
+use self::view::{Phase, View};
 use crate::{backoff::Backoff, recognition::Remembered, sessions::Opened, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
@@ -142,6 +144,8 @@ pub(crate) struct Lane {
     pub(crate) server: Server,
     /// It has just become a member: whatever it has of this group is brought to the head by a sync.
     pub(crate) anew: bool,
+    /// Where it writes what it is at.
+    pub(crate) view: View,
 }
 
 impl Lane {
@@ -151,6 +155,7 @@ impl Lane {
         let mut backoff = Backoff::default();
         loop {
             let dialled = Instant::now();
+            self.view.set(Phase::Dialling);
             let why = match self.connect(&mut memory).await {
                 Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
                     End::Lost(why) => {
@@ -167,6 +172,7 @@ impl Lane {
                 return;
             }
             self.see(Observation::Lost(why));
+            self.view.set(Phase::Waiting);
             let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
             if !self.wait(until, dialled, &mut control, &mut memory).await {
                 return;

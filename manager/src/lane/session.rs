@@ -14,15 +14,19 @@ use bellwether_proto::{
     status::Observation,
     v1,
 };
-use bellwether_store::history::{Route, Stored};
+use bellwether_store::{
+    clock::now_ms,
+    history::{Route, Stored},
+};
 use tokio::sync::mpsc;
 
 use self::heard::REASON;
-use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
+use super::{
+    Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, view::Phase, watchdog::Watchdog,
+};
 use crate::{
     plan::{Member, Sending, Step, plan},
     procedure::SignedDocument,
-    shared::now_ms,
 };
 
 /// How long a newcomer waits for a base of the head.
@@ -171,6 +175,7 @@ impl<'a> Session<'a> {
                 return Err(self.farewell(&down, &mut up).await);
             }
             self.steps().await?;
+            self.show();
             if self.outbox.is_empty() {
                 self.dog.went(Instant::now(), 0);
             }
@@ -262,6 +267,19 @@ impl<'a> Session<'a> {
     fn beat(&mut self) {
         self.beat = now_ms().max(self.beat + 1);
         self.outbox.keepalive = Some(v1::Keepalive { time_ms: self.beat });
+    }
+
+    /// Writes what the lane is at, for those who look into this manager.
+    fn show(&self) {
+        let phase = match &self.current {
+            None => Phase::Idle,
+            Some(current) if current.sync => Phase::Syncing,
+            Some(_) => Phase::Updating,
+        };
+        let to = self.current.as_ref().map(|current| current.header.number());
+        let pack = self.current.as_ref().and_then(|current| current.pack.as_ref());
+        let in_flight = pack.map(|pack| self.outbox.in_flight(pack.size));
+        self.lane.view.show(phase, self.at.as_ref().map(SignedHeader::number), to, in_flight);
     }
 
     /// Plans, where nothing is under way.

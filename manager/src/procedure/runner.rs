@@ -8,6 +8,7 @@ use std::{
 };
 
 use bellwether_proto::{name::ServerName, record::SignedRecord};
+use bellwether_store::clock::now_ms;
 use tokio::sync::watch;
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
     plan::may_hand_over,
     resume, settle,
 };
-use crate::{failpoints::hit, publisher::stopped, shared::now_ms};
+use crate::{failpoints::hit, publisher::stopped};
 
 /// Between two looks while something is under way.
 const POLL: Duration = Duration::from_millis(250);

@@ -4,6 +4,7 @@ use bellwether_proto::{
     record::{FORMAT, Policy, Role, Server, Version},
     ticket::{Shown, Ticket, accept},
 };
+use bellwether_store::mutex::locked;
 
 use super::*;
 
@@ -121,7 +122,7 @@ fn w14_many_threads_that_open_begin_and_enter_give_no_count_twice() {
                 continue;
             }
             let opened = case.open();
-            tickets.lock().unwrap().push(opened.given.next.clone());
+            locked(&tickets).push(opened.given.next.clone());
             match case.sessions.begun(&opened, &case.key) {
                 Ok(_) | Err(BegunError::Overtaken) => {}
                 Err(BegunError::File(error)) => panic!("{error}"),

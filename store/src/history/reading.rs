@@ -53,6 +53,12 @@ pub(super) fn stored(path: &Path) -> Result<Stored, HistoryError> {
     Ok(stored)
 }
 
+/// The same, after a look at every frame's header.
+pub(super) fn whole(path: &Path) -> Result<Stored, HistoryError> {
+    pack::check_structure(&open(path)?, path).map_err(named(path))?;
+    stored(path)
+}
+
 /// Looks at every frame's header of a pack that is to join the history.
 pub(super) fn complete(file: &File, path: &Path) -> Result<Stored, HistoryError> {
     pack::check_structure(file, path).map_err(named(path))?;

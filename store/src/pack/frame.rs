@@ -150,6 +150,11 @@ impl RawFrame {
         &self.bytes
     }
 
+    /// Whether its payload is compressed.
+    pub(super) fn is_deflated(&self) -> bool {
+        self.header.deflated
+    }
+
     /// Bytes of its payload after decompression, as its header says.
     pub(super) fn raw_length(&self) -> usize {
         self.header.raw

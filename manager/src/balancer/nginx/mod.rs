@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bellwether_store::durable;
+use bellwether_store::{clock::now_ms, durable};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
@@ -28,7 +28,6 @@ use super::{
     process,
     rules::{Line, Standing, Who},
 };
-use crate::shared::now_ms;
 
 /// Bytes of an upstream file.
 const FILE: u64 = 1 << 20;

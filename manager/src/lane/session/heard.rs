@@ -10,10 +10,10 @@ use bellwether_proto::{
     status::{Cause, Observation, Progress, Verified},
     v1,
 };
-use bellwether_store::underway::Dealing;
+use bellwether_store::{clock::now_ms, underway::Dealing};
 
 use super::{Current, Session};
-use crate::{failpoints, lane::cut, shared::now_ms};
+use crate::{failpoints, lane::cut};
 
 /// Characters of a reason that a member gives.
 pub(super) const REASON: usize = 8_000;

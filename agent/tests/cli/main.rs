@@ -1,35 +1,10 @@
 //! The program's exit codes and its answers in JSON, as scripts see them.
 
-use std::{
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+mod debug;
+mod program;
+mod reference;
 
-fn run(place: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bellwether"));
-    command.args(line.split_whitespace()).current_dir(place).stdin(Stdio::null());
-    for variable in ["BELLWETHER_CONFIG", "BELLWETHER_LOG"] {
-        command.env_remove(variable);
-    }
-    command.output().expect("it runs")
-}
-
-/// A place with one set, and the flags that keep everything within it.
-fn place() -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path();
-    std::fs::create_dir(path.join("site")).expect("made");
-    std::fs::write(path.join("site/a.conf"), "a").expect("written");
-    let flags = format!(
-        "--config {0}/agent.toml --state-dir {0}/state --admin-socket {0}/socket",
-        path.to_str().expect("UTF-8")
-    );
-    (directory, flags)
-}
-
-fn json(output: &Output) -> serde_json::Value {
-    serde_json::from_slice(&output.stdout).expect("one JSON document on standard output")
-}
+use program::{json, place, run};
 
 #[test]
 fn usage_is_2_and_json_says_so() {
