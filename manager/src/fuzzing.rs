@@ -62,10 +62,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("haproxy", vec![haproxy.into()]),
         ("nginx", vec![nginx.into()]),
-        (
-            "procedures",
-            vec![br#"{"format":1,"group":"","epoch":1,"version":1,"next":1,"procedures":[]}"#.to_vec(), change],
-        ),
+        ("procedures", vec![br#"{"group":"","epoch":1,"version":1,"next":1,"procedures":[]}"#.to_vec(), change]),
         ("manager_state", vec![serde_json::to_vec(&Tokens::default()).expect("it has JSON")]),
     ]
 }

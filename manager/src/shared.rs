@@ -10,6 +10,7 @@ use std::{
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
+    level::Program,
     name::{ServerName, SetName},
     record::{Record, RecordRefused, SetRules, SignedRecord, Version},
     revision::{Epoch, SignedHeader},
@@ -28,7 +29,10 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use crate::{
     Dial, HaltFn, SaveRecord, failpoints,
     followers::Followers,
-    group::GroupRefused,
+    group::{
+        GroupRefused,
+        level::{self, Programs},
+    },
     halt::Halt,
     head::Head,
     lane::Deadlines,
@@ -177,6 +181,8 @@ pub(crate) struct Shared {
     informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
     /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
     pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
+    /// The programs of the servers that have been reached since this manager started.
+    programs: std::sync::Mutex<Programs>,
     /// What is known of the sets' directories.
     pub(crate) roots: Roots,
     /// What was published within the last hour.
@@ -225,6 +231,7 @@ impl Shared {
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
         let sessions = Sessions::new(&state);
+        let programs = std::sync::Mutex::new(BTreeMap::from([(key.public(), Program::own())]));
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -248,6 +255,7 @@ impl Shared {
             records: watch::Sender::default(),
             informed: std::sync::Mutex::default(),
             live: watch::Sender::default(),
+            programs,
             roots,
             guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
@@ -278,6 +286,11 @@ impl Shared {
     /// The document of procedures that each candidate that is reached has taken.
     pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
         self.informed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The programs of this server and of those that have been reached since this manager started.
+    pub(crate) fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To whom the role is being handed over; none: to nobody.
@@ -338,6 +351,7 @@ impl Shared {
         self.undisputed().map_err(EditError::Disputed)?;
         let held = self.record.borrow().clone();
         let Some(next) = change(&held)? else { return Ok(held) };
+        level::may_be_written(&next, &self.programs())?;
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);
         let (shared, saved) = (self.clone(), next.clone());
         // Not to be cancelled between the save and the announcement: both happen on the blocking thread. Nor is another

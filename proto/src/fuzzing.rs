@@ -5,7 +5,7 @@ use prost::Message;
 use crate::{
     entry::{Entry, Owners},
     key::KeyPair,
-    record::{FORMAT, Policy, Record, Role, Server, SetRules, SignedRecord, Version, chain},
+    record::{Level, Policy, Record, Role, Server, SetRules, SignedRecord, Version, chain},
     revision::{Epoch, Header, Number, SignedHeader},
     ticket::Ticket,
     token::Token,
@@ -120,7 +120,7 @@ fn a_record(epoch: u64, key: &KeyPair) -> Record {
         drained: false,
     };
     Record {
-        format: FORMAT,
+        level: Level::NEWEST,
         group: [7; 16].into(),
         version: Version { epoch: Epoch(epoch), version: 3 },
         servers: vec![

@@ -19,7 +19,7 @@ use bellwether_store::history::{Route, Stored};
 use tokio::sync::mpsc;
 
 use self::{heard::REASON, reached::Reached};
-use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
+use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, program, watchdog::Watchdog};
 use crate::{
     plan::{Member, Sending, Step, plan},
     procedure::SignedDocument,
@@ -104,12 +104,12 @@ impl<'a> Session<'a> {
             held: hello.drift.as_ref().is_some_and(|drift| drift.held || !drift.away.is_empty()),
             waits: false,
         };
-        let version = cut(&hello.version, 100);
+        let program = program(hello);
         let fence = memory.fence.take();
         let at = at.filter(|_| fence.is_none());
         let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
         Reached::at(lane, hello.incarnation);
-        lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
+        lane.see(Observation::Reached { program, at: at.as_ref().map(SignedHeader::number), fault });
         if memory.sync {
             // It waits for its sync: nobody may take what it has for the end of it.
             lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });

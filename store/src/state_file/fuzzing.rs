@@ -1,25 +1,23 @@
 //! What fuzzing feeds to state files (`fuzz/`).
 
-use bellwether_proto::hash::Hash;
-use serde::de::DeserializeOwned;
+use bellwether_proto::level::Level;
 
-use super::{FORMAT, decode, encode};
+use super::{BEGINS, State, decode, encode};
 use crate::quarantine::Ends;
 
 /// A whole state file.
 pub fn state_file(bytes: &[u8]) {
-    assert!(decode::<serde_json::Value>(bytes).is_err() || bytes.starts_with(FORMAT.as_bytes()));
+    assert!(decode::<Ends>(bytes).is_err() || bytes.starts_with(BEGINS.as_bytes()));
     let _ = body::<Ends>(bytes);
 }
 
 /// A state file with that body, its checksum right.
 pub fn framed(body: &[u8]) -> Vec<u8> {
-    let head = format!("{FORMAT}\"checksum\":\"{}\",\"body\":", Hash::of(body));
-    [head.as_bytes(), body, b"}\n"].concat()
+    super::framed(Level::FIRST, body)
 }
 
 /// The state that a file with that body holds; none: it is refused.
-pub fn body<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+pub fn body<T: State>(body: &[u8]) -> Option<T> {
     decode(&framed(body)).ok()
 }
 
