@@ -105,6 +105,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let layout = Layout::new(config.state_dir.clone());
     identity::prepare(&layout).map_err(|e| CommandError::refused(&e))?;
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
+    layout.check_levels().map_err(|e| CommandError::refused(&e))?;
     ends::end_at_a_panic(layout.state().to_owned());
     let (key, held) = group(&layout)?;
     if options.recover_only {

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -92,9 +91,9 @@ impl Seen {
         if *noted == ids {
             return;
         }
-        match write(&layout.seen(), &heard) {
+        match state_file::note(&layout.seen(), &heard) {
             Ok(()) => *noted = ids,
-            Err(why) => tracing::warn!(why, "what was only heard of is not noted"),
+            Err(error) => tracing::warn!(error = chain(&error), "what was only heard of is not noted"),
         }
     }
 
@@ -126,10 +125,6 @@ impl Seen {
     fn state(&self) -> MutexGuard<'_, State> {
         locked(&self.state)
     }
-}
-
-fn write(path: &Path, heard: &[SignedHeader]) -> Result<(), String> {
-    state_file::note(path, &heard).map_err(|error| chain(&error))
 }
 
 #[cfg(test)]

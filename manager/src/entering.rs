@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bellwether_proto::{
     key::PublicKey,
+    level::{Levels, Program},
     name::ServerName,
     record::{Record, SetRules, SignedRecord},
     ticket::Parties,
@@ -28,6 +29,9 @@ use crate::{
     start,
     tokens::{Grant, Kept, Presented, Tokens},
 };
+
+/// Characters of a program's version that are shown.
+const VERSION: usize = 100;
 
 /// A server that a token admits. The tokens are locked.
 pub(crate) struct Admitted {
@@ -138,6 +142,12 @@ impl Manager {
         let lacks = |rules: &&SetRules| !request.sets.iter().any(|s| s == rules.name.as_str());
         if let Some(rules) = record.record().policy.sets.iter().find(lacks) {
             return Err(EnterError::Set(rules.name.clone()));
+        }
+        let level = record.record().level;
+        let levels = Levels::from_wire(request.level_oldest, request.level_newest);
+        if !levels.read(level) {
+            let version = request.version.chars().take(VERSION).filter(|c| !c.is_control()).collect();
+            return Err(EnterError::Level { server: name, program: Program { version, levels }, level });
         }
         Ok(Admitted { name, replaces, tokens, next })
     }

@@ -64,6 +64,7 @@ use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     entry::EntryPath,
+    level::{Level, Program},
     name::ServerName,
     record::{Publish, Role, Server, SignedRecord},
     revision::{SignedHeader, check_message},
@@ -138,6 +139,16 @@ pub enum EnterError {
     /// The server's sets are not the group's.
     #[error("this server has no path for set {0}")]
     Set(bellwether_proto::name::SetName),
+    /// The server does not read the group's level, or the group's is too old for it.
+    #[error("{server} cannot enter: the group is of level {level}, and bellwether on {server} is {program}")]
+    Level {
+        /// The server that wants to enter.
+        server: ServerName,
+        /// Its program.
+        program: Program,
+        /// The group's level.
+        level: Level,
+    },
     /// The manager's way to the server.
     #[error("{manager}, the manager, dialled {address} to reach {server}: {why}")]
     OutOfReach {
@@ -170,6 +181,13 @@ impl Advise for EnterError {
             Self::OutOfReach { server, manager, .. } => Some(Advice::say(format!(
                 "give the address at which {manager} reaches {server} (--advertise HOST:PORT), and open that port there"
             ))),
+            Self::Level { server, program, level } if program.levels.newest < *level => {
+                Some(Advice::say(format!("upgrade bellwether on {server}, then join again")))
+            }
+            Self::Level { program, .. } => {
+                let raise = format!("bellwether group set --level {}", program.levels.oldest);
+                Some(Advice::run("upgrade the group's servers first, then, at the manager", raise))
+            }
             Self::Malformed(_) | Self::Save(_) => None,
         }
     }
@@ -295,8 +313,13 @@ impl Manager {
     /// # Errors
     /// The record is as it was.
     pub async fn set_policy(&self, change: PolicyChange, author: &str) -> Result<Arc<SignedRecord>, EditError> {
-        let by = by(author);
-        self.inner.shared.edit(|held| group::set_policy(held, &change, &by)).await
+        let (by, shared) = (by(author), &self.inner.shared);
+        let set = |held: &SignedRecord| {
+            let level = change.level.unwrap_or(held.record().level);
+            group::level::may_raise(held.record(), level, &shared.programs())?;
+            group::set_policy(held, &change, &by)
+        };
+        shared.edit(set).await
     }
 
     /// The group's balancers, as the record in force names them and this machine reaches them.

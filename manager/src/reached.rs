@@ -139,7 +139,7 @@ mod tests {
     }
 
     fn reached(at: u64) -> Observation {
-        Observation::Reached { version: String::new(), at: Some(number(at)), fault: None }
+        Observation::Reached { program: bellwether_proto::level::Program::own(), at: Some(number(at)), fault: None }
     }
 
     #[test]

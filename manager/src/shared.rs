@@ -10,6 +10,7 @@ use std::{
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
+    level::Program,
     name::{ServerName, SetName},
     record::{Record, RecordRefused, SetRules, SignedRecord},
     revision::{Epoch, SignedHeader},
@@ -28,7 +29,10 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
     Dial, HaltFn, SaveRecord, failpoints,
-    group::GroupRefused,
+    group::{
+        GroupRefused,
+        level::{self, Programs},
+    },
     halt::Halt,
     head::Head,
     lane::{Deadlines, view::Views},
@@ -165,6 +169,8 @@ pub(crate) struct Shared {
     pub(crate) previews: Previews,
     /// The servers that are reached.
     pub(crate) reached: watch::Sender<ReachedServers>,
+    /// The programs of the servers that have been reached since this manager started.
+    programs: std::sync::Mutex<Programs>,
     /// What is known of the sets' directories.
     pub(crate) roots: Roots,
     /// What was published within the last hour.
@@ -213,6 +219,7 @@ impl Shared {
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
         let sessions = Sessions::new(&state);
+        let programs = std::sync::Mutex::new(BTreeMap::from([(key.public(), Program::own())]));
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -234,6 +241,7 @@ impl Shared {
             reads: Semaphore::new(READS),
             previews: Previews::default(),
             reached: watch::Sender::default(),
+            programs,
             roots,
             guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
@@ -259,6 +267,11 @@ impl Shared {
     /// What was published within the last hour. The publisher alone changes it.
     pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
         locked(&self.guard)
+    }
+
+    /// The programs of this server and of those that have been reached since this manager started.
+    pub(crate) fn programs(&self) -> MutexGuard<'_, Programs> {
+        locked(&self.programs)
     }
 
     /// To whom the role is being handed over; none: to nobody.
@@ -319,6 +332,7 @@ impl Shared {
         self.undisputed().map_err(EditError::Disputed)?;
         let held = self.record.borrow().clone();
         let Some(next) = change(&held)? else { return Ok(held) };
+        level::may_be_written(&next, &self.programs())?;
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);
         let (shared, saved) = (self.clone(), next.clone());
         // Not to be cancelled between the save and the announcement: both happen on the blocking thread. Nor is another

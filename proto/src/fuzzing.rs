@@ -5,7 +5,7 @@ use prost::Message;
 use crate::{
     entry::{Entry, Kind, Meta, Owner, Owners},
     key::KeyPair,
-    record::{FORMAT, Policy, Record, Role, Server, SetRules, SignedRecord, Version, chain},
+    record::{Level, Policy, Record, Role, Server, SetRules, SignedRecord, Version, chain},
     revision::{Epoch, Header, Number, SignedHeader},
     ticket::Ticket,
     token::{ID, SECRET, Token},
@@ -130,7 +130,7 @@ pub fn a_record(epoch: u64, [manager, candidate]: [&KeyPair; 2]) -> Record {
         drained: false,
     };
     Record {
-        format: FORMAT,
+        level: Level::NEWEST,
         group: [7; 16].into(),
         version: Version { epoch: Epoch(epoch), version: 3 },
         servers: vec![

@@ -70,6 +70,14 @@ pub enum HistoryError {
         /// Why.
         source: std::io::Error,
     },
+    /// A stored pack has a later form than this program reads.
+    #[error("{path} cannot be read here, and nothing was changed")]
+    Newer {
+        /// The pack.
+        path: PathBuf,
+        /// Which form.
+        source: PackError,
+    },
     /// A stored pack is damaged.
     #[error("{path} is damaged")]
     Damaged {
@@ -99,6 +107,14 @@ pub struct LeftOut {
     pub path: PathBuf,
     /// Why, for people.
     pub why: String,
+}
+
+/// Checks that no newer bellwether made the pack in `path`. Damage is found when it is read.
+///
+/// # Errors
+/// It cannot be read, or a newer bellwether made it.
+pub fn check_version(path: &Path) -> Result<(), HistoryError> {
+    reading::check_version(path)
 }
 
 /// The headers of the history in `directory`, in no order, as far as its files can be read. Nothing is changed there.
@@ -151,7 +167,7 @@ impl History {
     /// (see [`History::partial`]). A damaged pack is named and left out, with those that need it.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's, or a newer bellwether made a pack: then nothing is removed.
     pub fn open(directory: &Path) -> Result<Self, HistoryError> {
         let (directory, files) = Directory::open(directory)?;
         let (index, left_out) = indexed(files, reading::stored)?;

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     mutex::locked,
     scan::Source,
-    state_file::{self, StateFileError},
+    state_file::{self, State, StateFileError},
 };
 
 /// The state file.
@@ -95,6 +95,8 @@ struct Saved {
     /// Paths in it, as bytes: see [`Root::hide`].
     hidden: Vec<Vec<u8>>,
 }
+
+impl State for BTreeMap<SetName, Saved> {}
 
 /// The directory of a set is another place than before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -35,8 +35,10 @@ use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
     key::PublicKey,
+    level::Program,
     limits,
     name::{ServerName, SetName},
+    protocol,
     revision::{Number, RevisionId, SignedHeader},
     status::{self, Event, Observation},
     v1::{self, down, up},
@@ -242,7 +244,7 @@ impl Member {
             progressed: Instant::now(),
         };
         member.tell(Observation::Reached {
-            version: env!("CARGO_PKG_VERSION").into(),
+            program: Program::own(),
             at: member.position.at.as_ref().map(SignedHeader::number),
             fault: member.position.fault.as_ref().map(|fault| fault.reason.clone()),
         });
@@ -322,10 +324,15 @@ impl Member {
         self.session = Some(session);
         let partial = self.history.partial();
         let kept = std::mem::take(&mut self.unsaid);
+        let Program { version, levels } = Program::own();
+        let (protocol_min, protocol) = protocol::SPOKEN;
         self.send(up::Message::Hello(v1::UpHello {
-            protocol: bellwether_proto::PROTOCOL.1,
+            protocol,
+            protocol_min,
             server: self.name.to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version,
+            level_oldest: levels.oldest.0,
+            level_newest: levels.newest.0,
             at: self.position.at.as_ref().map(SignedHeader::to_wire),
             epoch: self.record.current().record().version.epoch.0,
             fault: self.position.fault.as_ref().map(Fault::to_wire),

@@ -14,9 +14,10 @@ use std::{
 
 use bellwether_manager::procedure::{Board, SignedDocument};
 use bellwether_proto::{
-    PROTOCOL,
     key::PublicKey,
+    level::Program,
     limits,
+    protocol::{self, Side, TooFarApart},
     record::{RecordRefused, Role, SignedRecord},
     revision::SignedHeader,
     start,
@@ -213,12 +214,7 @@ async fn first(downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status>
 
 /// Takes the manager's record, by its chain where this server was away, and checks that it is the manager who speaks.
 fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<(), Status> {
-    if hello.protocol_min > PROTOCOL.1 || hello.protocol_max < PROTOCOL.0 {
-        return Err(Status::failed_precondition(format!(
-            "this server speaks protocols {} to {}, the manager {} to {}; bring both to neighbouring versions",
-            PROTOCOL.0, PROTOCOL.1, hello.protocol_min, hello.protocol_max
-        )));
-    }
+    spoken(record, hello).map_err(|e| Status::failed_precondition(e.to_string()))?;
     let current = hello.record.as_ref().ok_or_else(|| Status::invalid_argument("a hello without a group record"))?;
     if hello.chain.len() > limits::CHAIN {
         let what = format!("a chain of {} records; the limit is {}", hello.chain.len(), limits::CHAIN);
@@ -228,6 +224,16 @@ fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<
     let links = links.map_err(|e| Status::invalid_argument(e.to_string()))?;
     record.take_by(&links).map_err(|e| not_taken(&e))?;
     may_push(record, key)
+}
+
+/// The protocol that is spoken with the manager that says this.
+fn spoken(record: &GroupRecord, hello: &v1::DownHello) -> Result<u32, TooFarApart> {
+    let (current, own) = (record.current(), Program::own());
+    let name = current.record().by_key(&record.own_key()).map_or("this server", |own| own.name.as_str());
+    let ours = Side { server: name, program: &own.version, speaks: protocol::SPOKEN };
+    let speaks = (hello.protocol_min, hello.protocol_max);
+    let manager = current.record().manager().name.as_str();
+    protocol::negotiate(&ours, &Side { server: manager, program: &hello.version, speaks })
 }
 
 fn take(record: &GroupRecord, wire: &v1::SignedRecord) -> Result<(), Status> {

@@ -19,8 +19,10 @@ use std::{
 };
 
 use bellwether_proto::{
-    PROTOCOL, limits,
+    level::{Levels, Program},
+    limits,
     name::ServerName,
+    protocol::{self, Side},
     record::{Role, Server, refusal},
     revision::RevisionId,
     status::{Event, Observation},
@@ -284,9 +286,11 @@ impl Lane {
     }
 
     fn hello(&self, ticket: &Ticket) -> v1::DownHello {
+        let (protocol_min, protocol_max) = protocol::SPOKEN;
         v1::DownHello {
-            protocol_min: PROTOCOL.0,
-            protocol_max: PROTOCOL.1,
+            protocol_min,
+            protocol_max,
+            version: Program::own().version,
             record: Some(self.shared.record.borrow().to_wire()),
             head: Some(self.shared.head.borrow().stored.header.to_wire()),
             chain: self.shared.chain.clone(),
@@ -300,12 +304,12 @@ impl Lane {
         if hello.server.parse::<ServerName>().as_ref() != Ok(ours) {
             return Err(format!("a server answers there that calls itself '{}', not {ours}", cut(&hello.server, 64)));
         }
-        if !(PROTOCOL.0..=PROTOCOL.1).contains(&hello.protocol) {
-            return Err(format!(
-                "it speaks protocol {}, this manager {} to {}; upgrade the older of the two",
-                hello.protocol, PROTOCOL.0, PROTOCOL.1
-            ));
-        }
+        let (own, theirs) = (Program::own(), program(hello));
+        let manager = Side { server: self.shared.name.as_str(), program: &own.version, speaks: protocol::SPOKEN };
+        let speaks = (hello.protocol_min, hello.protocol);
+        let member = Side { server: ours.as_str(), program: &theirs.version, speaks };
+        protocol::negotiate(&manager, &member).map_err(|e| e.to_string())?;
+        self.shared.programs().insert(self.server.key, theirs);
         let epoch = self.shared.record.borrow().record().version.epoch.0;
         if hello.epoch > epoch {
             self.shared.is_behind(&self.server.name);
@@ -316,6 +320,12 @@ impl Lane {
         }
         Ok(())
     }
+}
+
+/// The program of the member that says this.
+fn program(hello: &v1::UpHello) -> Program {
+    let levels = Levels::from_wire(hello.level_oldest, hello.level_newest);
+    Program { version: cut(&hello.version, 100), levels }
 }
 
 /// A member's text, for people and for the log: printable and not endless.

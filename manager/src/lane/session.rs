@@ -22,7 +22,8 @@ use tokio::sync::mpsc;
 
 use self::heard::REASON;
 use super::{
-    Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, view::Phase, watchdog::Watchdog,
+    Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, program, view::Phase,
+    watchdog::Watchdog,
 };
 use crate::{
     plan::{Member, Sending, Step, plan},
@@ -121,11 +122,11 @@ impl<'a> Session<'a> {
             held: hello.drift.as_ref().is_some_and(|drift| drift.held || !drift.away.is_empty()),
             waits: false,
         };
-        let version = cut(&hello.version, 100);
+        let program = program(hello);
         let fence = memory.fence.take();
         let at = at.filter(|_| fence.is_none());
         let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
-        lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
+        lane.see(Observation::Reached { program, at: at.as_ref().map(SignedHeader::number), fault });
         if memory.sync {
             // It waits for its sync: nobody may take what it has for the end of it.
             lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });

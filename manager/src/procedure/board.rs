@@ -120,6 +120,7 @@ impl Board {
             document.take_over(&self.name, now_ms());
         }
         let answer = change(&mut document)?;
+        document.level = record.level;
         document.version = (record.version.epoch, after(document.version.1, 1, "version")?);
         let signed = SignedDocument::sign(document, &self.key)?;
         self.put(signed)?;
@@ -154,7 +155,7 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::record::{FORMAT, Policy, Role, Server, Version};
+    use bellwether_proto::record::{Level, Policy, Role, Server, Version};
 
     use super::{
         super::{Kind, Procedure, Standing, Survey, model::farm, plan},
@@ -174,7 +175,7 @@ mod tests {
             drained: false,
         };
         Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: GROUP.into(),
             version: Version { epoch: Epoch(epoch), version: 1 },
             servers: keys.iter().enumerate().map(server).collect(),

@@ -1,7 +1,7 @@
 //! The files, and that no count is given twice whatever is done at once or one after the other.
 
 use bellwether_proto::{
-    record::{FORMAT, Policy, Role, Server, Version},
+    record::{Level, Policy, Role, Server, Version},
     ticket::{Shown, Ticket, accept},
 };
 use bellwether_store::mutex::locked;
@@ -57,7 +57,7 @@ fn record(epoch: u64, key: PublicKey) -> Record {
     };
     Record {
         refused: Vec::new(),
-        format: FORMAT,
+        level: Level::NEWEST,
         group: [7; 16].into(),
         version: Version { epoch: Epoch(epoch), version: 1 },
         servers: vec![manager],

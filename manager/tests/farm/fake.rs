@@ -236,6 +236,7 @@ impl Play {
             incarnation: 1,
             ticket: None,
             seen: Vec::new(),
+            ..v1::UpHello::default()
         }
     }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     durable::{self, Name},
-    state_file::{self, StateFileError},
+    state_file::{self, State, StateFileError},
 };
 
 mod examine;
@@ -136,6 +136,8 @@ pub(super) struct Journal {
     /// Sorted by set and path.
     pub(super) wanted: Vec<Wanted>,
 }
+
+impl State for Journal {}
 
 /// The journal's name in the state directory.
 const NAME: &[u8] = b"journal";

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -23,6 +24,7 @@ use crate::{
 fn named(path: &Path) -> impl Fn(PackError) -> HistoryError {
     move |source| match source {
         PackError::Io { action, path, source } => HistoryError::Io { action, path, source },
+        PackError::Newer(_) => HistoryError::Newer { path: path.to_owned(), source },
         source @ (PackError::Malformed(_) | PackError::Changed { .. } | PackError::Read { .. }) => {
             HistoryError::Damaged { path: path.to_owned(), source }
         }
@@ -40,6 +42,14 @@ fn open(path: &Path) -> Result<File, HistoryError> {
 fn from_survey(path: PathBuf, Survey { head, size, changes_end }: Survey) -> Stored {
     let Head { pack, header, base, .. } = *head;
     Stored { header, base, pack, size, changes_end, path }
+}
+
+/// See [`super::check_version`].
+pub(super) fn check_version(path: &Path) -> Result<(), HistoryError> {
+    let mut begins = Vec::new();
+    let read = open(path)?.take(pack::BEGINS as u64).read_to_end(&mut begins);
+    read.map_err(|source| HistoryError::Io { action: "read", path: path.to_owned(), source })?;
+    pack::check_version(&begins).map_err(named(path))
 }
 
 /// Looks at a pack of the history: its beginning and its end.

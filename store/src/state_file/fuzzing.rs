@@ -1,9 +1,8 @@
 //! What fuzzing feeds to state files (`fuzz/`).
 
-use bellwether_proto::hash::Hash;
-use serde::de::DeserializeOwned;
+use bellwether_proto::level::Level;
 
-use super::{FORMAT, decode, encode};
+use super::{BEGINS, State, decode, encode};
 use crate::{
     quarantine::{End, Ends},
     underway::Suspect,
@@ -11,8 +10,8 @@ use crate::{
 
 /// A whole state file, and the body of one; whether either was taken.
 pub fn state_file(bytes: &[u8]) -> bool {
-    let whole = decode::<serde_json::Value>(bytes);
-    assert!(whole.is_err() || bytes.starts_with(FORMAT.as_bytes()));
+    let whole = decode::<Ends>(bytes);
+    assert!(whole.is_err() || bytes.starts_with(BEGINS.as_bytes()));
     let ends = body::<Ends>(bytes);
     if let Some(ends) = &ends {
         assert_eq!(decode::<Ends>(&encode(ends).expect("it has JSON")).as_ref(), Ok(ends));
@@ -22,12 +21,11 @@ pub fn state_file(bytes: &[u8]) -> bool {
 
 /// A state file with that body, its checksum right.
 pub fn framed(body: &[u8]) -> Vec<u8> {
-    let head = format!("{FORMAT}\"checksum\":\"{}\",\"body\":", Hash::of(body));
-    [head.as_bytes(), body, b"}\n"].concat()
+    super::framed(Level::FIRST, body)
 }
 
 /// The state that a file with that body holds; none: it is refused.
-pub fn body<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+pub fn body<T: State>(body: &[u8]) -> Option<T> {
     decode(&framed(body)).ok()
 }
 
