@@ -54,7 +54,7 @@ use bellwether_store::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 #[cfg(fuzzing)]
-pub(crate) use self::position::Position as HeldPosition;
+pub(crate) use self::position::{Fault as HeldFault, Position as HeldPosition};
 use self::{
     again::Again,
     drift::{pace::Pace, waiting::Waiting},
