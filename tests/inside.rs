@@ -72,3 +72,45 @@ fn a_running_agent_tells_its_tasks_queues_and_lanes() {
         (&"member".into(), &4.into())
     );
 }
+
+/// Lines of that server's log whose module begins so.
+fn lines(server: &Server, module: &str) -> Vec<String> {
+    let log = server.read_log();
+    log.lines().filter(|line| line.contains(&format!(" {module}"))).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_line_of_the_log_names_the_server_the_revision_or_the_procedure_that_it_is_about() {
+    const FILTER: &[(&str, &str)] = &[("BELLWETHER_LOG", "info,bellwether=debug,bellwether_manager=debug")];
+    let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("a.conf", "first"));
+    for server in 0..2 {
+        farm.server_mut(server).stop();
+        farm.server_mut(server).start_with(FILTER);
+    }
+    farm.wait_in_sync();
+    farm.manager().write("a.conf", "second");
+    farm.wait_same(farm.member(1));
+    farm.manager().command(&["maintenance", "start", "member2", "--yes"]).success();
+    let head = farm.status().head.expect("a head").to_string();
+    let revision = format!("revision{{revision={head}}}");
+
+    let lanes = lines(farm.manager(), "bellwether_manager::lane:");
+    let lanes = [lanes, lines(farm.manager(), "bellwether_manager::lane::")].concat();
+    assert!(lanes.len() > 4, "{lanes:#?}");
+    for line in &lanes {
+        assert!(line.contains("lane{server=member"), "no server: {line}");
+        let about = ["begun", "reported"].iter().any(|word| line.contains(&format!(": {word}")));
+        assert!(!about || line.contains(":revision{revision="), "no revision: {line}");
+    }
+    assert!(lanes.iter().any(|line| line.contains(&format!("lane{{server=member1}}:{revision}"))), "{lanes:#?}");
+    let published = lines(farm.manager(), "bellwether_manager::publisher: published");
+    assert!(published.iter().any(|line| line.contains(&format!("publish{{revision={head}}}"))), "{published:#?}");
+    let steps = lines(farm.manager(), "bellwether_manager::procedure::runner:");
+    assert!(!steps.is_empty() && steps.iter().all(|line| line.contains("procedure{procedure=p1}")), "{steps:#?}");
+
+    let applied = lines(farm.member(1), "bellwether::member::switch:");
+    assert!(!applied.is_empty() && applied.iter().all(|line| line.contains("apply{revision=")), "{applied:#?}");
+    assert!(applied.iter().any(|line| line.contains(&format!("apply{{revision={head}}}"))), "{applied:#?}");
+    let streams = lines(farm.member(1), "bellwether::member::session:");
+    assert!(!streams.is_empty() && streams.iter().all(|line| line.contains("stream{server=manager}")), "{streams:#?}");
+}

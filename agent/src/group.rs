@@ -205,7 +205,7 @@ impl GroupRecord {
                  of this machine, by the token that the rebuild printed: bellwether group rebuild --confirm TOKEN",
                 signer.name
             );
-            tracing::warn!(server = %signer.name, reason, "a rebuilt group");
+            tracing::error_span!("peer", server = %signer.name).in_scope(|| tracing::warn!(reason, "a rebuilt group"));
             let _ = self.events.send(Event::Fenced { server: signer.name.clone(), conflict: true, reason });
             return;
         }
@@ -247,7 +247,7 @@ impl GroupRecord {
                 ),
             ),
         };
-        tracing::warn!(%server, reason, "two managers");
+        tracing::error_span!("peer", %server).in_scope(|| tracing::warn!(reason, "two managers"));
         let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
     }
 
@@ -272,7 +272,7 @@ impl GroupRecord {
         let first = self.rival.send_if_modified(|rival| rival.replace(reason.clone()).as_ref() != Some(&reason));
         if first {
             let server = theirs.manager().name.clone();
-            tracing::warn!(%server, %reason, "two managers");
+            tracing::error_span!("peer", %server).in_scope(|| tracing::warn!(%reason, "two managers"));
             let reason = format!("{reason}; {}", bellwether_manager::decide().hint);
             let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
         }

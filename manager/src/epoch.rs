@@ -60,6 +60,6 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
     };
     let stored = publish::store(shared, &contents).map_err(|source| StartError::Epoch { epoch, source })?;
     shared.head.send_replace(Arc::new(Head::new(stored, head.tree.clone(), Instant::now())));
-    tracing::info!(revision = %header.number(), "leads from here on");
+    tracing::error_span!("publish", revision = %header.number()).in_scope(|| tracing::info!("leads from here on"));
     Ok(())
 }

@@ -17,6 +17,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
 };
+use tracing::Instrument;
 
 use crate::{
     lane::{Control, Lane},
@@ -108,7 +109,8 @@ impl Lanes {
             let (control, requests) = mpsc::channel(WAITING);
             let view = self.shared.lanes.open(name.clone());
             let lane = Lane { shared: self.shared.clone(), server: server.clone(), anew, view };
-            let task = self.tasks.spawn(lane.run(requests));
+            let span = tracing::error_span!("lane", server = %name);
+            let task = self.tasks.spawn(lane.run(requests).instrument(span));
             self.running.insert(name, Running { server, control, task });
         }
     }

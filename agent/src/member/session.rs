@@ -27,6 +27,7 @@ use bellwether_store::mutex::locked;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use super::{Input, tickets::Tickets};
 use crate::{
@@ -133,7 +134,9 @@ impl Push for PushService {
         // The manager keeps the stream open, and with it the connection: the end of the role ends it.
         let mut stop = following.stop.clone();
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
-        tokio::spawn(session.run(downs, over, stopped));
+        let manager = self.record.current().record().manager().name.clone();
+        let span = tracing::error_span!("stream", server = %manager);
+        tokio::spawn(session.run(downs, over, stopped).instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(up))))
     }
 }
@@ -312,6 +315,7 @@ struct Session {
 impl Session {
     /// Passes messages on until the stream ends, breaks a rule (the manager is told which), or the member lets go of it.
     async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>, stopped: impl Future<Output = ()>) {
+        tracing::debug!(session = self.number, "a manager's stream begins");
         let mut current = self.record.follow();
         let key = self.key;
         let superseded = current.wait_for(|record| record.record().manager().key != key);
@@ -325,6 +329,7 @@ impl Session {
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
             () = stopped => Err(Status::unavailable("the agent is stopping")),
         };
+        tracing::debug!(session = self.number, ended = ended.as_ref().err().map(Status::message), "it ends");
         if let Err(status) = ended {
             // No room: whoever does not read will not read this.
             let _ = self.answers.try_send(Err(status));

@@ -158,6 +158,7 @@ impl Lane {
         loop {
             let dialled = Instant::now();
             self.view.set(Phase::Dialling);
+            tracing::debug!(address = self.server.address, "dialling");
             let why = match self.connect(&mut memory).await {
                 Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
                     End::Lost(why) => {
@@ -169,13 +170,15 @@ impl Lane {
                 },
                 Err(why) => why,
             };
-            tracing::info!(server = %self.server.name, why, "lost");
+            tracing::info!(why, "lost");
             if !self.is_member() {
                 return;
             }
             self.see(Observation::Lost(why));
             self.view.set(Phase::Waiting);
-            let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
+            let pause = backoff.failed(RandomState::new().hash_one(0));
+            tracing::debug!(?pause, "dialling again after that, or earlier when there is something for it");
+            let until = Instant::now() + pause;
             if !self.wait(until, dialled, &mut control, &mut memory).await {
                 return;
             }

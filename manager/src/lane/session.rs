@@ -19,6 +19,7 @@ use bellwether_store::{
     history::{Route, Stored},
 };
 use tokio::sync::mpsc;
+use tracing::{Instrument, Span};
 
 use self::heard::REASON;
 use super::{
@@ -26,7 +27,7 @@ use super::{
     watchdog::Watchdog,
 };
 use crate::{
-    plan::{Member, Sending, Step, plan},
+    plan::{Member, Sending, Step, Wait, plan},
     procedure::SignedDocument,
 };
 
@@ -41,6 +42,15 @@ struct Current {
     pack: Option<Arc<Stored>>,
     started: Instant,
     sync: bool,
+    /// Of the log's lines about it.
+    span: Span,
+}
+
+impl Current {
+    fn new(header: SignedHeader, pack: Option<Arc<Stored>>, sync: bool) -> Self {
+        let span = tracing::error_span!("revision", revision = %header.number());
+        Self { header, pack, started: Instant::now(), sync, span }
+    }
 }
 
 struct Session<'a> {
@@ -69,6 +79,8 @@ struct Session<'a> {
     dog: Watchdog,
     allowance: Allowance,
     news: Option<Instant>,
+    /// What was last decided where nothing is sent, so that the log has it once.
+    decided: &'static str,
 }
 
 /// The server is in the table of those that are reached; dropped with the lane, too, when that is aborted.
@@ -149,6 +161,7 @@ impl<'a> Session<'a> {
             dog,
             allowance: Allowance::new(Instant::now()),
             news: None,
+            decided: "",
         };
         session.outbox.fence = fence.map(|reason| v1::Fence { reason });
         if let Some(drift) = &hello.drift {
@@ -185,7 +198,8 @@ impl<'a> Session<'a> {
             tokio::select! {
                 permit = down.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| "it closed the connection".to_owned())?;
-                    if let Some(message) = self.outbox.next(&shared).await? {
+                    let span = self.span();
+                    if let Some(message) = self.outbox.next(&shared).instrument(span).await? {
                         self.dog.went(Instant::now(), size_of(&message));
                         permit.send(v1::Down { message: Some(message) });
                     }
@@ -193,7 +207,10 @@ impl<'a> Session<'a> {
                 message = up.message(), if pause.is_none() => match message.map_err(|status| self.lane.turned_away(&status))? {
                     None => return Err(End::Lost("it closed the connection".to_owned())),
                     Some(v1::Up { message: None }) => self.allowance.spend(Instant::now()),
-                    Some(v1::Up { message: Some(message) }) => self.hear(message).await.map_err(End::Breach)?,
+                    Some(v1::Up { message: Some(message) }) => {
+                        let span = self.span();
+                        self.hear(message).instrument(span).await.map_err(End::Breach)?;
+                    }
                 },
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
                 changed = head.changed() => {
@@ -210,6 +227,7 @@ impl<'a> Session<'a> {
                 _ = procedures.changed() => self.send_procedures(procedures.borrow_and_update().as_deref()),
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
+                    tracing::debug!(?asked, "asked");
                     if matches!(asked, Control::Probe) {
                         self.beat();
                     }
@@ -295,7 +313,9 @@ impl<'a> Session<'a> {
             let head = self.lane.shared.head.borrow();
             (head.id(), head.stored.header.number())
         };
-        match self.plan(head).await? {
+        let step = self.plan(head).await?;
+        self.tell(&step);
+        match step {
             Step::Nothing => self.end_sync(),
             Step::Wait(_) => {}
             Step::NeedBase if self.base_for == Some(head) => {}
@@ -308,6 +328,30 @@ impl<'a> Session<'a> {
             Step::Send(sending) => self.send(sending, number).await?,
         }
         Ok(())
+    }
+
+    /// The span of what is under way; none: the lane's own.
+    fn span(&self) -> Span {
+        self.current.as_ref().map_or_else(Span::none, |current| current.span.clone())
+    }
+
+    /// Says what was decided, once while it stays so; [`Session::begin`] says what is sent.
+    fn tell(&mut self, step: &Step) {
+        let decided = match step {
+            Step::Nothing => "it is at the head",
+            Step::Wait(Wait::Fault) => "nothing is sent: it is in error until a sync",
+            Step::Wait(Wait::Held) => "nothing is sent: it holds edits of its own",
+            Step::Wait(Wait::Paused) => "nothing is sent: propagation is held",
+            Step::Wait(Wait::Refused) => "nothing is sent: it refused the head",
+            Step::NeedBase => "a base of the head is needed",
+            Step::Settle | Step::Send(_) => "",
+        };
+        if self.decided != decided {
+            self.decided = decided;
+            if !decided.is_empty() {
+                tracing::debug!("{decided}");
+            }
+        }
     }
 
     async fn plan(&self, head: RevisionId) -> Result<Step, String> {
@@ -337,7 +381,7 @@ impl<'a> Session<'a> {
     fn settle(&mut self, to: Number) {
         let Some(header) = self.at.clone() else { return };
         self.outbox.sync = Some(v1::Sync { request: now_ms() });
-        self.begin(Current { header, pack: None, started: Instant::now(), sync: true }, to);
+        self.begin(Current::new(header, None, true), to);
     }
 
     async fn send(&mut self, sending: Sending, head: Number) -> Result<(), String> {
@@ -351,7 +395,7 @@ impl<'a> Session<'a> {
         self.outbox.offer(&self.lane.shared, &pack, from, to, forked).await?;
         let number = if sync { head } else { pack.header.number() };
         let header = pack.header.clone();
-        self.begin(Current { header, pack: Some(pack), started: Instant::now(), sync }, number);
+        self.begin(Current::new(header, Some(pack), sync), number);
         Ok(())
     }
 
@@ -360,6 +404,8 @@ impl<'a> Session<'a> {
         if current.sync {
             self.syncing.get_or_insert(current.started);
         }
+        let (size, base) = current.pack.as_ref().map_or((0, false), |pack| (pack.size, pack.base));
+        current.span.in_scope(|| tracing::debug!(sync = current.sync, size, base, head = %to, "begun"));
         self.lane.see(Observation::Started { sync: current.sync, to });
         self.current = Some(current);
     }

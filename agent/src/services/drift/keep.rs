@@ -70,7 +70,9 @@ impl DriftService {
             manager.adopt(Adopt { at, edits, chunks, author, message, dry_run, accept }).await.map_err(refusal)?;
         if !dry_run && let Err(status) = in_time(&member.name, client.kept(v1::KeptRequest { edits: known })).await {
             // It only waits longer with its updates, where the policy is hold; the next keep tells it again.
-            tracing::warn!(server = %member.name, why = status.message(), "could not be told that its edits are kept");
+            let span = tracing::error_span!("peer", server = %member.name);
+            let why = status.message();
+            span.in_scope(|| tracing::warn!(why, "could not be told that its edits are kept"));
         }
         Ok(kept(adopted))
     }

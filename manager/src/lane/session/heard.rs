@@ -156,7 +156,9 @@ impl Session<'_> {
                 Err(format!("it reported revision {revision}, which it was not offered"))
             };
         };
-        match report.outcome() {
+        let outcome = report.outcome();
+        current.span.in_scope(|| tracing::debug!(?outcome, reason = cut(&report.reason, REASON), "reported"));
+        match outcome {
             v1::Outcome::Done if report.root.as_ref() == current.header.header().root.as_bytes() => {
                 self.done(&current, &report);
             }
@@ -182,8 +184,7 @@ impl Session<'_> {
             history.get(revision).map(|stored| stored.header.clone())
         };
         let header = tokio::task::spawn_blocking(get).await.map_err(|e| e.to_string())?;
-        let current = |header| Current { header, pack: None, started: Instant::now(), sync: false };
-        Ok(header.map(current))
+        Ok(header.map(|header| Current::new(header, None, false)))
     }
 
     fn done(&mut self, current: &Current, report: &v1::Report) {
@@ -223,6 +224,7 @@ impl Session<'_> {
     fn again(&mut self, again: &v1::Again) {
         let refused = self.member.refused.filter(|refused| again.revision.as_ref() == refused.0.as_bytes());
         if refused.is_some() {
+            tracing::debug!("what stood in the way there is gone: offered again");
             self.memory.try_again();
             self.member.refused = self.memory.refused;
             self.member.sync = self.memory.sync;
