@@ -153,7 +153,7 @@ impl Command {
 /// The filter of the log; docs/maintainers.md says how it is written.
 const FILTER: &str = "BELLWETHER_LOG";
 
-/// Sends the log to standard error: what [`FILTER`] says, otherwise warnings, and for the daemon its life. A line names its
+/// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life. A line names its
 /// module, and the spans that it belongs to.
 pub fn log_to_stderr(command: &Command) {
     let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
