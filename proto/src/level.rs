@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_program_reads_the_newest_level_and_the_one_before() {
-        assert!(Level::FIRST <= Level::OLDEST && Level::NEWEST.0 - Level::OLDEST.0 <= 1);
+        let (first, oldest, newest) = (Level::FIRST, Level::OLDEST, Level::NEWEST);
+        assert!(first <= oldest && newest.0 - oldest.0 <= 1, "{first} {oldest} {newest}");
         for level in [Level::OLDEST, Level::NEWEST] {
             assert_eq!(level.check("a record"), Ok(()));
             assert!(Levels::OWN.read(level));

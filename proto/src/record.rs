@@ -328,8 +328,11 @@ pub struct Record {
     pub previous: Option<Hash>,
 }
 
+/// Whether a record uses something.
+type Uses = fn(&Record) -> bool;
+
 /// What came after the first level: with which level, what it is, and whether a record uses it.
-const LATER: &[(Level, &str, fn(&Record) -> bool)] = &[
+const LATER: &[(Level, &str, Uses)] = &[
     #[cfg(feature = "level-next")]
     (Level(2), "a note", |record| record.policy.note.is_some()),
 ];

@@ -11,8 +11,9 @@ use std::{
 use bellwether_store::{
     apply::journal,
     index,
-    state_file::{self, StateFileError},
+    state_file::{self, State, StateFileError},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -118,7 +119,7 @@ fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, St
     let said = |e: StateFileError| chain(&e);
     Ok(match form {
         Form::There => None,
-        Form::Shown => state_file::load(path).map_err(said)?.map(|body| ("content", body)),
+        Form::Shown => body(path).map_err(said)?.map(|body| ("content", body)),
         Form::Files => Some(("content", each(path).map_err(|e| format!("cannot list {}: {e}", path.display()))?)),
         Form::Index => {
             let read = index::read(path, &[]).map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
@@ -128,11 +129,21 @@ fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, St
             if *command == "journal" {
                 journal::examine(path.parent().unwrap_or(path)).map_err(said)?;
             } else if path.is_file() {
-                state_file::load::<Value>(path).map_err(said)?;
+                body(path).map_err(said)?;
             }
             Some(("shown_by", json!(format!("bellwether debug {command}"))))
         }
     })
+}
+
+/// What any state file holds.
+#[derive(Serialize, Deserialize)]
+struct Body(Value);
+
+impl State for Body {}
+
+fn body(path: &Path) -> Result<Option<Value>, StateFileError> {
+    Ok(state_file::load(path)?.map(|Body(body)| body))
 }
 
 /// Each file of a directory of state files: its content, or how it is damaged.
@@ -141,7 +152,7 @@ fn each(directory: &Path) -> io::Result<Value> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let content = state_file::load::<Value>(&path).map_err(|e| json!({ "damage": chain(&e) }));
+        let content = body(&path).map_err(|e| json!({ "damage": chain(&e) }));
         shown.insert(name, json!(content.unwrap_or_else(Some)));
     }
     Ok(Value::Object(shown))
