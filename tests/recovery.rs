@@ -136,6 +136,8 @@ fn w23_members_that_differ_are_drained_and_synced_in_batches() {
     }
     let failed = lose(&mut farm, &mut site, 0, &client);
     farm.server_mut(1).start();
+    // How many are drained at once depends on how many serve.
+    client.wait_from("member1");
 
     let recover = ["recover", "manager", "--attest", "its power is off", "--yes"];
     farm.server(1).command(&recover).refused().says(&["has seen more", "--force"]);

@@ -1,6 +1,10 @@
 //! What holds for the workspace itself: the crates' arrows, and what must not be among the dependencies.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -74,6 +78,39 @@ fn nothing_is_skipped_but_by_the_one_function_for_it() {
         }
     }
     assert!(read > 100, "only {read} files of this workspace were read");
+}
+
+/// Requirement ids in a text: W9, A12 …
+fn ids(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let is_id = |word: &&str| {
+        let digits = word.strip_prefix(['W', 'T', 'B', 'R', 'A']).unwrap_or_default();
+        (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    words.filter(is_id).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_id_in_a_tests_name_is_explained_and_users_read_none() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let explained = ids(&read("docs/requirements.md"));
+    let files = run(Command::new("git").args(["ls-files", "*.rs"]).current_dir(root())).success();
+    // Deleted, and not committed yet.
+    let sources = files.stdout.lines().filter_map(|file| std::fs::read_to_string(root().join(file)).ok());
+    let named: BTreeSet<String> = sources
+        .flat_map(|text| {
+            text.lines().filter_map(|line| Some(line.trim().strip_prefix("fn ")?.to_uppercase())).collect::<Vec<_>>()
+        })
+        .flat_map(|name| ids(&name.replace('_', " ")))
+        .collect();
+    assert!(named.len() > 20, "only {named:?} are in names of tests");
+    let missing: Vec<_> = named.difference(&explained).collect();
+    assert!(missing.is_empty(), "docs/requirements.md does not explain {missing:?}");
+
+    let written = ["README.md", "CHANGELOG.md", "docs/balancers.md", "docs/limits.md", "docs/procedures.md"];
+    for file in written.into_iter().chain(["agent/tests/cli/cli-reference.md", "agent/tests/cli/messages.md"]) {
+        assert_eq!(ids(&read(file)), BTreeSet::new(), "{file} is for users");
+    }
 }
 
 #[test]

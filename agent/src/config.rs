@@ -356,12 +356,11 @@ fn host() -> String {
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
-/// What fuzzing feeds to the reader of agent.toml.
+/// What fuzzing feeds to the reader of agent.toml; whether it was taken.
 #[cfg(fuzzing)]
-pub(crate) fn fuzz(text: &str) {
-    if let Ok(file) = file::parse(std::path::Path::new("agent.toml"), text) {
-        let _ = balancers::read(std::path::Path::new("agent.toml"), &file.balancer);
-    }
+pub(crate) fn fuzz(text: &str) -> bool {
+    let path = Path::new("agent.toml");
+    file::parse(path, text).is_ok_and(|file| balancers::read(path, &file.balancer).is_ok())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_store::state_file;
+use bellwether_store::state_file::{self, State};
 use serde::{Deserialize, Serialize};
 
 use crate::{error::chain, layout::Layout};
@@ -26,6 +26,8 @@ struct Ended {
     /// Milliseconds since that boot.
     time_ms: u64,
 }
+
+impl State for Ended {}
 
 impl Ended {
     /// This moment; none where the system does not say.

@@ -37,6 +37,7 @@ use bellwether_proto::{
         push_server::PushServer,
     },
 };
+use bellwether_store::clock::now_ms;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -46,7 +47,6 @@ use tokio::{
 use crate::{
     advertised,
     balancers::Probe,
-    clock::now_ms,
     config::{self, Config},
     confirmed::Confirmed,
     descriptors, ends,
@@ -105,6 +105,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     let layout = Layout::new(config.state_dir.clone());
     identity::prepare(&layout).map_err(|e| CommandError::refused(&e))?;
     let _lock = Lock::take(&layout, "serve").map_err(|e| CommandError::refused(&e))?;
+    layout.check_levels().map_err(|e| CommandError::refused(&e))?;
     ends::end_at_a_panic(layout.state().to_owned());
     let (key, held) = group(&layout)?;
     if options.recover_only {
@@ -186,6 +187,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         folded,
         telling: Semaphore::new(TELLING),
         rebuilds: rebuilds_to,
+        alarm: alarm.clone(),
         stop: stop_to,
         recovery,
         leaving,

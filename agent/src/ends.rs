@@ -12,12 +12,13 @@ use std::{
 use bellwether_manager::tasks;
 use bellwether_proto::status::Event;
 use bellwether_store::{
+    clock::now_ms,
     quarantine::{self, End, Ends, Follow, Held},
     underway,
 };
 use tokio::sync::mpsc;
 
-use crate::{clock::now_ms, error::chain};
+use crate::error::chain;
 
 /// Between two looks at whether somebody lifted a quarantine.
 const LOOK: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! The group record as this server holds it: durable before it is in force, one for all tasks.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -13,11 +13,14 @@ use bellwether_proto::{
     revision::{Epoch, SignedHeader},
     status::{Event, Observation},
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::{
+    clock::now_ms,
+    mutex::locked,
+    state_file::{self, StateFileError},
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    clock::now_ms,
     layout::{Held, Layout},
     output,
     tls::Peer,
@@ -109,7 +112,7 @@ impl GroupRecord {
 
     /// A request came from outside the group: the monitor is told, at most once a second, whoever asks how often (W15).
     pub(crate) fn knocked(&self, peer: &Peer, asked: &str) {
-        let mut last = self.knocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = locked(&self.knocked);
         if last.is_some_and(|last| last.elapsed() < KNOCKS) {
             return;
         }
@@ -202,7 +205,7 @@ impl GroupRecord {
                  of this machine, by the token that the rebuild printed: bellwether group rebuild --confirm TOKEN",
                 signer.name
             );
-            tracing::warn!(server = %signer.name, reason, "a rebuilt group");
+            tracing::error_span!("peer", server = %signer.name).in_scope(|| tracing::warn!(reason, "a rebuilt group"));
             let _ = self.events.send(Event::Fenced { server: signer.name.clone(), conflict: true, reason });
             return;
         }
@@ -244,7 +247,7 @@ impl GroupRecord {
                 ),
             ),
         };
-        tracing::warn!(%server, reason, "two managers");
+        tracing::error_span!("peer", %server).in_scope(|| tracing::warn!(reason, "two managers"));
         let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
     }
 
@@ -269,7 +272,7 @@ impl GroupRecord {
         let first = self.rival.send_if_modified(|rival| rival.replace(reason.clone()).as_ref() != Some(&reason));
         if first {
             let server = theirs.manager().name.clone();
-            tracing::warn!(%server, %reason, "two managers");
+            tracing::error_span!("peer", %server).in_scope(|| tracing::warn!(%reason, "two managers"));
             let reason = format!("{reason}; {}", bellwether_manager::decide().hint);
             let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
         }
@@ -306,7 +309,7 @@ impl GroupRecord {
     }
 
     fn locked(&self) -> MutexGuard<'_, Arc<Vec<SignedRecord>>> {
-        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.chain)
     }
 
     fn put(&self, chain: &mut Arc<Vec<SignedRecord>>, way: &[SignedRecord]) -> Result<(), StateFileError> {

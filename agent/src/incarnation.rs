@@ -2,7 +2,7 @@
 //! backup or copied shows (W14).
 
 use bellwether_proto::start;
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::state_file::{self, State, StateFileError};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
@@ -11,6 +11,8 @@ use crate::layout::Layout;
 struct Incarnation {
     opened: u64,
 }
+
+impl State for Incarnation {}
 
 /// Counts this opening, durably, and returns its number (see [`start`]).
 ///

@@ -7,10 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bellwether_proto::{key::PublicKey, record::SignedRecord};
+use bellwether_proto::{
+    key::PublicKey,
+    record::{Level, SignedRecord},
+};
 use bellwether_store::{
     beneath, durable,
-    state_file::{self, StateFileError},
+    history::{self, HistoryError},
+    state_file::{self, State, StateFileError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +63,8 @@ places! {
     roots = "roots.json";
     /// What was last scanned.
     index = "index";
+    /// What chunks look like, at the manager.
+    outlines = "outlines";
     /// A switch that is under way.
     journal = "journal";
     /// What was replaced and is kept (invariant 4).
@@ -78,6 +84,36 @@ impl Layout {
         &self.state
     }
 
+    /// Checks that no newer bellwether made what is kept here. Before anything is written: a program that does not read a
+    /// file may not replace it, either.
+    ///
+    /// # Errors
+    /// Which file a newer bellwether made, or one that cannot be read.
+    pub fn check_levels(&self) -> Result<(), NotReadable> {
+        let files = [
+            self.group(),
+            self.tokens(),
+            self.procedures(),
+            self.position(),
+            self.seen(),
+            self.confirmed(),
+            self.ticket(),
+            self.halted(),
+            self.ends(),
+            self.incarnation(),
+            self.roots(),
+            self.journal(),
+        ];
+        files.iter().try_for_each(|file| state_file::check_level(file))?;
+        for given in listed(&self.sessions())? {
+            state_file::check_level(&given)?;
+        }
+        for pack in listed(&self.history())? {
+            history::check_version(&pack)?;
+        }
+        Ok(())
+    }
+
     /// The group that this server belongs to; none: to no group.
     ///
     /// # Errors
@@ -92,6 +128,29 @@ impl Layout {
     /// It cannot be written; what was held is held.
     pub fn hold(&self, held: &Held) -> Result<(), StateFileError> {
         state_file::save(&self.group(), held)
+    }
+}
+
+/// Why this program does not touch a state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReadable {
+    /// A state file.
+    #[error(transparent)]
+    File(#[from] StateFileError),
+    /// A pack of the history.
+    #[error(transparent)]
+    Pack(#[from] HistoryError),
+}
+
+/// What is in a directory of the state directory; nothing where there is none.
+fn listed(directory: &Path) -> Result<Vec<PathBuf>, StateFileError> {
+    let failed = |source| StateFileError::Io { action: "read", path: directory.to_owned(), source };
+    match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let paths: io::Result<Vec<PathBuf>> = entries.map_err(failed)?.map(|entry| Ok(entry?.path())).collect();
+            paths.map_err(failed)
+        }
     }
 }
 
@@ -169,6 +228,12 @@ pub struct Held {
     pub current: SignedRecord,
     /// Who made whom manager: the last record before and the first after every change of epoch.
     pub chain: Vec<SignedRecord>,
+}
+
+impl State for Held {
+    fn level(&self) -> Level {
+        self.current.record().level
+    }
 }
 
 impl Held {

@@ -6,11 +6,10 @@
 //! ([`error`], [`output`], [`progress`]).
 
 // Everything for people goes through `output`.
-#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod advertised;
 mod balancers;
-mod clock;
 pub mod commands;
 pub mod common;
 pub mod config;

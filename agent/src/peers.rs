@@ -35,6 +35,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tonic::{Request, Streaming, transport::Channel};
+use tracing::Instrument;
 
 use crate::{error::chain, group::GroupRecord, seen::Seen, services::link::Card, tls};
 
@@ -233,12 +234,14 @@ impl Peers {
         let mut asking = JoinSet::new();
         for server in servers {
             let (peers, turns) = (self.clone(), self.turns.clone());
-            asking.spawn(async move {
+            let span = tracing::error_span!("peer", server = %server.name);
+            let ask = async move {
                 let _turn = turns.acquire().await;
                 if let Err(why) = peers.ask(&server).await {
-                    tracing::debug!(server = %server.name, why, "no newer record from there");
+                    tracing::debug!(why, "no newer record from there");
                 }
-            });
+            };
+            asking.spawn(ask.instrument(span));
         }
         while asking.join_next().await.is_some() {
             if self.record.current().record().version.epoch > before {
@@ -290,7 +293,8 @@ impl Peers {
         let mut asking = JoinSet::new();
         for server in self.others().into_iter().filter(|server| server.name != *but) {
             let (peers, turns) = (self.clone(), self.turns.clone());
-            asking.spawn(async move {
+            let span = tracing::error_span!("peer", server = %server.name);
+            let look = async move {
                 let _turn = turns.acquire().await;
                 let answer = peers.answer_of(&server).await;
                 let held = peers.record.current().record().version;
@@ -298,10 +302,11 @@ impl Peers {
                 let newer =
                     answer.as_ref().map_or_else(|silence| silence.there, |a| a.leads || a.record.epoch > held.epoch);
                 if newer && let Err(why) = peers.ask(&server).await {
-                    tracing::debug!(server = %server.name, why, "its record is not taken");
+                    tracing::debug!(why, "its record is not taken");
                 }
                 (server.name, answer)
-            });
+            };
+            asking.spawn(look.instrument(span));
         }
         asking.join_all().await.into_iter().collect()
     }
@@ -424,7 +429,8 @@ impl Peers {
                 match self.tell_once(&current).await {
                     Ok(()) => std::future::pending().await,
                     Err(why) => {
-                        tracing::debug!(manager = %current.record().manager().name, why, "not told yet");
+                        let span = tracing::error_span!("peer", server = %current.record().manager().name);
+                        span.in_scope(|| tracing::debug!(why, "not told yet"));
                         tokio::time::sleep(pause).await;
                     }
                 }

@@ -19,10 +19,10 @@ use bellwether_proto::{
     revision::{Epoch, Number, RevisionId, SignedHeader},
     v1,
 };
-use bellwether_store::state_file::StateFileError;
+use bellwether_store::{clock::now_ms, state_file::StateFileError};
 use tokio::task::JoinSet;
 
-use crate::{clock::now_ms, error::chain, group::GroupRecord, layout::Layout, peers::Peers};
+use crate::{error::chain, group::GroupRecord, layout::Layout, peers::Peers};
 
 /// Epochs that others speak of and that are skipped: as far as one step leads.
 const SKIPPED: u64 = limits::EPOCH_STEP - 2;

@@ -6,8 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -15,7 +14,7 @@ use bellwether_proto::{
     limits,
     revision::{Number, RevisionId, SignedHeader},
 };
-use bellwether_store::state_file;
+use bellwether_store::{mutex::locked, state_file};
 use tokio::sync::watch;
 
 use crate::{error::chain, layout::Layout};
@@ -67,7 +66,7 @@ impl Seen {
             }
         };
         let ours: Vec<_> = headers.into_iter().take(limits::SEEN).filter(is_managers).collect();
-        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = ours.iter().map(SignedHeader::id).collect();
+        *locked(&self.noted) = ours.iter().map(SignedHeader::id).collect();
         ours.into_iter().for_each(|header| self.note(header));
     }
 
@@ -86,15 +85,15 @@ impl Seen {
 
     /// Notes on the disk what was only heard of, where that is not what was noted last. Blocks.
     pub(crate) fn save(&self, layout: &Layout) {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = locked(&self.noted);
         let heard = self.heard();
         let ids: Vec<_> = heard.iter().map(SignedHeader::id).collect();
         if *noted == ids {
             return;
         }
-        match write(&layout.seen(), &heard) {
+        match state_file::note(&layout.seen(), &heard) {
             Ok(()) => *noted = ids,
-            Err(why) => tracing::warn!(why, "what was only heard of is not noted"),
+            Err(error) => tracing::warn!(error = chain(&error), "what was only heard of is not noted"),
         }
     }
 
@@ -124,12 +123,8 @@ impl Seen {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
-}
-
-fn write(path: &Path, heard: &[SignedHeader]) -> Result<(), String> {
-    state_file::note(path, &heard).map_err(|error| chain(&error))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::{io, sync::Mutex, time::Duration};
 
+use bellwether_store::mutex::locked;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, Endpoint, Error};
@@ -25,7 +26,7 @@ where
     let lost = format!("the connection to {name} is lost");
     let once = Mutex::new(Some(stream));
     let connector = tower::service_fn(move |_: http::Uri| {
-        let stream = once.lock().ok().and_then(|mut slot| slot.take());
+        let stream = locked(&once).take();
         let answer = stream.map(TokioIo::new).ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, lost.clone()));
         std::future::ready(answer)
     });

@@ -9,7 +9,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use bellwether_proto::{
@@ -25,6 +25,7 @@ use bellwether_proto::{
 use bellwether_store::{
     attributes,
     beneath::Root,
+    clock::now_ms,
     durable, root,
     scan::{Depth, Excludes, Look, ScanError, Source},
     tree::{Change, Edit},
@@ -433,7 +434,7 @@ impl Put<'_> {
             Some(before) => attributes::read(before.file.as_fd(), true)?.xattrs,
             None => None,
         };
-        let mtime = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+        let mtime = (now_ms() / 1_000) as i64;
         // Names are for trees; here the numbers count.
         let owner = Owners::default().get("0", "0").map_err(io::Error::other)?;
         let meta = Meta { mode: mode.or(there).unwrap_or(0o644), owner, mtime, xattrs };

@@ -3,12 +3,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use bellwether_proto::{entry::EntryPath, name::SetName};
-use bellwether_store::scan::{Depth, Look};
+use bellwether_store::{
+    mutex::locked,
+    scan::{Depth, Look},
+};
 use tokio::sync::Notify;
 
 use crate::quiet::Burst;
@@ -88,7 +91,7 @@ impl State {
 
 impl Dirty {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Something happened at a path.

@@ -8,23 +8,30 @@ use std::sync::Arc;
 
 use bellwether_proto::{
     key::PublicKey,
+    level::{Levels, Program},
     name::ServerName,
     record::{Record, SetRules, SignedRecord},
     ticket::Parties,
     token::Token,
     v1,
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::{
+    clock::now_ms,
+    state_file::{self, StateFileError},
+};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     EnterError, Manager, Preview, PreviewError, by, failpoints,
     group::{self, By, GroupRefused},
     publish::PublishError,
-    shared::{EditError, now_ms},
+    shared::EditError,
     start,
     tokens::{Grant, Kept, Presented, Tokens},
 };
+
+/// Characters of a program's version that are shown.
+const VERSION: usize = 100;
 
 /// A server that a token admits. The tokens are locked.
 pub(crate) struct Admitted {
@@ -135,6 +142,12 @@ impl Manager {
         let lacks = |rules: &&SetRules| !request.sets.iter().any(|s| s == rules.name.as_str());
         if let Some(rules) = record.record().policy.sets.iter().find(lacks) {
             return Err(EnterError::Set(rules.name.clone()));
+        }
+        let level = record.record().level;
+        let levels = Levels::from_wire(request.level_oldest, request.level_newest);
+        if !levels.read(level) {
+            let version = request.version.chars().take(VERSION).filter(|c| !c.is_control()).collect();
+            return Err(EnterError::Level { server: name, program: Program { version, levels }, level });
         }
         Ok(Admitted { name, replaces, tokens, next })
     }

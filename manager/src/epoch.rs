@@ -8,14 +8,9 @@ use bellwether_proto::{
     record::{Record, SetRules},
     revision::{Header, SignedHeader},
 };
-use bellwether_store::pack::Contents;
+use bellwether_store::{clock::now_ms, pack::Contents};
 
-use crate::{
-    head::Head,
-    publish,
-    shared::{Shared, now_ms},
-    start::StartError,
-};
+use crate::{head::Head, publish, shared::Shared, start::StartError};
 
 /// That revision, by the manager of `record`, on top of `head`.
 ///
@@ -65,6 +60,6 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
     };
     let stored = publish::store(shared, &contents).map_err(|source| StartError::Epoch { epoch, source })?;
     shared.head.send_replace(Arc::new(Head::new(stored, head.tree.clone(), Instant::now())));
-    tracing::info!(revision = %header.number(), "leads from here on");
+    tracing::error_span!("publish", revision = %header.number()).in_scope(|| tracing::info!("leads from here on"));
     Ok(())
 }

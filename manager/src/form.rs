@@ -11,7 +11,7 @@ use bellwether_proto::{
     hash::Hash,
     key::KeyPair,
     name::{ServerName, SetName},
-    record::{Codec, Edit, FORMAT, Policy, Record, Role, Server, SetRules, SignedRecord, Version},
+    record::{Codec, Edit, Level, Policy, Record, Role, Server, SetRules, SignedRecord, Version},
     revision::{Epoch, GroupId, Header, Number, SignedHeader},
 };
 use bellwether_store::{
@@ -255,7 +255,7 @@ fn first_record(form: &Form<'_>) -> Result<Record, FormError> {
     };
     let policy = Policy { codec: form.codec, ..Policy::new(sets) };
     let record = Record {
-        format: FORMAT,
+        level: Level::NEWEST,
         group: GroupId::from(group),
         version: Version { epoch: Epoch(1), version: 1 },
         servers: vec![manager],

@@ -3,6 +3,7 @@
 //! answer: the signed record.
 
 mod drain;
+pub mod level;
 mod servers;
 
 use bellwether_proto::{
@@ -12,7 +13,7 @@ use bellwether_proto::{
     key::PublicKey,
     limits,
     name::{BalancerName, ServerName, SetName},
-    record::{Codec, Edit, OnDrift, Publish, Record, SetRules, SignedRecord},
+    record::{Codec, Edit, Level, OnDrift, Publish, Record, SetRules, SignedRecord},
     v1,
 };
 
@@ -106,6 +107,43 @@ pub enum GroupRefused {
     /// Full.
     #[error("a group has at most {} servers", limits::SERVERS)]
     Full,
+    /// Levels are never lowered.
+    #[error(
+        "the group is of level {now} and does not go back to {asked}: servers may have written what bellwether of level \
+         {asked} does not read"
+    )]
+    LevelGoesBack {
+        /// The level that was asked for.
+        asked: Level,
+        /// The group's.
+        now: Level,
+    },
+    /// Some servers do not read that level.
+    #[error("level {level} is not read by {}; the group stays at level {now}", servers.join(", "))]
+    TooOld {
+        /// The level that was asked for.
+        level: Level,
+        /// The group's.
+        now: Level,
+        /// Those servers, each with why.
+        servers: Vec<String>,
+    },
+    /// What was asked for came with a later level than the group has.
+    #[error(
+        "{what} needs level {level}, and the group is of level {now}{}{}",
+        if servers.is_empty() { "" } else { "; these servers are too old for it: " },
+        servers.join(", ")
+    )]
+    NeedsLevel {
+        /// What was asked for.
+        what: &'static str,
+        /// The level that it came with.
+        level: Level,
+        /// The group's.
+        now: Level,
+        /// The servers that do not read that level, each with why.
+        servers: Vec<String>,
+    },
     /// A value that cannot be.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -134,7 +172,16 @@ impl Advise for GroupRefused {
                 Advice::run("let it join anew, with a token", format!("bellwether token create --names {name}"))
             }
             Self::NoSet(_) => Advice::run("see", "bellwether group show"),
-            Self::Full | Self::Malformed(_) => return None,
+            Self::TooOld { level, .. } => {
+                let raise = format!("bellwether group set --level {level}");
+                Advice::run("upgrade bellwether there (or disable those servers), then, at the manager", raise)
+            }
+            Self::NeedsLevel { level, servers, .. } => {
+                let raise = format!("bellwether group set --level {level}");
+                let first = if servers.is_empty() { "first, at the manager" } else { "upgrade bellwether there, then" };
+                Advice::run(first, raise)
+            }
+            Self::LevelGoesBack { .. } | Self::Full | Self::Malformed(_) => return None,
         })
     }
 }
@@ -197,6 +244,11 @@ pub struct PolicyChange {
     pub drain_timeout_s: Option<u64>,
     /// How long a server that has started may be unready for want of a word of its manager.
     pub ready_after_s: Option<u64>,
+    /// The format level; who may raise it is [`level::may_raise`]'s to say.
+    pub level: Option<Level>,
+    /// A note for administrators; empty: none.
+    #[cfg(feature = "level-next")]
+    pub note: Option<String>,
 }
 
 /// Patterns to add to those there are, or to take their place.
@@ -251,6 +303,9 @@ impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
             min_serving: wire.min_serving,
             drain_timeout_s: wire.drain_timeout_s,
             ready_after_s: wire.ready_after_s,
+            level: wire.level.map(Level),
+            #[cfg(feature = "level-next")]
+            note: wire.note,
         })
     }
 }
@@ -299,7 +354,15 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);
     }
-    Ok((policy != *now).then(|| next(held, by, "group set".to_owned(), |record| record.policy = policy)))
+    #[cfg(feature = "level-next")]
+    if let Some(note) = &change.note {
+        policy.note = Some(note.clone()).filter(|note| !note.is_empty());
+    }
+    let level = change.level.unwrap_or(held.record().level);
+    let raises = level != held.record().level;
+    let what = if raises { format!("group set --level {level}") } else { "group set".to_owned() };
+    Ok((raises || policy != *now)
+        .then(|| next(held, by, what, |record| (record.policy, record.level) = (policy, level))))
 }
 
 fn set_balancers(there: &mut Vec<Balancer>, change: &PolicyChange) -> Result<(), Malformed> {

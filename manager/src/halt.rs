@@ -9,7 +9,7 @@ use bellwether_proto::{
     record::Version,
     revision::{Number, SignedHeader},
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::state_file::{self, State, StateFileError};
 use serde::{Deserialize, Serialize};
 
 /// The file in the state directory.
@@ -48,6 +48,8 @@ pub struct Halt {
     /// Revisions that this manager made, the witness has seen, and the history here lacks; oldest first.
     pub lacks: Vec<(Number, String)>,
 }
+
+impl State for Halt {}
 
 impl Halt {
     /// What that server has proved; what is lacking here is found out later.

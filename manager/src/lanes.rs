@@ -17,6 +17,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
 };
+use tracing::Instrument;
 
 use crate::{
     lane::{Control, Lane},
@@ -106,8 +107,10 @@ impl Lanes {
             }
             let anew = before.as_ref().is_some_and(|before| !before.contains(&name));
             let (control, requests) = mpsc::channel(WAITING);
-            let lane = Lane { shared: self.shared.clone(), server: server.clone(), anew };
-            let task = self.tasks.spawn(lane.run(requests));
+            let view = self.shared.lanes.open(name.clone());
+            let lane = Lane { shared: self.shared.clone(), server: server.clone(), anew, view };
+            let span = tracing::error_span!("lane", server = %name);
+            let task = self.tasks.spawn(lane.run(requests).instrument(span));
             self.running.insert(name, Running { server, control, task });
         }
     }

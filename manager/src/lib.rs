@@ -12,6 +12,9 @@
 //! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
 //! [`recognition`], [`takeover`], [`balancer::rules`].
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod adopt;
 mod backoff;
 pub mod balancer;
@@ -21,7 +24,6 @@ pub mod dirty;
 mod entering;
 pub mod epoch;
 pub mod failpoints;
-mod followers;
 mod form;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -29,6 +31,7 @@ pub mod glob;
 pub mod group;
 pub mod halt;
 mod head;
+mod inside;
 mod lane;
 mod lanes;
 mod links;
@@ -40,6 +43,7 @@ pub mod procedure;
 mod publish;
 mod publisher;
 pub mod quiet;
+mod reached;
 mod read;
 pub mod rebuild;
 pub mod recognition;
@@ -60,13 +64,14 @@ use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     entry::EntryPath,
+    level::{Level, Program},
     name::ServerName,
     record::{Publish, Role, Server, SignedRecord},
     revision::{SignedHeader, check_message},
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::{state_file::StateFileError, tree::Tree};
+use bellwether_store::{clock::now_ms, state_file::StateFileError, tree::Tree};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
@@ -75,7 +80,11 @@ use tokio::{
 pub use adopt::{Adopt, AdoptError, Adopted};
 pub use change::{ChangeError, Changed};
 pub use form::{Form, FormError, Formed, form};
-pub use lane::Deadlines;
+pub use inside::{Inside, Queue};
+pub use lane::{
+    Deadlines,
+    view::{InFlight, LaneView, Phase},
+};
 pub use preview::Preview;
 pub use publish::{Changes, PublishError, Request};
 pub use publisher::Published;
@@ -90,7 +99,7 @@ use crate::{
     lane::Control,
     lanes::ToLanes,
     publisher::Command,
-    shared::{Shared, now_ms},
+    shared::Shared,
     tokens::{TokenRefused, Tokens},
 };
 
@@ -130,6 +139,16 @@ pub enum EnterError {
     /// The server's sets are not the group's.
     #[error("this server has no path for set {0}")]
     Set(bellwether_proto::name::SetName),
+    /// The server does not read the group's level, or the group's is too old for it.
+    #[error("{server} cannot enter: the group is of level {level}, and bellwether on {server} is {program}")]
+    Level {
+        /// The server that wants to enter.
+        server: ServerName,
+        /// Its program.
+        program: Program,
+        /// The group's level.
+        level: Level,
+    },
     /// The manager's way to the server.
     #[error("{manager}, the manager, dialled {address} to reach {server}: {why}")]
     OutOfReach {
@@ -162,6 +181,13 @@ impl Advise for EnterError {
             Self::OutOfReach { server, manager, .. } => Some(Advice::say(format!(
                 "give the address at which {manager} reaches {server} (--advertise HOST:PORT), and open that port there"
             ))),
+            Self::Level { server, program, level } if program.levels.newest < *level => {
+                Some(Advice::say(format!("upgrade bellwether on {server}, then join again")))
+            }
+            Self::Level { program, .. } => {
+                let raise = format!("bellwether group set --level {}", program.levels.oldest);
+                Some(Advice::run("upgrade the group's servers first, then, at the manager", raise))
+            }
             Self::Malformed(_) | Self::Save(_) => None,
         }
     }
@@ -287,8 +313,13 @@ impl Manager {
     /// # Errors
     /// The record is as it was.
     pub async fn set_policy(&self, change: PolicyChange, author: &str) -> Result<Arc<SignedRecord>, EditError> {
-        let by = by(author);
-        self.inner.shared.edit(|held| group::set_policy(held, &change, &by)).await
+        let (by, shared) = (by(author), &self.inner.shared);
+        let set = |held: &SignedRecord| {
+            let level = change.level.unwrap_or(held.record().level);
+            group::level::may_raise(held.record(), level, &shared.programs())?;
+            group::set_policy(held, &change, &by)
+        };
+        shared.edit(set).await
     }
 
     /// The group's balancers, as the record in force names them and this machine reaches them.
@@ -335,8 +366,8 @@ impl Manager {
     fn tell_syncing(&self, asked: &[ServerName]) {
         let shared = &self.inner.shared;
         let to = shared.head.borrow().stored.header.number();
-        let records = shared.records.borrow();
-        for server in asked.iter().filter(|server| records.contains_key(server)) {
+        let is_reached = |server: &&ServerName| shared.reached.borrow().get(server).is_some();
+        for server in asked.iter().filter(is_reached) {
             shared.see(Event::Server(server.clone(), Observation::Started { sync: true, to }));
         }
     }

@@ -11,6 +11,7 @@ use bellwether_proto::{
     token::Token,
 };
 
+use bellwether_store::clock::now_ms;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     group::{self, GroupRefused, ServerChange},
     lane::Control,
     lanes::ToLanes,
-    shared::{EditError, now_ms},
+    shared::EditError,
     tokens::Grant,
 };
 
@@ -144,19 +145,19 @@ impl Manager {
     /// It is a copy of that server, for people.
     pub async fn recognise(&self, name: &ServerName, incarnation: u64, whence: &str) -> Result<(), String> {
         let shared = &self.inner.shared;
-        let mut live = shared.live.subscribe();
-        let connected = live.borrow_and_update().get(name).copied();
-        let Some(connected) = connected.filter(|live| start::is_copy(live.incarnation, incarnation)) else {
+        let mut reached = shared.reached.subscribe();
+        let connected = reached.borrow_and_update().get(name).map(|server| server.incarnation);
+        let Some(connected) = connected.filter(|connected| start::is_copy(*connected, incarnation)) else {
             return Ok(());
         };
         let since = now_ms();
         self.probe(name);
-        let told = live.wait_for(|live| match live.get(name) {
-            Some(now) => now.incarnation != connected.incarnation || now.beat >= since,
+        let told = reached.wait_for(|reached| match reached.get(name) {
+            Some(now) => now.incarnation != connected || now.beat >= since,
             None => true,
         });
         let lives = match tokio::time::timeout(PROBE, told).await {
-            Ok(Ok(live)) => live.get(name).is_some_and(|now| now.incarnation == connected.incarnation),
+            Ok(Ok(reached)) => reached.get(name).is_some_and(|now| now.incarnation == connected),
             // It does not answer: what is connected is gone, or will be found to be.
             Ok(Err(_)) | Err(_) => false,
         };
@@ -167,7 +168,7 @@ impl Manager {
             "a copy of {name} at {whence}: it has the same key and says that it was started {} times, the one that is \
              connected and alive {} times",
             start::opened(incarnation),
-            start::opened(connected.incarnation)
+            start::opened(connected)
         );
         shared.see(Event::Server(name.clone(), Observation::Knocked(format!("{copy}; it was refused"))));
         Err(copy)
@@ -186,10 +187,10 @@ impl Manager {
     /// # Errors
     /// It does not answer, for people.
     pub async fn answers(&self, name: &ServerName) -> Result<(), String> {
-        let mut live = self.inner.shared.live.subscribe();
+        let mut reached = self.inner.shared.reached.subscribe();
         let since = now_ms();
         self.probe(name);
-        let told = live.wait_for(|live| live.get(name).is_some_and(|live| live.beat >= since));
+        let told = reached.wait_for(|reached| reached.get(name).is_some_and(|server| server.beat >= since));
         match tokio::time::timeout(ANSWER, told).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => {
@@ -212,12 +213,12 @@ impl Manager {
         let record = self.record();
         let version = record.record().version;
         let members = || record.record().servers.iter().filter(|server| server.role == Role::Member);
-        let mut records = self.inner.shared.records.subscribe();
-        let spread = records.wait_for(|records| records.values().all(|held| *held >= version));
+        let mut reached = self.inner.shared.reached.subscribe();
+        let spread = reached.wait_for(|reached| reached.iter().all(|(_, server)| server.record >= version));
         // A timeout: some lack it, and are named.
         let _ = tokio::time::timeout(SPREAD, spread).await;
-        let records = self.inner.shared.records.borrow();
-        let lacks = |server: &&Server| records.get(&server.name).is_none_or(|held| *held < version);
+        let reached = self.inner.shared.reached.borrow();
+        let lacks = |server: &&Server| reached.get(&server.name).is_none_or(|reached| reached.record < version);
         members().filter(lacks).map(|server| server.name.clone()).collect()
     }
 }

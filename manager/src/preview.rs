@@ -9,6 +9,7 @@ use std::{
 
 use bellwether_proto::{limits, revision::RevisionId};
 use bellwether_store::{
+    mutex::locked,
     pack::{self, Contents},
     tree::Tree,
 };
@@ -30,7 +31,7 @@ pub(crate) struct Previews(Mutex<Option<(RevisionId, Weak<File>)>>);
 impl Previews {
     /// The head's. Blocks, while another one is written, too.
     pub(crate) fn of_head(&self, shared: &Shared) -> Result<Preview, PublishError> {
-        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = locked(&self.0);
         let head = shared.head.borrow().clone();
         let written = newest.as_ref().filter(|(of, _)| *of == head.id()).and_then(|(_, file)| file.upgrade());
         let file = match written {

@@ -18,6 +18,7 @@ use bellwether_proto::{
     revision::{Header, RevisionId, SignedHeader},
 };
 use bellwether_store::{
+    clock::now_ms,
     durable,
     history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
@@ -29,7 +30,7 @@ use crate::{
     failpoints, group,
     head::Head,
     safety::{ACCEPTED, Fright, Step},
-    shared::{Shared, decide, now_ms, sources},
+    shared::{Shared, decide, sources},
     waiting::Waiting,
 };
 

@@ -20,6 +20,7 @@ use bellwether_proto::{
     status::{Event, SetStatus, Writers},
 };
 use bellwether_store::{
+    clock::now_ms,
     history::REVISIONS,
     index,
     scan::{HardLink, Look, Means, Notice, ScanError},
@@ -36,7 +37,7 @@ use crate::{
     links,
     publish::{self, Cause, Changes, Found, Outcome, Prepared, PublishError, Request, Seen},
     quiet::Burst,
-    shared::{Shared, now_ms},
+    shared::Shared,
     waiting::Waiting,
     watch::{Modes, Rescans},
 };
@@ -151,6 +152,18 @@ enum Work {
 }
 
 impl Work {
+    /// What is decided, for the log.
+    fn why(&self) -> &'static str {
+        match self {
+            Self::Prepared(_) => "a burst is over: what was prepared is committed",
+            Self::Look(Look::Stats) => "every entry is looked at",
+            Self::Look(Look::Bytes) => "every byte is read",
+            Self::Look(Look::At(_)) => "what changed is looked at",
+            Self::Asked(..) => "a publish was asked for",
+            Self::Made(..) => "a member's edits are published",
+        }
+    }
+
     /// Blocks.
     fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<Seen, PublishError> {
         let began = Instant::now();
@@ -357,6 +370,7 @@ impl Publisher {
         // An older one is thrown away first, so that its file is.
         self.early = None;
         let Some((burst, look)) = self.dirty.peek() else { return };
+        tracing::debug!("a burst may be over: what it makes is prepared");
         // An error is met again when the burst is over, and told then.
         if let Ok(prepared) = self.prepare(look, Cause::Seen).await {
             self.early = Some((burst, prepared));
@@ -399,6 +413,7 @@ impl Publisher {
     /// One publish, whatever comes of it. Not to be cancelled: a new head would be durable but not announced.
     async fn attempt(&mut self, work: Work) -> Result<(Outcome, Vec<String>), PublishError> {
         self.early = None;
+        tracing::debug!("{}", work.why());
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let publish = move || work.publish(&shared, (&known, &waiting));
         let seen = tokio::task::spawn_blocking(publish).await.map_err(|_| PublishError::Stopping)?;
@@ -409,8 +424,11 @@ impl Publisher {
     fn settle(&mut self, seen: Result<Seen, PublishError>) -> Result<(Outcome, Vec<String>), PublishError> {
         let unread = seen.as_ref().map(|seen| seen.found.waits()).unwrap_or_default();
         let outcome = seen.and_then(|seen| self.take(seen));
-        if let Ok(Outcome::Published(head, _)) = &outcome {
-            self.announce(head);
+        match &outcome {
+            Ok(Outcome::Published(head, _)) => self.announce(head),
+            Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
+            Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published: it is asked for"),
+            Err(error) => tracing::debug!(error = error as &dyn std::error::Error, "not published now"),
         }
         self.tell_unpublished(&outcome);
         outcome.map(|outcome| (outcome, unread))
@@ -456,7 +474,8 @@ impl Publisher {
 
     fn announce(&self, head: &Arc<Head>) {
         let header = head.stored.header.clone();
-        tracing::info!(revision = %header.number(), "published");
+        let _span = tracing::error_span!("publish", revision = %header.number()).entered();
+        tracing::info!("published");
         // The monitor is told while the head is locked: no lane's report of this revision comes before it, and whoever
         // hears of it sees it.
         self.shared.head.send_modify(|now| {
@@ -527,7 +546,12 @@ impl Publisher {
 
     async fn base(&mut self) {
         let shared = self.shared.clone();
-        let built = tokio::task::spawn_blocking(move || publish::base(&shared, REVISIONS)).await;
+        let span = tracing::error_span!("base", revision = %shared.head.borrow().stored.header.number());
+        let within = span.clone();
+        let build = move || within.in_scope(|| publish::base(&shared, REVISIONS));
+        let built = tokio::task::spawn_blocking(build).await;
+        let _span = span.entered();
+        tracing::debug!("a base of the head was due");
         self.times.base = None;
         match built {
             // Lanes that wait for it plan anew.

@@ -142,7 +142,7 @@ mod tests {
     use bellwether_proto::{
         hash::Hash,
         key::KeyPair,
-        record::{FORMAT, Policy, Role, Server, Version},
+        record::{Level, Policy, Role, Server, Version},
         revision::{Epoch, GroupId, Header},
     };
 
@@ -159,7 +159,7 @@ mod tests {
             drained: false,
         };
         let record = Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: GroupId::from([7; 16]),
             version: Version { epoch: Epoch(2), version },
             servers: vec![manager],

@@ -15,15 +15,15 @@ use bellwether_proto::{
     record::{Publish, Record, Role, Server, SignedRecord, Version},
     revision::{Epoch, Number, after},
 };
+use bellwether_store::clock::now_ms;
 use tokio::sync::oneshot;
 
 use crate::{
-    Manager, failpoints,
-    followers::Missing,
-    group,
+    Manager, failpoints, group,
     publish::{PublishError, Request},
     publisher::Command,
-    shared::{SaveError, Shared, now_ms},
+    reached::Missing,
+    shared::{SaveError, Shared},
 };
 
 pub use crate::group::By;
@@ -336,7 +336,7 @@ impl Manager {
     async fn wait_for(&self, to: &ServerName, version: Version) -> Result<(), HandOverError> {
         let shared = &self.inner.shared;
         let head = shared.head.borrow().stored.header.number();
-        let (mut followers, mut records) = (shared.followers.subscribe(), shared.records.subscribe());
+        let mut reached = shared.reached.subscribe();
         let patience: Duration = shared.timings.hand_over;
         let deadline = tokio::time::Instant::now() + patience;
         loop {
@@ -346,8 +346,7 @@ impl Manager {
                 Err(Missing::Yet(why)) => why,
             };
             tokio::select! {
-                changed = followers.changed() => changed.map_err(|_| PublishError::Stopping)?,
-                changed = records.changed() => changed.map_err(|_| PublishError::Stopping)?,
+                changed = reached.changed() => changed.map_err(|_| PublishError::Stopping)?,
                 () = tokio::time::sleep_until(deadline) => {
                     return Err(self.behind(to, format!("{why} (waited {} s)", patience.as_secs())));
                 }
@@ -357,9 +356,10 @@ impl Manager {
 
     fn missing(&self, to: &ServerName, head: Number, version: Version) -> Result<(), Missing> {
         let shared = &self.inner.shared;
-        shared.followers.borrow().holds(to, head)?;
-        match shared.records.borrow().get(to) {
-            Some(held) if *held >= version => Ok(()),
+        let reached = shared.reached.borrow();
+        reached.holds(to, head)?;
+        match reached.get(to) {
+            Some(server) if server.record >= version => Ok(()),
             _ => Err(Missing::Yet(format!("it has not taken group record {version} yet"))),
         }
     }

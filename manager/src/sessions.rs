@@ -9,7 +9,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use bellwether_proto::{
@@ -18,7 +18,10 @@ use bellwether_proto::{
     revision::Epoch,
     ticket::{Given, Parties},
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::{
+    mutex::locked,
+    state_file::{self, StateFileError},
+};
 
 /// The directory in the state directory.
 pub(crate) const SESSIONS: &str = "sessions";
@@ -124,7 +127,7 @@ impl Sessions {
 
     fn turn(&self, server: &PublicKey) -> MutexGuard<'_, ()> {
         let turn = usize::from(server.as_bytes()[0]) % AT_ONCE;
-        self.turns[turn].lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.turns[turn])
     }
 
     fn path(&self, server: &PublicKey) -> PathBuf {

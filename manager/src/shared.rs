@@ -4,20 +4,22 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
+    level::Program,
     name::{ServerName, SetName},
-    record::{Record, RecordRefused, SetRules, SignedRecord, Version},
+    record::{Record, RecordRefused, SetRules, SignedRecord},
     revision::{Epoch, SignedHeader},
     status::Event,
     v1,
 };
 use bellwether_store::{
     history::{History, HistoryError},
+    mutex::locked,
     pack::Outlines,
     root::Roots,
     scan::Source,
@@ -27,14 +29,17 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
     Dial, HaltFn, SaveRecord, failpoints,
-    followers::Followers,
-    group::GroupRefused,
+    group::{
+        GroupRefused,
+        level::{self, Programs},
+    },
     halt::Halt,
     head::Head,
-    lane::Deadlines,
+    lane::{Deadlines, view::Views},
     lost::{self, Known},
     preview::Previews,
     procedure::Board,
+    reached::ReachedServers,
     safety::Guard,
     sessions::Sessions,
 };
@@ -139,15 +144,6 @@ pub fn decide() -> Advice {
     Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
 }
 
-/// A server as the connection to it shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Live {
-    /// How often its state was opened.
-    pub(crate) incarnation: u64,
-    /// The newest keepalive that it has answered.
-    pub(crate) beat: u64,
-}
-
 pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
@@ -171,20 +167,18 @@ pub(crate) struct Shared {
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
     pub(crate) previews: Previews,
-    /// The record that each server that is reached has taken.
-    pub(crate) records: watch::Sender<BTreeMap<ServerName, Version>>,
-    /// The document of procedures that each candidate that is reached has taken.
-    informed: std::sync::Mutex<BTreeMap<ServerName, (Epoch, u64)>>,
-    /// The servers that are reached: which start of theirs it is, and the newest keepalive that each has answered.
-    pub(crate) live: watch::Sender<BTreeMap<ServerName, Live>>,
+    /// The servers that are reached.
+    pub(crate) reached: watch::Sender<ReachedServers>,
+    /// The programs of the servers that have been reached since this manager started.
+    programs: std::sync::Mutex<Programs>,
     /// What is known of the sets' directories.
     pub(crate) roots: Roots,
     /// What was published within the last hour.
     guard: std::sync::Mutex<Guard>,
     /// A lane needs a base of the head.
     pub(crate) base_wanted: Notify,
-    /// How far each server that is reached has come.
-    pub(crate) followers: watch::Sender<Followers>,
+    /// What each lane is at.
+    pub(crate) lanes: Views,
     /// Servers that refused us because they have seen a newer record.
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
@@ -225,6 +219,7 @@ impl Shared {
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
         let sessions = Sessions::new(&state);
+        let programs = std::sync::Mutex::new(BTreeMap::from([(key.public(), Program::own())]));
         let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
         Self {
             name,
@@ -245,13 +240,12 @@ impl Shared {
             outlines,
             reads: Semaphore::new(READS),
             previews: Previews::default(),
-            records: watch::Sender::default(),
-            informed: std::sync::Mutex::default(),
-            live: watch::Sender::default(),
+            reached: watch::Sender::default(),
+            programs,
             roots,
             guard: std::sync::Mutex::new(guard),
             base_wanted: Notify::new(),
-            followers: watch::Sender::default(),
+            lanes: Views::default(),
             newer,
             halt,
             save_record,
@@ -265,24 +259,24 @@ impl Shared {
     /// Tells the monitor. Where nobody listens any more, this process is stopping.
     pub(crate) fn see(&self, event: Event) {
         if let Event::Server(server, observation) = &event {
-            self.followers.send_if_modified(|followers| followers.observe(server, observation));
+            self.reached.send_if_modified(|reached| reached.observe(server, observation));
         }
         let _ = self.events.send(event);
     }
 
     /// What was published within the last hour. The publisher alone changes it.
     pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.guard)
     }
 
-    /// The document of procedures that each candidate that is reached has taken.
-    pub(crate) fn informed(&self) -> MutexGuard<'_, BTreeMap<ServerName, (Epoch, u64)>> {
-        self.informed.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The programs of this server and of those that have been reached since this manager started.
+    pub(crate) fn programs(&self) -> MutexGuard<'_, Programs> {
+        locked(&self.programs)
     }
 
     /// To whom the role is being handed over; none: to nobody.
     pub(crate) fn handing(&self) -> MutexGuard<'_, Option<ServerName>> {
-        self.handing.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.handing)
     }
 
     /// Whether this manager may change anything.
@@ -338,6 +332,7 @@ impl Shared {
         self.undisputed().map_err(EditError::Disputed)?;
         let held = self.record.borrow().clone();
         let Some(next) = change(&held)? else { return Ok(held) };
+        level::may_be_written(&next, &self.programs())?;
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);
         let (shared, saved) = (self.clone(), next.clone());
         // Not to be cancelled between the save and the announcement: both happen on the blocking thread. Nor is another
@@ -364,9 +359,4 @@ pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Sourc
         Some(Source::new(Arc::new(rules.clone()), path.clone()))
     };
     record.policy.sets.iter().filter_map(source).collect()
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -16,6 +16,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Failed, Site},
+    clock::now_ms,
     history::{History, HistoryError, LeftOut, Stored},
     index,
     root::Roots,
@@ -37,7 +38,7 @@ use crate::{
     publisher::{Publisher, Times},
     recognition::Holdings,
     safety::{ACCEPTED, Guard, WINDOW},
-    shared::{Given, Shared, Timings, now_ms, sources},
+    shared::{Given, Shared, Timings, sources},
     tasks::Alarm,
     tokens::Tokens,
     waiting::Waiting,

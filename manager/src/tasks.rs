@@ -1,9 +1,14 @@
 //! Tasks that run until they are told to stop. One that ends before is missed: whoever runs them is told which, and ends
 //! the program, so that it is started again instead of living on without it.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
-use bellwether_store::failpoint;
+use bellwether_store::{failpoint, mutex::locked};
+use serde::Serialize;
 use tokio::{sync::watch, task::JoinHandle};
 
 tokio::task_local! {
@@ -19,14 +24,37 @@ pub fn current() -> Option<&'static str> {
     TASK.try_with(|name| *name).ok().or_else(|| THREAD.get())
 }
 
-/// Told of the first task that ended unasked.
+/// Told of the first task that ended unasked; knows all that there are.
 #[derive(Debug, Clone)]
-pub struct Alarm(watch::Sender<Option<&'static str>>);
+pub struct Alarm {
+    first: watch::Sender<Option<&'static str>>,
+    /// How many of each name run.
+    running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+}
 
 impl Default for Alarm {
     fn default() -> Self {
-        Self(watch::Sender::new(None))
+        Self { first: watch::Sender::new(None), running: Arc::default() }
     }
+}
+
+/// A task, for those who look for a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Task {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it runs.
+    pub state: TaskState,
+}
+
+/// Whether a task runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// It runs.
+    Running,
+    /// It has ended: the role that needs it has, or it was missed.
+    Ended,
 }
 
 impl Alarm {
@@ -66,12 +94,19 @@ impl Alarm {
 
     /// Watches over what is no task of its own: it must not end before what is returned is dropped unless `stop` is true.
     pub fn guard(&self, name: &'static str, stop: &watch::Receiver<bool>) -> Guard {
+        *locked(&self.running).entry(name).or_default() += 1;
         Guard { name, stop: stop.clone(), alarm: self.clone() }
+    }
+
+    /// All tasks that were begun, by name.
+    pub fn tasks(&self) -> Vec<Task> {
+        let state = |running: usize| if running > 0 { TaskState::Running } else { TaskState::Ended };
+        locked(&self.running).iter().map(|(name, running)| Task { name, state: state(*running) }).collect()
     }
 
     /// The first task that ended unasked, as soon as there is one.
     pub async fn raised(&self) -> &'static str {
-        let mut raised = self.0.subscribe();
+        let mut raised = self.first.subscribe();
         match raised.wait_for(Option::is_some).await.ok().and_then(|name| *name) {
             Some(name) => name,
             // This alarm can raise it as long as it is waited for.
@@ -90,8 +125,11 @@ pub struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if let Some(running) = locked(&self.alarm.running).get_mut(self.name) {
+            *running -= 1;
+        }
         if !*self.stop.borrow() {
-            self.alarm.0.send_if_modified(|first| {
+            self.alarm.first.send_if_modified(|first| {
                 let raises = first.is_none();
                 first.get_or_insert(self.name);
                 raises
@@ -111,7 +149,7 @@ mod tests {
 
     async fn silent(alarm: &Alarm) -> bool {
         tokio::task::yield_now().await;
-        alarm.0.borrow().is_none()
+        alarm.first.borrow().is_none()
     }
 
     #[tokio::test]
@@ -146,6 +184,17 @@ mod tests {
         stop.send_replace(true);
         task.await.unwrap();
         assert!(silent(&alarm).await);
+    }
+
+    #[tokio::test]
+    async fn all_tasks_are_listed() {
+        let (alarm, (stop, mut stopped)) = (Alarm::default(), watch::channel(false));
+        let until = stopped.clone();
+        let task = alarm.spawn("publisher", &until, async move { drop(stopped.wait_for(|stop| *stop).await) });
+        assert_eq!(alarm.tasks(), [Task { name: "publisher", state: TaskState::Running }]);
+        stop.send_replace(true);
+        task.await.unwrap();
+        assert_eq!(alarm.tasks(), [Task { name: "publisher", state: TaskState::Ended }]);
     }
 
     #[tokio::test]

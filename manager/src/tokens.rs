@@ -17,6 +17,7 @@ use bellwether_proto::{
     revision::Epoch,
     token::{ID, SECRET},
 };
+use bellwether_store::state_file::State;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +91,8 @@ pub struct Tokens {
     epoch: Epoch,
     tokens: BTreeMap<String, Kept>,
 }
+
+impl State for Tokens {}
 
 impl Default for Tokens {
     fn default() -> Self {

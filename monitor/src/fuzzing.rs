@@ -1,7 +1,8 @@
 //! What fuzzing feeds to what is said to balancers (`fuzz/`).
 
 /// A reason of a server that is not ready: whatever it says, a balancer is told one short line.
-pub fn agent_check(bytes: &[u8]) {
+/// None is refused.
+pub fn agent_check(bytes: &[u8]) -> bool {
     let reason = String::from_utf8_lossy(bytes);
     let line = crate::agent_check::line(&crate::http::Ready::no(reason.into_owned()));
     let body = line.strip_suffix('\n').expect("it ends");
@@ -10,6 +11,7 @@ pub fn agent_check(bytes: &[u8]) {
         "{line:?}"
     );
     assert!(!body.chars().any(char::is_control), "{line:?}");
+    true
 }
 
 /// What its fuzzing begins with.

@@ -4,6 +4,9 @@
 //! seen into it; the others only read it. Nothing here asks a server anything. The one task is the page's, which
 //! [`http::serve`] runs until its shutdown; it reads the status from a watch channel that the daemon writes.
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod agent_check;
 pub mod changes;
 pub mod farm;

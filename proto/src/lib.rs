@@ -3,6 +3,9 @@
 //! Everything that comes off the wire or the disk passes through a conversion here that checks it (invariant 7): a
 //! value of a domain type is well-formed, whoever sent it.
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admission;
 pub mod advice;
 pub mod balancer;
@@ -11,8 +14,10 @@ pub mod entry;
 pub mod fuzzing;
 pub mod hash;
 pub mod key;
+pub mod level;
 pub mod limits;
 pub mod name;
+pub mod protocol;
 pub mod record;
 pub mod revision;
 pub mod start;
@@ -26,9 +31,6 @@ pub mod token;
 pub mod v1 {
     tonic::include_proto!("bellwether.v1");
 }
-
-/// The protocol versions this program speaks: the lowest and the highest. Version N talks to N−1.
-pub const PROTOCOL: (u32, u32) = (1, 1);
 
 /// A message or file that breaks the contract. `Display` says which rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

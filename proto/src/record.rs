@@ -9,21 +9,19 @@ use serde::{Deserialize, Serialize};
 
 pub use confirmation::Confirmation;
 
+pub use crate::level::Level;
 use crate::{
     Malformed,
     balancer::{self, Balancer, Traffic},
     hash::Hash,
     key::{KeyPair, PublicKey},
-    limits,
+    level, limits,
     name::{ServerName, SetName},
     revision::{Epoch, GroupId},
     v1,
 };
 
 const CONTEXT: &str = "bellwether v1 group record";
-
-/// The format of the document; another one is refused.
-pub const FORMAT: u32 = 1;
 
 /// What a server is in its group (W9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,16 +173,16 @@ pub struct SetRules {
     /// The set.
     pub name: SetName,
     /// gitignore patterns: never scanned, never touched.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
     /// gitignore patterns: each server's own.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local: Vec<String>,
     /// Whether setuid and setgid bits of files travel.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_setuid: bool,
     /// Whether file capabilities travel.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_capabilities: bool,
 }
 
@@ -250,6 +248,10 @@ pub struct Policy {
     pub ready_after_s: u64,
     /// What a member does about edits of its own (W3).
     pub drift: OnDrift,
+    /// A note for administrators: the one thing that a build of the next level has more, for tests of two programs.
+    #[cfg(feature = "level-next")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl Policy {
@@ -267,6 +269,8 @@ impl Policy {
             drain_timeout_s: 300,
             ready_after_s: 30,
             drift: OnDrift::Report,
+            #[cfg(feature = "level-next")]
+            note: None,
         }
     }
 }
@@ -303,8 +307,9 @@ impl std::fmt::Display for Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// [`FORMAT`].
-    pub format: u32,
+    /// The level in force: all servers read it, and nobody writes at a later one.
+    #[serde(default, skip_serializing_if = "Level::is_first")]
+    pub level: Level,
     /// The group.
     pub group: GroupId,
     /// How new it is.
@@ -322,6 +327,15 @@ pub struct Record {
     /// The hash of the record before; none for the first.
     pub previous: Option<Hash>,
 }
+
+/// Whether a record uses something.
+type Uses = fn(&Record) -> bool;
+
+/// What came after the first level: with which level, what it is, and whether a record uses it.
+const LATER: &[(Level, &str, Uses)] = &[
+    #[cfg(feature = "level-next")]
+    (Level(2), "a note", |record| record.policy.note.is_some()),
+];
 
 impl Record {
     /// The manager.
@@ -344,14 +358,21 @@ impl Record {
         self.servers.iter().find(|s| s.key == *key)
     }
 
+    /// What in it came after `level`, and with which level; none: programs of that level read it.
+    pub fn beyond(&self, level: Level) -> Option<(&'static str, Level)> {
+        let later = LATER.iter().find(|(came, _, is_used)| *came > level && is_used(self));
+        later.map(|(came, what, _)| (*what, *came))
+    }
+
     /// Checks what every record keeps true.
     ///
     /// # Errors
-    /// Another format, not exactly one manager, names or keys twice, unsorted lists, or over a limit.
+    /// A level that this program does not read, or something of a later level, not exactly one manager, names or keys twice, unsorted lists, or over a limit.
     pub fn check(&self) -> Result<(), Malformed> {
         let wrong = |what: &str| Err(Malformed::new(format!("a group record {what}")));
-        if self.format != FORMAT {
-            return wrong(&format!("of format {}; this program knows {FORMAT}", self.format));
+        self.level.check("the group record")?;
+        if let Some((what, came)) = self.beyond(self.level) {
+            return wrong(&format!("of level {} with {what}, which came with level {came}", self.level));
         }
         if self.version.epoch.0 == 0 {
             return wrong("whose epoch is zero");
@@ -498,8 +519,7 @@ impl SignedRecord {
         if !signer.verifies(CONTEXT, json.as_bytes(), &signature) {
             return Err(Malformed::new(format!("a group record that {signer} did not sign")));
         }
-        let record: Record =
-            serde_json::from_str(&json).map_err(|e| Malformed::new(format!("not a group record: {e}")))?;
+        let record: Record = level::read(&json, "the group record", "not a group record")?;
         record.check()?;
         Ok(Self { record, json, signer, signature })
     }

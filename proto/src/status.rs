@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    level::{Levels, Program},
     name::{BalancerName, ServerName, SetName},
     record::Role,
     revision::{Epoch, Number},
@@ -219,6 +220,9 @@ pub struct ServerStatus {
     pub last_update_us: Option<u64>,
     /// Its program's version.
     pub version: Option<String>,
+    /// The format levels that its program reads; none: it was not heard of, or the observer is too old to say.
+    #[serde(default)]
+    pub levels: Option<Levels>,
     /// The newest recovery points it made.
     pub kept: Vec<String>,
     /// When the newest of them was heard of, milliseconds since 1970.
@@ -463,8 +467,8 @@ pub enum Event {
 pub enum Observation {
     /// It answered and said where it is.
     Reached {
-        /// Its program's version.
-        version: String,
+        /// Its program.
+        program: Program,
         /// The revision it holds; none: none of this group's.
         at: Option<Number>,
         /// Its error, where it is in one.

@@ -4,7 +4,7 @@
 use bellwether_proto::{
     entry::{Entry, EntryPath, Owners},
     key::KeyPair,
-    record::{FORMAT, Policy, Record, Role, Server, SetRules, SignedRecord, Version},
+    record::{Level, Policy, Record, Role, Server, SetRules, SignedRecord, Version},
     revision::{Epoch, SignedHeader},
     token::Token,
     v1,
@@ -27,7 +27,7 @@ fn record(key: &KeyPair) -> Record {
         drained: false,
     };
     Record {
-        format: FORMAT,
+        level: Level::NEWEST,
         group: [7; 16].into(),
         version: Version { epoch: Epoch(1), version: 3 },
         servers: vec![

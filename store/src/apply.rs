@@ -27,7 +27,7 @@ use crate::{
 mod carry;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod journal;
+pub mod journal;
 mod keep;
 mod local;
 mod look;

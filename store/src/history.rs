@@ -9,6 +9,7 @@
 
 mod arriving;
 mod disk;
+mod examine;
 mod index;
 mod reading;
 
@@ -25,6 +26,7 @@ use bellwether_proto::{
     revision::{RevisionId, SignedHeader},
 };
 
+pub use self::examine::{Examined, Interrupted, examine};
 use self::{
     arriving::Arriving,
     disk::{Directory, Partial},
@@ -68,6 +70,14 @@ pub enum HistoryError {
         /// Why.
         source: std::io::Error,
     },
+    /// A stored pack has a later form than this program reads.
+    #[error("{path} cannot be read here, and nothing was changed")]
+    Newer {
+        /// The pack.
+        path: PathBuf,
+        /// Which form.
+        source: PackError,
+    },
     /// A stored pack is damaged.
     #[error("{path} is damaged")]
     Damaged {
@@ -99,6 +109,14 @@ pub struct LeftOut {
     pub why: String,
 }
 
+/// Checks that no newer bellwether made the pack in `path`. Damage is found when it is read.
+///
+/// # Errors
+/// It cannot be read, or a newer bellwether made it.
+pub fn check_version(path: &Path) -> Result<(), HistoryError> {
+    reading::check_version(path)
+}
+
 /// The headers of the history in `directory`, in no order, as far as its files can be read. Nothing is changed there.
 ///
 /// # Errors
@@ -111,6 +129,29 @@ pub fn headers(directory: &Path) -> Result<Vec<SignedHeader>, HistoryError> {
         Err(error) => Some(Err(error)),
     };
     files.into_iter().filter_map(read).collect()
+}
+
+/// The index of the packs in `files` that `read` can read and whose parents are there, and what is left out.
+fn indexed(
+    files: Vec<PathBuf>,
+    read: impl Fn(&Path) -> Result<Stored, HistoryError>,
+) -> Result<(Index, Vec<LeftOut>), HistoryError> {
+    let (mut packs, mut left_out) = (Vec::new(), Vec::new());
+    for path in files {
+        match read(&path) {
+            Ok(stored) => packs.push(Arc::new(stored)),
+            Err(HistoryError::Damaged { path, source }) => left_out.push(LeftOut { path, why: source.to_string() }),
+            // Its owner has removed it since it was listed.
+            Err(HistoryError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let (index, orphans) = Index::new(packs);
+    left_out.extend(orphans.into_iter().map(|orphan| LeftOut {
+        path: orphan.path.clone(),
+        why: "the revision it changes is not in the history".into(),
+    }));
+    Ok((index, left_out))
 }
 
 /// The history in one directory. One process owns it.
@@ -126,23 +167,10 @@ impl History {
     /// (see [`History::partial`]). A damaged pack is named and left out, with those that need it.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's, or a newer bellwether made a pack: then nothing is removed.
     pub fn open(directory: &Path) -> Result<Self, HistoryError> {
         let (directory, files) = Directory::open(directory)?;
-        let mut left_out = Vec::new();
-        let mut packs = Vec::new();
-        for path in files {
-            match reading::stored(&path) {
-                Ok(stored) => packs.push(Arc::new(stored)),
-                Err(HistoryError::Damaged { path, source }) => left_out.push(LeftOut { path, why: source.to_string() }),
-                Err(error) => return Err(error),
-            }
-        }
-        let (index, orphans) = Index::new(packs);
-        left_out.extend(orphans.into_iter().map(|orphan| LeftOut {
-            path: orphan.path.clone(),
-            why: "the revision it changes is not in the history".into(),
-        }));
+        let (index, left_out) = indexed(files, reading::stored)?;
         for LeftOut { path, why } in &left_out {
             tracing::warn!(path = %path.display(), why, "a pack in the history cannot be used and is left out");
         }

@@ -46,7 +46,10 @@ pub enum IndexError {
     /// The system's error; also when there is none yet.
     #[error("cannot read the index")]
     Io(#[from] io::Error),
-    /// Not what was written, or of another format.
+    /// Of a later format than this program reads.
+    #[error("the index was made by a newer bellwether (format {0}; this program reads {VERSION})")]
+    Newer(u32),
+    /// Not what was written, or of an earlier format.
     #[error("the index is damaged")]
     Damaged(#[from] Malformed),
 }
@@ -106,20 +109,23 @@ fn to_bytes(tree: &Tree, boot: &[u8]) -> Vec<u8> {
 }
 
 /// The tree, and the boot id under which it was written.
-fn from_bytes(bytes: &[u8]) -> Result<(Tree, Vec<u8>), Malformed> {
+fn from_bytes(bytes: &[u8]) -> Result<(Tree, Vec<u8>), IndexError> {
     let damaged = |what: &str| Malformed::new(what);
     let body = bytes.len().checked_sub(CHECKSUM).ok_or_else(|| damaged("it is cut short"))?;
     let (body, checksum) = bytes.split_at(body);
     let mut input = decode::Reader::new(body);
     if input.raw(MAGIC.len())? != MAGIC {
-        return Err(damaged("it is not an index"));
+        return Err(damaged("it is not an index").into());
     }
     let version = input.u32()?;
+    if version > VERSION {
+        return Err(IndexError::Newer(version));
+    }
     if version != VERSION {
-        return Err(Malformed::new(format!("it is of format {version}; this program writes {VERSION}")));
+        return Err(Malformed::new(format!("it is of format {version}; this program writes {VERSION}")).into());
     }
     if Hash::of(body).as_bytes() != checksum {
-        return Err(damaged("its checksum does not match"));
+        return Err(damaged("its checksum does not match").into());
     }
     let boot = input.bytes()?.to_vec();
     let tree = input.tree()?;

@@ -1,12 +1,17 @@
 //! The disk: trees and how they are scanned, packs and their history, staging, switching, crash-safe file operations.
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod apply;
 pub mod attributes;
 pub mod beneath;
+pub mod clock;
 pub mod durable;
 pub mod failpoint;
 pub mod history;
 pub mod index;
+pub mod mutex;
 pub mod pack;
 pub mod quarantine;
 pub mod root;

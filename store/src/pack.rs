@@ -41,6 +41,7 @@
 
 mod changes;
 mod decode;
+mod examine;
 mod files;
 mod frame;
 #[cfg(fuzzing)]
@@ -72,6 +73,8 @@ use crate::{
 };
 
 pub use decode::{Decoded, RawChange};
+pub use examine::{Damage, Examination, Examined};
+pub(crate) use frame::{BEGINS, check_version};
 pub use frame::{FrameKind, RawFrame, Splitter};
 pub use old::OldChunks;
 pub use order::{Counts, Order};
@@ -137,6 +140,9 @@ pub enum PackError {
         /// Why.
         source: std::io::Error,
     },
+    /// Frames of a later version than this program reads.
+    #[error("it was made by a newer bellwether (frames of version {0}); upgrade bellwether on this server")]
+    Newer(char),
     /// Bytes that are not a pack, or lie about sizes, counts or order.
     #[error("not a valid pack: {0}")]
     Malformed(#[from] Malformed),

@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    state_file::{self, StateFileError},
+    state_file::{self, State, StateFileError},
     underway::Suspect,
 };
 
@@ -65,6 +65,8 @@ pub struct Ends {
     /// Who is kept out, longest first.
     pub held: Vec<Held>,
 }
+
+impl State for Ends {}
 
 impl Ends {
     /// Notes one more end; what it makes the third of is kept out from then on, and returned.

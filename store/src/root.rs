@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,8 +23,9 @@ use rustix::fs::{AtFlags, StatxFlags, fstatvfs, statx};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    mutex::locked,
     scan::Source,
-    state_file::{self, StateFileError},
+    state_file::{self, State, StateFileError},
 };
 
 /// The state file.
@@ -94,6 +95,8 @@ struct Saved {
     /// Paths in it, as bytes: see [`Root::hide`].
     hidden: Vec<Vec<u8>>,
 }
+
+impl State for BTreeMap<SetName, Saved> {}
 
 /// The directory of a set is another place than before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -179,7 +182,7 @@ struct Hidden {
 
 impl Hidden {
     fn change<T>(&self, change: impl FnOnce(&mut BTreeSet<EntryPath>) -> T) -> T {
-        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paths = locked(&self.paths);
         let changed = change(&mut paths);
         self.any.store(!paths.is_empty(), Ordering::Relaxed);
         changed
@@ -188,7 +191,7 @@ impl Hidden {
 
 impl Root {
     fn known(&self) -> MutexGuard<'_, Option<Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.known)
     }
 
     /// Whether the open directory `fd`, found at `path`, is the place that is known; the first one is. Where it came back
@@ -288,7 +291,7 @@ impl Roots {
             Some((set.clone(), Saved { lasting, hidden }))
         };
         let now: BTreeMap<SetName, Saved> = self.roots.iter().filter_map(save).collect();
-        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut saved = locked(&self.saved);
         // What is not known now (a set was not looked at since it was accepted) is not forgotten.
         if now.iter().all(|(set, now)| saved.get(set) == Some(now)) {
             return Ok(());

@@ -3,13 +3,15 @@
 use std::{
     fmt,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, ThreadId},
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::mutex::locked;
 
 /// How many are named at most when the program ends.
 const NAMED: usize = 16;
@@ -46,7 +48,7 @@ struct Entry {
 static DEALING: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 
 fn dealing() -> MutexGuard<'static, Vec<Entry>> {
-    DEALING.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&DEALING)
 }
 
 /// It is dealt with until this is dropped, on whatever threads.

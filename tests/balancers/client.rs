@@ -1,6 +1,7 @@
 //! Clients of a site: they ask for one page again and again, half of them over connections that stay open and half over
 //! a new one each time, and count who answered and what failed.
 
+use bellwether_store::mutex::locked;
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
@@ -79,14 +80,14 @@ impl Client {
     pub(crate) fn so_far(&self) -> Answers {
         let now = Instant::now();
         wait_for("the answers to what was asked by now", DEADLINE, || {
-            let counted = self.counted.lock().expect("no client panics");
+            let counted = locked(&self.counted);
             let earlier = counted.begun.iter().flatten().filter(|begun| **begun <= now).count();
             if earlier == 0 { Ok(counted.answers.clone()) } else { Err(format!("{earlier} are under way")) }
         })
     }
 
     fn counted(&self) -> Answers {
-        self.counted.lock().expect("no client panics").answers.clone()
+        locked(&self.counted).answers.clone()
     }
 
     /// Waits for so many more answers, and returns what was counted by then.
@@ -132,12 +133,12 @@ fn ask_on(address: &str, index: usize, counted: &Mutex<Counted>, stop: &AtomicBo
     let keep_alive = index.is_multiple_of(2);
     let mut open = None;
     while !stop.load(Ordering::SeqCst) {
-        counted.lock().expect("no client panics").begun[index] = Some(Instant::now());
+        locked(counted).begun[index] = Some(Instant::now());
         let answer = ask(address, &mut open);
         if !keep_alive || answer.is_err() {
             open = None;
         }
-        let mut counted = counted.lock().expect("no client panics");
+        let mut counted = locked(counted);
         counted.begun[index] = None;
         counted.answers.requests += 1;
         match answer {

@@ -1,11 +1,11 @@
 //! Random trees and random edits, repeatable by their seed.
 
+use bellwether_store::clock::now_ms;
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, Permissions},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt, fs::symlink},
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 /// A generator whose seed was printed; `TEST_SEED` repeats a run.
@@ -15,8 +15,7 @@ pub(crate) struct Random(u64);
 impl Random {
     /// Seeded from `TEST_SEED`, or from the clock.
     pub(crate) fn seeded() -> Self {
-        let clock = || SystemTime::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_micros() as u64;
-        let seed = std::env::var("TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(clock);
+        let seed = std::env::var("TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(now_ms);
         eprintln!("random trees of TEST_SEED={seed}");
         Self(seed)
     }

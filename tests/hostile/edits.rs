@@ -16,6 +16,7 @@ use bellwether_proto::{
         edited_server::{Edited, EditedServer},
     },
 };
+use bellwether_store::mutex::locked;
 use bytes::Bytes;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -53,7 +54,7 @@ impl Edited for Liar {
     }
 
     async fn edits(&self, _: Request<v1::EditsRequest>) -> Result<Response<Self::EditsStream>, Status> {
-        let parts = self.0.lock().expect("not poisoned").clone();
+        let parts = locked(&self.0).clone();
         Ok(Response::new(Box::pin(tokio_stream::iter(parts.into_iter().map(Ok)))))
     }
 
@@ -123,14 +124,14 @@ fn w3_edits_that_lie_do_not_become_a_revision() {
     let before = Snapshot::of(farm.manager());
     let newest = farm.status().head;
     for (case, lie, words) in rows {
-        *parts.lock().expect("not poisoned") = lie;
+        *locked(&parts) = lie;
         let said = farm.manager().command(&["drift", "keep", "player"]);
         assert!(matches!(said.code, Some(1 | 3)), "{case}: {said}");
         said.says(words);
         before.assert_unchanged(farm.manager(), case);
         assert_eq!(farm.status().head, newest, "{case}");
     }
-    *parts.lock().expect("not poisoned") = all(vec![edit("new", directory()), edit("new/good", evil())]);
+    *locked(&parts) = all(vec![edit("new", directory()), edit("new/good", evil())]);
     farm.manager().command(&["drift", "keep", "player"]).success();
     assert_eq!(std::fs::read(farm.manager().web("new/good")).expect("kept"), b"evil");
 

@@ -106,7 +106,12 @@ fn records(manager: &Manager) -> Vec<(&'static str, v1::SignedRecord, &'static [
             forged(manager, |json| json["servers"][1]["name"] = json!("../x")),
             &["not a server name"],
         ),
-        ("of another format", forged(manager, |json| json["format"] = json!(2)), &["of format 2"]),
+        (
+            "of a later level",
+            forged(manager, |json| json["level"] = json!(9)),
+            &["made by a newer bellwether", "level 9"],
+        ),
+        ("of no level", forged(manager, |json| json["level"] = json!(0)), &["too old", "level 0"]),
         ("with an unknown field", forged(manager, |json| json["more"] = json!(1)), &["unknown field `more`"]),
         (
             "with an endless name",
@@ -132,8 +137,16 @@ fn hellos(manager: &Manager) -> Rows {
     let mut rows: Rows = vec![
         ("no hello", down::Message::Keepalive(v1::Keepalive { time_ms: 1 }), &["first message is not a hello"]),
         ("an offer first", down::Message::Offer(v1::Offer::default()), &["first message is not a hello"]),
-        ("a newer protocol", with(&|h| (h.protocol_min, h.protocol_max) = (2, 9)), &["protocols 1 to 1", "2 to 9"]),
-        ("an older protocol", with(&|h| (h.protocol_min, h.protocol_max) = (0, 0)), &["protocols 1 to 1", "0 to 0"]),
+        (
+            "a newer protocol",
+            with(&|h| (h.protocol_min, h.protocol_max) = (2, 9)),
+            &["too far apart", concat!("upgrade the older one: member1 (", env!("CARGO_PKG_VERSION"), ")")],
+        ),
+        (
+            "an older protocol",
+            with(&|h| (h.protocol_min, h.protocol_max, h.version) = (0, 0, "0.0.9".to_owned())),
+            &["too far apart", "upgrade the older one: manager (0.0.9)"],
+        ),
         ("no record", with(&|h| h.record = None), &["without a group record"]),
         ("a stranger's head", with(&|h| h.head = Some(unsigned.clone())), &["not signed by the group's manager"]),
         ("a foreign head", with(&|h| h.head = Some(foreign.clone())), &["is of group 0909"]),

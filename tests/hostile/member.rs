@@ -87,6 +87,7 @@ impl Player {
             server: self.name.clone(),
             address: self.address.clone(),
             sets: vec!["web".to_owned()],
+            ..v1::EnterRequest::default()
         }
     }
 

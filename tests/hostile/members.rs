@@ -179,9 +179,9 @@ fn parts() -> Vec<(&'static str, Part, State, &'static [&'static str])> {
         ),
         (
             "other-protocol",
-            |c, h| Box::pin(greet(c, v1::UpHello { protocol: 99, ..h })),
+            |c, h| Box::pin(greet(c, v1::UpHello { protocol: 99, protocol_min: 98, ..h })),
             Unreachable,
-            &["speaks protocol 99"],
+            &["too far apart", "upgrade the older one: manager ("],
         ),
         ("later-epoch", |c, h| Box::pin(greet(c, v1::UpHello { epoch: 99, ..h })), Unreachable, &["has seen epoch 99"]),
         (

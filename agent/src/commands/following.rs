@@ -156,12 +156,16 @@ async fn ask(
     serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
 }
 
-/// What, where, why and for which requirement, of every step.
+/// What, where and why, of every step.
 fn plan(procedure: &Procedure) -> String {
-    let mut rows = vec![["", "WHAT", "WHERE", "WHY", "ID"].map(str::to_owned).to_vec()];
-    rows.extend(procedure.steps.iter().enumerate().map(|(at, step)| {
-        vec![format!("{}", at + 1), step.task.what(), step.task.place(), step.why.clone(), step.requirement.clone()]
-    }));
+    let mut rows = vec![["", "WHAT", "WHERE", "WHY"].map(str::to_owned).to_vec()];
+    rows.extend(
+        procedure
+            .steps
+            .iter()
+            .enumerate()
+            .map(|(at, step)| vec![format!("{}", at + 1), step.task.what(), step.task.place(), step.why.clone()]),
+    );
     let mut lines = found(procedure);
     lines.push(output::columns(&rows));
     lines.join("\n")
@@ -186,13 +190,7 @@ pub(super) fn steps(procedure: &Procedure) -> String {
             std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => "",
         };
         let number = format!("{}/{}", at + 1, procedure.steps.len());
-        vec![
-            number,
-            mark.to_owned(),
-            step.task.what(),
-            step.requirement.clone(),
-            step.noted.clone().unwrap_or_default(),
-        ]
+        vec![number, mark.to_owned(), step.task.what(), step.noted.clone().unwrap_or_default()]
     });
     output::columns(&rows.collect::<Vec<_>>())
 }

@@ -2,17 +2,24 @@
 
 use std::time::Duration;
 
-use bellwether_manager::group::{By, PolicyChange, set_policy};
+use bellwether_manager::group::{
+    By, GroupRefused, PolicyChange,
+    level::{Programs, may_raise, newest_for_all, not_asked},
+    set_policy,
+};
 use bellwether_proto::{
+    advice::Advise,
     balancer::Balancer,
+    level::Program,
     name::{BalancerName, SetName},
     record::{Codec, Policy, Publish, Record, Role},
+    status::ServerStatus,
     v1::SetPolicyRequest,
 };
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{rebuild, record};
+use super::{farm, rebuild, record};
 use crate::{
     common::{Common, author},
     duration,
@@ -94,6 +101,14 @@ struct Settings {
     /// How long /ready says 503 after a start while nobody confirms that this is the newest revision, as 30s
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     ready_after: Option<Duration>,
+    /// Raise the format level; it never goes back. Every server that is not disabled has to read it: `group show` says
+    /// which level they all read
+    #[arg(long, value_name = "N")]
+    level: Option<u32>,
+    /// A note for administrators; empty: none
+    #[cfg(feature = "level-next")]
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
     /// Show what would change
     #[arg(long)]
     dry_run: bool,
@@ -105,24 +120,58 @@ struct Settings {
 /// Refused: this server is not the manager, or a value that cannot be.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Show { log } => show(common, log),
+        What::Show { log } => show(common, log).await,
         What::Set(settings) => set(common, *settings).await,
         What::Rebuild(args) => rebuild::run(&args, common).await,
     }
 }
 
-fn show(common: &Common, log: bool) -> Result<(), CommandError> {
+async fn show(common: &Common, log: bool) -> Result<(), CommandError> {
     let held = record::held(common)?;
-    output::show(common.json, held.current.record(), |record| {
-        if log { changes(record, usize::MAX).join("\n") } else { describe(record) }
+    let record = held.current.record();
+    let levels = if log { None } else { Some(levels(record, &programs(common, record).await)) };
+    output::show(common.json, record, |record| match &levels {
+        None => changes(record, usize::MAX).join("\n"),
+        Some(levels) => describe(record, levels),
     });
     Ok(())
 }
 
-fn describe(record: &Record) -> String {
+/// The programs of the group's servers, as the manager knows them, or this machine's agent; none are known where that does
+/// not run.
+async fn programs(common: &Common, record: &Record) -> Programs {
+    let Ok(mut client) = common.connect().await else { return Programs::new() };
+    let Ok(farm) = farm::status(&mut client).await else { return Programs::new() };
+    let program = |status: ServerStatus| {
+        let program = Program { version: status.version?, levels: status.levels? };
+        Some((record.server(&status.name)?.key, program))
+    };
+    farm.servers.into_iter().filter_map(program).collect()
+}
+
+/// The level in force, and whether it can be raised.
+fn levels(record: &Record, programs: &Programs) -> String {
+    let now = record.level;
+    match newest_for_all(record, programs) {
+        Some(newest) if newest > now => {
+            format!("{now}; all servers read {newest}: bellwether group set --level {newest}")
+        }
+        Some(_) => format!("{now}, the newest that all servers read"),
+        None => {
+            let unknown = record.servers.iter().filter(|server| server.role != Role::Disabled);
+            let unknown =
+                unknown.filter(|server| !programs.contains_key(&server.key)).map(|server| server.name.as_str());
+            let unknown = unknown.collect::<Vec<_>>().join(", ");
+            format!("{now}; whether all servers read a newer one is not known, for want of a word of {unknown}")
+        }
+    }
+}
+
+fn describe(record: &Record, levels: &str) -> String {
     let mut lines = vec![
         format!("group    {}", record.group),
         format!("record   {}", record.version),
+        format!("level    {levels}"),
         format!("manager  {} at {}", record.manager().name, record.manager().address),
         format!("servers  {}", record.servers.len()),
     ];
@@ -157,6 +206,8 @@ fn settings(policy: &Policy) -> Vec<String> {
     lines.push(format!("drain    sessions have {drained} to end; at least {} go on serving", policy.min_serving));
     let after = duration::format(Duration::from_secs(policy.ready_after_s));
     lines.push(format!("ready    at most {after} after a start without a confirmed head"));
+    #[cfg(feature = "level-next")]
+    lines.extend(policy.note.iter().map(|note| format!("note     {note}")));
     lines.extend(policy.balancers.iter().map(|balancer| format!("balancer {balancer}")));
     for rules in &policy.sets {
         lines.push(format!("set      {}", rules.name));
@@ -176,15 +227,23 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
         return Err(CommandError::new(Kind::Usage, text).hint("all of them: bellwether group set --help"));
     }
     if dry_run {
-        return plan(common, request);
+        return plan(common, request).await;
     }
-    let least = request.min_serving;
+    let (least, level) = (request.min_serving, request.level);
     let before = record::held(common)?.current.record().version.to_string();
     let mut client = common.connect().await?;
     let reply = common.in_time(client.set_policy(request)).await?.into_inner();
     let so = if before == reply.version { "so already" } else { "as asked" };
     record::show(common, &format!("the group's settings are {so}"), &reply);
-    if let Some(note) = too_many(least, record::held(common)?.current.record()) {
+    let held = record::held(common)?;
+    let record = held.current.record();
+    let disabled = not_asked(record).join(", ");
+    if level.is_some() && !disabled.is_empty() {
+        output::note(&format!(
+            "not asked, for they are disabled: {disabled}; upgrade bellwether there before they come back"
+        ));
+    }
+    if let Some(note) = too_many(least, record) {
         output::note(&note);
     }
     Ok(())
@@ -240,6 +299,11 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         min_serving: settings.min_serving,
         drain_timeout_s: settings.drain_timeout.map(|time| whole_seconds("drain-timeout", time)).transpose()?,
         ready_after_s: settings.ready_after.map(|time| whole_seconds("ready-after", time)).transpose()?,
+        level: settings.level,
+        #[cfg(feature = "level-next")]
+        note: settings.note,
+        #[cfg(not(feature = "level-next"))]
+        note: None,
     })
 }
 
@@ -251,16 +315,27 @@ fn whole_seconds(flag: &str, time: Duration) -> Result<u64, CommandError> {
 }
 
 /// Shows the settings that would come of it, by the manager's own rules.
-fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> {
+async fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> {
     let held = record::held(common)?;
     let least = request.min_serving;
     let change = PolicyChange::try_from(request).map_err(|e| CommandError::refused(&e))?;
     let by = By::new(&author(), 0);
-    let changed = set_policy(&held.current, &change, &by).map_err(|e| CommandError::refused(&e))?;
-    let (now, then) = (&held.current.record().policy, changed.map(|record| record.policy));
-    let then = then.as_ref().unwrap_or(now);
-    output::show(common.json, &json!({ "now": now, "then": then }), |_| {
-        let (old, new) = (settings(now), settings(then));
+    let refused = |e: GroupRefused| CommandError::refused(&e).advice(e.advice());
+    if let Some(level) = change.level {
+        may_raise(held.current.record(), level, &programs(common, held.current.record()).await).map_err(refused)?;
+    }
+    let changed = set_policy(&held.current, &change, &by).map_err(refused)?;
+    let now = held.current.record();
+    let then = changed.as_ref().unwrap_or(now);
+    let document = json!({
+        "now": now.policy, "then": then.policy, "level_now": now.level, "level_then": then.level,
+    });
+    output::show(common.json, &document, |_| {
+        let lines = |record: &Record| {
+            let level = format!("level    {}", record.level);
+            std::iter::once(level).chain(settings(&record.policy)).collect::<Vec<_>>()
+        };
+        let (old, new) = (lines(now), lines(then));
         let gone = old.iter().filter(|line| !new.contains(line)).map(|line| format!("- {line}"));
         let come = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+ {line}"));
         let note = too_many(least, held.current.record()).filter(|_| old != new);

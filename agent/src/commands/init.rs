@@ -1,9 +1,6 @@
 //! `bellwether init`: form a group on this server, which becomes its manager (W1, W10).
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, time::Duration};
 
 use bellwether_manager::{Form, FormError, Formed};
 use bellwether_monitor::text;
@@ -12,6 +9,7 @@ use bellwether_proto::{
     name::SetName,
     record::{Codec, SetRules},
 };
+use bellwether_store::clock::now_ms;
 use serde_json::json;
 
 use super::starter;
@@ -153,7 +151,7 @@ async fn form(config: &Config, rules: Vec<SetRules>, codec: Codec, key: KeyPair)
     let (name, address) = (config.name.clone(), config.advertise.clone());
     let sets = config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
     let state = config.state_dir.clone();
-    let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let time_ms = now_ms();
     let mut work = tokio::task::spawn_blocking(move || {
         bellwether_manager::form(Form {
             name,

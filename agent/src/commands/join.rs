@@ -9,6 +9,7 @@ use std::{
 
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
+    level::Program,
     limits,
     record::SignedRecord,
     token::Token,
@@ -152,12 +153,16 @@ async fn dial(key: &KeyPair, token: &Token) -> Result<GroupClient<Channel>, Comm
 }
 
 fn enter_request(config: &Config, token: &Token) -> EnterRequest {
+    let Program { version, levels } = Program::own();
     EnterRequest {
         token_id: token.id.clone(),
         secret: token.secret.clone().into(),
         server: config.name.to_string(),
         address: config.advertise.clone(),
         sets: config.sets.iter().map(|set| set.name.to_string()).collect(),
+        version,
+        level_oldest: levels.oldest.0,
+        level_newest: levels.newest.0,
     }
 }
 

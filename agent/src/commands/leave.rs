@@ -51,6 +51,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
     let member = Membership::of(&layout);
     if !args.force {
+        layout.check_levels().map_err(|e| CommandError::refused(&e))?;
         member.may_leave()?;
     }
     if args.dry_run {

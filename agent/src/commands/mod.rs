@@ -15,6 +15,7 @@ mod record;
 mod starter;
 mod target;
 
+pub mod debug;
 pub mod demo;
 pub mod doctor;
 pub mod drift;
@@ -134,6 +135,8 @@ commands! {
     Group = group;
     /// What admits new servers
     Token = token;
+    /// What is on this machine's disk, and what its agent is at, as JSON
+    Debug = debug;
 }
 
 impl Command {
@@ -147,13 +150,24 @@ impl Command {
     }
 }
 
-/// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life.
+/// The filter of the log; docs/maintainers.md says how it is written.
+const FILTER: &str = "BELLWETHER_LOG";
+
+/// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life. A line names its
+/// module, and the spans that it belongs to.
 pub fn log_to_stderr(command: &Command) {
     let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_env("BELLWETHER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = std::env::var(FILTER).ok().filter(|filter| !filter.is_empty());
+    let (filter, wrong) = match asked.as_deref().map(EnvFilter::try_new) {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (EnvFilter::new(default), Some(error)),
+        None => (EnvFilter::new(default), None),
+    };
     let coloured = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Log { coloured }).with_ansi(coloured);
-    log.with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(Log { coloured }).with_ansi(coloured).init();
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "{FILTER} is not a filter; the log is as it is without it");
+    }
 }
 
 #[cfg(test)]

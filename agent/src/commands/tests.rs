@@ -16,6 +16,7 @@ use bellwether_proto::{
         admin_server::{Admin, AdminServer},
     },
 };
+use bellwether_store::mutex::locked;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_stream::Stream;
@@ -37,11 +38,11 @@ struct Fake {
 
 impl Fake {
     fn note(&self, what: impl std::fmt::Debug) {
-        self.asked.lock().expect("no test panics with it").push(format!("{what:?}"));
+        locked(&self.asked).push(format!("{what:?}"));
     }
 
     fn asked(&self) -> String {
-        self.asked.lock().expect("no test panics with it").join("; ")
+        locked(&self.asked).join("; ")
     }
 }
 
@@ -198,6 +199,9 @@ impl Admin for Shared {
     }
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveReply>, Status> {
         no()
+    }
+    async fn dump(&self, _: Request<v1::DumpRequest>) -> Result<Response<v1::DumpReply>, Status> {
+        Ok(Response::new(v1::DumpReply { json: "{}".into() }))
     }
     async fn promote(&self, _: Request<v1::PromoteRequest>) -> Result<Response<v1::PromoteReply>, Status> {
         no()

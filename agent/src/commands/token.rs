@@ -1,8 +1,9 @@
 //! `bellwether token create | list | revoke`: what admits a new server.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bellwether_proto::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
+use bellwether_store::clock;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -76,7 +77,7 @@ async fn create(common: &Common, uses: u32, ttl: Duration, names: String) -> Res
 async fn list(common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     let tokens = common.read(client.list_tokens(ListTokensRequest {})).await?.into_inner().tokens;
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let now_ms = clock::now_ms();
     let document: Vec<_> = tokens.iter().map(|token| as_json(token, now_ms)).collect();
     output::show(common.json, &document, |_| {
         if tokens.is_empty() {

@@ -171,6 +171,7 @@ mod tests {
             seen_ms: None,
             last_update_us: None,
             version: None,
+            levels: None,
             kept: vec![],
             kept_ms: None,
             drained: false,

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use bellwether_proto::{
-    revision::{RevisionId, SignedHeader},
+    revision::{Number, RevisionId, SignedHeader},
     v1::{self, up},
 };
 use bellwether_store::apply::Obstacle;
@@ -24,6 +24,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Again {
     revision: RevisionId,
+    number: Number,
     obstacle: Obstacle,
     /// How often a revision was refused since one was taken.
     refusals: u32,
@@ -35,9 +36,9 @@ pub(super) struct Again {
 }
 
 impl Again {
-    fn new(revision: RevisionId, obstacle: Obstacle, before: Option<&Self>, now: Instant) -> Self {
+    fn new((revision, number): (RevisionId, Number), obstacle: Obstacle, before: Option<&Self>, now: Instant) -> Self {
         let refusals = before.map_or(0, |before| before.refusals).saturating_add(1);
-        Self { revision, obstacle, refusals, since: now, seen: false, asked: false }
+        Self { revision, number, obstacle, refusals, since: now, seen: false, asked: false }
     }
 
     /// Whether to ask for it now. `there`: whether the obstacle was just seen; none: that cannot be told.
@@ -81,7 +82,8 @@ impl Member {
     /// Notes what stands in the way of that revision; none: nothing that may pass.
     pub(super) fn note_obstacle(&mut self, header: &SignedHeader, obstacle: Option<Obstacle>) {
         let before = self.again.take();
-        self.again = obstacle.map(|obstacle| Again::new(header.id(), obstacle, before.as_ref(), Instant::now()));
+        self.again = obstacle
+            .map(|obstacle| Again::new((header.id(), header.number()), obstacle, before.as_ref(), Instant::now()));
         self.waits.send_replace(self.again.is_some());
     }
 
@@ -95,6 +97,7 @@ impl Member {
         }
         again.asked = true;
         let revision = again.revision.0.into();
+        let _span = tracing::error_span!("apply", revision = %again.number).entered();
         tracing::info!(obstacle = ?again.obstacle, "what stood in the way may be gone: asking for the revision again");
         self.send(up::Message::Again(v1::Again { revision }));
     }
@@ -109,12 +112,12 @@ impl Member {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::hash::Hash;
+    use bellwether_proto::{hash::Hash, revision::Epoch};
 
     use super::*;
 
     fn refused(times: u32, now: Instant) -> Again {
-        let revision = RevisionId(Hash::of(b"it"));
+        let revision = (RevisionId(Hash::of(b"it")), Number { epoch: Epoch(1), sequence: 2 });
         let again = |before: Option<&Again>| Again::new(revision, Obstacle::System, before, now);
         (1..times).fold(again(None), |before, _| again(Some(&before)))
     }

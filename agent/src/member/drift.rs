@@ -21,15 +21,16 @@ use bellwether_proto::{
     status::Observation,
     v1::{self, up},
 };
-use bellwether_store::{scan::Look, tree::Change};
+use bellwether_store::{
+    clock::{self, now_ms},
+    scan::Look,
+    tree::Change,
+};
 
 use tokio::sync::{mpsc, watch};
 
 use super::{Input, Member, Work, receive::ReceiveError};
-use crate::{
-    clock::{self, now_ms},
-    error::chain,
-};
+use crate::error::chain;
 
 /// How often every entry is looked at: events are hints.
 const RESCAN: Duration = Duration::from_secs(60);

@@ -35,8 +35,10 @@ use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
     key::PublicKey,
+    level::Program,
     limits,
     name::{ServerName, SetName},
+    protocol,
     revision::{Number, RevisionId, SignedHeader},
     status::{self, Event, Observation},
     v1::{self, down, up},
@@ -54,6 +56,7 @@ use bellwether_store::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 #[cfg(fuzzing)]
+pub(crate) use self::position::Fault as HeldFault;
 pub(crate) use self::position::Position as HeldPosition;
 use self::{
     again::Again,
@@ -203,7 +206,8 @@ impl Member {
         history.all().for_each(|stored| seen.note(stored.header.clone()));
         let tree = position.at.as_ref().and_then(|at| {
             let held = history.tree(at.id());
-            let warn = |error| tracing::warn!(revision = %at.number(), %error, "not in the history: to be synced anew");
+            let span = tracing::error_span!("apply", revision = %at.number());
+            let warn = |error| span.in_scope(|| tracing::warn!(%error, "not in the history: to be synced anew"));
             held.map_err(warn).ok()
         });
         if tree.is_none() {
@@ -241,7 +245,7 @@ impl Member {
             progressed: Instant::now(),
         };
         member.tell(Observation::Reached {
-            version: env!("CARGO_PKG_VERSION").into(),
+            program: Program::own(),
             at: member.position.at.as_ref().map(SignedHeader::number),
             fault: member.position.fault.as_ref().map(|fault| fault.reason.clone()),
         });
@@ -321,10 +325,15 @@ impl Member {
         self.session = Some(session);
         let partial = self.history.partial();
         let kept = std::mem::take(&mut self.unsaid);
+        let Program { version, levels } = Program::own();
+        let (protocol_min, protocol) = protocol::SPOKEN;
         self.send(up::Message::Hello(v1::UpHello {
-            protocol: bellwether_proto::PROTOCOL.1,
+            protocol,
+            protocol_min,
             server: self.name.to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version,
+            level_oldest: levels.oldest.0,
+            level_newest: levels.newest.0,
             at: self.position.at.as_ref().map(SignedHeader::to_wire),
             epoch: self.record.current().record().version.epoch.0,
             fault: self.position.fault.as_ref().map(Fault::to_wire),
@@ -351,6 +360,8 @@ impl Member {
     }
 
     fn down(&mut self, message: down::Message) {
+        let revision = self.revision_of(&message);
+        let _span = revision.map(|number| tracing::error_span!("apply", revision = %number).entered());
         let _dealing = Dealing::with(self.suspect(&message));
         match message {
             down::Message::Head(head) => self.head(head),
@@ -368,9 +379,17 @@ impl Member {
         }
     }
 
-    /// What an end of this agent is blamed on, while it deals with that message: the revision's pack where there is one.
-    fn suspect(&self, message: &down::Message) -> Suspect {
-        let revision = match (message, &self.work) {
+    /// The revision that a message is about.
+    fn revision_of(&self, message: &down::Message) -> Option<Number> {
+        match (message, &self.work) {
+            (down::Message::Sync(_), _) => self.position.at.as_ref().map(SignedHeader::number),
+            _ => self.packed(message),
+        }
+    }
+
+    /// The revision whose pack a message brings.
+    fn packed(&self, message: &down::Message) -> Option<Number> {
+        match (message, &self.work) {
             (down::Message::Offer(offer), _) => offer.header.clone().and_then(|header| {
                 let header = SignedHeader::from_wire(header).ok()?;
                 Some(header.number())
@@ -380,8 +399,12 @@ impl Member {
             }
             (down::Message::Slice(_) | down::Message::Supply(_), Work::Filling(filling)) => Some(filling.number()),
             (_, Work::Idle | Work::Receiving(_) | Work::Filling(_)) => None,
-        };
-        match revision {
+        }
+    }
+
+    /// What an end of this agent is blamed on, while it deals with that message: the revision's pack where there is one.
+    fn suspect(&self, message: &down::Message) -> Suspect {
+        match self.packed(message) {
             Some(revision) => Suspect::Pack(revision.to_string()),
             None => Suspect::Peer(self.record.current().record().manager().name.to_string()),
         }
@@ -411,8 +434,12 @@ impl Member {
         self.interrupt();
         let header = match self.admitted(offer) {
             Ok(header) => header,
-            Err(reason) => return self.report_refusal(offer_id(offer), reason, None),
+            Err(reason) => {
+                tracing::debug!(reason, "an offer is not admitted");
+                return self.report_refusal(offer_id(offer), reason, None);
+            }
         };
+        tracing::debug!(base = offer.base, from = offer.from, to = offer.to, size = offer.size, "an offer is admitted");
         // An offer may come before the word of the head that it makes.
         if self.heard.is_none_or(|(newest, _)| newest < header.number()) {
             self.heard(header.clone());
@@ -493,8 +520,12 @@ impl Member {
             },
             Step::Paused => match receiving.plan().map(Plan::missing) {
                 None => self.refused(&receiving.header, &ReceiveError::Offer("it stops before all changes".into())),
-                Some(missing) if few(&missing, receiving.chunk_bytes()) => self.fill(*receiving, &missing),
-                Some(_) => {
+                Some(missing) if few(&missing, receiving.chunk_bytes()) => {
+                    tracing::debug!(chunks = missing.len(), "little is missing: these chunks are asked for");
+                    self.fill(*receiving, &missing);
+                }
+                Some(missing) => {
+                    tracing::debug!(chunks = missing.len(), "much is missing: the rest of the pack is asked for");
                     let range = receiving.want_rest();
                     self.work = Work::Receiving(receiving);
                     self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(range)) }));

@@ -5,7 +5,7 @@ use bellwether_proto::{
     revision::{RevisionId, SignedHeader},
     v1,
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::state_file::{self, State, StateFileError};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
@@ -20,6 +20,8 @@ pub(crate) struct Position {
     /// This server leads, or has led since: its sets hold the newest revision of its history.
     pub(crate) leads: bool,
 }
+
+impl State for Position {}
 
 /// The revision that the sets hold, as this server knew it as a member; none: it has led since, or holds none.
 ///

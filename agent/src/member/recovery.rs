@@ -69,7 +69,8 @@ pub(super) fn finish(
             state_file::save(&layout.position(), position)?;
             apply::forget(site)?;
             let number = position.at.as_ref().map(|at| at.number().to_string());
-            tracing::warn!(revision = number.as_deref().unwrap_or("unknown"), "an interrupted switch was completed");
+            let span = tracing::error_span!("apply", revision = number.as_deref().unwrap_or("unknown"));
+            span.in_scope(|| tracing::warn!("an interrupted switch was completed"));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -14,17 +14,20 @@ use std::{
 
 use bellwether_manager::procedure::{Board, SignedDocument};
 use bellwether_proto::{
-    PROTOCOL,
     key::PublicKey,
+    level::Program,
     limits,
+    protocol::{self, Side, TooFarApart},
     record::{RecordRefused, Role, SignedRecord},
     revision::SignedHeader,
     start,
     v1::{self, down, push_server::Push, up},
 };
+use bellwether_store::mutex::locked;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::Instrument;
 
 use super::{Input, tickets::Tickets};
 use crate::{
@@ -131,7 +134,9 @@ impl Push for PushService {
         // The manager keeps the stream open, and with it the connection: the end of the role ends it.
         let mut stop = following.stop.clone();
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
-        tokio::spawn(session.run(downs, over, stopped));
+        let manager = self.record.current().record().manager().name.clone();
+        let span = tracing::error_span!("stream", server = %manager);
+        tokio::spawn(session.run(downs, over, stopped).instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(up))))
     }
 }
@@ -145,7 +150,7 @@ impl PushService {
     }
 
     fn locked(&self) -> MutexGuard<'_, Option<Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.live)
     }
 
     /// Whether the manager that says hello is not a copy of the one that leads this server (W14): another start of it, while
@@ -212,12 +217,7 @@ async fn first(downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status>
 
 /// Takes the manager's record, by its chain where this server was away, and checks that it is the manager who speaks.
 fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<(), Status> {
-    if hello.protocol_min > PROTOCOL.1 || hello.protocol_max < PROTOCOL.0 {
-        return Err(Status::failed_precondition(format!(
-            "this server speaks protocols {} to {}, the manager {} to {}; bring both to neighbouring versions",
-            PROTOCOL.0, PROTOCOL.1, hello.protocol_min, hello.protocol_max
-        )));
-    }
+    spoken(record, hello).map_err(|e| Status::failed_precondition(e.to_string()))?;
     let current = hello.record.as_ref().ok_or_else(|| Status::invalid_argument("a hello without a group record"))?;
     if hello.chain.len() > limits::CHAIN {
         let what = format!("a chain of {} records; the limit is {}", hello.chain.len(), limits::CHAIN);
@@ -227,6 +227,16 @@ fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<
     let links = links.map_err(|e| Status::invalid_argument(e.to_string()))?;
     record.take_by(&links).map_err(|e| not_taken(&e))?;
     may_push(record, key)
+}
+
+/// The protocol that is spoken with the manager that says this.
+fn spoken(record: &GroupRecord, hello: &v1::DownHello) -> Result<u32, TooFarApart> {
+    let (current, own) = (record.current(), Program::own());
+    let name = current.record().by_key(&record.own_key()).map_or("this server", |own| own.name.as_str());
+    let ours = Side { server: name, program: &own.version, speaks: protocol::SPOKEN };
+    let speaks = (hello.protocol_min, hello.protocol_max);
+    let manager = current.record().manager().name.as_str();
+    protocol::negotiate(&ours, &Side { server: manager, program: &hello.version, speaks })
 }
 
 fn take(record: &GroupRecord, wire: &v1::SignedRecord) -> Result<(), Status> {
@@ -305,6 +315,7 @@ struct Session {
 impl Session {
     /// Passes messages on until the stream ends, breaks a rule (the manager is told which), or the member lets go of it.
     async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>, stopped: impl Future<Output = ()>) {
+        tracing::debug!(session = self.number, "a manager's stream begins");
         let mut current = self.record.follow();
         let key = self.key;
         let superseded = current.wait_for(|record| record.record().manager().key != key);
@@ -318,6 +329,7 @@ impl Session {
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
             () = stopped => Err(Status::unavailable("the agent is stopping")),
         };
+        tracing::debug!(session = self.number, ended = ended.as_ref().err().map(Status::message), "it ends");
         if let Err(status) = ended {
             // No room: whoever does not read will not read this.
             let _ = self.answers.try_send(Err(status));

@@ -11,6 +11,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Begun, Committed, Obstacle, Plan, Staged},
+    clock::{self, now_ms},
     history::WholePack,
     pack,
     scan::Look,
@@ -24,10 +25,7 @@ use super::{
     receive::{Planned, ReceiveError, Receiving},
     recovery,
 };
-use crate::{
-    clock::{self, now_ms},
-    error::chain,
-};
+use crate::error::chain;
 
 /// A plan that waits for chunks that were asked for by hash.
 #[derive(Debug)]
@@ -151,6 +149,7 @@ impl Member {
     /// Validation has its place before the beginning.
     fn switch(&mut self, header: &SignedHeader, Ready { pack, staged, target }: Ready, began: Instant) {
         let stage_us = clock::micros(began);
+        tracing::debug!("staged and verified: the switch begins");
         let switching = Instant::now();
         let begun = match staged.begin() {
             Ok(begun) => begun,
@@ -159,7 +158,9 @@ impl Member {
         match self.switch_and_note(header, begun, target, pack) {
             Err(reason) => self.failed(header, reason),
             Ok((kept, committed)) => {
-                self.report_done(header, stage_us, clock::micros(switching), kept);
+                let switch_us = clock::micros(switching);
+                tracing::debug!(stage_us, switch_us, kept = kept.len(), "switched, read back and noted");
+                self.report_done(header, stage_us, switch_us, kept);
                 drop(committed);
                 self.tidy_history(header);
             }
@@ -178,7 +179,9 @@ impl Member {
         // has to wait for the history.
         let (pack, kept, switched) = std::thread::scope(|scope| match pack {
             NewInHistory::Arrived(pack) => {
-                let keeping = scope.spawn(|| self.history.keep(*pack).map(drop));
+                let span = tracing::Span::current();
+                let history = &mut self.history;
+                let keeping = scope.spawn(move || span.in_scope(|| history.keep(*pack).map(drop)));
                 let switched = begun.switch();
                 let kept = keeping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 (NewInHistory::Nothing, kept, switched)
@@ -221,6 +224,7 @@ impl Member {
             };
         }
         let look = if self.position.fault.is_some() { Look::Bytes } else { Look::Stats };
+        tracing::debug!(every_byte = matches!(look, Look::Bytes), "a sync: the sets are brought to the revision held");
         let Some(header) = self.position.at.clone() else {
             return self.note_fault(None);
         };
@@ -310,7 +314,7 @@ impl Member {
         let reason = chain(error);
         let obstacle = error.obstacle(&self.sets.paths, self.layout.state());
         let cause = obstacle.as_ref().map(Obstacle::cause);
-        tracing::warn!(revision = %header.number(), reason, ?cause, "refused; the sets are as they were");
+        tracing::warn!(reason, ?cause, "refused; the sets are as they were");
         self.note_obstacle(header, obstacle);
         self.tell(Observation::Refused { revision: header.number(), reason: reason.clone(), cause });
         self.report_refusal(header.id().0.into(), reason, cause);
@@ -324,7 +328,7 @@ impl Member {
     }
 
     pub(super) fn failed(&mut self, header: &SignedHeader, reason: String) {
-        tracing::error!(revision = %header.number(), reason, "the switch failed; no updates until a sync");
+        tracing::error!(reason, "the switch failed; no updates until a sync");
         self.note_fault(Some(Fault { reason: reason.clone(), since_ms: now_ms() }));
         self.tell(Observation::Failed(reason.clone()));
         let (revision, outcome) = (header.id().0.into(), Outcome::Failed.into());

@@ -15,7 +15,10 @@ use bellwether_proto::{
     status::Event,
     v1::{self, admin_server::Admin},
 };
-use bellwether_store::tree::{Node, Tree};
+use bellwether_store::{
+    clock::now_ms,
+    tree::{Node, Tree},
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
@@ -24,10 +27,7 @@ use super::{
     Agent, procedures,
     refusal::{Refusal, refusal},
 };
-use crate::{
-    clock::now_ms,
-    role::{Order, Rebuilding, Standing},
-};
+use crate::role::{Order, Rebuilding, Standing};
 
 /// The service, for the Unix socket.
 pub(crate) struct AdminService(pub(crate) Arc<Agent>);
@@ -244,6 +244,10 @@ impl Admin for AdminService {
         self.0.leaving.store(true, std::sync::atomic::Ordering::SeqCst);
         self.0.stop.send_replace(true);
         Ok(Response::new(v1::LeaveReply {}))
+    }
+
+    async fn dump(&self, _: Request<v1::DumpRequest>) -> Answer<v1::DumpReply> {
+        Ok(Response::new(v1::DumpReply { json: self.0.inside().to_string().into() }))
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod door;
 pub(crate) mod drift;
 pub(crate) mod group;
 mod held;
+mod inside;
 pub(crate) mod link;
 pub(crate) mod procedures;
 pub(crate) mod promote;
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Manager, balancer::Locals, procedure::Board};
+use bellwether_manager::{Manager, balancer::Locals, procedure::Board, tasks::Alarm};
 use bellwether_monitor::http::Farm;
 use bellwether_proto::{
     advice::Advice,
@@ -70,6 +71,8 @@ pub(crate) struct Agent {
     pub(crate) telling: Semaphore,
     /// Asks the one that runs the roles to rebuild the group.
     pub(crate) rebuilds: mpsc::Sender<Rebuilding>,
+    /// Knows the tasks that run.
+    pub(crate) alarm: Alarm,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
     /// Where recovery points are.

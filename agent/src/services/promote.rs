@@ -18,7 +18,7 @@ use bellwether_proto::{
     revision::{Epoch, SignedHeader},
     v1::{PromoteReply, PromoteRequest},
 };
-use bellwether_store::failpoint;
+use bellwether_store::{clock::now_ms, failpoint};
 use tokio::{sync::oneshot, time::timeout};
 use tonic::{Code, Status};
 
@@ -26,7 +26,7 @@ use super::{
     Agent,
     refusal::{refusal, refused},
 };
-use crate::{clock::now_ms, member::Input, role::Standing};
+use crate::{member::Input, role::Standing};
 
 /// How long the new manager is waited for after the record is durable.
 const TAKE_UP: Duration = Duration::from_secs(15);

@@ -128,7 +128,9 @@ impl Refusal for EnterError {
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Token(_) => Code::PermissionDenied,
             Self::Edit(edit) => edit.code(),
-            Self::Set(_) | Self::OutOfReach { .. } | Self::LongAddress(_) => Code::FailedPrecondition,
+            Self::Set(_) | Self::Level { .. } | Self::OutOfReach { .. } | Self::LongAddress(_) => {
+                Code::FailedPrecondition
+            }
             Self::Save(_) => Code::Internal,
         }
     }

@@ -1,15 +1,14 @@
 //! What the manager said of the farm, as a member remembers it: asked for at most once a second, however many look.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bellwether_monitor::farm::Told;
 use bellwether_proto::status::FarmStatus;
+use bellwether_store::{clock::now_ms, mutex::locked};
 use bytes::Bytes;
-
-use crate::clock::now_ms;
 
 /// How old an answer may be before the manager is asked again, and how long it is left alone when it gave none.
 const AGE: Duration = Duration::from_secs(1);
@@ -25,7 +24,7 @@ pub(crate) struct ManagersWord {
 impl ManagersWord {
     /// The manager has just said this.
     pub(crate) fn heard(&self, json: &Bytes) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((json.clone(), now_ms()));
+        *locked(&self.heard) = Some((json.clone(), now_ms()));
     }
 
     /// Has `ask` ask it, unless somebody did a moment ago.
@@ -42,7 +41,7 @@ impl ManagersWord {
 
     /// `own`, the status as this member knows it, with what the manager said of the others.
     pub(crate) fn added_to(&self, own: Arc<FarmStatus>) -> Arc<FarmStatus> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let heard = locked(&self.heard).clone();
         let told = heard.and_then(|(json, time_ms)| {
             // A manager of another version says it in other words: then only what is known here is shown.
             Some(Told { status: serde_json::from_slice(&json).ok()?, time_ms })

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether_store::mutex::locked;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -136,7 +137,7 @@ fn tail(from: Option<impl AsyncRead + Unpin + Send + 'static>) -> Tail {
         let Some(mut from) = from else { return };
         let mut buffer = vec![0; 8 << 10];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            let mut kept = keeping.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut kept = locked(&keeping);
             kept.extend_from_slice(&buffer[..read]);
             let over = kept.len().saturating_sub(KEPT);
             kept.drain(..over);
@@ -159,7 +160,7 @@ impl Drop for Tail {
 /// What was printed until the end, or until whoever was left behind has kept it open for too long.
 async fn printed(mut tail: Tail) -> String {
     let _ = timeout(LINGER, &mut tail.reading).await;
-    let kept = tail.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let kept = locked(&tail.kept);
     let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     String::from_utf8_lossy(&kept).chars().map(clean).collect()
 }

@@ -1,6 +1,6 @@
 use bellwether_proto::{
     key::KeyPair,
-    record::{FORMAT, Policy, Role, Server, Version},
+    record::{Level, Policy, Role, Server, Version},
     revision::{Epoch, GroupId},
 };
 
@@ -34,7 +34,7 @@ impl Group {
         let sets = ["haproxy", "nginx"].map(|set| SetRules::new(set.parse().unwrap()));
         let policy = Policy::new(sets.into());
         let record = Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: GroupId::from([1; 16]),
             version: Version { epoch: Epoch(1), version: 1 },
             servers: vec![manager],

@@ -11,14 +11,17 @@ use bellwether_proto::{
     ticket::{Parties, Ticket},
     v1,
 };
+use bellwether_store::clock::now_ms;
 
 use super::{Lane, Memory, cut};
+use tracing::Instrument;
+
 use crate::{
     group::By,
     halt::{Halt, Proof},
     lost,
     recognition::{self, Recognised, Remembered, Said},
-    shared::{Shared, now_ms},
+    shared::Shared,
     start::holdings,
 };
 
@@ -59,6 +62,7 @@ impl Lane {
         match self.judge(memory, hello, &seen) {
             Recognised::Known => {}
             Recognised::Fenced(why) => {
+                tracing::debug!(why, "fenced: its state went back");
                 let name = &self.server.name;
                 let reason = format!(
                     "{name} is kept out: its state went back (restored from a backup, or a copy of another machine): {why}"
@@ -77,7 +81,7 @@ impl Lane {
         let begun = tokio::task::spawn_blocking(begun).await.map_err(|e| e.to_string())?;
         memory.opened = Some(begun.map_err(|e| format!("its session cannot be noted here: {}", told(&e)))?);
         // A handover may hold the record until this session has begun.
-        tokio::spawn(name_lost(self.shared.clone(), self.server.name.clone(), seen));
+        tokio::spawn(name_lost(self.shared.clone(), self.server.name.clone(), seen).in_current_span());
         Ok(())
     }
 
@@ -144,7 +148,7 @@ async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHead
         return;
     }
     let named = lines.join("; ");
-    tracing::warn!(%server, named, "what a manager before made is lost");
+    tracing::warn!(named, "what a manager before made is lost");
     shared.see(Event::Server(server.clone(), Observation::SawLost(named)));
     let author = By::new(shared.name.as_str(), now_ms());
     if let Err(error) = shared.edit(|held| Ok(lost::next(held, &new(held.record()), &author))).await {

@@ -8,6 +8,7 @@ mod allowance;
 mod greeting;
 mod outbox;
 mod session;
+pub(crate) mod view;
 mod watchdog;
 
 use std::{
@@ -18,8 +19,10 @@ use std::{
 };
 
 use bellwether_proto::{
-    PROTOCOL, limits,
+    level::{Levels, Program},
+    limits,
     name::ServerName,
+    protocol::{self, Side},
     record::{Role, Server, refusal},
     revision::RevisionId,
     status::{Event, Observation},
@@ -39,6 +42,7 @@ use tonic::Streaming;
 
 pub use watchdog::Deadlines;
 
+use self::view::{Phase, View};
 use crate::{backoff::Backoff, recognition::Remembered, sessions::Opened, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
@@ -142,6 +146,8 @@ pub(crate) struct Lane {
     pub(crate) server: Server,
     /// It has just become a member: whatever it has of this group is brought to the head by a sync.
     pub(crate) anew: bool,
+    /// Where it writes what it is at.
+    pub(crate) view: View,
 }
 
 impl Lane {
@@ -151,6 +157,8 @@ impl Lane {
         let mut backoff = Backoff::default();
         loop {
             let dialled = Instant::now();
+            self.view.set(Phase::Dialling);
+            tracing::debug!(address = self.server.address, "dialling");
             let why = match self.connect(&mut memory).await {
                 Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
                     End::Lost(why) => {
@@ -162,12 +170,15 @@ impl Lane {
                 },
                 Err(why) => why,
             };
-            tracing::info!(server = %self.server.name, why, "lost");
+            tracing::info!(why, "lost");
             if !self.is_member() {
                 return;
             }
             self.see(Observation::Lost(why));
-            let until = Instant::now() + backoff.failed(RandomState::new().hash_one(0));
+            self.view.set(Phase::Waiting);
+            let pause = backoff.failed(RandomState::new().hash_one(0));
+            tracing::debug!(?pause, "dialling again after that, or earlier when there is something for it");
+            let until = Instant::now() + pause;
             if !self.wait(until, dialled, &mut control, &mut memory).await {
                 return;
             }
@@ -278,9 +289,11 @@ impl Lane {
     }
 
     fn hello(&self, ticket: &Ticket) -> v1::DownHello {
+        let (protocol_min, protocol_max) = protocol::SPOKEN;
         v1::DownHello {
-            protocol_min: PROTOCOL.0,
-            protocol_max: PROTOCOL.1,
+            protocol_min,
+            protocol_max,
+            version: Program::own().version,
             record: Some(self.shared.record.borrow().to_wire()),
             head: Some(self.shared.head.borrow().stored.header.to_wire()),
             chain: self.shared.chain.clone(),
@@ -294,12 +307,12 @@ impl Lane {
         if hello.server.parse::<ServerName>().as_ref() != Ok(ours) {
             return Err(format!("a server answers there that calls itself '{}', not {ours}", cut(&hello.server, 64)));
         }
-        if !(PROTOCOL.0..=PROTOCOL.1).contains(&hello.protocol) {
-            return Err(format!(
-                "it speaks protocol {}, this manager {} to {}; upgrade the older of the two",
-                hello.protocol, PROTOCOL.0, PROTOCOL.1
-            ));
-        }
+        let (own, theirs) = (Program::own(), program(hello));
+        let manager = Side { server: self.shared.name.as_str(), program: &own.version, speaks: protocol::SPOKEN };
+        let speaks = (hello.protocol_min, hello.protocol);
+        let member = Side { server: ours.as_str(), program: &theirs.version, speaks };
+        protocol::negotiate(&manager, &member).map_err(|e| e.to_string())?;
+        self.shared.programs().insert(self.server.key, theirs);
         let epoch = self.shared.record.borrow().record().version.epoch.0;
         if hello.epoch > epoch {
             self.shared.is_behind(&self.server.name);
@@ -310,6 +323,12 @@ impl Lane {
         }
         Ok(())
     }
+}
+
+/// The program of the member that says this.
+fn program(hello: &v1::UpHello) -> Program {
+    let levels = Levels::from_wire(hello.level_oldest, hello.level_newest);
+    Program { version: cut(&hello.version, 100), levels }
 }
 
 /// A member's text, for people and for the log: printable and not endless.

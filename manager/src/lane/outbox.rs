@@ -14,6 +14,7 @@ use bellwether_store::{history::Stored, pack};
 use bytes::Bytes;
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use super::view::InFlight;
 use crate::shared::Shared;
 
 /// Bytes of chunks (before compression) in one `Supply`, unless a single one is larger.
@@ -124,6 +125,16 @@ impl Outbox {
         let wanted = hashes.hashes.iter().map(|hash| Hash::try_from(hash.as_ref())).collect::<Result<_, _>>();
         self.work.push_back(Work::Chunks { wanted: wanted.map_err(|e| format!("it asked for {e}"))?, look: 64 });
         Ok(())
+    }
+
+    /// What is to be sent of the pack that was offered, which has `size` bytes.
+    pub(crate) fn in_flight(&self, size: u64) -> InFlight {
+        let unsent = |work: &Work| match work {
+            Work::Slices { at, to, .. } => to.saturating_sub(*at),
+            Work::Chunks { .. } => 0,
+        };
+        let unsent_chunks = self.work.iter().map(Work::hashes).sum();
+        InFlight { size, unsent_bytes: self.work.iter().map(unsent).sum(), unsent_chunks }
     }
 
     fn open_request(&self) -> Result<(), String> {

@@ -1,7 +1,6 @@
 //! One connection of a lane, from the hellos to its end: plans and sends; what the member says is taken in `heard`.
 
 mod heard;
-mod reached;
 
 use std::{
     sync::Arc,
@@ -15,15 +14,21 @@ use bellwether_proto::{
     status::Observation,
     v1,
 };
-use bellwether_store::history::{Route, Stored};
+use bellwether_store::{
+    clock::now_ms,
+    history::{Route, Stored},
+};
 use tokio::sync::mpsc;
+use tracing::{Instrument, Span};
 
-use self::{heard::REASON, reached::Reached};
-use super::{Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, watchdog::Watchdog};
+use self::heard::REASON;
+use super::{
+    Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, program, view::Phase,
+    watchdog::Watchdog,
+};
 use crate::{
-    plan::{Member, Sending, Step, plan},
+    plan::{Member, Sending, Step, Wait, plan},
     procedure::SignedDocument,
-    shared::now_ms,
 };
 
 /// How long a newcomer waits for a base of the head.
@@ -37,6 +42,15 @@ struct Current {
     pack: Option<Arc<Stored>>,
     started: Instant,
     sync: bool,
+    /// Of the log's lines about it.
+    span: Span,
+}
+
+impl Current {
+    fn new(header: SignedHeader, pack: Option<Arc<Stored>>, sync: bool) -> Self {
+        let span = tracing::error_span!("revision", revision = %header.number());
+        Self { header, pack, started: Instant::now(), sync, span }
+    }
 }
 
 struct Session<'a> {
@@ -65,13 +79,29 @@ struct Session<'a> {
     dog: Watchdog,
     allowance: Allowance,
     news: Option<Instant>,
+    /// What was last decided where nothing is sent, so that the log has it once.
+    decided: &'static str,
+}
+
+/// The server is in the table of those that are reached; dropped with the lane, too, when that is aborted.
+struct Reached<'a>(&'a Lane);
+
+impl<'a> Reached<'a> {
+    fn begin(lane: &'a Lane, incarnation: u64) -> Self {
+        lane.shared.reached.send_modify(|reached| reached.begin(lane.server.name.clone(), incarnation));
+        Self(lane)
+    }
+}
+
+impl Drop for Reached<'_> {
+    fn drop(&mut self) {
+        self.0.shared.reached.send_modify(|reached| reached.end(&self.0.server.name));
+    }
 }
 
 /// Runs the connection; returns why it ended.
 pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> End {
-    // It has none of our records yet, as far as is known.
-    Reached::has(lane, Version { epoch: Epoch(0), version: 0 });
-    let _reached = Reached(lane);
+    let _reached = Reached::begin(lane, link.hello.incarnation);
     let mut session = Session::new(lane, memory, &link.hello);
     match session.talk(link, control).await {
         Ok(never) => match never {},
@@ -104,12 +134,11 @@ impl<'a> Session<'a> {
             held: hello.drift.as_ref().is_some_and(|drift| drift.held || !drift.away.is_empty()),
             waits: false,
         };
-        let version = cut(&hello.version, 100);
+        let program = program(hello);
         let fence = memory.fence.take();
         let at = at.filter(|_| fence.is_none());
         let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
-        Reached::at(lane, hello.incarnation);
-        lane.see(Observation::Reached { version, at: at.as_ref().map(SignedHeader::number), fault });
+        lane.see(Observation::Reached { program, at: at.as_ref().map(SignedHeader::number), fault });
         if memory.sync {
             // It waits for its sync: nobody may take what it has for the end of it.
             lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });
@@ -132,6 +161,7 @@ impl<'a> Session<'a> {
             dog,
             allowance: Allowance::new(Instant::now()),
             news: None,
+            decided: "",
         };
         session.outbox.fence = fence.map(|reason| v1::Fence { reason });
         if let Some(drift) = &hello.drift {
@@ -159,6 +189,7 @@ impl<'a> Session<'a> {
                 return Err(self.farewell(&down, &mut up).await);
             }
             self.steps().await?;
+            self.show();
             if self.outbox.is_empty() {
                 self.dog.went(Instant::now(), 0);
             }
@@ -167,7 +198,8 @@ impl<'a> Session<'a> {
             tokio::select! {
                 permit = down.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| "it closed the connection".to_owned())?;
-                    if let Some(message) = self.outbox.next(&shared).await? {
+                    let span = self.span();
+                    if let Some(message) = self.outbox.next(&shared).instrument(span).await? {
                         self.dog.went(Instant::now(), size_of(&message));
                         permit.send(v1::Down { message: Some(message) });
                     }
@@ -175,7 +207,10 @@ impl<'a> Session<'a> {
                 message = up.message(), if pause.is_none() => match message.map_err(|status| self.lane.turned_away(&status))? {
                     None => return Err(End::Lost("it closed the connection".to_owned())),
                     Some(v1::Up { message: None }) => self.allowance.spend(Instant::now()),
-                    Some(v1::Up { message: Some(message) }) => self.hear(message).await.map_err(End::Breach)?,
+                    Some(v1::Up { message: Some(message) }) => {
+                        let span = self.span();
+                        self.hear(message).instrument(span).await.map_err(End::Breach)?;
+                    }
                 },
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
                 changed = head.changed() => {
@@ -192,6 +227,7 @@ impl<'a> Session<'a> {
                 _ = procedures.changed() => self.send_procedures(procedures.borrow_and_update().as_deref()),
                 asked = control.recv() => {
                     let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
+                    tracing::debug!(?asked, "asked");
                     if matches!(asked, Control::Probe) {
                         self.beat();
                     }
@@ -252,6 +288,19 @@ impl<'a> Session<'a> {
         self.outbox.keepalive = Some(v1::Keepalive { time_ms: self.beat });
     }
 
+    /// Writes what the lane is at, for those who look into this manager.
+    fn show(&self) {
+        let phase = match &self.current {
+            None => Phase::Idle,
+            Some(current) if current.sync => Phase::Syncing,
+            Some(_) => Phase::Updating,
+        };
+        let to = self.current.as_ref().map(|current| current.header.number());
+        let pack = self.current.as_ref().and_then(|current| current.pack.as_ref());
+        let in_flight = pack.map(|pack| self.outbox.in_flight(pack.size));
+        self.lane.view.show(phase, self.at.as_ref().map(SignedHeader::number), to, in_flight);
+    }
+
     /// Plans, where nothing is under way.
     async fn steps(&mut self) -> Result<(), String> {
         if let Some(full) = self.memory.verify.take() {
@@ -264,7 +313,9 @@ impl<'a> Session<'a> {
             let head = self.lane.shared.head.borrow();
             (head.id(), head.stored.header.number())
         };
-        match self.plan(head).await? {
+        let step = self.plan(head).await?;
+        self.tell(&step);
+        match step {
             Step::Nothing => self.end_sync(),
             Step::Wait(_) => {}
             Step::NeedBase if self.base_for == Some(head) => {}
@@ -277,6 +328,30 @@ impl<'a> Session<'a> {
             Step::Send(sending) => self.send(sending, number).await?,
         }
         Ok(())
+    }
+
+    /// The span of what is under way; none: the lane's own.
+    fn span(&self) -> Span {
+        self.current.as_ref().map_or_else(Span::none, |current| current.span.clone())
+    }
+
+    /// Says what was decided, once while it stays so; [`Session::begin`] says what is sent.
+    fn tell(&mut self, step: &Step) {
+        let decided = match step {
+            Step::Nothing => "it is at the head",
+            Step::Wait(Wait::Fault) => "nothing is sent: it is in error until a sync",
+            Step::Wait(Wait::Held) => "nothing is sent: it holds edits of its own",
+            Step::Wait(Wait::Paused) => "nothing is sent: propagation is held",
+            Step::Wait(Wait::Refused) => "nothing is sent: it refused the head",
+            Step::NeedBase => "a base of the head is needed",
+            Step::Settle | Step::Send(_) => "",
+        };
+        if self.decided != decided {
+            self.decided = decided;
+            if !decided.is_empty() {
+                tracing::debug!("{decided}");
+            }
+        }
     }
 
     async fn plan(&self, head: RevisionId) -> Result<Step, String> {
@@ -306,7 +381,7 @@ impl<'a> Session<'a> {
     fn settle(&mut self, to: Number) {
         let Some(header) = self.at.clone() else { return };
         self.outbox.sync = Some(v1::Sync { request: now_ms() });
-        self.begin(Current { header, pack: None, started: Instant::now(), sync: true }, to);
+        self.begin(Current::new(header, None, true), to);
     }
 
     async fn send(&mut self, sending: Sending, head: Number) -> Result<(), String> {
@@ -320,7 +395,7 @@ impl<'a> Session<'a> {
         self.outbox.offer(&self.lane.shared, &pack, from, to, forked).await?;
         let number = if sync { head } else { pack.header.number() };
         let header = pack.header.clone();
-        self.begin(Current { header, pack: Some(pack), started: Instant::now(), sync }, number);
+        self.begin(Current::new(header, Some(pack), sync), number);
         Ok(())
     }
 
@@ -329,6 +404,8 @@ impl<'a> Session<'a> {
         if current.sync {
             self.syncing.get_or_insert(current.started);
         }
+        let (size, base) = current.pack.as_ref().map_or((0, false), |pack| (pack.size, pack.base));
+        current.span.in_scope(|| tracing::debug!(sync = current.sync, size, base, head = %to, "begun"));
         self.lane.see(Observation::Started { sync: current.sync, to });
         self.current = Some(current);
     }

@@ -177,7 +177,7 @@ fn settled(document: &Document, world: &World, now_ms: u64) -> Vec<Procedure> {
 mod tests {
     use bellwether_proto::{
         key::KeyPair,
-        record::{FORMAT, Policy, Role, Server, Version},
+        record::{Level, Policy, Role, Server, Version},
         revision::{Epoch, GroupId},
     };
 
@@ -206,7 +206,7 @@ mod tests {
         };
         Record {
             refused: Vec::new(),
-            format: FORMAT,
+            level: Level::NEWEST,
             group: GroupId::from([7; 16]),
             version: Version { epoch: Epoch(1), version: 1 },
             servers: names(servers).into_iter().enumerate().map(server).collect(),

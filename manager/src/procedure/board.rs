@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use bellwether_proto::{
@@ -13,11 +13,14 @@ use bellwether_proto::{
     record::Record,
     revision::{Epoch, GroupId, after},
 };
-use bellwether_store::state_file::{self, StateFileError};
+use bellwether_store::{
+    clock::now_ms,
+    mutex::locked,
+    state_file::{self, StateFileError},
+};
 use tokio::sync::watch;
 
 use super::{Document, DocumentRefused, Id, NotChanged, SignedDocument};
-use crate::shared::now_ms;
 
 /// What each procedure does or waits for now, and at which of its steps.
 pub type Doing = BTreeMap<Id, (usize, String)>;
@@ -111,12 +114,13 @@ impl Board {
         record: &Record,
         change: impl FnOnce(&mut Document) -> Result<T, NotChanged>,
     ) -> Result<T, BoardError> {
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = locked(&self.writing);
         let mut document = self.document(record.group);
         if record.manager().name == self.name && document.version.0 != record.version.epoch {
             document.take_over(&self.name, now_ms());
         }
         let answer = change(&mut document)?;
+        document.level = record.level;
         document.version = (record.version.epoch, after(document.version.1, 1, "version")?);
         let signed = SignedDocument::sign(document, &self.key)?;
         self.put(signed)?;
@@ -129,7 +133,7 @@ impl Board {
     /// # Errors
     /// Not the manager's of `record`, or not written; what was held is held.
     pub fn take(&self, new: SignedDocument, record: &Record) -> Result<(), BoardError> {
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = locked(&self.writing);
         let held = self.held.borrow().clone();
         if let Some(taken) = new.taken(held.as_deref(), record, &self.name, &self.key)? {
             self.put(taken)?;
@@ -151,7 +155,7 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::record::{FORMAT, Policy, Role, Server, Version};
+    use bellwether_proto::record::{Level, Policy, Role, Server, Version};
 
     use super::{
         super::{Kind, Procedure, Standing, Survey, model::farm, plan},
@@ -171,7 +175,7 @@ mod tests {
             drained: false,
         };
         Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: GROUP.into(),
             version: Version { epoch: Epoch(epoch), version: 1 },
             servers: keys.iter().enumerate().map(server).collect(),

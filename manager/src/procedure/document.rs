@@ -4,19 +4,19 @@
 use bellwether_proto::{
     Malformed,
     key::{KeyPair, PublicKey},
+    level::{self, Level},
     limits,
     name::ServerName,
     record::Record,
     revision::{Epoch, GroupId},
     v1,
 };
+use bellwether_store::state_file::State;
 use serde::{Deserialize, Serialize};
 
 use super::{Holds, Id, Kind, Procedure, Standing, Task};
 
 pub(crate) const CONTEXT: &str = "bellwether v1 procedures";
-/// The format of the document; another one is refused.
-const FORMAT: u32 = 1;
 /// How many that are over are kept, for `procedure list`.
 const OVER: usize = 20;
 
@@ -24,7 +24,9 @@ const OVER: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
-    format: u32,
+    /// That of the group record under which it was signed: all servers read it.
+    #[serde(default, skip_serializing_if = "Level::is_first")]
+    pub level: Level,
     /// The group.
     pub group: GroupId,
     /// The signer's epoch, then how often it was changed since the group was formed: the greater one is newer.
@@ -36,7 +38,7 @@ pub struct Document {
 impl Document {
     /// Without procedures; older than any other.
     pub fn empty(group: GroupId) -> Self {
-        Self { format: FORMAT, group, version: (Epoch(0), 0), procedures: Vec::new() }
+        Self { level: Level::FIRST, group, version: (Epoch(0), 0), procedures: Vec::new() }
     }
 
     /// The one of that name.
@@ -150,10 +152,9 @@ impl SignedDocument {
         if !signer.verifies(CONTEXT, json.as_bytes(), &signature) {
             return Err(Malformed::new(format!("procedures that {signer} did not sign")));
         }
-        let document: Document =
-            serde_json::from_str(&json).map_err(|e| Malformed::new(format!("not a list of procedures: {e}")))?;
+        let document: Document = level::read(&json, "the list of procedures", "not a list of procedures")?;
         let sound = |procedure: &Procedure| procedure.at <= procedure.steps.len();
-        if document.format != FORMAT || !document.procedures.iter().all(sound) {
+        if !document.procedures.iter().all(sound) {
             return Err(Malformed::new("a list of procedures that cannot be"));
         }
         check_counts(&document)?;
@@ -236,6 +237,12 @@ impl SignedDocument {
     }
 }
 
+impl State for SignedDocument {
+    fn level(&self) -> Level {
+        self.document.level
+    }
+}
+
 /// One more of each can be reckoned.
 fn check_counts(document: &Document) -> Result<(), Malformed> {
     let ids = document.procedures.iter().map(|procedure| procedure.id.0);
@@ -312,7 +319,7 @@ mod tests {
             drained: false,
         };
         let record = Record {
-            format: record::FORMAT,
+            level: record::Level::NEWEST,
             group: group(),
             version: Version { epoch: Epoch(1), version: 1 },
             servers: keys.iter().enumerate().map(server).collect(),

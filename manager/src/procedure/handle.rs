@@ -32,7 +32,8 @@ impl Manager {
     pub fn informed(&self) -> BTreeSet<ServerName> {
         let shared = &self.inner.shared;
         let newest = shared.board.version();
-        let informed = shared.informed();
-        informed.iter().filter(|(_, has)| Some(**has) == newest).map(|(name, _)| name.clone()).collect()
+        let reached = shared.reached.borrow();
+        let informed = reached.iter().filter(|(_, server)| server.procedures.is_some() && server.procedures == newest);
+        informed.map(|(name, _)| name.clone()).collect()
     }
 }

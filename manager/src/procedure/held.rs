@@ -41,7 +41,7 @@ fn drained_by(procedure: &Procedure, manager: &ServerName) -> Vec<ServerName> {
 mod tests {
     use bellwether_proto::{
         key::KeyPair,
-        record::{FORMAT, Policy, Role, Server, Version},
+        record::{Level, Policy, Role, Server, Version},
         revision::{Epoch, GroupId},
     };
 
@@ -65,7 +65,7 @@ mod tests {
             name,
         };
         Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: GroupId::from([7; 16]),
             version: Version { epoch: Epoch(1), version: 1 },
             servers: names(&["m", "a", "b"]).into_iter().enumerate().map(server).collect(),

@@ -468,7 +468,7 @@ fn recover_manager(
     let equal = |found: &Surveyed| matches!(found, Surveyed::Equal | Surveyed::Behind);
     let rest = found(world, survey, equal);
     if !rest.is_empty() {
-        steps.push(Step::new(Task::Sync(rest.clone()), "W24", "by an update, which takes nobody out of service (W23)"));
+        steps.push(Step::new(Task::Sync(rest.clone()), "W24", "by an update, which takes nobody out of service"));
     }
     Ok(steps)
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use bellwether_proto::{name::ServerName, record::SignedRecord};
+use bellwether_store::clock::now_ms;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::{
     ActError, Action, AskError, Board, BoardError, Document, Id, Next, NotChanged, Procedure, Request, Step, Survey,
@@ -19,7 +21,7 @@ use super::{
     plan::may_hand_over,
     resume, settle,
 };
-use crate::{failpoints::hit, publisher::stopped, shared::now_ms};
+use crate::{failpoints::hit, publisher::stopped};
 
 /// Between two looks while something is under way.
 const POLL: Duration = Duration::from_millis(250);
@@ -93,9 +95,14 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     }
     let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
     for id in &mine {
-        if let Err(error) = drive(board, hands, &record, *id).await {
-            tracing::error!(procedure = %id, error = &error as &dyn std::error::Error, "not driven");
+        let span = tracing::error_span!("procedure", procedure = %id);
+        async {
+            if let Err(error) = drive(board, hands, &record, *id).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "not driven");
+            }
         }
+        .instrument(span)
+        .await;
     }
     !mine.is_empty()
 }
@@ -116,7 +123,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     let world = hands.observe(&whom(&before)).await;
     let mut procedure = before.clone();
     if settle(&mut procedure, &world, now_ms()) {
-        tracing::info!(procedure = %id, at = procedure.at, standing = ?procedure.standing, "a step further");
+        tracing::info!(at = procedure.at, standing = ?procedure.standing, "a step further");
         if !replace(board, record, &before, procedure.clone())? {
             return Ok(());
         }
@@ -140,7 +147,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         return Ok(());
     }
     hit("procedure.trying");
-    tracing::info!(procedure = %id, ?action, "acting");
+    tracing::info!(?action, "acting");
     // Not to be cancelled by the end of the agent: `run` looks at `shutdown` only between two rounds.
     let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
     hit("procedure.acted");

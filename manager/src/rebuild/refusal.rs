@@ -113,7 +113,7 @@ mod tests {
     use bellwether_proto::{
         key::KeyPair,
         limits,
-        record::{FORMAT, Policy, RecordRefused, Server},
+        record::{Level, Policy, RecordRefused, Server},
     };
 
     use super::*;
@@ -143,7 +143,7 @@ mod tests {
                 drained: false,
             };
             let record = Record {
-                format: FORMAT,
+                level: Level::NEWEST,
                 group: [1; 16].into(),
                 version: Version { epoch: Epoch(epoch), version },
                 servers: (0..3).map(server).collect(),

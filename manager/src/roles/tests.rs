@@ -1,6 +1,6 @@
 use bellwether_proto::{
     key::KeyPair,
-    record::{FORMAT, Policy},
+    record::{Level, Policy},
 };
 
 use super::*;
@@ -35,7 +35,7 @@ impl Group {
             drained: false,
         };
         let record = Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: [1; 16].into(),
             version: Version { epoch: Epoch(4), version: 17 },
             servers: (0..4).map(server).collect(),

@@ -1,9 +1,10 @@
 //! The files, and that no count is given twice whatever is done at once or one after the other.
 
 use bellwether_proto::{
-    record::{FORMAT, Policy, Role, Server, Version},
+    record::{Level, Policy, Role, Server, Version},
     ticket::{Shown, Ticket, accept},
 };
+use bellwether_store::mutex::locked;
 
 use super::*;
 
@@ -56,7 +57,7 @@ fn record(epoch: u64, key: PublicKey) -> Record {
     };
     Record {
         refused: Vec::new(),
-        format: FORMAT,
+        level: Level::NEWEST,
         group: [7; 16].into(),
         version: Version { epoch: Epoch(epoch), version: 1 },
         servers: vec![manager],
@@ -121,7 +122,7 @@ fn w14_many_threads_that_open_begin_and_enter_give_no_count_twice() {
                 continue;
             }
             let opened = case.open();
-            tickets.lock().unwrap().push(opened.given.next.clone());
+            locked(&tickets).push(opened.given.next.clone());
             match case.sessions.begun(&opened, &case.key) {
                 Ok(_) | Err(BegunError::Overtaken) => {}
                 Err(BegunError::File(error)) => panic!("{error}"),

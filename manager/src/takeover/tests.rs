@@ -1,7 +1,7 @@
 use bellwether_proto::{
     hash::Hash,
     key::KeyPair,
-    record::{FORMAT, Policy, Server},
+    record::{Level, Policy, Server},
     revision::{Epoch, Header},
 };
 
@@ -34,7 +34,7 @@ impl Farm {
             drained: false,
         };
         let record = Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: [1; 16].into(),
             version: Version { epoch: Epoch(1), version: 7 },
             servers: ["a", "b", "c", "m"].into_iter().enumerate().map(server).collect(),

@@ -1,6 +1,6 @@
 use bellwether_proto::{
     key::KeyPair,
-    record::{FORMAT, Policy, Role, Server, Version},
+    record::{Level, Policy, Role, Server, Version},
 };
 
 use super::*;
@@ -88,7 +88,7 @@ fn record(epoch: u64, keys: &[KeyPair], servers: &[usize], removed: &[usize]) ->
     };
     Record {
         refused: Vec::new(),
-        format: FORMAT,
+        level: Level::NEWEST,
         group: [7; 16].into(),
         version: Version { epoch: Epoch(epoch), version: 1 },
         servers: servers.iter().map(server).collect(),

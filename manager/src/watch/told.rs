@@ -2,12 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use bellwether_proto::{entry::EntryPath, name::SetName};
-use bellwether_store::scan::Depth;
+use bellwether_store::{mutex::locked, scan::Depth};
 
 /// For how long an event is remembered: longer than from one rescan to the next.
 const KEPT: Duration = Duration::from_secs(180);
@@ -27,7 +27,7 @@ struct State {
 
 impl Told {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// An event named a path, or all below it.

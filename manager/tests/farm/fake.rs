@@ -13,6 +13,7 @@ use bellwether_proto::{
     v1::{self, down, up},
 };
 use bellwether_store::{
+    mutex::locked,
     pack::{Frame, Reader, read_chunks},
     tree::{Change, Tree},
 };
@@ -118,7 +119,7 @@ impl Fake {
     }
 
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap()
+        locked(&self.memory)
     }
 
     pub(crate) fn stop(&self) {
@@ -169,7 +170,7 @@ impl Play {
     }
 
     fn manner(&self) -> Manner {
-        self.memory.lock().unwrap().manner
+        locked(&self.memory).manner
     }
 
     async fn say(&self, message: up::Message) -> Option<()> {
@@ -179,30 +180,30 @@ impl Play {
     async fn hear(&mut self, message: down::Message) -> Option<()> {
         match message {
             down::Message::Hello(down) => {
-                let shown = std::mem::replace(&mut self.memory.lock().unwrap().ticket, down.ticket);
+                let shown = std::mem::replace(&mut locked(&self.memory).ticket, down.ticket);
                 let hello = v1::UpHello { ticket: shown, ..self.hello() };
                 self.say(up::Message::Hello(hello)).await
             }
             down::Message::Record(_) => {
-                self.memory.lock().unwrap().records += 1;
+                locked(&self.memory).records += 1;
                 Some(())
             }
             down::Message::Head(head) => {
                 let head = SignedHeader::from_wire(head).unwrap();
-                self.memory.lock().unwrap().heads.push(head.number().to_string());
+                locked(&self.memory).heads.push(head.number().to_string());
                 Some(())
             }
             down::Message::Keepalive(keepalive) => self.say(up::Message::Keepalive(keepalive)).await,
             down::Message::Verify(_) | down::Message::Procedures(_) => Some(()),
             down::Message::Fence(fence) => {
-                let mut memory = self.memory.lock().unwrap();
+                let mut memory = locked(&self.memory);
                 memory.fault = Some(fence.reason);
                 memory.at = None;
                 Some(())
             }
             down::Message::Sync(_) => {
                 let settled = {
-                    let mut memory = self.memory.lock().unwrap();
+                    let mut memory = locked(&self.memory);
                     memory.syncs += 1;
                     memory.fault = None;
                     memory.at.clone()
@@ -219,7 +220,7 @@ impl Play {
     }
 
     fn hello(&self) -> v1::UpHello {
-        let mut memory = self.memory.lock().unwrap();
+        let mut memory = locked(&self.memory);
         memory.hellos += 1;
         let partial = memory.partial.as_ref();
         v1::UpHello {
@@ -235,13 +236,14 @@ impl Play {
             incarnation: 1,
             ticket: None,
             seen: Vec::new(),
+            ..v1::UpHello::default()
         }
     }
 
     async fn offered(&mut self, offer: v1::Offer) -> Option<()> {
         let header = SignedHeader::from_wire(offer.header.clone().unwrap()).unwrap();
         let greedy = {
-            let mut memory = self.memory.lock().unwrap();
+            let mut memory = locked(&self.memory);
             memory.offers.push((header.number().to_string(), offer.base, offer.from, offer.to));
             self.reader = Reader::default();
             self.bytes = match memory.partial.take() {
@@ -269,7 +271,7 @@ impl Play {
         self.bytes.extend_from_slice(&slice.data);
         self.frames(&slice.data).await?;
         if self.manner() == Manner::HangsUp && self.bytes.len() > 600_000 {
-            let mut memory = self.memory.lock().unwrap();
+            let mut memory = locked(&self.memory);
             memory.manner = Manner::Honest;
             let whole = self.reader.whole() as usize;
             let pack = Hash::try_from(self.offer.as_ref()?.offer.pack.as_ref()).unwrap();
@@ -368,7 +370,7 @@ impl Play {
             | Manner::HangsUp => {}
         }
         {
-            let mut memory = self.memory.lock().unwrap();
+            let mut memory = locked(&self.memory);
             memory.at = Some(header.clone());
             memory.tree = tree;
         }
@@ -377,7 +379,7 @@ impl Play {
 
     /// Whether the newest offer is of another revision than the one before.
     fn is_first_offer(&self) -> bool {
-        let memory = self.memory.lock().unwrap();
+        let memory = locked(&self.memory);
         let mut newest = memory.offers.iter().rev().map(|(number, ..)| number);
         let number = newest.next();
         newest.next() != number

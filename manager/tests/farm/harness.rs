@@ -17,10 +17,18 @@ use bellwether_proto::{
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::state_file;
+use bellwether_store::state_file::{self, State};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::fake::{Fake, Manner};
+
+/// The record as this manager keeps it.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Kept(SignedRecord);
+
+impl State for Kept {}
 
 /// Nothing here takes so long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -92,7 +100,7 @@ impl Farm {
             time_ms: 1,
         })
         .unwrap();
-        state_file::save(&directory.path().join("state/record.json"), &formed.record).unwrap();
+        state_file::save(&directory.path().join("state/record.json"), &Kept(formed.record)).unwrap();
         let (manager, events, stop) = start(directory.path(), &key, timings).await.unwrap();
         Self { directory, manager, key, events, seen: Vec::new(), stop, timings }
     }
@@ -129,6 +137,7 @@ impl Farm {
             server: server.into(),
             address: address.into(),
             sets: vec![set().to_string()],
+            ..v1::EnterRequest::default()
         }
     }
 
@@ -216,7 +225,7 @@ async fn start(
         key: key.clone(),
         sets: vec![(set(), directory.join("live"))],
         state: directory.join("state"),
-        record: state_file::load::<SignedRecord>(&record).unwrap().unwrap(),
+        record: state_file::load::<Kept>(&record).unwrap().unwrap().0,
         chain: Vec::new(),
         at: None,
         incarnation: 1,
@@ -225,7 +234,7 @@ async fn start(
         newer: mpsc::channel(1).0,
         halt: Box::new(|halt| panic!("halted: {halt}")),
         seen: Vec::new(),
-        save_record: Box::new(move |signed| Ok(state_file::save(&record, signed)?)),
+        save_record: Box::new(move |signed| Ok(state_file::save(&record, &Kept(signed.clone()))?)),
         disputed: tokio::sync::watch::channel(None).1,
         timings,
         board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),

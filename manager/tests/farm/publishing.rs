@@ -167,10 +167,12 @@ async fn reads_come_from_the_history_when_the_live_file_is_another_by_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_file_of_a_set_is_removed_when_it_is_named() {
+async fn the_last_file_of_a_set_is_removed_when_that_is_accepted() {
     let farm = Farm::new(&[("a", b"x")]).await;
-    let change = Some(change_request::Change::Remove(true));
-    let changed = farm.manager.change(v1::ChangeRequest { change, ..put("a", "", None) }).await.unwrap();
+    let remove = v1::ChangeRequest { change: Some(change_request::Change::Remove(true)), ..put("a", "", None) };
+    let refused = farm.manager.change(remove.clone()).await;
+    assert!(matches!(refused, Err(ChangeError::Frightening { .. })), "{refused:?}");
+    let changed = farm.manager.change(v1::ChangeRequest { accept: true, ..remove }).await.unwrap();
     assert_eq!(changed.revision.unwrap().number().to_string(), "1.2");
     assert_eq!(farm.manager.tree().entries(), 1);
 }

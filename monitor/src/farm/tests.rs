@@ -37,7 +37,7 @@ fn record_on(hardware: u8, roles: &[(&str, Role)], paused: bool) -> Event {
     };
     Event::Record(Arc::new(Record {
         refused: Vec::new(),
-        format: bellwether_proto::record::FORMAT,
+        level: bellwether_proto::record::Level::NEWEST,
         group: [7; 16].into(),
         version: version(3),
         servers: roles.iter().map(server).collect(),
@@ -94,7 +94,7 @@ impl Case {
 }
 
 fn reached(at: Option<u64>) -> Observation {
-    Observation::Reached { version: "0.1.0".into(), at: at.map(number), fault: None }
+    Observation::Reached { program: bellwether_proto::level::Program::own(), at: at.map(number), fault: None }
 }
 
 fn started(sync: bool) -> Observation {
@@ -199,7 +199,11 @@ fn an_error_ends_with_a_sync_only() {
 #[test]
 fn a_server_that_says_it_failed_is_in_error() {
     let fault = Some("rollback failed".to_owned());
-    let case = Case::new().see([Observation::Reached { version: "0.1.0".into(), at: Some(number(5)), fault }]);
+    let case = Case::new().see([Observation::Reached {
+        program: bellwether_proto::level::Program::own(),
+        at: Some(number(5)),
+        fault,
+    }]);
     assert_eq!(case.state(), State::Error);
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         seen_ms: Some(99_000),
         last_update_us: Some(8_340),
         version: Some("0.1.0".into()),
+        levels: None,
         kept: Vec::new(),
         kept_ms: None,
         drained: false,

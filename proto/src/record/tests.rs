@@ -26,7 +26,7 @@ impl Keys {
         edit: impl FnOnce(&mut Record),
     ) -> SignedRecord {
         let mut record = Record {
-            format: FORMAT,
+            level: Level::NEWEST,
             group: [1; 16].into(),
             version: Version { epoch: Epoch(epoch), version },
             servers: (0..4).map(|at| self.server(at, leads)).collect(),
@@ -72,6 +72,113 @@ impl Keys {
             drained: false,
         }
     }
+}
+
+impl Keys {
+    /// What becomes of a document that `a` signed.
+    fn read(&self, json: &serde_json::Value) -> Result<SignedRecord, Malformed> {
+        let json = json.to_string();
+        let signature = self.0[0].sign(CONTEXT, json.as_bytes()).to_vec();
+        SignedRecord::from_parts(json, self.0[0].public(), signature)
+    }
+}
+
+/// A record's document.
+fn document(signed: &SignedRecord) -> serde_json::Value {
+    serde_json::from_str(&signed.json).unwrap()
+}
+
+/// Where a record may lack a field, and what that has then.
+fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
+    let set = "/policy/sets/0";
+    vec![
+        ("", "level", serde_json::json!(1)),
+        (set, "exclude", serde_json::json!([])),
+        (set, "local", serde_json::json!([])),
+        (set, "allow_setuid", serde_json::json!(false)),
+        (set, "allow_capabilities", serde_json::json!(false)),
+        #[cfg(feature = "level-next")]
+        ("/policy", "note", serde_json::Value::Null),
+    ]
+}
+
+proptest::proptest! {
+    /// What version N−1 does not know is not there while it is not used: a program that has the field writes the very bytes
+    /// of one that has not.
+    #[test]
+    fn a_field_at_its_default_is_not_written(used: [bool; 6], version in 1..1_000_u64) {
+        let keys = Keys::new();
+        let signed = keys.edited(1, version, 0, 0, |record| {
+            record.level = if used[0] { Level::NEWEST } else { Level::FIRST };
+            let mut rules = SetRules::new("web".parse().unwrap());
+            rules.exclude.extend(used[1].then(|| "*.bak".to_owned()));
+            rules.local.extend(used[2].then(|| "*.local".to_owned()));
+            (rules.allow_setuid, rules.allow_capabilities) = (used[3], used[4]);
+            record.policy.sets = vec![rules];
+            #[cfg(feature = "level-next")]
+            { record.policy.note = used[0].then(|| "a note".to_owned()); }
+        });
+        let mut full = document(&signed);
+        for (place, field, default) in defaults() {
+            let object = full.pointer_mut(place).unwrap().as_object_mut().unwrap();
+            proptest::prop_assert_ne!(object.get(field), Some(&default), "{} is written", field);
+            object.entry(field).or_insert(default);
+        }
+        // Written out, they mean the same, and are left out again.
+        let read = keys.read(&full).unwrap();
+        proptest::prop_assert_eq!(read.record(), signed.record());
+        proptest::prop_assert_eq!(&serde_json::to_string(read.record()).unwrap(), &signed.json);
+        let read = keys.read(&document(&signed)).unwrap();
+        proptest::prop_assert_eq!(read.record(), signed.record());
+    }
+}
+
+#[test]
+fn what_is_not_known_at_a_level_is_refused_and_what_is_of_a_later_level_is_called_newer() {
+    let keys = Keys::new();
+    let known = document(&keys.record(3, 5, 0, 0));
+    for place in ["", "/policy", "/servers/0", "/version"] {
+        let mut json = known.clone();
+        json.pointer_mut(place).unwrap()["unheard_of"] = 1.into();
+        let refused = keys.read(&json).unwrap_err().to_string();
+        assert!(refused.contains("unknown field") && !refused.contains("newer"), "{place}: {refused}");
+        let later = Level::NEWEST.0 + 1;
+        json["level"] = later.into();
+        let refused = keys.read(&json).unwrap_err().to_string();
+        assert!(
+            refused.contains("made by a newer bellwether") && refused.contains(&format!("level {later}")),
+            "{refused}"
+        );
+    }
+    let mut json = serde_json::json!({ "level": Level::NEWEST.0 + 1, "another": "form" });
+    assert!(keys.read(&json).unwrap_err().to_string().contains("newer"), "whatever else is in it");
+    json["level"] = 0.into();
+    assert!(keys.read(&json).unwrap_err().to_string().contains("too old"));
+}
+
+#[test]
+fn the_bytes_that_were_signed_are_kept() {
+    let keys = Keys::new();
+    let json = document(&keys.record(3, 5, 0, 0));
+    let spaced = serde_json::to_string_pretty(&json).unwrap();
+    let signature = keys.0[0].sign(CONTEXT, spaced.as_bytes()).to_vec();
+    let read = SignedRecord::from_parts(spaced.clone(), keys.0[0].public(), signature).unwrap();
+    assert_eq!(read.to_wire().record, spaced.as_bytes());
+    let stored: SignedRecord = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
+    assert_eq!(stored, read);
+}
+
+#[cfg(feature = "level-next")]
+#[test]
+fn what_came_with_a_level_is_in_no_record_of_the_level_before() {
+    let keys = Keys::new();
+    let mut record = keys.record(3, 5, 0, 0).record().clone();
+    record.policy.note = Some("a note".to_owned());
+    assert_eq!(record.beyond(Level(1)), Some(("a note", Level(2))));
+    assert!(SignedRecord::sign(record.clone(), &keys.0[0]).is_ok(), "at its level");
+    record.level = Level::FIRST;
+    let refused = SignedRecord::sign(record, &keys.0[0]).unwrap_err().to_string();
+    assert!(refused.contains("of level 1 with a note, which came with level 2"), "{refused}");
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,6 +1,9 @@
 //! Whether somebody has a file open for writing: a read lease that is taken and dropped at once. The only crate of the
 //! workspace with `unsafe`: no safe wrapper of this system call exists (rustix 1.1, nix 0.32).
 
+// People read what `agent/src/output.rs` writes, and the log.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},

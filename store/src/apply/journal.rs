@@ -20,10 +20,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     durable::{self, Name},
-    state_file::{self, StateFileError},
+    state_file::{self, State, StateFileError},
 };
 
+mod examine;
 mod form;
+
+pub use examine::{OnDisk, examine};
 
 /// Which way an interrupted switch goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +137,8 @@ pub(super) struct Journal {
     pub(super) wanted: Vec<Wanted>,
 }
 
+impl State for Journal {}
+
 /// The journal's name in the state directory.
 const NAME: &[u8] = b"journal";
 /// Its name until it is renamed; `state_file::save` uses the same.
@@ -144,6 +149,11 @@ pub(super) fn path(state: &Path) -> PathBuf {
     state.join(crate::beneath::os(NAME))
 }
 
+/// Where it is until it is renamed.
+fn first_path(state: &Path) -> PathBuf {
+    state.join(crate::beneath::os(BEGUN))
+}
+
 impl Journal {
     /// The journal in `state`; none when no switch was begun.
     pub(super) fn load(state: &Path) -> Result<Option<Self>, StateFileError> {
@@ -152,22 +162,32 @@ impl Journal {
             None => Self::begun(state)?,
             found => found,
         };
-        let Some(journal) = found else { return Ok(None) };
-        let sets = journal.sets.len();
-        let known = journal.operations.iter().map(|o| o.set).chain(journal.wanted.iter().map(|w| w.set));
-        if known.into_iter().any(|set| set >= sets) {
-            return Err(StateFileError::Damaged { path, what: "it names a set that it does not have".to_owned() });
+        found.map(|journal| journal.checked(&path)).transpose()
+    }
+
+    /// Itself, where every set that it names is there.
+    fn checked(self, path: &Path) -> Result<Self, StateFileError> {
+        let sets = self.sets.len();
+        let mut known = self.operations.iter().map(|o| o.set).chain(self.wanted.iter().map(|w| w.set));
+        if known.any(|set| set >= sets) {
+            let (path, what) = (path.to_owned(), "it names a set that it does not have".to_owned());
+            return Err(StateFileError::Damaged { path, what });
         }
-        Ok(Some(journal))
+        Ok(self)
+    }
+
+    /// A whole one under its temporary name; one that is not whole was never durable.
+    fn unnamed(state: &Path) -> Result<Option<Self>, StateFileError> {
+        match state_file::load::<Self>(&first_path(state)) {
+            Err(StateFileError::Damaged { .. }) => Ok(None),
+            other => other,
+        }
     }
 
     /// A whole one under its temporary name, which durably gets its own: what is noted next is written under the temporary
     /// one.
     fn begun(state: &Path) -> Result<Option<Self>, StateFileError> {
-        let journal = match state_file::load::<Self>(&state.join(crate::beneath::os(BEGUN))) {
-            Err(StateFileError::Damaged { .. }) | Ok(None) => return Ok(None),
-            other => other?,
-        };
+        let Some(journal) = Self::unnamed(state)? else { return Ok(None) };
         let name = || -> io::Result<()> {
             let held = File::open(state)?;
             let state = held.as_fd();
@@ -175,7 +195,7 @@ impl Journal {
             durable::sync_directory(state)
         };
         name().map_err(|source| StateFileError::Io { action: "rename", path: path(state), source })?;
-        Ok(journal)
+        Ok(Some(journal))
     }
 
     /// Makes it survive a power loss.

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{LazyLock, Mutex},
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
@@ -14,6 +14,7 @@ use super::{look, place::INSIDE};
 use crate::{
     beneath::os,
     durable::{self, Name},
+    mutex::locked,
 };
 
 /// A directory as long as it is mounted: device, mount, inode.
@@ -30,7 +31,7 @@ const REMEMBERED: usize = 1_000;
 /// not count in the set's root.
 pub(super) fn prove(holder: BorrowedFd<'_>, staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<bool> {
     let place = identity(holder)?.zip(identity(root)?).map(|(holder, root)| [holder, root]);
-    let proved = || PROVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let proved = || locked(&PROVED);
     if let Some(folds) = place.and_then(|place| proved().get(&place).copied()) {
         return Ok(folds);
     }

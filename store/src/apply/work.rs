@@ -1,6 +1,6 @@
 //! One apply on its way: the areas, the journal that is being filled, what is staged.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf};
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Meta},
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     attributes::{Accounts, Unheld},
-    durable,
+    clock, durable,
     scan::{Source, content},
     tree::{Node, Tree},
 };
@@ -111,7 +111,7 @@ impl Work {
         let journal = Journal {
             revision: job.revision.0,
             label: job.label.clone(),
-            when: keep::utc(SystemTime::now()),
+            when: keep::utc(clock::now()),
             phase: Phase::Forward,
             sets: Vec::new(),
             operations: Vec::new(),

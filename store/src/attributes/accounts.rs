@@ -2,12 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use bellwether_proto::entry::{Owner, Owners};
 
 use self::memory::Memory;
+
+use crate::mutex::locked;
 
 mod memory;
 
@@ -38,7 +40,7 @@ impl Names {
 
     /// The owner of these numbers. One that has no name here, or a name that cannot travel, is its number in decimal.
     pub fn owner(&self, uid: u32, gid: u32) -> Arc<Owner> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&self.0);
         if let Some(owner) = known.by_id.get(&(uid, gid)) {
             return owner.clone();
         }
@@ -91,7 +93,7 @@ struct Ids {
 impl Default for Accounts {
     fn default() -> Self {
         let ids = IDS.recall();
-        let mut known = ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&ids);
         // Who was missing may have been made since.
         known.users.retain(|_, id| id.is_some());
         known.groups.retain(|_, id| id.is_some());
@@ -118,7 +120,7 @@ impl Accounts {
     /// # Errors
     /// The one that is missing; the user when both are.
     pub fn ids(&self, owner: &Owner) -> Result<(u32, u32), MissingAccount> {
-        let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = locked(&self.0);
         let user = |name: &str| uzers::get_user_by_name(name).map(|user| user.uid());
         let group = |name: &str| uzers::get_group_by_name(name).map(|group| group.gid());
         let uid = lookup(&mut ids.users, &owner.user, user, user_name);

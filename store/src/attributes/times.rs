@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{LazyLock, Mutex},
 };
 
 use rustix::{
@@ -14,6 +14,8 @@ use rustix::{
     },
     io::Errno,
 };
+
+use crate::mutex::locked;
 
 /// Where no file without a name can be made; excluded from every set.
 const NAME: &str = ".bellwether.times";
@@ -69,7 +71,7 @@ pub fn is_shown(directory: BorrowedFd<'_>, wanted: i64, found: i64) -> bool {
 fn times(directory: BorrowedFd<'_>) -> Option<Times> {
     let stat = statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).ok()?;
     let mount = ((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_mnt_id);
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = locked(&KNOWN);
     if let Some(times) = known.get(&mount) {
         return *times;
     }

@@ -20,7 +20,10 @@ use std::{
 use bellwether_proto::entry::Meta;
 
 use super::Name;
-use crate::beneath::{open_root, os};
+use crate::{
+    beneath::{open_root, os},
+    mutex::locked,
+};
 
 /// One operation; paths are absolute until a recorder takes it, then relative to its root.
 #[derive(Debug, Clone)]
@@ -120,7 +123,7 @@ pub(super) fn of(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
 }
 
 pub(super) fn note(operation: impl FnOnce() -> io::Result<Operation>) -> io::Result<()> {
-    let recorders = RECORDERS.lock().unwrap().clone();
+    let recorders = locked(&RECORDERS).clone();
     if recorders.is_empty() {
         return Ok(());
     }
@@ -131,7 +134,7 @@ pub(super) fn note(operation: impl FnOnce() -> io::Result<Operation>) -> io::Res
         if (recorder.fail.0..recorder.fail.1).contains(&number) {
             return Err(io::Error::other(format!("injected at operation {number}: {operation:?}")));
         }
-        recorder.operations.lock().unwrap().push(operation);
+        locked(&recorder.operations).push(operation);
     }
     Ok(())
 }
@@ -145,15 +148,15 @@ fn run<R>(root: &Path, fail: (usize, usize), f: impl FnOnce() -> R) -> (R, Vec<O
     struct Gone(Arc<Recorder>);
     impl Drop for Gone {
         fn drop(&mut self) {
-            RECORDERS.lock().unwrap().retain(|other| !Arc::ptr_eq(other, &self.0));
+            locked(&RECORDERS).retain(|other| !Arc::ptr_eq(other, &self.0));
         }
     }
     let root = root.canonicalize().unwrap();
     let recorder = Arc::new(Recorder { root, operations: Mutex::default(), fail, count: AtomicUsize::new(0) });
-    RECORDERS.lock().unwrap().push(recorder.clone());
+    locked(&RECORDERS).push(recorder.clone());
     let gone = Gone(recorder);
     let result = f();
-    let operations = std::mem::take(&mut *gone.0.operations.lock().unwrap());
+    let operations = std::mem::take(&mut *locked(&gone.0.operations));
     (result, operations)
 }
 

@@ -13,7 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,7 +21,10 @@ use std::{
 use bellwether_proto::{hash::Hash, revision::SignedHeader};
 
 use super::{HistoryError, reading};
-use crate::durable::{self, Name};
+use crate::{
+    durable::{self, Name},
+    mutex::locked,
+};
 
 const PART: &str = "part";
 
@@ -56,6 +59,30 @@ pub(super) struct Directory {
     partial: Mutex<Option<Partial>>,
 }
 
+/// The packs' files in `directory`.
+pub(super) fn packs(directory: &Path) -> Result<Vec<PathBuf>, HistoryError> {
+    files(directory, |extension| extension == "inc" || extension == "base")
+}
+
+/// The files of packs that are being written or were interrupted.
+pub(super) fn parts(directory: &Path) -> Result<Vec<PathBuf>, HistoryError> {
+    files(directory, |extension| extension == PART)
+}
+
+fn files(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, HistoryError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
+        let entry = entry.map_err(failed("list", directory))?;
+        let path = entry.path();
+        let regular = entry.file_type().map_err(failed("look at", &path))?.is_file();
+        if regular && path.extension().and_then(|extension| extension.to_str()).is_some_and(&wanted) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HistoryError {
     move |source| HistoryError::Io { action, path: path.to_owned(), source }
 }
@@ -70,29 +97,15 @@ impl Directory {
         }
         let handle = File::open(path).map_err(failed("open", path))?;
         let directory = Self { path: path.to_owned(), handle, next: AtomicU64::new(0), partial: Mutex::new(None) };
-        let files = directory.files(|extension| extension == "inc" || extension == "base")?;
+        let files = packs(path)?;
         Ok((directory, files))
-    }
-
-    fn files(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, HistoryError> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(failed("list", &self.path))? {
-            let entry = entry.map_err(failed("list", &self.path))?;
-            let path = entry.path();
-            let regular = entry.file_type().map_err(failed("look at", &path))?.is_file();
-            if regular && path.extension().and_then(|extension| extension.to_str()).is_some_and(&wanted) {
-                files.push(path);
-            }
-        }
-        files.sort();
-        Ok(files)
     }
 
     /// After a start: of the parts that are there, the furthest is kept, if it is the beginning of a pack that is not
     /// `stored`; the others are removed.
     pub(super) fn settle_partials(&self, stored: impl Fn(&Hash) -> bool) -> Result<(), HistoryError> {
         let mut partials = Vec::new();
-        for path in self.files(|extension| extension == PART)? {
+        for path in parts(&self.path)? {
             match reading::partial(&path)?.filter(|partial| !stored(&partial.pack)) {
                 Some(partial) => partials.push(partial),
                 None => discard(&path),
@@ -104,7 +117,7 @@ impl Directory {
     }
 
     fn locked(&self) -> MutexGuard<'_, Option<Partial>> {
-        self.partial.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.partial)
     }
 
     pub(super) fn partial(&self) -> Option<(Hash, u64)> {

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -23,6 +24,7 @@ use crate::{
 fn named(path: &Path) -> impl Fn(PackError) -> HistoryError {
     move |source| match source {
         PackError::Io { action, path, source } => HistoryError::Io { action, path, source },
+        PackError::Newer(_) => HistoryError::Newer { path: path.to_owned(), source },
         source @ (PackError::Malformed(_) | PackError::Changed { .. } | PackError::Read { .. }) => {
             HistoryError::Damaged { path: path.to_owned(), source }
         }
@@ -42,6 +44,14 @@ fn from_survey(path: PathBuf, Survey { head, size, changes_end }: Survey) -> Sto
     Stored { header, base, pack, size, changes_end, path }
 }
 
+/// See [`super::check_version`].
+pub(super) fn check_version(path: &Path) -> Result<(), HistoryError> {
+    let mut begins = Vec::new();
+    let read = open(path)?.take(pack::BEGINS as u64).read_to_end(&mut begins);
+    read.map_err(|source| HistoryError::Io { action: "read", path: path.to_owned(), source })?;
+    pack::check_version(&begins).map_err(named(path))
+}
+
 /// Looks at a pack of the history: its beginning and its end.
 pub(super) fn stored(path: &Path) -> Result<Stored, HistoryError> {
     let survey = pack::survey(&open(path)?, path).map_err(named(path))?;
@@ -51,6 +61,12 @@ pub(super) fn stored(path: &Path) -> Result<Stored, HistoryError> {
         return Err(damaged(path, format!("by what is in it, its name should be {name}")));
     }
     Ok(stored)
+}
+
+/// The same, after a look at every frame's header.
+pub(super) fn whole(path: &Path) -> Result<Stored, HistoryError> {
+    pack::check_structure(&open(path)?, path).map_err(named(path))?;
+    stored(path)
 }
 
 /// Looks at every frame's header of a pack that is to join the history.

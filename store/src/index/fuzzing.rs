@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use bellwether_proto::{hash::Hash, record::SetRules};
+use bellwether_proto::{entry::EntryPath, hash::Hash, record::SetRules};
 
 use super::{CHECKSUM, MAGIC, VERSION, from_bytes, to_bytes};
 use crate::tree::Tree;
 
 /// The body of an index; what goes before it and its checksum are made here. What is taken is written again.
-pub fn index(body: &[u8]) {
+/// Whether it was taken.
+pub fn index(body: &[u8]) -> bool {
     let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes(), body].concat();
     let checksum = Hash::of(&bytes);
     bytes.extend_from_slice(checksum.as_bytes());
-    if let Ok((tree, boot)) = from_bytes(&bytes) {
-        let (again, _) = from_bytes(&to_bytes(&tree, &boot)).expect("what was written is read");
-        assert_eq!(again.root(), tree.root());
-    }
+    let Ok((tree, boot)) = from_bytes(&bytes) else { return false };
+    tree.visit(&mut |_, path, _| assert!(EntryPath::new(path.as_bytes()).is_ok()));
+    let (again, _) = from_bytes(&to_bytes(&tree, &boot)).expect("what was written is read");
+    assert_eq!(again.root(), tree.root());
+    true
 }
 
 /// What its fuzzing begins with.
@@ -25,7 +27,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     std::fs::write(home.path().join("d/file"), "content").expect("written");
     std::os::unix::fs::symlink("file", home.path().join("d/link")).expect("made");
     let rules = Arc::new(SetRules::new("nginx".parse().expect("a name")));
-    let source = crate::scan::Source { rules: rules.clone(), path: home.path().to_owned() };
+    let source = crate::scan::Source::new(rules.clone(), home.path().to_owned());
     let empty = Tree::empty([rules]);
     let full = crate::scan::scan(&[source], &empty, &crate::scan::Look::Bytes).expect("scanned").tree;
     let body = |tree: &Tree| {

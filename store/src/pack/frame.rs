@@ -14,6 +14,9 @@ pub(super) const TARGET: usize = 1 << 20;
 pub(super) const ITEMS: usize = 1 << 16;
 
 const MAGIC: [u8; 4] = *b"BWF1";
+/// Bytes of a pack that say its version: the last of them, a digit.
+pub(crate) const BEGINS: usize = MAGIC.len();
+const VERSION: u8 = MAGIC[3];
 const AS_IS: u8 = 0;
 const DEFLATE: u8 = 1;
 /// Raw bytes below which deflate costs more than it can gain.
@@ -46,6 +49,19 @@ impl std::fmt::Display for FrameKind {
     }
 }
 
+/// Checks that no newer program made the frame that begins so. Whether it is a frame at all is another question.
+///
+/// # Errors
+/// [`PackError::Newer`].
+pub(crate) fn check_version(begins: &[u8]) -> Result<(), PackError> {
+    match begins {
+        [b'B', b'W', b'F', version, ..] if version.is_ascii_digit() && *version > VERSION => {
+            Err(PackError::Newer((*version).into()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A frame's header, its lengths checked against the limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FrameHeader {
@@ -61,6 +77,7 @@ impl FrameHeader {
     /// Reads a header; nothing is allocated for what it claims.
     pub(super) fn parse(bytes: &[u8; HEADER]) -> Result<Self, PackError> {
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        check_version(bytes)?;
         if bytes[..4] != MAGIC {
             return Err(malformed("there is no frame where one should begin"));
         }
@@ -148,6 +165,11 @@ impl RawFrame {
     /// The frame's bytes, header included.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Whether its payload is compressed.
+    pub(super) fn is_deflated(&self) -> bool {
+        self.header.deflated
     }
 
     /// Bytes of its payload after decompression, as its header says.

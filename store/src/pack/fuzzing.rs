@@ -1,5 +1,7 @@
 //! What fuzzing feeds to the decoders of packs (`fuzz/`). A fuzzer does not guess checksums: but for [`frames`], they are
-//! made here.
+//! made here. Each function says whether the decoder took what it was fed.
+
+use std::sync::LazyLock;
 
 use bellwether_proto::{
     entry::{Chunk, Entry, EntryPath, Kind, Meta, Owner},
@@ -23,18 +25,22 @@ const KINDS: [FrameKind; 5] =
     [FrameKind::Head, FrameKind::Changes, FrameKind::Chunks, FrameKind::Patches, FrameKind::End];
 
 /// Frames as they arrive, in one piece and byte by byte.
-pub fn frames(bytes: &[u8]) {
-    let _ = read_chunks(bytes);
+pub fn frames(bytes: &[u8]) -> bool {
+    let chunks = read_chunks(bytes).is_ok_and(|chunks| !chunks.is_empty());
     let whole = Reader::default().push(bytes).map(|frames| frames.len());
     let mut reader = Reader::default();
     let mut count = 0;
     for piece in bytes.chunks(7) {
         match reader.push(piece) {
             Ok(frames) => count += frames.len(),
-            Err(_) => return assert!(whole.is_err(), "refused in pieces only"),
+            Err(_) => {
+                assert!(whole.is_err(), "refused in pieces only");
+                return chunks;
+            }
         }
     }
-    assert!(whole.is_err() || whole.is_ok_and(|whole| whole == count), "the pieces give other frames");
+    assert_eq!(whole.ok(), Some(count), "the pieces give other frames");
+    chunks || count > 0
 }
 
 /// What a frame of that kind with this payload decodes to.
@@ -48,44 +54,49 @@ fn decoded(kind: FrameKind, payload: &[u8]) -> Option<Decoded> {
 }
 
 /// The payload of a frame of changes.
-pub fn changes(payload: &[u8]) {
-    let Some(Decoded::Changes(changes)) = decoded(FrameKind::Changes, payload) else { return };
+pub fn changes(payload: &[u8]) -> bool {
+    let Some(Decoded::Changes(changes)) = decoded(FrameKind::Changes, payload) else { return false };
     for change in &changes {
         let path = change.path.as_bytes();
         assert!(!path.starts_with(b"/") && !path.contains(&0));
         assert!(change.path.components().all(|part| !part.is_empty() && part != b"." && part != b".."));
     }
     assert!(changes.windows(2).all(|pair| (pair[0].set, &pair[0].path) < (pair[1].set, &pair[1].path)));
+    true
 }
 
 /// The payload of a head.
-pub fn head(payload: &[u8]) {
-    if let Some(Decoded::Head(head)) = decoded(FrameKind::Head, payload) {
-        assert!(head.changes <= limits::ENTRIES && head.rules.len() <= limits::SETS);
-    }
+pub fn head(payload: &[u8]) -> bool {
+    let Some(Decoded::Head(head)) = decoded(FrameKind::Head, payload) else { return false };
+    assert!(head.changes <= limits::ENTRIES && head.rules.len() <= limits::SETS);
+    true
 }
 
 /// The payload of a frame of chunks.
-pub fn chunks(payload: &[u8]) {
-    if let Some(Decoded::Chunks(chunks)) = decoded(FrameKind::Chunks, payload) {
-        assert!(chunks.iter().all(|(chunk, bytes)| chunk.hash == Hash::of(bytes)));
-    }
+pub fn chunks(payload: &[u8]) -> bool {
+    let Some(Decoded::Chunks(chunks)) = decoded(FrameKind::Chunks, payload) else { return false };
+    assert!(chunks.iter().all(|(chunk, bytes)| chunk.hash == Hash::of(bytes)));
+    true
 }
 
-/// The payload of a frame of patches, each tried on an old chunk.
-pub fn patches(payload: &[u8]) {
-    if let Some(Decoded::Patches(patches)) = decoded(FrameKind::Patches, payload) {
-        for patch in patches {
-            if let Ok(new) = patch.apply(&[b'o'; 1_000]) {
-                assert_eq!(Hash::of(&new), patch.chunk.hash);
-            }
+/// The payload of a frame of patches, each tried on an old chunk; whether one fits it.
+pub fn patches(payload: &[u8]) -> bool {
+    let Some(Decoded::Patches(patches)) = decoded(FrameKind::Patches, payload) else { return false };
+    let mut fits = false;
+    for patch in patches {
+        if let Ok(new) = patch.apply(&[b'o'; 1_000]) {
+            assert_eq!(Hash::of(&new), patch.chunk.hash);
+            fits = true;
         }
     }
+    fits
 }
 
-/// A whole pack: frames, each told by its kind, its codec, the length of its payload in two bytes, and that.
-pub fn base(mut input: &[u8]) {
+/// A whole pack: frames, each told by its kind, its codec, the length of its payload in two bytes, and that; whether it is
+/// taken to its end.
+pub fn base(mut input: &[u8]) -> bool {
     let mut reader = Reader::default();
+    let mut ended = false;
     while let [kind, codec, low, high, rest @ ..] = input {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
         let (payload, after) = rest.split_at(length);
@@ -94,27 +105,55 @@ pub fn base(mut input: &[u8]) {
             continue;
         }
         let codec = if codec % 2 == 0 { Codec::None } else { Codec::Deflate(1) };
-        let frame = frame::encode(KINDS[usize::from(*kind) % KINDS.len()], payload, codec);
+        let kind = KINDS[usize::from(*kind) % KINDS.len()];
+        let frame = frame::encode(kind, payload, codec);
         if reader.push(&frame).is_err() {
-            return;
+            return false;
         }
+        ended = kind == FrameKind::End;
     }
+    ended
 }
 
-/// The cache of outlines as a file, and a chunk that is looked up in it and put into it.
-pub fn outlines(file: &[u8]) {
+/// A chunk that the cache of outlines knows near the beginning of its file.
+fn known_chunk() -> Vec<u8> {
+    let noise = |seed: u16| -> Vec<u8> {
+        let word = |at: u16| Hash::of(&[seed.to_le_bytes(), at.to_le_bytes()].concat());
+        (0..128).flat_map(|at| *word(at).as_bytes()).collect()
+    };
+    let early = |chunk: &Vec<u8>| Hash::of(chunk).as_bytes()[0] < 4;
+    (0..).map(noise).find(early).expect("one in 64 is early")
+}
+
+/// The cache of outlines as a file, and a chunk that is looked up in it and put into it; whether the file knows the chunk.
+pub fn outlines(file: &[u8]) -> bool {
+    static KNOWN: LazyLock<Vec<u8>> = LazyLock::new(known_chunk);
     let home = tempfile::tempdir().expect("a directory");
     let path = home.path().join("outlines");
     std::fs::write(&path, file).expect("written");
-    let Ok(outlines) = Outlines::open(&path, 1) else { return };
-    let bytes = &file[..file.len().min(limits::CHUNK)];
-    for chunk in [bytes, b"another"] {
-        if let Some(outline) = outlines.get(&Hash::of(chunk)) {
+    let Ok(outlines) = Outlines::open(&path, 1) else { return false };
+    let hash = Hash::of(&KNOWN);
+    let found = outlines.get(&hash);
+    if let Some(outline) = &found {
+        for chunk in [&KNOWN, &KNOWN[..2_100], file, &[]] {
             let (prefix, suffix) = outline.common(chunk);
             assert!(prefix + suffix <= chunk.len());
         }
-        let _ = outlines.put(&Hash::of(chunk), chunk);
     }
+    if outlines.put(&hash, &KNOWN).is_ok() {
+        assert_eq!(outlines.get(&hash).map(|outline| outline.common(&KNOWN).0), Some(KNOWN.len() / 256 * 256));
+    }
+    found.is_some()
+}
+
+/// The beginning of a cache that knows the chunk.
+fn known_outline() -> Vec<u8> {
+    let (home, chunk) = (tempfile::tempdir().expect("a directory"), known_chunk());
+    let path = home.path().join("outlines");
+    Outlines::open(&path, 1).and_then(|outlines| outlines.put(&Hash::of(&chunk), &chunk)).expect("written");
+    let mut file = std::fs::read(&path).expect("read");
+    file.truncate(8_000);
+    file
 }
 
 /// What each decoder's fuzzing begins with.
@@ -166,6 +205,6 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("chunks", vec![chunks]),
         ("patches", vec![patches]),
         ("base", vec![whole.concat()]),
-        ("outlines", vec![Vec::new(), [&[0; 16][..], &bytes].concat()]),
+        ("outlines", vec![known_outline()]),
     ]
 }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     attributes,
     beneath::{Root, open_file, os},
-    failpoint, quarantine,
+    clock, failpoint, quarantine,
     root::{self, elsewhere},
     tree::{Node, Stat},
     underway::{Dealing, Suspect},
@@ -192,7 +192,7 @@ impl<'a> SetScan<'a> {
         name: &[u8],
         status: &Statx,
     ) -> Result<Seen, ScanError> {
-        let now = SystemTime::now();
+        let now = clock::now();
         let target = match readlinkat(directory, os(name), Vec::new()) {
             Ok(target) => target.into_bytes(),
             Err(Errno::NOENT) => return Ok(Seen::Nothing),
@@ -364,7 +364,7 @@ impl<'a> SetScan<'a> {
     /// Reads a small file that nobody has changed since before it was opened: one look, after it was read, says so. None
     /// for any other, to be read with care.
     fn read_settled(&self, path: &EntryPath, file: &File, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
-        let now = SystemTime::now();
+        let now = clock::now();
         buffer.clear();
         buffer.reserve(content::WHOLE as usize + 1);
         let Ok(length) = pread(file, spare_capacity(buffer), 0) else { return Ok(None) };
@@ -386,7 +386,7 @@ impl<'a> SetScan<'a> {
 
     fn read_once(&self, path: &EntryPath, file: &File) -> Result<Reading, ScanError> {
         let failed = |error: io::Error| self.failed(path, error);
-        let now = SystemTime::now();
+        let now = clock::now();
         let before = status(file.as_fd(), b"").map_err(|error| failed(error.into()))?;
         if file_type(&before) != FileType::RegularFile {
             return Ok(Reading::Changed);

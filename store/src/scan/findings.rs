@@ -15,7 +15,7 @@ use super::{
     HardLink, Means, Notice, Scan, Unread,
     writers::{Writers, Written},
 };
-use crate::tree::Tree;
+use crate::{mutex::locked, tree::Tree};
 
 /// Notices, young files and counters.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Findings {
     /// Whether somebody has a file of the set open for writing; how that was found out is noted.
     pub(super) fn is_open(&self, set: &SetName, file: BorrowedFd<'_>) -> bool {
         let Written { open, means } = self.writers.look(file);
-        let mut all = self.means.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = locked(&self.means);
         match all.get_mut(set) {
             Some(known) => *known = (*known).max(means),
             None => drop(all.insert(set.clone(), means)),
@@ -88,7 +88,7 @@ impl Findings {
 }
 
 fn push<T>(list: &Mutex<Vec<T>>, item: T) {
-    list.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+    locked(list).push(item);
 }
 
 fn sorted<T: Ord>(list: Mutex<Vec<T>>) -> Vec<T> {

@@ -7,11 +7,13 @@ use std::{
     io::{self, ErrorKind},
     os::{fd::BorrowedFd, unix::fs::MetadataExt},
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use rustix::fs::{fstat, fstatfs};
+
+use crate::mutex::locked;
 
 /// How it is found out who has a file open, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +55,7 @@ impl Writers {
 
     fn by_descriptors(&self, file: BorrowedFd<'_>) -> Written {
         let Ok(stat) = fstat(file) else { return Written { open: false, means: Means::None } };
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.0);
         let fresh = held.take().filter(|seen| seen.at.elapsed() < HOLDS);
         let seen = held.insert(fresh.unwrap_or_else(|| Descriptors::look(Path::new("/proc"), MOST)));
         let open = seen.written.contains(&(stat.st_dev, stat.st_ino));

@@ -1,31 +1,41 @@
 //! What fuzzing feeds to state files (`fuzz/`).
 
-use bellwether_proto::hash::Hash;
-use serde::de::DeserializeOwned;
+use bellwether_proto::level::Level;
 
-use super::{FORMAT, decode, encode};
-use crate::quarantine::Ends;
+use super::{BEGINS, State, decode, encode};
+use crate::{
+    quarantine::{End, Ends},
+    underway::Suspect,
+};
 
-/// A whole state file.
-pub fn state_file(bytes: &[u8]) {
-    assert!(decode::<serde_json::Value>(bytes).is_err() || bytes.starts_with(FORMAT.as_bytes()));
-    let _ = body::<Ends>(bytes);
+/// A whole state file, and the body of one; whether either was taken.
+pub fn state_file(bytes: &[u8]) -> bool {
+    let whole = decode::<Ends>(bytes);
+    assert!(whole.is_err() || bytes.starts_with(BEGINS.as_bytes()));
+    let ends = body::<Ends>(bytes);
+    if let Some(ends) = &ends {
+        assert_eq!(decode::<Ends>(&encode(ends).expect("it has JSON")).ok().as_ref(), Some(ends));
+    }
+    whole.is_ok() || ends.is_some()
 }
 
 /// A state file with that body, its checksum right.
 pub fn framed(body: &[u8]) -> Vec<u8> {
-    let head = format!("{FORMAT}\"checksum\":\"{}\",\"body\":", Hash::of(body));
-    [head.as_bytes(), body, b"}\n"].concat()
+    super::framed(Level::FIRST, body)
 }
 
 /// The state that a file with that body holds; none: it is refused.
-pub fn body<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+pub fn body<T: State>(body: &[u8]) -> Option<T> {
     decode(&framed(body)).ok()
 }
 
 /// What its fuzzing begins with.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    let ends = Ends::default();
+    let suspects = vec![Suspect::Peer("web2".to_owned()), Suspect::Pack("1.2".to_owned())];
+    let mut ends = Ends::default();
+    for time_ms in 1..=3 {
+        ends.note(End { time_ms, task: "lane".to_owned(), what: "it ended".to_owned(), suspects: suspects.clone() });
+    }
     let plain = serde_json::to_vec(&ends).expect("it has JSON");
     vec![("state_file", vec![encode(&ends).expect("it has JSON"), plain])]
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bellwether_proto::revision::RevisionId;
 use bellwether_store::{
-    history::{History, HistoryError, Route},
+    history::{History, HistoryError, Route, check_version},
     tree::Tree,
 };
 
@@ -204,4 +204,24 @@ fn a_pack_with_other_changes_is_noticed() {
     let bytes = line.site.pack(&header, &Tree::default(), &forged).unwrap();
     line.commit(&bytes);
     assert!(matches!(line.history.tree(header.id()), Err(HistoryError::Damaged { .. })));
+}
+
+/// Version N−1 finds a pack of a later form: it is neither damaged nor left out, and nothing in the history is touched.
+#[test]
+fn a_pack_that_a_newer_bellwether_made_is_left_as_it_is() {
+    let mut line = Line::new();
+    let path = line.edit("a", noise(1, 3_000)).path.clone();
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert_eq!(&bytes[..4], b"BWF1");
+    bytes[3] = b'2';
+    std::fs::write(&path, &bytes).unwrap();
+    let interrupted = line.site.history().join("incoming-0.part");
+    std::fs::write(&interrupted, "").unwrap();
+    for error in [check_version(&path).unwrap_err(), History::open(&line.site.history()).unwrap_err()] {
+        assert!(matches!(error, HistoryError::Newer { .. }), "{error}");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(cause.contains("made by a newer bellwether") && cause.contains("version 2"), "{cause}");
+        assert!(!format!("{error}: {cause}").contains("damaged"));
+    }
+    assert!(std::fs::read(&path).unwrap() == bytes && interrupted.exists());
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use bellwether_proto::{
     name::ServerName,
-    record::{FORMAT, Policy, Record, Role, Server, SignedRecord, Version},
+    record::{Level, Policy, Record, Role, Server, SignedRecord, Version},
     revision::{Epoch, GroupId, Header, Number, SignedHeader},
 };
 
@@ -192,7 +192,7 @@ fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mu
         drained: false,
     };
     let record = Record {
-        format: FORMAT,
+        level: Level::NEWEST,
         group,
         version: Version { epoch: Epoch(1), version: 1 },
         servers: (0..servers).map(server).collect(),

@@ -5,10 +5,7 @@
 
 use std::{
     ops::Range,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
@@ -43,27 +40,30 @@ fn histories_keep_the_invariants() {
 
 /// Runs them on all processors.
 fn run_all(seeds: Range<u64>) -> (Met, Vec<Failure>) {
-    let (next, result) = (AtomicU64::new(seeds.start), Mutex::new((Met::default(), Vec::new())));
+    let next = AtomicU64::new(seeds.start);
     let work = || {
+        let (mut met, mut failed) = (Met::default(), Vec::new());
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
-                return;
+                return (met, failed);
             }
-            let outcome = run(seed, Rules::default());
-            let mut result = result.lock().expect("no thread panics while it holds this");
-            match outcome {
-                Ok(met) => result.0 += met,
-                Err(failure) => result.1.push(*failure),
+            match run(seed, Rules::default()) {
+                Ok(more) => met += more,
+                Err(failure) => failed.push(*failure),
             }
         }
     };
+    let (mut met, mut failed) = (Met::default(), Vec::new());
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
+        let count = thread::available_parallelism().map_or(1, usize::from);
+        let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let (more, mut failures) = worker.join().expect("no history panics");
+            met += more;
+            failed.append(&mut failures);
         }
     });
-    let (met, mut failed) = result.into_inner().expect("all threads have ended");
     failed.sort_by_key(|failure| failure.seed);
     (met, failed)
 }

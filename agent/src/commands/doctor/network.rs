@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bellwether_monitor::text::duration;
@@ -13,6 +12,7 @@ use bellwether_proto::{
     status::FarmStatus,
     v1::{StatusRequest, group_client::GroupClient},
 };
+use bellwether_store::clock::now_ms;
 use tokio::{net::lookup_host, task::JoinSet, time::timeout};
 use tonic::transport::Channel;
 
@@ -167,11 +167,6 @@ fn apart(manager_ms: u64, here_ms: u64) -> Check {
     }
     let what = format!("{} {side} the manager's", duration(difference));
     Check::warn("clock", what, "run a time service (chrony, systemd-timesyncd) on both")
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

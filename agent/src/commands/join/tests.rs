@@ -2,7 +2,7 @@
 
 use bellwether_proto::{
     name::ServerName,
-    record::{FORMAT, Policy, Record, Role, Server, Version},
+    record::{Level, Policy, Record, Role, Server, Version},
     revision::{Epoch, GroupId},
 };
 
@@ -61,7 +61,7 @@ fn server(name: &str, key: PublicKey, role: Role) -> Server {
 
 fn reply(signer: &KeyPair, servers: Vec<Server>) -> EnterReply {
     let record = Record {
-        format: FORMAT,
+        level: Level::NEWEST,
         group: GroupId::from([7; 16]),
         version: Version { epoch: Epoch(1), version: 2 },
         servers,

@@ -34,6 +34,7 @@ impl Member {
     }
 
     fn switch_back(&mut self, header: &SignedHeader, edits: &[Change]) -> Result<Vec<String>, AskError> {
+        let _span = tracing::error_span!("apply", revision = %header.number()).entered();
         let mut plan = self.sets.plan_without(header, edits)?;
         let missing = self.take_from_here(&mut plan)?;
         if !missing.is_empty() {

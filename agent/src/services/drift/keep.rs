@@ -2,12 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bellwether_manager::{Adopt, Adopted, Manager};
 use bellwether_proto::{name::ServerName, record::Server, v1};
+use bellwether_store::mutex::locked;
 use tonic::Status;
 
 use super::{
@@ -33,7 +34,7 @@ struct Keeping(Keeps, ServerName);
 
 impl Keeps {
     fn begin(&self, server: &ServerName) -> Result<Keeping, Status> {
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = locked(&self.0);
         if under_way.len() < KEEPS && under_way.insert(server.clone()) {
             return Ok(Keeping(self.clone(), server.clone()));
         }
@@ -45,7 +46,7 @@ impl Keeps {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        locked(&self.0.0).remove(&self.1);
     }
 }
 
@@ -69,7 +70,9 @@ impl DriftService {
             manager.adopt(Adopt { at, edits, chunks, author, message, dry_run, accept }).await.map_err(refusal)?;
         if !dry_run && let Err(status) = in_time(&member.name, client.kept(v1::KeptRequest { edits: known })).await {
             // It only waits longer with its updates, where the policy is hold; the next keep tells it again.
-            tracing::warn!(server = %member.name, why = status.message(), "could not be told that its edits are kept");
+            let span = tracing::error_span!("peer", server = %member.name);
+            let why = status.message();
+            span.in_scope(|| tracing::warn!(why, "could not be told that its edits are kept"));
         }
         Ok(kept(adopted))
     }

@@ -169,13 +169,15 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str
 }
 
 /// What fuzzing feeds to the readers of its answers: `show servers state`, and after a line `===` `show stat`.
+/// Whether both were taken.
 #[cfg(fuzzing)]
-pub(super) fn fuzz(text: &str) {
+pub(super) fn fuzz(text: &str) -> bool {
     let (states, stats) = text.split_once("===\n").unwrap_or((text, text));
-    if let (Ok(states), Ok(stats)) = (parse::states(states), parse::stats(stats)) {
-        let count = states.len();
-        assert!(parse::lines(states, stats).is_ok_and(|lines| lines.len() == count) || count > 0);
-    }
+    let (Ok(states), Ok(stats)) = (parse::states(states), parse::stats(stats)) else { return false };
+    let places: Vec<_> = states.iter().map(|state| state.place.clone()).collect();
+    let Ok(lines) = parse::lines(states, stats) else { return false };
+    assert!(lines.into_iter().map(|line| line.place).eq(places));
+    true
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bellwether_store::durable;
+use bellwether_store::{clock::now_ms, durable};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},
@@ -28,7 +28,6 @@ use super::{
     process,
     rules::{Line, Standing, Who},
 };
-use crate::shared::now_ms;
 
 /// Bytes of an upstream file.
 const FILE: u64 = 1 << 20;
@@ -204,15 +203,20 @@ fn replace(path: &Path, text: &str) -> Result<(), Fault> {
     replaced().map_err(|source| Fault::File { action: "write", path: path.to_owned(), source })
 }
 
-/// What fuzzing feeds to the reader of upstream files: marking every server and unmarking it again keeps all other lines.
+/// What fuzzing feeds to the reader of upstream files: marking every server and unmarking it again keeps all other lines,
+/// and which servers there are. Whether the file was taken.
 #[cfg(fuzzing)]
-pub(super) fn fuzz(text: &str) {
-    let Ok(servers) = upstream::read(text, "app") else { return };
+pub(super) fn fuzz(text: &str) -> bool {
+    let Ok(servers) = upstream::read(text, "app") else { return false };
     let lines: Vec<_> = servers.iter().collect();
     let down = upstream::marked(text, &lines, true);
     let again = upstream::read(&down, "app").expect("what was written is read");
-    assert!(again.len() == servers.len() && again.iter().all(|server| server.down));
+    assert!(again.iter().all(|server| server.down));
     let up = upstream::marked(&down, &again.iter().collect::<Vec<_>>(), false);
+    let at_last = upstream::read(&up, "app").expect("what was written is read");
+    assert!(at_last.iter().all(|server| !server.down));
+    let places = |servers: &[upstream::ServerLine]| servers.iter().map(|s| s.place.clone()).collect::<Vec<_>>();
+    assert!(places(&again) == places(&servers) && places(&at_last) == places(&servers));
     let other = |text: &str| -> Vec<String> {
         let is_server = |index: usize| servers.iter().any(|server| server.index == index);
         text.split_inclusive('\n')
@@ -222,4 +226,5 @@ pub(super) fn fuzz(text: &str) {
             .collect()
     };
     assert_eq!(other(&up), other(text));
+    !servers.is_empty()
 }

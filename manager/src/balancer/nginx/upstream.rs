@@ -10,7 +10,7 @@ use bellwether_proto::balancer::{Backend, Place};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ServerLine {
     /// Counted from 0.
-    index: usize,
+    pub(super) index: usize,
     /// None: it has no name that could be asked for.
     pub(super) place: Option<Place>,
     pub(super) down: bool,
@@ -41,7 +41,7 @@ pub(super) fn read(text: &str, stem: &str) -> Result<Vec<ServerLine>, Wrong> {
                 let Parts { words, name } = parts(line).ok_or_else(|| wrong(own_line))?;
                 let backend: Option<Backend> = upstream.unwrap_or(stem).parse().ok();
                 let place = backend.and_then(|backend| Place::new(backend, name).ok());
-                servers.push(ServerLine { index, place, down: words.contains(&"down") });
+                servers.push(ServerLine { index, place, down: is_down(&words) });
             }
             Some(_) if mentions_server(line) => return Err(wrong(own_line)),
             Some(_) | None => {}
@@ -54,6 +54,11 @@ pub(super) fn read(text: &str, stem: &str) -> Result<Vec<ServerLine>, Wrong> {
 fn mentions_server(line: &str) -> bool {
     let directives = line.split('#').next().unwrap_or_default();
     directives.split(|c: char| c.is_whitespace() || matches!(c, ';' | '{' | '}')).any(|word| word == "server")
+}
+
+/// Whether one of the parameters, which follow `server ADDRESS`, is `down`; a host may have that name, too.
+fn is_down(words: &[&str]) -> bool {
+    words.iter().skip(2).any(|word| *word == "down")
 }
 
 struct Parts<'a> {
@@ -88,12 +93,13 @@ pub(super) fn marked(text: &str, lines: &[&ServerLine], down: bool) -> String {
 
 fn mark(line: &str, down: bool) -> String {
     let Some((directive, rest)) = line.split_once(';') else { return line.to_owned() };
-    let has = directive.split_whitespace().any(|word| word == "down");
-    match (down, has) {
+    let words: Vec<&str> = directive.split_whitespace().collect();
+    match (down, is_down(&words)) {
         (true, false) => format!("{} down;{rest}", directive.trim_end()),
         (false, true) => {
             let indent: String = directive.chars().take_while(|c| c.is_whitespace()).collect();
-            let kept: Vec<_> = directive.split_whitespace().filter(|word| *word != "down").collect();
+            let kept = words.iter().enumerate().filter(|(at, word)| *at < 2 || **word != "down");
+            let kept: Vec<_> = kept.map(|(_, word)| *word).collect();
             format!("{indent}{};{rest}", kept.join(" "))
         }
         (true, true) | (false, false) => line.to_owned(),
@@ -125,6 +131,16 @@ mod tests {
                 (some("static/10.0.0.9"), false)
             ]
         );
+    }
+
+    #[test]
+    fn a_host_may_be_named_down() {
+        let text = "server down;\nserver down down; # web1\n";
+        let lines = read(text, "app").unwrap();
+        assert_eq!(lines.iter().map(|line| line.down).collect::<Vec<_>>(), [false, true]);
+        let all: Vec<_> = lines.iter().collect();
+        assert_eq!(marked(text, &all, true), "server down down;\nserver down down; # web1\n");
+        assert_eq!(marked(text, &all, false), "server down;\nserver down; # web1\n");
     }
 
     #[test]

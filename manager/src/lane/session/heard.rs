@@ -10,10 +10,10 @@ use bellwether_proto::{
     status::{Cause, Observation, Progress, Verified},
     v1,
 };
-use bellwether_store::underway::Dealing;
+use bellwether_store::{clock::now_ms, underway::Dealing};
 
-use super::{Current, Session, reached::Reached};
-use crate::{failpoints, lane::cut, shared::now_ms};
+use super::{Current, Session};
+use crate::{failpoints, lane::cut};
 
 /// Characters of a reason that a member gives.
 pub(super) const REASON: usize = 8_000;
@@ -62,13 +62,19 @@ impl Session<'_> {
     }
 
     fn alive(&mut self, answer: &v1::Keepalive) {
-        Reached::beats(self.lane, answer.time_ms.min(self.beat));
-        if let Some((_, version)) = self.record.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
-            Reached::has(self.lane, version);
+        let newest = self.beat;
+        let taken = |beat: u64| (beat..=newest).contains(&answer.time_ms);
+        let record = self.record.take_if(|(beat, _)| taken(*beat)).map(|(_, version)| version);
+        let procedures = self.procedures.take_if(|(beat, _)| taken(*beat)).map(|(_, version)| version);
+        self.lane.shared.reached.send_if_modified(|reached| {
+            reached.change(&self.lane.server.name, |server| {
+                server.beat = server.beat.max(answer.time_ms.min(newest));
+                server.record = record.unwrap_or(server.record);
+                server.procedures = procedures.or(server.procedures);
+            })
+        });
+        if let Some(version) = record {
             self.lane.see(Observation::Record(version));
-        }
-        if let Some((_, version)) = self.procedures.take_if(|(beat, _)| (*beat..=self.beat).contains(&answer.time_ms)) {
-            Reached::knows(self.lane, version);
         }
         self.lesser(Observation::Alive);
     }
@@ -150,7 +156,9 @@ impl Session<'_> {
                 Err(format!("it reported revision {revision}, which it was not offered"))
             };
         };
-        match report.outcome() {
+        let outcome = report.outcome();
+        current.span.in_scope(|| tracing::debug!(?outcome, reason = cut(&report.reason, REASON), "reported"));
+        match outcome {
             v1::Outcome::Done if report.root.as_ref() == current.header.header().root.as_bytes() => {
                 self.done(&current, &report);
             }
@@ -176,8 +184,7 @@ impl Session<'_> {
             history.get(revision).map(|stored| stored.header.clone())
         };
         let header = tokio::task::spawn_blocking(get).await.map_err(|e| e.to_string())?;
-        let current = |header| Current { header, pack: None, started: Instant::now(), sync: false };
-        Ok(header.map(current))
+        Ok(header.map(|header| Current::new(header, None, false)))
     }
 
     fn done(&mut self, current: &Current, report: &v1::Report) {
@@ -217,6 +224,7 @@ impl Session<'_> {
     fn again(&mut self, again: &v1::Again) {
         let refused = self.member.refused.filter(|refused| again.revision.as_ref() == refused.0.as_bytes());
         if refused.is_some() {
+            tracing::debug!("what stood in the way there is gone: offered again");
             self.memory.try_again();
             self.member.refused = self.memory.refused;
             self.member.sync = self.memory.sync;

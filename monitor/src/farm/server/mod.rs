@@ -4,6 +4,7 @@ pub(super) mod standing;
 
 use bellwether_proto::{
     key::PublicKey,
+    level::Program,
     name::BalancerName,
     record::{Role, Server, Version},
     revision::{Epoch, Number},
@@ -42,7 +43,7 @@ pub(super) struct Known {
     address: String,
     phase: Phase,
     at: Option<Number>,
-    version: Option<String>,
+    program: Option<Program>,
     /// Why it is faulty. Outlives a loss of contact and ends with a sync (W8).
     fault: Option<String>,
     /// Why it does not answer.
@@ -107,7 +108,7 @@ impl Known {
             address: server.address.clone(),
             phase: Phase::Unseen,
             at: None,
-            version: None,
+            program: None,
             fault: None,
             loss: None,
             refused: None,
@@ -219,9 +220,9 @@ impl Known {
         match (self.phase, observation) {
             (
                 P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left,
-                O::Reached { version, at, fault },
+                O::Reached { program, at, fault },
             ) => {
-                self.version = Some(version);
+                self.program = Some(program);
                 self.at = at;
                 self.record = None;
                 self.fault = fault.or(self.fault.take());

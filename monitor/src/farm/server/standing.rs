@@ -1,6 +1,7 @@
 //! Where a server stands: its state, why, and what to do next.
 
 use bellwether_proto::{
+    level::Program,
     name::ServerName,
     record::{Role, Version},
     revision::{Epoch, Number},
@@ -9,8 +10,6 @@ use bellwether_proto::{
 
 use super::{Known, Phase, Refusal};
 
-/// The program's version: its crates have one.
-const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// For how long it is news that a balancer had forgotten something, in milliseconds.
 const NEWS_MS: u64 = 600_000;
 /// For how long a request from outside the group is warned of where nobody acknowledges it, in milliseconds.
@@ -39,6 +38,7 @@ impl Known {
             (Role::Member, Some(head)) => head.sequence.saturating_sub(revision.map_or(0, |at| at.sequence)),
             (Role::Member, None) | (Role::Manager | Role::Disabled, _) => 0,
         };
+        let program = if name == view.observer { Some(Program::own()) } else { self.program.clone() };
         ServerStatus {
             name: name.clone(),
             address: self.address.clone(),
@@ -58,7 +58,8 @@ impl Known {
             progress: self.progress.clone(),
             seen_ms: if name == view.observer { Some(view.now_ms) } else { self.seen_ms },
             last_update_us: self.last_update_us,
-            version: if name == view.observer { Some(OWN_VERSION.to_owned()) } else { self.version.clone() },
+            levels: program.as_ref().map(|program| program.levels),
+            version: program.map(|program| program.version),
             kept: self.kept.clone(),
             kept_ms: self.kept_ms,
             drained: self.drained,

@@ -9,8 +9,11 @@ fn number() -> Number {
 /// Everything that can be seen of a server.
 fn observations() -> [Observation; 17] {
     use Observation as O;
-    let reached =
-        |fault: Option<&str>| O::Reached { version: "0.1.0".into(), at: None, fault: fault.map(str::to_owned) };
+    let reached = |fault: Option<&str>| O::Reached {
+        program: bellwether_proto::level::Program::own(),
+        at: None,
+        fault: fault.map(str::to_owned),
+    };
     let progress =
         Progress { phase: "receiving".into(), files: 1, files_total: 2, bytes: 3, bytes_total: 4, bytes_per_s: 0 };
     [

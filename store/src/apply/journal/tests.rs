@@ -1,6 +1,9 @@
 use std::fs;
 
-use bellwether_proto::entry::{Content, Kind, Owner};
+use bellwether_proto::{
+    entry::{Content, Kind, Owner},
+    level::Level,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -65,6 +68,36 @@ fn what_is_wanted_is_found_by_set_and_path() {
     assert_eq!(journal.wanted_within(0, &EntryPath::root()).len(), 3);
     assert!(journal.wanted_within(1, &EntryPath::root()).is_empty());
 }
+
+/// `tests/compat` has one of each level; with this variable, that of the present level is written anew.
+#[test]
+fn compat_the_journal_of_each_level_is_read() {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/compat");
+    let of = |level: u32| all.join(format!("level-{level}/others"));
+    if std::env::var_os("BELLWETHER_WRITE_COMPAT").is_some() {
+        fs::create_dir_all(of(Level::NEWEST.0)).unwrap();
+        journal().save(&of(Level::NEWEST.0)).unwrap();
+    }
+    let kept: Vec<_> = (Level::OLDEST.0..=Level::NEWEST.0).map(of).filter(|directory| directory.exists()).collect();
+    assert!(!kept.is_empty(), "nothing of any level is in {}", all.display());
+    for directory in kept {
+        assert_eq!(Journal::load(&directory).unwrap(), Some(journal()), "{}", directory.display());
+    }
+}
+
+#[test]
+fn one_that_a_newer_bellwether_made_is_left_as_it_is_under_either_name() {
+    for name in ["journal", ".journal.new"] {
+        let state = tempfile::tempdir().unwrap();
+        let file = state.path().join(name);
+        let newer = format!("{{\"format\":{},\"another\":\"form\"}}", Level::NEWEST.0 + 1);
+        fs::write(&file, &newer).unwrap();
+        assert!(matches!(Journal::load(state.path()), Err(StateFileError::Newer { .. })), "{name}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), newer, "{name}");
+    }
+}
+
+impl State for serde_json::Value {}
 
 /// Writes `body` with a checksum that fits.
 fn load(body: &serde_json::Value) -> Result<Option<Journal>, StateFileError> {

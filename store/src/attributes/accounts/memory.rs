@@ -2,11 +2,13 @@
 //! what they were, and never for long, since accounts may come from elsewhere (nsswitch.conf(5)).
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use rustix::fs::stat;
+
+use crate::mutex::locked;
 
 /// How long what does not come from a file is believed.
 const BELIEVED: Duration = Duration::from_secs(10);
@@ -31,7 +33,7 @@ impl<T: Default> Memory<T> {
     }
 
     fn recall_at(&self, files: Files, now: Instant) -> Arc<Mutex<T>> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.0);
         match &*held {
             Some((of, since, known)) if *of == files && now.duration_since(*since) < BELIEVED => known.clone(),
             _ => held.insert((files, now, Arc::default())).2.clone(),

@@ -128,10 +128,11 @@ impl Server {
         let (record, head) = (records.pop(), self.head());
         self.world.borrow_mut().offers(self.machine, head.as_ref());
         let head = head.map(|head| head.to_wire());
-        let (protocol_min, protocol_max) = bellwether_proto::PROTOCOL;
+        let (protocol_min, protocol_max) = bellwether_proto::protocol::SPOKEN;
         let chain = records;
         let incarnation = self.start;
-        let hello = v1::DownHello { protocol_min, protocol_max, record, head, chain, incarnation, ticket };
+        let version = String::new();
+        let hello = v1::DownHello { protocol_min, protocol_max, record, head, chain, incarnation, ticket, version };
         self.down_to(number, down::Message::Hello(hello));
     }
 

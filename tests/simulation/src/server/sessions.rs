@@ -104,7 +104,7 @@ impl Server {
         self.up_to(
             number,
             up::Message::Hello(v1::UpHello {
-                protocol: bellwether_proto::PROTOCOL.1,
+                protocol: bellwether_proto::protocol::SPOKEN.1,
                 server: self.name.to_string(),
                 at: at.map(|at| at.to_wire()),
                 epoch: self.record().map_or(0, |record| record.record().version.epoch.0),

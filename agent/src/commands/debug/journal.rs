@@ -1,0 +1,14 @@
+//! `bellwether debug journal`: the switch that is under way, or was interrupted.
+
+use bellwether_store::apply::journal;
+use serde_json::json;
+
+use crate::{common::Common, error::CommandError, output};
+
+/// Prints the journal, or that there is none.
+pub(super) fn run(common: &Common) -> Result<(), CommandError> {
+    let layout = common.layout()?;
+    let found = journal::examine(layout.state()).map_err(|e| CommandError::failed(&e))?;
+    output::document(&json!({ "under_way": found.is_some(), "journal": found }));
+    Ok(())
+}

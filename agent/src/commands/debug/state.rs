@@ -1,0 +1,159 @@
+//! `bellwether debug state`: the files of the state directory, and whether each is whole.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use bellwether_store::{
+    apply::journal,
+    index,
+    state_file::{self, State, StateFileError},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    common::Common,
+    error::{CommandError, Kind, chain},
+    layout::Layout,
+    output,
+};
+
+/// How a file of the state directory is looked at.
+enum Form {
+    /// A state file, whose content is shown.
+    Shown,
+    /// A state file that has a command of its own.
+    Of(&'static str),
+    /// A directory of state files, which are shown.
+    Files,
+    /// A directory, or a file that this command cannot check or must not show.
+    There,
+    /// The index of the last scan.
+    Index,
+}
+
+/// All that an agent keeps in its state directory.
+fn places(layout: &Layout) -> [(PathBuf, Form); 18] {
+    [
+        (layout.key(), Form::There),
+        (layout.group(), Form::Of("record")),
+        (layout.position(), Form::Of("position")),
+        (layout.journal(), Form::Of("journal")),
+        (layout.history(), Form::Of("history")),
+        (layout.index(), Form::Index),
+        (layout.outlines(), Form::There),
+        (layout.roots(), Form::Shown),
+        (layout.tokens(), Form::Shown),
+        (layout.procedures(), Form::Shown),
+        (layout.seen(), Form::Shown),
+        (layout.confirmed(), Form::Shown),
+        (layout.ticket(), Form::Shown),
+        (layout.sessions(), Form::Files),
+        (layout.halted(), Form::Shown),
+        (layout.ends(), Form::Shown),
+        (layout.incarnation(), Form::Shown),
+        (layout.recovery(), Form::There),
+    ]
+}
+
+/// Prints what there is; fails where something is damaged.
+pub(super) fn run(common: &Common) -> Result<(), CommandError> {
+    let layout = common.layout()?;
+    let mut names = list(layout.state())?;
+    let mut damaged = Vec::new();
+    let files: Vec<Value> = places(&layout)
+        .into_iter()
+        .map(|(path, form)| {
+            names.remove(path.file_name().unwrap_or_default());
+            let shown = look(&path, &form);
+            damaged.extend(shown["damage"].as_str().map(str::to_owned));
+            shown
+        })
+        .collect();
+    names.remove(layout.lock().file_name().unwrap_or_default());
+    let others: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+    output::document(&json!({ "directory": layout.state(), "files": files, "others": others }));
+    if damaged.is_empty() { Ok(()) } else { Err(CommandError::new(Kind::Failed, damaged.join("; "))) }
+}
+
+fn list(directory: &Path) -> Result<BTreeSet<OsString>, CommandError> {
+    let listed = fs::read_dir(directory).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    listed.map_err(|e| CommandError::new(Kind::Failed, format!("cannot list {}: {e}", directory.display())))
+}
+
+fn look(path: &Path, form: &Form) -> Value {
+    let mut shown = json!({ "file": path.file_name().map(|name| name.to_string_lossy()) });
+    match path.symlink_metadata() {
+        Ok(stat) => {
+            shown["mode"] = json!(format!("{:04o}", stat.mode() & 0o7777));
+            shown["modified"] = json!(output::utc(stat.mtime()));
+            if stat.is_file() {
+                shown["size"] = json!(stat.size());
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            shown["is_there"] = json!(false);
+            return shown;
+        }
+        Err(error) => {
+            shown["damage"] = json!(format!("cannot look at {}: {error}", path.display()));
+            return shown;
+        }
+    }
+    shown["is_there"] = json!(true);
+    match content(path, form) {
+        Ok(Some((name, content))) => shown[name] = content,
+        Ok(None) => {}
+        Err(why) => shown["damage"] = json!(why),
+    }
+    shown
+}
+
+/// What is shown of a file that is there, under which key.
+fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, String> {
+    let said = |e: StateFileError| chain(&e);
+    Ok(match form {
+        Form::There => None,
+        Form::Shown => body(path).map_err(said)?.map(|body| ("content", body)),
+        Form::Files => Some(("content", each(path).map_err(|e| format!("cannot list {}: {e}", path.display()))?)),
+        Form::Index => {
+            let read = index::read(path, &[]).map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
+            Some(("same_boot", json!(read.same_boot)))
+        }
+        Form::Of(command) => {
+            if *command == "journal" {
+                journal::examine(path.parent().unwrap_or(path)).map_err(said)?;
+            } else if path.is_file() {
+                body(path).map_err(said)?;
+            }
+            Some(("shown_by", json!(format!("bellwether debug {command}"))))
+        }
+    })
+}
+
+/// What any state file holds.
+#[derive(Serialize, Deserialize)]
+struct Body(Value);
+
+impl State for Body {}
+
+fn body(path: &Path) -> Result<Option<Value>, StateFileError> {
+    Ok(state_file::load(path)?.map(|Body(body)| body))
+}
+
+/// Each file of a directory of state files: its content, or how it is damaged.
+fn each(directory: &Path) -> io::Result<Value> {
+    let mut shown = serde_json::Map::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let content = body(&path).map_err(|e| json!({ "damage": chain(&e) }));
+        shown.insert(name, json!(content.unwrap_or_else(Some)));
+    }
+    Ok(Value::Object(shown))
+}

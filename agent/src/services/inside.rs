@@ -1,0 +1,58 @@
+//! What this agent is at, for those who look for a fault. It is read without waiting for any task, so that it can be told
+//! while one of them hangs.
+
+use bellwether_manager::Queue;
+use bellwether_proto::revision::SignedHeader;
+use bellwether_store::clock::now_ms;
+use serde_json::{Value, json};
+
+use super::Agent;
+use crate::role::{Following, Standing};
+
+impl Agent {
+    /// Tasks, queues, lanes and states, as JSON.
+    pub(super) fn inside(&self) -> Value {
+        let states = self
+            .farm
+            .borrow()
+            .servers
+            .iter()
+            .map(|s| json!({ "server": s.name, "state": s.state }))
+            .collect::<Vec<_>>();
+        let standing = self.standing();
+        json!({
+            "server": self.name,
+            "time_ms": now_ms(),
+            "standing": word(&standing),
+            "record": self.record.current().record().version.to_string(),
+            "at": self.seen.at().as_ref().map(SignedHeader::number),
+            "tasks": self.alarm.tasks(),
+            "queues": [Queue::of("status", &self.folded), Queue::of("role", &self.rebuilds)],
+            "role": role(&standing),
+            "states": states,
+        })
+    }
+}
+
+fn word(standing: &Standing) -> &'static str {
+    match standing {
+        Standing::Changing => "changing",
+        Standing::Manager(_) => "manager",
+        Standing::Member(_) => "member",
+        Standing::Halted(_) => "halted",
+    }
+}
+
+/// What the role that this server has is at.
+fn role(standing: &Standing) -> Value {
+    match standing {
+        Standing::Changing => Value::Null,
+        Standing::Manager(manager) => json!(manager.inside()),
+        Standing::Member(following) => member(following),
+        Standing::Halted(why) => json!({ "why": why }),
+    }
+}
+
+fn member(following: &Following) -> Value {
+    json!({ "is_led": following.is_led(), "queues": [Queue::of("member", &following.inputs)] })
+}

@@ -1,0 +1,163 @@
+//! Format levels: how servers of version N−1 and N work in one group.
+//!
+//! The group record says the level in force; where it says none, that is the first. A program reads the levels
+//! [`Levels::OWN`] and writes at the record's level: what came with a later level is used only after an administrator has
+//! raised the group's, and a field that came later is left out of a document while it has its default. So a group whose level
+//! is not raised can go back to version N−1, and no server that reads the level meets anything that it does not know.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::Malformed;
+
+/// A format level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Level(pub u32);
+
+impl Level {
+    /// The level of a document that does not say one.
+    pub const FIRST: Self = Self(1);
+    /// The oldest level that this program reads: the one before [`Level::NEWEST`].
+    pub const OLDEST: Self = Self(1);
+    /// The newest level that this program reads and writes.
+    pub const NEWEST: Self = Self(if cfg!(feature = "level-next") { 2 } else { 1 });
+
+    /// Whether a document leaves it out.
+    pub fn is_first(&self) -> bool {
+        *self == Self::FIRST
+    }
+
+    /// Checks that this program reads `what`, which is of this level.
+    ///
+    /// # Errors
+    /// A newer bellwether made it, or one that is too old: which program is to be upgraded.
+    pub fn check(self, what: &str) -> Result<(), Malformed> {
+        let own = Program::own();
+        if self > Self::NEWEST {
+            return Err(Malformed::new(format!(
+                "{what} was made by a newer bellwether: it is of level {self}, and this server's bellwether is {own}; \
+                 upgrade bellwether on this server"
+            )));
+        }
+        if self < Self::OLDEST {
+            return Err(Malformed::new(format!(
+                "{what} was made by a bellwether that is too old: it is of level {self}, and this server's bellwether is {own}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Default for Level {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Reads a document of JSON whose field `level` says its level; none: the first. Before anything else is read of it: what is
+/// newer may have any form.
+///
+/// # Errors
+/// It is of a level that this program does not read, or `otherwise` what is wrong.
+pub fn read<T: DeserializeOwned>(json: &str, what: &str, otherwise: &str) -> Result<T, Malformed> {
+    #[derive(Deserialize)]
+    struct Document {
+        #[serde(default)]
+        level: Level,
+    }
+    let wrong = |error: serde_json::Error| Malformed::new(format!("{otherwise}: {error}"));
+    let Document { level } = serde_json::from_str(json).map_err(wrong)?;
+    level.check(what)?;
+    serde_json::from_str(json).map_err(wrong)
+}
+
+/// The levels that a program reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levels {
+    /// The oldest.
+    pub oldest: Level,
+    /// The newest; what it writes is of no later one.
+    pub newest: Level,
+}
+
+impl Levels {
+    /// Those that this program reads.
+    pub const OWN: Self = Self { oldest: Level::OLDEST, newest: Level::NEWEST };
+
+    /// Those that a message names; a number that is absent stands for the first level.
+    pub fn from_wire(oldest: u32, newest: u32) -> Self {
+        Self { oldest: Level(oldest).max(Level::FIRST), newest: Level(newest).max(Level::FIRST) }
+    }
+
+    /// Whether a program of these levels reads that one.
+    pub fn read(&self, level: Level) -> bool {
+        (self.oldest..=self.newest).contains(&level)
+    }
+}
+
+impl std::fmt::Display for Levels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { oldest, newest } = self;
+        if oldest == newest { write!(f, "level {newest}") } else { write!(f, "levels {oldest} to {newest}") }
+    }
+}
+
+/// A server's program, as the server says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its version.
+    pub version: String,
+    /// The levels that it reads.
+    pub levels: Levels,
+}
+
+impl Program {
+    /// This program.
+    pub fn own() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), levels: Levels::OWN }
+    }
+}
+
+impl std::fmt::Display for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, which reads {}", self.version, self.levels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_reads_the_newest_level_and_the_one_before() {
+        let (first, oldest, newest) = (Level::FIRST, Level::OLDEST, Level::NEWEST);
+        assert!(first <= oldest && newest.0 - oldest.0 <= 1, "{first} {oldest} {newest}");
+        for level in [Level::OLDEST, Level::NEWEST] {
+            assert_eq!(level.check("a record"), Ok(()));
+            assert!(Levels::OWN.read(level));
+        }
+    }
+
+    #[test]
+    fn what_is_newer_is_never_called_damaged_and_names_the_program_to_upgrade() {
+        let later = Level(Level::NEWEST.0 + 1);
+        let said = later.check("the group record").unwrap_err().to_string();
+        for words in ["made by a newer bellwether", &format!("level {later}"), env!("CARGO_PKG_VERSION"), "upgrade"] {
+            assert!(said.contains(words), "no '{words}' in {said}");
+        }
+        assert!(!said.contains("damaged"), "{said}");
+        assert!(Level(0).check("it").unwrap_err().to_string().contains("too old"));
+    }
+
+    #[test]
+    fn a_server_that_names_no_levels_reads_the_first() {
+        assert_eq!(Levels::from_wire(0, 0), Levels { oldest: Level(1), newest: Level(1) });
+        assert_eq!(Levels::from_wire(2, 3).to_string(), "levels 2 to 3");
+    }
+}
