@@ -47,6 +47,7 @@ mod space;
 mod stopping;
 mod takeover;
 mod telling;
+mod two_programs;
 mod unconfirmed;
 mod unread;
 mod waiting;

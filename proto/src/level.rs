@@ -41,7 +41,7 @@ impl Level {
         }
         if self < Self::OLDEST {
             return Err(Malformed::new(format!(
-                "{what} was made by a bellwether that is too old: it is of level {self}, and this server's bellwether is {own}"
+                "{what} was made by a version that is too old: it is of level {self}, and this server's bellwether is {own}"
             )));
         }
         Ok(())
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_program_reads_the_newest_level_and_the_one_before() {
-        let (first, oldest, newest) = (Level::FIRST, Level::OLDEST, Level::NEWEST);
-        assert!(first <= oldest && newest.0 - oldest.0 <= 1, "{first} {oldest} {newest}");
+        let levels = [Level::FIRST, Level::OLDEST, Level::NEWEST];
+        assert!(levels.is_sorted() && levels[2].0 <= levels[1].0 + 1);
         for level in [Level::OLDEST, Level::NEWEST] {
             assert_eq!(level.check("a record"), Ok(()));
             assert!(Levels::OWN.read(level));

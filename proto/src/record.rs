@@ -328,13 +328,19 @@ pub struct Record {
     pub previous: Option<Hash>,
 }
 
-/// Whether a record uses something.
-type Uses = fn(&Record) -> bool;
+/// What came after the first level.
+struct Later {
+    /// With which level.
+    came: Level,
+    /// For people.
+    what: &'static str,
+    /// Whether a record uses it.
+    is_used: fn(&Record) -> bool,
+}
 
-/// What came after the first level: with which level, what it is, and whether a record uses it.
-const LATER: &[(Level, &str, Uses)] = &[
+const LATER: &[Later] = &[
     #[cfg(feature = "level-next")]
-    (Level(2), "a note", |record| record.policy.note.is_some()),
+    Later { came: Level(2), what: "a note", is_used: |record| record.policy.note.is_some() },
 ];
 
 impl Record {
@@ -360,8 +366,8 @@ impl Record {
 
     /// What in it came after `level`, and with which level; none: programs of that level read it.
     pub fn beyond(&self, level: Level) -> Option<(&'static str, Level)> {
-        let later = LATER.iter().find(|(came, _, is_used)| *came > level && is_used(self));
-        later.map(|(came, what, _)| (*what, *came))
+        let later = LATER.iter().find(|later| later.came > level && (later.is_used)(self));
+        later.map(|later| (later.what, later.came))
     }
 
     /// Checks what every record keeps true.

@@ -19,7 +19,7 @@ pub(crate) use balancer::Balancer;
 pub(crate) use network::Network;
 pub(crate) use ports::free as free_port;
 use program::bellwether_inside;
-pub(crate) use program::{Output, bellwether, run, run_with_input};
+pub(crate) use program::{Output, PROGRAM, bellwether, run, run_with_input};
 pub(crate) use server::{Server, ready};
 pub(crate) use wait::{DEADLINE, wait_for};
 

@@ -61,17 +61,19 @@ impl std::fmt::Display for Output {
     }
 }
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
-
 /// The program under test: the one just built.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
+
+/// The program under test.
 pub(crate) fn bellwether() -> Command {
     alone(Command::new(PROGRAM))
 }
 
-/// The same, in that network namespace.
-pub(super) fn bellwether_inside(namespace: &Path) -> Command {
+/// That program, in that network namespace; none: in the tests' own.
+pub(super) fn bellwether_inside(namespace: Option<&Path>, program: &Path) -> Command {
+    let Some(namespace) = namespace else { return alone(Command::new(program)) };
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", namespace.display())).arg(PROGRAM);
+    command.arg(format!("--net={}", namespace.display())).arg(program);
     alone(command)
 }
 

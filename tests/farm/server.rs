@@ -11,7 +11,7 @@ use std::{
 use bellwether_proto::status::FarmStatus;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{DEADLINE, Output, bellwether, bellwether_inside, ports, run, run_with_input, wait_for};
+use super::{DEADLINE, Output, PROGRAM, bellwether_inside, ports, run, run_with_input, wait_for};
 
 /// A set as this server has it.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub(crate) struct Server {
     pub(crate) sets: Vec<Set>,
     /// The network namespace that it is in; none: the tests' own.
     namespace: Option<PathBuf>,
+    /// What its commands and its agent are.
+    program: PathBuf,
     agent: Option<Child>,
 }
 
@@ -62,12 +64,27 @@ impl Server {
         }
         let address = || format!("127.0.0.1:{}", ports::free());
         let (listen, http, agent_check) = (address(), address(), address());
-        Self { name: name.to_owned(), home, listen, http, agent_check, sets, namespace: None, agent: None }
+        Self {
+            name: name.to_owned(),
+            home,
+            listen,
+            http,
+            agent_check,
+            sets,
+            namespace: None,
+            program: PROGRAM.into(),
+            agent: None,
+        }
     }
 
     /// Everything of this server runs in that network namespace, where it listens at `listen`.
     pub(super) fn put_into(&mut self, namespace: PathBuf, listen: String) {
         (self.namespace, self.listen) = (Some(namespace), listen);
+    }
+
+    /// From now on commands here are that program's, and so is the agent when it is started.
+    pub(crate) fn run_by(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     /// Where that set is here.
@@ -249,10 +266,7 @@ impl Server {
 
     /// A command to be given on this server, not run yet.
     pub(crate) fn prepared(&self, arguments: &[&str]) -> Command {
-        let mut command = match &self.namespace {
-            None => bellwether(),
-            Some(namespace) => bellwether_inside(namespace),
-        };
+        let mut command = bellwether_inside(self.namespace.as_deref(), &self.program);
         command.args(arguments).arg("--config").arg(self.config());
         command
     }

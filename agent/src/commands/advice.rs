@@ -123,7 +123,9 @@ fn named(text: &str) -> Vec<String> {
     });
     // What is put together at run time is looked at where its parts are.
     let made = |command: &String| command.starts_with("bellwether {command}") || command.starts_with("bellwether {}");
-    commands.filter(|command| !made(command) && !PROSE.iter().any(|prose| command.starts_with(prose))).collect()
+    // The program's name alone is no command: "made by a newer bellwether".
+    let named = |command: &String| command != "bellwether" && !made(command);
+    commands.filter(|command| named(command) && !PROSE.iter().any(|prose| command.starts_with(prose))).collect()
 }
 
 /// Whether that colon is one of SET:PATH.
@@ -158,6 +160,7 @@ fn filled(command: &str) -> Vec<String> {
             "HOST:PORT" => "web1:7440".to_owned(),
             "KEY" => KEY.to_owned(),
             "web1" if words.last().is_some_and(|last| last == "--refuse") => KEY.to_owned(),
+            "web1" if words.last().is_some_and(|last| last == "--level") => "1".to_owned(),
             "N" | "PID" => "1".to_owned(),
             "…" | "..." => continue,
             _ => text,
