@@ -345,10 +345,14 @@ fn kill_in_handovers(points: &[&str], dies: impl Fn(usize) -> usize) {
         let begin = ["maintenance", "start", &from, "--promote", &to, "--yes", "--timeout", "180s"];
         // Its agent is killed, or the role moves away from it: what the command says depends on which comes first.
         farm.manager().command(&begin);
-        let server = farm.server_mut(armed);
-        wait_for(&format!("death at {point}"), DEADLINE, || server.ended().ok_or("it runs".to_owned()));
-        server.kill();
-        server.start();
+        wait_for(&format!("death at {point}"), DEADLINE, || match farm.server_mut(armed).ended() {
+            Some(_) => Ok(()),
+            // The one that hands over may have noted that step itself: then nothing is left to pass for the new one.
+            None if armed == new && *point == "procedure.passed" && is_over(farm.server(new), &start) => Ok(()),
+            None => Err("it runs".to_owned()),
+        });
+        farm.server_mut(armed).kill();
+        farm.server_mut(armed).start();
 
         farm.led_by(new);
         wait_procedure(farm.server(new), &start, "done", is_done);
@@ -362,6 +366,13 @@ fn kill_in_handovers(points: &[&str], dies: impl Fn(usize) -> usize) {
         assert_nobody_drained(&farm);
     }
     farm.assert_equal();
+}
+
+/// Whether that server knows that procedure as done, and leads.
+fn is_over(server: &Server, id: &str) -> bool {
+    let shown = server.command(&["procedure", "show", id, "--json"]);
+    let done = serde_json::from_str(&shown.stdout).is_ok_and(|shown: Value| is_done(&shown));
+    done && server.status().is_ok_and(|status| status.manager.as_str() == server.name)
 }
 
 /// Waits until that candidate has what the manager has of procedures.
