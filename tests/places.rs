@@ -263,7 +263,7 @@ fn a_file_system_whose_server_has_ended_is_named_and_nothing_is_lost() {
     let set = farm.manager().set("web").to_owned();
     let (mut server, mounted) = serve(&back(&farm), &set);
     write(&set, "haproxy.cfg", "live again");
-    farm.wait_equal();
+    farm.wait_same_file(farm.member(1), "haproxy.cfg");
     // Behind it, where no event tells of it.
     write(&back(&farm), "haproxy.cfg", "behind");
     farm.wait_same_file(farm.member(1), "haproxy.cfg");
