@@ -161,10 +161,9 @@ impl Ground {
                 )),
                 Ok(survey) => {
                     self.weigh(&mut found, &server, &survey, &kept, theirs);
-                    // Nobody's bare word uses the epochs up.
-                    if (1..=known).contains(&survey.epoch) {
-                        found.note(Number { epoch: Epoch(survey.epoch), sequence: 0 });
-                    }
+                    // A bare word costs one step of epochs at most. It is not ignored either: an epoch in which another
+                    // server has led must not be used again.
+                    found.note(Number { epoch: Epoch(survey.epoch.min(known)), sequence: 0 });
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What a running manager is at, for those who look for a fault: data, made without waiting for any task.
+//! The state of a running manager, for fault finding. It is read without waiting for any task.
 
 use bellwether_proto::{record::Version, revision::Number};
 use serde::Serialize;
@@ -39,7 +39,7 @@ pub struct Inside {
 }
 
 impl Manager {
-    /// What it is at now.
+    /// The manager's state now.
     pub fn inside(&self) -> Inside {
         let shared = &self.inner.shared;
         Inside {

@@ -548,10 +548,14 @@ impl Publisher {
         let shared = self.shared.clone();
         let span = tracing::error_span!("base", revision = %shared.head.borrow().stored.header.number());
         let within = span.clone();
-        let build = move || within.in_scope(|| publish::base(&shared, REVISIONS));
+        let build = move || {
+            within.in_scope(|| {
+                tracing::debug!("a base of the head is due");
+                publish::base(&shared, REVISIONS)
+            })
+        };
         let built = tokio::task::spawn_blocking(build).await;
         let _span = span.entered();
-        tracing::debug!("a base of the head was due");
         self.times.base = None;
         match built {
             // Lanes that wait for it plan anew.

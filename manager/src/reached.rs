@@ -1,5 +1,5 @@
-//! The servers that are reached, in one table: what is known of each for as long as its connection lives. A lane makes the
-//! entry, what it tells the monitor is folded into it, and it goes with the connection.
+//! One table of the servers that are connected. A lane adds its server when a connection begins, and removes it when the
+//! connection ends. Each observation that the lane tells the monitor updates the entry.
 
 use std::collections::BTreeMap;
 
@@ -83,7 +83,7 @@ impl ReachedServers {
         self.0.iter()
     }
 
-    /// Changes what is known of a server that is reached; says whether that is news.
+    /// Changes the entry of a server, where it is connected. Returns whether the entry differs from before.
     pub(crate) fn change(&mut self, server: &ServerName, change: impl FnOnce(&mut ReachedServer)) -> bool {
         let Some(reached) = self.0.get_mut(server) else { return false };
         let before = reached.clone();
@@ -91,7 +91,7 @@ impl ReachedServers {
         *reached != before
     }
 
-    /// Takes in what was seen of a server; says whether that is news. Of a connection that ended nothing is.
+    /// Updates the entry of a server by an observation, as [`ReachedServers::change`] does.
     pub(crate) fn observe(&mut self, server: &ServerName, observation: &Observation) -> bool {
         self.change(server, |reached| reached.observe(observation))
     }

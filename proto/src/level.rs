@@ -32,19 +32,18 @@ impl Level {
     /// # Errors
     /// A newer bellwether made it, or one that is too old: which program is to be upgraded.
     pub fn check(self, what: &str) -> Result<(), Malformed> {
+        if Levels::OWN.read(self) {
+            return Ok(());
+        }
         let own = Program::own();
-        if self > Self::NEWEST {
-            return Err(Malformed::new(format!(
-                "{what} was made by a newer bellwether: it is of level {self}, and this server's bellwether is {own}; \
-                 upgrade bellwether on this server"
-            )));
-        }
-        if self < Self::OLDEST {
-            return Err(Malformed::new(format!(
-                "{what} was made by a version that is too old: it is of level {self}, and this server's bellwether is {own}"
-            )));
-        }
-        Ok(())
+        let (made_by, next) = if self > Self::NEWEST {
+            ("a newer bellwether", "; upgrade bellwether on this server")
+        } else {
+            ("a version that is too old", "")
+        };
+        Err(Malformed::new(format!(
+            "{what} was made by {made_by}: it is of level {self}, and this server's bellwether is {own}{next}"
+        )))
     }
 }
 

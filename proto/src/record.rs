@@ -373,7 +373,8 @@ impl Record {
     /// Checks what every record keeps true.
     ///
     /// # Errors
-    /// A level that this program does not read, or something of a later level, not exactly one manager, names or keys twice, unsorted lists, or over a limit.
+    /// A level that this program does not read, a field of a later level, not exactly one manager, a name or a key twice, an
+    /// unsorted list, or a list over its limit.
     pub fn check(&self) -> Result<(), Malformed> {
         let wrong = |what: &str| Err(Malformed::new(format!("a group record {what}")));
         self.level.check("the group record")?;

@@ -1,7 +1,8 @@
-//! `bellwether debug pack | journal | position | record | history | state | dump`: what is on the disk, and what a running
-//! agent is at, as JSON for those who look for a fault.
+//! `bellwether debug pack | journal | position | record | history | state | dump`: prints the agent's files and the state of
+//! the running agent as JSON, for fault finding.
 //!
-//! All but `dump` need no agent and work beside one: they open files for reading only, and take no lock.
+//! Only `dump` needs an agent. The other commands also work beside a running one: they open files for reading only, and take
+//! no lock.
 
 use clap::Subcommand;
 

@@ -101,8 +101,8 @@ struct Settings {
     /// How long /ready says 503 after a start while nobody confirms that this is the newest revision, as 30s
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     ready_after: Option<Duration>,
-    /// Raise the format level; it never goes back. Every server that is not disabled has to read it: `group show` says
-    /// which level they all read
+    /// Raise the format level, which cannot be lowered again. All servers that are not disabled must read it: `group show`
+    /// names the newest level that they all read
     #[arg(long, value_name = "N")]
     level: Option<u32>,
     /// A note for administrators; empty: none
@@ -137,8 +137,7 @@ async fn show(common: &Common, log: bool) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The programs of the group's servers, as the manager knows them, or this machine's agent; none are known where that does
-/// not run.
+/// The programs of the group's servers, as this machine's agent knows them. Without a running agent none is known.
 async fn programs(common: &Common, record: &Record) -> Programs {
     let Ok(mut client) = common.connect().await else { return Programs::new() };
     let Ok(farm) = farm::status(&mut client).await else { return Programs::new() };
@@ -162,7 +161,9 @@ fn levels(record: &Record, programs: &Programs) -> String {
             let unknown =
                 unknown.filter(|server| !programs.contains_key(&server.key)).map(|server| server.name.as_str());
             let unknown = unknown.collect::<Vec<_>>().join(", ");
-            format!("{now}; whether all servers read a newer one is not known, for want of a word of {unknown}")
+            format!(
+                "{now}; the newest level that all servers read is unknown, because no answer has come from {unknown}"
+            )
         }
     }
 }
@@ -240,7 +241,7 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let disabled = not_asked(record).join(", ");
     if level.is_some() && !disabled.is_empty() {
         output::note(&format!(
-            "not asked, for they are disabled: {disabled}; upgrade bellwether there before they come back"
+            "these servers are disabled and were not asked: {disabled}; upgrade bellwether there before you enable them"
         ));
     }
     if let Some(note) = too_many(least, record) {

@@ -135,7 +135,7 @@ commands! {
     Group = group;
     /// What admits new servers
     Token = token;
-    /// What is on this machine's disk, and what its agent is at, as JSON
+    /// Print the agent's files and the state of the running agent as JSON
     Debug = debug;
 }
 
@@ -150,7 +150,7 @@ impl Command {
     }
 }
 
-/// The filter of the log; docs/maintainers.md says how it is written.
+/// The variable that holds the filter of the log. docs/maintainers.md describes its syntax.
 const FILTER: &str = "BELLWETHER_LOG";
 
 /// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life. A line names its
@@ -166,7 +166,7 @@ pub fn log_to_stderr(command: &Command) {
     let coloured = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(Log { coloured }).with_ansi(coloured).init();
     if let Some(error) = wrong {
-        tracing::warn!(%error, "{FILTER} is not a filter; the log is as it is without it");
+        tracing::warn!(%error, "{FILTER} cannot be parsed and is ignored");
     }
 }
 

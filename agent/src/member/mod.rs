@@ -360,9 +360,13 @@ impl Member {
     }
 
     fn down(&mut self, message: down::Message) {
-        let revision = self.revision_of(&message);
+        let packed = self.packed(&message);
+        let revision = match message {
+            down::Message::Sync(_) => self.position.at.as_ref().map(SignedHeader::number),
+            _ => packed,
+        };
         let _span = revision.map(|number| tracing::error_span!("apply", revision = %number).entered());
-        let _dealing = Dealing::with(self.suspect(&message));
+        let _dealing = Dealing::with(self.suspect(packed));
         match message {
             down::Message::Head(head) => self.head(head),
             down::Message::Offer(offer) => self.offer(&offer),
@@ -376,14 +380,6 @@ impl Member {
             | down::Message::Record(_)
             | down::Message::Keepalive(_)
             | down::Message::Procedures(_) => {}
-        }
-    }
-
-    /// The revision that a message is about.
-    fn revision_of(&self, message: &down::Message) -> Option<Number> {
-        match (message, &self.work) {
-            (down::Message::Sync(_), _) => self.position.at.as_ref().map(SignedHeader::number),
-            _ => self.packed(message),
         }
     }
 
@@ -402,9 +398,9 @@ impl Member {
         }
     }
 
-    /// What an end of this agent is blamed on, while it deals with that message: the revision's pack where there is one.
-    fn suspect(&self, message: &down::Message) -> Suspect {
-        match self.packed(message) {
+    /// The cause to name if this agent ends while it handles a message: the pack of that revision, otherwise the manager.
+    fn suspect(&self, packed: Option<Number>) -> Suspect {
+        match packed {
             Some(revision) => Suspect::Pack(revision.to_string()),
             None => Suspect::Peer(self.record.current().record().manager().name.to_string()),
         }

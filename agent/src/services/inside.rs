@@ -1,5 +1,5 @@
-//! What this agent is at, for those who look for a fault. It is read without waiting for any task, so that it can be told
-//! while one of them hangs.
+//! The state of this agent, for fault finding. It is read without waiting for any task, so the answer also comes while a task
+//! hangs.
 
 use bellwether_manager::Queue;
 use bellwether_proto::revision::SignedHeader;
@@ -43,7 +43,7 @@ fn word(standing: &Standing) -> &'static str {
     }
 }
 
-/// What the role that this server has is at.
+/// The state of this server's role.
 fn role(standing: &Standing) -> Value {
     match standing {
         Standing::Changing => Value::Null,

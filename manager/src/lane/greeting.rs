@@ -12,10 +12,9 @@ use bellwether_proto::{
     v1,
 };
 use bellwether_store::clock::now_ms;
-
-use super::{Lane, Memory, cut};
 use tracing::Instrument;
 
+use super::{Lane, Memory, cut};
 use crate::{
     group::By,
     halt::{Halt, Proof},

@@ -1,4 +1,4 @@
-//! What each lane is at, for those who look for a fault. Lanes write it; whoever reads it waits for none of them.
+//! The state of each lane, for fault finding. The lanes write it, and a reader waits for none of them.
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -48,7 +48,7 @@ pub struct InFlight {
     pub unsent_chunks: usize,
 }
 
-/// Where one lane writes what it is at.
+/// The place where one lane writes its state.
 #[derive(Debug)]
 pub(crate) struct View(Arc<Mutex<LaneView>>);
 

@@ -310,8 +310,8 @@ impl<'a> Carrier<'a> {
     }
 }
 
-/// Removes the directory, empty by now. What has taken its place stays, and the directory where somebody has just put
-/// something there.
+/// Removes the directory, which is empty by now. It stays where somebody has just put something into it, and another entry
+/// in its place stays, too.
 fn unmake(places: &Places<'_>) -> io::Result<()> {
     let live = places.live();
     match durable::remove_directory(live.directory, live.name) {

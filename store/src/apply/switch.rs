@@ -178,15 +178,15 @@ impl Work {
         Ok(())
     }
 
-    /// Reads every changed entry from the disk and compares it with what it should be (invariant 5). What somebody has edited
-    /// since it was put there is no fault: the tree has it as it is, and it is drift.
+    /// Reads every changed entry from the disk and compares it with the revision (invariant 5). An entry that somebody has
+    /// edited since the exchange is no failure: the tree holds the edit, which is reported as drift.
     fn read_back(&self) -> Result<Tree, String> {
         let before = self.forgotten();
         let keeping = Keeping { last: &before, expected: &self.target, patience: None };
         let scan = scan::scan_keeping(&self.sources, &before, &Look::At(self.changed()), keeping);
         let unreadable = |error: &ScanError| format!("cannot read back: {}", with_source(error));
         let Scan { tree, unread, .. } = scan.map_err(|error| unreadable(&error))?;
-        // One that changes at each read is being edited: here it is as if it were gone, until it is looked at again.
+        // A file that changes during each read is being edited. The tree lacks it until the next look.
         if let Some(unread) = unread.iter().find(|unread| !matches!(unread.why, ScanError::Busy { .. })) {
             return Err(unreadable(&unread.why));
         }
@@ -205,8 +205,9 @@ impl Work {
         }
     }
 
-    /// Whether what is there instead of what was put there is another hand's. It is not where nothing was put, nor where only
-    /// the bytes are others: an edit shows in a file's time, its size or its inode.
+    /// Whether somebody has edited an entry since the exchange, so that it is not as wanted. Two cases are failures and no
+    /// edits: the entry is still the one from before the switch, or only a file's bytes differ. An edit also changes the file's
+    /// time, size or inode.
     fn is_edited(&self, wanted: &Wanted, now: Option<&Node>) -> bool {
         let before = self.live.get(&self.journal.sets[wanted.set].name, &wanted.path);
         let refilled =

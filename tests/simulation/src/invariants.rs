@@ -2,7 +2,9 @@
 
 mod procedures;
 
+use bellwether_manager::rebuild::refusal;
 use bellwether_proto::{
+    key::PublicKey,
     name::ServerName,
     record::{Role, SignedRecord},
     revision::{RevisionId, SignedHeader},
@@ -44,8 +46,12 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
             state.breaks(format!("3: {name} follows epoch {}: nobody can lead after it", record.version.epoch));
         }
         let (epoch, manager) = (record.version.epoch, record.manager());
-        let obeyed = *state.obeyed.entry((machine, epoch)).or_insert(manager.key);
-        if obeyed != manager.key {
+        let obeyed = state.obeyed.entry((machine, epoch)).or_insert(manager.key);
+        // Root has taken the epoch back from a key that the group refuses from then on.
+        if record.refused.contains(obeyed) {
+            *obeyed = manager.key;
+        }
+        if *obeyed != manager.key {
             state.breaks(format!("3: {name} obeys {} in epoch {epoch}, in which it obeyed another", manager.name));
         }
     }
@@ -177,6 +183,12 @@ impl State {
         }
         let disks = || self.machines().map(|machine| &self.disks[machine]);
         let managers: Vec<&Disk> = disks().filter(leads).collect();
+        if let (Some(hostile), []) = (self.hostile.map(keys::public), managers.as_slice())
+            && !self.machines().any(|machine| self.may_refuse(machine, hostile))
+        {
+            // No server is left that may rebuild the group, so its servers form another one.
+            return Ok(());
+        }
         let [manager] = managers.as_slice() else {
             let names: Vec<_> = managers.iter().map(|disk| disk.name.to_string()).collect();
             return Err(format!("managers: {names:?}"));
@@ -218,6 +230,14 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Whether the group may be rebuilt at this machine without that key.
+    pub(crate) fn may_refuse(&self, machine: usize, key: PublicKey) -> bool {
+        let disk = &self.disks[machine];
+        let base = disk.held.as_ref().and_then(|held| refusal::base(&held.current, &held.chain, &[key]).ok());
+        let own = base.and_then(|base| base.record().by_key(&keys::public(disk.key)).cloned());
+        own.is_some_and(|own| own.role == Role::Manager || (own.role == Role::Member && own.candidate))
     }
 
     /// What was promised and is neither in the head nor kept nor listed nor an edit that is still in place.

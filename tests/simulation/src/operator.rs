@@ -2,10 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_manager::{
-    procedure::{Fact, Id, Kind, Procedure, Standing},
-    rebuild::refusal,
-};
+use bellwether_manager::procedure::{Fact, Id, Kind, Procedure, Standing};
 use bellwether_proto::{
     limits,
     name::ServerName,
@@ -93,14 +90,11 @@ impl Operator {
             if world.machines().any(|machine| refuses(&machine)) {
                 return false;
             }
-            let able = |machine: &usize| {
-                let disk = &world.disks[*machine];
-                let base = disk.held.as_ref().and_then(|held| refusal::base(&held.current, &held.chain, &[key]).ok());
-                let own = base.and_then(|base| base.record().by_key(&keys::public(disk.key)));
-                (disk.at.is_some() || disk.leads)
-                    && own.is_some_and(|own| own.role == Role::Manager || (own.role == Role::Member && own.candidate))
-            };
-            let able: Vec<usize> = world.machines().filter(able).collect();
+            let able: Vec<usize> = world.machines().filter(|machine| world.may_refuse(*machine, key)).collect();
+            // A server that is kept out, or has just joined, only where no other one is left.
+            let holds = |machine: &usize| world.disks[*machine].at.is_some() || world.disks[*machine].leads;
+            let hold: Vec<usize> = able.iter().copied().filter(holds).collect();
+            let able = if hold.is_empty() { able } else { hold };
             let chosen = able.get(self.looked as usize % able.len().max(1)).copied();
             drop(world);
             chosen.into_iter().for_each(|machine| command(history, machine, Command::Refuse(key)));

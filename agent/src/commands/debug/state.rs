@@ -27,7 +27,9 @@ use crate::{
 enum Form {
     /// A state file, whose content is shown.
     Shown,
-    /// A state file that has a command of its own.
+    /// The journal, which has a command of its own.
+    Journal,
+    /// Another file, or a directory, that has a command of its own.
     Of(&'static str),
     /// A directory of state files, which are shown.
     Files,
@@ -43,7 +45,7 @@ fn places(layout: &Layout) -> [(PathBuf, Form); 18] {
         (layout.key(), Form::There),
         (layout.group(), Form::Of("record")),
         (layout.position(), Form::Of("position")),
-        (layout.journal(), Form::Of("journal")),
+        (layout.journal(), Form::Journal),
         (layout.history(), Form::Of("history")),
         (layout.index(), Form::Index),
         (layout.outlines(), Form::There),
@@ -125,10 +127,12 @@ fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, St
             let read = index::read(path, &[]).map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
             Some(("same_boot", json!(read.same_boot)))
         }
+        Form::Journal => {
+            journal::examine(path.parent().unwrap_or(path)).map_err(said)?;
+            Some(("shown_by", json!("bellwether debug journal")))
+        }
         Form::Of(command) => {
-            if *command == "journal" {
-                journal::examine(path.parent().unwrap_or(path)).map_err(said)?;
-            } else if path.is_file() {
+            if path.is_file() {
                 body(path).map_err(said)?;
             }
             Some(("shown_by", json!(format!("bellwether debug {command}"))))
