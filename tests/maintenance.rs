@@ -80,6 +80,17 @@ pub(crate) fn assert_in_service(farm: &Farm, site: &Site, index: usize) {
     assert_eq!(ready(server).map(|(code, _)| code), Ok(200), "{}", server.name);
 }
 
+/// Waits until that server, which was started again, takes traffic and goes on doing so: nothing that its agent or HAProxy
+/// answered while it came up is still on its way.
+pub(crate) fn wait_in_service(farm: &Farm, site: &Site, index: usize) {
+    let server = farm.server(index);
+    wait_for(&format!("{} being ready", server.name), DEADLINE, || match ready(server) {
+        Ok((200, _)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    site.haproxy.wait_sound(&server.name);
+}
+
 #[test]
 fn w18_w19_w20_maintenance_of_the_manager_costs_no_request() {
     let (mut farm, mut site) = site(2, "1h");

@@ -113,6 +113,14 @@ impl Haproxy {
         line[at].to_owned()
     }
 
+    /// Waits until the newest checks of that server have all passed: one that still fails alone does not take it out.
+    pub(crate) fn wait_sound(&self, server: &str) {
+        wait_for(&format!("{server} passing all checks of HAProxy"), DEADLINE, || match self.column(server, "status") {
+            now if now == "UP" => Ok(()),
+            now => Err(now),
+        });
+    }
+
     /// Waits until that server has this status.
     pub(crate) fn wait_status(&self, server: &str, status: &str) {
         wait_for(&format!("{server} being {status} at HAProxy"), DEADLINE, || match self.status(server) {
