@@ -26,7 +26,7 @@ pub struct Common {
     /// Print one JSON document
     #[arg(long, global = true, help_heading = "Options of every command")]
     pub json: bool,
-    /// Ask nothing: yes to every question
+    /// Answer every question with yes
     #[arg(long, global = true)]
     pub yes: bool,
     /// The configuration file [default: /etc/bellwether/agent.toml]
@@ -45,7 +45,7 @@ pub struct Common {
     /// The agent's state directory [default: /var/lib/bellwether]
     #[arg(long, global = true, help_heading = "Options of every command", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Give up after this time, as 30s, 5m
+    /// Give up after this time, such as 30s or 5m
     #[arg(long, global = true, help_heading = "Options of every command", value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
 }

@@ -34,19 +34,20 @@ pub struct Flags {
     /// This server's name in the group [default: the host's]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Where other servers reach the agent [default: port 7440 of every address]
+    /// The address on which the agent listens for other servers [default: port 7440 of every address]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
-    /// What other servers dial [default: the host's name where it resolves, else its address, and the port of --listen]
+    /// The address that other servers dial [default: the host's name if it resolves, else its address, and the port of
+    /// --listen]
     #[arg(long, visible_alias = "address", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
-    /// Readiness, metrics and the page [default: 127.0.0.1:7441]
+    /// The address for readiness checks, metrics and the page [default: 127.0.0.1:7441]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub http: Option<String>,
-    /// HAProxy's agent-check protocol [default: not at all]
+    /// The address for HAProxy's agent checks [default: none]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub agent_check: Option<String>,
-    /// A config set and its directory here, again for each; replaces those of the file
+    /// A set and its directory on this server; may be repeated; replaces the sets of the configuration file
     #[arg(long, value_name = "NAME=PATH")]
     pub set: Vec<String>,
 }
@@ -301,8 +302,8 @@ fn check_places(sets: &[SetConfig], state: &Path, file: &Path) -> Result<(), Con
         }
         if real(file).starts_with(&root) {
             let what = format!(
-                "holds this agent's own {}, which no other server may write; name the directories below that are to be kept \
-                 alike, or put that file elsewhere (--config)",
+                "holds this agent's own {}, which no other server may write; name the directories below that are to be \
+                 synchronised, or put that file elsewhere (--config)",
                 file.display()
             );
             return wrong(set, what);

@@ -1,4 +1,4 @@
-//! One entry of a tree: what is kept alike on every server, and where.
+//! One entry of a tree: its attributes, which are identical on every server, and its place.
 
 use std::{fmt, sync::Arc};
 

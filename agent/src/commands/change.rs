@@ -52,13 +52,13 @@ impl FromStr for Expect {
 /// The arguments of every command that changes a file.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Why
+    /// The reason for the change
     #[arg(long, short, default_value = "")]
     pub message: String,
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// How far it has to be when the command ends
+    /// The progress to wait for before the command ends
     #[arg(long, default_value = "manager")]
     pub wait: Wait,
 }
@@ -96,8 +96,9 @@ pub(super) async fn run(
         "id": data_encoding::HEXLOWER.encode(&reply.id),
     });
     output::show(common.json, &document, |_| match (reply.revision.as_str(), wait) {
-        ("", _) => format!("{target} is so already; nothing was changed"),
-        (revision, Wait::All) => format!("{target} changed in {revision}, which is on every member"),
+        ("", _) if becomes == Becomes::Nothing => format!("{target} does not exist; nothing was changed"),
+        ("", _) => format!("{target} already has this content; nothing was changed"),
+        (revision, Wait::All) => format!("{target} changed in {revision}, and every member has it"),
         (revision, Wait::None | Wait::Manager) => format!("{target} changed in {revision}"),
     });
     Ok(())

@@ -26,19 +26,19 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The frames of one pack, each with its offset; where the file is damaged, the offset of the damage
+    /// Print the frames of one pack with their offsets, and the offset of any damage
     Pack(pack::Args),
-    /// The switch that is under way, or was interrupted
+    /// Print the journal of the current or interrupted switch
     Journal,
-    /// The revision that this server's sets hold as a member, and its error
+    /// Print the revision that this member's sets hold, and its error
     Position,
-    /// The group record in force here, and the records that made each manager
+    /// Print the group record in force on this server, and the records that made each manager
     Record,
-    /// The packs of this server's history, and the files there that cannot be used
+    /// Print the packs of this server's history, and the files there that cannot be used
     History,
-    /// The files of the state directory, and whether each is whole
+    /// Print the files of the state directory, and whether each is whole
     State,
-    /// The tasks, queues, connections and states of the agent that runs on this machine
+    /// Print the tasks, queues, connections and states of the agent that runs on this machine
     Dump,
 }
 

@@ -29,13 +29,13 @@ const TRIES: u32 = 3;
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How many members follow the manager
+    /// The number of members
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub members: u16,
-    /// Your own configuration tree; it is copied
+    /// A directory of your own; the demo works on a copy
     #[arg(long, value_name = "DIR")]
     pub config_dir: Option<std::path::PathBuf>,
-    /// Ask nothing and end; the exit code says that it worked
+    /// Ask nothing and end; the exit code says whether the demo worked
     #[arg(long)]
     pub once: bool,
 }

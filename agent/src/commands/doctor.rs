@@ -130,7 +130,7 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     if let Some(record) = record {
         let differing = differing(config.sets.iter().map(|set| &set.name), &record.policy.sets);
         checks.extend(
-            differing.into_iter().map(|line| Check::warn("sets", line, "only the group's sets are kept alike")),
+            differing.into_iter().map(|line| Check::warn("sets", line, "only the group's sets are synchronised")),
         );
     }
     if let (Some(record), Some(key)) = (record, key) {

@@ -34,29 +34,29 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Every path that differs from the revision, with a diff; and the recovery points
+    /// Show every path that differs from the revision, with a diff, and the recovery points
     Show {
-        /// Which servers; otherwise this one, or at the manager all that have drifted
+        /// The servers; without names, this server, or at the manager all that have drifted
         #[arg(value_name = "NAME")]
         servers: Vec<ServerName>,
     },
-    /// Make a member's edits a revision, so that all get them
+    /// Publish a member's edits as a revision for all servers
     Keep {
         /// The member
         name: ServerName,
-        /// What of it, as nginx:conf.d; otherwise all
+        /// The paths, such as nginx:conf.d; without them, all edits
         #[arg(value_name = "SET:PATH")]
         paths: Vec<OsString>,
-        /// Why
+        /// The reason for the change
         #[arg(long, short, default_value = "")]
         message: String,
-        /// Although with them most of a set is gone
+        /// Publish the edits although most of a set is missing then, on all servers
         #[arg(long)]
         accept: bool,
-        /// Show what would be done
+        /// Show what would be done and change nothing
         #[arg(long)]
         dry_run: bool,
-        /// How far it has to be when the command ends
+        /// The progress to wait for before the command ends
         #[arg(long, default_value = "manager")]
         wait: Wait,
     },
@@ -64,10 +64,10 @@ enum What {
     Revert {
         /// The member
         name: ServerName,
-        /// What of it, as nginx:conf.d; otherwise all
+        /// The paths, such as nginx:conf.d; without them, all edits
         #[arg(value_name = "SET:PATH")]
         paths: Vec<OsString>,
-        /// Show what would be done
+        /// Show what would be done and change nothing
         #[arg(long)]
         dry_run: bool,
     },

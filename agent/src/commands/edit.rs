@@ -38,7 +38,7 @@ const SHOWN: usize = 1 << 20;
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file in the set, as nginx:conf.d/a.conf
+    /// The file in the set, such as nginx:conf.d/a.conf
     #[arg(value_name = "SET:FILE")]
     pub file: OsString,
     /// Why, and how.

@@ -19,11 +19,11 @@ use crate::{
 /// How far a change has to be when the command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Wait {
-    /// Asked for.
+    /// The change is requested.
     None,
-    /// Durable at the manager.
+    /// The change is durable at the manager.
     Manager,
-    /// In sync on every member.
+    /// Every member is in sync.
     All,
 }
 

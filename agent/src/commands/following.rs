@@ -26,10 +26,10 @@ use crate::{
 /// How a procedure is begun.
 #[derive(Debug, clap::Args)]
 pub(super) struct Begin {
-    /// Print the steps (what, where, why), and do nothing
+    /// Print the steps (what, where, why) and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// How long to stay with it
+    /// The time at which the command ends
     #[arg(long, default_value = "done")]
     pub(super) wait: Wait,
 }
@@ -37,9 +37,9 @@ pub(super) struct Begin {
 /// How long the command stays with its procedure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wait {
-    /// It is begun.
+    /// When the procedure has begun.
     None,
-    /// It is done, or asks something.
+    /// When the procedure is done, or asks a question.
     Done,
 }
 

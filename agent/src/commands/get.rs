@@ -12,10 +12,10 @@ use crate::{common::Common, error::CommandError, output};
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file in the set, as nginx:conf.d/a.conf
+    /// The file in the set, such as nginx:conf.d/a.conf
     #[arg(value_name = "SET:FILE")]
     pub file: OsString,
-    /// Print its BLAKE3 hash only, for `put --expect`
+    /// Print only the BLAKE3 hash of the file, for `put --expect`
     #[arg(long)]
     pub hash: bool,
 }

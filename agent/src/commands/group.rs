@@ -36,69 +36,70 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The record, as this machine's copy has it
+    /// Show this machine's copy of the group record
     Show {
-        /// All that is kept of who changed what
+        /// Show all changes of the record that are kept, each with its author
         #[arg(long)]
         log: bool,
     },
-    /// Change the settings that are named
+    /// Change settings of the group
     Set(Box<Settings>),
-    /// Rebuild the group: what this manager's directories hold becomes the truth
+    /// Rebuild the group from this server's directories. Their content replaces the content of all other servers
     Rebuild(rebuild::Args),
 }
 
 /// The settings of a group.
 #[derive(Debug, Clone, clap::Args)]
 struct Settings {
-    /// Publish an edit by itself, or by `publish` only: auto, manual
+    /// Publish each edit automatically, or only with `publish`: auto, manual
     #[arg(long, value_parser = ["auto", "manual"])]
     publish: Option<String>,
-    /// How packs are compressed: none, or deflate:1 to deflate:9
+    /// The compression of packs: none, or deflate:1 to deflate:9
     #[arg(long)]
     codec: Option<Codec>,
-    /// The longest quiet time that a burst is waited for, as 500ms
+    /// The longest time to wait for the end of a burst of edits, such as 500ms
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     quiet_max: Option<Duration>,
-    /// How long a changed file is waited for that a program has open for writing, as 10s; then it is published as it is
+    /// The longest time to wait for a changed file that a program has open for writing, such as 10s; after it, the file is
+    /// published as it is
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     open_max: Option<Duration>,
-    /// What a member does about edits of its own: report, revert (put the manager's state back, keep the edits as a
-    /// recovery point), hold (take no updates until they are kept or reverted)
+    /// The reaction to edits on a member: report, revert (put the manager's state back and keep the edits as a recovery
+    /// point), hold (take no updates until the edits are kept or reverted)
     #[arg(long, value_parser = ["report", "revert", "hold"])]
     drift: Option<String>,
-    /// Never scan and never touch what fits, as nginx=*.bak; again for each
+    /// Never scan and never change entries that match, such as nginx=*.bak; may be repeated
     #[arg(long, value_name = "SET=PATTERN")]
     exclude: Vec<String>,
-    /// Leave to each server what fits; again for each
+    /// Leave entries that match to each server; may be repeated
     #[arg(long, value_name = "SET=PATTERN")]
     local: Vec<String>,
-    /// The patterns of --exclude and --local take the place of those there are, and SET= alone removes them
+    /// Replace the existing patterns with those of --exclude and --local; SET= alone removes them
     #[arg(long)]
     replace: bool,
-    /// The set that --allow-setuid and --allow-capabilities are for; otherwise all
+    /// The set for --allow-setuid and --allow-capabilities; without it, all sets
     #[arg(long, value_name = "SET")]
     set: Option<SetName>,
-    /// Whether setuid and setgid bits of files travel
+    /// Whether setuid and setgid bits of files are carried to the members
     #[arg(long, value_name = "BOOL")]
     allow_setuid: Option<bool>,
-    /// Whether file capabilities travel
+    /// Whether file capabilities are carried to the members
     #[arg(long, value_name = "BOOL")]
     allow_capabilities: Option<bool>,
-    /// A load balancer, as lb1=haproxy:unix:/run/haproxy/admin.sock[,backend=NAME], lb1=haproxy:tcp:HOST:PORT,
-    /// NAME=nginx or NAME=command (those two: defined in the agent.toml of the manager and every candidate); again for each
+    /// A load balancer, such as lb1=haproxy:unix:/run/haproxy/admin.sock[,backend=NAME], lb1=haproxy:tcp:HOST:PORT,
+    /// NAME=nginx or NAME=command (agent.toml of the manager and of every candidate defines the last two); may be repeated
     #[arg(long, value_name = "NAME=KIND")]
     balancer: Vec<Balancer>,
-    /// Forget this load balancer; again for each
+    /// Remove this load balancer; may be repeated
     #[arg(long, value_name = "NAME")]
     no_balancer: Vec<BalancerName>,
-    /// So many servers at the least take traffic while others are drained
+    /// The smallest number of servers that take traffic while others are drained
     #[arg(long, value_name = "N")]
     min_serving: Option<u32>,
-    /// How long sessions are given to end when a server is drained, as 5m
+    /// The longest time to wait for the sessions of a drained server, such as 5m
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     drain_timeout: Option<Duration>,
-    /// How long /ready says 503 after a start while nobody confirms that this is the newest revision, as 30s
+    /// The longest time after a start for which /ready answers 503 while no server confirms the newest revision, such as 30s
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     ready_after: Option<Duration>,
     /// Raise the format level, which cannot be lowered again. All servers that are not disabled must read it: `group show`
@@ -109,7 +110,7 @@ struct Settings {
     #[cfg(feature = "level-next")]
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
-    /// Show what would change
+    /// Show what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

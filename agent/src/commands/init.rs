@@ -33,16 +33,16 @@ pub struct Args {
     /// The keys of agent.toml.
     #[command(flatten)]
     pub flags: Flags,
-    /// Never scan and never touch what fits, as nginx=*.bak; again for each
+    /// Never scan and never change entries that match, such as nginx=*.bak; may be repeated
     #[arg(long, value_name = "SET=PATTERN")]
     pub exclude: Vec<String>,
-    /// Leave to each server what fits; again for each
+    /// Leave entries that match to each server; may be repeated
     #[arg(long, value_name = "SET=PATTERN")]
     pub local: Vec<String>,
-    /// How packs are compressed: none, or deflate:1 to deflate:9
+    /// The compression of packs: none, or deflate:1 to deflate:9
     #[arg(long, default_value_t)]
     pub codec: Codec,
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -48,7 +48,7 @@ pub struct Args {
     /// The keys of agent.toml.
     #[command(flatten)]
     pub flags: Flags,
-    /// Show what differs and change nothing
+    /// Show the differences and change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -28,10 +28,10 @@ const TELLING: Duration = Duration::from_secs(5);
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Show what would be removed
+    /// Show what would be removed and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// At the manager: although the group has other servers
+    /// At the manager: leave although the group has other servers. They follow nobody until one of them is promoted
     #[arg(long)]
     pub force: bool,
 }

@@ -19,20 +19,20 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Drain a server and disable it; the manager gives its role to another
+    /// Drain a server and disable it; the manager first hands its role over
     Start {
         /// The server
         name: ServerName,
-        /// Who becomes manager, where NAME is the manager
+        /// The new manager, if NAME is the manager
         #[arg(long, value_name = "OTHER")]
         promote: Option<ServerName>,
-        /// Remove it from the group instead of disabling it
+        /// Remove the server from the group instead of disabling it
         #[arg(long)]
         remove: bool,
         #[command(flatten)]
         begin: Begin,
     },
-    /// Add it back, sync it, wait until it is complete, undrain it
+    /// Add a server again, sync it, wait until it is complete, and undrain it
     Finish {
         /// The server
         name: ServerName,

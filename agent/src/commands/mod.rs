@@ -45,7 +45,7 @@ pub mod tree;
 pub mod verify;
 pub mod wait;
 
-/// Keeps the configuration directories of a web farm alike.
+/// Keeps configuration directories identical on all servers of a web farm.
 #[derive(Debug, Parser)]
 #[command(name = "bellwether", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
@@ -79,9 +79,9 @@ macro_rules! commands {
 }
 
 commands! {
-    /// A farm on this machine, to try it
+    /// Run a farm on this machine, to try Bellwether
     Demo = demo;
-    /// What would go wrong: ports, names, clock, disk, watches, permissions
+    /// Check this server: ports, names, clock, disk, watches, permissions
     Doctor = doctor;
     /// Form a group on this server, which becomes its manager
     Init = init;
@@ -89,23 +89,23 @@ commands! {
     Join = join;
     /// Run the agent
     Serve = serve;
-    /// Forget the group on this machine; its configuration stays as it is
+    /// Forget the group on this machine; its configuration does not change
     Leave = leave;
-    /// The farm, once
+    /// Show the state of all servers
     Status = status;
-    /// The farm, live
+    /// Show the state of all servers live
     Monitor = monitor;
     /// Wait until servers are in sync, for scripts
     Wait = wait;
-    /// Make a revision of what was edited, and send it
+    /// Publish the edits in the manager's directories as a revision
     Publish = publish;
-    /// Hold propagation
+    /// Hold propagation: send no changes to the members
     Pause = pause;
-    /// Let changes go to the members again
+    /// End a pause: send changes to the members again
     Resume = resume;
     /// Bring servers to the manager's state
     Sync = sync;
-    /// Have servers hash what is on their disks
+    /// Hash the files on the disks of servers and compare them with the revision
     Verify = verify;
     /// Change one file through any server
     Put = put;
@@ -115,25 +115,25 @@ commands! {
     Rm = rm;
     /// Edit one file through any server
     Edit = edit;
-    /// What was edited on members: see it, give it to all, or put the manager's state back
+    /// Show edits that were made on members, publish them, or put the manager's state back
     Drift = drift;
-    /// The entries of the revision that this server holds
+    /// List the entries of the revision that this server holds
     Tree = tree;
-    /// Make another member the manager, or this one when the manager is lost
+    /// Make another server the manager, or this server when the manager is lost
     Promote = promote;
-    /// The servers of the group
+    /// List and change the servers of the group
     Server = server;
-    /// Take a server out of service to work on it, and back into it
+    /// Take a server out of service for maintenance, and bring it back
     Maintenance = maintenance;
-    /// A server is lost: at the manager for a member, at a candidate for the manager
+    /// Recover from the loss of a member (at the manager) or of the manager (at a candidate)
     Recover = recover;
-    /// Maintenance and recovery that are under way
+    /// List, resume and abort procedures of maintenance and recovery
     Procedure = procedure;
-    /// What this agent deals with no more, because it ended three times while it did
+    /// List and lift quarantines: input that ended the agent three times and is ignored now
     Quarantine = quarantine;
-    /// The group's record and its settings
+    /// Show and change the group record and its settings
     Group = group;
-    /// What admits new servers
+    /// Create, list and revoke join tokens
     Token = token;
     /// Print the agent's files and the state of the running agent as JSON
     Debug = debug;

@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Seconds between two looks, 1 to 9999; otherwise at every change
+    /// Seconds between two updates of the display, 1 to 9999; without it, at every change
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=9999))]
     pub interval: Option<u16>,
 }

@@ -11,7 +11,7 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

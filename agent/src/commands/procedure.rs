@@ -23,32 +23,32 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The procedures that are under way, and the last that are over
+    /// List the current procedures and the last that ended
     List,
-    /// One of them, with its steps
+    /// Show one procedure with its steps
     Show {
-        /// Its name, as p7
+        /// The name of the procedure, such as p7
         id: Id,
     },
-    /// Let one go on: after its cause was mended, or with the answer to its question
+    /// Continue a procedure after its cause was mended, or answer its question
     Resume {
-        /// Its name, as p7
+        /// The name of the procedure, such as p7
         id: Id,
-        /// The answer, in your words: it is recorded
+        /// Your answer; the text is recorded
         #[arg(long, value_name = "TEXT", default_value = "")]
         attest: String,
-        /// How long to stay with it
+        /// The time at which the command ends
         #[arg(long, default_value = "done")]
         wait: Wait,
-        /// Show at which step it would go on
+        /// Show the step at which the procedure would continue, and change nothing
         #[arg(long)]
         dry_run: bool,
     },
-    /// Stop one for good; what it has done stays done
+    /// End a procedure for good; its finished steps are not undone
     Abort {
-        /// Its name, as p7
+        /// The name of the procedure, such as p7
         id: Id,
-        /// Show at which step it would stop
+        /// Show the step at which the procedure would end, and change nothing
         #[arg(long)]
         dry_run: bool,
     },

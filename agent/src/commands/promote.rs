@@ -15,25 +15,26 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The new manager, a member that is a candidate; with --self this server, if it is named at all
+    /// The new manager, a member that is a candidate; not needed with --self
     #[arg(required_unless_present = "take_over")]
     pub name: Option<ServerName>,
-    /// Make this server the manager: the manager is lost
+    /// Make this server the manager, because the manager is lost
     #[arg(long = "self")]
     pub take_over: bool,
-    /// With --self: although the manager answers, or another candidate has seen more
+    /// With --self: take over although the manager answers (two managers are possible then), or although another candidate
+    /// has newer changes (they are lost)
     #[arg(long, requires = "take_over")]
     pub force: bool,
-    /// With --self: what was edited on this server becomes part of the configuration
+    /// With --self: publish the edits that were made on this server, for all servers
     #[arg(long, requires = "take_over")]
     pub accept: bool,
-    /// The old manager is disabled afterwards: sent nothing until `server enable`
+    /// Disable the old manager: it gets no changes until `server enable`
     #[arg(long, conflicts_with_all = ["remove_old", "take_over"])]
     pub disable_old: bool,
-    /// The old manager is removed from the group
+    /// Remove the old manager from the group
     #[arg(long)]
     pub remove_old: bool,
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     pub dry_run: bool,
 }

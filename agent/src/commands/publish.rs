@@ -13,16 +13,17 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Why
+    /// The reason for the change
     #[arg(long, short, default_value = "")]
     pub message: String,
-    /// Publish although most files are gone, and wherever the sets are now; at a member: believe its sets where they are
+    /// Publish although most files of a set are missing: they are removed on all servers. Also accept the place where each
+    /// set is now; at a member, accept the places of its sets
     #[arg(long)]
     pub accept: bool,
-    /// Show what would be published
+    /// Show what would be published and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// How far it has to be when the command ends
+    /// The progress to wait for before the command ends
     #[arg(long, default_value = "manager")]
     pub wait: Wait,
 }

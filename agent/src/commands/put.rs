@@ -25,16 +25,16 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file in the set, as nginx:conf.d/a.conf
+    /// The file in the set, such as nginx:conf.d/a.conf
     #[arg(value_name = "SET:FILE")]
     pub file: OsString,
-    /// What it becomes: a local file, or - for standard input
+    /// The new content: a local file, or - for standard input
     #[arg(value_name = "LOCALFILE", default_value = "-")]
     pub local: PathBuf,
-    /// Only if it still has this BLAKE3 hash (`get --hash`), or `none` when it must not exist
+    /// Change the file only if it still has this BLAKE3 hash (`get --hash`), or `none` if it must not exist
     #[arg(long, value_name = "HASH")]
     pub expect: Option<Expect>,
-    /// Its permissions, as 0640; otherwise as they were, or 0644
+    /// The permissions, such as 0640; without it, they stay, or are 0644 for a new file
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub mode: Option<u32>,
     /// Why, and how.

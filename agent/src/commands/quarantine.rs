@@ -24,9 +24,9 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Deal with it again, from now on
+    /// Lift a quarantine: accept the input again
     Lift {
-        /// As `bellwether quarantine` shows it: 'peer NAME', 'pack NUMBER' or 'file SET:PATH'
+        /// The input as `bellwether quarantine` lists it: 'peer NAME', 'pack NUMBER' or 'file SET:PATH'
         what: String,
     },
 }

@@ -32,14 +32,14 @@ const SYNCED: &str = "its members are synced by themselves";
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// At a candidate: without that key, which is not to be trusted; its records and epochs count for nothing; again for each
+    /// At a candidate: rebuild without this key, which is not trusted; its records and epochs do not count; may be repeated
     #[arg(long, value_name = "KEY")]
     refuse: Vec<PublicKey>,
-    /// At each other server: follow the group that was rebuilt without a key; the token is what that printed, from standard
-    /// input where it is not given
+    /// At each other server: follow the group that was rebuilt without a key; TOKEN is the token that the rebuild printed,
+    /// read from standard input if it is missing
     #[arg(long, value_name = "TOKEN", num_args = 0..=1, default_missing_value = "-", conflicts_with = "refuse")]
     confirm: Option<String>,
-    /// Show what was found and what would be lost
+    /// Show the findings and the possible losses, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

@@ -18,7 +18,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// At the manager: a member is lost; out of service, out of the group, and back when it is repaired
+    /// At the manager: drain and disable a lost member, and bring it back when it is repaired
     Member {
         /// The member
         name: ServerName,
@@ -27,14 +27,15 @@ enum What {
         #[command(flatten)]
         begin: Begin,
     },
-    /// At the candidate that takes over: the manager is lost
+    /// At a candidate: take over from a lost manager. Changes that only the lost manager had are listed, not published
     Manager {
         #[command(flatten)]
         lost: Lost,
-        /// Although the manager answers, or another candidate has seen more
+        /// Take over although the manager answers (two managers are possible then), or although another candidate has newer
+        /// changes (they are lost)
         #[arg(long)]
         force: bool,
-        /// What was edited on this server becomes the truth
+        /// Publish the edits that were made on this server, for all servers
         #[arg(long)]
         accept: bool,
         #[command(flatten)]
@@ -44,10 +45,10 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct Lost {
-    /// That the lost machine is off the network and out of the load balancer, in your words: it is recorded
+    /// Your statement that the lost machine is off the network and out of the load balancer; the text is recorded
     #[arg(long, value_name = "TEXT", default_value = "")]
     attest: String,
-    /// Remove it from the group instead of disabling it
+    /// Remove the server from the group instead of disabling it
     #[arg(long)]
     remove: bool,
 }

@@ -16,13 +16,13 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file in the set, as nginx:conf.d/a.conf
+    /// The file in the set, such as nginx:conf.d/a.conf
     #[arg(value_name = "SET:FILE")]
     pub file: OsString,
-    /// Only if it still has this BLAKE3 hash (`get --hash`)
+    /// Remove the file only if it still has this BLAKE3 hash (`get --hash`)
     #[arg(long, value_name = "HASH")]
     pub expect: Option<Expect>,
-    /// Although with this most of the set is gone
+    /// Remove the file although most of the set is missing then, on all servers
     #[arg(long)]
     pub accept: bool,
     /// Why, and how.

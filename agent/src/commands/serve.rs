@@ -8,7 +8,8 @@ pub struct Args {
     /// The keys of agent.toml.
     #[command(flatten)]
     pub flags: Flags,
-    /// Finish what a crash interrupted, then end: for a unit that is ordered before the services it configures
+    /// Finish a switch that a crash interrupted, then end; for a unit that starts before the services which the sets
+    /// configure
     #[arg(long)]
     pub recover_only: bool,
     /// Stop when standard input ends, for a program that starts agents and may be killed

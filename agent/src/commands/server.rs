@@ -24,30 +24,30 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The servers of the group, as this machine's copy of the record has them
+    /// List the servers in this machine's copy of the group record
     List,
-    /// Take back a server that was removed or disabled: its key and address are known. Drained until it is complete
+    /// Add a server again that was removed or disabled. It stays drained until it is complete
     Add(Back),
-    /// Change a server's address, whether it may become manager, or where balancers have it
+    /// Change a server's address, its candidacy, or its places at the balancers
     Set(set::Args),
-    /// Send a server nothing more and refuse what it asks; it stays in the group
+    /// Disable a server: it stays in the group, gets no changes, and its requests are refused
     Disable(One),
-    /// Make a server that was disabled a member again, and sync it. Drained until it is complete
+    /// Make a disabled server a member again and sync it. It stays drained until it is complete
     Enable(Back),
-    /// Send a server nothing more, and refuse it from its next call on
+    /// Remove a server from the group: it gets no changes, and its requests are refused
     Remove(One),
-    /// Print a token with which new hardware takes the place and the name of a server
+    /// Print a token with which new hardware takes the name of a server
     Replace(replace::Args),
-    /// Clear warnings: the requests from outside the group were looked at
+    /// Clear the warnings about requests from outside the group
     Acknowledge(acknowledge::Args),
 }
 
 /// One server, by name.
 #[derive(Debug, clap::Args)]
 struct One {
-    /// Its name
+    /// The name of the server
     name: ServerName,
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -55,7 +55,7 @@ struct One {
 /// One server that comes back; where the group has balancers, by a procedure.
 #[derive(Debug, clap::Args)]
 struct Back {
-    /// Its name
+    /// The name of the server
     name: ServerName,
     #[command(flatten)]
     begin: following::Begin,

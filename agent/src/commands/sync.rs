@@ -24,16 +24,16 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which servers; otherwise all members
+    /// The servers; without names, all members
     #[arg(value_name = "NAME")]
     pub servers: Vec<ServerName>,
-    /// Hash every byte, whatever its times say
+    /// Hash every byte, even of files whose times did not change
     #[arg(long)]
     pub full: bool,
-    /// Show what would be done, step by step where somebody is drained
+    /// Show what would be done and change nothing; with each step if servers are drained
     #[arg(long)]
     pub dry_run: bool,
-    /// How far it has to be when the command ends
+    /// The progress to wait for before the command ends
     #[arg(long, default_value = "all")]
     pub wait: Wait,
 }

@@ -23,23 +23,23 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Print a new token; who has it may enter the group
+    /// Print a new token; any machine that has it may enter the group
     Create {
-        /// How many servers may enter with it
+        /// The number of servers that may enter with the token
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         uses: u32,
-        /// For how long, as 30m, 24h, 7d
+        /// The lifetime of the token, such as 30m, 24h or 7d
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse)]
         ttl: Duration,
-        /// Only servers whose name fits, as web*
+        /// Admit only servers whose name matches, such as web*
         #[arg(long, value_name = "GLOB", default_value = "*")]
         names: String,
     },
-    /// The tokens, who used them, and whom they still admit
+    /// List the tokens, the servers that used them, and the servers that they still admit
     List,
-    /// Let nobody enter with it any more
+    /// Revoke a token: it admits no more servers
     Revoke {
-        /// As `token list` shows it
+        /// The id that `token list` shows
         id: String,
     },
 }

@@ -14,7 +14,7 @@ use crate::{common::Common, error::CommandError, output};
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A set, or a path in it, as nginx:conf.d; otherwise all sets
+    /// A set, or a path in it, such as nginx:conf.d; without it, all sets
     #[arg(value_name = "SET[:PREFIX]")]
     pub at: Option<OsString>,
 }

@@ -17,10 +17,10 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Which servers; otherwise all members
+    /// The servers; without names, all members
     #[arg(value_name = "NAME")]
     pub servers: Vec<ServerName>,
-    /// Compare every entry's stat only, instead of hashing every byte
+    /// Compare only the attributes of every entry, instead of hashing every byte
     #[arg(long)]
     pub quick: bool,
 }

@@ -18,13 +18,13 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The revision to wait for, as EPOCH.SEQUENCE; otherwise the newest
+    /// The revision to wait for, as EPOCH.SEQUENCE; without it, the newest
     #[arg(long, value_name = "REV")]
     pub revision: Option<Number>,
-    /// Only these servers, separated by commas
+    /// Wait for these servers only, separated by commas
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub servers: Vec<ServerName>,
-    /// Until they are in service, too: ready, and not drained
+    /// Wait until the servers are also in service: ready, and not drained
     #[arg(long)]
     pub serving: bool,
 }

@@ -25,7 +25,7 @@ pub(super) fn configuration(config: &Config) -> Vec<Check> {
     };
     if config.sets.is_empty() {
         let todo = "name a directory: a [[set]] in agent.toml, or --set NAME=PATH";
-        return vec![read, Check::fail("configuration", "no set: there is nothing to keep alike", todo)];
+        return vec![read, Check::fail("configuration", "no set is configured", todo)];
     }
     vec![read]
 }

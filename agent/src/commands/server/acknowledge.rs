@@ -12,10 +12,10 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Whose warnings; otherwise all
+    /// The servers whose warnings are cleared; without names, all
     #[arg(value_name = "NAME")]
     servers: Vec<ServerName>,
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     dry_run: bool,
 }

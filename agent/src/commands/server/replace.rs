@@ -22,13 +22,13 @@ use crate::{
 pub(super) struct Args {
     /// The name that the new hardware takes
     name: ServerName,
-    /// For how long the token admits it, as 30m, 24h, 7d
+    /// The lifetime of the token, such as 30m, 24h or 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse)]
     ttl: Duration,
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Where the group has balancers: end with the token, or stay until the new hardware serves
+    /// With balancers in the group record: end with the token, or wait until the new hardware serves
     #[arg(long, default_value = "none")]
     wait: following::Wait,
 }

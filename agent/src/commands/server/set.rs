@@ -12,21 +12,21 @@ use crate::{
 /// Its arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Its name
+    /// The name of the server
     name: ServerName,
-    /// Where its agent listens
+    /// The address that other servers dial
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
-    /// Whether it may become manager
+    /// Whether the server may become the manager
     #[arg(long, value_name = "yes|no", hide_possible_values = true)]
     candidate: Option<Answer>,
-    /// Where a balancer has it; again for each. They are all there are from now on
+    /// The server's place at a balancer; may be repeated. These places replace the ones before
     #[arg(long = "backend", value_name = "BACKEND/SERVER")]
     backends: Vec<String>,
-    /// Balancers have it wherever a server has its name
+    /// Find the server at the balancers by its name
     #[arg(long, conflicts_with = "backends")]
     no_backends: bool,
-    /// Show what would be done
+    /// Show what would be done and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -44,9 +44,9 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError>
     let mut client = common.connect().await?;
     let reply = common.in_time(client.set_server(request)).await?.into_inner();
     if dry_run {
-        record::show_plan(common, &format!("change what the record says of {name}"));
+        record::show_plan(common, &format!("change the record of {name}"));
     } else {
-        record::show(common, &format!("{name} is so set"), &reply);
+        record::show(common, &format!("{name} updated"), &reply);
     }
     Ok(())
 }
