@@ -15,7 +15,6 @@ use bellwether_proto::{
     status::{ServerStatus, State},
     v1::{self, edited_client::EditedClient},
 };
-use rustix::process::Signal;
 use serde_json::Value;
 use tonic::Code;
 
@@ -105,13 +104,13 @@ fn edit(path: &Path, how: &str) {
 #[test]
 fn w3_an_edit_while_an_update_is_made_is_drift_and_no_error() {
     let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("made again.conf", "there before"));
+    // What is written before a `publish` is one revision.
+    farm.manager().command(&["group", "set", "--publish", "manual"]).success();
     for point in
         ["apply.after-exchange:4", "apply.exchanged", "apply.synced", "apply.read-back", "apply.kept", "apply.cleaned"]
     {
         let gate = held_at(&mut farm, 1, point);
         farm.wait_equal();
-        // One revision.
-        farm.manager().signal(Signal::STOP);
         for how in EDITS {
             let path = edited_entry(farm.manager(), how);
             fs::create_dir_all(path.parent().expect("a directory")).expect("made");
@@ -121,7 +120,7 @@ fn w3_an_edit_while_an_update_is_made_is_drift_and_no_error() {
                 fs::write(path, point).expect("written")
             }
         }
-        farm.manager().signal(Signal::CONT);
+        farm.manager().command(&["publish"]).success();
         gate.wait_reached();
 
         let is_there = |how: &&str| {
@@ -147,10 +146,9 @@ fn w3_an_edit_while_an_update_is_made_is_drift_and_no_error() {
         farm.manager().command(&["drift", "revert", "member1"]).success();
         farm.wait_equal();
         farm.assert_equal();
-        farm.manager().signal(Signal::STOP);
         fs::remove_dir_all(farm.manager().web("new")).expect("removed");
         farm.manager().write("made again.conf", point);
-        farm.manager().signal(Signal::CONT);
+        farm.manager().command(&["publish"]).success();
         farm.wait_equal();
     }
 }

@@ -55,7 +55,10 @@ fn single_removals_in_the_directory_stop_too_until_a_person_accepts_them() {
     farm.wait_status("the refusal", |s| {
         s.unpublished.as_ref().is_some_and(|why| why.contains("7 of 13 entries of web are gone within"))
     });
-    farm.manager().command(&["publish"]).refused().says(&["7 of 13", "no server was changed", "publish --accept"]);
+    for arguments in [&["publish"][..], &["publish", "--dry-run"]] {
+        farm.manager().command(arguments).refused().says(&["7 of 13", "no server was changed", "publish --accept"]);
+    }
+    farm.manager().command(&["publish", "--dry-run", "--accept"]).success().says(&["would publish 1 change"]);
     assert_eq!(farm.status().head, head);
     assert!(farm.member(1).web("conf.d/6.conf").exists(), "the member was not touched");
     farm.manager().command(&["publish", "--accept"]).success();

@@ -81,7 +81,7 @@ pub fn prepare(layout: &Layout) -> Result<(), IdentityError> {
 /// It cannot be read, others may read it, or it is damaged.
 pub fn load(layout: &Layout) -> Result<Option<KeyPair>, IdentityError> {
     let path = layout.key();
-    let pem = match std::fs::read(&path) {
+    let pem = match durable::read_regular(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(|source| IdentityError::Io { action: "read", path: path.clone(), source })?,
     };

@@ -18,26 +18,37 @@ const ENTRIES: usize = 50_000;
 /// Entries that are named.
 const NAMED: usize = 5;
 
-/// Names of files that are one machine's own, and what they are.
-const OWN: [(&str, &str); 12] = [
-    ("machine-id", "this machine's identity"),
-    ("hostname", "this machine's name"),
-    ("hostid", "this machine's identity"),
-    ("fstab", "this machine's mounts"),
-    ("crypttab", "this machine's disks"),
+/// Names of files with secrets, and what they are.
+const SECRET: [(&str, &str); 6] = [
     ("shadow", "passwords"),
     ("shadow-", "passwords"),
     ("gshadow", "passwords"),
     ("gshadow-", "passwords"),
     ("krb5.keytab", "this machine's Kerberos keys"),
     ("authorized_keys", "keys that may log in here"),
+];
+
+/// Names of files that are one machine's own, and what they are.
+const OWN: [(&str, &str); 6] = [
+    ("machine-id", "this machine's identity"),
+    ("hostid", "this machine's identity"),
+    ("hostname", "this machine's name"),
+    ("fstab", "this machine's mounts"),
+    ("crypttab", "this machine's disks"),
     ("agent.toml", "what an agent may run here"),
 ];
+
+/// Secrets are named before what is only one machine's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Secret,
+    Own,
+}
 
 /// What was found, and whether all of the set was looked at.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Private {
-    /// `PATH (what it is)`, sorted; the first few.
+    /// `PATH (what it is)`, secrets first; the first few.
     pub(crate) named: Vec<String>,
     /// How many there are.
     pub(crate) count: usize,
@@ -82,30 +93,35 @@ pub(crate) fn look(root: &Path, rules: &SetRules) -> Private {
             if is_dir {
                 open.push(path);
             } else if metadata.is_file()
-                && let Some(what) = kind(&entry.path(), entry.file_name().to_str().unwrap_or_default())
+                && let Some((rank, what)) = kind(&entry.path(), entry.file_name().to_str().unwrap_or_default())
             {
-                found.push(format!("{path} ({what})"));
+                found.push((rank, format!("{path} ({what})")));
             }
         }
     }
     found.sort();
     let count = found.len();
-    found.truncate(NAMED);
-    Private { named: found, count, cut: left == 0 }
+    let named = found.into_iter().take(NAMED).map(|(_, named)| named).collect();
+    Private { named, count, cut: left == 0 }
 }
 
 fn at(root: &Path, path: &EntryPath) -> std::path::PathBuf {
     if path.is_root() { root.to_owned() } else { root.join(bellwether_store::beneath::os(path.as_bytes())) }
 }
 
-fn kind(path: &Path, name: &str) -> Option<&'static str> {
+/// What such a file is.
+fn kind(path: &Path, name: &str) -> Option<(Rank, &'static str)> {
     if name.starts_with("ssh_host_") && name.ends_with("_key") {
-        return Some("this machine's SSH key");
+        return Some((Rank::Secret, "this machine's SSH key"));
     }
-    if let Some((_, what)) = OWN.iter().find(|(own, _)| *own == name) {
-        return Some(what);
+    let among = |names: &[(&str, &'static str)]| names.iter().find(|(own, _)| *own == name).map(|(_, what)| *what);
+    if let Some(what) = among(&SECRET) {
+        return Some((Rank::Secret, what));
     }
-    is_private_key(path).then_some("a private key")
+    if let Some(what) = among(&OWN) {
+        return Some((Rank::Own, what));
+    }
+    is_private_key(path).then_some((Rank::Secret, "a private key"))
 }
 
 fn is_private_key(path: &Path) -> bool {
@@ -137,10 +153,10 @@ mod tests {
         assert_eq!(
             found.named,
             [
-                "machine-id (this machine's identity)",
                 "shadow (passwords)",
                 "site.pem (a private key)",
-                "ssh/ssh_host_rsa_key (this machine's SSH key)"
+                "ssh/ssh_host_rsa_key (this machine's SSH key)",
+                "machine-id (this machine's identity)"
             ]
         );
         assert!(found.line().is_some_and(|line| line.contains("site.pem")));

@@ -107,7 +107,7 @@ impl Advise for AdoptError {
                 Advice::run("put the edit on top of what the manager has", "bellwether edit SET:FILE")
                     .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
-            Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
+            Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
             Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),
             Self::Publish(publish) => publish.advice(),

@@ -156,7 +156,7 @@ impl Advise for ChangeError {
             Self::Conflict { set, path, .. } => {
                 Some(Advice::run("read it again and repeat the change", format!("bellwether get {set}:{path}")))
             }
-            Self::Unpublished(_) => Some(Advice::run("first", "bellwether publish")),
+            Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Publish(publish) => publish.advice(),
             Self::Frightening { set, path, .. } => {
                 Some(Advice::run("if that is meant", format!("bellwether rm --accept {set}:{path}")))

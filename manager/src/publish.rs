@@ -106,7 +106,7 @@ impl Advise for PublishError {
 
 /// What to do about a set that became another place.
 pub(crate) fn back_or_accept() -> Advice {
-    let accept = Advice::run("or, if this is meant, on this server", "bellwether publish --accept");
+    let accept = Advice::run("or, if this is meant, at the manager", "bellwether publish --accept");
     Advice::say("mount again what was there").or(&accept)
 }
 
@@ -397,13 +397,13 @@ impl Publishing<'_> {
         let changes = self.head.tree.diff(tree);
         let summary = Changes::of(&changes, &self.head.tree);
         let asked = cause.request();
-        if asked.is_some_and(|request| request.dry_run) {
-            return Ok(Ready::Held(summary));
-        }
         let mut step = Step::new(&self.head.tree, tree, &changes);
         let judged = matches!(cause, Cause::Judged(_)) || asked.is_some_and(|request| request.accept);
         if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, Instant::now()) {
             return Err(PublishError::Frightening(fright));
+        }
+        if asked.is_some_and(|request| request.dry_run) {
+            return Ok(Ready::Held(summary));
         }
         if asked.is_none() && self.record.policy.publish == Publish::Manual {
             return Ok(Ready::Held(summary));

@@ -301,7 +301,8 @@ impl Publisher {
             }
             Command::Hold { answer, over } => {
                 self.dirty.take();
-                let request = Request { dry_run: true, ..Request::default() };
+                // Whatever differs is counted, also what would be refused.
+                let request = Request { dry_run: true, accept: true, ..Request::default() };
                 let _ = answer.send(self.asked(Work::Asked(Look::Stats, request)).await);
                 tokio::select! {
                     over = over => if over.is_ok() { stopped(shutdown).await },

@@ -224,7 +224,7 @@ impl Advise for HandOverError {
         match self {
             Self::Refused(refused) => refused.advice(),
             Self::Unpublished(_) => {
-                Some(Advice::run("first", "bellwether publish").or(&Advice::say("or undo the edits")))
+                Some(Advice::run("first, at the manager", "bellwether publish").or(&Advice::say("or undo the edits")))
             }
             Self::Publish(publish) => publish.advice(),
             Self::UnderWay(_) => Some(Advice::run("wait for it; see", "bellwether status")),

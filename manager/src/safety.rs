@@ -1,5 +1,6 @@
 //! Frightening changes: an emptied set or most of its entries gone is not published before a person says so. What counts is
-//! what was there within the last hour, so that many small removals are one large one; what moved is not gone.
+//! what was there within the last hour, so that many small removals are one large one. A file that is empty now is gone as
+//! well (a full disk empties files); what moved is not.
 //!
 //! Rules without I/O. The publisher keeps the [`Guard`]; at the start it is made from the history.
 
@@ -12,7 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_proto::{entry::Kind, name::SetName, record::SetRules};
+use bellwether_proto::{
+    entry::{Content, Kind},
+    name::SetName,
+    record::SetRules,
+};
 use bellwether_store::tree::{Change, Node, SetTree, Tree};
 
 use lost::{Lost, lost, under};
@@ -67,7 +72,7 @@ impl fmt::Display for Fright {
             seconds @ 0..90 => write!(f, " within {} s", seconds.max(1))?,
             seconds => write!(f, " within {} min", seconds.div_ceil(60))?,
         }
-        f.write_str(" (what only moved is not counted)")
+        f.write_str(" (an emptied file counts as gone, an entry that only moved does not)")
     }
 }
 
@@ -97,6 +102,7 @@ impl Step {
         let removes = |change: &Change| match change.entry.as_ref().map(|entry| &entry.kind) {
             None => true,
             Some(Kind::Directory) => false,
+            Some(Kind::File(Content::Empty)) => head.get(&change.set, &change.path).is_some(),
             Some(Kind::File(_) | Kind::Link(_)) => {
                 matches!(head.get(&change.set, &change.path), Some(Node::Directory(_)))
             }

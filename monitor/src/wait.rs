@@ -89,6 +89,12 @@ fn judge(
         Some(names) => names.iter().map(way_of).collect(),
         None => status.servers.iter().filter(meant).map(|server| (server.name.clone(), way(server, head))).collect(),
     };
+    if servers.is_none() && status.observer != status.manager {
+        let manager = &status.manager;
+        return Verdict::Waiting(format!(
+            "the manager, {manager}, does not answer: the other servers are not known here"
+        ));
+    }
     let mut coming = Vec::new();
     let mut stuck = Vec::new();
     for (name, way) in asked {
@@ -195,6 +201,18 @@ mod tests {
         assert!(
             matches!(reached(&status, number(42), Some(&names)), Verdict::Waiting(whom) if whom.starts_with("b: "))
         );
+    }
+
+    #[test]
+    fn w15_all_servers_are_known_at_the_manager_only() {
+        let mut status = farm(vec![server("a", State::InSync, 42), server("b", State::InSync, 42)]);
+        assert_eq!(reached(&status, number(42), None), Verdict::Done);
+        status.observer = "a".parse().unwrap();
+        for judge in [reached, serving] {
+            let Verdict::Waiting(why) = judge(&status, number(42), None) else { panic!("a knows of itself only") };
+            assert!(why.contains("does not answer"), "{why}");
+        }
+        assert_eq!(reached(&status, number(42), Some(&["a".parse().unwrap()])), Verdict::Done, "itself it knows");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use bellwether_proto::entry::Meta;
@@ -252,6 +253,28 @@ pub fn sync_directory(directory: BorrowedFd<'_>) -> io::Result<()> {
 pub fn sync_filesystem(at: BorrowedFd<'_>) -> io::Result<()> {
     note!(SyncFilesystem { path: of(at)? });
     Ok(rustix::fs::syncfs(at)?)
+}
+
+/// Opens a file to be read. Anything else under that name (a pipe, a device, a directory) is refused and not waited for.
+///
+/// # Errors
+/// The system's, or it is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+}
+
+/// The bytes of a file, as [`open_regular`] opens it.
+///
+/// # Errors
+/// As [`open_regular`].
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.read_to_end(&mut bytes).map(|_| bytes)
 }
 
 /// Replaces the file `name` by one that holds `bytes` (mode 0600): when this returns, the new one survives a power loss;

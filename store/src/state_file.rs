@@ -115,7 +115,7 @@ impl Unread {
 /// # Errors
 /// It cannot be read, or a newer bellwether made it.
 pub fn check_level(path: &Path) -> Result<(), StateFileError> {
-    let read = std::fs::File::open(path).and_then(|file| {
+    let read = durable::open_regular(path).and_then(|file| {
         let mut head = Vec::new();
         file.take(HEAD).read_to_end(&mut head).map(|_| head)
     });
@@ -134,7 +134,7 @@ pub fn check_level(path: &Path) -> Result<(), StateFileError> {
 /// # Errors
 /// It cannot be read, a newer bellwether made it, or it is damaged.
 pub fn load<T: State>(path: &Path) -> Result<Option<T>, StateFileError> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match durable::read_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StateFileError::Io { action: "read", path: path.to_owned(), source }),
         Ok(bytes) => bytes,

@@ -6,7 +6,11 @@
 
 use clap::Subcommand;
 
-use crate::{common::Common, error::CommandError};
+use crate::{
+    common::Common,
+    error::{CommandError, Kind},
+    layout::Layout,
+};
 
 mod dump;
 mod header;
@@ -55,5 +59,17 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         What::History => history::run(common),
         What::State => state::run(common),
         What::Dump => dump::run(common).await,
+    }
+}
+
+/// The state directory, which is there: a wrong one would look like one without what is asked for.
+fn layout(common: &Common) -> Result<Layout, CommandError> {
+    let layout = common.layout()?;
+    match std::fs::read_dir(layout.state()) {
+        Ok(_) => Ok(layout),
+        Err(error) => {
+            let state = layout.state().display();
+            Err(CommandError::new(Kind::Failed, format!("cannot list the state directory {state}: {error}")))
+        }
     }
 }

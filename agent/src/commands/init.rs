@@ -7,7 +7,7 @@ use bellwether_monitor::text;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::SetName,
-    record::{Codec, SetRules},
+    record::{Codec, Record, SetRules},
 };
 use bellwether_store::clock::now_ms;
 use serde_json::json;
@@ -62,7 +62,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     identity::prepare(&layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
     let lock = Lock::take(&layout, "init");
     if let Some(held) = layout.held().map_err(|e| CommandError::failed(&e))? {
-        return already(common, &layout, &held, &config);
+        return already(common, &layout, &held, &config, &args);
     }
     let _lock = lock.map_err(|e: LockError| CommandError::refused(&e).hint("end that process first"))?;
     if !common.json {
@@ -117,7 +117,7 @@ fn rules(config: &Config, args: &Args) -> Result<Vec<SetRules>, CommandError> {
 }
 
 /// This machine belongs to a group: fine where it is the manager of these sets under this name.
-fn already(common: &Common, layout: &Layout, held: &Held, config: &Config) -> Result<(), CommandError> {
+fn already(common: &Common, layout: &Layout, held: &Held, config: &Config, args: &Args) -> Result<(), CommandError> {
     let key = identity::load(layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
     let key: Option<PublicKey> = key.map(|key| key.public());
     let record = held.current.record();
@@ -138,10 +138,29 @@ fn already(common: &Common, layout: &Layout, held: &Held, config: &Config) -> Re
     if !theirs.iter().copied().eq(config.sets.iter().map(|set| set.name.as_str())) {
         return refused(format!("this machine is the manager of group {group} with the sets {}", theirs.join(", ")));
     }
+    let left = not_in_force(record, args);
+    if !left.is_empty() {
+        let text =
+            format!("this machine is the manager of group {group} already, and init changes no rules of a group");
+        return Err(CommandError::new(Kind::Refused, text).hint(left.join("\n")));
+    }
     starter::write_file(config)?;
     let document = json!({ "formed": false, "group": group.to_string(), "record": record.version.to_string() });
     output::show(common.json, &document, |_| format!("{} is the manager of group {group} already", manager.name));
     Ok(())
+}
+
+/// The commands that set the patterns of the command line which the record does not have.
+fn not_in_force(record: &Record, args: &Args) -> Vec<String> {
+    let lacks = |text: &str, of: fn(&SetRules) -> &[String]| {
+        let (set, pattern) = text.split_once('=').unwrap_or((text, ""));
+        let mut rules = record.policy.sets.iter().filter(|rules| rules.name.as_str() == set);
+        !rules.any(|rules| of(rules).iter().any(|there| there == pattern))
+    };
+    let excluded = args.exclude.iter().filter(|text| lacks(text, |rules| &rules.exclude));
+    let local = args.local.iter().filter(|text| lacks(text, |rules| &rules.local));
+    let excluded = excluded.map(|text| format!("bellwether group set --exclude '{text}'"));
+    excluded.chain(local.map(|text| format!("bellwether group set --local '{text}'"))).collect()
 }
 
 /// Scans and packs, showing how far it is.

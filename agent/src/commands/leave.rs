@@ -173,7 +173,11 @@ impl Membership {
         let name = self.own().map_or("NAME", |own| own.name.as_str());
         Some(match told {
             Ok(()) => format!("{manager} knows it; remove it there: bellwether server remove {name}"),
-            Err(why) => format!("{manager} does not know it ({why}); remove it there: bellwether server remove {name}"),
+            Err(why) => {
+                format!(
+                    "{manager} was not told ({why}); if {name} is in the group still, there: bellwether server remove {name}"
+                )
+            }
         })
     }
 }

@@ -29,7 +29,7 @@ pub struct Args {
     pub serving: bool,
 }
 
-/// Runs it. A member knows of itself only: there it waits for itself, unless servers are named.
+/// Runs it. A member that its manager does not answer knows of itself only: there nothing but its own name is reached.
 ///
 /// # Errors
 /// Timed out, or partly done: some cannot get there by themselves.
@@ -92,7 +92,8 @@ impl Watched {
             return None;
         };
         let judge = if self.asked.serving { serving } else { reached };
-        match judge(status, goal, self.servers(status).as_deref()) {
+        let named = self.asked.servers.as_slice();
+        match judge(status, goal, (!named.is_empty()).then_some(named)) {
             Verdict::Done => {
                 let out = status.servers.iter().filter(|server| server.drained && server.role != Role::Disabled);
                 Some(Ok(Reached { goal, drained: out.map(|server| server.name.clone()).collect() }))
@@ -107,14 +108,6 @@ impl Watched {
 
     fn what(&self) -> &'static str {
         if self.asked.serving { "in service" } else { "in sync" }
-    }
-
-    fn servers(&self, status: &FarmStatus) -> Option<Vec<ServerName>> {
-        match (self.asked.servers.as_slice(), status.observer == status.manager) {
-            ([], true) => None,
-            ([], false) => Some(vec![status.observer.clone()]),
-            (named, _) => Some(named.to_vec()),
-        }
     }
 
     fn waiting(&mut self, whom: &str) {
@@ -235,9 +228,9 @@ mod tests {
     }
 
     #[test]
-    fn a_member_waits_for_itself() {
-        assert_eq!(watched(None, &[]).look(&farm("a", State::Unknown)), Some(Ok(there())));
-        assert_eq!(watched(None, &[]).look(&farm("m", State::Unknown)), None);
-        assert_eq!(watched(Some("1.9"), &[]).look(&farm("a", State::Unknown)), None, "1.9 is not there yet");
+    fn a_member_without_its_manager_knows_of_itself_only() {
+        assert_eq!(watched(None, &[]).look(&farm("a", State::InSync)), None, "nobody knows of b");
+        assert_eq!(watched(None, &["a"]).look(&farm("a", State::Unknown)), Some(Ok(there())));
+        assert_eq!(watched(Some("1.9"), &["a"]).look(&farm("a", State::Unknown)), None, "1.9 is not there yet");
     }
 }

@@ -142,12 +142,15 @@ impl Agent {
             Standing::Member(_) => {
                 let current = self.record.current();
                 let manager = current.record().manager();
-                let own = current.record().by_key(&self.record.own_key()).map(|own| own.role);
-                let what = if own == Some(Role::Disabled) { "disabled" } else { "a member" };
+                let what = match current.record().by_key(&self.record.own_key()) {
+                    Some(own) if own.role == Role::Disabled => format!("this server, {}, is disabled", own.name),
+                    Some(own) => format!("this server, {}, is a member", own.name),
+                    None => format!("this server, {}, is not in the group any more", self.name),
+                };
                 let there = format!("run the command at the manager, {} ({})", manager.name, manager.address);
                 let lost = Advice::run("should it be lost, at a candidate", "bellwether recover manager");
                 let advice = Advice::say(there).or(&lost);
-                Err(refused(Code::FailedPrecondition, format!("this server is {what}"), advice))
+                Err(refused(Code::FailedPrecondition, what, advice))
             }
         }
     }
@@ -209,10 +212,10 @@ impl Agent {
         let name = &server.name;
         let what = if !manager.leads_from(at.id()) {
             format!(
-                "it holds {holds}, which was never taken over here; once it is synced, that is kept there as a recovery point"
+                "its change {holds} is not part of this group; a sync of this server saves that change there as a recovery point"
             )
         } else if from.epoch < epoch {
-            format!("it holds {holds}, which this manager has")
+            format!("this manager has its newest change {holds}")
         } else {
             return;
         };
@@ -221,8 +224,7 @@ impl Agent {
         } else {
             String::new()
         };
-        let reason =
-            format!("it came back as the manager of epoch {}, and is refused: {what}{back}", at.number().epoch);
+        let reason = format!("an old manager, of epoch {}, came back and was refused: {what}{back}", at.number().epoch);
         let _ = self.events.send(Event::Fenced { server: name.clone(), conflict: false, reason });
     }
 

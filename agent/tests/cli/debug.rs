@@ -109,3 +109,27 @@ fn damage_is_named_with_its_offset() {
         assert!(said.contains("group.json is damaged (its checksum does not fit)"), "{what}: {said}");
     }
 }
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    let (place, flags) = formed();
+    let path = place.path();
+    let record = path.join("state/group.json");
+    fs::remove_file(&record).expect("removed");
+    for pipe in [&record, &path.join("pipe")] {
+        let made = std::process::Command::new("mkfifo").arg(pipe).status().expect("mkfifo");
+        assert!(made.success(), "{}", pipe.display());
+    }
+    let pack = format!("pack {}", path.join("pipe").display());
+    for what in ["record", "state", &pack, "pack /dev/zero"] {
+        let output = run(path, &format!("debug {what} {flags}"));
+        assert_eq!(output.status.code(), Some(1), "{what}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("it is no regular file"), "{what}: {said}");
+    }
+    for what in ["journal", "position"] {
+        let output = run(path, &format!("debug {what} {}", flags.replace("/state", "/nowhere")));
+        assert_eq!(output.status.code(), Some(1), "{what}");
+    }
+}

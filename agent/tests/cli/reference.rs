@@ -89,6 +89,8 @@ fn what_is_said_without_an_agent() {
         (text_of(&record["servers"][0]["key"]), "[key]"),
         (utc(formed_s), "[time]"),
     ];
+    let again = format!("init --yes --name web1 --advertise web1:7440 {site} --exclude site=*.bak --local site=own.conf");
+    text += &told(path, &flags, &again);
     for line in [
         "init --yes --name web2",
         "server list",
@@ -167,7 +169,7 @@ fn the_status_of_a_farm_in_which_everything_is_wrong() {
             server("web11", "drifted", value!({ "drift": ["nginx:a.conf"], "drift_entries": 1, "held": true })),
             server("web12", "error", because("nginx:a.conf could not be exchanged; it keeps 1.41")),
             server("web13", "unreachable", value!({ "reason": "connection refused", "seen_ms": 40_000 })),
-            server("web14", "superseded", because("it came back as the manager of epoch 1, and is refused")),
+            server("web14", "superseded", because("an old manager, of epoch 1, came back and was refused")),
             server("web15", "conflict", because("another manager leads in this epoch")),
             server("web16", "unknown", value!({ "seen_ms": null })),
             server("web17", "in_sync", value!({ "revision": "1.42", "lag_revisions": 0, "lag_ms": 0, "warning": warning })),

@@ -1,11 +1,16 @@
-//! What is lost from one tree to another: an entry that has nothing at its path, and whose content is nowhere new.
+//! What is lost from one tree to another: an entry that has nothing at its path, or an empty file, and whose content is
+//! nowhere new.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use bellwether_proto::{entry::EntryPath, hash::Hash, name::SetName};
+use bellwether_proto::{
+    entry::{Content, EntryPath},
+    hash::Hash,
+    name::SetName,
+};
 use bellwether_store::{
     scan::Excludes,
     tree::{Child, Dir, Node, SetTree, Tree},
@@ -129,7 +134,7 @@ impl Difference<'_> {
         news.for_each(|new| self.arrived(&new.node));
     }
 
-    /// Something is at the path still: it is not gone, but what a directory held may be.
+    /// Something is at the path still: it is not gone unless it is empty now, but what a directory held may be.
     fn nodes(&mut self, before: &Node, now: &Node) {
         match (before, now) {
             (Node::Directory(before), Node::Directory(now)) => self.directories(before, now),
@@ -138,6 +143,9 @@ impl Difference<'_> {
                 self.arrived(now);
             }
             (Node::File { .. } | Node::Link { .. }, _) if Mark::of(before) == Mark::of(now) => {}
+            (Node::File { .. } | Node::Link { .. }, Node::File { content: Content::Empty, .. }) => {
+                self.gone.push(Mark::of(before));
+            }
             (Node::File { .. } | Node::Link { .. }, _) => self.arrived(now),
         }
     }

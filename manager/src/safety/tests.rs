@@ -6,14 +6,19 @@ fn name() -> SetName {
     "nginx".parse().unwrap()
 }
 
-/// The changes that make a set of these paths, each a link to its own name, or to what stands after `=`.
+/// The changes that make a set of these paths, each a link to its own name, or to what stands after `=`; an empty file where
+/// nothing does.
 fn entries(set: &SetName, paths: &[String]) -> Vec<Change> {
     let owner = Owners::default().get("root", "root").unwrap();
     let entry = |kind| Some(Entry { meta: Meta { mode: 0o755, owner: owner.clone(), mtime: 0, xattrs: None }, kind });
     let mut changes = vec![Change { set: set.clone(), path: EntryPath::root(), entry: entry(Kind::Directory) }];
     for text in paths {
         let (path, target) = text.split_once('=').unwrap_or((text, text));
-        let kind = if path.ends_with('/') { Kind::Directory } else { Kind::Link(target.as_bytes().into()) };
+        let kind = match target {
+            _ if path.ends_with('/') => Kind::Directory,
+            "" => Kind::File(Content::Empty),
+            target => Kind::Link(target.as_bytes().into()),
+        };
         let path = EntryPath::new(path.trim_end_matches('/').as_bytes()).unwrap();
         changes.push(Change { set: set.clone(), path, entry: entry(kind) });
     }
@@ -147,6 +152,24 @@ fn what_moved_is_not_gone() {
     );
     let replaced: Vec<String> = (0..22).map(|n| format!("g{n:02}=0")).collect();
     assert_eq!(what(&head, &tree(&replaced)), Some(Gone::Most { gone: 21, of: 22 }), "one content stands for one file");
+}
+
+#[test]
+fn a5_an_emptied_file_is_gone() {
+    let emptied = |range: std::ops::Range<u32>| range.map(|n| format!("f{n:03}=")).collect::<Vec<_>>();
+    let head = tree(&files(0..20));
+    assert_eq!(what(&head, &tree(&emptied(0..20))), Some(Gone::Most { gone: 20, of: 20 }));
+    assert_eq!(what(&head, &tree(&[emptied(0..11), files(11..20)].concat())), Some(Gone::Most { gone: 11, of: 20 }));
+    assert_eq!(what(&head, &tree(&[emptied(0..10), files(10..20)].concat())), None, "half of them");
+    let moved: Vec<String> = (0..20).map(|n| format!("g{n:03}=f{n:03}")).collect();
+    assert_eq!(what(&head, &tree(&[emptied(0..20), moved].concat())), None, "what they held is elsewhere");
+    assert_eq!(what(&tree(&emptied(0..20)), &tree(&emptied(0..20))), None, "they were empty before");
+    // A few at a time.
+    let mut history = History::new(head);
+    for count in 1..11 {
+        history.publish(tree(&[emptied(0..count), files(count..20)].concat())).expect("not most of it yet");
+    }
+    history.publish(tree(&[emptied(0..11), files(11..20)].concat())).expect_err("most of it by now");
 }
 
 #[test]

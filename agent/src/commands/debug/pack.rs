@@ -1,12 +1,10 @@
 //! `bellwether debug pack FILE`: the frames of one pack, each with its offset.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use bellwether_proto::entry::{Entry, Kind};
 use bellwether_store::{
+    durable,
     pack::{Examination, Examined, Frame, Head, Patch},
     tree::Change,
 };
@@ -31,7 +29,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, common: &Common) -> Result<(), CommandError> {
     let path = place(&args.pack, common)?;
     let cannot = |e| CommandError::new(Failure::Failed, format!("cannot open {}: {e}", path.display()));
-    let file = File::open(&path).map_err(cannot)?;
+    let file = durable::open_regular(&path).map_err(cannot)?;
     let (mut damage, mut comma) = (None, "");
     output::json(&format!("{{\"file\": {}, \"frames\": [", json!(path)));
     for next in Examination::new(&file, &path) {

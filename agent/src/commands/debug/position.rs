@@ -8,7 +8,7 @@ use crate::{common::Common, error::CommandError, member::HeldPosition, output};
 
 /// Prints the position.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
-    let layout = common.layout()?;
+    let layout = super::layout(common)?;
     let file = layout.position();
     let found: Option<HeldPosition> = state_file::load(&file).map_err(|e| CommandError::failed(&e))?;
     let is_there = found.is_some();

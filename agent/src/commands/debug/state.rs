@@ -132,7 +132,7 @@ fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, St
             Some(("shown_by", json!("bellwether debug journal")))
         }
         Form::Of(command) => {
-            if path.is_file() {
+            if !path.is_dir() {
                 body(path).map_err(said)?;
             }
             Some(("shown_by", json!(format!("bellwether debug {command}"))))

@@ -45,7 +45,9 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
 pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>) -> Option<Check> {
     let own = SetRules { local: set.local.clone(), ..SetRules::new(set.name.clone()) };
     let line = private::look(&set.path, rules.unwrap_or(&own)).line()?;
-    let todo = "exclude what is not meant for every server (`init --exclude`)";
+    let command = if rules.is_some() { "at the manager: `bellwether group set" } else { "`bellwether init" };
+    let todo =
+        format!("exclude the files that are not meant for every server, {command} --exclude {}=PATTERN`", set.name);
     Some(Check::warn(format!("set {}", set.name), line, todo))
 }
 
