@@ -15,7 +15,10 @@ use crate::{
     change::Asked,
     group::PolicyChange,
     halt::{Halt, Proof},
-    procedure::{Document, Id, Kind, Procedure, SignedDocument, Step, Task},
+    procedure::{
+        Document, Id, Kind, Procedure, SignedDocument, Step,
+        task::{Drain, Sync, Task},
+    },
     tokens::{Grant, Tokens},
 };
 
@@ -74,8 +77,8 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         (1, Kind::MaintenanceStart { server: server.clone(), promote: None, remove: false }),
         (2, Kind::ServerReplace { server: server.clone(), ttl_ms: 60_000 }),
     ] {
-        let tasks = [Task::Drain(vec![server.clone()]), Task::Sync(vec![server.clone()])];
-        let step = |task| Step { task, why: "why".to_owned(), requirement: "W21".to_owned(), noted: None };
+        let tasks: [Task; 2] = [Drain(vec![server.clone()]).into(), Sync(vec![server.clone()]).into()];
+        let step = |task| Step { task, why: "why".to_owned(), noted: None };
         let steps = tasks.map(step).into();
         document.put(Procedure::new(Id(id), kind, steps, "root".to_owned(), 1));
     }

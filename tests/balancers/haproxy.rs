@@ -115,9 +115,11 @@ impl Haproxy {
 
     /// Waits until the newest checks of that server have all passed: one that still fails alone does not take it out.
     pub(crate) fn wait_sound(&self, server: &str) {
-        wait_for(&format!("{server} passing all checks of HAProxy"), DEADLINE, || match self.column(server, "status") {
-            now if now == "UP" => Ok(()),
-            now => Err(now),
+        wait_for(&format!("{server} passing all checks of HAProxy"), DEADLINE, || {
+            match self.column(server, "status") {
+                now if now == "UP" => Ok(()),
+                now => Err(now),
+            }
         });
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing, Task};
+use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
 use bellwether_proto::v1::{
     AbortProcedureRequest, ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest,
     start_procedure_request,
@@ -305,10 +305,8 @@ fn goes_on(shown: &Shown) -> String {
 
 /// Until when its step lasts, and what comes then; none: it waits for a person.
 pub(super) fn deadline(shown: &Shown) -> Option<String> {
-    let then = match shown.procedure.step().map(|step| &step.task) {
-        Some(Task::Quiet(_)) => "goes on",
-        _ => "stops",
-    };
+    let goes_on = shown.procedure.step().is_some_and(|step| step.task.goes_on_late());
+    let then = if goes_on { "goes on" } else { "stops" };
     let until = utc((shown.until_ms? / 1_000) as i64);
     Some(format!("until {until} UTC at the latest, then it {then}"))
 }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bellwether_manager::{
-    procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed},
-    takeover,
+use bellwether_manager::procedure::{
+    self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed,
 };
 use bellwether_proto::{
     Malformed,
@@ -215,9 +214,7 @@ async fn successor(agent: &Agent, to: &ServerName) -> Survey {
 
 /// What the members hold, compared with this candidate: refused where it may not take over.
 async fn survey(agent: &Arc<Agent>, insists: Insists) -> Result<Survey, Status> {
-    let Insists { force, accept } = insists;
-    let gathered = gather(agent).await?;
-    gathered.judge(agent, takeover::Insists { force, accept }, Survey::of)
+    gather(agent).await?.judge(agent, insists, Survey::of)
 }
 
 fn reply(procedure: Result<Procedure, AskError>) -> Answer<v1::ProcedureReply> {

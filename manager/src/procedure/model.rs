@@ -180,7 +180,7 @@ impl Model {
             }
         }
         let waits = self.saved[&self.world.me].step().map(|step| &step.task);
-        if let Some(Task::Replace { server, .. }) = waits.cloned() {
+        if let Some(Task::Replace(task::Replace { server, .. })) = waits.cloned() {
             let new = self.server(&server);
             (new.key, new.role, new.state, new.current) = (key(2), Role::Member, State::AwaitingSync, false);
         }

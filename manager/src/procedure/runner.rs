@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::{
     ActError, Action, AskError, Board, BoardError, Document, Id, Next, NotChanged, Procedure, Request, Step, Survey,
-    Task, World, abort, acted,
+    World, abort, acted,
     begin::{again, begun, propose, takes_the_place},
     held::held,
     next,
@@ -169,7 +169,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
 /// Whose balancers matter for its step: everybody's where some must go on serving.
 fn whom(procedure: &Procedure) -> Whom {
     let Some(Step { task, .. }) = procedure.step() else { return Whom::default() };
-    Whom { servers: task.servers().into_iter().cloned().collect(), all: matches!(task, Task::Drain(_)) }
+    Whom { servers: task.servers().into_iter().cloned().collect(), all: !task.drains().is_empty() }
 }
 
 /// Saves `now` in the place of `before`; false: somebody else changed that meanwhile, and it is looked at again.

@@ -2,8 +2,7 @@
 
 use bellwether_manager::{
     Leave, group,
-    procedure::{ActError, Action, Fact, Id, Insists, Removed, Seen, Traffic, World},
-    takeover,
+    procedure::{ActError, Action, Fact, Id, Removed, Seen, Traffic, World},
 };
 use bellwether_proto::{
     name::ServerName,
@@ -103,8 +102,8 @@ impl Server {
                 servers.iter().for_each(|name| self.verify(name));
                 Ok(())
             }
-            Action::Promote { remove, insists: Insists { force, accept } } => {
-                self.survey(Then::Promote(id, leave(remove)), takeover::Insists { force, accept });
+            Action::Promote { remove, insists } => {
+                self.survey(Then::Promote(id, leave(remove)), insists);
                 return None;
             }
         };

@@ -1,0 +1,61 @@
+use bellwether_proto::{name::ServerName, record::Role, status::State};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{Action, World},
+    Check, MINUTE, SECOND, Since, TaskKind, because, list,
+    several::{Lack, of_each},
+};
+
+/// Every byte on their disks was hashed and is the manager's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Complete(pub Vec<ServerName>);
+
+impl TaskKind for Complete {
+    fn check(&self, since: &Since<'_>, world: &World) -> Check {
+        of_each(&self.0, world, Action::Verify, |name, seen| match seen.state {
+            // It has become the manager meanwhile: what it holds is the truth, and nobody hashes it.
+            _ if seen.role == Role::Manager => Lack::Nothing,
+            State::InSync if seen.current => match seen.equal_ms {
+                Some(when) if when >= since.began_ms => Lack::Nothing,
+                Some(_) | None => Lack::Ask,
+            },
+            State::Error | State::Refused | State::Drifted | State::Disabled | State::Left | State::Conflict => {
+                Lack::Person(because(name, seen))
+            }
+            State::InSync
+            | State::GroupChange
+            | State::AwaitingSync
+            | State::Waiting
+            | State::Syncing
+            | State::Updating
+            | State::Superseded
+            | State::Unreachable
+            | State::Unknown => Lack::Time(because(name, seen)),
+        })
+    }
+
+    fn lasts_ms(&self, _: u64) -> u64 {
+        60 * MINUTE
+    }
+
+    fn again_ms(&self) -> u64 {
+        10 * SECOND
+    }
+
+    fn what(&self) -> String {
+        format!("wait until {} {} complete", list(&self.0), if self.0.len() == 1 { "is" } else { "are" })
+    }
+
+    fn place(&self) -> String {
+        format!("on {}", list(&self.0))
+    }
+
+    fn servers(&self) -> Vec<&ServerName> {
+        self.0.iter().collect()
+    }
+
+    fn needs_its_servers(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,42 @@
+use bellwether_proto::{name::ServerName, record::Role};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{Action, World},
+    Check, IN_THE_RECORD, MINUTE, Since, TaskKind, leads_meanwhile, put_away,
+};
+
+/// Sent nothing, and refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disable(pub ServerName);
+
+pub(super) fn check(server: &ServerName, role: Option<Role>) -> Check {
+    match role {
+        Some(Role::Disabled) => Check::So(None),
+        Some(Role::Member) => Check::Act(Action::Disable(server.clone())),
+        Some(Role::Manager) => leads_meanwhile(server),
+        None => Check::So(Some("it is removed already".to_owned())),
+    }
+}
+
+impl TaskKind for Disable {
+    fn check(&self, _: &Since<'_>, world: &World) -> Check {
+        put_away(&self.0, false, world)
+    }
+
+    fn lasts_ms(&self, _: u64) -> u64 {
+        10 * MINUTE
+    }
+
+    fn what(&self) -> String {
+        format!("disable {}", self.0)
+    }
+
+    fn place(&self) -> String {
+        IN_THE_RECORD.to_owned()
+    }
+
+    fn servers(&self) -> Vec<&ServerName> {
+        vec![&self.0]
+    }
+}

@@ -1,0 +1,69 @@
+use bellwether_proto::{name::ServerName, record::Role, status::State};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    super::{Action, World},
+    Check, IN_THE_RECORD, MINUTE, SECOND, Since, TaskKind, because, gone, leads_meanwhile, put_away, put_away_word,
+    stays,
+};
+
+/// In one record: `to` is manager, `from` is disabled or removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandOver {
+    /// The manager.
+    pub from: ServerName,
+    /// The server that becomes manager.
+    pub to: ServerName,
+    /// Removed instead of disabled.
+    pub remove: bool,
+}
+
+impl TaskKind for HandOver {
+    fn check(&self, _: &Since<'_>, world: &World) -> Check {
+        let Self { from, to, remove } = self;
+        if world.manager == *to {
+            return put_away(from, *remove, world);
+        }
+        if world.manager != *from {
+            return leads_meanwhile(&world.manager);
+        }
+        let Some(next) = world.server(to) else { return gone(to) };
+        if next.role != Role::Member || !next.candidate {
+            return Check::Stuck(format!("{to} is not a member that may become manager"));
+        }
+        match next.state {
+            State::InSync if next.current && next.informed => {
+                Check::Act(Action::HandOver { to: to.clone(), remove: *remove })
+            }
+            State::InSync if next.current => Check::Wait(format!("{to} to take over the list of procedures")),
+            state if stays(state) => Check::Stuck(because(to, next)),
+            _ => Check::Wait(because(to, next)),
+        }
+    }
+
+    /// The manager is out of service all the while.
+    fn lasts_ms(&self, _: u64) -> u64 {
+        2 * MINUTE
+    }
+
+    fn again_ms(&self) -> u64 {
+        5 * SECOND
+    }
+
+    fn what(&self) -> String {
+        format!("make {} manager; {} becomes {}", self.to, self.from, put_away_word(self.remove))
+    }
+
+    fn place(&self) -> String {
+        IN_THE_RECORD.to_owned()
+    }
+
+    fn servers(&self) -> Vec<&ServerName> {
+        vec![&self.from, &self.to]
+    }
+
+    fn moves_role(&self) -> Option<[&ServerName; 2]> {
+        Some([&self.from, &self.to])
+    }
+}
