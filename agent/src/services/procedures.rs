@@ -246,9 +246,9 @@ fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) ->
             let promote = if promote.is_empty() { None } else { Some(server(&promote)?) };
             Kind::MaintenanceStart { server: server(&name)?, promote, remove }
         }
-        Asked::Finish(v1::FinishMaintenance { server: name }) => Kind::MaintenanceFinish { server: server(&name)? },
-        Asked::Add(v1::AddServer { server: name }) => Kind::ServerAdd { server: server(&name)? },
-        Asked::Enable(v1::EnableServer { server: name }) => Kind::ServerEnable { server: server(&name)? },
+        Asked::Finish(name) => Kind::MaintenanceFinish { server: server(&name)? },
+        Asked::Add(name) => Kind::ServerAdd { server: server(&name)? },
+        Asked::Enable(name) => Kind::ServerEnable { server: server(&name)? },
         Asked::Replace(v1::ReplaceServer { server: name, ttl_s }) => {
             Kind::ServerReplace { server: server(&name)?, ttl_ms: ttl_s.saturating_mul(1_000) }
         }

@@ -115,8 +115,8 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
             may_hand_over(kind, survey)?;
             start(server, promote.as_ref(), *remove, world)
         }
-        Kind::MaintenanceFinish { server } => finish(server, world),
-        Kind::ServerAdd { server } | Kind::ServerEnable { server } => bring_back(server, world),
+        Kind::MaintenanceFinish { server } => bring_back(server, true, world),
+        Kind::ServerAdd { server } | Kind::ServerEnable { server } => bring_back(server, false, world),
         Kind::ServerReplace { server, ttl_ms } => replace(server, *ttl_ms, world),
         Kind::Sync { servers } => sync(servers, world),
         Kind::RecoverMember { server, remove } => recover_member(server, *remove, world),
@@ -258,12 +258,18 @@ fn back(servers: &[ServerName]) -> Vec<Step> {
     ]
 }
 
-fn finish(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> {
+/// The way back into service, whichever command begins it (W19, W21, W25): drained, then a member again, synced, complete,
+/// undrained. `server add` and `server enable` need no steps where the record's change is all. `maintenance finish` brings a
+/// server of the group back, too; it waits for no sessions, for its maintenance did.
+///
+/// What the server holds was hashed by nobody since it was put away, so no hashes are equal before it is a member.
+fn bring_back(server: &ServerName, finishes: bool, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    let drained = world.is_drained(server);
     match role(server, world)? {
+        Some(Role::Manager | Role::Member) if !finishes => return Ok(Vec::new()),
         // Drained and given up before it was disabled.
-        Some(Role::Manager) => {
-            return Ok(vec![Step::new(Undrain(one(server)), "it serves again")]);
-        }
+        Some(Role::Manager) => return Ok(vec![Step::new(Undrain(one(server)), "it serves again")]),
+        None | Some(Role::Disabled) if !finishes && !world.balancers && !drained => return Ok(Vec::new()),
         None | Some(Role::Member | Role::Disabled) => {}
     }
     if world.server(server).is_some_and(|seen| is_back(seen, world)) {
@@ -271,6 +277,9 @@ fn finish(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> 
         return Ok(vec![sync, Step::new(Undrain(one(server)), "it serves")]);
     }
     let mut steps = again(server);
+    if !finishes && !drained {
+        steps.insert(1, Step::new(Quiet(one(server)), "open requests are answered"));
+    }
     steps.extend(back(&one(server)));
     Ok(steps)
 }
@@ -299,23 +308,6 @@ fn again(server: &ServerName) -> Vec<Step> {
         Step::new(Drain(one(server)), "a server in a sync is out of service"),
         Step::new(Add(server.clone()), "the manager brings it to its state by itself"),
     ]
-}
-
-/// `server add` and `server enable`. A server that was put away by hand may have sessions: nobody has waited for them. What
-/// it holds was hashed by nobody since, so no hashes are equal before it is a member.
-fn bring_back(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> {
-    let drained = world.is_drained(server);
-    match role(server, world)? {
-        Some(Role::Manager | Role::Member) => return Ok(Vec::new()),
-        None | Some(Role::Disabled) if !world.balancers && !drained => return Ok(Vec::new()),
-        None | Some(Role::Disabled) => {}
-    }
-    let mut steps = again(server);
-    if !drained {
-        steps.insert(1, Step::new(Quiet(one(server)), "open requests are answered"));
-    }
-    steps.extend(back(&one(server)));
-    Ok(steps)
 }
 
 /// `server replace`: what has the name is out of service before anything else can have it, and stays so until the new

@@ -1,6 +1,6 @@
 //! `bellwether server add`: a server that was removed or disabled is a member again (W19, W25).
 
-use bellwether_proto::v1::{AddServer, AddServerRequest, start_procedure_request::Procedure};
+use bellwether_proto::v1::{AddServerRequest, start_procedure_request::Procedure};
 
 use super::{Back, following, record};
 use crate::{
@@ -14,7 +14,7 @@ pub(super) async fn run(common: &Common, Back { name, begin }: &Back) -> Result<
     let request = |dry_run| AddServerRequest { server: name.to_string(), author: author(), dry_run };
     // What the record refuses is refused before anybody is drained.
     common.in_time(client.add_server(request(true))).await?;
-    let asked = Procedure::Add(AddServer { server: name.to_string() });
+    let asked = Procedure::Add(name.to_string());
     if let Some(planned) = following::planned(common, asked.clone()).await? {
         return following::way_back_into_service(common, begin, &planned, asked).await;
     }
