@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use bellwether_manager::{
     EditError, Leave, Manager,
     balancer::{Balancers, Patience, rules::Report},
+    group::RecordEdit,
     procedure::{ActError, Action, Hands, Insists, Removed, Seen, Traffic, Whom, World},
 };
 use bellwether_proto::{
@@ -100,9 +101,7 @@ impl Hands for AgentHands {
                 manager.hand_over(to, leave(*remove), by).await.map(drop).map_err(failed)
             }
             Action::Promote { remove, insists } => return self.promote(*remove, *insists, by).await,
-            Action::Disable(server) => edited(self.manager()?.disable_server(server, by, false).await),
-            Action::Remove(server) => edited(self.manager()?.remove_server(server, by, false).await),
-            Action::Add(server) => edited(self.manager()?.bring_back(server, by).await),
+            Action::Edit(edit) => edited(self.manager()?.edit_record(edit, by, false).await),
             Action::Sync(servers) => self.sync(servers, false).await,
             Action::Verify(servers) => self.sync(servers, true).await,
         };
@@ -143,7 +142,8 @@ impl AgentHands {
     async fn route(&self, servers: &[ServerName], out: bool, by: &str) -> Result<(), ActError> {
         let record = self.agent.record.current();
         if record.record().manager().name == self.agent.name {
-            self.manager()?.set_drained(servers, out, by).await.map_err(failed)?;
+            let edit = RecordEdit::Drained(servers.to_vec(), out);
+            self.manager()?.edit_record(&edit, by, false).await.map_err(failed)?;
         }
         let balancers = self.balancers(record.record());
         if balancers.is_empty() {

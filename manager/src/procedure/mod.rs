@@ -10,7 +10,6 @@ mod begin;
 mod board;
 mod document;
 mod engine;
-mod handle;
 mod held;
 mod plan;
 mod runner;

@@ -4,6 +4,7 @@ use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
 
 use super::{Insists, Task};
+use crate::group::RecordEdit;
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +45,8 @@ pub enum Action {
         /// What the person who asked insists on.
         insists: Insists,
     },
-    /// Disable in the record.
-    Disable(ServerName),
-    /// Remove from the record.
-    Remove(ServerName),
-    /// A member again.
-    Add(ServerName),
+    /// Change the record.
+    Edit(RecordEdit),
     /// Bring to the manager's state.
     Sync(Vec<ServerName>),
     /// Hash every byte.

@@ -5,7 +5,7 @@ mod recovery;
 
 use std::collections::BTreeSet;
 
-use bellwether_manager::{Leave, procedure::Kind};
+use bellwether_manager::{Leave, group::RecordEdit, procedure::Kind};
 
 use self::{hostile::Attack, recovery::Recoveries};
 use crate::{
@@ -169,9 +169,9 @@ impl Faults {
         let leads = managers(history);
         if let Some(manager) = leads.first() {
             let edit = match history.rng.below(3) {
-                0 => Command::Remove(name(machine)),
-                1 => Command::Disable(name(machine)),
-                _ => Command::Add(name(machine)),
+                0 => Command::EditRecord(RecordEdit::Remove(name(machine))),
+                1 => Command::EditRecord(RecordEdit::Disable(name(machine))),
+                _ => Command::EditRecord(RecordEdit::Add(name(machine))),
             };
             command(history, *manager, edit);
         }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bellwether_manager::{
+    group::RecordEdit,
     procedure::{Kind, SignedDocument},
     takeover::Insists,
 };
@@ -50,12 +51,8 @@ pub(crate) enum Command {
     Take {
         force: bool,
     },
-    Disable(ServerName),
-    Remove(ServerName),
-    /// Adds again (W19, W25).
-    Add(ServerName),
-    /// Adds again, out of service until it is synced.
-    BringBack(ServerName),
+    /// Changes the group record.
+    EditRecord(RecordEdit),
     /// Begins a procedure.
     Begin(Kind),
     /// Begins to recover the manager, at the candidate that takes over (W24).

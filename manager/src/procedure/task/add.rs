@@ -5,6 +5,7 @@ use super::{
     super::{Action, World},
     Check, IN_THE_RECORD, MINUTE, Since, TaskKind, leads_meanwhile,
 };
+use crate::group::RecordEdit;
 
 /// A member again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,9 +16,9 @@ impl TaskKind for Add {
         let server = &self.0;
         match world.server(server).map(|seen| seen.role) {
             Some(Role::Member) => Check::So(None),
-            Some(Role::Disabled) => Check::Act(Action::Add(server.clone())),
+            Some(Role::Disabled) => Check::Act(Action::Edit(RecordEdit::BringBack(server.clone()))),
             Some(Role::Manager) => leads_meanwhile(server),
-            None if world.removed.contains_key(server) => Check::Act(Action::Add(server.clone())),
+            None if world.removed.contains_key(server) => Check::Act(Action::Edit(RecordEdit::BringBack(server.clone()))),
             None => Check::Wait(format!("{server} to join with a token: bellwether token create --names {server}")),
         }
     }

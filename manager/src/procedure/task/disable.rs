@@ -5,6 +5,7 @@ use super::{
     super::{Action, World},
     Check, IN_THE_RECORD, MINUTE, Since, TaskKind, leads_meanwhile, put_away,
 };
+use crate::group::RecordEdit;
 
 /// Sent nothing, and refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +14,7 @@ pub struct Disable(pub ServerName);
 pub(super) fn check(server: &ServerName, role: Option<Role>) -> Check {
     match role {
         Some(Role::Disabled) => Check::So(None),
-        Some(Role::Member) => Check::Act(Action::Disable(server.clone())),
+        Some(Role::Member) => Check::Act(Action::Edit(RecordEdit::Disable(server.clone()))),
         Some(Role::Manager) => leads_meanwhile(server),
         None => Check::So(Some("it is removed already".to_owned())),
     }

@@ -5,6 +5,7 @@ use super::{
     super::{Action, World},
     Check, IN_THE_RECORD, MINUTE, Since, TaskKind, leads_meanwhile, put_away,
 };
+use crate::group::RecordEdit;
 
 /// Out of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +13,7 @@ pub struct Remove(pub ServerName);
 
 pub(super) fn check(server: &ServerName, role: Option<Role>) -> Check {
     match role {
-        Some(Role::Disabled | Role::Member) => Check::Act(Action::Remove(server.clone())),
+        Some(Role::Disabled | Role::Member) => Check::Act(Action::Edit(RecordEdit::Remove(server.clone()))),
         Some(Role::Manager) => leads_meanwhile(server),
         None => Check::So(None),
     }

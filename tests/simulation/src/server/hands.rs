@@ -91,9 +91,7 @@ impl Server {
                 self.begin_handover(to, leave(remove)).await;
                 Ok(())
             }
-            Action::Disable(server) => self.edit_group(Command::Disable(server)).await,
-            Action::Remove(server) => self.edit_group(Command::Remove(server)).await,
-            Action::Add(server) => self.edit_group(Command::BringBack(server)).await,
+            Action::Edit(edit) => self.edit_group(Command::EditRecord(edit)).await,
             Action::Sync(servers) => {
                 self.sync(&servers);
                 Ok(())
