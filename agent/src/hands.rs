@@ -13,13 +13,15 @@ use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
     status::{Event, FarmStatus, Observation, ServerStatus, State},
-    v1::PromoteRequest,
 };
 
 use crate::{
     error::chain,
     role::Standing,
-    services::{Agent, promote::take_over},
+    services::{
+        Agent,
+        promote::{TakeOver, take_over},
+    },
 };
 
 /// The agent's.
@@ -160,15 +162,8 @@ impl AgentHands {
 
     /// This server takes over; what `promote --self` would refuse is refused here. Which revisions are lost by that.
     async fn promote(&self, remove: bool, insists: Insists, by: &str) -> Result<Vec<String>, ActError> {
-        let request = PromoteRequest {
-            author: by.to_owned(),
-            take_over: true,
-            force: insists.force,
-            accept: insists.accept,
-            leave: if remove { "removed" } else { "disabled" }.to_owned(),
-            ..PromoteRequest::default()
-        };
-        let why = match take_over(&self.agent, request).await {
+        let asked = TakeOver { author: by.to_owned(), dry_run: false, insists, leave: leave(remove) };
+        let why = match take_over(&self.agent, asked).await {
             Ok(reply) if reply.leads => return Ok(reply.lost),
             Ok(reply) if !reply.instead.is_empty() => return Err(ActError::Failed(reply.instead)),
             Ok(_) => return Err(ActError::Failed("this server does not lead yet".to_owned())),

@@ -23,7 +23,7 @@ use bellwether_proto::{
     record::{Confirmation, Server},
     revision::SignedHeader,
     status::{Event, Observation},
-    v1::{self, RebuildReply},
+    v1::RebuildReply,
 };
 use bellwether_store::tree::Tree;
 use tokio::{
@@ -300,10 +300,9 @@ impl<L: Leadership> Roles<L> {
         let mut halt = Halt { head: kept.newest.as_ref().map(SignedHeader::number), ..halt };
         let witness = peers.others().into_iter().find(|server| server.name == halt.witness);
         if let Some(witness) = witness
-            && let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&witness).await
+            && let Ok(answer) = peers.clone().answer_of(witness).await
         {
-            let headers: Vec<_> =
-                seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok()).collect();
+            let headers: Vec<_> = answer.seen.into_iter().chain(answer.at).collect();
             let (group, own) = (record.current().record().group, record.own_key());
             halt = halt.lacking(&headers, |header| {
                 kept.lacks(header) && header.header().group == group && header.signed_by(&own)
