@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bellwether_manager::{Deadlines, Request, group::RecordEdit};
 use bellwether_proto::status::{Cause, Event, Observation};
+use bellwether_random::Rng;
 
 use crate::{
     fake::{Fake, Manner},
@@ -12,14 +13,7 @@ use crate::{
 
 /// Bytes that do not compress, others for every seed.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let byte = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..length).map(byte).collect()
+    Rng::new(seed).bytes(length)
 }
 
 const LONG: Duration = Duration::from_secs(60);
