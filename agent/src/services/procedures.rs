@@ -148,7 +148,7 @@ pub(crate) async fn watch(agent: Arc<Agent>) {
 
 /// A procedure's line of the status.
 fn status(procedure: &Procedure, doing: Option<&(usize, String)>, manager: &ServerName) -> ProcedureStatus {
-    let step = procedure.step().map(|step| step.task.what()).unwrap_or_default();
+    let step = procedure.step().map(|step| step.task.about().what).unwrap_or_default();
     let doing = doing.filter(|(at, _)| *at == procedure.at).map(|(_, what)| what.clone());
     let (state, what) = match (&procedure.standing, procedure.asks()) {
         (procedure::Standing::Failed(failure), _) => (ProcedureState::Stopped, failure.reason.clone()),

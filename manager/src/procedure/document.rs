@@ -87,7 +87,7 @@ impl Document {
             let Kind::RecoverManager { .. } = procedure.kind else { continue };
             let mut drained_later = Holds::new();
             for (at, step) in procedure.steps.iter().enumerate() {
-                drained_later.extend(step.task.drains().iter().cloned());
+                drained_later.extend(step.task.about().drains.iter().cloned());
                 if let (Task::Sync(synced), true) = (&step.task, at > procedure.at) {
                     holds.extend(synced.0.iter().filter(|server| drained_later.contains(*server)).cloned());
                 }

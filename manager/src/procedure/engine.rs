@@ -9,7 +9,7 @@ use bellwether_proto::{
 use super::{
     Action, Fact, Failure, Kind, Procedure, Question, Standing, World,
     stop::{failure, put_back},
-    task::{Check, MINUTE, NEVER, SECOND, Since, TaskKind, Undrain},
+    task::{Check, MINUTE, NEVER, SECOND, Since, Task, TaskKind, Undrain},
 };
 
 /// What to do next.
@@ -41,7 +41,7 @@ pub enum ActError {
 /// How long a procedure that stops tries to put back what it took out of service.
 const STOPPING_MS: u64 = MINUTE;
 
-fn look(procedure: &Procedure, task: &dyn TaskKind, world: &World, now_ms: u64) -> Check {
+fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check {
     let place = |name: &ServerName| world.server(name).map(|seen| (seen.role, seen.candidate));
     if let Some(why) = barred(procedure, &world.manager, place) {
         return Check::Stuck(why);
@@ -112,7 +112,7 @@ fn passed(procedure: &Procedure, world: &World, now_ms: u64) -> Option<Option<St
     if procedure.standing != Standing::Running {
         return None;
     }
-    match look(procedure, &*procedure.step()?.task, world, now_ms) {
+    match look(procedure, &procedure.step()?.task, world, now_ms) {
         Check::So(note) => Some(note),
         Check::Act(_) | Check::Wait(_) | Check::Ask(_) | Check::Stuck(_) => None,
     }
@@ -132,7 +132,7 @@ pub fn acted(procedure: &mut Procedure, done: Result<(), ActError>, world: &Worl
 fn stopping(procedure: &Procedure, why: &str, world: &World, now_ms: u64) -> Next {
     let servers = put_back(procedure, world);
     let until = procedure.began_ms.saturating_add(STOPPING_MS);
-    let what = || Undrain(servers.clone()).what();
+    let what = || Undrain(servers.clone()).about().what;
     if servers.is_empty() {
         return Next::Failed(failure(procedure, world, why.to_owned()));
     }
@@ -154,24 +154,25 @@ pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
         (Standing::Aborted { .. } | Standing::Done, _) | (Standing::Running, None) => return Next::Done,
         (Standing::Running, Some(step)) => step,
     };
-    let (lasts_ms, again_ms) = (step.task.lasts_ms(world.drain_timeout_ms), step.task.again_ms());
+    let about = step.task.about();
+    let (lasts_ms, again_ms) = (about.deadline_ms(world.drain_timeout_ms), about.again_ms);
     let until = procedure.began_ms.saturating_add(lasts_ms);
     let fail = |reason: String| Next::Failed(failure(procedure, world, reason));
     let wait = |what: String| match now_ms >= until {
-        true => fail(format!("{} took longer than {} min: {what}", step.task.what(), lasts_ms / MINUTE)),
+        true => fail(format!("{} took longer than {} min: {what}", step.task.about().what, lasts_ms / MINUTE)),
         false => Next::Wait(what, until),
     };
-    match look(procedure, &*step.task, world, now_ms) {
+    match look(procedure, &step.task, world, now_ms) {
         // Passed by `settle`; who did not call it waits for that.
-        Check::So(_) => Next::Wait(step.task.what(), until),
+        Check::So(_) => Next::Wait(step.task.about().what, until),
         Check::Ask(question) => Next::Ask(question),
         Check::Stuck(why) => fail(why),
         Check::Wait(what) => wait(what),
         Check::Act(action) => match procedure.tried_ms {
-            Some(tried) if now_ms < tried.saturating_add(again_ms) => wait(trouble(procedure, step.task.what())),
-            Some(_) if now_ms >= until => wait(trouble(procedure, step.task.what())),
+            Some(tried) if now_ms < tried.saturating_add(again_ms) => wait(trouble(procedure, step.task.about().what)),
+            Some(_) if now_ms >= until => wait(trouble(procedure, step.task.about().what)),
             // This server was off, or busy, when it was due.
-            None if now_ms >= until && step.task.moves_role().is_some() => wait(step.task.what()),
+            None if now_ms >= until && step.task.about().moves_role.is_some() => wait(step.task.about().what),
             Some(_) | None => Next::Do(action),
         },
     }
@@ -186,7 +187,7 @@ impl Procedure {
     pub fn trying(&mut self, world: &World, now_ms: u64) {
         self.tried_ms = Some(now_ms);
         if let Kind::MaintenanceStart { server, .. } = &self.kind {
-            let drains = self.step().is_some_and(|step| !step.task.drains().is_empty());
+            let drains = self.step().is_some_and(|step| !step.task.about().drains.is_empty());
             self.took_out |= drains && !world.is_drained(server);
         }
     }
@@ -212,7 +213,7 @@ impl Procedure {
     /// person, or does not go on.
     pub fn until_ms(&self, drain_timeout_ms: u64) -> Option<u64> {
         let lasts_ms = match &self.standing {
-            Standing::Running => self.step()?.task.lasts_ms(drain_timeout_ms),
+            Standing::Running => self.step()?.task.about().deadline_ms(drain_timeout_ms),
             Standing::Stopping(_) => STOPPING_MS,
             Standing::Failed(_) | Standing::Aborted { .. } | Standing::Done => return None,
         };
@@ -233,17 +234,17 @@ impl Procedure {
 
     /// Whether it has or will come to a question.
     fn has_questions(&self) -> bool {
-        self.steps.iter().skip(self.at).any(|step| step.task.asks().is_some())
+        self.steps.iter().skip(self.at).any(|step| step.task.about().asks.is_some())
     }
 
     /// The first question among its steps, answered or not.
     pub(super) fn first_question(&self) -> Option<&Fact> {
-        self.steps.iter().find_map(|step| step.task.asks())
+        self.steps.iter().find_map(|step| step.task.about().asks)
     }
 
     /// The question it waits for.
     pub fn asks(&self) -> Option<&Fact> {
-        let fact = self.step()?.task.asks().filter(|_| self.standing == Standing::Running)?;
+        let fact = self.step()?.task.about().asks.filter(|_| self.standing == Standing::Running)?;
         self.attestations.iter().all(|said| said.fact != *fact).then_some(fact)
     }
 }
@@ -343,7 +344,7 @@ mod tests {
         let kind = Kind::RecoverMember { server: names(&["a"])[0].clone(), remove: false };
         let steps = plan(&kind, &world, &Survey::default()).expect("a plan");
         let mut procedure = Procedure::new(Id(1), kind, steps, "root".into(), 0);
-        procedure.at = procedure.steps.iter().position(|step| step.task.asks().is_some()).expect("a question");
+        procedure.at = procedure.steps.iter().position(|step| step.task.about().asks.is_some()).expect("a question");
         assert!(matches!(next(&procedure, &world, 1_000 * MINUTE), Next::Ask(_)));
         assert!(matches!(resume(&mut procedure, "", "root", 0), Err(NotChanged::Asks { .. })));
         resume(&mut procedure, "pulled its cable", "root", 7).expect("answered");

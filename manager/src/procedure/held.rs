@@ -29,7 +29,7 @@ fn drained_by(procedure: &Procedure, manager: &ServerName) -> Vec<ServerName> {
     if procedure.at > promotes || lost != manager {
         return Vec::new();
     }
-    procedure.steps[..procedure.at].iter().flat_map(|step| step.task.drains()).cloned().collect()
+    procedure.steps[..procedure.at].iter().flat_map(|step| step.task.about().drains).cloned().collect()
 }
 
 #[cfg(test)]

@@ -335,12 +335,12 @@ impl Procedure {
     /// The servers that it has something to do with still: where it stopped, from the step on at which it would go on.
     pub fn has_to_do_with(&self) -> impl Iterator<Item = &ServerName> {
         let from = if self.has_stopped() { self.goes_on_at() } else { self.at };
-        self.steps.iter().skip(from).flat_map(|step| step.task.servers())
+        self.steps.iter().skip(from).flat_map(|step| step.task.about().servers)
     }
 
     /// All servers that it touches.
     pub fn servers(&self) -> impl Iterator<Item = &ServerName> {
-        self.steps.iter().flat_map(|step| step.task.servers())
+        self.steps.iter().flat_map(|step| step.task.about().servers)
     }
 }
 

@@ -147,7 +147,7 @@ pub(super) fn may_hand_over(kind: &Kind, survey: &Survey) -> Result<(), PlanRefu
 /// # Errors
 /// Which.
 pub(super) fn free(steps: &[Step], others: &[Procedure]) -> Result<(), PlanRefused> {
-    let touched: Vec<&ServerName> = steps.iter().flat_map(|step| step.task.servers()).collect();
+    let touched: Vec<&ServerName> = steps.iter().flat_map(|step| step.task.about().servers).collect();
     for other in others.iter().filter(|other| !other.is_over()) {
         let Some(server) = other.has_to_do_with().find(|server| touched.contains(server)).cloned() else { continue };
         let (id, command) = (other.id, other.kind.command());

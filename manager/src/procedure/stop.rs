@@ -99,12 +99,12 @@ impl Procedure {
         let place = |name: &ServerName| world.server(name).map(|seen| (seen.role, seen.candidate));
         let left = &self.steps[self.goes_on_at().min(self.steps.len())..];
         let is_elsewhere =
-            |step: &Step| step.task.moves_role().is_some_and(|between| !between.contains(&&world.manager));
+            |step: &Step| step.task.about().moves_role.is_some_and(|between| !between.contains(&&world.manager));
         let adds = left.iter().any(|step| matches!(step.task, Task::Add(_)));
         let is_gone = self
             .step()
-            .filter(|step| step.task.needs_its_servers() && !adds)
-            .is_some_and(|step| step.task.servers().iter().any(|name| world.server(name).is_none()));
+            .filter(|step| step.task.about().needs_its_servers && !adds)
+            .is_some_and(|step| step.task.about().servers.iter().any(|name| world.server(name).is_none()));
         barred(self, &world.manager, place).is_some() || left.iter().any(is_elsewhere) || is_gone
     }
 
@@ -122,7 +122,7 @@ impl Procedure {
             | Kind::ServerEnable { .. } => 0,
             Kind::RecoverMember { .. } => {
                 let before = self.steps[..self.at].iter();
-                let repaired = |step: &Step| matches!(step.task.asks(), Some(Fact::Repaired(_)));
+                let repaired = |step: &Step| matches!(step.task.about().asks, Some(Fact::Repaired(_)));
                 before.rev().position(repaired).map_or(self.at, |back| self.at - back)
             }
             Kind::ServerReplace { .. } | Kind::Sync { .. } | Kind::RecoverManager { .. } => back_to_the_sync(self.at),

@@ -9,7 +9,7 @@ fn name(text: &str) -> ServerName {
 
 fn told(kind: &Kind, world: &World, survey: &Survey) -> Vec<String> {
     let steps = plan(kind, world, survey).expect("a plan");
-    steps.iter().map(|step| step.task.what()).collect()
+    steps.iter().map(|step| step.task.about().what).collect()
 }
 
 fn maintain(server: &str, promote: Option<&str>) -> Kind {

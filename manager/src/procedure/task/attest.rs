@@ -1,7 +1,4 @@
-use bellwether_proto::name::ServerName;
-use serde::{Deserialize, Serialize};
-
-use super::{super::World, Check, NEVER, Since, TaskKind};
+use super::*;
 
 /// A person answers for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,25 +29,9 @@ impl TaskKind for Attest {
         if since.attests(&self.0) { Check::So(None) } else { Check::Ask(self.0.question()) }
     }
 
-    /// A question waits as long as people do.
-    fn lasts_ms(&self, _: u64) -> u64 {
-        NEVER
-    }
-
-    fn what(&self) -> String {
-        format!("attest that {}", self.0)
-    }
-
-    fn place(&self) -> String {
-        "a person".to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        vec![self.0.server()]
-    }
-
-    fn asks(&self) -> Option<&Fact> {
-        Some(&self.0)
+    fn about(&self) -> About<'_> {
+        let about = About::new(format!("attest that {}", self.0), "a person", [self.0.server()], NEVER);
+        About { asks: Some(&self.0), ..about }
     }
 }
 

@@ -1,11 +1,4 @@
-use bellwether_proto::{name::ServerName, record::Role, status::State};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Action, World},
-    Check, MINUTE, SECOND, Since, TaskKind, because, list,
-    several::{Lack, of_each},
-};
+use super::*;
 
 /// Every byte on their disks was hashed and is the manager's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,27 +28,10 @@ impl TaskKind for Complete {
         })
     }
 
-    fn lasts_ms(&self, _: u64) -> u64 {
-        60 * MINUTE
-    }
-
-    fn again_ms(&self) -> u64 {
-        10 * SECOND
-    }
-
-    fn what(&self) -> String {
-        format!("wait until {} {} complete", list(&self.0), if self.0.len() == 1 { "is" } else { "are" })
-    }
-
-    fn place(&self) -> String {
-        format!("on {}", list(&self.0))
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        self.0.iter().collect()
-    }
-
-    fn needs_its_servers(&self) -> bool {
-        true
+    fn about(&self) -> About<'_> {
+        let (servers, is) = (list(&self.0), if self.0.len() == 1 { "is" } else { "are" });
+        let what = format!("wait until {servers} {is} complete");
+        let about = About::new(what, format!("on {servers}"), &self.0, 60 * MINUTE);
+        About { again_ms: 10 * SECOND, needs_its_servers: true, ..about }
     }
 }

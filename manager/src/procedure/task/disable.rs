@@ -1,11 +1,4 @@
-use bellwether_proto::{name::ServerName, record::Role};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Action, World},
-    Check, IN_THE_RECORD, MINUTE, Since, TaskKind, leads_meanwhile, put_away,
-};
-use crate::group::RecordEdit;
+use super::*;
 
 /// Sent nothing, and refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,19 +18,7 @@ impl TaskKind for Disable {
         put_away(&self.0, false, world)
     }
 
-    fn lasts_ms(&self, _: u64) -> u64 {
-        10 * MINUTE
-    }
-
-    fn what(&self) -> String {
-        format!("disable {}", self.0)
-    }
-
-    fn place(&self) -> String {
-        IN_THE_RECORD.to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        vec![&self.0]
+    fn about(&self) -> About<'_> {
+        About::new(format!("disable {}", self.0), RECORD, [&self.0], 10 * MINUTE)
     }
 }

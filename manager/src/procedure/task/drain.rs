@@ -1,10 +1,4 @@
-use bellwether_proto::name::ServerName;
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Action, Traffic, World},
-    AT_THE_BALANCERS, Check, Fact, MINUTE, Since, TaskKind, list,
-};
+use super::*;
 
 /// They get no new requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,24 +39,9 @@ impl TaskKind for Drain {
         act()
     }
 
-    /// Until enough others serve.
-    fn lasts_ms(&self, _: u64) -> u64 {
-        10 * MINUTE
-    }
-
-    fn what(&self) -> String {
-        format!("drain {}", list(&self.0))
-    }
-
-    fn place(&self) -> String {
-        AT_THE_BALANCERS.to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        self.0.iter().collect()
-    }
-
-    fn drains(&self) -> &[ServerName] {
-        &self.0
+    /// It lasts until enough others serve.
+    fn about(&self) -> About<'_> {
+        let about = About::new(format!("drain {}", list(&self.0)), BALANCERS, &self.0, 10 * MINUTE);
+        About { drains: &self.0, ..about }
     }
 }

@@ -1,11 +1,4 @@
-use bellwether_proto::{name::ServerName, record::Role, status::State};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Action, World},
-    Check, IN_THE_RECORD, MINUTE, SECOND, Since, TaskKind, because, gone, leads_meanwhile, put_away, put_away_word,
-    stays,
-};
+use super::*;
 
 /// In one record: `to` is manager, `from` is disabled or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,27 +36,10 @@ impl TaskKind for HandOver {
     }
 
     /// The manager is out of service all the while.
-    fn lasts_ms(&self, _: u64) -> u64 {
-        2 * MINUTE
-    }
-
-    fn again_ms(&self) -> u64 {
-        5 * SECOND
-    }
-
-    fn what(&self) -> String {
-        format!("make {} manager; {} becomes {}", self.to, self.from, put_away_word(self.remove))
-    }
-
-    fn place(&self) -> String {
-        IN_THE_RECORD.to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        vec![&self.from, &self.to]
-    }
-
-    fn moves_role(&self) -> Option<[&ServerName; 2]> {
-        Some([&self.from, &self.to])
+    fn about(&self) -> About<'_> {
+        let Self { from, to, remove } = self;
+        let what = format!("make {to} manager; {from} becomes {}", put_away_word(*remove));
+        let about = About::new(what, RECORD, [from, to], 2 * MINUTE);
+        About { again_ms: 5 * SECOND, moves_role: Some([from, to]), ..about }
     }
 }

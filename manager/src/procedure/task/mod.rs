@@ -15,10 +15,12 @@ mod several;
 mod sync;
 mod undrain;
 
-use bellwether_proto::{name::ServerName, status::State};
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State, time::utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Attestation, Seen, World};
+use self::several::{Lack, of_each};
+use super::{Action, Attestation, Insists, Seen, Traffic, World};
+use crate::group::RecordEdit;
 
 pub use self::{
     add::Add,
@@ -40,52 +42,63 @@ pub(super) const MINUTE: u64 = 60 * SECOND;
 /// As long as it takes a person.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// What is known of a kind of task; all rules over tasks ask here.
+/// A kind of task; all rules over tasks ask here.
 pub trait TaskKind {
     /// Whether it is so in `world`, and if not, what to do or to wait for.
     fn check(&self, since: &Since<'_>, world: &World) -> Check;
 
-    /// How long it may take, in milliseconds, where sessions are waited for so long: then it stops, unless the check says
-    /// otherwise.
-    fn lasts_ms(&self, drain_timeout_ms: u64) -> u64;
+    /// What is known of it without looking.
+    fn about(&self) -> About<'_>;
+}
 
-    /// After how long its action is tried again, in milliseconds.
-    fn again_ms(&self) -> u64 {
-        2 * SECOND
-    }
-
+/// What is known of a task without looking at the world.
+pub struct About<'a> {
     /// What is done, in a few words.
-    fn what(&self) -> String;
-
+    pub what: String,
     /// Where it is done.
-    fn place(&self) -> String;
-
+    pub place: String,
     /// The servers that it touches.
-    fn servers(&self) -> Vec<&ServerName>;
-
+    pub servers: Vec<&'a ServerName>,
+    /// How long it may take, in milliseconds: then it stops.
+    pub lasts_ms: u64,
+    /// It takes as long as sessions are waited for instead, and the next step comes then, whatever is left.
+    pub lasts_as_sessions: bool,
+    /// After how long its action is tried again, in milliseconds.
+    pub again_ms: u64,
     /// What a person is to answer for.
-    fn asks(&self) -> Option<&Fact> {
-        None
-    }
-
+    pub asks: Option<&'a Fact>,
     /// The servers that it takes out of service.
-    fn drains(&self) -> &[ServerName] {
-        &[]
-    }
-
+    pub drains: &'a [ServerName],
     /// The servers that give and take the manager's role by it. Such a step is never done late.
-    fn moves_role(&self) -> Option<[&ServerName; 2]> {
-        None
+    pub moves_role: Option<[&'a ServerName; 2]>,
+    /// It leads nowhere where one of its servers is not in the group any more.
+    pub needs_its_servers: bool,
+}
+
+impl<'a> About<'a> {
+    fn new(
+        what: String,
+        place: impl Into<String>,
+        servers: impl IntoIterator<Item = &'a ServerName>,
+        lasts_ms: u64,
+    ) -> Self {
+        Self {
+            what,
+            place: place.into(),
+            servers: servers.into_iter().collect(),
+            lasts_ms,
+            lasts_as_sessions: false,
+            again_ms: 2 * SECOND,
+            asks: None,
+            drains: &[],
+            moves_role: None,
+            needs_its_servers: false,
+        }
     }
 
-    /// Whether its end is no stop: the next step comes then, whatever is left.
-    fn goes_on_late(&self) -> bool {
-        false
-    }
-
-    /// Whether it leads nowhere where one of its servers is not in the group any more.
-    fn needs_its_servers(&self) -> bool {
-        false
+    /// How long it may take, in milliseconds, where sessions are waited for so long.
+    pub fn deadline_ms(&self, drain_timeout_ms: u64) -> u64 {
+        if self.lasts_as_sessions { drain_timeout_ms } else { self.lasts_ms }
     }
 }
 
@@ -181,8 +194,8 @@ impl Since<'_> {
     }
 }
 
-const AT_THE_BALANCERS: &str = "at the balancers, and /ready";
-const IN_THE_RECORD: &str = "in the group record";
+const BALANCERS: &str = "at the balancers, and /ready";
+const RECORD: &str = "in the group record";
 
 fn list(servers: &[ServerName]) -> String {
     servers.iter().map(ServerName::as_str).collect::<Vec<_>>().join(", ")

@@ -1,10 +1,4 @@
-use bellwether_proto::name::ServerName;
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Action, Insists, World},
-    Check, IN_THE_RECORD, MINUTE, SECOND, Since, TaskKind, leads_meanwhile, put_away, put_away_word,
-};
+use super::*;
 
 /// The candidate `new` makes itself manager; `lost` is disabled or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,27 +26,10 @@ impl TaskKind for Promote {
         Check::Act(Action::Promote { remove: *remove, insists: *insists })
     }
 
-    fn lasts_ms(&self, _: u64) -> u64 {
-        2 * MINUTE
-    }
-
-    fn again_ms(&self) -> u64 {
-        5 * SECOND
-    }
-
-    fn what(&self) -> String {
-        format!("make {} manager by itself; {} becomes {}", self.new, self.lost, put_away_word(self.remove))
-    }
-
-    fn place(&self) -> String {
-        IN_THE_RECORD.to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        vec![&self.lost, &self.new]
-    }
-
-    fn moves_role(&self) -> Option<[&ServerName; 2]> {
-        Some([&self.lost, &self.new])
+    fn about(&self) -> About<'_> {
+        let Self { lost, new, remove, .. } = self;
+        let what = format!("make {new} manager by itself; {lost} becomes {}", put_away_word(*remove));
+        let about = About::new(what, RECORD, [lost, new], 2 * MINUTE);
+        About { again_ms: 5 * SECOND, moves_role: Some([lost, new]), ..about }
     }
 }

@@ -1,10 +1,4 @@
-use bellwether_proto::{name::ServerName, time::utc};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Traffic, World},
-    AT_THE_BALANCERS, Check, Since, TaskKind, list,
-};
+use super::*;
 
 /// How long balancers that only ask `/ready` are given to see that it answers 503, where none is known, in milliseconds.
 const CHECKS_MS: u64 = 10_000;
@@ -46,24 +40,10 @@ impl TaskKind for Quiet {
         Check::So(None)
     }
 
-    fn lasts_ms(&self, drain_timeout_ms: u64) -> u64 {
-        drain_timeout_ms
-    }
-
-    fn what(&self) -> String {
-        format!("wait until the sessions of {} end", list(&self.0))
-    }
-
-    fn place(&self) -> String {
-        AT_THE_BALANCERS.to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        self.0.iter().collect()
-    }
-
-    fn goes_on_late(&self) -> bool {
-        true
+    /// Its check ends it, with the group's time for sessions.
+    fn about(&self) -> About<'_> {
+        let what = format!("wait until the sessions of {} end", list(&self.0));
+        About { lasts_as_sessions: true, ..About::new(what, BALANCERS, &self.0, NEVER) }
     }
 }
 

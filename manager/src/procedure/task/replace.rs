@@ -1,7 +1,4 @@
-use bellwether_proto::{key::PublicKey, name::ServerName};
-use serde::{Deserialize, Serialize};
-
-use super::{super::World, Check, Since, TaskKind, gone};
+use super::*;
 
 /// New hardware has taken the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,23 +27,10 @@ impl TaskKind for Replace {
         ))
     }
 
-    fn lasts_ms(&self, _: u64) -> u64 {
-        self.ttl_ms
-    }
-
-    fn what(&self) -> String {
-        format!("wait until new hardware has joined as {}", self.server)
-    }
-
-    fn place(&self) -> String {
-        "on the new machine".to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        vec![&self.server]
-    }
-
-    fn needs_its_servers(&self) -> bool {
-        true
+    /// Its check ends it, with its token.
+    fn about(&self) -> About<'_> {
+        let what = format!("wait until new hardware has joined as {}", self.server);
+        let about = About::new(what, "on the new machine", [&self.server], self.ttl_ms);
+        About { needs_its_servers: true, ..about }
     }
 }

@@ -1,11 +1,6 @@
 //! Tasks that are done at several servers at once.
 
-use bellwether_proto::name::ServerName;
-
-use super::{
-    super::{Action, Seen, World},
-    Check, gone,
-};
+use super::*;
 
 /// What one server of several lacks.
 pub(super) enum Lack {

@@ -1,11 +1,4 @@
-use bellwether_proto::{name::ServerName, record::Role, status::State};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Action, Seen, World},
-    Check, MINUTE, SECOND, Since, TaskKind, because, list,
-    several::{Lack, of_each},
-};
+use super::*;
 
 /// At the manager's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,25 +22,11 @@ impl TaskKind for Sync {
         }
     }
 
-    /// A first sync of a large configuration, after the machine has booted.
-    fn lasts_ms(&self, _: u64) -> u64 {
-        60 * MINUTE
-    }
-
-    fn again_ms(&self) -> u64 {
-        10 * SECOND
-    }
-
-    fn what(&self) -> String {
-        format!("sync {}", list(&self.0))
-    }
-
-    fn place(&self) -> String {
-        format!("on {}", list(&self.0))
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        self.0.iter().collect()
+    /// It lasts as long as a first sync of a large configuration, after the machine has booted.
+    fn about(&self) -> About<'_> {
+        let servers = list(&self.0);
+        let about = About::new(format!("sync {servers}"), format!("on {servers}"), &self.0, 60 * MINUTE);
+        About { again_ms: 10 * SECOND, ..about }
     }
 }
 

@@ -1,10 +1,5 @@
-use bellwether_proto::record::Role;
-
 use super::{
-    super::{
-        Traffic,
-        model::{farm, names},
-    },
+    super::model::{farm, names},
     *,
 };
 

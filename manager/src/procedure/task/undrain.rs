@@ -1,11 +1,4 @@
-use bellwether_proto::name::ServerName;
-use serde::{Deserialize, Serialize};
-
-use super::{
-    super::{Action, Traffic, World},
-    AT_THE_BALANCERS, Check, MINUTE, Since, TaskKind, list,
-    several::{Lack, of_each},
-};
+use super::*;
 
 /// They get requests again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,23 +18,8 @@ impl TaskKind for Undrain {
         })
     }
 
-    fn lasts_ms(&self, _: u64) -> u64 {
-        5 * MINUTE
-    }
-
-    fn what(&self) -> String {
-        format!("undrain {}", list(&self.0))
-    }
-
-    fn place(&self) -> String {
-        AT_THE_BALANCERS.to_owned()
-    }
-
-    fn servers(&self) -> Vec<&ServerName> {
-        self.0.iter().collect()
-    }
-
-    fn needs_its_servers(&self) -> bool {
-        true
+    fn about(&self) -> About<'_> {
+        let about = About::new(format!("undrain {}", list(&self.0)), BALANCERS, &self.0, 5 * MINUTE);
+        About { needs_its_servers: true, ..about }
     }
 }

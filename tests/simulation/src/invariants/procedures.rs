@@ -65,7 +65,7 @@ impl State {
         }
         let mut procedures = disk.procedures.iter().flat_map(|signed| &signed.document().procedures);
         let early = |procedure: &Procedure| {
-            let drains = |step: &Step| step.task.drains().contains(member);
+            let drains = |step: &Step| step.task.about().drains.contains(member);
             let syncs = |step: &Step| matches!(&step.task, Task::Sync(sync) if sync.0.contains(member));
             let sync = procedure.steps.iter().position(syncs);
             // Another one goes on from what it has: a plain takeover drains nobody.
