@@ -1,17 +1,12 @@
 //! How balancers learn by themselves which servers are ready: the arrangements of docs/balancers.md, before a real HAProxy.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    net::TcpStream,
-    process::Command,
-};
+use std::{fs, process::Command};
 
 use bellwether_proto::status::State;
 
 use crate::{
     balancers::{Check, PAGE, Site, haproxy_program, nginx_program},
-    farm::{DEADLINE, Farm, Server, run, wait_for},
+    farm::{DEADLINE, Farm, Server, get, run, wait_for},
 };
 
 /// A farm whose second member is in the group, holds the page by hand, and waits for its first sync.
@@ -29,13 +24,9 @@ fn with_a_member_that_waits() -> Farm {
 }
 
 /// The status code and the body.
-fn get(server: &Server, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(&server.http).expect("the agent's http port");
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("asked");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    (head.split(' ').nth(1).expect("a status").parse().expect("a number"), body.to_owned())
+fn ask(server: &Server, path: &str) -> (u16, String) {
+    let answer = get(&server.http, path).expect("an answer");
+    (answer.code, answer.body().to_owned())
 }
 
 fn a_server_takes_traffic_only_after_its_sync(check: Check) {
@@ -139,12 +130,12 @@ fn an_agents_word_does_not_end_an_administrators_maintenance() {
 #[test]
 fn the_http_port_says_where_the_manager_is() {
     let farm = Farm::plan().members(1).start();
-    assert_eq!(get(farm.manager(), "/live").0, 200);
-    let (code, body) = get(farm.manager(), "/manager");
+    assert_eq!(ask(farm.manager(), "/live").0, 200);
+    let (code, body) = ask(farm.manager(), "/manager");
     assert_eq!((code, body.contains("\"here\":true")), (200, true), "{body}");
-    let (code, body) = get(farm.member(1), "/manager");
+    let (code, body) = ask(farm.member(1), "/manager");
     assert_eq!((code, body.contains("\"manager\":\"manager\"")), (503, true), "{body}");
-    let (code, body) = get(farm.member(1), "/ready");
+    let (code, body) = ask(farm.member(1), "/ready");
     assert_eq!((code, body.contains("at revision 1.")), (200, true), "{body}");
 }
 

@@ -115,7 +115,7 @@ fn excluded_and_local_files_stay_each_servers_own() {
 fn a_line_in_the_middle_of_a_large_file_costs_kilobytes() {
     let mut random = crate::farm::random::Random::seeded();
     // Text that does not compress to nothing, or the test would prove nothing.
-    let text: String = (0..500_000).map(|_| format!("{:016x} deny;\n", random.next())).collect();
+    let text: String = (0..500_000).map(|_| format!("{:016x} deny;\n", random.number())).collect();
     let farm = Farm::plan().members(1).start_with(|manager| manager.write("blocked.conf", &text));
     farm.wait_equal();
     let history = |server: &Server| total_bytes(&server.state().join("history"));

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::farm::{DEADLINE, Farm, Server, wait_for};
+use crate::farm::{DEADLINE, Farm, Server, get_as, wait_for};
 
 /// So many descriptors has a process unless it is told otherwise.
 const USUAL: &str = "ulimit -Sn 512; ulimit -Hn 1024";
@@ -33,17 +33,7 @@ fn farm() -> Farm {
 
 /// An answer of the http port: its status code and its head and body.
 fn ask(server: &Server, path: &str, host: &str) -> Result<(u16, String), String> {
-    let asking = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(&server.http)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = asking().map_err(|e| format!("{path}: {e}"))?;
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-    Ok((code.ok_or_else(|| format!("{path}: {answer:?}"))?, answer))
+    get_as(&server.http, path, host).map(|answer| (answer.code, answer.whole))
 }
 
 /// Asserts that all of it works: the balancer's questions, commands, a change, a read.

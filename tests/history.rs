@@ -18,7 +18,7 @@ fn a_history_whose_increments_have_grown_begins_a_new_segment_on_every_server() 
     assert_eq!((bases(farm.manager()), bases(farm.member(1))), (1, 1));
     for _ in 0..4 {
         // Does not compress: each is an increment of 2 MB, and they are more than a small base and 4 MB.
-        let noise: Vec<u8> = (0..2 << 20).map(|_| random.next() as u8).collect();
+        let noise = random.bytes(2 << 20);
         farm.manager().write("noise.bin", noise);
         farm.wait_equal();
     }

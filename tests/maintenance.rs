@@ -1,18 +1,13 @@
 //! W12, W18–W21: servers are worked on while clients ask, behind a real HAProxy with an nginx on each server; and what
 //! becomes of a procedure whose engine is killed, whose manager changes, or which is aborted.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-};
-
 use bellwether_manager::failpoints::HANDOVER;
 use bellwether_proto::record::Role;
 use serde_json::Value;
 
 use crate::{
     balancers::{Site, Slow},
-    farm::{DEADLINE, Farm, Output, Server, one, wait_for},
+    farm::{DEADLINE, Farm, Output, Server, get, one, wait_for},
 };
 
 /// A farm behind HAProxy, which is in its record; sessions have so long to end.
@@ -26,13 +21,7 @@ pub(crate) fn site(members: usize, drain_timeout: &str) -> (Farm, Site) {
 
 /// What `/ready` of that server answers: its code, and why.
 pub(crate) fn ready(server: &Server) -> Result<(u16, String), String> {
-    let mut stream = TcpStream::connect(&server.http).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(DEADLINE)).map_err(|e| e.to_string())?;
-    write!(stream, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").map_err(|e| e.to_string())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| answer.clone())?;
-    Ok((code, answer))
+    get(&server.http, "/ready").map(|answer| (answer.code, answer.whole))
 }
 
 /// That procedure as `server` knows it.

@@ -43,7 +43,7 @@ fn w4_too_little_space_is_refused_with_the_figures_before_anything_is_touched() 
 
     farm.manager().write("index.html", "small, too");
     let mut noise = vec![0; 8 << 20];
-    noise.fill_with(|| random.next() as u8);
+    noise.fill_with(|| random.number() as u8);
     farm.manager().write("large.bin", &noise);
     farm.wait_same(farm.member(2));
     let shown = farm.wait_server(farm.member(1), "the refusal", |s| s.state == State::Waiting);

@@ -1,29 +1,13 @@
 //! W8, W12, W18, W24–W26: procedures that stop, wait or are given up: what is shown of them, and that the command which each
 //! stop and refusal names helps.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
-};
-
 use bellwether_proto::status::{ProcedureState, State};
 use rustix::process::Signal;
 
 use crate::{
-    farm::{DEADLINE, Farm, Server, one, wait_for},
+    farm::{DEADLINE, Farm, get, one, wait_for},
     maintenance::{assert_in_service, is_done, procedure, ready, site, wait_procedure},
 };
-
-/// What that server's HTTP port answers.
-fn get(server: &Server, path: &str) -> String {
-    let mut stream = TcpStream::connect(&server.http).expect("the agent's HTTP port");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a deadline");
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("asked");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
-}
 
 #[test]
 fn w8_a_sync_that_stopped_is_shown_and_goes_on_when_it_is_given_again() {
@@ -45,11 +29,11 @@ fn w8_a_sync_that_stopped_is_shown_and_goes_on_when_it_is_given_again() {
     });
     assert_eq!(shown.procedures[0].command, "sync member1");
     farm.manager().command(&["status"]).success().says(&["1 drained", "p1 has stopped", "p1 · stopped · sync member1"]);
-    let metrics = get(farm.manager(), "/metrics");
+    let metrics = get(&farm.manager().http, "/metrics").expect("an answer").whole;
     for line in ["bellwether_procedures{state=\"stopped\"} 1", "bellwether_server_drained{server=\"member1\"} 1"] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
-    assert!(get(farm.manager(), "/status").contains("\"stopped\""));
+    assert!(get(&farm.manager().http, "/status").expect("an answer").whole.contains("\"stopped\""));
     farm.manager().command(&["wait", "--serving", "--servers", "member1"]).exits(5).says(&["member1"]);
     // Another plan for it names the one command that ends this one; nobody else is in its way.
     let other = farm.manager().command(&["maintenance", "start", "member1", "--yes"]).refused();

@@ -1,28 +1,12 @@
 //! What a member says of the farm: itself as it knows itself, the others as the manager told them, and how long ago.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    time::Duration,
-};
-
 use bellwether_proto::status::{FarmStatus, State};
 use rustix::process::Signal;
 
-use crate::farm::{DEADLINE, Farm, Server, wait_for};
+use crate::farm::{DEADLINE, Farm, Server, get, wait_for};
 
 fn ask(server: &Server, path: &str) -> Result<String, String> {
-    let asking = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(&server.http)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.http)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = asking().map_err(|e| format!("{path}: {e}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| answer.clone())?;
-    if head.starts_with("HTTP/1.1 200") { Ok(body.to_owned()) } else { Err(answer.clone()) }
+    get(&server.http, path)?.ok()
 }
 
 fn status(server: &Server) -> Result<FarmStatus, String> {

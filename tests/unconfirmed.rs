@@ -3,12 +3,12 @@
 
 use rustix::process::Signal;
 
-use crate::farm::{DEADLINE, Farm, ready, wait_for};
+use crate::farm::{DEADLINE, Farm, get, wait_for};
 
 /// `/ready` of that member, once it says so.
 fn wait_ready(farm: &Farm, index: usize, what: &str, says: impl Fn(&str) -> bool) {
     wait_for(what, DEADLINE, || {
-        let answer = ready(&farm.member(index).http).map_err(|e| e.to_string())?;
+        let answer = get(&farm.member(index).http, "/ready")?.whole;
         if says(&answer) { Ok(()) } else { Err(answer) }
     });
 }
@@ -84,7 +84,7 @@ fn w12_after_the_groups_bound_a_server_is_ready_and_marked_stale() {
     wait_ready(&farm, 1, "member1 ready as ever", fresh);
     // Once confirmed, a server is ready without its manager, as long as it runs.
     farm.server_mut(0).kill();
-    assert!(fresh(&ready(&farm.member(1).http).expect("an answer")));
+    assert!(fresh(&get(&farm.member(1).http, "/ready").expect("an answer").whole));
 }
 
 #[test]

@@ -65,8 +65,7 @@ fn comes_back(farm: &Farm) {
 }
 
 fn noise(bytes: usize) -> Vec<u8> {
-    let mut random = crate::farm::random::Random::seeded();
-    (0..bytes).map(|_| random.next() as u8).collect()
+    crate::farm::random::Random::seeded().bytes(bytes)
 }
 
 #[test]

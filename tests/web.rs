@@ -2,15 +2,13 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
 use crate::{
     balancers::nginx_program,
-    farm::{DEADLINE, Farm, free_port, wait_for},
+    farm::{Answer, DEADLINE, Farm, free_port, get, wait_for},
 };
 
 /// An nginx of our own: an ordinary child process, everything below one directory.
@@ -36,22 +34,12 @@ impl Nginx {
         Self { process, address }
     }
 
-    fn get(&self, path: &str) -> Result<String, String> {
-        let mut stream = TcpStream::connect(&self.address).map_err(|e| e.to_string())?;
-        stream.set_read_timeout(Some(DEADLINE)).map_err(|e| e.to_string())?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
-        match answer.split_once("\r\n\r\n") {
-            Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
-            _ => Err(answer),
-        }
-    }
-
     fn wait_page(&self, path: &str, content: &str) {
-        wait_for(&format!("the page {path} with '{content}'"), DEADLINE, || match self.get(path) {
-            Ok(body) if body == content => Ok(()),
-            Ok(other) | Err(other) => Err(other),
+        wait_for(&format!("the page {path} with '{content}'"), DEADLINE, || {
+            match get(&self.address, path).and_then(Answer::ok) {
+                Ok(body) if body == content => Ok(()),
+                Ok(other) | Err(other) => Err(other),
+            }
         });
     }
 }
@@ -105,7 +93,7 @@ fn invariant_1_no_reader_ever_meets_a_page_cut_short() {
         farm.manager().write("index.html.new", page(round));
         fs::rename(farm.manager().web("index.html.new"), farm.manager().web("index.html")).expect("renamed");
         wait_for("the next page", DEADLINE, || {
-            let body = nginx.get("/index.html")?;
+            let body = get(&nginx.address, "/index.html")?.ok()?;
             served += 1;
             let whole = body == page(round) || body == page(round - 1);
             assert!(whole, "a page of {} bytes that begins with {:?}", body.len(), body.get(..12));

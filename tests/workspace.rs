@@ -14,8 +14,8 @@ use crate::farm::{Output, run};
 const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
 
 /// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other. The benchmark sees none: it runs
-/// the program as people do. The simulation sees the rules. All tests may see [`SKIP`].
-const ARROWS: [(&str, &[&str]); 9] = [
+/// the program as people do. The simulation sees the rules. All tests may see [`FOR_TESTS`].
+const ARROWS: [(&str, &[&str]); 10] = [
     ("bellwether-proto", &[]),
     ("bellwether-lease", &[]),
     ("bellwether-store", &["bellwether-lease", "bellwether-proto"]),
@@ -24,11 +24,12 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),
     ("bellwether-bench", &[]),
     ("bellwether-simulation", &["bellwether-manager", "bellwether-proto"]),
-    (SKIP, &[]),
+    (FOR_TESTS[0], &[]),
+    (FOR_TESTS[1], &[]),
 ];
 
-/// By which tests say that they cannot run.
-const SKIP: &str = "bellwether-skip";
+/// By which tests say that they cannot run, and draw their numbers.
+const FOR_TESTS: [&str; 2] = ["bellwether-skip", "bellwether-random"];
 
 fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -55,7 +56,7 @@ fn the_crates_arrows_are_those_of_the_design() {
         let dependencies = package["dependencies"].as_array().expect("dependencies");
         // Tests of a crate must not see more than the crate does: every kind of dependency counts.
         let ours = dependencies.iter().map(|d| text(&d["name"])).filter(|d| d.starts_with("bellwether"));
-        for dependency in ours.filter(|name| *name != SKIP) {
+        for dependency in ours.filter(|name| !FOR_TESTS.contains(name)) {
             assert!(allowed.contains(&dependency), "{name} must not depend on {dependency}");
         }
     }

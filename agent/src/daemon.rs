@@ -55,6 +55,7 @@ use crate::{
     hands::AgentHands,
     identity, incarnation,
     layout::{Held, Layout},
+    leadership::{ByRecord, Duty, Leadership},
     lock::Lock,
     member,
     peers::{Hint, Peers},
@@ -136,8 +137,9 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
     seen.remember(&layout, |header| record.is_managers(header));
     let incarnation = incarnation::next(&layout).map_err(|e| CommandError::failed(&e))?;
     let peers = Arc::new(Peers::new(key.clone(), record.clone(), seen.clone(), incarnation));
+    let mut leadership = ByRecord { record: record.follow(), own: key.public() };
     let mut claims = Vec::new();
-    if record.is_led_here() {
+    if let Duty::Lead(_) = leadership.duty() {
         peers.ask_before_leading().await;
         claims = peers.survey_before_leading().await;
     }
@@ -170,7 +172,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), CommandError> {
         rebuilds,
         alarm: alarm.clone(),
     };
-    let roles = Roles::begin(parts, standing_to).await.map_err(|e| CommandError::failed(&e))?;
+    let roles = Roles::begin(parts, leadership, standing_to).await.map_err(|e| CommandError::failed(&e))?;
     let leaving = AtomicBool::new(false);
     let (stop_to, peers_to, recovery) = (stop.clone(), peers.clone(), layout.recovery());
     let agent = Arc::new(Agent {

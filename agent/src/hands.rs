@@ -6,19 +6,22 @@ use std::{collections::BTreeSet, sync::Arc};
 use bellwether_manager::{
     EditError, Leave, Manager,
     balancer::{Balancers, Patience, rules::Report},
+    group::RecordEdit,
     procedure::{ActError, Action, Hands, Insists, Removed, Seen, Traffic, Whom, World},
 };
 use bellwether_proto::{
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
     status::{Event, FarmStatus, Observation, ServerStatus, State},
-    v1::PromoteRequest,
 };
 
 use crate::{
     error::chain,
     role::Standing,
-    services::{Agent, promote::take_over},
+    services::{
+        Agent,
+        promote::{TakeOver, take_over},
+    },
 };
 
 /// The agent's.
@@ -100,9 +103,7 @@ impl Hands for AgentHands {
                 manager.hand_over(to, leave(*remove), by).await.map(drop).map_err(failed)
             }
             Action::Promote { remove, insists } => return self.promote(*remove, *insists, by).await,
-            Action::Disable(server) => edited(self.manager()?.disable_server(server, by, false).await),
-            Action::Remove(server) => edited(self.manager()?.remove_server(server, by, false).await),
-            Action::Add(server) => edited(self.manager()?.bring_back(server, by).await),
+            Action::Edit(edit) => edited(self.manager()?.edit_record(edit, by, false).await),
             Action::Sync(servers) => self.sync(servers, false).await,
             Action::Verify(servers) => self.sync(servers, true).await,
         };
@@ -143,7 +144,8 @@ impl AgentHands {
     async fn route(&self, servers: &[ServerName], out: bool, by: &str) -> Result<(), ActError> {
         let record = self.agent.record.current();
         if record.record().manager().name == self.agent.name {
-            self.manager()?.set_drained(servers, out, by).await.map_err(failed)?;
+            let edit = RecordEdit::Drained(servers.to_vec(), out);
+            self.manager()?.edit_record(&edit, by, false).await.map_err(failed)?;
         }
         let balancers = self.balancers(record.record());
         if balancers.is_empty() {
@@ -160,15 +162,8 @@ impl AgentHands {
 
     /// This server takes over; what `promote --self` would refuse is refused here. Which revisions are lost by that.
     async fn promote(&self, remove: bool, insists: Insists, by: &str) -> Result<Vec<String>, ActError> {
-        let request = PromoteRequest {
-            author: by.to_owned(),
-            take_over: true,
-            force: insists.force,
-            accept: insists.accept,
-            leave: if remove { "removed" } else { "disabled" }.to_owned(),
-            ..PromoteRequest::default()
-        };
-        let why = match take_over(&self.agent, request).await {
+        let asked = TakeOver { author: by.to_owned(), dry_run: false, insists, leave: leave(remove) };
+        let why = match take_over(&self.agent, asked).await {
             Ok(reply) if reply.leads => return Ok(reply.lost),
             Ok(reply) if !reply.instead.is_empty() => return Err(ActError::Failed(reply.instead)),
             Ok(_) => return Err(ActError::Failed("this server does not lead yet".to_owned())),

@@ -28,6 +28,7 @@ mod hands;
 pub mod identity;
 mod incarnation;
 pub mod layout;
+mod leadership;
 pub mod lock;
 mod member;
 pub mod output;

@@ -41,6 +41,8 @@ use crate::{error::chain, group::GroupRecord, seen::Seen, services::link::Card, 
 
 /// How long one server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one server may take to be dialled, to answer, and to give its newer records.
+const EACH: Duration = PATIENCE.saturating_mul(4);
 /// How long a manager waits for all others before it leads, when it starts.
 const BEFORE_LEADING: Duration = Duration::from_secs(1);
 /// How long the manager may take to prove that it is there, when another server asks whether it is.
@@ -201,17 +203,6 @@ impl Peers {
         self.halts.send_replace(None);
     }
 
-    /// Where that server stands, and what it has seen.
-    ///
-    /// # Errors
-    /// It does not answer; for people.
-    pub(crate) async fn survey(&self, server: &Server) -> Result<v1::SurveyReply, String> {
-        let mut client = self.dial(server).await?;
-        let answer =
-            timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await.map_err(|_| "no answer".to_owned())?;
-        answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
-    }
-
     /// This server's key.
     pub(crate) fn key(&self) -> PublicKey {
         self.key.public()
@@ -228,94 +219,121 @@ impl Peers {
         timeout(PROBE, self.dial(current.record().manager())).await.is_ok_and(|dialled| dialled.is_ok())
     }
 
-    /// Asks all these at once; ends when all have answered, or one of them has brought a newer epoch.
-    async fn ask_all(self: &Arc<Self>, servers: Vec<Server>) {
-        let before = self.record.current().record().version.epoch;
+    /// Asks these servers at once, in a large group a few of them at a time: the answers that have come by the deadline, or when
+    /// `enough` is so after one of them.
+    async fn ask_all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        self: &Arc<Self>,
+        servers: Vec<Server>,
+        deadline: Duration,
+        ask: impl Fn(Arc<Self>, Server) -> F,
+        enough: impl Fn() -> bool,
+    ) -> BTreeMap<ServerName, T> {
         let mut asking = JoinSet::new();
         for server in servers {
-            let (peers, turns) = (self.clone(), self.turns.clone());
-            let span = tracing::error_span!("peer", server = %server.name);
-            let ask = async move {
+            let (name, turns) = (server.name.clone(), self.turns.clone());
+            let span = tracing::error_span!("peer", server = %name);
+            let asked = ask(self.clone(), server);
+            let in_turn = async move {
                 let _turn = turns.acquire().await;
-                if let Err(why) = peers.ask(&server).await {
-                    tracing::debug!(why, "no newer record from there");
-                }
+                (name, asked.await)
             };
-            asking.spawn(ask.instrument(span));
+            asking.spawn(in_turn.instrument(span));
         }
-        while asking.join_next().await.is_some() {
-            if self.record.current().record().version.epoch > before {
-                return;
+        let mut answers = BTreeMap::new();
+        let all = async {
+            while let Some(answer) = asking.join_next().await {
+                answers.extend(answer);
+                if enough() {
+                    return;
+                }
             }
-        }
+        };
+        // A timeout: who has not answered is missing.
+        let _ = timeout(deadline, all).await;
+        answers
+    }
+
+    /// Asks these for newer records; ends when all have answered, or one of them has brought a newer epoch.
+    async fn ask_for_records(self: &Arc<Self>, servers: Vec<Server>, deadline: Duration) {
+        let before = self.record.current().record().version.epoch;
+        let ask = |peers: Arc<Self>, server| async move {
+            if let Err(why) = peers.ask(&server).await {
+                tracing::debug!(why, "no newer record from there");
+            }
+        };
+        let newer = || self.record.current().record().version.epoch > before;
+        self.ask_all(servers, deadline, ask, newer).await;
     }
 
     /// What a manager that starts asks before it leads: whether it was superseded meanwhile (W26). Those that do not answer
     /// within a second learn of it, or refuse it, later.
     pub(crate) async fn ask_before_leading(self: &Arc<Self>) {
-        // A timeout: it leads; whoever knows better refuses it, and is asked then.
-        let _ = timeout(BEFORE_LEADING, self.ask_all(self.others())).await;
+        // The rest knows better, perhaps: then it refuses this manager, and is asked.
+        self.ask_for_records(self.others(), BEFORE_LEADING).await;
     }
 
     /// Asks all others for newer records, and waits for those that answer.
     pub(crate) async fn ask_everybody(self: &Arc<Self>) {
-        // A timeout: who answers so slowly is named by the survey.
-        let _ = timeout(PATIENCE, self.ask_all(self.others())).await;
+        // A server that answers more slowly is named by the survey.
+        self.ask_for_records(self.others(), PATIENCE).await;
     }
 
     /// What every other server says of itself, or why it says nothing.
     pub(crate) async fn survey_all(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
-        self.survey_these(self.others()).await
+        self.survey(self.others(), Self::answer_of).await
     }
 
     /// What the manager and the candidates say of themselves, those that answer.
     pub(crate) async fn survey_candidates(self: &Arc<Self>) -> Vec<Answer> {
         let asked = self.others().into_iter().filter(|server| server.candidate || server.role == Role::Manager);
-        self.survey_these(asked.collect()).await.into_values().flatten().collect()
+        self.survey(asked.collect(), Self::answer_of).await.into_values().flatten().collect()
     }
 
-    async fn survey_these(self: &Arc<Self>, servers: Vec<Server>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
-        let mut asking = JoinSet::new();
-        for server in servers {
-            let (peers, turns) = (self.clone(), self.turns.clone());
-            asking.spawn(async move {
-                let _turn = turns.acquire().await;
-                let answer = peers.answer_of(&server).await;
-                (server.name, answer)
-            });
+    /// What these servers say of themselves by `ask`, or why they say nothing. The deadline is that of each, once for each turn.
+    pub(crate) async fn survey<F>(
+        self: &Arc<Self>,
+        servers: Vec<Server>,
+        ask: impl Fn(Arc<Self>, Server) -> F,
+    ) -> BTreeMap<ServerName, Result<Answer, Silence>>
+    where
+        F: Future<Output = Result<Answer, Silence>> + Send + 'static,
+    {
+        let turns = 1 + servers.len() / AT_ONCE;
+        let names: Vec<ServerName> = servers.iter().map(|server| server.name.clone()).collect();
+        let mut answers = self.ask_all(servers, EACH * turns as u32, ask, || false).await;
+        for name in names {
+            answers.entry(name).or_insert_with(|| Err(Silence { there: false, why: "no answer".to_owned() }));
         }
-        asking.join_all().await.into_iter().collect()
+        answers
     }
 
     /// What all other servers but that one say at this moment, and whatever newer record they have is taken: the last look
     /// before this server makes itself the manager, and the first one after it.
     pub(crate) async fn look(self: &Arc<Self>, but: &ServerName) -> BTreeMap<ServerName, Result<Answer, Silence>> {
-        let mut asking = JoinSet::new();
-        for server in self.others().into_iter().filter(|server| server.name != *but) {
-            let (peers, turns) = (self.clone(), self.turns.clone());
-            let span = tracing::error_span!("peer", server = %server.name);
-            let look = async move {
-                let _turn = turns.acquire().await;
-                let answer = peers.answer_of(&server).await;
-                let held = peers.record.current().record().version;
-                // One that is there and says nothing of itself is between two roles.
-                let newer =
-                    answer.as_ref().map_or_else(|silence| silence.there, |a| a.leads || a.record.epoch > held.epoch);
-                if newer && let Err(why) = peers.ask(&server).await {
-                    tracing::debug!(why, "its record is not taken");
-                }
-                (server.name, answer)
-            };
-            asking.spawn(look.instrument(span));
-        }
-        asking.join_all().await.into_iter().collect()
+        let others = self.others().into_iter().filter(|server| server.name != *but);
+        let look = |peers: Arc<Self>, server: Server| async move {
+            let answer = peers.clone().answer_of(server.clone()).await;
+            let held = peers.record.current().record().version;
+            // One that is there and says nothing of itself is between two roles.
+            let newer =
+                answer.as_ref().map_or_else(|silence| silence.there, |a| a.leads || a.record.epoch > held.epoch);
+            if newer && let Err(why) = peers.ask(&server).await {
+                tracing::debug!(why, "its record is not taken");
+            }
+            answer
+        };
+        self.survey(others.collect(), look).await
     }
 
-    async fn answer_of(&self, server: &Server) -> Result<Answer, Silence> {
+    /// What that server says of itself.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub(crate) async fn answer_of(self: Arc<Self>, server: Server) -> Result<Answer, Silence> {
         // Who proves its key is there, whatever it says then.
         let silent = |why| Silence { there: false, why };
         let strange = |why| Silence { there: true, why };
-        let mut client = self.dial(server).await.map_err(silent)?;
+        let mut client = self.dial(&server).await.map_err(silent)?;
         let asked = timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await;
         let reply = asked.map_err(|_| strange("it takes long to answer".to_owned()))?;
         let reply = reply.map_err(|status| strange(status.message().to_owned()))?;
@@ -341,25 +359,10 @@ impl Peers {
 
     /// What the other servers have seen, those that answer within a second: a manager that lacks some of it does not lead.
     pub(crate) async fn survey_before_leading(self: &Arc<Self>) -> Vec<(ServerName, Vec<SignedHeader>)> {
-        let (found_to, mut found) = mpsc::unbounded_channel();
-        let mut asking = JoinSet::new();
-        for server in self.others() {
-            let (peers, found_to) = (self.clone(), found_to.clone());
-            asking.spawn(async move {
-                if let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&server).await {
-                    let headers = seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok());
-                    let _ = found_to.send((server.name.clone(), headers.collect()));
-                }
-            });
-        }
-        // A timeout: the rest is found out when a session with them begins.
-        let _ = timeout(BEFORE_LEADING, async { while asking.join_next().await.is_some() {} }).await;
-        drop((asking, found_to));
-        let mut all = Vec::new();
-        while let Ok(one) = found.try_recv() {
-            all.push(one);
-        }
-        all
+        // The rest is found out when a session with them begins.
+        let answers = self.ask_all(self.others(), BEFORE_LEADING, Self::answer_of, || false).await;
+        let seen = |answer: Answer| answer.seen.into_iter().chain(answer.at).collect();
+        answers.into_iter().filter_map(|(name, answer)| Some((name, seen(answer.ok()?)))).collect()
     }
 
     /// Asks whom hints name, and some others while `sessions` says that no manager talks to this server.
@@ -381,7 +384,8 @@ impl Peers {
                     Some(Hint::Anyone) => due = due.min(Instant::now() + AGAIN),
                     Some(Hint::Server(name)) => {
                         let others = self.others();
-                        self.ask_all(others.into_iter().filter(|server| server.name == name).collect()).await;
+                        let named = others.into_iter().filter(|server| server.name == name);
+                        self.ask_for_records(named.collect(), EACH).await;
                         continue;
                     }
                 },
@@ -403,7 +407,7 @@ impl Peers {
                 () = sleep_until(due), if silent => {}
             }
             sleep_until(due).await;
-            self.ask_all(self.some(turn)).await;
+            self.ask_for_records(self.some(turn), EACH).await;
             turn = turn.wrapping_add(SOME);
             silence = (silence * 2).min(SILENCE.1);
             due = Instant::now() + silence;

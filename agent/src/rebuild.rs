@@ -9,6 +9,7 @@ use bellwether_manager::{
     group::By,
     lost,
     rebuild::{self, Kept, Rebuild, RebuildError, Rebuilt, refusal},
+    takeover::{Answer, Silence},
 };
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -20,7 +21,6 @@ use bellwether_proto::{
     v1,
 };
 use bellwether_store::{clock::now_ms, state_file::StateFileError};
-use tokio::task::JoinSet;
 
 use crate::{error::chain, group::GroupRecord, layout::Layout, peers::Peers};
 
@@ -154,16 +154,16 @@ impl Ground {
         let known = current.record().version.epoch.0.saturating_add(SKIPPED);
         for (server, answer) in answers {
             match answer {
-                Err(why) => found.findings.push(format!(
-                    "{} does not answer ({why}): what it has seen is not known; where it differs, it keeps that as a \
-                     recovery point",
-                    server.name
+                Err(Silence { why, .. }) => found.findings.push(format!(
+                    "{server} does not answer ({why}): what it has seen is not known; where it differs, it keeps that as a \
+                     recovery point"
                 )),
-                Ok(survey) => {
-                    self.weigh(&mut found, &server, &survey, &kept, theirs);
+                Ok(answer) => {
                     // A bare word costs one step of epochs at most. It is not ignored either: an epoch in which another
                     // server has led must not be used again.
-                    found.note(Number { epoch: Epoch(survey.epoch.min(known)), sequence: 0 });
+                    let epoch = Epoch(answer.record.epoch.0.min(known));
+                    self.weigh(&mut found, &server, answer, &kept, theirs);
+                    found.note(Number { epoch, sequence: 0 });
                 }
             }
         }
@@ -211,7 +211,7 @@ impl Ground {
         })
     }
 
-    async fn ask(&self, refused: &[PublicKey]) -> Result<Vec<(Server, Result<v1::SurveyReply, String>)>, Refused> {
+    async fn ask(&self, refused: &[PublicKey]) -> Result<BTreeMap<ServerName, Result<Answer, Silence>>, Refused> {
         let others = match refused.is_empty() {
             true => self.peers.others(),
             false => {
@@ -221,46 +221,39 @@ impl Ground {
                 base.record().servers.iter().filter(asked).cloned().collect()
             }
         };
-        let mut asking = JoinSet::new();
-        for server in others {
-            let peers = self.peers.clone();
-            asking.spawn(async move {
-                // What it holds may be by a key that is refused: where it stands is told all the same.
-                let taken = peers.ask(&server).await;
-                let answer = peers.survey(&server).await.map_err(|why| taken.err().unwrap_or(why));
-                (server, answer)
-            });
-        }
-        let mut answers = asking.join_all().await;
-        answers.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
-        Ok(answers)
+        let ask = |peers: Arc<Peers>, server: Server| async move {
+            // What it holds may be by a key that is refused: where it stands is told all the same.
+            let taken = peers.ask(&server).await;
+            let first = |silence: Silence| Silence { why: taken.err().unwrap_or(silence.why), ..silence };
+            peers.answer_of(server).await.map_err(first)
+        };
+        Ok(self.peers.survey(others, ask).await)
     }
 
     /// Only what a manager signed counts.
     fn weigh(
         &self,
         found: &mut Found,
-        server: &Server,
-        survey: &v1::SurveyReply,
+        server: &ServerName,
+        answer: Answer,
         kept: &Kept,
         theirs: impl Fn(&SignedHeader) -> bool,
     ) {
-        let headers =
-            survey.seen.iter().chain(&survey.at).filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok());
         let mut newest = None;
+        let headers = answer.seen.into_iter().chain(answer.at);
         for header in headers.filter(|header| self.record.is_managers(header) && !theirs(header)) {
             let number = header.number();
             newest = newest.max(Some(number));
             found.note(number);
             if kept.lacks(&header) {
                 let (_, by) = found.lost.entry((number, header.id())).or_insert((header, Vec::new()));
-                if by.last() != Some(&server.name) {
-                    by.push(server.name.clone());
+                if by.last() != Some(server) {
+                    by.push(server.clone());
                 }
             }
         }
         let has = newest.map_or("no revision".to_owned(), |newest| newest.to_string());
-        found.findings.push(format!("{} has seen {has}", server.name));
+        found.findings.push(format!("{server} has seen {has}"));
     }
 
     /// Rebuilds the group. No role runs on this state meanwhile.

@@ -1,8 +1,8 @@
 //! What this server is in its group, and how that changes while it runs (W18, W24, W26).
 //!
-//! One task, [`Roles::run`], follows the group record and runs the role that it gives this server: the manager's tasks
+//! One task, [`Roles::run`], follows the source of leadership ([`Leadership`]) and runs the role that it gives: the manager's tasks
 //! ([`bellwether_manager`]), or the member's thread with the watch that feeds it ([`crate::member`]); a disabled server is
-//! a member that is sent nothing. When the record changes the role, or the manager's epoch, the old one's tasks end, then
+//! a member that is sent nothing. When it changes the role, or the manager's epoch, the old one's tasks end, then
 //! the new one's begin. Ports, sockets and services stay: they look at the `standing` watch, which this task alone
 //! writes. Readiness stays as it was in between: a role says nothing of what the sets hold.
 
@@ -20,10 +20,10 @@ use bellwether_monitor::http::Ready;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::{ServerName, SetName},
-    record::{Confirmation, Record, Server},
-    revision::{Epoch, SignedHeader},
+    record::{Confirmation, Server},
+    revision::SignedHeader,
     status::{Event, Observation},
-    v1::{self, RebuildReply},
+    v1::RebuildReply,
 };
 use bellwether_store::tree::Tree;
 use tokio::{
@@ -37,6 +37,7 @@ use crate::{
     error::chain,
     group::GroupRecord,
     layout::Layout,
+    leadership::{Duty, Leadership},
     member::{self, Input},
     peers::Peers,
     rebuild::{Ground, Refused},
@@ -180,19 +181,6 @@ impl BeginError {
     }
 }
 
-/// What the record makes of this server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Duty {
-    Lead(Epoch),
-    Follow,
-}
-
-impl Duty {
-    fn of(record: &Record, own: &PublicKey) -> Self {
-        if record.manager().key == *own { Self::Lead(record.version.epoch) } else { Self::Follow }
-    }
-}
-
 /// The tasks of a role.
 enum Running {
     Manager(Manager),
@@ -200,8 +188,9 @@ enum Running {
 }
 
 /// Runs the roles of this server, one after the other.
-pub(crate) struct Roles {
+pub(crate) struct Roles<L> {
     parts: Parts,
+    leadership: L,
     standing: watch::Sender<Standing>,
     duty: Duty,
     running: Option<(watch::Sender<bool>, Running)>,
@@ -211,14 +200,18 @@ pub(crate) struct Roles {
     told: bool,
 }
 
-impl Roles {
-    /// Begins the role that the record gives this server now.
+impl<L: Leadership> Roles<L> {
+    /// Begins the role that this server has now.
     ///
     /// # Errors
     /// It cannot begin.
-    pub(crate) async fn begin(parts: Parts, standing: watch::Sender<Standing>) -> Result<Self, BeginError> {
-        let duty = Duty::of(parts.record.current().record(), &parts.key.public());
-        let mut roles = Self { parts, standing, duty, running: None, halted: false, told: false };
+    pub(crate) async fn begin(
+        parts: Parts,
+        mut leadership: L,
+        standing: watch::Sender<Standing>,
+    ) -> Result<Self, BeginError> {
+        let duty = leadership.duty();
+        let mut roles = Self { parts, leadership, standing, duty, running: None, halted: false, told: false };
         match (roles.take_up().await, duty) {
             (Ok(()), _) => {}
             // A manager that cannot lead says so, and waits for what a person does (W13).
@@ -228,11 +221,11 @@ impl Roles {
         Ok(roles)
     }
 
-    /// Follows the record until `stop`; then the role has ended.
+    /// Follows the leadership until `stop`; then the role has ended.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let (mut record, mut halts) = (self.parts.record.follow(), self.parts.peers.halts());
+        let mut halts = self.parts.peers.halts();
         loop {
-            let duty = Duty::of(record.borrow_and_update().record(), &self.parts.key.public());
+            let duty = self.leadership.duty();
             if duty != self.duty || (self.running.is_none() && !self.halted) {
                 self.change(duty).await;
             }
@@ -245,9 +238,9 @@ impl Roles {
             // Every branch may be cancelled: what is taken from a channel is dealt with below.
             let asked = tokio::select! {
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
-                changed = record.changed() => match changed {
-                    Ok(()) => None,
-                    Err(_) => break,
+                there = self.leadership.changed() => match there {
+                    true => None,
+                    false => break,
                 },
                 changed = halts.changed() => match changed {
                     Ok(()) => None,
@@ -307,10 +300,9 @@ impl Roles {
         let mut halt = Halt { head: kept.newest.as_ref().map(SignedHeader::number), ..halt };
         let witness = peers.others().into_iter().find(|server| server.name == halt.witness);
         if let Some(witness) = witness
-            && let Ok(v1::SurveyReply { at, seen, .. }) = peers.survey(&witness).await
+            && let Ok(answer) = peers.clone().answer_of(witness).await
         {
-            let headers: Vec<_> =
-                seen.into_iter().chain(at).filter_map(|wire| SignedHeader::from_wire(wire).ok()).collect();
+            let headers: Vec<_> = answer.seen.into_iter().chain(answer.at).collect();
             let (group, own) = (record.current().record().group, record.own_key());
             halt = halt.lacking(&headers, |header| {
                 kept.lacks(header) && header.header().group == group && header.signed_by(&own)
@@ -333,7 +325,7 @@ impl Roles {
             Order::Confirm(token) => self.follow_rebuilt(&token, dry_run).await,
         };
         if self.running.is_none() && !self.halted {
-            let duty = Duty::of(self.parts.record.current().record(), &self.parts.key.public());
+            let duty = self.leadership.duty();
             self.change(duty).await;
         }
         // Nobody waits any more: it is done all the same.

@@ -13,9 +13,12 @@ use prost::Message;
 use crate::{
     balancer::fuzzing as balancers,
     change::Asked,
-    group::PolicyChange,
+    group::RecordEdit,
     halt::{Halt, Proof},
-    procedure::{Document, Id, Kind, Procedure, SignedDocument, Step, Task},
+    procedure::{
+        Document, Id, Kind, Procedure, SignedDocument, Step,
+        task::{Drain, Sync, Task},
+    },
     tokens::{Grant, Tokens},
 };
 
@@ -43,8 +46,8 @@ pub fn procedures(bytes: &[u8]) -> bool {
     }
     let sent = v1::SignedProcedures::decode(bytes).is_ok_and(|wire| SignedDocument::from_wire(&wire).is_ok());
     let change = v1::ChangeRequest::decode(bytes).is_ok_and(|wire| Asked::try_from(wire).is_ok());
-    let policy = v1::SetPolicyRequest::decode(bytes).is_ok_and(|wire| PolicyChange::try_from(wire).is_ok());
-    signed.is_ok() || sent || change || policy
+    let edit = v1::EditRecordRequest::decode(bytes).is_ok_and(|wire| RecordEdit::try_from(wire.edit).is_ok());
+    signed.is_ok() || sent || change || edit
 }
 
 /// The bodies of the manager's state files.
@@ -74,8 +77,8 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         (1, Kind::MaintenanceStart { server: server.clone(), promote: None, remove: false }),
         (2, Kind::ServerReplace { server: server.clone(), ttl_ms: 60_000 }),
     ] {
-        let tasks = [Task::Drain(vec![server.clone()]), Task::Sync(vec![server.clone()])];
-        let step = |task| Step { task, why: "why".to_owned(), requirement: "W21".to_owned(), noted: None };
+        let tasks: [Task; 2] = [Drain(vec![server.clone()]).into(), Sync(vec![server.clone()]).into()];
+        let step = |task| Step { task, why: "why".to_owned(), noted: None };
         let steps = tasks.map(step).into();
         document.put(Procedure::new(Id(id), kind, steps, "root".to_owned(), 1));
     }
@@ -87,12 +90,14 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         change: Some(v1::change_request::Change::Put(content)),
         ..Default::default()
     };
-    let policy = v1::SetPolicyRequest {
+    let policy = v1::SetPolicy {
         publish: Some("manual".to_owned()),
         codec: Some("deflate:1".to_owned()),
         balancers: vec!["lb=haproxy:tcp:10.0.0.1:9999".to_owned()],
         ..Default::default()
     };
+    let edit = Some(v1::edit_record_request::Edit::SetPolicy(policy));
+    let edit = v1::EditRecordRequest { edit, ..Default::default() };
     let mut tokens = Tokens::default();
     let grant = Grant { uses: 2, ttl_ms: 60_000, names: "web*".to_owned(), replaces: false };
     tokens.create(grant, 1).expect("it is sound");
@@ -104,7 +109,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("nginx", vec![nginx.into()]),
         (
             "procedures",
-            vec![json(&document), signed.to_wire().encode_to_vec(), change.encode_to_vec(), policy.encode_to_vec()],
+            vec![json(&document), signed.to_wire().encode_to_vec(), change.encode_to_vec(), edit.encode_to_vec()],
         ),
         ("manager_state", vec![json(&Tokens::default()), json(&tokens), json(&halt)]),
     ]

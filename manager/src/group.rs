@@ -3,6 +3,7 @@
 //! answer: the signed record.
 
 mod drain;
+mod edit;
 pub mod level;
 mod servers;
 
@@ -22,6 +23,7 @@ pub use self::servers::{
     ServerChange, add_again, disable, enable, enter, may_replace, remove, replace, set as set_server,
 };
 pub use drain::{bring_back, set_drained};
+pub use edit::{RecordEdit, apply};
 
 /// How many changes the record's log keeps.
 const LOG: usize = 100;
@@ -274,10 +276,10 @@ impl Patterns {
     }
 }
 
-impl TryFrom<v1::SetPolicyRequest> for PolicyChange {
+impl TryFrom<v1::SetPolicy> for PolicyChange {
     type Error = Malformed;
 
-    fn try_from(wire: v1::SetPolicyRequest) -> Result<Self, Malformed> {
+    fn try_from(wire: v1::SetPolicy) -> Result<Self, Malformed> {
         let publish = match wire.publish.as_deref() {
             None => None,
             Some("auto") => Some(Publish::Auto),

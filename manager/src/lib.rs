@@ -95,7 +95,7 @@ pub use start::{Setup, StartError};
 
 use crate::{
     balancer::{Balancers, Locals},
-    group::{By, GroupRefused, PolicyChange},
+    group::{By, GroupRefused},
     lane::Control,
     lanes::ToLanes,
     publisher::Command,
@@ -297,29 +297,6 @@ impl Manager {
         let shared = self.inner.shared.clone();
         let read = move || read::read(&shared, set, path);
         tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
-    }
-
-    /// Holds propagation, or lets it go on (W6). Revisions are made all the same; a sync sends them to those it names.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn set_paused(&self, paused: bool, author: &str) -> Result<Arc<SignedRecord>, EditError> {
-        let by = by(author);
-        self.inner.shared.edit(|held| Ok(group::set_paused(held, paused, &by))).await
-    }
-
-    /// Changes the group's settings.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn set_policy(&self, change: PolicyChange, author: &str) -> Result<Arc<SignedRecord>, EditError> {
-        let (by, shared) = (by(author), &self.inner.shared);
-        let set = |held: &SignedRecord| {
-            let level = change.level.unwrap_or(held.record().level);
-            group::level::may_raise(held.record(), level, &shared.programs())?;
-            group::set_policy(held, &change, &by)
-        };
-        shared.edit(set).await
     }
 
     /// The group's balancers, as the record in force names them and this machine reaches them.

@@ -1,7 +1,7 @@
 //! Who belongs to the group, as the manager is asked for it: each change is durable before it is answered, the lanes
 //! follow the record (W9, W16, W21).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bellwether_proto::{
     name::ServerName,
@@ -12,15 +12,15 @@ use bellwether_proto::{
 };
 
 use bellwether_store::clock::now_ms;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::{
     EnterError, Manager, SPREAD, by,
-    group::{self, GroupRefused, ServerChange},
+    group::{self, GroupRefused, RecordEdit},
     lane::Control,
     lanes::ToLanes,
     shared::EditError,
-    tokens::Grant,
+    tokens::{Grant, Tokens},
 };
 
 /// How long a server may take to show that it lives.
@@ -29,41 +29,44 @@ const PROBE: std::time::Duration = std::time::Duration::from_secs(3);
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Manager {
-    /// Adds a server again that was removed or disabled.
+    /// Changes the group record; with `dry_run` only says whether it may be. A server that is removed or disabled is refused from
+    /// its next call on, and its lane ends at once.
     ///
     /// # Errors
     /// The record is as it was.
-    pub async fn add_server(
+    pub async fn edit_record(
         &self,
-        name: &ServerName,
+        edit: &RecordEdit,
         author: &str,
         dry_run: bool,
     ) -> Result<Arc<SignedRecord>, EditError> {
-        self.edit_servers(|held| group::add_again(held, name, &by(author)), dry_run).await
+        let (shared, by) = (&self.inner.shared, by(author));
+        let rule = |held: &SignedRecord| {
+            let next = group::apply(held, edit, &shared.programs(), &by)?;
+            Ok::<_, GroupRefused>(next.filter(|_| !dry_run))
+        };
+        // Held to the end: a server that enters at this moment has entered before, or is refused.
+        let _tokens = match edit {
+            RecordEdit::Remove(name) => Some(self.bar(name, &rule).await?),
+            _ => None,
+        };
+        shared.edit(rule).await
     }
 
-    /// Removes a server: its lane ends at once, it is refused from its next call on, and no token that there is admits it
-    /// again. That is durable first: a crash in between leaves a member that needs another token should it enter anew.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn remove_server(
+    /// No token that there is admits that server again, where the rule removes it. This is durable before its removal: a crash
+    /// in between leaves a member that needs another token should it enter anew.
+    async fn bar(
         &self,
         name: &ServerName,
-        author: &str,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        // Held to the end: who enters at this moment has entered before, or is refused.
+        rule: &impl Fn(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
+    ) -> Result<OwnedMutexGuard<Tokens>, EditError> {
         let tokens = self.inner.tokens.clone().lock_owned().await;
         let held = self.record();
-        let removed = group::remove(&held, name, &by(author))?.filter(|_| !dry_run);
-        let server = removed.and(held.record().server(name));
         let mut next = tokens.clone();
-        if let Some(server) = server {
+        if let Some(server) = rule(&held)?.and(held.record().server(name)) {
             next.remove(name, &server.key);
         }
-        let _tokens = self.save_tokens(tokens, next).await.map_err(EditError::Tokens)?;
-        self.edit_servers(|held| group::remove(held, name, &by(author)), dry_run).await
+        self.save_tokens(tokens, next).await.map_err(EditError::Tokens)
     }
 
     /// The tokens that the server of that name has used, should it have been removed, and that admit further servers.
@@ -72,46 +75,6 @@ impl Manager {
         let gone = record.record().removed.iter().rfind(|server| server.name == *name);
         let Some(gone) = gone else { return Vec::new() };
         self.inner.tokens.lock().await.left_open_by(&gone.key, now_ms())
-    }
-
-    /// Disables a server: its lane ends at once, it is sent nothing more and its calls are refused.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn disable_server(
-        &self,
-        name: &ServerName,
-        author: &str,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        self.edit_servers(|held| group::disable(held, name, &by(author)), dry_run).await
-    }
-
-    /// Enables a server that was disabled: its lane begins with a sync.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn enable_server(
-        &self,
-        name: &ServerName,
-        author: &str,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        self.edit_servers(|held| group::enable(held, name, &by(author)), dry_run).await
-    }
-
-    /// Changes a server's address, candidacy or places at balancers.
-    ///
-    /// # Errors
-    /// The record is as it was.
-    pub async fn set_server(
-        &self,
-        name: &ServerName,
-        change: &ServerChange,
-        author: &str,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        self.edit_servers(|held| group::set_server(held, name, change, &by(author)), dry_run).await
     }
 
     /// Makes a token with which new hardware takes the place of a server, for so many milliseconds; none with `dry_run`.
@@ -199,12 +162,13 @@ impl Manager {
         }
     }
 
-    async fn edit_servers(
-        &self,
-        rule: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
-        dry_run: bool,
-    ) -> Result<Arc<SignedRecord>, EditError> {
-        self.inner.shared.edit(|held| rule(held).map(|next| next.filter(|_| !dry_run))).await
+    /// The candidates that have the newest document of procedures.
+    pub fn informed(&self) -> BTreeSet<ServerName> {
+        let shared = &self.inner.shared;
+        let newest = shared.board.version();
+        let reached = shared.reached.borrow();
+        let informed = reached.iter().filter(|(_, server)| server.procedures.is_some() && server.procedures == newest);
+        informed.map(|(name, _)| name.clone()).collect()
     }
 
     /// The members that have not taken the record in force, after a second at most. Servers that are disabled are told

@@ -12,6 +12,8 @@ use bellwether_proto::{
     revision::{Epoch, Number, RevisionId, SignedHeader},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{lost, roles::TAKEOVER};
 
 /// By how much an epoch that another server speaks of may be ahead, so that a takeover can skip it.
@@ -71,7 +73,8 @@ pub struct Survey<'a> {
 }
 
 /// What a person who asks for it insists on.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Insists {
     /// Although the manager answers, or another candidate has seen more.
     pub force: bool,

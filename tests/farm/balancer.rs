@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Server, server::ready};
+use super::{Answer, Server, get};
 
 /// Asks `/ready` of some servers all the while.
 pub(crate) struct Balancer {
@@ -27,8 +27,7 @@ impl Balancer {
             while !stopped.load(Ordering::SeqCst) {
                 for server in &all {
                     asked += 1;
-                    let answer = ready(server).unwrap_or_else(|e| e.to_string());
-                    if !answer.starts_with("HTTP/1.1 200") {
+                    if let Err(answer) = get(server, "/ready").and_then(Answer::ok) {
                         bad.push(format!("{server}: {answer}"));
                     }
                 }

@@ -3,6 +3,7 @@
 mod balancer;
 pub(crate) mod compare;
 pub(crate) mod gate;
+mod http;
 mod network;
 mod ports;
 mod program;
@@ -16,11 +17,12 @@ use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 use tempfile::TempDir;
 
 pub(crate) use balancer::Balancer;
+pub(crate) use http::{Answer, get, get_as};
 pub(crate) use network::Network;
 pub(crate) use ports::free as free_port;
 use program::bellwether_inside;
 pub(crate) use program::{Output, PROGRAM, bellwether, run, run_with_input};
-pub(crate) use server::{Server, ready};
+pub(crate) use server::Server;
 pub(crate) use wait::{DEADLINE, wait_for};
 
 /// What a farm is to be made of.

@@ -1,37 +1,40 @@
 //! Random trees and random edits, repeatable by their seed.
 
-use bellwether_store::clock::now_ms;
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, Permissions},
+    ops::{Deref, DerefMut},
     os::unix::{ffi::OsStrExt, fs::PermissionsExt, fs::symlink},
     path::{Path, PathBuf},
 };
 
+use bellwether_random::Rng;
+use bellwether_store::clock::now_ms;
+
 /// A generator whose seed was printed; `TEST_SEED` repeats a run.
 #[derive(Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(Rng);
+
+impl Deref for Random {
+    type Target = Rng;
+
+    fn deref(&self) -> &Rng {
+        &self.0
+    }
+}
+
+impl DerefMut for Random {
+    fn deref_mut(&mut self) -> &mut Rng {
+        &mut self.0
+    }
+}
 
 impl Random {
     /// Seeded from `TEST_SEED`, or from the clock.
     pub(crate) fn seeded() -> Self {
         let seed = std::env::var("TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(now_ms);
         eprintln!("random trees of TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// The next number (splitmix64).
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        Self(Rng::new(seed))
     }
 
     fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
@@ -39,9 +42,9 @@ impl Random {
     }
 
     /// Bytes that look like configuration, or like nothing (a quarter of them).
-    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn text(&mut self, length: usize) -> Vec<u8> {
         if self.below(4) == 0 {
-            return (0..length).map(|_| self.next() as u8).collect();
+            return self.0.bytes(length);
         }
         let words =
             ["server ", "listen 443 ssl;\n", "proxy_pass http://", "backend", "\t", "10.0.0.", "location / {\n"];
@@ -94,7 +97,7 @@ pub(crate) fn fill(random: &mut Random, root: &Path, entries: usize) {
 
 fn file(random: &mut Random, path: &Path) {
     let length = random.length();
-    fs::write(path, random.bytes(length)).expect("a file");
+    fs::write(path, random.text(length)).expect("a file");
     let mode = *random.pick(&[0o644, 0o644, 0o600, 0o755, 0o640, 0o444]);
     // First: nobody but root may name the origin of what is read-only.
     if random.below(10) == 0 {
@@ -146,7 +149,7 @@ pub(crate) fn edit(random: &mut Random, root: &Path) -> String {
         2 => insert(random, &path),
         _ => {
             let length = random.length();
-            fs::write(&path, random.bytes(length)).or_else(|_| fs::remove_file(&path)).expect("overwritten");
+            fs::write(&path, random.text(length)).or_else(|_| fs::remove_file(&path)).expect("overwritten");
             said("overwrite")
         }
     }

@@ -2,8 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Write},
-    net::TcpStream,
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -20,16 +19,6 @@ pub(crate) struct Set {
     pub(crate) name: String,
     /// Where it is on this server.
     pub(crate) path: PathBuf,
-}
-
-/// Asks `/ready` there: the whole answer.
-pub(crate) fn ready(http: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(http)?;
-    stream.set_read_timeout(Some(DEADLINE))?;
-    write!(stream, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 /// A server.

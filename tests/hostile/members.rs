@@ -328,7 +328,7 @@ fn a_member_that_stalls_and_one_that_floods_cost_nobody_anything() {
     // The first large update sizes buffers that are kept; what counts is that more updates need no more.
     let mut random = Random::seeded();
     let mut publish = |number: usize| {
-        farm.manager().write(&format!("large{}", number % 2), random.bytes(8 << 20));
+        farm.manager().write(&format!("large{}", number % 2), random.text(8 << 20));
         farm.wait_same(farm.member(1));
     };
     publish(0);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing, Task};
+use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
 use bellwether_proto::v1::{
     AbortProcedureRequest, ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest,
     start_procedure_request,
@@ -164,7 +164,8 @@ fn plan(procedure: &Procedure) -> String {
             .steps
             .iter()
             .enumerate()
-            .map(|(at, step)| vec![format!("{}", at + 1), step.task.what(), step.task.place(), step.why.clone()]),
+            .map(|(at, step)| (at, step.task.about(), step.why.clone()))
+            .map(|(at, about, why)| vec![format!("{}", at + 1), about.what, about.place, why]),
     );
     let mut lines = found(procedure);
     lines.push(output::columns(&rows));
@@ -190,7 +191,7 @@ pub(super) fn steps(procedure: &Procedure) -> String {
             std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => "",
         };
         let number = format!("{}/{}", at + 1, procedure.steps.len());
-        vec![number, mark.to_owned(), step.task.what(), step.noted.clone().unwrap_or_default()]
+        vec![number, mark.to_owned(), step.task.about().what, step.noted.clone().unwrap_or_default()]
     });
     output::columns(&rows.collect::<Vec<_>>())
 }
@@ -291,7 +292,7 @@ async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str
 /// What goes on when nobody watches it any more, until when, and how it is ended.
 fn goes_on(shown: &Shown) -> String {
     let (procedure, id) = (&shown.procedure, shown.procedure.id);
-    let step = procedure.step().map(|step| step.task.what()).unwrap_or_default();
+    let step = procedure.step().map(|step| step.task.about().what).unwrap_or_default();
     let doing =
         shown.doing.clone().filter(|doing| *doing != step).map(|doing| format!(" ({doing})")).unwrap_or_default();
     let until = deadline(shown).map(|until| format!(", {until}")).unwrap_or_default();
@@ -305,10 +306,8 @@ fn goes_on(shown: &Shown) -> String {
 
 /// Until when its step lasts, and what comes then; none: it waits for a person.
 pub(super) fn deadline(shown: &Shown) -> Option<String> {
-    let then = match shown.procedure.step().map(|step| &step.task) {
-        Some(Task::Quiet(_)) => "goes on",
-        _ => "stops",
-    };
+    let goes_on = shown.procedure.step().is_some_and(|step| step.task.about().lasts_as_sessions);
+    let then = if goes_on { "goes on" } else { "stops" };
     let until = utc((shown.until_ms? / 1_000) as i64);
     Some(format!("until {until} UTC at the latest, then it {then}"))
 }
@@ -431,7 +430,7 @@ impl Teller {
         }
         for (at, step) in procedure.steps.iter().enumerate().take(procedure.at).skip(self.told) {
             let noted = step.noted.as_ref().map(|noted| format!(": {noted}")).unwrap_or_default();
-            (self.say)(&format!("{} {}/{count} {}{noted}", procedure.id, at + 1, step.task.what()));
+            (self.say)(&format!("{} {}/{count} {}{noted}", procedure.id, at + 1, step.task.about().what));
         }
         self.told = self.told.max(procedure.at);
         if procedure.standing == Standing::Running

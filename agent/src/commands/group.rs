@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use bellwether_manager::group::{
-    By, GroupRefused, PolicyChange,
-    level::{Programs, may_raise, newest_for_all, not_asked},
-    set_policy,
+    By, PolicyChange, RecordEdit, apply,
+    level::{Programs, newest_for_all, not_asked},
 };
 use bellwether_proto::{
     advice::Advise,
@@ -14,7 +13,7 @@ use bellwether_proto::{
     name::{BalancerName, SetName},
     record::{Codec, Policy, Publish, Record, Role},
     status::ServerStatus,
-    v1::SetPolicyRequest,
+    v1::{SetPolicy, edit_record_request::Edit},
 };
 use clap::Subcommand;
 use serde_json::json;
@@ -224,7 +223,7 @@ fn settings(policy: &Policy) -> Vec<String> {
 async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let dry_run = settings.dry_run;
     let request = request(settings)?;
-    if request == (SetPolicyRequest { author: request.author.clone(), ..SetPolicyRequest::default() }) {
+    if request == SetPolicy::default() {
         let text = "nothing to set: name a setting, as --min-serving 2";
         return Err(CommandError::new(Kind::Usage, text).hint("all of them: bellwether group set --help"));
     }
@@ -233,8 +232,7 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     }
     let (least, level) = (request.min_serving, request.level);
     let before = record::held(common)?.current.record().version.to_string();
-    let mut client = common.connect().await?;
-    let reply = common.in_time(client.set_policy(request)).await?.into_inner();
+    let reply = record::edit(common, Edit::SetPolicy(request), false).await?;
     let so = if before == reply.version { "so already" } else { "as asked" };
     record::show(common, &format!("the group's settings are {so}"), &reply);
     let held = record::held(common)?;
@@ -262,7 +260,7 @@ fn too_many(least: Option<u32>, record: &Record) -> Option<String> {
 }
 
 /// The request for what the flags say; all patterns are for one set.
-fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
+fn request(settings: Settings) -> Result<SetPolicy, CommandError> {
     let mut set = settings.set.map(|name| name.to_string());
     let mut patterns = |flag: &str, list: &[String]| -> Result<Vec<String>, CommandError> {
         let mut found = Vec::new();
@@ -282,7 +280,7 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
     };
     let exclude = patterns("exclude", &settings.exclude)?;
     let local = patterns("local", &settings.local)?;
-    Ok(SetPolicyRequest {
+    Ok(SetPolicy {
         publish: settings.publish,
         codec: settings.codec.map(String::from),
         quiet_max_ms: settings.quiet_max.map(|quiet| quiet.as_millis() as u64),
@@ -295,7 +293,6 @@ fn request(settings: Settings) -> Result<SetPolicyRequest, CommandError> {
         exclude,
         replace_local: settings.replace && !settings.local.is_empty(),
         local,
-        author: author(),
         balancers: settings.balancer.iter().map(ToString::to_string).collect(),
         no_balancers: settings.no_balancer.iter().map(ToString::to_string).collect(),
         min_serving: settings.min_serving,
@@ -317,17 +314,14 @@ fn whole_seconds(flag: &str, time: Duration) -> Result<u64, CommandError> {
 }
 
 /// Shows the settings that would come of it, by the manager's own rules.
-async fn plan(common: &Common, request: SetPolicyRequest) -> Result<(), CommandError> {
+async fn plan(common: &Common, request: SetPolicy) -> Result<(), CommandError> {
     let held = record::held(common)?;
     let least = request.min_serving;
     let change = PolicyChange::try_from(request).map_err(|e| CommandError::refused(&e))?;
-    let by = By::new(&author(), 0);
-    let refused = |e: GroupRefused| CommandError::refused(&e).advice(e.advice());
-    if let Some(level) = change.level {
-        may_raise(held.current.record(), level, &programs(common, held.current.record()).await).map_err(refused)?;
-    }
-    let changed = set_policy(&held.current, &change, &by).map_err(refused)?;
     let now = held.current.record();
+    let programs = if change.level.is_some() { programs(common, now).await } else { Programs::new() };
+    let changed = apply(&held.current, &RecordEdit::Policy(Box::new(change)), &programs, &By::new(&author(), 0));
+    let changed = changed.map_err(|e| CommandError::refused(&e).advice(e.advice()))?;
     let then = changed.as_ref().unwrap_or(now);
     let document = json!({
         "now": now.policy, "then": then.policy, "level_now": now.level, "level_then": then.level,
@@ -359,7 +353,7 @@ mod tests {
         settings: Settings,
     }
 
-    fn parse(line: &str) -> Result<SetPolicyRequest, CommandError> {
+    fn parse(line: &str) -> Result<SetPolicy, CommandError> {
         let words = std::iter::once("set").chain(line.split_whitespace());
         request(Line::try_parse_from(words).expect("clap takes it").settings)
     }

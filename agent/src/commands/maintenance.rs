@@ -3,7 +3,7 @@
 
 use bellwether_proto::{
     name::ServerName,
-    v1::{FinishMaintenance, StartMaintenance, start_procedure_request::Procedure},
+    v1::{StartMaintenance, start_procedure_request::Procedure},
 };
 use clap::Subcommand;
 
@@ -52,8 +52,6 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
             let start = StartMaintenance { server: name.into(), promote, remove };
             following::begin(common, &begin, "", Procedure::Start(start)).await
         }
-        What::Finish { name, begin } => {
-            following::begin(common, &begin, "", Procedure::Finish(FinishMaintenance { server: name.into() })).await
-        }
+        What::Finish { name, begin } => following::begin(common, &begin, "", Procedure::Finish(name.into())).await,
     }
 }

@@ -1,12 +1,9 @@
 //! `bellwether pause`: hold propagation; edits are collected, the monitor shows the lag (W6).
 
-use bellwether_proto::v1::PauseRequest;
+use bellwether_proto::v1::edit_record_request::Edit;
 
 use super::{farm, record};
-use crate::{
-    common::{Common, author},
-    error::CommandError,
-};
+use crate::{common::Common, error::CommandError};
 
 /// Its arguments.
 #[derive(Debug, clap::Args)]
@@ -26,10 +23,9 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 
 /// Holds propagation, or lets it go on.
 pub(super) async fn set(common: &Common, paused: bool, dry_run: bool) -> Result<(), CommandError> {
-    let mut client = common.connect().await?;
     let done = if paused { "propagation is held" } else { "changes go to the members" };
     if dry_run {
-        let now = common.within(farm::status(&mut client)).await?.paused;
+        let now = common.within(farm::status(&mut common.connect().await?)).await?.paused;
         let plan = match (now == paused, paused) {
             (true, _) => format!("do nothing: {done} already"),
             (false, true) => "hold propagation".to_owned(),
@@ -38,7 +34,6 @@ pub(super) async fn set(common: &Common, paused: bool, dry_run: bool) -> Result<
         record::show_plan(common, &plan);
         return Ok(());
     }
-    let reply = common.in_time(client.pause(PauseRequest { paused, author: author() })).await?.into_inner();
-    record::show(common, done, &reply);
+    record::show(common, done, &record::edit(common, Edit::Paused(paused), false).await?);
     Ok(())
 }

@@ -123,7 +123,7 @@ async fn would(common: &Common, id: Id, word: &str, what: &str) -> Result<(), Co
         return Err(CommandError::new(Kind::Refused, format!("{id} is over"))
             .hint(format!("see: bellwether procedure show {id}")));
     };
-    let plan = format!("{word} {id} {what} at step {}, {}", shown.procedure.at + 1, step.task.what());
+    let plan = format!("{word} {id} {what} at step {}, {}", shown.procedure.at + 1, step.task.about().what);
     record::show_plan(common, &plan);
     Ok(())
 }

@@ -1,14 +1,27 @@
-//! How a change of the group record is answered.
+//! How a change of the group record is asked for and answered.
 
-use bellwether_proto::{name::ServerName, record::Role, v1::RecordReply};
+use bellwether_proto::{
+    name::ServerName,
+    record::Role,
+    v1::{EditRecordRequest, RecordReply, edit_record_request::Edit},
+};
 use serde_json::json;
 
 use crate::{
-    common::Common,
+    common::{Common, author},
     error::{CommandError, Kind},
     layout::Held,
     output,
 };
+
+/// Asks the manager's agent for an edit of the record.
+///
+/// # Errors
+/// Refused.
+pub(super) async fn edit(common: &Common, edit: Edit, dry_run: bool) -> Result<RecordReply, CommandError> {
+    let request = EditRecordRequest { edit: Some(edit), author: author(), dry_run };
+    Ok(common.in_time(common.connect().await?.edit_record(request)).await?.into_inner())
+}
 
 /// Says what was done, and which servers do not know it yet.
 pub(super) fn show(common: &Common, done: &str, reply: &RecordReply) {

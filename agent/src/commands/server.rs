@@ -7,9 +7,8 @@ use super::{following, record};
 use crate::{common::Common, error::CommandError};
 
 mod acknowledge;
-mod add;
+mod back;
 mod disable;
-mod enable;
 mod list;
 mod remove;
 mod replace;
@@ -68,10 +67,10 @@ struct Back {
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         What::List => list::run(common),
-        What::Add(back) => add::run(common, &back).await,
+        What::Add(back) => back::add(common, &back).await,
         What::Set(args) => set::run(common, args).await,
         What::Disable(one) => disable::run(common, &one).await,
-        What::Enable(back) => enable::run(common, &back).await,
+        What::Enable(back) => back::enable(common, &back).await,
         What::Remove(one) => remove::run(common, &one).await,
         What::Replace(args) => replace::run(common, args).await,
         What::Acknowledge(args) => acknowledge::run(common, args).await,

@@ -14,6 +14,7 @@ use bellwether_proto::{
     v1::{
         self,
         admin_server::{Admin, AdminServer},
+        edit_record_request::Edit,
     },
 };
 use bellwether_store::mutex::locked;
@@ -91,22 +92,28 @@ impl Admin for Shared {
         self.0.note(request.into_inner().message);
         Ok(Response::new(v1::PublishReply { revision: "1.5".into(), changed: 1, ..Default::default() }))
     }
-    async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::RecordReply>, Status> {
-        self.0.note(request.into_inner().paused);
-        Ok(Response::new(Default::default()))
-    }
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Result<Response<v1::SyncReply>, Status> {
         let request = request.into_inner();
         self.0.note((&request.servers, request.full, request.verify_only));
         Ok(Response::new(v1::SyncReply { servers: request.servers, time_ms: 0 }))
     }
-    async fn remove_server(
-        &self,
-        request: Request<v1::RemoveServerRequest>,
-    ) -> Result<Response<v1::RecordReply>, Status> {
-        self.0.note(request.into_inner().server);
-        let advice = Advice::say("ask web9, the manager");
-        Err(advice::status(Code::FailedPrecondition, Outcome::Refused, "web1 is a member", Some(&advice)))
+    async fn edit_record(&self, request: Request<v1::EditRecordRequest>) -> Result<Response<v1::RecordReply>, Status> {
+        match request.into_inner().edit {
+            Some(Edit::RemoveServer(name)) => {
+                self.0.note(name);
+                let advice = Advice::say("ask web9, the manager");
+                Err(advice::status(Code::FailedPrecondition, Outcome::Refused, "web1 is a member", Some(&advice)))
+            }
+            Some(Edit::Paused(paused)) => {
+                self.0.note(paused);
+                Ok(Response::new(Default::default()))
+            }
+            Some(Edit::SetServer(set)) => {
+                self.0.note((set.address, set.candidate, set.backends, set.replace_backends));
+                Ok(Response::new(Default::default()))
+            }
+            _ => no(),
+        }
     }
     async fn acknowledge(
         &self,
@@ -114,20 +121,6 @@ impl Admin for Shared {
     ) -> Result<Response<v1::AcknowledgeReply>, Status> {
         self.0.note(request.into_inner().servers);
         no()
-    }
-    async fn add_server(&self, _: Request<v1::AddServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
-        no()
-    }
-    async fn disable_server(&self, _: Request<v1::DisableServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
-        no()
-    }
-    async fn enable_server(&self, _: Request<v1::EnableServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
-        no()
-    }
-    async fn set_server(&self, request: Request<v1::SetServerRequest>) -> Result<Response<v1::RecordReply>, Status> {
-        let request = request.into_inner();
-        self.0.note((request.address, request.candidate, request.backends, request.replace_backends));
-        Ok(Response::new(Default::default()))
     }
     async fn replace_server(
         &self,
@@ -159,9 +152,6 @@ impl Admin for Shared {
         Ok(Response::new(v1::ReadReply { data: "old".into(), hash, mode: 0o644, revision: "1.5".into() }))
     }
     async fn tree(&self, _: Request<v1::TreeRequest>) -> Result<Response<Self::TreeStream>, Status> {
-        no()
-    }
-    async fn set_policy(&self, _: Request<v1::SetPolicyRequest>) -> Result<Response<v1::RecordReply>, Status> {
         no()
     }
     async fn start_procedure(

@@ -4,14 +4,13 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_manager::{
-    Manager, Request as Publish,
-    group::PolicyChange,
+    Request as Publish,
+    group::RecordEdit,
     tokens::{Grant, Kept, Use},
 };
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
     name::{ServerName, SetName},
-    record::SignedRecord,
     status::Event,
     v1::{self, admin_server::Admin},
 };
@@ -23,10 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{
-    Agent, procedures,
-    refusal::{Refusal, refusal},
-};
+use super::{Agent, procedures, refusal::refusal};
 use crate::role::{Order, Rebuilding, Standing};
 
 /// The service, for the Unix socket.
@@ -71,12 +67,6 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::RecordReply> {
-        let v1::PauseRequest { paused, author } = request.into_inner();
-        let manager = self.0.manager()?;
-        edited(&manager, manager.set_paused(paused, &author).await).await
-    }
-
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::SyncReply> {
         let v1::SyncRequest { servers, full, verify_only } = request.into_inner();
         let servers = servers.iter().map(|name| server(name)).collect::<Result<_, _>>()?;
@@ -87,37 +77,17 @@ impl Admin for AdminService {
         Ok(Response::new(v1::SyncReply { servers: asked.iter().map(ToString::to_string).collect(), time_ms }))
     }
 
-    async fn remove_server(&self, request: Request<v1::RemoveServerRequest>) -> Answer<v1::RecordReply> {
-        let v1::RemoveServerRequest { server: name, author, dry_run } = request.into_inner();
-        let (manager, name) = (self.0.manager()?, server(&name)?);
-        let mut reply = edited(&manager, manager.remove_server(&name, &author, dry_run).await).await?;
-        reply.get_mut().left_open = manager.left_open_by(&name).await;
-        Ok(reply)
-    }
-
-    async fn add_server(&self, request: Request<v1::AddServerRequest>) -> Answer<v1::RecordReply> {
-        let v1::AddServerRequest { server: name, author, dry_run } = request.into_inner();
+    async fn edit_record(&self, request: Request<v1::EditRecordRequest>) -> Answer<v1::RecordReply> {
+        let v1::EditRecordRequest { edit, author, dry_run } = request.into_inner();
+        let edit = RecordEdit::try_from(edit).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let manager = self.0.manager()?;
-        edited(&manager, manager.add_server(&server(&name)?, &author, dry_run).await).await
-    }
-
-    async fn disable_server(&self, request: Request<v1::DisableServerRequest>) -> Answer<v1::RecordReply> {
-        let v1::DisableServerRequest { server: name, author, dry_run } = request.into_inner();
-        let manager = self.0.manager()?;
-        edited(&manager, manager.disable_server(&server(&name)?, &author, dry_run).await).await
-    }
-
-    async fn enable_server(&self, request: Request<v1::EnableServerRequest>) -> Answer<v1::RecordReply> {
-        let v1::EnableServerRequest { server: name, author, dry_run } = request.into_inner();
-        let manager = self.0.manager()?;
-        edited(&manager, manager.enable_server(&server(&name)?, &author, dry_run).await).await
-    }
-
-    async fn set_server(&self, request: Request<v1::SetServerRequest>) -> Answer<v1::RecordReply> {
-        let request = request.into_inner();
-        let (name, author, dry_run) = (server(&request.server)?, request.author.clone(), request.dry_run);
-        let manager = self.0.manager()?;
-        edited(&manager, manager.set_server(&name, &request.into(), &author, dry_run).await).await
+        let edited = manager.edit_record(&edit, &author, dry_run).await.map_err(refusal)?;
+        let left_open = match &edit {
+            RecordEdit::Remove(name) => manager.left_open_by(name).await,
+            _ => Vec::new(),
+        };
+        let lacking = manager.lacking().await.iter().map(ToString::to_string).collect();
+        Ok(Response::new(v1::RecordReply { version: edited.record().version.to_string(), lacking, left_open }))
     }
 
     async fn acknowledge(&self, request: Request<v1::AcknowledgeRequest>) -> Answer<v1::AcknowledgeReply> {
@@ -196,14 +166,6 @@ impl Admin for AdminService {
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
 
-    async fn set_policy(&self, request: Request<v1::SetPolicyRequest>) -> Answer<v1::RecordReply> {
-        let request = request.into_inner();
-        let author = request.author.clone();
-        let change = PolicyChange::try_from(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let manager = self.0.manager()?;
-        edited(&manager, manager.set_policy(change, &author).await).await
-    }
-
     async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::PromoteReply> {
         super::promote::promote(&self.0, request.into_inner()).await.map(Response::new)
     }
@@ -275,13 +237,6 @@ fn server(name: &str) -> Result<ServerName, Status> {
 
 fn set_name(name: &str) -> Result<SetName, Status> {
     name.parse().map_err(|e: bellwether_proto::Malformed| Status::invalid_argument(e.to_string()))
-}
-
-/// The answer to an edit of the record: its version, and who has not been sent it yet.
-async fn edited<E: Refusal>(manager: &Manager, record: Result<Arc<SignedRecord>, E>) -> Answer<v1::RecordReply> {
-    let version = record.map_err(refusal)?.record().version.to_string();
-    let lacking = manager.lacking().await.iter().map(ToString::to_string).collect();
-    Ok(Response::new(v1::RecordReply { version, lacking, left_open: Vec::new() }))
 }
 
 /// Sends the farm's status: once, or at every change until the caller goes or the agent stops.

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use bellwether_manager::{
-    procedure::{self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed},
-    takeover,
+use bellwether_manager::procedure::{
+    self, AskError, BoardError, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed,
 };
 use bellwether_proto::{
     Malformed,
@@ -149,7 +148,7 @@ pub(crate) async fn watch(agent: Arc<Agent>) {
 
 /// A procedure's line of the status.
 fn status(procedure: &Procedure, doing: Option<&(usize, String)>, manager: &ServerName) -> ProcedureStatus {
-    let step = procedure.step().map(|step| step.task.what()).unwrap_or_default();
+    let step = procedure.step().map(|step| step.task.about().what).unwrap_or_default();
     let doing = doing.filter(|(at, _)| *at == procedure.at).map(|(_, what)| what.clone());
     let (state, what) = match (&procedure.standing, procedure.asks()) {
         (procedure::Standing::Failed(failure), _) => (ProcedureState::Stopped, failure.reason.clone()),
@@ -215,9 +214,7 @@ async fn successor(agent: &Agent, to: &ServerName) -> Survey {
 
 /// What the members hold, compared with this candidate: refused where it may not take over.
 async fn survey(agent: &Arc<Agent>, insists: Insists) -> Result<Survey, Status> {
-    let Insists { force, accept } = insists;
-    let gathered = gather(agent).await?;
-    gathered.judge(agent, takeover::Insists { force, accept }, Survey::of)
+    gather(agent).await?.judge(agent, insists, Survey::of)
 }
 
 fn reply(procedure: Result<Procedure, AskError>) -> Answer<v1::ProcedureReply> {
@@ -249,9 +246,9 @@ fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) ->
             let promote = if promote.is_empty() { None } else { Some(server(&promote)?) };
             Kind::MaintenanceStart { server: server(&name)?, promote, remove }
         }
-        Asked::Finish(v1::FinishMaintenance { server: name }) => Kind::MaintenanceFinish { server: server(&name)? },
-        Asked::Add(v1::AddServer { server: name }) => Kind::ServerAdd { server: server(&name)? },
-        Asked::Enable(v1::EnableServer { server: name }) => Kind::ServerEnable { server: server(&name)? },
+        Asked::Finish(name) => Kind::MaintenanceFinish { server: server(&name)? },
+        Asked::Add(name) => Kind::ServerAdd { server: server(&name)? },
+        Asked::Enable(name) => Kind::ServerEnable { server: server(&name)? },
         Asked::Replace(v1::ReplaceServer { server: name, ttl_s }) => {
             Kind::ServerReplace { server: server(&name)?, ttl_ms: ttl_s.saturating_mul(1_000) }
         }

@@ -48,7 +48,18 @@ pub(super) async fn promote(agent: &Arc<Agent>, request: PromoteRequest) -> Resu
         let advice = Advice::run(&format!("on {}", request.server), "bellwether promote --self");
         return Err(refused(Code::FailedPrecondition, text, advice));
     }
-    take_over(agent, request).await
+    let PromoteRequest { author, dry_run, force, accept, leave, .. } = request;
+    let leave = leave_as(&leave, Leave::Disabled)?;
+    take_over(agent, TakeOver { author, dry_run, insists: Insists { force, accept }, leave }).await
+}
+
+/// What is asked of a candidate that is to take over.
+pub(crate) struct TakeOver {
+    pub(crate) author: String,
+    pub(crate) dry_run: bool,
+    pub(crate) insists: Insists,
+    /// What becomes of the manager that is lost.
+    pub(crate) leave: Leave,
 }
 
 async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
@@ -80,19 +91,18 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
 }
 
 /// Asks everybody, judges, and makes this server the manager. The record is durable here before anybody hears of it.
-pub(crate) async fn take_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
-    let PromoteRequest { author, dry_run, force, accept, leave, .. } = request;
-    let leave = leave_as(&leave, Leave::Disabled)?;
+pub(crate) async fn take_over(agent: &Arc<Agent>, asked: TakeOver) -> Result<PromoteReply, Status> {
+    let TakeOver { author, dry_run, insists, leave } = asked;
     // Before anything is asked: whoever promotes itself, too, and asks this server, sees it.
     let promoting = if dry_run { None } else { Some(agent.peers.promote().ok_or_else(promoting_already)?) };
     // Whoever answers may know of a takeover that this server has not heard of.
     agent.peers.ask_everybody().await;
     let held = agent.record.current();
     let lost = held.record().manager().name.clone();
-    if agent.record.is_led_here() && !force {
+    if agent.record.is_led_here() && !insists.force {
         return Ok(reply(agent, &held, false).await);
     }
-    let found = gather(agent).await?.judge(agent, Insists { force, accept }, |_, found| found)?;
+    let found = gather(agent).await?.judge(agent, insists, |_, found| found)?;
     let by = roles::By::new(&author, now_ms());
     let own = agent.record.own_key();
     let mut next = roles::take_over(&held, &own, leave, Epoch(found.epoch), &by).map_err(refusal)?;
@@ -275,7 +285,7 @@ fn afterwards(agent: &Agent, lost: &ServerName, leave: Leave) -> Vec<String> {
 }
 
 /// What the old manager is to be.
-pub(super) fn leave_as(word: &str, default: Leave) -> Result<Leave, Status> {
+fn leave_as(word: &str, default: Leave) -> Result<Leave, Status> {
     match word {
         "" => Ok(default),
         "member" => Ok(Leave::Member),

@@ -6,7 +6,6 @@ use bellwether_proto::{
     limits,
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
-    v1,
 };
 
 use super::{By, GroupRefused, next};
@@ -238,14 +237,6 @@ pub struct ServerChange {
     pub candidate: Option<bool>,
     /// Where balancers have it, as `BACKEND/SERVER`: all of it; empty: wherever a server has its name.
     pub backends: Option<Vec<String>>,
-}
-
-impl From<v1::SetServerRequest> for ServerChange {
-    fn from(wire: v1::SetServerRequest) -> Self {
-        let v1::SetServerRequest { server: _, address, candidate, backends, replace_backends, author: _, dry_run: _ } =
-            wire;
-        Self { address, candidate, backends: replace_backends.then_some(backends) }
-    }
 }
 
 impl ServerChange {

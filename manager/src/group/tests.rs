@@ -194,7 +194,7 @@ fn settings_that_cannot_be_are_refused() {
     assert!(set_policy(&group.held, &open(3_600_001), &by()).is_err());
     let record = set_policy(&group.held, &open(0), &by()).unwrap().expect("another one");
     assert_eq!(record.policy.open_max_ms, 0);
-    let wire = |publish: &str| v1::SetPolicyRequest { publish: Some(publish.into()), ..Default::default() };
+    let wire = |publish: &str| v1::SetPolicy { publish: Some(publish.into()), ..Default::default() };
     assert!(PolicyChange::try_from(wire("sometimes")).is_err());
     assert_eq!(PolicyChange::try_from(wire("manual")).unwrap().publish, Some(Publish::Manual));
 }

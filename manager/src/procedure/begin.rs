@@ -104,8 +104,8 @@ pub fn again(procedure: &mut Procedure, request: &Request, now_ms: u64) -> Resul
     {
         *ttl_ms = *now;
         for step in &mut procedure.steps {
-            if let Task::Replace { ttl_ms, .. } = &mut step.task {
-                *ttl_ms = *now;
+            if let Task::Replace(joins) = &mut step.task {
+                joins.ttl_ms = *now;
             }
         }
     }
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn w8_the_command_that_a_stop_names_is_the_procedure_that_stopped() {
-        let task = |servers: &[&str]| super::super::Step::new(Task::Sync(names(servers)), "W12", "");
+        let task = |servers: &[&str]| super::super::Step::new(super::super::task::Sync(names(servers)), "");
         let all = stopped(sync(&[]), vec![task(&["a"]), task(&["b"])]);
         for (servers, is_it) in [(&["a"][..], true), (&["b"], true), (&[], true), (&["c"], false), (&["c", "b"], true)]
         {
@@ -285,7 +285,7 @@ mod tests {
         assert!(found(&procedure, &kind(2_000)));
         again(&mut procedure, &asked(kind(2_000)), 9).unwrap();
         let waits = procedure.steps.iter().find_map(|step| match step.task {
-            Task::Replace { ttl_ms, .. } => Some(ttl_ms),
+            Task::Replace(ref joins) => Some(joins.ttl_ms),
             _ => None,
         });
         assert_eq!((&procedure.kind, waits), (&kind(2_000), Some(2_000)));

@@ -87,12 +87,9 @@ impl Document {
             let Kind::RecoverManager { .. } = procedure.kind else { continue };
             let mut drained_later = Holds::new();
             for (at, step) in procedure.steps.iter().enumerate() {
-                match &step.task {
-                    Task::Drain(servers) => drained_later.extend(servers.iter().cloned()),
-                    Task::Sync(servers) if at > procedure.at => {
-                        holds.extend(servers.iter().filter(|server| drained_later.contains(*server)).cloned());
-                    }
-                    _ => {}
+                drained_later.extend(step.task.about().drains.iter().cloned());
+                if let (Task::Sync(synced), true) = (&step.task, at > procedure.at) {
+                    holds.extend(synced.0.iter().filter(|server| drained_later.contains(*server)).cloned());
                 }
             }
         }

@@ -7,9 +7,9 @@ use bellwether_proto::{
 };
 
 use super::{
-    Action, Fact, Failure, Kind, Procedure, Question, Standing, Task, World,
-    check::{Check, Since, check},
+    Action, Fact, Failure, Kind, Procedure, Question, Standing, World,
     stop::{failure, put_back},
+    task::{Check, MINUTE, NEVER, SECOND, Since, Task, TaskKind, Undrain},
 };
 
 /// What to do next.
@@ -38,36 +38,8 @@ pub enum ActError {
     Failed(String),
 }
 
-/// How long a step may take, and after how long its action is tried again, in milliseconds.
-struct Patience {
-    deadline_ms: u64,
-    again_ms: u64,
-}
-
-const SECOND: u64 = 1_000;
-const MINUTE: u64 = 60 * SECOND;
 /// How long a procedure that stops tries to put back what it took out of service.
 const STOPPING_MS: u64 = MINUTE;
-
-fn patience(task: &Task) -> Patience {
-    match task {
-        // A question waits as long as people do.
-        Task::Attest(_) => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
-        // Until enough others serve.
-        Task::Drain(_) => Patience { deadline_ms: 10 * MINUTE, again_ms: 2 * SECOND },
-        // They have ends of their own: the policy's, the token's.
-        Task::Quiet(_) | Task::Replace { .. } => Patience { deadline_ms: u64::MAX, again_ms: u64::MAX },
-        // The manager is out of service all the while.
-        Task::HandOver { .. } => Patience { deadline_ms: 2 * MINUTE, again_ms: 5 * SECOND },
-        Task::Promote { .. } => Patience { deadline_ms: 2 * MINUTE, again_ms: 5 * SECOND },
-        Task::Disable(_) | Task::Remove(_) | Task::Add(_) => {
-            Patience { deadline_ms: 10 * MINUTE, again_ms: 2 * SECOND }
-        }
-        // A first sync of a large configuration, after the machine has booted.
-        Task::Sync(_) | Task::Complete(_) => Patience { deadline_ms: 60 * MINUTE, again_ms: 10 * SECOND },
-        Task::Undrain(_) => Patience { deadline_ms: 5 * MINUTE, again_ms: 2 * SECOND },
-    }
-}
 
 fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check {
     let place = |name: &ServerName| world.server(name).map(|seen| (seen.role, seen.candidate));
@@ -76,12 +48,7 @@ fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check
     }
     let Procedure { attestations, started_ms, began_ms, tried_ms, trouble, .. } = procedure;
     let (started_ms, began_ms, tried_ms, trouble) = (*started_ms, *began_ms, *tried_ms, trouble.as_deref());
-    check(task, &Since { attestations, started_ms, began_ms, tried_ms, trouble, now_ms }, world)
-}
-
-/// Whether its step is one that gives the role to another server: never done late, and by nobody's wish any more.
-fn moves_the_role(task: &Task) -> bool {
-    matches!(task, Task::HandOver { .. } | Task::Promote { .. })
+    task.check(&Since { attestations, started_ms, began_ms, tried_ms, trouble, now_ms }, world)
 }
 
 /// Why a recovery leads nowhere any more, whatever a person answers: who is lost leads, or who takes the manager's place is no
@@ -165,7 +132,7 @@ pub fn acted(procedure: &mut Procedure, done: Result<(), ActError>, world: &Worl
 fn stopping(procedure: &Procedure, why: &str, world: &World, now_ms: u64) -> Next {
     let servers = put_back(procedure, world);
     let until = procedure.began_ms.saturating_add(STOPPING_MS);
-    let what = || Task::Undrain(servers.clone()).what();
+    let what = || Undrain(servers.clone()).about().what;
     if servers.is_empty() {
         return Next::Failed(failure(procedure, world, why.to_owned()));
     }
@@ -187,24 +154,25 @@ pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
         (Standing::Aborted { .. } | Standing::Done, _) | (Standing::Running, None) => return Next::Done,
         (Standing::Running, Some(step)) => step,
     };
-    let Patience { deadline_ms, again_ms } = patience(&step.task);
-    let until = procedure.began_ms.saturating_add(deadline_ms);
+    let about = step.task.about();
+    let (lasts_ms, again_ms) = (about.deadline_ms(world.drain_timeout_ms), about.again_ms);
+    let until = procedure.began_ms.saturating_add(lasts_ms);
     let fail = |reason: String| Next::Failed(failure(procedure, world, reason));
     let wait = |what: String| match now_ms >= until {
-        true => fail(format!("{} took longer than {} min: {what}", step.task.what(), deadline_ms / MINUTE)),
+        true => fail(format!("{} took longer than {} min: {what}", step.task.about().what, lasts_ms / MINUTE)),
         false => Next::Wait(what, until),
     };
     match look(procedure, &step.task, world, now_ms) {
         // Passed by `settle`; who did not call it waits for that.
-        Check::So(_) => Next::Wait(step.task.what(), until),
+        Check::So(_) => Next::Wait(step.task.about().what, until),
         Check::Ask(question) => Next::Ask(question),
         Check::Stuck(why) => fail(why),
         Check::Wait(what) => wait(what),
         Check::Act(action) => match procedure.tried_ms {
-            Some(tried) if now_ms < tried.saturating_add(again_ms) => wait(trouble(procedure, step.task.what())),
-            Some(_) if now_ms >= until => wait(trouble(procedure, step.task.what())),
+            Some(tried) if now_ms < tried.saturating_add(again_ms) => wait(trouble(procedure, step.task.about().what)),
+            Some(_) if now_ms >= until => wait(trouble(procedure, step.task.about().what)),
             // This server was off, or busy, when it was due.
-            None if now_ms >= until && moves_the_role(&step.task) => wait(step.task.what()),
+            None if now_ms >= until && step.task.about().moves_role.is_some() => wait(step.task.about().what),
             Some(_) | None => Next::Do(action),
         },
     }
@@ -218,10 +186,9 @@ impl Procedure {
     /// Notes that the action of its step begins now.
     pub fn trying(&mut self, world: &World, now_ms: u64) {
         self.tried_ms = Some(now_ms);
-        if let (Kind::MaintenanceStart { server, .. }, Some(Task::Drain(_))) =
-            (&self.kind, self.step().map(|s| &s.task))
-        {
-            self.took_out |= !world.is_drained(server);
+        if let Kind::MaintenanceStart { server, .. } = &self.kind {
+            let drains = self.step().is_some_and(|step| !step.task.about().drains.is_empty());
+            self.took_out |= drains && !world.is_drained(server);
         }
     }
 
@@ -245,15 +212,12 @@ impl Procedure {
     /// When its step stops at the latest, milliseconds since 1970, where sessions are waited for so long; none: it waits for a
     /// person, or does not go on.
     pub fn until_ms(&self, drain_timeout_ms: u64) -> Option<u64> {
-        let lasts_ms = match (&self.standing, self.step().map(|step| &step.task)) {
-            (Standing::Running, Some(Task::Attest(_)) | None)
-            | (Standing::Failed(_) | Standing::Aborted { .. } | Standing::Done, _) => return None,
-            (Standing::Stopping(_), _) => STOPPING_MS,
-            (Standing::Running, Some(Task::Quiet(_))) => drain_timeout_ms,
-            (Standing::Running, Some(Task::Replace { ttl_ms, .. })) => *ttl_ms,
-            (Standing::Running, Some(task)) => patience(task).deadline_ms,
+        let lasts_ms = match &self.standing {
+            Standing::Running => self.step()?.task.about().deadline_ms(drain_timeout_ms),
+            Standing::Stopping(_) => STOPPING_MS,
+            Standing::Failed(_) | Standing::Aborted { .. } | Standing::Done => return None,
         };
-        Some(self.began_ms.saturating_add(lasts_ms))
+        (lasts_ms != NEVER).then(|| self.began_ms.saturating_add(lasts_ms))
     }
 
     /// Whether there is anything to do or to look at under that record: it runs, and waits for no person; or whatever that one
@@ -270,26 +234,18 @@ impl Procedure {
 
     /// Whether it has or will come to a question.
     fn has_questions(&self) -> bool {
-        let mut left = self.steps.iter().skip(self.at);
-        left.any(|step| matches!(step.task, Task::Attest(_)))
+        self.steps.iter().skip(self.at).any(|step| step.task.about().asks.is_some())
     }
 
     /// The first question among its steps, answered or not.
     pub(super) fn first_question(&self) -> Option<&Fact> {
-        self.steps.iter().find_map(|step| match &step.task {
-            Task::Attest(fact) => Some(fact),
-            _ => None,
-        })
+        self.steps.iter().find_map(|step| step.task.about().asks)
     }
 
     /// The question it waits for.
     pub fn asks(&self) -> Option<&Fact> {
-        match self.step().map(|step| &step.task) {
-            Some(Task::Attest(fact)) if self.standing == Standing::Running => {
-                Some(fact).filter(|fact| self.attestations.iter().all(|said| said.fact != **fact))
-            }
-            _ => None,
-        }
+        let fact = self.step()?.task.about().asks.filter(|_| self.standing == Standing::Running)?;
+        self.attestations.iter().all(|said| said.fact != *fact).then_some(fact)
     }
 }
 
@@ -388,8 +344,7 @@ mod tests {
         let kind = Kind::RecoverMember { server: names(&["a"])[0].clone(), remove: false };
         let steps = plan(&kind, &world, &Survey::default()).expect("a plan");
         let mut procedure = Procedure::new(Id(1), kind, steps, "root".into(), 0);
-        procedure.at =
-            procedure.steps.iter().position(|step| matches!(step.task, Task::Attest(_))).expect("a question");
+        procedure.at = procedure.steps.iter().position(|step| step.task.about().asks.is_some()).expect("a question");
         assert!(matches!(next(&procedure, &world, 1_000 * MINUTE), Next::Ask(_)));
         assert!(matches!(resume(&mut procedure, "", "root", 0), Err(NotChanged::Asks { .. })));
         resume(&mut procedure, "pulled its cable", "root", 7).expect("answered");

@@ -24,17 +24,12 @@ pub(super) fn held(record: &Record, document: &Document, me: &ServerName) -> BTr
 /// Whom the steps before a candidate's promotion have drained: the record is not its own to change yet. Where another one has
 /// taken the place of the manager that is lost, these are that one's.
 fn drained_by(procedure: &Procedure, manager: &ServerName) -> Vec<ServerName> {
-    let promotes = procedure.steps.iter().position(|step| matches!(step.task, Task::Promote { .. }));
+    let promotes = procedure.steps.iter().position(|step| matches!(step.task, Task::Promote(_)));
     let (Kind::RecoverManager { lost, .. }, Some(promotes)) = (&procedure.kind, promotes) else { return Vec::new() };
     if procedure.at > promotes || lost != manager {
         return Vec::new();
     }
-    let before = procedure.steps[..procedure.at].iter();
-    let drained = before.filter_map(|step| match &step.task {
-        Task::Drain(servers) => Some(servers.iter().cloned()),
-        _ => None,
-    });
-    drained.flatten().collect()
+    procedure.steps[..procedure.at].iter().flat_map(|step| step.task.about().drains).cloned().collect()
 }
 
 #[cfg(test)]
@@ -106,7 +101,7 @@ mod tests {
         let mut survey = Survey::default();
         survey.members.insert("b".parse().unwrap(), Surveyed::Differs("1.9".into()));
         let steps = plan(&kind, &world, &survey).unwrap();
-        let promotes = steps.iter().position(|step| matches!(step.task, Task::Promote { .. })).unwrap();
+        let promotes = steps.iter().position(|step| matches!(step.task, Task::Promote(_))).unwrap();
         let mut document = Document::empty(record.group);
         let mut with = |at_step: usize, me: &str| {
             let mut procedure = Procedure::new(Id(1), kind.clone(), steps.clone(), "root".into(), 0);

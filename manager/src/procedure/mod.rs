@@ -8,16 +8,15 @@
 
 mod begin;
 mod board;
-mod check;
 mod document;
 mod engine;
-mod handle;
 mod held;
 mod plan;
 mod runner;
 mod steps;
 mod stop;
 mod survey;
+pub mod task;
 mod world;
 
 #[cfg(test)]
@@ -26,18 +25,19 @@ mod model;
 use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
 
+pub use crate::takeover::Insists;
 pub use begin::{AskError, Request, again, begun, propose, takes_the_place};
 pub use board::{Board, BoardError, Doing};
-pub use check::{Check, check};
 #[cfg(fuzzing)]
 pub(crate) use document::CONTEXT;
 pub use document::{Document, DocumentRefused, SignedDocument};
 pub use engine::{ActError, Next, acted, next, settle};
 pub use plan::{PlanRefused, plan};
 pub use runner::{Hands, Whom, begin, give_up, go_on, run};
-pub use steps::{Action, Fact, Question, Step, Task};
+pub use steps::{Action, Step};
 pub use stop::{Failure, NotChanged, abort, go_on_again, resume};
 pub use survey::{Survey, Surveyed};
+pub use task::{Fact, Question, Task};
 pub use world::{Holds, Removed, Seen, Traffic, World};
 
 /// A procedure's name, unique among those that are kept: `p7`.
@@ -134,16 +134,6 @@ pub enum Kind {
         /// What the person who asked insists on.
         insists: Insists,
     },
-}
-
-/// What a person who has a candidate take over insists on, as for `promote --self`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Insists {
-    /// Although the manager answers, or another candidate has seen more.
-    pub force: bool,
-    /// What was edited there becomes the truth.
-    pub accept: bool,
 }
 
 impl Kind {
@@ -339,18 +329,18 @@ impl Procedure {
     /// Whether the candidate that recovers a manager has taken its place.
     pub(super) fn is_promoted(&self) -> bool {
         let mut done = self.steps.iter().take(self.at);
-        done.any(|step| matches!(step.task, Task::Promote { .. }))
+        done.any(|step| matches!(step.task, Task::Promote(_)))
     }
 
     /// The servers that it has something to do with still: where it stopped, from the step on at which it would go on.
     pub fn has_to_do_with(&self) -> impl Iterator<Item = &ServerName> {
         let from = if self.has_stopped() { self.goes_on_at() } else { self.at };
-        self.steps.iter().skip(from).flat_map(|step| step.task.servers())
+        self.steps.iter().skip(from).flat_map(|step| step.task.about().servers)
     }
 
     /// All servers that it touches.
     pub fn servers(&self) -> impl Iterator<Item = &ServerName> {
-        self.steps.iter().flat_map(|step| step.task.servers())
+        self.steps.iter().flat_map(|step| step.task.about().servers)
     }
 }
 

@@ -6,6 +6,7 @@ use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::S
 use proptest::prelude::*;
 
 use super::*;
+use crate::group::RecordEdit;
 
 pub(super) fn names(names: &[&str]) -> Vec<ServerName> {
     names.iter().map(|name| name.parse().expect("a name")).collect()
@@ -127,9 +128,9 @@ impl Model {
                     self.put_away(&lost, *remove);
                 }
             }
-            Action::Disable(server) => self.put_away(server, false),
-            Action::Remove(server) => self.put_away(server, true),
-            Action::Add(server) => {
+            Action::Edit(RecordEdit::Disable(server)) => self.put_away(server, false),
+            Action::Edit(RecordEdit::Remove(server)) => self.put_away(server, true),
+            Action::Edit(RecordEdit::BringBack(server)) => {
                 let traffic = self.world.removed.remove(server).map_or(Traffic::Unknown, |removed| removed.traffic);
                 let added = self.world.servers.entry(server.clone());
                 let added = added.or_insert_with(|| Seen { traffic, ..seen(Role::Member) });
@@ -140,6 +141,7 @@ impl Model {
                 // As the record's rule does.
                 added.drained = true;
             }
+            Action::Edit(other) => panic!("no step asks for {other:?}"),
             Action::Sync(servers) => {
                 for name in servers {
                     let in_service = !self.world.is_out(name);
@@ -180,7 +182,7 @@ impl Model {
             }
         }
         let waits = self.saved[&self.world.me].step().map(|step| &step.task);
-        if let Some(Task::Replace { server, .. }) = waits.cloned() {
+        if let Some(Task::Replace(task::Replace { server, .. })) = waits.cloned() {
             let new = self.server(&server);
             (new.key, new.role, new.state, new.current) = (key(2), Role::Member, State::AwaitingSync, false);
         }

@@ -7,7 +7,12 @@ use bellwether_proto::{
     status::State,
 };
 
-use super::{Fact, Id, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Task, Traffic, World, check::stays};
+use super::{
+    Fact, Id, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Traffic, World,
+    task::{
+        Add, Attest, Complete, Disable, Drain, HandOver, Promote, Quiet, Remove, Replace, Sync, Task, Undrain, stays,
+    },
+};
 
 /// Why a procedure is not begun. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,9 +115,8 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
             may_hand_over(kind, survey)?;
             start(server, promote.as_ref(), *remove, world)
         }
-        Kind::MaintenanceFinish { server } => finish(server, world),
-        Kind::ServerAdd { server } => bring_back(server, "W25", world),
-        Kind::ServerEnable { server } => bring_back(server, "W21", world),
+        Kind::MaintenanceFinish { server } => bring_back(server, true, world),
+        Kind::ServerAdd { server } | Kind::ServerEnable { server } => bring_back(server, false, world),
         Kind::ServerReplace { server, ttl_ms } => replace(server, *ttl_ms, world),
         Kind::Sync { servers } => sync(servers, world),
         Kind::RecoverMember { server, remove } => recover_member(server, *remove, world),
@@ -143,7 +147,7 @@ pub(super) fn may_hand_over(kind: &Kind, survey: &Survey) -> Result<(), PlanRefu
 /// # Errors
 /// Which.
 pub(super) fn free(steps: &[Step], others: &[Procedure]) -> Result<(), PlanRefused> {
-    let touched: Vec<&ServerName> = steps.iter().flat_map(|step| step.task.servers()).collect();
+    let touched: Vec<&ServerName> = steps.iter().flat_map(|step| step.task.about().servers).collect();
     for other in others.iter().filter(|other| !other.is_over()) {
         let Some(server) = other.has_to_do_with().find(|server| touched.contains(server)).cloned() else { continue };
         let (id, command) = (other.id, other.kind.command());
@@ -166,10 +170,9 @@ fn start(
     world: &World,
 ) -> Result<Vec<Step>, PlanRefused> {
     let role = world.server(server).map(|seen| seen.role);
-    let id = if promote.is_some() { "W18" } else { "W21" };
     let mut steps = vec![
-        Step::new(Task::Drain(one(server)), id, "no new request meets a server that is worked on"),
-        Step::new(Task::Quiet(one(server)), id, "open requests are answered"),
+        Step::new(Drain(one(server)), "no new request meets a server that is worked on"),
+        Step::new(Quiet(one(server)), "open requests are answered"),
     ];
     match (role, promote) {
         (None, _) if world.removed.contains_key(server) => {}
@@ -186,17 +189,13 @@ fn start(
             if *to != world.manager || role == Some(Role::Manager) {
                 successor(to, world)?;
             }
-            let task = Task::HandOver { from: server.clone(), to: to.clone(), remove };
-            steps.push(Step::new(
-                task,
-                "W18",
-                "one record, so there is never none and never two; the others go on serving",
-            ));
+            let task = HandOver { from: server.clone(), to: to.clone(), remove };
+            steps.push(Step::new(task, "one record, so there is never none and never two; the others go on serving"));
             return Ok(steps);
         }
         (Some(Role::Member | Role::Disabled), None) => {}
     }
-    steps.push(put_away(server, remove, "W21", "it is sent nothing while it is worked on; the others go on serving"));
+    steps.push(put_away(server, remove, "it is sent nothing while it is worked on; the others go on serving"));
     Ok(steps)
 }
 
@@ -233,13 +232,14 @@ fn able(to: &ServerName, seen: &Seen) -> Result<(), PlanRefused> {
     Err(PlanRefused::Successor { server: to.clone(), why, first })
 }
 
-fn put_away(server: &ServerName, remove: bool, requirement: &str, why: &str) -> Step {
+fn put_away(server: &ServerName, remove: bool, why: &str) -> Step {
     let server = server.clone();
-    Step::new(if remove { Task::Remove(server) } else { Task::Disable(server) }, requirement, why)
+    let task: Task = if remove { Remove(server).into() } else { Disable(server).into() };
+    Step::new(task, why)
 }
 
 /// From anything to complete and in service.
-fn back(servers: &[ServerName], requirement: &str) -> Vec<Step> {
+fn back(servers: &[ServerName]) -> Vec<Step> {
     let [has, complete, serves] = match servers.len() {
         1 => [
             "it has what the manager has",
@@ -252,26 +252,35 @@ fn back(servers: &[ServerName], requirement: &str) -> Vec<Step> {
     };
     let servers = || servers.to_vec();
     vec![
-        Step::new(Task::Sync(servers()), requirement, has),
-        Step::new(Task::Complete(servers()), "W12", complete),
-        Step::new(Task::Undrain(servers()), requirement, serves),
+        Step::new(Sync(servers()), has),
+        Step::new(Complete(servers()), complete),
+        Step::new(Undrain(servers()), serves),
     ]
 }
 
-fn finish(server: &ServerName, world: &World) -> Result<Vec<Step>, PlanRefused> {
+/// The way back into service, whichever command begins it (W19, W21, W25): drained, then a member again, synced, complete,
+/// undrained. `server add` and `server enable` need no steps where the record's change is all. `maintenance finish` brings a
+/// server of the group back, too; it waits for no sessions, for its maintenance did.
+///
+/// What the server holds was hashed by nobody since it was put away, so no hashes are equal before it is a member.
+fn bring_back(server: &ServerName, finishes: bool, world: &World) -> Result<Vec<Step>, PlanRefused> {
+    let drained = world.is_drained(server);
     match role(server, world)? {
+        Some(Role::Manager | Role::Member) if !finishes => return Ok(Vec::new()),
         // Drained and given up before it was disabled.
-        Some(Role::Manager) => {
-            return Ok(vec![Step::new(Task::Undrain(one(server)), "W19", "it serves again")]);
-        }
+        Some(Role::Manager) => return Ok(vec![Step::new(Undrain(one(server)), "it serves again")]),
+        None | Some(Role::Disabled) if !finishes && !world.balancers && !drained => return Ok(Vec::new()),
         None | Some(Role::Member | Role::Disabled) => {}
     }
     if world.server(server).is_some_and(|seen| is_back(seen, world)) {
-        let sync = Step::new(Task::Sync(one(server)), "W19", "it has what the manager has");
-        return Ok(vec![sync, Step::new(Task::Undrain(one(server)), "W19", "it serves")]);
+        let sync = Step::new(Sync(one(server)), "it has what the manager has");
+        return Ok(vec![sync, Step::new(Undrain(one(server)), "it serves")]);
     }
-    let mut steps = again(server, "W19");
-    steps.extend(back(&one(server), "W19"));
+    let mut steps = again(server);
+    if !finishes && !drained {
+        steps.insert(1, Step::new(Quiet(one(server)), "open requests are answered"));
+    }
+    steps.extend(back(&one(server)));
     Ok(steps)
 }
 
@@ -294,28 +303,11 @@ fn role(server: &ServerName, world: &World) -> Result<Option<Role>, PlanRefused>
 }
 
 /// Into the group again, and out of service until it is complete: drained before it is added.
-fn again(server: &ServerName, requirement: &str) -> Vec<Step> {
+fn again(server: &ServerName) -> Vec<Step> {
     vec![
-        Step::new(Task::Drain(one(server)), "W12", "a server in a sync is out of service"),
-        Step::new(Task::Add(server.clone()), requirement, "the manager brings it to its state by itself"),
+        Step::new(Drain(one(server)), "a server in a sync is out of service"),
+        Step::new(Add(server.clone()), "the manager brings it to its state by itself"),
     ]
-}
-
-/// `server add` and `server enable`. A server that was put away by hand may have sessions: nobody has waited for them. What
-/// it holds was hashed by nobody since, so no hashes are equal before it is a member.
-fn bring_back(server: &ServerName, requirement: &str, world: &World) -> Result<Vec<Step>, PlanRefused> {
-    let drained = world.is_drained(server);
-    match role(server, world)? {
-        Some(Role::Manager | Role::Member) => return Ok(Vec::new()),
-        None | Some(Role::Disabled) if !world.balancers && !drained => return Ok(Vec::new()),
-        None | Some(Role::Disabled) => {}
-    }
-    let mut steps = again(server, requirement);
-    if !drained {
-        steps.insert(1, Step::new(Task::Quiet(one(server)), "W12", "open requests are answered"));
-    }
-    steps.extend(back(&one(server), requirement));
-    Ok(steps)
 }
 
 /// `server replace`: what has the name is out of service before anything else can have it, and stays so until the new
@@ -330,13 +322,13 @@ fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>,
         Role::Member | Role::Disabled if !world.balancers && !seen.drained => return Ok(Vec::new()),
         Role::Member | Role::Disabled => {}
     }
-    let mut steps = vec![Step::new(Task::Drain(one(server)), "W12", "new hardware has no configuration yet")];
+    let mut steps = vec![Step::new(Drain(one(server)), "new hardware has no configuration yet")];
     if !seen.drained {
-        steps.push(Step::new(Task::Quiet(one(server)), "W12", "open requests are answered"));
+        steps.push(Step::new(Quiet(one(server)), "open requests are answered"));
     }
-    let joins = Task::Replace { server: server.clone(), old: seen.key, ttl_ms };
-    steps.push(Step::new(joins, "W25", "with the token; the key that has the name now is refused from then on"));
-    steps.extend(back(&one(server), "W25"));
+    let joins = Replace { server: server.clone(), old: seen.key, ttl_ms };
+    steps.push(Step::new(joins, "with the token; the key that has the name now is refused from then on"));
+    steps.extend(back(&one(server)));
     Ok(steps)
 }
 
@@ -366,10 +358,7 @@ fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused>
         }
     }
     let batches = stale.chunks(spare(world.serving().len(), world));
-    Ok(batches
-        .flat_map(|few| [out(few, "W12", "a server in a sync is out of service"), back(few, "W12")])
-        .flatten()
-        .collect())
+    Ok(batches.flat_map(|few| [out(few, "a server in a sync is out of service"), back(few)]).flatten().collect())
 }
 
 /// Whether a sync of it would change what answers requests now.
@@ -410,13 +399,13 @@ fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Ve
         None | Some(Role::Member | Role::Disabled) => {}
     }
     let mut steps = vec![
-        Step::new(Task::Drain(one(server)), "W27", "no request waits for a server that is lost"),
-        Step::new(Task::Attest(Fact::Isolated(server.clone())), "W27", "half a server is worse than none"),
-        put_away(server, remove, "W27", "it is refused and sent nothing; the others serve"),
-        Step::new(Task::Attest(Fact::Repaired(server.clone())), "W27", "only who repairs it knows"),
+        Step::new(Drain(one(server)), "no request waits for a server that is lost"),
+        Step::new(Attest(Fact::Isolated(server.clone())), "half a server is worse than none"),
+        put_away(server, remove, "it is refused and sent nothing; the others serve"),
+        Step::new(Attest(Fact::Repaired(server.clone())), "only who repairs it knows"),
     ];
-    steps.extend(again(server, "W27"));
-    steps.extend(back(&one(server), "W27"));
+    steps.extend(again(server));
+    steps.extend(back(&one(server)));
     Ok(steps)
 }
 
@@ -444,40 +433,37 @@ fn recover_manager(
         },
     }
     let mut steps = vec![
-        Step::new(Task::Attest(Fact::Isolated(lost.clone())), "W22", "two managers would be worse than none"),
-        Step::new(Task::Drain(one(lost)), "W22", "no request waits for a server that is lost"),
+        Step::new(Attest(Fact::Isolated(lost.clone())), "two managers would be worse than none"),
+        Step::new(Drain(one(lost)), "no request waits for a server that is lost"),
     ];
     let batches = batches(lost, world, survey);
     let mut batches = batches.iter();
     let first = batches.next();
     if let Some(servers) = first {
-        steps.extend(out(servers, "W23", "before the group changes: they hold what the new manager does not have"));
+        steps.extend(out(servers, "before the group changes: they hold what the new manager does not have"));
     }
-    let promote = Task::Promote { lost: lost.clone(), new: new.clone(), remove, insists };
-    steps.push(Step::new(promote, "W24", "from there, for the manager cannot be asked; it goes on serving"));
-    steps.push(Step::new(Task::Drain(one(lost)), "W22", "in the record, too, until it is brought back"));
+    let promote = Promote { lost: lost.clone(), new: new.clone(), remove, insists };
+    steps.push(Step::new(promote, "from there, for the manager cannot be asked; it goes on serving"));
+    steps.push(Step::new(Drain(one(lost)), "in the record, too, until it is brought back"));
     if let Some(servers) = first {
         let why = "in the record, too: /ready answers 503";
-        steps.push(Step::new(Task::Drain(servers.clone()), "W12", why));
-        steps.extend(back(servers, "W24"));
+        steps.push(Step::new(Drain(servers.clone()), why));
+        steps.extend(back(servers));
     }
     for servers in batches {
-        steps.extend(out(servers, "W23", "the next few: never fewer serving than the group wants"));
-        steps.extend(back(servers, "W24"));
+        steps.extend(out(servers, "the next few: never fewer serving than the group wants"));
+        steps.extend(back(servers));
     }
     let equal = |found: &Surveyed| matches!(found, Surveyed::Equal | Surveyed::Behind);
     let rest = found(world, survey, equal);
     if !rest.is_empty() {
-        steps.push(Step::new(Task::Sync(rest.clone()), "W24", "by an update, which takes nobody out of service"));
+        steps.push(Step::new(Sync(rest.clone()), "by an update, which takes nobody out of service"));
     }
     Ok(steps)
 }
 
-fn out(servers: &[ServerName], requirement: &str, why: &str) -> Vec<Step> {
-    vec![
-        Step::new(Task::Drain(servers.to_vec()), requirement, why),
-        Step::new(Task::Quiet(servers.to_vec()), requirement, "open requests are answered"),
-    ]
+fn out(servers: &[ServerName], why: &str) -> Vec<Step> {
+    vec![Step::new(Drain(servers.to_vec()), why), Step::new(Quiet(servers.to_vec()), "open requests are answered")]
 }
 
 /// The members of which `is` was found; a disabled server is sent nothing.

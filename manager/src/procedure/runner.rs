@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::{
     ActError, Action, AskError, Board, BoardError, Document, Id, Next, NotChanged, Procedure, Request, Step, Survey,
-    Task, World, abort, acted,
+    World, abort, acted,
     begin::{again, begun, propose, takes_the_place},
     held::held,
     next,
@@ -132,7 +132,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     let (action, doing) = match next(&procedure, &world, now_ms()) {
         // What went wrong is said while it is tried again.
         Next::Do(action) => {
-            let what = || procedure.step().map(|step| step.task.what()).unwrap_or_default();
+            let what = || procedure.step().map(|step| step.task.about().what).unwrap_or_default();
             (Some(action), procedure.trouble.clone().unwrap_or_else(what))
         }
         Next::Wait(what, _) => (None, what),
@@ -169,7 +169,8 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
 /// Whose balancers matter for its step: everybody's where some must go on serving.
 fn whom(procedure: &Procedure) -> Whom {
     let Some(Step { task, .. }) = procedure.step() else { return Whom::default() };
-    Whom { servers: task.servers().into_iter().cloned().collect(), all: matches!(task, Task::Drain(_)) }
+    let about = task.about();
+    Whom { servers: about.servers.into_iter().cloned().collect(), all: !about.drains.is_empty() }
 }
 
 /// Saves `now` in the place of `before`; false: somebody else changed that meanwhile, and it is looked at again.

@@ -98,19 +98,13 @@ impl Procedure {
     fn leads_nowhere(&self, world: &World) -> bool {
         let place = |name: &ServerName| world.server(name).map(|seen| (seen.role, seen.candidate));
         let left = &self.steps[self.goes_on_at().min(self.steps.len())..];
-        let is_elsewhere = |step: &Step| match &step.task {
-            Task::HandOver { from: old, to: new, .. } | Task::Promote { lost: old, new, .. } => {
-                ![old, new].contains(&&world.manager)
-            }
-            _ => false,
-        };
+        let is_elsewhere =
+            |step: &Step| step.task.about().moves_role.is_some_and(|between| !between.contains(&&world.manager));
         let adds = left.iter().any(|step| matches!(step.task, Task::Add(_)));
-        let is_gone = match self.step().map(|step| &step.task) {
-            Some(task @ (Task::Complete(_) | Task::Undrain(_) | Task::Replace { .. })) => {
-                !adds && task.servers().iter().any(|name| world.server(name).is_none())
-            }
-            _ => false,
-        };
+        let is_gone = self
+            .step()
+            .filter(|step| step.task.about().needs_its_servers && !adds)
+            .is_some_and(|step| step.task.about().servers.iter().any(|name| world.server(name).is_none()));
         barred(self, &world.manager, place).is_some() || left.iter().any(is_elsewhere) || is_gone
     }
 
@@ -128,7 +122,7 @@ impl Procedure {
             | Kind::ServerEnable { .. } => 0,
             Kind::RecoverMember { .. } => {
                 let before = self.steps[..self.at].iter();
-                let repaired = |step: &Step| matches!(step.task, Task::Attest(Fact::Repaired(_)));
+                let repaired = |step: &Step| matches!(step.task.about().asks, Some(Fact::Repaired(_)));
                 before.rev().position(repaired).map_or(self.at, |back| self.at - back)
             }
             Kind::ServerReplace { .. } | Kind::Sync { .. } | Kind::RecoverManager { .. } => back_to_the_sync(self.at),
@@ -224,7 +218,7 @@ mod tests {
         super::{
             Action, Next, Survey,
             model::{farm, names},
-            next, plan, settle,
+            next, plan, settle, task,
         },
         *,
     };
@@ -360,6 +354,6 @@ mod tests {
         }
         drifted.servers.get_mut(&name("a")).unwrap().state = State::Drifted;
         let (task, _) = at_complete(Kind::Sync { servers: vec![name("a")] }, &drifted);
-        assert_eq!(task, Task::Sync(vec![name("a")]));
+        assert_eq!(task, task::Sync(vec![name("a")]).into());
     }
 }

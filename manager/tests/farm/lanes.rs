@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use bellwether_manager::{Deadlines, Request};
+use bellwether_manager::{Deadlines, Request, group::RecordEdit};
 use bellwether_proto::status::{Cause, Event, Observation};
+use bellwether_random::Rng;
 
 use crate::{
     fake::{Fake, Manner},
@@ -12,14 +13,7 @@ use crate::{
 
 /// Bytes that do not compress, others for every seed.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let byte = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..length).map(byte).collect()
+    Rng::new(seed).bytes(length)
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -206,14 +200,14 @@ async fn paused_revisions_are_made_and_announced_but_sent_only_by_a_sync_or_afte
     let mut farm = Farm::new(&[("a", b"x")]).await;
     let (one, two) = (farm.join("a", Manner::Honest).await, farm.join("b", Manner::Honest).await);
     farm.until_both_done().await;
-    farm.manager.set_paused(true, "test").await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Paused(true), "test", false).await.unwrap();
     farm.write("a", "y");
     farm.head("1.2").await;
     farm.manager.sync(vec![name("a")], false, false).await.unwrap();
     farm.done("a", "1.2").await;
     assert_eq!(one.memory().offers.len(), 2);
     assert_eq!(two.memory().offers.len(), 1, "held");
-    farm.manager.set_paused(false, "test").await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Paused(false), "test", false).await.unwrap();
     farm.done("b", "1.2").await;
 }
 
@@ -258,12 +252,12 @@ async fn a_member_that_was_away_gets_the_chain_in_order() {
     let mut farm = Farm::new(&[("a", b"x"), ("big", &noise(4, 300_000))]).await;
     let member = farm.join("a", Manner::Honest).await;
     farm.done("a", "1.1").await;
-    farm.manager.set_paused(true, "test").await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Paused(true), "test", false).await.unwrap();
     for n in 2..=4 {
         farm.write("a", format!("text {n}"));
         farm.manager.publish(Request::default()).await.unwrap();
     }
-    farm.manager.set_paused(false, "test").await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Paused(false), "test", false).await.unwrap();
     farm.done("a", &farm.manager.head().number().to_string()).await;
     let memory = member.memory();
     let offered: Vec<&str> = memory.offers.iter().map(|offer| offer.0.as_str()).collect();
@@ -278,13 +272,13 @@ async fn a_removed_servers_lane_ends_at_once_and_every_task_ends_at_the_stop() {
     let member = farm.join("a", Manner::Honest).await;
     farm.done("a", "1.1").await;
     assert!(farm.manager.lacking().await.is_empty());
-    farm.manager.remove_server(&name("a"), "test", false).await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Remove(name("a")), "test", false).await.unwrap();
     farm.write("a", "y");
     farm.head("1.2").await;
     farm.join("b", Manner::Honest).await;
     farm.done("b", "1.2").await;
     assert_eq!(member.memory().offers.len(), 1);
-    farm.manager.add_server(&name("a"), "test", false).await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Add(name("a")), "test", false).await.unwrap();
     farm.done("a", "1.2").await;
     member.stop();
     farm.stop().await;

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use bellwether_manager::{ChangeError, PublishError, ReadError, Request, group::PolicyChange};
+use bellwether_manager::{
+    ChangeError, PublishError, ReadError, Request,
+    group::{PolicyChange, RecordEdit},
+};
 use bellwether_proto::{
     hash::Hash,
     record::Publish,
@@ -114,7 +117,7 @@ async fn when_most_is_gone_nothing_is_published_before_it_is_accepted() {
 async fn manual_publishing_counts_edits_and_publishes_them_when_asked() {
     let mut farm = Farm::new(&[("a", b"x")]).await;
     let manual = PolicyChange { publish: Some(Publish::Manual), ..PolicyChange::default() };
-    farm.manager.set_policy(manual, "test").await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Policy(Box::new(manual)), "test", false).await.unwrap();
     farm.write("b", "new");
     let why = farm.until("unpublished", unpublished).await;
     assert!(why.contains("bellwether publish"), "{why}");
@@ -133,7 +136,7 @@ async fn changed_rules_are_a_revision() {
     let mut farm = Farm::new(&[("a", b"x"), ("a.bak", b"y")]).await;
     let exclude = bellwether_manager::group::Patterns { list: vec!["*.bak".into()], replace: false };
     let change = PolicyChange { set: Some(set()), exclude, ..PolicyChange::default() };
-    farm.manager.set_policy(change, "test").await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Policy(Box::new(change)), "test", false).await.unwrap();
     farm.head("1.2").await;
     assert_eq!(farm.manager.tree().entries(), 2);
 }
@@ -160,7 +163,7 @@ async fn puts_and_reads_by_compare_and_swap() {
 async fn reads_come_from_the_history_when_the_live_file_is_another_by_now() {
     let farm = Farm::new(&[("a", b"published")]).await;
     let manual = PolicyChange { publish: Some(Publish::Manual), ..PolicyChange::default() };
-    farm.manager.set_policy(manual, "test").await.unwrap();
+    farm.manager.edit_record(&RecordEdit::Policy(Box::new(manual)), "test", false).await.unwrap();
     farm.write("a", "edited!!!");
     let request = v1::ReadRequest { set: set().to_string(), path: "a".into() };
     assert_eq!(&farm.manager.read(request).await.unwrap().data[..], b"published");

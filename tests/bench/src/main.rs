@@ -17,7 +17,6 @@ mod proc;
 mod program;
 mod report;
 mod results;
-mod rng;
 mod rows;
 mod run;
 mod sample;

@@ -6,13 +6,13 @@ use bellwether_proto::{
     record::Role,
     v1::{self, down, up},
 };
+use bellwether_random::Rng;
 
 use crate::{
     faults::{command, managers},
     history::{History, host, name},
     keys,
     packet::{Body, Records, Refused},
-    rng::Rng,
     world::{Command, State},
 };
 
@@ -116,7 +116,7 @@ impl Attacker {
         if !rng.one_in(3) {
             return None;
         }
-        let (machine, lies) = (rng.below(history.servers), Rng::new(rng.next()));
+        let (machine, lies) = (rng.below(history.servers), Rng::new(rng.number()));
         history.world.borrow_mut().liar =
             Some(Liar { machine, rng: lies, tickets: Vec::new(), headers: Vec::new(), records: Vec::new() });
         Some(Self { rng, next_ms: 400 })

@@ -5,14 +5,15 @@ mod recovery;
 
 use std::collections::BTreeSet;
 
-use bellwether_manager::{Leave, procedure::Kind};
+use bellwether_manager::{Leave, group::RecordEdit, procedure::Kind};
 
 use self::{hostile::Attack, recovery::Recoveries};
+use bellwether_random::Rng;
+
 use crate::{
     changes::{Change, MOST},
     disk::{Arm, Disk},
     history::{History, host, name},
-    rng::Rng,
     world::Command,
 };
 
@@ -37,7 +38,7 @@ pub(crate) struct Faults {
 impl Faults {
     /// `aside` draws the recoveries: histories without any are the same whatever becomes of those.
     pub(crate) fn new(rng: &mut Rng, mut aside: Rng) -> Self {
-        let attack = Rng::new(aside.next());
+        let attack = Rng::new(aside.number());
         let attack = Attack::new(attack);
         let mut faults = Self {
             left: 10 + rng.below(30),
@@ -169,9 +170,9 @@ impl Faults {
         let leads = managers(history);
         if let Some(manager) = leads.first() {
             let edit = match history.rng.below(3) {
-                0 => Command::Remove(name(machine)),
-                1 => Command::Disable(name(machine)),
-                _ => Command::Add(name(machine)),
+                0 => Command::EditRecord(RecordEdit::Remove(name(machine))),
+                1 => Command::EditRecord(RecordEdit::Disable(name(machine))),
+                _ => Command::EditRecord(RecordEdit::Add(name(machine))),
             };
             command(history, *manager, edit);
         }

@@ -8,6 +8,7 @@ use bellwether_proto::{
     record::{Level, Policy, Record, Role, Server, SignedRecord, Version},
     revision::{Epoch, GroupId, Header, Number, SignedHeader},
 };
+use bellwether_random::Rng;
 
 use crate::{
     attacker::Attacker,
@@ -17,7 +18,6 @@ use crate::{
     keys,
     met::Met,
     operator::Operator,
-    rng::Rng,
     rules::Rules,
     server,
     world::World,
@@ -96,7 +96,7 @@ impl History {
         let mut rng = Rng::new(seed);
         let servers = 3 + rng.below(3);
         let mut sim = turmoil::Builder::new()
-            .rng_seed(rng.next())
+            .rng_seed(rng.number())
             .tick_duration(STEP)
             .simulation_duration(Duration::from_secs(3_600))
             .min_message_latency(Duration::from_millis(1))
@@ -226,7 +226,7 @@ fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mu
     });
     let empty = spare.map(|machine| Disk::new(name(machine), machine));
     let disks = disks.collect::<Vec<_>>().into_iter().chain(empty).collect();
-    let world = World::new(disks, rules, tell, Rng::new(rng.next()));
+    let world = World::new(disks, rules, tell, Rng::new(rng.number()));
     world.borrow_mut().retired.extend(spare);
     world.borrow_mut().learn(first, Changes::default());
     world

@@ -18,7 +18,6 @@ mod mutations;
 mod net;
 mod operator;
 mod packet;
-mod rng;
 mod rules;
 mod server;
 mod world;

@@ -106,7 +106,7 @@ fn w24_a_candidate_that_takes_over_from_a_manager_that_answers() {
 /// Drains though too few would serve.
 fn drains_at_once(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
     match (next(procedure, world, now_ms), procedure.step().map(|step| &step.task)) {
-        (Next::Wait(..), Some(Task::Drain(servers))) => Next::Do(Action::Drain(servers.clone())),
+        (Next::Wait(..), Some(Task::Drain(drain))) => Next::Do(Action::Drain(drain.0.clone())),
         (next, _) => next,
     }
 }
@@ -124,7 +124,7 @@ fn w23_a_manager_that_syncs_whom_its_recovery_has_not_drained_yet() {
 /// Puts back into service what is not synced yet.
 fn undrains_at_once(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
     match (next(procedure, world, now_ms), procedure.step().map(|step| &step.task)) {
-        (Next::Wait(..), Some(Task::Sync(servers))) => Next::Do(Action::Undrain(servers.clone())),
+        (Next::Wait(..), Some(Task::Sync(sync))) => Next::Do(Action::Undrain(sync.0.clone())),
         (next, _) => next,
     }
 }

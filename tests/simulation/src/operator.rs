@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_manager::procedure::{Fact, Id, Kind, Procedure, Standing};
+use bellwether_manager::{
+    group::RecordEdit,
+    procedure::{Fact, Id, Kind, Procedure, Standing},
+};
 use bellwether_proto::{
     limits,
     name::ServerName,
@@ -189,7 +192,7 @@ impl Operator {
         match self.looked % 3 {
             0 => Command::Begin(Kind::ServerAdd { server }),
             1 => Command::Begin(Kind::MaintenanceFinish { server }),
-            _ => Command::Add(server),
+            _ => Command::EditRecord(RecordEdit::Add(server)),
         }
     }
 

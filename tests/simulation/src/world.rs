@@ -8,6 +8,7 @@ use std::{
 };
 
 use bellwether_manager::{
+    group::RecordEdit,
     procedure::{Kind, SignedDocument},
     takeover::Insists,
 };
@@ -19,6 +20,7 @@ use bellwether_proto::{
     revision::{Epoch, RevisionId, SignedHeader},
     v1,
 };
+use bellwether_random::Rng;
 
 use crate::{
     attacker::Liar,
@@ -26,7 +28,6 @@ use crate::{
     disk::{Arm, Disk, Held},
     invariants, keys,
     met::Met,
-    rng::Rng,
     rules::Rules,
 };
 
@@ -47,26 +48,15 @@ pub(crate) enum Command {
     /// A planned handover to that server (W18).
     Promote(ServerName, bellwether_manager::Leave),
     /// Takes the role here (W24).
-    Take {
-        force: bool,
-    },
-    Disable(ServerName),
-    Remove(ServerName),
-    /// Adds again (W19, W25).
-    Add(ServerName),
-    /// Adds again, out of service until it is synced.
-    BringBack(ServerName),
+    Take { force: bool },
+    /// Changes the group record.
+    EditRecord(RecordEdit),
     /// Begins a procedure.
     Begin(Kind),
     /// Begins to recover the manager, at the candidate that takes over (W24).
-    RecoverManager {
-        remove: bool,
-        insists: Insists,
-    },
+    RecoverManager { remove: bool, insists: Insists },
     /// Lets the procedures that this server drives go on: those that stopped; or those that ask, with the answer.
-    GoOn {
-        attest: bool,
-    },
+    GoOn { attest: bool },
     /// Gives up the procedures that this server drives and that are unfinished.
     GiveUp,
     /// Brings all members to the head whatever they have.
@@ -84,9 +74,7 @@ pub(crate) enum Command {
     /// Follows the group that was rebuilt without a key: root of this machine has its token.
     Confirm(Box<Held>),
     /// A hostile candidate takes the role, by so many epochs.
-    Usurp {
-        by: u64,
-    },
+    Usurp { by: u64 },
     /// Enters the group with that record, which the manager gave for the token.
     Enter(Box<Held>),
 }
@@ -249,7 +237,7 @@ impl State {
 
     /// A number that nobody knows.
     pub(crate) fn draw(&mut self) -> u64 {
-        self.drawn.next()
+        self.drawn.number()
     }
 
     /// The machines of the farm that are to be trusted.

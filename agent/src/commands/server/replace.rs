@@ -83,7 +83,7 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError>
 
 /// The steps before the one that waits for the new hardware.
 fn joins(procedure: &Procedure) -> usize {
-    procedure.steps.iter().position(|step| matches!(step.task, Task::Replace { .. })).unwrap_or_default()
+    procedure.steps.iter().position(|step| matches!(step.task, Task::Replace(_))).unwrap_or_default()
 }
 
 fn hint(name: &ServerName, ttl: Duration, begun: Option<&Procedure>) -> String {

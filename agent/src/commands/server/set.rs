@@ -1,11 +1,14 @@
 //! `bellwether server set`: what the record says of one server.
 
-use bellwether_proto::{name::ServerName, v1::SetServerRequest};
+use bellwether_proto::{
+    name::ServerName,
+    v1::{SetServer, edit_record_request::Edit},
+};
 use clap::ValueEnum;
 
 use super::record;
 use crate::{
-    common::{Common, author},
+    common::Common,
     error::{CommandError, Kind},
 };
 
@@ -40,9 +43,7 @@ enum Answer {
 /// Sets what is named.
 pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError> {
     let (name, dry_run) = (args.name.clone(), args.dry_run);
-    let request = request(args)?;
-    let mut client = common.connect().await?;
-    let reply = common.in_time(client.set_server(request)).await?.into_inner();
+    let reply = record::edit(common, Edit::SetServer(change(args)?), dry_run).await?;
     if dry_run {
         record::show_plan(common, &format!("change the record of {name}"));
     } else {
@@ -51,16 +52,15 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError>
     Ok(())
 }
 
-fn request(args: Args) -> Result<SetServerRequest, CommandError> {
-    let Args { name, address, candidate, backends, no_backends, dry_run } = args;
+fn change(args: Args) -> Result<SetServer, CommandError> {
+    let Args { name, address, candidate, backends, no_backends, dry_run: _ } = args;
     if address.is_none() && candidate.is_none() && backends.is_empty() && !no_backends {
         let text = "nothing to set: name --address, --candidate, --backend or --no-backends";
         return Err(CommandError::new(Kind::Usage, text));
     }
     let replace_backends = no_backends || !backends.is_empty();
     let candidate = candidate.map(|answer| answer == Answer::Yes);
-    let server = name.to_string();
-    Ok(SetServerRequest { server, address, candidate, backends, replace_backends, author: author(), dry_run })
+    Ok(SetServer { server: name.to_string(), address, candidate, backends, replace_backends })
 }
 
 #[cfg(test)]
@@ -75,9 +75,9 @@ mod tests {
         args: Args,
     }
 
-    fn parse(line: &str) -> Result<SetServerRequest, CommandError> {
+    fn parse(line: &str) -> Result<SetServer, CommandError> {
         let words = std::iter::once("set").chain(line.split_whitespace());
-        request(Line::try_parse_from(words).expect("clap takes it").args)
+        change(Line::try_parse_from(words).expect("clap takes it").args)
     }
 
     #[test]

@@ -9,7 +9,7 @@ fn name(text: &str) -> ServerName {
 
 fn told(kind: &Kind, world: &World, survey: &Survey) -> Vec<String> {
     let steps = plan(kind, world, survey).expect("a plan");
-    steps.iter().map(|step| format!("{} {}", step.requirement, step.task.what())).collect()
+    steps.iter().map(|step| step.task.about().what).collect()
 }
 
 fn maintain(server: &str, promote: Option<&str>) -> Kind {
@@ -21,11 +21,11 @@ fn w18_maintenance_of_the_manager() {
     let world = farm(&["m", "a", "b"]);
     assert_eq!(
         told(&maintain("m", Some("a")), &world, &Survey::default()),
-        ["W18 drain m", "W18 wait until the sessions of m end", "W18 make a manager; m becomes disabled"]
+        ["drain m", "wait until the sessions of m end", "make a manager; m becomes disabled"]
     );
     assert_eq!(
         told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
-        ["W19 sync b", "W19 undrain b"],
+        ["sync b", "undrain b"],
         "it is back: nothing is drained"
     );
     let mut world = farm(&["m", "a", "b"]);
@@ -37,7 +37,7 @@ fn w18_maintenance_of_the_manager() {
     world.servers.get_mut(&name("b")).unwrap().drained = true;
     assert_eq!(
         told(&Kind::MaintenanceFinish { server: name("b") }, &world, &Survey::default()),
-        ["W12 drain b", "W19 add b as a member", "W19 sync b", "W12 wait until b is complete", "W19 undrain b"]
+        ["drain b", "add b as a member", "sync b", "wait until b is complete", "undrain b"]
     );
 }
 
@@ -86,22 +86,22 @@ fn w23_those_that_differ_go_in_batches_and_the_equal_ones_are_not_drained() {
     assert_eq!(
         told(&kind, &world, &survey),
         [
-            "W22 attest that m is isolated",
-            "W22 drain m",
-            "W23 drain b, c",
-            "W23 wait until the sessions of b, c end",
-            "W24 make a manager by itself; m becomes disabled",
-            "W22 drain m",
-            "W12 drain b, c",
-            "W24 sync b, c",
-            "W12 wait until b, c are complete",
-            "W24 undrain b, c",
-            "W23 drain d",
-            "W23 wait until the sessions of d end",
-            "W24 sync d",
-            "W12 wait until d is complete",
-            "W24 undrain d",
-            "W24 sync e"
+            "attest that m is isolated",
+            "drain m",
+            "drain b, c",
+            "wait until the sessions of b, c end",
+            "make a manager by itself; m becomes disabled",
+            "drain m",
+            "drain b, c",
+            "sync b, c",
+            "wait until b, c are complete",
+            "undrain b, c",
+            "drain d",
+            "wait until the sessions of d end",
+            "sync d",
+            "wait until d is complete",
+            "undrain d",
+            "sync e"
         ]
     );
 }
@@ -115,8 +115,8 @@ fn w25_a_way_back_drains_before_it_adds_and_needs_no_steps_where_nobody_is_out_o
     world.removed.insert(name("c"), removed(false, Traffic::Unknown));
     assert_eq!(told(&add, &world, &Survey::default()), none, "without balancers the record's change is all");
     world.balancers = true;
-    let back = ["W25 add c as a member", "W25 sync c", "W12 wait until c is complete", "W25 undrain c"];
-    let drain = ["W12 drain c", "W12 wait until the sessions of c end"];
+    let back = ["add c as a member", "sync c", "wait until c is complete", "undrain c"];
+    let drain = ["drain c", "wait until the sessions of c end"];
     assert_eq!(told(&add, &world, &Survey::default()), [&drain[..], &back].concat());
     world.removed.insert(name("c"), removed(true, Traffic::Unknown));
     assert_eq!(told(&add, &world, &Survey::default()), [&drain[..1], &back].concat(), "it was waited for before");
@@ -125,10 +125,10 @@ fn w25_a_way_back_drains_before_it_adds_and_needs_no_steps_where_nobody_is_out_o
     }
     world.servers.get_mut(&name("a")).unwrap().role = Role::Disabled;
     let steps = told(&Kind::ServerEnable { server: name("a") }, &world, &Survey::default());
-    assert_eq!((steps.len(), steps[2].as_str()), (6, "W21 add a as a member"));
+    assert_eq!((steps.len(), steps[2].as_str()), (6, "add a as a member"));
     let replace = |server| Kind::ServerReplace { server: name(server), ttl_ms: 1 };
     let steps = told(&replace("b"), &world, &Survey::default());
-    assert_eq!(steps[2], "W25 wait until new hardware has joined as b");
+    assert_eq!(steps[2], "wait until new hardware has joined as b");
     assert!(matches!(plan(&replace("m"), &world, &Survey::default()), Err(PlanRefused::Manager(..))));
     for kind in [replace("c"), Kind::ServerAdd { server: name("x") }, Kind::Sync { servers: vec![name("x")] }] {
         assert!(matches!(plan(&kind, &world, &Survey::default()), Err(PlanRefused::Unknown(_))), "{kind:?}");
@@ -152,7 +152,7 @@ fn w12_a_sync_drains_those_that_serve_something_else_and_nobody_whose_hashes_are
     world.servers.insert(name("f"), Seen { state: State::Unreachable, current: false, ..seen });
     let batch = |servers: &str| {
         ["drain {}", "wait until the sessions of {} end", "sync {}", "wait until {} is complete", "undrain {}"]
-            .map(|what| format!("W12 {}", what.replace("{}", servers)))
+            .map(|what| what.replace("{}", servers))
             .map(|what| if servers.contains(", ") { what.replace("is complete", "are complete") } else { what })
             .to_vec()
     };
@@ -178,7 +178,7 @@ fn w12_increments_in_order_are_updates_and_drain_nobody() {
         seen.traffic = Traffic::Known { out: false, up: true, sessions: 0 };
     }
     let all = Kind::Sync { servers: Vec::new() };
-    assert_eq!(told(&all, &world, &Survey::default())[0], "W12 drain c");
+    assert_eq!(told(&all, &world, &Survey::default())[0], "drain c");
     assert_eq!(told(&Kind::Sync { servers: names(&["a", "b"]) }, &world, &Survey::default()), [] as [&str; 0]);
     // Its own edits, an error, or a revision that it refused are a sync's.
     for state in [State::Drifted, State::Error, State::Refused] {
@@ -210,7 +210,7 @@ fn two_procedures_do_not_work_on_one_server() {
     running.standing = super::super::Standing::Done;
     assert_eq!(free(&steps(&maintain("a", None)), &[running]), Ok(()));
     // One that has stopped names its end, and is in nobody's way who has to do with what it has done.
-    let task = |server: &str| Step::new(Task::Sync(names(&[server])), "W12", "");
+    let task = |server: &str| Step::new(Sync(names(&[server])), "");
     let kind = Kind::Sync { servers: Vec::new() };
     let mut stopped = Procedure::new(Id(5), kind, vec![task("a"), task("b")], "root".into(), 0);
     stopped.at = 1;

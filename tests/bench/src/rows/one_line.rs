@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bellwether_random::Rng;
+
 use super::Work;
 use crate::{
     crew::{Cpu, Crew},
@@ -14,7 +16,6 @@ use crate::{
     network::Side,
     peers::START,
     problem::{Problem, Result},
-    rng::Rng,
     sample::{Sample, Way, Who},
     tree::change_line,
     visible::{self, Awaited},

@@ -2,13 +2,14 @@
 
 use std::{fs, path::PathBuf};
 
+use bellwether_random::Rng;
+
 use super::Work;
 use crate::{
     crew::Crew,
     meter::Meter,
     peers::{PATIENCE, START, rsync},
     problem::{Problem, Result},
-    rng::Rng,
     sample::{Sample, Way, Who},
     tree::change_line,
     visible::{self, Awaited},

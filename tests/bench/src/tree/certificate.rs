@@ -1,6 +1,6 @@
 //! What looks like certificates in PEM: base64 of random bytes, which no compressor gets below three quarters.
 
-use crate::rng::Rng;
+use bellwether_random::Rng;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 /// Characters on a line (RFC 7468).
@@ -24,7 +24,7 @@ fn line(rng: &mut Rng, text: &mut String) {
     for at in 0..LINE {
         // Ten characters to a draw.
         if at % 10 == 0 {
-            bits = rng.next();
+            bits = rng.number();
         }
         text.push(char::from(ALPHABET[(bits & 63) as usize]));
         bits >>= 6;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::words;
-use crate::rng::Rng;
+use bellwether_random::Rng;
 
 /// Lines until there are `size` bytes.
 pub(super) fn fill(rng: &mut Rng, size: usize, text: &mut String) {

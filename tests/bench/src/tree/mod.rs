@@ -16,7 +16,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use crate::rng::Rng;
+use bellwether_random::Rng;
 
 pub(crate) use self::{
     edit::{change_line, insert_line},

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::words;
-use crate::rng::Rng;
+use bellwether_random::Rng;
 
 /// Server blocks until there are `size` bytes.
 pub(super) fn fill(rng: &mut Rng, size: usize, text: &mut String) {
@@ -44,7 +44,7 @@ fn location(rng: &mut Rng, upstream: &str, text: &mut String) -> std::fmt::Resul
         0 => writeln!(text, "        limit_req zone=per_ip burst={} nodelay;", 10 * (1 + rng.below(20)))?,
         1 => writeln!(text, "        proxy_cache_valid 200 302 {}m;", 1 + rng.below(120))?,
         2 => writeln!(text, "        allow {}/24;\n        deny all;", words::address(rng))?,
-        _ => writeln!(text, "        add_header X-Trace {:016x} always;", rng.next())?,
+        _ => writeln!(text, "        add_header X-Trace {:016x} always;", rng.number())?,
     }
     text.push_str("    }\n\n");
     Ok(())

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::words;
-use crate::rng::Rng;
+use bellwether_random::Rng;
 
 /// An array of profiles of about `size` bytes.
 pub(super) fn fill(rng: &mut Rng, size: usize, text: &mut String) {
@@ -18,7 +18,7 @@ pub(super) fn fill(rng: &mut Rng, size: usize, text: &mut String) {
 
 fn profile(rng: &mut Rng, text: &mut String) -> std::fmt::Result {
     let customer = words::customer(rng);
-    writeln!(text, "  {{\n    \"customer\": \"{customer}\",\n    \"id\": \"{:016x}\",", rng.next())?;
+    writeln!(text, "  {{\n    \"customer\": \"{customer}\",\n    \"id\": \"{:016x}\",", rng.number())?;
     writeln!(text, "    \"host\": \"{}\",", words::host(rng, &customer))?;
     writeln!(text, "    \"region\": \"{}\",", rng.pick(&words::REGIONS))?;
     writeln!(text, "    \"plan\": \"{}\",", rng.pick(&["free", "basic", "business", "enterprise"]))?;
@@ -35,5 +35,5 @@ fn profile(rng: &mut Rng, text: &mut String) -> std::fmt::Result {
         "    \"features\": {{ \"waf\": {}, \"cache\": {}, \"brotli\": {} }},",
         flags[0], flags[1], flags[2]
     )?;
-    writeln!(text, "    \"token\": \"{:016x}{:016x}\"\n  }},", rng.next(), rng.next())
+    writeln!(text, "    \"token\": \"{:016x}{:016x}\"\n  }},", rng.number(), rng.number())
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::rng::Rng;
+use bellwether_random::Rng;
 
 /// What its files are like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,6 +1,6 @@
 //! Words and names that configuration is made of.
 
-use crate::rng::Rng;
+use bellwether_random::Rng;
 
 const FIRST: [&str; 24] = [
     "acme", "alpine", "amber", "atlas", "birch", "cedar", "cobalt", "coral", "delta", "ember", "falcon", "garnet",

@@ -4,7 +4,9 @@
 use bellwether_proto::limits;
 
 use super::command;
-use crate::{history::History, keys, rng::Rng, world::Command};
+use bellwether_random::Rng;
+
+use crate::{history::History, keys, world::Command};
 
 /// When it strikes next.
 pub(super) struct Attack {

@@ -4,7 +4,9 @@
 use bellwether_manager::{procedure::Kind, takeover::Insists};
 
 use super::{Faults, command, cut, heal, machines, managers};
-use crate::{disk::Disk, history::History, invariants::unfinished, keys, rng::Rng, world::Command};
+use bellwether_random::Rng;
+
+use crate::{disk::Disk, history::History, invariants::unfinished, keys, world::Command};
 
 /// When the next thing happens, and what is lost.
 pub(super) struct Recoveries {

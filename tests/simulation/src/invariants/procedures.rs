@@ -65,8 +65,8 @@ impl State {
         }
         let mut procedures = disk.procedures.iter().flat_map(|signed| &signed.document().procedures);
         let early = |procedure: &Procedure| {
-            let drains = |step: &Step| matches!(&step.task, Task::Drain(servers) if servers.contains(member));
-            let syncs = |step: &Step| matches!(&step.task, Task::Sync(servers) if servers.contains(member));
+            let drains = |step: &Step| step.task.about().drains.contains(member);
+            let syncs = |step: &Step| matches!(&step.task, Task::Sync(sync) if sync.0.contains(member));
             let sync = procedure.steps.iter().position(syncs);
             // Another one goes on from what it has: a plain takeover drains nobody.
             matches!(&procedure.kind, Kind::RecoverManager { new, .. } if *new == disk.name)

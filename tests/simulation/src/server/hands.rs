@@ -2,8 +2,7 @@
 
 use bellwether_manager::{
     Leave, group,
-    procedure::{ActError, Action, Fact, Id, Insists, Removed, Seen, Traffic, World},
-    takeover,
+    procedure::{ActError, Action, Fact, Id, Removed, Seen, Traffic, World},
 };
 use bellwether_proto::{
     name::ServerName,
@@ -92,9 +91,7 @@ impl Server {
                 self.begin_handover(to, leave(remove)).await;
                 Ok(())
             }
-            Action::Disable(server) => self.edit_group(Command::Disable(server)).await,
-            Action::Remove(server) => self.edit_group(Command::Remove(server)).await,
-            Action::Add(server) => self.edit_group(Command::BringBack(server)).await,
+            Action::Edit(edit) => self.edit_group(Command::EditRecord(edit)).await,
             Action::Sync(servers) => {
                 self.sync(&servers);
                 Ok(())
@@ -103,8 +100,8 @@ impl Server {
                 servers.iter().for_each(|name| self.verify(name));
                 Ok(())
             }
-            Action::Promote { remove, insists: Insists { force, accept } } => {
-                self.survey(Then::Promote(id, leave(remove)), takeover::Insists { force, accept });
+            Action::Promote { remove, insists } => {
+                self.survey(Then::Promote(id, leave(remove)), insists);
                 return None;
             }
         };

@@ -288,7 +288,7 @@ impl Server {
         servers.iter().for_each(|name| self.offer_next(name));
     }
 
-    /// Disables, removes, or adds again.
+    /// Changes the group record, or lets a server enter.
     ///
     /// # Errors
     /// Why not.
@@ -299,10 +299,7 @@ impl Server {
         };
         let by = group::By { author: self.name.to_string(), time_ms: self.now() };
         let next = match command.clone() {
-            Command::Remove(name) => group::remove(&held, &name, &by),
-            Command::Add(name) => group::add_again(&held, &name, &by),
-            Command::BringBack(name) => group::bring_back(&held, &name, &by),
-            Command::Disable(name) => group::disable(&held, &name, &by),
+            Command::EditRecord(edit) => group::apply(&held, &edit, &group::level::Programs::new(), &by),
             Command::Admit(name) => {
                 let host = name.as_str().to_owned();
                 let index: usize = host.trim_start_matches("web").parse().expect("a server of this simulation");

@@ -271,9 +271,7 @@ impl Server {
             Command::RecoverManager { remove, insists } => self.begin_recovery(remove, insists),
             Command::GoOn { attest } => self.let_go_on(attest).await,
             Command::GiveUp => self.give_up().await,
-            Command::Disable(_) | Command::Remove(_) | Command::Add(_) | Command::BringBack(_) | Command::Admit(_) => {
-                _ = self.edit_group(command).await;
-            }
+            Command::EditRecord(_) | Command::Admit(_) => _ = self.edit_group(command).await,
             Command::EnterAgain(name) => self.entered(&name).await,
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),

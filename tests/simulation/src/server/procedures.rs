@@ -130,7 +130,7 @@ impl Server {
 
     async fn put_procedure(&mut self, procedure: Procedure, epoch: Epoch) {
         let Some(mut document) = self.document() else { return };
-        let step = procedure.step().map_or_else(|| "the end".to_owned(), |step| step.task.what());
+        let step = procedure.step().map_or_else(|| "the end".to_owned(), |step| step.task.about().what);
         let line = format!("{} ({}) at {step}: {:?}", procedure.id, procedure.kind.command(), procedure.standing);
         self.world.borrow_mut().tell(self.machine, || line);
         let before = document.get(procedure.id);

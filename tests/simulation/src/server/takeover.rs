@@ -264,10 +264,8 @@ impl Server {
         }
         match self.judge(held, taking, procedure::Survey::of) {
             Ok(survey) => {
-                let Insists { force, accept } = taking.insists;
                 let (lost, new) = (held.current.record().manager().name.clone(), self.name.clone());
-                let insists = procedure::Insists { force, accept };
-                self.begin(Kind::RecoverManager { lost, new, remove, insists }, survey).await;
+                self.begin(Kind::RecoverManager { lost, new, remove, insists: taking.insists }, survey).await;
             }
             Err(why) => self.world.borrow_mut().tell(self.machine, || format!("does not recover: {why}")),
         }

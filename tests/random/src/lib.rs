@@ -1,22 +1,22 @@
-//! A seeded source of numbers: the same seed gives the same trees and the same edits on every machine.
+//! The seeded source of numbers of all tests: the same seed gives the same numbers on every machine.
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): enough for text that looks real.
 #[derive(Debug, Clone)]
-pub(crate) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
     /// The numbers of that seed.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// A source of its own for the `index`th thing, whatever the others draw.
-    pub(crate) fn nth(seed: u64, index: usize) -> Self {
-        Self(seed ^ Self(index as u64).next())
+    pub fn nth(seed: u64, index: usize) -> Self {
+        Self(seed ^ Self(index as u64).number())
     }
 
     /// Any number.
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,25 +24,36 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which is not 0.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+    /// A number below `end`, which is greater than 0.
+    pub fn below<N: TryInto<u64> + TryFrom<u64>>(&mut self, end: N) -> N {
+        let below = end.try_into().ok().and_then(|end| N::try_from(self.number() % end).ok());
+        below.expect("a number below one of its type")
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
     }
 
     /// One of them; there is at least one.
-    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+
+    /// So many bytes that do not compress.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.number() as u8).collect()
     }
 
     /// A number from 0 to 1.
-    pub(crate) fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    pub fn fraction(&mut self) -> f64 {
+        (self.number() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Puts them in another order.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last as u64 + 1) as usize);
+            items.swap(last, self.below(last + 1));
         }
     }
 }
@@ -55,7 +66,7 @@ mod tests {
     fn a_seed_gives_the_same_numbers_again() {
         let draw = |seed| {
             let mut rng = Rng::new(seed);
-            (0..5).map(|_| rng.next()).collect::<Vec<_>>()
+            (0..5).map(|_| rng.number()).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

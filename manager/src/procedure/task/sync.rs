@@ -1,0 +1,57 @@
+use super::*;
+
+/// At the manager's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sync(pub Vec<ServerName>);
+
+impl TaskKind for Sync {
+    /// A server that was put away meanwhile is sent nothing, and synced when it is brought back; where a procedure needs it
+    /// complete, the next step says that it is not.
+    fn check(&self, since: &Since<'_>, world: &World) -> Check {
+        let member = |name: &&ServerName| world.server(name).is_some_and(|seen| seen.role != Role::Disabled);
+        let (there, away): (Vec<_>, Vec<_>) = self.0.iter().partition(member);
+        let there: Vec<ServerName> = there.into_iter().cloned().collect();
+        match of_each(&there, world, Action::Sync, |name, seen| lack(name, seen, since)) {
+            Check::So(None) => {
+                let kept = self.0.iter().filter_map(|name| kept(name, world.server(name)?, since));
+                let away = away.iter().map(|name| format!("{name} put away meanwhile; synced when brought back"));
+                let said: Vec<String> = kept.chain(away).collect();
+                Check::So((!said.is_empty()).then(|| said.join("; ")))
+            }
+            other => other,
+        }
+    }
+
+    /// It lasts as long as a first sync of a large configuration, after the machine has booted.
+    fn about(&self) -> About<'_> {
+        let servers = list(&self.0);
+        let about = About::new(format!("sync {servers}"), format!("on {servers}"), &self.0, 60 * MINUTE);
+        About { again_ms: 10 * SECOND, ..about }
+    }
+}
+
+fn lack(name: &ServerName, seen: &Seen, since: &Since<'_>) -> Lack {
+    match seen.state {
+        State::InSync if seen.current => Lack::Nothing,
+        // Asked, and it failed.
+        State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
+        // Asked, and tried again by itself when what stands in the way is gone.
+        State::Waiting if since.tried_ms.is_some() => Lack::Time(because(name, seen)),
+        State::InSync | State::Error | State::Refused | State::Waiting | State::Drifted | State::AwaitingSync => {
+            Lack::Ask
+        }
+        // Superseded: it came back as the manager that it was, and learns that it is not.
+        State::Syncing | State::Updating | State::GroupChange | State::Superseded => Lack::Time(because(name, seen)),
+        State::Unreachable | State::Unknown => Lack::Time(format!(
+            "{}; where it forgot the group (leave): bellwether token create --names {name}; with that token, there: bellwether join",
+            because(name, seen)
+        )),
+        State::Disabled | State::Left | State::Conflict => Lack::Person(because(name, seen)),
+    }
+}
+
+/// Where a server keeps what it had and the manager lacks, since the procedure began.
+fn kept(name: &ServerName, seen: &Seen, since: &Since<'_>) -> Option<String> {
+    let (_, point) = seen.kept.as_ref().filter(|(when, _)| *when >= since.started_ms)?;
+    Some(format!("what {name} had and no other is kept there: {point} (bellwether drift show {name})"))
+}
