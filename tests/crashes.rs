@@ -9,7 +9,7 @@ use std::{
 };
 
 use bellwether_manager::failpoints::POINTS;
-use bellwether_store::failpoint::APPLY;
+use bellwether_store::failpoint::{APPLY, HISTORY};
 
 use crate::farm::{DEADLINE, Farm, Server, compare, run, wait_for};
 
@@ -125,13 +125,14 @@ fn kill_at_each(points: &[&'static str], index: usize) -> Vec<&'static str> {
 
 #[test]
 fn invariant_1_a_member_killed_at_every_point_of_an_apply_holds_one_revision() {
-    let not_passed = kill_at_each(APPLY, 1);
+    let not_passed = kill_at_each(&[APPLY, HISTORY].concat(), 1);
     assert!(not_passed.is_empty(), "points that no update came by: {not_passed:?}");
 }
 
 #[test]
 fn invariant_2_a_manager_killed_at_every_point_of_a_publish_goes_on() {
-    let publishing: Vec<_> = POINTS.iter().copied().filter(|point| point.starts_with("publish.")).collect();
+    let publishing: Vec<_> =
+        POINTS.iter().copied().filter(|point| point.starts_with("publish.")).chain(HISTORY.iter().copied()).collect();
     let not_passed = kill_at_each(&publishing, 0);
     assert!(not_passed.is_empty(), "points that no publish came by: {not_passed:?}");
 }

@@ -178,8 +178,8 @@ pub(crate) fn pack_base(
             codec: record.policy.codec,
             outlines: outlines.as_ref(),
         };
-        let mut new = history.create()?;
-        match pack::write(&contents, new.file()) {
+        let mut new = history.create();
+        match pack::write(&contents, &mut new) {
             Err(PackError::Changed { set, path }) if (OFTEN..TRIES).contains(&attempt) => {
                 found.tree = found
                     .tree

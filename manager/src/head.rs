@@ -38,6 +38,6 @@ impl Head {
 
 fn read(stored: &Stored) -> io::Result<Bytes> {
     let mut bytes = vec![0; stored.size as usize];
-    File::open(&stored.path)?.read_exact_at(&mut bytes, 0)?;
+    File::open(&stored.path)?.read_exact_at(&mut bytes, stored.at)?;
     Ok(bytes.into())
 }

@@ -59,10 +59,10 @@ impl Preview {
             codec: shared.record.borrow().record().policy.codec,
             outlines: None,
         };
-        let mut new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create()?;
-        pack::write(&contents, new.file())?;
+        let mut new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
+        pack::write(&contents, &mut new)?;
         let path = shared.state.join("history");
-        Ok(new.file().try_clone().map_err(|source| pack::PackError::Io { action: "read", path, source })?)
+        Ok(new.into_file().map_err(|source| pack::PackError::Io { action: "write in", path, source })?)
     }
 
     /// The next piece, at most a slice; none at the end. Blocks for a read from the page cache.

@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::AsFd,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,7 +18,6 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     clock::now_ms,
-    durable,
     history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
     scan::{Depth, HardLink, Keeping, Look, Means, Notice, Scan, ScanError, Source, Unread, scan_keeping},
@@ -451,13 +449,12 @@ impl Publishing<'_> {
 
 /// Writes a pack; when this returns its bytes are on the disk.
 fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishError> {
-    let new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
-    let mut new = new?;
+    let mut new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
     failpoints::hit("publish.begun");
-    pack::write(contents, new.file())?;
+    pack::write(contents, &mut new)?;
     failpoints::hit("publish.written");
-    // Before the history is locked: lanes go on reading it meanwhile. `History::commit` makes sure.
-    let _ = durable::sync_file(new.file().as_fd());
+    // While it may still be thrown away: nobody waits for a large one later. `History::write` makes sure.
+    let _ = new.sync();
     Ok(new)
 }
 
@@ -468,7 +465,12 @@ pub(crate) fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<Stor
 
 /// Makes a pack part of the history.
 fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
-    let stored = shared.history.write().unwrap_or_else(PoisonError::into_inner).commit(pack)?;
+    // Lanes go on reading the history while the disk is waited for.
+    let stored = {
+        let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
+        history.write(history.check(pack)?)?
+    };
+    let stored = shared.history.write().unwrap_or_else(PoisonError::into_inner).add(stored);
     failpoints::hit("publish.committed");
     Ok(stored)
 }

@@ -259,8 +259,8 @@ fn open(
     // A pack that is newer than what the sets hold was refused here, or not switched to.
     let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
     let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
-    let newer = |left: &&LeftOut| sequence(&left.path).is_some_and(|left| left > stored.header.number().sequence);
-    if let Some(LeftOut { path, why }) = history.left_out().iter().find(newer) {
+    let newer = |left: &&LeftOut| left.sequence > stored.header.number().sequence;
+    if let Some(LeftOut { path, why, .. }) = history.left_out().iter().find(newer) {
         return Err(StartError::LeftOut { path: path.clone(), why: why.clone() });
     }
     let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
@@ -304,11 +304,6 @@ fn guard(history: &History, head: &Arc<Stored>, tree: Arc<Tree>) -> Guard {
             Guard::new(tree, from(head))
         }
     }
-}
-
-/// The sequence that a pack's file name begins with.
-fn sequence(path: &std::path::Path) -> Option<u64> {
-    path.file_name()?.to_str()?.split('.').next()?.parse().ok()
 }
 
 fn head_tree(history: &History, head: &Stored) -> Result<Tree, StartError> {

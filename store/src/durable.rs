@@ -31,13 +31,13 @@ macro_rules! note {
 #[cfg(test)]
 use recording::{of, place};
 
-/// Creates a file that must not exist, beneath `directory`, for writing. `path` may have several components.
+/// Creates a file that must not exist, beneath `directory`, for reading and writing. `path` may have several components.
 ///
 /// # Errors
 /// The system's; EEXIST where there is something.
 pub fn create(directory: BorrowedFd<'_>, path: &[u8], mode: u32) -> io::Result<File> {
     note!(Create { path: place(directory, path)?, mode: mode });
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat2(directory, os(path), flags, Mode::from_raw_mode(mode), INSIDE)?))
 }
 
@@ -235,6 +235,21 @@ pub fn remove_directory(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()
 pub fn sync_file(file: BorrowedFd<'_>) -> io::Result<()> {
     note!(SyncFile { path: of(file)? });
     Ok(rustix::fs::fsync(file)?)
+}
+
+/// Makes a file's bytes and length survive a power loss; its times and other attributes need not.
+///
+/// # Errors
+/// The system's.
+pub fn sync_data(file: BorrowedFd<'_>) -> io::Result<()> {
+    note!(SyncFile { path: of(file)? });
+    Ok(rustix::fs::fdatasync(file)?)
+}
+
+/// Asks for space for `length` bytes from `at` on, so that the disk need not look for it with each write. The file stays as
+/// long as it is; where the file system cannot, nothing happens.
+pub fn reserve(file: &File, at: u64, length: u64) {
+    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, at, length);
 }
 
 /// Makes a directory's entries and attributes survive a power loss.

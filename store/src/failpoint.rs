@@ -34,6 +34,9 @@ pub const APPLY: &[&str] = &[
     "apply.cleaned",
 ];
 
+/// Every point of a pack's way into the history.
+pub const HISTORY: &[&str] = &["history.appended"];
+
 /// Every point of a recovery that goes forward.
 pub const RECOVER: &[&str] = &["apply.recover-entry", "apply.recover-synced", "apply.journal-removed"];
 

@@ -1,21 +1,28 @@
 //! History: packs on disk, in segments of a base and its increments, deleted whole by retention.
 //!
-//! One directory, mode 0700, a file a pack: `SEQUENCE.EPOCH.ID.inc` or `.base`, the sequence in sixteen digits, the id the
-//! first eight of the revision's. `incoming-N.part` is a pack that is being written or was interrupted. Names are for
-//! people; what counts are the parents that the headers name. An increment belongs to the segment of the last base before
-//! its own revision, so a base for a revision stands beside that revision's increment and begins the next segment.
+//! One directory, mode 0700. A file holds packs, one after the other and nothing else, so each is a range of it. A base begins
+//! a file and small increments are appended to it: a write and an fdatasync. An increment of more than 1 MiB has a file of its
+//! own, so that its bytes are written once; the segment goes on there. A file is called after its first pack:
+//! `SEQUENCE.EPOCH.ID.base` or `.inc`, the sequence in sixteen digits, the id the first eight of the revision's.
+//! `incoming-N.part` is a pack that is being written or was interrupted. Names are for people; what counts are the parents
+//! that the headers name. An increment belongs to the segment of the last base before its own revision, so a base for a
+//! revision stands beside that revision's increment and begins the next segment.
 //!
-//! All durable operations are in `history/disk.rs`.
+//! A file whose end was cut anywhere is read up to its last whole pack (`history/segment.rs`). All durable operations are in
+//! `history/disk.rs`.
 
 mod arriving;
 mod disk;
 mod examine;
 mod index;
+mod new_pack;
 mod reading;
+mod segment;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::HashSet,
-    fs::File,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,16 +33,17 @@ use bellwether_proto::{
     revision::{RevisionId, SignedHeader},
 };
 
-pub use self::examine::{Examined, Interrupted, examine};
 use self::{
-    arriving::Arriving,
-    disk::{Directory, Partial},
+    disk::{Directory, Newest, Partial},
     index::Index,
+    new_pack::Body,
+    segment::{Rest, Segment},
 };
-use crate::{
-    pack::{self, PackError},
-    tree::Tree,
+pub use self::{
+    examine::{Examined, Interrupted, examine},
+    new_pack::{NewPack, WholePack},
 };
+use crate::{pack::PackError, tree::Tree};
 
 /// How many revisions a server keeps at the least when it lets old segments go.
 pub const REVISIONS: usize = 200;
@@ -55,6 +63,8 @@ pub struct Stored {
     pub changes_end: u64,
     /// The file.
     pub path: PathBuf,
+    /// Where in the file it begins.
+    pub at: u64,
 }
 
 /// Why the history cannot be used.
@@ -100,21 +110,25 @@ pub enum Route {
     Packs(Vec<Arc<Stored>>),
 }
 
-/// A file that was left out, with those that need it; it is still there.
+/// What was left out of a file; it is still there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// The file.
     pub path: PathBuf,
+    /// From where on.
+    pub at: u64,
+    /// The lowest sequence that may be meant.
+    pub sequence: u64,
     /// Why, for people.
     pub why: String,
 }
 
-/// Checks that no newer bellwether made the pack in `path`. Damage is found when it is read.
+/// Checks that no newer bellwether made a pack in the file `path`. Damage is found when it is read.
 ///
 /// # Errors
 /// It cannot be read, or a newer bellwether made it.
 pub fn check_version(path: &Path) -> Result<(), HistoryError> {
-    reading::check_version(path)
+    segment::read(path).map(drop)
 }
 
 /// The headers of the history in `directory`, in no order, as far as its files can be read. Nothing is changed there.
@@ -123,35 +137,51 @@ pub fn check_version(path: &Path) -> Result<(), HistoryError> {
 /// The system's.
 pub fn headers(directory: &Path) -> Result<Vec<SignedHeader>, HistoryError> {
     let (_, files) = Directory::open(directory)?;
-    let read = |path: PathBuf| match reading::stored(&path) {
-        Ok(stored) => Some(Ok(stored.header)),
-        Err(HistoryError::Damaged { .. }) => None,
-        Err(error) => Some(Err(error)),
-    };
-    files.into_iter().filter_map(read).collect()
+    let segments = files.iter().map(|path| segment::read(path)).collect::<Result<Vec<_>, _>>()?;
+    Ok(segments.into_iter().flat_map(|segment| segment.packs).map(|stored| stored.header).collect())
 }
 
-/// The index of the packs in `files` that `read` can read and whose parents are there, and what is left out.
-fn indexed(
-    files: Vec<PathBuf>,
-    read: impl Fn(&Path) -> Result<Stored, HistoryError>,
-) -> Result<(Index, Vec<LeftOut>), HistoryError> {
-    let (mut packs, mut left_out) = (Vec::new(), Vec::new());
+/// What the files of a history hold.
+struct Found {
+    /// The packs that can be read and whose parents are there.
+    index: Index,
+    left_out: Vec<LeftOut>,
+    /// Files with an append that was interrupted, and where that begins.
+    torn: Vec<(PathBuf, u64)>,
+    /// Where the whole packs of a file end, where packs may be appended to it.
+    ends: HashMap<PathBuf, u64>,
+}
+
+fn found(files: Vec<PathBuf>) -> Result<Found, HistoryError> {
+    let (mut packs, mut left_out, mut torn, mut ends) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
     for path in files {
-        match read(&path) {
-            Ok(stored) => packs.push(Arc::new(stored)),
-            Err(HistoryError::Damaged { path, source }) => left_out.push(LeftOut { path, why: source.to_string() }),
+        let Segment { packs: here, end, rest } = match segment::read(&path) {
             // Its owner has removed it since it was listed.
-            Err(HistoryError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(HistoryError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        match rest {
+            Rest::Nothing => drop(ends.insert(path, end)),
+            Rest::Torn => {
+                ends.insert(path.clone(), end);
+                torn.push((path, end));
+            }
+            Rest::Damaged(why) => {
+                let after = here.last().map(|stored| stored.header.number().sequence + 1);
+                let sequence = after.or_else(|| disk::sequence(&path)).unwrap_or_default();
+                left_out.push(LeftOut { path, at: end, sequence, why: why.to_string() });
+            }
         }
+        packs.extend(here.into_iter().map(Arc::new));
     }
     let (index, orphans) = Index::new(packs);
     left_out.extend(orphans.into_iter().map(|orphan| LeftOut {
         path: orphan.path.clone(),
+        at: orphan.at,
+        sequence: orphan.header.number().sequence,
         why: "the revision it changes is not in the history".into(),
     }));
-    Ok((index, left_out))
+    Ok(Found { index, left_out, torn, ends })
 }
 
 /// The history in one directory. One process owns it.
@@ -170,11 +200,17 @@ impl History {
     /// The system's, or a newer bellwether made a pack: then nothing is removed.
     pub fn open(directory: &Path) -> Result<Self, HistoryError> {
         let (directory, files) = Directory::open(directory)?;
-        let (index, left_out) = indexed(files, reading::stored)?;
-        for LeftOut { path, why } in &left_out {
-            tracing::warn!(path = %path.display(), why, "a pack in the history cannot be used and is left out");
+        let Found { index, left_out, torn, mut ends } = found(files)?;
+        for LeftOut { path, at, why, .. } in &left_out {
+            tracing::warn!(path = %path.display(), at, why, "a pack in the history cannot be used and is left out");
+        }
+        for (path, at) in &torn {
+            tracing::warn!(path = %path.display(), at, "a pack was not written whole and is not part of the history");
         }
         directory.settle_partials(|pack| index.all().any(|stored| stored.pack == *pack))?;
+        if let Some((path, end)) = index.newest().and_then(|stored| ends.remove_entry(&stored.path)) {
+            directory.append_to(Newest::new(path, end));
+        }
         Ok(Self { directory: Arc::new(directory), index, left_out })
     }
 
@@ -228,26 +264,19 @@ impl History {
         self.index.base_due()
     }
 
-    /// A file for a new pack, in the history's directory, not yet part of it. Dropped unfinished, it is removed.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn create(&self) -> Result<NewPack, HistoryError> {
-        let (file, path) = self.directory.create()?;
-        Ok(NewPack { file, path, arriving: None, settled: false, directory: self.directory.clone() })
+    /// A new pack, to be written in order; not yet part of the history.
+    pub fn create(&self) -> NewPack {
+        NewPack::new(self.directory.clone())
     }
 
-    /// Goes on with the pack of that identity that was interrupted: its file, and how many bytes in whole frames are
-    /// there. Other interrupted packs are removed.
+    /// Goes on with the pack of that identity that was interrupted, behind the bytes of it that are here in whole frames.
+    /// Other interrupted packs are removed.
     ///
     /// # Errors
     /// The system's.
-    pub fn resume(&self, pack: Hash) -> Result<(NewPack, u64), HistoryError> {
-        let Some(Partial { path, bytes, .. }) = self.directory.take_partial(&pack)? else {
-            return Ok((self.create()?, 0));
-        };
-        let file = disk::reopen(&path, bytes)?;
-        Ok((NewPack { file, path, arriving: None, settled: false, directory: self.directory.clone() }, bytes))
+    pub fn resume(&self, pack: Hash) -> Result<NewPack, HistoryError> {
+        let Some(Partial { path, bytes, .. }) = self.directory.take_partial(&pack)? else { return Ok(self.create()) };
+        Ok(NewPack::resumed(disk::reopen(path, bytes)?, bytes, self.directory.clone()))
     }
 
     /// The interrupted pack that is kept, and its bytes in whole frames.
@@ -255,8 +284,8 @@ impl History {
         self.directory.partial()
     }
 
-    /// Makes a complete pack part of the history: fsync, rename, fsync of the directory. When this returns it survives a
-    /// power loss. Interrupted packs of this revision or older ones are removed.
+    /// Makes a complete pack part of the history. When this returns it survives a power loss. Interrupted packs of this
+    /// revision or older ones are removed.
     ///
     /// # Errors
     /// The system's, the pack is not complete, or the revision it changes is not here ([`HistoryError::Unknown`]); the
@@ -270,30 +299,62 @@ impl History {
     ///
     /// # Errors
     /// As [`History::commit`], but for what only writing shows.
-    pub fn check(&self, mut pack: NewPack) -> Result<WholePack, HistoryError> {
-        pack.flush().map_err(|source| HistoryError::Io { action: "write", path: pack.path.clone(), source })?;
-        let stored = reading::complete(&pack.file, &pack.path)?;
-        if !stored.base && !self.index.has_parent(&stored) {
-            let header = &stored.header;
+    pub fn check(&self, pack: NewPack) -> Result<WholePack, HistoryError> {
+        let whole = pack.whole()?;
+        if !whole.stored.base && !self.index.has_parent(&whole.stored) {
+            let header = &whole.stored.header;
             return Err(HistoryError::Unknown(header.header().parent.unwrap_or(header.id())));
         }
-        Ok(WholePack { pack, stored })
+        Ok(whole)
     }
 
     /// What [`History::commit`] does after [`History::check`].
     ///
     /// # Errors
     /// The system's; the history is as it was.
-    pub fn keep(&mut self, WholePack { mut pack, stored }: WholePack) -> Result<Arc<Stored>, HistoryError> {
-        let sequence = stored.header.number().sequence;
-        let name = disk::name(&stored.header, stored.base);
-        let path = self.directory.publish(&pack.file, &pack.path, &name)?;
-        pack.settled = true;
-        let stored = Arc::new(Stored { path, ..stored });
+    pub fn keep(&mut self, whole: WholePack) -> Result<Arc<Stored>, HistoryError> {
+        let stored = self.write(whole)?;
+        Ok(self.add(stored))
+    }
+
+    /// Writes the pack where it belongs; when this returns it survives a power loss. A small increment is appended to the
+    /// newest file by one write and one fdatasync; a base, or what has a file of its own, is synced, renamed, and its
+    /// directory synced. [`History::add`] has to follow, before another pack is written.
+    ///
+    /// # Errors
+    /// The system's; the history is as it was.
+    pub fn write(&self, WholePack { body, stored }: WholePack) -> Result<Stored, HistoryError> {
+        let part = match body {
+            Body::Memory(bytes) => {
+                let appended = if stored.base { None } else { self.directory.append(&bytes)? };
+                if let Some((path, at)) = appended {
+                    return Ok(Stored { path, at, ..stored });
+                }
+                let failed = |source| HistoryError::Io { action: "write", path: stored.path.clone(), source };
+                self.directory.write_part(&bytes).map_err(failed)?
+            }
+            Body::File(part) => part,
+        };
+        // A file that holds more than this pack stays, though the pack has come anew.
+        let is_used = |name: &String| {
+            let holds_more = |other: &Arc<Stored>| other.at > 0 && other.path.ends_with(name);
+            self.index.all().any(holds_more)
+        };
+        let name = disk::names(&stored.header, stored.base).find(|name| !is_used(name)).unwrap_or_default();
+        let path = self.directory.publish(part, &name, stored.size)?;
+        Ok(Stored { path, ..stored })
+    }
+
+    /// Makes what [`History::write`] wrote a part of the history here, too.
+    pub fn add(&mut self, stored: Stored) -> Arc<Stored> {
+        let stored = Arc::new(stored);
+        if stored.at == 0 {
+            // It took the place of a file that could not be read.
+            self.left_out.retain(|left| left.path != stored.path);
+        }
         self.index.insert(stored.clone());
-        self.left_out.retain(|left| left.path != stored.path);
-        self.directory.forget_partials(sequence);
-        Ok(stored)
+        self.directory.forget_partials(stored.header.number().sequence);
+        stored
     }
 
     /// Finds chunks by hash; `found` gets each once. Reads the packs, newest first, until all are found.
@@ -319,10 +380,10 @@ impl History {
     /// # Errors
     /// The system's.
     pub fn retain(&mut self, revisions: usize) -> Result<(), HistoryError> {
-        let Some((oldest, doomed)) = self.index.doomed(revisions) else { return Ok(()) };
-        let mut paths: Vec<PathBuf> = doomed.iter().map(|stored| stored.path.clone()).collect();
-        let aged = |left: &LeftOut| disk::sequence(&left.path).is_some_and(|sequence| sequence < oldest);
-        paths.extend(self.left_out.iter().filter(|left| aged(left)).map(|left| left.path.clone()));
+        let Some((oldest, mut paths)) = self.index.doomed(revisions) else { return Ok(()) };
+        let kept: HashSet<&PathBuf> = self.index.all().map(|stored| &stored.path).collect();
+        let aged = |left: &&LeftOut| left.sequence < oldest && !kept.contains(&left.path);
+        paths.extend(self.left_out.iter().filter(aged).map(|left| left.path.clone()));
         if paths.is_empty() {
             return Ok(());
         }
@@ -351,65 +412,5 @@ impl Packs {
         found: &mut dyn FnMut(Chunk, bytes::Bytes),
     ) -> Result<(), HistoryError> {
         reading::chunks(self.0.iter().rev(), wanted.clone(), found)
-    }
-}
-
-/// A pack that is being written.
-#[derive(Debug)]
-pub struct NewPack {
-    file: File,
-    path: PathBuf,
-    /// What [`NewPack::append`] has taken.
-    arriving: Option<Arriving>,
-    /// Committed or kept: no longer this value's to remove.
-    settled: bool,
-    directory: Arc<Directory>,
-}
-
-/// A pack that is complete and fits the history, not yet part of it. Dropped, it is removed.
-#[derive(Debug)]
-pub struct WholePack {
-    pack: NewPack,
-    stored: Stored,
-}
-
-impl NewPack {
-    /// The file, to be written in order.
-    pub fn file(&mut self) -> &mut File {
-        &mut self.file
-    }
-
-    /// Adds bytes as they arrive, from `at` on at first; from then on the file is written by this only.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn append(&mut self, bytes: &[u8], at: u64) -> std::io::Result<()> {
-        let Self { file, path, arriving, .. } = self;
-        arriving.get_or_insert_with(|| Arriving::new(path, at)).push(file, bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.arriving.take().map_or(Ok(()), |mut arriving| arriving.flush(&self.file))
-    }
-
-    /// Keeps what has arrived, to go on later with [`History::resume`]. Removed when not even the head has arrived, or it
-    /// is another pack's.
-    pub fn keep(mut self, pack: Hash) {
-        if self.flush().is_ok()
-            && let Ok(Some((head, bytes))) = pack::whole_frames(&self.file, &self.path)
-            && head.pack == pack
-        {
-            let (sequence, path) = (head.header.number().sequence, self.path.clone());
-            self.directory.keep(Partial { pack, bytes, sequence, path });
-            self.settled = true;
-        }
-    }
-}
-
-impl Drop for NewPack {
-    fn drop(&mut self) {
-        if !self.settled {
-            disk::discard(&self.path);
-        }
     }
 }

@@ -74,14 +74,13 @@ use crate::{
 
 pub use decode::{Decoded, RawChange};
 pub use examine::{Damage, Examination, Examined};
-pub(crate) use frame::{BEGINS, check_version};
 pub use frame::{FrameKind, RawFrame, Splitter};
 pub use old::OldChunks;
 pub use order::{Counts, Order};
 pub use outline::Outlines;
 pub use patch::Patch;
 pub use read::{Reader, SUPPLY, chunk_frames, read_chunks};
-pub(crate) use survey::{Survey, check_structure, read_range, survey, whole_frames};
+pub(crate) use survey::{Place, Survey, begins_behind, read_range, survey, survey_alone, whole_frames};
 pub use write::write;
 
 /// What to pack.

@@ -30,7 +30,7 @@ impl Member {
         let parent = Tree::empty(rules.iter().cloned());
         let changes = parent.diff(&self.sets.tree);
         let codec = self.record.current().record().policy.codec;
-        let mut new = self.history.create()?;
+        let mut new = self.history.create();
         let history = self.history.packs();
         let contents = Contents {
             header,
@@ -43,7 +43,7 @@ impl Member {
             codec,
             outlines: None,
         };
-        pack::write(&contents, new.file())?;
+        pack::write(&contents, &mut new)?;
         self.history.commit(new)?;
         Ok(())
     }

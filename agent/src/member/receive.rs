@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -130,7 +129,7 @@ impl Receiving {
         if offer.from > offer.to || offer.to > offer.size {
             return Err(ReceiveError::Offer(format!("bytes {} to {} of {}", offer.from, offer.to, offer.size)));
         }
-        let file = if offer.from == 0 { history.create()? } else { history.resume(pack)?.0 };
+        let file = if offer.from == 0 { history.create() } else { history.resume(pack)? };
         let mut receiving = Self {
             header,
             pack,
@@ -154,19 +153,16 @@ impl Receiving {
 
     fn replay(&mut self, from: u64, planner: &mut Planner<'_>) -> Result<(), ReceiveError> {
         let mut buffer = vec![0; if from == 0 { 0 } else { 256 << 10 }];
-        self.file.file().seek(SeekFrom::Start(0))?;
         while self.at < from {
             let due = buffer.len().min(usize::try_from(from - self.at).unwrap_or(usize::MAX));
-            let count = self.file.file().read(&mut buffer[..due])?;
+            let count = self.file.read_at(&mut buffer[..due], self.at)?;
             if count == 0 {
                 return Err(ReceiveError::Offer(format!("it goes on at byte {from}; {} are here", self.at)));
             }
             self.at += count as u64;
             self.take(&buffer[..count], planner)?;
         }
-        self.file.file().set_len(from)?;
-        self.file.file().seek(SeekFrom::Start(from))?;
-        Ok(())
+        Ok(self.file.shorten(from)?)
     }
 
     /// Takes the next bytes.
@@ -176,7 +172,7 @@ impl Receiving {
             let what = format!("bytes {} to {end} came, {} to {} were due", slice.offset, self.at, self.to);
             return Err(ReceiveError::Offer(what));
         }
-        self.file.append(&slice.data, self.at)?;
+        self.file.append(&slice.data)?;
         self.at = end;
         self.take(&slice.data, planner)?;
         if self.done && self.at != self.size {

@@ -89,7 +89,8 @@ fn what_is_said_without_an_agent() {
         (text_of(&record["servers"][0]["key"]), "[key]"),
         (utc(formed_s), "[time]"),
     ];
-    let again = format!("init --yes --name web1 --advertise web1:7440 {site} --exclude site=*.bak --local site=own.conf");
+    let again =
+        format!("init --yes --name web1 --advertise web1:7440 {site} --exclude site=*.bak --local site=own.conf");
     text += &told(path, &flags, &again);
     for line in [
         "init --yes --name web2",

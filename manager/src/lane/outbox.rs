@@ -30,7 +30,8 @@ const OPEN: usize = 64;
 #[derive(Debug, Clone)]
 enum Source {
     Memory(Bytes),
-    File(Arc<File>),
+    /// A file, and where in it the pack begins.
+    File(Arc<File>, u64),
 }
 
 #[derive(Debug)]
@@ -82,7 +83,7 @@ impl Outbox {
         let small = shared.head.borrow().bytes_of(pack);
         let source = match small {
             Some(bytes) => Source::Memory(bytes),
-            None => Source::File(open(pack.clone()).await?),
+            None => Source::File(open(pack.clone()).await?, pack.at),
         };
         self.offer = Some(v1::Offer {
             pack: pack.pack.into(),
@@ -235,8 +236,8 @@ async fn open(pack: Arc<Stored>) -> Result<Arc<File>, String> {
 async fn read(source: &Source, at: u64, length: u64) -> Result<Bytes, String> {
     match source {
         Source::Memory(bytes) => Ok(bytes.slice(at as usize..(at + length) as usize)),
-        Source::File(file) => {
-            let mut bytes = vec![0; length as usize];
+        Source::File(file, begins) => {
+            let (at, mut bytes) = (begins + at, vec![0; length as usize]);
             // Most of what members want is in the page cache: no thread is woken for that.
             let cached = preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT);
             if cached.is_ok_and(|count| count as u64 == length) {

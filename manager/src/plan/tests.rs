@@ -23,7 +23,7 @@ fn stored(sequence: u64, base: bool) -> Arc<Stored> {
     // Another key each: revisions are told apart by their headers, packs by their identities.
     let header = SignedHeader::sign(header, &KeyPair::generate());
     let pack = Hash::of(&[base as u8, sequence as u8]);
-    Arc::new(Stored { header, base, pack, size: 1000, changes_end: 100, path: PathBuf::new() })
+    Arc::new(Stored { header, base, pack, size: 1000, changes_end: 100, path: PathBuf::new(), at: 0 })
 }
 
 /// Revisions 1 to 4; bases of 1 and of 3.

@@ -278,3 +278,45 @@ impl Operation {
         }
     }
 }
+
+/// xorshift64*: the seed is in every message.
+pub struct Random(pub u64);
+
+impl Random {
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end.max(1)
+    }
+}
+
+/// What of `operations` reached the disk when the power went at a random moment; and that moment.
+pub fn survivors(operations: &[Operation], random: &mut Random) -> (Vec<Operation>, usize) {
+    let end = random.below(operations.len() + 1);
+    let lost_of_ten = [0, 1, 5, 9, 10][random.below(5)];
+    let happened = &operations[..end];
+    let mut left = Vec::new();
+    for (number, operation) in happened.iter().enumerate() {
+        let durable = operation.durable_after(number, happened).is_some();
+        if !durable && random.below(10) < lost_of_ten {
+            continue;
+        }
+        left.push(match operation {
+            Operation::Write { path, offset, bytes } if !durable && random.below(2) == 0 => {
+                let bytes = bytes[..random.below(bytes.len() + 1)].to_vec();
+                Operation::Write { path: path.clone(), offset: *offset, bytes }
+            }
+            other => other.clone(),
+        });
+    }
+    (left, end)
+}
+
+/// Does `operations` again below `home`; what needs one that is missing does not happen either.
+pub fn replay(operations: &[Operation], home: &Path) {
+    for operation in operations {
+        let _ = operation.replay(home);
+    }
+}

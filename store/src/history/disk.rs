@@ -1,15 +1,13 @@
 //! The history's directory: names, and every operation that changes it. What has to survive a power loss is in
-//! [`Directory::publish`] (a pack joins) and [`Directory::remove`] (segments go); parts need not survive one.
+//! [`Directory::append`] (a small pack joins the newest file), [`Directory::publish`] (one becomes a file) and
+//! [`Directory::remove`] (files go); parts need not survive one.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Seek, SeekFrom},
+    io,
     os::{
         fd::AsFd,
-        unix::{
-            ffi::OsStrExt,
-            fs::{DirBuilderExt, OpenOptionsExt},
-        },
+        unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
     sync::{
@@ -20,22 +18,29 @@ use std::{
 
 use bellwether_proto::{hash::Hash, revision::SignedHeader};
 
-use super::{HistoryError, reading};
+use super::{HistoryError, new_pack::Part, reading};
 use crate::{
     durable::{self, Name},
+    failpoint,
     mutex::locked,
 };
 
 const PART: &str = "part";
+/// Bytes of a segment's file for which space is asked at once.
+const RESERVED: u64 = 256 << 10;
 
-/// The name of a pack's file.
-pub(super) fn name(header: &SignedHeader, base: bool) -> String {
-    let number = header.number();
+/// The names of the file that a pack begins; all but the first are for when that is in use.
+pub(super) fn names(header: &SignedHeader, base: bool) -> impl Iterator<Item = String> + use<> {
+    let (number, id) = (header.number(), header.id());
     let kind = if base { "base" } else { "inc" };
-    format!("{:016}.{}.{}.{kind}", number.sequence, number.epoch, header.id().0.short())
+    let begins = format!("{:016}.{}.{}", number.sequence, number.epoch, id.0.short());
+    (0u32..).map(move |copy| match copy {
+        0 => format!("{begins}.{kind}"),
+        _ => format!("{begins}.{copy}.{kind}"),
+    })
 }
 
-/// The sequence that a pack's file name says.
+/// The sequence that a file's name says.
 pub(super) fn sequence(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.split('.').next()?.parse().ok()
 }
@@ -57,6 +62,61 @@ pub(super) struct Directory {
     handle: File,
     next: AtomicU64,
     partial: Mutex<Option<Partial>>,
+    newest: Mutex<Option<Newest>>,
+}
+
+/// The file that packs are appended to.
+#[derive(Debug)]
+pub(super) struct Newest {
+    path: PathBuf,
+    /// Where its last whole pack ends.
+    end: u64,
+    /// Where the space ends that was asked for.
+    reserved: u64,
+    /// Opened by the first append.
+    file: Option<File>,
+}
+
+impl Newest {
+    pub(super) fn new(path: PathBuf, end: u64) -> Self {
+        Self { path, end, reserved: end, file: None }
+    }
+
+    /// Adds `bytes`; when this returns they survive a power loss.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+                if file.metadata()?.len() > self.end {
+                    // An append that did not reach the disk whole.
+                    durable::set_length(&file, self.end)?;
+                }
+                file
+            }
+        };
+        let file = self.file.insert(file);
+        let end = self.end + bytes.len() as u64;
+        if end > self.reserved {
+            durable::reserve(file, self.end, RESERVED.max(bytes.len() as u64));
+            self.reserved = self.end + RESERVED;
+        }
+        let written = durable::write_at(file, bytes, self.end).and_then(|()| {
+            failpoint::check("history.appended")?;
+            durable::sync_data(file.as_fd())
+        });
+        match written {
+            Ok(()) => self.end = end,
+            Err(_) => {
+                // Not part of the history as far as the caller knows, so not on the disk either.
+                let cut = durable::set_length(file, self.end).and_then(|()| durable::sync_data(file.as_fd()));
+                if let Err(error) = cut {
+                    tracing::warn!(path = %self.path.display(), %error, "cannot take back what was not written whole");
+                }
+            }
+        }
+        written
+    }
 }
 
 /// The packs' files in `directory`.
@@ -96,7 +156,13 @@ impl Directory {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync", parent))?;
         }
         let handle = File::open(path).map_err(failed("open", path))?;
-        let directory = Self { path: path.to_owned(), handle, next: AtomicU64::new(0), partial: Mutex::new(None) };
+        let directory = Self {
+            path: path.to_owned(),
+            handle,
+            next: AtomicU64::new(0),
+            partial: Mutex::new(None),
+            newest: Mutex::new(None),
+        };
         let files = packs(path)?;
         Ok((directory, files))
     }
@@ -106,7 +172,7 @@ impl Directory {
     pub(super) fn settle_partials(&self, stored: impl Fn(&Hash) -> bool) -> Result<(), HistoryError> {
         let mut partials = Vec::new();
         for path in parts(&self.path)? {
-            match reading::partial(&path)?.filter(|partial| !stored(&partial.pack)) {
+            match reading::partial(&path, 0)?.filter(|partial| !stored(&partial.pack)) {
                 Some(partial) => partials.push(partial),
                 None => discard(&path),
             }
@@ -147,41 +213,64 @@ impl Directory {
         }
     }
 
-    /// A new file to write a pack into.
-    pub(super) fn create(&self) -> Result<(File, PathBuf), HistoryError> {
+    /// From now on packs are appended to this file.
+    pub(super) fn append_to(&self, newest: Newest) {
+        *locked(&self.newest) = Some(newest);
+    }
+
+    /// A new file that holds the beginning of a pack.
+    pub(super) fn write_part(&self, bytes: &[u8]) -> io::Result<Part> {
         loop {
-            let path = self.path.join(format!("incoming-{}.{PART}", self.next.fetch_add(1, Ordering::Relaxed)));
-            let mut options = OpenOptions::new();
-            match options.read(true).write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(file) => return Ok((file, path)),
+            let name = format!("incoming-{}.{PART}", self.next.fetch_add(1, Ordering::Relaxed));
+            match durable::create(self.handle.as_fd(), name.as_bytes(), 0o600) {
+                Ok(file) => {
+                    let part = Part::new(file, self.path.join(name));
+                    durable::write_at(&part.file, bytes, 0)?;
+                    return Ok(part);
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed("create", &path)(error)),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Gives a complete pack its name; durable when this returns.
-    pub(super) fn publish(&self, file: &File, from: &Path, name: &str) -> Result<PathBuf, HistoryError> {
+    /// Appends a complete pack to the newest file; durable when this returns. Gives the file, and where in it the pack is;
+    /// none: there is no file to append to.
+    pub(super) fn append(&self, bytes: &[u8]) -> Result<Option<(PathBuf, u64)>, HistoryError> {
+        let mut newest = locked(&self.newest);
+        let Some(newest) = newest.as_mut() else { return Ok(None) };
+        let at = newest.end;
+        newest.append(bytes).map_err(failed("append to", &newest.path))?;
+        Ok(Some((newest.path.clone(), at)))
+    }
+
+    /// Makes a complete pack's own file a part of the history; durable when this returns. Packs are appended to it next.
+    pub(super) fn publish(&self, mut part: Part, name: &str, size: u64) -> Result<PathBuf, HistoryError> {
         let to = self.path.join(name);
         let directory = self.handle.as_fd();
-        let part = from.file_name().unwrap_or_default().as_bytes();
-        durable::sync_file(file.as_fd()).map_err(failed("sync", from))?;
-        durable::rename(Name { directory, name: part }, Name { directory, name: name.as_bytes() })
-            .map_err(failed("rename", from))?;
+        let from = part.path.file_name().unwrap_or_default().as_bytes();
+        durable::sync_file(part.file.as_fd()).map_err(failed("sync", &part.path))?;
+        durable::rename(Name { directory, name: from }, Name { directory, name: name.as_bytes() })
+            .map_err(failed("rename", &part.path))?;
+        part.settled = true;
         if let Err(error) = durable::sync_directory(directory) {
             // Not part of the history as far as the caller knows, so not on disk either.
             discard(&to);
             return Err(failed("sync", &self.path)(error));
         }
+        self.append_to(Newest::new(to.clone(), size));
         Ok(to)
     }
 
-    /// Removes packs in this order, telling each to `gone`, and makes that durable.
+    /// Removes files in this order, telling each to `gone`, and makes that durable.
     pub(super) fn remove(&self, paths: &[PathBuf], gone: &mut dyn FnMut(&Path)) -> Result<(), HistoryError> {
         for path in paths {
             match durable::remove(self.handle.as_fd(), path.file_name().unwrap_or_default().as_bytes()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", path)(error)),
-                Ok(()) | Err(_) => gone(path),
+                Ok(()) | Err(_) => {
+                    locked(&self.newest).take_if(|newest| newest.path == *path);
+                    gone(path);
+                }
             }
         }
         durable::sync_directory(self.handle.as_fd()).map_err(failed("sync", &self.path))
@@ -189,11 +278,10 @@ impl Directory {
 }
 
 /// Opens an interrupted pack to go on at `bytes`.
-pub(super) fn reopen(path: &Path, bytes: u64) -> Result<File, HistoryError> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(failed("open", path))?;
-    file.set_len(bytes).map_err(failed("shorten", path))?;
-    file.seek(SeekFrom::Start(bytes)).map_err(failed("seek in", path))?;
-    Ok(file)
+pub(super) fn reopen(path: PathBuf, bytes: u64) -> Result<Part, HistoryError> {
+    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
+    file.set_len(bytes).map_err(failed("shorten", &path))?;
+    Ok(Part::new(file, path))
 }
 
 /// Removes a part that nobody needs; one that stays is removed at the next start.

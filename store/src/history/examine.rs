@@ -9,7 +9,7 @@ use std::{
 
 use bellwether_proto::{hash::Hash, revision::RevisionId};
 
-use super::{HistoryError, LeftOut, Stored, disk, indexed, reading};
+use super::{Found, HistoryError, LeftOut, Stored, disk, found, reading};
 
 /// What the directory holds.
 #[derive(Debug)]
@@ -24,11 +24,13 @@ pub struct Examined {
     pub interrupted: Vec<Interrupted>,
 }
 
-/// A pack that has not arrived whole.
+/// A pack that has not arrived whole, or an append that was interrupted or is under way.
 #[derive(Debug)]
 pub struct Interrupted {
     /// The file.
     pub path: PathBuf,
+    /// Where in it the pack begins.
+    pub at: u64,
     /// The pack's identity, once its head is there.
     pub pack: Option<Hash>,
     /// Its bytes in whole frames.
@@ -40,8 +42,9 @@ pub struct Interrupted {
 /// # Errors
 /// The system's.
 pub fn examine(directory: &Path) -> Result<Examined, HistoryError> {
-    let (index, left_out) = indexed(disk::packs(directory)?, reading::whole)?;
-    let interrupted = disk::parts(directory)?.into_iter().filter_map(|path| interrupted(path).transpose());
+    let Found { index, left_out, torn, .. } = found(disk::packs(directory)?)?;
+    let parts = disk::parts(directory)?.into_iter().map(|path| (path, 0));
+    let interrupted = torn.into_iter().chain(parts).filter_map(|(path, at)| interrupted(path, at).transpose());
     Ok(Examined {
         packs: index.all().cloned().collect(),
         head: index.head().map(|stored| stored.header.id()),
@@ -50,10 +53,10 @@ pub fn examine(directory: &Path) -> Result<Examined, HistoryError> {
     })
 }
 
-fn interrupted(path: PathBuf) -> Result<Option<Interrupted>, HistoryError> {
-    match reading::partial(&path) {
-        Ok(None) => Ok(Some(Interrupted { path, pack: None, whole: 0 })),
-        Ok(Some(partial)) => Ok(Some(Interrupted { path, pack: Some(partial.pack), whole: partial.bytes })),
+fn interrupted(path: PathBuf, at: u64) -> Result<Option<Interrupted>, HistoryError> {
+    match reading::partial(&path, at) {
+        Ok(None) => Ok(Some(Interrupted { path, at, pack: None, whole: 0 })),
+        Ok(Some(partial)) => Ok(Some(Interrupted { path, at, pack: Some(partial.pack), whole: partial.bytes })),
         // It has become a pack, or was removed, since it was listed.
         Err(HistoryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -85,6 +85,12 @@ impl Index {
         self.get(self.head?)
     }
 
+    /// The pack of the head that was written last: its base, where there is one.
+    pub(super) fn newest(&self) -> Option<&Arc<Stored>> {
+        let slot = self.slots.get(&self.head?)?;
+        slot.base.as_ref().or(slot.increment.as_ref())
+    }
+
     pub(super) fn get(&self, id: RevisionId) -> Option<&Arc<Stored>> {
         self.slots.get(&id)?.stored()
     }
@@ -146,17 +152,22 @@ impl Index {
         chain.len() > DUE.1 || chain.iter().map(|stored| stored.size).sum::<u64>() > base + DUE.0
     }
 
-    /// What may go while `revisions` of the head's ancestry stay with a base below them: the sequence of that base, and
-    /// the packs in an order that leaves no increment without its parent at any time.
-    pub(super) fn doomed(&self, revisions: usize) -> Option<(u64, Vec<Arc<Stored>>)> {
+    /// What may go while `revisions` of the head's ancestry stay with a base below them: the sequence of that base, and the
+    /// files that hold nothing else, in an order that leaves no increment without its parent at any time.
+    pub(super) fn doomed(&self, revisions: usize) -> Option<(u64, Vec<PathBuf>)> {
         let enough = self.ancestry(self.head?).skip(revisions.max(1) - 1);
         let base = enough.into_iter().find_map(|(_, slot)| slot.base.clone())?;
         let oldest = base.header.number().sequence;
         let stays = |stored: &&Arc<Stored>| Arc::ptr_eq(stored, &base) || stored.header.number().sequence > oldest;
-        let (_, orphans) = Self::new(self.packs.iter().filter(stays).cloned().collect());
-        let mut doomed: Vec<_> = self.packs.iter().filter(|stored| !stays(stored)).cloned().chain(orphans).collect();
-        doomed.sort_by_key(|stored| (stored.base, std::cmp::Reverse(age(stored))));
-        Some((oldest, doomed))
+        let (kept, _) = Self::new(self.packs.iter().filter(stays).cloned().collect());
+        let kept: HashSet<&PathBuf> = kept.packs.iter().map(|stored| &stored.path).collect();
+        let mut doomed: Vec<&PathBuf> = Vec::new();
+        for stored in &self.packs {
+            if !kept.contains(&stored.path) && !doomed.contains(&&stored.path) {
+                doomed.push(&stored.path);
+            }
+        }
+        Some((oldest, doomed.into_iter().rev().cloned().collect()))
     }
 }
 
@@ -191,7 +202,7 @@ mod tests {
             let header = SignedHeader::sign(header, &key);
             parent = Some(header.id());
             let (base, path) = (sequence == 1, PathBuf::from(sequence.to_string()));
-            let stored = Stored { header, base, pack: Hash::of(b""), size, changes_end: size, path };
+            let stored = Stored { header, base, pack: Hash::of(b""), size, changes_end: size, path, at: 0 };
             assert!(base || index.has_parent(&stored));
             index.insert(Arc::new(stored));
         }

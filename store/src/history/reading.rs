@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,17 +10,14 @@ use std::{
 use bellwether_proto::{Malformed, entry::Chunk, entry::Kind, hash::Hash};
 use bytes::Bytes;
 
-use super::{
-    HistoryError, Stored,
-    disk::{self, Partial},
-};
+use super::{HistoryError, Stored, disk::Partial};
 use crate::{
-    pack::{self, Decoded, Frame, Head, PackError, Patch, Reader, Splitter, Survey},
+    pack::{self, Decoded, Frame, Head, PackError, Patch, Place, Reader, Splitter, Survey},
     tree::Tree,
 };
 
 /// What a file holds is the file's fault; that it cannot be read is the system's.
-fn named(path: &Path) -> impl Fn(PackError) -> HistoryError {
+pub(super) fn named(path: &Path) -> impl Fn(PackError) -> HistoryError {
     move |source| match source {
         PackError::Io { action, path, source } => HistoryError::Io { action, path, source },
         PackError::Newer(_) => HistoryError::Newer { path: path.to_owned(), source },
@@ -35,49 +31,24 @@ fn damaged(path: &Path, what: impl Into<String>) -> HistoryError {
     HistoryError::Damaged { path: path.to_owned(), source: Malformed::new(what).into() }
 }
 
-fn open(path: &Path) -> Result<File, HistoryError> {
+pub(super) fn open(path: &Path) -> Result<File, HistoryError> {
     File::open(path).map_err(|source| HistoryError::Io { action: "open", path: path.to_owned(), source })
 }
 
-fn from_survey(path: PathBuf, Survey { head, size, changes_end }: Survey) -> Stored {
+/// The pack that was found at `at` of the file.
+pub(super) fn from_survey(path: PathBuf, at: u64, Survey { head, size, changes_end }: Survey) -> Stored {
     let Head { pack, header, base, .. } = *head;
-    Stored { header, base, pack, size, changes_end, path }
-}
-
-/// See [`super::check_version`].
-pub(super) fn check_version(path: &Path) -> Result<(), HistoryError> {
-    let mut begins = Vec::new();
-    let read = open(path)?.take(pack::BEGINS as u64).read_to_end(&mut begins);
-    read.map_err(|source| HistoryError::Io { action: "read", path: path.to_owned(), source })?;
-    pack::check_version(&begins).map_err(named(path))
-}
-
-/// Looks at a pack of the history: its beginning and its end.
-pub(super) fn stored(path: &Path) -> Result<Stored, HistoryError> {
-    let survey = pack::survey(&open(path)?, path).map_err(named(path))?;
-    let stored = from_survey(path.to_owned(), survey);
-    let name = disk::name(&stored.header, stored.base);
-    if path.file_name().is_none_or(|is| is != name.as_str()) {
-        return Err(damaged(path, format!("by what is in it, its name should be {name}")));
-    }
-    Ok(stored)
-}
-
-/// The same, after a look at every frame's header.
-pub(super) fn whole(path: &Path) -> Result<Stored, HistoryError> {
-    pack::check_structure(&open(path)?, path).map_err(named(path))?;
-    stored(path)
+    Stored { header, base, pack, size, changes_end, path, at }
 }
 
 /// Looks at every frame's header of a pack that is to join the history.
-pub(super) fn complete(file: &File, path: &Path) -> Result<Stored, HistoryError> {
-    pack::check_structure(file, path).map_err(named(path))?;
-    Ok(from_survey(path.to_owned(), pack::survey(file, path).map_err(named(path))?))
+pub(super) fn complete(place: &dyn Place, path: &Path) -> Result<Stored, HistoryError> {
+    Ok(from_survey(path.to_owned(), 0, pack::survey_alone(place, path).map_err(named(path))?))
 }
 
-/// What is there of an interrupted pack.
-pub(super) fn partial(path: &Path) -> Result<Option<Partial>, HistoryError> {
-    let whole = pack::whole_frames(&open(path)?, path).map_err(named(path))?;
+/// What is there of an interrupted pack, from `at` of the file on.
+pub(super) fn partial(path: &Path, at: u64) -> Result<Option<Partial>, HistoryError> {
+    let whole = pack::whole_frames(&open(path)?, path, at).map_err(named(path))?;
     Ok(whole.map(|(head, bytes)| Partial {
         pack: head.pack,
         bytes,
@@ -90,7 +61,7 @@ pub(super) fn partial(path: &Path) -> Result<Option<Partial>, HistoryError> {
 fn changes(stored: &Stored, take: &mut dyn FnMut(Frame)) -> Result<(), PackError> {
     let mut reader = Reader::default();
     let (mut promised, mut got) = (None, 0);
-    pack::read_range(&stored.path, (0, stored.changes_end), &mut |bytes| {
+    pack::read_range(&stored.path, (stored.at, stored.at + stored.changes_end), &mut |bytes| {
         for frame in reader.push(bytes)? {
             match &frame {
                 Frame::Head(head) if head.pack == stored.pack => promised = Some(head.changes),
@@ -180,7 +151,7 @@ impl Search {
             return Ok(());
         }
         let mut splitter = Splitter::default();
-        pack::read_range(&stored.path, (stored.changes_end, stored.size), &mut |bytes| {
+        pack::read_range(&stored.path, (stored.at + stored.changes_end, stored.at + stored.size), &mut |bytes| {
             splitter.push(bytes);
             while let Some(frame) = splitter.take()? {
                 match frame.decode()? {

@@ -1,4 +1,4 @@
-//! A pack's file, frame by frame, for people who look for what is wrong with it.
+//! A file of packs, frame by frame, for people who look for what is wrong with it.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
@@ -35,7 +35,8 @@ pub struct Damage {
     pub source: PackError,
 }
 
-/// Gives the frames of a pack's file in their order, checked as a reader checks them; a [`Damage`] is the last that it gives.
+/// Gives the frames of a file of packs in their order, checked as a reader checks them; a [`Damage`] is the last that it
+/// gives.
 #[derive(Debug)]
 pub struct Examination<'a> {
     file: &'a File,
@@ -81,7 +82,7 @@ impl<'a> Examination<'a> {
             return if self.order.ended() { Ok(None) } else { Err(malformed("the file ends without an end frame")) };
         };
         if self.order.ended() {
-            return Err(malformed("bytes after the end of the pack"));
+            self.order = Order::default();
         }
         let frame = self.order.check(raw.decode()?)?;
         let (at, length) = (self.at, raw.bytes().len() as u64);

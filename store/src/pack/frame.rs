@@ -14,8 +14,6 @@ pub(super) const TARGET: usize = 1 << 20;
 pub(super) const ITEMS: usize = 1 << 16;
 
 const MAGIC: [u8; 4] = *b"BWF1";
-/// Bytes of a pack that say its version: the last of them, a digit.
-pub(crate) const BEGINS: usize = MAGIC.len();
 const VERSION: u8 = MAGIC[3];
 const AS_IS: u8 = 0;
 const DEFLATE: u8 = 1;
@@ -53,7 +51,7 @@ impl std::fmt::Display for FrameKind {
 ///
 /// # Errors
 /// [`PackError::Newer`].
-pub(crate) fn check_version(begins: &[u8]) -> Result<(), PackError> {
+fn check_version(begins: &[u8]) -> Result<(), PackError> {
     match begins {
         [b'B', b'W', b'F', version, ..] if version.is_ascii_digit() && *version > VERSION => {
             Err(PackError::Newer((*version).into()))

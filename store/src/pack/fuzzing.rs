@@ -1,7 +1,7 @@
 //! What fuzzing feeds to the decoders of packs (`fuzz/`). A fuzzer does not guess checksums: but for [`frames`], they are
 //! made here. Each function says whether the decoder took what it was fed.
 
-use std::sync::LazyLock;
+use std::{path::Path, sync::LazyLock};
 
 use bellwether_proto::{
     entry::{Chunk, Entry, EntryPath, Kind, Meta, Owner},
@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::{
     Counts, Decoded, FrameKind, Outlines, Patch, Reader, Splitter, changes as encoding, chunk_frames, frame,
-    read_chunks,
+    read_chunks, survey,
 };
 use crate::tree::Change;
 
@@ -93,10 +93,11 @@ pub fn patches(payload: &[u8]) -> bool {
 }
 
 /// A whole pack: frames, each told by its kind, its codec, the length of its payload in two bytes, and that; whether it is
-/// taken to its end.
+/// taken to its end. In a file, with what a torn append leaves behind it, it is found as it was taken.
 pub fn base(mut input: &[u8]) -> bool {
     let mut reader = Reader::default();
     let mut ended = false;
+    let mut file = Vec::new();
     while let [kind, codec, low, high, rest @ ..] = input {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
         let (payload, after) = rest.split_at(length);
@@ -107,11 +108,17 @@ pub fn base(mut input: &[u8]) -> bool {
         let codec = if codec % 2 == 0 { Codec::None } else { Codec::Deflate(1) };
         let kind = KINDS[usize::from(*kind) % KINDS.len()];
         let frame = frame::encode(kind, payload, codec);
+        file.extend_from_slice(&frame);
         if reader.push(&frame).is_err() {
+            let _ = survey(&file, Path::new("a file"), 0);
             return false;
         }
         ended = kind == FrameKind::End;
     }
+    let size = file.len() as u64;
+    file.extend_from_within(..file.len() / 2);
+    let found = survey(&file, Path::new("a file"), 0);
+    assert!(!ended || found.is_ok_and(|found| found.size == size), "a file gives another pack");
     ended
 }
 

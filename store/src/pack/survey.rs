@@ -1,6 +1,6 @@
-//! Looking at a pack in a file without reading all of it: its head, where its changes end, whether it is complete.
+//! Looking at packs without reading all of their bytes: where one ends, its head, where its changes end.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use super::{
     Counts, Decoded, FrameKind, Head, PackError, RawFrame, Splitter,
@@ -10,61 +10,126 @@ use super::{
 
 /// Read at once: the head of nearly every pack, and all of a small one.
 const WINDOW: usize = 16 << 10;
-/// Bytes of an end frame.
-const END: usize = HEADER + Counts::SIZE;
+
+/// Where packs are: a file, or memory.
+pub(crate) trait Place {
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Fills `buffer` with the bytes from `at` on.
+    ///
+    /// # Errors
+    /// The system's; `UnexpectedEof` where there are fewer.
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
+}
+
+impl Place for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, at)
+    }
+}
+
+impl Place for Vec<u8> {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        let bytes = self.get(at..).and_then(|rest| rest.get(..buffer.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
 
 /// What a complete pack says of itself.
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(crate) head: Box<Head>,
     pub(crate) size: u64,
+    /// From its beginning.
     pub(crate) changes_end: u64,
 }
 
-/// Looks at the head, at the headers of the change frames, and at the end frame.
-pub(crate) fn survey(file: &File, path: &Path) -> Result<Survey, PackError> {
-    let view = View::new(file, path)?;
-    let head = view.head()?;
-    let mut at = view.frame_at(0)?.length();
-    while let Some(header) = view.frame_before_end(at)? {
-        if header.kind != FrameKind::Changes {
-            break;
-        }
-        at += header.length();
-    }
-    view.check_end(&head)?;
-    Ok(Survey { head, size: view.size, changes_end: at })
-}
-
-/// Looks at every frame's header: their order, and that they fill the file exactly. Payloads are not read.
-pub(crate) fn check_structure(file: &File, path: &Path) -> Result<(), PackError> {
-    let view = View::new(file, path)?;
-    let mut at = view.frame_at(0)?.length();
-    let mut last = FrameKind::Head;
-    while let Some(header) = view.frame_before_end(at)? {
-        let follows =
-            matches!(header.kind, FrameKind::Changes | FrameKind::Chunks | FrameKind::Patches) && header.kind >= last;
-        if !follows {
-            return Err(malformed(format!("a {} frame after a {last} frame", header.kind)));
-        }
-        last = header.kind;
-        at += header.length();
-    }
-    view.check_end(&*view.head()?)
-}
-
-/// The head and the bytes of the whole frames of a pack that may be cut short; their checksums are checked. None when
-/// not even the head is there.
-pub(crate) fn whole_frames(file: &File, path: &Path) -> Result<Option<(Box<Head>, u64)>, PackError> {
-    let mut splitter = Splitter::default();
-    let mut buffer = vec![0; 1 << 20];
-    let mut whole: Option<(Box<Head>, u64)> = None;
-    let mut at = 0;
+/// Looks at the pack that begins at `start`: at its head, its end, and the header of every frame between them.
+pub(crate) fn survey(place: &dyn Place, path: &Path, start: u64) -> Result<Survey, PackError> {
+    let view = View::new(place, path, start)?;
+    let first = view.whole_frame_at(0)?;
+    let Decoded::Head(head) = first.decode()? else {
+        return Err(malformed("a pack that does not begin with its head"));
+    };
+    let (mut at, mut last) = (first.bytes().len() as u64, FrameKind::Head);
+    let mut changes_end = at;
     loop {
-        let read = file.read_at(&mut buffer, at).map_err(|e| failed(path, e))?;
+        let header = view.frame_at(at)?;
+        match header.kind {
+            FrameKind::End => break,
+            FrameKind::Changes | FrameKind::Chunks | FrameKind::Patches if header.kind >= last => {}
+            kind => return Err(malformed(format!("a {kind} frame after a {last} frame"))),
+        }
+        at += header.length();
+        last = header.kind;
+        if last == FrameKind::Changes {
+            changes_end = at;
+        }
+    }
+    let end = view.whole_frame_at(at)?;
+    match end.decode()? {
+        Decoded::End(counts) if counts == Counts::from(&*head) => {}
+        _ => return Err(malformed("the end of the pack does not fit its head")),
+    }
+    Ok(Survey { head, size: at + end.bytes().len() as u64, changes_end })
+}
+
+/// As [`survey`], for a pack that is alone there.
+pub(crate) fn survey_alone(place: &dyn Place, path: &Path) -> Result<Survey, PackError> {
+    let survey = survey(place, path, 0)?;
+    if survey.size == place.length().map_err(|e| failed(path, e))? {
+        return Ok(survey);
+    }
+    Err(malformed("bytes after the end of the pack"))
+}
+
+/// Whether another pack begins somewhere behind `at`.
+pub(crate) fn begins_behind(place: &dyn Place, path: &Path, mut at: u64) -> Result<bool, PackError> {
+    let end = place.length().map_err(|e| failed(path, e))?;
+    at += 1;
+    while at + (HEADER as u64) <= end {
+        let mut buffer = vec![0; (end - at).min(1 << 20) as usize];
+        place.read_exact_at(&mut buffer, at).map_err(|e| failed(path, e))?;
+        let is_head = |bytes: &[u8]| {
+            let header = bytes.first_chunk().and_then(|header| FrameHeader::parse(header).ok());
+            header.is_some_and(|header| header.kind == FrameKind::Head)
+        };
+        if buffer.windows(HEADER).any(is_head) {
+            return Ok(true);
+        }
+        at += (buffer.len() - HEADER + 1) as u64;
+    }
+    Ok(false)
+}
+
+/// The head and the bytes of the whole frames of the pack that begins at `start` and may be cut short; their checksums are
+/// checked. None when not even the head is there.
+pub(crate) fn whole_frames(place: &dyn Place, path: &Path, start: u64) -> Result<Option<(Box<Head>, u64)>, PackError> {
+    let end = place.length().map_err(|e| failed(path, e))?;
+    let mut splitter = Splitter::default();
+    let mut buffer = vec![0; end.saturating_sub(start).min(1 << 20) as usize];
+    let mut whole: Option<(Box<Head>, u64)> = None;
+    let mut at = start;
+    loop {
+        let read = end.saturating_sub(at).min(buffer.len() as u64) as usize;
         if read == 0 {
             return Ok(whole);
         }
+        place.read_exact_at(&mut buffer[..read], at).map_err(|e| failed(path, e))?;
         at += read as u64;
         splitter.push(&buffer[..read]);
         loop {
@@ -94,18 +159,20 @@ fn failed(path: &Path, source: std::io::Error) -> PackError {
     PackError::Io { action: "read", path: path.to_owned(), source }
 }
 
-/// A pack's file and its first bytes.
+/// What is behind the beginning of a pack, and the first bytes of it.
 struct View<'a> {
-    file: &'a File,
+    place: &'a dyn Place,
     path: &'a Path,
+    start: u64,
+    /// From `start` to the end of the place.
     size: u64,
     window: Vec<u8>,
 }
 
 impl<'a> View<'a> {
-    fn new(file: &'a File, path: &'a Path) -> Result<Self, PackError> {
-        let size = file.metadata().map_err(|e| failed(path, e))?.len();
-        let mut view = Self { file, path, size, window: Vec::new() };
+    fn new(place: &'a dyn Place, path: &'a Path, start: u64) -> Result<Self, PackError> {
+        let size = place.length().map_err(|e| failed(path, e))?.saturating_sub(start);
+        let mut view = Self { place, path, start, size, window: Vec::new() };
         view.window = view.bytes(0, size.min(WINDOW as u64) as usize)?;
         Ok(view)
     }
@@ -119,7 +186,7 @@ impl<'a> View<'a> {
             return Ok(self.window[at as usize..end as usize].to_vec());
         }
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, at).map_err(|e| failed(self.path, e))?;
+        self.place.read_exact_at(&mut bytes, self.start + at).map_err(|e| failed(self.path, e))?;
         Ok(bytes)
     }
 
@@ -129,11 +196,6 @@ impl<'a> View<'a> {
         FrameHeader::parse(header)
     }
 
-    /// The frame at `at`; none when that is where the end frame has to be.
-    fn frame_before_end(&self, at: u64) -> Result<Option<FrameHeader>, PackError> {
-        if at + END as u64 == self.size { Ok(None) } else { self.frame_at(at).map(Some) }
-    }
-
     /// The frame at `at`, payload and all.
     fn whole_frame_at(&self, at: u64) -> Result<RawFrame, PackError> {
         let length = self.frame_at(at)?.length();
@@ -141,27 +203,9 @@ impl<'a> View<'a> {
         splitter.push(&self.bytes(at, length as usize)?);
         splitter.take()?.ok_or_else(|| malformed("a frame that is cut short"))
     }
-
-    fn head(&self) -> Result<Box<Head>, PackError> {
-        match self.whole_frame_at(0)?.decode()? {
-            Decoded::Head(head) => Ok(head),
-            Decoded::Changes(_) | Decoded::Chunks(_) | Decoded::Patches(_) | Decoded::End(_) => {
-                Err(malformed("a pack that does not begin with its head"))
-            }
-        }
-    }
-
-    fn check_end(&self, head: &Head) -> Result<(), PackError> {
-        let at = self.size.checked_sub(END as u64).ok_or_else(|| malformed("a pack without an end"))?;
-        match self.whole_frame_at(at).and_then(|frame| frame.decode()) {
-            Ok(Decoded::End(counts)) if counts == Counts::from(head) => Ok(()),
-            Err(error @ PackError::Io { .. }) => Err(error),
-            Ok(_) | Err(_) => Err(malformed("the pack is cut short: its end frame is not there")),
-        }
-    }
 }
 
-/// Gives the bytes from `from` to `to` of a pack in pieces.
+/// Gives the bytes from `from` to `to` of a file in pieces.
 pub(crate) fn read_range(
     path: &Path,
     (from, to): (u64, u64),
@@ -172,7 +216,7 @@ pub(crate) fn read_range(
     let mut at = from;
     while at < to {
         let length = (to - at).min(buffer.len() as u64) as usize;
-        file.read_exact_at(&mut buffer[..length], at).map_err(|e| failed(path, e))?;
+        FileExt::read_exact_at(&file, &mut buffer[..length], at).map_err(|e| failed(path, e))?;
         at += length as u64;
         if !take(&buffer[..length])? {
             break;

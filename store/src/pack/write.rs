@@ -1,13 +1,7 @@
 //! Writing a pack: what goes into which frame is planned from the changes alone, then frames are read, checked and
 //! compressed in parallel and written in order.
 
-use std::{
-    collections::HashSet,
-    fs::File,
-    io::{self, Write},
-    os::fd::AsRawFd,
-    path::PathBuf,
-};
+use std::{collections::HashSet, io::Write, path::PathBuf};
 
 use bellwether_proto::{
     entry::{Chunk, EntryPath, Kind},
@@ -43,11 +37,11 @@ const SMALL: u64 = 128 << 10;
 ///
 /// # Errors
 /// A file changed, or the system's errors; what is in `out` is to be thrown away.
-pub fn write(contents: &Contents<'_>, out: &mut File) -> Result<u64, PackError> {
+pub fn write(contents: &Contents<'_>, out: &mut (dyn Write + Send)) -> Result<u64, PackError> {
     let mut plan = Plan::new(contents)?;
     let roots = Roots::open(contents.sources, &plan.pieces)?;
     let patches = plan.patches(contents, &roots)?;
-    let mut output = Output { file: out, buffer: Vec::new(), size: 0 };
+    let mut output = Output { out, buffer: Vec::new(), size: 0 };
     output.put(&plan.head(contents)?)?;
     plan.frames(&roots, contents, &mut output)?;
     for list in cut(&patches, |patch| FIXED + patch.middle.len()) {
@@ -59,9 +53,9 @@ pub fn write(contents: &Contents<'_>, out: &mut File) -> Result<u64, PackError> 
     output.finish()
 }
 
-/// A pack's file, written in large pieces; a small pack in one.
+/// Where a pack is written, in large pieces; a small pack in one.
 struct Output<'a> {
-    file: &'a mut File,
+    out: &'a mut (dyn Write + Send),
     buffer: Vec<u8>,
     size: u64,
 }
@@ -74,7 +68,8 @@ impl Output<'_> {
     }
 
     fn flush(&mut self) -> Result<(), PackError> {
-        self.file.write_all(&self.buffer).map_err(|e| self.failed(e))?;
+        let failed = |source| PackError::Io { action: "write", path: PathBuf::from("the new pack"), source };
+        self.out.write_all(&self.buffer).map_err(failed)?;
         self.buffer.clear();
         Ok(())
     }
@@ -82,12 +77,6 @@ impl Output<'_> {
     fn finish(mut self) -> Result<u64, PackError> {
         self.flush()?;
         Ok(self.size)
-    }
-
-    fn failed(&self, source: io::Error) -> PackError {
-        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let path = std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from("the new pack"));
-        PackError::Io { action: "write", path, source }
     }
 }
 

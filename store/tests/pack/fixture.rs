@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -104,7 +103,7 @@ impl Site {
         tree: &Tree,
         codec: Codec,
     ) -> Result<Vec<u8>, PackError> {
-        let mut file = tempfile::tempfile().unwrap();
+        let mut bytes = Vec::new();
         let changes = parent.diff(tree);
         let contents = Contents {
             header,
@@ -117,10 +116,7 @@ impl Site {
             codec,
             outlines: self.outlines.as_ref(),
         };
-        let size = pack::write(&contents, &mut file)?;
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(0)).unwrap();
-        file.read_to_end(&mut bytes).unwrap();
+        let size = pack::write(&contents, &mut bytes)?;
         assert_eq!(size, bytes.len() as u64);
         Ok(bytes)
     }
@@ -180,9 +176,15 @@ impl Line {
 }
 
 pub(crate) fn new_pack(history: &History, bytes: &[u8]) -> NewPack {
-    let mut new = history.create().unwrap();
-    std::io::Write::write_all(new.file(), bytes).unwrap();
+    let mut new = history.create();
+    std::io::Write::write_all(&mut new, bytes).unwrap();
     new
+}
+
+/// The bytes of a stored pack.
+pub(crate) fn bytes_of(stored: &Stored) -> Vec<u8> {
+    let bytes = fs::read(&stored.path).unwrap();
+    bytes[stored.at as usize..][..stored.size as usize].to_vec()
 }
 
 /// A pack, read.

@@ -8,7 +8,7 @@ use bellwether_store::{
     tree::Tree,
 };
 
-use crate::fixture::{Line, chunks_of, new_pack, noise};
+use crate::fixture::{Line, bytes_of, chunks_of, new_pack, noise};
 
 fn sequences(history: &History) -> Vec<(u64, bool)> {
     history.all().map(|stored| (stored.header.number().sequence, stored.base)).collect()
@@ -64,6 +64,33 @@ fn what_is_stored_matches_the_file() {
     assert!(stored.changes_end < 10_000);
 }
 
+/// A base and its increments are one file, but for what is too large to be written twice.
+#[test]
+fn a_segment_is_one_file() {
+    let mut line = Line::new();
+    let small = |at| noise(at, 2_000);
+    let places: Vec<_> = [small(1), small(2), noise(3, 1_200_000), small(4)]
+        .into_iter()
+        .map(|content| line.edit("f", content))
+        .map(|stored| (stored.path.clone(), stored.at))
+        .collect();
+    let base = line.base();
+    let last = line.edit("f", small(5));
+    assert_eq!((&places[0].0, places[0].1), (&places[1].0, 0));
+    assert!(places[1].1 > 0 && places[2].1 == 0 && places[2].0 != places[0].0);
+    assert!(places[3].0 == places[2].0 && places[3].1 > 1_200_000);
+    assert_eq!((&last.path, last.at), (&base.path, base.size));
+    for _ in 0..2 {
+        for stored in line.history.all() {
+            crate::fixture::unpack(&bytes_of(stored)).unwrap();
+            line.history.tree(stored.header.id()).unwrap();
+        }
+        line.reopen();
+    }
+    // What follows goes where it went before the start.
+    assert_eq!(line.edit("f", small(6)).path, base.path);
+}
+
 #[test]
 fn routes() {
     let mut line = Line::new();
@@ -117,7 +144,7 @@ fn an_increment_without_its_parent_is_refused() {
     let mut line = Line::new();
     line.edit("f", "1");
     let second = line.edit("f", "2");
-    let bytes = std::fs::read(&second.path).unwrap();
+    let bytes = bytes_of(&second);
     let empty = tempfile::tempdir().unwrap();
     let mut other = History::open(empty.path()).unwrap();
     let new = new_pack(&other, &bytes);

@@ -9,7 +9,7 @@ use bellwether_proto::{
 use bellwether_store::{pack::PackError, tree::Tree};
 use bytes::Bytes;
 
-use crate::fixture::{Line, chunks_of, noise, unpack};
+use crate::fixture::{Line, bytes_of, chunks_of, noise, unpack};
 
 /// A line of revisions, and files that are no longer what its head says: `(path, what it was)`.
 fn moved_on() -> (Line, Vec<(&'static str, Vec<u8>)>) {
@@ -30,7 +30,7 @@ fn what_the_files_do_not_hold_any_more_comes_from_the_history() {
     let (mut line, files) = moved_on();
     line.site.history = Some(line.history.packs());
     let stored = line.base();
-    let unpacked = unpack(&fs::read(&stored.path).unwrap()).unwrap();
+    let unpacked = unpack(&bytes_of(&stored)).unwrap();
     let (_, tree) = line.head.as_ref().unwrap();
     assert!(unpacked.ended && unpacked.chunks.len() == chunks_of(tree).len());
     // Each chunk's hash was computed from its bytes.

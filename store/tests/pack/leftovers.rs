@@ -1,14 +1,10 @@
 //! What is found after an interruption, a kill or damage.
 
-use std::{
-    fs,
-    io::{Read, Seek, SeekFrom, Write},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use bellwether_store::history::{History, HistoryError};
 
-use crate::fixture::{Line, new_pack, noise, unpack};
+use crate::fixture::{Line, bytes_of, new_pack, noise, unpack};
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> =
@@ -40,22 +36,20 @@ fn a_transfer_goes_on_from_every_byte() {
     let mut history = History::open(directory.path()).unwrap();
     for cut in 0..=bytes.len() {
         let whole = ends.iter().copied().filter(|end| *end <= cut).max().unwrap_or(0);
-        let new = new_pack(&history, &bytes[..cut]);
-        // By turns: the connection broke, or the process was killed.
+        // By turns: the connection broke, or the process was killed while the pack was in a file.
         if cut % 2 == 0 {
-            new.keep(pack);
+            new_pack(&history, &bytes[..cut]).keep(pack);
         } else {
-            std::mem::forget(new);
+            fs::write(directory.path().join("incoming-0.part"), &bytes[..cut]).unwrap();
             history = History::open(directory.path()).unwrap();
         }
         assert_eq!(history.partial(), (whole > 0).then_some((pack, whole as u64)), "cut at {cut}");
-        let (mut again, from) = history.resume(pack).unwrap();
-        assert_eq!(from, whole as u64);
-        again.file().write_all(&bytes[whole..]).unwrap();
-        let mut read = Vec::new();
-        again.file().seek(SeekFrom::Start(0)).unwrap();
-        again.file().read_to_end(&mut read).unwrap();
-        assert_eq!(read, bytes);
+        let mut again = history.resume(pack).unwrap();
+        assert_eq!(again.length(), whole as u64);
+        again.write_all(&bytes[whole..]).unwrap();
+        let mut read = vec![0; bytes.len() + 1];
+        assert_eq!(again.read_at(&mut read, 0).unwrap(), bytes.len());
+        assert_eq!(read[..bytes.len()], bytes);
         drop(again);
         assert!(names(directory.path()).is_empty(), "cut at {cut}: {:?}", names(directory.path()));
     }
@@ -69,8 +63,9 @@ fn a_resumed_pack_is_committed() {
     let mut history = History::open(directory.path()).unwrap();
     new_pack(&history, &bytes[..ends[1] + 3]).keep(pack);
     history = History::open(directory.path()).unwrap();
-    let (mut new, from) = history.resume(pack).unwrap();
-    new.file().write_all(&bytes[from as usize..]).unwrap();
+    let mut new = history.resume(pack).unwrap();
+    let from = new.length() as usize;
+    new.append(&bytes[from..]).unwrap();
     let stored = history.commit(new).unwrap();
     assert_eq!((fs::read(&stored.path).unwrap(), history.partial()), (bytes, None));
     assert_eq!(names(directory.path()).len(), 1);
@@ -87,8 +82,8 @@ fn only_one_interrupted_pack_is_kept() {
     new_pack(&history, &other[..ends[0]]).keep(second);
     assert_eq!(history.partial(), Some((second, ends[0] as u64)));
     assert_eq!(names(directory.path()).len(), 1);
-    let (new, from) = history.resume(pack).unwrap();
-    assert_eq!(from, 0);
+    let new = history.resume(pack).unwrap();
+    assert_eq!(new.length(), 0);
     assert_eq!(history.partial(), None);
     drop(new);
     assert!(names(directory.path()).is_empty());
@@ -128,36 +123,52 @@ fn what_is_incomplete_is_not_committed() {
     }
 }
 
-#[test]
-fn a_kill_around_a_commit_leaves_old_or_new() {
+/// A history of three revisions in one file, and the pack of the next.
+fn line_and_next() -> (Line, Vec<u8>) {
     let mut line = Line::new();
-    line.edit("f", "1");
-    let first = line.head_id();
-    line.site.write("f", "2");
+    for text in ["1", "2", "3"] {
+        line.edit("f", text);
+    }
+    line.site.write("f", noise(7, 700));
     let tree = line.site.scan();
     let header = line.site.header(line.head.as_ref().map(|(header, _)| header), tree.root());
     let bytes = line.site.pack(&header, &line.head.as_ref().unwrap().1, &tree).unwrap();
-    // Before the rename.
-    std::mem::forget(new_pack(&line.history, &bytes));
-    line.reopen();
-    assert_eq!(line.history.head().unwrap().header.id(), first);
-    let pack = unpack(&bytes).unwrap().head.unwrap().pack;
-    assert_eq!(line.history.partial(), Some((pack, bytes.len() as u64)));
-    // Published anew: the interrupted one goes.
-    line.commit(&bytes);
-    assert_eq!(line.history.partial(), None);
-    // After the rename, with a second copy that was still being written.
-    std::mem::forget(new_pack(&line.history, &bytes));
-    line.reopen();
-    assert_eq!(line.history.head().unwrap().header.id(), header.id());
-    assert_eq!(line.history.partial(), None);
-    assert!(!names(&line.site.history()).iter().any(|name| name.ends_with("part")));
+    (line, bytes)
 }
 
-/// Retention removes packs one by one: killed after any of them, what is left is a history.
+/// A kill or a power loss while a pack is appended: the file is cut anywhere, or has its length and not its bytes.
+#[test]
+fn an_append_that_was_interrupted_anywhere_leaves_old_or_new() {
+    let (mut line, bytes) = line_and_next();
+    let (first, head) = (line.head_id(), line.history.head().unwrap().clone());
+    let before = fs::read(&head.path).unwrap();
+    assert_eq!(before.len() as u64, head.at + head.size);
+    for cut in 0..=bytes.len() {
+        let holes = if cut % 9 == 0 || cut == bytes.len() { vec![0, bytes.len() - cut, 5_000] } else { vec![0] };
+        for hole in holes {
+            let torn = [&before[..], &bytes[..cut], &vec![0; hole]].concat();
+            fs::write(&head.path, &torn).unwrap();
+            line.reopen();
+            // It may end with zeros of its own.
+            let is_new = torn[before.len()..].starts_with(&bytes);
+            assert_eq!(line.history.left_out(), [], "cut at {cut}, {hole} zeros");
+            assert_eq!(line.history.head().unwrap().header.id() == first, !is_new, "cut at {cut}, {hole} zeros");
+            assert_eq!(fs::read(&head.path).unwrap(), torn, "nothing is changed before the next append");
+            if !is_new {
+                line.commit(&bytes);
+                assert_eq!(fs::read(&head.path).unwrap(), [&before[..], &bytes[..]].concat());
+                line.reopen();
+                assert_eq!(line.history.all().count(), 4);
+            }
+            line.history.tree(line.history.head().unwrap().header.id()).unwrap();
+        }
+    }
+}
+
+/// Retention removes files one by one: killed after any of them, what is left is a history.
 #[test]
 fn a_kill_within_retention_leaves_a_history() {
-    for killed_after in 0..7 {
+    for killed_after in 0..3 {
         let mut line = Line::new();
         for at in 1..=6u64 {
             line.edit("f", noise(at, 1000));
@@ -165,12 +176,12 @@ fn a_kill_within_retention_leaves_a_history() {
                 line.base();
             }
         }
-        let saved: Vec<_> = line.history.all().map(|s| (s.path.clone(), fs::read(&s.path).unwrap())).collect();
+        let saved: BTreeMap<_, _> = line.history.all().map(|s| (s.path.clone(), fs::read(&s.path).unwrap())).collect();
+        assert_eq!(saved.len(), 3);
         line.history.retain(1).unwrap();
-        // Put back what a kill would have left: the oldest files go last, bases after all increments.
-        let mut gone: Vec<_> = saved.into_iter().filter(|(path, _)| !path.exists()).collect();
-        gone.sort_by_key(|(path, _)| (path.extension().unwrap() == "base", std::cmp::Reverse(path.clone())));
-        assert_eq!(gone.len(), 6);
+        // Put back what a kill would have left: the oldest files go last.
+        let gone: Vec<_> = saved.into_iter().rev().filter(|(path, _)| !path.exists()).collect();
+        assert_eq!(gone.len(), 2);
         for (path, bytes) in gone.into_iter().skip(killed_after) {
             fs::write(path, bytes).unwrap();
         }
@@ -185,16 +196,18 @@ fn a_kill_within_retention_leaves_a_history() {
     }
 }
 
+/// Increments of more than 1 MiB have files of their own.
 #[test]
-fn a_damaged_pack_is_named_and_left_out_with_those_that_need_it() {
+fn a_damaged_file_is_named_and_left_out_with_those_that_need_it() {
     let mut line = Line::new();
-    let paths: Vec<_> = (1..=5u64).map(|at| line.edit("f", noise(at, 30_000)).path.clone()).collect();
+    let paths: Vec<_> = (1..=5u64).map(|at| line.edit("f", noise(at, 1_200_000)).path.clone()).collect();
     let bytes = fs::read(&paths[2]).unwrap();
     for damaged in [&bytes[..bytes.len() - 1], &bytes[..10], b"", &[0; 4000]] {
         fs::write(&paths[2], damaged).unwrap();
         line.reopen();
         let left: Vec<_> = line.history.left_out().iter().map(|left| left.path.clone()).collect();
         assert_eq!(left, [paths[2].clone(), paths[3].clone(), paths[4].clone()]);
+        assert_eq!(line.history.left_out().iter().map(|left| left.sequence).collect::<Vec<_>>(), [3, 4, 5]);
         assert!(line.history.left_out().iter().all(|left| !left.why.is_empty()));
         assert_eq!(line.history.head().unwrap().path, paths[1]);
         assert!(paths.iter().all(|path| path.exists()));
@@ -209,6 +222,63 @@ fn a_damaged_pack_is_named_and_left_out_with_those_that_need_it() {
     line.reopen();
     assert!(line.history.left_out().is_empty());
     assert_eq!(line.history.head().unwrap().path, paths[4]);
+}
+
+#[test]
+fn damage_amid_a_file_is_named_and_nothing_of_it_is_written_over() {
+    let mut line = Line::new();
+    let packs: Vec<_> = (1..=5u64).map(|at| line.edit("f", noise(at, 3_000))).collect();
+    let path = packs[0].path.clone();
+    assert!(packs.iter().all(|stored| stored.path == path));
+    let third = bytes_of(&packs[2]);
+    let mut damaged = fs::read(&path).unwrap();
+    damaged[packs[2].at as usize + 3] ^= 0x80;
+    fs::write(&path, &damaged).unwrap();
+    line.reopen();
+    let left = line.history.left_out();
+    assert_eq!((left.len(), left[0].at, left[0].sequence), (1, packs[2].at, 3));
+    assert_eq!(line.history.head().unwrap().header.id(), packs[1].header.id());
+    let again = line.commit(&third);
+    assert!(again.path != path && again.at == 0);
+    assert_eq!(fs::read(&path).unwrap(), damaged);
+    line.reopen();
+    assert_eq!(line.history.head().unwrap().header.id(), packs[2].header.id());
+    assert_eq!(line.history.left_out().len(), 1);
+}
+
+/// A base that comes again does not take the increments with it that stand behind the first one.
+#[test]
+fn a_base_that_comes_again_gets_a_file_of_its_own() {
+    let (mut line, _) = line_and_next();
+    let base = bytes_of(line.history.all().next().unwrap());
+    let head = line.head_id();
+    let again = line.commit(&base);
+    assert_eq!(names(&line.site.history()).len(), 2);
+    for _ in 0..2 {
+        assert_eq!(bytes_of(&again), base);
+        assert_eq!(line.history.head().unwrap().header.id(), head);
+        line.history.tree(head).unwrap();
+        assert_eq!(line.history.left_out(), []);
+        line.reopen();
+    }
+}
+
+#[test]
+fn a_pack_that_cannot_be_appended_leaves_the_history_as_it_was() {
+    let (mut line, bytes) = line_and_next();
+    let path = line.history.head().unwrap().path.clone();
+    let before = fs::read(&path).unwrap();
+    line.reopen();
+    let away = path.with_extension("away");
+    fs::rename(&path, &away).unwrap();
+    let new = new_pack(&line.history, &bytes);
+    let error = line.history.commit(new).unwrap_err();
+    assert!(matches!(error, HistoryError::Io { action: "append to", .. }), "{error}");
+    fs::rename(&away, &path).unwrap();
+    assert_eq!((fs::read(&path).unwrap(), line.history.all().count()), (before, 3));
+    line.commit(&bytes);
+    line.reopen();
+    assert_eq!(line.history.all().count(), 4);
 }
 
 #[test]
@@ -231,17 +301,17 @@ fn damage_behind_the_head_is_met_when_it_is_read() {
 }
 
 #[test]
-fn a_left_out_pack_goes_with_its_age() {
+fn a_left_out_file_goes_with_its_age() {
     let mut line = Line::new();
     line.edit("f", "1");
-    let second = line.edit("f", "2").path.clone();
+    let first = line.edit("f", "2").path.clone();
     line.edit("f", "3");
     line.base();
-    fs::write(&second, b"damaged").unwrap();
+    fs::write(&first, b"damaged").unwrap();
     line.reopen();
-    assert_eq!(line.history.left_out().len(), 2);
+    assert_eq!(line.history.left_out().len(), 1);
     line.history.retain(1).unwrap();
-    assert!(!second.exists());
+    assert!(!first.exists() && line.history.left_out().is_empty());
 }
 
 #[test]

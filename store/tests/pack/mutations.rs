@@ -144,4 +144,10 @@ proptest! {
         let names = [good.as_str(), "0000000000000002.1.00000000.inc", "x.base", "incoming-0.part"];
         open_with(names[name], &bytes);
     }
+
+    #[test]
+    fn a_spoilt_segment(spoils in prop::collection::vec(spoil(), 0..3)) {
+        let header = unpack_in(&PACKS[0], 4096).unwrap().head.unwrap().header;
+        open_with(&format!("{:016}.1.{}.base", 1, header.id().0.short()), &spoilt(PACKS.concat(), &PACKS[1], spoils));
+    }
 }

@@ -7,7 +7,7 @@ use bellwether_store::pack::{OldChunks, Patch};
 use bytes::Bytes;
 
 use crate::{
-    fixture::{Line, Unpacked, chunks_of, noise, unpack},
+    fixture::{Line, Unpacked, bytes_of, chunks_of, noise, unpack},
     frames::{CHUNKS, Forge, PATCHES, chunk_payload, frame},
 };
 
@@ -32,7 +32,7 @@ fn remembering() -> Line {
 
 fn packed(line: &Line) -> Unpacked {
     let stored = line.history.get(line.head_id()).unwrap();
-    unpack(&std::fs::read(&stored.path).unwrap()).unwrap()
+    unpack(&bytes_of(stored)).unwrap()
 }
 
 /// All chunks of the head, as the history gives them.

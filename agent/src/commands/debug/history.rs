@@ -41,21 +41,22 @@ fn pack(stored: &Stored) -> Value {
     value["file"] = json!(stored.path.file_name().map(|name| name.to_string_lossy()));
     value["base"] = json!(stored.base);
     value["pack"] = json!(stored.pack);
+    value["at"] = json!(stored.at);
     value["size"] = json!(stored.size);
     value["changes_end"] = json!(stored.changes_end);
     value
 }
 
-fn unusable(LeftOut { path, why }: &LeftOut) -> Value {
-    json!({ "file": path, "why": why, "damaged_at": damaged_at(path) })
+fn unusable(LeftOut { path, at, why, .. }: &LeftOut) -> Value {
+    json!({ "file": path, "at": at, "why": why, "damaged_at": damaged_at(path) })
 }
 
-/// The offset of the first damage in a pack's file; none: its frames are whole, or it cannot be read.
+/// The offset of the first damage in a file of packs; none: its frames are whole, or it cannot be read.
 fn damaged_at(path: &Path) -> Option<u64> {
     let file = File::open(path).ok()?;
     Examination::new(&file, path).find_map(Result::err).map(|damage| damage.at)
 }
 
-fn part(Interrupted { path, pack, whole }: &Interrupted) -> Value {
-    json!({ "file": path, "pack": pack, "whole_bytes": whole })
+fn part(Interrupted { path, at, pack, whole }: &Interrupted) -> Value {
+    json!({ "file": path, "at": at, "pack": pack, "whole_bytes": whole })
 }

@@ -1,4 +1,4 @@
-//! `bellwether debug pack FILE`: the frames of one pack, each with its offset.
+//! `bellwether debug pack FILE`: the frames of a file of packs, each with its offset.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ pub(super) struct Args {
     pack: PathBuf,
 }
 
-/// Prints the pack, a frame at a time; fails where it is damaged, after what is before that.
+/// Prints the packs, a frame at a time; fails where it is damaged, after what is before that.
 pub(super) fn run(args: &Args, common: &Common) -> Result<(), CommandError> {
     let path = place(&args.pack, common)?;
     let cannot = |e| CommandError::new(Failure::Failed, format!("cannot open {}: {e}", path.display()));

@@ -10,20 +10,8 @@ use std::{
 use super::farm::{Farm, build, remove, revision};
 use crate::{
     apply::{Recovered, forget, recover, work::Ways},
-    durable::recording::{Operation, record},
+    durable::recording::{Operation, Random, record, replay, survivors},
 };
-
-/// xorshift64*: the seed is in every message.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end.max(1)
-    }
-}
 
 /// What may change in an apply: the sets and the state.
 struct Disk {
@@ -53,37 +41,8 @@ impl Disk {
     }
 }
 
-/// What of `operations` reached the disk when the power went at a random moment; and that moment.
-fn survivors(operations: &[Operation], random: &mut Random) -> (Vec<Operation>, usize) {
-    let end = random.below(operations.len() + 1);
-    let lost_of_ten = [0, 1, 5, 9, 10][random.below(5)];
-    let happened = &operations[..end];
-    let mut left = Vec::new();
-    for (number, operation) in happened.iter().enumerate() {
-        let durable = operation.durable_after(number, happened).is_some();
-        if !durable && random.below(10) < lost_of_ten {
-            continue;
-        }
-        left.push(match operation {
-            Operation::Write { path, offset, bytes } if !durable && random.below(2) == 0 => {
-                let bytes = bytes[..random.below(bytes.len() + 1)].to_vec();
-                Operation::Write { path: path.clone(), offset: *offset, bytes }
-            }
-            other => other.clone(),
-        });
-    }
-    (left, end)
-}
-
 fn noted(happened: &[Operation]) -> bool {
     happened.iter().any(|operation| matches!(operation, Operation::Mark { what: "noted", .. }))
-}
-
-/// What operation needs one that is missing does not happen either.
-fn replay(operations: &[Operation], home: &Path) {
-    for operation in operations {
-        let _ = operation.replay(home);
-    }
 }
 
 /// Whether the sets hold the new tree; they must hold the new or the old one, as recovery says.

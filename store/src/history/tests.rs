@@ -1,0 +1,148 @@
+//! Power loss: what the history does is replayed up to any moment, with any operations missing that no fsync covers. Then
+//! every pack that was acknowledged is there, and the history goes on.
+
+use std::path::Path;
+
+use bellwether_proto::{
+    key::KeyPair,
+    record::Codec,
+    revision::{Epoch, Header, Number, SignedHeader},
+};
+
+use super::*;
+use crate::{
+    durable::recording::{Operation, Random, failing, mark, record, replay, survivors},
+    pack::{self, Contents},
+};
+
+/// Makes packs of revisions that change nothing.
+struct Maker {
+    key: KeyPair,
+    headers: Vec<SignedHeader>,
+}
+
+impl Maker {
+    fn new() -> Self {
+        Self { key: KeyPair::generate(), headers: Vec::new() }
+    }
+
+    fn next(&mut self) {
+        let header = Header {
+            group: [7; 16].into(),
+            number: Number { epoch: Epoch(1), sequence: self.headers.len() as u64 + 1 },
+            parent: self.headers.last().map(SignedHeader::id),
+            manager: "web1".parse().unwrap(),
+            incarnation: 1,
+            time_ms: 0,
+            author: String::new(),
+            message: "m".repeat(2_000),
+            labels: Default::default(),
+            root: Tree::default().root(),
+        };
+        self.headers.push(SignedHeader::sign(header, &self.key));
+    }
+
+    fn commit(&self, history: &mut History, base: bool) -> Result<Arc<Stored>, HistoryError> {
+        let contents = Contents {
+            header: self.headers.last().unwrap(),
+            base,
+            parent: &Tree::default(),
+            rules: &[],
+            changes: &[],
+            sources: &[],
+            history: None,
+            codec: Codec::None,
+            outlines: None,
+        };
+        let mut new = history.create();
+        pack::write(&contents, &mut new).unwrap();
+        history.commit(new)
+    }
+}
+
+/// A base and increments, a base and increments again; then the first segment goes.
+fn play(home: &Path) -> (Maker, Vec<Operation>) {
+    let mut maker = Maker::new();
+    let ((), operations) = record(home, || {
+        let mut history = History::open(&home.join("history")).unwrap();
+        for (bases, increments) in [(1, 4), (1, 3)] {
+            for at in 0..bases + increments {
+                if at > 0 || maker.headers.is_empty() {
+                    maker.next();
+                }
+                maker.commit(&mut history, at == 0).unwrap();
+                mark(home, if at == 0 { "base" } else { "increment" });
+            }
+        }
+        history.retain(3).unwrap();
+    });
+    (maker, operations)
+}
+
+fn acknowledged(happened: &[Operation]) -> Vec<bool> {
+    let marks = happened.iter().filter_map(|operation| match operation {
+        Operation::Mark { what, .. } => Some(*what == "base"),
+        _ => None,
+    });
+    marks.collect()
+}
+
+#[test]
+fn a_power_loss_at_any_moment_leaves_all_that_was_acknowledged() {
+    let home = tempfile::tempdir().unwrap();
+    let (maker, operations) = play(home.path());
+    let syncs = |what: fn(&Operation) -> bool| operations.iter().filter(|operation| what(operation)).count();
+    // A sync for each increment; two for each base; one for the directory when the first segment goes.
+    assert_eq!(syncs(|operation| matches!(operation, Operation::SyncFile { .. })), 9);
+    assert_eq!(syncs(|operation| matches!(operation, Operation::SyncDirectory { .. })), 3);
+    for seed in 1..=400u64 {
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let (left, end) = survivors(&operations, &mut random);
+        let there = tempfile::tempdir().unwrap();
+        std::fs::create_dir(there.path().join("history")).unwrap();
+        replay(&left, there.path());
+        let named = format!("seed {seed}, power lost after {end} of {} operations", operations.len());
+        let mut history = History::open(&there.path().join("history")).unwrap();
+        assert_eq!(history.left_out(), [], "{named}");
+        let acknowledged = acknowledged(&operations[..end]);
+        let revisions = acknowledged.iter().filter(|base| !**base).count() + usize::from(!acknowledged.is_empty());
+        let at = history.head().map_or(0, |head| head.header.number().sequence as usize);
+        assert!(at == revisions || at == revisions + 1, "{named}: at {at}, {revisions} were acknowledged");
+        let bases = acknowledged.iter().filter(|base| **base).count();
+        if bases == 2 {
+            assert!(history.has_base(maker.headers[4].id()), "{named}: a base is gone");
+        }
+        let mut maker = Maker { key: KeyPair::generate(), headers: maker.headers[..at].to_vec() };
+        if let Some(head) = maker.headers.last() {
+            history.tree(head.id()).unwrap_or_else(|error| panic!("{named}: {error}"));
+        }
+        maker.next();
+        maker.commit(&mut history, at == 0).unwrap_or_else(|error| panic!("{named}: {error}"));
+        let history = History::open(&there.path().join("history")).unwrap();
+        assert_eq!(history.head().map(|head| head.header.id()), maker.headers.last().map(SignedHeader::id), "{named}");
+        assert_eq!(history.left_out(), [], "{named}");
+    }
+}
+
+#[test]
+fn a_failed_append_leaves_the_history_as_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let mut history = History::open(&home.path().join("history")).unwrap();
+    let mut maker = Maker::new();
+    maker.next();
+    maker.commit(&mut history, true).unwrap();
+    maker.next();
+    maker.commit(&mut history, false).unwrap();
+    maker.next();
+    // The write, the sync.
+    for k in 0..2 {
+        let failed = failing(home.path(), k, k + 1, || maker.commit(&mut history, false));
+        assert!(matches!(failed, Err(HistoryError::Io { action: "append to", .. })), "{k}: {failed:?}");
+        for opened in [&history, &History::open(&home.path().join("history")).unwrap()] {
+            assert_eq!(opened.all().count(), 2, "{k}");
+            assert_eq!(opened.left_out(), [], "{k}");
+        }
+    }
+    maker.commit(&mut history, false).unwrap();
+    assert_eq!(History::open(&home.path().join("history")).unwrap().all().count(), 3);
+}
