@@ -1,9 +1,11 @@
-//! What a lane does next: a pure function of where its member is and where the head is.
+//! What a lane does next: a pure function of where its member is and what it is to hold.
 
 use std::sync::Arc;
 
 use bellwether_proto::{hash::Hash, revision::RevisionId};
 use bellwether_store::history::{Route, Stored};
+
+use crate::rollout::{Due, Target};
 
 /// A member as it last described itself.
 #[derive(Debug, Clone, Default)]
@@ -75,8 +77,9 @@ pub struct Sending {
     pub forked: bool,
 }
 
-/// What to do next for `member`. `route` gives the packs from a revision to the head.
-pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Option<RevisionId>) -> Route) -> Step {
+/// What to do next for `member`. `route` gives the packs from a revision to the target.
+pub fn plan(member: &Member, target: &Target, route: impl Fn(Option<RevisionId>) -> Route) -> Step {
+    let head = target.revision;
     if !member.sync {
         if member.fault {
             return Step::Wait(Wait::Fault);
@@ -87,7 +90,7 @@ pub fn plan(member: &Member, head: RevisionId, paused: bool, route: impl Fn(Opti
         if member.held {
             return Step::Wait(Wait::Held);
         }
-        if paused {
+        if target.due == Due::Held {
             return Step::Wait(Wait::Paused);
         }
         if member.refused == Some(head) {

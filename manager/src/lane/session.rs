@@ -29,6 +29,7 @@ use super::{
 use crate::{
     plan::{Member, Sending, Step, Wait, plan},
     procedure::SignedDocument,
+    rollout::Target,
 };
 
 /// How long a newcomer waits for a base of the head.
@@ -141,7 +142,7 @@ impl<'a> Session<'a> {
         lane.see(Observation::Reached { program, at: at.as_ref().map(SignedHeader::number), fault });
         if memory.sync {
             // It waits for its sync: nobody may take what it has for the end of it.
-            lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });
+            lane.see(Observation::Started { sync: true, to: lane.shared.target(&lane.server.name).number });
         }
         let dog = Watchdog::new(lane.shared.timings.deadlines, Instant::now());
         let mut session = Self {
@@ -309,23 +310,20 @@ impl<'a> Session<'a> {
         if self.current.is_some() {
             return Ok(());
         }
-        let (head, number) = {
-            let head = self.lane.shared.head.borrow();
-            (head.id(), head.stored.header.number())
-        };
-        let step = self.plan(head).await?;
+        let target = self.lane.shared.target(&self.lane.server.name);
+        let step = self.plan(target).await?;
         self.tell(&step);
         match step {
             Step::Nothing => self.end_sync(),
             Step::Wait(_) => {}
-            Step::NeedBase if self.base_for == Some(head) => {}
+            Step::NeedBase if self.base_for == Some(target.revision) => {}
             Step::NeedBase => {
-                self.base_for = Some(head);
+                self.base_for = Some(target.revision);
                 self.base_asked.get_or_insert_with(Instant::now);
                 self.lane.shared.base_wanted.notify_one();
             }
-            Step::Settle => self.settle(number),
-            Step::Send(sending) => self.send(sending, number).await?,
+            Step::Settle => self.settle(target.number),
+            Step::Send(sending) => self.send(sending, target.number).await?,
         }
         Ok(())
     }
@@ -354,24 +352,24 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn plan(&self, head: RevisionId) -> Result<Step, String> {
+    async fn plan(&self, target: Target) -> Result<Step, String> {
         let shared = &self.lane.shared;
-        let paused = shared.record.borrow().record().policy.paused || shared.board.holds(&self.lane.server.name);
+        let head = target.revision;
         let newest = shared.head.borrow().stored.clone();
         // One behind, the case that must be quick, needs no look at the history.
         let next = self.member.at.is_some() && self.member.at == newest.header.header().parent;
         if next && !newest.base && newest.header.id() == head && self.member.refused.is_none() {
-            return Ok(plan(&self.member, head, paused, |_| Route::Packs(vec![newest.clone()])));
+            return Ok(plan(&self.member, &target, |_| Route::Packs(vec![newest.clone()])));
         }
         if !self.member.sync && (self.member.fault || self.member.at == Some(head)) {
-            return Ok(plan(&self.member, head, paused, |_| Route::Nothing));
+            return Ok(plan(&self.member, &target, |_| Route::Nothing));
         }
         let waits = self.base_asked.is_none_or(|asked| asked.elapsed() < NEWCOMER);
         let (member, history) = (Member { waits, ..self.member.clone() }, shared.history.clone());
         let plan = move || {
             let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
             let forked = member.at.is_some_and(|at| !history.leads_from(at));
-            plan(&Member { forked, ..member }, head, paused, |from| history.route(from))
+            plan(&Member { forked, ..member }, &target, |from| history.route(from))
         };
         tokio::task::spawn_blocking(plan).await.map_err(|e| e.to_string())
     }
@@ -384,7 +382,7 @@ impl<'a> Session<'a> {
         self.begin(Current::new(header, None, true), to);
     }
 
-    async fn send(&mut self, sending: Sending, head: Number) -> Result<(), String> {
+    async fn send(&mut self, sending: Sending, target: Number) -> Result<(), String> {
         let Sending { pack, from, to, sync, forked } = sending;
         let sync = sync || self.syncing.is_some();
         if self.member.sync && self.member.at.is_none() && !self.member.settled {
@@ -393,7 +391,7 @@ impl<'a> Session<'a> {
             self.settled();
         }
         self.outbox.offer(&self.lane.shared, &pack, from, to, forked).await?;
-        let number = if sync { head } else { pack.header.number() };
+        let number = if sync { target } else { pack.header.number() };
         let header = pack.header.clone();
         self.begin(Current::new(header, Some(pack), sync), number);
         Ok(())

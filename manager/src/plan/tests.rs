@@ -54,7 +54,9 @@ impl Farm {
     }
 
     fn plan(&self, member: &Member, paused: bool) -> Step {
-        plan(member, self.id(4), paused, |from| self.route(from))
+        let (revision, number) = (self.id(4), self.increments[2].header.number());
+        let due = if paused { Due::Held } else { Due::Now };
+        plan(member, &Target { revision, number, due }, |from| self.route(from))
     }
 
     fn sends(&self, member: &Member, paused: bool) -> Sending {
