@@ -24,7 +24,6 @@ use bellwether_proto::{
     name::ServerName,
     protocol::{self, Side},
     record::{Role, Server, refusal},
-    revision::RevisionId,
     status::{Event, Observation},
     ticket::Ticket,
     v1,
@@ -43,7 +42,7 @@ use tonic::Streaming;
 pub use watchdog::Deadlines;
 
 use self::view::{Phase, View};
-use crate::{backoff::Backoff, recognition::Remembered, sessions::Opened, shared::Shared};
+use crate::{backoff::Backoff, plan::Standing, recognition::Remembered, sessions::Opened, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;
@@ -76,18 +75,10 @@ pub(crate) enum Control {
 pub(crate) struct Memory {
     /// It has just become a member, and was not reached yet.
     anew: bool,
-    /// A sync was asked for and has not ended.
-    sync: bool,
+    /// What it takes.
+    standing: Standing,
     /// A verification was asked for and not sent yet.
     verify: Option<bool>,
-    /// Why it failed, by its own word or ours: until a sync has ended well, whatever it says the next time (W8).
-    fault: Option<String>,
-    /// What the member refused.
-    refused: Option<RevisionId>,
-    /// What stood in the way of that may pass: it is offered again when the member asks, or is reached anew.
-    passes: bool,
-    /// That was a sync to the revision that it holds, which then goes on.
-    settles: bool,
     /// The tickets that it was given.
     opened: Option<Opened>,
     /// What it has said of itself.
@@ -97,19 +88,10 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What the member refused is offered again, where that may pass; a sync that was refused goes on.
-    fn try_again(&mut self) {
-        if self.passes {
-            self.refused = None;
-            self.sync |= std::mem::take(&mut self.settles);
-        }
-    }
-
     fn note(&mut self, control: Control) {
         match control {
             Control::Sync { full } => {
-                self.sync = true;
-                self.refused = None;
+                self.standing.ask();
                 self.verify = if full { Some(true) } else { self.verify };
             }
             Control::Heard | Control::Probe => {}

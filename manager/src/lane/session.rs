@@ -14,10 +14,7 @@ use bellwether_proto::{
     status::Observation,
     v1,
 };
-use bellwether_store::{
-    clock::now_ms,
-    history::{Route, Stored},
-};
+use bellwether_store::{clock::now_ms, history::Stored};
 use tokio::sync::mpsc;
 use tracing::{Instrument, Span};
 
@@ -27,7 +24,7 @@ use super::{
     watchdog::Watchdog,
 };
 use crate::{
-    plan::{Member, Sending, Step, Wait, plan},
+    plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, plan, soon},
     procedure::SignedDocument,
     rollout::Target,
 };
@@ -57,9 +54,11 @@ impl Current {
 struct Session<'a> {
     lane: &'a Lane,
     memory: &'a mut Memory,
-    member: Member,
     /// The revision that it holds.
     at: Option<SignedHeader>,
+    /// A pack that was interrupted, and how many bytes of it the member keeps.
+    partial: Option<(Hash, u64)>,
+    edits: Edits,
     outbox: Outbox,
     current: Option<Current>,
     /// When the running sync began.
@@ -117,30 +116,18 @@ impl<'a> Session<'a> {
         let at = at.filter(|at| at.header().group == group);
         let partial = Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes));
         let said = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
-        let fault = said.or_else(|| memory.fault.clone());
+        memory.standing.reached(said);
         // One that holds nothing gets a base in any case, unless it is in error; and propagation may be held.
         let paused = lane.shared.record.borrow().record().policy.paused;
         if std::mem::take(&mut memory.anew) && !paused && at.is_some() {
-            memory.sync = true;
+            memory.standing.ask();
         }
-        memory.try_again();
-        let member = Member {
-            at: at.as_ref().map(SignedHeader::id),
-            fault: fault.is_some(),
-            partial,
-            refused: memory.refused,
-            sync: memory.sync,
-            forked: false,
-            settled: false,
-            held: hello.drift.as_ref().is_some_and(|drift| drift.held || !drift.away.is_empty()),
-            waits: false,
-        };
         let program = program(hello);
         let fence = memory.fence.take();
         let at = at.filter(|_| fence.is_none());
-        let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
+        let fault = memory.standing.fault().map(str::to_owned);
         lane.see(Observation::Reached { program, at: at.as_ref().map(SignedHeader::number), fault });
-        if memory.sync {
+        if memory.standing.is_sync() {
             // It waits for its sync: nobody may take what it has for the end of it.
             lane.see(Observation::Started { sync: true, to: lane.shared.target(&lane.server.name).number });
         }
@@ -148,8 +135,9 @@ impl<'a> Session<'a> {
         let mut session = Self {
             lane,
             memory,
-            member,
             at,
+            partial,
+            edits: Edits::Free,
             outbox: Outbox::default(),
             current: None,
             syncing: None,
@@ -233,8 +221,6 @@ impl<'a> Session<'a> {
                         self.beat();
                     }
                     self.memory.note(asked);
-                    self.member.sync = self.memory.sync;
-                    self.member.refused = self.memory.refused;
                 }
                 _ = tick.tick() => {
                     let working = self.current.as_ref().map(|current| current.pack.as_ref().map_or(0, |pack| pack.size));
@@ -354,22 +340,22 @@ impl<'a> Session<'a> {
 
     async fn plan(&self, target: Target) -> Result<Step, String> {
         let shared = &self.lane.shared;
-        let head = target.revision;
         let newest = shared.head.borrow().stored.clone();
-        // One behind, the case that must be quick, needs no look at the history.
-        let next = self.member.at.is_some() && self.member.at == newest.header.header().parent;
-        if next && !newest.base && newest.header.id() == head && self.member.refused.is_none() {
-            return Ok(plan(&self.member, &target, |_| Route::Packs(vec![newest.clone()])));
-        }
-        if !self.member.sync && (self.member.fault || self.member.at == Some(head)) {
-            return Ok(plan(&self.member, &target, |_| Route::Nothing));
+        let member = Member {
+            at: self.at.as_ref().map(SignedHeader::id),
+            partial: self.partial,
+            standing: self.memory.standing.clone(),
+            edits: self.edits,
+        };
+        if let Some(step) = soon(&member, &target, &newest) {
+            return Ok(step);
         }
         let waits = self.base_asked.is_none_or(|asked| asked.elapsed() < NEWCOMER);
-        let (member, history) = (Member { waits, ..self.member.clone() }, shared.history.clone());
+        let newcomer = if waits { Newcomer::Waits } else { Newcomer::GoesOn };
+        let history = shared.history.clone();
         let plan = move || {
             let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let forked = member.at.is_some_and(|at| !history.leads_from(at));
-            plan(&Member { forked, ..member }, &target, |from| history.route(from))
+            plan(&member, &target, newcomer, &*history)
         };
         tokio::task::spawn_blocking(plan).await.map_err(|e| e.to_string())
     }
@@ -385,10 +371,10 @@ impl<'a> Session<'a> {
     async fn send(&mut self, sending: Sending, target: Number) -> Result<(), String> {
         let Sending { pack, from, to, sync, forked } = sending;
         let sync = sync || self.syncing.is_some();
-        if self.member.sync && self.member.at.is_none() && !self.member.settled {
+        if matches!(self.memory.standing, Standing::Asked { .. }) && self.at.is_none() {
             // It holds nothing to settle: this clears its error, and it says nothing.
             self.outbox.sync = Some(v1::Sync { request: now_ms() });
-            self.settled();
+            self.memory.standing.settle();
         }
         self.outbox.offer(&self.lane.shared, &pack, from, to, forked).await?;
         let number = if sync { target } else { pack.header.number() };
@@ -410,20 +396,12 @@ impl<'a> Session<'a> {
 
     fn end(&mut self) -> Option<Current> {
         self.outbox.end_offer();
-        self.member.partial = None;
+        self.partial = None;
         self.current.take()
     }
 
-    fn settled(&mut self) {
-        self.member.settled = true;
-        self.member.fault = false;
-        self.memory.fault = None;
-    }
-
     fn end_sync(&mut self) {
-        self.member.sync = false;
-        self.memory.sync = false;
-        self.member.settled = false;
+        self.memory.standing.end_sync();
         self.syncing = None;
     }
 }

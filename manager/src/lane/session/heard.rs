@@ -13,7 +13,11 @@ use bellwether_proto::{
 use bellwether_store::{clock::now_ms, underway::Dealing};
 
 use super::{Current, Session};
-use crate::{failpoints, lane::cut};
+use crate::{
+    failpoints,
+    lane::cut,
+    plan::{Edits, Refusal, Until},
+};
 
 /// Characters of a reason that a member gives.
 pub(super) const REASON: usize = 8_000;
@@ -101,12 +105,11 @@ impl Session<'_> {
 
     pub(super) fn drift(&mut self, drift: &v1::Drift) {
         let held = drift.held || !drift.away.is_empty();
-        if self.member.held && !held {
+        if self.edits == Edits::Held && !held {
             // What it refused because of its own edits, or where its sets were, it takes now.
-            self.member.refused = None;
-            self.memory.refused = None;
+            self.memory.standing.refuse(None);
         }
-        self.member.held = held;
+        self.edits = if held { Edits::Held } else { Edits::Free };
         let (paths, kept) = (list(&drift.paths), list(&drift.kept));
         self.lane.see(Observation::Drift { entries: drift.entries, paths, held: drift.held, kept });
         self.lane.see(Observation::Away(Some(&drift.away).filter(|why| !why.is_empty()).map(|why| cut(why, REASON))));
@@ -133,10 +136,9 @@ impl Session<'_> {
 
     fn failed(&mut self, reason: &str) {
         self.end();
-        self.member.fault = true;
         self.end_sync();
         let reason = cut(reason, REASON);
-        self.memory.fault = Some(reason.clone());
+        self.memory.standing.fail(reason.clone());
         self.lane.see(Observation::Failed(reason));
     }
 
@@ -198,36 +200,34 @@ impl Session<'_> {
             _ if id == head => published,
             _ => current.started,
         };
-        self.member.at = Some(id);
         self.memory.remembered.reported = Some(current.header.number());
-        self.member.refused = None;
-        self.memory.refused = None;
+        self.memory.standing.refuse(None);
         self.at = Some(current.header.clone());
         if current.sync && current.pack.is_none() {
-            self.settled();
+            self.memory.standing.settle();
         }
         let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.lane.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });
     }
 
     fn refused(&mut self, current: &Current, reason: &str, cause: Option<Cause>) {
-        self.member.refused = Some(current.header.id());
-        self.memory.refused = self.member.refused;
-        self.memory.passes = cause.is_some();
-        self.memory.settles = cause.is_some() && current.pack.is_none() && current.sync;
+        let until = match (cause, &current.pack) {
+            (None, _) => Until::Sync,
+            (Some(_), None) if current.sync => Until::PassedInSync,
+            (Some(_), _) => Until::Passed,
+        };
         self.end_sync();
+        self.memory.standing.refuse(Some(Refusal { revision: current.header.id(), until }));
         let reason = cut(reason, REASON);
         self.lane.see(Observation::Refused { revision: current.header.number(), reason, cause });
     }
 
     /// What stood in the way of a revision is gone, it says: that is offered again.
     fn again(&mut self, again: &v1::Again) {
-        let refused = self.member.refused.filter(|refused| again.revision.as_ref() == refused.0.as_bytes());
-        if refused.is_some() {
+        let refused = self.memory.standing.refused();
+        if refused.is_some_and(|refused| again.revision.as_ref() == refused.revision.0.as_bytes()) {
             tracing::debug!("what stood in the way there is gone: offered again");
-            self.memory.try_again();
-            self.member.refused = self.memory.refused;
-            self.member.sync = self.memory.sync;
+            self.memory.standing.try_again();
         }
     }
 }
