@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`rollout`], [`plan`],
-//! [`glob`], [`recognition`], [`takeover`], [`balancer::rules`].
+//! [`lane::Session`], [`glob`], [`recognition`], [`takeover`], [`balancer::rules`].
 
 // People read what `agent/src/output.rs` writes, and the log.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -32,7 +32,7 @@ pub mod group;
 pub mod halt;
 mod head;
 mod inside;
-mod lane;
+pub mod lane;
 mod lanes;
 mod links;
 pub mod lost;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bellwether_proto::{hash::Hash, revision::RevisionId};
-use bellwether_store::history::{History, Route, Stored};
+use bellwether_store::history::History;
+pub use bellwether_store::history::{Route, Stored};
 
 use crate::rollout::{Due, Target};
 

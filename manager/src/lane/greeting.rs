@@ -66,9 +66,7 @@ impl Lane {
                 let reason = format!(
                     "{name} is kept out: its state went back (restored from a backup, or a copy of another machine): {why}"
                 );
-                memory.standing.fail(reason.clone());
-                memory.fence = Some(reason);
-                memory.remembered.reported = None;
+                memory.keep_out(reason);
             }
             Recognised::Halted(proof) => return Err(self.halted(proof)),
         }
