@@ -125,13 +125,13 @@ impl Lanes {
     }
 
     fn ask(&self, servers: &[ServerName], control: Control) -> Vec<ServerName> {
-        let to = self.shared.head.borrow().stored.header.number();
         let meant = self.running.iter().filter(|(name, _)| servers.is_empty() || servers.contains(name));
         // A lane that has so many requests waiting will do what is asked anyway.
         let told = meant.map(|(name, lane)| {
             let _ = lane.control.try_send(control);
             if matches!(control, Control::Sync { .. }) {
                 // Seen at once, so that nobody who asked takes the state from before for the end of it.
+                let to = self.shared.target(name).number;
                 self.shared.see(Event::Server(name.clone(), Observation::Started { sync: true, to }));
             }
             name.clone()

@@ -9,8 +9,8 @@
 //!                     └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
 //! ```
 //!
-//! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`plan`], [`glob`],
-//! [`recognition`], [`takeover`], [`balancer::rules`].
+//! Rules are in modules of their own, without I/O: [`group`], [`roles`], [`tokens`], [`quiet`], [`safety`], [`rollout`], [`plan`],
+//! [`lane::Session`], [`glob`], [`recognition`], [`takeover`], [`balancer::rules`].
 
 // People read what `agent/src/output.rs` writes, and the log.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -32,7 +32,7 @@ pub mod group;
 pub mod halt;
 mod head;
 mod inside;
-mod lane;
+pub mod lane;
 mod lanes;
 mod links;
 pub mod lost;
@@ -48,6 +48,7 @@ mod read;
 pub mod rebuild;
 pub mod recognition;
 pub mod roles;
+pub mod rollout;
 pub mod safety;
 mod sessions;
 mod shared;

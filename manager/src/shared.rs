@@ -40,6 +40,7 @@ use crate::{
     preview::Previews,
     procedure::Board,
     reached::ReachedServers,
+    rollout::{self, Order, Target},
     safety::Guard,
     sessions::Sessions,
 };
@@ -254,6 +255,12 @@ impl Shared {
             handing: std::sync::Mutex::default(),
             editing: Arc::default(),
         }
+    }
+
+    /// What that server is to hold now.
+    pub(crate) fn target(&self, server: &ServerName) -> Target {
+        let order = if self.board.holds(server) { Order::Later } else { Order::Now };
+        rollout::target(&self.head.borrow().stored.header, order, &self.record.borrow().record().policy)
     }
 
     /// Tells the monitor. Where nobody listens any more, this process is stopping.

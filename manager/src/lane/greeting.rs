@@ -66,10 +66,7 @@ impl Lane {
                 let reason = format!(
                     "{name} is kept out: its state went back (restored from a backup, or a copy of another machine): {why}"
                 );
-                memory.fault = Some(reason.clone());
-                memory.fence = Some(reason);
-                memory.sync = false;
-                memory.remembered.reported = None;
+                memory.keep_out(reason);
             }
             Recognised::Halted(proof) => return Err(self.halted(proof)),
         }

@@ -3,11 +3,15 @@
 //! It watches the head and the record, takes requests over its control channel, and sends what it sees to the
 //! monitor. Nothing it does waits for another lane, and none waits for it; it is aborted at once when its server leaves
 //! the group. It keeps nothing durable: a member says itself where it is, every time it is reached.
+//!
+//! What a lane does over one connection is the machine in `session`, without I/O; `stream` carries its bytes.
 
 mod allowance;
 mod greeting;
 mod outbox;
+mod reading;
 mod session;
+mod stream;
 pub(crate) mod view;
 mod watchdog;
 
@@ -24,7 +28,6 @@ use bellwether_proto::{
     name::ServerName,
     protocol::{self, Side},
     record::{Role, Server, refusal},
-    revision::RevisionId,
     status::{Event, Observation},
     ticket::Ticket,
     v1,
@@ -40,10 +43,12 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+pub use outbox::Outgoing;
+pub use session::{Ends, Facts, Input, Look, Now, Output, Session};
 pub use watchdog::Deadlines;
 
 use self::view::{Phase, View};
-use crate::{backoff::Backoff, recognition::Remembered, sessions::Opened, shared::Shared};
+use crate::{backoff::Backoff, plan::Standing, recognition::Remembered, sessions::Opened, shared::Shared};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;
@@ -54,7 +59,7 @@ const DIAL_HEARD: Duration = Duration::from_millis(20);
 
 /// What is asked of a lane.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Control {
+pub enum Control {
     /// Bring it to the head whatever its state; hash every byte first.
     Sync {
         /// Hash every byte.
@@ -73,43 +78,34 @@ pub(crate) enum Control {
 
 /// What outlives a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// It has just become a member, and was not reached yet.
     anew: bool,
-    /// A sync was asked for and has not ended.
-    sync: bool,
+    /// What it takes.
+    pub standing: Standing,
     /// A verification was asked for and not sent yet.
     verify: Option<bool>,
-    /// Why it failed, by its own word or ours: until a sync has ended well, whatever it says the next time (W8).
-    fault: Option<String>,
-    /// What the member refused.
-    refused: Option<RevisionId>,
-    /// What stood in the way of that may pass: it is offered again when the member asks, or is reached anew.
-    passes: bool,
-    /// That was a sync to the revision that it holds, which then goes on.
-    settles: bool,
     /// The tickets that it was given.
     opened: Option<Opened>,
     /// What it has said of itself.
-    remembered: Remembered,
+    pub remembered: Remembered,
     /// Its state went back, and it has not been told yet.
     fence: Option<String>,
 }
 
 impl Memory {
-    /// What the member refused is offered again, where that may pass; a sync that was refused goes on.
-    fn try_again(&mut self) {
-        if self.passes {
-            self.refused = None;
-            self.sync |= std::mem::take(&mut self.settles);
-        }
+    /// Its state went back: it is kept out until a sync, and is told so.
+    pub fn keep_out(&mut self, why: String) {
+        self.standing.fail(why.clone());
+        self.fence = Some(why);
+        self.remembered.reported = None;
     }
 
-    fn note(&mut self, control: Control) {
+    /// What is asked of the lane, for the next connection.
+    pub fn note(&mut self, control: Control) {
         match control {
             Control::Sync { full } => {
-                self.sync = true;
-                self.refused = None;
+                self.standing.ask();
                 self.verify = if full { Some(true) } else { self.verify };
             }
             Control::Heard | Control::Probe => {}
@@ -127,7 +123,7 @@ struct Link {
 
 /// Why a connection ended.
 #[derive(Debug)]
-enum End {
+pub enum End {
     /// It was lost, or the manager stops.
     Lost(String),
     /// The member broke a rule.
@@ -160,7 +156,7 @@ impl Lane {
             self.view.set(Phase::Dialling);
             tracing::debug!(address = self.server.address, "dialling");
             let why = match self.connect(&mut memory).await {
-                Ok(link) => match session::run(&self, link, &mut control, &mut memory).await {
+                Ok(link) => match stream::run(&self, link, &mut control, &mut memory).await {
                     End::Lost(why) => {
                         backoff.reset();
                         why

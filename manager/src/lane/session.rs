@@ -1,4 +1,6 @@
-//! One connection of a lane, from the hellos to its end: plans and sends; what the member says is taken in `heard`.
+//! One connection of a lane, from the member's hello to its end, as a machine without I/O: what happens comes in as
+//! [`Input`]s, what is to be done goes out as [`Output`]s, and what is to be sent as [`Outgoing`]s. `stream` carries the bytes
+//! for it; the simulation of whole farms drives the same machine. What the member says is taken in `heard`.
 
 mod heard;
 
@@ -9,333 +11,507 @@ use std::{
 
 use bellwether_proto::{
     hash::Hash,
+    key::PublicKey,
+    name::ServerName,
     record::{SignedRecord, Version},
-    revision::{Epoch, Number, RevisionId, SignedHeader},
+    revision::{Epoch, RevisionId, SignedHeader},
     status::Observation,
     v1,
 };
-use bellwether_store::{
-    clock::now_ms,
-    history::{Route, Stored},
-};
-use tokio::sync::mpsc;
-use tracing::{Instrument, Span};
+use bellwether_store::history::Stored;
+use tracing::Span;
 
 use self::heard::REASON;
 use super::{
-    Control, End, Lane, Link, Memory, allowance::Allowance, cut, outbox::Outbox, program, view::Phase,
+    Control, Deadlines, End, Memory,
+    allowance::Allowance,
+    cut,
+    outbox::{Outbox, Outgoing},
+    program,
+    view::{InFlight, Phase},
     watchdog::Watchdog,
 };
 use crate::{
-    plan::{Member, Sending, Step, Wait, plan},
+    plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, Ways, plan, soon},
     procedure::SignedDocument,
+    rollout::{self, Order, Target},
 };
 
-/// How long a newcomer waits for a base of the head.
+/// How long a newcomer waits for a base of the target.
 const NEWCOMER: Duration = Duration::from_secs(3);
-/// How long a server that is no member any more may take to hear it.
-const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What the member is at: a pack, or (without one) to settle at the revision that it holds.
+/// The time by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// The one that never goes back.
+    pub at: Instant,
+    /// Milliseconds since 1970.
+    pub ms: u64,
+}
+
+/// The two ends of a connection, and how long this one waits.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// The member.
+    pub server: ServerName,
+    /// This manager's key.
+    pub manager: PublicKey,
+    /// How long the member is waited for.
+    pub deadlines: Deadlines,
+}
+
+/// What holds for all members.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The group record in force.
+    pub record: Arc<SignedRecord>,
+    /// The newest revision, durable here (invariant 3).
+    pub head: Arc<Stored>,
+    /// When the publish began that made it.
+    pub published: Instant,
+    /// The progress of procedures.
+    pub procedures: Option<Arc<SignedDocument>>,
+    /// Whether these hold the member back.
+    pub order: Order,
+}
+
+/// What happens.
+#[derive(Debug)]
+pub enum Input {
+    /// Another group record is in force.
+    Record(Arc<SignedRecord>),
+    /// There is a newer revision, or a base of the same one; and when its publish began.
+    Head(Arc<Stored>, Instant),
+    /// The procedures have gone on; and whether they hold the member back.
+    Procedures(Option<Arc<SignedDocument>>, Order),
+    /// Somebody asks for something.
+    Asked(Control),
+    /// The member says something.
+    Heard(v1::Up),
+    /// Another keepalive is due.
+    Tick,
+    /// The answer to [`Output::Plan`].
+    Planned(Step),
+    /// The answer to [`Output::Find`]: none, if the history does not have it.
+    Found(Option<SignedHeader>),
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// The monitor is told.
+    See(Observation),
+    /// The table of reached servers is told what the member has taken, by its answer to that keepalive.
+    Answered {
+        /// The keepalive.
+        beat: u64,
+        /// The record that is new to it.
+        record: Option<Version>,
+        /// The document of procedures that is new to it.
+        procedures: Option<(Epoch, u64)>,
+    },
+    /// The history is asked what comes next. Its answer is the next input.
+    Plan(Look),
+    /// The history is asked for a revision. Its answer is the next input.
+    Find(RevisionId),
+    /// A base of the target is asked of the publisher.
+    WantBase,
+    /// A pack is about to be offered: its bytes are to be at hand.
+    Open(Arc<Stored>),
+}
+
+/// A look at the history.
+#[derive(Debug)]
+pub struct Look {
+    member: Member,
+    target: Target,
+    newcomer: Newcomer,
+}
+
+impl Look {
+    /// What to do next.
+    pub fn plan(&self, ways: &impl Ways) -> Step {
+        plan(&self.member, &self.target, self.newcomer, ways)
+    }
+}
+
+/// What is under way.
+enum Work {
+    Idle,
+    /// The history is asked what comes next.
+    Planning,
+    /// The history is asked for the revision of this report.
+    Finding(v1::Report),
+    /// The member takes a revision.
+    Taking(Box<Current>),
+}
+
+/// A revision that the member takes.
 struct Current {
     header: SignedHeader,
-    pack: Option<Arc<Stored>>,
+    way: Way,
     started: Instant,
-    sync: bool,
     /// Of the log's lines about it.
     span: Span,
 }
 
+/// How a member takes a revision.
+enum Way {
+    /// It brings its sets to the revision that it holds.
+    Settle,
+    /// As one change.
+    Update(Arc<Stored>),
+    /// On its way from anything to the target.
+    Sync(Arc<Stored>),
+    /// It was offered over an earlier connection.
+    Earlier,
+}
+
 impl Current {
-    fn new(header: SignedHeader, pack: Option<Arc<Stored>>, sync: bool) -> Self {
+    fn new(header: SignedHeader, way: Way, started: Instant) -> Self {
         let span = tracing::error_span!("revision", revision = %header.number());
-        Self { header, pack, started: Instant::now(), sync, span }
+        Self { header, way, started, span }
+    }
+
+    fn pack(&self) -> Option<&Arc<Stored>> {
+        match &self.way {
+            Way::Update(pack) | Way::Sync(pack) => Some(pack),
+            Way::Settle | Way::Earlier => None,
+        }
+    }
+
+    fn is_sync(&self) -> bool {
+        match self.way {
+            Way::Settle | Way::Sync(_) => true,
+            Way::Update(_) | Way::Earlier => false,
+        }
     }
 }
 
-struct Session<'a> {
-    lane: &'a Lane,
-    memory: &'a mut Memory,
-    member: Member,
+/// How the member is brought to the target.
+#[derive(Clone, Copy)]
+enum Run {
+    /// By single changes.
+    Updates,
+    /// By a sync.
+    Sync { since: Instant },
+}
+
+/// Whether a base was asked of the publisher.
+#[derive(Clone, Copy)]
+enum Base {
+    Unasked,
+    /// The first time then, the last time of that target.
+    Asked {
+        target: RevisionId,
+        since: Instant,
+    },
+}
+
+/// What the member was told, and whether it has said so. Messages are taken in order: its answer to the keepalive that follows
+/// says that it has it.
+#[derive(Clone, Copy)]
+enum Told<T> {
+    Nothing,
+    Sent { beat: u64, what: T },
+    Taken(T),
+}
+
+impl<T: Copy + PartialEq> Told<T> {
+    fn is(&self, new: T) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Sent { what, .. } | Self::Taken(what) => *what == new,
+        }
+    }
+
+    /// What the answer to the keepalive `answer`, not later than `newest`, says that it has taken.
+    fn answered(&mut self, answer: u64, newest: u64) -> Option<T> {
+        match *self {
+            Self::Sent { beat, what } if (beat..=newest).contains(&answer) => {
+                *self = Self::Taken(what);
+                Some(what)
+            }
+            Self::Nothing | Self::Sent { .. } | Self::Taken(_) => None,
+        }
+    }
+}
+
+/// A connection to a member that has said hello.
+pub struct Session {
+    ends: Ends,
+    facts: Facts,
+    memory: Memory,
     /// The revision that it holds.
     at: Option<SignedHeader>,
+    /// A pack that was interrupted, and how many bytes of it the member keeps.
+    partial: Option<(Hash, u64)>,
+    edits: Edits,
     outbox: Outbox,
-    current: Option<Current>,
-    /// When the running sync began.
-    syncing: Option<Instant>,
-    /// A base was asked of the publisher for this head.
-    base_for: Option<RevisionId>,
-    /// When a base was first asked for.
-    base_asked: Option<Instant>,
-    /// The keepalive that follows the newest record, and that record's version: messages are taken in order, so its answer
-    /// says that the record was taken.
-    record: Option<(u64, Version)>,
-    /// The same for the newest document of procedures.
-    procedures: Option<(u64, (Epoch, u64))>,
-    /// The newest document of procedures that was sent.
-    told: Option<(Epoch, u64)>,
+    outputs: Vec<Output>,
+    work: Work,
+    run: Run,
+    base: Base,
+    record: Told<Version>,
+    procedures: Told<(Epoch, u64)>,
     /// The newest keepalive; each is greater than the one before.
     beat: u64,
     dog: Watchdog,
     allowance: Allowance,
+    /// When the monitor was last told of lesser news.
     news: Option<Instant>,
     /// What was last decided where nothing is sent, so that the log has it once.
     decided: &'static str,
 }
 
-/// The server is in the table of those that are reached; dropped with the lane, too, when that is aborted.
-struct Reached<'a>(&'a Lane);
-
-impl<'a> Reached<'a> {
-    fn begin(lane: &'a Lane, incarnation: u64) -> Self {
-        lane.shared.reached.send_modify(|reached| reached.begin(lane.server.name.clone(), incarnation));
-        Self(lane)
-    }
-}
-
-impl Drop for Reached<'_> {
-    fn drop(&mut self) {
-        self.0.shared.reached.send_modify(|reached| reached.end(&self.0.server.name));
-    }
-}
-
-/// Runs the connection; returns why it ended.
-pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> End {
-    let _reached = Reached::begin(lane, link.hello.incarnation);
-    let mut session = Session::new(lane, memory, &link.hello);
-    match session.talk(link, control).await {
-        Ok(never) => match never {},
-        Err(end) => end,
-    }
-}
-
-impl<'a> Session<'a> {
-    fn new(lane: &'a Lane, memory: &'a mut Memory, hello: &v1::UpHello) -> Self {
-        let group = lane.shared.record.borrow().record().group;
+impl Session {
+    /// The member has said hello. What is known of it comes back by [`Session::end`].
+    pub fn begin(ends: Ends, facts: Facts, memory: Memory, hello: &v1::UpHello, now: Now) -> (Self, Vec<Output>) {
+        let group = facts.record.record().group;
         let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
         let at = at.filter(|at| at.header().group == group);
-        let partial = Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes));
-        let said = hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON));
-        let fault = said.or_else(|| memory.fault.clone());
-        // One that holds nothing gets a base in any case, unless it is in error; and propagation may be held.
-        let paused = lane.shared.record.borrow().record().policy.paused;
-        if std::mem::take(&mut memory.anew) && !paused && at.is_some() {
-            memory.sync = true;
-        }
-        memory.try_again();
-        let member = Member {
-            at: at.as_ref().map(SignedHeader::id),
-            fault: fault.is_some(),
-            partial,
-            refused: memory.refused,
-            sync: memory.sync,
-            forked: false,
-            settled: false,
-            held: hello.drift.as_ref().is_some_and(|drift| drift.held || !drift.away.is_empty()),
-            waits: false,
-        };
-        let program = program(hello);
-        let fence = memory.fence.take();
-        let at = at.filter(|_| fence.is_none());
-        let member = Member { at: at.as_ref().map(SignedHeader::id), ..member };
-        lane.see(Observation::Reached { program, at: at.as_ref().map(SignedHeader::number), fault });
-        if memory.sync {
-            // It waits for its sync: nobody may take what it has for the end of it.
-            lane.see(Observation::Started { sync: true, to: lane.shared.head.borrow().stored.header.number() });
-        }
-        let dog = Watchdog::new(lane.shared.timings.deadlines, Instant::now());
+        let (dog, allowance) = (Watchdog::new(ends.deadlines, now.at), Allowance::new(now.at));
         let mut session = Self {
-            lane,
+            ends,
+            facts,
             memory,
-            member,
             at,
+            partial: Hash::try_from(hello.partial.as_ref()).ok().map(|pack| (pack, hello.partial_bytes)),
+            edits: Edits::Free,
             outbox: Outbox::default(),
-            current: None,
-            syncing: None,
-            base_for: None,
-            base_asked: None,
-            record: None,
-            procedures: None,
-            told: None,
+            outputs: Vec::new(),
+            work: Work::Idle,
+            run: Run::Updates,
+            base: Base::Unasked,
+            record: Told::Nothing,
+            procedures: Told::Nothing,
             beat: 0,
             dog,
-            allowance: Allowance::new(Instant::now()),
+            allowance,
             news: None,
             decided: "",
         };
-        session.outbox.fence = fence.map(|reason| v1::Fence { reason });
-        if let Some(drift) = &hello.drift {
-            session.drift(drift);
-        }
-        session
-    }
-
-    async fn talk(
-        &mut self,
-        link: Link,
-        control: &mut mpsc::Receiver<Control>,
-    ) -> Result<std::convert::Infallible, End> {
-        let Link { down, mut up, hello: _ } = link;
-        let shared = self.lane.shared.clone();
-        let (mut head, mut record) = (shared.head.subscribe(), shared.record.subscribe());
+        session.reached(hello);
         // What the hello carried may be old by now.
-        self.outbox.head = Some(head.borrow_and_update().stored.header.to_wire());
-        self.send_record(&record.borrow_and_update());
-        let mut procedures = shared.board.follow();
-        self.send_procedures(procedures.borrow_and_update().as_deref());
-        let mut tick = tokio::time::interval(shared.timings.keepalive);
-        loop {
-            if !self.lane.is_member() {
-                return Err(self.farewell(&down, &mut up).await);
-            }
-            self.steps().await?;
-            self.show();
-            if self.outbox.is_empty() {
-                self.dog.went(Instant::now(), 0);
-            }
-            let pause = self.allowance.pause(Instant::now());
-            // Every branch here may be cancelled: a permit that is not used is given back, messages stay in the stream.
-            tokio::select! {
-                permit = down.reserve(), if !self.outbox.is_empty() => {
-                    let permit = permit.map_err(|_| "it closed the connection".to_owned())?;
-                    let span = self.span();
-                    if let Some(message) = self.outbox.next(&shared).instrument(span).await? {
-                        self.dog.went(Instant::now(), size_of(&message));
-                        permit.send(v1::Down { message: Some(message) });
-                    }
-                }
-                message = up.message(), if pause.is_none() => match message.map_err(|status| self.lane.turned_away(&status))? {
-                    None => return Err(End::Lost("it closed the connection".to_owned())),
-                    Some(v1::Up { message: None }) => self.allowance.spend(Instant::now()),
-                    Some(v1::Up { message: Some(message) }) => {
-                        let span = self.span();
-                        self.hear(message).instrument(span).await.map_err(End::Breach)?;
-                    }
-                },
-                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
-                changed = head.changed() => {
-                    changed.map_err(|_| "the manager stops".to_owned())?;
-                    self.outbox.head = Some(head.borrow_and_update().stored.header.to_wire());
-                }
-                changed = record.changed() => {
-                    changed.map_err(|_| "the manager stops".to_owned())?;
-                    self.send_record(&record.borrow_and_update());
-                    // It may be a candidate by now.
-                    self.send_procedures(procedures.borrow_and_update().as_deref());
-                }
-                // Never an error: what is shared holds the board.
-                _ = procedures.changed() => self.send_procedures(procedures.borrow_and_update().as_deref()),
-                asked = control.recv() => {
-                    let asked = asked.ok_or_else(|| "the manager stops".to_owned())?;
-                    tracing::debug!(?asked, "asked");
-                    if matches!(asked, Control::Probe) {
-                        self.beat();
-                    }
-                    self.memory.note(asked);
-                    self.member.sync = self.memory.sync;
-                    self.member.refused = self.memory.refused;
-                }
-                _ = tick.tick() => {
-                    let working = self.current.as_ref().map(|current| current.pack.as_ref().map_or(0, |pack| pack.size));
-                    if let Some(why) = self.dog.bites(Instant::now(), working) {
-                        return Err(End::Lost(why));
-                    }
-                    self.beat();
-                }
-            }
+        session.outbox.head = Some(session.facts.head.header.to_wire());
+        session.send_record(now);
+        session.send_procedures(now);
+        session.steps(now);
+        let outputs = std::mem::take(&mut session.outputs);
+        (session, outputs)
+    }
+
+    fn reached(&mut self, hello: &v1::UpHello) {
+        self.memory.standing.reached(hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON)));
+        // One that holds nothing gets a base in any case, unless it is in error; and propagation may be held.
+        let paused = self.facts.record.record().policy.paused;
+        if std::mem::take(&mut self.memory.anew) && !paused && self.at.is_some() {
+            self.memory.standing.ask();
+        }
+        let fence = self.memory.fence.take();
+        self.at = self.at.take().filter(|_| fence.is_none());
+        self.outbox.fence = fence.map(|reason| v1::Fence { reason });
+        let (program, fault) = (program(hello), self.memory.standing.fault().map(str::to_owned));
+        self.see(Observation::Reached { program, at: self.at.as_ref().map(SignedHeader::number), fault });
+        if self.memory.standing.is_sync() {
+            // It waits for its sync: nobody may take what it has for the end of it.
+            let to = self.target().number;
+            self.see(Observation::Started { sync: true, to });
+        }
+        if let Some(drift) = &hello.drift {
+            self.drift(drift);
         }
     }
 
-    /// The last word to a server that is no member any more: the record that says so. Whatever else was to be sent is not.
-    async fn farewell(&self, down: &mpsc::Sender<v1::Down>, up: &mut tonic::Streaming<v1::Up>) -> End {
-        let record = self.lane.shared.record.borrow().to_wire();
-        let told = async {
-            if down.send(v1::Down { message: Some(v1::down::Message::Record(record)) }).await.is_ok() {
-                // It ends the stream when it has taken the record.
-                while let Ok(Some(_)) = up.message().await {}
+    /// Takes what happens, and says what is to be done.
+    ///
+    /// # Errors
+    /// Why the connection is to end.
+    pub fn handle(&mut self, now: Now, input: Input) -> Result<Vec<Output>, End> {
+        match input {
+            Input::Record(record) => {
+                self.facts.record = record;
+                self.send_record(now);
+                // It may be a candidate by now.
+                self.send_procedures(now);
             }
-        };
-        // Late: it learns it at its next call.
-        let _ = tokio::time::timeout(FAREWELL, told).await;
-        End::Lost("it is no member any more".to_owned())
+            Input::Head(head, published) => {
+                self.outbox.head = Some(head.header.to_wire());
+                (self.facts.head, self.facts.published) = (head, published);
+            }
+            Input::Procedures(procedures, order) => {
+                (self.facts.procedures, self.facts.order) = (procedures, order);
+                self.send_procedures(now);
+            }
+            Input::Asked(asked) => {
+                if matches!(asked, Control::Probe) {
+                    self.beat(now);
+                }
+                self.memory.note(asked);
+            }
+            Input::Heard(up) => self.span().in_scope(|| self.hear(now, up)).map_err(End::Breach)?,
+            Input::Tick => {
+                let working = match &self.work {
+                    Work::Taking(current) => Some(current.pack().map_or(0, |pack| pack.size)),
+                    Work::Idle | Work::Planning | Work::Finding(_) => None,
+                };
+                if let Some(why) = self.dog.bites(now.at, working) {
+                    return Err(End::Lost(why));
+                }
+                self.beat(now);
+            }
+            // What it decides stays so until something else happens.
+            Input::Planned(step) => return Ok(self.planned(step, now)),
+            Input::Found(header) => self.found(now, header).map_err(End::Breach)?,
+        }
+        self.steps(now);
+        Ok(std::mem::take(&mut self.outputs))
     }
 
-    fn send_record(&mut self, record: &SignedRecord) {
-        self.outbox.record = Some(record.to_wire());
-        self.beat();
-        self.record = Some((self.beat, record.record().version));
+    /// Whether there is anything to send.
+    pub fn has_mail(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// What is sent next. It is not to be lost.
+    pub fn next_mail(&mut self) -> Option<Outgoing> {
+        self.outbox.next()
+    }
+
+    /// Of the chunks that were to be read for the member these are left; `look`: how many to look for then.
+    pub fn supplied(&mut self, rest: std::collections::VecDeque<Hash>, look: usize) {
+        self.outbox.supplied(rest, look);
+    }
+
+    /// A message with so many bytes of packs went.
+    pub fn went(&mut self, now: Now, bytes: u64) {
+        self.dog.went(now.at, bytes);
+    }
+
+    /// For how long nothing more is heard of the member.
+    pub fn pause(&self, now: Now) -> Option<Duration> {
+        self.allowance.pause(now.at)
+    }
+
+    /// The connection has ended: what outlives it.
+    pub fn end(self) -> Memory {
+        self.memory
+    }
+
+    /// The revision that the member holds.
+    pub fn at(&self) -> Option<&SignedHeader> {
+        self.at.as_ref()
+    }
+
+    /// What is known of the member beside that.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The same, to be changed.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// What it is at, and what is to be sent of it.
+    pub fn phase(&self) -> (Phase, Option<&SignedHeader>, Option<InFlight>) {
+        let Work::Taking(current) = &self.work else { return (Phase::Idle, None, None) };
+        let phase = if current.is_sync() { Phase::Syncing } else { Phase::Updating };
+        (phase, Some(&current.header), current.pack().map(|pack| self.outbox.in_flight(pack.size)))
+    }
+
+    /// The span of what is under way; none: the lane's own.
+    pub fn span(&self) -> Span {
+        match &self.work {
+            Work::Taking(current) => current.span.clone(),
+            Work::Idle | Work::Planning | Work::Finding(_) => Span::none(),
+        }
+    }
+
+    fn see(&mut self, observation: Observation) {
+        self.outputs.push(Output::See(observation));
+    }
+
+    fn target(&self) -> Target {
+        rollout::target(&self.facts.head.header, self.facts.order, &self.facts.record.record().policy)
+    }
+
+    fn send_record(&mut self, now: Now) {
+        self.outbox.record = Some(self.facts.record.to_wire());
+        self.beat(now);
+        self.record = Told::Sent { beat: self.beat, what: self.facts.record.record().version };
     }
 
     /// To a candidate, what this manager has signed.
-    fn send_procedures(&mut self, held: Option<&SignedDocument>) {
-        let record = self.lane.shared.record.borrow().clone();
-        let record = record.record();
-        let candidate = record.server(&self.lane.server.name).is_some_and(|server| server.candidate);
-        let current = |held: &&SignedDocument| {
-            held.said_by(&self.lane.shared.key.public(), record.group, record.version.epoch).is_ok()
-        };
-        let new = |held: &&SignedDocument| self.told != Some(held.document().version);
-        if let Some(held) = held.filter(|_| candidate).filter(current).filter(new) {
-            self.told = Some(held.document().version);
+    fn send_procedures(&mut self, now: Now) {
+        let (record, Some(held)) = (self.facts.record.record(), &self.facts.procedures) else { return };
+        let candidate = record.server(&self.ends.server).is_some_and(|server| server.candidate);
+        let current = held.said_by(&self.ends.manager, record.group, record.version.epoch).is_ok();
+        let version = held.document().version;
+        if candidate && current && !self.procedures.is(version) {
             self.outbox.procedures = Some(held.to_wire());
-            self.beat();
-            self.procedures = Some((self.beat, held.document().version));
+            self.beat(now);
+            self.procedures = Told::Sent { beat: self.beat, what: version };
         }
     }
 
-    fn beat(&mut self) {
-        self.beat = now_ms().max(self.beat + 1);
+    fn beat(&mut self, now: Now) {
+        self.beat = now.ms.max(self.beat + 1);
         self.outbox.keepalive = Some(v1::Keepalive { time_ms: self.beat });
     }
 
-    /// Writes what the lane is at, for those who look into this manager.
-    fn show(&self) {
-        let phase = match &self.current {
-            None => Phase::Idle,
-            Some(current) if current.sync => Phase::Syncing,
-            Some(_) => Phase::Updating,
-        };
-        let to = self.current.as_ref().map(|current| current.header.number());
-        let pack = self.current.as_ref().and_then(|current| current.pack.as_ref());
-        let in_flight = pack.map(|pack| self.outbox.in_flight(pack.size));
-        self.lane.view.show(phase, self.at.as_ref().map(SignedHeader::number), to, in_flight);
-    }
-
     /// Plans, where nothing is under way.
-    async fn steps(&mut self) -> Result<(), String> {
+    fn steps(&mut self, now: Now) {
         if let Some(full) = self.memory.verify.take() {
             self.outbox.verify = Some(v1::Verify { full });
         }
-        if self.current.is_some() {
-            return Ok(());
+        if matches!(self.work, Work::Idle) {
+            let member = Member {
+                at: self.at.as_ref().map(SignedHeader::id),
+                partial: self.partial,
+                standing: self.memory.standing.clone(),
+                edits: self.edits,
+            };
+            let target = self.target();
+            match soon(&member, &target, &self.facts.head) {
+                Some(step) => self.step(step, now),
+                None => self.look(member, target, now),
+            }
         }
-        let (head, number) = {
-            let head = self.lane.shared.head.borrow();
-            (head.id(), head.stored.header.number())
+        if self.outbox.is_empty() {
+            self.dog.went(now.at, 0);
+        }
+    }
+
+    fn planned(&mut self, step: Step, now: Now) -> Vec<Output> {
+        if matches!(self.work, Work::Planning) {
+            self.work = Work::Idle;
+            self.step(step, now);
+        }
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn look(&mut self, member: Member, target: Target, now: Now) {
+        let newcomer = match self.base {
+            Base::Asked { since, .. } if now.at.saturating_duration_since(since) >= NEWCOMER => Newcomer::GoesOn,
+            Base::Asked { .. } | Base::Unasked => Newcomer::Waits,
         };
-        let step = self.plan(head).await?;
+        self.work = Work::Planning;
+        self.outputs.push(Output::Plan(Look { member, target, newcomer }));
+    }
+
+    fn step(&mut self, step: Step, now: Now) {
         self.tell(&step);
         match step {
             Step::Nothing => self.end_sync(),
             Step::Wait(_) => {}
-            Step::NeedBase if self.base_for == Some(head) => {}
-            Step::NeedBase => {
-                self.base_for = Some(head);
-                self.base_asked.get_or_insert_with(Instant::now);
-                self.lane.shared.base_wanted.notify_one();
-            }
-            Step::Settle => self.settle(number),
-            Step::Send(sending) => self.send(sending, number).await?,
+            Step::NeedBase => self.need_base(now),
+            Step::Settle => self.settle(now),
+            Step::Send(sending) => self.send(sending, now),
         }
-        Ok(())
     }
 
-    /// The span of what is under way; none: the lane's own.
-    fn span(&self) -> Span {
-        self.current.as_ref().map_or_else(Span::none, |current| current.span.clone())
-    }
-
-    /// Says what was decided, once while it stays so; [`Session::begin`] says what is sent.
+    /// Says what was decided, once while it stays so; [`Session::take`] says what is sent.
     fn tell(&mut self, step: &Step) {
         let decided = match step {
             Step::Nothing => "it is at the head",
@@ -354,95 +530,69 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn plan(&self, head: RevisionId) -> Result<Step, String> {
-        let shared = &self.lane.shared;
-        let paused = shared.record.borrow().record().policy.paused || shared.board.holds(&self.lane.server.name);
-        let newest = shared.head.borrow().stored.clone();
-        // One behind, the case that must be quick, needs no look at the history.
-        let next = self.member.at.is_some() && self.member.at == newest.header.header().parent;
-        if next && !newest.base && newest.header.id() == head && self.member.refused.is_none() {
-            return Ok(plan(&self.member, head, paused, |_| Route::Packs(vec![newest.clone()])));
-        }
-        if !self.member.sync && (self.member.fault || self.member.at == Some(head)) {
-            return Ok(plan(&self.member, head, paused, |_| Route::Nothing));
-        }
-        let waits = self.base_asked.is_none_or(|asked| asked.elapsed() < NEWCOMER);
-        let (member, history) = (Member { waits, ..self.member.clone() }, shared.history.clone());
-        let plan = move || {
-            let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let forked = member.at.is_some_and(|at| !history.leads_from(at));
-            plan(&Member { forked, ..member }, head, paused, |from| history.route(from))
+    fn need_base(&mut self, now: Now) {
+        let new = self.target().revision;
+        let since = match self.base {
+            Base::Asked { target, .. } if target == new => return,
+            Base::Asked { since, .. } => since,
+            Base::Unasked => now.at,
         };
-        tokio::task::spawn_blocking(plan).await.map_err(|e| e.to_string())
+        self.base = Base::Asked { target: new, since };
+        self.outputs.push(Output::WantBase);
     }
 
     /// The member is to bring its sets to the revision that it holds, and reports. What is newer follows after that: an
     /// offer would interrupt it.
-    fn settle(&mut self, to: Number) {
+    fn settle(&mut self, now: Now) {
         let Some(header) = self.at.clone() else { return };
-        self.outbox.sync = Some(v1::Sync { request: now_ms() });
-        self.begin(Current::new(header, None, true), to);
+        self.outbox.sync = Some(v1::Sync { request: now.ms });
+        self.take(Current::new(header, Way::Settle, now.at));
     }
 
-    async fn send(&mut self, sending: Sending, head: Number) -> Result<(), String> {
-        let Sending { pack, from, to, sync, forked } = sending;
-        let sync = sync || self.syncing.is_some();
-        if self.member.sync && self.member.at.is_none() && !self.member.settled {
+    fn send(&mut self, sending: Sending, now: Now) {
+        let sync = sending.sync || matches!(self.run, Run::Sync { .. });
+        if matches!(self.memory.standing, Standing::Asked { .. }) && self.at.is_none() {
             // It holds nothing to settle: this clears its error, and it says nothing.
-            self.outbox.sync = Some(v1::Sync { request: now_ms() });
-            self.settled();
+            self.outbox.sync = Some(v1::Sync { request: now.ms });
+            self.memory.standing.settle();
         }
-        self.outbox.offer(&self.lane.shared, &pack, from, to, forked).await?;
-        let number = if sync { head } else { pack.header.number() };
-        let header = pack.header.clone();
-        self.begin(Current::new(header, Some(pack), sync), number);
-        Ok(())
+        self.outbox.offer(&sending);
+        let (header, pack) = (sending.pack.header.clone(), sending.pack);
+        self.outputs.push(Output::Open(pack.clone()));
+        let way = if sync { Way::Sync(pack) } else { Way::Update(pack) };
+        self.take(Current::new(header, way, now.at));
     }
 
-    fn begin(&mut self, current: Current, to: Number) {
+    fn take(&mut self, current: Current) {
         self.dog.progress(current.started);
-        if current.sync {
-            self.syncing.get_or_insert(current.started);
+        if let (true, Run::Updates) = (current.is_sync(), self.run) {
+            self.run = Run::Sync { since: current.started };
         }
-        let (size, base) = current.pack.as_ref().map_or((0, false), |pack| (pack.size, pack.base));
-        current.span.in_scope(|| tracing::debug!(sync = current.sync, size, base, head = %to, "begun"));
-        self.lane.see(Observation::Started { sync: current.sync, to });
-        self.current = Some(current);
+        let (sync, to) = match current.is_sync() {
+            true => (true, self.target().number),
+            false => (false, current.header.number()),
+        };
+        let (size, base) = current.pack().map_or((0, false), |pack| (pack.size, pack.base));
+        current.span.in_scope(|| tracing::debug!(sync, size, base, head = %to, "begun"));
+        self.see(Observation::Started { sync, to });
+        self.work = Work::Taking(Box::new(current));
     }
 
-    fn end(&mut self) -> Option<Current> {
+    /// What is under way has ended, by a report or an error.
+    fn end_work(&mut self) -> Option<Box<Current>> {
         self.outbox.end_offer();
-        self.member.partial = None;
-        self.current.take()
-    }
-
-    fn settled(&mut self) {
-        self.member.settled = true;
-        self.member.fault = false;
-        self.memory.fault = None;
+        self.partial = None;
+        match std::mem::replace(&mut self.work, Work::Idle) {
+            Work::Taking(current) => Some(current),
+            Work::Idle | Work::Planning | Work::Finding(_) => None,
+        }
     }
 
     fn end_sync(&mut self) {
-        self.member.sync = false;
-        self.memory.sync = false;
-        self.member.settled = false;
-        self.syncing = None;
+        self.memory.standing.end_sync();
+        self.run = Run::Updates;
     }
 }
 
-fn size_of(message: &v1::down::Message) -> u64 {
-    use v1::down::Message;
-    match message {
-        Message::Slice(slice) => slice.data.len() as u64,
-        Message::Supply(supply) => supply.frames.len() as u64,
-        Message::Hello(_)
-        | Message::Record(_)
-        | Message::Head(_)
-        | Message::Offer(_)
-        | Message::Verify(_)
-        | Message::Sync(_)
-        | Message::Keepalive(_)
-        | Message::Procedures(_)
-        | Message::Fence(_) => 0,
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    rc::Rc,
+    sync::Arc,
 };
 
 use bellwether_manager::{halt::Halt, procedure::SignedDocument};
@@ -60,7 +60,7 @@ pub(crate) struct Disk {
     /// `sessions/`: the tickets that this manager gave.
     pub(crate) sessions: BTreeMap<PublicKey, Given>,
     /// `procedures.json`.
-    pub(crate) procedures: Option<Rc<SignedDocument>>,
+    pub(crate) procedures: Option<Arc<SignedDocument>>,
     /// `history.new`: the base of a group that is being rebuilt.
     pub(crate) fresh: Option<RevisionId>,
     /// The revisions of histories before, which a group that was rebuilt has kept.

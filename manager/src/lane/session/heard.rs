@@ -1,19 +1,21 @@
 //! What the member says in a session: told to the monitor, and what it means for what it is sent.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bellwether_proto::{
     hash::Hash,
     limits,
     name::BalancerName,
-    revision::RevisionId,
+    revision::{RevisionId, SignedHeader},
     status::{Cause, Observation, Progress, Verified},
     v1,
 };
-use bellwether_store::{clock::now_ms, underway::Dealing};
 
-use super::{Current, Session};
-use crate::{failpoints, lane::cut};
+use super::{Current, Now, Output, Run, Session, Way, Work};
+use crate::{
+    lane::cut,
+    plan::{Edits, Refusal, Until},
+};
 
 /// Characters of a reason that a member gives.
 pub(super) const REASON: usize = 8_000;
@@ -24,72 +26,63 @@ const LIST: (usize, usize) = (20, 5_000);
 /// A member's lesser news (progress, life) reaches the monitor at most so often.
 const NEWS: Duration = Duration::from_millis(100);
 
-impl Session<'_> {
-    pub(super) async fn hear(&mut self, message: v1::up::Message) -> Result<(), String> {
+impl Session {
+    pub(super) fn hear(&mut self, now: Now, up: v1::Up) -> Result<(), String> {
         use v1::up::Message;
-        let _dealing = Dealing::with(self.lane.suspect());
-        failpoints::hit("lane.heard");
-        let now = Instant::now();
-        self.dog.heard(now);
-        self.allowance.spend(now);
+        self.allowance.spend(now.at);
+        let Some(message) = up.message else { return Ok(()) };
+        self.dog.heard(now.at);
         match message {
             Message::Hello(_) => return Err("it said hello twice".to_owned()),
             Message::Want(v1::Want { want }) => {
-                self.dog.progress(now);
+                self.dog.progress(now.at);
                 self.want(want)?;
             }
             Message::Progress(progress) => {
-                self.dog.progress(now);
-                self.lesser(Observation::Progress(Progress {
+                self.dog.progress(now.at);
+                let news = Observation::Progress(Progress {
                     phase: cut(&progress.phase, 100),
                     files: progress.files,
                     files_total: progress.files_total,
                     bytes: progress.bytes,
                     bytes_total: progress.bytes_total,
                     bytes_per_s: 0,
-                }));
+                });
+                self.lesser(now, news);
             }
-            Message::Report(report) => self.report(report).await?,
+            Message::Report(report) => self.report(now, report)?,
             Message::Drift(drift) => self.drift(&drift),
-            Message::Keepalive(answer) => self.alive(&answer),
-            Message::Verified(verified) => self.verified(&verified),
+            Message::Keepalive(answer) => self.alive(now, &answer),
+            Message::Verified(verified) => self.verified(now, &verified),
             Message::Fault(fault) => self.failed(&fault.reason),
             Message::Again(again) => self.again(&again),
-            Message::Knock(knock) => self.lane.see(Observation::Knocked(cut(&knock.who, WHO))),
+            Message::Knock(knock) => self.see(Observation::Knocked(cut(&knock.who, WHO))),
             Message::Balancers(balancers) => self.balancers(&balancers),
         }
         Ok(())
     }
 
-    fn alive(&mut self, answer: &v1::Keepalive) {
-        let newest = self.beat;
-        let taken = |beat: u64| (beat..=newest).contains(&answer.time_ms);
-        let record = self.record.take_if(|(beat, _)| taken(*beat)).map(|(_, version)| version);
-        let procedures = self.procedures.take_if(|(beat, _)| taken(*beat)).map(|(_, version)| version);
-        self.lane.shared.reached.send_if_modified(|reached| {
-            reached.change(&self.lane.server.name, |server| {
-                server.beat = server.beat.max(answer.time_ms.min(newest));
-                server.record = record.unwrap_or(server.record);
-                server.procedures = procedures.or(server.procedures);
-            })
-        });
+    fn alive(&mut self, now: Now, answer: &v1::Keepalive) {
+        let record = self.record.answered(answer.time_ms, self.beat);
+        let procedures = self.procedures.answered(answer.time_ms, self.beat);
+        let beat = answer.time_ms.min(self.beat);
+        self.outputs.push(Output::Answered { beat, record, procedures });
         if let Some(version) = record {
-            self.lane.see(Observation::Record(version));
+            self.see(Observation::Record(version));
         }
-        self.lesser(Observation::Alive);
+        self.lesser(now, Observation::Alive);
     }
 
-    fn lesser(&mut self, observation: Observation) {
-        let now = Instant::now();
-        if self.news.is_none_or(|last| now.saturating_duration_since(last) >= NEWS) {
-            self.news = Some(now);
-            self.lane.see(observation);
+    fn lesser(&mut self, now: Now, observation: Observation) {
+        if self.news.is_none_or(|last| now.at.saturating_duration_since(last) >= NEWS) {
+            self.news = Some(now.at);
+            self.see(observation);
         }
     }
 
     fn want(&mut self, want: Option<v1::want::Want>) -> Result<(), String> {
-        let Some(current) = &self.current else { return Ok(()) };
-        match (want, &current.pack) {
+        let Work::Taking(current) = &self.work else { return Ok(()) };
+        match (want, current.pack()) {
             (Some(v1::want::Want::Range(range)), Some(pack)) => self.outbox.want_range(&range, pack.size),
             (Some(v1::want::Want::Range(_)), None) => {
                 Err("it asked for bytes of a pack that was not offered".to_owned())
@@ -101,133 +94,132 @@ impl Session<'_> {
 
     pub(super) fn drift(&mut self, drift: &v1::Drift) {
         let held = drift.held || !drift.away.is_empty();
-        if self.member.held && !held {
+        if self.edits == Edits::Held && !held {
             // What it refused because of its own edits, or where its sets were, it takes now.
-            self.member.refused = None;
-            self.memory.refused = None;
+            self.memory.standing.refuse(None);
         }
-        self.member.held = held;
+        self.edits = if held { Edits::Held } else { Edits::Free };
         let (paths, kept) = (list(&drift.paths), list(&drift.kept));
-        self.lane.see(Observation::Drift { entries: drift.entries, paths, held: drift.held, kept });
-        self.lane.see(Observation::Away(Some(&drift.away).filter(|why| !why.is_empty()).map(|why| cut(why, REASON))));
+        self.see(Observation::Drift { entries: drift.entries, paths, held: drift.held, kept });
+        self.see(Observation::Away(Some(&drift.away).filter(|why| !why.is_empty()).map(|why| cut(why, REASON))));
     }
 
-    fn verified(&mut self, verified: &v1::Verified) {
-        let head = self.lane.shared.head.borrow().clone();
-        let equal = verified.root.as_ref() == head.stored.header.header().root.as_bytes();
+    fn verified(&mut self, now: Now, verified: &v1::Verified) {
+        let equal = verified.root.as_ref() == self.facts.head.header.header().root.as_bytes();
         let v1::Verified { full, entries, micros, .. } = *verified;
-        self.lane.see(Observation::Verified(Verified { time_ms: now_ms(), full, entries, micros, equal }));
+        self.see(Observation::Verified(Verified { time_ms: now.ms, full, entries, micros, equal }));
     }
 
     /// Only what it says of the record's balancers, each once.
     fn balancers(&mut self, said: &v1::Balancers) {
-        let record = self.lane.shared.record.borrow().clone();
+        let record = self.facts.record.clone();
         let of = |name: &BalancerName| {
             let reach = said.reach.iter().take(limits::BALANCERS).find(|reach| reach.balancer == name.as_str())?;
             let fault = Some(&reach.fault).filter(|fault| !fault.is_empty());
             Some((name.clone(), fault.map(|fault| cut(fault, REASON))))
         };
         let balancers = record.record().policy.balancers.iter().filter_map(|balancer| of(&balancer.name));
-        self.lane.see(Observation::Balancers(balancers.collect()));
+        self.see(Observation::Balancers(balancers.collect()));
     }
 
     fn failed(&mut self, reason: &str) {
-        self.end();
-        self.member.fault = true;
+        self.end_work();
         self.end_sync();
         let reason = cut(reason, REASON);
-        self.memory.fault = Some(reason.clone());
-        self.lane.see(Observation::Failed(reason));
+        self.memory.standing.fail(reason.clone());
+        self.see(Observation::Failed(reason));
     }
 
-    async fn report(&mut self, report: v1::Report) -> Result<(), String> {
+    fn report(&mut self, now: Now, report: v1::Report) -> Result<(), String> {
         let revision = Hash::try_from(report.revision.as_ref()).map_err(|e| format!("it reported {e}"))?;
         let revision = RevisionId(revision);
-        let busy = self.current.is_some();
-        let ours = self.current.as_ref().is_some_and(|current| current.header.id() == revision);
-        if ours {
-            self.allowance.refund();
-        }
-        let current = if ours { self.end() } else { self.earlier(revision).await? };
-        let Some(current) = current else {
-            return if busy {
+        match &self.work {
+            Work::Taking(current) if current.header.id() == revision => {
+                self.allowance.refund();
+                self.end_work().map_or(Ok(()), |current| self.outcome(now, &current, &report))
+            }
+            // What was offered before is of no account while something is under way.
+            Work::Taking(_) | Work::Planning | Work::Finding(_) => Ok(()),
+            Work::Idle => {
+                self.work = Work::Finding(report);
+                self.outputs.push(Output::Find(revision));
                 Ok(())
-            } else {
-                Err(format!("it reported revision {revision}, which it was not offered"))
-            };
+            }
+        }
+    }
+
+    /// The revision of a report that was offered over an earlier connection, if at all.
+    pub(super) fn found(&mut self, now: Now, header: Option<SignedHeader>) -> Result<(), String> {
+        let report = match std::mem::replace(&mut self.work, Work::Idle) {
+            Work::Finding(report) => report,
+            same @ (Work::Idle | Work::Planning | Work::Taking(_)) => {
+                self.work = same;
+                return Ok(());
+            }
         };
+        match header {
+            Some(header) => self.outcome(now, &Current::new(header, Way::Earlier, now.at), &report),
+            None => {
+                let revision = Hash::try_from(report.revision.as_ref()).map_err(|e| format!("it reported {e}"))?;
+                Err(format!("it reported revision {}, which it was not offered", RevisionId(revision)))
+            }
+        }
+    }
+
+    fn outcome(&mut self, now: Now, current: &Current, report: &v1::Report) -> Result<(), String> {
         let outcome = report.outcome();
         current.span.in_scope(|| tracing::debug!(?outcome, reason = cut(&report.reason, REASON), "reported"));
         match outcome {
             v1::Outcome::Done if report.root.as_ref() == current.header.header().root.as_bytes() => {
-                self.done(&current, &report);
+                self.done(now, current, report);
             }
             v1::Outcome::Done => self.failed(&format!(
                 "it reported revision {} as done, but what it read back from its disk is not that revision; sync it",
                 current.header.number()
             )),
-            v1::Outcome::Refused => self.refused(&current, &report.reason, Cause::from_wire(report.cause())),
+            v1::Outcome::Refused => self.refused(current, &report.reason, Cause::from_wire(report.cause())),
             v1::Outcome::Failed => self.failed(&report.reason),
             v1::Outcome::Unspecified => return Err("it reported no outcome".to_owned()),
         }
         Ok(())
     }
 
-    /// A report of a revision that was offered over an earlier connection; only while nothing else is under way.
-    async fn earlier(&self, revision: RevisionId) -> Result<Option<Current>, String> {
-        if self.current.is_some() {
-            return Ok(None);
-        }
-        let history = self.lane.shared.history.clone();
-        let get = move || {
-            let history = history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            history.get(revision).map(|stored| stored.header.clone())
-        };
-        let header = tokio::task::spawn_blocking(get).await.map_err(|e| e.to_string())?;
-        Ok(header.map(|header| Current::new(header, None, false)))
-    }
-
-    fn done(&mut self, current: &Current, report: &v1::Report) {
+    fn done(&mut self, now: Now, current: &Current, report: &v1::Report) {
         let id = current.header.id();
-        let (head, published) = {
-            let head = self.lane.shared.head.borrow();
-            (head.id(), head.published)
+        let since = match self.run {
+            Run::Sync { since } if current.is_sync() => since,
+            Run::Sync { .. } | Run::Updates if id == self.facts.head.header.id() => self.facts.published,
+            Run::Sync { .. } | Run::Updates => current.started,
         };
-        let since = match self.syncing {
-            Some(began) if current.sync => began,
-            _ if id == head => published,
-            _ => current.started,
-        };
-        self.member.at = Some(id);
         self.memory.remembered.reported = Some(current.header.number());
-        self.member.refused = None;
-        self.memory.refused = None;
+        self.memory.standing.refuse(None);
         self.at = Some(current.header.clone());
-        if current.sync && current.pack.is_none() {
-            self.settled();
+        if matches!(current.way, Way::Settle) {
+            self.memory.standing.settle();
         }
-        let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.lane.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });
+        let took = now.at.saturating_duration_since(since);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });
     }
 
     fn refused(&mut self, current: &Current, reason: &str, cause: Option<Cause>) {
-        self.member.refused = Some(current.header.id());
-        self.memory.refused = self.member.refused;
-        self.memory.passes = cause.is_some();
-        self.memory.settles = cause.is_some() && current.pack.is_none() && current.sync;
+        let until = match (cause, &current.way) {
+            (None, _) => Until::Sync,
+            (Some(_), Way::Settle) => Until::PassedInSync,
+            (Some(_), Way::Update(_) | Way::Sync(_) | Way::Earlier) => Until::Passed,
+        };
         self.end_sync();
+        self.memory.standing.refuse(Some(Refusal { revision: current.header.id(), until }));
         let reason = cut(reason, REASON);
-        self.lane.see(Observation::Refused { revision: current.header.number(), reason, cause });
+        self.see(Observation::Refused { revision: current.header.number(), reason, cause });
     }
 
     /// What stood in the way of a revision is gone, it says: that is offered again.
     fn again(&mut self, again: &v1::Again) {
-        let refused = self.member.refused.filter(|refused| again.revision.as_ref() == refused.0.as_bytes());
-        if refused.is_some() {
+        let refused = self.memory.standing.refused();
+        if refused.is_some_and(|refused| again.revision.as_ref() == refused.revision.0.as_bytes()) {
             tracing::debug!("what stood in the way there is gone: offered again");
-            self.memory.try_again();
-            self.member.refused = self.memory.refused;
-            self.member.sync = self.memory.sync;
+            self.memory.standing.try_again();
         }
     }
 }

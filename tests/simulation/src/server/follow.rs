@@ -15,6 +15,13 @@ use crate::{
     packet::{Body, Records, Refused},
 };
 
+/// A pack that is arriving.
+pub(super) struct Receiving {
+    number: Number,
+    header: SignedHeader,
+    offer: v1::Offer,
+}
+
 impl Server {
     pub(super) async fn down(&mut self, number: Number, from: PublicKey, down: v1::Down) {
         let done = match down.message {
@@ -23,7 +30,8 @@ impl Server {
             Some(down::Message::Record(record)) => self.recorded(from, record).await,
             Some(down::Message::Head(head)) => self.heard(head),
             Some(down::Message::Offer(offer)) => self.offered(number, offer).await,
-            Some(down::Message::Sync(_)) => self.put_edits_away().await,
+            Some(down::Message::Slice(slice)) => self.slice(number, &slice).await,
+            Some(down::Message::Sync(_)) => self.sync_told(number).await,
             Some(down::Message::Procedures(wire)) => {
                 self.procedures_told(&wire).await;
                 Ok(())
@@ -139,24 +147,51 @@ impl Server {
     }
 
     async fn offered(&mut self, number: Number, offer: v1::Offer) -> Result<(), Refused> {
-        let Some(wire) = offer.header else { return Ok(()) };
+        self.receiving = None;
+        let Some(wire) = offer.header.clone() else { return Ok(()) };
         let header = SignedHeader::from_wire(wire).expect("a header of this simulation");
         let Some(authority) = self.authority(&header) else { return Ok(()) };
         let (at, fault) = self.drive.read(|disk| (disk.at.clone(), disk.fault.clone()));
         let admitted = fault.map_or(Ok(()), |fault| Err(format!("in error: {fault}")));
         let admitted = admitted.and_then(|()| (self.rules.admit)(&authority, at.as_ref(), &header, offer.base));
-        if let Err(reason) = admitted {
-            self.report(number, &header, v1::Outcome::Refused, reason);
-            return Ok(());
+        match admitted {
+            Ok(()) => self.receiving = Some(Receiving { number, header, offer }),
+            Err(reason) => self.report(number, &header, v1::Outcome::Refused, reason),
         }
-        self.world.borrow_mut().obeys(self.machine, &header);
-        let id = header.id();
-        let keep = |disk: &mut crate::disk::Disk| {
-            disk.history.insert(id);
-        };
-        self.drive.save(&format!("pack {}", header.number()), keep).await;
-        self.switch(&header, offer.base, offer.forked).await;
-        self.report(number, &header, v1::Outcome::Done, String::new());
+        Ok(())
+    }
+
+    /// Bytes of what was offered. What it makes of the sets is known by the changes; of a base the rest is asked for.
+    async fn slice(&mut self, number: Number, slice: &v1::Slice) -> Result<(), Refused> {
+        let arrived = slice.offset + slice.data.len() as u64;
+        match self.receiving.take_if(|receiving| receiving.number == number) {
+            Some(Receiving { header, offer, .. }) if arrived == offer.size => {
+                self.world.borrow_mut().obeys(self.machine, &header);
+                let id = header.id();
+                let keep = |disk: &mut crate::disk::Disk| {
+                    disk.history.insert(id);
+                };
+                self.drive.save(&format!("pack {}", header.number()), keep).await;
+                self.switch(&header, offer.base, offer.forked).await;
+                self.report(number, &header, v1::Outcome::Done, String::new());
+            }
+            Some(receiving) => {
+                let rest = v1::Range { from: arrived, to: receiving.offer.size };
+                self.receiving = Some(receiving);
+                self.up_to(number, up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(rest)) }));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// A sync begins: what is held is made so again, and reported.
+    async fn sync_told(&mut self, number: Number) -> Result<(), Refused> {
+        self.receiving = None;
+        self.put_edits_away().await;
+        if let Some(at) = self.drive.read(|disk| disk.at.clone()) {
+            self.report(number, &at, v1::Outcome::Done, String::new());
+        }
         Ok(())
     }
 
@@ -196,7 +231,7 @@ impl Server {
     }
 
     /// A sync puts edits away.
-    async fn put_edits_away(&mut self) -> Result<(), Refused> {
+    async fn put_edits_away(&mut self) {
         let (edits, fault) = self.drive.read(|disk| (disk.sets.edits, disk.fault.is_some()));
         if fault {
             self.drive.save("that it is in error no more", |disk| disk.fault = None).await;
@@ -205,12 +240,12 @@ impl Server {
             self.drive.save(&format!("recovery point {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
             self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
         }
-        Ok(())
     }
 
     fn report(&self, number: Number, header: &SignedHeader, outcome: v1::Outcome, reason: String) {
         let (revision, outcome) = (header.id().0.into(), outcome.into());
-        self.up_to(number, up::Message::Report(v1::Report { revision, outcome, reason, ..Default::default() }));
+        let root = bytes::Bytes::copy_from_slice(header.header().root.as_bytes());
+        self.up_to(number, up::Message::Report(v1::Report { revision, outcome, reason, root, ..Default::default() }));
     }
 
     pub(super) fn up_to(&self, number: Number, message: up::Message) {

@@ -1,7 +1,7 @@
 //! What procedures see of the farm and do to it, on a model of the balancer.
 
 use bellwether_manager::{
-    Leave, group,
+    Leave, Phase, group,
     procedure::{ActError, Action, Fact, Id, Removed, Seen, Traffic, World},
 };
 use bellwether_proto::{
@@ -46,15 +46,14 @@ impl Server {
 
     fn seen(&self, entry: &Entry, head: Option<&SignedHeader>, version: Option<(Epoch, u64)>) -> Seen {
         let lane = self.lanes.get(&entry.name);
-        let greeted = lane.filter(|lane| lane.greeted);
+        let session = lane.and_then(Lane::session);
         let own = entry.name == self.name;
-        let told = lane.map(|lane| lane.told).unwrap_or_default();
         let state = match entry.role {
             Role::Disabled => State::Disabled,
             Role::Manager | Role::Member if own => self.own_state(),
             Role::Manager | Role::Member => lane.map_or(State::Unknown, |lane| state(lane, head)),
         };
-        let current = (own && state == State::InSync) || greeted.is_some_and(|lane| lane.at.as_ref() == head);
+        let current = (own && state == State::InSync) || session.is_some_and(|member| member.at() == head);
         Seen {
             key: entry.key,
             role: entry.role,
@@ -65,9 +64,9 @@ impl Server {
             current,
             in_order: false,
             kept: None,
-            equal_ms: told.equal_ms.filter(|_| current),
+            equal_ms: lane.and_then(|lane| lane.equal_ms).filter(|_| current),
             traffic: self.traffic(&entry.name),
-            informed: own || told.informed == version,
+            informed: own || lane.and_then(|lane| lane.informed) == version,
         }
     }
 
@@ -112,12 +111,15 @@ impl Server {
     fn verify(&mut self, name: &ServerName) {
         let (now, head) = (self.engine_ms(), self.head());
         let world = self.world.clone();
-        let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.greeted && lane.at == head) else { return };
+        let Some(lane) = self.lanes.get_mut(name) else { return };
+        if lane.session().is_none_or(|member| member.at() != head.as_ref()) {
+            return;
+        }
         let world = world.borrow();
         let sets = &world.disks[world.places[name]].sets;
         let equal = sets.edits.is_empty() && sets.revision == head.map(|head| head.id());
         lane.drifted = !equal;
-        lane.told.equal_ms = Some(now).filter(|_| equal);
+        lane.equal_ms = Some(now).filter(|_| equal);
     }
 
     /// In the record, where that is this server's to change; then at the balancer.
@@ -164,18 +166,20 @@ impl Server {
 
 /// The state of a member, as its manager's monitor shows it.
 fn state(lane: &Lane, head: Option<&SignedHeader>) -> State {
-    if !lane.greeted {
+    let Some(member) = lane.session() else {
         // Never heard, or not any more.
-        return if lane.remembered.incarnation == 0 { State::Unknown } else { State::Unreachable };
-    }
-    if lane.fault {
-        return State::Error;
-    }
-    match (&lane.at, head) {
-        _ if lane.offered.is_some() => State::Updating,
-        (_, Some(head)) if lane.refused == Some(head.id()) => State::Refused,
-        (Some(_), _) if lane.drifted => State::Drifted,
-        (at, head) if at.as_ref() == head => State::InSync,
+        return if lane.memory().remembered.incarnation == 0 { State::Unknown } else { State::Unreachable };
+    };
+    let standing = &member.memory().standing;
+    match member.phase() {
+        _ if standing.is_sync() => State::Syncing,
+        _ if standing.fault().is_some() => State::Error,
+        (Phase::Updating | Phase::Syncing, ..) => State::Updating,
+        _ if head.is_some_and(|head| standing.refused().is_some_and(|refused| refused.revision == head.id())) => {
+            State::Refused
+        }
+        _ if lane.drifted && member.at().is_some() => State::Drifted,
+        _ if member.at() == head => State::InSync,
         _ => State::AwaitingSync,
     }
 }

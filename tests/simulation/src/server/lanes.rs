@@ -1,19 +1,28 @@
-//! The manager: a lane to every member; heads to all, then each one's packs, one after the other.
+//! The manager: a lane to every member. What a lane does is the program's own machine ([`Session`]); here are a connection that
+//! carries its messages, a history to ask, and the eyes of the monitor.
 
-use bellwether_manager::{procedure::ActError, recognition::Remembered};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+
+use bellwether_manager::{
+    lane::{Control, Deadlines, Ends, Facts, Input, Memory, Now, Outgoing, Output, Session},
+    plan::{Route, Stored, Ways},
+    procedure::ActError,
+    rollout::Order,
+};
 use bellwether_proto::{
     hash::Hash,
     name::ServerName,
     record::Role,
-    revision::{RevisionId, SignedHeader},
+    revision::{Epoch, RevisionId, SignedHeader},
+    status::Observation,
     v1::{self, down, up},
 };
 
-use super::{Purpose, Server, Standing, host, procedures::Told};
+use super::{Purpose, Server, Standing, host};
 use crate::{
     net::Number,
     packet::Body,
-    world::{Command, Notice},
+    world::{Command, Notice, State},
 };
 
 /// A lane that was lost is dialled again after so long.
@@ -22,34 +31,112 @@ const RETRY_MS: u64 = 150;
 /// The way to one member.
 #[derive(Default)]
 pub(super) struct Lane {
-    pub(super) number: Option<Number>,
-    pub(super) dialling: bool,
-    retry_ms: u64,
-    /// It has said hello.
-    pub(super) greeted: bool,
-    /// The revision that it holds.
-    pub(super) at: Option<SignedHeader>,
-    /// What was offered to it and not reported.
-    pub(super) offered: Option<RevisionId>,
-    pub(super) refused: Option<RevisionId>,
-    /// It is in error: it takes nothing until a sync.
-    pub(super) fault: bool,
+    way: Way,
     /// It was found to be edited.
     pub(super) drifted: bool,
-    /// A person, or a procedure, has asked for its sync, which has not ended.
-    pub(super) sync: bool,
-    /// What it has said of itself.
-    pub(super) remembered: Remembered,
     /// Another start of it has spoken: if this one lives, one of the two is a copy.
     pub(super) suspect: bool,
-    /// What it was sent of the procedures.
-    pub(super) told: Told,
+    /// The document of procedures that it has.
+    pub(super) informed: Option<(Epoch, u64)>,
+    /// When every byte of it was last hashed and found to be the head's.
+    pub(super) equal_ms: Option<u64>,
+}
+
+/// A connection.
+enum Way {
+    Away {
+        memory: Memory,
+        retry_ms: u64,
+    },
+    Dialling(Memory),
+    /// It has not said hello.
+    Open(Number, Memory),
+    Talking(Number, Box<Session>),
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self::Away { memory: Memory::default(), retry_ms: 0 }
+    }
 }
 
 impl Lane {
-    /// What outlives a connection.
-    fn again(&self) -> Self {
-        Self { fault: self.fault, remembered: self.remembered, ..Self::default() }
+    fn number(&self) -> Option<Number> {
+        match &self.way {
+            Way::Away { .. } | Way::Dialling(_) => None,
+            Way::Open(number, _) | Way::Talking(number, _) => Some(*number),
+        }
+    }
+
+    /// While it is connected and has said hello.
+    pub(super) fn session(&self) -> Option<&Session> {
+        match &self.way {
+            Way::Talking(_, session) => Some(session),
+            Way::Away { .. } | Way::Dialling(_) | Way::Open(..) => None,
+        }
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        match &self.way {
+            Way::Away { memory, .. } | Way::Dialling(memory) | Way::Open(_, memory) => memory,
+            Way::Talking(_, session) => session.memory(),
+        }
+    }
+
+    pub(super) fn memory_mut(&mut self) -> &mut Memory {
+        match &mut self.way {
+            Way::Away { memory, .. } | Way::Dialling(memory) | Way::Open(_, memory) => memory,
+            Way::Talking(_, session) => session.memory_mut(),
+        }
+    }
+
+    /// What outlives a connection, taken out.
+    fn ended(&mut self) -> Memory {
+        match std::mem::take(self).way {
+            Way::Away { memory, .. } | Way::Dialling(memory) | Way::Open(_, memory) => memory,
+            Way::Talking(_, session) => session.end(),
+        }
+    }
+}
+
+/// A pack of that revision; a base has its changes and one byte more.
+fn stored(header: SignedHeader, base: bool) -> Arc<Stored> {
+    let pack = Hash::of(&[header.id().0.as_bytes().as_slice(), &[base.into()]].concat());
+    Arc::new(Stored { header, base, pack, size: 1 + u64::from(base), changes_end: 1, path: PathBuf::new(), at: 0 })
+}
+
+/// The history of one machine, in which a base of the head is always at hand.
+struct History<'a> {
+    world: &'a State,
+    machine: usize,
+    head: SignedHeader,
+}
+
+impl History<'_> {
+    /// The revisions after `at` up to the head, where this history has them all.
+    fn after(&self, at: RevisionId) -> Option<VecDeque<Arc<Stored>>> {
+        let history = &self.world.disks[self.machine].history;
+        let (mut way, mut step) = (VecDeque::new(), self.head.clone());
+        while step.id() != at {
+            let parent = step.header().parent.filter(|parent| history.contains(parent))?;
+            way.push_front(stored(step, false));
+            step = self.world.header(parent)?;
+        }
+        Some(way)
+    }
+}
+
+impl Ways for History<'_> {
+    fn route(&self, from: Option<RevisionId>) -> Route {
+        match from.and_then(|at| self.after(at)) {
+            Some(way) if way.is_empty() => Route::Nothing,
+            Some(way) => Route::Packs(way.into()),
+            None => Route::Packs(vec![stored(self.head.clone(), true)]),
+        }
+    }
+
+    fn leads_from(&self, at: RevisionId) -> bool {
+        self.after(at).is_some()
     }
 }
 
@@ -81,8 +168,12 @@ impl Server {
             .filter(|server| server.role == Role::Member)
             .map(|server| server.name.clone())
             .collect();
-        let gone: Vec<Number> =
-            self.lanes.iter().filter(|(name, _)| !members.contains(name)).filter_map(|(_, lane)| lane.number).collect();
+        let gone: Vec<Number> = self
+            .lanes
+            .iter()
+            .filter(|(name, _)| !members.contains(name))
+            .filter_map(|(_, lane)| lane.number())
+            .collect();
         gone.into_iter().for_each(|number| self.closed(number));
         self.lanes.retain(|name, _| members.contains(name));
         for name in members {
@@ -91,7 +182,7 @@ impl Server {
     }
 
     pub(super) fn close_lanes(&mut self) {
-        let lanes: Vec<Number> = self.lanes.values().filter_map(|lane| lane.number).collect();
+        let lanes: Vec<Number> = self.lanes.values().filter_map(Lane::number).collect();
         lanes.into_iter().for_each(|number| self.closed(number));
     }
 
@@ -107,13 +198,13 @@ impl Server {
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
         for name in names {
             let lane = self.lanes.get_mut(&name).expect("its name was just there");
-            if lane.fault {
+            if lane.memory().standing.fault().is_some() && !lane.memory().standing.is_sync() {
                 self.world.borrow_mut().notice(self.machine, Notice::Fault(name.clone()));
             }
-            if let Some(number) = lane.number {
-                self.down_to(number, down::Message::Keepalive(v1::Keepalive { time_ms: now }));
-            } else if !lane.dialling && now >= lane.retry_ms {
-                lane.dialling = true;
+            if lane.session().is_some() {
+                self.put_in(&name, Input::Tick);
+            } else if matches!(lane.way, Way::Away { retry_ms, .. } if now >= retry_ms) {
+                lane.way = Way::Dialling(lane.ended());
                 let address = record.record().server(&name).expect("a lane's server").address.clone();
                 self.dial(host(&address), Purpose::Lane(name));
             }
@@ -123,7 +214,7 @@ impl Server {
     pub(super) async fn lane_open(&mut self, name: &ServerName, number: Number) {
         let ticket = self.ticket_for(name).await.map(|ticket| ticket.to_wire());
         let Some(lane) = self.lanes.get_mut(name) else { return self.closed(number) };
-        *lane = Lane { number: Some(number), ..lane.again() };
+        lane.way = Way::Open(number, lane.ended());
         let mut records = self.all_records().records;
         let (record, head) = (records.pop(), self.head());
         self.world.borrow_mut().offers(self.machine, head.as_ref());
@@ -141,130 +232,177 @@ impl Server {
         if let Purpose::Lane(name) = purpose
             && let Some(lane) = self.lanes.get_mut(name)
         {
-            *lane = Lane { retry_ms, ..lane.again() };
+            lane.way = Way::Away { memory: lane.ended(), retry_ms };
         }
     }
 
-    fn greeted_lanes(&self) -> Vec<Number> {
-        self.lanes.values().filter(|lane| lane.greeted).filter_map(|lane| lane.number).collect()
+    fn put_in_all(&mut self, input: impl Fn() -> Input) {
+        let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
+        names.iter().for_each(|name| self.put_in(name, input()));
     }
 
     /// The new record to all that are reached.
     pub(super) fn show_record(&mut self) {
-        if let Some(record) = self.record() {
-            for number in self.greeted_lanes() {
-                self.down_to(number, down::Message::Record(record.to_wire()));
-            }
+        if let Some(record) = self.record().map(Arc::new) {
+            self.put_in_all(|| Input::Record(record.clone()));
         }
     }
 
     /// The new head to all that are reached, then the packs.
     pub(super) fn show_head(&mut self, head: &SignedHeader) {
-        self.world.borrow_mut().offers(self.machine, Some(head));
-        for number in self.greeted_lanes() {
-            self.down_to(number, down::Message::Head(head.to_wire()));
-        }
+        let (head, published) = (stored(head.clone(), false), self.clock().at);
+        self.put_in_all(|| Input::Head(head.clone(), published));
+    }
+
+    /// How far the procedures are, to the candidates that are reached; whom they held back, they do not, perhaps.
+    pub(super) fn show_procedures(&mut self) {
+        let held = self.drive.read(|disk| disk.procedures.clone());
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
-        names.iter().for_each(|name| self.offer_next(name));
+        for name in names {
+            let order = self.order(&name);
+            self.put_in(&name, Input::Procedures(held.clone(), order));
+        }
+    }
+
+    fn order(&self, name: &ServerName) -> Order {
+        if self.holds(name) { Order::Later } else { Order::Now }
+    }
+
+    fn clock(&self) -> Now {
+        let ms = self.now();
+        Now { at: self.began + Duration::from_millis(ms), ms }
     }
 
     pub(super) async fn up(&mut self, name: &ServerName, message: v1::Up) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
-        match message.message {
-            Some(up::Message::Hello(hello)) => {
-                lane.at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
-                lane.fault |= hello.fault.is_some();
-                lane.drifted = hello.drift.as_ref().is_some_and(|drift| drift.entries > 0);
-                if !self.recognised(name, &hello).await {
-                    return;
-                }
-                self.name_lost(&hello.seen);
-                let Some(lane) = self.lanes.get_mut(name) else { return };
-                lane.greeted = true;
-                let number = lane.number;
-                // What the hello carried may be old by now.
-                if let (Some(number), Some(record)) = (number, self.record()) {
-                    self.down_to(number, down::Message::Record(record.to_wire()));
-                }
-                self.show_procedures(name);
+        match (&lane.way, &message.message) {
+            (Way::Open(number, _), Some(up::Message::Hello(hello))) => {
+                let number = *number;
+                self.greets(name, number, hello).await;
             }
-            Some(up::Message::Keepalive(beat)) => {
-                let (number, suspect) = (lane.number, std::mem::take(&mut lane.suspect));
-                self.beats(name, beat.time_ms, number);
-                if suspect {
+            (Way::Talking(..), said) => {
+                if matches!(said, Some(up::Message::Keepalive(_))) && std::mem::take(&mut lane.suspect) {
                     self.world.borrow_mut().notice(self.machine, Notice::Copy(name.clone()));
                 }
-                return;
+                self.put_in(name, Input::Heard(message));
             }
-            Some(up::Message::Report(report)) => {
-                let id = RevisionId(Hash::try_from(report.revision.as_ref()).expect("an id of this simulation"));
-                lane.offered = None;
-                match report.outcome() {
-                    v1::Outcome::Done => {
-                        lane.at = self.world.borrow().header(id);
-                        lane.remembered.reported = lane.at.as_ref().map(SignedHeader::number);
-                    }
-                    _ => {
-                        lane.refused = Some(id);
-                        let mut world = self.world.borrow_mut();
-                        world.tell(self.machine, || format!("hears that {name} refused: {}", report.reason));
-                        world.notice(self.machine, Notice::Refused(name.clone()));
-                    }
+            (Way::Away { .. } | Way::Dialling(_) | Way::Open(..), _) => {}
+        }
+    }
+
+    async fn greets(&mut self, name: &ServerName, number: Number, hello: &v1::UpHello) {
+        if !self.recognised(name, hello).await {
+            return;
+        }
+        self.name_lost(&hello.seen);
+        let (Some(record), Some(head)) = (self.record(), self.head()) else { return };
+        let (order, now) = (self.order(name), self.clock());
+        let procedures = self.drive.read(|disk| disk.procedures.clone());
+        let (record, head) = (Arc::new(record), stored(head, false));
+        let facts = Facts { record, head, published: now.at, procedures, order };
+        let ends = Ends { server: name.clone(), manager: self.key.public(), deadlines: Deadlines::default() };
+        let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.number() == Some(number)) else { return };
+        let (session, outputs) = Session::begin(ends, facts, lane.ended(), hello, now);
+        lane.way = Way::Talking(number, Box::new(session));
+        self.do_all(name, outputs);
+    }
+
+    /// Puts in what happens, where that member is reached.
+    fn put_in(&mut self, name: &ServerName, input: Input) {
+        let now = self.clock();
+        let Some(Way::Talking(number, session)) = self.lanes.get_mut(name).map(|lane| &mut lane.way) else { return };
+        match session.handle(now, input) {
+            Ok(outputs) => self.do_all(name, outputs),
+            Err(end) => {
+                let number = *number;
+                self.world.borrow_mut().tell(self.machine, || format!("ends the connection to {name}: {end:?}"));
+                self.closed(number);
+            }
+        }
+    }
+
+    /// Does what comes out, and sends.
+    fn do_all(&mut self, name: &ServerName, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::See(observation) => self.sees(name, observation),
+                Output::Answered { procedures, .. } => {
+                    let lane = self.lanes.get_mut(name).expect("it talks");
+                    lane.informed = procedures.or(lane.informed);
                 }
+                Output::Plan(look) => {
+                    let Some(head) = self.head() else { return };
+                    let step = look.plan(&History { world: &self.world.borrow(), machine: self.machine, head });
+                    self.put_in(name, Input::Planned(step));
+                }
+                Output::Find(revision) => {
+                    let world = self.world.borrow();
+                    let found = world.disks[self.machine].history.get(&revision).and_then(|id| world.header(*id));
+                    drop(world);
+                    self.put_in(name, Input::Found(found));
+                }
+                // There always is one.
+                Output::WantBase => {}
+                Output::Open(pack) => self.offers(name, &pack),
             }
-            _ => return,
         }
-        self.offer_next(name);
+        self.carry(name);
     }
 
-    /// Offers the next pack on the way to the head: the increment, or a base where the history does not lead there.
-    pub(super) fn offer_next(&mut self, name: &ServerName) {
-        let Some(head) = self.head().filter(|_| self.leads()) else { return };
-        let held = self.holds(name);
-        let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.greeted && lane.offered.is_none()) else { return };
-        let at = lane.at.as_ref().map(SignedHeader::id);
-        if at == Some(head.id()) {
-            lane.sync = false;
-            return;
-        }
-        let (refused, asked) = (lane.refused, lane.sync);
-        if lane.fault || refused == Some(head.id()) || (held && !lane.sync) {
-            return;
-        }
-        let held_there = lane.at.clone();
-        self.world.borrow_mut().leads_on(self.machine, name, held_there.as_ref());
-        let next = at.and_then(|at| self.after(at, &head));
-        let forked = at.is_some() && next.is_none();
-        let next = next.filter(|next| refused != Some(next.id()));
-        let (header, base) = next.map_or((head, true), |next| (next, false));
+    /// What is about to be offered is judged.
+    fn offers(&mut self, name: &ServerName, pack: &Stored) {
+        let Some(session) = self.lanes.get(name).and_then(Lane::session) else { return };
+        let (at, asked) = (session.at().cloned(), session.memory().standing.is_sync());
         let mut world = self.world.borrow_mut();
-        world.offers(self.machine, Some(&header));
-        if base && !asked {
-            world.syncs(self.machine, name, at, header.id());
+        world.offers(self.machine, Some(&pack.header));
+        world.leads_on(self.machine, name, at.as_ref());
+        if pack.base && !asked {
+            world.syncs(self.machine, name, at.map(|at| at.id()), pack.header.id());
         }
-        drop(world);
-        let lane = self.lanes.get_mut(name).expect("it was just there");
-        lane.offered = Some(header.id());
-        let number = lane.number.expect("a lane that was greeted is open");
-        let offer = v1::Offer { header: Some(header.to_wire()), base, forked, ..Default::default() };
-        self.down_to(number, down::Message::Offer(offer));
     }
 
-    /// The revision after `at` on the way to `head`, where this history has it.
-    fn after(&self, at: RevisionId, head: &SignedHeader) -> Option<SignedHeader> {
-        let world = self.world.borrow();
-        let history = &world.disks[self.machine].history;
-        if !history.contains(&at) {
-            return None;
+    /// What the monitor would show.
+    fn sees(&mut self, name: &ServerName, observation: Observation) {
+        match observation {
+            Observation::Drift { entries, .. } => {
+                self.lanes.get_mut(name).expect("it talks").drifted = entries > 0;
+            }
+            Observation::Refused { reason, .. } => {
+                let mut world = self.world.borrow_mut();
+                world.tell(self.machine, || format!("hears that {name} refused: {reason}"));
+                world.notice(self.machine, Notice::Refused(name.clone()));
+            }
+            _ => {}
         }
-        let mut step = head.clone();
-        while step.header().parent != Some(at) {
-            step = world.header(step.header().parent.filter(|parent| history.contains(parent))?)?;
-        }
-        Some(step)
     }
 
-    pub(super) fn down_to(&self, number: Number, message: down::Message) {
+    /// Sends what there is to send.
+    fn carry(&mut self, name: &ServerName) {
+        let now = self.clock();
+        loop {
+            let Some(Way::Talking(number, session)) = self.lanes.get_mut(name).map(|lane| &mut lane.way) else {
+                return;
+            };
+            let number = *number;
+            let message = match session.next_mail() {
+                None => return,
+                Some(Outgoing::Message(message)) => message,
+                Some(Outgoing::Slice { at: offset, length }) => {
+                    let data = vec![0; usize::try_from(length).expect("a small pack")].into();
+                    down::Message::Slice(v1::Slice { offset, data })
+                }
+                Some(Outgoing::Supply { .. }) => unreachable!("members of this simulation ask for no chunks"),
+            };
+            session.went(now, 0);
+            if let down::Message::Head(head) = &message {
+                let head = SignedHeader::from_wire(head.clone()).ok();
+                self.world.borrow_mut().offers(self.machine, head.as_ref());
+            }
+            self.down_to(number, message);
+        }
+    }
+
+    fn down_to(&self, number: Number, message: down::Message) {
         self.send(number, Body::Down(v1::Down { message: Some(message) }));
     }
 
@@ -280,12 +418,12 @@ impl Server {
         }
         for name in servers {
             let Some(lane) = self.lanes.get_mut(name) else { continue };
-            (lane.refused, lane.fault, lane.drifted, lane.sync) = (None, false, false, true);
-            if let Some(number) = lane.number.filter(|_| lane.greeted) {
-                self.down_to(number, down::Message::Sync(v1::Sync { request: 1 }));
+            lane.drifted = false;
+            match lane.session() {
+                Some(_) => self.put_in(name, Input::Asked(Control::Sync { full: false })),
+                None => lane.memory_mut().note(Control::Sync { full: false }),
             }
         }
-        servers.iter().for_each(|name| self.offer_next(name));
     }
 
     /// Changes the group record, or lets a server enter.
@@ -309,8 +447,11 @@ impl Server {
         };
         if let Command::Admit(name) = &command {
             self.entered(name).await;
+            if let Some(number) = self.lanes.get(name).and_then(Lane::number) {
+                self.closed(number);
+            }
             if let Some(lane) = self.lanes.get_mut(name) {
-                *lane = Lane { number: lane.number, dialling: lane.dialling, ..Lane::default() };
+                *lane.memory_mut() = Memory::default();
             }
         }
         if let Some(record) = next.map_err(|why| ActError::Refused(why.to_string()))? {

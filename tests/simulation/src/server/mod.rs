@@ -29,6 +29,7 @@ use bellwether_proto::{
 use tokio::time::Instant;
 
 use self::{
+    follow::Receiving,
     lanes::Lane,
     sessions::{Followed, Waiting},
     takeover::{Handing, Takeover},
@@ -125,6 +126,10 @@ pub(crate) struct Server {
     leads_from_ms: u64,
     /// Another server leads in the epoch of this manager: it takes no change.
     rival: bool,
+    /// What its manager has offered, and is arriving.
+    receiving: Option<Receiving>,
+    /// Where the clock stood that lanes read.
+    began: std::time::Instant,
 }
 
 /// Runs the server of that machine until it crashes.
@@ -178,6 +183,8 @@ impl Server {
             start: 0,
             leads_from_ms: 0,
             rival: false,
+            receiving: None,
+            began: std::time::Instant::now(),
         }
     }
 

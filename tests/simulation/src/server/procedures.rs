@@ -1,42 +1,18 @@
 //! Procedures (W18–W27): their driver (the manager; before its promotion the candidate that recovers one) goes on with them by
 //! the engine's own rules; candidates keep the signed document, so that they go on after a crash and after the role has moved.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bellwether_manager::procedure::{
     ActError, Document, Id, Kind, Next, Procedure, Request, SignedDocument, Standing, Survey, abort, acted, again,
     begun, propose, resume, settle, takes_the_place,
 };
-use bellwether_proto::{
-    name::ServerName,
-    revision::Epoch,
-    v1::{self, down},
-};
+use bellwether_proto::{name::ServerName, revision::Epoch, v1};
 
 use super::{Server, Standing as Role};
-use crate::net::Number;
 
 /// The engine's patience is for real farms: its clock runs so many times faster here.
 pub(crate) const FASTER: u64 = 20;
-
-/// What a member was sent of the procedures, and when.
-#[derive(Default, Clone, Copy)]
-pub(super) struct Told {
-    sent: Option<((Epoch, u64), u64)>,
-    /// What it is known to have.
-    pub(super) informed: Option<(Epoch, u64)>,
-    /// When every byte of it was last hashed and found to be the head's.
-    pub(super) equal_ms: Option<u64>,
-}
-
-impl Told {
-    /// It has answered a keepalive that was sent then: it has what was sent before.
-    pub(super) fn answered(&mut self, beat: u64) {
-        if let Some((version, _)) = self.sent.take_if(|(_, sent)| beat > *sent) {
-            self.informed = Some(version);
-        }
-    }
-}
 
 impl Server {
     pub(super) fn document(&self) -> Option<Document> {
@@ -141,37 +117,13 @@ impl Server {
         self.keep_document(document, epoch).await;
     }
 
-    /// On the disk, then to the candidates; whom it held back, it does not, perhaps.
+    /// On the disk, then to the candidates.
     async fn keep_document(&mut self, mut document: Document, epoch: Epoch) {
         document.version = (epoch, document.version.1 + 1);
         let what = format!("procedures {}.{}", document.version.0, document.version.1);
-        let held = self.drive.read(|disk| disk.procedures.as_ref().map(|held| held.document().holds()));
-        let freed = held.is_some_and(|held| held != document.holds());
         let signed = SignedDocument::sign(document, &self.key).expect("few procedures");
-        self.drive.save(&what, |disk| disk.procedures = Some(Rc::new(signed))).await;
-        let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
-        for name in &names {
-            self.show_procedures(name);
-            if freed {
-                self.offer_next(name);
-            }
-        }
-    }
-
-    /// To a candidate, what this manager has signed.
-    pub(super) fn show_procedures(&mut self, name: &ServerName) {
-        let (Some(record), Some(signed)) = (self.record(), self.drive.read(|disk| disk.procedures.clone())) else {
-            return;
-        };
-        let record = record.record();
-        let candidate = record.server(name).is_some_and(|server| server.candidate);
-        let current = signed.said_by(&self.key.public(), record.group, record.version.epoch).is_ok();
-        let now = self.now();
-        let Some(lane) = self.lanes.get_mut(name).filter(|lane| candidate && current && lane.greeted) else { return };
-        lane.told.sent = Some((signed.document().version, now));
-        if let Some(number) = lane.number {
-            self.down_to(number, down::Message::Procedures(signed.to_wire()));
-        }
+        self.drive.save(&what, |disk| disk.procedures = Some(Arc::new(signed))).await;
+        self.show_procedures();
     }
 
     /// A candidate keeps what its manager says.
@@ -184,7 +136,7 @@ impl Server {
         let taken = new.taken(held.as_deref(), record.record(), &self.name, &self.key);
         if let Some(taken) = taken.ok().flatten().filter(|_| candidate) {
             let what = format!("procedures {}.{} of its manager", version.0, version.1);
-            self.drive.save(&what, |disk| disk.procedures = Some(Rc::new(taken))).await;
+            self.drive.save(&what, |disk| disk.procedures = Some(Arc::new(taken))).await;
         }
     }
 
@@ -242,13 +194,6 @@ impl Server {
                 self.world.borrow_mut().met.given_up += 1;
                 self.put_procedure(procedure, epoch).await;
             }
-        }
-    }
-
-    /// That member has answered a keepalive.
-    pub(super) fn beats(&mut self, name: &ServerName, beat: u64, number: Option<Number>) {
-        if let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.number == number) {
-            lane.told.answered(beat);
         }
     }
 }

@@ -12,7 +12,7 @@ use bellwether_proto::{
     record::{Version, chain},
     revision::{RevisionId, SignedHeader},
     ticket::{Given, Parties, Ticket},
-    v1::{self, down, up},
+    v1::{self, up},
 };
 
 use super::{Purpose, Server};
@@ -159,7 +159,7 @@ impl Server {
         if kept.as_ref().is_none_or(|given| given.held.is_none() || given.anew)
             && let Some(lane) = self.lanes.get_mut(name)
         {
-            lane.remembered = Remembered::default();
+            lane.memory_mut().remembered = Remembered::default();
         }
         if let Some(given) = kept {
             return Some(given.next);
@@ -196,22 +196,17 @@ impl Server {
         let said = Said { at: at.as_ref(), seen: &seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let parties = self.parties(&server, &self.key.public());
         let given = self.drive.read(|disk| disk.sessions.get(&server).cloned());
-        let remembered = self.lanes.get(name).map(|lane| lane.remembered).unwrap_or_default();
+        let remembered = self.lanes.get(name).map(|lane| lane.memory().remembered).unwrap_or_default();
         let tickets = given.as_ref().map(|given| (given, &parties));
         let recognise = self.rules.recognise;
         let judged = self.with_holdings(|holdings| recognise(record.record(), holdings, tickets, &remembered, &said));
         let Some(lane) = self.lanes.get_mut(name) else { return false };
-        lane.remembered.incarnation = hello.incarnation;
+        lane.memory_mut().remembered.incarnation = hello.incarnation;
         match judged {
             Recognised::Known => {}
             Recognised::Fenced(why) => {
-                lane.remembered.reported = None;
-                lane.fault = true;
-                lane.at = None;
-                if let Some(number) = lane.number {
-                    self.down_to(number, down::Message::Fence(v1::Fence { reason: why.clone() }));
-                }
                 self.world.borrow_mut().tell(self.machine, || format!("keeps {name} out: {why}"));
+                lane.memory_mut().keep_out(why);
             }
             Recognised::Halted(proof) => {
                 self.halt(&server, proof).await;
@@ -284,8 +279,8 @@ impl Server {
             return;
         };
         let is_copy = self.rules.is_copy;
-        if let Some(lane) = self.lanes.get_mut(&name).filter(|lane| lane.greeted) {
-            lane.suspect |= is_copy(lane.remembered.incarnation, start);
+        if let Some(lane) = self.lanes.get_mut(&name).filter(|lane| lane.session().is_some()) {
+            lane.suspect |= is_copy(lane.memory().remembered.incarnation, start);
         }
     }
 }

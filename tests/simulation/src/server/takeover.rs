@@ -17,7 +17,7 @@ use bellwether_proto::{
     v1,
 };
 
-use super::{Purpose, Server, Standing, host};
+use super::{Purpose, Server, Standing, host, lanes::Lane};
 use crate::{changes::Changes, disk::Held, net, packet::Body, world::Notice};
 
 /// How long a handover waits for the new manager, and a takeover for the answers of the others.
@@ -77,7 +77,11 @@ impl Server {
         let Some(Handing { to, leave, until_ms }) = &self.handing else { return };
         let (to, leave, late) = (to.clone(), *leave, self.now() > *until_ms);
         let head = self.head();
-        let ready = self.lanes.get(&to).is_some_and(|lane| lane.greeted && lane.at.is_some() && lane.at == head);
+        let ready = self
+            .lanes
+            .get(&to)
+            .and_then(Lane::session)
+            .is_some_and(|member| member.at().is_some() && member.at() == head.as_ref());
         if ready {
             let held = self.record().expect("it leads");
             if let Ok(Some(next)) = (self.rules.hand_over)(&held, &to, leave, &self.by()) {
