@@ -89,6 +89,7 @@ fn what_is_said_without_an_agent() {
         (text_of(&record["servers"][0]["key"]), "[key]"),
         (utc(formed_s), "[time]"),
     ];
+    let site = format!("--set site={}/site", path.display());
     let again =
         format!("init --yes --name web1 --advertise web1:7440 {site} --exclude site=*.bak --local site=own.conf");
     text += &told(path, &flags, &again);
