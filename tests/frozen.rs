@@ -87,7 +87,7 @@ fn w11_members_answer_while_their_manager_is_frozen() {
     assert_eq!(member.command(&["get", "web:a.conf"]).success().stdout, "held here");
     member.command(&["tree"]).success().says(&["a.conf"]);
     member.command(&["wait", "--servers", &member.name]).success();
-    for arguments in [&["wait", "--timeout", "1s"][..], &["wait", "--serving", "--timeout", "1s"]] {
+    for arguments in [&["wait", "--timeout", "6s"][..], &["wait", "--serving", "--timeout", "6s"]] {
         member.command(arguments).exits(4).says(&["the manager, manager, does not answer"]);
     }
 }
