@@ -429,7 +429,7 @@ fn w18_w24_the_new_manager_is_lost_in_the_procedure_that_made_it_manager() {
     let recover = ["recover", "manager", "--attest", "its power is off", "--yes"];
     farm.server(2).command(&recover).success().says(&["make member2 manager by itself; member1 becomes disabled"]);
     farm.led_by(2);
-    // Member1 leads in between, so the hand-over was done, if the old manager came to note it. It stops where it did not.
+    // Member1 has led, so the old manager may have noted the hand-over as done. If it has not, the procedure stops.
     wait_procedure(farm.manager(), "p1", "over, or stopped", |shown| {
         let standing = &shown["procedure"]["standing"];
         standing == "done" || standing["failed"]["reason"] == "member2 has become manager meanwhile"

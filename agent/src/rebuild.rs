@@ -14,7 +14,6 @@ use bellwether_manager::{
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
-    limits,
     name::{ServerName, SetName},
     record::{Confirmation, Server, SignedRecord},
     revision::{Epoch, Number, RevisionId, SignedHeader},
@@ -23,9 +22,6 @@ use bellwether_proto::{
 use bellwether_store::{clock::now_ms, state_file::StateFileError};
 
 use crate::{error::chain, group::GroupRecord, layout::Layout, peers::Peers};
-
-/// Epochs that others speak of and that are skipped: as far as one step leads.
-const SKIPPED: u64 = limits::EPOCH_STEP - 2;
 
 /// What a group is rebuilt with.
 #[derive(Clone)]
@@ -151,7 +147,7 @@ impl Ground {
         };
         let theirs = |header: &SignedHeader| refused.iter().any(|key| header.signed_by(key));
         kept.newest.iter().filter(|newest| !theirs(newest)).for_each(|newest| found.note(newest.number()));
-        let known = current.record().version.epoch.0.saturating_add(SKIPPED);
+        let held = current.record().version.epoch;
         for (server, answer) in answers {
             match answer {
                 Err(Silence { why, .. }) => found.findings.push(format!(
@@ -159,9 +155,7 @@ impl Ground {
                      recovery point"
                 )),
                 Ok(answer) => {
-                    // A bare word costs one step of epochs at most. It is not ignored either: an epoch in which another
-                    // server has led must not be used again.
-                    let epoch = Epoch(answer.record.epoch.0.min(known));
+                    let epoch = rebuild::told(held, answer.record.epoch);
                     self.weigh(&mut found, &server, answer, &kept, theirs);
                     found.note(Number { epoch, sequence: 0 });
                 }

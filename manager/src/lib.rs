@@ -31,6 +31,8 @@ pub mod glob;
 pub mod group;
 pub mod halt;
 mod head;
+#[cfg(test)]
+mod headers;
 mod inside;
 pub mod lane;
 mod lanes;

@@ -18,6 +18,7 @@ use bellwether_proto::{
     Malformed,
     hash::Hash,
     key::{KeyPair, PublicKey},
+    limits,
     name::SetName,
     record::{Record, SignedRecord, Version},
     revision::{Epoch, Header, Number, SignedHeader},
@@ -122,6 +123,12 @@ pub enum RebuildError {
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RebuildError {
     let path = path.to_owned();
     move |source| RebuildError::Io { action, path, source }
+}
+
+/// The epoch that counts of one that another server only tells, where this server's record is of epoch `held`. It uses up one
+/// step of epochs at most. It is not ignored: an epoch in which another server has led must not be used again.
+pub fn told(held: Epoch, told: Epoch) -> Epoch {
+    told.min(Epoch(held.0.saturating_add(limits::EPOCH_STEP - 2)))
 }
 
 /// The record that rebuilds the group: an epoch that nobody has seen, by two, as a takeover does, so that a handover that

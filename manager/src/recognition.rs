@@ -140,7 +140,6 @@ pub fn shown(own: &PublicKey, ours: &SignedRecord, theirs: &[SignedRecord]) -> O
 #[cfg(test)]
 mod tests {
     use bellwether_proto::{
-        hash::Hash,
         key::KeyPair,
         record::{Level, Policy, Role, Server, Version},
         revision::{Epoch, GroupId, Header},
@@ -173,18 +172,7 @@ mod tests {
     }
 
     fn header(key: &KeyPair, epoch: u64, sequence: u64) -> SignedHeader {
-        let header = Header {
-            group: GroupId::from([7; 16]),
-            number: Number { epoch: Epoch(epoch), sequence },
-            parent: None,
-            manager: "m".parse().unwrap(),
-            incarnation: 1,
-            time_ms: 0,
-            author: String::new(),
-            message: String::new(),
-            labels: Default::default(),
-            root: Hash::of(b"root"),
-        };
+        let header = Header { group: GroupId::from([7; 16]), ..crate::headers::header(epoch, sequence) };
         SignedHeader::sign(header, key)
     }
 

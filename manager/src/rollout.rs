@@ -45,28 +45,13 @@ pub fn target(head: &SignedHeader, order: Order, policy: &Policy) -> Target {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::{
-        hash::Hash,
-        key::KeyPair,
-        revision::{Epoch, GroupId, Header},
-    };
+    use bellwether_proto::key::KeyPair;
 
     use super::*;
+    use crate::headers::header;
 
     fn head() -> SignedHeader {
-        let header = Header {
-            group: GroupId::from([1; 16]),
-            number: Number { epoch: Epoch(2), sequence: 7 },
-            parent: None,
-            manager: "m".parse().unwrap(),
-            incarnation: 1,
-            time_ms: 0,
-            author: String::new(),
-            message: String::new(),
-            labels: Default::default(),
-            root: Hash::of(b""),
-        };
-        SignedHeader::sign(header, &KeyPair::generate())
+        SignedHeader::sign(header(2, 7), &KeyPair::generate())
     }
 
     #[test]

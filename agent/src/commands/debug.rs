@@ -62,7 +62,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-/// The state directory, which is there: a wrong one would look like one without what is asked for.
+/// The state directory, which has to exist: a wrong path would look like a state directory without the file.
 fn layout(common: &Common) -> Result<Layout, CommandError> {
     let layout = common.layout()?;
     match std::fs::read_dir(layout.state()) {

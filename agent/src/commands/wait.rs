@@ -29,7 +29,7 @@ pub struct Args {
     pub serving: bool,
 }
 
-/// Runs it. A member that its manager does not answer knows of itself only: there nothing but its own name is reached.
+/// Runs it. While its manager does not answer, a member knows of itself only, and waits for the others.
 ///
 /// # Errors
 /// Timed out, or partly done: some cannot get there by themselves.

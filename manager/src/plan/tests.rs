@@ -1,27 +1,13 @@
 use std::path::PathBuf;
 
-use bellwether_proto::{
-    key::KeyPair,
-    revision::{Epoch, GroupId, Header, Number, SignedHeader},
-};
+use bellwether_proto::{key::KeyPair, revision::SignedHeader};
 
 use super::*;
+use crate::headers::header;
 
 fn stored(sequence: u64, base: bool) -> Arc<Stored> {
-    let header = Header {
-        group: GroupId::from([1; 16]),
-        number: Number { epoch: Epoch(1), sequence },
-        parent: None,
-        manager: "m".parse().unwrap(),
-        incarnation: 1,
-        time_ms: 0,
-        author: String::new(),
-        message: String::new(),
-        labels: Default::default(),
-        root: Hash::of(b""),
-    };
     // Another key each: revisions are told apart by their headers, packs by their identities.
-    let header = SignedHeader::sign(header, &KeyPair::generate());
+    let header = SignedHeader::sign(header(1, sequence), &KeyPair::generate());
     let pack = Hash::of(&[base as u8, sequence as u8]);
     Arc::new(Stored { header, base, pack, size: 1000, changes_end: 100, path: PathBuf::new(), at: 0 })
 }

@@ -67,28 +67,14 @@ fn compared(own: Option<&SignedHeader>, theirs: Option<&SignedHeader>, seen: &[S
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::{
-        hash::Hash,
-        key::KeyPair,
-        revision::{Epoch, Header, Number},
-    };
+    use bellwether_proto::{hash::Hash, key::KeyPair, revision::Header};
 
     use super::*;
+    use crate::headers::header;
 
     /// A revision of that number and content.
     fn revision(sequence: u64, content: &str) -> SignedHeader {
-        let header = Header {
-            group: [1; 16].into(),
-            number: Number { epoch: Epoch(1), sequence },
-            parent: None,
-            manager: "m".parse().unwrap(),
-            incarnation: 1,
-            time_ms: 0,
-            author: String::new(),
-            message: String::new(),
-            labels: BTreeMap::new(),
-            root: Hash::of(content.as_bytes()),
-        };
+        let header = Header { root: Hash::of(content.as_bytes()), ..header(1, sequence) };
         SignedHeader::sign(header, &KeyPair::generate())
     }
 

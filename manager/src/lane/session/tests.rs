@@ -3,11 +3,11 @@ use std::path::PathBuf;
 use bellwether_proto::{
     key::KeyPair,
     record::{Level, Policy, Record, Role, Server},
-    revision::{GroupId, Header, Number},
+    revision::{GroupId, Header},
 };
 
 use super::*;
-use crate::plan::Route;
+use crate::{headers::header, plan::Route};
 
 /// A manager with revisions 1 to 3, and a member.
 struct Farm {
@@ -21,18 +21,8 @@ impl Farm {
         let key = KeyPair::generate();
         let mut revisions: Vec<Arc<Stored>> = Vec::new();
         for sequence in 1..=3 {
-            let header = Header {
-                group: GroupId::from([1; 16]),
-                number: Number { epoch: Epoch(1), sequence },
-                parent: revisions.last().map(|parent| parent.header.id()),
-                manager: "m".parse().unwrap(),
-                incarnation: 1,
-                time_ms: 0,
-                author: String::new(),
-                message: String::new(),
-                labels: Default::default(),
-                root: Hash::of(&[sequence as u8]),
-            };
+            let parent = revisions.last().map(|parent| parent.header.id());
+            let header = Header { parent, root: Hash::of(&[sequence as u8]), ..header(1, sequence) };
             let (header, pack) = (SignedHeader::sign(header, &key), Hash::of(&[sequence as u8]));
             let path = PathBuf::new();
             revisions.push(Arc::new(Stored { header, base: false, pack, size: 10, changes_end: 4, path, at: 0 }));

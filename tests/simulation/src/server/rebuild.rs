@@ -9,7 +9,6 @@ use bellwether_manager::{
 use bellwether_proto::{
     hash::Hash,
     key::PublicKey,
-    limits,
     name::ServerName,
     record::{SignedRecord, chain},
     revision::{Epoch, Number, SignedHeader},
@@ -48,9 +47,8 @@ impl Server {
         let theirs: Vec<&SignedHeader> =
             answers.values().flat_map(|answer| answer.seen.iter().chain(&answer.at)).filter(signed).collect();
         let numbers = || theirs.iter().map(|header| header.number()).chain(own);
-        // A bare word costs one step of epochs at most.
-        let known = held.current.record().version.epoch.0.saturating_add(limits::EPOCH_STEP - 2);
-        let told = answers.values().map(|answer| Epoch(answer.record.epoch.0.min(known)));
+        let epoch = held.current.record().version.epoch;
+        let told = answers.values().map(|answer| rebuild::told(epoch, answer.record.epoch));
         let seen = Number {
             epoch: numbers().map(|number| number.epoch).chain(told).max().unwrap_or(Epoch(1)),
             sequence: numbers().map(|number| number.sequence).max().unwrap_or(0),
