@@ -3,16 +3,26 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
+use bellwether_group::{
+    edits::{
+        GroupRefused,
+        level::{self, Programs},
+    },
+    halt::Halt,
+    lost::Known,
+    rollout::{self, Order, Target},
+};
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
     level::Program,
     name::{ServerName, SetName},
-    record::{Record, RecordRefused, SetRules, SignedRecord},
+    record::{Record, Server, SignedRecord},
     revision::{Epoch, SignedHeader},
     status::Event,
     v1,
@@ -22,28 +32,39 @@ use bellwether_store::{
     mutex::locked,
     pack::Outlines,
     root::Roots,
-    scan::Source,
-    state_file::StateFileError,
+    scan::{Source, sources},
+    state::{
+        file::StateFileError,
+        record::{SaveError, decide},
+    },
 };
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
-    Dial, HaltFn, SaveRecord, failpoints,
-    group::{
-        GroupRefused,
-        level::{self, Programs},
-    },
-    halt::Halt,
-    head::Head,
-    lane::{Deadlines, view::Views},
-    lost::{self, Known},
-    preview::Previews,
-    procedure::Board,
-    reached::ReachedServers,
-    rollout::{self, Order, Target},
-    safety::Guard,
-    sessions::Sessions,
+    begin::known,
+    failpoints,
+    lane::{Deadlines, reached::ReachedServers, sessions::Sessions, view::Views},
+    procedures::store::Board,
+    publish::{head::Head, preview::Previews, safety::Guard},
 };
+
+/// Opens a connection to a server: mutual TLS with the key that the record pins.
+pub trait Dial: Send + Sync + 'static {
+    /// A connected channel.
+    ///
+    /// # Errors
+    /// Why the server is out of reach, for people.
+    fn dial(&self, server: &Server) -> Dialling;
+}
+
+/// A connection in the making.
+pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel, String>> + Send>>;
+
+/// Makes a record durable at the manager; called before anybody sees it.
+pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), SaveError> + Send + Sync>;
+
+/// Told when a server has proved that this manager's state went back; see [`halt`].
+pub type HaltFn = Box<dyn Fn(Halt) + Send + Sync>;
 
 /// The cache of what chunks look like, in the state directory.
 pub(crate) const OUTLINES: &str = "outlines";
@@ -88,23 +109,6 @@ impl Default for Timings {
     }
 }
 
-/// Why a record of this manager's is not put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum SaveError {
-    /// The record that is held by now is another manager's.
-    #[error("this server is not the manager any more")]
-    Superseded(#[source] RecordRefused),
-    /// It could not be made durable.
-    #[error("the group record could not be saved; nothing was changed")]
-    State(#[from] StateFileError),
-}
-
-impl Advise for SaveError {
-    fn advice(&self) -> Option<Advice> {
-        matches!(self, Self::Superseded(_)).then(|| Advice::run("the manager is named by", "bellwether status"))
-    }
-}
-
 /// Why the record is not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
@@ -137,12 +141,6 @@ impl Advise for EditError {
             Self::Malformed(_) | Self::Tokens(_) | Self::Stopping => None,
         }
     }
-}
-
-/// What ends a conflict of two managers.
-pub fn decide() -> Advice {
-    let other = "the other one follows it, and keeps what it published as a recovery point";
-    Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
 }
 
 pub(crate) struct Shared {
@@ -316,7 +314,7 @@ impl Shared {
                     let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
                     history.all().map(|stored| stored.header.clone()).collect()
                 };
-                let found = lost::known(&self.state, headers)?;
+                let found = known::known(&self.state, headers)?;
                 self.before.get_or_init(|| found)
             }
         };
@@ -357,13 +355,4 @@ impl Shared {
         tokio::task::spawn_blocking(save).await.map_err(|_| EditError::Stopping)??;
         Ok(next)
     }
-}
-
-/// The sets of `record` that have a path in `sets`.
-pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Source> {
-    let source = |rules: &SetRules| {
-        let (_, path) = sets.iter().find(|(name, _)| *name == rules.name)?;
-        Some(Source::new(Arc::new(rules.clone()), path.clone()))
-    };
-    record.policy.sets.iter().filter_map(source).collect()
 }

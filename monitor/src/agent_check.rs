@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bellwether_proto::ready::Ready;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -15,7 +16,6 @@ use tokio::{
 };
 
 use crate::{
-    http::Ready,
     listening::{Bounds, Places, accept},
     text::{plain, shortened},
 };

@@ -4,12 +4,12 @@
 //! Only `dump` needs an agent. The other commands also work beside a running one: they open files for reading only, and take
 //! no lock.
 
+use bellwether_store::state::layout::Layout;
 use clap::Subcommand;
 
 use crate::{
     common::Common,
     error::{CommandError, Kind},
-    layout::Layout,
 };
 
 mod dump;

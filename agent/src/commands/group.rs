@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bellwether_manager::group::{
+use bellwether_daemon::config::duration;
+use bellwether_group::edits::{
     By, PolicyChange, RecordEdit, apply,
     level::{Programs, newest_for_all, not_asked},
 };
@@ -21,7 +22,6 @@ use serde_json::json;
 use super::{farm, rebuild, record};
 use crate::{
     common::{Common, author},
-    duration,
     error::{CommandError, Kind},
     output,
 };

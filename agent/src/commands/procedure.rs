@@ -1,6 +1,6 @@
 //! `bellwether procedure list | show | resume | abort`: what goes on by itself, what waits for a person, what was done.
 
-use bellwether_manager::procedure::{Id, Procedure, Shown, Standing};
+use bellwether_group::procedure::{Id, Procedure, Shown, Standing};
 use bellwether_proto::v1::{AbortProcedureRequest, ResumeProcedureRequest};
 use clap::Subcommand;
 

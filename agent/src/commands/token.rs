@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use bellwether_proto::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
-use bellwether_store::clock;
+use bellwether_daemon::config::duration;
+use bellwether_proto::{
+    clock,
+    v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo},
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::{
     common::{Common, author},
-    duration,
     error::CommandError,
     output,
 };

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bellwether_proto::{hash::Hash, limits, v1};
 
 use super::view::InFlight;
-use crate::plan::Sending;
+use crate::lane::plan::Sending;
 
 /// Hashes that are looked for at first.
 const LOOK: usize = 64;

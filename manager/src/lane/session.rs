@@ -9,6 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bellwether_group::{
+    procedure::SignedDocument,
+    rollout::{self, Order, Target},
+};
 use bellwether_proto::{
     hash::Hash,
     key::PublicKey,
@@ -23,19 +27,14 @@ use tracing::Span;
 
 use self::heard::REASON;
 use super::{
-    Control, Deadlines, End, Memory,
-    allowance::Allowance,
-    cut,
+    Control, Deadlines, End, Memory, cut,
     outbox::{Outbox, Outgoing},
     program,
+    rate_limit::Allowance,
     view::{InFlight, Phase},
     watchdog::Watchdog,
 };
-use crate::{
-    plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, Ways, plan, soon},
-    procedure::SignedDocument,
-    rollout::{self, Order, Target},
-};
+use crate::lane::plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, Ways, plan, soon};
 
 /// How long a newcomer waits for a base of the target.
 const NEWCOMER: Duration = Duration::from_secs(3);

@@ -14,13 +14,14 @@ use std::{
 use bellwether_proto::{
     entry::{Entry, EntryPath, Meta},
     hash::Hash,
+    level::State,
     name::SetName,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     durable::{self, Name},
-    state_file::{self, State, StateFileError},
+    state::file::{self, StateFileError},
 };
 
 mod examine;
@@ -141,7 +142,7 @@ impl State for Journal {}
 
 /// The journal's name in the state directory.
 const NAME: &[u8] = b"journal";
-/// Its name until it is renamed; `state_file::save` uses the same.
+/// Its name until it is renamed; `file::save` uses the same.
 const BEGUN: &[u8] = b".journal.new";
 
 /// Where the journal is.
@@ -158,7 +159,7 @@ impl Journal {
     /// The journal in `state`; none when no switch was begun.
     pub(super) fn load(state: &Path) -> Result<Option<Self>, StateFileError> {
         let path = path(state);
-        let found = match state_file::load::<Self>(&path)? {
+        let found = match file::load::<Self>(&path)? {
             None => Self::begun(state)?,
             found => found,
         };
@@ -178,7 +179,7 @@ impl Journal {
 
     /// A whole one under its temporary name; one that is not whole was never durable.
     fn unnamed(state: &Path) -> Result<Option<Self>, StateFileError> {
-        match state_file::load::<Self>(&first_path(state)) {
+        match file::load::<Self>(&first_path(state)) {
             Err(StateFileError::Damaged { .. }) => Ok(None),
             other => other,
         }
@@ -200,12 +201,12 @@ impl Journal {
 
     /// Makes it survive a power loss.
     pub(super) fn save(&self, state: &Path) -> Result<(), StateFileError> {
-        state_file::save(&path(state), self)
+        file::save(&path(state), self)
     }
 
     /// Makes a new one survive a power loss, and puts it under its name; that may not survive one yet.
     pub(super) fn begin(&self, state: &Path) -> io::Result<()> {
-        let bytes = state_file::encode(self)?;
+        let bytes = file::encode(self)?;
         let held = File::open(state)?;
         let state = held.as_fd();
         let file = durable::write_new(state, BEGUN, &bytes)?;

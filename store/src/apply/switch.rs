@@ -24,7 +24,7 @@ use super::{
 use crate::{
     durable, failpoint,
     scan::{self, Depth, Keeping, Look, Scan, ScanError},
-    state_file::StateFileError,
+    state::file::StateFileError,
     tree::{Edit, Node, Tree},
 };
 

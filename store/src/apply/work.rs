@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf};
 
 use bellwether_proto::{
+    clock,
     entry::{Entry, EntryPath, Meta},
     hash::Hash,
     key::PublicKey,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     attributes::{Accounts, Unheld},
-    clock, durable,
+    durable,
     scan::{Source, content},
     tree::{Node, Tree},
 };

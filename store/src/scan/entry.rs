@@ -8,6 +8,7 @@ use std::{
 };
 
 use bellwether_proto::{
+    clock,
     entry::{Content, EntryPath, Meta},
     limits,
     record::SetRules,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     attributes,
     beneath::{Root, open_file, os},
-    clock, failpoint, quarantine,
+    failpoint, quarantine,
     root::{self, elsewhere},
     tree::{Node, Stat},
     underway::{Dealing, Suspect},

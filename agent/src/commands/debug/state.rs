@@ -8,18 +8,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_proto::{error::chain, level::State};
 use bellwether_store::{
     apply::journal,
     index,
-    state_file::{self, State, StateFileError},
+    state::{
+        file::{self, StateFileError},
+        layout::Layout,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     common::Common,
-    error::{CommandError, Kind, chain},
-    layout::Layout,
+    error::{CommandError, Kind},
     output,
 };
 
@@ -147,7 +150,7 @@ struct Body(Value);
 impl State for Body {}
 
 fn body(path: &Path) -> Result<Option<Value>, StateFileError> {
-    Ok(state_file::load(path)?.map(|Body(body)| body))
+    Ok(file::load(path)?.map(|Body(body)| body))
 }
 
 /// Each file of a directory of state files: its content, or how it is damaged.

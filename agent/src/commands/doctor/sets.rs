@@ -8,14 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_daemon::config::SetConfig;
+use bellwether_monitor::text::bytes;
 use bellwether_proto::record::SetRules;
 use bellwether_store::beneath;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Check;
-use bellwether_monitor::text::bytes;
 
-use crate::{config::SetConfig, private};
+use crate::private;
 
 /// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
 const STAGING: &str = ".bellwether";

@@ -12,8 +12,8 @@ use bellwether_proto::{
 };
 
 use super::{Current, Now, Output, Run, Session, Way, Work};
-use crate::{
-    lane::cut,
+use crate::lane::{
+    cut,
     plan::{Edits, Refusal, Until},
 };
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Journal, first_path, path};
-use crate::state_file::{self, StateFileError};
+use crate::state::file::{self, StateFileError};
 
 /// A switch that was begun.
 #[derive(Debug, Serialize)]
@@ -21,7 +21,7 @@ pub struct OnDisk {
 /// # Errors
 /// It cannot be read, or is damaged.
 pub fn examine(state: &Path) -> Result<Option<OnDisk>, StateFileError> {
-    let (file, found) = match state_file::load::<Journal>(&path(state))? {
+    let (file, found) = match file::load::<Journal>(&path(state))? {
         None => (first_path(state), Journal::unnamed(state)?),
         found => (path(state), found),
     };

@@ -7,6 +7,7 @@ use bellwether_proto::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::file::tests::Any;
 
 fn entry(kind: Kind) -> Entry {
     let owner = Owner { user: "root".into(), group: "www-data".into() };
@@ -97,12 +98,10 @@ fn one_that_a_newer_bellwether_made_is_left_as_it_is_under_either_name() {
     }
 }
 
-impl State for serde_json::Value {}
-
 /// Writes `body` with a checksum that fits.
 fn load(body: &serde_json::Value) -> Result<Option<Journal>, StateFileError> {
     let state = tempfile::tempdir().unwrap();
-    state_file::save(&path(state.path()), body).unwrap();
+    file::save(&path(state.path()), &Any(body.clone())).unwrap();
     Journal::load(state.path())
 }
 
