@@ -21,7 +21,7 @@ use crate::{
     Adopt, AdoptError, Adopted, ChangeError, Changed, FileRead, PublishError, Published, ReadError, Request,
     balancer::{Balancers, Locals},
     lane::{Control, lanes::ToLanes},
-    publish::{publisher::Command, read},
+    publish::{preview::Previews, publisher::Command, read},
     shared::Shared,
 };
 
@@ -36,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) lanes: mpsc::Sender<ToLanes>,
     pub(crate) balancers: Locals,
+    pub(crate) previews: Arc<Previews>,
     pub(crate) tokens: Arc<Mutex<Tokens>>,
     pub(crate) tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
 }

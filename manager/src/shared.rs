@@ -35,6 +35,7 @@ use bellwether_store::{
     scan::{Source, sources},
     state::{
         file::StateFileError,
+        layout::Layout,
         record::{SaveError, decide},
     },
 };
@@ -43,9 +44,9 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use crate::{
     begin::known,
     failpoints,
-    lane::{Deadlines, reached::ReachedServers, sessions::Sessions, view::Views},
+    lane::{reached::ReachedServers, sessions::Sessions, view::Views, watchdog::Deadlines},
     procedures::store::Board,
-    publish::{head::Head, preview::Previews, safety::Guard},
+    publish::{head::Head, safety::Guard},
 };
 
 /// Opens a connection to a server: mutual TLS with the key that the record pins.
@@ -65,9 +66,6 @@ pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), SaveError> + Send 
 
 /// Told when a server has proved that this manager's state went back; see [`halt`].
 pub type HaltFn = Box<dyn Fn(Halt) + Send + Sync>;
-
-/// The cache of what chunks look like, in the state directory.
-pub(crate) const OUTLINES: &str = "outlines";
 
 /// How many lanes read chunks for their members at a time.
 const READS: usize = 2;
@@ -165,7 +163,6 @@ pub(crate) struct Shared {
     /// Tells changes by what differs; none: they are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
-    pub(crate) previews: Previews,
     /// The servers that are reached.
     pub(crate) reached: watch::Sender<ReachedServers>,
     /// The programs of the servers that have been reached since this manager started.
@@ -219,7 +216,7 @@ impl Shared {
         let managers = chain.iter().map(manager).collect();
         let sessions = Sessions::new(&state);
         let programs = std::sync::Mutex::new(BTreeMap::from([(key.public(), Program::own())]));
-        let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
+        let outlines = Outlines::of_tree(&Layout::new(state.clone()).outlines(), &head.tree);
         Self {
             name,
             key,
@@ -238,7 +235,6 @@ impl Shared {
             board,
             outlines,
             reads: Semaphore::new(READS),
-            previews: Previews::default(),
             reached: watch::Sender::default(),
             programs,
             roots,

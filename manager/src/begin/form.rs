@@ -19,11 +19,10 @@ use bellwether_store::{
     index,
     pack::{self, Contents, Outlines, PackError},
     scan::{Keeping, Look, Notice, Patience, ScanError, Unread, scan_keeping, sources},
+    state::layout::Layout,
     tree::{Node, Tree},
 };
 use ring::rand::{SecureRandom, SystemRandom};
-
-use crate::shared::OUTLINES;
 
 /// How often forming begins anew because files change while they are packed.
 const TRIES: u32 = 10;
@@ -158,7 +157,7 @@ pub(crate) fn pack_base(
     let patience = |_: &SetName, _: &EntryPath| Patience::Waits;
     let keeping = Keeping { last: from.last, expected: &empty, patience: Some(&patience) };
     let mut found = scan_keeping(&sources, &empty, &Look::Bytes, keeping)?;
-    let outlines = Outlines::of_tree(&from.state.join(OUTLINES), &found.tree);
+    let outlines = Outlines::of_tree(&Layout::new(from.state.to_owned()).outlines(), &found.tree);
     for attempt in 1.. {
         if let Some(at) = found.unread.iter().position(|unread| unread.path.is_root()) {
             return Err(found.unread.swap_remove(at).why.into());

@@ -4,9 +4,10 @@ use std::{fs, io, path::Path};
 
 use bellwether_group::lost::Known;
 use bellwether_proto::revision::SignedHeader;
-use bellwether_store::history::{self, HistoryError};
-
-use super::rebuild::{HISTORY, RECOVERY};
+use bellwether_store::{
+    history::{self, HistoryError},
+    state::layout::Layout,
+};
 
 /// What the history in the state directory, of these revisions, knows, with those before it that a group that was rebuilt
 /// has kept. Blocks.
@@ -23,7 +24,7 @@ pub fn known(state: &Path, history: Vec<SignedHeader>) -> Result<Known, HistoryE
 
 /// The histories among the recovery points.
 fn group_histories(state: &Path) -> io::Result<Vec<std::path::PathBuf>> {
-    let points = fs::read_dir(state.join(RECOVERY))?;
-    let histories = points.filter_map(Result::ok).map(|point| point.path().join(HISTORY));
+    let points = fs::read_dir(Layout::new(state.to_owned()).recovery())?;
+    let histories = points.filter_map(Result::ok).map(|point| Layout::new(point.path()).history());
     Ok(histories.filter(|path| path.is_dir()).collect())
 }

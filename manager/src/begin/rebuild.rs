@@ -42,8 +42,8 @@ use crate::{
 
 /// The new history, until it takes the old one's place.
 const NEW: &str = "history.new";
-pub(crate) const HISTORY: &str = "history";
-pub(crate) const RECOVERY: &str = "recovery";
+const HISTORY: &str = "history";
+const RECOVERY: &str = "recovery";
 
 /// What a group is rebuilt from. No manager's task runs on this state.
 pub struct Rebuild<'a> {

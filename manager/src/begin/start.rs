@@ -363,5 +363,5 @@ fn run(
         ("lanes", alarm.spawn("lanes", shutdown, lanes::run(shared.clone(), to_lanes, shutdown.clone()))),
     ];
     let (tokens, tasks) = (Arc::new(Mutex::new(tokens)), Mutex::new(tasks));
-    Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, tokens, tasks }) }
+    Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, previews: Arc::default(), tokens, tasks }) }
 }

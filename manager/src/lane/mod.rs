@@ -18,7 +18,7 @@ mod session;
 pub(crate) mod sessions;
 mod stream;
 pub(crate) mod view;
-mod watchdog;
+pub(crate) mod watchdog;
 
 use bellwether_store::{
     quarantine,

@@ -210,8 +210,8 @@ impl Manager {
     pub async fn preview(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Preview, PreviewError> {
         let Admitted { tokens, next, .. } = self.admit(request, key).await?;
         drop(self.save_tokens(tokens, next).await.map_err(EnterError::from)?);
-        let shared = self.inner.shared.clone();
-        let made = tokio::task::spawn_blocking(move || shared.previews.of_head(&shared)).await;
+        let (shared, previews) = (self.inner.shared.clone(), self.inner.previews.clone());
+        let made = tokio::task::spawn_blocking(move || previews.of_head(&shared)).await;
         Ok(made.map_err(|_| PublishError::Stopping)??)
     }
 
