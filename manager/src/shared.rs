@@ -44,7 +44,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use crate::{
     begin::known,
     failpoints,
-    lane::{reached::ReachedServers, sessions::Sessions, view::Views, watchdog::Deadlines},
+    lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::Board,
     publish::{head::Head, safety::Guard},
 };

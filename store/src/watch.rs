@@ -32,7 +32,7 @@ use crate::{
 
 use self::{
     arm::{Arm, Wake, Watching},
-    events::{Place, places},
+    events::{WatchedSet, watched_sets},
     look::{FILES, Marks, look},
     told::Told,
 };
@@ -142,12 +142,12 @@ struct Doubts {
 }
 
 impl Doubts {
-    fn modes(&self, places: &[Place]) -> Modes {
+    fn modes(&self, watched_sets: &[WatchedSet]) -> Modes {
         let why = |set: &SetName| {
             let missed = self.missed.get(set).map(|(_, why)| why);
             self.refused.get(set).or(missed).or(self.remote.get(set)).or(self.linked.get(set)).cloned()
         };
-        Modes(Some(places.iter().map(|place| (place.set.clone(), why(&place.set))).collect()))
+        Modes(Some(watched_sets.iter().map(|place| (place.set.clone(), why(&place.set))).collect()))
     }
 }
 
@@ -164,10 +164,10 @@ pub async fn run(
     loop {
         let current = record.borrow_and_update().clone();
         let rules = &current.record().policy.sets;
-        let places = Arc::new(places(sources(current.record(), &sets)));
+        let watched_sets = Arc::new(watched_sets(sources(current.record(), &sets)));
         let doubts = Doubts { missed, ..Doubts::default() };
         let (told, files) = (Arc::new(Told::default()), files.clone());
-        let mut watch = Watch { places, doubts, told, files, events: &events, modes: &modes, dirty: &dirty };
+        let mut watch = Watch { watched_sets, doubts, told, files, events: &events, modes: &modes, dirty: &dirty };
         let changed = async {
             // An error: the role ends, and so does this task, soon.
             if record.wait_for(|record| record.record().policy.sets != *rules).await.is_err() {
@@ -186,7 +186,7 @@ pub async fn run(
 
 /// The watches of one set of rules.
 struct Watch<'a> {
-    places: Arc<Vec<Place>>,
+    watched_sets: Arc<Vec<WatchedSet>>,
     doubts: Doubts,
     told: Arc<Told>,
     files: watch::Receiver<Files>,
@@ -208,11 +208,11 @@ impl Watch<'_> {
     }
 
     async fn arm(&mut self, wake: mpsc::Sender<Wake>) -> Option<(Option<Watching>, Marks)> {
-        let (places, dirty, told) = (self.places.clone(), self.dirty.clone(), self.told.clone());
+        let (watched_sets, dirty, told) = (self.watched_sets.clone(), self.dirty.clone(), self.told.clone());
         let arm = move || {
             // Before the watches: a root that is replaced meanwhile is then another one at the first look.
-            let marks = Marks::of(&places);
-            (arm::arm(&places, Arm { dirty, told, wake }), marks)
+            let marks = Marks::of(&watched_sets);
+            (arm::arm(&watched_sets, Arm { dirty, told, wake }), marks)
         };
         let ((watching, refused), marks) = tokio::task::spawn_blocking(arm).await.ok()?;
         self.doubts.refused = refused;
@@ -266,7 +266,7 @@ impl Watch<'_> {
 
     /// A watch was refused since they were armed: by the limit, or by the entry.
     fn refused(&mut self, set: Option<SetName>, why: String) {
-        for place in self.places.iter().filter(|place| set.as_ref().is_none_or(|set| *set == place.set)) {
+        for place in self.watched_sets.iter().filter(|place| set.as_ref().is_none_or(|set| *set == place.set)) {
             tracing::warn!(set = %place.set, why, "a watch was refused");
             self.doubts.refused.insert(place.set.clone(), why.clone());
         }
@@ -282,7 +282,7 @@ impl Watch<'_> {
         for (set, path) in paths {
             // What is not watched anyway tells nothing.
             let told = self.told.tells(&set, &path, now) || self.doubts.refused.contains_key(&set);
-            if told || !self.places.iter().any(|place| place.set == set) {
+            if told || !self.watched_sets.iter().any(|place| place.set == set) {
                 continue;
             }
             let why = format!("no event told that {set}:{path} changed; the watches were armed anew");
@@ -300,8 +300,8 @@ impl Watch<'_> {
 
     /// Looks at the roots and at files with several names; whether the watches are to be armed anew. None: the process ends.
     async fn look(&mut self, marks: Marks) -> Option<(Marks, bool)> {
-        let (places, files) = (self.places.clone(), self.files.borrow().clone());
-        let looked = tokio::task::spawn_blocking(move || look(&places, &files, marks)).await.ok()?;
+        let (watched_sets, files) = (self.watched_sets.clone(), self.files.borrow().clone());
+        let looked = tokio::task::spawn_blocking(move || look(&watched_sets, &files, marks)).await.ok()?;
         let now = Instant::now();
         for (set, path) in looked.edited {
             self.told.note(&set, &path, Depth::Entry, now);
@@ -318,7 +318,7 @@ impl Watch<'_> {
     }
 
     fn say(&self) {
-        let next = self.doubts.modes(&self.places);
+        let next = self.doubts.modes(&self.watched_sets);
         if *self.modes.borrow() == next {
             return;
         }

@@ -30,11 +30,11 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// Show this machine's copy of the group record
     Show {
         /// Show all changes of the record that are kept, each with its author
@@ -120,9 +120,9 @@ struct Settings {
 /// Refused: this server is not the manager, or a value that cannot be.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Show { log } => show(common, log).await,
-        What::Set(settings) => set(common, *settings).await,
-        What::Rebuild(args) => rebuild::run(&args, common).await,
+        Action::Show { log } => show(common, log).await,
+        Action::Set(settings) => set(common, *settings).await,
+        Action::Rebuild(args) => rebuild::run(&args, common).await,
     }
 }
 

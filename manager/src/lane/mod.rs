@@ -16,9 +16,9 @@ pub(crate) mod reached;
 mod reading;
 mod session;
 pub(crate) mod sessions;
+pub(crate) mod stall;
 mod stream;
 pub(crate) mod view;
-pub(crate) mod watchdog;
 
 use bellwether_store::{
     quarantine,
@@ -51,7 +51,7 @@ use tonic::Streaming;
 
 pub use outbox::Outgoing;
 pub use session::{Ends, Facts, Input, Look, Now, Output, Session};
-pub use watchdog::Deadlines;
+pub use stall::Deadlines;
 
 use self::view::{Phase, View};
 use crate::{

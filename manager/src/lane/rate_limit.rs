@@ -10,12 +10,12 @@ const BURST: Duration = Duration::from_secs(2);
 
 /// What a member has used up.
 #[derive(Debug)]
-pub(crate) struct Allowance {
+pub(crate) struct RateLimit {
     /// When everything that was said will be paid for.
     paid: Instant,
 }
 
-impl Allowance {
+impl RateLimit {
     pub(crate) fn new(now: Instant) -> Self {
         Self { paid: now }
     }
@@ -43,22 +43,22 @@ mod tests {
     #[test]
     fn a_burst_is_heard_a_flood_is_held_back() {
         let now = Instant::now();
-        let mut allowance = Allowance::new(now);
-        (0..200).for_each(|_| allowance.spend(now));
-        assert_eq!(allowance.pause(now), None);
-        (0..2).for_each(|_| allowance.spend(now));
-        assert_eq!(allowance.pause(now), Some(2 * EACH));
-        assert_eq!(allowance.pause(now + 2 * EACH), None);
+        let mut rate_limit = RateLimit::new(now);
+        (0..200).for_each(|_| rate_limit.spend(now));
+        assert_eq!(rate_limit.pause(now), None);
+        (0..2).for_each(|_| rate_limit.spend(now));
+        assert_eq!(rate_limit.pause(now), Some(2 * EACH));
+        assert_eq!(rate_limit.pause(now + 2 * EACH), None);
     }
 
     #[test]
     fn what_was_asked_for_costs_nothing() {
         let now = Instant::now();
-        let mut allowance = Allowance::new(now);
+        let mut rate_limit = RateLimit::new(now);
         for _ in 0..10_000 {
-            allowance.spend(now);
-            allowance.refund();
+            rate_limit.spend(now);
+            rate_limit.refund();
         }
-        assert_eq!(allowance.pause(now), None);
+        assert_eq!(rate_limit.pause(now), None);
     }
 }

@@ -40,7 +40,7 @@ use crate::{
         head::Head,
         links,
         put::{self, Asked, Changed},
-        round::{self, Cause, Changes, Found, Outcome, Prepared, PublishError, Request, Seen},
+        round::{self, Cause, Changes, Findings, Outcome, Prepared, PublishError, Request, RoundResult},
         waiting::Waiting,
     },
     shared::Shared,
@@ -145,7 +145,7 @@ impl Times {
 }
 
 /// What to publish.
-enum Work {
+enum PublishTask {
     /// What was prepared.
     Prepared(Box<Prepared>),
     /// What is found there.
@@ -156,7 +156,7 @@ enum Work {
     Made(Look, Request),
 }
 
-impl Work {
+impl PublishTask {
     /// What is decided, for the log.
     fn why(&self) -> &'static str {
         match self {
@@ -170,11 +170,11 @@ impl Work {
     }
 
     /// Blocks.
-    fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<Seen, PublishError> {
+    fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<RoundResult, PublishError> {
         let began = Instant::now();
         let prepared = match self {
             Self::Prepared(prepared) => *prepared,
-            Self::Look(look) => round::prepare(shared, known, look, &Cause::Seen, began)?,
+            Self::Look(look) => round::prepare(shared, known, look, &Cause::RoundResult, began)?,
             Self::Asked(look, request) => round::prepare(shared, known, look, &Cause::Asked(request), began)?,
             Self::Made(look, request) => round::prepare(shared, known, look, &Cause::Judged(request), began)?,
         };
@@ -188,7 +188,7 @@ fn change(
     known: (&Tree, &Waiting),
     asked: &Asked,
     request: Request,
-) -> Result<Option<Result<Seen, PublishError>>, put::ChangeError> {
+) -> Result<Option<Result<RoundResult, PublishError>>, put::ChangeError> {
     put::judge(shared, asked)?;
     let Some(made) = put::make(shared, asked)? else { return Ok(None) };
     let prepared = round::prepare(shared, known, made.look.clone(), &Cause::Judged(request), Instant::now());
@@ -221,7 +221,7 @@ impl Publisher {
                     let now = policy_of(&self.shared);
                     if now != policy {
                         policy = now;
-                        self.round(Work::Look(Look::Stats)).await;
+                        self.round(PublishTask::Look(Look::Stats)).await;
                     }
                 }
                 () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
@@ -259,7 +259,7 @@ impl Publisher {
         if self.times.full <= now {
             self.times.full = now + self.shared.timings.full_hash;
             self.dirty.take();
-            self.round(Work::Look(Look::Bytes)).await;
+            self.round(PublishTask::Look(Look::Bytes)).await;
             self.save().await;
         } else if self.dirty.due(self.limits()).is_some_and(|at| at <= now) {
             self.waiting.written(self.dirty.written());
@@ -267,11 +267,11 @@ impl Publisher {
                 Some((burst, prepared))
                     if prepared.fits(&self.shared) && self.dirty.take_if(burst, self.limits(), now) =>
                 {
-                    self.round(Work::Prepared(Box::new(prepared))).await;
+                    self.round(PublishTask::Prepared(Box::new(prepared))).await;
                 }
                 Some(_) | None => {
                     if let Some(look) = self.dirty.take_due(self.limits(), now) {
-                        self.round(Work::Look(look)).await;
+                        self.round(PublishTask::Look(look)).await;
                     }
                 }
             }
@@ -279,13 +279,13 @@ impl Publisher {
             self.prepare_early().await;
         } else if self.times.young.as_ref().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, look)) = self.times.young.take() {
-                self.round(Work::Look(look)).await;
+                self.round(PublishTask::Look(look)).await;
             }
         } else if let Some(look) = self.waiting.look(now) {
-            self.round(Work::Look(look)).await;
+            self.round(PublishTask::Look(look)).await;
         } else if self.times.rescan <= now {
             let (told, before) = (self.dirty.take().is_some(), self.known.clone());
-            self.round(Work::Look(Look::Stats)).await;
+            self.round(PublishTask::Look(Look::Stats)).await;
             if !told {
                 self.rescans.found(&before, &self.known);
             }
@@ -299,7 +299,7 @@ impl Publisher {
         match command {
             Command::Publish(request, answer) => {
                 self.dirty.take();
-                let _ = answer.send(self.asked(Work::Asked(Look::Stats, request)).await);
+                let _ = answer.send(self.asked(PublishTask::Asked(Look::Stats, request)).await);
             }
             Command::Change(asked, answer) => {
                 let _ = answer.send(self.change(asked).await);
@@ -308,7 +308,7 @@ impl Publisher {
                 self.dirty.take();
                 // Whatever differs is counted, also what would be refused.
                 let request = Request { dry_run: true, accept: true, ..Request::default() };
-                let _ = answer.send(self.asked(Work::Asked(Look::Stats, request)).await);
+                let _ = answer.send(self.asked(PublishTask::Asked(Look::Stats, request)).await);
                 tokio::select! {
                     over = over => if over.is_ok() { stopped(shutdown).await },
                     () = stopped(shutdown) => {}
@@ -320,7 +320,7 @@ impl Publisher {
         }
     }
 
-    async fn asked(&mut self, work: Work) -> Result<Published, PublishError> {
+    async fn asked(&mut self, work: PublishTask) -> Result<Published, PublishError> {
         let (outcome, unread) = self.attempt(work).await?;
         Ok(match outcome {
             Outcome::Same => Published { revision: None, changes: Changes::default(), unread },
@@ -362,7 +362,7 @@ impl Publisher {
         let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
         let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
         if let Some(look) = look {
-            let published = self.asked(Work::Made(look, request)).await?;
+            let published = self.asked(PublishTask::Made(look, request)).await?;
             if published.revision.is_none() && !published.unread.is_empty() {
                 return Err(PublishError::Waits(published.unread.join(", ")).into());
             }
@@ -378,7 +378,7 @@ impl Publisher {
         let Some((burst, look)) = self.dirty.peek() else { return };
         tracing::debug!("a burst may be over: what it makes is prepared");
         // An error is met again when the burst is over, and told then.
-        if let Ok(prepared) = self.prepare(look, Cause::Seen).await {
+        if let Ok(prepared) = self.prepare(look, Cause::RoundResult).await {
             self.early = Some((burst, prepared));
         }
     }
@@ -390,8 +390,8 @@ impl Publisher {
         tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?
     }
 
-    async fn round(&mut self, work: Work) {
-        if matches!(work, Work::Look(Look::Stats | Look::Bytes)) {
+    async fn round(&mut self, work: PublishTask) {
+        if matches!(work, PublishTask::Look(Look::Stats | Look::Bytes)) {
             self.times.rescan = Instant::now() + self.rescan_in();
         }
         let told = self.unpublished.clone();
@@ -417,7 +417,7 @@ impl Publisher {
     }
 
     /// One publish, whatever comes of it. Not to be cancelled: a new head would be durable but not announced.
-    async fn attempt(&mut self, work: Work) -> Result<(Outcome, Vec<String>), PublishError> {
+    async fn attempt(&mut self, work: PublishTask) -> Result<(Outcome, Vec<String>), PublishError> {
         self.early = None;
         tracing::debug!("{}", work.why());
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
@@ -427,7 +427,7 @@ impl Publisher {
     }
 
     /// Takes what a publish saw; what came of it, and what could not be published, for people.
-    fn settle(&mut self, seen: Result<Seen, PublishError>) -> Result<(Outcome, Vec<String>), PublishError> {
+    fn settle(&mut self, seen: Result<RoundResult, PublishError>) -> Result<(Outcome, Vec<String>), PublishError> {
         let unread = seen.as_ref().map(|seen| seen.found.waits()).unwrap_or_default();
         let outcome = seen.and_then(|seen| self.take(seen));
         match &outcome {
@@ -440,8 +440,8 @@ impl Publisher {
         outcome.map(|outcome| (outcome, unread))
     }
 
-    fn take(&mut self, seen: Seen) -> Result<Outcome, PublishError> {
-        let Seen { looked, tree, found, outcome, base_due } = seen;
+    fn take(&mut self, seen: RoundResult) -> Result<Outcome, PublishError> {
+        let RoundResult { looked, tree, found, outcome, base_due } = seen;
         if base_due && self.times.base.is_none() {
             // Not before the burst that made this head is over.
             self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
@@ -457,7 +457,7 @@ impl Publisher {
         outcome
     }
 
-    fn take_found(&mut self, looked: &Look, found: Found) {
+    fn take_found(&mut self, looked: &Look, found: Findings) {
         let kept = |set: &SetName, path: &EntryPath| match looked {
             Look::Stats | Look::Bytes => false,
             Look::At(paths) => paths.keys().all(|(of, above)| of != set || !path.is_within(above)),

@@ -48,7 +48,7 @@ pub(crate) struct Asked {
     pub(crate) set: SetName,
     pub(crate) path: EntryPath,
     pub(crate) expected: Expected,
-    pub(crate) what: What,
+    pub(crate) what: Operation,
     pub(crate) author: String,
     pub(crate) message: String,
     /// A person says that it is meant, although most of the set is gone then.
@@ -64,7 +64,7 @@ pub(crate) enum Expected {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum What {
+pub(crate) enum Operation {
     Put { data: bytes::Bytes, mode: Option<u16> },
     Remove,
 }
@@ -186,14 +186,14 @@ impl TryFrom<v1::ChangeRequest> for Asked {
         };
         let what = match wire.change {
             Some(v1::change_request::Change::Put(v1::FileContent { data, mode })) => {
-                What::Put { data, mode: mode.map(check_mode).transpose()? }
+                Operation::Put { data, mode: mode.map(check_mode).transpose()? }
             }
-            Some(v1::change_request::Change::Remove(true)) => What::Remove,
+            Some(v1::change_request::Change::Remove(true)) => Operation::Remove,
             Some(v1::change_request::Change::Remove(false)) | None => {
                 return Err(Malformed::new("a change that changes nothing"));
             }
         };
-        if let What::Put { data, .. } = &what
+        if let Operation::Put { data, .. } = &what
             && data.len() > limits::PUT
         {
             return Err(Malformed::new(format!(
@@ -235,7 +235,7 @@ impl Made {
 
 /// Whether the change may be made: one after the other must not empty a set. Only a removal takes anything away.
 pub(crate) fn judge(shared: &Shared, asked: &Asked) -> Result<(), ChangeError> {
-    if asked.accept || !matches!(asked.what, What::Remove) {
+    if asked.accept || !matches!(asked.what, Operation::Remove) {
         return Ok(());
     }
     let (set, path) = (asked.set.clone(), asked.path.clone());
@@ -266,19 +266,19 @@ fn make_in(source: &Source, asked: &Asked) -> Result<Option<Made>, ChangeError> 
     asked.check(before.as_ref())?;
     let (parent, name) = asked.path.split().ok_or_else(|| Malformed::new("the root of a set is not a file"))?;
     match (&asked.what, before) {
-        (What::Remove, None) => Ok(None),
-        (What::Remove, Some(before)) => {
+        (Operation::Remove, None) => Ok(None),
+        (Operation::Remove, Some(before)) => {
             let directory = root.directory(&parent).map_err(|e| asked.failed("open", e))?;
             asked.unchanged(&root, Some(&before))?;
             durable::remove(directory.as_fd(), name).map_err(|e| asked.failed("remove", e))?;
             Ok(Some(Made { look: asked.look(&asked.path), directory }))
         }
-        (What::Put { data, mode }, Some(before))
+        (Operation::Put { data, mode }, Some(before))
             if before.holds(data, *mode).map_err(|e| asked.failed("read", e))? =>
         {
             Ok(None)
         }
-        (What::Put { data, mode }, before) => {
+        (Operation::Put { data, mode }, before) => {
             let (directory, made) = asked.open_parent(&root, &parent)?;
             let put = Put { asked, root: &root, directory: directory.as_fd(), name, before: before.as_ref() };
             put.put(data, *mode)?;
@@ -351,7 +351,7 @@ impl Asked {
             (Expected::Anything, _) | (Expected::Nothing, None) => Ok(()),
             (Expected::Nothing, Some(_)) => Err(conflict("there is a file".to_owned())),
             // Removing twice is removing once.
-            (Expected::File(_), None) if matches!(self.what, What::Remove) => Ok(()),
+            (Expected::File(_), None) if matches!(self.what, Operation::Remove) => Ok(()),
             (Expected::File(_), None) => Err(conflict("there is none".to_owned())),
             (Expected::File(expected), Some(current)) => {
                 let found = hash(&current.file).map_err(|e| self.failed("read", e))?;

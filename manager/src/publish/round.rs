@@ -116,7 +116,7 @@ pub(crate) fn back_or_accept() -> Advice {
 #[derive(Debug, Clone)]
 pub(crate) enum Cause {
     /// An event, or a rescan.
-    Seen,
+    RoundResult,
     /// A person.
     Asked(Request),
     /// The same, and what it takes away was judged before it was made.
@@ -126,7 +126,7 @@ pub(crate) enum Cause {
 impl Cause {
     fn request(&self) -> Option<&Request> {
         match self {
-            Self::Seen => None,
+            Self::RoundResult => None,
             Self::Asked(request) | Self::Judged(request) => Some(request),
         }
     }
@@ -143,12 +143,12 @@ pub(crate) enum Outcome {
 }
 
 /// What a publish saw, whatever came of it.
-pub(crate) struct Seen {
+pub(crate) struct RoundResult {
     /// What was looked at.
     pub(crate) looked: Look,
     /// The sets as they are.
     pub(crate) tree: Tree,
-    pub(crate) found: Found,
+    pub(crate) found: Findings,
     pub(crate) outcome: Result<Outcome, PublishError>,
     /// A base of the head is due.
     pub(crate) base_due: bool,
@@ -156,7 +156,7 @@ pub(crate) struct Seen {
 
 /// What a look found besides the tree; of its paths only.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Findings {
     pub(crate) notices: Vec<Notice>,
     pub(crate) unread: Vec<Unread>,
     pub(crate) open: Vec<(SetName, EntryPath)>,
@@ -165,7 +165,7 @@ pub(crate) struct Found {
     pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
 }
 
-impl Found {
+impl Findings {
     /// That a set's directory is another place.
     fn elsewhere(&self) -> Option<ScanError> {
         self.unread.iter().find_map(|unread| match &unread.why {
@@ -229,7 +229,7 @@ impl Changes {
 pub(crate) struct Prepared {
     looked: Look,
     tree: Tree,
-    found: Found,
+    found: Findings,
     outcome: Result<Ready, PublishError>,
     /// A person says that it is meant.
     accepted: bool,
@@ -310,7 +310,7 @@ pub(crate) fn prepare(
 }
 
 /// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
-pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
+pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> RoundResult {
     let Prepared { looked, tree, found, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
         Ready::Same => {
@@ -333,7 +333,7 @@ pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> Seen {
     });
     let published = matches!(outcome, Ok(Outcome::Published(..)));
     let base_due = published && shared.history.read().unwrap_or_else(PoisonError::into_inner).base_due();
-    Seen { looked, tree, found, outcome, base_due }
+    RoundResult { looked, tree, found, outcome, base_due }
 }
 
 struct Publishing<'a> {
@@ -346,14 +346,14 @@ struct Publishing<'a> {
 }
 
 impl Publishing<'_> {
-    fn scan(&self, known: &Tree, look: &Look) -> Result<(Tree, Found), PublishError> {
+    fn scan(&self, known: &Tree, look: &Look) -> Result<(Tree, Findings), PublishError> {
         let bound = Duration::from_millis(self.record.policy.open_max_ms);
         let patience =
             |set: &SetName, path: &EntryPath| self.waiting.patience(&(set.clone(), path.clone()), bound, self.began);
         let keeping = Keeping { last: &self.head.tree, expected: known, patience: Some(&patience) };
         let scanned = scan_keeping(self.sources, known, look, keeping)?;
         failpoints::hit("publish.scanned");
-        Ok(Found::split(scanned))
+        Ok(Findings::split(scanned))
     }
 
     fn look(&self, known: &Tree, look: &Look) -> Result<Prepared, PublishError> {
@@ -387,7 +387,7 @@ impl Publishing<'_> {
         let (set, path) = &at;
         prepared.tree = prepared.tree.with_entry_of(&self.head.tree, set, path)?;
         let unread = Unread { set: set.clone(), path: path.clone(), why: why(at.clone()) };
-        prepared.found.renew(&at, Found { unread: vec![unread], ..Found::default() });
+        prepared.found.renew(&at, Findings { unread: vec![unread], ..Findings::default() });
         Ok(())
     }
 

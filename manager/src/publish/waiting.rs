@@ -18,15 +18,15 @@ const POLL: Duration = Duration::from_secs(1);
 /// Until what cannot be read is tried again: at first, and at most; twice as long each time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-type Place = (SetName, EntryPath);
+type SetPath = (SetName, EntryPath);
 
 /// What could not be read at the last look, and what was published while somebody had it open.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting {
-    unread: BTreeMap<Place, Wait>,
-    open: BTreeSet<Place>,
+    unread: BTreeMap<SetPath, Wait>,
+    open: BTreeSet<SetPath>,
     /// Files that were seen to be written before they were first looked at, and since when.
-    written: BTreeMap<Place, Instant>,
+    written: BTreeMap<SetPath, Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ struct Wait {
 
 impl Waiting {
     /// What a scan at `now` does about the file at `place` when somebody has it open; `bound` is how long it is waited for.
-    pub(crate) fn patience(&self, place: &Place, bound: Duration, now: Instant) -> Patience {
+    pub(crate) fn patience(&self, place: &SetPath, bound: Duration, now: Instant) -> Patience {
         let over = |since: &Instant| now >= *since + bound;
         match self.unread.get(place) {
             Some(wait) if wait.cause == UnreadCause::Changing && now < wait.next => Patience::Rests(wait.tries),
@@ -54,7 +54,7 @@ impl Waiting {
     }
 
     /// Takes since when files are being written: they have been waited for since then.
-    pub(crate) fn written(&mut self, files: Vec<(Place, Instant)>) {
+    pub(crate) fn written(&mut self, files: Vec<(SetPath, Instant)>) {
         self.written = files.into_iter().collect();
     }
 
@@ -63,7 +63,7 @@ impl Waiting {
         &mut self,
         looked: &Look,
         found: &[Unread],
-        open: &[Place],
+        open: &[SetPath],
         bound: Duration,
         now: (Instant, u64),
     ) {
@@ -91,14 +91,14 @@ impl Waiting {
     /// What is to be looked at again at `now`.
     pub(crate) fn look(&self, now: Instant) -> Option<Look> {
         let due = self.unread.iter().filter(|(_, wait)| wait.next <= now);
-        let places: BTreeMap<Place, Depth> = due.map(|(place, _)| (place.clone(), Depth::All)).collect();
+        let places: BTreeMap<SetPath, Depth> = due.map(|(place, _)| (place.clone(), Depth::All)).collect();
         (!places.is_empty()).then_some(Look::At(places))
     }
 
     /// How many entries of a set wait, and the first `most` of them.
     pub(crate) fn unread(&self, set: &SetName, most: usize) -> (u64, Vec<UnreadEntry>) {
         let of_set = || self.unread.iter().filter(|((of, _), _)| of == set);
-        let entry = |((_, path), wait): (&Place, &Wait)| UnreadEntry {
+        let entry = |((_, path), wait): (&SetPath, &Wait)| UnreadEntry {
             path: path.to_string(),
             cause: wait.cause,
             reason: wait.reason.clone(),
@@ -146,7 +146,7 @@ fn cause(why: &ScanError) -> UnreadCause {
 }
 
 /// Whether a look was at a place.
-pub(crate) fn covers(look: &Look, (set, path): &Place) -> bool {
+pub(crate) fn covers(look: &Look, (set, path): &SetPath) -> bool {
     match look {
         Look::Stats | Look::Bytes => true,
         Look::At(paths) => paths.iter().any(|((of, above), depth)| {
@@ -161,7 +161,7 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(10);
 
-    fn place() -> Place {
+    fn place() -> SetPath {
         ("web".parse().unwrap(), EntryPath::new(b"log").unwrap())
     }
 

@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     farm::NO_RECORD,
-    listening::{Bounds, Place, Places, accept},
+    listening::{Bounds, ConnectionSlot, ConnectionSlots, accept},
     metrics,
 };
 pub use names::Names;
@@ -102,7 +102,7 @@ async fn as_it_is_labelled(mut response: Response) -> Response {
 /// Answers on `listener` until `shutdown`, then lets open requests finish for at most two seconds.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
     tokio::pin!(shutdown);
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let mut open = JoinSet::new();
     let ending = watch::Sender::new(false);
     loop {
@@ -125,7 +125,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
 }
 
 /// One connection: request after request, until its place is another's.
-async fn converse(stream: TcpStream, mut place: Place, router: Router, mut ending: watch::Receiver<bool>) {
+async fn converse(stream: TcpStream, mut place: ConnectionSlot, router: Router, mut ending: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

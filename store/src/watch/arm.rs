@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    events::{Place, Seen, read},
+    events::{EventMeaning, WatchedSet, read},
     told::Told,
 };
 
@@ -38,29 +38,29 @@ pub(super) struct Arm {
 }
 
 impl Arm {
-    fn hear(&self, event: notify::Result<notify::Event>, places: &[Place]) {
+    fn hear(&self, event: notify::Result<notify::Event>, watched_sets: &[WatchedSet]) {
         let now = Instant::now();
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                let of = |place: &&Place| error.paths.iter().any(|path| path.starts_with(&place.root));
-                let set = places.iter().find(of).map(|place| place.set.clone());
+                let of = |place: &&WatchedSet| error.paths.iter().any(|path| path.starts_with(&place.root));
+                let set = watched_sets.iter().find(of).map(|place| place.set.clone());
                 // Full: the task has been woken already, and arms all anew or tries again.
                 let _ = self.wake.try_send(Wake::Refused(set, why(&error)));
                 return;
             }
         };
-        for seen in read(&event, places) {
+        for seen in read(&event, watched_sets) {
             match seen {
-                Seen::At(set, path, depth, writing) => {
+                EventMeaning::At(set, path, depth, writing) => {
                     self.told.note(&set, &path, depth, now);
                     self.dirty.note(set, path, depth, writing, now);
                 }
-                Seen::Everything => {
+                EventMeaning::Everything => {
                     self.told.note_everything(now);
                     self.dirty.note_everything(now);
                 }
-                Seen::Root(set) => {
+                EventMeaning::Root(set) => {
                     self.told.note(&set, &EntryPath::root(), Depth::All, now);
                     self.dirty.note(set, EntryPath::root(), Depth::All, Writing::Unknown, now);
                     let _ = self.wake.try_send(Wake::Root);
@@ -72,22 +72,22 @@ impl Arm {
 
 /// Watches every root and its parent, as far as that is possible; and where it is not, why. Blocks: 200 ms for 20,000
 /// directories.
-pub(super) fn arm(places: &Arc<Vec<Place>>, arm: Arm) -> (Option<Watching>, BTreeMap<SetName, String>) {
-    let known = places.clone();
+pub(super) fn arm(watched_sets: &Arc<Vec<WatchedSet>>, arm: Arm) -> (Option<Watching>, BTreeMap<SetName, String>) {
+    let known = watched_sets.clone();
     let config = Config::default()
         .with_event_kinds(EventKindMask::CORE | EventKindMask::ACCESS_CLOSE)
         .with_follow_symlinks(false);
     let made = RecommendedWatcher::new(move |event: notify::Result<notify::Event>| arm.hear(event, &known), config);
     let mut watcher = match made {
         Ok(watcher) => watcher,
-        Err(error) => return (None, places.iter().map(|place| (place.set.clone(), why(&error))).collect()),
+        Err(error) => return (None, watched_sets.iter().map(|place| (place.set.clone(), why(&error))).collect()),
     };
-    let refused = |place: &Place| Some((place.set.clone(), watch(&mut watcher, place).err().as_ref().map(why)?));
-    let refused = places.iter().filter_map(refused).collect();
+    let refused = |place: &WatchedSet| Some((place.set.clone(), watch(&mut watcher, place).err().as_ref().map(why)?));
+    let refused = watched_sets.iter().filter_map(refused).collect();
     (Some(Watching { _watcher: watcher }), refused)
 }
 
-fn watch(watcher: &mut RecommendedWatcher, place: &Place) -> notify::Result<()> {
+fn watch(watcher: &mut RecommendedWatcher, place: &WatchedSet) -> notify::Result<()> {
     let parent = place.root.parent().filter(|parent| parent.is_dir());
     if let Some(parent) = parent {
         watcher.watch(parent, RecursiveMode::NonRecursive)?;

@@ -15,7 +15,7 @@ use crate::{
 
 /// One set's place, and what in it is of no interest.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct WatchedSet {
     pub(super) set: SetName,
     pub(super) root: PathBuf,
     pub(super) excludes: Option<Excludes>,
@@ -23,7 +23,7 @@ pub(super) struct Place {
 
 /// What an event says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum EventMeaning {
     /// Something happened there.
     At(SetName, EntryPath, Depth, Writing),
     /// A set's root came, went or was replaced, or a file system in it was unmounted: its watches may be on what is no longer
@@ -33,8 +33,8 @@ pub(super) enum Seen {
     Everything,
 }
 
-pub(super) fn places(sources: Vec<Source>) -> Vec<Place> {
-    let place = |source: Source| Place {
+pub(super) fn watched_sets(sources: Vec<Source>) -> Vec<WatchedSet> {
+    let place = |source: Source| WatchedSet {
         set: source.rules.name.clone(),
         root: source.path,
         // A pattern that cannot be used is refused where it is set, and named by every scan.
@@ -44,9 +44,9 @@ pub(super) fn places(sources: Vec<Source>) -> Vec<Place> {
 }
 
 /// Reads an event; a path may lie in several sets.
-pub(super) fn read(event: &notify::Event, places: &[Place]) -> Vec<Seen> {
+pub(super) fn read(event: &notify::Event, watched_sets: &[WatchedSet]) -> Vec<EventMeaning> {
     if event.need_rescan() {
-        return vec![Seen::Everything];
+        return vec![EventMeaning::Everything];
     }
     let depth = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Depth::Entry,
@@ -58,7 +58,7 @@ pub(super) fn read(event: &notify::Event, places: &[Place]) -> Vec<Seen> {
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => Depth::All,
     };
     let writing = writing(event);
-    let pairs = event.paths.iter().flat_map(|path| places.iter().map(move |place| (path, place)));
+    let pairs = event.paths.iter().flat_map(|path| watched_sets.iter().map(move |place| (path, place)));
     pairs.filter_map(|(path, place)| seen(path, place, depth, writing, &event.kind)).collect()
 }
 
@@ -82,7 +82,7 @@ pub(super) fn writing(event: &notify::Event) -> Writing {
     }
 }
 
-fn seen(path: &Path, place: &Place, depth: Depth, writing: Writing, kind: &EventKind) -> Option<Seen> {
+fn seen(path: &Path, place: &WatchedSet, depth: Depth, writing: Writing, kind: &EventKind) -> Option<EventMeaning> {
     use std::os::unix::ffi::OsStrExt;
     let stays = matches!(kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
     // notify's word for an unmount: the watches there are gone.
@@ -91,10 +91,10 @@ fn seen(path: &Path, place: &Place, depth: Depth, writing: Writing, kind: &Event
     // What cannot be a path of a set cannot be published either; the slow scan says why.
     let below = EntryPath::new(below.as_os_str().as_bytes()).ok()?;
     if unmounted || (below.is_root() && !stays) {
-        return Some(Seen::Root(place.set.clone()));
+        return Some(EventMeaning::Root(place.set.clone()));
     }
     if place.excludes.as_ref().is_some_and(|excludes| excludes.excluded(&below, false)) {
         return None;
     }
-    Some(Seen::At(place.set.clone(), below, depth, writing))
+    Some(EventMeaning::At(place.set.clone(), below, depth, writing))
 }

@@ -12,7 +12,7 @@ use bellwether_proto::{entry::EntryPath, name::SetName};
 
 use crate::{root, scan::HardLink, tree::Node};
 
-use super::{Files, events::Place};
+use super::{Files, events::WatchedSet};
 
 /// Files that are looked at: all of sets that have no more entries, otherwise those with several names. (That a second name is
 /// made elsewhere is no event.)
@@ -53,9 +53,13 @@ pub(super) struct Looked {
 
 impl Marks {
     /// As they are now. Blocks.
-    pub(super) fn of(places: &[Place]) -> Self {
-        let remote = |place: &Place| Some((place.set.clone(), remote(root::shared_kind(&place.root)?)));
-        Self { roots: roots(places), remote: places.iter().filter_map(remote).collect(), files: BTreeMap::new() }
+    pub(super) fn of(watched_sets: &[WatchedSet]) -> Self {
+        let remote = |place: &WatchedSet| Some((place.set.clone(), remote(root::shared_kind(&place.root)?)));
+        Self {
+            roots: roots(watched_sets),
+            remote: watched_sets.iter().filter_map(remote).collect(),
+            files: BTreeMap::new(),
+        }
     }
 
     /// Sets where others may change what makes no event here.
@@ -68,16 +72,16 @@ fn remote(kind: &str) -> String {
     format!("what changes elsewhere in a file system of type {kind} makes no event here")
 }
 
-fn roots(places: &[Place]) -> BTreeMap<SetName, Mark> {
+fn roots(watched_sets: &[WatchedSet]) -> BTreeMap<SetName, Mark> {
     // Without the table of mounts the inodes say most of it.
     let mounts = root::mounts().unwrap_or_default();
-    let mark = |place: &Place| {
+    let mark = |place: &WatchedSet| {
         let root = &place.root;
         let here = mounts.iter().filter(|(_, at)| at.starts_with(root));
         let above = mounts.iter().rfind(|(_, at)| root.starts_with(at));
         Mark { root: inode(root), parent: root.parent().and_then(inode), mounts: here.chain(above).cloned().collect() }
     };
-    places.iter().map(|place| (place.set.clone(), mark(place))).collect()
+    watched_sets.iter().map(|place| (place.set.clone(), mark(place))).collect()
 }
 
 fn inode(path: &Path) -> Option<Inode> {
@@ -103,14 +107,14 @@ fn scanned(files: &Files) -> Vec<Scanned> {
 }
 
 /// Looks, and compares with `before`. Blocks.
-pub(super) fn look(places: &[Place], files: &Files, before: Marks) -> Looked {
-    let roots = roots(places);
+pub(super) fn look(watched_sets: &[WatchedSet], files: &Files, before: Marks) -> Looked {
+    let roots = roots(watched_sets);
     let moved = roots.iter().filter(|(set, mark)| before.roots.get(*set) != Some(*mark)).map(|(set, _)| set.clone());
     let moved = moved.collect();
     let mut edited = Vec::new();
     let mut moments = BTreeMap::new();
     for (set, path, inode, changed) in scanned(files) {
-        let Some(place) = places.iter().find(|place| place.set == set) else { continue };
+        let Some(place) = watched_sets.iter().find(|place| place.set == set) else { continue };
         let Some(moment) = moment(&place.root.join(OsStr::from_bytes(path.as_bytes()))) else { continue };
         let at = (set, path);
         // As it was at the last look, or when it was scanned.

@@ -21,8 +21,8 @@ const PATHS: usize = 50_000;
 /// Files that are being written and kept apart; more are looked at as if nobody wrote them.
 const WRITTEN: usize = 256;
 
-type Place = (SetName, EntryPath);
-type Paths = BTreeMap<Place, Depth>;
+type SetPath = (SetName, EntryPath);
+type Paths = BTreeMap<SetPath, Depth>;
 
 /// What an event says of the file at its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ struct State {
     everything: bool,
     burst: Option<Burst>,
     /// Files that are being written in place: no part of the burst before they are closed.
-    written: BTreeMap<Place, Written>,
+    written: BTreeMap<SetPath, Written>,
 }
 
 /// When a file was seen to be written.
@@ -148,7 +148,7 @@ impl PendingChanges {
     }
 
     /// The files that are being written, and since when.
-    pub fn written(&self) -> Vec<(Place, Instant)> {
+    pub fn written(&self) -> Vec<(SetPath, Instant)> {
         self.state().written.iter().map(|(at, written)| (at.clone(), written.first)).collect()
     }
 

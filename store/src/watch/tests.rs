@@ -7,7 +7,7 @@ use notify::{
 use crate::scan::Source;
 
 use super::{
-    events::{Seen, read, writing},
+    events::{EventMeaning, read, writing},
     *,
 };
 
@@ -15,18 +15,18 @@ fn nginx() -> SetName {
     "nginx".parse().unwrap()
 }
 
-fn test_places() -> Vec<Place> {
+fn test_places() -> Vec<WatchedSet> {
     let mut rules = SetRules::new(nginx());
     rules.exclude = vec!["*.swp".into(), "cache/".into()];
-    places(vec![Source::new(Arc::new(rules), "/etc/nginx".into())])
+    watched_sets(vec![Source::new(Arc::new(rules), "/etc/nginx".into())])
 }
 
-fn seen(kind: EventKind, path: &str) -> Vec<Seen> {
+fn seen(kind: EventKind, path: &str) -> Vec<EventMeaning> {
     read(&notify::Event::new(kind).add_path(path.into()), &test_places())
 }
 
-fn at(path: &str, depth: Depth, writing: Writing) -> Vec<Seen> {
-    vec![Seen::At(nginx(), EntryPath::new(path.as_bytes()).unwrap(), depth, writing)]
+fn at(path: &str, depth: Depth, writing: Writing) -> Vec<EventMeaning> {
+    vec![EventMeaning::At(nginx(), EntryPath::new(path.as_bytes()).unwrap(), depth, writing)]
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn what_is_excluded_elsewhere_or_our_own_is_not_looked_at() {
 
 #[test]
 fn a_root_that_is_replaced_is_watched_anew() {
-    assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
-    assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx"), [Seen::Root(nginx())]);
+    assert_eq!(seen(EventKind::Remove(RemoveKind::Folder), "/etc/nginx"), [EventMeaning::Root(nginx())]);
+    assert_eq!(seen(EventKind::Create(CreateKind::Folder), "/etc/nginx"), [EventMeaning::Root(nginx())]);
     let unmounted = EventKind::Remove(RemoveKind::Other);
-    assert_eq!(seen(unmounted, "/etc/nginx/sites"), [Seen::Root(nginx())], "the watches there are gone");
+    assert_eq!(seen(unmounted, "/etc/nginx/sites"), [EventMeaning::Root(nginx())], "the watches there are gone");
     let mode = EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any));
     assert_eq!(seen(mode, "/etc/nginx"), at("", Depth::Entry, Writing::Unknown));
 }
@@ -88,19 +88,19 @@ fn a_root_that_is_replaced_is_watched_anew() {
 #[test]
 fn lost_events_mean_everything() {
     let lost = notify::Event::new(EventKind::Other).set_flag(Flag::Rescan);
-    assert_eq!(read(&lost, &test_places()), [Seen::Everything]);
+    assert_eq!(read(&lost, &test_places()), [EventMeaning::Everything]);
 }
 
 #[test]
 fn each_set_says_for_itself_how_changes_are_noticed() {
     let (now, mut doubts) = (Instant::now(), Doubts::default());
-    let places = test_places();
-    assert!(!doubts.modes(&places).need_rescans());
+    let watched_sets = test_places();
+    assert!(!doubts.modes(&watched_sets).need_rescans());
     doubts.missed.insert("other".parse().unwrap(), (now, "no event".into()));
-    assert!(!doubts.modes(&places).need_rescans(), "of another set");
+    assert!(!doubts.modes(&watched_sets).need_rescans(), "of another set");
     doubts.missed.insert(nginx(), (now, "no event".into()));
     doubts.refused.insert(nginx(), "no watches".into());
-    let modes = doubts.modes(&places);
+    let modes = doubts.modes(&watched_sets);
     assert!(modes.need_rescans());
     assert_eq!(modes.0.unwrap()[&nginx()].as_deref(), Some("no watches"));
 }

@@ -39,7 +39,7 @@ use tokio::{
 use tonic::{Request, Streaming, transport::Channel};
 use tracing::Instrument;
 
-use crate::{net::tls, services::link::Card};
+use crate::{net::tls, services::link::StartHeader};
 
 /// How long one server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -76,7 +76,7 @@ pub struct Peers {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
     seen: Arc<KnownHeads>,
-    card: Card,
+    start_header: StartHeader,
     halts: watch::Sender<Option<Halt>>,
     told: watch::Sender<Option<Told>>,
     /// Of those that are asked at once, in a large group.
@@ -106,8 +106,8 @@ impl Peers {
     /// They are told that this is the start of number `incarnation`.
     pub fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<KnownHeads>, incarnation: u64) -> Self {
         let (told, halts) = (watch::Sender::default(), watch::Sender::default());
-        let (card, turns) = (Card::new(incarnation), Arc::new(Semaphore::new(AT_ONCE)));
-        Self { key, record, seen, card, halts, told, turns, promoting: AtomicBool::new(false) }
+        let (start_header, turns) = (StartHeader::new(incarnation), Arc::new(Semaphore::new(AT_ONCE)));
+        Self { key, record, seen, start_header, halts, told, turns, promoting: AtomicBool::new(false) }
     }
 
     /// What came of the last handover that this server told.
@@ -178,7 +178,7 @@ impl Peers {
         let at = self.seen.at().as_ref().map(SignedHeader::to_wire);
         let asked = async {
             let mut request = Request::new(v1::RecordsRequest { epoch, version, at });
-            self.card.mark(&mut request);
+            self.start_header.mark(&mut request);
             let records = client.records(request).await?;
             collect(records.into_inner()).await
         };

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_monitor::listening::Place;
+use bellwether_monitor::listening::ConnectionSlot;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
@@ -19,7 +19,7 @@ use tonic::transport::server::Connected;
 #[derive(Debug)]
 pub struct Placed<S> {
     stream: S,
-    place: Place,
+    place: ConnectionSlot,
     quiet: Option<Quiet>,
 }
 
@@ -34,7 +34,7 @@ struct Quiet {
 
 impl<S> Placed<S> {
     /// `stream` at `place`; ended when nothing comes over it for twice `quiet` at most, where that is given.
-    pub fn new(stream: S, place: Place, quiet: Option<Duration>) -> Self {
+    pub fn new(stream: S, place: ConnectionSlot, quiet: Option<Duration>) -> Self {
         let quiet = quiet.map(|limit| Quiet { limit, heard: true, look: Box::pin(sleep(limit)) });
         Self { stream, place, quiet }
     }
@@ -107,13 +107,13 @@ impl<S: Connected> Connected for Placed<S> {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_monitor::listening::{Bounds, Places};
+    use bellwether_monitor::listening::{Bounds, ConnectionSlots};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
 
-    fn places() -> Places<()> {
-        Places::new(Bounds { all: 1, each: 1 })
+    fn places() -> ConnectionSlots<()> {
+        ConnectionSlots::new(Bounds { all: 1, each: 1 })
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bellwether_monitor::listening::{Bounds, Places};
+use bellwether_monitor::listening::{Bounds, ConnectionSlots};
 use bellwether_proto::advice::{self, Advice, Outcome};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
@@ -87,7 +87,7 @@ async fn remove_stale(path: &Path) -> Result<(), BindError> {
 
 /// The connections, each with a place; to be served.
 pub fn placed(connections: UnixListenerStream) -> impl Stream<Item = io::Result<Placed<UnixStream>>> {
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     connections.map(move |stream| Ok(Placed::new(stream?, places.admit(()), None)))
 }
 

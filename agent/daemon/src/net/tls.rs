@@ -14,12 +14,12 @@ use rustls::{
 };
 
 mod client;
-mod guests;
+mod connection_limit;
 mod server;
 mod verify;
 
 pub use client::{ConnectError, connect};
-pub(crate) use guests::{EACH, STRANGERS};
+pub(crate) use connection_limit::{EACH, STRANGERS};
 pub(crate) use server::HANDSHAKES;
 pub use server::{Incoming, ServerTls, TlsStream, incoming, service};
 pub use verify::WrongKey;

@@ -77,8 +77,8 @@ use crate::{
     },
     services::{
         Agent, ManagersWord,
+        access::Access,
         admin::AdminService,
-        door::Door,
         drift::{Caller, DriftService},
         group::GroupService,
         procedures,
@@ -432,7 +432,7 @@ async fn serve(
     let known = move |key: &PublicKey| record.current().record().by_key(key).is_some();
     let servers = tls::incoming(servers, tls).knowing(descriptors::for_servers(descriptors), known);
     let for_servers = tls::service()
-        .layer(Door::new(agent.record.clone()))
+        .layer(Access::new(agent.record.clone()))
         .add_service(group)
         .add_service(drift(Caller::Server))
         .add_service(push)

@@ -18,7 +18,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Agent,
-    link::Card,
+    link::StartHeader,
     refusal::{refusal, refused},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub(crate) struct GroupService(pub(crate) Arc<Agent>);
 impl GroupService {
     /// Whether the caller is the server of that key, not a copy of its machine that runs beside it (W14).
     async fn recognise<T>(&self, server: &ServerName, request: &Request<T>) -> Result<(), Status> {
-        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), Card::of(request.metadata())) else {
+        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), StartHeader::of(request.metadata())) else {
             return Ok(());
         };
         let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
@@ -50,7 +50,7 @@ impl GroupService {
 
     /// A copy that only asks for records may have them, as anybody of the group; the monitor names it. Nobody waits for that.
     fn name_copy<T>(&self, key: &PublicKey, request: &Request<T>) {
-        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), Card::of(request.metadata())) else {
+        let (Standing::Manager(manager), Some(start)) = (self.0.standing(), StartHeader::of(request.metadata())) else {
             return;
         };
         let current = self.0.record.current();
@@ -138,7 +138,7 @@ impl Group for GroupService {
         self.0.status().map(Response::new)
     }
 
-    /// Anybody of the group may know the record; a server that was removed may know that it was (see [`super::door`]).
+    /// Anybody of the group may know the record; a server that was removed may know that it was (see [`super::access`]).
     async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
         let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         self.name_copy(&key, &request);

@@ -28,15 +28,15 @@ use super::refusal::refused;
 use crate::net::tls;
 
 /// The manager's services, as asked over that connection.
-pub(crate) type Client = GroupClient<InterceptedService<Channel, Card>>;
+pub(crate) type Client = GroupClient<InterceptedService<Channel, StartHeader>>;
 
 /// What every call says of its caller: how often its state was opened, so that a copy of its machine is told from it (W14).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Card(u64);
+pub(crate) struct StartHeader(u64);
 
 const START: &str = "bellwether-start";
 
-impl Card {
+impl StartHeader {
     /// That of the start of this number.
     pub(crate) fn new(incarnation: u64) -> Self {
         Self(incarnation)
@@ -53,7 +53,7 @@ impl Card {
     }
 }
 
-impl Interceptor for Card {
+impl Interceptor for StartHeader {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         self.mark(&mut request);
         Ok(request)
@@ -79,7 +79,7 @@ pub(crate) struct ManagerLink {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
     held: Mutex<Option<Held>>,
-    card: Card,
+    start_header: StartHeader,
     /// The tree of the revision that this member holds.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
     /// Asks this member itself.
@@ -95,7 +95,7 @@ impl ManagerLink {
         hand: Hand,
         incarnation: u64,
     ) -> Self {
-        Self { key, record, held: Mutex::new(None), card: Card(incarnation), tree, hand }
+        Self { key, record, held: Mutex::new(None), start_header: StartHeader(incarnation), tree, hand }
     }
 
     /// Asks the manager. A connection that turns out to be lost is made again, once.
@@ -107,7 +107,7 @@ impl ManagerLink {
         F: Future<Output = Result<T, Status>>,
     {
         let client = |channel| {
-            GroupClient::with_interceptor(channel, self.card)
+            GroupClient::with_interceptor(channel, self.start_header)
                 .max_decoding_message_size(limits::MESSAGE)
                 .max_encoding_message_size(limits::MESSAGE)
         };
@@ -169,7 +169,7 @@ impl ManagerLink {
             if held.answered.elapsed() < FRESH {
                 return Ok(held.channel.clone());
             }
-            let mut client = GroupClient::with_interceptor(held.channel.clone(), self.card);
+            let mut client = GroupClient::with_interceptor(held.channel.clone(), self.start_header);
             match timeout(PING, client.ping(v1::PingRequest {})).await {
                 // Whatever it says: it lives.
                 Ok(Ok(_)) => {

@@ -1,7 +1,7 @@
 //! What this server answers: to other servers ([`group`]) and to the commands on this machine ([`admin`]).
 
+pub(crate) mod access;
 pub(crate) mod admin;
-pub(crate) mod door;
 pub(crate) mod drift;
 pub(crate) mod group;
 mod held;

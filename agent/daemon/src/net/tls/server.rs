@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_monitor::listening::{Bounds, Place, Places, accept};
+use bellwether_monitor::listening::{Bounds, ConnectionSlot, ConnectionSlots, accept};
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     limits,
@@ -28,7 +28,7 @@ use tonic::transport::{Server, server::Connected};
 
 use super::{
     ALPN, Peer, Unusable, certificate,
-    guests::{EACH, Guests, Known},
+    connection_limit::{ConnectionLimit, EACH, Known},
     provider, verify,
 };
 use crate::net::placed::Placed;
@@ -121,13 +121,13 @@ impl AsyncWrite for TlsStream {
 pub struct Incoming {
     ready: mpsc::Receiver<TlsStream>,
     task: JoinHandle<()>,
-    guests: Guests,
+    connection_limit: ConnectionLimit,
 }
 
 impl Incoming {
     /// Tells servers that are `known` from strangers, who get less room; `servers` bounds the former.
     pub fn knowing(mut self, servers: Bounds, known: impl Fn(&PublicKey) -> bool + Send + 'static) -> Self {
-        self.guests = Guests::new(Box::new(known) as Known, servers);
+        self.connection_limit = ConnectionLimit::new(Box::new(known) as Known, servers);
         self
     }
 }
@@ -137,7 +137,7 @@ impl Stream for Incoming {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(stream) = std::task::ready!(self.ready.poll_recv(cx)) else { return Poll::Ready(None) };
-        let place = self.guests.admit(&stream.peer);
+        let place = self.connection_limit.admit(&stream.peer);
         Poll::Ready(Some(Ok(Placed::new(stream, place, Some(QUIET)))))
     }
 }
@@ -154,12 +154,16 @@ impl Drop for Incoming {
 pub fn incoming(listener: TcpListener, tls: ServerTls) -> Incoming {
     let (finished, ready) = mpsc::channel(WAITING);
     let task = tokio::spawn(take(listener, tls, finished));
-    Incoming { ready, task, guests: Guests::new(Box::new(|_| true), Bounds { all: SERVERS, each: EACH }) }
+    Incoming {
+        ready,
+        task,
+        connection_limit: ConnectionLimit::new(Box::new(|_| true), Bounds { all: SERVERS, each: EACH }),
+    }
 }
 
 async fn take(listener: TcpListener, tls: ServerTls, finished: mpsc::Sender<TlsStream>) {
     let mut handshakes = JoinSet::new();
-    let mut places = Places::new(HANDSHAKES);
+    let mut places = ConnectionSlots::new(HANDSHAKES);
     loop {
         // Both may be cancelled: accept and join_next lose nothing.
         let accepted = tokio::select! {
@@ -178,7 +182,7 @@ async fn take(listener: TcpListener, tls: ServerTls, finished: mpsc::Sender<TlsS
 async fn handshake(
     tcp: TcpStream,
     address: SocketAddr,
-    mut place: Place,
+    mut place: ConnectionSlot,
     tls: ServerTls,
     finished: mpsc::Sender<TlsStream>,
 ) {

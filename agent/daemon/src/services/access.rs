@@ -35,14 +35,14 @@ const RECORDS: &str = "/bellwether.v1.Group/Records";
 const ENTRANCE: [&str; 3] =
     ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/DialBack", "/bellwether.v1.Group/Enter"];
 
-/// The door of this server.
+/// Who may ask this server for what.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct Access {
     record: Arc<GroupRecord>,
     strangers: Arc<Semaphore>,
 }
 
-impl Door {
+impl Access {
     /// Lets in who is in the record at that moment.
     pub(crate) fn new(record: Arc<GroupRecord>) -> Self {
         Self { record, strangers: Arc::new(Semaphore::new(STRANGERS)) }
@@ -75,7 +75,7 @@ impl Door {
     }
 }
 
-impl Door {
+impl Access {
     /// The server of the group that asks.
     fn server(&self, request: &http::Request<Body>) -> Option<ServerName> {
         let Peer { key, .. } = request.extensions().get()?;
@@ -87,18 +87,18 @@ fn peer_named(name: &ServerName) -> Suspect {
     Suspect::Peer(name.to_string())
 }
 
-impl<S> Layer<S> for Door {
+impl<S> Layer<S> for Access {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { door: self.clone(), inner }
+        Guarded { access: self.clone(), inner }
     }
 }
 
-/// Services behind the door.
+/// Services that only those may call who have access.
 #[derive(Clone)]
 pub(crate) struct Guarded<S> {
-    door: Door,
+    access: Access,
     inner: S,
 }
 
@@ -117,9 +117,9 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        match self.door.judge(&request) {
+        match self.access.judge(&request) {
             None => {
-                let dealing = self.door.server(&request).map(|name| Dealing::with(peer_named(&name)));
+                let dealing = self.access.server(&request).map(|name| Dealing::with(peer_named(&name)));
                 let answer = self.inner.call(request);
                 Box::pin(async move {
                     let answer = answer.await;
@@ -129,7 +129,7 @@ where
             }
             Some(Err(status)) => Box::pin(std::future::ready(Ok(status.into_http()))),
             Some(Ok(())) => {
-                let Ok(turn) = self.door.strangers.clone().try_acquire_owned() else {
+                let Ok(turn) = self.access.strangers.clone().try_acquire_owned() else {
                     let busy = Status::resource_exhausted("too many servers ask to enter at once; try again");
                     return Box::pin(std::future::ready(Ok(busy.into_http())));
                 };

@@ -25,7 +25,7 @@ impl Default for Deadlines {
 
 /// What was last seen of one connection.
 #[derive(Debug)]
-pub(crate) struct Watchdog {
+pub(crate) struct StallWatch {
     deadlines: Deadlines,
     /// A message came.
     heard: Instant,
@@ -37,7 +37,7 @@ pub(crate) struct Watchdog {
     unheard: u64,
 }
 
-impl Watchdog {
+impl StallWatch {
     pub(crate) fn new(deadlines: Deadlines, now: Instant) -> Self {
         Self { deadlines, heard: now, went: now, progress: now, unheard: 0 }
     }
@@ -57,7 +57,7 @@ impl Watchdog {
     }
 
     /// Why the connection is to be dropped. `working`: the bytes of the pack that was offered, while there is one.
-    pub(crate) fn bites(&self, now: Instant, working: Option<u64>) -> Option<String> {
+    pub(crate) fn check(&self, now: Instant, working: Option<u64>) -> Option<String> {
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
         let crossing = |bytes: u64| Duration::from_secs(bytes / SLOWEST);
         let Deadlines { answer, stall, progress } = self.deadlines;
@@ -87,34 +87,34 @@ mod tests {
     #[test]
     fn silence() {
         let start = Instant::now();
-        let mut dog = Watchdog::new(Deadlines::default(), start);
-        assert_eq!(dog.bites(start + seconds(15), None), None);
-        assert!(dog.bites(start + seconds(16), None).unwrap().contains("not answered"));
-        dog.went(start + seconds(1), 100 * SLOWEST);
-        assert_eq!(dog.bites(start + seconds(50), None), None, "the answer is behind what is on its way");
-        dog.heard(start + seconds(50));
-        assert!(dog.bites(start + seconds(66), None).is_some());
+        let mut stall = StallWatch::new(Deadlines::default(), start);
+        assert_eq!(stall.check(start + seconds(15), None), None);
+        assert!(stall.check(start + seconds(16), None).unwrap().contains("not answered"));
+        stall.went(start + seconds(1), 100 * SLOWEST);
+        assert_eq!(stall.check(start + seconds(50), None), None, "the answer is behind what is on its way");
+        stall.heard(start + seconds(50));
+        assert!(stall.check(start + seconds(66), None).is_some());
     }
 
     #[test]
-    fn a_stall_bites_although_it_still_talks() {
+    fn a_stall_is_seen_although_it_still_talks() {
         let start = Instant::now();
-        let mut dog = Watchdog::new(Deadlines::default(), start);
-        dog.heard(start + seconds(61));
-        assert!(dog.bites(start + seconds(61), None).unwrap().contains("taken nothing"));
+        let mut stall = StallWatch::new(Deadlines::default(), start);
+        stall.heard(start + seconds(61));
+        assert!(stall.check(start + seconds(61), None).unwrap().contains("taken nothing"));
     }
 
     #[test]
     fn the_time_for_a_report_grows_with_the_pack() {
         let start = Instant::now();
-        let mut dog = Watchdog::new(Deadlines::default(), start);
+        let mut stall = StallWatch::new(Deadlines::default(), start);
         let now = start + seconds(100);
-        dog.heard(now);
-        dog.went(now, 0);
-        assert!(dog.bites(now, Some(0)).unwrap().contains("no progress"));
-        assert_eq!(dog.bites(now, Some(60 * SLOWEST)), None);
-        assert_eq!(dog.bites(now, None), None);
-        dog.progress(now);
-        assert_eq!(dog.bites(now + seconds(1), Some(0)), None);
+        stall.heard(now);
+        stall.went(now, 0);
+        assert!(stall.check(now, Some(0)).unwrap().contains("no progress"));
+        assert_eq!(stall.check(now, Some(60 * SLOWEST)), None);
+        assert_eq!(stall.check(now, None), None);
+        stall.progress(now);
+        assert_eq!(stall.check(now + seconds(1), Some(0)), None);
     }
 }
