@@ -37,7 +37,7 @@ fn w3_an_edit_at_a_member_is_reported_as_drift_and_never_adopted() {
     farm.manager().command(&["sync", "member1"]).success();
     farm.wait_equal();
     farm.assert_equal();
-    let kept = find_below(&farm.member(1).state().join("recovery"), "a.conf").expect("the edit as a recovery point");
+    let kept = find_below(&farm.member(1).state().join("recovery"), "a.conf").expect("the edit as a kept copy");
     assert_eq!(fs::read(kept).expect("kept"), b"an edit by hand");
 }
 
@@ -284,7 +284,7 @@ fn w3_drift_that_is_kept_becomes_a_revision_for_all() {
 }
 
 #[test]
-fn w3_an_edit_of_what_the_manager_changed_since_is_not_kept_and_the_update_keeps_it_as_a_recovery_point() {
+fn w3_an_edit_of_what_the_manager_changed_since_is_not_kept_and_the_update_keeps_it_as_a_kept_copy() {
     let farm = Farm::plan().members(1).start_with(fill);
     farm.manager().command(&["pause"]).success();
     farm.member(1).write("a.conf", "by hand at the member\n");
@@ -304,9 +304,9 @@ fn w3_an_edit_of_what_the_manager_changed_since_is_not_kept_and_the_update_keeps
     });
     assert_eq!(fs::read(farm.member(1).web("a.conf")).expect("a file"), b"newer at the manager\n");
     assert_eq!(fs::read(farm.member(1).web("gone.conf")).expect("a file"), b"by hand, too", "it was not touched");
-    assert_eq!(fs::read(&status.kept[0]).expect("the recovery point"), b"by hand at the member\n");
+    assert_eq!(fs::read(&status.kept[0]).expect("the kept copy"), b"by hand at the member\n");
     let drift = shown(farm.manager(), &["member1"]);
-    let point = &drift["recovery_points"][0];
+    let point = &drift["kept_copies"][0];
     assert!(point["first"][0].as_str().is_some_and(|path| path.ends_with("sets/web/a.conf")), "{point}");
     farm.manager().command(&["drift", "keep", "member1", "web:gone.conf", "--wait", "all"]).success();
     farm.wait_equal();
@@ -330,9 +330,9 @@ fn w3_drift_is_reverted_path_by_path_with_or_without_the_manager() {
     farm.server_mut(0).kill();
     let done = farm.member(1).command(&["drift", "revert", "member1"]).success();
     let kept = done.stdout.lines().map(str::trim).find(|line| line.ends_with("/web/a.conf")).expect("the kept path");
-    assert_eq!(fs::read(kept).expect("a recovery point"), b"one\n2\nthree\n");
+    assert_eq!(fs::read(kept).expect("a kept copy"), b"one\n2\nthree\n");
     assert!(!farm.member(1).web("new").exists());
-    farm.member(1).command(&["drift", "show"]).success().says(&["nothing differs", "recovery points"]);
+    farm.member(1).command(&["drift", "show"]).success().says(&["nothing differs", "kept copies"]);
     farm.server_mut(0).start();
     farm.wait_equal();
     farm.assert_equal();
@@ -345,7 +345,7 @@ fn w3_with_the_policy_revert_the_managers_state_comes_back_by_itself() {
     wait_drift(&farm, 1);
     farm.manager().command(&["group", "set", "--drift", "revert"]).success();
     farm.manager().command(&["group", "show"]).success().says(&["drift    revert"]);
-    let status = farm.wait_server(farm.member(1), "the recovery point", |s| s.drift_entries == 0 && s.kept.len() == 1);
+    let status = farm.wait_server(farm.member(1), "the kept copy", |s| s.drift_entries == 0 && s.kept.len() == 1);
     assert_eq!(fs::read(&status.kept[0]).expect("the edit"), b"before the policy");
     farm.wait_equal();
 
@@ -353,7 +353,7 @@ fn w3_with_the_policy_revert_the_managers_state_comes_back_by_itself() {
     farm.server_mut(1).stop();
     farm.member(1).write("more.conf", "made meanwhile");
     farm.server_mut(1).start();
-    farm.wait_server(farm.member(1), "the second recovery point", |s| s.state == State::InSync && s.kept.len() == 2);
+    farm.wait_server(farm.member(1), "the second kept copy", |s| s.state == State::InSync && s.kept.len() == 2);
     assert!(!farm.member(1).web("more.conf").exists());
     farm.wait_equal();
 }

@@ -214,7 +214,7 @@ fn root_takes_the_group_back_from_a_hostile_candidate_server_by_server() {
         let refused = hostile.tell_all(farm.server(index)).expect_err("a key that is refused");
         assert!(refused.contains("not a server of this group") || refused.contains("was removed"), "{refused}");
     }
-    let kept = fs::read_dir(farm.server(1).state().join("recovery")).expect("recovery points");
+    let kept = fs::read_dir(farm.server(1).state().join("recovery")).expect("kept copies");
     let kept: Vec<_> = kept.filter_map(Result::ok).map(|point| point.file_name()).collect();
     assert!(kept.iter().any(|name| name == "refused-epoch-129"), "{kept:?}");
     assert!(one(&farm.status(), "member3").is_none(), "it is no server of the group");

@@ -32,7 +32,7 @@ fn token_id(farm: &Farm) -> String {
 }
 
 #[test]
-fn join_onto_a_populated_directory_asks_then_keeps_what_differs_as_a_recovery_point() {
+fn join_onto_a_populated_directory_asks_then_keeps_what_differs_as_a_kept_copy() {
     let mut farm = ready(1);
     let member = farm.member(1);
     member.write("index.html", "the member's own");
@@ -52,7 +52,7 @@ fn join_onto_a_populated_directory_asks_then_keeps_what_differs_as_a_recovery_po
     let kept = find_below(&farm.member(1).state().join("recovery"), "index.html").expect("what the member had instead");
     assert_eq!(fs::read(kept).expect("kept"), b"the member's own");
     let shown = farm.status_of(farm.member(1));
-    assert!(!shown.kept.is_empty(), "the status names the recovery point");
+    assert!(!shown.kept.is_empty(), "the status names the kept copy");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_rebuild_that_was_
         }
         assert_rebuilt(&farm, point, before, &old);
         let kept = farm.member(1).state().join("recovery");
-        let kept = fs::read_dir(kept).expect("recovery points").flatten().any(|point| {
+        let kept = fs::read_dir(kept).expect("kept copies").flatten().any(|point| {
             find_below(&point.path(), "index.html")
                 .is_some_and(|file| fs::read_to_string(file).is_ok_and(|is| is == lost))
         });

@@ -102,7 +102,7 @@ fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
     // W12: it served what it had until the switch.
     balancer.assert_always_ready();
     assert!(shown.kept.iter().any(|kept| kept.contains("instead-of-1.2")), "{:?}", shown.kept);
-    let kept = find_below(&farm.server(2).state().join("recovery"), "index.html").expect("a recovery point");
+    let kept = find_below(&farm.server(2).state().join("recovery"), "index.html").expect("a kept copy");
     assert_eq!(fs::read_to_string(kept).expect("kept"), "only member2 has this");
     assert_eq!(lost(&farm).len(), 1, "the group's log keeps it");
 }

@@ -80,10 +80,10 @@ pub enum Publish {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDrift {
-    /// Tells of them. Updates go on; one that changes an edited file keeps the edit as a recovery point.
+    /// Tells of them. Updates go on; one that changes an edited file saves the edit as a kept copy.
     #[default]
     Report,
-    /// Puts the manager's state back by itself and keeps them as a recovery point.
+    /// Puts the manager's state back by itself and saves them as a kept copy.
     Revert,
     /// Takes no updates until they are kept or reverted.
     Hold,

@@ -223,7 +223,7 @@ pub struct ServerStatus {
     /// The format levels that its program reads; none: it was not heard of, or the observer is too old to say.
     #[serde(default)]
     pub levels: Option<Levels>,
-    /// The newest recovery points it made.
+    /// The newest kept copies it made.
     pub kept: Vec<String>,
     /// When the newest of them was heard of, milliseconds since 1970.
     pub kept_ms: Option<u64>,
@@ -491,7 +491,7 @@ pub enum Observation {
         revision: Number,
         /// From the publish (update) or the start (sync) to its report, in microseconds.
         micros: u64,
-        /// Recovery points that it made.
+        /// Kept copies that it made.
         kept: Vec<String>,
     },
     /// It refused this revision before the switch and stays at the old one.
@@ -513,7 +513,7 @@ pub enum Observation {
         paths: Vec<String>,
         /// It takes no updates because of them.
         held: bool,
-        /// Recovery points of edits that it put back just now.
+        /// Kept copies of edits that it put back just now.
         kept: Vec<String>,
     },
     /// Why a set of its cannot be compared (its directory is another place, or not there to be read): it takes nothing

@@ -45,7 +45,7 @@ mod work;
 
 pub use obstacle::Obstacle;
 
-/// Where an apply happens: the sets on this server, and the agent's state directory (journal, recovery points).
+/// Where an apply happens: the sets on this server, and the agent's state directory (journal, kept copies).
 #[derive(Debug, Clone)]
 pub struct Site {
     /// The sets under the rules of the revision to be applied.
@@ -61,12 +61,12 @@ pub struct Site {
 pub struct Job<'a> {
     /// The revision that the sets hold afterwards.
     pub revision: RevisionId,
-    /// Its number, for the names of recovery points.
+    /// Its number, for the names of kept copies.
     pub label: String,
     /// The sets as last scanned here, drift included.
     pub live: &'a Tree,
     /// What they should hold by the revision they are at; an empty tree when they are at none. What differs from it and
-    /// is replaced is kept as a recovery point (invariant 4).
+    /// is replaced is saved as a kept copy (invariant 4).
     pub expected: &'a Tree,
     /// The tree of the revision to apply.
     pub target: &'a Tree,
@@ -338,7 +338,7 @@ impl Begun {
 pub struct Switched {
     /// The sets as they are now, read back.
     pub live: Tree,
-    /// Recovery points that will be kept, as paths.
+    /// Kept copies that will be kept, as paths.
     pub kept: Vec<String>,
     work: Work,
 }

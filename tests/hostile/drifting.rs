@@ -36,7 +36,7 @@ fn w3_an_edit_made_while_a_pack_arrives_is_told_when_it_has() {
     let report = verdict.taken("with edits under it");
     assert_eq!((drift.entries, drift.paths.as_slice()), (1, &["web:conf.d/site.conf".to_owned()][..]));
     assert_eq!(fs::read(manager.member().web("conf.d/site.conf")).expect("a file"), b"edited meanwhile");
-    assert_eq!(fs::read(&report.kept[0]).expect("the recovery point"), b"edited, and replaced");
+    assert_eq!(fs::read(&report.kept[0]).expect("the kept copy"), b"edited, and replaced");
     manager.taken(&forged);
     manager.unharmed("after edits under a pack");
 }

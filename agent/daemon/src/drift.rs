@@ -1,4 +1,4 @@
-//! Edits on a member as people see them (W3): every path with what differs, a diff of texts, the recovery points. And as
+//! Edits on a member as people see them (W3): every path with what differs, a diff of texts, the kept copies. And as
 //! they travel to the manager, to become a revision.
 
 mod content;

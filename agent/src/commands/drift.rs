@@ -34,7 +34,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show every path that differs from the revision, with a diff, and the recovery points
+    /// Show every path that differs from the revision, with a diff, and the kept copies
     Show {
         /// The servers; without names, this server, or at the manager all that have drifted
         #[arg(value_name = "NAME")]
@@ -60,7 +60,7 @@ enum Action {
         #[arg(long, default_value = "manager")]
         wait: Wait,
     },
-    /// Put the manager's state back on a member; its edits are kept there as a recovery point
+    /// Put the manager's state back on a member; its edits are saved there as a kept copy
     Revert {
         /// The member
         name: ServerName,
@@ -241,8 +241,8 @@ fn as_json(server: &ServerDrift) -> Value {
         "first": server.first.iter().map(entry).collect::<Vec<_>>(),
         "policy": server.policy,
         "held": server.held,
-        "recovery_points": server.points.iter().map(point).collect::<Vec<_>>(),
-        "recovery_points_total": server.points_total,
+        "kept_copies": server.points.iter().map(point).collect::<Vec<_>>(),
+        "kept_copies_total": server.points_total,
         "error": (!server.error.is_empty()).then_some(&server.error),
     })
 }
@@ -268,7 +268,7 @@ fn as_text(server: &ServerDrift) -> String {
         lines.push(format!("  and {more} more"));
     }
     if *points_total > 0 {
-        lines.push(format!("  recovery points: {points_total}, the newest first"));
+        lines.push(format!("  kept copies: {points_total}, the newest first"));
         lines.extend(points.iter().map(point_line));
     }
     lines.join("\n")

@@ -1,5 +1,5 @@
 //! `bellwether join`: enter a group with a token. What this server has and the group does not is shown, and kept as a
-//! recovery point when the first sync replaces it (W3, invariant 4).
+//! kept copy when the first sync replaces it (W3, invariant 4).
 
 use std::{
     fs,
@@ -198,10 +198,7 @@ fn ask(common: &Common, config: &Config, differences: &Differences) -> Result<()
         output::note(&differences.to_string());
         if differences.replaces() {
             let kept = layout.recovery();
-            output::note(&format!(
-                "what is replaced or removed here is kept as a recovery point in {}",
-                kept.display()
-            ));
+            output::note(&format!("what is replaced or removed here is saved as a kept copy in {}", kept.display()));
         }
     }
     output::confirm(&format!("enter the group as {} at {}?", config.name, config.advertise), common.yes)

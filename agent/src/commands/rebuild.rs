@@ -180,7 +180,7 @@ fn findings(found: &RebuildReply) -> String {
     let mut lines = found.findings.clone();
     if is_elsewhere(found) {
         lines.push(
-            "the sets here stay as they are until they are synced; what that replaces is kept as a recovery point"
+            "the sets here stay as they are until they are synced; what that replaces is saved as a kept copy"
                 .to_owned(),
         );
         return lines.join("\n");
@@ -188,14 +188,12 @@ fn findings(found: &RebuildReply) -> String {
     if found.lost.is_empty() {
         lines.push("no revision is known that the history here lacks".to_owned());
     } else {
-        lines.push(
-            "these revisions are lost; what of them differs is kept on each server as a recovery point:".to_owned(),
-        );
+        lines.push("these revisions are lost; what of them differs is saved on each server as a kept copy:".to_owned());
         lines.extend(found.lost.iter().map(|lost| format!("  {lost}")));
     }
     lines.push(
-        "what this server's directories hold becomes the truth; servers and keys stay; the history here is kept as a \
-         recovery point"
+        "what this server's directories hold becomes the truth; servers and keys stay; the history here is saved as a \
+         kept copy"
             .to_owned(),
     );
     lines.join("\n")

@@ -22,7 +22,7 @@ pub fn known(state: &Path, history: Vec<SignedHeader>) -> Result<Known, HistoryE
     Ok(Known::of(all))
 }
 
-/// The histories among the recovery points.
+/// The histories among the kept copies.
 fn group_histories(state: &Path) -> io::Result<Vec<std::path::PathBuf>> {
     let points = fs::read_dir(Layout::new(state.to_owned()).recovery())?;
     let histories = points.filter_map(Result::ok).map(|point| Layout::new(point.path()).history());

@@ -2,7 +2,7 @@
 //! history, whatever has become of the old one. Keys and servers stay.
 //!
 //! The order makes it one step, whenever it is interrupted: the new base beside the history, then the record, which decides;
-//! then the halt ends, the old history is moved to the recovery points, and the new one takes its place. What is missing
+//! then the halt ends, the old history is moved to the kept copies, and the new one takes its place. What is missing
 //! after the record is done at the next start ([`finish`]), before this server leads; without the record nothing has
 //! changed, and what was packed is removed.
 
@@ -252,7 +252,7 @@ fn take_force(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
     take_place(path, state, epoch)
 }
 
-/// Moves the history to the recovery point of that name; none: there is no history. Durable when it returns.
+/// Moves the history to the kept copy of that name; none: there is no history. Durable when it returns.
 ///
 /// # Errors
 /// The system's.
@@ -274,7 +274,7 @@ fn move_history(path: &Path, state: &fs::File, name: &str) -> Result<Option<Path
             Name { directory: state.as_fd(), name: HISTORY.as_bytes() },
             Name { directory: to.as_fd(), name: HISTORY.as_bytes() },
         );
-        durable::rename(from, into).map_err(failed("move to the recovery points", &old))?;
+        durable::rename(from, into).map_err(failed("move to the kept copies", &old))?;
         durable::sync_directory(to.as_fd()).map_err(failed("sync", &point))?;
         let recovery = path.join(RECOVERY);
         let recovery = fs::File::open(&recovery).map_err(failed("open", &recovery))?;
@@ -283,7 +283,7 @@ fn move_history(path: &Path, state: &fs::File, name: &str) -> Result<Option<Path
     Ok(kept.then(|| point.join(HISTORY)))
 }
 
-/// Moves the old history to the recovery points and the new one to its place.
+/// Moves the old history to the kept copies and the new one to its place.
 fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, RebuildError> {
     let kept = move_history(path, state, &format!("before-epoch-{epoch}"))?;
     if kept.is_some() {

@@ -28,7 +28,7 @@ use crate::{
     shared::Shared,
 };
 
-/// The name of recovery points that this makes.
+/// The name of kept copies that this makes.
 const LABEL: &str = "kept";
 /// Paths that a refusal names.
 const NAMED: usize = 10;

@@ -195,7 +195,7 @@ impl Layout {
         places.into_iter().filter(|place| place.symlink_metadata().is_ok()).collect()
     }
 
-    /// Durably forgets the group (W22): its record, tokens, history and position go. The key, the recovery points and
+    /// Durably forgets the group (W22): its record, tokens, history and position go. The key, the kept copies and
     /// the sets stay as they are. Safe to repeat. Returns what was removed.
     ///
     /// # Errors
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn forgetting_leaves_the_key_and_the_recovery_points() {
+    fn forgetting_leaves_the_key_and_the_kept_copies() {
         let (directory, layout) = filled();
         assert_eq!(layout.forget().expect("forgotten").first(), Some(&layout.group()));
         let mut left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

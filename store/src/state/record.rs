@@ -85,7 +85,7 @@ impl Advise for SaveError {
 
 /// What ends a conflict of two managers.
 pub fn decide() -> Advice {
-    let other = "the other one follows it, and keeps what it published as a recovery point";
+    let other = "the other one follows it, and saves what it published as a kept copy";
     Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
 }
 

@@ -30,7 +30,7 @@ const ONE: usize = 64 << 10;
 /// What was there, and what is.
 type Texts = (Vec<u8>, Vec<u8>);
 
-/// What differs at `places` (none: everywhere), as far as one answer takes it, and the recovery points. Reads files and the
+/// What differs at `places` (none: everywhere), as far as one answer takes it, and the kept copies. Reads files and the
 /// history: blocks.
 pub(crate) fn server_drift(looked: &Looked, places: &[Place], recovery: &Path) -> v1::ServerDrift {
     let edits = selected(looked.edits.clone(), places);

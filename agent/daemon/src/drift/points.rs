@@ -1,4 +1,4 @@
-//! The recovery points on this server, as their manifests tell.
+//! The kept copies on this server, as their manifests tell.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -24,7 +24,7 @@ struct Entry {
     from: String,
 }
 
-/// The newest recovery points below `recovery`, newest first, and how many there are. What cannot be read is named by its
+/// The newest kept copies below `recovery`, newest first, and how many there are. What cannot be read is named by its
 /// path alone.
 pub(super) fn newest(recovery: &Path) -> (Vec<RecoveryPoint>, u64) {
     let directories = std::fs::read_dir(recovery).into_iter().flatten().flatten();

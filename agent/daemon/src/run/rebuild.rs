@@ -210,7 +210,7 @@ impl Ground {
             match answer {
                 Err(Silence { why, .. }) => found.findings.push(format!(
                     "{server} does not answer ({why}): what it has seen is not known; where it differs, it keeps that as a \
-                     recovery point"
+                     kept copy"
                 )),
                 Ok(answer) => {
                     let epoch = rebuild::told(held, answer.record.epoch);

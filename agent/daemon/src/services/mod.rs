@@ -74,7 +74,7 @@ pub(crate) struct Agent {
     pub(crate) alarm: Alarm,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
-    /// Where recovery points are.
+    /// Where kept copies are.
     pub(crate) recovery: PathBuf,
     /// The group is to be forgotten when the agent has ended (W22).
     pub(crate) leaving: AtomicBool,
@@ -211,7 +211,7 @@ impl Agent {
         let name = &server.name;
         let what = if !manager.leads_from(at.id()) {
             format!(
-                "its change {holds} is not part of this group; a sync of this server saves that change there as a recovery point"
+                "its change {holds} is not part of this group; a sync of this server saves that change there as a kept copy"
             )
         } else if from.epoch < epoch {
             format!("this manager has its newest change {holds}")

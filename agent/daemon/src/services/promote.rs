@@ -281,7 +281,7 @@ fn afterwards(agent: &Agent, lost: &ServerName, leave: Leave) -> Vec<String> {
         let back = if leave == Leave::Removed { "add" } else { "enable" };
         next.push(format!(
             "keep {lost} off the network and the load balancer until it is repaired; should it come back \
-             before that, it is refused and keeps its changes as a recovery point"
+             before that, it is refused and saves its changes as a kept copy"
         ));
         next.push(format!("when it is repaired, here: bellwether server {back} {lost}"));
     }

@@ -13,7 +13,7 @@ use bellwether_proto::{
 
 use super::heads::Heads;
 
-/// Recovery points that are named; the server keeps them all.
+/// Kept copies that are named; the server keeps them all.
 const KEPT: usize = 5;
 
 /// What the server is doing, as far as it was seen. Where it stands is told by the rest of [`Known`].

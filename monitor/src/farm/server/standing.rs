@@ -83,7 +83,7 @@ impl Known {
         let (_, which) = self.saw_lost.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + LOST_MS)?;
         Some(format!(
             "has seen what a manager before made and no history here has, it is lost: {which}; what of it was in the files \
-             here is kept as a recovery point, the rest is to be made again; `bellwether group show --log` keeps the list"
+             here is saved as a kept copy, the rest is to be made again; `bellwether group show --log` keeps the list"
         ))
     }
 
@@ -191,7 +191,7 @@ impl Known {
         format!(
             "{count}{entries} from {at}: {paths}{more}; {held}`bellwether drift show {name}` shows the edits, \
              `drift keep {name}` gives them to all, `drift revert {name}` puts the manager's state back and keeps them as a \
-             recovery point"
+             kept copy"
         )
     }
 }
@@ -204,7 +204,7 @@ fn led_reason(epoch: Epoch, name: &ServerName, view: &View<'_>) -> String {
         None => format!("{manager} is the manager now"),
     };
     format!(
-        "this server was the manager of epoch {epoch}, {leads}; what is here and {manager} lacks is kept as a recovery point \
+        "this server was the manager of epoch {epoch}, {leads}; what is here and {manager} lacks is saved as a kept copy \
          when it takes this server back (there: `bellwether maintenance finish {name}`)"
     )
 }

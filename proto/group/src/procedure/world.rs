@@ -48,7 +48,7 @@ pub struct Seen {
     pub current: bool,
     /// What it lacks of the head comes to it by increments in order, over no edits of its own.
     pub in_order: bool,
-    /// The newest recovery point that it made, and when that was heard of, milliseconds since 1970.
+    /// The newest kept copy that it made, and when that was heard of, milliseconds since 1970.
     pub kept: Option<(u64, String)>,
     /// When every byte on its disk was last hashed and found to be the head's, milliseconds since 1970.
     pub equal_ms: Option<u64>,

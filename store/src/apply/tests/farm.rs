@@ -144,7 +144,7 @@ impl Farm {
         Ok(())
     }
 
-    /// Every recovery point, as paths below `recovery/<time>-<label>/`, without the manifest.
+    /// Every kept copy, as paths below `recovery/<time>-<label>/`, without the manifest.
     pub(super) fn kept(&self) -> Vec<String> {
         let Ok(points) = fs::read_dir(self.state.join("recovery")) else { return Vec::new() };
         let mut kept = Vec::new();

@@ -68,13 +68,13 @@ fn what_is_put_back_has_its_holes() {
 
 /// The state directory is on another file system: what is kept is copied.
 #[test]
-fn a_recovery_point_has_the_holes() {
+fn a_kept_copy_has_the_holes() {
     let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
     let mut farm = Farm::new();
     farm.state = elsewhere.path().to_owned();
     let same = fs::metadata(elsewhere.path()).unwrap().dev() == fs::metadata(farm.live()).unwrap().dev();
     if same {
-        return bellwether_skip::skip("a recovery point on another file system", "there is one only");
+        return bellwether_skip::skip("a kept copy on another file system", "there is one only");
     }
     sparse(&farm.live().join("index"), SIZE, &[(5, b"an edit")]);
     build(&farm.model(), &["index=new"]);

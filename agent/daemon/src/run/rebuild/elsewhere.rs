@@ -84,7 +84,7 @@ impl Ground {
     }
 
     /// Follows it. No role runs on this state meanwhile. Where the epoch goes back, this server then holds nothing that is known,
-    /// as one that has just joined: its sets stay as they are, its history becomes a recovery point, and it is synced by itself.
+    /// as one that has just joined: its sets stay as they are, its history becomes a kept copy, and it is synced by itself.
     /// Safe to repeat: the record is the last that changes.
     ///
     /// # Errors
