@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("bellwether-monitor", &["bellwether-proto", "bellwether-store"]),
     ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),
     ("bellwether-bench", &[]),
-    ("bellwether-simulation", &["bellwether-manager", "bellwether-proto"]),
+    ("bellwether-simulation", &["bellwether", "bellwether-manager", "bellwether-proto"]),
     (FOR_TESTS[0], &[]),
     (FOR_TESTS[1], &[]),
 ];

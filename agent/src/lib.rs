@@ -30,7 +30,7 @@ mod incarnation;
 pub mod layout;
 mod leadership;
 pub mod lock;
-mod member;
+pub mod member;
 pub mod output;
 mod peers;
 mod placed;

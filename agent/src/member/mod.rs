@@ -7,6 +7,8 @@
 
 mod again;
 mod drift;
+pub mod greeting;
+pub mod incoming;
 mod keeping;
 mod position;
 mod receive;

@@ -16,7 +16,7 @@ use bellwether_proto::{
     record::{Record, RecordRefused, SignedRecord, chain},
     revision::{Epoch, SignedHeader},
     start,
-    ticket::{self, Given, ManagerWentBack, Parties, Ticket},
+    ticket::{Given, Parties},
 };
 
 type Walk = fn(&SignedRecord, &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused>;
@@ -25,7 +25,6 @@ type TakeOver = fn(&SignedRecord, &PublicKey, Leave, Epoch, &By) -> Result<Recor
 type HandOver = fn(&SignedRecord, &ServerName, Leave, &By) -> Result<Option<Record>, RoleRefused>;
 type Recognise = fn(&Record, &Holdings<'_>, Option<(&Given, &Parties)>, &Remembered, &Said<'_>) -> Recognised;
 type Judge = fn(&Survey<'_>, Insists) -> Result<Findings, Refused>;
-type Accept = fn(Option<&Ticket>, &Ticket) -> Result<bool, ManagerWentBack>;
 
 /// The rules that a history runs by.
 #[derive(Clone, Copy)]
@@ -44,8 +43,6 @@ pub struct Rules {
     pub(crate) recognise: Recognise,
     /// What is known of the tickets of a server that enters, perhaps again.
     pub(crate) entered: fn(Given) -> Option<Given>,
-    /// Whether a member begins a session with that ticket.
-    pub(crate) accept: Accept,
     /// Whether who speaks is another start of who is connected.
     pub(crate) is_copy: fn(u64, u64) -> bool,
     /// What a procedure does next.
@@ -68,7 +65,6 @@ impl Default for Rules {
             hand_over,
             recognise: recognition::recognise,
             entered: |given| Some(given.entered()),
-            accept: ticket::accept,
             is_copy: start::is_copy,
             next: procedure::next,
             holds: Document::holds,

@@ -1,18 +1,22 @@
 //! The member: hears its manager's hello, takes revisions, reports.
 
+use bellwether::member::{
+    greeting::{self, Here},
+    incoming::Heard,
+};
 use bellwether_proto::{
     admission::Authority,
     key::PublicKey,
-    record::{Version, chain},
+    record::chain,
     revision::{RevisionId, SignedHeader},
     v1::{self, down, up},
 };
 
-use super::{Purpose, Server, Standing};
+use super::{Purpose, Server};
 use crate::{
     changes::Changes,
     net::Number,
-    packet::{Body, Records, Refused},
+    packet::{Body, Refused},
 };
 
 /// A pack that is arriving.
@@ -26,25 +30,44 @@ impl Server {
     pub(super) async fn down(&mut self, number: Number, from: PublicKey, down: v1::Down) {
         let done = match down.message {
             Some(down::Message::Hello(hello)) => self.greeted(number, from, hello).await,
-            Some(_) if self.links.get(&number).is_none_or(|link| link.purpose != Purpose::Followed) => Ok(()),
-            Some(down::Message::Record(record)) => self.recorded(from, record).await,
-            Some(down::Message::Head(head)) => self.heard(head),
-            Some(down::Message::Offer(offer)) => self.offered(number, offer).await,
-            Some(down::Message::Slice(slice)) => self.slice(number, &slice).await,
-            Some(down::Message::Sync(_)) => self.sync_told(number).await,
-            Some(down::Message::Procedures(wire)) => {
-                self.procedures_told(&wire).await;
-                Ok(())
-            }
-            Some(down::Message::Fence(fence)) => self.fenced(fence.reason).await,
-            Some(down::Message::Keepalive(beat)) => {
-                self.up_to(number, up::Message::Keepalive(beat));
-                Ok(())
-            }
-            _ => Ok(()),
+            Some(message) => self.hear(number, message).await,
+            None => Ok(()),
         };
         self.led_by(number);
         self.done(number, &from, done);
+    }
+
+    /// As the task of a stream does it.
+    async fn hear(&mut self, number: Number, message: down::Message) -> Result<(), Refused> {
+        let record = self.record();
+        let (own, live) = (self.key.public(), self.followed.as_mut().filter(|live| live.number == number));
+        let (Some(record), Some(live)) = (record, live) else { return Ok(()) };
+        match live.incoming.hear(Here { own: &own, record: record.record() }, message)? {
+            Heard::Answer(beat) => self.up_to(number, up::Message::Keepalive(beat)),
+            Heard::Take(record) => {
+                let record = self.world.borrow_mut().record(&record).map_err(greeting::Refused::from)?;
+                self.take(&[record]).await?;
+                let (record, own) = (self.record().expect("it has just taken one"), self.key.public());
+                let live = self.followed.as_ref().filter(|live| live.number == number);
+                let here = Here { own: &own, record: record.record() };
+                live.map_or(Ok(()), |live| live.incoming.may_go_on(here))?;
+            }
+            Heard::Keep(wire) => self.procedures_told(&wire).await,
+            Heard::Pass(message) => self.passed(number, message).await?,
+            Heard::Ignore => {}
+        }
+        Ok(())
+    }
+
+    async fn passed(&mut self, number: Number, message: down::Message) -> Result<(), Refused> {
+        match message {
+            down::Message::Head(head) => self.heard(head),
+            down::Message::Offer(offer) => self.offered(number, offer).await,
+            down::Message::Slice(slice) => self.slice(number, &slice).await,
+            down::Message::Sync(_) => self.sync_told(number).await,
+            down::Message::Fence(fence) => self.fenced(fence.reason).await,
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn done(&mut self, number: Number, from: &PublicKey, done: Result<(), Refused>) {
@@ -65,31 +88,19 @@ impl Server {
     }
 
     async fn greeted(&mut self, number: Number, from: PublicKey, hello: v1::DownHello) -> Result<(), Refused> {
-        let records = hello.chain.iter().cloned().chain(hello.record.clone()).collect();
-        self.take(&Records { records }).await?;
-        self.may_push(&from)?;
+        let read = |wire: &v1::SignedRecord| self.world.borrow_mut().record(wire);
+        let shown = self.here(|here| greeting::links(here, &hello, read))?;
+        self.take(&shown).await?;
+        self.here(|here| greeting::check(here, &from, &hello))?;
         if self.waits(number, from, &hello) { Ok(()) } else { self.begin_session(number, from, hello).await }
     }
 
-    pub(super) fn may_push(&self, from: &PublicKey) -> Result<(), Refused> {
-        let reason = |reason: &str| Refused { reason: reason.to_owned(), ..Refused::default() };
-        if let Some(record) = self.record().filter(|_| !self.follows(from)) {
-            let Version { epoch, version } = record.record().version;
-            let refusal = v1::RecordRefusal { conflict: false, epoch: epoch.0, version, ticket: None };
-            let record = Some(Box::new(refusal));
-            return Err(Refused { record, ..reason("not the group's manager") });
-        }
-        match self.standing() {
-            Some(Standing::Member) => Ok(()),
-            Some(Standing::Disabled) => Err(reason("disabled")),
-            Some(Standing::Removed) | None => Err(reason("removed")),
-            Some(Standing::Manager) => Err(reason("this server is the manager")),
-        }
-    }
-
-    async fn recorded(&mut self, from: PublicKey, record: v1::SignedRecord) -> Result<(), Refused> {
-        self.take(&Records { records: vec![record] }).await?;
-        self.may_push(&from)
+    /// Asks a rule about this server as its disk has it.
+    pub(super) fn here<T>(&self, ask: impl FnOnce(Here<'_>) -> Result<T, greeting::Refused>) -> Result<T, Refused> {
+        let Some(record) = self.record() else {
+            return Err(Refused { reason: "this machine belongs to no group".into(), ..Refused::default() });
+        };
+        Ok(ask(Here { own: &self.key.public(), record: record.record() })?)
     }
 
     /// This server's state went back, says the manager: it holds nothing that is known, and takes nothing until a sync. Its

@@ -1,5 +1,9 @@
 //! How a session begins, on both sides: tickets and starts say whose state went back, and whose machine was copied (W14).
 
+use bellwether::member::{
+    greeting::{self, Leader},
+    incoming::Incoming,
+};
 use bellwether_manager::{
     halt::Proof,
     lost::Known,
@@ -9,7 +13,7 @@ use bellwether_proto::{
     key::PublicKey,
     limits,
     name::ServerName,
-    record::{Version, chain},
+    record::{chain, refusal},
     revision::{RevisionId, SignedHeader},
     ticket::{Given, Parties, Ticket},
     v1::{self, up},
@@ -29,9 +33,9 @@ const ALIVE_MS: u64 = 300;
 
 /// The manager's stream that is followed, as another hello of that manager has to know it.
 pub(super) struct Followed {
-    number: Number,
-    key: PublicKey,
-    start: u64,
+    pub(super) number: Number,
+    leader: Leader,
+    pub(super) incoming: Incoming,
 }
 
 /// A hello that waits for a word of who leads: one of the two is a copy.
@@ -46,8 +50,11 @@ fn headers(wire: &[v1::SignedHeader]) -> Vec<SignedHeader> {
     wire.iter().filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok()).collect()
 }
 
-fn plain(reason: &str) -> Refused {
-    Refused { reason: reason.to_owned(), ..Refused::default() }
+impl From<greeting::Refused> for Refused {
+    fn from(refused: greeting::Refused) -> Self {
+        let record = refusal(&refused.details).map(Box::new);
+        Self { record, reason: refused.what, ..Self::default() }
+    }
 }
 
 impl Server {
@@ -58,7 +65,9 @@ impl Server {
     /// Whether the manager that says hello may be a copy of the one that leads this server: then it waits.
     pub(super) fn waits(&mut self, number: Number, from: PublicKey, hello: &v1::DownHello) -> bool {
         let is_copy = self.rules.is_copy;
-        let other = self.live().is_some_and(|live| live.key == from && is_copy(live.start, hello.incarnation));
+        let start = hello.incarnation;
+        let copied = |leader: Leader| leader.is_copied_by(&from, start) && is_copy(leader.incarnation, start);
+        let other = self.live().is_some_and(|live| copied(live.leader));
         if other {
             let until_ms = self.now() + ALIVE_MS;
             self.waiting = Some(Waiting { number, from, hello: hello.clone(), until_ms });
@@ -68,10 +77,11 @@ impl Server {
 
     /// The stream of that number said something: if it leads here, who waits is a copy.
     pub(super) fn led_by(&mut self, number: Number) {
-        if self.live().is_some_and(|live| live.number == number)
+        if let Some(leader) = self.live().filter(|live| live.number == number).map(|live| live.leader)
             && let Some(waiting) = self.waiting.take()
         {
-            self.send(waiting.number, Body::Refused(Refused { copy: true, ..plain("another start leads here") }));
+            let refused = leader.copied(waiting.hello.incarnation).into();
+            self.send(waiting.number, Body::Refused(Refused { copy: true, ..refused }));
             // Told to the manager, whose monitor names it.
             self.world.borrow_mut().notice(self.machine, Notice::Copy(self.name.clone()));
         }
@@ -92,13 +102,14 @@ impl Server {
         from: PublicKey,
         hello: v1::DownHello,
     ) -> Result<(), Refused> {
-        self.may_push(&from)?;
+        self.here(|here| greeting::check(here, &from, &hello))?;
         let shown = self.take_ticket(&hello).await?;
         // One manager is followed at a time; the newest connection is.
         self.close_all(&Purpose::Followed);
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
         link.purpose = Purpose::Followed;
-        self.followed = Some(Followed { number, key: from, start: hello.incarnation });
+        let leader = Leader { key: from, incarnation: hello.incarnation };
+        self.followed = Some(Followed { number, leader, incoming: Incoming::new(from) });
         let (at, drift, fault) =
             self.drive.read(|disk| (disk.at.clone(), u64::from(disk.sets.edits.count()), disk.fault.clone()));
         self.up_to(
@@ -122,24 +133,10 @@ impl Server {
     async fn take_ticket(&mut self, hello: &v1::DownHello) -> Result<Option<Ticket>, Refused> {
         let offered = hello.ticket.as_ref().and_then(|offered| Ticket::from_wire(offered).ok());
         let offered = offered.expect("managers of this simulation offer one");
-        let record = self.record().expect("it was greeted");
-        let Version { epoch, version } = record.record().version;
-        let parties = self.parties(&self.key.public(), &record.record().manager().key);
-        if !offered.is_current(&parties, epoch) {
-            return Err(plain("the ticket is not the manager's for this server"));
-        }
         let held = self.drive.read(|disk| disk.ticket.clone());
-        match (self.rules.accept)(held.as_ref(), &offered) {
-            Ok(false) => {}
-            Ok(true) => {
-                let what = format!("ticket {epoch}.{}", offered.count());
-                self.drive.save(&what, |disk| disk.ticket = Some(offered)).await;
-            }
-            Err(why) => {
-                let ticket = held.as_ref().map(Ticket::to_wire);
-                let refusal = v1::RecordRefusal { conflict: true, epoch: epoch.0, version, ticket };
-                return Err(Refused { record: Some(Box::new(refusal)), ..plain(&why.to_string()) });
-            }
+        if let Some(newer) = self.here(|here| greeting::ticket(here, held.as_ref(), offered))? {
+            let what = format!("ticket {}.{}", newer.epoch(), newer.count());
+            self.drive.save(&what, |disk| disk.ticket = Some(newer)).await;
         }
         Ok(held)
     }
