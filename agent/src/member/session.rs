@@ -25,7 +25,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use super::{
-    Input,
+    Input, follower,
     greeting::{self, Here, Leader, Refused, Why},
     incoming::{Heard, Incoming},
     tickets::Tickets,
@@ -124,7 +124,7 @@ impl Push for PushService {
         };
         session.pass(Input::Open { session: number, key, ticket, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
-            session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
+            session.said(down::Message::Head(head)).await?;
         }
         // The manager keeps the stream open, and with it the connection: the end of the role ends it.
         let mut stop = following.stop.clone();
@@ -280,7 +280,7 @@ impl Session {
             // No room: whoever does not read will not read this.
             let _ = self.answers.try_send(Err(status));
         }
-        let _ = self.pass(Input::Closed { session: self.number }).await;
+        let _ = self.pass(Input::Happens(follower::Input::Closed(self.number))).await;
     }
 
     async fn pass_on(&mut self, mut downs: Streaming<v1::Down>) -> Result<(), Status> {
@@ -307,7 +307,7 @@ impl Session {
                 Ok(with(&self.record, |here| self.incoming.may_go_on(here))?)
             }
             Heard::Keep(wire) => self.keep(&wire),
-            Heard::Pass(message) => self.pass(Input::Down { session: self.number, message }).await,
+            Heard::Pass(message) => self.said(message).await,
             Heard::Ignore => Ok(()),
         }
     }
@@ -328,6 +328,10 @@ impl Session {
                 self.reach.mark_changed();
             }
         }
+    }
+
+    async fn said(&self, message: down::Message) -> Result<(), Status> {
+        self.pass(Input::Happens(follower::Input::Said(self.number, message))).await
     }
 
     async fn pass(&self, input: Input) -> Result<(), Status> {

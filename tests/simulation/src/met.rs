@@ -1,6 +1,7 @@
 //! What histories have met: a simulation that never comes to a conflict says nothing about conflicts.
 
 use bellwether_manager::procedure::Kind;
+use bellwether_proto::v1::{self, up};
 
 /// How often each thing happened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +48,16 @@ pub struct Met {
     pub copied: u64,
     /// Copies that were noticed beside the original.
     pub copies_noticed: u64,
+    /// Times that a member asked for chunks by their hashes.
+    pub chunks_wanted: u64,
+    /// Times that a member asked again for what it had refused.
+    pub asked_again: u64,
+    /// Times that a member said that its edits hold updates back.
+    pub held: u64,
+    /// Times that propagation was held.
+    pub paused: u64,
+    /// Bases that a lane asked for.
+    pub bases_wanted: u64,
     /// Procedures that were begun.
     pub procedures: u64,
     /// Servers that were taken out of service.
@@ -87,6 +98,16 @@ impl Met {
         self.recovered += u64::from(recovery);
     }
 
+    /// A member says that.
+    pub(crate) fn said(&mut self, message: &up::Message) {
+        match message {
+            up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(_)) }) => self.chunks_wanted += 1,
+            up::Message::Again(_) => self.asked_again += 1,
+            up::Message::Drift(drift) => self.held += u64::from(drift.held),
+            _ => {}
+        }
+    }
+
     /// A person lets one go on, with an answer or without.
     pub(crate) fn goes_on(&mut self, attested: bool) {
         self.attested += u64::from(attested);
@@ -95,7 +116,7 @@ impl Met {
 
     /// Each count with its name.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 33] {
+    pub fn counts(&self) -> [(&'static str, u64); 38] {
         [
             ("changes acknowledged", self.acknowledged),
             ("crashes at a save", self.crashes_at_a_save),
@@ -118,6 +139,11 @@ impl Met {
             ("promotions that gave way", self.gave_way),
             ("machines copied", self.copied),
             ("copies noticed", self.copies_noticed),
+            ("chunks wanted by hash", self.chunks_wanted),
+            ("refused revisions asked for again", self.asked_again),
+            ("updates held back by edits", self.held),
+            ("propagation held", self.paused),
+            ("bases wanted", self.bases_wanted),
             ("procedures begun", self.procedures),
             ("servers drained", self.drains),
             ("recoveries of a member begun", self.member_recoveries),
@@ -157,6 +183,11 @@ impl std::ops::AddAssign for Met {
         self.gave_way += other.gave_way;
         self.copied += other.copied;
         self.copies_noticed += other.copies_noticed;
+        self.chunks_wanted += other.chunks_wanted;
+        self.asked_again += other.asked_again;
+        self.held += other.held;
+        self.paused += other.paused;
+        self.bases_wanted += other.bases_wanted;
         self.procedures += other.procedures;
         self.drains += other.drains;
         self.member_recoveries += other.member_recoveries;

@@ -10,17 +10,15 @@ use bellwether_manager::{
     takeover::{Findings, Insists, Refused, Survey},
 };
 use bellwether_proto::{
-    admission::{Authority, admit},
     key::PublicKey,
     name::ServerName,
     record::{Record, RecordRefused, SignedRecord, chain},
-    revision::{Epoch, SignedHeader},
+    revision::Epoch,
     start,
     ticket::{Given, Parties},
 };
 
 type Walk = fn(&SignedRecord, &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused>;
-type Admit = fn(&Authority, Option<&SignedHeader>, &SignedHeader, bool) -> Result<(), String>;
 type TakeOver = fn(&SignedRecord, &PublicKey, Leave, Epoch, &By) -> Result<Record, RoleRefused>;
 type HandOver = fn(&SignedRecord, &ServerName, Leave, &By) -> Result<Option<Record>, RoleRefused>;
 type Recognise = fn(&Record, &Holdings<'_>, Option<(&Given, &Parties)>, &Remembered, &Said<'_>) -> Recognised;
@@ -31,8 +29,6 @@ type Judge = fn(&Survey<'_>, Insists) -> Result<Findings, Refused>;
 pub struct Rules {
     /// Which records a server takes that holds one and is shown others.
     pub(crate) walk: Walk,
-    /// Whether a member takes a revision.
-    pub(crate) admit: Admit,
     /// The record by which a candidate takes over.
     pub(crate) take_over: TakeOver,
     /// Whether a candidate may take over, and what is lost.
@@ -59,7 +55,6 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             walk: chain::walk,
-            admit,
             take_over,
             judge: |survey, insists| survey.judge(insists),
             hand_over,

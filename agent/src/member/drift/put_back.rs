@@ -6,7 +6,7 @@ use bellwether_store::{
     tree::Change,
 };
 
-use super::super::Member;
+use super::super::{Member, follower};
 use super::asked::{AskError, Place, PutBack, selected};
 use crate::error::chain;
 
@@ -44,12 +44,12 @@ impl Member {
             Ok(kept) => kept,
             Err(failed) => {
                 let reason = chain(&failed);
-                self.failed(header, reason.clone());
+                self.put(follower::Input::Failed(reason.clone()));
                 return Err(AskError::Failed(reason));
             }
         };
-        self.observe_drift();
-        self.say_drift(kept.clone());
+        let edits = self.compare();
+        self.put(follower::Input::PutBack(kept.clone(), edits));
         Ok(kept)
     }
 }

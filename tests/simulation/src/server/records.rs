@@ -1,6 +1,9 @@
 //! How records get around: shown in hellos, asked of peers, told to a successor. What is taken is on the disk first.
 
-use bellwether::member::greeting;
+use bellwether::member::{
+    follower::{Input, Look},
+    greeting,
+};
 use bellwether_manager::{
     halt::{Halt, Proof},
     rebuild::Kept,
@@ -129,6 +132,8 @@ impl Server {
         }
         self.settle_role().await;
         self.show_record();
+        // The policy for edits may be another one.
+        self.happens(Input::Dirty(Look::Stats)).await;
     }
 
     /// Signs and holds this manager's own next record.

@@ -1,6 +1,7 @@
 //! How a session begins, on both sides: tickets and starts say whose state went back, and whose machine was copied (W14).
 
 use bellwether::member::{
+    follower::Input,
     greeting::{self, Leader},
     incoming::Incoming,
 };
@@ -16,7 +17,7 @@ use bellwether_proto::{
     record::{chain, refusal},
     revision::{RevisionId, SignedHeader},
     ticket::{Given, Parties, Ticket},
-    v1::{self, up},
+    v1::{self, down},
 };
 
 use super::{Purpose, Server};
@@ -110,24 +111,15 @@ impl Server {
         link.purpose = Purpose::Followed;
         let leader = Leader { key: from, incarnation: hello.incarnation };
         self.followed = Some(Followed { number, leader, incoming: Incoming::new(from) });
-        let (at, drift, fault) =
-            self.drive.read(|disk| (disk.at.clone(), u64::from(disk.sets.edits.count()), disk.fault.clone()));
-        self.up_to(
-            number,
-            up::Message::Hello(v1::UpHello {
-                protocol: bellwether_proto::protocol::SPOKEN.1,
-                server: self.name.to_string(),
-                at: at.map(|at| at.to_wire()),
-                epoch: self.record().map_or(0, |record| record.record().version.epoch.0),
-                fault: fault.map(|reason| v1::Fault { reason, since_ms: 0 }),
-                drift: Some(v1::Drift { entries: drift, ..Default::default() }),
-                incarnation: self.start,
-                ticket: shown.map(|shown| shown.to_wire()),
-                seen: self.heard_of().iter().rev().take(limits::SEEN).rev().map(SignedHeader::to_wire).collect(),
-                ..Default::default()
-            }),
-        );
-        hello.head.map_or(Ok(()), |head| self.heard(head))
+        let seen = self.heard_of().iter().rev().take(limits::SEEN).rev().map(SignedHeader::to_wire).collect();
+        let (incarnation, ticket) = (self.start, shown.map(|shown| shown.to_wire()));
+        let begun = Box::new(v1::UpHello { incarnation, ticket, seen, ..Default::default() });
+        self.happens(Input::Compared(self.edits())).await;
+        self.happens(Input::Opened { session: number, key: from, hello: begun }).await;
+        if let Some(head) = hello.head {
+            self.happens(Input::Said(number, down::Message::Head(head))).await;
+        }
+        Ok(())
     }
 
     async fn take_ticket(&mut self, hello: &v1::DownHello) -> Result<Option<Ticket>, Refused> {
