@@ -737,3 +737,6 @@ fn came(asked: &mut HashSet<Hash>, told: &[Hash]) -> Result<(), String> {
         Some(hash) => Err(format!("chunk {} was not asked for, or came before", hash.short())),
     }
 }
+
+#[cfg(test)]
+mod tests;

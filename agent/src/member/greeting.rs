@@ -14,6 +14,7 @@ use bellwether_proto::{
     v1,
 };
 use bytes::Bytes;
+use tonic::{Code, Status};
 
 /// Why a stream does not begin, or ends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,17 @@ impl Refused {
 impl From<Malformed> for Refused {
     fn from(malformed: Malformed) -> Self {
         Self::malformed(malformed.to_string())
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        let code = match refused.why {
+            Why::Malformed => Code::InvalidArgument,
+            Why::Denied => Code::PermissionDenied,
+            Why::Unfit => Code::FailedPrecondition,
+        };
+        Self::with_details(code, refused.what, refused.details)
     }
 }
 

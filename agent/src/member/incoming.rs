@@ -26,6 +26,7 @@ enum Packs {
 
 /// What is to be done with a message.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is done at once, and never kept")]
 pub enum Heard {
     /// It is answered at once, so that the manager sees that this server lives.
     Answer(v1::Keepalive),

@@ -1,8 +1,8 @@
 //! The member's role: takes revisions from the manager, switches to them, reports back.
 //!
 //! One thread, `member`, owns the history, the position and everything about the sets; it does one thing after the
-//! other and never waits for the network. It is fed by one bounded channel of [`Input`]: from the push stream
-//! ([`session`], one task a stream), and from the watch on the sets (drift). It answers through the stream's own channel
+//! other and never waits for the network. It is fed by one bounded channel of `Input`: from the push stream
+//! (`session`, one task a stream), and from the watch on the sets (drift). It answers through the stream's own channel
 //! and tells what it sees as [`Event`]s.
 //!
 //! Rules are in modules of their own, without I/O: [`greeting`], [`incoming`] and [`follower`], which decides what the thread

@@ -26,7 +26,7 @@ use tracing::Instrument;
 
 use super::{
     Input, follower,
-    greeting::{self, Here, Leader, Refused, Why},
+    greeting::{self, Here, Leader, Refused},
     incoming::{Heard, Incoming},
     tickets::Tickets,
 };
@@ -211,17 +211,6 @@ fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<
 /// Asks a rule about this server as the record in force has it.
 pub(super) fn with<T>(record: &GroupRecord, ask: impl FnOnce(Here<'_>) -> T) -> T {
     ask(Here { own: &record.own_key(), record: record.current().record() })
-}
-
-impl From<Refused> for Status {
-    fn from(refused: Refused) -> Self {
-        let code = match refused.why {
-            Why::Malformed => Code::InvalidArgument,
-            Why::Denied => Code::PermissionDenied,
-            Why::Unfit => Code::FailedPrecondition,
-        };
-        Self::with_details(code, refused.what, refused.details)
-    }
 }
 
 /// The answer to whoever brings a record that is not taken: a manager that was superseded learns it from the details.

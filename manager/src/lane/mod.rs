@@ -8,6 +8,7 @@
 
 mod allowance;
 mod greeting;
+mod hello;
 mod outbox;
 mod reading;
 mod session;
@@ -24,9 +25,7 @@ use std::{
 
 use bellwether_proto::{
     level::{Levels, Program},
-    limits,
-    name::ServerName,
-    protocol::{self, Side},
+    limits, protocol,
     record::{Role, Server, refusal},
     status::{Event, Observation},
     ticket::Ticket,
@@ -43,6 +42,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+pub use hello::{NotLed, check};
 pub use outbox::Outgoing;
 pub use session::{Ends, Facts, Input, Look, Now, Output, Session};
 pub use watchdog::Deadlines;
@@ -299,24 +299,14 @@ impl Lane {
     }
 
     fn check(&self, hello: &v1::UpHello) -> Result<(), String> {
-        let ours = &self.server.name;
-        if hello.server.parse::<ServerName>().as_ref() != Ok(ours) {
-            return Err(format!("a server answers there that calls itself '{}', not {ours}", cut(&hello.server, 64)));
-        }
-        let (own, theirs) = (Program::own(), program(hello));
-        let manager = Side { server: self.shared.name.as_str(), program: &own.version, speaks: protocol::SPOKEN };
-        let speaks = (hello.protocol_min, hello.protocol);
-        let member = Side { server: ours.as_str(), program: &theirs.version, speaks };
-        protocol::negotiate(&manager, &member).map_err(|e| e.to_string())?;
-        self.shared.programs().insert(self.server.key, theirs);
-        let epoch = self.shared.record.borrow().record().version.epoch.0;
-        if hello.epoch > epoch {
-            self.shared.is_behind(&self.server.name);
-            return Err(format!(
-                "it has seen epoch {}, this manager is of epoch {epoch}: another manager has taken over",
-                hello.epoch
-            ));
-        }
+        let epoch = self.shared.record.borrow().record().version.epoch;
+        let program = check(&self.shared.name, epoch, &self.server.name, hello).map_err(|not_led| {
+            if matches!(not_led, NotLed::Behind { .. }) {
+                self.shared.is_behind(&self.server.name);
+            }
+            not_led.to_string()
+        })?;
+        self.shared.programs().insert(self.server.key, program);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
 use bellwether_manager::{
-    lane::{Control, Deadlines, Ends, Facts, Input, Memory, Now, Outgoing, Output, Session},
+    lane::{Control, Deadlines, Ends, Facts, Input, Memory, NotLed, Now, Outgoing, Output, Session, check},
     plan::{Route, Stored, Ways},
     procedure::ActError,
     rollout::Order,
@@ -319,10 +319,18 @@ impl Server {
     }
 
     async fn greets(&mut self, name: &ServerName, number: Number, hello: &v1::UpHello) {
+        let Some(epoch) = self.record().map(|record| record.record().version.epoch) else { return };
+        if let Err(not_led) = check(&self.name, epoch, name, hello) {
+            self.world.borrow_mut().tell(self.machine, || format!("does not lead {name}: {not_led}"));
+            let address = self.record().and_then(|record| Some(record.record().server(name)?.address.clone()));
+            if let (NotLed::Behind { .. }, Some(address)) = (not_led, address) {
+                self.dial(host(&address), Purpose::Ask);
+            }
+            return self.closed(number);
+        }
         if !self.recognised(name, hello).await {
             return;
         }
-        self.name_lost(&hello.seen);
         let (Some(record), Some(head)) = (self.record(), self.head()) else { return };
         let (order, now) = (self.order(name), self.clock());
         let procedures = self.drive.read(|disk| disk.procedures.clone());

@@ -7,8 +7,9 @@ use bellwether::member::{
 };
 use bellwether_manager::{
     halt::Proof,
+    lane::Memory,
     lost::Known,
-    recognition::{self, Holdings, Recognised, Remembered, Said},
+    recognition::{self, Holdings, Remembered, Said},
 };
 use bellwether_proto::{
     key::PublicKey,
@@ -45,10 +46,6 @@ pub(super) struct Waiting {
     from: PublicKey,
     hello: v1::DownHello,
     until_ms: u64,
-}
-
-fn headers(wire: &[v1::SignedHeader]) -> Vec<SignedHeader> {
-    wire.iter().filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok()).collect()
 }
 
 impl From<greeting::Refused> for Refused {
@@ -179,25 +176,22 @@ impl Server {
     pub(super) async fn recognised(&mut self, name: &ServerName, hello: &v1::UpHello) -> bool {
         let Some(record) = self.record() else { return false };
         let Some(server) = record.record().server(name).map(|server| server.key) else { return false };
-        let header = |wire| SignedHeader::from_wire(wire).ok();
-        let (at, seen) = (hello.at.clone().and_then(header), headers(&hello.seen));
-        let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let said = Said { at: at.as_ref(), seen: &seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let parties = self.parties(&server, &self.key.public());
         let given = self.drive.read(|disk| disk.sessions.get(&server).cloned());
-        let remembered = self.lanes.get(name).map(|lane| lane.memory().remembered).unwrap_or_default();
+        let Some(mut memory) = self.lanes.get_mut(name).map(|lane| std::mem::take(lane.memory_mut())) else {
+            return false;
+        };
+        let (recognise, record) = (self.rules.recognise, record.record());
         let tickets = given.as_ref().map(|given| (given, &parties));
-        let recognise = self.rules.recognise;
-        let judged = self.with_holdings(|holdings| recognise(record.record(), holdings, tickets, &remembered, &said));
-        let Some(lane) = self.lanes.get_mut(name) else { return false };
-        lane.memory_mut().remembered.incarnation = hello.incarnation;
-        match judged {
-            Recognised::Known => {}
-            Recognised::Fenced(why) => {
-                self.world.borrow_mut().tell(self.machine, || format!("keeps {name} out: {why}"));
-                lane.memory_mut().keep_out(why);
-            }
-            Recognised::Halted(proof) => {
+        let greeted = self.with_holdings(|holdings| {
+            let judge =
+                |memory: &Memory, said: &Said<'_>| recognise(record, holdings, tickets, &memory.remembered, said);
+            memory.greeted(name, hello, judge)
+        });
+        *self.lanes.get_mut(name).expect("it was just there").memory_mut() = memory;
+        match greeted {
+            Ok(seen) => self.name_lost(&seen),
+            Err(proof) => {
                 self.halt(&server, proof).await;
                 return false;
             }
@@ -211,14 +205,14 @@ impl Server {
     }
 
     /// What a member has seen of managers before this one, and no history here has, is lost: it is named.
-    pub(super) fn name_lost(&self, seen: &[v1::SignedHeader]) {
+    fn name_lost(&self, seen: &[SignedHeader]) {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
-        let (seen, (revision, edits)) = (headers(seen), self.in_sets());
+        let (revision, edits) = self.in_sets();
         let mut world = self.world.borrow_mut();
         let disk = &world.disks[self.machine];
         let before = Known::of(disk.history.iter().chain(&disk.before).filter_map(|id| world.header(*id)));
         let led_by = |epoch| chain::manager_of(&held.chain, &held.current, epoch);
-        let lost = before.lost(held.current.record(), led_by, &seen);
+        let lost = before.lost(held.current.record(), led_by, seen);
         let listed = lost.iter().fold(Changes::default(), |sum, header| sum.and(world.content(Some(header.id()))));
         let listed = listed.without(world.content(revision).and(edits));
         if !listed.is_empty() {
