@@ -15,10 +15,7 @@ use bellwether_manager::{
     dirty::{Dirty, Limits},
     watch::Modes,
 };
-use bellwether_proto::{
-    record::{OnDrift, SignedRecord},
-    v1,
-};
+use bellwether_proto::{record::SignedRecord, v1};
 use bellwether_store::{
     clock,
     scan::{Look, ScanError},
@@ -104,11 +101,7 @@ pub(super) fn held(edits: usize, first: &str) -> String {
 impl Member {
     /// Whether edits made here hold updates back.
     pub(super) fn holds(&self) -> bool {
-        self.position.at.is_some() && self.policy() == OnDrift::Hold
-    }
-
-    fn policy(&self) -> OnDrift {
-        self.record.current().record().policy.drift
+        follower::holds(self.record.current().record(), self.position.at.as_ref())
     }
 
     /// Why a set cannot be compared.

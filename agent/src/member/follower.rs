@@ -44,11 +44,9 @@ pub struct Facts<'a> {
     pub fault: Option<&'a v1::Fault>,
 }
 
-impl Facts<'_> {
-    /// Whether edits made here hold updates back.
-    pub fn holds(&self) -> bool {
-        self.at.is_some() && self.record.policy.drift == OnDrift::Hold
-    }
+/// Whether edits of the sets hold updates back, where the revision `at` is held (none: none is).
+pub fn holds(record: &Record, at: Option<&SignedHeader>) -> bool {
+    at.is_some() && record.policy.drift == OnDrift::Hold
 }
 
 /// What happens, and what the disk answers.
@@ -700,7 +698,7 @@ impl Follower {
         let Edits { entries, paths, ungiven, away } = edits;
         let mut drift = v1::Drift { time_ms: facts.now_ms, away, ..v1::Drift::default() };
         if facts.at.is_some() {
-            (drift.entries, drift.paths, drift.held) = (entries, paths, facts.holds() && ungiven);
+            (drift.entries, drift.paths, drift.held) = (entries, paths, holds(facts.record, facts.at) && ungiven);
         }
         std::mem::replace(&mut self.drift, drift)
     }

@@ -220,7 +220,7 @@ impl Member {
             tree: self.sets.tree.clone(),
             sources: self.sets.site().sources,
             packs: self.history.packs(),
-            policy: self.policy(),
+            policy: self.record.current().record().policy.drift,
             held: self.follower.drift().held,
         })
     }

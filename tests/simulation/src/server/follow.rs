@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bellwether::member::{
-    follower::{Arrived, Edits, Facts, Follower, Input, Look, Output, Switched, Trouble},
+    follower::{Arrived, Edits, Facts, Follower, Input, Look, Output, Switched, Trouble, holds},
     greeting::{self, Here},
     incoming::Heard,
 };
@@ -12,7 +12,7 @@ use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
     key::PublicKey,
-    record::{OnDrift, chain},
+    record::chain,
     revision::{RevisionId, SignedHeader},
     status::Cause,
     v1::{self, down, up},
@@ -265,9 +265,9 @@ impl Server {
         let Some(mut transfer) = self.transfer.take() else { return Ok(Arrived::More) };
         assert!(slice.offset == transfer.at, "the manager sends what was not due");
         transfer.at += slice.data.len() as u64;
-        let held = self.drive.read(|disk| disk.at.is_some() && !disk.sets.edits.is_empty());
-        let holds = self.record().is_some_and(|record| record.record().policy.drift == OnDrift::Hold);
-        if held && holds {
+        let (at, edits) = self.drive.read(|disk| (disk.at.clone(), disk.sets.edits));
+        let holds = self.record().is_some_and(|record| holds(record.record(), at.as_ref()));
+        if holds && !edits.is_empty() {
             let trouble = Trouble { reason: "edits are held".into(), cause: None, look: Some(Look::Stats) };
             return Err(trouble);
         }
