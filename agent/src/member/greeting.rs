@@ -1,5 +1,6 @@
 //! How a manager's stream begins and who may push, as rules without I/O. The push service and the simulation call the same
-//! ones: [`links`], then what they lead to is taken and durable, then [`check`], then [`Leader::is_copied_by`], then [`ticket`].
+//! ones: [`links`], then the records that follow are taken and durable, then [`check`], [`Leader::is_copied_by`] and
+//! [`ticket()`].
 
 use bellwether_proto::{
     Malformed,
