@@ -48,7 +48,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
         ],
     ),
     ("bellwether-bench", &[]),
-    ("bellwether-simulation", &["bellwether-group", "bellwether-manager", "bellwether-proto"]),
+    ("bellwether-simulation", &["bellwether-group", "bellwether-manager", "bellwether-member", "bellwether-proto"]),
     (FOR_TESTS[0], &[]),
     (FOR_TESTS[1], &["bellwether-proto"]),
 ];

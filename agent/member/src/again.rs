@@ -4,44 +4,64 @@
 
 use std::time::{Duration, Instant};
 
-use bellwether_proto::{
-    revision::{Number, RevisionId, SignedHeader},
-    v1::{self, up},
-};
-use bellwether_store::apply::Obstacle;
-use tokio::sync::{mpsc, watch};
-
-use super::{Input, Member, Work};
+use bellwether_proto::revision::{Number, RevisionId};
 
 /// How often it is looked for.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// The first wait.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What was refused, and what stands in its way.
+/// What was refused, and how often.
 #[derive(Debug)]
 pub(super) struct Again {
     revision: RevisionId,
     number: Number,
-    obstacle: Obstacle,
     /// How often a revision was refused since one was taken.
     refusals: u32,
     since: Instant,
-    /// It was seen to stand there after the refusal.
+    /// The obstacle was seen after the refusal.
     seen: bool,
-    /// It was asked for, and neither offered nor refused yet.
-    asked: bool,
+    asked: Asked,
+}
+
+/// Whether the revision was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    NotYet,
+    /// It was neither offered nor refused yet.
+    Waits,
 }
 
 impl Again {
-    fn new((revision, number): (RevisionId, Number), obstacle: Obstacle, before: Option<&Self>, now: Instant) -> Self {
+    /// That revision was refused now; `before`: what was before it.
+    pub(super) fn new((revision, number): (RevisionId, Number), before: Option<&Self>, now: Instant) -> Self {
         let refusals = before.map_or(0, |before| before.refusals).saturating_add(1);
-        Self { revision, number, obstacle, refusals, since: now, seen: false, asked: false }
+        Self { revision, number, refusals, since: now, seen: false, asked: Asked::NotYet }
     }
 
-    /// Whether to ask for it now. `there`: whether the obstacle was just seen; none: that cannot be told.
+    /// Whether the obstacle is to be looked for.
+    pub(super) fn is_open(&self) -> bool {
+        self.asked == Asked::NotYet
+    }
+
+    /// A manager that is reached anew offers the revision anew.
+    pub(super) fn ask_anew(&mut self) {
+        self.asked = Asked::NotYet;
+    }
+
+    /// The revision, where it is to be asked for now. `there`: whether the obstacle was just seen; none: that cannot be told.
+    pub(super) fn asks(&mut self, there: Option<bool>, now: Instant) -> Option<RevisionId> {
+        if !self.is_open() || !self.is_due(there, now) {
+            return None;
+        }
+        self.asked = Asked::Waits;
+        let _span = tracing::error_span!("apply", revision = %self.number).entered();
+        tracing::info!("what stood in the way may be gone: asking for the revision again");
+        Some(self.revision)
+    }
+
     fn is_due(&mut self, there: Option<bool>, now: Instant) -> bool {
         let waited = now.saturating_duration_since(self.since);
         let was_seen = std::mem::replace(&mut self.seen, there == Some(true));
@@ -58,58 +78,6 @@ impl Again {
     }
 }
 
-/// Wakes the member every second while it waits, until `stop`.
-pub(super) async fn wake(
-    mut waits: watch::Receiver<bool>,
-    inputs: mpsc::Sender<Input>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let waking = async {
-        while waits.wait_for(|waits| *waits).await.is_ok() {
-            tokio::time::sleep(LOOK).await;
-            if inputs.send(Input::LookForObstacle).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = waking => {}
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
-}
-
-impl Member {
-    /// Notes what stands in the way of that revision; none: nothing that may pass.
-    pub(super) fn note_obstacle(&mut self, header: &SignedHeader, obstacle: Option<Obstacle>) {
-        let before = self.again.take();
-        self.again = obstacle
-            .map(|obstacle| Again::new((header.id(), header.number()), obstacle, before.as_ref(), Instant::now()));
-        self.waits.send_replace(self.again.is_some());
-    }
-
-    /// Looks whether it still stands there, and asks for the revision when that is due. Nothing is asked while anything is
-    /// under way, nor of nobody: whoever is reached anew is offered it anyway.
-    pub(super) fn look_for_obstacle(&mut self) {
-        let idle = matches!(self.work, Work::Idle) && self.session.is_some();
-        let Some(again) = self.again.as_mut().filter(|again| idle && !again.asked) else { return };
-        if !again.is_due(again.obstacle.is_there(), Instant::now()) {
-            return;
-        }
-        again.asked = true;
-        let revision = again.revision.0.into();
-        let _span = tracing::error_span!("apply", revision = %again.number).entered();
-        tracing::info!(obstacle = ?again.obstacle, "what stood in the way may be gone: asking for the revision again");
-        self.send(up::Message::Again(v1::Again { revision }));
-    }
-
-    /// Whoever is reached anew offers it anew.
-    pub(super) fn ask_anew(&mut self) {
-        if let Some(again) = &mut self.again {
-            again.asked = false;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bellwether_proto::{hash::Hash, revision::Epoch};
@@ -118,7 +86,7 @@ mod tests {
 
     fn refused(times: u32, now: Instant) -> Again {
         let revision = (RevisionId(Hash::of(b"it")), Number { epoch: Epoch(1), sequence: 2 });
-        let again = |before: Option<&Again>| Again::new(revision, Obstacle::System, before, now);
+        let again = |before: Option<&Again>| Again::new(revision, before, now);
         (1..times).fold(again(None), |before, _| again(Some(&before)))
     }
 

@@ -11,16 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_proto::{
-    clock::{self, now_ms},
-    error::chain,
-    record::{OnDrift, SignedRecord},
-    revision::SignedHeader,
-    status::Observation,
-    v1::{self, up},
-};
+use bellwether_proto::{clock, error::chain, record::SignedRecord, v1};
 use bellwether_store::{
-    scan::Look,
+    scan::{Look, ScanError},
     tree::Change,
     watch::{
         Modes,
@@ -30,7 +23,10 @@ use bellwether_store::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Input, Member, Work, receive::ReceiveError};
+use super::{
+    Input, Member,
+    follower::{self, Edits},
+};
 
 /// How often every entry is looked at: events are hints.
 const RESCAN: Duration = Duration::from_secs(60);
@@ -40,7 +36,7 @@ const RESCAN_UNWATCHED: Duration = Duration::from_secs(5);
 /// and most events are our own switches.
 const LIMITS: Limits = Limits { quiet: Duration::from_millis(500), open: Duration::from_secs(10) };
 /// How many paths a report names.
-const NAMED: usize = 20;
+pub(super) const NAMED: usize = 20;
 
 /// Has looked at what events name, when it has been quiet, and at everything now and then, until `stop`. A change of the
 /// group's policy is acted on at once.
@@ -65,18 +61,18 @@ pub(super) async fn watch(
         let wanted = record.borrow_and_update().record().policy.drift;
         let input = if rescan <= now {
             scanned = now;
-            if dirty.take().is_some() { Input::Changed(Look::Stats) } else { Input::Rescan }
+            if dirty.take().is_some() { follower::Input::Dirty(Look::Stats) } else { follower::Input::Rescan }
         } else if quiet.is_some_and(|at| at <= now)
             && let Some(look) = dirty.take_due(LIMITS, now)
         {
-            Input::Changed(look)
+            follower::Input::Dirty(look)
         } else if wanted != policy {
-            Input::Changed(waiting::nowhere())
+            follower::Input::Dirty(waiting::nowhere())
         } else {
             continue;
         };
         policy = wanted;
-        if inputs.send(input).await.is_err() {
+        if inputs.send(Input::Happens(input)).await.is_err() {
             return;
         }
     }
@@ -103,15 +99,7 @@ pub(super) fn held(edits: usize, first: &str) -> String {
 impl Member {
     /// Whether edits made here hold updates back.
     pub(super) fn holds(&self) -> bool {
-        self.position.at.is_some() && self.policy() == OnDrift::Hold
-    }
-
-    fn policy(&self) -> OnDrift {
-        self.record.current().record().policy.drift
-    }
-
-    pub(super) fn held_reason(&self) -> String {
-        held(self.drift.entries as usize, self.drift.paths.first().map_or("", String::as_str))
+        follower::holds(self.record.current().record(), self.position.at.as_ref())
     }
 
     /// Why a set cannot be compared.
@@ -120,43 +108,20 @@ impl Member {
         (!whys.is_empty()).then(|| whys.join("; "))
     }
 
-    /// A revision that was not taken. What held it and was not known yet is told at once.
-    pub(super) fn not_taken(&mut self, header: &SignedHeader, error: &ReceiveError) {
-        match error {
-            ReceiveError::Held(_) => self.waiting.look(waiting::nowhere()),
-            ReceiveError::Scan(_) => self.waiting.look(Look::Stats),
-            _ => {}
-        }
-        self.refused(header, error);
-    }
-
     /// Does what had to wait until nothing was under way, and what the policy wants done about edits.
     pub(super) fn catch_up(&mut self) {
-        if !matches!(self.work, Work::Idle) {
+        if !self.follower.is_idle() {
             return;
         }
-        if let Some(full) = self.waiting.take_verify() {
-            self.verify_now(full);
-        } else if let Some((look, plain)) = self.waiting.take_look() {
-            let before = self.sets.live.clone();
-            self.dirty(&look);
-            if plain {
-                self.rescans.found(&before, &self.sets.live);
-            }
-        }
-        while let Some(asked) = self.waiting.take_asked() {
+        self.put(follower::Input::CatchUp);
+        while let Some(asked) = self.asked.pop_front() {
             self.answer(asked);
         }
-        if self.drift.entries > 0 && self.policy() == OnDrift::Revert && self.position.fault.is_none() {
-            self.revert_by_policy();
-        }
+        self.put(follower::Input::Revert);
     }
 
-    fn revert_by_policy(&mut self) {
-        if !self.pace.may(Instant::now()) {
-            return;
-        }
-        let paths = self.drift.paths.join(", ");
+    pub(super) fn revert_by_policy(&mut self) {
+        let paths = self.follower.drift().paths.join(", ");
         match self.put_back(&[], false) {
             Ok(done) => tracing::warn!(paths, kept = done.kept.join(", "), "edits were put back, as the policy says"),
             Err(error) => tracing::warn!(paths, error = chain(&error), "edits could not be put back; tried again"),
@@ -165,6 +130,12 @@ impl Member {
 
     /// Looks where the watch saw something, and tells when the drift is another one than before.
     pub(super) fn dirty(&mut self, look: &Look) {
+        let edits = self.look_and_compare(look);
+        self.put(follower::Input::Compared(edits));
+    }
+
+    /// Looks where the watch saw something.
+    pub(super) fn look_and_compare(&mut self, look: &Look) -> Edits {
         match self.sets.look_around(look) {
             Err(error) => tracing::warn!(error = chain(&error), "the sets cannot be looked at"),
             // Seldom, and written only where a directory was found elsewhere and accepted, or for the first time.
@@ -172,71 +143,28 @@ impl Member {
             Ok(()) => {}
         }
         self.rescans.scanned(&self.sets.live, &mut self.sets.links);
-        let before = std::mem::take(&mut self.drift);
-        self.observe_drift();
-        let now = &self.drift;
-        let said = |drift: &v1::Drift| (drift.entries, drift.paths.clone(), drift.held, drift.away.clone());
-        if said(&before) != said(now) {
-            self.say_drift(Vec::new());
-        }
-    }
-
-    /// Tells of the drift, and of the recovery points of edits that were put back just now.
-    fn say_drift(&mut self, kept: Vec<String>) {
-        let v1::Drift { entries, paths, held, .. } = self.drift.clone();
-        self.tell(Observation::Drift { entries, paths, held, kept: kept.clone() });
-        self.tell(Observation::Away(self.away()));
-        if self.session.is_some() {
-            self.send(up::Message::Drift(v1::Drift { kept, ..self.drift.clone() }));
-        } else {
-            // Said with the next hello; drift show names all there are.
-            self.unsaid.extend(kept);
-            self.unsaid.truncate(NAMED);
-        }
+        self.compare()
     }
 
     /// Compares what the sets hold with what they should hold.
-    pub(super) fn observe_drift(&mut self) {
-        self.drift = v1::Drift { time_ms: now_ms(), away: self.away().unwrap_or_default(), ..v1::Drift::default() };
-        if self.position.at.is_none() {
-            return;
-        }
-        let edits = self.sets.edits();
+    pub(super) fn compare(&mut self) -> Edits {
+        let away = self.away().unwrap_or_default();
+        let edits = if self.position.at.is_some() { self.sets.edits() } else { Vec::new() };
         if edits.is_empty() {
             self.given.clear();
         }
-        self.drift.entries = edits.len() as u64;
-        self.drift.paths = edits.iter().take(NAMED).map(|c| format!("{}:{}", c.set, c.path)).collect();
-        self.drift.held = self.holds() && first_held(&edits, &self.given).is_some();
-    }
-
-    pub(super) fn tell_drift(&self) {
-        let v1::Drift { entries, paths, held, .. } = self.drift.clone();
-        self.tell(Observation::Drift { entries, paths, held, kept: Vec::new() });
-        self.tell(Observation::Away(self.away()));
-    }
-
-    /// Has everything looked at (every byte when `full`), when nothing else is under way.
-    pub(super) fn verify(&mut self, full: bool) {
-        self.waiting.verify(full);
+        let paths = edits.iter().take(NAMED).map(|c| format!("{}:{}", c.set, c.path)).collect();
+        let ungiven = first_held(&edits, &self.given).is_some();
+        Edits { entries: edits.len() as u64, paths, ungiven, away }
     }
 
     /// Looks at everything and says what root that gives.
-    fn verify_now(&mut self, full: bool) {
+    pub(super) fn verify(&mut self, full: bool) -> Result<(v1::Verified, Edits), ScanError> {
         let began = Instant::now();
-        let look = if full { Look::Bytes } else { Look::Stats };
-        if let Err(error) = self.sets.look(&look) {
-            let fault = v1::Fault { reason: chain(&error), since_ms: now_ms() };
-            return self.send(up::Message::Fault(fault));
-        }
-        self.observe_drift();
-        self.say_drift(Vec::new());
-        self.send(up::Message::Verified(v1::Verified {
-            root: self.sets.live.root().into(),
-            full,
-            entries: self.sets.live.entries(),
-            micros: clock::micros(began),
-        }));
+        self.sets.look(&if full { Look::Bytes } else { Look::Stats })?;
+        let (root, entries) = (self.sets.live.root().into(), self.sets.live.entries());
+        let edits = self.compare();
+        Ok((v1::Verified { root, full, entries, micros: clock::micros(began) }, edits))
     }
 }
 

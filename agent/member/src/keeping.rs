@@ -13,7 +13,7 @@ impl Member {
     /// Begins a new segment when it is due, and lets old ones go. After the report: nobody waits for it.
     pub(super) fn tidy_history(&mut self, header: &SignedHeader) {
         // A base is packed from the sets: they have to hold the revision and nothing else.
-        if !self.history.base_due() || self.drift.entries > 0 {
+        if !self.history.base_due() || self.follower.drift().entries > 0 {
             return;
         }
         let tidied = self.pack_base(header).and_then(|()| Ok(self.history.retain(REVISIONS)?));

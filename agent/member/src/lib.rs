@@ -1,12 +1,18 @@
 //! The member's role: takes revisions from the manager, switches to them, reports back.
 //!
 //! One thread, `member`, owns the history, the position and everything about the sets; it does one thing after the
-//! other and never waits for the network. It is fed by one bounded channel of [`Input`]: from the push stream
+//! other and never waits for the network. It is fed by one bounded channel of `Input`: from the push stream
 //! (the daemon has one task a stream), and from the watch on the sets (drift). It answers through the stream's own channel
 //! and tells what it sees as [`Event`]s.
+//!
+//! Rules are in modules of their own, without I/O: [`greeting`], [`incoming`] and [`follower`], which decides what the thread
+//! does.
 
 mod again;
 mod drift;
+pub mod follower;
+pub mod greeting;
+pub mod incoming;
 mod keeping;
 mod position;
 mod receive;
@@ -15,7 +21,7 @@ mod sets;
 mod switch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,21 +30,19 @@ use std::{
 use arc_swap::ArcSwap;
 use bellwether_group::takeover::Account;
 use bellwether_proto::{
-    admission::{Authority, admit},
-    entry::Chunk,
+    clock::now_ms,
+    error::chain,
     hash::Hash,
     key::PublicKey,
     level::Program,
-    limits,
     name::{ServerName, SetName},
-    protocol,
     ready::Ready,
-    revision::{Number, RevisionId, SignedHeader},
+    revision::{Number, SignedHeader},
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
 use bellwether_store::{
-    apply::Plan,
+    apply::{Committed, Obstacle, Plan},
     failpoint,
     history::History,
     quarantine,
@@ -53,19 +57,19 @@ use tonic::Status;
 
 #[cfg(fuzzing)]
 pub use self::position::Fault as HeldFault;
-use self::{
-    again::Again,
-    drift::{pace::Pace, waiting::Waiting},
-    position::{Fault, Position},
-    receive::{Receiving, Step},
-    sets::Sets,
-    switch::Filling,
-};
 pub use self::{
     drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
     position::{Position as HeldPosition, held_before, note_leading},
     receive::ReceiveError,
     recovery::recover,
+};
+use self::{
+    drift::waiting,
+    follower::{Arrived, Facts, Follower, Output, Trouble},
+    position::{Fault, Position},
+    receive::{Receiving, Step},
+    sets::Sets,
+    switch::Filling,
 };
 
 /// Answers that may wait for the network. Each is small; a manager that leaves so many unread is let go of.
@@ -92,24 +96,8 @@ pub enum Input {
         /// Its drop ends the stream.
         held: oneshot::Sender<()>,
     },
-    /// A message of that stream.
-    Down {
-        /// Of which stream.
-        session: u64,
-        /// The message.
-        message: down::Message,
-    },
-    /// That stream ended.
-    Closed {
-        /// Which one.
-        session: u64,
-    },
-    /// Something changed in the sets.
-    Changed(Look),
-    /// Everything is to be looked at, though nothing says that something changed.
-    Rescan,
-    /// What stands in the way of a revision may be gone.
-    LookForObstacle,
+    /// What else happens.
+    Happens(follower::Input),
     /// What this server holds is asked for, before it takes over.
     Account(oneshot::Sender<Account>),
     /// The role ends.
@@ -140,13 +128,8 @@ pub struct Setup {
     pub incarnation: u64,
 }
 
-/// The stream that is followed now. A newer one takes its place.
+/// The way back to the manager. A newer one takes its place.
 struct Session {
-    number: u64,
-    /// Whose it is.
-    key: PublicKey,
-    /// That it shows.
-    ticket: Option<v1::Ticket>,
     up: mpsc::Sender<Answer>,
     _held: oneshot::Sender<()>,
 }
@@ -154,9 +137,11 @@ struct Session {
 /// Where the watch hears what rescans find, and which files there are.
 type Finds = (mpsc::UnboundedReceiver<Found>, watch::Receiver<Files>);
 
-/// What is under way.
-enum Work {
-    Idle,
+/// What the disk has of the revision that is under way.
+#[derive(Default)]
+enum Transfer {
+    #[default]
+    Nothing,
     Receiving(Box<Receiving>),
     /// Staged but for chunks that were asked for by hash.
     Filling(Box<Filling>),
@@ -174,24 +159,23 @@ pub struct Member {
     incarnation: u64,
     history: History,
     position: Position,
-    /// The newest head that was heard of.
-    heard: Option<(Number, RevisionId)>,
     sets: Sets,
-    drift: v1::Drift,
-    /// Recovery points that no manager was told of yet.
-    unsaid: Vec<String>,
+    follower: Follower,
     /// Edits that the manager has as a revision by now: updates need not wait for them (policy `hold`).
     given: Vec<Change>,
-    /// What has to wait until nothing is under way.
-    waiting: Waiting,
+    /// Questions that wait until nothing is under way.
+    asked: VecDeque<Asked>,
+    /// When every entry was last looked at because somebody asked.
+    looked: Option<Instant>,
     /// Told of what a rescan finds; and where the watch hears it, until it is begun.
     rescans: Rescans,
     found: Option<Finds>,
-    /// When edits may be put back without being asked again (policy `revert`).
-    pace: Pace,
-    work: Work,
-    /// What waits until something here has passed, and whether anything does.
-    again: Option<Again>,
+    transfer: Transfer,
+    /// The last switch, whose remains are tidied up after the report.
+    committed: Option<Committed>,
+    /// What stands in the way of the revision that was refused last.
+    obstacle: Option<Obstacle>,
+    /// Whether a revision waits.
     waits: watch::Sender<bool>,
     session: Option<Session>,
     progressed: Instant,
@@ -242,7 +226,7 @@ impl Member {
         let key = record.own_key();
         let sets = Sets::open(paths, &layout, key, tree.unwrap_or_else(|| Tree::empty(rules)))?;
         let mut member = Self {
-            name,
+            name: name.clone(),
             layout,
             record,
             events,
@@ -252,17 +236,16 @@ impl Member {
             incarnation,
             history,
             position,
-            heard: None,
             sets,
-            drift: v1::Drift::default(),
-            unsaid: Vec::new(),
+            follower: Follower::new(name),
             given: Vec::new(),
-            waiting: Waiting::default(),
+            asked: VecDeque::new(),
+            looked: None,
             rescans,
             found: Some((found, files)),
-            pace: Pace::default(),
-            work: Work::Idle,
-            again: None,
+            transfer: Transfer::Nothing,
+            committed: None,
+            obstacle: None,
             waits: watch::Sender::new(false),
             session: None,
             progressed: Instant::now(),
@@ -272,7 +255,8 @@ impl Member {
             at: member.position.at.as_ref().map(SignedHeader::number),
             fault: member.position.fault.as_ref().map(|fault| fault.reason.clone()),
         });
-        member.observe_drift();
+        let edits = member.compare();
+        member.put(follower::Input::Compared(edits));
         member.tell_ready();
         Ok(member)
     }
@@ -294,7 +278,7 @@ impl Member {
         let dirty = Arc::new(PendingChanges::default());
         let (modes, known) = watch::channel(Modes::default());
         let arming = watching::run(watched, dirty.clone(), modes, stop.clone());
-        let waking = again::wake(self.waits.subscribe(), inputs.clone(), stop.clone());
+        let waking = wake(self.waits.subscribe(), inputs.clone(), stop.clone());
         let feeding = drift::watch((dirty, known), self.record.follow(), inputs, stop.clone());
         async move {
             tokio::join!(arming, feeding, waking);
@@ -307,118 +291,68 @@ impl Member {
         while let Some(input) = inputs.blocking_recv() {
             match input {
                 Input::Open { session, key, ticket, up, held } => {
-                    self.opened(Session { number: session, key, ticket, up, _held: held });
+                    self.close();
+                    self.session = Some(Session { up, _held: held });
+                    let hello = Box::new(self.hello(ticket));
+                    self.put(follower::Input::Opened { session, key, hello });
                 }
-                Input::Down { session, message } if self.is_current(session) => self.down(message),
-                Input::Closed { session } if self.is_current(session) => self.closed(),
-                Input::Down { .. } | Input::Closed { .. } => {}
-                Input::Changed(look) => self.waiting.look(look),
-                Input::Rescan => self.waiting.rescan(),
-                Input::LookForObstacle => self.look_for_obstacle(),
+                Input::Happens(input) => self.happens(input),
                 Input::Asked(asked) => self.asked(asked),
                 Input::Account(answer) => drop(answer.send(self.account())),
                 Input::End => break,
             }
             self.catch_up();
         }
-        self.closed();
+        self.close();
         self.sets.save_index(&self.layout);
     }
 
     /// What the sets hold, looked at now.
     fn account(&mut self) -> Account {
-        if matches!(self.work, Work::Idle) {
+        if self.follower.is_idle() {
             self.dirty(&Look::Stats);
         }
         Account {
             at: self.position.at.clone(),
             fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()).or_else(|| self.away()),
-            drift: (self.drift.entries, self.drift.paths.clone()),
+            drift: (self.follower.drift().entries, self.follower.drift().paths.clone()),
         }
     }
 
-    fn is_current(&self, session: u64) -> bool {
-        self.session.as_ref().is_some_and(|current| current.number == session)
-    }
-
-    fn opened(&mut self, mut session: Session) {
-        self.closed();
-        self.ask_anew();
-        let ticket = session.ticket.take();
-        self.session = Some(session);
+    /// What only the disk knows of a hello.
+    fn hello(&self, ticket: Option<v1::Ticket>) -> v1::UpHello {
         let partial = self.history.partial();
-        let kept = std::mem::take(&mut self.unsaid);
-        let Program { version, levels } = Program::own();
-        let (protocol_min, protocol) = protocol::SPOKEN;
-        self.send(up::Message::Hello(v1::UpHello {
-            protocol,
-            protocol_min,
-            server: self.name.to_string(),
-            version,
-            level_oldest: levels.oldest.0,
-            level_newest: levels.newest.0,
-            at: self.position.at.as_ref().map(SignedHeader::to_wire),
-            epoch: self.record.current().record().version.epoch.0,
-            fault: self.position.fault.as_ref().map(Fault::to_wire),
+        v1::UpHello {
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
-            drift: Some(v1::Drift { kept, ..self.drift.clone() }),
             incarnation: self.incarnation,
             ticket,
             seen: self.seen.newest().iter().map(SignedHeader::to_wire).collect(),
-        }));
-    }
-
-    fn closed(&mut self) {
-        self.session = None;
-        self.interrupt();
-    }
-
-    /// Drops what is under way; what has arrived of a pack is kept.
-    fn interrupt(&mut self) {
-        if let Work::Receiving(receiving) = std::mem::replace(&mut self.work, Work::Idle) {
-            receiving.keep();
+            ..v1::UpHello::default()
         }
-        self.tell_ready();
     }
 
-    fn down(&mut self, message: down::Message) {
-        let packed = self.packed(&message);
-        let revision = match message {
-            down::Message::Sync(_) => self.position.at.as_ref().map(SignedHeader::number),
-            _ => packed,
+    /// Lets go of the stream.
+    fn close(&mut self) {
+        self.session = None;
+        if let Some(session) = self.follower.session() {
+            self.put(follower::Input::Closed(session));
+        }
+    }
+
+    fn happens(&mut self, input: follower::Input) {
+        let (packed, revision) = match &input {
+            follower::Input::Said(_, message) => {
+                let packed = self.follower.packed(message);
+                let held = matches!(message, down::Message::Sync(_)).then_some(self.position.at.as_ref()).flatten();
+                (packed, packed.or(held.map(SignedHeader::number)))
+            }
+            follower::Input::Closed(session) if self.follower.session() == Some(*session) => return self.close(),
+            _ => return self.put(input),
         };
         let _span = revision.map(|number| tracing::error_span!("apply", revision = %number).entered());
         let _dealing = Dealing::with(self.suspect(packed));
-        match message {
-            down::Message::Head(head) => self.head(head),
-            down::Message::Offer(offer) => self.offer(&offer),
-            down::Message::Slice(slice) => self.slice(&slice),
-            down::Message::Supply(supply) => self.supply(&supply),
-            down::Message::Verify(verify) => self.verify(verify.full),
-            down::Message::Sync(_) => self.sync(),
-            down::Message::Fence(fence) => self.fenced(fence.reason),
-            // The session's: it answers without waiting for this thread.
-            down::Message::Hello(_)
-            | down::Message::Record(_)
-            | down::Message::Keepalive(_)
-            | down::Message::Procedures(_) => {}
-        }
-    }
-
-    /// The revision whose pack a message brings.
-    fn packed(&self, message: &down::Message) -> Option<Number> {
-        match (message, &self.work) {
-            (down::Message::Offer(offer), _) => offer.header.clone().and_then(|header| {
-                let header = SignedHeader::from_wire(header).ok()?;
-                Some(header.number())
-            }),
-            (down::Message::Slice(_) | down::Message::Supply(_), Work::Receiving(receiving)) => {
-                Some(receiving.header.number())
-            }
-            (down::Message::Slice(_) | down::Message::Supply(_), Work::Filling(filling)) => Some(filling.number()),
-            (_, Work::Idle | Work::Receiving(_) | Work::Filling(_)) => None,
-        }
+        self.put(input);
     }
 
     /// The cause to name if this agent ends while it handles a message: the pack of that revision, otherwise the manager.
@@ -429,128 +363,170 @@ impl Member {
         }
     }
 
-    fn head(&mut self, head: v1::SignedHeader) {
-        let Ok(head) = SignedHeader::from_wire(head) else { return };
-        if self.heard == Some((head.number(), head.id())) {
-            return;
+    /// Puts in what happens, does what comes out, and puts the answers in.
+    fn put(&mut self, input: follower::Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let (record, fault) = (self.record.current(), self.position.fault.as_ref().map(Fault::to_wire));
+            let facts = Facts {
+                now: Instant::now(),
+                now_ms: now_ms(),
+                record: record.record(),
+                manager_of: &|epoch| self.record.manager_of(epoch),
+                quarantined: &|number| quarantined(&self.name, number),
+                at: self.position.at.as_ref(),
+                fault: fault.as_ref(),
+            };
+            for output in self.follower.handle(&facts, input) {
+                inputs.extend(self.act(output));
+            }
         }
-        if head.signed_by(&self.record.current().record().manager().key) {
-            self.heard(head);
+        let waits = self.follower.waits();
+        self.waits.send_if_modified(|before| std::mem::replace(before, waits) != waits);
+    }
+
+    /// Does what came out; the disk's answer.
+    fn act(&mut self, output: Output) -> Option<follower::Input> {
+        match output {
+            Output::Send(message) => return self.send(message),
+            Output::See(observation) => self.tell(observation),
+            Output::Head(head) => self.note_head(head),
+            Output::Show => self.tell_ready(),
+            Output::Fault(reason) => self.note_fault(reason),
+            Output::Fence(reason) => self.fence(reason),
+            Output::Drop => {
+                if let Transfer::Receiving(receiving) = std::mem::take(&mut self.transfer) {
+                    receiving.keep();
+                }
+            }
+            Output::Receive { offer, header, forked } => {
+                failpoint::hit("member.offer");
+                self.sets.forked = forked;
+                let arrived = self.receive(&offer, header);
+                return Some(follower::Input::Arrived(arrived.map_err(|e| self.trouble(&e))));
+            }
+            Output::Slice(slice) => {
+                let arrived = self.slice(&slice);
+                return Some(follower::Input::Arrived(arrived.map_err(|e| self.trouble(&e))));
+            }
+            Output::Rest => {
+                if let Transfer::Receiving(receiving) = &mut self.transfer {
+                    receiving.want_rest();
+                }
+            }
+            Output::Fill => {
+                if let Transfer::Receiving(receiving) = std::mem::take(&mut self.transfer)
+                    && let Ok(filling) = Filling::of(*receiving)
+                {
+                    self.transfer = Transfer::Filling(Box::new(filling));
+                }
+            }
+            Output::Supply(supply) => {
+                let came = self.supply(&supply);
+                return Some(follower::Input::Supplied(came.map_err(|e| self.trouble(&e))));
+            }
+            Output::Switch => return Some(follower::Input::Switched(self.switch_staged())),
+            Output::Tidy(header) => {
+                self.committed = None;
+                self.tidy_history(&header);
+            }
+            Output::Finish => {
+                return Some(follower::Input::Finished(self.finish_interrupted().map_err(|e| chain(&e))));
+            }
+            Output::Back { header, bytes } => {
+                let missing = self.back(header, &if bytes { Look::Bytes } else { Look::Stats });
+                return Some(follower::Input::Planned(missing.map_err(|e| self.trouble(&e))));
+            }
+            Output::Look { look, plain } => {
+                let before = self.sets.live.clone();
+                let edits = self.look_and_compare(&look);
+                if plain {
+                    self.rescans.found(&before, &self.sets.live);
+                }
+                return Some(follower::Input::Compared(edits));
+            }
+            Output::Verify { full } => {
+                return Some(follower::Input::Verified(self.verify(full).map_err(|e| chain(&e))));
+            }
+            Output::PutBack => self.revert_by_policy(),
+            Output::LookForObstacle => {
+                return Some(follower::Input::Obstacle(self.obstacle.as_ref().and_then(Obstacle::is_there)));
+            }
         }
+        None
+    }
+
+    /// Why a revision is not taken; what the disk had of it is dropped.
+    fn trouble(&mut self, error: &ReceiveError) -> Trouble {
+        self.transfer = Transfer::Nothing;
+        self.obstacle = error.obstacle(&self.sets.paths, self.layout.state());
+        let look = match error {
+            ReceiveError::Held(_) => Some(waiting::nowhere()),
+            ReceiveError::Scan(_) => Some(Look::Stats),
+            _ => None,
+        };
+        if let Some(obstacle) = &self.obstacle {
+            tracing::debug!(?obstacle, "it stands in the way");
+        }
+        Trouble { reason: chain(error), cause: self.obstacle.as_ref().map(Obstacle::cause), look }
     }
 
     /// The head as its manager signed it.
-    fn heard(&mut self, head: SignedHeader) {
+    fn note_head(&self, head: SignedHeader) {
         let header = head.header();
         let (number, time_ms, message) = (header.number, header.time_ms, header.message.clone());
-        self.heard = Some((number, head.id()));
         self.seen.note(head);
         let _ = self.events.send(Event::Head { number, time_ms, message });
-        self.tell_ready();
     }
 
-    fn offer(&mut self, offer: &v1::Offer) {
-        self.interrupt();
-        let header = match self.admitted(offer) {
-            Ok(header) => header,
-            Err(reason) => {
-                tracing::debug!(reason, "an offer is not admitted");
-                return self.report_refusal(offer_id(offer), reason, None);
-            }
-        };
-        tracing::debug!(base = offer.base, from = offer.from, to = offer.to, size = offer.size, "an offer is admitted");
-        // An offer may come before the word of the head that it makes.
-        if self.heard.is_none_or(|(newest, _)| newest < header.number()) {
-            self.heard(header.clone());
-        }
-        self.tell(Observation::Started { sync: offer.base, to: header.number() });
-        self.sets.forked = self.position.at.as_ref().map(SignedHeader::number).filter(|_| offer.base && offer.forked);
-        let held = self.holds().then_some(&self.given);
+    fn receive(&mut self, offer: &v1::Offer, header: SignedHeader) -> Result<Arrived, ReceiveError> {
+        let held = self.holds().then_some(self.given.as_slice());
         let sets = &mut self.sets;
-        let mut planner = |head: &_, changes| sets.plan_over(head, changes, held.map(Vec::as_slice));
-        match Receiving::new(&self.history, offer, header.clone(), &mut planner) {
-            Ok(receiving) => self.arrived(Box::new(receiving)),
-            Err(error) => self.not_taken(&header, &error),
-        }
+        let mut planner = |head: &_, changes| sets.plan_over(head, changes, held);
+        let receiving = Receiving::new(&self.history, offer, header, &mut planner)?;
+        self.arrived(Box::new(receiving))
     }
 
-    fn admitted(&self, offer: &v1::Offer) -> Result<SignedHeader, String> {
-        let wire = offer.header.clone().ok_or("an offer without a header")?;
-        let header = SignedHeader::from_wire(wire).map_err(|e| e.to_string())?;
-        if let Some(fault) = &self.position.fault {
-            return Err(format!("in error: {}", fault.reason));
-        }
-        if self.drift.held {
-            return Err(self.held_reason());
-        }
-        if let Some(away) = self.away() {
-            return Err(format!("{away}; nothing was changed"));
-        }
-        let pack = Suspect::Pack(header.number().to_string());
-        if quarantine::holds(&pack) {
-            return Err(format!(
-                "{pack} is quarantined: this agent ended three times while it dealt with it; let it in there: \
-                 bellwether quarantine lift '{pack}', then here: bellwether sync {}",
-                self.name
-            ));
-        }
-        failpoint::hit("member.offer");
-        let record = self.record.current();
-        let record = record.record();
-        if self.session.as_ref().is_none_or(|session| session.key != record.manager().key) {
-            return Err(format!(
-                "offered by a server that is not the manager any more; that is {}",
-                record.manager().name
-            ));
-        }
-        let (group, epoch) = (record.group, record.version.epoch);
-        let manager = self.record.manager_of(header.number().epoch);
-        admit(&Authority { group, epoch, manager }, self.position.at.as_ref(), &header, offer.base)?;
-        Ok(header)
-    }
-
-    fn slice(&mut self, slice: &v1::Slice) {
-        let Work::Receiving(mut receiving) = std::mem::replace(&mut self.work, Work::Idle) else { return };
-        let held = self.holds().then_some(&self.given);
+    fn slice(&mut self, slice: &v1::Slice) -> Result<Arrived, ReceiveError> {
+        let Transfer::Receiving(mut receiving) = std::mem::take(&mut self.transfer) else { return Ok(Arrived::More) };
+        let held = self.holds().then_some(self.given.as_slice());
         let sets = &mut self.sets;
-        let mut planner = |head: &_, changes| sets.plan_over(head, changes, held.map(Vec::as_slice));
-        match receiving.slice(slice, &mut planner) {
-            Ok(_) => self.arrived(receiving),
-            Err(error) => self.not_taken(&receiving.header, &error),
-        }
+        let mut planner = |head: &_, changes| sets.plan_over(head, changes, held);
+        receiving.slice(slice, &mut planner)?;
+        self.arrived(receiving)
     }
 
-    /// Goes on with what has arrived: finishes, asks for more, or waits.
-    fn arrived(&mut self, mut receiving: Box<Receiving>) {
+    /// How far the pack is; what it did not bring is taken from the files here and from the history.
+    fn arrived(&mut self, mut receiving: Box<Receiving>) -> Result<Arrived, ReceiveError> {
         let step = receiving.step();
-        if step != Step::More
-            && let Err(error) = receiving.look_elsewhere(&self.sets.live)
-        {
-            return self.refused(&receiving.header, &error);
+        if step != Step::More {
+            receiving.look_elsewhere(&self.sets.live)?;
         }
-        match step {
+        let arrived = match step {
             Step::More => {
                 self.progress("receiving", receiving.plan(), receiving.received(), receiving.size);
-                self.work = Work::Receiving(receiving);
+                Arrived::More
             }
-            Step::Whole => match receiving.make_rest(&self.history) {
-                Ok(()) => self.whole(*receiving),
-                Err(error) => self.refused(&receiving.header, &error),
-            },
-            Step::Paused => match receiving.plan().map(Plan::missing) {
-                None => self.refused(&receiving.header, &ReceiveError::Offer("it stops before all changes".into())),
-                Some(missing) if few(&missing, receiving.chunk_bytes()) => {
-                    tracing::debug!(chunks = missing.len(), "little is missing: these chunks are asked for");
-                    self.fill(*receiving, &missing);
-                }
-                Some(missing) => {
-                    tracing::debug!(chunks = missing.len(), "much is missing: the rest of the pack is asked for");
-                    let range = receiving.want_rest();
-                    self.work = Work::Receiving(receiving);
-                    self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(range)) }));
-                }
-            },
-        }
+            Step::Whole => {
+                receiving.make_rest(&self.history)?;
+                Arrived::Whole
+            }
+            Step::Paused => {
+                let missing = receiving.plan().map(Plan::missing);
+                let missing = missing.ok_or_else(|| ReceiveError::Offer("it stops before all changes".into()))?;
+                Arrived::Paused { missing, in_pack: receiving.chunk_bytes(), rest: receiving.rest() }
+            }
+        };
+        self.transfer = Transfer::Receiving(receiving);
+        Ok(arrived)
+    }
+
+    fn supply(&mut self, supply: &v1::Supply) -> Result<Vec<Hash>, ReceiveError> {
+        let Transfer::Filling(mut filling) = std::mem::take(&mut self.transfer) else { return Ok(Vec::new()) };
+        let came = filling.supply(supply)?;
+        self.progress("receiving", Some(filling.plan()), 0, 0);
+        self.transfer = Transfer::Filling(filling);
+        Ok(came)
     }
 
     fn progress(&mut self, phase: &str, plan: Option<&Plan>, bytes: u64, bytes_total: u64) {
@@ -577,11 +553,10 @@ impl Member {
     }
 
     /// Answers the manager. One that does not read is let go of: this thread waits for nobody.
-    fn send(&mut self, message: up::Message) {
+    fn send(&mut self, message: up::Message) -> Option<follower::Input> {
         let up = v1::Up { message: Some(message) };
-        if self.session.as_ref().is_some_and(|session| session.up.try_send(Ok(up)).is_err()) {
-            self.closed();
-        }
+        self.session.take_if(|session| session.up.try_send(Ok(up)).is_err())?;
+        self.follower.session().map(follower::Input::Closed)
     }
 
     fn tell(&self, observation: Observation) {
@@ -597,20 +572,36 @@ impl Member {
             (_, Some(fault)) => Ready::no(fault.reason.clone()),
             (None, None) => Ready::no("awaiting the first sync"),
             (Some(at), None) => {
-                let stale = self.heard != Some((at.number(), at.id()));
+                let stale = self.follower.heard() != Some((at.number(), at.id()));
                 Ready { stale, ..Ready::yes(format!("at revision {}", at.number())) }
             }
         });
     }
 }
 
-/// Whether asking for single chunks is worth it: they are less than half of what the pack would bring.
-fn few(missing: &[Chunk], in_pack: u64) -> bool {
-    let bytes: u64 = missing.iter().map(|chunk| u64::from(chunk.length)).sum();
-    bytes * 2 < in_pack && missing.len() <= limits::WANT
+/// Why a pack is not to be touched.
+fn quarantined(own: &ServerName, number: Number) -> Option<String> {
+    let pack = Suspect::Pack(number.to_string());
+    quarantine::holds(&pack).then(|| {
+        format!(
+            "{pack} is quarantined: this agent ended three times while it dealt with it; let it in there: \
+             bellwether quarantine lift '{pack}', then here: bellwether sync {own}"
+        )
+    })
 }
 
-fn offer_id(offer: &v1::Offer) -> bytes::Bytes {
-    let header = offer.header.as_ref().map(|header| header.header.as_ref()).unwrap_or_default();
-    Hash::of(header).into()
+/// Wakes the member every second while it waits, until `stop`.
+async fn wake(mut waits: watch::Receiver<bool>, inputs: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
+    let waking = async {
+        while waits.wait_for(|waits| *waits).await.is_ok() {
+            tokio::time::sleep(again::LOOK).await;
+            if inputs.send(Input::Happens(follower::Input::LookForObstacle)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = waking => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
 }

@@ -57,9 +57,6 @@ pub enum ReceiveError {
     /// It does not say what the offer said, or arrives out of order.
     #[error("the pack is not what was offered: {0}")]
     Offer(String),
-    /// An answer to what was asked for that is none.
-    #[error("the chunks are not what was asked for: {0}")]
-    Supply(String),
     /// Its changes do not make the tree whose root was signed.
     #[error("the pack does not make the tree that was signed: {0}")]
     Tree(String),
@@ -102,7 +99,6 @@ impl ReceiveError {
             Self::Scan(ScanError::Elsewhere { .. }) => Some(Obstacle::System),
             Self::History(_) | Self::Write(_) | Self::Position(_) => Obstacle::of_chain(state, self),
             Self::Offer(_)
-            | Self::Supply(_)
             | Self::Tree(_)
             | Self::Setup(_)
             | Self::Held(_)
@@ -275,10 +271,14 @@ impl Receiving {
         Ok(planned.plan.look_elsewhere(live)?)
     }
 
-    /// Asks for the rest of the pack.
-    pub(crate) fn want_rest(&mut self) -> v1::Range {
+    /// The bytes that have not come.
+    pub(crate) fn rest(&self) -> v1::Range {
+        v1::Range { from: self.at, to: self.size }
+    }
+
+    /// All of those will come.
+    pub(crate) fn want_rest(&mut self) {
         self.to = self.size;
-        v1::Range { from: self.at, to: self.to }
     }
 
     /// The bytes of chunks that the pack would bring, before compression.

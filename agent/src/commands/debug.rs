@@ -49,7 +49,7 @@ enum Action {
 /// Runs it.
 ///
 /// # Errors
-/// What is asked for is not there, is damaged, or cannot be read.
+/// Action is asked for is not there, is damaged, or cannot be read.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         Action::Pack(args) => pack::run(&args, common),

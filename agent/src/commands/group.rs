@@ -249,7 +249,7 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What follows where so many are to serve that nobody can be drained.
+/// Action follows where so many are to serve that nobody can be drained.
 fn too_many(least: Option<u32>, record: &Record) -> Option<String> {
     let able = record.servers.iter().filter(|server| server.role != Role::Disabled).count();
     let least = least.filter(|least| *least as usize >= able)?;

@@ -116,7 +116,7 @@ async fn one(common: &Common, id: Id) -> Result<Shown, CommandError> {
     all.into_iter().find(|shown| shown.procedure.id == id).ok_or_else(|| unknown(id))
 }
 
-/// What `resume` and `abort` would do, and where it stands.
+/// Action `resume` and `abort` would do, and where it stands.
 async fn would(common: &Common, id: Id, word: &str, what: &str) -> Result<(), CommandError> {
     let shown = one(common, id).await?;
     let Some(step) = shown.procedure.step().filter(|_| !shown.procedure.is_over()) else {

@@ -10,7 +10,6 @@ use bellwether_group::{
 };
 use bellwether_proto::{
     clock::now_ms,
-    limits,
     name::ServerName,
     record::{Record, refusal},
     revision::SignedHeader,
@@ -55,21 +54,8 @@ impl Lane {
     /// # Errors
     /// Our own state went back: nothing may be said to anybody.
     pub(super) async fn recognise(&self, memory: &mut Memory, hello: &v1::UpHello) -> Result<(), String> {
-        let header = |wire: &v1::SignedHeader| SignedHeader::from_wire(wire.clone()).ok();
-        let seen: Vec<SignedHeader> = hello.seen.iter().take(limits::SEEN).filter_map(header).collect();
-        match self.judge(memory, hello, &seen) {
-            Recognised::Known => {}
-            Recognised::Fenced(why) => {
-                tracing::debug!(why, "fenced: its state went back");
-                let name = &self.server.name;
-                let reason = format!(
-                    "{name} is kept out: its state went back (restored from a backup, or a copy of another machine): {why}"
-                );
-                memory.keep_out(reason);
-            }
-            Recognised::Halted(proof) => return Err(self.halted(proof)),
-        }
-        memory.remembered.incarnation = hello.incarnation;
+        let judge = |memory: &Memory, said: &Said<'_>| self.judge(memory, said);
+        let seen = memory.greeted(&self.server.name, hello, judge).map_err(|proof| self.halted(proof))?;
         let Some(opened) = memory.opened.take() else { return Ok(()) };
         let shared = self.shared.clone();
         let begun = move || shared.sessions.begun(&opened, &shared.key);
@@ -80,17 +66,14 @@ impl Lane {
         Ok(())
     }
 
-    fn judge(&self, memory: &Memory, hello: &v1::UpHello, seen: &[SignedHeader]) -> Recognised {
-        let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
-        let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let said = Said { at: at.as_ref(), seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
+    fn judge(&self, memory: &Memory, said: &Said<'_>) -> Recognised {
         let tickets = memory.opened.as_ref().map(|opened| (&opened.given, &opened.parties));
         let record = self.shared.record.borrow().clone();
         let head = self.shared.head.borrow().stored.header.number();
         let history = self.shared.history.read().unwrap_or_else(PoisonError::into_inner);
         let has = |id| history.get(id).is_some();
         let holdings = holdings(&history, head, &has);
-        rollback_detection::recognise(record.record(), &holdings, tickets, &memory.remembered, &said)
+        rollback_detection::recognise(record.record(), &holdings, tickets, &memory.remembered, said)
     }
 
     /// A member that refuses us may carry the proof that our own state went back.

@@ -8,6 +8,7 @@
 
 mod backoff;
 mod greeting;
+pub mod hello;
 pub(crate) mod lanes;
 mod outbox;
 pub mod plan;
@@ -20,10 +21,6 @@ pub(crate) mod stall;
 mod stream;
 pub(crate) mod view;
 
-use bellwether_store::{
-    quarantine,
-    underway::{Dealing, Suspect},
-};
 use std::{
     error::Error as _,
     hash::{BuildHasher, RandomState},
@@ -34,13 +31,15 @@ use std::{
 use bellwether_group::rollback_detection::Remembered;
 use bellwether_proto::{
     level::{Levels, Program},
-    limits,
-    name::ServerName,
-    protocol::{self, Side},
+    limits, protocol,
     record::{Role, Server, refusal},
     status::{Event, Observation},
     ticket::Ticket,
     v1,
+};
+use bellwether_store::{
+    quarantine,
+    underway::{Dealing, Suspect},
 };
 use tokio::{
     sync::mpsc,
@@ -49,6 +48,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+pub use hello::{NotLed, check};
 pub use outbox::Outgoing;
 pub use session::{Ends, Facts, Input, Look, Now, Output, Session};
 pub use stall::Deadlines;
@@ -308,24 +308,14 @@ impl Lane {
     }
 
     fn check(&self, hello: &v1::UpHello) -> Result<(), String> {
-        let ours = &self.server.name;
-        if hello.server.parse::<ServerName>().as_ref() != Ok(ours) {
-            return Err(format!("a server answers there that calls itself '{}', not {ours}", cut(&hello.server, 64)));
-        }
-        let (own, theirs) = (Program::own(), program(hello));
-        let manager = Side { server: self.shared.name.as_str(), program: &own.version, speaks: protocol::SPOKEN };
-        let speaks = (hello.protocol_min, hello.protocol);
-        let member = Side { server: ours.as_str(), program: &theirs.version, speaks };
-        protocol::negotiate(&manager, &member).map_err(|e| e.to_string())?;
-        self.shared.programs().insert(self.server.key, theirs);
-        let epoch = self.shared.record.borrow().record().version.epoch.0;
-        if hello.epoch > epoch {
-            self.shared.is_behind(&self.server.name);
-            return Err(format!(
-                "it has seen epoch {}, this manager is of epoch {epoch}: another manager has taken over",
-                hello.epoch
-            ));
-        }
+        let epoch = self.shared.record.borrow().record().version.epoch;
+        let program = check(&self.shared.name, epoch, &self.server.name, hello).map_err(|not_led| {
+            if matches!(not_led, NotLed::Behind { .. }) {
+                self.shared.is_behind(&self.server.name);
+            }
+            not_led.to_string()
+        })?;
+        self.shared.programs().insert(self.server.key, program);
         Ok(())
     }
 }

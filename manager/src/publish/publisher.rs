@@ -1,7 +1,7 @@
 //! The publisher: the one task that scans, publishes and writes into the sets.
 //!
 //! It waits for [`PendingChanges`] (filled by the watches), for commands over its channel, for changes of the record, and for
-//! its own times: a slow rescan, young files, a full hash. Work on the disk runs on blocking threads, one at a time, and
+//! its own times: a slow rescan, young files, a full hash. PublishTask on the disk runs on blocking threads, one at a time, and
 //! is always waited for: a publish that has begun ends before the task does. The new head goes to the lanes and to the
 //! monitor over the `head` watch and the event channel.
 

@@ -42,7 +42,7 @@ use crate::{
     shared::Shared,
 };
 
-/// What is asked, checked.
+/// Operation is asked, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) set: SetName,
@@ -55,7 +55,7 @@ pub(crate) struct Asked {
     pub(crate) accept: bool,
 }
 
-/// What the caller believes is there.
+/// Operation the caller believes is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     Anything,
@@ -69,7 +69,7 @@ pub(crate) enum Operation {
     Remove,
 }
 
-/// What came of a change.
+/// Operation came of a change.
 #[derive(Debug, Clone)]
 pub struct Changed {
     /// The revision that has it; none: it was so already.
@@ -103,7 +103,7 @@ pub enum ChangeError {
         set: SetName,
         /// The file.
         path: EntryPath,
-        /// What is there.
+        /// Operation is there.
         found: String,
     },
     /// Something that is not a regular file is in the way.
@@ -125,7 +125,7 @@ pub enum ChangeError {
     /// Most of the set would be gone.
     #[error("with this, {fright}")]
     Frightening {
-        /// What would be gone.
+        /// Operation would be gone.
         fright: Fright,
         /// The set.
         set: SetName,
@@ -218,7 +218,7 @@ fn check_mode(mode: u32) -> Result<u16, Malformed> {
 /// A change that was made in the set's directory.
 #[derive(Debug)]
 pub(crate) struct Made {
-    /// What to look at now.
+    /// Operation to look at now.
     pub(crate) look: Look,
     directory: OwnedFd,
 }
@@ -240,7 +240,7 @@ pub(crate) fn judge(shared: &Shared, asked: &Asked) -> Result<(), ChangeError> {
     }
     let (set, path) = (asked.set.clone(), asked.path.clone());
     let head = shared.head.borrow().tree.clone();
-    // What is not there takes nothing away.
+    // Operation is not there takes nothing away.
     let Ok(now) = head.edit([(set.clone(), path.clone(), Edit::Remove)]) else { return Ok(()) };
     let change = Change { set: set.clone(), path: path.clone(), entry: None };
     let mut step = Step::new(&head, &now, &[change]);
@@ -294,7 +294,7 @@ struct Current {
 }
 
 impl Current {
-    /// What changes whenever the file does.
+    /// Operation changes whenever the file does.
     fn mark(&self) -> (u64, i64, i64, u64) {
         (self.stat.ino(), self.stat.ctime(), self.stat.ctime_nsec(), self.stat.size())
     }

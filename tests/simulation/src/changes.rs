@@ -30,6 +30,10 @@ impl Changes {
         Self(self.0 & !other.0)
     }
 
+    pub(crate) fn has(self, change: Change) -> bool {
+        self.0 & (1 << change) != 0
+    }
+
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -46,6 +50,6 @@ impl Changes {
 
 impl fmt::Debug for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries((0..=MOST).filter(|change| self.0 & (1 << change) != 0)).finish()
+        f.debug_set().entries((0..=MOST).filter(|change| self.has(*change))).finish()
     }
 }

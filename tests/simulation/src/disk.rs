@@ -67,6 +67,8 @@ pub(crate) struct Disk {
     pub(crate) before: BTreeSet<RevisionId>,
     /// The packs in the history.
     pub(crate) history: BTreeSet<RevisionId>,
+    /// Those of which it has a base.
+    pub(crate) bases: BTreeSet<RevisionId>,
     pub(crate) sets: Sets,
     /// What recovery points hold.
     pub(crate) kept: Changes,
@@ -91,6 +93,7 @@ impl Disk {
             fresh: None,
             before: BTreeSet::new(),
             history: BTreeSet::new(),
+            bases: BTreeSet::new(),
             sets: Sets::default(),
             kept: Changes::default(),
             incarnation: 0,

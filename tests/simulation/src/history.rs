@@ -13,6 +13,7 @@ use bellwether_random::Rng;
 use crate::{
     attacker::Attacker,
     changes::Changes,
+    delays::Delays,
     disk::{Disk, Held},
     faults::Faults,
     keys,
@@ -126,13 +127,18 @@ impl History {
         self.world.borrow_mut().min_serving = 1 + aside.below(self.servers - 2);
         let mut faults = Faults::new(&mut self.rng, aside);
         let mut attacker = Attacker::new(self, Rng::new(self.seed.rotate_left(32)));
+        let mut delays = Delays::new(Rng::new(self.seed.rotate_left(16)));
         while faults.go_on(self) {
             if let Some(attacker) = &mut attacker {
                 attacker.go_on(self);
             }
+            if let Some(delays) = &mut delays {
+                delays.go_on(self);
+            }
             self.step()?;
         }
         Attacker::end(self);
+        Delays::end(self);
         faults.end(self);
         let (mut operator, met, end) = (Operator::default(), self.now() + MET_MS, self.now() + PEACE_MS);
         loop {
@@ -220,6 +226,7 @@ fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mu
         let mut disk = Disk::new(name(machine), machine);
         disk.held = Some(Held { current: current.clone(), chain: vec![current.clone()] });
         disk.history = BTreeSet::from([first.id()]);
+        disk.bases = BTreeSet::from([first.id()]);
         disk.sets.revision = Some(first.id());
         disk.at = Some(first.clone());
         disk

@@ -180,7 +180,10 @@ impl Operator {
             command(history, manager, Command::Take { force: true });
         }
         self.bring_back(history, manager);
-        let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_));
+        if record.policy.paused {
+            command(history, manager, Command::EditRecord(RecordEdit::Paused(false)));
+        }
+        let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_) | Notice::Held(_));
         if history.world.borrow().notices[manager].iter().any(wants) {
             let drained = Command::Begin(Kind::Sync { servers: Vec::new() });
             command(history, manager, if self.looked.is_multiple_of(2) { drained } else { Command::Sync });

@@ -9,30 +9,25 @@ use bellwether_group::{
     takeover::{Findings, Insists, Refused, Survey},
 };
 use bellwether_proto::{
-    admission::{Authority, admit},
     key::PublicKey,
     name::ServerName,
     record::{Record, RecordRefused, SignedRecord, chain},
-    revision::{Epoch, SignedHeader},
+    revision::Epoch,
     start,
-    ticket::{self, Given, ManagerWentBack, Parties, Ticket},
+    ticket::{Given, Parties},
 };
 
 type Walk = fn(&SignedRecord, &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused>;
-type Admit = fn(&Authority, Option<&SignedHeader>, &SignedHeader, bool) -> Result<(), String>;
 type TakeOver = fn(&SignedRecord, &PublicKey, Leave, Epoch, &By) -> Result<Record, RoleRefused>;
 type HandOver = fn(&SignedRecord, &ServerName, Leave, &By) -> Result<Option<Record>, RoleRefused>;
 type Recognise = fn(&Record, &Holdings<'_>, Option<(&Given, &Parties)>, &Remembered, &Said<'_>) -> Recognised;
 type Judge = fn(&Survey<'_>, Insists) -> Result<Findings, Refused>;
-type Accept = fn(Option<&Ticket>, &Ticket) -> Result<bool, ManagerWentBack>;
 
 /// The rules that a history runs by.
 #[derive(Clone, Copy)]
 pub struct Rules {
     /// Which records a server takes that holds one and is shown others.
     pub(crate) walk: Walk,
-    /// Whether a member takes a revision.
-    pub(crate) admit: Admit,
     /// The record by which a candidate takes over.
     pub(crate) take_over: TakeOver,
     /// Whether a candidate may take over, and what is lost.
@@ -43,8 +38,6 @@ pub struct Rules {
     pub(crate) recognise: Recognise,
     /// What is known of the tickets of a server that enters, perhaps again.
     pub(crate) entered: fn(Given) -> Option<Given>,
-    /// Whether a member begins a session with that ticket.
-    pub(crate) accept: Accept,
     /// Whether who speaks is another start of who is connected.
     pub(crate) is_copy: fn(u64, u64) -> bool,
     /// What a procedure does next.
@@ -61,13 +54,11 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             walk: chain::walk,
-            admit,
             take_over,
             judge: |survey, insists| survey.judge(insists),
             hand_over,
             recognise: rollback_detection::recognise,
             entered: |given| Some(given.entered()),
-            accept: ticket::accept,
             is_copy: start::is_copy,
             next: procedure::next,
             holds: Document::holds,

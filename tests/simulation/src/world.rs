@@ -93,6 +93,8 @@ pub(crate) enum Notice {
     Refused(ServerName),
     /// A member is in error: its state went back, say, and it is kept out until a sync.
     Fault(ServerName),
+    /// The edits of a member hold updates back.
+    Held(ServerName),
     /// Another machine says to be that server, which lives.
     Copy(ServerName),
     /// These changes were seen elsewhere and are not here.
@@ -111,6 +113,8 @@ pub(crate) struct State {
     pub(crate) hostile: Option<usize>,
     /// Servers to which the balancer sends no requests.
     pub(crate) drained: BTreeSet<ServerName>,
+    /// Machines whose disks are full.
+    pub(crate) full: BTreeSet<usize>,
     /// Which machines run.
     pub(crate) running: Vec<bool>,
     /// How many servers are to serve at any time (W23).
@@ -163,6 +167,7 @@ impl World {
             retired: BTreeSet::new(),
             hostile: None,
             drained: BTreeSet::new(),
+            full: BTreeSet::new(),
             running: vec![true; n],
             min_serving: 1,
             read: HashMap::new(),

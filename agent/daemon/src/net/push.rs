@@ -1,6 +1,6 @@
-//! The push stream as a member serves it: one task a stream checks who speaks and passes messages to the member's thread,
-//! whose answers go back through a bounded channel. A newer stream takes the place of an older one: each task holds the
-//! other end of a channel that the member's thread drops when it lets go of the stream.
+//! The push stream as a member serves it: one task a stream carries its messages to the member's thread, whose answers go back
+//! through a bounded channel. A newer stream takes the place of an older one: each task holds the other end of a channel that
+//! the member's thread drops when it lets go of the stream. The rules are in `greeting` and `incoming`.
 
 mod tickets;
 
@@ -16,16 +16,15 @@ use std::{
 
 use bellwether_group::procedure::SignedDocument;
 use bellwether_manager::procedures::store::Board;
-use bellwether_member::{ANSWERS, Answer, Input};
+use bellwether_member::{
+    ANSWERS, Answer, Input, follower,
+    greeting::{self, Here, Leader, Refused},
+    incoming::{Heard, Incoming},
+};
 use bellwether_proto::{
     error::chain,
     key::PublicKey,
-    level::Program,
-    limits,
-    protocol::{self, Side, TooFarApart},
-    record::{RecordRefused, Role, SignedRecord},
-    revision::SignedHeader,
-    start,
+    record::SignedRecord,
     v1::{self, down, push_server::Push, up},
 };
 use bellwether_store::{
@@ -68,9 +67,7 @@ pub(crate) struct PushService {
 /// A manager's stream as another hello of that manager has to know it.
 #[derive(Clone)]
 struct Live {
-    key: PublicKey,
-    /// How often that manager's state was opened.
-    incarnation: u64,
+    leader: Leader,
     /// Counts its messages, and ends with it.
     heard: watch::Receiver<u64>,
 }
@@ -100,9 +97,6 @@ impl Push for PushService {
         let key = peer.key;
         let mut downs = request.into_inner();
         let hello = self.hello(key, &mut downs).await.inspect_err(|_| self.unknown(&peer))?;
-        if let Some(head) = &hello.head {
-            check_head(&self.record, head)?;
-        }
         let following = self.following().await?;
         self.only_one(&peer, hello.incarnation).await?;
         let ticket = self.tickets.take(&hello).await?;
@@ -114,22 +108,22 @@ impl Push for PushService {
         let mut reach = self.reach.clone();
         reach.mark_changed();
         let (heard_to, heard) = watch::channel(0);
-        *self.locked() = Some(Live { key, incarnation: hello.incarnation, heard });
+        *self.locked() = Some(Live { leader: Leader { key, incarnation: hello.incarnation }, heard });
         let session = Session {
             number,
             key,
+            incoming: Incoming::new(key),
             record,
             board,
             inputs,
             answers,
             reach,
-            offered: false,
             heard: heard_to,
             _open: open,
         };
         session.pass(Input::Open { session: number, key, ticket, up: session.answers.clone(), held }).await?;
         if let Some(head) = hello.head {
-            session.pass(Input::Down { session: number, message: down::Message::Head(head) }).await?;
+            session.said(down::Message::Head(head)).await?;
         }
         // The manager keeps the stream open, and with it the connection: the end of the role ends it.
         let mut stop = following.stop.clone();
@@ -157,8 +151,7 @@ impl PushService {
     /// that one lives. Its stream ends with it, or says something soon.
     async fn only_one(&self, peer: &tls::Peer, incarnation: u64) -> Result<(), Status> {
         let live = self.locked().clone();
-        let Some(mut live) = live.filter(|live| live.key == peer.key && start::is_copy(live.incarnation, incarnation))
-        else {
+        let Some(mut live) = live.filter(|live| live.leader.is_copied_by(&peer.key, incarnation)) else {
             return Ok(());
         };
         live.heard.mark_unchanged();
@@ -166,12 +159,7 @@ impl PushService {
             Ok(Ok(())) => {
                 // The living one's monitor names it.
                 self.record.knocked(&peer.key, peer.address, "to be obeyed, as a copy of the manager's machine");
-                Err(Status::failed_precondition(format!(
-                    "another start of this manager (number {}) leads this server and lives, this is number {}: one is a \
-                     copy of the other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
-                    start::opened(live.incarnation),
-                    start::opened(incarnation)
-                )))
+                Err(live.leader.copied(incarnation).into())
             }
             Ok(Err(_)) | Err(_) => Ok(()),
         }
@@ -193,9 +181,6 @@ impl PushService {
 
     /// This server as a member. The record that came with the hello may just have made it one.
     async fn following(&self) -> Result<Arc<Following>, Status> {
-        if self.record.is_led_here() {
-            return Err(Status::failed_precondition("this server is the group's manager"));
-        }
         let mut standing = self.standing.clone();
         let settled = standing.wait_for(|standing| matches!(standing, Standing::Member(_)));
         let settled = tokio::time::timeout(SETTLE, settled).await.ok().and_then(Result::ok);
@@ -217,31 +202,14 @@ async fn first(downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status>
 
 /// Takes the manager's record, by its chain where this server was away, and checks that it is the manager who speaks.
 fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<(), Status> {
-    spoken(record, hello).map_err(|e| Status::failed_precondition(e.to_string()))?;
-    let current = hello.record.as_ref().ok_or_else(|| Status::invalid_argument("a hello without a group record"))?;
-    if hello.chain.len() > limits::CHAIN {
-        let what = format!("a chain of {} records; the limit is {}", hello.chain.len(), limits::CHAIN);
-        return Err(Status::invalid_argument(what));
-    }
-    let links = hello.chain.iter().chain([current]).map(SignedRecord::from_wire).collect::<Result<Vec<_>, _>>();
-    let links = links.map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let links = with(record, |here| greeting::links(here, hello, SignedRecord::from_wire))?;
     record.take_by(&links).map_err(|e| not_taken(&e))?;
-    may_push(record, key)
+    Ok(with(record, |here| greeting::check(here, &key, hello))?)
 }
 
-/// The protocol that is spoken with the manager that says this.
-fn spoken(record: &GroupRecord, hello: &v1::DownHello) -> Result<u32, TooFarApart> {
-    let (current, own) = (record.current(), Program::own());
-    let name = current.record().by_key(&record.own_key()).map_or("this server", |own| own.name.as_str());
-    let ours = Side { server: name, program: &own.version, speaks: protocol::SPOKEN };
-    let speaks = (hello.protocol_min, hello.protocol_max);
-    let manager = current.record().manager().name.as_str();
-    protocol::negotiate(&ours, &Side { server: manager, program: &hello.version, speaks })
-}
-
-fn take(record: &GroupRecord, wire: &v1::SignedRecord) -> Result<(), Status> {
-    let signed = SignedRecord::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
-    record.take(signed).map_err(|e| not_taken(&e))
+/// Asks a rule about this server as the record in force has it.
+pub(super) fn with<T>(record: &GroupRecord, ask: impl FnOnce(Here<'_>) -> T) -> T {
+    ask(Here { own: &record.own_key(), record: record.current().record() })
 }
 
 /// The answer to whoever brings a record that is not taken: a manager that was superseded learns it from the details.
@@ -252,39 +220,6 @@ pub(crate) fn not_taken(error: &TakeError) -> Status {
     };
     let what = format!("the group record is not taken: {error}");
     Status::with_details(Code::FailedPrecondition, what, details)
-}
-
-/// Only the manager of the record pushes, and only to a server that the record names.
-fn may_push(record: &GroupRecord, key: PublicKey) -> Result<(), Status> {
-    let current = record.current();
-    let manager = current.record().manager();
-    if manager.key != key {
-        let (theirs, ours) = (current.record().version, current.record().version);
-        let what = format!("{key} is not the group's manager; that is {}", manager.name);
-        return Err(Status::with_details(
-            Code::PermissionDenied,
-            what,
-            RecordRefused::Older { theirs, ours }.details(),
-        ));
-    }
-    match current.record().by_key(&record.own_key()).map(|server| server.role) {
-        Some(Role::Member | Role::Manager) => Ok(()),
-        Some(Role::Disabled) => Err(Status::permission_denied("this server is disabled in the group")),
-        None => Err(Status::permission_denied("this server was removed from the group")),
-    }
-}
-
-/// Only the manager announces revisions, and only its group's.
-fn check_head(record: &GroupRecord, wire: &v1::SignedHeader) -> Result<(), Status> {
-    let head = SignedHeader::from_wire(wire.clone()).map_err(|e| Status::invalid_argument(e.to_string()))?;
-    let (current, number) = (record.current(), head.number());
-    if !head.signed_by(&current.record().manager().key) {
-        return Err(Status::permission_denied(format!("revision {number} is not signed by the group's manager")));
-    }
-    if head.header().group != current.record().group {
-        return Err(Status::permission_denied(format!("revision {number} is of group {}", head.header().group)));
-    }
-    Ok(())
 }
 
 /// Tells the manager of requests from outside the group; one that does not read misses some.
@@ -305,9 +240,8 @@ struct Session {
     board: Arc<Board>,
     inputs: mpsc::Sender<Input>,
     answers: mpsc::Sender<Answer>,
+    incoming: Incoming,
     reach: watch::Receiver<v1::Balancers>,
-    /// A pack was offered: slices may follow, those of one that was refused by now included.
-    offered: bool,
     heard: watch::Sender<u64>,
     _open: Open,
 }
@@ -323,7 +257,7 @@ impl Session {
         let knocks = tell_knocks(self.record.knocks(), self.answers.clone());
         let ended = tokio::select! {
             biased;
-            _ = superseded => may_push(&self.record, key),
+            _ = superseded => with(&self.record, |here| greeting::may_push(here, &key)).map_err(Status::from),
             ended = self.pass_on(downs) => ended,
             never = knocks => match never {},
             _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
@@ -334,7 +268,7 @@ impl Session {
             // No room: whoever does not read will not read this.
             let _ = self.answers.try_send(Err(status));
         }
-        let _ = self.pass(Input::Closed { session: self.number }).await;
+        let _ = self.pass(Input::Happens(follower::Input::Closed(self.number))).await;
     }
 
     async fn pass_on(&mut self, mut downs: Streaming<v1::Down>) -> Result<(), Status> {
@@ -348,37 +282,28 @@ impl Session {
     }
 
     async fn handle(&mut self, message: down::Message) -> Result<(), Status> {
-        match &message {
-            down::Message::Keepalive(keepalive) => {
+        match with(&self.record, |here| self.incoming.hear(here, message))? {
+            Heard::Answer(keepalive) => {
                 // Dropped when the way back is full: then other answers show that we live.
-                let _ = self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Keepalive(*keepalive)) }));
+                let _ = self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Keepalive(keepalive)) }));
                 self.tell_reach();
-                return Ok(());
+                Ok(())
             }
-            down::Message::Record(wire) => {
-                take(&self.record, wire)?;
-                return may_push(&self.record, self.key);
+            Heard::Take(wire) => {
+                let signed = SignedRecord::from_wire(&wire).map_err(Refused::from)?;
+                self.record.take(signed).map_err(|e| not_taken(&e))?;
+                Ok(with(&self.record, |here| self.incoming.may_go_on(here))?)
             }
-            // The keepalive that follows is the manager's sign that it is kept.
-            down::Message::Procedures(wire) => return self.keep(wire),
-            down::Message::Hello(_) => return Err(Status::invalid_argument("a second hello")),
-            down::Message::Head(head) => check_head(&self.record, head)?,
-            down::Message::Offer(_) => self.offered = true,
-            down::Message::Slice(slice) => self.check_slice(slice)?,
-            down::Message::Supply(_) | down::Message::Verify(_) | down::Message::Sync(_) | down::Message::Fence(_) => {}
+            Heard::Keep(wire) => self.keep(&wire),
+            Heard::Pass(message) => self.said(message).await,
+            Heard::Ignore => Ok(()),
         }
-        self.pass(Input::Down { session: self.number, message }).await
     }
 
-    /// Keeps the progress of procedures, where this server may become manager.
+    /// Keeps the progress of procedures.
     fn keep(&self, wire: &v1::SignedProcedures) -> Result<(), Status> {
-        let current = self.record.current();
-        let own = current.record().by_key(&self.record.own_key());
-        if own.is_none_or(|own| !own.candidate) {
-            return Ok(());
-        }
-        let signed = SignedDocument::from_wire(wire).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let taken = self.board.take(signed, current.record());
+        let signed = SignedDocument::from_wire(wire).map_err(Refused::from)?;
+        let taken = self.board.take(signed, self.record.current().record());
         taken.map_err(|e| Status::failed_precondition(format!("the procedures are not taken: {}", chain(&e))))
     }
 
@@ -393,18 +318,8 @@ impl Session {
         }
     }
 
-    fn check_slice(&self, slice: &v1::Slice) -> Result<(), Status> {
-        if !self.offered {
-            return Err(Status::invalid_argument("a slice of a pack that was not offered"));
-        }
-        if slice.data.is_empty() {
-            return Err(Status::invalid_argument("a slice of no bytes"));
-        }
-        if slice.data.len() > limits::SLICE {
-            let what = format!("a slice of {} bytes; the limit is {}", slice.data.len(), limits::SLICE);
-            return Err(Status::invalid_argument(what));
-        }
-        Ok(())
+    async fn said(&self, message: down::Message) -> Result<(), Status> {
+        self.pass(Input::Happens(follower::Input::Said(self.number, message))).await
     }
 
     async fn pass(&self, input: Input) -> Result<(), Status> {

@@ -19,12 +19,14 @@ use bellwether_store::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    super::{Input, Member, Work, receive::ReceiveError},
+    super::{Input, Member, receive::ReceiveError},
     waiting,
 };
 
 /// For how long a look at every entry is good enough: the watch sees what is edited meanwhile.
 const FRESH: Duration = Duration::from_millis(500);
+/// Questions that may wait until nothing is under way.
+const ASKED: usize = 16;
 
 /// A path in a set, with all below it.
 pub type Place = (SetName, EntryPath);
@@ -200,13 +202,10 @@ impl Member {
     pub(in super::super) fn asked(&mut self, asked: Asked) {
         match asked {
             Asked::Look(answer) => drop(answer.send(self.looked())),
-            later @ (Asked::PutBack { .. } | Asked::Given { .. } | Asked::Accept(_)) => match self.waiting.ask(later) {
-                Ok(()) => {}
-                Err(Asked::Look(answer)) => drop(answer.send(Err(AskError::Busy))),
-                Err(Asked::PutBack { answer, .. }) => drop(answer.send(Err(AskError::Busy))),
-                Err(Asked::Given { answer, .. }) => drop(answer.send(Err(AskError::Busy))),
-                Err(Asked::Accept(answer)) => drop(answer.send(Err(AskError::Busy))),
-            },
+            later if self.asked.len() < ASKED => self.asked.push_back(later),
+            Asked::PutBack { answer, .. } => drop(answer.send(Err(AskError::Busy))),
+            Asked::Given { answer, .. } => drop(answer.send(Err(AskError::Busy))),
+            Asked::Accept(answer) => drop(answer.send(Err(AskError::Busy))),
         }
     }
 
@@ -237,7 +236,7 @@ impl Member {
     fn looked(&mut self) -> Result<Looked, AskError> {
         let at = self.position.at.clone().ok_or(AskError::NoRevision)?;
         // What is under way was compared with the sets as they were: they are looked at when it has ended.
-        if matches!(self.work, Work::Idle) {
+        if self.follower.is_idle() {
             self.look_afresh()?;
         }
         Ok(Looked {
@@ -246,19 +245,19 @@ impl Member {
             tree: self.sets.tree.clone(),
             sources: self.sets.site().sources,
             packs: self.history.packs(),
-            policy: self.policy(),
-            held: self.drift.held,
+            policy: self.record.current().record().policy.drift,
+            held: self.follower.drift().held,
         })
     }
 
     /// Looks at every entry, unless that was just done: whoever asks without a pause holds no update back.
     pub(super) fn look_afresh(&mut self) -> Result<(), AskError> {
         let now = Instant::now();
-        if self.waiting.looked_since(now, FRESH) {
+        if self.looked.is_some_and(|at| now.saturating_duration_since(at) < FRESH) {
             return Ok(());
         }
         self.sets.look(&Look::Stats)?;
-        self.waiting.looked(now);
+        self.looked = Some(now);
         self.dirty(&waiting::nowhere());
         Ok(())
     }

@@ -15,7 +15,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// Whether edits may be put back now; if so, they are taken to be.
-    pub(super) fn may(&mut self, now: Instant) -> bool {
+    pub(crate) fn may(&mut self, now: Instant) -> bool {
         let pause = match self.last {
             None => FIRST,
             Some((at, pause)) => {

@@ -7,7 +7,7 @@ use bellwether_store::{
 };
 
 use super::{
-    super::Member,
+    super::{Member, follower},
     asked::{AskError, Place, PutBack, selected},
 };
 
@@ -45,12 +45,12 @@ impl Member {
             Ok(kept) => kept,
             Err(failed) => {
                 let reason = chain(&failed);
-                self.failed(header, reason.clone());
+                self.put(follower::Input::Failed(reason.clone()));
                 return Err(AskError::Failed(reason));
             }
         };
-        self.observe_drift();
-        self.say_drift(kept.clone());
+        let edits = self.compare();
+        self.put(follower::Input::PutBack(kept.clone(), edits));
         Ok(kept)
     }
 }

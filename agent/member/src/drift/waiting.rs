@@ -1,19 +1,12 @@
 //! What has to wait while a pack arrives, or chunks are awaited: what is staged was compared with the sets as they were.
-//! Bounded: looks are one look, and only so many persons wait.
+//! Bounded: looks are one look.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use bellwether_store::scan::Look;
 
-use super::asked::Asked;
-
 /// Paths that are kept apart; past so many everything is looked at.
 const PATHS: usize = 50_000;
-/// Questions that may wait.
-const ASKED: usize = 16;
 
 /// It; see the module.
 #[derive(Debug, Default)]
@@ -22,9 +15,6 @@ pub(crate) struct Waiting {
     /// Nothing but the time has come to look.
     plain: bool,
     verify: Option<bool>,
-    asked: VecDeque<Asked>,
-    /// When every entry was last looked at because somebody asked.
-    looked: Option<Instant>,
 }
 
 /// A look at nothing: only what is known already is judged again.
@@ -54,39 +44,16 @@ impl Waiting {
         self.verify = Some(full || self.verify == Some(true));
     }
 
-    /// Somebody asks; when too many do already, the question is given back.
-    pub(super) fn ask(&mut self, asked: Asked) -> Result<(), Asked> {
-        if self.asked.len() >= ASKED {
-            return Err(asked);
-        }
-        self.asked.push_back(asked);
-        Ok(())
-    }
-
     /// Whether a verification is due; it looks at everything.
-    pub(super) fn take_verify(&mut self) -> Option<bool> {
+    pub(crate) fn take_verify(&mut self) -> Option<bool> {
         let full = self.verify.take()?;
         self.look = None;
         Some(full)
     }
 
-    /// Every entry was looked at.
-    pub(super) fn looked(&mut self, now: Instant) {
-        self.looked = Some(now);
-    }
-
-    /// Whether that was so long ago at the most.
-    pub(super) fn looked_since(&self, now: Instant, age: Duration) -> bool {
-        self.looked.is_some_and(|at| now.saturating_duration_since(at) < age)
-    }
-
     /// What is to be looked at, and whether only because it is time.
-    pub(super) fn take_look(&mut self) -> Option<(Look, bool)> {
+    pub(crate) fn take_look(&mut self) -> Option<(Look, bool)> {
         Some((self.look.take()?, std::mem::take(&mut self.plain)))
-    }
-
-    pub(super) fn take_asked(&mut self) -> Option<Asked> {
-        self.asked.pop_front()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bellwether_manager::begin::epoch;
+use bellwether_member::follower::{Follower, Input, Look};
 use bellwether_proto::{
     hash::Hash,
     revision::{Header, Number, RevisionId, SignedHeader},
@@ -32,6 +33,9 @@ impl Server {
         self.edit_here(change).await;
         self.world.borrow_mut().promise(self.machine, change);
         self.publish().await;
+        if !self.leads() {
+            self.happens(Input::Dirty(Look::Stats)).await;
+        }
     }
 
     async fn edit_here(&mut self, change: Change) {
@@ -140,6 +144,8 @@ impl Server {
         self.world.borrow_mut().forget_whom_it_obeyed(self.machine);
         // The agent ends, and with it every connection.
         self.taking = None;
+        self.follower = Follower::new(self.name.clone());
+        self.transfer = None;
         self.links.clear();
         self.lanes.clear();
         self.settle_role().await;

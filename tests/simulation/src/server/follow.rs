@@ -1,50 +1,85 @@
-//! The member: hears its manager's hello, takes revisions, reports.
+//! The member. What it decides is decided by the program's own machines ([`Follower`], [`greeting`]); here are a connection that
+//! carries its messages, and a disk that does what it says.
 
+use std::{collections::VecDeque, time::Duration};
+
+use bellwether_member::{
+    follower::{Arrived, Edits, Facts, Follower, Input, Look, Output, Switched, Trouble, holds},
+    greeting::{self, Here},
+    incoming::Heard,
+};
 use bellwether_proto::{
-    admission::Authority,
+    entry::Chunk,
+    hash::Hash,
     key::PublicKey,
-    record::{Version, chain},
+    record::chain,
     revision::{RevisionId, SignedHeader},
+    status::Cause,
     v1::{self, down, up},
 };
 
-use super::{Purpose, Server, Standing};
+use super::{Purpose, Server};
 use crate::{
-    changes::Changes,
+    changes::{Change, Changes, MOST},
+    disk::Disk,
     net::Number,
-    packet::{Body, Records, Refused},
+    packet::{Body, Refused},
 };
 
-/// A pack that is arriving.
-pub(super) struct Receiving {
-    number: Number,
+/// What the disk has of a revision that is under way.
+pub(super) struct Transfer {
     header: SignedHeader,
-    offer: v1::Offer,
+    pack: Pack,
+    base: bool,
+    forked: bool,
+    /// The next byte, one past the last that was promised, and all.
+    at: u64,
+    to: u64,
+    size: u64,
+}
+
+/// Where the history gets it from.
+#[derive(Clone, Copy)]
+enum Pack {
+    /// By its bytes.
+    Arriving,
+    /// From the sets after the switch; these changes have not come.
+    Filling(Changes),
+    /// It has it.
+    Here,
 }
 
 impl Server {
     pub(super) async fn down(&mut self, number: Number, from: PublicKey, down: v1::Down) {
         let done = match down.message {
             Some(down::Message::Hello(hello)) => self.greeted(number, from, hello).await,
-            Some(_) if self.links.get(&number).is_none_or(|link| link.purpose != Purpose::Followed) => Ok(()),
-            Some(down::Message::Record(record)) => self.recorded(from, record).await,
-            Some(down::Message::Head(head)) => self.heard(head),
-            Some(down::Message::Offer(offer)) => self.offered(number, offer).await,
-            Some(down::Message::Slice(slice)) => self.slice(number, &slice).await,
-            Some(down::Message::Sync(_)) => self.sync_told(number).await,
-            Some(down::Message::Procedures(wire)) => {
-                self.procedures_told(&wire).await;
-                Ok(())
-            }
-            Some(down::Message::Fence(fence)) => self.fenced(fence.reason).await,
-            Some(down::Message::Keepalive(beat)) => {
-                self.up_to(number, up::Message::Keepalive(beat));
-                Ok(())
-            }
-            _ => Ok(()),
+            Some(message) => self.hear(number, message).await,
+            None => Ok(()),
         };
         self.led_by(number);
         self.done(number, &from, done);
+    }
+
+    /// As the task of a stream does it.
+    async fn hear(&mut self, number: Number, message: down::Message) -> Result<(), Refused> {
+        let record = self.record();
+        let (own, live) = (self.key.public(), self.followed.as_mut().filter(|live| live.number == number));
+        let (Some(record), Some(live)) = (record, live) else { return Ok(()) };
+        match live.incoming.hear(Here { own: &own, record: record.record() }, message)? {
+            Heard::Answer(beat) => self.up_to(number, up::Message::Keepalive(beat)),
+            Heard::Take(record) => {
+                let record = self.world.borrow_mut().record(&record).map_err(greeting::Refused::from)?;
+                self.take(&[record]).await?;
+                let (record, own) = (self.record().expect("it has just taken one"), self.key.public());
+                let live = self.followed.as_ref().filter(|live| live.number == number);
+                let here = Here { own: &own, record: record.record() };
+                live.map_or(Ok(()), |live| live.incoming.may_go_on(here))?;
+            }
+            Heard::Keep(wire) => self.procedures_told(&wire).await,
+            Heard::Pass(message) => self.happens(Input::Said(number, message)).await,
+            Heard::Ignore => {}
+        }
+        Ok(())
     }
 
     pub(super) fn done(&mut self, number: Number, from: &PublicKey, done: Result<(), Refused>) {
@@ -56,7 +91,17 @@ impl Server {
                 if let Some(link) = self.links.get_mut(&number) {
                     link.purpose = Purpose::Incoming;
                 }
+                self.followed_no_more(number);
             }
+        }
+    }
+
+    /// That stream has ended.
+    pub(super) fn followed_no_more(&mut self, number: Number) {
+        if self.follower.session() == Some(number) {
+            // All that comes out is that what is under way is dropped.
+            self.decide(Input::Closed(number));
+            self.transfer = None;
         }
     }
 
@@ -65,57 +110,25 @@ impl Server {
     }
 
     async fn greeted(&mut self, number: Number, from: PublicKey, hello: v1::DownHello) -> Result<(), Refused> {
-        let records = hello.chain.iter().cloned().chain(hello.record.clone()).collect();
-        self.take(&Records { records }).await?;
-        self.may_push(&from)?;
+        let read = |wire: &v1::SignedRecord| self.world.borrow_mut().record(wire);
+        let shown = self.here(|here| greeting::links(here, &hello, read))?;
+        self.take(&shown).await?;
+        self.here(|here| greeting::check(here, &from, &hello))?;
         if self.waits(number, from, &hello) { Ok(()) } else { self.begin_session(number, from, hello).await }
     }
 
-    pub(super) fn may_push(&self, from: &PublicKey) -> Result<(), Refused> {
-        let reason = |reason: &str| Refused { reason: reason.to_owned(), ..Refused::default() };
-        if let Some(record) = self.record().filter(|_| !self.follows(from)) {
-            let Version { epoch, version } = record.record().version;
-            let refusal = v1::RecordRefusal { conflict: false, epoch: epoch.0, version, ticket: None };
-            let record = Some(Box::new(refusal));
-            return Err(Refused { record, ..reason("not the group's manager") });
-        }
-        match self.standing() {
-            Some(Standing::Member) => Ok(()),
-            Some(Standing::Disabled) => Err(reason("disabled")),
-            Some(Standing::Removed) | None => Err(reason("removed")),
-            Some(Standing::Manager) => Err(reason("this server is the manager")),
-        }
-    }
-
-    async fn recorded(&mut self, from: PublicKey, record: v1::SignedRecord) -> Result<(), Refused> {
-        self.take(&Records { records: vec![record] }).await?;
-        self.may_push(&from)
-    }
-
-    /// This server's state went back, says the manager: it holds nothing that is known, and takes nothing until a sync. Its
-    /// sets stay as they are.
-    async fn fenced(&mut self, reason: String) -> Result<(), Refused> {
-        self.drive.save("that it is kept out", |disk| (disk.at, disk.fault) = (None, Some(reason))).await;
-        Ok(())
-    }
-
-    pub(super) fn heard(&mut self, head: v1::SignedHeader) -> Result<(), Refused> {
-        if let Ok(head) = SignedHeader::from_wire(head) {
-            self.seen.insert(head.id());
-        }
-        Ok(())
-    }
-
-    fn authority(&self, of: &SignedHeader) -> Option<Authority> {
-        let held = self.drive.read(|disk| disk.held.clone())?;
-        let manager = chain::manager_of(&held.chain, &held.current, of.number().epoch);
-        let record = held.current.record();
-        Some(Authority { group: record.group, epoch: record.version.epoch, manager })
+    /// Asks a rule about this server as its disk has it.
+    pub(super) fn here<T>(&self, ask: impl FnOnce(Here<'_>) -> Result<T, greeting::Refused>) -> Result<T, Refused> {
+        let Some(record) = self.record() else {
+            return Err(Refused { reason: "this machine belongs to no group".into(), ..Refused::default() });
+        };
+        Ok(ask(Here { own: &self.key.public(), record: record.record() })?)
     }
 
     /// As the member's thread starts: what this server led is where it is, and what a crash interrupted is taken back.
     pub(super) async fn begin_to_follow(&mut self) {
         if self.drive.read(|disk| disk.leads) {
+            self.follower = Follower::new(self.name.clone());
             let newest = self.newest();
             self.drive.save("position where it led", |disk| (disk.at, disk.leads) = (newest, false)).await;
         }
@@ -146,62 +159,168 @@ impl Server {
         these.into_iter().for_each(|number| self.closed(number));
     }
 
-    async fn offered(&mut self, number: Number, offer: v1::Offer) -> Result<(), Refused> {
-        self.receiving = None;
-        let Some(wire) = offer.header.clone() else { return Ok(()) };
-        let header = SignedHeader::from_wire(wire).expect("a header of this simulation");
-        let Some(authority) = self.authority(&header) else { return Ok(()) };
-        let (at, fault) = self.drive.read(|disk| (disk.at.clone(), disk.fault.clone()));
-        let admitted = fault.map_or(Ok(()), |fault| Err(format!("in error: {fault}")));
-        let admitted = admitted.and_then(|()| (self.rules.admit)(&authority, at.as_ref(), &header, offer.base));
-        match admitted {
-            Ok(()) => self.receiving = Some(Receiving { number, header, offer }),
-            Err(reason) => self.report(number, &header, v1::Outcome::Refused, reason),
-        }
-        Ok(())
+    pub(super) fn up_to(&self, number: Number, message: up::Message) {
+        self.send(number, Body::Up(v1::Up { message: Some(message) }));
     }
 
-    /// Bytes of what was offered. What it makes of the sets is known by the changes; of a base the rest is asked for.
-    async fn slice(&mut self, number: Number, slice: &v1::Slice) -> Result<(), Refused> {
-        let arrived = slice.offset + slice.data.len() as u64;
-        match self.receiving.take_if(|receiving| receiving.number == number) {
-            Some(Receiving { header, offer, .. }) if arrived == offer.size => {
-                self.world.borrow_mut().obeys(self.machine, &header);
-                let id = header.id();
-                let keep = |disk: &mut crate::disk::Disk| {
-                    disk.history.insert(id);
-                };
-                self.drive.save(&format!("pack {}", header.number()), keep).await;
-                self.switch(&header, offer.base, offer.forked).await;
-                self.report(number, &header, v1::Outcome::Done, String::new());
+    /// Puts in what happens, and then what had to wait for it: as the member's thread does it.
+    pub(super) async fn happens(&mut self, input: Input) {
+        for input in [input, Input::CatchUp, Input::Revert] {
+            let mut inputs = VecDeque::from([input]);
+            while let Some(input) = inputs.pop_front() {
+                for output in self.decide(input) {
+                    inputs.extend(self.carry_out(output).await);
+                }
             }
-            Some(receiving) => {
-                let rest = v1::Range { from: arrived, to: receiving.offer.size };
-                self.receiving = Some(receiving);
-                self.up_to(number, up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(rest)) }));
+        }
+    }
+
+    fn decide(&mut self, input: Input) -> Vec<Output> {
+        let (held, at, fault) = self.drive.read(|disk| (disk.held.clone(), disk.at.clone(), disk.fault.clone()));
+        let Some(held) = held else { return Vec::new() };
+        let record = held.current.record();
+        let fault = fault.map(|reason| v1::Fault { reason, since_ms: 0 });
+        let manager_of =
+            |epoch| chain::manager_of(&held.chain, &held.current, epoch).filter(|key| !record.refused.contains(key));
+        let facts = Facts {
+            // Its patience is for real farms.
+            now: self.began + Duration::from_millis(self.engine_ms()),
+            now_ms: self.now(),
+            record,
+            manager_of: &manager_of,
+            quarantined: &|_| None,
+            at: at.as_ref(),
+            fault: fault.as_ref(),
+        };
+        self.follower.handle(&facts, input)
+    }
+
+    /// Does what came out; the disk's answer.
+    async fn carry_out(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::Send(message) => self.tell_manager(message),
+            Output::See(_) | Output::Show | Output::Tidy(_) => {}
+            Output::Head(head) => _ = self.seen.insert(head.id()),
+            Output::Fault(fault) => {
+                if self.drive.read(|disk| disk.fault != fault) {
+                    self.drive.save(&format!("its error: {fault:?}"), |disk| disk.fault = fault).await;
+                }
             }
-            None => {}
+            Output::Fence(reason) => {
+                self.drive.save("that it is kept out", |disk| (disk.at, disk.fault) = (None, Some(reason))).await;
+            }
+            Output::Drop => self.transfer = None,
+            Output::Receive { offer, header, forked } => {
+                let v1::Offer { base, from: at, to, size, .. } = offer;
+                let forked = forked.is_some();
+                self.transfer = Some(Transfer { header, pack: Pack::Arriving, base, forked, at, to, size });
+                return Some(Input::Arrived(Ok(Arrived::More)));
+            }
+            Output::Slice(slice) => return Some(Input::Arrived(self.slice(&slice))),
+            Output::Rest => self.transfer.iter_mut().for_each(|transfer| transfer.to = transfer.size),
+            Output::Fill => {
+                let missing = self.transfer.as_ref().map(|transfer| self.missing(transfer)).unwrap_or_default();
+                self.transfer.iter_mut().for_each(|transfer| transfer.pack = Pack::Filling(missing));
+            }
+            Output::Supply(supply) => return Some(Input::Supplied(Ok(self.supplied(&supply)))),
+            Output::Switch => return Some(Input::Switched(self.switch().await)),
+            // What a crash has interrupted was taken back as it started.
+            Output::Finish => return Some(Input::Finished(Ok(()))),
+            Output::Back { header, .. } => {
+                let (base, forked) = (true, false);
+                self.transfer = Some(Transfer { header, pack: Pack::Here, base, forked, at: 0, to: 0, size: 0 });
+                return Some(Input::Planned(Ok(Vec::new())));
+            }
+            Output::Look { .. } => return Some(Input::Compared(self.edits())),
+            Output::Verify { full } => {
+                return Some(Input::Verified(Ok((v1::Verified { full, ..Default::default() }, self.edits()))));
+            }
+            Output::PutBack => {
+                self.put_edits_away().await;
+                return Some(Input::PutBack(Vec::new(), self.edits()));
+            }
+            Output::LookForObstacle => {
+                return Some(Input::Obstacle(Some(self.world.borrow().full.contains(&self.machine))));
+            }
         }
-        Ok(())
+        None
     }
 
-    /// A sync begins: what is held is made so again, and reported.
-    async fn sync_told(&mut self, number: Number) -> Result<(), Refused> {
-        self.receiving = None;
-        self.put_edits_away().await;
-        if let Some(at) = self.drive.read(|disk| disk.at.clone()) {
-            self.report(number, &at, v1::Outcome::Done, String::new());
+    fn tell_manager(&self, message: up::Message) {
+        self.world.borrow_mut().met.said(&message);
+        if let Some(number) = self.follower.session() {
+            self.up_to(number, message);
         }
-        Ok(())
     }
 
-    /// The sets, then the position: the commit point.
-    async fn switch(&mut self, header: &SignedHeader, base: bool, forked: bool) {
-        let kept = if base { self.replaced(header.id(), forked) } else { Changes::default() };
-        if !kept.is_empty() {
-            self.drive.save(&format!("recovery point {kept:?}"), |disk| disk.kept = disk.kept.and(kept)).await;
+    /// The edits that are in the sets.
+    pub(super) fn edits(&self) -> Edits {
+        let edits = self.drive.read(|disk| disk.sets.edits);
+        let paths = if edits.is_empty() { Vec::new() } else { vec![format!("{edits:?}")] };
+        Edits { entries: edits.count().into(), paths, ungiven: !edits.is_empty(), away: String::new() }
+    }
+
+    /// Bytes of what was offered. What it makes of the sets is known by the changes.
+    fn slice(&mut self, slice: &v1::Slice) -> Result<Arrived, Trouble> {
+        let Some(mut transfer) = self.transfer.take() else { return Ok(Arrived::More) };
+        assert!(slice.offset == transfer.at, "the manager sends what was not due");
+        transfer.at += slice.data.len() as u64;
+        let (at, edits) = self.drive.read(|disk| (disk.at.clone(), disk.sets.edits));
+        let holds = self.record().is_some_and(|record| holds(record.record(), at.as_ref()));
+        if holds && !edits.is_empty() {
+            let trouble = Trouble { reason: "edits are held".into(), cause: None, look: Some(Look::Stats) };
+            return Err(trouble);
         }
+        let arrived = if transfer.at == transfer.size {
+            Arrived::Whole
+        } else if transfer.at == transfer.to {
+            let missing = (0..=MOST).filter(|change| self.missing(&transfer).has(*change)).map(chunk).collect();
+            let in_pack = self.world.borrow().content(Some(transfer.header.id())).count().into();
+            Arrived::Paused { missing, in_pack, rest: v1::Range { from: transfer.at, to: transfer.size } }
+        } else {
+            Arrived::More
+        };
+        self.transfer = Some(transfer);
+        Ok(arrived)
+    }
+
+    /// What the sets lack of it.
+    fn missing(&self, transfer: &Transfer) -> Changes {
+        let (revision, edits) = self.in_sets();
+        let world = self.world.borrow();
+        world.content(Some(transfer.header.id())).without(world.content(revision).and(edits))
+    }
+
+    fn supplied(&mut self, supply: &v1::Supply) -> Vec<Hash> {
+        if let Some(Transfer { pack: Pack::Filling(missing), .. }) = &mut self.transfer {
+            supply.frames.iter().for_each(|change| *missing = missing.without(Changes::one(*change)));
+        }
+        supply.frames.iter().map(|change| chunk(*change).hash).collect()
+    }
+
+    /// The pack, what is replaced, the sets, then the position: the commit point.
+    async fn switch(&mut self) -> Switched {
+        let Transfer { header, pack, base, forked, .. } = self.transfer.take().expect("something is staged");
         let id = header.id();
+        let refused = |reason: &str, cause| Switched::Refused(Trouble { reason: reason.into(), cause, look: None });
+        if matches!(pack, Pack::Filling(missing) if !missing.is_empty()) {
+            return refused("a chunk is missing", None);
+        }
+        if self.world.borrow().full.contains(&self.machine) {
+            return refused("the disk is full", Some(Cause::Space));
+        }
+        let keep = move |disk: &mut Disk| {
+            disk.history.insert(id);
+            disk.bases.extend(base.then_some(id));
+        };
+        if matches!(pack, Pack::Arriving) {
+            self.world.borrow_mut().obeys(self.machine, &header);
+            self.drive.save(&format!("pack {}", header.number()), keep).await;
+        }
+        let replaced = if base { self.replaced(id, forked) } else { Changes::default() };
+        if !replaced.is_empty() {
+            self.drive.save(&format!("recovery point {replaced:?}"), |disk| disk.kept = disk.kept.and(replaced)).await;
+        }
         if forked {
             self.world.borrow_mut().replaces(self.machine, id);
         }
@@ -213,8 +332,14 @@ impl Server {
                 }
             })
             .await;
-        let at = Some(header.clone());
-        self.drive.save(&format!("position {}", header.number()), |disk| disk.at = at).await;
+        if matches!(pack, Pack::Filling(_)) {
+            self.world.borrow_mut().obeys(self.machine, &header);
+            self.drive.save(&format!("a base of {} from its sets", header.number()), keep).await;
+        }
+        let (at, root) = (Some(header.clone()), header.header().root);
+        let what = format!("position {}", header.number());
+        self.drive.save(&what, |disk| (disk.at, disk.fault) = (at, None)).await;
+        Switched::Done { root, stage_us: 0, switch_us: 0, kept: Vec::new(), edits: self.edits() }
     }
 
     /// What a base replaces here and must be kept (invariant 4): edits, what a join replaces, and on a fork what the
@@ -230,25 +355,15 @@ impl Server {
         kept.without(new)
     }
 
-    /// A sync puts edits away.
+    /// The policy puts edits away.
     async fn put_edits_away(&mut self) {
-        let (edits, fault) = self.drive.read(|disk| (disk.sets.edits, disk.fault.is_some()));
-        if fault {
-            self.drive.save("that it is in error no more", |disk| disk.fault = None).await;
-        }
-        if !edits.is_empty() {
-            self.drive.save(&format!("recovery point {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
-            self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
-        }
+        let edits = self.drive.read(|disk| disk.sets.edits);
+        self.drive.save(&format!("recovery point {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
+        self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
     }
+}
 
-    fn report(&self, number: Number, header: &SignedHeader, outcome: v1::Outcome, reason: String) {
-        let (revision, outcome) = (header.id().0.into(), outcome.into());
-        let root = bytes::Bytes::copy_from_slice(header.header().root.as_bytes());
-        self.up_to(number, up::Message::Report(v1::Report { revision, outcome, reason, root, ..Default::default() }));
-    }
-
-    pub(super) fn up_to(&self, number: Number, message: up::Message) {
-        self.send(number, Body::Up(v1::Up { message: Some(message) }));
-    }
+/// The chunk of a change.
+pub(super) fn chunk(change: Change) -> Chunk {
+    Chunk { hash: Hash::of(&[change]), length: 1 }
 }

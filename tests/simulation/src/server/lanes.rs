@@ -5,7 +5,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
 use bellwether_group::{procedure::ActError, rollout::Order};
 use bellwether_manager::lane::{
-    Control, Deadlines, Ends, Facts, Input, Memory, Now, Outgoing, Output, Session,
+    Control, Deadlines, Ends, Facts, Input, Memory, NotLed, Now, Outgoing, Output, Session, check,
     plan::{Route, Stored, Ways},
 };
 use bellwether_proto::{
@@ -17,8 +17,9 @@ use bellwether_proto::{
     v1::{self, down, up},
 };
 
-use super::{Purpose, Server, Standing, host};
+use super::{Purpose, Server, Standing, follow::chunk, host};
 use crate::{
+    changes::{Change, Changes, MOST},
     net::Number,
     packet::Body,
     world::{Command, Notice, State},
@@ -33,6 +34,8 @@ pub(super) struct Lane {
     way: Way,
     /// It was found to be edited.
     pub(super) drifted: bool,
+    /// Its edits hold updates back.
+    held: bool,
     /// Another start of it has spoken: if this one lives, one of the two is a copy.
     pub(super) suspect: bool,
     /// The document of procedures that it has.
@@ -98,13 +101,17 @@ impl Lane {
     }
 }
 
-/// A pack of that revision; a base has its changes and one byte more.
-fn stored(header: SignedHeader, base: bool) -> Arc<Stored> {
+/// A pack of that revision: the changes in one byte; in a base each chunk in one, too.
+fn stored(world: &State, header: SignedHeader, base: bool) -> Arc<Stored> {
     let pack = Hash::of(&[header.id().0.as_bytes().as_slice(), &[base.into()]].concat());
-    Arc::new(Stored { header, base, pack, size: 1 + u64::from(base), changes_end: 1, path: PathBuf::new(), at: 0 })
+    let chunks = if base { world.content(Some(header.id())).count().into() } else { 0 };
+    Arc::new(Stored { header, base, pack, size: 1 + chunks, changes_end: 1, path: PathBuf::new(), at: 0 })
 }
 
-/// The history of one machine, in which a base of the head is always at hand.
+/// Chunks in one message.
+const CHUNKS: usize = 4;
+
+/// The history of one machine.
 struct History<'a> {
     world: &'a State,
     machine: usize,
@@ -112,30 +119,37 @@ struct History<'a> {
 }
 
 impl History<'_> {
-    /// The revisions after `at` up to the head, where this history has them all.
-    fn after(&self, at: RevisionId) -> Option<VecDeque<Arc<Stored>>> {
+    /// The packs from the one of which that is true, without it, up to the head; none: this history has not all of them.
+    fn after(&self, is: impl Fn(RevisionId) -> bool) -> Option<(SignedHeader, VecDeque<Arc<Stored>>)> {
         let history = &self.world.disks[self.machine].history;
         let (mut way, mut step) = (VecDeque::new(), self.head.clone());
-        while step.id() != at {
+        while !is(step.id()) {
             let parent = step.header().parent.filter(|parent| history.contains(parent))?;
-            way.push_front(stored(step, false));
+            way.push_front(stored(self.world, step, false));
             step = self.world.header(parent)?;
         }
-        Some(way)
+        Some((step, way))
+    }
+
+    /// The newest base and what follows it.
+    fn based(&self) -> Vec<Arc<Stored>> {
+        let found = self.after(|id| self.world.disks[self.machine].bases.contains(&id));
+        let packs = found.map(|(base, way)| [stored(self.world, base, true)].into_iter().chain(way).collect());
+        packs.unwrap_or_default()
     }
 }
 
 impl Ways for History<'_> {
     fn route(&self, from: Option<RevisionId>) -> Route {
-        match from.and_then(|at| self.after(at)) {
-            Some(way) if way.is_empty() => Route::Nothing,
-            Some(way) => Route::Packs(way.into()),
-            None => Route::Packs(vec![stored(self.head.clone(), true)]),
+        if from == Some(self.head.id()) {
+            return Route::Nothing;
         }
+        let way = from.and_then(|at| self.after(|id| id == at));
+        Route::Packs(way.map_or_else(|| self.based(), |(_, way)| way.into()))
     }
 
     fn leads_from(&self, at: RevisionId) -> bool {
-        self.after(at).is_some()
+        self.after(|id| id == at).is_some()
     }
 }
 
@@ -189,6 +203,7 @@ impl Server {
     pub(super) async fn lead(&mut self) {
         self.heard_ms = self.now();
         self.look_for_successor();
+        self.make_base().await;
         self.hand_over_when_ready().await;
         if self.standing() != Some(Standing::Manager) {
             return;
@@ -199,6 +214,9 @@ impl Server {
             let lane = self.lanes.get_mut(&name).expect("its name was just there");
             if lane.memory().standing.fault().is_some() && !lane.memory().standing.is_sync() {
                 self.world.borrow_mut().notice(self.machine, Notice::Fault(name.clone()));
+            }
+            if lane.held {
+                self.world.borrow_mut().notice(self.machine, Notice::Held(name.clone()));
             }
             if lane.session().is_some() {
                 self.put_in(&name, Input::Tick);
@@ -249,8 +267,18 @@ impl Server {
 
     /// The new head to all that are reached, then the packs.
     pub(super) fn show_head(&mut self, head: &SignedHeader) {
-        let (head, published) = (stored(head.clone(), false), self.clock().at);
+        let (head, published) = (stored(&self.world.borrow(), head.clone(), false), self.clock().at);
         self.put_in_all(|| Input::Head(head.clone(), published));
+    }
+
+    /// A base of the head is made, where lanes want one.
+    async fn make_base(&mut self) {
+        let Some(head) = self.head().filter(|_| std::mem::take(&mut self.base_wanted)) else { return };
+        self.world.borrow_mut().met.bases_wanted += 1;
+        let id = head.id();
+        self.drive.save(&format!("a base of {}", head.number()), |disk| _ = disk.bases.insert(id)).await;
+        let (base, published) = (stored(&self.world.borrow(), head, true), self.clock().at);
+        self.put_in_all(|| Input::Head(base.clone(), published));
     }
 
     /// How far the procedures are, to the candidates that are reached; whom they held back, they do not, perhaps.
@@ -290,14 +318,22 @@ impl Server {
     }
 
     async fn greets(&mut self, name: &ServerName, number: Number, hello: &v1::UpHello) {
+        let Some(epoch) = self.record().map(|record| record.record().version.epoch) else { return };
+        if let Err(not_led) = check(&self.name, epoch, name, hello) {
+            self.world.borrow_mut().tell(self.machine, || format!("does not lead {name}: {not_led}"));
+            let address = self.record().and_then(|record| Some(record.record().server(name)?.address.clone()));
+            if let (NotLed::Behind { .. }, Some(address)) = (not_led, address) {
+                self.dial(host(&address), Purpose::Ask);
+            }
+            return self.closed(number);
+        }
         if !self.recognised(name, hello).await {
             return;
         }
-        self.name_lost(&hello.seen);
         let (Some(record), Some(head)) = (self.record(), self.head()) else { return };
         let (order, now) = (self.order(name), self.clock());
         let procedures = self.drive.read(|disk| disk.procedures.clone());
-        let (record, head) = (Arc::new(record), stored(head, false));
+        let (record, head) = (Arc::new(record), stored(&self.world.borrow(), head, false));
         let facts = Facts { record, head, published: now.at, procedures, order };
         let ends = Ends { server: name.clone(), manager: self.key.public(), deadlines: Deadlines::default() };
         let Some(lane) = self.lanes.get_mut(name).filter(|lane| lane.number() == Some(number)) else { return };
@@ -340,8 +376,7 @@ impl Server {
                     drop(world);
                     self.put_in(name, Input::Found(found));
                 }
-                // There always is one.
-                Output::WantBase => {}
+                Output::WantBase => self.base_wanted = true,
                 Output::Open(pack) => self.offers(name, &pack),
             }
         }
@@ -363,8 +398,9 @@ impl Server {
     /// What the monitor would show.
     fn sees(&mut self, name: &ServerName, observation: Observation) {
         match observation {
-            Observation::Drift { entries, .. } => {
-                self.lanes.get_mut(name).expect("it talks").drifted = entries > 0;
+            Observation::Drift { entries, held, .. } => {
+                let lane = self.lanes.get_mut(name).expect("it talks");
+                (lane.drifted, lane.held) = (entries > 0, held);
             }
             Observation::Refused { reason, .. } => {
                 let mut world = self.world.borrow_mut();
@@ -390,15 +426,34 @@ impl Server {
                     let data = vec![0; usize::try_from(length).expect("a small pack")].into();
                     down::Message::Slice(v1::Slice { offset, data })
                 }
-                Some(Outgoing::Supply { .. }) => unreachable!("members of this simulation ask for no chunks"),
+                Some(Outgoing::Supply { mut wanted, look }) => {
+                    let these: Vec<Hash> = wanted.drain(..CHUNKS.min(wanted.len())).collect();
+                    let last = wanted.is_empty();
+                    session.supplied(wanted, look);
+                    let there = self.revisions();
+                    let find = |hash: &Hash| (0..=MOST).find(|c| there.has(*c) && chunk(*c).hash == *hash).ok_or(*hash);
+                    let (frames, missing): (Vec<_>, Vec<_>) = these.iter().map(find).partition(Result::is_ok);
+                    let frames: Vec<Change> = frames.into_iter().flatten().collect();
+                    let missing = missing.into_iter().filter_map(Result::err).map(Into::into).collect();
+                    down::Message::Supply(v1::Supply { frames: frames.into(), last, missing })
+                }
             };
-            session.went(now, 0);
+            if let Some(Way::Talking(_, session)) = self.lanes.get_mut(name).map(|lane| &mut lane.way) {
+                session.went(now, 0);
+            }
             if let down::Message::Head(head) = &message {
                 let head = SignedHeader::from_wire(head.clone()).ok();
                 self.world.borrow_mut().offers(self.machine, head.as_ref());
             }
             self.down_to(number, message);
         }
+    }
+
+    /// What the history here holds.
+    fn revisions(&self) -> Changes {
+        let world = self.world.borrow();
+        let history = world.disks[self.machine].history.iter();
+        history.fold(Changes::default(), |sum, id| sum.and(world.content(Some(*id))))
     }
 
     fn down_to(&self, number: Number, message: down::Message) {

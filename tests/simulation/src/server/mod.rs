@@ -19,6 +19,7 @@ use std::{
 };
 
 use bellwether_group::procedure::Survey;
+use bellwether_member::follower::{Follower, Input};
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::ServerName,
@@ -29,7 +30,7 @@ use bellwether_proto::{
 use tokio::time::Instant;
 
 use self::{
-    follow::Receiving,
+    follow::Transfer,
     lanes::Lane,
     sessions::{Followed, Waiting},
     takeover::{Handing, Takeover},
@@ -46,6 +47,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(50);
 /// A connection on which nothing was heard for so long is given up.
 const SILENCE_MS: u64 = 500;
+/// How often it is looked whether an obstacle is gone.
+const LOOK_MS: u64 = 100;
 /// How long a manager that starts waits for what the others know.
 const BEFORE_LEADING_MS: u64 = 150;
 
@@ -126,8 +129,13 @@ pub(crate) struct Server {
     leads_from_ms: u64,
     /// Another server leads in the epoch of this manager: it takes no change.
     rival: bool,
-    /// What its manager has offered, and is arriving.
-    receiving: Option<Receiving>,
+    /// What it decides as a member, and what its disk has of a revision that is under way.
+    follower: Follower,
+    transfer: Option<Transfer>,
+    /// When it was last looked whether an obstacle is gone.
+    looked_ms: u64,
+    /// A lane wants a base of the head.
+    base_wanted: bool,
     /// Where the clock stood that lanes read.
     began: std::time::Instant,
 }
@@ -166,7 +174,6 @@ impl Server {
             drive,
             net,
             key: Rc::new(keys::key(key)),
-            name,
             links: BTreeMap::new(),
             dials: BTreeMap::new(),
             next_dial: 0,
@@ -183,7 +190,11 @@ impl Server {
             start: 0,
             leads_from_ms: 0,
             rival: false,
-            receiving: None,
+            follower: Follower::new(name.clone()),
+            transfer: None,
+            looked_ms: 0,
+            name,
+            base_wanted: false,
             began: std::time::Instant::now(),
         }
     }
@@ -253,6 +264,7 @@ impl Server {
             }
             Some(_) => {
                 self.look_for_manager();
+                self.look_for_obstacle().await;
                 self.drive_procedures().await;
             }
             None => {}
@@ -296,6 +308,13 @@ impl Server {
             Event::Dialled { what, connection } => self.dialled(what, connection).await,
             Event::Packet { number, packet } => self.packet(number, *packet).await,
             Event::Closed { number } => self.closed(number),
+        }
+    }
+
+    async fn look_for_obstacle(&mut self) {
+        if self.follower.waits() && self.now() - self.looked_ms >= LOOK_MS {
+            self.looked_ms = self.now();
+            self.happens(Input::LookForObstacle).await;
         }
     }
 
@@ -363,6 +382,7 @@ impl Server {
         if let Some(link) = self.links.remove(&number) {
             self.lane_lost(&link.purpose);
         }
+        self.followed_no_more(number);
     }
 }
 

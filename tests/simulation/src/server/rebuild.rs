@@ -85,6 +85,7 @@ impl Server {
             disk.kept = disk.kept.and(old);
             let before = std::mem::replace(&mut disk.history, [id].into());
             disk.before.extend(before);
+            disk.bases.insert(id);
             disk.sets = Sets { revision: Some(id), edits: Changes::default() };
             (disk.fresh, disk.halted, disk.fault) = (None, None, None);
         };

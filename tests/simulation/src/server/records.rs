@@ -5,6 +5,10 @@ use bellwether_group::{
     rollback_detection,
 };
 use bellwether_manager::begin::rebuild::Kept;
+use bellwether_member::{
+    follower::{Input, Look},
+    greeting,
+};
 use bellwether_proto::{
     key::PublicKey,
     record::{RecordRefused, SignedRecord, Version, chain},
@@ -29,15 +33,13 @@ const TELL_EVERY_MS: u64 = 300;
 
 impl Server {
     /// Takes the records that may follow what is held. Durable when it returns.
-    pub(super) async fn take(&mut self, shown: &Records) -> Result<bool, Refused> {
-        let read = |wire| self.world.borrow_mut().record(wire).map_err(|e| refused(e.to_string()));
-        let shown = shown.records.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    pub(super) async fn take(&mut self, shown: &[SignedRecord]) -> Result<(), Refused> {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else {
             return Err(refused("this machine belongs to no group".into()));
         };
-        let way = (self.rules.walk)(&held.current, &shown);
-        let way = way.map_err(|why| self.record_refused(&held.current, &shown, &why))?;
-        let Some(last) = way.last().cloned() else { return Ok(false) };
+        let way = (self.rules.walk)(&held.current, shown);
+        let way = way.map_err(|why| self.record_refused(&held.current, shown, &why))?;
+        let Some(last) = way.last().cloned() else { return Ok(()) };
         let mut chain = held.chain;
         let mut before = held.current;
         for next in way {
@@ -45,7 +47,7 @@ impl Server {
             before = next;
         }
         self.hold(Held { current: last, chain }).await;
-        Ok(true)
+        Ok(())
     }
 
     /// What that server answered is taken; what is not, was noted, and what is held stays in force. As the agent's peers ask.
@@ -54,7 +56,7 @@ impl Server {
         let links: Vec<SignedRecord> = shown.records.iter().filter_map(read).collect();
         let led = self.standing() == Some(Standing::Manager);
         let Some(ours) = self.record() else { return };
-        let _ = self.take(shown).await;
+        let _ = self.take(&links).await;
         let proof = led.then(|| rollback_detection::shown(&self.key.public(), &ours, &links)).flatten();
         if let Some(proof) = proof.filter(|_| self.standing() == Some(Standing::Manager)) {
             self.halt(from, proof).await;
@@ -130,6 +132,8 @@ impl Server {
         }
         self.settle_role().await;
         self.show_record();
+        // The policy for edits may be another one.
+        self.happens(Input::Dirty(Look::Stats)).await;
     }
 
     /// Signs and holds this manager's own next record.
@@ -237,7 +241,13 @@ impl Server {
     }
 
     pub(super) async fn told(&mut self, number: Number, records: &Records) {
-        if let Err(refused) = self.take(records).await {
+        let read = |wire| self.world.borrow_mut().record(wire).map_err(greeting::Refused::from);
+        let records: Result<Vec<SignedRecord>, _> = records.records.iter().map(read).collect();
+        let told = match records {
+            Ok(records) => self.take(&records).await,
+            Err(malformed) => Err(malformed.into()),
+        };
+        if let Err(refused) = told {
             self.send(number, Body::Refused(refused));
         }
     }

@@ -3,16 +3,22 @@
 use bellwether_group::{
     halt::Proof,
     lost::Known,
-    rollback_detection::{self, Holdings, Recognised, Remembered, Said},
+    rollback_detection::{self, Holdings, Remembered, Said},
+};
+use bellwether_manager::lane::Memory;
+use bellwether_member::{
+    follower::Input,
+    greeting::{self, Leader},
+    incoming::Incoming,
 };
 use bellwether_proto::{
     key::PublicKey,
     limits,
     name::ServerName,
-    record::{Version, chain},
+    record::{chain, refusal},
     revision::{RevisionId, SignedHeader},
     ticket::{Given, Parties, Ticket},
-    v1::{self, up},
+    v1::{self, down},
 };
 
 use super::{Purpose, Server};
@@ -29,9 +35,9 @@ const ALIVE_MS: u64 = 300;
 
 /// The manager's stream that is followed, as another hello of that manager has to know it.
 pub(super) struct Followed {
-    number: Number,
-    key: PublicKey,
-    start: u64,
+    pub(super) number: Number,
+    leader: Leader,
+    pub(super) incoming: Incoming,
 }
 
 /// A hello that waits for a word of who leads: one of the two is a copy.
@@ -42,12 +48,11 @@ pub(super) struct Waiting {
     until_ms: u64,
 }
 
-fn headers(wire: &[v1::SignedHeader]) -> Vec<SignedHeader> {
-    wire.iter().filter_map(|wire| SignedHeader::from_wire(wire.clone()).ok()).collect()
-}
-
-fn plain(reason: &str) -> Refused {
-    Refused { reason: reason.to_owned(), ..Refused::default() }
+impl From<greeting::Refused> for Refused {
+    fn from(refused: greeting::Refused) -> Self {
+        let record = refusal(&refused.details).map(Box::new);
+        Self { record, reason: refused.what, ..Self::default() }
+    }
 }
 
 impl Server {
@@ -58,7 +63,9 @@ impl Server {
     /// Whether the manager that says hello may be a copy of the one that leads this server: then it waits.
     pub(super) fn waits(&mut self, number: Number, from: PublicKey, hello: &v1::DownHello) -> bool {
         let is_copy = self.rules.is_copy;
-        let other = self.live().is_some_and(|live| live.key == from && is_copy(live.start, hello.incarnation));
+        let start = hello.incarnation;
+        let copied = |leader: Leader| leader.is_copied_by(&from, start) && is_copy(leader.incarnation, start);
+        let other = self.live().is_some_and(|live| copied(live.leader));
         if other {
             let until_ms = self.now() + ALIVE_MS;
             self.waiting = Some(Waiting { number, from, hello: hello.clone(), until_ms });
@@ -68,10 +75,11 @@ impl Server {
 
     /// The stream of that number said something: if it leads here, who waits is a copy.
     pub(super) fn led_by(&mut self, number: Number) {
-        if self.live().is_some_and(|live| live.number == number)
+        if let Some(leader) = self.live().filter(|live| live.number == number).map(|live| live.leader)
             && let Some(waiting) = self.waiting.take()
         {
-            self.send(waiting.number, Body::Refused(Refused { copy: true, ..plain("another start leads here") }));
+            let refused = leader.copied(waiting.hello.incarnation).into();
+            self.send(waiting.number, Body::Refused(Refused { copy: true, ..refused }));
             // Told to the manager, whose monitor names it.
             self.world.borrow_mut().notice(self.machine, Notice::Copy(self.name.clone()));
         }
@@ -92,54 +100,32 @@ impl Server {
         from: PublicKey,
         hello: v1::DownHello,
     ) -> Result<(), Refused> {
-        self.may_push(&from)?;
+        self.here(|here| greeting::check(here, &from, &hello))?;
         let shown = self.take_ticket(&hello).await?;
         // One manager is followed at a time; the newest connection is.
         self.close_all(&Purpose::Followed);
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
         link.purpose = Purpose::Followed;
-        self.followed = Some(Followed { number, key: from, start: hello.incarnation });
-        let (at, drift, fault) =
-            self.drive.read(|disk| (disk.at.clone(), u64::from(disk.sets.edits.count()), disk.fault.clone()));
-        self.up_to(
-            number,
-            up::Message::Hello(v1::UpHello {
-                protocol: bellwether_proto::protocol::SPOKEN.1,
-                server: self.name.to_string(),
-                at: at.map(|at| at.to_wire()),
-                epoch: self.record().map_or(0, |record| record.record().version.epoch.0),
-                fault: fault.map(|reason| v1::Fault { reason, since_ms: 0 }),
-                drift: Some(v1::Drift { entries: drift, ..Default::default() }),
-                incarnation: self.start,
-                ticket: shown.map(|shown| shown.to_wire()),
-                seen: self.heard_of().iter().rev().take(limits::SEEN).rev().map(SignedHeader::to_wire).collect(),
-                ..Default::default()
-            }),
-        );
-        hello.head.map_or(Ok(()), |head| self.heard(head))
+        let leader = Leader { key: from, incarnation: hello.incarnation };
+        self.followed = Some(Followed { number, leader, incoming: Incoming::new(from) });
+        let seen = self.heard_of().iter().rev().take(limits::SEEN).rev().map(SignedHeader::to_wire).collect();
+        let (incarnation, ticket) = (self.start, shown.map(|shown| shown.to_wire()));
+        let begun = Box::new(v1::UpHello { incarnation, ticket, seen, ..Default::default() });
+        self.happens(Input::Compared(self.edits())).await;
+        self.happens(Input::Opened { session: number, key: from, hello: begun }).await;
+        if let Some(head) = hello.head {
+            self.happens(Input::Said(number, down::Message::Head(head))).await;
+        }
+        Ok(())
     }
 
     async fn take_ticket(&mut self, hello: &v1::DownHello) -> Result<Option<Ticket>, Refused> {
         let offered = hello.ticket.as_ref().and_then(|offered| Ticket::from_wire(offered).ok());
         let offered = offered.expect("managers of this simulation offer one");
-        let record = self.record().expect("it was greeted");
-        let Version { epoch, version } = record.record().version;
-        let parties = self.parties(&self.key.public(), &record.record().manager().key);
-        if !offered.is_current(&parties, epoch) {
-            return Err(plain("the ticket is not the manager's for this server"));
-        }
         let held = self.drive.read(|disk| disk.ticket.clone());
-        match (self.rules.accept)(held.as_ref(), &offered) {
-            Ok(false) => {}
-            Ok(true) => {
-                let what = format!("ticket {epoch}.{}", offered.count());
-                self.drive.save(&what, |disk| disk.ticket = Some(offered)).await;
-            }
-            Err(why) => {
-                let ticket = held.as_ref().map(Ticket::to_wire);
-                let refusal = v1::RecordRefusal { conflict: true, epoch: epoch.0, version, ticket };
-                return Err(Refused { record: Some(Box::new(refusal)), ..plain(&why.to_string()) });
-            }
+        if let Some(newer) = self.here(|here| greeting::ticket(here, held.as_ref(), offered))? {
+            let what = format!("ticket {}.{}", newer.epoch(), newer.count());
+            self.drive.save(&what, |disk| disk.ticket = Some(newer)).await;
         }
         Ok(held)
     }
@@ -190,25 +176,22 @@ impl Server {
     pub(super) async fn recognised(&mut self, name: &ServerName, hello: &v1::UpHello) -> bool {
         let Some(record) = self.record() else { return false };
         let Some(server) = record.record().server(name).map(|server| server.key) else { return false };
-        let header = |wire| SignedHeader::from_wire(wire).ok();
-        let (at, seen) = (hello.at.clone().and_then(header), headers(&hello.seen));
-        let ticket = hello.ticket.as_ref().and_then(|ticket| Ticket::from_wire(ticket).ok());
-        let said = Said { at: at.as_ref(), seen: &seen, ticket: ticket.as_ref(), incarnation: hello.incarnation };
         let parties = self.parties(&server, &self.key.public());
         let given = self.drive.read(|disk| disk.sessions.get(&server).cloned());
-        let remembered = self.lanes.get(name).map(|lane| lane.memory().remembered).unwrap_or_default();
+        let Some(mut memory) = self.lanes.get_mut(name).map(|lane| std::mem::take(lane.memory_mut())) else {
+            return false;
+        };
+        let (recognise, record) = (self.rules.recognise, record.record());
         let tickets = given.as_ref().map(|given| (given, &parties));
-        let recognise = self.rules.recognise;
-        let judged = self.with_holdings(|holdings| recognise(record.record(), holdings, tickets, &remembered, &said));
-        let Some(lane) = self.lanes.get_mut(name) else { return false };
-        lane.memory_mut().remembered.incarnation = hello.incarnation;
-        match judged {
-            Recognised::Known => {}
-            Recognised::Fenced(why) => {
-                self.world.borrow_mut().tell(self.machine, || format!("keeps {name} out: {why}"));
-                lane.memory_mut().keep_out(why);
-            }
-            Recognised::Halted(proof) => {
+        let greeted = self.with_holdings(|holdings| {
+            let judge =
+                |memory: &Memory, said: &Said<'_>| recognise(record, holdings, tickets, &memory.remembered, said);
+            memory.greeted(name, hello, judge)
+        });
+        *self.lanes.get_mut(name).expect("it was just there").memory_mut() = memory;
+        match greeted {
+            Ok(seen) => self.name_lost(&seen),
+            Err(proof) => {
                 self.halt(&server, proof).await;
                 return false;
             }
@@ -222,14 +205,14 @@ impl Server {
     }
 
     /// What a member has seen of managers before this one, and no history here has, is lost: it is named.
-    pub(super) fn name_lost(&self, seen: &[v1::SignedHeader]) {
+    fn name_lost(&self, seen: &[SignedHeader]) {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
-        let (seen, (revision, edits)) = (headers(seen), self.in_sets());
+        let (revision, edits) = self.in_sets();
         let mut world = self.world.borrow_mut();
         let disk = &world.disks[self.machine];
         let before = Known::of(disk.history.iter().chain(&disk.before).filter_map(|id| world.header(*id)));
         let led_by = |epoch| chain::manager_of(&held.chain, &held.current, epoch);
-        let lost = before.lost(held.current.record(), led_by, &seen);
+        let lost = before.lost(held.current.record(), led_by, seen);
         let listed = lost.iter().fold(Changes::default(), |sum, header| sum.and(world.content(Some(header.id()))));
         let listed = listed.without(world.content(revision).and(edits));
         if !listed.is_empty() {

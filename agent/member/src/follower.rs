@@ -1,0 +1,740 @@
+//! What a member does, as a machine without I/O: what happens and what the disk answers comes in as [`Input`]s, what is to be
+//! done goes out as [`Output`]s, in order. The member's thread does the work of the disk; the simulation of whole farms drives
+//! the same machine.
+
+use std::{collections::HashSet, time::Instant};
+
+use bellwether_proto::{
+    admission::{Authority, admit},
+    entry::Chunk,
+    hash::Hash,
+    key::PublicKey,
+    level::Program,
+    limits,
+    name::ServerName,
+    protocol,
+    record::{OnDrift, Record},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
+    status::{Cause, Observation},
+    v1::{self, Outcome, down, up},
+};
+pub use bellwether_store::scan::Look;
+
+use super::{
+    again::Again,
+    drift::{NAMED, held, pace::Pace, waiting::Waiting},
+};
+
+/// What holds at the moment of an input.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    /// The clock that never goes back.
+    pub now: Instant,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+    /// The group record in force.
+    pub record: &'a Record,
+    /// The manager of an epoch, as far as the chain of records tells.
+    pub manager_of: &'a dyn Fn(Epoch) -> Option<PublicKey>,
+    /// Why the pack of a revision is not to be touched, in a sentence for people.
+    pub quarantined: &'a dyn Fn(Number) -> Option<String>,
+    /// The revision that the sets hold, by the position on the disk.
+    pub at: Option<&'a SignedHeader>,
+    /// The error that a sync has to clear, by the same (W8).
+    pub fault: Option<&'a v1::Fault>,
+}
+
+/// Whether edits of the sets hold updates back, where the revision `at` is held (none: none is).
+pub fn holds(record: &Record, at: Option<&SignedHeader>) -> bool {
+    at.is_some() && record.policy.drift == OnDrift::Hold
+}
+
+/// What happens, and what the disk answers.
+#[derive(Debug)]
+pub enum Input {
+    /// A manager's stream has begun. The hello says what only the disk knows: the ticket, the interrupted pack, the
+    /// incarnation, the revisions that were heard of.
+    Opened {
+        /// The stream's number.
+        session: u64,
+        /// The manager's key.
+        key: PublicKey,
+        /// The beginnings of the answer.
+        hello: Box<v1::UpHello>,
+    },
+    /// That stream has brought a message.
+    Said(u64, down::Message),
+    /// That stream has ended.
+    Closed(u64),
+    /// Something has changed in the sets.
+    Dirty(Look),
+    /// Everything is to be looked at, though nothing says that something has changed.
+    Rescan,
+    /// Everything else is done: what has waited for that may be done.
+    CatchUp,
+    /// The policy may want edits to be put back.
+    Revert,
+    /// The time has come to look whether the obstacle of a refused revision is gone.
+    LookForObstacle,
+    /// The answer to [`Output::LookForObstacle`]; none: it cannot be told.
+    Obstacle(Option<bool>),
+    /// The answer to [`Output::Receive`] and [`Output::Slice`].
+    Arrived(Result<Arrived, Trouble>),
+    /// The answer to [`Output::Supply`]: the chunks that came.
+    Supplied(Result<Vec<Hash>, Trouble>),
+    /// The answer to [`Output::Finish`].
+    Finished(Result<(), String>),
+    /// The answer to [`Output::Back`]: the chunks that this server lacks.
+    Planned(Result<Vec<Chunk>, Trouble>),
+    /// The answer to [`Output::Switch`].
+    Switched(Switched),
+    /// The sets were compared with the revision.
+    Compared(Edits),
+    /// The answer to [`Output::Verify`].
+    Verified(Result<(v1::Verified, Edits), String>),
+    /// Edits were put back, and kept as these recovery points.
+    PutBack(Vec<String>, Edits),
+    /// Putting edits back has failed in the middle of the switch.
+    Failed(String),
+}
+
+/// How far a pack is.
+#[derive(Debug)]
+pub enum Arrived {
+    /// More bytes are on their way.
+    More,
+    /// The whole pack.
+    Whole,
+    /// All bytes that were promised, among them all changes, but not the pack.
+    Paused {
+        /// The chunks that are neither here nor have come.
+        missing: Vec<Chunk>,
+        /// Bytes of all chunks that the pack would bring, before compression.
+        in_pack: u64,
+        /// The bytes of the pack that have not come.
+        rest: v1::Range,
+    },
+}
+
+/// Why a revision is not taken. Nothing live was touched.
+#[derive(Debug)]
+pub struct Trouble {
+    /// For people.
+    pub reason: String,
+    /// What stands in the way and may pass; none: the pack, or how this server is set up.
+    pub cause: Option<Cause>,
+    /// What is to be looked at, for it is not as it was known.
+    pub look: Option<Look>,
+}
+
+/// How a switch has ended.
+#[derive(Debug)]
+pub enum Switched {
+    /// Before its first exchange: the sets are as they were.
+    Refused(Trouble),
+    /// Later: the server is in error.
+    Failed(String),
+    /// The position names the new revision, durably.
+    Done {
+        /// What was read back makes this root.
+        root: Hash,
+        /// Microseconds of staging.
+        stage_us: u64,
+        /// Microseconds of the switch.
+        switch_us: u64,
+        /// Recovery points that were made.
+        kept: Vec<String>,
+        /// The edits that are there now.
+        edits: Edits,
+    },
+}
+
+/// What the sets hold beside the revision.
+#[derive(Debug, Clone, Default)]
+pub struct Edits {
+    /// How many entries.
+    pub entries: u64,
+    /// The first of them, as `SET:PATH`.
+    pub paths: Vec<String>,
+    /// Some are in no revision.
+    pub ungiven: bool,
+    /// Why sets cannot be compared; empty: all were.
+    pub away: String,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// The manager is told. If that is not possible at once, its stream has ended.
+    Send(up::Message),
+    /// The monitor is told.
+    See(Observation),
+    /// A head that was not known is noted.
+    Head(SignedHeader),
+    /// What this server holds is shown anew: its readiness, its tree.
+    Show,
+    /// The error, or that there is none, goes to the position, durably.
+    Fault(Option<String>),
+    /// In one durable step no revision is held any more, and this is the error. The sets stay.
+    Fence(String),
+    /// What is under way is dropped; what has arrived of a pack is kept.
+    Drop,
+    /// The pack of that revision is begun; the answer is the next input. `forked`: all that it replaces is kept, for it does
+    /// not descend from this revision, which is held.
+    Receive {
+        /// The offer.
+        offer: v1::Offer,
+        /// Its header.
+        header: SignedHeader,
+        /// What is held.
+        forked: Option<Number>,
+    },
+    /// These bytes are added to the pack; the answer is the next input.
+    Slice(v1::Slice),
+    /// The rest of the pack's bytes will come.
+    Rest,
+    /// The pack's changes stay, its bytes are dropped: chunks will come.
+    Fill,
+    /// These chunks are staged; the answer is the next input.
+    Supply(v1::Supply),
+    /// What is staged is verified, switched to, read back and noted; the answer is the next input.
+    Switch,
+    /// The report is sent: what a switch leaves to be tidied up is tidied up.
+    Tidy(SignedHeader),
+    /// An interrupted switch is completed or taken back; the answer is the next input.
+    Finish,
+    /// The way back to the revision that is held is staged, from what is here; the answer is the next input.
+    Back {
+        /// The revision.
+        header: SignedHeader,
+        /// Every byte is read first.
+        bytes: bool,
+    },
+    /// The sets are looked at there, and compared; the answer is the next input. `plain`: only because it is time.
+    Look {
+        /// Where.
+        look: Look,
+        /// Nothing is known to have changed.
+        plain: bool,
+    },
+    /// Everything is looked at, every byte where it says so; the answer is the next input.
+    Verify {
+        /// Every byte.
+        full: bool,
+    },
+    /// All edits are put back, as the policy says.
+    PutBack,
+    /// Whether the obstacle of the last refusal is still there; the answer is the next input.
+    LookForObstacle,
+}
+
+/// What is under way.
+#[derive(Debug)]
+enum Work {
+    Idle,
+    /// A pack arrives.
+    Receiving(SignedHeader),
+    /// These chunks were asked for by hash; `last`: no more answers come.
+    Filling {
+        header: SignedHeader,
+        asked: HashSet<Hash>,
+        last: bool,
+    },
+    /// Staged, and the disk's turn.
+    Switching(SignedHeader),
+    /// A sync has begun: what was interrupted is the disk's turn.
+    Finishing,
+    /// The same, on its way back to the revision that is held.
+    Settling(SignedHeader),
+}
+
+/// A member.
+#[derive(Debug)]
+pub struct Follower {
+    name: ServerName,
+    session: Option<(u64, PublicKey)>,
+    work: Work,
+    /// The newest head that was heard of.
+    heard: Option<(Number, RevisionId)>,
+    drift: v1::Drift,
+    /// Recovery points that no manager was told of yet.
+    unsaid: Vec<String>,
+    /// What has to wait until nothing is under way.
+    waiting: Waiting,
+    /// When edits may be put back without being asked again (policy `revert`).
+    pace: Pace,
+    /// What waits until something here has passed.
+    again: Option<Again>,
+    outputs: Vec<Output>,
+}
+
+impl Follower {
+    /// The server of that name, which nobody leads yet.
+    pub fn new(name: ServerName) -> Self {
+        Self {
+            name,
+            session: None,
+            work: Work::Idle,
+            heard: None,
+            drift: v1::Drift::default(),
+            unsaid: Vec::new(),
+            waiting: Waiting::default(),
+            pace: Pace::default(),
+            again: None,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// The stream that is followed.
+    pub fn session(&self) -> Option<u64> {
+        self.session.map(|(session, _)| session)
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.work, Work::Idle)
+    }
+
+    /// Whether [`Input::LookForObstacle`] is to come every second.
+    pub fn waits(&self) -> bool {
+        self.again.is_some()
+    }
+
+    /// The edits as they were last told.
+    pub fn drift(&self) -> &v1::Drift {
+        &self.drift
+    }
+
+    /// The newest head that was heard of.
+    pub fn heard(&self) -> Option<(Number, RevisionId)> {
+        self.heard
+    }
+
+    /// The revision whose pack that message brings.
+    pub fn packed(&self, message: &down::Message) -> Option<Number> {
+        match (message, &self.work) {
+            (down::Message::Offer(offer), _) => offer
+                .header
+                .clone()
+                .and_then(|header| SignedHeader::from_wire(header).ok())
+                .map(|header| header.number()),
+            (
+                down::Message::Slice(_) | down::Message::Supply(_),
+                Work::Receiving(header) | Work::Filling { header, .. },
+            ) => Some(header.number()),
+            _ => None,
+        }
+    }
+
+    /// Takes what happens, and says what is to be done. Of the outputs at most one has an answer.
+    pub fn handle(&mut self, facts: &Facts<'_>, input: Input) -> Vec<Output> {
+        match input {
+            Input::Opened { session, key, hello } => self.opened(facts, session, key, *hello),
+            Input::Said(session, message) if self.session() == Some(session) => self.said(facts, message),
+            Input::Closed(session) if self.session() == Some(session) => self.closed(),
+            Input::Said(..) | Input::Closed(_) => {}
+            Input::Dirty(look) => self.waiting.look(look),
+            Input::Rescan => self.waiting.rescan(),
+            Input::CatchUp => self.catch_up(),
+            Input::Revert => self.revert(facts),
+            Input::LookForObstacle => {
+                if self.is_idle() && self.session.is_some() && self.again.as_ref().is_some_and(Again::is_open) {
+                    self.outputs.push(Output::LookForObstacle);
+                }
+            }
+            Input::Obstacle(there) => self.obstacle(facts, there),
+            Input::Arrived(arrived) => self.arrived(facts, arrived),
+            Input::Supplied(came) => self.supplied(facts, came),
+            Input::Finished(finished) => self.finished(facts, finished),
+            Input::Planned(planned) => {
+                if let Work::Settling(header) = self.end() {
+                    match planned {
+                        Ok(missing) => self.await_chunks(header, &missing),
+                        Err(trouble) => self.refused(facts, &header, trouble),
+                    }
+                }
+            }
+            Input::Switched(switched) => self.switched(facts, switched),
+            Input::Compared(edits) => self.compared(facts, edits),
+            Input::Verified(verified) => self.verified(facts, verified),
+            Input::PutBack(kept, edits) => {
+                self.observe(facts, edits);
+                self.say_drift(kept);
+            }
+            Input::Failed(reason) => self.failed(facts.at, reason),
+        }
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn send(&mut self, message: up::Message) {
+        self.outputs.push(Output::Send(message));
+    }
+
+    fn see(&mut self, observation: Observation) {
+        self.outputs.push(Output::See(observation));
+    }
+
+    /// What was under way, which is over.
+    fn end(&mut self) -> Work {
+        std::mem::replace(&mut self.work, Work::Idle)
+    }
+
+    fn opened(&mut self, facts: &Facts<'_>, session: u64, key: PublicKey, hello: v1::UpHello) {
+        self.interrupt();
+        // The manager offers anew what was refused.
+        self.again.iter_mut().for_each(Again::ask_anew);
+        self.session = Some((session, key));
+        let (kept, Program { version, levels }) = (std::mem::take(&mut self.unsaid), Program::own());
+        let (protocol_min, protocol) = protocol::SPOKEN;
+        self.send(up::Message::Hello(v1::UpHello {
+            protocol,
+            protocol_min,
+            server: self.name.to_string(),
+            version,
+            level_oldest: levels.oldest.0,
+            level_newest: levels.newest.0,
+            at: facts.at.map(SignedHeader::to_wire),
+            epoch: facts.record.version.epoch.0,
+            fault: facts.fault.cloned(),
+            drift: Some(v1::Drift { kept, ..self.drift.clone() }),
+            ..hello
+        }));
+    }
+
+    fn closed(&mut self) {
+        self.session = None;
+        self.interrupt();
+    }
+
+    /// What is under way is over; what has arrived of a pack is kept.
+    fn interrupt(&mut self) {
+        self.work = Work::Idle;
+        self.outputs.extend([Output::Drop, Output::Show]);
+    }
+
+    fn said(&mut self, facts: &Facts<'_>, message: down::Message) {
+        match message {
+            down::Message::Head(head) => self.head(facts, head),
+            down::Message::Offer(offer) => self.offer(facts, offer),
+            down::Message::Slice(slice) => {
+                if let Work::Receiving(_) = self.work {
+                    self.outputs.push(Output::Slice(slice));
+                }
+            }
+            down::Message::Supply(supply) => self.supply(facts, supply),
+            down::Message::Verify(verify) => self.waiting.verify(verify.full),
+            down::Message::Sync(_) => {
+                self.interrupt();
+                self.work = Work::Finishing;
+                self.outputs.push(Output::Finish);
+            }
+            down::Message::Fence(fence) => self.fenced(facts, fence.reason),
+            // The stream's: it answers without waiting for the disk.
+            down::Message::Hello(_)
+            | down::Message::Record(_)
+            | down::Message::Keepalive(_)
+            | down::Message::Procedures(_) => {}
+        }
+    }
+
+    fn head(&mut self, facts: &Facts<'_>, head: v1::SignedHeader) {
+        let Ok(head) = SignedHeader::from_wire(head) else { return };
+        if self.heard != Some((head.number(), head.id())) && head.signed_by(&facts.record.manager().key) {
+            self.hears(head);
+        }
+    }
+
+    /// The head as its manager signed it.
+    fn hears(&mut self, head: SignedHeader) {
+        self.heard = Some((head.number(), head.id()));
+        self.outputs.extend([Output::Head(head), Output::Show]);
+    }
+
+    fn offer(&mut self, facts: &Facts<'_>, offer: v1::Offer) {
+        self.interrupt();
+        let header = match self.admitted(facts, &offer) {
+            Ok(header) => header,
+            Err(reason) => {
+                tracing::debug!(reason, "an offer is not admitted");
+                let header = offer.header.as_ref().map(|header| header.header.as_ref()).unwrap_or_default();
+                return self.report_refusal(Hash::of(header).into(), reason, None);
+            }
+        };
+        let v1::Offer { base, from, to, size, .. } = offer;
+        tracing::debug!(base, from, to, size, "an offer is admitted");
+        // An offer may come before the word of the head that it makes.
+        if self.heard.is_none_or(|(newest, _)| newest < header.number()) {
+            self.hears(header.clone());
+        }
+        self.see(Observation::Started { sync: base, to: header.number() });
+        let forked = facts.at.map(SignedHeader::number).filter(|_| base && offer.forked);
+        self.work = Work::Receiving(header.clone());
+        self.outputs.push(Output::Receive { offer, header, forked });
+    }
+
+    fn admitted(&self, facts: &Facts<'_>, offer: &v1::Offer) -> Result<SignedHeader, String> {
+        let wire = offer.header.clone().ok_or("an offer without a header")?;
+        let header = SignedHeader::from_wire(wire).map_err(|e| e.to_string())?;
+        if let Some(fault) = facts.fault {
+            return Err(format!("in error: {}", fault.reason));
+        }
+        if self.drift.held {
+            return Err(held(self.drift.entries as usize, self.drift.paths.first().map_or("", String::as_str)));
+        }
+        if !self.drift.away.is_empty() {
+            return Err(format!("{}; nothing was changed", self.drift.away));
+        }
+        if let Some(why) = (facts.quarantined)(header.number()) {
+            return Err(why);
+        }
+        let manager = facts.record.manager();
+        if self.session.is_none_or(|(_, key)| key != manager.key) {
+            return Err(format!("offered by a server that is not the manager any more; that is {}", manager.name));
+        }
+        let (group, epoch) = (facts.record.group, facts.record.version.epoch);
+        let manager = (facts.manager_of)(header.number().epoch);
+        admit(&Authority { group, epoch, manager }, facts.at, &header, offer.base)?;
+        Ok(header)
+    }
+
+    /// Goes on with what has arrived: switches, asks for more, or waits.
+    fn arrived(&mut self, facts: &Facts<'_>, arrived: Result<Arrived, Trouble>) {
+        let Work::Receiving(header) = self.end() else { return };
+        match arrived {
+            Err(trouble) => self.refused(facts, &header, trouble),
+            Ok(Arrived::More) => self.work = Work::Receiving(header),
+            Ok(Arrived::Whole) => self.switch(header),
+            Ok(Arrived::Paused { missing, in_pack, .. }) if few(&missing, in_pack) => {
+                tracing::debug!(chunks = missing.len(), "little is missing: these chunks are asked for");
+                self.outputs.push(Output::Fill);
+                self.await_chunks(header, &missing);
+            }
+            Ok(Arrived::Paused { missing, rest, .. }) => {
+                tracing::debug!(chunks = missing.len(), "much is missing: the rest of the pack is asked for");
+                self.work = Work::Receiving(header);
+                self.outputs.push(Output::Rest);
+                self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(rest)) }));
+            }
+        }
+    }
+
+    fn await_chunks(&mut self, header: SignedHeader, missing: &[Chunk]) {
+        if missing.is_empty() {
+            return self.switch(header);
+        }
+        let asked = missing.iter().map(|chunk| chunk.hash).collect();
+        let hashes = missing.iter().map(|chunk| chunk.hash.into()).collect();
+        self.work = Work::Filling { header, asked, last: false };
+        self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(v1::Hashes { hashes })) }));
+    }
+
+    fn supply(&mut self, facts: &Facts<'_>, supply: v1::Supply) {
+        let Work::Filling { asked, last, .. } = &mut self.work else { return };
+        let told = supply.missing.iter().map(|hash| Hash::try_from(hash.as_ref()).map_err(|e| e.to_string()));
+        let nothing = !supply.last && supply.frames.is_empty() && supply.missing.is_empty();
+        *last = supply.last;
+        let told = match nothing {
+            true => Err("it brings nothing, and is not the last".into()),
+            false => told.collect::<Result<Vec<_>, _>>().and_then(|told| came(asked, &told)),
+        };
+        match told {
+            Ok(()) => self.outputs.push(Output::Supply(supply)),
+            Err(what) => self.unasked(facts, &what),
+        }
+    }
+
+    fn supplied(&mut self, facts: &Facts<'_>, supplied: Result<Vec<Hash>, Trouble>) {
+        let Work::Filling { header, mut asked, last } = self.end() else { return };
+        match supplied.map(|hashes| came(&mut asked, &hashes)) {
+            Err(trouble) => self.refused(facts, &header, trouble),
+            Ok(Ok(())) if last => self.switch(header),
+            Ok(Ok(())) => self.work = Work::Filling { header, asked, last },
+            Ok(Err(what)) => {
+                self.work = Work::Filling { header, asked, last };
+                self.unasked(facts, &what);
+            }
+        }
+    }
+
+    fn unasked(&mut self, facts: &Facts<'_>, what: &str) {
+        let Work::Filling { header, .. } = self.end() else { return };
+        self.outputs.push(Output::Drop);
+        let reason = format!("the chunks are not what was asked for: {what}");
+        self.refused(facts, &header, Trouble { reason, cause: None, look: None });
+    }
+
+    fn switch(&mut self, header: SignedHeader) {
+        self.work = Work::Switching(header);
+        self.outputs.push(Output::Switch);
+    }
+
+    fn switched(&mut self, facts: &Facts<'_>, switched: Switched) {
+        let Work::Switching(header) = self.end() else { return };
+        let (root, stage_us, switch_us, kept, edits) = match switched {
+            Switched::Refused(trouble) => return self.refused(facts, &header, trouble),
+            Switched::Failed(reason) => return self.failed(Some(&header), reason),
+            Switched::Done { root, stage_us, switch_us, kept, edits } => (root, stage_us, switch_us, kept, edits),
+        };
+        let drifted_before = self.drift.entries > 0;
+        self.again = None;
+        self.observe(facts, edits);
+        self.outputs.push(Output::Show);
+        if drifted_before || self.drift.entries > 0 {
+            // Before the report: at no moment is a server shown in sync that holds edits of its own (invariant 5).
+            self.see_drift(Vec::new());
+            self.send(up::Message::Drift(self.drift.clone()));
+        }
+        let revision = header.number();
+        self.see(Observation::Done { revision, micros: stage_us + switch_us, kept: kept.clone() });
+        let (revision, outcome, root) = (header.id().0.into(), Outcome::Done.into(), root.into());
+        let report = v1::Report { revision, outcome, root, stage_us, switch_us, kept, ..v1::Report::default() };
+        self.send(up::Message::Report(report));
+        self.outputs.push(Output::Tidy(header));
+    }
+
+    /// A sync: the sets are brought to the revision that is held, whatever was edited, and an error is cleared (W8). Newer
+    /// revisions follow as offers.
+    fn finished(&mut self, facts: &Facts<'_>, finished: Result<(), String>) {
+        let Work::Finishing = self.end() else { return };
+        match (finished, facts.at) {
+            (Err(reason), Some(header)) => self.failed(Some(header), reason),
+            (Err(reason), None) => self.outputs.push(Output::Fault(Some(reason))),
+            (Ok(()), None) => self.outputs.push(Output::Fault(None)),
+            (Ok(()), Some(header)) => {
+                let bytes = facts.fault.is_some();
+                tracing::debug!(every_byte = bytes, "a sync: the sets are brought to the revision held");
+                self.see(Observation::Started { sync: true, to: header.number() });
+                self.work = Work::Settling(header.clone());
+                self.outputs.push(Output::Back { header: header.clone(), bytes });
+            }
+        }
+    }
+
+    /// This server's state went back, says the manager (W14): it holds no revision that is known, and takes nothing until a
+    /// sync. Its sets stay as they are.
+    fn fenced(&mut self, facts: &Facts<'_>, reason: String) {
+        self.interrupt();
+        tracing::error!(reason, "kept out until a sync");
+        self.outputs.push(Output::Fence(reason.clone()));
+        // There are no edits where nothing is held: they would refuse that sync.
+        self.compared(&Facts { at: None, ..*facts }, Edits { away: self.drift.away.clone(), ..Edits::default() });
+        self.see(Observation::Failed(reason));
+    }
+
+    /// Refused before the switch: the sets and the position are as they were. The history may have the pack already: it is
+    /// kept beside staging, and says nothing of what is held.
+    fn refused(&mut self, facts: &Facts<'_>, header: &SignedHeader, trouble: Trouble) {
+        let Trouble { reason, cause, look } = trouble;
+        tracing::warn!(reason, ?cause, "refused; the sets are as they were");
+        // What is not as it was known is told at once.
+        look.into_iter().for_each(|look| self.waiting.look(look));
+        let before = self.again.take();
+        self.again = cause.map(|_| Again::new((header.id(), header.number()), before.as_ref(), facts.now));
+        self.see(Observation::Refused { revision: header.number(), reason: reason.clone(), cause });
+        self.report_refusal(header.id().0.into(), reason, cause);
+    }
+
+    fn report_refusal(&mut self, revision: bytes::Bytes, reason: String, cause: Option<Cause>) {
+        self.outputs.push(Output::Show);
+        let outcome = Outcome::Refused.into();
+        let cause = cause.map_or(v1::Cause::Unspecified, v1::Cause::from).into();
+        self.send(up::Message::Report(v1::Report { revision, outcome, reason, cause, ..v1::Report::default() }));
+    }
+
+    fn failed(&mut self, header: Option<&SignedHeader>, reason: String) {
+        tracing::error!(reason, "the switch failed; no updates until a sync");
+        self.outputs.push(Output::Fault(Some(reason.clone())));
+        self.see(Observation::Failed(reason.clone()));
+        let (revision, outcome) =
+            (header.map(|header| header.id().0.into()).unwrap_or_default(), Outcome::Failed.into());
+        self.send(up::Message::Report(v1::Report { revision, outcome, reason, ..v1::Report::default() }));
+    }
+
+    fn obstacle(&mut self, facts: &Facts<'_>, there: Option<bool>) {
+        let Some(revision) = self.again.as_mut().and_then(|again| again.asks(there, facts.now)) else { return };
+        self.send(up::Message::Again(v1::Again { revision: revision.0.into() }));
+    }
+
+    /// Does what had to wait until nothing was under way.
+    fn catch_up(&mut self) {
+        if !self.is_idle() {
+            return;
+        }
+        if let Some(full) = self.waiting.take_verify() {
+            self.outputs.push(Output::Verify { full });
+        } else if let Some((look, plain)) = self.waiting.take_look() {
+            self.outputs.push(Output::Look { look, plain });
+        }
+    }
+
+    fn revert(&mut self, facts: &Facts<'_>) {
+        let wanted = self.is_idle() && self.drift.entries > 0 && facts.record.policy.drift == OnDrift::Revert;
+        if wanted && facts.fault.is_none() && self.pace.may(facts.now) {
+            self.outputs.push(Output::PutBack);
+        }
+    }
+
+    /// Tells of the drift when it is another one than before.
+    fn compared(&mut self, facts: &Facts<'_>, edits: Edits) {
+        let before = self.observe(facts, edits);
+        if before != (v1::Drift { time_ms: before.time_ms, ..self.drift.clone() }) {
+            self.say_drift(Vec::new());
+        }
+    }
+
+    fn verified(&mut self, facts: &Facts<'_>, verified: Result<(v1::Verified, Edits), String>) {
+        match verified {
+            Ok((verified, edits)) => {
+                self.observe(facts, edits);
+                self.say_drift(Vec::new());
+                self.send(up::Message::Verified(verified));
+            }
+            Err(reason) => self.send(up::Message::Fault(v1::Fault { reason, since_ms: facts.now_ms })),
+        }
+    }
+
+    /// Notes the edits; returns what was known before.
+    fn observe(&mut self, facts: &Facts<'_>, edits: Edits) -> v1::Drift {
+        let Edits { entries, paths, ungiven, away } = edits;
+        let mut drift = v1::Drift { time_ms: facts.now_ms, away, ..v1::Drift::default() };
+        if facts.at.is_some() {
+            (drift.entries, drift.paths, drift.held) = (entries, paths, holds(facts.record, facts.at) && ungiven);
+        }
+        std::mem::replace(&mut self.drift, drift)
+    }
+
+    /// Tells of the drift, and of the recovery points of edits that were put back just now.
+    fn say_drift(&mut self, kept: Vec<String>) {
+        self.see_drift(kept.clone());
+        if self.session.is_some() {
+            self.send(up::Message::Drift(v1::Drift { kept, ..self.drift.clone() }));
+        } else {
+            // Said with the next hello; `drift show` names all of them.
+            self.unsaid.extend(kept);
+            self.unsaid.truncate(NAMED);
+        }
+    }
+
+    fn see_drift(&mut self, kept: Vec<String>) {
+        let v1::Drift { entries, paths, held, away, .. } = self.drift.clone();
+        self.see(Observation::Drift { entries, paths, held, kept });
+        self.see(Observation::Away(Some(away).filter(|why| !why.is_empty())));
+    }
+}
+
+/// Whether asking for single chunks is worth it: they are less than half of what the pack would bring.
+fn few(missing: &[Chunk], in_pack: u64) -> bool {
+    let bytes: u64 = missing.iter().map(|chunk| u64::from(chunk.length)).sum();
+    bytes * 2 < in_pack && missing.len() <= limits::WANT
+}
+
+/// Whatever is told of a chunk is told once, of one that was asked for: an answer cannot be endless.
+fn came(asked: &mut HashSet<Hash>, told: &[Hash]) -> Result<(), String> {
+    match told.iter().find(|hash| !asked.remove(hash)) {
+        None => Ok(()),
+        Some(hash) => Err(format!("chunk {} was not asked for, or came before", hash.short())),
+    }
+}
+
+#[cfg(test)]
+mod tests;
