@@ -5,12 +5,15 @@ use bellwether_proto::{
     revision::{RevisionId, SignedHeader},
     v1,
 };
-use bellwether_store::state_file::{self, State, StateFileError};
+use bellwether_store::{
+    log::{self, Log},
+    state_file::{State, StateFileError},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
 
-/// The state in `position.json`.
+/// The position that the log has.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// The revision that the sets hold; none: none of this group's.
@@ -26,22 +29,22 @@ impl State for Position {}
 /// The revision that the sets hold, as this server knew it as a member; none: it has led since, or holds none.
 ///
 /// # Errors
-/// The state file cannot be read.
+/// The log cannot be read.
 pub(crate) fn held_before(layout: &Layout) -> Result<Option<RevisionId>, StateFileError> {
-    let position: Position = state_file::load(&layout.position())?.unwrap_or_default();
+    let position: Position = log::read(&layout.history())?.position()?.unwrap_or_default();
     Ok(position.at.filter(|_| !position.leads).map(|at| at.id()))
 }
 
 /// Notes, durably, that this server leads.
 ///
 /// # Errors
-/// The state file cannot be read or written.
-pub(crate) fn note_leading(layout: &Layout) -> Result<(), StateFileError> {
-    let position: Position = state_file::load(&layout.position())?.unwrap_or_default();
+/// The log cannot be read or written.
+pub(crate) fn note_leading(log: &Log) -> Result<(), StateFileError> {
+    let position: Position = log.position()?.unwrap_or_default();
     if position.leads {
         return Ok(());
     }
-    state_file::save(&layout.position(), &Position { leads: true, ..Position::default() })
+    log.note(&Position { leads: true, ..Position::default() })
 }
 
 /// Why a member takes no updates.

@@ -15,7 +15,6 @@ use bellwether_store::{
     history::WholePack,
     pack,
     scan::Look,
-    state_file,
     tree::Tree,
 };
 
@@ -151,7 +150,11 @@ impl Member {
         let stage_us = clock::micros(began);
         tracing::debug!("staged and verified: the switch begins");
         let switching = Instant::now();
-        let begun = match staged.begin() {
+        let record = match &pack {
+            NewInHistory::Arrived(pack) => pack.record(),
+            NewInHistory::Nothing | NewInHistory::FromSets => None,
+        };
+        let begun = match staged.begin(record) {
             Ok(begun) => begun,
             Err(error) => return self.refused(header, &error.into()),
         };
@@ -175,10 +178,11 @@ impl Member {
         target: Tree,
         pack: NewInHistory,
     ) -> Result<(Vec<String>, Committed), String> {
-        // What recovery finds of a revision that is not in the history yet, it takes back. So nobody who reads the sets
-        // has to wait for the history.
+        // What recovery finds of a revision that is not in the history yet, it takes back. So nobody who reads the sets has to wait
+        // for the history, where it does not have the pack from the log.
+        let logged = begun.pack_at();
         let (pack, kept, switched) = std::thread::scope(|scope| match pack {
-            NewInHistory::Arrived(pack) => {
+            NewInHistory::Arrived(pack) if logged.is_none() => {
                 let span = tracing::Span::current();
                 let history = &mut self.history;
                 let keeping = scope.spawn(move || span.in_scope(|| history.keep(*pack).map(drop)));
@@ -200,6 +204,9 @@ impl Member {
                 back.map_or_else(|back| format!("{reason}; {back}"), |()| format!("{reason}; all was taken back"))
             );
         }
+        if let (NewInHistory::Arrived(pack), Some(at)) = (pack, logged) {
+            self.history.add_logged(*pack, at);
+        }
         Ok((switched.kept.clone(), switched.release()))
     }
 
@@ -209,7 +216,7 @@ impl Member {
             self.pack_base(header)?;
         }
         self.position = Position { at: Some(header.clone()), ..Position::default() };
-        Ok(state_file::save(&self.layout.position(), &self.position)?)
+        Ok(self.history.log().note(&self.position)?)
     }
 
     /// Brings the sets to the revision that is held, whatever was edited, and clears an error (W8). Newer revisions
@@ -259,8 +266,9 @@ impl Member {
     fn finish_interrupted(&mut self) -> Result<(), OpenError> {
         let record = self.record.current();
         let before = self.position.at.as_ref().map(SignedHeader::id);
-        let site = recovery::site(&self.layout, &self.sets.paths, record.record(), &self.record.own_key())?;
-        recovery::finish(&self.layout, &site, &self.history, &mut self.position)?;
+        let site =
+            recovery::site(&self.layout, &self.sets.paths, record.record(), &self.record.own_key(), &self.history)?;
+        recovery::finish(&site, &self.history, &mut self.position)?;
         match self.position.at.as_ref().map(SignedHeader::id) {
             Some(at) if before != Some(at) => self.sets.tree = self.history.tree(at)?,
             Some(_) | None => {}
@@ -337,7 +345,7 @@ impl Member {
 
     fn note_fault(&mut self, fault: Option<Fault>) {
         self.position.fault = fault;
-        if let Err(error) = state_file::save(&self.layout.position(), &self.position) {
+        if let Err(error) = self.history.log().note(&self.position) {
             tracing::error!(error = chain(&error), "the state cannot be written");
         }
         self.tell_ready();

@@ -1,6 +1,6 @@
 //! `bellwether debug position`: the revision that this server's sets hold as a member, and the error that it is in.
 
-use bellwether_store::state_file;
+use bellwether_store::log;
 use serde_json::json;
 
 use super::header;
@@ -9,8 +9,9 @@ use crate::{common::Common, error::CommandError, member::HeldPosition, output};
 /// Prints the position.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let layout = super::layout(common)?;
-    let file = layout.position();
-    let found: Option<HeldPosition> = state_file::load(&file).map_err(|e| CommandError::failed(&e))?;
+    let file = log::path(&layout.history());
+    let found = log::read(&layout.history()).and_then(|records| records.position::<HeldPosition>());
+    let found = found.map_err(|e| CommandError::failed(&e))?;
     let is_there = found.is_some();
     let HeldPosition { at, fault, leads } = found.unwrap_or_default();
     let at = at.as_ref().map(header::as_json);
