@@ -2,12 +2,13 @@
 
 use std::fs;
 
-use bellwether::{identity, layout::Layout, tls};
+use bellwether_daemon::{net::tls, state::identity};
 use bellwether_proto::{
     hash::Hash,
     status::State,
     v1::{self, change_request::Change, group_client::GroupClient},
 };
+use bellwether_store::state::layout::Layout;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::farm::{

@@ -11,14 +11,9 @@ use std::{
     sync::Arc,
 };
 
-use bellwether::{
-    identity,
-    layout::{Held, Layout},
-};
-use bellwether_manager::{
-    halt::{self, Halt, Proof},
-    procedure::Board,
-};
+use bellwether_daemon::state::identity;
+use bellwether_group::halt::{Halt, Proof};
+use bellwether_manager::{begin, procedures::store::Board};
 use bellwether_proto::{
     key::KeyPair,
     level::{Level, Levels},
@@ -34,6 +29,7 @@ use bellwether_store::{
     index,
     quarantine::{self, End, Ends},
     root::Roots,
+    state::layout::{Held, Layout},
     underway::Suspect,
 };
 use prost::Message;
@@ -124,7 +120,7 @@ fn write(to: &Path) {
         ends.note(End { time_ms, task: "role".to_owned(), what: "it ended unasked".to_owned(), suspects });
     }
     quarantine::save(&others, &ends).expect("written");
-    halt::save(&others, &a_halt()).expect("written");
+    begin::halt::save(&others, &a_halt()).expect("written");
 }
 
 fn a_halt() -> Halt {
@@ -191,7 +187,7 @@ fn what_each_level_wrote_is_read() {
         hellos_are_read(level, &directory);
         let others = directory.join("others");
         assert_eq!(quarantine::load(&others).expect("read").held.len(), 2, "{level}");
-        assert_eq!(halt::load(&others).expect("read"), Some(a_halt()), "{level}");
+        assert_eq!(begin::halt::load(&others).expect("read"), Some(a_halt()), "{level}");
     }
 }
 

@@ -9,12 +9,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bellwether::{identity, layout::Layout, tls};
+use bellwether_daemon::{net::tls, state::identity};
 use bellwether_proto::{
     key::KeyPair,
     status::{ServerStatus, State},
     v1::{self, edited_client::EditedClient},
 };
+use bellwether_store::state::layout::Layout;
 use serde_json::Value;
 use tonic::Code;
 

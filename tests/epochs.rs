@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use bellwether::{identity, layout::Layout, tls};
+use bellwether_daemon::{net::tls, state::identity};
 use bellwether_proto::{
     key::KeyPair,
     limits,
@@ -14,6 +14,7 @@ use bellwether_proto::{
     status::State,
     v1::{self, group_client::GroupClient},
 };
+use bellwether_store::state::layout::Layout;
 use tokio::runtime::Runtime;
 
 use crate::farm::{DEADLINE, Farm, Server, one, wait_for};

@@ -108,14 +108,14 @@ fn a_line_of_the_log_names_the_server_the_revision_or_the_procedure_that_it_is_a
         assert!(!about || line.contains(":revision{revision="), "no revision: {line}");
     }
     assert!(lanes.iter().any(|line| line.contains(&format!("lane{{server=member1}}:{revision}"))), "{lanes:#?}");
-    let published = lines(farm.manager(), "bellwether_manager::publisher: published");
+    let published = lines(farm.manager(), "bellwether_manager::publish::publisher: published");
     assert!(published.iter().any(|line| line.contains(&format!("publish{{revision={head}}}"))), "{published:#?}");
-    let steps = lines(farm.manager(), "bellwether_manager::procedure::runner:");
+    let steps = lines(farm.manager(), "bellwether_manager::procedures::runner:");
     assert!(!steps.is_empty() && steps.iter().all(|line| line.contains("procedure{procedure=p1}")), "{steps:#?}");
 
-    let applied = lines(farm.member(1), "bellwether::member::switch:");
+    let applied = lines(farm.member(1), "bellwether_member::switch:");
     assert!(!applied.is_empty() && applied.iter().all(|line| line.contains("apply{revision=")), "{applied:#?}");
     assert!(applied.iter().any(|line| line.contains(&format!("apply{{revision={head}}}"))), "{applied:#?}");
-    let streams = lines(farm.member(1), "bellwether::member::session:");
+    let streams = lines(farm.member(1), "bellwether_daemon::net::push:");
     assert!(!streams.is_empty() && streams.iter().all(|line| line.contains("stream{server=manager}")), "{streams:#?}");
 }

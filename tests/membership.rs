@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bellwether::tls;
+use bellwether_daemon::net::tls;
 use bellwether_proto::{
     key::KeyPair,
     record::{Record, Role},

@@ -13,19 +13,44 @@ use crate::farm::{Output, run};
 /// Crates of which a second version would be compiled twice and speak with itself in two tongues.
 const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
 
-/// agent ─▶ manager, monitor ─▶ store ─▶ proto; manager and monitor never see each other. The benchmark sees none: it runs
-/// the program as people do. The simulation sees the rules. All tests may see [`FOR_TESTS`].
-const ARROWS: [(&str, &[&str]); 10] = [
+/// agent ─▶ daemon ─▶ manager, member, monitor ─▶ store, group ─▶ proto; manager, member and monitor never see each other, and
+/// store and group do not, either. The benchmark sees none: it runs the program as people do. The simulation sees the rules.
+/// All tests may see [`FOR_TESTS`].
+const ARROWS: [(&str, &[&str]); 13] = [
     ("bellwether-proto", &[]),
+    ("bellwether-group", &["bellwether-proto"]),
     ("bellwether-lease", &[]),
     ("bellwether-store", &["bellwether-lease", "bellwether-proto"]),
-    ("bellwether-manager", &["bellwether-proto", "bellwether-store"]),
+    ("bellwether-manager", &["bellwether-group", "bellwether-proto", "bellwether-store"]),
+    ("bellwether-member", &["bellwether-group", "bellwether-proto", "bellwether-store"]),
     ("bellwether-monitor", &["bellwether-proto", "bellwether-store"]),
-    ("bellwether", &["bellwether-manager", "bellwether-monitor", "bellwether-proto", "bellwether-store"]),
+    (
+        "bellwether-daemon",
+        &[
+            "bellwether-group",
+            "bellwether-manager",
+            "bellwether-member",
+            "bellwether-monitor",
+            "bellwether-proto",
+            "bellwether-store",
+        ],
+    ),
+    (
+        "bellwether",
+        &[
+            "bellwether-daemon",
+            "bellwether-group",
+            "bellwether-manager",
+            "bellwether-member",
+            "bellwether-monitor",
+            "bellwether-proto",
+            "bellwether-store",
+        ],
+    ),
     ("bellwether-bench", &[]),
-    ("bellwether-simulation", &["bellwether-manager", "bellwether-proto"]),
+    ("bellwether-simulation", &["bellwether-group", "bellwether-manager", "bellwether-proto"]),
     (FOR_TESTS[0], &[]),
-    (FOR_TESTS[1], &[]),
+    (FOR_TESTS[1], &["bellwether-proto"]),
 ];
 
 /// By which tests say that they cannot run, and draw their numbers.
@@ -59,6 +84,17 @@ fn the_crates_arrows_are_those_of_the_design() {
         for dependency in ours.filter(|name| !FOR_TESTS.contains(name)) {
             assert!(allowed.contains(&dependency), "{name} must not depend on {dependency}");
         }
+    }
+}
+
+/// What the record allows is decided without I/O.
+#[test]
+fn the_groups_rules_have_no_runtime_and_no_files() {
+    let output = run(&mut cargo(&["tree", "-p", "bellwether-group", "--depth", "1", "--edges", "normal"])).success();
+    let uses = |name: &str| output.stdout.lines().any(|line| line.contains(&format!("{name} v")));
+    assert!(uses("bellwether-proto"), "{output}");
+    for name in ["tokio", "tonic", "tracing", "rustix"] {
+        assert!(!uses(name), "bellwether-group must not depend on {name}: {output}");
     }
 }
 

@@ -6,15 +6,14 @@ use std::{
     time::Duration,
 };
 
-use bellwether_proto::v1::admin_client::AdminClient;
+use bellwether_daemon::config::{self, Config, ConfigError, Flags, Given, Places, duration};
+use bellwether_proto::{error::chain, v1::admin_client::AdminClient};
+use bellwether_store::state::layout::Layout;
 use tonic::{Status, transport::Channel};
 
 use crate::{
-    config::{self, Config, ConfigError, Flags, Places},
-    duration,
-    error::{CommandError, Kind, chain},
-    layout::Layout,
-    socket,
+    admin,
+    error::{CommandError, Kind},
 };
 
 /// How long an answer that changes nothing is waited for, unless `--timeout` says otherwise.
@@ -67,7 +66,7 @@ impl Common {
     /// # Errors
     /// Usage: the file, the key and what is allowed.
     pub fn first_config(&self, flags: &Flags) -> Result<Config, CommandError> {
-        config::load(self, flags).map_err(|e| wrong(&e))
+        config::load(&self.given(), flags).map_err(|e| wrong(&e))
     }
 
     /// The same for a server that enters the group of the manager at `peer`.
@@ -75,11 +74,15 @@ impl Common {
     /// # Errors
     /// As [`Common::first_config`].
     pub fn config_towards(&self, flags: &Flags, peer: &str) -> Result<Config, CommandError> {
-        config::load_towards(self, flags, Some(peer)).map_err(|e| wrong(&e))
+        config::load_towards(&self.given(), flags, Some(peer)).map_err(|e| wrong(&e))
+    }
+
+    pub(crate) fn given(&self) -> Given {
+        Given { file: self.config.clone(), admin_socket: self.admin_socket.clone(), state_dir: self.state_dir.clone() }
     }
 
     fn places(&self) -> Result<Places, CommandError> {
-        let places = config::places(self).map_err(|e| wrong(&e))?;
+        let places = config::places(&self.given()).map_err(|e| wrong(&e))?;
         match &self.config {
             // Flags that say all leave nothing for the file to say.
             Some(file) if !file.exists() && (self.admin_socket.is_none() || self.state_dir.is_none()) => {
@@ -102,7 +105,7 @@ impl Common {
     /// # Errors
     /// It does not run, this user may not ask it, or it does not answer.
     pub async fn connect(&self) -> Result<AdminClient<Channel>, CommandError> {
-        self.within(socket::connect(&self.places()?.admin_socket)).await
+        self.within(admin::connect(&self.places()?.admin_socket)).await
     }
 
     /// A channel to the agent on this machine.
@@ -110,7 +113,7 @@ impl Common {
     /// # Errors
     /// As [`Common::connect`].
     pub async fn channel(&self) -> Result<Channel, CommandError> {
-        self.within(socket::channel(&self.places()?.admin_socket)).await
+        self.within(admin::channel(&self.places()?.admin_socket)).await
     }
 
     /// Awaits an answer of the agent that changes nothing: for as long as `--timeout` says, or 10 s.

@@ -2,7 +2,11 @@
 
 use std::{error::Error, fmt, process::ExitCode};
 
-use bellwether_proto::advice::{self, Advice, Outcome};
+use bellwether_daemon::run::Ended;
+use bellwether_proto::{
+    advice::{self, Advice, Outcome},
+    error::chain,
+};
 use serde_json::json;
 
 use crate::output;
@@ -103,20 +107,6 @@ impl fmt::Display for CommandError {
 
 impl Error for CommandError {}
 
-/// An error's text and those of its causes, each once: `cannot read F: permission denied`.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// The first cause.
 fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut root = error;
@@ -133,6 +123,12 @@ impl From<Outcome> for Kind {
             Outcome::Failed => Self::Failed,
             Outcome::TimedOut => Self::TimedOut,
         }
+    }
+}
+
+impl From<Ended> for CommandError {
+    fn from(Ended { outcome, message, advice }: Ended) -> Self {
+        Self::new(outcome.into(), message).advice(advice)
     }
 }
 

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use bellwether::{
     commands::{self, Cli},
-    core_dumps, error, output,
+    error, output,
 };
+use bellwether_daemon::run::core_dumps;
 use clap::Parser;
 
 fn main() -> ExitCode {

@@ -11,7 +11,7 @@ type Decoder = fn(&[u8]) -> bool;
 
 const DECODERS: [(&str, Decoder); 24] = [
     ("agent_check", bellwether_monitor::fuzzing::agent_check),
-    ("agent_toml", bellwether::fuzzing::agent_toml),
+    ("agent_toml", bellwether_daemon::fuzzing::agent_toml),
     ("base", bellwether_store::pack::fuzzing::base),
     ("chain", bellwether_proto::fuzzing::chain),
     ("changes", bellwether_store::pack::fuzzing::changes),
@@ -28,10 +28,10 @@ const DECODERS: [(&str, Decoder); 24] = [
     ("nginx", bellwether_manager::fuzzing::nginx),
     ("outlines", bellwether_store::pack::fuzzing::outlines),
     ("patches", bellwether_store::pack::fuzzing::patches),
-    ("position", bellwether::fuzzing::position),
+    ("position", bellwether_daemon::fuzzing::position),
     ("procedures", bellwether_manager::fuzzing::procedures),
     ("record", bellwether_proto::fuzzing::record),
-    ("state_file", bellwether_store::state_file::fuzzing::state_file),
+    ("state_file", bellwether_store::state::file::fuzzing::state_file),
     ("ticket", bellwether_proto::fuzzing::ticket),
     ("token", bellwether_proto::fuzzing::token),
 ];
@@ -66,11 +66,11 @@ fn write_seeds(corpus: &Path) -> io::Result<()> {
         bellwether_store::index::fuzzing::seeds(),
         bellwether_store::apply::fuzzing::seeds(),
         bellwether_store::log::fuzzing::seeds(),
-        bellwether_store::state_file::fuzzing::seeds(),
+        bellwether_store::state::file::fuzzing::seeds(),
         bellwether_proto::fuzzing::seeds(),
         bellwether_manager::fuzzing::seeds(),
         bellwether_monitor::fuzzing::seeds(),
-        bellwether::fuzzing::seeds(),
+        bellwether_daemon::fuzzing::seeds(),
     ];
     let seeds: BTreeMap<&str, Vec<Vec<u8>>> = all.into_iter().flatten().collect();
     for (name, decoder) in DECODERS {

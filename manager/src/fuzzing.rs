@@ -1,19 +1,8 @@
 //! What fuzzing feeds to the decoders of the manager (`fuzz/`): state files, what balancers say, what commands ask.
 //! Each function says whether the decoder took what it was fed.
 
-use bellwether_proto::{
-    key::KeyPair,
-    name::ServerName,
-    revision::{Epoch, Number},
-    v1,
-};
-use bellwether_store::state_file::fuzzing::body;
-use prost::Message;
-
-use crate::{
-    balancer::fuzzing as balancers,
-    change::Asked,
-    group::RecordEdit,
+use bellwether_group::{
+    edits::RecordEdit,
     halt::{Halt, Proof},
     procedure::{
         Document, Id, Kind, Procedure, SignedDocument, Step,
@@ -21,6 +10,16 @@ use crate::{
     },
     tokens::{Grant, Tokens},
 };
+use bellwether_proto::{
+    key::KeyPair,
+    name::ServerName,
+    revision::{Epoch, Number},
+    v1,
+};
+use bellwether_store::state::file::fuzzing::body;
+use prost::Message;
+
+use crate::{balancer::fuzzing as balancers, publish::put::Asked};
 
 /// What HAProxy answers to `show servers state`, and after a line `===` to `show stat`.
 pub fn haproxy(bytes: &[u8]) -> bool {
@@ -38,7 +37,7 @@ pub fn procedures(bytes: &[u8]) -> bool {
     let wire = v1::SignedProcedures {
         document: bytes::Bytes::copy_from_slice(bytes),
         signer: bytes::Bytes::copy_from_slice(key.public().as_bytes()),
-        signature: bytes::Bytes::copy_from_slice(&key.sign(crate::procedure::CONTEXT, bytes)),
+        signature: bytes::Bytes::copy_from_slice(&key.sign(bellwether_group::procedure::CONTEXT, bytes)),
     };
     let signed = SignedDocument::from_wire(&wire);
     if let Ok(document) = &signed {

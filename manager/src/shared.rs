@@ -3,16 +3,26 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, MutexGuard, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
+use bellwether_group::{
+    edits::{
+        GroupRefused,
+        level::{self, Programs},
+    },
+    halt::Halt,
+    lost::Known,
+    rollout::{self, Order, Target},
+};
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
     level::Program,
     name::{ServerName, SetName},
-    record::{Record, RecordRefused, SetRules, SignedRecord},
+    record::{Record, Server, SignedRecord},
     revision::{Epoch, SignedHeader},
     status::Event,
     v1,
@@ -22,31 +32,40 @@ use bellwether_store::{
     mutex::locked,
     pack::Outlines,
     root::Roots,
-    scan::Source,
-    state_file::StateFileError,
+    scan::{Source, sources},
+    state::{
+        file::StateFileError,
+        layout::Layout,
+        record::{SaveError, decide},
+    },
 };
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
-    Dial, HaltFn, SaveRecord, failpoints,
-    group::{
-        GroupRefused,
-        level::{self, Programs},
-    },
-    halt::Halt,
-    head::Head,
-    lane::{Deadlines, view::Views},
-    lost::{self, Known},
-    preview::Previews,
-    procedure::Board,
-    reached::ReachedServers,
-    rollout::{self, Order, Target},
-    safety::Guard,
-    sessions::Sessions,
+    begin::known,
+    failpoints,
+    lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
+    procedures::store::Board,
+    publish::{head::Head, safety::Guard},
 };
 
-/// The cache of what chunks look like, in the state directory.
-pub(crate) const OUTLINES: &str = "outlines";
+/// Opens a connection to a server: mutual TLS with the key that the record pins.
+pub trait Dial: Send + Sync + 'static {
+    /// A connected channel.
+    ///
+    /// # Errors
+    /// Why the server is out of reach, for people.
+    fn dial(&self, server: &Server) -> Dialling;
+}
+
+/// A connection in the making.
+pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel, String>> + Send>>;
+
+/// Makes a record durable at the manager; called before anybody sees it.
+pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), SaveError> + Send + Sync>;
+
+/// Told when a server has proved that this manager's state went back; see [`halt`].
+pub type HaltFn = Box<dyn Fn(Halt) + Send + Sync>;
 
 /// How many lanes read chunks for their members at a time.
 const READS: usize = 2;
@@ -88,23 +107,6 @@ impl Default for Timings {
     }
 }
 
-/// Why a record of this manager's is not put in force.
-#[derive(Debug, thiserror::Error)]
-pub enum SaveError {
-    /// The record that is held by now is another manager's.
-    #[error("this server is not the manager any more")]
-    Superseded(#[source] RecordRefused),
-    /// It could not be made durable.
-    #[error("the group record could not be saved; nothing was changed")]
-    State(#[from] StateFileError),
-}
-
-impl Advise for SaveError {
-    fn advice(&self) -> Option<Advice> {
-        matches!(self, Self::Superseded(_)).then(|| Advice::run("the manager is named by", "bellwether status"))
-    }
-}
-
 /// Why the record is not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
@@ -139,12 +141,6 @@ impl Advise for EditError {
     }
 }
 
-/// What ends a conflict of two managers.
-pub fn decide() -> Advice {
-    let other = "the other one follows it, and keeps what it published as a recovery point";
-    Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
-}
-
 pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
@@ -167,7 +163,6 @@ pub(crate) struct Shared {
     /// Tells changes by what differs; none: they are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
-    pub(crate) previews: Previews,
     /// The servers that are reached.
     pub(crate) reached: watch::Sender<ReachedServers>,
     /// The programs of the servers that have been reached since this manager started.
@@ -221,7 +216,7 @@ impl Shared {
         let managers = chain.iter().map(manager).collect();
         let sessions = Sessions::new(&state);
         let programs = std::sync::Mutex::new(BTreeMap::from([(key.public(), Program::own())]));
-        let outlines = Outlines::of_tree(&state.join(OUTLINES), &head.tree);
+        let outlines = Outlines::of_tree(&Layout::new(state.clone()).outlines(), &head.tree);
         Self {
             name,
             key,
@@ -240,7 +235,6 @@ impl Shared {
             board,
             outlines,
             reads: Semaphore::new(READS),
-            previews: Previews::default(),
             reached: watch::Sender::default(),
             programs,
             roots,
@@ -316,7 +310,7 @@ impl Shared {
                     let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
                     history.all().map(|stored| stored.header.clone()).collect()
                 };
-                let found = lost::known(&self.state, headers)?;
+                let found = known::known(&self.state, headers)?;
                 self.before.get_or_init(|| found)
             }
         };
@@ -357,13 +351,4 @@ impl Shared {
         tokio::task::spawn_blocking(save).await.map_err(|_| EditError::Stopping)??;
         Ok(next)
     }
-}
-
-/// The sets of `record` that have a path in `sets`.
-pub(crate) fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Source> {
-    let source = |rules: &SetRules| {
-        let (_, path) = sets.iter().find(|(name, _)| *name == rules.name)?;
-        Some(Source::new(Arc::new(rules.clone()), path.clone()))
-    };
-    record.policy.sets.iter().filter_map(source).collect()
 }

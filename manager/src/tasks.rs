@@ -57,6 +57,12 @@ pub enum TaskState {
     Ended,
 }
 
+/// Returns when the manager is to stop.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error: nobody can give the signal any more, which is one.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
 impl Alarm {
     /// Runs a task that is to end only when `stop` is true.
     pub fn spawn(

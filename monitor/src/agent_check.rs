@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bellwether_proto::ready::Ready;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -15,8 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    http::Ready,
-    listening::{Bounds, Places, accept},
+    listening::{Bounds, ConnectionSlots, accept},
     text::{plain, shortened},
 };
 
@@ -32,7 +32,7 @@ const SENT: u64 = 4 << 10;
 /// Answers on `listener` until `shutdown`.
 pub async fn serve(listener: TcpListener, ready: watch::Receiver<Ready>, shutdown: impl Future<Output = ()>) {
     tokio::pin!(shutdown);
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let mut open = JoinSet::new();
     loop {
         // What is cancelled loses nothing: accept and join_next may be.

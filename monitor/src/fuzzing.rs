@@ -4,7 +4,7 @@
 /// None is refused.
 pub fn agent_check(bytes: &[u8]) -> bool {
     let reason = String::from_utf8_lossy(bytes);
-    let line = crate::agent_check::line(&crate::http::Ready::no(reason.into_owned()));
+    let line = crate::agent_check::line(&bellwether_proto::ready::Ready::no(reason.into_owned()));
     let body = line.strip_suffix('\n').expect("it ends");
     assert!(
         body.starts_with("down #") && !body[6..].contains(['#', '\n', '\r']) && body.chars().count() < 200,

@@ -35,20 +35,20 @@ pub struct Bounds {
 
 /// The places of one listener, and whose connections (`G`) have them.
 #[derive(Debug)]
-pub struct Places<G> {
+pub struct ConnectionSlots<G> {
     bounds: Bounds,
     /// The oldest first.
     taken: VecDeque<(G, oneshot::Sender<()>)>,
 }
 
-impl<G: Eq + Hash + Clone> Places<G> {
+impl<G: Eq + Hash + Clone> ConnectionSlots<G> {
     /// All of them free.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, taken: VecDeque::new() }
     }
 
     /// A place for one more connection of `guest`. Where there is none left, an older connection loses its own.
-    pub fn admit(&mut self, guest: G) -> Place {
+    pub fn admit(&mut self, guest: G) -> ConnectionSlot {
         self.taken.retain(|(_, held)| !held.is_closed());
         let loser = if self.count(&guest) >= self.bounds.each {
             Some(guest.clone())
@@ -63,7 +63,7 @@ impl<G: Eq + Hash + Clone> Places<G> {
         }
         let (held, lost) = oneshot::channel();
         self.taken.push_back((guest, held));
-        Place { held: Some(lost), lost: false }
+        ConnectionSlot { held: Some(lost), lost: false }
     }
 
     fn count(&self, guest: &G) -> usize {
@@ -81,13 +81,13 @@ impl<G: Eq + Hash + Clone> Places<G> {
 
 /// A connection's place: free again when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionSlot {
     /// Its listener's word; none once that has come, or the listener has ended: nobody else gets the place then.
     held: Option<oneshot::Receiver<()>>,
     lost: bool,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// Returns when another connection gets the place: this one is to be closed. May be cancelled.
     pub async fn lost(&mut self) {
         std::future::poll_fn(|context| self.poll_lost(context)).await;
@@ -117,7 +117,10 @@ pub fn origin(address: IpAddr) -> IpAddr {
 ///
 /// # Errors
 /// The system's, after a pause: the listener is as it was.
-pub async fn accept(listener: &TcpListener, places: &mut Places<IpAddr>) -> io::Result<(TcpStream, SocketAddr, Place)> {
+pub async fn accept(
+    listener: &TcpListener,
+    places: &mut ConnectionSlots<IpAddr>,
+) -> io::Result<(TcpStream, SocketAddr, ConnectionSlot)> {
     match listener.accept().await {
         Ok((stream, address)) => {
             let address = SocketAddr::new(address.ip().to_canonical(), address.port());

@@ -69,7 +69,7 @@ pub struct Backend(String);
 /// A server's name at a balancer: `BACKEND/SERVER`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Place {
+pub struct BackendServer {
     backend: Backend,
     server: String,
 }
@@ -81,7 +81,7 @@ impl Backend {
     }
 }
 
-impl Place {
+impl BackendServer {
     /// That server of that backend.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ pub enum Traffic {
     #[default]
     ByName,
     /// At these places.
-    At(Vec<Place>),
+    At(Vec<BackendServer>),
     /// It takes none.
     None,
 }
@@ -136,7 +136,7 @@ impl Traffic {
             let what = format!("{} places at balancers; the limit is {}", backends.len(), limits::BACKENDS);
             return Err(Malformed::new(what));
         }
-        let mut places = backends.iter().map(|text| text.parse()).collect::<Result<Vec<Place>, _>>()?;
+        let mut places = backends.iter().map(|text| text.parse()).collect::<Result<Vec<BackendServer>, _>>()?;
         places.sort();
         match places.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(twice) => Err(Malformed::new(format!("{} is there twice", twice[0]))),
@@ -179,7 +179,7 @@ impl FromStr for Backend {
     }
 }
 
-impl FromStr for Place {
+impl FromStr for BackendServer {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
@@ -247,7 +247,7 @@ impl fmt::Display for Backend {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for BackendServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.backend, self.server)
     }
@@ -293,7 +293,7 @@ macro_rules! text {
     };
 }
 
-text! { Backend Place Runtime }
+text! { Backend BackendServer Runtime }
 
 #[cfg(test)]
 mod tests {
@@ -339,7 +339,7 @@ mod tests {
         let long = format!("lb1=haproxy:unix:/{}", "x".repeat(107));
         assert!(long.parse::<Balancer>().is_err());
         for text in ["", "app", "app/", "/web1", "app/web1;", "app/web1\nshow", "app/web 1", "app/a/b"] {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<BackendServer>().is_err(), "{text}");
         }
     }
 

@@ -7,7 +7,11 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::Malformed;
+use crate::{
+    Malformed,
+    revision::SignedHeader,
+    ticket::{Given, Ticket},
+};
 
 /// A format level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -75,6 +79,27 @@ pub fn read<T: DeserializeOwned>(json: &str, what: &str, otherwise: &str) -> Res
     level.check(what)?;
     serde_json::from_str(json).map_err(wrong)
 }
+
+/// What a file of this program holds.
+pub trait State: Serialize + DeserializeOwned {
+    /// The oldest level whose programs read this: a later one than the first only where it holds what came with that.
+    fn level(&self) -> Level {
+        Level::FIRST
+    }
+
+    /// Reads a body that was written at `level`. A form that changes keeps the form before as a type of its own, and makes
+    /// itself of that here.
+    ///
+    /// # Errors
+    /// It is not such a body.
+    fn read(_level: Level, body: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(body)
+    }
+}
+
+impl State for Ticket {}
+impl State for Given {}
+impl State for Vec<SignedHeader> {}
 
 /// The levels that a program reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

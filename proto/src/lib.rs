@@ -9,7 +9,9 @@
 pub mod admission;
 pub mod advice;
 pub mod balancer;
+pub mod clock;
 pub mod entry;
+pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod hash;
@@ -18,6 +20,7 @@ pub mod level;
 pub mod limits;
 pub mod name;
 pub mod protocol;
+pub mod ready;
 pub mod record;
 pub mod revision;
 pub mod start;

@@ -49,7 +49,7 @@ pub use self::{
 use crate::{
     log::{self, Log},
     pack::PackError,
-    state_file::StateFileError,
+    state::file::StateFileError,
     tree::Tree,
 };
 

@@ -6,7 +6,6 @@
 pub mod apply;
 pub mod attributes;
 pub mod beneath;
-pub mod clock;
 pub mod durable;
 pub mod failpoint;
 pub mod history;
@@ -17,6 +16,7 @@ pub mod pack;
 pub mod quarantine;
 pub mod root;
 pub mod scan;
-pub mod state_file;
+pub mod state;
 pub mod tree;
 pub mod underway;
+pub mod watch;

@@ -38,12 +38,15 @@ use std::{
     sync::Mutex,
 };
 
-use bellwether_proto::{hash::Hash, level::Level};
+use bellwether_proto::{
+    hash::Hash,
+    level::{Level, State},
+};
 
 use crate::{
     durable, failpoint,
     mutex::locked,
-    state_file::{self, State, StateFileError},
+    state::file::{self, StateFileError},
 };
 
 #[cfg(any(fuzzing, test))]
@@ -163,11 +166,11 @@ impl Records {
             match header.kind {
                 Kind::Pack => records.packs.push(begins),
                 Kind::Journal => {
-                    state_file::check(path, body)?;
+                    file::check(path, body)?;
                     records.journal = Some((begins, records.end));
                 }
                 Kind::Position => {
-                    state_file::check(path, body)?;
+                    file::check(path, body)?;
                     records.position = Some(body.to_owned());
                 }
                 Kind::End => records.journal = None,
@@ -208,7 +211,7 @@ impl Records {
     /// # Errors
     /// A newer bellwether made it, or it is damaged.
     pub fn position<P: State>(&self) -> Result<Option<P>, StateFileError> {
-        self.position.as_deref().map(|body| state_file::read(&self.path, body)).transpose()
+        self.position.as_deref().map(|body| file::read(&self.path, body)).transpose()
     }
 
     /// The journal of a switch that is under way, or was interrupted.
@@ -216,7 +219,7 @@ impl Records {
         let Some(range) = self.journal else { return Ok(None) };
         let failed = |source| StateFileError::Io { action: "read", path: self.path.clone(), source };
         let body = bytes(&self.path, range).map_err(failed)?;
-        state_file::read(&self.path, &body).map(Some)
+        file::read(&self.path, &body).map(Some)
     }
 
     /// Whether a switch is under way, or was interrupted.
@@ -295,7 +298,7 @@ impl Log {
     /// # Errors
     /// It cannot be written; the one before counts.
     pub fn note(&self, position: &impl State) -> Result<(), StateFileError> {
-        let body = state_file::encode(position).map_err(|error| self.failed(error.into()))?;
+        let body = file::encode(position).map_err(|error| self.failed(error.into()))?;
         let mut open = locked(&self.open);
         self.append(&mut open, &[(Kind::Position, &body)], true).map_err(|source| self.failed(source))?;
         open.records.position = Some(body);
@@ -310,7 +313,7 @@ impl Log {
     /// Notes the journal of a switch, and the pack that it switches to; when this returns both survive a power loss. Says where
     /// the pack begins.
     pub(crate) fn begin(&self, pack: Option<&[u8]>, journal: &impl State) -> io::Result<Option<u64>> {
-        let body = state_file::encode(journal)?;
+        let body = file::encode(journal)?;
         let mut open = locked(&self.open);
         let at = pack.map(|_| open.records.end + HEADER as u64);
         let records: Vec<_> =

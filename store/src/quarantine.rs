@@ -13,10 +13,11 @@ use std::{
     },
 };
 
+use bellwether_proto::level::State;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    state_file::{self, State, StateFileError},
+    state::file::{self, StateFileError},
     underway::Suspect,
 };
 
@@ -110,7 +111,7 @@ impl Ends {
 /// # Errors
 /// It cannot be read.
 pub fn load(state: &Path) -> Result<Ends, StateFileError> {
-    Ok(state_file::load(&state.join(FILE))?.unwrap_or_default())
+    Ok(file::load(&state.join(FILE))?.unwrap_or_default())
 }
 
 /// Durably replaces what is noted in that state directory.
@@ -118,7 +119,7 @@ pub fn load(state: &Path) -> Result<Ends, StateFileError> {
 /// # Errors
 /// It cannot be written; what was noted is as it was.
 pub fn save(state: &Path, ends: &Ends) -> Result<(), StateFileError> {
-    state_file::save(&state.join(FILE), ends)
+    file::save(&state.join(FILE), ends)
 }
 
 /// Of this process. The flag spares the lock where nobody is kept out, as is usual.

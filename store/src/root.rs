@@ -18,14 +18,14 @@ use std::{
     },
 };
 
-use bellwether_proto::{entry::EntryPath, name::SetName};
+use bellwether_proto::{entry::EntryPath, level::State, name::SetName};
 use rustix::fs::{AtFlags, StatxFlags, fstatvfs, statx};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     mutex::locked,
     scan::Source,
-    state_file::{self, State, StateFileError},
+    state::file::{self, StateFileError},
 };
 
 /// The state file.
@@ -96,7 +96,12 @@ struct Saved {
     hidden: Vec<Vec<u8>>,
 }
 
-impl State for BTreeMap<SetName, Saved> {}
+/// What is kept of all roots.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+struct AllSaved(BTreeMap<SetName, Saved>);
+
+impl State for AllSaved {}
 
 /// The directory of a set is another place than before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -243,7 +248,7 @@ impl Root {
 pub struct Roots {
     roots: Arc<BTreeMap<SetName, Arc<Root>>>,
     file: PathBuf,
-    saved: Arc<Mutex<BTreeMap<SetName, Saved>>>,
+    saved: Arc<Mutex<AllSaved>>,
 }
 
 impl Roots {
@@ -253,11 +258,11 @@ impl Roots {
     /// The state file cannot be used.
     pub fn open(state: &Path, sets: impl IntoIterator<Item = SetName>) -> Result<Self, StateFileError> {
         let file = state.join(FILE);
-        let saved: BTreeMap<SetName, Saved> = state_file::load(&file)?.unwrap_or_default();
+        let saved: AllSaved = file::load(&file)?.unwrap_or_default();
         let root = |set: SetName| {
-            let known = saved.get(&set).map(|saved| Known { lasting: saved.lasting.clone(), passing: None });
+            let known = saved.0.get(&set).map(|saved| Known { lasting: saved.lasting.clone(), passing: None });
             let root = Root { known: Mutex::new(known), hidden: Hidden::default() };
-            let hidden = saved.get(&set).map(|saved| saved.hidden.as_slice()).unwrap_or_default();
+            let hidden = saved.0.get(&set).map(|saved| saved.hidden.as_slice()).unwrap_or_default();
             root.hidden.change(|paths| paths.extend(hidden.iter().filter_map(|path| EntryPath::new(path).ok())));
             (set, Arc::new(root))
         };
@@ -293,11 +298,11 @@ impl Roots {
         let now: BTreeMap<SetName, Saved> = self.roots.iter().filter_map(save).collect();
         let mut saved = locked(&self.saved);
         // What is not known now (a set was not looked at since it was accepted) is not forgotten.
-        if now.iter().all(|(set, now)| saved.get(set) == Some(now)) {
+        if now.iter().all(|(set, now)| saved.0.get(set) == Some(now)) {
             return Ok(());
         }
-        saved.extend(now);
-        state_file::save(&self.file, &*saved)
+        saved.0.extend(now);
+        file::save(&self.file, &*saved)
     }
 }
 

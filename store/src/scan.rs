@@ -19,7 +19,11 @@ use std::{
     sync::Arc,
 };
 
-use bellwether_proto::{entry::EntryPath, name::SetName, record::SetRules};
+use bellwether_proto::{
+    entry::EntryPath,
+    name::SetName,
+    record::{Record, SetRules},
+};
 
 use crate::{
     attributes::Names,
@@ -65,6 +69,15 @@ impl Source {
         let root = beneath::Root::open(&self.path)?;
         self.check(root.as_fd()).map(|()| root)
     }
+}
+
+/// The sets of `record` that have a path in `sets`.
+pub fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Source> {
+    let source = |rules: &SetRules| {
+        let (_, path) = sets.iter().find(|(name, _)| *name == rules.name)?;
+        Some(Source::new(Arc::new(rules.clone()), path.clone()))
+    };
+    record.policy.sets.iter().filter_map(source).collect()
 }
 
 /// How far to look below a path.

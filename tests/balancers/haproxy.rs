@@ -24,7 +24,7 @@ pub(crate) enum Check {
 
 /// A server of the backend `app`.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct BackendServer {
     pub(crate) name: String,
     pub(crate) address: String,
     pub(crate) agent_check: String,
@@ -45,7 +45,7 @@ pub(crate) struct Haproxy {
 
 impl Haproxy {
     /// Starts it and waits until it answers.
-    pub(crate) fn start(site: &Path, name: &str, servers: Vec<Place>, check: Check) -> Self {
+    pub(crate) fn start(site: &Path, name: &str, servers: Vec<BackendServer>, check: Check) -> Self {
         let home = site.join(name);
         fs::create_dir_all(&home).expect("HAProxy's directory");
         let address = format!("127.0.0.1:{}", free_port());
@@ -146,7 +146,7 @@ pub(crate) fn program() -> PathBuf {
 
 /// The checks are the documented ones (docs/balancers.md), at shorter intervals, and with the patience that a busy machine
 /// needs.
-fn configuration(socket: &Path, address: &str, servers: &[Place], check: Check) -> String {
+fn configuration(socket: &Path, address: &str, servers: &[BackendServer], check: Check) -> String {
     let mut text = format!(
         "global\n  stats socket {} mode 600 level admin\n  maxconn 1000\n\
          defaults\n  mode http\n  timeout connect 60s\n  timeout client 180s\n  timeout server 180s\n  timeout check 60s\n\
@@ -160,7 +160,7 @@ fn configuration(socket: &Path, address: &str, servers: &[Place], check: Check) 
             Check::Agent | Check::Page => "/index.html",
         }
     );
-    for Place { name, address, agent_check } in servers {
+    for BackendServer { name, address, agent_check } in servers {
         let _ = write!(text, "  server {name} {address} check");
         if check == Check::Agent {
             let (host, port) = agent_check.rsplit_once(':').expect("HOST:PORT");

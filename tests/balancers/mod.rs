@@ -30,7 +30,7 @@ pub(crate) struct Site {
     /// The balancer.
     pub(crate) haproxy: Haproxy,
     nginxes: BTreeMap<String, Nginx>,
-    places: Vec<haproxy::Place>,
+    places: Vec<haproxy::BackendServer>,
     home: PathBuf,
 }
 
@@ -53,7 +53,7 @@ impl Site {
         let servers: Vec<&Server> = std::iter::once(farm.manager()).chain(farm.members()).collect();
         let nginx = |server: &&Server| (server.name.clone(), Nginx::start(&home, server));
         let nginxes: BTreeMap<_, _> = servers.iter().map(nginx).collect();
-        let places = servers.iter().map(|server| haproxy::Place {
+        let places = servers.iter().map(|server| haproxy::BackendServer {
             name: server.name.clone(),
             address: nginxes[&server.name].address.clone(),
             agent_check: server.agent_check.clone(),

@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_proto::clock::now_ms;
 use bellwether_random::Rng;
-use bellwether_store::clock::now_ms;
 
 /// A generator whose seed was printed; `TEST_SEED` repeats a run.
 #[derive(Debug)]

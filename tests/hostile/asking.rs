@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
-use bellwether::{identity, layout::Layout};
+use bellwether_daemon::state::identity;
 use bellwether_proto::{
     advice::{self, Outcome},
     hash::Hash,
@@ -12,6 +12,7 @@ use bellwether_proto::{
     token::Token,
     v1::{self, change_request, group_client::GroupClient},
 };
+use bellwether_store::state::layout::Layout;
 use tonic::{Code, Status, transport::Channel};
 
 use super::{

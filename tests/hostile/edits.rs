@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bellwether::tls;
+use bellwether_daemon::net::tls;
 use bellwether_proto::{
     hash::Hash,
     key::KeyPair,
@@ -76,7 +76,7 @@ fn chunks(contents: &[&[u8]]) -> v1::EditsPart {
 
 /// The newest revision in the manager's history, as a member would name it.
 fn head(farm: &Farm) -> SignedHeader {
-    let layout = bellwether::layout::Layout::new(farm.manager().state());
+    let layout = bellwether_store::state::layout::Layout::new(farm.manager().state());
     let history = bellwether_store::history::History::open(&layout.history()).expect("a history");
     history.head().expect("a head").header.clone()
 }

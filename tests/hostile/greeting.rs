@@ -1,6 +1,6 @@
 //! What a member makes of a hello and of the records in it: who may speak, and for which group.
 
-use bellwether::{identity, layout::Layout};
+use bellwether_daemon::state::identity;
 use bellwether_proto::{
     key::KeyPair,
     limits,
@@ -9,6 +9,7 @@ use bellwether_proto::{
     ticket::{Parties, Ticket},
     v1::{self, down},
 };
+use bellwether_store::state::layout::Layout;
 use bytes::Bytes;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use bellwether::{identity, layout::Layout, tls};
+use bellwether_daemon::{net::tls, state::identity};
 use bellwether_proto::{
     entry::{Entry, EntryPath, Owners},
     hash::Hash,
@@ -14,6 +14,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     history::History,
+    state::layout::Layout,
     tree::{Change, Tree},
 };
 use bytes::Bytes;

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use bellwether::tls;
+use bellwether_daemon::net::tls;
 use bellwether_proto::{
     key::KeyPair,
     limits,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bellwether::{identity, layout::Layout};
+use bellwether_daemon::state::identity;
 use bellwether_proto::{
     hash::Hash,
     key::KeyPair,
@@ -14,6 +14,7 @@ use bellwether_proto::{
     token::Token,
     v1::{self, down, up},
 };
+use bellwether_store::state::layout::Layout;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,

@@ -196,7 +196,7 @@ fn every_command_that_a_message_names_is_one_that_the_command_line_takes() {
 /// Every kind of procedure names its own command: it is what is given again.
 #[test]
 fn the_command_of_every_procedure_is_one_that_the_command_line_takes() {
-    use bellwether_manager::procedure::{Insists, Kind};
+    use bellwether_group::procedure::{Insists, Kind};
     let name = |text: &str| text.parse().expect("a name");
     let insists = Insists { force: true, accept: true };
     let kinds = [

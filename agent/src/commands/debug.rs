@@ -4,12 +4,12 @@
 //! Only `dump` needs an agent. The other commands also work beside a running one: they open files for reading only, and take
 //! no lock.
 
+use bellwether_store::state::layout::Layout;
 use clap::Subcommand;
 
 use crate::{
     common::Common,
     error::{CommandError, Kind},
-    layout::Layout,
 };
 
 mod dump;
@@ -25,11 +25,11 @@ mod state;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// Print the frames of one pack with their offsets, and the offset of any damage
     Pack(pack::Args),
     /// Print the journal of the current or interrupted switch
@@ -52,13 +52,13 @@ enum What {
 /// What is asked for is not there, is damaged, or cannot be read.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Pack(args) => pack::run(&args, common),
-        What::Journal => journal::run(common),
-        What::Position => position::run(common),
-        What::Record => record::run(common),
-        What::History => history::run(common),
-        What::State => state::run(common),
-        What::Dump => dump::run(common).await,
+        Action::Pack(args) => pack::run(&args, common),
+        Action::Journal => journal::run(common),
+        Action::Position => position::run(common),
+        Action::Record => record::run(common),
+        Action::History => history::run(common),
+        Action::State => state::run(common),
+        Action::Dump => dump::run(common).await,
     }
 }
 

@@ -11,6 +11,9 @@ mod tree;
 use std::cell::Cell;
 
 use bellwether_monitor::text::duration;
+use farm::{Dir, Farm, PORT_TAKEN, trouble};
+use say::Say;
+use story::{Measured, Story};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::monitor::{Screen, watch};
@@ -19,9 +22,6 @@ use crate::{
     error::{CommandError, Kind},
     output,
 };
-use farm::{Dir, Farm, PORT_TAKEN, trouble};
-use say::Say;
-use story::{Measured, Story};
 
 /// How often other ports are tried.
 const TRIES: u32 = 3;

@@ -7,17 +7,17 @@ mod sets;
 mod state;
 mod watches;
 
+use bellwether_daemon::{config::Flags, state::identity};
 use bellwether_monitor::farm::differing;
+use bellwether_store::state::layout::Layout;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    admin,
     common::Common,
-    config::Flags,
     error::{CommandError, Kind},
-    identity,
-    layout::Layout,
-    output, socket,
+    output,
 };
 
 /// Its arguments.
@@ -126,7 +126,7 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     let own = key.as_ref().zip(record).and_then(|(key, record)| record.by_key(&key.public()));
     checks.extend(network::own(&config, running, own.map(|own| own.address.as_str())).await);
     let servers = record.map_or(1, |record| record.servers.len());
-    checks.push(descriptors::descriptors(socket::agent(&config.admin_socket).await, servers));
+    checks.push(descriptors::descriptors(admin::agent(&config.admin_socket).await, servers));
     if let Some(record) = record {
         let differing = differing(config.sets.iter().map(|set| &set.name), &record.policy.sets);
         checks.extend(

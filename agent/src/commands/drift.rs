@@ -29,11 +29,11 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// Show every path that differs from the revision, with a diff, and the recovery points
     Show {
         /// The servers; without names, this server, or at the manager all that have drifted
@@ -79,13 +79,13 @@ enum What {
 /// Refused, with why; or the server that is meant does not answer.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Show { servers } => show(common, &servers).await,
-        What::Keep { name, paths, message, accept, dry_run, wait } => {
+        Action::Show { servers } => show(common, &servers).await,
+        Action::Keep { name, paths, message, accept, dry_run, wait } => {
             let (server, places, author) = (name.to_string(), places(&paths)?, author());
             let request = KeepRequest { server, places, author, message, dry_run, accept };
             keep(common, request, wait).await
         }
-        What::Revert { name, paths, dry_run } => {
+        Action::Revert { name, paths, dry_run } => {
             let places = places(&paths)?;
             revert(common, RevertRequest { server: name.to_string(), places, author: author(), dry_run }).await
         }

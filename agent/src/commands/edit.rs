@@ -13,6 +13,7 @@ use std::{
     process::Command,
 };
 
+use bellwether_daemon::drift::diff;
 use bellwether_proto::{
     hash::Hash,
     limits,
@@ -27,7 +28,6 @@ use super::{
 };
 use crate::{
     common::{Common, author},
-    drift::diff,
     error::{CommandError, Kind},
     output,
 };

@@ -1,5 +1,6 @@
 //! The farm's status as the agent on this machine tells it: once, or until a revision has arrived (`--wait`).
 
+use bellwether_daemon::config::duration;
 use bellwether_monitor::wait::{Verdict, reached};
 use bellwether_proto::{
     name::ServerName,
@@ -11,7 +12,6 @@ use tonic::transport::Channel;
 
 use crate::{
     common::Common,
-    duration,
     error::{CommandError, Kind},
     progress::Progress,
 };

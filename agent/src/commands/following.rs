@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
+use bellwether_daemon::config::duration;
+use bellwether_group::procedure::{Fact, Id, Kind as What, Procedure, Shown, Standing};
 use bellwether_proto::v1::{
     AbortProcedureRequest, ProceduresReply, ProceduresRequest, ResumeProcedureRequest, StartProcedureRequest,
     start_procedure_request,
@@ -17,7 +18,6 @@ use tonic::Streaming;
 use super::farm;
 use crate::{
     common::{Common, author},
-    duration,
     error::{CommandError, Kind},
     output::{self, utc},
     progress::Progress,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bellwether_manager::group::{
+use bellwether_daemon::config::duration;
+use bellwether_group::edits::{
     By, PolicyChange, RecordEdit, apply,
     level::{Programs, newest_for_all, not_asked},
 };
@@ -21,7 +22,6 @@ use serde_json::json;
 use super::{farm, rebuild, record};
 use crate::{
     common::{Common, author},
-    duration,
     error::{CommandError, Kind},
     output,
 };
@@ -30,11 +30,11 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// Show this machine's copy of the group record
     Show {
         /// Show all changes of the record that are kept, each with its author
@@ -120,9 +120,9 @@ struct Settings {
 /// Refused: this server is not the manager, or a value that cannot be.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Show { log } => show(common, log).await,
-        What::Set(settings) => set(common, *settings).await,
-        What::Rebuild(args) => rebuild::run(&args, common).await,
+        Action::Show { log } => show(common, log).await,
+        Action::Set(settings) => set(common, *settings).await,
+        Action::Rebuild(args) => rebuild::run(&args, common).await,
     }
 }
 

@@ -2,24 +2,28 @@
 
 use std::{path::Path, time::Duration};
 
+use bellwether_daemon::{
+    config::{Config, Flags, to_toml},
+    state::{
+        identity,
+        lock::{Lock, LockError},
+    },
+};
 use bellwether_manager::{Form, FormError, Formed};
 use bellwether_monitor::text;
 use bellwether_proto::{
+    clock::now_ms,
     key::{KeyPair, PublicKey},
     name::SetName,
     record::{Codec, Record, SetRules},
 };
-use bellwether_store::clock::now_ms;
+use bellwether_store::state::layout::{Held, Layout};
 use serde_json::json;
 
 use super::starter;
 use crate::{
     common::{Common, author},
-    config::{Config, Flags, to_toml},
     error::{CommandError, Kind},
-    identity,
-    layout::{Held, Layout},
-    lock::{Lock, LockError},
     output, private,
     progress::Progress,
 };

@@ -7,7 +7,13 @@ use std::{
     path::Path,
 };
 
+use bellwether_daemon::{
+    config::{Config, Flags},
+    net::tls,
+    state::{identity, lock::Lock},
+};
 use bellwether_proto::{
+    error::chain,
     key::{KeyPair, PublicKey},
     level::Program,
     limits,
@@ -15,21 +21,19 @@ use bellwether_proto::{
     token::Token,
     v1::{EnterReply, EnterRequest, group_client::GroupClient},
 };
-use bellwether_store::scan::Source;
+use bellwether_store::{
+    scan::Source,
+    state::layout::{Held, Layout},
+};
 use serde_json::json;
 use tonic::transport::Channel;
 
 use super::starter;
 use crate::{
     common::Common,
-    config::{Config, Flags},
-    error::{CommandError, Kind, chain},
-    identity,
-    layout::{Held, Layout},
-    lock::Lock,
+    error::{CommandError, Kind},
     output, private,
     progress::Progress,
-    tls,
 };
 
 mod dialled_back;

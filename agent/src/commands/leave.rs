@@ -2,20 +2,26 @@
 
 use std::time::Duration;
 
+use bellwether_daemon::{
+    net::tls,
+    state::{
+        identity,
+        lock::{Lock, LockError},
+    },
+};
 use bellwether_proto::{
+    error::chain,
     key::KeyPair,
     record::{Record, Server},
     v1::{DepartRequest, LeaveRequest, group_client::GroupClient},
 };
+use bellwether_store::state::layout::{ForgetError, Held, Layout};
 use serde_json::json;
 
 use crate::{
     common::Common,
-    error::{CommandError, Kind, chain},
-    identity,
-    layout::{ForgetError, Held, Layout},
-    lock::{Lock, LockError},
-    output, tls,
+    error::{CommandError, Kind},
+    output,
 };
 
 /// How long a running agent may take to stop, where `--timeout` does not say.

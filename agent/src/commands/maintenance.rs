@@ -14,11 +14,11 @@ use crate::{common::Common, error::CommandError};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// Drain a server and disable it; the manager first hands its role over
     Start {
         /// The server
@@ -47,11 +47,11 @@ enum What {
 /// Refused before anything was done; failed or stopped at a step; timed out while it goes on in the agent.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Start { name, promote, remove, begin } => {
+        Action::Start { name, promote, remove, begin } => {
             let promote = promote.map(String::from).unwrap_or_default();
             let start = StartMaintenance { server: name.into(), promote, remove };
             following::begin(common, &begin, "", Procedure::Start(start)).await
         }
-        What::Finish { name, begin } => following::begin(common, &begin, "", Procedure::Finish(name.into())).await,
+        Action::Finish { name, begin } => following::begin(common, &begin, "", Procedure::Finish(name.into())).await,
     }
 }

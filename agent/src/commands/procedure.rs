@@ -1,6 +1,6 @@
 //! `bellwether procedure list | show | resume | abort`: what goes on by itself, what waits for a person, what was done.
 
-use bellwether_manager::procedure::{Id, Procedure, Shown, Standing};
+use bellwether_group::procedure::{Id, Procedure, Shown, Standing};
 use bellwether_proto::v1::{AbortProcedureRequest, ResumeProcedureRequest};
 use clap::Subcommand;
 
@@ -18,11 +18,11 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// List the current procedures and the last that ended
     List,
     /// Show one procedure with its steps
@@ -60,12 +60,12 @@ enum What {
 /// No such procedure; refused; and those of the procedure that is resumed.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::List => list(common).await,
-        What::Show { id } => show(common, id).await,
-        What::Resume { id, dry_run: true, .. } => would(common, id, "let", "go on").await,
-        What::Abort { id, dry_run: true } => would(common, id, "have", "stop for good").await,
-        What::Resume { id, attest, wait, dry_run: false } => resume(common, id, attest, wait).await,
-        What::Abort { id, dry_run: false } => abort(common, id).await,
+        Action::List => list(common).await,
+        Action::Show { id } => show(common, id).await,
+        Action::Resume { id, dry_run: true, .. } => would(common, id, "let", "go on").await,
+        Action::Abort { id, dry_run: true } => would(common, id, "have", "stop for good").await,
+        Action::Resume { id, attest, wait, dry_run: false } => resume(common, id, attest, wait).await,
+        Action::Abort { id, dry_run: false } => abort(common, id).await,
     }
 }
 
@@ -172,7 +172,7 @@ async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
     if !common.yes {
         output::note(&described(&one(common, id).await?));
     }
-    output::confirm(&format!("stop {id} for good? What it has done stays done."), common.yes)?;
+    output::confirm(&format!("stop {id} for good? Action it has done stays done."), common.yes)?;
     let mut client = common.connect().await?;
     let request = AbortProcedureRequest { id: id.to_string(), author: author() };
     let reply = common.in_time(client.abort_procedure(request)).await?.into_inner();

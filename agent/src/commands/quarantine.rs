@@ -1,13 +1,12 @@
 //! `bellwether quarantine`: what this agent deals with no more, because it ended three times while it did. It reads and
 //! writes the state directory, so that it works while the agent does not run.
 
+use bellwether_daemon::{config::Flags, run::ends};
 use bellwether_store::quarantine::{self, Ends};
 use serde_json::json;
 
 use crate::{
     common::Common,
-    config::Flags,
-    ends,
     error::{CommandError, Kind},
     output,
 };

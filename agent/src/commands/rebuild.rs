@@ -3,28 +3,31 @@
 
 use std::sync::Arc;
 
+use bellwether_daemon::{
+    config::Flags,
+    net::peers::Peers,
+    run::rebuild::{self, Found, Ground},
+    state::{
+        identity, incarnation,
+        lock::{Lock, LockError},
+    },
+};
 use bellwether_proto::{
     Malformed,
     advice::Advise,
+    error::chain,
     key::PublicKey,
     record::Confirmation,
     v1::{RebuildReply, RebuildRequest},
 };
+use bellwether_store::state::{known_heads::KnownHeads, layout::Layout, record::GroupRecord};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::{
     common::{Common, author},
-    config::Flags,
-    error::{CommandError, Kind, chain},
-    group::GroupRecord,
-    identity, incarnation,
-    layout::Layout,
-    lock::{Lock, LockError},
+    error::{CommandError, Kind},
     output,
-    peers::Peers,
-    rebuild::{self, Found, Ground},
-    seen::Seen,
 };
 
 const SYNCED: &str = "its members are synced by themselves";
@@ -158,13 +161,12 @@ fn ground(common: &Common, layout: &Layout) -> Result<Ground, CommandError> {
     let (key, events) = (Arc::new(key), mpsc::unbounded_channel().0);
     let record = Arc::new(GroupRecord::new(layout.clone(), key.public(), held.ok_or_else(none)?, events));
     let incarnation = incarnation::next(layout).map_err(|e| CommandError::failed(&e))?;
-    let peers = Arc::new(Peers::new(key.clone(), record.clone(), Arc::new(Seen::default()), incarnation));
+    let peers = Arc::new(Peers::new(key.clone(), record.clone(), Arc::new(KnownHeads::default()), incarnation));
     let sets = config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect();
     Ok(Ground { layout: layout.clone(), key, record, peers, sets, incarnation })
 }
 
 fn refused(error: rebuild::Refused) -> CommandError {
-    use crate::services::refusal::Refusal;
     let advice = error.advice();
     CommandError::new(error.outcome().into(), chain(&error)).advice(advice)
 }

@@ -5,12 +5,12 @@ use bellwether_proto::{
     record::Role,
     v1::{EditRecordRequest, RecordReply, edit_record_request::Edit},
 };
+use bellwether_store::state::layout::Held;
 use serde_json::json;
 
 use crate::{
     common::{Common, author},
     error::{CommandError, Kind},
-    layout::Held,
     output,
 };
 

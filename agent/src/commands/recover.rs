@@ -13,11 +13,11 @@ use crate::{common::Common, error::CommandError};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// At the manager: drain and disable a lost member, and bring it back when it is repaired
     Member {
         /// The member
@@ -60,11 +60,11 @@ struct Lost {
 /// agent.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Member { name, lost: Lost { attest, remove }, begin } => {
+        Action::Member { name, lost: Lost { attest, remove }, begin } => {
             let member = RecoverMember { server: name.into(), remove };
             following::begin(common, &begin, &attest, Procedure::Member(member)).await
         }
-        What::Manager { lost: Lost { attest, remove }, force, accept, begin } => {
+        Action::Manager { lost: Lost { attest, remove }, force, accept, begin } => {
             let manager = RecoverManager { remove, force, accept };
             following::begin(common, &begin, &attest, Procedure::Manager(manager)).await
         }

@@ -1,6 +1,8 @@
 //! `bellwether serve`: run the agent.
 
-use crate::{common::Common, config::Flags, daemon, error::CommandError};
+use bellwether_daemon::{config::Flags, run};
+
+use crate::{common::Common, error::CommandError};
 
 /// Its arguments.
 #[derive(Debug, clap::Args)]
@@ -23,5 +25,6 @@ pub struct Args {
 /// It cannot start, or cannot go on.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let config = common.config(&args.flags)?;
-    daemon::run(config, daemon::Options { recover_only: args.recover_only, until_eof: args.until_eof }).await
+    let options = run::Options { recover_only: args.recover_only, until_eof: args.until_eof };
+    Ok(run::run(config, options).await?)
 }

@@ -18,11 +18,11 @@ mod set;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// List the servers in this machine's copy of the group record
     List,
     /// Add a server again that was removed or disabled. It stays drained until it is complete
@@ -66,13 +66,13 @@ struct Back {
 /// Refused: this server is not the manager, or there is no such server.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::List => list::run(common),
-        What::Add(back) => back::add(common, &back).await,
-        What::Set(args) => set::run(common, args).await,
-        What::Disable(one) => disable::run(common, &one).await,
-        What::Enable(back) => back::enable(common, &back).await,
-        What::Remove(one) => remove::run(common, &one).await,
-        What::Replace(args) => replace::run(common, args).await,
-        What::Acknowledge(args) => acknowledge::run(common, args).await,
+        Action::List => list::run(common),
+        Action::Add(back) => back::add(common, &back).await,
+        Action::Set(args) => set::run(common, args).await,
+        Action::Disable(one) => disable::run(common, &one).await,
+        Action::Enable(back) => back::enable(common, &back).await,
+        Action::Remove(one) => remove::run(common, &one).await,
+        Action::Replace(args) => replace::run(common, args).await,
+        Action::Acknowledge(args) => acknowledge::run(common, args).await,
     }
 }

@@ -11,16 +11,14 @@ use std::{
     path::Path,
 };
 
+use bellwether_daemon::config::{Config, SetConfig, to_toml};
 use bellwether_proto::name::SetName;
 use bellwether_store::{
     beneath,
     durable::{self, Name},
 };
 
-use crate::{
-    config::{Config, SetConfig, to_toml},
-    error::{CommandError, Kind},
-};
+use crate::error::{CommandError, Kind};
 
 /// The directories that are looked for, and the names of their sets.
 const KNOWN: [(&str, &str); 4] =

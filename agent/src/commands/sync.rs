@@ -128,7 +128,7 @@ async fn ask(
 
 async fn show_plan(
     common: &Common,
-    planned: Option<&bellwether_manager::procedure::Procedure>,
+    planned: Option<&bellwether_group::procedure::Procedure>,
     others: &[ServerName],
 ) -> Result<(), CommandError> {
     if let Some(planned) = planned {

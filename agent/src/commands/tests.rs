@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bellwether_manager::procedure;
+use bellwether_daemon::net::socket;
+use bellwether_group::procedure;
 use bellwether_proto::{
     advice::{self, Advice, Outcome},
     hash::Hash,
@@ -24,7 +25,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status};
 
 use super::*;
-use crate::{error::Kind, socket};
+use crate::error::Kind;
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use bellwether_proto::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
-use bellwether_store::clock;
+use bellwether_daemon::config::duration;
+use bellwether_proto::{
+    clock,
+    v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo},
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::{
     common::{Common, author},
-    duration,
     error::CommandError,
     output,
 };
@@ -18,11 +20,11 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// Print a new token; any machine that has it may enter the group
     Create {
         /// The number of servers that may enter with the token
@@ -50,9 +52,9 @@ enum What {
 /// Refused: this server is not the manager, or there is no such token.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
-        What::Create { uses, ttl, names } => create(common, uses, ttl, names).await,
-        What::List => list(common).await,
-        What::Revoke { id } => revoke(common, id).await,
+        Action::Create { uses, ttl, names } => create(common, uses, ttl, names).await,
+        Action::List => list(common).await,
+        Action::Revoke { id } => revoke(common, id).await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bellwether_daemon::config::duration;
 use bellwether_monitor::wait::{Verdict, reached, serving};
 use bellwether_proto::{name::ServerName, record::Role, revision::Number, status::FarmStatus};
 use serde_json::json;
@@ -10,7 +11,6 @@ use tokio::time::{Instant, timeout_at};
 use super::status::Feed;
 use crate::{
     common::Common,
-    duration,
     error::{CommandError, Kind},
     output,
 };

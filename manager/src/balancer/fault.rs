@@ -3,7 +3,7 @@
 use std::{error::Error, fmt::Write as _, io, path::PathBuf, time::Duration};
 
 use bellwether_proto::{
-    balancer::{Backend, Place},
+    balancer::{Backend, BackendServer},
     name::{BalancerName, ServerName},
 };
 
@@ -187,7 +187,7 @@ pub enum BalancerError {
         /// All of them.
         balancers: Vec<BalancerName>,
     },
-    /// Places that no balancer has.
+    /// Servers of backends that no balancer has.
     #[error(
         "no balancer ({}) has {}, which the group record gives {server}; see: bellwether server set {server} --backend BACKEND/SERVER",
         list(.balancers), list(.places)
@@ -196,7 +196,7 @@ pub enum BalancerError {
         /// The server.
         server: ServerName,
         /// Those that are not there.
-        places: Vec<Place>,
+        places: Vec<BackendServer>,
         /// All balancers.
         balancers: Vec<BalancerName>,
     },

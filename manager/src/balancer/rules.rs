@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 
 use bellwether_proto::{
     Malformed,
-    balancer::{Place, Traffic},
+    balancer::{BackendServer, Traffic},
     name::{BalancerName, ServerName},
     record::Server,
 };
@@ -41,7 +41,7 @@ impl Standing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// Which.
-    pub place: Place,
+    pub place: BackendServer,
     /// How it is treated.
     pub standing: Standing,
     /// Sessions in flight, those that wait for it included.
@@ -69,7 +69,7 @@ impl Who {
     }
 
     /// Whether a balancer's line at `place` is this server's.
-    pub fn is_at(&self, place: &Place) -> bool {
+    pub fn is_at(&self, place: &BackendServer) -> bool {
         match &self.traffic {
             Traffic::ByName => place.server() == self.name.as_str(),
             Traffic::At(places) => places.contains(place),
@@ -157,8 +157,8 @@ impl Report {
         self.entries().any(|entry| entry.standing == Standing::Drained)
     }
 
-    /// Places of the record that no balancer has.
-    pub fn missing(&self, who: &Who) -> Vec<Place> {
+    /// Servers of backends of the record that no balancer has.
+    pub fn missing(&self, who: &Who) -> Vec<BackendServer> {
         match &who.traffic {
             Traffic::At(places) => {
                 let found: BTreeSet<&str> = self.entries().map(|entry| entry.place.as_str()).collect();

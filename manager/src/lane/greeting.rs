@@ -2,7 +2,14 @@
 
 use std::sync::{Arc, PoisonError};
 
+use bellwether_group::{
+    edits::By,
+    halt::{Halt, Proof},
+    lost,
+    rollback_detection::{self, Recognised, Remembered, Said},
+};
 use bellwether_proto::{
+    clock::now_ms,
     limits,
     name::ServerName,
     record::{Record, refusal},
@@ -11,18 +18,10 @@ use bellwether_proto::{
     ticket::{Parties, Ticket},
     v1,
 };
-use bellwether_store::clock::now_ms;
 use tracing::Instrument;
 
 use super::{Lane, Memory, cut};
-use crate::{
-    group::By,
-    halt::{Halt, Proof},
-    lost,
-    recognition::{self, Recognised, Remembered, Said},
-    shared::Shared,
-    start::holdings,
-};
+use crate::{begin::start::holdings, shared::Shared};
 
 impl Lane {
     /// The ticket that the next session is offered with. It is durable here before the member sees it. Read from the disk
@@ -91,14 +90,15 @@ impl Lane {
         let history = self.shared.history.read().unwrap_or_else(PoisonError::into_inner);
         let has = |id| history.get(id).is_some();
         let holdings = holdings(&history, head, &has);
-        recognition::recognise(record.record(), &holdings, tickets, &memory.remembered, &said)
+        rollback_detection::recognise(record.record(), &holdings, tickets, &memory.remembered, &said)
     }
 
     /// A member that refuses us may carry the proof that our own state went back.
     pub(super) fn not_greeted(&self, memory: &Memory, status: &tonic::Status) -> String {
         let held = refusal(status.details()).and_then(|refusal| Ticket::from_wire(&refusal.ticket?).ok());
         let opened = memory.opened.as_ref();
-        let proof = opened.and_then(|opened| recognition::refused(&opened.given, &opened.parties, held.as_ref()));
+        let proof =
+            opened.and_then(|opened| rollback_detection::refused(&opened.given, &opened.parties, held.as_ref()));
         match proof {
             Some(proof) => self.halted(proof),
             None => self.turned_away(status),

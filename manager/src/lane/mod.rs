@@ -6,15 +6,24 @@
 //!
 //! What a lane does over one connection is the machine in `session`, without I/O; `stream` carries its bytes.
 
-mod allowance;
+mod backoff;
 mod greeting;
+pub(crate) mod lanes;
 mod outbox;
+pub mod plan;
+mod rate_limit;
+pub(crate) mod reached;
 mod reading;
 mod session;
+pub(crate) mod sessions;
+pub(crate) mod stall;
 mod stream;
 pub(crate) mod view;
-mod watchdog;
 
+use bellwether_store::{
+    quarantine,
+    underway::{Dealing, Suspect},
+};
 use std::{
     error::Error as _,
     hash::{BuildHasher, RandomState},
@@ -22,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether_group::rollback_detection::Remembered;
 use bellwether_proto::{
     level::{Levels, Program},
     limits,
@@ -32,10 +42,6 @@ use bellwether_proto::{
     ticket::Ticket,
     v1,
 };
-use bellwether_store::{
-    quarantine,
-    underway::{Dealing, Suspect},
-};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
@@ -45,10 +51,13 @@ use tonic::Streaming;
 
 pub use outbox::Outgoing;
 pub use session::{Ends, Facts, Input, Look, Now, Output, Session};
-pub use watchdog::Deadlines;
+pub use stall::Deadlines;
 
 use self::view::{Phase, View};
-use crate::{backoff::Backoff, plan::Standing, recognition::Remembered, sessions::Opened, shared::Shared};
+use crate::{
+    lane::{backoff::Backoff, plan::Standing, sessions::Opened},
+    shared::Shared,
+};
 
 /// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;

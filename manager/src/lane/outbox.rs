@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bellwether_proto::{hash::Hash, limits, v1};
 
 use super::view::InFlight;
-use crate::plan::Sending;
+use crate::lane::plan::Sending;
 
 /// Hashes that are looked for at first.
 const LOOK: usize = 64;
@@ -38,7 +38,7 @@ pub enum Outgoing {
 }
 
 #[derive(Debug)]
-enum Work {
+enum Transfer {
     Slices { at: u64, to: u64 },
     Chunks { wanted: VecDeque<Hash>, look: usize },
 }
@@ -56,7 +56,7 @@ pub(crate) struct Outbox {
     offer: Option<v1::Offer>,
     /// The offer's first bytes have not gone.
     fresh: bool,
-    work: VecDeque<Work>,
+    work: VecDeque<Transfer>,
 }
 
 impl Outbox {
@@ -86,7 +86,7 @@ impl Outbox {
             forked: *forked,
         });
         self.work.clear();
-        self.work.push_back(Work::Slices { at: *from, to: *to });
+        self.work.push_back(Transfer::Slices { at: *from, to: *to });
         self.fresh = true;
     }
 
@@ -96,7 +96,7 @@ impl Outbox {
             return Err(format!("it asked for bytes {} to {} of a pack of {size}", range.from, range.to));
         }
         self.open_request()?;
-        self.work.push_back(Work::Slices { at: range.from, to: range.to });
+        self.work.push_back(Transfer::Slices { at: range.from, to: range.to });
         Ok(())
     }
 
@@ -107,22 +107,22 @@ impl Outbox {
         if count > limits::WANT {
             return Err(format!("it asked for {count} chunks at once; the limit is {}", limits::WANT));
         }
-        let waiting: usize = self.work.iter().map(Work::hashes).sum();
+        let waiting: usize = self.work.iter().map(Transfer::hashes).sum();
         if waiting + count > 2 * limits::WANT {
             return Err(format!("it asked for more than {} chunks at once", 2 * limits::WANT));
         }
         let wanted = hashes.hashes.iter().map(|hash| Hash::try_from(hash.as_ref())).collect::<Result<_, _>>();
-        self.work.push_back(Work::Chunks { wanted: wanted.map_err(|e| format!("it asked for {e}"))?, look: LOOK });
+        self.work.push_back(Transfer::Chunks { wanted: wanted.map_err(|e| format!("it asked for {e}"))?, look: LOOK });
         Ok(())
     }
 
     /// What is to be sent of the pack that was offered, which has `size` bytes.
     pub(crate) fn in_flight(&self, size: u64) -> InFlight {
-        let unsent = |work: &Work| match work {
-            Work::Slices { at, to } => to.saturating_sub(*at),
-            Work::Chunks { .. } => 0,
+        let unsent = |work: &Transfer| match work {
+            Transfer::Slices { at, to } => to.saturating_sub(*at),
+            Transfer::Chunks { .. } => 0,
         };
-        let unsent_chunks = self.work.iter().map(Work::hashes).sum();
+        let unsent_chunks = self.work.iter().map(Transfer::hashes).sum();
         InFlight { size, unsent_bytes: self.work.iter().map(unsent).sum(), unsent_chunks }
     }
 
@@ -168,11 +168,11 @@ impl Outbox {
 
     fn next_work(&mut self) -> Option<Outgoing> {
         // An offer of no bytes: the member asks for those it wants.
-        while matches!(self.work.front(), Some(Work::Slices { at, to }) if at >= to) {
+        while matches!(self.work.front(), Some(Transfer::Slices { at, to }) if at >= to) {
             self.work.pop_front();
         }
         match self.work.front_mut()? {
-            Work::Slices { at, to } => {
+            Transfer::Slices { at, to } => {
                 let (offset, length) = (*at, (*to - *at).min(PIECE));
                 *at += length;
                 if *at >= *to {
@@ -180,13 +180,13 @@ impl Outbox {
                 }
                 Some(Outgoing::Slice { at: offset, length })
             }
-            Work::Chunks { wanted, look } => Some(Outgoing::Supply { wanted: std::mem::take(wanted), look: *look }),
+            Transfer::Chunks { wanted, look } => Some(Outgoing::Supply { wanted: std::mem::take(wanted), look: *look }),
         }
     }
 
     /// Of the chunks that went out to be read these are left.
     pub(crate) fn supplied(&mut self, rest: VecDeque<Hash>, next: usize) {
-        if let Some(Work::Chunks { wanted, look }) = self.work.front_mut() {
+        if let Some(Transfer::Chunks { wanted, look }) = self.work.front_mut() {
             (*wanted, *look) = (rest, next);
             if wanted.is_empty() {
                 self.work.pop_front();
@@ -195,7 +195,7 @@ impl Outbox {
     }
 }
 
-impl Work {
+impl Transfer {
     fn hashes(&self) -> usize {
         match self {
             Self::Slices { .. } => 0,

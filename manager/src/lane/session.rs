@@ -9,6 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bellwether_group::{
+    procedure::SignedDocument,
+    rollout::{self, Order, Target},
+};
 use bellwether_proto::{
     hash::Hash,
     key::PublicKey,
@@ -23,19 +27,14 @@ use tracing::Span;
 
 use self::heard::REASON;
 use super::{
-    Control, Deadlines, End, Memory,
-    allowance::Allowance,
-    cut,
+    Control, Deadlines, End, Memory, cut,
     outbox::{Outbox, Outgoing},
     program,
+    rate_limit::RateLimit,
+    stall::StallWatch,
     view::{InFlight, Phase},
-    watchdog::Watchdog,
 };
-use crate::{
-    plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, Ways, plan, soon},
-    procedure::SignedDocument,
-    rollout::{self, Order, Target},
-};
+use crate::lane::plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, Ways, plan, soon};
 
 /// How long a newcomer waits for a base of the target.
 const NEWCOMER: Duration = Duration::from_secs(3);
@@ -136,7 +135,7 @@ impl Look {
 }
 
 /// What is under way.
-enum Work {
+enum Activity {
     Idle,
     /// The history is asked what comes next.
     Planning,
@@ -249,15 +248,15 @@ pub struct Session {
     edits: Edits,
     outbox: Outbox,
     outputs: Vec<Output>,
-    work: Work,
+    work: Activity,
     run: Run,
     base: Base,
     record: Told<Version>,
     procedures: Told<(Epoch, u64)>,
     /// The newest keepalive; each is greater than the one before.
     beat: u64,
-    dog: Watchdog,
-    allowance: Allowance,
+    stall: StallWatch,
+    rate_limit: RateLimit,
     /// When the monitor was last told of lesser news.
     news: Option<Instant>,
     /// What was last decided where nothing is sent, so that the log has it once.
@@ -270,7 +269,7 @@ impl Session {
         let group = facts.record.record().group;
         let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
         let at = at.filter(|at| at.header().group == group);
-        let (dog, allowance) = (Watchdog::new(ends.deadlines, now.at), Allowance::new(now.at));
+        let (stall, rate_limit) = (StallWatch::new(ends.deadlines, now.at), RateLimit::new(now.at));
         let mut session = Self {
             ends,
             facts,
@@ -280,14 +279,14 @@ impl Session {
             edits: Edits::Free,
             outbox: Outbox::default(),
             outputs: Vec::new(),
-            work: Work::Idle,
+            work: Activity::Idle,
             run: Run::Updates,
             base: Base::Unasked,
             record: Told::Nothing,
             procedures: Told::Nothing,
             beat: 0,
-            dog,
-            allowance,
+            stall,
+            rate_limit,
             news: None,
             decided: "",
         };
@@ -352,10 +351,10 @@ impl Session {
             Input::Heard(up) => self.span().in_scope(|| self.hear(now, up)).map_err(End::Breach)?,
             Input::Tick => {
                 let working = match &self.work {
-                    Work::Taking(current) => Some(current.pack().map_or(0, |pack| pack.size)),
-                    Work::Idle | Work::Planning | Work::Finding(_) => None,
+                    Activity::Taking(current) => Some(current.pack().map_or(0, |pack| pack.size)),
+                    Activity::Idle | Activity::Planning | Activity::Finding(_) => None,
                 };
-                if let Some(why) = self.dog.bites(now.at, working) {
+                if let Some(why) = self.stall.check(now.at, working) {
                     return Err(End::Lost(why));
                 }
                 self.beat(now);
@@ -385,12 +384,12 @@ impl Session {
 
     /// A message with so many bytes of packs went.
     pub fn went(&mut self, now: Now, bytes: u64) {
-        self.dog.went(now.at, bytes);
+        self.stall.went(now.at, bytes);
     }
 
     /// For how long nothing more is heard of the member.
     pub fn pause(&self, now: Now) -> Option<Duration> {
-        self.allowance.pause(now.at)
+        self.rate_limit.pause(now.at)
     }
 
     /// The connection has ended: what outlives it.
@@ -415,7 +414,7 @@ impl Session {
 
     /// What it is at, and what is to be sent of it.
     pub fn phase(&self) -> (Phase, Option<&SignedHeader>, Option<InFlight>) {
-        let Work::Taking(current) = &self.work else { return (Phase::Idle, None, None) };
+        let Activity::Taking(current) = &self.work else { return (Phase::Idle, None, None) };
         let phase = if current.is_sync() { Phase::Syncing } else { Phase::Updating };
         (phase, Some(&current.header), current.pack().map(|pack| self.outbox.in_flight(pack.size)))
     }
@@ -423,8 +422,8 @@ impl Session {
     /// The span of what is under way; none: the lane's own.
     pub fn span(&self) -> Span {
         match &self.work {
-            Work::Taking(current) => current.span.clone(),
-            Work::Idle | Work::Planning | Work::Finding(_) => Span::none(),
+            Activity::Taking(current) => current.span.clone(),
+            Activity::Idle | Activity::Planning | Activity::Finding(_) => Span::none(),
         }
     }
 
@@ -465,7 +464,7 @@ impl Session {
         if let Some(full) = self.memory.verify.take() {
             self.outbox.verify = Some(v1::Verify { full });
         }
-        if matches!(self.work, Work::Idle) {
+        if matches!(self.work, Activity::Idle) {
             let member = Member {
                 at: self.at.as_ref().map(SignedHeader::id),
                 partial: self.partial,
@@ -479,13 +478,13 @@ impl Session {
             }
         }
         if self.outbox.is_empty() {
-            self.dog.went(now.at, 0);
+            self.stall.went(now.at, 0);
         }
     }
 
     fn planned(&mut self, step: Step, now: Now) -> Vec<Output> {
-        if matches!(self.work, Work::Planning) {
-            self.work = Work::Idle;
+        if matches!(self.work, Activity::Planning) {
+            self.work = Activity::Idle;
             self.step(step, now);
         }
         std::mem::take(&mut self.outputs)
@@ -496,7 +495,7 @@ impl Session {
             Base::Asked { since, .. } if now.at.saturating_duration_since(since) >= NEWCOMER => Newcomer::GoesOn,
             Base::Asked { .. } | Base::Unasked => Newcomer::Waits,
         };
-        self.work = Work::Planning;
+        self.work = Activity::Planning;
         self.outputs.push(Output::Plan(Look { member, target, newcomer }));
     }
 
@@ -564,7 +563,7 @@ impl Session {
     }
 
     fn take(&mut self, current: Current) {
-        self.dog.progress(current.started);
+        self.stall.progress(current.started);
         if let (true, Run::Updates) = (current.is_sync(), self.run) {
             self.run = Run::Sync { since: current.started };
         }
@@ -575,16 +574,16 @@ impl Session {
         let (size, base) = current.pack().map_or((0, false), |pack| (pack.size, pack.base));
         current.span.in_scope(|| tracing::debug!(sync, size, base, head = %to, "begun"));
         self.see(Observation::Started { sync, to });
-        self.work = Work::Taking(Box::new(current));
+        self.work = Activity::Taking(Box::new(current));
     }
 
     /// What is under way has ended, by a report or an error.
     fn end_work(&mut self) -> Option<Box<Current>> {
         self.outbox.end_offer();
         self.partial = None;
-        match std::mem::replace(&mut self.work, Work::Idle) {
-            Work::Taking(current) => Some(current),
-            Work::Idle | Work::Planning | Work::Finding(_) => None,
+        match std::mem::replace(&mut self.work, Activity::Idle) {
+            Activity::Taking(current) => Some(current),
+            Activity::Idle | Activity::Planning | Activity::Finding(_) => None,
         }
     }
 

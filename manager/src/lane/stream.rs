@@ -7,12 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bellwether_group::{procedure::SignedDocument, rollout::Order};
 use bellwether_proto::{
+    clock::now_ms,
     record::{SignedRecord, Version},
     revision::{Epoch, SignedHeader},
     v1,
 };
-use bellwether_store::{clock::now_ms, history::History, underway::Dealing};
+use bellwether_store::{history::History, underway::Dealing};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tonic::Streaming;
@@ -24,7 +26,7 @@ use super::{
     reading::{Source, Supplied, blocking, supply},
     session::{Ends, Facts, Input, Now, Output, Session},
 };
-use crate::{failpoints, head::Head, procedure::SignedDocument, rollout::Order, shared::Shared};
+use crate::{failpoints, publish::head::Head, shared::Shared};
 
 /// How long a server that is no member any more may take to hear it.
 const FAREWELL: Duration = Duration::from_secs(1);

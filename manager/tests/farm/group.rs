@@ -1,6 +1,7 @@
 //! Entering, tokens and previews.
 
-use bellwether_manager::{EditError, EnterError, Form, FormError, form, group::GroupRefused, tokens::TokenRefused};
+use bellwether_group::{edits::GroupRefused, tokens::TokenRefused};
+use bellwether_manager::{EditError, EnterError, Form, FormError, form};
 use bellwether_proto::{
     key::KeyPair,
     record::{Codec, Role},

@@ -8,16 +8,17 @@ use std::{
 };
 
 use bellwether_manager::{
-    Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedure, tasks::Alarm,
+    Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedures::store::Board, tasks::Alarm,
 };
 use bellwether_proto::{
     key::KeyPair,
+    level::State,
     name::{ServerName, SetName},
     record::{Codec, Server, SignedRecord},
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::state_file::{self, State};
+use bellwether_store::state::file;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
@@ -100,7 +101,7 @@ impl Farm {
             time_ms: 1,
         })
         .unwrap();
-        state_file::save(&directory.path().join("state/record.json"), &Kept(formed.record)).unwrap();
+        file::save(&directory.path().join("state/record.json"), &Kept(formed.record)).unwrap();
         let (manager, events, stop) = start(directory.path(), &key, timings).await.unwrap();
         Self { directory, manager, key, events, seen: Vec::new(), stop, timings }
     }
@@ -129,7 +130,7 @@ impl Farm {
     }
 
     pub(crate) async fn enter_request(&self, server: &str, address: &str) -> v1::EnterRequest {
-        let grant = bellwether_manager::tokens::Grant { uses: 1, ttl_ms: 60_000, names: "*".into(), replaces: false };
+        let grant = bellwether_group::tokens::Grant { uses: 1, ttl_ms: 60_000, names: "*".into(), replaces: false };
         let token = self.manager.create_token(grant).await.unwrap();
         v1::EnterRequest {
             token_id: token.id,
@@ -225,7 +226,7 @@ async fn start(
         key: key.clone(),
         sets: vec![(set(), directory.join("live"))],
         state: directory.join("state"),
-        record: state_file::load::<Kept>(&record).unwrap().unwrap().0,
+        record: file::load::<Kept>(&record).unwrap().unwrap().0,
         chain: Vec::new(),
         at: None,
         incarnation: 1,
@@ -234,10 +235,10 @@ async fn start(
         newer: mpsc::channel(1).0,
         halt: Box::new(|halt| panic!("halted: {halt}")),
         seen: Vec::new(),
-        save_record: Box::new(move |signed| Ok(state_file::save(&record, &Kept(signed.clone()))?)),
+        save_record: Box::new(move |signed| Ok(file::save(&record, &Kept(signed.clone()))?)),
         disputed: tokio::sync::watch::channel(None).1,
         timings,
-        board: Arc::new(procedure::Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
+        board: Arc::new(Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
         balancers: bellwether_manager::balancer::Locals::default(),
     };
     Ok((Manager::start(setup, stopped).await?, seen, stop))

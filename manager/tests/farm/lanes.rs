@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bellwether_manager::{Deadlines, Request, group::RecordEdit};
+use bellwether_group::edits::RecordEdit;
+use bellwether_manager::{Deadlines, Request};
 use bellwether_proto::status::{Cause, Event, Observation};
 use bellwether_random::Rng;
 

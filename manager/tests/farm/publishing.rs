@@ -2,10 +2,8 @@
 
 use std::fs;
 
-use bellwether_manager::{
-    ChangeError, PublishError, ReadError, Request,
-    group::{PolicyChange, RecordEdit},
-};
+use bellwether_group::edits::{PolicyChange, RecordEdit};
+use bellwether_manager::{ChangeError, PublishError, ReadError, Request};
 use bellwether_proto::{
     hash::Hash,
     record::Publish,
@@ -134,7 +132,7 @@ async fn manual_publishing_counts_edits_and_publishes_them_when_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_rules_are_a_revision() {
     let mut farm = Farm::new(&[("a", b"x"), ("a.bak", b"y")]).await;
-    let exclude = bellwether_manager::group::Patterns { list: vec!["*.bak".into()], replace: false };
+    let exclude = bellwether_group::edits::Patterns { list: vec!["*.bak".into()], replace: false };
     let change = PolicyChange { set: Some(set()), exclude, ..PolicyChange::default() };
     farm.manager.edit_record(&RecordEdit::Policy(Box::new(change)), "test", false).await.unwrap();
     farm.head("1.2").await;

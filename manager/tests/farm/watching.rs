@@ -2,17 +2,16 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
-use bellwether_manager::{
-    dirty::Dirty,
-    watch::{self as watching, Modes, Rescans, Watched},
-};
 use bellwether_proto::{
     entry::{Content, Entry, EntryPath, Kind, Meta, Owners},
     name::SetName,
     record::SetRules,
     status::Event,
 };
-use bellwether_store::tree::{Change, Tree};
+use bellwether_store::{
+    tree::{Change, Tree},
+    watch::{self as watching, Modes, Rescans, Watched, pending::PendingChanges},
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::harness::{Farm, set};
@@ -21,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Watch {
     rescans: Rescans,
-    dirty: Arc<Dirty>,
+    dirty: Arc<PendingChanges>,
     events: mpsc::UnboundedReceiver<Event>,
     _stop: watch::Sender<bool>,
 }
@@ -32,7 +31,7 @@ impl Watch {
         let (events, from) = mpsc::unbounded_channel();
         let record = watch::Sender::new(farm.manager.record());
         let watched = Watched { record: record.subscribe(), sets: vec![(set(), live)], events, found, files };
-        let (dirty, stop) = (Arc::new(Dirty::default()), watch::Sender::new(false));
+        let (dirty, stop) = (Arc::new(PendingChanges::default()), watch::Sender::new(false));
         let running = watching::run(watched, dirty.clone(), watch::Sender::new(Modes::default()), stop.subscribe());
         tokio::spawn(async move {
             running.await;

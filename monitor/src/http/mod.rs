@@ -16,13 +16,12 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use bellwether_proto::status::FarmStatus;
+use bellwether_proto::{ready::Ready, status::FarmStatus};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -32,7 +31,7 @@ use tokio::{
 
 use crate::{
     farm::NO_RECORD,
-    listening::{Bounds, Place, Places, accept},
+    listening::{Bounds, ConnectionSlot, ConnectionSlots, accept},
     metrics,
 };
 pub use names::Names;
@@ -51,31 +50,6 @@ const PAGE: &str = include_str!("../page.html");
 /// The page asks nothing of any other host.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// Whether this server may take traffic, from its own state only (W12): the loss of the manager never takes a server
-/// out of service (W11).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ready {
-    /// In sync at some revision, and neither in a sync nor in error.
-    pub ready: bool,
-    /// Nobody has confirmed since this server's start that the revision it holds is the newest one.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stale: bool,
-    /// Why, or why not.
-    pub reason: String,
-}
-
-impl Ready {
-    /// In sync at some revision.
-    pub fn yes(reason: impl Into<String>) -> Self {
-        Self { ready: true, stale: false, reason: reason.into() }
-    }
-
-    /// Not in sync yet, in a sync, or in error.
-    pub fn no(reason: impl Into<String>) -> Self {
-        Self { ready: false, stale: false, reason: reason.into() }
-    }
-}
 
 /// What is shown of the farm.
 pub trait Farm: Send + Sync + 'static {
@@ -128,7 +102,7 @@ async fn as_it_is_labelled(mut response: Response) -> Response {
 /// Answers on `listener` until `shutdown`, then lets open requests finish for at most two seconds.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
     tokio::pin!(shutdown);
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let mut open = JoinSet::new();
     let ending = watch::Sender::new(false);
     loop {
@@ -151,7 +125,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
 }
 
 /// One connection: request after request, until its place is another's.
-async fn converse(stream: TcpStream, mut place: Place, router: Router, mut ending: watch::Receiver<bool>) {
+async fn converse(stream: TcpStream, mut place: ConnectionSlot, router: Router, mut ending: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

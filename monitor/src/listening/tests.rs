@@ -2,13 +2,13 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds { all: 8, each: 4 };
 
-fn is_held(place: &mut Place) -> bool {
+fn is_held(place: &mut ConnectionSlot) -> bool {
     place.poll_lost(&mut Context::from_waker(std::task::Waker::noop())).is_pending()
 }
 
 #[test]
 fn one_guest_has_so_many_places_and_loses_the_oldest() {
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let mut other = places.admit("other");
     let mut greedy: Vec<_> = (0..100).map(|_| places.admit("greedy")).collect();
     assert!(greedy[..96].iter_mut().all(|place| !is_held(place)));
@@ -18,7 +18,7 @@ fn one_guest_has_so_many_places_and_loses_the_oldest() {
 
 #[test]
 fn when_all_are_taken_whoever_has_most_gives_one_up() {
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let mut greedy: Vec<_> = (0..4).map(|_| places.admit(0)).collect();
     let mut modest: Vec<_> = (1..=4).map(|guest| places.admit(guest)).collect();
     let mut one_more = places.admit(5);
@@ -32,7 +32,7 @@ fn when_all_are_taken_whoever_has_most_gives_one_up() {
 
 #[test]
 fn a_connection_that_ended_has_no_place() {
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let mut first = places.admit("a");
     for _ in 0..100 {
         drop(places.admit("a"));
@@ -43,7 +43,7 @@ fn a_connection_that_ended_has_no_place() {
 
 #[test]
 fn a_place_that_is_lost_stays_so() {
-    let mut places = Places::new(Bounds { all: 1, each: 1 });
+    let mut places = ConnectionSlots::new(Bounds { all: 1, each: 1 });
     let mut first = places.admit("a");
     let _second = places.admit("b");
     assert!(!is_held(&mut first) && !is_held(&mut first));
@@ -51,7 +51,7 @@ fn a_place_that_is_lost_stays_so() {
 
 #[test]
 fn a_listener_that_ends_takes_no_place_away() {
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let mut first = places.admit("a");
     drop(places);
     assert!(is_held(&mut first) && is_held(&mut first), "an answer under way comes to its end");
@@ -70,7 +70,7 @@ fn an_ipv6_network_is_one_guest_and_ipv4_is_ipv4() {
 async fn an_ipv4_client_of_an_ipv6_listener_is_said_as_ipv4() {
     let listener = TcpListener::bind("[::]:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut places = Places::new(BOUNDS);
+    let mut places = ConnectionSlots::new(BOUNDS);
     let (stream, accepted) = tokio::join!(TcpStream::connect(("127.0.0.1", port)), accept(&listener, &mut places));
     let (_, address, _) = accepted.unwrap();
     assert_eq!(address, stream.unwrap().local_addr().unwrap());

@@ -8,18 +8,18 @@ use bellwether_proto::{
 };
 
 use super::journal::{Act, Journal, JournalSet, Operation, Phase, Wanted, Was};
-use crate::state_file;
+use crate::state::file;
 
 /// The JSON of a journal, with the checksum right. What is taken names only sets that it has, and is written again. Whether
 /// it was taken.
 pub fn journal(json: &[u8]) -> bool {
-    let journal = state_file::fuzzing::body::<Journal>(json).and_then(|journal| journal.checked(Path::new("log")).ok());
+    let journal = file::fuzzing::body::<Journal>(json).and_then(|journal| journal.checked(Path::new("log")).ok());
     let Some(journal) = journal else { return false };
     let sets = journal.sets.len();
     assert!(journal.operations.iter().all(|operation| operation.set < sets));
     assert!(journal.wanted.iter().all(|wanted| wanted.set < sets));
     let again = serde_json::to_vec(&journal).expect("it has JSON");
-    assert_eq!(state_file::fuzzing::body::<Journal>(&again), Some(journal));
+    assert_eq!(file::fuzzing::body::<Journal>(&again), Some(journal));
     true
 }
 

@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use bellwether_proto::{
     entry::{Entry, EntryPath, Meta},
     hash::Hash,
+    level::State,
     name::SetName,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    log::Log,
-    state_file::{State, StateFileError},
-};
+use crate::{log::Log, state::file::StateFileError};
 
 mod examine;
 mod form;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf, sync::Arc};
 
 use bellwether_proto::{
+    clock,
     entry::{Entry, EntryPath, Meta},
     hash::Hash,
     key::PublicKey,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     attributes::{Accounts, Unheld},
-    clock, durable,
+    durable,
     log::Log,
     scan::{Source, content},
     tree::{Node, Tree},

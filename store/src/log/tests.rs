@@ -3,25 +3,28 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::durable::recording::{Operation, Random, failing, mark, record, replay, survivors};
+use crate::{
+    durable::recording::{Operation, Random, failing, mark, record, replay, survivors},
+    state::file::tests::Any,
+};
 
 fn home() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap()
 }
 
 fn position(directory: &Path) -> Option<u32> {
-    read(directory).unwrap().position().unwrap()
+    read(directory).unwrap().position::<Any<u32>>().unwrap().map(|any| any.0)
 }
 
 /// A log with two switches; after the second one the position was noted, and no end.
 fn written(directory: &Path) -> Vec<u8> {
     let log = Log::open(directory).unwrap();
-    log.note(&1u32).unwrap();
-    log.begin(Some(b"a pack"), &"first".to_owned()).unwrap();
-    log.note(&2u32).unwrap();
+    log.note(&Any(1u32)).unwrap();
+    log.begin(Some(b"a pack"), &Any("first".to_owned())).unwrap();
+    log.note(&Any(2u32)).unwrap();
     log.end().unwrap();
-    let at = log.begin(Some(b"another pack"), &"second".to_owned()).unwrap().unwrap();
-    log.note(&3u32).unwrap();
+    let at = log.begin(Some(b"another pack"), &Any("second".to_owned())).unwrap().unwrap();
+    log.note(&Any(3u32)).unwrap();
     assert_eq!(bytes(log.path(), (at, at + 12)).unwrap(), b"another pack");
     fs::read(log.path()).unwrap()
 }
@@ -32,13 +35,13 @@ fn what_was_noted_last_counts() {
     assert!(position(home.path()).is_none() && !path(home.path()).exists());
     written(home.path());
     let records = read(home.path()).unwrap();
-    assert_eq!((records.position::<u32>().unwrap(), records.packs.len()), (Some(3), 2));
-    assert_eq!(records.journal::<String>().unwrap().as_deref(), Some("second"));
+    assert_eq!((records.position::<Any<u32>>().unwrap().map(|any| any.0), records.packs.len()), (Some(3), 2));
+    assert_eq!(records.journal::<Any<String>>().unwrap().map(|any| any.0).as_deref(), Some("second"));
     let log = Log::open(home.path()).unwrap();
     log.end().unwrap();
     log.sync().unwrap();
     assert!(!read(home.path()).unwrap().is_switching());
-    assert_eq!(log.journal::<String>().unwrap(), None);
+    assert_eq!(log.journal::<Any<String>>().unwrap().map(|any| any.0), None);
 }
 
 #[test]
@@ -52,11 +55,15 @@ fn one_that_is_cut_anywhere_is_read_up_to_its_last_whole_record_and_goes_on_ther
         assert!(now >= known && now <= Some(3), "cut at {cut}: {now:?} after {known:?}");
         known = now;
         let log = Log::open(home.path()).unwrap();
-        log.note(&4u32).unwrap();
-        log.begin(None, &"third".to_owned()).unwrap();
+        log.note(&Any(4u32)).unwrap();
+        log.begin(None, &Any("third".to_owned())).unwrap();
         let records = read(home.path()).unwrap();
-        assert_eq!(records.position::<u32>().unwrap(), Some(4), "cut at {cut}");
-        assert_eq!(records.journal::<String>().unwrap().as_deref(), Some("third"), "cut at {cut}");
+        assert_eq!(records.position::<Any<u32>>().unwrap().map(|any| any.0), Some(4), "cut at {cut}");
+        assert_eq!(
+            records.journal::<Any<String>>().unwrap().map(|any| any.0).as_deref(),
+            Some("third"),
+            "cut at {cut}"
+        );
     }
     assert_eq!(known, Some(3));
 }
@@ -66,7 +73,7 @@ fn what_was_durable_and_cannot_be_read_any_more_is_damage() {
     let home = home();
     let whole = written(home.path());
     let last =
-        whole.len() - HEADER - fs::read(path(home.path())).map(|_| state_file::encode(&3u32).unwrap().len()).unwrap();
+        whole.len() - HEADER - fs::read(path(home.path())).map(|_| file::encode(&Any(3u32)).unwrap().len()).unwrap();
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
@@ -80,7 +87,7 @@ fn what_was_durable_and_cannot_be_read_any_more_is_damage() {
             Err(error) => panic!("{at}: {error}"),
             Ok(records) => {
                 assert!(at >= last, "{at} of {last}");
-                assert_eq!(records.position::<u32>().unwrap(), Some(2), "{at}");
+                assert_eq!(records.position::<Any<u32>>().unwrap().map(|any| any.0), Some(2), "{at}");
             }
         }
     }
@@ -91,27 +98,27 @@ fn what_was_durable_and_cannot_be_read_any_more_is_damage() {
 fn what_was_left_behind_follows_nothing_newer() {
     let home = home();
     let log = Log::open(home.path()).unwrap();
-    log.note(&1u32).unwrap();
+    log.note(&Any(1u32)).unwrap();
     let end = fs::read(log.path()).unwrap().len();
-    log.note(&2u32).unwrap();
-    log.begin(None, &"of an older time".to_owned()).unwrap();
+    log.note(&Any(2u32)).unwrap();
+    log.begin(None, &Any("of an older time".to_owned())).unwrap();
     let left = fs::read(log.path()).unwrap();
     let mut torn = left.clone();
     // As if neither had been acknowledged, and the first not been written.
     torn[end + HEADER + 70] ^= 1;
-    let later = torn.len() - HEADER - state_file::encode(&"of an older time".to_owned()).unwrap().len();
+    let later = torn.len() - HEADER - file::encode(&Any("of an older time".to_owned())).unwrap().len();
     torn[later + 20..later + 28].copy_from_slice(&(end as u64).to_le_bytes());
     let checksum = crc32fast::hash(&torn[later..later + 60]).to_le_bytes();
     torn[later + 60..later + 64].copy_from_slice(&checksum);
     fs::write(log.path(), &torn).unwrap();
     let log = Log::open(home.path()).unwrap();
-    assert_eq!(log.position::<u32>().unwrap(), Some(1));
-    log.note(&3u32).unwrap();
+    assert_eq!(log.position::<Any<u32>>().unwrap().map(|any| any.0), Some(1));
+    log.note(&Any(3u32)).unwrap();
     let mut longer = fs::read(log.path()).unwrap();
     longer.extend_from_slice(&left[longer.len()..]);
     fs::write(log.path(), &longer).unwrap();
     let records = read(home.path()).unwrap();
-    assert_eq!((records.position::<u32>().unwrap(), records.is_switching()), (Some(3), false));
+    assert_eq!((records.position::<Any<u32>>().unwrap().map(|any| any.0), records.is_switching()), (Some(3), false));
 }
 
 #[test]
@@ -136,19 +143,19 @@ fn it_is_made_anew_with_the_position_alone() {
     written(home.path());
     let log = Log::open(home.path()).unwrap();
     log.renew().unwrap();
-    assert!(log.journal::<String>().unwrap().is_some(), "not while a switch is under way");
+    assert!(log.journal::<Any<String>>().unwrap().map(|any| any.0).is_some(), "not while a switch is under way");
     log.end().unwrap();
     for _ in 0..2 {
         log.renew().unwrap();
         assert!(!log.is_large());
         let records = read(home.path()).unwrap();
-        assert_eq!((records.position::<u32>().unwrap(), records.packs.len()), (Some(3), 0));
+        assert_eq!((records.position::<Any<u32>>().unwrap().map(|any| any.0), records.packs.len()), (Some(3), 0));
     }
-    log.begin(None, &"x".repeat(LARGE as usize)).unwrap();
+    log.begin(None, &Any("x".repeat(LARGE as usize))).unwrap();
     assert!(!log.is_large(), "a switch is under way");
     log.end().unwrap();
     assert!(log.is_large());
-    log.note(&4u32).unwrap();
+    log.note(&Any(4u32)).unwrap();
     log.renew().unwrap();
     assert_eq!((position(home.path()), log.is_large()), (Some(4), false));
 }
@@ -158,8 +165,8 @@ fn steps(directory: &Path) -> io::Result<()> {
     let error = |error: StateFileError| io::Error::other(error.to_string());
     let log = Log::open(directory).map_err(error)?;
     for number in 1u32..=4 {
-        log.begin(Some(&number.to_le_bytes()), &format!("to {number}"))?;
-        log.note(&number).map_err(error)?;
+        log.begin(Some(&number.to_le_bytes()), &Any(format!("to {number}")))?;
+        log.note(&Any(number)).map_err(error)?;
         mark(directory, "noted");
         log.end()?;
         if number == 2 {
@@ -185,7 +192,7 @@ fn a_failure_of_any_operation_leaves_what_was_noted_before() {
             let found = position(home.path()).unwrap_or(0);
             assert!((done..=done + 1).contains(&found), "{k}: {found} after {done}");
             let log = Log::open(home.path()).unwrap();
-            log.note(&9u32).unwrap();
+            log.note(&Any(9u32)).unwrap();
             assert_eq!(position(home.path()), Some(9), "{k}");
         }
     }
@@ -202,9 +209,9 @@ fn after_a_power_loss_at_any_moment_what_was_noted_is_there() {
         replay(&left, home.path());
         let done = operations[..end].iter().filter(|o| matches!(o, Operation::Mark { .. })).count() as u32;
         let records = read(home.path()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-        let found = records.position::<u32>().unwrap().unwrap_or(0);
+        let found = records.position::<Any<u32>>().unwrap().map(|any| any.0).unwrap_or(0);
         assert!((done..=done + 1).contains(&found), "seed {seed}: {found} after {done}");
-        if let Some(journal) = records.journal::<String>().unwrap() {
+        if let Some(journal) = records.journal::<Any<String>>().unwrap().map(|any| any.0) {
             assert!(
                 journal == format!("to {found}") || journal == format!("to {}", found + 1),
                 "seed {seed}: {journal}"

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bellwether_proto::{
+    clock,
     entry::{Content, EntryPath, Meta},
     limits,
     record::SetRules,
@@ -21,12 +22,12 @@ use rustix::{
 use super::{
     Around, HardLink, Patience, ScanError, Source, content,
     exclude::Excludes,
-    status::{Age, Place, age, file_type, is_known, same_moment, stat, status},
+    status::{Age, FileSystemId, age, file_type, is_known, same_moment, stat, status},
 };
 use crate::{
     attributes,
     beneath::{Root, open_file, os},
-    clock, failpoint, quarantine,
+    failpoint, quarantine,
     root::{self, elsewhere},
     tree::{Node, Stat},
     underway::{Dealing, Suspect},
@@ -44,7 +45,7 @@ pub(super) struct SetScan<'a> {
     pub(super) rules: &'a SetRules,
     pub(super) root: Root,
     pub(super) excludes: Excludes,
-    place: Place,
+    place: FileSystemId,
     /// What is known of the root.
     known: Option<&'a root::Root>,
     /// Whether files are read whatever their stat says.
@@ -54,7 +55,7 @@ pub(super) struct SetScan<'a> {
 
 /// What was seen of an entry.
 #[derive(Debug)]
-pub(super) enum Seen {
+pub(super) enum ScannedEntry {
     /// Nothing that is carried.
     Nothing,
     /// A link, a file that is as it was known, or what stands for an entry that cannot be read.
@@ -66,8 +67,8 @@ pub(super) enum Seen {
 }
 
 /// What was seen of an entry that cannot be read.
-pub(super) fn kept(node: Option<Node>) -> Seen {
-    node.map_or(Seen::Nothing, Seen::Leaf)
+pub(super) fn kept(node: Option<Node>) -> ScannedEntry {
+    node.map_or(ScannedEntry::Nothing, ScannedEntry::Leaf)
 }
 
 /// Whether `error` says that the entry, or a directory above it, is not there or is something else now.
@@ -85,7 +86,7 @@ impl<'a> SetScan<'a> {
             Ok(root) => root,
             Err(error) => return no_root(source, error).map(|()| None),
         };
-        let place = Place::of(&status(root.as_fd(), b"").map_err(|error| failed(error.into()))?);
+        let place = FileSystemId::of(&status(root.as_fd(), b"").map_err(|error| failed(error.into()))?);
         Ok(Some(Self { rules, root, excludes, place, known: source.root.as_deref(), bytes, around }))
     }
 
@@ -121,7 +122,7 @@ impl<'a> SetScan<'a> {
         name: &[u8],
         hint: FileType,
         known: Option<&Node>,
-    ) -> Result<Seen, ScanError> {
+    ) -> Result<ScannedEntry, ScanError> {
         self.try_look(directory, path, name, hint, known).or_else(|why| Ok(kept(self.keep(path, why)?)))
     }
 
@@ -132,14 +133,14 @@ impl<'a> SetScan<'a> {
         name: &[u8],
         hint: FileType,
         known: Option<&Node>,
-    ) -> Result<Seen, ScanError> {
+    ) -> Result<ScannedEntry, ScanError> {
         let excluded = |kind| self.excludes.excluded_itself(path, kind == FileType::Directory);
         if hint != FileType::Unknown && excluded(hint) {
-            return Ok(Seen::Nothing);
+            return Ok(ScannedEntry::Nothing);
         }
         if hint == FileType::RegularFile && (known.is_none() || self.bytes) {
             // It is read whatever its status says, and reading asks for that, and for mounts.
-            return Ok(Seen::File);
+            return Ok(ScannedEntry::File);
         }
         let status = match status(directory, name) {
             Ok(status) => status,
@@ -147,13 +148,13 @@ impl<'a> SetScan<'a> {
                 if let Some(root) = self.known {
                     root.unhide(path);
                 }
-                return Ok(Seen::Nothing);
+                return Ok(ScannedEntry::Nothing);
             }
             Err(error) => return Err(self.failed(path, error)),
         };
         let kind = file_type(&status);
         if kind != hint && excluded(kind) {
-            return Ok(Seen::Nothing);
+            return Ok(ScannedEntry::Nothing);
         }
         if let Some(what) = self.place.left_by(&status) {
             if known.is_none()
@@ -168,19 +169,19 @@ impl<'a> SetScan<'a> {
         }
         let unchanged = known.filter(|known| !self.bytes && is_known(known, &status));
         match (kind, unchanged) {
-            (FileType::Directory, _) => Ok(Seen::Directory),
+            (FileType::Directory, _) => Ok(ScannedEntry::Directory),
             (FileType::RegularFile | FileType::Symlink, Some(node)) => {
                 if kind == FileType::RegularFile {
                     self.mode(path, &status);
                     self.names(path, &status);
                 }
-                Ok(Seen::Leaf(node.clone()))
+                Ok(ScannedEntry::Leaf(node.clone()))
             }
-            (FileType::RegularFile, None) => Ok(Seen::File),
+            (FileType::RegularFile, None) => Ok(ScannedEntry::File),
             (FileType::Symlink, None) => self.link(directory, path, name, &status),
             (other, _) => {
                 self.notice(path, format!("{} is not carried", described(other)));
-                Ok(Seen::Nothing)
+                Ok(ScannedEntry::Nothing)
             }
         }
     }
@@ -191,21 +192,21 @@ impl<'a> SetScan<'a> {
         path: &EntryPath,
         name: &[u8],
         status: &Statx,
-    ) -> Result<Seen, ScanError> {
+    ) -> Result<ScannedEntry, ScanError> {
         let now = clock::now();
         let target = match readlinkat(directory, os(name), Vec::new()) {
             Ok(target) => target.into_bytes(),
-            Err(Errno::NOENT) => return Ok(Seen::Nothing),
+            Err(Errno::NOENT) => return Ok(ScannedEntry::Nothing),
             Err(Errno::INVAL) => return Err(self.busy(path, 1)),
             Err(error) => return Err(self.failed(path, error)),
         };
         if target.is_empty() || target.len() > limits::LINK {
             self.notice(path, format!("a link to a name of {} bytes is not carried", target.len()));
-            return Ok(Seen::Nothing);
+            return Ok(ScannedEntry::Nothing);
         }
         let mut meta = Meta { mode: 0o777, ..self.meta(status) };
         let stat = self.with_expected_time(path, &mut meta, self.believed(path, status, now));
-        Ok(Seen::Leaf(Node::Link { meta, target: target.into(), stat }))
+        Ok(ScannedEntry::Leaf(Node::Link { meta, target: target.into(), stat }))
     }
 
     /// The stat to keep: unknown while the entry may change again without its times showing it.

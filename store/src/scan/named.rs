@@ -8,7 +8,7 @@ use rustix::fs::FileType;
 
 use super::{
     Depth, ScanError,
-    entry::{Seen, SetScan},
+    entry::{ScannedEntry, SetScan},
     walk::{self, Top, identical},
 };
 use crate::tree::{Dir, Edit, Node};
@@ -132,10 +132,10 @@ fn look(
         };
         let before = known.get(&path);
         match set.look(directory.as_fd(), &path, name, FileType::Unknown, before.as_ref())? {
-            Seen::Nothing => looks.put(known, path.clone(), None),
-            Seen::Leaf(node) => looks.put(known, path.clone(), Some(node)),
-            Seen::File => looks.files.push(path.clone()),
-            Seen::Directory => looks.directory(set, known, path.clone(), depth)?,
+            ScannedEntry::Nothing => looks.put(known, path.clone(), None),
+            ScannedEntry::Leaf(node) => looks.put(known, path.clone(), Some(node)),
+            ScannedEntry::File => looks.files.push(path.clone()),
+            ScannedEntry::Directory => looks.directory(set, known, path.clone(), depth)?,
         }
         opened = Some((parent, directory));
     }

@@ -84,13 +84,13 @@ fn nanoseconds(time: StatxTimestamp) -> i128 {
 
 /// Where a set is: what is elsewhere is behind a mount.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct FileSystemId {
     device: (u32, u32),
     /// None before Linux 5.8.
     mount: Option<u64>,
 }
 
-impl Place {
+impl FileSystemId {
     pub(super) fn of(status: &Statx) -> Self {
         let known = status.stx_mask & StatxFlags::MNT_ID.bits() != 0;
         Self { device: (status.stx_dev_major, status.stx_dev_minor), mount: known.then_some(status.stx_mnt_id) }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn another_mount_is_elsewhere() {
-        let here = Place::of(&status(rustix::fs::CWD, b".").unwrap());
+        let here = FileSystemId::of(&status(rustix::fs::CWD, b".").unwrap());
         let proc = std::fs::File::open("/proc").unwrap();
         assert!(here.left_by(&status(proc.as_fd(), b"").unwrap()).is_some());
         assert_eq!(here.left_by(&status(rustix::fs::CWD, b".").unwrap()), None);

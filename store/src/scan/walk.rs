@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     ScanError,
-    entry::{Seen, SetScan},
+    entry::{ScannedEntry, SetScan},
 };
 use crate::tree::{Child, Dir, Node};
 
@@ -35,7 +35,7 @@ struct Listing {
     path: EntryPath,
     meta: Meta,
     known: Option<Arc<Dir>>,
-    entries: Vec<(Box<[u8]>, Seen)>,
+    entries: Vec<(Box<[u8]>, ScannedEntry)>,
 }
 
 /// What came of looking at a directory.
@@ -109,7 +109,7 @@ fn try_list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
         }
         let known = known.as_ref().and_then(|dir| dir.child(&name));
         let seen = set.look(directory.as_fd(), &path.join(&name), &name, hint, known)?;
-        if !matches!(seen, Seen::Nothing) {
+        if !matches!(seen, ScannedEntry::Nothing) {
             entries.push((name, seen));
         }
     }
@@ -138,14 +138,14 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
 
 /// Reads the files of one level, in parallel.
 fn read_files(set: &SetScan<'_>, listings: &mut [Listed]) -> Result<(), ScanError> {
-    let mut files: Vec<(EntryPath, &mut Seen)> = Vec::new();
+    let mut files: Vec<(EntryPath, &mut ScannedEntry)> = Vec::new();
     for listed in listings {
         let Listed::There(Listing { path, entries, .. }) = listed else { continue };
-        let unread = entries.iter_mut().filter(|(_, seen)| matches!(seen, Seen::File));
+        let unread = entries.iter_mut().filter(|(_, seen)| matches!(seen, ScannedEntry::File));
         files.extend(unread.map(|(name, seen)| (path.join(name), seen)));
     }
     files.into_par_iter().try_for_each_init(Vec::new, |buffer, (path, seen)| {
-        *seen = set.read(&path, buffer)?.map_or(Seen::Nothing, Seen::Leaf);
+        *seen = set.read(&path, buffer)?.map_or(ScannedEntry::Nothing, ScannedEntry::Leaf);
         Ok(())
     })
 }
@@ -153,7 +153,7 @@ fn read_files(set: &SetScan<'_>, listings: &mut [Listed]) -> Result<(), ScanErro
 impl Listing {
     /// The directories it holds.
     fn below(&self) -> impl Iterator<Item = Top> {
-        self.entries.iter().filter(|(_, seen)| matches!(seen, Seen::Directory)).map(|(name, _)| {
+        self.entries.iter().filter(|(_, seen)| matches!(seen, ScannedEntry::Directory)).map(|(name, _)| {
             let known = self.known.as_ref().and_then(|dir| dir.child(name)).and_then(Node::directory).cloned();
             Top { path: self.path.join(name), known }
         })
@@ -162,9 +162,9 @@ impl Listing {
     /// The directory; `deeper` gives those it holds, in order. What was known, where nothing changed.
     fn finish(self, deeper: &mut impl Iterator<Item = Option<Node>>) -> Arc<Dir> {
         let node = |seen| match seen {
-            Seen::Leaf(node) => Some(node),
-            Seen::Directory => deeper.next().flatten(),
-            Seen::Nothing | Seen::File => None,
+            ScannedEntry::Leaf(node) => Some(node),
+            ScannedEntry::Directory => deeper.next().flatten(),
+            ScannedEntry::Nothing | ScannedEntry::File => None,
         };
         let mut node = node;
         let children: Vec<Child> =

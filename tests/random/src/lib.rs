@@ -1,4 +1,7 @@
-//! The seeded source of numbers of all tests: the same seed gives the same numbers on every machine.
+//! What all tests draw from: the seeded source of numbers (the same seed gives the same numbers on every machine), and headers
+//! of revisions.
+
+pub mod headers;
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): enough for text that looks real.
 #[derive(Debug, Clone)]

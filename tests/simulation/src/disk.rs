@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use bellwether_manager::{halt::Halt, procedure::SignedDocument};
+use bellwether_group::{halt::Halt, procedure::SignedDocument};
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,

@@ -5,10 +5,10 @@ mod recovery;
 
 use std::collections::BTreeSet;
 
-use bellwether_manager::{Leave, group::RecordEdit, procedure::Kind};
+use bellwether_group::{edits::RecordEdit, procedure::Kind, roles::Leave};
+use bellwether_random::Rng;
 
 use self::{hostile::Attack, recovery::Recoveries};
-use bellwether_random::Rng;
 
 use crate::{
     changes::{Change, MOST},

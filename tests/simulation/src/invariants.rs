@@ -2,7 +2,7 @@
 
 mod procedures;
 
-use bellwether_manager::rebuild::refusal;
+use bellwether_group::key_refusal;
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
@@ -235,7 +235,7 @@ impl State {
     /// Whether the group may be rebuilt at this machine without that key.
     pub(crate) fn may_refuse(&self, machine: usize, key: PublicKey) -> bool {
         let disk = &self.disks[machine];
-        let base = disk.held.as_ref().and_then(|held| refusal::base(&held.current, &held.chain, &[key]).ok());
+        let base = disk.held.as_ref().and_then(|held| key_refusal::base(&held.current, &held.chain, &[key]).ok());
         let own = base.and_then(|base| base.record().by_key(&keys::public(disk.key)).cloned());
         own.is_some_and(|own| own.role == Role::Manager || (own.role == Role::Member && own.candidate))
     }

@@ -1,6 +1,6 @@
 //! What histories have met: a simulation that never comes to a conflict says nothing about conflicts.
 
-use bellwether_manager::procedure::Kind;
+use bellwether_group::procedure::Kind;
 
 /// How often each thing happened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The simulation notices broken rules: each of these is what somebody could get wrong.
 
-use bellwether_manager::{
+use bellwether_group::{
     procedure::{Action, Holds, Next, Procedure, Task, World, next},
-    recognition::Recognised,
+    rollback_detection::Recognised,
     takeover::{Findings, Insists, Refused, Survey},
 };
 use bellwether_proto::record::{RecordRefused, SignedRecord, chain};

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bellwether_manager::{
-    group::RecordEdit,
+use bellwether_group::{
+    edits::RecordEdit,
     procedure::{Fact, Id, Kind, Procedure, Standing},
 };
 use bellwether_proto::{

@@ -1,12 +1,11 @@
 //! The rules under test: those of the program, each replaceable, so that a test can break one and see that the simulation
 //! notices (a simulation that cannot fail shows nothing).
 
-use bellwether_manager::{
-    Leave, RoleRefused,
-    group::By,
+use bellwether_group::{
+    edits::By,
     procedure::{self, Document, Holds, Next, Procedure, World},
-    recognition::{self, Holdings, Recognised, Remembered, Said},
-    roles::{hand_over, take_over},
+    roles::{Leave, RoleRefused, hand_over, take_over},
+    rollback_detection::{self, Holdings, Recognised, Remembered, Said},
     takeover::{Findings, Insists, Refused, Survey},
 };
 use bellwether_proto::{
@@ -66,7 +65,7 @@ impl Default for Rules {
             take_over,
             judge: |survey, insists| survey.judge(insists),
             hand_over,
-            recognise: recognition::recognise,
+            recognise: rollback_detection::recognise,
             entered: |given| Some(given.entered()),
             accept: ticket::accept,
             is_copy: start::is_copy,

@@ -7,8 +7,8 @@ use std::{
     rc::Rc,
 };
 
-use bellwether_manager::{
-    group::RecordEdit,
+use bellwether_group::{
+    edits::RecordEdit,
     procedure::{Kind, SignedDocument},
     takeover::Insists,
 };
@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// An edit in the server's own sets.
     Edit(Change),
     /// A planned handover to that server (W18).
-    Promote(ServerName, bellwether_manager::Leave),
+    Promote(ServerName, bellwether_group::roles::Leave),
     /// Takes the role here (W24).
     Take { force: bool },
     /// Changes the group record.

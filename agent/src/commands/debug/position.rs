@@ -1,10 +1,11 @@
 //! `bellwether debug position`: the revision that this server's sets hold as a member, and the error that it is in.
 
+use bellwether_member::HeldPosition;
 use bellwether_store::log;
 use serde_json::json;
 
 use super::header;
-use crate::{common::Common, error::CommandError, member::HeldPosition, output};
+use crate::{common::Common, error::CommandError, output};
 
 /// Prints the position.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {

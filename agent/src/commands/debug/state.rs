@@ -8,17 +8,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_proto::{error::chain, level::State};
 use bellwether_store::{
     index, log,
-    state_file::{self, State, StateFileError},
+    state::{
+        file::{self, StateFileError},
+        layout::Layout,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     common::Common,
-    error::{CommandError, Kind, chain},
-    layout::Layout,
+    error::{CommandError, Kind},
     output,
 };
 
@@ -140,7 +143,7 @@ struct Body(Value);
 impl State for Body {}
 
 fn body(path: &Path) -> Result<Option<Value>, StateFileError> {
-    Ok(state_file::load(path)?.map(|Body(body)| body))
+    Ok(file::load(path)?.map(|Body(body)| body))
 }
 
 /// Each file of a directory of state files: its content, or how it is damaged.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bellwether_daemon::config::{Config, SetConfig, to_toml};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncWriteExt,
@@ -22,7 +23,6 @@ use tokio::{
 use super::say::Say;
 use crate::{
     common::Common,
-    config::{Config, SetConfig, to_toml},
     error::{CommandError, Kind},
     output,
 };
@@ -403,8 +403,8 @@ mod tests {
         ports.dedup();
         assert_eq!(ports.len(), 8);
         for server in &farm.servers {
-            let flags = crate::config::Flags::default();
-            let read = crate::config::load(&server.common(), &flags).unwrap();
+            let flags = bellwether_daemon::config::Flags::default();
+            let read = bellwether_daemon::config::load(&server.common().given(), &flags).unwrap();
             assert_eq!(read, server.config, "what is written is what is read");
             assert!(!taken(server));
         }

@@ -1,5 +1,6 @@
 //! The group's balancers, as far as they can be tried from here.
 
+use bellwether_daemon::config::Config;
 use bellwether_manager::balancer::{Balancers, Locals, chain};
 use bellwether_proto::{
     balancer::Traffic,
@@ -8,7 +9,6 @@ use bellwether_proto::{
 };
 
 use super::Check;
-use crate::config::Config;
 
 /// Every balancer, where this server is the manager or may become it; and every server's place at them.
 pub(super) async fn balancers(config: &Config, own: &PublicKey, record: &Record) -> Vec<Check> {

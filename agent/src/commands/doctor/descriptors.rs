@@ -1,7 +1,8 @@
 //! Whether there are descriptors enough.
 
+use bellwether_daemon::run::descriptors;
+
 use super::Check;
-use crate::descriptors;
 
 /// Of the agent with that process id, where one runs; otherwise of one that would be started here. The group has so many
 /// `servers`.

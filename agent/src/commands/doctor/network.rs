@@ -5,23 +5,23 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
+use bellwether_daemon::{
+    config::Config,
+    net::tls::{self, ConnectError},
+};
 use bellwether_monitor::text::duration;
 use bellwether_proto::{
+    clock::now_ms,
+    error::chain,
     key::KeyPair,
     record::{Record, Role, Server},
     status::FarmStatus,
     v1::{StatusRequest, group_client::GroupClient},
 };
-use bellwether_store::clock::now_ms;
 use tokio::{net::lookup_host, task::JoinSet, time::timeout};
 use tonic::transport::Channel;
 
 use super::Check;
-use crate::{
-    config::Config,
-    error::chain,
-    tls::{self, ConnectError},
-};
 
 /// How long a name server or the manager may take.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);

@@ -8,14 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_daemon::config::SetConfig;
+use bellwether_monitor::text::bytes;
 use bellwether_proto::record::SetRules;
 use bellwether_store::beneath;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::Check;
-use bellwether_monitor::text::bytes;
 
-use crate::{config::SetConfig, private};
+use crate::private;
 
 /// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
 const STAGING: &str = ".bellwether";
@@ -31,7 +32,7 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
         let todo = "Linux 5.6 or later is needed (openat2), and a container that lets it through";
         return (vec![Check::fail(name, format!("cannot open inside {}: {error}", set.path.display()), todo)], 0);
     }
-    let mut seen = Seen::default();
+    let mut seen = SetTotals::default();
     walk(&set.path, set.path.metadata().map_or(0, |metadata| metadata.dev()), &mut seen);
     let mut checks = vec![contents(&name, &set.path, &seen)];
     checks.extend(left_alone(&name, &seen));
@@ -65,7 +66,7 @@ fn cannot_open(name: &str, path: &Path, error: &io::Error) -> Check {
 
 /// What a walk through a set found.
 #[derive(Debug, Default)]
-struct Seen {
+struct SetTotals {
     directories: u64,
     files: u64,
     links: u64,
@@ -81,7 +82,7 @@ struct Seen {
     special: Vec<PathBuf>,
 }
 
-fn walk(directory: &Path, device: u64, seen: &mut Seen) {
+fn walk(directory: &Path, device: u64, seen: &mut SetTotals) {
     seen.directories += 1;
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -119,7 +120,7 @@ fn walk(directory: &Path, device: u64, seen: &mut Seen) {
     }
 }
 
-fn contents(name: &str, path: &Path, seen: &Seen) -> Check {
+fn contents(name: &str, path: &Path, seen: &SetTotals) -> Check {
     let what = format!(
         "{} holds {} files ({}), {} directories, {} links",
         path.display(),
@@ -138,7 +139,7 @@ fn contents(name: &str, path: &Path, seen: &Seen) -> Check {
     }
 }
 
-fn left_alone(name: &str, seen: &Seen) -> Vec<Check> {
+fn left_alone(name: &str, seen: &SetTotals) -> Vec<Check> {
     let list = |paths: &[PathBuf]| {
         let first: Vec<_> = paths.iter().take(3).map(|path| path.display().to_string()).collect();
         let more = if paths.len() > 3 { format!(" and {} more", paths.len() - 3) } else { String::new() };

@@ -2,16 +2,15 @@
 
 use std::{fs, io, path::Path};
 
-use bellwether_store::quarantine;
+use bellwether_daemon::{
+    config::Config,
+    run::ends,
+    state::identity::{self, IdentityError},
+};
+use bellwether_proto::error::chain;
+use bellwether_store::{quarantine, state::layout::Layout};
 
 use super::Check;
-use crate::{
-    config::Config,
-    ends,
-    error::chain,
-    identity::{self, IdentityError},
-    layout::Layout,
-};
 
 pub(super) fn configuration(config: &Config) -> Vec<Check> {
     let file = config.file.display();

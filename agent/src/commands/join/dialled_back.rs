@@ -1,6 +1,10 @@
 //! The manager's way to this server, tried before the server enters: the agent does not run yet, so the command itself
 //! answers at the agent's address for that moment.
 
+use bellwether_daemon::{
+    config::Config,
+    net::tls::{self, ServerTls},
+};
 use bellwether_proto::{
     key::KeyPair,
     v1::{EnterRequest, group_client::GroupClient},
@@ -12,10 +16,8 @@ use tonic::{
 
 use crate::{
     common::Common,
-    config::Config,
     error::{CommandError, Kind},
     progress::Progress,
-    tls::{self, ServerTls},
 };
 
 /// Waits until the manager has reached this server at the address that it advertises.
@@ -30,7 +32,7 @@ pub(super) async fn dialled_back(
     key: &KeyPair,
 ) -> Result<(), CommandError> {
     let progress = Progress::begin(&format!("waiting for the manager to dial {}", request.address));
-    let listener = crate::daemon::listen(config.listen).await?;
+    let listener = bellwether_daemon::run::listen(config.listen).await?;
     let tls = ServerTls::new(key).map_err(|e| CommandError::failed(&e))?;
     // Who proves its key over a connection has shown all that is to be shown: there is nothing to ask here.
     let serving = Server::builder().add_routes(Routes::default()).serve_with_incoming(tls::incoming(listener, tls));

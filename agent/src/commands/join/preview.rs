@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use bellwether_daemon::config::Config;
 use bellwether_proto::{
     limits,
     name::SetName,
@@ -16,10 +17,7 @@ use bellwether_store::{
 use tonic::transport::Channel;
 
 use super::differences::Differences;
-use crate::{
-    config::Config,
-    error::{CommandError, Kind},
-};
+use crate::error::{CommandError, Kind};
 
 /// What the group has.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bellwether_manager::procedure::{Procedure, Task};
+use bellwether_daemon::config::duration;
+use bellwether_group::procedure::{Procedure, Task};
 use bellwether_proto::{
     name::ServerName,
     v1::{ReplaceServer, ReplaceServerRequest, start_procedure_request::Procedure as Asked},
@@ -12,7 +13,6 @@ use serde_json::json;
 use super::{following, record};
 use crate::{
     common::{Common, author},
-    duration,
     error::CommandError,
     output,
 };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_proto::balancer::{Backend, Place};
+use bellwether_proto::balancer::{Backend, BackendServer};
 
 use crate::balancer::rules::{Line, Standing};
 
@@ -21,7 +21,7 @@ impl Admin {
 /// A line of `show servers state`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct State {
-    pub(super) place: Place,
+    pub(super) place: BackendServer,
     operational: u32,
     admin: Admin,
     weight: u32,
@@ -66,13 +66,13 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 /// The place of a line; none for a server of HAProxy's own (`<HTTPCLIENT>`).
-fn place(backend: &str, server: &str, line: usize) -> Result<Option<Place>, String> {
+fn place(backend: &str, server: &str, line: usize) -> Result<Option<BackendServer>, String> {
     if backend.starts_with('<') || server.starts_with('<') {
         return Ok(None);
     }
     let wrong = |e: bellwether_proto::Malformed| format!("line {line}: {e}");
     let backend: Backend = backend.parse().map_err(wrong)?;
-    Place::new(backend, server).map(Some).map_err(wrong)
+    BackendServer::new(backend, server).map(Some).map_err(wrong)
 }
 
 /// Reads `show servers state`.
@@ -106,7 +106,7 @@ pub(super) fn states(text: &str) -> Result<Vec<State>, String> {
 }
 
 /// Reads `show stat` of servers.
-pub(super) fn stats(text: &str) -> Result<BTreeMap<Place, Stat>, String> {
+pub(super) fn stats(text: &str) -> Result<BTreeMap<BackendServer, Stat>, String> {
     let text = text.strip_prefix("# ").ok_or("it names no columns")?;
     let mut records = records(text).into_iter().enumerate();
     let (_, header) = records.next().ok_or("it is empty")?;
@@ -154,7 +154,7 @@ fn records(text: &str) -> Vec<Vec<String>> {
 }
 
 /// Both answers as one: a line for each server.
-pub(super) fn lines(states: Vec<State>, mut stats: BTreeMap<Place, Stat>) -> Result<Vec<Line>, String> {
+pub(super) fn lines(states: Vec<State>, mut stats: BTreeMap<BackendServer, Stat>) -> Result<Vec<Line>, String> {
     let line = |state: State| {
         let standing = state.standing();
         let stat = stats.remove(&state.place).ok_or_else(|| format!("it has no line for {}", state.place))?;

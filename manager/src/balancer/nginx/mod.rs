@@ -14,7 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bellwether_store::{clock::now_ms, durable};
+use bellwether_proto::clock::now_ms;
+use bellwether_store::durable;
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep},

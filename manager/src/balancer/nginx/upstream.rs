@@ -4,7 +4,7 @@
 //! A line is known by the name in its comment, `server 10.0.0.1:80 weight=5; # web1`, or without one by its host. Its
 //! backend is the `upstream NAME {` that it is in, or the file's name where the file is included inside of one.
 
-use bellwether_proto::balancer::{Backend, Place};
+use bellwether_proto::balancer::{Backend, BackendServer};
 
 /// A `server` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub(super) struct ServerLine {
     /// Counted from 0.
     pub(super) index: usize,
     /// None: it has no name that could be asked for.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<BackendServer>,
     pub(super) down: bool,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn read(text: &str, stem: &str) -> Result<Vec<ServerLine>, Wrong> {
             Some("server") => {
                 let Parts { words, name } = parts(line).ok_or_else(|| wrong(own_line))?;
                 let backend: Option<Backend> = upstream.unwrap_or(stem).parse().ok();
-                let place = backend.and_then(|backend| Place::new(backend, name).ok());
+                let place = backend.and_then(|backend| BackendServer::new(backend, name).ok());
                 servers.push(ServerLine { index, place, down: is_down(&words) });
             }
             Some(_) if mentions_server(line) => return Err(wrong(own_line)),

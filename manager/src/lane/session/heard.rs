@@ -11,9 +11,9 @@ use bellwether_proto::{
     v1,
 };
 
-use super::{Current, Now, Output, Run, Session, Way, Work};
-use crate::{
-    lane::cut,
+use super::{Activity, Current, Now, Output, Run, Session, Way};
+use crate::lane::{
+    cut,
     plan::{Edits, Refusal, Until},
 };
 
@@ -29,17 +29,17 @@ const NEWS: Duration = Duration::from_millis(100);
 impl Session {
     pub(super) fn hear(&mut self, now: Now, up: v1::Up) -> Result<(), String> {
         use v1::up::Message;
-        self.allowance.spend(now.at);
+        self.rate_limit.spend(now.at);
         let Some(message) = up.message else { return Ok(()) };
-        self.dog.heard(now.at);
+        self.stall.heard(now.at);
         match message {
             Message::Hello(_) => return Err("it said hello twice".to_owned()),
             Message::Want(v1::Want { want }) => {
-                self.dog.progress(now.at);
+                self.stall.progress(now.at);
                 self.want(want)?;
             }
             Message::Progress(progress) => {
-                self.dog.progress(now.at);
+                self.stall.progress(now.at);
                 let news = Observation::Progress(Progress {
                     phase: cut(&progress.phase, 100),
                     files: progress.files,
@@ -81,7 +81,7 @@ impl Session {
     }
 
     fn want(&mut self, want: Option<v1::want::Want>) -> Result<(), String> {
-        let Work::Taking(current) = &self.work else { return Ok(()) };
+        let Activity::Taking(current) = &self.work else { return Ok(()) };
         match (want, current.pack()) {
             (Some(v1::want::Want::Range(range)), Some(pack)) => self.outbox.want_range(&range, pack.size),
             (Some(v1::want::Want::Range(_)), None) => {
@@ -134,14 +134,14 @@ impl Session {
         let revision = Hash::try_from(report.revision.as_ref()).map_err(|e| format!("it reported {e}"))?;
         let revision = RevisionId(revision);
         match &self.work {
-            Work::Taking(current) if current.header.id() == revision => {
-                self.allowance.refund();
+            Activity::Taking(current) if current.header.id() == revision => {
+                self.rate_limit.refund();
                 self.end_work().map_or(Ok(()), |current| self.outcome(now, &current, &report))
             }
             // What was offered before is of no account while something is under way.
-            Work::Taking(_) | Work::Planning | Work::Finding(_) => Ok(()),
-            Work::Idle => {
-                self.work = Work::Finding(report);
+            Activity::Taking(_) | Activity::Planning | Activity::Finding(_) => Ok(()),
+            Activity::Idle => {
+                self.work = Activity::Finding(report);
                 self.outputs.push(Output::Find(revision));
                 Ok(())
             }
@@ -150,9 +150,9 @@ impl Session {
 
     /// The revision of a report that was offered over an earlier connection, if at all.
     pub(super) fn found(&mut self, now: Now, header: Option<SignedHeader>) -> Result<(), String> {
-        let report = match std::mem::replace(&mut self.work, Work::Idle) {
-            Work::Finding(report) => report,
-            same @ (Work::Idle | Work::Planning | Work::Taking(_)) => {
+        let report = match std::mem::replace(&mut self.work, Activity::Idle) {
+            Activity::Finding(report) => report,
+            same @ (Activity::Idle | Activity::Planning | Activity::Taking(_)) => {
                 self.work = same;
                 return Ok(());
             }

@@ -5,9 +5,10 @@ use bellwether_proto::{
     record::{Level, Policy, Record, Role, Server},
     revision::{GroupId, Header},
 };
+use bellwether_random::headers::header;
 
 use super::*;
-use crate::{headers::header, plan::Route};
+use crate::lane::plan::Route;
 
 /// A manager with revisions 1 to 3, and a member.
 struct Farm {

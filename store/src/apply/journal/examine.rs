@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Journal;
-use crate::{log, state_file::StateFileError};
+use crate::{log, state::file::StateFileError};
 
 /// A switch that was begun.
 #[derive(Debug, Serialize)]

@@ -13,6 +13,7 @@ use super::farm::{Farm, Outcome, assert_same, note};
 use crate::{
     apply::{Obstacle, Recovered, Refused, forget, recover},
     scan::{Look, scan_expecting},
+    state::file::tests::Any,
     tree::Tree,
 };
 
@@ -115,7 +116,7 @@ fn times(farm: &Farm) {
 pub(super) fn recover_and_note(farm: &Farm) {
     let site = farm.site();
     if let Recovered::Forward(_) = recover(&site, farm.noted()).unwrap() {
-        site.log.note(&1u32).unwrap();
+        site.log.note(&Any(1u32)).unwrap();
         forget(&site).unwrap();
     }
 }

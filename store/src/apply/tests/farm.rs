@@ -22,7 +22,7 @@ use crate::{
     durable::recording,
     log::{self, Log},
     scan::{Look, Source, scan},
-    state_file::StateFileError,
+    state::file::{StateFileError, tests::Any},
     tree::Tree,
 };
 
@@ -101,7 +101,7 @@ impl Farm {
 
     /// The revision that the log names as the position.
     pub(super) fn noted(&self) -> Option<RevisionId> {
-        Log::open(&self.history()).unwrap().position::<u32>().unwrap().map(|_| revision())
+        Log::open(&self.history()).unwrap().position::<Any<u32>>().unwrap().map(|any| any.0).map(|_| revision())
     }
 
     /// The tree of a directory under the set's rules.
@@ -188,7 +188,7 @@ impl Farm {
 
 /// Notes that the sets hold the revision.
 pub(super) fn note(switched: &Switched) -> Result<(), StateFileError> {
-    switched.work.log.note(&1u32)
+    switched.work.log.note(&Any(1u32))
 }
 
 /// The server that stages.

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::words;
 use bellwether_random::Rng;
+
+use super::words;
 
 /// Server blocks until there are `size` bytes.
 pub(super) fn fill(rng: &mut Rng, size: usize, text: &mut String) {

@@ -2,9 +2,9 @@
 //! and by ones that would use the epochs up.
 
 use bellwether_proto::limits;
+use bellwether_random::Rng;
 
 use super::command;
-use bellwether_random::Rng;
 
 use crate::{history::History, keys, world::Command};
 

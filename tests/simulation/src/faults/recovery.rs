@@ -1,10 +1,10 @@
 //! Machines that are lost, and what people do then (W22–W27): a recovery is begun, its questions are answered, it is let go on
 //! or given up, the machine is repaired; or it comes back unannounced, by one of the other faults.
 
-use bellwether_manager::{procedure::Kind, takeover::Insists};
+use bellwether_group::{procedure::Kind, takeover::Insists};
+use bellwether_random::Rng;
 
 use super::{Faults, command, cut, heal, machines, managers};
-use bellwether_random::Rng;
 
 use crate::{disk::Disk, history::History, invariants::unfinished, keys, world::Command};
 

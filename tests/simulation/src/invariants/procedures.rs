@@ -1,6 +1,6 @@
 //! What must hold of procedures (W12, W18, W23).
 
-use bellwether_manager::procedure::{Kind, Procedure, SignedDocument, Standing, Step, Task};
+use bellwether_group::procedure::{Kind, Procedure, SignedDocument, Standing, Step, Task};
 use bellwether_proto::{key::PublicKey, name::ServerName, revision::RevisionId};
 
 use crate::{disk::Disk, keys, world::State};

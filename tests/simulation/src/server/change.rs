@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_manager::epoch;
+use bellwether_manager::begin::epoch;
 use bellwether_proto::{
     hash::Hash,
     revision::{Header, Number, RevisionId, SignedHeader},

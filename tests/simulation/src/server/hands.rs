@@ -1,9 +1,11 @@
 //! What procedures see of the farm and do to it, on a model of the balancer.
 
-use bellwether_manager::{
-    Leave, Phase, group,
+use bellwether_group::{
+    edits,
     procedure::{ActError, Action, Fact, Id, Removed, Seen, Traffic, World},
+    roles::Leave,
 };
+use bellwether_manager::Phase;
 use bellwether_proto::{
     name::ServerName,
     record::{Role, Server as Entry},
@@ -129,7 +131,7 @@ impl Server {
             let Some(held) = self.record().filter(|_| self.leads()) else {
                 return Err(ActError::Failed("this server does not lead".to_owned()));
             };
-            if let Some(next) = group::set_drained(&held, servers, out, &self.by()) {
+            if let Some(next) = edits::set_drained(&held, servers, out, &self.by()) {
                 self.put_in_force(next).await;
             }
         }

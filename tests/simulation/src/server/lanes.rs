@@ -3,11 +3,10 @@
 
 use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
-use bellwether_manager::{
-    lane::{Control, Deadlines, Ends, Facts, Input, Memory, Now, Outgoing, Output, Session},
+use bellwether_group::{procedure::ActError, rollout::Order};
+use bellwether_manager::lane::{
+    Control, Deadlines, Ends, Facts, Input, Memory, Now, Outgoing, Output, Session,
     plan::{Route, Stored, Ways},
-    procedure::ActError,
-    rollout::Order,
 };
 use bellwether_proto::{
     hash::Hash,
@@ -431,17 +430,17 @@ impl Server {
     /// # Errors
     /// Why not.
     pub(super) async fn edit_group(&mut self, command: Command) -> Result<(), ActError> {
-        use bellwether_manager::group;
+        use bellwether_group::edits;
         let Some(held) = self.record().filter(|_| self.leads() && !self.rival) else {
             return Err(ActError::Failed("this server does not lead, or another one does, too".to_owned()));
         };
-        let by = group::By { author: self.name.to_string(), time_ms: self.now() };
+        let by = edits::By { author: self.name.to_string(), time_ms: self.now() };
         let next = match command.clone() {
-            Command::EditRecord(edit) => group::apply(&held, &edit, &group::level::Programs::new(), &by),
+            Command::EditRecord(edit) => edits::apply(&held, &edit, &edits::level::Programs::new(), &by),
             Command::Admit(name) => {
                 let host = name.as_str().to_owned();
                 let index: usize = host.trim_start_matches("web").parse().expect("a server of this simulation");
-                group::enter(&held, &name, &crate::keys::public(index), &format!("{host}:7100"), &by)
+                edits::enter(&held, &name, &crate::keys::public(index), &format!("{host}:7100"), &by)
             }
             _ => return Ok(()),
         };

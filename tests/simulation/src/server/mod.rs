@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::procedure::Survey;
+use bellwether_group::procedure::Survey;
 use bellwether_proto::{
     key::{KeyPair, PublicKey},
     name::ServerName,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bellwether_manager::procedure::{
+use bellwether_group::procedure::{
     ActError, Document, Id, Kind, Next, Procedure, Request, SignedDocument, Standing, Survey, abort, acted, again,
     begun, propose, resume, settle, takes_the_place,
 };

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_manager::{
-    rebuild,
-    takeover::{Answer, Insists},
-};
+use bellwether_group::takeover::{Answer, Insists};
+use bellwether_manager::begin::rebuild;
 use bellwether_proto::{
     hash::Hash,
     key::PublicKey,

@@ -1,10 +1,10 @@
 //! How records get around: shown in hellos, asked of peers, told to a successor. What is taken is on the disk first.
 
-use bellwether_manager::{
+use bellwether_group::{
     halt::{Halt, Proof},
-    rebuild::Kept,
-    recognition,
+    rollback_detection,
 };
+use bellwether_manager::begin::rebuild::Kept;
 use bellwether_proto::{
     key::PublicKey,
     record::{RecordRefused, SignedRecord, Version, chain},
@@ -55,7 +55,7 @@ impl Server {
         let led = self.standing() == Some(Standing::Manager);
         let Some(ours) = self.record() else { return };
         let _ = self.take(shown).await;
-        let proof = led.then(|| recognition::shown(&self.key.public(), &ours, &links)).flatten();
+        let proof = led.then(|| rollback_detection::shown(&self.key.public(), &ours, &links)).flatten();
         if let Some(proof) = proof.filter(|_| self.standing() == Some(Standing::Manager)) {
             self.halt(from, proof).await;
         }

@@ -1,7 +1,7 @@
 //! A candidate that is not to be trusted, and what root does about it: the group is rebuilt without its key at one server, and
 //! that is confirmed at each other.
 
-use bellwether_manager::rebuild::refusal;
+use bellwether_group::key_refusal;
 use bellwether_proto::{
     key::PublicKey,
     limits,
@@ -39,7 +39,7 @@ impl Server {
     /// The record that counts without these keys.
     pub(super) fn without(&self, held: &Held, refused: &[PublicKey], seen: Epoch) -> Result<Record, String> {
         let own = self.key.public();
-        refusal::next_record(&held.current, &held.chain, refused, &own, seen, &self.by()).map_err(|e| e.to_string())
+        key_refusal::next_record(&held.current, &held.chain, refused, &own, seen, &self.by()).map_err(|e| e.to_string())
     }
 
     /// Root of this machine confirms a group that was rebuilt elsewhere. Where the epoch goes back, nothing that was held counts

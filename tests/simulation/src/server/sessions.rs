@@ -1,9 +1,9 @@
 //! How a session begins, on both sides: tickets and starts say whose state went back, and whose machine was copied (W14).
 
-use bellwether_manager::{
+use bellwether_group::{
     halt::Proof,
     lost::Known,
-    recognition::{self, Holdings, Recognised, Remembered, Said},
+    rollback_detection::{self, Holdings, Recognised, Remembered, Said},
 };
 use bellwether_proto::{
     key::PublicKey,
@@ -266,7 +266,7 @@ impl Server {
         let parties = self.parties(&server, &self.key.public());
         let held = Ticket::from_wire(held).ok();
         let given = self.drive.read(|disk| disk.sessions.get(&server).cloned());
-        let proof = given.and_then(|given| recognition::refused(&given, &parties, held.as_ref()));
+        let proof = given.and_then(|given| rollback_detection::refused(&given, &parties, held.as_ref()));
         if let Some(proof) = proof.filter(|_| self.leads()) {
             self.halt(&server, proof).await;
         }

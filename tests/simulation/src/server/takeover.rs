@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bellwether_manager::{
-    Leave,
-    group::By,
+use bellwether_group::{
+    edits::By,
     procedure::{self, ActError, Id, Kind},
+    roles::Leave,
     takeover::{self, Account, Answer, Findings, Insists, Refused, Silence},
 };
 use bellwether_proto::{

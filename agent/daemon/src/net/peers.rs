@@ -1,0 +1,486 @@
+//! What servers of a group tell each other about its record, whoever is the manager: a server that was away, or whose
+//! manager is silent, asks others for newer records; who signed a handover tells the new manager until it has it.
+//!
+//! Records count by their signatures, so anybody of the group may bring them. Two tasks: [`Peers::catch_up`], woken by
+//! hints (a member refused this manager, a hello that cannot be followed from here) and by the manager's silence; and
+//! [`Peers::tell`], which waits for a record that this server signed for another one.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bellwether_group::{
+    halt::Halt,
+    rollback_detection,
+    takeover::{Answer, Silence},
+};
+use bellwether_proto::{
+    Malformed,
+    error::chain,
+    key::{KeyPair, PublicKey},
+    limits,
+    name::ServerName,
+    record::{Record, Role, Server, SignedRecord, Version},
+    revision::{Epoch, SignedHeader},
+    v1::{self, group_client::GroupClient},
+};
+use bellwether_store::state::{known_heads::KnownHeads, record::GroupRecord};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Request, Streaming, transport::Channel};
+use tracing::Instrument;
+
+use crate::{net::tls, services::link::StartHeader};
+
+/// How long one server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one server may take to be dialled, to answer, and to give its newer records.
+const EACH: Duration = PATIENCE.saturating_mul(4);
+/// How long a manager waits for all others before it leads, when it starts.
+const BEFORE_LEADING: Duration = Duration::from_secs(1);
+/// How long the manager may take to prove that it is there, when another server asks whether it is.
+const PROBE: Duration = Duration::from_secs(2);
+/// How many are talked to at once.
+const AT_ONCE: usize = 64;
+/// How many are asked at a time when nobody in particular is meant.
+const SOME: usize = 3;
+/// Of silence, until others are asked: at first, and at most.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Others are not asked more often than that, whatever hints come.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long the new manager may take until it leads.
+const TAKE_UP: Duration = Duration::from_secs(15);
+/// Until the new manager is told again: at first, and at most.
+const TELL_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Whom to ask for newer records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// This server has said that there are some.
+    Server(ServerName),
+    /// Somebody may have some.
+    Anyone,
+}
+
+/// The other servers of the group.
+pub struct Peers {
+    key: Arc<KeyPair>,
+    record: Arc<GroupRecord>,
+    seen: Arc<KnownHeads>,
+    start_header: StartHeader,
+    halts: watch::Sender<Option<Halt>>,
+    told: watch::Sender<Option<Told>>,
+    /// Of those that are asked at once, in a large group.
+    turns: Arc<Semaphore>,
+    promoting: AtomicBool,
+}
+
+/// This server is about to make itself the manager: it says so to whoever asks, until this is dropped.
+pub(crate) struct Promoting(Arc<Peers>);
+
+impl Drop for Promoting {
+    fn drop(&mut self) {
+        self.0.promoting.store(false, Ordering::SeqCst);
+    }
+}
+
+/// A manager has a record that this server signed for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    /// What it holds.
+    pub(crate) version: Version,
+    /// It leads by that.
+    pub(crate) leads: bool,
+}
+
+impl Peers {
+    /// They are told that this is the start of number `incarnation`.
+    pub fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<KnownHeads>, incarnation: u64) -> Self {
+        let (told, halts) = (watch::Sender::default(), watch::Sender::default());
+        let (start_header, turns) = (StartHeader::new(incarnation), Arc::new(Semaphore::new(AT_ONCE)));
+        Self { key, record, seen, start_header, halts, told, turns, promoting: AtomicBool::new(false) }
+    }
+
+    /// What came of the last handover that this server told.
+    pub(crate) fn told(&self) -> watch::Receiver<Option<Told>> {
+        self.told.subscribe()
+    }
+
+    /// All other servers of the record.
+    pub(crate) fn others(&self) -> Vec<Server> {
+        let current = self.record.current();
+        let own = self.record.own_key();
+        current.record().servers.iter().filter(|server| server.key != own).cloned().collect()
+    }
+
+    /// From now on this server says that it is about to make itself the manager; none: it says so already.
+    pub(crate) fn promote(self: &Arc<Self>) -> Option<Promoting> {
+        (!self.promoting.swap(true, Ordering::SeqCst)).then(|| Promoting(self.clone()))
+    }
+
+    /// Whether this server is about to make itself the manager.
+    pub(crate) fn promotes(&self) -> bool {
+        self.promoting.load(Ordering::SeqCst)
+    }
+
+    /// A connection to that server's services.
+    ///
+    /// # Errors
+    /// Why it is out of reach, for people.
+    pub(crate) async fn dial(&self, server: &Server) -> Result<GroupClient<Channel>, String> {
+        self.dial_at(&server.address, server.key).await
+    }
+
+    async fn dial_at(&self, address: &str, key: PublicKey) -> Result<GroupClient<Channel>, String> {
+        let connect = tls::connect(&self.key, address, key);
+        let channel = timeout(PATIENCE, connect).await.map_err(|_| "no answer".to_owned())?.map_err(|e| chain(&e))?;
+        Ok(GroupClient::new(channel).max_decoding_message_size(limits::MESSAGE))
+    }
+
+    /// Takes what that server has newer than what is held here.
+    ///
+    /// # Errors
+    /// It does not answer, or what it says is not taken; for people.
+    pub(crate) async fn ask(&self, server: &Server) -> Result<(), String> {
+        let led = self.record.is_led_here();
+        let links = self.records_at(&server.address, server.key, self.record.current().record().version).await?;
+        // Only now: what this server has signed meanwhile, that one may have got already.
+        let ours = self.record.current();
+        let taken = self.record.take_by(&links);
+        let proof = led.then(|| rollback_detection::shown(&self.record.own_key(), &ours, &links)).flatten();
+        if let Some(proof) = proof.filter(|_| self.record.is_led_here()) {
+            self.halt(Halt::new(server.name.clone(), proof));
+        }
+        taken.map_err(|e| chain(&e))
+    }
+
+    /// The records that the server of that address and key has after `from`, oldest first.
+    ///
+    /// # Errors
+    /// It does not answer, or they are none; for people.
+    pub(crate) async fn records_at(
+        &self,
+        address: &str,
+        key: PublicKey,
+        from: Version,
+    ) -> Result<Vec<SignedRecord>, String> {
+        let mut client = self.dial_at(address, key).await?;
+        let Version { epoch: Epoch(epoch), version } = from;
+        let at = self.seen.at().as_ref().map(SignedHeader::to_wire);
+        let asked = async {
+            let mut request = Request::new(v1::RecordsRequest { epoch, version, at });
+            self.start_header.mark(&mut request);
+            let records = client.records(request).await?;
+            collect(records.into_inner()).await
+        };
+        let links = timeout(PATIENCE, asked).await.map_err(|_| "no answer".to_owned())?;
+        links.map_err(|status| status.message().to_owned())
+    }
+
+    /// This manager's state went back (W14). The first proof counts.
+    pub(crate) fn halt(&self, halt: Halt) {
+        self.halts.send_if_modified(|halts| {
+            let first = halts.is_none();
+            halts.get_or_insert(halt);
+            first
+        });
+    }
+
+    /// The proof that this manager's state went back, once there is one.
+    pub(crate) fn halts(&self) -> watch::Receiver<Option<Halt>> {
+        self.halts.subscribe()
+    }
+
+    /// The group was rebuilt, or another server is the manager: what was proved of this one is over.
+    pub(crate) fn go_on(&self) {
+        self.halts.send_replace(None);
+    }
+
+    /// This server's key.
+    pub(crate) fn key(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// The revision that this server's sets hold.
+    pub(crate) fn at(&self) -> Option<SignedHeader> {
+        self.seen.at()
+    }
+
+    /// Whether the manager proves its key at this moment: a stream that is open yet says what was, not what is.
+    pub(crate) async fn manager_answers(&self) -> bool {
+        let current = self.record.current();
+        timeout(PROBE, self.dial(current.record().manager())).await.is_ok_and(|dialled| dialled.is_ok())
+    }
+
+    /// Asks these servers at once, in a large group a few of them at a time: the answers that have come by the deadline, or when
+    /// `enough` is so after one of them.
+    async fn ask_all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        self: &Arc<Self>,
+        servers: Vec<Server>,
+        deadline: Duration,
+        ask: impl Fn(Arc<Self>, Server) -> F,
+        enough: impl Fn() -> bool,
+    ) -> BTreeMap<ServerName, T> {
+        let mut asking = JoinSet::new();
+        for server in servers {
+            let (name, turns) = (server.name.clone(), self.turns.clone());
+            let span = tracing::error_span!("peer", server = %name);
+            let asked = ask(self.clone(), server);
+            let in_turn = async move {
+                let _turn = turns.acquire().await;
+                (name, asked.await)
+            };
+            asking.spawn(in_turn.instrument(span));
+        }
+        let mut answers = BTreeMap::new();
+        let all = async {
+            while let Some(answer) = asking.join_next().await {
+                answers.extend(answer);
+                if enough() {
+                    return;
+                }
+            }
+        };
+        // A timeout: who has not answered is missing.
+        let _ = timeout(deadline, all).await;
+        answers
+    }
+
+    /// Asks these for newer records; ends when all have answered, or one of them has brought a newer epoch.
+    async fn ask_for_records(self: &Arc<Self>, servers: Vec<Server>, deadline: Duration) {
+        let before = self.record.current().record().version.epoch;
+        let ask = |peers: Arc<Self>, server| async move {
+            if let Err(why) = peers.ask(&server).await {
+                tracing::debug!(why, "no newer record from there");
+            }
+        };
+        let newer = || self.record.current().record().version.epoch > before;
+        self.ask_all(servers, deadline, ask, newer).await;
+    }
+
+    /// What a manager that starts asks before it leads: whether it was superseded meanwhile (W26). Those that do not answer
+    /// within a second learn of it, or refuse it, later.
+    pub(crate) async fn ask_before_leading(self: &Arc<Self>) {
+        // The rest knows better, perhaps: then it refuses this manager, and is asked.
+        self.ask_for_records(self.others(), BEFORE_LEADING).await;
+    }
+
+    /// Asks all others for newer records, and waits for those that answer.
+    pub(crate) async fn ask_everybody(self: &Arc<Self>) {
+        // A server that answers more slowly is named by the survey.
+        self.ask_for_records(self.others(), PATIENCE).await;
+    }
+
+    /// What every other server says of itself, or why it says nothing.
+    pub(crate) async fn survey_all(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
+        self.survey(self.others(), Self::answer_of).await
+    }
+
+    /// What the manager and the candidates say of themselves, those that answer.
+    pub(crate) async fn survey_candidates(self: &Arc<Self>) -> Vec<Answer> {
+        let asked = self.others().into_iter().filter(|server| server.candidate || server.role == Role::Manager);
+        self.survey(asked.collect(), Self::answer_of).await.into_values().flatten().collect()
+    }
+
+    /// What these servers say of themselves by `ask`, or why they say nothing. The deadline is that of each, once for each turn.
+    pub(crate) async fn survey<F>(
+        self: &Arc<Self>,
+        servers: Vec<Server>,
+        ask: impl Fn(Arc<Self>, Server) -> F,
+    ) -> BTreeMap<ServerName, Result<Answer, Silence>>
+    where
+        F: Future<Output = Result<Answer, Silence>> + Send + 'static,
+    {
+        let turns = 1 + servers.len() / AT_ONCE;
+        let names: Vec<ServerName> = servers.iter().map(|server| server.name.clone()).collect();
+        let mut answers = self.ask_all(servers, EACH * turns as u32, ask, || false).await;
+        for name in names {
+            answers.entry(name).or_insert_with(|| Err(Silence { there: false, why: "no answer".to_owned() }));
+        }
+        answers
+    }
+
+    /// What all other servers but that one say at this moment, and whatever newer record they have is taken: the last look
+    /// before this server makes itself the manager, and the first one after it.
+    pub(crate) async fn look(self: &Arc<Self>, but: &ServerName) -> BTreeMap<ServerName, Result<Answer, Silence>> {
+        let others = self.others().into_iter().filter(|server| server.name != *but);
+        let look = |peers: Arc<Self>, server: Server| async move {
+            let answer = peers.clone().answer_of(server.clone()).await;
+            let held = peers.record.current().record().version;
+            // One that is there and says nothing of itself is between two roles.
+            let newer =
+                answer.as_ref().map_or_else(|silence| silence.there, |a| a.leads || a.record.epoch > held.epoch);
+            if newer && let Err(why) = peers.ask(&server).await {
+                tracing::debug!(why, "its record is not taken");
+            }
+            answer
+        };
+        self.survey(others.collect(), look).await
+    }
+
+    /// What that server says of itself.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub(crate) async fn answer_of(self: Arc<Self>, server: Server) -> Result<Answer, Silence> {
+        // Who proves its key is there, whatever it says then.
+        let silent = |why| Silence { there: false, why };
+        let strange = |why| Silence { there: true, why };
+        let mut client = self.dial(&server).await.map_err(silent)?;
+        let asked = timeout(PATIENCE, client.survey(v1::SurveyRequest {})).await;
+        let reply = asked.map_err(|_| strange("it takes long to answer".to_owned()))?;
+        let reply = reply.map_err(|status| strange(status.message().to_owned()))?;
+        let v1::SurveyReply { epoch, version, at, seen, follows, leads, promotes } = reply.into_inner();
+        let header = |wire| SignedHeader::from_wire(wire).map_err(|e| strange(e.to_string()));
+        let record = Version { epoch: Epoch(epoch), version };
+        let seen = seen.into_iter().take(limits::SEEN).map(header).collect::<Result<_, _>>()?;
+        Ok(Answer { record, at: at.map(header).transpose()?, seen, follows, leads, promotes })
+    }
+
+    /// Forgets what this server has heard of: it follows other managers from now on.
+    pub(crate) fn forget_seen(&self) {
+        self.seen.forget();
+    }
+
+    /// Signs a record of this server's making.
+    ///
+    /// # Errors
+    /// It breaks a rule of records.
+    pub(crate) fn sign(&self, record: Record) -> Result<SignedRecord, Malformed> {
+        SignedRecord::sign(record, &self.key)
+    }
+
+    /// What the other servers have seen, those that answer within a second: a manager that lacks some of it does not lead.
+    pub(crate) async fn survey_before_leading(self: &Arc<Self>) -> Vec<(ServerName, Vec<SignedHeader>)> {
+        // The rest is found out when a session with them begins.
+        let answers = self.ask_all(self.others(), BEFORE_LEADING, Self::answer_of, || false).await;
+        let seen = |answer: Answer| answer.seen.into_iter().chain(answer.at).collect();
+        answers.into_iter().filter_map(|(name, answer)| Some((name, seen(answer.ok()?)))).collect()
+    }
+
+    /// Asks whom hints name, and some others while `sessions` says that no manager talks to this server.
+    pub(crate) async fn catch_up(
+        self: Arc<Self>,
+        mut hints: mpsc::Receiver<Hint>,
+        mut sessions: watch::Receiver<usize>,
+    ) {
+        let mut silence = SILENCE.0;
+        let mut due = Instant::now() + silence;
+        let mut turn = RandomState::new().hash_one(0) as usize;
+        let mut record = self.record.follow();
+        loop {
+            // No manager talks to a manager: it may be superseded by one that it removed or disabled meanwhile.
+            let silent = *sessions.borrow_and_update() == 0;
+            tokio::select! {
+                hint = hints.recv() => match hint {
+                    None => return,
+                    Some(Hint::Anyone) => due = due.min(Instant::now() + AGAIN),
+                    Some(Hint::Server(name)) => {
+                        let others = self.others();
+                        let named = others.into_iter().filter(|server| server.name == name);
+                        self.ask_for_records(named.collect(), EACH).await;
+                        continue;
+                    }
+                },
+                changed = sessions.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    (silence, due) = (SILENCE.0, Instant::now() + SILENCE.0);
+                    continue;
+                }
+                changed = record.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // A new manager hears soon what this server holds, should it not talk to it first.
+                    (silence, due) = (SILENCE.0, Instant::now() + AGAIN);
+                    continue;
+                }
+                () = sleep_until(due), if silent => {}
+            }
+            sleep_until(due).await;
+            self.ask_for_records(self.some(turn), EACH).await;
+            turn = turn.wrapping_add(SOME);
+            silence = (silence * 2).min(SILENCE.1);
+            due = Instant::now() + silence;
+        }
+    }
+
+    /// The manager and some others: with every turn the next ones.
+    fn some(&self, turn: usize) -> Vec<Server> {
+        let (managers, others): (Vec<_>, Vec<_>) = self.others().into_iter().partition(|s| s.role == Role::Manager);
+        let next = (0..SOME.min(others.len())).map(|n| others[turn.wrapping_add(n) % others.len()].clone());
+        managers.into_iter().chain(next).collect()
+    }
+
+    /// Tells the manager of a record that this server signed, and that makes another one manager, until it has it (W18).
+    pub(crate) async fn tell(self: Arc<Self>) {
+        let mut record = self.record.follow();
+        let mut pause = TELL_AGAIN.0;
+        loop {
+            let current = record.borrow_and_update().clone();
+            let own = self.record.own_key();
+            let due = current.signer() == own && current.record().manager().key != own;
+            let told = async {
+                match self.tell_once(&current).await {
+                    Ok(()) => std::future::pending().await,
+                    Err(why) => {
+                        let span = tracing::error_span!("peer", server = %current.record().manager().name);
+                        span.in_scope(|| tracing::debug!(why, "not told yet"));
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            };
+            tokio::select! {
+                changed = record.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    pause = TELL_AGAIN.0;
+                }
+                () = told, if due => pause = (pause * 2).min(TELL_AGAIN.1),
+            }
+        }
+    }
+
+    async fn tell_once(&self, current: &SignedRecord) -> Result<(), String> {
+        let mut client = self.dial(current.record().manager()).await?;
+        let none = Version { epoch: Epoch(0), version: 0 };
+        let links: Vec<_> = self.record.since(none).iter().map(SignedRecord::to_wire).collect();
+        let told = timeout(TAKE_UP, client.tell(tokio_stream::iter(links)));
+        let reply = told.await.map_err(|_| "no answer".to_owned())?.map_err(|status| status.message().to_owned())?;
+        let v1::TellReply { epoch, version, leads } = reply.into_inner();
+        let version = Version { epoch: Epoch(epoch), version };
+        if version < current.record().version {
+            return Err(format!("it holds {version}"));
+        }
+        self.told.send_replace(Some(Told { version, leads }));
+        Ok(())
+    }
+}
+
+/// The records of a stream, as many and as large as a server takes at once.
+///
+/// # Errors
+/// The stream's, not records, or too much.
+pub(crate) async fn collect(mut records: Streaming<v1::SignedRecord>) -> Result<Vec<SignedRecord>, tonic::Status> {
+    let (mut links, mut bytes) = (Vec::new(), 0);
+    while let Some(wire) = records.message().await? {
+        bytes += wire.record.len();
+        if links.len() > limits::CHAIN || bytes > limits::CHAIN_BYTES {
+            return Err(tonic::Status::invalid_argument("more records than a chain has"));
+        }
+        links.push(SignedRecord::from_wire(&wire).map_err(|e| tonic::Status::invalid_argument(e.to_string()))?);
+    }
+    Ok(links)
+}

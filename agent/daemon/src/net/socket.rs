@@ -1,0 +1,117 @@
+//! The admin socket: how commands talk to the agent on the same machine. Only root and the agent's own user may.
+
+use std::{
+    io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use bellwether_monitor::listening::{Bounds, ConnectionSlots};
+use bellwether_proto::advice::{self, Advice, Outcome};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
+use tonic::{Code, Request, Status, transport::server::UdsConnectInfo};
+
+use crate::net::placed::Placed;
+
+/// Connections at a time. They have no owner but this machine's.
+pub(crate) const BOUNDS: Bounds = Bounds { all: 64, each: 64 };
+
+/// Why the socket cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another agent answers there.
+    #[error("another agent answers at {0}; nothing was changed")]
+    InUse(PathBuf),
+    /// What is there is not a socket.
+    #[error("{0} is there and is not a socket; it was left as it is")]
+    NotASocket(PathBuf),
+    /// The system's error.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// create, replace …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The server's side; the file goes when this is dropped.
+#[derive(Debug)]
+pub struct AdminSocket {
+    path: PathBuf,
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // One that is left behind is replaced by the next agent.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Offers the socket at `path`, mode 0600, in a directory that is made (0755) where it is missing. A file left by an
+/// agent that is no more is replaced. To be kept: the connections, and the socket itself for as long as they are served.
+///
+/// # Errors
+/// Another agent answers there, something else is there, or the system's.
+pub async fn bind(path: &Path) -> Result<(AdminSocket, UnixListenerStream), BindError> {
+    let failed = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed("create the directory of"))?;
+    }
+    remove_stale(path).await?;
+    let listener = UnixListener::bind(path).map_err(failed("offer"))?;
+    let socket = AdminSocket { path: path.to_owned() };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
+    Ok((socket, UnixListenerStream::new(listener)))
+}
+
+async fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
+    let found = match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(failed("look at"))?,
+    };
+    if !found.file_type().is_socket() {
+        return Err(BindError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path).await {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed("replace")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed("ask who answers at")(e)),
+        Ok(_) => Err(BindError::InUse(path.to_owned())),
+    }
+}
+
+/// The connections, each with a place; to be served.
+pub fn placed(connections: UnixListenerStream) -> impl Stream<Item = io::Result<Placed<UnixStream>>> {
+    let mut places = ConnectionSlots::new(BOUNDS);
+    connections.map(move |stream| Ok(Placed::new(stream?, places.admit(()), None)))
+}
+
+/// An interceptor for the admin service: lets root and the agent's own user through.
+///
+/// # Errors
+/// Permission denied, to everybody else.
+pub fn only_owner(request: Request<()>) -> Result<Request<()>, Status> {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    let own = rustix::process::geteuid().as_raw();
+    match peer.map(|credentials| credentials.uid()) {
+        Some(uid) if may_ask(uid, own) => Ok(request),
+        Some(uid) => {
+            let text = format!("user {uid} may not ask this agent: only root and user {own}, which it runs as, may");
+            let advice = Advice::say("run the command with sudo");
+            Err(advice::status(Code::PermissionDenied, Outcome::Refused, &text, Some(&advice)))
+        }
+        None => Err(Status::permission_denied("the system does not say which user asks")),
+    }
+}
+
+fn may_ask(uid: u32, own: u32) -> bool {
+    uid == 0 || uid == own
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! A candidate proves that it could drive the group's balancers: it tries them now and then (W18, W24).
+//!
+//! One task, [`Probe::run`], for as long as the agent runs. What it finds goes to this server's own status, and into the `reach`
+//! watch, from which a member's push stream tells its manager.
+
+use std::{sync::Arc, time::Duration};
+
+use bellwether_manager::balancer::{Balancers, Fault, Locals, Patience, chain};
+use bellwether_proto::{
+    balancer::Balancer,
+    name::{BalancerName, ServerName},
+    record::{Record, Role},
+    status::{Event, Observation},
+    v1,
+};
+use bellwether_store::state::record::GroupRecord;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+/// Between two tries, where the last one went well; and where it did not.
+const EVERY: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What the task needs.
+pub(crate) struct Probe {
+    pub(crate) name: ServerName,
+    pub(crate) record: Arc<GroupRecord>,
+    pub(crate) locals: Locals,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) reach: watch::Sender<v1::Balancers>,
+}
+
+impl Probe {
+    /// Tries the balancers without end; at once when the record names others. May be cancelled anywhere: a try changes
+    /// nothing.
+    pub(crate) async fn run(self) {
+        let mut record = self.record.follow();
+        loop {
+            let wanted = self.wanted(record.borrow_and_update().record());
+            let found = Balancers::patient(&wanted, &self.locals, Patience::default()).probe().await;
+            let well = found.iter().all(|(_, result)| result.is_ok());
+            self.tell(found);
+            let other = async {
+                // An error: the agent is stopping.
+                while record.changed().await.is_ok() {
+                    if self.wanted(record.borrow_and_update().record()) != wanted {
+                        return;
+                    }
+                }
+                std::future::pending::<()>().await;
+            };
+            let _ = timeout(if well { EVERY } else { AGAIN }, other).await;
+        }
+    }
+
+    /// The balancers that this server drives, or would as manager.
+    fn wanted(&self, record: &Record) -> Vec<Balancer> {
+        let own = record.by_key(&self.record.own_key());
+        let drives = own.is_some_and(|own| match own.role {
+            Role::Manager => true,
+            Role::Member => own.candidate,
+            Role::Disabled => false,
+        });
+        if drives { record.policy.balancers.clone() } else { Vec::new() }
+    }
+
+    fn tell(&self, found: Vec<(BalancerName, Result<(), Fault>)>) {
+        let fault = |result: Result<(), Fault>| result.err().map(|fault| chain(&fault));
+        let found: Vec<_> = found.into_iter().map(|(name, result)| (name, fault(result))).collect();
+        let reach = |(name, fault): &(BalancerName, Option<String>)| v1::BalancerReach {
+            balancer: name.to_string(),
+            fault: fault.clone().unwrap_or_default(),
+        };
+        let reach = v1::Balancers { reach: found.iter().map(reach).collect() };
+        self.reach.send_if_modified(|known| {
+            let other = *known != reach;
+            *known = reach;
+            other
+        });
+        let _ = self.events.send(Event::Server(self.name.clone(), Observation::Balancers(found)));
+    }
+}

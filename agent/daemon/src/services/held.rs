@@ -1,0 +1,52 @@
+//! Reading a file of the revision that this member holds, from its own history: while the manager does not answer.
+
+use std::collections::{HashMap, HashSet};
+
+use bellwether_member::Looked;
+use bellwether_proto::{entry::EntryPath, error::chain, hash::Hash, limits, v1};
+use bellwether_store::tree::Node;
+use tonic::Status;
+
+use super::{link::ManagerLink, refusal::refusal};
+
+/// Reads it; the answer names the revision.
+///
+/// # Errors
+/// There is no such file, it is too large, or the history lacks it.
+pub(super) async fn read(link: &ManagerLink, read: &v1::ReadRequest) -> Result<v1::ReadReply, Status> {
+    let set = read.set.parse().map_err(refusal::<bellwether_proto::Malformed>)?;
+    let path = EntryPath::new(&read.path).map_err(refusal)?;
+    let looked = link.hand.look().await.map_err(refusal)?;
+    let reading = move || {
+        let revision = looked.at.number();
+        let Some(Node::File { meta, content, .. }) = looked.tree.get(&set, &path) else {
+            return Err(Status::not_found(format!(
+                "revision {revision}, which is held here, has no file {set}:{path}"
+            )));
+        };
+        if content.size() > limits::PUT as u64 {
+            let text = format!("{set}:{path} has {} bytes; at most {} are read this way", content.size(), limits::PUT);
+            return Err(Status::failed_precondition(text));
+        }
+        let chunks: Vec<Hash> = content.chunks().iter().map(|chunk| chunk.hash).collect();
+        let data = joined(&looked, &chunks)?;
+        let hash = Hash::of(&data).into();
+        Ok(v1::ReadReply { data: data.into(), hash, mode: meta.mode.into(), revision: revision.to_string() })
+    };
+    tokio::task::spawn_blocking(reading).await.map_err(|e| Status::internal(e.to_string()))?
+}
+
+fn joined(looked: &Looked, chunks: &[Hash]) -> Result<Vec<u8>, Status> {
+    let wanted: HashSet<Hash> = chunks.iter().copied().collect();
+    let mut found = HashMap::new();
+    let read = looked.packs.chunks(&wanted, &mut |chunk, bytes| {
+        found.insert(chunk.hash, bytes);
+    });
+    read.map_err(|e| Status::internal(chain(&e)))?;
+    let mut data = Vec::new();
+    for chunk in chunks {
+        let bytes = found.get(chunk).ok_or_else(|| Status::not_found("this server's history lacks its content"))?;
+        data.extend_from_slice(bytes);
+    }
+    Ok(data)
+}

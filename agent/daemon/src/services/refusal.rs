@@ -1,0 +1,229 @@
+//! What an error of the manager is to the one who asked: the code that sets a command's exit code, and the text.
+
+use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
+use bellwether_manager::{
+    AdoptError, ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError,
+};
+use bellwether_member::AskError;
+use bellwether_proto::{
+    Malformed,
+    advice::{self, Advice, Advise, Outcome},
+    error::chain,
+    name::ServerName,
+};
+use bellwether_store::{scan::ScanError, state::record::SaveError};
+use tonic::{Code, Status};
+
+use crate::drift::ContentError;
+
+/// An error that has a code. What a rule refused is a failed precondition (nothing was changed); what the system refused
+/// is internal.
+pub(crate) trait Refusal: Advise + Sized + 'static {
+    /// Its code.
+    fn code(&self) -> Code;
+
+    /// How the request ended.
+    fn outcome(&self) -> Outcome {
+        Outcome::of_code(self.code())
+    }
+}
+
+/// The answer for `error`.
+pub(crate) fn refusal<E: Refusal>(error: E) -> Status {
+    advice::status(error.code(), error.outcome(), &chain(&error), error.advice().as_ref())
+}
+
+/// The answer to a request that was refused before anything was changed, with what to do.
+pub(crate) fn refused(code: Code, message: impl AsRef<str>, advice: impl Into<Option<Advice>>) -> Status {
+    advice::status(code, Outcome::Refused, message.as_ref(), advice.into().as_ref())
+}
+
+/// Another server's answer, in its name. Its advice is shown as its own, and no command that it names is passed on as one
+/// to be run.
+pub(crate) fn of(server: &ServerName, status: &Status) -> Status {
+    let clean = |text: &str| -> String {
+        text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+    };
+    let (outcome, advice) = advice::read(status);
+    let advice = advice.map(|advice| Advice::say(format!("{server} says: {}", clean(&advice.hint))));
+    advice::status(status.code(), outcome, &format!("{server}: {}", clean(status.message())), advice.as_ref())
+}
+
+impl Refusal for GroupRefused {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for EditError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Refused(_) => Code::FailedPrecondition,
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Save(save) => save.code(),
+            Self::Tokens(_) => Code::Internal,
+            Self::Disputed(_) => Code::FailedPrecondition,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        if matches!(self, Self::Stopping) { Outcome::Refused } else { Outcome::of_code(self.code()) }
+    }
+}
+
+impl Refusal for SaveError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Superseded(_) => Code::FailedPrecondition,
+            Self::State(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for RoleRefused {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for HandOverError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Refused(_) | Self::Unpublished(_) | Self::UnderWay(_) | Self::Behind { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Publish(publish) => publish.code(),
+            Self::Malformed(_) => Code::Internal,
+            Self::Save(save) => save.code(),
+        }
+    }
+}
+
+impl Refusal for takeover::Refused {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for EnterError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Token(_) => Code::PermissionDenied,
+            Self::Edit(edit) => edit.code(),
+            Self::Set(_) | Self::Level { .. } | Self::OutOfReach { .. } | Self::LongAddress(_) => {
+                Code::FailedPrecondition
+            }
+            Self::Save(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for PreviewError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Enter(enter) => enter.code(),
+            Self::Make(publish) => publish.code(),
+        }
+    }
+}
+
+impl Refusal for PublishError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Frightening(_)
+            | Self::NoPath(_)
+            | Self::Waits(_)
+            | Self::Disputed(_)
+            | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for ChangeError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            // The file was changed: whatever kept it from being published, this is no refusal that left all as it was.
+            Self::Io { .. } | Self::Publish(_) => Code::Internal,
+            Self::Disputed(_)
+            | Self::NoSet(_)
+            | Self::Excluded { .. }
+            | Self::Conflict { .. }
+            | Self::Held { .. }
+            | Self::Unpublished(_)
+            | Self::Frightening { .. }
+            | Self::Elsewhere(_)
+            | Self::Rules(_) => Code::FailedPrecondition,
+        }
+    }
+}
+
+impl Refusal for AdoptError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Disputed(_)
+            | Self::Conflict(_)
+            | Self::Unpublished(_)
+            | Self::Unknown(_)
+            | Self::Unfit(_)
+            | Self::Frightening(_)
+            | Self::Refused(_) => Code::FailedPrecondition,
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for AskError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoRevision | Self::Fault(_) | Self::Missing(_) | Self::Refused(_) | Self::Receive(_) => {
+                Code::FailedPrecondition
+            }
+            Self::Busy => Code::ResourceExhausted,
+            Self::Stopping => Code::Unavailable,
+            Self::Failed(_) | Self::Scan(_) => Code::Internal,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(_) => Outcome::Failed,
+            Self::NoRevision
+            | Self::Fault(_)
+            | Self::Missing(_)
+            | Self::Busy
+            | Self::Stopping
+            | Self::Scan(_)
+            | Self::Receive(_)
+            | Self::Refused(_) => Outcome::Refused,
+        }
+    }
+}
+
+impl Refusal for ContentError {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+}
+
+impl Refusal for Malformed {
+    fn code(&self) -> Code {
+        Code::InvalidArgument
+    }
+}
+
+impl Refusal for ReadError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::NoFile { .. } => Code::NotFound,
+            _ => Code::FailedPrecondition,
+        }
+    }
+}

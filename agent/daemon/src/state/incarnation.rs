@@ -1,0 +1,28 @@
+//! The number of this start: how often this server's state was opened, so that a state directory that was restored from a
+//! backup or copied shows (W14).
+
+use bellwether_proto::{level::State, start};
+use bellwether_store::state::{
+    file::{self, StateFileError},
+    layout::Layout,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Incarnation {
+    opened: u64,
+}
+
+impl State for Incarnation {}
+
+/// Counts this opening, durably, and returns its number (see [`start`]).
+///
+/// # Errors
+/// The state file cannot be read or written.
+pub fn next(layout: &Layout) -> Result<u64, StateFileError> {
+    let path = layout.incarnation();
+    let before: Incarnation = file::load(&path)?.unwrap_or_default();
+    let now = Incarnation { opened: before.opened + 1 };
+    file::save(&path, &now)?;
+    Ok(start::number(now.opened))
+}

@@ -1,0 +1,94 @@
+//! Where a member is: the revision its sets hold, and the error it is in. Small, durable, and the commit point of a
+//! switch: what it names is what the member reports after any crash (invariant 2).
+
+use bellwether_proto::{
+    level::State,
+    revision::{RevisionId, SignedHeader},
+    v1,
+};
+use bellwether_store::{
+    log::{self, Log},
+    state::{file::StateFileError, layout::Layout},
+};
+use serde::{Deserialize, Serialize};
+
+/// The position that the log has.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The revision that the sets hold; none: none of this group's.
+    pub at: Option<SignedHeader>,
+    /// The error that a sync has to clear (W8).
+    pub fault: Option<Fault>,
+    /// This server leads, or has led since: its sets hold the newest revision of its history.
+    pub leads: bool,
+}
+
+impl State for Position {}
+
+/// The revision that the sets hold, as this server knew it as a member; none: it has led since, or holds none.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn held_before(layout: &Layout) -> Result<Option<RevisionId>, StateFileError> {
+    let position: Position = log::read(&layout.history())?.position()?.unwrap_or_default();
+    Ok(position.at.filter(|_| !position.leads).map(|at| at.id()))
+}
+
+/// Notes, durably, that this server leads.
+///
+/// # Errors
+/// The log cannot be read or written.
+pub fn note_leading(log: &Log) -> Result<(), StateFileError> {
+    let position: Position = log.position()?.unwrap_or_default();
+    if position.leads {
+        return Ok(());
+    }
+    log.note(&Position { leads: true, ..Position::default() })
+}
+
+/// Why a member takes no updates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What happened, what was left unchanged, what to do.
+    pub reason: String,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+impl Fault {
+    /// The message of this fault.
+    pub fn to_wire(&self) -> v1::Fault {
+        v1::Fault { reason: self.reason.clone(), since_ms: self.since_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bellwether_proto::{
+        hash::Hash,
+        key::KeyPair,
+        revision::{Epoch, Header, Number},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_position_survives_its_json() {
+        let header = Header {
+            group: [7; 16].into(),
+            number: Number { epoch: Epoch(1), sequence: 1 },
+            parent: None,
+            manager: "web1".parse().unwrap(),
+            incarnation: 1,
+            time_ms: 0,
+            author: String::new(),
+            message: String::new(),
+            labels: Default::default(),
+            root: Hash::of(b"root"),
+        };
+        let at = Some(SignedHeader::sign(header, &KeyPair::generate()));
+        let position = Position { at, fault: None, leads: false };
+        let json = serde_json::to_string(&position).unwrap();
+        assert_eq!(serde_json::from_str::<Position>(&json).unwrap().at, position.at);
+    }
+}

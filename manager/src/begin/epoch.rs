@@ -1,0 +1,70 @@
+//! The first revision of an epoch: it changes nothing, descends from what the new manager holds, and is signed by it. From
+//! then on the head says whose it is, and a server with the same content only takes a small update (W24).
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use bellwether_proto::{
+    Malformed,
+    clock::now_ms,
+    record::{Record, SetRules},
+    revision::{Header, SignedHeader},
+};
+use bellwether_store::pack::Contents;
+
+use crate::{
+    begin::start::StartError,
+    publish::{head::Head, round},
+    shared::Shared,
+};
+
+/// That revision, by the manager of `record`, on top of `head`.
+///
+/// # Errors
+/// No number follows that of `head`.
+pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_ms: u64) -> Result<Header, Malformed> {
+    let (epoch, name) = (record.version.epoch, &record.manager().name);
+    Ok(Header {
+        group: record.group,
+        number: head.number().next(epoch)?,
+        parent: Some(head.id()),
+        manager: name.clone(),
+        incarnation,
+        time_ms: now_ms,
+        author: record.log.last().map(|edit| edit.by.clone()).unwrap_or_default(),
+        message: format!("{name} is the manager since epoch {epoch}"),
+        labels: BTreeMap::new(),
+        root: head.header().root,
+    })
+}
+
+/// Makes it, where the head is of an older epoch than the record. Durable when this returns, and offered to nobody before.
+///
+/// # Errors
+/// The history cannot take it.
+pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
+    let (record, head) = (shared.record.borrow().clone(), shared.head.borrow().clone());
+    let epoch = record.record().version.epoch;
+    let before = head.stored.header.number();
+    if before.epoch >= epoch {
+        return Ok(());
+    }
+    let header = first_header(record.record(), &head.stored.header, shared.incarnation, now_ms());
+    let header = header.map_err(|e| StartError::Epoch { epoch, source: e.into() })?;
+    let header = SignedHeader::sign(header, &shared.key);
+    let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
+    let contents = Contents {
+        header: &header,
+        base: false,
+        parent: &head.tree,
+        rules: &rules,
+        changes: &[],
+        sources: &[],
+        history: None,
+        codec: record.record().policy.codec,
+        outlines: None,
+    };
+    let stored = round::store(shared, &contents).map_err(|source| StartError::Epoch { epoch, source })?;
+    shared.head.send_replace(Arc::new(Head::new(stored, head.tree.clone(), Instant::now())));
+    tracing::error_span!("publish", revision = %header.number()).in_scope(|| tracing::info!("leads from here on"));
+    Ok(())
+}

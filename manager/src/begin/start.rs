@@ -1,0 +1,372 @@
+//! Starting the manager: its history, index and tokens are opened, then its tasks run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bellwether_group::{
+    halt::{Halt, Proof},
+    rollback_detection::Holdings,
+    tokens::Tokens,
+};
+use bellwether_proto::{
+    clock::now_ms,
+    key::KeyPair,
+    name::{ServerName, SetName},
+    record::SignedRecord,
+    revision::{Epoch, Number, RevisionId, SignedHeader},
+    status::Event,
+};
+use bellwether_store::{
+    apply::{Failed, Site},
+    history::{History, HistoryError, LeftOut, Stored},
+    index,
+    root::Roots,
+    scan::sources,
+    state::file::{self, StateFileError},
+    tree::Tree,
+    watch::{self as watching, Modes, Rescans, Watched, pending::PendingChanges},
+};
+use tokio::sync::{Mutex, mpsc, watch};
+
+use crate::{
+    Manager,
+    balancer::Locals,
+    begin::epoch,
+    lane::lanes,
+    manager::Inner,
+    procedures::store::Board,
+    publish::{
+        adopt,
+        head::Head,
+        publisher::{Publisher, Times},
+        round::PublishError,
+        safety::{ACCEPTED, Guard, WINDOW},
+        waiting::Waiting,
+    },
+    shared::{Dial, Given, HaltFn, SaveRecord, Shared, Timings},
+    tasks::Alarm,
+};
+
+/// The tokens' file in the state directory.
+pub(crate) const TOKENS: &str = "tokens.json";
+/// Commands that wait for the publisher or for the lanes.
+const WAITING: usize = 16;
+
+/// What a manager is started from.
+pub struct Setup {
+    /// This server.
+    pub name: ServerName,
+    /// Its key: the record's manager.
+    pub key: Arc<KeyPair>,
+    /// Where each set is here.
+    pub sets: Vec<(SetName, PathBuf)>,
+    /// The state directory.
+    pub state: PathBuf,
+    /// The record in force.
+    pub record: SignedRecord,
+    /// The records that made each manager, oldest first.
+    pub chain: Vec<SignedRecord>,
+    /// The revision that the sets hold, where this server was a member until now.
+    pub at: Option<RevisionId>,
+    /// How often the manager's state was opened, this time included.
+    pub incarnation: u64,
+    /// Opens connections.
+    pub dial: Arc<dyn Dial>,
+    /// Where what is seen goes.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// Gets the names of servers that have seen a newer record than this manager's.
+    pub newer: mpsc::Sender<ServerName>,
+    /// Told when this manager's state is found to have gone back; the manager is to be stopped then.
+    pub halt: HaltFn,
+    /// What other servers have said to have seen, each with its name: asked before this manager leads.
+    pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
+    /// Makes a record durable here.
+    pub save_record: SaveRecord,
+    /// Why this manager changes nothing: another one leads in its epoch. None: it changes what it is asked to.
+    pub disputed: watch::Receiver<Option<Arc<str>>>,
+    /// Intervals and patience.
+    pub timings: Timings,
+    /// The procedures.
+    pub board: Arc<Board>,
+    /// What this machine's agent.toml says of balancers.
+    pub balancers: Locals,
+    /// Raised by a task that ends before it is told to.
+    pub alarm: Alarm,
+}
+
+/// Why the manager does not start. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The record names another.
+    #[error("the manager of this group is {0}, not this server")]
+    NotManager(ServerName),
+    /// There is no revision.
+    #[error("{0} holds no revision of this group")]
+    NoRevision(PathBuf),
+    /// What is kept is not what was signed.
+    #[error("revision {0} in the history is damaged: its entries do not give its root")]
+    Damaged(Number),
+    /// A revision that is newer than what can be used.
+    #[error("{path}, a revision in the history, cannot be used ({why})")]
+    LeftOut {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Others have seen more of this manager than it knows.
+    #[error(transparent)]
+    WentBack(Box<Halt>),
+    /// The history cannot be used.
+    #[error("the history cannot be opened")]
+    History(#[from] HistoryError),
+    /// The first revision of its epoch cannot be made.
+    #[error("the first revision of epoch {epoch} cannot be made")]
+    Epoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// Why.
+        source: PublishError,
+    },
+    /// A switch was interrupted.
+    #[error("an interrupted switch of the sets can be neither completed nor taken back")]
+    Recovery(#[from] Failed),
+    /// A state file cannot be used.
+    #[error("the tokens cannot be read, or not be brought to the group record")]
+    Tokens(#[from] StateFileError),
+    /// What is known of the sets' directories.
+    #[error("what is known of the sets' directories cannot be read")]
+    Roots(#[source] StateFileError),
+    /// A set's path.
+    #[error("the path of set {set} cannot be used")]
+    Path {
+        /// The set.
+        set: SetName,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The runtime stops.
+    #[error("the manager is stopping")]
+    Stopping,
+}
+
+/// What is read from the disk at the start.
+struct Opened {
+    history: History,
+    head: Head,
+    guard: Guard,
+    tokens: Tokens,
+    known: Tree,
+    /// Whether what is known may be believed where a file's stat is the same.
+    believed: bool,
+}
+
+impl Manager {
+    /// Opens the state and runs the tasks until `shutdown` is true. Edits made meanwhile are published (or shown) as
+    /// soon as the watches are armed.
+    ///
+    /// # Errors
+    /// Why not; no task runs.
+    pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
+        let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
+        let Setup { halt, seen, save_record, disputed, timings, balancers, board, alarm, .. } = setup;
+        if record.record().manager().key != key.public() {
+            return Err(StartError::NotManager(record.record().manager().name.clone()));
+        }
+        let sets = absolute(sets)?;
+        let roots = Roots::open(&state, sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
+        let (from, here) = ((state.clone(), sets.clone(), roots.clone()), record.clone());
+        let opened = tokio::task::spawn_blocking(move || open(&from.0, (&from.1, &from.2), &here, at)).await;
+        let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
+        went_back(&record, &history, &head, &seen)?;
+        let given = Given {
+            name,
+            key,
+            sets,
+            roots,
+            state,
+            incarnation,
+            chain,
+            events,
+            dial,
+            timings,
+            board,
+            newer,
+            halt,
+            save_record,
+            disputed,
+        };
+        let shared = Arc::new(Shared::new(given, record, head, history, guard));
+        let begun = shared.clone();
+        let begin = move || {
+            if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {
+                tracing::warn!(%error, "tickets of servers that are gone are still kept");
+            }
+            epoch::begin(&begun)
+        };
+        tokio::task::spawn_blocking(begin).await.map_err(|_| StartError::Stopping)??;
+        tell(&shared);
+        Ok(run(shared, tokens, balancers, (known, believed), &alarm, &shutdown))
+    }
+}
+
+fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, StartError> {
+    let absolute = |(set, path): (SetName, PathBuf)| match std::path::absolute(&path) {
+        Ok(path) => Ok((set, path)),
+        Err(source) => Err(StartError::Path { set, source }),
+    };
+    sets.into_iter().map(absolute).collect()
+}
+
+/// Whether others have seen a revision of this epoch, signed by this manager, that the history does not have.
+fn went_back(
+    record: &SignedRecord,
+    history: &History,
+    head: &Head,
+    seen: &[(ServerName, Vec<SignedHeader>)],
+) -> Result<(), StartError> {
+    let has = |id| history.get(id).is_some();
+    let holdings = holdings(history, head.stored.header.number(), &has);
+    for (witness, headers) in seen {
+        if let Some(lost) = headers.iter().rfind(|header| holdings.lack(record.record(), header)) {
+            return Err(StartError::WentBack(Box::new(Halt::new(witness.clone(), Proof::Revision(lost.number())))));
+        }
+    }
+    Ok(())
+}
+
+/// What `history`, whose newest revision is `head`, holds of its epoch, to be asked of with `has`. Where packs were left out
+/// as damaged, what is older than the head may be among them.
+pub(crate) fn holdings<'a>(history: &History, head: Number, has: &'a dyn Fn(RevisionId) -> bool) -> Holdings<'a> {
+    let of_epoch = history.all().map(|stored| stored.header.number()).filter(|number| number.epoch == head.epoch);
+    let oldest = of_epoch.min().filter(|_| history.left_out().is_empty()).unwrap_or(head);
+    Holdings { head, oldest, has }
+}
+
+fn open(
+    state: &std::path::Path,
+    (sets, roots): (&[(SetName, PathBuf)], &Roots),
+    record: &SignedRecord,
+    at: Option<RevisionId>,
+) -> Result<Opened, StartError> {
+    let mut tokens: Tokens = file::load(&state.join(TOKENS))?.unwrap_or_default();
+    if tokens.settle(record.record()) {
+        file::save(&state.join(TOKENS), &tokens)?;
+    }
+    let mut history = History::open(&state.join("history"))?;
+    let server = record.record().manager().key;
+    let sources_here = roots.guard(sources(record.record(), sets));
+    let (log, idle) = (history.log().clone(), Arc::default());
+    let site = Site { sources: sources_here, state: state.to_owned(), log, idle, server };
+    let at = adopt::recover(&site, at, &history)?.or(at);
+    if let Err(error) = history.settle(true) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the newest revisions stay in the log");
+    }
+    let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
+    // A pack that is newer than what the sets hold was refused here, or not switched to.
+    let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
+    let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
+    let newer = |left: &&LeftOut| left.sequence > stored.header.number().sequence;
+    if let Some(LeftOut { path, why, .. }) = history.left_out().iter().find(newer) {
+        return Err(StartError::LeftOut { path: path.clone(), why: why.clone() });
+    }
+    let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
+    let loaded = index::load(&state.join("index"), &rules);
+    let root = stored.header.header().root;
+    let (tree, known, believed) = match loaded {
+        // One tree in memory: the sets hold the head.
+        Some(loaded) if loaded.tree.root() == root => (loaded.tree.clone(), loaded.tree, loaded.same_boot),
+        Some(loaded) => (head_tree(&history, &stored)?, loaded.tree, loaded.same_boot),
+        None => {
+            let tree = head_tree(&history, &stored)?;
+            // Its stats are unknown, so every file is read anyway.
+            (tree.clone(), tree, true)
+        }
+    };
+    let guard = guard(&history, &stored, Arc::new(tree.clone()));
+    Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), guard, history, tokens, known, believed })
+}
+
+/// What was published within the last hour, by the history: from the newest revision on that is older, or that a person
+/// accepted, as far as the history goes back.
+fn guard(history: &History, head: &Arc<Stored>, tree: Arc<Tree>) -> Guard {
+    let (now, now_ms) = (Instant::now(), now_ms());
+    let age = |stored: &Stored| Duration::from_millis(now_ms.saturating_sub(stored.header.header().time_ms));
+    let from = |stored: &Stored| now.checked_sub(age(stored)).unwrap_or(now);
+    let over = |stored: &Stored| age(stored) >= WINDOW || stored.header.header().labels.contains_key(ACCEPTED);
+    let mut before = head;
+    while !over(before)
+        && let Some(parent) = before.header.header().parent.and_then(|parent| history.get(parent))
+    {
+        before = parent;
+    }
+    if before.header.id() == head.header.id() {
+        return Guard::new(tree, from(head));
+    }
+    match history.tree(before.header.id()) {
+        Ok(old) => Guard::resumed((old, from(before)), tree, from(head)),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "what was there an hour ago cannot be read: what is gone counts from now on");
+            Guard::new(tree, from(head))
+        }
+    }
+}
+
+fn head_tree(history: &History, head: &Stored) -> Result<Tree, StartError> {
+    let tree = history.tree(head.header.id())?;
+    if tree.root() == head.header.header().root { Ok(tree) } else { Err(StartError::Damaged(head.header.number())) }
+}
+
+fn tell(shared: &Shared) {
+    shared.see(Event::Record(Arc::new(shared.record.borrow().record().clone())));
+    let head = shared.head.borrow();
+    let header = head.stored.header.header();
+    let message = header.message.clone();
+    shared.see(Event::Head { number: header.number, time_ms: header.time_ms, message });
+}
+
+fn run(
+    shared: Arc<Shared>,
+    tokens: Tokens,
+    balancers: Locals,
+    (known, believed): (Tree, bool),
+    alarm: &Alarm,
+    shutdown: &watch::Receiver<bool>,
+) -> Manager {
+    let (commands, to_publisher) = mpsc::channel(WAITING);
+    let (lanes, to_lanes) = mpsc::channel(WAITING);
+    let (modes, watched) = watch::channel(Modes::default());
+    let (rescans, found, files) = Rescans::new();
+    let dirty = Arc::new(PendingChanges::default());
+    let full: Duration = shared.timings.full_hash;
+    let publisher = Publisher {
+        shared: shared.clone(),
+        dirty: dirty.clone(),
+        known,
+        modes: watched,
+        rescans,
+        notices: BTreeSet::new(),
+        waiting: Waiting::default(),
+        means: BTreeMap::new(),
+        links: BTreeSet::new(),
+        told: Vec::new(),
+        unpublished: None,
+        failures: 0,
+        early: None,
+        times: Times::new(Instant::now(), !believed, full),
+    };
+    let (record, sets, events) = (shared.record.subscribe(), shared.sets.clone(), shared.events.clone());
+    let to_watch = Watched { record, sets, events, found, files };
+    let tasks = vec![
+        ("watch", alarm.spawn("watch", shutdown, watching::run(to_watch, dirty, modes, shutdown.clone()))),
+        ("publisher", alarm.spawn("publisher", shutdown, publisher.run(to_publisher, shutdown.clone()))),
+        ("lanes", alarm.spawn("lanes", shutdown, lanes::run(shared.clone(), to_lanes, shutdown.clone()))),
+    ];
+    let (tokens, tasks) = (Arc::new(Mutex::new(tokens)), Mutex::new(tasks));
+    Manager { inner: Arc::new(Inner { shared, commands, lanes, balancers, previews: Arc::default(), tokens, tasks }) }
+}

@@ -1,0 +1,64 @@
+//! How much a member may say unasked. What is more stays in its connection, which fills and holds it back: one that
+//! floods costs the monitor, the log and the manager's memory no more than that (invariant 6).
+
+use std::time::{Duration, Instant};
+
+/// What one message costs: a hundred a second are heard.
+const EACH: Duration = Duration::from_millis(10);
+/// What may be said at once.
+const BURST: Duration = Duration::from_secs(2);
+
+/// What a member has used up.
+#[derive(Debug)]
+pub(crate) struct RateLimit {
+    /// When everything that was said will be paid for.
+    paid: Instant,
+}
+
+impl RateLimit {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { paid: now }
+    }
+
+    /// A message was heard.
+    pub(crate) fn spend(&mut self, now: Instant) {
+        self.paid = self.paid.max(now) + EACH;
+    }
+
+    /// It was asked for.
+    pub(crate) fn refund(&mut self) {
+        self.paid -= EACH;
+    }
+
+    /// For how long nothing more is heard.
+    pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
+        self.paid.checked_duration_since(now + BURST).filter(|pause| !pause.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_heard_a_flood_is_held_back() {
+        let now = Instant::now();
+        let mut rate_limit = RateLimit::new(now);
+        (0..200).for_each(|_| rate_limit.spend(now));
+        assert_eq!(rate_limit.pause(now), None);
+        (0..2).for_each(|_| rate_limit.spend(now));
+        assert_eq!(rate_limit.pause(now), Some(2 * EACH));
+        assert_eq!(rate_limit.pause(now + 2 * EACH), None);
+    }
+
+    #[test]
+    fn what_was_asked_for_costs_nothing() {
+        let now = Instant::now();
+        let mut rate_limit = RateLimit::new(now);
+        for _ in 0..10_000 {
+            rate_limit.spend(now);
+            rate_limit.refund();
+        }
+        assert_eq!(rate_limit.pause(now), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! The running manager, as the rest of the program holds it.
+
+use std::sync::Arc;
+
+use bellwether_group::{edits::GroupRefused, tokens::Tokens};
+use bellwether_proto::{
+    entry::EntryPath,
+    name::ServerName,
+    record::{Publish, Role, SignedRecord},
+    revision::{SignedHeader, check_message},
+    status::{Event, Observation},
+    v1,
+};
+use bellwether_store::{log::Log, tree::Tree};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    Adopt, AdoptError, Adopted, ChangeError, Changed, FileRead, PublishError, Published, ReadError, Request,
+    balancer::{Balancers, Locals},
+    lane::{Control, lanes::ToLanes},
+    publish::{preview::Previews, publisher::Command, read},
+    shared::Shared,
+};
+
+/// The running manager. Clones are the same one.
+#[derive(Clone)]
+pub struct Manager {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) lanes: mpsc::Sender<ToLanes>,
+    pub(crate) balancers: Locals,
+    pub(crate) previews: Arc<Previews>,
+    pub(crate) tokens: Arc<Mutex<Tokens>>,
+    pub(crate) tasks: Mutex<Vec<(&'static str, JoinHandle<()>)>>,
+}
+
+impl Manager {
+    /// Waits until every task has ended, after `shutdown` was given. A publish that has begun ends first.
+    pub async fn stopped(&self) {
+        for (name, task) in self.inner.tasks.lock().await.drain(..) {
+            if let Err(error) = task.await {
+                tracing::error!(task = name, %error, "ended badly");
+            }
+        }
+    }
+
+    /// The record in force.
+    pub fn record(&self) -> Arc<SignedRecord> {
+        self.inner.shared.record.borrow().clone()
+    }
+
+    /// The head revision.
+    pub fn head(&self) -> SignedHeader {
+        self.inner.shared.head.borrow().stored.header.clone()
+    }
+
+    /// The newest `count` revisions, oldest first.
+    pub fn newest(&self, count: usize) -> Vec<SignedHeader> {
+        let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let all: Vec<_> = history.all().map(|stored| &stored.header).collect();
+        all[all.len().saturating_sub(count)..].iter().map(|header| (*header).clone()).collect()
+    }
+
+    /// Whether the head descends from that revision, as far as the history goes back.
+    pub fn leads_from(&self, at: bellwether_proto::revision::RevisionId) -> bool {
+        self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).leads_from(at)
+    }
+
+    /// Whether a server that holds the revision of that number comes to the head by what the group has published since.
+    pub fn is_in_order(&self, at: bellwether_proto::revision::Number) -> bool {
+        let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = history.all().find(|stored| stored.header.number() == at).map(|stored| stored.header.id());
+        held.is_some_and(|id| history.leads_from(id))
+    }
+
+    /// The log of the history.
+    pub fn log(&self) -> Arc<Log> {
+        self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).log().clone()
+    }
+
+    /// The head revision's tree.
+    pub fn tree(&self) -> Arc<Tree> {
+        self.inner.shared.head.borrow().tree.clone()
+    }
+
+    /// Publishes what differs from the head, now.
+    ///
+    /// # Errors
+    /// Nothing was published; the reason is shown as unpublished edits, too.
+    pub async fn publish(&self, request: Request) -> Result<Published, PublishError> {
+        check_message(&request.message)?;
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Publish(request, answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
+    /// Puts or removes one file by compare-and-swap and publishes it at once (W5).
+    ///
+    /// # Errors
+    /// Why not, and what was left unchanged.
+    pub async fn change(&self, request: v1::ChangeRequest) -> Result<Changed, ChangeError> {
+        let asked = Box::new(request.try_into()?);
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Change(asked, answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
+    /// Makes a member's edits the manager's own and publishes them at once, all or none (W3).
+    ///
+    /// # Errors
+    /// Why not, and what was left unchanged.
+    pub async fn adopt(&self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        check_message(&adopt.message)?;
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Adopt(Box::new(adopt), answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
+    /// Reads one file of the head revision.
+    ///
+    /// # Errors
+    /// No such file, or it cannot be read.
+    pub async fn read(&self, request: v1::ReadRequest) -> Result<FileRead, ReadError> {
+        let (set, path) = (request.set.parse()?, EntryPath::new(&request.path)?);
+        let shared = self.inner.shared.clone();
+        let read = move || read::read(&shared, set, path);
+        tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
+    }
+
+    /// The group's balancers, as the record in force names them and this machine reaches them.
+    pub fn balancers(&self) -> Balancers {
+        Balancers::new(self.record().record(), &self.inner.balancers)
+    }
+
+    /// Asks members to come to the head whatever their state (W8), or only to look at what they have.
+    ///
+    /// # Errors
+    /// A name that no server of the group has; nobody was asked.
+    pub async fn sync(
+        &self,
+        servers: Vec<ServerName>,
+        full: bool,
+        verify_only: bool,
+    ) -> Result<Vec<ServerName>, GroupRefused> {
+        let record = self.record();
+        if let Some(unknown) = servers.iter().find(|name| record.record().server(name).is_none()) {
+            return Err(GroupRefused::Unknown(unknown.clone()));
+        }
+        let disabled = |name: &&ServerName| record.record().server(name).is_some_and(|s| s.role == Role::Disabled);
+        if let Some(disabled) = servers.iter().find(disabled) {
+            return Err(GroupRefused::Disabled(disabled.clone()));
+        }
+        if !verify_only && record.record().policy.publish == Publish::Auto {
+            // What is still in its quiet time is meant, too (W6). Refused: shown as unpublished, and the head is sent.
+            if let Err(error) = self.publish(Request::default()).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not published before the sync");
+            }
+        }
+        let control = if verify_only { Control::Verify { full } } else { Control::Sync { full } };
+        let (answer, answered) = oneshot::channel();
+        let _ = self.inner.lanes.send(ToLanes { servers, control, answer }).await;
+        // No answer: the manager stops, and nobody was asked.
+        let asked = answered.await.unwrap_or_default();
+        if !verify_only {
+            self.tell_syncing(&asked);
+        }
+        Ok(asked)
+    }
+
+    /// Whoever asked and looks at the status next must not take the state before the sync for its end.
+    fn tell_syncing(&self, asked: &[ServerName]) {
+        let shared = &self.inner.shared;
+        let to = shared.head.borrow().stored.header.number();
+        let is_reached = |server: &&ServerName| shared.reached.borrow().get(server).is_some();
+        for server in asked.iter().filter(is_reached) {
+            shared.see(Event::Server(server.clone(), Observation::Started { sync: true, to }));
+        }
+    }
+
+    /// A member has asked for something: should it have been out of reach, it is dialled now.
+    pub fn heard(&self, server: &ServerName) {
+        let (answer, _) = oneshot::channel();
+        // Full or gone: it is dialled again in any case, only later.
+        let _ = self.inner.lanes.try_send(ToLanes { servers: vec![server.clone()], control: Control::Heard, answer });
+    }
+
+    /// The records that made each manager, oldest first, for a server that enters.
+    pub fn chain(&self) -> Vec<v1::SignedRecord> {
+        self.inner.shared.chain.clone()
+    }
+}

@@ -1,0 +1,317 @@
+//! The thin shell: observes, asks [`next`], saves, acts. It holds nothing of its own: whatever it did not save before a
+//! crash is looked at again.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bellwether_group::procedure::{
+    ActError, Action, AskRefused, Document, Id, Next, NotChanged, Procedure, Request, Step, Survey, World, abort,
+    acted, again, begun, held, may_hand_over, next, propose, resume, settle, takes_the_place,
+};
+use bellwether_proto::{
+    advice::{Advice, Advise},
+    clock::now_ms,
+    name::ServerName,
+    record::SignedRecord,
+};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use super::store::{Board, BoardError};
+use crate::{failpoints::hit, tasks::stopped};
+
+/// Between two looks while something is under way.
+const POLL: Duration = Duration::from_millis(250);
+/// Between two looks whether this server has something to drive (any more).
+const IDLE: Duration = Duration::from_secs(1);
+/// Between two looks whether the balancers still have those drained that are to be.
+const REMINDED: Duration = Duration::from_secs(5);
+
+/// Why nothing is begun, resumed or aborted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// A rule says no.
+    #[error(transparent)]
+    Refused(#[from] AskRefused),
+    /// The change is refused, or not saved.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+}
+
+impl Advise for AskError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Refused(refused) => refused.advice(),
+            Self::Board(BoardError::Refused(refused)) => refused.advice(),
+            Self::Board(BoardError::Document(_) | BoardError::Malformed(_) | BoardError::Save(_)) => None,
+        }
+    }
+}
+
+/// What observes and acts: the agent.
+pub trait Hands: Send + Sync + 'static {
+    /// The group record in force here.
+    fn record(&self) -> Arc<SignedRecord>;
+
+    /// The farm as it is now, as far as this server sees it; balancers are asked for whom it says.
+    fn observe(&self, whom: &Whom) -> impl Future<Output = World> + Send;
+
+    /// Does it. Returns when it is done or was refused; both are looked at again. Where it made this server the manager: which
+    /// revisions are lost by that.
+    ///
+    /// # Errors
+    /// Why not.
+    fn act(&self, action: &Action, by: &str) -> impl Future<Output = Result<Vec<String>, ActError>> + Send;
+
+    /// Drains those again that a balancer does not have drained any more, and says so. What fails is looked at again.
+    fn remind(&self, drained: &BTreeSet<ServerName>) -> impl Future<Output = ()> + Send;
+}
+
+/// Whose traffic matters.
+#[derive(Debug, Clone, Default)]
+pub struct Whom {
+    /// These servers', and where they were removed, too.
+    pub servers: Vec<ServerName>,
+    /// And everybody's in the record: some must go on serving.
+    pub all: bool,
+}
+
+/// Drives what this server has to drive until `shutdown`. An action that has begun is finished first.
+pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch::Receiver<bool>) {
+    let mut changes = board.follow();
+    let mut reminded: Option<Instant> = None;
+    loop {
+        changes.borrow_and_update();
+        let pause = if round(&board, &*hands).await { POLL } else { IDLE };
+        if reminded.is_none_or(|when| when.elapsed() >= REMINDED) {
+            // Between two rounds: what a step undrains is never taken for forgotten.
+            remind(&board, &*hands).await;
+            reminded = Some(Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // Never an error: the board outlives this task.
+            _ = changes.changed() => {}
+            () = stopped(&mut shutdown) => return,
+        }
+    }
+}
+
+/// One look at everything that is this server's to drive and waits for nobody; whether there is anything.
+async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
+    let record = hands.record();
+    let document = board.document(record.record().group);
+    let manager = &record.record().manager().name;
+    let mine = |procedure: &&Procedure| procedure.goes_on(record.record()) && procedure.driver(manager) == board.name();
+    let leads = manager == board.name() && !document.procedures.is_empty();
+    if leads && document.version.0 != record.record().version.epoch {
+        // Under its own name from now on, so that the candidates take it.
+        if let Err(error) = board.change(record.record(), |_| Ok(())) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
+        }
+        hit("procedure.taken");
+    }
+    let mine: Vec<Id> = document.procedures.iter().filter(mine).map(|procedure| procedure.id).collect();
+    for id in &mine {
+        let span = tracing::error_span!("procedure", procedure = %id);
+        async {
+            if let Err(error) = drive(board, hands, &record, *id).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "not driven");
+            }
+        }
+        .instrument(span)
+        .await;
+    }
+    !mine.is_empty()
+}
+
+/// A balancer that was restarted has forgotten what it was told at run time.
+async fn remind<H: Hands>(board: &Board, hands: &H) {
+    let record = hands.record();
+    let record = record.record();
+    let drained = held(record, &board.document(record.group), board.name());
+    if !drained.is_empty() && !record.policy.balancers.is_empty() {
+        hands.remind(&drained).await;
+    }
+}
+
+async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id) -> Result<(), BoardError> {
+    let record = record.record();
+    let Some(before) = board.document(record.group).get(id).cloned() else { return Ok(()) };
+    let world = hands.observe(&whom(&before)).await;
+    let mut procedure = before.clone();
+    if settle(&mut procedure, &world, now_ms()) {
+        tracing::info!(at = procedure.at, standing = ?procedure.standing, "a step further");
+        if !replace(board, record, &before, procedure.clone())? {
+            return Ok(());
+        }
+        hit("procedure.passed");
+    }
+    let (action, doing) = match next(&procedure, &world, now_ms()) {
+        // What went wrong is said while it is tried again.
+        Next::Do(action) => {
+            let what = || procedure.step().map(|step| step.task.about().what).unwrap_or_default();
+            (Some(action), procedure.trouble.clone().unwrap_or_else(what))
+        }
+        Next::Wait(what, _) => (None, what),
+        Next::Ask(question) => (None, question.asks),
+        Next::Failed(_) | Next::Done => (None, String::new()),
+    };
+    board.doing(id, procedure.at, doing);
+    let Some(action) = action else { return Ok(()) };
+    let before = procedure.clone();
+    procedure.trying(&world, now_ms());
+    if !replace(board, record, &before, procedure.clone())? {
+        return Ok(());
+    }
+    hit("procedure.trying");
+    tracing::info!(?action, "acting");
+    // Not to be cancelled by the end of the agent: `run` looks at `shutdown` only between two rounds.
+    let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
+    hit("procedure.acted");
+    let before = procedure.clone();
+    let world = hands.observe(&whom(&before)).await;
+    let done = done.map(|lost| {
+        let new: Vec<String> = lost.into_iter().filter(|line| !procedure.lost.contains(line)).collect();
+        procedure.lost.extend(new);
+    });
+    // Under the old epoch, where the action gave the role away: the new manager's word is newer than this.
+    acted(&mut procedure, done, &world, now_ms());
+    if procedure != before {
+        replace(board, record, &before, procedure)?;
+        hit("procedure.noted");
+    }
+    Ok(())
+}
+
+/// Whose balancers matter for its step: everybody's where some must go on serving.
+fn whom(procedure: &Procedure) -> Whom {
+    let Some(Step { task, .. }) = procedure.step() else { return Whom::default() };
+    let about = task.about();
+    Whom { servers: about.servers.into_iter().cloned().collect(), all: !about.drains.is_empty() }
+}
+
+/// Saves `now` in the place of `before`; false: somebody else changed that meanwhile, and it is looked at again.
+fn replace(
+    board: &Board,
+    record: &bellwether_proto::record::Record,
+    before: &Procedure,
+    now: Procedure,
+) -> Result<bool, BoardError> {
+    if board.document(record.group).get(before.id) != Some(before) {
+        return Ok(false);
+    }
+    let put = |document: &mut Document| {
+        let same = document.get(before.id) == Some(before);
+        if same {
+            document.put(now);
+        }
+        Ok(same)
+    };
+    board.change(record, put)
+}
+
+/// Begins a procedure; the same one again where it is begun and not over, with the answer to its first question where that
+/// is given now. One without steps is not begun.
+///
+/// # Errors
+/// Why not.
+pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Result<Procedure, AskError> {
+    let record = hands.record();
+    let record = record.record();
+    let document = board.document(record.group);
+    if let Some(begun) = begun(&document, record, &request.kind) {
+        return if request.dry_run { Ok(begun.clone()) } else { stay_with(board, hands, begun, &request).await };
+    }
+    let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
+    let dry_run = request.dry_run;
+    let mut procedure = propose(&document, &world, request, now_ms())?;
+    if dry_run || procedure.steps.is_empty() {
+        return Ok(procedure);
+    }
+    let put = |document: &mut Document| {
+        procedure.id = document.next_id();
+        takes_the_place(document, procedure.id, &procedure.kind, &procedure.by);
+        document.put(procedure.clone());
+        Ok(procedure)
+    };
+    let begun = board.change(record, put)?;
+    hit("procedure.begun");
+    Ok(begun)
+}
+
+/// The command was given again: what has stopped goes on, and its first question is answered where that is said now.
+async fn stay_with<H: Hands>(
+    board: &Board,
+    hands: &H,
+    begun: &Procedure,
+    request: &Request,
+) -> Result<Procedure, AskError> {
+    let now = now_ms();
+    let mut looked = begun.clone();
+    again(&mut looked, request, now).map_err(AskRefused::from)?;
+    let asks = looked.asks().is_some() && looked.asks() == looked.first_question();
+    let answer = if asks { request.attest.as_str() } else { "" };
+    if looked == *begun && answer.is_empty() {
+        return Ok(looked);
+    }
+    change(board, hands, begun.id, |procedure, _| {
+        again(procedure, request, now)?;
+        if answer.is_empty() { Ok(()) } else { resume(procedure, answer, &request.by, now) }
+    })
+    .await
+}
+
+/// Lets a procedure go on, with the answer to its question.
+///
+/// # Errors
+/// Why not.
+pub async fn go_on<H: Hands>(
+    board: &Board,
+    hands: &H,
+    id: Id,
+    survey: &Survey,
+    attest: &str,
+    by: &str,
+) -> Result<Procedure, AskError> {
+    change(board, hands, id, |procedure, _| {
+        may_hand_over(&procedure.kind, survey)?;
+        resume(procedure, attest, by, now_ms())
+    })
+    .await
+}
+
+/// Stops a procedure for good.
+///
+/// # Errors
+/// Why not.
+pub async fn give_up<H: Hands>(board: &Board, hands: &H, id: Id, by: &str) -> Result<Procedure, AskError> {
+    change(board, hands, id, |procedure, world| abort(procedure, world, by)).await
+}
+
+async fn change<H: Hands>(
+    board: &Board,
+    hands: &H,
+    id: Id,
+    change: impl FnOnce(&mut Procedure, &World) -> Result<(), NotChanged>,
+) -> Result<Procedure, AskError> {
+    let record = hands.record();
+    let record = record.record();
+    let Some(found) = board.document(record.group).get(id).cloned() else { return Err(AskRefused::Unknown(id).into()) };
+    let driver = found.driver(&record.manager().name);
+    if driver != board.name() {
+        return Err(AskRefused::Elsewhere(driver.clone()).into());
+    }
+    let whom = Whom { servers: found.servers().cloned().collect(), all: false };
+    let world = hands.observe(&whom).await;
+    let changed = board.change(record, |document| {
+        let mut procedure = document.get(id).cloned().unwrap_or(found);
+        change(&mut procedure, &world)?;
+        document.put(procedure.clone());
+        Ok(procedure)
+    })?;
+    Ok(changed)
+}

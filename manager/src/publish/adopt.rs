@@ -1,0 +1,283 @@
+//! A member's edits become the manager's own (W3, `drift keep`): all of them or none, each only where the head still has
+//! what was edited. They are put into the sets here by a journalled switch, as a member takes a revision; the publisher
+//! calls this and publishes at once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use bellwether_proto::{
+    advice::{Advice, Advise},
+    entry::{Chunk, Entry, EntryPath, Kind},
+    name::SetName,
+    revision::{RevisionId, SignedHeader},
+};
+use bellwether_store::{
+    apply::{self, Failed, Job, Plan, Recovered, Refused, Site},
+    history::{History, HistoryError},
+    scan::{Depth, Look, ScanError, Source, scan},
+    state::record::decide,
+    tree::{Change, Node, Tree},
+};
+use bytes::Bytes;
+
+use crate::{
+    publish::{
+        head::Head,
+        round::PublishError,
+        safety::{Fright, Step},
+    },
+    shared::Shared,
+};
+
+/// The name of recovery points that this makes.
+const LABEL: &str = "kept";
+/// Paths that a refusal names.
+const NAMED: usize = 10;
+/// Edits that an answer lists.
+const LISTED: usize = 100;
+
+/// What is asked.
+#[derive(Debug)]
+pub struct Adopt {
+    /// The revision that was edited.
+    pub at: RevisionId,
+    /// The edits, sorted by (set, path), none twice.
+    pub edits: Vec<Change>,
+    /// What their files hold; their hashes were computed from the bytes.
+    pub chunks: Vec<(Chunk, Bytes)>,
+    /// Who.
+    pub author: String,
+    /// Why.
+    pub message: String,
+    /// Only say what would become a revision.
+    pub dry_run: bool,
+    /// A person says that it is meant, although most of a set is gone then.
+    pub accept: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default)]
+pub struct Adopted {
+    /// The revision that has the edits; none: it was so already, or it was only asked what would be.
+    pub revision: Option<SignedHeader>,
+    /// How many entries became, or would become, the manager's.
+    pub count: u64,
+    /// The first hundred, as `~ SET:PATH`.
+    pub first: Vec<String>,
+}
+
+/// Why the edits did not become a revision. Nothing was changed, unless it says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(std::sync::Arc<str>),
+    /// Its message cannot be a revision's.
+    #[error(transparent)]
+    Malformed(#[from] bellwether_proto::Malformed),
+    /// The manager has something else there by now.
+    #[error("the manager has changed {0} since")]
+    Conflict(String),
+    /// There are edits at the manager that are not a revision.
+    #[error("there are edits at the manager that are not published ({0})")]
+    Unpublished(String),
+    /// The revision that was edited is too old.
+    #[error("the revision that was edited is no longer in the manager's history")]
+    Unknown(#[source] HistoryError),
+    /// They do not fit the head.
+    #[error("the edits do not fit what the manager has ({0})")]
+    Unfit(String),
+    /// Most of a set would be gone.
+    #[error("with these edits, {0}")]
+    Frightening(Fright),
+    /// The sets cannot be read here.
+    #[error("nothing was changed: the manager's sets cannot be read")]
+    Scan(#[from] ScanError),
+    /// They cannot be put into the sets here.
+    #[error("the edits cannot be put into the manager's sets")]
+    Refused(#[from] Refused),
+    /// The switch failed.
+    #[error("the edits could not be put into the manager's sets")]
+    Failed(#[from] Failed),
+    /// They are in the manager's sets, but there is no revision of them yet.
+    #[error("the edits are in the manager's sets, but are not published yet")]
+    Publish(#[from] PublishError),
+}
+
+impl Advise for AdoptError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Conflict(_) => Some(
+                Advice::run("put the edit on top of what the manager has", "bellwether edit SET:FILE")
+                    .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
+            ),
+            Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
+            Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
+            Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),
+            Self::Publish(publish) => publish.advice(),
+            Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether drift keep NAME --accept")),
+            Self::Disputed(_) => Some(decide()),
+            Self::Malformed(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,
+        }
+    }
+}
+
+/// What was done, or would be: where to look then (nowhere: nothing was done), and the edits.
+pub(crate) struct Made {
+    pub(crate) look: Option<Look>,
+    pub(crate) adopted: Adopted,
+}
+
+/// Puts the edits into the sets, durably. `known`: the sets as last scanned. Blocks.
+pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made, AdoptError> {
+    let head = shared.head.borrow().clone();
+    let edited = edited(shared, &head, adopt.at)?;
+    let edits = due(&edited, &head.tree, &adopt.edits)?;
+    let adopted = Adopted { revision: None, count: edits.len() as u64, first: lines(&edits, &head.tree) };
+    let target = head.tree.apply(edits.clone()).map_err(|e| AdoptError::Unfit(e.to_string()))?;
+    let mut step = Step::new(&head.tree, &target, &edits);
+    if !adopt.accept
+        && let Some(fright) = shared.guard().judge(&mut step, &target, Instant::now())
+    {
+        return Err(AdoptError::Frightening(fright));
+    }
+    if adopt.dry_run || edits.is_empty() {
+        return Ok(Made { look: None, adopted });
+    }
+    let sources = sources(shared, &head)?;
+    let places: BTreeMap<_, _> = edits.iter().map(|e| ((e.set.clone(), e.path.clone()), depth(e))).collect();
+    let live = scan(&sources, known, &Look::At(places.clone()))?.tree;
+    published(&live, &head.tree, &edits)?;
+    let log = shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).log().clone();
+    let site = Site { sources, state: shared.state.clone(), log, idle: Arc::default(), server: shared.key.public() };
+    // The root names it as well as a header would: there is none yet.
+    let revision = RevisionId(target.root());
+    let job = Job { revision, label: LABEL.into(), live: &live, expected: &head.tree, target: &target, changes: edits };
+    let mut plan = Plan::new(&site, &job)?;
+    for (chunk, bytes) in &adopt.chunks {
+        plan.supply(&chunk.hash, bytes)?;
+    }
+    plan.look_elsewhere(&live)?;
+    plan.staged()?.begin(None)?.switch()?.finish();
+    let settled = shared.history.write().unwrap_or_else(std::sync::PoisonError::into_inner).settle(false);
+    if let Err(error) = settled {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the log grows: tried again after the next edit");
+    }
+    Ok(Made { look: Some(Look::At(places)), adopted })
+}
+
+/// Completes or takes back what a crash interrupted; what differs from the head then is published. Edits that were being
+/// kept are taken back: nobody was told that they are. `at`: the revision that was noted while this server was a member.
+/// Returns the one whose switch was completed.
+pub(crate) fn recover(site: &Site, at: Option<RevisionId>, history: &History) -> Result<Option<RevisionId>, Failed> {
+    match apply::recover_known(site, at, &|revision| history.get(revision).is_some())? {
+        Recovered::Clean => Ok(None),
+        Recovered::Back => {
+            tracing::warn!("an interrupted switch was taken back");
+            Ok(None)
+        }
+        Recovered::Forward(revision) => {
+            tracing::warn!("an interrupted switch was completed");
+            if let Err(error) = apply::forget(site) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the journal is left; the next start tries again"
+                );
+            }
+            Ok(Some(revision))
+        }
+    }
+}
+
+fn edited(shared: &Shared, head: &Head, at: RevisionId) -> Result<Tree, AdoptError> {
+    if at == head.id() {
+        return Ok(head.tree.as_ref().clone());
+    }
+    let history = shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    history.tree(at).map_err(AdoptError::Unknown)
+}
+
+/// The edits that the head lacks. `edited` is what they were made on.
+fn due(edited: &Tree, head: &Tree, edits: &[Change]) -> Result<Vec<Change>, AdoptError> {
+    let (mut due, mut conflicts) = (Vec::new(), Vec::new());
+    for edit in edits {
+        let (before, now) = (edited.get(&edit.set, &edit.path), head.get(&edit.set, &edit.path));
+        if edit.path.is_root() && edit.entry.is_none() {
+            return Err(AdoptError::Unfit(format!("the whole directory of set {} is gone", edit.set)));
+        }
+        if entry(now.as_ref()) == edit.entry {
+            continue;
+        }
+        if same(before.as_ref(), now.as_ref(), edit) {
+            due.push(edit.clone());
+        } else {
+            conflicts.push(edit);
+        }
+    }
+    if conflicts.is_empty() { Ok(due) } else { Err(AdoptError::Conflict(named(&conflicts))) }
+}
+
+/// Whether what an edit replaces is the same in both; of a directory that stays one, not what it holds.
+fn same(a: Option<&Node>, b: Option<&Node>, edit: &Change) -> bool {
+    let stays = |node: Option<&Node>| matches!(node, Some(Node::Directory(_)));
+    let directory = edit.entry.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
+    match (a, b) {
+        _ if directory && stays(a) && stays(b) => entry(a) == entry(b),
+        (Some(a), Some(b)) => a.same(b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn entry(node: Option<&Node>) -> Option<Entry> {
+    node.map(Node::entry)
+}
+
+/// Whether the manager's own sets hold what the head says, at these paths.
+fn published(live: &Tree, head: &Tree, edits: &[Change]) -> Result<(), AdoptError> {
+    let differs = |edit: &&Change| {
+        let at = |tree: &Tree| tree.get(&edit.set, &edit.path);
+        !same(at(live).as_ref(), at(head).as_ref(), edit)
+    };
+    let unpublished: Vec<_> = edits.iter().filter(differs).collect();
+    if unpublished.is_empty() { Ok(()) } else { Err(AdoptError::Unpublished(named(&unpublished))) }
+}
+
+/// The sets under the rules of the head.
+fn sources(shared: &Shared, head: &Head) -> Result<Vec<Source>, AdoptError> {
+    let sources = shared.sources();
+    let rules = |set: &bellwether_store::tree::SetTree| sources.iter().any(|source| source.rules == set.rules);
+    if head.tree.sets().iter().all(rules) {
+        return Ok(sources);
+    }
+    Err(AdoptError::Unpublished("the sets have other rules than before".to_owned()))
+}
+
+fn depth(edit: &Change) -> Depth {
+    if edit.entry.is_none() { Depth::All } else { Depth::Entry }
+}
+
+fn place(edit: &Change) -> String {
+    let (set, path): (&SetName, &EntryPath) = (&edit.set, &edit.path);
+    format!("{set}:{path}")
+}
+
+fn named(edits: &[&Change]) -> String {
+    let more = edits.len().saturating_sub(NAMED);
+    let names = edits.iter().take(NAMED).map(|edit| place(edit)).collect::<Vec<_>>().join(", ");
+    if more == 0 { names } else { format!("{names} and {more} more") }
+}
+
+fn lines(edits: &[Change], head: &Tree) -> Vec<String> {
+    let line = |edit: &Change| {
+        let sign = match (&edit.entry, head.get(&edit.set, &edit.path)) {
+            (None, _) => '-',
+            (Some(_), None) => '+',
+            (Some(_), Some(_)) => '~',
+        };
+        format!("{sign} {}", place(edit))
+    };
+    edits.iter().take(LISTED).map(line).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,641 @@
+//! The publisher: the one task that scans, publishes and writes into the sets.
+//!
+//! It waits for [`PendingChanges`] (filled by the watches), for commands over its channel, for changes of the record, and for
+//! its own times: a slow rescan, young files, a full hash. Work on the disk runs on blocking threads, one at a time, and
+//! is always waited for: a publish that has begun ends before the task does. The new head goes to the lanes and to the
+//! monitor over the `head` watch and the event channel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bellwether_proto::{
+    advice::Advise,
+    clock::now_ms,
+    entry::EntryPath,
+    name::SetName,
+    record::{Policy, Publish, SetRules},
+    status::{Event, SetStatus, Writers},
+};
+use bellwether_store::{
+    history::REVISIONS,
+    index,
+    scan::{HardLink, Look, Means, Notice, ScanError},
+    tree::{SetTree, Tree},
+    watch::{
+        Modes, Rescans,
+        debounce::Burst,
+        pending::{Limits, PendingChanges},
+    },
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    failpoints,
+    publish::{
+        adopt::{self, Adopt, AdoptError, Adopted, Made},
+        head::Head,
+        links,
+        put::{self, Asked, Changed},
+        round::{self, Cause, Changes, Findings, Outcome, Prepared, PublishError, Request, RoundResult},
+        waiting::Waiting,
+    },
+    shared::Shared,
+    tasks::stopped,
+};
+
+/// Until a publish that failed is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Until a base that could not be built is tried again.
+const BASE_RETRY: Duration = Duration::from_secs(30);
+/// From one base that a member wants to the next: at first, and at most; twice as long each time, until none was wanted for
+/// twice the longest. A lane waits for it; but one whose member refuses every revision costs no more than that.
+const BASE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// From a publish until a base of it is built, where one is due.
+const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
+/// Notices that the status names for one set.
+const NOTICES: usize = 20;
+
+/// What is asked of the publisher.
+pub(crate) enum Command {
+    Publish(Request, oneshot::Sender<Result<Published, PublishError>>),
+    Change(Box<Asked>, oneshot::Sender<Result<Changed, put::ChangeError>>),
+    /// Says what is not published, then does nothing more: until the end when `over` says so, until that is dropped
+    /// otherwise.
+    Hold {
+        answer: oneshot::Sender<Result<Published, PublishError>>,
+        over: oneshot::Receiver<()>,
+    },
+    Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
+}
+
+/// What came of a publish.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The new head; none: there was nothing to publish, or it was only asked what would be.
+    pub revision: Option<bellwether_proto::revision::SignedHeader>,
+    /// What differs, or differed.
+    pub changes: Changes,
+    /// What cannot be published now and stays as in the last revision, as "SET:PATH: why".
+    pub unread: Vec<String>,
+}
+
+pub(crate) struct Publisher {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dirty: Arc<PendingChanges>,
+    /// The sets as last scanned.
+    pub(crate) known: Tree,
+    pub(crate) modes: watch::Receiver<Modes>,
+    /// Told of what a rescan finds.
+    pub(crate) rescans: Rescans,
+    pub(crate) notices: BTreeSet<Notice>,
+    /// What cannot be published as it is, and what was published while somebody had it open.
+    pub(crate) waiting: Waiting,
+    /// How it was last found out in each set who has files open.
+    pub(crate) means: BTreeMap<SetName, Means>,
+    /// Files with more than one name.
+    pub(crate) links: BTreeSet<HardLink>,
+    /// What the monitor was told of the sets.
+    pub(crate) told: Vec<SetStatus>,
+    /// What the monitor was told of unpublished edits.
+    pub(crate) unpublished: Option<String>,
+    /// Publishes that failed in a row.
+    pub(crate) failures: u32,
+    /// What the burst so far makes, prepared while it is waited for whether more comes.
+    pub(crate) early: Option<(Burst, Prepared)>,
+    /// Since when every entry is due to be looked at, and every byte.
+    pub(crate) times: Times,
+}
+
+/// When what is due next.
+pub(crate) struct Times {
+    rescan: Instant,
+    full: Instant,
+    young: Option<(Instant, Look)>,
+    base: Option<Instant>,
+    /// When a base was last built because a member wanted one, and how long after that the next one may be.
+    wanted: Option<(Instant, Duration)>,
+}
+
+impl Times {
+    /// `full_now`: the machine was started since: what the stats say is not believed.
+    pub(crate) fn new(now: Instant, full_now: bool, full: Duration) -> Self {
+        let full = if full_now { now } else { now + full };
+        Self { rescan: now + RETRY.0, full, young: None, base: None, wanted: None }
+    }
+
+    /// A member wants a base.
+    fn want_base(&mut self, now: Instant) {
+        if self.wanted.zip(self.base).is_some_and(|((coming, _), base)| base <= coming) {
+            // It comes already.
+            return;
+        }
+        let (at, next) = match self.wanted {
+            Some((last, pause)) if now < last + BASE_EVERY.1 * 2 => {
+                (now.max(last + pause), (pause * 2).min(BASE_EVERY.1))
+            }
+            Some(_) | None => (now, BASE_EVERY.0),
+        };
+        self.wanted = Some((at, next));
+        self.base = Some(self.base.map_or(at, |base| base.min(at)));
+    }
+}
+
+/// What to publish.
+enum PublishTask {
+    /// What was prepared.
+    Prepared(Box<Prepared>),
+    /// What is found there.
+    Look(Look),
+    /// The same, as a person asked.
+    Asked(Look, Request),
+    /// The same, where a person had the change made: it was judged before.
+    Made(Look, Request),
+}
+
+impl PublishTask {
+    /// What is decided, for the log.
+    fn why(&self) -> &'static str {
+        match self {
+            Self::Prepared(_) => "a burst is over: what was prepared is committed",
+            Self::Look(Look::Stats) => "every entry is looked at",
+            Self::Look(Look::Bytes) => "every byte is read",
+            Self::Look(Look::At(_)) => "what changed is looked at",
+            Self::Asked(..) => "a publish was asked for",
+            Self::Made(..) => "a member's edits are published",
+        }
+    }
+
+    /// Blocks.
+    fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<RoundResult, PublishError> {
+        let began = Instant::now();
+        let prepared = match self {
+            Self::Prepared(prepared) => *prepared,
+            Self::Look(look) => round::prepare(shared, known, look, &Cause::RoundResult, began)?,
+            Self::Asked(look, request) => round::prepare(shared, known, look, &Cause::Asked(request), began)?,
+            Self::Made(look, request) => round::prepare(shared, known, look, &Cause::Judged(request), began)?,
+        };
+        Ok(round::commit(shared, prepared))
+    }
+}
+
+/// Makes a change and publishes it; none: it was so already. Blocks.
+fn change(
+    shared: &Shared,
+    known: (&Tree, &Waiting),
+    asked: &Asked,
+    request: Request,
+) -> Result<Option<Result<RoundResult, PublishError>>, put::ChangeError> {
+    put::judge(shared, asked)?;
+    let Some(made) = put::make(shared, asked)? else { return Ok(None) };
+    let prepared = round::prepare(shared, known, made.look.clone(), &Cause::Judged(request), Instant::now());
+    // After the pack is on the disk: most file systems write both at once.
+    made.sync(asked)?;
+    Ok(Some(prepared.map(|prepared| round::commit(shared, prepared))))
+}
+
+impl Publisher {
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
+        let mut record = self.shared.record.subscribe();
+        let mut policy = policy_of(&self.shared);
+        // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
+        let armed = async { drop(self.modes.wait_for(Modes::are_known).await) };
+        tokio::select! {
+            () = armed => {}
+            () = stopped(&mut shutdown) => return,
+        }
+        self.tell_sets();
+        loop {
+            let next = self.next();
+            tokio::select! {
+                () = stopped(&mut shutdown) => break,
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command, &mut shutdown).await,
+                    None => break,
+                },
+                _ = record.changed() => {
+                    record.mark_unchanged();
+                    let now = policy_of(&self.shared);
+                    if now != policy {
+                        policy = now;
+                        self.round(PublishTask::Look(Look::Stats)).await;
+                    }
+                }
+                () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
+                () = self.dirty.changed() => {}
+                () = tokio::time::sleep_until(next.into()) => self.due().await,
+            }
+        }
+        self.save().await;
+    }
+
+    fn limits(&self) -> Limits {
+        let record = self.shared.record.borrow();
+        let Policy { quiet_max_ms, open_max_ms, .. } = record.record().policy;
+        Limits { quiet: Duration::from_millis(quiet_max_ms), open: Duration::from_millis(open_max_ms) }
+    }
+
+    fn next(&self) -> Instant {
+        let Times { rescan, full, young, base, wanted: _ } = &self.times;
+        let dirty = self.dirty.due(self.limits());
+        let young = young.as_ref().map(|(at, _)| *at);
+        [self.early_at(), dirty, young, *base, self.waiting.due()]
+            .into_iter()
+            .flatten()
+            .fold((*rescan).min(*full), Instant::min)
+    }
+
+    /// When the burst so far is to be prepared, unless it is.
+    fn early_at(&self) -> Option<Instant> {
+        let (burst, at) = self.dirty.early()?;
+        self.early.as_ref().is_none_or(|(of, _)| *of != burst).then_some(at)
+    }
+
+    async fn due(&mut self) {
+        let now = Instant::now();
+        if self.times.full <= now {
+            self.times.full = now + self.shared.timings.full_hash;
+            self.dirty.take();
+            self.round(PublishTask::Look(Look::Bytes)).await;
+            self.save().await;
+        } else if self.dirty.due(self.limits()).is_some_and(|at| at <= now) {
+            self.waiting.written(self.dirty.written());
+            match self.early.take() {
+                Some((burst, prepared))
+                    if prepared.fits(&self.shared) && self.dirty.take_if(burst, self.limits(), now) =>
+                {
+                    self.round(PublishTask::Prepared(Box::new(prepared))).await;
+                }
+                Some(_) | None => {
+                    if let Some(look) = self.dirty.take_due(self.limits(), now) {
+                        self.round(PublishTask::Look(look)).await;
+                    }
+                }
+            }
+        } else if self.early_at().is_some_and(|at| at <= now) {
+            self.prepare_early().await;
+        } else if self.times.young.as_ref().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, look)) = self.times.young.take() {
+                self.round(PublishTask::Look(look)).await;
+            }
+        } else if let Some(look) = self.waiting.look(now) {
+            self.round(PublishTask::Look(look)).await;
+        } else if self.times.rescan <= now {
+            let (told, before) = (self.dirty.take().is_some(), self.known.clone());
+            self.round(PublishTask::Look(Look::Stats)).await;
+            if !told {
+                self.rescans.found(&before, &self.known);
+            }
+            self.save().await;
+        } else if self.times.base.is_some_and(|at| at <= now) {
+            self.base().await;
+        }
+    }
+
+    async fn command(&mut self, command: Command, shutdown: &mut watch::Receiver<bool>) {
+        match command {
+            Command::Publish(request, answer) => {
+                self.dirty.take();
+                let _ = answer.send(self.asked(PublishTask::Asked(Look::Stats, request)).await);
+            }
+            Command::Change(asked, answer) => {
+                let _ = answer.send(self.change(asked).await);
+            }
+            Command::Hold { answer, over } => {
+                self.dirty.take();
+                // Whatever differs is counted, also what would be refused.
+                let request = Request { dry_run: true, accept: true, ..Request::default() };
+                let _ = answer.send(self.asked(PublishTask::Asked(Look::Stats, request)).await);
+                tokio::select! {
+                    over = over => if over.is_ok() { stopped(shutdown).await },
+                    () = stopped(shutdown) => {}
+                }
+            }
+            Command::Adopt(adopt, answer) => {
+                let _ = answer.send(self.adopt(*adopt).await);
+            }
+        }
+    }
+
+    async fn asked(&mut self, work: PublishTask) -> Result<Published, PublishError> {
+        let (outcome, unread) = self.attempt(work).await?;
+        Ok(match outcome {
+            Outcome::Same => Published { revision: None, changes: Changes::default(), unread },
+            Outcome::Held(changes) => Published { revision: None, changes, unread },
+            Outcome::Published(head, changes) => {
+                Published { revision: Some(head.stored.header.clone()), changes, unread }
+            }
+        })
+    }
+
+    async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, put::ChangeError> {
+        // Before the file is touched.
+        self.shared.undisputed().map_err(put::ChangeError::Disputed)?;
+        if let Some(why) = &self.unpublished {
+            return Err(put::ChangeError::Unpublished(why.clone()));
+        }
+        let (message, author) = (asked.message.clone(), asked.author.clone());
+        let request = Request { message, author, accept: asked.accept, dry_run: false };
+        self.early = None;
+        let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
+        let work = move || change(&shared, (&known, &waiting), &asked, request);
+        let seen = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
+        let Some(seen) = seen else { return Ok(Changed { revision: None }) };
+        Ok(match self.settle(seen)? {
+            (Outcome::Published(head, _), _) => Changed { revision: Some(head.stored.header.clone()) },
+            (_, unread) if !unread.is_empty() => return Err(PublishError::Waits(unread.join(", ")).into()),
+            (Outcome::Same | Outcome::Held(_), _) => Changed { revision: None },
+        })
+    }
+
+    async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
+        self.shared.undisputed().map_err(AdoptError::Disputed)?;
+        if let Some(why) = &self.unpublished {
+            return Err(AdoptError::Unpublished(why.clone()));
+        }
+        let (message, author) = (adopt.message.clone(), adopt.author.clone());
+        let request = Request { message, author, accept: adopt.accept, dry_run: false };
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
+        let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
+        if let Some(look) = look {
+            let published = self.asked(PublishTask::Made(look, request)).await?;
+            if published.revision.is_none() && !published.unread.is_empty() {
+                return Err(PublishError::Waits(published.unread.join(", ")).into());
+            }
+            adopted.revision = published.revision;
+        }
+        Ok(adopted)
+    }
+
+    /// Does what can be thrown away of the publish that the burst will be, should nothing more happen.
+    async fn prepare_early(&mut self) {
+        // An older one is thrown away first, so that its file is.
+        self.early = None;
+        let Some((burst, look)) = self.dirty.peek() else { return };
+        tracing::debug!("a burst may be over: what it makes is prepared");
+        // An error is met again when the burst is over, and told then.
+        if let Ok(prepared) = self.prepare(look, Cause::RoundResult).await {
+            self.early = Some((burst, prepared));
+        }
+    }
+
+    async fn prepare(&self, look: Look, cause: Cause) -> Result<Prepared, PublishError> {
+        let began = Instant::now();
+        let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
+        let work = move || round::prepare(&shared, (&known, &waiting), look, &cause, began);
+        tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?
+    }
+
+    async fn round(&mut self, work: PublishTask) {
+        if matches!(work, PublishTask::Look(Look::Stats | Look::Bytes)) {
+            self.times.rescan = Instant::now() + self.rescan_in();
+        }
+        let told = self.unpublished.clone();
+        let Err(error) = self.attempt(work).await else {
+            self.failures = 0;
+            return;
+        };
+        if self.unpublished != told {
+            tracing::warn!(error = &error as &dyn std::error::Error, "not published");
+        }
+        if !matches!(error, PublishError::Frightening(_)) {
+            self.times.rescan = Instant::now() + RETRY.0.saturating_mul(1 << self.failures.min(5)).min(RETRY.1);
+            self.failures += 1;
+        }
+    }
+
+    fn rescan_in(&self) -> Duration {
+        let timings = &self.shared.timings;
+        let often = self.modes.borrow().need_rescans();
+        let interval = if often { timings.rescan_unwatched } else { timings.rescan };
+        // Up to a tenth later, so that machines started together do not scan together.
+        interval + interval / 10 * ((RandomState::new().hash_one(0) % 100) as u32) / 100
+    }
+
+    /// One publish, whatever comes of it. Not to be cancelled: a new head would be durable but not announced.
+    async fn attempt(&mut self, work: PublishTask) -> Result<(Outcome, Vec<String>), PublishError> {
+        self.early = None;
+        tracing::debug!("{}", work.why());
+        let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
+        let publish = move || work.publish(&shared, (&known, &waiting));
+        let seen = tokio::task::spawn_blocking(publish).await.map_err(|_| PublishError::Stopping)?;
+        self.settle(seen)
+    }
+
+    /// Takes what a publish saw; what came of it, and what could not be published, for people.
+    fn settle(&mut self, seen: Result<RoundResult, PublishError>) -> Result<(Outcome, Vec<String>), PublishError> {
+        let unread = seen.as_ref().map(|seen| seen.found.waits()).unwrap_or_default();
+        let outcome = seen.and_then(|seen| self.take(seen));
+        match &outcome {
+            Ok(Outcome::Published(head, _)) => self.announce(head),
+            Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
+            Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published: it is asked for"),
+            Err(error) => tracing::debug!(error = error as &dyn std::error::Error, "not published now"),
+        }
+        self.tell_unpublished(&outcome);
+        outcome.map(|outcome| (outcome, unread))
+    }
+
+    fn take(&mut self, seen: RoundResult) -> Result<Outcome, PublishError> {
+        let RoundResult { looked, tree, found, outcome, base_due } = seen;
+        if base_due && self.times.base.is_none() {
+            // Not before the burst that made this head is over.
+            self.times.base = Some(Instant::now() + QUIET_FOR_BASE);
+        }
+        self.known = tree;
+        if !found.young.is_empty() {
+            // The events of what was just read say nothing that this second look will not see.
+            self.dirty.forget(&found.young);
+            self.times.young = Some((Instant::now() + self.shared.timings.young, Look::At(found.young.clone())));
+        }
+        self.take_found(&looked, found);
+        self.tell_sets();
+        outcome
+    }
+
+    fn take_found(&mut self, looked: &Look, found: Findings) {
+        let kept = |set: &SetName, path: &EntryPath| match looked {
+            Look::Stats | Look::Bytes => false,
+            Look::At(paths) => paths.keys().all(|(of, above)| of != set || !path.is_within(above)),
+        };
+        self.notices.retain(|notice| kept(&notice.set, &notice.path));
+        self.notices.extend(found.notices);
+        self.links.retain(|link| kept(&link.set, &link.path));
+        self.links.extend(found.links);
+        self.rescans.scanned(&self.known, &mut self.links);
+        for set in self.known.sets().iter().map(|set| &set.rules.name) {
+            let told = |note: &String| self.told.iter().any(|told| told.name == *set && told.notices.contains(note));
+            if let Some(note) = links::notice(set, &self.links).filter(|note| !told(note)) {
+                tracing::warn!(%set, note);
+            }
+        }
+        self.means.extend(found.means);
+        let bound = self.limits().open;
+        self.waiting.take(looked, &found.unread, &found.open, bound, (Instant::now(), now_ms()));
+    }
+
+    fn announce(&self, head: &Arc<Head>) {
+        let header = head.stored.header.clone();
+        let _span = tracing::error_span!("publish", revision = %header.number()).entered();
+        tracing::info!("published");
+        // The monitor is told while the head is locked: no lane's report of this revision comes before it, and whoever
+        // hears of it sees it.
+        self.shared.head.send_modify(|now| {
+            *now = head.clone();
+            self.shared.see(Event::Head {
+                number: header.number(),
+                time_ms: header.header().time_ms,
+                message: header.header().message.clone(),
+            });
+        });
+        failpoints::hit("publish.announced");
+    }
+
+    fn tell_unpublished(&mut self, outcome: &Result<Outcome, PublishError>) {
+        let now = match outcome {
+            // Told with its set.
+            Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
+            Ok(Outcome::Held(changes)) => {
+                let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
+                Some(format!("{} {entries} from the head; publish: bellwether publish", changes.count))
+            }
+            Err(error) => Some(match error.advice() {
+                Some(advice) => format!("{}; {}", with_sources(error), advice.hint),
+                None => with_sources(error),
+            }),
+        };
+        if self.unpublished != now {
+            self.unpublished = now.clone();
+            self.shared.see(Event::Unpublished(now));
+        }
+    }
+
+    /// Tells the monitor of the sets, where that is news.
+    fn tell_sets(&mut self) {
+        let status: Vec<SetStatus> = self.known.sets().iter().map(|set| self.status_of(set)).collect();
+        if self.told != status {
+            self.told.clone_from(&status);
+            self.shared.see(Event::Sets(status));
+        }
+    }
+
+    fn status_of(&self, set: &SetTree) -> SetStatus {
+        let name = &set.rules.name;
+        let (unread_entries, unread) = self.waiting.unread(name, NOTICES);
+        SetStatus {
+            name: name.clone(),
+            // The monitor knows.
+            watching: String::new(),
+            entries: set.root.as_ref().map_or(0, |root| root.entries()),
+            notices: self.notices_of(name),
+            unread_entries,
+            unread,
+            open: self.waiting.open(name, NOTICES),
+            writers: self.means.get(name).map(|means| match means {
+                Means::Lease => Writers::Lease,
+                Means::Descriptors => Writers::Descriptors,
+                Means::None => Writers::Unknown,
+            }),
+        }
+    }
+
+    fn notices_of(&self, set: &SetName) -> Vec<String> {
+        let ours = self.notices.iter().filter(|notice| notice.set == *set);
+        let more = ours.clone().count().saturating_sub(NOTICES);
+        let lines = ours.take(NOTICES).map(|notice| format!("{}:{}: {}", notice.set, notice.path, notice.what));
+        lines.chain((more > 0).then(|| format!("and {more} more"))).chain(links::notice(set, &self.links)).collect()
+    }
+
+    async fn base(&mut self) {
+        let shared = self.shared.clone();
+        let span = tracing::error_span!("base", revision = %shared.head.borrow().stored.header.number());
+        let within = span.clone();
+        let build = move || {
+            within.in_scope(|| {
+                tracing::debug!("a base of the head is due");
+                round::base(&shared, REVISIONS)
+            })
+        };
+        let built = tokio::task::spawn_blocking(build).await;
+        let _span = span.entered();
+        self.times.base = None;
+        match built {
+            // Lanes that wait for it plan anew.
+            Ok(Ok(())) => self.shared.head.send_modify(|_| {}),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no base was built; it is tried again");
+                self.times.base = Some(Instant::now() + BASE_RETRY);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Saves what is known, so that the next start need not read every file again. Losing it costs that, nothing more.
+    async fn save(&self) {
+        let (path, known) = (self.shared.state.join("index"), self.known.clone());
+        let roots = self.shared.roots.clone();
+        let save = move || {
+            if let Err(error) = roots.save() {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "what is known of the sets' directories was not saved");
+            }
+            index::save(&path, &known)
+        };
+        let saved = tokio::task::spawn_blocking(save).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
+        }
+    }
+}
+
+/// What of the policy decides what is published.
+fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish) {
+    let record = shared.record.borrow();
+    let policy = &record.record().policy;
+    (policy.sets.clone(), policy.publish)
+}
+
+/// An error and why, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_is_wanted_comes_soon_but_not_again_and_again() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut times = Times::new(start, false, Duration::from_secs(3_600));
+        let mut built = |wanted: u64| {
+            times.want_base(at(wanted));
+            times.want_base(at(wanted));
+            times.base.take().map(|base| (base - start).as_secs())
+        };
+        assert_eq!(built(0), Some(0));
+        // A second fork has not to wait; a member that wants one for every revision has.
+        let mut now = 0;
+        let mut waited = Vec::new();
+        for _ in 0..8 {
+            let next = built(now).expect("it comes");
+            waited.push(next - now);
+            now = next;
+        }
+        assert_eq!(waited, [1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(built(now + 60), Some(now + 60), "as at first");
+        assert_eq!(built(now + 60), Some(now + 61));
+    }
+}

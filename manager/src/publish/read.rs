@@ -1,0 +1,148 @@
+//! Reading one file of the head revision: from the live file where it still is what the head says, otherwise from the
+//! history.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::Read,
+    sync::PoisonError,
+};
+
+use bellwether_proto::{
+    Malformed,
+    advice::{Advice, Advise},
+    entry::{Content, EntryPath},
+    hash::Hash,
+    limits,
+    name::SetName,
+    revision::Number,
+};
+use bellwether_store::{beneath::Root, history::HistoryError, tree::Node};
+use bytes::Bytes;
+
+use crate::{publish::head::Head, shared::Shared};
+
+/// A file of the head revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRead {
+    /// Its bytes.
+    pub data: Bytes,
+    /// Their BLAKE3.
+    pub hash: Hash,
+    /// Its mode, the lower twelve bits.
+    pub mode: u16,
+    /// The revision.
+    pub revision: Number,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A request that cannot be.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The head has no such file.
+    #[error("revision {revision} has no file {set}:{path}")]
+    NoFile {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+        /// The head.
+        revision: Number,
+    },
+    /// Too large for one answer.
+    #[error("{set}:{path} has {size} bytes; at most {} are read this way", limits::PUT)]
+    Large {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+        /// Its bytes.
+        size: u64,
+    },
+    /// The history cannot be read.
+    #[error("cannot read {set}:{path} from the history")]
+    History {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+        /// Why.
+        source: HistoryError,
+    },
+    /// Neither the live file nor the history has its bytes.
+    #[error(
+        "{set}:{path} is no longer what revision {revision} says, and the history lacks its bytes; publish, then read again"
+    )]
+    Lost {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+        /// The head.
+        revision: Number,
+    },
+    /// The manager stops.
+    #[error("the manager is stopping")]
+    Stopping,
+}
+
+impl Advise for ReadError {
+    fn advice(&self) -> Option<Advice> {
+        matches!(self, Self::NoFile { .. }).then(|| Advice::run("see", "bellwether tree"))
+    }
+}
+
+/// Reads a file of the head. Blocks.
+pub(crate) fn read(shared: &Shared, set: SetName, path: EntryPath) -> Result<FileRead, ReadError> {
+    let head = shared.head.borrow().clone();
+    let revision = head.stored.header.number();
+    let Some(Node::File { meta, content, .. }) = head.tree.get(&set, &path) else {
+        return Err(ReadError::NoFile { set, path, revision });
+    };
+    let size = content.size();
+    if size > limits::PUT as u64 {
+        return Err(ReadError::Large { set, path, size });
+    }
+    let data = match live(shared, &head, &set, &path, &content) {
+        Some(data) => data,
+        None => stored(shared, &content)
+            .map_err(|source| ReadError::History { set: set.clone(), path: path.clone(), source })?
+            .ok_or(ReadError::Lost { set, path, revision })?,
+    };
+    Ok(FileRead { hash: Hash::of(&data), data, mode: meta.mode, revision })
+}
+
+/// The live file's bytes, when they are the ones of `content`.
+fn live(shared: &Shared, head: &Head, set: &SetName, path: &EntryPath, content: &Content) -> Option<Bytes> {
+    let root = head.tree.set(set)?;
+    let source = shared.sources().into_iter().find(|source| source.rules.name == root.rules.name)?;
+    let file = Root::open(&source.path).ok()?.file(path).ok()?;
+    file.metadata().ok().filter(|stat| stat.is_file() && stat.len() == content.size())?;
+    let mut data = Vec::new();
+    file.take(content.size()).read_to_end(&mut data).ok()?;
+    let mut rest = data.as_slice();
+    for chunk in content.chunks() {
+        let (bytes, more) = rest.split_at_checked(chunk.length as usize)?;
+        if Hash::of(bytes) != chunk.hash {
+            return None;
+        }
+        rest = more;
+    }
+    Some(data.into())
+}
+
+fn stored(shared: &Shared, content: &Content) -> Result<Option<Bytes>, HistoryError> {
+    let wanted: HashSet<Hash> = content.chunks().iter().map(|chunk| chunk.hash).collect();
+    let mut found = HashMap::new();
+    let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
+    history.chunks(&wanted, &mut |chunk, bytes| {
+        found.insert(chunk.hash, bytes);
+    })?;
+    let mut data = Vec::new();
+    for chunk in content.chunks() {
+        let Some(bytes) = found.get(&chunk.hash) else { return Ok(None) };
+        data.extend_from_slice(bytes);
+    }
+    Ok(Some(data.into()))
+}

@@ -1,0 +1,513 @@
+//! One publish, on a blocking thread, in two steps. [`prepare`]: scan, compare with the head, judge, sign, pack; nobody
+//! sees anything of it, and it can be thrown away. [`commit`]: when it says that a revision was published, the whole pack
+//! is part of the history and on the disk (invariant 3). Neither announces anything.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bellwether_group::edits;
+use bellwether_proto::{
+    Malformed,
+    advice::{Advice, Advise},
+    clock::now_ms,
+    entry::EntryPath,
+    name::SetName,
+    record::{Publish, Record, SetRules, Version},
+    revision::{Header, RevisionId, SignedHeader},
+};
+use bellwether_store::{
+    history::{HistoryError, NewPack, Stored},
+    pack::{self, Contents, PackError},
+    scan::{Depth, HardLink, Keeping, Look, Means, Notice, Scan, ScanError, Source, Unread, scan_keeping, sources},
+    state::record::decide,
+    tree::{Change, Tree, TreeError},
+};
+
+use crate::{
+    failpoints,
+    publish::{
+        head::Head,
+        safety::{ACCEPTED, Fright, Step},
+        waiting::Waiting,
+    },
+    shared::Shared,
+};
+
+/// How often a file that changes while it is packed is scanned again; after that it stays as in the last revision.
+const TRIES: u32 = 3;
+/// How often a publish begins anew because files change while they are packed, or cannot be read then.
+const ATTEMPTS: u32 = 64;
+/// Changes that an answer lists.
+const LISTED: usize = 100;
+
+/// What is asked of a publish.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Why, in the author's words.
+    pub message: String,
+    /// Who.
+    pub author: String,
+    /// Publish although most files are gone; from then on what is gone counts anew.
+    pub accept: bool,
+    /// Only say what would be published.
+    pub dry_run: bool,
+}
+
+/// Why nothing was published. The head is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A set cannot be scanned.
+    #[error("nothing was published: the sets cannot be read")]
+    Scan(#[from] ScanError),
+    /// What stays as in the head does not fit to what was scanned.
+    #[error("nothing was published: the sets cannot be read")]
+    Tree(#[from] TreeError),
+    /// A pack cannot be built.
+    #[error("nothing was published: the revision cannot be packed")]
+    Pack(#[from] PackError),
+    /// The history cannot take it.
+    #[error("nothing was published: the history cannot take the revision")]
+    History(#[from] HistoryError),
+    /// Most files are gone.
+    #[error("publish refused: {0}; no server was changed")]
+    Frightening(Fright),
+    /// The record names a set that has no path on this server.
+    #[error("nothing was published: set {0} has no path on this server")]
+    NoPath(SetName),
+    /// What was asked cannot be said in a revision.
+    #[error("{0}; nothing was published")]
+    Malformed(#[from] Malformed),
+    /// What was to be published cannot be read, or is not whole yet.
+    #[error("not published yet: {0}; it is tried again")]
+    Waits(String),
+    /// Another server leads in the same epoch: what both publish could never be one.
+    #[error("{0}")]
+    Disputed(Arc<str>),
+    /// The manager stops.
+    #[error("the manager is stopping; nothing was published")]
+    Stopping,
+}
+
+impl Advise for PublishError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
+            Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
+            Self::Disputed(_) => Some(decide()),
+            Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
+            Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => {
+                None
+            }
+        }
+    }
+}
+
+/// What to do about a set that became another place.
+pub(crate) fn back_or_accept() -> Advice {
+    let accept = Advice::run("or, if this is meant, at the manager", "bellwether publish --accept");
+    Advice::say("mount again what was there").or(&accept)
+}
+
+/// By whom a publish was started.
+#[derive(Debug, Clone)]
+pub(crate) enum Cause {
+    /// An event, or a rescan.
+    RoundResult,
+    /// A person.
+    Asked(Request),
+    /// The same, and what it takes away was judged before it was made.
+    Judged(Request),
+}
+
+impl Cause {
+    fn request(&self) -> Option<&Request> {
+        match self {
+            Self::RoundResult => None,
+            Self::Asked(request) | Self::Judged(request) => Some(request),
+        }
+    }
+}
+
+/// What came of it.
+pub(crate) enum Outcome {
+    /// The sets hold the head.
+    Same,
+    /// They do not, but nothing was to be published.
+    Held(Changes),
+    /// There is a new head, durable.
+    Published(Arc<Head>, Changes),
+}
+
+/// What a publish saw, whatever came of it.
+pub(crate) struct RoundResult {
+    /// What was looked at.
+    pub(crate) looked: Look,
+    /// The sets as they are.
+    pub(crate) tree: Tree,
+    pub(crate) found: Findings,
+    pub(crate) outcome: Result<Outcome, PublishError>,
+    /// A base of the head is due.
+    pub(crate) base_due: bool,
+}
+
+/// What a look found besides the tree; of its paths only.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) unread: Vec<Unread>,
+    pub(crate) open: Vec<(SetName, EntryPath)>,
+    pub(crate) links: Vec<HardLink>,
+    pub(crate) means: BTreeMap<SetName, Means>,
+    pub(crate) young: BTreeMap<(SetName, EntryPath), Depth>,
+}
+
+impl Findings {
+    /// That a set's directory is another place.
+    fn elsewhere(&self) -> Option<ScanError> {
+        self.unread.iter().find_map(|unread| match &unread.why {
+            ScanError::Elsewhere { set, path, elsewhere } => {
+                let (set, path, elsewhere) = (set.clone(), path.clone(), elsewhere.clone());
+                Some(ScanError::Elsewhere { set, path, elsewhere })
+            }
+            _ => None,
+        })
+    }
+
+    fn split(scan: Scan) -> (Tree, Self) {
+        let Scan { tree, notices, unread, open, links, means, young, .. } = scan;
+        let young = young.into_iter().map(|at| (at, Depth::Entry)).collect();
+        (tree, Self { notices, unread, open, links, means, young })
+    }
+
+    /// Takes what a second look at one of the paths found.
+    fn renew(&mut self, at: &(SetName, EntryPath), again: Self) {
+        self.unread.retain(|unread| (&unread.set, &unread.path) != (&at.0, &at.1));
+        self.open.retain(|open| open != at);
+        self.links.retain(|link| (&link.set, &link.path) != (&at.0, &at.1));
+        self.notices.extend(again.notices);
+        self.unread.extend(again.unread);
+        self.open.extend(again.open);
+        self.links.extend(again.links);
+        self.means.extend(again.means);
+        self.young.extend(again.young);
+    }
+
+    /// What cannot be published now, for people.
+    pub(crate) fn waits(&self) -> Vec<String> {
+        self.unread.iter().map(|unread| format!("{}:{}: {}", unread.set, unread.path, unread.reason())).collect()
+    }
+}
+
+/// What differs from the head.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// How many entries.
+    pub count: u64,
+    /// The first hundred, as `+ SET:PATH`, `~ SET:PATH` or `- SET:PATH`.
+    pub first: Vec<String>,
+}
+
+impl Changes {
+    fn of(changes: &[Change], head: &Tree) -> Self {
+        let line = |change: &Change| {
+            let sign = match (&change.entry, head.get(&change.set, &change.path)) {
+                (None, _) => '-',
+                (Some(_), None) => '+',
+                (Some(_), Some(_)) => '~',
+            };
+            format!("{sign} {}:{}", change.set, change.path)
+        };
+        Self { count: changes.len() as u64, first: changes.iter().take(LISTED).map(line).collect() }
+    }
+}
+
+/// A publish that needs only its place in the history.
+pub(crate) struct Prepared {
+    looked: Look,
+    tree: Tree,
+    found: Findings,
+    outcome: Result<Ready, PublishError>,
+    /// A person says that it is meant.
+    accepted: bool,
+    began: Instant,
+    /// What it was prepared under.
+    head: RevisionId,
+    record: Version,
+}
+
+impl Prepared {
+    /// Whether nothing has changed since that it depends on: neither the head nor the record.
+    pub(crate) fn fits(&self, shared: &Shared) -> bool {
+        let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
+        same && shared.undisputed().is_ok()
+    }
+}
+
+/// What a prepared publish will be.
+enum Ready {
+    Same,
+    Held(Changes),
+    /// A whole pack, on the disk, not yet part of the history.
+    Packed(NewPack, Changes, Step),
+}
+
+/// Prepares a publish of what `look` finds. `known`: the sets as last scanned, and what waits. What cannot be read, or is
+/// not whole yet, stays as in the head.
+///
+/// # Errors
+/// The sets cannot be scanned: nothing new is known. All other errors are [`commit`]'s to give.
+pub(crate) fn prepare(
+    shared: &Shared,
+    (known, waiting): (&Tree, &Waiting),
+    look: Look,
+    cause: &Cause,
+    began: Instant,
+) -> Result<Prepared, PublishError> {
+    shared.undisputed().map_err(PublishError::Disputed)?;
+    let record = shared.record.borrow().clone();
+    let (head, record) = (shared.head.borrow().clone(), record.record());
+    let sources = shared.roots.guard(sources(record, &shared.sets));
+    if let Some(lost) = record.policy.sets.iter().find(|rules| sources.iter().all(|s| s.rules.name != rules.name)) {
+        return Err(PublishError::NoPath(lost.name.clone()));
+    }
+    if matches!(cause, Cause::Asked(Request { accept: true, dry_run: false, .. })) {
+        shared.roots.accept();
+    }
+    let publishing = Publishing { shared, record, head: &head, sources: &sources, waiting, began };
+    let mut prepared = publishing.look(known, &look)?;
+    let mut tries: BTreeMap<(SetName, EntryPath), u32> = BTreeMap::new();
+    for _ in 0..ATTEMPTS {
+        prepared.outcome = publishing.go(&prepared.tree, cause);
+        let (at, source) = match &mut prepared.outcome {
+            Err(PublishError::Pack(PackError::Changed { set, path })) => ((set.clone(), path.clone()), None),
+            Err(PublishError::Pack(PackError::Read { set, path, source })) => {
+                let source = std::mem::replace(source, std::io::ErrorKind::Other.into());
+                ((set.clone(), path.clone()), Some(source))
+            }
+            _ => break,
+        };
+        let tried = tries.entry(at.clone()).or_default();
+        *tried += 1;
+        match source {
+            None if *tried < TRIES => publishing.look_again(&mut prepared, &at)?,
+            None => publishing.keep(&mut prepared, at, |(set, path)| ScanError::Busy { set, path, tries: TRIES })?,
+            Some(source) => publishing.keep(&mut prepared, at, |(set, path)| ScanError::Io { set, path, source })?,
+        }
+    }
+    let asked = matches!(cause, Cause::Asked(Request { dry_run: false, .. }));
+    if asked
+        && matches!(prepared.outcome, Ok(Ready::Same))
+        && let Some(elsewhere) = prepared.found.elsewhere()
+    {
+        prepared.outcome = Err(elsewhere.into());
+    }
+    prepared.accepted = cause.request().is_some_and(|request| request.accept && !request.dry_run);
+    Ok(prepared)
+}
+
+/// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
+pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> RoundResult {
+    let Prepared { looked, tree, found, outcome, accepted, began, .. } = prepared;
+    let outcome = outcome.and_then(|ready| match ready {
+        Ready::Same => {
+            if accepted {
+                shared.guard().accept(Arc::new(tree.clone()), Instant::now());
+            }
+            Ok(Outcome::Same)
+        }
+        Ready::Held(changes) => Ok(Outcome::Held(changes)),
+        Ready::Packed(pack, changes, step) => {
+            let head = Head::new(keep(shared, pack)?, Arc::new(tree.clone()), began);
+            let (mut guard, now) = (shared.guard(), Instant::now());
+            if accepted {
+                guard.accept(head.tree.clone(), now);
+            } else {
+                guard.note(&step, head.tree.clone(), now);
+            }
+            Ok(Outcome::Published(Arc::new(head), changes))
+        }
+    });
+    let published = matches!(outcome, Ok(Outcome::Published(..)));
+    let base_due = published && shared.history.read().unwrap_or_else(PoisonError::into_inner).base_due();
+    RoundResult { looked, tree, found, outcome, base_due }
+}
+
+struct Publishing<'a> {
+    shared: &'a Shared,
+    record: &'a Record,
+    head: &'a Head,
+    sources: &'a [Source],
+    waiting: &'a Waiting,
+    began: Instant,
+}
+
+impl Publishing<'_> {
+    fn scan(&self, known: &Tree, look: &Look) -> Result<(Tree, Findings), PublishError> {
+        let bound = Duration::from_millis(self.record.policy.open_max_ms);
+        let patience =
+            |set: &SetName, path: &EntryPath| self.waiting.patience(&(set.clone(), path.clone()), bound, self.began);
+        let keeping = Keeping { last: &self.head.tree, expected: known, patience: Some(&patience) };
+        let scanned = scan_keeping(self.sources, known, look, keeping)?;
+        failpoints::hit("publish.scanned");
+        Ok(Findings::split(scanned))
+    }
+
+    fn look(&self, known: &Tree, look: &Look) -> Result<Prepared, PublishError> {
+        let (tree, found) = self.scan(known, look)?;
+        Ok(Prepared {
+            looked: look.clone(),
+            tree,
+            found,
+            outcome: Ok(Ready::Same),
+            accepted: false,
+            began: self.began,
+            head: self.head.id(),
+            record: self.record.version,
+        })
+    }
+
+    fn look_again(&self, prepared: &mut Prepared, at: &(SetName, EntryPath)) -> Result<(), PublishError> {
+        let (tree, found) = self.scan(&prepared.tree, &Look::At([(at.clone(), Depth::All)].into()))?;
+        prepared.tree = tree;
+        prepared.found.renew(at, found);
+        Ok(())
+    }
+
+    /// Lets an entry stay as it is in the head.
+    fn keep(
+        &self,
+        prepared: &mut Prepared,
+        at: (SetName, EntryPath),
+        why: impl FnOnce((SetName, EntryPath)) -> ScanError,
+    ) -> Result<(), PublishError> {
+        let (set, path) = &at;
+        prepared.tree = prepared.tree.with_entry_of(&self.head.tree, set, path)?;
+        let unread = Unread { set: set.clone(), path: path.clone(), why: why(at.clone()) };
+        prepared.found.renew(&at, Findings { unread: vec![unread], ..Findings::default() });
+        Ok(())
+    }
+
+    fn go(&self, tree: &Tree, cause: &Cause) -> Result<Ready, PublishError> {
+        let root = tree.root();
+        if root == self.head.stored.header.header().root {
+            return Ok(Ready::Same);
+        }
+        let changes = self.head.tree.diff(tree);
+        let summary = Changes::of(&changes, &self.head.tree);
+        let asked = cause.request();
+        let mut step = Step::new(&self.head.tree, tree, &changes);
+        let judged = matches!(cause, Cause::Judged(_)) || asked.is_some_and(|request| request.accept);
+        if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, Instant::now()) {
+            return Err(PublishError::Frightening(fright));
+        }
+        if asked.is_some_and(|request| request.dry_run) {
+            return Ok(Ready::Held(summary));
+        }
+        if asked.is_none() && self.record.policy.publish == Publish::Manual {
+            return Ok(Ready::Held(summary));
+        }
+        let header = self.header(root, asked)?;
+        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary, step))
+    }
+
+    fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> Result<SignedHeader, Malformed> {
+        let parent = &self.head.stored.header;
+        let accepted = asked.filter(|request| request.accept);
+        let header = Header {
+            group: self.record.group,
+            number: parent.number().next(self.record.version.epoch)?,
+            parent: Some(parent.id()),
+            manager: self.shared.name.clone(),
+            incarnation: self.shared.incarnation,
+            time_ms: now_ms(),
+            author: asked.map(|request| edits::cut(&request.author).to_owned()).unwrap_or_default(),
+            message: asked.map(|request| request.message.clone()).unwrap_or_default(),
+            labels: accepted.map(|_| (ACCEPTED.to_owned(), String::new())).into_iter().collect(),
+            root,
+        };
+        let signed = SignedHeader::sign(header, &self.shared.key);
+        failpoints::hit("publish.signed");
+        Ok(signed)
+    }
+
+    fn pack(&self, header: &SignedHeader, changes: &[Change]) -> Result<NewPack, PublishError> {
+        let rules: Vec<Arc<SetRules>> = self.sources.iter().map(|source| source.rules.clone()).collect();
+        let contents = Contents {
+            header,
+            base: false,
+            parent: &self.head.tree,
+            rules: &rules,
+            changes,
+            sources: self.sources,
+            history: None,
+            codec: self.record.policy.codec,
+            outlines: self.shared.outlines.as_ref(),
+        };
+        pack(self.shared, &contents)
+    }
+}
+
+/// Writes a pack; when this returns its bytes are on the disk.
+fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishError> {
+    let mut new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
+    failpoints::hit("publish.begun");
+    pack::write(contents, &mut new)?;
+    failpoints::hit("publish.written");
+    // While it may still be thrown away: nobody waits for a large one later. `History::write` makes sure.
+    let _ = new.sync();
+    Ok(new)
+}
+
+/// Packs and commits: when this returns, the pack is part of the history and survives a power loss.
+pub(crate) fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<Stored>, PublishError> {
+    keep(shared, pack(shared, contents)?)
+}
+
+/// Makes a pack part of the history.
+fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
+    // Lanes go on reading the history while the disk is waited for.
+    let stored = {
+        let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
+        history.write(history.check(pack)?)?
+    };
+    let stored = shared.history.write().unwrap_or_else(PoisonError::into_inner).add(stored);
+    failpoints::hit("publish.committed");
+    Ok(stored)
+}
+
+/// Builds a base pack of the head, unless there is one, and deletes what retention no longer keeps.
+pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError> {
+    let record = shared.record.borrow().clone();
+    let head = shared.head.borrow().clone();
+    if shared.history.read().unwrap_or_else(PoisonError::into_inner).has_base(head.id()) {
+        // Several lanes have asked for it.
+        return Ok(());
+    }
+    // The rules of the head, which the record may have left behind.
+    let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
+    let path = |rules: &Arc<SetRules>| {
+        let (_, path) = shared.sets.iter().find(|(name, _)| *name == rules.name)?;
+        Some(Source::new(rules.clone(), path.clone()))
+    };
+    let empty = Tree::empty(rules.iter().cloned());
+    // An entry that cannot be read now is in the head as it was before: the history has it.
+    let history = shared.history.read().unwrap_or_else(PoisonError::into_inner).packs();
+    let contents = Contents {
+        header: &head.stored.header,
+        base: true,
+        parent: &empty,
+        rules: &rules,
+        changes: &empty.diff(&head.tree),
+        sources: &shared.roots.guard(rules.iter().filter_map(path).collect()),
+        history: Some(&history),
+        codec: record.record().policy.codec,
+        outlines: shared.outlines.as_ref(),
+    };
+    store(shared, &contents)?;
+    shared.history.write().unwrap_or_else(PoisonError::into_inner).retain(revisions)?;
+    Ok(())
+}

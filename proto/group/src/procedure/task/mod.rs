@@ -1,0 +1,248 @@
+//! What a step brings about. Each kind of task has a file of its own, which says everything of it: whether it is so already and
+//! what brings it about, how long that may take, and its words. A new kind is a file here and its line in [`Task`].
+
+mod add;
+mod attest;
+mod complete;
+mod disable;
+mod drain;
+mod hand_over;
+mod promote;
+mod quiet;
+mod remove;
+mod replace;
+mod several;
+mod sync;
+mod undrain;
+
+use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State, time::utc};
+use serde::{Deserialize, Serialize};
+
+use self::several::{Lack, of_each};
+use super::{Action, Attestation, Insists, Seen, Traffic, World};
+use crate::edits::RecordEdit;
+
+pub use self::{
+    add::Add,
+    attest::{Attest, Fact, Question},
+    complete::Complete,
+    disable::Disable,
+    drain::Drain,
+    hand_over::HandOver,
+    promote::Promote,
+    quiet::Quiet,
+    remove::Remove,
+    replace::Replace,
+    sync::Sync,
+    undrain::Undrain,
+};
+
+pub(super) const SECOND: u64 = 1_000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+/// As long as it takes a person.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// A kind of task; all rules over tasks ask here.
+pub trait TaskKind {
+    /// Whether it is so in `world`, and if not, what to do or to wait for.
+    fn check(&self, since: &Since<'_>, world: &World) -> Check;
+
+    /// What is known of it without looking.
+    fn about(&self) -> About<'_>;
+}
+
+/// What is known of a task without looking at the world.
+pub struct About<'a> {
+    /// What is done, in a few words.
+    pub what: String,
+    /// Where it is done.
+    pub place: String,
+    /// The servers that it touches.
+    pub servers: Vec<&'a ServerName>,
+    /// How long it may take, in milliseconds: then it stops.
+    pub lasts_ms: u64,
+    /// It takes as long as sessions are waited for instead, and the next step comes then, whatever is left.
+    pub lasts_as_sessions: bool,
+    /// After how long its action is tried again, in milliseconds.
+    pub again_ms: u64,
+    /// What a person is to answer for.
+    pub asks: Option<&'a Fact>,
+    /// The servers that it takes out of service.
+    pub drains: &'a [ServerName],
+    /// The servers that give and take the manager's role by it. Such a step is never done late.
+    pub moves_role: Option<[&'a ServerName; 2]>,
+    /// It leads nowhere where one of its servers is not in the group any more.
+    pub needs_its_servers: bool,
+}
+
+impl<'a> About<'a> {
+    fn new(
+        what: String,
+        place: impl Into<String>,
+        servers: impl IntoIterator<Item = &'a ServerName>,
+        lasts_ms: u64,
+    ) -> Self {
+        Self {
+            what,
+            place: place.into(),
+            servers: servers.into_iter().collect(),
+            lasts_ms,
+            lasts_as_sessions: false,
+            again_ms: 2 * SECOND,
+            asks: None,
+            drains: &[],
+            moves_role: None,
+            needs_its_servers: false,
+        }
+    }
+
+    /// How long it may take, in milliseconds, where sessions are waited for so long.
+    pub fn deadline_ms(&self, drain_timeout_ms: u64) -> u64 {
+        if self.lasts_as_sessions { drain_timeout_ms } else { self.lasts_ms }
+    }
+}
+
+/// Makes [`Task`] of the kinds.
+macro_rules! tasks {
+    ($($(#[$what:meta])* $kind:ident)*) => {
+        /// What a step brings about: one of the kinds, as which it is used.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Task {
+            $($(#[$what])* $kind($kind),)*
+        }
+
+        impl std::ops::Deref for Task {
+            type Target = dyn TaskKind;
+
+            fn deref(&self) -> &Self::Target {
+                match self {
+                    $(Self::$kind(task) => task,)*
+                }
+            }
+        }
+
+        $(impl From<$kind> for Task {
+            fn from(task: $kind) -> Self {
+                Self::$kind(task)
+            }
+        })*
+    };
+}
+
+tasks! {
+    /// A person answers for something.
+    Attest
+    /// Servers get no new requests.
+    Drain
+    /// The last sessions of servers end.
+    Quiet
+    /// The manager gives its role to another server.
+    HandOver
+    /// A candidate takes the manager's role.
+    Promote
+    /// A server is sent nothing, and refused.
+    Disable
+    /// A server is out of the group.
+    Remove
+    /// A server is a member again.
+    Add
+    /// New hardware has taken a name.
+    Replace
+    /// Servers are at the manager's state.
+    Sync
+    /// Every byte on the disks of servers was hashed and is the manager's.
+    Complete
+    /// Servers get requests again.
+    Undrain
+}
+
+/// The answer of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// It is so, and what there is to say of how it came to it.
+    So(Option<String>),
+    /// This would bring it about.
+    Act(Action),
+    /// It comes by itself, or its action must not be done yet; what is waited for.
+    Wait(String),
+    /// A person must answer.
+    Ask(Question),
+    /// It cannot become so by waiting, and why.
+    Stuck(String),
+}
+
+/// What a check is told beside the world.
+pub struct Since<'a> {
+    /// What was attested.
+    pub attestations: &'a [Attestation],
+    /// When the procedure began, milliseconds since 1970.
+    pub started_ms: u64,
+    /// When the step began, milliseconds since 1970.
+    pub began_ms: u64,
+    /// When its action was last begun.
+    pub tried_ms: Option<u64>,
+    /// Why it did not succeed then, once it has ended.
+    pub trouble: Option<&'a str>,
+    /// Now.
+    pub now_ms: u64,
+}
+
+impl Since<'_> {
+    fn attests(&self, fact: &Fact) -> bool {
+        self.attestations.iter().any(|said| said.fact == *fact)
+    }
+}
+
+const BALANCERS: &str = "at the balancers, and /ready";
+const RECORD: &str = "in the group record";
+
+fn list(servers: &[ServerName]) -> String {
+    servers.iter().map(ServerName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn gone(name: &ServerName) -> Check {
+    Check::Stuck(format!("{name} is not in the group any more"))
+}
+
+fn leads_meanwhile(name: &ServerName) -> Check {
+    Check::Stuck(format!("{name} has become manager meanwhile"))
+}
+
+/// The one that had the role is to be out of the group, or disabled.
+fn put_away(server: &ServerName, remove: bool, world: &World) -> Check {
+    let role = world.server(server).map(|seen| seen.role);
+    if remove { remove::check(server, role) } else { disable::check(server, role) }
+}
+
+fn put_away_word(remove: bool) -> &'static str {
+    if remove { "removed" } else { "disabled" }
+}
+
+/// Whether a server in that state does not come to the head by itself, however long it is waited for.
+pub(super) fn stays(state: State) -> bool {
+    match state {
+        State::Error | State::Refused | State::Drifted | State::Left | State::Conflict | State::Superseded => true,
+        State::InSync
+        | State::GroupChange
+        | State::AwaitingSync
+        | State::Waiting
+        | State::Syncing
+        | State::Updating
+        | State::Disabled
+        | State::Unreachable
+        | State::Unknown => false,
+    }
+}
+
+fn because(name: &ServerName, seen: &Seen) -> String {
+    match &seen.reason {
+        // Its reason begins with what it did.
+        Some(reason) if seen.state == State::Left => format!("{name}: {reason}"),
+        Some(reason) => format!("{name} is {}: {reason}", seen.state.word()),
+        None => format!("{name} is {}", seen.state.word()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,276 @@
+//! The names of what is in the state directory (0700), and the group that this server belongs to.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+};
+
+use bellwether_proto::{
+    key::PublicKey,
+    level::State,
+    record::{Level, SignedRecord},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    beneath, durable,
+    history::{self, HistoryError},
+    log,
+    state::file::{self, StateFileError},
+};
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    state: PathBuf,
+}
+
+macro_rules! places {
+    ($($(#[$doc:meta])* $place:ident = $file:literal;)*) => {
+        impl Layout {
+            $($(#[$doc])* pub fn $place(&self) -> PathBuf { self.state.join($file) })*
+        }
+    };
+}
+
+places! {
+    /// This server's private key, 0600.
+    key = "key.pem";
+    /// The group record that is held, with the chain that led to it: a [`Held`].
+    group = "group.json";
+    /// The join tokens of this manager.
+    tokens = "tokens.json";
+    /// The progress of procedures.
+    procedures = "procedures.json";
+    /// Revisions that were only heard of.
+    seen = "seen.json";
+    /// That the revision was confirmed when the agent ended (W12).
+    confirmed = "confirmed.json";
+    /// The ticket of the last session with a manager (W14).
+    ticket = "ticket.json";
+    /// The tickets that this manager gave.
+    sessions = "sessions";
+    /// That this manager's state went back.
+    halted = "halted.json";
+    /// Ends of the agent that nobody asked for, and what is quarantined for them.
+    ends = "ends.json";
+    /// How often this server's state was opened (W14).
+    incarnation = "incarnation";
+    /// Packs: the revisions. And the log: the revision that the sets hold, the error that this server is in, a switch that is
+    /// under way.
+    history = "history";
+    /// What each set's directory is.
+    roots = "roots.json";
+    /// What was last scanned.
+    index = "index";
+    /// What chunks look like, at the manager.
+    outlines = "outlines";
+    /// What was replaced and is kept (invariant 4).
+    recovery = "recovery";
+    /// Held by the one process that may change this directory.
+    lock = "lock";
+}
+
+impl Layout {
+    /// Of the state directory `state`.
+    pub fn new(state: PathBuf) -> Self {
+        Self { state }
+    }
+
+    /// The directory itself.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Checks that no newer bellwether made what is kept here. Before anything is written: a program that does not read a
+    /// file may not replace it, either.
+    ///
+    /// # Errors
+    /// Which file a newer bellwether made, or one that cannot be read.
+    pub fn check_levels(&self) -> Result<(), NotReadable> {
+        let files = [
+            self.group(),
+            self.tokens(),
+            self.procedures(),
+            self.seen(),
+            self.confirmed(),
+            self.ticket(),
+            self.halted(),
+            self.ends(),
+            self.incarnation(),
+            self.roots(),
+        ];
+        files.iter().try_for_each(|file| file::check_level(file))?;
+        for given in listed(&self.sessions())? {
+            file::check_level(&given)?;
+        }
+        for pack in listed(&self.history())? {
+            history::check_version(&pack)?;
+        }
+        Ok(())
+    }
+
+    /// The group that this server belongs to; none: to no group.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged.
+    pub fn held(&self) -> Result<Option<Held>, StateFileError> {
+        file::load(&self.group())
+    }
+
+    /// Durably makes this server one of the group.
+    ///
+    /// # Errors
+    /// It cannot be written; what was held is held.
+    pub fn hold(&self, held: &Held) -> Result<(), StateFileError> {
+        file::save(&self.group(), held)
+    }
+}
+
+/// Why this program does not touch a state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReadable {
+    /// A state file.
+    #[error(transparent)]
+    File(#[from] StateFileError),
+    /// A pack of the history.
+    #[error(transparent)]
+    Pack(#[from] HistoryError),
+}
+
+/// What is in a directory of the state directory; nothing where there is none.
+fn listed(directory: &Path) -> Result<Vec<PathBuf>, StateFileError> {
+    let failed = |source| StateFileError::Io { action: "read", path: directory.to_owned(), source };
+    match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let paths: io::Result<Vec<PathBuf>> = entries.map_err(failed)?.map(|entry| Ok(entry?.path())).collect();
+            paths.map_err(failed)
+        }
+    }
+}
+
+/// Why the group is not forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// The sets may hold two revisions: they are brought to one first.
+    #[error("a switch was interrupted (see bellwether debug journal; it is in {0}); nothing was changed")]
+    Interrupted(PathBuf),
+    /// The system's error.
+    #[error("cannot remove {path}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Layout {
+    /// What [`Layout::forget`] would remove: all that is the group's and is there.
+    pub fn of_the_group(&self) -> Vec<PathBuf> {
+        // The record first: from then on this server belongs to no group, whenever the rest is removed.
+        let places = [
+            self.group(),
+            self.tokens(),
+            self.procedures(),
+            self.seen(),
+            self.confirmed(),
+            self.ticket(),
+            self.sessions(),
+            self.halted(),
+            self.ends(),
+            self.incarnation(),
+            self.index(),
+            self.roots(),
+            self.history(),
+        ];
+        places.into_iter().filter(|place| place.symlink_metadata().is_ok()).collect()
+    }
+
+    /// Durably forgets the group (W22): its record, tokens, history and position go. The key, the recovery points and
+    /// the sets stay as they are. Safe to repeat. Returns what was removed.
+    ///
+    /// # Errors
+    /// A switch was interrupted, or the system's; what was removed before stays removed.
+    pub fn forget(&self) -> Result<Vec<PathBuf>, ForgetError> {
+        if !log::read(&self.history()).is_ok_and(|records| !records.is_switching()) {
+            return Err(ForgetError::Interrupted(log::path(&self.history())));
+        }
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ForgetError::Io { path, source }
+        };
+        let places = self.of_the_group();
+        if places.is_empty() {
+            return Ok(places);
+        }
+        let state = beneath::open_root(&self.state).map_err(failed(&self.state))?;
+        for place in &places {
+            let name = place.file_name().map(OsStr::as_bytes).unwrap_or_default();
+            durable::remove_all(state.as_fd(), name).map_err(failed(place))?;
+            durable::sync_directory(state.as_fd()).map_err(failed(place))?;
+        }
+        Ok(places)
+    }
+}
+
+/// The group record that is in force here, and the records that made each manager, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// In force.
+    pub current: SignedRecord,
+    /// Who made whom manager: the last record before and the first after every change of epoch.
+    pub chain: Vec<SignedRecord>,
+}
+
+impl State for Held {
+    fn level(&self) -> Level {
+        self.current.record().level
+    }
+}
+
+impl Held {
+    /// Whether the server of that key is the manager.
+    pub fn is_manager(&self, key: &PublicKey) -> bool {
+        self.current.record().manager().key == *key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled() -> (tempfile::TempDir, Layout) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(directory.path().to_owned());
+        for file in [layout.key(), layout.group(), layout.tokens(), layout.ticket()] {
+            std::fs::write(file, "x").expect("written");
+        }
+        std::fs::create_dir_all(layout.history().join("a/b")).expect("made");
+        std::fs::create_dir_all(layout.recovery().join("1.5")).expect("made");
+        (directory, layout)
+    }
+
+    #[test]
+    fn forgetting_leaves_the_key_and_the_recovery_points() {
+        let (directory, layout) = filled();
+        assert_eq!(layout.forget().expect("forgotten").first(), Some(&layout.group()));
+        let mut left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["key.pem", "recovery"]);
+        assert_eq!(layout.forget().expect("safe to repeat"), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn nothing_is_forgotten_while_a_switch_may_be_interrupted() {
+        let (_directory, layout) = filled();
+        // It cannot be read, so nobody can say that there is none.
+        std::fs::create_dir(log::path(&layout.history())).expect("made");
+        assert!(matches!(layout.forget(), Err(ForgetError::Interrupted(_))));
+        assert!(layout.group().exists());
+    }
+}
