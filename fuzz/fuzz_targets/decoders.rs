@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, env, fs, io, path::Path, process, sync::OnceLoc
 /// Whether it took these bytes.
 type Decoder = fn(&[u8]) -> bool;
 
-const DECODERS: [(&str, Decoder); 23] = [
+const DECODERS: [(&str, Decoder); 24] = [
     ("agent_check", bellwether_monitor::fuzzing::agent_check),
     ("agent_toml", bellwether_daemon::fuzzing::agent_toml),
     ("base", bellwether_store::pack::fuzzing::base),
@@ -22,6 +22,7 @@ const DECODERS: [(&str, Decoder); 23] = [
     ("header", bellwether_proto::fuzzing::header),
     ("index", bellwether_store::index::fuzzing::index),
     ("journal", bellwether_store::apply::fuzzing::journal),
+    ("log", bellwether_store::log::fuzzing::log),
     ("manager_state", bellwether_manager::fuzzing::manager_state),
     ("messages", bellwether_proto::fuzzing::messages),
     ("nginx", bellwether_manager::fuzzing::nginx),
@@ -64,6 +65,7 @@ fn write_seeds(corpus: &Path) -> io::Result<()> {
         bellwether_store::pack::fuzzing::seeds(),
         bellwether_store::index::fuzzing::seeds(),
         bellwether_store::apply::fuzzing::seeds(),
+        bellwether_store::log::fuzzing::seeds(),
         bellwether_store::state::file::fuzzing::seeds(),
         bellwether_proto::fuzzing::seeds(),
         bellwether_manager::fuzzing::seeds(),

@@ -11,7 +11,7 @@ use bellwether_proto::{
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::tree::Tree;
+use bellwether_store::{log::Log, tree::Tree};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     task::JoinHandle,
@@ -78,6 +78,11 @@ impl Manager {
         let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let held = history.all().find(|stored| stored.header.number() == at).map(|stored| stored.header.id());
         held.is_some_and(|id| history.leads_from(id))
+    }
+
+    /// The log of the history.
+    pub fn log(&self) -> Arc<Log> {
+        self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).log().clone()
     }
 
     /// The head revision's tree.

@@ -4,7 +4,7 @@
 //! [`Plan`] looks at the disk and stages, [`Staged`] switches, [`Switched`] commits or takes back; each is dropped safely.
 //! What is on the disk at any moment is finished by [`recover()`].
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use bellwether_proto::{
     entry::{Chunk, EntryPath, Owner},
@@ -20,6 +20,7 @@ use self::{
 };
 use crate::{
     failpoint,
+    log::Log,
     scan::{ScanError, Source},
     tree::{Change, Tree},
 };
@@ -44,14 +45,19 @@ mod verify;
 mod work;
 
 pub use obstacle::Obstacle;
+pub use place::Idle;
 
-/// Where an apply happens: the sets on this server, and the agent's state directory (journal, kept copies).
+/// Where an apply happens: the sets on this server, the agent's state directory (kept copies) and the log (journal).
 #[derive(Debug, Clone)]
 pub struct Site {
     /// The sets under the rules of the revision to be applied.
     pub sources: Vec<Source>,
     /// The state directory.
     pub state: PathBuf,
+    /// The log of the history.
+    pub log: Arc<Log>,
+    /// Staging places from one apply to the next.
+    pub idle: Arc<Idle>,
     /// This server's key, which tells its staging directories from those of other agents on this machine.
     pub server: PublicKey,
 }
@@ -294,34 +300,43 @@ impl Plan {
 pub struct Staged(Unswitched);
 
 impl Staged {
-    /// Looks once more at what is to be replaced, and makes what is staged and the journal survive a power loss.
+    /// Looks once more at what is to be replaced, and makes what is staged and the journal survive a power loss, with the `pack`
+    /// that this switches to, where the log is to have it.
     ///
     /// # Errors
     /// Refused; staging is removed, nothing live was touched.
-    pub fn begin(mut self) -> Result<Begun, Refused> {
-        self.0.work().begin()?;
-        Ok(Begun(self.0.take()))
+    pub fn begin(mut self, pack: Option<&[u8]>) -> Result<Begun, Refused> {
+        let pack_at = self.0.work().begin(pack)?;
+        Ok(Begun { work: self.0.take(), pack_at })
     }
 
     /// Begins and switches.
     #[cfg(test)]
     fn switch(self) -> Result<Switched, Failed> {
         let refused = |error| Failed::TakenBack { what: format!("cannot begin: {}", work::with_source(&error)) };
-        self.begin().map_err(refused)?.switch()
+        self.begin(None).map_err(refused)?.switch()
     }
 }
 
 /// A switch whose journal is on the disk. Dropped, it leaves it there, as a crash would.
 #[derive(Debug)]
-pub struct Begun(Work);
+pub struct Begun {
+    work: Work,
+    pack_at: Option<u64>,
+}
 
 impl Begun {
+    /// Where in the log the pack is.
+    pub fn pack_at(&self) -> Option<u64> {
+        self.pack_at
+    }
+
     /// Switches: the exchanges, fsync, and the read-back of every changed entry from the disk.
     ///
     /// # Errors
     /// Failed; see there for what the sets hold.
     pub fn switch(self) -> Result<Switched, Failed> {
-        let mut work = self.0;
+        let mut work = self.work;
         match work.carry_out() {
             Ok((live, kept)) => Ok(Switched { live, kept, work }),
             Err(what) => match work.take_back() {
@@ -344,19 +359,19 @@ pub struct Switched {
 }
 
 impl Switched {
-    /// The caller has durably noted the new revision: the journal goes, and what has to be kept of what was replaced is
-    /// kept. The rest of it goes, with [`Committed`] at the latest.
+    /// The caller has durably noted the new revision. What follows, follows when [`Committed`] is dropped, but for what has to be
+    /// kept of what was replaced: that is kept when this returns.
     pub fn release(self) -> Committed {
-        let mut work = self.work;
-        if let Err(error) = work.commit() {
-            // The switch stands. The next apply or start tries again to keep what was replaced.
-            tracing::error!(%error, "cannot finish the switch; what was replaced stays in staging");
-            if let Err(error) = work.note_phase(Phase::Done) {
-                tracing::error!(%error, "cannot note that the switch is committed");
-            }
-            return Committed(None);
+        let mut committed = Committed { work: Some(self.work), durably: false };
+        if !self.kept.is_empty() {
+            committed.settle();
         }
-        Committed(Some(work))
+        committed
+    }
+
+    /// As [`Switched::release`], of a switch that nobody notes anywhere else: its end is durable when this returns.
+    pub fn finish(self) {
+        Committed { work: Some(self.work), durably: true }.settle();
     }
 
     /// Commits, and removes all that is left.
@@ -374,16 +389,31 @@ impl Switched {
     }
 }
 
-/// A switch that stands. When this is dropped that is made durable, and what it replaced is removed where that is much:
-/// nobody has to wait for either.
+/// A switch that stands. When this is dropped what somebody wrote meanwhile to a file that was replaced is kept, the end of the
+/// switch is noted, and what it replaced is removed: nobody has to wait for that.
 #[derive(Debug)]
-pub struct Committed(Option<Work>);
+pub struct Committed {
+    work: Option<Work>,
+    /// The end is synced, too.
+    durably: bool,
+}
+
+impl Committed {
+    fn settle(&mut self) {
+        let Some(mut work) = self.work.take() else { return };
+        if let Err(error) = work.settle(self.durably) {
+            // The switch stands. The next apply or start tries again to keep what was replaced.
+            tracing::error!(%error, "cannot finish the switch; what was replaced stays in staging");
+            if let Err(error) = work.note_phase(Phase::Done) {
+                tracing::error!(%error, "cannot note that the switch is committed");
+            }
+        }
+    }
+}
 
 impl Drop for Committed {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.as_ref().map(Work::settle) {
-            tracing::warn!(%error, "cannot make the end of a switch durable; it is finished again after a power loss");
-        }
+        self.settle();
     }
 }
 

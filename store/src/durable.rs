@@ -347,14 +347,12 @@ pub fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
 pub fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
     let mut moved = 0u64;
     loop {
-        let names = names(directory)?;
-        if names.is_empty() {
-            return Ok(());
-        }
-        for name in names {
+        let mut leaves = true;
+        for name in names(directory)? {
             if remove_leaf(directory, &name)? {
                 continue;
             }
+            leaves = false;
             let below = open_inside(directory, &name)?;
             for child in self::names(below.as_fd())? {
                 if !remove_leaf(below.as_fd(), &child)? {
@@ -369,6 +367,9 @@ pub fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
                 }
             }
             remove_directory(directory, &name)?;
+        }
+        if leaves {
+            return Ok(());
         }
     }
 }

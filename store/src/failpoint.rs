@@ -22,6 +22,7 @@ pub const APPLY: &[&str] = &[
     "apply.supply",
     "apply.unsynced",
     "apply.staged",
+    "log.appended",
     "apply.journal",
     "apply.before-exchange",
     "apply.after-exchange",

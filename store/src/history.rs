@@ -8,6 +8,9 @@
 //! that the headers name. An increment belongs to the segment of the last base before its own revision, so a base for a
 //! revision stands beside that revision's increment and begins the next segment.
 //!
+//! A member's small increments are in its log first ([`crate::log`]), a file in this directory, too. [`History::settle`] moves
+//! many at once to a file of their own.
+//!
 //! A file whose end was cut anywhere is read up to its last whole pack (`history/segment.rs`). All durable operations are in
 //! `history/disk.rs`.
 
@@ -43,7 +46,12 @@ pub use self::{
     examine::{Examined, Interrupted, examine},
     new_pack::{NewPack, WholePack},
 };
-use crate::{pack::PackError, tree::Tree};
+use crate::{
+    log::{self, Log},
+    pack::PackError,
+    state::file::StateFileError,
+    tree::Tree,
+};
 
 /// How many revisions a server keeps at the least when it lets old segments go.
 pub const REVISIONS: usize = 200;
@@ -99,6 +107,9 @@ pub enum HistoryError {
     /// The revision is not kept here (any more).
     #[error("revision {0} is not in the history")]
     Unknown(RevisionId),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] StateFileError),
 }
 
 /// How a server is brought to the head.
@@ -123,12 +134,15 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// Checks that no newer bellwether made a pack in the file `path`. Damage is found when it is read.
+/// Checks that no newer bellwether made the file `path` of a history. Damage is found when it is read.
 ///
 /// # Errors
 /// It cannot be read, or a newer bellwether made it.
 pub fn check_version(path: &Path) -> Result<(), HistoryError> {
-    segment::read(path).map(drop)
+    match segment::read(path) {
+        Err(HistoryError::Log(StateFileError::Damaged { .. })) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// The headers of the history in `directory`, in no order, as far as its files can be read. Nothing is changed there.
@@ -161,6 +175,8 @@ fn found(files: Vec<PathBuf>) -> Result<Found, HistoryError> {
             other => other?,
         };
         match rest {
+            // Packs join it by a switch only.
+            _ if segment::is_log(&path) => {}
             Rest::Nothing => drop(ends.insert(path, end)),
             Rest::Torn => {
                 ends.insert(path.clone(), end);
@@ -174,8 +190,14 @@ fn found(files: Vec<PathBuf>) -> Result<Found, HistoryError> {
         }
         packs.extend(here.into_iter().map(Arc::new));
     }
+    // The log keeps for a while what was moved to a file.
+    let filed: HashSet<_> =
+        packs.iter().filter(|stored| !segment::is_log(&stored.path)).map(|stored| stored.pack).collect();
+    packs.retain(|stored| !segment::is_log(&stored.path) || !filed.contains(&stored.pack));
     let (index, orphans) = Index::new(packs);
-    left_out.extend(orphans.into_iter().map(|orphan| LeftOut {
+    // A pack in the log whose parent is gone was moved, and has gone with it.
+    let orphans = orphans.into_iter().filter(|orphan| !segment::is_log(&orphan.path));
+    left_out.extend(orphans.map(|orphan| LeftOut {
         path: orphan.path.clone(),
         at: orphan.at,
         sequence: orphan.header.number().sequence,
@@ -188,6 +210,7 @@ fn found(files: Vec<PathBuf>) -> Result<Found, HistoryError> {
 #[derive(Debug)]
 pub struct History {
     directory: Arc<Directory>,
+    log: Arc<Log>,
     index: Index,
     left_out: Vec<LeftOut>,
 }
@@ -199,7 +222,7 @@ impl History {
     /// # Errors
     /// The system's, or a newer bellwether made a pack: then nothing is removed.
     pub fn open(directory: &Path) -> Result<Self, HistoryError> {
-        let (directory, files) = Directory::open(directory)?;
+        let (log, (directory, files)) = (Log::open(directory)?, Directory::open(directory)?);
         let Found { index, left_out, torn, mut ends } = found(files)?;
         for LeftOut { path, at, why, .. } in &left_out {
             tracing::warn!(path = %path.display(), at, why, "a pack in the history cannot be used and is left out");
@@ -208,10 +231,15 @@ impl History {
             tracing::warn!(path = %path.display(), at, "a pack was not written whole and is not part of the history");
         }
         directory.settle_partials(|pack| index.all().any(|stored| stored.pack == *pack))?;
-        if let Some((path, end)) = index.newest().and_then(|stored| ends.remove_entry(&stored.path)) {
+        if let Some((path, end)) = index.newest_filed().and_then(|stored| ends.remove_entry(&stored.path)) {
             directory.append_to(Newest::new(path, end));
         }
-        Ok(Self { directory: Arc::new(directory), index, left_out })
+        Ok(Self { directory: Arc::new(directory), log: Arc::new(log), index, left_out })
+    }
+
+    /// The log beside the packs: journals and the position.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
     }
 
     /// The files that were left out at [`History::open`].
@@ -335,14 +363,17 @@ impl History {
             }
             Body::File(part) => part,
         };
-        // A file that holds more than this pack stays, though the pack has come anew.
+        let path = self.directory.publish(part, &self.free_name(&stored), stored.size)?;
+        Ok(Stored { path, ..stored })
+    }
+
+    /// A name for the file that the pack begins. A file that holds more than this pack stays, though the pack has come anew.
+    fn free_name(&self, stored: &Stored) -> String {
         let is_used = |name: &String| {
             let holds_more = |other: &Arc<Stored>| other.at > 0 && other.path.ends_with(name);
             self.index.all().any(holds_more)
         };
-        let name = disk::names(&stored.header, stored.base).find(|name| !is_used(name)).unwrap_or_default();
-        let path = self.directory.publish(part, &name, stored.size)?;
-        Ok(Stored { path, ..stored })
+        disk::names(&stored.header, stored.base).find(|name| !is_used(name)).unwrap_or_default()
     }
 
     /// Makes what [`History::write`] wrote a part of the history here, too.
@@ -355,6 +386,42 @@ impl History {
         self.index.insert(stored.clone());
         self.directory.forget_partials(stored.header.number().sequence);
         stored
+    }
+
+    /// Makes a pack a part of the history that is in its log, from `at` on, and survives a power loss there.
+    pub fn add_logged(&mut self, WholePack { stored, body: _ }: WholePack, at: u64) -> Arc<Stored> {
+        self.add(Stored { path: self.log.path().to_owned(), at, ..stored })
+    }
+
+    /// Moves the packs that are in the log to a file of their own, where the log has become large or `all` is to be in files,
+    /// and makes the log anew. The segment goes on in that file.
+    ///
+    /// # Errors
+    /// The system's; what was not moved is a part of the history where it is.
+    pub fn settle(&mut self, all: bool) -> Result<(), HistoryError> {
+        if !all && !self.log.is_large() {
+            return Ok(());
+        }
+        let logged = |stored: &&Arc<Stored>| segment::is_log(&stored.path);
+        let packs: Vec<_> = self.index.all().filter(logged).cloned().collect();
+        if packs.is_empty() && !self.log.is_large() {
+            return Ok(());
+        }
+        if let Some(first) = packs.first() {
+            let failed = |source| HistoryError::Io { action: "move the packs of", path: first.path.clone(), source };
+            let read = |stored: &Arc<Stored>| log::bytes(&stored.path, (stored.at, stored.at + stored.size));
+            let bytes = packs.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(failed)?.concat();
+            let part = self.directory.write_part(&bytes).map_err(failed)?;
+            let path = self.directory.publish(part, &self.free_name(first), bytes.len() as u64)?;
+            let mut at = 0;
+            for stored in packs {
+                let size = stored.size;
+                self.add(Stored { path: path.clone(), at, ..Stored::clone(&stored) });
+                at += size;
+            }
+        }
+        let failed = |source| HistoryError::Io { action: "write", path: self.log.path().to_owned(), source };
+        self.log.renew().map_err(failed)
     }
 
     /// Finds chunks by hash; `found` gets each once. Reads the packs, newest first, until all are found.
@@ -387,6 +454,7 @@ impl History {
         if paths.is_empty() {
             return Ok(());
         }
+        paths.retain(|path| !segment::is_log(path));
         let mut gone = HashSet::new();
         let removed = self.directory.remove(&paths, &mut |path| {
             gone.insert(path.to_owned());

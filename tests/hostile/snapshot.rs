@@ -17,8 +17,18 @@ type Entry = (u32, (u32, u32), (i64, i64), Vec<u8>);
 pub(super) struct Snapshot(BTreeMap<PathBuf, Entry>);
 
 impl Snapshot {
-    /// Of `server`, now.
+    /// Of `server`, as soon as nothing is left in staging of what it has done before.
     pub(super) fn of(server: &Server) -> Self {
+        wait_for("empty staging", DEADLINE, || {
+            let now = Self::now(server);
+            match now.0.keys().find(|path| is_staging(path)) {
+                None => Ok(now),
+                Some(path) => Err(format!("{} is not empty", path.display())),
+            }
+        })
+    }
+
+    fn now(server: &Server) -> Self {
         let mut all = BTreeMap::new();
         for entry in fs::read_dir(&server.home).expect("a home") {
             let path = entry.expect("an entry").path();
@@ -33,7 +43,7 @@ impl Snapshot {
     /// Asserts that nothing of `server` has changed since. Staging of what was refused may need a moment to go.
     pub(super) fn assert_unchanged(&self, server: &Server, case: &str) {
         wait_for(&format!("{case}: nothing changed at {}", server.name), DEADLINE, || {
-            match self.difference(&Self::of(server)) {
+            match self.difference(&Self::now(server)) {
                 None => Ok(()),
                 Some(path) => Err(format!("{} differs", path.display())),
             }
@@ -46,9 +56,17 @@ impl Snapshot {
     }
 }
 
+fn is_staging(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".bellwether."))
+}
+
 fn add(path: &Path, all: &mut BTreeMap<PathBuf, Entry>) {
     // What vanishes while it is looked at is gone in the next look, too.
     let Ok(found) = fs::symlink_metadata(path) else { return };
+    if is_staging(path) && fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_none()) {
+        // It is there from the first update on.
+        return;
+    }
     let time = if found.is_dir() { (0, 0) } else { (found.mtime(), found.mtime_nsec()) };
     let content = if found.is_symlink() {
         fs::read_link(path).map(|target| target.into_os_string().into_encoded_bytes()).unwrap_or_default()

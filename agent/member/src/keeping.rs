@@ -12,6 +12,7 @@ use super::{Member, receive::ReceiveError};
 impl Member {
     /// Begins a new segment when it is due, and lets old ones go. After the report: nobody waits for it.
     pub(super) fn tidy_history(&mut self, header: &SignedHeader) {
+        self.settle_log();
         // A base is packed from the sets: they have to hold the revision and nothing else.
         if !self.history.base_due() || self.follower.drift().entries > 0 {
             return;
@@ -19,6 +20,13 @@ impl Member {
         let tidied = self.pack_base(header).and_then(|()| Ok(self.history.retain(REVISIONS)?));
         if let Err(error) = tidied {
             tracing::warn!(error = chain(&error), "the history grows: tried again after the next revision");
+        }
+    }
+
+    /// Empties the log when it is large.
+    pub(super) fn settle_log(&mut self) {
+        if let Err(error) = self.history.settle(false) {
+            tracing::warn!(error = chain(&error), "the log grows: tried again after the next switch");
         }
     }
 

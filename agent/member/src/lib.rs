@@ -47,7 +47,7 @@ use bellwether_store::{
     history::History,
     quarantine,
     scan::Look,
-    state::{file, known_heads::KnownHeads, layout::Layout, record::GroupRecord},
+    state::{known_heads::KnownHeads, layout::Layout, record::GroupRecord},
     tree::{Change, Tree},
     underway::{Dealing, Suspect},
     watch::{self as watching, Files, Found, Modes, Rescans, Watched, pending::PendingChanges},
@@ -208,7 +208,7 @@ impl Member {
         let (mut position, history) = recover(&layout, &paths, record.current().record(), &record.own_key())?;
         if position.leads {
             position.leads = false;
-            file::save(&layout.position(), &position)?;
+            history.log().note(&position)?;
         }
         history.all().for_each(|stored| seen.note(stored.header.clone()));
         let tree = position.at.as_ref().and_then(|at| {
@@ -224,7 +224,8 @@ impl Member {
             record.current().record().policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect::<Vec<_>>();
         let (rescans, found, files) = Rescans::new();
         let key = record.own_key();
-        let sets = Sets::open(paths, &layout, key, tree.unwrap_or_else(|| Tree::empty(rules)))?;
+        let log = history.log().clone();
+        let sets = Sets::open(paths, &layout, log, key, tree.unwrap_or_else(|| Tree::empty(rules)))?;
         let mut member = Self {
             name: name.clone(),
             layout,

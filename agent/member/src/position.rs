@@ -6,13 +6,13 @@ use bellwether_proto::{
     revision::{RevisionId, SignedHeader},
     v1,
 };
-use bellwether_store::state::{
-    file::{self, StateFileError},
-    layout::Layout,
+use bellwether_store::{
+    log::{self, Log},
+    state::{file::StateFileError, layout::Layout},
 };
 use serde::{Deserialize, Serialize};
 
-/// The state in `position.json`.
+/// The position that the log has.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Position {
     /// The revision that the sets hold; none: none of this group's.
@@ -28,22 +28,22 @@ impl State for Position {}
 /// The revision that the sets hold, as this server knew it as a member; none: it has led since, or holds none.
 ///
 /// # Errors
-/// The state file cannot be read.
+/// The log cannot be read.
 pub fn held_before(layout: &Layout) -> Result<Option<RevisionId>, StateFileError> {
-    let position: Position = file::load(&layout.position())?.unwrap_or_default();
+    let position: Position = log::read(&layout.history())?.position()?.unwrap_or_default();
     Ok(position.at.filter(|_| !position.leads).map(|at| at.id()))
 }
 
 /// Notes, durably, that this server leads.
 ///
 /// # Errors
-/// The state file cannot be read or written.
-pub fn note_leading(layout: &Layout) -> Result<(), StateFileError> {
-    let position: Position = file::load(&layout.position())?.unwrap_or_default();
+/// The log cannot be read or written.
+pub fn note_leading(log: &Log) -> Result<(), StateFileError> {
+    let position: Position = log.position()?.unwrap_or_default();
     if position.leads {
         return Ok(());
     }
-    file::save(&layout.position(), &Position { leads: true, ..Position::default() })
+    log.note(&Position { leads: true, ..Position::default() })
 }
 
 /// Why a member takes no updates.

@@ -8,7 +8,7 @@ use bellwether_store::{
     apply::{self, Recovered, Site},
     history::History,
     root::Roots,
-    state::{file, layout::Layout},
+    state::layout::Layout,
 };
 
 use super::{OpenError, position::Position, sets::sources};
@@ -24,12 +24,12 @@ pub fn recover(
     record: &Record,
     key: &PublicKey,
 ) -> Result<(Position, History), OpenError> {
-    let mut position: Position = file::load(&layout.position())?.unwrap_or_default();
     let history = History::open(&layout.history())?;
+    let mut position: Position = history.log().position()?.unwrap_or_default();
     if position.leads {
         position.at = history.head().map(|stored| stored.header.clone());
     }
-    finish(layout, &site(layout, paths, record, key)?, &history, &mut position)?;
+    finish(&site(layout, paths, record, key, &history)?, &history, &mut position)?;
     Ok((position, history))
 }
 
@@ -42,30 +42,32 @@ pub(super) fn site(
     paths: &BTreeMap<SetName, PathBuf>,
     record: &Record,
     key: &PublicKey,
+    history: &History,
 ) -> Result<Site, OpenError> {
     let rules: Vec<_> = record.policy.sets.iter().map(|rules| Arc::new(rules.clone())).collect();
     let roots = Roots::open(layout.state(), paths.keys().cloned())?;
     let sources = roots.guard(sources(paths, &rules).map_err(OpenError::NoPath)?);
-    Ok(Site { sources, state: layout.state().to_owned(), server: *key })
+    Ok(Site {
+        sources,
+        state: layout.state().to_owned(),
+        log: history.log().clone(),
+        idle: Arc::default(),
+        server: *key,
+    })
 }
 
 /// Completes or takes back an interrupted switch, where there is one, and notes the outcome.
 ///
 /// # Errors
 /// As [`recover`].
-pub(super) fn finish(
-    layout: &Layout,
-    site: &Site,
-    history: &History,
-    position: &mut Position,
-) -> Result<(), OpenError> {
+pub(super) fn finish(site: &Site, history: &History, position: &mut Position) -> Result<(), OpenError> {
     let known = |revision| history.get(revision).is_some();
     match apply::recover_known(site, position.at.as_ref().map(|at| at.id()), &known)? {
         Recovered::Clean => {}
         Recovered::Back => tracing::warn!("an interrupted switch was taken back"),
         Recovered::Forward(revision) => {
             position.at = history.get(revision).map(|stored| stored.header.clone());
-            file::save(&layout.position(), position)?;
+            history.log().note(position)?;
             apply::forget(site)?;
             let number = position.at.as_ref().map(|at| at.number().to_string());
             let span = tracing::error_span!("apply", revision = number.as_deref().unwrap_or("unknown"));

@@ -15,8 +15,9 @@ use bellwether_proto::{
     revision::{Number, SignedHeader},
 };
 use bellwether_store::{
-    apply::{Job, Plan, Refused, Site},
+    apply::{Idle, Job, Plan, Refused, Site},
     index,
+    log::Log,
     pack::{self, OldChunks},
     root::Roots,
     scan::{Depth, HardLink, Keeping, Look, Scan, ScanError, Source, Unread, scan_expecting, scan_keeping},
@@ -35,6 +36,9 @@ pub(crate) struct Sets {
     /// Where they are.
     pub(crate) paths: BTreeMap<SetName, PathBuf>,
     state: PathBuf,
+    log: Arc<Log>,
+    /// Their staging places.
+    idle: Arc<Idle>,
     /// What is known of their directories.
     roots: Roots,
     server: PublicKey,
@@ -55,6 +59,7 @@ impl Sets {
     pub(crate) fn open(
         paths: BTreeMap<SetName, PathBuf>,
         layout: &Layout,
+        log: Arc<Log>,
         server: PublicKey,
         tree: Tree,
     ) -> Result<Self, OpenError> {
@@ -68,7 +73,19 @@ impl Sets {
         // Told as soon as somebody listens.
         let away = found.unread.iter().filter_map(is_away).collect();
         let (live, links) = (found.tree, found.links.into_iter().collect());
-        Ok(Self { paths, state: layout.state().to_owned(), roots, server, tree, live, links, away, forked: None })
+        Ok(Self {
+            paths,
+            state: layout.state().to_owned(),
+            log,
+            idle: Arc::default(),
+            roots,
+            server,
+            tree,
+            live,
+            links,
+            away,
+            forked: None,
+        })
     }
 
     /// Looks at the sets again; what cannot be read stays as it was known, and is named in the log.
@@ -103,7 +120,7 @@ impl Sets {
     /// The sets under the rules of the revision that is held. All have a path: it was taken with one.
     pub(crate) fn site(&self) -> Site {
         let sources = self.roots.guard(sources(&self.paths, &rules(&self.tree)).unwrap_or_default());
-        Site { sources, state: self.state.clone(), server: self.server }
+        Site { sources, state: self.state.clone(), log: self.log.clone(), idle: self.idle.clone(), server: self.server }
     }
 
     /// What a pack's changes make of this server: the target tree, checked against the signed root, and the plan.
@@ -130,7 +147,13 @@ impl Sets {
         self.live = scan_expecting(&sources, &self.live, &look, &self.tree)?.tree;
         let olds = update.as_ref().map(|changes| OldChunks::new(&self.tree, changes, &sources)).unwrap_or_default();
         let changes = update.unwrap_or_else(|| self.live.diff(&target));
-        let site = Site { sources, state: self.state.clone(), server: self.server };
+        let site = Site {
+            sources,
+            state: self.state.clone(),
+            log: self.log.clone(),
+            idle: self.idle.clone(),
+            server: self.server,
+        };
         let plan = match self.forked {
             None => self.plan_for(&site, &head.header, &self.tree, &target, changes)?,
             Some(_) => {

@@ -15,7 +15,6 @@ use bellwether_store::{
     history::WholePack,
     pack,
     scan::Look,
-    state::file,
     tree::Tree,
 };
 
@@ -104,7 +103,11 @@ impl Member {
         let stage_us = clock::micros(began);
         tracing::debug!("staged and verified: the switch begins");
         let switching = Instant::now();
-        let begun = match staged.begin() {
+        let record = match &pack {
+            NewInHistory::Arrived(pack) => pack.record(),
+            NewInHistory::Nothing | NewInHistory::FromSets => None,
+        };
+        let begun = match staged.begin(record) {
             Ok(begun) => begun,
             Err(error) => return Switched::Refused(self.trouble(&error.into())),
         };
@@ -129,10 +132,11 @@ impl Member {
         target: Tree,
         pack: NewInHistory,
     ) -> Result<(Vec<String>, Committed), String> {
-        // What recovery finds of a revision that is not in the history yet, it takes back. So nobody who reads the sets
-        // has to wait for the history.
+        // What recovery finds of a revision that is not in the history yet, it takes back. So nobody who reads the sets has to wait
+        // for the history, where it does not have the pack from the log.
+        let logged = begun.pack_at();
         let (pack, kept, switched) = std::thread::scope(|scope| match pack {
-            NewInHistory::Arrived(pack) => {
+            NewInHistory::Arrived(pack) if logged.is_none() => {
                 let span = tracing::Span::current();
                 let history = &mut self.history;
                 let keeping = scope.spawn(move || span.in_scope(|| history.keep(*pack).map(drop)));
@@ -154,6 +158,9 @@ impl Member {
                 back.map_or_else(|back| format!("{reason}; {back}"), |()| format!("{reason}; all was taken back"))
             );
         }
+        if let (NewInHistory::Arrived(pack), Some(at)) = (pack, logged) {
+            self.history.add_logged(*pack, at);
+        }
         Ok((switched.kept.clone(), switched.release()))
     }
 
@@ -163,7 +170,7 @@ impl Member {
             self.pack_base(header)?;
         }
         self.position = Position { at: Some(header.clone()), ..Position::default() };
-        Ok(file::save(&self.layout.position(), &self.position)?)
+        Ok(self.history.log().note(&self.position)?)
     }
 
     /// Stages the way back to the revision that is held, from what is here; the chunks that are missing.
@@ -188,8 +195,9 @@ impl Member {
     pub(super) fn finish_interrupted(&mut self) -> Result<(), OpenError> {
         let record = self.record.current();
         let before = self.position.at.as_ref().map(SignedHeader::id);
-        let site = recovery::site(&self.layout, &self.sets.paths, record.record(), &self.record.own_key())?;
-        recovery::finish(&self.layout, &site, &self.history, &mut self.position)?;
+        let site =
+            recovery::site(&self.layout, &self.sets.paths, record.record(), &self.record.own_key(), &self.history)?;
+        recovery::finish(&site, &self.history, &mut self.position)?;
         match self.position.at.as_ref().map(SignedHeader::id) {
             Some(at) if before != Some(at) => self.sets.tree = self.history.tree(at)?,
             Some(_) | None => {}
@@ -216,7 +224,7 @@ impl Member {
 
     pub(super) fn note_fault(&mut self, reason: Option<String>) {
         self.position.fault = reason.map(|reason| Fault { reason, since_ms: now_ms() });
-        if let Err(error) = file::save(&self.layout.position(), &self.position) {
+        if let Err(error) = self.history.log().note(&self.position) {
             tracing::error!(error = chain(&error), "the state cannot be written");
         }
         self.tell_ready();

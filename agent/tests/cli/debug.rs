@@ -66,7 +66,7 @@ fn all_that_is_on_the_disk_is_shown_and_nothing_is_changed() {
     };
     assert_eq!((&file("key.pem")["is_there"], &file("key.pem")["content"]), (&true.into(), &serde_json::Value::Null));
     assert_eq!(file("group.json")["shown_by"], "bellwether debug record");
-    assert_eq!(file("journal")["is_there"], false);
+    assert_eq!(file("history")["shown_by"], "bellwether debug history");
     assert_eq!(snapshot(&path.join("state")), before);
 }
 

@@ -257,10 +257,15 @@ fn open(
     if tokens.settle(record.record()) {
         file::save(&state.join(TOKENS), &tokens)?;
     }
-    let history = History::open(&state.join("history"))?;
+    let mut history = History::open(&state.join("history"))?;
     let server = record.record().manager().key;
-    let site = Site { sources: roots.guard(sources(record.record(), sets)), state: state.to_owned(), server };
+    let sources_here = roots.guard(sources(record.record(), sets));
+    let (log, idle) = (history.log().clone(), Arc::default());
+    let site = Site { sources: sources_here, state: state.to_owned(), log, idle, server };
     let at = adopt::recover(&site, at, &history)?.or(at);
+    if let Err(error) = history.settle(true) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the newest revisions stay in the log");
+    }
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
     // A pack that is newer than what the sets hold was refused here, or not switched to.
     let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();

@@ -2,7 +2,7 @@
 //! what was edited. They are put into the sets here by a journalled switch, as a member takes a revision; the publisher
 //! calls this and publishes at once.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -147,7 +147,8 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     let places: BTreeMap<_, _> = edits.iter().map(|e| ((e.set.clone(), e.path.clone()), depth(e))).collect();
     let live = scan(&sources, known, &Look::At(places.clone()))?.tree;
     published(&live, &head.tree, &edits)?;
-    let site = Site { sources, state: shared.state.clone(), server: shared.key.public() };
+    let log = shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).log().clone();
+    let site = Site { sources, state: shared.state.clone(), log, idle: Arc::default(), server: shared.key.public() };
     // The root names it as well as a header would: there is none yet.
     let revision = RevisionId(target.root());
     let job = Job { revision, label: LABEL.into(), live: &live, expected: &head.tree, target: &target, changes: edits };
@@ -156,7 +157,11 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
         plan.supply(&chunk.hash, bytes)?;
     }
     plan.look_elsewhere(&live)?;
-    drop(plan.staged()?.begin()?.switch()?.release());
+    plan.staged()?.begin(None)?.switch()?.finish();
+    let settled = shared.history.write().unwrap_or_else(std::sync::PoisonError::into_inner).settle(false);
+    if let Err(error) = settled {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the log grows: tried again after the next edit");
+    }
     Ok(Made { look: Some(Look::At(places)), adopted })
 }
 

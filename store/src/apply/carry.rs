@@ -80,38 +80,38 @@ impl<'a> Carrier<'a> {
         Ok(self.places(operation, self.areas[operation.set].hold(&operation.path)?))
     }
 
-    /// Carries out an operation of which nothing has happened yet.
-    pub(super) fn switch(&self, operation: &Operation, held: Held) -> io::Result<()> {
+    /// Carries out an operation of which nothing has happened yet. Says whether that was an exchange.
+    pub(super) fn switch(&self, operation: &Operation, held: Held) -> io::Result<bool> {
         let places = self.places(operation, held);
         match &operation.act {
             Act::Put => self.put(&places, operation.was.is_some()),
             Act::Remove => match durable::rename_new(places.live(), places.staged()) {
                 // Somebody removed it in this moment.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                other => other,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                other => other.map(|()| false),
             },
-            Act::Meta { new, .. } => self.meta(operation, new),
-            Act::Unmake { .. } => unmake(&places),
+            Act::Meta { new, .. } => self.meta(operation, new).map(|()| false),
+            Act::Unmake { .. } => unmake(&places).map(|()| false),
         }
     }
 
-    /// Puts what is staged in its place; what is there comes to staging.
-    fn put(&self, places: &Places<'_>, occupied: bool) -> io::Result<()> {
+    /// Puts what is staged in its place; what is there comes to staging. Says whether that was an exchange.
+    fn put(&self, places: &Places<'_>, occupied: bool) -> io::Result<bool> {
         let (live, staged) = (places.live(), places.staged());
         if !occupied {
             match durable::rename_new(staged, live) {
                 // Something appeared in this moment: exchanged, and kept.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => return other,
+                other => return other.map(|()| false),
             }
         }
         let exchanged = if self.exchange { durable::exchange(staged, live) } else { Err(Errno::INVAL.into()) };
         match exchanged {
             Err(error) if error.kind() == io::ErrorKind::NotFound && seen(live)?.is_none() => {
-                durable::rename_new(staged, live)
+                durable::rename_new(staged, live).map(|()| false)
             }
-            Err(error) if refuses_exchange(&error) => replace(places),
-            other => other,
+            Err(error) if refuses_exchange(&error) => replace(places).map(|()| false),
+            other => other.map(|()| true),
         }
     }
 
@@ -145,7 +145,7 @@ impl<'a> Carrier<'a> {
             }
             Act::Put if self.is_new(operation, places.live())? => Ok(true),
             Act::Put if self.is_new(operation, places.staged())? => {
-                self.put(&places, seen(places.live())?.is_some()).map(|()| true)
+                self.put(&places, seen(places.live())?.is_some()).map(|_| true)
             }
             Act::Put => Ok(false),
         }
@@ -169,7 +169,7 @@ impl<'a> Carrier<'a> {
             (Act::Remove, _) => match (seen(places.live())?, seen(places.staged())?) {
                 (_, None) => Ok(()),
                 (None, Some(_)) => durable::rename_new(places.staged(), places.live()),
-                (Some(_), Some(_)) => self.put(&places, true),
+                (Some(_), Some(_)) => self.put(&places, true).map(drop),
             },
             (Act::Put, None) => match (seen(places.live())?, seen(places.staged())?) {
                 (Some(_), None) => durable::rename_new(places.live(), places.staged()),
@@ -201,9 +201,9 @@ impl<'a> Carrier<'a> {
                 let old_staged = self.is_old(operation, was, &staged, places.staged())?;
                 let old_live = self.is_old(operation, was, &live, places.live())?;
                 match (new_live && !new_staged, new_staged, old_live, old_staged) {
-                    (true, ..) => self.put(places, true),
+                    (true, ..) => self.put(places, true).map(drop),
                     (_, true, ..) | (_, _, true, _) => Ok(()),
-                    (_, _, _, true) => self.put(places, true),
+                    (_, _, _, true) => self.put(places, true).map(drop),
                     _ => Err(io::Error::other("neither the old nor the new one is known any more")),
                 }
             }
@@ -266,8 +266,7 @@ impl<'a> Carrier<'a> {
         }
         let staging = |area: &Area| {
             durable::sync_directory(area.staging.as_fd())?;
-            // Not synced before the switch when one file is staged alone.
-            durable::sync_directory(area.holder())
+            area.sync_name()
         };
         let live = |(set, path): (usize, Option<EntryPath>)| self.sync_touched(set, path.as_ref());
         if touched.len() == 1 {

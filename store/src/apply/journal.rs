@@ -1,15 +1,7 @@
-//! The journal of a switch: what is to happen to which entry, and how to know whether it has. One state file.
-//!
-//! It is durable before the first exchange, though perhaps under its temporary name only: then the rename is not waited
-//! for. So a whole file under that name is a journal, where there is none under the other; one that is not whole was
-//! never durable, and nothing was exchanged.
+//! The journal of a switch: what is to happen to which entry, and how to know whether it has. A record of the log, durable
+//! before the first exchange.
 
-use std::{
-    fs::File,
-    io,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Meta},
@@ -19,10 +11,7 @@ use bellwether_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    durable::{self, Name},
-    state::file::{self, StateFileError},
-};
+use crate::{log::Log, state::file::StateFileError};
 
 mod examine;
 mod form;
@@ -140,34 +129,14 @@ pub(super) struct Journal {
 
 impl State for Journal {}
 
-/// The journal's name in the state directory.
-const NAME: &[u8] = b"journal";
-/// Its name until it is renamed; `file::save` uses the same.
-const BEGUN: &[u8] = b".journal.new";
-
-/// Where the journal is.
-pub(super) fn path(state: &Path) -> PathBuf {
-    state.join(crate::beneath::os(NAME))
-}
-
-/// Where it is until it is renamed.
-fn first_path(state: &Path) -> PathBuf {
-    state.join(crate::beneath::os(BEGUN))
-}
-
 impl Journal {
-    /// The journal in `state`; none when no switch was begun.
-    pub(super) fn load(state: &Path) -> Result<Option<Self>, StateFileError> {
-        let path = path(state);
-        let found = match file::load::<Self>(&path)? {
-            None => Self::begun(state)?,
-            found => found,
-        };
-        found.map(|journal| journal.checked(&path)).transpose()
+    /// The journal in `log`; none when no switch was begun.
+    pub(super) fn load(log: &Log) -> Result<Option<Self>, StateFileError> {
+        log.journal::<Self>()?.map(|journal| journal.checked(log.path())).transpose()
     }
 
     /// Itself, where every set that it names is there.
-    fn checked(self, path: &Path) -> Result<Self, StateFileError> {
+    pub(super) fn checked(self, path: &Path) -> Result<Self, StateFileError> {
         let sets = self.sets.len();
         let mut known = self.operations.iter().map(|o| o.set).chain(self.wanted.iter().map(|w| w.set));
         if known.any(|set| set >= sets) {
@@ -175,61 +144,6 @@ impl Journal {
             return Err(StateFileError::Damaged { path, what });
         }
         Ok(self)
-    }
-
-    /// A whole one under its temporary name; one that is not whole was never durable.
-    fn unnamed(state: &Path) -> Result<Option<Self>, StateFileError> {
-        match file::load::<Self>(&first_path(state)) {
-            Err(StateFileError::Damaged { .. }) => Ok(None),
-            other => other,
-        }
-    }
-
-    /// A whole one under its temporary name, which durably gets its own: what is noted next is written under the temporary
-    /// one.
-    fn begun(state: &Path) -> Result<Option<Self>, StateFileError> {
-        let Some(journal) = Self::unnamed(state)? else { return Ok(None) };
-        let name = || -> io::Result<()> {
-            let held = File::open(state)?;
-            let state = held.as_fd();
-            durable::rename(Name { directory: state, name: BEGUN }, Name { directory: state, name: NAME })?;
-            durable::sync_directory(state)
-        };
-        name().map_err(|source| StateFileError::Io { action: "rename", path: path(state), source })?;
-        Ok(Some(journal))
-    }
-
-    /// Makes it survive a power loss.
-    pub(super) fn save(&self, state: &Path) -> Result<(), StateFileError> {
-        file::save(&path(state), self)
-    }
-
-    /// Makes a new one survive a power loss, and puts it under its name; that may not survive one yet.
-    pub(super) fn begin(&self, state: &Path) -> io::Result<()> {
-        let bytes = file::encode(self)?;
-        let held = File::open(state)?;
-        let state = held.as_fd();
-        let file = durable::write_new(state, BEGUN, &bytes)?;
-        durable::sync_file(file.as_fd())?;
-        durable::sync_directory(state)?;
-        durable::rename(Name { directory: state, name: BEGUN }, Name { directory: state, name: NAME })
-    }
-
-    /// Makes its name survive a power loss, too.
-    pub(super) fn settle(state: &Path) -> io::Result<()> {
-        durable::sync_directory(File::open(state)?.as_fd())
-    }
-
-    /// Removes it under both names; not durable before [`Journal::settle`].
-    pub(super) fn remove(state: &Path) -> io::Result<()> {
-        let held = File::open(state)?;
-        for name in [NAME, BEGUN] {
-            match durable::remove(held.as_fd(), name) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
-        Ok(())
     }
 
     /// What `path` of that set holds afterwards.

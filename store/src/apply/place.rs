@@ -8,7 +8,10 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,11 +26,15 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Refused, look, obstacle, probe};
+use super::{
+    Refused, look, obstacle,
+    probe::{self, Identity},
+};
 use crate::{
     attributes::copy_label,
     beneath::{open_directory, os},
     durable::{self, Name},
+    mutex::locked,
     scan::Source,
 };
 
@@ -52,6 +59,77 @@ pub(super) struct Area {
     pub(super) folds: bool,
     /// Who owns a file that is made in staging.
     pub(super) fresh: (u32, u32),
+    /// What the directory that holds the set and its root were when staging was found; none: nothing is known of that.
+    found: Option<[Identity; 2]>,
+    /// Whether the name of the staging directory survives a power loss.
+    named: AtomicBool,
+}
+
+/// Staging directories beside sets that wait for the next apply, each empty, and not held open: nobody's unmounting has to wait.
+/// They are removed when this is dropped, so they may live as long as their agent.
+#[derive(Debug, Default)]
+pub struct Idle(Mutex<Vec<Waiting>>);
+
+/// A staging directory between two applies.
+#[derive(Debug)]
+struct Waiting {
+    path: PathBuf,
+    beside: Vec<u8>,
+    /// What the directory that holds the set, its root and the staging directory were.
+    found: [Identity; 2],
+    staging: Identity,
+    folds: bool,
+    fresh: (u32, u32),
+    named: AtomicBool,
+}
+
+impl Idle {
+    /// The place of that set, where the directories around it are still those that it was found for.
+    fn take(&self, path: &Path, found: Option<[Identity; 2]>) -> Option<Waiting> {
+        let mut waiting = locked(&self.0);
+        let at = waiting.iter().position(|waiting| waiting.path == path && Some(waiting.found) == found)?;
+        Some(waiting.remove(at))
+    }
+
+    /// Empties a place; it waits here, if it can be used again.
+    pub(super) fn put(&self, area: Area) {
+        let cleared = durable::clear(area.staging.as_fd());
+        // Inside a set it is in the way of whoever looks at the set.
+        let found = area.found.filter(|_| cleared.is_ok() && !area.inside);
+        let Some((found, staging)) = found.zip(probe::identity(area.staging.as_fd()).ok().flatten()) else {
+            return area.discard();
+        };
+        let Area { path, beside, folds, fresh, named, .. } = area;
+        locked(&self.0).push(Waiting { path, beside, found, staging, folds, fresh, named });
+    }
+
+    /// Removes all of them.
+    pub(super) fn clear(&self) {
+        for Waiting { path, beside, .. } in locked(&self.0).drain(..) {
+            let removed = parent(&path).and_then(|(parent, _)| durable::remove_directory(parent.as_fd(), &beside));
+            if let Err(error) = removed
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, set = %path.display(), "cannot remove the staging directory beside it");
+            }
+        }
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Waiting {
+    /// Opens and locks the directory, where it is the one that waited.
+    fn open(&self, parent: BorrowedFd<'_>) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let staging = openat(parent, os(&self.beside), flags, Mode::empty()).ok()?;
+        let same = probe::identity(staging.as_fd()).ok()? == Some(self.staging);
+        (same && lock(&staging).is_ok()).then_some(staging)
+    }
 }
 
 /// An entry of a set: the directory that holds it, held open, and its name there.
@@ -78,8 +156,8 @@ impl Held {
 
 impl Area {
     /// Opens the set, finds its staging place by a real rename (inside the set when it may not be `beside`), and empties
-    /// it.
-    pub(super) fn open(source: &Source, server: &PublicKey, beside: bool) -> Result<Self, Refused> {
+    /// it. One that is `idle` is there and empty: only the directories around it may have been replaced since.
+    pub(super) fn open(source: &Source, server: &PublicKey, idle: &Idle, beside: bool) -> Result<Self, Refused> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
             move |source| Refused::Io { action, path, source }
@@ -88,6 +166,27 @@ impl Area {
         let root = root(parent.as_fd(), &base).map_err(|error| held_root(source, error))?;
         if let Some(root) = &root {
             source.check(root.as_fd()).map_err(failed("stage", &source.path))?;
+        }
+        let found = root.as_ref().and_then(|root| probe::identities(parent.as_fd(), root.as_fd()));
+        if let Some(waiting) = idle.take(&source.path, found)
+            && let Some(staging) = waiting.open(parent.as_fd())
+        {
+            let Waiting { path, beside, folds, fresh, named, .. } = waiting;
+            let rules = source.rules.clone();
+            return Ok(Self {
+                rules,
+                path,
+                parent,
+                base,
+                beside,
+                root,
+                staging,
+                inside: false,
+                folds,
+                fresh,
+                found,
+                named,
+            });
         }
         let name = name_beside(&source.rules, server);
         let beside = beside.then(|| Self::beside(&name, parent.as_fd(), &base, root.as_ref().map(AsFd::as_fd)));
@@ -109,7 +208,8 @@ impl Area {
         let stat = fstat(&staging).map_err(|error| failed("stage", &source.path)(error.into()))?;
         let fresh = (stat.st_uid, stat.st_gid);
         let (rules, path) = (source.rules.clone(), source.path.clone());
-        Ok(Self { rules, path, parent, base, beside: name, root, staging, inside, folds, fresh })
+        let named = AtomicBool::new(false);
+        Ok(Self { rules, path, parent, base, beside: name, root, staging, inside, folds, fresh, found, named })
     }
 
     /// Opens the set and the staging place that was used, with all that is in it.
@@ -129,7 +229,8 @@ impl Area {
         let fresh = (stat.st_uid, stat.st_gid);
         let (rules, path) = (source.rules.clone(), source.path.clone());
         // Names were looked at before the switch.
-        Ok(Self { rules, path, parent, base, beside, root, staging, inside, folds: false, fresh })
+        let (folds, found, named) = (false, None, AtomicBool::new(false));
+        Ok(Self { rules, path, parent, base, beside, root, staging, inside, folds, fresh, found, named })
     }
 
     /// Removes what an interrupted staging of this server left, in both places.
@@ -270,12 +371,17 @@ impl Area {
         self.parent.as_fd()
     }
 
-    /// The directory that holds the staging directory.
-    pub(super) fn holder(&self) -> BorrowedFd<'_> {
-        match &self.root {
+    /// Makes the name of the staging directory survive a power loss, unless it does.
+    pub(super) fn sync_name(&self) -> io::Result<()> {
+        if self.named.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        durable::sync_directory(match &self.root {
             Some(root) if self.inside => root.as_fd(),
             Some(_) | None => self.parent(),
-        }
+        })?;
+        self.named.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Where staging is, for people.
@@ -287,7 +393,14 @@ impl Area {
     }
 
     /// Removes all that is staged, and the staging place.
-    pub(super) fn remove_staging(&self) -> io::Result<()> {
+    pub(super) fn discard(self) {
+        if let Err(error) = self.remove_staging() {
+            // The next apply or start removes it.
+            tracing::warn!(%error, staging = %self.staging_path().display(), "cannot remove what was staged");
+        }
+    }
+
+    fn remove_staging(&self) -> io::Result<()> {
         durable::clear(self.staging.as_fd())?;
         match (self.inside, self.root()) {
             (true, None) => return Ok(()),

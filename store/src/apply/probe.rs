@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A directory as long as it is mounted: device, mount, inode.
-type Identity = ((u32, u32), u64, u64);
+pub(super) type Identity = ((u32, u32), u64, u64);
 
 /// Places that this process has tried, the directory that holds staging and the set: what changes there later stops a
 /// switch, which is taken back.
@@ -30,7 +30,7 @@ const REMEMBERED: usize = 1_000;
 /// Renames a file from `staging`, which is in `holder`, into the set and back, unless that was done before. Whether case does
 /// not count in the set's root.
 pub(super) fn prove(holder: BorrowedFd<'_>, staging: BorrowedFd<'_>, root: BorrowedFd<'_>) -> io::Result<bool> {
-    let place = identity(holder)?.zip(identity(root)?).map(|(holder, root)| [holder, root]);
+    let place = identities(holder, root);
     let proved = || locked(&PROVED);
     if let Some(folds) = place.and_then(|place| proved().get(&place).copied()) {
         return Ok(folds);
@@ -46,8 +46,13 @@ pub(super) fn prove(holder: BorrowedFd<'_>, staging: BorrowedFd<'_>, root: Borro
     Ok(folds)
 }
 
+/// What two directories are; none where the kernel does not say it.
+pub(super) fn identities(holder: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Option<[Identity; 2]> {
+    Some([identity(holder).ok()??, identity(root).ok()??])
+}
+
 /// None where the kernel does not say which mount it is.
-fn identity(directory: BorrowedFd<'_>) -> io::Result<Option<Identity>> {
+pub(super) fn identity(directory: BorrowedFd<'_>) -> io::Result<Option<Identity>> {
     let stat = statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::MNT_ID)?;
     let known = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
     Ok(known.then_some(((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_mnt_id, stat.stx_ino)))

@@ -6,7 +6,7 @@ use bellwether_proto::{entry::EntryPath, revision::RevisionId};
 
 use super::{
     Failed, Recovered, Refused, Site,
-    journal::{self, Journal, Phase},
+    journal::{Journal, Phase},
     keep::Leftover,
     place::Area,
     work::{Work, with_source},
@@ -61,13 +61,10 @@ pub(super) fn recover(
     at: Option<RevisionId>,
     known: &dyn Fn(RevisionId) -> bool,
 ) -> Result<Recovered, Failed> {
-    let journal = Journal::load(&site.state);
+    let journal = Journal::load(&site.log);
     let journal = journal.map_err(|error| stuck("the journal of a switch cannot be used", with_source(&error)))?;
+    site.idle.clear();
     let Some(journal) = journal else {
-        if let Err(error) = Journal::remove(&site.state) {
-            // One that is not whole, which the next switch replaces.
-            tracing::warn!(%error, "cannot remove what a switch had begun to note");
-        }
         for source in &site.sources {
             if let Err(error) = Area::remove_leftovers(source, &site.server) {
                 // Nobody's configuration: the next apply tries again.
@@ -81,12 +78,12 @@ pub(super) fn recover(
     let mut work = Work::resume(site, journal).map_err(|back| stuck(what.clone(), back))?;
     match phase {
         Phase::Back => {}
-        Phase::Done => return clean(&work, what),
+        Phase::Done => return clean(work, what),
         Phase::Forward if at == Some(revision) => {
             // Noted, so whole once; or a sync to the revision that it was at, which may be half done. What neither is
             // nor can be put is an administrator's edit since.
             work.complete().map_err(|back| stuck(what.clone(), back))?;
-            return clean(&work, what);
+            return clean(work, what);
         }
         Phase::Forward if !known(revision) => {
             tracing::warn!("an interrupted switch is taken back: the pack of its revision did not survive");
@@ -100,7 +97,7 @@ pub(super) fn recover(
     Ok(Recovered::Back)
 }
 
-fn clean(work: &Work, what: String) -> Result<Recovered, Failed> {
+fn clean(mut work: Work, what: String) -> Result<Recovered, Failed> {
     work.finish(Leftover::Old).map_err(|error| stuck(what, error.to_string()))?;
     Ok(Recovered::Clean)
 }
@@ -115,11 +112,11 @@ fn completed(work: &mut Work) -> Result<(), String> {
 /// Finishes a committed switch whose leftovers could not be kept at the time.
 pub(super) fn finish_done(site: &Site) -> Result<(), Refused> {
     let failed =
-        |source| Refused::Io { action: "finish the switch noted in", path: journal::path(&site.state), source };
-    match Journal::load(&site.state).map_err(|error| failed(io::Error::other(with_source(&error))))? {
+        |source| Refused::Io { action: "finish the switch noted in", path: site.log.path().to_owned(), source };
+    match Journal::load(&site.log).map_err(|error| failed(io::Error::other(with_source(&error))))? {
         None => Ok(()),
         Some(journal) if journal.phase == Phase::Done => {
-            let work = Work::resume(site, journal).map_err(|error| failed(io::Error::other(error)))?;
+            let mut work = Work::resume(site, journal).map_err(|error| failed(io::Error::other(error)))?;
             work.finish(Leftover::Old).map_err(failed)
         }
         Some(_) => {
@@ -136,13 +133,13 @@ pub(super) fn forget(site: &Site) -> Result<(), ScanError> {
         // No set, so nothing was switched.
         None => Ok(()),
     };
-    let journal = match Journal::load(&site.state) {
+    let journal = match Journal::load(&site.log) {
         Ok(None) => return Ok(()),
         Ok(Some(journal)) => journal,
         Err(error) => return failed(io::Error::other(with_source(&error))),
     };
     match Work::resume(site, journal) {
-        Ok(work) => work.finish(Leftover::Old).or_else(failed),
+        Ok(mut work) => work.finish(Leftover::Old).or_else(failed),
         Err(error) => failed(io::Error::other(error)),
     }
 }

@@ -1,12 +1,11 @@
 //! Free space per file system, before anything is staged (W4).
 
 use std::{
-    fs::File,
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{fstat, fstatvfs};
+use rustix::fs::{fstat, stat, statvfs};
 
 use super::{Refused, place::Area};
 
@@ -28,7 +27,7 @@ pub(super) struct Need {
 /// What the apply needs: `staged` (entries and bytes) for each area, `replaced` bytes that become recovery points, and the history.
 pub(super) fn needs(areas: &[Area], state: &Path, staged: &[(u64, u64)], replaced: &[u64], history: u64) -> Vec<Need> {
     let mut needs: Vec<Need> = Vec::new();
-    let state_device = File::open(state).ok().and_then(|held| Some(fstat(held).ok()?.st_dev)).unwrap_or_default();
+    let state_device = stat(state).map(|stat| stat.st_dev).unwrap_or_default();
     let mut add = |device, mount: PathBuf, (entries, staged), replaced, history| match needs
         .iter_mut()
         .find(|n| n.device == device)
@@ -90,7 +89,7 @@ impl Free {
 }
 
 fn free(at: &Path) -> std::io::Result<Free> {
-    let stat = fstatvfs(File::open(at)?)?;
+    let stat = statvfs(at)?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
     Ok(Free {
         // A file system without a size (ramfs) says that it has none.

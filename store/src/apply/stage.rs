@@ -319,20 +319,24 @@ impl Staging {
         Ok(())
     }
 
+    /// Whether one file is all that is staged.
+    pub(super) fn is_one_file(&self) -> bool {
+        self.files.len() == 1 && self.directories.is_empty() && self.links == 0
+    }
+
     /// Makes all that is staged survive a power loss. The name of one that is `alone` may be lost: then it has not been
     /// put in its place either, and what was there is.
     pub(super) fn sync(&self, areas: &[Area], alone: bool) -> Result<(), Failure> {
         if self.sync_each() {
             self.sync_entries(areas)?;
         }
-        if alone && self.files.len() == 1 && self.directories.is_empty() {
-            return Ok(());
-        }
         for (number, area) in areas.iter().enumerate() {
             let staging = area.staging.as_fd();
-            // The directory that holds staging may have got it just now.
-            let each = || durable::sync_directory(staging).and_then(|()| durable::sync_directory(area.holder()));
-            let synced = if self.sync_each() { each() } else { durable::sync_filesystem(staging) };
+            let synced = match (self.sync_each(), alone) {
+                (true, true) => area.sync_name(),
+                (true, false) => durable::sync_directory(staging).and_then(|()| area.sync_name()),
+                (false, _) => durable::sync_filesystem(staging),
+            };
             synced.map_err(|error| (number, EntryPath::root(), error))?;
         }
         Ok(())

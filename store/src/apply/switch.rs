@@ -13,7 +13,7 @@ use bellwether_proto::{
 
 use super::{
     Refused,
-    journal::{self, Act, Journal, Operation, Phase, Wanted, Was},
+    journal::{Act, Operation, Phase, Wanted, Was},
     keep::{self, Leftover},
     look::{Seen, Shape, look},
     obstacle,
@@ -24,15 +24,14 @@ use super::{
 use crate::{
     durable, failpoint,
     scan::{self, Depth, Keeping, Look, Scan, ScanError},
-    state::file::StateFileError,
     tree::{Edit, Node, Tree},
 };
 
 impl Work {
-    /// Looks at every entry once more, then makes what is staged and the journal survive a power loss, both at once: neither
-    /// needs the other, as recovery believes nothing of what is staged without having read it. Nothing live is touched;
-    /// after an error there is no journal.
-    pub(super) fn begin(&mut self) -> Result<(), Refused> {
+    /// Looks at every entry once more, then makes what is staged and the journal, with the `pack` that is switched to, survive a
+    /// power loss, both at once: neither needs the other, as recovery believes nothing of what is staged without having read it.
+    /// Nothing live is touched; after an error there is no journal. Says where in the log the pack is.
+    pub(super) fn begin(&mut self, pack: Option<&[u8]>) -> Result<Option<u64>, Refused> {
         let mut operations = std::mem::take(&mut self.journal.operations);
         let mut unmade: HashSet<(usize, EntryPath)> = HashSet::new();
         let looked = operations.iter_mut().try_for_each(|operation| {
@@ -48,20 +47,20 @@ impl Work {
         });
         self.journal.operations = operations;
         looked?;
-        let alone = matches!(&self.journal.operations[..], [Operation { act: Act::Put, keep: false, .. }]);
-        let (written, synced) = std::thread::scope(|scope| {
-            let writing = scope.spawn(|| self.journal.begin(&self.state));
-            let synced = self.staging.sync(&self.areas, alone);
-            (writing.join(), synced)
+        let alone = self.is_one_file();
+        let mut written = Ok(None);
+        let mut synced = Ok(());
+        rayon::in_place_scope(|scope| {
+            scope.spawn(|_| written = self.log.begin(pack, &self.journal));
+            synced = self.staging.sync(&self.areas, alone);
         });
-        let written = written.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let failed = |action, source| Refused::Io { action, path: journal::path(&self.state), source };
+        let failed = |action, source| Refused::Io { action, path: self.log.path().to_owned(), source };
         let begun = synced
             .map_err(|failure| self.refused(failure))
             .and_then(|()| written.map_err(|source| failed("write", source)));
         begun.or_else(|refused| {
-            let removed = Journal::remove(&self.state).and_then(|()| Journal::settle(&self.state));
-            removed.map_err(|source| failed("remove again", source))?;
+            let removed = self.log.end().and_then(|()| self.log.sync());
+            removed.map_err(|source| failed("write", source))?;
             Err(refused)
         })
     }
@@ -143,12 +142,19 @@ impl Work {
     pub(super) fn carry_out(&mut self) -> Result<(Tree, Vec<String>), String> {
         let point = |name: &str| failpoint::check(name).map_err(|error| error.to_string());
         point("apply.journal")?;
-        self.exchange_all()?;
+        let exchanged = self.exchange_all()?;
         point("apply.exchanged")?;
-        for area in &mut self.areas {
+        let roots = self.journal.operations.iter().filter(|operation| operation.path.is_root());
+        for area in roots.map(|operation| operation.set).collect::<BTreeSet<_>>() {
+            let area = &mut self.areas[area];
             area.refresh().map_err(|error| format!("cannot open {}: {error}", area.path.display()))?;
         }
-        self.carrier().sync().map_err(|error| format!("cannot make the switch durable: {error}"))?;
+        let synced = match exchanged {
+            // An exchange is whole or has not happened, and nothing that it brought to staging is needed any more.
+            Some(held) if self.is_one_file() => durable::sync_directory(held.at().directory),
+            Some(_) | None => self.carrier().sync(),
+        };
+        synced.map_err(|error| format!("cannot make the switch durable: {error}"))?;
         point("apply.synced")?;
         let live = self.read_back()?;
         let kept = keep::planned(&self.journal, &self.areas, &self.state, Leftover::Old);
@@ -157,16 +163,24 @@ impl Work {
         Ok((live, kept))
     }
 
-    fn exchange_all(&self) -> Result<(), String> {
+    /// Whether one file is all that is put, and nothing has to be kept.
+    fn is_one_file(&self) -> bool {
+        let alone = matches!(&self.journal.operations[..], [Operation { act: Act::Put, keep: false, .. }]);
+        alone && self.staging.is_one_file()
+    }
+
+    /// Does the operations. Gives the place of the last one, where all were exchanges.
+    fn exchange_all(&self) -> Result<Option<Held>, String> {
+        let mut exchanged = true;
         let carrier = self.carrier();
         let mut last: Option<(usize, EntryPath, Held)> = None;
         for operation in &self.journal.operations {
             let set = operation.set;
             let near = last.as_ref().filter(|(before, ..)| *before == set).map(|(_, path, held)| (path, held));
-            let switch = || {
+            let mut switch = || {
                 failpoint::check("apply.before-exchange")?;
                 let held = self.areas[set].hold_after(near, &operation.path)?;
-                carrier.switch(operation, held.clone())?;
+                exchanged &= carrier.switch(operation, held.clone())?;
                 failpoint::check("apply.after-exchange")?;
                 Ok(held)
             };
@@ -175,7 +189,7 @@ impl Work {
             })?;
             last = Some((set, operation.path.clone(), held));
         }
-        Ok(())
+        Ok(last.map(|(.., held)| held).filter(|_| exchanged))
     }
 
     /// Reads every changed entry from the disk and compares it with the revision (invariant 5). An entry that somebody has
@@ -263,12 +277,10 @@ impl Work {
         self.live.edit(known).unwrap_or_else(|_| Tree::empty(self.sources.iter().map(|s| s.rules.clone())))
     }
 
-    /// Notes the phase durably. The name comes first: what takes its place is written under its temporary one.
-    pub(super) fn note_phase(&mut self, phase: Phase) -> Result<(), StateFileError> {
+    /// Notes the phase durably.
+    pub(super) fn note_phase(&mut self, phase: Phase) -> io::Result<()> {
         self.journal.phase = phase;
-        let path = journal::path(&self.state);
-        Journal::settle(&self.state).map_err(|source| StateFileError::Io { action: "write", path, source })?;
-        self.journal.save(&self.state)
+        self.log.begin(None, &self.journal).map(drop)
     }
 
     /// Undoes every operation. The error names what could not be undone; then the journal stays.
@@ -276,7 +288,7 @@ impl Work {
         failpoint::hit("apply.back");
         if let Err(error) = self.note_phase(Phase::Back) {
             // A crash from here on would finish the switch instead: as whole as its way back.
-            tracing::warn!(error = with_source(&error), "cannot note that the switch is taken back");
+            tracing::warn!(%error, "cannot note that the switch is taken back");
         }
         let mut failures = Vec::new();
         let carrier = self.carrier();
@@ -296,48 +308,37 @@ impl Work {
         Ok(())
     }
 
-    /// Keeps what has to be kept, removes the journal durably, then the rest of what is in staging.
-    pub(super) fn finish(&self, leftover: Leftover) -> io::Result<()> {
-        self.release(leftover)?;
-        Journal::settle(&self.state)?;
-        failpoint::hit("apply.journal-removed");
+    /// Keeps what has to be kept, ends the switch durably, then removes the rest of what is in staging.
+    pub(super) fn finish(&mut self, leftover: Leftover) -> io::Result<()> {
+        self.keep(leftover)?;
+        self.log.end()?;
+        self.log.sync()?;
         self.clean();
         Ok(())
     }
 
-    /// Keeps what has to be kept and removes the journal; that is not durable yet.
-    fn release(&self, leftover: Leftover) -> io::Result<()> {
+    fn keep(&self, leftover: Leftover) -> io::Result<()> {
         failpoint::check("apply.commit")?;
         keep::keep(&self.journal, &self.areas, &self.state, leftover)?;
-        failpoint::check("apply.kept")?;
-        Journal::remove(&self.state)
+        failpoint::check("apply.kept")
     }
 
-    /// As [`Work::finish`] after the revision was noted durably, with nothing that waits for the disk: a journal that a
-    /// power loss brings back finds every entry in place, and nothing in staging. Much is removed later only.
-    pub(super) fn commit(&self) -> io::Result<()> {
-        self.release(Leftover::Old)?;
-        failpoint::hit("apply.journal-removed");
-        if self.has_few() {
-            self.clean();
+    /// As [`Work::finish`] after the revision was noted durably. Unless it is to be so `durably`, nothing waits for the disk: a
+    /// journal whose end is lost finds every entry in place, and nothing in staging.
+    pub(super) fn settle(&mut self, durably: bool) -> io::Result<()> {
+        self.keep(Leftover::Old)?;
+        let ended = self.log.end().and_then(|()| if durably { self.log.sync() } else { Ok(()) });
+        if let Err(error) = ended {
+            tracing::warn!(%error, "cannot note the end of a switch; it is finished again at the next start");
+            self.log.disregard_journal();
         }
+        self.clean();
         Ok(())
     }
 
-    /// What follows [`Work::commit`]; nobody has to wait for it.
-    pub(super) fn settle(&self) -> io::Result<()> {
-        if !self.has_few() {
-            self.clean();
-        }
-        Journal::settle(&self.state)
-    }
-
-    fn has_few(&self) -> bool {
-        self.journal.operations.len() <= stage::SYNC_EACH
-    }
-
-    fn clean(&self) {
-        self.remove_staging();
+    fn clean(&mut self) {
+        failpoint::hit("apply.journal-removed");
+        self.leave_staging();
         failpoint::hit("apply.cleaned");
     }
 }

@@ -3,6 +3,7 @@ mod changes;
 mod child;
 mod farm;
 mod faults;
+mod idle;
 mod killed;
 mod mounts;
 mod obstacles;

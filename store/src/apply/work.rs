@@ -1,6 +1,6 @@
 //! One apply on its way: the areas, the journal that is being filled, what is staged.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf};
+use std::{collections::BTreeMap, io, os::fd::AsFd, path::PathBuf, sync::Arc};
 
 use bellwether_proto::{
     clock,
@@ -16,7 +16,7 @@ use super::{
     carry::Carrier,
     journal::{Act, Journal, JournalSet, Operation, Phase},
     keep, obstacle,
-    place::Area,
+    place::{Area, Idle},
     plan::{self, Planned, Trees},
     space::{self, Need},
     stage::{self, Failure, Staging},
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     attributes::{Accounts, Unheld},
     durable,
+    log::Log,
     scan::{Source, content},
     tree::{Node, Tree},
 };
@@ -50,6 +51,8 @@ impl Default for Ways {
 pub(super) struct Work {
     pub(super) sources: Vec<Source>,
     pub(super) state: PathBuf,
+    pub(super) log: Arc<Log>,
+    idle: Arc<Idle>,
     server: PublicKey,
     pub(super) areas: Vec<Area>,
     pub(super) journal: Journal,
@@ -82,8 +85,8 @@ impl Unswitched {
 
 impl Drop for Unswitched {
     fn drop(&mut self) {
-        if let Some(work) = &self.0 {
-            work.remove_staging();
+        if let Some(work) = &mut self.0 {
+            work.leave_staging();
         }
     }
 }
@@ -94,6 +97,8 @@ impl Work {
         Self {
             sources: site.sources.clone(),
             state: site.state.clone(),
+            log: site.log.clone(),
+            idle: site.idle.clone(),
             server: site.server,
             areas,
             journal,
@@ -142,7 +147,7 @@ impl Work {
         let trees = Trees { live: job.live, target: job.target };
         for (name, changes) in changes {
             let Some(source) = self.sources.iter().find(|source| source.rules.name == *name) else { continue };
-            let mut area = Area::open(source, &self.server, self.ways.beside)?;
+            let mut area = Area::open(source, &self.server, &self.idle, self.ways.beside)?;
             area.folds |= self.ways.folds;
             let at = (self.areas.len(), self.journal.operations.len());
             let planned = plan::plan(&area, at, trees, &self.accounts, changes);
@@ -260,13 +265,9 @@ impl Work {
         }
     }
 
-    pub(super) fn remove_staging(&self) {
-        for area in &self.areas {
-            if let Err(error) = area.remove_staging() {
-                // The next apply or start removes it.
-                tracing::warn!(%error, staging = %area.staging_path().display(), "cannot remove the staging directory");
-            }
-        }
+    /// Removes all that is staged.
+    pub(super) fn leave_staging(&mut self) {
+        self.areas.drain(..).for_each(|area| self.idle.put(area));
     }
 
     pub(super) fn carrier(&self) -> Carrier<'_> {

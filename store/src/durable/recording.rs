@@ -202,7 +202,8 @@ impl Operation {
     }
 
     /// The number of the operation after which this one, number `at` of `all`, survives a power loss; none when nothing
-    /// makes it. Entries need their directories synced, both where there are two; bytes and attributes their own file.
+    /// makes it. Entries need their directories synced, both where there are two; bytes and attributes their own file. An exchange
+    /// needs one of its two: it is one transaction of every file system that has it, and it has what it exchanges.
     pub fn durable_after(&self, at: usize, all: &[Operation]) -> Option<usize> {
         let synced = |path: &Path| {
             let later = all.iter().enumerate().skip(at + 1);
@@ -224,6 +225,14 @@ impl Operation {
             | Self::MetaOfFile { path, .. }
             | Self::MetaOfDirectory { path, .. }
             | Self::Numbers { path, .. } => synced(path),
+            Self::Exchange { a, b } => [a, b].into_iter().filter_map(|path| synced(path.parent()?)).min(),
+            Self::Create { path, .. } => {
+                let exchanged = |(number, operation): (usize, &Self)| match operation {
+                    Self::Exchange { a, b } if a == path || b == path => operation.durable_after(number, all),
+                    _ => None,
+                };
+                synced(path.parent()?).or_else(|| all.iter().enumerate().skip(at + 1).find_map(exchanged))
+            }
             _ => {
                 let mut copy = self.clone();
                 let above = copy.paths_mut().into_iter().map(|path| synced(path.parent()?));

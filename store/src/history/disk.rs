@@ -21,7 +21,7 @@ use bellwether_proto::{hash::Hash, revision::SignedHeader};
 use super::{HistoryError, new_pack::Part, reading};
 use crate::{
     durable::{self, Name},
-    failpoint,
+    failpoint, log,
     mutex::locked,
 };
 
@@ -119,9 +119,11 @@ impl Newest {
     }
 }
 
-/// The packs' files in `directory`.
+/// The packs' files in `directory`, the log among them.
 pub(super) fn packs(directory: &Path) -> Result<Vec<PathBuf>, HistoryError> {
-    files(directory, |extension| extension == "inc" || extension == "base")
+    let mut packs = files(directory, |extension| extension == "inc" || extension == "base")?;
+    packs.push(log::path(directory));
+    Ok(packs)
 }
 
 /// The files of packs that are being written or were interrupted.

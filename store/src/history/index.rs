@@ -8,7 +8,7 @@ use std::{
 
 use bellwether_proto::revision::RevisionId;
 
-use super::{Route, Stored};
+use super::{Route, Stored, segment};
 
 /// Bytes and number of increments after which a new base is due.
 const DUE: (u64, usize) = (4 << 20, 500);
@@ -85,10 +85,11 @@ impl Index {
         self.get(self.head?)
     }
 
-    /// The pack of the head that was written last: its base, where there is one.
-    pub(super) fn newest(&self) -> Option<&Arc<Stored>> {
-        let slot = self.slots.get(&self.head?)?;
-        slot.base.as_ref().or(slot.increment.as_ref())
+    /// The pack of the head that was written last, or of its nearest ancestor that is in no log: its base, where there is one.
+    pub(super) fn newest_filed(&self) -> Option<&Arc<Stored>> {
+        let mut packs =
+            self.ancestry(self.head?).filter_map(|(_, slot)| slot.base.as_ref().or(slot.increment.as_ref()));
+        packs.find(|stored| !segment::is_log(&stored.path))
     }
 
     pub(super) fn get(&self, id: RevisionId) -> Option<&Arc<Stored>> {

@@ -75,6 +75,16 @@ pub struct WholePack {
     pub(super) stored: Stored,
 }
 
+impl WholePack {
+    /// Its bytes, where it can be a record of the log: a small increment.
+    pub fn record(&self) -> Option<&[u8]> {
+        match &self.body {
+            Body::Memory(bytes) if !self.stored.base => Some(bytes),
+            Body::Memory(_) | Body::File(_) => None,
+        }
+    }
+}
+
 impl NewPack {
     pub(super) fn new(directory: Arc<Directory>) -> Self {
         Self { body: Body::Memory(Vec::new()), length: 0, directory }

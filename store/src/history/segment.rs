@@ -8,7 +8,10 @@ use std::{fs::File, path::Path};
 use bellwether_proto::Malformed;
 
 use super::{HistoryError, Stored, disk, reading};
-use crate::pack::{self, PackError};
+use crate::{
+    log,
+    pack::{self, PackError},
+};
 
 /// Names of a file among which its own is looked for.
 const COPIES: usize = 100;
@@ -34,11 +37,19 @@ pub(super) enum Rest {
     Damaged(PackError),
 }
 
+/// Whether that is the history's log, whose packs stand between other records.
+pub(super) fn is_log(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == log::NAME)
+}
+
 /// Looks at a file of the history: at every frame's header, and at all bytes of the pack that may be torn.
 ///
 /// # Errors
 /// The system's, or a newer bellwether made a pack.
 pub(super) fn read(path: &Path) -> Result<Segment, HistoryError> {
+    if is_log(path) {
+        return logged(path);
+    }
     let file = reading::open(path)?;
     let failed = |source| HistoryError::Io { action: "look at", path: path.to_owned(), source };
     let length = file.metadata().map_err(failed)?.len();
@@ -63,6 +74,21 @@ pub(super) fn read(path: &Path) -> Result<Segment, HistoryError> {
         segment.end = last.at;
         segment.packs.pop();
         segment.rest = Rest::Torn;
+    }
+    Ok(segment)
+}
+
+/// The packs that a log has; its records were checked.
+fn logged(path: &Path) -> Result<Segment, HistoryError> {
+    let records = log::read(path.parent().unwrap_or(path))?;
+    let mut segment = Segment { packs: Vec::new(), end: 0, rest: Rest::Nothing };
+    if records.packs.is_empty() {
+        return Ok(segment);
+    }
+    let file = reading::open(path)?;
+    for at in records.packs {
+        let survey = pack::survey(&file, path, at).map_err(reading::named(path))?;
+        segment.packs.push(reading::from_survey(path.to_owned(), at, survey));
     }
     Ok(segment)
 }

@@ -13,6 +13,7 @@ use super::*;
 use crate::{
     durable::recording::{Operation, Random, failing, mark, record, replay, survivors},
     pack::{self, Contents},
+    state::file::tests::Any,
 };
 
 /// Makes packs of revisions that change nothing.
@@ -43,6 +44,20 @@ impl Maker {
     }
 
     fn commit(&self, history: &mut History, base: bool) -> Result<Arc<Stored>, HistoryError> {
+        history.commit(self.pack(history, base))
+    }
+
+    /// As a member does that switches to it.
+    fn commit_logged(&self, history: &mut History) {
+        let whole = history.check(self.pack(history, false)).unwrap();
+        let number = self.headers.len() as u32;
+        let at = history.log().begin(whole.record(), &Any(number)).unwrap().unwrap();
+        history.log().note(&Any(number)).unwrap();
+        history.add_logged(whole, at);
+        history.log().end().unwrap();
+    }
+
+    fn pack(&self, history: &History, base: bool) -> NewPack {
         let contents = Contents {
             header: self.headers.last().unwrap(),
             base,
@@ -56,7 +71,7 @@ impl Maker {
         };
         let mut new = history.create();
         pack::write(&contents, &mut new).unwrap();
-        history.commit(new)
+        new
     }
 }
 
@@ -145,4 +160,100 @@ fn a_failed_append_leaves_the_history_as_it_was() {
     }
     maker.commit(&mut history, false).unwrap();
     assert_eq!(History::open(&home.path().join("history")).unwrap().all().count(), 3);
+}
+
+/// A base, increments that come by the log and are moved to a file now and then, and a base again.
+fn play_logged(home: &Path) -> (Maker, Vec<Operation>) {
+    let mut maker = Maker::new();
+    let ((), operations) = record(home, || {
+        let mut history = History::open(&home.join("history")).unwrap();
+        maker.next();
+        maker.commit(&mut history, true).unwrap();
+        mark(home, "increment");
+        for at in 0..9 {
+            maker.next();
+            maker.commit_logged(&mut history);
+            mark(home, "increment");
+            if at % 4 == 2 {
+                history.settle(true).unwrap();
+            }
+            if at == 7 {
+                maker.commit(&mut history, true).unwrap();
+                history.retain(3).unwrap();
+            }
+        }
+        assert!(history.all().any(|stored| stored.path == log::path(&home.join("history"))));
+    });
+    (maker, operations)
+}
+
+#[test]
+fn a_power_loss_at_any_moment_leaves_all_that_came_by_the_log() {
+    let home = tempfile::tempdir().unwrap();
+    let (maker, operations) = play_logged(home.path());
+    for seed in 1..=400u64 {
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let (left, end) = survivors(&operations, &mut random);
+        let there = tempfile::tempdir().unwrap();
+        let directory = there.path().join("history");
+        std::fs::create_dir(&directory).unwrap();
+        replay(&left, there.path());
+        let named = format!("seed {seed}, power lost after {end} of {} operations", operations.len());
+        let mut history = History::open(&directory).unwrap();
+        assert_eq!(history.left_out(), [], "{named}");
+        let revisions = acknowledged(&operations[..end]).len();
+        let at = history.head().map_or(0, |head| head.header.number().sequence as usize);
+        assert!(at == revisions || at == revisions + 1, "{named}: at {at}, {revisions} were acknowledged");
+        let position =
+            history.log().position::<Any<u32>>().unwrap().map(|any| any.0).map_or(1, |number| number as usize);
+        assert!(position <= at.max(1) && position + 1 >= revisions, "{named}: position {position} of {at}");
+        let mut maker = Maker { key: KeyPair::generate(), headers: maker.headers[..at].to_vec() };
+        maker.next();
+        match at {
+            0 => drop(maker.commit(&mut history, true).unwrap()),
+            _ => maker.commit_logged(&mut history),
+        }
+        for settled in [false, true, true] {
+            history.settle(settled).unwrap_or_else(|error| panic!("{named}: {error}"));
+            history = History::open(&directory).unwrap();
+            let head = history.head().unwrap().header.clone();
+            assert_eq!(Some(head.id()), maker.headers.last().map(SignedHeader::id), "{named}");
+            history.tree(head.id()).unwrap_or_else(|error| panic!("{named}: {error}"));
+            assert_eq!(history.left_out(), [], "{named}");
+        }
+        assert_eq!(log::read(&directory).unwrap().packs, [] as [u64; 0], "{named}");
+    }
+}
+
+#[test]
+fn what_cannot_be_moved_stays_where_it_is() {
+    // Creating and writing the file, its sync, its name, the directory's sync; the same of the new log.
+    for k in 0..10 {
+        for last in [k + 1, usize::MAX] {
+            let home = tempfile::tempdir().unwrap();
+            let directory = home.path().join("history");
+            let mut history = History::open(&directory).unwrap();
+            let mut maker = Maker::new();
+            maker.next();
+            maker.commit(&mut history, true).unwrap();
+            for _ in 0..3 {
+                maker.next();
+                maker.commit_logged(&mut history);
+            }
+            let failed = failing(home.path(), k, last, || history.settle(true));
+            assert!(failed.is_err(), "{k}");
+            let head = maker.headers.last().unwrap().id();
+            let is_whole = |history: &History| {
+                assert_eq!(history.all().count(), maker.headers.len(), "{k}");
+                assert_eq!(history.left_out(), [], "{k}");
+                history.tree(head).unwrap();
+                assert_eq!(history.log().position::<Any<u32>>().unwrap().map(|any| any.0), Some(4), "{k}");
+            };
+            is_whole(&history);
+            is_whole(&History::open(&directory).unwrap());
+            history.settle(true).unwrap();
+            is_whole(&history);
+            is_whole(&History::open(&directory).unwrap());
+        }
+    }
 }

@@ -43,13 +43,20 @@ pub struct Examination<'a> {
     path: &'a Path,
     at: u64,
     order: Order,
+    /// Ends with the first pack.
+    one: bool,
     over: bool,
 }
 
 impl<'a> Examination<'a> {
     /// Of `file`, which is at `path`.
     pub fn new(file: &'a File, path: &'a Path) -> Self {
-        Self { file, path, at: 0, order: Order::default(), over: false }
+        Self { file, path, at: 0, order: Order::default(), one: false, over: false }
+    }
+
+    /// Of the pack that begins at `at` of `file`.
+    pub fn of_one(file: &'a File, path: &'a Path, at: u64) -> Self {
+        Self { at, one: true, ..Self::new(file, path) }
     }
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), PackError> {
@@ -78,6 +85,9 @@ impl<'a> Examination<'a> {
     }
 
     fn frame(&mut self) -> Result<Option<Examined>, PackError> {
+        if self.one && self.order.ended() {
+            return Ok(None);
+        }
         let Some(raw) = self.raw()? else {
             return if self.order.ended() { Ok(None) } else { Err(malformed("the file ends without an end frame")) };
         };

@@ -98,10 +98,15 @@ pub fn check_level(path: &Path) -> Result<(), StateFileError> {
     match read {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(StateFileError::Io { action: "read", path: path.to_owned(), source }),
-        Ok(head) => match level(&head) {
-            Err(newer @ Unread::Newer(_)) => Err(newer.of(path)),
-            Err(Unread::Damaged(_)) | Ok(_) => Ok(()),
-        },
+        Ok(head) => check(path, &head),
+    }
+}
+
+/// As [`check_level`], of bytes that `path` holds.
+pub(crate) fn check(path: &Path, bytes: &[u8]) -> Result<(), StateFileError> {
+    match level(bytes) {
+        Err(newer @ Unread::Newer(_)) => Err(newer.of(path)),
+        Err(Unread::Damaged(_)) | Ok(_) => Ok(()),
     }
 }
 
@@ -115,7 +120,12 @@ pub fn load<T: State>(path: &Path) -> Result<Option<T>, StateFileError> {
         Err(source) => return Err(StateFileError::Io { action: "read", path: path.to_owned(), source }),
         Ok(bytes) => bytes,
     };
-    decode(&bytes).map(Some).map_err(|unread| unread.of(path))
+    read(path, &bytes).map(Some)
+}
+
+/// The state that `bytes` hold, which `path` has.
+pub(crate) fn read<T: State>(path: &Path, bytes: &[u8]) -> Result<T, StateFileError> {
+    decode(bytes).map_err(|unread| unread.of(path))
 }
 
 /// Replaces the state in `path` (mode 0600): when this returns, the new one survives a power loss; before, the old one.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     beneath, durable,
     history::{self, HistoryError},
+    log,
     state::file::{self, StateFileError},
 };
 
@@ -43,8 +44,6 @@ places! {
     tokens = "tokens.json";
     /// The progress of procedures.
     procedures = "procedures.json";
-    /// The revision that the sets hold, the highest epoch seen, the error that this server is in.
-    position = "position.json";
     /// Revisions that were only heard of.
     seen = "seen.json";
     /// That the revision was confirmed when the agent ended (W12).
@@ -59,7 +58,8 @@ places! {
     ends = "ends.json";
     /// How often this server's state was opened (W14).
     incarnation = "incarnation";
-    /// Packs: the revisions.
+    /// Packs: the revisions. And the log: the revision that the sets hold, the error that this server is in, a switch that is
+    /// under way.
     history = "history";
     /// What each set's directory is.
     roots = "roots.json";
@@ -67,8 +67,6 @@ places! {
     index = "index";
     /// What chunks look like, at the manager.
     outlines = "outlines";
-    /// A switch that is under way.
-    journal = "journal";
     /// What was replaced and is kept (invariant 4).
     recovery = "recovery";
     /// Held by the one process that may change this directory.
@@ -96,7 +94,6 @@ impl Layout {
             self.group(),
             self.tokens(),
             self.procedures(),
-            self.position(),
             self.seen(),
             self.confirmed(),
             self.ticket(),
@@ -104,7 +101,6 @@ impl Layout {
             self.ends(),
             self.incarnation(),
             self.roots(),
-            self.journal(),
         ];
         files.iter().try_for_each(|file| file::check_level(file))?;
         for given in listed(&self.sessions())? {
@@ -160,7 +156,7 @@ fn listed(directory: &Path) -> Result<Vec<PathBuf>, StateFileError> {
 #[derive(Debug, thiserror::Error)]
 pub enum ForgetError {
     /// The sets may hold two revisions: they are brought to one first.
-    #[error("a switch was interrupted ({0} is there); nothing was changed")]
+    #[error("a switch was interrupted (see bellwether debug journal; it is in {0}); nothing was changed")]
     Interrupted(PathBuf),
     /// The system's error.
     #[error("cannot remove {path}")]
@@ -178,7 +174,6 @@ impl Layout {
         // The record first: from then on this server belongs to no group, whenever the rest is removed.
         let places = [
             self.group(),
-            self.position(),
             self.tokens(),
             self.procedures(),
             self.seen(),
@@ -201,8 +196,8 @@ impl Layout {
     /// # Errors
     /// A switch was interrupted, or the system's; what was removed before stays removed.
     pub fn forget(&self) -> Result<Vec<PathBuf>, ForgetError> {
-        if self.journal().symlink_metadata().is_ok() {
-            return Err(ForgetError::Interrupted(self.journal()));
+        if !log::read(&self.history()).is_ok_and(|records| !records.is_switching()) {
+            return Err(ForgetError::Interrupted(log::path(&self.history())));
         }
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -252,7 +247,7 @@ mod tests {
     fn filled() -> (tempfile::TempDir, Layout) {
         let directory = tempfile::tempdir().expect("a directory");
         let layout = Layout::new(directory.path().to_owned());
-        for file in [layout.key(), layout.group(), layout.tokens(), layout.position()] {
+        for file in [layout.key(), layout.group(), layout.tokens(), layout.ticket()] {
             std::fs::write(file, "x").expect("written");
         }
         std::fs::create_dir_all(layout.history().join("a/b")).expect("made");
@@ -271,9 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_forgotten_while_a_switch_is_interrupted() {
+    fn nothing_is_forgotten_while_a_switch_may_be_interrupted() {
         let (_directory, layout) = filled();
-        std::fs::write(layout.journal(), "x").expect("written");
+        // It cannot be read, so nobody can say that there is none.
+        std::fs::create_dir(log::path(&layout.history())).expect("made");
         assert!(matches!(layout.forget(), Err(ForgetError::Interrupted(_))));
         assert!(layout.group().exists());
     }

@@ -445,7 +445,7 @@ impl<L: Leadership> Roles<L> {
         };
         let manager = Manager::start(setup, stop).await?;
         // From here on the history's newest revision is what the sets hold.
-        bellwether_member::note_leading(layout)?;
+        bellwether_member::note_leading(&manager.log())?;
         ready.send_replace(Ready::yes("the manager"));
         Ok((Standing::Manager(manager.clone()), Running::Manager(manager)))
     }

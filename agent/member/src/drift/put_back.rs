@@ -57,13 +57,14 @@ impl Member {
 
 /// The position stays: the sets hold what it names, and fewer edits on top.
 fn switch(member: &mut Member, plan: Plan) -> Result<Result<Vec<String>, Failed>, Refused> {
-    let switched = match plan.staged()?.begin()?.switch() {
+    let switched = match plan.staged()?.begin(None)?.switch() {
         Ok(switched) => switched,
         Err(failed) => return Ok(Err(failed)),
     };
     member.sets.live = switched.live.clone();
     let kept = switched.kept.clone();
     drop(switched.release());
+    member.settle_log();
     Ok(Ok(kept))
 }
 

@@ -8,7 +8,7 @@ use crate::{common::Common, error::CommandError, output};
 /// Prints the journal, or that there is none.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let layout = super::layout(common)?;
-    let found = journal::examine(layout.state()).map_err(|e| CommandError::failed(&e))?;
+    let found = journal::examine(&layout.history()).map_err(|e| CommandError::failed(&e))?;
     output::document(&json!({ "under_way": found.is_some(), "journal": found }));
     Ok(())
 }

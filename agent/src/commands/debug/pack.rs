@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bellwether_proto::entry::{Entry, Kind};
 use bellwether_store::{
-    durable,
+    durable, log,
     pack::{Examination, Examined, Frame, Head, Patch},
     tree::Change,
 };
@@ -32,7 +32,11 @@ pub(super) fn run(args: &Args, common: &Common) -> Result<(), CommandError> {
     let file = durable::open_regular(&path).map_err(cannot)?;
     let (mut damage, mut comma) = (None, "");
     output::json(&format!("{{\"file\": {}, \"frames\": [", json!(path)));
-    for next in Examination::new(&file, &path) {
+    let packs = match logged(&path)? {
+        None => vec![Examination::new(&file, &path)],
+        Some(starts) => starts.into_iter().map(|at| Examination::of_one(&file, &path, at)).collect(),
+    };
+    for next in packs.into_iter().flatten() {
         match next {
             Ok(frame) => output::json(&format!("{comma}{:#}", as_json(&frame))),
             Err(found) => damage = Some(found),
@@ -47,6 +51,16 @@ pub(super) fn run(args: &Args, common: &Common) -> Result<(), CommandError> {
     match damage {
         None => Ok(()),
         Some(found) => Err(CommandError::new(Failure::Failed, format!("{} is damaged {found}", path.display()))),
+    }
+}
+
+/// Where the packs begin in a log, which has other records between them; none: it is a file of packs.
+fn logged(path: &Path) -> Result<Option<Vec<u64>>, CommandError> {
+    match path.parent() {
+        Some(directory) if log::path(directory) == path => {
+            Ok(Some(log::read(directory).map_err(|e| CommandError::failed(&e))?.packs))
+        }
+        Some(_) | None => Ok(None),
     }
 }
 

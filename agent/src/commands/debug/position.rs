@@ -1,7 +1,7 @@
 //! `bellwether debug position`: the revision that this server's sets hold as a member, and the error that it is in.
 
 use bellwether_member::HeldPosition;
-use bellwether_store::state::file;
+use bellwether_store::log;
 use serde_json::json;
 
 use super::header;
@@ -10,8 +10,9 @@ use crate::{common::Common, error::CommandError, output};
 /// Prints the position.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let layout = super::layout(common)?;
-    let file = layout.position();
-    let found: Option<HeldPosition> = file::load(&file).map_err(|e| CommandError::failed(&e))?;
+    let file = log::path(&layout.history());
+    let found = log::read(&layout.history()).and_then(|records| records.position::<HeldPosition>());
+    let found = found.map_err(|e| CommandError::failed(&e))?;
     let is_there = found.is_some();
     let HeldPosition { at, fault, leads } = found.unwrap_or_default();
     let at = at.as_ref().map(header::as_json);

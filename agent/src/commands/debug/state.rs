@@ -10,8 +10,7 @@ use std::{
 
 use bellwether_proto::{error::chain, level::State};
 use bellwether_store::{
-    apply::journal,
-    index,
+    index, log,
     state::{
         file::{self, StateFileError},
         layout::Layout,
@@ -30,9 +29,7 @@ use crate::{
 enum Form {
     /// A state file, whose content is shown.
     Shown,
-    /// The journal, which has a command of its own.
-    Journal,
-    /// Another file, or a directory, that has a command of its own.
+    /// Another file, or the history with its log, that has a command of its own.
     Of(&'static str),
     /// A directory of state files, which are shown.
     Files,
@@ -43,12 +40,10 @@ enum Form {
 }
 
 /// All that an agent keeps in its state directory.
-fn places(layout: &Layout) -> [(PathBuf, Form); 18] {
+fn places(layout: &Layout) -> [(PathBuf, Form); 16] {
     [
         (layout.key(), Form::There),
         (layout.group(), Form::Of("record")),
-        (layout.position(), Form::Of("position")),
-        (layout.journal(), Form::Journal),
         (layout.history(), Form::Of("history")),
         (layout.index(), Form::Index),
         (layout.outlines(), Form::There),
@@ -130,12 +125,10 @@ fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, St
             let read = index::read(path, &[]).map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
             Some(("same_boot", json!(read.same_boot)))
         }
-        Form::Journal => {
-            journal::examine(path.parent().unwrap_or(path)).map_err(said)?;
-            Some(("shown_by", json!("bellwether debug journal")))
-        }
         Form::Of(command) => {
-            if !path.is_dir() {
+            if path.is_dir() {
+                log::read(path).map_err(said)?;
+            } else {
                 body(path).map_err(said)?;
             }
             Some(("shown_by", json!(format!("bellwether debug {command}"))))

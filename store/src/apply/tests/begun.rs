@@ -1,10 +1,11 @@
-//! A journal that survived under its temporary name only; a revision whose pack did not survive.
+//! A journal that is whole, or not; a revision whose pack did not survive.
 
 use std::fs;
 
 use super::farm::{Farm, assert_same, build};
 use crate::{
     apply::{Job, Recovered, forget, recover, recover_known},
+    log,
     tree::Tree,
 };
 
@@ -18,40 +19,33 @@ fn begun() -> (Farm, Tree) {
     let revision = super::farm::revision();
     let label = "1.7".to_owned();
     let job = Job { revision, label, live: &before, expected: &before, target: &target, changes };
-    drop(farm.staged(&job).unwrap().begin().unwrap());
+    drop(farm.staged(&job).unwrap().begin(None).unwrap());
     (farm, before)
 }
 
 #[test]
-fn a_whole_journal_counts_under_its_temporary_name() {
+fn a_whole_journal_counts() {
     let (farm, _) = begun();
-    fs::rename(farm.state.join("journal"), farm.state.join(".journal.new")).unwrap();
-    assert_eq!(recover(&farm.site(), None).unwrap(), Recovered::Forward(super::farm::revision()));
-    forget(&farm.site()).unwrap();
+    let site = farm.site();
+    assert_eq!(recover(&site, None).unwrap(), Recovered::Forward(super::farm::revision()));
+    forget(&site).unwrap();
     farm.assert_is_model();
-    assert!(!farm.state.join(".journal.new").exists());
 }
 
 #[test]
-fn one_that_is_not_whole_was_never_durable_and_goes() {
-    for cut in [0, 1, 100] {
+fn one_that_is_not_whole_was_never_durable_and_does_not_count() {
+    for cut in [1, 2, 100, 1000] {
         let (farm, before) = begun();
-        let bytes = fs::read(farm.state.join("journal")).unwrap();
-        fs::remove_file(farm.state.join("journal")).unwrap();
-        fs::write(farm.state.join(".journal.new"), &bytes[..bytes.len() - 1 - cut]).unwrap();
+        let path = log::path(&farm.history());
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
         assert_eq!(recover(&farm.site(), None).unwrap(), Recovered::Clean);
         assert_same(&farm.tree(&farm.live()), &before);
         farm.assert_clean();
-        assert!(!farm.state.join(".journal.new").exists());
+        // And the next one takes its place.
+        farm.sync().unwrap().commit();
+        farm.assert_is_model();
     }
-}
-
-#[test]
-fn the_one_under_its_own_name_comes_first_and_damage_there_is_refused() {
-    let (farm, _) = begun();
-    fs::copy(farm.state.join("journal"), farm.state.join(".journal.new")).unwrap();
-    fs::write(farm.state.join("journal"), "cut short").unwrap();
-    assert!(recover(&farm.site(), None).is_err());
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::farm::{Farm, Outcome, assert_same, revision};
+use super::farm::{Farm, Outcome, assert_same, note};
 use crate::{
     apply::{Obstacle, Recovered, Refused, forget, recover},
     scan::{Look, scan_expecting},
+    state::file::tests::Any,
     tree::Tree,
 };
 
@@ -27,31 +28,28 @@ fn the_child() {
     match env::var(WHAT).unwrap().as_str() {
         "commit" => {
             let switched = farm.sync().unwrap();
-            note(&farm);
+            note(&switched).unwrap();
             switched.commit();
         }
         "commit inside" => {
             let switched = farm.sync().unwrap();
             assert!(farm.live().join(".bellwether").is_dir(), "staging is inside the set");
-            note(&farm);
+            note(&switched).unwrap();
             switched.commit();
         }
         "commit and compare" => {
             let switched = farm.sync().unwrap();
-            note(&farm);
+            note(&switched).unwrap();
             switched.commit();
             farm.assert_is_model();
         }
         // What was there before is in `twin`.
         "recover and compare" => {
-            if let Recovered::Forward(_) = recover(&farm.site(), noted(&farm)).unwrap() {
-                note(&farm);
-                forget(&farm.site()).unwrap();
-            }
-            let model = if noted(&farm).is_some() { farm.model() } else { farm.home().join("twin") };
+            recover_and_note(&farm);
+            let model = if farm.noted().is_some() { farm.model() } else { farm.home().join("twin") };
             assert_same(&farm.tree(&farm.live()), &farm.tree(&model));
             farm.assert_clean();
-            assert_eq!(recover(&farm.site(), noted(&farm)).unwrap(), Recovered::Clean);
+            assert_eq!(recover(&farm.site(), farm.noted()).unwrap(), Recovered::Clean);
         }
         "refused" => {
             let before = farm.tree(&farm.live());
@@ -81,10 +79,7 @@ fn the_child() {
         }
         "take back" => farm.sync().unwrap().take_back().unwrap(),
         "recover" => {
-            if let Recovered::Forward(_) = recover(&farm.site(), noted(&farm)).unwrap() {
-                note(&farm);
-                forget(&farm.site()).unwrap();
-            }
+            recover_and_note(&farm);
         }
         other => panic!("{other}"),
     }
@@ -117,14 +112,13 @@ fn times(farm: &Farm) {
     farm.assert_clean();
 }
 
-/// The caller's durable note of the revision.
-fn note(farm: &Farm) {
-    fs::write(farm.home().join("noted"), "").unwrap();
-}
-
-/// The revision that was noted.
-pub(super) fn noted(farm: &Farm) -> Option<bellwether_proto::revision::RevisionId> {
-    farm.home().join("noted").exists().then(revision)
+/// As an agent at its start.
+pub(super) fn recover_and_note(farm: &Farm) {
+    let site = farm.site();
+    if let Recovered::Forward(_) = recover(&site, farm.noted()).unwrap() {
+        site.log.note(&Any(1u32)).unwrap();
+        forget(&site).unwrap();
+    }
 }
 
 /// The command that does `what` in the farm, through `wrapper` (a program and its first arguments) when there is one.

@@ -20,7 +20,9 @@ use tempfile::TempDir;
 use crate::{
     apply::{Failed, Job, Plan, Refused, Site, Switched, work::Ways},
     durable::recording,
+    log::{self, Log},
     scan::{Look, Source, scan},
+    state::file::{StateFileError, tests::Any},
     tree::Tree,
 };
 
@@ -50,7 +52,7 @@ impl Farm {
     }
 
     fn in_directory(made: TempDir) -> Self {
-        for directory in ["etc/web", "model", "state"] {
+        for directory in ["etc/web", "model", "state/history"] {
             fs::create_dir_all(made.path().join(directory)).unwrap();
         }
         let farm = Self::at(made.path());
@@ -82,8 +84,24 @@ impl Farm {
     }
 
     pub(super) fn site(&self) -> Site {
-        let rules = Arc::new(self.rules.clone());
-        Site { sources: vec![Source::new(rules, self.live())], state: self.state.clone(), server: server() }
+        self.site_of(vec![Source::new(Arc::new(self.rules.clone()), self.live())])
+    }
+
+    /// With these sets, and the log opened anew.
+    pub(super) fn site_of(&self, sources: Vec<Source>) -> Site {
+        fs::create_dir_all(self.history()).unwrap();
+        let log = Arc::new(Log::open(&self.history()).unwrap());
+        Site { sources, state: self.state.clone(), log, idle: Arc::default(), server: server() }
+    }
+
+    /// Where the log is.
+    pub(super) fn history(&self) -> PathBuf {
+        self.state.join("history")
+    }
+
+    /// The revision that the log names as the position.
+    pub(super) fn noted(&self) -> Option<RevisionId> {
+        Log::open(&self.history()).unwrap().position::<Any<u32>>().unwrap().map(|any| any.0).map(|_| revision())
     }
 
     /// The tree of a directory under the set's rules.
@@ -100,7 +118,7 @@ impl Farm {
     }
 
     pub(super) fn assert_clean(&self) {
-        assert!(!self.state.join("journal").exists(), "the journal stays");
+        assert!(!log::read(&self.history()).unwrap().is_switching(), "the journal stays");
         assert!(!self.staging().exists(), "staging stays");
         assert!(!self.live().join(".bellwether").exists(), "staging inside stays");
     }
@@ -123,7 +141,12 @@ impl Farm {
     }
 
     pub(super) fn staged(&self, job: &Job<'_>) -> Result<crate::apply::Staged, Outcome> {
-        let mut plan = Plan::with(&self.site(), job, self.ways).map_err(Outcome::Refused)?;
+        self.staged_at(&self.site(), job)
+    }
+
+    /// As an agent that has applied here before.
+    pub(super) fn staged_at(&self, site: &Site, job: &Job<'_>) -> Result<crate::apply::Staged, Outcome> {
+        let mut plan = Plan::with(site, job, self.ways).map_err(Outcome::Refused)?;
         plan.look_elsewhere(job.live).map_err(Outcome::Refused)?;
         let places = places(job.target);
         for chunk in plan.missing() {
@@ -139,6 +162,10 @@ impl Farm {
     /// Syncs and commits, marking in the recording when the caller has noted the revision.
     pub(super) fn sync_and_commit(&self) -> Result<(), Outcome> {
         let switched = self.sync()?;
+        if let Err(error) = note(&switched) {
+            let back = switched.take_back();
+            return Err(Outcome::Failed(back.err().unwrap_or(Failed::TakenBack { what: error.to_string() })));
+        }
         recording::mark(&self.state, "noted");
         switched.commit();
         Ok(())
@@ -157,6 +184,11 @@ impl Farm {
         kept.sort();
         kept
     }
+}
+
+/// Notes that the sets hold the revision.
+pub(super) fn note(switched: &Switched) -> Result<(), StateFileError> {
+    switched.work.log.note(&Any(1u32))
 }
 
 /// The server that stages.

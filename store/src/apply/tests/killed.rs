@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::{
-    child::{noted, run},
+    child::run,
     farm::{Farm, assert_same, build},
 };
 use crate::{
@@ -51,13 +51,13 @@ fn kill_at_all(points: &[&str], what: &str, after: impl Fn(&Farm, &Tree, &str)) 
 fn assert_whole(farm: &Farm, before: &Tree, point: &str) {
     let output = run(farm, "recover", None);
     assert!(output.status.success(), "{point}: {}", String::from_utf8_lossy(&output.stderr));
-    if noted(farm).is_some() {
+    if farm.noted().is_some() {
         farm.assert_is_model();
     } else {
         assert_same(&farm.tree(&farm.live()), before);
         farm.assert_clean();
     }
-    assert_eq!(recover(&farm.site(), noted(farm)).unwrap(), Recovered::Clean, "{point}");
+    assert_eq!(recover(&farm.site(), farm.noted()).unwrap(), Recovered::Clean, "{point}");
 }
 
 #[test]

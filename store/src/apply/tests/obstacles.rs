@@ -217,8 +217,9 @@ fn only_its_own_leftovers_are_removed() {
 /// Another agent on the machine of `farm`.
 fn another(farm: &Farm) -> crate::apply::Site {
     let (state, server) = (farm.home().join("state of another"), KeyPair::generate().public());
-    fs::create_dir(&state).unwrap();
-    crate::apply::Site { state, server, ..farm.site() }
+    fs::create_dir_all(state.join("history")).unwrap();
+    let log = std::sync::Arc::new(crate::log::Log::open(&state.join("history")).unwrap());
+    crate::apply::Site { state, log, server, ..farm.site() }
 }
 
 #[test]

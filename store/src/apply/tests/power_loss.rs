@@ -11,6 +11,7 @@ use super::farm::{Farm, build, remove, revision};
 use crate::{
     apply::{Recovered, forget, recover, work::Ways},
     durable::recording::{Operation, Random, record, replay, survivors},
+    log,
 };
 
 /// What may change in an apply: the sets and the state.
@@ -47,7 +48,8 @@ fn noted(happened: &[Operation]) -> bool {
 
 /// Whether the sets hold the new tree; they must hold the new or the old one, as recovery says.
 fn recovered(farm: &Farm, at: bool, roots: [bellwether_proto::hash::Hash; 2], named: &str) -> bool {
-    let found = recover(&farm.site(), at.then(revision)).unwrap_or_else(|error| panic!("{named}: {error}"));
+    let site = farm.site();
+    let found = recover(&site, at.then(revision)).unwrap_or_else(|error| panic!("{named}: {error}"));
     let root = farm.tree(&farm.live()).root();
     let is_new = root == roots[1];
     assert!(is_new || root == roots[0], "{named}: {found:?}, and the set holds a mix: {:?}", farm.tree(&farm.live()));
@@ -56,7 +58,7 @@ fn recovered(farm: &Farm, at: bool, roots: [bellwether_proto::hash::Hash; 2], na
         Recovered::Back => assert!(!is_new && !at, "{named}"),
         Recovered::Forward(to) => {
             assert!(is_new && to == revision(), "{named}");
-            forget(&farm.site()).unwrap();
+            forget(&site).unwrap();
             assert_eq!(farm.tree(&farm.live()).root(), roots[1], "{named}");
         }
     }
@@ -76,8 +78,9 @@ fn play(farm: &Farm, count: u64, apply: impl FnOnce(&Farm)) -> u64 {
         before.restore();
         let (left, end) = survivors(&operations, &mut random);
         replay(&left, home);
-        let at = noted(&operations[..end]);
+        let at = farm.noted().is_some();
         let named = format!("seed {seed}, power lost after {end} of {} operations", operations.len());
+        assert!(at || !noted(&operations[..end]), "{named}: the position is gone");
         if random.below(2) == 0 {
             let crashed = Disk::save(home, "crashed");
             let (_, again) = record(home, || recover(&farm.site(), at.then(revision)));
@@ -190,14 +193,11 @@ fn a_file_that_was_not_synced_is_found_out() {
     let home = farm.home();
     let before = Disk::save(home, "before");
     let ((), operations) = record(home, || commit(&farm));
-    let journal =
-        operations.iter().position(|o| matches!(o, Operation::Create { path, .. } if path.ends_with(".journal.new")));
     let exchanges = operations.iter().position(|o| matches!(o, Operation::Exchange { .. })).unwrap();
     let unsynced: Vec<Operation> = operations[..exchanges]
         .iter()
-        .enumerate()
-        .filter(|(number, o)| *number >= journal.unwrap() || !matches!(o, Operation::Write { .. }))
-        .map(|(_, o)| o.clone())
+        .filter(|o| !matches!(o, Operation::Write { path, .. } if !path.ends_with(log::NAME)))
+        .cloned()
         .collect();
     before.restore();
     replay(&unsynced, home);

@@ -4,10 +4,11 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Arc};
 
 use bellwether_proto::record::SetRules;
 
-use super::farm::{Farm, assert_same, build, remove, revision, server};
+use super::farm::{Farm, assert_same, build, remove, revision};
 use crate::{
-    apply::{Failed, Job, Plan, Recovered, Refused, Site, forget, recover},
+    apply::{Failed, Job, Plan, Recovered, Refused, forget, recover},
     durable::recording::{failing, record},
+    log,
     scan::{Look, Source, scan},
     tree::Tree,
 };
@@ -36,7 +37,7 @@ fn two() -> (Farm, Vec<Source>, Vec<Source>) {
 
 /// Switches both and commits.
 fn apply(farm: &Farm, live: &[Source], before: &Tree, target: &Tree) -> Result<(), String> {
-    let site = Site { sources: live.to_vec(), state: farm.state.clone(), server: server() };
+    let site = farm.site_of(live.to_vec());
     let changes = before.diff(target);
     let job = Job { revision: revision(), label: "1.2".to_owned(), live: before, expected: before, target, changes };
     let plan = Plan::new(&site, &job).map_err(|error| error.to_string())?;
@@ -68,7 +69,7 @@ fn all_sets_switch_or_none() {
 fn an_obstacle_in_one_set_is_named_and_leaves_the_other_as_it_was() {
     let (farm, live, model) = two();
     let (before, target) = (tree(&live), tree(&model));
-    let site = Site { sources: live.clone(), state: farm.state.clone(), server: server() };
+    let site = farm.site_of(live.clone());
     let changes = before.diff(&target);
     let job = Job {
         revision: revision(),
@@ -90,7 +91,7 @@ fn an_obstacle_in_one_set_is_named_and_leaves_the_other_as_it_was() {
 fn a_set_that_is_not_configured_here_is_left_alone() {
     let (farm, live, model) = two();
     let (before, target) = (tree(&live), tree(&model));
-    let site = Site { sources: vec![live[0].clone()], state: farm.state.clone(), server: server() };
+    let site = farm.site_of(vec![live[0].clone()]);
     let changes = before.diff(&target);
     let job = Job {
         revision: revision(),
@@ -150,7 +151,7 @@ fn what_is_in_the_way_of_recovery_is_named_and_the_journal_stays() {
     for _ in 0..2 {
         let Err(Failed::Stuck { back, .. }) = recover(&farm.site(), None) else { panic!("not stuck") };
         assert!(back.contains("web:a: the old one is gone"), "{back}");
-        assert!(farm.state.join("journal").exists());
+        assert!(log::read(&farm.history()).unwrap().is_switching());
     }
 }
 

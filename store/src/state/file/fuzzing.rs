@@ -20,7 +20,7 @@ pub fn state_file(bytes: &[u8]) -> bool {
 }
 
 /// A state file with that body, its checksum right.
-pub fn framed(body: &[u8]) -> Vec<u8> {
+fn framed(body: &[u8]) -> Vec<u8> {
     super::framed(Level::FIRST, body)
 }
 

@@ -9,7 +9,7 @@ use bellwether_proto::{
     revision::Epoch,
     v1,
 };
-use bellwether_store::{beneath, durable, state::layout::Held};
+use bellwether_store::{beneath, durable, log, state::layout::Held};
 
 use super::{Ground, Refused};
 
@@ -103,13 +103,13 @@ impl Ground {
 
     fn set_aside(&self, epoch: Epoch) -> Result<Option<PathBuf>, Refused> {
         let layout = &self.layout;
-        if layout.journal().symlink_metadata().is_ok() {
-            return Err(Refused::Interrupted(layout.journal()));
+        if !log::read(&layout.history()).is_ok_and(|records| !records.is_switching()) {
+            return Err(Refused::Interrupted(log::path(&layout.history())));
         }
         self.peers.forget_seen();
         let failed = |path: PathBuf| move |source| Refused::Io { path, source };
         let state = beneath::open_root(layout.state()).map_err(failed(layout.state().to_owned()))?;
-        for path in [layout.position(), layout.ticket(), layout.seen()] {
+        for path in [layout.ticket(), layout.seen()] {
             let name = path.file_name().map(std::os::unix::ffi::OsStrExt::as_bytes).unwrap_or_default().to_vec();
             durable::remove_all(state.as_fd(), &name).map_err(failed(path))?;
         }
