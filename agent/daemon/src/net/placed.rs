@@ -1,5 +1,5 @@
-//! A connection that has a place of its listener's ([`bellwether_monitor::listening`]): it ends when the place is
-//! another's, or when nothing was heard over it for too long.
+//! A connection that holds a slot of its listener ([`bellwether_monitor::listening`]). It ends when it loses the slot,
+//! or when the peer is silent for too long.
 
 use std::{
     io,
@@ -23,17 +23,17 @@ pub struct Placed<S> {
     quiet: Option<Quiet>,
 }
 
-/// How long nothing has been heard.
+/// The limit of silence.
 #[derive(Debug)]
 struct Quiet {
     limit: Duration,
     heard: bool,
-    /// Looks after each `limit` whether something was heard since it looked last.
+    /// Fires every `limit`, to check whether something was received since.
     look: Pin<Box<Sleep>>,
 }
 
 impl<S> Placed<S> {
-    /// `stream` at `place`; ended when nothing comes over it for twice `quiet` at most, where that is given.
+    /// Wraps `stream` with its slot; it ends after at most twice `quiet` of silence, if that is given.
     pub fn new(stream: S, place: ConnectionSlot, quiet: Option<Duration>) -> Self {
         let quiet = quiet.map(|limit| Quiet { limit, heard: true, look: Box::pin(sleep(limit)) });
         Self { stream, place, quiet }
@@ -41,7 +41,7 @@ impl<S> Placed<S> {
 }
 
 impl Quiet {
-    /// Ready when it was quiet for too long.
+    /// Ready when the silence was too long.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while self.look.as_mut().poll(context).is_ready() {
             if !std::mem::take(&mut self.heard) {

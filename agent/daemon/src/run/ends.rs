@@ -1,6 +1,6 @@
-//! Ends that nobody asked for. A panic on any thread ends the agent, whatever the profile: a task that is gone while the
-//! others live on would be a farm that follows nothing and says nothing. What was dealt with at that moment is noted, and
-//! what was there three times is kept out at the next start ([`quarantine`]).
+//! Unexpected ends. A panic on any thread ends the agent, in every build profile: without one of its tasks, it could
+//! silently stop following. The work in progress at that moment is noted, and what was in progress at three ends is
+//! quarantined at the next start ([`quarantine`]).
 
 use std::{
     panic::PanicHookInfo,
@@ -17,7 +17,7 @@ use bellwether_store::{
 };
 use tokio::sync::mpsc;
 
-/// Between two looks at whether somebody lifted a quarantine.
+/// The interval of checks whether a quarantine was lifted.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// From now on a panic anywhere is noted in that state directory, and ends the process.
@@ -25,7 +25,7 @@ pub(crate) fn end_at_a_panic(state: PathBuf) {
     let shown = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         shown(panic);
-        // Of several at once the first one ends the process.
+        // Of several panics at once the first one ends the process.
         static FIRST: Mutex<()> = Mutex::new(());
         let _first = match FIRST.try_lock() {
             Ok(first) => first,
@@ -40,7 +40,7 @@ pub(crate) fn end_at_a_panic(state: PathBuf) {
     }));
 }
 
-/// The task that panics, or its thread.
+/// The name of the task that panics, or of its thread.
 fn task() -> String {
     let thread = std::thread::current();
     tasks::current().or(thread.name()).unwrap_or("a thread without a name").to_owned()
@@ -54,7 +54,7 @@ fn what(panic: &PanicHookInfo<'_>) -> String {
     format!("{said}{place}")
 }
 
-/// Notes an end with what is dealt with now. It must not fail for what was noted before.
+/// Notes an end with the work in progress. An unreadable earlier note must not make this fail.
 pub(crate) fn note(state: &Path, task: &str, what: &str) {
     let mut ends = quarantine::load(state).unwrap_or_else(|error| {
         tracing::error!(error = chain(&error), "the ends before this one are forgotten");
@@ -74,7 +74,7 @@ pub(crate) fn note(state: &Path, task: &str, what: &str) {
     }
 }
 
-/// One line for each that is kept out: which, why, and how it is let in again.
+/// One line for each quarantined thing: its name, the reason, and how to lift the quarantine.
 pub fn lines(ends: &Ends) -> Vec<String> {
     let line = |Held { suspect, what, .. }: &Held| {
         format!(
@@ -84,19 +84,19 @@ pub fn lines(ends: &Ends) -> Vec<String> {
     ends.held.iter().map(line).collect()
 }
 
-/// Keeps out whom the file in the state directory says, and follows it: whoever lifts a quarantine removes it there.
+/// The quarantine as the file in the state directory lists it. Lifting a quarantine removes its entry there.
 pub(crate) struct KeptOut {
     file: Follow,
     events: mpsc::UnboundedSender<Event>,
 }
 
 impl KeptOut {
-    /// Nobody is kept out yet.
+    /// Starts with an empty quarantine.
     pub(crate) fn new(state: PathBuf, events: mpsc::UnboundedSender<Event>) -> Self {
         Self { file: Follow::new(state), events }
     }
 
-    /// Looks at the file: one small one, in a directory that is used all the time.
+    /// Checks the file; it is small, and in a directory that is used all the time.
     pub(crate) fn look(&mut self) {
         match self.file.look() {
             Ok(None) => {}
@@ -109,7 +109,7 @@ impl KeptOut {
         }
     }
 
-    /// Looks again and again.
+    /// Repeats the check.
     pub(crate) async fn run(mut self) {
         loop {
             tokio::time::sleep(LOOK).await;
