@@ -12,7 +12,7 @@
 //! What the record and the procedures allow is in `bellwether_group`, without I/O; so are, here, [`publish::safety`],
 //! [`lane::plan`], [`lane::Session`] and [`balancer::rules`].
 
-// People read what `agent/src/output.rs` writes, and the log.
+// Only `agent/src/output.rs` and the log write text for people.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod balancer;

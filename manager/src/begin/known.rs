@@ -9,8 +9,8 @@ use bellwether_store::{
     state::layout::Layout,
 };
 
-/// What the history in the state directory, of these revisions, knows, with those before it that a group that was rebuilt
-/// has kept. Blocks.
+/// The revisions of the history in the state directory (`history`), and of the older histories that a rebuild kept.
+/// Blocks.
 ///
 /// # Errors
 /// They cannot be read.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bellwether_proto::name::SetName;
 use bellwether_store::scan::HardLink;
 
-/// What is said of them, for people; none when every name is in the set.
+/// A notice about them, for people; none if every name is in the set.
 pub(crate) fn notice(set: &SetName, links: &BTreeSet<HardLink>) -> Option<String> {
     let mut files: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
     for link in links.iter().filter(|link| link.set == *set) {
