@@ -156,8 +156,7 @@ impl Manager {
             return Err(GroupRefused::Disabled(disabled.clone()));
         }
         if !verify_only && record.record().policy.publish == Publish::Auto {
-            // Edits within the debounce interval are included (W6). If they are refused, they are shown as unpublished,
-            // and the head is sent.
+            // Edits within the debounce interval are included (W6). Refused ones are shown, and the head is sent.
             if let Err(error) = self.publish(Request::default()).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not published before the sync");
             }

@@ -1,5 +1,4 @@
-//! Named points at which a test makes this program die or panic, or an operation fail. They exist only in debug builds
-//! and with the feature `failpoints`.
+//! Named points at which a test kills this program, makes it panic, or makes an operation fail. Releases have none.
 //!
 //! `BELLWETHER_FAILPOINT="name"` kills the process with SIGKILL when the point is reached, `"name:3"` when it is
 //! reached the third time. `"name=error"` and `"name:3=error"` make [`check`] fail there, once; `"name=panic"` panics

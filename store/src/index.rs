@@ -67,8 +67,7 @@ pub fn save(path: &Path, tree: &Tree) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// Loads the index in `path`, with the sets that `rules` name (one that it lacks was never scanned). None if it cannot
-/// be used; the reason is logged.
+/// Loads the index in `path`, with the sets that `rules` name. None if it cannot be used; the reason is logged.
 pub fn load(path: &Path, rules: &[Arc<SetRules>]) -> Option<Loaded> {
     match read(path, rules) {
         Ok(loaded) => Some(loaded),

@@ -1,5 +1,4 @@
-//! Quarantine: a peer, pack or file that this program handled at three ends is not handled any more, until a person
-//! lifts it.
+//! Quarantine: a peer, pack or file that was in progress at three ends is not handled until a person lifts it.
 //!
 //! `ends.json` in the state directory lists the last unexpected ends, each with the work in progress
 //! ([`underway`](crate::underway)). It is written while the program ends, and read at the start. Lifting a quarantine

@@ -284,8 +284,7 @@ impl Roots {
         }
     }
 
-    /// Saves the roots if they changed. If this is lost, a root that becomes another place over a restart is not
-    /// noticed.
+    /// Saves the roots if they changed. Without this, a root that becomes another place over a restart is not noticed.
     ///
     /// # Errors
     /// The state file cannot be written.

@@ -111,8 +111,7 @@ pub struct Notice {
     pub what: String,
 }
 
-/// An entry that cannot be read now. The tree has it as in the last revision, with everything below; a new one is left
-/// out.
+/// An entry that cannot be read now. The tree has it as in the last revision; a new one is left out.
 #[derive(Debug)]
 pub struct Unread {
     /// The set.

@@ -11,8 +11,8 @@ use bellwether_proto::{
     record::SetRules,
 };
 
-/// The file system's status of an entry when it was last read: while it is equal, the content is the same. Never
-/// hashed, never compared.
+/// The file system's status of an entry at its last read: while it is equal, so is the content. Never hashed or
+/// compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stat {
     /// The inode's number; 0: never read here, or too young to be trusted.
@@ -374,8 +374,8 @@ impl Tree {
         self.sets.iter().filter_map(|set| set.root.as_ref()).map(|root| root.entries).sum()
     }
 
-    /// The changes that lead from `self` to `newer`. A set that only one has counts as missing in the other; equal
-    /// directories are not visited.
+    /// The changes from `self` to `newer`. A set that only one has is missing in the other; equal directories are
+    /// skipped.
     pub fn diff(&self, newer: &Tree) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut names: Vec<&SetName> = self.sets.iter().chain(&newer.sets).map(|set| &set.rules.name).collect();
@@ -391,8 +391,7 @@ impl Tree {
         changes
     }
 
-    /// This tree under `rules`, which name its sets from now on: a set that they lack is dropped, and a new one is
-    /// empty.
+    /// This tree under `rules`, which name its sets from now on: a set that they lack is dropped; a new one is empty.
     pub fn with_rules(&self, rules: &[Arc<SetRules>]) -> Self {
         let root = |name: &SetName| self.set(name).and_then(|set| set.root.clone());
         Self::new(rules.iter().map(|r| SetTree { rules: r.clone(), root: root(&r.name) }).collect())

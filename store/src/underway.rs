@@ -72,8 +72,7 @@ impl Drop for Dealing {
     }
 }
 
-/// The work in progress, the latest first: that of this thread, or all of it if this thread has begun none (it works
-/// for another one).
+/// The work in progress, the latest first: that of this thread, or of all if this thread works for another one.
 pub fn now() -> Vec<Suspect> {
     let (all, here) = (dealing(), thread::current().id());
     let any_here = all.iter().any(|entry| entry.thread == here);

@@ -4,9 +4,8 @@
 //! of a root that is replaced. It tells the monitor, for each set, how changes are noticed. Every two seconds it checks
 //! what no event tells: whether each root is still the watched directory (one above may have been renamed, or something
 //! mounted), and whether a file was edited through another of its names. It arms the watches anew when a root was
-//! replaced, when a watch was refused, and when a rescan found an unannounced change. notify's own thread calls
-//! [`PendingChanges`], for which the publisher waits, and wakes the task over a small channel; rescans report over
-//! [`Rescans`].
+//! replaced, when a watch was refused, and when a rescan ([`Rescans`]) found an unannounced change. notify's own thread
+//! calls [`PendingChanges`], for which the publisher waits, and wakes the task over a small channel.
 
 mod arm;
 pub mod debounce;
@@ -119,8 +118,7 @@ impl Rescans {
         }
     }
 
-    /// Reports the sets, and their files with several names, of which others may be elsewhere. Drops those beyond the
-    /// limit.
+    /// Reports the sets, and their files with several names (hard links). Drops those beyond the limit.
     pub fn scanned(&self, tree: &Tree, links: &mut BTreeSet<HardLink>) {
         while links.len() > FILES + 1 {
             links.pop_last();
@@ -152,8 +150,7 @@ impl Doubts {
     }
 }
 
-/// Keeps the watches armed until `shutdown`. After every arming everything is to be scanned: earlier changes made no
-/// event.
+/// Keeps the watches armed until `shutdown`. Changes before an arming made no event, so a whole scan follows each.
 pub async fn run(
     watched: Watched,
     dirty: Arc<PendingChanges>,

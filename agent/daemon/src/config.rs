@@ -1,5 +1,4 @@
-//! The agent's own settings: `agent.toml`, and flags over it. They describe this server; the group's rules are in the
-//! group record.
+//! This server's own settings: `agent.toml`, and flags over it. The group's rules are in the group record.
 
 use std::{
     io,

@@ -126,12 +126,10 @@ impl Balancers {
         self.state(server).await.map(|report| report.sessions())
     }
 
-    /// Drains that server: when this returns, no balancer sends it new traffic; open sessions go on. A repeated call
-    /// changes nothing.
+    /// Drains that server: when this returns, no balancer sends it new traffic; open sessions go on. Safe to repeat.
     ///
     /// # Errors
-    /// The balancers that failed, and why; the others have drained it. If no balancer has the server, nothing was
-    /// changed.
+    /// The balancers that failed, and why; the others drained it. If no balancer has the server, nothing was changed.
     pub async fn drain(&self, server: &Server) -> Result<Report, BalancerError> {
         let who = who(server);
         let drained = self.each(vec![who.clone()], |one, whos| async move { one.drain(&whos[0]).await }).await;
@@ -139,8 +137,7 @@ impl Balancers {
         self.check_there(&who, &report).map(|()| report)
     }
 
-    /// Makes that server ready: when this returns, every balancer that has it sends it traffic. A repeated call changes
-    /// nothing.
+    /// Makes that server ready: when this returns, every balancer that has it sends it traffic. Safe to repeat.
     ///
     /// # Errors
     /// The balancers that failed, and why: one that has it in maintenance leaves it so.
@@ -151,12 +148,10 @@ impl Balancers {
         self.check_there(&who, &report).map(|()| report)
     }
 
-    /// Waits until that drained server has no session left, for at most `limit`. The report's [`Report::sessions`] is 0
-    /// or the number left.
+    /// Waits until that drained server has no session, for at most `limit`; [`Report::sessions`] is 0 or the rest.
     ///
     /// # Errors
-    /// A balancer that cannot be asked until the limit, or at which the server is not drained (any more), such as a
-    /// restarted HAProxy.
+    /// A balancer cannot be asked until the limit, or the server is not drained there (any more).
     pub async fn wait_idle(&self, server: &Server, limit: Duration) -> Result<Report, BalancerError> {
         let until = Instant::now() + limit;
         loop {

@@ -1,6 +1,5 @@
 //! Runs a local command in a process group that does not outlive its time limit; its output is kept, with a limit. If
-//! systemd runs this agent, the command is a unit of its own, since the agent's unit is locked down more than a command
-//! may need.
+//! systemd runs this agent, the command is a unit of its own, free of the agent's restrictions.
 
 use std::{
     io,

@@ -1,5 +1,4 @@
-//! Rules over the reports of balancers: which lines belong to a server, whether it takes traffic, and how many servers
-//! may be drained at once.
+//! Rules over the reports of balancers: a server's lines, its traffic, and how many servers may be drained at once.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -223,8 +222,7 @@ pub fn batch(serving: &BTreeSet<ServerName>, left: &[ServerName], min_serving: u
     Ok(batch)
 }
 
-/// All batches for draining `left` if each batch is back before the next begins: for a printed plan. The execution
-/// calls [`batch`] again before each.
+/// All batches for draining `left` if each is back before the next: for a plan. The execution asks [`batch`] each time.
 ///
 /// # Errors
 /// As [`batch`].

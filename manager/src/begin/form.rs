@@ -135,14 +135,12 @@ pub(crate) struct Base {
 #[derive(Clone, Copy)]
 pub(crate) struct From<'a> {
     pub(crate) sets: &'a [(SetName, PathBuf)],
-    /// Entries that cannot be read, or are open for writing, are taken from this tree; those that it lacks are left
-    /// out.
+    /// Replaces entries that cannot be read or are open for writing; those that it lacks are left out.
     pub(crate) last: &'a Tree,
     pub(crate) state: &'a Path,
 }
 
-/// Packs the content of the sets as a base, under the header that `header` makes for their root. It is durable in
-/// `history` when this returns.
+/// Packs the content of the sets as a base, under the header of `header` for their root; durable in `history`.
 ///
 /// # Errors
 /// The sets cannot be read, packed or kept.

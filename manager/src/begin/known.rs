@@ -9,8 +9,7 @@ use bellwether_store::{
     state::layout::Layout,
 };
 
-/// The revisions of the history in the state directory (`history`), and of the older histories that a rebuild kept.
-/// Blocks.
+/// The revisions in the history of the state directory (`history`), and in the kept older histories. Blocks.
 ///
 /// # Errors
 /// They cannot be read.

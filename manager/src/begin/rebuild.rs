@@ -127,8 +127,7 @@ pub fn told(held: Epoch, told: Epoch) -> Epoch {
     told.min(Epoch(held.0.saturating_add(limits::EPOCH_STEP - 2)))
 }
 
-/// The record that rebuilds the group, in an epoch that no server has seen. It is raised by two, like a takeover, so an
-/// unknown handover never blocks it.
+/// The record that rebuilds the group, in an unseen epoch. It is raised by two, so an unknown handover never blocks it.
 ///
 /// # Errors
 /// No such epoch is left.

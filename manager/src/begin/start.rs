@@ -166,8 +166,8 @@ struct Opened {
 }
 
 impl Manager {
-    /// Opens the state and runs the tasks until `shutdown` is true. Edits made meanwhile are published (or shown) once
-    /// the watches are armed.
+    /// Opens the state and runs the tasks until `shutdown` is true. Earlier edits are published once the watches are
+    /// armed.
     ///
     /// # Errors
     /// No task runs.

@@ -1,5 +1,4 @@
-//! Detects that the state of the member or of this manager went back (W14), when a session begins, and never during an
-//! update.
+//! Detects, when a session begins, that the state of the member or of this manager went back (W14).
 
 use std::sync::{Arc, PoisonError};
 
@@ -114,8 +113,7 @@ impl Lane {
     }
 }
 
-/// Names the revisions of an earlier manager that a member has seen and no history here has (invariant 4). A task of
-/// its own, which ends by itself.
+/// Names the revisions of an earlier manager that a member has seen and no history here has (invariant 4).
 async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHeader>) {
     let record = shared.record.borrow().clone();
     let unknown: Vec<SignedHeader> = {

@@ -274,8 +274,8 @@ impl Lane {
         }
     }
 
-    /// The reason that the member refuses this manager, for people. A member that has seen a newer record is asked for
-    /// it.
+    /// The reason that the member refuses this manager, for people. A newer record that the member has seen is asked
+    /// for.
     fn turned_away(&self, status: &tonic::Status) -> String {
         match refusal(status.details()) {
             Some(v1::RecordRefusal { conflict: true, epoch, version, ticket: None }) => {

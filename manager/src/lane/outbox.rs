@@ -10,8 +10,7 @@ use crate::lane::plan::Sending;
 
 /// The number of hashes to look for at first.
 const LOOK: usize = 64;
-/// Bytes of a pack in one message: less than the allocator's limit for separate mappings, which many lanes would
-/// fragment.
+/// Bytes of a pack in one message: small enough for the allocator's shared heap, even with many lanes.
 const PIECE: u64 = 32 << 10;
 /// The most open requests of one member.
 const OPEN: usize = 64;

@@ -171,8 +171,7 @@ impl Standing {
     }
 }
 
-/// The most bytes of a base that is packed again for a newcomer: it takes some tenths of a second, in which nothing is
-/// published.
+/// The most bytes of a base that is packed again for a newcomer: nothing is published during that time.
 const SMALL: u64 = 8 << 20;
 
 /// The reason that nothing is sent.
@@ -304,8 +303,7 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
     }
 }
 
-/// Whether a newcomer would start at an old state of the group and come to the head step by step, although a base is
-/// soon made.
+/// Whether a newcomer would start at an old state and come to the head by steps, although a base is soon made.
 fn is_detour(packs: &[Arc<Stored>]) -> bool {
     packs.len() > 1 && packs[0].base && packs[0].size <= SMALL
 }

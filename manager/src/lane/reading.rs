@@ -91,8 +91,7 @@ pub(super) async fn supply(shared: &Shared, wanted: VecDeque<Hash>, look: usize)
 
 type Find<'a> = &'a mut dyn FnMut(&HashSet<Hash>, &mut dyn FnMut(Chunk, Bytes)) -> Result<(), String>;
 
-/// Looks for the first `look` of the wanted chunks and keeps those that fit a batch; the others are read again in the
-/// next one.
+/// Looks for the first `look` of the wanted chunks and keeps those that fit a batch; the others are read again later.
 fn batch(mut wanted: VecDeque<Hash>, look: usize, codec: Codec, find: Find<'_>) -> Result<Supplied, String> {
     let asked: Vec<Hash> = wanted.drain(..look.min(wanted.len())).collect();
     let set: HashSet<Hash> = asked.iter().copied().collect();

@@ -207,8 +207,7 @@ enum Base {
     },
 }
 
-/// Something the member was told, and whether it has confirmed it. Messages are taken in order, so its answer to the
-/// next keepalive confirms it.
+/// Something the member was told. Messages are taken in order, so the answer to the next keepalive confirms it.
 #[derive(Clone, Copy)]
 enum Told<T> {
     Nothing,
@@ -540,8 +539,7 @@ impl Session {
         self.outputs.push(Output::WantBase);
     }
 
-    /// Has the member restore its sets to its revision and report. Newer revisions follow after that: an offer would
-    /// interrupt it.
+    /// Has the member restore its sets to its revision and report. Newer revisions wait: an offer would interrupt it.
     fn settle(&mut self, now: Now) {
         let Some(header) = self.at.clone() else { return };
         self.outbox.sync = Some(v1::Sync { request: now.ms });

@@ -2,9 +2,8 @@
 //! `sessions/` of the state directory, written once a session, and never during an update.
 //!
 //! A file is named after the server's key and outlives the server's membership: within an epoch the count never goes
-//! back, even if the server is renamed, removed, replaced or enters again. A file of an earlier epoch counts for
-//! nothing. Each server's file has a lock, and a session counts only if no other ticket was given meanwhile, so no
-//! count is signed twice.
+//! back, even if the server is renamed, removed, replaced or enters again. A file of an earlier epoch is ignored. Each
+//! file has a lock, and a session counts only if no other ticket was given meanwhile, so no count is signed twice.
 
 use std::{
     fs, io,

@@ -1,5 +1,4 @@
-//! Carries the bytes of one connection for its [`Session`]: it waits for events, feeds them in, executes the actions,
-//! and sends. It holds no rules.
+//! Carries the bytes of one connection for its [`Session`]: feeds in events, executes the actions, and sends.
 
 use std::{
     convert::Infallible,

@@ -1,5 +1,4 @@
-//! Changes of the group's members, at the manager: each is durable before it is answered, and the lanes follow the
-//! record (W9, W16, W21).
+//! Changes of the group's members: each is durable before it is answered, and the lanes follow (W9, W16, W21).
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -176,8 +175,7 @@ impl Manager {
         informed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The members that have not taken the record in force, after at most a second. Disabled servers are not told, so
-    /// they are left out.
+    /// The members that have not taken the record in force, after at most a second. Disabled servers do not count.
     pub async fn lacking(&self) -> Vec<ServerName> {
         let record = self.record();
         let version = record.record().version;

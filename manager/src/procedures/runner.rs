@@ -1,5 +1,4 @@
-//! The thin shell: observes, asks [`next`], saves, acts. It keeps no state: after a crash it observes unsaved steps
-//! again.
+//! The thin shell: observes, asks [`next`], saves, acts. It keeps no state: after a crash it observes again.
 
 use std::{
     collections::BTreeSet,
@@ -214,8 +213,7 @@ fn replace(
     board.change(record, put)
 }
 
-/// Begins a procedure, or resumes the same unfinished one, with the answer to its first question if that is given. One
-/// without steps is not begun.
+/// Begins a procedure that has steps, or resumes the same unfinished one; answers its first question if that is given.
 ///
 /// # Errors
 /// It was refused or not saved.

@@ -126,8 +126,7 @@ impl Board {
         Ok(answer)
     }
 
-    /// Takes a manager's document, if it is newer; a recovery that this server drives is kept beside it. It is on the
-    /// disk before this returns.
+    /// Takes a newer document of a manager, durably; a recovery that this server drives is kept beside it.
     ///
     /// # Errors
     /// It is not from the manager of `record`, or not written; the held document is unchanged.

@@ -63,8 +63,8 @@ const NOTICES: usize = 20;
 pub(crate) enum Command {
     Publish(Request, oneshot::Sender<Result<Published, PublishError>>),
     Change(Box<Asked>, oneshot::Sender<Result<Changed, put::ChangeError>>),
-    /// Reports the unpublished edits, then holds the publisher: until its end if `over` says so, otherwise until that
-    /// is dropped.
+    /// Reports the unpublished edits, then holds the publisher: until its end if `over` is sent, or until it is
+    /// dropped.
     Hold {
         answer: oneshot::Sender<Result<Published, PublishError>>,
         over: oneshot::Receiver<()>,
@@ -482,8 +482,7 @@ impl Publisher {
         let header = head.stored.header.clone();
         let _span = tracing::error_span!("publish", revision = %header.number()).entered();
         tracing::info!("published");
-        // The monitor is told while the head is locked, before any lane reports this revision, and before any observer
-        // can miss it.
+        // The monitor is told while the head is locked: before any lane reports this revision or any observer sees it.
         self.shared.head.send_modify(|now| {
             *now = head.clone();
             self.shared.see(Event::Head {

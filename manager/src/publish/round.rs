@@ -457,8 +457,7 @@ fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishErro
     failpoints::hit("publish.begun");
     pack::write(contents, &mut new)?;
     failpoints::hit("publish.written");
-    // Synced while it can still be thrown away, so that no task waits for a large one later. `History::write` ensures
-    // it.
+    // Synced while it can still be thrown away, to shorten the later wait. `History::write` ensures it.
     let _ = new.sync();
     Ok(new)
 }

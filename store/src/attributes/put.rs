@@ -55,8 +55,7 @@ pub fn put_on_link(directory: BorrowedFd<'_>, name: &[u8], meta: &Meta, ids: (u3
     Ok(utimensat(directory, os(name), &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// The owner comes first, since its change clears setuid and capabilities; the mode comes last, since an ACL changes
-/// it.
+/// The owner comes first, since it clears setuid and capabilities; the mode comes last, since an ACL changes it.
 fn put_but_time(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
     let now = fstat(fd)?;
     if let Some((uid, gid)) = differing(&now, ids) {
@@ -89,8 +88,7 @@ pub fn check(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()>
     }
 }
 
-/// Puts attributes. An ordinary owner of a read-only file may not change its `user.*` either, so it is made writable
-/// meanwhile.
+/// Puts attributes; a read-only file is made writable meanwhile, since its owner may not change `user.*` otherwise.
 fn put_xattrs(fd: BorrowedFd<'_>, meta: &Meta, now: &Stat) -> io::Result<()> {
     match xattrs::put(fd, meta.xattrs.as_deref()) {
         Err(error) if error.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {

@@ -1,5 +1,4 @@
-//! Decodes an index. Every field is checked, although the checksum was verified, and no memory is reserved beyond the
-//! input's length.
+//! Decodes an index. Every field is checked despite the checksum, and no memory is reserved beyond the input's length.
 
 use std::sync::Arc;
 

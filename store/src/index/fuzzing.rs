@@ -7,8 +7,7 @@ use bellwether_proto::{entry::EntryPath, hash::Hash, record::SetRules};
 use super::{CHECKSUM, MAGIC, VERSION, from_bytes, to_bytes};
 use crate::tree::Tree;
 
-/// Decodes the body of an index, with a valid header and checksum; an accepted one is encoded again. Returns whether it
-/// was accepted.
+/// Decodes the body of an index, with a valid frame, and encodes it again. Returns whether it was accepted.
 pub fn index(body: &[u8]) -> bool {
     let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes(), body].concat();
     let checksum = Hash::of(&bytes);

@@ -103,8 +103,7 @@ impl<'a> SetScan<'a> {
         ScanError::Busy { set: self.rules.name.clone(), path: path.clone(), tries }
     }
 
-    /// The substitute of an entry that cannot be read: as in the last revision. An error only if it is about the whole
-    /// set.
+    /// Replaces an entry that cannot be read by that of the last revision. An error only if it concerns the whole set.
     pub(super) fn keep(&self, path: &EntryPath, why: ScanError) -> Result<Option<Node>, ScanError> {
         self.around.keep(&self.rules.name, path, why)
     }
@@ -362,8 +361,7 @@ impl<'a> SetScan<'a> {
         Ok(dealing)
     }
 
-    /// Reads a small file that has not changed since it was opened; one look after the read tells. None for any other
-    /// file.
+    /// Reads a small file that has not changed since it was opened, by one look after the read. None for any other.
     fn read_settled(&self, path: &EntryPath, file: &File, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
         let now = clock::now();
         buffer.clear();

@@ -17,8 +17,7 @@ const SETTLED_SECONDS: i128 = 1_020 * MS;
 /// Times further ahead than this come from a clock that was set back: waiting does not help.
 const AHEAD: i128 = 1_000 * MS;
 
-/// The status of `name` in `directory`, or of `directory` for the empty name; never follows a link, nor mounts
-/// anything.
+/// The status of `name` (empty: of `directory` itself); never follows a link, nor mounts anything.
 pub(super) fn status(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     statx(directory, os(name), flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
@@ -97,8 +96,7 @@ impl FileSystemId {
         Self { device: (status.stx_dev_major, status.stx_dev_minor), mount: known.then_some(status.stx_mnt_id) }
     }
 
-    /// The obstacle if `status` is not in this file system. Files of an overlay may be on another device than its
-    /// directories, within one mount.
+    /// The obstacle if `status` is not in this file system. One overlay may have files and directories on two devices.
     pub(super) fn left_by(&self, status: &Statx) -> Option<&'static str> {
         let there = Self::of(status);
         let device = self.device != there.device;

@@ -1,5 +1,4 @@
-//! Detects files that are open for writing: by a lease if the file system has leases, else by the open files of every
-//! process on this machine.
+//! Detects files that are open for writing: by a lease, or else by the open files of every process on this machine.
 
 use std::{
     collections::HashSet,

@@ -1,5 +1,4 @@
-//! Small state files: JSON with a format level and a checksum, replaced atomically. An unreadable file is an error,
-//! never a default.
+//! Small state files: JSON with a format level and a checksum, replaced atomically. Unreadable ones are an error.
 //!
 //! On disk: `{"format":<LEVEL>,"checksum":"<BLAKE3 of the body's bytes>","body":<JSON>}` and a newline. The level is
 //! the oldest one whose programs read the body ([`State::level`]), so version N−1 can read a file without new content.
@@ -118,8 +117,7 @@ pub fn load<T: State>(path: &Path) -> Result<Option<T>, StateFileError> {
     decode(&bytes).map(Some).map_err(|unread| unread.of(path))
 }
 
-/// Replaces the state in `path` (mode 0600): when this returns, the new one survives a power loss; before, the old one
-/// does.
+/// Replaces the state in `path` (mode 0600), durably: a power loss leaves the old one or the new one.
 ///
 /// # Errors
 /// It cannot be written; the old state is unchanged.
@@ -134,8 +132,7 @@ pub fn save<T: State>(path: &Path, state: &T) -> Result<(), StateFileError> {
     durable::replace_file(held.as_fd(), name.as_bytes(), &bytes).map_err(failed)
 }
 
-/// Replaces a note in `path` (mode 0600) that may be lost: without fsync, so after a power loss there may be the note
-/// before, a damaged one, or none.
+/// Replaces a note in `path` (mode 0600) without fsync: a power loss may leave the old one, a damaged one, or none.
 ///
 /// # Errors
 /// It cannot be written; the one before is unchanged.

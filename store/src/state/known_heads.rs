@@ -56,8 +56,8 @@ impl KnownHeads {
         *self.state() = State::default();
     }
 
-    /// Loads the headers from the disk that a manager of this group signed, by `is_managers`. An unreadable file is
-    /// ignored. Blocks.
+    /// Loads the saved headers that a manager of this group signed, by `is_managers`; ignores an unreadable file.
+    /// Blocks.
     pub fn remember(&self, layout: &Layout, is_managers: impl Fn(&SignedHeader) -> bool) {
         let headers: Vec<SignedHeader> = match file::load(&layout.seen()) {
             Ok(headers) => headers.unwrap_or_default(),
@@ -71,8 +71,7 @@ impl KnownHeads {
         ours.into_iter().for_each(|header| self.note(header));
     }
 
-    /// Notes the revisions that were only heard of on the disk, until it is dropped; see [`KnownHeads::save`] for the
-    /// end.
+    /// Saves the revisions that were only heard of, until it is dropped; see [`KnownHeads::save`] for the end.
     pub async fn keep(self: Arc<Self>, layout: Layout) {
         let mut changes = self.changes.subscribe();
         while changes.changed().await.is_ok() {

@@ -86,8 +86,7 @@ impl Layout {
         &self.state
     }
 
-    /// Checks that no newer bellwether made these files. This comes before any write: a program must not replace a file
-    /// that it cannot read.
+    /// Checks that no newer bellwether made these files, before any write: an unreadable file must not be replaced.
     ///
     /// # Errors
     /// A file that a newer bellwether made, or that cannot be read.

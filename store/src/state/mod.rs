@@ -1,5 +1,4 @@
-//! The state directory of a server: its layout, the format of its files, the group record in force, and the newest
-//! known revisions.
+//! The state directory: its layout, the format of its files, the group record in force, and the newest known revisions.
 
 pub mod file;
 pub mod known_heads;

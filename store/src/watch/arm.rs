@@ -70,8 +70,8 @@ impl Arm {
     }
 }
 
-/// Watches every root and its parent, as far as possible; returns the reason for each set where it is not. Blocks: 200
-/// ms for 20,000 directories.
+/// Watches every root and its parent; returns the reason for each set where that fails. Blocks: 200 ms for 20,000
+/// directories.
 pub(super) fn arm(watched_sets: &Arc<Vec<WatchedSet>>, arm: Arm) -> (Option<Watching>, BTreeMap<SetName, String>) {
     let known = watched_sets.clone();
     let config = Config::default()

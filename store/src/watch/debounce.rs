@@ -3,9 +3,9 @@
 //! One save is published 5 ms after it. The debounce interval grows with the burst, up to the group's `quiet_max`: by
 //! twice its length so far, by 0.05 ms for every further path, and by 2 ms more for each of the first twenty of them,
 //! so that a `git checkout`, which pauses between its files, is one revision. A file that is being written in place is
-//! not part of the burst before it is closed, since it is incomplete. One that was begun less than `quiet_max` ago
-//! probably belongs to the burst, which waits for it. A directory that is written without a pause is published every
-//! [`LONGEST`] all the same.
+//! incomplete, and not part of the burst before it is closed. One that was begun less than `quiet_max` ago probably
+//! belongs to the burst, which waits for it. A directory that is written without a pause is published every
+//! [`LONGEST`].
 
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,7 @@ pub struct Burst {
 }
 
 impl Burst {
-    /// The time to begin work that can be thrown away; none if more of the burst is to come. `begun` as in
-    /// [`Burst::due`].
+    /// The time to begin work that can be thrown away; none if more is to come. `begun` as in [`Burst::due`].
     pub fn early(&self, begun: Option<Instant>) -> Option<Instant> {
         let of_it = begun.is_some_and(|begun| begun >= self.first);
         (!of_it && self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)

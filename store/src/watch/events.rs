@@ -26,8 +26,7 @@ pub(super) struct WatchedSet {
 pub(super) enum EventMeaning {
     /// Something changed at this path.
     At(SetName, EntryPath, Depth, Writing),
-    /// A set's root came, went or was replaced, or a file system in it was unmounted: its watches may be on the old
-    /// one.
+    /// A set's root came, went or was replaced, or a file system was unmounted: watches may be on the old one.
     Root(SetName),
     /// Events were lost.
     Everything,

@@ -1,5 +1,4 @@
-//! Changes without an event: another directory at a set's path, a mount in a set, and a file that was edited through
-//! another of its names.
+//! Changes without an event: another directory at a set's path, a mount, and an edit through another of a file's names.
 
 use std::{
     collections::BTreeMap,

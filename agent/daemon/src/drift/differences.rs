@@ -30,8 +30,7 @@ const ONE: usize = 64 << 10;
 /// The old and the new text.
 type Texts = (Vec<u8>, Vec<u8>);
 
-/// The differences at `places` (none: everywhere), as far as one answer holds them, and the kept copies. Reads files
-/// and the history: blocks.
+/// The differences at `places` (none: everywhere), up to an answer's limits, and the kept copies. Blocks.
 pub(crate) fn server_drift(looked: &Looked, places: &[Place], recovery: &Path) -> v1::ServerDrift {
     let edits = selected(looked.edits.clone(), places);
     let listed = &edits[..edits.len().min(limits::DRIFT.0)];

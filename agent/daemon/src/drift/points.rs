@@ -24,8 +24,7 @@ struct Entry {
     from: String,
 }
 
-/// The newest kept copies below `recovery`, newest first, and the number of all. An unreadable one is named by its path
-/// alone.
+/// The newest kept copies below `recovery`, newest first, and the number of all. An unreadable one has only a path.
 pub(super) fn newest(recovery: &Path) -> (Vec<RecoveryPoint>, u64) {
     let directories = std::fs::read_dir(recovery).into_iter().flatten().flatten();
     let mut paths: Vec<_> = directories.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();

@@ -23,8 +23,8 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
     !bytes[..bytes.len().min(PROBE)].contains(&0)
 }
 
-/// The diff from `old` to `new` (each a name for the header, and the bytes): at most about `most` bytes, in whole
-/// lines. Invalid UTF-8 is replaced.
+/// The diff from `old` to `new` (each a name and bytes): at most about `most` bytes, in whole lines. Invalid UTF-8 is
+/// replaced.
 pub fn diff(old: (&str, &[u8]), new: (&str, &[u8]), most: usize) -> Diff {
     let (before, after) = (String::from_utf8_lossy(old.1), String::from_utf8_lossy(new.1));
     let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(before.as_ref(), after.as_ref());

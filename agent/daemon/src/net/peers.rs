@@ -291,8 +291,8 @@ impl Peers {
         self.survey(asked.collect(), Self::answer_of).await.into_values().flatten().collect()
     }
 
-    /// The states that these servers report through `ask`, or why they report none. The deadline holds for each, once
-    /// per turn.
+    /// The states that these servers report through `ask`, or why they report none. Each has the deadline, once per
+    /// turn.
     pub(crate) async fn survey<F>(
         self: &Arc<Self>,
         servers: Vec<Server>,
@@ -360,8 +360,8 @@ impl Peers {
         SignedRecord::sign(record, &self.key)
     }
 
-    /// The heads that the other servers have seen, of those that answer within a second. A manager that lacks one of
-    /// them does not lead.
+    /// The heads that the other servers have seen, if they answer within a second. A manager that lacks one does not
+    /// lead.
     pub(crate) async fn survey_before_leading(self: &Arc<Self>) -> Vec<(ServerName, Vec<SignedHeader>)> {
         // The rest is found when a session with them begins.
         let answers = self.ask_all(self.others(), BEFORE_LEADING, Self::answer_of, || false).await;

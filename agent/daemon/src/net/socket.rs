@@ -1,5 +1,4 @@
-//! The admin socket, over which commands talk to the agent on the same machine. Only root and the agent's own user may
-//! use it.
+//! The admin socket, over which commands talk to the agent. Only root and the agent's own user may use it.
 
 use std::{
     io,

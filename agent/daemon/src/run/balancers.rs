@@ -33,8 +33,7 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Probes the balancers without end, and at once when the record names others. It may be cancelled anywhere: a
-    /// probe changes nothing.
+    /// Probes the balancers without end, and at once when the record names others. It may be cancelled anywhere.
     pub(crate) async fn run(self) {
         let mut record = self.record.follow();
         loop {

@@ -1,5 +1,5 @@
-//! The procedures' access to the farm ([`Hands`]): through the manager's handle, the balancers, and the takeover of
-//! this server. It keeps no state.
+//! The procedures' stateless access to the farm ([`Hands`]): the manager's handle, the balancers, and this server's
+//! takeover.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -144,8 +144,7 @@ impl Hands for AgentHands {
 }
 
 impl AgentHands {
-    /// Changes the record first, since `/ready` follows it. A candidate that is about to take over cannot change the
-    /// record.
+    /// Changes the record first, since `/ready` follows it. A candidate before its takeover cannot change it.
     async fn route(&self, servers: &[ServerName], out: bool, by: &str) -> Result<(), ActError> {
         let record = self.agent.record.current();
         if record.record().manager().name == self.agent.name {

@@ -1,5 +1,4 @@
-//! `group rebuild` (W13, W14): surveys the group and forms it anew, in the agent, or in the command itself if the agent
-//! does not run.
+//! `group rebuild` (W13, W14): surveys the group and forms it anew, in the agent, or in the command if no agent runs.
 
 mod elsewhere;
 

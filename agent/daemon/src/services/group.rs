@@ -48,8 +48,7 @@ impl GroupService {
         })
     }
 
-    /// Lets the monitor name a copy that only asks for records, which it may have like any server of the group. The
-    /// caller does not wait for this.
+    /// Lets the monitor name a copy that only asks for records, which it may have. The caller does not wait for this.
     fn name_copy<T>(&self, key: &PublicKey, request: &Request<T>) {
         let (Standing::Manager(manager), Some(start)) = (self.0.standing(), StartHeader::of(request.metadata())) else {
             return;
@@ -139,8 +138,7 @@ impl Group for GroupService {
         self.0.status().map(Response::new)
     }
 
-    /// Any server of the group may read the record; a removed server may learn that it was removed (see
-    /// [`super::access`]).
+    /// Any server of the group may read the record; a removed one may learn of its removal (see [`super::access`]).
     async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
         let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         self.name_copy(&key, &request);

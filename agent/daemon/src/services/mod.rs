@@ -1,5 +1,4 @@
-//! The calls that this server answers: those of other servers ([`group`]) and those of commands on this machine
-//! ([`admin`]).
+//! The services for other servers ([`group`]) and for commands on this machine ([`admin`]).
 
 pub(crate) mod access;
 pub(crate) mod admin;
@@ -120,8 +119,7 @@ impl Agent {
     /// The manager's role, if this server has it and may change something.
     ///
     /// # Errors
-    /// Another server is the manager: the refusal names it and the way out (W16). Or another server leads in the same
-    /// epoch (W26).
+    /// Another server is the manager (the refusal names it and the way out, W16), or leads in the same epoch (W26).
     pub(crate) fn manager(&self) -> Result<Manager, Status> {
         let manager = self.leading()?;
         let disputed = self.record.disputes().borrow().clone();
@@ -200,8 +198,7 @@ impl Agent {
         }
     }
 
-    /// Uses the revision that a server sends with its request for newer records: the manager recognizes one that led
-    /// before (W26).
+    /// Uses the revision in a server's request for records: the manager recognizes one that led before (W26).
     pub(crate) fn look_for_superseded(&self, key: &PublicKey, from: Version, at: &SignedHeader) {
         let Standing::Manager(manager) = self.standing() else { return };
         let current = self.record.current();
@@ -326,8 +323,7 @@ impl Agent {
         }
     }
 
-    /// Reads one file: at the manager, or from it. While the manager does not answer, the file is read from the
-    /// revision that is held here (W11).
+    /// Reads one file: at the manager, or from it. If it does not answer, the member reads its own revision (W11).
     ///
     /// # Errors
     /// The file does not exist, or cannot be read.

@@ -16,8 +16,8 @@ use tonic::{Code, Status};
 
 use crate::drift::ContentError;
 
-/// An error that has a code. The refusal of a rule is a failed precondition (nothing was changed); a failure of the
-/// system is internal.
+/// An error with a code. The refusal of a rule is a failed precondition (nothing was changed); the system's is
+/// internal.
 pub(crate) trait Refusal: Advise + Sized + 'static {
     /// Its code.
     fn code(&self) -> Code;
@@ -38,8 +38,7 @@ pub(crate) fn refused(code: Code, message: impl AsRef<str>, advice: impl Into<Op
     advice::status(code, Outcome::Refused, message.as_ref(), advice.into().as_ref())
 }
 
-/// Another server's answer, in its name. Its advice is marked as its own; a command that it names is not passed on as
-/// one to run.
+/// Another server's answer, in its name. Its advice is marked as its own, and its commands are not offered to be run.
 pub(crate) fn of(server: &ServerName, status: &Status) -> Status {
     let clean = |text: &str| -> String {
         text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()

@@ -1,5 +1,4 @@
-//! The manager's report on the farm, as a member remembers it. It is asked for at most once a second, however many
-//! callers there are.
+//! The manager's report on the farm, as a member remembers it. It is asked for at most once a second.
 
 use std::{
     sync::Arc,

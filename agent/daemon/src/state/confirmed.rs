@@ -1,6 +1,5 @@
 //! Whether it is confirmed that this server holds the newest revision (W12). An agent that ends in order notes this in
-//! `confirmed.json`, so a restart, such as for an upgrade, takes no server out of rotation. A crash or a reboot leaves
-//! no valid note.
+//! `confirmed.json`, so a restart takes no server out of rotation. A crash or a reboot leaves no valid note.
 
 use std::{
     fs,

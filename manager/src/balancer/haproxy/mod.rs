@@ -167,8 +167,7 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str
         .map_err(|_| Fault::Rubbish { command: command.to_owned(), what: "it is not UTF-8".to_owned() })
 }
 
-/// Feeds fuzzed answers to the readers: `show servers state`, and after a line `===` `show stat`. Returns whether both
-/// were accepted.
+/// Feeds fuzzed answers to the readers: `show servers state`, and after `===` `show stat`; returns whether both pass.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(text: &str) -> bool {
     let (states, stats) = text.split_once("===\n").unwrap_or((text, text));

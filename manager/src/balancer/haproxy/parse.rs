@@ -1,5 +1,4 @@
-//! Parses `show servers state` and `show stat` (HAProxy 2.6, management guide, chapter 9.3). Columns are found by name,
-//! since later versions add some.
+//! Parses `show servers state` and `show stat` (HAProxy 2.6, management guide, chapter 9.3); columns are found by name.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,4 @@
-//! The processes of an nginx: a master and its workers. A worker that was told to end has that in its title, and ends
-//! with its last connection.
+//! The processes of an nginx: a master and its workers. A worker that ends has that in its title.
 
 use std::{fs, io, path::Path};
 

@@ -1,5 +1,4 @@
-//! The upstream file: `server` lines, some of them marked `down` (ngx_http_upstream_module). The rest of it is
-//! preserved.
+//! The upstream file: `server` lines, some of them marked `down` (ngx_http_upstream_module), and other text.
 //!
 //! The name of a line is in its comment, `server 10.0.0.1:80 weight=5; # web1`, or else is its host. Its backend is the
 //! `upstream NAME {` around it, or the file's name for a file that is included inside of one.

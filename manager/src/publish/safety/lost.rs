@@ -1,5 +1,4 @@
-//! The entries lost between two trees: there is nothing, or an empty file, at their path, and their content is at no
-//! new place.
+//! The lost entries between two trees: nothing or an empty file is at their path, and their content is at no new one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -37,8 +36,7 @@ impl Mark {
     }
 }
 
-/// The loss from `before` to `now`, in sets that both have; an entry that moved to another set is not lost. Only
-/// differing parts are visited.
+/// The loss from `before` to `now`, in sets that both have; an entry that moved to another set is not lost.
 pub(super) fn lost(before: &Tree, now: &Tree) -> Lost {
     let mut came = Marks::default();
     let mut gone = Vec::new();
@@ -57,8 +55,7 @@ pub(super) fn lost(before: &Tree, now: &Tree) -> Lost {
     gone.into_iter().filter_map(count).collect()
 }
 
-/// The root of `set` without the entries that the rules of `newer` exclude; none for unusable rules, which are refused
-/// when they are set.
+/// The root of `set` without the entries that the rules of `newer` exclude; none for unusable rules.
 pub(super) fn under(set: &SetTree, newer: &SetTree) -> Option<Arc<Dir>> {
     let root = set.root.as_ref()?;
     if set.rules == newer.rules {
@@ -134,8 +131,7 @@ impl Difference<'_> {
         news.for_each(|new| self.arrived(&new.node));
     }
 
-    /// Compares two nodes at one path: the entry is lost only if it is empty now, but a directory's entries may be
-    /// lost.
+    /// Compares two nodes at one path: the entry is lost only if it is empty now; a directory's entries may be.
     fn nodes(&mut self, before: &Node, now: &Node) {
         match (before, now) {
             (Node::Directory(before), Node::Directory(now)) => self.directories(before, now),

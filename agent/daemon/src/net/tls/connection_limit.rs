@@ -1,5 +1,4 @@
-//! Limits the open connections whose key is proved: a few for each known server, and a few for each address of
-//! strangers.
+//! Limits the open connections whose key is proved: a few per known server, and a few per address of strangers.
 
 use std::net::IpAddr;
 

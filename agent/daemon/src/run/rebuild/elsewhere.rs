@@ -1,6 +1,5 @@
 //! Follows a group that root has rebuilt at another server without a key that this server still follows. Root of this
-//! machine confirms it by the token: no message from the network alone makes a server give up an epoch that it has
-//! seen.
+//! machine confirms it by the token: no message from the network alone makes a server give up a seen epoch.
 
 use std::{os::fd::AsFd, path::PathBuf, sync::Arc};
 

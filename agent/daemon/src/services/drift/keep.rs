@@ -24,8 +24,7 @@ const ARRIVAL: Duration = Duration::from_secs(120);
 /// The most keeps at a time: each holds a member's edits in memory.
 const KEEPS: usize = 4;
 
-/// The members whose edits are being kept: one keep of each, and few in all, which limits the manager's memory
-/// (invariant 6).
+/// The members whose edits are being kept: one keep of each, and few in all, to limit memory (invariant 6).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keeps(Arc<Mutex<BTreeSet<ServerName>>>);
 
