@@ -105,7 +105,7 @@ impl State for AllSaved {}
 
 /// The directory of a set is another place than before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path} is another place than before ({what}), so it is not believed")]
+#[error("{path} is another place than before ({what}), so it is not trusted")]
 pub struct Elsewhere {
     /// The directory.
     pub path: PathBuf,

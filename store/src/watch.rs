@@ -283,10 +283,10 @@ impl Watch<'_> {
             if told || !self.watched_sets.iter().any(|place| place.set == set) {
                 continue;
             }
-            let why = format!("no event told that {set}:{path} changed; the watches were armed anew");
+            let why = format!("{set}:{path} changed without an event; the watches were armed anew");
             let known = self.doubts.missed.insert(set.clone(), (now + MISSED, why));
             if known.is_none() {
-                tracing::warn!(%set, %path, "a rescan has found what no event told: the watches are armed anew");
+                tracing::warn!(%set, %path, "a rescan has found a change without an event: the watches are armed anew");
                 anew = true;
             }
         }
@@ -310,7 +310,7 @@ impl Watch<'_> {
             self.say();
         }
         for set in &looked.moved {
-            tracing::info!(%set, "its directory is another one than the one that is watched: the watches are armed anew");
+            tracing::info!(%set, "its directory was replaced or mounted over: the watches are armed anew");
         }
         Some((looked.marks, !looked.moved.is_empty()))
     }

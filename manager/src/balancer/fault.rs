@@ -74,7 +74,7 @@ pub enum Fault {
     )]
     Maintenance(String),
     /// The server is ready, but gets no traffic.
-    #[error("{place} is ready, but the balancer still holds it for down after {} s: {note}", .waited.as_secs_f32())]
+    #[error("{place} is ready, but the balancer still considers it down after {} s: {note}", .waited.as_secs_f32())]
     StillDown {
         /// The place.
         place: String,

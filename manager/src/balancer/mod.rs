@@ -237,7 +237,7 @@ impl Balancers {
         while let Some(answer) = tasks.join_next().await {
             match answer {
                 Ok((index, answer)) => answers[index].1 = answer,
-                Err(error) => tracing::error!(%error, "a question to a balancer ended badly"),
+                Err(error) => tracing::error!(%error, "a request to a balancer failed"),
             }
         }
         answers

@@ -105,7 +105,7 @@ pub enum RebuildError {
     #[error(transparent)]
     Save(#[from] SaveError),
     /// The state directory fails.
-    #[error("cannot {action} {path}; run it again when that is mended")]
+    #[error("cannot {action} {path}; fix that, then run the command again")]
     Io {
         /// The action.
         action: &'static str,

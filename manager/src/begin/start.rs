@@ -136,10 +136,10 @@ pub enum StartError {
     #[error("an interrupted switch of the sets can be neither completed nor taken back")]
     Recovery(#[from] Failed),
     /// A state file cannot be used.
-    #[error("the tokens cannot be read, or not be brought to the group record")]
+    #[error("the tokens cannot be read, or not be updated to the group record")]
     Tokens(#[from] StateFileError),
     /// The saved roots of the sets cannot be read.
-    #[error("what is known of the sets' directories cannot be read")]
+    #[error("the saved roots of the sets cannot be read")]
     Roots(#[source] StateFileError),
     /// A set's path cannot be used.
     #[error("the path of set {set} cannot be used")]
@@ -306,7 +306,7 @@ fn guard(history: &History, head: &Arc<Stored>, tree: Arc<Tree>) -> Guard {
         Ok(old) => Guard::resumed((old, from(before)), tree, from(head)),
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "what was there an hour ago cannot be read: what is gone counts from now on");
+            tracing::warn!(error, "the revisions of the last hour cannot be read: removals count from now on");
             Guard::new(tree, from(head))
         }
     }

@@ -37,7 +37,7 @@ impl Lane {
         let opened = tokio::task::spawn_blocking(open).await.map_err(|e| e.to_string())?;
         let opened = opened.map_err(|e| {
             format!(
-                "the ticket for its session cannot be kept here: {}; mend that, or begin another epoch, which counts anew: \
+                "the ticket for its session cannot be saved here: {}; fix that, or begin a new epoch with a new count: \
                  bellwether promote SERVER",
                 told(&e)
             )
@@ -131,7 +131,7 @@ async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHead
     };
     let lost = match found {
         Ok(Ok(lost)) => lost,
-        Ok(Err(error)) => return tracing::warn!(error = told(&error), "what is lost of before is not known"),
+        Ok(Err(error)) => return tracing::warn!(error = told(&error), "the lost revisions are not known"),
         Err(_) => return,
     };
     let new = |record: &Record| {
@@ -143,11 +143,11 @@ async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHead
         return;
     }
     let named = lines.join("; ");
-    tracing::warn!(named, "what a manager before made is lost");
+    tracing::warn!(named, "revisions of an earlier manager are lost");
     shared.see(Event::Server(server.clone(), Observation::SawLost(named)));
     let author = By::new(shared.name.as_str(), now_ms());
     if let Err(error) = shared.edit(|held| Ok(lost::next(held, &new(held.record()), &author))).await {
-        tracing::warn!(error = told(&error), "what is lost is not in the group's log yet");
+        tracing::warn!(error = told(&error), "the lost revisions are not in the group's log yet");
     }
 }
 

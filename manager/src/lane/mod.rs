@@ -182,7 +182,7 @@ impl Lane {
             self.see(Observation::Lost(why));
             self.view.set(Phase::Waiting);
             let pause = backoff.failed(RandomState::new().hash_one(0));
-            tracing::debug!(?pause, "dialling again after that, or earlier when there is something for it");
+            tracing::debug!(?pause, "dialling again after the pause, or earlier on news");
             let until = Instant::now() + pause;
             if !self.wait(until, dialled, &mut control, &mut memory).await {
                 return;

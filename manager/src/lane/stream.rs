@@ -251,7 +251,7 @@ impl Stream<'_> {
         };
         // If it is late, it learns it at its next call.
         let _ = tokio::time::timeout(FAREWELL, told).await;
-        End::Lost("it is no member any more".to_owned())
+        End::Lost("it is no longer a member".to_owned())
     }
 }
 

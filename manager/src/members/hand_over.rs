@@ -49,7 +49,7 @@ pub enum HandOverError {
     #[error("the role is being handed over to {0} at this moment, by an earlier command")]
     UnderWay(ServerName),
     /// The new manager lacks something.
-    #[error("{to} does not have everything: {why}; {from} is the manager still and goes on")]
+    #[error("{to} does not hold everything: {why}; {from} is still the manager")]
     Behind {
         /// The intended new manager.
         to: ServerName,

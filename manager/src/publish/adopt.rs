@@ -83,7 +83,7 @@ pub enum AdoptError {
     #[error("the revision that was edited is no longer in the manager's history")]
     Unknown(#[source] HistoryError),
     /// The edits do not fit the head.
-    #[error("the edits do not fit what the manager has ({0})")]
+    #[error("the edits do not fit the manager's content ({0})")]
     Unfit(String),
     /// Most of a set would be gone.
     #[error("with these edits, {0}")]
@@ -106,7 +106,7 @@ impl Advise for AdoptError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Conflict(_) => Some(
-                Advice::run("put the edit on top of what the manager has", "bellwether edit SET:FILE")
+                Advice::run("apply the edit to the manager's file", "bellwether edit SET:FILE")
                     .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
             Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),

@@ -19,7 +19,7 @@ pub(crate) fn notice(set: &SetName, links: &BTreeSet<HardLink>) -> Option<String
         1 => "1 file has another hard link".to_owned(),
         more => format!("{more} files have other hard links"),
     };
-    Some(format!("{files} outside the set; an edit through it is noticed at the next scan only"))
+    Some(format!("{files} outside the set; only the next scan notices an edit through it"))
 }
 
 #[cfg(test)]

@@ -160,10 +160,10 @@ impl PublishTask {
     /// The decision, for the log.
     fn why(&self) -> &'static str {
         match self {
-            Self::Prepared(_) => "a burst is over: what was prepared is committed",
-            Self::Look(Look::Stats) => "every entry is looked at",
+            Self::Prepared(_) => "a burst is over: its prepared revision is committed",
+            Self::Look(Look::Stats) => "every entry is checked",
             Self::Look(Look::Bytes) => "every byte is read",
-            Self::Look(Look::At(_)) => "what changed is looked at",
+            Self::Look(Look::At(_)) => "the changed paths are scanned",
             Self::Asked(..) => "a publish was asked for",
             Self::Made(..) => "a member's edits are published",
         }
@@ -376,7 +376,7 @@ impl Publisher {
         // The older one is dropped first, to delete its file.
         self.early = None;
         let Some((burst, look)) = self.dirty.peek() else { return };
-        tracing::debug!("a burst may be over: what it makes is prepared");
+        tracing::debug!("a burst may be over: its revision is prepared");
         // An error occurs again when the burst is over, and is reported then.
         if let Ok(prepared) = self.prepare(look, Cause::RoundResult).await {
             self.early = Some((burst, prepared));
@@ -433,7 +433,7 @@ impl Publisher {
         match &outcome {
             Ok(Outcome::Published(head, _)) => self.announce(head),
             Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
-            Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published: it is asked for"),
+            Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published without a request"),
             Err(error) => tracing::debug!(error = error as &dyn std::error::Error, "not published now"),
         }
         self.tell_unpublished(&outcome);
@@ -580,7 +580,7 @@ impl Publisher {
         let save = move || {
             if let Err(error) = roots.save() {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "what is known of the sets' directories was not saved");
+                tracing::warn!(error, "the roots of the sets were not saved");
             }
             index::save(&path, &known)
         };

@@ -71,7 +71,7 @@ pub enum ReadError {
     },
     /// Neither the live file nor the history has its bytes.
     #[error(
-        "{set}:{path} is no longer what revision {revision} says, and the history lacks its bytes; publish, then read again"
+        "{set}:{path} no longer matches revision {revision}, and the history lacks its bytes; publish, then read again"
     )]
     Lost {
         /// The set.

@@ -38,7 +38,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn end(&self) -> Read<()> {
-        if self.rest.is_empty() { Ok(()) } else { damaged("bytes behind its end") }
+        if self.rest.is_empty() { Ok(()) } else { damaged("bytes after its end") }
     }
 
     pub(super) fn raw(&mut self, length: usize) -> Read<&'a [u8]> {

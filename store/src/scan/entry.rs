@@ -38,7 +38,7 @@ const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 const SETUID: u16 = 0o6000;
 /// Content that a mount hid.
-const HIDDEN: &str = "what something mounted there hid until now (to believe it: bellwether publish --accept)";
+const HIDDEN: &str = "content that a mount hid until now (to trust it: bellwether publish --accept)";
 
 /// One set while it is scanned.
 pub(super) struct SetScan<'a> {

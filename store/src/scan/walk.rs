@@ -99,7 +99,7 @@ fn try_list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
     let mut entries = Vec::new();
     let names = names(&directory).map_err(|error| set.failed(&path, error))?;
     if path.depth() >= limits::DEPTH && !names.is_empty() {
-        set.notice(&path, format!("what it holds is not carried: deeper than {} directories", limits::DEPTH));
+        set.notice(&path, format!("its entries are not carried: deeper than {} directories", limits::DEPTH));
         return Ok(Some(Listing { path, meta, known, entries }));
     }
     for (name, hint) in names {

@@ -162,12 +162,12 @@ fn level(bytes: &[u8]) -> Result<(Level, &[u8]), Unread> {
     let rest = bytes.strip_prefix(BEGINS.as_bytes()).ok_or("it does not begin as a state file")?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = rest.split_at(digits);
-    let rest = rest.strip_prefix(b",").ok_or("it says no format")?;
+    let rest = rest.strip_prefix(b",").ok_or("it has no format level")?;
     let level = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).map(Level);
     match level {
         Some(level) if level > Level::NEWEST => Err(Unread::Newer(level)),
         Some(level) if level >= Level::OLDEST && digits[0] != b'0' => Ok((level, rest)),
-        Some(_) | None => Err("it says a format that there is not".into()),
+        Some(_) | None => Err("its format level is unknown".into()),
     }
 }
 

@@ -62,7 +62,7 @@ impl KnownHeads {
         let headers: Vec<SignedHeader> = match file::load(&layout.seen()) {
             Ok(headers) => headers.unwrap_or_default(),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "what was only heard of before is forgotten");
+                tracing::warn!(error = chain(&error), "the revisions that were only heard of are forgotten");
                 return;
             }
         };
@@ -94,7 +94,7 @@ impl KnownHeads {
         }
         match file::note(&layout.seen(), &heard) {
             Ok(()) => *noted = ids,
-            Err(error) => tracing::warn!(error = chain(&error), "what was only heard of is not noted"),
+            Err(error) => tracing::warn!(error = chain(&error), "the revisions that were only heard of are not saved"),
         }
     }
 

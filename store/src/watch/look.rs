@@ -68,7 +68,7 @@ impl Marks {
 }
 
 fn remote(kind: &str) -> String {
-    format!("what changes elsewhere in a file system of type {kind} makes no event here")
+    format!("other machines' changes in a file system of type {kind} make no event here")
 }
 
 fn roots(watched_sets: &[WatchedSet]) -> BTreeMap<SetName, Mark> {

@@ -62,7 +62,7 @@ fn entry(looked: &Looked, edit: &Change, old: &HashMap<Hash, Bytes>, left: &mut 
             let old_name = format!("{name} at {}", looked.at.number());
             let text::Diff { text, cut } = text::diff((&old_name, &before), (&name, &now), ONE.min(*left));
             *left -= text.len();
-            let note = if cut { "the diff is longer than what is shown" } else { "" };
+            let note = if cut { "the rest of the diff is not shown" } else { "" };
             (text, note.to_owned())
         }
     };
@@ -155,7 +155,7 @@ fn texts(
     let before = match before {
         None => Vec::new(),
         Some(content) => {
-            joined(content, old).ok_or("what was there is not read: too much at once, or not in the history")?
+            joined(content, old).ok_or("the old content is not read: it is too large, or not in the history")?
         }
     };
     let now = match now {

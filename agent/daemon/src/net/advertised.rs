@@ -35,7 +35,7 @@ pub(crate) async fn run(key: PublicKey, file: PathBuf, mut record: watch::Receiv
                     %address, file = %file.display(), %error,
                     "other servers dial the record's address, and the file still names another one"
                 ),
-                Err(error) => tracing::warn!(%error, "agent.toml was not looked at"),
+                Err(error) => tracing::warn!(%error, "agent.toml was not checked"),
             }
             told = Some(address);
         }
@@ -113,7 +113,7 @@ fn changed(text: &str, address: &str) -> Result<Option<String>, String> {
     };
     let new: String = text.split_inclusive('\n').map(line).collect();
     if table(&new)? != wanted {
-        return Err("the line with advertise is not one that can be changed alone".to_owned());
+        return Err("the line with advertise cannot be changed alone".to_owned());
     }
     Ok(Some(new))
 }

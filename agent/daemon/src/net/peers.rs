@@ -438,7 +438,7 @@ impl Peers {
                     Ok(()) => std::future::pending().await,
                     Err(why) => {
                         let span = tracing::error_span!("peer", server = %current.record().manager().name);
-                        span.in_scope(|| tracing::debug!(why, "not told yet"));
+                        span.in_scope(|| tracing::debug!(why, "it was not told yet"));
                         tokio::time::sleep(pause).await;
                     }
                 }

@@ -57,14 +57,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Placed<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.place.poll_lost(context).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it had to make room")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its slot was needed")));
         }
         let read = Pin::new(&mut this.stream).poll_read(context, buf);
         if let Some(quiet) = &mut this.quiet {
             if read.is_ready() {
                 quiet.heard = true;
             } else if quiet.poll(context).is_ready() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was heard for too long")));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer was silent for too long")));
             }
         }
         read

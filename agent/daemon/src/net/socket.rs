@@ -80,7 +80,7 @@ async fn remove_stale(path: &Path) -> Result<(), BindError> {
     match UnixStream::connect(path).await {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed("replace")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(failed("ask who answers at")(e)),
+        Err(e) => Err(failed("connect to")(e)),
         Ok(_) => Err(BindError::InUse(path.to_owned())),
     }
 }

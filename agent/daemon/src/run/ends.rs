@@ -34,7 +34,7 @@ pub(crate) fn end_at_a_panic(state: PathBuf) {
             },
         };
         let (task, what) = (task(), what(panic));
-        tracing::error!(task, what, "a panic: the agent ends, to be started again");
+        tracing::error!(task, what, "a panic ends the agent; it is to be started again");
         note(&state, &task, &what);
         std::process::abort();
     }));
@@ -49,7 +49,7 @@ fn task() -> String {
 fn what(panic: &PanicHookInfo<'_>) -> String {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied();
-    let said = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it said nothing");
+    let said = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     let place = panic.location().map(|place| format!(" ({place})")).unwrap_or_default();
     format!("{said}{place}")
 }
@@ -57,17 +57,17 @@ fn what(panic: &PanicHookInfo<'_>) -> String {
 /// Notes an end with the work in progress. An unreadable earlier note must not make this fail.
 pub(crate) fn note(state: &Path, task: &str, what: &str) {
     let mut ends = quarantine::load(state).unwrap_or_else(|error| {
-        tracing::error!(error = chain(&error), "the ends before this one are forgotten");
+        tracing::error!(error = chain(&error), "the earlier ends cannot be read and are forgotten");
         Ends::default()
     });
     let end = End { time_ms: now_ms(), task: task.to_owned(), what: what.to_owned(), suspects: underway::now() };
     let dealt = end.suspects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let guilty = ends.note(end);
     if !dealt.is_empty() {
-        tracing::error!("what was dealt with: {dealt}");
+        tracing::error!("these were in progress: {dealt}");
     }
     for suspect in guilty {
-        tracing::error!(%suspect, "there at three such ends: from the next start on it is quarantined");
+        tracing::error!(%suspect, "in progress at three such ends: from the next start on it is quarantined");
     }
     if let Err(error) = quarantine::save(state, &ends) {
         tracing::error!(error = chain(&error), "this end could not be noted");
@@ -78,7 +78,7 @@ pub(crate) fn note(state: &Path, task: &str, what: &str) {
 pub fn lines(ends: &Ends) -> Vec<String> {
     let line = |Held { suspect, what, .. }: &Held| {
         format!(
-            "{suspect} was dealt with at three ends of this agent ({what}); let it in: bellwether quarantine lift '{suspect}'"
+            "{suspect} was handled at 3 ends of this agent ({what}); let it in: bellwether quarantine lift '{suspect}'"
         )
     };
     ends.held.iter().map(line).collect()
@@ -105,7 +105,7 @@ impl KeptOut {
                 held.iter().for_each(|line| tracing::warn!("quarantined: {line}"));
                 let _ = self.events.send(Event::Quarantined(held));
             }
-            Err(error) => tracing::error!(error = chain(&error), "what is quarantined cannot be read"),
+            Err(error) => tracing::error!(error = chain(&error), "the quarantine cannot be read"),
         }
     }
 

@@ -130,13 +130,13 @@ impl Hands for AgentHands {
             let Ok(reports) = one.states(&known).await else { continue };
             let forgotten = known.iter().zip(reports).filter(|(_, report)| !report.is_absent() && !report.is_drained());
             for (server, found) in forgotten {
-                tracing::warn!(balancer = %balancer.name, %found, "not drained there any more: draining it again");
+                tracing::warn!(balancer = %balancer.name, %found, "it was undrained there, and is drained again");
                 match one.drain(server).await {
                     Ok(_) => {
                         let said = Observation::DrainedAgain(balancer.name.clone());
                         let _ = self.agent.events.send(Event::Server(server.name.clone(), said));
                     }
-                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "not drained"),
+                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "it could not be drained"),
                 }
             }
         }

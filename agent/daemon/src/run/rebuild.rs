@@ -71,7 +71,7 @@ pub enum Refused {
     #[error("a switch was interrupted here ({0} is there)")]
     Interrupted(PathBuf),
     /// The state directory.
-    #[error("cannot set {path} aside; this server follows nobody new yet")]
+    #[error("cannot set {path} aside; this server follows the same manager as before")]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -99,7 +99,7 @@ impl Advise for Refused {
                 Some(Advice::say("give the command again when it runs and can be reached from here"))
             }
             Self::Token(_) => Some(Advice::run(
-                "give again, where the group was rebuilt: it prints the token that counts",
+                "run it again where the group was rebuilt: it prints the valid token",
                 "bellwether group rebuild --refuse KEY",
             )),
             Self::Strange(manager) => {

@@ -147,7 +147,7 @@ impl DriftService {
         match current.record().server(name) {
             Some(server) if server.role == Role::Member => Ok(server.clone()),
             Some(server) if server.role == Role::Manager => Err(Status::failed_precondition(format!(
-                "{name} is the manager: what is edited there is published, not drift"
+                "{name} is the manager: its edits are published, and are not drift"
             ))),
             Some(_) => Err(refusal(GroupRefused::Disabled(name.clone()))),
             None => Err(refusal(GroupRefused::Unknown(name.clone()))),
@@ -348,7 +348,7 @@ impl Edited for DriftService {
         let asker = self.authorise(&request).await?;
         let places = drift::places(&request.into_inner().places).map_err(refusal)?;
         let Way::Here(hand) = self.way(asker, "").await? else {
-            return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
+            return Err(Status::failed_precondition("the manager has no drift: its edits are published"));
         };
         let (to, from) = mpsc::channel(2);
         tokio::spawn(edits::send(hand, places, to));
@@ -359,7 +359,7 @@ impl Edited for DriftService {
         let asker = self.authorise(&request).await?;
         let edits = drift::from_wire(request.into_inner().edits).map_err(refusal)?;
         let Way::Here(hand) = self.way(asker, "").await? else {
-            return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
+            return Err(Status::failed_precondition("the manager has no drift: its edits are published"));
         };
         hand.given(edits).await.map_err(refusal)?;
         Ok(Response::new(v1::KeptReply {}))

@@ -196,7 +196,7 @@ impl ManagerLink {
     fn away(&self, why: &str) -> Status {
         let current = self.record.current();
         let text = format!("the manager, {}, does not answer ({why})", current.record().manager().name);
-        let advice = "settings can be changed again when it is back; what is served here goes on";
+        let advice = "settings can be changed again when it is back; this server goes on serving";
         refused(Code::Unavailable, text, Advice::say(advice))
     }
 }

@@ -81,7 +81,7 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
         roles::hand_over(&manager.record(), &to, leave, &by).map_err(refusal)?;
         let from = &current.record().manager().name;
         let next = vec![
-            format!("take no more changes at {from}, and publish what was edited"),
+            format!("take no more changes at {from}, and publish its edits"),
             format!("wait until {to} holds the head without edits of its own"),
             format!("make {to} the manager, and {from} {}, in one signed record", becomes(leave)),
             format!("tell {to} until it has the record; it begins its epoch with an empty revision"),
@@ -170,7 +170,7 @@ async fn look_again(agent: &Arc<Agent>, held: &SignedRecord) -> Result<(), Statu
             let what = format!(
                 "group record {version} came while this server was about to take over: {manager} is the manager"
             );
-            let again = format!("should {manager} be lost, too");
+            let again = format!("if {manager} is lost, too");
             let advice = Advice::run("see", "bellwether status").or(&Advice::run(&again, "bellwether promote --self"));
             return Err(refused(Code::FailedPrecondition, what, advice));
         }
@@ -180,13 +180,13 @@ async fn look_again(agent: &Arc<Agent>, held: &SignedRecord) -> Result<(), Statu
                 let what = format!("{other} is made the manager at this moment, by a command there");
                 let wait = format!("wait until {other} leads; see");
                 let advice = Advice::run(&wait, "bellwether status")
-                    .or(&Advice::run("should it not", "bellwether promote --self"));
+                    .or(&Advice::run("if it does not", "bellwether promote --self"));
                 return Err(refused(Code::FailedPrecondition, what, advice));
             }
             Turn::Waits(other) if Instant::now() > deadline => {
                 let seconds = GIVE_WAY.as_secs();
                 let what = format!("{other} has been about to make itself the manager for {seconds} s");
-                let advice = Advice::run("see to the command there, then here again", "bellwether promote --self");
+                let advice = Advice::run("check the command there, then run here again", "bellwether promote --self");
                 return Err(refused(Code::Unavailable, what, advice));
             }
             Turn::Waits(_) => tokio::time::sleep(LOOK_AGAIN).await,
@@ -280,7 +280,7 @@ fn afterwards(agent: &Agent, lost: &ServerName, leave: Leave) -> Vec<String> {
     if *lost != agent.name {
         let back = if leave == Leave::Removed { "add" } else { "enable" };
         next.push(format!(
-            "keep {lost} off the network and the load balancer until it is repaired; should it come back \
+            "keep {lost} off the network and the load balancer until it is repaired; if it comes back \
              before that, it is refused and saves its changes as a kept copy"
         ));
         next.push(format!("when it is repaired, here: bellwether server {back} {lost}"));

@@ -52,7 +52,7 @@ impl Confirmed {
     pub(crate) fn open(layout: &Layout, bound: Duration) -> Self {
         let file = layout.confirmed();
         let ended: Option<Ended> = file::load(&file).unwrap_or_else(|error| {
-            tracing::warn!(error = chain(&error), "what the last run noted of its revision is not used");
+            tracing::warn!(error = chain(&error), "the last run's note of its revision is not used");
             None
         });
         if ended.is_some() {
@@ -77,7 +77,7 @@ impl Confirmed {
     pub(crate) fn keep(&self, layout: &Layout) {
         let Some(now) = Ended::now().filter(|_| self.is()) else { return };
         if let Err(error) = file::save(&layout.confirmed(), &now) {
-            tracing::warn!(error = chain(&error), "that the revision was confirmed is not noted");
+            tracing::warn!(error = chain(&error), "the confirmation of the revision is not saved");
         }
     }
 }

@@ -53,9 +53,9 @@ impl IdentityError {
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {
-            Self::Open { path, .. } => format!("look who could have read it, then: chmod go= {}", path.display()),
+            Self::Open { path, .. } => format!("find out who could have read it, then: chmod go= {}", path.display()),
             Self::Damaged { path, .. } => {
-                format!("put {} back from a backup; without it this server has to join anew", path.display())
+                format!("put {} back from a backup; without it this server has to join again", path.display())
             }
             Self::Io { .. } => "run it as root, or as the user that the agent runs as".to_owned(),
         }

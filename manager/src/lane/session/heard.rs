@@ -174,7 +174,7 @@ impl Session {
                 self.done(now, current, report);
             }
             v1::Outcome::Done => self.failed(&format!(
-                "it reported revision {} as done, but what it read back from its disk is not that revision; sync it",
+                "it reported revision {} as done, but the content read back from disk is not that revision; sync it",
                 current.header.number()
             )),
             v1::Outcome::Refused => self.refused(current, &report.reason, Cause::from_wire(report.cause())),
@@ -218,7 +218,7 @@ impl Session {
     fn again(&mut self, again: &v1::Again) {
         let refused = self.memory.standing.refused();
         if refused.is_some_and(|refused| again.revision.as_ref() == refused.revision.0.as_bytes()) {
-            tracing::debug!("what stood in the way there is gone: offered again");
+            tracing::debug!("the obstacle there is gone: the revision is offered again");
             self.memory.standing.try_again();
         }
     }

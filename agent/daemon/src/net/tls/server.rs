@@ -191,7 +191,7 @@ async fn handshake(
             Ok(proved) => proved,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")),
         },
-        () = place.lost() => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the handshake had to make room")),
+        () = place.lost() => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a newer handshake needed its slot")),
     };
     match proved {
         // The receiver is gone when the server has stopped.

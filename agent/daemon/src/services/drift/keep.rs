@@ -38,7 +38,7 @@ impl Keeps {
             return Ok(Keeping(self.clone(), server.clone()));
         }
         Err(Status::resource_exhausted(format!(
-            "what was edited on {server}, or on others, is being kept already; try again"
+            "edits of {server}, or of other servers, are being kept already; try again"
         )))
     }
 }
@@ -63,7 +63,7 @@ impl DriftService {
         let fetched = tokio::time::timeout(ARRIVAL, edits::fetch(&mut client, places)).await;
         let late = |_| Status::deadline_exceeded(format!("{} did not send its edits", member.name));
         let Fetched { at, edits, chunks } = fetched.map_err(late)?.map_err(|status| of(&member.name, &status))?;
-        let message = if message.is_empty() { format!("kept what was edited on {}", member.name) } else { message };
+        let message = if message.is_empty() { format!("kept the edits of {}", member.name) } else { message };
         let known = drift::to_wire(&edits);
         let adopted =
             manager.adopt(Adopt { at, edits, chunks, author, message, dry_run, accept }).await.map_err(refusal)?;
@@ -71,7 +71,7 @@ impl DriftService {
             // If this fails, the member delays its updates under the policy hold until the next keep tells it again.
             let span = tracing::error_span!("peer", server = %member.name);
             let why = status.message();
-            span.in_scope(|| tracing::warn!(why, "could not be told that its edits are kept"));
+            span.in_scope(|| tracing::warn!(why, "it could not be told that its edits are kept"));
         }
         Ok(kept(adopted))
     }
