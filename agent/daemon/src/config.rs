@@ -26,7 +26,7 @@ const DEFAULT_HTTP: &str = "127.0.0.1:7441";
 const DEFAULT_SOCKET: &str = "/run/bellwether/admin.sock";
 const DEFAULT_STATE: &str = "/var/lib/bellwether";
 
-/// What the flags of every command say of the configuration.
+/// The flags of every command about the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// The configuration file; none: [`DEFAULT_FILE`], which may be missing.

@@ -10,7 +10,7 @@ use crate::lane::plan::Sending;
 
 /// The number of hashes to look for at first.
 const LOOK: usize = 64;
-/// Bytes of a pack in one message: small enough for the allocator's shared heap, even with many lanes.
+/// Bytes of a pack in one message: below the allocator's size for separate areas, which many lanes would fragment.
 const PIECE: u64 = 32 << 10;
 /// The most open requests of one member.
 const OPEN: usize = 64;

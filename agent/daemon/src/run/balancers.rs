@@ -23,7 +23,7 @@ use tokio::{
 const EVERY: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What the task needs.
+/// The inputs of the task.
 pub(crate) struct Probe {
     pub(crate) name: ServerName,
     pub(crate) record: Arc<GroupRecord>,

@@ -221,7 +221,7 @@ impl Ground {
         Ok(found)
     }
 
-    /// What remains valid without the keys, and what is given up.
+    /// The records that remain valid without the keys, and those that are given up.
     fn without(&self, refused: &[PublicKey]) -> Result<Vec<String>, Refused> {
         let (held, chain) = (self.record.current(), self.record.whole_chain());
         let by = By::new("", now_ms());

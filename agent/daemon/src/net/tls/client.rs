@@ -64,7 +64,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// What to check, where the cause does not say it already.
+    /// A check for the user, unless the cause says it already.
     pub fn question(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
