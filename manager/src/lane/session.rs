@@ -95,7 +95,7 @@ pub enum Input {
     Found(Option<SignedHeader>),
 }
 
-/// An action, in this order.
+/// An action. The actions of one event are executed in order.
 #[derive(Debug)]
 pub enum Output {
     /// Tell the monitor.
@@ -401,7 +401,7 @@ impl Session {
         self.at.as_ref()
     }
 
-    /// The other knowledge of the member.
+    /// The state that outlives the connection.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
