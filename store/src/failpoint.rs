@@ -44,7 +44,6 @@ pub const TAKE_BACK: &[&str] = &["apply.back", "apply.back-entry", "apply.back-s
 /// Whether this build has failpoints.
 pub const THERE: bool = cfg!(any(debug_assertions, feature = "failpoints"));
 
-/// The action at a point.
 #[derive(Debug, PartialEq, Eq)]
 enum Strike {
     Kill,

@@ -28,7 +28,6 @@ use crate::{
     state::file::{self, StateFileError},
 };
 
-/// The state file.
 const FILE: &str = "roots.json";
 /// The most hidden entries of one set that are remembered.
 const HIDDEN: usize = 1_000;
@@ -87,7 +86,6 @@ struct Known {
     passing: Option<Passing>,
 }
 
-/// The saved part of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
     #[serde(flatten)]
@@ -96,7 +94,6 @@ struct Saved {
     hidden: Vec<Vec<u8>>,
 }
 
-/// The saved parts of all roots.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 struct AllSaved(BTreeMap<SetName, Saved>);

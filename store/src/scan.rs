@@ -354,7 +354,6 @@ impl Around<'_> {
     }
 }
 
-/// A set's present root.
 fn scan_set(
     source: &Source,
     before: Option<&SetTree>,
@@ -392,7 +391,6 @@ fn directory(node: Option<Node>) -> Option<Arc<Dir>> {
     node.as_ref().and_then(Node::directory).cloned()
 }
 
-/// The paths of one set.
 fn below(named: &BTreeMap<(SetName, EntryPath), Depth>, source: &Source) -> Vec<(EntryPath, Depth)> {
     let name = &source.rules.name;
     let from = named.range((name.clone(), EntryPath::root())..);

@@ -182,7 +182,6 @@ pub async fn run(
     }
 }
 
-/// The watches of one set of rules.
 struct Watch<'a> {
     watched_sets: Arc<Vec<WatchedSet>>,
     doubts: Doubts,

@@ -339,7 +339,6 @@ fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// Checks `HOST:PORT`.
 fn check_host_port(text: &str) -> Result<String, String> {
     let wrong = || format!("'{text}' is not HOST:PORT, as in web1.example:7440 or [2001:db8::1]:7440");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;

@@ -80,7 +80,6 @@ impl Hook<'_> {
         self.run_for("probe", String::new(), String::new()).await.map(drop)
     }
 
-    /// Runs the command for a server; returns its output.
     async fn run(&self, action: &str, who: &Who) -> Result<String, Fault> {
         let places: Vec<_> = match &who.traffic {
             Traffic::At(places) => places.iter().map(ToString::to_string).collect(),

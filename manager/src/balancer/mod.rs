@@ -52,7 +52,6 @@ impl Default for Patience {
     }
 }
 
-/// One balancer, ready for requests.
 #[derive(Debug)]
 struct One {
     name: BalancerName,
@@ -296,7 +295,6 @@ fn undrained(report: &Report) -> BalancerError {
     BalancerError::Failed { action: Action::Drain, server: report.server.clone(), faults, done }
 }
 
-/// The requests, for any kind of balancer.
 impl One {
     async fn look(&self, whos: &[Who]) -> Result<Vec<Vec<Entry>>, Fault> {
         let of_each = |lines: Vec<Line>| whos.iter().map(|who| rules::of(&lines, who)).collect();

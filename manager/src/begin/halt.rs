@@ -5,7 +5,6 @@ use std::{io, path::Path};
 use bellwether_group::halt::Halt;
 use bellwether_store::state::file::{self, StateFileError};
 
-/// The file in the state directory.
 const HALTED: &str = "halted.json";
 
 /// The halt in force, if there is one. Blocks.

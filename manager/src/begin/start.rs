@@ -154,7 +154,6 @@ pub enum StartError {
     Stopping,
 }
 
-/// The state that a start reads from the disk.
 struct Opened {
     history: History,
     head: Head,

@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-/// The first wait.
 const FIRST: Duration = Duration::from_millis(100);
-/// The longest wait.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// The number of failures since the server was last reached.

@@ -45,7 +45,6 @@ struct Running {
     task: AbortHandle,
 }
 
-/// The lanes, and the state for the next record.
 struct Lanes {
     shared: Arc<Shared>,
     running: BTreeMap<ServerName, Running>,

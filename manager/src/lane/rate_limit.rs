@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 /// The cost of one message: a hundred a second are read.
 const EACH: Duration = Duration::from_millis(10);
-/// The burst that is allowed.
 const BURST: Duration = Duration::from_secs(2);
 
 /// The used-up budget of a member.

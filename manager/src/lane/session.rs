@@ -134,7 +134,6 @@ impl Look {
     }
 }
 
-/// The activity under way.
 enum Activity {
     Idle,
     /// The history is asked for the next step.
@@ -154,7 +153,6 @@ struct Current {
     span: Span,
 }
 
-/// The way a member takes a revision.
 enum Way {
     /// It restores its sets to the revision that it holds.
     Settle,
@@ -187,7 +185,6 @@ impl Current {
     }
 }
 
-/// The way the member comes to the target.
 #[derive(Clone, Copy)]
 enum Run {
     /// By single changes.
@@ -458,7 +455,6 @@ impl Session {
         self.outbox.keepalive = Some(v1::Keepalive { time_ms: self.beat });
     }
 
-    /// Plans if nothing is under way.
     fn steps(&mut self, now: Now) {
         if let Some(full) = self.memory.verify.take() {
             self.outbox.verify = Some(v1::Verify { full });

@@ -60,14 +60,12 @@ impl Drop for Reached<'_> {
     }
 }
 
-/// The news for all lanes.
 struct News {
     head: watch::Receiver<Arc<Head>>,
     record: watch::Receiver<Arc<SignedRecord>>,
     procedures: watch::Receiver<Option<Arc<SignedDocument>>>,
 }
 
-/// One connection.
 struct Stream<'a> {
     lane: &'a Lane,
     reached: Reached<'a>,

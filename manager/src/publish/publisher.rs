@@ -144,7 +144,6 @@ impl Times {
     }
 }
 
-/// The work of a publish.
 enum PublishTask {
     /// The prepared one.
     Prepared(Box<Prepared>),
@@ -157,7 +156,6 @@ enum PublishTask {
 }
 
 impl PublishTask {
-    /// The decision, for the log.
     fn why(&self) -> &'static str {
         match self {
             Self::Prepared(_) => "a burst is over: its prepared revision is committed",

@@ -247,7 +247,6 @@ impl Prepared {
     }
 }
 
-/// The result of a prepared publish.
 enum Ready {
     Same,
     Held(Changes),

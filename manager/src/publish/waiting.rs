@@ -130,7 +130,6 @@ impl Wait {
     }
 }
 
-/// Whether the file is being written.
 fn written(cause: UnreadCause) -> bool {
     matches!(cause, UnreadCause::Open | UnreadCause::Changing)
 }

@@ -22,7 +22,6 @@ const NAME: &str = ".bellwether.times";
 /// The most mounts that are remembered.
 const REMEMBERED: usize = 1_000;
 
-/// Device and mount.
 type Mount = ((u32, u32), u64);
 
 static KNOWN: LazyLock<Mutex<HashMap<Mount, Option<Times>>>> = LazyLock::new(Mutex::default);

@@ -43,9 +43,6 @@ pub fn cut(reader: impl Read, size: u64) -> io::Result<Content> {
 }
 
 /// As [`cut`], for a file with holes.
-///
-/// # Errors
-/// The system's.
 pub(super) fn cut_sparse(file: &File, size: u64) -> io::Result<Content> {
     let (mut holes, mut chunks, mut at) = (Holes::new(file, size), Vec::new(), 0);
     'data: while at < size {
@@ -130,9 +127,6 @@ pub(super) fn whole(bytes: &[u8]) -> Content {
 }
 
 /// Whether the file begins with `expected`; every byte outside holes is hashed.
-///
-/// # Errors
-/// The system's.
 pub(crate) fn holds(file: &File, expected: &Content) -> io::Result<bool> {
     let mut holes = Holes::new(file, expected.size());
     let mut buffer = Vec::new();
@@ -236,7 +230,6 @@ mod tests {
         assert!(!holds(&file, &expected).unwrap(), "one other byte");
     }
 
-    /// Bytes and their positions.
     type Data<'a> = &'a [(u64, &'a [u8])];
 
     /// A file of `size` bytes with these data; the rest are holes.

@@ -37,7 +37,6 @@ use crate::{
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 const SETUID: u16 = 0o6000;
-/// Content that a mount hid.
 const HIDDEN: &str = "content that a mount hid until now (to trust it: bellwether publish --accept)";
 
 /// One set while it is scanned.
@@ -341,7 +340,6 @@ impl<'a> SetScan<'a> {
         Ok(node)
     }
 
-    /// Notes a file that has other names.
     fn names(&self, path: &EntryPath, status: &Statx) {
         if status.stx_nlink > 1 {
             let (set, path) = (self.rules.name.clone(), path.clone());

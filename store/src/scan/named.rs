@@ -95,7 +95,6 @@ impl Known<'_> {
     }
 }
 
-/// The results so far.
 #[derive(Default)]
 struct Looks {
     edits: BTreeMap<EntryPath, Edit>,

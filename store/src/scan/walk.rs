@@ -38,7 +38,6 @@ struct Listing {
     entries: Vec<(Box<[u8]>, ScannedEntry)>,
 }
 
-/// The result of listing a directory.
 enum Listed {
     There(Listing),
     /// It is gone, or cannot be read: the directory as in the last revision, with everything below.
@@ -136,7 +135,6 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
     Ok(names)
 }
 
-/// Reads the files of one level, in parallel.
 fn read_files(set: &SetScan<'_>, listings: &mut [Listed]) -> Result<(), ScanError> {
     let mut files: Vec<(EntryPath, &mut ScannedEntry)> = Vec::new();
     for listed in listings {
@@ -151,7 +149,6 @@ fn read_files(set: &SetScan<'_>, listings: &mut [Listed]) -> Result<(), ScanErro
 }
 
 impl Listing {
-    /// Its subdirectories.
     fn below(&self) -> impl Iterator<Item = Top> {
         self.entries.iter().filter(|(_, seen)| matches!(seen, ScannedEntry::Directory)).map(|(name, _)| {
             let known = self.known.as_ref().and_then(|dir| dir.child(name)).and_then(Node::directory).cloned();

@@ -17,7 +17,6 @@ use super::{Files, events::WatchedSet};
 /// second name that is made elsewhere makes no event.)
 pub(super) const FILES: usize = 1_000;
 
-/// The identity of a directory.
 type Inode = (u64, u64);
 
 /// A file's inode and its change time.

@@ -77,7 +77,6 @@ fn entry(looked: &Looked, edit: &Change, old: &HashMap<Hash, Bytes>, left: &mut 
     }
 }
 
-/// The kinds of difference between two entries.
 fn kinds(before: Option<&Entry>, now: Option<&Entry>) -> Vec<&'static str> {
     let (before, now) = match (before, now) {
         (None, _) => return vec!["added"],

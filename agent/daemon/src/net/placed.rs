@@ -23,7 +23,6 @@ pub struct Placed<S> {
     quiet: Option<Quiet>,
 }
 
-/// The limit of silence.
 #[derive(Debug)]
 struct Quiet {
     limit: Duration,

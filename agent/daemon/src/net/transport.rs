@@ -9,9 +9,7 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 /// The receive window: answers are small, and an adaptive window pings the other end at each.
 const WINDOW: u32 = 1 << 20;
-/// The interval of pings on a quiet connection.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// The time that the peer has to answer one.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A channel over `stream`, to the peer that messages call `name`.

@@ -15,7 +15,6 @@ pub(crate) enum Duty {
 
 /// A source of leadership.
 pub(crate) trait Leadership: Send {
-    /// The present duty.
     fn duty(&mut self) -> Duty;
 
     /// Returns when the duty may differ from the last one returned; false if the source is gone. It may be cancelled.

@@ -115,9 +115,6 @@ impl ManagerLink {
     }
 
     /// As [`ManagerLink::ask`], for any of the manager's services.
-    ///
-    /// # Errors
-    /// As [`ManagerLink::ask`].
     pub(crate) async fn ask_over<T, F>(&self, mut question: impl FnMut(Channel) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
@@ -179,7 +176,6 @@ impl ManagerLink {
                 Ok(Err(status)) if status.code() != Code::Unavailable && status.source().is_none() => {
                     return Ok(held.channel.clone());
                 }
-                // The connection is lost: a new one is made.
                 Ok(Err(_)) => {}
                 Err(_) => {
                     *slot = None;

@@ -363,7 +363,6 @@ fn forwarded<T>(message: T) -> Request<T> {
     request
 }
 
-/// Changes one file at the manager.
 async fn change_at(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::ChangeReply, Status> {
     let changed = manager.change(change).await.map_err(refusal)?;
     Ok(v1::ChangeReply {
@@ -372,7 +371,6 @@ async fn change_at(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::C
     })
 }
 
-/// Reads one file at the manager.
 async fn read_at(manager: &Manager, read: v1::ReadRequest) -> Result<v1::ReadReply, Status> {
     let read = manager.read(read).await.map_err(refusal)?;
     Ok(v1::ReadReply {

@@ -220,9 +220,6 @@ pub(super) struct Gathered {
 
 impl Gathered {
     /// Judges whether this server may take over; `with` makes the result of the request and the survey.
-    ///
-    /// # Errors
-    /// Refused.
     pub(super) fn judge<T>(
         &self,
         agent: &Agent,

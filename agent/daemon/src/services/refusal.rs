@@ -19,7 +19,6 @@ use crate::drift::ContentError;
 /// An error with a code. The refusal of a rule is a failed precondition (nothing was changed); the system's is
 /// internal.
 pub(crate) trait Refusal: Advise + Sized + 'static {
-    /// Its code.
     fn code(&self) -> Code;
 
     /// How the request ended.

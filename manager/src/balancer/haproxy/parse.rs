@@ -45,7 +45,6 @@ pub(super) struct Stat {
     pub(super) note: String,
 }
 
-/// The positions of columns.
 struct Columns<'a>(Vec<&'a str>);
 
 impl<'a> Columns<'a> {
