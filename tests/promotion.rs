@@ -100,7 +100,7 @@ fn w18_a_handover_that_would_leave_something_behind_is_refused() {
     farm.manager().command(&["promote", "nobody"]).refused().says(&["no server nobody"]);
     farm.server_mut(2).write("index.html", "an edit of its own");
     farm.wait_server(farm.member(2), "drifted", |server| server.state == State::Drifted);
-    farm.manager().command(&["promote", "member2"]).refused().says(&["edited there", "manager still"]);
+    farm.manager().command(&["promote", "member2"]).refused().says(&["edited there", "still the manager"]);
 
     farm.manager().command(&["group", "set", "--publish", "manual"]).success();
     farm.manager().write("index.html", "not published");

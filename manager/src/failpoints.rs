@@ -1,6 +1,6 @@
 //! The named points of a publish and of an edit of the record, where tests kill this program.
 
-/// Every point of a publish, in the order in which one passes them.
+/// Every point of a publish, in order.
 pub const POINTS: &[&str] = &[
     "publish.scanned",
     "publish.signed",
@@ -23,7 +23,7 @@ pub const HANDOVER: &[&str] = &["handover.held", "handover.waited", "handover.si
 pub const REBUILD: &[&str] =
     &["rebuild.begun", "rebuild.packed", "rebuild.saved", "rebuild.cleared", "rebuild.kept", "rebuild.placed"];
 
-/// Every point of driving a procedure. All but the first are passed again with its steps; `taken` is the new manager's.
+/// Every point of driving a procedure. All but the first occur again with its steps; `taken` is the new manager's.
 pub const PROCEDURE: &[&str] = &[
     "procedure.begun",
     "procedure.trying",
@@ -33,7 +33,7 @@ pub const PROCEDURE: &[&str] = &[
     "procedure.taken",
 ];
 
-/// Where a member's word is dealt with.
+/// The point at which a member's message is handled.
 pub const HEARD: &[&str] = &["lane.heard"];
 
 /// Passes a point.

@@ -1,5 +1,5 @@
-//! What fuzzing feeds to the decoders of the manager (`fuzz/`): state files, what balancers say, what commands ask.
-//! Each function says whether the decoder took what it was fed.
+//! Entry points for fuzzing the decoders of the manager (`fuzz/`): state files, balancers' answers, and requests of
+//! commands. Each returns whether the decoder accepted its input.
 
 use bellwether_group::{
     edits::RecordEdit,
@@ -21,7 +21,7 @@ use prost::Message;
 
 use crate::{balancer::fuzzing as balancers, publish::put::Asked};
 
-/// What HAProxy answers to `show servers state`, and after a line `===` to `show stat`.
+/// HAProxy's answer to `show servers state`, and after a line `===` to `show stat`.
 pub fn haproxy(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(balancers::haproxy)
 }
@@ -31,7 +31,7 @@ pub fn nginx(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(balancers::nginx)
 }
 
-/// The document of procedures, as JSON that a manager signed and as a message, and what commands ask.
+/// The document of procedures, as signed JSON and as a message, and requests of commands.
 pub fn procedures(bytes: &[u8]) -> bool {
     let key = KeyPair::generate();
     let wire = v1::SignedProcedures {
@@ -63,7 +63,7 @@ fn json(state: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(state).expect("it has JSON")
 }
 
-/// What each decoder's fuzzing begins with.
+/// The seeds of each decoder.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let haproxy = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight\n\
         3 app 1 web1 127.0.0.1 2 0 1\n3 app 2 web2 127.0.0.1 2 8 1\n\n===\n\

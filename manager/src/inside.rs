@@ -9,11 +9,11 @@ use crate::{Manager, lane::view::LaneView};
 /// A bounded channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Queue {
-    /// Whose it is.
+    /// Its name.
     pub name: &'static str,
-    /// Messages in it, and places that senders have reserved.
+    /// The number of messages in it and of reserved slots.
     pub length: usize,
-    /// Messages that it can hold.
+    /// The number of messages that it can hold.
     pub capacity: usize,
 }
 

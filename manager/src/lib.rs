@@ -9,10 +9,10 @@
 //!                              └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
 //! ```
 //!
-//! What the record and the procedures allow is in `bellwether_group`, without I/O; so are, here, [`publish::safety`],
-//! [`lane::plan`], [`lane::Session`] and [`balancer::rules`].
+//! The rules of the record and the procedures are in `bellwether_group`, without I/O. [`publish::safety`], [`lane::plan`],
+//! [`lane::Session`] and [`balancer::rules`] here are also without I/O.
 
-// People read what `agent/src/output.rs` writes, and the log.
+// Only `agent/src/output.rs` and the log write text for people.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod balancer;

@@ -1,4 +1,4 @@
-//! The running manager, as the rest of the program holds it.
+//! The handle of the running manager.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::{
     shared::Shared,
 };
 
-/// The running manager. Clones are the same one.
+/// The running manager. Clones share it.
 #[derive(Clone)]
 pub struct Manager {
     pub(crate) inner: Arc<Inner>,
@@ -42,7 +42,7 @@ pub(crate) struct Inner {
 }
 
 impl Manager {
-    /// Waits until every task has ended, after `shutdown` was given. A publish that has begun ends first.
+    /// Waits until every task has ended, after `shutdown` was given. A started publish is finished first.
     pub async fn stopped(&self) {
         for (name, task) in self.inner.tasks.lock().await.drain(..) {
             if let Err(error) = task.await {
@@ -73,7 +73,7 @@ impl Manager {
         self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).leads_from(at)
     }
 
-    /// Whether a server that holds the revision of that number comes to the head by what the group has published since.
+    /// Whether a server with the revision of that number comes to the head by increments in order.
     pub fn is_in_order(&self, at: bellwether_proto::revision::Number) -> bool {
         let history = self.inner.shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let held = history.all().find(|stored| stored.header.number() == at).map(|stored| stored.header.id());
@@ -90,7 +90,7 @@ impl Manager {
         self.inner.shared.head.borrow().tree.clone()
     }
 
-    /// Publishes what differs from the head, now.
+    /// Publishes the differences from the head, now.
     ///
     /// # Errors
     /// Nothing was published; the reason is shown as unpublished edits, too.
@@ -105,7 +105,7 @@ impl Manager {
     /// Puts or removes one file by compare-and-swap and publishes it at once (W5).
     ///
     /// # Errors
-    /// Why not, and what was left unchanged.
+    /// The error says what was left unchanged.
     pub async fn change(&self, request: v1::ChangeRequest) -> Result<Changed, ChangeError> {
         let asked = Box::new(request.try_into()?);
         let (answer, answered) = oneshot::channel();
@@ -117,7 +117,7 @@ impl Manager {
     /// Makes a member's edits the manager's own and publishes them at once, all or none (W3).
     ///
     /// # Errors
-    /// Why not, and what was left unchanged.
+    /// The error says what was left unchanged.
     pub async fn adopt(&self, adopt: Adopt) -> Result<Adopted, AdoptError> {
         check_message(&adopt.message)?;
         let (answer, answered) = oneshot::channel();
@@ -142,10 +142,10 @@ impl Manager {
         Balancers::new(self.record().record(), &self.inner.balancers)
     }
 
-    /// Asks members to come to the head whatever their state (W8), or only to look at what they have.
+    /// Asks members to come to the head whatever their state (W8), or only to verify it.
     ///
     /// # Errors
-    /// A name that no server of the group has; nobody was asked.
+    /// No server of the group has one of the names; no server was asked.
     pub async fn sync(
         &self,
         servers: Vec<ServerName>,
@@ -161,7 +161,7 @@ impl Manager {
             return Err(GroupRefused::Disabled(disabled.clone()));
         }
         if !verify_only && record.record().policy.publish == Publish::Auto {
-            // What is still in its quiet time is meant, too (W6). Refused: shown as unpublished, and the head is sent.
+            // Edits within the debounce interval are included (W6). Refused ones are shown, and the head is sent.
             if let Err(error) = self.publish(Request::default()).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not published before the sync");
             }
@@ -169,7 +169,7 @@ impl Manager {
         let control = if verify_only { Control::Verify { full } } else { Control::Sync { full } };
         let (answer, answered) = oneshot::channel();
         let _ = self.inner.lanes.send(ToLanes { servers, control, answer }).await;
-        // No answer: the manager stops, and nobody was asked.
+        // Without an answer the manager stops, and no server was asked.
         let asked = answered.await.unwrap_or_default();
         if !verify_only {
             self.tell_syncing(&asked);
@@ -177,7 +177,7 @@ impl Manager {
         Ok(asked)
     }
 
-    /// Whoever asked and looks at the status next must not take the state before the sync for its end.
+    /// Shows the sync at once: a caller that looks at the status next must not take the earlier state for its end.
     fn tell_syncing(&self, asked: &[ServerName]) {
         let shared = &self.inner.shared;
         let to = shared.head.borrow().stored.header.number();
@@ -187,10 +187,10 @@ impl Manager {
         }
     }
 
-    /// A member has asked for something: should it have been out of reach, it is dialled now.
+    /// Dials a member that called, if it was out of reach.
     pub fn heard(&self, server: &ServerName) {
         let (answer, _) = oneshot::channel();
-        // Full or gone: it is dialled again in any case, only later.
+        // If the queue is full or gone, it is dialled again anyway, only later.
         let _ = self.inner.lanes.try_send(ToLanes { servers: vec![server.clone()], control: Control::Heard, answer });
     }
 

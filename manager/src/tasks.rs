@@ -1,5 +1,5 @@
-//! Tasks that run until they are told to stop. One that ends before is missed: whoever runs them is told which, and ends
-//! the program, so that it is started again instead of living on without it.
+//! Tasks that run until they are told to stop. The alarm names one that ends earlier, and the program ends and is
+//! started again instead of living on without it.
 
 use std::{
     cell::Cell,
@@ -19,16 +19,16 @@ thread_local! {
     static THREAD: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// The task that runs on this thread, where it is one of those.
+/// The task that runs on this thread, if it is one of those.
 pub fn current() -> Option<&'static str> {
     TASK.try_with(|name| *name).ok().or_else(|| THREAD.get())
 }
 
-/// Told of the first task that ended unasked; knows all that there are.
+/// Learns of the first task that ended unasked; knows all tasks.
 #[derive(Debug, Clone)]
 pub struct Alarm {
     first: watch::Sender<Option<&'static str>>,
-    /// How many of each name run.
+    /// The number of running tasks of each name.
     running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
 
@@ -38,7 +38,7 @@ impl Default for Alarm {
     }
 }
 
-/// A task, for those who look for a fault.
+/// A task, for fault finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Task {
     /// Its name.
@@ -53,18 +53,18 @@ pub struct Task {
 pub enum TaskState {
     /// It runs.
     Running,
-    /// It has ended: the role that needs it has, or it was missed.
+    /// It has ended: its role has ended, or it failed.
     Ended,
 }
 
 /// Returns when the manager is to stop.
 pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    // An error: nobody can give the signal any more, which is one.
+    // An error means that the sender is gone, which is a signal to stop.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 impl Alarm {
-    /// Runs a task that is to end only when `stop` is true.
+    /// Runs a task that may end only when `stop` is true.
     pub fn spawn(
         &self,
         name: &'static str,
@@ -80,7 +80,7 @@ impl Alarm {
         }))
     }
 
-    /// The same for what blocks: it has a thread of its own.
+    /// The same for blocking work: it has a thread of its own.
     pub fn spawn_blocking(
         &self,
         name: &'static str,
@@ -98,13 +98,13 @@ impl Alarm {
         })
     }
 
-    /// Watches over what is no task of its own: it must not end before what is returned is dropped unless `stop` is true.
+    /// Guards work without its own task: the result must not be dropped before `stop` is true.
     pub fn guard(&self, name: &'static str, stop: &watch::Receiver<bool>) -> Guard {
         *locked(&self.running).entry(name).or_default() += 1;
         Guard { name, stop: stop.clone(), alarm: self.clone() }
     }
 
-    /// All tasks that were begun, by name.
+    /// All started tasks, by name.
     pub fn tasks(&self) -> Vec<Task> {
         let state = |running: usize| if running > 0 { TaskState::Running } else { TaskState::Ended };
         locked(&self.running).iter().map(|(name, running)| Task { name, state: state(*running) }).collect()
@@ -115,13 +115,13 @@ impl Alarm {
         let mut raised = self.first.subscribe();
         match raised.wait_for(Option::is_some).await.ok().and_then(|name| *name) {
             Some(name) => name,
-            // This alarm can raise it as long as it is waited for.
+            // This alarm can still raise it.
             None => std::future::pending().await,
         }
     }
 }
 
-/// Raises the alarm when it is dropped, however the task came to its end: returned, panicked or cancelled.
+/// Raises the alarm when it is dropped: the task returned, panicked or was cancelled.
 #[derive(Debug)]
 pub struct Guard {
     name: &'static str,

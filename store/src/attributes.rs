@@ -1,7 +1,7 @@
-//! Owners by name, extended attributes and POSIX ACLs: reading them from a descriptor and putting them on one.
+//! Owners by name, extended attributes and POSIX ACLs, read from and put on a descriptor.
 //!
-//! POSIX ACLs travel as the kernel's own value of `system.posix_acl_access` and `_default`. Their *named* entries carry
-//! numeric ids, not names: they mean the same accounts only on servers where those have the same numbers.
+//! A POSIX ACL travels as the kernel's value of `system.posix_acl_access` and `_default`. Its *named* entries carry
+//! numeric ids, not names: they mean the same accounts only on servers with the same numbers.
 
 mod accounts;
 mod put;

@@ -1,10 +1,8 @@
-//! Named points at which a test makes this program die, panic, or an operation fail. In debug builds and with the feature
-//! `failpoints` only; a release has none.
+//! Named points at which a test kills this program, makes it panic, or makes an operation fail. Releases have none.
 //!
-//! `BELLWETHER_FAILPOINT="name"` kills the process with SIGKILL when the point is reached, `"name:3"` when it is reached
-//! the third time; `"name=error"` and `"name:3=error"` make [`check`] fail there, once; `"name=panic"` panics there.
-//! `"name=hold:PATH"` makes [`hit`] and [`check`] wait there until the file PATH exists; that it has come there says
-//! `PATH.reached`.
+//! `BELLWETHER_FAILPOINT="name"` kills the process with SIGKILL when the point is reached, `"name:3"` when it is
+//! reached the third time. `"name=error"` and `"name:3=error"` make [`check`] fail there, once; `"name=panic"` panics
+//! there. `"name=hold:PATH"` makes [`hit`] and [`check`] create `PATH.reached` and wait until the file PATH exists.
 
 use std::{
     io,
@@ -16,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// Every point of an apply, in the order in which one passes them.
+/// Every point of an apply, in order.
 pub const APPLY: &[&str] = &[
     "apply.begun",
     "apply.supply",
@@ -38,16 +36,15 @@ pub const APPLY: &[&str] = &[
 /// Every point of a pack's way into the history.
 pub const HISTORY: &[&str] = &["history.appended"];
 
-/// Every point of a recovery that goes forward.
+/// Every point of a recovery that completes a switch.
 pub const RECOVER: &[&str] = &["apply.recover-entry", "apply.recover-synced", "apply.journal-removed"];
 
-/// Every point of a way back.
+/// Every point of a recovery that takes a switch back.
 pub const TAKE_BACK: &[&str] = &["apply.back", "apply.back-entry", "apply.back-synced", "apply.back-done"];
 
-/// Whether there are any.
+/// Whether this build has failpoints.
 pub const THERE: bool = cfg!(any(debug_assertions, feature = "failpoints"));
 
-/// What happens at a point.
 #[derive(Debug, PartialEq, Eq)]
 enum Strike {
     Kill,
@@ -87,23 +84,23 @@ fn fires(name: &str) -> Option<&'static Armed> {
     due(armed, name, &HITS).then_some(armed)
 }
 
-/// Passes the point `name`: this process is killed here, or this thread panics, when the environment asks for it.
+/// Passes the point `name`: the process is killed here, or this thread panics, if the environment says so.
 ///
 /// # Panics
-/// When it is asked to.
+/// If the environment says so.
 pub fn hit(name: &str) {
     if THERE && let Some(armed) = fires(name) {
         strike(armed, name);
     }
 }
 
-/// Passes the point `name`, where an error can be injected.
+/// Passes the point `name`, at which an error can be injected.
 ///
 /// # Errors
 /// The injected one.
 ///
 /// # Panics
-/// When it is asked to.
+/// If the environment says so.
 pub fn check(name: &str) -> io::Result<()> {
     if THERE && let Some(armed) = fires(name) {
         if armed.strike == Strike::Error {
@@ -124,7 +121,7 @@ fn strike(armed: &Armed, name: &str) {
     }
 }
 
-/// Says that it has come here, and waits for the word to go on.
+/// Marks the point as reached, and waits until it may go on.
 fn hold(until: &Path) {
     let mut reached = until.as_os_str().to_owned();
     reached.push(".reached");
@@ -134,7 +131,7 @@ fn hold(until: &Path) {
     }
 }
 
-/// As a power switch would: no destructor, no handler.
+/// Like a power failure: no destructor and no handler runs.
 fn die() {
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
 }

@@ -24,40 +24,40 @@ use bellwether_proto::{Malformed, hash::Hash, record::SetRules};
 use crate::tree::Tree;
 
 const MAGIC: &[u8; 16] = b"bellwether index";
-/// Counts up when the format, or what a scan keeps in it, changes.
+/// Counts up when the format, or its content, changes.
 const VERSION: u32 = 1;
 const CHECKSUM: usize = 32;
 /// Changes at every start of the kernel.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What the index held.
+/// The content of the index.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The sets as they were known, under the rules they had then: a scan sees what has changed.
+    /// The sets as they were known, under their rules at that time: a scan finds the changes.
     pub tree: Tree,
-    /// Whether the kernel has run since. After another start, or without knowing, stats may lie (a restored disk, a
-    /// power loss before a write reached it): every byte is to be read ([`Look::Bytes`](crate::scan::Look)).
+    /// Whether the kernel has run since. After another start, or if that is unknown, stats may be wrong (a restored
+    /// disk, a power loss before a write reached it): every byte has to be read ([`Look::Bytes`](crate::scan::Look)).
     pub same_boot: bool,
 }
 
-/// Why an index cannot be used.
+/// An index cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// The system's error; also when there is none yet.
+    /// The system's error; also if there is no index yet.
     #[error("cannot read the index")]
     Io(#[from] io::Error),
-    /// Of a later format than this program reads.
+    /// The format is later than this program's.
     #[error("the index was made by a newer bellwether (format {0}; this program reads {VERSION})")]
     Newer(u32),
-    /// Not what was written, or of an earlier format.
+    /// The content is not the written one, or of an earlier format.
     #[error("the index is damaged")]
     Damaged(#[from] Malformed),
 }
 
-/// Replaces the index in `path` (mode 0600). It is not fsync'd: after a power loss there may be none.
+/// Replaces the index in `path` (mode 0600) without fsync: after a power loss there may be none.
 ///
 /// # Errors
-/// It cannot be written; the one before is as it was.
+/// It cannot be written; the one before is unchanged.
 pub fn save(path: &Path, tree: &Tree) -> io::Result<()> {
     let bytes = to_bytes(tree, &boot_id());
     let mut new = path.as_os_str().to_owned();
@@ -67,8 +67,7 @@ pub fn save(path: &Path, tree: &Tree) -> io::Result<()> {
     fs::rename(&new, path)
 }
 
-/// The index in `path`, with the sets that `rules` name (a set that it lacks is one that was never scanned). None when
-/// it cannot be used; the reason is logged.
+/// Loads the index in `path`, with the sets that `rules` name. None if it cannot be used; the reason is logged.
 pub fn load(path: &Path, rules: &[Arc<SetRules>]) -> Option<Loaded> {
     match read(path, rules) {
         Ok(loaded) => Some(loaded),
@@ -108,7 +107,7 @@ fn to_bytes(tree: &Tree, boot: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The tree, and the boot id under which it was written.
+/// The tree, and the boot id at its writing.
 fn from_bytes(bytes: &[u8]) -> Result<(Tree, Vec<u8>), IndexError> {
     let damaged = |what: &str| Malformed::new(what);
     let body = bytes.len().checked_sub(CHECKSUM).ok_or_else(|| damaged("it is cut short"))?;
@@ -133,7 +132,7 @@ fn from_bytes(bytes: &[u8]) -> Result<(Tree, Vec<u8>), IndexError> {
     Ok((tree, boot))
 }
 
-/// Empty where the kernel does not say.
+/// Empty if the kernel does not tell it.
 fn boot_id() -> Vec<u8> {
     fs::read(BOOT_ID).unwrap_or_default().trim_ascii().to_vec()
 }

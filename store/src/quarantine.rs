@@ -1,8 +1,8 @@
-//! What made this program end three times is not dealt with any more, until a person says so.
+//! Quarantine: a peer, pack or file that was in progress at three ends is not handled until a person lifts it.
 //!
-//! `ends.json` in the state directory has the last ends that nobody asked for, each with what was dealt with then
-//! ([`underway`](crate::underway)). It is written while the program ends, and read at the start; who lifts a quarantine
-//! removes it there, and the agent looks at the file again ([`Follow`]).
+//! `ends.json` in the state directory lists the last unexpected ends, each with the work in progress
+//! ([`underway`](crate::underway)). It is written while the program ends, and read at the start. Lifting a quarantine
+//! removes it there, and the agent notices the change ([`Follow`]).
 
 use std::{
     collections::BTreeSet,
@@ -23,54 +23,54 @@ use crate::{
 
 /// The file in the state directory.
 pub const FILE: &str = "ends.json";
-/// So many ends make a suspect guilty.
+/// The number of ends that puts a suspect in quarantine.
 pub const ENDS: usize = 3;
-/// Within so long: milliseconds.
+/// The time within which they count, in milliseconds.
 const WITHIN_MS: u64 = 24 * 3_600 * 1_000;
-/// Ends that are kept.
+/// The most ends that are kept.
 const KEPT: usize = 16;
-/// Suspects that are kept out at most; the oldest goes.
+/// The most quarantined suspects; the oldest goes.
 const HELD: usize = 64;
-/// Characters of what an end says.
+/// The most characters of an end's message.
 const WORDS: usize = 1_000;
 
-/// An end that nobody asked for.
+/// An unexpected end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// When, milliseconds since 1970.
+    /// The time, in milliseconds since 1970.
     pub time_ms: u64,
     /// The task or thread.
     pub task: String,
-    /// What it said.
+    /// Its message.
     pub what: String,
-    /// What was dealt with.
+    /// The work in progress.
     pub suspects: Vec<Suspect>,
 }
 
-/// A suspect that is kept out.
+/// A quarantined suspect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// Which.
+    /// The suspect.
     pub suspect: Suspect,
-    /// Since when, milliseconds since 1970.
+    /// The beginning, in milliseconds since 1970.
     pub since_ms: u64,
-    /// What the last end said.
+    /// The message of the last end.
     pub what: String,
 }
 
-/// What is in [`FILE`].
+/// The content of [`FILE`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ends {
-    /// The last ones, oldest first.
+    /// The last ends, oldest first.
     pub ends: Vec<End>,
-    /// Who is kept out, longest first.
+    /// The quarantined suspects, longest first.
     pub held: Vec<Held>,
 }
 
 impl State for Ends {}
 
 impl Ends {
-    /// Notes one more end; what it makes the third of is kept out from then on, and returned.
+    /// Notes one more end; returns the suspects that this quarantines.
     pub fn note(&mut self, mut end: End) -> Vec<Suspect> {
         end.what = end.what.chars().take(WORDS).collect();
         end.suspects.sort();
@@ -92,12 +92,12 @@ impl Ends {
         guilty
     }
 
-    /// Whether it is kept out.
+    /// Whether it is quarantined.
     pub fn holds(&self, suspect: &Suspect) -> bool {
         self.held.iter().any(|held| held.suspect == *suspect)
     }
 
-    /// Lets it in again, and forgets that it was there at any end; whether it was kept out.
+    /// Lifts a quarantine, and removes the suspect from all ends; returns whether it was quarantined.
     pub fn lift(&mut self, suspect: &Suspect) -> bool {
         let before = self.held.len();
         self.held.retain(|held| held.suspect != *suspect);
@@ -106,39 +106,39 @@ impl Ends {
     }
 }
 
-/// What is noted in that state directory.
+/// Loads the ends from that state directory.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub fn load(state: &Path) -> Result<Ends, StateFileError> {
     Ok(file::load(&state.join(FILE))?.unwrap_or_default())
 }
 
-/// Durably replaces what is noted in that state directory.
+/// Durably replaces the ends in that state directory.
 ///
 /// # Errors
-/// It cannot be written; what was noted is as it was.
+/// The file cannot be written; it is unchanged.
 pub fn save(state: &Path, ends: &Ends) -> Result<(), StateFileError> {
     file::save(&state.join(FILE), ends)
 }
 
-/// Of this process. The flag spares the lock where nobody is kept out, as is usual.
+/// The quarantine of this process. The flag saves the lock if it is empty, as it usually is.
 static ANY: AtomicBool = AtomicBool::new(false);
 static OUT: RwLock<BTreeSet<Suspect>> = RwLock::new(BTreeSet::new());
 
-/// Whether this process deals with it no more.
+/// Whether this process no longer handles it.
 pub fn holds(suspect: &Suspect) -> bool {
     ANY.load(Ordering::Acquire) && OUT.read().unwrap_or_else(PoisonError::into_inner).contains(suspect)
 }
 
-/// From now on this process keeps out whom `ends` does.
+/// Makes the quarantine of `ends` the one of this process.
 pub fn enforce(ends: &Ends) {
     let mut out = OUT.write().unwrap_or_else(PoisonError::into_inner);
     *out = ends.held.iter().map(|held| held.suspect.clone()).collect();
     ANY.store(!out.is_empty(), Ordering::Release);
 }
 
-/// Looks at the file of a state directory when it is another one than at the last look.
+/// Reads the file of a state directory when it has changed.
 #[derive(Debug)]
 pub struct Follow {
     state: PathBuf,
@@ -146,15 +146,15 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// Follows that state directory's file; nothing of it has been seen yet.
+    /// Follows that state directory's file; nothing was read yet.
     pub fn new(state: PathBuf) -> Self {
         Self { state, seen: None }
     }
 
-    /// What is noted now, enforced, where that is not what was noted at the last look.
+    /// The changed ends, enforced; none if they did not change.
     ///
     /// # Errors
-    /// The file cannot be read; whoever was kept out is.
+    /// The file cannot be read; the quarantine is unchanged.
     pub fn look(&mut self) -> Result<Option<Ends>, StateFileError> {
         let now = self.state.join(FILE).metadata().ok().and_then(|found| Some((found.modified().ok()?, found.len())));
         if now == self.seen {

@@ -1,10 +1,10 @@
-//! What a set's root is: a directory of which file system, and which part of that is mounted there. Where a mount came or
-//! went, or another file system is there, the directory is another place that has the same path: what it holds says nothing
-//! of what was edited, so it is not believed until a person says so.
+//! The identity of a set's root: the directory, its file system, and the part of that which is mounted there. After a
+//! mount, an unmount, or a change of the file system, the directory is another place with the same path. Its content
+//! then shows no edits, so it is not trusted until a person confirms it.
 //!
-//! Within a run the device and the mount tell it. Over restarts, where those are numbered anew, the file system's own identity
-//! and the part of it do, as far as they are known. A directory that was replaced by another one of the same file system (a
-//! deployment by `mv`) is an edit like any other.
+//! Within a run the device and the mount identify it. After a restart, which numbers those anew, the file system's own
+//! identity and the mounted part do, as far as they are known. A directory that another one of the same file system
+//! replaced (a deployment by `mv`) is an edit like any other.
 
 mod mounts;
 
@@ -28,43 +28,42 @@ use crate::{
     state::file::{self, StateFileError},
 };
 
-/// The state file.
 const FILE: &str = "roots.json";
-/// Hidden entries of one set that are remembered.
+/// The most hidden entries of one set that are remembered.
 const HIDDEN: usize = 1_000;
 
-/// What tells a file system from others, over restarts.
+/// The identity of a file system, which outlives restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Identity {
-    /// What statvfs says, where that is made of the file system's UUID.
+    /// The number of statvfs, if that is made from the file system's UUID.
     Number(u64),
     /// The UUID by which the block device is known.
     Uuid(String),
-    /// What is mounted, where that is no device: `server:/export`, the directory behind a FUSE file system.
+    /// The mounted source if that is no device: `server:/export`, the directory behind a FUSE file system.
     Source(String),
 }
 
-/// What stays over restarts.
+/// The parts that outlive restarts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Lasting {
-    /// Where it is, without symbolic links.
+    /// Its path, without symbolic links.
     path: PathBuf,
     /// The file system's type: ext4, nfs4 …
     kind: String,
-    /// None: the file system has none that is known here.
+    /// None if the file system has no known identity.
     identity: Option<Identity>,
-    /// Where it is in the file system.
+    /// Its path in the file system.
     inside: Option<PathBuf>,
 }
 
-/// What stays within a run.
+/// The parts that last for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Passing {
     device: (u32, u32),
     /// None before Linux 5.8.
     mount: Option<u64>,
-    /// What statvfs says: the numbers above are given again to what is mounted next, this one mostly is not.
+    /// The number of statvfs: the ids above are given again to the next mount, but this one mostly is not.
     number: u64,
 }
 
@@ -79,15 +78,14 @@ impl Passing {
     }
 }
 
-/// A root as it is believed.
+/// A trusted root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     lasting: Lasting,
-    /// None: of another run.
+    /// None if it is of another run.
     passing: Option<Passing>,
 }
 
-/// What is kept of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Saved {
     #[serde(flatten)]
@@ -96,7 +94,6 @@ struct Saved {
     hidden: Vec<Vec<u8>>,
 }
 
-/// What is kept of all roots.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 struct AllSaved(BTreeMap<SetName, Saved>);
@@ -105,16 +102,16 @@ impl State for AllSaved {}
 
 /// The directory of a set is another place than before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path} is another place than before ({what}), so it is not believed")]
+#[error("{path} is another place than before ({what}), so it is not trusted")]
 pub struct Elsewhere {
     /// The directory.
     pub path: PathBuf,
-    /// What it was and is, for people.
+    /// The difference, for people.
     pub what: String,
 }
 
 impl Known {
-    /// How `now` is another place; none: it is the same one, as far as can be known.
+    /// The difference that makes `now` another place; none if it is the same one, as far as this is known.
     fn differs(&self, now: &Known) -> Option<String> {
         let (was, is) = (&self.lasting, &now.lasting);
         if was.kind != is.kind {
@@ -148,7 +145,7 @@ impl Lasting {
         let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         let mount = passing.mount.map(mounts::find).transpose()?.flatten();
         let Some(mount) = mount else {
-            // Without the table of mounts only the file system's number says anything.
+            // Without the table of mounts only the file system's number tells something.
             let kind = format!("{:x}", rustix::fs::fstatfs(fd)?.f_type);
             return Ok(Self { path, kind, identity: None, inside: None });
         };
@@ -163,24 +160,24 @@ fn identity(mount: &mounts::Mount, fd: BorrowedFd<'_>, device: (u32, u32)) -> st
         "ext2" | "ext3" | "ext4" | "btrfs" | "zfs" => {
             Some(fstatvfs(fd)?.f_fsid).filter(|id| *id != 0).map(Identity::Number)
         }
-        // Their sources are words, and they begin anew with each mount.
+        // Their sources are arbitrary words, and they are empty after each mount.
         "tmpfs" | "ramfs" | "overlay" => None,
         _ if device.0 != 0 => mounts::uuid(device).map(Identity::Uuid),
         _ => Some(mount.source.clone()).filter(|source| !source.starts_with("/dev/")).map(Identity::Source),
     })
 }
 
-/// A set's root as this server knows it. Clones of an [`Arc`] of it go with the set's [`Source`].
+/// A set's root as this server knows it. Clones of its [`Arc`] go with the set's [`Source`].
 #[derive(Debug, Default)]
 pub struct Root {
     known: Mutex<Option<Known>>,
     hidden: Hidden,
 }
 
-/// Entries that something mounted there hides, or hid, of which no revision is known.
+/// Entries that a mount hides, or hid, and that no revision has.
 #[derive(Debug, Default)]
 struct Hidden {
-    /// There are some: looked at first, for there mostly are none.
+    /// Whether there are some; checked first, since there mostly are none.
     any: AtomicBool,
     paths: Mutex<BTreeSet<EntryPath>>,
 }
@@ -199,8 +196,8 @@ impl Root {
         locked(&self.known)
     }
 
-    /// Whether the open directory `fd`, found at `path`, is the place that is known; the first one is. Where it came back
-    /// (mounted again, say), it is known by its new mount from then on.
+    /// Checks that the open directory `fd`, found at `path`, is the known place; the first one becomes it. A place that
+    /// comes back (mounted again, say) is known by its new mount from then on.
     ///
     /// # Errors
     /// It is another place (with [`Elsewhere`] inside), or the system's error.
@@ -220,8 +217,8 @@ impl Root {
         }
     }
 
-    /// Something is mounted at `path`, of which nothing was ever carried: what it hides says nothing of what was edited, so it
-    /// is not believed when the mount has gone.
+    /// Notes a mount at `path`, where no revision has an entry: the entries that it hides show no edits, so they are
+    /// not trusted when the mount is gone.
     pub(crate) fn hide(&self, path: &EntryPath) {
         self.hidden.change(|paths| {
             if paths.len() < HIDDEN {
@@ -230,12 +227,12 @@ impl Root {
         });
     }
 
-    /// Whether what is at `path` was hidden by a mount.
+    /// Whether a mount hid the entry at `path`.
     pub(crate) fn hid(&self, path: &EntryPath) -> bool {
         self.hidden.any.load(Ordering::Relaxed) && self.hidden.change(|paths| paths.contains(path))
     }
 
-    /// Nothing is at `path` (any more).
+    /// Notes that nothing is at `path` (any more).
     pub(crate) fn unhide(&self, path: &EntryPath) {
         if self.hid(path) {
             self.hidden.change(|paths| paths.remove(path));
@@ -243,7 +240,7 @@ impl Root {
     }
 }
 
-/// The roots of all sets on this server; clones are the same ones.
+/// The roots of all sets on this server; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Roots {
     roots: Arc<BTreeMap<SetName, Arc<Root>>>,
@@ -252,7 +249,7 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// The roots of these sets as they were known when the state in the directory `state` was saved.
+    /// The roots of these sets, as the state directory `state` has them.
     ///
     /// # Errors
     /// The state file cannot be used.
@@ -270,13 +267,13 @@ impl Roots {
         Ok(Self { roots: Arc::new(roots), file, saved: Arc::new(Mutex::new(saved)) })
     }
 
-    /// The sources, which are believed only where their roots are what is known of them.
+    /// The sources, which are trusted only if their roots are the known ones.
     pub fn guard(&self, sources: Vec<Source>) -> Vec<Source> {
         let guard = |source: Source| Source { root: self.roots.get(&source.rules.name).cloned(), ..source };
         sources.into_iter().map(guard).collect()
     }
 
-    /// A person said that the sets are where they are: whatever is there when they are looked at next is believed.
+    /// Notes that a person confirmed the places of the sets: the next roots found are trusted.
     pub fn accept(&self) {
         for root in self.roots.values() {
             *root.known() = None;
@@ -284,8 +281,7 @@ impl Roots {
         }
     }
 
-    /// Saves what is known, where that is another than what was saved. Losing it costs that a root that becomes another place
-    /// over a restart is not noticed.
+    /// Saves the roots if they changed. Without this, a root that becomes another place over a restart is not noticed.
     ///
     /// # Errors
     /// The state file cannot be written.
@@ -297,7 +293,7 @@ impl Roots {
         };
         let now: BTreeMap<SetName, Saved> = self.roots.iter().filter_map(save).collect();
         let mut saved = locked(&self.saved);
-        // What is not known now (a set was not looked at since it was accepted) is not forgotten.
+        // A root that is not known now (its set was not scanned since it was accepted) is not forgotten.
         if now.iter().all(|(set, now)| saved.0.get(set) == Some(now)) {
             return Ok(());
         }
@@ -306,12 +302,12 @@ impl Roots {
     }
 }
 
-/// That a directory is another place, where that is what the error says.
+/// The [`Elsewhere`] in an error, if there is one.
 pub fn elsewhere(error: &std::io::Error) -> Option<&Elsewhere> {
     error.get_ref()?.downcast_ref()
 }
 
-/// What an error of the system means for a file system that is not there as it should be; empty for any other.
+/// The meaning of a system's error for an absent file system; empty for any other.
 pub fn in_words(error: &std::io::Error) -> &'static str {
     use rustix::io::Errno;
     match Errno::from_io_error(error) {
@@ -324,7 +320,7 @@ pub fn in_words(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// Every mount of this process: its number and where it is.
+/// Every mount of this process: its number and its path.
 ///
 /// # Errors
 /// The system's.
@@ -332,7 +328,7 @@ pub fn mounts() -> std::io::Result<Vec<(u64, PathBuf)>> {
     Ok(mounts::all()?.into_iter().map(|(number, mount)| (number, mount.at)).collect())
 }
 
-/// The type of the file system at `path`, where others than this machine may change what is in it, and are not seen here.
+/// The type of the file system at `path` if other machines may change it without an event here.
 pub fn shared_kind(path: &Path) -> Option<&'static str> {
     // linux/magic.h, and the clustered file systems' own headers.
     let kind = rustix::fs::statfs(path).ok()?.f_type as u32;

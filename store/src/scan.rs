@@ -1,7 +1,7 @@
-//! Scanning: from directories to a tree, reading again only what changed.
+//! Scanning: makes a tree of directories, and reads again only what changed.
 //!
-//! An unchanged file costs one system call. What a file is, is told by its inode, size and times (a name change of its
-//! owner's account is therefore seen by [`Look::Bytes`] only). Every path is resolved beneath the set's held root.
+//! An unchanged file costs one system call. A file is identified by its inode, size and times, so only [`Look::Bytes`]
+//! notices a new name of its owner's account. Every path is resolved beneath the set's held root.
 
 pub mod content;
 mod entry;
@@ -36,24 +36,24 @@ use crate::{
 pub use exclude::Excludes;
 pub use writers::Means;
 
-/// Where a set is on this server, and its rules.
+/// A set's path on this server, and its rules.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The group's rules; they name the set.
     pub rules: Arc<SetRules>,
     /// Its root on this server.
     pub path: PathBuf,
-    /// What is known of that directory; none: it is believed wherever it is.
+    /// The known root; none: the directory is trusted wherever it is.
     pub root: Option<Arc<Root>>,
 }
 
 impl Source {
-    /// Where a set is; its root is believed wherever it is.
+    /// A source whose root is trusted wherever it is.
     pub fn new(rules: Arc<SetRules>, path: PathBuf) -> Self {
         Self { rules, path, root: None }
     }
 
-    /// Whether the open directory `fd` is the one that is known.
+    /// Checks that the open directory `fd` is the known one.
     ///
     /// # Errors
     /// It is another place (with [`Elsewhere`] inside), or the system's.
@@ -61,7 +61,7 @@ impl Source {
         self.root.as_ref().map_or(Ok(()), |root| root.check(fd, &self.path))
     }
 
-    /// Holds the root open, where it is the one that is known.
+    /// Holds the root open if it is the known one.
     ///
     /// # Errors
     /// As [`Source::check`], and as [`beneath::open_root`].
@@ -80,27 +80,27 @@ pub fn sources(record: &Record, sets: &[(SetName, PathBuf)]) -> Vec<Source> {
     record.policy.sets.iter().filter_map(source).collect()
 }
 
-/// How far to look below a path.
+/// The depth of a scan below a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
-    /// At this entry only: what a directory holds stays as it was known.
+    /// This entry only: a directory keeps its known entries.
     Entry,
-    /// At everything below, too.
+    /// Everything below, too.
     All,
 }
 
-/// What to look at.
+/// The scope of a scan.
 #[derive(Debug, Clone)]
 pub enum Look {
-    /// Every entry; a file is read when its stat differs from the one known.
+    /// Every entry; a file is read if its stat differs from the known one.
     Stats,
     /// Every entry, and every byte of every file.
     Bytes,
-    /// These only.
+    /// Only these.
     At(BTreeMap<(SetName, EntryPath), Depth>),
 }
 
-/// What was left out, and why; said once.
+/// A left-out entry and the reason; reported once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Notice {
     /// The set.
@@ -111,40 +111,39 @@ pub struct Notice {
     pub what: String,
 }
 
-/// An entry that cannot be read now. The tree has it, with all it held, as it was in the last revision; a new one is left
-/// out.
+/// An entry that cannot be read now. The tree has it as in the last revision; a new one is left out.
 #[derive(Debug)]
 pub struct Unread {
     /// The set.
     pub set: SetName,
-    /// The entry; the root where the whole set cannot be read.
+    /// The entry; the root if the whole set cannot be read.
     pub path: EntryPath,
-    /// Why.
+    /// The cause.
     pub why: ScanError,
 }
 
-/// How long a file is waited for that somebody has open for writing.
+/// The wait for a file that is open for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
     /// It is not read before it is closed.
     Waits,
-    /// It has been waited for long enough: it is read once, and named in [`Scan::open`].
+    /// The wait is over: it is read once, and named in [`Scan::open`].
     Over,
-    /// It changed at each of so many reads, a moment ago: it is not read now.
+    /// It changed at each of so many recent reads: it is not read now.
     Rests(u32),
 }
 
-/// How long each file is waited for.
+/// The wait for each file.
 pub type PatienceFn<'a> = dyn Fn(&SetName, &EntryPath) -> Patience + Sync + 'a;
 
-/// What a scan that is to be published does about entries it cannot take as they are.
+/// The treatment of entries that a scan for a revision cannot take as they are.
 #[derive(Clone, Copy)]
 pub struct Keeping<'a> {
-    /// The last revision: what cannot be read, or is not whole yet, stays as it is there.
+    /// The last revision: an entry that cannot be read, or is not whole yet, stays as it is there.
     pub last: &'a Tree,
-    /// What the sets probably hold; see [`scan_expecting`].
+    /// The probable content of the sets; see [`scan_expecting`].
     pub expected: &'a Tree,
-    /// For how long a changed file is waited for; none: it is no matter who has it open.
+    /// The wait for a changed file; none: open files are read.
     pub patience: Option<&'a PatienceFn<'a>>,
 }
 
@@ -157,46 +156,46 @@ pub struct HardLink {
     pub path: EntryPath,
     /// Its inode's number.
     pub inode: u64,
-    /// How many names it has, wherever they are.
+    /// The number of its names, wherever they are.
     pub names: u32,
-    /// When it changed last: seconds and nanoseconds.
+    /// The time of the last change: seconds and nanoseconds.
     pub changed: (i64, u32),
 }
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Debug)]
 pub struct Scan {
-    /// The sets as they are. Shares every directory that did not change with the tree known before.
+    /// The present sets. Shares every unchanged directory with the tree before.
     pub tree: Tree,
-    /// What was left out below the paths that were looked at.
+    /// The entries left out below the scanned paths.
     pub notices: Vec<Notice>,
-    /// What could not be read, sorted; one for each entry.
+    /// The entries that could not be read, sorted, each once.
     pub unread: Vec<Unread>,
-    /// Files that were read although somebody had them open for writing, sorted.
+    /// Files that were read although they were open for writing, sorted.
     pub open: Vec<(SetName, EntryPath)>,
-    /// How it was found out who has a file open, in each set where that was asked; the worst of all files.
+    /// The means by which open files were detected, in each set with a check; the worst of all files.
     pub means: BTreeMap<SetName, Means>,
-    /// Files with more than one name, sorted, among those that were looked at.
+    /// Files with more than one name, sorted, among the scanned ones.
     pub links: Vec<HardLink>,
-    /// Files so young that they may change again with the same times: to be looked at again in 20 ms.
+    /// Files so young that they may change again with the same times: to be scanned again in 20 ms.
     pub young: Vec<(SetName, EntryPath)>,
     /// Files whose bytes were read.
     pub files_read: u64,
-    /// Bytes that were read.
+    /// The number of bytes read.
     pub bytes_read: u64,
 }
 
-/// Why a scan failed, or an entry could not be read.
+/// A scan failed, or an entry could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// The set's directory is another place than before: not believed.
+    /// The set's directory is another place than before, and not trusted.
     #[error("{elsewhere}; set {set} stays as it was")]
     Elsewhere {
         /// The set.
         set: SetName,
         /// Its root.
         path: EntryPath,
-        /// How it is another one.
+        /// The difference.
         elsewhere: Elsewhere,
     },
     /// The system's error at one entry.
@@ -206,17 +205,17 @@ pub enum ScanError {
         set: SetName,
         /// The entry.
         path: EntryPath,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// It changed at every try.
+    /// The file changed at every read.
     #[error("{set}:{path} changed at each of {tries} reads")]
     Busy {
         /// The set.
         set: SetName,
         /// The file.
         path: EntryPath,
-        /// How often it was read.
+        /// The number of reads.
         tries: u32,
     },
     /// A mount, or a symbolic link in place of the root: held, not followed.
@@ -229,7 +228,7 @@ pub enum ScanError {
         /// "a mount point", "a symbolic link", …
         what: &'static str,
     },
-    /// Somebody has it open for writing.
+    /// The file is open for writing.
     #[error("{set}:{path} is open for writing")]
     Open {
         /// The set.
@@ -248,18 +247,18 @@ pub enum ScanError {
         /// Its bytes.
         size: u64,
     },
-    /// A pattern that is not one.
+    /// A pattern cannot be used.
     #[error("set {set} has a pattern that cannot be used: {what}")]
     Pattern {
         /// The set.
         set: SetName,
-        /// Which, and why.
+        /// The pattern and the reason.
         what: String,
     },
 }
 
 impl Unread {
-    /// Why, for people, without the entry's name.
+    /// The reason for people, without the entry's name.
     pub fn reason(&self) -> String {
         match &self.why {
             ScanError::Io { source, .. } => format!("cannot be read{}: {source}", in_words(source)),
@@ -274,7 +273,7 @@ impl Unread {
 }
 
 impl ScanError {
-    /// Whether it is about one entry: the others can be read. Otherwise about the set's rules.
+    /// The entry that it is about: others can be read. None if it is about the set's rules.
     fn entry(&self) -> Option<(&SetName, &EntryPath)> {
         match self {
             Self::Elsewhere { set, path, .. }
@@ -289,24 +288,24 @@ impl ScanError {
 }
 
 impl Scan {
-    /// This scan, if everything could be read.
+    /// This scan if everything could be read.
     ///
     /// # Errors
-    /// Why the first unread entry could not.
+    /// The error of the first unread entry.
     pub fn whole(mut self) -> Result<Self, ScanError> {
         if self.unread.is_empty() { Ok(self) } else { Err(self.unread.swap_remove(0).why) }
     }
 }
 
-/// Scans `sources`, in parallel. `before` is what was known (its stats say what need not be read again).
+/// Scans `sources`, in parallel. `before` is the known tree; its stats tell which files need not be read.
 ///
 /// # Errors
-/// An entry cannot be read; what was known stays as it was. A root that does not exist is no error: its set's root is none.
+/// An entry cannot be read. A root that does not exist is no error: its set's root is none.
 pub fn scan(sources: &[Source], before: &Tree, look: &Look) -> Result<Scan, ScanError> {
     scan_expecting(sources, before, look, before)
 }
 
-/// As [`scan`], where an entry that cannot be read is as in the last revision, and named in [`Scan::unread`].
+/// As [`scan`], but an entry that cannot be read stays as in the last revision, and is named in [`Scan::unread`].
 ///
 /// # Errors
 /// The rules of a set cannot be used.
@@ -314,8 +313,8 @@ pub fn scan_keeping(sources: &[Source], before: &Tree, look: &Look, keeping: Kee
     scan_around(sources, before, look, keeping)
 }
 
-/// As [`scan`], where large files probably hold what they have in `expected`: hashed as it says, they need not be cut. And
-/// what shows another time than there, because the file system cannot hold that one, counts as having it.
+/// As [`scan`], but large files probably have their content of `expected`: if its hashes match, they need not be cut.
+/// An entry that shows another time because the file system cannot hold the expected one counts as having it.
 ///
 /// # Errors
 /// As [`scan`].
@@ -334,10 +333,10 @@ fn scan_around(sources: &[Source], before: &Tree, look: &Look, keeping: Keeping<
     Ok(findings.finish(Tree::new(sets)))
 }
 
-/// What the sets of one scan share.
+/// The shared part of a scan's sets.
 #[derive(Clone, Copy)]
 struct Around<'a> {
-    /// What large files are thought to hold.
+    /// The expected content of large files.
     expected: &'a Tree,
     keeping: Keeping<'a>,
     names: &'a Names,
@@ -345,7 +344,7 @@ struct Around<'a> {
 }
 
 impl Around<'_> {
-    /// Notes that an entry cannot be read, and gives what it was in the last revision: to be read again at the next look.
+    /// Notes that an entry cannot be read, and returns it as in the last revision, to be read again by the next scan.
     fn keep(&self, set: &SetName, path: &EntryPath, why: ScanError) -> Result<Option<Node>, ScanError> {
         if why.entry().is_none() {
             return Err(why);
@@ -355,7 +354,6 @@ impl Around<'_> {
     }
 }
 
-/// A set's root as it is now.
 fn scan_set(
     source: &Source,
     before: Option<&SetTree>,
@@ -380,7 +378,7 @@ fn scan_set(
         let edits = named::edits(&set, known.as_ref(), named)?;
         let tree = Tree::new(vec![SetTree { rules: source.rules.clone(), root: known.clone() }]);
         let edits = edits.into_iter().map(|(path, edit)| (source.rules.name.clone(), path, edit));
-        // Edits that do not fit: what was known is not what it seemed, and everything is looked at.
+        // If the edits do not fit, the known tree was wrong, and everything is scanned.
         if let Ok(tree) = tree.edit(edits) {
             return Ok(tree.sets().first().and_then(|set| set.root.clone()));
         }
@@ -393,14 +391,13 @@ fn directory(node: Option<Node>) -> Option<Arc<Dir>> {
     node.as_ref().and_then(Node::directory).cloned()
 }
 
-/// The paths of one set.
 fn below(named: &BTreeMap<(SetName, EntryPath), Depth>, source: &Source) -> Vec<(EntryPath, Depth)> {
     let name = &source.rules.name;
     let from = named.range((name.clone(), EntryPath::root())..);
     from.take_while(|((set, _), _)| set == name).map(|((_, path), depth)| (path.clone(), *depth)).collect()
 }
 
-/// Whether files that did not change may be carried differently: they are read again.
+/// Whether unchanged files may travel differently, and are read again.
 fn other_allowances(a: &SetRules, b: &SetRules) -> bool {
     (a.allow_setuid, a.allow_capabilities) != (b.allow_setuid, b.allow_capabilities)
 }

@@ -1,4 +1,4 @@
-//! The tree: all sets at one moment, hashed by directory. Immutable; an edit copies the path to what it changes and
+//! The tree: all sets at one moment, hashed by directory. It is immutable; an edit copies the path to its change and
 //! shares the rest, so one changed file rehashes only its ancestors.
 
 use std::{cmp::Ordering, sync::Arc};
@@ -11,11 +11,11 @@ use bellwether_proto::{
     record::SetRules,
 };
 
-/// What a file system said of an entry when it was last read: while it says the same, the content is the same. Never
-/// hashed, never compared.
+/// The file system's status of an entry at its last read: while it is equal, so is the content. Never hashed or
+/// compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stat {
-    /// The inode's number; 0: never read here, or too young to be believed.
+    /// The inode's number; 0: never read here, or too young to be trusted.
     pub inode: u64,
     /// Seconds of the status change.
     pub ctime: i64,
@@ -26,10 +26,10 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Not known: the entry has to be read.
+    /// Unknown: the entry has to be read.
     pub const UNKNOWN: Self = Self { inode: 0, ctime: 0, ctime_ns: 0, mtime_ns: 0 };
 
-    /// Whether the entry has been read here and may be believed.
+    /// Whether the entry has been read here and can be trusted.
     pub fn is_known(&self) -> bool {
         self.inode != 0
     }
@@ -38,13 +38,13 @@ impl Stat {
 /// An entry of a directory.
 #[derive(Debug, Clone)]
 pub struct Child {
-    /// Its name there.
+    /// Its name in the directory.
     pub name: Box<[u8]>,
-    /// What it is.
+    /// Its node.
     pub node: Node,
 }
 
-/// A file, a link, or a directory with all it holds.
+/// A file, a link, or a directory with its entries.
 #[derive(Debug, Clone)]
 pub enum Node {
     /// A directory.
@@ -55,7 +55,7 @@ pub enum Node {
         meta: Meta,
         /// Its chunks.
         content: Content,
-        /// As last read here.
+        /// The stat as last read here.
         stat: Stat,
     },
     /// A symbolic link.
@@ -64,7 +64,7 @@ pub enum Node {
         meta: Meta,
         /// Its target.
         target: Box<[u8]>,
-        /// As last read here.
+        /// The stat as last read here.
         stat: Stat,
     },
 }
@@ -88,7 +88,7 @@ impl Node {
         }
     }
 
-    /// The entry without its place and without what a directory holds.
+    /// The entry without its place and without a directory's entries.
     pub fn entry(&self) -> Entry {
         let meta = self.meta().clone();
         let kind = match self {
@@ -99,7 +99,7 @@ impl Node {
         Entry { meta, kind }
     }
 
-    /// The directory, where it is one.
+    /// The directory, if it is one.
     pub fn directory(&self) -> Option<&Arc<Dir>> {
         match self {
             Self::Directory(dir) => Some(dir),
@@ -107,7 +107,7 @@ impl Node {
         }
     }
 
-    /// The same, to be read again at the next look whatever its stat says then; of a directory that is so anyway.
+    /// The same node, which the next scan reads whatever its stat; directories are always looked at.
     pub(crate) fn unbelieved(self) -> Self {
         match self {
             Self::Directory(dir) => Self::Directory(dir),
@@ -116,12 +116,12 @@ impl Node {
         }
     }
 
-    /// How many entries it is, with all that a directory holds.
+    /// The number of entries, with all below a directory.
     pub fn entries(&self) -> u64 {
         self.directory().map_or(1, |dir| dir.entries)
     }
 
-    /// Whether both are the same but for their stats; directories with all they hold.
+    /// Whether both are the same except for their stats; directories with all their entries.
     pub fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Directory(a), Self::Directory(b)) => a.hash == b.hash,
@@ -163,7 +163,7 @@ fn hash_meta(meta: &Meta, hasher: &mut FieldHasher) {
     }
 }
 
-/// A directory and all it holds.
+/// A directory and its entries.
 #[derive(Debug, Clone)]
 pub struct Dir {
     meta: Meta,
@@ -193,17 +193,17 @@ impl Dir {
         &self.meta
     }
 
-    /// What it holds, sorted by name.
+    /// Its entries, sorted by name.
     pub fn children(&self) -> &[Child] {
         &self.children
     }
 
-    /// The hash of it and of all it holds.
+    /// The hash of it and of everything below.
     pub fn hash(&self) -> Hash {
         self.hash
     }
 
-    /// How many entries it and all it holds are. Known from the start: nothing is walked.
+    /// The number of entries, itself and all below included. No walk is needed.
     pub fn entries(&self) -> u64 {
         self.entries
     }
@@ -215,7 +215,7 @@ impl Dir {
     }
 }
 
-/// One set: its rules and its root directory. `root` is none where the directory is missing.
+/// One set: its rules and its root directory. `root` is none if the directory is missing.
 #[derive(Debug, Clone)]
 pub struct SetTree {
     /// The group's rules for it.
@@ -230,33 +230,33 @@ pub struct Tree {
     sets: Vec<SetTree>,
 }
 
-/// One entry that differs between two trees: `entry` is what the newer has, none when it has nothing there. Sorted by
-/// (set, path); a removed or replaced directory stands for all it held, a new one is followed by all it holds.
+/// One difference between two trees: `entry` is that of the newer, none if it has nothing there. Sorted by (set, path).
+/// A removed or replaced directory stands for everything below it; a new one is followed by its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The set.
     pub set: SetName,
-    /// Where in it.
+    /// The path in it.
     pub path: EntryPath,
-    /// What is there now.
+    /// The new entry.
     pub entry: Option<Entry>,
 }
 
-/// What happens to one path in [`Tree::edit`].
+/// The edit of one path in [`Tree::edit`].
 #[derive(Debug, Clone)]
 pub enum Edit {
-    /// It goes, with all it holds.
+    /// Removes it, with everything below.
     Remove,
-    /// It becomes this: a file, a link, or a directory with all it holds.
+    /// Makes it a file, a link, or a directory with its entries.
     Put(Node),
-    /// It becomes a directory with this meta; one that is there keeps what it holds.
+    /// Makes it a directory with this meta; an existing one keeps its entries.
     Directory(Meta),
 }
 
-/// Changes that do not fit the tree they are applied to.
+/// Changes do not fit the tree to which they are applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
-    /// They are not sorted, or one path is there twice.
+    /// They are not sorted, or a path occurs twice.
     #[error("changes that are not in order at {set}:{path}")]
     Order {
         /// The set.
@@ -264,7 +264,7 @@ pub enum TreeError {
         /// The second of the two.
         path: EntryPath,
     },
-    /// The entry's directory is not there.
+    /// The entry's directory does not exist.
     #[error("{set}:{path} is in no directory")]
     Orphan {
         /// The set.
@@ -272,7 +272,7 @@ pub enum TreeError {
         /// The entry.
         path: EntryPath,
     },
-    /// A removal of what is not there.
+    /// The removed entry does not exist.
     #[error("{set}:{path} is removed but was not there")]
     Missing {
         /// The set.
@@ -280,10 +280,10 @@ pub enum TreeError {
         /// The entry.
         path: EntryPath,
     },
-    /// A set's root that is not a directory.
+    /// A set's root is not a directory.
     #[error("the root of set {0} is not a directory")]
     Root(SetName),
-    /// A set that the tree does not have.
+    /// The tree does not have the set.
     #[error("there is no set {0}")]
     NoSet(SetName),
     /// Over [`limits::ENTRIES`].
@@ -344,10 +344,10 @@ impl Tree {
         Some(node)
     }
 
-    /// This tree with the entry at a path, and all below it, as in `other`: there or not.
+    /// This tree with the entry at a path, and everything below, as in `other`: present or absent.
     ///
     /// # Errors
-    /// What is above it is no directory here.
+    /// Its parent is no directory here.
     pub fn with_entry_of(&self, other: &Self, set: &SetName, path: &EntryPath) -> Result<Self, TreeError> {
         let edit = match other.get(set, path) {
             Some(node) => Edit::Put(node.unbelieved()),
@@ -369,13 +369,13 @@ impl Tree {
         }
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn entries(&self) -> u64 {
         self.sets.iter().filter_map(|set| set.root.as_ref()).map(|root| root.entries).sum()
     }
 
-    /// The changes that lead from `self` to `newer`. Sets that only one has count as missing in the other; equal
-    /// directories are not looked into.
+    /// The changes from `self` to `newer`. A set that only one has is missing in the other; equal directories are
+    /// skipped.
     pub fn diff(&self, newer: &Tree) -> Vec<Change> {
         let mut changes = Vec::new();
         let mut names: Vec<&SetName> = self.sets.iter().chain(&newer.sets).map(|set| &set.rules.name).collect();
@@ -391,13 +391,13 @@ impl Tree {
         changes
     }
 
-    /// This tree under `rules`, which name its sets from now on: a set that they lack is dropped, a new one is empty.
+    /// This tree under `rules`, which name its sets from now on: a set that they lack is dropped; a new one is empty.
     pub fn with_rules(&self, rules: &[Arc<SetRules>]) -> Self {
         let root = |name: &SetName| self.set(name).and_then(|set| set.root.clone());
         Self::new(rules.iter().map(|r| SetTree { rules: r.clone(), root: root(&r.name) }).collect())
     }
 
-    /// Applies changes as [`Tree::diff`] gives them.
+    /// Applies changes of [`Tree::diff`].
     ///
     /// # Errors
     /// They do not fit; nothing is changed.
@@ -442,7 +442,7 @@ impl Tree {
     }
 }
 
-/// The node that `edits` make of `old`; all of them are at the path whose first `at` bytes name it, or below.
+/// The node that `edits` make of `old`; all of them are at or below the path of their first `at` bytes.
 fn rebuild(
     set: &SetName,
     at: usize,

@@ -1,4 +1,4 @@
-//! What this program is dealing with right now: the peer, pack or file that is to be blamed should it end meanwhile.
+//! The work in progress: the peer, pack or file that is the suspect if this program ends meanwhile.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mutex::locked;
 
-/// How many are named at most when the program ends.
+/// The most suspects that an end names.
 const NAMED: usize = 16;
 
 /// Something that may make this program end.
@@ -41,7 +41,7 @@ impl fmt::Display for Suspect {
 struct Entry {
     number: u64,
     suspect: Suspect,
-    /// Where it was begun.
+    /// The thread that began it.
     thread: ThreadId,
 }
 
@@ -51,13 +51,13 @@ fn dealing() -> MutexGuard<'static, Vec<Entry>> {
     locked(&DEALING)
 }
 
-/// It is dealt with until this is dropped, on whatever threads.
+/// Marks work in progress until this is dropped, on any thread.
 #[derive(Debug)]
 #[must_use]
 pub struct Dealing(u64);
 
 impl Dealing {
-    /// Begins to deal with `suspect`.
+    /// Begins work on `suspect`.
     pub fn with(suspect: Suspect) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -72,8 +72,7 @@ impl Drop for Dealing {
     }
 }
 
-/// What is dealt with now, the latest first: what this thread has begun, or, where it has begun nothing (it works for
-/// another one), all of it.
+/// The work in progress, the latest first: that of this thread, or of all if this thread works for another one.
 pub fn now() -> Vec<Suspect> {
     let (all, here) = (dealing(), thread::current().id());
     let any_here = all.iter().any(|entry| entry.thread == here);

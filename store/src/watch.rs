@@ -1,11 +1,11 @@
-//! Watching: the kernel's events as hints to where to look, and what makes sure that they come.
+//! Watching: the kernel's events tell where to scan, and this module ensures that they come.
 //!
-//! One task: it arms the watches (each set's root and all below; its parent, because a watch follows the inode of a root that
-//! is replaced) and says to the monitor, for each set, how changes are noticed. Every two seconds it looks at what no event
-//! tells: whether each root is still the directory that is watched (one above may have been renamed, something mounted), and
-//! whether a file was edited through another of its names. It arms the watches anew when a root is another
-//! one, when a watch was refused, and when a rescan found what no event told. notify's own thread calls back into [`PendingChanges`],
-//! which the publisher waits for, and wakes the task over a small channel; whoever rescans says over [`Rescans`] what was found.
+//! One task arms the watches: each set's root with everything below, and its parent, because a watch follows the inode
+//! of a root that is replaced. It tells the monitor, for each set, how changes are noticed. Every two seconds it checks
+//! what no event tells: whether each root is still the watched directory (one above may have been renamed, or something
+//! mounted), and whether a file was edited through another of its names. It arms the watches anew when a root was
+//! replaced, when a watch was refused, and when a rescan ([`Rescans`]) found an unannounced change. notify's own thread
+//! calls [`PendingChanges`], for which the publisher waits, and wakes the task over a small channel.
 
 mod arm;
 pub mod debounce;
@@ -37,62 +37,62 @@ use self::{
     told::Told,
 };
 
-/// How long after a failure to watch it is tried again.
+/// The pause before a failed watch is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
-/// From one look at what no event tells to the next.
+/// The interval of checks for changes without an event.
 const LOOK: Duration = Duration::from_secs(2);
-/// How late an event may be, when a rescan has found what it is to tell.
+/// The longest delay of an event after a rescan found its change.
 const LATE: Duration = Duration::from_secs(2);
-/// For how long a set is rescanned, too, after a change that no event told.
+/// The time for which a set is also rescanned after a change without an event.
 const MISSED: Duration = Duration::from_secs(600);
-/// What wakes the task and waits; more says nothing new.
+/// The most wake-ups that wait; more would add nothing.
 const WAKES: usize = 64;
-/// Paths that a rescan names.
+/// The most paths that a rescan names.
 const NAMED: usize = 100;
 
-/// What is watched, under the rules of which record, and who is told how.
+/// The watched sets, their rules, and the channels.
 #[derive(Debug)]
 pub struct Watched {
-    /// The record in force: its rules say what is of no interest.
+    /// The record in force: its rules exclude entries.
     pub record: watch::Receiver<Arc<SignedRecord>>,
-    /// Where the sets are on this server.
+    /// The paths of the sets on this server.
     pub sets: Vec<(SetName, PathBuf)>,
-    /// Where [`Event::Watching`] goes.
+    /// Receives [`Event::Watching`].
     pub events: mpsc::UnboundedSender<Event>,
-    /// What rescans find.
+    /// The findings of rescans.
     pub found: mpsc::UnboundedReceiver<Found>,
-    /// The files that are there.
+    /// The present files.
     pub files: watch::Receiver<Files>,
 }
 
-/// The sets as last scanned, and those of their files that have several names.
+/// The sets as last scanned, and their files with several names.
 #[derive(Debug, Clone, Default)]
 pub struct Files {
     tree: Tree,
     links: Vec<HardLink>,
 }
 
-/// How changes of each set are noticed: by events (none), or why also by frequent rescans.
+/// The way changes of each set are noticed: by events (none), or also by frequent rescans, with the reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Modes(Option<BTreeMap<SetName, Option<String>>>);
 
 impl Modes {
-    /// Whether the watches were armed, as far as they could be.
+    /// Whether the watches were armed, as far as possible.
     pub fn are_known(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether events alone do not tell all.
+    /// Whether events alone do not suffice.
     pub fn need_rescans(&self) -> bool {
         self.0.iter().flat_map(BTreeMap::values).any(Option::is_some)
     }
 }
 
-/// What a rescan found.
+/// The findings of a rescan.
 #[derive(Debug)]
 pub struct Found(Vec<(SetName, EntryPath)>);
 
-/// Where rescans say what they found, and which files have several names.
+/// Reports the findings of rescans, and the files with several names.
 #[derive(Debug, Clone)]
 pub struct Rescans {
     found: mpsc::UnboundedSender<Found>,
@@ -100,7 +100,7 @@ pub struct Rescans {
 }
 
 impl Rescans {
-    /// And where the task hears it.
+    /// With the receivers for the task.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Found>, watch::Receiver<Files>) {
         let (found, from) = mpsc::unbounded_channel();
         let files = watch::Sender::default();
@@ -108,18 +108,17 @@ impl Rescans {
         (Self { found, files }, from, known)
     }
 
-    /// A rescan that nothing had asked for led from `before` to `after`: events should have told it.
+    /// Reports an unrequested rescan that led from `before` to `after`: events should have told these changes.
     pub fn found(&self, before: &Tree, after: &Tree) {
         let paths: Vec<_> =
             before.diff(after).into_iter().take(NAMED).map(|change| (change.set, change.path)).collect();
         if !paths.is_empty() {
-            // Nobody listens any more when the role ends.
+            // The receiver is gone when the role ends.
             let _ = self.found.send(Found(paths));
         }
     }
 
-    /// The sets hold this, and these files have several names, of which others may be elsewhere. Forgets those that are more
-    /// than can be looked at.
+    /// Reports the sets, and their files with several names (hard links). Drops those beyond the limit.
     pub fn scanned(&self, tree: &Tree, links: &mut BTreeSet<HardLink>) {
         while links.len() > FILES + 1 {
             links.pop_last();
@@ -128,16 +127,16 @@ impl Rescans {
     }
 }
 
-/// Why events do not tell all of a set.
+/// The reasons that events do not suffice for a set.
 #[derive(Debug, Default)]
 struct Doubts {
     /// A watch was refused.
     refused: BTreeMap<SetName, String>,
-    /// What others change in that kind of file system makes no event here.
+    /// Other machines' changes in that kind of file system make no event here.
     remote: BTreeMap<SetName, String>,
     /// Too many files have several names.
     linked: BTreeMap<SetName, String>,
-    /// A change came without an event: until when that counts.
+    /// A change came without an event; this counts until the given time.
     missed: BTreeMap<SetName, (Instant, String)>,
 }
 
@@ -151,8 +150,7 @@ impl Doubts {
     }
 }
 
-/// Keeps the watches armed until `shutdown`. After every arming everything is to be looked at: what happened before it
-/// made no event.
+/// Keeps the watches armed until `shutdown`. Changes before an arming made no event, so a whole scan follows each.
 pub async fn run(
     watched: Watched,
     dirty: Arc<PendingChanges>,
@@ -169,7 +167,7 @@ pub async fn run(
         let (told, files) = (Arc::new(Told::default()), files.clone());
         let mut watch = Watch { watched_sets, doubts, told, files, events: &events, modes: &modes, dirty: &dirty };
         let changed = async {
-            // An error: the role ends, and so does this task, soon.
+            // An error means that the role, and so this task, ends soon.
             if record.wait_for(|record| record.record().policy.sets != *rules).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -177,14 +175,13 @@ pub async fn run(
         tokio::select! {
             () = watch.keep(&mut found) => {}
             () = changed => {}
-            // An error: nobody can give the signal any more, which is one.
+            // An error means that the sender is gone, which is a signal to stop.
             _ = shutdown.wait_for(|stop| *stop) => return,
         }
         missed = watch.doubts.missed;
     }
 }
 
-/// The watches of one set of rules.
 struct Watch<'a> {
     watched_sets: Arc<Vec<WatchedSet>>,
     doubts: Doubts,
@@ -196,7 +193,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Arms the watches again and again, for ever. May be cancelled: the watches go then.
+    /// Arms the watches again and again. If it is cancelled, the watches go.
     async fn keep(&mut self, found: &mut mpsc::UnboundedReceiver<Found>) {
         loop {
             let (wake, mut woken) = mpsc::channel(WAKES);
@@ -210,7 +207,7 @@ impl Watch<'_> {
     async fn arm(&mut self, wake: mpsc::Sender<Wake>) -> Option<(Option<Watching>, Marks)> {
         let (watched_sets, dirty, told) = (self.watched_sets.clone(), self.dirty.clone(), self.told.clone());
         let arm = move || {
-            // Before the watches: a root that is replaced meanwhile is then another one at the first look.
+            // Taken before the watches, so that the first check notices a root that is replaced meanwhile.
             let marks = Marks::of(&watched_sets);
             (arm::arm(&watched_sets, Arm { dirty, told, wake }), marks)
         };
@@ -221,7 +218,7 @@ impl Watch<'_> {
         Some((watching, marks))
     }
 
-    /// Looks at what no event tells, until the watches are to be armed anew.
+    /// Checks for changes without an event, until the watches are to be armed anew.
     async fn until_anew(
         &mut self,
         mut marks: Marks,
@@ -264,7 +261,7 @@ impl Watch<'_> {
         }
     }
 
-    /// A watch was refused since they were armed: by the limit, or by the entry.
+    /// Notes that a watch was refused after the arming: by the limit, or by the entry.
     fn refused(&mut self, set: Option<SetName>, why: String) {
         for place in self.watched_sets.iter().filter(|place| set.as_ref().is_none_or(|set| *set == place.set)) {
             tracing::warn!(set = %place.set, why, "a watch was refused");
@@ -274,21 +271,21 @@ impl Watch<'_> {
         self.say();
     }
 
-    /// Whether the watches are to be armed anew, because a rescan has found changes at `paths` that no event told.
+    /// Whether to arm the watches anew, because a rescan has found changes at `paths` without an event.
     fn missed(&mut self, paths: Vec<(SetName, EntryPath)>, now: Instant) -> bool {
         let before = self.doubts.missed.len();
         self.doubts.missed.retain(|_, (until, _)| *until > now);
         let mut anew = false;
         for (set, path) in paths {
-            // What is not watched anyway tells nothing.
+            // An unwatched path has no events anyway.
             let told = self.told.tells(&set, &path, now) || self.doubts.refused.contains_key(&set);
             if told || !self.watched_sets.iter().any(|place| place.set == set) {
                 continue;
             }
-            let why = format!("no event told that {set}:{path} changed; the watches were armed anew");
+            let why = format!("{set}:{path} changed without an event; the watches were armed anew");
             let known = self.doubts.missed.insert(set.clone(), (now + MISSED, why));
             if known.is_none() {
-                tracing::warn!(%set, %path, "a rescan has found what no event told: the watches are armed anew");
+                tracing::warn!(%set, %path, "a rescan has found a change without an event: the watches are armed anew");
                 anew = true;
             }
         }
@@ -298,7 +295,7 @@ impl Watch<'_> {
         anew
     }
 
-    /// Looks at the roots and at files with several names; whether the watches are to be armed anew. None: the process ends.
+    /// Checks the roots, and files with several names; returns whether to arm the watches anew. None: the process ends.
     async fn look(&mut self, marks: Marks) -> Option<(Marks, bool)> {
         let (watched_sets, files) = (self.watched_sets.clone(), self.files.borrow().clone());
         let looked = tokio::task::spawn_blocking(move || look(&watched_sets, &files, marks)).await.ok()?;
@@ -312,7 +309,7 @@ impl Watch<'_> {
             self.say();
         }
         for set in &looked.moved {
-            tracing::info!(%set, "its directory is another one than the one that is watched: the watches are armed anew");
+            tracing::info!(%set, "its directory was replaced or mounted over: the watches are armed anew");
         }
         Some((looked.marks, !looked.moved.is_empty()))
     }
@@ -323,7 +320,7 @@ impl Watch<'_> {
             return;
         }
         let said = next.0.iter().flatten().map(|(set, why)| (set.clone(), why.clone())).collect();
-        // Nobody listens any more when this process is stopping.
+        // The receiver is gone when this process stops.
         let _ = self.events.send(Event::Watching(said));
         self.modes.send_replace(next);
     }

@@ -1,5 +1,4 @@
-//! The agent's own settings: `agent.toml`, and flags over it. They say what is this server's; the group's rules are in
-//! its record.
+//! This server's own settings: `agent.toml`, and flags over it. The group's rules are in the group record.
 
 use std::{
     io,
@@ -20,14 +19,14 @@ mod file;
 
 pub use file::to_toml;
 
-/// Where the file is, unless `--config` or `BELLWETHER_CONFIG` say otherwise. It may be missing.
+/// The default path of the configuration file; the file may be missing.
 pub const DEFAULT_FILE: &str = "/etc/bellwether/agent.toml";
 const DEFAULT_LISTEN: &str = "[::]:7440";
 const DEFAULT_HTTP: &str = "127.0.0.1:7441";
 const DEFAULT_SOCKET: &str = "/run/bellwether/admin.sock";
 const DEFAULT_STATE: &str = "/var/lib/bellwether";
 
-/// What the flags of every command say of the configuration.
+/// The flags of every command about the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// The configuration file; none: [`DEFAULT_FILE`], which may be missing.
@@ -38,7 +37,7 @@ pub struct Given {
     pub state_dir: Option<PathBuf>,
 }
 
-/// The keys of agent.toml as flags; those of every command are a [`Given`].
+/// The keys of agent.toml as flags; the flags of every command are a [`Given`].
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
     /// This server's name in the group [default: the host's]
@@ -65,15 +64,15 @@ pub struct Flags {
 /// One set on this server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetConfig {
-    /// Its name in the group.
+    /// The name of the set in the group.
     pub name: SetName,
-    /// Its directory here: absolute, without `..`.
+    /// The directory on this server: absolute, without `..`.
     pub path: PathBuf,
-    /// Patterns for `init`: each server's own. From then on the group record has them.
+    /// This server's patterns for `init`. After that the group record has them.
     pub local: Vec<String>,
 }
 
-/// Where the state and the admin socket are.
+/// The paths of the state and of the admin socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
     /// The admin socket.
@@ -82,18 +81,18 @@ pub struct Places {
     pub state_dir: PathBuf,
 }
 
-/// The settings, checked.
+/// The checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// This server's name.
     pub name: ServerName,
-    /// Where other servers reach the agent.
+    /// The address on which the agent listens for other servers.
     pub listen: SocketAddr,
     /// `host:port` that other servers dial.
     pub advertise: String,
-    /// Readiness, metrics, page.
+    /// The address for readiness checks, metrics and the page.
     pub http: SocketAddr,
-    /// Names under which that is asked, beside this server's own and addresses.
+    /// Host names that requests to `http` may use, beside this server's own name and addresses.
     pub http_names: Vec<String>,
     /// The admin socket.
     pub admin_socket: PathBuf,
@@ -101,17 +100,17 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The sets, sorted by name.
     pub sets: Vec<SetConfig>,
-    /// Where HAProxy's agent-check protocol is answered, if at all.
+    /// The address for HAProxy's agent checks, if there is one.
     pub agent_check: Option<SocketAddr>,
-    /// Balancers that are driven from here by files and commands, sorted by name.
+    /// Balancers that this server drives by files and commands, sorted by name.
     pub balancers: Vec<Local>,
-    /// Where the file is, or would be.
+    /// The path of the configuration file.
     pub file: PathBuf,
-    /// Whether it is there.
+    /// Whether that file exists.
     pub file_exists: bool,
 }
 
-/// What is wrong with the settings; nothing was changed.
+/// An error in the settings. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -119,18 +118,18 @@ pub enum ConfigError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It is not TOML, or has keys that there are not.
+    /// The file is not TOML, or has unknown keys.
     #[error("{file}: {what}")]
     File {
         /// The file.
         file: PathBuf,
-        /// Where, and what is allowed.
+        /// The place of the error, and what is allowed.
         what: String,
     },
-    /// A value that its key cannot have.
+    /// A value is not allowed for its key.
     #[error("{key}: {what}")]
     Value {
         /// `FILE: key`, or the flag.
@@ -140,7 +139,7 @@ pub enum ConfigError {
     },
 }
 
-/// A setting as it was written, and where.
+/// A setting as text, and its place.
 struct Written {
     text: String,
     key: String,
@@ -166,7 +165,7 @@ impl Written {
     }
 }
 
-/// Reads the file, where there is one, puts the flags over it and checks all.
+/// Reads the file, if there is one, applies the flags and checks all settings.
 ///
 /// # Errors
 /// The file, the key and what is allowed.
@@ -174,8 +173,8 @@ pub fn load(given: &Given, flags: &Flags) -> Result<Config, ConfigError> {
     load_towards(given, flags, None)
 }
 
-/// The same for a server that enters the group of the manager at `peer` (`host:port`): the address that it advertises where
-/// nothing says which is the one towards that manager.
+/// As [`load`], for a server that enters the group of the manager at `peer` (`host:port`): unless a setting names it,
+/// the advertised address is the one towards that manager.
 ///
 /// # Errors
 /// The file, the key and what is allowed.
@@ -230,7 +229,7 @@ pub fn load_towards(given: &Given, flags: &Flags, peer: Option<&str>) -> Result<
     })
 }
 
-/// Only where the state and the socket are: for commands that need no more.
+/// Loads only the paths of the state and of the socket, for commands that need no more.
 ///
 /// # Errors
 /// The file, the key and what is allowed.
@@ -241,7 +240,7 @@ pub fn places(given: &Given) -> Result<Places, ConfigError> {
 
 fn places_of(given: &Given, path: &Path, file: &file::File) -> Result<Places, ConfigError> {
     let place = |flag: &Option<PathBuf>, key: &str, in_file: &Option<String>, default: &str| match (flag, in_file) {
-        // A person at a shell may be where the file is.
+        // A flag may be a relative path.
         (Some(flag), _) => std::path::absolute(flag).map_err(|e| ConfigError::Value {
             key: format!("--{}", key.replace('_', "-")),
             what: format!("'{}' cannot be made absolute: {e}", flag.display()),
@@ -288,8 +287,8 @@ fn set(key: String, name: &str, path: &str, local: Vec<String>) -> Result<SetCon
     Ok(SetConfig { name, path, local })
 }
 
-/// No set holds another, the state or the file that says what this agent may run (`init` and `join` write it where it is
-/// missing), nor lies in the state.
+/// Checks that no set contains another set, the state, or the file that says what this agent may run, and that no set
+/// lies in the state. `init` and `join` write that file if it is missing.
 fn check_places(sets: &[SetConfig], state: &Path, file: &Path) -> Result<(), ConfigError> {
     let wrong = |set: &SetConfig, what: String| {
         Err(ConfigError::Value { key: format!("set {}", set.name), what: format!("{} {what}", set.path.display()) })
@@ -340,7 +339,6 @@ fn real(path: &Path) -> PathBuf {
     }
 }
 
-/// Checks `HOST:PORT`.
 fn check_host_port(text: &str) -> Result<String, String> {
     let wrong = || format!("'{text}' is not HOST:PORT, as in web1.example:7440 or [2001:db8::1]:7440");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -367,7 +365,7 @@ fn host() -> String {
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
-/// What fuzzing feeds to the reader of agent.toml; whether it was taken.
+/// Feeds fuzzed text to the reader of agent.toml; returns whether it was accepted.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(text: &str) -> bool {
     let path = Path::new("agent.toml");

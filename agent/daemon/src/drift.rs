@@ -1,5 +1,5 @@
-//! Edits on a member as people see them (W3): every path with what differs, a diff of texts, the kept copies. And as
-//! they travel to the manager, to become a revision.
+//! Edits on a member (W3): as people see them (each path with its differences, diffs of texts, the kept copies), and as
+//! messages to the manager, which makes a revision of them.
 
 mod content;
 mod differences;
@@ -19,13 +19,13 @@ pub(crate) use self::{
     differences::server_drift,
 };
 
-/// Edits that a plan or an answer lists.
+/// The most edits that a plan or an answer lists.
 const LISTED: usize = 100;
 
 /// Checks the paths of a request.
 ///
 /// # Errors
-/// A path or a name that cannot be, or too many.
+/// A path or a name is malformed, or there are too many.
 pub(crate) fn places(wire: &[v1::Place]) -> Result<Vec<(bellwether_proto::name::SetName, EntryPath)>, Malformed> {
     if wire.len() > limits::PLACES {
         return Err(Malformed::new(format!("{} paths at once; the limit is {}", wire.len(), limits::PLACES)));
@@ -33,7 +33,7 @@ pub(crate) fn places(wire: &[v1::Place]) -> Result<Vec<(bellwether_proto::name::
     wire.iter().map(|place| Ok((place.set.parse()?, EntryPath::new(&place.path)?))).collect()
 }
 
-/// Edits as messages.
+/// Encodes edits as messages.
 pub(crate) fn to_wire(edits: &[Change]) -> Vec<v1::Edit> {
     let edit = |edit: &Change| v1::Edit {
         set: edit.set.to_string(),
@@ -43,10 +43,10 @@ pub(crate) fn to_wire(edits: &[Change]) -> Vec<v1::Edit> {
     edits.iter().map(edit).collect()
 }
 
-/// Checks edits.
+/// Decodes and checks edits.
 ///
 /// # Errors
-/// One that cannot be, too many, or not sorted.
+/// An edit is malformed, or there are too many, or they are not sorted.
 pub(crate) fn from_wire(wire: Vec<v1::Edit>) -> Result<Vec<Change>, Malformed> {
     if wire.len() > limits::KEEP.0 {
         return Err(Malformed::new(format!("{} edits at once; the limit is {}", wire.len(), limits::KEEP.0)));
@@ -63,7 +63,7 @@ pub(crate) fn from_wire(wire: Vec<v1::Edit>) -> Result<Vec<Change>, Malformed> {
     Err(Malformed::new("edits that are not sorted"))
 }
 
-/// The first of the lines that say what was, or would be, done.
+/// The first lines of a list of actions.
 pub(crate) fn first(mut lines: Vec<String>) -> Vec<String> {
     lines.truncate(LISTED);
     lines

@@ -1,5 +1,5 @@
-//! What fuzzing feeds to the decoders of the agent (`fuzz/`): agent.toml and its state files. Each function says
-//! whether the decoder took what it was fed.
+//! Entry points for fuzzing the decoders of the agent (`fuzz/`): agent.toml and the state files. Each function returns
+//! whether the decoder accepted its input.
 
 use bellwether_daemon::config;
 use bellwether_member::{HeldFault as Fault, HeldPosition as Position};
@@ -25,7 +25,7 @@ fn json(state: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(state).expect("it has JSON")
 }
 
-/// What each decoder's fuzzing begins with.
+/// The seeds of each decoder.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let toml = "name = \"web1\"\nlisten = \"127.0.0.1:7440\"\nadvertise = \"web1:7440\"\nhttp = \"127.0.0.1:7441\"\n\
         [[set]]\nname = \"nginx\"\npath = \"/etc/nginx\"\nlocal = [\"*.local\"]\n\

@@ -1,10 +1,10 @@
-//! What `bellwether serve` runs on every server: a library that knows no terminal.
+//! The part of `bellwether serve` that runs on every server: a library that uses no terminal.
 //!
-//! [`run`] starts and ends all tasks, and follows this server's role; [`net`] is how it talks to other servers and to the
-//! commands on the same machine; [`services`] answers them; [`state`] is who this server is, [`config`] its own settings, and
-//! [`drift`] what edits on a member look like.
+//! [`run`] starts and ends all tasks, and follows this server's role. [`net`] talks to other servers and to the
+//! commands on the same machine, and [`services`] answers them. [`state`] holds this server's identity, [`config`] its
+//! own settings, and [`drift`] describes edits on a member.
 
-// People read what the binary writes, and the log.
+// Only the binary and the log write text for people.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod config;

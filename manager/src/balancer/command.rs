@@ -1,5 +1,5 @@
-//! A balancer behind a command of agent.toml: the environment says what is asked, the exit status whether it was done, and
-//! the last line of `status` how the server stands. What was done is read back by `status`, too.
+//! A balancer behind a command of agent.toml. The environment carries the request, the exit status says whether it
+//! succeeded, and the last line of `status` gives the server's standing. `status` also verifies each change.
 
 use bellwether_proto::{balancer::Traffic, name::BalancerName};
 use tokio::time::{Instant, sleep};
@@ -55,7 +55,7 @@ impl Hook<'_> {
         }
     }
 
-    /// How it stands; nothing: the balancer does not have it.
+    /// The server's standing; empty if the balancer does not have it.
     pub(super) async fn status(&self, who: &Who) -> Result<Vec<Entry>, Fault> {
         if who.traffic == Traffic::None {
             return Ok(Vec::new());
@@ -75,12 +75,11 @@ impl Hook<'_> {
         Ok(status.map(entry).into_iter().collect())
     }
 
-    /// Whether it says that it could do its work.
+    /// Asks the command whether it could work.
     pub(super) async fn probe(&self) -> Result<(), Fault> {
         self.run_for("probe", String::new(), String::new()).await.map(drop)
     }
 
-    /// Runs it for a server; what it printed.
     async fn run(&self, action: &str, who: &Who) -> Result<String, Fault> {
         let places: Vec<_> = match &who.traffic {
             Traffic::At(places) => places.iter().map(ToString::to_string).collect(),
@@ -111,7 +110,7 @@ fn ignored(entry: &Entry, wanted: &'static str) -> Fault {
     Fault::Ignored { place: entry.place.clone(), wanted, found: entry.note.clone() }
 }
 
-/// `drained 3`: how it stands, and its sessions. None inside: absent.
+/// Parses `drained 3`: the standing and the sessions. An inner none means absent.
 fn read(line: &str) -> Option<Option<(Standing, u64)>> {
     let mut words = line.split_whitespace();
     let standing = match words.next()? {

@@ -1,4 +1,4 @@
-//! What can go wrong at a balancer, said so that a person knows what to do.
+//! Faults of a balancer, with what to do.
 
 use std::{error::Error, fmt::Write as _, io, path::PathBuf, time::Duration};
 
@@ -7,83 +7,83 @@ use bellwether_proto::{
     name::{BalancerName, ServerName},
 };
 
-/// What went wrong at one balancer.
+/// A fault of one balancer.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// Nobody answers there.
+    /// Nothing answers at the address.
     #[error("it cannot be reached at {address} from this machine")]
     Unreachable {
         /// The runtime API's address.
         address: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It took the command and said nothing in time.
+    /// It took the command and did not answer in time.
     #[error("it did not answer `{command}` within {} s", .patience.as_secs_f32())]
     Silent {
-        /// What it was asked.
+        /// The command.
         command: String,
-        /// How long it was waited for.
+        /// The time waited.
         patience: Duration,
     },
     /// The answer has no end.
     #[error("it closed the connection before its answer to `{0}` had ended")]
     Cut(String),
-    /// More than any HAProxy has to say.
+    /// The answer is longer than any HAProxy sends.
     #[error("its answer to `{command}` is longer than {} MiB", super::haproxy::ANSWER >> 20)]
     TooLong {
-        /// What it was asked.
+        /// The command.
         command: String,
     },
-    /// The socket's level.
+    /// The socket's level is too low.
     #[error("it does not allow `{0}` over this socket: it has to be `level admin` (stats socket …)")]
     Level(String),
-    /// It said no.
+    /// It refused.
     #[error("it answered `{command}` with: {answer}")]
     Refused {
-        /// What it was asked.
+        /// The command.
         command: String,
-        /// What it said.
+        /// The answer.
         answer: String,
     },
-    /// Not what a runtime API says.
+    /// The answer is not one of a runtime API.
     #[error("its answer to `{command}` is not HAProxy's: {what}")]
     Rubbish {
-        /// What it was asked.
+        /// The command.
         command: String,
-        /// What is wrong with it.
+        /// The error in it.
         what: String,
     },
-    /// A backend of the record that it does not have.
+    /// It lacks a backend of the record.
     #[error("it has no servers in a backend {0}, which the group record names; see: bellwether group show")]
     NoBackend(Backend),
-    /// It took the command and did something else.
+    /// It took the command and had another result.
     #[error("it took the command, but {place} is {found} there, not {wanted}")]
     Ignored {
-        /// Where.
+        /// The place.
         place: String,
-        /// What it was told.
+        /// The wanted standing.
         wanted: &'static str,
-        /// What it says now.
+        /// The standing found.
         found: String,
     },
-    /// Somebody else's decision.
+    /// The server is in maintenance by another decision.
     #[error(
         "{0} is in maintenance there, which was set at the balancer and is left as it is; when it may serve again, set \
          it ready there, then ask again"
     )]
     Maintenance(String),
-    /// Ready, and no traffic all the same.
-    #[error("{place} is ready, but the balancer still holds it for down after {} s: {note}", .waited.as_secs_f32())]
+    /// The server is ready, but gets no traffic.
+    #[error("{place} is ready, but the balancer still considers it down after {} s: {note}", .waited.as_secs_f32())]
     StillDown {
-        /// Where.
+        /// The place.
         place: String,
-        /// What the balancer says.
+        /// The balancer's note.
         note: String,
-        /// How long it was waited for.
+        /// The time waited.
         waited: Duration,
     },
-    /// The record names it, this machine does not know how.
+    /// The record names it, but agent.toml here does not define it.
     #[error("agent.toml on this machine has no [[balancer]] named {name} of the kind {kind}")]
     NotHere {
         /// The balancer.
@@ -91,14 +91,14 @@ pub enum Fault {
         /// nginx or command.
         kind: &'static str,
     },
-    /// The upstream file, or the pid file.
+    /// The upstream file or the pid file fails.
     #[error("cannot {action} {path}")]
     File {
         /// read or write.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The upstream file has another form.
@@ -108,19 +108,19 @@ pub enum Fault {
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// What is wrong.
+        /// The error.
         what: String,
     },
-    /// A command that ended badly, or not.
+    /// A command that failed or did not end.
     #[error("{what} (`{command}`) {how}{}", said(.output))]
     Command {
-        /// What it was for.
+        /// Its purpose.
         what: &'static str,
         /// The command.
         command: String,
         /// How it ended.
         how: String,
-        /// The last of what it printed.
+        /// The end of its output.
         output: String,
     },
     /// A command that cannot be started.
@@ -128,15 +128,15 @@ pub enum Fault {
     Start {
         /// The command.
         command: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The upstream file is as it was; why it could not be put in force.
+    /// The upstream file could not be put in force and was put back.
     #[error("{path} was put back as it was")]
     PutBack {
         /// The file.
         path: PathBuf,
-        /// What failed.
+        /// The failure.
         source: Box<Fault>,
     },
     /// The nginx of the pid file.
@@ -150,7 +150,7 @@ pub enum Fault {
     Status {
         /// The command.
         command: String,
-        /// What it printed.
+        /// Its output.
         line: String,
     },
     /// This process is stopping.
@@ -162,21 +162,21 @@ fn said(output: &str) -> String {
     if output.is_empty() { ", and printed nothing".to_owned() } else { format!(": {output}") }
 }
 
-/// What was asked of balancers.
+/// A request to balancers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// No new traffic.
+    /// Send no new traffic.
     Drain,
-    /// Traffic again.
+    /// Send traffic again.
     Ready,
-    /// Only a look.
+    /// Only look.
     Look,
 }
 
-/// Why a server is not as it was asked to be at all balancers. Asking again is safe: what is done is left as it is.
+/// Not all balancers treat the server as requested. A repeated request is safe: a finished part is not done again.
 #[derive(Debug, thiserror::Error)]
 pub enum BalancerError {
-    /// No balancer has it.
+    /// No balancer has the server.
     #[error(
         "no balancer ({}) has a server named {server}; nothing was changed; if it has another name there: bellwether \
          server set {server} --backend BACKEND/SERVER; if it takes no traffic: --backend none", list(.balancers)
@@ -187,7 +187,7 @@ pub enum BalancerError {
         /// All of them.
         balancers: Vec<BalancerName>,
     },
-    /// Servers of backends that no balancer has.
+    /// No balancer has some of the server's backend servers.
     #[error(
         "no balancer ({}) has {}, which the group record gives {server}; see: bellwether server set {server} --backend BACKEND/SERVER",
         list(.balancers), list(.places)
@@ -195,7 +195,7 @@ pub enum BalancerError {
     NoPlace {
         /// The server.
         server: ServerName,
-        /// Those that are not there.
+        /// The missing ones.
         places: Vec<BackendServer>,
         /// All balancers.
         balancers: Vec<BalancerName>,
@@ -203,13 +203,13 @@ pub enum BalancerError {
     /// Some balancers failed.
     #[error("{}", failed(*.action, .server, .faults, .done))]
     Failed {
-        /// What was asked.
+        /// The request.
         action: Action,
-        /// For which server.
+        /// Its server.
         server: ServerName,
-        /// Which balancers did not do it, and why.
+        /// The balancers that failed, and why.
         faults: Vec<(BalancerName, Fault)>,
-        /// Which did.
+        /// The balancers that succeeded.
         done: Vec<BalancerName>,
     },
 }
@@ -226,7 +226,7 @@ fn failed(action: Action, server: &ServerName, faults: &[(BalancerName, Fault)],
     let said: Vec<_> = faults.iter().map(|(name, fault)| format!("balancer {name}: {}", chain(fault))).collect();
     let said = said.join("; ");
     if action == Action::Look {
-        // Whoever was to be looked at: it is about the balancer.
+        // A look concerns the balancer, not the server.
         return said;
     }
     let mut text = format!("{server} could not be {asked}; {said}");
@@ -236,7 +236,7 @@ fn failed(action: Action, server: &ServerName, faults: &[(BalancerName, Fault)],
     text
 }
 
-/// A fault with its causes, each said once.
+/// A fault with its causes, each once.
 pub fn chain(fault: &Fault) -> String {
     let mut text = fault.to_string();
     let mut cause = fault.source();

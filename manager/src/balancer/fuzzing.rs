@@ -1,9 +1,8 @@
-//! What fuzzing feeds to the readers of what balancers say (`fuzz/`). Each function says whether it
-//! was taken.
+//! Entry points for fuzzing the readers of balancers' answers (`fuzz/`). Each returns whether the input was accepted.
 
 use super::{haproxy, nginx};
 
-/// What HAProxy answers to `show servers state`, and after a line `===` to `show stat`.
+/// HAProxy's answer to `show servers state`, and after a line `===` to `show stat`.
 pub(crate) fn haproxy(text: &str) -> bool {
     haproxy::fuzz(text)
 }

@@ -1,4 +1,4 @@
-//! What this machine's agent.toml says of balancers: the files and commands that never come from the network.
+//! The balancers of this machine's agent.toml: files and commands that never come from the network.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use tokio::sync::Mutex;
 pub struct Local {
     /// Its name in the group.
     pub name: BalancerName,
-    /// How it is driven from here.
+    /// The way it is driven from here.
     pub kind: LocalKind,
 }
 
-/// How a balancer is driven from this machine.
+/// The way a balancer is driven from this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalKind {
     /// By an upstream file.
@@ -28,13 +28,13 @@ pub enum LocalKind {
 pub struct LocalNginx {
     /// The upstream file.
     pub file: PathBuf,
-    /// Where its master's process id is.
+    /// The pid file of its master.
     pub pid: PathBuf,
-    /// Tests the configuration.
+    /// The command that tests the configuration.
     pub test: String,
-    /// Has it read anew.
+    /// The command that reloads it.
     pub reload: String,
-    /// For each of the two commands.
+    /// The limit for each of the two commands.
     pub timeout: Duration,
 }
 
@@ -43,23 +43,23 @@ pub struct LocalNginx {
 pub struct LocalCommand {
     /// A line for the shell.
     pub command: String,
-    /// How long it may take.
+    /// The limit of its time.
     pub timeout: Duration,
 }
 
-/// A definition, and whose turn it is: one file is changed by one at a time.
+/// A definition, and the lock under which its file is changed.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) kind: LocalKind,
     pub(super) turn: Mutex<()>,
 }
 
-/// The balancers that this machine's agent.toml defines. Clones are the same ones.
+/// The balancers that this machine's agent.toml defines. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Locals(Arc<BTreeMap<BalancerName, Arc<Kept>>>);
 
 impl Locals {
-    /// Those of agent.toml.
+    /// Takes the definitions of agent.toml.
     pub fn new(definitions: impl IntoIterator<Item = Local>) -> Self {
         let kept = |Local { name, kind }| (name, Arc::new(Kept { kind, turn: Mutex::default() }));
         Self(Arc::new(definitions.into_iter().map(kept).collect()))

@@ -1,8 +1,7 @@
 //! Load balancers: servers are taken out of rotation and put back (W12, W18–W27).
 //!
-//! [`Balancers`] is the record's list of them with what this machine's agent.toml adds: a snapshot, made anew for every
-//! use. It starts one task a balancer for each call and waits for them; when the call is dropped they are aborted. Rules
-//! are in [`rules`], without I/O.
+//! [`Balancers`] joins the record's list with this machine's agent.toml: a snapshot, made anew for every use. Each call
+//! starts one task per balancer and waits for all; a dropped call aborts them. The rules are in [`rules`], without I/O.
 
 mod command;
 mod fault;
@@ -36,12 +35,12 @@ pub use self::{
     local::{Local, LocalCommand, LocalKind, LocalNginx, Locals},
 };
 
-/// How long a balancer is waited for.
+/// The time limits for a balancer.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
     /// For a connection, and then for an answer.
     pub exchange: Duration,
-    /// Between two looks.
+    /// Between two polls.
     pub poll: Duration,
     /// For a server that was made ready to get traffic: its checks have to succeed first.
     pub up: Duration,
@@ -53,7 +52,6 @@ impl Default for Patience {
     }
 }
 
-/// One balancer, ready to be spoken to.
 #[derive(Debug)]
 struct One {
     name: BalancerName,
@@ -78,12 +76,12 @@ pub struct Balancers {
 }
 
 impl Balancers {
-    /// Those of the record, as this machine reaches them.
+    /// The record's balancers, as this machine reaches them.
     pub fn new(record: &Record, locals: &Locals) -> Self {
         Self::patient(&record.policy.balancers, locals, Patience::default())
     }
 
-    /// The same, with another patience.
+    /// As [`Balancers::new`], with other limits.
     pub fn patient(balancers: &[balancer::Balancer], locals: &Locals, patience: Patience) -> Self {
         let one = |balancer: &balancer::Balancer| {
             let here = || locals.get(&balancer.name);
@@ -103,15 +101,15 @@ impl Balancers {
         Self { all: balancers.iter().map(one).collect(), patience }
     }
 
-    /// The group has none: nothing is drained, and nothing has to be.
+    /// Whether the group has none: then nothing is drained, and nothing has to be.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// How every balancer treats that server.
+    /// That server's standing at every balancer.
     ///
     /// # Errors
-    /// Which balancers could not be asked, and why.
+    /// The balancers that could not be asked, and why.
     pub async fn state(&self, server: &Server) -> Result<Report, BalancerError> {
         let who = who(server);
         let look = |one: Arc<One>, whos: Arc<[Who]>| async move { one.look(&whos).await.map(|all| all.concat()) };
@@ -119,7 +117,7 @@ impl Balancers {
         report(Action::Look, &who, states)
     }
 
-    /// Sessions in flight on that server, over all balancers.
+    /// Open sessions on that server, over all balancers.
     ///
     /// # Errors
     /// As [`Balancers::state`].
@@ -127,11 +125,10 @@ impl Balancers {
         self.state(server).await.map(|report| report.sessions())
     }
 
-    /// No balancer sends that server new traffic when this returns; sessions that are open go on. Asking again changes
-    /// nothing.
+    /// Drains that server: when this returns, no balancer sends it new traffic; open sessions go on. Safe to repeat.
     ///
     /// # Errors
-    /// Which balancers did not do it, and why; at the others it is drained. Nothing was changed where no balancer has it.
+    /// The balancers that failed, and why; the others drained it. If no balancer has the server, nothing was changed.
     pub async fn drain(&self, server: &Server) -> Result<Report, BalancerError> {
         let who = who(server);
         let drained = self.each(vec![who.clone()], |one, whos| async move { one.drain(&whos[0]).await }).await;
@@ -139,10 +136,10 @@ impl Balancers {
         self.check_there(&who, &report).map(|()| report)
     }
 
-    /// Every balancer that has that server sends it traffic again when this returns. Asking again changes nothing.
+    /// Makes that server ready: when this returns, every balancer that has it sends it traffic. Safe to repeat.
     ///
     /// # Errors
-    /// Which balancers do not, and why: one that was put into maintenance at a balancer stays there.
+    /// The balancers that failed, and why: one that has it in maintenance leaves it so.
     pub async fn ready(&self, server: &Server) -> Result<Report, BalancerError> {
         let who = who(server);
         let ready = self.each(vec![who.clone()], |one, whos| async move { one.ready(&whos[0]).await }).await;
@@ -150,12 +147,10 @@ impl Balancers {
         self.check_there(&who, &report).map(|()| report)
     }
 
-    /// Waits until that server, drained, has no session left, for at most `limit`. What the report says at the end:
-    /// [`Report::sessions`] is 0, or how many are left.
+    /// Waits until that drained server has no session, for at most `limit`; [`Report::sessions`] is 0 or the rest.
     ///
     /// # Errors
-    /// A balancer that cannot be asked for the rest of the time, or one at which it is not drained (any more): a HAProxy that
-    /// was restarted meanwhile, say.
+    /// A balancer cannot be asked until the limit, or the server is not drained there (any more).
     pub async fn wait_idle(&self, server: &Server, limit: Duration) -> Result<Report, BalancerError> {
         let until = Instant::now() + limit;
         loop {
@@ -173,16 +168,16 @@ impl Balancers {
     /// [`Balancers::drain`], then [`Balancers::wait_idle`].
     ///
     /// # Errors
-    /// Of either.
+    /// Those of either.
     pub async fn drain_and_wait(&self, server: &Server, limit: Duration) -> Result<Report, BalancerError> {
         self.drain(server).await?;
         self.wait_idle(server, limit).await
     }
 
-    /// How every balancer treats each of `servers`; each balancer is asked once.
+    /// The standing of each of `servers` at every balancer; each balancer is asked once.
     ///
     /// # Errors
-    /// Which balancers could not be asked, and why.
+    /// The balancers that could not be asked, and why.
     pub async fn states(&self, servers: &[Server]) -> Result<Vec<Report>, BalancerError> {
         let whos: Vec<Who> = servers.iter().map(who).collect();
         let looks = self.each(whos.clone(), |one, whos| async move { one.look(&whos).await }).await;
@@ -210,18 +205,18 @@ impl Balancers {
     /// Those of `servers` that serve: every balancer that has one sends it traffic. For [`rules::batch`].
     ///
     /// # Errors
-    /// Which balancers could not be asked, and why.
+    /// The balancers that could not be asked, and why.
     pub async fn serving(&self, servers: &[Server]) -> Result<BTreeSet<ServerName>, BalancerError> {
         let reports = self.states(servers).await?;
         Ok(reports.into_iter().filter(Report::serves).map(|report| report.server).collect())
     }
 
-    /// Whether each balancer could be driven from this machine: reached, allowed, understood.
+    /// Checks whether this machine can drive each balancer.
     pub async fn probe(&self) -> Vec<(BalancerName, Result<(), Fault>)> {
         self.each(Vec::new(), |one, _| async move { one.probe().await }).await
     }
 
-    /// The same question to all of them at once; the answers in the record's order.
+    /// Asks all of them at once; the answers are in the record's order.
     async fn each<T, F>(
         &self,
         whos: Vec<Who>,
@@ -241,13 +236,13 @@ impl Balancers {
         while let Some(answer) = tasks.join_next().await {
             match answer {
                 Ok((index, answer)) => answers[index].1 = answer,
-                Err(error) => tracing::error!(%error, "a question to a balancer ended badly"),
+                Err(error) => tracing::error!(%error, "a request to a balancer failed"),
             }
         }
         answers
     }
 
-    /// A name that nobody has there is a mistake, or the server takes no traffic: then the record says so.
+    /// Refuses a name that no balancer has: it is a mistake, or the record should say that the server takes no traffic.
     fn check_there(&self, who: &Who, report: &Report) -> Result<(), BalancerError> {
         let balancers = || self.all.iter().map(|one| one.name.clone()).collect();
         let places = report.missing(who);
@@ -300,7 +295,6 @@ fn undrained(report: &Report) -> BalancerError {
     BalancerError::Failed { action: Action::Drain, server: report.server.clone(), faults, done }
 }
 
-/// What a balancer is asked, whatever it is.
 impl One {
     async fn look(&self, whos: &[Who]) -> Result<Vec<Vec<Entry>>, Fault> {
         let of_each = |lines: Vec<Line>| whos.iter().map(|who| rules::of(&lines, who)).collect();

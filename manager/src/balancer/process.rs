@@ -1,6 +1,5 @@
-//! Running a local command: in a process group of its own that does not outlive its time, its output kept, bounded. Where
-//! systemd runs this agent, the command is a unit of its own: the agent's unit is closed as far as the agent allows it, and
-//! what a command does is none of that.
+//! Runs a local command in a process group that does not outlive its time limit; its output is kept, with a limit. If
+//! systemd runs this agent, the command is a unit of its own, free of the agent's restrictions.
 
 use std::{
     io,
@@ -19,39 +18,39 @@ use tokio::{
     time::timeout,
 };
 
-/// Bytes that are kept of what a command prints: the last ones say why it failed.
+/// The most bytes of output that are kept: the last ones show the failure.
 const KEPT: usize = 16 << 10;
-/// How long what it left running may keep its output open.
+/// The time that its background processes may keep the output open.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Debug)]
 pub(super) struct Ended {
     /// Exit status 0, in time.
     pub(super) well: bool,
-    /// For people: `ended with exit status 1`.
+    /// A description: `ended with exit status 1`.
     pub(super) how: String,
-    /// The last of its standard output.
+    /// The end of its standard output.
     pub(super) stdout: String,
-    /// The last of its standard error.
+    /// The end of its standard error.
     pub(super) stderr: String,
 }
 
 impl Ended {
-    /// What it printed, for people.
+    /// Its output, for people.
     pub(super) fn output(&self) -> String {
         let both = [self.stderr.trim(), self.stdout.trim()];
         both.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// Ends the whole group, should this be dropped before the command has ended.
+/// Kills the whole group if this is dropped before the command has ended.
 struct Group(Option<Pid>);
 
 impl Group {
     fn kill(&mut self) {
         if let Some(group) = self.0.take() {
-            // An error: it is gone.
+            // An error means that it is gone.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -63,7 +62,7 @@ impl Drop for Group {
     }
 }
 
-/// What makes a unit of a command.
+/// Makes a command a unit.
 const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
 /// Runs `command` in a shell, without input, for at most `limit`.
@@ -77,7 +76,7 @@ pub(super) async fn run(command: &str, environment: &[(&str, String)], limit: Du
     run_by(maker, command, environment, limit).await
 }
 
-/// The command as it is started: in a unit that `maker` makes, or as a child.
+/// The command to start: in a unit that `maker` makes, or as a child.
 fn shell(maker: Option<&Path>, command: &str, environment: &[(&str, String)], limit: Duration) -> Command {
     let Some(maker) = maker else {
         let mut shell = Command::new("/bin/sh");
@@ -123,13 +122,13 @@ async fn end(child: &mut Child, group: &mut Group, limit: Duration) -> io::Resul
         child.wait().await?;
         return Ok((false, format!("did not end within {} s and was killed", limit.as_secs_f32())));
     };
-    // What it leaves in the background is its own affair.
+    // Its background processes are left alone.
     group.0 = None;
     let status = status?;
     Ok((status.success(), format!("ended with {status}")))
 }
 
-/// Reads to the end and keeps the last of it.
+/// Reads to the end and keeps the last bytes.
 fn tail(from: Option<impl AsyncRead + Unpin + Send + 'static>) -> Tail {
     let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let keeping = kept.clone();
@@ -157,7 +156,7 @@ impl Drop for Tail {
     }
 }
 
-/// What was printed until the end, or until whoever was left behind has kept it open for too long.
+/// The output until its end, or until a background process has kept it open for too long.
 async fn printed(mut tail: Tail) -> String {
     let _ = timeout(LINGER, &mut tail.reading).await;
     let kept = locked(&tail.kept);
@@ -181,7 +180,7 @@ mod tests {
         assert!(run("true", &[], LIMIT).await.unwrap().well);
     }
 
-    /// The real one needs systemd as the first process; this one writes down what it is asked for, and does it.
+    /// The real one needs systemd as the first process; this one records its arguments and runs the command.
     #[tokio::test]
     async fn where_systemd_runs_the_agent_a_command_is_a_unit_of_its_own() {
         let directory = tempfile::tempdir().unwrap();
@@ -215,7 +214,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
         let script = format!("sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 600' & wait", pid.display());
-        // Again with more time, where the machine is too busy for the script to have begun by then.
+        // Retried with more time if the machine is too busy to begin the script.
         let mut limit = Duration::from_millis(500);
         while !pid.exists() {
             assert!(limit < LIMIT, "the script does not begin");
@@ -225,7 +224,7 @@ mod tests {
         }
         let child: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
         let gone = || match std::fs::read_to_string(format!("/proc/{child}/stat")) {
-            // Not reaped by its new parent yet.
+            // Its new parent has not reaped it yet.
             Ok(stat) => stat.rsplit(") ").next().is_some_and(|state| state.starts_with('Z')),
             Err(_) => true,
         };

@@ -1,5 +1,4 @@
-//! What a balancer says of a server, and what follows from it: which of its lines are meant, whether the server takes
-//! traffic, and how many may be drained at once.
+//! Rules over the reports of balancers: a server's lines, its traffic, and how many servers may be drained at once.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,17 +10,17 @@ use bellwether_proto::{
 };
 use serde::Serialize;
 
-/// How a balancer treats a server.
+/// The standing of a server at a balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
-    /// It sends it new traffic.
+    /// It gets new traffic.
     Serving,
-    /// It sends none because it was told to drain it; sessions that are open go on.
+    /// It gets none because it was drained; open sessions go on.
     Drained,
-    /// It sends none because somebody put it into maintenance there, which Bellwether neither does nor ends.
+    /// It gets none because of maintenance, which Bellwether neither sets nor ends.
     Maintenance,
-    /// It would, but holds it for down.
+    /// It is enabled, but the balancer considers it down.
     Down,
 }
 
@@ -40,13 +39,13 @@ impl Standing {
 /// One line of a balancer: a server of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// Which.
+    /// The place.
     pub place: BackendServer,
-    /// How it is treated.
+    /// Its standing.
     pub standing: Standing,
-    /// Sessions in flight, those that wait for it included.
+    /// Open sessions, including queued ones.
     pub sessions: u64,
-    /// What the balancer says of it, for people.
+    /// The balancer's note, for people.
     pub note: String,
 }
 
@@ -55,7 +54,7 @@ pub struct Line {
 pub struct Who {
     /// Its name in the group.
     pub name: ServerName,
-    /// Where it takes traffic.
+    /// Its traffic.
     pub traffic: Traffic,
 }
 
@@ -63,12 +62,12 @@ impl Who {
     /// That server of the record.
     ///
     /// # Errors
-    /// Not with a record that was checked.
+    /// None for a valid record.
     pub fn new(server: &Server) -> Result<Self, Malformed> {
         Ok(Self { name: server.name.clone(), traffic: server.traffic()? })
     }
 
-    /// Whether a balancer's line at `place` is this server's.
+    /// Whether a balancer's line at `place` belongs to this server.
     pub fn is_at(&self, place: &BackendServer) -> bool {
         match &self.traffic {
             Traffic::ByName => place.server() == self.name.as_str(),
@@ -83,11 +82,11 @@ impl Who {
 pub struct Entry {
     /// `BACKEND/SERVER`, or the server's name where the balancer has no backends.
     pub place: String,
-    /// How it is treated.
+    /// Its standing.
     pub standing: Standing,
-    /// Sessions in flight.
+    /// Open sessions.
     pub sessions: u64,
-    /// What the balancer says of it, for people.
+    /// The balancer's note, for people.
     pub note: String,
 }
 
@@ -98,26 +97,26 @@ impl From<&Line> for Entry {
     }
 }
 
-/// The lines of a balancer that are this server's.
+/// The lines of a balancer that belong to this server.
 pub fn of(lines: &[Line], who: &Who) -> Vec<Entry> {
     lines.iter().filter(|line| who.is_at(&line.place)).map(Entry::from).collect()
 }
 
-/// What one balancer said.
+/// The report of one balancer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct At {
-    /// Which balancer.
+    /// The balancer.
     pub balancer: BalancerName,
-    /// The server's places there; none: it does not have it.
+    /// The server's places there; none if it does not have the server.
     pub entries: Vec<Entry>,
 }
 
-/// What all balancers said of one server.
+/// The reports of all balancers on one server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Which server.
+    /// The server.
     pub server: ServerName,
-    /// One for each balancer of the group.
+    /// One report for each balancer of the group.
     pub at: Vec<At>,
 }
 
@@ -127,32 +126,32 @@ impl Report {
         self.at.iter().flat_map(|at| &at.entries)
     }
 
-    /// Sessions in flight on it, over all balancers.
+    /// Open sessions on it, over all balancers.
     pub fn sessions(&self) -> u64 {
         self.entries().map(|entry| entry.sessions).fold(0, u64::saturating_add)
     }
 
-    /// No balancer has it.
+    /// Whether no balancer has it.
     pub fn is_absent(&self) -> bool {
         self.entries().next().is_none()
     }
 
-    /// Some balancer sends it new traffic.
+    /// Whether some balancer sends it new traffic.
     pub fn takes_traffic(&self) -> bool {
         self.entries().any(|entry| entry.standing == Standing::Serving)
     }
 
-    /// It counts as one that serves: every balancer that has it sends it traffic, in all its backends.
+    /// Whether it counts as serving: every balancer that has it sends it traffic, in all its backends.
     pub fn serves(&self) -> bool {
         !self.is_absent() && self.entries().all(|entry| entry.standing == Standing::Serving)
     }
 
-    /// It was drained wherever it is: nothing new comes, and nothing will come by itself.
+    /// Whether it is drained at all its places, so that nothing new comes by itself.
     pub fn is_drained(&self) -> bool {
         self.entries().all(|entry| matches!(entry.standing, Standing::Drained | Standing::Maintenance))
     }
 
-    /// It was drained at one of its places, at least.
+    /// Whether it is drained at one of its places, at least.
     pub fn is_drained_somewhere(&self) -> bool {
         self.entries().any(|entry| entry.standing == Standing::Drained)
     }
@@ -195,24 +194,24 @@ impl fmt::Display for Report {
     }
 }
 
-/// Why no server may be drained now.
+/// No server may be drained now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{serving} servers take traffic and min_serving is {min_serving}: draining one would leave too few; nothing was \
      changed; bring others back first, or allow fewer: bellwether group set --min-serving N"
 )]
 pub struct TooFew {
-    /// So many serve now.
+    /// The number that serves now.
     pub serving: usize,
-    /// So many have to.
+    /// The number that must serve.
     pub min_serving: u32,
 }
 
-/// The servers of `left` that may be drained together now (W23): never fewer than `min_serving` of those in `serving` go
-/// on serving. Those that serve nothing anyway come first and cost nothing.
+/// The servers of `left` that may be drained together now (W23): at least `min_serving` of those in `serving` go on
+/// serving. Servers that do not serve come first, since they cost nothing.
 ///
 /// # Errors
-/// Not even one of those that are left may be drained.
+/// Not even one server of `left` may be drained.
 pub fn batch(serving: &BTreeSet<ServerName>, left: &[ServerName], min_serving: u32) -> Result<Vec<ServerName>, TooFew> {
     let spare = serving.len().saturating_sub(usize::try_from(min_serving).unwrap_or(usize::MAX));
     let (busy, idle): (Vec<_>, Vec<_>) = left.iter().cloned().partition(|name| serving.contains(name));
@@ -223,8 +222,7 @@ pub fn batch(serving: &BTreeSet<ServerName>, left: &[ServerName], min_serving: u
     Ok(batch)
 }
 
-/// All batches in which `left` can be drained when each batch is back before the next one begins: for a plan that is
-/// printed. While it is carried out, [`batch`] is asked again before every one.
+/// All batches for draining `left` if each is back before the next: for a plan. The execution asks [`batch`] each time.
 ///
 /// # Errors
 /// As [`batch`].
@@ -328,7 +326,7 @@ mod tests {
 
     #[test]
     fn w23_who_serves_nothing_is_drained_first_and_counts_when_it_is_back() {
-        // c serves nothing: it may go at once, and once it is back one more may be spared.
+        // c serves nothing, so it may go at once; once it is back, one more is spare.
         assert_eq!(
             batches(&set(&["a", "b"]), &names(&["a", "b", "c"]), 2).unwrap(),
             [names(&["c"]), names(&["a"]), names(&["b"])]

@@ -1,5 +1,5 @@
-//! The first revision of an epoch: it changes nothing, descends from what the new manager holds, and is signed by it. From
-//! then on the head says whose it is, and a server with the same content only takes a small update (W24).
+//! The first revision of an epoch. It changes nothing, descends from the new manager's revision, and is signed by it.
+//! The head then names its manager, and a server with the same content only takes a small update (W24).
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -17,7 +17,7 @@ use crate::{
     shared::Shared,
 };
 
-/// That revision, by the manager of `record`, on top of `head`.
+/// The header of that revision, by the manager of `record`, on top of `head`.
 ///
 /// # Errors
 /// No number follows that of `head`.
@@ -37,7 +37,7 @@ pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_
     })
 }
 
-/// Makes it, where the head is of an older epoch than the record. Durable when this returns, and offered to nobody before.
+/// Publishes it if the head is of an older epoch than the record. Durable when this returns, and not offered before.
 ///
 /// # Errors
 /// The history cannot take it.

@@ -26,59 +26,59 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 /// How often forming begins anew because files change while they are packed.
 const TRIES: u32 = 10;
-/// After so many of them, a file that changes is left out.
+/// The number of those tries after which a changing file is left out.
 const OFTEN: u32 = 3;
 
-/// What a group is formed from.
+/// The input for forming a group.
 #[derive(Debug)]
 pub struct Form<'a> {
-    /// This server, the manager to be.
+    /// This server, the first manager.
     pub name: ServerName,
     /// Its key.
     pub key: &'a KeyPair,
-    /// `host:port` where others reach it.
+    /// `host:port` for the other servers.
     pub address: String,
-    /// Where each set is here.
+    /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
-    /// The rules of these sets; one that is not named has none.
+    /// The rules of these sets; a set that is not named has none.
     pub rules: Vec<SetRules>,
     /// How packs are compressed, the first one included.
     pub codec: Codec,
     /// The state directory.
     pub state: &'a Path,
-    /// Who asked.
+    /// The author.
     pub author: String,
     /// Milliseconds since 1970.
     pub time_ms: u64,
 }
 
-/// A group that was formed: the history is durable, the record is the caller's to save.
+/// A formed group: the history is durable, and the caller saves the record.
 #[derive(Debug)]
 pub struct Formed {
     /// The first record.
     pub record: SignedRecord,
     /// Revision 1.1.
     pub header: SignedHeader,
-    /// Entries in it.
+    /// The number of its entries.
     pub entries: u64,
     /// Bytes of its files.
     pub bytes: u64,
     /// Bytes of its pack.
     pub pack_bytes: u64,
-    /// What was left out, and why.
+    /// Left-out entries, with the reason.
     pub notices: Vec<Notice>,
 }
 
-/// Why no group was formed. The sets are as they were.
+/// No group was formed. The sets are unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
-    /// No set at all.
+    /// There is no set.
     #[error("no group was formed: name at least one set, as NAME=PATH")]
     NoSets,
-    /// A set twice, or inside another.
+    /// A set is named twice, or lies inside another.
     #[error("no group was formed: sets {0} and {1} overlap; give each a directory of its own")]
     Overlap(SetName, SetName),
-    /// The path of a set.
+    /// The path of a set is not a directory.
     #[error("no group was formed: {path}, the directory of set {set}, does not exist or is not a directory")]
     NoDirectory {
         /// The set.
@@ -92,13 +92,13 @@ pub enum FormError {
     /// The sets cannot be read.
     #[error("no group was formed: the sets cannot be read")]
     Scan(#[from] ScanError),
-    /// They cannot be packed.
+    /// The sets cannot be packed.
     #[error("no group was formed: the sets cannot be packed")]
     Pack(#[from] PackError),
-    /// They cannot be kept.
+    /// The pack cannot be kept.
     #[error("no group was formed: the history cannot be written")]
     Keep(#[from] HistoryError),
-    /// A value that cannot be.
+    /// A value is malformed.
     #[error("no group was formed: {0}")]
     Malformed(#[from] Malformed),
 }
@@ -106,7 +106,7 @@ pub enum FormError {
 /// Forms a group. Blocks; when it returns, revision 1.1 survives a power loss.
 ///
 /// # Errors
-/// Why not; nothing but the history's directory was made.
+/// Only the history's directory was made.
 pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
     check_sets(&form.sets)?;
     let record = first_record(&form)?;
@@ -124,24 +124,23 @@ pub fn form(form: Form<'_>) -> Result<Formed, FormError> {
     Ok(Formed { record, header: stored.header.clone(), entries, bytes, pack_bytes: stored.size, notices })
 }
 
-/// What the sets hold, packed.
+/// The packed content of the sets.
 pub(crate) struct Base {
     pub(crate) stored: Arc<Stored>,
     pub(crate) tree: Tree,
     pub(crate) notices: Vec<Notice>,
 }
 
-/// Where a base is packed from.
+/// The source of a base.
 #[derive(Clone, Copy)]
 pub(crate) struct From<'a> {
     pub(crate) sets: &'a [(SetName, PathBuf)],
-    /// What cannot be read, or is open for writing, is as in this tree; left out where it is not there.
+    /// Replaces entries that cannot be read or are open for writing; those that it lacks are left out.
     pub(crate) last: &'a Tree,
     pub(crate) state: &'a Path,
 }
 
-/// Packs what the sets hold as a base, under the header that `header` makes for their root; part of `history`, durably,
-/// when this returns.
+/// Packs the content of the sets as a base, under the header of `header` for their root; durable in `history`.
 ///
 /// # Errors
 /// The sets cannot be read, packed or kept.
@@ -206,7 +205,7 @@ pub(crate) fn pack_base(
     unreachable!("the loop returns")
 }
 
-/// Only a cache: without it the first start reads every file again.
+/// Saves the index, a cache: without it the first start reads every file again.
 pub(crate) fn save_index(state: &Path, tree: &Tree) {
     if let Err(error) = index::save(&state.join("index"), tree) {
         tracing::warn!(error = &error as &dyn std::error::Error, "the index was not saved");
@@ -284,7 +283,7 @@ fn first_header(form: &Form<'_>, record: &Record, root: Hash) -> SignedHeader {
     SignedHeader::sign(header, form.key)
 }
 
-/// Entries, and bytes of files.
+/// The number of entries, and the bytes of files.
 pub(crate) fn measure(tree: &Tree) -> (u64, u64) {
     let (mut entries, mut bytes) = (0, 0);
     tree.visit(&mut |_, _, node| {

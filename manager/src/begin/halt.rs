@@ -1,14 +1,13 @@
-//! The file of the halt: it outlives a restart.
+//! The file of the halt, which outlives a restart.
 
 use std::{io, path::Path};
 
 use bellwether_group::halt::Halt;
 use bellwether_store::state::file::{self, StateFileError};
 
-/// The file in the state directory.
 const HALTED: &str = "halted.json";
 
-/// The halt that is in force; none: there is none. Blocks.
+/// The halt in force, if there is one. Blocks.
 ///
 /// # Errors
 /// It cannot be read.
@@ -24,10 +23,10 @@ pub fn save(state: &Path, halt: &Halt) -> Result<(), StateFileError> {
     file::save(&state.join(HALTED), halt)
 }
 
-/// Ends it: the group is rebuilt, or this server is not the manager any more. Blocks.
+/// Ends the halt: the group is rebuilt, or this server is not the manager any more. Blocks.
 ///
 /// # Errors
-/// The system's.
+/// The system fails.
 pub fn clear(state: &Path) -> io::Result<()> {
     match std::fs::remove_file(state.join(HALTED)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -9,8 +9,7 @@ use bellwether_store::{
     state::layout::Layout,
 };
 
-/// What the history in the state directory, of these revisions, knows, with those before it that a group that was rebuilt
-/// has kept. Blocks.
+/// The revisions in the history of the state directory (`history`), and in the kept older histories. Blocks.
 ///
 /// # Errors
 /// They cannot be read.

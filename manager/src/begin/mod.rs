@@ -1,4 +1,4 @@
-//! How a manager begins: a group is formed, or rebuilt, or the role is taken up again; and what ends it, a halt.
+//! The beginning of a manager: a group is formed or rebuilt, or the role is taken up again. A halt ends it.
 
 pub mod epoch;
 pub(crate) mod form;

@@ -1,10 +1,10 @@
-//! Rebuilding the group (W13, W14): what this manager's directories hold becomes the truth, in a new epoch and with a new
-//! history, whatever has become of the old one. Keys and servers stay.
+//! Rebuilding the group (W13, W14): the content of this manager's directories becomes the truth, in a new epoch and
+//! with a new history, whatever the state of the old one. Keys and servers stay.
 //!
-//! The order makes it one step, whenever it is interrupted: the new base beside the history, then the record, which decides;
-//! then the halt ends, the old history is moved to the kept copies, and the new one takes its place. What is missing
-//! after the record is done at the next start ([`finish`]), before this server leads; without the record nothing has
-//! changed, and what was packed is removed.
+//! The order makes it one step, even if it is interrupted. The new base is packed beside the history, and then the
+//! record is saved, which decides. Then the halt ends, the old history is moved to the kept copies, and the new one
+//! takes its place. After the record, the next start completes the rest ([`finish`]) before this server leads. Without
+//! the record nothing has changed, and the new base is removed.
 
 use std::{
     fs, io,
@@ -45,73 +45,73 @@ const NEW: &str = "history.new";
 const HISTORY: &str = "history";
 const RECOVERY: &str = "recovery";
 
-/// What a group is rebuilt from. No manager's task runs on this state.
+/// The input for a rebuild. No manager's task runs on this state.
 pub struct Rebuild<'a> {
-    /// The newest record that is known; its manager is this server, or is refused.
+    /// The newest known record; its manager is this server, or is refused.
     pub held: &'a SignedRecord,
     /// The records that made each manager, oldest first.
     pub chain: &'a [SignedRecord],
-    /// The keys that are refused from now on; none: this server is the manager.
+    /// The keys that are refused from now on; if there are none, this server is the manager.
     pub refused: &'a [PublicKey],
     /// This server's key.
     pub key: &'a KeyPair,
-    /// Where each set is here.
+    /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
     /// The state directory.
     pub state: &'a Path,
     /// The highest epoch and sequence that any server is known to have seen.
     pub seen: Number,
-    /// The revisions that are lost, as [`lost::line`] names them.
+    /// The lost revisions, as [`lost::line`] names them.
     pub lost: &'a [String],
     /// The incarnation that signs.
     pub incarnation: u64,
-    /// Who asked, and when.
+    /// The author and the time.
     pub by: By,
 }
 
-/// A group that was rebuilt.
+/// A rebuilt group.
 #[derive(Debug)]
 pub struct Rebuilt {
     /// The record in force.
     pub record: SignedRecord,
     /// The only revision of the new history.
     pub header: SignedHeader,
-    /// Entries in it.
+    /// The number of its entries.
     pub entries: u64,
     /// Bytes of its files.
     pub bytes: u64,
-    /// Where the history before is kept; none: there was none.
+    /// The path of the old history; none if there was none.
     pub kept: Option<PathBuf>,
-    /// What was left out, and why.
+    /// Left-out entries, with the reason.
     pub notices: Vec<Notice>,
 }
 
-/// Why the group was not rebuilt.
+/// The group was not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     /// The sets cannot be read, packed or kept.
     #[error(transparent)]
     Form(#[from] FormError),
-    /// A rule says no.
+    /// A rule refuses.
     #[error(transparent)]
     Role(#[from] RoleRefused),
-    /// The keys are not refused.
+    /// The keys cannot be refused.
     #[error(transparent)]
     Refusal(#[from] RefusalError),
-    /// A record that cannot be signed.
+    /// The record cannot be signed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The record could not be put in force.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// The state directory.
-    #[error("cannot {action} {path}; run it again when that is mended")]
+    /// The state directory fails.
+    #[error("cannot {action} {path}; fix that, then run the command again")]
     Io {
-        /// What was tried.
+        /// The action.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -121,36 +121,35 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Rebuil
     move |source| RebuildError::Io { action, path, source }
 }
 
-/// The epoch that counts of one that another server only tells, where this server's record is of epoch `held`. It uses up one
-/// step of epochs at most. It is not ignored: an epoch in which another server has led must not be used again.
+/// The epoch to assume for one that another server only reports, at a record of epoch `held`. It uses up at most one
+/// step of epochs. It is not ignored: an epoch in which another server has led must not be used again.
 pub fn told(held: Epoch, told: Epoch) -> Epoch {
     told.min(Epoch(held.0.saturating_add(limits::EPOCH_STEP - 2)))
 }
 
-/// The record that rebuilds the group: an epoch that nobody has seen, by two, as a takeover does, so that a handover that
-/// this server does not know of never stands in its way.
+/// The record that rebuilds the group, in an unseen epoch. It is raised by two, so an unknown handover never blocks it.
 ///
 /// # Errors
 /// No such epoch is left.
 pub fn next_record(held: &SignedRecord, seen: Epoch, by: &By) -> Result<Record, RoleRefused> {
     let epoch = roles::raised(held, seen, roles::TAKEOVER)?;
     Ok(edits::next(held, by, roles::REBUILD.to_owned(), |record| {
-        // What `next` adds is one.
+        // `next` adds one.
         record.version = Version { epoch, version: 0 };
     }))
 }
 
-/// Rebuilds the group; `save` puts the record in force, durably. Blocks. When it returns, the new history and the record
-/// survive a power loss, and the old history is kept.
+/// Rebuilds the group; `save` puts the record in force, durably. Blocks. When it returns, the new history and the
+/// record survive a power loss, and the old history is kept.
 ///
 /// # Errors
-/// Why not. Before the record was saved, nothing was changed; after it, the rest is [`finish`]'s.
+/// Before the record was saved, nothing was changed; after that, [`finish`] does the rest.
 pub fn rebuild(
     rebuild: Rebuild<'_>,
     save: impl FnOnce(&SignedRecord) -> Result<(), SaveError>,
 ) -> Result<Rebuilt, RebuildError> {
     form::check_sets(&rebuild.sets)?;
-    // Whatever a crash left: from here on the state is whole.
+    // Completes the work that a crash left.
     finish(rebuild.state, rebuild.held)?;
     let Rebuild { held, chain, refused, by, .. } = &rebuild;
     let mut record = match refused.is_empty() {
@@ -179,7 +178,7 @@ pub fn rebuild(
     Ok(Rebuilt { record, header: stored.header.clone(), entries, bytes, kept, notices })
 }
 
-/// What the old history's head holds: what cannot be read now stays so. Nothing where that history is damaged or gone.
+/// The tree of the old history's head, which replaces unreadable entries. Empty if that history is damaged or gone.
 fn last_tree(state: &Path) -> Tree {
     let head = || {
         let history = History::open(&state.join(HISTORY)).ok()?;
@@ -188,8 +187,8 @@ fn last_tree(state: &Path) -> Tree {
     head().unwrap_or_default()
 }
 
-/// The only revision of the history of a group that is rebuilt by `record`: after everything that any server is known to
-/// have seen (by its `number`), and a descendant of nothing.
+/// The only revision of the history of a group that `record` rebuilds. Its `number` is higher than any that a server is
+/// known to have seen, and it has no parent.
 pub fn first_header(record: &Record, number: Number, incarnation: u64, by: &By, root: Hash) -> Header {
     Header {
         group: record.group,
@@ -205,11 +204,11 @@ pub fn first_header(record: &Record, number: Number, incarnation: u64, by: &By, 
     }
 }
 
-/// Does what a crash left undone after the record was saved, and removes what it left before; `record` is the one in force.
-/// Whether the group was rebuilt by this. Blocks; nothing else uses the state meanwhile. Safe to repeat.
+/// Completes a rebuild that a crash interrupted after `record`, the one in force, was saved, or removes its rest.
+/// Returns whether this rebuilt the group. Blocks; nothing else uses the state meanwhile. Safe to repeat.
 ///
 /// # Errors
-/// It cannot be done yet: this server must not lead, for it has no history or the old one's.
+/// It cannot be done yet. This server must not lead: it has no history or the old one.
 pub fn finish(path: &Path, record: &SignedRecord) -> Result<bool, RebuildError> {
     let new = path.join(NEW);
     if new.symlink_metadata().is_err() {
@@ -228,7 +227,7 @@ pub fn finish(path: &Path, record: &SignedRecord) -> Result<bool, RebuildError> 
     Ok(true)
 }
 
-/// Whether `record` is the one that was made with the new history's only revision.
+/// Whether `record` was made with the new history's only revision.
 fn is_decided(header: &SignedHeader, record: &SignedRecord) -> bool {
     let record = record.record();
     let made = |edit: &bellwether_proto::record::Edit| {
@@ -243,19 +242,19 @@ fn remove_new(path: &Path, state: &fs::File) -> Result<(), RebuildError> {
     durable::remove_all(state.as_fd(), NEW.as_bytes()).map_err(failed("remove", &path.join(NEW)))
 }
 
-/// The record is in force: this manager stands still no more, and leads from the new history.
+/// Completes the rebuild after the record is in force: ends the halt, and puts the new history in place.
 fn take_force(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<PathBuf>, RebuildError> {
-    // First: the new history's place says that all of it is done.
+    // This comes first: the new history's place marks the end of all steps.
     super::halt::clear(path).map_err(failed("remove the halt from", path))?;
     durable::sync_directory(state.as_fd()).map_err(failed("sync", path))?;
     hit("rebuild.cleared");
     take_place(path, state, epoch)
 }
 
-/// Moves the history to the kept copy of that name; none: there is no history. Durable when it returns.
+/// Moves the history to the kept copy of that name; none if there is no history. Durable when it returns.
 ///
 /// # Errors
-/// The system's.
+/// The system fails.
 pub fn keep_history(path: &Path, name: &str) -> Result<Option<PathBuf>, RebuildError> {
     let state = fs::File::open(path).map_err(failed("open", path))?;
     let kept = move_history(path, &state, name)?;
@@ -299,7 +298,7 @@ fn take_place(path: &Path, state: &fs::File, epoch: Epoch) -> Result<Option<Path
     Ok(kept)
 }
 
-/// What the history here has, before the group is rebuilt.
+/// The content of the history here, before a rebuild.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// The newest revision.
@@ -308,20 +307,20 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// What a history with these revisions has.
+    /// For a history with these revisions.
     pub fn of(headers: impl Iterator<Item = SignedHeader>) -> Self {
         let headers: Vec<_> = headers.collect();
         let newest = headers.iter().max_by_key(|header| header.number()).cloned();
         Self { newest, known: Known::of(headers) }
     }
 
-    /// Whether that revision is not here; where nothing is left, none is.
+    /// Whether that revision is missing here; true if nothing is left.
     pub fn lacks(&self, header: &SignedHeader) -> bool {
         self.newest.is_none() || self.known.lacks(header)
     }
 }
 
-/// What the history in the state directory has, as far as it can be read; what is damaged is left out.
+/// The readable part of the history in the state directory.
 ///
 /// # Errors
 /// It cannot be opened.

@@ -1,4 +1,4 @@
-//! Starting the manager: its history, index and tokens are opened, then its tasks run.
+//! Starts the manager: opens its history, index and tokens, then runs its tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,16 +53,16 @@ use crate::{
 
 /// The tokens' file in the state directory.
 pub(crate) const TOKENS: &str = "tokens.json";
-/// Commands that wait for the publisher or for the lanes.
+/// The most commands that wait for the publisher or for the lanes.
 const WAITING: usize = 16;
 
-/// What a manager is started from.
+/// The input for a start.
 pub struct Setup {
     /// This server.
     pub name: ServerName,
-    /// Its key: the record's manager.
+    /// Its key, which is the key of the record's manager.
     pub key: Arc<KeyPair>,
-    /// Where each set is here.
+    /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
     /// The state directory.
     pub state: PathBuf,
@@ -70,55 +70,55 @@ pub struct Setup {
     pub record: SignedRecord,
     /// The records that made each manager, oldest first.
     pub chain: Vec<SignedRecord>,
-    /// The revision that the sets hold, where this server was a member until now.
+    /// The revision of the sets, if this server was a member until now.
     pub at: Option<RevisionId>,
-    /// How often the manager's state was opened, this time included.
+    /// The number of this incarnation of the manager's state.
     pub incarnation: u64,
     /// Opens connections.
     pub dial: Arc<dyn Dial>,
-    /// Where what is seen goes.
+    /// Receives the observations.
     pub events: mpsc::UnboundedSender<Event>,
-    /// Gets the names of servers that have seen a newer record than this manager's.
+    /// Receives the names of servers that have seen a newer record than this manager's.
     pub newer: mpsc::Sender<ServerName>,
-    /// Told when this manager's state is found to have gone back; the manager is to be stopped then.
+    /// Called when this manager's state turns out to have gone back; the manager is to be stopped then.
     pub halt: HaltFn,
-    /// What other servers have said to have seen, each with its name: asked before this manager leads.
+    /// The revisions that each other server has seen, asked for before this manager leads.
     pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
     /// Makes a record durable here.
     pub save_record: SaveRecord,
-    /// Why this manager changes nothing: another one leads in its epoch. None: it changes what it is asked to.
+    /// The reason that this manager refuses changes: another one leads in its epoch.
     pub disputed: watch::Receiver<Option<Arc<str>>>,
-    /// Intervals and patience.
+    /// Intervals and time limits.
     pub timings: Timings,
     /// The procedures.
     pub board: Arc<Board>,
-    /// What this machine's agent.toml says of balancers.
+    /// The balancers of this machine's agent.toml.
     pub balancers: Locals,
-    /// Raised by a task that ends before it is told to.
+    /// Raised by a task that ends too early.
     pub alarm: Alarm,
 }
 
-/// Why the manager does not start. Nothing was changed.
+/// The manager does not start. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The record names another.
+    /// The record names another manager.
     #[error("the manager of this group is {0}, not this server")]
     NotManager(ServerName),
     /// There is no revision.
     #[error("{0} holds no revision of this group")]
     NoRevision(PathBuf),
-    /// What is kept is not what was signed.
+    /// The kept content differs from the signed one.
     #[error("revision {0} in the history is damaged: its entries do not give its root")]
     Damaged(Number),
-    /// A revision that is newer than what can be used.
+    /// A revision that is newer than the usable ones cannot be used.
     #[error("{path}, a revision in the history, cannot be used ({why})")]
     LeftOut {
         /// Its file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// Others have seen more of this manager than it knows.
+    /// Other servers have seen revisions of this manager that it does not know.
     #[error(transparent)]
     WentBack(Box<Halt>),
     /// The history cannot be used.
@@ -129,24 +129,24 @@ pub enum StartError {
     Epoch {
         /// The epoch.
         epoch: Epoch,
-        /// Why.
+        /// The cause.
         source: PublishError,
     },
     /// A switch was interrupted.
     #[error("an interrupted switch of the sets can be neither completed nor taken back")]
     Recovery(#[from] Failed),
     /// A state file cannot be used.
-    #[error("the tokens cannot be read, or not be brought to the group record")]
+    #[error("the tokens cannot be read, or not be updated to the group record")]
     Tokens(#[from] StateFileError),
-    /// What is known of the sets' directories.
-    #[error("what is known of the sets' directories cannot be read")]
+    /// The saved roots of the sets cannot be read.
+    #[error("the saved roots of the sets cannot be read")]
     Roots(#[source] StateFileError),
-    /// A set's path.
+    /// A set's path cannot be used.
     #[error("the path of set {set} cannot be used")]
     Path {
         /// The set.
         set: SetName,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The runtime stops.
@@ -154,23 +154,22 @@ pub enum StartError {
     Stopping,
 }
 
-/// What is read from the disk at the start.
 struct Opened {
     history: History,
     head: Head,
     guard: Guard,
     tokens: Tokens,
     known: Tree,
-    /// Whether what is known may be believed where a file's stat is the same.
+    /// Whether the known entries may be trusted if a file's stat is the same.
     believed: bool,
 }
 
 impl Manager {
-    /// Opens the state and runs the tasks until `shutdown` is true. Edits made meanwhile are published (or shown) as
-    /// soon as the watches are armed.
+    /// Opens the state and runs the tasks until `shutdown` is true. Earlier edits are published once the watches are
+    /// armed.
     ///
     /// # Errors
-    /// Why not; no task runs.
+    /// No task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
         let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
         let Setup { halt, seen, save_record, disputed, timings, balancers, board, alarm, .. } = setup;
@@ -222,7 +221,7 @@ fn absolute(sets: Vec<(SetName, PathBuf)>) -> Result<Vec<(SetName, PathBuf)>, St
     sets.into_iter().map(absolute).collect()
 }
 
-/// Whether others have seen a revision of this epoch, signed by this manager, that the history does not have.
+/// Whether others have seen a revision of this epoch, signed by this manager, that the history lacks.
 fn went_back(
     record: &SignedRecord,
     history: &History,
@@ -239,8 +238,8 @@ fn went_back(
     Ok(())
 }
 
-/// What `history`, whose newest revision is `head`, holds of its epoch, to be asked of with `has`. Where packs were left out
-/// as damaged, what is older than the head may be among them.
+/// The revisions of its epoch in `history`, up to its newest, `head`; `has` tells whether it has one. If damaged packs
+/// were left out, revisions older than the head may be among them.
 pub(crate) fn holdings<'a>(history: &History, head: Number, has: &'a dyn Fn(RevisionId) -> bool) -> Holdings<'a> {
     let of_epoch = history.all().map(|stored| stored.header.number()).filter(|number| number.epoch == head.epoch);
     let oldest = of_epoch.min().filter(|_| history.left_out().is_empty()).unwrap_or(head);
@@ -267,7 +266,7 @@ fn open(
         tracing::warn!(error = &error as &dyn std::error::Error, "the newest revisions stay in the log");
     }
     let newest = history.head().filter(|head| head.header.number().epoch == record.record().version.epoch);
-    // A pack that is newer than what the sets hold was refused here, or not switched to.
+    // A pack newer than the sets' revision was refused here, or not switched to.
     let stored = newest.or_else(|| history.get(at?)).or_else(|| history.head()).cloned();
     let stored = stored.ok_or_else(|| StartError::NoRevision(state.join("history")))?;
     let newer = |left: &&LeftOut| left.sequence > stored.header.number().sequence;
@@ -291,7 +290,7 @@ fn open(
     Ok(Opened { head: Head::new(stored, Arc::new(tree), Instant::now()), guard, history, tokens, known, believed })
 }
 
-/// What was published within the last hour, by the history: from the newest revision on that is older, or that a person
+/// The guard for the revisions of the last hour in the history: from the newest older one, or from one that a person
 /// accepted, as far as the history goes back.
 fn guard(history: &History, head: &Arc<Stored>, tree: Arc<Tree>) -> Guard {
     let (now, now_ms) = (Instant::now(), now_ms());
@@ -311,7 +310,7 @@ fn guard(history: &History, head: &Arc<Stored>, tree: Arc<Tree>) -> Guard {
         Ok(old) => Guard::resumed((old, from(before)), tree, from(head)),
         Err(error) => {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "what was there an hour ago cannot be read: what is gone counts from now on");
+            tracing::warn!(error, "the revisions of the last hour cannot be read: removals count from now on");
             Guard::new(tree, from(head))
         }
     }

@@ -1,14 +1,12 @@
-//! When a server out of reach is tried again: 100 ms after the first failure, then twice as late each time, to 30 s,
-//! each time with jitter, so that a farm does not come back in step.
+//! The wait before an unreachable server is dialled again: 100 ms after the first failure, then doubled each time up to
+//! 30 s, always with jitter, so a farm does not come back in step.
 
 use std::time::Duration;
 
-/// The first wait.
 const FIRST: Duration = Duration::from_millis(100);
-/// The longest wait.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// How often it failed since it was last reached.
+/// The number of failures since the server was last reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Backoff {
     failures: u32,
@@ -23,7 +21,7 @@ impl Backoff {
         base - base / 4 * u32::try_from(random % 1000).unwrap_or(0) / 1000
     }
 
-    /// It was reached.
+    /// The server was reached.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }

@@ -1,4 +1,4 @@
-//! Whose state went back, the member's or our own (W14): looked at when a session begins, and never on the way of an update.
+//! Detects, when a session begins, that the state of the member or of this manager went back (W14).
 
 use std::sync::{Arc, PoisonError};
 
@@ -23,8 +23,8 @@ use super::{Lane, Memory, cut};
 use crate::{begin::start::holdings, shared::Shared};
 
 impl Lane {
-    /// The ticket that the next session is offered with. It is durable here before the member sees it. Read from the disk
-    /// every time: the server may have entered anew.
+    /// The ticket to offer for the next session. It is durable here before the member sees it. It is read from the disk
+    /// each time, since the server may have entered anew.
     pub(super) async fn ticket(&self, memory: &mut Memory) -> Result<Ticket, String> {
         let (shared, server) = (self.shared.clone(), self.server.clone());
         let open = move || {
@@ -36,7 +36,7 @@ impl Lane {
         let opened = tokio::task::spawn_blocking(open).await.map_err(|e| e.to_string())?;
         let opened = opened.map_err(|e| {
             format!(
-                "the ticket for its session cannot be kept here: {}; mend that, or begin another epoch, which counts anew: \
+                "the ticket for its session cannot be saved here: {}; fix that, or begin a new epoch with a new count: \
                  bellwether promote SERVER",
                 told(&e)
             )
@@ -49,10 +49,10 @@ impl Lane {
         Ok(ticket)
     }
 
-    /// Looks at what a member says of itself as a session begins; the session counts, durably, when this returns.
+    /// Checks the member's hello; the session counts, durably, when this returns.
     ///
     /// # Errors
-    /// Our own state went back: nothing may be said to anybody.
+    /// Our own state went back: this manager must not speak to any server.
     pub(super) async fn recognise(&self, memory: &mut Memory, hello: &v1::UpHello) -> Result<(), String> {
         let judge = |memory: &Memory, said: &Said<'_>| self.judge(memory, said);
         let seen = memory.greeted(&self.server.name, hello, judge).map_err(|proof| self.halted(proof))?;
@@ -61,7 +61,7 @@ impl Lane {
         let begun = move || shared.sessions.begun(&opened, &shared.key);
         let begun = tokio::task::spawn_blocking(begun).await.map_err(|e| e.to_string())?;
         memory.opened = Some(begun.map_err(|e| format!("its session cannot be noted here: {}", told(&e)))?);
-        // A handover may hold the record until this session has begun.
+        // A separate task, since a handover may hold the record until this session has begun.
         tokio::spawn(name_lost(self.shared.clone(), self.server.name.clone(), seen).in_current_span());
         Ok(())
     }
@@ -76,7 +76,7 @@ impl Lane {
         rollback_detection::recognise(record.record(), &holdings, tickets, &memory.remembered, said)
     }
 
-    /// A member that refuses us may carry the proof that our own state went back.
+    /// Examines a refusal by a member, which may carry the proof that our own state went back.
     pub(super) fn not_greeted(&self, memory: &Memory, status: &tonic::Status) -> String {
         let held = refusal(status.details()).and_then(|refusal| Ticket::from_wire(&refusal.ticket?).ok());
         let opened = memory.opened.as_ref();
@@ -96,8 +96,7 @@ impl Lane {
     }
 }
 
-/// Names what a member has seen of a manager before this one, and no history here has (invariant 4). A task of its own, which
-/// ends by itself.
+/// Names the revisions of an earlier manager that a member has seen and no history here has (invariant 4).
 async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHeader>) {
     let record = shared.record.borrow().clone();
     let unknown: Vec<SignedHeader> = {
@@ -115,7 +114,7 @@ async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHead
     };
     let lost = match found {
         Ok(Ok(lost)) => lost,
-        Ok(Err(error)) => return tracing::warn!(error = told(&error), "what is lost of before is not known"),
+        Ok(Err(error)) => return tracing::warn!(error = told(&error), "the lost revisions are not known"),
         Err(_) => return,
     };
     let new = |record: &Record| {
@@ -127,11 +126,11 @@ async fn name_lost(shared: Arc<Shared>, server: ServerName, seen: Vec<SignedHead
         return;
     }
     let named = lines.join("; ");
-    tracing::warn!(named, "what a manager before made is lost");
+    tracing::warn!(named, "revisions of an earlier manager are lost");
     shared.see(Event::Server(server.clone(), Observation::SawLost(named)));
     let author = By::new(shared.name.as_str(), now_ms());
     if let Err(error) = shared.edit(|held| Ok(lost::next(held, &new(held.record()), &author))).await {
-        tracing::warn!(error = told(&error), "what is lost is not in the group's log yet");
+        tracing::warn!(error = told(&error), "the lost revisions are not in the group's log yet");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The lanes: one task that starts a lane for every member of the record, stops those whose server left or changed, and
-//! hands on what is asked of them. A lane whose server is no member any more sends nothing but that record, and soon
-//! ends; others that are stopped are aborted at once. All are waited for.
+//! forwards requests to them. A lane whose server is no longer a member sends only that record, and soon ends; other
+//! stopped lanes are aborted at once. The task waits for all of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,17 +25,17 @@ use crate::{
     tasks::stopped,
 };
 
-/// Requests that wait for a lane.
+/// The most requests that wait for a lane.
 const WAITING: usize = 16;
-/// How long a server that is no member any more may take to be told so.
+/// The time to tell a server that it is no longer a member.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What is asked of the lanes.
+/// A request to the lanes.
 pub(crate) struct ToLanes {
-    /// Whom; none: all.
+    /// The servers; none means all.
     pub(crate) servers: Vec<ServerName>,
     pub(crate) control: Control,
-    /// Gets those that were asked.
+    /// Receives the servers that were asked.
     pub(crate) answer: oneshot::Sender<Vec<ServerName>>,
 }
 
@@ -45,14 +45,13 @@ struct Running {
     task: AbortHandle,
 }
 
-/// The lanes that there are, and what to do with the next record.
 struct Lanes {
     shared: Arc<Shared>,
     running: BTreeMap<ServerName, Running>,
-    /// Those that tell their server that it is no member any more.
+    /// Lanes that tell their server that it is no longer a member.
     leaving: BTreeMap<ServerName, AbortHandle>,
     tasks: JoinSet<()>,
-    /// The members of the record before; none: the manager starts.
+    /// The members of the record before; none at the manager's start.
     before: Option<BTreeSet<ServerName>>,
 }
 
@@ -69,7 +68,7 @@ pub(crate) async fn run(shared: Arc<Shared>, mut asked: mpsc::Receiver<ToLanes>,
             Some(ToLanes { servers, control, answer }) = asked.recv() => {
                 let _ = answer.send(lanes.ask(&servers, control));
             }
-            // Lanes end when they are aborted or their server has gone; their results are taken so that none piles up.
+            // A lane ends when it is aborted or its server has gone; results are taken so that none piles up.
             Some(_) = lanes.tasks.join_next(), if !lanes.tasks.is_empty() => {}
             () = stopped(&mut shutdown) => break,
         }
@@ -86,7 +85,7 @@ fn members<'a>(servers: impl Iterator<Item = &'a Server>) -> BTreeMap<ServerName
 }
 
 impl Lanes {
-    /// Makes the lanes those of `members`. A server that has just become one is synced, whatever it has.
+    /// Makes the lanes those of `members`. A new member is synced, whatever it has.
     fn settle(&mut self, members: BTreeMap<ServerName, Server>) {
         for (name, lane) in std::mem::take(&mut self.running) {
             match members.get(&name) {
@@ -126,11 +125,11 @@ impl Lanes {
 
     fn ask(&self, servers: &[ServerName], control: Control) -> Vec<ServerName> {
         let meant = self.running.iter().filter(|(name, _)| servers.is_empty() || servers.contains(name));
-        // A lane that has so many requests waiting will do what is asked anyway.
+        // A lane whose queue is full will do this anyway.
         let told = meant.map(|(name, lane)| {
             let _ = lane.control.try_send(control);
             if matches!(control, Control::Sync { .. }) {
-                // Seen at once, so that nobody who asked takes the state from before for the end of it.
+                // Shown at once, so that no caller takes the earlier state for the result.
                 let to = self.shared.target(name).number;
                 self.shared.see(Event::Server(name.clone(), Observation::Started { sync: true, to }));
             }
@@ -140,7 +139,7 @@ impl Lanes {
     }
 }
 
-/// Whether a lane to the one is a lane to the other.
+/// Whether a lane to one also serves the other.
 fn same_place(one: &Server, other: &Server) -> bool {
     (&one.name, &one.key, &one.address) == (&other.name, &other.key, &other.address)
 }

@@ -1,10 +1,10 @@
-//! A lane: the one task that talks to one member, from dialling it to giving up and dialling again.
+//! A lane: the task that talks to one member. It dials, and dials again after each connection.
 //!
-//! It watches the head and the record, takes requests over its control channel, and sends what it sees to the
-//! monitor. Nothing it does waits for another lane, and none waits for it; it is aborted at once when its server leaves
-//! the group. It keeps nothing durable: a member says itself where it is, every time it is reached.
+//! It watches the head and the record, takes requests over its control channel, and sends observations to the monitor.
+//! No lane waits for another; a lane is aborted at once when its server leaves the group. It keeps nothing durable: a
+//! member reports its state each time it is reached.
 //!
-//! What a lane does over one connection is the machine in `session`, without I/O; `stream` carries its bytes.
+//! The machine in `session` holds the rules of one connection, without I/O; `stream` carries its bytes.
 
 mod backoff;
 mod greeting;
@@ -59,58 +59,58 @@ use crate::{
     shared::Shared,
 };
 
-/// Messages on their way to one member that its connection has not taken yet: those of a pack have 32 KiB.
+/// The most messages that one member's connection has not taken yet: those of a pack have 32 KiB.
 const ON_THE_WAY: usize = 2;
-/// Nobody dials one server more often than that because there is a new head.
+/// The shortest interval between two dials because of a new head.
 const DIAL_AGAIN: Duration = Duration::from_secs(1);
-/// Nor more often than that because it asks for something.
+/// The shortest interval between two dials because the member asks for something.
 const DIAL_HEARD: Duration = Duration::from_millis(20);
 
-/// What is asked of a lane.
+/// A request to a lane.
 #[derive(Debug, Clone, Copy)]
 pub enum Control {
-    /// Bring it to the head whatever its state; hash every byte first.
+    /// Bring the member to the head whatever its state; hash every byte first.
     Sync {
         /// Hash every byte.
         full: bool,
     },
-    /// It was heard of: it answers again, should it have been out of reach.
+    /// The member called: dial it now if it was out of reach.
     Heard,
-    /// Look at it again.
+    /// Verify the member again.
     Verify {
         /// Hash every byte.
         full: bool,
     },
-    /// Whether it lives: its next keepalive is sent now.
+    /// Send the next keepalive now, to see whether it is alive.
     Probe,
 }
 
-/// What outlives a connection.
+/// State that outlives a connection.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// It has just become a member, and was not reached yet.
+    /// The member is new, and was not reached yet.
     anew: bool,
-    /// What it takes.
+    /// The content that it takes.
     pub standing: Standing,
-    /// A verification was asked for and not sent yet.
+    /// A requested verification that was not sent yet.
     verify: Option<bool>,
     /// The tickets that it was given.
     opened: Option<Opened>,
-    /// What it has said of itself.
+    /// Its last report of itself.
     pub remembered: Remembered,
     /// Its state went back, and it has not been told yet.
     fence: Option<String>,
 }
 
 impl Memory {
-    /// Its state went back: it is kept out until a sync, and is told so.
+    /// Keeps the member out until a sync because its state went back, and notes to tell it.
     pub fn keep_out(&mut self, why: String) {
         self.standing.fail(why.clone());
         self.fence = Some(why);
         self.remembered.reported = None;
     }
 
-    /// What is asked of the lane, for the next connection.
+    /// Notes a request for the next connection.
     pub fn note(&mut self, control: Control) {
         match control {
             Control::Sync { full } => {
@@ -130,7 +130,7 @@ struct Link {
     hello: v1::UpHello,
 }
 
-/// Why a connection ended.
+/// The end of a connection.
 #[derive(Debug)]
 pub enum End {
     /// It was lost, or the manager stops.
@@ -149,14 +149,14 @@ impl From<String> for End {
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
     pub(crate) server: Server,
-    /// It has just become a member: whatever it has of this group is brought to the head by a sync.
+    /// Its server is a new member: a sync brings it to the head, whatever it has of this group.
     pub(crate) anew: bool,
-    /// Where it writes what it is at.
+    /// The lane writes its state here.
     pub(crate) view: View,
 }
 
 impl Lane {
-    /// Runs until it is aborted, its server is no member any more, or the manager stops.
+    /// Runs until it is aborted, its server is no longer a member, or the manager stops.
     pub(crate) async fn run(self, mut control: mpsc::Receiver<Control>) {
         let mut memory = Memory { anew: self.anew, ..Memory::default() };
         let mut backoff = Backoff::default();
@@ -170,7 +170,7 @@ impl Lane {
                         backoff.reset();
                         why
                     }
-                    // It would do so again at once.
+                    // The member would do so again at once.
                     End::Breach(why) => why,
                 },
                 Err(why) => why,
@@ -182,7 +182,7 @@ impl Lane {
             self.see(Observation::Lost(why));
             self.view.set(Phase::Waiting);
             let pause = backoff.failed(RandomState::new().hash_one(0));
-            tracing::debug!(?pause, "dialling again after that, or earlier when there is something for it");
+            tracing::debug!(?pause, "dialling again after the pause, or earlier on news");
             let until = Instant::now() + pause;
             if !self.wait(until, dialled, &mut control, &mut memory).await {
                 return;
@@ -190,7 +190,7 @@ impl Lane {
         }
     }
 
-    /// Whether its server is still sent anything.
+    /// Whether the lane's server is still a member that is sent anything.
     fn is_member(&self) -> bool {
         let record = self.shared.record.borrow();
         record.record().by_key(&self.server.key).is_some_and(|server| server.role == Role::Member)
@@ -200,8 +200,8 @@ impl Lane {
         self.shared.see(Event::Server(self.server.name.clone(), observation));
     }
 
-    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`); false: the manager stops, or its
-    /// server is no member any more.
+    /// Waits until `until`, a request, or a new head (then not too soon after `dialled`). Returns false if the manager
+    /// stops, or its server is no longer a member.
     async fn wait(
         &self,
         until: Instant,
@@ -234,7 +234,7 @@ impl Lane {
         }
     }
 
-    /// Whom an end of the manager is blamed on, while this lane deals with it.
+    /// The suspect if the manager ends while this lane is at work.
     fn suspect(&self) -> Suspect {
         Suspect::Peer(self.server.name.to_string())
     }
@@ -274,7 +274,8 @@ impl Lane {
         }
     }
 
-    /// Why the member does not let this manager speak, for people. One that has seen a newer record is asked for it.
+    /// The reason that the member refuses this manager, for people. A newer record that the member has seen is asked
+    /// for.
     fn turned_away(&self, status: &tonic::Status) -> String {
         match refusal(status.details()) {
             Some(v1::RecordRefusal { conflict: true, epoch, version, ticket: None }) => {
@@ -283,11 +284,11 @@ impl Lane {
                      servers of each refuse the other; decide which one leads, then there: bellwether promote --self --force"
                 );
                 self.shared.see(Event::Fenced { server: self.server.name.clone(), conflict: true, reason });
-                // Should it be one that this manager signed itself, that is no other manager: then this one's state went back.
+                // If this manager itself signed that record, there is no other manager: this one's state went back.
                 self.shared.is_behind(&self.server.name);
             }
             Some(v1::RecordRefusal { conflict: false, .. }) => self.shared.is_behind(&self.server.name),
-            // A ticket that does not fit: told by its own words.
+            // The status itself describes a ticket that does not fit.
             Some(_) | None => {}
         }
         refused(status)
@@ -320,20 +321,20 @@ impl Lane {
     }
 }
 
-/// The program of the member that says this.
+/// The program of the member, from its hello.
 fn program(hello: &v1::UpHello) -> Program {
     let levels = Levels::from_wire(hello.level_oldest, hello.level_newest);
     Program { version: cut(&hello.version, 100), levels }
 }
 
-/// A member's text, for people and for the log: printable and not endless.
+/// A member's text, for people and for the log: printable and limited.
 fn cut(text: &str, most: usize) -> String {
     let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     text.chars().take(most).map(clean).collect()
 }
 
 fn refused(status: &tonic::Status) -> String {
-    // Only what was made up on this side has a cause, in the words of a library.
+    // Only a status that was made on this side has a source, in the words of a library.
     if status.source().is_some() {
         tracing::debug!(error = status as &dyn std::error::Error, "the connection ended");
         return "the connection ended".to_owned();

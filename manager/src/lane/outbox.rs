@@ -1,5 +1,5 @@
-//! What is to be sent to one member, and in which order. It holds no more than one message of each small kind, and of
-//! the large ones only where to read: a stalled reader costs its lane a few messages of memory, whatever is published.
+//! The messages for one member, in order. It holds at most one message of each small kind, and only positions for the
+//! large ones: a stalled reader costs its lane a few messages of memory, whatever is published.
 
 use std::collections::VecDeque;
 
@@ -8,14 +8,14 @@ use bellwether_proto::{hash::Hash, limits, v1};
 use super::view::InFlight;
 use crate::lane::plan::Sending;
 
-/// Hashes that are looked for at first.
+/// The number of hashes to look for at first.
 const LOOK: usize = 64;
-/// Bytes of a pack in one message: less than what the allocator keeps apart, of which many lanes would leave holes.
+/// Bytes of a pack in one message: below the allocator's size for separate areas, which many lanes would fragment.
 const PIECE: u64 = 32 << 10;
-/// Requests that one member may have open.
+/// The most open requests of one member.
 const OPEN: usize = 64;
 
-/// What is sent next.
+/// The next thing to send.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "it is sent at once, and never kept")]
 pub enum Outgoing {
@@ -23,16 +23,16 @@ pub enum Outgoing {
     Message(v1::down::Message),
     /// Bytes of the pack that was offered.
     Slice {
-        /// The first one.
+        /// The position of the first one.
         at: u64,
-        /// How many.
+        /// The number.
         length: u64,
     },
-    /// As many of these chunks as fit a message; those that are left go back by [`super::Session::supplied`].
+    /// As many of these chunks as fit a message; [`super::Session::supplied`] takes the rest back.
     Supply {
-        /// By their hashes.
+        /// Their hashes.
         wanted: VecDeque<Hash>,
-        /// How many to look for.
+        /// The number to look for.
         look: usize,
     },
 }
@@ -43,7 +43,7 @@ enum Transfer {
     Chunks { wanted: VecDeque<Hash>, look: usize },
 }
 
-/// What is to be sent.
+/// The messages to send.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pub(crate) fence: Option<v1::Fence>,
@@ -54,7 +54,7 @@ pub(crate) struct Outbox {
     pub(crate) keepalive: Option<v1::Keepalive>,
     pub(crate) procedures: Option<v1::SignedProcedures>,
     offer: Option<v1::Offer>,
-    /// The offer's first bytes have not gone.
+    /// The offer's first bytes were not sent yet.
     fresh: bool,
     work: VecDeque<Transfer>,
 }
@@ -90,7 +90,7 @@ impl Outbox {
         self.fresh = true;
     }
 
-    /// More bytes of the pack that was offered, which has `size` of them.
+    /// Queues more bytes of the offered pack, which has `size` of them.
     pub(crate) fn want_range(&mut self, range: &v1::Range, size: u64) -> Result<(), String> {
         if range.from > range.to || range.to > size {
             return Err(format!("it asked for bytes {} to {} of a pack of {size}", range.from, range.to));
@@ -100,7 +100,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Chunks by hash.
+    /// Queues chunks by hash.
     pub(crate) fn want_chunks(&mut self, hashes: v1::Hashes) -> Result<(), String> {
         self.open_request()?;
         let count = hashes.hashes.len();
@@ -116,7 +116,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// What is to be sent of the pack that was offered, which has `size` bytes.
+    /// The unsent part of the offered pack, which has `size` bytes.
     pub(crate) fn in_flight(&self, size: u64) -> InFlight {
         let unsent = |work: &Transfer| match work {
             Transfer::Slices { at, to } => to.saturating_sub(*at),
@@ -133,7 +133,7 @@ impl Outbox {
         Err(format!("it has more than {OPEN} requests open"))
     }
 
-    /// Drops what belongs to the offer: it has ended.
+    /// Drops the messages of an offer that has ended.
     pub(crate) fn end_offer(&mut self) {
         self.offer = None;
         self.fresh = false;
@@ -143,7 +143,7 @@ impl Outbox {
     /// The next message; the small ones first.
     pub(crate) fn next(&mut self) -> Option<Outgoing> {
         use v1::down::Message;
-        // A sync that is to look at every byte finds them looked at.
+        // A fence and a record go before a sync that hashes every byte.
         let small = (self.fence.take().map(Message::Fence))
             .or_else(|| self.record.take().map(Message::Record))
             .or_else(|| self.procedures.take().map(Message::Procedures))
@@ -154,7 +154,7 @@ impl Outbox {
         if let Some(message) = small {
             return Some(Outgoing::Message(message));
         }
-        // A small pack goes in one piece with its offer; what it makes the head is said after that.
+        // A small pack goes in one piece with its offer; the new head follows.
         if std::mem::take(&mut self.fresh)
             && let Some(first) = self.next_work()
         {
@@ -167,7 +167,7 @@ impl Outbox {
     }
 
     fn next_work(&mut self) -> Option<Outgoing> {
-        // An offer of no bytes: the member asks for those it wants.
+        // An offer of no bytes: the member asks for those that it needs.
         while matches!(self.work.front(), Some(Transfer::Slices { at, to }) if at >= to) {
             self.work.pop_front();
         }
@@ -184,7 +184,7 @@ impl Outbox {
         }
     }
 
-    /// Of the chunks that went out to be read these are left.
+    /// Takes back the chunks that were not sent.
     pub(crate) fn supplied(&mut self, rest: VecDeque<Hash>, next: usize) {
         if let Some(Transfer::Chunks { wanted, look }) = self.work.front_mut() {
             (*wanted, *look) = (rest, next);

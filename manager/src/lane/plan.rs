@@ -1,4 +1,4 @@
-//! What a lane does next: a pure function of where its member is and what it is to hold.
+//! The next step of a lane: a pure function of its member's state and the target.
 
 use std::sync::Arc;
 
@@ -8,40 +8,40 @@ pub use bellwether_store::history::{Route, Stored};
 
 use bellwether_group::rollout::{Due, Target};
 
-/// A member as it last described itself.
+/// A member's last description of itself.
 #[derive(Debug, Clone, Default)]
 pub struct Member {
-    /// The revision that its sets hold; none: none of this group's.
+    /// The revision of its sets; none if it is none of this group's.
     pub at: Option<RevisionId>,
-    /// A pack that was interrupted, and how many bytes of it are kept.
+    /// An interrupted pack, and the number of its bytes that are kept.
     pub partial: Option<(Hash, u64)>,
-    /// What it takes.
+    /// The content that it takes.
     pub standing: Standing,
     /// Whether it has edits of its own.
     pub edits: Edits,
 }
 
-/// What a member takes, by what was said, refused and asked for. Outlives a connection.
+/// The content that a member takes, by its reports, its refusals and the requests. Outlives a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// Updates, but for the revision that it refused.
+    /// It takes updates, except for the revision that it refused.
     Follows {
-        /// The last one, as long as nothing says that it is taken now.
+        /// The last refusal, until something says that the revision is taken now.
         refused: Option<Refusal>,
     },
-    /// Nothing, whatever it says the next time: it is in error until a sync has ended well (W8).
+    /// It takes nothing, whatever it reports: it is in error until a sync has succeeded (W8).
     Faulty {
-        /// Why, by its own word or the manager's.
+        /// The reason, by the member's report or the manager's.
         why: String,
-        /// What it refused before that.
+        /// Its refusal before that.
         refused: Option<Refusal>,
     },
-    /// A sync was asked for: first its sets are to hold what its revision says.
+    /// A sync was requested: first its sets are to match its revision.
     Asked {
         /// Its error, until they do.
         fault: Option<String>,
     },
-    /// Within that sync its sets hold what its revision says: it goes to the target.
+    /// Within that sync its sets match its revision, and it goes to the target.
     Settled,
 }
 
@@ -50,28 +50,28 @@ pub enum Standing {
 pub struct Refusal {
     /// The revision.
     pub revision: RevisionId,
-    /// When it is offered again.
+    /// The event that renews the offer.
     pub until: Until,
 }
 
-/// When a revision that was refused is offered again.
+/// The event after which a refused revision is offered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// When a sync is asked for.
+    /// The request for a sync.
     Sync,
-    /// When the member asks, or is reached anew: what stood in the way may pass.
+    /// The member's request, or a new connection: the obstacle may pass.
     Passed,
-    /// The same; it was the revision that the member holds, and the sync to it goes on then.
+    /// The same, for the revision that the member holds; the sync to it goes on then.
     PassedInSync,
 }
 
 /// Whether edits of its own keep a member from taking updates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Edits {
-    /// It takes updates.
+    /// They do not.
     #[default]
     Free,
-    /// It takes none (policy `hold`), or its sets are where they cannot be compared.
+    /// They do (policy `hold`), or its sets are away and cannot be compared.
     Held,
 }
 
@@ -82,7 +82,7 @@ impl Default for Standing {
 }
 
 impl Standing {
-    /// Why it is in error.
+    /// The reason of its error.
     pub fn fault(&self) -> Option<&str> {
         match self {
             Self::Faulty { why, .. } | Self::Asked { fault: Some(why) } => Some(why),
@@ -90,7 +90,7 @@ impl Standing {
         }
     }
 
-    /// What it refused.
+    /// Its refusal.
     pub fn refused(&self) -> Option<Refusal> {
         match self {
             Self::Follows { refused } | Self::Faulty { refused, .. } => *refused,
@@ -98,7 +98,7 @@ impl Standing {
         }
     }
 
-    /// A sync was asked for and has not ended.
+    /// Whether a requested sync has not ended.
     pub fn is_sync(&self) -> bool {
         match self {
             Self::Asked { .. } | Self::Settled => true,
@@ -106,7 +106,7 @@ impl Standing {
         }
     }
 
-    /// Its next connection begins, in which it says that error of itself.
+    /// Begins its next connection, in which it reports that error.
     pub fn reached(&mut self, said: Option<String>) {
         self.try_again();
         *self = match (std::mem::take(self), said) {
@@ -119,7 +119,7 @@ impl Standing {
         };
     }
 
-    /// A sync is asked for.
+    /// Takes the request for a sync.
     pub fn ask(&mut self) {
         *self = match std::mem::take(self) {
             Self::Follows { .. } => Self::Asked { fault: None },
@@ -128,7 +128,7 @@ impl Standing {
         };
     }
 
-    /// Its sets hold what its revision says.
+    /// Its sets match its revision.
     pub fn settle(&mut self) {
         *self = match std::mem::take(self) {
             Self::Asked { .. } => Self::Settled,
@@ -136,7 +136,7 @@ impl Standing {
         };
     }
 
-    /// The sync that was asked for is over.
+    /// The requested sync is over.
     pub fn end_sync(&mut self) {
         *self = match std::mem::take(self) {
             Self::Asked { fault: Some(why) } => Self::Faulty { why, refused: None },
@@ -145,12 +145,12 @@ impl Standing {
         };
     }
 
-    /// It is in error.
+    /// Puts it in error.
     pub fn fail(&mut self, why: String) {
         *self = Self::Faulty { why, refused: self.refused() };
     }
 
-    /// It refuses a revision, or takes what it refused (none).
+    /// Notes a refusal, or that the refused revision is taken now (none).
     pub fn refuse(&mut self, refusal: Option<Refusal>) {
         if refusal.is_some() {
             self.end_sync();
@@ -161,7 +161,7 @@ impl Standing {
         }
     }
 
-    /// What it refused is offered again, where that may pass; a sync that was refused goes on.
+    /// Renews the offer of a refused revision if the obstacle may pass; a refused sync goes on.
     pub fn try_again(&mut self) {
         match self.refused().map(|refusal| refusal.until) {
             None | Some(Until::Sync) => {}
@@ -171,33 +171,33 @@ impl Standing {
     }
 }
 
-/// Bytes of a base that is packed again for a newcomer: it takes some tenths of a second, in which nothing is published.
+/// The most bytes of a base that is packed again for a newcomer: nothing is published during that time.
 const SMALL: u64 = 8 << 20;
 
-/// Why nothing is sent.
+/// The reason that nothing is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// It is in error: until a sync is asked for.
+    /// The member is in error, until a sync is requested.
     Fault,
-    /// It has edits of its own, and takes nothing over them: until they are kept or reverted, or a sync is asked for.
+    /// It has edits of its own, and takes nothing over them, until they are kept or reverted, or a sync is requested.
     Held,
-    /// Propagation is held: until `resume`, or a sync is asked for.
+    /// Propagation is held, until `resume`, or a sync is requested.
     Paused,
-    /// It refused the head: until there is another, or a sync is asked for.
+    /// It refused the head, until there is another, or a sync is requested.
     Refused,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// It is at the head.
+    /// None: the member is at the head.
     Nothing,
-    /// Not now.
+    /// Wait.
     Wait(Wait),
-    /// Its sets are to hold what its revision says, whatever was edited there; it reports when they do.
+    /// Have its sets match its revision, over any edits; it reports when they do.
     Settle,
-    /// Every way leads through the revision that it refused, or none from where it is, or back to where the group was once: a
-    /// base of the head is needed.
+    /// Get a base of the head: every way leads through the refused revision, or no way leads from its revision, or the
+    /// way leads back to an older state of the group.
     NeedBase,
     /// Offer a pack and send these of its bytes.
     Send(Sending),
@@ -212,18 +212,18 @@ pub struct Sending {
     pub from: u64,
     /// One past the last byte to send before the member asks for more.
     pub to: u64,
-    /// From anything to the manager's state; otherwise one change.
+    /// Whether this is a sync, from any state; otherwise it is one change.
     pub sync: bool,
-    /// It keeps what this replaces: the head does not descend from what it holds.
+    /// Whether the member keeps the files that this replaces: the head does not descend from its revision.
     pub forked: bool,
 }
 
-/// What the history says of the ways to the target.
+/// The history's ways to the target.
 pub trait Ways {
     /// The packs from a revision to the target.
     fn route(&self, from: Option<RevisionId>) -> Route;
 
-    /// Whether the target descends from that revision, as far as is known: otherwise only a base takes a member there.
+    /// Whether the target is known to descend from that revision: otherwise only a base takes a member there.
     fn leads_from(&self, at: RevisionId) -> bool;
 }
 
@@ -237,7 +237,7 @@ impl Ways for History {
     }
 }
 
-/// The newest revision after the one before it.
+/// The newest revision, one step after its parent.
 struct OneStep<'a>(&'a Arc<Stored>);
 
 impl Ways for OneStep<'_> {
@@ -250,7 +250,7 @@ impl Ways for OneStep<'_> {
     }
 }
 
-/// Whether a member that holds nothing waits a moment for a base of the target.
+/// Whether a member that holds nothing waits for a base of the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Newcomer {
     /// It waits.
@@ -259,7 +259,7 @@ pub enum Newcomer {
     GoesOn,
 }
 
-/// What to do next for `member` where that takes no look at the history: the case that must be quick is one step behind.
+/// The next step for `member` if that needs no look at the history: the case of one step behind must be quick.
 pub fn soon(member: &Member, target: &Target, newest: &Arc<Stored>) -> Option<Step> {
     let next = member.at.is_some() && member.at == newest.header.header().parent;
     let quick = next && !newest.base && newest.header.id() == target.revision && member.standing.refused().is_none();
@@ -271,7 +271,7 @@ pub fn soon(member: &Member, target: &Target, newest: &Arc<Stored>) -> Option<St
     (quick || still).then(|| plan(member, target, Newcomer::GoesOn, &OneStep(newest)))
 }
 
-/// What to do next for `member`.
+/// The next step for `member`.
 pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Ways) -> Step {
     let refused = match &member.standing {
         Standing::Faulty { .. } => return Step::Wait(Wait::Fault),
@@ -303,8 +303,7 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
     }
 }
 
-/// Whether a newcomer would go back to what the group had once, and come to the head step by step, where one step is soon
-/// made.
+/// Whether a newcomer would start at an old state and come to the head by steps, although a base is soon made.
 fn is_detour(packs: &[Arc<Stored>]) -> bool {
     packs.len() > 1 && packs[0].base && packs[0].size <= SMALL
 }
@@ -317,7 +316,7 @@ fn send(member: &Member, packs: &[Arc<Stored>], forked: bool) -> Step {
     let Some(pack) = packs.first() else { return Step::Nothing };
     let kept = member.partial.filter(|(id, bytes)| *id == pack.pack && *bytes <= pack.size).map(|(_, bytes)| bytes);
     let (from, to) = match kept {
-        // The member had asked for what it has beyond the changes, so the rest is what it needs.
+        // The member asked for the content that the changes do not bring, so it needs the rest.
         Some(bytes) if pack.base && bytes < pack.changes_end => (bytes, pack.changes_end),
         Some(bytes) => (bytes, pack.size),
         None if pack.base => (0, pack.changes_end),

@@ -1,17 +1,16 @@
-//! How much a member may say unasked. What is more stays in its connection, which fills and holds it back: one that
-//! floods costs the monitor, the log and the manager's memory no more than that (invariant 6).
+//! Limits the unrequested messages of a member. Further ones stay in its connection, which holds the member back: a
+//! flood costs the monitor, the log and the manager's memory no more than that (invariant 6).
 
 use std::time::{Duration, Instant};
 
-/// What one message costs: a hundred a second are heard.
+/// The cost of one message: a hundred a second are read.
 const EACH: Duration = Duration::from_millis(10);
-/// What may be said at once.
 const BURST: Duration = Duration::from_secs(2);
 
-/// What a member has used up.
+/// The used-up budget of a member.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
-    /// When everything that was said will be paid for.
+    /// The time at which all messages are paid for.
     paid: Instant,
 }
 
@@ -20,17 +19,17 @@ impl RateLimit {
         Self { paid: now }
     }
 
-    /// A message was heard.
+    /// Charges a message.
     pub(crate) fn spend(&mut self, now: Instant) {
         self.paid = self.paid.max(now) + EACH;
     }
 
-    /// It was asked for.
+    /// Refunds a requested message.
     pub(crate) fn refund(&mut self) {
         self.paid -= EACH;
     }
 
-    /// For how long nothing more is heard.
+    /// The time until the next message is read.
     pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
         self.paid.checked_duration_since(now + BURST).filter(|pause| !pause.is_zero())
     }

@@ -10,18 +10,18 @@ use bellwether_proto::{
     status::Observation,
 };
 
-/// The servers that are reached.
+/// The reached servers.
 #[derive(Debug, Default)]
 pub(crate) struct ReachedServers(BTreeMap<ServerName, ReachedServer>);
 
-/// A server as the connection to it shows it.
+/// A server as its connection shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReachedServer {
-    /// How often its state was opened.
+    /// Its incarnation.
     pub(crate) incarnation: u64,
     /// The newest keepalive that it has answered.
     pub(crate) beat: u64,
-    /// The record that it has taken; 0.0: none of ours, as far as is known.
+    /// The record that it has taken; 0.0 if none is known.
     pub(crate) record: Version,
     /// The document of procedures that it has taken.
     pub(crate) procedures: Option<(Epoch, u64)>,
@@ -29,7 +29,7 @@ pub(crate) struct ReachedServer {
     /// Something is on its way to it.
     busy: bool,
     drift: u64,
-    /// Why a set of its cannot be compared.
+    /// The reason that one of its sets cannot be compared.
     away: Option<String>,
     fault: Option<String>,
 }
@@ -83,7 +83,7 @@ impl ReachedServers {
         self.0.iter()
     }
 
-    /// Changes the entry of a server, where it is connected. Returns whether the entry differs from before.
+    /// Changes the entry of a connected server. Returns whether the entry differs from before.
     pub(crate) fn change(&mut self, server: &ServerName, change: impl FnOnce(&mut ReachedServer)) -> bool {
         let Some(reached) = self.0.get_mut(server) else { return false };
         let before = reached.clone();
@@ -96,10 +96,10 @@ impl ReachedServers {
         self.change(server, |reached| reached.observe(observation))
     }
 
-    /// Whether that server holds exactly `head`; otherwise what is missing still.
+    /// Checks that that server holds exactly `head`.
     ///
     /// # Errors
-    /// [`Missing::Never`]: waiting alone does not bring it there.
+    /// The missing part. [`Missing::Never`]: waiting alone does not help.
     pub(crate) fn holds(&self, server: &ServerName, head: Number) -> Result<(), Missing> {
         let Some(reached) = self.0.get(server) else { return Err(Missing::Yet("it does not answer".to_owned())) };
         if let Some(fault) = &reached.fault {
@@ -121,12 +121,12 @@ impl ReachedServers {
     }
 }
 
-/// What keeps a server from taking over.
+/// The obstacle to a server's taking over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// It may come by itself.
+    /// It may pass by itself.
     Yet(String),
-    /// It does not.
+    /// It does not pass.
     Never(String),
 }
 

@@ -1,4 +1,4 @@
-//! The bytes that a lane sends: of packs, in memory or from their files, and of chunks that a member asks for.
+//! The bytes that a lane sends: of packs, in memory or from their files, and of requested chunks.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -17,19 +17,19 @@ use crate::shared::Shared;
 
 /// Bytes of chunks (before compression) in one `Supply`, unless a single one is larger.
 const BATCH: usize = 2 << 20;
-/// Hashes that are looked for at once, at most: of a chunk that is kept as a patch, what it is made from is held.
+/// The most hashes to look for at once: the base of a chunk that is kept as a patch is held in memory.
 const LOOK: usize = 128;
 
-/// Where a pack's bytes are.
+/// The place of a pack's bytes.
 #[derive(Debug)]
 pub(super) enum Source {
     Memory(Bytes),
-    /// A file, and where in it the pack begins.
+    /// A file, and the pack's offset in it.
     File(Arc<File>, u64),
 }
 
 impl Source {
-    /// A small head's are in memory.
+    /// Opens a pack; a small head is in memory.
     pub(super) async fn open(shared: &Shared, pack: Arc<Stored>) -> Result<Self, String> {
         let small = shared.head.borrow().bytes_of(&pack);
         if let Some(bytes) = small {
@@ -45,7 +45,7 @@ impl Source {
             Self::Memory(bytes) => Ok(bytes.slice(at as usize..(at + length) as usize)),
             Self::File(file, begins) => {
                 let (at, mut bytes) = (begins + at, vec![0; length as usize]);
-                // Most of what members want is in the page cache: no thread is woken for that.
+                // Most of the bytes are in the page cache: no thread is woken for those.
                 let cached = preadv2(file, &mut [IoSliceMut::new(&mut bytes)], at, ReadWriteFlags::NOWAIT);
                 if cached.is_ok_and(|count| count as u64 == length) {
                     return Ok(bytes.into());
@@ -68,7 +68,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?
 }
 
-/// Some of the chunks that a member asks for.
+/// Some of the requested chunks.
 pub(super) struct Supplied {
     pub(super) frames: Bytes,
     pub(super) missing: Vec<Hash>,
@@ -76,8 +76,8 @@ pub(super) struct Supplied {
     pub(super) look: usize,
 }
 
-/// Reads a batch of the chunks that are `wanted`. A few lanes do so at a time, so that many that ask cannot fill the
-/// manager's memory or keep its disk to themselves.
+/// Reads a batch of the `wanted` chunks. Only a few lanes do so at a time, so that many requests cannot fill the
+/// manager's memory or occupy its disk.
 pub(super) async fn supply(shared: &Shared, wanted: VecDeque<Hash>, look: usize) -> Result<Supplied, String> {
     let _turn = shared.reads.acquire().await.map_err(|e| e.to_string())?;
     let codec = shared.record.borrow().record().policy.codec;
@@ -91,8 +91,7 @@ pub(super) async fn supply(shared: &Shared, wanted: VecDeque<Hash>, look: usize)
 
 type Find<'a> = &'a mut dyn FnMut(&HashSet<Hash>, &mut dyn FnMut(Chunk, Bytes)) -> Result<(), String>;
 
-/// Looks for the first `look` of those wanted and keeps what fits a batch; the others that were found are read again in
-/// the next one.
+/// Looks for the first `look` of the wanted chunks and keeps those that fit a batch; the others are read again later.
 fn batch(mut wanted: VecDeque<Hash>, look: usize, codec: Codec, find: Find<'_>) -> Result<Supplied, String> {
     let asked: Vec<Hash> = wanted.drain(..look.min(wanted.len())).collect();
     let set: HashSet<Hash> = asked.iter().copied().collect();
@@ -123,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// Plays a whole request; returns what came in each message, and what was missing.
+    /// Plays a whole request; returns the chunks of each message, and the missing ones.
     fn play(have: &[Vec<u8>], wanted: &[Hash], look: usize) -> (Vec<Vec<Hash>>, Vec<Hash>) {
         let have: HashMap<Hash, Bytes> = have.iter().map(|data| (Hash::of(data), data.clone().into())).collect();
         let (mut messages, mut missing) = (Vec::new(), Vec::new());

@@ -1,6 +1,6 @@
-//! One connection of a lane, from the member's hello to its end, as a machine without I/O: what happens comes in as
-//! [`Input`]s, what is to be done goes out as [`Output`]s, and what is to be sent as [`Outgoing`]s. `stream` carries the bytes
-//! for it; the simulation of whole farms drives the same machine. What the member says is taken in `heard`.
+//! One connection of a lane, from the member's hello to its end, as a machine without I/O. Events come in as
+//! [`Input`]s, actions go out as [`Output`]s, and messages as [`Outgoing`]s. `stream` carries the bytes for it; the
+//! simulation drives the same machine. `heard` handles the member's messages.
 
 mod heard;
 
@@ -42,65 +42,65 @@ const NEWCOMER: Duration = Duration::from_secs(3);
 /// The time by both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// The one that never goes back.
+    /// The monotonic clock.
     pub at: Instant,
     /// Milliseconds since 1970.
     pub ms: u64,
 }
 
-/// The two ends of a connection, and how long this one waits.
+/// The two ends of a connection, and its time limits.
 #[derive(Debug, Clone)]
 pub struct Ends {
     /// The member.
     pub server: ServerName,
     /// This manager's key.
     pub manager: PublicKey,
-    /// How long the member is waited for.
+    /// The limits for the member's answers.
     pub deadlines: Deadlines,
 }
 
-/// What holds for all members.
+/// Facts that hold for all members.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The group record in force.
     pub record: Arc<SignedRecord>,
     /// The newest revision, durable here (invariant 3).
     pub head: Arc<Stored>,
-    /// When the publish began that made it.
+    /// The beginning of the publish that made it.
     pub published: Instant,
     /// The progress of procedures.
     pub procedures: Option<Arc<SignedDocument>>,
-    /// Whether these hold the member back.
+    /// Whether procedures hold the member back.
     pub order: Order,
 }
 
-/// What happens.
+/// An event.
 #[derive(Debug)]
 pub enum Input {
     /// Another group record is in force.
     Record(Arc<SignedRecord>),
-    /// There is a newer revision, or a base of the same one; and when its publish began.
+    /// A newer revision, or a base of the same one, and the beginning of its publish.
     Head(Arc<Stored>, Instant),
-    /// The procedures have gone on; and whether they hold the member back.
+    /// Progress of the procedures, and whether they hold the member back.
     Procedures(Option<Arc<SignedDocument>>, Order),
-    /// Somebody asks for something.
+    /// A request to the lane.
     Asked(Control),
-    /// The member says something.
+    /// A message from the member.
     Heard(v1::Up),
-    /// Another keepalive is due.
+    /// The time for another keepalive.
     Tick,
     /// The answer to [`Output::Plan`].
     Planned(Step),
-    /// The answer to [`Output::Find`]: none, if the history does not have it.
+    /// The answer to [`Output::Find`]; none if the history lacks the revision.
     Found(Option<SignedHeader>),
 }
 
-/// What is to be done, in this order.
+/// An action. The actions of one event are executed in order.
 #[derive(Debug)]
 pub enum Output {
-    /// The monitor is told.
+    /// Tell the monitor.
     See(Observation),
-    /// The table of reached servers is told what the member has taken, by its answer to that keepalive.
+    /// Note in the table of reached servers what the member has taken, by its answer to that keepalive.
     Answered {
         /// The keepalive.
         beat: u64,
@@ -109,13 +109,13 @@ pub enum Output {
         /// The document of procedures that is new to it.
         procedures: Option<(Epoch, u64)>,
     },
-    /// The history is asked what comes next. Its answer is the next input.
+    /// Ask the history for the next step. The answer is the next input.
     Plan(Look),
-    /// The history is asked for a revision. Its answer is the next input.
+    /// Ask the history for a revision. The answer is the next input.
     Find(RevisionId),
-    /// A base of the target is asked of the publisher.
+    /// Ask the publisher for a base of the target.
     WantBase,
-    /// A pack is about to be offered: its bytes are to be at hand.
+    /// Open a pack that is about to be offered.
     Open(Arc<Stored>),
 }
 
@@ -128,16 +128,15 @@ pub struct Look {
 }
 
 impl Look {
-    /// What to do next.
+    /// The next step.
     pub fn plan(&self, ways: &impl Ways) -> Step {
         plan(&self.member, &self.target, self.newcomer, ways)
     }
 }
 
-/// What is under way.
 enum Activity {
     Idle,
-    /// The history is asked what comes next.
+    /// The history is asked for the next step.
     Planning,
     /// The history is asked for the revision of this report.
     Finding(v1::Report),
@@ -150,17 +149,16 @@ struct Current {
     header: SignedHeader,
     way: Way,
     started: Instant,
-    /// Of the log's lines about it.
+    /// The span of its log lines.
     span: Span,
 }
 
-/// How a member takes a revision.
 enum Way {
-    /// It brings its sets to the revision that it holds.
+    /// It restores its sets to the revision that it holds.
     Settle,
     /// As one change.
     Update(Arc<Stored>),
-    /// On its way from anything to the target.
+    /// On its way from any state to the target.
     Sync(Arc<Stored>),
     /// It was offered over an earlier connection.
     Earlier,
@@ -187,7 +185,6 @@ impl Current {
     }
 }
 
-/// How the member is brought to the target.
 #[derive(Clone, Copy)]
 enum Run {
     /// By single changes.
@@ -196,19 +193,18 @@ enum Run {
     Sync { since: Instant },
 }
 
-/// Whether a base was asked of the publisher.
+/// Whether the publisher was asked for a base.
 #[derive(Clone, Copy)]
 enum Base {
     Unasked,
-    /// The first time then, the last time of that target.
+    /// The time of the first request, and the target of the last.
     Asked {
         target: RevisionId,
         since: Instant,
     },
 }
 
-/// What the member was told, and whether it has said so. Messages are taken in order: its answer to the keepalive that follows
-/// says that it has it.
+/// Something the member was told. Messages are taken in order, so the answer to the next keepalive confirms it.
 #[derive(Clone, Copy)]
 enum Told<T> {
     Nothing,
@@ -224,7 +220,7 @@ impl<T: Copy + PartialEq> Told<T> {
         }
     }
 
-    /// What the answer to the keepalive `answer`, not later than `newest`, says that it has taken.
+    /// The value that the answer to keepalive `answer`, not later than `newest`, confirms.
     fn answered(&mut self, answer: u64, newest: u64) -> Option<T> {
         match *self {
             Self::Sent { beat, what } if (beat..=newest).contains(&answer) => {
@@ -241,9 +237,9 @@ pub struct Session {
     ends: Ends,
     facts: Facts,
     memory: Memory,
-    /// The revision that it holds.
+    /// The revision that the member holds.
     at: Option<SignedHeader>,
-    /// A pack that was interrupted, and how many bytes of it the member keeps.
+    /// An interrupted pack, and the number of its bytes that the member keeps.
     partial: Option<(Hash, u64)>,
     edits: Edits,
     outbox: Outbox,
@@ -257,14 +253,14 @@ pub struct Session {
     beat: u64,
     stall: StallWatch,
     rate_limit: RateLimit,
-    /// When the monitor was last told of lesser news.
+    /// The time of the last minor news to the monitor.
     news: Option<Instant>,
-    /// What was last decided where nothing is sent, so that the log has it once.
+    /// The last decision to send nothing, so that the log has it once.
     decided: &'static str,
 }
 
 impl Session {
-    /// The member has said hello. What is known of it comes back by [`Session::end`].
+    /// Begins with the member's hello. [`Session::end`] returns the memory.
     pub fn begin(ends: Ends, facts: Facts, memory: Memory, hello: &v1::UpHello, now: Now) -> (Self, Vec<Output>) {
         let group = facts.record.record().group;
         let at = hello.at.clone().and_then(|at| SignedHeader::from_wire(at).ok());
@@ -291,7 +287,7 @@ impl Session {
             decided: "",
         };
         session.reached(hello);
-        // What the hello carried may be old by now.
+        // The head in the hello may be old by now.
         session.outbox.head = Some(session.facts.head.header.to_wire());
         session.send_record(now);
         session.send_procedures(now);
@@ -302,7 +298,7 @@ impl Session {
 
     fn reached(&mut self, hello: &v1::UpHello) {
         self.memory.standing.reached(hello.fault.as_ref().map(|fault| cut(&fault.reason, REASON)));
-        // One that holds nothing gets a base in any case, unless it is in error; and propagation may be held.
+        // A member without a revision gets a base in any case, unless it is in error; and propagation may be held.
         let paused = self.facts.record.record().policy.paused;
         if std::mem::take(&mut self.memory.anew) && !paused && self.at.is_some() {
             self.memory.standing.ask();
@@ -313,7 +309,7 @@ impl Session {
         let (program, fault) = (program(hello), self.memory.standing.fault().map(str::to_owned));
         self.see(Observation::Reached { program, at: self.at.as_ref().map(SignedHeader::number), fault });
         if self.memory.standing.is_sync() {
-            // It waits for its sync: nobody may take what it has for the end of it.
+            // It waits for its sync; its present state must not pass for the result.
             let to = self.target().number;
             self.see(Observation::Started { sync: true, to });
         }
@@ -322,16 +318,16 @@ impl Session {
         }
     }
 
-    /// Takes what happens, and says what is to be done.
+    /// Handles an event and returns the actions.
     ///
     /// # Errors
-    /// Why the connection is to end.
+    /// The reason to end the connection.
     pub fn handle(&mut self, now: Now, input: Input) -> Result<Vec<Output>, End> {
         match input {
             Input::Record(record) => {
                 self.facts.record = record;
                 self.send_record(now);
-                // It may be a candidate by now.
+                // The member may be a candidate by now.
                 self.send_procedures(now);
             }
             Input::Head(head, published) => {
@@ -359,7 +355,7 @@ impl Session {
                 }
                 self.beat(now);
             }
-            // What it decides stays so until something else happens.
+            // A decision stays until the next event.
             Input::Planned(step) => return Ok(self.planned(step, now)),
             Input::Found(header) => self.found(now, header).map_err(End::Breach)?,
         }
@@ -372,27 +368,27 @@ impl Session {
         !self.outbox.is_empty()
     }
 
-    /// What is sent next. It is not to be lost.
+    /// The next message. It must not be lost.
     pub fn next_mail(&mut self) -> Option<Outgoing> {
         self.outbox.next()
     }
 
-    /// Of the chunks that were to be read for the member these are left; `look`: how many to look for then.
+    /// Takes back the chunks that were not sent; `look` is the number to look for next.
     pub fn supplied(&mut self, rest: std::collections::VecDeque<Hash>, look: usize) {
         self.outbox.supplied(rest, look);
     }
 
-    /// A message with so many bytes of packs went.
+    /// Notes that a message with so many bytes of packs was sent.
     pub fn went(&mut self, now: Now, bytes: u64) {
         self.stall.went(now.at, bytes);
     }
 
-    /// For how long nothing more is heard of the member.
+    /// The time until the next message of the member is read.
     pub fn pause(&self, now: Now) -> Option<Duration> {
         self.rate_limit.pause(now.at)
     }
 
-    /// The connection has ended: what outlives it.
+    /// Ends the connection and returns the memory.
     pub fn end(self) -> Memory {
         self.memory
     }
@@ -402,24 +398,24 @@ impl Session {
         self.at.as_ref()
     }
 
-    /// What is known of the member beside that.
+    /// The state that outlives the connection.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// The same, to be changed.
+    /// The same, mutable.
     pub fn memory_mut(&mut self) -> &mut Memory {
         &mut self.memory
     }
 
-    /// What it is at, and what is to be sent of it.
+    /// The phase, its revision, and the unsent part.
     pub fn phase(&self) -> (Phase, Option<&SignedHeader>, Option<InFlight>) {
         let Activity::Taking(current) = &self.work else { return (Phase::Idle, None, None) };
         let phase = if current.is_sync() { Phase::Syncing } else { Phase::Updating };
         (phase, Some(&current.header), current.pack().map(|pack| self.outbox.in_flight(pack.size)))
     }
 
-    /// The span of what is under way; none: the lane's own.
+    /// The span of the activity; none for the lane's own.
     pub fn span(&self) -> Span {
         match &self.work {
             Activity::Taking(current) => current.span.clone(),
@@ -441,7 +437,7 @@ impl Session {
         self.record = Told::Sent { beat: self.beat, what: self.facts.record.record().version };
     }
 
-    /// To a candidate, what this manager has signed.
+    /// Sends a candidate the procedures that this manager signed.
     fn send_procedures(&mut self, now: Now) {
         let (record, Some(held)) = (self.facts.record.record(), &self.facts.procedures) else { return };
         let candidate = record.server(&self.ends.server).is_some_and(|server| server.candidate);
@@ -459,7 +455,6 @@ impl Session {
         self.outbox.keepalive = Some(v1::Keepalive { time_ms: self.beat });
     }
 
-    /// Plans, where nothing is under way.
     fn steps(&mut self, now: Now) {
         if let Some(full) = self.memory.verify.take() {
             self.outbox.verify = Some(v1::Verify { full });
@@ -510,7 +505,7 @@ impl Session {
         }
     }
 
-    /// Says what was decided, once while it stays so; [`Session::take`] says what is sent.
+    /// Logs a decision once while it lasts; [`Session::take`] logs what is sent.
     fn tell(&mut self, step: &Step) {
         let decided = match step {
             Step::Nothing => "it is at the head",
@@ -540,8 +535,7 @@ impl Session {
         self.outputs.push(Output::WantBase);
     }
 
-    /// The member is to bring its sets to the revision that it holds, and reports. What is newer follows after that: an
-    /// offer would interrupt it.
+    /// Has the member restore its sets to its revision and report. Newer revisions wait: an offer would interrupt it.
     fn settle(&mut self, now: Now) {
         let Some(header) = self.at.clone() else { return };
         self.outbox.sync = Some(v1::Sync { request: now.ms });
@@ -551,7 +545,7 @@ impl Session {
     fn send(&mut self, sending: Sending, now: Now) {
         let sync = sending.sync || matches!(self.run, Run::Sync { .. });
         if matches!(self.memory.standing, Standing::Asked { .. }) && self.at.is_none() {
-            // It holds nothing to settle: this clears its error, and it says nothing.
+            // A member without a revision has nothing to restore: this clears its error, without a report.
             self.outbox.sync = Some(v1::Sync { request: now.ms });
             self.memory.standing.settle();
         }
@@ -577,7 +571,7 @@ impl Session {
         self.work = Activity::Taking(Box::new(current));
     }
 
-    /// What is under way has ended, by a report or an error.
+    /// Ends the activity, by a report or an error.
     fn end_work(&mut self) -> Option<Box<Current>> {
         self.outbox.end_offer();
         self.partial = None;

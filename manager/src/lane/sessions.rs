@@ -1,10 +1,9 @@
-//! The session tickets that this manager gave (see [`bellwether_proto::ticket`]): one small file a server in `sessions/` of
-//! the state directory, written once a session, never on the way of an update.
+//! The session tickets that this manager gave (see [`bellwether_proto::ticket`]): one small file per server in
+//! `sessions/` of the state directory, written once a session, and never during an update.
 //!
-//! A file is named after the server's key and outlives the server's place in the group: within an epoch the count never goes
-//! back, whatever the server is called, and whether it was removed, replaced or has entered again. A file of an earlier epoch
-//! counts for nothing. No two threads change one server's file at once, and a session counts only where nothing else was
-//! given meanwhile, so no count is signed twice.
+//! A file is named after the server's key and outlives the server's membership: within an epoch the count never goes
+//! back, even if the server is renamed, removed, replaced or enters again. A file of an earlier epoch is ignored. Each
+//! file has a lock, and a session counts only if no other ticket was given meanwhile, so no count is signed twice.
 
 use std::{
     fs, io,
@@ -25,27 +24,27 @@ use bellwether_store::{
 
 /// The directory in the state directory.
 pub(crate) const SESSIONS: &str = "sessions";
-/// How many servers' files may be written at once, at the most.
+/// The most servers' files that are written at once.
 const AT_ONCE: usize = 64;
 
-/// All servers' tickets, as kept.
+/// The kept tickets of all servers.
 pub(crate) struct Sessions {
     directory: PathBuf,
     /// One of them is held while a server's file is changed.
     turns: [Mutex<()>; AT_ONCE],
 }
 
-/// What one server was given, and between whom.
+/// The tickets of one server, and their parties.
 #[derive(Debug, Clone)]
 pub(crate) struct Opened {
     pub(crate) parties: Parties,
     pub(crate) given: Given,
 }
 
-/// Why a session does not count.
+/// A session does not count.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BegunError {
-    /// The file.
+    /// The file fails.
     #[error(transparent)]
     File(#[from] StateFileError),
     /// Another connection was quicker; the next session is offered another ticket.
@@ -58,10 +57,10 @@ impl Sessions {
         Self { directory: state.join(SESSIONS), turns: [const { Mutex::new(()) }; AT_ONCE] }
     }
 
-    /// What was given to that server in `epoch`; the ticket that it is offered is durable when this returns. Blocks.
+    /// The tickets of that server in `epoch`; the offered one is durable when this returns. Blocks.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     pub(crate) fn open(&self, parties: Parties, epoch: Epoch, key: &KeyPair) -> Result<Opened, StateFileError> {
         let _turn = self.turn(&parties.server);
         if let Some(given) = self.kept(&parties, epoch)? {
@@ -73,25 +72,25 @@ impl Sessions {
         Ok(Opened { parties, given })
     }
 
-    /// A session has begun with the ticket that was offered: noted durably. Blocks.
+    /// Notes durably that a session has begun with the offered ticket. Blocks.
     ///
     /// # Errors
-    /// It cannot be written, or what was offered is not the newest any more; the session does not count.
+    /// The file cannot be written, or the offer is not the newest any more; the session does not count.
     pub(crate) fn begun(&self, opened: &Opened, key: &KeyPair) -> Result<Opened, BegunError> {
         let Opened { parties, given } = opened;
         let _turn = self.turn(&parties.server);
         let kept = self.kept(parties, given.next.epoch())?.filter(|kept| kept.next == given.next);
         let kept = kept.ok_or(BegunError::Overtaken)?;
-        // It has entered after it was offered this: what it showed is of before.
+        // If it has entered since the offer, the ticket that it showed is an older one.
         let next = Given { anew: kept.anew && !given.anew, ..kept.begun(parties, key) };
         file::save(&self.path(&parties.server), &next)?;
         Ok(Opened { parties: *parties, given: next })
     }
 
-    /// That server enters: its next session may be without a ticket. All that was given to it stays known. Blocks.
+    /// Notes that the server enters: its next session may be without a ticket. Its given tickets stay known. Blocks.
     ///
     /// # Errors
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     pub(crate) fn entered(&self, parties: &Parties, epoch: Epoch) -> Result<(), StateFileError> {
         let _turn = self.turn(&parties.server);
         match self.kept(parties, epoch)? {
@@ -100,10 +99,10 @@ impl Sessions {
         }
     }
 
-    /// Removes the files of servers that are not in the group, where they are of an earlier epoch than the record's. Blocks.
+    /// Removes the files of servers outside the group that are of an earlier epoch than the record's. Blocks.
     ///
     /// # Errors
-    /// The system's. A file that cannot be read stays.
+    /// The system fails. An unreadable file stays.
     pub(crate) fn tidy(&self, record: &Record) -> io::Result<()> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

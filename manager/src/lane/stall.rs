@@ -1,18 +1,18 @@
-//! When a member has been waited for long enough: pure rules over times and bytes.
+//! Decides that a member is stalled: pure rules over times and bytes.
 
 use std::time::{Duration, Instant};
 
-/// The slowest network that is not taken for a dead one, in bytes a second.
+/// The slowest network that does not count as dead, in bytes a second.
 const SLOWEST: u64 = 64 << 10;
 
-/// How long a member is waited for.
+/// Time limits for a member.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
-    /// An answer to a keepalive.
+    /// For the answer to a keepalive.
     pub answer: Duration,
-    /// Room for the next message.
+    /// For room for the next message.
     pub stall: Duration,
-    /// A sign of progress with the pack that was offered.
+    /// For progress with the offered pack.
     pub progress: Duration,
 }
 
@@ -23,17 +23,17 @@ impl Default for Deadlines {
     }
 }
 
-/// What was last seen of one connection.
+/// The last observations of one connection.
 #[derive(Debug)]
 pub(crate) struct StallWatch {
     deadlines: Deadlines,
-    /// A message came.
+    /// The last message from the member.
     heard: Instant,
-    /// A message went, or there was none to go.
+    /// The last message to it, or time without one to send.
     went: Instant,
-    /// Progress, or there was nothing to make progress with.
+    /// The last progress, or time without an offer.
     progress: Instant,
-    /// Bytes that went since a message came.
+    /// Bytes sent since its last message.
     unheard: u64,
 }
 
@@ -56,7 +56,7 @@ impl StallWatch {
         self.progress = now;
     }
 
-    /// Why the connection is to be dropped. `working`: the bytes of the pack that was offered, while there is one.
+    /// The reason to drop the connection. `working`: the bytes of the offered pack, while there is one.
     pub(crate) fn check(&self, now: Instant, working: Option<u64>) -> Option<String> {
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) > limit;
         let crossing = |bytes: u64| Duration::from_secs(bytes / SLOWEST);

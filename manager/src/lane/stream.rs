@@ -1,5 +1,4 @@
-//! Carries the bytes of one connection for its [`Session`]: the lane's task waits for what happens, puts it in, does what comes
-//! out, and sends. No rule is here.
+//! Carries the bytes of one connection for its [`Session`]: feeds in events, executes the actions, and sends.
 
 use std::{
     convert::Infallible,
@@ -28,14 +27,14 @@ use super::{
 };
 use crate::{failpoints, publish::head::Head, shared::Shared};
 
-/// How long a server that is no member any more may take to hear it.
+/// The time to tell a server that it is no longer a member.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 fn now() -> Now {
     Now { at: Instant::now(), ms: now_ms() }
 }
 
-/// The server is in the table of those that are reached; dropped with the lane, too, when that is aborted.
+/// Keeps the server in the table of reached servers; an aborted lane drops it, too.
 struct Reached<'a>(&'a Lane);
 
 impl<'a> Reached<'a> {
@@ -61,24 +60,22 @@ impl Drop for Reached<'_> {
     }
 }
 
-/// What all lanes follow.
 struct News {
     head: watch::Receiver<Arc<Head>>,
     record: watch::Receiver<Arc<SignedRecord>>,
     procedures: watch::Receiver<Option<Arc<SignedDocument>>>,
 }
 
-/// One connection.
 struct Stream<'a> {
     lane: &'a Lane,
     reached: Reached<'a>,
     session: Session,
     news: News,
-    /// Where the bytes of the pack are that was offered.
+    /// The source of the offered pack's bytes.
     source: Option<Source>,
 }
 
-/// Runs the connection; returns why it ended.
+/// Runs the connection; returns the reason of its end.
 pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Control>, memory: &mut Memory) -> End {
     let reached = Reached::begin(lane, link.hello.incarnation);
     let (shared, name) = (&lane.shared, &lane.server.name);
@@ -114,7 +111,7 @@ impl Stream<'_> {
             }
             self.show();
             let pause = self.session.pause(now());
-            // Every branch here may be cancelled: a permit that is not used is given back, messages stay in the stream.
+            // Every branch here may be cancelled: an unused permit is given back, and messages stay in the stream.
             tokio::select! {
                 permit = down.reserve(), if self.session.has_mail() => {
                     let permit = permit.map_err(|_| "it closed the connection".to_owned())?;
@@ -141,7 +138,7 @@ impl Stream<'_> {
                     let news = self.news.record();
                     self.put(news).await?;
                 }
-                // Never an error: what is shared holds the board.
+                // Never an error: `shared` holds the board.
                 _ = self.news.procedures.changed() => {
                     let news = self.news.procedures(self.lane);
                     self.put(news).await?;
@@ -156,7 +153,7 @@ impl Stream<'_> {
         }
     }
 
-    /// A message of the member: an end of this process is blamed on it while it is dealt with.
+    /// Handles a message of the member, which is the suspect if this process ends meanwhile.
     async fn hear(&mut self, up: v1::Up) -> Result<(), End> {
         self.put_news().await?;
         let outputs = {
@@ -167,7 +164,7 @@ impl Stream<'_> {
         self.act(outputs).await
     }
 
-    /// Puts in what happens, after what is new to all lanes.
+    /// Feeds in an event, after the news for all lanes.
     async fn put(&mut self, input: Input) -> Result<(), End> {
         self.put_news().await?;
         let outputs = self.session.handle(now(), input)?;
@@ -182,7 +179,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Does what came out, and puts the answers in.
+    /// Executes the actions, and feeds in the answers.
     async fn act(&mut self, mut outputs: Vec<Output>) -> Result<(), End> {
         while !outputs.is_empty() {
             let mut answer = None;
@@ -214,7 +211,7 @@ impl Stream<'_> {
         blocking(move || Ok(ask(&history.read().unwrap_or_else(PoisonError::into_inner)))).await
     }
 
-    /// The next message, and how many bytes of packs it has. Not to be cancelled: what it took would be lost.
+    /// The next message, and its bytes of packs. It must not be cancelled: its message would be lost.
     async fn next(&mut self) -> Result<Option<(v1::down::Message, u64)>, String> {
         Ok(match self.session.next_mail() {
             None => None,
@@ -234,25 +231,25 @@ impl Stream<'_> {
         })
     }
 
-    /// Writes what the lane is at, for those who look into this manager.
+    /// Publishes the lane's state, for fault finding.
     fn show(&self) {
         let (phase, to, in_flight) = self.session.phase();
         let at = self.session.at().map(SignedHeader::number);
         self.lane.view.show(phase, at, to.map(SignedHeader::number), in_flight);
     }
 
-    /// The last word to a server that is no member any more: the record that says so. Whatever else was to be sent is not.
+    /// Sends a server that is no longer a member the record that says so, and nothing else.
     async fn farewell(&self, down: &mpsc::Sender<v1::Down>, up: &mut Streaming<v1::Up>) -> End {
         let record = self.lane.shared.record.borrow().to_wire();
         let told = async {
             if down.send(v1::Down { message: Some(v1::down::Message::Record(record)) }).await.is_ok() {
-                // It ends the stream when it has taken the record.
+                // The server ends the stream when it has taken the record.
                 while let Ok(Some(_)) = up.message().await {}
             }
         };
-        // Late: it learns it at its next call.
+        // If it is late, it learns it at its next call.
         let _ = tokio::time::timeout(FAREWELL, told).await;
-        End::Lost("it is no member any more".to_owned())
+        End::Lost("it is no longer a member".to_owned())
     }
 }
 
@@ -283,7 +280,7 @@ impl News {
         Input::Procedures(held, order)
     }
 
-    /// What has changed and was not put in.
+    /// Changes that were not fed in yet.
     fn unseen(&mut self, lane: &Lane) -> Vec<Input> {
         let changed = |changed: Result<bool, _>| changed.is_ok_and(|changed| changed);
         let mut unseen = Vec::new();

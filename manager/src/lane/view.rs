@@ -6,7 +6,7 @@ use bellwether_proto::{name::ServerName, revision::Number};
 use bellwether_store::mutex::locked;
 use serde::Serialize;
 
-/// What a lane is doing.
+/// The phase of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -27,17 +27,17 @@ pub enum Phase {
 pub struct LaneView {
     /// The server that it talks to.
     pub server: ServerName,
-    /// What it is doing.
+    /// Its phase.
     pub phase: Phase,
     /// The revision that the server holds; none: none of this group's, or it is not connected.
     pub at: Option<Number>,
     /// The revision that it is being brought to.
     pub to: Option<Number>,
-    /// What is to be sent of that revision's pack.
+    /// The unsent part of that revision's pack.
     pub in_flight: Option<InFlight>,
 }
 
-/// A pack on its way.
+/// A pack that is being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct InFlight {
     /// Its bytes.
@@ -48,7 +48,7 @@ pub struct InFlight {
     pub unsent_chunks: usize,
 }
 
-/// The place where one lane writes its state.
+/// The place to which one lane writes its state.
 #[derive(Debug)]
 pub(crate) struct View(Arc<Mutex<LaneView>>);
 
@@ -65,12 +65,12 @@ impl View {
     }
 }
 
-/// All lanes that there are.
+/// All lanes.
 #[derive(Debug, Default)]
 pub(crate) struct Views(Mutex<Vec<Weak<Mutex<LaneView>>>>);
 
 impl Views {
-    /// A new lane's, until it is dropped.
+    /// Opens a new lane's view, which lasts until it is dropped.
     pub(crate) fn open(&self, server: ServerName) -> View {
         let view = LaneView { server, phase: Phase::Dialling, at: None, to: None, in_flight: None };
         let view = Arc::new(Mutex::new(view));
@@ -80,7 +80,7 @@ impl Views {
         View(view)
     }
 
-    /// What the lanes are at now.
+    /// The present states of the lanes.
     pub(crate) fn all(&self) -> Vec<LaneView> {
         let all: Vec<_> = locked(&self.0).iter().filter_map(Weak::upgrade).collect();
         all.iter().map(|lane| locked(lane).clone()).collect()

@@ -1,5 +1,4 @@
-//! Whether a server that wants to enter can be reached at the address that it gives: asked before it enters, so that
-//! nobody belongs to a group that cannot push to it.
+//! Checks, before a server enters, that its given address reaches it: a group has no members that it cannot push to.
 
 use std::time::Duration;
 
@@ -12,17 +11,17 @@ use crate::{
     shared::EditError,
 };
 
-/// How long the server may take to prove its key at that address.
+/// The time that the server has to prove its key at that address.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Manager {
     /// Dials the address that a server with a token gives, and waits until that server has proved its key there.
     ///
     /// # Errors
-    /// Its token does not admit it, or it is not reached: the address that was dialled, and why. The record is as it was.
+    /// The token does not admit the server, or it is not reached: the address and the reason. The record is unchanged.
     pub async fn dial_back(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<(), EnterError> {
         let Admitted { name, replaces, tokens, next } = self.admit(request, key).await?;
-        // Others may enter meanwhile.
+        // Released, so that others may enter meanwhile.
         drop(self.save_tokens(tokens, next).await?);
         let record = self.record();
         let next =

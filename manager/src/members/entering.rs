@@ -1,8 +1,8 @@
 //! Tokens, and the servers that enter with them: each change is durable before it is answered (W9, W16).
 //!
-//! The tokens are locked from the look at them until the record that follows is in force, and by a removal as well: nobody
-//! enters by a token that a removal ends at the same time. What a server that is in the group asks for here changes its
-//! address at the most, and nothing by which it, or this manager, is recognised (see [`crate::lane::sessions`]).
+//! The tokens are locked from their check until the new record is in force, and during a removal: no server enters by a
+//! token that a removal ends at the same time. A server that is in the group changes at most its address here, and
+//! nothing that identifies it or this manager (see [`crate::lane::sessions`]).
 
 use std::sync::Arc;
 
@@ -28,16 +28,16 @@ use tokio::sync::OwnedMutexGuard;
 use super::by;
 use crate::{Manager, Preview, begin::start, failpoints, publish::round::PublishError, shared::EditError};
 
-/// Why a server does not enter.
+/// A server does not enter.
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
-    /// A request that cannot be.
+    /// The request is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// The token.
+    /// The token is refused.
     #[error(transparent)]
     Token(#[from] TokenRefused),
-    /// The record.
+    /// The record does not allow it.
     #[error(transparent)]
     Edit(#[from] EditError),
     /// The server's sets are not the group's.
@@ -53,16 +53,16 @@ pub enum EnterError {
         /// The group's level.
         level: Level,
     },
-    /// The manager's way to the server.
+    /// The manager does not reach the server.
     #[error("{manager}, the manager, dialled {address} to reach {server}: {why}")]
     OutOfReach {
         /// The server that wants to enter.
         server: ServerName,
         /// The manager.
         manager: ServerName,
-        /// What was dialled.
+        /// The dialled address.
         address: String,
-        /// Why it was not reached.
+        /// The cause.
         why: String,
     },
     /// The manager's own address does not fit into a token.
@@ -97,10 +97,10 @@ impl Advise for EnterError {
     }
 }
 
-/// Why there is no preview.
+/// There is no preview.
 #[derive(Debug, thiserror::Error)]
 pub enum PreviewError {
-    /// The token, or the record.
+    /// The token or the record does not allow it.
     #[error(transparent)]
     Enter(#[from] EnterError),
     /// It cannot be made.
@@ -117,24 +117,24 @@ impl Advise for PreviewError {
     }
 }
 
-/// Characters of a program's version that are shown.
+/// The most characters of a program's version that are shown.
 const VERSION: usize = 100;
 
 /// A server that a token admits. The tokens are locked.
 pub(crate) struct Admitted {
     pub(crate) name: ServerName,
-    /// It takes the place of the server of that name.
+    /// Whether it takes the place of the server of that name.
     pub(crate) replaces: bool,
     pub(crate) tokens: OwnedMutexGuard<Tokens>,
-    /// With the use that is bound to its key.
+    /// The tokens with the use that is bound to its key.
     pub(crate) next: Tokens,
 }
 
 impl Manager {
-    /// Makes a token; returns it with its secret, which is kept nowhere.
+    /// Makes a token; returns it with its secret, which is not kept.
     ///
     /// # Errors
-    /// A grant of nothing, or it could not be saved.
+    /// The grant is empty, or it could not be saved.
     pub async fn create_token(&self, grant: Grant) -> Result<Token, EnterError> {
         let record = self.record();
         let manager = record.record().manager();
@@ -152,10 +152,10 @@ impl Manager {
         tokens.list().map(|(id, kept)| (id.to_owned(), kept.clone())).collect()
     }
 
-    /// Revokes a token; again is no error.
+    /// Revokes a token; a repeated call is no error.
     ///
     /// # Errors
-    /// No such token, or it could not be saved.
+    /// There is no such token, or it could not be saved.
     pub async fn revoke_token(&self, id: &str) -> Result<(), EnterError> {
         let tokens = self.inner.tokens.clone().lock_owned().await;
         let mut next = tokens.clone();
@@ -164,7 +164,7 @@ impl Manager {
         Ok(())
     }
 
-    /// Not to be cancelled between the save and what is known here: both happen on the blocking thread.
+    /// Saves tokens. Cancelling cannot separate the save from the update in memory: both happen on the blocking thread.
     pub(crate) async fn save_tokens(
         &self,
         mut tokens: OwnedMutexGuard<Tokens>,
@@ -183,11 +183,11 @@ impl Manager {
         tokio::task::spawn_blocking(save).await.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
     }
 
-    /// A server enters with a token: the token's use, then the record, are durable when this returns. `key` is what its
-    /// connection proved. Idempotent for that key, until it is removed.
+    /// Lets a server enter with a token: the token's use, then the record, are durable when this returns. `key` is the
+    /// key that its connection proved. Idempotent for that key, until it is removed.
     ///
     /// # Errors
-    /// Why it does not enter; the token's use may be bound to its key by then, so that it can come again.
+    /// The token's use may be bound to the server's key by then, so that it can come again.
     pub async fn enter(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Arc<SignedRecord>, EnterError> {
         let Admitted { name, replaces, tokens, mut next } = self.admit(request, key).await?;
         let (shared, record) = (&self.inner.shared, self.record());
@@ -215,14 +215,14 @@ impl Manager {
         Ok(made.map_err(|_| PublishError::Stopping)??)
     }
 
-    /// Checks a token, that the record would take the server, and its sets.
+    /// Checks the token, the server's sets, and that the record would accept the server.
     pub(crate) async fn admit(&self, request: &v1::EnterRequest, key: &PublicKey) -> Result<Admitted, EnterError> {
         let name: ServerName = request.server.parse()?;
         let tokens = self.inner.tokens.clone().lock_owned().await;
         let mut next = tokens.clone();
         next.present(Presented { id: &request.token_id, secret: &request.secret, name: &name, key }, now_ms())?;
         let replaces = next.replaces(&request.token_id);
-        // Only who has the secret learns more.
+        // Only a caller with the secret learns more.
         let record = self.record();
         let by = by(name.as_str());
         entered(&record, &name, key, &request.address, replaces, &by).map_err(EditError::from)?;
@@ -240,7 +240,7 @@ impl Manager {
     }
 }
 
-/// The manager's address as a token carries it: a host name that is too long is looked up here.
+/// The manager's address for a token: a host name that is too long is looked up here.
 async fn carried(address: &str) -> Result<String, EnterError> {
     if Token::fits(address) {
         return Ok(address.to_owned());

@@ -1,7 +1,7 @@
 //! The handover at the manager (W18).
 //!
-//! What must be durable before an answer: the one signed record that names the new manager and what the old one becomes.
-//! Until then this server is the manager, from then on it is not.
+//! The one signed record that names the new manager and the old one's new role must be durable before an answer. It
+//! ends this server's role as manager.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,35 +33,35 @@ use crate::{
 /// How often edits that come in between are published before the handover gives up.
 const TRIES: usize = 5;
 
-/// Why the role was not handed over: this server is the manager still, and goes on.
+/// The role was not handed over: this server remains the manager.
 #[derive(Debug, thiserror::Error)]
 pub enum HandOverError {
-    /// A rule says no.
+    /// A rule refuses.
     #[error(transparent)]
     Refused(#[from] RoleRefused),
-    /// There are edits that would be left behind.
+    /// Some edits would be left behind.
     #[error("{0} entries here differ from the head and are not published")]
     Unpublished(u64),
-    /// What was edited cannot be published.
+    /// The edits cannot be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// Another command has the role handed over at this moment.
+    /// An earlier command is handing the role over.
     #[error("the role is being handed over to {0} at this moment, by an earlier command")]
     UnderWay(ServerName),
-    /// The new manager does not have what this one has.
-    #[error("{to} does not have everything: {why}; {from} is the manager still and goes on")]
+    /// The new manager lacks something.
+    #[error("{to} does not hold everything: {why}; {from} is still the manager")]
     Behind {
-        /// The new manager to be.
+        /// The intended new manager.
         to: ServerName,
         /// This server.
         from: ServerName,
-        /// What is missing.
+        /// The missing part.
         why: String,
     },
-    /// A record that cannot be signed.
+    /// The record cannot be signed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// It could not be made durable.
+    /// The record could not be made durable.
     #[error(transparent)]
     Save(#[from] SaveError),
 }
@@ -84,14 +84,14 @@ impl Advise for HandOverError {
 struct Hold(oneshot::Sender<()>);
 
 impl Hold {
-    /// Until the manager has stopped.
+    /// Holds until the manager has stopped.
     fn stay(self) {
-        // Nobody there: it has stopped.
+        // An error means that it has stopped.
         let _ = self.0.send(());
     }
 }
 
-/// The one handover that is under way, until it is dropped.
+/// The one handover under way, until it is dropped.
 struct Turn(Arc<Shared>);
 
 impl Turn {
@@ -115,11 +115,11 @@ impl Drop for Turn {
 
 impl Manager {
     /// Hands the role over: takes no more changes, waits until `to` has everything, and makes the record durable that
-    /// names it (with this server's key, under the next epoch). When this returns, this server is not the manager any
-    /// more; whoever runs it stops it, and tells `to`. Given up (dropped) before that, it goes on as the manager.
+    /// names it (with this server's key, under the next epoch). When this returns, this server is no longer the
+    /// manager; the caller stops it, and tells `to`. If this is dropped earlier, it goes on as the manager.
     ///
     /// # Errors
-    /// Why not; nothing was changed.
+    /// Nothing was changed.
     pub async fn hand_over(
         &self,
         to: &ServerName,
@@ -138,11 +138,11 @@ impl Manager {
         let held = self.record();
         let Some(next) = hand_over(&held, to, leave, &by)? else { return Ok(held) };
         self.wait_for(to, held.record().version).await?;
-        // One that was frozen since would have the role and not know it.
+        // A server that froze since would have the role and not know it.
         self.answers(to).await.map_err(|why| self.behind(to, why))?;
         failpoints::hit("handover.waited");
         let next = Arc::new(SignedRecord::sign(next, &shared.key)?);
-        // Not to be cancelled: from the save on there is no way back.
+        // It must not be cancelled: from the save on there is no way back.
         let save = move || {
             failpoints::hit("handover.signed");
             (shared.save_record)(&next)?;
@@ -155,7 +155,7 @@ impl Manager {
         tokio::task::spawn_blocking(save).await.map_err(|_| PublishError::Stopping)?
     }
 
-    /// Publishes what was edited, then holds the publisher.
+    /// Publishes all edits, then holds the publisher.
     async fn hold(&self, author: &str) -> Result<Hold, HandOverError> {
         let automatic = || self.record().record().policy.publish == Publish::Auto;
         let mut left = 0;

@@ -1,5 +1,4 @@
-//! Who belongs to the group, as the manager is asked for it: each change is durable before it is answered, the lanes
-//! follow the record (W9, W16, W21).
+//! Changes of the group's members: each is durable before it is answered, and the lanes follow (W9, W16, W21).
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -25,20 +24,20 @@ use crate::{
     shared::EditError,
 };
 
-/// How long is waited for the servers that are reached to take a new record.
+/// The time to wait until the reached servers have taken a new record.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// How long a server may take to show that it lives.
+/// The time that a server has to show that it is alive.
 const PROBE: std::time::Duration = std::time::Duration::from_secs(3);
-/// How long a server may take to answer that it lives, before a role is given to it.
+/// The time that a server has to answer before it is given a role.
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Manager {
-    /// Changes the group record; with `dry_run` only says whether it may be. A server that is removed or disabled is refused from
+    /// Changes the group record; with `dry_run` only checks the change. A removed or disabled server is refused from
     /// its next call on, and its lane ends at once.
     ///
     /// # Errors
-    /// The record is as it was.
+    /// The record is unchanged.
     pub async fn edit_record(
         &self,
         edit: &RecordEdit,
@@ -58,8 +57,8 @@ impl Manager {
         shared.edit(rule).await
     }
 
-    /// No token that there is admits that server again, where the rule removes it. This is durable before its removal: a crash
-    /// in between leaves a member that needs another token should it enter anew.
+    /// If the rule removes a server, ends the tokens that would admit it again. This is durable before the removal: a
+    /// crash in between leaves a member that needs another token to enter anew.
     async fn bar(
         &self,
         name: &ServerName,
@@ -74,7 +73,7 @@ impl Manager {
         self.save_tokens(tokens, next).await.map_err(EditError::Tokens)
     }
 
-    /// The tokens that the server of that name has used, should it have been removed, and that admit further servers.
+    /// The tokens that a removed server of that name has used, and that admit further servers.
     pub async fn left_open_by(&self, name: &ServerName) -> Vec<String> {
         let record = self.record();
         let gone = record.record().removed.iter().rfind(|server| server.name == *name);
@@ -82,10 +81,10 @@ impl Manager {
         self.inner.tokens.lock().await.left_open_by(&gone.key, now_ms())
     }
 
-    /// Makes a token with which new hardware takes the place of a server, for so many milliseconds; none with `dry_run`.
+    /// Makes a token with which new hardware takes the place of a server, for `ttl_ms`; none with `dry_run`.
     ///
     /// # Errors
-    /// The name is the manager's or nobody's, or the token could not be saved.
+    /// The name is the manager's or unknown, or the token could not be saved.
     pub async fn replace_server(
         &self,
         name: &ServerName,
@@ -96,18 +95,18 @@ impl Manager {
         if dry_run {
             return Ok(None);
         }
-        // A name has none of the characters that mean something in a glob.
+        // A name has no special characters of globs.
         let grant = Grant { uses: 1, ttl_ms, names: name.to_string(), replaces: true };
         self.create_token(grant).await.map(Some)
     }
 
-    /// A server has left the group on its own machine: it is shown so; the record is an administrator's to change (W16).
+    /// Shows that a server has left the group on its own machine; the record is an administrator's to change (W16).
     pub fn departed(&self, name: &ServerName) {
         self.inner.shared.see(Event::Server(name.clone(), Observation::Left));
     }
 
-    /// Whether a call that says to come from the start `incarnation` of that server may be its: not where the server
-    /// lives that another start of it is connected (W14). `whence` is for the warning.
+    /// Checks that a call with that `incarnation` may be the server's: not if a connected incarnation of it is alive
+    /// (W14). `whence` is for the warning.
     ///
     /// # Errors
     /// It is a copy of that server, for people.
@@ -126,7 +125,7 @@ impl Manager {
         });
         let lives = match tokio::time::timeout(PROBE, told).await {
             Ok(Ok(reached)) => reached.get(name).is_some_and(|now| now.incarnation == connected),
-            // It does not answer: what is connected is gone, or will be found to be.
+            // No answer: the connection is gone, or will turn out to be.
             Ok(Err(_)) | Err(_) => false,
         };
         if !lives {
@@ -142,15 +141,15 @@ impl Manager {
         Err(copy)
     }
 
-    /// Its next keepalive is sent now.
+    /// Sends its next keepalive now.
     fn probe(&self, name: &ServerName) {
         let (answer, _) = oneshot::channel();
         let probe = ToLanes { servers: vec![name.clone()], control: Control::Probe, answer };
-        // Full or gone: then the next keepalive tells.
+        // If the queue is full or gone, the next keepalive tells.
         let _ = self.inner.lanes.try_send(probe);
     }
 
-    /// Asks a server whether it lives, now: a connection that is open says what was.
+    /// Asks a server now whether it is alive: an open connection does not show that.
     ///
     /// # Errors
     /// It does not answer, for people.
@@ -176,15 +175,14 @@ impl Manager {
         informed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The members that have not taken the record in force, after a second at most. Servers that are disabled are told
-    /// nothing: they are not waited for.
+    /// The members that have not taken the record in force, after at most a second. Disabled servers do not count.
     pub async fn lacking(&self) -> Vec<ServerName> {
         let record = self.record();
         let version = record.record().version;
         let members = || record.record().servers.iter().filter(|server| server.role == Role::Member);
         let mut reached = self.inner.shared.reached.subscribe();
         let spread = reached.wait_for(|reached| reached.iter().all(|(_, server)| server.record >= version));
-        // A timeout: some lack it, and are named.
+        // At a timeout some lack it, and are named.
         let _ = tokio::time::timeout(SPREAD, spread).await;
         let reached = self.inner.shared.reached.borrow();
         let lacks = |server: &&Server| reached.get(&server.name).is_none_or(|reached| reached.record < version);

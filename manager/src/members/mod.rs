@@ -1,5 +1,5 @@
-//! Who belongs to the group, at the manager: servers that enter, leave, are set, and take the role. The rules are in
-//! `bellwether_group`; what must be durable before an answer is made so here.
+//! The group's membership, at the manager: servers that enter, leave, are changed, and take the role. The rules are in
+//! `bellwether_group`; this module makes their results durable before an answer.
 
 mod dial_back;
 pub(crate) mod entering;

@@ -1,4 +1,4 @@
-//! Procedures at the manager: where their document is kept, and the one task that drives them. The rules are in
+//! Procedures at the manager: their store, and the task that drives them. The rules are in
 //! `bellwether_group::procedure`.
 
 pub mod runner;

@@ -1,5 +1,4 @@
-//! The thin shell: observes, asks [`next`], saves, acts. It holds nothing of its own: whatever it did not save before a
-//! crash is looked at again.
+//! The thin shell: observes, asks [`next`], saves, acts. It keeps no state: after a crash it observes again.
 
 use std::{
     collections::BTreeSet,
@@ -23,17 +22,17 @@ use tracing::Instrument;
 use super::store::{Board, BoardError};
 use crate::{failpoints::hit, tasks::stopped};
 
-/// Between two looks while something is under way.
+/// The interval of observations while something is under way.
 const POLL: Duration = Duration::from_millis(250);
-/// Between two looks whether this server has something to drive (any more).
+/// The interval of checks whether this server has something to drive.
 const IDLE: Duration = Duration::from_secs(1);
-/// Between two looks whether the balancers still have those drained that are to be.
+/// The interval of checks whether the balancers still have the drained servers drained.
 const REMINDED: Duration = Duration::from_secs(5);
 
-/// Why nothing is begun, resumed or aborted. Nothing was changed.
+/// Nothing is begun, resumed or aborted. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// A rule says no.
+    /// A rule refuses.
     #[error(transparent)]
     Refused(#[from] AskRefused),
     /// The change is refused, or not saved.
@@ -51,35 +50,35 @@ impl Advise for AskError {
     }
 }
 
-/// What observes and acts: the agent.
+/// Observes and acts: the agent.
 pub trait Hands: Send + Sync + 'static {
     /// The group record in force here.
     fn record(&self) -> Arc<SignedRecord>;
 
-    /// The farm as it is now, as far as this server sees it; balancers are asked for whom it says.
+    /// The farm at this moment, as this server sees it; balancers are asked for the servers of `whom`.
     fn observe(&self, whom: &Whom) -> impl Future<Output = World> + Send;
 
-    /// Does it. Returns when it is done or was refused; both are looked at again. Where it made this server the manager: which
-    /// revisions are lost by that.
+    /// Executes an action. Returns when it is done or was refused; both are observed again. If it made this server the
+    /// manager, returns the revisions that are lost.
     ///
     /// # Errors
-    /// Why not.
+    /// The action failed.
     fn act(&self, action: &Action, by: &str) -> impl Future<Output = Result<Vec<String>, ActError>> + Send;
 
-    /// Drains those again that a balancer does not have drained any more, and says so. What fails is looked at again.
+    /// Drains those again that a balancer no longer has drained, and reports it. A failure is observed again.
     fn remind(&self, drained: &BTreeSet<ServerName>) -> impl Future<Output = ()> + Send;
 }
 
-/// Whose traffic matters.
+/// The servers whose traffic matters.
 #[derive(Debug, Clone, Default)]
 pub struct Whom {
-    /// These servers', and where they were removed, too.
+    /// These servers, even if they were removed.
     pub servers: Vec<ServerName>,
-    /// And everybody's in the record: some must go on serving.
+    /// Also all of the record: some must go on serving.
     pub all: bool,
 }
 
-/// Drives what this server has to drive until `shutdown`. An action that has begun is finished first.
+/// Drives this server's procedures until `shutdown`. A started action is finished first.
 pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch::Receiver<bool>) {
     let mut changes = board.follow();
     let mut reminded: Option<Instant> = None;
@@ -87,7 +86,7 @@ pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch
         changes.borrow_and_update();
         let pause = if round(&board, &*hands).await { POLL } else { IDLE };
         if reminded.is_none_or(|when| when.elapsed() >= REMINDED) {
-            // Between two rounds: what a step undrains is never taken for forgotten.
+            // Between two rounds, so that an undrain by a step never looks like a loss.
             remind(&board, &*hands).await;
             reminded = Some(Instant::now());
         }
@@ -100,7 +99,7 @@ pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch
     }
 }
 
-/// One look at everything that is this server's to drive and waits for nobody; whether there is anything.
+/// One round over all procedures that this server drives and that can go on; returns whether there are any.
 async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let record = hands.record();
     let document = board.document(record.record().group);
@@ -108,7 +107,7 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     let mine = |procedure: &&Procedure| procedure.goes_on(record.record()) && procedure.driver(manager) == board.name();
     let leads = manager == board.name() && !document.procedures.is_empty();
     if leads && document.version.0 != record.record().version.epoch {
-        // Under its own name from now on, so that the candidates take it.
+        // Signed by this server from now on, so that the candidates take it.
         if let Err(error) = board.change(record.record(), |_| Ok(())) {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
         }
@@ -128,7 +127,7 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     !mine.is_empty()
 }
 
-/// A balancer that was restarted has forgotten what it was told at run time.
+/// Reminds balancers: one that was restarted has lost its run-time settings.
 async fn remind<H: Hands>(board: &Board, hands: &H) {
     let record = hands.record();
     let record = record.record();
@@ -151,7 +150,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         hit("procedure.passed");
     }
     let (action, doing) = match next(&procedure, &world, now_ms()) {
-        // What went wrong is said while it is tried again.
+        // The last failure is shown during the retry.
         Next::Do(action) => {
             let what = || procedure.step().map(|step| step.task.about().what).unwrap_or_default();
             (Some(action), procedure.trouble.clone().unwrap_or_else(what))
@@ -169,7 +168,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     }
     hit("procedure.trying");
     tracing::info!(?action, "acting");
-    // Not to be cancelled by the end of the agent: `run` looks at `shutdown` only between two rounds.
+    // The agent's end does not cancel it: `run` checks `shutdown` only between two rounds.
     let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
     hit("procedure.acted");
     let before = procedure.clone();
@@ -178,7 +177,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         let new: Vec<String> = lost.into_iter().filter(|line| !procedure.lost.contains(line)).collect();
         procedure.lost.extend(new);
     });
-    // Under the old epoch, where the action gave the role away: the new manager's word is newer than this.
+    // Under the old epoch if the action gave the role away: the new manager's document is newer.
     acted(&mut procedure, done, &world, now_ms());
     if procedure != before {
         replace(board, record, &before, procedure)?;
@@ -187,14 +186,14 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     Ok(())
 }
 
-/// Whose balancers matter for its step: everybody's where some must go on serving.
+/// The servers whose balancers matter for its step: all if some must go on serving.
 fn whom(procedure: &Procedure) -> Whom {
     let Some(Step { task, .. }) = procedure.step() else { return Whom::default() };
     let about = task.about();
     Whom { servers: about.servers.into_iter().cloned().collect(), all: !about.drains.is_empty() }
 }
 
-/// Saves `now` in the place of `before`; false: somebody else changed that meanwhile, and it is looked at again.
+/// Saves `now` in the place of `before`; false if it was changed meanwhile, and must be observed again.
 fn replace(
     board: &Board,
     record: &bellwether_proto::record::Record,
@@ -214,11 +213,10 @@ fn replace(
     board.change(record, put)
 }
 
-/// Begins a procedure; the same one again where it is begun and not over, with the answer to its first question where that
-/// is given now. One without steps is not begun.
+/// Begins a procedure that has steps, or resumes the same unfinished one; answers its first question if that is given.
 ///
 /// # Errors
-/// Why not.
+/// It was refused or not saved.
 pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Result<Procedure, AskError> {
     let record = hands.record();
     let record = record.record();
@@ -243,7 +241,7 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
     Ok(begun)
 }
 
-/// The command was given again: what has stopped goes on, and its first question is answered where that is said now.
+/// Resumes a stopped procedure whose command was given again, with the answer to its first question if that is given.
 async fn stay_with<H: Hands>(
     board: &Board,
     hands: &H,
@@ -265,10 +263,10 @@ async fn stay_with<H: Hands>(
     .await
 }
 
-/// Lets a procedure go on, with the answer to its question.
+/// Resumes a procedure, with the answer to its question.
 ///
 /// # Errors
-/// Why not.
+/// It was refused or not saved.
 pub async fn go_on<H: Hands>(
     board: &Board,
     hands: &H,
@@ -287,7 +285,7 @@ pub async fn go_on<H: Hands>(
 /// Stops a procedure for good.
 ///
 /// # Errors
-/// Why not.
+/// It was refused or not saved.
 pub async fn give_up<H: Hands>(board: &Board, hands: &H, id: Id, by: &str) -> Result<Procedure, AskError> {
     change(board, hands, id, |procedure, world| abort(procedure, world, by)).await
 }

@@ -1,4 +1,4 @@
-//! Where this server keeps the document of procedures: on the disk before anybody sees it, one for all tasks.
+//! The server's store of the document of procedures, shared by all tasks. It is on the disk before it is shown.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use bellwether_store::{
 };
 use tokio::sync::watch;
 
-/// What each procedure does or waits for now, and at which of its steps.
+/// For each procedure, the present step, and its action or obstacle.
 pub type Doing = BTreeMap<Id, (usize, String)>;
 
 /// The document that is held, if any.
@@ -34,25 +34,25 @@ pub struct Board {
     writing: Mutex<()>,
 }
 
-/// Why the document is not changed; the one held stays.
+/// The document is not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
     /// The change is refused.
     #[error(transparent)]
     Refused(#[from] NotChanged),
-    /// A document of somebody else.
+    /// The document is another server's.
     #[error(transparent)]
     Document(#[from] DocumentRefused),
-    /// Too long.
+    /// The document is too long.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// Not written.
+    /// The document is not written.
     #[error("the procedures could not be saved; nothing was changed")]
     Save(#[from] StateFileError),
 }
 
 impl Board {
-    /// What is in `path`, for the server `name`.
+    /// Opens the file `path`, for the server `name`.
     ///
     /// # Errors
     /// The file cannot be read, or is damaged.
@@ -73,12 +73,12 @@ impl Board {
         &self.name
     }
 
-    /// What is held, now and at every change.
+    /// The held document, now and at every change.
     pub fn follow(&self) -> watch::Receiver<Option<Arc<SignedDocument>>> {
         self.held.subscribe()
     }
 
-    /// Says what a procedure does or waits for at that step; empty: nothing any more.
+    /// Notes the action or obstacle of a procedure at that step; empty removes it.
     pub(super) fn doing(&self, id: Id, at: usize, what: String) {
         self.doing.send_if_modified(|doing| match what.is_empty() {
             true => doing.remove(&id).is_some(),
@@ -86,12 +86,12 @@ impl Board {
         });
     }
 
-    /// What the procedures that are driven here do or wait for, now and at every change.
+    /// The actions and obstacles of the procedures that this server drives, now and at every change.
     pub fn follow_doing(&self) -> watch::Receiver<Doing> {
         self.doing.subscribe()
     }
 
-    /// What is held of `group`.
+    /// The held document of `group`.
     pub fn document(&self, group: GroupId) -> Document {
         let held = self.held.borrow();
         let ours = held.as_ref().map(|held| held.document()).filter(|document| document.group == group);
@@ -103,11 +103,11 @@ impl Board {
         self.held.borrow().as_ref().is_some_and(|held| held.document().holds().contains(server))
     }
 
-    /// Changes the document as the one who drives it, in the epoch of `record`. A new manager's first change, whatever it is,
-    /// takes over what is under way. On the disk before it returns.
+    /// Changes the document as its driver, in the epoch of `record`. A new manager's first change also takes over what
+    /// is under way. It is on the disk before this returns.
     ///
     /// # Errors
-    /// The change is refused, or it is not written; what was held is held.
+    /// The change is refused, or not written; the held document is unchanged.
     pub fn change<T>(
         &self,
         record: &Record,
@@ -126,11 +126,10 @@ impl Board {
         Ok(answer)
     }
 
-    /// Takes a manager's document, if it is newer; a recovery that is driven here is kept beside it. On the disk before it
-    /// returns.
+    /// Takes a newer document of a manager, durably; a recovery that this server drives is kept beside it.
     ///
     /// # Errors
-    /// Not the manager's of `record`, or not written; what was held is held.
+    /// It is not from the manager of `record`, or not written; the held document is unchanged.
     pub fn take(&self, new: SignedDocument, record: &Record) -> Result<(), BoardError> {
         let _one = locked(&self.writing);
         let held = self.held.borrow().clone();
@@ -146,7 +145,7 @@ impl Board {
         Ok(())
     }
 
-    /// The version that is held.
+    /// The held version.
     pub fn version(&self) -> Option<(Epoch, u64)> {
         self.held.borrow().as_ref().map(|held| held.document().version)
     }
@@ -230,7 +229,7 @@ mod tests {
         assert_eq!(open(1).document(GROUP.into()), a.document(GROUP.into()), "as it is on the disk");
         assert!(matches!(a.take(word(&b), &record(&[&keys[0], &keys[1]], 1, 2)), Err(BoardError::Document(_))));
 
-        // b is about to take the place of a: what a still says does not undo that, until it is over.
+        // b is about to take the place of a: a's document does not undo that until it is over.
         let lost = "a".parse().unwrap();
         let insists = Insists::default();
         begun(&b, &first, Kind::RecoverManager { lost, new: "b".parse().unwrap(), remove: false, insists });

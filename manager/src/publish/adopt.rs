@@ -1,6 +1,5 @@
-//! A member's edits become the manager's own (W3, `drift keep`): all of them or none, each only where the head still has
-//! what was edited. They are put into the sets here by a journalled switch, as a member takes a revision; the publisher
-//! calls this and publishes at once.
+//! Makes a member's edits the manager's own (W3, `drift keep`): all of them or none, each only if the head still has
+//! what was edited. A journalled switch puts them into the sets here; the publisher calls this and publishes at once.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -28,63 +27,63 @@ use crate::{
     shared::Shared,
 };
 
-/// The name of kept copies that this makes.
+/// The label of kept copies that this makes.
 const LABEL: &str = "kept";
-/// Paths that a refusal names.
+/// The most paths that a refusal names.
 const NAMED: usize = 10;
-/// Edits that an answer lists.
+/// The most edits that an answer lists.
 const LISTED: usize = 100;
 
-/// What is asked.
+/// A request.
 #[derive(Debug)]
 pub struct Adopt {
     /// The revision that was edited.
     pub at: RevisionId,
     /// The edits, sorted by (set, path), none twice.
     pub edits: Vec<Change>,
-    /// What their files hold; their hashes were computed from the bytes.
+    /// The content of their files; the hashes were computed from the bytes.
     pub chunks: Vec<(Chunk, Bytes)>,
-    /// Who.
+    /// The author.
     pub author: String,
-    /// Why.
+    /// The reason.
     pub message: String,
-    /// Only say what would become a revision.
+    /// Whether to only show the result.
     pub dry_run: bool,
-    /// A person says that it is meant, although most of a set is gone then.
+    /// Whether a person confirms that most of a set goes.
     pub accept: bool,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Clone, Default)]
 pub struct Adopted {
-    /// The revision that has the edits; none: it was so already, or it was only asked what would be.
+    /// The revision that has the edits; none if nothing changed, or with `dry_run`.
     pub revision: Option<SignedHeader>,
-    /// How many entries became, or would become, the manager's.
+    /// The number of entries that became, or would become, the manager's.
     pub count: u64,
     /// The first hundred, as `~ SET:PATH`.
     pub first: Vec<String>,
 }
 
-/// Why the edits did not become a revision. Nothing was changed, unless it says otherwise.
+/// The edits did not become a revision. Nothing was changed, unless the error says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// Another server leads in the same epoch.
     #[error("{0}")]
     Disputed(std::sync::Arc<str>),
-    /// Its message cannot be a revision's.
+    /// The message is malformed.
     #[error(transparent)]
     Malformed(#[from] bellwether_proto::Malformed),
-    /// The manager has something else there by now.
+    /// The manager has other content there by now.
     #[error("the manager has changed {0} since")]
     Conflict(String),
-    /// There are edits at the manager that are not a revision.
+    /// The manager has unpublished edits.
     #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
     /// The revision that was edited is too old.
     #[error("the revision that was edited is no longer in the manager's history")]
     Unknown(#[source] HistoryError),
-    /// They do not fit the head.
-    #[error("the edits do not fit what the manager has ({0})")]
+    /// The edits do not fit the head.
+    #[error("the edits do not fit the manager's content ({0})")]
     Unfit(String),
     /// Most of a set would be gone.
     #[error("with these edits, {0}")]
@@ -107,7 +106,7 @@ impl Advise for AdoptError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Conflict(_) => Some(
-                Advice::run("put the edit on top of what the manager has", "bellwether edit SET:FILE")
+                Advice::run("apply the edit to the manager's file", "bellwether edit SET:FILE")
                     .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
             Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
@@ -121,7 +120,7 @@ impl Advise for AdoptError {
     }
 }
 
-/// What was done, or would be: where to look then (nowhere: nothing was done), and the edits.
+/// The result, or the expected one: the paths to scan then (none if nothing was done), and the edits.
 pub(crate) struct Made {
     pub(crate) look: Option<Look>,
     pub(crate) adopted: Adopted,
@@ -149,7 +148,7 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     published(&live, &head.tree, &edits)?;
     let log = shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).log().clone();
     let site = Site { sources, state: shared.state.clone(), log, idle: Arc::default(), server: shared.key.public() };
-    // The root names it as well as a header would: there is none yet.
+    // There is no header yet; the root identifies it as well.
     let revision = RevisionId(target.root());
     let job = Job { revision, label: LABEL.into(), live: &live, expected: &head.tree, target: &target, changes: edits };
     let mut plan = Plan::new(&site, &job)?;
@@ -165,9 +164,9 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     Ok(Made { look: Some(Look::At(places)), adopted })
 }
 
-/// Completes or takes back what a crash interrupted; what differs from the head then is published. Edits that were being
-/// kept are taken back: nobody was told that they are. `at`: the revision that was noted while this server was a member.
-/// Returns the one whose switch was completed.
+/// Completes or takes back a switch that a crash interrupted; differences from the head are published then. Edits that
+/// were being kept are taken back, since this was not confirmed. `at`: the revision that was noted while this server
+/// was a member. Returns the one whose switch was completed.
 pub(crate) fn recover(site: &Site, at: Option<RevisionId>, history: &History) -> Result<Option<RevisionId>, Failed> {
     match apply::recover_known(site, at, &|revision| history.get(revision).is_some())? {
         Recovered::Clean => Ok(None),
@@ -196,7 +195,7 @@ fn edited(shared: &Shared, head: &Head, at: RevisionId) -> Result<Tree, AdoptErr
     history.tree(at).map_err(AdoptError::Unknown)
 }
 
-/// The edits that the head lacks. `edited` is what they were made on.
+/// The edits that the head lacks. `edited` is the tree on which they were made.
 fn due(edited: &Tree, head: &Tree, edits: &[Change]) -> Result<Vec<Change>, AdoptError> {
     let (mut due, mut conflicts) = (Vec::new(), Vec::new());
     for edit in edits {
@@ -216,7 +215,7 @@ fn due(edited: &Tree, head: &Tree, edits: &[Change]) -> Result<Vec<Change>, Adop
     if conflicts.is_empty() { Ok(due) } else { Err(AdoptError::Conflict(named(&conflicts))) }
 }
 
-/// Whether what an edit replaces is the same in both; of a directory that stays one, not what it holds.
+/// Whether the content that an edit replaces is the same in both; for a directory that stays one, without its entries.
 fn same(a: Option<&Node>, b: Option<&Node>, edit: &Change) -> bool {
     let stays = |node: Option<&Node>| matches!(node, Some(Node::Directory(_)));
     let directory = edit.entry.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
@@ -232,7 +231,7 @@ fn entry(node: Option<&Node>) -> Option<Entry> {
     node.map(Node::entry)
 }
 
-/// Whether the manager's own sets hold what the head says, at these paths.
+/// Checks that the manager's own sets match the head at these paths.
 fn published(live: &Tree, head: &Tree, edits: &[Change]) -> Result<(), AdoptError> {
     let differs = |edit: &&Change| {
         let at = |tree: &Tree| tree.get(&edit.set, &edit.path);

@@ -1,4 +1,4 @@
-//! The head revision as every task sees it.
+//! The head revision, as every task sees it.
 
 use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Instant};
 
@@ -9,18 +9,18 @@ use bytes::Bytes;
 /// The head revision. It is durable in the history before a `Head` of it exists (invariant 3).
 #[derive(Debug)]
 pub(crate) struct Head {
-    /// In the history.
+    /// The revision in the history.
     pub(crate) stored: Arc<Stored>,
-    /// Its tree, with the stats of this server where they are known.
+    /// Its tree, with the known stats of this server.
     pub(crate) tree: Arc<Tree>,
-    /// When the publish began that made it (or when this process opened it).
+    /// The beginning of the publish that made it (or the time when this process opened it).
     pub(crate) published: Instant,
-    /// The whole pack, where it is small: read once for all lanes.
+    /// The whole pack if it is small: read once for all lanes.
     small: Option<Bytes>,
 }
 
 impl Head {
-    /// Reads the pack, where it is small. Blocks.
+    /// Reads the pack if it is small. Blocks.
     pub(crate) fn new(stored: Arc<Stored>, tree: Arc<Tree>, published: Instant) -> Self {
         let small = (stored.size <= limits::SLICE as u64).then(|| read(&stored).ok()).flatten();
         Self { stored, tree, published, small }
@@ -30,7 +30,7 @@ impl Head {
         self.stored.header.id()
     }
 
-    /// The bytes of `pack`, where it is this head's and small.
+    /// The bytes of `pack` if it is this head's and small.
     pub(crate) fn bytes_of(&self, pack: &Stored) -> Option<Bytes> {
         self.small.clone().filter(|_| pack.pack == self.stored.pack)
     }

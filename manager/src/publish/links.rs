@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bellwether_proto::name::SetName;
 use bellwether_store::scan::HardLink;
 
-/// What is said of them, for people; none when every name is in the set.
+/// A notice about them, for people; none if every name is in the set.
 pub(crate) fn notice(set: &SetName, links: &BTreeSet<HardLink>) -> Option<String> {
     let mut files: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
     for link in links.iter().filter(|link| link.set == *set) {
@@ -19,7 +19,7 @@ pub(crate) fn notice(set: &SetName, links: &BTreeSet<HardLink>) -> Option<String
         1 => "1 file has another hard link".to_owned(),
         more => format!("{more} files have other hard links"),
     };
-    Some(format!("{files} outside the set; an edit through it is noticed at the next scan only"))
+    Some(format!("{files} outside the set; only the next scan notices an edit through it"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! From an edit to a revision: what is scanned, judged, signed, packed and offered, and what is read of it.
+//! From an edit to a revision: scan, judge, sign, pack and offer; and reading it.
 
 pub(crate) mod adopt;
 pub(crate) mod head;

@@ -1,5 +1,5 @@
-//! The head's tree for servers that are about to join: a pack of all entries and no chunk, made for those that ask at about
-//! the same time and thrown away.
+//! The head's tree for servers that are about to join: a pack of all entries and no chunk, shared by those that ask at
+//! about the same time, and then deleted.
 
 use std::{
     fs::File,
@@ -27,12 +27,12 @@ pub struct Preview {
     at: u64,
 }
 
-/// The newest preview, as long as somebody reads it: however many servers join at once, it costs memory once.
+/// The newest preview, while it is read: it costs memory once, however many servers join at once.
 #[derive(Debug, Default)]
 pub(crate) struct Previews(Mutex<Option<(RevisionId, Weak<File>)>>);
 
 impl Previews {
-    /// The head's. Blocks, while another one is written, too.
+    /// The head's preview. Blocks, also while another one is written.
     pub(crate) fn of_head(&self, shared: &Shared) -> Result<Preview, PublishError> {
         let mut newest = locked(&self.0);
         let head = shared.head.borrow().clone();
@@ -47,13 +47,13 @@ impl Previews {
 }
 
 impl Preview {
-    /// Writes it to a file that disappears with the last who reads it.
+    /// Writes it to a file that disappears with its last reader.
     fn write(shared: &Shared, head: &Head) -> Result<File, PublishError> {
         let rules: Vec<_> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
         let contents = Contents {
             header: &head.stored.header,
             base: true,
-            // What the parent has is not packed: here every chunk.
+            // The parent's chunks are not packed; with the head as parent, none is.
             parent: &head.tree,
             rules: &rules,
             changes: &Tree::empty(rules.iter().cloned()).diff(&head.tree),
@@ -71,7 +71,7 @@ impl Preview {
     /// The next piece, at most a slice; none at the end. Blocks for a read from the page cache.
     ///
     /// # Errors
-    /// The system's.
+    /// The system fails.
     pub fn read_slice(&mut self) -> std::io::Result<Option<Bytes>> {
         let mut bytes = vec![0; limits::SLICE];
         let count = self.file.read_at(&mut bytes, self.at)?;

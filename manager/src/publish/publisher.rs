@@ -1,8 +1,8 @@
 //! The publisher: the one task that scans, publishes and writes into the sets.
 //!
-//! It waits for [`PendingChanges`] (filled by the watches), for commands over its channel, for changes of the record, and for
-//! its own times: a slow rescan, young files, a full hash. PublishTask on the disk runs on blocking threads, one at a time, and
-//! is always waited for: a publish that has begun ends before the task does. The new head goes to the lanes and to the
+//! It waits for [`PendingChanges`] (filled by the watches), for commands over its channel, for changes of the record,
+//! and for its own times: a slow rescan, young files, a full hash. Disk work runs on blocking threads, one at a time,
+//! and is always awaited: a started publish ends before the task does. The new head goes to the lanes and to the
 //! monitor over the `head` watch and the event channel.
 
 use std::{
@@ -47,24 +47,24 @@ use crate::{
     tasks::stopped,
 };
 
-/// Until a publish that failed is tried again: at first, and at most.
+/// The pause before a failed publish is tried again: the first and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Until a base that could not be built is tried again.
+/// The pause before a failed base is tried again.
 const BASE_RETRY: Duration = Duration::from_secs(30);
-/// From one base that a member wants to the next: at first, and at most; twice as long each time, until none was wanted for
-/// twice the longest. A lane waits for it; but one whose member refuses every revision costs no more than that.
+/// The interval of bases that members want: the first and the longest. It doubles each time, until none was wanted for
+/// twice the longest. A lane waits for it, but a member that refuses every revision costs no more than that.
 const BASE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// From a publish until a base of it is built, where one is due.
+/// The pause between a publish and a due base of it.
 const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
-/// Notices that the status names for one set.
+/// The most notices of one set in the status.
 const NOTICES: usize = 20;
 
-/// What is asked of the publisher.
+/// A request to the publisher.
 pub(crate) enum Command {
     Publish(Request, oneshot::Sender<Result<Published, PublishError>>),
     Change(Box<Asked>, oneshot::Sender<Result<Changed, put::ChangeError>>),
-    /// Says what is not published, then does nothing more: until the end when `over` says so, until that is dropped
-    /// otherwise.
+    /// Reports the unpublished edits, then holds the publisher: until its end if `over` is sent, or until it is
+    /// dropped.
     Hold {
         answer: oneshot::Sender<Result<Published, PublishError>>,
         over: oneshot::Receiver<()>,
@@ -72,14 +72,14 @@ pub(crate) enum Command {
     Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
 }
 
-/// What came of a publish.
+/// The result of a publish.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// The new head; none: there was nothing to publish, or it was only asked what would be.
+    /// The new head; none if nothing was to be published, or with `dry_run`.
     pub revision: Option<bellwether_proto::revision::SignedHeader>,
-    /// What differs, or differed.
+    /// The differences from the head before.
     pub changes: Changes,
-    /// What cannot be published now and stays as in the last revision, as "SET:PATH: why".
+    /// Entries that cannot be published now and stay as in the last revision, as "SET:PATH: why".
     pub unread: Vec<String>,
 }
 
@@ -89,48 +89,48 @@ pub(crate) struct Publisher {
     /// The sets as last scanned.
     pub(crate) known: Tree,
     pub(crate) modes: watch::Receiver<Modes>,
-    /// Told of what a rescan finds.
+    /// Receives the findings of rescans.
     pub(crate) rescans: Rescans,
     pub(crate) notices: BTreeSet<Notice>,
-    /// What cannot be published as it is, and what was published while somebody had it open.
+    /// Entries that cannot be published as they are, and those that were published while they were open.
     pub(crate) waiting: Waiting,
-    /// How it was last found out in each set who has files open.
+    /// The means by which open files were last detected in each set.
     pub(crate) means: BTreeMap<SetName, Means>,
     /// Files with more than one name.
     pub(crate) links: BTreeSet<HardLink>,
-    /// What the monitor was told of the sets.
+    /// The last status of the sets that the monitor was told.
     pub(crate) told: Vec<SetStatus>,
-    /// What the monitor was told of unpublished edits.
+    /// The last report on unpublished edits to the monitor.
     pub(crate) unpublished: Option<String>,
     /// Publishes that failed in a row.
     pub(crate) failures: u32,
-    /// What the burst so far makes, prepared while it is waited for whether more comes.
+    /// The revision of the burst so far, prepared during the wait for more edits.
     pub(crate) early: Option<(Burst, Prepared)>,
-    /// Since when every entry is due to be looked at, and every byte.
+    /// The times at which every entry and every byte are due to be checked.
     pub(crate) times: Times,
 }
 
-/// When what is due next.
+/// The times of the next due works.
 pub(crate) struct Times {
     rescan: Instant,
     full: Instant,
     young: Option<(Instant, Look)>,
     base: Option<Instant>,
-    /// When a base was last built because a member wanted one, and how long after that the next one may be.
+    /// The last base that a member wanted, and the pause before the next one.
     wanted: Option<(Instant, Duration)>,
 }
 
 impl Times {
-    /// `full_now`: the machine was started since: what the stats say is not believed.
+    /// `full_now`: the machine was started since, so stats are not trusted.
     pub(crate) fn new(now: Instant, full_now: bool, full: Duration) -> Self {
         let full = if full_now { now } else { now + full };
         Self { rescan: now + RETRY.0, full, young: None, base: None, wanted: None }
     }
 
-    /// A member wants a base.
+    /// Notes that a member wants a base.
     fn want_base(&mut self, now: Instant) {
         if self.wanted.zip(self.base).is_some_and(|((coming, _), base)| base <= coming) {
-            // It comes already.
+            // It is due already.
             return;
         }
         let (at, next) = match self.wanted {
@@ -144,32 +144,30 @@ impl Times {
     }
 }
 
-/// What to publish.
 enum PublishTask {
-    /// What was prepared.
+    /// The prepared one.
     Prepared(Box<Prepared>),
-    /// What is found there.
+    /// The differences found there.
     Look(Look),
-    /// The same, as a person asked.
+    /// The same, at a person's request.
     Asked(Look, Request),
-    /// The same, where a person had the change made: it was judged before.
+    /// The same, for a change that a person requested: it was judged before.
     Made(Look, Request),
 }
 
 impl PublishTask {
-    /// What is decided, for the log.
     fn why(&self) -> &'static str {
         match self {
-            Self::Prepared(_) => "a burst is over: what was prepared is committed",
-            Self::Look(Look::Stats) => "every entry is looked at",
+            Self::Prepared(_) => "a burst is over: its prepared revision is committed",
+            Self::Look(Look::Stats) => "every entry is checked",
             Self::Look(Look::Bytes) => "every byte is read",
-            Self::Look(Look::At(_)) => "what changed is looked at",
+            Self::Look(Look::At(_)) => "the changed paths are scanned",
             Self::Asked(..) => "a publish was asked for",
             Self::Made(..) => "a member's edits are published",
         }
     }
 
-    /// Blocks.
+    /// Publishes. Blocks.
     fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<RoundResult, PublishError> {
         let began = Instant::now();
         let prepared = match self {
@@ -182,7 +180,7 @@ impl PublishTask {
     }
 }
 
-/// Makes a change and publishes it; none: it was so already. Blocks.
+/// Makes a change and publishes it; none if it changes nothing. Blocks.
 fn change(
     shared: &Shared,
     known: (&Tree, &Waiting),
@@ -201,7 +199,7 @@ impl Publisher {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
         let mut record = self.shared.record.subscribe();
         let mut policy = policy_of(&self.shared);
-        // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
+        // The known tree is the saved one: the first scan waits for the watches, so no edit is missed.
         let armed = async { drop(self.modes.wait_for(Modes::are_known).await) };
         tokio::select! {
             () = armed => {}
@@ -248,7 +246,7 @@ impl Publisher {
             .fold((*rescan).min(*full), Instant::min)
     }
 
-    /// When the burst so far is to be prepared, unless it is.
+    /// The time to prepare the burst so far, unless it is prepared.
     fn early_at(&self) -> Option<Instant> {
         let (burst, at) = self.dirty.early()?;
         self.early.as_ref().is_none_or(|(of, _)| *of != burst).then_some(at)
@@ -306,7 +304,7 @@ impl Publisher {
             }
             Command::Hold { answer, over } => {
                 self.dirty.take();
-                // Whatever differs is counted, also what would be refused.
+                // Every difference counts, even a refused one.
                 let request = Request { dry_run: true, accept: true, ..Request::default() };
                 let _ = answer.send(self.asked(PublishTask::Asked(Look::Stats, request)).await);
                 tokio::select! {
@@ -371,13 +369,13 @@ impl Publisher {
         Ok(adopted)
     }
 
-    /// Does what can be thrown away of the publish that the burst will be, should nothing more happen.
+    /// Prepares the publish of the burst, in case no more edits follow.
     async fn prepare_early(&mut self) {
-        // An older one is thrown away first, so that its file is.
+        // The older one is dropped first, to delete its file.
         self.early = None;
         let Some((burst, look)) = self.dirty.peek() else { return };
-        tracing::debug!("a burst may be over: what it makes is prepared");
-        // An error is met again when the burst is over, and told then.
+        tracing::debug!("a burst may be over: its revision is prepared");
+        // An error occurs again when the burst is over, and is reported then.
         if let Ok(prepared) = self.prepare(look, Cause::RoundResult).await {
             self.early = Some((burst, prepared));
         }
@@ -416,7 +414,7 @@ impl Publisher {
         interval + interval / 10 * ((RandomState::new().hash_one(0) % 100) as u32) / 100
     }
 
-    /// One publish, whatever comes of it. Not to be cancelled: a new head would be durable but not announced.
+    /// One publish, with any result. It must not be cancelled: a new head would be durable but not announced.
     async fn attempt(&mut self, work: PublishTask) -> Result<(Outcome, Vec<String>), PublishError> {
         self.early = None;
         tracing::debug!("{}", work.why());
@@ -426,14 +424,14 @@ impl Publisher {
         self.settle(seen)
     }
 
-    /// Takes what a publish saw; what came of it, and what could not be published, for people.
+    /// Takes the findings of a publish; returns its outcome, and the entries that could not be published, for people.
     fn settle(&mut self, seen: Result<RoundResult, PublishError>) -> Result<(Outcome, Vec<String>), PublishError> {
         let unread = seen.as_ref().map(|seen| seen.found.waits()).unwrap_or_default();
         let outcome = seen.and_then(|seen| self.take(seen));
         match &outcome {
             Ok(Outcome::Published(head, _)) => self.announce(head),
             Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
-            Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published: it is asked for"),
+            Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published without a request"),
             Err(error) => tracing::debug!(error = error as &dyn std::error::Error, "not published now"),
         }
         self.tell_unpublished(&outcome);
@@ -448,7 +446,7 @@ impl Publisher {
         }
         self.known = tree;
         if !found.young.is_empty() {
-            // The events of what was just read say nothing that this second look will not see.
+            // The second scan covers the events of the entries that were just read.
             self.dirty.forget(&found.young);
             self.times.young = Some((Instant::now() + self.shared.timings.young, Look::At(found.young.clone())));
         }
@@ -482,8 +480,7 @@ impl Publisher {
         let header = head.stored.header.clone();
         let _span = tracing::error_span!("publish", revision = %header.number()).entered();
         tracing::info!("published");
-        // The monitor is told while the head is locked: no lane's report of this revision comes before it, and whoever
-        // hears of it sees it.
+        // The monitor is told while the head is locked: before any lane reports this revision or any observer sees it.
         self.shared.head.send_modify(|now| {
             *now = head.clone();
             self.shared.see(Event::Head {
@@ -497,7 +494,7 @@ impl Publisher {
 
     fn tell_unpublished(&mut self, outcome: &Result<Outcome, PublishError>) {
         let now = match outcome {
-            // Told with its set.
+            // Reported with its set.
             Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
             Ok(Outcome::Held(changes)) => {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
@@ -514,7 +511,7 @@ impl Publisher {
         }
     }
 
-    /// Tells the monitor of the sets, where that is news.
+    /// Tells the monitor of the sets if they changed.
     fn tell_sets(&mut self) {
         let status: Vec<SetStatus> = self.known.sets().iter().map(|set| self.status_of(set)).collect();
         if self.told != status {
@@ -528,7 +525,7 @@ impl Publisher {
         let (unread_entries, unread) = self.waiting.unread(name, NOTICES);
         SetStatus {
             name: name.clone(),
-            // The monitor knows.
+            // The monitor adds it.
             watching: String::new(),
             entries: set.root.as_ref().map_or(0, |root| root.entries()),
             notices: self.notices_of(name),
@@ -574,14 +571,14 @@ impl Publisher {
         }
     }
 
-    /// Saves what is known, so that the next start need not read every file again. Losing it costs that, nothing more.
+    /// Saves the known tree, so that the next start need not read every file again. Losing it costs only that.
     async fn save(&self) {
         let (path, known) = (self.shared.state.join("index"), self.known.clone());
         let roots = self.shared.roots.clone();
         let save = move || {
             if let Err(error) = roots.save() {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "what is known of the sets' directories was not saved");
+                tracing::warn!(error, "the roots of the sets were not saved");
             }
             index::save(&path, &known)
         };
@@ -592,14 +589,14 @@ impl Publisher {
     }
 }
 
-/// What of the policy decides what is published.
+/// The parts of the policy that affect a publish.
 fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish) {
     let record = shared.record.borrow();
     let policy = &record.record().policy;
     (policy.sets.clone(), policy.publish)
 }
 
-/// An error and why, in one line.
+/// An error and its sources, in one line.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -626,7 +623,7 @@ mod tests {
             times.base.take().map(|base| (base - start).as_secs())
         };
         assert_eq!(built(0), Some(0));
-        // A second fork has not to wait; a member that wants one for every revision has.
+        // A second fork need not wait, but a member that wants a base for every revision must.
         let mut now = 0;
         let mut waited = Vec::new();
         for _ in 0..8 {

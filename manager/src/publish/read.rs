@@ -1,5 +1,4 @@
-//! Reading one file of the head revision: from the live file where it still is what the head says, otherwise from the
-//! history.
+//! Reads one file of the head revision: from the live file if it still matches the head, otherwise from the history.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,10 +33,10 @@ pub struct FileRead {
     pub revision: Number,
 }
 
-/// Why a file cannot be read.
+/// A file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// A request that cannot be.
+    /// The request is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The head has no such file.
@@ -50,7 +49,7 @@ pub enum ReadError {
         /// The head.
         revision: Number,
     },
-    /// Too large for one answer.
+    /// The file is too large for one answer.
     #[error("{set}:{path} has {size} bytes; at most {} are read this way", limits::PUT)]
     Large {
         /// The set.
@@ -67,12 +66,12 @@ pub enum ReadError {
         set: SetName,
         /// The file.
         path: EntryPath,
-        /// Why.
+        /// The cause.
         source: HistoryError,
     },
     /// Neither the live file nor the history has its bytes.
     #[error(
-        "{set}:{path} is no longer what revision {revision} says, and the history lacks its bytes; publish, then read again"
+        "{set}:{path} no longer matches revision {revision}, and the history lacks its bytes; publish, then read again"
     )]
     Lost {
         /// The set.
@@ -113,7 +112,7 @@ pub(crate) fn read(shared: &Shared, set: SetName, path: EntryPath) -> Result<Fil
     Ok(FileRead { hash: Hash::of(&data), data, mode: meta.mode, revision })
 }
 
-/// The live file's bytes, when they are the ones of `content`.
+/// The live file's bytes, if they match `content`.
 fn live(shared: &Shared, head: &Head, set: &SetName, path: &EntryPath, content: &Content) -> Option<Bytes> {
     let root = head.tree.set(set)?;
     let source = shared.sources().into_iter().find(|source| source.rules.name == root.rules.name)?;

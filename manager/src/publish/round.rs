@@ -1,6 +1,6 @@
-//! One publish, on a blocking thread, in two steps. [`prepare`]: scan, compare with the head, judge, sign, pack; nobody
-//! sees anything of it, and it can be thrown away. [`commit`]: when it says that a revision was published, the whole pack
-//! is part of the history and on the disk (invariant 3). Neither announces anything.
+//! One publish, on a blocking thread, in two steps. [`prepare`] scans, compares with the head, judges, signs and packs;
+//! its result is invisible, and can be thrown away. [`commit`] makes the whole pack part of the history, on the disk,
+//! before it returns a published revision (invariant 3). Neither announces anything.
 
 use std::{
     collections::BTreeMap,
@@ -38,31 +38,31 @@ use crate::{
 
 /// How often a file that changes while it is packed is scanned again; after that it stays as in the last revision.
 const TRIES: u32 = 3;
-/// How often a publish begins anew because files change while they are packed, or cannot be read then.
+/// How often a publish begins anew because files change or cannot be read while they are packed.
 const ATTEMPTS: u32 = 64;
-/// Changes that an answer lists.
+/// The most changes that an answer lists.
 const LISTED: usize = 100;
 
-/// What is asked of a publish.
+/// A request to publish.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// Why, in the author's words.
+    /// The reason, in the author's words.
     pub message: String,
-    /// Who.
+    /// The author.
     pub author: String,
-    /// Publish although most files are gone; from then on what is gone counts anew.
+    /// Publish although most files are gone; after that, removals count anew.
     pub accept: bool,
-    /// Only say what would be published.
+    /// Only show the result.
     pub dry_run: bool,
 }
 
-/// Why nothing was published. The head is as it was.
+/// Nothing was published. The head is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// A set cannot be scanned.
     #[error("nothing was published: the sets cannot be read")]
     Scan(#[from] ScanError),
-    /// What stays as in the head does not fit to what was scanned.
+    /// The entries that stay as in the head do not fit the scanned ones.
     #[error("nothing was published: the sets cannot be read")]
     Tree(#[from] TreeError),
     /// A pack cannot be built.
@@ -77,13 +77,13 @@ pub enum PublishError {
     /// The record names a set that has no path on this server.
     #[error("nothing was published: set {0} has no path on this server")]
     NoPath(SetName),
-    /// What was asked cannot be said in a revision.
+    /// The request does not fit into a revision.
     #[error("{0}; nothing was published")]
     Malformed(#[from] Malformed),
-    /// What was to be published cannot be read, or is not whole yet.
+    /// The content cannot be read, or is not whole yet.
     #[error("not published yet: {0}; it is tried again")]
     Waits(String),
-    /// Another server leads in the same epoch: what both publish could never be one.
+    /// Another server leads in the same epoch: two histories would diverge.
     #[error("{0}")]
     Disputed(Arc<str>),
     /// The manager stops.
@@ -106,20 +106,20 @@ impl Advise for PublishError {
     }
 }
 
-/// What to do about a set that became another place.
+/// The advice for a set whose directory is another place.
 pub(crate) fn back_or_accept() -> Advice {
     let accept = Advice::run("or, if this is meant, at the manager", "bellwether publish --accept");
     Advice::say("mount again what was there").or(&accept)
 }
 
-/// By whom a publish was started.
+/// The cause of a publish.
 #[derive(Debug, Clone)]
 pub(crate) enum Cause {
     /// An event, or a rescan.
     RoundResult,
     /// A person.
     Asked(Request),
-    /// The same, and what it takes away was judged before it was made.
+    /// A person, and the removals were judged before.
     Judged(Request),
 }
 
@@ -132,19 +132,19 @@ impl Cause {
     }
 }
 
-/// What came of it.
+/// The result.
 pub(crate) enum Outcome {
-    /// The sets hold the head.
+    /// The sets match the head.
     Same,
-    /// They do not, but nothing was to be published.
+    /// They differ, but nothing was to be published.
     Held(Changes),
     /// There is a new head, durable.
     Published(Arc<Head>, Changes),
 }
 
-/// What a publish saw, whatever came of it.
+/// The findings of a publish, with any result.
 pub(crate) struct RoundResult {
-    /// What was looked at.
+    /// The scope of the scan.
     pub(crate) looked: Look,
     /// The sets as they are.
     pub(crate) tree: Tree,
@@ -154,7 +154,7 @@ pub(crate) struct RoundResult {
     pub(crate) base_due: bool,
 }
 
-/// What a look found besides the tree; of its paths only.
+/// The findings of a scan besides the tree, for its paths only.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) notices: Vec<Notice>,
@@ -166,7 +166,7 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// That a set's directory is another place.
+    /// The finding that a set's directory is another place.
     fn elsewhere(&self) -> Option<ScanError> {
         self.unread.iter().find_map(|unread| match &unread.why {
             ScanError::Elsewhere { set, path, elsewhere } => {
@@ -183,7 +183,7 @@ impl Findings {
         (tree, Self { notices, unread, open, links, means, young })
     }
 
-    /// Takes what a second look at one of the paths found.
+    /// Takes the findings of a second scan of one of the paths.
     fn renew(&mut self, at: &(SetName, EntryPath), again: Self) {
         self.unread.retain(|unread| (&unread.set, &unread.path) != (&at.0, &at.1));
         self.open.retain(|open| open != at);
@@ -196,16 +196,16 @@ impl Findings {
         self.young.extend(again.young);
     }
 
-    /// What cannot be published now, for people.
+    /// The entries that cannot be published now, for people.
     pub(crate) fn waits(&self) -> Vec<String> {
         self.unread.iter().map(|unread| format!("{}:{}: {}", unread.set, unread.path, unread.reason())).collect()
     }
 }
 
-/// What differs from the head.
+/// The differences from the head.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// How many entries.
+    /// The number of entries.
     pub count: u64,
     /// The first hundred, as `+ SET:PATH`, `~ SET:PATH` or `- SET:PATH`.
     pub first: Vec<String>,
@@ -231,23 +231,22 @@ pub(crate) struct Prepared {
     tree: Tree,
     found: Findings,
     outcome: Result<Ready, PublishError>,
-    /// A person says that it is meant.
+    /// Whether a person confirms it.
     accepted: bool,
     began: Instant,
-    /// What it was prepared under.
+    /// The head and the record for which it was prepared.
     head: RevisionId,
     record: Version,
 }
 
 impl Prepared {
-    /// Whether nothing has changed since that it depends on: neither the head nor the record.
+    /// Whether the head and the record are still the same.
     pub(crate) fn fits(&self, shared: &Shared) -> bool {
         let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
         same && shared.undisputed().is_ok()
     }
 }
 
-/// What a prepared publish will be.
 enum Ready {
     Same,
     Held(Changes),
@@ -255,11 +254,11 @@ enum Ready {
     Packed(NewPack, Changes, Step),
 }
 
-/// Prepares a publish of what `look` finds. `known`: the sets as last scanned, and what waits. What cannot be read, or is
-/// not whole yet, stays as in the head.
+/// Prepares a publish of the differences that `look` finds. `known`: the sets as last scanned, and the waiting entries.
+/// Entries that cannot be read, or are not whole yet, stay as in the head.
 ///
 /// # Errors
-/// The sets cannot be scanned: nothing new is known. All other errors are [`commit`]'s to give.
+/// The sets cannot be scanned. All other errors come from [`commit`].
 pub(crate) fn prepare(
     shared: &Shared,
     (known, waiting): (&Tree, &Waiting),
@@ -309,7 +308,7 @@ pub(crate) fn prepare(
     Ok(prepared)
 }
 
-/// Gives what was prepared its place in the history: when this returns a head, it survives a power loss.
+/// Makes the prepared publish part of the history: a returned head survives a power loss.
 pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> RoundResult {
     let Prepared { looked, tree, found, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
@@ -377,7 +376,7 @@ impl Publishing<'_> {
         Ok(())
     }
 
-    /// Lets an entry stay as it is in the head.
+    /// Keeps an entry as it is in the head.
     fn keep(
         &self,
         prepared: &mut Prepared,
@@ -457,7 +456,7 @@ fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishErro
     failpoints::hit("publish.begun");
     pack::write(contents, &mut new)?;
     failpoints::hit("publish.written");
-    // While it may still be thrown away: nobody waits for a large one later. `History::write` makes sure.
+    // Synced while it can still be thrown away, to shorten the later wait. `History::write` ensures it.
     let _ = new.sync();
     Ok(new)
 }
@@ -469,7 +468,7 @@ pub(crate) fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<Stor
 
 /// Makes a pack part of the history.
 fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
-    // Lanes go on reading the history while the disk is waited for.
+    // Lanes go on reading the history during the wait for the disk.
     let stored = {
         let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
         history.write(history.check(pack)?)?
@@ -479,22 +478,22 @@ fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
     Ok(stored)
 }
 
-/// Builds a base pack of the head, unless there is one, and deletes what retention no longer keeps.
+/// Builds a base pack of the head, unless there is one, and deletes the packs that retention ends.
 pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError> {
     let record = shared.record.borrow().clone();
     let head = shared.head.borrow().clone();
     if shared.history.read().unwrap_or_else(PoisonError::into_inner).has_base(head.id()) {
-        // Several lanes have asked for it.
+        // Another lane has asked for it already.
         return Ok(());
     }
-    // The rules of the head, which the record may have left behind.
+    // The rules of the head, which may differ from the record's by now.
     let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
     let path = |rules: &Arc<SetRules>| {
         let (_, path) = shared.sets.iter().find(|(name, _)| *name == rules.name)?;
         Some(Source::new(rules.clone(), path.clone()))
     };
     let empty = Tree::empty(rules.iter().cloned());
-    // An entry that cannot be read now is in the head as it was before: the history has it.
+    // An entry that cannot be read now is in the head as before: the history has it.
     let history = shared.history.read().unwrap_or_else(PoisonError::into_inner).packs();
     let contents = Contents {
         header: &head.stored.header,

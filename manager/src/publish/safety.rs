@@ -1,8 +1,8 @@
-//! Frightening changes: an emptied set or most of its entries gone is not published before a person says so. What counts is
-//! what was there within the last hour, so that many small removals are one large one. A file that is empty now is gone as
-//! well (a full disk empties files); what moved is not.
+//! Dangerous changes: a set that was emptied, or that lost most of its entries, is not published before a person
+//! confirms it. Entries of the last hour count, so that many small removals are one large one. An emptied file counts
+//! as gone (a full disk empties files); a moved entry does not.
 //!
-//! Rules without I/O. The publisher keeps the [`Guard`]; at the start it is made from the history.
+//! These are rules without I/O. The publisher keeps the [`Guard`]; a start makes it from the history.
 
 mod lost;
 
@@ -21,38 +21,38 @@ use bellwether_proto::{
 use bellwether_store::tree::{Change, Node, SetTree, Tree};
 use lost::{Lost, lost, under};
 
-/// Below so many entries a set may lose all but one in small steps.
+/// A set with fewer entries may lose all but one in small steps.
 const FEW: u64 = 10;
-/// For how long what was there counts.
+/// The time for which past entries count.
 pub const WINDOW: Duration = Duration::from_secs(3600);
-/// From one tree that is remembered to the next, so that memory is bounded.
+/// The interval of remembered trees, which limits memory.
 const SPACING: Duration = Duration::from_secs(1200);
-/// The label of a revision that a person accepted: what was before it counts no more, over restarts, too.
+/// The label of a revision that a person accepted: older entries count no more, even after restarts.
 pub const ACCEPTED: &str = "accepted";
 
-/// What would frighten: one set, and what is gone of it.
+/// A dangerous change: one set, and its loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fright {
     /// The set.
     pub set: SetName,
-    /// What happened.
+    /// The loss.
     pub what: Gone,
-    /// Within how long; zero: at once.
+    /// The time within which it happened; zero: at once.
     pub within: Duration,
 }
 
-/// What is gone.
+/// A loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
     /// The set's directory.
     Root,
     /// Everything in it.
     All(u64),
-    /// Most of it.
+    /// Most of its entries.
     Most {
         /// Entries gone.
         gone: u64,
-        /// Of so many.
+        /// The number before.
         of: u64,
     },
 }
@@ -75,28 +75,28 @@ impl fmt::Display for Fright {
     }
 }
 
-/// A tree that was published, and what is gone of it since.
+/// A published tree, and its loss since.
 #[derive(Debug)]
 struct Reference {
     tree: Arc<Tree>,
-    /// Since when it was what is published, and until when; none: it is the head.
+    /// The time at which it became the published one, and its end; none for the head.
     from: Instant,
     until: Option<Instant>,
-    /// So many entries of each set are gone from it, at the most.
+    /// The most entries of each set that are gone from it.
     lost: Lost,
 }
 
-/// What one change takes away.
+/// The removals of one change.
 #[derive(Debug, Default)]
 pub struct Step {
     /// From the tree before it.
     lost: Lost,
-    /// From each reference, where that was counted.
+    /// From each reference for which they were counted.
     counted: BTreeMap<usize, Lost>,
 }
 
 impl Step {
-    /// `changes` lead from `head` to `now`. Without a removal nothing is counted.
+    /// For `changes`, which lead from `head` to `now`. Without a removal nothing is counted.
     pub fn new(head: &Tree, now: &Tree, changes: &[Change]) -> Self {
         let removes = |change: &Change| match change.entry.as_ref().map(|entry| &entry.kind) {
             None => true,
@@ -111,7 +111,7 @@ impl Step {
     }
 }
 
-/// What was published within the last hour: at most six trees, which share all that did not change.
+/// The published trees of the last hour: at most six, which share their unchanged parts.
 #[derive(Debug)]
 pub struct Guard {
     /// Oldest first; the last is the head.
@@ -119,16 +119,16 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Nothing but `head` counts, which was published at `from`.
+    /// Only `head` counts, which was published at `from`.
     pub fn new(head: Arc<Tree>, from: Instant) -> Self {
         Self { references: vec![Reference { tree: head, from, until: None, lost: Lost::new() }] }
     }
 
-    /// As it was before this process began: `before` was published then, and the head follows from it.
+    /// Resumes from before this process: `before` was published then, and the head follows from it.
     pub fn resumed(before: (Tree, Instant), head: Arc<Tree>, from: Instant) -> Self {
         let (tree, began) = before;
         let same_rules = tree.sets().iter().map(|set| &set.rules).eq(head.sets().iter().map(|set| &set.rules));
-        // The same tree, made of the head's: what did not change is in memory once.
+        // The same tree, built from the head's: unchanged parts are in memory once.
         let shared = head.apply(head.diff(&tree)).ok().filter(|shared| same_rules && shared.root() == tree.root());
         let tree = Arc::new(shared.unwrap_or(tree));
         let lost = lost(&tree, &head);
@@ -137,8 +137,8 @@ impl Guard {
         guard
     }
 
-    /// What of `now` would frighten: the first set that does, compared with what was there within the last hour. `step` is
-    /// what leads from the head to `now`. Trees are compared only where the steps so far could add up to a fright.
+    /// The first set of `now` with a dangerous loss, compared with the last hour. `step` leads from the head to `now`.
+    /// Trees are compared only if the steps so far could add up to such a loss.
     pub fn judge(&self, step: &mut Step, now: &Tree, at: Instant) -> Option<Fright> {
         let last = self.references.len() - 1;
         (self.oldest(at)..=last).find_map(|index| {
@@ -152,7 +152,7 @@ impl Guard {
     }
 
     fn judge_set(&self, index: usize, set: &SetTree, step: &mut Step, now: &Tree) -> Option<Gone> {
-        // A set that the rules no longer name was taken out on purpose, and so was what they exclude.
+        // A set that the rules no longer name was removed on purpose, and so were excluded entries.
         let newer = now.set(&set.rules.name)?;
         let before = under(set, newer)?;
         let Some(root) = &newer.root else { return Some(Gone::Root) };
@@ -177,13 +177,13 @@ impl Guard {
         frightens(gone, of, empty).then_some(what)
     }
 
-    /// The oldest that counts at `at`: the first of those that were still published an hour ago.
+    /// The oldest reference that counts at `at`: the first that was still published an hour ago.
     fn oldest(&self, at: Instant) -> usize {
         let over = |reference: &&Reference| reference.until.is_some_and(|until| until + WINDOW <= at);
         self.references.iter().take_while(over).count()
     }
 
-    /// `now` was published, by `step`.
+    /// Notes that `now` was published, by `step`.
     pub fn note(&mut self, step: &Step, now: Arc<Tree>, at: Instant) {
         for (index, reference) in self.references.iter_mut().enumerate() {
             for (set, gone) in &step.lost {
@@ -196,7 +196,7 @@ impl Guard {
             }
             reference.follow(&now);
         }
-        // What was published for moments only need not be remembered: what was before it is.
+        // A tree that was published only briefly need not be remembered; the one before it is.
         let soon = |before: &Reference| at.saturating_duration_since(before.from) < SPACING;
         match self.references.as_mut_slice() {
             [.., before, _] if soon(before) => drop(self.references.pop()),
@@ -207,14 +207,14 @@ impl Guard {
         self.references.drain(..self.oldest(at));
     }
 
-    /// A person said that `now` is meant, whatever was there before.
+    /// Notes that a person accepted `now`, whatever was there before.
     pub fn accept(&mut self, now: Arc<Tree>, at: Instant) {
         *self = Self::new(now, at);
     }
 }
 
 impl Reference {
-    /// Leaves out what the rules of `now` exclude, where they are others.
+    /// Leaves out the entries that changed rules of `now` exclude.
     fn follow(&mut self, now: &Tree) {
         let newer = |set: &SetTree| now.set(&set.rules.name).filter(|newer| newer.rules != set.rules).cloned();
         if self.tree.sets().iter().all(|set| newer(set).is_none()) {
@@ -231,7 +231,7 @@ impl Reference {
     }
 }
 
-/// Whether it frightens that so many entries are gone of those that were there, and now there is nothing (`empty`).
+/// Whether a loss of `gone` of the entries before (`of`) is dangerous; `empty`: nothing is left.
 fn frightens(gone: u64, of: u64, empty: bool) -> bool {
     match (gone, of) {
         (0, _) => false,

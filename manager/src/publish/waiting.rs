@@ -1,5 +1,5 @@
-//! Entries that cannot be published as they are now: why, since when, and when each is looked at again. The others go on.
-//! Rules over data; time is an argument.
+//! Entries that cannot be published now: the reason, the beginning, and the time of the next try. Others do not wait
+//! for them. These are rules over data; time is an argument.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,19 +13,19 @@ use bellwether_proto::{
 };
 use bellwether_store::scan::{Depth, Look, Patience, ScanError, Unread};
 
-/// From one look at an open file to the next: that it was closed is seen by an event, too.
+/// The interval of checks of an open file; closing it also makes an event.
 const POLL: Duration = Duration::from_secs(1);
-/// Until what cannot be read is tried again: at first, and at most; twice as long each time.
+/// The pause before an unreadable entry is tried again: the first and the longest; it doubles each time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 type SetPath = (SetName, EntryPath);
 
-/// What could not be read at the last look, and what was published while somebody had it open.
+/// Entries that could not be read at the last scan, and those that were published while they were open.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting {
     unread: BTreeMap<SetPath, Wait>,
     open: BTreeSet<SetPath>,
-    /// Files that were seen to be written before they were first looked at, and since when.
+    /// Files that were being written before their first scan, and since when.
     written: BTreeMap<SetPath, Instant>,
 }
 
@@ -37,12 +37,12 @@ struct Wait {
     since_ms: u64,
     next: Instant,
     pause: Duration,
-    /// How often it was read in vain, when it changed at every read.
+    /// The number of failed reads, if it changed at every read.
     tries: u32,
 }
 
 impl Waiting {
-    /// What a scan at `now` does about the file at `place` when somebody has it open; `bound` is how long it is waited for.
+    /// The way a scan at `now` treats an open file at `place`; `bound` is the longest wait.
     pub(crate) fn patience(&self, place: &SetPath, bound: Duration, now: Instant) -> Patience {
         let over = |since: &Instant| now >= *since + bound;
         match self.unread.get(place) {
@@ -53,12 +53,12 @@ impl Waiting {
         }
     }
 
-    /// Takes since when files are being written: they have been waited for since then.
+    /// Takes the beginnings of writes: the files have waited since then.
     pub(crate) fn written(&mut self, files: Vec<(SetPath, Instant)>) {
         self.written = files.into_iter().collect();
     }
 
-    /// Takes what a look found: what it does not name among the paths that were looked at waits no more.
+    /// Takes the findings of a scan: paths within it that it does not name wait no more.
     pub(crate) fn take(
         &mut self,
         looked: &Look,
@@ -83,19 +83,19 @@ impl Waiting {
         }
     }
 
-    /// When the next entry is to be looked at again.
+    /// The time of the next try.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.unread.values().map(|wait| wait.next).min()
     }
 
-    /// What is to be looked at again at `now`.
+    /// The entries to scan again at `now`.
     pub(crate) fn look(&self, now: Instant) -> Option<Look> {
         let due = self.unread.iter().filter(|(_, wait)| wait.next <= now);
         let places: BTreeMap<SetPath, Depth> = due.map(|(place, _)| (place.clone(), Depth::All)).collect();
         (!places.is_empty()).then_some(Look::At(places))
     }
 
-    /// How many entries of a set wait, and the first `most` of them.
+    /// The number of waiting entries of a set, and the first `most` of them.
     pub(crate) fn unread(&self, set: &SetName, most: usize) -> (u64, Vec<UnreadEntry>) {
         let of_set = || self.unread.iter().filter(|((of, _), _)| of == set);
         let entry = |((_, path), wait): (&SetPath, &Wait)| UnreadEntry {
@@ -107,7 +107,7 @@ impl Waiting {
         (of_set().count() as u64, of_set().take(most).map(entry).collect())
     }
 
-    /// Files of a set that were published while somebody had them open for writing, the first `most`.
+    /// The first `most` files of a set that were published while they were open for writing.
     pub(crate) fn open(&self, set: &SetName, most: usize) -> Vec<String> {
         self.open.iter().filter(|(of, _)| of == set).take(most).map(|(_, path)| path.to_string()).collect()
     }
@@ -120,7 +120,7 @@ impl Wait {
         let (since, since_ms) = old.map_or((now, now_ms), |old| (old.since, old.since_ms));
         let (next, pause) = match old {
             _ if cause == UnreadCause::Open => ((now + POLL).min(since + bound).max(now), RETRY.0),
-            // It was looked at for another reason.
+            // It was scanned for another reason.
             Some(old) if now < old.next => (old.next, old.pause),
             Some(old) => (now + old.pause, (old.pause * 2).min(RETRY.1)),
             None => (now + RETRY.0, RETRY.0 * 2),
@@ -130,7 +130,6 @@ impl Wait {
     }
 }
 
-/// Whether somebody writes the file.
 fn written(cause: UnreadCause) -> bool {
     matches!(cause, UnreadCause::Open | UnreadCause::Changing)
 }
@@ -145,7 +144,7 @@ fn cause(why: &ScanError) -> UnreadCause {
     }
 }
 
-/// Whether a look was at a place.
+/// Whether a scan covers a place.
 pub(crate) fn covers(look: &Look, (set, path): &SetPath) -> bool {
     match look {
         Look::Stats | Look::Bytes => true,
@@ -182,7 +181,7 @@ mod tests {
         ScanError::Io { set, path, source: std::io::ErrorKind::PermissionDenied.into() }
     }
 
-    /// Looks again whenever that is due; the offsets in milliseconds of the first `count` looks.
+    /// Scans whenever that is due; returns the offsets in milliseconds of the first `count` scans.
     fn looks(why: fn(SetName, EntryPath) -> ScanError, count: usize) -> Vec<u128> {
         let start = Instant::now();
         let (mut waiting, mut now, mut times) = (Waiting::default(), start, Vec::new());

@@ -1,4 +1,4 @@
-//! Owners by name: what a number is called here, and which number a name has here.
+//! Owners by name: the names of ids on this server, and the ids of names.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ mod memory;
 static NAMES: Memory<Known> = Memory::new();
 static IDS: Memory<Ids> = Memory::new();
 
-/// The names of owners: each number is looked up once. Make a new one for each scan: accounts change.
+/// The names of owners; each id is looked up once. Make a new one for each scan: accounts change.
 #[derive(Debug)]
 pub struct Names(Arc<Mutex<Known>>);
 
@@ -33,12 +33,12 @@ impl Default for Names {
 }
 
 impl Names {
-    /// What this process looked up lately is known.
+    /// Starts from the recent lookups of this process.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The owner of these numbers. One that has no name here, or a name that cannot travel, is its number in decimal.
+    /// The owner of these ids. An id without a name here, or with a name that cannot travel, is written in decimal.
     pub fn owner(&self, uid: u32, gid: u32) -> Arc<Owner> {
         let mut known = locked(&self.0);
         if let Some(owner) = known.by_id.get(&(uid, gid)) {
@@ -46,7 +46,7 @@ impl Names {
         }
         let (user, group) = (user_name(uid), group_name(gid));
         let owner = known.owners.get(&user, &group).unwrap_or_else(|_| {
-            // Both were checked above, and digits always pass.
+            // Both were checked above, and digits are always valid.
             Arc::new(Owner { user: uid.to_string().into(), group: gid.to_string().into() })
         });
         known.by_id.insert((uid, gid), owner.clone());
@@ -54,13 +54,13 @@ impl Names {
     }
 }
 
-/// What the user of that number is called in trees.
+/// The name of that user id in trees.
 fn user_name(uid: u32) -> String {
     let name = uzers::get_user_by_uid(uid).and_then(|user| user.name().to_str().map(str::to_owned));
     name.filter(|name| travels(name)).unwrap_or_else(|| uid.to_string())
 }
 
-/// What the group of that number is called in trees.
+/// The name of that group id in trees.
 fn group_name(gid: u32) -> String {
     let name = uzers::get_group_by_gid(gid).and_then(|group| group.name().to_str().map(str::to_owned));
     name.filter(|name| travels(name)).unwrap_or_else(|| gid.to_string())
@@ -80,7 +80,7 @@ pub struct MissingAccount {
     pub name: String,
 }
 
-/// The numbers that names have on this server; each is looked up once, so make a new one for each apply.
+/// The ids of names on this server; each is looked up once, so make a new one for each apply.
 #[derive(Debug)]
 pub struct Accounts(Arc<Mutex<Ids>>);
 
@@ -94,7 +94,7 @@ impl Default for Accounts {
     fn default() -> Self {
         let ids = IDS.recall();
         let mut known = locked(&ids);
-        // Who was missing may have been made since.
+        // A missing account may have been made since.
         known.users.retain(|_, id| id.is_some());
         known.groups.retain(|_, id| id.is_some());
         drop(known);
@@ -103,22 +103,22 @@ impl Default for Accounts {
 }
 
 impl Accounts {
-    /// What this process looked up lately is known; who was missing then is looked up again.
+    /// Starts from the recent lookups of this process; missing accounts are looked up again.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// As [`Accounts::new`], where who was missing lately is not looked up again before the account files have changed, or
-    /// a while has passed: cheap enough to ask every second.
+    /// As [`Accounts::new`], but missing accounts are not looked up again before the account files have changed or a
+    /// while has passed: cheap enough for every second.
     pub fn remembered() -> Self {
         Self(IDS.recall())
     }
 
-    /// The user's and the group's number. A decimal is the number itself where that has no name. What would not read
-    /// back under the same name counts as missing: a number that is somebody's here, a second name of an account.
+    /// The ids of the user and the group. A decimal is an id if that has no name. A name that would not read back the
+    /// same counts as missing: an id with a name here, or a second name of an account.
     ///
     /// # Errors
-    /// The one that is missing; the user when both are.
+    /// The missing one; the user if both are.
     pub fn ids(&self, owner: &Owner) -> Result<(u32, u32), MissingAccount> {
         let mut ids = locked(&self.0);
         let user = |name: &str| uzers::get_user_by_name(name).map(|user| user.uid());
@@ -145,7 +145,7 @@ fn lookup(
     id
 }
 
-/// The number that `name` is in decimal; never the one that means "leave it" to chown(2).
+/// The id that `name` is in decimal; never the one that means "leave it" to chown(2).
 fn number(name: &str) -> Option<u32> {
     let id: u32 = name.parse().ok()?;
     (id != u32::MAX && id.to_string() == name).then_some(id)

@@ -1,4 +1,4 @@
-//! Putting owner, attributes, mode and time on what is staged or live.
+//! Puts owner, attributes, mode and time on staged or live entries.
 
 use std::{
     io,
@@ -25,13 +25,13 @@ const LABEL: &[u8] = b"security.selinux";
 /// Puts everything of `meta` on an open file (not an `O_PATH` descriptor).
 ///
 /// # Errors
-/// The system's: EPERM when the file is to belong to someone else and this is not root.
+/// The system's: EPERM without root if the file is to have another owner.
 pub fn put_on_file(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
     put_but_time(fd, meta, ids)?;
     Ok(futimens(fd, &times(meta.mtime))?)
 }
 
-/// Puts mode, owner and attributes on an open directory. Its time is its own.
+/// Puts mode, owner and attributes on an open directory, but no time.
 ///
 /// # Errors
 /// As [`put_on_file`].
@@ -55,7 +55,7 @@ pub fn put_on_link(directory: BorrowedFd<'_>, name: &[u8], meta: &Meta, ids: (u3
     Ok(utimensat(directory, os(name), &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Owner first: a change of it clears setuid and capabilities. Mode last: an ACL changes it.
+/// The owner comes first, since it clears setuid and capabilities; the mode comes last, since an ACL changes it.
 fn put_but_time(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()> {
     let now = fstat(fd)?;
     if let Some((uid, gid)) = differing(&now, ids) {
@@ -66,7 +66,7 @@ fn put_but_time(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<
     mode.map_err(|error| Unheld::named(error, || format!("the mode {:04o}", meta.mode)))
 }
 
-/// Checks that what was put on an open file or directory is what it shows, but for its time.
+/// Checks that an open file or directory shows everything of `meta` except its time.
 ///
 /// # Errors
 /// [`Unheld`], with the attribute; the system's.
@@ -88,7 +88,7 @@ pub fn check(fd: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Result<()>
     }
 }
 
-/// An ordinary owner of a file that it may not write may not change its `user.*` either: allowed for that moment.
+/// Puts attributes; a read-only file is made writable meanwhile, since its owner may not change `user.*` otherwise.
 fn put_xattrs(fd: BorrowedFd<'_>, meta: &Meta, now: &Stat) -> io::Result<()> {
     match xattrs::put(fd, meta.xattrs.as_deref()) {
         Err(error) if error.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
@@ -99,7 +99,7 @@ fn put_xattrs(fd: BorrowedFd<'_>, meta: &Meta, now: &Stat) -> io::Result<()> {
     }
 }
 
-/// What of the owner has to change, as chown takes it; none when nothing has to, so that no right is needed for that.
+/// The parts of the owner that have to change, for chown; none if nothing has to, so that this needs no privilege.
 fn differing(now: &Stat, (uid, gid): (u32, u32)) -> Option<(Option<Uid>, Option<Gid>)> {
     let uid = (now.st_uid != uid).then(|| Uid::from_raw(uid));
     let gid = (now.st_gid != gid).then(|| Gid::from_raw(gid));
@@ -113,10 +113,10 @@ fn times(mtime: i64) -> Timestamps {
     }
 }
 
-/// Gives `to` the SELinux label of `from`; does nothing where there is none.
+/// Gives `to` the SELinux label of `from`, if there is one.
 ///
 /// # Errors
-/// The system's, when there is a label and it cannot be given.
+/// The system's, if the label cannot be set.
 pub fn copy_label(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     let mut label = [0; 4096];
     match fgetxattr(from, os(LABEL), &mut label) {

@@ -1,5 +1,5 @@
-//! Which times a file system can hold: XFS without `bigtime` ends in 2038, FAT has every second second. No system call
-//! says it, so it is tried, once for each mount, with a file that has no name.
+//! The range of times of a file system: XFS without `bigtime` ends in 2038, and FAT has every second second. No system
+//! call tells it, so it is probed, once per mount, with a file that has no name.
 
 use std::{
     collections::HashMap,
@@ -17,12 +17,11 @@ use rustix::{
 
 use crate::mutex::locked;
 
-/// Where no file without a name can be made; excluded from every set.
+/// The name for a file system without nameless files; excluded from every set.
 const NAME: &str = ".bellwether.times";
-/// Mounts that are remembered.
+/// The most mounts that are remembered.
 const REMEMBERED: usize = 1_000;
 
-/// Device and mount.
 type Mount = ((u32, u32), u64);
 
 static KNOWN: LazyLock<Mutex<HashMap<Mount, Option<Times>>>> = LazyLock::new(Mutex::default);
@@ -37,37 +36,37 @@ struct Times {
 }
 
 impl Times {
-    /// What an entry shows that was given the time `wanted`.
+    /// The time that an entry shows after it was set to `wanted`.
     fn shown(self, wanted: i64) -> i64 {
         let within = wanted.clamp(self.earliest, self.latest);
         within - within.rem_euclid(self.step)
     }
 
-    /// Tries it with an open file.
+    /// Probes it with an open file.
     fn of(file: BorrowedFd<'_>) -> io::Result<Self> {
         /// Of 2001, an odd number.
         const ODD: i64 = 1_000_000_001;
         let (earliest, latest) = (given(file, i64::MIN)?, given(file, i64::MAX)?);
         let step = if given(file, ODD)? == ODD { 1 } else { 2 };
         let times = Self { earliest, latest, step };
-        // A file system that does something else with times is taken at its word.
+        // A file system with another behaviour is taken at its word.
         if given(file, ODD)? == times.shown(ODD) { Ok(times) } else { Err(Errno::NOTSUP.into()) }
     }
 }
 
-/// What `file` shows when it is given that time.
+/// The time that `file` shows after it was set to `tv_sec`.
 fn given(file: BorrowedFd<'_>, tv_sec: i64) -> io::Result<i64> {
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     futimens(file, &Timestamps { last_access, last_modification: Timespec { tv_sec, tv_nsec: 0 } })?;
     Ok(fstat(file)?.st_mtime)
 }
 
-/// Whether an entry on the file system of `directory` shows `found` when it was given `wanted`.
+/// Whether an entry in the file system of `directory` shows `found` after it was set to `wanted`.
 pub fn is_shown(directory: BorrowedFd<'_>, wanted: i64, found: i64) -> bool {
     wanted == found || times(directory).is_some_and(|times| times.shown(wanted) == found)
 }
 
-/// None where it cannot be tried (a file system for reading only).
+/// None if it cannot be probed (a read-only file system).
 fn times(directory: BorrowedFd<'_>) -> Option<Times> {
     let stat = statx(directory, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID).ok()?;
     let mount = ((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_mnt_id);
@@ -83,7 +82,7 @@ fn times(directory: BorrowedFd<'_>) -> Option<Times> {
     times
 }
 
-/// A new empty file that is gone when it is closed.
+/// A new empty file that disappears when it is closed.
 fn nameless(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     match openat(directory, ".", flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR) {
@@ -92,7 +91,7 @@ fn nameless(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
     let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     let file = match openat(directory, NAME, create, Mode::RUSR | Mode::WUSR) {
-        // Left by a crash.
+        // A crash left it.
         Err(Errno::EXIST) => {
             unlinkat(directory, NAME, AtFlags::empty())?;
             openat(directory, NAME, create, Mode::RUSR | Mode::WUSR)

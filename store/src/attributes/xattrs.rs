@@ -1,4 +1,4 @@
-//! The extended attributes that travel, read from a descriptor and put on one.
+//! The travelling extended attributes, read from and put on a descriptor.
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -17,17 +17,17 @@ use crate::beneath::os;
 
 const CAPABILITY: &[u8] = b"security.capability";
 
-/// The attributes of an entry that travel.
+/// The travelling attributes of an entry.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Sorted by name; none when there are none.
+    /// Sorted by name; none if there are none.
     pub xattrs: Option<Box<Xattrs>>,
-    /// How many were left out because of [`limits::XATTRS`].
+    /// The number left out because of [`limits::XATTRS`].
     pub over: usize,
 }
 
-/// Reads what travels from a file or directory that is open for reading; capabilities only when they are allowed. One
-/// system call when there is nothing. (A symbolic link has none of these: the kernel refuses them there.)
+/// Reads the travelling attributes of a file or directory that is open for reading; capabilities only if they are
+/// allowed. One system call if there are none. (The kernel refuses all of these on symbolic links.)
 ///
 /// # Errors
 /// The system's.
@@ -61,21 +61,21 @@ fn split(names: &[u8]) -> impl Iterator<Item = &[u8]> {
     names.split(|&byte| byte == 0).filter(|name| !name.is_empty())
 }
 
-/// All names, each followed by NUL; empty where the file system has no attributes.
+/// All names, each followed by NUL; empty if the file system has no attributes.
 fn names(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut names = Vec::with_capacity(512);
     loop {
         match flistxattr(fd, spare_capacity(&mut names)) {
             Ok(_) => return Ok(names),
             Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            // One more may be added between the two calls: ask again until it fits.
+            // One may be added between the two calls, so this repeats until all fit.
             Err(Errno::RANGE) => names.reserve(flistxattr_query(fd)?.max(names.capacity() * 2)),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// One value; none when it is gone.
+/// One value; none if it is gone.
 fn value(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let mut value = Vec::with_capacity(256);
     loop {
@@ -88,7 +88,7 @@ fn value(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Leaves exactly `wanted` of the kinds that travel, capabilities included, and touches nothing else.
+/// Makes the attributes of the travelling kinds, including capabilities, exactly `wanted`; others are not touched.
 pub(super) fn put(fd: BorrowedFd<'_>, wanted: Option<&Xattrs>) -> io::Result<()> {
     let wanted = wanted.map_or(&[][..], |list| list);
     let names = names(fd)?;

@@ -1,5 +1,4 @@
-//! Reading an index. The checksum was verified; every field is checked all the same, and nothing is reserved that the
-//! bytes do not have.
+//! Decodes an index. Every field is checked despite the checksum, and no memory is reserved beyond the input's length.
 
 use std::sync::Arc;
 
@@ -39,7 +38,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn end(&self) -> Read<()> {
-        if self.rest.is_empty() { Ok(()) } else { damaged("bytes behind its end") }
+        if self.rest.is_empty() { Ok(()) } else { damaged("bytes after its end") }
     }
 
     pub(super) fn raw(&mut self, length: usize) -> Read<&'a [u8]> {
@@ -96,7 +95,7 @@ impl<'a> Reader<'a> {
         Ok(rules)
     }
 
-    /// A root with all it holds; none for a set without one.
+    /// A root with its entries; none for a set without one.
     fn root(&mut self) -> Read<Option<Arc<Dir>>> {
         let mut loose: Vec<Loose> = Vec::new();
         loop {
@@ -125,7 +124,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A directory takes the last of the loose entries; the longest path below it comes along.
+    /// Reads a directory, which takes the last loose entries, and the longest path below it.
     fn directory(&mut self, loose: &mut Vec<Loose>) -> Read<(Node, &'a [u8], Option<usize>)> {
         let (name, meta, count) = (self.bytes()?, self.meta()?, self.u32()?);
         let Some(first) = loose.len().checked_sub(count as usize) else {

@@ -1,4 +1,4 @@
-//! Writing an index: each directory after all it holds, so that neither writing nor reading it needs recursion.
+//! Encodes an index: each directory after its entries, so that neither direction needs recursion.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -38,7 +38,7 @@ impl Writer {
         self.raw(&value.to_le_bytes())
     }
 
-    /// Bytes behind their length. (All that is written here is far shorter than 4 GiB.)
+    /// Bytes after their length. (All of them are far shorter than 4 GiB.)
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.u32(bytes.len() as u32).raw(bytes)
     }
@@ -65,7 +65,7 @@ impl Writer {
         self.raw(&[rules.allow_setuid.into(), rules.allow_capabilities.into()]);
     }
 
-    /// A root with all it holds; its name is empty.
+    /// A root with its entries; its name is empty.
     fn directory(&mut self, root: &Dir) {
         let mut open: Vec<(&[u8], &Dir, usize)> = vec![(b"", root, 0)];
         while let Some((name, dir, next)) = open.pop() {

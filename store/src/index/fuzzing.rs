@@ -1,4 +1,4 @@
-//! What fuzzing feeds to the decoder of the index (`fuzz/`).
+//! Entry points for fuzzing the decoder of the index (`fuzz/`).
 
 use std::sync::Arc;
 
@@ -7,8 +7,7 @@ use bellwether_proto::{entry::EntryPath, hash::Hash, record::SetRules};
 use super::{CHECKSUM, MAGIC, VERSION, from_bytes, to_bytes};
 use crate::tree::Tree;
 
-/// The body of an index; what goes before it and its checksum are made here. What is taken is written again.
-/// Whether it was taken.
+/// Decodes the body of an index, with a valid frame, and encodes it again. Returns whether it was accepted.
 pub fn index(body: &[u8]) -> bool {
     let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes(), body].concat();
     let checksum = Hash::of(&bytes);
@@ -20,7 +19,7 @@ pub fn index(body: &[u8]) -> bool {
     true
 }
 
-/// What its fuzzing begins with.
+/// The seeds.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let home = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(home.path().join("d")).expect("made");

@@ -12,11 +12,11 @@ use std::{
 pub(super) struct Mount {
     /// The part of the file system that is mounted.
     pub(super) root: PathBuf,
-    /// Where.
+    /// Its path.
     pub(super) at: PathBuf,
     /// The file system's type.
     pub(super) kind: String,
-    /// What is mounted: a device, a server's export, a word.
+    /// The mounted source: a device, a server's export, a word.
     pub(super) source: String,
 }
 
@@ -26,7 +26,7 @@ pub(super) fn all() -> io::Result<Vec<(u64, Mount)>> {
     Ok(table.split(|byte| *byte == b'\n').filter_map(read).collect())
 }
 
-/// The mount of that number; none: there is none in this process's table.
+/// The mount of that number; none if this process's table lacks it.
 pub(super) fn find(number: u64) -> io::Result<Option<Mount>> {
     Ok(all()?.into_iter().find(|(of, _)| *of == number).map(|(_, mount)| mount))
 }
@@ -42,7 +42,7 @@ fn read(line: &[u8]) -> Option<(u64, Mount)> {
     Some((number, Mount { root, at, kind, source }))
 }
 
-/// A field as it was before it was escaped (`\040`).
+/// Decodes an escaped field (`\040`).
 fn path(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

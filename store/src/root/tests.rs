@@ -50,11 +50,11 @@ fn where_nothing_tells_file_systems_apart_the_device_does_within_a_run() {
     let was = known("tmpfs", None, "/", 1);
     assert!(was.differs(&known("tmpfs", None, "/", 2)).is_some());
     assert_eq!(of_another_run(was).differs(&known("tmpfs", None, "/", 2)), None, "not known, so not held");
-    // Another one that was given the same numbers.
+    // Another one with the same numbers.
     let mut again = known("tmpfs", None, "/", 1);
     again.passing.as_mut().unwrap().number = 7;
     assert!(known("tmpfs", None, "/", 1).differs(&again).is_some());
-    // The device's name was known once and is not now: nothing can be compared.
+    // The device's name was known before and is not now: nothing can be compared.
     let uuid = known("xfs", Some(Identity::Uuid("a".into())), "/", 1);
     assert_eq!(of_another_run(uuid).differs(&known("xfs", None, "/", 2)), None);
 }

@@ -1,5 +1,5 @@
-//! Cutting a file into chunks: the same bytes give the same chunks on every server, so this is part of the format. A hole is
-//! the zeros that it reads as, but is not read: all whole chunks in it are the same one.
+//! Cuts a file into chunks: equal bytes give equal chunks on every server, so this is part of the format. A hole counts
+//! as zeros but is not read: all whole chunks in it are the same one.
 
 use std::{
     fs::File,
@@ -18,17 +18,17 @@ use rustix::{
     io::Errno,
 };
 
-/// Bytes up to which a file is one chunk.
+/// The most bytes of a file that is one chunk.
 pub const WHOLE: u64 = 64 << 10;
 /// The least bytes of a chunk of a larger file, its last one excepted.
 pub const LEAST: usize = 16 << 10;
-/// What a chunk of a larger file tends to have (FastCDC 2020, normalization level 1, seed 0).
+/// The usual size of a chunk of a larger file (FastCDC 2020, normalization level 1, seed 0).
 pub const AVERAGE: usize = 64 << 10;
 /// The most bytes of a chunk.
 pub const MOST: usize = 256 << 10;
 
-/// Reads `size` bytes, or what there is of them, and cuts them; `MOST` bytes are held at a time. One byte more is asked
-/// for, so that the content of a file that has grown is longer than `size`.
+/// Reads at most `size` bytes and cuts them; `MOST` bytes are held at a time. It reads one byte more, so that the
+/// content of a file that has grown is longer than `size`.
 ///
 /// # Errors
 /// The reader's.
@@ -42,10 +42,7 @@ pub fn cut(reader: impl Read, size: u64) -> io::Result<Content> {
     Ok(whole(&bytes))
 }
 
-/// As [`cut`], of a file that has holes.
-///
-/// # Errors
-/// The system's.
+/// As [`cut`], for a file with holes.
 pub(super) fn cut_sparse(file: &File, size: u64) -> io::Result<Content> {
     let (mut holes, mut chunks, mut at) = (Holes::new(file, size), Vec::new(), 0);
     'data: while at < size {
@@ -66,19 +63,19 @@ pub(super) fn cut_sparse(file: &File, size: u64) -> io::Result<Content> {
     Ok(chunks.into_iter().collect())
 }
 
-/// The largest chunk, of zeros: what a hole is cut into.
+/// The largest chunk of zeros, into which holes are cut.
 pub(crate) fn zeros() -> Chunk {
     static ZEROS: OnceLock<Chunk> = OnceLock::new();
     *ZEROS.get_or_init(|| chunk(&vec![0; MOST]))
 }
 
-/// How many bytes of a file of this content have to be written: not those of its chunks of zeros.
+/// The bytes of a file of this content that have to be written: those outside chunks of zeros.
 pub(crate) fn data(content: &Content) -> u64 {
     let written = content.chunks().iter().filter(|chunk| **chunk != zeros());
     written.map(|chunk| u64::from(chunk.length)).sum()
 }
 
-/// Reads a file from a place on, whatever its own offset is.
+/// Reads a file from a position, independent of its own offset.
 pub(super) struct From<'f> {
     pub(super) file: &'f File,
     pub(super) at: u64,
@@ -92,11 +89,11 @@ impl Read for From<'_> {
     }
 }
 
-/// Where a file has holes, asked in ascending order.
+/// The holes of a file, in ascending order.
 pub(crate) struct Holes<'f> {
     file: &'f File,
     size: u64,
-    /// What was asked last: from where, to where, and whether that is a hole.
+    /// The last answer: begin, end, and whether that is a hole.
     run: (u64, u64, bool),
 }
 
@@ -105,7 +102,7 @@ impl<'f> Holes<'f> {
         Self { file, size, run: (0, 0, false) }
     }
 
-    /// Where the hole ends that `at` is in; `at` itself where there are data, or where nobody can say.
+    /// The end of the hole around `at`; `at` itself if there are data, or if this is not known.
     pub(crate) fn end(&mut self, at: u64) -> u64 {
         if !(self.run.0..self.run.1).contains(&at) {
             self.run = self.ask(at);
@@ -116,7 +113,7 @@ impl<'f> Holes<'f> {
     fn ask(&self, at: u64) -> (u64, u64, bool) {
         match seek(self.file, SeekFrom::Data(at)) {
             Ok(data) if data > at => (at, data.min(self.size), true),
-            // Past the end of the file this is said, too.
+            // The system also answers this past the end of the file.
             Err(Errno::NXIO) if at < self.size => (at, self.size, true),
             Ok(_) => (at, seek(self.file, SeekFrom::Hole(at)).unwrap_or(u64::MAX).max(at + 1), false),
             Err(_) => (at, u64::MAX, false),
@@ -129,10 +126,7 @@ pub(super) fn whole(bytes: &[u8]) -> Content {
     (!bytes.is_empty()).then(|| chunk(bytes)).into_iter().collect()
 }
 
-/// Whether the file holds `expected`, every byte of it hashed but those in holes; what follows is not looked at.
-///
-/// # Errors
-/// The system's.
+/// Whether the file begins with `expected`; every byte outside holes is hashed.
 pub(crate) fn holds(file: &File, expected: &Content) -> io::Result<bool> {
     let mut holes = Holes::new(file, expected.size());
     let mut buffer = Vec::new();
@@ -236,7 +230,6 @@ mod tests {
         assert!(!holds(&file, &expected).unwrap(), "one other byte");
     }
 
-    /// Bytes, and where they are.
     type Data<'a> = &'a [(u64, &'a [u8])];
 
     /// A file of `size` bytes with these data; the rest are holes.

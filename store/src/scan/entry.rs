@@ -1,4 +1,4 @@
-//! Looking at one entry: what it is, and whether it has to be read; reading it.
+//! Looks at one entry, decides whether it has to be read, and reads it.
 
 use std::{
     fs::File,
@@ -33,12 +33,11 @@ use crate::{
     underway::{Dealing, Suspect},
 };
 
-/// How often a file is read that changes while it is read, with twice the pause before each.
+/// How often a file is read that changes meanwhile, with twice the pause before each.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 const SETUID: u16 = 0o6000;
-/// What was hidden by a mount.
-const HIDDEN: &str = "what something mounted there hid until now (to believe it: bellwether publish --accept)";
+const HIDDEN: &str = "content that a mount hid until now (to trust it: bellwether publish --accept)";
 
 /// One set while it is scanned.
 pub(super) struct SetScan<'a> {
@@ -46,19 +45,19 @@ pub(super) struct SetScan<'a> {
     pub(super) root: Root,
     pub(super) excludes: Excludes,
     place: FileSystemId,
-    /// What is known of the root.
+    /// The known root.
     known: Option<&'a root::Root>,
-    /// Whether files are read whatever their stat says.
+    /// Whether files are read regardless of their stat.
     bytes: bool,
     around: Around<'a>,
 }
 
-/// What was seen of an entry.
+/// The result of a look at an entry.
 #[derive(Debug)]
 pub(super) enum ScannedEntry {
-    /// Nothing that is carried.
+    /// Nothing that travels.
     Nothing,
-    /// A link, a file that is as it was known, or what stands for an entry that cannot be read.
+    /// A link, an unchanged file, or the substitute of an entry that cannot be read.
     Leaf(Node),
     /// A file that has to be read.
     File,
@@ -66,18 +65,18 @@ pub(super) enum ScannedEntry {
     Directory,
 }
 
-/// What was seen of an entry that cannot be read.
+/// The result for an entry that cannot be read.
 pub(super) fn kept(node: Option<Node>) -> ScannedEntry {
     node.map_or(ScannedEntry::Nothing, ScannedEntry::Leaf)
 }
 
-/// Whether `error` says that the entry, or a directory above it, is not there or is something else now.
+/// Whether `error` says that the entry, or a directory above it, is gone or something else now.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 impl<'a> SetScan<'a> {
-    /// Holds the set's root open; none when there is no such directory.
+    /// Holds the set's root open; none if there is no such directory.
     pub(super) fn open(source: &'a Source, bytes: bool, around: Around<'a>) -> Result<Option<Self>, ScanError> {
         let rules: &SetRules = &source.rules;
         let excludes = Excludes::new(rules)?;
@@ -103,8 +102,7 @@ impl<'a> SetScan<'a> {
         ScanError::Busy { set: self.rules.name.clone(), path: path.clone(), tries }
     }
 
-    /// What stands for an entry that cannot be read: what it was in the last revision. An error only for one that is about
-    /// the whole set.
+    /// Replaces an entry that cannot be read by that of the last revision. An error only if it concerns the whole set.
     pub(super) fn keep(&self, path: &EntryPath, why: ScanError) -> Result<Option<Node>, ScanError> {
         self.around.keep(&self.rules.name, path, why)
     }
@@ -113,8 +111,8 @@ impl<'a> SetScan<'a> {
         self.around.findings.notice(&self.rules.name, path, what.into());
     }
 
-    /// Looks at `path`, which is `name` in the open `directory`; one system call for what is as it was `known`. `hint`
-    /// is what the directory says it is. What cannot be looked at is as in the last revision.
+    /// Looks at `path`, which is `name` in the open `directory`; one system call if it is as `known`. `hint` is its
+    /// kind by the directory. An entry that cannot be looked at is as in the last revision.
     pub(super) fn look(
         &self,
         directory: BorrowedFd<'_>,
@@ -139,7 +137,7 @@ impl<'a> SetScan<'a> {
             return Ok(ScannedEntry::Nothing);
         }
         if hint == FileType::RegularFile && (known.is_none() || self.bytes) {
-            // It is read whatever its status says, and reading asks for that, and for mounts.
+            // It is read regardless of its status; reading gets that, and checks for mounts.
             return Ok(ScannedEntry::File);
         }
         let status = match status(directory, name) {
@@ -209,7 +207,7 @@ impl<'a> SetScan<'a> {
         Ok(ScannedEntry::Leaf(Node::Link { meta, target: target.into(), stat }))
     }
 
-    /// The stat to keep: unknown while the entry may change again without its times showing it.
+    /// The stat to keep: unknown while the entry may change again without a new time.
     fn believed(&self, path: &EntryPath, status: &Statx, read: SystemTime) -> Stat {
         match age(status, read) {
             Age::Settled => return stat(status),
@@ -219,8 +217,8 @@ impl<'a> SetScan<'a> {
         Stat::UNKNOWN
     }
 
-    /// Gives an entry the time that it is expected to have, where the file system cannot hold that and shows this one
-    /// instead. Its stat is never believed then, so that it is looked at each time.
+    /// Gives an entry its expected time if the file system cannot hold that and shows this one instead. Its stat is not
+    /// kept then, so every scan looks at it.
     fn with_expected_time(&self, path: &EntryPath, meta: &mut Meta, stat: Stat) -> Stat {
         let expected = self.around.expected.get(&self.rules.name, path);
         match expected.filter(|expected| expected.directory().is_none()).map(|expected| expected.meta().mtime) {
@@ -238,7 +236,7 @@ impl<'a> SetScan<'a> {
         Meta { mode: status.stx_mode & 0o7777, owner, mtime: status.stx_mtime.tv_sec, xattrs: None }
     }
 
-    /// A file's mode: setuid and setgid only where they are allowed.
+    /// A file's mode: setuid and setgid only if they are allowed.
     fn mode(&self, path: &EntryPath, status: &Statx) -> u16 {
         let mode = status.stx_mode & 0o7777;
         if self.rules.allow_setuid || mode & SETUID == 0 {
@@ -248,7 +246,7 @@ impl<'a> SetScan<'a> {
         mode & !SETUID
     }
 
-    /// Reads a file's or directory's attributes; whether all of them could be carried.
+    /// Reads a file's or directory's attributes; returns whether all of them can travel.
     fn attributes(&self, fd: BorrowedFd<'_>, path: &EntryPath, meta: &mut Meta) -> Result<bool, ScanError> {
         let found = attributes::read(fd, self.rules.allow_capabilities).map_err(|error| self.failed(path, error))?;
         meta.xattrs = found.xattrs;
@@ -269,7 +267,7 @@ impl<'a> SetScan<'a> {
         Ok(meta)
     }
 
-    /// Why what was just seen at `path` cannot be opened: it is [`is_gone`], or else an error.
+    /// The reason that an entry that was there cannot be opened: it is [`is_gone`], or else an error.
     pub(super) fn unopened(&self, path: &EntryPath, error: io::Error) -> Result<(), ScanError> {
         match Errno::from_io_error(&error) {
             _ if is_gone(&error) => Ok(()),
@@ -278,8 +276,8 @@ impl<'a> SetScan<'a> {
         }
     }
 
-    /// Reads a file whole, again when it changed meanwhile; none when it is gone. What cannot be read is as in the last
-    /// revision. `buffer` is anybody's between two files.
+    /// Reads a whole file, again if it changed meanwhile; none if it is gone. One that cannot be read is as in the last
+    /// revision. `buffer` is free for reuse between two files.
     pub(super) fn read(&self, path: &EntryPath, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
         self.try_read(path, buffer).or_else(|why| self.keep(path, why))
     }
@@ -299,7 +297,7 @@ impl<'a> SetScan<'a> {
                     if let Some(node) = self.read_settled(path, &file, buffer)? {
                         return self.closed(path, &file, node, patience).map(Some);
                     }
-                    // Where every byte is read, most files did not change: they are no matter, whoever has them open.
+                    // If every byte is read, most files did not change, so it does not matter whether they are open.
                     let open = patience.is_some() && !self.bytes && self.is_open(&file);
                     if open && patience == Some(Patience::Waits) {
                         return Err(self.open_for_writing(path));
@@ -307,13 +305,13 @@ impl<'a> SetScan<'a> {
                     match self.read_once(path, &file)? {
                         Reading::Done(None) => return Ok(None),
                         Reading::Done(Some(node)) => return self.closed(path, &file, node, patience).map(Some),
-                        // It will change at every further try, too.
+                        // It will change at every further read, too.
                         Reading::Changed if open => return Err(self.busy(path, 1)),
                         Reading::Changed => {}
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                // Something else is in its place, or on the way to it.
+                // Something else has taken its place, or is about to.
                 Err(error) => self.unopened(path, error)?,
             }
         }
@@ -328,7 +326,7 @@ impl<'a> SetScan<'a> {
         ScanError::Open { set: self.rules.name.clone(), path: path.clone() }
     }
 
-    /// What was read of a file, unless it has changed since the last revision and somebody has it open for writing.
+    /// The node of a file, unless it has changed since the last revision and is open for writing.
     fn closed(&self, path: &EntryPath, file: &File, node: Node, patience: Option<Patience>) -> Result<Node, ScanError> {
         let Some(patience) = patience else { return Ok(node) };
         let same = self.around.keeping.last.get(&self.rules.name, path).is_some_and(|last| last.same(&node));
@@ -342,7 +340,6 @@ impl<'a> SetScan<'a> {
         Ok(node)
     }
 
-    /// Notes a file that has other names.
     fn names(&self, path: &EntryPath, status: &Statx) {
         if status.stx_nlink > 1 {
             let (set, path) = (self.rules.name.clone(), path.clone());
@@ -351,7 +348,7 @@ impl<'a> SetScan<'a> {
         }
     }
 
-    /// Should the program end while the file is read, the file is blamed.
+    /// Makes the file the suspect if the program ends while it is read.
     fn dealing(&self, path: &EntryPath) -> Result<Dealing, ScanError> {
         let file = Suspect::File(format!("{}:{path}", self.rules.name));
         if quarantine::holds(&file) {
@@ -362,8 +359,7 @@ impl<'a> SetScan<'a> {
         Ok(dealing)
     }
 
-    /// Reads a small file that nobody has changed since before it was opened: one look, after it was read, says so. None
-    /// for any other, to be read with care.
+    /// Reads a small file that has not changed since it was opened, by one look after the read. None for any other.
     fn read_settled(&self, path: &EntryPath, file: &File, buffer: &mut Vec<u8>) -> Result<Option<Node>, ScanError> {
         let now = clock::now();
         buffer.clear();
@@ -410,13 +406,13 @@ impl<'a> SetScan<'a> {
         self.names(path, &after);
         meta.mode = self.mode(path, &after);
         let stat = self.believed(path, &after, now);
-        // What was left out is said at every scan, so the file is read at every scan.
+        // Left-out attributes are reported at every scan, so the file is read at every scan.
         let stat = if whole { stat } else { Stat::UNKNOWN };
         let stat = self.with_expected_time(path, &mut meta, stat);
         Ok(Reading::Done(Some(Node::File { meta, content, stat })))
     }
 
-    /// A file's chunks: the expected ones where every one of them is there, which saves looking for where to cut.
+    /// A file's chunks: the expected ones if all of them match, which saves the cutting.
     fn content(&self, path: &EntryPath, file: &File, status: &Statx) -> io::Result<Content> {
         let size = status.stx_size;
         let expected = if size > content::WHOLE { self.expected(path) } else { None };
@@ -442,7 +438,7 @@ enum Reading {
     Changed,
 }
 
-/// Why there is no root to open: none at all is no error.
+/// The reason that the root cannot be opened: a missing one is no error.
 fn no_root(source: &Source, error: io::Error) -> Result<(), ScanError> {
     let (rules, path) = (&source.rules, EntryPath::root());
     if let Some(elsewhere) = elsewhere(&error) {

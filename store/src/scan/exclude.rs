@@ -1,4 +1,4 @@
-//! What is never looked at nor touched: the group's excludes, each server's own files, and our staging.
+//! The paths that are never looked at nor touched: the group's excludes, each server's own files, and our staging.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use super::ScanError;
 use crate::beneath::os;
 
-/// The first component of everything this program makes inside a set: `.bellwether`, `.bellwether.…`.
+/// The first component of everything that this program makes inside a set: `.bellwether`, `.bellwether.…`.
 const STAGING: &[u8] = b".bellwether";
 
-/// A set's patterns, compiled. gitignore semantics within each of the two lists; what lies below an excluded directory
-/// is excluded, and no pattern brings it back.
+/// A set's compiled patterns. Each of the two lists has gitignore semantics; everything below an excluded directory is
+/// excluded, and no pattern brings it back.
 #[derive(Debug, Clone)]
 pub struct Excludes {
     lists: [Gitignore; 2],
@@ -30,7 +30,7 @@ impl Excludes {
         Ok(Self { lists: [compile(&rules.exclude)?, compile(&rules.local)?] })
     }
 
-    /// Whether the entry, or a directory that it is in, is excluded. The root of a set never is.
+    /// Whether the entry, or a directory above it, is excluded. The root of a set never is.
     pub fn excluded(&self, path: &EntryPath, is_dir: bool) -> bool {
         let bytes = path.as_bytes();
         let mut slashes = (0..bytes.len()).filter(|&at| bytes[at] == b'/');

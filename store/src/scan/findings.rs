@@ -1,4 +1,4 @@
-//! What a scan notes on its way, from all threads.
+//! The notes of a scan, from all threads.
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +44,7 @@ impl Findings {
         push(&self.open, (set.clone(), path.clone()));
     }
 
-    /// Whether somebody has a file of the set open for writing; how that was found out is noted.
+    /// Whether a file of the set is open for writing; notes the means of detection.
     pub(super) fn is_open(&self, set: &SetName, file: BorrowedFd<'_>) -> bool {
         let Written { open, means } = self.writers.look(file);
         let mut all = locked(&self.means);
@@ -68,7 +68,7 @@ impl Findings {
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// The scan's answer; each notice once, in order.
+    /// The scan's result; each notice once, in order.
     pub(super) fn finish(self, tree: Tree) -> Scan {
         let mut unread = self.unread.into_inner().unwrap_or_else(PoisonError::into_inner);
         unread.sort_by(|a, b| (&a.set, &a.path).cmp(&(&b.set, &b.path)));

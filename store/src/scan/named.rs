@@ -1,4 +1,4 @@
-//! Looking at named paths only. Nothing else is touched: this is the way of a one-line change in a large tree.
+//! Scans named paths only, for a one-line change in a large tree.
 
 use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::tree::{Dir, Edit, Node};
 
 type Targets = BTreeMap<EntryPath, Depth>;
 
-/// The edits, sorted, that make of the set's `known` root what is there now at the `named` paths.
+/// The sorted edits that bring the set's `known` root up to date at the `named` paths.
 pub(super) fn edits(
     set: &SetScan<'_>,
     known: Option<&Arc<Dir>>,
@@ -25,7 +25,7 @@ pub(super) fn edits(
     let mut targets = Targets::new();
     for (path, depth) in named {
         let (path, depth) = known.unknown_above(&path).map_or((path, depth), |above| (above, Depth::All));
-        // What is above was known, so it is not excluded; what is excluded only as a directory has to be looked at.
+        // Known directories above are not excluded; a path that is excluded only as a directory has to be looked at.
         let excluded = |is_dir| !path.is_root() && set.excludes.excluded_itself(&path, is_dir);
         if !(excluded(true) && excluded(false)) {
             add(&mut targets, path, depth);
@@ -48,7 +48,7 @@ fn add(targets: &mut Targets, path: EntryPath, depth: Depth) {
     *kept = depth.max(*kept);
 }
 
-/// Leaves out what is below a path that is looked at whole.
+/// Leaves out paths below one that is scanned whole.
 fn cover(targets: Targets) -> Vec<(EntryPath, Depth)> {
     let mut covering: Option<EntryPath> = None;
     let mut kept = Vec::new();
@@ -95,13 +95,12 @@ impl Known<'_> {
     }
 }
 
-/// What looking at the targets gave so far.
 #[derive(Default)]
 struct Looks {
     edits: BTreeMap<EntryPath, Edit>,
     files: Vec<EntryPath>,
     whole: Vec<Top>,
-    /// Directories that are gone, though something in them was to be looked at.
+    /// Directories that are gone, although something in them was to be scanned.
     higher: Vec<EntryPath>,
 }
 
@@ -143,7 +142,7 @@ fn look(
 }
 
 impl Looks {
-    /// Notes what is at a path, where that is not what was known.
+    /// Notes the entry at a path if it differs from the known one.
     fn put(&mut self, known: &Known<'_>, path: EntryPath, now: Option<Node>) {
         let edit = match (known.get(&path), now) {
             (None, None) => return,
@@ -174,11 +173,11 @@ impl Looks {
         Ok(())
     }
 
-    /// Reads what has to be read, and gives all edits.
+    /// Reads the files that have to be read, and returns all edits.
     fn finish(mut self, set: &SetScan<'_>, known: &Known<'_>) -> Result<Vec<(EntryPath, Edit)>, ScanError> {
         let files = std::mem::take(&mut self.files);
         let read = |buffer: &mut Vec<u8>, path: EntryPath| Ok((set.read(&path, buffer)?, path));
-        // One is read here: another thread would have to be woken for it.
+        // One file is read here: another thread would have to be woken for it.
         let read: Result<Vec<_>, ScanError> = match files.len() {
             0 | 1 => files.into_iter().map(|path| read(&mut Vec::new(), path)).collect(),
             _ => files.into_par_iter().map_init(Vec::new, read).collect(),
@@ -204,7 +203,7 @@ fn meta(set: &SetScan<'_>, path: &EntryPath) -> Result<Meta, ScanError> {
     }
 }
 
-/// Leaves out edits of what another edit removes or replaces: it vanished between two looks.
+/// Leaves out edits below a path that another edit removes or replaces: it vanished between two looks.
 fn uncovered(edits: BTreeMap<EntryPath, Edit>) -> Vec<(EntryPath, Edit)> {
     let mut replaced: Option<EntryPath> = None;
     let mut kept = Vec::new();

@@ -1,4 +1,4 @@
-//! What the system says of an entry, and what follows from it.
+//! The status of an entry, and its consequences.
 
 use std::{os::fd::BorrowedFd, time::SystemTime};
 
@@ -10,14 +10,14 @@ use crate::{
 };
 
 const MS: i128 = 1_000_000;
-/// The coarsest clock a kernel stamps files with (10 ms at 100 Hz), twice, in nanoseconds.
+/// Twice the coarsest clock with which a kernel stamps files (10 ms at 100 Hz), in nanoseconds.
 const SETTLED: i128 = 20 * MS;
 /// The same for a file system that keeps whole seconds.
 const SETTLED_SECONDS: i128 = 1_020 * MS;
 /// Times further ahead than this come from a clock that was set back: waiting does not help.
 const AHEAD: i128 = 1_000 * MS;
 
-/// The status of `name` in `directory`, never following it nor mounting anything; of `directory` for the empty name.
+/// The status of `name` (empty: of `directory` itself); never follows a link, nor mounts anything.
 pub(super) fn status(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     statx(directory, os(name), flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
@@ -36,12 +36,12 @@ pub(super) fn stat(status: &Statx) -> Stat {
     }
 }
 
-/// Whether both were taken of the same file, with no change between them.
+/// Whether both show the same file, with no change between them.
 pub(super) fn same_moment(a: &Statx, b: &Statx) -> bool {
     stat(a) == stat(b) && a.stx_mtime.tv_sec == b.stx_mtime.tv_sec && a.stx_size == b.stx_size
 }
 
-/// Whether `known` was read from exactly this.
+/// Whether `known` was read at exactly this status.
 pub(super) fn is_known(known: &Node, status: &Statx) -> bool {
     let same = |known: &Stat, mtime| known.is_known() && *known == stat(status) && mtime == status.stx_mtime.tv_sec;
     match known {
@@ -53,20 +53,20 @@ pub(super) fn is_known(known: &Node, status: &Statx) -> bool {
     }
 }
 
-/// Whether a change to come must show in a file's times.
+/// Whether a later change must show in a file's times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
-    /// It must: the times may be believed.
+    /// It must: the times can be trusted.
     Settled,
     /// It may not, for some milliseconds more.
     Young,
-    /// It may not, until a clock that was set back has caught up: to be read at every look.
+    /// It may not, until a clock that was set back has caught up: every scan reads the file.
     Ahead,
 }
 
-/// The age at `now`, taken before the file was read. The change of status decides: no write leaves it as it was, and
-/// nobody can set it. (A modification time in the far future is therefore no reason to read again; one of this moment
-/// is, for file systems that are late with the other.)
+/// The age at `now`, taken before the file was read. The status change decides: every write updates it, and no program
+/// can set it. (A modification time in the far future is therefore no reason to read again; one of this moment is, for
+/// file systems that update the other late.)
 pub(super) fn age(status: &Statx, now: SystemTime) -> Age {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
     let (ctime, mtime) = (nanoseconds(status.stx_ctime), nanoseconds(status.stx_mtime));
@@ -82,7 +82,7 @@ fn nanoseconds(time: StatxTimestamp) -> i128 {
     i128::from(time.tv_sec) * 1_000 * MS + i128::from(time.tv_nsec)
 }
 
-/// Where a set is: what is elsewhere is behind a mount.
+/// The file system of a set: entries of another one are behind a mount.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileSystemId {
     device: (u32, u32),
@@ -96,8 +96,7 @@ impl FileSystemId {
         Self { device: (status.stx_dev_major, status.stx_dev_minor), mount: known.then_some(status.stx_mnt_id) }
     }
 
-    /// What is in the way when `status` is not in this place. Files of an overlay may be on another device than its
-    /// directories, within one mount.
+    /// The obstacle if `status` is not in this file system. One overlay may have files and directories on two devices.
     pub(super) fn left_by(&self, status: &Statx) -> Option<&'static str> {
         let there = Self::of(status);
         let device = self.device != there.device;

@@ -1,5 +1,5 @@
-//! Scanning directories with all they hold, level by level: the directories of a level in parallel, then the files of
-//! that level which have to be read. So few descriptors are open at a time and no stack grows with the depth.
+//! Scans whole directories, level by level: the directories of a level in parallel, then its files that have to be
+//! read. So few descriptors are open at a time, and the stack does not grow with the depth.
 
 use std::{
     io,
@@ -26,11 +26,11 @@ use crate::tree::{Child, Dir, Node};
 /// A directory to scan whole.
 pub(super) struct Top {
     pub(super) path: EntryPath,
-    /// As it was known.
+    /// The known one.
     pub(super) known: Option<Arc<Dir>>,
 }
 
-/// A directory that has been looked at, what it holds not yet scanned.
+/// A directory whose entries are listed but not yet scanned.
 struct Listing {
     path: EntryPath,
     meta: Meta,
@@ -38,10 +38,9 @@ struct Listing {
     entries: Vec<(Box<[u8]>, ScannedEntry)>,
 }
 
-/// What came of looking at a directory.
 enum Listed {
     There(Listing),
-    /// It is gone, or cannot be read: what it was in the last revision, with all it held.
+    /// It is gone, or cannot be read: the directory as in the last revision, with everything below.
     Kept(Option<Node>),
 }
 
@@ -54,8 +53,8 @@ impl Listed {
     }
 }
 
-/// Scans each of `tops`; none for one that is gone. What did not change is shared with what was known; a directory that
-/// cannot be read is what it was in the last revision.
+/// Scans each of `tops`; none for one that is gone. Unchanged parts are shared with the known tree; a directory that
+/// cannot be read is as in the last revision.
 pub(super) fn directories(set: &SetScan<'_>, tops: Vec<Top>) -> Result<Vec<Option<Node>>, ScanError> {
     let mut levels: Vec<Vec<Listed>> = Vec::new();
     let mut level = tops;
@@ -99,7 +98,7 @@ fn try_list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
     let mut entries = Vec::new();
     let names = names(&directory).map_err(|error| set.failed(&path, error))?;
     if path.depth() >= limits::DEPTH && !names.is_empty() {
-        set.notice(&path, format!("what it holds is not carried: deeper than {} directories", limits::DEPTH));
+        set.notice(&path, format!("its entries are not carried: deeper than {} directories", limits::DEPTH));
         return Ok(Some(Listing { path, meta, known, entries }));
     }
     for (name, hint) in names {
@@ -116,7 +115,7 @@ fn try_list(set: &SetScan<'_>, top: Top) -> Result<Option<Listing>, ScanError> {
     Ok(Some(Listing { path, meta, known, entries }))
 }
 
-/// What a directory holds, sorted by name, none twice; nothing when it was removed.
+/// The entries of a directory, sorted by name, each once; none if it was removed.
 fn names(directory: &OwnedFd) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
     let mut buffer = Vec::with_capacity(32 << 10);
     let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
@@ -136,7 +135,6 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
     Ok(names)
 }
 
-/// Reads the files of one level, in parallel.
 fn read_files(set: &SetScan<'_>, listings: &mut [Listed]) -> Result<(), ScanError> {
     let mut files: Vec<(EntryPath, &mut ScannedEntry)> = Vec::new();
     for listed in listings {
@@ -151,7 +149,6 @@ fn read_files(set: &SetScan<'_>, listings: &mut [Listed]) -> Result<(), ScanErro
 }
 
 impl Listing {
-    /// The directories it holds.
     fn below(&self) -> impl Iterator<Item = Top> {
         self.entries.iter().filter(|(_, seen)| matches!(seen, ScannedEntry::Directory)).map(|(name, _)| {
             let known = self.known.as_ref().and_then(|dir| dir.child(name)).and_then(Node::directory).cloned();
@@ -159,7 +156,7 @@ impl Listing {
         })
     }
 
-    /// The directory; `deeper` gives those it holds, in order. What was known, where nothing changed.
+    /// Completes the directory; `deeper` gives its subdirectories in order. Returns the known one if nothing changed.
     fn finish(self, deeper: &mut impl Iterator<Item = Option<Node>>) -> Arc<Dir> {
         let node = |seen| match seen {
             ScannedEntry::Leaf(node) => Some(node),
@@ -180,7 +177,7 @@ fn unchanged(known: &[Child], now: &[Child]) -> bool {
     known.len() == now.len() && known.iter().zip(now).all(|(a, b)| a.name == b.name && identical(&a.node, &b.node))
 }
 
-/// Whether nothing has to be kept of `now` that `known` does not have, stats included.
+/// Whether `known` equals `now`, including stats.
 pub(super) fn identical(known: &Node, now: &Node) -> bool {
     match (known, now) {
         (Node::Directory(a), Node::Directory(b)) => Arc::ptr_eq(a, b),

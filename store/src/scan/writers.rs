@@ -1,5 +1,4 @@
-//! Who has a file open for writing: by a lease where the file system has leases, else by looking at what every process of
-//! this machine has open.
+//! Detects files that are open for writing: by a lease, or else by the open files of every process on this machine.
 
 use std::{
     collections::HashSet,
@@ -15,30 +14,30 @@ use rustix::fs::{fstat, fstatfs};
 
 use crate::mutex::locked;
 
-/// How it is found out who has a file open, the best first.
+/// The means to detect open files, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Means {
-    /// By a lease: every writer of this machine is seen.
+    /// A lease: it shows every writer on this machine.
     Lease,
-    /// By the descriptors of this machine's processes; who has mapped a file and closed it is not seen.
+    /// The descriptors of this machine's processes; a process that has mapped a file and closed it is missed.
     Descriptors,
-    /// Neither: nothing can be said.
+    /// Neither: nothing is known.
     None,
 }
 
-/// What is known of a file's writers.
+/// The knowledge of a file's writers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Written {
-    /// Somebody is known to have it open for writing.
+    /// Whether it is known to be open for writing.
     pub(super) open: bool,
     pub(super) means: Means,
 }
 
-/// Descriptors that are looked at, at most: about 20 ms.
+/// The most descriptors that are examined: about 20 ms.
 const MOST: usize = 20_000;
-/// How long a look at all descriptors holds.
+/// The time for which the result of all descriptors is reused.
 const HOLDS: Duration = Duration::from_millis(100);
-/// File systems whose server decides about leases, and refuses one for reasons of its own: NFS, SMB (statfs(2)).
+/// File systems whose server decides about leases, and may refuse one for its own reasons: NFS, SMB (statfs(2)).
 const REMOTE: [u32; 4] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42];
 
 /// Looks for writers of the files of one scan.
@@ -59,7 +58,7 @@ impl Writers {
         let fresh = held.take().filter(|seen| seen.at.elapsed() < HOLDS);
         let seen = held.insert(fresh.unwrap_or_else(|| Descriptors::look(Path::new("/proc"), MOST)));
         let open = seen.written.contains(&(stat.st_dev, stat.st_ino));
-        // One that was found is certain.
+        // A writer that was found is certain.
         let means = if open || seen.all { Means::Descriptors } else { Means::None };
         Written { open, means }
     }
@@ -78,7 +77,7 @@ struct Descriptors {
     at: Instant,
     /// By device and inode.
     written: HashSet<(u64, u64)>,
-    /// Whether every descriptor of every process could be seen.
+    /// Whether every descriptor of every process was visible.
     all: bool,
 }
 
@@ -97,7 +96,7 @@ fn processes(proc: &Path, left: &mut usize, written: &mut HashSet<(u64, u64)>) -
         if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
-        // The others are looked at all the same.
+        // The others are examined all the same.
         match descriptors(&process.path().join("fd"), left, written) {
             Err(error) if !is_over(&error) => refused = Some(error),
             Ok(()) | Err(_) => {}
@@ -109,7 +108,7 @@ fn processes(proc: &Path, left: &mut usize, written: &mut HashSet<(u64, u64)>) -
     refused.map_or(Ok(()), Err)
 }
 
-/// Of one process; its links in `fd` have the modes that the files are open with.
+/// Examines one process; its links in `fd` have the modes with which the files are open.
 fn descriptors(fds: &Path, left: &mut usize, written: &mut HashSet<(u64, u64)>) -> io::Result<()> {
     for fd in fs::read_dir(fds)? {
         if *left == 0 {
@@ -146,7 +145,7 @@ mod tests {
         Writers::default().by_descriptors(File::open(path).unwrap().as_fd())
     }
 
-    /// Another process that has `path` open as `how` says, until it is dropped.
+    /// Another process that has `path` open in the mode `how`, until it is dropped.
     struct Other(std::process::Child);
 
     impl Other {

@@ -1,8 +1,7 @@
-//! Small state files: JSON with a format level and a checksum, replaced atomically. Unreadable is an error, never a
-//! default.
+//! Small state files: JSON with a format level and a checksum, replaced atomically. Unreadable ones are an error.
 //!
-//! On disk: `{"format":<LEVEL>,"checksum":"<BLAKE3 of the body's bytes>","body":<JSON>}` and a newline. The level is the oldest
-//! one whose programs read the body ([`State::level`]), so a file that holds nothing new can be read by version N−1.
+//! On disk: `{"format":<LEVEL>,"checksum":"<BLAKE3 of the body's bytes>","body":<JSON>}` and a newline. The level is
+//! the oldest one whose programs read the body ([`State::level`]), so version N−1 can read a file without new content.
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -23,25 +22,25 @@ use bellwether_proto::{
 
 use crate::durable;
 
-/// What a state file begins with; the level follows.
+/// The beginning of a state file; the level follows.
 const BEGINS: &str = "{\"format\":";
-/// Bytes within which the level stands.
+/// The most bytes up to the end of the level.
 const HEAD: u64 = 64;
 
-/// Why a state file cannot be used.
+/// A state file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
     /// The system's error.
     #[error("cannot {action} {path}")]
     Io {
-        /// read or write.
+        /// The action: read or write.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Of a later level than this program reads.
+    /// The level is later than this program's.
     #[error(
         "{path} was made by a newer bellwether: it is of level {level}, and this server's bellwether is {own}; upgrade \
          bellwether on this server; nothing was changed",
@@ -53,17 +52,17 @@ pub enum StateFileError {
         /// Its level.
         level: Level,
     },
-    /// Not what was written.
+    /// The content is not the written one.
     #[error("{path} is damaged ({what}); nothing was changed")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         what: String,
     },
 }
 
-/// Why bytes are no state file that this program reads.
+/// Bytes are no state file that this program reads.
 #[derive(Debug)]
 enum Unread {
     Newer(Level),
@@ -110,7 +109,7 @@ pub(crate) fn check(path: &Path, bytes: &[u8]) -> Result<(), StateFileError> {
     }
 }
 
-/// The state in `path`; none where there is no such file.
+/// The state in `path`; none if there is no such file.
 ///
 /// # Errors
 /// It cannot be read, a newer bellwether made it, or it is damaged.
@@ -128,10 +127,10 @@ pub(crate) fn read<T: State>(path: &Path, bytes: &[u8]) -> Result<T, StateFileEr
     decode(bytes).map_err(|unread| unread.of(path))
 }
 
-/// Replaces the state in `path` (mode 0600): when this returns, the new one survives a power loss; before, the old one.
+/// Replaces the state in `path` (mode 0600), durably: a power loss leaves the old one or the new one.
 ///
 /// # Errors
-/// It cannot be written; the old state is as it was.
+/// It cannot be written; the old state is unchanged.
 pub fn save<T: State>(path: &Path, state: &T) -> Result<(), StateFileError> {
     let failed = |source| StateFileError::Io { action: "write", path: path.to_owned(), source };
     let bytes = encode(state).map_err(|error| failed(error.into()))?;
@@ -143,11 +142,10 @@ pub fn save<T: State>(path: &Path, state: &T) -> Result<(), StateFileError> {
     durable::replace_file(held.as_fd(), name.as_bytes(), &bytes).map_err(failed)
 }
 
-/// Replaces what is noted in `path` (mode 0600), for what may be lost: it is not fsync'd, so that after a power loss there
-/// may be the note before, a damaged one, or none.
+/// Replaces a note in `path` (mode 0600) without fsync: a power loss may leave the old one, a damaged one, or none.
 ///
 /// # Errors
-/// It cannot be written; the one before is as it was.
+/// It cannot be written; the one before is unchanged.
 pub fn note<T: State>(path: &Path, state: &T) -> Result<(), StateFileError> {
     let failed = |source| StateFileError::Io { action: "write", path: path.to_owned(), source };
     let bytes = encode(state).map_err(|error| failed(error.into()))?;
@@ -169,21 +167,21 @@ fn framed(level: Level, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body, b"}\n"].concat()
 }
 
-/// The level that a state file says, and what follows it.
+/// The level of a state file, and the bytes after it.
 fn level(bytes: &[u8]) -> Result<(Level, &[u8]), Unread> {
     let rest = bytes.strip_prefix(BEGINS.as_bytes()).ok_or("it does not begin as a state file")?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = rest.split_at(digits);
-    let rest = rest.strip_prefix(b",").ok_or("it says no format")?;
+    let rest = rest.strip_prefix(b",").ok_or("it has no format level")?;
     let level = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).map(Level);
     match level {
         Some(level) if level > Level::NEWEST => Err(Unread::Newer(level)),
         Some(level) if level >= Level::OLDEST && digits[0] != b'0' => Ok((level, rest)),
-        Some(_) | None => Err("it says a format that there is not".into()),
+        Some(_) | None => Err("its format level is unknown".into()),
     }
 }
 
-/// Takes the frame apart by its bytes: what was not written by [`encode`] is damaged, however well-formed.
+/// Parses the frame by its bytes: anything that [`encode`] does not write is damaged, even if it is well-formed.
 fn decode<T: State>(bytes: &[u8]) -> Result<T, Unread> {
     let (level, rest) = level(bytes)?;
     let rest = rest.strip_prefix(b"\"checksum\":\"").ok_or("it has no checksum")?;

@@ -1,8 +1,8 @@
-//! The newest revisions that this server has heard of, and the one that its sets hold: what it tells a candidate that asks
-//! who has seen the most (W24).
+//! The newest revisions that this server has heard of, and the one that its sets hold. A candidate asks for them to
+//! find the server that has seen the most (W24).
 //!
-//! The history keeps what was received. What was only heard of is noted in `seen.json` by a task of its own
-//! ([`KnownHeads::keep`]), some seconds later and never with a sync: no update waits for it, and a crash may lose the last of it.
+//! The history keeps the received revisions. A task of its own ([`KnownHeads::keep`]) notes the others in `seen.json`,
+//! some seconds later and without fsync: no update waits for it, and a crash may lose the last of it.
 
 use std::{
     collections::BTreeMap,
@@ -20,16 +20,16 @@ use tokio::sync::watch;
 use super::{file, layout::Layout};
 use crate::mutex::locked;
 
-/// From one note on the disk to the next.
+/// The interval of notes on the disk.
 const EVERY: Duration = Duration::from_secs(3);
 
 /// Shared by the member's thread, which notes them, and the services.
 #[derive(Debug, Default)]
 pub struct KnownHeads {
     state: Mutex<State>,
-    /// Counts what is new.
+    /// Counts the changes.
     changes: watch::Sender<u64>,
-    /// What the file has; held while it is written.
+    /// The content of the file; held while it is written.
     noted: Mutex<Vec<RevisionId>>,
 }
 
@@ -40,7 +40,7 @@ struct State {
 }
 
 impl KnownHeads {
-    /// A header that the manager of its epoch signed.
+    /// Notes a header that the manager of its epoch signed.
     pub fn note(&self, header: SignedHeader) {
         let newest = &mut self.state().newest;
         if newest.insert((header.number(), header.id()), header).is_none() {
@@ -51,18 +51,18 @@ impl KnownHeads {
         }
     }
 
-    /// Forgets all of it, but for the file.
+    /// Forgets everything except for the file.
     pub fn forget(&self) {
         *self.state() = State::default();
     }
 
-    /// Remembers what was noted on the disk, as far as `is_managers` says that a manager of this group signed it. A file that
-    /// cannot be read says nothing. Blocks.
+    /// Loads the saved headers that a manager of this group signed, by `is_managers`; ignores an unreadable file.
+    /// Blocks.
     pub fn remember(&self, layout: &Layout, is_managers: impl Fn(&SignedHeader) -> bool) {
         let headers: Vec<SignedHeader> = match file::load(&layout.seen()) {
             Ok(headers) => headers.unwrap_or_default(),
             Err(error) => {
-                tracing::warn!(error = chain(&error), "what was only heard of before is forgotten");
+                tracing::warn!(error = chain(&error), "the revisions that were only heard of are forgotten");
                 return;
             }
         };
@@ -71,20 +71,20 @@ impl KnownHeads {
         ours.into_iter().for_each(|header| self.note(header));
     }
 
-    /// Notes on the disk what was only heard of, until it is dropped; see [`KnownHeads::save`] for the end.
+    /// Saves the revisions that were only heard of, until it is dropped; see [`KnownHeads::save`] for the end.
     pub async fn keep(self: Arc<Self>, layout: Layout) {
         let mut changes = self.changes.subscribe();
         while changes.changed().await.is_ok() {
-            // What comes with the next update is in the history by then: mostly there is nothing to note.
+            // The next update usually brings them into the history, so mostly there is nothing to note.
             tokio::time::sleep(EVERY).await;
             changes.mark_unchanged();
             let (seen, layout) = (self.clone(), layout.clone());
-            // An error: the agent is stopping.
+            // An error means that the agent stops.
             let _ = tokio::task::spawn_blocking(move || seen.save(&layout)).await;
         }
     }
 
-    /// Notes on the disk what was only heard of, where that is not what was noted last. Blocks.
+    /// Writes the revisions that were only heard of, if they changed. Blocks.
     pub fn save(&self, layout: &Layout) {
         let mut noted = locked(&self.noted);
         let heard = self.heard();
@@ -94,18 +94,18 @@ impl KnownHeads {
         }
         match file::note(&layout.seen(), &heard) {
             Ok(()) => *noted = ids,
-            Err(error) => tracing::warn!(error = chain(&error), "what was only heard of is not noted"),
+            Err(error) => tracing::warn!(error = chain(&error), "the revisions that were only heard of are not saved"),
         }
     }
 
-    /// What is newer than what the sets hold, oldest first.
+    /// The revisions that are newer than the sets', oldest first.
     fn heard(&self) -> Vec<SignedHeader> {
         let state = self.state();
         let at = state.at.as_ref().map(SignedHeader::number);
         state.newest.values().filter(|header| Some(header.number()) > at).cloned().collect()
     }
 
-    /// The sets hold this revision.
+    /// Notes the revision that the sets hold.
     pub fn hold(&self, at: Option<SignedHeader>) {
         if let Some(at) = &at {
             self.note(at.clone());

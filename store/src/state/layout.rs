@@ -1,4 +1,4 @@
-//! The names of what is in the state directory (0700), and the group that this server belongs to.
+//! The names of the files in the state directory (0700), and the group that this server belongs to.
 
 use std::{
     ffi::OsStr,
@@ -38,7 +38,7 @@ macro_rules! places {
 places! {
     /// This server's private key, 0600.
     key = "key.pem";
-    /// The group record that is held, with the chain that led to it: a [`Held`].
+    /// The held group record, with the chain that led to it: a [`Held`].
     group = "group.json";
     /// The join tokens of this manager.
     tokens = "tokens.json";
@@ -46,28 +46,28 @@ places! {
     procedures = "procedures.json";
     /// Revisions that were only heard of.
     seen = "seen.json";
-    /// That the revision was confirmed when the agent ended (W12).
+    /// The note that the revision was confirmed when the agent ended (W12).
     confirmed = "confirmed.json";
     /// The ticket of the last session with a manager (W14).
     ticket = "ticket.json";
     /// The tickets that this manager gave.
     sessions = "sessions";
-    /// That this manager's state went back.
+    /// The halt: this manager's state went back.
     halted = "halted.json";
-    /// Ends of the agent that nobody asked for, and what is quarantined for them.
+    /// Unexpected ends of the agent, and the quarantine.
     ends = "ends.json";
-    /// How often this server's state was opened (W14).
+    /// The number of this server's incarnation (W14).
     incarnation = "incarnation";
     /// Packs: the revisions. And the log: the revision that the sets hold, the error that this server is in, a switch that is
     /// under way.
     history = "history";
-    /// What each set's directory is.
+    /// The identity of each set's directory.
     roots = "roots.json";
-    /// What was last scanned.
+    /// The sets as last scanned.
     index = "index";
-    /// What chunks look like, at the manager.
+    /// Outlines of chunks, at the manager.
     outlines = "outlines";
-    /// What was replaced and is kept (invariant 4).
+    /// The kept copies (invariant 4).
     recovery = "recovery";
     /// Held by the one process that may change this directory.
     lock = "lock";
@@ -84,11 +84,10 @@ impl Layout {
         &self.state
     }
 
-    /// Checks that no newer bellwether made what is kept here. Before anything is written: a program that does not read a
-    /// file may not replace it, either.
+    /// Checks that no newer bellwether made these files, before any write: an unreadable file must not be replaced.
     ///
     /// # Errors
-    /// Which file a newer bellwether made, or one that cannot be read.
+    /// A file that a newer bellwether made, or that cannot be read.
     pub fn check_levels(&self) -> Result<(), NotReadable> {
         let files = [
             self.group(),
@@ -112,7 +111,7 @@ impl Layout {
         Ok(())
     }
 
-    /// The group that this server belongs to; none: to no group.
+    /// The group that this server belongs to; none if it belongs to no group.
     ///
     /// # Errors
     /// The file cannot be read or is damaged.
@@ -123,13 +122,13 @@ impl Layout {
     /// Durably makes this server one of the group.
     ///
     /// # Errors
-    /// It cannot be written; what was held is held.
+    /// It cannot be written; the held record is unchanged.
     pub fn hold(&self, held: &Held) -> Result<(), StateFileError> {
         file::save(&self.group(), held)
     }
 }
 
-/// Why this program does not touch a state directory.
+/// This program does not touch a state directory.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReadable {
     /// A state file.
@@ -140,7 +139,7 @@ pub enum NotReadable {
     Pack(#[from] HistoryError),
 }
 
-/// What is in a directory of the state directory; nothing where there is none.
+/// The content of a directory in the state directory; empty if there is none.
 fn listed(directory: &Path) -> Result<Vec<PathBuf>, StateFileError> {
     let failed = |source| StateFileError::Io { action: "read", path: directory.to_owned(), source };
     match std::fs::read_dir(directory) {
@@ -152,10 +151,10 @@ fn listed(directory: &Path) -> Result<Vec<PathBuf>, StateFileError> {
     }
 }
 
-/// Why the group is not forgotten.
+/// The group is not forgotten.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgetError {
-    /// The sets may hold two revisions: they are brought to one first.
+    /// A switch was interrupted: the sets may hold two revisions, and have to be brought to one first.
     #[error("a switch was interrupted (see bellwether debug journal; it is in {0}); nothing was changed")]
     Interrupted(PathBuf),
     /// The system's error.
@@ -163,15 +162,15 @@ pub enum ForgetError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl Layout {
-    /// What [`Layout::forget`] would remove: all that is the group's and is there.
+    /// The existing files of the group, which [`Layout::forget`] removes.
     pub fn of_the_group(&self) -> Vec<PathBuf> {
-        // The record first: from then on this server belongs to no group, whenever the rest is removed.
+        // The record goes first: after that this server belongs to no group, whenever the rest is removed.
         let places = [
             self.group(),
             self.tokens(),
@@ -190,11 +189,11 @@ impl Layout {
         places.into_iter().filter(|place| place.symlink_metadata().is_ok()).collect()
     }
 
-    /// Durably forgets the group (W22): its record, tokens, history and position go. The key, the kept copies and
-    /// the sets stay as they are. Safe to repeat. Returns what was removed.
+    /// Durably forgets the group (W22): its record, tokens, history and position go. The key, the kept copies and the
+    /// sets stay. Safe to repeat. Returns the removed paths.
     ///
     /// # Errors
-    /// A switch was interrupted, or the system's; what was removed before stays removed.
+    /// A switch was interrupted, or the system's; earlier removals remain.
     pub fn forget(&self) -> Result<Vec<PathBuf>, ForgetError> {
         if !log::read(&self.history()).is_ok_and(|records| !records.is_switching()) {
             return Err(ForgetError::Interrupted(log::path(&self.history())));
@@ -217,13 +216,13 @@ impl Layout {
     }
 }
 
-/// The group record that is in force here, and the records that made each manager, oldest first.
+/// The group record in force here, and the records that made each manager, oldest first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
-    /// In force.
+    /// The record in force.
     pub current: SignedRecord,
-    /// Who made whom manager: the last record before and the first after every change of epoch.
+    /// The chain of managers: the last record before and the first after every change of epoch.
     pub chain: Vec<SignedRecord>,
 }
 

@@ -1,5 +1,4 @@
-//! What a server keeps in its state directory: where it is, how a file of it is written and read, the group record in force,
-//! and the newest revisions that it has heard of.
+//! The state directory: its layout, the format of its files, the group record in force, and the newest known revisions.
 
 pub mod file;
 pub mod known_heads;

@@ -1,4 +1,4 @@
-//! Arming the watches, and what their thread does with what they tell.
+//! Arms the watches, and handles their events on their thread.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -16,21 +16,21 @@ use super::{
     told::Told,
 };
 
-/// The watches. Dropped, they go.
+/// The watches; dropping it removes them.
 pub(super) struct Watching {
     _watcher: RecommendedWatcher,
 }
 
-/// What wakes the task.
+/// A reason to wake the task.
 #[derive(Debug)]
 pub(super) enum Wake {
-    /// A root is another one.
+    /// A root was replaced.
     Root,
     /// A watch in that set (none: in any) was refused.
     Refused(Option<SetName>, String),
 }
 
-/// Where what the watches tell goes.
+/// The receivers of the watches' events.
 pub(super) struct Arm {
     pub(super) dirty: Arc<PendingChanges>,
     pub(super) told: Arc<Told>,
@@ -45,7 +45,7 @@ impl Arm {
             Err(error) => {
                 let of = |place: &&WatchedSet| error.paths.iter().any(|path| path.starts_with(&place.root));
                 let set = watched_sets.iter().find(of).map(|place| place.set.clone());
-                // Full: the task has been woken already, and arms all anew or tries again.
+                // If the channel is full, the task was woken already, and arms all anew or tries again.
                 let _ = self.wake.try_send(Wake::Refused(set, why(&error)));
                 return;
             }
@@ -70,7 +70,7 @@ impl Arm {
     }
 }
 
-/// Watches every root and its parent, as far as that is possible; and where it is not, why. Blocks: 200 ms for 20,000
+/// Watches every root and its parent; returns the reason for each set where that fails. Blocks: 200 ms for 20,000
 /// directories.
 pub(super) fn arm(watched_sets: &Arc<Vec<WatchedSet>>, arm: Arm) -> (Option<Watching>, BTreeMap<SetName, String>) {
     let known = watched_sets.clone();

@@ -1,45 +1,45 @@
-//! When a burst of events is over: a pure rule over their times.
+//! Decides when a burst of events is over: a pure rule over their times.
 //!
-//! One save is published 5 ms after it. The quiet time that is asked for grows with the burst, up to the group's
-//! `quiet_max`: by twice its length so far, by 0.05 ms for every further path, and by 2 ms more for each of the first twenty
-//! of them, so that a `git checkout`, which pauses between its files, is one revision. A file that is being written in place
-//! is no part of the burst before it is closed (what there is of it is cut short); one that was begun less than `quiet_max`
-//! ago probably belongs to the burst, which waits for it. A directory that is written to without a pause is published every
-//! [`LONGEST`] all the same.
+//! One save is published 5 ms after it. The debounce interval grows with the burst, up to the group's `quiet_max`: by
+//! twice its length so far, by 0.05 ms for every further path, and by 2 ms more for each of the first twenty of them,
+//! so that a `git checkout`, which pauses between its files, is one revision. A file that is being written in place is
+//! incomplete, and not part of the burst before it is closed. One that was begun less than `quiet_max` ago probably
+//! belongs to the burst, which waits for it. A directory that is written without a pause is published every
+//! [`LONGEST`].
 
 use std::time::{Duration, Instant};
 
-/// The quiet time of a single save.
+/// The debounce interval of a single save.
 pub const SHORTEST: Duration = Duration::from_millis(5);
 
-/// When what a single save needs is prepared: after this, and while it is still waited for whether more comes.
+/// The time after which a single save is prepared, during the wait for more edits.
 const EARLY: Duration = Duration::from_millis(1);
 
-/// Paths of a burst that may be prepared: an editor's save through a file beside it names three.
+/// The most paths of a burst that is prepared: an editor's save through a file beside it names three.
 const EARLY_PATHS: usize = 3;
 
-/// How long events that never pause are waited for.
+/// The longest wait for events that never pause.
 pub const LONGEST: Duration = Duration::from_secs(10);
 
-/// A burst of events, as seen so far.
+/// A burst of events so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Burst {
     /// The first event.
     pub first: Instant,
     /// The newest.
     pub last: Instant,
-    /// Different paths.
+    /// The number of different paths.
     pub paths: usize,
 }
 
 impl Burst {
-    /// When to begin with what can be thrown away; none: more of the burst is to come. `begun` as in [`Burst::due`].
+    /// The time to begin work that can be thrown away; none if more is to come. `begun` as in [`Burst::due`].
     pub fn early(&self, begun: Option<Instant>) -> Option<Instant> {
         let of_it = begun.is_some_and(|begun| begun >= self.first);
         (!of_it && self.paths <= EARLY_PATHS && self.last < self.first + SHORTEST).then(|| self.last + EARLY)
     }
 
-    /// When to scan, should nothing more happen. `begun`: when the youngest of the files was begun that are being written.
+    /// The time to scan if no more events come. `begun`: the beginning of the youngest file that is being written.
     pub fn due(&self, quiet_max: Duration, begun: Option<Instant>) -> Instant {
         let length = self.last.saturating_duration_since(self.first);
         let further = u32::try_from(self.paths.saturating_sub(1)).unwrap_or(u32::MAX).min(10_000);

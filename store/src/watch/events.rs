@@ -1,4 +1,4 @@
-//! What an event says of a set.
+//! The meaning of an event for a set.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     watch::pending::Writing,
 };
 
-/// One set's place, and what in it is of no interest.
+/// One set's path, and its excluded entries.
 #[derive(Debug)]
 pub(super) struct WatchedSet {
     pub(super) set: SetName,
@@ -21,13 +21,12 @@ pub(super) struct WatchedSet {
     pub(super) excludes: Option<Excludes>,
 }
 
-/// What an event says.
+/// The meaning of an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum EventMeaning {
-    /// Something happened there.
+    /// Something changed at this path.
     At(SetName, EntryPath, Depth, Writing),
-    /// A set's root came, went or was replaced, or a file system in it was unmounted: its watches may be on what is no longer
-    /// there.
+    /// A set's root came, went or was replaced, or a file system was unmounted: watches may be on the old one.
     Root(SetName),
     /// Events were lost.
     Everything,
@@ -37,7 +36,7 @@ pub(super) fn watched_sets(sources: Vec<Source>) -> Vec<WatchedSet> {
     let place = |source: Source| WatchedSet {
         set: source.rules.name.clone(),
         root: source.path,
-        // A pattern that cannot be used is refused where it is set, and named by every scan.
+        // An unusable pattern is refused when it is set, and every scan names it.
         excludes: Excludes::new(&source.rules).ok(),
     };
     sources.into_iter().map(place).collect()
@@ -54,7 +53,7 @@ pub(super) fn read(event: &notify::Event, watched_sets: &[WatchedSet]) -> Vec<Ev
         EventKind::Create(CreateKind::File)
         | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_))
         | EventKind::Remove(_) => Depth::Entry,
-        // A directory that came may hold anything by now.
+        // A new directory may contain anything by now.
         EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => Depth::All,
     };
     let writing = writing(event);
@@ -62,12 +61,12 @@ pub(super) fn read(event: &notify::Event, watched_sets: &[WatchedSet]) -> Vec<Ev
     pairs.filter_map(|(path, place)| seen(path, place, depth, writing, &event.kind)).collect()
 }
 
-/// Whether more is to come: a file that is written in place is cut short until it is closed.
+/// Whether more is to come: a file that is written in place is incomplete until it is closed.
 pub(super) fn writing(event: &notify::Event) -> Writing {
     use std::os::unix::fs::MetadataExt;
     match event.kind {
         EventKind::Modify(ModifyKind::Data(_)) => Writing::Open,
-        // A link is made at once, and nobody closes it.
+        // A link is made at once, and no process closes it.
         EventKind::Create(CreateKind::File) => {
             let new = |path: &PathBuf| path.symlink_metadata().is_ok_and(|seen| seen.is_file() && seen.nlink() == 1);
             if event.paths.iter().any(new) { Writing::Open } else { Writing::Over }
@@ -85,10 +84,10 @@ pub(super) fn writing(event: &notify::Event) -> Writing {
 fn seen(path: &Path, place: &WatchedSet, depth: Depth, writing: Writing, kind: &EventKind) -> Option<EventMeaning> {
     use std::os::unix::ffi::OsStrExt;
     let stays = matches!(kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
-    // notify's word for an unmount: the watches there are gone.
+    // notify reports an unmount this way: the watches there are gone.
     let unmounted = *kind == EventKind::Remove(RemoveKind::Other);
     let below = path.strip_prefix(&place.root).ok()?;
-    // What cannot be a path of a set cannot be published either; the slow scan says why.
+    // A name that cannot be a path of a set cannot be published either; the slow scan gives the reason.
     let below = EntryPath::new(below.as_os_str().as_bytes()).ok()?;
     if unmounted || (below.is_root() && !stays) {
         return Some(EventMeaning::Root(place.set.clone()));

@@ -1,5 +1,4 @@
-//! What no event tells: another directory at a set's path, what is mounted in a set, and a file that was edited through
-//! another of its names.
+//! Changes without an event: another directory at a set's path, a mount, and an edit through another of a file's names.
 
 use std::{
     collections::BTreeMap,
@@ -14,25 +13,24 @@ use crate::{root, scan::HardLink, tree::Node};
 
 use super::{Files, events::WatchedSet};
 
-/// Files that are looked at: all of sets that have no more entries, otherwise those with several names. (That a second name is
-/// made elsewhere is no event.)
+/// The most files that are checked: all files of sets with no more entries, otherwise those with several names. (A
+/// second name that is made elsewhere makes no event.)
 pub(super) const FILES: usize = 1_000;
 
-/// What tells one directory from another.
 type Inode = (u64, u64);
 
-/// A file's inode and when it changed.
+/// A file's inode and its change time.
 type Moment = (Inode, i64, i64);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Mark {
     root: Option<Inode>,
     parent: Option<Inode>,
-    /// What is mounted on the root and below, and which mount the root is in.
+    /// The mounts on the root and below, and the mount around the root.
     mounts: Vec<(u64, PathBuf)>,
 }
 
-/// The roots as they were when their watches were armed, and files as they were last looked at.
+/// The roots as they were armed, and the files as they were last checked.
 #[derive(Debug)]
 pub(super) struct Marks {
     roots: BTreeMap<SetName, Mark>,
@@ -40,19 +38,19 @@ pub(super) struct Marks {
     files: BTreeMap<(SetName, EntryPath), Moment>,
 }
 
-/// What a look found.
+/// The result of a check.
 pub(super) struct Looked {
     pub(super) marks: Marks,
-    /// Sets whose watches are on another directory than the one that is there, or where something was mounted.
+    /// Sets whose watched directory was replaced, or where something was mounted.
     pub(super) moved: Vec<SetName>,
     /// Files that changed since the last look.
     pub(super) edited: Vec<(SetName, EntryPath)>,
-    /// Sets with more such files than are looked at.
+    /// Sets with more such files than are checked.
     pub(super) unseen: BTreeMap<SetName, String>,
 }
 
 impl Marks {
-    /// As they are now. Blocks.
+    /// The present ones. Blocks.
     pub(super) fn of(watched_sets: &[WatchedSet]) -> Self {
         let remote = |place: &WatchedSet| Some((place.set.clone(), remote(root::shared_kind(&place.root)?)));
         Self {
@@ -62,18 +60,18 @@ impl Marks {
         }
     }
 
-    /// Sets where others may change what makes no event here.
+    /// Sets in which other machines may make changes without an event here.
     pub(super) fn remote(&self) -> BTreeMap<SetName, String> {
         self.remote.clone()
     }
 }
 
 fn remote(kind: &str) -> String {
-    format!("what changes elsewhere in a file system of type {kind} makes no event here")
+    format!("other machines' changes in a file system of type {kind} make no event here")
 }
 
 fn roots(watched_sets: &[WatchedSet]) -> BTreeMap<SetName, Mark> {
-    // Without the table of mounts the inodes say most of it.
+    // Without the table of mounts the inodes tell most of it.
     let mounts = root::mounts().unwrap_or_default();
     let mark = |place: &WatchedSet| {
         let root = &place.root;
@@ -88,7 +86,7 @@ fn inode(path: &Path) -> Option<Inode> {
     std::fs::symlink_metadata(path).ok().map(|seen| (seen.dev(), seen.ino()))
 }
 
-/// A file as it was scanned: where, its inode's number, when it changed.
+/// A scanned file: its place, its inode's number, its change time.
 type Scanned = (SetName, EntryPath, u64, (i64, u32));
 
 fn scanned(files: &Files) -> Vec<Scanned> {
@@ -106,7 +104,7 @@ fn scanned(files: &Files) -> Vec<Scanned> {
     all
 }
 
-/// Looks, and compares with `before`. Blocks.
+/// Checks, and compares with `before`. Blocks.
 pub(super) fn look(watched_sets: &[WatchedSet], files: &Files, before: Marks) -> Looked {
     let roots = roots(watched_sets);
     let moved = roots.iter().filter(|(set, mark)| before.roots.get(*set) != Some(*mark)).map(|(set, _)| set.clone());
@@ -117,7 +115,7 @@ pub(super) fn look(watched_sets: &[WatchedSet], files: &Files, before: Marks) ->
         let Some(place) = watched_sets.iter().find(|place| place.set == set) else { continue };
         let Some(moment) = moment(&place.root.join(OsStr::from_bytes(path.as_bytes()))) else { continue };
         let at = (set, path);
-        // As it was at the last look, or when it was scanned.
+        // As it was at the last check, or when it was scanned.
         let known = before.files.get(&at).copied().unwrap_or(((moment.0.0, inode), changed.0, i64::from(changed.1)));
         if known != moment {
             edited.push(at.clone());

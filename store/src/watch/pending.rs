@@ -1,5 +1,5 @@
-//! What may have changed since it was last scanned, gathered until it is quiet. Its size is bounded: past so many paths
-//! everything is to be looked at.
+//! Paths that may have changed since they were last scanned, gathered until the burst is over. The size is limited:
+//! beyond it, everything is to be scanned.
 
 use std::{
     collections::BTreeMap,
@@ -16,26 +16,26 @@ use crate::{
     watch::debounce::Burst,
 };
 
-/// Different paths that are kept apart.
+/// The most different paths that are kept.
 const PATHS: usize = 50_000;
-/// Files that are being written and kept apart; more are looked at as if nobody wrote them.
+/// The most files that are kept as being written; more are scanned as if nothing wrote them.
 const WRITTEN: usize = 256;
 
 type SetPath = (SetName, EntryPath);
 type Paths = BTreeMap<SetPath, Depth>;
 
-/// What an event says of the file at its path.
+/// The write state of the file at an event's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writing {
-    /// Somebody has it open and writes.
+    /// It is open and being written.
     Open,
-    /// Whoever wrote has closed it, or it came or went whole.
+    /// The writer has closed it, or it came or went whole.
     Over,
-    /// Nothing.
+    /// It is unknown.
     Unknown,
 }
 
-/// Paths that events named, and the burst they came in.
+/// The paths of events, and their burst.
 #[derive(Debug, Default)]
 pub struct PendingChanges {
     state: Mutex<State>,
@@ -47,28 +47,28 @@ struct State {
     paths: Paths,
     everything: bool,
     burst: Option<Burst>,
-    /// Files that are being written in place: no part of the burst before they are closed.
+    /// Files that are being written in place: not part of the burst before they are closed.
     written: BTreeMap<SetPath, Written>,
 }
 
-/// When a file was seen to be written.
+/// The times at which a file was seen to be written.
 #[derive(Debug, Clone, Copy)]
 struct Written {
     first: Instant,
     last: Instant,
 }
 
-/// How long things are waited for.
+/// The longest waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The longest quiet time of a burst, and of a file that is being written.
+    /// The longest debounce interval of a burst, and of a file that is being written.
     pub quiet: Duration,
-    /// The longest that a file is waited for that is written without a pause.
+    /// The longest wait for a file that is written without a pause.
     pub open: Duration,
 }
 
 impl Written {
-    /// When it is looked at although nobody has closed it.
+    /// The time to scan it although it was not closed.
     fn due(&self, limits: Limits) -> Instant {
         (self.last + limits.quiet).min(self.first + limits.open)
     }
@@ -79,7 +79,7 @@ impl State {
         (self.paths, self.everything, self.burst) = (Paths::new(), false, None);
     }
 
-    /// When the youngest of the files was begun that are being written.
+    /// The beginning of the youngest file that is being written.
     fn begun(&self) -> Option<Instant> {
         self.written.values().map(|written| written.first).max()
     }
@@ -94,7 +94,7 @@ impl PendingChanges {
         locked(&self.state)
     }
 
-    /// Something happened at a path.
+    /// Notes a change at a path.
     pub fn note(&self, set: SetName, path: EntryPath, depth: Depth, writing: Writing, now: Instant) {
         let at = (set, path);
         let mut state = self.state();
@@ -123,7 +123,7 @@ impl PendingChanges {
         });
     }
 
-    /// Anything may have happened.
+    /// Notes that anything may have changed.
     pub fn note_everything(&self, now: Instant) {
         self.add(now, |state| {
             state.paths = Paths::new();
@@ -141,7 +141,7 @@ impl PendingChanges {
         self.changed.notify_one();
     }
 
-    /// When it will have been quiet for long enough; none while nothing happened.
+    /// The time at which the burst is over; none if nothing changed.
     pub fn due(&self, limits: Limits) -> Option<Instant> {
         let state = self.state();
         state.written.values().map(|written| written.due(limits)).chain(state.burst_due(limits)).min()
@@ -152,20 +152,20 @@ impl PendingChanges {
         self.state().written.iter().map(|(at, written)| (at.clone(), written.first)).collect()
     }
 
-    /// The burst so far and when to begin with it, where that is worth it before it is over.
+    /// The burst so far and the time to prepare it, if that is useful before it is over.
     pub fn early(&self) -> Option<(Burst, Instant)> {
         let state = self.state();
         let burst = state.burst?;
         burst.early(state.begun()).map(|at| (burst, at))
     }
 
-    /// What was gathered so far, which stays, and the burst that it came in.
+    /// The scope so far, which stays, and its burst.
     pub fn peek(&self) -> Option<(Burst, Look)> {
         let state = self.state();
         Some((state.burst.filter(|_| !state.everything)?, Look::At(state.paths.clone())))
     }
 
-    /// Takes the burst, if it is due at `now` and nothing has happened since it was `burst`.
+    /// Takes the burst, if it is due at `now` and nothing has changed since it was `burst`.
     pub fn take_if(&self, burst: Burst, limits: Limits, now: Instant) -> bool {
         let mut state = self.state();
         let same = state.burst == Some(burst) && state.burst_due(limits).is_some_and(|at| at <= now);
@@ -175,8 +175,8 @@ impl PendingChanges {
         same
     }
 
-    /// Forgets what was gathered, if it is no more than `paths`: those will be looked at again. Not a file that is being
-    /// written: that look would find it cut short.
+    /// Forgets the gathered paths if all are among `paths`, which will be scanned again. Files that are being written
+    /// stay: that scan would find them incomplete.
     pub fn forget(&self, paths: &Paths) {
         let mut state = self.state();
         if state.everything {
@@ -187,7 +187,7 @@ impl PendingChanges {
         }
     }
 
-    /// What to look at because it is due at `now`. What is not yet is gathered on.
+    /// The scope that is due at `now`. The rest is gathered on.
     pub fn take_due(&self, limits: Limits, now: Instant) -> Option<Look> {
         let mut state = self.state();
         let mut paths = Paths::new();
@@ -209,7 +209,7 @@ impl PendingChanges {
         (!paths.is_empty()).then_some(Look::At(paths))
     }
 
-    /// All that was gathered, due or not; none when nothing happened. From now on a new burst is gathered.
+    /// The whole scope, due or not; none if nothing changed. A new burst begins.
     pub fn take(&self) -> Option<Look> {
         let State { mut paths, everything, burst, written } = std::mem::take(&mut *self.state());
         if burst.is_none() && written.is_empty() {
@@ -219,7 +219,7 @@ impl PendingChanges {
         Some(if everything { Look::Stats } else { Look::At(paths) })
     }
 
-    /// Returns when something has happened since it returned last.
+    /// Returns when something has changed since it returned last.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -311,7 +311,7 @@ mod tests {
         assert!(dirty.take_due(LIMITS, now + most / 2).is_none());
     }
 
-    /// A log that is written all the time: an edit of another file is published as if nobody wrote.
+    /// A log that is written all the time: an edit of another file is published as if nothing wrote it.
     #[test]
     fn a_file_that_is_written_for_long_holds_nothing_else_up() {
         let (dirty, start) = (PendingChanges::default(), Instant::now());

@@ -1,4 +1,4 @@
-//! Where events said of late that something happened, so that a rescan that finds something else is noticed.
+//! The places and times of recent events, so that a rescan notices a change without one.
 
 use std::{
     collections::VecDeque,
@@ -10,19 +10,19 @@ use bellwether_proto::{entry::EntryPath, name::SetName};
 
 use crate::{mutex::locked, scan::Depth};
 
-/// For how long an event is remembered: longer than from one rescan to the next.
+/// The time for which an event is remembered: longer than the interval of rescans.
 const KEPT: Duration = Duration::from_secs(180);
-/// So many events; where one had to be forgotten before its time, anything may have been told.
+/// The most events; if one is dropped early, any place may have had one.
 const EVENTS: usize = 4_096;
 
-/// It; see the module.
+/// The recent events.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     events: VecDeque<(Instant, SetName, EntryPath, Depth)>,
-    /// When anything may have been told last.
+    /// The last time at which any place may have had an event.
     anything: Option<Instant>,
 }
 
@@ -31,11 +31,11 @@ impl Told {
         locked(&self.0)
     }
 
-    /// An event named a path, or all below it.
+    /// Notes an event at a path, or for all below it.
     pub(super) fn note(&self, set: &SetName, path: &EntryPath, depth: Depth, now: Instant) {
         let mut state = self.state();
         if state.events.back().is_some_and(|(_, of, at, as_far)| of == set && at == path && *as_far == depth) {
-            // One write is several events.
+            // One write makes several events.
             state.events.pop_back();
         }
         if state.events.len() == EVENTS {
@@ -44,7 +44,7 @@ impl Told {
         state.events.push_back((now, set.clone(), path.clone(), depth));
     }
 
-    /// Events were lost.
+    /// Notes that events were lost.
     pub(super) fn note_everything(&self, now: Instant) {
         self.state().anything = Some(now);
     }

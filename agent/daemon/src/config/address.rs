@@ -1,11 +1,10 @@
-//! The address that a server advertises where nobody says which: what other servers dial has to lead here, with or without
-//! DNS.
+//! The address that a server advertises if no setting names one. It has to lead to this server, with or without DNS.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
-/// `host:port` for a server called `host` that listens on `listen`: its name where that resolves to an address that other
-/// machines can dial, else the address of the interface towards `peer` (`host:port` of the manager that is entered; none:
-/// towards the default route), else that of another interface.
+/// `host:port` for a server called `host` that listens on `listen`. The host is its name, if that resolves to an
+/// address that other machines can dial. Otherwise it is the address of the interface towards `peer` (`host:port` of
+/// the manager; none: the default route), or else of another interface.
 pub(super) fn advertised(host: &str, listen: SocketAddr, peer: Option<&str>) -> String {
     let port = listen.port();
     if !listen.ip().is_unspecified() {
@@ -16,7 +15,7 @@ pub(super) fn advertised(host: &str, listen: SocketAddr, peer: Option<&str>) -> 
         return format!("{host}:{port}");
     }
     let towards = peer.and_then(|peer| peer.to_socket_addrs().ok()?.find_map(source));
-    // Addresses for documentation (RFC 5737, RFC 3849): nothing is sent there, only the route is looked up.
+    // Addresses for documentation (RFC 5737, RFC 3849): nothing is sent, only the route is looked up.
     let anywhere = || {
         let away: [IpAddr; 2] =
             [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
@@ -24,7 +23,7 @@ pub(super) fn advertised(host: &str, listen: SocketAddr, peer: Option<&str>) -> 
     };
     match towards.or_else(anywhere).or_else(of_an_interface) {
         Some(ip) => SocketAddr::new(ip, port).to_string(),
-        // Nothing better is known; `doctor` and the manager's dialling say what is wrong with it.
+        // `doctor` and the manager's dialling report that this address is wrong.
         None => format!("{host}:{port}"),
     }
 }
@@ -33,7 +32,7 @@ fn resolved(host: &str, port: u16) -> Vec<SocketAddr> {
     (host, port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
 }
 
-/// The address from which this machine would speak to `peer`; none without a route.
+/// The address from which this machine would reach `peer`; none without a route.
 fn source(peer: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr =
         if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };

@@ -1,5 +1,5 @@
-//! `[[balancer]]`: load balancers that are driven by files and commands of this machine. Their names are the group
-//! record's; what is written and run for them never comes from the network.
+//! `[[balancer]]`: load balancers that this machine drives by files and commands. Their names are in the group record;
+//! the files and commands never come from the network.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Written};
 use crate::config::duration;
 
-/// What nginx is asked with, where the file does not say.
+/// The default commands for nginx.
 const TEST: &str = "nginx -t";
 const RELOAD: &str = "nginx -s reload";
 const PID: &str = "/run/nginx.pid";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One of them as it is written.
+/// An entry as it is written.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Balancer {
@@ -39,7 +39,7 @@ pub(super) struct Balancer {
     timeout: Option<String>,
 }
 
-/// Checks them all.
+/// Checks all entries.
 pub(super) fn read(file: &Path, written: &[Balancer]) -> Result<Vec<Local>, ConfigError> {
     let key = |at: usize| format!("{}: [[balancer]] number {}", file.display(), at + 1);
     let read = |(at, balancer)| one(&key(at), balancer);
@@ -103,7 +103,7 @@ fn not_there(key: &str, kind: &str, others: &[(&str, &Option<String>)]) -> Resul
     }
 }
 
-/// The entry that says what `local` says.
+/// The entry for `local`.
 pub(super) fn written(local: &Local) -> Balancer {
     let empty = Balancer {
         name: local.name.to_string(),

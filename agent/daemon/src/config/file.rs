@@ -48,7 +48,7 @@ pub(super) struct Set {
     pub(super) local: Vec<String>,
 }
 
-/// Keys that a later version has.
+/// Keys of a later version.
 const LATER: [(&str, &str); 4] = [
     ("validate", "this version runs no commands yet"),
     ("reload", "this version runs no commands yet"),
@@ -56,7 +56,7 @@ const LATER: [(&str, &str); 4] = [
     ("source", "this version publishes from the set's own path only"),
 ];
 
-/// Where the file is, and what it says; none where it is missing and nobody named it.
+/// The path and content of the file; no content if it is missing and no flag named it.
 pub(super) fn read(given: &Given) -> Result<(PathBuf, Option<File>), ConfigError> {
     let named = given.file.as_deref();
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
@@ -80,7 +80,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     toml::from_str(text).map_err(|e| wrong(e.to_string()))
 }
 
-/// The file that says what `config` says.
+/// The text of the file for `config`.
 pub fn to_toml(config: &Config) -> String {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let file = File {

@@ -1,4 +1,4 @@
-//! What agent.toml and the flags may say.
+//! The checks of agent.toml and the flags.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The content of edited files on its way to the manager, chunk by chunk, each as it was scanned.
+//! The content of edited files for the manager: chunks, each as it was scanned.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -20,7 +20,7 @@ use bytes::Bytes;
 /// Bytes of chunks in one message, unless a single one is larger.
 const BATCH: usize = 1 << 20;
 
-/// Why the content does not travel. Nothing was changed.
+/// The content is not sent. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ContentError {
     #[error(
@@ -40,7 +40,7 @@ impl Advise for ContentError {
     }
 }
 
-/// What is to be read: for each edit that brings content, which.
+/// The content to read, for each edit that brings some.
 #[derive(Debug)]
 pub(crate) struct Contents<'a> {
     sources: &'a [Source],
@@ -48,7 +48,7 @@ pub(crate) struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    /// The contents that `edits` bring and `tree`, at the same path, does not have.
+    /// Selects the contents that `edits` bring and that `tree` does not have at the same path.
     ///
     /// # Errors
     /// Too much for one revision.
@@ -66,10 +66,10 @@ impl<'a> Contents<'a> {
         Ok(Self { sources, pieces })
     }
 
-    /// Reads everything in frames of about a mebibyte; `send` gets each, and says false when nobody wants more. Blocks.
+    /// Reads everything in frames of about a mebibyte and passes each to `send`, which returns false to stop. Blocks.
     ///
     /// # Errors
-    /// A file is no longer what was scanned.
+    /// A file differs from its scan.
     pub(crate) fn read(&self, send: &mut dyn FnMut(Bytes) -> bool) -> Result<(), ContentError> {
         let (mut batch, mut size) = (Vec::new(), 0);
         for (edit, content) in &self.pieces {

@@ -1,4 +1,4 @@
-//! What differs on this server, path by path.
+//! The differences on this server, path by path.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,18 +20,17 @@ use bytes::Bytes;
 
 use super::{points, text};
 
-/// Bytes of a file that is shown as a diff.
+/// The most bytes of a file that is shown as a diff.
 const FILE: u64 = 512 << 10;
-/// Bytes of all files that are read for diffs.
+/// The most bytes of all files that are read for diffs.
 const READ: u64 = 16 << 20;
-/// Bytes of one diff.
+/// The most bytes of one diff.
 const ONE: usize = 64 << 10;
 
-/// What was there, and what is.
+/// The old and the new text.
 type Texts = (Vec<u8>, Vec<u8>);
 
-/// What differs at `places` (none: everywhere), as far as one answer takes it, and the kept copies. Reads files and the
-/// history: blocks.
+/// The differences at `places` (none: everywhere), up to an answer's limits, and the kept copies. Blocks.
 pub(crate) fn server_drift(looked: &Looked, places: &[Place], recovery: &Path) -> v1::ServerDrift {
     let edits = selected(looked.edits.clone(), places);
     let listed = &edits[..edits.len().min(limits::DRIFT.0)];
@@ -63,7 +62,7 @@ fn entry(looked: &Looked, edit: &Change, old: &HashMap<Hash, Bytes>, left: &mut 
             let old_name = format!("{name} at {}", looked.at.number());
             let text::Diff { text, cut } = text::diff((&old_name, &before), (&name, &now), ONE.min(*left));
             *left -= text.len();
-            let note = if cut { "the diff is longer than what is shown" } else { "" };
+            let note = if cut { "the rest of the diff is not shown" } else { "" };
             (text, note.to_owned())
         }
     };
@@ -78,7 +77,6 @@ fn entry(looked: &Looked, edit: &Change, old: &HashMap<Hash, Bytes>, left: &mut 
     }
 }
 
-/// In what an entry differs.
 fn kinds(before: Option<&Entry>, now: Option<&Entry>) -> Vec<&'static str> {
     let (before, now) = match (before, now) {
         (None, _) => return vec!["added"],
@@ -114,12 +112,12 @@ fn note(before: Option<&Node>, kinds: &[&str]) -> String {
     }
 }
 
-/// What a directory holds, at any depth.
+/// The number of entries of a directory, at any depth.
 fn entries(dir: &Dir) -> u64 {
     dir.children().iter().map(|child| 1 + child.node.directory().map_or(0, |dir| entries(dir))).sum()
 }
 
-/// The texts of both sides; none where there is no content to show; an error says why it is not shown.
+/// Both texts; none if there is no content to show. The error says why a text is not shown.
 fn shown(
     looked: &Looked,
     edit: &Change,
@@ -130,7 +128,7 @@ fn shown(
     Some(texts(looked, edit, before, now, old))
 }
 
-/// The contents of both sides, where one of them is a file and they differ.
+/// Both contents, if at least one side is a file and they differ.
 fn contents<'a>(before: Option<&'a Node>, edit: &'a Change) -> Option<(Option<&'a Content>, Option<&'a Content>)> {
     let before = match before {
         Some(Node::File { content, .. }) => Some(content),
@@ -156,7 +154,7 @@ fn texts(
     let before = match before {
         None => Vec::new(),
         Some(content) => {
-            joined(content, old).ok_or("what was there is not read: too much at once, or not in the history")?
+            joined(content, old).ok_or("the old content is not read: it is too large, or not in the history")?
         }
     };
     let now = match now {
@@ -188,7 +186,7 @@ fn live(looked: &Looked, edit: &Change, content: &Content) -> Option<Vec<u8>> {
     is_content(&data, content).then_some(data)
 }
 
-/// Whether these bytes are the ones that were scanned: a diff of others would not be of what is listed, nor of what is kept.
+/// Whether these bytes are the scanned ones: a diff of other bytes would not match the list, nor the kept content.
 fn is_content(mut data: &[u8], content: &Content) -> bool {
     content.chunks().iter().all(|chunk| match data.split_at_checked(chunk.length as usize) {
         Some((bytes, rest)) => {
@@ -199,7 +197,7 @@ fn is_content(mut data: &[u8], content: &Content) -> bool {
     }) && data.is_empty()
 }
 
-/// The chunks of what the edits replaced, as far as they are wanted and not too much.
+/// The replaced chunks, as far as they are needed and within the limit.
 fn old_contents(looked: &Looked, edits: &[Change]) -> HashMap<Hash, Bytes> {
     let (mut wanted, mut left) = (HashSet::new(), READ);
     for edit in edits {

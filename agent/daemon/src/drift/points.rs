@@ -1,15 +1,15 @@
-//! The kept copies on this server, as their manifests tell.
+//! The kept copies on this server, from their manifests.
 
 use std::{fs::File, io::Read, path::Path};
 
 use bellwether_proto::v1::RecoveryPoint;
 use serde::Deserialize;
 
-/// Points that an answer names.
+/// The most points that an answer names.
 const NAMED: usize = 10;
-/// Entries of each that it names.
+/// The most entries of each point that an answer names.
 const ENTRIES: usize = 5;
-/// Bytes of a manifest.
+/// The most bytes of a manifest.
 const MANIFEST: u64 = 16 << 20;
 
 #[derive(Deserialize)]
@@ -24,8 +24,7 @@ struct Entry {
     from: String,
 }
 
-/// The newest kept copies below `recovery`, newest first, and how many there are. What cannot be read is named by its
-/// path alone.
+/// The newest kept copies below `recovery`, newest first, and the number of all. An unreadable one has only a path.
 pub(super) fn newest(recovery: &Path) -> (Vec<RecoveryPoint>, u64) {
     let directories = std::fs::read_dir(recovery).into_iter().flatten().flatten();
     let mut paths: Vec<_> = directories.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();

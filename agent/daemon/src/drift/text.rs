@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use similar::TextDiff;
 
-/// How long is looked for a short diff; after that a longer one will do.
+/// The time to look for a short diff; after that a longer one is taken.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Lines around each change.
 const CONTEXT: usize = 3;
-/// Bytes in which a file that is not text shows that.
+/// The bytes of a file that are examined for a NUL.
 const PROBE: usize = 8 << 10;
 
 /// A diff, and whether it was cut.
@@ -18,13 +18,13 @@ pub struct Diff {
     pub cut: bool,
 }
 
-/// Whether people can read it: no NUL near its beginning.
+/// Whether the bytes are text: no NUL near the beginning.
 pub(super) fn is_text(bytes: &[u8]) -> bool {
     !bytes[..bytes.len().min(PROBE)].contains(&0)
 }
 
-/// The diff from `old` to `new`, which are called so in its header; at most about `most` bytes of it, in whole lines. What
-/// is not UTF-8 is replaced.
+/// The diff from `old` to `new` (each a name and bytes): at most about `most` bytes, in whole lines. Invalid UTF-8 is
+/// replaced.
 pub fn diff(old: (&str, &[u8]), new: (&str, &[u8]), most: usize) -> Diff {
     let (before, after) = (String::from_utf8_lossy(old.1), String::from_utf8_lossy(new.1));
     let diff = TextDiff::configure().timeout(PATIENCE).diff_lines(before.as_ref(), after.as_ref());

@@ -1,5 +1,5 @@
-//! agent.toml follows the group record: `server set NAME --address` changes what other servers dial, and the file of that
-//! server names the same address from then on. One task, which looks at the record now and at every change.
+//! Keeps agent.toml in step with the group record: `server set NAME --address` changes the address that other servers
+//! dial, and this task writes it to the file of that server, at its start and at every change.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +19,7 @@ use bellwether_store::{
 };
 use tokio::sync::watch;
 
-/// Keeps the file at `file` like the record, until the record ends.
+/// Updates the file at `file` from the record, until the record's sender is gone.
 pub(crate) async fn run(key: PublicKey, file: PathBuf, mut record: watch::Receiver<Arc<SignedRecord>>) {
     let mut told = None;
     loop {
@@ -35,7 +35,7 @@ pub(crate) async fn run(key: PublicKey, file: PathBuf, mut record: watch::Receiv
                     %address, file = %file.display(), %error,
                     "other servers dial the record's address, and the file still names another one"
                 ),
-                Err(error) => tracing::warn!(%error, "agent.toml was not looked at"),
+                Err(error) => tracing::warn!(%error, "agent.toml was not checked"),
             }
             told = Some(address);
         }
@@ -45,11 +45,11 @@ pub(crate) async fn run(key: PublicKey, file: PathBuf, mut record: watch::Receiv
     }
 }
 
-/// Puts `address` in the place of the one that the file advertises; everything else in it stays as it is. False: there is
-/// no file, it advertises nothing, or the same.
+/// Replaces the address that the file advertises with `address`; the rest of the file is unchanged. Returns false if
+/// there is no file, if it advertises no address, or if it advertises this one.
 ///
 /// # Errors
-/// It cannot be read or written; it is as it was.
+/// The file cannot be read or written; it is unchanged.
 fn follow(file: &Path, address: &str) -> io::Result<bool> {
     let text = match std::fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -58,12 +58,12 @@ fn follow(file: &Path, address: &str) -> io::Result<bool> {
     let Some(new) = changed(&text, address).map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))? else {
         return Ok(false);
     };
-    // A link to the file stays one.
+    // A symbolic link to the file remains.
     replace(&std::fs::canonicalize(file)?, new.as_bytes())?;
     Ok(true)
 }
 
-/// Replaces a file; mode and owner stay.
+/// Replaces a file; mode and owner are preserved.
 fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     let (Some(parent), Some(name)) = (file.parent(), file.file_name().map(OsStr::as_bytes)) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -86,13 +86,13 @@ fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
         durable::sync_directory(directory)
     });
     if put.is_err() {
-        // It was never seen under its name.
+        // The temporary file was never visible as `name`.
         let _ = durable::remove(directory, &temporary);
     }
     put
 }
 
-/// `text` with another advertised address; none where it advertises that one, or none at all.
+/// `text` with `address` as the advertised one; none if it advertises that already, or no address.
 fn changed(text: &str, address: &str) -> Result<Option<String>, String> {
     let table = |text: &str| text.parse::<toml::Table>().map_err(|e| e.to_string());
     let mut wanted = table(text)?;
@@ -113,7 +113,7 @@ fn changed(text: &str, address: &str) -> Result<Option<String>, String> {
     };
     let new: String = text.split_inclusive('\n').map(line).collect();
     if table(&new)? != wanted {
-        return Err("the line with advertise is not one that can be changed alone".to_owned());
+        return Err("the line with advertise cannot be changed alone".to_owned());
     }
     Ok(Some(new))
 }

@@ -1,9 +1,9 @@
-//! What servers of a group tell each other about its record, whoever is the manager: a server that was away, or whose
-//! manager is silent, asks others for newer records; who signed a handover tells the new manager until it has it.
+//! The exchange of group records between servers. A server that was away, or whose manager is silent, asks others for
+//! newer records. The server that signed a handover sends it to the new manager until that has it.
 //!
-//! Records count by their signatures, so anybody of the group may bring them. Two tasks: [`Peers::catch_up`], woken by
-//! hints (a member refused this manager, a hello that cannot be followed from here) and by the manager's silence; and
-//! [`Peers::tell`], which waits for a record that this server signed for another one.
+//! A record counts by its signatures, so any server of the group may bring it. There are two tasks:
+//! [`Peers::catch_up`], woken by hints (a member refused this manager, or a hello cannot be followed) and by the
+//! manager's silence, and [`Peers::tell`], which waits for a record that this server signed for another manager.
 
 use std::{
     collections::BTreeMap,
@@ -41,33 +41,33 @@ use tracing::Instrument;
 
 use crate::{net::tls, services::link::StartHeader};
 
-/// How long one server may take to answer.
+/// The time that one server has to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long one server may take to be dialled, to answer, and to give its newer records.
+/// The time that one server has for the connection, its answer, and its newer records.
 const EACH: Duration = PATIENCE.saturating_mul(4);
-/// How long a manager waits for all others before it leads, when it starts.
+/// The time that a starting manager waits for all others before it leads.
 const BEFORE_LEADING: Duration = Duration::from_secs(1);
-/// How long the manager may take to prove that it is there, when another server asks whether it is.
+/// The time that the manager has to prove that it is alive.
 const PROBE: Duration = Duration::from_secs(2);
-/// How many are talked to at once.
+/// The most servers that are asked at once.
 const AT_ONCE: usize = 64;
-/// How many are asked at a time when nobody in particular is meant.
+/// The number of servers that are asked when no hint names one.
 const SOME: usize = 3;
-/// Of silence, until others are asked: at first, and at most.
+/// The silence after which others are asked: the first and the longest interval.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// Others are not asked more often than that, whatever hints come.
+/// The shortest interval between two rounds of questions.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long the new manager may take until it leads.
+/// The time that the new manager has to begin to lead.
 const TAKE_UP: Duration = Duration::from_secs(15);
-/// Until the new manager is told again: at first, and at most.
+/// The interval between attempts to tell the new manager: the first and the longest.
 const TELL_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Whom to ask for newer records.
+/// A server to ask for newer records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hint {
-    /// This server has said that there are some.
+    /// This server said that it has newer ones.
     Server(ServerName),
-    /// Somebody may have some.
+    /// Any server may have some.
     Anyone,
 }
 
@@ -79,12 +79,12 @@ pub struct Peers {
     start_header: StartHeader,
     halts: watch::Sender<Option<Halt>>,
     told: watch::Sender<Option<Told>>,
-    /// Of those that are asked at once, in a large group.
+    /// Limits how many servers are asked at once.
     turns: Arc<Semaphore>,
     promoting: AtomicBool,
 }
 
-/// This server is about to make itself the manager: it says so to whoever asks, until this is dropped.
+/// While this exists, this server answers that it is about to make itself the manager.
 pub(crate) struct Promoting(Arc<Peers>);
 
 impl Drop for Promoting {
@@ -96,21 +96,21 @@ impl Drop for Promoting {
 /// A manager has a record that this server signed for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Told {
-    /// What it holds.
+    /// The version that it holds.
     pub(crate) version: Version,
-    /// It leads by that.
+    /// Whether it leads by that record.
     pub(crate) leads: bool,
 }
 
 impl Peers {
-    /// They are told that this is the start of number `incarnation`.
+    /// The other servers are told that this is incarnation number `incarnation`.
     pub fn new(key: Arc<KeyPair>, record: Arc<GroupRecord>, seen: Arc<KnownHeads>, incarnation: u64) -> Self {
         let (told, halts) = (watch::Sender::default(), watch::Sender::default());
         let (start_header, turns) = (StartHeader::new(incarnation), Arc::new(Semaphore::new(AT_ONCE)));
         Self { key, record, seen, start_header, halts, told, turns, promoting: AtomicBool::new(false) }
     }
 
-    /// What came of the last handover that this server told.
+    /// The result of the last handover that this server sent.
     pub(crate) fn told(&self) -> watch::Receiver<Option<Told>> {
         self.told.subscribe()
     }
@@ -122,7 +122,7 @@ impl Peers {
         current.record().servers.iter().filter(|server| server.key != own).cloned().collect()
     }
 
-    /// From now on this server says that it is about to make itself the manager; none: it says so already.
+    /// Announces from now on that this server is about to make itself the manager; none if it does so already.
     pub(crate) fn promote(self: &Arc<Self>) -> Option<Promoting> {
         (!self.promoting.swap(true, Ordering::SeqCst)).then(|| Promoting(self.clone()))
     }
@@ -132,10 +132,10 @@ impl Peers {
         self.promoting.load(Ordering::SeqCst)
     }
 
-    /// A connection to that server's services.
+    /// Opens a connection to that server's services.
     ///
     /// # Errors
-    /// Why it is out of reach, for people.
+    /// The reason that it is out of reach, for people.
     pub(crate) async fn dial(&self, server: &Server) -> Result<GroupClient<Channel>, String> {
         self.dial_at(&server.address, server.key).await
     }
@@ -146,14 +146,14 @@ impl Peers {
         Ok(GroupClient::new(channel).max_decoding_message_size(limits::MESSAGE))
     }
 
-    /// Takes what that server has newer than what is held here.
+    /// Takes the records of that server that are newer than the one held here.
     ///
     /// # Errors
-    /// It does not answer, or what it says is not taken; for people.
+    /// It does not answer, or its records are refused; for people.
     pub(crate) async fn ask(&self, server: &Server) -> Result<(), String> {
         let led = self.record.is_led_here();
         let links = self.records_at(&server.address, server.key, self.record.current().record().version).await?;
-        // Only now: what this server has signed meanwhile, that one may have got already.
+        // Read only now: that server may already have a record that this server signed meanwhile.
         let ours = self.record.current();
         let taken = self.record.take_by(&links);
         let proof = led.then(|| rollback_detection::shown(&self.record.own_key(), &ours, &links)).flatten();
@@ -166,7 +166,7 @@ impl Peers {
     /// The records that the server of that address and key has after `from`, oldest first.
     ///
     /// # Errors
-    /// It does not answer, or they are none; for people.
+    /// It does not answer, or its answer is malformed; for people.
     pub(crate) async fn records_at(
         &self,
         address: &str,
@@ -186,7 +186,7 @@ impl Peers {
         links.map_err(|status| status.message().to_owned())
     }
 
-    /// This manager's state went back (W14). The first proof counts.
+    /// Reports that this manager's state went back (W14). The first proof counts.
     pub(crate) fn halt(&self, halt: Halt) {
         self.halts.send_if_modified(|halts| {
             let first = halts.is_none();
@@ -195,12 +195,12 @@ impl Peers {
         });
     }
 
-    /// The proof that this manager's state went back, once there is one.
+    /// The proof that this manager's state went back, if there is one.
     pub(crate) fn halts(&self) -> watch::Receiver<Option<Halt>> {
         self.halts.subscribe()
     }
 
-    /// The group was rebuilt, or another server is the manager: what was proved of this one is over.
+    /// Clears that proof: the group was rebuilt, or another server is the manager.
     pub(crate) fn go_on(&self) {
         self.halts.send_replace(None);
     }
@@ -215,14 +215,14 @@ impl Peers {
         self.seen.at()
     }
 
-    /// Whether the manager proves its key at this moment: a stream that is open yet says what was, not what is.
+    /// Whether the manager proves its key now: an open stream does not show that.
     pub(crate) async fn manager_answers(&self) -> bool {
         let current = self.record.current();
         timeout(PROBE, self.dial(current.record().manager())).await.is_ok_and(|dialled| dialled.is_ok())
     }
 
-    /// Asks these servers at once, in a large group a few of them at a time: the answers that have come by the deadline, or when
-    /// `enough` is so after one of them.
+    /// Asks these servers at once, a few at a time in a large group. Returns the answers that came before the deadline,
+    /// or before `enough` was true after one of them.
     async fn ask_all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         self: &Arc<Self>,
         servers: Vec<Server>,
@@ -250,12 +250,12 @@ impl Peers {
                 }
             }
         };
-        // A timeout: who has not answered is missing.
+        // At a timeout the missing answers are left out.
         let _ = timeout(deadline, all).await;
         answers
     }
 
-    /// Asks these for newer records; ends when all have answered, or one of them has brought a newer epoch.
+    /// Asks these servers for newer records, until all have answered or one has brought a newer epoch.
     async fn ask_for_records(self: &Arc<Self>, servers: Vec<Server>, deadline: Duration) {
         let before = self.record.current().record().version.epoch;
         let ask = |peers: Arc<Self>, server| async move {
@@ -267,31 +267,32 @@ impl Peers {
         self.ask_all(servers, deadline, ask, newer).await;
     }
 
-    /// What a manager that starts asks before it leads: whether it was superseded meanwhile (W26). Those that do not answer
-    /// within a second learn of it, or refuse it, later.
+    /// Asks all others, before a starting manager leads, whether it was superseded (W26). A server that does not answer
+    /// within a second learns of this manager, or refuses it, later.
     pub(crate) async fn ask_before_leading(self: &Arc<Self>) {
-        // The rest knows better, perhaps: then it refuses this manager, and is asked.
+        // If one of the rest knows better, it refuses this manager, and is asked then.
         self.ask_for_records(self.others(), BEFORE_LEADING).await;
     }
 
-    /// Asks all others for newer records, and waits for those that answer.
+    /// Asks all others for newer records, and waits for their answers.
     pub(crate) async fn ask_everybody(self: &Arc<Self>) {
-        // A server that answers more slowly is named by the survey.
+        // The survey names slower servers.
         self.ask_for_records(self.others(), PATIENCE).await;
     }
 
-    /// What every other server says of itself, or why it says nothing.
+    /// The state that each other server reports, or why it reports none.
     pub(crate) async fn survey_all(self: &Arc<Self>) -> BTreeMap<ServerName, Result<Answer, Silence>> {
         self.survey(self.others(), Self::answer_of).await
     }
 
-    /// What the manager and the candidates say of themselves, those that answer.
+    /// The states that the manager and the candidates report, as far as they answer.
     pub(crate) async fn survey_candidates(self: &Arc<Self>) -> Vec<Answer> {
         let asked = self.others().into_iter().filter(|server| server.candidate || server.role == Role::Manager);
         self.survey(asked.collect(), Self::answer_of).await.into_values().flatten().collect()
     }
 
-    /// What these servers say of themselves by `ask`, or why they say nothing. The deadline is that of each, once for each turn.
+    /// The states that these servers report through `ask`, or why they report none. Each has the deadline, once per
+    /// turn.
     pub(crate) async fn survey<F>(
         self: &Arc<Self>,
         servers: Vec<Server>,
@@ -309,14 +310,14 @@ impl Peers {
         answers
     }
 
-    /// What all other servers but that one say at this moment, and whatever newer record they have is taken: the last look
-    /// before this server makes itself the manager, and the first one after it.
+    /// Asks all other servers but `but` for their state, and takes newer records from them: the last check before this
+    /// server makes itself the manager, and the first one after it.
     pub(crate) async fn look(self: &Arc<Self>, but: &ServerName) -> BTreeMap<ServerName, Result<Answer, Silence>> {
         let others = self.others().into_iter().filter(|server| server.name != *but);
         let look = |peers: Arc<Self>, server: Server| async move {
             let answer = peers.clone().answer_of(server.clone()).await;
             let held = peers.record.current().record().version;
-            // One that is there and says nothing of itself is between two roles.
+            // A server that answers without its state is between two roles.
             let newer =
                 answer.as_ref().map_or_else(|silence| silence.there, |a| a.leads || a.record.epoch > held.epoch);
             if newer && let Err(why) = peers.ask(&server).await {
@@ -327,12 +328,12 @@ impl Peers {
         self.survey(others.collect(), look).await
     }
 
-    /// What that server says of itself.
+    /// The state that this server reports.
     ///
     /// # Errors
-    /// Why it says nothing.
+    /// The reason that it reports none.
     pub(crate) async fn answer_of(self: Arc<Self>, server: Server) -> Result<Answer, Silence> {
-        // Who proves its key is there, whatever it says then.
+        // A server that proves its key is there, whatever it answers.
         let silent = |why| Silence { there: false, why };
         let strange = |why| Silence { there: true, why };
         let mut client = self.dial(&server).await.map_err(silent)?;
@@ -346,28 +347,29 @@ impl Peers {
         Ok(Answer { record, at: at.map(header).transpose()?, seen, follows, leads, promotes })
     }
 
-    /// Forgets what this server has heard of: it follows other managers from now on.
+    /// Forgets the heads that this server has heard of: it follows other managers from now on.
     pub(crate) fn forget_seen(&self) {
         self.seen.forget();
     }
 
-    /// Signs a record of this server's making.
+    /// Signs a record that this server made.
     ///
     /// # Errors
-    /// It breaks a rule of records.
+    /// The record breaks a rule.
     pub(crate) fn sign(&self, record: Record) -> Result<SignedRecord, Malformed> {
         SignedRecord::sign(record, &self.key)
     }
 
-    /// What the other servers have seen, those that answer within a second: a manager that lacks some of it does not lead.
+    /// The heads that the other servers have seen, if they answer within a second. A manager that lacks one does not
+    /// lead.
     pub(crate) async fn survey_before_leading(self: &Arc<Self>) -> Vec<(ServerName, Vec<SignedHeader>)> {
-        // The rest is found out when a session with them begins.
+        // The rest is found when a session with them begins.
         let answers = self.ask_all(self.others(), BEFORE_LEADING, Self::answer_of, || false).await;
         let seen = |answer: Answer| answer.seen.into_iter().chain(answer.at).collect();
         answers.into_iter().filter_map(|(name, answer)| Some((name, seen(answer.ok()?)))).collect()
     }
 
-    /// Asks whom hints name, and some others while `sessions` says that no manager talks to this server.
+    /// Asks the servers that hints name, and some others while `sessions` shows that no manager talks to this server.
     pub(crate) async fn catch_up(
         self: Arc<Self>,
         mut hints: mpsc::Receiver<Hint>,
@@ -378,7 +380,7 @@ impl Peers {
         let mut turn = RandomState::new().hash_one(0) as usize;
         let mut record = self.record.follow();
         loop {
-            // No manager talks to a manager: it may be superseded by one that it removed or disabled meanwhile.
+            // No manager talks to a manager: one that it removed or disabled may have superseded it.
             let silent = *sessions.borrow_and_update() == 0;
             tokio::select! {
                 hint = hints.recv() => match hint {
@@ -402,7 +404,7 @@ impl Peers {
                     if changed.is_err() {
                         return;
                     }
-                    // A new manager hears soon what this server holds, should it not talk to it first.
+                    // A new manager soon hears what this server holds, if it does not dial first.
                     (silence, due) = (SILENCE.0, Instant::now() + AGAIN);
                     continue;
                 }
@@ -416,14 +418,14 @@ impl Peers {
         }
     }
 
-    /// The manager and some others: with every turn the next ones.
+    /// The manager and some others: the next ones at each turn.
     fn some(&self, turn: usize) -> Vec<Server> {
         let (managers, others): (Vec<_>, Vec<_>) = self.others().into_iter().partition(|s| s.role == Role::Manager);
         let next = (0..SOME.min(others.len())).map(|n| others[turn.wrapping_add(n) % others.len()].clone());
         managers.into_iter().chain(next).collect()
     }
 
-    /// Tells the manager of a record that this server signed, and that makes another one manager, until it has it (W18).
+    /// Sends a record that this server signed, and that names another manager, to that manager until it has it (W18).
     pub(crate) async fn tell(self: Arc<Self>) {
         let mut record = self.record.follow();
         let mut pause = TELL_AGAIN.0;
@@ -436,7 +438,7 @@ impl Peers {
                     Ok(()) => std::future::pending().await,
                     Err(why) => {
                         let span = tracing::error_span!("peer", server = %current.record().manager().name);
-                        span.in_scope(|| tracing::debug!(why, "not told yet"));
+                        span.in_scope(|| tracing::debug!(why, "it was not told yet"));
                         tokio::time::sleep(pause).await;
                     }
                 }
@@ -469,10 +471,10 @@ impl Peers {
     }
 }
 
-/// The records of a stream, as many and as large as a server takes at once.
+/// Collects the records of a stream, within the limits of number and size.
 ///
 /// # Errors
-/// The stream's, not records, or too much.
+/// The stream fails, or sends something else than records, or too much.
 pub(crate) async fn collect(mut records: Streaming<v1::SignedRecord>) -> Result<Vec<SignedRecord>, tonic::Status> {
     let (mut links, mut bytes) = (Vec::new(), 0);
     while let Some(wire) = records.message().await? {

@@ -1,5 +1,5 @@
-//! A connection that has a place of its listener's ([`bellwether_monitor::listening`]): it ends when the place is
-//! another's, or when nothing was heard over it for too long.
+//! A connection that holds a slot of its listener ([`bellwether_monitor::listening`]). It ends when it loses the slot,
+//! or when the peer is silent for too long.
 
 use std::{
     io,
@@ -23,17 +23,16 @@ pub struct Placed<S> {
     quiet: Option<Quiet>,
 }
 
-/// How long nothing has been heard.
 #[derive(Debug)]
 struct Quiet {
     limit: Duration,
     heard: bool,
-    /// Looks after each `limit` whether something was heard since it looked last.
+    /// Fires every `limit`, to check whether something was received since.
     look: Pin<Box<Sleep>>,
 }
 
 impl<S> Placed<S> {
-    /// `stream` at `place`; ended when nothing comes over it for twice `quiet` at most, where that is given.
+    /// Wraps `stream` with its slot; it ends after at most twice `quiet` of silence, if that is given.
     pub fn new(stream: S, place: ConnectionSlot, quiet: Option<Duration>) -> Self {
         let quiet = quiet.map(|limit| Quiet { limit, heard: true, look: Box::pin(sleep(limit)) });
         Self { stream, place, quiet }
@@ -41,7 +40,7 @@ impl<S> Placed<S> {
 }
 
 impl Quiet {
-    /// Ready when it was quiet for too long.
+    /// Ready when the silence was too long.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while self.look.as_mut().poll(context).is_ready() {
             if !std::mem::take(&mut self.heard) {
@@ -57,14 +56,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Placed<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.place.poll_lost(context).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it had to make room")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "its slot was needed")));
         }
         let read = Pin::new(&mut this.stream).poll_read(context, buf);
         if let Some(quiet) = &mut this.quiet {
             if read.is_ready() {
                 quiet.heard = true;
             } else if quiet.poll(context).is_ready() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was heard for too long")));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer was silent for too long")));
             }
         }
         read

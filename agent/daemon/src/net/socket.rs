@@ -1,4 +1,4 @@
-//! The admin socket: how commands talk to the agent on the same machine. Only root and the agent's own user may.
+//! The admin socket, over which commands talk to the agent. Only root and the agent's own user may use it.
 
 use std::{
     io,
@@ -14,31 +14,31 @@ use tonic::{Code, Request, Status, transport::server::UdsConnectInfo};
 
 use crate::net::placed::Placed;
 
-/// Connections at a time. They have no owner but this machine's.
+/// The most connections at a time. All of them come from this machine.
 pub(crate) const BOUNDS: Bounds = Bounds { all: 64, each: 64 };
 
-/// Why the socket cannot be offered.
+/// The socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another agent answers there.
+    /// Another agent answers at this path.
     #[error("another agent answers at {0}; nothing was changed")]
     InUse(PathBuf),
-    /// What is there is not a socket.
+    /// The path is not a socket.
     #[error("{0} is there and is not a socket; it was left as it is")]
     NotASocket(PathBuf),
     /// The system's error.
     #[error("cannot {action} {path}")]
     Io {
-        /// create, replace …
+        /// The action: create, replace …
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// The server's side; the file goes when this is dropped.
+/// The server's side; dropping it removes the file.
 #[derive(Debug)]
 pub struct AdminSocket {
     path: PathBuf,
@@ -46,16 +46,16 @@ pub struct AdminSocket {
 
 impl Drop for AdminSocket {
     fn drop(&mut self) {
-        // One that is left behind is replaced by the next agent.
+        // If it remains, the next agent replaces it.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Offers the socket at `path`, mode 0600, in a directory that is made (0755) where it is missing. A file left by an
-/// agent that is no more is replaced. To be kept: the connections, and the socket itself for as long as they are served.
+/// Opens the socket at `path`, mode 0600. A missing directory is made (0755); a file that a dead agent left is
+/// replaced. The caller keeps both results while it serves connections.
 ///
 /// # Errors
-/// Another agent answers there, something else is there, or the system's.
+/// Another agent answers at `path`, something else is there, or the system fails.
 pub async fn bind(path: &Path) -> Result<(AdminSocket, UnixListenerStream), BindError> {
     let failed = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
@@ -80,21 +80,21 @@ async fn remove_stale(path: &Path) -> Result<(), BindError> {
     match UnixStream::connect(path).await {
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed("replace")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(failed("ask who answers at")(e)),
+        Err(e) => Err(failed("connect to")(e)),
         Ok(_) => Err(BindError::InUse(path.to_owned())),
     }
 }
 
-/// The connections, each with a place; to be served.
+/// The connections to serve, each with a slot.
 pub fn placed(connections: UnixListenerStream) -> impl Stream<Item = io::Result<Placed<UnixStream>>> {
     let mut places = ConnectionSlots::new(BOUNDS);
     connections.map(move |stream| Ok(Placed::new(stream?, places.admit(()), None)))
 }
 
-/// An interceptor for the admin service: lets root and the agent's own user through.
+/// An interceptor for the admin service that admits root and the agent's own user.
 ///
 /// # Errors
-/// Permission denied, to everybody else.
+/// Permission denied, for all other users.
 pub fn only_owner(request: Request<()>) -> Result<Request<()>, Status> {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     let own = rustix::process::geteuid().as_raw();

@@ -1,9 +1,9 @@
-//! Mutual TLS 1.3 between servers. Who a server is, is its Ed25519 key: it comes in a certificate that the server made
-//! itself, whose names and dates say nothing. The handshake proves that the peer has the key; whether that key may, is
-//! the caller's to say: the client names the one it expects, the services look at [`Peer`].
+//! Mutual TLS 1.3 between servers. A server is identified by its Ed25519 key, in a certificate that it made itself; the
+//! names and dates in that mean nothing. The handshake proves that the peer has the key. The caller authorizes the key:
+//! a client names the one it expects, and the services look at [`Peer`].
 //!
-//! Only *ring* is used, named in each configuration; nothing is installed for the process. Sessions are never resumed, so
-//! that every connection proves the key anew.
+//! Only *ring* is used, named in each configuration; no provider is installed for the process. Sessions are never
+//! resumed, so every connection proves the key anew.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -32,11 +32,11 @@ const ALPN: &[u8] = b"h2";
 pub struct Peer {
     /// The key that it has proved to hold.
     pub key: PublicKey,
-    /// Where it calls from: an IPv4 address as one, whatever the listener's family.
+    /// Its address: an IPv4 address as such, whatever the listener's family.
     pub address: SocketAddr,
 }
 
-/// Who asks; none where the request came another way, over the admin socket.
+/// The caller; none for a request over the admin socket.
 pub fn peer<T>(request: &tonic::Request<T>) -> Option<&Peer> {
     request.extensions().get()
 }

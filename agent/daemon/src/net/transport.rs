@@ -1,5 +1,4 @@
-//! A gRPC channel over one connection that was made before: it is never made again behind the caller's back, so that
-//! what went wrong is known where it went wrong.
+//! A gRPC channel over one existing connection. It never reconnects by itself, so a caller sees every failure.
 
 use std::{io, sync::Mutex, time::Duration};
 
@@ -8,14 +7,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, Endpoint, Error};
 
-/// Bytes that may be on their way here: answers are small, and a window that adapts asks the other end at every one.
+/// The receive window: answers are small, and an adaptive window pings the other end at each.
 const WINDOW: u32 = 1 << 20;
-/// How often a quiet connection is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How long it may take to answer that.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A channel over `stream`, to the peer that people call `name`.
+/// A channel over `stream`, to the peer that messages call `name`.
 ///
 /// # Errors
 /// The peer does not speak HTTP/2.
@@ -30,7 +27,7 @@ where
         let answer = stream.map(TokioIo::new).ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, lost.clone()));
         std::future::ready(answer)
     });
-    // The address is a form only: the connection is there already.
+    // The API needs an address; the connection exists already.
     Endpoint::from_static("http://bellwether.invalid")
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(2 * WINDOW)

@@ -1,7 +1,7 @@
-//! A candidate proves that it could drive the group's balancers: it tries them now and then (W18, W24).
+//! A candidate proves that it can drive the group's balancers: it probes them at intervals (W18, W24).
 //!
-//! One task, [`Probe::run`], for as long as the agent runs. What it finds goes to this server's own status, and into the `reach`
-//! watch, from which a member's push stream tells its manager.
+//! One task, [`Probe::run`], runs as long as the agent. Its result goes to this server's own status, and to the `reach`
+//! watch, from which a member's push stream reports it to the manager.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use tokio::{
     time::timeout,
 };
 
-/// Between two tries, where the last one went well; and where it did not.
+/// The interval between two probes after a success, and after a failure.
 const EVERY: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// What the task needs.
+/// The inputs of the task.
 pub(crate) struct Probe {
     pub(crate) name: ServerName,
     pub(crate) record: Arc<GroupRecord>,
@@ -33,8 +33,7 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Tries the balancers without end; at once when the record names others. May be cancelled anywhere: a try changes
-    /// nothing.
+    /// Probes the balancers without end, and at once when the record names others. It may be cancelled anywhere.
     pub(crate) async fn run(self) {
         let mut record = self.record.follow();
         loop {
@@ -43,7 +42,7 @@ impl Probe {
             let well = found.iter().all(|(_, result)| result.is_ok());
             self.tell(found);
             let other = async {
-                // An error: the agent is stopping.
+                // An error means that the agent stops.
                 while record.changed().await.is_ok() {
                     if self.wanted(record.borrow_and_update().record()) != wanted {
                         return;
@@ -55,7 +54,7 @@ impl Probe {
         }
     }
 
-    /// The balancers that this server drives, or would as manager.
+    /// The balancers that this server drives, or would drive as manager.
     fn wanted(&self, record: &Record) -> Vec<Balancer> {
         let own = record.by_key(&self.record.own_key());
         let drives = own.is_some_and(|own| match own.role {

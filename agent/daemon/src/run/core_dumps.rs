@@ -1,12 +1,12 @@
-//! No core dumps: the private key is in this process's memory.
+//! Turns core dumps off: the private key is in this process's memory.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Turns them off for this process and what it starts: by the limit, which a pipe in `core_pattern` does not heed, and by
-/// its being not dumpable, which also keeps other processes of its user from looking into its memory.
+/// Turns core dumps off for this process and its children by the limit, which a pipe in `core_pattern` ignores, and by
+/// making the process not dumpable, which also stops other processes of its user from reading its memory.
 ///
 /// # Errors
-/// The system's.
+/// The system refuses.
 pub fn off() -> std::io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)

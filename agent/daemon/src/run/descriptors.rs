@@ -1,5 +1,5 @@
-//! Descriptors: how many this process may have, and what they are for. Each listener has so many places of its own, so
-//! that connections to one take nothing from another, from a sync, or from what is dialled.
+//! The limit and the use of file descriptors. Each listener has its own number of slots, so connections to one take
+//! nothing from another listener, from a sync, or from outgoing connections.
 
 use std::{io, path::Path};
 
@@ -10,32 +10,32 @@ use crate::net::{socket, tls};
 
 /// For files, directories that are watched or scanned, pipes and the runtime.
 const FILES: usize = 256;
-/// For each server of the group: a stream there, one back, and a question in each direction.
+/// For each server of the group: a stream in, a stream out, and a question in each direction.
 const SERVER: usize = 4;
-/// Places for the group's servers, where there are many descriptors.
+/// The most slots for the group's servers.
 const SERVERS: usize = 16_384;
 
-/// All that others can make this process open, but the group's own servers.
+/// All that others can make this process open, except for the group's own servers.
 const fn for_others() -> usize {
     http::BOUNDS.all + agent_check::BOUNDS.all + tls::HANDSHAKES.all + tls::STRANGERS.all + socket::BOUNDS.all
 }
 
-/// What a group of so many servers needs.
+/// The descriptors that a group of so many servers needs.
 pub fn needed(servers: usize) -> u64 {
     (for_others() + FILES + SERVER * servers) as u64
 }
 
-/// The places for connections of the group's servers, where `limit` descriptors are allowed.
+/// The slots for connections of the group's servers within `limit` descriptors.
 pub fn for_servers(limit: u64) -> Bounds {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let left = limit.saturating_sub(for_others() + FILES) / 2;
     Bounds { all: left.clamp(tls::EACH, SERVERS), each: tls::EACH }
 }
 
-/// Raises the soft limit to the hard one; how many descriptors there may be then.
+/// Raises the soft limit to the hard one and returns it.
 ///
 /// # Errors
-/// The system's: the limit is as it was.
+/// The system refuses; the limit is unchanged.
 pub fn raise() -> io::Result<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
@@ -44,7 +44,7 @@ pub fn raise() -> io::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// How many a process may have and has open: of the agent, which has raised its limit; none: it is not this user's to see.
+/// The limit and the number of open descriptors of a process; none if this user may not see it.
 pub fn of(pid: i32) -> Option<(u64, usize)> {
     let process = Path::new("/proc").join(pid.to_string());
     let limits = std::fs::read_to_string(process.join("limits")).ok()?;
@@ -52,12 +52,12 @@ pub fn of(pid: i32) -> Option<(u64, usize)> {
     Some((soft(&limits)?, open))
 }
 
-/// How many this process may have now.
+/// The soft limit of this process.
 pub fn soft_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many a process that is started here may have: the hard limit.
+/// The hard limit, to which a process that is started here may raise its own.
 pub fn here() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }

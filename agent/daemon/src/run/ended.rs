@@ -1,4 +1,4 @@
-//! Why the agent did not start, or does not go on.
+//! The reason that the agent did not start, or ended.
 
 use std::error::Error;
 
@@ -7,7 +7,7 @@ use bellwether_proto::{
     error::chain,
 };
 
-/// Why it ended, for the command that ran it.
+/// The agent's end, for the command that ran it.
 #[derive(Debug)]
 pub struct Ended {
     /// Refused before anything was changed, or failed.

@@ -1,5 +1,5 @@
-//! What procedures see of the farm and do to it ([`Hands`]): through the manager's handle, the balancers, and the takeover
-//! of this server. It keeps nothing.
+//! The procedures' stateless access to the farm ([`Hands`]): the manager's handle, the balancers, and this server's
+//! takeover.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -28,13 +28,13 @@ use crate::{
     },
 };
 
-/// The agent's.
+/// The agent's implementation.
 pub(crate) struct AgentHands {
     agent: Arc<Agent>,
 }
 
 impl AgentHands {
-    /// Of that agent.
+    /// For that agent.
     pub(crate) fn new(agent: Arc<Agent>) -> Self {
         Self { agent }
     }
@@ -49,7 +49,7 @@ impl AgentHands {
         }
     }
 
-    /// The procedures look again by themselves whether a server has come up: nothing here waits for that.
+    /// Procedures themselves check again whether a server has come up: nothing here waits for that.
     fn balancers(&self, record: &Record) -> Balancers {
         let patience = Patience { up: std::time::Duration::ZERO, ..Patience::default() };
         Balancers::patient(&record.policy.balancers, &self.agent.locals, patience)
@@ -82,7 +82,7 @@ impl Hands for AgentHands {
         };
         let see = |server: &Server| {
             let mut seen = seen(server, &farm, routed(server), informed.contains(&server.name));
-            // Where it matters: as it is decided whom to drain.
+            // It matters only for the decision which servers to drain.
             seen.in_order = whom.all && !seen.current && in_order(manager.as_ref(), server, &farm);
             (server.name.clone(), seen)
         };
@@ -114,11 +114,11 @@ impl Hands for AgentHands {
         done.map(|()| Vec::new())
     }
 
-    /// Each balancer by itself: that another one does not answer is no reason to leave its servers in.
+    /// Handles each balancer by itself: one that does not answer does not delay the others.
     async fn remind(&self, drained: &BTreeSet<ServerName>) {
         match self.agent.standing() {
             Standing::Manager(_) | Standing::Member(_) => {}
-            // It may have been set back, and know nothing of what was undrained since.
+            // This manager may have been set back, and not know what was undrained since.
             Standing::Changing | Standing::Halted(_) => return,
         }
         let record = self.agent.record.current();
@@ -126,17 +126,17 @@ impl Hands for AgentHands {
             drained.iter().filter_map(|name| record.record().server_or_removed(name)).cloned().collect();
         for balancer in &record.record().policy.balancers {
             let one = Balancers::patient(std::slice::from_ref(balancer), &self.agent.locals, Patience::default());
-            // One that cannot be asked is shown by the probe.
+            // The probe reports a balancer that does not answer.
             let Ok(reports) = one.states(&known).await else { continue };
             let forgotten = known.iter().zip(reports).filter(|(_, report)| !report.is_absent() && !report.is_drained());
             for (server, found) in forgotten {
-                tracing::warn!(balancer = %balancer.name, %found, "not drained there any more: draining it again");
+                tracing::warn!(balancer = %balancer.name, %found, "it was undrained there, and is drained again");
                 match one.drain(server).await {
                     Ok(_) => {
                         let said = Observation::DrainedAgain(balancer.name.clone());
                         let _ = self.agent.events.send(Event::Server(server.name.clone(), said));
                     }
-                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "not drained"),
+                    Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "it could not be drained"),
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Hands for AgentHands {
 }
 
 impl AgentHands {
-    /// In the record first: `/ready` says it, too; a candidate that is about to take over cannot change that.
+    /// Changes the record first, since `/ready` follows it. A candidate before its takeover cannot change it.
     async fn route(&self, servers: &[ServerName], out: bool, by: &str) -> Result<(), ActError> {
         let record = self.agent.record.current();
         if record.record().manager().name == self.agent.name {
@@ -164,7 +164,7 @@ impl AgentHands {
         if why.is_empty() { Ok(()) } else { Err(ActError::Failed(why.join("; "))) }
     }
 
-    /// This server takes over; what `promote --self` would refuse is refused here. Which revisions are lost by that.
+    /// Makes this server take over, under the rules of `promote --self`. Returns the revisions that are lost.
     async fn promote(&self, remove: bool, insists: Insists, by: &str) -> Result<Vec<String>, ActError> {
         let asked = TakeOver { author: by.to_owned(), dry_run: false, insists, leave: leave(remove) };
         let why = match take_over(&self.agent, asked).await {
@@ -194,7 +194,7 @@ fn failed(error: impl std::error::Error + 'static) -> ActError {
     ActError::Failed(chain(&error))
 }
 
-/// What a rule refuses is refused again.
+/// Turns the refusal of a rule into a refusal here.
 fn edited(record: Result<Arc<SignedRecord>, EditError>) -> Result<(), ActError> {
     match record {
         Ok(_) => Ok(()),
@@ -203,7 +203,7 @@ fn edited(record: Result<Arc<SignedRecord>, EditError>) -> Result<(), ActError> 
     }
 }
 
-/// What the balancers say of each of `servers`.
+/// The state of each of `servers` as the balancers report it.
 async fn traffic(balancers: &Balancers, servers: &[Server]) -> Vec<Traffic> {
     if balancers.is_empty() {
         return vec![Traffic::Unknown; servers.len()];
@@ -238,7 +238,7 @@ fn routed(server: &Server, report: &Report) -> Traffic {
     ))
 }
 
-/// Whether what a server lacks comes to it by increments in order, over no edits of its own.
+/// Whether a server gets its missing revisions as increments in order, and has no edits of its own.
 fn in_order(manager: Option<&Manager>, server: &Server, farm: &FarmStatus) -> bool {
     let status = farm.servers.iter().find(|status| status.name == server.name && status.drift_entries == 0);
     let at = status.and_then(|status| status.revision);

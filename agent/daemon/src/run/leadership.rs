@@ -1,12 +1,12 @@
-//! Whether this server leads its group. One source says it, and [`crate::run::role`] alone acts on it: what can be done in the old
-//! role ends before the new one begins. The group record is the source today; a lease would be another one.
+//! Whether this server leads its group. One source decides it, and [`crate::run::role`] alone acts on it: the old role
+//! ends before the new one begins. The source is the group record today; a lease would be another one.
 
 use std::sync::Arc;
 
 use bellwether_proto::{key::PublicKey, record::SignedRecord, revision::Epoch};
 use tokio::sync::watch;
 
-/// What this server is to be.
+/// The role that this server is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Duty {
     Lead(Epoch),
@@ -15,15 +15,13 @@ pub(crate) enum Duty {
 
 /// A source of leadership.
 pub(crate) trait Leadership: Send {
-    /// What this server is to be now.
     fn duty(&mut self) -> Duty;
 
-    /// Returns when there may be another duty than the last one that was asked for; false: the source is gone. May be
-    /// cancelled.
+    /// Returns when the duty may differ from the last one returned; false if the source is gone. It may be cancelled.
     fn changed(&mut self) -> impl Future<Output = bool> + Send;
 }
 
-/// The group record says it: its manager leads, in its epoch.
+/// The group record as the source: its manager leads, in its epoch.
 pub(crate) struct ByRecord {
     pub(crate) record: watch::Receiver<Arc<SignedRecord>>,
     pub(crate) own: PublicKey,

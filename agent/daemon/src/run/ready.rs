@@ -1,6 +1,6 @@
-//! Whether this server takes requests: what its sets say (W12), unless the group record has it out of service, or nobody
-//! has confirmed since its start that it holds the newest revision. One task joins these into what `/ready` shows; while a
-//! confirmation is missing, the same task asks the candidates for one.
+//! Whether this server takes requests: as its sets say (W12), unless the group record has it out of service, or no
+//! server has confirmed since its start that it holds the newest revision. One task joins these for `/ready`. While the
+//! confirmation is missing, it also asks the candidates for one.
 
 use std::{
     sync::Arc,
@@ -18,17 +18,17 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{net::peers::Peers, state::confirmed::Confirmed};
 
-/// How long the manager has the first word, and between two questions to the candidates.
+/// The time that the manager has to confirm first, and the interval between questions to the candidates.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// What is known of the confirmation that this server holds the newest revision.
+/// Whether it is confirmed that this server holds the newest revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
-    /// The manager or a candidate has confirmed it, since this start.
+    /// The manager or a candidate has confirmed it since this start.
     Yes,
-    /// Not yet, and the group's bound has not passed.
+    /// It is not confirmed, and the group's limit has not passed.
     NotYet,
-    /// Not within the group's bound.
+    /// It was not confirmed within the group's limit.
     Late,
 }
 
@@ -41,11 +41,11 @@ pub(crate) async fn run(
     shown: watch::Sender<Ready>,
 ) {
     let (key, began) = (peers.key(), Instant::now());
-    // Only polled while a confirmation is missing; what was asked goes on then.
+    // Polled only while the confirmation is missing; a pending question goes on then.
     let mut asking = Box::pin(asked(peers));
     loop {
         let (current, now) = (record.borrow_and_update().clone(), own.borrow_and_update().clone());
-        // Once confirmed, a member that is behind for a moment is being updated.
+        // Once confirmed, a member that is briefly behind is being updated.
         if now.ready && !now.stale {
             confirmed.confirm();
         }
@@ -79,14 +79,14 @@ async fn asked(peers: Arc<Peers>) {
     }
 }
 
-/// Whether one of those that answered holds the revision `at`, and none of them has heard of a newer one.
+/// Whether one of the answering servers holds the revision `at`, and none has heard of a newer one.
 fn confirms(at: &SignedHeader, answers: &[Answer]) -> bool {
     let newer = answers.iter().flat_map(|one| one.seen.iter().chain(&one.at)).any(|other| other.number() > at.number());
     !newer && answers.iter().any(|one| one.at.as_ref().is_some_and(|other| other.id() == at.id()))
 }
 
-/// What the record and the confirmation make of `own`: a balancer that only asks `/ready` sends nothing to a server in
-/// maintenance, nor to one that was off and may serve what is long out of date.
+/// Adjusts `own` by the record and the confirmation: a balancer that only asks `/ready` sends nothing to a server in
+/// maintenance, nor to one that was off and may serve old content.
 fn under(record: &Record, key: &PublicKey, own: Ready, known: Known) -> Ready {
     match (record.by_key(key), known) {
         (None, _) => Ready::no("removed from the group"),

@@ -1,5 +1,4 @@
-//! `group rebuild` (W13, W14): what is known of the group before it is rebuilt, and forming it; by the agent, or by the
-//! command itself where the agent does not run.
+//! `group rebuild` (W13, W14): surveys the group and forms it anew, in the agent, or in the command if no agent runs.
 
 mod elsewhere;
 
@@ -26,7 +25,7 @@ use tonic::Code;
 
 use crate::{net::peers::Peers, services::refusal::Refusal};
 
-/// What a group is rebuilt with.
+/// The parts of a server that a rebuild needs.
 #[derive(Clone)]
 pub struct Ground {
     /// The state directory.
@@ -37,55 +36,55 @@ pub struct Ground {
     pub record: Arc<GroupRecord>,
     /// The other servers.
     pub peers: Arc<Peers>,
-    /// Where the sets are.
+    /// The paths of the sets.
     pub sets: Vec<(SetName, PathBuf)>,
     /// How often this server's state was opened.
     pub incarnation: u64,
 }
 
-/// Why the group is not rebuilt.
+/// The group is not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// Another server is.
+    /// Another server is the manager.
     #[error("this server is not the manager")]
     NotManager {
-        /// Which.
+        /// Its name.
         manager: ServerName,
-        /// Where it is.
+        /// Its address.
         address: String,
     },
-    /// A server that has to be asked.
+    /// A server that has to be asked does not answer.
     #[error("{who} does not answer ({why})")]
     Silent {
-        /// Which.
+        /// Its name.
         who: String,
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// The token.
+    /// The token is refused.
     #[error("{0}")]
     Token(String),
-    /// It joined later.
+    /// This server joined later.
     #[error("the group was rebuilt from a record that does not have this server, which joined later")]
     Strange(ServerName),
-    /// A switch is not over.
+    /// A switch was interrupted.
     #[error("a switch was interrupted here ({0} is there)")]
     Interrupted(PathBuf),
     /// The state directory.
-    #[error("cannot set {path} aside; this server follows nobody new yet")]
+    #[error("cannot set {path} aside; this server follows the same manager as before")]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The record.
+    /// The record cannot be saved.
     #[error("the group record could not be saved")]
     State(#[from] StateFileError),
-    /// A rule, or the disk.
+    /// A rule refuses, or the disk fails.
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
-    /// The agent ends.
+    /// The agent stops.
     #[error("the agent is stopping")]
     Stopping(#[from] tokio::task::JoinError),
 }
@@ -100,7 +99,7 @@ impl Advise for Refused {
                 Some(Advice::say("give the command again when it runs and can be reached from here"))
             }
             Self::Token(_) => Some(Advice::run(
-                "give again, where the group was rebuilt: it prints the token that counts",
+                "run it again where the group was rebuilt: it prints the valid token",
                 "bellwether group rebuild --refuse KEY",
             )),
             Self::Strange(manager) => {
@@ -143,19 +142,19 @@ impl Refused {
     }
 }
 
-/// What was found before.
+/// The result of the survey.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// For people, a line each.
+    /// The findings for people, one line each.
     pub findings: Vec<String>,
-    /// Revisions that others have seen and that are not in the history here, with who has.
+    /// Revisions that others have seen and the history here lacks, with the servers that have seen them.
     lost: BTreeMap<(Number, RevisionId), (SignedHeader, Vec<ServerName>)>,
-    /// The highest epoch and the highest sequence that were seen anywhere.
+    /// The highest epoch and the highest sequence that any server has seen.
     seen: Option<Number>,
 }
 
 impl Found {
-    /// The revisions that are lost, oldest first, for people.
+    /// The lost revisions, oldest first, for people.
     pub fn lost(&self) -> Vec<String> {
         let line = |(header, by): &(SignedHeader, Vec<ServerName>)| {
             let by: Vec<&str> = by.iter().map(ServerName::as_str).collect();
@@ -172,11 +171,11 @@ impl Found {
 }
 
 impl Ground {
-    /// Asks all other servers for newer records and for what they have seen, and looks at the history here. `refused`: the keys
-    /// without which it is to be rebuilt.
+    /// Asks all other servers for newer records and for the revisions that they have seen, and reads the history here.
+    /// `refused`: the keys without which the group is to be rebuilt.
     ///
     /// # Errors
-    /// This server is not the manager; or it may not rebuild the group without those keys.
+    /// This server is not the manager, or it may not rebuild the group without those keys.
     pub async fn survey(&self, refused: &[PublicKey]) -> Result<Found, Refused> {
         let answers = self.ask(refused).await?;
         let current = self.record.current();
@@ -222,11 +221,11 @@ impl Ground {
         Ok(found)
     }
 
-    /// What counts, and what goes with the keys.
+    /// The records that remain valid without the keys, and those that are given up.
     fn without(&self, refused: &[PublicKey]) -> Result<Vec<String>, Refused> {
         let (held, chain) = (self.record.current(), self.record.whole_chain());
         let by = By::new("", now_ms());
-        // Refused before anything is asked of a person.
+        // Checked before a person is asked anything.
         key_refusal::next_record(&held, &chain, refused, &self.key.public(), Epoch(0), &by)
             .map_err(RebuildError::from)?;
         let base = key_refusal::base(&held, &chain, refused).map_err(RebuildError::from)?;
@@ -248,7 +247,7 @@ impl Ground {
         Ok(lines)
     }
 
-    /// What is said where those keys are refused already, and this server leads; none: they are not.
+    /// The reply if this server leads and those keys are refused already; none if they are not.
     pub fn refused_already(&self, keys: &[PublicKey]) -> Option<v1::RebuildReply> {
         let (current, chain) = (self.record.current(), self.record.whole_chain());
         let refuses = |record: &SignedRecord| keys.iter().all(|key| record.record().refused.contains(key));
@@ -275,7 +274,7 @@ impl Ground {
             }
         };
         let ask = |peers: Arc<Peers>, server: Server| async move {
-            // What it holds may be by a key that is refused: where it stands is told all the same.
+            // A refused key may have signed its record; its state is reported all the same.
             let taken = peers.ask(&server).await;
             let first = |silence: Silence| Silence { why: taken.err().unwrap_or(silence.why), ..silence };
             peers.answer_of(server).await.map_err(first)
@@ -283,7 +282,7 @@ impl Ground {
         Ok(self.peers.survey(others, ask).await)
     }
 
-    /// Only what a manager signed counts.
+    /// Counts only what a manager signed.
     fn weigh(
         &self,
         found: &mut Found,
@@ -312,7 +311,7 @@ impl Ground {
     /// Rebuilds the group. No role runs on this state meanwhile.
     ///
     /// # Errors
-    /// Why not; see [`rebuild::rebuild`].
+    /// See [`rebuild::rebuild`].
     pub async fn form(&self, found: &Found, author: String, refused: &[PublicKey]) -> Result<Rebuilt, Refused> {
         let refused = refused.to_vec();
         let ground = self.clone();
@@ -334,7 +333,7 @@ impl Ground {
             };
             rebuild::rebuild(asked, |record| match refused.is_empty() {
                 true => ground.record.save(record),
-                // What is held is by a key that is refused: it does not allow it.
+                // The held record is signed by a refused key, so it cannot allow the new one.
                 false => Ok(ground.record.save_by_root(record)?),
             })
         };

@@ -1,6 +1,6 @@
-//! Who asks, looked at before anything of a request is read. Servers of the group pass. Others, joiners most often, may
-//! ask to enter (and be the new manager of a member that was away, see [`bellwether_member`]): a few at a time, in few bytes,
-//! and soon. So nobody without a key of the group costs its servers memory (invariant 6).
+//! Checks the caller before anything of a request is read. Servers of the group pass. Others, mostly joiners, may ask
+//! to enter (and to be the new manager of a member that was away, see [`bellwether_member`]), within limits of number,
+//! size and time. So no caller without a key of the group costs its servers memory (invariant 6).
 
 use std::{
     pin::Pin,
@@ -23,19 +23,19 @@ use tower::{Layer, Service};
 use super::not_of_the_group;
 use crate::net::tls::Peer;
 
-/// Requests of strangers at a time.
+/// The most requests of strangers at a time.
 const STRANGERS: usize = 64;
-/// How long each may take until its answer begins.
+/// The time that each has until its answer begins.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// What strangers may ask of any size: the stream's own task looks at who speaks.
+/// The call that strangers may make with any size: the stream's own task checks the caller.
 const FOLLOW: &str = "/bellwether.v1.Push/Follow";
-/// What a server that was removed may ask: that it was.
+/// The call that tells a removed server that it was removed.
 const RECORDS: &str = "/bellwether.v1.Group/Records";
-/// What else they may ask.
+/// The other calls that strangers may make.
 const ENTRANCE: [&str; 3] =
     ["/bellwether.v1.Group/Preview", "/bellwether.v1.Group/DialBack", "/bellwether.v1.Group/Enter"];
 
-/// Who may ask this server for what.
+/// Decides which calls a caller may make.
 #[derive(Clone)]
 pub(crate) struct Access {
     record: Arc<GroupRecord>,
@@ -43,12 +43,12 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Lets in who is in the record at that moment.
+    /// Admits the servers of the present record.
     pub(crate) fn new(record: Arc<GroupRecord>) -> Self {
         Self { record, strangers: Arc::new(Semaphore::new(STRANGERS)) }
     }
 
-    /// What a stranger may do; none: whoever asks is known, or looked at later.
+    /// The decision for a stranger; none if the caller is known, or is checked later.
     fn judge(&self, request: &http::Request<Body>) -> Option<Result<(), Status>> {
         let path = request.uri().path();
         let Some(peer @ Peer { key, .. }) = request.extensions().get() else {
@@ -76,7 +76,7 @@ impl Access {
 }
 
 impl Access {
-    /// The server of the group that asks.
+    /// The server of the group that calls.
     fn server(&self, request: &http::Request<Body>) -> Option<ServerName> {
         let Peer { key, .. } = request.extensions().get()?;
         self.record.current().record().by_key(key).map(|server| server.name.clone())
@@ -95,7 +95,7 @@ impl<S> Layer<S> for Access {
     }
 }
 
-/// Services that only those may call who have access.
+/// Services behind the access check.
 #[derive(Clone)]
 pub(crate) struct Guarded<S> {
     access: Access,

@@ -1,6 +1,6 @@
-//! Edits made on members (W3): shown, made a revision, put back. A member answers for itself and asks the manager about
-//! others; the manager asks the member that is meant, over a connection of its own. A member obeys its manager and the
-//! commands on its own machine, nobody else.
+//! Edits made on members (W3): shown, made a revision, or put back. A member answers for itself and asks the manager
+//! about others. The manager asks the member in question over a connection of its own. A member obeys only its manager
+//! and the commands on its own machine.
 
 mod edits;
 mod keep;
@@ -32,14 +32,14 @@ use crate::{
     net::tls,
     run::role::{Following, Standing},
 };
-/// How long another server may take to answer.
+/// The time that another server has to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Answer<T> = Result<Response<T>, Status>;
 type Client = EditedClient<Channel>;
 
-/// Who asks.
+/// The side from which a request comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
     /// A command on this machine.
@@ -48,18 +48,18 @@ pub(crate) enum Caller {
     Server,
 }
 
-/// Who asks, and what that one may.
+/// A caller, with its rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asker {
-    /// Anything.
+    /// May ask anything.
     Command,
-    /// Of a member what concerns that member.
+    /// May ask a member about that member.
     Manager,
-    /// Of the manager only.
+    /// May ask the manager only.
     Other,
 }
 
-/// The service, for both.
+/// The service, for both sides.
 #[derive(Clone)]
 pub(crate) struct DriftService {
     agent: Arc<Agent>,
@@ -68,23 +68,23 @@ pub(crate) struct DriftService {
     caller: Caller,
 }
 
-/// Who answers.
+/// The server that answers.
 enum Way {
-    /// This server, which is the member that is meant.
+    /// This server, which is the member in question.
     Here(Hand),
-    /// The member that is meant, asked by this manager.
+    /// The member in question, asked by this manager.
     Member(Server),
     /// The manager, asked by this member.
     Manager(Arc<Following>),
 }
 
 impl DriftService {
-    /// As commands on this machine ask it.
+    /// The service for commands on this machine.
     pub(crate) fn new(agent: Arc<Agent>, key: Arc<KeyPair>) -> Self {
         Self { agent, key, keeps: keep::Keeps::default(), caller: Caller::Command }
     }
 
-    /// The same as asked by others.
+    /// The same service for another caller.
     pub(crate) fn asked_by(&self, caller: Caller) -> Self {
         Self { caller, ..self.clone() }
     }
@@ -93,10 +93,10 @@ impl DriftService {
         self.agent.farm.borrow().observer.clone()
     }
 
-    /// Who asks, by the request's connection.
+    /// Identifies the caller by the request's connection.
     ///
     /// # Errors
-    /// Not a server of the group, or one that a member does not answer.
+    /// It is not a server of the group, or a member does not answer it.
     async fn authorise<T>(&self, request: &Request<T>) -> Result<Asker, Status> {
         let asker = match self.caller {
             Caller::Command => Asker::Command,
@@ -132,7 +132,7 @@ impl DriftService {
             (Standing::Changing, _) => Err(super::changing()),
             (Standing::Halted(why), _) => Err(super::halted(&why)),
             (Standing::Manager(_), _) => Ok(Way::Member(self.member(&name)?)),
-            // Its role may have changed since it was asked.
+            // This server's role may have changed since the request came.
             (Standing::Member(_), Asker::Other) => Err(self.only_the_manager()),
             (Standing::Member(following), _) if name == own => Ok(Way::Here(following.link.hand.clone())),
             (Standing::Member(following), Asker::Command) => Ok(Way::Manager(following)),
@@ -147,7 +147,7 @@ impl DriftService {
         match current.record().server(name) {
             Some(server) if server.role == Role::Member => Ok(server.clone()),
             Some(server) if server.role == Role::Manager => Err(Status::failed_precondition(format!(
-                "{name} is the manager: what is edited there is published, not drift"
+                "{name} is the manager: its edits are published, and are not drift"
             ))),
             Some(_) => Err(refusal(GroupRefused::Disabled(name.clone()))),
             None => Err(refusal(GroupRefused::Unknown(name.clone()))),
@@ -189,7 +189,7 @@ impl DriftService {
         Ok(v1::ServerDrift { server: server.to_string(), ..shown })
     }
 
-    /// Places in sets that the group has.
+    /// The places of a request, checked to be in sets of the group.
     fn places(&self, wire: &[v1::Place]) -> Result<Vec<(SetName, EntryPath)>, Status> {
         let places = drift::places(wire).map_err(refusal)?;
         let current = self.agent.record.current();
@@ -208,7 +208,7 @@ impl DriftService {
         tokio::task::spawn_blocking(shown).await.map_err(|e| Status::internal(e.to_string()))
     }
 
-    /// Whom to ask when nobody is named: at a member itself, at the manager those that are known to have edits.
+    /// The servers to ask if the request names none: a member itself, or at the manager those with known edits.
     fn drifted(&self) -> Vec<ServerName> {
         match self.agent.standing() {
             Standing::Member(_) | Standing::Halted(_) | Standing::Changing => vec![self.own_name()],
@@ -348,7 +348,7 @@ impl Edited for DriftService {
         let asker = self.authorise(&request).await?;
         let places = drift::places(&request.into_inner().places).map_err(refusal)?;
         let Way::Here(hand) = self.way(asker, "").await? else {
-            return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
+            return Err(Status::failed_precondition("the manager has no drift: its edits are published"));
         };
         let (to, from) = mpsc::channel(2);
         tokio::spawn(edits::send(hand, places, to));
@@ -359,7 +359,7 @@ impl Edited for DriftService {
         let asker = self.authorise(&request).await?;
         let edits = drift::from_wire(request.into_inner().edits).map_err(refusal)?;
         let Way::Here(hand) = self.way(asker, "").await? else {
-            return Err(Status::failed_precondition("the manager has no edits: what is edited there is published"));
+            return Err(Status::failed_precondition("the manager has no drift: its edits are published"));
         };
         hand.given(edits).await.map_err(refusal)?;
         Ok(Response::new(v1::KeptReply {}))

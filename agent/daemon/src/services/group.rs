@@ -1,5 +1,5 @@
-//! What other servers ask of the manager: to enter the group, to change or read a file, for the farm's status. And what they
-//! ask of each other, whoever is the manager: the group record, and where each stands.
+//! The calls of other servers. They ask the manager to enter the group, to change or read a file, and for the farm's
+//! status. They ask any server for the group record, and for its state.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -26,14 +26,14 @@ use crate::{
     run::role::Standing,
 };
 
-/// How long a server may take to bring its records.
+/// The time that a server has to send its records.
 const TELLING: Duration = Duration::from_secs(10);
 
 /// The service, for connections with mutual TLS.
 pub(crate) struct GroupService(pub(crate) Arc<Agent>);
 
 impl GroupService {
-    /// Whether the caller is the server of that key, not a copy of its machine that runs beside it (W14).
+    /// Checks that the caller is the server of that key, not a copy of its machine that runs beside it (W14).
     async fn recognise<T>(&self, server: &ServerName, request: &Request<T>) -> Result<(), Status> {
         let (Standing::Manager(manager), Some(start)) = (self.0.standing(), StartHeader::of(request.metadata())) else {
             return Ok(());
@@ -48,7 +48,7 @@ impl GroupService {
         })
     }
 
-    /// A copy that only asks for records may have them, as anybody of the group; the monitor names it. Nobody waits for that.
+    /// Lets the monitor name a copy that only asks for records, which it may have. The caller does not wait for this.
     fn name_copy<T>(&self, key: &PublicKey, request: &Request<T>) {
         let (Standing::Manager(manager), Some(start)) = (self.0.standing(), StartHeader::of(request.metadata())) else {
             return;
@@ -56,11 +56,11 @@ impl GroupService {
         let current = self.0.record.current();
         let Some(server) = current.record().by_key(key).map(|server| server.name.clone()) else { return };
         let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
-        // What it finds, it tells; ended with the runtime.
+        // It reports its own result; the runtime ends it.
         tokio::spawn(async move { drop(manager.recognise(&server, start, &whence).await) });
     }
 
-    /// A token that admits nobody was shown: the monitor warns of it.
+    /// Warns, through the monitor, of a token that admits no server.
     fn not_admitted(&self, peer: &tls::Peer, status: &Status) {
         if status.code() == Code::PermissionDenied {
             self.0.record.knocked(&peer.key, peer.address, "to enter with a token that does not admit it");
@@ -138,7 +138,7 @@ impl Group for GroupService {
         self.0.status().map(Response::new)
     }
 
-    /// Anybody of the group may know the record; a server that was removed may know that it was (see [`super::access`]).
+    /// Any server of the group may read the record; a removed one may learn of its removal (see [`super::access`]).
     async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
         let key = tls::peer(&request).ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         self.name_copy(&key, &request);
@@ -167,7 +167,7 @@ impl Group for GroupService {
         self.0.record.take_by(&links).map_err(|e| not_taken(&e))?;
         drop(turn);
         let held = self.0.record.current().record().version;
-        // Whoever handed over waits for this.
+        // The server that handed over waits for this.
         let leads = self.0.record.is_led_here() && self.0.leads(held.epoch).await;
         let Version { epoch: Epoch(epoch), version } = held;
         Ok(Response::new(v1::TellReply { epoch, version, leads }))
@@ -183,7 +183,7 @@ impl Group for GroupService {
             Standing::Halted(_) => (None, Vec::new(), false, false),
             Standing::Manager(manager) => (Some(manager.head()), manager.newest(limits::SEEN), false, true),
             Standing::Member(following) => {
-                // The manager itself asks for something else, and has no time.
+                // The manager itself has another purpose, and little time.
                 let asked = asks == current.record().manager().name;
                 let follows = following.is_led() && (asked || self.0.peers.manager_answers().await);
                 (self.0.seen.at(), self.0.seen.newest(), follows, false)

@@ -1,4 +1,4 @@
-//! Reading a file of the revision that this member holds, from its own history: while the manager does not answer.
+//! Reads a file of the revision that this member holds from its own history, while the manager does not answer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,10 +9,10 @@ use tonic::Status;
 
 use super::{link::ManagerLink, refusal::refusal};
 
-/// Reads it; the answer names the revision.
+/// Reads the file; the answer names the revision.
 ///
 /// # Errors
-/// There is no such file, it is too large, or the history lacks it.
+/// The file does not exist, is too large, or the history lacks it.
 pub(super) async fn read(link: &ManagerLink, read: &v1::ReadRequest) -> Result<v1::ReadReply, Status> {
     let set = read.set.parse().map_err(refusal::<bellwether_proto::Malformed>)?;
     let path = EntryPath::new(&read.path).map_err(refusal)?;

@@ -42,7 +42,6 @@ fn word(standing: &Standing) -> &'static str {
     }
 }
 
-/// The state of this server's role.
 fn role(standing: &Standing) -> Value {
     match standing {
         Standing::Changing => Value::Null,

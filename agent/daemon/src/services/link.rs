@@ -1,4 +1,4 @@
-//! A member's connection to its manager: for changes that were asked of the member (W5) and for the farm's status.
+//! A member's connection to its manager: for changes that were requested at the member (W5), and for the farm's status.
 
 use std::{
     error::Error,
@@ -27,27 +27,27 @@ use tonic::{
 use super::refusal::refused;
 use crate::net::tls;
 
-/// The manager's services, as asked over that connection.
+/// The manager's services over that connection.
 pub(crate) type Client = GroupClient<InterceptedService<Channel, StartHeader>>;
 
-/// What every call says of its caller: how often its state was opened, so that a copy of its machine is told from it (W14).
+/// The caller's incarnation, as a header of every call. It tells a server from a copy of its machine (W14).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StartHeader(u64);
 
 const START: &str = "bellwether-start";
 
 impl StartHeader {
-    /// That of the start of this number.
+    /// For that incarnation.
     pub(crate) fn new(incarnation: u64) -> Self {
         Self(incarnation)
     }
 
-    /// Puts it on a call.
+    /// Adds the header to a call.
     pub(crate) fn mark<T>(self, request: &mut Request<T>) {
         request.metadata_mut().insert(START, self.0.into());
     }
 
-    /// What a call says.
+    /// The header of a call.
     pub(crate) fn of(metadata: &MetadataMap) -> Option<u64> {
         metadata.get(START)?.to_str().ok()?.parse().ok()
     }
@@ -60,21 +60,21 @@ impl Interceptor for StartHeader {
     }
 }
 
-/// How long the manager may take to show that it lives, a new connection included (W11).
+/// The time that the manager has to show that it is alive, a new connection included (W11).
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Of that, how long it may take over a connection that is open already.
+/// The part of that time for a connection that is open already.
 const PING: Duration = Duration::from_secs(2);
-/// A manager that answered so short a time ago is not asked whether it lives.
+/// A manager that answered this recently is not pinged.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// A connection, and when the manager last answered over it.
+/// A connection, and the time of the manager's last answer over it.
 struct Held {
     key: PublicKey,
     channel: Channel,
     answered: Instant,
 }
 
-/// The connection, made when it is first needed and again when it was lost or the manager is another one.
+/// The connection. It is made when it is needed, and made again after it was lost or the manager changed.
 pub(crate) struct ManagerLink {
     key: Arc<KeyPair>,
     record: Arc<GroupRecord>,
@@ -82,12 +82,12 @@ pub(crate) struct ManagerLink {
     start_header: StartHeader,
     /// The tree of the revision that this member holds.
     pub(crate) tree: Arc<ArcSwap<Tree>>,
-    /// Asks this member itself.
+    /// Access to this member itself.
     pub(crate) hand: Hand,
 }
 
 impl ManagerLink {
-    /// Connects to nothing yet.
+    /// Does not connect yet.
     pub(crate) fn new(
         key: Arc<KeyPair>,
         record: Arc<GroupRecord>,
@@ -98,7 +98,7 @@ impl ManagerLink {
         Self { key, record, held: Mutex::new(None), start_header: StartHeader(incarnation), tree, hand }
     }
 
-    /// Asks the manager. A connection that turns out to be lost is made again, once.
+    /// Asks the manager. A lost connection is made again once.
     ///
     /// # Errors
     /// The manager's answer, or that it does not answer (W11).
@@ -114,10 +114,7 @@ impl ManagerLink {
         self.ask_over(|channel| question(client(channel))).await
     }
 
-    /// The same, of any of its services.
-    ///
-    /// # Errors
-    /// As [`ManagerLink::ask`].
+    /// As [`ManagerLink::ask`], for any of the manager's services.
     pub(crate) async fn ask_over<T, F>(&self, mut question: impl FnMut(Channel) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
@@ -128,7 +125,7 @@ impl ManagerLink {
                 *self.held.lock().await = None;
                 if held { question(self.lively().await?).await } else { Err(status) }
             }
-            // Only what was made up on this side has a cause: the connection ended while the manager was asked.
+            // Only a status that was made on this side has a source: the connection ended during the request.
             Err(status) if status.source().is_some() => {
                 *self.held.lock().await = None;
                 tracing::debug!(error = chain(&status), "the connection to the manager ended");
@@ -144,16 +141,16 @@ impl ManagerLink {
         answer
     }
 
-    /// A connection over which the manager has just shown that it lives: what is asked of a manager that is suspended would
-    /// be done when it wakes, long after its caller was told that it was not.
+    /// A connection over which the manager has just shown that it is alive. A suspended manager would carry out a
+    /// request when it wakes, long after the caller was told that it failed.
     ///
     /// # Errors
-    /// It does not answer; nothing was asked of it.
+    /// The manager does not answer; nothing was requested.
     async fn lively(&self) -> Result<Channel, Status> {
         let late = |_| Err(self.away(&format!("no answer within {} s", PATIENCE.as_secs())));
         let answer = timeout(PATIENCE, self.connected()).await.unwrap_or_else(late);
         if answer.is_err() {
-            // Whoever holds it asks already, and drops it for the same reason.
+            // Another holder of the lock is pinging already, and drops the connection for the same reason.
             if let Ok(mut held) = self.held.try_lock() {
                 *held = None;
             }
@@ -171,7 +168,7 @@ impl ManagerLink {
             }
             let mut client = GroupClient::with_interceptor(held.channel.clone(), self.start_header);
             match timeout(PING, client.ping(v1::PingRequest {})).await {
-                // Whatever it says: it lives.
+                // Any answer shows that the manager is alive.
                 Ok(Ok(_)) => {
                     held.answered = Instant::now();
                     return Ok(held.channel.clone());
@@ -179,7 +176,6 @@ impl ManagerLink {
                 Ok(Err(status)) if status.code() != Code::Unavailable && status.source().is_none() => {
                     return Ok(held.channel.clone());
                 }
-                // The connection is lost: another one is made.
                 Ok(Err(_)) => {}
                 Err(_) => {
                     *slot = None;
@@ -196,7 +192,7 @@ impl ManagerLink {
     fn away(&self, why: &str) -> Status {
         let current = self.record.current();
         let text = format!("the manager, {}, does not answer ({why})", current.record().manager().name);
-        let advice = "settings can be changed again when it is back; what is served here goes on";
+        let advice = "settings can be changed again when it is back; this server goes on serving";
         refused(Code::Unavailable, text, Advice::say(advice))
     }
 }

@@ -1,4 +1,4 @@
-//! What this server answers: to other servers ([`group`]) and to the commands on this machine ([`admin`]).
+//! The services for other servers ([`group`]) and for commands on this machine ([`admin`]).
 
 pub(crate) mod access;
 pub(crate) mod admin;
@@ -42,14 +42,14 @@ use crate::{
     run::role::{Following, Rebuilding, Standing},
 };
 
-/// How long a member waits for the manager's word on the farm before it shows what it knows itself.
+/// The time that a member waits for the manager's report on the farm before it shows only its own.
 const WORD: Duration = Duration::from_secs(3);
-/// How long the manager may take to give a file, before it is read from what is held here.
+/// The time that the manager has to give a file, before the member reads its own revision.
 const READ: Duration = Duration::from_secs(5);
-/// How long a change of this server's role is waited for.
+/// The time to wait for a change of this server's role.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// What the services share: who this server is, what it is in its group, what is known of the farm.
+/// The state that the services share: this server's name, its role in the group, and the farm's status.
 pub(crate) struct Agent {
     pub(crate) name: ServerName,
     pub(crate) record: Arc<GroupRecord>,
@@ -58,50 +58,50 @@ pub(crate) struct Agent {
     pub(crate) seen: Arc<KnownHeads>,
     /// The procedures.
     pub(crate) board: Arc<Board>,
-    /// What this machine's agent.toml says of balancers.
+    /// The balancers of this machine's agent.toml.
     pub(crate) locals: Locals,
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) farm: watch::Receiver<Arc<FarmStatus>>,
-    /// What the manager said of the farm, where this server is a member.
+    /// The manager's report on the farm, at a member.
     pub(crate) told: ManagersWord,
-    /// Answers when all that was seen so far is in `farm`.
+    /// Answers when all earlier events are in `farm`.
     pub(crate) folded: mpsc::Sender<oneshot::Sender<()>>,
-    /// Held by who tells newer records: a few at a time, for their bytes.
+    /// Limits the callers that bring newer records at a time, for their bytes.
     pub(crate) telling: Semaphore,
-    /// Asks the one that runs the roles to rebuild the group.
+    /// Asks the task that runs the roles to rebuild the group.
     pub(crate) rebuilds: mpsc::Sender<Rebuilding>,
     /// Knows the tasks that run.
     pub(crate) alarm: Alarm,
     /// Ends the agent.
     pub(crate) stop: watch::Sender<bool>,
-    /// Where kept copies are.
+    /// The directory of the kept copies.
     pub(crate) recovery: PathBuf,
-    /// The group is to be forgotten when the agent has ended (W22).
+    /// Whether to forget the group when the agent has ended (W22).
     pub(crate) leaving: AtomicBool,
 }
 
 impl Agent {
-    /// Waits until all that was seen so far is in the farm's status.
+    /// Waits until all earlier events are in the farm's status.
     pub(crate) async fn folded(&self) {
         let (to, from) = oneshot::channel();
-        // An error: the agent is stopping.
+        // An error means that the agent stops.
         if self.folded.send(to).await.is_ok() {
             let _ = from.await;
         }
     }
 
-    /// What this server is now.
+    /// This server's present role.
     pub(crate) fn standing(&self) -> Standing {
         self.standing.borrow().clone()
     }
 
-    /// What this server is, once a change that is under way is over.
+    /// This server's role after any change under way.
     pub(crate) async fn settled(&self) -> Standing {
         let mut standing = self.standing.clone();
         let settled = standing.wait_for(|standing| !matches!(standing, Standing::Changing));
         match tokio::time::timeout(SETTLE, settled).await {
             Ok(Ok(standing)) => standing.clone(),
-            // It takes long, or the agent stops.
+            // The change takes too long, or the agent stops.
             Ok(Err(_)) | Err(_) => Standing::Changing,
         }
     }
@@ -116,10 +116,10 @@ impl Agent {
         tokio::time::timeout(SETTLE, standing.wait_for(leads)).await.is_ok_and(|leads| leads.is_ok())
     }
 
-    /// The manager's role, where this server has it and may change something.
+    /// The manager's role, if this server has it and may change something.
     ///
     /// # Errors
-    /// Refused with the manager's name and the way out (W16); or another server leads in the same epoch (W26).
+    /// Another server is the manager (the refusal names it and the way out, W16), or leads in the same epoch (W26).
     pub(crate) fn manager(&self) -> Result<Manager, Status> {
         let manager = self.leading()?;
         let disputed = self.record.disputes().borrow().clone();
@@ -129,10 +129,10 @@ impl Agent {
         }
     }
 
-    /// The manager's role, where this server has it: to read, and to take note.
+    /// The manager's role, if this server has it: to read, and to take note.
     ///
     /// # Errors
-    /// Refused with the manager's name and the way out (W16).
+    /// Another server is the manager: the refusal names it and the way out (W16).
     pub(crate) fn leading(&self) -> Result<Manager, Status> {
         match self.standing() {
             Standing::Manager(manager) => Ok(manager),
@@ -157,7 +157,7 @@ impl Agent {
     /// The server with that key, whatever its role.
     ///
     /// # Errors
-    /// Not a server of the group (any more).
+    /// The key is not of a server of the group (any more).
     pub(crate) fn of_the_group(&self, peer: Option<&crate::net::tls::Peer>) -> Result<ServerName, Status> {
         let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let current = self.record.current();
@@ -165,10 +165,10 @@ impl Agent {
         Ok(server.name.clone())
     }
 
-    /// Whether changes may be asked of this server.
+    /// Checks that this server may be asked for changes.
     ///
     /// # Errors
-    /// It is in error: refused until a sync (W8).
+    /// It is in error: it refuses changes until a sync (W8).
     pub(crate) fn fit_for_changes(&self) -> Result<(), Status> {
         let farm = self.farm.borrow();
         let own = farm.servers.iter().find(|server| server.name == farm.observer);
@@ -184,10 +184,10 @@ impl Agent {
         }
     }
 
-    /// The name of the server with that key, when it may ask things of this one.
+    /// The name of the server with that key, if it may ask this one.
     ///
     /// # Errors
-    /// Not a server of the group (any more).
+    /// The key is not of a server of the group (any more).
     pub(crate) fn authorise(&self, peer: Option<&crate::net::tls::Peer>) -> Result<ServerName, Status> {
         let key = peer.ok_or_else(|| Status::unauthenticated("the connection has no key"))?.key;
         let current = self.record.current();
@@ -198,7 +198,7 @@ impl Agent {
         }
     }
 
-    /// A server that asks for newer records says what it holds: at the manager, one that led before shows (W26).
+    /// Uses the revision in a server's request for records: the manager recognizes one that led before (W26).
     pub(crate) fn look_for_superseded(&self, key: &PublicKey, from: Version, at: &SignedHeader) {
         let Standing::Manager(manager) = self.standing() else { return };
         let current = self.record.current();
@@ -227,7 +227,7 @@ impl Agent {
         let _ = self.events.send(Event::Fenced { server: name.clone(), conflict: false, reason });
     }
 
-    /// Asks the manager what it knows of the farm; none: it does not answer soon.
+    /// Asks the manager for its report on the farm; none if it does not answer soon.
     pub(crate) async fn ask_managers_word(&self, following: &Following) -> Option<Bytes> {
         let ask = following.link.ask(|mut manager| async move { manager.status(v1::StatusRequest {}).await });
         let answer = tokio::time::timeout(WORD, ask).await.ok()?.ok()?;
@@ -275,7 +275,7 @@ fn disabled(name: &ServerName, manager: &Server) -> Status {
     refused(Code::PermissionDenied, format!("{name} is disabled in the group"), advice)
 }
 
-/// The refusal of who is not in the group; of who was, with what to do.
+/// The refusal of a key that is not in the group; if it was, the refusal says what to do.
 fn not_of_the_group(record: &Record, key: &PublicKey) -> Status {
     let at = at(record.manager());
     let Some(gone) = record.removed.iter().find(|gone| gone.key == *key) else {
@@ -298,11 +298,11 @@ fn not_of_the_group(record: &Record, key: &PublicKey) -> Status {
     refused(Code::PermissionDenied, what, advice)
 }
 
-/// Marks what a member has passed on: it is passed on once, however the servers disagree about who is the manager.
+/// Marks a forwarded request: it is forwarded once, even if the servers disagree on the manager.
 const FORWARDED: &str = "bellwether-forwarded";
 
 impl Agent {
-    /// Changes one file: here at the manager, or forwarded to it.
+    /// Changes one file: at the manager, or forwarded to it.
     ///
     /// # Errors
     /// The manager's refusal, that it does not answer (W11), or that this server is in error (W8).
@@ -323,11 +323,10 @@ impl Agent {
         }
     }
 
-    /// Reads one file: here at the manager, or from it; while it does not answer, from the revision that is held here (W11:
-    /// reads go on).
+    /// Reads one file: at the manager, or from it. If it does not answer, the member reads its own revision (W11).
     ///
     /// # Errors
-    /// There is no such file, or it cannot be read.
+    /// The file does not exist, or cannot be read.
     pub(crate) async fn read(&self, read: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         match self.way(&read).await? {
             None => read_at(&self.leading()?, read.into_inner()).await.map(Response::new),
@@ -346,7 +345,7 @@ impl Agent {
         }
     }
 
-    /// The way to the manager, where this server is not it. What was passed on to this server is not passed on again.
+    /// The way to the manager, if this server is not the manager. A forwarded request is not forwarded again.
     async fn way<T>(&self, request: &Request<T>) -> Result<Option<Arc<Following>>, Status> {
         match self.settled().await {
             Standing::Changing => Err(changing()),
@@ -364,7 +363,6 @@ fn forwarded<T>(message: T) -> Request<T> {
     request
 }
 
-/// Changes one file at the manager.
 async fn change_at(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::ChangeReply, Status> {
     let changed = manager.change(change).await.map_err(refusal)?;
     Ok(v1::ChangeReply {
@@ -373,7 +371,6 @@ async fn change_at(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::C
     })
 }
 
-/// Reads one file at the manager.
 async fn read_at(manager: &Manager, read: v1::ReadRequest) -> Result<v1::ReadReply, Status> {
     let read = manager.read(read).await.map_err(refusal)?;
     Ok(v1::ReadReply {

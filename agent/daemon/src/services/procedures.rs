@@ -1,4 +1,4 @@
-//! Procedures, as the commands on this machine ask for them.
+//! Procedures, for the commands on this machine.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::run::{executor::AgentHands, role::Standing};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// Characters of an attestation.
+/// The most characters of an attestation.
 const SAID: usize = 1_000;
 
 impl Refusal for AskError {
@@ -41,20 +41,20 @@ impl Refusal for AskError {
     }
 }
 
-/// Begins one.
+/// Starts a procedure.
 pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::StartProcedureRequest { procedure, attest, author, dry_run } = request;
     able(agent)?;
     let hands = AgentHands::new(agent.clone());
     if matches!(procedure, Some(v1::start_procedure_request::Procedure::Manager(_))) {
-        // Whoever answers may know of another manager than this server: that one is lost then, or is not.
+        // A server that answers may know of another manager, so whether that one is lost is decided by that record.
         agent.peers.ask_everybody().await;
     }
     let kind = kind(agent, procedure)?;
     let survey = match &kind {
         Kind::MaintenanceStart { promote: Some(to), .. } => successor(agent, to).await,
         Kind::RecoverManager { new, lost, insists, .. } if new != lost => survey(agent, *insists).await?,
-        // As the calls of the same name refuse it elsewhere.
+        // Refused as the calls of the same name are elsewhere.
         Kind::ServerAdd { .. } | Kind::ServerEnable { .. } | Kind::ServerReplace { .. } | Kind::Sync { .. } => {
             agent.manager().map(|_| Survey::default())?
         }
@@ -67,7 +67,7 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
     reply(runner::begin(&agent.board, &hands, request).await)
 }
 
-/// A manager that cannot lead begins nothing: no step of it could be done (W13, W14).
+/// Refuses a start at a manager that cannot lead: it could not do any step (W13, W14).
 fn able(agent: &Agent) -> Result<(), Status> {
     match agent.standing() {
         Standing::Halted(why) => Err(super::halted(&why)),
@@ -75,7 +75,7 @@ fn able(agent: &Agent) -> Result<(), Status> {
     }
 }
 
-/// Lets one go on.
+/// Resumes a procedure.
 pub(super) async fn resume(agent: &Arc<Agent>, request: v1::ResumeProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::ResumeProcedureRequest { id, attest, author } = request;
     able(agent)?;
@@ -90,14 +90,14 @@ pub(super) async fn resume(agent: &Arc<Agent>, request: v1::ResumeProcedureReque
     reply(runner::go_on(&agent.board, &hands, id, &survey, &said(attest)?, &author).await)
 }
 
-/// Stops one for good.
+/// Stops a procedure for good.
 pub(super) async fn abort(agent: &Arc<Agent>, request: v1::AbortProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::AbortProcedureRequest { id, author } = request;
     let hands = AgentHands::new(agent.clone());
     reply(runner::give_up(&agent.board, &hands, named(&id)?, &author).await)
 }
 
-/// Sends all of them: once, or at every change until the caller goes or the agent stops.
+/// Sends all procedures: once, or at every change until the caller goes or the agent stops.
 pub(super) async fn follow(agent: Arc<Agent>, follow: bool, to: mpsc::Sender<Result<v1::ProceduresReply, Status>>) {
     let (mut held, mut doing) = (agent.board.follow(), agent.board.follow_doing());
     let mut record = agent.record.follow();
@@ -201,7 +201,7 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
     Ok(v1::ProceduresReply { json: json.into() })
 }
 
-/// Whether who is to have the role answers, asked now: nobody is drained for one that does not.
+/// Asks whether the new manager answers: no server is drained for one that does not.
 async fn successor(agent: &Agent, to: &ServerName) -> Survey {
     let mut survey = Survey::default();
     let known = agent.record.current().record().server(to).is_some_and(|server| server.role == Role::Member);
@@ -214,7 +214,7 @@ async fn successor(agent: &Agent, to: &ServerName) -> Survey {
     survey
 }
 
-/// What the members hold, compared with this candidate: refused where it may not take over.
+/// Compares the members' state with this candidate's; refused if it may not take over.
 async fn survey(agent: &Arc<Agent>, insists: Insists) -> Result<Survey, Status> {
     gather(agent).await?.judge(agent, insists, Survey::of)
 }

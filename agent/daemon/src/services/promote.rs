@@ -32,21 +32,21 @@ use super::{
 };
 use crate::run::role::Standing;
 
-/// How long the new manager is waited for after the record is durable.
+/// The time to wait for the new manager after the record is durable.
 const TAKE_UP: Duration = Duration::from_secs(15);
-/// How long another server that is about to make itself the manager is waited for, and until it is asked again.
+/// The time to wait for another server that is about to make itself the manager, and the interval of questions to it.
 const GIVE_WAY: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Answers the command.
 ///
 /// # Errors
-/// Refused, or failed; until the record is durable nothing was changed.
+/// Refused, or failed; nothing is changed before the record is durable.
 pub(super) async fn promote(agent: &Arc<Agent>, request: PromoteRequest) -> Result<PromoteReply, Status> {
     if !request.take_over {
         return hand_over(agent, request).await;
     }
-    // `promote NAME --self`: the name says once more which server is meant.
+    // `promote NAME --self`: the name confirms which server is meant.
     if !request.server.is_empty() && request.server != agent.name.as_str() {
         let text = format!("--self makes the server on which it is given the manager, and this one is {}", agent.name);
         let advice = Advice::run(&format!("on {}", request.server), "bellwether promote --self");
@@ -57,12 +57,12 @@ pub(super) async fn promote(agent: &Arc<Agent>, request: PromoteRequest) -> Resu
     take_over(agent, TakeOver { author, dry_run, insists: Insists { force, accept }, leave }).await
 }
 
-/// What is asked of a candidate that is to take over.
+/// A request to take over.
 pub(crate) struct TakeOver {
     pub(crate) author: String,
     pub(crate) dry_run: bool,
     pub(crate) insists: Insists,
-    /// What becomes of the manager that is lost.
+    /// The later role of the lost manager.
     pub(crate) leave: Leave,
 }
 
@@ -81,7 +81,7 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
         roles::hand_over(&manager.record(), &to, leave, &by).map_err(refusal)?;
         let from = &current.record().manager().name;
         let next = vec![
-            format!("take no more changes at {from}, and publish what was edited"),
+            format!("take no more changes at {from}, and publish its edits"),
             format!("wait until {to} holds the head without edits of its own"),
             format!("make {to} the manager, and {from} {}, in one signed record", becomes(leave)),
             format!("tell {to} until it has the record; it begins its epoch with an empty revision"),
@@ -94,12 +94,12 @@ async fn hand_over(agent: &Arc<Agent>, request: PromoteRequest) -> Result<Promot
     Ok(reply(agent, &signed, true).await)
 }
 
-/// Asks everybody, judges, and makes this server the manager. The record is durable here before anybody hears of it.
+/// Asks all servers, judges, and makes this server the manager. The record is durable here before it is sent.
 pub(crate) async fn take_over(agent: &Arc<Agent>, asked: TakeOver) -> Result<PromoteReply, Status> {
     let TakeOver { author, dry_run, insists, leave } = asked;
-    // Before anything is asked: whoever promotes itself, too, and asks this server, sees it.
+    // Taken first, so that another server that promotes itself sees it when it asks.
     let promoting = if dry_run { None } else { Some(agent.peers.promote().ok_or_else(promoting_already)?) };
-    // Whoever answers may know of a takeover that this server has not heard of.
+    // A server that answers may know of a takeover that this one has not heard of.
     agent.peers.ask_everybody().await;
     let held = agent.record.current();
     let lost = held.record().manager().name.clone();
@@ -131,7 +131,7 @@ pub(crate) async fn take_over(agent: &Arc<Agent>, asked: TakeOver) -> Result<Pro
         let mut answer = reply(agent, &signed, true).await;
         drop(promoting);
         answer.next = afterwards(agent, &lost, leave);
-        // What others did meanwhile, where they could not be asked before.
+        // Learns of changes at servers that could not be asked before.
         agent.peers.look(&lost).await;
         answer.instead = instead(agent, &signed).unwrap_or_default();
         answer.leads &= answer.instead.is_empty();
@@ -150,13 +150,13 @@ fn promoting_already() -> Status {
     refused(Code::FailedPrecondition, what, Advice::run("see", "bellwether status"))
 }
 
-/// A named point that a test holds or kills this program at.
+/// A named point at which a test holds or kills this program.
 async fn point(name: &'static str) -> Result<(), Status> {
     tokio::task::spawn_blocking(move || failpoint::hit(name)).await.map_err(|e| Status::internal(e.to_string()))
 }
 
-/// Asks all others but the manager that is lost again, right before the promotion counts: of two candidates that promote
-/// themselves at once, and can reach each other, one gives way (W26).
+/// Asks all others but the lost manager again, right before the promotion counts: if two candidates that reach each
+/// other promote themselves at once, one gives way (W26).
 ///
 /// # Errors
 /// Another server leads by now, or is about to; nothing was changed.
@@ -170,7 +170,7 @@ async fn look_again(agent: &Arc<Agent>, held: &SignedRecord) -> Result<(), Statu
             let what = format!(
                 "group record {version} came while this server was about to take over: {manager} is the manager"
             );
-            let again = format!("should {manager} be lost, too");
+            let again = format!("if {manager} is lost, too");
             let advice = Advice::run("see", "bellwether status").or(&Advice::run(&again, "bellwether promote --self"));
             return Err(refused(Code::FailedPrecondition, what, advice));
         }
@@ -180,13 +180,13 @@ async fn look_again(agent: &Arc<Agent>, held: &SignedRecord) -> Result<(), Statu
                 let what = format!("{other} is made the manager at this moment, by a command there");
                 let wait = format!("wait until {other} leads; see");
                 let advice = Advice::run(&wait, "bellwether status")
-                    .or(&Advice::run("should it not", "bellwether promote --self"));
+                    .or(&Advice::run("if it does not", "bellwether promote --self"));
                 return Err(refused(Code::FailedPrecondition, what, advice));
             }
             Turn::Waits(other) if Instant::now() > deadline => {
                 let seconds = GIVE_WAY.as_secs();
                 let what = format!("{other} has been about to make itself the manager for {seconds} s");
-                let advice = Advice::run("see to the command there, then here again", "bellwether promote --self");
+                let advice = Advice::run("check the command there, then run here again", "bellwether promote --self");
                 return Err(refused(Code::Unavailable, what, advice));
             }
             Turn::Waits(_) => tokio::time::sleep(LOOK_AGAIN).await,
@@ -194,7 +194,7 @@ async fn look_again(agent: &Arc<Agent>, held: &SignedRecord) -> Result<(), Statu
     }
 }
 
-/// What has become of a change of manager instead of what `signed` says; none: that is in force.
+/// The change of manager that is in force instead of `signed`; none if `signed` is.
 fn instead(agent: &Agent, signed: &SignedRecord) -> Option<String> {
     let current = agent.record.current();
     let (now, meant) = (current.record(), signed.record());
@@ -211,7 +211,7 @@ fn instead(agent: &Agent, signed: &SignedRecord) -> Option<String> {
     disputed.map(|why| format!("{why}\n{}", bellwether_store::state::record::decide().hint))
 }
 
-/// What this server and all that answer have.
+/// The state of this server and of all that answer.
 pub(super) struct Gathered {
     pub(super) account: Account,
     pub(super) seen: Vec<SignedHeader>,
@@ -219,10 +219,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Judges whether this server may take over; `with` makes the answer of what was asked and found.
-    ///
-    /// # Errors
-    /// Refused.
+    /// Judges whether this server may take over; `with` makes the result of the request and the survey.
     pub(super) fn judge<T>(
         &self,
         agent: &Agent,
@@ -238,7 +235,7 @@ impl Gathered {
     }
 }
 
-/// Asks everybody.
+/// Asks all servers.
 ///
 /// # Errors
 /// This server itself does not answer.
@@ -280,7 +277,7 @@ fn afterwards(agent: &Agent, lost: &ServerName, leave: Leave) -> Vec<String> {
     if *lost != agent.name {
         let back = if leave == Leave::Removed { "add" } else { "enable" };
         next.push(format!(
-            "keep {lost} off the network and the load balancer until it is repaired; should it come back \
+            "keep {lost} off the network and the load balancer until it is repaired; if it comes back \
              before that, it is refused and saves its changes as a kept copy"
         ));
         next.push(format!("when it is repaired, here: bellwether server {back} {lost}"));
@@ -288,7 +285,7 @@ fn afterwards(agent: &Agent, lost: &ServerName, leave: Leave) -> Vec<String> {
     next
 }
 
-/// What the old manager is to be.
+/// The later role of the old manager.
 fn leave_as(word: &str, default: Leave) -> Result<Leave, Status> {
     match word {
         "" => Ok(default),
@@ -310,7 +307,7 @@ fn becomes(leave: Leave) -> &'static str {
     }
 }
 
-/// Says who is the manager by `signed`, once that server leads, or does not in time.
+/// Names the manager of `signed`, and waits until it leads or the time is over.
 async fn reply(agent: &Arc<Agent>, signed: &SignedRecord, changed: bool) -> PromoteReply {
     let manager = signed.record().manager().name.clone();
     let leads = !changed || leads(agent, signed).await;
@@ -329,7 +326,7 @@ async fn reply(agent: &Arc<Agent>, signed: &SignedRecord, changed: bool) -> Prom
     PromoteReply { version, manager: manager.to_string(), leads, next, changed, instead, ..PromoteReply::default() }
 }
 
-/// What is to be done at the new manager.
+/// The next steps at the new manager.
 fn after(record: &Record, agent: &Agent) -> Option<String> {
     let (own, manager) = (&agent.name, &record.manager().name);
     match record.server(own).map(|server| server.role) {

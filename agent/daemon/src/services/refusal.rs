@@ -1,4 +1,4 @@
-//! What an error of the manager is to the one who asked: the code that sets a command's exit code, and the text.
+//! Turns an error into the answer to the caller: its code, which sets a command's exit code, and its text.
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
@@ -16,10 +16,9 @@ use tonic::{Code, Status};
 
 use crate::drift::ContentError;
 
-/// An error that has a code. What a rule refused is a failed precondition (nothing was changed); what the system refused
-/// is internal.
+/// An error with a code. The refusal of a rule is a failed precondition (nothing was changed); the system's is
+/// internal.
 pub(crate) trait Refusal: Advise + Sized + 'static {
-    /// Its code.
     fn code(&self) -> Code;
 
     /// How the request ended.
@@ -38,8 +37,7 @@ pub(crate) fn refused(code: Code, message: impl AsRef<str>, advice: impl Into<Op
     advice::status(code, Outcome::Refused, message.as_ref(), advice.into().as_ref())
 }
 
-/// Another server's answer, in its name. Its advice is shown as its own, and no command that it names is passed on as one
-/// to be run.
+/// Another server's answer, in its name. Its advice is marked as its own, and its commands are not offered to be run.
 pub(crate) fn of(server: &ServerName, status: &Status) -> Status {
     let clean = |text: &str| -> String {
         text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
@@ -148,7 +146,7 @@ impl Refusal for ChangeError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
-            // The file was changed: whatever kept it from being published, this is no refusal that left all as it was.
+            // The file was changed but not published, so this is not a refusal without effect.
             Self::Io { .. } | Self::Publish(_) => Code::Internal,
             Self::Disputed(_)
             | Self::NoSet(_)

@@ -1,6 +1,5 @@
-//! Whether somebody has confirmed that this server holds the newest revision (W12), and `confirmed.json`, in which an agent
-//! that ends in order notes that it was so: a restart, for an upgrade say, then takes nobody out of rotation. A crash and a
-//! reboot leave no note that counts.
+//! Whether it is confirmed that this server holds the newest revision (W12). An agent that ends in order notes this in
+//! `confirmed.json`, so a restart takes no server out of rotation. A crash or a reboot leaves no valid note.
 
 use std::{
     fs,
@@ -16,11 +15,11 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Seconds since the boot, time in suspension included.
 const UPTIME: &str = "/proc/uptime";
 
-/// When an agent ended whose revision was confirmed.
+/// The end of an agent whose revision was confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ended {
-    /// The kernel's name for this boot of the machine.
+    /// The kernel's id for this boot.
     boot: String,
     /// Milliseconds since that boot.
     time_ms: u64,
@@ -29,7 +28,7 @@ struct Ended {
 impl State for Ended {}
 
 impl Ended {
-    /// This moment; none where the system does not say.
+    /// The present moment; none if the system does not tell it.
     fn now() -> Option<Self> {
         let boot = fs::read_to_string(BOOT_ID).ok()?.trim().to_owned();
         let uptime = fs::read_to_string(UPTIME).ok()?;
@@ -49,22 +48,22 @@ impl Ended {
 pub(crate) struct Confirmed(AtomicBool);
 
 impl Confirmed {
-    /// What the last run has noted, where that ended within `bound`. The note is gone then.
+    /// Reads the note of the last run, if that ended within `bound`, and removes it.
     pub(crate) fn open(layout: &Layout, bound: Duration) -> Self {
         let file = layout.confirmed();
         let ended: Option<Ended> = file::load(&file).unwrap_or_else(|error| {
-            tracing::warn!(error = chain(&error), "what the last run noted of its revision is not used");
+            tracing::warn!(error = chain(&error), "the last run's note of its revision is not used");
             None
         });
         if ended.is_some() {
-            // Where it stays, the next start has to be within the bound, too.
+            // If it remains, the next start must be within the bound, too.
             let _ = fs::remove_file(&file);
         }
         let counts = ended.zip(Ended::now()).is_some_and(|(ended, now)| ended.counts(&now, bound));
         Self(AtomicBool::new(counts))
     }
 
-    /// It is confirmed from now on.
+    /// Sets it to confirmed.
     pub(crate) fn confirm(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -74,11 +73,11 @@ impl Confirmed {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Notes it at the end of the agent.
+    /// Writes the note at the end of the agent.
     pub(crate) fn keep(&self, layout: &Layout) {
         let Some(now) = Ended::now().filter(|_| self.is()) else { return };
         if let Err(error) = file::save(&layout.confirmed(), &now) {
-            tracing::warn!(error = chain(&error), "that the revision was confirmed is not noted");
+            tracing::warn!(error = chain(&error), "the confirmation of the revision is not saved");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who this server is: one Ed25519 key, made once, kept 0600 in a state directory that is 0700.
+//! This server's identity: one Ed25519 key, made once, mode 0600, in a state directory of mode 0700.
 
 use std::{
     io,
@@ -14,37 +14,37 @@ use bellwether_store::{beneath, durable, state::layout::Layout};
 use data_encoding::BASE64;
 use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 
-/// Why there is no key to be had.
+/// The key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// Others may look at it, or it is somebody else's.
+    /// Others may read it, or it has another owner.
     #[error("{path} must belong to user {uid} and be closed to others, but has owner {owner} and mode {mode:04o}")]
     Open {
         /// The key, or the state directory.
         path: PathBuf,
-        /// Whose it should be.
+        /// The right owner.
         uid: u32,
-        /// Whose it is.
+        /// The present owner.
         owner: u32,
         /// Its permissions.
         mode: u32,
     },
-    /// It is not a key.
+    /// The file is not a key.
     #[error("{path} is not this server's key any more: {what}")]
     Damaged {
         /// The key.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         what: String,
     },
     /// The system's error.
     #[error("cannot {action} {path}")]
     Io {
-        /// read, write, create …
+        /// The action: read, write, create …
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -53,19 +53,19 @@ impl IdentityError {
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {
-            Self::Open { path, .. } => format!("look who could have read it, then: chmod go= {}", path.display()),
+            Self::Open { path, .. } => format!("find out who could have read it, then: chmod go= {}", path.display()),
             Self::Damaged { path, .. } => {
-                format!("put {} back from a backup; without it this server has to join anew", path.display())
+                format!("put {} back from a backup; without it this server has to join again", path.display())
             }
             Self::Io { .. } => "run it as root, or as the user that the agent runs as".to_owned(),
         }
     }
 }
 
-/// Makes the state directory (0700) where it is missing, and checks that nobody else may look into it.
+/// Makes the state directory (0700) if it is missing, and checks that no other user may read it.
 ///
 /// # Errors
-/// It cannot be made, or others may look into it.
+/// It cannot be made, or others may read it.
 pub fn prepare(layout: &Layout) -> Result<(), IdentityError> {
     let state = layout.state();
     let failed = |source| IdentityError::Io { action: "create the state directory", path: state.to_owned(), source };
@@ -73,7 +73,7 @@ pub fn prepare(layout: &Layout) -> Result<(), IdentityError> {
     check_closed(state)
 }
 
-/// This server's key; none where it has not been made yet.
+/// This server's key; none if it has not been made yet.
 ///
 /// # Errors
 /// It cannot be read, others may read it, or it is damaged.
@@ -88,10 +88,10 @@ pub fn load(layout: &Layout) -> Result<Option<KeyPair>, IdentityError> {
     decode(&pem).map(Some).map_err(|what| IdentityError::Damaged { path, what })
 }
 
-/// This server's key, made and durably kept where there is none. The caller holds the lock of the state directory.
+/// This server's key, made durable first if there is none. The caller holds the lock of the state directory.
 ///
 /// # Errors
-/// As [`load`]; or it cannot be written.
+/// As [`load`], or the key cannot be written.
 pub fn load_or_create(layout: &Layout) -> Result<KeyPair, IdentityError> {
     prepare(layout)?;
     if let Some(key) = load(layout)? {

@@ -1,5 +1,5 @@
-//! The number of this start: how often this server's state was opened, so that a state directory that was restored from a
-//! backup or copied shows (W14).
+//! The number of this incarnation: how often this server's state was opened. It reveals a state directory that was
+//! restored from a backup or copied (W14).
 
 use bellwether_proto::{level::State, start};
 use bellwether_store::state::{

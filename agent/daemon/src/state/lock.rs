@@ -10,19 +10,19 @@ use std::{
 use bellwether_store::state::layout::Layout;
 use rustix::fs::FlockOperation;
 
-/// Held until it is dropped, and gone with the process that holds it.
+/// Held until it is dropped or its process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// The lock cannot be had.
+/// The lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody has it.
+    /// Another process holds it.
     #[error("{holder} is using {state}")]
     Held {
-        /// "process 4711 (serve)", as far as known.
+        /// The holder, such as "process 4711 (serve)", as far as it is known.
         holder: String,
         /// The state directory.
         state: PathBuf,
@@ -32,16 +32,16 @@ pub enum LockError {
     Io {
         /// The lock file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl Lock {
-    /// Takes the lock of a state directory that exists, for `command`.
+    /// Takes the lock of an existing state directory, for `command`.
     ///
     /// # Errors
-    /// Another process has it; its number is said.
+    /// Another process has it; the error names that process.
     pub fn take(layout: &Layout, command: &str) -> Result<Self, LockError> {
         let path = layout.lock();
         let failed = |source| LockError::Io { path: path.clone(), source };
@@ -61,7 +61,7 @@ impl Lock {
     }
 }
 
-/// What the holder wrote of itself: its number, then its command.
+/// The holder's note of itself: its process id, then its command.
 fn holder(file: File) -> String {
     let mut text = String::new();
     let read = file.take(100).read_to_string(&mut text);

@@ -1,4 +1,4 @@
-//! Who this server is, and what one run of the agent leaves to the next.
+//! This server's identity, and the files that one run of the agent leaves for the next.
 
 pub(crate) mod confirmed;
 pub mod identity;

@@ -1,5 +1,4 @@
-//! HAProxy's runtime API (management guide, chapter 9.3), one connection a command. Every command that changes something
-//! is read back.
+//! HAProxy's runtime API (management guide, chapter 9.3), one connection per command. Every change is read back.
 
 mod parse;
 
@@ -18,7 +17,7 @@ use super::{
     rules::{Line, Standing, Who},
 };
 
-/// Bytes of one answer: 4,096 servers in several backends need less.
+/// The most bytes of one answer: 4,096 servers in several backends need less.
 pub(super) const ANSWER: usize = 8 << 20;
 
 /// One HAProxy.
@@ -33,10 +32,10 @@ impl Api {
         Self { haproxy, patience }
     }
 
-    /// All servers of its backends, as it has them now.
+    /// All servers of its backends, at this moment.
     pub(super) async fn lines(&self) -> Result<Vec<Line>, Fault> {
         const STATE: &str = "show servers state";
-        // Of all proxies, servers (4) only.
+        // Servers (4) of all proxies.
         const STAT: &str = "show stat -1 4 -1";
         let rubbish = |command: &str| {
             let command = command.to_owned();
@@ -54,7 +53,7 @@ impl Api {
         Ok(lines)
     }
 
-    /// Whether servers can be drained over this socket.
+    /// Checks that this socket allows draining.
     pub(super) async fn probe(&self) -> Result<(), Fault> {
         const LEVEL: &str = "show cli level";
         match self.ask(LEVEL).await?.trim() {
@@ -64,7 +63,7 @@ impl Api {
         }
     }
 
-    /// Sends it no new traffic. A server in maintenance takes none, and stays there.
+    /// Stops new traffic to the server. One in maintenance gets none, and stays so.
     pub(super) async fn drain(&self, who: &Who) -> Result<Vec<Line>, Fault> {
         for line in self.of(who).await? {
             if matches!(line.standing, Standing::Serving | Standing::Down) {
@@ -79,7 +78,7 @@ impl Api {
         }
     }
 
-    /// Sends it traffic again, and waits until it does.
+    /// Lets the server have traffic again, and waits until it gets it.
     pub(super) async fn ready(&self, who: &Who) -> Result<Vec<Line>, Fault> {
         let before = self.of(who).await?;
         if let Some(line) = before.iter().find(|line| line.standing == Standing::Maintenance) {
@@ -120,7 +119,7 @@ impl Api {
         }
     }
 
-    /// One command, and its whole answer.
+    /// Sends one command and returns the whole answer.
     async fn ask(&self, command: &str) -> Result<String, Fault> {
         let answer = match &self.haproxy.address {
             Runtime::Unix(path) => self.exchange(UnixStream::connect(path), command).await?,
@@ -151,7 +150,7 @@ fn ignored(line: &Line, wanted: &'static str) -> Fault {
     Fault::Ignored { place: line.place.to_string(), wanted, found }
 }
 
-/// An answer ends with an empty line; one without was cut short.
+/// Exchanges one command. An answer ends with an empty line; one without was cut short.
 async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str) -> Result<String, Fault> {
     let cut = |_: io::Error| Fault::Cut(command.to_owned());
     stream.write_all(format!("{command}\n").as_bytes()).await.map_err(cut)?;
@@ -168,8 +167,7 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, command: &str
         .map_err(|_| Fault::Rubbish { command: command.to_owned(), what: "it is not UTF-8".to_owned() })
 }
 
-/// What fuzzing feeds to the readers of its answers: `show servers state`, and after a line `===` `show stat`.
-/// Whether both were taken.
+/// Feeds fuzzed answers to the readers: `show servers state`, and after `===` `show stat`; returns whether both pass.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(text: &str) -> bool {
     let (states, stats) = text.split_once("===\n").unwrap_or((text, text));

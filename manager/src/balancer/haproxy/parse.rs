@@ -1,5 +1,4 @@
-//! Reading `show servers state` and `show stat` (HAProxy 2.6, management guide, chapter 9.3). Columns are found by their
-//! names, since later versions add some.
+//! Parses `show servers state` and `show stat` (HAProxy 2.6, management guide, chapter 9.3); columns are found by name.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +45,6 @@ pub(super) struct Stat {
     pub(super) note: String,
 }
 
-/// Where columns are.
 struct Columns<'a>(Vec<&'a str>);
 
 impl<'a> Columns<'a> {
@@ -60,12 +58,12 @@ fn number<T: std::str::FromStr>(fields: &[impl AsRef<str>], at: usize, line: usi
     text.parse().map_err(|_| format!("line {line} has '{}' where a number belongs", shown(text)))
 }
 
-/// Some of a foreign text, printable.
+/// The beginning of a foreign text, printable.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(200).collect::<String>().escape_debug().to_string()
 }
 
-/// The place of a line; none for a server of HAProxy's own (`<HTTPCLIENT>`).
+/// The place of a line; none for an internal server of HAProxy (`<HTTPCLIENT>`).
 fn place(backend: &str, server: &str, line: usize) -> Result<Option<BackendServer>, String> {
     if backend.starts_with('<') || server.starts_with('<') {
         return Ok(None);
@@ -120,7 +118,7 @@ pub(super) fn stats(text: &str) -> Result<BTreeMap<BackendServer, Stat>, String>
         let field = |at: usize| fields.get(at).map_or("", String::as_str);
         let Some(place) = place(field(proxy), field(server), line)? else { continue };
         let (queued, current): (u64, u64) = (number(&fields, queued, line)?, number(&fields, current, line)?);
-        // Its own words for the state, and the result of its check (L7STS …) where there is one.
+        // HAProxy's state, and the result of its check (L7STS …) if there is one.
         let words = [field(status), check.as_ref().map_or("", |check| field(*check))].join(" ");
         let note = shown(words.trim());
         stats.insert(place, Stat { sessions: queued.saturating_add(current), note });
@@ -153,7 +151,7 @@ fn records(text: &str) -> Vec<Vec<String>> {
     records
 }
 
-/// Both answers as one: a line for each server.
+/// Joins both answers: a line for each server.
 pub(super) fn lines(states: Vec<State>, mut stats: BTreeMap<BackendServer, Stat>) -> Result<Vec<Line>, String> {
     let line = |state: State| {
         let standing = state.standing();

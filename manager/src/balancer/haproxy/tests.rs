@@ -9,7 +9,7 @@ use super::*;
 
 const HEADER: &str = "1\n# be_name srv_name srv_op_state srv_admin_state srv_uweight\n";
 
-/// What a fake says: to the command, as often as it was asked before.
+/// The answer of a fake to a command, by the number of earlier ones.
 type Says = Box<dyn Fn(&str, usize) -> Option<String> + Send + Sync>;
 
 struct Fake {
@@ -29,7 +29,7 @@ fn socket(directory: &Path) -> std::path::PathBuf {
 }
 
 impl Fake {
-    /// `None`: it says nothing, and keeps the connection open.
+    /// `None`: it does not answer, and keeps the connection open.
     fn new(says: impl Fn(&str, usize) -> Option<String> + Send + Sync + 'static) -> Self {
         let says: Says = Box::new(says);
         let directory = tempfile::tempdir().unwrap();
@@ -58,13 +58,13 @@ impl Fake {
         api(&format!("unix:{}", socket(self.directory.path()).display()), LONG)
     }
 
-    /// One that soon gives up what does not answer, or does not come up.
+    /// One with short limits.
     fn hasty_api(&self) -> Api {
         api(&format!("unix:{}", socket(self.directory.path()).display()), Duration::from_millis(50))
     }
 }
 
-/// For what is to happen, on however busy a machine.
+/// A limit for a busy machine.
 const LONG: Duration = Duration::from_secs(120);
 
 fn api(address: &str, limit: Duration) -> Api {
@@ -76,7 +76,7 @@ fn web1() -> Who {
     Who { name: "web1".parse().unwrap(), traffic: Traffic::ByName }
 }
 
-/// A HAProxy with one server, which is always so.
+/// A HAProxy with one server in a constant state.
 fn always(operational: u32, admin: u32) -> impl Fn(&str, usize) -> Option<String> {
     move |command, _| {
         Some(match command {

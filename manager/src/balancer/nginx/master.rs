@@ -1,5 +1,4 @@
-//! The processes of an nginx, as the system shows them: a master and its workers. A worker that was told to end says so in
-//! its title, and goes when its last connection has ended.
+//! The processes of an nginx: a master and its workers. A worker that ends has that in its title.
 
 use std::{fs, io, path::Path};
 
@@ -7,7 +6,7 @@ use std::{fs, io, path::Path};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Worker {
     pub(super) pid: i32,
-    /// It takes no new connections.
+    /// Whether it takes no new connections.
     pub(super) ending: bool,
 }
 
@@ -18,7 +17,7 @@ pub(super) fn pid(file: &Path) -> io::Result<i32> {
     text.trim().parse().ok().filter(|pid| *pid > 1).ok_or_else(wrong)
 }
 
-/// The workers of that master. A process that ends while it is looked at is none.
+/// The workers of that master, except for those that end meanwhile.
 pub(super) fn workers(master: i32) -> io::Result<Vec<Worker>> {
     let mut workers = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -36,17 +35,17 @@ pub(super) fn workers(master: i32) -> io::Result<Vec<Worker>> {
     Ok(workers)
 }
 
-/// The parent, unless the process is one that has ended.
+/// The parent, unless the process has ended.
 fn parent(process: &Path) -> Option<i32> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
-    // pid (name) state ppid …: the name may hold anything.
+    // pid (name) state ppid …: the name may contain any character.
     let mut rest = stat.rsplit_once(") ")?.1.split(' ');
     let state = rest.next()?;
     let parent = rest.next()?.parse().ok()?;
     (state != "Z").then_some(parent)
 }
 
-/// Whether, of those that were there before a reload, all have ended or are about to, and others have taken their place.
+/// Whether all workers from before a reload have ended or are about to, and new ones exist.
 pub(super) fn replaced(before: &[Worker], now: &[Worker]) -> bool {
     let was = |worker: &Worker| before.iter().any(|old| old.pid == worker.pid);
     now.iter().filter(|worker| was(worker)).all(|worker| worker.ending)

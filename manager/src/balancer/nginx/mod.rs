@@ -1,6 +1,6 @@
-//! An nginx on this machine that balances with an upstream file: a server's lines are marked `down`, the file is replaced
-//! atomically, tested, and nginx has it read anew. On a failure the file is put back. It is done when the workers that know
-//! the old file take no new connections; the sessions in flight are those old workers that still have some.
+//! An nginx on this machine that balances with an upstream file. A server's lines are marked `down`, the file is
+//! replaced atomically and tested, and nginx reloads it. On a failure the file is put back. A change is done when the
+//! workers with the old file take no new connections; those that still have some count as the sessions.
 
 mod master;
 mod upstream;
@@ -30,27 +30,27 @@ use super::{
     rules::{Line, Standing, Who},
 };
 
-/// Bytes of an upstream file.
+/// The most bytes of an upstream file.
 const FILE: u64 = 1 << 20;
 
 /// One nginx.
 pub(super) struct Nginx<'a> {
     pub(super) local: &'a LocalNginx,
-    /// Whose turn it is to change the file.
+    /// Held while the file is changed.
     pub(super) turn: &'a Mutex<()>,
     pub(super) patience: Patience,
 }
 
 /// The upstream file as it was read.
 struct Upstream {
-    /// Links resolved: the file itself is replaced.
+    /// With links resolved: the file itself is replaced.
     path: PathBuf,
     text: String,
     servers: Vec<ServerLine>,
 }
 
 impl Nginx<'_> {
-    /// The servers of the file. Which old worker still serves whom cannot be told: all count for all.
+    /// The servers of the file. Each old worker counts for all of them, since its clients are not known.
     pub(super) async fn lines(&self) -> Result<Vec<Line>, Fault> {
         let upstream = self.read()?;
         let ending = self.workers()?.iter().filter(|worker| worker.ending).count();
@@ -67,7 +67,7 @@ impl Nginx<'_> {
         Ok(upstream.servers.into_iter().filter_map(line).collect())
     }
 
-    /// Whether its configuration is sound and its master runs.
+    /// Checks that the configuration is valid and the master runs.
     pub(super) async fn probe(&self) -> Result<(), Fault> {
         self.lines().await?;
         self.run("the test of its configuration", &self.local.test).await
@@ -78,7 +78,7 @@ impl Nginx<'_> {
         self.mark(who, true).await
     }
 
-    /// Takes the mark away.
+    /// Removes the mark.
     pub(super) async fn ready(&self, who: &Who) -> Result<Vec<Line>, Fault> {
         self.mark(who, false).await
     }
@@ -90,7 +90,7 @@ impl Nginx<'_> {
         let meant: Vec<_> = old.servers.iter().filter(is_who).collect();
         if !meant.is_empty() {
             let text = upstream::marked(&old.text, &meant, down);
-            // Marked already: nginx may not have read it yet, should an earlier attempt have been cut short.
+            // If it is marked already, nginx may not have read it: an earlier attempt may have been cut short.
             self.put(&old, &text).await?;
         }
         let wanted = if down { "drained" } else { "ready" };
@@ -105,7 +105,7 @@ impl Nginx<'_> {
         }
     }
 
-    /// Puts the file in force; on a failure the old one.
+    /// Puts the file in force; on a failure restores the old one.
     async fn put(&self, old: &Upstream, text: &str) -> Result<(), Fault> {
         if text != old.text {
             replace(&old.path, text)?;
@@ -124,7 +124,7 @@ impl Nginx<'_> {
         let before = self.workers()?;
         self.run("its reload", &self.local.reload).await?;
         let began = Instant::now();
-        // `up` is nothing where somebody else looks whether a server is up: nginx has new workers after a moment only.
+        // `up` is zero where the caller checks whether a server is up, but new workers of nginx take a moment.
         let patience = self.patience.up.max(self.local.timeout);
         while !master::replaced(&before, &self.workers()?) {
             if began.elapsed() > patience {
@@ -177,7 +177,7 @@ impl Nginx<'_> {
     }
 }
 
-/// Replaces the file atomically, with the mode and the owner that it has: durable when this returns.
+/// Replaces the file atomically and durably; mode and owner are preserved.
 fn replace(path: &Path, text: &str) -> Result<(), Fault> {
     let replaced = || {
         let (parent, name) = match (path.parent(), path.file_name()) {
@@ -204,8 +204,8 @@ fn replace(path: &Path, text: &str) -> Result<(), Fault> {
     replaced().map_err(|source| Fault::File { action: "write", path: path.to_owned(), source })
 }
 
-/// What fuzzing feeds to the reader of upstream files: marking every server and unmarking it again keeps all other lines,
-/// and which servers there are. Whether the file was taken.
+/// Feeds a fuzzed upstream file to the reader: marking every server and unmarking it keeps all other lines and the
+/// servers. Returns whether the file was accepted.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(text: &str) -> bool {
     let Ok(servers) = upstream::read(text, "app") else { return false };

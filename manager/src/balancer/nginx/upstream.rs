@@ -1,8 +1,7 @@
-//! The upstream file: `server` lines of which some are marked `down` (ngx_http_upstream_module). All else in it is kept as
-//! it is.
+//! The upstream file: `server` lines, some of them marked `down` (ngx_http_upstream_module), and other text.
 //!
-//! A line is known by the name in its comment, `server 10.0.0.1:80 weight=5; # web1`, or without one by its host. Its
-//! backend is the `upstream NAME {` that it is in, or the file's name where the file is included inside of one.
+//! The name of a line is in its comment, `server 10.0.0.1:80 weight=5; # web1`, or else is its host. Its backend is the
+//! `upstream NAME {` around it, or the file's name for a file that is included inside of one.
 
 use bellwether_proto::balancer::{Backend, BackendServer};
 
@@ -11,12 +10,12 @@ use bellwether_proto::balancer::{Backend, BackendServer};
 pub(super) struct ServerLine {
     /// Counted from 0.
     pub(super) index: usize,
-    /// None: it has no name that could be asked for.
+    /// None for a line without a usable name.
     pub(super) place: Option<BackendServer>,
     pub(super) down: bool,
 }
 
-/// What is wrong, and in which line (counted from 1).
+/// An error and its line (counted from 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub(super) line: usize,
@@ -50,13 +49,13 @@ pub(super) fn read(text: &str, stem: &str) -> Result<Vec<ServerLine>, Wrong> {
     Ok(servers)
 }
 
-/// A directive `server` among others: nobody must be overlooked.
+/// Whether a line has a directive `server` among others: such a line must not be missed.
 fn mentions_server(line: &str) -> bool {
     let directives = line.split('#').next().unwrap_or_default();
     directives.split(|c: char| c.is_whitespace() || matches!(c, ';' | '{' | '}')).any(|word| word == "server")
 }
 
-/// Whether one of the parameters, which follow `server ADDRESS`, is `down`; a host may have that name, too.
+/// Whether one of the parameters after `server ADDRESS` is `down`; a host may have that name, too.
 fn is_down(words: &[&str]) -> bool {
     words.iter().skip(2).any(|word| *word == "down")
 }
@@ -82,7 +81,7 @@ fn parts(line: &str) -> Option<Parts<'_>> {
     plain.then_some(Parts { words, name: comment.unwrap_or(host) })
 }
 
-/// The same text with these lines marked `down`, or not.
+/// The text with these lines marked `down`, or unmarked.
 pub(super) fn marked(text: &str, lines: &[&ServerLine], down: bool) -> String {
     let change = |(index, line): (usize, &str)| match lines.iter().any(|server| server.index == index) {
         true => mark(line, down),

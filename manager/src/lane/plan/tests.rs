@@ -6,7 +6,7 @@ use bellwether_random::headers::header;
 use super::*;
 
 fn stored(sequence: u64, base: bool) -> Arc<Stored> {
-    // Another key each: revisions are told apart by their headers, packs by their identities.
+    // Each has another key: headers identify revisions, and hashes identify packs.
     let header = SignedHeader::sign(header(1, sequence), &KeyPair::generate());
     let pack = Hash::of(&[base as u8, sequence as u8]);
     Arc::new(Stored { header, base, pack, size: 1000, changes_end: 100, path: PathBuf::new(), at: 0 })
@@ -179,7 +179,7 @@ fn the_way_to_the_next_head_does_not_lead_through_a_refused_revision() {
     let farm = Farm::new();
     let sending = farm.sends(&refusing(Some(farm.id(1)), farm.id(2), Until::Sync), false);
     assert!(sending.pack.base, "the base of 3 leads round 2");
-    // A newcomer that refused the base of 3 gets the head all the same, when there is a base of it.
+    // A newcomer that refused the base of 3 still gets the head if there is a base of it.
     let member = refusing(None, farm.base3.header.id(), Until::Sync);
     assert!(matches!(farm.plan(&member, false), Step::NeedBase));
 }

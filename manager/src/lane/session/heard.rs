@@ -1,4 +1,4 @@
-//! What the member says in a session: told to the monitor, and what it means for what it is sent.
+//! Handles the member's messages in a session: tells the monitor, and updates the plan.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::lane::{
     plan::{Edits, Refusal, Until},
 };
 
-/// Characters of a reason that a member gives.
+/// The most characters of a member's reason.
 pub(super) const REASON: usize = 8_000;
-/// Characters of what it says of who knocked.
+/// The most characters of its description of a rejected caller.
 const WHO: usize = 500;
-/// Paths or names in a list that a member gives, and characters of each.
+/// The most paths or names in a member's list, and the most characters of each.
 const LIST: (usize, usize) = (20, 5_000);
-/// A member's lesser news (progress, life) reaches the monitor at most so often.
+/// The shortest interval of a member's minor news (progress, life) to the monitor.
 const NEWS: Duration = Duration::from_millis(100);
 
 impl Session {
@@ -95,7 +95,7 @@ impl Session {
     pub(super) fn drift(&mut self, drift: &v1::Drift) {
         let held = drift.held || !drift.away.is_empty();
         if self.edits == Edits::Held && !held {
-            // What it refused because of its own edits, or where its sets were, it takes now.
+            // It now takes what it refused because of its edits, or because its sets were away.
             self.memory.standing.refuse(None);
         }
         self.edits = if held { Edits::Held } else { Edits::Free };
@@ -110,7 +110,7 @@ impl Session {
         self.see(Observation::Verified(Verified { time_ms: now.ms, full, entries, micros, equal }));
     }
 
-    /// Only what it says of the record's balancers, each once.
+    /// Takes only reports on the record's balancers, each once.
     fn balancers(&mut self, said: &v1::Balancers) {
         let record = self.facts.record.clone();
         let of = |name: &BalancerName| {
@@ -138,7 +138,7 @@ impl Session {
                 self.rate_limit.refund();
                 self.end_work().map_or(Ok(()), |current| self.outcome(now, &current, &report))
             }
-            // What was offered before is of no account while something is under way.
+            // An earlier offer no longer matters while something is under way.
             Activity::Taking(_) | Activity::Planning | Activity::Finding(_) => Ok(()),
             Activity::Idle => {
                 self.work = Activity::Finding(report);
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// The revision of a report that was offered over an earlier connection, if at all.
+    /// Takes the revision of a report on an offer of an earlier connection.
     pub(super) fn found(&mut self, now: Now, header: Option<SignedHeader>) -> Result<(), String> {
         let report = match std::mem::replace(&mut self.work, Activity::Idle) {
             Activity::Finding(report) => report,
@@ -174,7 +174,7 @@ impl Session {
                 self.done(now, current, report);
             }
             v1::Outcome::Done => self.failed(&format!(
-                "it reported revision {} as done, but what it read back from its disk is not that revision; sync it",
+                "it reported revision {} as done, but the content read back from disk is not that revision; sync it",
                 current.header.number()
             )),
             v1::Outcome::Refused => self.refused(current, &report.reason, Cause::from_wire(report.cause())),
@@ -214,11 +214,11 @@ impl Session {
         self.see(Observation::Refused { revision: current.header.number(), reason, cause });
     }
 
-    /// What stood in the way of a revision is gone, it says: that is offered again.
+    /// Offers a refused revision again, since the member reports that the obstacle is gone.
     fn again(&mut self, again: &v1::Again) {
         let refused = self.memory.standing.refused();
         if refused.is_some_and(|refused| again.revision.as_ref() == refused.revision.0.as_bytes()) {
-            tracing::debug!("what stood in the way there is gone: offered again");
+            tracing::debug!("the obstacle there is gone: the revision is offered again");
             self.memory.standing.try_again();
         }
     }

@@ -35,7 +35,7 @@ impl Farm {
         self.revisions[sequence - 1].header.id()
     }
 
-    /// The session of a member at that revision, where the head is that one.
+    /// The session of a member at that revision, with that head.
     fn begin(&self, at: usize, head: usize, memory: Memory) -> (Session, Vec<Output>) {
         let server = |name: &str, key, role| Server {
             name: name.parse().unwrap(),
@@ -92,7 +92,7 @@ impl Ways for Farm {
     }
 }
 
-/// The messages that go, by their kinds.
+/// The kinds of the messages to send.
 fn sent(session: &mut Session) -> Vec<&'static str> {
     use v1::down::Message;
     let kind = |outgoing| match outgoing {

@@ -1,4 +1,4 @@
-//! The files, and that no count is given twice whatever is done at once or one after the other.
+//! The files; no count is given twice, in any order or at once.
 
 use bellwether_proto::{
     record::{Level, Policy, Role, Server, Version},
@@ -15,7 +15,7 @@ struct Case {
     sessions: Sessions,
     key: KeyPair,
     parties: Parties,
-    /// What the server holds.
+    /// The ticket that the server holds.
     held: Option<Ticket>,
 }
 
@@ -88,7 +88,7 @@ fn w14_entering_again_resets_no_count() {
     assert_eq!(case.session(), Shown::Older, "once");
 }
 
-/// The name of a server plays no part: other hardware may have had it meanwhile, or this one another name.
+/// The name of a server does not matter: other hardware may have had it meanwhile, or this one another name.
 #[test]
 fn w14_a_key_that_comes_back_after_another_one_had_its_place_goes_on_where_it_was() {
     let mut case = Case::new();
@@ -144,7 +144,7 @@ fn w14_many_threads_that_open_begin_and_enter_give_no_count_twice() {
     assert!(given.next.count() > 20);
 }
 
-/// An entry while a session begins: the session is of before, and the next one may be without a ticket.
+/// An entry while a session begins: the session is an older one, and the next one may be without a ticket.
 #[test]
 fn an_entry_in_the_middle_of_a_beginning_is_not_forgotten() {
     let mut case = Case::new();

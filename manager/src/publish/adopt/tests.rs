@@ -73,7 +73,7 @@ fn an_edit_of_what_the_manager_has_changed_since_is_a_conflict() {
         (("a", file("a member's")), true),
         (("a", None), true),
         (("d", None), true),
-        // What a directory holds is no matter where only its mode was edited.
+        // If only a directory's mode was edited, its entries do not matter.
         (("d", directory(0o700)), false),
         (("d/y", file("a member's")), false),
         (("b", file("new")), false),

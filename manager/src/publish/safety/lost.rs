@@ -1,5 +1,4 @@
-//! What is lost from one tree to another: an entry that has nothing at its path, or an empty file, and whose content is
-//! nowhere new.
+//! The lost entries between two trees: nothing or an empty file is at their path, and their content is at no new one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,10 +15,10 @@ use bellwether_store::{
     tree::{Child, Dir, Node, SetTree, Tree},
 };
 
-/// How many entries of each set are lost; none: none.
+/// The number of lost entries of each set that lost some.
 pub(super) type Lost = BTreeMap<SetName, u64>;
 
-/// What an entry is, wherever it is: a directory that moved has its files with it, so one stands for any other.
+/// The identity of an entry at any path: a moved directory has its files with it, so all directories are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Mark {
     Directory,
@@ -37,8 +36,7 @@ impl Mark {
     }
 }
 
-/// What of `before` is lost in `now`, in sets that both have; an entry that is in another set by now is not. Looks only where
-/// they differ.
+/// The loss from `before` to `now`, in sets that both have; an entry that moved to another set is not lost.
 pub(super) fn lost(before: &Tree, now: &Tree) -> Lost {
     let mut came = Marks::default();
     let mut gone = Vec::new();
@@ -57,8 +55,7 @@ pub(super) fn lost(before: &Tree, now: &Tree) -> Lost {
     gone.into_iter().filter_map(count).collect()
 }
 
-/// The root of `set` without what the rules of `newer` exclude. Rules that cannot be used are refused where they are set:
-/// under such nothing is judged.
+/// The root of `set` without the entries that the rules of `newer` exclude; none for unusable rules.
 pub(super) fn under(set: &SetTree, newer: &SetTree) -> Option<Arc<Dir>> {
     let root = set.root.as_ref()?;
     if set.rules == newer.rules {
@@ -67,7 +64,7 @@ pub(super) fn under(set: &SetTree, newer: &SetTree) -> Option<Arc<Dir>> {
     Excludes::new(&newer.rules).ok().map(|excludes| Arc::new(without(root, &EntryPath::root(), &excludes)))
 }
 
-/// `dir`, which is at `at` in its set, without what is excluded.
+/// `dir`, at `at` in its set, without excluded entries.
 fn without(dir: &Dir, at: &EntryPath, excludes: &Excludes) -> Dir {
     let stays = |child: &Child| {
         let path = at.join(&child.name);
@@ -89,7 +86,7 @@ impl Marks {
         *self.0.entry(mark).or_default() += 1;
     }
 
-    /// Takes one away, where there is one.
+    /// Takes one away, if there is one.
     fn take(&mut self, mark: Mark) -> bool {
         match self.0.get_mut(&mark) {
             None | Some(0) => false,
@@ -101,7 +98,7 @@ impl Marks {
     }
 }
 
-/// What went from one set, and what came to any.
+/// The entries that went from one set, and those that came to any.
 struct Difference<'a> {
     gone: Vec<Mark>,
     came: &'a mut Marks,
@@ -134,7 +131,7 @@ impl Difference<'_> {
         news.for_each(|new| self.arrived(&new.node));
     }
 
-    /// Something is at the path still: it is not gone unless it is empty now, but what a directory held may be.
+    /// Compares two nodes at one path: the entry is lost only if it is empty now; a directory's entries may be.
     fn nodes(&mut self, before: &Node, now: &Node) {
         match (before, now) {
             (Node::Directory(before), Node::Directory(now)) => self.directories(before, now),

@@ -6,8 +6,8 @@ fn name() -> SetName {
     "nginx".parse().unwrap()
 }
 
-/// The changes that make a set of these paths, each a link to its own name, or to what stands after `=`; an empty file where
-/// nothing does.
+/// The changes that make a set of these paths, each a link to its own name, or to the text after `=`; an empty text
+/// makes an empty file.
 fn entries(set: &SetName, paths: &[String]) -> Vec<Change> {
     let owner = Owners::default().get("root", "root").unwrap();
     let entry = |kind| Some(Entry { meta: Meta { mode: 0o755, owner: owner.clone(), mtime: 0, xattrs: None }, kind });
@@ -44,7 +44,7 @@ fn texts(paths: &[&str]) -> Vec<String> {
     paths.iter().map(|path| (*path).to_owned()).collect()
 }
 
-/// What one step does.
+/// The loss of one step.
 fn frightening(head: &Tree, now: &Tree) -> Option<Fright> {
     let at = Instant::now();
     let mut step = Step::new(head, now, &head.diff(now));
@@ -55,7 +55,7 @@ fn what(head: &Tree, now: &Tree) -> Option<Gone> {
     frightening(head, now).map(|fright| fright.what)
 }
 
-/// A guard and its head, at a time of its own.
+/// A guard and its head, with a clock of its own.
 struct History {
     guard: Guard,
     head: Tree,
@@ -237,7 +237,7 @@ fn a_move_in_two_steps_is_a_move() {
     history.wait(5).publish(with(&both, &["a/", "b/"])).expect("copied");
     history.wait(5).publish(with(&new, &["b/"])).expect("the old one removed");
     history.wait(5).publish(with(&new[1..], &["b/"])).expect("one more");
-    // What was edited after it had moved is no loss either.
+    // An entry that was edited after its move is not lost either.
     let edited: Vec<String> = (1..20).map(|n| format!("b/f{n:02}=edited {n}")).collect();
     history.wait(5).publish(with(&edited, &["b/"])).expect("edits");
     history.wait(5).publish(with(&edited[1..], &["b/"])).expect("and one more");

@@ -1,5 +1,5 @@
-//! What was looked up in the account databases, for as long as it may be believed: while /etc/passwd and /etc/group are
-//! what they were, and never for long, since accounts may come from elsewhere (nsswitch.conf(5)).
+//! Recent lookups in the account databases. They are trusted while /etc/passwd and /etc/group are unchanged, and never
+//! for long, since accounts may have other sources (nsswitch.conf(5)).
 
 use std::{
     sync::{Arc, Mutex},
@@ -10,13 +10,13 @@ use rustix::fs::stat;
 
 use crate::mutex::locked;
 
-/// How long what does not come from a file is believed.
+/// The time for which a lookup without a file is trusted.
 const BELIEVED: Duration = Duration::from_secs(10);
 
-/// Which account files were read: device, inode, size, change time.
+/// The account files that were read: device, inode, size, change time.
 type Files = [Option<(u64, u64, i64, i64, u64)>; 2];
 
-/// Shared by all who look up accounts in this process.
+/// Shared by all lookups of this process.
 #[derive(Debug)]
 pub(super) struct Memory<T>(Mutex<Option<Held<T>>>);
 
@@ -27,7 +27,7 @@ impl<T: Default> Memory<T> {
         Self(Mutex::new(None))
     }
 
-    /// What is remembered; nothing yet, where that may have changed.
+    /// The remembered lookups; none if they may be outdated.
     pub(super) fn recall(&self) -> Arc<Mutex<T>> {
         self.recall_at(files(), Instant::now())
     }

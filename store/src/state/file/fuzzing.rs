@@ -1,4 +1,4 @@
-//! What fuzzing feeds to state files (`fuzz/`).
+//! Entry points for fuzzing state files.
 
 use bellwether_proto::level::Level;
 
@@ -8,7 +8,7 @@ use crate::{
     underway::Suspect,
 };
 
-/// A whole state file, and the body of one; whether either was taken.
+/// Decodes a whole state file, and the body of one; returns whether either was accepted.
 pub fn state_file(bytes: &[u8]) -> bool {
     let whole = decode::<Ends>(bytes);
     assert!(whole.is_err() || bytes.starts_with(BEGINS.as_bytes()));
@@ -19,17 +19,17 @@ pub fn state_file(bytes: &[u8]) -> bool {
     whole.is_ok() || ends.is_some()
 }
 
-/// A state file with that body, its checksum right.
+/// A state file with that body and a valid checksum.
 fn framed(body: &[u8]) -> Vec<u8> {
     super::framed(Level::FIRST, body)
 }
 
-/// The state that a file with that body holds; none: it is refused.
+/// The state of a file with that body; none if it is refused.
 pub fn body<T: State>(body: &[u8]) -> Option<T> {
     decode(&framed(body)).ok()
 }
 
-/// What its fuzzing begins with.
+/// The seeds.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let suspects = vec![Suspect::Peer("web2".to_owned()), Suspect::Pack("1.2".to_owned())];
     let mut ends = Ends::default();

@@ -1,4 +1,4 @@
-//! The ticket of the last session with a manager, as a member keeps it (W14): on the disk before the manager is answered.
+//! A member's ticket of its last session with a manager (W14). It is durable before the manager is answered.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::with;
 
-/// The one ticket that is held.
+/// The ticket that is held.
 pub(super) struct Tickets {
     record: Arc<GroupRecord>,
     path: PathBuf,
@@ -22,10 +22,10 @@ impl Tickets {
         Self { path: record.layout().ticket(), record, one: Mutex::new(()) }
     }
 
-    /// Takes the ticket of a session that begins; returns the one that was held before, to be shown.
+    /// Stores the ticket of a session that begins; returns the previous one, to be shown.
     ///
     /// # Errors
-    /// It is not the manager's, or the manager's state went back: then the details of the refusal carry the proof.
+    /// The ticket is not the manager's, or the manager's state went back: the details of that refusal carry the proof.
     pub(super) async fn take(&self, hello: &v1::DownHello) -> Result<Option<v1::Ticket>, Status> {
         let Some(offered) = &hello.ticket else { return Ok(None) };
         let offered = Ticket::from_wire(offered).map_err(Refused::from)?;

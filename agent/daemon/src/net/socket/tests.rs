@@ -1,4 +1,4 @@
-//! Who answers at the socket, and who may ask.
+//! The refusals of the admin socket.
 
 use std::os::unix::fs::MetadataExt;
 

@@ -14,57 +14,57 @@ use super::{
 };
 use crate::net::transport;
 
-/// For the name's lookup, the connection and the handshake together.
+/// The limit for the lookup, the connection and the handshake together.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Why a server cannot be talked to.
+/// A server cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No connection.
+    /// The connection failed.
     #[error("cannot reach {address}")]
     Unreachable {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Too slow.
+    /// The server is too slow.
     #[error("{address} did not answer in time")]
     Silent {
-        /// Where.
+        /// The address.
         address: String,
     },
     /// Another server answers.
     #[error("the server at {address} is not the expected one")]
     WrongKey {
-        /// Where.
+        /// The address.
         address: String,
         /// Its key and the pinned one.
         source: WrongKey,
     },
-    /// It does not speak what a server of a group speaks.
+    /// The peer does not speak the protocol of a group.
     #[error("no secure connection to {address}")]
     Handshake {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The connection is secure, but HTTP/2 failed over it: it was closed, most often.
+    /// The connection is secure, but HTTP/2 failed over it; most often it was closed.
     #[error("{address} closed the connection")]
     Closed {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why.
+        /// The cause.
         source: tonic::transport::Error,
     },
-    /// This server's own key.
+    /// This server's own key cannot be used.
     #[error(transparent)]
     Unusable(#[from] Unusable),
 }
 
 impl ConnectError {
-    /// What to look at, where the cause does not say it already.
+    /// A check for the user, unless the cause says it already.
     pub fn question(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
@@ -75,14 +75,14 @@ impl ConnectError {
         }
     }
 
-    /// Whether another server answered: trying again does not help.
+    /// Whether another server answered: a retry does not help.
     pub fn is_wrong_key(&self) -> bool {
         matches!(self, Self::WrongKey { .. })
     }
 }
 
 /// Connects to the server at `address` (`host:port`) that has the key `expected`, as the server that has `key`. The
-/// channel lives as long as the connection: it does not reconnect by itself.
+/// channel does not reconnect by itself.
 ///
 /// # Errors
 /// No connection within five seconds, another key, or not a server of a group.
@@ -109,7 +109,7 @@ async fn dial(config: ClientConfig, address: &str) -> Result<TlsStream<TcpStream
     let unreachable = |source| ConnectError::Unreachable { address: address.to_owned(), source };
     let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
-    // The name is a form only: the key says who it is.
+    // The protocol needs a name; the key is the identity.
     let name = ServerName::try_from("bellwether.invalid").expect("a DNS name");
     let stream =
         TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(|e| handshake_failed(address, e))?;
@@ -127,7 +127,7 @@ fn handshake_failed(address: &str, error: io::Error) -> ConnectError {
     }
 }
 
-/// What the verifier said, from under the layers that carried it.
+/// The verifier's error, from under the layers that carried it.
 fn wrong_key(error: &io::Error) -> Option<WrongKey> {
     match error.get_ref()?.downcast_ref()? {
         rustls::Error::Other(other) => other.0.downcast_ref::<WrongKey>().copied(),

@@ -1,5 +1,4 @@
-//! How many connections stay open once their key is proved: a few for each server that is known, a few for each address
-//! from which strangers come.
+//! Limits the open connections whose key is proved: a few per known server, and a few per address of strangers.
 
 use std::net::IpAddr;
 
@@ -8,12 +7,12 @@ use bellwether_proto::key::PublicKey;
 
 use super::Peer;
 
-/// Connections of one known server.
+/// The most connections of one known server.
 pub(crate) const EACH: usize = 16;
-/// Connections of strangers.
+/// The most connections of strangers.
 pub(crate) const STRANGERS: Bounds = Bounds { all: 64, each: 32 };
 
-/// Says who is known.
+/// Tells whether a key is known.
 pub(super) type Known = Box<dyn Fn(&PublicKey) -> bool + Send>;
 
 /// The open connections.
@@ -28,7 +27,7 @@ impl ConnectionLimit {
         Self { known, servers: ConnectionSlots::new(servers), strangers: ConnectionSlots::new(STRANGERS) }
     }
 
-    /// One more of `peer`.
+    /// Admits one more connection of `peer`.
     pub(super) fn admit(&mut self, peer: &Peer) -> ConnectionSlot {
         match (self.known)(&peer.key) {
             true => self.servers.admit(peer.key),

@@ -1,5 +1,5 @@
-//! Taking connections from other servers. [`incoming`] runs one task, which holds all handshakes that are under way and
-//! sends the finished ones over a channel; it ends when the stream of them is dropped.
+//! Accepts connections from other servers. [`incoming`] runs one task, which holds all handshakes under way and sends
+//! the finished ones over a channel; it ends when the stream of them is dropped.
 
 use std::{
     io,
@@ -33,23 +33,23 @@ use super::{
 };
 use crate::net::placed::Placed;
 
-/// How long a peer may take to prove its key.
+/// The time that a peer has to prove its key.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How many handshakes may be under way: a peer that means it needs milliseconds.
+/// The most handshakes at a time: an honest peer needs milliseconds.
 pub(crate) const HANDSHAKES: Bounds = Bounds { all: 128, each: 64 };
-/// Finished ones that wait to be served.
+/// The most finished connections that wait to be served.
 const WAITING: usize = 16;
-/// How long a connection may be silent: HTTP/2 asks it every 10 s whether it lives, once it speaks that.
+/// The longest silence of a connection: HTTP/2 pings it every 10 s.
 const QUIET: Duration = Duration::from_secs(30);
-/// Connections of servers, unless it is said.
+/// The default limit for connections of servers.
 const SERVERS: usize = 1_024;
 
-/// How this server answers others: made once, shared by all connections.
+/// This server's TLS configuration: made once, shared by all connections.
 #[derive(Clone)]
 pub struct ServerTls(TlsAcceptor);
 
 impl ServerTls {
-    /// With the server's own key.
+    /// Uses the server's own key.
     ///
     /// # Errors
     /// The key cannot be used.
@@ -116,7 +116,7 @@ impl AsyncWrite for TlsStream {
     }
 }
 
-/// The connections whose handshake is done, for tonic's `serve_with_incoming`. Dropped, it closes the listener.
+/// The connections whose handshake is done, for tonic's `serve_with_incoming`. Dropping it closes the listener.
 #[derive(Debug)]
 pub struct Incoming {
     ready: mpsc::Receiver<TlsStream>,
@@ -125,7 +125,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Tells servers that are `known` from strangers, who get less room; `servers` bounds the former.
+    /// Tells `known` servers from strangers, who get less room; `servers` limits the known ones.
     pub fn knowing(mut self, servers: Bounds, known: impl Fn(&PublicKey) -> bool + Send + 'static) -> Self {
         self.connection_limit = ConnectionLimit::new(Box::new(known) as Known, servers);
         self
@@ -144,13 +144,13 @@ impl Stream for Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // The handshakes go with the task's JoinSet.
+        // The task's JoinSet ends the handshakes with it.
         self.task.abort();
     }
 }
 
-/// Takes connections from `listener`. Handshakes run at the same time, each with a deadline and only so many at once, so
-/// that a peer that says nothing keeps nobody waiting. What fails is logged at debug level and dropped.
+/// Accepts connections from `listener`. Handshakes run at the same time, limited in number and each with a deadline, so
+/// a silent peer delays no other. A failure is logged at debug level and dropped.
 pub fn incoming(listener: TcpListener, tls: ServerTls) -> Incoming {
     let (finished, ready) = mpsc::channel(WAITING);
     let task = tokio::spawn(take(listener, tls, finished));
@@ -165,7 +165,7 @@ async fn take(listener: TcpListener, tls: ServerTls, finished: mpsc::Sender<TlsS
     let mut handshakes = JoinSet::new();
     let mut places = ConnectionSlots::new(HANDSHAKES);
     loop {
-        // Both may be cancelled: accept and join_next lose nothing.
+        // Cancelling either is safe: accept and join_next lose nothing.
         let accepted = tokio::select! {
             Some(_) = handshakes.join_next() => continue,
             accepted = accept(&listener, &mut places) => accepted,
@@ -191,10 +191,10 @@ async fn handshake(
             Ok(proved) => proved,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long")),
         },
-        () = place.lost() => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the handshake had to make room")),
+        () = place.lost() => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a newer handshake needed its slot")),
     };
     match proved {
-        // Nobody receives when the server has stopped.
+        // The receiver is gone when the server has stopped.
         Ok(stream) => drop(finished.send(stream).await),
         Err(e) => tracing::debug!("no secure connection from {address}: {e}"),
     }

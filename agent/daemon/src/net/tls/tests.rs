@@ -1,4 +1,4 @@
-//! Servers that talk over loopback, and peers that do not mean well.
+//! Servers that talk over loopback, and hostile peers.
 
 use std::io;
 
@@ -94,7 +94,7 @@ async fn asks(server: &Running, key: &KeyPair) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&reply.into_inner().json).into_owned())
 }
 
-/// A client of a test's own making: some certificate or none, some protocol or none.
+/// A client that the test controls: with or without a certificate and a protocol.
 async fn dial(
     server: &Running,
     change: impl FnOnce(rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>) -> ClientConfig,
@@ -207,7 +207,7 @@ async fn peers_that_say_nothing_or_nonsense_keep_nobody_waiting() {
 
 const HANDSHAKES_AND_MORE: usize = 300;
 
-/// A ClientHello of TLS 1.2: no supported_versions, one cipher suite of those that were good (RFC 5246, 7.4.1.2).
+/// A ClientHello of TLS 1.2: no supported_versions, one once secure cipher suite (RFC 5246, 7.4.1.2).
 fn client_hello_12() -> Vec<u8> {
     let mut body = vec![0x03, 0x03];
     body.extend([7; 32]);

@@ -1,4 +1,4 @@
-//! Which certificates are taken: those with an Ed25519 key whose holder signs the handshake.
+//! Accepts only certificates with an Ed25519 key whose holder signs the handshake.
 
 use bellwether_proto::key::PublicKey;
 use rustls::{
@@ -12,16 +12,16 @@ use rustls::{
     },
 };
 
-/// What precedes the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410, section 4).
+/// The bytes before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// The server that answers is another one.
+/// Another server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it has key {found}, expected {expected}")]
 pub struct WrongKey {
-    /// The one it has.
+    /// The key of that server.
     pub found: PublicKey,
-    /// The one that is pinned.
+    /// The pinned key.
     pub expected: PublicKey,
 }
 
@@ -32,11 +32,11 @@ pub(super) fn public_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, 
     PublicKey::try_from(raw).map_err(|_| CertificateError::BadEncoding.into())
 }
 
-/// Takes any client that proves to hold an Ed25519 key.
+/// Accepts any client that proves to hold an Ed25519 key.
 #[derive(Debug)]
 pub(super) struct AnyKey(WebPkiSupportedAlgorithms);
 
-/// Takes the server that has this key only.
+/// Accepts only the server that has this key.
 #[derive(Debug)]
 pub(super) struct PinnedKey {
     algorithms: WebPkiSupportedAlgorithms,

@@ -1,5 +1,5 @@
-//! Following a group that root has rebuilt at another server, without a key that this one follows still: root of this machine
-//! confirms it here, by the token. No message from the network alone makes a server give up an epoch that it has seen.
+//! Follows a group that root has rebuilt at another server without a key that this server still follows. Root of this
+//! machine confirms it by the token: no message from the network alone makes a server give up a seen epoch.
 
 use std::{os::fd::AsFd, path::PathBuf, sync::Arc};
 
@@ -13,7 +13,7 @@ use bellwether_store::{beneath, durable, log, state::layout::Held};
 
 use super::{Ground, Refused};
 
-/// A group that was rebuilt elsewhere, as it is there by now.
+/// The present state of a group that was rebuilt elsewhere.
 pub struct Elsewhere {
     held: Held,
     before: Arc<SignedRecord>,
@@ -21,12 +21,12 @@ pub struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// This server follows it already.
+    /// Whether this server follows it already.
     pub fn is_followed(&self) -> bool {
         self.followed
     }
 
-    /// The answer to the command; `kept`: where what is not followed any more is.
+    /// The answer to the command; `kept` is the path of the given-up state.
     pub fn reply(&self, kept: Option<PathBuf>) -> v1::RebuildReply {
         let (now, before) = (self.held.current.record(), self.before.record());
         let mut findings = vec![format!("{} has rebuilt the group: group record {}", now.manager().name, now.version)];
@@ -49,17 +49,17 @@ impl Elsewhere {
         }
     }
 
-    /// What this server has seen is of a later epoch: nothing of that may be taken for newer.
+    /// Whether this server has seen a later epoch: none of that may count as newer.
     fn goes_back(&self) -> bool {
         self.before.record().version.epoch >= self.held.current.record().version.epoch
     }
 }
 
 impl Ground {
-    /// Asks the manager that `token` names for the record that it is for, and for what has come since.
+    /// Asks the manager that `token` names for the token's record and its successors.
     ///
     /// # Errors
-    /// It does not answer, does not have it, or the record does not have this server.
+    /// It does not answer, does not have the record, or the record does not have this server.
     pub async fn rebuilt_elsewhere(&self, token: &Confirmation) -> Result<Elsewhere, Refused> {
         let before = self.record.current();
         let none = Version { epoch: Epoch(0), version: 0 };
@@ -83,12 +83,12 @@ impl Ground {
         Ok(Elsewhere { held: Held { current, chain }, before, followed })
     }
 
-    /// Follows it. No role runs on this state meanwhile. Where the epoch goes back, this server then holds nothing that is known,
-    /// as one that has just joined: its sets stay as they are, its history becomes a kept copy, and it is synced by itself.
-    /// Safe to repeat: the record is the last that changes.
+    /// Follows the rebuilt group. No role runs on this state meanwhile. If the epoch goes back, this server then holds
+    /// no known revision, like one that has just joined: its sets are unchanged, its history becomes a kept copy, and
+    /// it is synced by itself. It is safe to repeat: the record changes last.
     ///
     /// # Errors
-    /// What could not be set aside; it follows whom it followed.
+    /// A file could not be set aside; the server follows the same manager as before.
     pub async fn follow(&self, rebuilt: &Elsewhere) -> Result<Option<PathBuf>, Refused> {
         let ground = self.clone();
         let (held, epoch) = (rebuilt.held.clone(), rebuilt.before.record().version.epoch);

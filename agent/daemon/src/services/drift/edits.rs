@@ -1,4 +1,4 @@
-//! The edits of a member on their way to its manager: the list first, then what the files hold.
+//! Sends the edits of a member to its manager: first the list, then the content of the files.
 
 use std::time::Duration;
 
@@ -20,22 +20,22 @@ use tonic::{Code, Status, Streaming};
 use super::{Client, refusal, refused};
 use crate::drift::{self, Contents};
 
-/// Until the next part has to come.
+/// The time until the next part has to come.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of the list of edits in one message.
+/// The most bytes of the list of edits in one message.
 const LIST: usize = 4 << 20;
 
-/// A member's edits as they came, checked.
+/// A member's edits, received and checked.
 pub(super) struct Fetched {
     pub(super) at: RevisionId,
     pub(super) edits: Vec<Change>,
     pub(super) chunks: Vec<(Chunk, Bytes)>,
 }
 
-/// Takes all that the member sends.
+/// Receives all parts from the member.
 ///
 /// # Errors
-/// The member's, or it sent what cannot be, or too much.
+/// The member's, or it sent malformed parts, or too much.
 pub(super) async fn fetch(client: &mut Client, places: Vec<v1::Place>) -> Result<Fetched, Status> {
     let mut parts = client.edits(v1::EditsRequest { places }).await?.into_inner();
     let first = next(&mut parts).await?.ok_or_else(|| Status::internal("it sent nothing"))?;
@@ -59,7 +59,7 @@ async fn next(parts: &mut Streaming<v1::EditsPart>) -> Result<Option<v1::EditsPa
     tokio::time::timeout(PATIENCE, parts.message()).await.map_err(late)?
 }
 
-/// Looks, and sends the edits at `places` and what their files hold.
+/// Scans, and sends the edits at `places` and the content of their files.
 pub(super) async fn send(hand: Hand, places: Vec<Place>, to: mpsc::Sender<Result<v1::EditsPart, Status>>) {
     let looked = match hand.look().await {
         Ok(looked) => looked,
@@ -87,6 +87,6 @@ pub(super) async fn send(hand: Hand, places: Vec<Place>, to: mpsc::Sender<Result
             let _ = to.blocking_send(Err(refusal(error)));
         }
     };
-    // A panic there ends the stream, which the other side takes for what it is.
+    // A panic there ends the stream, which the other side takes for a failure.
     let _ = tokio::task::spawn_blocking(sending).await;
 }

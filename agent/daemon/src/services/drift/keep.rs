@@ -1,4 +1,4 @@
-//! The manager's part of `drift keep`: a member's edits are fetched, become a revision, and the member is told.
+//! The manager's part of `drift keep`.
 
 use std::{
     collections::BTreeSet,
@@ -19,17 +19,16 @@ use super::{
 };
 use crate::drift;
 
-/// How long all edits of a member may take to come.
+/// The time that all edits of a member have to come.
 const ARRIVAL: Duration = Duration::from_secs(120);
-/// Keeps at a time: each holds a member's edits in memory.
+/// The most keeps at a time: each holds a member's edits in memory.
 const KEEPS: usize = 4;
 
-/// The members whose edits are being kept: one keep of each, few in all, so that no member costs the manager more memory
-/// than that (invariant 6).
+/// The members whose edits are being kept: one keep of each, and few in all, to limit memory (invariant 6).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keeps(Arc<Mutex<BTreeSet<ServerName>>>);
 
-/// One of them, until it is dropped.
+/// One keep under way, until it is dropped.
 struct Keeping(Keeps, ServerName);
 
 impl Keeps {
@@ -39,7 +38,7 @@ impl Keeps {
             return Ok(Keeping(self.clone(), server.clone()));
         }
         Err(Status::resource_exhausted(format!(
-            "what was edited on {server}, or on others, is being kept already; try again"
+            "edits of {server}, or of other servers, are being kept already; try again"
         )))
     }
 }
@@ -51,7 +50,7 @@ impl Drop for Keeping {
 }
 
 impl DriftService {
-    /// The manager's part of a keep: the edits are fetched, become a revision, and the member is told.
+    /// Fetches the edits, makes a revision of them, and tells the member.
     pub(super) async fn keep_from(
         &self,
         manager: &Manager,
@@ -64,15 +63,15 @@ impl DriftService {
         let fetched = tokio::time::timeout(ARRIVAL, edits::fetch(&mut client, places)).await;
         let late = |_| Status::deadline_exceeded(format!("{} did not send its edits", member.name));
         let Fetched { at, edits, chunks } = fetched.map_err(late)?.map_err(|status| of(&member.name, &status))?;
-        let message = if message.is_empty() { format!("kept what was edited on {}", member.name) } else { message };
+        let message = if message.is_empty() { format!("kept the edits of {}", member.name) } else { message };
         let known = drift::to_wire(&edits);
         let adopted =
             manager.adopt(Adopt { at, edits, chunks, author, message, dry_run, accept }).await.map_err(refusal)?;
         if !dry_run && let Err(status) = in_time(&member.name, client.kept(v1::KeptRequest { edits: known })).await {
-            // It only waits longer with its updates, where the policy is hold; the next keep tells it again.
+            // If this fails, the member delays its updates under the policy hold until the next keep tells it again.
             let span = tracing::error_span!("peer", server = %member.name);
             let why = status.message();
-            span.in_scope(|| tracing::warn!(why, "could not be told that its edits are kept"));
+            span.in_scope(|| tracing::warn!(why, "it could not be told that its edits are kept"));
         }
         Ok(kept(adopted))
     }
