@@ -13,6 +13,7 @@ pub mod index;
 pub mod mutex;
 pub mod pack;
 pub mod quarantine;
+pub mod replace;
 pub mod root;
 pub mod scan;
 pub mod state;

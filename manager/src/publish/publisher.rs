@@ -191,9 +191,9 @@ fn change(
 ) -> Result<Option<Result<RoundResult, PublishError>>, put::ChangeError> {
     put::judge(shared, asked)?;
     let Some(made) = put::make(shared, asked)? else { return Ok(None) };
-    let prepared = round::prepare(shared, known, made.look.clone(), &Cause::Judged(request), Instant::now());
+    let prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
-    made.sync(asked)?;
+    made.sync()?;
     Ok(Some(prepared.map(|prepared| round::commit(shared, prepared))))
 }
 
