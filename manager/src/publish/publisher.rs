@@ -199,7 +199,7 @@ fn change(
 
 impl Publisher {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
-        let mut record = self.shared.record.subscribe();
+        let mut record = self.shared.record.clone();
         let mut policy = policy_of(&self.shared);
         // What is known is what was saved: the first look waits for the watches, so that nothing falls between.
         let armed = async { drop(self.modes.wait_for(Modes::are_known).await) };
