@@ -31,7 +31,7 @@ pub mod tasks;
 
 pub use begin::{
     form::{Form, FormError, Formed, form},
-    start::{Setup, StartError},
+    start::StartError,
 };
 pub use inside::{Inside, Queue};
 pub use lane::{
@@ -51,4 +51,4 @@ pub use publish::{
     read::{FileRead, ReadError},
     round::{Changes, PublishError, Request},
 };
-pub use shared::{Dial, Dialling, EditError, HaltFn, SaveRecord, Timings};
+pub use shared::{Dial, Dialling, EditError, HaltFn, Setup, Timings};

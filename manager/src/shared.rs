@@ -1,4 +1,4 @@
-//! What the manager's tasks share. The publisher alone moves the head, [`Shared::edit`] alone the record.
+//! What the manager's tasks share. The publisher alone moves the head, [`Shared::edit`] alone the record, which the store holds.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use bellwether_proto::{
     level::Program,
     name::{ServerName, SetName},
     record::{Record, Server, SignedRecord},
-    revision::{Epoch, SignedHeader},
+    revision::{Epoch, RevisionId, SignedHeader},
     status::Event,
     v1,
 };
@@ -35,18 +35,19 @@ use bellwether_store::{
     scan::{Source, sources},
     state::{
         file::StateFileError,
-        layout::Layout,
-        record::{SaveError, decide},
+        record::{GroupRecord, SaveError, decide},
     },
 };
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 use crate::{
+    balancer::Locals,
     begin::known,
     failpoints,
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::Board,
     publish::{head::Head, safety::Guard},
+    tasks::Alarm,
 };
 
 /// Opens a connection to a server: mutual TLS with the key that the record pins.
@@ -60,9 +61,6 @@ pub trait Dial: Send + Sync + 'static {
 
 /// A connection in the making.
 pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel, String>> + Send>>;
-
-/// Makes a record durable at the manager; called before anybody sees it.
-pub type SaveRecord = Box<dyn Fn(&SignedRecord) -> Result<(), SaveError> + Send + Sync>;
 
 /// Told when a server has proved that this manager's state went back; see [`halt`].
 pub type HaltFn = Box<dyn Fn(Halt) + Send + Sync>;
@@ -147,7 +145,9 @@ pub(crate) struct Shared {
     pub(crate) sets: Vec<(SetName, PathBuf)>,
     pub(crate) state: PathBuf,
     pub(crate) incarnation: u64,
-    pub(crate) record: watch::Sender<Arc<SignedRecord>>,
+    pub(crate) group: Arc<GroupRecord>,
+    /// By which this manager leads.
+    pub(crate) record: watch::Receiver<Arc<SignedRecord>>,
     pub(crate) chain: Vec<v1::SignedRecord>,
     /// The key of the manager of each epoch that is known.
     managers: BTreeMap<Epoch, PublicKey>,
@@ -178,52 +178,71 @@ pub(crate) struct Shared {
     /// Servers that refused us because they have seen a newer record.
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
-    pub(crate) save_record: SaveRecord,
     /// The tickets that servers were given.
     pub(crate) sessions: Sessions,
-    /// Why this manager changes nothing: another one leads in its epoch.
-    disputed: watch::Receiver<Option<Arc<str>>>,
     /// To whom the role is being handed over.
     handing: std::sync::Mutex<Option<ServerName>>,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
 }
 
-/// What the caller of [`Shared::new`] gives besides what is named there.
-pub(crate) struct Given {
-    pub(crate) name: ServerName,
-    pub(crate) key: Arc<KeyPair>,
-    pub(crate) sets: Vec<(SetName, PathBuf)>,
-    pub(crate) roots: Roots,
-    pub(crate) state: PathBuf,
-    pub(crate) incarnation: u64,
-    pub(crate) chain: Vec<SignedRecord>,
-    pub(crate) events: mpsc::UnboundedSender<Event>,
-    pub(crate) dial: Arc<dyn Dial>,
-    pub(crate) timings: Timings,
-    pub(crate) board: Arc<Board>,
-    pub(crate) newer: mpsc::Sender<ServerName>,
-    pub(crate) halt: HaltFn,
-    pub(crate) save_record: SaveRecord,
-    pub(crate) disputed: watch::Receiver<Option<Arc<str>>>,
+/// What a manager is started from.
+pub struct Setup {
+    /// This server.
+    pub name: ServerName,
+    /// Its key: the record's manager.
+    pub key: Arc<KeyPair>,
+    /// Where each set is here.
+    pub sets: Vec<(SetName, PathBuf)>,
+    /// The record, where it is held, with the state directory.
+    pub group: Arc<GroupRecord>,
+    /// The revision that the sets hold, where this server was a member until now.
+    pub at: Option<RevisionId>,
+    /// How often the manager's state was opened, this time included.
+    pub incarnation: u64,
+    /// Opens connections.
+    pub dial: Arc<dyn Dial>,
+    /// Where what is seen goes.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// Gets the names of servers that have seen a newer record than this manager's.
+    pub newer: mpsc::Sender<ServerName>,
+    /// Told when this manager's state is found to have gone back; the manager is to be stopped then.
+    pub halt: HaltFn,
+    /// What other servers have said to have seen, each with its name: asked before this manager leads.
+    pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
+    /// Intervals and patience.
+    pub timings: Timings,
+    /// The procedures.
+    pub board: Arc<Board>,
+    /// What this machine's agent.toml says of balancers.
+    pub balancers: Locals,
+    /// Raised by a task that ends before it is told to.
+    pub alarm: Alarm,
 }
 
 impl Shared {
-    pub(crate) fn new(given: Given, record: SignedRecord, head: Head, history: History, guard: Guard) -> Self {
-        let Given { name, key, sets, state, incarnation, chain, events, dial, timings, .. } = given;
-        let Given { board, newer, halt, save_record, roots, disputed, .. } = given;
+    /// `record`: by which this manager leads.
+    pub(crate) fn new(
+        setup: Setup,
+        roots: Roots,
+        record: watch::Receiver<Arc<SignedRecord>>,
+        (head, history, guard): (Head, History, Guard),
+    ) -> Self {
+        let Setup { name, key, sets, group, incarnation, events, dial, timings, board, newer, halt, .. } = setup;
+        let (chain, state) = (group.chain(), group.layout().state().to_owned());
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
         let sessions = Sessions::new(&state);
         let programs = std::sync::Mutex::new(BTreeMap::from([(key.public(), Program::own())]));
-        let outlines = Outlines::of_tree(&Layout::new(state.clone()).outlines(), &head.tree);
+        let outlines = Outlines::of_tree(&group.layout().outlines(), &head.tree);
         Self {
             name,
             key,
             sets,
             state,
             incarnation,
-            record: watch::Sender::new(Arc::new(record)),
+            group,
+            record,
             chain: chain.iter().map(SignedRecord::to_wire).collect(),
             managers,
             before: OnceLock::new(),
@@ -243,9 +262,7 @@ impl Shared {
             lanes: Views::default(),
             newer,
             halt,
-            save_record,
             sessions,
-            disputed,
             handing: std::sync::Mutex::default(),
             editing: Arc::default(),
         }
@@ -285,7 +302,7 @@ impl Shared {
     /// # Errors
     /// Another server leads in the same epoch: why, and what to do.
     pub(crate) fn undisputed(&self) -> Result<(), Arc<str>> {
-        self.disputed.borrow().clone().map_or(Ok(()), Err)
+        self.group.disputes().borrow().clone().map_or(Ok(()), Err)
     }
 
     /// A server has seen a newer record: whoever runs this manager asks it. One hint is enough.
@@ -335,17 +352,12 @@ impl Shared {
         let Some(next) = change(&held)? else { return Ok(held) };
         level::may_be_written(&next, &self.programs())?;
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);
-        let (shared, saved) = (self.clone(), next.clone());
-        // Not to be cancelled between the save and the announcement: both happen on the blocking thread. Nor is another
-        // record of this version signed before that.
+        let (group, saved) = (self.group.clone(), next.clone());
+        // No other record of this version is signed before this one is in force, even where nobody waits for it any more.
         let save = move || {
             let _one = one;
-            (shared.save_record)(&saved)?;
+            group.save_next(&held, &saved)?;
             failpoints::hit("record.saved");
-            shared.record.send_modify(|now| {
-                shared.see(Event::Record(Arc::new(saved.record().clone())));
-                *now = saved;
-            });
             Ok::<_, EditError>(())
         };
         tokio::task::spawn_blocking(save).await.map_err(|_| EditError::Stopping)??;

@@ -89,27 +89,28 @@ pub enum OnDrift {
     Hold,
 }
 
-impl OnDrift {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Report => "report",
-            Self::Revert => "revert",
-            Self::Hold => "hold",
+macro_rules! words {
+    ($setting:ident, $allowed:literal: $($value:ident = $word:literal),+) => {
+        impl $setting {
+            /// The word for it.
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$value => $word),+ }
+            }
         }
-    }
+
+        impl std::str::FromStr for $setting {
+            type Err = Malformed;
+
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                let unknown = || Malformed::new(format!("{}, not '{}'", $allowed, text.escape_debug()));
+                [$(Self::$value),+].into_iter().find(|value| value.word() == text).ok_or_else(unknown)
+            }
+        }
+    };
 }
 
-impl std::str::FromStr for OnDrift {
-    type Err = Malformed;
-
-    fn from_str(text: &str) -> Result<Self, Malformed> {
-        [Self::Report, Self::Revert, Self::Hold]
-            .into_iter()
-            .find(|drift| drift.word() == text)
-            .ok_or_else(|| Malformed::new(format!("drift is report, revert or hold, not '{}'", text.escape_debug())))
-    }
-}
+words!(Publish, "publish is auto or manual": Auto = "auto", Manual = "manual");
+words!(OnDrift, "drift is report, revert or hold": Report = "report", Revert = "revert", Hold = "hold");
 
 /// How frames are compressed, as text `none` or `deflate:LEVEL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ pub mod log;
 pub mod mutex;
 pub mod pack;
 pub mod quarantine;
+pub mod replace;
 pub mod root;
 pub mod scan;
 pub mod state;

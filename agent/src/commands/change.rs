@@ -5,7 +5,7 @@ use std::str::FromStr;
 use bellwether_proto::{
     Malformed,
     hash::Hash,
-    v1::{ChangeRequest, ReadRequest, admin_client::AdminClient},
+    v1::{ChangeRequest, FileContent, ReadRequest, admin_client::AdminClient, change_request::Change},
 };
 use bytes::Bytes;
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    common::Common,
+    common::{Common, author},
     error::{CommandError, Kind},
     output,
 };
@@ -32,12 +32,16 @@ pub enum Expect {
 }
 
 impl Expect {
-    /// As [`ChangeRequest::expected`] has it.
-    pub(super) fn into_wire(self) -> Bytes {
+    fn hash(self) -> Option<Hash> {
         match self {
-            Self::Nothing => Bytes::new(),
-            Self::File(hash) => hash.into(),
+            Self::Nothing => None,
+            Self::File(hash) => Some(hash),
         }
+    }
+
+    /// As [`ChangeRequest::expected`] has it.
+    fn into_wire(self) -> Bytes {
+        self.hash().map_or_else(Bytes::new, Bytes::from)
     }
 }
 
@@ -64,28 +68,44 @@ pub struct Options {
 }
 
 /// What there is afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Becomes {
     Nothing,
-    File(Hash),
+    File { data: Bytes, mode: Option<u32> },
 }
 
-/// Asks for the change, waits as far as `wait` says, and says what was done.
-pub(super) async fn run(
-    common: &Common,
-    target: &Target,
-    request: ChangeRequest,
-    becomes: Becomes,
-    dry_run: bool,
-    wait: Wait,
-) -> Result<(), CommandError> {
+/// A change that is asked for.
+#[derive(Debug)]
+pub(super) struct FileChange<'a> {
+    pub(super) target: &'a Target,
+    pub(super) expect: Option<Expect>,
+    pub(super) becomes: Becomes,
+    pub(super) accept: bool,
+    pub(super) options: Options,
+}
+
+/// Asks for the change, waits as far as the options say, and says what was done.
+pub(super) async fn run(common: &Common, asked: FileChange<'_>) -> Result<(), CommandError> {
+    let FileChange { target, expect, becomes, accept, options: Options { message, dry_run, wait } } = asked;
     let mut client = common.connect().await?;
     if dry_run {
         let now = common.within(current(&mut client, target)).await?;
-        let expected = request.expected.map(|bytes| Hash::try_from(bytes.as_ref()).ok());
-        record::show_plan(common, &plan(target, now, expected, becomes)?);
+        record::show_plan(common, &plan(target, now, expect, &becomes)?);
         return Ok(());
     }
+    let removed = matches!(becomes, Becomes::Nothing);
+    let request = ChangeRequest {
+        set: target.set.to_string(),
+        path: target.path.as_bytes().to_vec().into(),
+        expected: expect.map(Expect::into_wire),
+        change: Some(match becomes {
+            Becomes::Nothing => Change::Remove(true),
+            Becomes::File { data, mode } => Change::Put(FileContent { data, mode }),
+        }),
+        author: author(),
+        message,
+        accept,
+    };
     let reply = common.in_time(client.change(request)).await?.into_inner();
     if wait == Wait::All && !reply.revision.is_empty() {
         farm::until_reached(&mut client, common, farm::number(&reply.revision)?, None).await?;
@@ -96,7 +116,7 @@ pub(super) async fn run(
         "id": data_encoding::HEXLOWER.encode(&reply.id),
     });
     output::show(common.json, &document, |_| match (reply.revision.as_str(), wait) {
-        ("", _) if becomes == Becomes::Nothing => format!("{target} does not exist; nothing was changed"),
+        ("", _) if removed => format!("{target} does not exist; nothing was changed"),
         ("", _) => format!("{target} already has this content; nothing was changed"),
         (revision, Wait::All) => format!("{target} changed in {revision}, and every member has it"),
         (revision, Wait::None | Wait::Manager) => format!("{target} changed in {revision}"),
@@ -115,23 +135,20 @@ async fn current(client: &mut AdminClient<Channel>, target: &Target) -> Result<O
 }
 
 /// What the change would do where `now` is what is there.
-fn plan(
-    target: &Target,
-    now: Option<Hash>,
-    expected: Option<Option<Hash>>,
-    becomes: Becomes,
-) -> Result<String, CommandError> {
+fn plan(target: &Target, now: Option<Hash>, expect: Option<Expect>, becomes: &Becomes) -> Result<String, CommandError> {
     let named = |hash: Option<Hash>| hash.map_or_else(|| "nothing".to_owned(), |hash| hash.to_string());
-    if let Some(expected) = expected.filter(|expected| *expected != now) {
+    if let Some(expected) = expect.map(Expect::hash).filter(|expected| *expected != now) {
         let text = format!("{target} is {}, expected {}", named(now), named(expected));
         return Err(CommandError::new(Kind::Refused, text).hint("get it again, and put your change on top"));
     }
     Ok(match (now, becomes) {
         (None, Becomes::Nothing) => format!("do nothing: {target} is not there"),
         (Some(_), Becomes::Nothing) => format!("remove {target}"),
-        (Some(now), Becomes::File(hash)) if now == hash => format!("at most change the mode of {target}"),
-        (Some(_), Becomes::File(_)) => format!("replace {target}"),
-        (None, Becomes::File(_)) => format!("create {target}"),
+        (Some(now), Becomes::File { data, .. }) if now == Hash::of(data) => {
+            format!("at most change the mode of {target}")
+        }
+        (Some(_), Becomes::File { .. }) => format!("replace {target}"),
+        (None, Becomes::File { .. }) => format!("create {target}"),
     })
 }
 
@@ -145,12 +162,14 @@ mod tests {
     fn the_plan_compares_with_what_was_expected() {
         let target = super::super::target::file(OsStr::new("nginx:a")).expect("a target");
         let (old, new) = (Hash::of(b"old"), Hash::of(b"new"));
-        let plan = |now, expected, becomes| plan(&target, now, expected, becomes).map_err(|e| e.kind);
-        assert_eq!(plan(Some(old), Some(Some(old)), Becomes::File(new)), Ok("replace nginx:a".to_owned()));
-        assert_eq!(plan(None, Some(None), Becomes::File(new)), Ok("create nginx:a".to_owned()));
-        assert_eq!(plan(Some(old), None, Becomes::Nothing), Ok("remove nginx:a".to_owned()));
-        assert_eq!(plan(Some(old), Some(None), Becomes::File(new)), Err(Kind::Refused));
-        assert_eq!(plan(None, Some(Some(old)), Becomes::Nothing), Err(Kind::Refused));
+        let file = Becomes::File { data: "new".into(), mode: None };
+        let plan = |now, expect, becomes| plan(&target, now, expect, becomes).map_err(|e| e.kind);
+        assert_eq!(plan(Some(old), Some(Expect::File(old)), &file), Ok("replace nginx:a".to_owned()));
+        assert_eq!(plan(Some(new), None, &file), Ok("at most change the mode of nginx:a".to_owned()));
+        assert_eq!(plan(None, Some(Expect::Nothing), &file), Ok("create nginx:a".to_owned()));
+        assert_eq!(plan(Some(old), None, &Becomes::Nothing), Ok("remove nginx:a".to_owned()));
+        assert_eq!(plan(Some(old), Some(Expect::Nothing), &file), Err(Kind::Refused));
+        assert_eq!(plan(None, Some(Expect::File(old)), &Becomes::Nothing), Err(Kind::Refused));
     }
 
     #[test]

@@ -14,20 +14,16 @@ use std::{
 };
 
 use bellwether_daemon::drift::diff;
-use bellwether_proto::{
-    hash::Hash,
-    limits,
-    v1::{ChangeRequest, FileContent, ReadRequest, change_request::Change},
-};
+use bellwether_proto::{hash::Hash, limits, v1::ReadRequest};
 use serde_json::json;
 use tonic::Code;
 
 use super::{
-    change::{self, Expect, Options},
+    change::{self, Becomes, Expect, FileChange, Options},
     target::{self, Target},
 };
 use crate::{
-    common::{Common, author},
+    common::Common,
     error::{CommandError, Kind},
     output,
 };
@@ -70,18 +66,10 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         copy.remove();
         return Ok(());
     }
-    let expected = before.as_deref().map_or(Expect::Nothing, |data| Expect::File(Hash::of(data)));
-    let hash = Hash::of(&after);
-    let request = ChangeRequest {
-        set: target.set.to_string(),
-        path: bytes::Bytes::copy_from_slice(target.path.as_bytes()),
-        expected: Some(expected.into_wire()),
-        change: Some(Change::Put(FileContent { data: after.into(), mode: None })),
-        author: author(),
-        message: args.options.message,
-        accept: false,
-    };
-    match change::run(common, &target, request, change::Becomes::File(hash), false, args.options.wait).await {
+    let expect = Some(before.as_deref().map_or(Expect::Nothing, |data| Expect::File(Hash::of(data))));
+    let becomes = Becomes::File { data: after.into(), mode: None };
+    let asked = FileChange { target: &target, expect, becomes, accept: false, options: args.options };
+    match change::run(common, asked).await {
         Ok(()) => {
             copy.remove();
             Ok(())

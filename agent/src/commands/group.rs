@@ -4,19 +4,23 @@ use std::time::Duration;
 
 use bellwether_daemon::config::duration;
 use bellwether_group::edits::{
-    By, PolicyChange, RecordEdit, apply,
+    By, Patterns, PolicyChange, RecordEdit, apply,
     level::{Programs, newest_for_all, not_asked},
 };
 use bellwether_proto::{
+    Malformed,
     advice::Advise,
     balancer::Balancer,
-    level::Program,
+    level::{Level, Program},
     name::{BalancerName, SetName},
-    record::{Codec, Policy, Publish, Record, Role},
+    record::{Codec, OnDrift, Policy, Publish, Record, Role},
     status::ServerStatus,
-    v1::{SetPolicy, edit_record_request::Edit},
+    v1::edit_record_request::Edit,
 };
-use clap::Subcommand;
+use clap::{
+    Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use serde_json::json;
 
 use super::{farm, rebuild, record};
@@ -51,8 +55,8 @@ enum Action {
 #[derive(Debug, Clone, clap::Args)]
 struct Settings {
     /// Publish each edit automatically, or only with `publish`: auto, manual
-    #[arg(long, value_parser = ["auto", "manual"])]
-    publish: Option<String>,
+    #[arg(long, value_parser = PossibleValuesParser::new(["auto", "manual"]).try_map(|word| word.parse::<Publish>()))]
+    publish: Option<Publish>,
     /// The compression of packs: none, or deflate:1 to deflate:9
     #[arg(long)]
     codec: Option<Codec>,
@@ -65,8 +69,8 @@ struct Settings {
     open_max: Option<Duration>,
     /// The reaction to edits on a member: report, revert (put the manager's state back and keep the edits as a recovery
     /// point), hold (take no updates until the edits are kept or reverted)
-    #[arg(long, value_parser = ["report", "revert", "hold"])]
-    drift: Option<String>,
+    #[arg(long, value_parser = PossibleValuesParser::new(["report", "revert", "hold"]).try_map(|word| word.parse::<OnDrift>()))]
+    drift: Option<OnDrift>,
     /// Never scan and never change entries that match, such as nginx=*.bak; may be repeated
     #[arg(long, value_name = "SET=PATTERN")]
     exclude: Vec<String>,
@@ -192,12 +196,8 @@ fn changes(record: &Record, most: usize) -> Vec<String> {
 
 /// The settings, one a line.
 fn settings(policy: &Policy) -> Vec<String> {
-    let publish = match policy.publish {
-        Publish::Auto => "auto",
-        Publish::Manual => "manual",
-    };
     let mut lines = vec![
-        format!("publish  {publish}{}", if policy.paused { ", paused" } else { "" }),
+        format!("publish  {}{}", policy.publish.word(), if policy.paused { ", paused" } else { "" }),
         format!("codec    {}", policy.codec),
         format!("quiet    at most {}", duration::format(Duration::from_millis(policy.quiet_max_ms))),
         format!("open     waited for at most {}", duration::format(Duration::from_millis(policy.open_max_ms))),
@@ -222,17 +222,17 @@ fn settings(policy: &Policy) -> Vec<String> {
 
 async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let dry_run = settings.dry_run;
-    let request = request(settings)?;
-    if request == SetPolicy::default() {
+    let change = change(settings)?;
+    if change == PolicyChange::default() {
         let text = "nothing to set: name a setting, as --min-serving 2";
         return Err(CommandError::new(Kind::Usage, text).hint("all of them: bellwether group set --help"));
     }
     if dry_run {
-        return plan(common, request).await;
+        return plan(common, change).await;
     }
-    let (least, level) = (request.min_serving, request.level);
+    let (least, level) = (change.min_serving, change.level);
     let before = record::held(common)?.current.record().version.to_string();
-    let reply = record::edit(common, Edit::SetPolicy(request), false).await?;
+    let reply = record::edit(common, Edit::SetPolicy(change.into()), false).await?;
     let so = if before == reply.version { "so already" } else { "as asked" };
     record::show(common, &format!("the group's settings are {so}"), &reply);
     let held = record::held(common)?;
@@ -259,15 +259,16 @@ fn too_many(least: Option<u32>, record: &Record) -> Option<String> {
     ))
 }
 
-/// The request for what the flags say; all patterns are for one set.
-fn request(settings: Settings) -> Result<SetPolicy, CommandError> {
-    let mut set = settings.set.map(|name| name.to_string());
-    let mut patterns = |flag: &str, list: &[String]| -> Result<Vec<String>, CommandError> {
+/// What the flags say; all patterns are for one set.
+fn change(settings: Settings) -> Result<PolicyChange, CommandError> {
+    let mut set = settings.set;
+    let mut patterns = |flag: &str, list: &[String]| -> Result<Patterns, CommandError> {
         let mut found = Vec::new();
         for text in list {
             let usage = |why: &str| CommandError::new(Kind::Usage, format!("--{flag} '{text}': {why}"));
             let (name, pattern) = text.split_once('=').ok_or_else(|| usage("it is not SET=PATTERN"))?;
-            if set.get_or_insert_with(|| name.to_owned()) != name {
+            let name: SetName = name.parse().map_err(|e: Malformed| usage(&e.to_string()))?;
+            if *set.get_or_insert_with(|| name.clone()) != name {
                 return Err(usage("one command changes the patterns of one set; use one for each set"));
             }
             match (pattern, settings.replace) {
@@ -276,33 +277,29 @@ fn request(settings: Settings) -> Result<SetPolicy, CommandError> {
                 (pattern, _) => found.push(pattern.to_owned()),
             }
         }
-        Ok(found)
+        Ok(Patterns { list: found, replace: settings.replace && !list.is_empty() })
     };
     let exclude = patterns("exclude", &settings.exclude)?;
     let local = patterns("local", &settings.local)?;
-    Ok(SetPolicy {
+    Ok(PolicyChange {
         publish: settings.publish,
-        codec: settings.codec.map(String::from),
+        codec: settings.codec,
         quiet_max_ms: settings.quiet_max.map(|quiet| quiet.as_millis() as u64),
         open_max_ms: settings.open_max.map(|open| open.as_millis() as u64),
         drift: settings.drift,
         allow_setuid: settings.allow_setuid,
         allow_capabilities: settings.allow_capabilities,
-        set: set.unwrap_or_default(),
-        replace_exclude: settings.replace && !settings.exclude.is_empty(),
+        set,
         exclude,
-        replace_local: settings.replace && !settings.local.is_empty(),
         local,
-        balancers: settings.balancer.iter().map(ToString::to_string).collect(),
-        no_balancers: settings.no_balancer.iter().map(ToString::to_string).collect(),
+        balancers: settings.balancer,
+        no_balancers: settings.no_balancer,
         min_serving: settings.min_serving,
         drain_timeout_s: settings.drain_timeout.map(|time| whole_seconds("drain-timeout", time)).transpose()?,
         ready_after_s: settings.ready_after.map(|time| whole_seconds("ready-after", time)).transpose()?,
-        level: settings.level,
+        level: settings.level.map(Level),
         #[cfg(feature = "level-next")]
         note: settings.note,
-        #[cfg(not(feature = "level-next"))]
-        note: None,
     })
 }
 
@@ -314,10 +311,9 @@ fn whole_seconds(flag: &str, time: Duration) -> Result<u64, CommandError> {
 }
 
 /// Shows the settings that would come of it, by the manager's own rules.
-async fn plan(common: &Common, request: SetPolicy) -> Result<(), CommandError> {
+async fn plan(common: &Common, change: PolicyChange) -> Result<(), CommandError> {
     let held = record::held(common)?;
-    let least = request.min_serving;
-    let change = PolicyChange::try_from(request).map_err(|e| CommandError::refused(&e))?;
+    let least = change.min_serving;
     let now = held.current.record();
     let programs = if change.level.is_some() { programs(common, now).await } else { Programs::new() };
     let changed = apply(&held.current, &RecordEdit::Policy(Box::new(change)), &programs, &By::new(&author(), 0));
@@ -353,39 +349,43 @@ mod tests {
         settings: Settings,
     }
 
-    fn parse(line: &str) -> Result<SetPolicy, CommandError> {
+    fn parse(line: &str) -> Result<PolicyChange, CommandError> {
         let words = std::iter::once("set").chain(line.split_whitespace());
-        request(Line::try_parse_from(words).expect("clap takes it").settings)
+        change(Line::try_parse_from(words).expect("clap takes it").settings)
     }
 
     #[test]
     fn only_what_is_named_is_asked_for() {
-        let request = parse("--codec deflate:6 --quiet-max 2s --open-max 1m").expect("right");
-        assert_eq!((request.codec.as_deref(), request.quiet_max_ms), (Some("deflate:6"), Some(2_000)));
-        assert_eq!(request.open_max_ms, Some(60_000));
-        assert_eq!((request.publish, request.set.as_str(), request.replace_exclude), (None, "", false));
+        let change = parse("--codec deflate:6 --quiet-max 2s --open-max 1m --publish manual").expect("right");
+        let wanted = PolicyChange {
+            codec: Some(Codec::Deflate(6)),
+            quiet_max_ms: Some(2_000),
+            open_max_ms: Some(60_000),
+            publish: Some(Publish::Manual),
+            ..PolicyChange::default()
+        };
+        assert_eq!(change, wanted);
     }
 
     #[test]
     fn patterns_name_their_set() {
-        let request = parse("--exclude nginx=*.bak --exclude nginx=a=b --local nginx=l").expect("right");
-        assert_eq!(request.set, "nginx");
-        assert_eq!(
-            (request.exclude, request.local),
-            (vec!["*.bak".to_owned(), "a=b".to_owned()], vec!["l".to_owned()])
-        );
-        let request = parse("--exclude nginx= --replace").expect("removes all");
-        assert_eq!((request.exclude.len(), request.replace_exclude, request.replace_local), (0, true, false));
+        let patterns =
+            |list: &[&str], replace| Patterns { list: list.iter().map(|&p| p.to_owned()).collect(), replace };
+        let change = parse("--exclude nginx=*.bak --exclude nginx=a=b --local nginx=l").expect("right");
+        assert_eq!(change.set, Some("nginx".parse().expect("a name")));
+        assert_eq!((change.exclude, change.local), (patterns(&["*.bak", "a=b"], false), patterns(&["l"], false)));
+        let change = parse("--exclude nginx= --replace").expect("removes all");
+        assert_eq!((change.exclude, change.local), (patterns(&[], true), patterns(&[], false)));
     }
 
     #[test]
     fn balancers_are_named_and_times_are_in_seconds() {
         let line =
             "--balancer lb1=haproxy:unix:/run/h.sock,backend=app --no-balancer lb2 --min-serving 2 --drain-timeout 5m";
-        let request = parse(line).expect("right");
-        assert_eq!(request.balancers, ["lb1=haproxy:unix:/run/h.sock,backend=app"]);
-        assert_eq!((request.no_balancers.as_slice(), request.min_serving), (&["lb2".to_owned()][..], Some(2)));
-        assert_eq!(request.drain_timeout_s, Some(300));
+        let change = parse(line).expect("right");
+        assert_eq!(change.balancers, ["lb1=haproxy:unix:/run/h.sock,backend=app".parse().expect("a balancer")]);
+        assert_eq!((change.no_balancers, change.min_serving), (vec!["lb2".parse().expect("a name")], Some(2)));
+        assert_eq!(change.drain_timeout_s, Some(300));
         assert_eq!(parse("--ready-after 0s").expect("right").ready_after_s, Some(0));
         assert_eq!(parse("--ready-after 1500ms").expect_err("not whole").kind, Kind::Usage);
         assert_eq!(parse("--drain-timeout 1500ms").expect_err("not whole").kind, Kind::Usage);
@@ -393,7 +393,9 @@ mod tests {
 
     #[test]
     fn patterns_of_two_sets_or_of_none_are_usage() {
-        for line in ["--exclude *.bak", "--exclude a=x --local b=x", "--set a --exclude b=x", "--exclude a="] {
+        for line in
+            ["--exclude *.bak", "--exclude a=x --local b=x", "--set a --exclude b=x", "--exclude a=", "--exclude ..=x"]
+        {
             assert_eq!(parse(line).expect_err(line).kind, Kind::Usage);
         }
     }

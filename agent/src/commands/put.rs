@@ -7,18 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bellwether_proto::{
-    hash::Hash,
-    limits,
-    v1::{ChangeRequest, FileContent, change_request::Change},
-};
+use bellwether_proto::limits;
 
 use super::{
-    change::{self, Expect, Options},
+    change::{self, Becomes, Expect, FileChange, Options},
     target,
 };
 use crate::{
-    common::{Common, author},
+    common::Common,
     error::{CommandError, Kind},
 };
 
@@ -48,18 +44,9 @@ pub struct Args {
 /// Refused: the file is not what was expected, or no change can be made now (W8, W11).
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
-    let data = content(&args.local)?;
-    let hash = Hash::of(&data);
-    let request = ChangeRequest {
-        set: target.set.to_string(),
-        path: target.path.as_bytes().to_vec().into(),
-        expected: args.expect.map(Expect::into_wire),
-        change: Some(Change::Put(FileContent { data: data.into(), mode: args.mode })),
-        author: author(),
-        message: args.options.message,
-        accept: false,
-    };
-    change::run(common, &target, request, change::Becomes::File(hash), args.options.dry_run, args.options.wait).await
+    let becomes = Becomes::File { data: content(&args.local)?.into(), mode: args.mode };
+    let Args { expect, options, .. } = args;
+    change::run(common, FileChange { target: &target, expect, becomes, accept: false, options }).await
 }
 
 fn content(local: &Path) -> Result<Vec<u8>, CommandError> {

@@ -2,16 +2,11 @@
 
 use std::ffi::OsString;
 
-use bellwether_proto::v1::{ChangeRequest, change_request::Change};
-
 use super::{
-    change::{self, Expect, Options},
+    change::{self, Becomes, Expect, FileChange, Options},
     target,
 };
-use crate::{
-    common::{Common, author},
-    error::CommandError,
-};
+use crate::{common::Common, error::CommandError};
 
 /// Its arguments.
 #[derive(Debug, clap::Args)]
@@ -36,14 +31,7 @@ pub struct Args {
 /// Refused: the file is not what was expected, or no change can be made now (W8, W11).
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
-    let request = ChangeRequest {
-        set: target.set.to_string(),
-        path: target.path.as_bytes().to_vec().into(),
-        expected: args.expect.map(Expect::into_wire),
-        change: Some(Change::Remove(true)),
-        author: author(),
-        message: args.options.message,
-        accept: args.accept,
-    };
-    change::run(common, &target, request, change::Becomes::Nothing, args.options.dry_run, args.options.wait).await
+    let Args { expect, accept, options, .. } = args;
+    let becomes = Becomes::Nothing;
+    change::run(common, FileChange { target: &target, expect, becomes, accept, options }).await
 }

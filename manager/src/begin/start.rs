@@ -14,7 +14,6 @@ use bellwether_group::{
 };
 use bellwether_proto::{
     clock::now_ms,
-    key::KeyPair,
     name::{ServerName, SetName},
     record::SignedRecord,
     revision::{Epoch, Number, RevisionId, SignedHeader},
@@ -38,7 +37,6 @@ use crate::{
     begin::epoch,
     lane::lanes,
     manager::Inner,
-    procedures::store::Board,
     publish::{
         adopt,
         head::Head,
@@ -47,7 +45,7 @@ use crate::{
         safety::{ACCEPTED, Guard, WINDOW},
         waiting::Waiting,
     },
-    shared::{Dial, Given, HaltFn, SaveRecord, Shared, Timings},
+    shared::{Setup, Shared},
     tasks::Alarm,
 };
 
@@ -55,48 +53,6 @@ use crate::{
 pub(crate) const TOKENS: &str = "tokens.json";
 /// The most commands that wait for the publisher or for the lanes.
 const WAITING: usize = 16;
-
-/// The input for a start.
-pub struct Setup {
-    /// This server.
-    pub name: ServerName,
-    /// Its key, which is the key of the record's manager.
-    pub key: Arc<KeyPair>,
-    /// The path of each set on this server.
-    pub sets: Vec<(SetName, PathBuf)>,
-    /// The state directory.
-    pub state: PathBuf,
-    /// The record in force.
-    pub record: SignedRecord,
-    /// The records that made each manager, oldest first.
-    pub chain: Vec<SignedRecord>,
-    /// The revision of the sets, if this server was a member until now.
-    pub at: Option<RevisionId>,
-    /// The number of this incarnation of the manager's state.
-    pub incarnation: u64,
-    /// Opens connections.
-    pub dial: Arc<dyn Dial>,
-    /// Receives the observations.
-    pub events: mpsc::UnboundedSender<Event>,
-    /// Receives the names of servers that have seen a newer record than this manager's.
-    pub newer: mpsc::Sender<ServerName>,
-    /// Called when this manager's state turns out to have gone back; the manager is to be stopped then.
-    pub halt: HaltFn,
-    /// The revisions that each other server has seen, asked for before this manager leads.
-    pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
-    /// Makes a record durable here.
-    pub save_record: SaveRecord,
-    /// The reason that this manager refuses changes: another one leads in its epoch.
-    pub disputed: watch::Receiver<Option<Arc<str>>>,
-    /// Intervals and time limits.
-    pub timings: Timings,
-    /// The procedures.
-    pub board: Arc<Board>,
-    /// The balancers of this machine's agent.toml.
-    pub balancers: Locals,
-    /// Raised by a task that ends too early.
-    pub alarm: Alarm,
-}
 
 /// The manager does not start. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -171,35 +127,19 @@ impl Manager {
     /// # Errors
     /// No task runs.
     pub async fn start(setup: Setup, shutdown: watch::Receiver<bool>) -> Result<Manager, StartError> {
-        let Setup { name, key, sets, state, record, chain, at, incarnation, dial, events, newer, .. } = setup;
-        let Setup { halt, seen, save_record, disputed, timings, balancers, board, alarm, .. } = setup;
-        if record.record().manager().key != key.public() {
+        let (led, state) = (setup.group.lead(), setup.group.layout().state().to_owned());
+        let record = led.borrow().clone();
+        if record.record().manager().key != setup.key.public() {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
-        let sets = absolute(sets)?;
-        let roots = Roots::open(&state, sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
-        let (from, here) = ((state.clone(), sets.clone(), roots.clone()), record.clone());
+        let setup = Setup { sets: absolute(setup.sets)?, ..setup };
+        let roots = Roots::open(&state, setup.sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
+        let (from, here, at) = ((state, setup.sets.clone(), roots.clone()), record.clone(), setup.at);
         let opened = tokio::task::spawn_blocking(move || open(&from.0, (&from.1, &from.2), &here, at)).await;
         let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
-        went_back(&record, &history, &head, &seen)?;
-        let given = Given {
-            name,
-            key,
-            sets,
-            roots,
-            state,
-            incarnation,
-            chain,
-            events,
-            dial,
-            timings,
-            board,
-            newer,
-            halt,
-            save_record,
-            disputed,
-        };
-        let shared = Arc::new(Shared::new(given, record, head, history, guard));
+        went_back(&record, &history, &head, &setup.seen)?;
+        let (balancers, alarm) = (setup.balancers.clone(), setup.alarm.clone());
+        let shared = Arc::new(Shared::new(setup, roots, led, (head, history, guard)));
         let begun = shared.clone();
         let begin = move || {
             if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {
@@ -322,7 +262,6 @@ fn head_tree(history: &History, head: &Stored) -> Result<Tree, StartError> {
 }
 
 fn tell(shared: &Shared) {
-    shared.see(Event::Record(Arc::new(shared.record.borrow().record().clone())));
     let head = shared.head.borrow();
     let header = head.stored.header.header();
     let message = header.message.clone();
@@ -359,7 +298,7 @@ fn run(
         early: None,
         times: Times::new(Instant::now(), !believed, full),
     };
-    let (record, sets, events) = (shared.record.subscribe(), shared.sets.clone(), shared.events.clone());
+    let (record, sets, events) = (shared.record.clone(), shared.sets.clone(), shared.events.clone());
     let to_watch = Watched { record, sets, events, found, files };
     let tasks = vec![
         ("watch", alarm.spawn("watch", shutdown, watching::run(to_watch, dirty, modes, shutdown.clone()))),

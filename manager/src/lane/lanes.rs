@@ -57,7 +57,7 @@ struct Lanes {
 
 /// Runs until `shutdown`.
 pub(crate) async fn run(shared: Arc<Shared>, mut asked: mpsc::Receiver<ToLanes>, mut shutdown: watch::Receiver<bool>) {
-    let mut record = shared.record.subscribe();
+    let mut record = shared.record.clone();
     let mut lanes =
         Lanes { shared, running: BTreeMap::new(), leaving: BTreeMap::new(), tasks: JoinSet::new(), before: None };
     loop {

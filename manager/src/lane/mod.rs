@@ -209,7 +209,7 @@ impl Lane {
         control: &mut mpsc::Receiver<Control>,
         memory: &mut Memory,
     ) -> bool {
-        let (mut head, mut record) = (self.shared.head.subscribe(), self.shared.record.subscribe());
+        let (mut head, mut record) = (self.shared.head.subscribe(), self.shared.record.clone());
         let mut until = until;
         loop {
             if !self.is_member() {

@@ -255,7 +255,7 @@ impl Stream<'_> {
 
 impl News {
     fn follow(shared: &Shared) -> Self {
-        Self { head: shared.head.subscribe(), record: shared.record.subscribe(), procedures: shared.board.follow() }
+        Self { head: shared.head.subscribe(), record: shared.record.clone(), procedures: shared.board.follow() }
     }
 
     fn facts(&mut self, lane: &Lane) -> Facts {

@@ -145,7 +145,7 @@ impl Manager {
         // It must not be cancelled: from the save on there is no way back.
         let save = move || {
             failpoints::hit("handover.signed");
-            (shared.save_record)(&next)?;
+            shared.group.save_next(&held, &next)?;
             failpoints::hit("handover.saved");
             hold.stay();
             drop(editing);

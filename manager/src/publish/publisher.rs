@@ -189,15 +189,15 @@ fn change(
 ) -> Result<Option<Result<RoundResult, PublishError>>, put::ChangeError> {
     put::judge(shared, asked)?;
     let Some(made) = put::make(shared, asked)? else { return Ok(None) };
-    let prepared = round::prepare(shared, known, made.look.clone(), &Cause::Judged(request), Instant::now());
+    let prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
-    made.sync(asked)?;
+    made.sync()?;
     Ok(Some(prepared.map(|prepared| round::commit(shared, prepared))))
 }
 
 impl Publisher {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
-        let mut record = self.shared.record.subscribe();
+        let mut record = self.shared.record.clone();
         let mut policy = policy_of(&self.shared);
         // The known tree is the saved one: the first scan waits for the watches, so no edit is missed.
         let armed = async { drop(self.modes.wait_for(Modes::are_known).await) };

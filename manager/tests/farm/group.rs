@@ -1,13 +1,19 @@
 //! Entering, tokens and previews.
 
-use bellwether_group::{edits::GroupRefused, tokens::TokenRefused};
+use bellwether_group::{
+    edits::{By, GroupRefused, RecordEdit},
+    roles::{Leave, hand_over},
+    tokens::TokenRefused,
+};
 use bellwether_manager::{EditError, EnterError, Form, FormError, form};
 use bellwether_proto::{
     key::KeyPair,
-    record::{Codec, Role},
+    record::{Codec, Role, SignedRecord},
+    revision::Epoch,
 };
 use bellwether_store::{
     pack::{Frame, Reader},
+    state::record::SaveError,
     tree::Tree,
 };
 
@@ -67,6 +73,23 @@ async fn the_preview_is_the_heads_tree_without_content() {
     let mut wrong = request;
     wrong.secret = "wrong".into();
     assert!(farm.manager.preview(&wrong, &KeyPair::generate().public()).await.is_err());
+}
+
+/// Invariant 3: a candidate took over, and its record has just come; this manager's tasks have not ended yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_changes_nothing_over_the_record_of_another_one() {
+    let farm = Farm::new(&[("a", b"x")]).await;
+    let key = KeyPair::generate();
+    let request = farm.enter_request("a", "127.0.0.1:9").await;
+    let held = farm.manager.enter(&request, &key.public()).await.unwrap();
+    let mut theirs = hand_over(&held, &name("a"), Leave::Member, &By::new("test", 1)).unwrap().unwrap();
+    theirs.version.epoch = Epoch(held.record().version.epoch.0 + 2);
+    let theirs = SignedRecord::sign(theirs, &key).unwrap();
+    farm.group.take(theirs.clone()).unwrap();
+    let refused = farm.manager.edit_record(&RecordEdit::Paused(true), "test", false).await;
+    assert!(matches!(refused, Err(EditError::Save(SaveError::Superseded(_)))), "{refused:?}");
+    assert_eq!(*farm.group.current(), theirs, "it is in force as before");
+    assert_eq!(farm.manager.record().record(), held.record(), "its tasks act on nothing that another one made");
 }
 
 #[test]

@@ -12,24 +12,18 @@ use bellwether_manager::{
 };
 use bellwether_proto::{
     key::KeyPair,
-    level::State,
     name::{ServerName, SetName},
-    record::{Codec, Server, SignedRecord},
+    record::{Codec, Server},
     status::{Event, Observation},
     v1,
 };
-use bellwether_store::state::file;
-use serde::{Deserialize, Serialize};
+use bellwether_store::state::{
+    layout::{Held, Layout},
+    record::GroupRecord,
+};
 use tokio::sync::{mpsc, watch};
 
 use crate::fake::{Fake, Manner};
-
-/// The record as this manager keeps it.
-#[derive(Serialize, Deserialize)]
-#[serde(transparent)]
-struct Kept(SignedRecord);
-
-impl State for Kept {}
 
 /// Nothing here takes so long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -49,6 +43,7 @@ impl Dial for Plain {
 pub(crate) struct Farm {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) manager: Manager,
+    pub(crate) group: Arc<GroupRecord>,
     key: Arc<KeyPair>,
     events: mpsc::UnboundedReceiver<Event>,
     seen: Vec<Event>,
@@ -101,9 +96,10 @@ impl Farm {
             time_ms: 1,
         })
         .unwrap();
-        file::save(&directory.path().join("state/record.json"), &Kept(formed.record)).unwrap();
-        let (manager, events, stop) = start(directory.path(), &key, timings).await.unwrap();
-        Self { directory, manager, key, events, seen: Vec::new(), stop, timings }
+        let held = Held { current: formed.record, chain: Vec::new() };
+        Layout::new(directory.path().join("state")).hold(&held).unwrap();
+        let (manager, group, events, stop) = start(directory.path(), &key, timings).await.unwrap();
+        Self { directory, manager, group, key, events, seen: Vec::new(), stop, timings }
     }
 
     /// Stops the manager and starts it anew.
@@ -111,8 +107,8 @@ impl Farm {
         self.stop.send_replace(true);
         self.manager.stopped().await;
         meanwhile(&self.live());
-        let (manager, events, stop) = start(self.directory.path(), &self.key, self.timings).await.unwrap();
-        (self.manager, self.events, self.stop) = (manager, events, stop);
+        let (manager, group, events, stop) = start(self.directory.path(), &self.key, self.timings).await.unwrap();
+        (self.manager, self.group, self.events, self.stop) = (manager, group, events, stop);
         self.seen.clear();
     }
 
@@ -215,19 +211,18 @@ async fn start(
     directory: &Path,
     key: &Arc<KeyPair>,
     timings: Timings,
-) -> Result<(Manager, mpsc::UnboundedReceiver<Event>, watch::Sender<bool>), StartError> {
-    let record = directory.join("state/record.json");
+) -> Result<(Manager, Arc<GroupRecord>, mpsc::UnboundedReceiver<Event>, watch::Sender<bool>), StartError> {
     let (events, seen) = mpsc::unbounded_channel();
     let (stop, stopped) = watch::channel(false);
-    let state = directory.join("state");
+    let layout = Layout::new(directory.join("state"));
+    let held = layout.held().unwrap().unwrap();
+    let group = Arc::new(GroupRecord::new(layout.clone(), key.public(), held, events.clone()));
     let setup = Setup {
         alarm: Alarm::default(),
         name: name("m"),
         key: key.clone(),
         sets: vec![(set(), directory.join("live"))],
-        state: directory.join("state"),
-        record: file::load::<Kept>(&record).unwrap().unwrap().0,
-        chain: Vec::new(),
+        group: group.clone(),
         at: None,
         incarnation: 1,
         dial: Arc::new(Plain),
@@ -235,11 +230,9 @@ async fn start(
         newer: mpsc::channel(1).0,
         halt: Box::new(|halt| panic!("halted: {halt}")),
         seen: Vec::new(),
-        save_record: Box::new(move |signed| Ok(file::save(&record, &Kept(signed.clone()))?)),
-        disputed: tokio::sync::watch::channel(None).1,
         timings,
-        board: Arc::new(Board::open(state.join("procedures.json"), name("m"), key.clone()).unwrap()),
+        board: Arc::new(Board::open(layout.procedures(), name("m"), key.clone()).unwrap()),
         balancers: bellwether_manager::balancer::Locals::default(),
     };
-    Ok((Manager::start(setup, stopped).await?, seen, stop))
+    Ok((Manager::start(setup, stopped).await?, group, seen, stop))
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bellwether_proto::{
     key::PublicKey,
     name::{ServerName, SetName},
-    record::{Publish, Record},
+    record::Record,
     revision::Number,
     status::{Event, FarmStatus, ProcedureStatus, SetStatus},
 };
@@ -145,7 +145,7 @@ impl Farm {
             head_time_ms: self.heads.last_time_ms(),
             head_message: self.head_message.clone(),
             paused,
-            publish: publish_word(record).to_owned(),
+            publish: record.map_or("unknown", |record| record.policy.publish.word()).to_owned(),
             watching: self.watching(),
             unpublished: self.unpublished.clone(),
             sets: self.sets.iter().map(|set| self.watched(set)).collect(),
@@ -206,14 +206,6 @@ fn how(noticed: Option<&Option<String>>) -> String {
         None => "not watching".to_owned(),
         Some(None) => "events".to_owned(),
         Some(Some(why)) => format!("by rescanning every few seconds: {why}"),
-    }
-}
-
-fn publish_word(record: Option<&Record>) -> &'static str {
-    match record.map(|record| record.policy.publish) {
-        Some(Publish::Auto) => "auto",
-        Some(Publish::Manual) => "manual",
-        None => "unknown",
     }
 }
 

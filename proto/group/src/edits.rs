@@ -280,17 +280,9 @@ impl TryFrom<v1::SetPolicy> for PolicyChange {
     type Error = Malformed;
 
     fn try_from(wire: v1::SetPolicy) -> Result<Self, Malformed> {
-        let publish = match wire.publish.as_deref() {
-            None => None,
-            Some("auto") => Some(Publish::Auto),
-            Some("manual") => Some(Publish::Manual),
-            Some(other) => {
-                return Err(Malformed::new(format!("publish is auto or manual, not '{}'", other.escape_debug())));
-            }
-        };
         let set = if wire.set.is_empty() { None } else { Some(wire.set.parse()?) };
         Ok(Self {
-            publish,
+            publish: wire.publish.map(|text| text.parse()).transpose()?,
             codec: wire.codec.map(|text| text.parse()).transpose()?,
             quiet_max_ms: wire.quiet_max_ms,
             open_max_ms: wire.open_max_ms,
@@ -309,6 +301,35 @@ impl TryFrom<v1::SetPolicy> for PolicyChange {
             #[cfg(feature = "level-next")]
             note: wire.note,
         })
+    }
+}
+
+impl From<PolicyChange> for v1::SetPolicy {
+    fn from(change: PolicyChange) -> Self {
+        Self {
+            publish: change.publish.map(|publish| publish.word().to_owned()),
+            codec: change.codec.map(String::from),
+            quiet_max_ms: change.quiet_max_ms,
+            open_max_ms: change.open_max_ms,
+            drift: change.drift.map(|drift| drift.word().to_owned()),
+            allow_setuid: change.allow_setuid,
+            allow_capabilities: change.allow_capabilities,
+            set: change.set.map(|set| set.to_string()).unwrap_or_default(),
+            exclude: change.exclude.list,
+            replace_exclude: change.exclude.replace,
+            local: change.local.list,
+            replace_local: change.local.replace,
+            balancers: change.balancers.iter().map(ToString::to_string).collect(),
+            no_balancers: change.no_balancers.iter().map(ToString::to_string).collect(),
+            min_serving: change.min_serving,
+            drain_timeout_s: change.drain_timeout_s,
+            ready_after_s: change.ready_after_s,
+            level: change.level.map(|level| level.0),
+            #[cfg(feature = "level-next")]
+            note: change.note,
+            #[cfg(not(feature = "level-next"))]
+            note: None,
+        }
     }
 }
 

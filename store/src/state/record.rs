@@ -32,6 +32,8 @@ pub struct GroupRecord {
     layout: Layout,
     own_key: PublicKey,
     current: watch::Sender<Arc<SignedRecord>>,
+    /// By which this server leads, where it does; see [`GroupRecord::lead`].
+    led: watch::Sender<Arc<SignedRecord>>,
     chain: Mutex<Arc<Vec<SignedRecord>>>,
     events: mpsc::UnboundedSender<Event>,
     /// The last request from outside the group, for people.
@@ -94,8 +96,9 @@ impl GroupRecord {
     pub fn new(layout: Layout, own_key: PublicKey, held: Held, events: mpsc::UnboundedSender<Event>) -> Self {
         let current = watch::Sender::new(Arc::new(held.current));
         let _ = events.send(Event::Record(Arc::new(current.borrow().record().clone())));
+        let led = watch::Sender::new(current.borrow().clone());
         let (chain, knock, knocked) = (Mutex::new(Arc::new(held.chain)), watch::Sender::default(), Mutex::default());
-        Self { layout, own_key, current, chain, events, knock, knocked, rival: watch::Sender::default() }
+        Self { layout, own_key, current, led, chain, events, knock, knocked, rival: watch::Sender::default() }
     }
 
     /// The record in force.
@@ -106,6 +109,15 @@ impl GroupRecord {
     /// The record in force, now and at every change.
     pub fn follow(&self) -> watch::Receiver<Arc<SignedRecord>> {
         self.current.subscribe()
+    }
+
+    /// The record by which this server leads from now on: the one in force, then those of its own by [`GroupRecord::save_next`]
+    /// within the epoch. A record that ends its role, or that comes from the network, is none of them: until the manager's
+    /// tasks have ended they act on the last one that they made, and can put no other one in force.
+    pub fn lead(&self) -> watch::Receiver<Arc<SignedRecord>> {
+        let _unchanged = self.locked();
+        self.led.send_replace(self.current());
+        self.led.subscribe()
     }
 
     /// The records that made each manager, oldest first, as far back as a message has room for.
@@ -318,8 +330,7 @@ impl GroupRecord {
         self.put(&mut self.locked(), std::slice::from_ref(new))
     }
 
-    /// Puts a record of this server's own making in force: its manager's next one, or one that changes the manager. On the
-    /// disk before it returns.
+    /// Puts a record of this server's own making in force that begins an epoch. On the disk before it returns.
     ///
     /// # Errors
     /// What is held by now is another manager's, or not written; the record held stays in force.
@@ -327,6 +338,25 @@ impl GroupRecord {
         let mut chain = self.locked();
         if new.may_follow(&self.current()).map_err(SaveError::Superseded)? {
             self.put(&mut chain, std::slice::from_ref(new))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the record in force that this server, the manager, has made from `held`; never over one that was put in force
+    /// since (invariant 3). On the disk before it returns.
+    ///
+    /// # Errors
+    /// What is held by now is another record, or not written; the record held stays in force.
+    pub fn save_next(&self, held: &SignedRecord, next: &SignedRecord) -> Result<(), SaveError> {
+        let mut chain = self.locked();
+        let current = self.current();
+        next.may_follow(&current).map_err(SaveError::Superseded)?;
+        if *current != *held {
+            return Err(SaveError::Superseded(RecordRefused::Conflict(current.record().version)));
+        }
+        self.put(&mut chain, std::slice::from_ref(next))?;
+        if next.record().version.epoch == held.record().version.epoch {
+            self.led.send_replace(self.current());
         }
         Ok(())
     }
@@ -356,3 +386,6 @@ impl GroupRecord {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -421,14 +421,12 @@ impl<L: Leadership> Roles<L> {
         if let Some(halt) = halted {
             return Err(BeginError::Halted(Box::new(halt)));
         }
-        let (saving, halting) = (record.clone(), peers.clone());
+        let halting = peers.clone();
         let setup = bellwether_manager::Setup {
             name: config.name.clone(),
             key: key.clone(),
             sets: config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect(),
-            state: layout.state().to_owned(),
-            record: record.current().as_ref().clone(),
-            chain: record.chain(),
+            group: record.clone(),
             at: bellwether_member::held_before(layout)?,
             incarnation: *incarnation,
             dial: Arc::new(TlsDial(key.clone())),
@@ -436,8 +434,6 @@ impl<L: Leadership> Roles<L> {
             newer: newer.clone(),
             halt: Box::new(move |halt| halting.halt(halt)),
             seen: claims,
-            save_record: Box::new(move |new| saving.save(new)),
-            disputed: record.disputes(),
             timings: bellwether_manager::Timings::default(),
             balancers: self.parts.balancers.clone(),
             board: board.clone(),

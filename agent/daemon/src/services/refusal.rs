@@ -11,7 +11,7 @@ use bellwether_proto::{
     error::chain,
     name::ServerName,
 };
-use bellwether_store::{scan::ScanError, state::record::SaveError};
+use bellwether_store::{replace::ReplaceError, scan::ScanError, state::record::SaveError};
 use tonic::{Code, Status};
 
 use crate::drift::ContentError;
@@ -147,15 +147,14 @@ impl Refusal for ChangeError {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
             // The file was changed but not published, so this is not a refusal without effect.
-            Self::Io { .. } | Self::Publish(_) => Code::Internal,
+            Self::Replace(ReplaceError::Io(..)) | Self::Publish(_) => Code::Internal,
             Self::Disputed(_)
             | Self::NoSet(_)
-            | Self::Excluded { .. }
-            | Self::Conflict { .. }
-            | Self::Held { .. }
+            | Self::Excluded(_)
+            | Self::Conflict(..)
+            | Self::Replace(_)
             | Self::Unpublished(_)
-            | Self::Frightening { .. }
-            | Self::Elsewhere(_)
+            | Self::Frightening(..)
             | Self::Rules(_) => Code::FailedPrecondition,
         }
     }

@@ -196,7 +196,9 @@ fn settings_that_cannot_be_are_refused() {
     assert_eq!(record.policy.open_max_ms, 0);
     let wire = |publish: &str| v1::SetPolicy { publish: Some(publish.into()), ..Default::default() };
     assert!(PolicyChange::try_from(wire("sometimes")).is_err());
-    assert_eq!(PolicyChange::try_from(wire("manual")).unwrap().publish, Some(Publish::Manual));
+    let change = PolicyChange::try_from(wire("manual")).unwrap();
+    assert_eq!(change.publish, Some(Publish::Manual));
+    assert_eq!(v1::SetPolicy::from(change), wire("manual"));
 }
 
 #[test]
