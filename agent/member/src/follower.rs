@@ -92,7 +92,7 @@ pub enum Input {
     Compared(Edits),
     /// The answer to [`Output::Verify`].
     Verified(Result<(v1::Verified, Edits), String>),
-    /// Edits were put back, and kept as these recovery points.
+    /// Edits were put back, and kept as these kept copies.
     PutBack(Vec<String>, Edits),
     /// Putting edits back has failed in the middle of the switch.
     Failed(String),
@@ -142,7 +142,7 @@ pub enum Switched {
         stage_us: u64,
         /// Microseconds of the switch.
         switch_us: u64,
-        /// Recovery points that were made.
+        /// Kept copies that were made.
         kept: Vec<String>,
         /// The edits that are there now.
         edits: Edits,
@@ -257,7 +257,7 @@ pub struct Follower {
     /// The newest head that was heard of.
     heard: Option<(Number, RevisionId)>,
     drift: v1::Drift,
-    /// Recovery points that no manager was told of yet.
+    /// Kept copies that no manager was told of yet.
     unsaid: Vec<String>,
     /// What has to wait until nothing is under way.
     waiting: Waiting,
@@ -703,7 +703,7 @@ impl Follower {
         std::mem::replace(&mut self.drift, drift)
     }
 
-    /// Tells of the drift, and of the recovery points of edits that were put back just now.
+    /// Tells of the drift, and of the kept copies of edits that were put back just now.
     fn say_drift(&mut self, kept: Vec<String>) {
         self.see_drift(kept.clone());
         if self.session.is_some() {

@@ -67,8 +67,8 @@ struct Settings {
     /// published as it is
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     open_max: Option<Duration>,
-    /// The reaction to edits on a member: report, revert (put the manager's state back and keep the edits as a recovery
-    /// point), hold (take no updates until the edits are kept or reverted)
+    /// The reaction to edits on a member: report, revert (put the manager's state back and save the edits as a kept
+    /// copy), hold (take no updates until the edits are kept or reverted)
     #[arg(long, value_parser = PossibleValuesParser::new(["report", "revert", "hold"]).try_map(|word| word.parse::<OnDrift>()))]
     drift: Option<OnDrift>,
     /// Never scan and never change entries that match, such as nginx=*.bak; may be repeated

@@ -84,7 +84,7 @@ pub(super) struct Operation {
     /// The inode of what is put.
     pub(super) inode: u64,
     pub(super) was: Option<Was>,
-    /// Whether what was there becomes a recovery point.
+    /// Whether what was there becomes a kept copy.
     pub(super) keep: bool,
 }
 
@@ -118,7 +118,7 @@ pub(super) struct JournalSet {
 pub(super) struct Journal {
     pub(super) revision: Hash,
     pub(super) label: String,
-    /// UTC, as in the names of recovery points.
+    /// UTC, as in the names of kept copies.
     pub(super) when: String,
     pub(super) phase: Phase,
     pub(super) sets: Vec<JournalSet>,

@@ -1,4 +1,4 @@
-//! Recovery points: what a switch replaced and no revision has is moved to `recovery/<time>-<label>/<set>/<path>` of the
+//! Kept copies: what a switch replaced and no revision has is moved to `recovery/<time>-<label>/<set>/<path>` of the
 //! state directory (invariant 4).
 
 use std::{
@@ -37,7 +37,7 @@ pub(super) enum Leftover {
     New,
 }
 
-/// A manifest of a recovery point, for people and for a later restore.
+/// A manifest of a kept copy, for people and for a later restore.
 #[derive(Serialize, Deserialize)]
 struct Manifest {
     format: u32,
@@ -65,7 +65,7 @@ pub(super) fn utc(time: SystemTime) -> String {
     format!("{}Z", readable.replace(['-', ':'], "").replace(' ', "T"))
 }
 
-/// The directory of a switch's recovery points.
+/// The directory of a switch's kept copies.
 fn point(journal: &Journal) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let label: String = journal.label.chars().map(|c| if fits(c) { c } else { '_' }).collect();

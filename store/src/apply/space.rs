@@ -24,7 +24,7 @@ pub(super) struct Need {
     entries: u64,
 }
 
-/// What the apply needs: `staged` (entries and bytes) for each area, `replaced` bytes that become recovery points, and the history.
+/// What the apply needs: `staged` (entries and bytes) for each area, `replaced` bytes that become kept copies, and the history.
 pub(super) fn needs(areas: &[Area], state: &Path, staged: &[(u64, u64)], replaced: &[u64], history: u64) -> Vec<Need> {
     let mut needs: Vec<Need> = Vec::new();
     let state_device = stat(state).map(|stat| stat.st_dev).unwrap_or_default();

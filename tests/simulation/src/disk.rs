@@ -70,7 +70,7 @@ pub(crate) struct Disk {
     /// Those of which it has a base.
     pub(crate) bases: BTreeSet<RevisionId>,
     pub(crate) sets: Sets,
-    /// What recovery points hold.
+    /// What kept copies hold.
     pub(crate) kept: Changes,
     /// How often the state was opened.
     pub(crate) incarnation: u64,

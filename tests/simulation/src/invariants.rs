@@ -23,7 +23,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
     }
     let after = state.disks[machine].clone();
     let name = after.name.clone();
-    state.met.recovery_points += u64::from(after.kept != before.kept);
+    state.met.kept_copies += u64::from(after.kept != before.kept);
     if let (Some(old), Some(new)) = (before.record(), after.record())
         && old != new
     {
@@ -143,7 +143,7 @@ impl State {
         all.fold(Changes::default(), |sum, id| sum.and(self.content(Some(id))))
     }
 
-    /// What is somewhere: in sets, in recovery points, in histories, in a list of what is lost.
+    /// What is somewhere: in sets, in kept copies, in histories, in a list of what is lost.
     fn somewhere(&self) -> Changes {
         let of = |disk: &Disk| disk.kept.and(disk.sets.edits).and(self.revisions(disk));
         self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)))
@@ -171,8 +171,8 @@ impl State {
         }
     }
 
-    /// Invariants 2 and 4 at the end, when everybody has met everybody: what was promised is in the head, or in a recovery
-    /// point, or was listed; and every server holds the manager's head. Otherwise says what is missing.
+    /// Invariants 2 and 4 at the end, when everybody has met everybody: what was promised is in the head, or in a kept
+    /// copy, or was listed; and every server holds the manager's head. Otherwise says what is missing.
     pub(crate) fn settled(&self) -> Result<(), String> {
         let leads = |disk: &&Disk| {
             let key = keys::public(disk.key);

@@ -35,7 +35,7 @@ counts! {
     takeovers = "takeovers",
     fenced = "managers fenced",
     conflicts = "conflicts shown",
-    recovery_points = "recovery points",
+    kept_copies = "kept copies",
     lists_of_losses = "lists of losses",
     restored = "restored from a backup",
     went_back = "managers whose state went back",

@@ -83,7 +83,7 @@ pub struct PutBack {
     pub revision: Number,
     /// The edits that were undone, as `~ SET:PATH`.
     pub lines: Vec<String>,
-    /// Recovery points that were made.
+    /// Kept copies that were made.
     pub kept: Vec<String>,
 }
 

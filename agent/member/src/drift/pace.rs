@@ -1,5 +1,5 @@
 //! How often edits are put back without being asked: one that is made again and again (by another tool that manages the
-//! same file, say) must not fill the disk with recovery points. A pure rule; time is an argument.
+//! same file, say) must not fill the disk with kept copies. A pure rule; time is an argument.
 
 use std::time::{Duration, Instant};
 

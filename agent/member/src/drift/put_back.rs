@@ -1,4 +1,4 @@
-//! Putting the revision's state back in place of edits, which are kept as a recovery point (invariant 4).
+//! Putting the revision's state back in place of edits, which are saved as a kept copy (invariant 4).
 
 use bellwether_proto::{error::chain, revision::SignedHeader};
 use bellwether_store::{

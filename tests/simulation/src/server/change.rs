@@ -131,7 +131,7 @@ impl Server {
         of_epoch.or(held).or(newest)
     }
 
-    /// Dissolves the group here (W22): its record, position and history go, the sets and the recovery points stay.
+    /// Dissolves the group here (W22): its record, position and history go, the sets and the kept copies stay.
     pub(super) async fn leave(&mut self) {
         let forget = |disk: &mut Disk| {
             (disk.held, disk.at) = (None, None);

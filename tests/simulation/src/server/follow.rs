@@ -319,7 +319,7 @@ impl Server {
         }
         let replaced = if base { self.replaced(id, forked) } else { Changes::default() };
         if !replaced.is_empty() {
-            self.drive.save(&format!("recovery point {replaced:?}"), |disk| disk.kept = disk.kept.and(replaced)).await;
+            self.drive.save(&format!("kept copy {replaced:?}"), |disk| disk.kept = disk.kept.and(replaced)).await;
         }
         if forked {
             self.world.borrow_mut().replaces(self.machine, id);
@@ -358,7 +358,7 @@ impl Server {
     /// The policy puts edits away.
     async fn put_edits_away(&mut self) {
         let edits = self.drive.read(|disk| disk.sets.edits);
-        self.drive.save(&format!("recovery point {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
+        self.drive.save(&format!("kept copy {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;
         self.drive.save("sets without edits", |disk| disk.sets.edits = Changes::default()).await;
     }
 }
