@@ -1,4 +1,4 @@
-//! One file's change, as `put`, `rm` and `edit` ask for it: compare-and-swap on what is replaced.
+//! A change of one file by `put`, `rm` or `edit`, as a compare-and-swap.
 
 use std::str::FromStr;
 
@@ -22,17 +22,17 @@ use crate::{
     output,
 };
 
-/// What the caller believes is there.
+/// The caller's expectation of the present content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// Nothing.
+    /// No file.
     Nothing,
     /// A file with this BLAKE3 hash.
     File(Hash),
 }
 
 impl Expect {
-    /// As [`ChangeRequest::expected`] has it.
+    /// The form of [`ChangeRequest::expected`].
     pub(super) fn into_wire(self) -> Bytes {
         match self {
             Self::Nothing => Bytes::new(),
@@ -63,14 +63,14 @@ pub struct Options {
     pub wait: Wait,
 }
 
-/// What there is afterwards.
+/// The content after the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Becomes {
     Nothing,
     File(Hash),
 }
 
-/// Asks for the change, waits as far as `wait` says, and says what was done.
+/// Requests the change, waits as `wait` says, and prints the result.
 pub(super) async fn run(
     common: &Common,
     target: &Target,
@@ -104,7 +104,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// The hash of what is there; none: nothing.
+/// The hash of the present file; none: there is no file.
 async fn current(client: &mut AdminClient<Channel>, target: &Target) -> Result<Option<Hash>, CommandError> {
     let request = ReadRequest { set: target.set.to_string(), path: target.path.as_bytes().to_vec().into() };
     match client.read(request).await {
@@ -114,7 +114,7 @@ async fn current(client: &mut AdminClient<Channel>, target: &Target) -> Result<O
     }
 }
 
-/// What the change would do where `now` is what is there.
+/// The effect of the change if the present content is `now`.
 fn plan(
     target: &Target,
     now: Option<Hash>,

@@ -26,15 +26,15 @@ use crate::{
     output,
 };
 
-/// How a file of the state directory is looked at.
+/// The way in which a file of the state directory is shown.
 enum Form {
-    /// A state file, whose content is shown.
+    /// A state file, with its content.
     Shown,
-    /// The journal, which has a command of its own.
+    /// The journal, which has its own command.
     Journal,
-    /// Another file, or a directory, that has a command of its own.
+    /// Another file or directory with its own command.
     Of(&'static str),
-    /// A directory of state files, which are shown.
+    /// A directory of state files, with their content.
     Files,
     /// A directory, or a file that this command cannot check or must not show.
     There,
@@ -42,7 +42,7 @@ enum Form {
     Index,
 }
 
-/// All that an agent keeps in its state directory.
+/// All entries that an agent keeps in its state directory.
 fn places(layout: &Layout) -> [(PathBuf, Form); 18] {
     [
         (layout.key(), Form::There),
@@ -66,7 +66,7 @@ fn places(layout: &Layout) -> [(PathBuf, Form); 18] {
     ]
 }
 
-/// Prints what there is; fails where something is damaged.
+/// Prints the entries that exist; fails if one is damaged.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let layout = common.layout()?;
     let mut names = list(layout.state())?;
@@ -119,7 +119,7 @@ fn look(path: &Path, form: &Form) -> Value {
     shown
 }
 
-/// What is shown of a file that is there, under which key.
+/// The content to show of an existing file, with its key.
 fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, String> {
     let said = |e: StateFileError| chain(&e);
     Ok(match form {
@@ -143,7 +143,7 @@ fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, St
     })
 }
 
-/// What any state file holds.
+/// The content of any state file.
 #[derive(Serialize, Deserialize)]
 struct Body(Value);
 
@@ -153,7 +153,7 @@ fn body(path: &Path) -> Result<Option<Value>, StateFileError> {
     Ok(file::load(path)?.map(|Body(body)| body))
 }
 
-/// Each file of a directory of state files: its content, or how it is damaged.
+/// Each file of a directory of state files: its content, or its damage.
 fn each(directory: &Path) -> io::Result<Value> {
     let mut shown = serde_json::Map::new();
     for entry in fs::read_dir(directory)? {
