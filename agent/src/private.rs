@@ -1,5 +1,5 @@
-//! Finds files that should not leave a machine: keys, a machine's identity, passwords. `init` and `doctor` name them.
-//! Nothing is refused, because a web server's TLS key may be meant.
+//! Finds files that should not leave a machine: keys, a machine's identity, passwords. `init`, `join` and `doctor` name
+//! them. Nothing is refused, because a web server's TLS key may be meant.
 
 use std::{
     fs::{self, File},

@@ -48,6 +48,7 @@ pub struct Args {
 
 /// Runs the command.
 ///
+/// # Errors
 /// Refused: the file was changed meanwhile, or no change is possible now (W8, W11). The edited text is kept and named.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;

@@ -42,6 +42,7 @@ enum Action {
 
 /// Runs the command.
 ///
+/// # Errors
 /// Refused before anything was done; failed or stopped at a step; timed out while the agent goes on.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {

@@ -55,6 +55,7 @@ struct Lost {
 
 /// Runs the command.
 ///
+/// # Errors
 /// Refused before anything was done; failed or stopped at a step or a question; timed out while the agent goes on.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {

@@ -27,6 +27,7 @@ pub struct Args {
 
 /// Runs the command.
 ///
+/// # Errors
 /// Refused: this server is not the manager, or there is no such server. Partly: some servers differ, and in which
 /// entries.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
