@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// What one server of several lacks.
+/// The lack of one server of several.
 pub(super) enum Lack {
     Nothing,
-    /// Its turn to be asked.
+    /// The server is to be asked now.
     Ask,
     Time(String),
     Person(String),
