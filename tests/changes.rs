@@ -162,7 +162,7 @@ fn w5_a_file_is_edited_through_any_server() {
 
 /// What an error names as kept.
 fn kept(stderr: &str) -> &str {
-    stderr.split("what was edited is kept in ").nth(1).expect("a path").lines().next().expect("a line")
+    stderr.split("the edited text is kept in ").nth(1).expect("a path").lines().next().expect("a line")
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use bellwether_daemon::state::identity;
 use bellwether_group::halt::{Halt, Proof};
-use bellwether_manager::{begin, procedures::store::Board};
+use bellwether_manager::{begin, procedures::store::ProcedureStore};
 use bellwether_proto::{
     key::KeyPair,
     level::{Level, Levels},
@@ -199,8 +199,8 @@ fn state_is_read(level: Level, directory: &Path, server: &str) {
     assert!(held.chain.len() >= 3, "the chain of {server} has {} records", held.chain.len());
     let key = Arc::new(identity::load(&layout).expect("a key that is read").expect("a key"));
     let name: ServerName = server.parse().expect("a name");
-    let board = Board::open(layout.procedures(), name, key).expect("procedures that are read");
-    assert_eq!(board.document(held.current.record().group).procedures.len(), 2, "{server}");
+    let procedure_store = ProcedureStore::open(layout.procedures(), name, key).expect("procedures that are read");
+    assert_eq!(procedure_store.document(held.current.record().group).procedures.len(), 2, "{server}");
     let history = History::open(&layout.history()).expect("a history that is read");
     assert_eq!(history.left_out(), [], "{server}");
     let head = history.head().expect("a head").header.clone();

@@ -60,7 +60,7 @@ fn w26_an_old_manager_that_returns_is_fenced_and_its_unsent_changes_are_kept() {
         "{reason}"
     );
     let own = wait_shown(farm.server(0), "manager", "superseded", |server| server.state == State::Superseded);
-    assert!(own.reason.is_some_and(|why| why.contains("member1 is that of 3")));
+    assert!(own.reason.is_some_and(|why| why.contains("member1 is the manager of epoch 3")));
     farm.server(0).command(&["pause"]).refused().says(&["member1"]);
     assert_eq!(fs::read_to_string(farm.server(0).web("unsent.conf")).expect("untouched"), "never sent");
 

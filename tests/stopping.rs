@@ -150,7 +150,7 @@ fn w24_w26_a_recovery_says_what_is_lost_and_a_finish_where_the_old_managers_chan
     farm.manager().command(&["recover", "manager", "--yes"]).success().says(&["p1 is done"]);
     farm.server_mut(0).start();
     let said = farm.manager().command(&["maintenance", "finish", "manager", "--yes"]).success();
-    said.says(&["what manager had and no other is kept there", "drift show manager", "serves again"]);
+    said.says(&["changes that only manager had are kept there", "drift show manager", "serves again"]);
     farm.manager().command(&["drift", "show", "manager"]).success().says(&["index.html"]);
     // Who leads in a later epoch is named, should it be superseded again.
     farm.manager().command(&["resume"]).success();

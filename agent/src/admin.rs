@@ -1,4 +1,4 @@
-//! The commands' end of the admin socket: the agent on the same machine.
+//! The connection of commands to the agent on the same machine, through the admin socket.
 
 use std::{io, path::Path};
 
@@ -9,27 +9,27 @@ use tonic::transport::Channel;
 
 use crate::error::{CommandError, Kind};
 
-/// The agent on this machine, by its socket.
+/// Connects to the agent on this machine.
 ///
 /// # Errors
-/// It does not run, or this user may not ask it.
+/// The agent does not run, or this user may not use its socket.
 pub(crate) async fn connect(path: &Path) -> Result<AdminClient<Channel>, CommandError> {
     Ok(AdminClient::new(channel(path).await?).max_decoding_message_size(limits::MESSAGE))
 }
 
-/// A channel to it.
+/// A channel to the agent.
 ///
 /// # Errors
 /// As [`connect`].
 pub(crate) async fn channel(path: &Path) -> Result<Channel, CommandError> {
     let stream = UnixStream::connect(path).await.map_err(|e| no_answer(path, &e))?;
     transport::channel(stream, "the agent").await.map_err(|e| {
-        let text = format!("what answers at {} is not an agent: {}", path.display(), chain(&e));
+        let text = format!("the program at {} is not an agent: {}", path.display(), chain(&e));
         CommandError::new(Kind::Failed, text)
     })
 }
 
-/// The process of the agent that offers the socket at `path`, where one does.
+/// The process id of the agent that listens at `path`; none: no agent does.
 pub(crate) async fn agent(path: &Path) -> Option<i32> {
     UnixStream::connect(path).await.ok()?.peer_cred().ok()?.pid()
 }

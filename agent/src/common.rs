@@ -1,4 +1,4 @@
-//! What every command takes, and what follows from it: where the agent's socket is, and how long to wait.
+//! The options of every command, and what follows from them: the agent's socket and the time limits.
 
 use std::{
     error::Error,
@@ -16,7 +16,7 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// How long an answer that changes nothing is waited for, unless `--timeout` says otherwise.
+/// The time limit of a request that changes nothing, unless `--timeout` sets another.
 const READ: Duration = Duration::from_secs(10);
 
 /// The options of every command.
@@ -50,10 +50,10 @@ pub struct Common {
 }
 
 impl Common {
-    /// The configuration: the file, where there is one, and `flags` over it.
+    /// The configuration: the file, if there is one, overridden by `flags`.
     ///
     /// # Errors
-    /// Usage: the file, the key and what is allowed; a file that was named must be there.
+    /// Usage: the error names the file, the key and the allowed values. A file that the command line names must exist.
     pub fn config(&self, flags: &Flags) -> Result<Config, CommandError> {
         self.first_config(flags).and_then(|config| match &self.config {
             Some(_) if !config.file_exists => Err(missing(&config.file)),
@@ -61,15 +61,15 @@ impl Common {
         })
     }
 
-    /// The same for `init` and `join`, which write the file where it is missing.
+    /// The configuration for `init` and `join`, which write the file if it is missing.
     ///
     /// # Errors
-    /// Usage: the file, the key and what is allowed.
+    /// Usage: the error names the file, the key and the allowed values.
     pub fn first_config(&self, flags: &Flags) -> Result<Config, CommandError> {
         config::load(&self.given(), flags).map_err(|e| wrong(&e))
     }
 
-    /// The same for a server that enters the group of the manager at `peer`.
+    /// The configuration for a server that enters the group of the manager at `peer`.
     ///
     /// # Errors
     /// As [`Common::first_config`].
@@ -84,7 +84,7 @@ impl Common {
     fn places(&self) -> Result<Places, CommandError> {
         let places = config::places(&self.given()).map_err(|e| wrong(&e))?;
         match &self.config {
-            // Flags that say all leave nothing for the file to say.
+            // With all flags given, the file has nothing to add.
             Some(file) if !file.exists() && (self.admin_socket.is_none() || self.state_dir.is_none()) => {
                 Err(missing(file))
             }
@@ -92,7 +92,7 @@ impl Common {
         }
     }
 
-    /// Where the agent keeps its state.
+    /// The layout of the agent's state directory.
     ///
     /// # Errors
     /// Usage: the configuration file is wrong.
@@ -100,10 +100,10 @@ impl Common {
         Ok(Layout::new(self.places()?.state_dir))
     }
 
-    /// The agent on this machine.
+    /// Connects to the agent on this machine.
     ///
     /// # Errors
-    /// It does not run, this user may not ask it, or it does not answer.
+    /// The agent does not run, does not answer, or refuses this user.
     pub async fn connect(&self) -> Result<AdminClient<Channel>, CommandError> {
         self.within(admin::connect(&self.places()?.admin_socket)).await
     }
@@ -116,14 +116,14 @@ impl Common {
         self.within(admin::channel(&self.places()?.admin_socket)).await
     }
 
-    /// Awaits an answer of the agent that changes nothing: for as long as `--timeout` says, or 10 s.
+    /// Awaits an answer of the agent that changes nothing, for `--timeout` or 10 s.
     ///
     /// # Errors
-    /// Timed out, the connection ended, or the agent's.
+    /// The time is up, the connection ended, or the agent returned an error.
     pub async fn read<T>(&self, answer: impl Future<Output = Result<T, Status>>) -> Result<T, CommandError> {
         self.within(async {
             answer.await.map_err(|status| match status.source() {
-                // Only what was made up on this side has a cause.
+                // Only an error that was made on this side has a cause.
                 Some(_) => CommandError::new(Kind::Failed, "the agent on this machine ended while it was asked")
                     .hint("nothing was changed; start it with `bellwether serve` and ask again"),
                 None => status.into(),
@@ -132,10 +132,10 @@ impl Common {
         .await
     }
 
-    /// Awaits one answer of a wait that `--timeout` bounds as a whole: an agent that runs says something every few seconds.
+    /// Awaits one answer of a wait that `--timeout` bounds as a whole. A running agent sends one every few seconds.
     ///
     /// # Errors
-    /// As [`Common::read`]; timed out only where there is no `--timeout`.
+    /// As [`Common::read`]; the time limit applies only without `--timeout`.
     pub async fn next<T>(&self, answer: impl Future<Output = Result<T, Status>>) -> Result<T, CommandError> {
         match self.timeout {
             Some(_) => answer.await.map_err(Into::into),
@@ -143,10 +143,10 @@ impl Common {
         }
     }
 
-    /// Awaits the same of several answers, or of one whose errors are told already.
+    /// As [`Common::read`], for several answers, or for an answer whose errors are converted already.
     ///
     /// # Errors
-    /// Timed out, or the answer's.
+    /// The time is up, or the answer's error.
     pub async fn within<T>(&self, answer: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
         let limit = self.timeout.unwrap_or(READ);
         tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
@@ -157,10 +157,10 @@ impl Common {
         })
     }
 
-    /// Awaits `answer` for as long as `--timeout` says, or without end.
+    /// Awaits `answer` for `--timeout`, or without a limit.
     ///
     /// # Errors
-    /// Timed out, or the answer's own.
+    /// The time is up, or the answer's error.
     pub async fn in_time<T, E: Into<CommandError>>(
         &self,
         answer: impl Future<Output = Result<T, E>>,
@@ -171,7 +171,7 @@ impl Common {
             Err(_) => {
                 let text = format!("no answer within {}", duration::format(limit));
                 Err(CommandError::new(Kind::TimedOut, text)
-                    .hint("what was asked may still be done; `bellwether status` shows it"))
+                    .hint("the request may still be done; `bellwether status` shows it"))
             }
         }
     }
@@ -186,7 +186,7 @@ fn missing(file: &Path) -> CommandError {
         .hint("`bellwether init` and `bellwether join` write one")
 }
 
-/// Who runs the command, as far as the machine knows.
+/// The user that runs the command, as far as the machine knows.
 pub fn author() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|key| std::env::var(key).ok());
     named

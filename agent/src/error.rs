@@ -1,4 +1,4 @@
-//! What a command says when it did not do what was asked: a kind (the exit code), one message, perhaps a hint.
+//! The error of a command: a kind (the exit code), one message, perhaps a hint.
 
 use std::{error::Error, fmt, process::ExitCode};
 
@@ -11,18 +11,18 @@ use serde_json::json;
 
 use crate::output;
 
-/// How a command ended; it sets the exit code.
+/// The outcome of a command, which sets the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It was tried and failed: exit code 1.
+    /// The command failed: exit code 1.
     Failed,
     /// The command line or the configuration file is wrong: 2.
     Usage,
-    /// Refused, and nothing was changed: 3.
+    /// The command was refused, and nothing was changed: 3.
     Refused,
-    /// Not done when the time was up: 4.
+    /// The command was not done in time: 4.
     TimedOut,
-    /// Done for some: 5.
+    /// The command was done for some servers: 5.
     Partly,
 }
 
@@ -48,14 +48,14 @@ impl Kind {
     }
 }
 
-/// Why a command did not do what was asked.
+/// The reason why a command did not do its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandError {
-    /// It sets the exit code.
+    /// The kind sets the exit code.
     pub kind: Kind,
-    /// What happened, to which server or file, what was left unchanged.
+    /// The message says what happened, to which server or file, and what was left unchanged.
     pub message: String,
-    /// What to do next, for people.
+    /// The next action, for people.
     pub hint: Option<String>,
     /// The command that helps, for scripts.
     pub next: Option<String>,
@@ -67,22 +67,22 @@ impl CommandError {
         Self { kind, message: message.into(), hint: None, next: None }
     }
 
-    /// An error that the command's own output has told already: only the exit code is left.
+    /// An error that the command's output has shown already: only the exit code is left.
     pub fn told(kind: Kind) -> Self {
         Self::new(kind, "")
     }
 
-    /// Tried and failed: the error with all its causes.
+    /// A failure: the error with all its causes.
     pub fn failed(error: &(dyn Error + 'static)) -> Self {
         Self::new(Kind::Failed, chain(error))
     }
 
-    /// Refused, nothing changed: the error with all its causes.
+    /// A refusal, after which nothing was changed: the error with all its causes.
     pub fn refused(error: &(dyn Error + 'static)) -> Self {
         Self::new(Kind::Refused, chain(error))
     }
 
-    /// The same with what to do next.
+    /// Adds a hint.
     #[must_use]
     pub fn advice(mut self, advice: Option<Advice>) -> Self {
         if let Some(Advice { hint, next }) = advice {
@@ -91,7 +91,7 @@ impl CommandError {
         self
     }
 
-    /// The same with something to do that is no command of its own.
+    /// Adds an advice that is not a command by itself.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -136,7 +136,7 @@ impl From<tonic::Status> for CommandError {
     /// The agent's answer.
     fn from(status: tonic::Status) -> Self {
         let (outcome, advice) = advice::read(&status);
-        // Only what was made up on this side has a cause.
+        // Only an error that was made on this side has a cause.
         if let Some(cause) = status.source().map(root) {
             return Self::new(outcome.into(), format!("the connection ended before there was an answer ({cause})"))
                 .advice(Some(Advice::run("the request may be done all the same; see", "bellwether status")));
@@ -149,7 +149,7 @@ impl From<tonic::Status> for CommandError {
     }
 }
 
-/// Says how a command failed, in JSON on standard output or as text on standard error, and gives the exit code.
+/// Prints the error, in JSON on standard output or as text on standard error, and returns the exit code.
 pub fn report(as_json: bool, error: &CommandError) -> ExitCode {
     let code = error.kind.exit_code();
     if error.message.is_empty() {
@@ -167,7 +167,7 @@ pub fn report(as_json: bool, error: &CommandError) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Says what is wrong with the command line, or prints the help that was asked for.
+/// Prints an error of the command line, or the help that was asked for.
 pub fn report_usage(usage: &clap::Error) -> ExitCode {
     let wants_json = std::env::args_os().any(|arg| arg == "--json");
     if !usage.use_stderr() {

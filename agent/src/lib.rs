@@ -1,10 +1,10 @@
 //! The program that every server of a group runs: `bellwether`.
 //!
-//! `main` parses the command line ([`commands`]) and runs one command; `serve` runs the daemon (`bellwether_daemon`). The
-//! other modules are what commands share: how they reach the agent on the same machine ([`admin`]), and how they speak to
-//! people ([`error`], [`output`], [`progress`]).
+//! `main` parses the command line ([`commands`]) and runs one command; `serve` runs the daemon (`bellwether_daemon`).
+//! The other modules reach the agent on the same machine ([`admin`]) and write for people ([`error`], [`output`],
+//! [`progress`]).
 
-// Everything for people goes through `output`.
+// All output for people goes through `output`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod admin;

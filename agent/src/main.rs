@@ -1,4 +1,4 @@
-//! `bellwether`: parses the command line, runs one command, says how it ended.
+//! `bellwether`: parses the command line, runs one command, reports its outcome.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
-//! All that commands print goes through here: JSON documents or text for people on standard output, notes on standard
-//! error, the log. Nothing that a terminal would obey gets through ([`guarded`]), and what cannot be written to standard
-//! output is remembered, so that [`ended`] makes it the command's failure.
+//! All output of the commands: JSON documents or text on standard output, notes and the log on standard error.
+//! [`guarded`] escapes all that a terminal would obey. [`ended`] makes an error of standard output the command's
+//! failure.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -18,43 +18,42 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::error::{CommandError, Kind};
 
-/// Why standard output can be written no more. It is the process's own, and so is this.
+/// The first error of standard output. Both belong to the process.
 static BROKEN: OnceLock<io::Error> = OnceLock::new();
 
-/// Writes to standard output, unless that failed before.
+/// Writes to standard output, unless an earlier write failed.
 fn write(bytes: &[u8]) {
     if BROKEN.get().is_none() {
         let mut out = io::stdout().lock();
         if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
-            // Only this function sets it, and standard output is locked.
+            // Only this function sets `BROKEN`, and standard output is locked.
             let _ = BROKEN.set(error);
         }
     }
 }
 
-/// Whether anybody can still read standard output: false for a pipe or a terminal whose other end is closed, and when
-/// something could not be written.
+/// Whether standard output has a reader: false if its other end is closed, or after a write failed.
 pub fn is_read() -> bool {
     if BROKEN.get().is_some() {
         return false;
     }
     let out = io::stdout();
     let mut asked = [PollFd::new(&out, PollFlags::empty())];
-    // What cannot be asked is found when it is written to.
+    // If `poll` fails, the next write finds the error.
     poll(&mut asked, Some(&Timespec::default())).is_err()
         || !asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
-/// How the output went, to be asked at the end of every command.
+/// The outcome of the output; every command asks for it at its end.
 ///
 /// # Errors
-/// Failed: something could not be written. A reader that has gone away (`| head`) is no error.
+/// Failed: a write failed. A reader that has gone away (`| head`) is no error.
 pub fn ended() -> Result<(), CommandError> {
     match BROKEN.get() {
         None => Ok(()),
         Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Some(error) => Err(CommandError::new(Kind::Failed, format!("cannot write to standard output: {error}"))
-            .hint("the command did what it was asked; only what it had to say is lost")),
+            .hint("the command did its work; only its output is lost")),
     }
 }
 
@@ -66,17 +65,17 @@ pub fn document(value: &impl Serialize) {
     }
 }
 
-/// Writes JSON that was made before, and a newline.
+/// Writes finished JSON, and a newline.
 pub fn json(text: &str) {
     write(format!("{}\n", guarded_json(text)).as_bytes());
 }
 
-/// Writes a line of text, or several.
+/// Writes one or more lines of text.
 pub fn line(text: &str) {
     write(format!("{}\n", guarded(text)).as_bytes());
 }
 
-/// Writes the help that was asked for, which holds nothing but the program's own words.
+/// Writes the help that was asked for, which holds only the program's own words.
 pub fn help(text: &clap::builder::StyledStr) {
     let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     write(if coloured { text.ansi().to_string() } else { text.to_string() }.as_bytes());
@@ -87,12 +86,12 @@ pub fn painted(text: &Painted) {
     write(format!("{}\n", text.trim_end()).as_bytes());
 }
 
-/// Writes what the monitor draws: a table that was guarded before, and the commands that keep it in its place.
+/// Writes a drawing of the monitor: a table that was guarded before, and the control sequences that keep it in place.
 pub(crate) fn drawing(text: &str) {
     write(text.as_bytes());
 }
 
-/// Writes a file's content: byte for byte, unless a terminal would obey it.
+/// Writes a file's content: byte for byte, but guarded on a terminal.
 pub fn content(bytes: &[u8]) {
     if io::stdout().is_terminal() {
         write(guarded(&String::from_utf8_lossy(bytes)).as_bytes());
@@ -101,12 +100,12 @@ pub fn content(bytes: &[u8]) {
     }
 }
 
-/// Says something on standard error: how it goes, a hint, what is wrong. There is nobody to tell that it was lost.
+/// Writes a progress message, a hint or an error to standard error. If that fails, nobody is left to tell.
 pub fn note(text: &str) {
     let _ = io::stderr().lock().write_all(format!("{}\n", guarded(text)).as_bytes());
 }
 
-/// Asks on standard error; the answer comes on the same line.
+/// Asks on standard error; the answer is typed on the same line.
 ///
 /// # Errors
 /// Failed: standard input cannot be read.
@@ -117,7 +116,7 @@ pub fn ask(question: &str) -> Result<String, CommandError> {
     Ok(answer.trim().to_owned())
 }
 
-/// Prints `value` as JSON, or as the text that `plain` makes of it.
+/// Prints `value` as JSON, or as the text that `plain` makes from it.
 pub fn show<T: Serialize>(as_json: bool, value: &T, plain: impl FnOnce(&T) -> String) {
     if as_json {
         document(value);
@@ -126,7 +125,7 @@ pub fn show<T: Serialize>(as_json: bool, value: &T, plain: impl FnOnce(&T) -> St
     }
 }
 
-/// Asks `question` on the terminal, where there is one; `yes` answers it.
+/// Asks `question` on the terminal, if there is one; `yes` answers it.
 ///
 /// # Errors
 /// Refused: the answer was no, or there is no terminal to ask on.
@@ -135,7 +134,7 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), CommandError> {
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(CommandError::new(Kind::Refused, "this asks first, and there is no terminal to ask on")
+        return Err(CommandError::new(Kind::Refused, "the command asks a question first, and there is no terminal")
             .hint("look at what it would do, then run it again with --yes"));
     }
     match ask(&format!("{question} [y/N] "))?.to_ascii_lowercase().as_str() {
@@ -147,7 +146,7 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), CommandError> {
 /// Standard error for the log: one line for each event, whatever its values hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Log {
-    /// Whether the log's own colours are let through; `tracing` writes those of values as escapes.
+    /// Whether the log's own colours pass; `tracing` writes those of values as escapes.
     pub(crate) coloured: bool,
 }
 
@@ -160,7 +159,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Write for Log {
-    /// Takes one whole event, as the log gives it.
+    /// Takes one whole event of the log.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         io::stderr().lock().write_all(logged(&String::from_utf8_lossy(event), self.coloured).as_bytes())?;
         Ok(event.len())

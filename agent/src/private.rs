@@ -1,5 +1,5 @@
-//! What should not leave a machine and is about to: keys, a machine's identity, passwords. Named before a directory becomes
-//! a set, and by `doctor`; a web server's own TLS key may be meant, so nothing is refused.
+//! Finds files that should not leave a machine: keys, a machine's identity, passwords. `init`, `join` and `doctor` name
+//! them. Nothing is refused, because a web server's TLS key may be meant.
 
 use std::{
     fs::{self, File},
@@ -11,14 +11,14 @@ use std::{
 use bellwether_proto::{entry::EntryPath, record::SetRules};
 use bellwether_store::scan::Excludes;
 
-/// Bytes of a file in which a PEM header is looked for.
+/// The number of bytes of a file that are searched for a PEM header.
 const HEAD: u64 = 4 << 10;
-/// Entries that are looked at.
+/// The largest number of entries that are looked at.
 const ENTRIES: usize = 50_000;
-/// Entries that are named.
+/// The largest number of entries that are named.
 const NAMED: usize = 5;
 
-/// Names of files with secrets, and what they are.
+/// The names of files with secrets, and their descriptions.
 const SECRET: [(&str, &str); 6] = [
     ("shadow", "passwords"),
     ("shadow-", "passwords"),
@@ -28,36 +28,36 @@ const SECRET: [(&str, &str); 6] = [
     ("authorized_keys", "keys that may log in here"),
 ];
 
-/// Names of files that are one machine's own, and what they are.
+/// The names of files that belong to one machine, and their descriptions.
 const OWN: [(&str, &str); 6] = [
     ("machine-id", "this machine's identity"),
     ("hostid", "this machine's identity"),
     ("hostname", "this machine's name"),
     ("fstab", "this machine's mounts"),
     ("crypttab", "this machine's disks"),
-    ("agent.toml", "what an agent may run here"),
+    ("agent.toml", "the commands that an agent may run here"),
 ];
 
-/// Secrets are named before what is only one machine's own.
+/// Secrets are named before files that belong to one machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Secret,
     Own,
 }
 
-/// What was found, and whether all of the set was looked at.
+/// The findings, and whether the whole set was looked at.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Private {
-    /// `PATH (what it is)`, secrets first; the first few.
+    /// `PATH (description)`, secrets first; the first few.
     pub(crate) named: Vec<String>,
-    /// How many there are.
+    /// The number of all findings.
     pub(crate) count: usize,
-    /// The set is too large to be looked at whole.
+    /// The set is too large to be looked at as a whole.
     pub(crate) cut: bool,
 }
 
 impl Private {
-    /// One line for people; none where nothing was found.
+    /// One line for people; none: nothing was found.
     pub(crate) fn line(&self) -> Option<String> {
         if self.count == 0 {
             return None;
@@ -65,11 +65,11 @@ impl Private {
         let more = self.count.saturating_sub(self.named.len());
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         let cut = if self.cut { format!("; only {ENTRIES} entries were looked at") } else { String::new() };
-        Some(format!("holds what every server of the group would get: {}{more}{cut}", self.named.join(", ")))
+        Some(format!("holds files that every server of the group would get: {}{more}{cut}", self.named.join(", ")))
     }
 }
 
-/// Looks through a set, following no link and entering no other file system; what its rules leave out is no matter.
+/// Looks through a set. It follows no link, enters no other file system and skips the entries that the rules leave out.
 pub(crate) fn look(root: &Path, rules: &SetRules) -> Private {
     let mut found = Vec::new();
     let excludes = Excludes::new(rules).ok();
@@ -77,7 +77,7 @@ pub(crate) fn look(root: &Path, rules: &SetRules) -> Private {
     let mut open = vec![EntryPath::root()];
     let mut left = ENTRIES;
     while let Some(directory) = open.pop() {
-        // What cannot be read is `doctor`'s to name.
+        // `doctor` names unreadable directories.
         let Ok(entries) = fs::read_dir(at(root, &directory)) else { continue };
         for entry in entries.filter_map(Result::ok) {
             if left == 0 {
@@ -109,7 +109,7 @@ fn at(root: &Path, path: &EntryPath) -> std::path::PathBuf {
     if path.is_root() { root.to_owned() } else { root.join(bellwether_store::beneath::os(path.as_bytes())) }
 }
 
-/// What such a file is.
+/// The rank and the description of such a file.
 fn kind(path: &Path, name: &str) -> Option<(Rank, &'static str)> {
     if name.starts_with("ssh_host_") && name.ends_with("_key") {
         return Some((Rank::Secret, "this machine's SSH key"));

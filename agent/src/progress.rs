@@ -1,4 +1,4 @@
-//! How long work is shown on standard error: a moving line on a terminal, plain lines elsewhere.
+//! The progress of long work on standard error: a moving line on a terminal, plain lines elsewhere.
 
 use std::{
     cell::RefCell,
@@ -11,20 +11,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
 
-/// Between two lines where there is no terminal.
+/// The time between two lines without a terminal.
 const LINE: Duration = Duration::from_secs(1);
 
-/// Work that is under way.
+/// Work in progress.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
     began: Instant,
-    /// What was said last without a terminal, and when.
+    /// The last line without a terminal, and its time.
     said: RefCell<(Instant, String)>,
 }
 
 impl Progress {
-    /// Says that `what` begins: "scanning nginx".
+    /// Shows that `what` begins: "scanning nginx".
     pub fn begin(what: &str) -> Self {
         let began = Instant::now();
         if !io::stderr().is_terminal() {
@@ -37,7 +37,7 @@ impl Progress {
         Self { bar: Some(bar), began, said: RefCell::new((began, String::new())) }
     }
 
-    /// Says how far it is: at once on a terminal, elsewhere a line a second while it changes.
+    /// Shows the progress: at once on a terminal, elsewhere one line a second while it changes.
     pub fn now(&self, what: String) {
         if let Some(bar) = &self.bar {
             bar.set_message(plain(&what));
@@ -50,7 +50,7 @@ impl Progress {
         }
     }
 
-    /// Says that it is done: "scanned nginx: 312 entries".
+    /// Shows that the work is done: "scanned nginx: 312 entries".
     pub fn done(self, what: &str) {
         let took = self.began.elapsed().as_secs_f64();
         if let Some(bar) = &self.bar {

@@ -45,7 +45,7 @@ use crate::{
     begin::known,
     failpoints,
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
-    procedures::store::Board,
+    procedures::store::ProcedureStore,
     publish::{head::Head, safety::Guard},
     tasks::Alarm,
 };
@@ -159,7 +159,7 @@ pub(crate) struct Shared {
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) timings: Timings,
     /// The procedures.
-    pub(crate) board: Arc<Board>,
+    pub(crate) procedure_store: Arc<ProcedureStore>,
     /// Tells changes by what differs; none: they are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
@@ -213,7 +213,7 @@ pub struct Setup {
     /// Intervals and patience.
     pub timings: Timings,
     /// The procedures.
-    pub board: Arc<Board>,
+    pub procedure_store: Arc<ProcedureStore>,
     /// What this machine's agent.toml says of balancers.
     pub balancers: Locals,
     /// Raised by a task that ends before it is told to.
@@ -228,7 +228,8 @@ impl Shared {
         record: watch::Receiver<Arc<SignedRecord>>,
         (head, history, guard): (Head, History, Guard),
     ) -> Self {
-        let Setup { name, key, sets, group, incarnation, events, dial, timings, board, newer, halt, .. } = setup;
+        let Setup { name, key, sets, group, incarnation, events, dial, timings, procedure_store, newer, halt, .. } =
+            setup;
         let (chain, state) = (group.chain(), group.layout().state().to_owned());
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
@@ -251,7 +252,7 @@ impl Shared {
             events,
             dial,
             timings,
-            board,
+            procedure_store,
             outlines,
             reads: Semaphore::new(READS),
             reached: watch::Sender::default(),
@@ -270,7 +271,7 @@ impl Shared {
 
     /// What that server is to hold now.
     pub(crate) fn target(&self, server: &ServerName) -> Target {
-        let order = if self.board.holds(server) { Order::Later } else { Order::Now };
+        let order = if self.procedure_store.holds(server) { Order::Later } else { Order::Now };
         rollout::target(&self.head.borrow().stored.header, order, &self.record.borrow().record().policy)
     }
 

@@ -1,8 +1,8 @@
-//! HAProxy's agent-check protocol (configuration manual, 2.6, chapter 5.2, `agent-check`), on a port of its own: one line
+//! HAProxy's agent-check protocol (configuration manual, 2.6, chapter 5.2, `agent-check`), on its own port: one line
 //! for every connection, from the server's own state only.
 //!
-//! The words are `up` and `down` alone. `ready`, `drain` and `maint` would override what an administrator has set at the
-//! balancer. HAProxy ignores an agent that it cannot reach: one that is stopped takes nobody out of rotation.
+//! The answer is `up` or `down` only: `ready`, `drain` and `maint` would override an administrator's setting at the
+//! balancer. HAProxy ignores an agent that it cannot reach, so a stopped agent takes no server out of rotation.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::{
     text::{plain, shortened},
 };
 
-/// Connections at a time.
+/// The largest number of connections.
 pub const BOUNDS: Bounds = Bounds { all: 64, each: 32 };
-/// For one connection, however slow.
+/// The time limit for one connection.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Characters of a reason.
+/// The largest number of characters of a reason.
 const REASON: usize = 100;
-/// Bytes that are read of what the balancer may send (`agent-send`), so that closing does not cut off the answer.
+/// The number of bytes that are read from the balancer (`agent-send`), so that closing does not cut off the answer.
 const SENT: u64 = 4 << 10;
 
 /// Answers on `listener` until `shutdown`.
@@ -35,7 +35,7 @@ pub async fn serve(listener: TcpListener, ready: watch::Receiver<Ready>, shutdow
     let mut places = ConnectionSlots::new(BOUNDS);
     let mut open = JoinSet::new();
     loop {
-        // What is cancelled loses nothing: accept and join_next may be.
+        // Cancelling `accept` and `join_next` loses nothing.
         let accepted = tokio::select! {
             accepted = accept(&listener, &mut places) => accepted,
             Some(_) = open.join_next() => continue,
@@ -45,7 +45,7 @@ pub async fn serve(listener: TcpListener, ready: watch::Receiver<Ready>, shutdow
         let line = line(&ready.borrow());
         open.spawn(async move {
             tokio::select! {
-                // Late or gone: the balancer asks again.
+                // If the answer is late or the connection gone, the balancer asks again.
                 _ = timeout(PATIENCE, answer(stream, &line)) => {}
                 () = place.lost() => {}
             }
@@ -60,7 +60,7 @@ async fn answer(mut stream: TcpStream, line: &str) -> std::io::Result<()> {
     stream.take(SENT).read_to_end(&mut sent).await.map(drop)
 }
 
-/// `up`, or `down` and why: one line, in which words end with a space and `#` begins the reason.
+/// `up`, or `down` and the reason: one line, in which words end with a space and `#` begins the reason.
 pub(crate) fn line(ready: &Ready) -> String {
     if ready.ready {
         return "up\n".to_owned();
@@ -83,7 +83,7 @@ mod tests {
         let asking = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let mut text = String::new();
-            // Closed without a word, or cut off: nothing was said.
+            // The connection was closed or cut off without an answer.
             let _ = stream.read_to_string(&mut text).await;
             text
         };
@@ -117,7 +117,7 @@ mod tests {
     async fn connections_that_stay_open_are_bounded_and_end() {
         served(async |address, ready| {
             ready.send_replace(Ready::yes("at revision 1.42"));
-            // They read nothing, and close nothing.
+            // These clients read nothing, and close nothing.
             let mut held = Vec::new();
             for _ in 0..BOUNDS.all + 8 {
                 held.push(TcpStream::connect(address).await.unwrap());
@@ -128,10 +128,10 @@ mod tests {
                 }
             };
             timeout(LIMIT, freed).await.expect("the oldest make room");
-            // Those that were made to go, and those whose time is over: each comes to its end.
+            // Every connection ends, because it was made to go or its time is over.
             for mut stream in held {
                 let mut rest = Vec::new();
-                // Reset counts, too.
+                // A reset counts, too.
                 let _ = timeout(LIMIT, stream.read_to_end(&mut rest)).await.expect("it is closed");
             }
         })

@@ -1,4 +1,4 @@
-//! What changed from one status to the next, a line each: the live view without a terminal.
+//! The changes from one status to the next, one line each: the live view without a terminal.
 
 use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 
@@ -7,8 +7,7 @@ use crate::{
     text::{duration, micros, plain},
 };
 
-/// The lines that tell `after` to one who knows `before`. Without a `before`: the whole of it, in short. Progress and
-/// ages alone are no change.
+/// The lines that lead a reader from `before` (none: from nothing) to `after`. Progress and ages alone are no change.
 pub fn changes(before: Option<&FarmStatus>, after: &FarmStatus) -> Vec<String> {
     let Some(before) = before else {
         let mut lines = vec![summary(after)];
@@ -62,7 +61,7 @@ fn servers(before: &FarmStatus, after: &FarmStatus) -> Vec<String> {
     lines
 }
 
-/// What makes a line: everything but the figures that move by themselves.
+/// The fields whose change makes a line: all but the figures that move by themselves.
 fn told(server: &ServerStatus) -> impl PartialEq {
     let warning = server.warning.as_ref().map(|warning| warning.requests);
     (server.role, server.state, server.revision, server.reason.clone(), server.kept.clone(), warning)

@@ -1,7 +1,6 @@
-//! What fuzzing feeds to what is said to balancers (`fuzz/`).
+//! The fuzz target of the messages to balancers (`fuzz/`).
 
-/// A reason of a server that is not ready: whatever it says, a balancer is told one short line.
-/// None is refused.
+/// Takes the reason of a server that is not ready. A balancer gets one short line for any reason; none is refused.
 pub fn agent_check(bytes: &[u8]) -> bool {
     let reason = String::from_utf8_lossy(bytes);
     let line = crate::agent_check::line(&bellwether_proto::ready::Ready::no(reason.into_owned()));
@@ -14,7 +13,7 @@ pub fn agent_check(bytes: &[u8]) -> bool {
     true
 }
 
-/// What its fuzzing begins with.
+/// The seeds of the fuzzing.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![("agent_check", vec![b"in a sync\nto #7 \x1b[31m".to_vec()])]
 }

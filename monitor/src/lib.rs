@@ -1,10 +1,10 @@
-//! The sync monitor: what is known of each server (W15), for people, for scripts and for machines.
+//! The sync monitor: the known state of each server (W15), for people, scripts and machines.
 //!
-//! Everything shown comes from one document, [`bellwether_proto::status::FarmStatus`]. [`farm::Farm`] folds what was
-//! seen into it; the others only read it. Nothing here asks a server anything. The one task is the page's, which
-//! [`http::serve`] runs until its shutdown; it reads the status from a watch channel that the daemon writes.
+//! All output comes from one document, [`bellwether_proto::status::FarmStatus`]. [`farm::Farm`] folds observations into
+//! it; the other modules only read it. This crate sends no requests to servers. Its one task serves the page:
+//! [`http::serve`] runs it until its shutdown, and reads the status from a watch channel of the daemon.
 
-// People read what `agent/src/output.rs` writes, and the log.
+// All output for people goes through `agent/src/output.rs` and the log.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod agent_check;

@@ -1,9 +1,9 @@
-//! Taking connections within bounds, so that nobody's connections use up what others need: descriptors and memory. Every
-//! listener of an agent takes its connections so.
+//! Bounds the number of connections, so that no client uses up the descriptors and memory that others need. Every
+//! listener of an agent uses this module.
 //!
-//! There are so many places in all, and so many for each guest: an address before somebody has proved a key, the key
-//! after it. One connection more, and the oldest of that guest is closed, or the oldest of the guest that has the most:
-//! whoever means it is answered by then, or comes again. So a flood of idle connections never keeps anybody out.
+//! A listener has a number of places in all, and a number for each guest: an address, or the key that the client has
+//! proved. When a place is missing, the oldest connection of that guest, or of the one with the most places, is closed.
+//! Its client has its answer by then, or connects again, so no flood of idle connections locks others out.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,33 +21,33 @@ use tokio::{
     time::sleep,
 };
 
-/// After the system could not accept a connection: it lacks descriptors, say.
+/// The pause after the system could not accept a connection, for lack of descriptors, say.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections there may be at a time.
+/// The largest number of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Of all guests together.
+    /// The limit for all guests together.
     pub all: usize,
-    /// Of one guest.
+    /// The limit for one guest.
     pub each: usize,
 }
 
-/// The places of one listener, and whose connections (`G`) have them.
+/// The places of one listener, and the owners of the connections (`G`) that have them.
 #[derive(Debug)]
 pub struct ConnectionSlots<G> {
     bounds: Bounds,
-    /// The oldest first.
+    /// The taken places, the oldest first.
     taken: VecDeque<(G, oneshot::Sender<()>)>,
 }
 
 impl<G: Eq + Hash + Clone> ConnectionSlots<G> {
-    /// All of them free.
+    /// Makes the places, all of them free.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, taken: VecDeque::new() }
     }
 
-    /// A place for one more connection of `guest`. Where there is none left, an older connection loses its own.
+    /// A place for one more connection of `guest`. If none is free, an older connection loses its own.
     pub fn admit(&mut self, guest: G) -> ConnectionSlot {
         self.taken.retain(|(_, held)| !held.is_closed());
         let loser = if self.count(&guest) >= self.bounds.each {
@@ -58,7 +58,7 @@ impl<G: Eq + Hash + Clone> ConnectionSlots<G> {
             None
         };
         if let Some(oldest) = loser.and_then(|loser| self.taken.iter().position(|(guest, _)| *guest == loser)) {
-            // Gone meanwhile: it needs no word.
+            // A connection that has gone meanwhile needs no message.
             let _ = self.taken.remove(oldest).map(|(_, held)| held.send(()));
         }
         let (held, lost) = oneshot::channel();
@@ -79,21 +79,21 @@ impl<G: Eq + Hash + Clone> ConnectionSlots<G> {
     }
 }
 
-/// A connection's place: free again when this is dropped.
+/// A connection's place, which is free again when this is dropped.
 #[derive(Debug)]
 pub struct ConnectionSlot {
-    /// Its listener's word; none once that has come, or the listener has ended: nobody else gets the place then.
+    /// The listener's signal; none: it has come, or the listener has ended, and then the place stays.
     held: Option<oneshot::Receiver<()>>,
     lost: bool,
 }
 
 impl ConnectionSlot {
-    /// Returns when another connection gets the place: this one is to be closed. May be cancelled.
+    /// Returns when another connection gets the place: then close this one. Cancel safe.
     pub async fn lost(&mut self) {
         std::future::poll_fn(|context| self.poll_lost(context)).await;
     }
 
-    /// The same, to be polled; once ready, it stays so.
+    /// The poll form of [`Self::lost`]; once ready, it stays ready.
     pub fn poll_lost(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(held) = &mut self.held {
             self.lost = std::task::ready!(Pin::new(held).poll(context)).is_ok();
@@ -103,8 +103,8 @@ impl ConnectionSlot {
     }
 }
 
-/// Where connections come from, as far as bounds are concerned: an IPv4 address, or the 64 bits of an IPv6 network, of
-/// which one machine has all addresses (RFC 4291, 2.5.4).
+/// The origin of connections that bounds count as one: an IPv4 address, or the 64 bits of an IPv6 network, because one
+/// machine has all its addresses (RFC 4291, 2.5.4).
 pub fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
@@ -112,11 +112,10 @@ pub fn origin(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The next connection, where it comes from (an IPv4 address as one, whatever the listener's family) and its place. May be
-/// cancelled.
+/// The next connection, its origin (an IPv4 address as one, whatever the listener's family) and its place. Cancel safe.
 ///
 /// # Errors
-/// The system's, after a pause: the listener is as it was.
+/// The system's error, after a pause; the listener is unchanged.
 pub async fn accept(
     listener: &TcpListener,
     places: &mut ConnectionSlots<IpAddr>,
@@ -124,7 +123,7 @@ pub async fn accept(
     match listener.accept().await {
         Ok((stream, address)) => {
             let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-            // A failure costs this connection its speed, nothing else.
+            // A failure only makes this connection slower.
             let _ = stream.set_nodelay(true);
             Ok((stream, address, places.admit(origin(address.ip()))))
         }

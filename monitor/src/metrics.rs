@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use bellwether_proto::status::{Cause, FarmStatus, ProcedureState, ServerStatus, State};
 
-/// Every state, as it is named in the `state` label (the same words as in `status --json`).
+/// Every state, with its name in the `state` label (the words of `status --json`).
 const STATES: [(State, &str); 15] = [
     (State::AwaitingSync, "awaiting_sync"),
     (State::InSync, "in_sync"),
@@ -23,8 +23,7 @@ const STATES: [(State, &str); 15] = [
     (State::Unknown, "unknown"),
 ];
 
-/// The whole answer of `/metrics`, from what the observer knows itself. The manager exports all servers, a member itself
-/// only: so each is exported once, by who observes it.
+/// The answer of `/metrics`. The manager exports all servers, and a member only itself, so that each is exported once.
 pub(crate) fn render(status: &FarmStatus) -> String {
     let own = |server: &ServerStatus| status.observer == status.manager || server.name == status.observer;
     let servers: Vec<ServerStatus> = status.servers.iter().filter(|server| own(server)).cloned().collect();
@@ -49,14 +48,14 @@ pub(crate) fn render(status: &FarmStatus) -> String {
         "1 while the group record has the server out of service.",
         |server| Some(f64::from(u8::from(server.drained))),
     );
-    page.family("bellwether_procedures", "Procedures that are not over, by where they stand.");
+    page.family("bellwether_procedures", "Procedures that are not over, by their state.");
     for state in ProcedureState::ALL {
         let count = status.procedures.iter().filter(|procedure| procedure.state == state).count();
         page.sample("bellwether_procedures", &[("state", state.word())], count);
     }
     page.family(
         "bellwether_server_waits_for",
-        "1 for what the server waits for before it takes the newest revision, 0 for the others.",
+        "1 for the obstacle to the newest revision on the server, 0 for the others.",
     );
     for server in &status.servers {
         for (cause, word) in Cause::WORDS {
@@ -64,7 +63,7 @@ pub(crate) fn render(status: &FarmStatus) -> String {
             page.sample("bellwether_server_waits_for", &labels, u8::from(server.waits_for == Some(cause)));
         }
     }
-    // What is not known is absent, not zero.
+    // An unknown value is absent, not zero.
     let known = |server: &ServerStatus| server.state != State::Unknown;
     page.each(status, "bellwether_lag_revisions", "Revisions that the server is behind the head.", |server| {
         known(server).then_some(server.lag_revisions as f64)
@@ -72,7 +71,7 @@ pub(crate) fn render(status: &FarmStatus) -> String {
     page.each(
         status,
         "bellwether_lag_seconds",
-        "For how long the server has been behind; 0 when it is not.",
+        "Seconds for which the server has been behind; 0 when it is not.",
         |server| known(server).then_some(server.lag_ms as f64 / 1e3),
     );
     page.each(status, "bellwether_drift_entries", "Entries that differ from the server's revision.", |server| {
@@ -81,25 +80,22 @@ pub(crate) fn render(status: &FarmStatus) -> String {
     page.each(
         status,
         "bellwether_last_update_seconds",
-        "From the publish to the server's report, of its last update.",
+        "Seconds from the publish to the server's report, of its last update.",
         |server| server.last_update_us.map(|us| us as f64 / 1e6),
     );
     page.each(
         status,
         "bellwether_seen_seconds",
-        "When the server was last heard of, in seconds since 1970.",
+        "Time of the server's last message, in seconds since 1970.",
         |server| server.seen_ms.map(|ms| ms as f64 / 1e3),
     );
     page.each(
         status,
         "bellwether_server_warning",
-        "1 where a request came from outside the group and nobody has acknowledged that.",
+        "1 if a request from outside the group has not been acknowledged.",
         |server| Some(f64::from(u8::from(server.warning.is_some()))),
     );
-    page.family(
-        "bellwether_set_events",
-        "1 where events tell of every change in the set, 0 where it is rescanned, too.",
-    );
+    page.family("bellwether_set_events", "1 if events report every change in the set, 0 if it is rescanned, too.");
     for set in &status.sets {
         page.sample("bellwether_set_events", &[("set", set.name.as_str())], u8::from(set.watching == "events"));
     }

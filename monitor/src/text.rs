@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use bellwether_proto::status::{Progress, State};
 
-/// A duration as a person says it: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`.
+/// A duration for people: `0.4 s`, `12 s`, `3 min`, `5 h`, `2 d`.
 pub fn duration(ms: u64) -> String {
     const SECOND: u64 = 1_000;
     const MINUTE: u64 = 60 * SECOND;
@@ -20,7 +20,7 @@ pub fn duration(ms: u64) -> String {
     }
 }
 
-/// How long before `now_ms` `then_ms` was; a clock that went back gives `just now`.
+/// The time from `then_ms` to `now_ms`; after a clock went back, `just now`.
 pub fn ago(now_ms: u64, then_ms: u64) -> String {
     match now_ms.saturating_sub(then_ms) {
         0..1_000 => "just now".to_owned(),
@@ -48,14 +48,14 @@ pub fn bytes(count: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[power as usize - 1])
 }
 
-/// How far a sync or an update is: `receiving 12/61 files, 1.5 kB of 1.0 MB, 512 B/s`.
+/// The progress of a sync or an update: `receiving 12/61 files, 1.5 kB of 1.0 MB, 512 B/s`.
 pub fn progress(progress: &Progress) -> String {
     let Progress { phase, files, files_total, bytes: done, bytes_total, bytes_per_s } = progress;
     let rate = if *bytes_per_s == 0 { String::new() } else { format!(", {}/s", bytes(*bytes_per_s)) };
     format!("{} {files}/{files_total} files, {} of {}{rate}", plain(phase), bytes(*done), bytes(*bytes_total))
 }
 
-/// `line` broken at spaces into lines of at most `width` characters, the later ones indented by two.
+/// `line`, broken at spaces into lines of at most `width` characters, the later ones indented by two.
 pub fn wrapped(line: &str, width: u16) -> String {
     let width = usize::from(width).max(10);
     let mut lines: Vec<String> = Vec::new();
@@ -82,8 +82,8 @@ pub fn wrapped(line: &str, width: u16) -> String {
     lines.join("\n")
 }
 
-/// Text for people, in which nothing steers a terminal or hides: control characters (but line feeds and tabs), overrides
-/// of the writing direction and characters without a width are written as escapes. All output passes through it.
+/// Text for people that cannot steer a terminal or hide: control characters (but line feeds and tabs), overrides of the
+/// writing direction and characters without a width are escaped. All output passes through it.
 pub fn guarded(text: &str) -> Cow<'_, str> {
     match text.chars().any(misleads) {
         false => Cow::Borrowed(text),
@@ -91,12 +91,12 @@ pub fn guarded(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same for text that has to stay on one line, as a name or a message has to.
+/// As [`guarded`], for text that must stay on one line, such as a name or a message.
 pub fn plain(text: &str) -> String {
     guarded(&text.trim().replace(['\n', '\t'], " ")).into_owned()
 }
 
-/// A JSON document whose strings have such characters as JSON's own escapes: the same document.
+/// A JSON document with such characters as JSON's own escapes: the same document.
 pub fn guarded_json(json: &str) -> Cow<'_, str> {
     let units = |mut json: String, c: char| {
         c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| _ = write!(json, "\\u{unit:04x}"));
@@ -123,8 +123,8 @@ fn escaped(mut text: String, c: char) -> String {
     text
 }
 
-/// Whether a terminal obeys it, or a reader does not see it. Unicode 16: Cc, Bidi_Control, Default_Ignorable_Code_Point,
-/// the line and paragraph separators, and the annotations of U+FFF9.
+/// Whether a terminal obeys the character, or a reader does not see it. Unicode 16: Cc, Bidi_Control,
+/// Default_Ignorable_Code_Point, the line and paragraph separators, and the annotations of U+FFF9.
 fn misleads(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
@@ -138,7 +138,7 @@ fn misleads(c: char) -> bool {
     }
 }
 
-/// The first `limit` characters, with `…` where some were cut off.
+/// The first `limit` characters, with `…` if the text was cut.
 pub fn shortened(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         None => text.to_owned(),

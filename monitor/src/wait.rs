@@ -1,4 +1,4 @@
-//! Whether what a script waits for is there.
+//! Whether a script's wait is over.
 
 use bellwether_proto::{
     name::ServerName,
@@ -9,18 +9,18 @@ use bellwether_proto::{
 
 use crate::text;
 
-/// What is to be told to the one who waits.
+/// The answer to a waiting script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not yet; for whom, in one line.
+    /// Not yet; the servers that are missing, in one line.
     Waiting(String),
-    /// All are there.
+    /// All servers are there.
     Done,
-    /// Those named cannot get there by themselves, and why; all the others are there.
+    /// These servers cannot get there by themselves, for these reasons; all others are there.
     Partly(Vec<(ServerName, String)>),
 }
 
-/// Where one server is on its way.
+/// The progress of one server.
 enum Way {
     There,
     Coming(String),
@@ -29,14 +29,14 @@ enum Way {
 
 /// Whether `servers` (none: all members that are not disabled) are in sync at `head` or after it.
 ///
-/// A server that answers and holds a later revision is there, too: it had `head`, or what replaced it.
+/// A server that answers and holds a later revision counts, too: it had `head`, or its replacement.
 pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
     let members = |server: &&ServerStatus| server.role == Role::Member;
     judge(status, head, servers, members, way)
 }
 
-/// Whether `servers` (none: the manager and all members that are not disabled) are in sync at `head` or after it, and in
-/// service: ready, and not drained.
+/// Whether `servers` (none: the manager and all members that are not disabled) are in sync at `head` or after it, and
+/// in service: ready, and not drained.
 pub fn serving(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
     let enabled = |server: &&ServerStatus| server.role != Role::Disabled;
     judge(status, head, servers, enabled, |server, head| match way(server, head) {
@@ -45,7 +45,7 @@ pub fn serving(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>
     })
 }
 
-/// One that is drained: a procedure brings it back by itself, or nobody does.
+/// The progress of a drained server: a procedure brings it back, or it is stuck.
 fn drained(status: &FarmStatus, server: &ServerStatus) -> Way {
     let at_work = |state| matches!(state, ProcedureState::Running | ProcedureState::Waiting | ProcedureState::Blocked);
     let mut procedures = status.procedures.iter().filter(|procedure| procedure.servers.contains(&server.name));
@@ -74,7 +74,7 @@ fn judge(
     way: impl Fn(&ServerStatus, Number) -> Way,
 ) -> Verdict {
     let unknown = || Way::Stuck("not in the group: `bellwether server list` names those that are".to_owned());
-    // What the manager said before it fell silent says nothing of now.
+    // After the manager fell silent, its last report says nothing of the present.
     let way = |server: &ServerStatus, head| match status.told_ms {
         Some(_) if server.name != status.observer => {
             Way::Coming(format!("not known here; the manager, {}, does not answer", status.manager))
@@ -118,7 +118,7 @@ fn way(server: &ServerStatus, head: Number) -> Way {
     let why = || server.reason.clone().unwrap_or_else(|| server.state.word().to_owned());
     let there = server.revision.is_some_and(|at| at >= head);
     match server.state {
-        // Its bytes were hashed at a revision that is late enough; that more is on its way changes nothing.
+        // The server's bytes were hashed at this or a later revision; a change on its way does not matter.
         State::InSync
         | State::GroupChange
         | State::Updating
@@ -133,7 +133,7 @@ fn way(server: &ServerStatus, head: Number) -> Way {
             let far = server.progress.as_ref().map(|progress| format!(", {}", text::progress(progress)));
             Way::Coming(format!("{}{}", server.state.word(), far.unwrap_or_default()))
         }
-        // By itself, as soon as what stands in the way is gone.
+        // The server gets there by itself, when the obstacle is gone.
         State::Unreachable | State::Unknown | State::Waiting => Way::Coming(why()),
         State::Refused | State::Error | State::Superseded | State::Conflict | State::Drifted | State::Left => {
             Way::Stuck(why())
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(reached(&status, number(42), None), Verdict::Done);
         assert_eq!(stuck(&serving(&status, number(42), None)), ["b"]);
         assert_eq!(serving(&status, number(42), Some(&["a".parse().unwrap()])), Verdict::Done);
-        // A procedure brings it back, waits for a person, or has stopped.
+        // A procedure brings the server back, waits for a person, or has stopped.
         for (state, comes) in [
             (ProcedureState::Running, true),
             (ProcedureState::Waiting, true),

@@ -1,26 +1,25 @@
-//! Which revisions a member takes (invariant 3): its manager's, newer than what it holds, and an increment only on top of
-//! exactly that.
+//! The revisions that a member takes (invariant 3): its manager's, and newer; an increment only on top of its own.
 
 use crate::{
     key::PublicKey,
     revision::{Epoch, GroupId, Header, SignedHeader},
 };
 
-/// Whose revisions a member takes, by the group record in force.
+/// The authority over a member's revisions, by the group record in force.
 #[derive(Debug, Clone, Copy)]
 pub struct Authority {
     /// The group.
     pub group: GroupId,
     /// The record's epoch.
     pub epoch: Epoch,
-    /// The key of the manager of the epoch that the revision is of, if that is known.
+    /// The key of the manager of the revision's epoch, if that is known.
     pub manager: Option<PublicKey>,
 }
 
-/// Whether a member under `authority` that is at `at` may take the revision `offered`.
+/// Checks whether a member under `authority` that is at `at` may take the revision `offered`.
 ///
 /// # Errors
-/// Why not, for the monitor; nothing is changed.
+/// The reason, for the monitor; nothing is changed.
 pub fn admit(
     authority: &Authority,
     at: Option<&SignedHeader>,
@@ -46,7 +45,7 @@ pub fn admit(
     let Some(at) = at else {
         return if base { Ok(()) } else { Err(format!("revision {number} is an increment, and nothing is held here")) };
     };
-    // What a later epoch brings need not descend from what is held here: the base of it takes that place.
+    // A revision of a later epoch need not descend from the one held here: its base replaces that one.
     let newer = (number.epoch, number.sequence) > (at.number().epoch, at.number().sequence);
     if !newer && at.id() != offered.id() {
         return Err(format!("revision {number} is not newer than {}, which is held here", at.number()));

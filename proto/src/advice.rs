@@ -1,7 +1,7 @@
-//! How a request ended that was not done, and what to do next: fields, from the rule that refused to the exit code.
+//! The outcome of a refused or failed request, and the next action, as fields from the rule to the exit code.
 //!
 //! They travel in the details of a gRPC status as `google.rpc.ErrorInfo` (domain `bellwether`; its reason is the
-//! [`Outcome`], its metadata has `hint` and `next`), so nobody searches for words in a message.
+//! [`Outcome`], its metadata has `hint` and `next`), so that no program searches a message for words.
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -10,15 +10,16 @@ const DOMAIN: &str = "bellwether";
 const HINT: &str = "hint";
 const NEXT: &str = "next";
 
-/// Characters of an answer's message, and of its hint: they travel in headers, and may name a path of 4,000 escaped bytes.
+/// Characters of an answer's message, and of its hint: they travel in headers, and may name a path of 4,000 escaped
+/// bytes.
 const SAID: usize = 4_000;
 
-/// How a request ended that was not done.
+/// The outcome of a request that was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was refused before anything was changed.
+    /// The request was refused before anything was changed.
     Refused,
-    /// It was tried and failed.
+    /// The request was tried and failed.
     Failed,
     /// There was no answer in time.
     TimedOut,
@@ -35,7 +36,7 @@ impl Outcome {
         }
     }
 
-    /// What an answer with this code means where it says no more: one that another program has made up.
+    /// The meaning of an answer with this code and no details, which another program has made.
     pub fn of_code(code: Code) -> Self {
         match code {
             Code::InvalidArgument
@@ -59,28 +60,28 @@ impl Outcome {
     }
 }
 
-/// What to do about an error: a sentence for people, and the command in it.
+/// The advice for an error: a sentence for people, and the command in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
     /// The whole sentence, with the command; lines are separated by `\n`.
     pub hint: String,
-    /// The command that helps, as it is typed; none where a person has to do something else.
+    /// The command that helps, as it is typed; none: the action is no command.
     pub next: Option<String>,
 }
 
 impl Advice {
-    /// Something that is no command.
+    /// An action that is no command.
     pub fn say(hint: impl Into<String>) -> Self {
         Self { hint: hint.into(), next: None }
     }
 
-    /// A command, after a few words that say where or what for: `first`, `see`, `at the manager, web1`.
+    /// A command, after a few words for its place or purpose: `first`, `see`, `at the manager, web1`.
     pub fn run(before: &str, command: impl Into<String>) -> Self {
         let next = command.into();
         Self { hint: format!("{before}: {next}"), next: Some(next) }
     }
 
-    /// The same, and another way in a line of its own.
+    /// Adds another way on its own line.
     #[must_use]
     pub fn or(mut self, other: &Self) -> Self {
         self.hint = format!("{}\n{}", self.hint, other.hint);
@@ -89,9 +90,9 @@ impl Advice {
     }
 }
 
-/// An error that knows what to do about it.
+/// An error that has advice.
 pub trait Advise: std::error::Error {
-    /// What to do next, where there is more to do than to read the message.
+    /// The next action, if the message alone does not tell it.
     fn advice(&self) -> Option<Advice> {
         None
     }
@@ -108,7 +109,7 @@ pub fn status(code: Code, outcome: Outcome, message: &str, advice: Option<&Advic
     Status::with_error_details(code, cut(message), details)
 }
 
-/// How it ended and what to do, as its maker says it; where that was another program, by its code alone.
+/// The outcome and the advice of a status; for another program's status, the outcome by its code alone.
 pub fn read(status: &Status) -> (Outcome, Option<Advice>) {
     let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN);
     let Some(mut info) = info else { return (Outcome::of_code(status.code()), None) };
@@ -141,7 +142,7 @@ mod tests {
             (Code::DeadlineExceeded, Outcome::TimedOut),
             (Code::Unavailable, Outcome::Failed),
         ] {
-            // No words in it count.
+            // No words in the message count.
             let text = "refused; nothing was changed\nfirst: bellwether sync";
             assert_eq!(read(&Status::new(code, text)), (outcome, None));
             let garbage = Status::with_details(code, text, bytes::Bytes::from_static(b"\xff\xff\x07garbage"));

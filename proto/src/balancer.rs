@@ -1,6 +1,6 @@
-//! Load balancers as the group record names them, and a server's names at them.
+//! Load balancers in the group record, and a server's names at them.
 //!
-//! The record holds addresses only: what is run or written for a balancer of another kind comes from the local agent.toml.
+//! The record holds addresses only: commands and files for a balancer of another kind come from the local agent.toml.
 
 use std::{fmt, str::FromStr};
 
@@ -15,11 +15,11 @@ use crate::{Malformed, limits, name::BalancerName};
 pub struct Balancer {
     /// Its name in the group.
     pub name: BalancerName,
-    /// How it is spoken to.
+    /// The way of its control.
     pub kind: Kind,
 }
 
-/// How a balancer is spoken to.
+/// The way in which a balancer is controlled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -31,13 +31,13 @@ pub enum Kind {
     Command,
 }
 
-/// Where HAProxy's runtime API is.
+/// The place of HAProxy's runtime API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Haproxy {
     /// Its socket, `level admin`.
     pub address: Runtime,
-    /// The backends in which servers are looked for; none: all of them.
+    /// The backends that are searched for servers; none: all of them.
     pub backends: Vec<Backend>,
 }
 
@@ -45,7 +45,7 @@ pub struct Haproxy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Runtime {
-    /// An absolute path on the machine that asks.
+    /// An absolute path on the machine that connects.
     Unix(String),
     /// `HOST:PORT`.
     Tcp(String),
@@ -82,10 +82,10 @@ impl Backend {
 }
 
 impl BackendServer {
-    /// That server of that backend.
+    /// The name of `server` in `backend`.
     ///
     /// # Errors
-    /// A server's name that HAProxy would not take.
+    /// HAProxy would not accept the server's name.
     pub fn new(backend: Backend, server: &str) -> Result<Self, Malformed> {
         if is_label(server) {
             return Ok(Self { backend, server: server.to_owned() });
@@ -104,8 +104,7 @@ impl BackendServer {
     }
 }
 
-/// Where a server takes traffic. Its text is a list of `BACKEND/SERVER`; the one word `none` in its place says that it
-/// takes none.
+/// The places where a server takes traffic. The text is a list of `BACKEND/SERVER`, or the one word `none`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Traffic {
     /// Wherever a balancer has a server of its name.
@@ -113,7 +112,7 @@ pub enum Traffic {
     ByName,
     /// At these places.
     At(Vec<BackendServer>),
-    /// It takes none.
+    /// The server takes no traffic.
     None,
 }
 
@@ -121,10 +120,10 @@ pub enum Traffic {
 pub const NONE: &str = "none";
 
 impl Traffic {
-    /// Reads what the record says of one server.
+    /// Reads a server's places in the record.
     ///
     /// # Errors
-    /// What is not `BACKEND/SERVER`, comes twice, or is too much; `none` beside others.
+    /// A text is not `BACKEND/SERVER`, comes twice, or is too much; or `none` stands beside others.
     pub fn parse(backends: &[String]) -> Result<Self, Malformed> {
         if backends.is_empty() {
             return Ok(Self::ByName);
@@ -145,10 +144,10 @@ impl Traffic {
     }
 }
 
-/// Checks the balancers of a record: sorted by name, each there once, within the limits.
+/// Checks the balancers of a record: sorted by name, each once, within the limits.
 ///
 /// # Errors
-/// Which rule is broken.
+/// The broken rule.
 pub fn check(balancers: &[Balancer]) -> Result<(), Malformed> {
     if balancers.len() > limits::BALANCERS {
         let what = format!("{} balancers; the limit is {}", balancers.len(), limits::BALANCERS);
@@ -199,7 +198,7 @@ impl FromStr for Runtime {
             Malformed::new(format!("'{}' {what}", cut(text)))
         };
         let plain = text.len() <= 300 && text.chars().all(|c| c.is_ascii_graphic() && c != ',');
-        // sun_path of a Unix socket's address holds 107 bytes.
+        // The field sun_path of a Unix socket's address holds 107 bytes.
         let path = text.strip_prefix("unix:").filter(|path| plain && path.starts_with('/') && path.len() <= 107);
         let host = text.strip_prefix("tcp:").filter(|address| {
             let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());

@@ -1,8 +1,8 @@
-//! The wall clock, which nothing else reads (`clippy.toml`), and elapsed time in the units of the wire.
+//! The wall clock, which no other module reads (`clippy.toml`), and elapsed time in the units of the wire.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The time now.
+/// The present time.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> SystemTime {
     SystemTime::now()

@@ -13,7 +13,7 @@ use crate::{
 /// A path relative to its set's root: components that are neither empty nor `.` nor `..`, joined by `/`; empty for the
 /// root itself. Any bytes but NUL; not necessarily UTF-8.
 ///
-/// Sorted by component, so that all that a directory holds follows it without a gap (`a`, `a/b`, `a-b`).
+/// Sorted by component, so that a directory's entries follow it without a gap (`a`, `a/b`, `a-b`).
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct EntryPath(Box<[u8]>);
 
@@ -73,12 +73,12 @@ impl EntryPath {
         self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
     }
 
-    /// How many components there are.
+    /// The number of components.
     pub fn depth(&self) -> usize {
         if self.is_root() { 0 } else { 1 + self.0.iter().filter(|&&b| b == b'/').count() }
     }
 
-    /// This path and one component more. The component must be valid (see [`check_component`]).
+    /// This path and one more component, which must be valid (see [`check_component`]).
     pub fn join(&self, component: &[u8]) -> Self {
         debug_assert!(check_component(component).is_ok());
         if self.is_root() {
@@ -91,7 +91,7 @@ impl EntryPath {
         Self(bytes.into())
     }
 
-    /// The directory that holds it and its name there; none for the root.
+    /// The parent directory and the name in it; none for the root.
     pub fn split(&self) -> Option<(EntryPath, &[u8])> {
         if self.is_root() {
             return None;
@@ -109,7 +109,7 @@ impl EntryPath {
     }
 }
 
-/// Whether `component` can be one path component.
+/// Checks whether `component` can be one path component.
 ///
 /// # Errors
 /// Empty, `.`, `..`, with `/` or NUL, or over [`limits::COMPONENT`] bytes.
@@ -125,7 +125,7 @@ pub fn check_component(component: &[u8]) -> Result<(), Malformed> {
 }
 
 impl fmt::Display for EntryPath {
-    /// For people: bytes that are not printable are escaped.
+    /// For people: unprintable bytes are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match std::str::from_utf8(&self.0) {
             Ok(text) if !text.chars().any(char::is_control) => f.write_str(text),
@@ -140,7 +140,7 @@ impl fmt::Debug for EntryPath {
     }
 }
 
-/// Who owns an entry, by name; where a number has no name, the number in decimal.
+/// The owner of an entry, by name; for a number without a name, the number in decimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {
     /// The user.
@@ -152,16 +152,16 @@ pub struct Owner {
 /// Extended attributes (`user.*`, `system.posix_acl_*`, `security.capability` when allowed), sorted by name.
 pub type Xattrs = Box<[(Box<[u8]>, Box<[u8]>)]>;
 
-/// What every kind of entry has.
+/// The attributes of every kind of entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
     /// The lower twelve bits: permissions, setuid, setgid, sticky. 0o777 for links.
     pub mode: u16,
     /// The owner.
     pub owner: Arc<Owner>,
-    /// Seconds since 1970. Always 0 for directories: theirs changes with every save below and says nothing.
+    /// Seconds since 1970. Always 0 for directories, whose time changes with every save below and tells nothing.
     pub mtime: i64,
-    /// None when there are none, which is nearly always.
+    /// None: there are none, which is nearly always so.
     pub xattrs: Option<Box<Xattrs>>,
 }
 
@@ -170,7 +170,7 @@ pub struct Meta {
 pub struct Chunk {
     /// BLAKE3 of the bytes.
     pub hash: Hash,
-    /// How many there are, at least one.
+    /// The number of bytes, at least one.
     pub length: u32,
 }
 
@@ -181,7 +181,7 @@ pub enum Content {
     Empty,
     /// A small file.
     One(Chunk),
-    /// A large one: at least two.
+    /// A large file: at least two chunks.
     Many(Arc<[Chunk]>),
 }
 
@@ -227,18 +227,18 @@ impl FromIterator<Chunk> for Content {
     }
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
     Directory,
     /// A regular file.
     File(Content),
-    /// A symbolic link and its target, kept as it is and never followed.
+    /// A symbolic link and its target, kept unchanged and never followed.
     Link(Box<[u8]>),
 }
 
-/// An entry without its place.
+/// An entry without its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Mode, owner, time, attributes.
@@ -279,7 +279,7 @@ impl Entry {
     /// Checks a message. `owner` makes equal owners one allocation.
     ///
     /// # Errors
-    /// A field that no entry can have.
+    /// A field has a value that no entry can have.
     pub fn from_wire(wire: v1::Entry, owners: &mut Owners) -> Result<Self, Malformed> {
         let mode = u16::try_from(wire.mode)
             .ok()
@@ -327,7 +327,7 @@ fn content(file: v1::File) -> Result<Content, Malformed> {
     Ok(content)
 }
 
-/// Whether an extended attribute may travel at all; `security.capability` needs the group's consent besides.
+/// Whether an extended attribute may travel; `security.capability` needs the group's consent, too.
 pub fn xattr_travels(name: &[u8]) -> bool {
     name.starts_with(b"user.")
         || matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default" | b"security.capability")
@@ -359,7 +359,7 @@ impl Owners {
     /// The shared owner of these names.
     ///
     /// # Errors
-    /// A name that no account can have: empty, over 255 bytes, with a control character, ':' or '/'.
+    /// No account can have the name: empty, over 255 bytes, or with a control character, ':' or '/'.
     pub fn get(&mut self, user: &str, group: &str) -> Result<Arc<Owner>, Malformed> {
         let key = (user.into(), group.into());
         if let Some(owner) = self.0.get(&key) {

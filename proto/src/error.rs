@@ -1,4 +1,4 @@
-//! What people read of an error.
+//! The text of an error for people.
 
 use std::error::Error;
 

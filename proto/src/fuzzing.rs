@@ -1,4 +1,4 @@
-//! What fuzzing feeds to the decoders of this crate (`fuzz/`). Each function says whether the decoder took what it was fed.
+//! The fuzz targets of this crate's decoders (`fuzz/`). Each function returns whether the decoder took the input.
 
 use prost::Message;
 
@@ -15,7 +15,7 @@ use crate::{
 /// The context that records are signed under.
 const CONTEXT: &str = "bellwether v1 group record";
 
-/// A signed header, as in a message; what is taken gives the same message again.
+/// A signed header, as in a message; a taken header gives the same message again.
 pub fn header(bytes: &[u8]) -> bool {
     let Ok(wire) = v1::SignedHeader::decode(bytes) else { return false };
     let Ok(header) = SignedHeader::from_wire(wire) else { return false };
@@ -23,7 +23,7 @@ pub fn header(bytes: &[u8]) -> bool {
     true
 }
 
-/// The JSON of a record, signed by whoever sends it.
+/// The JSON of a record, signed by its sender.
 pub fn record(json: &[u8]) -> bool {
     let signed = SignedRecord::from_wire(&signed(&KeyPair::generate(), json));
     let sent = v1::SignedRecord::decode(json).ok().and_then(|wire| SignedRecord::from_wire(&wire).ok());
@@ -32,7 +32,7 @@ pub fn record(json: &[u8]) -> bool {
     !taken.is_empty()
 }
 
-/// A chain of records, one a line, each signed by one of two keys in turn: it leads where the rules let it, or nowhere.
+/// A chain of records, one per line, each signed by one of two keys in turn: the rules take a way through it, or none.
 pub fn chain(lines: &[u8]) -> bool {
     let keys = [KeyPair::generate(), KeyPair::generate()];
     let Ok(text) = std::str::from_utf8(lines) else { return false };
@@ -58,7 +58,7 @@ pub fn ticket(bytes: &[u8]) -> bool {
     !taken.is_empty()
 }
 
-/// A join token; what is taken is written the same.
+/// A join token; a taken token has the same text again.
 pub fn token(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(token) = text.parse::<Token>() else { return false };
@@ -66,7 +66,7 @@ pub fn token(bytes: &[u8]) -> bool {
     true
 }
 
-/// The messages that servers send one another, and what is made of their parts.
+/// The messages between servers, and the conversions of their parts.
 pub fn messages(bytes: &[u8]) -> bool {
     [entry(bytes), rules(bytes), down(bytes), up(bytes)].contains(&Some(true))
 }
@@ -105,7 +105,7 @@ fn up(bytes: &[u8]) -> Option<bool> {
     all_of([headers.reduce(|a, b| a & b), ticket])
 }
 
-/// Whether all parts that there are were taken; none: there are none.
+/// Whether all present parts were taken; none: there are none.
 fn all_of<const N: usize>(parts: [Option<bool>; N]) -> Option<bool> {
     parts.into_iter().flatten().reduce(|a, b| a & b)
 }
@@ -118,7 +118,7 @@ fn signed(key: &KeyPair, json: &[u8]) -> v1::SignedRecord {
     }
 }
 
-/// A record by which the first of these keys leads, and the second is a candidate's.
+/// A record in which the first of these keys leads, and the second belongs to a candidate.
 pub fn a_record(epoch: u64, [manager, candidate]: [&KeyPair; 2]) -> Record {
     let server = |name: &str, key, role| Server {
         name: name.parse().expect("a name"),
@@ -145,7 +145,7 @@ pub fn a_record(epoch: u64, [manager, candidate]: [&KeyPair; 2]) -> Record {
     }
 }
 
-/// A ticket that nobody signed.
+/// A ticket without a valid signature.
 pub fn a_ticket() -> v1::Ticket {
     v1::Ticket { epoch: 1, count: 2, nonce: vec![1; 16].into(), signature: vec![2; 64].into() }
 }
@@ -167,7 +167,7 @@ pub fn a_header(key: &KeyPair) -> SignedHeader {
     SignedHeader::sign(header, key)
 }
 
-/// What each decoder's fuzzing begins with.
+/// The seeds of each decoder's fuzzing.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let (key, other) = (KeyPair::generate(), KeyPair::generate());
     let json = |epoch| serde_json::to_vec(&a_record(epoch, [&key, &other])).expect("it has JSON");

@@ -83,11 +83,11 @@ impl<'de> serde::Deserialize<'de> for Hash {
     }
 }
 
-/// Hashes fields unambiguously under a context of its own: every variable-length field is preceded by its length.
+/// Hashes fields unambiguously under its own context: every variable-length field is preceded by its length.
 pub struct FieldHasher(blake3::Hasher);
 
 impl FieldHasher {
-    /// A hasher for one kind of thing; `context` is unique in this program (BLAKE3 `derive_key`).
+    /// A hasher for one kind of data; `context` is unique in this program (BLAKE3 `derive_key`).
     pub fn new(context: &'static str) -> Self {
         Self(blake3::Hasher::new_derive_key(context))
     }
@@ -98,7 +98,7 @@ impl FieldHasher {
         self
     }
 
-    /// Adds bytes behind their length.
+    /// Adds a length and the bytes.
     pub fn bytes(&mut self, value: &[u8]) -> &mut Self {
         self.number(value.len() as u64);
         self.0.update(value);

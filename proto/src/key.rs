@@ -1,4 +1,4 @@
-//! Server keys: one Ed25519 pair a server, pinned in the group record; the same key signs and speaks TLS.
+//! Server keys: one Ed25519 pair per server, pinned in the group record. The same key signs and authenticates TLS.
 
 use std::{fmt, str::FromStr};
 
@@ -6,7 +6,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 
 use crate::Malformed;
 
-/// An Ed25519 public key: who a server is. As text: `ed25519:` and 52 characters of base32.
+/// An Ed25519 public key, which identifies a server. As text: `ed25519:` and 52 characters of base32.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; 32]);
 
@@ -21,8 +21,7 @@ impl PublicKey {
         &self.0
     }
 
-    /// Whether `signature` is this key's over `context` and `message`. The context keeps a signature made for one
-    /// purpose from being shown for another.
+    /// Whether `signature` is this key's over `context` and `message`. The context binds a signature to one purpose.
     pub fn verifies(&self, context: &str, message: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ED25519, self.0).verify(&signed_bytes(context, message), signature).is_ok()
     }
@@ -81,7 +80,7 @@ impl<'de> serde::Deserialize<'de> for PublicKey {
     }
 }
 
-/// A server's own pair. `Debug` shows the public half only.
+/// A server's key pair. `Debug` shows the public half only.
 pub struct KeyPair {
     pair: Ed25519KeyPair,
     pkcs8: Vec<u8>,
@@ -105,7 +104,7 @@ impl KeyPair {
         Ok(Self { pair, pkcs8: pkcs8.to_vec() })
     }
 
-    /// The encoded private key (PKCS#8 v2), to be kept 0600.
+    /// The encoded private key (PKCS#8 v2), to be stored with mode 0600.
     pub fn pkcs8(&self) -> &[u8] {
         &self.pkcs8
     }

@@ -1,9 +1,9 @@
 //! Format levels: how servers of version N−1 and N work in one group.
 //!
-//! The group record says the level in force; where it says none, that is the first. A program reads the levels
-//! [`Levels::OWN`] and writes at the record's level: what came with a later level is used only after an administrator has
-//! raised the group's, and a field that came later is left out of a document while it has its default. So a group whose level
-//! is not raised can go back to version N−1, and no server that reads the level meets anything that it does not know.
+//! The group record names the level in force; without a name it is the first. A program reads the levels
+//! [`Levels::OWN`] and writes at the record's level. A later level's features are used only after an administrator has
+//! raised the group's level, and a later field is omitted while it has its default. So a group at the old level can go
+//! back to version N−1, and every server that reads the level knows all that it meets.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -19,14 +19,14 @@ use crate::{
 pub struct Level(pub u32);
 
 impl Level {
-    /// The level of a document that does not say one.
+    /// The level of a document that does not name one.
     pub const FIRST: Self = Self(1);
     /// The oldest level that this program reads: the one before [`Level::NEWEST`].
     pub const OLDEST: Self = Self(1);
     /// The newest level that this program reads and writes.
     pub const NEWEST: Self = Self(if cfg!(feature = "level-next") { 2 } else { 1 });
 
-    /// Whether a document leaves it out.
+    /// Whether a document omits the level.
     pub fn is_first(&self) -> bool {
         *self == Self::FIRST
     }
@@ -34,7 +34,7 @@ impl Level {
     /// Checks that this program reads `what`, which is of this level.
     ///
     /// # Errors
-    /// A newer bellwether made it, or one that is too old: which program is to be upgraded.
+    /// The level is too new or too old; the error names the program to upgrade.
     pub fn check(self, what: &str) -> Result<(), Malformed> {
         if Levels::OWN.read(self) {
             return Ok(());
@@ -63,11 +63,10 @@ impl std::fmt::Display for Level {
     }
 }
 
-/// Reads a document of JSON whose field `level` says its level; none: the first. Before anything else is read of it: what is
-/// newer may have any form.
+/// Reads a JSON document. Its field `level` (none: the first) is checked first: a newer document may have any form.
 ///
 /// # Errors
-/// It is of a level that this program does not read, or `otherwise` what is wrong.
+/// This program does not read the document's level, or the document is malformed, which `otherwise` describes.
 pub fn read<T: DeserializeOwned>(json: &str, what: &str, otherwise: &str) -> Result<T, Malformed> {
     #[derive(Deserialize)]
     struct Document {
@@ -80,18 +79,17 @@ pub fn read<T: DeserializeOwned>(json: &str, what: &str, otherwise: &str) -> Res
     serde_json::from_str(json).map_err(wrong)
 }
 
-/// What a file of this program holds.
+/// The content of a file of this program.
 pub trait State: Serialize + DeserializeOwned {
-    /// The oldest level whose programs read this: a later one than the first only where it holds what came with that.
+    /// The oldest level whose programs read this content: later than the first only if it uses a later feature.
     fn level(&self) -> Level {
         Level::FIRST
     }
 
-    /// Reads a body that was written at `level`. A form that changes keeps the form before as a type of its own, and makes
-    /// itself of that here.
+    /// Reads a body of `level`. A type that changes keeps its former form as a type of its own, and converts it here.
     ///
     /// # Errors
-    /// It is not such a body.
+    /// The body is malformed.
     fn read(_level: Level, body: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(body)
     }
@@ -104,22 +102,22 @@ impl State for Vec<SignedHeader> {}
 /// The levels that a program reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Levels {
-    /// The oldest.
+    /// The oldest level.
     pub oldest: Level,
-    /// The newest; what it writes is of no later one.
+    /// The newest level, which it also writes at most.
     pub newest: Level,
 }
 
 impl Levels {
-    /// Those that this program reads.
+    /// The levels of this program.
     pub const OWN: Self = Self { oldest: Level::OLDEST, newest: Level::NEWEST };
 
-    /// Those that a message names; a number that is absent stands for the first level.
+    /// The levels of a message; an absent number means the first level.
     pub fn from_wire(oldest: u32, newest: u32) -> Self {
         Self { oldest: Level(oldest).max(Level::FIRST), newest: Level(newest).max(Level::FIRST) }
     }
 
-    /// Whether a program of these levels reads that one.
+    /// Whether a program of these levels reads `level`.
     pub fn read(&self, level: Level) -> bool {
         (self.oldest..=self.newest).contains(&level)
     }
@@ -132,7 +130,7 @@ impl std::fmt::Display for Levels {
     }
 }
 
-/// A server's program, as the server says it.
+/// A server's program, as the server reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// Its version.

@@ -1,9 +1,9 @@
 //! The contract between servers: the messages of `bellwether/v1/*.proto`, and the domain's own types.
 //!
-//! Everything that comes off the wire or the disk passes through a conversion here that checks it (invariant 7): a
-//! value of a domain type is well-formed, whoever sent it.
+//! All data from the wire or the disk passes through a checking conversion here (invariant 7), so that a value of a
+//! domain type is well-formed, whichever server sent it.
 
-// People read what `agent/src/output.rs` writes, and the log.
+// All output for people goes through `agent/src/output.rs` and the log.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod admission;
@@ -15,6 +15,7 @@ pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod hash;
+pub mod incarnation;
 pub mod key;
 pub mod level;
 pub mod limits;
@@ -23,7 +24,7 @@ pub mod protocol;
 pub mod ready;
 pub mod record;
 pub mod revision;
-pub mod start;
+
 pub mod status;
 pub mod ticket;
 pub mod time;
@@ -35,20 +36,20 @@ pub mod v1 {
     tonic::include_proto!("bellwether.v1");
 }
 
-/// A message or file that breaks the contract. `Display` says which rule.
+/// A message or file that breaks the contract. `Display` names the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct Malformed {
     what: String,
 }
 
-/// Characters of what a [`Malformed`] says: it quotes what came from elsewhere, and travels in a header.
+/// The largest number of characters of a [`Malformed`]: it quotes foreign input, and travels in a header.
 const SAID: usize = 1_000;
 
 impl advice::Advise for Malformed {}
 
 impl Malformed {
-    /// One sentence that names the field and the rule. What is endless is cut.
+    /// One sentence that names the field and the rule. A long one is cut.
     pub fn new(what: impl Into<String>) -> Self {
         let mut what = what.into();
         if let Some((end, _)) = what.char_indices().nth(SAID) {

@@ -1,14 +1,14 @@
-//! Which protocol two programs speak with each other: the newest that both do. Version N talks to N−1.
+//! The protocol between two programs: the newest that both speak. Version N talks to N−1.
 
 /// The versions that this program speaks: the lowest and the highest.
 pub const SPOKEN: (u32, u32) = (1, 1);
 
-/// One of the two that want to talk.
+/// One of the two sides.
 #[derive(Debug, Clone, Copy)]
 pub struct Side<'a> {
     /// The server's name.
     pub server: &'a str,
-    /// Its program's version; empty: it does not say.
+    /// Its program's version; empty: not reported.
     pub program: &'a str,
     /// The protocol versions that it speaks: the lowest and the highest.
     pub speaks: (u32, u32),
@@ -24,10 +24,10 @@ pub struct TooFarApart {
     pub older: String,
 }
 
-/// The protocol version that both speak: the lower one of their highest. Both sides ask this, and come to the same.
+/// The protocol version that both speak: the lower one of their highest. Both sides compute the same.
 ///
 /// # Errors
-/// One side's highest is below the other's lowest: it is to be upgraded.
+/// One side's highest is below the other's lowest: that side must be upgraded.
 pub fn negotiate(ours: &Side<'_>, theirs: &Side<'_>) -> Result<u32, TooFarApart> {
     let agreed = ours.speaks.1.min(theirs.speaks.1);
     let older = match agreed {

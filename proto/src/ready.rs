@@ -2,16 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Whether this server may take traffic, from its own state only (W12): the loss of the manager never takes a server
-/// out of service (W11).
+/// Whether this server may take traffic, from its own state only (W12), so never for the loss of the manager (W11).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     /// In sync at some revision, and neither in a sync nor in error.
     pub ready: bool,
-    /// Nobody has confirmed since this server's start that the revision it holds is the newest one.
+    /// No server has confirmed since this server's start that its revision is the newest one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
-    /// Why, or why not.
+    /// The reason, in both cases.
     pub reason: String,
 }
 

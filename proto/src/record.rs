@@ -1,4 +1,4 @@
-//! The group record: who belongs to the group, with which key and role, and the group's rules. One JSON document,
+//! The group record: the servers of the group with their keys and roles, and the group's rules. One JSON document,
 //! signed by the manager; every server has it.
 
 pub mod chain;
@@ -23,15 +23,15 @@ use crate::{
 
 const CONTEXT: &str = "bellwether v1 group record";
 
-/// What a server is in its group (W9).
+/// The role of a server in its group (W9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Its configuration is the truth.
     Manager,
-    /// Receives it.
+    /// It receives the manager's configuration.
     Member,
-    /// Known, sent nothing.
+    /// It is known, and gets no updates.
     Disabled,
 }
 
@@ -43,29 +43,29 @@ pub struct Server {
     pub name: ServerName,
     /// Its pinned key.
     pub key: PublicKey,
-    /// `host:port`, where its agent listens.
+    /// `host:port`, the address of its agent.
     pub address: String,
-    /// What it is.
+    /// Its role.
     pub role: Role,
     /// Whether it may become manager.
     pub candidate: bool,
-    /// Where balancers have it ([`Traffic`]): as `BACKEND/SERVER`; none: wherever a server has its name.
+    /// Its places at balancers ([`Traffic`]) as `BACKEND/SERVER`; none: wherever a server has its name.
     pub backends: Vec<String>,
-    /// It is out of service: its `/ready` answers 503, and balancers are told to send it nothing new.
+    /// Whether it is out of service: its `/ready` answers 503, and balancers send it no new requests.
     pub drained: bool,
 }
 
 impl Server {
-    /// Where it takes traffic.
+    /// The places where it takes traffic.
     ///
     /// # Errors
-    /// Not in a record that was checked.
+    /// The record was not checked.
     pub fn traffic(&self) -> Result<Traffic, Malformed> {
         Traffic::parse(&self.backends)
     }
 }
 
-/// Whether an edit is published by itself.
+/// Whether edits are published automatically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Publish {
@@ -76,16 +76,16 @@ pub enum Publish {
     Manual,
 }
 
-/// What a member does about edits of its own (W3).
+/// A member's reaction to edits of its own (W3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDrift {
-    /// Tells of them. Updates go on; one that changes an edited file saves the edit as a kept copy.
+    /// Report edits. Updates go on; an update that changes an edited file saves the edit as a kept copy.
     #[default]
     Report,
-    /// Puts the manager's state back by itself and saves them as a kept copy.
+    /// Put the manager's state back automatically and save the edits as a kept copy.
     Revert,
-    /// Takes no updates until they are kept or reverted.
+    /// Take no updates until the edits are kept or reverted.
     Hold,
 }
 
@@ -112,11 +112,11 @@ macro_rules! words {
 words!(Publish, "publish is auto or manual": Auto = "auto", Manual = "manual");
 words!(OnDrift, "drift is report, revert or hold": Report = "report", Revert = "revert", Hold = "hold");
 
-/// How frames are compressed, as text `none` or `deflate:LEVEL`.
+/// The compression of frames, as text `none` or `deflate:LEVEL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Codec {
-    /// As they are.
+    /// No compression.
     None,
     /// RFC 1951, level 1 to 9.
     Deflate(u8),
@@ -188,7 +188,7 @@ pub struct SetRules {
 }
 
 impl SetRules {
-    /// The rules a set begins with: nothing excluded, nothing special allowed.
+    /// The rules of a new set: nothing is excluded or specially allowed.
     pub fn new(name: SetName) -> Self {
         Self { name, exclude: Vec::new(), local: Vec::new(), allow_setuid: false, allow_capabilities: false }
     }
@@ -207,7 +207,7 @@ impl SetRules {
     /// Checks a message.
     ///
     /// # Errors
-    /// A name or a number of patterns that no set can have.
+    /// No set can have the name or the number of patterns.
     pub fn from_wire(wire: v1::SetRules) -> Result<Self, Malformed> {
         if wire.exclude.len() + wire.local.len() > 10_000 {
             return Err(Malformed::new("more than 10,000 patterns in one set"));
@@ -226,37 +226,36 @@ impl SetRules {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// Automatic or manual.
+    /// Automatic or manual publishing.
     pub publish: Publish,
     /// Propagation is held until `resume` (W6).
     pub paused: bool,
-    /// How frames are compressed.
+    /// The compression of frames.
     pub codec: Codec,
-    /// The longest quiet time that a burst is waited for, in milliseconds.
+    /// The longest quiet time at the end of a burst, in milliseconds.
     pub quiet_max_ms: u64,
-    /// How long a changed file is waited for that somebody has open for writing, in milliseconds.
+    /// The longest wait for a changed file that a program has open for writing, in milliseconds.
     pub open_max_ms: u64,
     /// The sets, sorted by name.
     pub sets: Vec<SetRules>,
     /// The load balancers, sorted by name.
     pub balancers: Vec<Balancer>,
-    /// So many servers at the least take traffic while others are drained (W23).
+    /// The smallest number of servers that take traffic while others are drained (W23).
     pub min_serving: u32,
-    /// How long sessions are given to end when a server is drained, in seconds.
+    /// The time for sessions to end when a server is drained, in seconds.
     pub drain_timeout_s: u64,
-    /// How long after its start a server may say that it is not ready, for want of a word whether it holds the head, in
-    /// seconds (W12).
+    /// The time in seconds for which a started server may be unready until its manager confirms the head (W12).
     pub ready_after_s: u64,
-    /// What a member does about edits of its own (W3).
+    /// A member's reaction to edits of its own (W3).
     pub drift: OnDrift,
-    /// A note for administrators: the one thing that a build of the next level has more, for tests of two programs.
+    /// A note for administrators: the one feature of a build of the next level, for tests of two programs.
     #[cfg(feature = "level-next")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 impl Policy {
-    /// What a group of these sets begins with.
+    /// The settings of a new group with these sets.
     pub fn new(sets: Vec<SetRules>) -> Self {
         Self {
             publish: Publish::Auto,
@@ -276,15 +275,15 @@ impl Policy {
     }
 }
 
-/// Who changed the record, when and why (W9).
+/// A change of the record, with its author and time (W9).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edit {
-    /// The server on which it was asked.
+    /// The server or person that requested it.
     pub by: String,
     /// Milliseconds since 1970.
     pub time_ms: u64,
-    /// What was asked, as a command.
+    /// The change, as a command.
     pub what: String,
 }
 
@@ -308,18 +307,18 @@ impl std::fmt::Display for Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// The level in force: all servers read it, and nobody writes at a later one.
+    /// The level in force: all servers read it, and no server writes at a later one.
     #[serde(default, skip_serializing_if = "Level::is_first")]
     pub level: Level,
     /// The group.
     pub group: GroupId,
-    /// How new it is.
+    /// Its version.
     pub version: Version,
     /// Its servers, sorted by name; exactly one is the manager.
     pub servers: Vec<Server>,
-    /// Servers that were removed: refused, and known should they be added again.
+    /// Removed servers: refused, and known in case they are added again.
     pub removed: Vec<Server>,
-    /// Keys that the group refuses for good, sorted: no record by them is followed, in any epoch (`group rebuild --refuse`).
+    /// Keys that the group refuses for ever, sorted: no record by them is followed (`group rebuild --refuse`).
     pub refused: Vec<PublicKey>,
     /// The group's settings.
     pub policy: Policy,
@@ -329,11 +328,11 @@ pub struct Record {
     pub previous: Option<Hash>,
 }
 
-/// What came after the first level.
+/// A feature that came after the first level.
 struct Later {
-    /// With which level.
+    /// The level of the feature.
     came: Level,
-    /// For people.
+    /// Its name for people.
     what: &'static str,
     /// Whether a record uses it.
     is_used: fn(&Record) -> bool,
@@ -355,7 +354,7 @@ impl Record {
         self.servers.iter().find(|s| s.name == *name)
     }
 
-    /// The server of that name as it is; where nobody has it any more, as it was when it was removed.
+    /// The server of that name, or the removed one that had the name last.
     pub fn server_or_removed(&self, name: &ServerName) -> Option<&Server> {
         self.server(name).or_else(|| self.removed.iter().rfind(|s| s.name == *name))
     }
@@ -365,17 +364,17 @@ impl Record {
         self.servers.iter().find(|s| s.key == *key)
     }
 
-    /// What in it came after `level`, and with which level; none: programs of that level read it.
+    /// The first feature in it that came after `level`, with its level; none: programs of `level` read it.
     pub fn beyond(&self, level: Level) -> Option<(&'static str, Level)> {
         let later = LATER.iter().find(|later| later.came > level && (later.is_used)(self));
         later.map(|later| (later.what, later.came))
     }
 
-    /// Checks what every record keeps true.
+    /// Checks the rules of every record.
     ///
     /// # Errors
-    /// A level that this program does not read, a field of a later level, not exactly one manager, a name or a key twice, an
-    /// unsorted list, or a list over its limit.
+    /// A level that this program does not read, a field of a later level, not exactly one manager, a name or a key
+    /// twice, an unsorted list, or a list over its limit.
     pub fn check(&self) -> Result<(), Malformed> {
         let wrong = |what: &str| Err(Malformed::new(format!("a group record {what}")));
         self.level.check("the group record")?;
@@ -418,8 +417,8 @@ impl Record {
     }
 }
 
-/// A record with the bytes that were signed. [`SignedRecord::from_wire`] checks the signature against the signer it
-/// names; whether that signer may sign is [`SignedRecord::may_follow`]'s to say.
+/// A record with the bytes that were signed. [`SignedRecord::from_wire`] checks the signature against the named signer;
+/// [`SignedRecord::may_follow`] decides whether that signer may sign.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedRecord {
     record: Record,
@@ -428,44 +427,44 @@ pub struct SignedRecord {
     signature: Vec<u8>,
 }
 
-/// Why a record is not taken.
+/// The reason why a record is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordRefused {
-    /// Of another group.
+    /// The record is of another group.
     #[error("it is of group {theirs}, this server belongs to {ours}")]
     OtherGroup {
-        /// The record's.
+        /// The record's group.
         theirs: GroupId,
-        /// The one held here.
+        /// The group of this server.
         ours: GroupId,
     },
-    /// Replayed, or from a manager that was superseded.
+    /// The record is replayed, or from a superseded manager.
     #[error("it is {theirs}, this server has already seen {ours}")]
     Older {
-        /// The record's.
+        /// The record's version.
         theirs: Version,
-        /// The one held here.
+        /// The version held here.
         ours: Version,
     },
-    /// The same version with other contents: two managers in one epoch (invariant 3).
+    /// The same version has other contents: two managers in one epoch (invariant 3).
     #[error("it differs from the record {0} that this server holds: two managers in one epoch")]
     Conflict(Version),
-    /// Signed by a key that may not.
+    /// The signer may not make this change.
     #[error("it is signed by {0}, which may not make this change")]
     Signer(PublicKey),
-    /// It uses the epochs up.
+    /// The record uses the epochs up.
     #[error(
         "it is {theirs}, and from {ours}, held here, one record leads to epoch {most} at most; if this server is to follow it \
          all the same, leave the group here and join again",
         most = ours.epoch.0 + limits::EPOCH_STEP
     )]
     Jump {
-        /// The record's.
+        /// The record's version.
         theirs: Version,
-        /// The one held here.
+        /// The version held here.
         ours: Version,
     },
-    /// By a key that the group refuses, or by a server that has not heard that it does.
+    /// The signer's key is refused by the group, or the signer has not heard of a refusal.
     #[error(
         "this group refuses {0}, which made it, or whose refusal it does not know; where that server follows {0}: bellwether \
          group rebuild --confirm TOKEN"
@@ -474,7 +473,7 @@ pub enum RecordRefused {
 }
 
 impl RecordRefused {
-    /// What a refusal's status carries in its details, so that a manager that was superseded, or is one of two, knows it.
+    /// The details in a refusal's status, by which a manager learns that it was superseded, or is one of two.
     pub fn details(&self) -> bytes::Bytes {
         let (conflict, ours) = match self {
             Self::Older { ours, .. } => (false, ours),
@@ -488,13 +487,13 @@ impl RecordRefused {
     }
 }
 
-/// What the refusal of a session carries in its details: the ticket that is held, newer than the one that was offered.
+/// The details in the refusal of a session: the held ticket, which is newer than the offered one.
 pub fn stale_session(held: Version, ticket: Option<v1::Ticket>) -> bytes::Bytes {
     let refusal = v1::RecordRefusal { conflict: true, epoch: held.epoch.0, version: held.version, ticket };
     refusal.encode_to_vec().into()
 }
 
-/// What [`RecordRefused::details`] said; none: the refusal is about something else.
+/// The content of [`RecordRefused::details`]; none: the refusal has another reason.
 pub fn refusal(details: &[u8]) -> Option<v1::RecordRefusal> {
     v1::RecordRefusal::decode(details).ok().filter(|refusal| refusal.epoch > 0)
 }
@@ -512,10 +511,10 @@ impl SignedRecord {
         Ok(Self { record, json, signer: key.public(), signature })
     }
 
-    /// Reads and checks a record: its signature by the signer it names, and [`Record::check`].
+    /// Reads and checks a record: the signature of its named signer, and [`Record::check`].
     ///
     /// # Errors
-    /// Not such a record.
+    /// The record is malformed.
     pub fn from_wire(wire: &v1::SignedRecord) -> Result<Self, Malformed> {
         check_length(wire.record.len())?;
         let json = std::str::from_utf8(&wire.record).map_err(|_| Malformed::new("a group record that is not UTF-8"))?;
@@ -551,7 +550,7 @@ impl SignedRecord {
         Hash::of(self.json.as_bytes())
     }
 
-    /// Who signed.
+    /// The signer's key.
     pub fn signer(&self) -> PublicKey {
         self.signer
     }
@@ -561,14 +560,14 @@ impl SignedRecord {
         self.record.manager().key == self.signer
     }
 
-    /// Whether a server that holds `held` may take this record after it; `Ok(false)`: it is the very record that is held.
+    /// Whether a server that holds `held` may take this record after it; `Ok(false)`: it is the held record itself.
     ///
-    /// Within an epoch only its manager signs. A higher epoch begins with the signature of the manager before (it hands
-    /// over, or rebuilds the group), or with that of the new manager, if `held` has it as a candidate (W24); it is higher by
+    /// Within an epoch only its manager signs. A higher epoch begins with the signature of the former manager (it hands
+    /// over, or rebuilds the group), or of the new manager, if it is a candidate in `held` (W24). It is higher by
     /// [`limits::EPOCH_STEP`] at most. A key that `held` refuses stays refused.
     ///
     /// # Errors
-    /// Why it is refused; what is held stays in force.
+    /// The reason of the refusal; the held record stays in force.
     pub fn may_follow(&self, held: &SignedRecord) -> Result<bool, RecordRefused> {
         let (new, old) = (&self.record, &held.record);
         if new.group != old.group {
@@ -605,12 +604,12 @@ impl SignedRecord {
         Ok(true)
     }
 
-    /// Whether that key signed it, or leads by it.
+    /// Whether that key signed it, or leads in it.
     pub fn is_by(&self, key: &PublicKey) -> bool {
         self.signer == *key || self.record.manager().key == *key
     }
 
-    /// Whether its manager made it, and could: a member of `old` that is a candidate.
+    /// Whether its manager made it and was allowed to: a member of `old` that is a candidate.
     fn is_candidate_of(&self, old: &Record) -> bool {
         let could = |server: &Server| server.role == Role::Member && server.candidate;
         self.is_self_signed() && old.by_key(&self.signer).is_some_and(could)

@@ -14,7 +14,7 @@ use crate::{
     v1,
 };
 
-/// What a header's signature is made under.
+/// The context of a header's signature.
 const CONTEXT: &str = "bellwether v1 revision header";
 
 /// A group's identity, 16 random bytes, made when it is formed.
@@ -79,7 +79,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// How people say a revision: `epoch.sequence`.
+/// The number of a revision for people: `epoch.sequence`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Number {
     /// The epoch it was made in.
@@ -98,10 +98,10 @@ impl Number {
     }
 }
 
-/// `count` and `by` more; `what` is counted, for people. Never saturates, never wraps.
+/// Adds `by` to `count`; `what` names the count for people. Never saturates, never wraps.
 ///
 /// # Errors
-/// Beyond [`limits::COUNT`].
+/// The sum is beyond [`limits::COUNT`].
 pub fn after(count: u64, by: u64, what: &str) -> Result<u64, Malformed> {
     let next = count.checked_add(by).filter(|next| *next <= limits::COUNT);
     next.ok_or_else(|| {
@@ -152,10 +152,10 @@ impl fmt::Display for RevisionId {
     }
 }
 
-/// Checks the message of a revision that is to be made.
+/// Checks the message of a new revision.
 ///
 /// # Errors
-/// It is longer than [`limits::SAID`] allows.
+/// The message is longer than [`limits::SAID`] allows.
 pub fn check_message(message: &str) -> Result<(), Malformed> {
     let (bytes, most) = (message.len(), limits::SAID.0);
     if bytes <= most {
@@ -164,28 +164,28 @@ pub fn check_message(message: &str) -> Result<(), Malformed> {
     Err(Malformed::new(format!("a message of {bytes} bytes; the limit is {most}")))
 }
 
-/// What a revision says of itself.
+/// The description of a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// The group it belongs to.
     pub group: GroupId,
     /// Epoch and sequence.
     pub number: Number,
-    /// The revision it changes; none for the first.
+    /// The revision that it changes; none for the first.
     pub parent: Option<RevisionId>,
-    /// Who made it.
+    /// The manager that made it.
     pub manager: ServerName,
-    /// How often the manager's state was opened; backwards means a restored backup (W14).
+    /// The manager's incarnation; a lower one means a restored backup (W14).
     pub incarnation: u64,
     /// Milliseconds since 1970, by the manager's clock.
     pub time_ms: u64,
-    /// Who changed the configuration, as far as known.
+    /// The author of the change, as far as known.
     pub author: String,
-    /// Why, in the author's words.
+    /// The reason, in the author's words.
     pub message: String,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
-    /// The root hash of the one view there is now.
+    /// The root hash of the one present view.
     pub root: Hash,
 }
 
@@ -201,8 +201,7 @@ impl Header {
             time_ms: self.time_ms,
             author: self.author.clone(),
             message: self.message.clone(),
-            // A protobuf map has no order of its own; identity comes from the bytes that were signed, never from a
-            // second encoding, so none is needed.
+            // A protobuf map has no order, and needs none: the identity comes from the signed bytes.
             labels: self.labels.clone().into_iter().collect(),
             views: vec![v1::View { name: String::new(), root: self.root.into() }],
         }
@@ -281,7 +280,7 @@ impl SignedHeader {
         key.verifies(CONTEXT, &self.bytes, &self.signature)
     }
 
-    /// What the revision says of itself.
+    /// The revision's description.
     pub fn header(&self) -> &Header {
         &self.header
     }

@@ -1,4 +1,4 @@
-//! What is known of the farm: the document behind `status --json`, the monitor and the page.
+//! The known state of the farm: the document behind `status --json`, the monitor and the page.
 
 use std::collections::BTreeMap;
 
@@ -15,35 +15,35 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Reached, but holds no revision of this group that it was brought to yet.
+    /// It was reached, but holds no revision of this group yet.
     AwaitingSync,
     /// The bytes on its disk were hashed after the switch and give the head's root (invariant 5).
     InSync,
-    /// Being brought from anything to the head.
+    /// It is being brought from any state to the head.
     Syncing,
-    /// Taking one change.
+    /// It takes one change.
     Updating,
-    /// Known, sent nothing.
+    /// It is known, and gets no updates.
     Disabled,
     /// The group is being changed: it has not taken the newest group record yet.
     GroupChange,
     /// It left the group on its own machine (W22).
     Left,
-    /// In sync at an older revision: the newest was refused there before the switch.
+    /// It is in sync at an older revision, and refused the newest before the switch.
     Refused,
-    /// In sync at an older revision: something there stands in the way of the newest and may pass; it is tried again.
+    /// It is in sync at an older revision: an obstacle to the newest may pass, and the revision is tried again.
     Waiting,
-    /// Holds the revision with edits of its own on top (drift).
+    /// It holds the revision with edits of its own on top (drift).
     Drifted,
-    /// A switch, rollback, disk or hash failed: takes nothing until a sync (W8).
+    /// A switch, rollback, disk or hash failed: it takes nothing until a sync (W8).
     Error,
-    /// Does not answer.
+    /// It does not answer.
     Unreachable,
     /// It was the manager, has come back, and is refused (W26).
     Superseded,
     /// Two managers in one epoch: it is the other one, or follows it.
     Conflict,
-    /// Not asked yet.
+    /// It has not been asked yet.
     Unknown,
 }
 
@@ -70,7 +70,7 @@ impl State {
     }
 }
 
-/// What stands in the way of a revision on one server before the switch, and may pass (W8).
+/// An obstacle to a revision on one server before the switch, which may pass (W8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -80,13 +80,13 @@ pub enum Cause {
     Quota,
     /// A file system is mounted for reading only.
     ReadOnly,
-    /// A mount point, a link or a special file where the revision has something else.
+    /// A mount point, a link or a special file is in the place of an entry.
     InTheWay,
     /// An account is missing.
     Account,
     /// An entry is immutable, or may only be appended to (chattr(1)).
     Flag,
-    /// Somebody uses what is to be replaced.
+    /// A process uses the entry to be replaced.
     Busy,
     /// Another error of the system.
     System,
@@ -105,7 +105,7 @@ impl Cause {
         (Self::System, "system"),
     ];
 
-    /// When it passes, for people: what is to be done, or that nothing is.
+    /// The next action for people, or that none is needed.
     pub fn next_step(self) -> &'static str {
         match self {
             Self::Space => "make room there",
@@ -136,7 +136,7 @@ impl From<Cause> for crate::v1::Cause {
 }
 
 impl Cause {
-    /// The cause of a report; none: the revision itself.
+    /// The obstacle in a report; none: the revision itself.
     pub fn from_wire(cause: crate::v1::Cause) -> Option<Self> {
         use crate::v1::Cause as Wire;
         match cause {
@@ -153,10 +153,10 @@ impl Cause {
     }
 }
 
-/// How far a running sync or update is.
+/// The progress of a running sync or update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// receiving, staging, switching or verifying.
+    /// `receiving`, `staging`, `switching` or `verifying`.
     pub phase: String,
     /// Files done.
     pub files: u64,
@@ -166,26 +166,26 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes in all.
     pub bytes_total: u64,
-    /// Bytes a second since it was started, as the monitor sees it; 0: not known.
+    /// Bytes per second since its start, as the monitor observes it; 0: not known.
     pub bytes_per_s: u64,
 }
 
-/// What a server found when it looked at all that it has.
+/// A server's finding after it looked at all its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// When the manager heard of it, milliseconds since 1970.
+    /// The time at which the manager heard of it, in milliseconds since 1970.
     pub time_ms: u64,
-    /// Every byte was hashed; otherwise every entry's stat was compared.
+    /// Whether every byte was hashed; otherwise every entry's stat was compared.
     pub full: bool,
-    /// How many entries there are.
+    /// The number of entries.
     pub entries: u64,
-    /// How long it took, in microseconds.
+    /// The duration, in microseconds.
     pub micros: u64,
-    /// They give the root hash of the head revision.
+    /// Whether they give the root hash of the head revision.
     pub equal: bool,
 }
 
-/// One server, as observed.
+/// The observed state of one server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerStatus {
     /// Its name.
@@ -198,53 +198,53 @@ pub struct ServerStatus {
     pub state: State,
     /// The revision it holds.
     pub revision: Option<Number>,
-    /// How many revisions it is behind the head.
+    /// The number of revisions that it is behind the head.
     pub lag_revisions: u64,
-    /// For how long it has been behind, in milliseconds; 0 when it is not.
+    /// The time for which it has been behind, in milliseconds; 0 when it is not.
     pub lag_ms: u64,
-    /// Why, and what to do, where the state is not a good one.
+    /// The reason of a bad state, and the next action.
     pub reason: Option<String>,
-    /// What it waits for before it takes the newest revision, in state [`State::Waiting`].
+    /// The obstacle to the newest revision, in state [`State::Waiting`].
     pub waits_for: Option<Cause>,
-    /// Entries that differ from the revision, and the first few of them.
+    /// The first few entries that differ from the revision.
     pub drift: Vec<String>,
-    /// How many differ.
+    /// The number of entries that differ.
     pub drift_entries: u64,
-    /// It takes no updates until they are kept or reverted (policy `hold`).
+    /// Whether it takes no updates until they are kept or reverted (policy `hold`).
     pub held: bool,
     /// Present while syncing or updating.
     pub progress: Option<Progress>,
-    /// When it was last heard of, milliseconds since 1970; none: never.
+    /// The time at which it was last heard of, in milliseconds since 1970; none: never.
     pub seen_ms: Option<u64>,
-    /// From the publish to this server's report, of the last update, in microseconds.
+    /// The time from the publish to this server's report, of the last update, in microseconds.
     pub last_update_us: Option<u64>,
     /// Its program's version.
     pub version: Option<String>,
-    /// The format levels that its program reads; none: it was not heard of, or the observer is too old to say.
+    /// The format levels that its program reads; none: it was not heard of, or the observer is too old to report them.
     #[serde(default)]
     pub levels: Option<Levels>,
     /// The newest kept copies it made.
     pub kept: Vec<String>,
-    /// When the newest of them was heard of, milliseconds since 1970.
+    /// The time at which the newest of them was reported, in milliseconds since 1970.
     pub kept_ms: Option<u64>,
-    /// The group record has it out of service.
+    /// Whether the group record has it out of service.
     pub drained: bool,
     /// The last `verify` of it.
     pub verified: Option<Verified>,
     /// Whether it could drive the group's balancers: of the manager and of candidates.
     pub balancers: Vec<Reach>,
-    /// Requests came to it from outside the group: until somebody acknowledges that, or for a day.
+    /// Requests to it from outside the group, until a person acknowledges them, or for a day.
     pub warning: Option<Warning>,
 }
 
 /// Requests from outside the group (W15).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
-    /// Who asked last, from where, and what.
+    /// The last request: its key, its origin and its method.
     pub what: String,
-    /// When that was heard of, milliseconds since 1970.
+    /// The time at which it was heard of, in milliseconds since 1970.
     pub time_ms: u64,
-    /// How many there were, of those that the monitor is told of.
+    /// The number of requests that the monitor was told of.
     pub requests: u64,
 }
 
@@ -253,9 +253,9 @@ pub struct Warning {
 pub struct Reach {
     /// The balancer.
     pub balancer: BalancerName,
-    /// Why not; none: it can.
+    /// The reason why it cannot; none: it can.
     pub fault: Option<String>,
-    /// When that was heard of, milliseconds since 1970.
+    /// The time of this report, in milliseconds since 1970.
     pub time_ms: u64,
 }
 
@@ -266,38 +266,38 @@ pub struct SetStatus {
     pub name: SetName,
     /// Entries in the head revision.
     pub entries: u64,
-    /// How changes are noticed at the manager: `events`, or why (also) by rescanning.
+    /// The way in which changes are noticed at the manager: `events`, or the reason for rescanning (too).
     pub watching: String,
-    /// What was left out and why, said once: sockets, setuid bits …
+    /// The entries that were left out, with reasons, reported once: sockets, setuid bits …
     pub notices: Vec<String>,
     /// Entries that cannot be published as they are now: they stay as in the last revision and are tried again.
     pub unread_entries: u64,
     /// The first of them.
     pub unread: Vec<UnreadEntry>,
-    /// The first files of the head revision that somebody had open for writing when they were published.
+    /// The first files of the head revision that a program had open for writing when they were published.
     pub open: Vec<String>,
-    /// How it is found out who has a file open; none: no file has changed since the manager was started.
+    /// The way in which open files are detected; none: no file has changed since the manager was started.
     pub writers: Option<Writers>,
 }
 
 /// An entry that cannot be published as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreadEntry {
-    /// Where in its set; empty for the set's root.
+    /// The path in its set; empty for the set's root.
     pub path: String,
-    /// Which kind of reason.
+    /// The kind of reason.
     pub cause: UnreadCause,
     /// For people: "cannot be read: Permission denied", …
     pub reason: String,
-    /// Since when, milliseconds since 1970.
+    /// Since this time, in milliseconds since 1970.
     pub since_ms: u64,
 }
 
-/// Why an entry cannot be published as it is now.
+/// The reason why an entry cannot be published now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnreadCause {
-    /// Somebody has it open for writing: waited for up to the group's `open_max`.
+    /// A program has it open for writing: it is waited for up to the group's `open_max`.
     Open,
     /// It changed while it was read.
     Changing,
@@ -305,28 +305,28 @@ pub enum UnreadCause {
     Unreadable,
     /// A mount or a symbolic link is in its place.
     Held,
-    /// Over the limits.
+    /// It is over the limits.
     Large,
 }
 
-/// How it is found out who has a file open for writing, the best first.
+/// The way in which files that are open for writing are detected, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Writers {
     /// By a lease: every writer of that machine is seen.
     Lease,
-    /// By what the processes of that machine have open.
+    /// By the open files of the processes of that machine.
     Descriptors,
-    /// It cannot be told: a file may be published while it is written.
+    /// The state is not known: a file may be published while it is written.
     Unknown,
 }
 
 /// The farm, as one server knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FarmStatus {
-    /// Who says so.
+    /// The observing server.
     pub observer: ServerName,
-    /// When, milliseconds since 1970.
+    /// The time of the observation, in milliseconds since 1970.
     pub time_ms: u64,
     /// The group record's version.
     pub record: String,
@@ -334,7 +334,7 @@ pub struct FarmStatus {
     pub manager: ServerName,
     /// The head revision.
     pub head: Option<Number>,
-    /// When it was published, milliseconds since 1970.
+    /// The time of its publishing, in milliseconds since 1970.
     pub head_time_ms: Option<u64>,
     /// Its message.
     pub head_message: String,
@@ -342,40 +342,39 @@ pub struct FarmStatus {
     pub paused: bool,
     /// `auto` or `manual`.
     pub publish: String,
-    /// How changes are noticed: `events`, or in which sets why (also) by rescanning.
+    /// The way in which changes are noticed: `events`, or the sets with their reasons for rescanning (too).
     pub watching: String,
-    /// Edits at the manager that are not a revision (yet): why, or how many.
+    /// Edits at the manager that are not a revision (yet): the reason, or their number.
     pub unpublished: Option<String>,
-    /// What the observer deals with no more, because it ended while it did: each with why and how it is let in again.
+    /// The observer's quarantines: each with its reason and the way to lift it.
     pub quarantined: Vec<String>,
     /// The sets.
     pub sets: Vec<SetStatus>,
-    /// What is to be mended in the observer's own configuration: what, and what to do.
+    /// Problems of the observer's own configuration, with the next actions.
     pub warnings: Vec<String>,
     /// The servers, sorted by name.
     pub servers: Vec<ServerStatus>,
-    /// The observer is a member, and shows of the other servers what the manager said then, milliseconds since 1970; none:
-    /// what is here is the observer's own word.
+    /// The time (milliseconds since 1970) of the manager's report that a member shows; none: the rows are its own.
     pub told_ms: Option<u64>,
     /// The procedures that are not over, oldest first.
     pub procedures: Vec<ProcedureStatus>,
-    /// Why the observer is no server of the group any more, and what to do; none: it is one.
+    /// The reason why the observer is no server of the group any more, with the next action; none: it is one.
     pub expelled: Option<String>,
 }
 
-/// Where a procedure stands that is not over.
+/// The state of a procedure that is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProcedureState {
     /// It does its step.
     Running,
-    /// It waits for something that comes by itself, until its step's deadline.
+    /// It waits for an automatic event, until its step's deadline.
     Waiting,
-    /// What it tries fails, and is tried again until its step's deadline.
+    /// Its action fails, and is tried again until its step's deadline.
     Blocked,
     /// It waits for a person's answer.
     Asks,
-    /// It has stopped, and does nothing until a person lets it go on or ends it.
+    /// It has stopped, and does nothing until a person resumes or ends it.
     Stopped,
 }
 
@@ -398,25 +397,25 @@ impl ProcedureState {
 /// A procedure that is not over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcedureStatus {
-    /// Its name, as p7.
+    /// Its name, such as p7.
     pub id: String,
-    /// How it was begun.
+    /// The command that began it.
     pub command: String,
     /// The server that drives it.
     pub driver: ServerName,
-    /// Where it stands.
+    /// Its state.
     pub state: ProcedureState,
-    /// The step it is at, from 1.
+    /// The current step, from 1.
     pub step: usize,
-    /// How many there are.
+    /// The number of steps.
     pub steps: usize,
-    /// What it does, waits for or asks, or why it has stopped.
+    /// Its action, wait or question, or the reason of its stop.
     pub what: String,
-    /// The servers that it has something to do with still.
+    /// The servers on which it still works.
     pub servers: Vec<ServerName>,
 }
 
-/// Something that was seen, to be folded into a [`FarmStatus`]. The manager's tasks send these; the monitor folds them.
+/// An observation, to be folded into a [`FarmStatus`]. The manager's tasks send these; the monitor folds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The group record is now this one.
@@ -425,71 +424,71 @@ pub enum Event {
     Head {
         /// Its number.
         number: Number,
-        /// When it was published, milliseconds since 1970.
+        /// The time of its publishing, in milliseconds since 1970.
         time_ms: u64,
         /// Its message.
         message: String,
     },
-    /// How changes are noticed on this server, by set: by events (none), or why (also) by rescanning.
+    /// The way in which changes are noticed here, by set: by events (none), or the reason for rescanning (too).
     Watching(BTreeMap<SetName, Option<String>>),
-    /// Edits at the manager that are not a revision (yet), and why; none: there are none.
+    /// Edits at the manager that are not a revision (yet), with the reason; none: there are none.
     Unpublished(Option<String>),
-    /// What the observer deals with no more, a line each.
+    /// The observer's quarantines, one line each.
     Quarantined(Vec<String>),
     /// The sets as last scanned at the manager.
     Sets(Vec<SetStatus>),
     /// The procedures that are not over.
     Procedures(Vec<ProcedureStatus>),
-    /// A server does not take this manager, or came back as one: shown until it is reached again.
+    /// A server refuses this manager, or came back as one: shown until it is reached again.
     Fenced {
-        /// Which.
+        /// The server.
         server: ServerName,
         /// Two managers in one epoch; otherwise it was superseded.
         conflict: bool,
-        /// What happened, and what to do.
+        /// The event, and the next action.
         reason: String,
     },
-    /// The warnings of these servers were looked at.
+    /// A person acknowledged the warnings of these servers.
     Acknowledged(Vec<ServerName>),
     /// A server led that epoch, and another one took over without it: shown until it is reached again.
     Led {
-        /// Which.
+        /// The server.
         server: ServerName,
         /// The epoch.
         epoch: Epoch,
     },
-    /// One server.
+    /// An observation of one server.
     Server(ServerName, Observation),
 }
 
-/// What was seen of one server.
+/// An observation of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
-    /// It answered and said where it is.
+    /// It answered and reported its position.
     Reached {
         /// Its program.
         program: Program,
-        /// The revision it holds; none: none of this group's.
+        /// The revision that it holds; none: no revision of this group.
         at: Option<Number>,
-        /// Its error, where it is in one.
+        /// Its error, if it is in error.
         fault: Option<String>,
     },
-    /// It does not answer (any more), and why.
+    /// It does not answer (any more), for this reason.
     Lost(String),
-    /// Began to bring it to this revision.
+    /// It begins to go to this revision.
     Started {
-        /// From anything to the manager's state; otherwise one change.
+        /// Whether this is a sync; otherwise one change.
         sync: bool,
-        /// To which revision.
+        /// The revision.
         to: Number,
     },
-    /// How far that is.
+    /// Its progress to that revision.
     Progress(Progress),
-    /// It holds this revision: hashed after the switch, the root is the revision's.
+    /// It holds this revision: the files were hashed after the switch and give the revision's root.
     Done {
         /// The revision.
         revision: Number,
-        /// From the publish (update) or the start (sync) to its report, in microseconds.
+        /// The time from the publish (update) or the start (sync) to its report, in microseconds.
         micros: u64,
         /// Kept copies that it made.
         kept: Vec<String>,
@@ -498,40 +497,40 @@ pub enum Observation {
     Refused {
         /// The revision.
         revision: Number,
-        /// What happened, what was left unchanged, what to do.
+        /// The event, the unchanged state and the next action.
         reason: String,
-        /// What stands in the way there and may pass; none: the revision itself.
+        /// The obstacle, which may pass; none: the revision itself.
         cause: Option<Cause>,
     },
     /// Its switch, rollback, disk or hash failed: it takes nothing until a sync (W8).
     Failed(String),
     /// Entries that differ from its revision; 0: none (any more).
     Drift {
-        /// How many.
+        /// The number of entries.
         entries: u64,
         /// The first few, as SET:PATH.
         paths: Vec<String>,
-        /// It takes no updates because of them.
+        /// Whether it takes no updates because of them.
         held: bool,
         /// Kept copies of edits that it put back just now.
         kept: Vec<String>,
     },
-    /// Why a set of its cannot be compared (its directory is another place, or not there to be read): it takes nothing
-    /// meanwhile. None: all can (again).
+    /// The reason why one of its sets cannot be compared (its directory is in another place, or unreadable): it takes
+    /// nothing meanwhile. None: all sets can (again).
     Away(Option<String>),
-    /// It looked at all that it has.
+    /// It looked at all its entries.
     Verified(Verified),
     /// It holds this group record.
     Record(crate::record::Version),
-    /// Somebody from outside the group asked it for something: who, from where, and what.
+    /// A request from outside the group: its key, its origin and its method.
     Knocked(String),
     /// It left the group on its own machine.
     Left,
-    /// It tried the group's balancers: why it cannot drive one; none: it can.
+    /// It tried the group's balancers; for each the reason why it cannot drive it; none: it can.
     Balancers(Vec<(BalancerName, Option<String>)>),
-    /// That balancer had forgotten that it is drained, and was told again.
+    /// That balancer had forgotten that the server is drained, and was told again.
     DrainedAgain(BalancerName),
-    /// It has seen revisions that are lost: which.
+    /// It has seen these lost revisions.
     SawLost(String),
     /// It is alive.
     Alive,

@@ -1,8 +1,8 @@
-//! Session tickets: what a manager gives a server with each session, and the server keeps durably before it answers. By
-//! them each recognises that the other's state went back (W14): a backup that was restored, a machine that was copied.
+//! Session tickets: a manager gives one to a server with each session, and the server saves it before it answers. By
+//! tickets each side detects that the other's state went back (W14): a restored backup, or a copied machine.
 //!
-//! A ticket counts the sessions of one server in one epoch and carries a nonce, so that two copies of one state are told
-//! apart; the manager signs it, so that one it does not remember proves that its own state went back.
+//! A ticket counts the sessions of one server in one epoch and carries a nonce, which distinguishes two copies of one
+//! state. The manager signs it, so that a ticket unknown to the manager proves that its own state went back.
 
 use prost::Message;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Ticket {
     }
 }
 
-/// Between whom a ticket counts.
+/// The two parties of a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parties {
     /// The group.
@@ -54,7 +54,7 @@ impl Parties {
 }
 
 impl Ticket {
-    /// The ticket of that count, with a nonce of its own.
+    /// Makes the ticket of that count, with a new nonce.
     pub fn issue(parties: &Parties, epoch: Epoch, count: u64, key: &KeyPair) -> Self {
         let mut nonce = [0; 16];
         SystemRandom::new().fill(&mut nonce).expect("the system's random source answers");
@@ -68,7 +68,7 @@ impl Ticket {
         parties.manager.verifies(CONTEXT, &signed, &self.signature)
     }
 
-    /// Whether it is one that the manager of these parties offers this server in `epoch`.
+    /// Whether the manager of these parties offers it to this server in `epoch`.
     pub fn is_current(&self, parties: &Parties, epoch: Epoch) -> bool {
         self.epoch == epoch && self.is_of(parties)
     }
@@ -78,7 +78,7 @@ impl Ticket {
         self.epoch
     }
 
-    /// Which session of that epoch it is for, from 1.
+    /// The number of its session in that epoch, from 1.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -93,10 +93,10 @@ impl Ticket {
         }
     }
 
-    /// Checks a message's form; whose it is says [`Ticket::is_of`].
+    /// Checks a message's form; [`Ticket::is_of`] checks its parties.
     ///
     /// # Errors
-    /// A nonce or a signature of another length, or a count that cannot be.
+    /// A nonce or a signature has another length, or the count is not possible.
     pub fn from_wire(wire: &v1::Ticket) -> Result<Self, Malformed> {
         let wrong = |_| Malformed::new("a session ticket whose nonce or signature has another length");
         if ![wire.epoch, wire.count].iter().all(|count| (1..=limits::COUNT).contains(count)) {
@@ -127,7 +127,7 @@ impl TryFrom<String> for Ticket {
     }
 }
 
-/// The manager that offers a ticket has a state from before one that this server holds.
+/// The manager's state is older than a ticket that this server holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "session {offered} of epoch {epoch} is offered, this server has had session {held} with that manager already: the \
@@ -136,17 +136,17 @@ impl TryFrom<String> for Ticket {
 pub struct ManagerWentBack {
     /// The epoch.
     pub epoch: Epoch,
-    /// What is offered.
+    /// The count of the offered ticket.
     pub offered: u64,
-    /// What is held.
+    /// The count of the held ticket.
     pub held: u64,
 }
 
-/// Whether a server that holds `held` may begin a session with `offered`; `Ok(true)`: it has to be on the disk before the
-/// server answers.
+/// Whether a server that holds `held` may begin a session with `offered`; `Ok(true)`: the ticket must be on the disk
+/// before the server answers.
 ///
 /// # Errors
-/// The manager's state went back; what is held stays.
+/// The manager's state went back; the held ticket stays.
 pub fn accept(held: Option<&Ticket>, offered: &Ticket) -> Result<bool, ManagerWentBack> {
     let Some(held) = held else { return Ok(true) };
     let newer = (offered.epoch, offered.count) > (held.epoch, held.count);
@@ -156,21 +156,21 @@ pub fn accept(held: Option<&Ticket>, offered: &Ticket) -> Result<bool, ManagerWe
     Ok(newer)
 }
 
-/// What a manager remembers of the tickets that it gave one server in its epoch.
+/// A manager's memory of the tickets that it gave one server in its epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Given {
     /// The server.
     pub server: PublicKey,
-    /// The newest one that the server has shown that it holds.
+    /// The newest ticket that the server has shown.
     pub held: Option<Ticket>,
-    /// The one that the next session is offered with: the same until a session has begun with it.
+    /// The ticket of the next session: the same until a session has begun with it.
     pub next: Ticket,
-    /// It has entered since the last session, and need not hold a ticket: it may come without a state.
+    /// Whether it has entered since the last session, and may come without a ticket and a state.
     pub anew: bool,
 }
 
-/// What a server's ticket says of its state.
+/// The meaning of a server's ticket for its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shown {
     /// It is the server that had the last session, or the first one of this epoch.
@@ -181,21 +181,20 @@ pub enum Shown {
     Newer,
 }
 
-/// The count never goes back within an epoch and no count is signed twice, whatever the server asks for: therefore a ticket
-/// that is not known here, of a count that was not given yet, proves that the manager's own state went back.
+/// The count never goes back within an epoch, and no count is signed twice, whatever the server asks for. Therefore an
+/// unknown ticket of a count that was not given yet proves that the manager's own state went back.
 impl Given {
-    /// Before the first session of `epoch`.
+    /// The tickets before the first session of `epoch`.
     pub fn first(parties: &Parties, epoch: Epoch, key: &KeyPair) -> Self {
         Self { server: parties.server, held: None, next: Ticket::issue(parties, epoch, 1, key), anew: false }
     }
 
-    /// Whether this is what was given between these parties in `epoch`: what is of another key, or of an earlier epoch,
-    /// counts for nothing.
+    /// Whether these tickets are of these parties in `epoch`: those of other keys or earlier epochs do not count.
     pub fn continues(&self, parties: &Parties, epoch: Epoch) -> bool {
         self.server == parties.server && self.next.is_current(parties, epoch)
     }
 
-    /// What the ticket that a server shows, when it is offered `next`, says of it. Only what this manager signed counts.
+    /// Judges the ticket that a server shows when it is offered `next`. Only this manager's signature counts.
     pub fn judge(&self, parties: &Parties, shown: Option<&Ticket>) -> Shown {
         let epoch = self.next.epoch;
         let ours = shown.filter(|shown| shown.epoch == epoch && shown.is_of(parties));
@@ -204,7 +203,7 @@ impl Given {
             Some(shown) if *shown == self.next || Some(shown) == self.held.as_ref() => Shown::Known,
             Some(shown) if shown.count < known => Shown::Older,
             Some(_) => Shown::Newer,
-            // Of an earlier epoch, or none.
+            // A ticket of an earlier epoch, or no ticket.
             None if self.held.is_none() || (self.anew && shown.is_none()) => Shown::Known,
             None => Shown::Older,
         }
@@ -218,7 +217,7 @@ impl Given {
         Self { server: self.server, held: Some(self.next.clone()), next, anew: false }
     }
 
-    /// The server enters: it may come without a ticket once. What was given stays known, and the count goes on.
+    /// The server enters: it may come without a ticket once. Its tickets stay known, and the count continues.
     #[must_use]
     pub fn entered(self) -> Self {
         Self { anew: true, ..self }
@@ -235,7 +234,7 @@ mod tests {
         key: KeyPair,
         parties: Parties,
         given: Given,
-        /// What the server holds.
+        /// The server's ticket.
         held: Option<Ticket>,
     }
 
@@ -248,7 +247,7 @@ mod tests {
             Self { key, parties, given, held: None }
         }
 
-        /// The server's side of a session; what it shows.
+        /// The server's side of a session; returns the ticket that it shows.
         fn greet(&mut self) -> Result<Option<Ticket>, ManagerWentBack> {
             let shown = self.held.clone();
             if accept(self.held.as_ref(), &self.given.next)? {
@@ -270,7 +269,7 @@ mod tests {
         let mut case = Case::new();
         assert_eq!(case.session(), Shown::Known, "the first");
         assert_eq!(case.session(), Shown::Known);
-        // The answer is lost: the manager offers the same again.
+        // The answer is lost: the manager offers the same ticket again.
         case.greet().unwrap();
         case.greet().unwrap();
         assert_eq!(case.session(), Shown::Known);
@@ -300,7 +299,7 @@ mod tests {
         let good = std::mem::replace(&mut case.given, backup);
         assert!(case.greet().is_err(), "the server obeys no older one");
         assert_eq!(case.given.judge(&case.parties, case.held.as_ref()), Shown::Newer, "and shows the proof");
-        // A copy that has gone as far as the server, but not with it.
+        // A copy has had as many sessions as the server, but other ones.
         case.given = case.given.begun(&case.parties, &case.key).begun(&case.parties, &case.key);
         assert_eq!(case.given.held.as_ref().map(Ticket::count), case.held.as_ref().map(Ticket::count));
         assert_eq!(case.given.judge(&case.parties, case.held.as_ref()), Shown::Newer);
@@ -323,7 +322,7 @@ mod tests {
         assert!(accept(case.held.as_ref(), &old).is_err(), "an epoch that is over");
     }
 
-    /// An attacker that enters as often as it likes and shows what it has kept: at most it is kept out itself.
+    /// An attacker that enters repeatedly and shows its old tickets can only get itself fenced.
     #[test]
     fn w14_who_enters_again_and_shows_a_ticket_that_it_has_had_stops_nobody() {
         let mut case = Case::new();
@@ -339,7 +338,7 @@ mod tests {
         let judged: Vec<Shown> = kept.iter().map(|shown| case.given.judge(&case.parties, Some(shown))).collect();
         assert_eq!(judged[..4], [const { Shown::Older }; 4]);
         assert_eq!(judged[4], Shown::Known);
-        // It has nothing: it came without a state, once.
+        // The server came without a state, once.
         case.held = None;
         assert_eq!(case.session(), Shown::Known);
         case.held = None;

@@ -1,4 +1,4 @@
-//! Times, as people read them.
+//! Times for people.
 
 /// Seconds since 1970 as `2026-11-21 21:29:32` in UTC.
 pub fn utc(seconds: i64) -> String {

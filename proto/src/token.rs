@@ -1,8 +1,8 @@
-//! Join tokens: what an administrator carries from the manager to a new server.
+//! Join tokens: an administrator carries one from the manager to a new server.
 //!
-//! At most [`LENGTH`] characters: a prefix, then in base64url a version, the manager's key, the token's id, its secret, the
-//! manager's port and host (an address in its 4 or 16 bytes, a name as it is), and two bytes of the BLAKE3 of all that, so
-//! that a token that was not copied whole is told from one that is refused.
+//! At most [`LENGTH`] characters: a prefix, then in base64url a version, the manager's key, the token's id, its secret,
+//! the manager's port and host (an address in its 4 or 16 bytes, or a name as text), and two bytes of the BLAKE3 of all
+//! that, which distinguish an incomplete copy from a refused token.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 
 use crate::{Malformed, key::PublicKey};
 
-/// Characters of a token at most.
+/// The largest number of characters of a token.
 pub const LENGTH: usize = 120;
 /// Bytes of a token's id.
 pub const ID: usize = 5;
@@ -23,17 +23,17 @@ pub const SECRET: usize = 16;
 
 const PREFIX: &str = "bellwether-";
 const CHECKSUM: usize = 2;
-/// The first byte: this form, and what the host is.
+/// The first byte: this form, and the kind of the host.
 const NAME: u8 = 0x10;
 const IPV4: u8 = 0x14;
 const IPV6: u8 = 0x16;
 
-/// A token as it is carried: where the manager is, which key it has, and a secret that admits.
+/// A token: the manager's address, its key, and a secret that admits a server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     /// The manager's `host:port`.
     pub address: String,
-    /// The manager's key: the joining server talks to nobody else.
+    /// The manager's key: the joining server connects to no other.
     pub manager: PublicKey,
     /// Names the token in lists; [`ID`] bytes in hexadecimal.
     pub id: String,
@@ -42,14 +42,14 @@ pub struct Token {
 }
 
 impl Token {
-    /// Whether a token that carries this address has at most [`LENGTH`] characters: not so where a host name is very long.
+    /// Whether a token with this address has at most [`LENGTH`] characters, which a very long host name prevents.
     pub fn fits(address: &str) -> bool {
         let bytes = encoded(address).map_or(0, |(_, _, host)| host.len()) + 1 + 32 + ID + SECRET + 2 + CHECKSUM;
         PREFIX.len() + BASE64URL_NOPAD.encode_len(bytes) <= LENGTH
     }
 }
 
-/// What the host is, the port, and the host's bytes; none: no `host:port`.
+/// The kind of the host, the port, and the host's bytes; none: no `host:port`.
 fn encoded(address: &str) -> Option<(u8, u16, Vec<u8>)> {
     if let Ok(address) = address.parse::<SocketAddr>() {
         return Some(match address.ip() {
@@ -63,7 +63,7 @@ fn encoded(address: &str) -> Option<(u8, u16, Vec<u8>)> {
 
 impl fmt::Display for Token {
     /// # Errors
-    /// Id and secret have other lengths than this module says, or the address is no `host:port`.
+    /// Id or secret have a wrong length, or the address is no `host:port`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hex = |text: &str, length: usize| {
             HEXLOWER.decode(text.as_bytes()).ok().filter(|bytes| bytes.len() == length).ok_or(fmt::Error)

@@ -230,7 +230,7 @@ pub enum Output {
 
 /// What is under way.
 #[derive(Debug)]
-enum Work {
+enum Activity {
     Idle,
     /// A pack arrives.
     Receiving(SignedHeader),
@@ -253,7 +253,7 @@ enum Work {
 pub struct Follower {
     name: ServerName,
     session: Option<(u64, PublicKey)>,
-    work: Work,
+    work: Activity,
     /// The newest head that was heard of.
     heard: Option<(Number, RevisionId)>,
     drift: v1::Drift,
@@ -274,7 +274,7 @@ impl Follower {
         Self {
             name,
             session: None,
-            work: Work::Idle,
+            work: Activity::Idle,
             heard: None,
             drift: v1::Drift::default(),
             unsaid: Vec::new(),
@@ -292,7 +292,7 @@ impl Follower {
 
     /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
-        matches!(self.work, Work::Idle)
+        matches!(self.work, Activity::Idle)
     }
 
     /// Whether [`Input::LookForObstacle`] is to come every second.
@@ -320,7 +320,7 @@ impl Follower {
                 .map(|header| header.number()),
             (
                 down::Message::Slice(_) | down::Message::Supply(_),
-                Work::Receiving(header) | Work::Filling { header, .. },
+                Activity::Receiving(header) | Activity::Filling { header, .. },
             ) => Some(header.number()),
             _ => None,
         }
@@ -347,7 +347,7 @@ impl Follower {
             Input::Supplied(came) => self.supplied(facts, came),
             Input::Finished(finished) => self.finished(facts, finished),
             Input::Planned(planned) => {
-                if let Work::Settling(header) = self.end() {
+                if let Activity::Settling(header) = self.end() {
                     match planned {
                         Ok(missing) => self.await_chunks(header, &missing),
                         Err(trouble) => self.refused(facts, &header, trouble),
@@ -375,8 +375,8 @@ impl Follower {
     }
 
     /// What was under way, which is over.
-    fn end(&mut self) -> Work {
-        std::mem::replace(&mut self.work, Work::Idle)
+    fn end(&mut self) -> Activity {
+        std::mem::replace(&mut self.work, Activity::Idle)
     }
 
     fn opened(&mut self, facts: &Facts<'_>, session: u64, key: PublicKey, hello: v1::UpHello) {
@@ -408,7 +408,7 @@ impl Follower {
 
     /// What is under way is over; what has arrived of a pack is kept.
     fn interrupt(&mut self) {
-        self.work = Work::Idle;
+        self.work = Activity::Idle;
         self.outputs.extend([Output::Drop, Output::Show]);
     }
 
@@ -417,7 +417,7 @@ impl Follower {
             down::Message::Head(head) => self.head(facts, head),
             down::Message::Offer(offer) => self.offer(facts, offer),
             down::Message::Slice(slice) => {
-                if let Work::Receiving(_) = self.work {
+                if let Activity::Receiving(_) = self.work {
                     self.outputs.push(Output::Slice(slice));
                 }
             }
@@ -425,7 +425,7 @@ impl Follower {
             down::Message::Verify(verify) => self.waiting.verify(verify.full),
             down::Message::Sync(_) => {
                 self.interrupt();
-                self.work = Work::Finishing;
+                self.work = Activity::Finishing;
                 self.outputs.push(Output::Finish);
             }
             down::Message::Fence(fence) => self.fenced(facts, fence.reason),
@@ -468,7 +468,7 @@ impl Follower {
         }
         self.see(Observation::Started { sync: base, to: header.number() });
         let forked = facts.at.map(SignedHeader::number).filter(|_| base && offer.forked);
-        self.work = Work::Receiving(header.clone());
+        self.work = Activity::Receiving(header.clone());
         self.outputs.push(Output::Receive { offer, header, forked });
     }
 
@@ -499,10 +499,10 @@ impl Follower {
 
     /// Goes on with what has arrived: switches, asks for more, or waits.
     fn arrived(&mut self, facts: &Facts<'_>, arrived: Result<Arrived, Trouble>) {
-        let Work::Receiving(header) = self.end() else { return };
+        let Activity::Receiving(header) = self.end() else { return };
         match arrived {
             Err(trouble) => self.refused(facts, &header, trouble),
-            Ok(Arrived::More) => self.work = Work::Receiving(header),
+            Ok(Arrived::More) => self.work = Activity::Receiving(header),
             Ok(Arrived::Whole) => self.switch(header),
             Ok(Arrived::Paused { missing, in_pack, .. }) if few(&missing, in_pack) => {
                 tracing::debug!(chunks = missing.len(), "little is missing: these chunks are asked for");
@@ -511,7 +511,7 @@ impl Follower {
             }
             Ok(Arrived::Paused { missing, rest, .. }) => {
                 tracing::debug!(chunks = missing.len(), "much is missing: the rest of the pack is asked for");
-                self.work = Work::Receiving(header);
+                self.work = Activity::Receiving(header);
                 self.outputs.push(Output::Rest);
                 self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(rest)) }));
             }
@@ -524,12 +524,12 @@ impl Follower {
         }
         let asked = missing.iter().map(|chunk| chunk.hash).collect();
         let hashes = missing.iter().map(|chunk| chunk.hash.into()).collect();
-        self.work = Work::Filling { header, asked, last: false };
+        self.work = Activity::Filling { header, asked, last: false };
         self.send(up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(v1::Hashes { hashes })) }));
     }
 
     fn supply(&mut self, facts: &Facts<'_>, supply: v1::Supply) {
-        let Work::Filling { asked, last, .. } = &mut self.work else { return };
+        let Activity::Filling { asked, last, .. } = &mut self.work else { return };
         let told = supply.missing.iter().map(|hash| Hash::try_from(hash.as_ref()).map_err(|e| e.to_string()));
         let nothing = !supply.last && supply.frames.is_empty() && supply.missing.is_empty();
         *last = supply.last;
@@ -544,32 +544,32 @@ impl Follower {
     }
 
     fn supplied(&mut self, facts: &Facts<'_>, supplied: Result<Vec<Hash>, Trouble>) {
-        let Work::Filling { header, mut asked, last } = self.end() else { return };
+        let Activity::Filling { header, mut asked, last } = self.end() else { return };
         match supplied.map(|hashes| came(&mut asked, &hashes)) {
             Err(trouble) => self.refused(facts, &header, trouble),
             Ok(Ok(())) if last => self.switch(header),
-            Ok(Ok(())) => self.work = Work::Filling { header, asked, last },
+            Ok(Ok(())) => self.work = Activity::Filling { header, asked, last },
             Ok(Err(what)) => {
-                self.work = Work::Filling { header, asked, last };
+                self.work = Activity::Filling { header, asked, last };
                 self.unasked(facts, &what);
             }
         }
     }
 
     fn unasked(&mut self, facts: &Facts<'_>, what: &str) {
-        let Work::Filling { header, .. } = self.end() else { return };
+        let Activity::Filling { header, .. } = self.end() else { return };
         self.outputs.push(Output::Drop);
         let reason = format!("the chunks are not what was asked for: {what}");
         self.refused(facts, &header, Trouble { reason, cause: None, look: None });
     }
 
     fn switch(&mut self, header: SignedHeader) {
-        self.work = Work::Switching(header);
+        self.work = Activity::Switching(header);
         self.outputs.push(Output::Switch);
     }
 
     fn switched(&mut self, facts: &Facts<'_>, switched: Switched) {
-        let Work::Switching(header) = self.end() else { return };
+        let Activity::Switching(header) = self.end() else { return };
         let (root, stage_us, switch_us, kept, edits) = match switched {
             Switched::Refused(trouble) => return self.refused(facts, &header, trouble),
             Switched::Failed(reason) => return self.failed(Some(&header), reason),
@@ -595,7 +595,7 @@ impl Follower {
     /// A sync: the sets are brought to the revision that is held, whatever was edited, and an error is cleared (W8). Newer
     /// revisions follow as offers.
     fn finished(&mut self, facts: &Facts<'_>, finished: Result<(), String>) {
-        let Work::Finishing = self.end() else { return };
+        let Activity::Finishing = self.end() else { return };
         match (finished, facts.at) {
             (Err(reason), Some(header)) => self.failed(Some(header), reason),
             (Err(reason), None) => self.outputs.push(Output::Fault(Some(reason))),
@@ -604,7 +604,7 @@ impl Follower {
                 let bytes = facts.fault.is_some();
                 tracing::debug!(every_byte = bytes, "a sync: the sets are brought to the revision held");
                 self.see(Observation::Started { sync: true, to: header.number() });
-                self.work = Work::Settling(header.clone());
+                self.work = Activity::Settling(header.clone());
                 self.outputs.push(Output::Back { header: header.clone(), bytes });
             }
         }

@@ -3,14 +3,13 @@
 //! [`ticket()`].
 
 use bellwether_proto::{
-    Malformed,
+    Malformed, incarnation,
     key::PublicKey,
     level::Program,
     limits,
     protocol::{self, Side},
     record::{Record, RecordRefused, Role, SignedRecord, stale_session},
     revision::SignedHeader,
-    start,
     ticket::{self, Parties, Ticket},
     v1,
 };
@@ -158,7 +157,7 @@ impl Leader {
     /// Whether a hello of that key and start comes from another start of this manager (W14). If the followed stream says
     /// something after that, one of the two machines is a copy, and the hello is refused by [`Leader::copied`].
     pub fn is_copied_by(&self, from: &PublicKey, incarnation: u64) -> bool {
-        self.key == *from && start::is_copy(self.incarnation, incarnation)
+        self.key == *from && incarnation::is_copy(self.incarnation, incarnation)
     }
 
     /// The refusal of a hello of another start of this manager, which lives.
@@ -166,8 +165,8 @@ impl Leader {
         let what = format!(
             "another start of this manager (number {}) leads this server and lives, this is number {}: one is a copy of the \
              other's machine; nothing was changed\nstop the copy, and on it: bellwether leave --force",
-            start::opened(self.incarnation),
-            start::opened(incarnation)
+            incarnation::opened(self.incarnation),
+            incarnation::opened(incarnation)
         );
         Refused::new(Why::Unfit, what)
     }

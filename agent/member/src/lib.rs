@@ -58,7 +58,7 @@ use tonic::Status;
 #[cfg(fuzzing)]
 pub use self::position::Fault as HeldFault;
 pub use self::{
-    drift::asked::{AskError, Asked, Hand, Looked, Place, PutBack, selected, selected_with_parents},
+    drift::asked::{AskError, Asked, Hand, Looked, PutBack, SetPath, selected, selected_with_parents},
     position::{Position as HeldPosition, held_before, note_leading},
     receive::ReceiveError,
     recovery::recover,

@@ -1,5 +1,4 @@
-//! Every command that a message of this program names is one that the command line takes, with its arguments: all string
-//! literals of the sources are looked through.
+//! The command line accepts every command, with its arguments, that a string literal of the sources names.
 
 use std::{
     fs,
@@ -10,9 +9,9 @@ use clap::Parser;
 
 use super::Cli;
 
-/// The crates whose messages people read.
+/// The crates with messages for people.
 const CRATES: [&str; 5] = ["agent/src", "manager/src", "monitor/src", "proto/src", "store/src"];
-/// Words after the program's name that are no command: the program itself is meant.
+/// Words after the program's name that are no command: there the name means the program.
 const PROSE: [&str; 5] = ["bellwether v1", "bellwether is", "bellwether of", "bellwether and", "bellwether index"];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -26,7 +25,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The string literals of a source up to its tests, as they are at run time; format arguments stay in their braces.
+/// The string literals of a source before its tests, as they are at run time; format arguments stay in their braces.
 fn literals(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
     let mut found = Vec::new();
@@ -78,7 +77,7 @@ fn literal(rest: &mut std::iter::Peekable<std::str::Chars<'_>>) -> String {
     text
 }
 
-/// The commands that a text names: from the program's name to what ends a command in a sentence.
+/// The commands in a text: each goes from the program's name to the end of the command in the sentence.
 fn named(text: &str) -> Vec<String> {
     let commands = text.match_indices("bellwether ").map(|(at, _)| {
         let before = text[..at].chars().next_back();
@@ -90,7 +89,7 @@ fn named(text: &str) -> Vec<String> {
                 .filter(|end| !is_target(command, *end)),
         };
         let command = command[..end.unwrap_or(command.len())].trim_end_matches(['.', ' ', '\'']);
-        // What follows the command in the sentence.
+        // The words that end a command in a sentence.
         let words = [
             ". ",
             " to ",
@@ -121,14 +120,14 @@ fn named(text: &str) -> Vec<String> {
         let end = words.iter().filter_map(|word| command.find(word)).min().unwrap_or(command.len());
         command[..end].to_owned()
     });
-    // What is put together at run time is looked at where its parts are.
+    // A command that is put together at run time is checked where its parts are.
     let made = |command: &String| command.starts_with("bellwether {command}") || command.starts_with("bellwether {}");
     // The program's name alone is no command: "made by a newer bellwether".
     let named = |command: &String| command != "bellwether" && !made(command);
     commands.filter(|command| named(command) && !PROSE.iter().any(|prose| command.starts_with(prose))).collect()
 }
 
-/// Whether that colon is one of SET:PATH.
+/// Whether the colon at `at` belongs to SET:PATH.
 fn is_target(command: &str, at: usize) -> bool {
     command[at..].starts_with(':') && command[at + 1..].chars().next().is_some_and(|c| c != ' ' && c != '\n')
 }
@@ -136,7 +135,7 @@ fn is_target(command: &str, at: usize) -> bool {
 /// A key as people write it.
 const KEY: &str = "ed25519:rxzpouvy4bfnirful7s6nvysijasfiuyew3yxy6bsbkjuv6a7unq";
 
-/// With something in the place of every placeholder and format argument.
+/// The command with a value for every placeholder and format argument.
 fn filled(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     for word in command.split_whitespace() {
@@ -193,7 +192,7 @@ fn every_command_that_a_message_names_is_one_that_the_command_line_takes() {
     assert!(wrong.is_empty(), "{} of {seen}:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Every kind of procedure names its own command: it is what is given again.
+/// Every kind of procedure names its own command, which may be given again.
 #[test]
 fn the_command_of_every_procedure_is_one_that_the_command_line_takes() {
     use bellwether_group::procedure::{Insists, Kind};

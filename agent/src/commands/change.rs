@@ -1,4 +1,4 @@
-//! One file's change, as `put`, `rm` and `edit` ask for it: compare-and-swap on what is replaced.
+//! A change of one file by `put`, `rm` or `edit`, as a compare-and-swap.
 
 use std::str::FromStr;
 
@@ -22,10 +22,10 @@ use crate::{
     output,
 };
 
-/// What the caller believes is there.
+/// The caller's expectation of the present content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// Nothing.
+    /// No file.
     Nothing,
     /// A file with this BLAKE3 hash.
     File(Hash),
@@ -67,14 +67,14 @@ pub struct Options {
     pub wait: Wait,
 }
 
-/// What there is afterwards.
+/// The content after the change.
 #[derive(Debug)]
 pub(super) enum Becomes {
     Nothing,
     File { data: Bytes, mode: Option<u32> },
 }
 
-/// A change that is asked for.
+/// The requested change.
 #[derive(Debug)]
 pub(super) struct FileChange<'a> {
     pub(super) target: &'a Target,
@@ -84,7 +84,7 @@ pub(super) struct FileChange<'a> {
     pub(super) options: Options,
 }
 
-/// Asks for the change, waits as far as the options say, and says what was done.
+/// Requests the change, waits as the options say, and prints the result.
 pub(super) async fn run(common: &Common, asked: FileChange<'_>) -> Result<(), CommandError> {
     let FileChange { target, expect, becomes, accept, options: Options { message, dry_run, wait } } = asked;
     let mut client = common.connect().await?;
@@ -124,7 +124,7 @@ pub(super) async fn run(common: &Common, asked: FileChange<'_>) -> Result<(), Co
     Ok(())
 }
 
-/// The hash of what is there; none: nothing.
+/// The hash of the present file; none: there is no file.
 async fn current(client: &mut AdminClient<Channel>, target: &Target) -> Result<Option<Hash>, CommandError> {
     let request = ReadRequest { set: target.set.to_string(), path: target.path.as_bytes().to_vec().into() };
     match client.read(request).await {
@@ -134,7 +134,7 @@ async fn current(client: &mut AdminClient<Channel>, target: &Target) -> Result<O
     }
 }
 
-/// What the change would do where `now` is what is there.
+/// The effect of the change if the present content is `now`.
 fn plan(target: &Target, now: Option<Hash>, expect: Option<Expect>, becomes: &Becomes) -> Result<String, CommandError> {
     let named = |hash: Option<Hash>| hash.map_or_else(|| "nothing".to_owned(), |hash| hash.to_string());
     if let Some(expected) = expect.map(Expect::hash).filter(|expected| *expected != now) {

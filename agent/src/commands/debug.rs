@@ -1,8 +1,7 @@
-//! `bellwether debug pack | journal | position | record | history | state | dump`: prints the agent's files and the state of
-//! the running agent as JSON, for fault finding.
+//! `bellwether debug pack | journal | position | record | history | state | dump`: prints the agent's files and the
+//! state of the running agent as JSON, for fault finding.
 //!
-//! Only `dump` needs an agent. The other commands also work beside a running one: they open files for reading only, and take
-//! no lock.
+//! Only `dump` needs an agent. The other commands also work beside a running agent: they read files and take no lock.
 
 use bellwether_store::state::layout::Layout;
 use clap::Subcommand;
@@ -21,7 +20,7 @@ mod position;
 mod record;
 mod state;
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -46,10 +45,10 @@ enum Action {
     Dump,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Action is asked for is not there, is damaged, or cannot be read.
+/// The file does not exist, is damaged, or cannot be read.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         Action::Pack(args) => pack::run(&args, common),
@@ -62,7 +61,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-/// The state directory, which has to exist: a wrong path would look like a state directory without the file.
+/// The state directory, which must exist: a wrong path would look like a state directory without the file.
 fn layout(common: &Common) -> Result<Layout, CommandError> {
     let layout = common.layout()?;
     match std::fs::read_dir(layout.state()) {

@@ -1,5 +1,5 @@
-//! `bellwether demo`: a farm on this machine, to try it. Its servers are processes of this same program, started with
-//! the commands that a person would type, in a directory that goes when the demo ends, as they do.
+//! `bellwether demo`: a farm on this machine, to try it: processes of this program, started with a person's commands.
+//! The processes and their directory are removed when the demo ends.
 
 mod arrival;
 mod compare;
@@ -23,10 +23,10 @@ use crate::{
     output,
 };
 
-/// How often other ports are tried.
+/// The largest number of attempts with other ports.
 const TRIES: u32 = 3;
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The number of members
@@ -40,18 +40,18 @@ pub struct Args {
     pub once: bool,
 }
 
-/// How it came to its end.
+/// The way in which the demo ended.
 enum End {
-    /// By itself.
+    /// The demo came to its end.
     Told(Measured),
-    /// A signal, after all had worked: the way to end the live view.
+    /// A signal after all had worked, which is the normal end of the live view.
     Left,
 }
 
-/// Runs it. Whatever happens, what it started is ended and its directory removed.
+/// Runs the command. Whatever happens, its processes are ended and its directory is removed.
 ///
 /// # Errors
-/// A step did not work, or a signal came before all had.
+/// A step did not work, or a signal came before the end.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let say = Say::new(common.json);
     for attempt in 1.. {
@@ -91,7 +91,7 @@ async fn in_new_directory(args: &Args, common: &Common, say: Say) -> Result<End,
     result
 }
 
-/// Tells the story, then shows the farm live unless it is for `--once`. `worked` becomes true in between.
+/// Runs the story, then shows the farm live unless `--once` is given. `worked` becomes true in between.
 async fn show(args: &Args, farm: &mut Farm, say: Say, dir: &Dir, worked: &Cell<bool>) -> Result<End, CommandError> {
     let measured = Story::begin(farm, say, dir.path(), args.config_dir.as_deref())?.tell().await?;
     say.step(&format!(
@@ -114,7 +114,7 @@ async fn show(args: &Args, farm: &mut Farm, say: Say, dir: &Dir, worked: &Cell<b
     Ok(End::Told(measured))
 }
 
-/// The first signal that asks for the end.
+/// The first signal that ends the program.
 async fn interrupted() -> &'static str {
     let ask = |kind| signal(kind).ok();
     let (mut interrupt, mut terminate, mut hangup) =
@@ -126,7 +126,7 @@ async fn interrupted() -> &'static str {
     }
 }
 
-/// Never, where the signal cannot be listened to: then it ends the program as it always does.
+/// If the signal cannot be received, this never returns, and the signal ends the program.
 async fn received(signal: Option<&mut tokio::signal::unix::Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),

@@ -1,4 +1,4 @@
-//! `bellwether doctor`: what would go wrong. It looks at this server; it changes nothing, and leaves nothing behind.
+//! `bellwether doctor`: finds future problems of this server. It changes nothing, and leaves nothing behind.
 
 mod balancers;
 mod descriptors;
@@ -20,7 +20,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The keys of agent.toml.
@@ -28,26 +28,26 @@ pub struct Args {
     pub flags: Flags,
 }
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// Works, but not as well as it could, or not for ever.
+    /// A server that works, but not as well as it could, or not for ever.
     Warn,
-    /// Will go wrong.
+    /// A problem that stops the server.
     Fail,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Check {
     level: Level,
     name: String,
-    /// What was found.
+    /// The finding.
     what: String,
-    /// What to do; nothing, where it is well.
+    /// The next action; none: there is no problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     todo: Option<String>,
 }
@@ -76,10 +76,10 @@ impl Check {
     }
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Something will go wrong: what is marked FAIL.
+/// At least one check found a problem that is marked FAIL.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut checks = Vec::new();
     common.in_time(look(&args.flags, common, &mut checks)).await?;
@@ -95,12 +95,12 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-/// Adds what it finds to `checks`.
+/// Adds the findings to `checks`.
 async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result<(), CommandError> {
     let config = match common.config(flags) {
         Ok(config) => config,
         Err(error) => {
-            let todo = error.hint.unwrap_or_else(|| "correct it; nothing else can be looked at before".to_owned());
+            let todo = error.hint.unwrap_or_else(|| "correct it; nothing else can be checked before".to_owned());
             checks.push(Check::fail("configuration", error.message, todo));
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! `bellwether drift show | keep | revert`: what was edited on members (W3).
+//! `bellwether drift show | keep | revert`: edits that were made on members (W3).
 
 use std::ffi::OsString;
 
@@ -25,7 +25,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -73,10 +73,10 @@ enum Action {
     },
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused, with why; or the server that is meant does not answer.
+/// Refused, with the reason; or the named server does not answer.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         Action::Show { servers } => show(common, &servers).await,
@@ -143,9 +143,9 @@ async fn keep(common: &Common, request: KeepRequest, wait: Wait) -> Result<(), C
     output::show(common.json, &document, |_| {
         let done = match (reply.entries, dry_run, reply.revision.as_str()) {
             (0, _, _) => return format!("{server} has no edits there that the manager lacks; nothing was changed"),
-            (_, true, _) => format!("would make a revision of what was edited on {server} (nothing was changed)"),
-            (_, false, "") => format!("what was edited on {server} is in the head revision"),
-            (_, false, revision) => format!("what was edited on {server} is revision {revision}"),
+            (_, true, _) => format!("would publish the edits on {server} as a revision (nothing was changed)"),
+            (_, false, "") => format!("the edits on {server} are in the head revision"),
+            (_, false, revision) => format!("the edits on {server} are revision {revision}"),
         };
         listed(&done, &reply.first, reply.entries)
     });
@@ -165,16 +165,16 @@ async fn revert(common: &Common, request: RevertRequest) -> Result<(), CommandEr
     });
     output::show(common.json, &document, |_| {
         if reply.entries == 0 {
-            return format!("nothing differs there on {server} from {}; nothing was changed", reply.revision);
+            return format!("{server} has no differences from {} there; nothing was changed", reply.revision);
         }
         if dry_run {
             let plan = format!(
-                "would put back the state of {} on {server}, where this was edited (nothing was changed)",
+                "would put back the state of {} on {server} at these edits (nothing was changed)",
                 reply.revision
             );
             return listed(&plan, &reply.first, reply.entries);
         }
-        let done = format!("{server} holds {} again where this was edited", reply.revision);
+        let done = format!("{server} holds {} again at these edits", reply.revision);
         let mut text = listed(&done, &reply.first, reply.entries);
         if !reply.kept.is_empty() {
             text += &format!("\nthe edits are kept on {server} in");

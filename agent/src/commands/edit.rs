@@ -1,5 +1,5 @@
-//! `bellwether edit SET:FILE`: edit one file through any server (W5). The text that is edited is put back only where the
-//! file is still what it was (compare-and-swap); otherwise it is kept, and its path is named.
+//! `bellwether edit SET:FILE`: edit one file through any server (W5), as a compare-and-swap. If the file has changed
+//! meanwhile, the edited text is kept, and its path is named.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -28,10 +28,10 @@ use crate::{
     output,
 };
 
-/// Bytes of a diff that a dry run shows.
+/// The largest number of bytes of a diff that a dry run shows.
 const SHOWN: usize = 1 << 20;
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The file in the set, such as nginx:conf.d/a.conf
@@ -42,10 +42,10 @@ pub struct Args {
     pub options: Options,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused: the file was changed meanwhile, or no change can be made now (W8, W11). What was edited is kept, and named.
+/// Refused: the file was changed meanwhile, or no change is possible now (W8, W11). The edited text is kept and named.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
     let before = read(common, &target).await?;
@@ -78,7 +78,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-/// The file as the manager has it; none: there is none.
+/// The file at the manager; none: there is no file.
 async fn read(common: &Common, target: &Target) -> Result<Option<Vec<u8>>, CommandError> {
     let mut client = common.connect().await?;
     let path = bytes::Bytes::copy_from_slice(target.path.as_bytes());
@@ -101,14 +101,14 @@ fn show(common: &Common, target: &Target, before: Option<&[u8]>, after: &[u8]) {
     });
 }
 
-/// A private copy that is edited.
+/// A private copy for the editor.
 struct Copy {
     directory: PathBuf,
     file: PathBuf,
 }
 
 impl Copy {
-    /// In a directory of its own, 0700, under the name that the file has: editors tell by it what it is.
+    /// Makes the copy in its own directory (0700) under the file's name, by which editors tell the file's type.
     fn new(target: &Target, data: &[u8]) -> Result<Self, CommandError> {
         let name = target.path.split().map_or(&b"file"[..], |(_, name)| name);
         let directory = std::env::temp_dir().join(format!("bellwether-edit-{}", random()?));
@@ -123,7 +123,7 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Runs the editor that VISUAL or EDITOR name, or vi, to its end. As a shell command: it may have arguments.
+    /// Runs the editor that VISUAL or EDITOR name, or vi, to its end, through a shell: the variable may hold arguments.
     fn edit(&self) -> Result<(), CommandError> {
         let named = ["VISUAL", "EDITOR"].into_iter().filter_map(std::env::var_os).find(|editor| !editor.is_empty());
         let mut script = named.unwrap_or_else(|| "vi".into());
@@ -146,18 +146,18 @@ impl Copy {
             CommandError::new(Kind::Failed, format!("cannot read {}: {e}; nothing was changed", self.file.display()))
         };
         let mut data = Vec::new();
-        // One byte more than allowed, to see that there are more.
+        // One byte more than the limit shows that the file is too large.
         File::open(&self.file).and_then(|f| f.take(limits::PUT as u64 + 1).read_to_end(&mut data)).map_err(failed)?;
         if data.len() > limits::PUT {
-            let text = format!("what was edited has more than {} bytes; nothing was changed", limits::PUT);
+            let text = format!("the edited text has more than {} bytes; nothing was changed", limits::PUT);
             return Err(CommandError::new(Kind::Refused, text));
         }
         Ok(data)
     }
 
-    /// Leaves the copy where it is and names it.
+    /// Keeps the copy and adds its path to the error.
     fn kept(self, error: CommandError) -> CommandError {
-        let kept = format!("what was edited is kept in {}", self.file.display());
+        let kept = format!("the edited text is kept in {}", self.file.display());
         let hint = error.hint.as_ref().map_or_else(|| kept.clone(), |hint| format!("{hint}\n{kept}"));
         error.hint(hint)
     }
@@ -172,7 +172,7 @@ impl Copy {
 
     fn remove(self) {
         if let Err(error) = fs::remove_dir_all(&self.directory) {
-            tracing::warn!(%error, copy = %self.directory.display(), "the copy that was edited is left");
+            tracing::warn!(%error, copy = %self.directory.display(), "the edited copy is kept");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The farm's status as the agent on this machine tells it: once, or until a revision has arrived (`--wait`).
+//! The farm's status from the agent on this machine: once, or until a revision has arrived (`--wait`).
 
 use bellwether_daemon::config::duration;
 use bellwether_monitor::wait::{Verdict, reached};
@@ -27,13 +27,13 @@ pub enum Wait {
     All,
 }
 
-/// How often the status comes when nothing changes, in milliseconds.
+/// The longest time between two statuses, in milliseconds.
 const INTERVAL_MS: u32 = 1_000;
 
-/// The farm's status now.
+/// The farm's present status.
 ///
 /// # Errors
-/// The agent's.
+/// The agent's error.
 pub(super) async fn status(client: &mut AdminClient<Channel>) -> Result<FarmStatus, CommandError> {
     let mut replies = client.status(WatchRequest { follow: false, interval_ms: 0 }).await?.into_inner();
     decode(replies.message().await?)
@@ -48,10 +48,10 @@ fn stopped() -> CommandError {
     CommandError::new(Kind::Failed, "the agent on this machine has stopped").hint("start it with `bellwether serve`")
 }
 
-/// Waits until `servers` (none: all members) are in sync at `head`, for as long as `--timeout` says.
+/// Waits until `servers` (none: all members) are in sync at `head`, for `--timeout`.
 ///
 /// # Errors
-/// Timed out, with whom was waited for; or partly: those that cannot get there, and why.
+/// Timed out, with the servers that are missing; or partly: the servers that cannot get there, with reasons.
 pub(super) async fn until_reached(
     client: &mut AdminClient<Channel>,
     common: &Common,
@@ -66,10 +66,10 @@ pub(super) async fn until_reached(
     until(client, common, rule).await?
 }
 
-/// Waits until `rule` gives something, for as long as `--timeout` says. What it gives otherwise is what is waited for.
+/// Waits until `rule` returns a value, for `--timeout`. Otherwise `rule` returns the thing that is waited for.
 ///
 /// # Errors
-/// Timed out, with what was waited for; or the agent's.
+/// Timed out, with the thing that was waited for; or the agent's error.
 pub(super) async fn until<T>(
     client: &mut AdminClient<Channel>,
     common: &Common,
@@ -83,7 +83,7 @@ pub(super) async fn until<T>(
         Err(_) => {
             let text = format!("not everywhere after {}: still waiting for {waiting_for}", duration::format(limit));
             Err(CommandError::new(Kind::TimedOut, text)
-                .hint("it goes on by itself; `bellwether monitor` shows how far it is"))
+                .hint("the sync goes on by itself; `bellwether monitor` shows its progress"))
         }
     }
 }
@@ -114,10 +114,10 @@ fn partly(head: Number, stuck: &[(ServerName, String)]) -> CommandError {
     CommandError::new(Kind::Partly, text).hint("see `bellwether status`; `bellwether sync NAME` tries again")
 }
 
-/// The number in an answer.
+/// The revision number in an answer.
 ///
 /// # Errors
-/// The agent answered nonsense.
+/// The agent's answer is not a number.
 pub(super) fn number(text: &str) -> Result<Number, CommandError> {
     text.parse().map_err(|e| CommandError::failed(&e))
 }

@@ -1,5 +1,4 @@
-//! Beginning a procedure and staying with it: its steps as they are done, its question, its end. It goes on in the agent
-//! whatever becomes of the command.
+//! Begins a procedure and follows its steps, question and end. The agent goes on, whatever happens to the command.
 
 use std::{
     error::Error,
@@ -23,7 +22,7 @@ use crate::{
     progress::Progress,
 };
 
-/// How a procedure is begun.
+/// The options of a command that begins a procedure.
 #[derive(Debug, clap::Args)]
 pub(super) struct Begin {
     /// Print the steps (what, where, why) and change nothing
@@ -34,16 +33,16 @@ pub(super) struct Begin {
     pub(super) wait: Wait,
 }
 
-/// How long the command stays with its procedure.
+/// The time for which the command follows its procedure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Wait {
-    /// When the procedure has begun.
+    /// Until the procedure has begun.
     None,
-    /// When the procedure is done, or asks a question.
+    /// Until the procedure is done, or asks a question.
     Done,
 }
 
-/// Shows the steps, asks, begins, stays with it.
+/// Shows the steps, asks, begins the procedure and follows it.
 ///
 /// # Errors
 /// Refused before anything was done; failed or stopped; timed out.
@@ -62,7 +61,7 @@ pub(super) async fn begin(
     stay(common, begun, begin.wait).await
 }
 
-/// The procedure that would be begun; none: nobody is to be drained, so the command does by itself what it is for.
+/// The procedure that would begin; none: no server has to be drained, so the command does its work by itself.
 ///
 /// # Errors
 /// Refused.
@@ -74,7 +73,7 @@ pub(super) async fn planned(
     Ok(Some(planned).filter(|planned| !planned.steps.is_empty()))
 }
 
-/// Begins it without a question.
+/// Begins a procedure without a question.
 ///
 /// # Errors
 /// Refused.
@@ -85,7 +84,7 @@ pub(super) async fn start(
     ask(common, asked, "", false).await
 }
 
-/// Begins what is planned, unless it is a dry run, and stays with it: a way back into service is no question.
+/// Begins the planned procedure, unless it is a dry run, and follows it. A way back into service needs no question.
 ///
 /// # Errors
 /// Refused, failed or stopped; timed out.
@@ -101,10 +100,10 @@ pub(super) async fn way_back_into_service(
     stay(common, start(common, asked).await?, begin.wait).await
 }
 
-/// Prints the steps that would be done; where they are begun already, how far they are.
+/// Prints the planned steps, or the progress of a procedure that has begun already.
 ///
 /// # Errors
-/// The agent's.
+/// The agent's error.
 pub(super) async fn show_plan(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
     let begun = is_begun(common, planned).await?;
     output::show(common.json, planned, |planned| {
@@ -122,10 +121,10 @@ pub(super) async fn show_plan(common: &Common, planned: &Procedure) -> Result<()
     Ok(())
 }
 
-/// Asks whether they are to be done, unless `--yes` says so, or they are begun already.
+/// Asks for consent to the steps, unless `--yes` was given or they have begun already.
 ///
 /// # Errors
-/// They are not.
+/// The answer was no.
 pub(super) async fn confirm(common: &Common, planned: &Procedure) -> Result<(), CommandError> {
     if is_begun(common, planned).await? {
         return Ok(());
@@ -138,7 +137,7 @@ pub(super) async fn confirm(common: &Common, planned: &Procedure) -> Result<(), 
     output::confirm("go on?", false)
 }
 
-/// Whether what was planned is one that was begun before: the same command, given again.
+/// Whether the planned procedure has begun before, by the same command.
 pub(super) async fn is_begun(common: &Common, planned: &Procedure) -> Result<bool, CommandError> {
     Ok(all(common).await?.iter().any(|shown| shown.procedure.id == planned.id))
 }
@@ -156,7 +155,7 @@ async fn ask(
     serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
 }
 
-/// What, where and why, of every step.
+/// The task, the server and the reason of every step.
 fn plan(procedure: &Procedure) -> String {
     let mut rows = vec![["", "WHAT", "WHERE", "WHY"].map(str::to_owned).to_vec()];
     rows.extend(
@@ -172,17 +171,17 @@ fn plan(procedure: &Procedure) -> String {
     lines.join("\n")
 }
 
-/// What was found before it began, and what is lost by it.
+/// The findings before the procedure began, and its losses.
 fn found(procedure: &Procedure) -> Vec<String> {
     [procedure.findings.clone(), lost(procedure)].concat()
 }
 
-/// What nobody has any more.
+/// The revisions that are lost.
 pub(super) fn lost(procedure: &Procedure) -> Vec<String> {
     procedure.lost.iter().map(|revision| format!("lost, unless it is taken back: {revision}")).collect()
 }
 
-/// Its steps, and which of them are done.
+/// The steps, and which of them are done.
 pub(super) fn steps(procedure: &Procedure) -> String {
     let rows = procedure.steps.iter().enumerate().map(|(at, step)| {
         let mark = match at.cmp(&procedure.at) {
@@ -199,7 +198,7 @@ pub(super) fn steps(procedure: &Procedure) -> String {
 /// All procedures that this server knows of.
 ///
 /// # Errors
-/// The agent's.
+/// The agent's error.
 pub(super) async fn all(common: &Common) -> Result<Vec<Shown>, CommandError> {
     let mut client = common.connect().await?;
     let mut replies = common.read(client.procedures(ProceduresRequest { follow: false })).await?.into_inner();
@@ -214,17 +213,17 @@ async fn next(replies: &mut Streaming<ProceduresReply>) -> Result<Vec<Shown>, Co
         )
     };
     let reply = match replies.message().await {
-        // Only what was made up on this side has a cause: the connection broke with the agent.
+        // Only an error that was made on this side has a cause: the connection ended with the agent.
         Err(status) if status.source().is_some() => return Err(gone()),
         reply => reply?.ok_or_else(gone)?,
     };
     serde_json::from_slice(&reply.json).map_err(|e| CommandError::failed(&e))
 }
 
-/// Stays with a procedure until it is done or asks something that nobody here answers.
+/// Follows a procedure until it is done or asks a question that has no answer here.
 ///
 /// # Errors
-/// It failed (1), was aborted (1), waits for a person (5), or the time is up (4) and it goes on.
+/// The procedure failed (1), was aborted (1), waits for a person (5), or the time is up (4) and it goes on.
 pub(super) async fn stay(common: &Common, procedure: Procedure, wait: Wait) -> Result<(), CommandError> {
     let (id, end) = (procedure.id, procedure.steps.len());
     if wait == Wait::None {
@@ -239,8 +238,7 @@ pub(super) async fn stay(common: &Common, procedure: Procedure, wait: Wait) -> R
     Ok(())
 }
 
-/// What there is to know and to do when it is done. Who has taken a manager's place says what is lost by that, and whether
-/// changes go to the members.
+/// The result and the next actions of a finished procedure; after a takeover with losses and the state of propagation.
 async fn afterwards(common: &Common, ended: &Procedure) -> Result<String, CommandError> {
     let mut lines = vec![ended.kind.afterwards()];
     if let What::RecoverManager { .. } = ended.kind {
@@ -259,8 +257,8 @@ async fn afterwards(common: &Common, ended: &Procedure) -> Result<String, Comman
     Ok(lines.join("\n"))
 }
 
-/// Stays with a procedure until so many of its steps are done; as it is then. They are told on standard error: standard
-/// output is for what the command is about.
+/// Follows a procedure until `steps` of its steps are done; returns its state. Standard error gets the steps, because
+/// standard output holds the command's result.
 ///
 /// # Errors
 /// As [`stay`].
@@ -275,7 +273,7 @@ async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str
     let (kind, text) = tokio::select! {
         ended = following => return ended,
         limit = over(common.timeout) => (Kind::TimedOut, format!("{id} is not done after {}", duration::format(limit))),
-        // An error: signals cannot be had, and Ctrl-C ends the command.
+        // If signals cannot be received, Ctrl-C ends the command.
         Ok(()) = tokio::signal::ctrl_c() => (Kind::Partly, format!("{id} is not done; nobody watches it here any more")),
     };
     let on = last.as_ref().map_or_else(|| format!("see: bellwether procedure show {id}"), goes_on);
@@ -289,7 +287,7 @@ async fn watch(common: &Common, procedure: Procedure, steps: usize, say: fn(&str
     Err(late)
 }
 
-/// What goes on when nobody watches it any more, until when, and how it is ended.
+/// The procedure that goes on unwatched, its deadline, and the command that stops it.
 fn goes_on(shown: &Shown) -> String {
     let (procedure, id) = (&shown.procedure, shown.procedure.id);
     let step = procedure.step().map(|step| step.task.about().what).unwrap_or_default();
@@ -304,7 +302,7 @@ fn goes_on(shown: &Shown) -> String {
     )
 }
 
-/// Until when its step lasts, and what comes then; none: it waits for a person.
+/// The deadline of the step, and its consequence; none: the step waits for a person.
 pub(super) fn deadline(shown: &Shown) -> Option<String> {
     let goes_on = shown.procedure.step().is_some_and(|step| step.task.about().lasts_as_sessions);
     let then = if goes_on { "goes on" } else { "stops" };
@@ -312,7 +310,7 @@ pub(super) fn deadline(shown: &Shown) -> Option<String> {
     Some(format!("until {until} UTC at the latest, then it {then}"))
 }
 
-/// Whether who sits at the terminal wants it ended; without a terminal it goes on.
+/// Asks the person at the terminal whether to end the procedure; without a terminal it goes on.
 fn is_to_end(id: Id, late: &str, on: &str) -> Result<bool, CommandError> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(false);
@@ -322,7 +320,7 @@ fn is_to_end(id: Id, late: &str, on: &str) -> Result<bool, CommandError> {
     Ok(matches!(answer.trim(), "y" | "yes"))
 }
 
-/// Returns the limit when it is over; none: never.
+/// Returns the limit when it is over; without a limit it never returns.
 async fn over(limit: Option<Duration>) -> Duration {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
@@ -344,13 +342,13 @@ async fn follow(
     let mut teller = Teller { json: common.json, told: begun.at, say, progress: None };
     loop {
         let all = next(&mut replies).await?;
-        // Of two recoveries at once the other one's may have this name by now.
+        // After two recoveries at once, the other one's procedure may have this name now.
         let others = all.iter().find(|shown| shown.procedure.id == id).map(|shown| shown.driver.clone());
         let same = |shown: &Shown| shown.procedure.id == id && shown.procedure.kind == begun.kind;
         let Some(shown) = all.into_iter().find(same) else {
             let text = match others {
                 Some(driver) => {
-                    format!("{id} is over: {driver} does the like by another command, and has taken its name")
+                    format!("{id} is over: {driver} runs a similar command now, under the same name")
                 }
                 None => format!("{id} is not known to this server any more"),
             };
@@ -378,7 +376,7 @@ async fn follow(
     }
 }
 
-/// It was ended, here or elsewhere.
+/// The error for a procedure that was aborted, here or elsewhere.
 fn aborted(procedure: &Procedure) -> CommandError {
     let (by, left) = match &procedure.standing {
         Standing::Aborted { by, left } => (by.as_str(), left.as_str()),
@@ -390,10 +388,10 @@ fn aborted(procedure: &Procedure) -> CommandError {
         .hint(format!("{left}\n{}", way_back(procedure)))
 }
 
-/// The answer of who sits at the terminal.
+/// The answer of the person at the terminal.
 ///
 /// # Errors
-/// Nobody does, or the answer is empty: partly done, with how to go on.
+/// Partly, with the command that goes on: there is no terminal, or the answer is empty.
 fn answer(id: Id, fact: &Fact) -> Result<String, CommandError> {
     let question = fact.question();
     let asks = CommandError::new(Kind::Partly, format!("{id} asks: {}", question.asks))
@@ -402,11 +400,11 @@ fn answer(id: Id, fact: &Fact) -> Result<String, CommandError> {
         return Err(asks);
     }
     output::note(&format!("{}\n  {}", question.asks, question.first));
-    let answer = output::ask("your word, which is recorded (empty: later): ")?;
+    let answer = output::ask("your answer, which is recorded (empty: later): ")?;
     if answer.is_empty() { Err(asks) } else { Ok(answer) }
 }
 
-/// Tells what is new: a line for each step that is done, and what is done or waited for now.
+/// Prints the news: a line for each finished step, and the present action or wait.
 struct Teller {
     json: bool,
     told: usize,
@@ -425,7 +423,7 @@ impl Teller {
         }
         let count = procedure.steps.len();
         if procedure.at > self.told {
-            // Its line ends before ours begin.
+            // Ends the progress line before our lines begin.
             self.progress = None;
         }
         for (at, step) in procedure.steps.iter().enumerate().take(procedure.at).skip(self.told) {
@@ -446,7 +444,7 @@ impl Teller {
     }
 }
 
-/// How an operator gets out of what an aborted procedure has left.
+/// The way to repair the state that an aborted procedure has left.
 pub(super) fn way_back(procedure: &Procedure) -> String {
     match &procedure.kind {
         What::RecoverManager { .. } => {

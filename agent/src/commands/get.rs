@@ -1,5 +1,4 @@
-//! `bellwether get SET:FILE`: one file of the head revision, on standard output. On a terminal, what it would obey is
-//! shown as escapes.
+//! `bellwether get SET:FILE`: prints one file of the head revision, with control characters escaped on a terminal.
 
 use std::ffi::OsString;
 
@@ -9,7 +8,7 @@ use serde_json::json;
 use super::target;
 use crate::{common::Common, error::CommandError, output};
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The file in the set, such as nginx:conf.d/a.conf
@@ -20,7 +19,7 @@ pub struct Args {
     pub hash: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// There is no such file.

@@ -30,7 +30,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -118,10 +118,10 @@ struct Settings {
     dry_run: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused: this server is not the manager, or a value that cannot be.
+/// Refused: this server is not the manager, or a value is not possible.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         Action::Show { log } => show(common, log).await,
@@ -152,7 +152,7 @@ async fn programs(common: &Common, record: &Record) -> Programs {
     farm.servers.into_iter().filter_map(program).collect()
 }
 
-/// The level in force, and whether it can be raised.
+/// The level in force, and the newest level that is possible.
 fn levels(record: &Record, programs: &Programs) -> String {
     let now = record.level;
     match newest_for_all(record, programs) {
@@ -186,7 +186,7 @@ fn describe(record: &Record, levels: &str) -> String {
     lines.join("\n")
 }
 
-/// Who changed what, newest first (W9).
+/// The changes with their authors, newest first (W9).
 fn changes(record: &Record, most: usize) -> Vec<String> {
     let newest = record.log.iter().rev().take(most);
     newest
@@ -194,7 +194,7 @@ fn changes(record: &Record, most: usize) -> Vec<String> {
         .collect()
 }
 
-/// The settings, one a line.
+/// The settings, one per line.
 fn settings(policy: &Policy) -> Vec<String> {
     let mut lines = vec![
         format!("publish  {}{}", policy.publish.word(), if policy.paused { ", paused" } else { "" }),
@@ -224,7 +224,7 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let dry_run = settings.dry_run;
     let change = change(settings)?;
     if change == PolicyChange::default() {
-        let text = "nothing to set: name a setting, as --min-serving 2";
+        let text = "nothing to set: name a setting, such as --min-serving 2";
         return Err(CommandError::new(Kind::Usage, text).hint("all of them: bellwether group set --help"));
     }
     if dry_run {
@@ -233,7 +233,7 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     let (least, level) = (change.min_serving, change.level);
     let before = record::held(common)?.current.record().version.to_string();
     let reply = record::edit(common, Edit::SetPolicy(change.into()), false).await?;
-    let so = if before == reply.version { "so already" } else { "as asked" };
+    let so = if before == reply.version { "unchanged: they already have these values" } else { "as asked" };
     record::show(common, &format!("the group's settings are {so}"), &reply);
     let held = record::held(common)?;
     let record = held.current.record();
@@ -249,17 +249,17 @@ async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Action follows where so many are to serve that nobody can be drained.
+/// The note for a `min_serving` that lets no server be drained.
 fn too_many(least: Option<u32>, record: &Record) -> Option<String> {
     let able = record.servers.iter().filter(|server| server.role != Role::Disabled).count();
     let least = least.filter(|least| *least as usize >= able)?;
     Some(format!(
-        "note: {able} servers can serve and {least} are to: nobody who serves can be drained, so maintenance and sync wait \
+        "note: {able} servers can serve and {least} must: no serving server can be drained, so maintenance and sync wait \
          and then stop"
     ))
 }
 
-/// What the flags say; all patterns are for one set.
+/// The change that the flags ask for; all patterns are for one set.
 fn change(settings: Settings) -> Result<PolicyChange, CommandError> {
     let mut set = settings.set;
     let mut patterns = |flag: &str, list: &[String]| -> Result<Patterns, CommandError> {
@@ -310,7 +310,7 @@ fn whole_seconds(flag: &str, time: Duration) -> Result<u64, CommandError> {
     Err(CommandError::new(Kind::Usage, format!("--{flag} {}: it is in whole seconds", duration::format(time))))
 }
 
-/// Shows the settings that would come of it, by the manager's own rules.
+/// Shows the settings after the change, by the manager's own rules.
 async fn plan(common: &Common, change: PolicyChange) -> Result<(), CommandError> {
     let held = record::held(common)?;
     let least = change.min_serving;
@@ -332,7 +332,7 @@ async fn plan(common: &Common, change: PolicyChange) -> Result<(), CommandError>
         let come = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+ {line}"));
         let note = too_many(least, held.current.record()).filter(|_| old != new);
         let lines: Vec<_> = gone.chain(come).chain(note).collect();
-        if lines.is_empty() { "the settings are so already".to_owned() } else { lines.join("\n") }
+        if lines.is_empty() { "the settings already have these values".to_owned() } else { lines.join("\n") }
     });
     Ok(())
 }

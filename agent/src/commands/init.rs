@@ -28,10 +28,10 @@ use crate::{
     progress::Progress,
 };
 
-/// How often the size of the pack is looked at.
+/// The time between two looks at the size of the pack.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The keys of agent.toml.
@@ -51,7 +51,7 @@ pub struct Args {
     pub dry_run: bool,
 }
 
-/// Runs it. The order makes it safe to repeat after a crash: key, history, record, agent.toml.
+/// Runs the command. The order makes it safe to repeat after a crash: key, history, record, agent.toml.
 ///
 /// # Errors
 /// Refused: this machine belongs to a group, or the sets cannot be read.
@@ -97,7 +97,7 @@ fn plan(config: &Config) -> String {
     format!("{} {verb}:\n\n{}", config.file.display(), indented.collect::<Vec<_>>().join("\n"))
 }
 
-/// The rules that the flags and the file give each set.
+/// The rules of each set, from the flags and the file.
 fn rules(config: &Config, args: &Args) -> Result<Vec<SetRules>, CommandError> {
     let mut rules: Vec<SetRules> = config
         .sets
@@ -120,7 +120,7 @@ fn rules(config: &Config, args: &Args) -> Result<Vec<SetRules>, CommandError> {
     Ok(rules)
 }
 
-/// This machine belongs to a group: fine where it is the manager of these sets under this name.
+/// The result on a machine that belongs to a group: success if it is the manager of these sets under this name.
 fn already(common: &Common, layout: &Layout, held: &Held, config: &Config, args: &Args) -> Result<(), CommandError> {
     let key = identity::load(layout).map_err(|e| CommandError::failed(&e).hint(e.hint()))?;
     let key: Option<PublicKey> = key.map(|key| key.public());
@@ -154,7 +154,7 @@ fn already(common: &Common, layout: &Layout, held: &Held, config: &Config, args:
     Ok(())
 }
 
-/// The commands that set the patterns of the command line which the record does not have.
+/// The commands that set those patterns of the command line which the record does not have.
 fn not_in_force(record: &Record, args: &Args) -> Vec<String> {
     let lacks = |text: &str, of: fn(&SetRules) -> &[String]| {
         let (set, pattern) = text.split_once('=').unwrap_or((text, ""));
@@ -167,7 +167,7 @@ fn not_in_force(record: &Record, args: &Args) -> Vec<String> {
     excluded.chain(local.map(|text| format!("bellwether group set --local '{text}'"))).collect()
 }
 
-/// Scans and packs, showing how far it is.
+/// Scans and packs, and shows the progress.
 async fn form(config: &Config, rules: Vec<SetRules>, codec: Codec, key: KeyPair) -> Result<Formed, CommandError> {
     let names: Vec<_> = config.sets.iter().map(|set| set.name.as_str()).collect();
     let progress = Progress::begin(&format!("reading and packing {}", names.join(", ")));
@@ -204,7 +204,7 @@ async fn form(config: &Config, rules: Vec<SetRules>, codec: Codec, key: KeyPair)
     Ok(formed)
 }
 
-/// Bytes of the files in a directory; 0 where it cannot be read.
+/// The bytes of the files in a directory; 0 if it cannot be read.
 fn size_of(directory: &Path) -> u64 {
     let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
     files.filter_map(|file| file.metadata().ok()).map(|found| found.len()).sum()

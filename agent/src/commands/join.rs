@@ -1,5 +1,5 @@
-//! `bellwether join`: enter a group with a token. What this server has and the group does not is shown, and kept as a
-//! kept copy when the first sync replaces it (W3, invariant 4).
+//! `bellwether join`: enter a group with a token. Files that differ from the group's are shown; the first sync saves
+//! them as a kept copy (W3, invariant 4).
 
 use std::{
     fs,
@@ -43,7 +43,7 @@ mod preview;
 use dialled_back::dialled_back;
 use differences::Differences;
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The token of `bellwether token create`, a file that holds it, or - for standard input
@@ -57,10 +57,10 @@ pub struct Args {
     pub dry_run: bool,
 }
 
-/// Runs it. The order makes it safe to repeat after a crash: key, the manager's record, this server's copy, agent.toml.
+/// Runs the command. Its order makes it safe to repeat after a crash: key, manager's record, own copy, agent.toml.
 ///
 /// # Errors
-/// Refused by the manager or by whoever was asked; nothing was changed then.
+/// Refused by the manager or by the person; nothing was changed then.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let token = token(&args.token)?;
     let config = starter::with_sets(common.config_towards(&args.flags, &token.address)?)?;
@@ -93,7 +93,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The token itself, or what the named file or standard input holds.
+/// The token itself, or the content of the named file or of standard input.
 fn token(argument: &str) -> Result<Token, CommandError> {
     let usage = |what: String| CommandError::new(Kind::Usage, what);
     let text = match argument {
@@ -111,7 +111,7 @@ fn read(from: impl Read) -> io::Result<String> {
     from.take(64 << 10).read_to_string(&mut text).map(|_| text)
 }
 
-/// This server belongs to a group: fine where it is this one, under this name and address.
+/// The result on a machine that belongs to a group: success if it is this group, under this name and address.
 fn already(common: &Common, held: &Held, token: &Token, config: &Config, key: &PublicKey) -> Result<(), CommandError> {
     let record = held.current.record();
     let leave = "to enter anew, first: bellwether leave";
@@ -140,7 +140,7 @@ fn already(common: &Common, held: &Held, token: &Token, config: &Config, key: &P
             "this machine is in the group as {} at {}, and cannot enter it as {} at {}",
             own.name, own.address, config.name, config.advertise
         )),
-        None => refused(format!("this machine holds a record of group {} without being in it", record.group)),
+        None => refused(format!("this machine holds a record of group {}, which does not name it", record.group)),
     }
 }
 
@@ -170,16 +170,16 @@ fn enter_request(config: &Config, token: &Token) -> EnterRequest {
     }
 }
 
-/// What this server's directories have, against what the group has; and what is private in them, a line for each set.
+/// Compares this server's directories with the group's, and finds private files in them, a line for each set.
 async fn compare(
     manager: &mut GroupClient<Channel>,
     request: &EnterRequest,
     config: &Config,
 ) -> Result<(Differences, Vec<String>), CommandError> {
-    let progress = Progress::begin("asking the manager what it has");
+    let progress = Progress::begin("asking the manager for its tree");
     let group = preview::fetch(manager, request).await?;
     let sources = preview::sources(&group, config)?;
-    progress.now("reading what this server has".to_owned());
+    progress.now("reading this server's directories".to_owned());
     let compared = tokio::task::spawn_blocking(move || {
         let line = |source: &Source| {
             let line = private::look(&source.path, &source.rules).line()?;
@@ -198,21 +198,21 @@ fn ask(common: &Common, config: &Config, differences: &Differences) -> Result<()
         output::note(&differences.to_string());
         if differences.replaces() {
             let kept = layout.recovery();
-            output::note(&format!("what is replaced or removed here is saved as a kept copy in {}", kept.display()));
+            output::note(&format!("replaced and removed files are saved as a kept copy in {}", kept.display()));
         }
     }
     output::confirm(&format!("enter the group as {} at {}?", config.name, config.advertise), common.yes)
 }
 
-/// Checks that the record is what the token promised, and that this server is in it.
+/// Checks that the record is the one that the token promised, and that this server is in it.
 fn accept(reply: EnterReply, token: &Token, config: &Config, key: &PublicKey) -> Result<Held, CommandError> {
     let wrong = |what: String| CommandError::new(Kind::Failed, format!("{} answered {what}", token.address));
-    let malformed = |e: bellwether_proto::Malformed| wrong(format!("what is no group record: {e}"));
+    let malformed = |e: bellwether_proto::Malformed| wrong(format!("with a malformed group record: {e}"));
     let wire = reply.record.ok_or_else(|| wrong("without a group record".to_owned()))?;
     let current = SignedRecord::from_wire(&wire).map_err(malformed)?;
     let chain = reply.chain.iter().map(SignedRecord::from_wire).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
     let record = current.record();
-    // It came over a connection that proved the manager's key. A handover's record is signed by the manager before.
+    // The connection proved the manager's key. After a handover, the former manager signed the record.
     if record.manager().key != token.manager {
         return Err(wrong("with the record of another group or manager".to_owned()));
     }

@@ -24,14 +24,14 @@ use crate::{
     output,
 };
 
-/// How long a running agent may take to stop, where `--timeout` does not say.
+/// The time in which a running agent must stop, unless `--timeout` sets another.
 const STOPPING: Duration = Duration::from_secs(60);
-/// How often it is looked whether it has.
+/// The time between two looks at the lock.
 const POLL: Duration = Duration::from_millis(50);
-/// How long the manager may take to hear that this server leaves.
+/// The time in which the manager must answer.
 const TELLING: Duration = Duration::from_secs(5);
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Show what would be removed and change nothing
@@ -42,11 +42,11 @@ pub struct Args {
     pub force: bool,
 }
 
-/// Runs it, under the lock of the state directory: an agent that runs is told to leave and to stop first. Then the
-/// manager is told, where it answers.
+/// Runs the command under the lock of the state directory, after a running agent has left and stopped; then tells the
+/// manager, if it answers.
 ///
 /// # Errors
-/// This is the manager of others; a switch was interrupted; the system's.
+/// This is the manager of others, a switch was interrupted, or the system returned an error.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let layout = common.layout()?;
     let places: Vec<String> = layout.of_the_group().iter().map(|path| path.display().to_string()).collect();
@@ -74,14 +74,14 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let document = json!({ "left": true, "removed": places, "recovery": recovery, "told": told.is_ok() });
     output::show(common.json, &document, |_| {
         let mut lines = vec!["this machine belongs to no group any more; its configuration is as it was".to_owned()];
-        lines.extend(recovery.map(|place| format!("what was replaced in it before is kept in {place}")));
+        lines.extend(recovery.map(|place| format!("its kept copies are in {place}")));
         lines.extend(member.afterwards(&told));
         lines.join("\n")
     });
     Ok(())
 }
 
-/// The lock of the state directory, once the agent that may have it has stopped.
+/// Takes the lock of the state directory, after a running agent has stopped.
 async fn own_lock(common: &Common, layout: &Layout) -> Result<Lock, CommandError> {
     let held = match Lock::take(layout, "leave") {
         Ok(lock) => return Ok(lock),
@@ -107,7 +107,7 @@ async fn own_lock(common: &Common, layout: &Layout) -> Result<Lock, CommandError
     })
 }
 
-/// What this machine is in its group, as far as its state can be read: what is damaged is left, too.
+/// This machine's place in its group, as far as its state can be read. Damaged state can be left, too.
 struct Membership {
     held: Option<Held>,
     key: Option<KeyPair>,
@@ -130,7 +130,7 @@ impl Membership {
         matches!((&self.held, &self.key), (Some(held), Some(key)) if held.is_manager(&key.public()))
     }
 
-    /// The manager's record is the one that the others obey: it does not leave them unless it must.
+    /// Refuses to leave as the manager of others, unless forced: the others obey its record.
     fn may_leave(&self) -> Result<(), CommandError> {
         let others = self.record().map_or(0, |record| record.servers.len() - 1);
         if !self.is_manager() || others == 0 {
@@ -152,7 +152,7 @@ impl Membership {
         forget.to_owned()
     }
 
-    /// Tells the manager that this server has left, so that it is shown.
+    /// Tells the manager that this server has left, so that the status shows it.
     async fn tell_manager(&self) -> Result<(), String> {
         let (Some(key), Some(record)) = (&self.key, self.record()) else {
             return Err("it is not known here".to_owned());
@@ -169,7 +169,7 @@ impl Membership {
         tokio::time::timeout(TELLING, told).await.unwrap_or_else(|_| Err("no answer".to_owned()))
     }
 
-    /// What is left to do elsewhere.
+    /// The work that is left elsewhere.
     fn afterwards(&self, told: &Result<(), String>) -> Option<String> {
         if self.is_manager() {
             return None;
@@ -193,6 +193,6 @@ fn forget_failed(error: ForgetError) -> CommandError {
         ForgetError::Interrupted(_) => {
             CommandError::new(Kind::Refused, error.to_string()).hint("finish it first: bellwether serve --recover-only")
         }
-        ForgetError::Io { .. } => CommandError::failed(&error).hint("run it again: what is removed already stays so"),
+        ForgetError::Io { .. } => CommandError::failed(&error).hint("run it again: removed files stay removed"),
     }
 }

@@ -1,5 +1,4 @@
-//! `bellwether maintenance start | finish`: a server is taken out of service and out of the group's care, and back
-//! (W18–W21).
+//! `bellwether maintenance start | finish`: takes a server out of service and the group, and brings it back (W18–W21).
 
 use bellwether_proto::{
     name::ServerName,
@@ -10,7 +9,7 @@ use clap::Subcommand;
 use super::following::{self, Begin};
 use crate::{common::Common, error::CommandError};
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -41,10 +40,10 @@ enum Action {
     },
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused before anything was done; failed or stopped at a step; timed out while it goes on in the agent.
+/// Refused before anything was done; failed or stopped at a step; timed out while the agent goes on.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         Action::Start { name, promote, remove, begin } => {

@@ -1,4 +1,4 @@
-//! The command line: one file per command, each with its arguments and `run`; and what several of them share.
+//! The command line: one file per command, with its arguments and `run`, and the modules that commands share.
 
 use std::io::IsTerminal;
 
@@ -57,7 +57,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Declares the commands: their place in the enum, their line of help, and what runs them.
+/// Declares the commands: their order in the enum, their line of help, and their module.
 macro_rules! commands {
     ($($(#[doc = $help:literal])* $name:ident = $module:ident;)*) => {
         /// The commands.
@@ -69,7 +69,7 @@ macro_rules! commands {
         /// Runs one command.
         ///
         /// # Errors
-        /// Why it did not do what was asked.
+        /// The reason why the command did not do its work.
         pub async fn run(command: Command, common: &Common) -> Result<(), CommandError> {
             match command {
                 $(Command::$name(args) => $module::run(args, common).await,)*
@@ -140,7 +140,7 @@ commands! {
 }
 
 impl Command {
-    /// What runs it: one that only asks an agent needs no threads, and ends sooner without them.
+    /// The runtime for the command. A command that only asks an agent needs no threads, and ends sooner without them.
     pub fn runtime(&self) -> tokio::runtime::Builder {
         if matches!(self, Self::Serve(_) | Self::Demo(_) | Self::Doctor(_) | Self::Init(_) | Self::Join(_)) {
             tokio::runtime::Builder::new_multi_thread()
@@ -153,8 +153,8 @@ impl Command {
 /// The variable that holds the filter of the log. docs/maintainers.md describes its syntax.
 const FILTER: &str = "BELLWETHER_LOG";
 
-/// Sends the log to standard error: what `BELLWETHER_LOG` says, otherwise warnings, and for the daemon its life. A line names its
-/// module, and the spans that it belongs to.
+/// Sends the log to standard error, filtered by `BELLWETHER_LOG`, otherwise warnings, and for the daemon its main
+/// events. A line names its module and its spans.
 pub fn log_to_stderr(command: &Command) {
     let default = if matches!(command, Command::Serve(_)) { "info" } else { "warn" };
     let asked = std::env::var(FILTER).ok().filter(|filter| !filter.is_empty());

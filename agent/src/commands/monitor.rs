@@ -1,4 +1,4 @@
-//! `bellwether monitor`: the farm, live (W15). On a terminal the table stays in place; otherwise every change is a line.
+//! `bellwether monitor`: shows the farm live (W15), as a table on a terminal, otherwise with one line for every change.
 
 use std::{
     io::{IsTerminal, stdout},
@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::status::{Feed, look, once};
 use crate::{common::Common, error::CommandError, output};
 
-/// After the agent went away it is asked again this often.
+/// The time between two attempts to reach an agent that has gone away.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Seconds between two updates of the display, 1 to 9999; without it, at every change
@@ -26,10 +26,10 @@ pub struct Args {
     pub interval: Option<u16>,
 }
 
-/// Runs it, until Ctrl-C or for as long as `--timeout` says; either is its proper end.
+/// Runs the command until Ctrl-C or for `--timeout`; both are its normal end.
 ///
 /// # Errors
-/// The agent on this machine does not run. One that goes away later is waited for.
+/// The agent on this machine does not run. If it goes away later, the command waits for it.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut screen = Screen::new(common.json);
     let ended = async {
@@ -45,15 +45,15 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-/// Shows the farm on `screen` for as long as somebody can see it.
+/// Shows the farm on `screen` as long as somebody can see it.
 pub(super) async fn watch(
     screen: &mut Screen,
     common: &Common,
     interval: Option<Duration>,
 ) -> Result<(), CommandError> {
-    // `--timeout` says for how long to watch, not how long an answer may take.
+    // `--timeout` limits the watching, not one answer.
     let common = &Common { timeout: None, ..common.clone() };
-    // The first answer tells whether there is anything to watch.
+    // The first answer tells whether the agent runs.
     screen.show(&once(common).await?);
     let watching = async {
         loop {
@@ -73,7 +73,7 @@ pub(super) async fn watch(
     Ok(())
 }
 
-/// Returns when nobody can read standard output any more (`| head`): there is nobody left to show anything to.
+/// Returns when standard output has no reader any more (`| head`).
 async fn unread() {
     while output::is_read() {
         sleep(AGAIN).await;
@@ -98,21 +98,21 @@ async fn follow(screen: &mut Screen, common: &Common) -> Result<(), CommandError
 }
 
 enum Form {
-    /// A JSON document a line.
+    /// One JSON document per line.
     Json,
-    /// A line for each change.
+    /// One line for each change.
     Lines,
     /// A table that stays in place.
     Table,
 }
 
-/// What the monitor writes to.
+/// The output of the monitor.
 pub(super) struct Screen {
     form: Form,
     last: Option<FarmStatus>,
-    /// Said below the table.
+    /// The line below the table.
     pub(super) footer: String,
-    /// Lines of the table that is there now.
+    /// The number of lines of the present table.
     drawn: u16,
     lost: bool,
 }
@@ -147,7 +147,7 @@ impl Screen {
     fn lost(&mut self, why: &str) {
         let text = format!("the agent on this machine does not answer, trying again: {why}");
         match self.form {
-            // A reader of JSON lines sees that time_ms stands still; standard error tells why.
+            // A reader of JSON lines sees that time_ms stands still; standard error tells the reason.
             Form::Json | Form::Lines if !self.lost => output::note(&format!("bellwether: {text}")),
             Form::Json | Form::Lines => {}
             Form::Table => self.draw(&Painted::plain(&text)),
@@ -155,7 +155,7 @@ impl Screen {
         self.lost = true;
     }
 
-    /// Writes `text` where the last one was.
+    /// Draws `text` over the previous text.
     fn draw(&mut self, text: &Painted) {
         let (columns, rows) = size();
         let lines = fitted(text, columns, rows);
@@ -179,7 +179,7 @@ fn size() -> (u16, u16) {
     (width, if rows == 0 { 24 } else { rows })
 }
 
-/// As many lines as the terminal has, the last saying what was left out: one that scrolls cannot be drawn over.
+/// The lines that fit the terminal, with a count of the rest: a screen that scrolls cannot be drawn over.
 fn fitted(text: &str, columns: u16, rows: u16) -> Vec<String> {
     let rows = usize::from(rows.max(2));
     let mut lines: Vec<String> =
@@ -192,7 +192,7 @@ fn fitted(text: &str, columns: u16, rows: u16) -> Vec<String> {
     lines
 }
 
-/// A line that holds colours was made for this width already.
+/// Folds a line. A line with colours was made for this width already.
 fn fold(line: &str, columns: u16) -> String {
     if line.contains('\x1b') { line.to_owned() } else { bellwether_monitor::text::wrapped(line, columns) }
 }

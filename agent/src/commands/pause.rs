@@ -1,11 +1,11 @@
-//! `bellwether pause`: hold propagation; edits are collected, the monitor shows the lag (W6).
+//! `bellwether pause`: holds propagation; edits are collected, and the monitor shows the lag (W6).
 
 use bellwether_proto::v1::edit_record_request::Edit;
 
 use super::{farm, record};
 use crate::{common::Common, error::CommandError};
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Show what would be done and change nothing
@@ -13,7 +13,7 @@ pub struct Args {
     pub dry_run: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// Refused: this server is not the manager.
@@ -21,7 +21,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     set(common, true, args.dry_run).await
 }
 
-/// Holds propagation, or lets it go on.
+/// Holds propagation, or lets it continue.
 pub(super) async fn set(common: &Common, paused: bool, dry_run: bool) -> Result<(), CommandError> {
     let done = if paused { "propagation is held" } else { "changes go to the members" };
     if dry_run {

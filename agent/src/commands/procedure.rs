@@ -1,4 +1,4 @@
-//! `bellwether procedure list | show | resume | abort`: what goes on by itself, what waits for a person, what was done.
+//! `bellwether procedure list | show | resume | abort`: procedures that go on, wait for a person, or have ended.
 
 use bellwether_group::procedure::{Id, Procedure, Shown, Standing};
 use bellwether_proto::v1::{AbortProcedureRequest, ResumeProcedureRequest};
@@ -14,7 +14,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -54,10 +54,10 @@ enum Action {
     },
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// No such procedure; refused; and those of the procedure that is resumed.
+/// No such procedure; refused; or an error of the resumed procedure.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         Action::List => list(common).await,
@@ -85,13 +85,13 @@ async fn list(common: &Common) -> Result<(), CommandError> {
 fn row(shown: &Shown) -> Vec<String> {
     let procedure = &shown.procedure;
     let begun = output::utc((procedure.started_ms / 1_000) as i64);
-    // The one that it is at, or stopped at.
+    // The current step, or the step of the stop.
     let count = procedure.steps.len();
     let step = format!("{}/{count}", (procedure.at + 1).min(count));
     vec![procedure.id.to_string(), begun, procedure.kind.command(), step, state(shown)]
 }
 
-/// Where it stands, in a few words.
+/// The state of a procedure, in a few words.
 fn state(shown: &Shown) -> String {
     match &shown.procedure.standing {
         Standing::Running => match (&shown.doing, shown.procedure.asks()) {
@@ -116,7 +116,7 @@ async fn one(common: &Common, id: Id) -> Result<Shown, CommandError> {
     all.into_iter().find(|shown| shown.procedure.id == id).ok_or_else(|| unknown(id))
 }
 
-/// Action `resume` and `abort` would do, and where it stands.
+/// Prints the effect of `resume` or `abort`, and the current step.
 async fn would(common: &Common, id: Id, word: &str, what: &str) -> Result<(), CommandError> {
     let shown = one(common, id).await?;
     let Some(step) = shown.procedure.step().filter(|_| !shown.procedure.is_over()) else {
@@ -172,7 +172,7 @@ async fn abort(common: &Common, id: Id) -> Result<(), CommandError> {
     if !common.yes {
         output::note(&described(&one(common, id).await?));
     }
-    output::confirm(&format!("stop {id} for good? Action it has done stays done."), common.yes)?;
+    output::confirm(&format!("stop {id} for good? Its finished steps stay done."), common.yes)?;
     let mut client = common.connect().await?;
     let request = AbortProcedureRequest { id: id.to_string(), author: author() };
     let reply = common.in_time(client.abort_procedure(request)).await?.into_inner();

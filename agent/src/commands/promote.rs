@@ -1,4 +1,4 @@
-//! `bellwether promote`: another member becomes the manager (W18); with `--self` this one does, the manager being lost (W24).
+//! `bellwether promote`: makes another member the manager (W18); `--self`: this one, when the manager is lost (W24).
 
 use bellwether_proto::{
     name::ServerName,
@@ -12,7 +12,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The new manager, a member that is a candidate; not needed with --self
@@ -39,10 +39,10 @@ pub struct Args {
     pub dry_run: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused; or partly done: the record is durable, and the new manager does not lead yet.
+/// Refused; or partly: the record is durable, and the new manager does not lead yet.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     let request = request(&args);
@@ -97,11 +97,11 @@ fn document(reply: &PromoteReply, steps: &str) -> serde_json::Value {
     })
 }
 
-/// What was found, what may be lost, and the steps.
+/// The findings, the possible losses, and the steps.
 fn told(reply: &PromoteReply, word: &str) -> String {
     let mut lines = reply.findings.clone();
     if !reply.lost.is_empty() {
-        lines.push("what others have seen and this server lacks, and what may be lost:".to_owned());
+        lines.push("revisions that others have seen and this server lacks, and possible losses:".to_owned());
         lines.extend(reply.lost.iter().map(|lost| format!("  {lost}")));
     }
     lines.push(format!("promote {word}:"));

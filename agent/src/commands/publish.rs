@@ -1,4 +1,4 @@
-//! `bellwether publish`: make a revision of what differs from the head, and send it.
+//! `bellwether publish`: publishes the differences from the head as a revision.
 
 use bellwether_proto::v1::PublishRequest;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The reason for the change
@@ -28,10 +28,10 @@ pub struct Args {
     pub wait: Wait,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused, or not everywhere in time.
+/// Refused, or not on every member in time.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     let Args { message, accept, dry_run, wait } = args;
@@ -52,7 +52,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     output::show(common.json, &document, |_| {
         if !reply.accepted.is_empty() {
             let sets = reply.accepted.join(", ");
-            return format!("believed where they are on this server: {sets}; what differs there is shown as drift");
+            return format!("accepted at their places on this server: {sets}; differences there are shown as drift");
         }
         let mut lines = reply.changes.clone();
         let more = reply.changed.saturating_sub(lines.len() as u64);
@@ -61,8 +61,8 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         }
         lines.extend(reply.unread.iter().map(|line| format!("stays as it was: {line}")));
         lines.push(match (reply.changed, dry_run, wait) {
-            (0, ..) if !reply.unread.is_empty() => "nothing was published: what differs cannot be read yet".to_owned(),
-            (0, ..) => "nothing to publish: the sets are as the head revision has them".to_owned(),
+            (0, ..) if !reply.unread.is_empty() => "nothing was published: the changes cannot be read yet".to_owned(),
+            (0, ..) => "nothing to publish: the sets equal the head revision".to_owned(),
             (count, true, _) => format!("would publish {} (nothing was changed)", changes(count)),
             (count, false, Wait::All) => format!("{} with {} is on every member", reply.revision, changes(count)),
             (count, false, Wait::None | Wait::Manager) => {

@@ -1,4 +1,4 @@
-//! `bellwether put SET:FILE`: change one file through any server (W5), perhaps only where it is still what it was.
+//! `bellwether put SET:FILE`: changes one file through any server (W5); on request, only if it has not changed.
 
 use std::{
     ffi::OsString,
@@ -18,7 +18,7 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The file in the set, such as nginx:conf.d/a.conf
@@ -33,15 +33,15 @@ pub struct Args {
     /// The permissions, such as 0640; without it, they stay, or are 0644 for a new file
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub mode: Option<u32>,
-    /// Why, and how.
+    /// The common arguments of a change.
     #[command(flatten)]
     pub options: Options,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused: the file is not what was expected, or no change can be made now (W8, W11).
+/// Refused: the file is not the expected one, or no change is possible now (W8, W11).
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
     let becomes = Becomes::File { data: content(&args.local)?.into(), mode: args.mode };
@@ -52,7 +52,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 fn content(local: &Path) -> Result<Vec<u8>, CommandError> {
     let failed = |e: io::Error| CommandError::new(Kind::Failed, format!("cannot read {}: {e}", local.display()));
     let mut data = Vec::new();
-    // One byte more than allowed, to see that there are more.
+    // One byte more than the limit shows that the file is too large.
     let limit = limits::PUT as u64 + 1;
     if local == Path::new("-") {
         io::stdin().lock().take(limit).read_to_end(&mut data).map_err(failed)?;

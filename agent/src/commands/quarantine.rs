@@ -1,5 +1,5 @@
-//! `bellwether quarantine`: what this agent deals with no more, because it ended three times while it did. It reads and
-//! writes the state directory, so that it works while the agent does not run.
+//! `bellwether quarantine`: input that this agent ignores, because it ended three times over it. The command uses the
+//! state directory, so that it works without a running agent.
 
 use bellwether_daemon::{config::Flags, run::ends};
 use bellwether_store::quarantine::{self, Ends};
@@ -11,7 +11,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The keys of agent.toml.
@@ -30,10 +30,10 @@ enum Action {
     },
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// The state directory cannot be read or written, or nothing of that name is quarantined.
+/// The state directory cannot be read or written, or no quarantine has that name.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let state = common.config(&args.flags)?.state_dir;
     let mut ends = quarantine::load(&state).map_err(|e| CommandError::failed(&e))?;
@@ -47,7 +47,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
             })?;
             ends.lift(&suspect);
             quarantine::save(&state, &ends).map_err(|e| CommandError::failed(&e))?;
-            output::show(common.json, &json!({ "lifted": suspect }), |_| format!("{suspect} is dealt with again"));
+            output::show(common.json, &json!({ "lifted": suspect }), |_| format!("{suspect} is accepted again"));
         }
     }
     Ok(())

@@ -1,5 +1,4 @@
-//! `bellwether group rebuild`: what this manager's directories hold becomes the truth (W13, W14); by the agent where it runs,
-//! otherwise by this command itself.
+//! `bellwether group rebuild`: makes this manager's directories the truth (W13, W14), by a running agent or by itself.
 
 use std::sync::Arc;
 
@@ -32,7 +31,7 @@ use crate::{
 
 const SYNCED: &str = "its members are synced by themselves";
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// At a candidate: rebuild without this key, which is not trusted; its records and epochs do not count; may be repeated
@@ -54,7 +53,7 @@ impl Args {
         RebuildRequest { author: author(), dry_run, refuse, confirm }
     }
 
-    /// The token that is to be confirmed.
+    /// The token to confirm.
     fn token(&self) -> Result<Option<Confirmation>, CommandError> {
         let mut given = match self.confirm.as_deref() {
             None => return Ok(None),
@@ -68,7 +67,7 @@ impl Args {
     }
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// Refused: this server is not the manager, or its sets cannot be read.
@@ -100,7 +99,7 @@ async fn by_the_agent(args: &Args, common: &Common, token: Option<&Confirmation>
     Ok(())
 }
 
-/// Those keys are refused here already: the token says it.
+/// Whether this server refuses those keys already.
 fn is_done(found: &RebuildReply) -> bool {
     !found.confirm.is_empty()
 }
@@ -171,7 +170,7 @@ fn refused(error: rebuild::Refused) -> CommandError {
     CommandError::new(error.outcome().into(), chain(&error)).advice(advice)
 }
 
-/// A group that was rebuilt elsewhere: nothing of it is made here.
+/// Whether the group was rebuilt elsewhere: nothing of it is made here.
 fn is_elsewhere(found: &RebuildReply) -> bool {
     found.revision.is_empty() && !found.version.is_empty()
 }
@@ -180,7 +179,7 @@ fn findings(found: &RebuildReply) -> String {
     let mut lines = found.findings.clone();
     if is_elsewhere(found) {
         lines.push(
-            "the sets here stay as they are until they are synced; what that replaces is saved as a kept copy"
+            "the sets here stay as they are until they are synced; the replaced files are saved as a kept copy"
                 .to_owned(),
         );
         return lines.join("\n");
@@ -188,11 +187,11 @@ fn findings(found: &RebuildReply) -> String {
     if found.lost.is_empty() {
         lines.push("no revision is known that the history here lacks".to_owned());
     } else {
-        lines.push("these revisions are lost; what of them differs is saved on each server as a kept copy:".to_owned());
+        lines.push("these revisions are lost; each server saves their differences as a kept copy:".to_owned());
         lines.extend(found.lost.iter().map(|lost| format!("  {lost}")));
     }
     lines.push(
-        "what this server's directories hold becomes the truth; servers and keys stay; the history here is saved as a \
+        "this server's directories become the truth; servers and keys stay; the history here is saved as a \
          kept copy"
             .to_owned(),
     );

@@ -1,4 +1,4 @@
-//! How a change of the group record is asked for and answered.
+//! Requests for changes of the group record, and their answers.
 
 use bellwether_proto::{
     name::ServerName,
@@ -23,7 +23,7 @@ pub(super) async fn edit(common: &Common, edit: Edit, dry_run: bool) -> Result<R
     Ok(common.in_time(common.connect().await?.edit_record(request)).await?.into_inner())
 }
 
-/// Says what was done, and which servers do not know it yet.
+/// Prints the result, and the servers that do not know it yet.
 pub(super) fn show(common: &Common, done: &str, reply: &RecordReply) {
     let document =
         json!({ "done": done, "record": reply.version, "lacking": reply.lacking, "left_open": reply.left_open });
@@ -41,12 +41,12 @@ pub(super) fn show(common: &Common, done: &str, reply: &RecordReply) {
     });
 }
 
-/// Says what would be done.
+/// Prints the plan.
 pub(super) fn show_plan(common: &Common, plan: &str) {
     output::show(common.json, &json!({ "plan": plan }), |_| format!("would {plan} (nothing was changed)"));
 }
 
-/// Whether a server that is to come back is in the group as it is; then that is said. At the manager, whose record counts.
+/// Whether a server that is to come back is in the group already; if so, prints that. The manager's record decides.
 pub(super) fn is_there_already(common: &Common, name: &ServerName) -> Result<bool, CommandError> {
     let held = held(common)?;
     let record = held.current.record();
@@ -61,7 +61,7 @@ pub(super) fn is_there_already(common: &Common, name: &ServerName) -> Result<boo
     Ok(true)
 }
 
-/// The group that this machine belongs to, from its state directory: known whether the agent runs or not.
+/// The group that this machine belongs to, from its state directory, whether the agent runs or not.
 pub(super) fn held(common: &Common) -> Result<Held, CommandError> {
     let layout = common.layout()?;
     layout.held().map_err(|e| CommandError::failed(&e))?.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! `bellwether recover member | manager`: a server is lost (W22–W25, W27).
+//! `bellwether recover member | manager`: recovers from the loss of a server (W22–W25, W27).
 
 use bellwether_proto::{
     name::ServerName,
@@ -9,7 +9,7 @@ use clap::Subcommand;
 use super::following::{self, Begin};
 use crate::{common::Common, error::CommandError};
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -53,11 +53,10 @@ struct Lost {
     remove: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused before anything was done; failed or stopped at a step, or at a question; timed out while it goes on in the
-/// agent.
+/// Refused before anything was done; failed or stopped at a step or a question; timed out while the agent goes on.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     match args.what {
         Action::Member { name, lost: Lost { attest, remove }, begin } => {

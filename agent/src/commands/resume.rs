@@ -1,12 +1,12 @@
-//! `bellwether resume`: let changes go to the members again (W6).
+//! `bellwether resume`: lets changes go to the members again (W6).
 
 use super::pause::{self, Args as PauseArgs};
 use crate::{common::Common, error::CommandError};
 
-/// Its arguments: those of `pause`.
+/// The arguments of `pause`.
 pub type Args = PauseArgs;
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// Refused: this server is not the manager.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{common::Common, error::CommandError};
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The file in the set, such as nginx:conf.d/a.conf
@@ -20,15 +20,15 @@ pub struct Args {
     /// Remove the file although most of the set is missing then, on all servers
     #[arg(long)]
     pub accept: bool,
-    /// Why, and how.
+    /// The common arguments of a change.
     #[command(flatten)]
     pub options: Options,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused: the file is not what was expected, or no change can be made now (W8, W11).
+/// Refused: the file is not the expected one, or no change is possible now (W8, W11).
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
     let Args { expect, accept, options, .. } = args;

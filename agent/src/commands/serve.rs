@@ -4,7 +4,7 @@ use bellwether_daemon::{config::Flags, run};
 
 use crate::{common::Common, error::CommandError};
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The keys of agent.toml.
@@ -19,10 +19,10 @@ pub struct Args {
     pub until_eof: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// It cannot start, or cannot go on.
+/// The agent cannot start, or cannot continue.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let config = common.config(&args.flags)?;
     let options = run::Options { recover_only: args.recover_only, until_eof: args.until_eof };

@@ -1,4 +1,4 @@
-//! `bellwether server list | add | set | disable | enable | remove | replace | acknowledge`: who belongs to the group (W9, W16).
+//! `bellwether server list | add | set | disable | enable | remove | replace | acknowledge` (W9, W16).
 
 use bellwether_proto::name::ServerName;
 use clap::Subcommand;
@@ -14,7 +14,7 @@ mod remove;
 mod replace;
 mod set;
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -51,7 +51,7 @@ struct One {
     dry_run: bool,
 }
 
-/// One server that comes back; where the group has balancers, by a procedure.
+/// One server that comes back; if the group has balancers, by a procedure.
 #[derive(Debug, clap::Args)]
 struct Back {
     /// The name of the server
@@ -60,7 +60,7 @@ struct Back {
     begin: following::Begin,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// Refused: this server is not the manager, or there is no such server.

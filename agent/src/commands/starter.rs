@@ -1,4 +1,4 @@
-//! What `init` and `join` do on a fresh machine: find the web servers' directories, and write agent.toml.
+//! `init` and `join` on a fresh machine: finds the web servers' directories, and writes agent.toml.
 
 use std::{
     ffi::OsStr,
@@ -20,11 +20,11 @@ use bellwether_store::{
 
 use crate::error::{CommandError, Kind};
 
-/// The directories that are looked for, and the names of their sets.
+/// The known directories, and the names of their sets.
 const KNOWN: [(&str, &str); 4] =
     [("nginx", "/etc/nginx"), ("haproxy", "/etc/haproxy"), ("apache", "/etc/apache2"), ("apache", "/etc/httpd")];
 
-/// The known directories that are there below `root`, sorted by name; of two with one name, the first.
+/// The known directories that exist below `root`, sorted by name; of two with one name, the first.
 fn detect(root: &Path) -> Vec<SetConfig> {
     let mut sets: Vec<SetConfig> = Vec::new();
     for (name, path) in KNOWN {
@@ -38,10 +38,10 @@ fn detect(root: &Path) -> Vec<SetConfig> {
     sets
 }
 
-/// Gives a configuration without sets those that are found on this machine.
+/// Adds the directories of this machine's web servers to a configuration without sets.
 ///
 /// # Errors
-/// Usage: nothing is found either.
+/// Usage: no directory was found, either.
 pub(super) fn with_sets(mut config: Config) -> Result<Config, CommandError> {
     if config.sets.is_empty() {
         config.sets = detect(Path::new("/"));
@@ -55,10 +55,10 @@ pub(super) fn with_sets(mut config: Config) -> Result<Config, CommandError> {
         .hint(format!("give each directory a name: --set site=/srv/site, or a [[set]] in {}", config.file.display())))
 }
 
-/// Writes agent.toml where there is none, 0644: what is there is never replaced.
+/// Writes agent.toml (0644) if there is none: an existing file is never replaced.
 ///
 /// # Errors
-/// It cannot be written.
+/// The file cannot be written.
 pub(super) fn write_file(config: &Config) -> Result<(), CommandError> {
     let file = &config.file;
     if config.file_exists {

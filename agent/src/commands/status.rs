@@ -1,4 +1,4 @@
-//! `bellwether status`: the farm, once. And how the other commands of the monitor ask for it.
+//! `bellwether status`: shows the farm once; and the requests that the other commands of the monitor share.
 
 use std::io::{IsTerminal, stdout};
 
@@ -15,11 +15,11 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// The agent on this machine does not run or does not answer.
@@ -42,7 +42,7 @@ pub(super) async fn once(common: &Common) -> Result<FarmStatus, CommandError> {
     })
 }
 
-/// The farm's status, again and again, until the agent ends.
+/// The farm's statuses, one after the other, until the agent ends.
 pub(super) struct Feed {
     answers: Streaming<StatusReply>,
     /// The connection lives as long as its client.
@@ -50,22 +50,22 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Begins to ask.
+    /// Begins the feed.
     pub(super) async fn open(common: &Common, request: WatchRequest) -> Result<Self, CommandError> {
         let mut agent = common.connect().await?;
         let answers = common.next(agent.status(request)).await?.into_inner();
         Ok(Self { answers, _agent: agent })
     }
 
-    /// At every change, as soon as it is there; and every second, for what ages.
+    /// A feed with a status at once after every change, and every second because ages grow.
     pub(super) async fn live(common: &Common) -> Result<Self, CommandError> {
         Self::open(common, WatchRequest { follow: true, interval_ms: 1_000 }).await
     }
 
-    /// The next one; none: the agent ended. May be cancelled: the next call gives what this one would have.
+    /// The next status; none: the agent ended. Cancel safe: no status is lost.
     ///
     /// # Errors
-    /// The agent's, or it fell silent.
+    /// The agent's error, or the agent fell silent.
     pub(super) async fn next(&mut self, common: &Common) -> Result<Option<FarmStatus>, CommandError> {
         let Some(reply) = common.next(self.answers.message()).await? else { return Ok(None) };
         serde_json::from_slice(&reply.json).map(Some).map_err(|e| {
@@ -75,7 +75,7 @@ impl Feed {
     }
 }
 
-/// How to show tables on standard output.
+/// The style of tables on standard output.
 pub(super) fn look() -> Look {
     match (stdout().is_terminal(), rustix::termios::tcgetwinsize(stdout())) {
         (true, Ok(size)) if size.ws_col > 0 => Look { width: size.ws_col, colour: coloured() },
@@ -84,7 +84,7 @@ pub(super) fn look() -> Look {
     }
 }
 
-/// Unless NO_COLOR (no-color.org) or a terminal that has none says otherwise.
+/// Colours, unless NO_COLOR (no-color.org) is set or the terminal has none.
 fn coloured() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

@@ -1,5 +1,5 @@
-//! `bellwether sync`: bring servers to the manager's state from whatever they have. Whoever answers requests with something
-//! else meanwhile is drained first, by a procedure (W12).
+//! `bellwether sync`: brings servers to the manager's state from any state. A procedure first drains a server whose
+//! responses would change meanwhile (W12).
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The servers; without names, all members
@@ -38,10 +38,10 @@ pub struct Args {
     pub wait: Wait,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused, or not everywhere in time; those of the procedure that drains whom it has to.
+/// Refused, or not on every server in time; or an error of the procedure that drains servers.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let Args { servers, full, dry_run, wait } = args;
     let mut client = common.connect().await?;
@@ -51,7 +51,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         && !dry_run
         && following::is_begun(common, begun).await?
     {
-        // Given again: what is under way, or has stopped, comes first. Then whoever else is meant is looked at.
+        // The same command again: a procedure that goes on or has stopped comes first, then the other servers.
         let begun = following::start(common, drains.clone()).await?;
         if wait != Wait::All {
             let said = format!("{} goes on; see: bellwether procedure show {}", begun.id, begun.id);
@@ -90,13 +90,13 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     output::show(common.json, &document, |_| match (all.is_empty(), at, id) {
         (true, ..) => "there is no server to bring to the manager's state".to_owned(),
         (false, Some(head), _) => format!("in sync at {head}: {}", all.join(", ")),
-        (false, None, None) => format!("asked {}; `bellwether monitor` shows how far they are", all.join(", ")),
+        (false, None, None) => format!("asked {}; `bellwether monitor` shows their progress", all.join(", ")),
         (false, None, Some(id)) => format!("asked {}; see: bellwether procedure show {id}", all.join(", ")),
     });
     Ok(())
 }
 
-/// Those that are meant and need no drain.
+/// The named servers that need no drain.
 async fn others(
     client: &mut AdminClient<Channel>,
     common: &Common,
@@ -113,7 +113,7 @@ async fn others(
     Ok(meant.into_iter().filter(|name| !drained.contains(name)).collect())
 }
 
-/// Asks them; those that were asked.
+/// Asks servers for a sync; returns those that were asked.
 async fn ask(
     client: &mut AdminClient<Channel>,
     common: &Common,

@@ -22,7 +22,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// A file: `nginx:conf.d/a.conf`. The path need not be UTF-8.
+/// A file, such as `nginx:conf.d/a.conf`. The path need not be UTF-8.
 pub(super) fn file(text: &OsStr) -> Result<Target, CommandError> {
     let target = parse(text)?;
     if target.path.is_root() {
@@ -31,7 +31,7 @@ pub(super) fn file(text: &OsStr) -> Result<Target, CommandError> {
     Ok(target)
 }
 
-/// A set, or a path in it: `nginx`, `nginx:conf.d`.
+/// A set, or a path in it, such as `nginx` or `nginx:conf.d`.
 pub(super) fn parse(text: &OsStr) -> Result<Target, CommandError> {
     let bytes = text.as_bytes();
     let (set, path) = match bytes.iter().position(|&b| b == b':') {

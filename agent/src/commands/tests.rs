@@ -1,4 +1,4 @@
-//! Commands against an agent that answers as a test says, over a real socket.
+//! Commands against an agent that gives the answers of a test, over a real socket.
 
 use std::{
     path::Path,
@@ -29,12 +29,12 @@ use crate::error::Kind;
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Notes what is asked. `servers` are those of every status it tells.
+/// An agent that notes the requests. `servers` are the servers of every status.
 #[derive(Default)]
 struct Fake {
     asked: Mutex<Vec<String>>,
     servers: Vec<serde_json::Value>,
-    /// The first status, before that of `servers`.
+    /// The servers of the first status.
     before: Option<Vec<serde_json::Value>>,
 }
 
@@ -71,7 +71,7 @@ fn no<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not asked here"))
 }
 
-/// Serves a fake by way of its shared self.
+/// Serves a fake through a shared reference.
 struct Shared(Arc<Fake>);
 
 #[tonic::async_trait]
@@ -161,7 +161,7 @@ impl Admin for Shared {
     ) -> Result<Response<v1::ProcedureReply>, Status> {
         let request = request.into_inner();
         if let Some(v1::start_procedure_request::Procedure::Sync(_)) = request.procedure {
-            // There is no balancer: nobody is to be drained.
+            // There is no balancer, so no server is drained.
             let kind = procedure::Kind::Sync { servers: Vec::new() };
             let empty = procedure::Procedure::new(procedure::Id(1), kind, Vec::new(), String::new(), 0);
             let json = serde_json::to_vec(&empty).expect("a procedure is JSON");

@@ -1,4 +1,4 @@
-//! `bellwether token create | list | revoke`: what admits a new server.
+//! `bellwether token create | list | revoke`: tokens that admit new servers.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -46,7 +46,7 @@ enum Action {
     },
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// Refused: this server is not the manager, or there is no such token.
@@ -60,7 +60,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 
 async fn create(common: &Common, uses: u32, ttl: Duration, names: String) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    // Part of a second is a second: a token for 500ms is not one for no time.
+    // A part of a second counts as one second, so that a token for 500ms is not for no time.
     let ttl_s = ttl.as_millis().div_ceil(1_000) as u64;
     let request = CreateTokenRequest { uses, ttl_s, names: names.clone(), author: author() };
     let reply = common.in_time(client.create_token(request)).await?.into_inner();
@@ -134,7 +134,7 @@ fn used_by(token: &TokenInfo) -> String {
     token.used_by.iter().map(removed).collect::<Vec<_>>().join(", ")
 }
 
-/// Whom a token still admits, by the manager's word.
+/// The servers that a token still admits, as the manager says.
 fn admits(token: &TokenInfo) -> String {
     let new = match token.admits {
         0 => None,
@@ -150,7 +150,7 @@ fn admits(token: &TokenInfo) -> String {
 async fn revoke(common: &Common, id: String) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     common.in_time(client.revoke_token(RevokeTokenRequest { id: id.clone() })).await?;
-    output::show(common.json, &json!({ "revoked": id }), |_| format!("nobody enters with token {id} any more"));
+    output::show(common.json, &json!({ "revoked": id }), |_| format!("token {id} admits no more servers"));
     Ok(())
 }
 

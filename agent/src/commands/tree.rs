@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::target;
 use crate::{common::Common, error::CommandError, output};
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A set, or a path in it, such as nginx:conf.d; without it, all sets
@@ -19,7 +19,7 @@ pub struct Args {
     pub at: Option<OsString>,
 }
 
-/// Runs it. Entries are printed as they come: a tree may have millions.
+/// Runs the command. Entries are printed as they arrive, because a tree may have millions.
 ///
 /// # Errors
 /// There is no such set.
@@ -38,7 +38,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         });
         let text = lines.collect::<Vec<_>>().join("\n");
         match (text.is_empty(), common.json) {
-            // The last part may hold nothing.
+            // The last part may be empty.
             (true, _) => {}
             (false, true) => output::json(&text),
             (false, false) => output::line(&text),
@@ -53,7 +53,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// A path for people; what is not printable is escaped.
+/// A path for people; unprintable bytes are escaped.
 fn shown(path: &[u8]) -> String {
     EntryPath::new(path).map_or_else(|_| path.escape_ascii().to_string(), |path| path.to_string())
 }

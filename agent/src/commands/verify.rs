@@ -1,4 +1,4 @@
-//! `bellwether verify`: have servers look again at what is on their disks, and wait for what they find.
+//! `bellwether verify`: lets servers compare their disks with the revision, and waits for the findings.
 
 use bellwether_proto::{
     name::ServerName,
@@ -14,7 +14,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The servers; without names, all members
@@ -25,10 +25,11 @@ pub struct Args {
     pub quick: bool,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
-/// Refused: this server is not the manager, or there is no such server. Partly: some differ, and in what.
+/// Refused: this server is not the manager, or there is no such server. Partly: some servers differ, and in which
+/// entries.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
     let servers = args.servers.iter().map(ToString::to_string).collect();
@@ -60,10 +61,10 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What a server has found; none: it does not answer.
+/// The finding of a server; none: it does not answer.
 type Found = (ServerStatus, Option<Verified>);
 
-/// What the servers that were asked at `since_ms` have found; the error names one that has not answered yet.
+/// The findings of the servers that were asked at `since_ms`; the error names a server that has not answered yet.
 fn found(status: &FarmStatus, asked: &[String], since_ms: u64) -> Result<Vec<Found>, String> {
     let servers = status.servers.iter().filter(|server| asked.iter().any(|name| name == server.name.as_str()));
     let one = |server: &ServerStatus| match &server.verified {

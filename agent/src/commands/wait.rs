@@ -1,4 +1,4 @@
-//! `bellwether wait`: until servers are in sync, for scripts. How long at most is `--timeout`, which every command takes.
+//! `bellwether wait`: waits until servers are in sync, for scripts. `--timeout` limits the wait.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The revision to wait for, as EPOCH.SEQUENCE; without it, the newest
@@ -29,10 +29,10 @@ pub struct Args {
     pub serving: bool,
 }
 
-/// Runs it. While its manager does not answer, a member knows of itself only, and waits for the others.
+/// Runs the command. While its manager does not answer, a member knows only its own state, and waits for the others.
 ///
 /// # Errors
-/// Timed out, or partly done: some cannot get there by themselves.
+/// Timed out, or partly: some servers cannot get there by themselves.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let Reached { goal, drained } = wait(args, common).await?;
     let document = json!({ "revision": goal, "in_sync": true, "drained": drained });
@@ -43,7 +43,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What was waited for, and those of all servers that are out of service although they have it.
+/// The goal of the wait, and the servers that have reached it but are out of service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Reached {
     goal: Number,
@@ -77,14 +77,14 @@ async fn follow(watched: &mut Watched, common: &Common) -> Result<Reached, Comma
 
 struct Watched {
     asked: Args,
-    /// The revision that is waited for: the one asked for, or the head when first seen.
+    /// The goal: the named revision, or the head when it was first seen.
     goal: Option<Number>,
     last: String,
     json: bool,
 }
 
 impl Watched {
-    /// The end, where it has come to it: the revision at which all are in sync.
+    /// The outcome, once it is known: the revision at which all are in sync.
     fn look(&mut self, status: &FarmStatus) -> Option<Result<Reached, CommandError>> {
         self.goal = self.goal.or(self.asked.revision).or(status.head);
         let Some(goal) = self.goal else {
@@ -121,7 +121,7 @@ impl Watched {
         let last = if self.last.is_empty() { "the agent did not answer" } else { &self.last };
         let goal = self.goal.map_or_else(|| "anything".to_owned(), |goal| goal.to_string());
         let text = format!("not {} at {goal} after {}: {last}", self.what(), duration::format(limit));
-        CommandError::new(Kind::TimedOut, text).hint("nothing was stopped: `bellwether status` shows how far it is")
+        CommandError::new(Kind::TimedOut, text).hint("nothing was stopped: `bellwether status` shows the progress")
     }
 }
 

@@ -6,7 +6,7 @@ use bellwether_group::{
     edits::By,
     halt::{Halt, Proof},
     lost,
-    rollback_detection::{self, Recognised, Remembered, Said},
+    rollback_detection::{self, Remembered, Said, Verdict},
 };
 use bellwether_proto::{
     clock::now_ms,
@@ -53,7 +53,7 @@ impl Lane {
     ///
     /// # Errors
     /// Our own state went back: this manager must not speak to any server.
-    pub(super) async fn recognise(&self, memory: &mut Memory, hello: &v1::UpHello) -> Result<(), String> {
+    pub(super) async fn judge_hello(&self, memory: &mut Memory, hello: &v1::UpHello) -> Result<(), String> {
         let judge = |memory: &Memory, said: &Said<'_>| self.judge(memory, said);
         let seen = memory.greeted(&self.server.name, hello, judge).map_err(|proof| self.halted(proof))?;
         let Some(opened) = memory.opened.take() else { return Ok(()) };
@@ -66,14 +66,14 @@ impl Lane {
         Ok(())
     }
 
-    fn judge(&self, memory: &Memory, said: &Said<'_>) -> Recognised {
+    fn judge(&self, memory: &Memory, said: &Said<'_>) -> Verdict {
         let tickets = memory.opened.as_ref().map(|opened| (&opened.given, &opened.parties));
         let record = self.shared.record.borrow().clone();
         let head = self.shared.head.borrow().stored.header.number();
         let history = self.shared.history.read().unwrap_or_else(PoisonError::into_inner);
         let has = |id| history.get(id).is_some();
         let holdings = holdings(&history, head, &has);
-        rollback_detection::recognise(record.record(), &holdings, tickets, &memory.remembered, said)
+        rollback_detection::judge_hello(record.record(), &holdings, tickets, &memory.remembered, said)
     }
 
     /// Examines a refusal by a member, which may carry the proof that our own state went back.

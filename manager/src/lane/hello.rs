@@ -2,7 +2,7 @@
 
 use bellwether_group::{
     halt::Proof,
-    rollback_detection::{Recognised, Said},
+    rollback_detection::{Said, Verdict},
 };
 use bellwether_proto::{
     level::Program,
@@ -54,7 +54,7 @@ pub fn check(manager: &ServerName, own: Epoch, server: &ServerName, hello: &v1::
 
 impl Memory {
     /// A session begins with that hello of `server`, which is kept out where its state went back; returns the revisions that
-    /// the server has heard of. `judge` asks [`bellwether_group::rollback_detection::recognise`].
+    /// the server has heard of. `judge` asks [`bellwether_group::rollback_detection::judge_hello`].
     ///
     /// # Errors
     /// This manager's own state went back: nothing may be said to anybody.
@@ -62,7 +62,7 @@ impl Memory {
         &mut self,
         server: &ServerName,
         hello: &v1::UpHello,
-        judge: impl FnOnce(&Self, &Said<'_>) -> Recognised,
+        judge: impl FnOnce(&Self, &Said<'_>) -> Verdict,
     ) -> Result<Vec<SignedHeader>, Proof> {
         let header = |wire: &v1::SignedHeader| SignedHeader::from_wire(wire.clone()).ok();
         let (at, ticket) = (hello.at.as_ref().and_then(header), hello.ticket.as_ref());
@@ -70,14 +70,14 @@ impl Memory {
         let ticket = ticket.and_then(|ticket| Ticket::from_wire(ticket).ok());
         let incarnation = hello.incarnation;
         match judge(self, &Said { at: at.as_ref(), seen: &seen, ticket: ticket.as_ref(), incarnation }) {
-            Recognised::Known => {}
-            Recognised::Fenced(why) => {
+            Verdict::Known => {}
+            Verdict::Fenced(why) => {
                 tracing::debug!(why, "fenced: its state went back");
                 self.keep_out(format!(
                     "{server} is kept out: its state went back (restored from a backup, or a copy of another machine): {why}"
                 ));
             }
-            Recognised::Halted(proof) => return Err(proof),
+            Verdict::Halted(proof) => return Err(proof),
         }
         self.remembered.incarnation = incarnation;
         Ok(seen)

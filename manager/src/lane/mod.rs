@@ -266,7 +266,7 @@ impl Lane {
             Some(v1::up::Message::Hello(hello)) => {
                 let _dealing = Dealing::with(self.suspect());
                 self.check(&hello)?;
-                self.recognise(memory, &hello).await?;
+                self.judge_hello(memory, &hello).await?;
                 Ok(Link { down, up, hello })
             }
             Some(_) => Err("it did not begin with a hello".to_owned()),

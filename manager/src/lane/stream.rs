@@ -138,7 +138,7 @@ impl Stream<'_> {
                     let news = self.news.record();
                     self.put(news).await?;
                 }
-                // Never an error: `shared` holds the board.
+                // Never an error: `shared` holds the procedure_store.
                 _ = self.news.procedures.changed() => {
                     let news = self.news.procedures(self.lane);
                     self.put(news).await?;
@@ -255,7 +255,11 @@ impl Stream<'_> {
 
 impl News {
     fn follow(shared: &Shared) -> Self {
-        Self { head: shared.head.subscribe(), record: shared.record.clone(), procedures: shared.board.follow() }
+        Self {
+            head: shared.head.subscribe(),
+            record: shared.record.clone(),
+            procedures: shared.procedure_store.follow(),
+        }
     }
 
     fn facts(&mut self, lane: &Lane) -> Facts {

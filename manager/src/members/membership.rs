@@ -8,9 +8,9 @@ use bellwether_group::{
 };
 use bellwether_proto::{
     clock::now_ms,
+    incarnation,
     name::ServerName,
     record::{Record, Role, Server, SignedRecord},
-    start,
     status::{Event, Observation},
     token::Token,
 };
@@ -110,11 +110,11 @@ impl Manager {
     ///
     /// # Errors
     /// It is a copy of that server, for people.
-    pub async fn recognise(&self, name: &ServerName, incarnation: u64, whence: &str) -> Result<(), String> {
+    pub async fn judge_caller(&self, name: &ServerName, incarnation: u64, whence: &str) -> Result<(), String> {
         let shared = &self.inner.shared;
         let mut reached = shared.reached.subscribe();
         let connected = reached.borrow_and_update().get(name).map(|server| server.incarnation);
-        let Some(connected) = connected.filter(|connected| start::is_copy(*connected, incarnation)) else {
+        let Some(connected) = connected.filter(|connected| incarnation::is_copy(*connected, incarnation)) else {
             return Ok(());
         };
         let since = now_ms();
@@ -134,8 +134,8 @@ impl Manager {
         let copy = format!(
             "a copy of {name} at {whence}: it has the same key and says that it was started {} times, the one that is \
              connected and alive {} times",
-            start::opened(incarnation),
-            start::opened(connected)
+            incarnation::opened(incarnation),
+            incarnation::opened(connected)
         );
         shared.see(Event::Server(name.clone(), Observation::Knocked(format!("{copy}; it was refused"))));
         Err(copy)
@@ -169,7 +169,7 @@ impl Manager {
     /// The candidates that have the newest document of procedures.
     pub fn informed(&self) -> BTreeSet<ServerName> {
         let shared = &self.inner.shared;
-        let newest = shared.board.version();
+        let newest = shared.procedure_store.version();
         let reached = shared.reached.borrow();
         let informed = reached.iter().filter(|(_, server)| server.procedures.is_some() && server.procedures == newest);
         informed.map(|(name, _)| name.clone()).collect()

@@ -19,7 +19,7 @@ use bellwether_proto::{
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use super::store::{Board, BoardError};
+use super::store::{ProcedureStore, StoreError};
 use crate::{failpoints::hit, tasks::stopped};
 
 /// The interval of observations while something is under way.
@@ -37,21 +37,21 @@ pub enum AskError {
     Refused(#[from] AskRefused),
     /// The change is refused, or not saved.
     #[error(transparent)]
-    Board(#[from] BoardError),
+    ProcedureStore(#[from] StoreError),
 }
 
 impl Advise for AskError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Refused(refused) => refused.advice(),
-            Self::Board(BoardError::Refused(refused)) => refused.advice(),
-            Self::Board(BoardError::Document(_) | BoardError::Malformed(_) | BoardError::Save(_)) => None,
+            Self::ProcedureStore(StoreError::Refused(refused)) => refused.advice(),
+            Self::ProcedureStore(StoreError::Document(_) | StoreError::Malformed(_) | StoreError::Save(_)) => None,
         }
     }
 }
 
 /// Observes and acts: the agent.
-pub trait Hands: Send + Sync + 'static {
+pub trait Executor: Send + Sync + 'static {
     /// The group record in force here.
     fn record(&self) -> Arc<SignedRecord>;
 
@@ -79,20 +79,24 @@ pub struct Whom {
 }
 
 /// Drives this server's procedures until `shutdown`. A started action is finished first.
-pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch::Receiver<bool>) {
-    let mut changes = board.follow();
+pub async fn run<H: Executor>(
+    procedure_store: Arc<ProcedureStore>,
+    executor: Arc<H>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let mut changes = procedure_store.follow();
     let mut reminded: Option<Instant> = None;
     loop {
         changes.borrow_and_update();
-        let pause = if round(&board, &*hands).await { POLL } else { IDLE };
+        let pause = if round(&procedure_store, &*executor).await { POLL } else { IDLE };
         if reminded.is_none_or(|when| when.elapsed() >= REMINDED) {
             // Between two rounds, so that an undrain by a step never looks like a loss.
-            remind(&board, &*hands).await;
+            remind(&procedure_store, &*executor).await;
             reminded = Some(Instant::now());
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // Never an error: the board outlives this task.
+            // Never an error: the procedure_store outlives this task.
             _ = changes.changed() => {}
             () = stopped(&mut shutdown) => return,
         }
@@ -100,15 +104,17 @@ pub async fn run<H: Hands>(board: Arc<Board>, hands: Arc<H>, mut shutdown: watch
 }
 
 /// One round over all procedures that this server drives and that can go on; returns whether there are any.
-async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
-    let record = hands.record();
-    let document = board.document(record.record().group);
+async fn round<H: Executor>(procedure_store: &ProcedureStore, executor: &H) -> bool {
+    let record = executor.record();
+    let document = procedure_store.document(record.record().group);
     let manager = &record.record().manager().name;
-    let mine = |procedure: &&Procedure| procedure.goes_on(record.record()) && procedure.driver(manager) == board.name();
-    let leads = manager == board.name() && !document.procedures.is_empty();
+    let mine = |procedure: &&Procedure| {
+        procedure.goes_on(record.record()) && procedure.driver(manager) == procedure_store.name()
+    };
+    let leads = manager == procedure_store.name() && !document.procedures.is_empty();
     if leads && document.version.0 != record.record().version.epoch {
         // Signed by this server from now on, so that the candidates take it.
-        if let Err(error) = board.change(record.record(), |_| Ok(())) {
+        if let Err(error) = procedure_store.change(record.record(), |_| Ok(())) {
             tracing::error!(error = &error as &dyn std::error::Error, "the procedures are not taken over");
         }
         hit("procedure.taken");
@@ -117,7 +123,7 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
     for id in &mine {
         let span = tracing::error_span!("procedure", procedure = %id);
         async {
-            if let Err(error) = drive(board, hands, &record, *id).await {
+            if let Err(error) = drive(procedure_store, executor, &record, *id).await {
                 tracing::error!(error = &error as &dyn std::error::Error, "not driven");
             }
         }
@@ -128,23 +134,28 @@ async fn round<H: Hands>(board: &Board, hands: &H) -> bool {
 }
 
 /// Reminds balancers: one that was restarted has lost its run-time settings.
-async fn remind<H: Hands>(board: &Board, hands: &H) {
-    let record = hands.record();
+async fn remind<H: Executor>(procedure_store: &ProcedureStore, executor: &H) {
+    let record = executor.record();
     let record = record.record();
-    let drained = held(record, &board.document(record.group), board.name());
+    let drained = held(record, &procedure_store.document(record.group), procedure_store.name());
     if !drained.is_empty() && !record.policy.balancers.is_empty() {
-        hands.remind(&drained).await;
+        executor.remind(&drained).await;
     }
 }
 
-async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id) -> Result<(), BoardError> {
+async fn drive<H: Executor>(
+    procedure_store: &ProcedureStore,
+    executor: &H,
+    record: &SignedRecord,
+    id: Id,
+) -> Result<(), StoreError> {
     let record = record.record();
-    let Some(before) = board.document(record.group).get(id).cloned() else { return Ok(()) };
-    let world = hands.observe(&whom(&before)).await;
+    let Some(before) = procedure_store.document(record.group).get(id).cloned() else { return Ok(()) };
+    let world = executor.observe(&whom(&before)).await;
     let mut procedure = before.clone();
     if settle(&mut procedure, &world, now_ms()) {
         tracing::info!(at = procedure.at, standing = ?procedure.standing, "a step further");
-        if !replace(board, record, &before, procedure.clone())? {
+        if !replace(procedure_store, record, &before, procedure.clone())? {
             return Ok(());
         }
         hit("procedure.passed");
@@ -159,20 +170,20 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
         Next::Ask(question) => (None, question.asks),
         Next::Failed(_) | Next::Done => (None, String::new()),
     };
-    board.doing(id, procedure.at, doing);
+    procedure_store.doing(id, procedure.at, doing);
     let Some(action) = action else { return Ok(()) };
     let before = procedure.clone();
     procedure.trying(&world, now_ms());
-    if !replace(board, record, &before, procedure.clone())? {
+    if !replace(procedure_store, record, &before, procedure.clone())? {
         return Ok(());
     }
     hit("procedure.trying");
     tracing::info!(?action, "acting");
     // The agent's end does not cancel it: `run` checks `shutdown` only between two rounds.
-    let done = hands.act(&action, &format!("{} ({id})", procedure.by)).await;
+    let done = executor.act(&action, &format!("{} ({id})", procedure.by)).await;
     hit("procedure.acted");
     let before = procedure.clone();
-    let world = hands.observe(&whom(&before)).await;
+    let world = executor.observe(&whom(&before)).await;
     let done = done.map(|lost| {
         let new: Vec<String> = lost.into_iter().filter(|line| !procedure.lost.contains(line)).collect();
         procedure.lost.extend(new);
@@ -180,7 +191,7 @@ async fn drive<H: Hands>(board: &Board, hands: &H, record: &SignedRecord, id: Id
     // Under the old epoch if the action gave the role away: the new manager's document is newer.
     acted(&mut procedure, done, &world, now_ms());
     if procedure != before {
-        replace(board, record, &before, procedure)?;
+        replace(procedure_store, record, &before, procedure)?;
         hit("procedure.noted");
     }
     Ok(())
@@ -195,12 +206,12 @@ fn whom(procedure: &Procedure) -> Whom {
 
 /// Saves `now` in the place of `before`; false if it was changed meanwhile, and must be observed again.
 fn replace(
-    board: &Board,
+    procedure_store: &ProcedureStore,
     record: &bellwether_proto::record::Record,
     before: &Procedure,
     now: Procedure,
-) -> Result<bool, BoardError> {
-    if board.document(record.group).get(before.id) != Some(before) {
+) -> Result<bool, StoreError> {
+    if procedure_store.document(record.group).get(before.id) != Some(before) {
         return Ok(false);
     }
     let put = |document: &mut Document| {
@@ -210,21 +221,29 @@ fn replace(
         }
         Ok(same)
     };
-    board.change(record, put)
+    procedure_store.change(record, put)
 }
 
 /// Begins a procedure that has steps, or resumes the same unfinished one; answers its first question if that is given.
 ///
 /// # Errors
 /// It was refused or not saved.
-pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Result<Procedure, AskError> {
-    let record = hands.record();
+pub async fn begin<H: Executor>(
+    procedure_store: &ProcedureStore,
+    executor: &H,
+    request: Request,
+) -> Result<Procedure, AskError> {
+    let record = executor.record();
     let record = record.record();
-    let document = board.document(record.group);
+    let document = procedure_store.document(record.group);
     if let Some(begun) = begun(&document, record, &request.kind) {
-        return if request.dry_run { Ok(begun.clone()) } else { stay_with(board, hands, begun, &request).await };
+        return if request.dry_run {
+            Ok(begun.clone())
+        } else {
+            stay_with(procedure_store, executor, begun, &request).await
+        };
     }
-    let world = hands.observe(&Whom { servers: Vec::new(), all: true }).await;
+    let world = executor.observe(&Whom { servers: Vec::new(), all: true }).await;
     let dry_run = request.dry_run;
     let mut procedure = propose(&document, &world, request, now_ms())?;
     if dry_run || procedure.steps.is_empty() {
@@ -236,15 +255,15 @@ pub async fn begin<H: Hands>(board: &Board, hands: &H, request: Request) -> Resu
         document.put(procedure.clone());
         Ok(procedure)
     };
-    let begun = board.change(record, put)?;
+    let begun = procedure_store.change(record, put)?;
     hit("procedure.begun");
     Ok(begun)
 }
 
 /// Resumes a stopped procedure whose command was given again, with the answer to its first question if that is given.
-async fn stay_with<H: Hands>(
-    board: &Board,
-    hands: &H,
+async fn stay_with<H: Executor>(
+    procedure_store: &ProcedureStore,
+    executor: &H,
     begun: &Procedure,
     request: &Request,
 ) -> Result<Procedure, AskError> {
@@ -256,7 +275,7 @@ async fn stay_with<H: Hands>(
     if looked == *begun && answer.is_empty() {
         return Ok(looked);
     }
-    change(board, hands, begun.id, |procedure, _| {
+    change(procedure_store, executor, begun.id, |procedure, _| {
         again(procedure, request, now)?;
         if answer.is_empty() { Ok(()) } else { resume(procedure, answer, &request.by, now) }
     })
@@ -267,15 +286,15 @@ async fn stay_with<H: Hands>(
 ///
 /// # Errors
 /// It was refused or not saved.
-pub async fn go_on<H: Hands>(
-    board: &Board,
-    hands: &H,
+pub async fn go_on<H: Executor>(
+    procedure_store: &ProcedureStore,
+    executor: &H,
     id: Id,
     survey: &Survey,
     attest: &str,
     by: &str,
 ) -> Result<Procedure, AskError> {
-    change(board, hands, id, |procedure, _| {
+    change(procedure_store, executor, id, |procedure, _| {
         may_hand_over(&procedure.kind, survey)?;
         resume(procedure, attest, by, now_ms())
     })
@@ -286,26 +305,33 @@ pub async fn go_on<H: Hands>(
 ///
 /// # Errors
 /// It was refused or not saved.
-pub async fn give_up<H: Hands>(board: &Board, hands: &H, id: Id, by: &str) -> Result<Procedure, AskError> {
-    change(board, hands, id, |procedure, world| abort(procedure, world, by)).await
+pub async fn give_up<H: Executor>(
+    procedure_store: &ProcedureStore,
+    executor: &H,
+    id: Id,
+    by: &str,
+) -> Result<Procedure, AskError> {
+    change(procedure_store, executor, id, |procedure, world| abort(procedure, world, by)).await
 }
 
-async fn change<H: Hands>(
-    board: &Board,
-    hands: &H,
+async fn change<H: Executor>(
+    procedure_store: &ProcedureStore,
+    executor: &H,
     id: Id,
     change: impl FnOnce(&mut Procedure, &World) -> Result<(), NotChanged>,
 ) -> Result<Procedure, AskError> {
-    let record = hands.record();
+    let record = executor.record();
     let record = record.record();
-    let Some(found) = board.document(record.group).get(id).cloned() else { return Err(AskRefused::Unknown(id).into()) };
+    let Some(found) = procedure_store.document(record.group).get(id).cloned() else {
+        return Err(AskRefused::Unknown(id).into());
+    };
     let driver = found.driver(&record.manager().name);
-    if driver != board.name() {
+    if driver != procedure_store.name() {
         return Err(AskRefused::Elsewhere(driver.clone()).into());
     }
     let whom = Whom { servers: found.servers().cloned().collect(), all: false };
-    let world = hands.observe(&whom).await;
-    let changed = board.change(record, |document| {
+    let world = executor.observe(&whom).await;
+    let changed = procedure_store.change(record, |document| {
         let mut procedure = document.get(id).cloned().unwrap_or(found);
         change(&mut procedure, &world)?;
         document.put(procedure.clone());

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 pub type Doing = BTreeMap<Id, (usize, String)>;
 
 /// The document that is held, if any.
-pub struct Board {
+pub struct ProcedureStore {
     path: PathBuf,
     key: Arc<KeyPair>,
     name: ServerName,
@@ -36,7 +36,7 @@ pub struct Board {
 
 /// The document is not changed.
 #[derive(Debug, thiserror::Error)]
-pub enum BoardError {
+pub enum StoreError {
     /// The change is refused.
     #[error(transparent)]
     Refused(#[from] NotChanged),
@@ -51,7 +51,7 @@ pub enum BoardError {
     Save(#[from] StateFileError),
 }
 
-impl Board {
+impl ProcedureStore {
     /// Opens the file `path`, for the server `name`.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Board {
         &self,
         record: &Record,
         change: impl FnOnce(&mut Document) -> Result<T, NotChanged>,
-    ) -> Result<T, BoardError> {
+    ) -> Result<T, StoreError> {
         let _one = locked(&self.writing);
         let mut document = self.document(record.group);
         if record.manager().name == self.name && document.version.0 != record.version.epoch {
@@ -130,7 +130,7 @@ impl Board {
     ///
     /// # Errors
     /// It is not from the manager of `record`, or not written; the held document is unchanged.
-    pub fn take(&self, new: SignedDocument, record: &Record) -> Result<(), BoardError> {
+    pub fn take(&self, new: SignedDocument, record: &Record) -> Result<(), StoreError> {
         let _one = locked(&self.writing);
         let held = self.held.borrow().clone();
         if let Some(taken) = new.taken(held.as_deref(), record, &self.name, &self.key)? {
@@ -183,30 +183,36 @@ mod tests {
         }
     }
 
-    fn begun(board: &Board, record: &Record, kind: Kind) {
+    fn begun(procedure_store: &ProcedureStore, record: &Record, kind: Kind) {
         let begin = |document: &mut Document| {
             let task = Undrain(vec!["b".parse().unwrap()]).into();
             let step = Step { task, why: "it serves again".to_owned(), noted: None };
             document.put(Procedure::new(document.next_id(), kind, vec![step], "root".into(), 0));
             Ok(())
         };
-        board.change(record, begin).unwrap();
+        procedure_store.change(record, begin).unwrap();
     }
 
     #[test]
     fn w18_whatever_a_new_manager_changes_first_it_has_taken_over_what_is_under_way() {
         let home = tempfile::tempdir().unwrap();
         let keys = [Arc::new(KeyPair::generate()), Arc::new(KeyPair::generate())];
-        let board = Board::open(home.path().join("a"), "a".parse().unwrap(), keys[0].clone()).unwrap();
+        let procedure_store =
+            ProcedureStore::open(home.path().join("a"), "a".parse().unwrap(), keys[0].clone()).unwrap();
         let before = record(&[&keys[0], &keys[1]], 1, 1);
         let insists = Insists::default();
         let (lost, new) = ("b".parse().unwrap(), "c".parse().unwrap());
-        begun(&board, &before, Kind::RecoverManager { lost, new, remove: false, insists });
-        let standing = |board: &Board| board.document(GROUP.into()).procedures[0].standing.clone();
-        assert_eq!(standing(&board), Standing::Running, "another candidate's");
-        begun(&board, &record(&[&keys[0], &keys[1]], 0, 3), Kind::MaintenanceFinish { server: "b".parse().unwrap() });
-        assert!(matches!(standing(&board), Standing::Aborted { .. }), "this server has the role by now");
-        assert_eq!(board.version(), Some((Epoch(3), 2)));
+        begun(&procedure_store, &before, Kind::RecoverManager { lost, new, remove: false, insists });
+        let standing =
+            |procedure_store: &ProcedureStore| procedure_store.document(GROUP.into()).procedures[0].standing.clone();
+        assert_eq!(standing(&procedure_store), Standing::Running, "another candidate's");
+        begun(
+            &procedure_store,
+            &record(&[&keys[0], &keys[1]], 0, 3),
+            Kind::MaintenanceFinish { server: "b".parse().unwrap() },
+        );
+        assert!(matches!(standing(&procedure_store), Standing::Aborted { .. }), "this server has the role by now");
+        assert_eq!(procedure_store.version(), Some((Epoch(3), 2)));
     }
 
     #[test]
@@ -215,11 +221,11 @@ mod tests {
         let keys = [Arc::new(KeyPair::generate()), Arc::new(KeyPair::generate())];
         let open = |at: usize| {
             let name = ["a", "b"][at];
-            Board::open(home.path().join(name), name.parse().unwrap(), keys[at].clone()).unwrap()
+            ProcedureStore::open(home.path().join(name), name.parse().unwrap(), keys[at].clone()).unwrap()
         };
         let (a, b) = (open(0), open(1));
         let first = record(&[&keys[0], &keys[1]], 0, 1);
-        let word = |board: &Board| board.follow().borrow().as_deref().cloned().unwrap();
+        let word = |procedure_store: &ProcedureStore| procedure_store.follow().borrow().as_deref().cloned().unwrap();
         begun(&a, &first, Kind::MaintenanceFinish { server: "b".parse().unwrap() });
         let older = word(&a);
         begun(&a, &first, Kind::MaintenanceFinish { server: "b".parse().unwrap() });
@@ -227,7 +233,7 @@ mod tests {
         b.take(older, &first).unwrap();
         assert_eq!(b.version(), Some((Epoch(1), 2)), "replayed");
         assert_eq!(open(1).document(GROUP.into()), a.document(GROUP.into()), "as it is on the disk");
-        assert!(matches!(a.take(word(&b), &record(&[&keys[0], &keys[1]], 1, 2)), Err(BoardError::Document(_))));
+        assert!(matches!(a.take(word(&b), &record(&[&keys[0], &keys[1]], 1, 2)), Err(StoreError::Document(_))));
 
         // b is about to take the place of a: a's document does not undo that until it is over.
         let lost = "a".parse().unwrap();

@@ -8,7 +8,8 @@ use std::{
 };
 
 use bellwether_manager::{
-    Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedures::store::Board, tasks::Alarm,
+    Deadlines, Dial, Dialling, Form, Manager, Setup, StartError, Timings, form, procedures::store::ProcedureStore,
+    tasks::Alarm,
 };
 use bellwether_proto::{
     key::KeyPair,
@@ -231,7 +232,7 @@ async fn start(
         halt: Box::new(|halt| panic!("halted: {halt}")),
         seen: Vec::new(),
         timings,
-        board: Arc::new(Board::open(layout.procedures(), name("m"), key.clone()).unwrap()),
+        procedure_store: Arc::new(ProcedureStore::open(layout.procedures(), name("m"), key.clone()).unwrap()),
         balancers: bellwether_manager::balancer::Locals::default(),
     };
     Ok((Manager::start(setup, stopped).await?, group, seen, stop))

@@ -1,11 +1,10 @@
-//! Sets of a server's own agent.toml that are not those of its group.
+//! Sets of a server's agent.toml that differ from its group's sets.
 
 use std::collections::BTreeSet;
 
 use bellwether_proto::{name::SetName, record::SetRules};
 
-/// What is wrong with the sets of this server's configuration, where the group has those of `group`; a line each: what, and
-/// what to do.
+/// The differences between the configured sets and those of `group`, one line each, with the next action.
 pub fn differing<'a>(configured: impl IntoIterator<Item = &'a SetName>, group: &[SetRules]) -> Vec<String> {
     let configured: BTreeSet<&SetName> = configured.into_iter().collect();
     let group: BTreeSet<&SetName> = group.iter().map(|rules| &rules.name).collect();

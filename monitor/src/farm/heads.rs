@@ -1,10 +1,10 @@
-//! When the recent head revisions were published: what lag in time is measured from (W7).
+//! The times at which the recent head revisions were published, from which the lag in time is measured (W7).
 
 use std::collections::VecDeque;
 
 use bellwether_proto::revision::Number;
 
-/// How many are remembered. A server further behind has its lag counted on from where it was, see `Known::measure`.
+/// The number of remembered heads. The lag of a server further behind is counted on, see `Known::measure`.
 const REMEMBERED: usize = 1_024;
 
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// The head is now `number`. What is not older than it is forgotten: a manager that was restored counts again.
+    /// Adds the head `number`. Heads that are not older are forgotten, because a restored manager counts again.
     pub(super) fn push(&mut self, number: Number, time_ms: u64) {
         while self.recent.back().is_some_and(|(newest, _)| newest.sequence >= number.sequence) {
             self.recent.pop_back();
@@ -33,8 +33,7 @@ impl Heads {
         self.recent.back().map(|(_, time_ms)| *time_ms)
     }
 
-    /// When the first of the revisions that a server at `at` lacks was published, as far as remembered; none: it
-    /// lacks none.
+    /// The publishing time of the first remembered revision that a server at `at` lacks; none: it lacks none.
     pub(super) fn first_after_ms(&self, at: Option<Number>) -> Option<u64> {
         let have = at.map_or(0, |at| at.sequence);
         let next = self.recent.partition_point(|(number, _)| number.sequence <= have);

@@ -1,4 +1,4 @@
-//! Folding what was seen into what is known of the farm.
+//! Folds observations into the known state of the farm.
 
 mod configured;
 mod heads;
@@ -20,19 +20,19 @@ use heads::Heads;
 use server::{Known, standing::View};
 pub use told::Told;
 
-/// The version of the record where none is known.
+/// The version of an unknown record.
 pub const NO_RECORD: &str = "0.0";
 
-/// What one server knows of the farm. Its memory grows with the group's servers only: never with revisions or events.
+/// One server's knowledge of the farm. Its memory grows with the group's servers only: never with revisions or events.
 #[derive(Debug)]
 pub struct Farm {
     observer: ServerName,
-    /// The observer's; none: not known.
+    /// The observer's key; none: not known.
     key: Option<PublicKey>,
     record: Option<Arc<Record>>,
     heads: Heads,
     head_message: String,
-    /// By set: by events (none), or why by rescanning.
+    /// By set: noticed by events (none), or the reason for rescanning.
     watching: BTreeMap<SetName, Option<String>>,
     unpublished: Option<String>,
     quarantined: Vec<String>,
@@ -43,7 +43,7 @@ pub struct Farm {
 }
 
 impl Farm {
-    /// Nothing known yet, as seen by `observer`.
+    /// An empty state, observed by `observer`.
     pub fn new(observer: ServerName) -> Self {
         Self {
             observer,
@@ -61,17 +61,17 @@ impl Farm {
         }
     }
 
-    /// The same, as seen by who has that key.
+    /// Sets the observer's key.
     pub fn of_key(self, key: PublicKey) -> Self {
         Self { key: Some(key), ..self }
     }
 
-    /// These sets are in the observer's own configuration.
+    /// Sets the names of the sets in the observer's configuration.
     pub fn configure(&mut self, sets: Vec<SetName>) {
         self.configured = Some(sets);
     }
 
-    /// Takes in `event`, seen at `now_ms` (milliseconds since 1970).
+    /// Applies `event`, observed at `now_ms` (milliseconds since 1970).
     pub fn apply(&mut self, now_ms: u64, event: Event) {
         match event {
             Event::Record(record) => self.take_record(now_ms, record),
@@ -99,7 +99,7 @@ impl Farm {
                     server.has_led(epoch);
                 }
             }
-            // A straggler of a server that was removed meanwhile is nobody's.
+            // A late event of a server that was removed meanwhile is dropped.
             Event::Server(name, observation) => {
                 if let Some(server) = self.servers.get_mut(&name) {
                     server.observe(now_ms, observation);
@@ -116,7 +116,7 @@ impl Farm {
             self.unpublished = None;
         }
         if self.record.as_ref().is_some_and(|before| before.version.epoch != record.version.epoch) {
-            // Who does not take this one either says so again.
+            // A server that refuses this epoch, too, says so again.
             self.servers.values_mut().for_each(Known::decided);
         }
         for server in &record.servers {
@@ -163,14 +163,14 @@ impl Farm {
         }
     }
 
-    /// Why the observer is no server of the group any more, and what to do.
+    /// The reason why the observer is no server of the group any more, and the next action.
     fn expelled(&self, record: &Record) -> Option<String> {
         let (name, manager) = (&self.observer, record.manager());
         self.key.filter(|key| record.by_key(key).is_none())?;
         let at = format!("at the manager, {} ({})", manager.name, manager.address);
         Some(match record.server(name) {
             None => format!(
-                "{name} was removed from the group: it is sent nothing, and serves what it has; to bring it back, {at}: \
+                "{name} was removed from the group: it gets no updates, and serves its present files; to bring it back, {at}: \
                  `bellwether server add {name}`; or to forget the group, here: `bellwether leave`"
             ),
             Some(_) => format!(
@@ -184,7 +184,7 @@ impl Farm {
         SetStatus { watching: how(self.watching.get(&set.name)), ..set.clone() }
     }
 
-    /// How changes are noticed, in all sets.
+    /// The way in which changes are noticed, in all sets.
     fn watching(&self) -> String {
         let rescanned = self.watching.iter().filter_map(|(set, why)| Some((set, why.as_ref()?)));
         let rescanned: Vec<_> =
@@ -200,7 +200,7 @@ impl Farm {
     }
 }
 
-/// How changes are noticed, in words.
+/// The way in which changes are noticed, in words.
 fn how(noticed: Option<&Option<String>>) -> String {
     match noticed {
         None => "not watching".to_owned(),

@@ -24,7 +24,7 @@ fn record(roles: &[(&str, Role)], paused: bool) -> Event {
     record_on(0, roles, paused)
 }
 
-/// The same with the keys of that hardware.
+/// A record whose keys are those of `hardware`.
 fn record_on(hardware: u8, roles: &[(&str, Role)], paused: bool) -> Event {
     let server = |(server, role): &(&str, Role)| Server {
         name: name(server),
@@ -48,7 +48,7 @@ fn record_on(hardware: u8, roles: &[(&str, Role)], paused: bool) -> Event {
     }))
 }
 
-/// A farm of the manager `m` and the member `a`, whose head is 1.5, published one a second from 1 s on.
+/// A farm of the manager `m` and the member `a`. Its head is 1.5; one revision was published each second from 1 s on.
 struct Case {
     farm: Farm,
     now_ms: u64,
@@ -169,10 +169,10 @@ fn w8_who_waits_says_for_what_and_what_to_do() {
     for words in ["waits to take 1.5: /srv has 1 bytes free", "make room there: it is tried again by itself"] {
         assert!(reason.contains(words), "no '{words}' in: {reason}");
     }
-    assert!(!reason.contains("waits with it"), "{reason}");
+    assert!(!reason.contains("wait with it"), "{reason}");
     let case = Case::new().see([reached(Some(3)), started(false), waits(4)]);
     assert_eq!(case.state(), State::Waiting, "on the way to the head");
-    assert!(case.reason().contains("all that was published since waits with it"), "{}", case.reason());
+    assert!(case.reason().contains("later revisions wait with it"), "{}", case.reason());
     let taken = case.see([started(false), done(4), started(false), done(5)]);
     assert_eq!((taken.state(), taken.row("a").waits_for), (State::InSync, None));
 }
@@ -431,7 +431,7 @@ fn without_a_head_the_manager_says_publish_and_a_member_that_it_is_not_known() {
     assert!(state == State::AwaitingSync && at_manager.contains("bellwether publish"), "{at_manager}");
     let (state, at_member) = reason("a");
     assert_eq!(state, State::AwaitingSync);
-    assert_eq!(at_member, "holds 1.5; what the manager, m, has is not known here until it answers");
+    assert_eq!(at_member, "holds 1.5; the head is not known here until the manager, m, answers");
 }
 
 #[test]
@@ -471,10 +471,10 @@ fn w26_who_led_before_names_who_leads_now_however_often_that_changes() {
     farm.apply(1, led_by("m", 4));
     farm.apply(1, Event::Led { server: name("a"), epoch: Epoch(2) });
     let reason = |farm: &Farm| farm.status(2).servers[0].reason.clone().unwrap_or_default();
-    assert!(reason(&farm).contains("the manager of epoch 2, m is that of 4 now"), "{}", reason(&farm));
+    assert!(reason(&farm).contains("the manager of epoch 2, m is the manager of epoch 4 now"), "{}", reason(&farm));
     farm.apply(3, led_by("b", 6));
     farm.apply(3, Event::Led { server: name("a"), epoch: Epoch(2) });
-    assert!(reason(&farm).contains("b is that of 6 now"), "{}", reason(&farm));
+    assert!(reason(&farm).contains("b is the manager of epoch 6 now"), "{}", reason(&farm));
     farm.apply(4, Event::Server(name("a"), reached(None)));
     assert!(!reason(&farm).contains("was the manager"), "it is taken back: {}", reason(&farm));
 }
@@ -490,7 +490,7 @@ fn w16_a_server_that_was_removed_or_replaced_knows_it_from_the_record() {
     farm.apply(2, record(&[("m", Role::Manager)], false));
     let why = farm.status(3).expelled.expect("it is removed");
     assert!(why.contains("a was removed") && why.contains("bellwether server add a"), "{why}");
-    // Other hardware has its name.
+    // Other hardware has the observer's name.
     let mut replaced = (**held).clone();
     let other = bellwether_proto::key::KeyPair::generate().public();
     replaced.servers.iter_mut().filter(|server| server.name == name("a")).for_each(|server| server.key = other);

@@ -1,19 +1,18 @@
-//! What a member shows: itself as it knows itself, the other servers as the manager told them, and when.
+//! The status of a member: its own knowledge of itself, and the manager's report of the other servers, with its time.
 
 use bellwether_proto::status::{FarmStatus, ServerStatus};
 
-/// The manager's word.
+/// The manager's report.
 #[derive(Debug, Clone)]
 pub struct Told {
-    /// What it said.
+    /// The reported status.
     pub status: FarmStatus,
-    /// When it was heard here, milliseconds since 1970.
+    /// The time of the report on this server's clock, in milliseconds since 1970.
     pub time_ms: u64,
 }
 
 impl Told {
-    /// `own`, a member's status, with the other servers as the manager told them. A manager of another record's says
-    /// nothing here, nor does another server than the manager.
+    /// Adds the reported other servers to `own`, a member's status. Only a report of the manager in its record counts.
     pub fn added_to(&self, own: &FarmStatus) -> FarmStatus {
         let Self { status: told, time_ms } = self;
         if told.observer != own.manager || told.manager != own.manager || own.observer == own.manager {
@@ -35,7 +34,7 @@ impl Told {
         }
     }
 
-    /// A row whose times are those of this server's clock.
+    /// The row with its times converted to this server's clock.
     fn by_this_clock(&self, row: &ServerStatus) -> ServerStatus {
         let here = |then_ms: u64| self.time_ms.saturating_sub(self.status.time_ms.saturating_sub(then_ms));
         ServerStatus { seen_ms: row.seen_ms.map(here), ..row.clone() }
@@ -67,7 +66,7 @@ mod tests {
         let states: Vec<_> = shown.servers.iter().map(|server| server.state).collect();
         assert_eq!(states, [State::Updating, State::Error, State::InSync]);
         assert_eq!((shown.observer.as_str(), shown.told_ms), ("a", Some(490_000)));
-        // It was heard of 1 s before the manager said so, by the manager's clock.
+        // By the manager's clock, the server was heard of 1 s before the report.
         assert_eq!(shown.servers[1].seen_ms, Some(489_000));
     }
 

@@ -1,8 +1,7 @@
 //! The `http` port: readiness for balancers, metrics, the status as JSON, and a page for people.
 //!
-//! It only reads, and asks for nobody's name: whoever reaches the port may see the status. The status code answers a
-//! balancer's check; the body explains. What a balancer asks is answered under whatever name it uses; the rest only under
-//! this server's own ([`Names`]).
+//! The port is read-only and asks for no identity: any client may see the status. The status code answers a balancer's
+//! check; the body explains. Balancers may use any host name, other requests only this server's ([`Names`]).
 
 mod names;
 
@@ -36,27 +35,27 @@ use crate::{
 };
 pub use names::Names;
 
-/// Connections at a time.
+/// The largest number of connections.
 pub const BOUNDS: Bounds = Bounds { all: 128, each: 64 };
-/// How long a connection may be idle, and how long the head of a request may take.
+/// The time limit for an idle connection and for the head of a request.
 const HEAD: Duration = Duration::from_secs(20);
-/// Bytes of a request's head.
+/// The largest number of bytes of a request's head.
 const HEAD_BYTES: usize = 16 << 10;
-/// How long an open connection may keep [`serve`] from ending.
+/// The time for which an open connection may keep [`serve`] from ending.
 const GRACE: Duration = Duration::from_secs(2);
 
 const PAGE: &str = include_str!("../page.html");
 
-/// The page asks nothing of any other host.
+/// The page sends no request to any other host.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// What is shown of the farm.
+/// The source of the shown status.
 pub trait Farm: Send + Sync + 'static {
-    /// As this server knows it itself.
+    /// The farm as this server itself knows it.
     fn own(&self) -> Arc<FarmStatus>;
 
-    /// The same, at a member with what the manager says of the others; it may ask.
+    /// The whole farm: at a member, with the manager's report of the others, for which it may ask.
     fn whole(&self) -> Pin<Box<dyn Future<Output = Arc<FarmStatus>> + Send + '_>>;
 }
 
@@ -66,7 +65,7 @@ struct Shown {
     ready: watch::Receiver<Ready>,
 }
 
-/// `/live`, `/ready` and `/manager`; under `names` also `/status`, `/metrics` and the page at `/`.
+/// Serves `/live`, `/ready` and `/manager`; under `names` also `/status`, `/metrics` and the page at `/`.
 pub fn router(names: Names, farm: Arc<dyn Farm>, ready: watch::Receiver<Ready>) -> Router {
     let for_balancers =
         Router::new().route("/live", get(live)).route("/ready", get(readiness)).route("/manager", get(manager));
@@ -78,14 +77,14 @@ pub fn router(names: Names, farm: Arc<dyn Farm>, ready: watch::Receiver<Ready>) 
     for_balancers.merge(by_name).layer(middleware::map_response(as_it_is_labelled)).with_state(Shown { farm, ready })
 }
 
-/// Refuses a request under a name that is not this server's: a page in somebody's browser whose name was made to lead here
-/// (DNS rebinding) reads nothing.
+/// Refuses a request under a name that is not this server's, so that a web page whose name was made to resolve to this
+/// server (DNS rebinding) reads nothing.
 async fn only_by_name(State(names): State<Arc<Names>>, request: Request, next: Next) -> Response {
     match names.unknown(&request) {
         None => next.run(request).await,
         Some(name) => {
             let text = format!(
-                "this server is not asked as {name:?}: use its address or its own name, or add the name to http_names in \
+                "this server has no name {name:?}: use its address or its own name, or add the name to http_names in \
                  agent.toml\n"
             );
             (StatusCode::MISDIRECTED_REQUEST, [FRESH], text).into_response()
@@ -93,7 +92,7 @@ async fn only_by_name(State(names): State<Arc<Names>>, request: Request, next: N
     }
 }
 
-/// No browser takes an answer for something else than it says.
+/// Forbids browsers to guess the type of an answer.
 async fn as_it_is_labelled(mut response: Response) -> Response {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
@@ -106,10 +105,10 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
     let mut open = JoinSet::new();
     let ending = watch::Sender::new(false);
     loop {
-        // What is cancelled loses nothing: accept and join_next may be.
+        // Cancelling `accept` and `join_next` loses nothing.
         tokio::select! {
             accepted = accept(&listener, &mut places) => {
-                // An error was waited out.
+                // `accept` has paused after an error.
                 if let Ok((stream, _, place)) = accepted {
                     open.spawn(converse(stream, place, router.clone(), ending.subscribe()));
                 }
@@ -120,11 +119,11 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
     }
     drop(listener);
     ending.send_replace(true);
-    // Stragglers end with the set.
+    // The remaining connections end with the set.
     let _ = timeout(GRACE, async { while open.join_next().await.is_some() {} }).await;
 }
 
-/// One connection: request after request, until its place is another's.
+/// Serves one connection, request after request, until it loses its place.
 async fn converse(stream: TcpStream, mut place: ConnectionSlot, router: Router, mut ending: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -138,7 +137,7 @@ async fn converse(stream: TcpStream, mut place: ConnectionSlot, router: Router, 
         _ = ending.wait_for(|ending| *ending) => {}
     }
     connection.as_mut().graceful_shutdown();
-    // Its own error, or a client that went away: nobody is to be told.
+    // The connection's own error, or a client that went away: nobody is to be told.
     let _ = connection.await;
 }
 
@@ -158,10 +157,10 @@ async fn readiness(State(shown): State<Shown>) -> Response {
     (code, [FRESH], Json(ready)).into_response()
 }
 
-/// 200 at the manager, for balancers that send those who change something there; 503 elsewhere.
+/// 200 at the manager, for balancers that route changes to it; 503 elsewhere.
 async fn manager(State(shown): State<Shown>) -> Response {
     let status = shown.farm.own();
-    // Before the record is known the status names nobody else.
+    // Until the record is known, the status names no other server.
     let here = status.observer == status.manager && status.record != NO_RECORD;
     let code = if here { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let document = serde_json::json!({ "here": here, "manager": status.manager, "record": status.record });

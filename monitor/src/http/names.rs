@@ -1,21 +1,21 @@
-//! The names under which this server is asked.
+//! The host names of this server.
 
 use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
 use axum::http::{Request, header, uri::Authority};
 
-/// Addresses, `localhost`, and the names that are this server's own.
+/// Addresses, `localhost`, and this server's own names.
 #[derive(Debug, Clone, Default)]
 pub struct Names(BTreeSet<String>);
 
 impl Names {
-    /// These, beside addresses and `localhost`.
+    /// Makes the names, beside addresses and `localhost`.
     pub fn new<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Self {
         Self(names.into_iter().map(|name| normal(name.as_ref())).collect())
     }
 
-    /// The first name under which `request` asks and that is not this server's. A request without any is of no browser,
-    /// so that nobody's name can have led it here.
+    /// The first host name of `request` that is not this server's. A request without a host name comes from no browser,
+    /// so no rebound name can have led it here.
     pub(super) fn unknown<T>(&self, request: &Request<T>) -> Option<String> {
         let in_uri = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         let in_head = request.headers().get_all(header::HOST).iter().map(|host| host.as_bytes());
@@ -23,7 +23,8 @@ impl Names {
         asked.map(String::from_utf8_lossy).find(|asked| !self.know(asked)).map(Cow::into_owned)
     }
 
-    /// Whether `host`, perhaps with a port, is this server. An address is: a name is what can be made to lead elsewhere.
+    /// Whether `host`, perhaps with a port, is this server. Every address is: only a name can be made to lead
+    /// elsewhere.
     fn know(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
         if authority.as_str().contains('@') {
@@ -35,7 +36,7 @@ impl Names {
     }
 }
 
-/// As names are compared: in lower case, without the root's dot.
+/// The form in which names are compared: in lower case, without the root's dot.
 fn normal(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }

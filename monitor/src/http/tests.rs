@@ -19,7 +19,7 @@ struct Served {
     task: JoinHandle<()>,
 }
 
-/// Knows the whole of it itself.
+/// The channel's status is the whole farm.
 impl Farm for watch::Receiver<Arc<FarmStatus>> {
     fn own(&self) -> Arc<FarmStatus> {
         self.borrow().clone()
@@ -79,7 +79,7 @@ async fn only_the_manager_says_that_it_is_one() {
     served.status.send_replace(Arc::new(other));
     let (code, _, body) = ask(served.address, "/manager").await;
     assert_eq!((code, body.contains(r#""manager":"m""#)), (503, true), "{body}");
-    // Just started: it does not know the record yet.
+    // A server that has just started does not know the record yet.
     let unknown = FarmStatus { record: NO_RECORD.to_owned(), ..farm(Vec::new()) };
     served.status.send_replace(Arc::new(unknown));
     assert_eq!(ask(served.address, "/manager").await.0, 503);
@@ -163,7 +163,7 @@ async fn idle_and_slow_connections_keep_nobody_out() {
         match number % 3 {
             0 => {}
             1 => stream.write_all(b"GET /ready HTTP/1.1\r\nHost: fa").await.unwrap(),
-            // Kept alive after an answer that is never read. One that was closed meanwhile was the oldest.
+            // The connections stay open after an answer that is never read. The oldest is closed first.
             _ => drop(stream.write_all(b"GET /status HTTP/1.1\r\nHost: farm\r\n\r\n").await),
         }
         idle.push(stream);
@@ -185,7 +185,7 @@ async fn the_head_of_a_request_has_its_time() {
     let mut idle = TcpStream::connect(served.address).await.unwrap();
     idle.write_all(b"GET /live HTTP/1.1\r\nHost: farm\r\n\r\n").await.unwrap();
     let mut answers = (String::new(), String::new());
-    // No other connection wants their places: only their own time ends them.
+    // No other connection wants their places: only the time limits end them.
     let ended = async { tokio::join!(slow.read_to_string(&mut answers.0), idle.read_to_string(&mut answers.1)) };
     let ended = tokio::time::timeout(10 * HEAD, ended).await;
     assert!(ended.is_ok(), "both are closed when their time is over");

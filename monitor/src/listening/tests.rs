@@ -24,7 +24,7 @@ fn when_all_are_taken_whoever_has_most_gives_one_up() {
     let mut one_more = places.admit(5);
     assert!(!is_held(&mut greedy[0]) && greedy[1..].iter_mut().all(is_held));
     assert!(modest.iter_mut().all(is_held) && is_held(&mut one_more));
-    // Many guests of one place each: the oldest goes, and the newest is always let in.
+    // Many guests have one place each: the oldest loses it, and the newest is always let in.
     let mut many: Vec<_> = (10..1_000).map(|guest| places.admit(guest)).collect();
     assert_eq!(many.iter_mut().filter_map(|place| is_held(place).then_some(())).count(), BOUNDS.all);
     assert!(is_held(many.last_mut().unwrap()));

@@ -1,4 +1,4 @@
-//! The farm's status for people: a summary line, a table, and below it what is wrong and what to do.
+//! The farm's status for people: a summary line, a table, and below it the problems and the next actions.
 
 use std::fmt::Write as _;
 
@@ -10,17 +10,17 @@ use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
 use crate::text::{self, ago, colour, duration, guarded, micros, plain, shortened, wrapped};
 
-/// How to show it.
+/// The style of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Columns that are there; what is longer is broken.
+    /// The number of columns; longer lines are broken.
     pub width: u16,
     /// Whether states are coloured: on a terminal only.
     pub colour: bool,
 }
 
 impl Look {
-    /// For a file or a pipe: no colour, and every server on one line.
+    /// The style for a file or a pipe: no colour, and every server on one line.
     pub const PLAIN: Self = Self { width: u16::MAX, colour: false };
 }
 
@@ -43,20 +43,20 @@ const STATES: [State; 15] = [
     State::Disabled,
 ];
 
-/// Stands before a state that gets a colour. No name of a server holds it.
+/// The mark before a coloured state. No name of a server holds it.
 const MARK: char = '●';
 
-/// Text for people ([`guarded`]), in which states may have colours: the only escapes that it holds.
+/// Text for people ([`guarded`]). States may have colours, which are its only escapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Painted(String);
 
 impl Painted {
-    /// Without colours.
+    /// Text without colours.
     pub fn plain(text: &str) -> Self {
         Self(guarded(text).into_owned())
     }
 
-    /// The same with another line below.
+    /// Adds another line.
     #[must_use]
     pub fn and(mut self, line: &str) -> Self {
         let _ = write!(self.0, "\n{}", guarded(line));
@@ -90,7 +90,7 @@ pub fn render(status: &FarmStatus, look: Look) -> Painted {
     Painted(text.trim_end().to_owned() + "\n")
 }
 
-/// One line: how many servers are in which state, the head, and how changes travel.
+/// One line: the number of servers in each state, the head, and the way of publishing.
 pub fn summary(status: &FarmStatus) -> String {
     let count = |state: State| status.servers.iter().filter(|server| server.state == state).count();
     let states: Vec<_> = STATES
@@ -113,13 +113,13 @@ pub fn summary(status: &FarmStatus) -> String {
     format!("{expelled}{servers} · {} · {}{paused}", head(status), status.publish)
 }
 
-/// How many the record has out of service, beside those that are disabled.
+/// The number of servers that the record has out of service, beside disabled ones.
 fn out_of_service(status: &FarmStatus) -> Vec<String> {
     let drained = status.servers.iter().filter(|server| server.drained && server.role != Role::Disabled).count();
     if drained == 0 { Vec::new() } else { vec![format!("{drained} drained")] }
 }
 
-/// The procedures that wait for something or somebody.
+/// The procedures that wait.
 fn procedures(status: &FarmStatus) -> Vec<String> {
     let said = |procedure: &ProcedureStatus| match procedure.state {
         ProcedureState::Running => format!("{} runs", procedure.id),
@@ -189,7 +189,7 @@ fn row(status: &FarmStatus, server: &ServerStatus, look: Look) -> [Cell; 8] {
     ]
 }
 
-/// Lag in revisions and time (W7); `?` where it is not known.
+/// Lag in revisions and time (W7); `?` if it is not known.
 pub(crate) fn lag(server: &ServerStatus) -> String {
     match (server.state, server.lag_revisions) {
         (State::Unknown, _) => "?".to_owned(),
@@ -198,7 +198,7 @@ pub(crate) fn lag(server: &ServerStatus) -> String {
     }
 }
 
-/// What is going on, in a few words; whole reasons stand below the table.
+/// The present activity, in a few words; the table is followed by whole reasons.
 fn note(server: &ServerStatus) -> String {
     let said = [if server.drained { "drained".to_owned() } else { String::new() }, doing(server)];
     said.into_iter().filter(|said| !said.is_empty()).collect::<Vec<_>>().join("; ")
@@ -235,7 +235,7 @@ fn doing(server: &ServerStatus) -> String {
     }
 }
 
-/// Colours from the mark to the end of the state's words, which hold no plain space.
+/// Colours the text from the mark to the end of the state's words, which hold no plain space.
 fn coloured(line: &str) -> String {
     let Some(start) = line.find(MARK) else { return line.to_owned() };
     let length = line[start..].find(' ').unwrap_or(line.len() - start);
@@ -245,7 +245,7 @@ fn coloured(line: &str) -> String {
     format!("{}\u{1b}[{code}m{MARK} {words}\u{1b}[0m{rest}", &line[..start])
 }
 
-/// A line for everything that is not as it should be: what, and what to do.
+/// A line for every problem, with the next action.
 pub fn problems(status: &FarmStatus) -> Vec<String> {
     let mut lines: Vec<String> = status.expelled.iter().map(|why| plain(why)).collect();
     for server in &status.servers {
@@ -296,7 +296,7 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
     lines
 }
 
-/// That requests came to it from outside the group.
+/// The warning about requests to the server from outside the group.
 fn warned(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
     let warning = server.warning.as_ref()?;
     let (name, when) = (&server.name, ago(status.time_ms, warning.time_ms));
@@ -310,7 +310,7 @@ fn warned(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
     ))
 }
 
-/// Where a procedure stands, and what to do.
+/// The state of a procedure, and the next action.
 fn procedure(procedure: &ProcedureStatus) -> String {
     let ProcedureStatus { id, command, driver: _, state, step, steps, what, servers: _ } = procedure;
     let todo = match state {
@@ -326,7 +326,7 @@ fn procedure(procedure: &ProcedureStatus) -> String {
     format!("{id} · {} · {command} · step {step} of {steps}: {}{todo}", state.word(), plain(what))
 }
 
-/// That a server is out of service and no procedure brings it back.
+/// The note that a server is out of service and no procedure brings it back.
 fn drained(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
     let out = server.drained && server.role != Role::Disabled;
     let at_work = |procedure: &ProcedureStatus| {
@@ -340,7 +340,7 @@ fn drained(status: &FarmStatus, server: &ServerStatus) -> Option<String> {
     })
 }
 
-/// What of a set cannot be published as it is, and what was published while somebody had it open.
+/// The entries of a set that cannot be published, and those that were published while a program had them open.
 fn unpublished(set: &SetStatus, now_ms: u64) -> Vec<String> {
     let name = &set.name;
     let unread = |entry: &UnreadEntry| {
@@ -360,7 +360,7 @@ fn unpublished(set: &SetStatus, now_ms: u64) -> Vec<String> {
     lines
 }
 
-/// Balancers that a server could not drive, whether it has to now or as the next manager.
+/// The balancers that a server could not drive, as the manager or for the time when it becomes the manager.
 fn unreached<'a>(status: &'a FarmStatus, server: &'a ServerStatus) -> impl Iterator<Item = String> + 'a {
     let consequence = match server.role {
         Role::Manager => "servers cannot be drained there",

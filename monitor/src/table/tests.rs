@@ -9,7 +9,7 @@ pub(crate) fn number(sequence: u64) -> Number {
     Number { epoch: Epoch(1), sequence }
 }
 
-/// A line of a farm whose head is 1.42.
+/// A server of a farm whose head is 1.42.
 pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
     ServerStatus {
         name: name.parse().unwrap(),
@@ -228,7 +228,7 @@ fn w24_a_candidate_that_could_not_drain_is_a_problem() {
     assert_eq!(lines, ["web2 · balancer lb2: no answer (5 s ago); as manager it could not drain servers there"]);
 }
 
-/// A procedure for that server.
+/// A procedure for `server`.
 pub(crate) fn procedure(state: ProcedureState, server: &str) -> ProcedureStatus {
     ProcedureStatus {
         id: "p7".into(),
@@ -252,12 +252,12 @@ fn w21_who_is_out_of_service_is_in_the_head_line_the_table_and_below_with_what_t
     {
         assert!(text.contains(part), "{part} in:\n{text}");
     }
-    // A procedure that is under way brings it back; one that has stopped does not.
+    // A running procedure brings the server back; a stopped one does not.
     status.procedures = vec![procedure(ProcedureState::Waiting, "web2")];
     assert!(!render(&status, Look::PLAIN).contains("maintenance finish"));
     status.procedures = vec![procedure(ProcedureState::Stopped, "web2")];
     assert!(render(&status, Look::PLAIN).contains("maintenance finish web2"));
-    // Who is disabled is out of service because of that.
+    // A disabled server is out of service for that reason.
     status.procedures.clear();
     status.servers[1].role = Role::Disabled;
     assert!(!render(&status, Look::PLAIN).contains("1 drained"));

@@ -1,6 +1,5 @@
-//! The rules of the group record: who enters, who goes (`servers`), what is set. Each gives the next record, not yet
-//! signed; none where nothing is to change, so that every command can be given again. What must be durable before an
-//! answer: the signed record.
+//! The rules of the group record: membership (`servers`) and settings. Each rule returns the next record, unsigned;
+//! none: nothing changes, so that every command can be repeated. The signed record must be durable before the answer.
 
 mod apply;
 mod drain;
@@ -25,10 +24,10 @@ pub use self::servers::{
 pub use apply::{RecordEdit, apply};
 pub use drain::{bring_back, set_drained};
 
-/// How many changes the record's log keeps.
+/// The number of changes that the record's log keeps.
 const LOG: usize = 100;
 
-/// Who asks, and when.
+/// The author and the time of a request.
 #[derive(Debug, Clone)]
 pub struct By {
     /// The server or person, for the log.
@@ -38,20 +37,20 @@ pub struct By {
 }
 
 impl By {
-    /// That server or person, at that moment; a name that is longer than any is cut.
+    /// Makes the author's entry; a name longer than any valid one is cut.
     pub fn new(author: &str, time_ms: u64) -> Self {
         Self { author: cut(author).to_owned(), time_ms }
     }
 }
 
-/// As much of an author's name as is kept.
+/// The part of an author's name that is kept.
 pub fn cut(author: &str) -> &str {
     let most = author.len().min(limits::SAID.1);
     let end = (0..=most).rev().find(|end| author.is_char_boundary(*end));
     &author[..end.unwrap_or_default()]
 }
 
-/// Why the record is not changed. It stays as it was.
+/// The reason why the record is not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupRefused {
     /// The name belongs to another key.
@@ -65,48 +64,48 @@ pub enum GroupRefused {
         /// The name that was asked for.
         asked: ServerName,
     },
-    /// Somebody else answers there.
-    #[error("the address {address} is that of {by}")]
+    /// Another server has the address.
+    #[error("the address {address} belongs to {by}")]
     AddressTaken {
         /// The address that was given.
         address: String,
         /// The server that has it.
         by: ServerName,
     },
-    /// The manager stays.
+    /// The manager stays in its role.
     #[error("{name} is the manager and cannot be {what}: its configuration is the truth")]
     Manager {
         /// The manager.
         name: ServerName,
-        /// removed, disabled, replaced.
+        /// `removed`, `disabled` or `replaced`.
         what: &'static str,
     },
-    /// It was removed.
+    /// The server was removed.
     #[error("{0} was removed from this group")]
     Removed(ServerName),
-    /// It has been disabled, and a token does not change that.
+    /// The server is disabled, and a token does not change that.
     #[error("{0} is disabled in this group")]
     Disabled(ServerName),
-    /// It is not trusted any more.
+    /// The key is not trusted any more.
     #[error("this group refuses the key {0} for good")]
     RefusedKey(PublicKey),
-    /// Never heard of.
+    /// The server is unknown.
     #[error("there is no server {0} in this group")]
     Unknown(ServerName),
-    /// Its name or key is in use by now.
+    /// The server's name or key is in use by now.
     #[error("{name} cannot be added again: its {what} belongs to {by} now")]
     Replaced {
         /// The server.
         name: ServerName,
-        /// name or key.
+        /// `name` or `key`.
         what: &'static str,
-        /// Which server has it.
+        /// The server that has it.
         by: ServerName,
     },
-    /// No such set.
+    /// There is no such set.
     #[error("there is no set {0} in this group")]
     NoSet(SetName),
-    /// Full.
+    /// The group is full.
     #[error("a group has at most {} servers", limits::SERVERS)]
     Full,
     /// Levels are never lowered.
@@ -127,26 +126,26 @@ pub enum GroupRefused {
         level: Level,
         /// The group's.
         now: Level,
-        /// Those servers, each with why.
+        /// Those servers, with reasons.
         servers: Vec<String>,
     },
-    /// What was asked for came with a later level than the group has.
+    /// The requested value came with a later level than the group has.
     #[error(
         "{what} needs level {level}, and the group is of level {now}{}{}",
         if servers.is_empty() { "" } else { "; these servers are too old for it: " },
         servers.join(", ")
     )]
     NeedsLevel {
-        /// What was asked for.
+        /// The requested value.
         what: &'static str,
-        /// The level that it came with.
+        /// The level that the value came with.
         level: Level,
         /// The group's.
         now: Level,
-        /// The servers that do not read that level, each with why.
+        /// The servers that do not read that level, with reasons.
         servers: Vec<String>,
     },
-    /// A value that cannot be.
+    /// A value is not possible.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
@@ -188,77 +187,77 @@ impl Advise for GroupRefused {
     }
 }
 
-/// The record after `held`, by `by`, with `change` made.
+/// The record after `held`, changed by `by` with `change`.
 pub fn next(held: &SignedRecord, by: &By, what: String, change: impl FnOnce(&mut Record)) -> Record {
     let mut record = held.record().clone();
     change(&mut record);
-    // A record that was checked leaves room for one more, and none is signed that is beyond the greatest.
+    // A checked record leaves room for one more version, and no record beyond the greatest is signed.
     record.version.version += 1;
     record.previous = Some(held.hash());
     log(&mut record.log, Edit { by: by.author.clone(), time_ms: by.time_ms, what });
     record
 }
 
-/// Adds to a record's log; the oldest go when it gets too long.
+/// Adds to a record's log; the oldest entries go when the log gets too long.
 pub(crate) fn log(log: &mut Vec<Edit>, edit: Edit) {
     log.push(edit);
     let over = log.len().saturating_sub(LOG);
     log.drain(..over);
 }
 
-/// Holds propagation, or lets it go on (W6).
+/// Holds propagation, or lets it continue (W6).
 pub fn set_paused(held: &SignedRecord, paused: bool, by: &By) -> Option<Record> {
     let what = if paused { "pause" } else { "resume" };
     (held.record().policy.paused != paused)
         .then(|| next(held, by, what.to_owned(), |record| record.policy.paused = paused))
 }
 
-/// What to set: only what is present.
+/// The settings to change: only present ones change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyChange {
-    /// Automatic or manual.
+    /// Automatic or manual publishing.
     pub publish: Option<Publish>,
-    /// How frames are compressed.
+    /// The compression of frames.
     pub codec: Option<Codec>,
-    /// In milliseconds.
+    /// The longest quiet time, in milliseconds.
     pub quiet_max_ms: Option<u64>,
-    /// How long an open file is waited for.
+    /// The longest wait for an open file, in milliseconds.
     pub open_max_ms: Option<u64>,
-    /// What a member does about edits of its own (W3).
+    /// A member's reaction to edits of its own (W3).
     pub drift: Option<OnDrift>,
-    /// Of `set`, or of all sets.
+    /// Whether setuid bits are carried, in `set` or in all sets.
     pub allow_setuid: Option<bool>,
-    /// Of `set`, or of all sets.
+    /// Whether file capabilities are carried, in `set` or in all sets.
     pub allow_capabilities: Option<bool>,
     /// The set whose rules are changed; none: all.
     pub set: Option<SetName>,
-    /// Patterns to add, or to be the only ones.
+    /// Patterns to add, or to replace the present ones.
     pub exclude: Patterns,
-    /// Patterns to add, or to be the only ones.
+    /// Patterns to add, or to replace the present ones.
     pub local: Patterns,
-    /// Balancers to add, or to put in the place of those of the same name.
+    /// Balancers to add, or to replace those of the same name.
     pub balancers: Vec<Balancer>,
-    /// Balancers that go.
+    /// Balancers to remove.
     pub no_balancers: Vec<BalancerName>,
-    /// So many servers at the least take traffic while others are drained.
+    /// The smallest number of servers that take traffic while others are drained.
     pub min_serving: Option<u32>,
-    /// In seconds.
+    /// The time limit of a drain, in seconds.
     pub drain_timeout_s: Option<u64>,
-    /// How long a server that has started may be unready for want of a word of its manager.
+    /// The time for which a started server may be unready without its manager's confirmation, in seconds.
     pub ready_after_s: Option<u64>,
-    /// The format level; who may raise it is [`level::may_raise`]'s to say.
+    /// The format level; [`level::may_raise`] decides whether it may be raised.
     pub level: Option<Level>,
     /// A note for administrators; empty: none.
     #[cfg(feature = "level-next")]
     pub note: Option<String>,
 }
 
-/// Patterns to add to those there are, or to take their place.
+/// Patterns to add to the present ones, or to replace them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Patterns {
     /// The patterns.
     pub list: Vec<String>,
-    /// They are the only ones from now on.
+    /// Whether they replace the present ones.
     pub replace: bool,
 }
 
@@ -336,7 +335,7 @@ impl From<PolicyChange> for v1::SetPolicy {
 /// Changes the group's settings.
 ///
 /// # Errors
-/// No such set, or a value that cannot be.
+/// No such set, or a value is not possible.
 pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result<Option<Record>, GroupRefused> {
     let now = &held.record().policy;
     if let Some(set) = change.set.as_ref().filter(|set| now.sets.iter().all(|rules| rules.name != **set)) {
@@ -361,7 +360,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
         return Err(Malformed::new(what).into());
     }
     if let Some(least) = change.min_serving.filter(|least| *least as usize > limits::SERVERS) {
-        let what = format!("{least} servers that are to serve; a group has at most {}", limits::SERVERS);
+        let what = format!("{least} servers that must serve; a group has at most {}", limits::SERVERS);
         return Err(Malformed::new(what).into());
     }
     let mut policy = now.clone();

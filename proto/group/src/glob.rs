@@ -1,6 +1,6 @@
-//! Globs over names: `*` is any run of characters, `?` any one; everything else stands for itself.
+//! Globs over names: `*` matches any run of characters, `?` any one, and every other character itself.
 
-/// Whether `name` fits `glob`. Linear in practice: on a mismatch only the last `*` is tried again.
+/// Whether `name` matches `glob`. Linear in practice: on a mismatch only the last `*` is tried again.
 pub fn matches(glob: &str, name: &str) -> bool {
     let (glob, name) = (glob.as_bytes(), name.as_bytes());
     let (mut g, mut n) = (0, 0);

@@ -1,6 +1,5 @@
-//! A manager whose state went back (W14): it was restored from a backup that is older than what it had told its members, or
-//! another copy of it runs. It publishes, changes and sends nothing until the group is rebuilt, and says so; that
-//! outlives a restart.
+//! A manager whose state went back (W14): it was restored from an old backup, or another copy of it runs. It publishes,
+//! changes and sends nothing until the group is rebuilt. The halt survives a restart.
 
 use std::fmt;
 
@@ -12,12 +11,12 @@ use bellwether_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Revisions that are named.
+/// The largest number of revisions that are named.
 const NAMED: usize = 20;
-/// Characters of a message.
+/// The largest number of characters of a message.
 const MESSAGE: usize = 80;
 
-/// What proves that the state went back. Each was signed by this manager's own key.
+/// The proof that the state went back, signed by this manager's own key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proof {
     /// A group record that is newer than the one held here.
@@ -27,21 +26,21 @@ pub enum Proof {
         /// The one held here.
         ours: Version,
     },
-    /// A revision that is not in the history here.
+    /// A revision that is missing in the history here.
     Revision(Number),
-    /// A session ticket that was never given, as far as is known here.
+    /// A session ticket that this manager does not know.
     Session(u64),
 }
 
-/// Why this manager leads nobody.
+/// The reason why this manager leads no server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Halt {
-    /// Who has the proof.
+    /// The server that has the proof.
     pub witness: ServerName,
     /// The proof.
     pub proof: Proof,
-    /// The newest revision here; none: there is none that can be used.
+    /// The newest revision here; none: there is no usable one.
     pub head: Option<Number>,
     /// Revisions that this manager made, the witness has seen, and the history here lacks; oldest first.
     pub lacks: Vec<(Number, String)>,
@@ -50,13 +49,12 @@ pub struct Halt {
 impl State for Halt {}
 
 impl Halt {
-    /// What that server has proved; what is lacking here is found out later.
+    /// Makes the halt from the proof; the missing revisions are found later.
     pub fn new(witness: ServerName, proof: Proof) -> Self {
         Self { witness, proof, head: None, lacks: Vec::new() }
     }
 
-    /// What `seen`, the newest revisions that the witness has seen, makes of this manager's lack. Only what `lacks` says to be
-    /// of its own signature and not in the history here counts.
+    /// Adds the witness's newest revisions that `lacks` confirms: signed by this manager, and not in its history.
     #[must_use]
     pub fn lacking(mut self, seen: &[SignedHeader], lacks: impl Fn(&SignedHeader) -> bool) -> Self {
         let lacks = seen.iter().filter(|header| lacks(header));

@@ -1,5 +1,5 @@
-//! The record by which a server rebuilds the group without keys that cannot be trusted: a candidate that took the role and
-//! used the epochs up, say. What they made, and what others made on top of it, counts for nothing.
+//! The record by which a server rebuilds the group without untrusted keys, after a candidate took the role and used the
+//! epochs up, say. Records by these keys, and all that follow them, do not count.
 
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -14,19 +14,19 @@ use crate::{
     roles::{self, RoleRefused},
 };
 
-/// Why the keys are not refused. Nothing was changed.
+/// The reason why the keys are not refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RefusalError {
-    /// Its own.
+    /// The key is the server's own.
     #[error("{0} is the key of this server")]
     Own(PublicKey),
-    /// Nothing is left.
+    /// No record is left.
     #[error("all records that this server knows have managers whose keys are to be refused")]
     NoRecord,
-    /// It came later.
+    /// This server joined after the last record that counts.
     #[error("group record {0}, the last that counts without those keys, does not have this server")]
     Stranger(Version),
-    /// It may not lead.
+    /// This server may not lead.
     #[error(transparent)]
     Role(#[from] RoleRefused),
 }
@@ -46,11 +46,11 @@ impl Advise for RefusalError {
     }
 }
 
-/// The last record that counts: the one before one of these keys last took the role by itself, with all that was made on top of
-/// that left out; and none in which one of them leads. A reign that was handed to one of them stays, and that it handed on.
+/// The last record that counts: no refused key leads in it, and all records are left out from the one on by which a
+/// refused key last took the role by itself. A reign that was handed to or by a refused key stays.
 ///
 /// # Errors
-/// There is none.
+/// There is no such record.
 pub fn base<'a>(
     held: &'a SignedRecord,
     chain: &'a [SignedRecord],
@@ -69,11 +69,11 @@ pub fn base<'a>(
     counted.iter().rfind(|record| !led_by_them(record)).copied().ok_or(RefusalError::NoRecord)
 }
 
-/// That record's successor, in which the server of key `own` leads and these keys are refused for good; in an epoch above that
-/// of `held` and above `seen`, so that this server itself never goes back.
+/// The successor of that record, in which the server of key `own` leads and these keys are refused for ever. Its epoch
+/// is above that of `held` and above `seen`, so that this server itself never goes back.
 ///
 /// # Errors
-/// Why not.
+/// The error names the reason.
 pub fn next_record(
     held: &SignedRecord,
     chain: &[SignedRecord],
@@ -97,13 +97,13 @@ pub fn next_record(
         let gone: Vec<ServerName> =
             record.servers.iter().filter(|server| theirs(server)).map(|s| s.name.clone()).collect();
         gone.iter().for_each(|name| edits::remove_from(record, name));
-        // No command brings back who was removed with such a key.
+        // No command brings back a server that was removed with such a key.
         record.removed.retain(|server| !refused.contains(&server.key));
         roles::set_role(record, own, Role::Manager);
         record.refused.extend(held.record().refused.iter().chain(refused));
         record.refused.sort();
         record.refused.dedup();
-        // What `next` adds is one.
+        // `next` adds one.
         record.version = Version { epoch, version: 0 };
     }))
 }
@@ -120,7 +120,7 @@ mod tests {
 
     const NAMES: [&str; 3] = ["a", "h", "m"];
 
-    /// `m` leads, `a` and `h` are candidates.
+    /// `m` leads, and `a` and `h` are candidates.
     struct Case([KeyPair; 3]);
 
     impl Case {
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!((record.manager().name.as_str(), record.refused.as_slice()), ("a", [case.key(1)].as_slice()));
         assert!(record.server(&"h".parse().unwrap()).is_none() && record.removed.is_empty());
         assert_eq!(record.server(&"m".parse().unwrap()).map(|m| m.role), Some(Role::Member));
-        // Whatever it signs next, and whatever is signed by who follows it still.
+        // No later record of this key counts, nor any by its followers.
         for (next, what) in [
             (case.record(133, 1, 1, 1), "its next takeover"),
             (case.record(133, 1, 2, 1), "it hands over"),
@@ -192,18 +192,18 @@ mod tests {
     #[test]
     fn its_honest_reign_stays_and_what_was_made_on_top_of_its_takeover_goes() {
         let case = Case::new();
-        // h formed the group and handed over to m.
+        // `h` formed the group and handed over to `m`.
         let (first, handed) = (case.record(1, 4, 1, 1), case.record(2, 1, 2, 1));
         let held = case.record(2, 7, 2, 2);
         let chain = [first, handed, held.clone()];
         assert_eq!(base(&held, &chain, &[case.key(1)]).map(version).as_deref(), Ok("2.7"));
-        // The handover itself, though it signed that.
+        // The handover itself counts, although `h` signed it.
         assert_eq!(base(&chain[1], &chain[..2], &[case.key(1)]).map(version).as_deref(), Ok("2.1"));
-        // It takes over by itself, and hands over to m: what m signs then goes, too.
+        // `h` takes over by itself, and hands over to `m`: later records of `m` are dropped, too.
         let (taken, on, later) = (case.record(4, 1, 1, 1), case.record(5, 1, 2, 1), case.record(5, 2, 2, 2));
         let longer = [chain.as_slice(), &[taken, on, later.clone()]].concat();
         assert_eq!(base(&later, &longer, &[case.key(1)]).map(version).as_deref(), Ok("2.7"));
-        // It was handed the role, and is not trusted any more.
+        // `a` was handed the role, and is not trusted any more.
         let (before, given) = (case.record(1, 3, 2, 2), case.record(2, 1, 1, 2));
         assert_eq!(base(&given, &[before, given.clone()], &[case.key(1)]).map(version).as_deref(), Ok("1.3"));
     }

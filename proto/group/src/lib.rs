@@ -1,9 +1,9 @@
-//! What the group record allows: pure rules over data, with time as an argument, and no I/O. Each rule that changes the
-//! record gives the next one, not yet signed; the manager signs it and makes it durable.
+//! The rules of the group record: pure functions over data, with time as an argument, and no I/O. A rule that changes
+//! the record returns the next one, unsigned; the manager signs it and makes it durable.
 //!
-//! [`edits`] has the changes of the record, [`roles`] and [`takeover`] who leads, [`tokens`] who may join, [`rollout`] what
-//! each server is to hold, [`rollback_detection`] and [`lost`] what a state that went back has lost, [`procedure`] the
-//! procedures.
+//! [`edits`] changes the record, [`roles`] and [`takeover`] choose the manager, [`tokens`] admit servers, [`rollout`]
+//! gives each server its target, [`rollback_detection`] and [`lost`] judge a state that went back, [`procedure`] has
+//! the procedures.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

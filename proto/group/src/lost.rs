@@ -1,5 +1,5 @@
-//! Revisions that are lost: a manager before this one made them, some server has seen them, and no history here has them.
-//! Each is named once: to whoever is there, and in the log of the group record (invariant 4, W14, W24).
+//! Lost revisions: an earlier manager made them, some server has seen them, and no history here has them. Each is
+//! reported once, and named in the log of the group record (invariant 4, W14, W24).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,27 +12,27 @@ use bellwether_proto::{
 
 use crate::edits::{self, By};
 
-/// Revisions that one change of the record names.
+/// The largest number of revisions that one change of the record names.
 const NAMED: usize = 20;
-/// Characters of a message.
+/// The largest number of characters of a message.
 const MESSAGE: usize = 200;
 
-/// The revisions that histories here have, and from which one on nothing is missing in them.
+/// The revisions in the histories here, and the oldest one after which none is missing.
 #[derive(Debug, Default)]
 pub struct Known {
     ids: HashSet<RevisionId>,
-    /// From here on nothing is missing.
+    /// From this number on, no revision is missing.
     oldest: Option<Number>,
 }
 
 impl Known {
-    /// What histories with these revisions know.
+    /// Collects the revisions of these histories.
     pub fn of(headers: impl IntoIterator<Item = SignedHeader>) -> Self {
         let all: BTreeMap<_, _> = headers.into_iter().map(|h| ((h.number(), h.id()), h.header().parent)).collect();
         let numbers: BTreeMap<RevisionId, Number> = all.keys().map(|(number, id)| (*id, *number)).collect();
         let mut at = all.last_key_value().map(|(at, _)| *at);
         let mut oldest = None;
-        // The way back from the newest. A revision without a parent began a history anew: what was there before is older.
+        // From the newest back to a revision without a parent, which began a history anew: earlier ones are older.
         while let Some(revision) = at {
             oldest = Some(revision.0);
             at = match all[&revision] {
@@ -43,14 +43,14 @@ impl Known {
         Self { ids: numbers.into_keys().collect(), oldest }
     }
 
-    /// Whether that revision is not here. Its number says nothing: a manager that was restored from a backup may have made
-    /// others of that number since (W14). What is older than all that is here was deleted by retention, perhaps.
+    /// Whether that revision is missing here. Its number alone proves nothing: a restored manager may have used it
+    /// again (W14). Revisions older than all here may have been deleted by retention.
     pub fn lacks(&self, header: &SignedHeader) -> bool {
         !self.ids.contains(&header.id()) && self.oldest.is_some_and(|oldest| header.number() >= oldest)
     }
 
-    /// Those of `seen` that are lost: made in an epoch before that of `record`, and not here. By the manager of that epoch, as
-    /// `led_by` says its key, or by a candidate, who may have led in an epoch that the chain here does not know.
+    /// The lost ones of `seen`: missing here, and made in an epoch before that of `record`, by its manager (`led_by`
+    /// gives the key) or by a candidate, who may have led in an epoch that the chain here does not know.
     pub fn lost<'a>(
         &self,
         record: &Record,
@@ -68,7 +68,7 @@ impl Known {
     }
 }
 
-/// How people and the log name a lost revision; `by` are those who have seen it.
+/// The line that names a lost revision to people and in the log; `by` are the servers that have seen it.
 pub fn line(header: &SignedHeader, by: &[&str]) -> String {
     let said = header.header();
     let time = time::utc((said.time_ms / 1_000) as i64);
@@ -76,12 +76,12 @@ pub fn line(header: &SignedHeader, by: &[&str]) -> String {
     format!("{} of {time} UTC by {}: {} (seen by {})", mark(header), said.manager, plain(message), by.join(", "))
 }
 
-/// Tells a revision from another one of its number.
+/// The mark that distinguishes revisions of one number.
 fn mark(header: &SignedHeader) -> String {
     format!("{} {}", header.number(), header.id().0.short())
 }
 
-/// A message as one line of text, not endless.
+/// A message as one line of text, shortened.
 fn plain(message: &str) -> String {
     message.chars().take(MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -96,10 +96,10 @@ fn names(record: &Record, mark: &str) -> bool {
     record.log.iter().any(|edit| edit.what.starts_with(&begins))
 }
 
-/// Enters the newest of these lines into the log of a record that is not signed yet, but for those that it has.
+/// Adds the newest of these lines to the log of an unsigned record, unless it has them.
 pub fn enter(record: &mut Record, lines: &[String], by: &By) {
     for line in &lines[lines.len().saturating_sub(NAMED)..] {
-        // Its first two words are the mark.
+        // The first two words are the mark.
         let mark = line.match_indices(' ').nth(1).map_or(line.as_str(), |(end, _)| &line[..end]);
         if !names(record, mark) {
             let (by, time_ms) = (by.author.clone(), by.time_ms);
@@ -108,7 +108,7 @@ pub fn enter(record: &mut Record, lines: &[String], by: &By) {
     }
 }
 
-/// The record after `held`, whose log names these; none: there are none.
+/// The record after `held`, whose log names these lines; none: there are none.
 pub fn next(held: &SignedRecord, lines: &[String], by: &By) -> Option<Record> {
     let (last, before) = lines.split_last()?;
     Some(edits::next(held, by, format!("lost: {last}"), |record| enter(record, before, by)))

@@ -1,5 +1,4 @@
-//! Who is the manager, and how that changes: the rules that make the record of a new epoch, at a handover (W18) and at a
-//! takeover by a candidate (W24).
+//! The manager's role: the rules that make the record of a new epoch, at a handover (W18) and at a takeover (W24).
 
 use bellwether_proto::{
     Malformed,
@@ -13,44 +12,44 @@ use bellwether_proto::{
 
 use crate::edits::{self, By};
 
-/// What the old manager becomes.
+/// The new role of the old manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// It follows the new one.
+    /// It follows the new manager.
     Member,
-    /// It is known, and sent nothing: for its maintenance, or because it is lost.
+    /// It is known, and gets no updates: for its maintenance, or because it is lost.
     Disabled,
-    /// It is not of the group any more.
+    /// It leaves the group.
     Removed,
 }
 
-/// Why the role does not change. The record stays as it was.
+/// The reason why the role does not change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RoleRefused {
-    /// Never heard of.
+    /// The server is unknown.
     #[error("there is no server {0} in this group")]
     Unknown(ServerName),
-    /// It is sent nothing.
-    #[error("{0} is disabled, so it does not have what the manager has")]
+    /// The server is disabled, so it gets no updates.
+    #[error("{0} is disabled, so it does not have the manager's state")]
     Disabled(ServerName),
-    /// It may not become manager.
+    /// The server may not become manager.
     #[error("{0} is not a candidate: it may not become manager")]
     NoCandidate(ServerName),
-    /// No epoch that is free can be reached in one step.
+    /// No free epoch can be reached in one step.
     #[error(
         "epoch {seen} is in use, and from {held} one record leads to epoch {most} at most",
         most = held.0 + limits::EPOCH_STEP
     )]
     Epochs {
-        /// The highest that is known anywhere.
+        /// The highest epoch that is known anywhere.
         seen: Epoch,
-        /// That of the record held here.
+        /// The epoch of the record held here.
         held: Epoch,
     },
-    /// A number that cannot be.
+    /// A number is not possible.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// Its key is not in the record.
+    /// The server's key is not in the record.
     #[error("this server is not in the group record that it holds; let it join again")]
     Stranger,
 }
@@ -73,7 +72,7 @@ impl Advise for RoleRefused {
     }
 }
 
-/// The record with which the manager hands over to `to`, by one epoch; none: that one is the manager.
+/// The record by which the manager hands over to `to`, one epoch later; none: `to` is the manager.
 ///
 /// # Errors
 /// `to` cannot become manager.
@@ -88,17 +87,16 @@ pub fn hand_over(held: &SignedRecord, to: &ServerName, leave: Leave, by: &By) ->
     Ok(Some(turned(held, epoch, &server.key.clone(), leave, by, what)))
 }
 
-/// What the record's log says of a group that is rebuilt.
+/// The log entry of a rebuilt group.
 pub const REBUILD: &str = "group rebuild";
 
-/// By how many epochs a server takes over.
+/// The number of epochs by which a takeover advances.
 pub const TAKEOVER: u64 = 2;
 
-/// The epoch that is `by` above that of `held` and above `seen`, the highest that is known anywhere: what others have used
-/// is skipped, as far as one step leads.
+/// The epoch `by` above that of `held` and above `seen`, the highest known one, as far as one step leads.
 ///
 /// # Errors
-/// It does not lead so far.
+/// One step does not lead so far.
 pub fn raised(held: &SignedRecord, seen: Epoch, by: u64) -> Result<Epoch, RoleRefused> {
     let own = held.record().version.epoch;
     let epoch = Epoch(after(own.max(seen).0, by, "epoch")?);
@@ -108,11 +106,11 @@ pub fn raised(held: &SignedRecord, seen: Epoch, by: u64) -> Result<Epoch, RoleRe
     Ok(epoch)
 }
 
-/// The record with which the server of key `own` takes over, by two epochs: a handover to it that nobody has heard of
-/// never stands in its way. `seen` is the highest epoch that is known anywhere. A manager raises its own epoch.
+/// The record by which the server of key `own` takes over, two epochs later, so that an unknown handover to it never
+/// stands in its way. `seen` is the highest known epoch. A manager raises its own epoch.
 ///
 /// # Errors
-/// It cannot become manager.
+/// The server cannot become manager.
 pub fn take_over(
     held: &SignedRecord,
     own: &PublicKey,
@@ -134,10 +132,10 @@ pub fn take_over(
     Ok(turned(held, epoch, own, leave, by, what))
 }
 
-/// Whether that server may become manager.
+/// Checks whether that server may become manager.
 ///
 /// # Errors
-/// It is disabled, or no candidate.
+/// The server is disabled, or no candidate.
 pub fn eligible(server: &Server) -> Result<(), RoleRefused> {
     match server.role {
         Role::Disabled => Err(RoleRefused::Disabled(server.name.clone())),
@@ -166,12 +164,12 @@ fn turned(held: &SignedRecord, epoch: Epoch, key: &PublicKey, leave: Leave, by: 
             }
             set_role(record, key, Role::Manager);
         }
-        // What `next` adds is one.
+        // `next` adds one.
         record.version = Version { epoch, version: 0 };
     })
 }
 
-/// Gives the server of that key that role.
+/// Sets the role of the server of that key.
 pub fn set_role(record: &mut Record, key: &PublicKey, role: Role) {
     record.servers.iter_mut().filter(|server| server.key == *key).for_each(|server| server.role = role);
 }

@@ -1,32 +1,33 @@
-//! Whose state went back, a member's or this manager's own (W14): rules over what both say when a session begins, and over
-//! records that others show. No I/O; the lane, the start and the agent ask them.
+//! Detects a state that went back, a member's or this manager's own (W14), from the greetings of a session and from
+//! records of other servers. No I/O; the lane, the start and the agent call these rules.
 //!
-//! Only the judged server's own signature counts against it: a manager is halted by what it signed itself, a member is fenced
-//! by what it says over a connection that its own key has proved. ARCHITECTURE.md ("When a state went back") lists all inputs.
+//! Only the judged server's own signature counts against it: a manager is halted by its own signatures, a member is
+//! fenced by reports over a connection that proved its key. ARCHITECTURE.md ("When a state went back") lists the
+//! inputs.
 
 use bellwether_proto::{
+    incarnation,
     key::PublicKey,
     record::{Record, SignedRecord},
     revision::{Number, RevisionId, SignedHeader},
-    start,
     ticket::{Given, Parties, Shown, Ticket},
 };
 
 use crate::halt::Proof;
 
-/// What this manager's history holds of its own epoch.
+/// This manager's history of its own epoch.
 pub struct Holdings<'a> {
     /// The head.
     pub head: Number,
-    /// From here on nothing is missing, as far as is known: retention deletes the oldest only.
+    /// From this number on, no revision is missing, as far as known: retention deletes the oldest only.
     pub oldest: Number,
     /// Whether it has a revision.
     pub has: &'a dyn Fn(RevisionId) -> bool,
 }
 
 impl Holdings<'_> {
-    /// Whether this is a revision of this manager's own in its epoch that its history lacks: then its state went back, or
-    /// another copy of it made that.
+    /// Whether this is a revision of this manager's own in its epoch that its history lacks: then its state went back,
+    /// or another copy of it made the revision.
     pub fn lack(&self, record: &Record, header: &SignedHeader) -> bool {
         let (manager, number) = (record.manager(), header.number());
         header.header().group == record.group
@@ -37,49 +38,49 @@ impl Holdings<'_> {
     }
 }
 
-/// What a manager remembers of a member until it, or the member's place in the group, ends.
+/// The manager's memory of a member, which ends with the manager or with the member's place in the group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Remembered {
-    /// The newest revision that it has reported to hold.
+    /// The newest revision that the member has reported to hold.
     pub reported: Option<Number>,
-    /// The number of its start, as it last said; zero: it has not said any.
+    /// The member's last reported incarnation; zero: none was reported.
     pub incarnation: u64,
 }
 
-/// What a member says of itself as a session begins.
+/// A member's report at the beginning of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Said<'a> {
     /// The revision that its sets hold.
     pub at: Option<&'a SignedHeader>,
-    /// The newest that it has heard of, oldest first.
+    /// The newest revisions that it has heard of, oldest first.
     pub seen: &'a [SignedHeader],
     /// The ticket that it held before.
     pub ticket: Option<&'a Ticket>,
-    /// The number of its start.
+    /// Its incarnation.
     pub incarnation: u64,
 }
 
-/// What is found.
+/// The judgement of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recognised {
-    /// It is the member that is known.
+pub enum Verdict {
+    /// The member is the known one.
     Known,
-    /// The member's state went back, and how that is seen: it is kept out until it is synced anew.
+    /// The member's state went back, with the evidence: it is fenced until it is synced anew.
     Fenced(String),
-    /// This manager's own state went back: nothing may be said to anybody.
+    /// This manager's own state went back: it must send nothing.
     Halted(Proof),
 }
 
-/// Judges a session that begins. `tickets` are what the member was given, and between whom.
-pub fn recognise(
+/// Judges a session that begins. `given` are the member's tickets, and `parties` their two servers.
+pub fn judge_hello(
     record: &Record,
     holdings: &Holdings<'_>,
     tickets: Option<(&Given, &Parties)>,
     remembered: &Remembered,
     said: &Said<'_>,
-) -> Recognised {
+) -> Verdict {
     if let Some(lost) = said.at.into_iter().chain(said.seen).rfind(|header| holdings.lack(record, header)) {
-        return Recognised::Halted(Proof::Revision(lost.number()));
+        return Verdict::Halted(Proof::Revision(lost.number()));
     }
     if let Some((given, parties)) = tickets {
         match given.judge(parties, said.ticket) {
@@ -91,22 +92,22 @@ pub fn recognise(
                     false => format!("none of epoch {}", given.next.epoch()),
                 });
                 let why = format!("its last session with this manager was {last}, it knows {its}");
-                return Recognised::Fenced(why);
+                return Verdict::Fenced(why);
             }
-            Shown::Newer => return Recognised::Halted(Proof::Session(said.ticket.map_or(0, Ticket::count))),
+            Shown::Newer => return Verdict::Halted(Proof::Session(said.ticket.map_or(0, Ticket::count))),
         }
     }
     match earlier(remembered, said) {
-        Some(why) => Recognised::Fenced(why),
-        None => Recognised::Known,
+        Some(why) => Verdict::Fenced(why),
+        None => Verdict::Known,
     }
 }
 
-/// Whether it says to be earlier than it has said before.
+/// The evidence, if the member's report is earlier than a former one.
 fn earlier(remembered: &Remembered, said: &Said<'_>) -> Option<String> {
     let (before, now) = (remembered.incarnation, said.incarnation);
     if now < before && now > 0 {
-        let (before, now) = (start::opened(before), start::opened(now));
+        let (before, now) = (incarnation::opened(before), incarnation::opened(now));
         return Some(if now < before {
             format!("it was started {before} times before, now it says {now}")
         } else {
@@ -117,14 +118,14 @@ fn earlier(remembered: &Remembered, said: &Said<'_>) -> Option<String> {
     (at < reported).then(|| format!("it held {reported}, now it says {at}"))
 }
 
-/// What a member that refuses a session proves by the ticket that it holds.
+/// The proof in the ticket of a member that refuses a session.
 pub fn refused(given: &Given, parties: &Parties, held: Option<&Ticket>) -> Option<Proof> {
     let held = held?;
     (given.judge(parties, Some(held)) == Shown::Newer).then(|| Proof::Session(held.count()))
 }
 
-/// What records that another server shows prove to the manager of key `own`, who holds `ours`: one that it signed itself in
-/// this epoch and does not know, be it newer, or of the same version with other contents.
+/// The proof in another server's records, for the manager of key `own`, who holds `ours`: an unknown record of this
+/// epoch with its own signature, newer, or of the same version with other contents.
 pub fn shown(own: &PublicKey, ours: &SignedRecord, theirs: &[SignedRecord]) -> Option<Proof> {
     let version = ours.record().version;
     let mine = |link: &&SignedRecord| link.signer() == *own && link.record().manager().key == *own;
@@ -217,23 +218,23 @@ mod tests {
         let ours = Holdings { head: number(9), oldest: number(1), has: &has };
         let judged = |remembered: Remembered, incarnation| {
             let said = Said { at: Some(&at), seen: &[], ticket: None, incarnation };
-            recognise(record.record(), &ours, None, &remembered, &said)
+            judge_hello(record.record(), &ours, None, &remembered, &said)
         };
-        let start = start::with(3, 7);
+        let start = incarnation::with(3, 7);
         let remembered = Remembered { reported: Some(number(5)), incarnation: start };
-        assert_eq!(judged(remembered, start), Recognised::Known);
-        assert_eq!(judged(remembered, start::with(4, 1)), Recognised::Known, "started again");
-        assert_eq!(judged(Remembered::default(), start), Recognised::Known);
-        assert!(matches!(judged(remembered, start::with(2, 9)), Recognised::Fenced(_)));
-        let Recognised::Fenced(why) = judged(remembered, start::with(3, 6)) else { panic!("a copy") };
+        assert_eq!(judged(remembered, start), Verdict::Known);
+        assert_eq!(judged(remembered, incarnation::with(4, 1)), Verdict::Known, "started again");
+        assert_eq!(judged(Remembered::default(), start), Verdict::Known);
+        assert!(matches!(judged(remembered, incarnation::with(2, 9)), Verdict::Fenced(_)));
+        let Verdict::Fenced(why) = judged(remembered, incarnation::with(3, 6)) else { panic!("a copy") };
         assert!(why.contains("another copy"), "{why}");
         let heard = header(&key, 2, 10);
         let has = |id| id != heard.id();
         let ours = Holdings { head: number(9), oldest: number(1), has: &has };
         let said = Said { at: Some(&at), seen: std::slice::from_ref(&heard), ticket: None, incarnation: start };
-        let found = recognise(record.record(), &ours, None, &remembered, &said);
-        assert_eq!(found, Recognised::Halted(Proof::Revision(number(10))), "only heard of");
+        let found = judge_hello(record.record(), &ours, None, &remembered, &said);
+        assert_eq!(found, Verdict::Halted(Proof::Revision(number(10))), "only heard of");
         let further = Remembered { reported: Some(number(6)), ..remembered };
-        assert!(matches!(judged(further, start), Recognised::Fenced(_)), "it held more");
+        assert!(matches!(judged(further, start), Verdict::Fenced(_)), "it held more");
     }
 }

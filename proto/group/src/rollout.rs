@@ -1,40 +1,40 @@
-//! What each server is to hold: the one rule between the head and the lanes. Now it is the head for all of them.
+//! The target of each server: the one rule between the head and the lanes. At present the head is the target of all.
 
 use bellwether_proto::{
     record::Policy,
     revision::{Number, RevisionId, SignedHeader},
 };
 
-/// When a server's turn is, as far as the procedures say.
+/// The order of a server's rollout, as far as the procedures decide it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// No procedure holds it back.
     Now,
-    /// An unfinished recovery drains it first, and has not come to it yet (W23).
+    /// An unfinished recovery drains the server first, and has not yet come to it (W23).
     Later,
 }
 
-/// What one server is to hold.
+/// The target of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// The revision.
     pub revision: RevisionId,
-    /// The same for people.
+    /// The revision's number, for people.
     pub number: Number,
-    /// When it is to be there.
+    /// The time of the rollout.
     pub due: Due,
 }
 
-/// When a server is brought to its target.
+/// The time at which a server is brought to its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// As soon as it can be.
+    /// As soon as possible.
     Now,
-    /// Once nothing holds it back any more, or a sync is asked for.
+    /// When no procedure holds it back any more, or a sync is requested.
     Held,
 }
 
-/// What a server is to hold, where the newest revision is `head`.
+/// The target of a server, if the newest revision is `head`.
 pub fn target(head: &SignedHeader, order: Order, policy: &Policy) -> Target {
     let due = match (order, policy.paused) {
         (Order::Now, false) => Due::Now,

@@ -1,5 +1,4 @@
-//! Whether this server may take over as the manager (W24): rules over what it knows of itself and what the others answered.
-//! No I/O; asking them is the agent's part.
+//! Decides whether this server may take over (W24), from its own state and the others' answers. The agent asks them.
 
 use std::collections::BTreeMap;
 
@@ -15,102 +14,102 @@ use serde::{Deserialize, Serialize};
 
 use crate::{lost, roles::TAKEOVER};
 
-/// By how much an epoch that another server speaks of may be ahead, so that a takeover can skip it.
+/// The largest lead of another server's epoch that a takeover can skip.
 const AHEAD: u64 = limits::EPOCH_STEP - TAKEOVER;
 
-/// What this server knows of itself.
+/// This server's own state.
 #[derive(Debug, Clone, Default)]
 pub struct Account {
     /// The revision that its sets hold.
     pub at: Option<SignedHeader>,
     /// Its error.
     pub fault: Option<String>,
-    /// How many entries were edited here, and the first of them.
+    /// The number of entries that were edited here, and the first of them.
     pub drift: (u64, Vec<String>),
 }
 
-/// What another server answered.
+/// The answer of another server.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The record that it holds.
     pub record: Version,
     /// The revision that its sets hold.
     pub at: Option<SignedHeader>,
-    /// The newest that it has heard of.
+    /// The newest revisions that it has heard of.
     pub seen: Vec<SignedHeader>,
-    /// A manager talks to it, and answered it just now.
+    /// A manager has a session with it, and answered just now.
     pub follows: bool,
     /// It is the manager.
     pub leads: bool,
-    /// It is about to become the manager: another command there promotes it.
+    /// It is about to become the manager by another command there.
     pub promotes: bool,
 }
 
-/// That a server says nothing of itself.
+/// A server without an answer.
 #[derive(Debug, Clone)]
 pub struct Silence {
-    /// It is there all the same: it proved its key.
+    /// The server runs all the same: it proved its key.
     pub there: bool,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
-/// All that is judged.
+/// The input of the judgement.
 pub struct Survey<'a> {
     /// The key of the manager of an epoch, as far as it is known.
     pub led_by: &'a dyn Fn(Epoch) -> Option<PublicKey>,
     /// The record that this server holds.
     pub record: &'a Record,
-    /// This server.
+    /// This server's name.
     pub own: &'a ServerName,
-    /// What it knows of itself.
+    /// This server's own state.
     pub account: &'a Account,
-    /// What this server has heard of.
+    /// The revisions that this server has heard of.
     pub seen: &'a [SignedHeader],
-    /// Every other server: its answer, or why there is none.
+    /// Every other server: its answer, or the reason why there is none.
     pub others: &'a BTreeMap<ServerName, Result<Answer, Silence>>,
 }
 
-/// What a person who asks for it insists on.
+/// The options by which a person insists on a takeover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Insists {
-    /// Although the manager answers, or another candidate has seen more.
+    /// Take over although the manager answers, or another candidate has seen more.
     pub force: bool,
-    /// What was edited here becomes the truth.
+    /// The edits here become the truth.
     pub accept: bool,
 }
 
-/// What was found, for people.
+/// The findings, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     /// One line for each server.
     pub servers: Vec<String>,
-    /// Revisions that were seen anywhere and this server does not hold.
+    /// Revisions that were seen anywhere and that this server does not hold.
     pub lost: Vec<String>,
     /// The highest epoch that is known anywhere.
     pub epoch: u64,
 }
 
-/// Why this server does not take over. Nothing was changed.
+/// The reason why this server does not take over. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It has nothing to lead with.
+    /// This server has no revision to lead with.
     #[error("this server holds no revision of the group yet")]
     Empty,
-    /// It failed.
+    /// This server is in error.
     #[error("this server is in error ({0}): its configuration may not be one revision")]
     Fault(String),
-    /// It was edited.
+    /// Entries were edited on this server.
     #[error("{0} entries were edited on this server and would become part of the configuration: {1}")]
     Drift(u64, String),
-    /// The manager is there.
+    /// The manager answers.
     #[error("{0}, the manager, answers")]
     Answers(ServerName, ServerName),
-    /// Another server hears the manager.
+    /// Another server has contact with the manager.
     #[error("{1}, the manager, answered {0} just now")]
     Heard(ServerName, ServerName),
-    /// Another candidate has more.
+    /// Another candidate has newer revisions.
     #[error("{0} has seen more: it holds {1}, this server {2}")]
     Behind(ServerName, Number, Number),
 }
@@ -132,10 +131,10 @@ impl Advise for Refused {
 }
 
 impl Survey<'_> {
-    /// Judges, and says what was found.
+    /// Judges, and returns the findings.
     ///
     /// # Errors
-    /// Why this server does not take over.
+    /// The reason why this server does not take over.
     pub fn judge(&self, insists: Insists) -> Result<Findings, Refused> {
         let at = self.account.at.as_ref().ok_or(Refused::Empty)?.number();
         if let Some(fault) = self.account.fault.as_ref().filter(|_| !insists.accept) {
@@ -186,7 +185,7 @@ impl Survey<'_> {
             Some(most) => format!("{most} has been seen; this server takes over from {at}"),
         });
         let own = self.record.version.epoch.0;
-        // Nobody's bare word uses the epochs up.
+        // An unproved epoch uses no epochs up.
         let (known, beyond): (Vec<_>, Vec<_>) =
             self.answers().partition(|(_, answer)| answer.record.epoch.0 <= own + AHEAD);
         let epoch = known.iter().map(|(_, answer)| answer.record.epoch.0).max().unwrap_or_default().max(own);
@@ -218,10 +217,9 @@ impl Survey<'_> {
         }
     }
 
-    /// What has been seen, here or elsewhere, and this server does not hold, newest last; only what a server of the group has
-    /// signed.
+    /// Revisions that were seen anywhere, that a server of the group signed, and that this server lacks; newest last.
     fn lost(&self, at: Number) -> Vec<String> {
-        // What it has only heard of is none of its own.
+        // Revisions that this server has only heard of are none of its own.
         let known = |id: RevisionId| self.seen.iter().any(|header| header.id() == id && header.number() <= at);
         let oldest = self.seen.iter().map(|header| header.number().sequence).min().unwrap_or_default();
         let mut found: BTreeMap<(Number, RevisionId), (&SignedHeader, Vec<&str>)> = BTreeMap::new();
@@ -252,20 +250,20 @@ impl Survey<'_> {
     }
 }
 
-/// What a server that is about to make its promotion durable does, by what the others say at that moment.
+/// The decision of a server that is about to make its promotion durable, by the others' answers at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
-    /// It goes on.
+    /// This server continues.
     Mine,
-    /// That one promotes itself, too, and gives way when it looks: this one waits, and looks again.
+    /// This server waits and looks again, because that one promotes itself, too, and will give way.
     Waits(ServerName),
-    /// It gives way to that one, which promotes itself, too.
+    /// This server gives way to that one, which promotes itself, too.
     GivesWay(ServerName),
 }
 
 impl Turn {
-    /// Of several that promote themselves at once the first by name goes on. Each says that it promotes itself before it
-    /// looks, so that of two that can reach each other one at least sees the other.
+    /// Of several servers that promote themselves at once, the first by name continues. Each announces its promotion
+    /// before it looks, so that of two that can reach each other at least one sees the other.
     pub fn of(own: &ServerName, answers: &BTreeMap<ServerName, Result<Answer, Silence>>) -> Self {
         let promotes = |answer: &Result<Answer, Silence>| answer.as_ref().is_ok_and(|answer| answer.promotes);
         match answers.iter().find(|(_, answer)| promotes(answer)) {

@@ -1,8 +1,8 @@
 //! Join tokens: use counts, expiry, name globs, revocation, and the key that each use is bound to. Pure rules; the
-//! shell makes every new state durable (`tokens.json` in the state directory) before it answers.
+//! caller makes every new state durable (`tokens.json` in the state directory) before it answers.
 //!
-//! A removal bars the key from every token that there is, used by it or not: it comes back by a token that is made later, or
-//! by `server add`. The bar is durable before the record that removes it; what another manager removed in an earlier epoch is
+//! A removal bars the key from every present token, used by it or not: the server comes back by a later token, or by
+//! `server add`. The bar is durable before the record of the removal. Removals by other managers in earlier epochs are
 //! barred when this one leads again ([`Tokens::settle`]).
 
 use std::collections::BTreeMap;
@@ -23,16 +23,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::glob;
 
-/// How long spent, expired and revoked tokens stay in lists: 30 days, in milliseconds.
+/// The time for which spent, expired and revoked tokens stay in lists: 30 days, in milliseconds.
 const KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// One use of a token: the key and the name that presented it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Use {
-    /// Who.
+    /// The key that presented it.
     pub key: PublicKey,
-    /// Under which name.
+    /// The name that presented it.
     pub name: ServerName,
 }
 
@@ -42,33 +42,33 @@ pub struct Use {
 pub struct Kept {
     /// BLAKE3 of the secret's text.
     secret: Hash,
-    /// How many servers it admits.
+    /// The number of servers that it admits.
     pub uses: u32,
     /// The servers it has admitted.
     pub used_by: Vec<Use>,
-    /// Milliseconds since 1970.
+    /// The time of expiry, in milliseconds since 1970.
     pub expires_ms: u64,
-    /// Which names it admits.
+    /// The glob of the names that it admits.
     pub names: String,
-    /// It admits nobody any more.
+    /// A revoked token admits no server.
     pub revoked: bool,
-    /// Who has it takes the place of the server of its name.
+    /// Whether a server with this token takes the place of the server of its name.
     pub replaces: bool,
-    /// Keys that were removed from the group after it was made: it admits none of them.
+    /// Keys that were removed from the group after the token was made: it admits none of them.
     barred: Vec<PublicKey>,
 }
 
-/// Whom a token still admits.
+/// The servers that a token still admits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Opens<'a> {
-    /// So many servers that have not used it yet.
+    /// The number of servers that have not used it yet.
     pub uses: u32,
-    /// Those that have used it and may show it again.
+    /// The servers that have used it and may present it again.
     pub returns: Vec<&'a Use>,
 }
 
 impl Kept {
-    /// Whom it admits at that time.
+    /// The servers that it admits at `now_ms`.
     pub fn opens(&self, now_ms: u64) -> Opens<'_> {
         if self.revoked || now_ms >= self.expires_ms {
             return Opens::default();
@@ -87,7 +87,7 @@ impl Kept {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
-    /// The epoch whose removals, and those before, are barred.
+    /// The last epoch whose removals are barred.
     epoch: Epoch,
     tokens: BTreeMap<String, Kept>,
 }
@@ -100,52 +100,52 @@ impl Default for Tokens {
     }
 }
 
-/// What to create.
+/// The token to create.
 #[derive(Debug, Clone)]
 pub struct Grant {
-    /// How many servers it admits, at least one.
+    /// The number of servers that it admits, at least one.
     pub uses: u32,
-    /// For how long, in milliseconds.
+    /// The lifetime, in milliseconds.
     pub ttl_ms: u64,
     /// A glob over names.
     pub names: String,
-    /// Who has it takes the place of the server of that name.
+    /// Whether a server with this token takes the place of the server of that name.
     pub replaces: bool,
 }
 
-/// A token as it was presented.
+/// A presented token.
 #[derive(Debug, Clone, Copy)]
 pub struct Presented<'a> {
     /// Its id.
     pub id: &'a str,
     /// Its secret, as text.
     pub secret: &'a [u8],
-    /// The name that the server wants.
+    /// The requested name.
     pub name: &'a ServerName,
-    /// The key that its connection proved.
+    /// The key that the connection proved.
     pub key: &'a PublicKey,
 }
 
-/// Why a token admits nobody. Nothing was changed.
+/// The reason why a token admits no server. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
     /// No such id, or another secret: one answer for both.
     #[error("this join token is not known here")]
     Unknown,
-    /// Too late.
+    /// The token has expired.
     #[error("join token {0} has expired")]
     Expired(String),
-    /// Taken back by an administrator.
+    /// An administrator revoked the token.
     #[error("join token {0} was revoked")]
     Revoked(String),
-    /// The name does not fit.
+    /// The name does not match.
     #[error("join token {id} is for names like '{names}', not '{name}'")]
     Name {
         /// The token.
         id: String,
         /// Its glob.
         names: String,
-        /// The name that was asked for.
+        /// The requested name.
         name: ServerName,
     },
     /// The server was removed after the token was made.
@@ -153,7 +153,7 @@ pub enum TokenRefused {
     Removed {
         /// The token.
         id: String,
-        /// Who shows it.
+        /// The server that presented it.
         name: ServerName,
     },
     /// Every use is bound to a key already.
@@ -161,10 +161,10 @@ pub enum TokenRefused {
     Spent {
         /// The token.
         id: String,
-        /// Names, for people.
+        /// The names, for people.
         by: String,
     },
-    /// A grant that cannot be made.
+    /// A grant is not possible.
     #[error(transparent)]
     Grant(#[from] Malformed),
 }
@@ -185,7 +185,7 @@ impl Advise for TokenRefused {
 }
 
 impl Tokens {
-    /// Adds a token; returns its id and its secret (hexadecimal), which is kept nowhere.
+    /// Adds a token; returns its id and its secret (hexadecimal), which is not stored.
     ///
     /// # Errors
     /// A grant without uses, time or names.
@@ -213,14 +213,14 @@ impl Tokens {
     }
 
     /// Checks a token and binds a use of it to the key; a key that has used it before may come again. `Ok(true)`: the
-    /// state changed and must be durable before the server is told.
+    /// state changed and must be durable before the answer.
     ///
     /// # Errors
-    /// Why it is refused; a stranger without the secret learns nothing.
+    /// The reason of the refusal; a client without the secret learns nothing.
     pub fn present(&mut self, token: Presented<'_>, now_ms: u64) -> Result<bool, TokenRefused> {
         let id = token.id.to_owned();
         let kept = self.tokens.get_mut(token.id).ok_or(TokenRefused::Unknown)?;
-        // The secret's hash is compared, so that the time it takes says nothing of the secret.
+        // The secret's hash is compared, so that the time of the comparison reveals nothing.
         if Hash::of(token.secret) != kept.secret {
             return Err(TokenRefused::Unknown);
         }
@@ -249,29 +249,29 @@ impl Tokens {
         Ok(true)
     }
 
-    /// Whether who has this token takes the place of the server of its name.
+    /// Whether a server with this token takes the place of the server of its name.
     pub fn replaces(&self, id: &str) -> bool {
         self.tokens.get(id).is_some_and(|kept| kept.replaces)
     }
 
-    /// No token that there is admits that key any more: other hardware takes its place.
+    /// Bars that key from all present tokens, because other hardware takes its place.
     pub fn bar(&mut self, key: &PublicKey) {
         for kept in self.tokens.values_mut().filter(|kept| !kept.bars(key)) {
             kept.barred.push(*key);
         }
     }
 
-    /// The server of that name and key is removed: no token that there is admits it, nor new hardware in its place.
+    /// Bars a removed server, by name and key, from all present tokens, and new hardware from its place.
     pub fn remove(&mut self, name: &ServerName, key: &PublicKey) {
         self.bar(key);
         let replacing = |kept: &&mut Kept| kept.replaces && kept.names == name.as_str();
         self.tokens.values_mut().filter(replacing).for_each(|kept| kept.revoked = true);
     }
 
-    /// Bars what other managers have removed until the epoch of `record`, in which this one leads: the keys that it names as
-    /// removed, and those that have used a token and are not in it. `true`: the state changed.
+    /// Bars the removals of other managers until the epoch of `record`, in which this server leads: the keys that the
+    /// record names as removed, and those that have used a token and are not in it. `true`: the state changed.
     pub fn settle(&mut self, record: &Record) -> bool {
-        // In its own epoch nobody else removes; a use without a server is then of one that has not entered yet.
+        // In its own epoch no other server removes, and a use without a server belongs to one that has not entered yet.
         if self.epoch == record.version.epoch {
             return false;
         }
@@ -282,7 +282,7 @@ impl Tokens {
         !self.tokens.is_empty()
     }
 
-    /// The ids of the tokens that this key has used and that admit further servers at that time.
+    /// The ids of the tokens that this key has used and that admit further servers at `now_ms`.
     pub fn left_open_by(&self, key: &PublicKey, now_ms: u64) -> Vec<String> {
         let open = |(_, kept): &(&String, &Kept)| {
             kept.opens(now_ms).uses > 0 && kept.used_by.iter().any(|used| used.key == *key)
@@ -290,7 +290,7 @@ impl Tokens {
         self.tokens.iter().filter(open).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Revokes a token. `Ok(false)`: it was already.
+    /// Revokes a token. `Ok(false)`: it was revoked already.
     ///
     /// # Errors
     /// There is no such token.

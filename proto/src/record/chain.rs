@@ -1,14 +1,14 @@
-//! The chain: who made whom manager. For every change of epoch it has the last record before and the first one after, so
-//! that a server that was away verifies a manager that it has never met, pair by pair (W26).
+//! The chain of managers. For every change of epoch it has the last record before and the first one after, so that a
+//! server that was away verifies an unknown manager, pair by pair (W26).
 
 use super::{RecordRefused, SignedRecord, Version};
 use crate::{key::PublicKey, limits, revision::Epoch};
 
-/// The records that a server that holds `held` takes, in order, to come to the newest of `links`; none: it has that one.
-/// Those in between that lead nowhere from here are left out.
+/// The records that a server with `held` takes, in order, to come to the newest of `links`; none: it has that one.
+/// Records that lead nowhere from here are left out.
 ///
 /// # Errors
-/// Why the newest is refused; what is held stays in force.
+/// The reason why the newest is refused; the held record stays in force.
 pub fn walk(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
     let mut links: Vec<&SignedRecord> = links.iter().collect();
     links.sort_by_key(|link| link.record.version);
@@ -23,14 +23,14 @@ pub fn walk(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRec
     match last.may_follow(way.last().unwrap_or(held)) {
         Ok(true) => way.push(last.clone()),
         Ok(false) => {}
-        // Another branch was followed.
+        // The server followed another branch.
         Err(refused) if way.is_empty() => return Err(refused),
         Err(_) => way = if last.may_follow(held)? { vec![last.clone()] } else { Vec::new() },
     }
     Ok(way)
 }
 
-/// Adds to `chain` the step from `held` to `next`, where the epoch changes; the oldest go when it gets too long.
+/// Adds the step from `held` to `next` to `chain`, if the epoch changes; the oldest go when it gets too long.
 pub fn extend(chain: &mut Vec<SignedRecord>, held: &SignedRecord, next: &SignedRecord) {
     if next.record.version.epoch == held.record.version.epoch {
         return;
@@ -43,8 +43,8 @@ pub fn extend(chain: &mut Vec<SignedRecord>, held: &SignedRecord, next: &SignedR
     chain.drain(..over);
 }
 
-/// What a server at `from` lacks of `chain` and `current`, oldest first. Within its epoch it is given `current` whatever its
-/// version: another record there is a conflict, which it has to see.
+/// The records of `chain` and `current` that a server at `from` lacks, oldest first. Within its epoch it always gets
+/// `current`, because another record there is a conflict, which it must see.
 pub fn since<'a>(
     chain: &'a [SignedRecord],
     current: &'a SignedRecord,
@@ -55,8 +55,8 @@ pub fn since<'a>(
     links.filter(move |link| link.record.version > from || same_epoch(link))
 }
 
-/// Whether `shown` makes another server the manager of the epoch in which that of `held` leads, and that server could come to
-/// lead as that one did: what both change could never be one. Whoever could not have taken the role is nobody's rival.
+/// Whether `shown` makes another server the manager of the epoch of `held`, by a valid way to the role: the changes of
+/// both could never be merged. A server that could not have taken the role is no rival.
 pub fn is_rival(chain: &[SignedRecord], held: &SignedRecord, shown: &SignedRecord) -> bool {
     let (ours, theirs) = (&held.record, &shown.record);
     let before = chain.iter().rfind(|link| link.record.version.epoch < ours.version.epoch);
@@ -65,7 +65,7 @@ pub fn is_rival(chain: &[SignedRecord], held: &SignedRecord, shown: &SignedRecor
         && before.is_some_and(|before| shown.may_follow(before) == Ok(true))
 }
 
-/// The newest of the chain that have no more than so many bytes together: what fits a message.
+/// The newest records of the chain that have at most `bytes` together, to fit a message.
 pub fn newest_within(chain: &[SignedRecord], bytes: usize) -> &[SignedRecord] {
     let mut left = bytes;
     let fits = |link: &&SignedRecord| {

@@ -1,5 +1,5 @@
-//! What a rebuild prints that refuses a key: root at each other server carries it there by hand, because no message of the
-//! network alone makes a server give up the epoch that it has seen.
+//! The token of a rebuild that refuses a key. Root carries it to each other server by hand, because no message of the
+//! network alone makes a server give up its epoch.
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +9,7 @@ use crate::{Malformed, hash::Hash, key::PublicKey};
 const PREFIX: &str = "rebuilt-";
 const HASH: usize = 32;
 
-/// Which record is to be followed, and where it is. Not a secret: what counts is that root gives it on that machine.
+/// The record to follow, and its place. It is no secret: only root's command on that machine counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confirmation {
     /// The hash of the record that rebuilt the group.
@@ -21,13 +21,13 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
-    /// For the record that rebuilt a group.
+    /// The token for the record that rebuilt a group.
     pub fn of(rebuilt: &SignedRecord) -> Self {
         let manager = rebuilt.record().manager();
         Self { record: rebuilt.hash(), manager: manager.key, address: manager.address.clone() }
     }
 
-    /// Whether that is the record it is for.
+    /// Whether `record` is the record of this token.
     pub fn is_of(&self, record: &SignedRecord) -> bool {
         record.hash() == self.record && record.signer() == self.manager && record.is_self_signed()
     }

@@ -1,4 +1,4 @@
-//! Every pair of what is held and what is claimed.
+//! Every pair of a held and a claimed record.
 
 use super::{chain, *};
 
@@ -75,7 +75,7 @@ impl Keys {
 }
 
 impl Keys {
-    /// What becomes of a document that `a` signed.
+    /// The result for a document that `a` signed.
     fn read(&self, json: &serde_json::Value) -> Result<SignedRecord, Malformed> {
         let json = json.to_string();
         let signature = self.0[0].sign(CONTEXT, json.as_bytes()).to_vec();
@@ -88,7 +88,7 @@ fn document(signed: &SignedRecord) -> serde_json::Value {
     serde_json::from_str(&signed.json).unwrap()
 }
 
-/// Where a record may lack a field, and what that has then.
+/// Fields that a record may lack, with their defaults.
 fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
     let set = "/policy/sets/0";
     vec![
@@ -103,8 +103,7 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
 }
 
 proptest::proptest! {
-    /// What version N−1 does not know is not there while it is not used: a program that has the field writes the very bytes
-    /// of one that has not.
+    /// A later field is absent while it is not used: a program with the field writes the same bytes as one without.
     #[test]
     fn a_field_at_its_default_is_not_written(used: [bool; 6], version in 1..1_000_u64) {
         let keys = Keys::new();
@@ -124,7 +123,7 @@ proptest::proptest! {
             proptest::prop_assert_ne!(object.get(field), Some(&default), "{} is written", field);
             object.entry(field).or_insert(default);
         }
-        // Written out, they mean the same, and are left out again.
+        // Written explicitly, the defaults mean the same, and are omitted again.
         let read = keys.read(&full).unwrap();
         proptest::prop_assert_eq!(read.record(), signed.record());
         proptest::prop_assert_eq!(&serde_json::to_string(read.record()).unwrap(), &signed.json);
@@ -210,7 +209,7 @@ fn outcome(new: &SignedRecord, held: &SignedRecord) -> Outcome {
 fn who_may_say_what_is_true_next() {
     use Outcome::*;
     let keys = Keys::new();
-    // Held: epoch 3, version 5, a leads. (epoch, version, who leads, who signs) → what becomes of it.
+    // Held: epoch 3, version 5, a leads. (epoch, version, leader, signer) → result.
     let held = keys.record(3, 5, 0, 0);
     let table = [
         ((3, 6, 0, 0), Taken, "the manager's next"),

@@ -2,7 +2,7 @@
 
 use bellwether_group::{
     procedure::{Action, Holds, Next, Procedure, Task, World, next},
-    rollback_detection::Recognised,
+    rollback_detection::Verdict,
     takeover::{Findings, Insists, Refused, Survey},
 };
 use bellwether_proto::record::{RecordRefused, SignedRecord, chain};
@@ -80,7 +80,7 @@ fn a_fork_that_is_replaced_and_not_kept() {
 
 #[test]
 fn w14_a_manager_that_believes_whatever_its_members_hold() {
-    says("W14: ", Rules { recognise: |_, _, _, _, _| Recognised::Known, ..Rules::default() });
+    says("W14: ", Rules { judge_hello: |_, _, _, _, _| Verdict::Known, ..Rules::default() });
 }
 
 #[test]

@@ -5,22 +5,22 @@ use bellwether_group::{
     edits::By,
     procedure::{self, Document, Holds, Next, Procedure, World},
     roles::{Leave, RoleRefused, hand_over, take_over},
-    rollback_detection::{self, Holdings, Recognised, Remembered, Said},
+    rollback_detection::{self, Holdings, Remembered, Said, Verdict},
     takeover::{Findings, Insists, Refused, Survey},
 };
 use bellwether_proto::{
+    incarnation,
     key::PublicKey,
     name::ServerName,
     record::{Record, RecordRefused, SignedRecord, chain},
     revision::Epoch,
-    start,
     ticket::{Given, Parties},
 };
 
 type Walk = fn(&SignedRecord, &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused>;
 type TakeOver = fn(&SignedRecord, &PublicKey, Leave, Epoch, &By) -> Result<Record, RoleRefused>;
 type HandOver = fn(&SignedRecord, &ServerName, Leave, &By) -> Result<Option<Record>, RoleRefused>;
-type Recognise = fn(&Record, &Holdings<'_>, Option<(&Given, &Parties)>, &Remembered, &Said<'_>) -> Recognised;
+type Recognise = fn(&Record, &Holdings<'_>, Option<(&Given, &Parties)>, &Remembered, &Said<'_>) -> Verdict;
 type Judge = fn(&Survey<'_>, Insists) -> Result<Findings, Refused>;
 
 /// The rules that a history runs by.
@@ -35,7 +35,7 @@ pub struct Rules {
     /// The record by which the manager hands over.
     pub(crate) hand_over: HandOver,
     /// Whose state went back, as a session begins.
-    pub(crate) recognise: Recognise,
+    pub(crate) judge_hello: Recognise,
     /// What is known of the tickets of a server that enters, perhaps again.
     pub(crate) entered: fn(Given) -> Option<Given>,
     /// Whether who speaks is another start of who is connected.
@@ -57,9 +57,9 @@ impl Default for Rules {
             take_over,
             judge: |survey, insists| survey.judge(insists),
             hand_over,
-            recognise: rollback_detection::recognise,
+            judge_hello: rollback_detection::judge_hello,
             entered: |given| Some(given.entered()),
-            is_copy: start::is_copy,
+            is_copy: incarnation::is_copy,
             next: procedure::next,
             holds: Document::holds,
             save_first: true,

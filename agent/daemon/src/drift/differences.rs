@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use bellwether_member::{Looked, Place, selected};
+use bellwether_member::{Looked, SetPath, selected};
 use bellwether_proto::{
     entry::{Content, Entry, Kind},
     hash::Hash,
@@ -31,7 +31,7 @@ const ONE: usize = 64 << 10;
 type Texts = (Vec<u8>, Vec<u8>);
 
 /// The differences at `places` (none: everywhere), up to an answer's limits, and the kept copies. Blocks.
-pub(crate) fn server_drift(looked: &Looked, places: &[Place], recovery: &Path) -> v1::ServerDrift {
+pub(crate) fn server_drift(looked: &Looked, places: &[SetPath], recovery: &Path) -> v1::ServerDrift {
     let edits = selected(looked.edits.clone(), places);
     let listed = &edits[..edits.len().min(limits::DRIFT.0)];
     let before = old_contents(looked, listed);

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bellwether_group::procedure::SignedDocument;
-use bellwether_manager::procedures::store::Board;
+use bellwether_manager::procedures::store::ProcedureStore;
 use bellwether_member::{
     ANSWERS, Answer, Input, follower,
     greeting::{self, Here, Leader, Refused},
@@ -54,7 +54,7 @@ pub(crate) struct PushService {
     record: Arc<GroupRecord>,
     standing: watch::Receiver<Standing>,
     hints: mpsc::Sender<Hint>,
-    board: Arc<Board>,
+    procedure_store: Arc<ProcedureStore>,
     reach: watch::Receiver<v1::Balancers>,
     sessions: AtomicU64,
     /// Held while a hello of somebody else than the manager is read.
@@ -79,12 +79,12 @@ impl PushService {
         record: Arc<GroupRecord>,
         standing: watch::Receiver<Standing>,
         hints: mpsc::Sender<Hint>,
-        board: Arc<Board>,
+        procedure_store: Arc<ProcedureStore>,
         reach: watch::Receiver<v1::Balancers>,
     ) -> Self {
         let (sessions, others) = (AtomicU64::new(0), Semaphore::new(1));
         let tickets = Tickets::new(record.clone());
-        Self { record, standing, hints, board, reach, sessions, others, tickets, live: Mutex::new(None) }
+        Self { record, standing, hints, procedure_store, reach, sessions, others, tickets, live: Mutex::new(None) }
     }
 }
 
@@ -104,7 +104,7 @@ impl Push for PushService {
         let (held, over) = oneshot::channel();
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         let (record, inputs, open) = (self.record.clone(), following.inputs.clone(), following.enter());
-        let board = self.board.clone();
+        let procedure_store = self.procedure_store.clone();
         let mut reach = self.reach.clone();
         reach.mark_changed();
         let (heard_to, heard) = watch::channel(0);
@@ -114,7 +114,7 @@ impl Push for PushService {
             key,
             incoming: Incoming::new(key),
             record,
-            board,
+            procedure_store,
             inputs,
             answers,
             reach,
@@ -237,7 +237,7 @@ struct Session {
     number: u64,
     key: PublicKey,
     record: Arc<GroupRecord>,
-    board: Arc<Board>,
+    procedure_store: Arc<ProcedureStore>,
     inputs: mpsc::Sender<Input>,
     answers: mpsc::Sender<Answer>,
     incoming: Incoming,
@@ -303,7 +303,7 @@ impl Session {
     /// Keeps the progress of procedures.
     fn keep(&self, wire: &v1::SignedProcedures) -> Result<(), Status> {
         let signed = SignedDocument::from_wire(wire).map_err(Refused::from)?;
-        let taken = self.board.take(signed, self.record.current().record());
+        let taken = self.procedure_store.take(signed, self.record.current().record());
         taken.map_err(|e| Status::failed_precondition(format!("the procedures are not taken: {}", chain(&e))))
     }
 

@@ -1,17 +1,17 @@
-//! The procedures' stateless access to the farm ([`Hands`]): the manager's handle, the balancers, and this server's
+//! The procedures' stateless access to the farm ([`Executor`]): the manager's handle, the balancers, and this server's
 //! takeover.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use bellwether_group::{
     edits::RecordEdit,
-    procedure::{ActError, Action, Insists, Removed, Seen, Traffic, World},
+    procedure::{ActError, Action, Insists, ObservedServer, Removed, Traffic, World},
     roles::Leave,
 };
 use bellwether_manager::{
     EditError, Manager,
     balancer::{Balancers, Patience, rules::Report},
-    procedures::runner::{Hands, Whom},
+    procedures::runner::{Executor, Whom},
 };
 use bellwether_proto::{
     error::chain,
@@ -29,11 +29,11 @@ use crate::{
 };
 
 /// The agent's implementation.
-pub(crate) struct AgentHands {
+pub(crate) struct AgentExecutor {
     agent: Arc<Agent>,
 }
 
-impl AgentHands {
+impl AgentExecutor {
     /// For that agent.
     pub(crate) fn new(agent: Arc<Agent>) -> Self {
         Self { agent }
@@ -56,7 +56,7 @@ impl AgentHands {
     }
 }
 
-impl Hands for AgentHands {
+impl Executor for AgentExecutor {
     fn record(&self) -> Arc<SignedRecord> {
         self.agent.record.current()
     }
@@ -143,7 +143,7 @@ impl Hands for AgentHands {
     }
 }
 
-impl AgentHands {
+impl AgentExecutor {
     /// Changes the record first, since `/ready` follows it. A candidate before its takeover cannot change it.
     async fn route(&self, servers: &[ServerName], out: bool, by: &str) -> Result<(), ActError> {
         let record = self.agent.record.current();
@@ -245,7 +245,7 @@ fn in_order(manager: Option<&Manager>, server: &Server, farm: &FarmStatus) -> bo
     at.is_some_and(|at| manager.is_some_and(|manager| manager.is_in_order(at)))
 }
 
-fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) -> Seen {
+fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) -> ObservedServer {
     let status = farm.servers.iter().find(|status| status.name == server.name);
     let current = |status: &ServerStatus| status.revision.is_some() && status.revision == farm.head;
     let equal = |status: &ServerStatus| {
@@ -256,7 +256,7 @@ fn seen(server: &Server, farm: &FarmStatus, traffic: Traffic, informed: bool) ->
         Role::Disabled => State::Disabled,
         Role::Manager | Role::Member => status.map_or(State::Unknown, |status| status.state),
     };
-    Seen {
+    ObservedServer {
         key: server.key,
         role: server.role,
         candidate: server.candidate,

@@ -43,7 +43,7 @@ use std::{
 
 use bellwether_manager::{
     balancer::Locals,
-    procedures::{runner, store::Board},
+    procedures::{runner, store::ProcedureStore},
     tasks::{Alarm, Guard},
 };
 use bellwether_monitor::{
@@ -64,7 +64,7 @@ use tokio::{
 
 use self::{
     balancers::Probe,
-    executor::AgentHands,
+    executor::AgentExecutor,
     leadership::{ByRecord, Duty, Leadership},
     role::{Parts, Roles, Standing},
 };
@@ -162,8 +162,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     let (standing_to, standing) = watch::channel(Standing::Changing);
     let (newer, behind) = mpsc::channel(INPUTS);
     let sessions = watch::Sender::new(0);
-    let board = Board::open(layout.procedures(), config.name.clone(), key.clone());
-    let board = Arc::new(board.map_err(|e| Ended::failed(&e))?);
+    let procedure_store = ProcedureStore::open(layout.procedures(), config.name.clone(), key.clone());
+    let procedure_store = Arc::new(procedure_store.map_err(|e| Ended::failed(&e))?);
     let (name, file, seeing) = (config.name.clone(), config.file.clone(), events.clone());
     let (balancers, reach) = (Locals::new(config.balancers.iter().cloned()), watch::Sender::default());
     let reached = reach.subscribe();
@@ -179,7 +179,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
         seen: seen.clone(),
         sessions: sessions.clone(),
         newer,
-        board: board.clone(),
+        procedure_store: procedure_store.clone(),
         balancers,
         peers: peers.clone(),
         incarnation,
@@ -196,7 +196,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
         standing,
         peers,
         seen: seen.clone(),
-        board: board.clone(),
+        procedure_store: procedure_store.clone(),
         locals,
         events: seeing,
         farm,
@@ -212,7 +212,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
 
     let (hints_to, hints) = mpsc::channel(INPUTS);
     let running = alarm.spawn("role", &stopped, roles.run(stopped.clone()));
-    let driving = runner::run(board.clone(), Arc::new(AgentHands::new(agent.clone())), stopped.clone());
+    let driving = runner::run(procedure_store.clone(), Arc::new(AgentExecutor::new(agent.clone())), stopped.clone());
     let driving = alarm.spawn("procedures", &stopped, driving);
     let (shown, in_service) = watch::channel(Ready::no("starting"));
     // Cancelled at the end, wherever they are: they keep nothing.
@@ -233,7 +233,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
         alarm.spawn("seen", &stopped, seen.clone().keep(layout.clone())),
         alarm.spawn("quarantine", &stopped, kept_out.run()),
     ];
-    let push = push::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, board, reached);
+    let push = push::PushService::new(agent.record.clone(), agent.standing.clone(), hints_to, procedure_store, reached);
     let checked = in_service.clone();
     let router = http::router(names, agent.clone(), in_service);
     let serving = serve(bound, &key, &agent, push, (router, checked), descriptors, (&stop, &alarm));

@@ -13,7 +13,7 @@ use bellwether_manager::{
     Dial, Dialling, Manager, StartError,
     balancer::Locals,
     begin::{self, rebuild},
-    procedures::store::Board,
+    procedures::store::ProcedureStore,
     tasks::Alarm,
 };
 use bellwether_member::{self, Input};
@@ -114,7 +114,7 @@ pub(crate) struct Parts {
     /// Servers that have seen a newer record.
     pub(crate) newer: mpsc::Sender<ServerName>,
     /// The procedures.
-    pub(crate) board: Arc<Board>,
+    pub(crate) procedure_store: Arc<ProcedureStore>,
     /// What agent.toml says of balancers.
     pub(crate) balancers: Locals,
     pub(crate) peers: Arc<Peers>,
@@ -416,7 +416,8 @@ impl<L: Leadership> Roles<L> {
 
     async fn lead(&mut self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
         let claims = std::mem::take(&mut self.parts.claims);
-        let Parts { config, layout, key, record, events, ready, newer, peers, incarnation, board, .. } = &self.parts;
+        let Parts { config, layout, key, record, events, ready, newer, peers, incarnation, procedure_store, .. } =
+            &self.parts;
         let halted = begin::halt::load(layout.state())?.or_else(|| peers.halts().borrow().clone());
         if let Some(halt) = halted {
             return Err(BeginError::Halted(Box::new(halt)));
@@ -436,7 +437,7 @@ impl<L: Leadership> Roles<L> {
             seen: claims,
             timings: bellwether_manager::Timings::default(),
             balancers: self.parts.balancers.clone(),
-            board: board.clone(),
+            procedure_store: procedure_store.clone(),
             alarm: self.parts.alarm.clone(),
         };
         let manager = Manager::start(setup, stop).await?;

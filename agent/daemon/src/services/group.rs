@@ -34,12 +34,12 @@ pub(crate) struct GroupService(pub(crate) Arc<Agent>);
 
 impl GroupService {
     /// Checks that the caller is the server of that key, not a copy of its machine that runs beside it (W14).
-    async fn recognise<T>(&self, server: &ServerName, request: &Request<T>) -> Result<(), Status> {
+    async fn judge_caller<T>(&self, server: &ServerName, request: &Request<T>) -> Result<(), Status> {
         let (Standing::Manager(manager), Some(start)) = (self.0.standing(), StartHeader::of(request.metadata())) else {
             return Ok(());
         };
         let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
-        manager.recognise(server, start, &whence).await.map_err(|copy| {
+        manager.judge_caller(server, start, &whence).await.map_err(|copy| {
             let advice = Advice::say(
                 "stop the copy's agent; to make a server of its own of it: bellwether leave, remove its key, then join \
                  under another name",
@@ -57,7 +57,7 @@ impl GroupService {
         let Some(server) = current.record().by_key(key).map(|server| server.name.clone()) else { return };
         let whence = tls::peer(request).map_or_else(String::new, |peer| peer.address.to_string());
         // It reports its own result; the runtime ends it.
-        tokio::spawn(async move { drop(manager.recognise(&server, start, &whence).await) });
+        tokio::spawn(async move { drop(manager.judge_caller(&server, start, &whence).await) });
     }
 
     /// Warns, through the monitor, of a token that admits no server.
@@ -100,7 +100,7 @@ impl Group for GroupService {
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Result<Response<v1::ChangeReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
-        self.recognise(&server, &request).await?;
+        self.judge_caller(&server, &request).await?;
         let mut request = request;
         request.get_mut().author = format!("{} at {server}", request.get_ref().author);
         self.0.change(request).await
@@ -108,7 +108,7 @@ impl Group for GroupService {
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
-        self.recognise(&server, &request).await?;
+        self.judge_caller(&server, &request).await?;
         self.0.read(request).await
     }
 
@@ -131,7 +131,7 @@ impl Group for GroupService {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let server = self.0.authorise(tls::peer(&request))?;
-        self.recognise(&server, &request).await?;
+        self.judge_caller(&server, &request).await?;
         if let Standing::Manager(manager) = self.0.standing() {
             manager.heard(&server);
         }

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Manager, balancer::Locals, procedures::store::Board, tasks::Alarm};
+use bellwether_manager::{Manager, balancer::Locals, procedures::store::ProcedureStore, tasks::Alarm};
 use bellwether_monitor::http::Farm;
 use bellwether_proto::{
     advice::Advice,
@@ -57,7 +57,7 @@ pub(crate) struct Agent {
     pub(crate) peers: Arc<Peers>,
     pub(crate) seen: Arc<KnownHeads>,
     /// The procedures.
-    pub(crate) board: Arc<Board>,
+    pub(crate) procedure_store: Arc<ProcedureStore>,
     /// The balancers of this machine's agent.toml.
     pub(crate) locals: Locals,
     pub(crate) events: mpsc::UnboundedSender<Event>,

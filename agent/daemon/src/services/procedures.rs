@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bellwether_group::procedure::{self, AskRefused, Id, Insists, Kind, Procedure, Request, Shown, Survey, Surveyed};
 use bellwether_manager::procedures::{
     runner::{self, AskError},
-    store::BoardError,
+    store::StoreError,
 };
 use bellwether_proto::{
     Malformed,
@@ -23,7 +23,7 @@ use super::{
     promote::gather,
     refusal::{Refusal, refusal, refused},
 };
-use crate::run::{executor::AgentHands, role::Standing};
+use crate::run::{executor::AgentExecutor, role::Standing};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -35,8 +35,10 @@ impl Refusal for AskError {
         match self {
             Self::Refused(AskRefused::Plan(_) | AskRefused::Elsewhere(_)) => Code::FailedPrecondition,
             Self::Refused(AskRefused::Unknown(_)) => Code::NotFound,
-            Self::Board(BoardError::Refused(_)) => Code::FailedPrecondition,
-            Self::Board(BoardError::Document(_) | BoardError::Malformed(_) | BoardError::Save(_)) => Code::Internal,
+            Self::ProcedureStore(StoreError::Refused(_)) => Code::FailedPrecondition,
+            Self::ProcedureStore(StoreError::Document(_) | StoreError::Malformed(_) | StoreError::Save(_)) => {
+                Code::Internal
+            }
         }
     }
 }
@@ -45,7 +47,7 @@ impl Refusal for AskError {
 pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::StartProcedureRequest { procedure, attest, author, dry_run } = request;
     able(agent)?;
-    let hands = AgentHands::new(agent.clone());
+    let executor = AgentExecutor::new(agent.clone());
     if matches!(procedure, Some(v1::start_procedure_request::Procedure::Manager(_))) {
         // A server that answers may know of another manager, so whether that one is lost is decided by that record.
         agent.peers.ask_everybody().await;
@@ -64,7 +66,7 @@ pub(super) async fn start(agent: &Arc<Agent>, request: v1::StartProcedureRequest
         | Kind::RecoverMember { .. } => Survey::default(),
     };
     let request = Request { kind, survey, attest: said(attest)?, by: author, dry_run };
-    reply(runner::begin(&agent.board, &hands, request).await)
+    reply(runner::begin(&agent.procedure_store, &executor, request).await)
 }
 
 /// Refuses a start at a manager that cannot lead: it could not do any step (W13, W14).
@@ -79,27 +81,27 @@ fn able(agent: &Agent) -> Result<(), Status> {
 pub(super) async fn resume(agent: &Arc<Agent>, request: v1::ResumeProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::ResumeProcedureRequest { id, attest, author } = request;
     able(agent)?;
-    let hands = AgentHands::new(agent.clone());
+    let executor = AgentExecutor::new(agent.clone());
     let id = named(&id)?;
-    let document = agent.board.document(agent.record.current().record().group);
+    let document = agent.procedure_store.document(agent.record.current().record().group);
     let kind = document.get(id).filter(|procedure| procedure.has_stopped()).map(|procedure| &procedure.kind);
     let survey = match kind {
         Some(Kind::MaintenanceStart { promote: Some(to), .. }) => successor(agent, to).await,
         _ => Survey::default(),
     };
-    reply(runner::go_on(&agent.board, &hands, id, &survey, &said(attest)?, &author).await)
+    reply(runner::go_on(&agent.procedure_store, &executor, id, &survey, &said(attest)?, &author).await)
 }
 
 /// Stops a procedure for good.
 pub(super) async fn abort(agent: &Arc<Agent>, request: v1::AbortProcedureRequest) -> Answer<v1::ProcedureReply> {
     let v1::AbortProcedureRequest { id, author } = request;
-    let hands = AgentHands::new(agent.clone());
-    reply(runner::give_up(&agent.board, &hands, named(&id)?, &author).await)
+    let executor = AgentExecutor::new(agent.clone());
+    reply(runner::give_up(&agent.procedure_store, &executor, named(&id)?, &author).await)
 }
 
 /// Sends all procedures: once, or at every change until the caller goes or the agent stops.
 pub(super) async fn follow(agent: Arc<Agent>, follow: bool, to: mpsc::Sender<Result<v1::ProceduresReply, Status>>) {
-    let (mut held, mut doing) = (agent.board.follow(), agent.board.follow_doing());
+    let (mut held, mut doing) = (agent.procedure_store.follow(), agent.procedure_store.follow_doing());
     let mut record = agent.record.follow();
     let mut stop = agent.stop.subscribe();
     loop {
@@ -121,7 +123,7 @@ pub(super) async fn follow(agent: Arc<Agent>, follow: bool, to: mpsc::Sender<Res
 
 /// Tells the monitor of the procedures that are not over, at every change, until the agent stops.
 pub(crate) async fn watch(agent: Arc<Agent>) {
-    let (mut held, mut doing) = (agent.board.follow(), agent.board.follow_doing());
+    let (mut held, mut doing) = (agent.procedure_store.follow(), agent.procedure_store.follow_doing());
     let mut record = agent.record.follow();
     let mut stop = agent.stop.subscribe();
     let mut told = Vec::new();
@@ -131,7 +133,7 @@ pub(crate) async fn watch(agent: Arc<Agent>) {
         let doing_now = doing.borrow_and_update().clone();
         let record_now = agent.record.current();
         let manager = &record_now.record().manager().name;
-        let document = agent.board.document(record_now.record().group);
+        let document = agent.procedure_store.document(record_now.record().group);
         let unfinished = document.procedures.iter().filter(|procedure| !procedure.is_over());
         let now: Vec<_> =
             unfinished.map(|procedure| status(procedure, doing_now.get(&procedure.id), manager)).collect();
@@ -187,16 +189,17 @@ fn shown(agent: &Agent) -> Result<v1::ProceduresReply, Status> {
         let text = "this server is no candidate, so it is not told of procedures";
         return Err(refused(Code::FailedPrecondition, text, advice));
     }
-    let doing = agent.board.follow_doing().borrow().clone();
+    let doing = agent.procedure_store.follow_doing().borrow().clone();
     let show = |procedure: Procedure| {
         let driver = procedure.driver(manager).clone();
-        let driven = doing.get(&procedure.id).filter(|(at, _)| *at == procedure.at && driver == *agent.board.name());
+        let driven =
+            doing.get(&procedure.id).filter(|(at, _)| *at == procedure.at && driver == *agent.procedure_store.name());
         let driven = driven.map(|(_, what)| what.clone());
         let doing = procedure.asks().map(|fact| fact.question().asks).or(driven);
         let until_ms = procedure.until_ms(record.policy.drain_timeout_s.saturating_mul(1_000));
         Shown { doing, until_ms, driver, procedure }
     };
-    let all: Vec<Shown> = agent.board.document(record.group).procedures.into_iter().map(show).collect();
+    let all: Vec<Shown> = agent.procedure_store.document(record.group).procedures.into_iter().map(show).collect();
     let json = serde_json::to_vec(&all).map_err(|e| Status::internal(e.to_string()))?;
     Ok(v1::ProceduresReply { json: json.into() })
 }
@@ -266,7 +269,12 @@ fn kind(agent: &Agent, asked: Option<v1::start_procedure_request::Procedure>) ->
         Asked::Manager(v1::RecoverManager { remove, force, accept }) => {
             let record = agent.record.current();
             let lost = record.record().manager().name.clone();
-            Kind::RecoverManager { lost, new: agent.board.name().clone(), remove, insists: Insists { force, accept } }
+            Kind::RecoverManager {
+                lost,
+                new: agent.procedure_store.name().clone(),
+                remove,
+                insists: Insists { force, accept },
+            }
         }
     })
 }

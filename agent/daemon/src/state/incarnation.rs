@@ -1,7 +1,7 @@
 //! The number of this incarnation: how often this server's state was opened. It reveals a state directory that was
 //! restored from a backup or copied (W14).
 
-use bellwether_proto::{level::State, start};
+use bellwether_proto::{incarnation, level::State};
 use bellwether_store::state::{
     file::{self, StateFileError},
     layout::Layout,
@@ -15,7 +15,7 @@ struct Incarnation {
 
 impl State for Incarnation {}
 
-/// Counts this opening, durably, and returns its number (see [`start`]).
+/// Counts this opening, durably, and returns its number (see [`incarnation`]).
 ///
 /// # Errors
 /// The state file cannot be read or written.
@@ -24,5 +24,5 @@ pub fn next(layout: &Layout) -> Result<u64, StateFileError> {
     let before: Incarnation = file::load(&path)?.unwrap_or_default();
     let now = Incarnation { opened: before.opened + 1 };
     file::save(&path, &now)?;
-    Ok(start::number(now.opened))
+    Ok(incarnation::number(now.opened))
 }

@@ -29,7 +29,7 @@ const FRESH: Duration = Duration::from_millis(500);
 const ASKED: usize = 16;
 
 /// A path in a set, with all below it.
-pub type Place = (SetName, EntryPath);
+pub type SetPath = (SetName, EntryPath);
 type Answer<T> = oneshot::Sender<Result<T, AskError>>;
 
 /// A question.
@@ -40,7 +40,7 @@ pub enum Asked {
     /// Put the revision's state back.
     PutBack {
         /// Where; none: everywhere.
-        places: Vec<Place>,
+        places: Vec<SetPath>,
         /// Only say what would be done.
         dry_run: bool,
         /// What was done.
@@ -158,7 +158,7 @@ impl Hand {
     }
 
     /// Puts the revision's state back at `places` (none: everywhere), when what is under way has ended.
-    pub async fn put_back(&self, places: Vec<Place>, dry_run: bool) -> Result<PutBack, AskError> {
+    pub async fn put_back(&self, places: Vec<SetPath>, dry_run: bool) -> Result<PutBack, AskError> {
         self.ask(|answer| Asked::PutBack { places, dry_run, answer }).await
     }
 
@@ -175,7 +175,7 @@ impl Hand {
 
 /// The edits at `places` (none: all). A directory that was removed stands for all it held, so it is one of those at any
 /// place below it.
-pub fn selected(mut edits: Vec<Change>, places: &[Place]) -> Vec<Change> {
+pub fn selected(mut edits: Vec<Change>, places: &[SetPath]) -> Vec<Change> {
     let meant = |edit: &Change| {
         places.iter().any(|(set, path)| {
             *set == edit.set && (edit.path.is_within(path) || (edit.entry.is_none() && path.is_within(&edit.path)))
@@ -186,7 +186,7 @@ pub fn selected(mut edits: Vec<Change>, places: &[Place]) -> Vec<Change> {
 }
 
 /// The same, with the new directories that they are in.
-pub fn selected_with_parents(edits: &[Change], places: &[Place]) -> Vec<Change> {
+pub fn selected_with_parents(edits: &[Change], places: &[SetPath]) -> Vec<Change> {
     let chosen = selected(edits.to_vec(), places);
     let directory = |edit: &Change| edit.entry.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
     let needed = |edit: &Change| {

@@ -8,7 +8,7 @@ use bellwether_store::{
 
 use super::{
     super::{Member, follower},
-    asked::{AskError, Place, PutBack, selected},
+    asked::{AskError, PutBack, SetPath, selected},
 };
 
 impl Member {
@@ -16,7 +16,7 @@ impl Member {
     ///
     /// # Errors
     /// Why not; everything is as it was, unless the switch failed: then this server is in error.
-    pub(super) fn put_back(&mut self, places: &[Place], dry_run: bool) -> Result<PutBack, AskError> {
+    pub(super) fn put_back(&mut self, places: &[SetPath], dry_run: bool) -> Result<PutBack, AskError> {
         let header = self.position.at.clone().ok_or(AskError::NoRevision)?;
         if let Some(fault) = &self.position.fault {
             return Err(AskError::Fault(fault.reason.clone()));

@@ -8,7 +8,7 @@ use crate::{
     output,
 };
 
-/// Prints what the agent answers within 10 s, or the time of `--timeout`.
+/// Prints the agent's answer, within 10 s or the time of `--timeout`.
 pub(super) async fn run(common: &Common) -> Result<(), CommandError> {
     let mut agent = common.connect().await?;
     let answer = common.read(agent.dump(DumpRequest {})).await?.into_inner();

@@ -3,7 +3,7 @@
 use bellwether_proto::revision::SignedHeader;
 use serde_json::{Value, json};
 
-/// All that it says.
+/// All fields of the header.
 pub(super) fn as_json(signed: &SignedHeader) -> Value {
     let header = signed.header();
     json!({

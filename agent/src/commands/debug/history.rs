@@ -15,7 +15,7 @@ use crate::{
     output,
 };
 
-/// Prints what the history's directory holds; fails where something there is damaged.
+/// Prints the content of the history's directory; fails if a file there is damaged.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let directory = common.layout()?.history();
     let found = history::examine(&directory).map_err(|e| CommandError::failed(&e))?;
@@ -51,7 +51,7 @@ fn unusable(LeftOut { path, at, why, .. }: &LeftOut) -> Value {
     json!({ "file": path, "at": at, "why": why, "damaged_at": damaged_at(path) })
 }
 
-/// The offset of the first damage in a file of packs; none: its frames are whole, or it cannot be read.
+/// The offset of the first damage in a file of packs; none: its frames are whole, or the file cannot be read.
 fn damaged_at(path: &Path) -> Option<u64> {
     let file = File::open(path).ok()?;
     Examination::new(&file, path).find_map(Result::err).map(|damage| damage.at)

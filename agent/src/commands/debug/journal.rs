@@ -1,4 +1,4 @@
-//! `bellwether debug journal`: the switch that is under way, or was interrupted.
+//! `bellwether debug journal`: the current or interrupted switch.
 
 use bellwether_store::apply::journal;
 use serde_json::json;

@@ -17,7 +17,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The pack: a path, or the name of a file in this server's history
@@ -25,7 +25,7 @@ pub(super) struct Args {
     pack: PathBuf,
 }
 
-/// Prints the packs, a frame at a time; fails where it is damaged, after what is before that.
+/// Prints the packs, one frame at a time. A damaged file fails after the frames before the damage.
 pub(super) fn run(args: &Args, common: &Common) -> Result<(), CommandError> {
     let path = place(&args.pack, common)?;
     let cannot = |e| CommandError::new(Failure::Failed, format!("cannot open {}: {e}", path.display()));
@@ -139,7 +139,7 @@ fn patch(Patch { old, chunk, prefix, suffix, middle }: &Patch) -> Value {
     })
 }
 
-/// Bytes as text; those that are none as a list of numbers.
+/// Bytes as text, or as a list of numbers if they are not UTF-8.
 fn bytes(bytes: &[u8]) -> Value {
     std::str::from_utf8(bytes).map_or_else(|_| json!(bytes), |text| json!(text))
 }

@@ -1,4 +1,4 @@
-//! `bellwether debug position`: the revision that this server's sets hold as a member, and the error that it is in.
+//! `bellwether debug position`: the revision that this server's sets hold as a member, and its error.
 
 use bellwether_member::HeldPosition;
 use bellwether_store::log;

@@ -25,13 +25,13 @@ use crate::{
     output,
 };
 
-/// How a file of the state directory is looked at.
+/// The way in which a file of the state directory is shown.
 enum Form {
-    /// A state file, whose content is shown.
+    /// A state file, with its content.
     Shown,
     /// Another file, or the history with its log, that has a command of its own.
     Of(&'static str),
-    /// A directory of state files, which are shown.
+    /// A directory of state files, with their content.
     Files,
     /// A directory, or a file that this command cannot check or must not show.
     There,
@@ -61,7 +61,7 @@ fn places(layout: &Layout) -> [(PathBuf, Form); 16] {
     ]
 }
 
-/// Prints what there is; fails where something is damaged.
+/// Prints the entries that exist; fails if one is damaged.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let layout = common.layout()?;
     let mut names = list(layout.state())?;
@@ -114,7 +114,7 @@ fn look(path: &Path, form: &Form) -> Value {
     shown
 }
 
-/// What is shown of a file that is there, under which key.
+/// The content to show of an existing file, with its key.
 fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, String> {
     let said = |e: StateFileError| chain(&e);
     Ok(match form {
@@ -136,7 +136,7 @@ fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, St
     })
 }
 
-/// What any state file holds.
+/// The content of any state file.
 #[derive(Serialize, Deserialize)]
 struct Body(Value);
 
@@ -146,7 +146,7 @@ fn body(path: &Path) -> Result<Option<Value>, StateFileError> {
     Ok(file::load(path)?.map(|Body(body)| body))
 }
 
-/// Each file of a directory of state files: its content, or how it is damaged.
+/// Each file of a directory of state files: its content, or its damage.
 fn each(directory: &Path) -> io::Result<Value> {
     let mut shown = serde_json::Map::new();
     for entry in fs::read_dir(directory)? {

@@ -1,4 +1,4 @@
-//! When a file is there: looked at so often that the time is worth printing.
+//! Measures when files arrive, with looks that are short enough to give times worth printing.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Between two looks at all the files.
+/// The time between two looks at all files.
 const STEP: Duration = Duration::from_micros(200);
 
 /// One file on one server.
@@ -20,15 +20,15 @@ pub(super) struct Expected {
     pub(super) server: String,
     /// The file.
     pub(super) path: PathBuf,
-    /// What it will hold.
+    /// The content that it will have.
     pub(super) content: Arc<[u8]>,
 }
 
-/// For each file its server and the time.
+/// The server and the time of each file.
 pub(super) type Arrivals = Vec<(String, Option<Duration>)>;
 
-/// Waits until each file holds its content; how long after `since` that was seen, in the order of `files`; none: not within
-/// `limit`. It begins to look at once, on a thread of its own that ends when the answer is no longer waited for.
+/// Waits until each file holds its content. Returns the times after `since`, in the order of `files`; none: not within
+/// `limit`. It begins at once, on its own thread, which ends when nobody awaits the answer.
 pub(super) fn watch(files: Vec<Expected>, since: Instant, limit: Duration) -> impl Future<Output = Arrivals> {
     let (done, seen) = oneshot::channel();
     let servers: Vec<_> = files.iter().map(|file| file.server.clone()).collect();
@@ -49,7 +49,7 @@ fn look(files: &[Expected], since: Instant, limit: Duration, done: oneshot::Send
         }
         thread::sleep(STEP);
     }
-    // Nobody waits any more: then there is nobody to tell.
+    // Nobody awaits the answer any more.
     let _ = done.send(times);
 }
 

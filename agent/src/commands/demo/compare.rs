@@ -1,4 +1,4 @@
-//! Comparing two trees byte for byte, with nothing of what brought them there.
+//! Compares two trees byte for byte, with no code of the sync.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-/// What was compared, and what differs.
+/// The counts of the comparison, and the differences.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     /// Regular files that were read on both sides.
@@ -18,14 +18,14 @@ pub(super) struct Comparison {
     pub(super) entries: u64,
     /// Bytes read on each side.
     pub(super) bytes: u64,
-    /// `PATH: what`.
+    /// `PATH: difference`.
     pub(super) differences: Vec<String>,
 }
 
 /// Compares names, kinds, modes, owners, contents, links, and the times of files in whole seconds.
 ///
 /// # Errors
-/// Something cannot be read.
+/// A file or directory cannot be read.
 pub(super) fn compare(left: &Path, right: &Path) -> io::Result<Comparison> {
     let mut comparison = Comparison::default();
     entry(left, right, Path::new("."), &mut comparison)?;

@@ -1,4 +1,4 @@
-//! The demo's servers: real processes of this same program, each with its own directory, ports and socket.
+//! The demo's servers: real processes of this program, each with its own directory, ports and socket.
 
 use std::{
     fs,
@@ -27,19 +27,19 @@ use crate::{
     output,
 };
 
-/// How long anything that should take a moment may take.
+/// The time limit for anything that should be short.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks whether an agent answers.
+/// The time between two looks at an agent's socket.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long an agent may take to end by itself.
+/// The time in which an agent must end by itself.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// A directory that goes with its owner.
+/// A directory that is removed with its owner.
 #[derive(Debug)]
 pub(super) struct Dir(PathBuf);
 
 impl Dir {
-    /// A new directory (0700) below the system's for temporary files.
+    /// Makes a new directory (0700) in the system's directory for temporary files.
     pub(super) fn new() -> Result<Self, CommandError> {
         let base = std::env::temp_dir();
         let base = std::path::absolute(&base).unwrap_or(base);
@@ -73,7 +73,7 @@ impl Drop for Dir {
     }
 }
 
-/// Makes every directory below `dir` one that its owner may empty.
+/// Makes every directory below `dir` writable for its owner, so that it can be emptied.
 fn unlock(dir: &Path) -> std::io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
     for entry in fs::read_dir(dir)? {
@@ -89,19 +89,19 @@ fn unlock(dir: &Path) -> std::io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) name: String,
-    /// What its agent.toml says.
+    /// The content of its agent.toml.
     config: Config,
     agent: Option<Agent>,
 }
 
-/// An agent that was started: a task waits for its end, so that it is noticed whenever it comes.
+/// A started agent. A task waits for its end, so that an end is noticed at any time.
 #[derive(Debug)]
 struct Agent {
     pid: Pid,
     ended: watch::Receiver<Option<ExitStatus>>,
-    /// Closed when the demo ends, even by `kill -9`: then the agent stops.
+    /// Closed when the demo ends, even by `kill -9`, and then the agent stops.
     _tie: Option<ChildStdin>,
-    /// Owns the process, which is killed when this is dropped.
+    /// The task that owns the process, which is killed when the task is dropped.
     waiting: JoinHandle<()>,
 }
 
@@ -125,16 +125,16 @@ impl Agent {
         *self.ended.borrow()
     }
 
-    /// Sends a signal, unless it has ended: then its number may be another's.
+    /// Sends a signal, unless the process has ended: then its number may belong to another process.
     fn signal(&self, signal: Signal) {
         if self.ended().is_none() {
-            // It may end just now: that is what is wanted.
+            // The process may end at this moment, which is no error.
             let _ = kill_process(self.pid, signal);
         }
     }
 
     async fn end(&mut self) {
-        // An error means that the one who waited is gone, and the process with it.
+        // An error means that the waiting task is gone, and the process with it.
         let _ = self.ended.wait_for(Option::is_some).await;
     }
 }
@@ -146,22 +146,22 @@ impl Drop for Agent {
 }
 
 impl Server {
-    /// Its config set.
+    /// The path of the server's set.
     pub(super) fn set(&self) -> &Path {
         &self.config.sets[0].path
     }
 
-    /// Its page.
+    /// The URL of the server's page.
     pub(super) fn page(&self) -> String {
         format!("http://{}/", self.config.http)
     }
 
-    /// Its agent.toml, from the demo's directory.
+    /// The path of its agent.toml in the demo's directory.
     pub(super) fn file(&self) -> String {
         format!("{}/agent.toml", self.name)
     }
 
-    /// What a command on this server is given.
+    /// The common options of a command on this server.
     pub(super) fn common(&self) -> Common {
         Common {
             json: false,
@@ -173,7 +173,7 @@ impl Server {
         }
     }
 
-    /// Its agent's process.
+    /// The process id of its agent.
     pub(super) fn pid(&self) -> Option<i32> {
         self.agent.as_ref().map(|agent| agent.pid.as_raw_nonzero().get())
     }
@@ -190,7 +190,7 @@ impl Server {
     }
 }
 
-/// The demo's servers, the manager first. Dropped, it kills them.
+/// The demo's servers, the manager first. Dropping them kills them.
 #[derive(Debug)]
 pub(super) struct Farm {
     dir: PathBuf,
@@ -198,13 +198,13 @@ pub(super) struct Farm {
     pub(super) servers: Vec<Server>,
 }
 
-/// What a command printed, when it did what it was asked.
+/// The output of a command that succeeded.
 pub(super) struct Printed {
     pub(super) out: String,
 }
 
 impl Farm {
-    /// A manager and `members` members in `dir`, none of them started; each has its agent.toml.
+    /// A manager and `members` members in `dir`, all stopped; each has its agent.toml.
     pub(super) fn lay_out(dir: &Path, members: u16, set: &str) -> Result<Self, CommandError> {
         let program = std::env::current_exe().map_err(|e| trouble(format!("cannot find this program: {e}")))?;
         let names = std::iter::once("manager".to_owned()).chain((1..=members).map(|n| format!("web{n}")));
@@ -221,12 +221,12 @@ impl Farm {
         &self.servers[1..]
     }
 
-    /// Runs `bellwether ARGS`, and shows that.
+    /// Runs `bellwether ARGS`, and prints the command.
     pub(super) async fn run(&self, say: &Say, args: &[&str]) -> Result<Printed, CommandError> {
         self.run_with(say, args, "").await
     }
 
-    /// The same with `input` on standard input, where there is some.
+    /// As [`Farm::run`], with `input` on standard input.
     pub(super) async fn run_with(&self, say: &Say, args: &[&str], input: &str) -> Result<Printed, CommandError> {
         let line = format!("bellwether {}", args.join(" "));
         say.command(&if input.is_empty() { line.clone() } else { format!("{line} < token") });
@@ -238,7 +238,7 @@ impl Farm {
             .spawn()
             .map_err(|e| trouble(format!("cannot start `{line}`: {e}")))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // A command that ends without reading says why by itself.
+            // A command that ends without reading reports its own error.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
         let output = timeout(PATIENCE, child.wait_with_output())
@@ -268,7 +268,7 @@ impl Farm {
         answers(&self.servers[index]).await
     }
 
-    /// As one types it in the demo's directory. Killed when it is no longer waited for.
+    /// A command as one types it in the demo's directory. It is killed when it is dropped.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(args).current_dir(&self.dir).kill_on_drop(true);
@@ -284,7 +284,7 @@ impl Farm {
         }
     }
 
-    /// Fails when an agent ends that nobody has ended.
+    /// Returns an error when an agent ends unexpectedly.
     pub(super) async fn an_agent_ends(&self) -> CommandError {
         loop {
             let ended = |server: &&Server| server.agent.as_ref().is_some_and(|agent| agent.ended().is_some());
@@ -296,7 +296,7 @@ impl Farm {
         }
     }
 
-    /// Ends every agent: asks first, then kills. Those that had to be killed are named.
+    /// Ends every agent: asks first, then kills. Returns the names of the killed ones.
     pub(super) async fn end(mut self) -> Vec<String> {
         self.servers.iter().filter_map(|server| server.agent.as_ref()).for_each(|agent| agent.signal(Signal::TERM));
         let mut killed = Vec::new();
@@ -338,8 +338,7 @@ fn server(dir: &Path, name: String, set: &str, port: u16, http: u16) -> Result<S
     Ok(Server { name, config, agent: None })
 }
 
-/// Ports of the loopback that nobody has now. Somebody may have one when it is used: then `serve` fails, and
-/// [`taken`] says so.
+/// Free ports of the loopback. If another program takes one before it is used, `serve` fails, and [`taken`] tells.
 fn free_ports(count: usize) -> Result<Vec<u16>, CommandError> {
     let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
     let held: Result<Vec<_>, _> = (0..count).map(|_| bind()).collect();
@@ -347,7 +346,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>, CommandError> {
     ports.map_err(|e| trouble(format!("cannot find {count} free ports on the loopback: {e}")))
 }
 
-/// Whether a port of a server that does not run is somebody else's.
+/// Whether another program has a port of a server that does not run.
 fn taken(server: &Server) -> bool {
     [server.config.listen, server.config.http]
         .into_iter()
@@ -376,14 +375,14 @@ fn gone(server: &Server, status: Option<ExitStatus>) -> CommandError {
     if taken(server) { error.hint(PORT_TAKEN) } else { error.hint(server.log_end()) }
 }
 
-/// The hint of a start that is worth another try.
+/// The hint of a failed start that is worth another attempt.
 pub(super) const PORT_TAKEN: &str = "another program took its port meanwhile";
 
 fn not_written(path: &Path, error: &std::io::Error) -> CommandError {
     trouble(format!("cannot write {}: {error}", path.display()))
 }
 
-/// The demo did not work.
+/// The error for a demo that did not work.
 pub(super) fn trouble(text: impl Into<String>) -> CommandError {
     CommandError::new(Kind::Failed, text)
 }
@@ -424,7 +423,7 @@ mod tests {
         let path = dir.path().to_owned();
         fs::write(path.join("f"), "").unwrap();
         drop(dir);
-        // Another test may have made a directory of that name by now.
+        // Another test may have made a directory of that name meanwhile.
         assert!(!path.join("f").exists());
     }
 }

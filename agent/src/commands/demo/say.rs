@@ -1,10 +1,10 @@
-//! What the demo tells as it happens: each step with the time since the start.
+//! The output of the demo: each step with the time since the start.
 
 use std::time::{Duration, Instant};
 
 use crate::output;
 
-/// Tells on standard output, or on standard error where standard output is for the JSON document.
+/// Prints on standard output, or on standard error if standard output is for the JSON document.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Say {
     start: Instant,
@@ -26,14 +26,14 @@ impl Say {
         self.line(&format!("         $ {text}"));
     }
 
-    /// What came of it: each line of `text`.
+    /// The result: each line of `text`.
     pub(super) fn result(&self, text: &str) {
         for line in text.trim_end().lines() {
             self.line(format!("           {line}").trim_end());
         }
     }
 
-    /// How long the demo has run.
+    /// The time since the start.
     pub(super) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
@@ -43,7 +43,7 @@ impl Say {
     }
 }
 
-/// Milliseconds as a measured time is said: `8.3 ms`.
+/// A measured time in milliseconds: `8.3 ms`.
 pub(super) fn ms(time: Duration) -> String {
     bellwether_monitor::text::micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }

@@ -1,4 +1,4 @@
-//! What the demo does, step by step. It uses the same commands as a person would; only the looking is its own.
+//! The steps of the demo. It uses a person's commands; only the measuring is its own code.
 
 use std::{
     collections::BTreeMap,
@@ -28,40 +28,40 @@ use crate::{
     error::CommandError,
 };
 
-/// Files of the burst.
+/// The number of files of the burst.
 const BURST: usize = 200;
 
-/// What was measured: the document of `demo --json`. Times are milliseconds.
+/// The measurements: the document of `demo --json`. Times are milliseconds.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Measured {
     members: usize,
     files: u64,
     bytes: u64,
-    /// From the first `join` until all were in sync.
+    /// The time from the first `join` until all were in sync.
     formed_ms: f64,
-    /// From an edit at the manager until it was read on each member.
+    /// The time from an edit at the manager until it was read on each member.
     change_ms: BTreeMap<String, f64>,
     burst_files: usize,
     burst_revisions: u64,
-    /// From the burst's first write until its last file was read on the last member.
+    /// The time from the burst's first write until its last file was read on the last member.
     burst_ms: f64,
-    /// From the start of the killed member's agent until it had what it missed.
+    /// The time from the start of the killed member's agent until it had the change.
     catch_up_ms: f64,
-    /// Files that were compared byte for byte, on all members together; all were equal.
+    /// The number of files that were compared byte for byte, on all members together; all were equal.
     compared_files: u64,
 }
 
-/// The farm and what is known of it while the story goes on.
+/// The farm, and the state of the story.
 pub(super) struct Story<'a> {
     pub(super) farm: &'a mut Farm,
     pub(super) say: Say,
-    /// The file that is edited, below the set.
+    /// The edited file, below the set.
     edited: PathBuf,
     measured: Measured,
 }
 
 impl<'a> Story<'a> {
-    /// Fills the manager's set: with a copy of `own`, or with a tree made here.
+    /// Fills the manager's set: with a copy of `own`, or with a generated tree.
     pub(super) fn begin(farm: &'a mut Farm, say: Say, dir: &Path, own: Option<&Path>) -> Result<Self, CommandError> {
         let members = farm.members().len();
         say.step(&format!("A farm in {}: a manager and {members} members on the loopback", dir.display()));
@@ -89,7 +89,7 @@ impl<'a> Story<'a> {
         Ok(Self { farm, say, edited: edited.into(), measured: Measured { members, ..Measured::default() } })
     }
 
-    /// All of it; afterwards the farm is in sync and runs.
+    /// Runs all steps; afterwards the farm is in sync and runs.
     pub(super) async fn tell(mut self) -> Result<Measured, CommandError> {
         self.form().await?;
         self.change().await?;
@@ -136,7 +136,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// `bellwether wait`: until all are in sync at the head.
+    /// Runs `bellwether wait`, until all are in sync at the head.
     async fn wait(&self) -> Result<(), CommandError> {
         let args = ["wait", "--timeout", "60s", "--config", &self.farm.manager().file()];
         self.say.result(&self.farm.run(&self.say, &args).await?.out);
@@ -258,7 +258,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// The times, all of them; or why one of the servers does not have `what`.
+    /// The times of all servers, or an error that names a server without `what`.
     async fn arrived(
         &self,
         seen: impl Future<Output = Arrivals>,
@@ -317,7 +317,7 @@ fn expected(servers: &[Server], below: &Path, content: &Arc<[u8]>) -> Vec<Expect
     servers.iter().map(one).collect()
 }
 
-/// Replaces a file as editors do: the new one is written beside the set and renamed into it.
+/// Replaces a file as editors do: writes the new one beside the set and renames it.
 fn replace(path: &Path, content: &[u8]) -> Result<(), CommandError> {
     let failed = |e: std::io::Error| trouble(format!("cannot write {}: {e}", path.display()));
     let set = path.ancestors().find(|at| at.parent().is_some_and(|above| above.join("agent.toml").exists()));
@@ -329,7 +329,7 @@ fn replace(path: &Path, content: &[u8]) -> Result<(), CommandError> {
     fs::rename(&beside, path).map_err(failed)
 }
 
-/// To a thousandth.
+/// Milliseconds, to a thousandth.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e3
 }

@@ -1,4 +1,4 @@
-//! A configuration tree to show: one made here that looks like nginx's, or a copy of the user's own.
+//! A configuration tree for the demo: a generated one that looks like nginx's, or a copy of the user's own.
 
 use std::{
     fs, io,
@@ -9,7 +9,7 @@ use std::{
 use bellwether_proto::hash::Hash;
 use data_encoding::BASE64;
 
-/// Why there is no tree.
+/// The reason why there is no tree.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}")]
 pub(super) struct TreeError {
@@ -119,7 +119,7 @@ impl Writer<'_> {
     fn site(&self, site: &str) -> Result<(), TreeError> {
         self.file(&format!("sites-available/{site}.conf"), &server_block(site), 0o644)?;
         self.file(&format!("certs/{site}.pem"), &armoured("CERTIFICATE", site, 40), 0o644)?;
-        // Not a key: it only has the looks and the mode of one.
+        // Not a key: only its look and its mode are those of a key.
         self.file(&format!("private/{site}.key"), &armoured("DEMO DATA", site, 25), 0o600)?;
         let link = self.root.join(format!("sites-enabled/{site}.conf"));
         symlink(format!("../sites-available/{site}.conf"), &link).map_err(failed("link", &link))
@@ -162,19 +162,19 @@ fn armoured(label: &str, seed: &str, lines: usize) -> String {
     format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
 }
 
-/// What a copy left out, and how much it has.
+/// The size of a copy, and the entries that it left out.
 #[derive(Debug, Default)]
 pub(super) struct Copied {
-    /// Regular files.
+    /// The number of regular files.
     pub(super) files: u64,
     /// Their bytes.
     pub(super) bytes: u64,
-    /// With the reason, for people.
+    /// The entries that were left out, with reasons, for people.
     pub(super) left_out: Vec<String>,
 }
 
-/// Copies the tree at `from` to `to`, which must not be there. Symbolic links are copied, not followed; what cannot be
-/// read, and what is neither file, directory nor link, is left out and named, and so is `own`, the demo's directory.
+/// Copies the tree at `from` to `to`, which must not exist, and its symbolic links as links. Unreadable entries,
+/// special files and `own`, the demo's directory, are left out and named.
 pub(super) fn copy(from: &Path, to: &Path, own: &Path) -> Result<Copied, TreeError> {
     let mut copied = Copied::default();
     let own = own.canonicalize().map_err(failed("look at", own))?;
@@ -196,7 +196,7 @@ fn copy_directory(from: &Path, to: &Path, own: &Path, copied: &mut Copied) -> Re
         let entry = entry.map_err(failed("read", from))?;
         copy_entry(&entry.path(), &to.join(entry.file_name()), own, copied)?;
     }
-    // Last: it may forbid writing.
+    // The mode is set last, because it may forbid writing.
     fs::set_permissions(to, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", to))
 }
 
@@ -235,7 +235,7 @@ fn copy_file(from: &Path, to: &Path, metadata: &fs::Metadata) -> io::Result<u64>
     let mut writer = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     let bytes = io::copy(&mut reader, &mut writer)?;
     writer.set_modified(metadata.modified()?)?;
-    // Set-user-id bits stay behind: a copy for a demonstration needs none.
+    // Set-user-id bits are not copied, because a demonstration needs none.
     writer.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o1777))?;
     Ok(bytes)
 }
@@ -252,7 +252,7 @@ mod tests {
         generate(&first).unwrap();
         generate(&second).unwrap();
         let one = compare(&first, &second).unwrap();
-        // They may be made in two seconds.
+        // The two trees may be made in different seconds.
         let others = one.differences.iter().filter(|difference| !difference.contains(": changed at "));
         assert_eq!(others.collect::<Vec<_>>(), [""; 0]);
         assert!((45..90).contains(&one.files), "{} files", one.files);

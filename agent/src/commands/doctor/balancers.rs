@@ -1,4 +1,4 @@
-//! The group's balancers, as far as they can be tried from here.
+//! The group's balancers, as far as this server can try them.
 
 use bellwether_daemon::config::Config;
 use bellwether_manager::balancer::{Balancers, Locals, chain};
@@ -10,7 +10,7 @@ use bellwether_proto::{
 
 use super::Check;
 
-/// Every balancer, where this server is the manager or may become it; and every server's place at them.
+/// Checks every balancer if this server is the manager or a candidate, and every server's places at the balancers.
 pub(super) async fn balancers(config: &Config, own: &PublicKey, record: &Record) -> Vec<Check> {
     let drives = record.by_key(own).is_some_and(|own| own.role == Role::Manager || own.candidate);
     if !drives || record.policy.balancers.is_empty() {
@@ -21,9 +21,9 @@ pub(super) async fn balancers(config: &Config, own: &PublicKey, record: &Record)
     for (balancer, result) in balancers.probe().await {
         let name = format!("balancer {balancer}");
         checks.push(match result {
-            Ok(()) => Check::ok(name, "servers can be drained there from here"),
+            Ok(()) => Check::ok(name, "this server can drain servers at the balancer"),
             Err(fault) => {
-                let todo = "until then no server can be drained there from here; see docs/balancers.md";
+                let todo = "until then this server cannot drain servers at it; see docs/balancers.md";
                 Check::fail(name, chain(&fault), todo)
             }
         });
@@ -34,13 +34,13 @@ pub(super) async fn balancers(config: &Config, own: &PublicKey, record: &Record)
     checks
 }
 
-/// Servers that no balancer has: with another name there they could not be drained.
+/// Finds servers that no balancer knows: such a server cannot be drained.
 async fn places(balancers: &Balancers, record: &Record) -> Vec<Check> {
     let mut checks = Vec::new();
     for server in record.servers.iter().filter(|server| server.role != Role::Disabled) {
         let name = format!("traffic of {}", server.name);
         checks.push(match (balancers.state(server).await, server.traffic()) {
-            (_, Ok(Traffic::None)) => Check::ok(name, "it takes none"),
+            (_, Ok(Traffic::None)) => Check::ok(name, "the server takes none"),
             (Ok(report), _) if report.is_absent() => Check::warn(
                 name,
                 match server.backends.as_slice() {

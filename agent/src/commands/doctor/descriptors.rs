@@ -1,11 +1,10 @@
-//! Whether there are descriptors enough.
+//! The limit of open file descriptors.
 
 use bellwether_daemon::run::descriptors;
 
 use super::Check;
 
-/// Of the agent with that process id, where one runs; otherwise of one that would be started here. The group has so many
-/// `servers`.
+/// Checks the agent with process id `agent`, or the limit of an agent that would start here, for a group of `servers`.
 pub(super) fn descriptors(agent: Option<i32>, servers: usize) -> Check {
     let seen = agent.and_then(descriptors::of);
     let (limit, what) = match (seen, agent) {

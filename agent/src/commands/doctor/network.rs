@@ -1,4 +1,4 @@
-//! Ports, names, the other servers and their clock, as far as can be tried from here.
+//! Ports, names, the other servers and their clock, as far as this server can try them.
 
 use std::{
     io,
@@ -23,13 +23,12 @@ use tonic::transport::Channel;
 
 use super::Check;
 
-/// How long a name server or the manager may take.
+/// The time limit for a name server and for the manager.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
-/// Clocks further apart than this make times in logs and status hard to read. Nothing else depends on them.
+/// A larger difference of clocks, in milliseconds, makes logs and status hard to read. Nothing else depends on clocks.
 const APART_MS: u64 = 2_000;
 
-/// This server's addresses. `running`: its agent answers on this machine. `dialled`: what the group record has other servers
-/// dial, where there is one.
+/// Checks this server's addresses. `running`: the agent answers. `dialled`: the address in the group record, if any.
 pub(super) async fn own(config: &Config, running: bool, dialled: Option<&str>) -> Vec<Check> {
     let mut checks = vec![bound("listen", config.listen, bind(config.listen), running)];
     checks.push(bound("http", config.http, bind(config.http), running));
@@ -92,7 +91,7 @@ fn resolved(address: &str, listen: SocketAddr, addresses: &[SocketAddr]) -> Chec
     Check::ok("advertise", what)
 }
 
-/// Every other server of the group, dialled with its pinned key, and the manager's clock.
+/// Dials every other server of the group with its pinned key, and compares the manager's clock.
 pub(super) async fn others(key: &KeyPair, record: &Record) -> Vec<Check> {
     let own = key.public();
     let Some(me) = record.by_key(&own) else {

@@ -1,4 +1,4 @@
-//! The sets: whether they can be read, staged beside and switched, and what in them will be left alone.
+//! The sets: whether they can be read, staged beside and switched, and which entries are left alone.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use super::Check;
 
 use crate::private;
 
-/// What nobody else makes: the scan leaves it out, so that a probe inside a set is never published.
+/// Only Bellwether uses this name. The scan leaves it out, so that a probe inside a set is never published.
 const STAGING: &str = ".bellwether";
 
-/// Looks at one set; also, how many directories it has.
+/// Checks one set; returns the number of its directories, too.
 pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
     let name = format!("set {}", set.name);
     let root = match beneath::Root::open(&set.path) {
@@ -42,7 +42,7 @@ pub(super) fn set(set: &SetConfig, state: &Path) -> (Vec<Check>, u64) {
     (checks, seen.directories)
 }
 
-/// What in a set is one machine's own, under the rules of the group (none: of none yet).
+/// The files of a set that belong to one machine, under the rules of the group (none: there is no group yet).
 pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>) -> Option<Check> {
     let own = SetRules { local: set.local.clone(), ..SetRules::new(set.name.clone()) };
     let line = private::look(&set.path, rules.unwrap_or(&own)).line()?;
@@ -64,18 +64,18 @@ fn cannot_open(name: &str, path: &Path, error: &io::Error) -> Check {
     }
 }
 
-/// What a walk through a set found.
+/// The findings of a walk through a set.
 #[derive(Debug, Default)]
 struct SetTotals {
     directories: u64,
     files: u64,
     links: u64,
     bytes: u64,
-    /// What they take on the disk: less where they have holes.
+    /// The bytes on the disk, which are fewer if files have holes.
     taken: u64,
-    /// Of files with more than one name, by device and inode: how many there are, and how many of them here.
+    /// Files with several names, by device and inode: the number of their names, and how many of them are in the set.
     names: BTreeMap<(u64, u64), (u64, u64)>,
-    /// Cannot be read, and why.
+    /// Unreadable entries, with reasons.
     unreadable: Vec<String>,
     mounts: Vec<PathBuf>,
     /// Sockets, fifos, devices.
@@ -93,7 +93,7 @@ fn walk(directory: &Path, device: u64, seen: &mut SetTotals) {
         if entry.file_name().as_encoded_bytes().starts_with(STAGING.as_bytes()) {
             continue;
         }
-        // One that is gone meanwhile is nothing to report.
+        // An entry that has gone meanwhile is not reported.
         let Ok(metadata) = path.symlink_metadata() else { continue };
         let kind = metadata.file_type();
         if metadata.dev() != device {
@@ -152,7 +152,7 @@ fn left_alone(name: &str, seen: &SetTotals) -> Vec<Check> {
     }
     if !seen.special.is_empty() {
         let what = format!("sockets, fifos or devices, which are not carried: {}", list(&seen.special));
-        checks.push(Check::warn(name, what, "exclude them, and this is no longer said"));
+        checks.push(Check::warn(name, what, "exclude them to end this warning"));
     }
     let outside = seen.names.values().filter(|(names, here)| names > here).count();
     if outside > 0 {
@@ -163,7 +163,7 @@ fn left_alone(name: &str, seen: &SetTotals) -> Vec<Check> {
     checks
 }
 
-/// Where files can be staged, tried by renaming: the set's parent, or a directory inside the set.
+/// Tries by renaming where files can be staged: in the set's parent, or in a directory inside the set.
 fn staging(name: &str, set: &Path) -> Check {
     let id = std::process::id();
     let inside = set.join(format!("{STAGING}.doctor-{id}"));
@@ -189,8 +189,8 @@ fn staging(name: &str, set: &Path) -> Check {
     }
 }
 
-/// Whether a file made in `from` can be renamed into `to`, a directory of the set; then, whether the file system
-/// exchanges names. Nothing of it remains.
+/// Whether a file made in `from` can be renamed into `to`, a directory of the set; returns whether the file system
+/// exchanges names. Leaves nothing behind.
 fn probe(from: &Path, to: &Path) -> io::Result<bool> {
     let make = |directory: &Path| match fs::DirBuilder::new().mode(0o700).create(directory) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(e),
@@ -203,13 +203,13 @@ fn probe(from: &Path, to: &Path) -> io::Result<bool> {
         Ok(renameat_with(CWD, from.join("a"), CWD, to.join("b"), RenameFlags::EXCHANGE).is_ok())
     });
     for directory in [from, to] {
-        // What was never made need not be removed.
+        // A directory that was never made need not be removed.
         let _ = fs::remove_dir_all(directory);
     }
     tried
 }
 
-/// W4: staged and replaced on the set's file system, the history on that of the state directory.
+/// W4: files are staged and replaced on the set's file system; the history is on that of the state directory.
 fn space(name: &str, set: &Path, state: &Path, size: u64) -> Check {
     let existing = state.ancestors().find(|at| at.exists()).unwrap_or(Path::new("/"));
     let free = |path: &Path| rustix::fs::statvfs(path).map(|found| found.f_bavail * found.f_frsize);

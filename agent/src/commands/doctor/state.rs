@@ -1,4 +1,4 @@
-//! This server's own: its settings, its state directory and key, and what its user may do.
+//! This server's settings, state directory and key, and the permissions of its user.
 
 use std::{fs, io, path::Path};
 
@@ -61,24 +61,23 @@ pub(super) fn state(layout: &Layout) -> Vec<Check> {
     vec![directory(state), key, group, quarantined(state)]
 }
 
-/// What the agent deals with no more.
+/// Checks the agent's quarantine.
 fn quarantined(state: &Path) -> Check {
     match quarantine::load(state) {
         Ok(ends) if ends.held.is_empty() => Check::ok("quarantine", "nothing is kept out"),
         Ok(ends) => Check::warn(
             "quarantine",
             ends::lines(&ends).join("; "),
-            "find out what is wrong with it, or with the agent, before it is let in again",
+            "find the fault, in the input or in the agent, before you lift the quarantine",
         ),
         Err(error) => {
-            let todo =
-                format!("remove {}: whatever was kept out is let in again", state.join(quarantine::FILE).display());
+            let todo = format!("remove {}: this lifts all quarantines", state.join(quarantine::FILE).display());
             Check::fail("quarantine", chain(&error), todo)
         }
     }
 }
 
-/// Whether a directory that is not there can be made.
+/// Checks whether a missing state directory can be made.
 fn parent(state: &Path) -> Check {
     let above = state.ancestors().skip(1).find(|above| above.exists()).unwrap_or(Path::new("/"));
     match rustix::fs::access(above, rustix::fs::Access::WRITE_OK) {

@@ -1,19 +1,19 @@
-//! The kernel's limits of inotify (inotify(7)): without enough of them, changes are found by rescanning only.
+//! The kernel's limits of inotify (inotify(7)). If they are too low, only rescans find changes.
 
 use std::fs;
 
 use super::Check;
 
-/// What an administrator writes to raise a limit.
+/// The place where an administrator raises a limit.
 const RAISE: &str = "in /etc/sysctl.d/, then `sysctl --system`";
-/// Watches of other programs that are allowed for.
+/// The number of watches that are left for other programs.
 const OTHERS: u64 = 2_000;
-/// The kernel's own default of `max_queued_events`: below it somebody lowered it.
+/// The kernel's default of `max_queued_events`: a lower value was set by an administrator.
 const QUEUE: u64 = 16_384;
-/// One for each program that watches anything.
+/// The number of inotify instances; each program that watches anything needs one.
 const INSTANCES: u64 = 64;
 
-/// Whether `directories` can be watched.
+/// Checks whether `directories` can be watched.
 pub(super) fn watches(directories: u64) -> Vec<Check> {
     let limit = |name: &str| -> Option<u64> {
         fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).ok()?.trim().parse().ok()

@@ -1,5 +1,4 @@
-//! The manager's way to this server, tried before the server enters: the agent does not run yet, so the command itself
-//! answers at the agent's address for that moment.
+//! The manager dials this server back before it enters. The command itself answers, because the agent does not run yet.
 
 use bellwether_daemon::{
     config::Config,
@@ -34,7 +33,7 @@ pub(super) async fn dialled_back(
     let progress = Progress::begin(&format!("waiting for the manager to dial {}", request.address));
     let listener = bellwether_daemon::run::listen(config.listen).await?;
     let tls = ServerTls::new(key).map_err(|e| CommandError::failed(&e))?;
-    // Who proves its key over a connection has shown all that is to be shown: there is nothing to ask here.
+    // A client that proves its key over a connection has done all: there is no service to ask.
     let serving = Server::builder().add_routes(Routes::default()).serve_with_incoming(tls::incoming(listener, tls));
     tokio::select! {
         dialled = common.in_time(manager.dial_back(request.clone())) => dialled.map(drop)?,

@@ -1,4 +1,4 @@
-//! What the first sync will do to this server's directories, for people.
+//! The effect of the first sync on this server's directories, for people.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use bellwether_proto::entry::Kind;
 use bellwether_store::tree::{Change, Node, Tree};
 use serde::Serialize;
 
-/// How many lines are shown.
+/// The largest number of lines that are shown.
 const LINES: usize = 20;
 
-/// Entries that differ: how many, and the first of them, those that this server loses before those that it gains.
+/// Entries that differ: their number, and the first of them; entries that this server loses come first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Differences {
     added: u64,
@@ -20,7 +20,7 @@ pub(super) struct Differences {
 }
 
 impl Differences {
-    /// What leads from `here` to `group`.
+    /// The changes that lead from `here` to `group`.
     pub(super) fn between(here: &Tree, group: &Tree) -> Self {
         let mut differences = Self::default();
         let mut added = Vec::new();
@@ -32,7 +32,7 @@ impl Differences {
         differences
     }
 
-    /// Whether anything of this server's is replaced or removed.
+    /// Whether any entry of this server is replaced or removed.
     pub(super) fn replaces(&self) -> bool {
         self.changed + self.removed > 0
     }
@@ -71,7 +71,7 @@ fn same_content(here: &Kind, there: &Kind) -> bool {
     }
 }
 
-/// The node and all it holds.
+/// The number of entries: the node and all below it.
 fn count(node: &Node) -> u64 {
     let children = node.directory().map(|directory| directory.children());
     1 + children.into_iter().flatten().map(|child| count(&child.node)).sum::<u64>()
@@ -81,12 +81,12 @@ impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { added, changed, removed, lines } = self;
         if added + changed + removed == 0 {
-            return f.write_str("this server's directories are as the group has them");
+            return f.write_str("this server's directories equal the group's");
         }
         for line in lines {
             writeln!(f, "{line}")?;
         }
-        // A removed directory is one line for all it holds.
+        // A removed directory is one line for all entries in it.
         if lines.len() == LINES && added + changed + removed > LINES as u64 {
             writeln!(f, "…")?;
         }

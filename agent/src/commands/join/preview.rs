@@ -1,4 +1,4 @@
-//! The manager's tree, from the head and change frames of a base pack, and this server's own beside it.
+//! The manager's tree, from the head and change frames of a base pack, and this server's tree beside it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,14 +19,14 @@ use tonic::transport::Channel;
 use super::differences::Differences;
 use crate::error::{CommandError, Kind};
 
-/// What the group has.
+/// The group's tree and rules.
 #[derive(Debug)]
 pub(super) struct Preview {
     rules: Vec<Arc<SetRules>>,
     tree: Tree,
 }
 
-/// Asks the manager.
+/// Asks the manager for its tree.
 pub(super) async fn fetch(manager: &mut GroupClient<Channel>, request: &EnterRequest) -> Result<Preview, CommandError> {
     let mut parts = manager.preview(request.clone()).await?.into_inner();
     let mut collected = Collected::default();
@@ -73,7 +73,7 @@ fn nonsense(what: &str) -> CommandError {
     CommandError::new(Kind::Failed, format!("the manager sent {what}; nothing was changed"))
 }
 
-/// Where the group's sets are on this server.
+/// The paths of the group's sets on this server.
 pub(super) fn sources(group: &Preview, config: &Config) -> Result<Vec<Source>, CommandError> {
     let path = |name: &SetName| config.sets.iter().find(|set| set.name == *name).map(|set| set.path.clone());
     let missing: Vec<_> = group.rules.iter().map(|rules| &rules.name).filter(|name| path(name).is_none()).collect();
@@ -91,7 +91,7 @@ pub(super) fn sources(group: &Preview, config: &Config) -> Result<Vec<Source>, C
     Ok(group.rules.iter().filter_map(source).collect())
 }
 
-/// Reads this server's directories and compares. Blocks.
+/// Reads this server's directories and compares them with the group's. Blocks.
 pub(super) fn compare(sources: &[Source], group: &Preview) -> Result<Differences, CommandError> {
     let found = scan(sources, &Tree::default(), &Look::Stats).map_err(|e| CommandError::failed(&e))?;
     Ok(Differences::between(&found.tree, &group.tree))

@@ -1,4 +1,4 @@
-//! The forms of a token on the command line, and what is taken for an answer.
+//! The forms of a token on the command line, and the answers that are accepted.
 
 use bellwether_proto::{
     name::ServerName,

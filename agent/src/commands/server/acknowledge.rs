@@ -1,4 +1,4 @@
-//! `bellwether server acknowledge`: requests from outside the group were looked at (W15).
+//! `bellwether server acknowledge`: clears the warnings about requests from outside the group (W15).
 
 use bellwether_proto::{name::ServerName, v1::AcknowledgeRequest};
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The servers whose warnings are cleared; without names, all
@@ -30,7 +30,7 @@ pub(super) async fn run(common: &Common, Args { servers, dry_run }: Args) -> Res
         match (cleared.as_slice(), dry_run) {
             ([], _) => "there is no warning; nothing was changed".to_owned(),
             (cleared, true) => format!("would clear the warning of {} (nothing was changed)", cleared.join(", ")),
-            (cleared, false) => format!("acknowledged: {} has no warning any more", cleared.join(", ")),
+            (cleared, false) => format!("acknowledged: {} has no warning now", cleared.join(", ")),
         }
     });
     Ok(())

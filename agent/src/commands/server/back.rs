@@ -1,11 +1,11 @@
-//! `bellwether server add | enable`: a server that was removed or disabled is a member again (W19, W21, W25).
+//! `bellwether server add | enable`: makes a removed or disabled server a member again (W19, W21, W25).
 
 use bellwether_proto::v1::{edit_record_request::Edit, start_procedure_request::Procedure};
 
 use super::{Back, following, record};
 use crate::{common::Common, error::CommandError};
 
-/// What the two commands differ in.
+/// The differences of the two commands.
 struct Way {
     asked: Procedure,
     edit: Edit,
@@ -13,7 +13,7 @@ struct Way {
     done: String,
 }
 
-/// Adds it.
+/// Adds a server again.
 pub(super) async fn add(common: &Common, back: &Back) -> Result<(), CommandError> {
     let name = &back.name;
     let way = Way {
@@ -25,7 +25,7 @@ pub(super) async fn add(common: &Common, back: &Back) -> Result<(), CommandError
     run(common, back, way).await
 }
 
-/// Enables it.
+/// Enables a server.
 pub(super) async fn enable(common: &Common, back: &Back) -> Result<(), CommandError> {
     let name = &back.name;
     let way = Way {
@@ -37,10 +37,10 @@ pub(super) async fn enable(common: &Common, back: &Back) -> Result<(), CommandEr
     run(common, back, way).await
 }
 
-/// Brings it back, drained until it is complete; without balancers its lane syncs it when it is reached.
+/// Brings the server back, drained until it is complete. Without balancers, its lane syncs it when it is reached.
 async fn run(common: &Common, Back { name, begin }: &Back, way: Way) -> Result<(), CommandError> {
     let Way { asked, edit, plan, done } = way;
-    // What the record refuses is refused before anybody is drained.
+    // A change that the record refuses is refused before any server is drained.
     record::edit(common, edit.clone(), true).await?;
     if let Some(planned) = following::planned(common, asked.clone()).await? {
         return following::way_back_into_service(common, begin, &planned, asked).await;

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::record;
 use crate::{common::Common, error::CommandError, output};
 
-/// Prints the servers of the record that this machine holds.
+/// Prints the servers of this machine's record.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let held = record::held(common)?;
     let record = held.current.record();
@@ -26,7 +26,7 @@ fn table(record: &Record) -> String {
         Role::Disabled => "disabled",
     };
     let row = |server: &Server, role: &str| {
-        // Old hardware whose name other hardware has now is nobody to bring back.
+        // Old hardware whose name now belongs to other hardware is not to be brought back.
         let replaced = record.server(&server.name).is_some_and(|has| has.key != server.key);
         let role = if server.drained && !replaced { format!("{role}, drained") } else { role.to_owned() };
         let candidate = if server.candidate { "yes" } else { "no" };

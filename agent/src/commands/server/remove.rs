@@ -1,11 +1,11 @@
-//! `bellwether server remove`: a server goes (W16, W27).
+//! `bellwether server remove`: removes a server from the group (W16, W27).
 
 use bellwether_proto::v1::edit_record_request::Edit;
 
 use super::{One, record};
 use crate::{common::Common, error::CommandError, output};
 
-/// Removes it.
+/// Removes a server.
 pub(super) async fn run(common: &Common, One { name, dry_run }: &One) -> Result<(), CommandError> {
     let edit = Edit::RemoveServer(name.to_string());
     if *dry_run {

@@ -1,4 +1,4 @@
-//! `bellwether server replace`: new hardware takes the place and the name of a server (W25).
+//! `bellwether server replace`: gives new hardware the place and the name of a server (W25).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     output,
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The name that the new hardware takes
@@ -33,7 +33,7 @@ pub(super) struct Args {
     wait: following::Wait,
 }
 
-/// Prints the token; where the group has balancers, once whoever has the name now is out of service.
+/// Prints the token. If the group has balancers, the present owner of the name is taken out of service first.
 pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError> {
     let Args { name, ttl, dry_run, wait } = args;
     let mut client = common.connect().await?;
@@ -81,7 +81,7 @@ pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError>
     }
 }
 
-/// The steps before the one that waits for the new hardware.
+/// The number of steps before the one that waits for the new hardware.
 fn joins(procedure: &Procedure) -> usize {
     procedure.steps.iter().position(|step| matches!(step.task, Task::Replace(_))).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! `bellwether server set`: what the record says of one server.
+//! `bellwether server set`: changes the record's fields of one server.
 
 use bellwether_proto::{
     name::ServerName,
@@ -12,7 +12,7 @@ use crate::{
     error::{CommandError, Kind},
 };
 
-/// Its arguments.
+/// The arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The name of the server
@@ -40,7 +40,7 @@ enum Answer {
     No,
 }
 
-/// Sets what is named.
+/// Sets the named fields.
 pub(super) async fn run(common: &Common, args: Args) -> Result<(), CommandError> {
     let (name, dry_run) = (args.name.clone(), args.dry_run);
     let reply = record::edit(common, Edit::SetServer(change(args)?), dry_run).await?;

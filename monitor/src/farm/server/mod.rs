@@ -1,4 +1,4 @@
-//! One server: its phase, and what each observation makes of it.
+//! One server: its phase, and the effect of each observation on it.
 
 pub(super) mod standing;
 
@@ -13,29 +13,29 @@ use bellwether_proto::{
 
 use super::heads::Heads;
 
-/// Kept copies that are named; the server keeps them all.
+/// The largest number of kept copies that are named; the server keeps them all.
 const KEPT: usize = 5;
 
-/// What the server is doing, as far as it was seen. Where it stands is told by the rest of [`Known`].
+/// The server's activity, as far as observed. The rest of [`Known`] tells its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing was heard of it.
+    /// Nothing was heard of the server.
     Unseen,
-    /// It answers, and does nothing.
+    /// The server answers, and does nothing.
     Idle,
-    /// It failed, and takes nothing until a sync (W8).
+    /// The server failed, and takes nothing until a sync (W8).
     Faulty,
-    /// It is being synced.
+    /// The server is being synced.
     Syncing,
-    /// It takes one change.
+    /// The server takes one change.
     Updating,
-    /// It does not answer (any more).
+    /// The server does not answer (any more).
     Away,
-    /// It left the group on its own machine, and has not come back.
+    /// The server left the group on its own machine, and has not come back.
     Left,
 }
 
-/// What is known of one server.
+/// The known state of one server.
 #[derive(Debug)]
 pub(super) struct Known {
     key: PublicKey,
@@ -44,42 +44,42 @@ pub(super) struct Known {
     phase: Phase,
     at: Option<Number>,
     program: Option<Program>,
-    /// Why it is faulty. Outlives a loss of contact and ends with a sync (W8).
+    /// The reason of the fault. It outlives a loss of contact and ends with a sync (W8).
     fault: Option<String>,
-    /// Why it does not answer.
+    /// The reason why the server does not answer.
     loss: Option<String>,
-    /// The last revision it refused.
+    /// The last revision that the server refused.
     refused: Option<Refusal>,
     drift: Vec<String>,
     drift_entries: u64,
     held: bool,
-    /// Why a set of its cannot be compared.
+    /// The reason why one of its sets cannot be compared.
     away: Option<String>,
     progress: Option<Progress>,
-    /// When the work that is under way was seen to begin.
+    /// The time at which the present work was observed to begin.
     began_ms: u64,
     seen_ms: Option<u64>,
     last_update_us: Option<u64>,
     kept: Vec<String>,
-    /// When the newest of them was heard of.
+    /// The time at which the newest kept copy was reported.
     kept_ms: Option<u64>,
-    /// By the group record.
+    /// Whether the group record drains the server.
     drained: bool,
     verified: Option<Verified>,
-    /// It does not take this manager (a conflict), or was one and came back: why.
+    /// The server refuses this manager (a conflict), or was a manager and came back: the state and the reason.
     fenced: Option<(State, String)>,
-    /// The epoch that it led, which another one ended without it.
+    /// The epoch that the server led, which another server ended without it.
     led: Option<Epoch>,
-    /// The group record that it has said to hold, since it was last reached.
+    /// The group record that the server reported since it was last reached.
     record: Option<Version>,
-    /// Who asked it from outside the group, and when.
+    /// The last request to the server from outside the group, and its time.
     knock: Option<Warning>,
     balancers: Vec<Reach>,
-    /// A balancer that had to be told again that it is drained, and when.
+    /// A balancer that had to be told again that the server is drained, and the time.
     drained_again: Option<(u64, BalancerName)>,
-    /// Revisions that it has seen and that are lost, and when it said so.
+    /// Lost revisions that the server has seen, and the time of its report.
     saw_lost: Option<(u64, String)>,
-    /// When it was added to the group: it cannot have been behind for longer.
+    /// The time at which the server was added to the group: it cannot have been behind for longer.
     since_ms: u64,
     behind: Option<Behind>,
 }
@@ -89,11 +89,11 @@ pub(super) struct Known {
 struct Refusal {
     revision: Number,
     reason: String,
-    /// What stands in the way and may pass.
+    /// The obstacle, which may pass.
     cause: Option<Cause>,
 }
 
-/// Since when a server lacks the revision after `at`.
+/// The time since which a server lacks the revision after `at`.
 #[derive(Debug, Clone, Copy)]
 struct Behind {
     at: Option<Number>,
@@ -136,8 +136,8 @@ impl Known {
         }
     }
 
-    /// Takes the server's line of a new record. With another role it begins anew, and when the group has another manager
-    /// (`turned`): what was seen of it before says nothing now. So does new hardware under its name.
+    /// Takes the server's line of a new record. Another role, another manager (`turned`) or new hardware under the
+    /// server's name makes earlier knowledge void.
     pub(super) fn assign(&mut self, now_ms: u64, server: &Server, turned: bool) {
         if self.key != server.key {
             *self = Self::new(now_ms, server);
@@ -150,23 +150,23 @@ impl Known {
         self.drained_again.take_if(|_| !server.drained);
     }
 
-    /// It does not take this manager, or was one and came back. Until it is reached, or has another role.
+    /// Marks a server that refuses this manager, or was one and came back, until it is reached or has another role.
     pub(super) fn fence(&mut self, conflict: bool, reason: String) {
         let state = if conflict { State::Conflict } else { State::Superseded };
         self.fenced = Some((state, reason));
     }
 
-    /// It led that epoch, and another one took over without it. Until it is reached, or has another role.
+    /// Marks a server that led `epoch`, which another one ended without it, until it is reached or has another role.
     pub(super) fn has_led(&mut self, epoch: Epoch) {
         self.led = Some(epoch);
     }
 
-    /// The group has another epoch: which of two managers leads is decided.
+    /// The group has another epoch, so the conflict of two managers is decided.
     pub(super) fn decided(&mut self) {
         self.fenced.take_if(|(state, _)| *state == State::Conflict);
     }
 
-    /// Somebody has looked at who asked it from outside the group.
+    /// A person has acknowledged the request from outside the group.
     pub(super) fn acknowledge(&mut self) {
         self.knock = None;
     }
@@ -236,16 +236,16 @@ impl Known {
                 P::Syncing
             }
             (P::Unseen | P::Idle | P::Updating, O::Started { sync: false, to: _ }) => P::Updating,
-            // Asked for, and done when it is back.
+            // The request is done when the server is back.
             (P::Away, O::Started { sync: _, to: _ }) => P::Away,
-            // A faulty server takes no update (W8), and a sync holds every change that comes meanwhile.
+            // A faulty server takes no update (W8), and a sync holds every later change.
             (P::Faulty, O::Started { sync: false, to: _ }) => P::Faulty,
             (P::Syncing, O::Started { sync: false, to: _ }) => P::Syncing,
             (busy @ (P::Syncing | P::Updating), O::Progress(progress)) => {
                 self.progress = Some(progress);
                 busy
             }
-            // What was on its way when the work ended or the server went away.
+            // This progress was under way when the work ended or the server went away.
             (other @ (P::Unseen | P::Idle | P::Faulty | P::Away), O::Progress(_)) => other,
             (P::Syncing, O::Done { revision, micros: _, kept }) => {
                 self.fault = None;
@@ -257,7 +257,7 @@ impl Known {
                 self.holds(now_ms, revision, kept);
                 self.settled()
             }
-            // The manager is never synced: what it published shows that it works again.
+            // The manager is never synced: its publishing shows that it works again.
             (P::Faulty, O::Done { revision, micros: _, kept }) => {
                 self.fault = self.fault.take().filter(|_| self.role != Role::Manager);
                 self.holds(now_ms, revision, kept);
@@ -308,13 +308,13 @@ impl Known {
                 self.balancers = found.into_iter().map(reach).collect();
                 same
             }
-            // Away stays away until it has said where it is.
+            // The server stays away until it reports its position.
             (
                 same @ (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left),
                 O::Alive | O::Knocked(_) | O::DrainedAgain(_) | O::SawLost(_),
             ) => same,
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away | P::Left, O::Left) => P::Left,
-            // It has no agent that answers; what still comes of it was on its way.
+            // The server has no agent that answers; a late message was under way.
             (
                 P::Left,
                 O::Lost(_) | O::Started { .. } | O::Progress(_) | O::Done { .. } | O::Refused { .. } | O::Failed(_),
@@ -340,11 +340,11 @@ impl Known {
         self.kept.truncate(KEPT);
     }
 
-    /// Notes since when the server is behind. To be called after every change of it or of the heads.
+    /// Notes the time since which the server is behind. Call it after every change of the server or of the heads.
     pub(super) fn measure(&mut self, heads: &Heads) {
         let first_lacked_ms = heads.first_after_ms(self.at).filter(|_| self.role == Role::Member);
         self.behind = first_lacked_ms.map(|first_ms| match self.behind {
-            // Still at the same one: what it lacked first may have been forgotten by now, not the time.
+            // At the same revision, the time stays, although the first missing revision may be forgotten by now.
             Some(behind) if behind.at == self.at => behind,
             _ => {
                 let floor_ms = if self.at.is_none() { self.since_ms } else { 0 };

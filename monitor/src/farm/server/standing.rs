@@ -1,4 +1,4 @@
-//! Where a server stands: its state, why, and what to do next.
+//! The state of a server, its reason, and the next action.
 
 use bellwether_proto::{
     level::Program,
@@ -10,14 +10,14 @@ use bellwether_proto::{
 
 use super::{Known, Phase, Refusal};
 
-/// For how long it is news that a balancer had forgotten something, in milliseconds.
+/// The time for which a balancer's loss of a drain is shown, in milliseconds.
 const NEWS_MS: u64 = 600_000;
-/// For how long a request from outside the group is warned of where nobody acknowledges it, in milliseconds.
+/// The time for which an unacknowledged request from outside the group is shown, in milliseconds.
 const WARNED_MS: u64 = 24 * 3_600_000;
-/// For how long revisions that are lost are named, in milliseconds; the group's log keeps them.
+/// The time for which lost revisions are named, in milliseconds; the group's log keeps them.
 const LOST_MS: u64 = 24 * 3_600_000;
 
-/// What a server's state is told against.
+/// The context in which a server's state is judged.
 pub(in crate::farm) struct View<'a> {
     pub(in crate::farm) head: Option<Number>,
     pub(in crate::farm) record: Option<Version>,
@@ -69,7 +69,7 @@ impl Known {
         }
     }
 
-    /// That a balancer had forgotten that it is drained: while it is news.
+    /// The note that a balancer had forgotten that the server is drained, while it is news.
     fn forgotten(&self, view: &View<'_>) -> Option<String> {
         let (_, balancer) = self.drained_again.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + NEWS_MS)?;
         Some(format!(
@@ -78,16 +78,16 @@ impl Known {
         ))
     }
 
-    /// That it has seen revisions that are lost: while it is news.
+    /// The note that the server has seen lost revisions, while it is news.
     fn lost(&self, view: &View<'_>) -> Option<String> {
         let (_, which) = self.saw_lost.as_ref().filter(|(at_ms, _)| view.now_ms < at_ms + LOST_MS)?;
         Some(format!(
-            "has seen what a manager before made and no history here has, it is lost: {which}; what of it was in the files \
-             here is saved as a kept copy, the rest is to be made again; `bellwether group show --log` keeps the list"
+            "has seen revisions of an earlier manager that are lost, for no history here has them: {which}; their files here \
+             are saved as a kept copy, and all else must be made again (`bellwether group show --log` keeps the list)"
         ))
     }
 
-    /// The manager holds the head, by definition, as far as it was seen at all.
+    /// The server's revision. The manager holds the head, by definition, if the head is known.
     fn revision(&self, name: &ServerName, view: &View<'_>) -> Option<Number> {
         match (self.role, self.phase) {
             (Role::Manager, Phase::Unseen) if name != view.observer => self.at,
@@ -125,7 +125,7 @@ impl Known {
             return (State::AwaitingSync, Some(headless_reason(revision, view)));
         };
         if let Some(why) = &self.away {
-            return (State::Refused, Some(format!("{why}; it takes nothing meanwhile, and goes on by itself")));
+            return (State::Refused, Some(format!("{why}; it takes no updates meanwhile, and continues by itself")));
         }
         if let (true, Some(at)) = (self.held, revision) {
             return (State::Drifted, Some(self.drift_reason(name, at)));
@@ -151,12 +151,12 @@ impl Known {
         (State::InSync, None)
     }
 
-    /// That it does not hold the newest group record. Only the manager hears which one its members hold.
+    /// The note that the server does not hold the newest group record. Only the manager learns its members' records.
     fn lacks_record(&self, view: &View<'_>) -> Option<String> {
         let newest = view.record.filter(|_| self.role == Role::Member && view.observer == view.manager)?;
         match self.record {
             Some(held) if held >= newest => None,
-            Some(held) => Some(format!("holds group record {held}, the newest is {newest}; it gets it by itself")),
+            Some(held) => Some(format!("holds group record {held}; {newest}, the newest, comes by itself")),
             None => Some(format!("has not said yet that it holds group record {newest}")),
         }
     }
@@ -164,7 +164,7 @@ impl Known {
     fn fault_reason(&self, name: &ServerName) -> String {
         let why = self.fault.as_deref().unwrap_or("it failed");
         match self.role {
-            // It says itself what to do.
+            // The reason itself names the next action.
             Role::Manager => why.to_owned(),
             Role::Member | Role::Disabled => {
                 format!("{why}; it takes nothing until `bellwether sync {name}` succeeds")
@@ -196,21 +196,21 @@ impl Known {
     }
 }
 
-/// Who leads by the record that is held now, whoever took over first.
+/// The manager by the record that is held now, whichever server took over first.
 fn led_reason(epoch: Epoch, name: &ServerName, view: &View<'_>) -> String {
     let manager = view.manager;
     let leads = match view.record {
-        Some(version) => format!("{manager} is that of {} now", version.epoch),
+        Some(version) => format!("{manager} is the manager of epoch {} now", version.epoch),
         None => format!("{manager} is the manager now"),
     };
     format!(
-        "this server was the manager of epoch {epoch}, {leads}; what is here and {manager} lacks is saved as a kept copy \
+        "this server was the manager of epoch {epoch}, {leads}; its changes that {manager} lacks are saved as a kept copy \
          when it takes this server back (there: `bellwether maintenance finish {name}`)"
     )
 }
 
 impl Refusal {
-    /// Whether it says where a server at `at` stands: the head was refused, or a revision on the way there still waits.
+    /// Whether the refusal is the state of a server at `at`: it refused the head, or an earlier revision still waits.
     fn stands(&self, at: Option<Number>, head: Number) -> bool {
         self.revision == head || self.cause.is_some() && at.is_none_or(|at| at < self.revision) && self.revision < head
     }
@@ -221,7 +221,7 @@ impl Refusal {
         let step = cause.next_step();
         let more = match at {
             Some(at) if head.sequence.saturating_sub(at.sequence) > 1 => {
-                "; all that was published since waits with it, as a revision is taken whole"
+                "; later revisions wait with it, because a revision is taken whole"
             }
             Some(_) | None => "",
         };
@@ -244,13 +244,13 @@ fn unknown_reason(view: &View<'_>) -> String {
     format!("not known here: ask on the manager, {}", view.manager)
 }
 
-/// Why there is no head: at the manager, or as far as is known elsewhere.
+/// The reason why there is no head: at the manager, or as far as is known elsewhere.
 fn headless_reason(revision: Option<Number>, view: &View<'_>) -> String {
     if view.observer == view.manager {
         return "nothing was published yet: `bellwether publish`".to_owned();
     }
     let holds = revision.map_or_else(String::new, |at| format!("holds {at}; "));
-    format!("{holds}what the manager, {}, has is not known here until it answers", view.manager)
+    format!("{holds}the head is not known here until the manager, {}, answers", view.manager)
 }
 
 fn waiting_reason(what: &str, name: &ServerName, view: &View<'_>) -> String {

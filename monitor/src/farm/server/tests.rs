@@ -6,7 +6,7 @@ fn number() -> Number {
     Number { epoch: Epoch(1), sequence: 5 }
 }
 
-/// Everything that can be seen of a server.
+/// Every observation of a server.
 fn observations() -> [Observation; 17] {
     use Observation as O;
     let reached = |fault: Option<&str>| O::Reached {
@@ -37,7 +37,7 @@ fn observations() -> [Observation; 17] {
     ]
 }
 
-/// What becomes of each phase (the first column) with each observation, in their order.
+/// The phase after each observation, for each phase (the first column), in the observations' order.
 #[rustfmt::skip]
 const TABLE: [(P, [P; 17]); 7] = [
     (P::Unseen, [P::Idle, P::Faulty, P::Away, P::Syncing, P::Updating, P::Unseen, P::Idle, P::Idle, P::Faulty,

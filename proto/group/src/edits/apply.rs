@@ -1,4 +1,4 @@
-//! What may be asked of the group record: one kind of edit each, and one rule for all of them.
+//! The edits of the group record: one variant each, and one rule for all.
 
 use bellwether_proto::{
     Malformed,
@@ -16,23 +16,23 @@ use super::{
 /// One edit of the group record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordEdit {
-    /// Propagation is held, or goes on (W6).
+    /// Holds propagation, or lets it continue (W6).
     Paused(bool),
-    /// The group's settings.
+    /// Changes the group's settings.
     Policy(Box<PolicyChange>),
-    /// What the record says of a server.
+    /// Changes the record's fields of a server.
     Server(ServerName, ServerChange),
-    /// A server that was removed or disabled is a member again (W25).
+    /// Makes a removed or disabled server a member again (W25).
     Add(ServerName),
-    /// The same, in the same record out of service until it is complete (W19, W21).
+    /// As [`RecordEdit::Add`], and out of service until it is complete, in the same record (W19, W21).
     BringBack(ServerName),
-    /// A server is out of the group (W16, W27).
+    /// Removes a server from the group (W16, W27).
     Remove(ServerName),
-    /// A server is sent nothing, and refused (W21).
+    /// Disables a server: it gets no updates, and is refused (W21).
     Disable(ServerName),
-    /// A server that was disabled is a member again.
+    /// Makes a disabled server a member again.
     Enable(ServerName),
-    /// Servers are out of service, or in it again (W12).
+    /// Takes servers out of service, or brings them back (W12).
     Drained(Vec<ServerName>, bool),
 }
 
@@ -55,11 +55,10 @@ impl TryFrom<Option<Edit>> for RecordEdit {
     }
 }
 
-/// The record after `held` with that edit; none: it says so already. `programs` are those of the servers, as far as they are
-/// known.
+/// The record after `held` with that edit; none: it has it already. `programs` are the servers' known programs.
 ///
 /// # Errors
-/// Refused; the record stays as it is.
+/// The edit is refused; the record stays as it is.
 pub fn apply(
     held: &SignedRecord,
     edit: &RecordEdit,

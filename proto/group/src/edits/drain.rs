@@ -1,4 +1,4 @@
-//! Out of service and back into it, as the record says it to every server (W12): `/ready` follows it.
+//! The drained state in the record, which every server reads (W12): `/ready` follows it.
 
 use bellwether_proto::{
     name::ServerName,
@@ -7,8 +7,7 @@ use bellwether_proto::{
 
 use super::{By, GroupRefused, add_again, next};
 
-/// These servers are out of service, or in it again; those that were removed, too, as they are when they are added again.
-/// Names that nobody had are passed over.
+/// Takes servers out of service, or brings them back; removed ones, too, for later. Unknown names are ignored.
 pub fn set_drained(held: &SignedRecord, servers: &[ServerName], drained: bool, by: &By) -> Option<Record> {
     let record = held.record();
     let change = |server: &ServerName| record.server_or_removed(server).is_some_and(|server| server.drained != drained);
@@ -30,10 +29,10 @@ fn set(record: &mut Record, servers: &[ServerName], drained: bool) {
     }
 }
 
-/// A server that was removed or disabled is a member again, in the same record out of service: its sync comes first.
+/// Makes a removed or disabled server a member again, out of service in the same record: its sync comes first.
 ///
 /// # Errors
-/// Never heard of, or its name or key belongs to another by now.
+/// The server is unknown, or its name or key belongs to another by now.
 pub fn bring_back(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
     let added = add_again(held, name, by)?;
     Ok(added.map(|mut record| {

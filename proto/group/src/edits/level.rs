@@ -1,5 +1,5 @@
-//! Which level a group may have: one that every server reads, but for those that are disabled. It never goes back, for servers
-//! may have written what programs of the level before do not read.
+//! The level of a group: every server that is not disabled must read it. It never goes back, because servers may have
+//! written data that programs of the level before do not read.
 
 use std::collections::BTreeMap;
 
@@ -11,23 +11,23 @@ use bellwether_proto::{
 
 use super::GroupRefused;
 
-/// The programs of the servers that have been heard of, as each said itself.
+/// The programs of the servers that have been heard of, as each reported its own.
 pub type Programs = BTreeMap<PublicKey, Program>;
 
-/// The servers that are not disabled, with what is known of their programs.
+/// The servers that are not disabled, with their known programs.
 fn readers<'a>(record: &'a Record, programs: &'a Programs) -> impl Iterator<Item = (&'a Server, Option<&'a Program>)> {
     let readers = record.servers.iter().filter(|server| server.role != Role::Disabled);
     readers.map(|server| (server, programs.get(&server.key)))
 }
 
-/// The newest level that all servers read that are not disabled; none: not all of them have been heard of.
+/// The newest level that all servers but disabled ones read; none: not all of them have been heard of.
 pub fn newest_for_all(record: &Record, programs: &Programs) -> Option<Level> {
     let newest: Option<Vec<Level>> =
         readers(record, programs).map(|(_, program)| program.map(|program| program.levels.newest)).collect();
     newest?.into_iter().min()
 }
 
-/// The servers that keep the group from `level`, each with why: too old, or not heard of. For people.
+/// The servers that keep the group from `level`, for people, with reasons: too old, or not heard of.
 pub fn too_old(record: &Record, programs: &Programs, level: Level) -> Vec<String> {
     let said = |(server, program): (&Server, Option<&Program>)| match program {
         Some(program) if program.levels.read(level) => None,
@@ -37,16 +37,16 @@ pub fn too_old(record: &Record, programs: &Programs, level: Level) -> Vec<String
     readers(record, programs).filter_map(said).collect()
 }
 
-/// The servers that are not asked which levels they read.
+/// The servers that are not asked for their levels.
 pub fn not_asked(record: &Record) -> Vec<&str> {
     let disabled = record.servers.iter().filter(|server| server.role == Role::Disabled);
     disabled.map(|server| server.name.as_str()).collect()
 }
 
-/// Whether the group may be brought to `level`; to the one that it has, always.
+/// Checks whether the group may go to `level`; its present level is always allowed.
 ///
 /// # Errors
-/// It would go back, or some servers do not read it.
+/// The level is lower, or some servers do not read it.
 pub fn may_raise(record: &Record, level: Level, programs: &Programs) -> Result<(), GroupRefused> {
     if level < record.level {
         return Err(GroupRefused::LevelGoesBack { asked: level, now: record.level });
@@ -55,10 +55,10 @@ pub fn may_raise(record: &Record, level: Level, programs: &Programs) -> Result<(
     if servers.is_empty() { Ok(()) } else { Err(GroupRefused::TooOld { level, now: record.level, servers }) }
 }
 
-/// Whether a record holds nothing that came after its level: what a command asks may need a later one.
+/// Checks that a record holds nothing that came after its level, because a command may request such a value.
 ///
 /// # Errors
-/// It does: which level it needs, and the servers that are too old for that.
+/// The level that the record needs, and the servers that are too old for it.
 pub fn may_be_written(record: &Record, programs: &Programs) -> Result<(), GroupRefused> {
     match record.beyond(record.level) {
         None => Ok(()),
@@ -83,7 +83,7 @@ mod tests {
         *,
     };
 
-    /// `m` leads, `a` and `b` are members, `d` is disabled; each with its key.
+    /// `m` leads, `a` and `b` are members, and `d` is disabled; each with its key.
     fn group() -> (Record, [KeyPair; 4]) {
         let keys = std::array::from_fn(|_| KeyPair::generate());
         let named = ["a", "b", "d", "m"].into_iter().zip(&keys);

@@ -1,4 +1,4 @@
-//! Who belongs to the group: entering, going, being disabled, new hardware under an old name (W9, W16, W21, W25).
+//! The membership of the group: entering, leaving, disabling, new hardware under an old name (W9, W16, W21, W25).
 
 use bellwether_proto::{
     Malformed,
@@ -21,7 +21,7 @@ fn change(record: &mut Record, name: &ServerName, change: impl FnOnce(&mut Serve
     }
 }
 
-/// The server of that name, where it is one of the group.
+/// The server of that name in the group.
 fn known<'a>(record: &'a Record, name: &ServerName) -> Result<&'a Server, GroupRefused> {
     match record.server(name) {
         Some(server) => Ok(server),
@@ -30,7 +30,7 @@ fn known<'a>(record: &'a Record, name: &ServerName) -> Result<&'a Server, GroupR
     }
 }
 
-/// The same, where it is not the manager.
+/// As [`known`], for a server that is not the manager.
 fn not_manager<'a>(record: &'a Record, name: &ServerName, what: &'static str) -> Result<&'a Server, GroupRefused> {
     let server = known(record, name)?;
     match server.role {
@@ -39,10 +39,10 @@ fn not_manager<'a>(record: &'a Record, name: &ServerName, what: &'static str) ->
     }
 }
 
-/// A server enters as a member: new, known (its address may have changed), or one that was removed and has a new token.
+/// Enters a server as a member: a new or known one (its address may have changed), or a removed one with a new token.
 ///
 /// # Errors
-/// The name or the key belongs to another, or it is disabled.
+/// The name or the key belongs to another server, or the server is disabled.
 pub fn enter(
     held: &SignedRecord,
     name: &ServerName,
@@ -84,7 +84,7 @@ pub fn enter(
     })))
 }
 
-/// Checks that `key` is nobody else's and that nobody else answers at `address`.
+/// Checks that `key` and `address` belong to no other server.
 fn check_place(record: &Record, name: &ServerName, key: &PublicKey, address: &str) -> Result<(), GroupRefused> {
     check_address(address)?;
     if record.refused.contains(key) {
@@ -116,19 +116,19 @@ fn check_address(address: &str) -> Result<(), Malformed> {
     )))
 }
 
-/// Whether new hardware may take the name.
+/// Checks whether new hardware may take the name.
 ///
 /// # Errors
-/// It is the manager's, or nobody's.
+/// The name is the manager's, or unknown.
 pub fn may_replace(held: &SignedRecord, name: &ServerName) -> Result<(), GroupRefused> {
     not_manager(held.record(), name, "replaced").map(drop)
 }
 
-/// New hardware takes a name, in one record: the key that had it is refused from then on, and remembered as removed.
+/// Gives a name to new hardware, in one record: the key that had it is refused from then on, and remembered as removed.
 /// Candidate and backends stay.
 ///
 /// # Errors
-/// The name is the manager's or nobody's; the key or the address is another's.
+/// The name is the manager's or unknown, or the key or the address is another's.
 pub fn replace(
     held: &SignedRecord,
     name: &ServerName,
@@ -152,10 +152,10 @@ pub fn replace(
     })))
 }
 
-/// A server goes: it is refused from its next call on, and remembered should it be added again.
+/// Removes a server: it is refused from its next call on, and remembered, so that it can be added again.
 ///
 /// # Errors
-/// It is the manager, or unknown.
+/// The server is the manager, or unknown.
 pub fn remove(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
     match not_manager(held.record(), name, "removed") {
         Ok(_) => Ok(Some(next(held, by, format!("server remove {name}"), |record| remove_from(record, name)))),
@@ -170,7 +170,7 @@ pub(crate) fn remove_from(record: &mut Record, name: &ServerName) {
     gone.into_iter().for_each(|gone| remember(record, gone));
 }
 
-/// Puts a server among those that were removed: the newest of a name, and of a key, is kept.
+/// Adds a server to the removed ones: the newest of a name, and of a key, is kept.
 fn remember(record: &mut Record, gone: Server) {
     record.removed.retain(|s| s.name != gone.name && s.key != gone.key);
     record.removed.push(gone);
@@ -178,10 +178,10 @@ fn remember(record: &mut Record, gone: Server) {
     record.removed.drain(..over);
 }
 
-/// A server that was removed, or disabled, is a member again, with the key and the address that it had.
+/// Makes a removed or disabled server a member again, with its former key and address.
 ///
 /// # Errors
-/// Never heard of, or its name or key belongs to another by now.
+/// The server is unknown, or its name or key belongs to another by now.
 pub fn add_again(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
     let record = held.record();
     if record.server(name).is_some() {
@@ -202,10 +202,10 @@ pub fn add_again(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Opti
     })))
 }
 
-/// A member is sent nothing more, and what it asks is refused; it stays in the group (W18, W21).
+/// Disables a member: it gets no updates, and its requests are refused; it stays in the group (W18, W21).
 ///
 /// # Errors
-/// It is the manager, or not in the group.
+/// The server is the manager, or not in the group.
 pub fn disable(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
     let server = not_manager(held.record(), name, "disabled")?;
     Ok((server.role == Role::Member).then(|| {
@@ -215,10 +215,10 @@ pub fn disable(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option
     }))
 }
 
-/// A server that was disabled is a member again.
+/// Makes a disabled server a member again.
 ///
 /// # Errors
-/// It is not in the group.
+/// The server is not in the group.
 pub fn enable(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<Record>, GroupRefused> {
     let server = known(held.record(), name)?;
     Ok((server.role == Role::Disabled).then(|| {
@@ -228,14 +228,14 @@ pub fn enable(held: &SignedRecord, name: &ServerName, by: &By) -> Result<Option<
     }))
 }
 
-/// What to set of a server: only what is present.
+/// The fields of a server to change: only present ones change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerChange {
-    /// `host:port`, where its agent listens.
+    /// `host:port`, the address of its agent.
     pub address: Option<String>,
-    /// Whether it may become manager.
+    /// Whether the server may become manager.
     pub candidate: Option<bool>,
-    /// Where balancers have it, as `BACKEND/SERVER`: all of it; empty: wherever a server has its name.
+    /// All its places at balancers, as `BACKEND/SERVER`; empty: wherever a server has its name.
     pub backends: Option<Vec<String>>,
 }
 
@@ -251,10 +251,10 @@ impl ServerChange {
     }
 }
 
-/// Changes what the record says of a server.
+/// Changes the record's fields of a server.
 ///
 /// # Errors
-/// It is not in the group, or the address is another's or none.
+/// The server is not in the group, or the address is another's or invalid.
 pub fn set(
     held: &SignedRecord,
     name: &ServerName,
@@ -273,7 +273,7 @@ pub fn set(
         .then(|| next(held, by, said(name, asked), |record| change(record, name, |server| *server = then))))
 }
 
-/// The change as the command that asks for it.
+/// The change as the command that requests it.
 fn said(name: &ServerName, asked: &ServerChange) -> String {
     let ServerChange { address, candidate, backends } = asked;
     let address = address.iter().map(|address| format!(" --address {address}"));

@@ -47,7 +47,7 @@ impl Group {
         Self { held: SignedRecord::sign(record, &key).unwrap(), key }
     }
 
-    /// Signs the next record and checks that servers that hold the one before take it.
+    /// Signs the next record and checks that servers with the one before accept it.
     pub(super) fn take(&mut self, record: Option<Record>) -> bool {
         let Some(record) = record else { return false };
         assert_eq!(record.version.version, self.held.record().version.version + 1);

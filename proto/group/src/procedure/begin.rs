@@ -1,4 +1,4 @@
-//! Whether a procedure is begun, and what is written down then: rules over the document and the world.
+//! Whether a procedure begins, and its first state: rules over the document and the world.
 
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -12,31 +12,31 @@ use super::{
     settle,
 };
 
-/// What is asked for when a procedure is to begin.
+/// The request for a procedure.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What is to be done.
+    /// The kind of the procedure.
     pub kind: Kind,
-    /// What was found at the members, where a manager is recovered.
+    /// The findings at the members, if a manager is recovered.
     pub survey: Survey,
     /// An answer to its first question; empty: none yet.
     pub attest: String,
-    /// Who.
+    /// The author of the request.
     pub by: String,
-    /// Only the steps.
+    /// Only show the steps.
     pub dry_run: bool,
 }
 
-/// Why nothing is begun, resumed or aborted. Nothing was changed.
+/// The reason why no procedure begins, resumes or is aborted. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum AskRefused {
-    /// A rule says no.
+    /// A rule refuses the request.
     #[error(transparent)]
     Plan(#[from] PlanRefused),
-    /// Not this server's to drive.
+    /// Another server drives procedures.
     #[error("procedures are driven at the manager, {0}")]
     Elsewhere(ServerName),
-    /// No such procedure.
+    /// There is no such procedure.
     #[error("there is no procedure {0}")]
     Unknown(Id),
 }
@@ -54,9 +54,8 @@ impl Advise for AskRefused {
     }
 }
 
-/// The procedure that a request for `kind` means, begun and not over: the same one, another way back for the same server, a
-/// sync of one of its servers; or the recovery by which the server that is asked has become the manager, unless it was given
-/// up.
+/// The unfinished procedure that a request for `kind` means: the same one, another way back for the same server, a sync
+/// of one of its servers, or the recovery by which this server has become the manager, unless it was given up.
 pub fn begun<'a>(document: &'a Document, record: &Record, kind: &Kind) -> Option<&'a Procedure> {
     let same = |procedure: &&Procedure| !procedure.is_over() && is_meant(procedure, kind);
     let recovered = |procedure: &&Procedure| match (&procedure.kind, kind) {
@@ -69,10 +68,10 @@ pub fn begun<'a>(document: &'a Document, record: &Record, kind: &Kind) -> Option
     procedures.iter().find(same).or_else(|| procedures.iter().rfind(recovered))
 }
 
-/// Whether an unfinished procedure is what `kind` asks for.
+/// Whether an unfinished procedure is the one that `kind` means.
 fn is_meant(procedure: &Procedure, kind: &Kind) -> bool {
     match (&procedure.kind, kind) {
-        // What it found at the others is old by now: it is begun anew.
+        // Its findings at the others are old, so it begins anew.
         (Kind::RecoverManager { .. }, _) if procedure.has_stopped() && !procedure.is_promoted() => false,
         (Kind::ServerReplace { server, .. }, Kind::ServerReplace { server: asked, .. }) => server == asked,
         (Kind::Sync { .. }, Kind::Sync { servers }) => {
@@ -84,11 +83,11 @@ fn is_meant(procedure: &Procedure, kind: &Kind) -> bool {
     }
 }
 
-/// Lets the procedure that was asked for again go on where it has stopped; one that has not is left as it is. Where new
-/// hardware is waited for, the new token's time counts.
+/// Continues a stopped procedure that was requested again, with the new token's lifetime; a running one does not
+/// change.
 ///
 /// # Errors
-/// It would drain a manager for a successor that does not answer.
+/// The procedure would drain a manager for a successor that does not answer.
 pub fn again(procedure: &mut Procedure, request: &Request, now_ms: u64) -> Result<(), PlanRefused> {
     if !procedure.has_stopped() {
         return Ok(());
@@ -108,8 +107,7 @@ pub fn again(procedure: &mut Procedure, request: &Request, now_ms: u64) -> Resul
     Ok(())
 }
 
-/// Ends the recoveries of this server that have stopped, or ask, before they have promoted it: `id`, the one that is begun now,
-/// takes their place.
+/// Ends this server's recoveries that have stopped, or ask, before its promotion: `id` takes their place.
 pub fn takes_the_place(document: &mut Document, id: Id, kind: &Kind, by: &str) {
     let Kind::RecoverManager { new: me, .. } = kind else { return };
     for other in document.procedures.iter_mut().filter(|other| other.id != id && !other.is_over()) {
@@ -120,10 +118,10 @@ pub fn takes_the_place(document: &mut Document, id: Id, kind: &Kind, by: &str) {
     }
 }
 
-/// A new procedure, as the server that looks at `world` would drive it. One without steps is not to be begun.
+/// A new procedure, as the server that looks at `world` would drive it. One without steps must not begin.
 ///
 /// # Errors
-/// Why it is not begun.
+/// The reason why it does not begin.
 pub fn propose(document: &Document, world: &World, request: Request, now_ms: u64) -> Result<Procedure, AskRefused> {
     let Request { kind, survey, attest, by, dry_run: _ } = request;
     let mut procedure = Procedure::new(document.next_id(), kind, Vec::new(), by.clone(), now_ms);
@@ -134,7 +132,7 @@ pub fn propose(document: &Document, world: &World, request: Request, now_ms: u64
     procedure.steps = plan(&procedure.kind, world, &survey)?;
     (procedure.findings, procedure.lost) = (survey.findings, survey.lost);
     match procedure.kind {
-        // Whatever else is under way goes on after it, but not another recovery by this server, which drains already.
+        // Other unfinished procedures continue after it, except another recovery by this server, which drains already.
         Kind::RecoverManager { .. } => {
             let drains = |other: &&Procedure| match other.kind {
                 Kind::RecoverManager { .. } => !other.is_promoted() && !other.has_stopped() && other.asks().is_none(),
@@ -159,7 +157,7 @@ pub fn propose(document: &Document, world: &World, request: Request, now_ms: u64
     Ok(procedure)
 }
 
-/// What the runner is about to find: one whose last step is so by now is in nobody's way.
+/// The procedures as the runner is about to find them: one whose last step is reached by now blocks no other.
 fn settled(document: &Document, world: &World, now_ms: u64) -> Vec<Procedure> {
     let mut procedures = document.procedures.clone();
     for procedure in &mut procedures {
@@ -188,7 +186,7 @@ mod tests {
         names(&[text])[0].clone()
     }
 
-    /// Led by the first.
+    /// A record whose manager is the first server.
     fn record(servers: &[&str]) -> Record {
         let server = |(at, name): (usize, ServerName)| Server {
             key: KeyPair::generate().public(),
@@ -216,7 +214,7 @@ mod tests {
         Request { kind, survey: Survey::default(), attest: String::new(), by: "root".into(), dry_run: false }
     }
 
-    /// One of these steps that has stopped at the first.
+    /// A procedure of these steps that has stopped at the first.
     fn stopped(kind: Kind, steps: Vec<super::super::Step>) -> Procedure {
         let mut procedure = Procedure::new(Id(1), kind, steps, "root".into(), 0);
         let (reason, left, todo) = ("the disk".to_owned(), String::new(), String::new());
@@ -316,7 +314,7 @@ mod tests {
         let new = propose(&document, &world, asked(kind(true)), 9).expect("it is begun");
         takes_the_place(&mut document, new.id, &new.kind, "root");
         assert!(document.procedures[0].is_over(), "{:?}", document.procedures[0]);
-        // One that drains already is in the way.
+        // A recovery that drains already blocks another one.
         document.procedures[0] = Procedure { standing: Standing::Running, at: 1, ..old };
         assert!(matches!(
             propose(&document, &world, asked(kind(true)), 9),

@@ -1,5 +1,5 @@
-//! The progress of all procedures as one signed document: made at the manager, kept at every candidate, so that a new
-//! manager goes on with what is unfinished.
+//! The progress of all procedures as one signed document: the manager writes it, and every candidate keeps it, so that
+//! a new manager continues unfinished procedures.
 
 use bellwether_proto::{
     Malformed,
@@ -16,41 +16,41 @@ use serde::{Deserialize, Serialize};
 use super::{Holds, Id, Kind, Procedure, Standing, Task};
 
 pub(crate) const CONTEXT: &str = "bellwether v1 procedures";
-/// How many that are over are kept, for `procedure list`.
+/// The number of ended procedures that are kept for `procedure list`.
 const OVER: usize = 20;
 
-/// All procedures that are known.
+/// All known procedures.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
-    /// That of the group record under which it was signed: all servers read it.
+    /// The level of the group record in force at the signature: all servers read it.
     #[serde(default, skip_serializing_if = "Level::is_first")]
     pub level: Level,
     /// The group.
     pub group: GroupId,
-    /// The signer's epoch, then how often it was changed since the group was formed: the greater one is newer.
+    /// The signer's epoch, then the number of changes since the group was formed: the greater one is newer.
     pub version: (Epoch, u64),
-    /// Oldest first.
+    /// The procedures, oldest first.
     pub procedures: Vec<Procedure>,
 }
 
 impl Document {
-    /// Without procedures; older than any other.
+    /// A document without procedures, older than any other.
     pub fn empty(group: GroupId) -> Self {
         Self { level: Level::FIRST, group, version: (Epoch(0), 0), procedures: Vec::new() }
     }
 
-    /// The one of that name.
+    /// The procedure of that name.
     pub fn get(&self, id: Id) -> Option<&Procedure> {
         self.procedures.iter().find(|procedure| procedure.id == id)
     }
 
-    /// A name that none has.
+    /// An unused name.
     pub fn next_id(&self) -> Id {
         Id(self.procedures.iter().map(|procedure| procedure.id.0).max().unwrap_or(0) + 1)
     }
 
-    /// Puts `procedure` in the place of the one of its name, or at the end; forgets the oldest that are over.
+    /// Replaces the procedure of the same name, or appends `procedure`; drops the oldest ended ones.
     pub fn put(&mut self, procedure: Procedure) {
         match self.procedures.iter_mut().find(|held| held.id == procedure.id) {
             Some(held) => *held = procedure,
@@ -65,12 +65,11 @@ impl Document {
         });
     }
 
-    /// The server `me` has become manager and drives them from now on: its clock counts. Nobody else is to take the place of
-    /// the one before any more.
+    /// The server `me`, now manager, drives the procedures by its clock. Recoveries by other servers are aborted.
     pub fn take_over(&mut self, me: &ServerName, now_ms: u64) {
         for procedure in self.procedures.iter_mut().filter(|procedure| !procedure.is_over()) {
             if procedure.driver(me) != me {
-                let left = format!("whom it has drained is drained; {me} is the manager");
+                let left = format!("the servers that it has drained stay drained; {me} is the manager");
                 procedure.standing = Standing::Aborted { by: me.to_string(), left };
                 continue;
             }
@@ -79,7 +78,7 @@ impl Document {
         }
     }
 
-    /// The members that an unfinished recovery drains before they are synced, and has not come to yet (W23).
+    /// The members that an unfinished recovery drains before their sync, and has not come to yet (W23).
     pub fn holds(&self) -> Holds {
         let mut holds = Holds::new();
         for procedure in self.procedures.iter().filter(|procedure| !procedure.is_over()) {
@@ -105,16 +104,16 @@ pub struct SignedDocument {
     signature: Vec<u8>,
 }
 
-/// Why a document is not taken.
+/// The reason why a document is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentRefused {
-    /// Not such a document.
+    /// The document is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// Not the manager's.
+    /// The signer is not the manager.
     #[error("the procedures are signed by {0}, which is not the group's manager")]
     Signer(PublicKey),
-    /// Of another group, or of an epoch that is not the manager's.
+    /// The document is of another group, or of an epoch that is not the manager's.
     #[error("the procedures are of another group or epoch")]
     Other,
 }
@@ -123,7 +122,7 @@ impl SignedDocument {
     /// Signs `document`.
     ///
     /// # Errors
-    /// It is longer than anyone takes.
+    /// The document is longer than the limit.
     pub fn sign(document: Document, key: &KeyPair) -> Result<Self, Malformed> {
         let json =
             serde_json::to_string(&document).map_err(|e| Malformed::new(format!("procedures without JSON: {e}")))?;
@@ -133,10 +132,10 @@ impl SignedDocument {
         Ok(Self { document, json, signer: key.public(), signature })
     }
 
-    /// Reads and checks a document: its signature by the signer that it names.
+    /// Reads and checks a document: the signer that it names must have signed it.
     ///
     /// # Errors
-    /// Not such a document.
+    /// The document is malformed.
     pub fn from_wire(wire: &v1::SignedProcedures) -> Result<Self, Malformed> {
         check_length(wire.document.len())?;
         let json = std::str::from_utf8(&wire.document).map_err(|_| Malformed::new("procedures that are not UTF-8"))?;
@@ -166,23 +165,23 @@ impl SignedDocument {
         }
     }
 
-    /// Who signed.
+    /// The signer's key.
     pub fn signer(&self) -> PublicKey {
         self.signer
     }
 
-    /// What was signed.
+    /// The signed document.
     pub fn document(&self) -> &Document {
         &self.document
     }
 
-    /// What the server `own`, which holds `held`, keeps as this comes, as the word of the manager of `record`: this, if it is
-    /// newer, or another one's (what this server wrote as a candidate, or an earlier manager did, counts by itself). A server
-    /// that is about to take that manager's place keeps its recovery beside what this says, under its own `key`: both go on
-    /// where the role comes to it, whichever way. None: what it holds stays.
+    /// The document that the server `own`, which holds `held`, keeps when this one comes from the manager of `record`:
+    /// this one, if it is newer, or of another signer (documents of this server as a candidate and of former managers
+    /// count by themselves). A server that is about to take that manager's place keeps its own recovery, too, signed by
+    /// its own `key`, so that both continue wherever the role goes. None: it keeps `held`.
     ///
     /// # Errors
-    /// It is not that manager's word.
+    /// That manager did not sign the document.
     pub fn taken(
         self,
         held: Option<&SignedDocument>,
@@ -214,14 +213,14 @@ impl SignedDocument {
         if document.procedures == held.document.procedures {
             return Ok(None);
         }
-        // Too long together: its own goes before.
+        // If both are too long together, its own recovery is dropped.
         Ok(Self::sign(document, key).ok())
     }
 
-    /// Whether it is the word of `manager`, in force in `epoch` of `group`.
+    /// Checks that `manager`, in force in `epoch` of `group`, signed it.
     ///
     /// # Errors
-    /// Somebody else's.
+    /// Another server signed it.
     pub fn said_by(&self, manager: &PublicKey, group: GroupId, epoch: Epoch) -> Result<(), DocumentRefused> {
         if self.signer != *manager {
             return Err(DocumentRefused::Signer(self.signer));
@@ -239,7 +238,7 @@ impl State for SignedDocument {
     }
 }
 
-/// One more of each can be reckoned.
+/// Checks that each count can still be raised by one.
 fn check_counts(document: &Document) -> Result<(), Malformed> {
     let ids = document.procedures.iter().map(|procedure| procedure.id.0);
     match ids.chain([document.version.1]).find(|count| *count > limits::COUNT) {
@@ -335,7 +334,7 @@ mod tests {
         };
         let recovery = Procedure { kind: kind.clone(), ..procedure(1, false) };
         let held = signed(std::slice::from_ref(&recovery), 9, &keys[1]);
-        // Begun at the manager at the same time, under the same name.
+        // The manager began it at the same time, under the same name.
         let said = signed(&[procedure(1, false)], 1, &keys[0]);
         let taken = |said: SignedDocument, held: &SignedDocument| said.taken(Some(held), &record, &new, &keys[1]);
         let both = taken(said.clone(), &held).unwrap().expect("newer, for it is another one's");

@@ -1,5 +1,5 @@
-//! What a procedure does next. Everything here is a function of the procedure, the world and the time; what must be on
-//! the disk before an action is done: the procedure with `tried_ms` set.
+//! The next action of a procedure, as a function of the procedure, the world and the time. Before an action, the
+//! procedure with `tried_ms` set must be on the disk.
 
 use bellwether_proto::{
     name::ServerName,
@@ -12,33 +12,33 @@ use super::{
     task::{Check, MINUTE, NEVER, SECOND, Since, Task, TaskKind, Undrain},
 };
 
-/// What to do next.
+/// The next action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Save the procedure (see [`Procedure::trying`]), then do this.
+    /// Save the procedure (see [`Procedure::trying`]), then do this action.
     Do(Action),
-    /// Wait for this, until then at the most; milliseconds since 1970.
+    /// Wait for this, until that time at most; milliseconds since 1970.
     Wait(String, u64),
     /// A person must answer: `procedure resume ID --attest TEXT`.
     Ask(Question),
-    /// It stopped.
+    /// The procedure stopped.
     Failed(Failure),
-    /// Every step is so.
+    /// Every step is done.
     Done,
 }
 
-/// Why an action was not done.
+/// The reason why an action was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ActError {
-    /// It would be refused again.
+    /// The action would be refused again.
     #[error("{0}")]
     Refused(String),
-    /// It may succeed later.
+    /// The action may succeed later.
     #[error("{0}")]
     Failed(String),
 }
 
-/// How long a procedure that stops tries to put back what it took out of service.
+/// The time for which a stopping procedure tries to bring its drained servers back into service.
 const STOPPING_MS: u64 = MINUTE;
 
 fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check {
@@ -51,8 +51,8 @@ fn look(procedure: &Procedure, task: &Task, world: &World, now_ms: u64) -> Check
     task.check(&Since { attestations, started_ms, began_ms, tried_ms, trouble, now_ms }, world)
 }
 
-/// Why a recovery leads nowhere any more, whatever a person answers: who is lost leads, or who takes the manager's place is no
-/// candidate, or another one has taken it.
+/// The reason why a recovery cannot continue, whatever a person answers: the lost server leads, its successor is no
+/// candidate, or another server has taken its place.
 pub(super) fn barred(
     procedure: &Procedure,
     manager: &ServerName,
@@ -76,8 +76,7 @@ pub(super) fn barred(
     Some(format!("{new} {what}, so it cannot take the place of {lost}"))
 }
 
-/// Passes the steps that are so; stops the procedure where it cannot go on. Whether anything changed: then it is to be
-/// saved.
+/// Passes finished steps; stops the procedure if it cannot continue. Returns whether it changed and must be saved.
 pub fn settle(procedure: &mut Procedure, world: &World, now_ms: u64) -> bool {
     let mut changed = false;
     while let Some(note) = passed(procedure, world, now_ms) {
@@ -107,7 +106,7 @@ pub fn settle(procedure: &mut Procedure, world: &World, now_ms: u64) -> bool {
     true
 }
 
-/// Whether the step it is at is so, and what there is to say of it.
+/// Whether the current step is done, with a note.
 fn passed(procedure: &Procedure, world: &World, now_ms: u64) -> Option<Option<String>> {
     if procedure.standing != Standing::Running {
         return None;
@@ -118,7 +117,7 @@ fn passed(procedure: &Procedure, world: &World, now_ms: u64) -> Option<Option<St
     }
 }
 
-/// Notes how its action ended, and what is so after it.
+/// Notes the result of the current step's action, and passes the steps that are done then.
 pub fn acted(procedure: &mut Procedure, done: Result<(), ActError>, world: &World, now_ms: u64) {
     match done {
         Ok(()) => procedure.trouble = None,
@@ -128,7 +127,7 @@ pub fn acted(procedure: &mut Procedure, done: Result<(), ActError>, world: &Worl
     settle(procedure, world, now_ms);
 }
 
-/// What a procedure does that stops: what it took out of service is put back.
+/// The next action of a stopping procedure: it brings its drained servers back into service.
 fn stopping(procedure: &Procedure, why: &str, world: &World, now_ms: u64) -> Next {
     let servers = put_back(procedure, world);
     let until = procedure.began_ms.saturating_add(STOPPING_MS);
@@ -146,7 +145,7 @@ fn stopping(procedure: &Procedure, why: &str, world: &World, now_ms: u64) -> Nex
     }
 }
 
-/// What `procedure` does next in `world`.
+/// The next action of `procedure` in `world`.
 pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
     let step = match (&procedure.standing, procedure.step()) {
         (Standing::Failed(failure), _) => return Next::Failed(failure.clone()),
@@ -163,7 +162,7 @@ pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
         false => Next::Wait(what, until),
     };
     match look(procedure, &step.task, world, now_ms) {
-        // Passed by `settle`; who did not call it waits for that.
+        // `settle` passes this step; a caller that skipped it waits for that.
         Check::So(_) => Next::Wait(step.task.about().what, until),
         Check::Ask(question) => Next::Ask(question),
         Check::Stuck(why) => fail(why),
@@ -171,7 +170,7 @@ pub fn next(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
         Check::Act(action) => match procedure.tried_ms {
             Some(tried) if now_ms < tried.saturating_add(again_ms) => wait(trouble(procedure, step.task.about().what)),
             Some(_) if now_ms >= until => wait(trouble(procedure, step.task.about().what)),
-            // This server was off, or busy, when it was due.
+            // This server was off, or busy, at the deadline.
             None if now_ms >= until && step.task.about().moves_role.is_some() => wait(step.task.about().what),
             Some(_) | None => Next::Do(action),
         },
@@ -192,7 +191,7 @@ impl Procedure {
         }
     }
 
-    /// Stops it at its step: its action was refused and would be again.
+    /// Stops it at its step: its action was refused and would be refused again.
     fn refused(&mut self, reason: String, world: &World, now_ms: u64) {
         self.standing = match &self.standing {
             Standing::Running if !put_back(self, world).is_empty() => {
@@ -209,8 +208,7 @@ impl Procedure {
         };
     }
 
-    /// When its step stops at the latest, milliseconds since 1970, where sessions are waited for so long; none: it waits for a
-    /// person, or does not go on.
+    /// The deadline of its step in milliseconds since 1970; none: it waits for a person, or does not continue.
     pub fn until_ms(&self, drain_timeout_ms: u64) -> Option<u64> {
         let lasts_ms = match &self.standing {
             Standing::Running => self.step()?.task.about().deadline_ms(drain_timeout_ms),
@@ -220,8 +218,7 @@ impl Procedure {
         (lasts_ms != NEVER).then(|| self.began_ms.saturating_add(lasts_ms))
     }
 
-    /// Whether there is anything to do or to look at under that record: it runs, and waits for no person; or whatever that one
-    /// answers would be in vain.
+    /// Whether it has work under that record: it runs and waits for no person, or no answer of the person could help.
     pub fn goes_on(&self, record: &Record) -> bool {
         let place = |name: &ServerName| record.server(name).map(|server| (server.role, server.candidate));
         let vain = || barred(self, &record.manager().name, place).is_some();
@@ -232,7 +229,7 @@ impl Procedure {
         }
     }
 
-    /// Whether it has or will come to a question.
+    /// Whether any of its present or later steps is a question.
     fn has_questions(&self) -> bool {
         self.steps.iter().skip(self.at).any(|step| step.task.about().asks.is_some())
     }
@@ -242,7 +239,7 @@ impl Procedure {
         self.steps.iter().find_map(|step| step.task.about().asks)
     }
 
-    /// The question it waits for.
+    /// The question that it waits for.
     pub fn asks(&self) -> Option<&Fact> {
         let fact = self.step()?.task.about().asks.filter(|_| self.standing == Standing::Running)?;
         self.attestations.iter().all(|said| said.fact != *fact).then_some(fact)

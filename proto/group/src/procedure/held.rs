@@ -1,4 +1,4 @@
-//! Who is to be out of service at the balancers, however often those forget it.
+//! The servers that must stay drained at the balancers, even if a balancer forgets it.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use bellwether_proto::{name::ServerName, record::Record};
 
 use super::{Document, Kind, Procedure, Task};
 
-/// The servers that `me` has to keep drained at every balancer: at the manager all whom the record has drained, those that
-/// were removed in that state included; at a candidate that takes over those whom its own recovery has drained so far.
+/// The servers that `me` must keep drained at every balancer: at the manager all that the record has drained, removed
+/// ones included; at a candidate that takes over, those that its own recovery has drained so far.
 pub fn held(record: &Record, document: &Document, me: &ServerName) -> BTreeSet<ServerName> {
     let manager = &record.manager().name;
     let mine = |procedure: &&Procedure| !procedure.is_over() && procedure.driver(manager) == me;
@@ -21,8 +21,8 @@ pub fn held(record: &Record, document: &Document, me: &ServerName) -> BTreeSet<S
     held
 }
 
-/// Whom the steps before a candidate's promotion have drained: the record is not its own to change yet. Where another one has
-/// taken the place of the manager that is lost, these are that one's.
+/// The servers that the steps before a candidate's promotion have drained: the candidate may not change the record yet.
+/// If another server has taken the lost manager's place, that one keeps them drained.
 fn drained_by(procedure: &Procedure, manager: &ServerName) -> Vec<ServerName> {
     let promotes = procedure.steps.iter().position(|step| matches!(step.task, Task::Promote(_)));
     let (Kind::RecoverManager { lost, .. }, Some(promotes)) = (&procedure.kind, promotes) else { return Vec::new() };

@@ -1,8 +1,8 @@
-//! Procedures: maintenance, recovery and every way back into service as lists of steps (W12, W18–W27). Each step has a check ("already so?") against what is
-//! observed and an action, both safe to repeat; so a procedure goes on after a crash, and at a new manager.
+//! Procedures: maintenance, recovery and every way back into service as lists of steps (W12, W18–W27). A step has a
+//! check of the observed state and an action, both repeatable, so a procedure continues after a crash, or elsewhere.
 //!
-//! [`plan()`] makes the steps, [`settle`] passes those that are so, [`next()`] says what to do: plain functions over a
-//! [`World`]. The manager keeps the progress, durably before each action (`manager/src/procedures`).
+//! [`plan()`] makes the steps, [`settle`] passes those that are done, and [`next()`] returns the next action: plain
+//! functions over a [`World`]. The manager saves the progress before each action (`manager/src/procedures`).
 
 mod begin;
 mod document;
@@ -33,9 +33,9 @@ pub use steps::{Action, Step};
 pub use stop::{Failure, NotChanged, abort, go_on_again, resume};
 pub use survey::{Survey, Surveyed};
 pub use task::{Fact, Question, Task};
-pub use world::{Holds, Removed, Seen, Traffic, World};
+pub use world::{Holds, ObservedServer, Removed, Traffic, World};
 
-/// A procedure's name, unique among those that are kept: `p7`.
+/// The name of a procedure, unique among the kept ones: `p7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Id(pub u64);
@@ -71,68 +71,68 @@ impl TryFrom<String> for Id {
     }
 }
 
-/// What is to be done, to whom.
+/// The kind of a procedure, with its servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Kind {
-    /// W18 (the manager), W21 (a member).
+    /// Maintenance of the manager (W18) or a member (W21) begins.
     MaintenanceStart {
-        /// The server that is to be worked on.
+        /// The server to work on.
         server: ServerName,
-        /// Who becomes manager, where it is the manager.
+        /// The new manager, if the server is the manager.
         promote: Option<ServerName>,
-        /// Removed instead of disabled.
+        /// Whether it is removed instead of disabled.
         remove: bool,
     },
-    /// W19, W21, W25: back into the group, synced, back at the balancers.
+    /// Maintenance ends (W19, W21, W25): back into the group, synced, back at the balancers.
     MaintenanceFinish {
         /// The server that was worked on.
         server: ServerName,
     },
-    /// W25: a server that was removed, or disabled, is added again.
+    /// A removed or disabled server is added again (W25).
     ServerAdd {
         /// The server.
         server: ServerName,
     },
-    /// W21: a server that was disabled is enabled.
+    /// A disabled server is enabled (W21).
     ServerEnable {
         /// The server.
         server: ServerName,
     },
     /// W25: new hardware takes the place and the name of a server.
     ServerReplace {
-        /// The name.
+        /// The name of the server.
         server: ServerName,
-        /// For how long its token admits it, in milliseconds.
+        /// The lifetime of its token, in milliseconds.
         ttl_ms: u64,
     },
-    /// W12: servers that hold something else are brought to the manager's state by an operator's `sync`.
+    /// An operator's `sync` brings servers with another state to the manager's state (W12).
     Sync {
-        /// Which; none: all members.
+        /// The servers; none: all members.
         servers: Vec<ServerName>,
     },
-    /// W27.
+    /// The group recovers from the loss of a member (W27).
     RecoverMember {
-        /// The server that is lost.
+        /// The lost server.
         server: ServerName,
-        /// Removed instead of disabled.
+        /// Whether it is removed instead of disabled.
         remove: bool,
     },
-    /// W22–W24, begun at the candidate that takes over.
+    /// The candidate that takes over begins the recovery from the loss of the manager (W22–W24).
     RecoverManager {
-        /// The manager that is lost.
+        /// The lost manager.
         lost: ServerName,
         /// The candidate.
         new: ServerName,
-        /// Removed instead of disabled.
+        /// Whether the lost manager is removed instead of disabled.
         remove: bool,
-        /// What the person who asked insists on.
+        /// The options on which the person insists.
         insists: Insists,
     },
 }
 
 impl Kind {
-    /// The command that begins it.
+    /// The command that begins the procedure.
     pub fn command(&self) -> String {
         let removed = |remove: &bool| if *remove { " --remove" } else { "" };
         match self {
@@ -157,7 +157,7 @@ impl Kind {
         }
     }
 
-    /// The server that it brings back into service, whichever command began it.
+    /// The server that the procedure brings back into service, whichever command began it.
     pub(super) fn brings_back(&self) -> Option<&ServerName> {
         match self {
             Self::MaintenanceFinish { server } | Self::ServerAdd { server } | Self::ServerEnable { server } => {
@@ -171,7 +171,7 @@ impl Kind {
         }
     }
 
-    /// What an operator does when it is done.
+    /// The operator's next action when the procedure is done.
     pub fn afterwards(&self) -> String {
         match self {
             Self::MaintenanceStart { server, .. } => {
@@ -183,7 +183,7 @@ impl Kind {
             | Self::ServerAdd { server }
             | Self::ServerEnable { server }
             | Self::ServerReplace { server, .. } => format!("{server} serves again"),
-            Self::Sync { .. } => "what was drained is in sync and serves again".to_owned(),
+            Self::Sync { .. } => "the drained servers are in sync and serve again".to_owned(),
             Self::RecoverMember { server, .. } => format!("{server} is recovered and serves again"),
             Self::RecoverManager { lost, .. } => {
                 format!(
@@ -194,74 +194,74 @@ impl Kind {
     }
 }
 
-/// What a person answered for, and when.
+/// A person's statement, and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attestation {
-    /// What is attested.
+    /// The attested fact.
     pub fact: Fact,
-    /// In the person's words.
+    /// The person's words.
     pub text: String,
-    /// Who.
+    /// The person.
     pub by: String,
     /// Milliseconds since 1970.
     pub time_ms: u64,
 }
 
-/// Where a procedure stands.
+/// The state of a procedure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Standing {
-    /// It goes on by itself; where its step is a question, when that is answered.
+    /// The procedure continues by itself, or when its question is answered.
     Running,
-    /// It stops because of this, and puts back into service what it took out before.
+    /// The procedure stops for this reason, and brings its drained servers back into service first.
     Stopping(String),
-    /// Stopped at its step until its command is given again, or for good by `abort`.
+    /// The procedure has stopped at its step, until its command is repeated or `abort` ends it.
     Failed(Failure),
-    /// Stopped for good; what was done stays done.
+    /// The procedure was aborted; its finished steps stay done.
     Aborted {
-        /// Who.
+        /// The person that aborted it.
         by: String,
-        /// What is left as it is.
+        /// The state that is left.
         left: String,
     },
-    /// Every step is so.
+    /// Every step is done.
     Done,
 }
 
-/// A procedure and how far it is.
+/// A procedure and its progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Procedure {
     /// Its name.
     pub id: Id,
-    /// What is to be done.
+    /// The kind of the procedure.
     pub kind: Kind,
-    /// Who began it.
+    /// The person that began it.
     pub by: String,
-    /// When, milliseconds since 1970.
+    /// The start, in milliseconds since 1970.
     pub started_ms: u64,
-    /// What was found before it began, for people.
+    /// The findings before it began, for people.
     pub findings: Vec<String>,
-    /// Revisions of a manager that is lost that nobody has any more, unless they are taken back; for people.
+    /// Lost revisions of a lost manager that no server has, unless they are taken back; for people.
     pub lost: Vec<String>,
-    /// What people answered for.
+    /// The attestations so far.
     pub attestations: Vec<Attestation>,
     /// All steps.
     pub steps: Vec<Step>,
-    /// The step it is at; the number of steps when all are done.
+    /// The index of the current step; the number of steps when all are done.
     pub at: usize,
-    /// When that step began, milliseconds since 1970.
+    /// The start of that step, in milliseconds since 1970.
     pub began_ms: u64,
-    /// When its action was last begun.
+    /// The last start of the step's action, in milliseconds since 1970.
     pub tried_ms: Option<u64>,
-    /// What went wrong when it was last tried.
+    /// The error of the last attempt.
     pub trouble: Option<String>,
-    /// It has taken its server, which was in service, out of it.
+    /// Whether it has drained its server, which was in service.
     pub took_out: bool,
-    /// How often a person let it go on after it had stopped.
+    /// The number of times that a person resumed it after it had stopped.
     pub resumed: u32,
-    /// Whether it goes on.
+    /// Its state.
     pub standing: Standing,
 }
 
@@ -287,7 +287,7 @@ impl Procedure {
         }
     }
 
-    /// The step it is at; none: all are done.
+    /// The current step; none: all are done.
     pub fn step(&self) -> Option<&Step> {
         self.steps.get(self.at)
     }
@@ -300,13 +300,13 @@ impl Procedure {
         }
     }
 
-    /// Whether it has stopped, and waits for a person to let it go on or to end it.
+    /// Whether it has stopped, and waits for a person to resume or end it.
     pub fn has_stopped(&self) -> bool {
         matches!(self.standing, Standing::Failed(_))
     }
 
-    /// Who may drive it: the manager; before its promotion, the candidate that recovers a manager, whoever leads by now, for
-    /// nobody else knows of it.
+    /// The server that drives it: the manager; before its promotion, the candidate that recovers a manager, whichever
+    /// server leads, because only the candidate knows of it.
     pub fn driver<'a>(&'a self, manager: &'a ServerName) -> &'a ServerName {
         match &self.kind {
             Kind::RecoverManager { new, .. } if !self.is_promoted() => new,
@@ -327,7 +327,7 @@ impl Procedure {
         done.any(|step| matches!(step.task, Task::Promote(_)))
     }
 
-    /// The servers that it has something to do with still: where it stopped, from the step on at which it would go on.
+    /// The servers on which it still works: if it has stopped, from the step on at which it would continue.
     pub fn has_to_do_with(&self) -> impl Iterator<Item = &ServerName> {
         let from = if self.has_stopped() { self.goes_on_at() } else { self.at };
         self.steps.iter().skip(from).flat_map(|step| step.task.about().servers)
@@ -339,14 +339,14 @@ impl Procedure {
     }
 }
 
-/// A procedure as it is shown: the document behind `procedure show --json`.
+/// A procedure with its present activity: the document behind `procedure show --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
     /// The procedure.
     pub procedure: Procedure,
-    /// What it does or waits for now, where it is driven here.
+    /// The present action or wait, if it is driven here.
     pub doing: Option<String>,
-    /// When its step stops at the latest, milliseconds since 1970; none: never, for a person is asked.
+    /// The deadline of its step, in milliseconds since 1970; none: a person is asked.
     pub until_ms: Option<u64>,
     /// The server that drives it.
     pub driver: ServerName,

@@ -1,4 +1,4 @@
-//! A small farm for tests: what the actions of procedures do to it, and crashes wherever one may come.
+//! A small farm for tests: the effects of the actions of procedures, and crashes at any point.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ pub(super) fn names(names: &[&str]) -> Vec<ServerName> {
     names.iter().map(|name| name.parse().expect("a name")).collect()
 }
 
-/// A key like no other of that number.
+/// A key that is unique for its number.
 pub(super) fn key(number: u8) -> PublicKey {
     PublicKey::try_from(&[number; 32][..]).expect("a key")
 }
 
-fn seen(role: Role) -> Seen {
-    Seen {
+fn seen(role: Role) -> ObservedServer {
+    ObservedServer {
         key: key(1),
         role,
         candidate: true,
@@ -34,7 +34,7 @@ fn seen(role: Role) -> Seen {
     }
 }
 
-/// All in sync, nothing drained, no balancer; the first is the manager.
+/// A farm that is all in sync, with no drained server and no balancer; the first server is the manager.
 pub(super) fn farm(servers: &[&str]) -> World {
     let role = |at: usize| if at == 0 { Role::Manager } else { Role::Member };
     let all = names(servers);
@@ -49,18 +49,18 @@ pub(super) fn farm(servers: &[&str]) -> World {
     }
 }
 
-/// A farm behind a balancer, with everything that happens by itself.
+/// A farm behind a balancer, with all automatic events.
 #[derive(Clone)]
 struct Model {
     world: World,
-    /// What is on the disk of each server that may become manager.
+    /// The saved procedure of each server that may become manager.
     saved: BTreeMap<ServerName, Procedure>,
     now_ms: u64,
     /// Servers that were ever synced while they took requests.
     synced_in_service: Vec<ServerName>,
     /// Servers that became members while they took requests.
     added_in_service: Vec<ServerName>,
-    /// The fewest that ever served, not counting those that are lost.
+    /// The smallest number of servers that ever served, not counting lost ones.
     fewest: usize,
 }
 
@@ -82,13 +82,13 @@ impl Model {
         }
     }
 
-    fn server(&mut self, name: &ServerName) -> &mut Seen {
+    fn server(&mut self, name: &ServerName) -> &mut ObservedServer {
         self.world.servers.get_mut(name).expect("a server of the record")
     }
 
     fn put_away(&mut self, name: &ServerName, remove: bool) {
         if remove {
-            if let Some(Seen { drained, traffic, .. }) = self.world.servers.remove(name) {
+            if let Some(ObservedServer { drained, traffic, .. }) = self.world.servers.remove(name) {
                 self.world.removed.insert(name.clone(), Removed { drained, traffic });
             }
         } else if let Some(seen) = self.world.servers.get_mut(name) {
@@ -102,7 +102,7 @@ impl Model {
         (self.world.manager, self.world.me) = (to.clone(), to.clone());
         let new = self.server(to);
         (new.role, new.state) = (Role::Manager, State::InSync);
-        // It knows of the others only what they say to it.
+        // It knows only the others' reports.
         for (name, seen) in &mut self.world.servers {
             if name != to && seen.state == State::Unknown {
                 seen.state = State::AwaitingSync;
@@ -133,12 +133,12 @@ impl Model {
             Action::Edit(RecordEdit::BringBack(server)) => {
                 let traffic = self.world.removed.remove(server).map_or(Traffic::Unknown, |removed| removed.traffic);
                 let added = self.world.servers.entry(server.clone());
-                let added = added.or_insert_with(|| Seen { traffic, ..seen(Role::Member) });
+                let added = added.or_insert_with(|| ObservedServer { traffic, ..seen(Role::Member) });
                 if !matches!(added.traffic, Traffic::Known { out: true, .. }) {
                     self.added_in_service.push(server.clone());
                 }
                 (added.role, added.state, added.current) = (Role::Member, State::AwaitingSync, false);
-                // As the record's rule does.
+                // The record's rule does the same.
                 added.drained = true;
             }
             Action::Edit(other) => panic!("no step asks for {other:?}"),
@@ -171,7 +171,7 @@ impl Model {
         self.fewest = self.fewest.min(self.world.serving().len());
     }
 
-    /// What happens between two looks.
+    /// The events between two looks.
     fn pass_time(&mut self) {
         self.now_ms += 1_000;
         let (servers, removed) = (self.world.servers.values_mut(), self.world.removed.values_mut());
@@ -188,12 +188,12 @@ impl Model {
         }
     }
 
-    /// The procedure as whoever drives it has it on the disk.
+    /// The saved procedure of the server that drives it.
     fn load(&self) -> Procedure {
         self.saved[&self.world.me].clone()
     }
 
-    /// On the disk here, and at every candidate.
+    /// Saves here, and at every candidate.
     fn save(&mut self, procedure: &Procedure) {
         let all: Vec<ServerName> = self.world.servers.keys().cloned().collect();
         for name in all {
@@ -201,7 +201,7 @@ impl Model {
         }
     }
 
-    /// Runs to the end; `crashes` says at which of the places where one may come it comes. What was not saved is lost.
+    /// Runs to the end; `crashes` tells at which possible points a crash happens. Unsaved state is lost.
     fn run(&mut self, procedure: Procedure, mut crashes: impl FnMut() -> bool) -> Procedure {
         self.save(&procedure);
         for _ in 0..2_000 {
@@ -228,7 +228,7 @@ impl Model {
                     }
                     self.act(&action);
                     if crashes() {
-                        // Done, and not known to be: it is done again.
+                        // The action is done but not known to be, so it is repeated.
                         self.act(&action);
                     }
                 }
@@ -237,7 +237,7 @@ impl Model {
         panic!("it does not end: {:#?} in {:#?}", self.load(), self.world);
     }
 
-    /// What is left when it is over, without times: the manager, and each server in a line.
+    /// The final state, without times: the manager, and each server in a line.
     fn end(&self) -> (ServerName, Vec<String>) {
         let left = self.world.servers.iter().map(|(name, s)| {
             let out = matches!(s.traffic, Traffic::Known { out: true, .. });
@@ -250,10 +250,10 @@ impl Model {
     }
 }
 
-/// How many there are of [`scene`].
+/// The number of [`scene`]s.
 const SCENES: u8 = 8;
 
-/// A farm and what is to be done to it.
+/// A farm and the procedure to run on it.
 fn scene(which: u8, remove: bool) -> (Model, Kind, Survey) {
     let mut model = Model::new(&["m", "a", "b", "c", "d"]);
     let name = |text: &str| -> ServerName { text.parse().expect("a name") };
@@ -322,7 +322,7 @@ fn every_procedure_comes_to_its_end() {
 }
 
 proptest! {
-    /// Crashes between any two steps, actions done twice: the end is the same.
+    /// Crashes between any two steps, and repeated actions, lead to the same end.
     #[test]
     fn w18_to_w27_a_procedure_that_crashes_anywhere_ends_as_one_that_does_not(
         which in 0..SCENES, remove: bool, crashes in proptest::collection::vec(proptest::bool::weighted(0.4), 0..40),
@@ -338,8 +338,7 @@ proptest! {
     }
 }
 
-/// The successor does not answer between two moments; the person gives the command again whenever it has stopped, after a while.
-/// Until then nothing happens by itself.
+/// The successor is away for a time. The person repeats the command some time after each stop; nothing else happens.
 fn with_a_successor_that_is_away(which: u8, from_ms: u64, for_ms: u64, again_after_ms: u64) -> (Model, Procedure, u32) {
     let (mut model, kind, survey) = scene(which, false);
     let steps = plan(&kind, &model.world, &survey).expect("a plan");
@@ -390,7 +389,7 @@ fn w18_a_successor_that_is_away_for_long_costs_a_stop_and_one_for_a_moment_none(
 }
 
 proptest! {
-    /// Whenever it stops, whoever it had drained serves again; given again, it comes to the same end.
+    /// After every stop, the drained servers serve again, and the repeated command leads to the same end.
     #[test]
     fn w18_a_hand_over_that_stops_puts_the_manager_back_and_comes_to_the_same_end_when_it_is_given_again(
         from_ms in 0_u64..20_000, for_ms in 0_u64..900_000, again_after_ms in 1_u64..500_000,

@@ -1,4 +1,4 @@
-//! The steps of each procedure (W18–W27), as an operator's handbook has them.
+//! The steps of each procedure (W18–W27), as in an operator's handbook.
 
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -8,16 +8,16 @@ use bellwether_proto::{
 };
 
 use super::{
-    Fact, Id, Insists, Kind, Procedure, Seen, Step, Survey, Surveyed, Traffic, World,
+    Fact, Id, Insists, Kind, ObservedServer, Procedure, Step, Survey, Surveyed, Traffic, World,
     task::{
         Add, Attest, Complete, Disable, Drain, HandOver, Promote, Quiet, Remove, Replace, Sync, Task, Undrain, stays,
     },
 };
 
-/// Why a procedure is not begun. Nothing was changed.
+/// The reason why a procedure does not begin. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanRefused {
-    /// Never heard of.
+    /// The server is unknown.
     #[error("there is no server {0} in this group")]
     Unknown(ServerName),
     /// The manager needs a successor.
@@ -25,55 +25,53 @@ pub enum PlanRefused {
     Promote {
         /// The manager.
         server: ServerName,
-        /// Who could.
+        /// The possible successors.
         candidates: String,
     },
-    /// A successor that is none.
+    /// The named successor cannot lead.
     #[error("{server} cannot become manager: {why}")]
     Successor {
-        /// Who was named.
+        /// The named server.
         server: ServerName,
-        /// Why not.
+        /// The reason.
         why: String,
-        /// What to do.
+        /// The next action.
         first: Advice,
     },
-    /// The role stays where it is.
-    #[error("{0} is not the manager ({1} is), so nobody is to be promoted")]
+    /// The server is not the manager, so the role stays.
+    #[error("{0} is not the manager ({1} is), so no server can be promoted")]
     NotManager(ServerName, ServerName),
-    /// It is the manager.
+    /// The server is the manager.
     #[error("{0} is the manager")]
     Manager(ServerName, Advice),
-    /// Two at a time for one server.
+    /// Another procedure works on the same server.
     #[error("{id} ({command}) works on {server} and is not over")]
     Busy {
-        /// The other.
+        /// The other procedure.
         id: Id,
-        /// How it was begun.
+        /// The command that began it.
         command: String,
         /// The server of both.
         server: ServerName,
     },
-    /// The other one has stopped, and was not ended.
+    /// The other procedure has stopped, and was not ended.
     #[error("{id} ({command}) has stopped at {server} and is not over")]
     Stopped {
-        /// The other.
+        /// The other procedure.
         id: Id,
-        /// How it was begun.
+        /// The command that began it.
         command: String,
         /// The server of both.
         server: ServerName,
     },
-    /// It is sent nothing.
+    /// The server is disabled.
     #[error("{0} is disabled, so it is sent nothing")]
     Disabled(ServerName),
-    /// It serves, and cannot be taken out of service.
-    #[error(
-        "{0} answers requests with something else than the manager's state, and cannot be drained before it is synced: {1}"
-    )]
+    /// The server serves, and cannot be drained.
+    #[error("{0} serves another state than the manager's, and cannot be drained before it is synced: {1}")]
     Undrainable(ServerName, String),
-    /// Given elsewhere.
-    #[error("recover manager is given at the candidate that takes over, and {0} is {1}")]
+    /// The command was given at the wrong server.
+    #[error("recover manager runs at the candidate that takes over, and {0} is {1}")]
     NotCandidate(ServerName, &'static str),
 }
 
@@ -87,28 +85,28 @@ impl Advise for PlanRefused {
             ),
             Self::Successor { first, .. } | Self::Manager(_, first) => first.clone(),
             Self::NotManager(server, _) => {
-                Advice::run("leave --promote away", format!("bellwether maintenance start {server}"))
+                Advice::run("omit --promote", format!("bellwether maintenance start {server}"))
             }
             Self::Busy { id, .. } => Advice::run("wait for its end", format!("bellwether procedure show {id}"))
                 .or(&Advice::run("or stop it", format!("bellwether procedure abort {id}"))),
             Self::Stopped { id, .. } => Advice::run("end it first", format!("bellwether procedure abort {id}")),
             Self::Disabled(server) => Advice::run("first", format!("bellwether server enable {server}")),
-            Self::Undrainable(..) => Advice::run("mend that; what is wrong", "bellwether doctor").or(&Advice::run(
+            Self::Undrainable(..) => Advice::run("repair it; see the cause", "bellwether doctor").or(&Advice::run(
                 "or, to sync it in service, take the balancer out of the record",
                 "bellwether group set --no-balancer NAME",
             )),
             Self::NotCandidate(..) => {
-                Advice::run("give it at a member whose CANDIDATE is yes", "bellwether server list")
+                Advice::run("run it at a member whose CANDIDATE is yes", "bellwether server list")
             }
         })
     }
 }
 
-/// The steps of `kind` in `world`; `survey` matters where a manager is recovered. None for a `server add`, `enable`,
-/// `replace` or `sync` that takes nobody out of service: what the command does by itself is all.
+/// The steps of `kind` in `world`; `survey` matters if a manager is recovered. No steps for a `server add`, `enable`,
+/// `replace` or `sync` that drains no server: the command does all by itself.
 ///
 /// # Errors
-/// Why it is not begun.
+/// The reason why the procedure does not begin.
 pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, PlanRefused> {
     match kind {
         Kind::MaintenanceStart { server, promote, remove } => {
@@ -126,10 +124,10 @@ pub fn plan(kind: &Kind, world: &World, survey: &Survey) -> Result<Vec<Step>, Pl
     }
 }
 
-/// Refuses to drain a manager for a successor that does not answer when it is asked.
+/// Refuses to drain a manager for a successor that does not answer.
 ///
 /// # Errors
-/// Why it does not.
+/// The reason why it does not answer.
 pub fn may_hand_over(kind: &Kind, survey: &Survey) -> Result<(), PlanRefused> {
     let Kind::MaintenanceStart { promote: Some(to), .. } = kind else { return Ok(()) };
     match survey.members.get(to) {
@@ -142,10 +140,10 @@ pub fn may_hand_over(kind: &Kind, survey: &Survey) -> Result<(), PlanRefused> {
     }
 }
 
-/// Refuses what would work on a server that another procedure works on.
+/// Refuses steps on a server that another procedure works on.
 ///
 /// # Errors
-/// Which.
+/// The other procedure.
 pub(super) fn free(steps: &[Step], others: &[Procedure]) -> Result<(), PlanRefused> {
     let touched: Vec<&ServerName> = steps.iter().flat_map(|step| step.task.about().servers).collect();
     for other in others.iter().filter(|other| !other.is_over()) {
@@ -181,7 +179,7 @@ fn start(
             let candidates = candidates(world);
             return Err(PlanRefused::Promote { server: server.clone(), candidates });
         }
-        // Given again: the role is there.
+        // The command is repeated: the role has moved already.
         (Some(Role::Member | Role::Disabled), Some(to)) if *to != world.manager => {
             return Err(PlanRefused::NotManager(server.clone(), world.manager.clone()));
         }
@@ -221,8 +219,8 @@ fn successor(to: &ServerName, world: &World) -> Result<(), PlanRefused> {
     }
 }
 
-/// Nobody is drained for one that could not take the role then.
-fn able(to: &ServerName, seen: &Seen) -> Result<(), PlanRefused> {
+/// Checks that the successor can take the role, before any server is drained.
+fn able(to: &ServerName, seen: &ObservedServer) -> Result<(), PlanRefused> {
     if !stays(seen.state) && seen.state != State::Unreachable {
         return Ok(());
     }
@@ -238,17 +236,15 @@ fn put_away(server: &ServerName, remove: bool, why: &str) -> Step {
     Step::new(task, why)
 }
 
-/// From anything to complete and in service.
+/// The steps from any state to complete and in service.
 fn back(servers: &[ServerName]) -> Vec<Step> {
     let [has, complete, serves] = match servers.len() {
         1 => [
-            "it has what the manager has",
+            "it gets the manager's state",
             "it returns only when every byte on its disk is the manager's",
             "it serves again",
         ],
-        _ => {
-            ["they have what the manager has", "they return only when every byte is the manager's", "they serve again"]
-        }
+        _ => ["they get the manager's state", "they return only when every byte is the manager's", "they serve again"],
     };
     let servers = || servers.to_vec();
     vec![
@@ -258,22 +254,22 @@ fn back(servers: &[ServerName]) -> Vec<Step> {
     ]
 }
 
-/// The way back into service, whichever command begins it (W19, W21, W25): drained, then a member again, synced, complete,
-/// undrained. `server add` and `server enable` need no steps where the record's change is all. `maintenance finish` brings a
-/// server of the group back, too; it waits for no sessions, for its maintenance did.
+/// The way back into service, whichever command begins it (W19, W21, W25): drain, make a member again, sync, verify,
+/// undrain. `server add` and `server enable` need no steps if the change of the record is enough. `maintenance finish`
+/// brings back a server in the group, too; it waits for no sessions, because the maintenance did.
 ///
-/// What the server holds was hashed by nobody since it was put away, so no hashes are equal before it is a member.
+/// The server's files were not hashed since it was disabled or removed, so no hashes are equal before it is a member.
 fn bring_back(server: &ServerName, finishes: bool, world: &World) -> Result<Vec<Step>, PlanRefused> {
     let drained = world.is_drained(server);
     match role(server, world)? {
         Some(Role::Manager | Role::Member) if !finishes => return Ok(Vec::new()),
-        // Drained and given up before it was disabled.
+        // The server was drained, but the procedure ended before it was disabled.
         Some(Role::Manager) => return Ok(vec![Step::new(Undrain(one(server)), "it serves again")]),
         None | Some(Role::Disabled) if !finishes && !world.balancers && !drained => return Ok(Vec::new()),
         None | Some(Role::Member | Role::Disabled) => {}
     }
     if world.server(server).is_some_and(|seen| is_back(seen, world)) {
-        let sync = Step::new(Sync(one(server)), "it has what the manager has");
+        let sync = Step::new(Sync(one(server)), "it gets the manager's state");
         return Ok(vec![sync, Step::new(Undrain(one(server)), "it serves")]);
     }
     let mut steps = again(server);
@@ -284,8 +280,8 @@ fn bring_back(server: &ServerName, finishes: bool, world: &World) -> Result<Vec<
     Ok(steps)
 }
 
-/// A member in service that has everything is not disturbed.
-fn is_back(seen: &Seen, world: &World) -> bool {
+/// Whether a member is complete and in service, so that it is not disturbed.
+fn is_back(seen: &ObservedServer, world: &World) -> bool {
     let member = match seen.role {
         Role::Member => true,
         Role::Manager | Role::Disabled => false,
@@ -294,7 +290,7 @@ fn is_back(seen: &Seen, world: &World) -> bool {
     member && !out && seen.current && world.serves(seen)
 }
 
-/// The role of a server of the group; none: it was removed.
+/// The role of a server of the group; none: the server was removed.
 fn role(server: &ServerName, world: &World) -> Result<Option<Role>, PlanRefused> {
     match world.server(server) {
         None if !world.removed.contains_key(server) => Err(PlanRefused::Unknown(server.clone())),
@@ -302,7 +298,7 @@ fn role(server: &ServerName, world: &World) -> Result<Option<Role>, PlanRefused>
     }
 }
 
-/// Into the group again, and out of service until it is complete: drained before it is added.
+/// Makes a server a member again, out of service until it is complete: it is drained before it is added.
 fn again(server: &ServerName) -> Vec<Step> {
     vec![
         Step::new(Drain(one(server)), "a server in a sync is out of service"),
@@ -310,8 +306,8 @@ fn again(server: &ServerName) -> Vec<Step> {
     ]
 }
 
-/// `server replace`: what has the name is out of service before anything else can have it, and stays so until the new
-/// hardware is complete.
+/// `server replace`: the present owner of the name is drained; the name is out of service until the hardware is
+/// complete.
 fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>, PlanRefused> {
     let seen = world.server(server).ok_or_else(|| PlanRefused::Unknown(server.clone()))?;
     match seen.role {
@@ -332,8 +328,8 @@ fn replace(server: &ServerName, ttl_ms: u64, world: &World) -> Result<Vec<Step>,
     Ok(steps)
 }
 
-/// `sync` of servers that take requests and hold something else: a few at a time. The others, whose hashes are equal, who lack
-/// only increments in order, or who are out of service anyway, need no steps.
+/// `sync` of serving servers with another state: a few at a time. Servers with equal hashes, servers that lack only
+/// increments in order, and servers out of service need no steps.
 fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused> {
     if let Some(unknown) = servers.iter().find(|name| world.server(name).is_none()) {
         return Err(PlanRefused::Unknown(unknown.clone()));
@@ -361,8 +357,8 @@ fn sync(servers: &[ServerName], world: &World) -> Result<Vec<Step>, PlanRefused>
     Ok(batches.flat_map(|few| [out(few, "a server in a sync is out of service"), back(few)]).flatten().collect())
 }
 
-/// Whether a sync of it would change what answers requests now.
-fn is_stale_in_service(seen: &Seen) -> bool {
+/// Whether a sync of it would change its responses now.
+fn is_stale_in_service(seen: &ObservedServer) -> bool {
     let takes_requests = match seen.traffic {
         Traffic::Known { out, .. } => !out,
         Traffic::Partly { .. } | Traffic::Absent(_) | Traffic::Silent(_) => true,
@@ -373,7 +369,7 @@ fn is_stale_in_service(seen: &Seen) -> bool {
         // Increments in order are updates, each switched at once.
         State::AwaitingSync | State::Syncing | State::Waiting => !seen.in_order,
         State::Refused | State::Drifted | State::Error => true,
-        // One change, by itself; or nobody to sync now: whoever is out of reach catches up when it is back.
+        // An update needs no sync; a server out of reach catches up when it is back.
         State::Updating
         | State::Disabled
         | State::Left
@@ -385,7 +381,7 @@ fn is_stale_in_service(seen: &Seen) -> bool {
     takes_requests && stale && !seen.drained
 }
 
-/// How many of those that serve may be out at a time; one at least, whose drain waits for others.
+/// The number of serving servers that may be drained at a time; at least one, whose drain waits for others.
 fn spare(serving: usize, world: &World) -> usize {
     serving.saturating_sub(world.min_serving).max(1)
 }
@@ -402,7 +398,7 @@ fn recover_member(server: &ServerName, remove: bool, world: &World) -> Result<Ve
         Step::new(Drain(one(server)), "no request waits for a server that is lost"),
         Step::new(Attest(Fact::Isolated(server.clone())), "half a server is worse than none"),
         put_away(server, remove, "it is refused and sent nothing; the others serve"),
-        Step::new(Attest(Fact::Repaired(server.clone())), "only who repairs it knows"),
+        Step::new(Attest(Fact::Repaired(server.clone())), "only the person who repairs it knows"),
     ];
     steps.extend(again(server));
     steps.extend(back(&one(server)));
@@ -421,7 +417,7 @@ fn recover_manager(
         _ if world.manager == *new => {
             return Err(PlanRefused::Manager(
                 new.clone(),
-                Advice::run("nothing is to be recovered here; see", "bellwether status"),
+                Advice::run("there is nothing to recover here; see", "bellwether status"),
             ));
         }
         None => return Err(PlanRefused::Unknown(new.clone())),
@@ -466,13 +462,13 @@ fn out(servers: &[ServerName], why: &str) -> Vec<Step> {
     vec![Step::new(Drain(servers.to_vec()), why), Step::new(Quiet(servers.to_vec()), "open requests are answered")]
 }
 
-/// The members of which `is` was found; a disabled server is sent nothing.
+/// The members whose finding satisfies `is`; disabled servers are left out.
 fn found(world: &World, survey: &Survey, is: impl Fn(&Surveyed) -> bool) -> Vec<ServerName> {
     let member = |name: &ServerName| world.server(name).is_some_and(|seen| seen.role == Role::Member);
     survey.members.iter().filter(|(name, what)| member(name) && is(what)).map(|(name, _)| name.clone()).collect()
 }
 
-/// Those that are to be synced, as many at a time as the others can do without.
+/// The members to sync, in batches that the others can do without.
 fn batches(lost: &ServerName, world: &World, survey: &Survey) -> Vec<Vec<ServerName>> {
     let differs = |found: &Surveyed| match found {
         Surveyed::Differs(_) => true,

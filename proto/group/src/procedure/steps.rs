@@ -1,4 +1,4 @@
-//! What a step is: a task, and why. What a task is, is in [`super::task`]; how it is done, is an [`Action`].
+//! A step: a task, and its reason. [`super::task`] has the tasks; an [`Action`] brings a task about.
 
 use bellwether_proto::name::ServerName;
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,11 @@ use crate::edits::RecordEdit;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// What is brought about.
+    /// The task.
     pub task: Task,
-    /// Why, in one clause.
+    /// The reason, in one clause.
     pub why: String,
-    /// How it ended, where there is something to say.
+    /// A note on its end, if there is one.
     pub noted: Option<String>,
 }
 
@@ -24,31 +24,31 @@ impl Step {
     }
 }
 
-/// What is done to the world; safe to repeat.
+/// A change of the world; safe to repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Take them out of service: in the record (their `/ready` answers 503) and at the balancers.
+    /// Take servers out of service: in the record (their `/ready` answers 503) and at the balancers.
     Drain(Vec<ServerName>),
-    /// Back into service.
+    /// Bring servers back into service.
     Undrain(Vec<ServerName>),
     /// At the manager: hand the role to `to`; this server becomes disabled or is removed, in the same record.
     HandOver {
-        /// Who becomes manager.
+        /// The new manager.
         to: ServerName,
-        /// Removed instead of disabled.
+        /// Whether this server is removed instead of disabled.
         remove: bool,
     },
-    /// At the candidate: take the role; the manager that is lost becomes disabled or is removed.
+    /// At the candidate: take the role; the lost manager becomes disabled or is removed.
     Promote {
-        /// Removed instead of disabled.
+        /// Whether the lost manager is removed instead of disabled.
         remove: bool,
-        /// What the person who asked insists on.
+        /// The options on which the person insists.
         insists: Insists,
     },
     /// Change the record.
     Edit(RecordEdit),
-    /// Bring to the manager's state.
+    /// Bring servers to the manager's state.
     Sync(Vec<ServerName>),
-    /// Hash every byte.
+    /// Hash every byte of servers.
     Verify(Vec<ServerName>),
 }

@@ -1,5 +1,5 @@
-//! How a procedure stops, and what becomes of it then: what it leaves, what it puts back, how it goes on when its command is
-//! given again, and how it is ended. A stopped one does nothing by itself.
+//! The stop of a procedure: the state that it leaves, the servers that it brings back, its continuation by the same
+//! command, and its end. A stopped procedure does nothing by itself.
 
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -10,34 +10,35 @@ use bellwether_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attestation, Fact, Id, Kind, PlanRefused, Procedure, Seen, Standing, Step, Task, Traffic, World, engine::barred,
+    Attestation, Fact, Id, Kind, ObservedServer, PlanRefused, Procedure, Standing, Step, Task, Traffic, World,
+    engine::barred,
 };
 
-/// Why a procedure stopped.
+/// The reason why a procedure stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
-    /// What happened.
+    /// The event.
     pub reason: String,
-    /// What is left as it is.
+    /// The state that is left.
     pub left: String,
-    /// What to do.
+    /// The next action.
     pub todo: String,
 }
 
 pub(super) fn failure(procedure: &Procedure, world: &World, reason: String) -> Failure {
     let (id, command) = (procedure.id, procedure.kind.command());
     let todo = match procedure.leads_nowhere(world) {
-        true => format!("nothing lets it go on any more; end it: bellwether procedure abort {id}"),
+        true => format!("it cannot continue; end it: bellwether procedure abort {id}"),
         false => format!(
-            "mend that, then give the command again: bellwether {command} (the same as bellwether procedure resume {id}); \
+            "repair the cause, then run the command again: bellwether {command} (the same as bellwether procedure resume {id}); \
              or end it: bellwether procedure abort {id}"
         ),
     };
     Failure { reason, left: left(procedure, world), todo }
 }
 
-/// Whom a procedure that stops puts back into service: a server that it has taken out, and whose role is what it was.
+/// The servers that a stopping procedure brings back into service: those that it has drained, with unchanged roles.
 pub(super) fn put_back(procedure: &Procedure, world: &World) -> Vec<ServerName> {
     let (Kind::MaintenanceStart { server, .. }, true) = (&procedure.kind, procedure.took_out) else {
         return Vec::new();
@@ -47,8 +48,8 @@ pub(super) fn put_back(procedure: &Procedure, world: &World) -> Vec<ServerName> 
     if out && may_serve(seen) { vec![server.clone()] } else { Vec::new() }
 }
 
-/// Whether it has what the manager has (W12).
-fn may_serve(seen: &Seen) -> bool {
+/// Whether the server has the manager's state (W12).
+fn may_serve(seen: &ObservedServer) -> bool {
     let at_the_head = matches!(seen.state, State::InSync | State::GroupChange) && seen.current;
     match seen.role {
         Role::Manager => true,
@@ -57,7 +58,7 @@ fn may_serve(seen: &Seen) -> bool {
     }
 }
 
-/// What a procedure that stops now leaves behind, of the servers that it touches.
+/// The state that a procedure leaves at its servers if it stops now.
 fn left(procedure: &Procedure, world: &World) -> String {
     let mut names: Vec<&ServerName> = procedure.servers().collect();
     names.sort();
@@ -93,8 +94,7 @@ fn left(procedure: &Procedure, world: &World) -> String {
 }
 
 impl Procedure {
-    /// Whether nothing lets it go on, whatever a person mends: another server has the role by now, or one that it works on is
-    /// gone.
+    /// Whether the procedure cannot continue: another server has the role by now, or one of its servers is gone.
     fn leads_nowhere(&self, world: &World) -> bool {
         let place = |name: &ServerName| world.server(name).map(|seen| (seen.role, seen.candidate));
         let left = &self.steps[self.goes_on_at().min(self.steps.len())..];
@@ -108,8 +108,8 @@ impl Procedure {
         barred(self, &world.manager, place).is_some() || left.iter().any(is_elsewhere) || is_gone
     }
 
-    /// The step at which it goes on when it has stopped: from the beginning of what can be repeated, for the farm may be
-    /// another one by now. What was put away is not put away again, and a person is not asked again.
+    /// The step at which a stopped procedure continues: from the beginning of its repeatable steps, for the farm may
+    /// have changed. Servers are not disabled or removed again, and a person is not asked again.
     pub(super) fn goes_on_at(&self) -> usize {
         let back_to_the_sync = |at: usize| match self.steps.get(at).map(|step| &step.task) {
             Some(Task::Complete(_)) => at.saturating_sub(1),
@@ -130,7 +130,7 @@ impl Procedure {
     }
 }
 
-/// Lets one that has stopped go on, with its time anew. One that has not is left as it is.
+/// Lets a stopped procedure continue, with its time anew. A running one does not change.
 pub fn go_on_again(procedure: &mut Procedure, now_ms: u64) {
     if procedure.has_stopped() {
         procedure.at = procedure.goes_on_at();
@@ -143,10 +143,10 @@ pub fn go_on_again(procedure: &mut Procedure, now_ms: u64) {
     }
 }
 
-/// Lets it go on: after a failure with its step's time anew; after a question, with the answer.
+/// Resumes a procedure: after a failure with its step's time anew; after a question, with the answer.
 ///
 /// # Errors
-/// It is over, its question is not answered, or there is none to answer.
+/// The procedure is over, its question is not answered, or it asks nothing.
 pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) -> Result<(), NotChanged> {
     let id = procedure.id;
     if procedure.is_over() {
@@ -165,24 +165,24 @@ pub fn resume(procedure: &mut Procedure, attest: &str, by: &str, now_ms: u64) ->
     }
 }
 
-/// Why a procedure does not go on, or is not aborted. It stays as it was.
+/// The reason why a procedure is not resumed or aborted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotChanged {
-    /// Its question was not answered.
+    /// The question was not answered.
     #[error("{id} asks: {question}")]
     Asks {
         /// The procedure.
         id: Id,
-        /// What it asks.
+        /// The question.
         question: String,
     },
-    /// There is nothing to answer.
+    /// There is no question.
     #[error("{0} asks nothing now")]
     AsksNothing(Id),
-    /// It is done, or was aborted.
+    /// The procedure is done, or was aborted.
     #[error("{0} is over")]
     Over(Id),
-    /// What would be begun anew is refused.
+    /// A new beginning is refused.
     #[error(transparent)]
     Plan(#[from] PlanRefused),
 }
@@ -197,10 +197,10 @@ impl Advise for NotChanged {
     }
 }
 
-/// Stops it for good; what was done stays done, and is said. Given again, it says the same.
+/// Ends a procedure; its finished steps stay done and are reported. A repeated call returns the same.
 ///
 /// # Errors
-/// It is done already.
+/// The procedure is done already.
 pub fn abort(procedure: &mut Procedure, world: &World, by: &str) -> Result<(), NotChanged> {
     match procedure.standing {
         Standing::Running | Standing::Stopping(_) | Standing::Failed(_) => {}
@@ -234,7 +234,7 @@ mod tests {
         Procedure::new(Id(1), kind, steps, "root".into(), 0)
     }
 
-    /// A hand-over from m to a that has drained m, which was in service, and waits.
+    /// A handover from m to a that has drained m, which was in service, and waits.
     fn handing_over() -> (Procedure, World) {
         let mut world = farm(&["m", "a", "b"]);
         let kind = Kind::MaintenanceStart { server: name("m"), promote: Some(name("a")), remove: false };
@@ -260,7 +260,7 @@ mod tests {
         assert!(matches!(next(&procedure, &world, MINUTE), Next::Wait(..)));
         assert!(settle(&mut procedure, &world, 5 * MINUTE));
         assert!(matches!(procedure.standing, Standing::Stopping(_)), "{procedure:?}");
-        // It wakes too late.
+        // The procedure continues after its deadline.
         world.servers.get_mut(&name("a")).unwrap().state = State::InSync;
         let now = 5 * MINUTE + 1;
         assert_eq!(next(&procedure, &world, now), Next::Do(Action::Undrain(vec![name("m")])));
@@ -309,7 +309,7 @@ mod tests {
         procedure.took_out = false;
         settle(&mut procedure, &world, 5 * MINUTE);
         assert!(failure_of(&procedure).left.contains("still drained: m"));
-        // Nor a member that lacks something (W12).
+        // A member that lacks revisions is not brought back, either (W12).
         let mut member = begun(Kind::MaintenanceStart { server: name("b"), promote: None, remove: false }, &world);
         member.took_out = true;
         let seen = world.servers.get_mut(&name("b")).unwrap();

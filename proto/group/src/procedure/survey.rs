@@ -1,4 +1,4 @@
-//! What a candidate finds at the members before it recovers a manager (W23, W24).
+//! A candidate's survey of the members before it recovers a manager (W23, W24).
 
 use std::collections::BTreeMap;
 
@@ -6,35 +6,35 @@ use bellwether_proto::{name::ServerName, revision::SignedHeader};
 
 use crate::takeover::{self, Answer, Findings, Silence};
 
-/// Lines of what was found that a procedure keeps.
+/// The largest number of findings that a procedure keeps.
 const FINDINGS: usize = 100;
 
-/// What a candidate found at one member before it takes over.
+/// A candidate's finding at one member before it takes over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Surveyed {
-    /// It holds what the candidate holds, by hash.
+    /// The member holds the candidate's revision, by hash.
     Equal,
-    /// It holds an earlier revision of the candidate's history: one update, no sync.
+    /// The member holds an earlier revision of the candidate's history: it needs an update, no sync.
     Behind,
-    /// It holds something else, and what: it is to be synced.
+    /// The member holds another revision, which is named: it needs a sync.
     Differs(String),
-    /// It did not answer: looked at when it does.
+    /// The member did not answer: it is checked when it does.
     Silent(String),
 }
 
-/// What a candidate found at the members.
+/// A candidate's findings at the members.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// By name, without the candidate itself and the manager.
+    /// The members by name, without the candidate itself and the manager.
     pub members: BTreeMap<ServerName, Surveyed>,
-    /// The same for people, a line each.
+    /// The findings for people, one line each.
     pub findings: Vec<String>,
-    /// What would be lost, unless it is taken back; a line each.
+    /// The possible losses, one line each.
     pub lost: Vec<String>,
 }
 
 impl Survey {
-    /// What the members answered, beside what the candidate that asked them holds; `found` is how that was judged.
+    /// Compares the members' answers with the candidate's own state; `found` is the judgement.
     pub fn of(asked: &takeover::Survey<'_>, found: Findings) -> Self {
         let lost = &asked.record.manager().name;
         let compare = |answer: &Result<Answer, Silence>| match answer {
@@ -52,7 +52,7 @@ impl Survey {
     }
 }
 
-/// What a member holds, beside what this server holds and has heard of.
+/// Compares a member's revision with this server's revision and the known ones.
 fn compared(own: Option<&SignedHeader>, theirs: Option<&SignedHeader>, seen: &[SignedHeader]) -> Surveyed {
     let (Some(own), Some(theirs)) = (own, theirs) else { return Surveyed::Differs("no revision".to_owned()) };
     let known = seen.iter().any(|header| header.id() == theirs.id());

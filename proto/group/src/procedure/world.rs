@@ -1,92 +1,92 @@
-//! What a procedure sees of the farm: roles in the record, states in the monitor, traffic at the balancers.
+//! A procedure's view of the farm: roles in the record, states in the monitor, traffic at the balancers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State};
 
-/// What the balancers say of one server, taken together.
+/// The balancers' reports of one server, taken together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Traffic {
-    /// No balancer is configured, or by the record it takes no traffic.
+    /// No balancer is configured, or by the record the server takes no traffic.
     Unknown,
-    /// There are balancers, and none has it: a mistake in a name, perhaps. What is wrong, for people.
+    /// No balancer has the server, perhaps because of a wrong name. The error, for people.
     Absent(String),
-    /// All answered.
+    /// All balancers answered.
     Known {
-        /// It gets no new requests anywhere, by order.
+        /// The server is drained everywhere.
         out: bool,
-        /// Its checks pass everywhere.
+        /// The server's checks pass everywhere.
         up: bool,
-        /// Requests or connections that it has, at all of them.
+        /// The number of its requests or connections at all balancers.
         sessions: u64,
     },
-    /// Out by order at some of its places, and not at others: what was asked last was not done everywhere.
+    /// The server is drained at some places only: the last command was not done everywhere.
     Partly {
-        /// Requests or connections that it has, at all balancers.
+        /// The number of its requests or connections at all balancers.
         sessions: u64,
     },
-    /// One does not answer, or says what cannot be understood: nothing is known.
+    /// A balancer does not answer, or its answer is malformed: nothing is known.
     Silent(String),
 }
 
-/// What is seen of one server.
+/// The observed state of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedServer {
     /// Its key in the record.
     pub key: PublicKey,
     /// Its role in the record.
     pub role: Role,
     /// Whether it may become manager.
     pub candidate: bool,
-    /// The record has it out of service.
+    /// Whether the record has it out of service.
     pub drained: bool,
     /// Its state in the monitor.
     pub state: State,
-    /// Why, where the state is not a good one.
+    /// The reason of a bad state.
     pub reason: Option<String>,
-    /// It holds the head revision.
+    /// Whether it holds the head revision.
     pub current: bool,
-    /// What it lacks of the head comes to it by increments in order, over no edits of its own.
+    /// Whether it gets the missing revisions by increments in order, and has no edits of its own.
     pub in_order: bool,
-    /// The newest kept copy that it made, and when that was heard of, milliseconds since 1970.
+    /// The time at which its newest kept copy was reported, in milliseconds since 1970, and that copy.
     pub kept: Option<(u64, String)>,
-    /// When every byte on its disk was last hashed and found to be the head's, milliseconds since 1970.
+    /// The last time at which every byte on its disk was hashed and equal to the head, in milliseconds since 1970.
     pub equal_ms: Option<u64>,
-    /// At the balancers.
+    /// Its traffic at the balancers.
     pub traffic: Traffic,
-    /// It has the newest document of procedures.
+    /// Whether it has the newest document of procedures.
     pub informed: bool,
 }
 
-/// What is seen of a server that was removed.
+/// The observed state of a removed server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// The record has it out of service, for when it is added again.
+    /// Whether the record has it out of service, for the time when it is added again.
     pub drained: bool,
-    /// At the balancers, which may have it still.
+    /// Its traffic at the balancers, which may still have it.
     pub traffic: Traffic,
 }
 
 /// The farm at one moment, as this server sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct World {
-    /// Who looks.
+    /// The observing server.
     pub me: ServerName,
     /// The record's manager.
     pub manager: ServerName,
     /// The servers of the record.
-    pub servers: BTreeMap<ServerName, Seen>,
-    /// Those that were removed, and whose names nobody has.
+    pub servers: BTreeMap<ServerName, ObservedServer>,
+    /// Removed servers whose names are free.
     pub removed: BTreeMap<ServerName, Removed>,
     /// Whether any balancer is configured.
     pub balancers: bool,
-    /// How many servers are to serve at any time.
+    /// The smallest number of servers that must serve.
     pub min_serving: usize,
-    /// How long sessions are waited for, in milliseconds.
+    /// The time for sessions of a drained server, in milliseconds.
     pub drain_timeout_ms: u64,
 }
 
-/// Servers that are not to be synced before they are drained (W23).
+/// Servers that must be drained before their sync (W23).
 pub type Holds = BTreeSet<ServerName>;
 
 impl World {
@@ -95,8 +95,8 @@ impl World {
         self.me == self.manager
     }
 
-    /// That server, where it is in the record.
-    pub fn server(&self, name: &ServerName) -> Option<&Seen> {
+    /// The server of that name in the record.
+    pub fn server(&self, name: &ServerName) -> Option<&ObservedServer> {
         self.servers.get(name)
     }
 
@@ -106,7 +106,7 @@ impl World {
     }
 
     /// Whether a server takes requests now.
-    pub fn serves(&self, seen: &Seen) -> bool {
+    pub fn serves(&self, seen: &ObservedServer) -> bool {
         let healthy = match seen.state {
             State::InSync | State::Updating | State::Refused | State::Waiting | State::Drifted | State::GroupChange => {
                 true
@@ -118,8 +118,8 @@ impl World {
             | State::Left
             | State::Conflict
             | State::Superseded => false,
-            // Awaiting: it serves what it has, if it has anything. Unknown: a candidate has heard nothing of the others.
-            // Their balancer knows.
+            // An awaiting server serves its present files, if it has any. Of an unknown one, a candidate has heard
+            // nothing; the balancer knows its state.
             State::AwaitingSync | State::Unknown => {
                 matches!(seen.traffic, Traffic::Known { .. } | Traffic::Partly { .. })
             }
@@ -137,24 +137,24 @@ impl World {
         enabled && healthy && wanted && !seen.drained
     }
 
-    /// What the balancers say of it, where it is in the record or was removed.
+    /// The balancers' report of a server in the record or a removed one.
     pub fn traffic(&self, name: &ServerName) -> Option<&Traffic> {
         let removed = || self.removed.get(name).map(|removed| &removed.traffic);
         self.server(name).map(|seen| &seen.traffic).or_else(removed)
     }
 
-    /// Whether the record has it out of service, removed or not.
+    /// Whether the record has a server out of service, removed or not.
     pub fn is_drained(&self, name: &ServerName) -> bool {
         let removed = || self.removed.get(name).is_some_and(|removed| removed.drained);
         self.server(name).map_or_else(removed, |seen| seen.drained)
     }
 
-    /// Whether it is out of service: by the record (where this server can change that) and at every balancer that has it.
+    /// Whether a server is out of service: in the record (if this server may change it) and at all its balancers.
     pub fn is_out(&self, name: &ServerName) -> bool {
         let by_balancers = match self.traffic(name) {
             Some(Traffic::Known { out, .. }) => *out,
             Some(Traffic::Unknown) => true,
-            // A mistake in a name, unless it was taken out there, too.
+            // The name is wrong, unless the server was drained there, too.
             Some(Traffic::Absent(_)) => self.removed.contains_key(name),
             Some(Traffic::Silent(_) | Traffic::Partly { .. }) => false,
             None => return true,

@@ -49,7 +49,7 @@ impl Group {
         Self { keys, held }
     }
 
-    /// Signs as server `at` and checks that everybody who holds the record before takes it.
+    /// Signs as server `at` and checks that all servers with the record before accept it.
     fn signed(&self, record: Record, at: usize) -> Record {
         let signed = SignedRecord::sign(record, &self.keys[at]).expect("a rule's record is a good one");
         assert_eq!(signed.may_follow(&self.held), Ok(true));

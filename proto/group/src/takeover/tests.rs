@@ -21,7 +21,7 @@ fn name(text: &str) -> ServerName {
 }
 
 impl Farm {
-    /// Everything at 1.5; the manager does not answer.
+    /// All revisions are 1.5; the manager does not answer.
     fn new() -> Self {
         let keys: Vec<KeyPair> = (0..4).map(|_| KeyPair::generate()).collect();
         let server = |(at, text): (usize, &str)| Server {
@@ -117,7 +117,7 @@ fn it_does_not_while_another_candidate_has_more_and_what_may_be_lost_is_named() 
     let found = farm.judge(true, false).expect("insisted");
     assert_eq!(found.lost.len(), 2);
     assert!(found.lost[0].starts_with("1.6") && found.lost[1].contains("change 7 (seen by b)"), "{:?}", found.lost);
-    // Who is no candidate cannot take over instead: what it has is named, and not waited for.
+    // A server that is no candidate cannot take over instead: its revisions are named, but not waited for.
     let mut farm = Farm::new();
     farm.answers("c", 6);
     assert_eq!(farm.judge(false, false).expect("it may").lost.len(), 1);

@@ -106,7 +106,7 @@ fn w16_a_removal_ends_what_a_key_had_and_a_later_token_is_a_new_decision() {
     case.present("gone", &gone, NOW).unwrap();
     case.present("stays", &stays, NOW).unwrap();
     case.tokens.remove(&"gone".parse().unwrap(), &gone.public());
-    // Nor under another name, though a use is left.
+    // Another name does not help, though a use is left.
     for name in ["gone", "other"] {
         let refused = case.present(name, &gone, NOW).unwrap_err();
         assert_eq!(refused, TokenRefused::Removed { id: case.id.clone(), name: name.parse().unwrap() });
@@ -182,10 +182,10 @@ fn w16_what_another_manager_removed_is_barred_when_this_one_leads_again() {
     for (n, key) in keys.iter().enumerate().skip(1) {
         case.present(&format!("s{n}"), key, NOW).unwrap();
     }
-    // Its own epoch: a crash between the token's use and the record bars nobody.
+    // In its own epoch, a crash between the token's use and the record bars no key.
     assert!(!case.tokens.settle(&record(1, &keys, &[0, 1], &[])));
     assert_eq!(case.present("s2", &keys[2], NOW), Ok(false));
-    // Another one led meanwhile: it removed s1, and s2 so long ago that no record names it.
+    // Another manager led meanwhile: it removed s1, and s2 so long ago that no record names it.
     assert!(case.tokens.settle(&record(3, &keys, &[0, 3], &[1])));
     for (n, comes) in [(1, false), (2, false), (3, true)] {
         assert_eq!(case.present(&format!("s{n}"), &keys[n], NOW).is_ok(), comes, "s{n}");

@@ -2,7 +2,7 @@
 
 use bellwether_group::{
     edits,
-    procedure::{ActError, Action, Fact, Id, Removed, Seen, Traffic, World},
+    procedure::{ActError, Action, Fact, Id, ObservedServer, Removed, Traffic, World},
     roles::Leave,
 };
 use bellwether_manager::Phase;
@@ -46,7 +46,7 @@ impl Server {
         Traffic::Known { out: world.drained.contains(name), up: world.is_ready(name), sessions: 0 }
     }
 
-    fn seen(&self, entry: &Entry, head: Option<&SignedHeader>, version: Option<(Epoch, u64)>) -> Seen {
+    fn seen(&self, entry: &Entry, head: Option<&SignedHeader>, version: Option<(Epoch, u64)>) -> ObservedServer {
         let lane = self.lanes.get(&entry.name);
         let session = lane.and_then(Lane::session);
         let own = entry.name == self.name;
@@ -56,7 +56,7 @@ impl Server {
             Role::Manager | Role::Member => lane.map_or(State::Unknown, |lane| state(lane, head)),
         };
         let current = (own && state == State::InSync) || session.is_some_and(|member| member.at() == head);
-        Seen {
+        ObservedServer {
             key: entry.key,
             role: entry.role,
             candidate: entry.candidate,

@@ -21,11 +21,11 @@ use std::{
 use bellwether_group::procedure::Survey;
 use bellwether_member::follower::{Follower, Input};
 use bellwether_proto::{
+    incarnation,
     key::{KeyPair, PublicKey},
     name::ServerName,
     record::{Role, SignedRecord},
     revision::RevisionId,
-    start,
 };
 use tokio::time::Instant;
 
@@ -203,7 +203,7 @@ impl Server {
     async fn boot(&mut self) {
         self.drive.save("incarnation", |disk| disk.incarnation += 1).await;
         let drawn = self.world.borrow_mut().draw();
-        self.start = start::with(self.drive.read(|disk| disk.incarnation), drawn);
+        self.start = incarnation::with(self.drive.read(|disk| disk.incarnation), drawn);
         if self.standing() == Some(Standing::Manager) {
             return self.ask_before_leading();
         }

@@ -181,11 +181,11 @@ impl Server {
         let Some(mut memory) = self.lanes.get_mut(name).map(|lane| std::mem::take(lane.memory_mut())) else {
             return false;
         };
-        let (recognise, record) = (self.rules.recognise, record.record());
+        let (judge_hello, record) = (self.rules.judge_hello, record.record());
         let tickets = given.as_ref().map(|given| (given, &parties));
         let greeted = self.with_holdings(|holdings| {
             let judge =
-                |memory: &Memory, said: &Said<'_>| recognise(record, holdings, tickets, &memory.remembered, said);
+                |memory: &Memory, said: &Said<'_>| judge_hello(record, holdings, tickets, &memory.remembered, said);
             memory.greeted(name, hello, judge)
         });
         *self.lanes.get_mut(name).expect("it was just there").memory_mut() = memory;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bellwether_member::{Hand, Place, selected_with_parents};
+use bellwether_member::{Hand, SetPath, selected_with_parents};
 use bellwether_proto::{
     advice::Advice,
     entry::Chunk,
@@ -60,7 +60,7 @@ async fn next(parts: &mut Streaming<v1::EditsPart>) -> Result<Option<v1::EditsPa
 }
 
 /// Scans, and sends the edits at `places` and the content of their files.
-pub(super) async fn send(hand: Hand, places: Vec<Place>, to: mpsc::Sender<Result<v1::EditsPart, Status>>) {
+pub(super) async fn send(hand: Hand, places: Vec<SetPath>, to: mpsc::Sender<Result<v1::EditsPart, Status>>) {
     let looked = match hand.look().await {
         Ok(looked) => looked,
         Err(error) => return drop(to.send(Err(refusal(error))).await),

@@ -82,7 +82,7 @@ fn w23_those_that_differ_go_in_batches_and_the_equal_ones_are_not_drained() {
     survey.members.insert(name("g"), differs("g"));
     let insists = Insists::default();
     let kind = Kind::RecoverManager { lost: name("m"), new: name("a"), remove: false, insists };
-    // Five serve without m; three are to: two at a time.
+    // Five servers serve without m, and three must: two at a time.
     assert_eq!(
         told(&kind, &world, &survey),
         [
@@ -148,15 +148,15 @@ fn w12_a_sync_drains_those_that_serve_something_else_and_nobody_whose_hashes_are
         seen.traffic = Traffic::Known { out: false, up: true, sessions: 0 };
     }
     let seen = world.servers[&name("a")].clone();
-    world.servers.insert(name("e"), Seen { state: State::Error, drained: true, ..seen.clone() });
-    world.servers.insert(name("f"), Seen { state: State::Unreachable, current: false, ..seen });
+    world.servers.insert(name("e"), ObservedServer { state: State::Error, drained: true, ..seen.clone() });
+    world.servers.insert(name("f"), ObservedServer { state: State::Unreachable, current: false, ..seen });
     let batch = |servers: &str| {
         ["drain {}", "wait until the sessions of {} end", "sync {}", "wait until {} is complete", "undrain {}"]
             .map(|what| what.replace("{}", servers))
             .map(|what| if servers.contains(", ") { what.replace("is complete", "are complete") } else { what })
             .to_vec()
     };
-    // Five serve, three are to.
+    // Five servers serve, and three must.
     world.min_serving = 3;
     assert_eq!(told(&all, &world, &Survey::default()), [batch("b, c"), batch("d")].concat());
     let named = Kind::Sync { servers: vec![name("a"), name("d")] };
@@ -180,7 +180,7 @@ fn w12_increments_in_order_are_updates_and_drain_nobody() {
     let all = Kind::Sync { servers: Vec::new() };
     assert_eq!(told(&all, &world, &Survey::default())[0], "drain c");
     assert_eq!(told(&Kind::Sync { servers: names(&["a", "b"]) }, &world, &Survey::default()), [] as [&str; 0]);
-    // Its own edits, an error, or a revision that it refused are a sync's.
+    // Its own edits, an error, or a refused revision need a sync.
     for state in [State::Drifted, State::Error, State::Refused] {
         world.servers.get_mut(&name("a")).unwrap().state = state;
         assert_eq!(told(&Kind::Sync { servers: names(&["a"]) }, &world, &Survey::default()).len(), 5, "{state:?}");
@@ -209,7 +209,7 @@ fn two_procedures_do_not_work_on_one_server() {
     }
     running.standing = super::super::Standing::Done;
     assert_eq!(free(&steps(&maintain("a", None)), &[running]), Ok(()));
-    // One that has stopped names its end, and is in nobody's way who has to do with what it has done.
+    // The advice for a stopped procedure names its end. It blocks no server that it has finished with.
     let task = |server: &str| Step::new(Sync(names(&[server])), "");
     let kind = Kind::Sync { servers: Vec::new() };
     let mut stopped = Procedure::new(Id(5), kind, vec![task("a"), task("b")], "root".into(), 0);

@@ -1,6 +1,6 @@
 use super::*;
 
-/// A member again.
+/// Makes a server a member again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Add(pub ServerName);
 

@@ -1,26 +1,26 @@
 use super::*;
 
-/// A person answers for it.
+/// Waits for a person's statement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attest(pub Fact);
 
-/// What a person can answer for; the program cannot see it.
+/// A fact that a person attests, because the program cannot check it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fact {
     /// The machine is off the network and out of the balancer, or forgot its group (`leave`).
     Isolated(ServerName),
-    /// The machine is repaired, its agent runs.
+    /// The machine is repaired, and its agent runs.
     Repaired(ServerName),
 }
 
-/// What is asked of a person.
+/// A question to a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Question {
-    /// In one sentence.
+    /// The question, in one sentence.
     pub asks: String,
-    /// What to do before it is answered.
+    /// The action before the answer.
     pub first: String,
 }
 
@@ -36,19 +36,20 @@ impl TaskKind for Attest {
 }
 
 impl Fact {
-    /// The question whose answer it is.
+    /// The question that asks for the fact.
     pub fn question(&self) -> Question {
         match self {
             Self::Isolated(server) => Question {
                 asks: format!("is {server} off the network and out of the load balancer?"),
                 first: format!(
-                    "switch {server} off or pull its cable; where it still runs, there: bellwether leave --force. Your word is \
-                     recorded, for nothing here can see that it is so"
+                    "switch {server} off or pull its cable; if it still runs, there: bellwether leave --force. Bellwether cannot \
+                     check this. Your answer is recorded"
                 ),
             },
             Self::Repaired(server) => Question {
                 asks: format!("is {server} repaired?"),
-                // A disabled server does not enter with a token, and an old key is not taken back where a new one has the name.
+                // A disabled server cannot enter with a token, and an old key is not taken back for a name with a new
+                // one.
                 first: format!(
                     "start its agent first. Where {server} forgot the group: answer, then a token from `bellwether token \
                      create --names {server}`, and there `bellwether join`. New hardware: first `bellwether server remove \

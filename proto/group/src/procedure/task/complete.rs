@@ -1,13 +1,13 @@
 use super::*;
 
-/// Every byte on their disks was hashed and is the manager's.
+/// Waits until every byte on the servers' disks was hashed and equals the manager's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Complete(pub Vec<ServerName>);
 
 impl TaskKind for Complete {
     fn check(&self, since: &Since<'_>, world: &World) -> Check {
         of_each(&self.0, world, Action::Verify, |name, seen| match seen.state {
-            // It has become the manager meanwhile: what it holds is the truth, and nobody hashes it.
+            // The server has become the manager meanwhile: its files are the truth, and are not hashed.
             _ if seen.role == Role::Manager => Lack::Nothing,
             State::InSync if seen.current => match seen.equal_ms {
                 Some(when) if when >= since.began_ms => Lack::Nothing,

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Sent nothing, and refused.
+/// Disables a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disable(pub ServerName);
 

@@ -1,6 +1,6 @@
 use super::*;
 
-/// They get no new requests.
+/// Takes servers out of service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain(pub Vec<ServerName>);
 
@@ -15,7 +15,7 @@ impl TaskKind for Drain {
             return Check::So((!known).then(|| said.to_owned()));
         }
         if not_out.iter().all(|name| since.attests(&Fact::Isolated((*name).clone()))) {
-            // A person answers for it: what a balancer cannot be told is no reason to wait.
+            // A person attests the isolation, so an unreachable balancer is no reason to wait.
             return match since.trouble {
                 None => act(),
                 Some(why) => Check::So(Some(format!("out of the balancers by the attestation only: {why}"))),
@@ -39,7 +39,7 @@ impl TaskKind for Drain {
         act()
     }
 
-    /// It lasts until enough others serve.
+    /// The step lasts until enough others serve.
     fn about(&self) -> About<'_> {
         let about = About::new(format!("drain {}", list(&self.0)), BALANCERS, &self.0, 10 * MINUTE);
         About { drains: &self.0, ..about }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// In one record: `to` is manager, `from` is disabled or removed.
+/// Makes `to` the manager, and disables or removes `from`, in one record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandOver {
@@ -8,7 +8,7 @@ pub struct HandOver {
     pub from: ServerName,
     /// The server that becomes manager.
     pub to: ServerName,
-    /// Removed instead of disabled.
+    /// Whether it is removed instead of disabled.
     pub remove: bool,
 }
 

@@ -1,5 +1,5 @@
-//! What a step brings about. Each kind of task has a file of its own, which says everything of it: whether it is so already and
-//! what brings it about, how long that may take, and its words. A new kind is a file here and its line in [`Task`].
+//! The tasks of steps. Each kind has its own file with all its rules: its check, its action, its deadline and its
+//! words. A new kind is a new file here and its line in [`Task`].
 
 mod add;
 mod attest;
@@ -19,7 +19,7 @@ use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::S
 use serde::{Deserialize, Serialize};
 
 use self::several::{Lack, of_each};
-use super::{Action, Attestation, Insists, Seen, Traffic, World};
+use super::{Action, Attestation, Insists, ObservedServer, Traffic, World};
 use crate::edits::RecordEdit;
 
 pub use self::{
@@ -39,39 +39,39 @@ pub use self::{
 
 pub(super) const SECOND: u64 = 1_000;
 pub(super) const MINUTE: u64 = 60 * SECOND;
-/// As long as it takes a person.
+/// No deadline, because a person must act.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// A kind of task; all rules over tasks ask here.
+/// A kind of task; all rules over tasks call it.
 pub trait TaskKind {
-    /// Whether it is so in `world`, and if not, what to do or to wait for.
+    /// Whether the task is done in `world`; if not, the action or the wait.
     fn check(&self, since: &Since<'_>, world: &World) -> Check;
 
-    /// What is known of it without looking.
+    /// The fixed properties of the task.
     fn about(&self) -> About<'_>;
 }
 
-/// What is known of a task without looking at the world.
+/// The properties of a task that do not depend on the world.
 pub struct About<'a> {
-    /// What is done, in a few words.
+    /// The description, in a few words.
     pub what: String,
-    /// Where it is done.
+    /// The place.
     pub place: String,
     /// The servers that it touches.
     pub servers: Vec<&'a ServerName>,
-    /// How long it may take, in milliseconds: then it stops.
+    /// The deadline in milliseconds, after which the procedure stops.
     pub lasts_ms: u64,
-    /// It takes as long as sessions are waited for instead, and the next step comes then, whatever is left.
+    /// Whether the time for sessions is the deadline instead, after which the next step follows in any case.
     pub lasts_as_sessions: bool,
-    /// After how long its action is tried again, in milliseconds.
+    /// The time between two attempts of its action, in milliseconds.
     pub again_ms: u64,
-    /// What a person is to answer for.
+    /// The fact that a person must attest.
     pub asks: Option<&'a Fact>,
     /// The servers that it takes out of service.
     pub drains: &'a [ServerName],
     /// The servers that give and take the manager's role by it. Such a step is never done late.
     pub moves_role: Option<[&'a ServerName; 2]>,
-    /// It leads nowhere where one of its servers is not in the group any more.
+    /// Whether the procedure cannot continue after one of its servers has left the group.
     pub needs_its_servers: bool,
 }
 
@@ -96,7 +96,7 @@ impl<'a> About<'a> {
         }
     }
 
-    /// How long it may take, in milliseconds, where sessions are waited for so long.
+    /// The deadline in milliseconds, with this time for sessions.
     pub fn deadline_ms(&self, drain_timeout_ms: u64) -> u64 {
         if self.lasts_as_sessions { drain_timeout_ms } else { self.lasts_ms }
     }
@@ -160,31 +160,31 @@ tasks! {
 /// The answer of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// It is so, and what there is to say of how it came to it.
+    /// The task is done, with a note.
     So(Option<String>),
-    /// This would bring it about.
+    /// This action does the task.
     Act(Action),
-    /// It comes by itself, or its action must not be done yet; what is waited for.
+    /// The task gets done by itself, or its action must wait; the text names the wait.
     Wait(String),
     /// A person must answer.
     Ask(Question),
-    /// It cannot become so by waiting, and why.
+    /// Waiting cannot help, for this reason.
     Stuck(String),
 }
 
-/// What a check is told beside the world.
+/// The inputs of a check beside the world.
 pub struct Since<'a> {
-    /// What was attested.
+    /// The attestations so far.
     pub attestations: &'a [Attestation],
-    /// When the procedure began, milliseconds since 1970.
+    /// The start of the procedure, in milliseconds since 1970.
     pub started_ms: u64,
-    /// When the step began, milliseconds since 1970.
+    /// The start of the step, in milliseconds since 1970.
     pub began_ms: u64,
-    /// When its action was last begun.
+    /// The last start of its action, in milliseconds since 1970.
     pub tried_ms: Option<u64>,
-    /// Why it did not succeed then, once it has ended.
+    /// The error of that action, once it has ended.
     pub trouble: Option<&'a str>,
-    /// Now.
+    /// The present time, in milliseconds since 1970.
     pub now_ms: u64,
 }
 
@@ -209,7 +209,7 @@ fn leads_meanwhile(name: &ServerName) -> Check {
     Check::Stuck(format!("{name} has become manager meanwhile"))
 }
 
-/// The one that had the role is to be out of the group, or disabled.
+/// Checks that the former manager is out of the group, or disabled.
 fn put_away(server: &ServerName, remove: bool, world: &World) -> Check {
     let role = world.server(server).map(|seen| seen.role);
     if remove { remove::check(server, role) } else { disable::check(server, role) }
@@ -219,7 +219,7 @@ fn put_away_word(remove: bool) -> &'static str {
     if remove { "removed" } else { "disabled" }
 }
 
-/// Whether a server in that state does not come to the head by itself, however long it is waited for.
+/// Whether a server in that state never comes to the head by itself.
 pub(super) fn stays(state: State) -> bool {
     match state {
         State::Error | State::Refused | State::Drifted | State::Left | State::Conflict | State::Superseded => true,
@@ -235,9 +235,9 @@ pub(super) fn stays(state: State) -> bool {
     }
 }
 
-fn because(name: &ServerName, seen: &Seen) -> String {
+fn because(name: &ServerName, seen: &ObservedServer) -> String {
     match &seen.reason {
-        // Its reason begins with what it did.
+        // The reason begins with the server's own action.
         Some(reason) if seen.state == State::Left => format!("{name}: {reason}"),
         Some(reason) => format!("{name} is {}: {reason}", seen.state.word()),
         None => format!("{name} is {}", seen.state.word()),

@@ -1,16 +1,16 @@
 use super::*;
 
-/// The candidate `new` makes itself manager; `lost` is disabled or removed.
+/// Makes the candidate `new` the manager by itself, and disables or removes `lost`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Promote {
-    /// The manager that is lost.
+    /// The lost manager.
     pub lost: ServerName,
     /// The candidate.
     pub new: ServerName,
-    /// Removed instead of disabled.
+    /// Whether it is removed instead of disabled.
     pub remove: bool,
-    /// What the person who asked insists on.
+    /// The options on which the person insists.
     pub insists: Insists,
 }
 

@@ -1,9 +1,9 @@
 use super::*;
 
-/// How long balancers that only ask `/ready` are given to see that it answers 503, where none is known, in milliseconds.
+/// The time for balancers that only poll `/ready` to see its 503, if no sessions are known, in milliseconds.
 const CHECKS_MS: u64 = 10_000;
 
-/// Their last sessions end.
+/// Waits for the last sessions of servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiet(pub Vec<ServerName>);
 
@@ -40,7 +40,7 @@ impl TaskKind for Quiet {
         Check::So(None)
     }
 
-    /// Its check ends it, with the group's time for sessions.
+    /// The check ends the step, with the group's time for sessions.
     fn about(&self) -> About<'_> {
         let what = format!("wait until the sessions of {} end", list(&self.0));
         About { lasts_as_sessions: true, ..About::new(what, BALANCERS, &self.0, NEVER) }

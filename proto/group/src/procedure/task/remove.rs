@@ -1,6 +1,6 @@
 use super::*;
 
-/// Out of the group.
+/// Removes a server from the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remove(pub ServerName);
 

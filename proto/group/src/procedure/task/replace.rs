@@ -1,14 +1,14 @@
 use super::*;
 
-/// New hardware has taken the name.
+/// Waits until new hardware has taken the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Replace {
     /// The name.
     pub server: ServerName,
-    /// The key that has it until then.
+    /// The key that has the name until then.
     pub old: PublicKey,
-    /// For how long its token admits it, in milliseconds.
+    /// The lifetime of its token, in milliseconds.
     pub ttl_ms: u64,
 }
 
@@ -27,7 +27,7 @@ impl TaskKind for Replace {
         ))
     }
 
-    /// Its check ends it, with its token.
+    /// The check ends the step, with the token's lifetime.
     fn about(&self) -> About<'_> {
         let what = format!("wait until new hardware has joined as {}", self.server);
         let about = About::new(what, "on the new machine", [&self.server], self.ttl_ms);

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// What one server of several lacks.
+/// The lack of one server of several.
 pub(super) enum Lack {
     Nothing,
-    /// Its turn to be asked.
+    /// The server is to be asked now.
     Ask,
     Time(String),
     Person(String),
@@ -15,7 +15,7 @@ pub(super) fn of_each(
     servers: &[ServerName],
     world: &World,
     action: fn(Vec<ServerName>) -> Action,
-    lack: impl Fn(&ServerName, &Seen) -> Lack,
+    lack: impl Fn(&ServerName, &ObservedServer) -> Lack,
 ) -> Check {
     let (mut ask, mut wait) = (Vec::new(), Vec::new());
     for name in servers {

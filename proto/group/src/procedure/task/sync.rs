@@ -1,12 +1,12 @@
 use super::*;
 
-/// At the manager's state.
+/// Brings servers to the manager's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sync(pub Vec<ServerName>);
 
 impl TaskKind for Sync {
-    /// A server that was put away meanwhile is sent nothing, and synced when it is brought back; where a procedure needs it
-    /// complete, the next step says that it is not.
+    /// A server that was disabled or removed meanwhile is skipped, and synced when it is brought back. If a procedure
+    /// needs it complete, the next step finds that it is not.
     fn check(&self, since: &Since<'_>, world: &World) -> Check {
         let member = |name: &&ServerName| world.server(name).is_some_and(|seen| seen.role != Role::Disabled);
         let (there, away): (Vec<_>, Vec<_>) = self.0.iter().partition(member);
@@ -22,7 +22,7 @@ impl TaskKind for Sync {
         }
     }
 
-    /// It lasts as long as a first sync of a large configuration, after the machine has booted.
+    /// The deadline allows a first sync of a large configuration, after the machine has booted.
     fn about(&self) -> About<'_> {
         let servers = list(&self.0);
         let about = About::new(format!("sync {servers}"), format!("on {servers}"), &self.0, 60 * MINUTE);
@@ -30,17 +30,17 @@ impl TaskKind for Sync {
     }
 }
 
-fn lack(name: &ServerName, seen: &Seen, since: &Since<'_>) -> Lack {
+fn lack(name: &ServerName, seen: &ObservedServer, since: &Since<'_>) -> Lack {
     match seen.state {
         State::InSync if seen.current => Lack::Nothing,
-        // Asked, and it failed.
+        // The sync was requested and failed.
         State::Error | State::Refused if since.tried_ms.is_some() => Lack::Person(because(name, seen)),
-        // Asked, and tried again by itself when what stands in the way is gone.
+        // The sync was requested, and is tried again by itself when the obstacle is gone.
         State::Waiting if since.tried_ms.is_some() => Lack::Time(because(name, seen)),
         State::InSync | State::Error | State::Refused | State::Waiting | State::Drifted | State::AwaitingSync => {
             Lack::Ask
         }
-        // Superseded: it came back as the manager that it was, and learns that it is not.
+        // A superseded server came back as the manager that it was, and learns of its successor.
         State::Syncing | State::Updating | State::GroupChange | State::Superseded => Lack::Time(because(name, seen)),
         State::Unreachable | State::Unknown => Lack::Time(format!(
             "{}; where it forgot the group (leave): bellwether token create --names {name}; with that token, there: bellwether join",
@@ -50,8 +50,8 @@ fn lack(name: &ServerName, seen: &Seen, since: &Since<'_>) -> Lack {
     }
 }
 
-/// Where a server keeps what it had and the manager lacks, since the procedure began.
-fn kept(name: &ServerName, seen: &Seen, since: &Since<'_>) -> Option<String> {
+/// The kept copy of a server's own changes, since the procedure began.
+fn kept(name: &ServerName, seen: &ObservedServer, since: &Since<'_>) -> Option<String> {
     let (_, point) = seen.kept.as_ref().filter(|(when, _)| *when >= since.started_ms)?;
-    Some(format!("what {name} had and no other is kept there: {point} (bellwether drift show {name})"))
+    Some(format!("changes that only {name} had are kept there: {point} (bellwether drift show {name})"))
 }

@@ -19,7 +19,7 @@ fn nobody_is_drained_below_the_least_that_are_to_serve() {
     assert_eq!(at(&task, &world), Check::Act(Action::Drain(names(&["a"]))));
     world.min_serving = 3;
     assert!(matches!(at(&task, &world), Check::Wait(_)));
-    // One that takes no requests anyway is drained whatever the others do.
+    // A server that takes no requests is drained in any case.
     world.servers.get_mut(&names(&["a"])[0]).unwrap().state = State::Unreachable;
     assert!(matches!(at(&task, &world), Check::Act(_)));
 }

@@ -1,6 +1,6 @@
 use super::*;
 
-/// They get requests again.
+/// Brings servers back into service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Undrain(pub Vec<ServerName>);
 

@@ -1,32 +1,32 @@
-//! The number of a start: how often a server's state was opened, and what no copy of that state draws again (W14).
+//! The incarnation: how often a server's state was opened, and a random part that no copy of the state has (W14).
 //!
-//! The count is in the high bits, so a later start has a greater number; the rest is random, so two copies of one machine
-//! that were started equally often differ.
+//! The count is in the high bits, so a later incarnation has a greater number. The rest is random, so two copies of one
+//! machine that were started equally often differ.
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Bits that are drawn.
+/// The number of random bits.
 const DRAWN: u32 = 20;
 
-/// The number of the start that opens a state for the `opened`th time.
+/// The incarnation that opens a state for the `opened`th time.
 pub fn number(opened: u64) -> u64 {
     let mut bytes = [0; 8];
     SystemRandom::new().fill(&mut bytes).expect("the system's random source answers");
     with(opened, u64::from_be_bytes(bytes))
 }
 
-/// The same, where `drawn` was drawn by somebody else.
+/// As [`number`], with the given random part.
 pub fn with(opened: u64, drawn: u64) -> u64 {
     (opened << DRAWN) | (drawn & ((1 << DRAWN) - 1))
 }
 
-/// How often the state was opened, that start included.
+/// The number of times that the state was opened, including this one.
 pub fn opened(number: u64) -> u64 {
     number >> DRAWN
 }
 
-/// Whether a server that says to be start `says` is another one than `connected`, which is alive: one of the two is a copy.
-/// Zero is said by nobody.
+/// Whether incarnation `says` is another one than `connected`: then one server is a copy. No server has incarnation
+/// zero.
 pub fn is_copy(connected: u64, says: u64) -> bool {
     connected > 0 && connected != says
 }
