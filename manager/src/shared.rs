@@ -62,7 +62,7 @@ pub trait Dial: Send + Sync + 'static {
 /// A connection in the making.
 pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel, String>> + Send>>;
 
-/// Told when a server has proved that this manager's state went back; see [`halt`].
+/// Told when a server has proved that this manager's state went back; see [`bellwether_group::halt`].
 pub type HaltFn = Box<dyn Fn(Halt) + Send + Sync>;
 
 /// How many lanes read chunks for their members at a time.
@@ -198,7 +198,7 @@ pub struct Setup {
     pub group: Arc<GroupRecord>,
     /// The revision that the sets hold, where this server was a member until now.
     pub at: Option<RevisionId>,
-    /// How often the manager's state was opened, this time included.
+    /// The manager's incarnation.
     pub incarnation: u64,
     /// Opens connections.
     pub dial: Arc<dyn Dial>,

@@ -149,7 +149,7 @@ pub fn check_head(record: &Record, wire: &v1::SignedHeader) -> Result<(), Refuse
 pub struct Leader {
     /// Its key.
     pub key: PublicKey,
-    /// How often its state was opened.
+    /// Its incarnation.
     pub incarnation: u64,
 }
 

@@ -124,7 +124,7 @@ pub struct Setup {
     pub tree: Arc<ArcSwap<Tree>>,
     /// Where the revisions that are heard of are shown.
     pub seen: Arc<KnownHeads>,
-    /// How often this server's state was opened.
+    /// This server's incarnation.
     pub incarnation: u64,
 }
 

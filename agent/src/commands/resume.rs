@@ -3,7 +3,7 @@
 use super::pause::{self, Args as PauseArgs};
 use crate::{common::Common, error::CommandError};
 
-/// The arguments of `pause`.
+/// The arguments: those of `pause`.
 pub type Args = PauseArgs;
 
 /// Runs the command.

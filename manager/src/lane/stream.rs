@@ -138,7 +138,7 @@ impl Stream<'_> {
                     let news = self.news.record();
                     self.put(news).await?;
                 }
-                // Never an error: `shared` holds the procedure_store.
+                // Never an error: `shared` holds the store of procedures.
                 _ = self.news.procedures.changed() => {
                     let news = self.news.procedures(self.lane);
                     self.put(news).await?;

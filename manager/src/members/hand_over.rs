@@ -114,7 +114,7 @@ impl Drop for Turn {
 }
 
 impl Manager {
-    /// Executor the role over: takes no more changes, waits until `to` has everything, and makes the record durable that
+    /// Hands the role over: takes no more changes, waits until `to` has everything, and makes the record durable that
     /// names it (with this server's key, under the next epoch). When this returns, this server is no longer the
     /// manager; the caller stops it, and tells `to`. If this is dropped earlier, it goes on as the manager.
     ///

@@ -37,15 +37,15 @@ pub enum AskError {
     Refused(#[from] AskRefused),
     /// The change is refused, or not saved.
     #[error(transparent)]
-    ProcedureStore(#[from] StoreError),
+    Store(#[from] StoreError),
 }
 
 impl Advise for AskError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Refused(refused) => refused.advice(),
-            Self::ProcedureStore(StoreError::Refused(refused)) => refused.advice(),
-            Self::ProcedureStore(StoreError::Document(_) | StoreError::Malformed(_) | StoreError::Save(_)) => None,
+            Self::Store(StoreError::Refused(refused)) => refused.advice(),
+            Self::Store(StoreError::Document(_) | StoreError::Malformed(_) | StoreError::Save(_)) => None,
         }
     }
 }
@@ -79,9 +79,9 @@ pub struct Whom {
 }
 
 /// Drives this server's procedures until `shutdown`. A started action is finished first.
-pub async fn run<H: Executor>(
+pub async fn run<E: Executor>(
     procedure_store: Arc<ProcedureStore>,
-    executor: Arc<H>,
+    executor: Arc<E>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let mut changes = procedure_store.follow();
@@ -96,7 +96,7 @@ pub async fn run<H: Executor>(
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // Never an error: the procedure_store outlives this task.
+            // Never an error: the store of procedures outlives this task.
             _ = changes.changed() => {}
             () = stopped(&mut shutdown) => return,
         }
@@ -104,7 +104,7 @@ pub async fn run<H: Executor>(
 }
 
 /// One round over all procedures that this server drives and that can go on; returns whether there are any.
-async fn round<H: Executor>(procedure_store: &ProcedureStore, executor: &H) -> bool {
+async fn round<E: Executor>(procedure_store: &ProcedureStore, executor: &E) -> bool {
     let record = executor.record();
     let document = procedure_store.document(record.record().group);
     let manager = &record.record().manager().name;
@@ -134,7 +134,7 @@ async fn round<H: Executor>(procedure_store: &ProcedureStore, executor: &H) -> b
 }
 
 /// Reminds balancers: one that was restarted has lost its run-time settings.
-async fn remind<H: Executor>(procedure_store: &ProcedureStore, executor: &H) {
+async fn remind<E: Executor>(procedure_store: &ProcedureStore, executor: &E) {
     let record = executor.record();
     let record = record.record();
     let drained = held(record, &procedure_store.document(record.group), procedure_store.name());
@@ -143,9 +143,9 @@ async fn remind<H: Executor>(procedure_store: &ProcedureStore, executor: &H) {
     }
 }
 
-async fn drive<H: Executor>(
+async fn drive<E: Executor>(
     procedure_store: &ProcedureStore,
-    executor: &H,
+    executor: &E,
     record: &SignedRecord,
     id: Id,
 ) -> Result<(), StoreError> {
@@ -228,9 +228,9 @@ fn replace(
 ///
 /// # Errors
 /// It was refused or not saved.
-pub async fn begin<H: Executor>(
+pub async fn begin<E: Executor>(
     procedure_store: &ProcedureStore,
-    executor: &H,
+    executor: &E,
     request: Request,
 ) -> Result<Procedure, AskError> {
     let record = executor.record();
@@ -261,9 +261,9 @@ pub async fn begin<H: Executor>(
 }
 
 /// Resumes a stopped procedure whose command was given again, with the answer to its first question if that is given.
-async fn stay_with<H: Executor>(
+async fn stay_with<E: Executor>(
     procedure_store: &ProcedureStore,
-    executor: &H,
+    executor: &E,
     begun: &Procedure,
     request: &Request,
 ) -> Result<Procedure, AskError> {
@@ -286,9 +286,9 @@ async fn stay_with<H: Executor>(
 ///
 /// # Errors
 /// It was refused or not saved.
-pub async fn go_on<H: Executor>(
+pub async fn go_on<E: Executor>(
     procedure_store: &ProcedureStore,
-    executor: &H,
+    executor: &E,
     id: Id,
     survey: &Survey,
     attest: &str,
@@ -305,18 +305,18 @@ pub async fn go_on<H: Executor>(
 ///
 /// # Errors
 /// It was refused or not saved.
-pub async fn give_up<H: Executor>(
+pub async fn give_up<E: Executor>(
     procedure_store: &ProcedureStore,
-    executor: &H,
+    executor: &E,
     id: Id,
     by: &str,
 ) -> Result<Procedure, AskError> {
     change(procedure_store, executor, id, |procedure, world| abort(procedure, world, by)).await
 }
 
-async fn change<H: Executor>(
+async fn change<E: Executor>(
     procedure_store: &ProcedureStore,
-    executor: &H,
+    executor: &E,
     id: Id,
     change: impl FnOnce(&mut Procedure, &World) -> Result<(), NotChanged>,
 ) -> Result<Procedure, AskError> {

@@ -2,8 +2,8 @@
 //! newer records. The server that signed a handover sends it to the new manager until that has it.
 //!
 //! A record counts by its signatures, so any server of the group may bring it. There are two tasks:
-//! [`Peers::catch_up`], woken by hints (a member refused this manager, or a hello cannot be followed) and by the
-//! manager's silence, and [`Peers::tell`], which waits for a record that this server signed for another manager.
+//! `Peers::catch_up`, woken by hints (a member refused this manager, or a hello cannot be followed) and by the
+//! manager's silence, and `Peers::tell`, which waits for a record that this server signed for another manager.
 
 use std::{
     collections::BTreeMap,

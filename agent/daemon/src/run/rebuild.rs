@@ -38,7 +38,7 @@ pub struct Ground {
     pub peers: Arc<Peers>,
     /// The paths of the sets.
     pub sets: Vec<(SetName, PathBuf)>,
-    /// How often this server's state was opened.
+    /// This server's incarnation.
     pub incarnation: u64,
 }
 

@@ -1,6 +1,6 @@
 //! What this server is in its group, and how that changes while it runs (W18, W24, W26).
 //!
-//! One task, [`Roles::run`], follows the source of leadership ([`Leadership`]) and runs the role that it gives: the manager's tasks
+//! One task, `Roles::run`, follows the source of leadership (`Leadership`) and runs the role that it gives: the manager's tasks
 //! ([`bellwether_manager`]), or the member's thread with the watch that feeds it ([`bellwether_member`]); a disabled server is
 //! a member that is sent nothing. When it changes the role, or the manager's epoch, the old one's tasks end, then
 //! the new one's begin. Ports, sockets and services stay: they look at the `standing` watch, which this task alone
@@ -118,7 +118,7 @@ pub(crate) struct Parts {
     /// What agent.toml says of balancers.
     pub(crate) balancers: Locals,
     pub(crate) peers: Arc<Peers>,
-    /// How often this server's state was opened.
+    /// This server's incarnation.
     pub(crate) incarnation: u64,
     /// What others have seen, asked before this server leads for the first time.
     pub(crate) claims: Vec<(ServerName, Vec<SignedHeader>)>,

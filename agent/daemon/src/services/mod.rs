@@ -1,4 +1,4 @@
-//! The services for other servers ([`group`]) and for commands on this machine ([`admin`]).
+//! The services for other servers (`group`) and for commands on this machine (`admin`).
 
 pub(crate) mod access;
 pub(crate) mod admin;

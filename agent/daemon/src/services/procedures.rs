@@ -35,10 +35,8 @@ impl Refusal for AskError {
         match self {
             Self::Refused(AskRefused::Plan(_) | AskRefused::Elsewhere(_)) => Code::FailedPrecondition,
             Self::Refused(AskRefused::Unknown(_)) => Code::NotFound,
-            Self::ProcedureStore(StoreError::Refused(_)) => Code::FailedPrecondition,
-            Self::ProcedureStore(StoreError::Document(_) | StoreError::Malformed(_) | StoreError::Save(_)) => {
-                Code::Internal
-            }
+            Self::Store(StoreError::Refused(_)) => Code::FailedPrecondition,
+            Self::Store(StoreError::Document(_) | StoreError::Malformed(_) | StoreError::Save(_)) => Code::Internal,
         }
     }
 }
