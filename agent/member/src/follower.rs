@@ -2,7 +2,9 @@
 //! done goes out as [`Output`]s, in order. The member's thread does the work of the disk; the simulation of whole farms drives
 //! the same machine.
 
-use std::{collections::HashSet, time::Instant};
+mod interface;
+
+use std::collections::HashSet;
 
 use bellwether_proto::{
     admission::{Authority, admit},
@@ -13,220 +15,18 @@ use bellwether_proto::{
     limits,
     name::ServerName,
     protocol,
-    record::{OnDrift, Record},
-    revision::{Epoch, Number, RevisionId, SignedHeader},
+    record::OnDrift,
+    revision::{Number, RevisionId, SignedHeader},
     status::{Cause, Observation},
     v1::{self, Outcome, down, up},
 };
 pub use bellwether_store::scan::Look;
 
+pub use self::interface::{Arrived, Edits, Facts, Input, Output, Switched, Trouble, holds};
 use super::{
     again::Again,
     drift::{NAMED, held, pace::Pace, waiting::Waiting},
 };
-
-/// What holds at the moment of an input.
-#[derive(Clone, Copy)]
-pub struct Facts<'a> {
-    /// The clock that never goes back.
-    pub now: Instant,
-    /// Milliseconds since 1970.
-    pub now_ms: u64,
-    /// The group record in force.
-    pub record: &'a Record,
-    /// The manager of an epoch, as far as the chain of records tells.
-    pub manager_of: &'a dyn Fn(Epoch) -> Option<PublicKey>,
-    /// Why the pack of a revision is not to be touched, in a sentence for people.
-    pub quarantined: &'a dyn Fn(Number) -> Option<String>,
-    /// The revision that the sets hold, by the position on the disk.
-    pub at: Option<&'a SignedHeader>,
-    /// The error that a sync has to clear, by the same (W8).
-    pub fault: Option<&'a v1::Fault>,
-}
-
-/// Whether edits of the sets hold updates back, where the revision `at` is held (none: none is).
-pub fn holds(record: &Record, at: Option<&SignedHeader>) -> bool {
-    at.is_some() && record.policy.drift == OnDrift::Hold
-}
-
-/// What happens, and what the disk answers.
-#[derive(Debug)]
-pub enum Input {
-    /// A manager's stream has begun. The hello says what only the disk knows: the ticket, the interrupted pack, the
-    /// incarnation, the revisions that were heard of.
-    Opened {
-        /// The stream's number.
-        session: u64,
-        /// The manager's key.
-        key: PublicKey,
-        /// The beginnings of the answer.
-        hello: Box<v1::UpHello>,
-    },
-    /// That stream has brought a message.
-    Said(u64, down::Message),
-    /// That stream has ended.
-    Closed(u64),
-    /// Something has changed in the sets.
-    Dirty(Look),
-    /// Everything is to be looked at, though nothing says that something has changed.
-    Rescan,
-    /// Everything else is done: what has waited for that may be done.
-    CatchUp,
-    /// The policy may want edits to be put back.
-    Revert,
-    /// The time has come to look whether the obstacle of a refused revision is gone.
-    LookForObstacle,
-    /// The answer to [`Output::LookForObstacle`]; none: it cannot be told.
-    Obstacle(Option<bool>),
-    /// The answer to [`Output::Receive`] and [`Output::Slice`].
-    Arrived(Result<Arrived, Trouble>),
-    /// The answer to [`Output::Supply`]: the chunks that came.
-    Supplied(Result<Vec<Hash>, Trouble>),
-    /// The answer to [`Output::Finish`].
-    Finished(Result<(), String>),
-    /// The answer to [`Output::Back`]: the chunks that this server lacks.
-    Planned(Result<Vec<Chunk>, Trouble>),
-    /// The answer to [`Output::Switch`].
-    Switched(Switched),
-    /// The sets were compared with the revision.
-    Compared(Edits),
-    /// The answer to [`Output::Verify`].
-    Verified(Result<(v1::Verified, Edits), String>),
-    /// Edits were put back, and kept as these kept copies.
-    PutBack(Vec<String>, Edits),
-    /// Putting edits back has failed in the middle of the switch.
-    Failed(String),
-}
-
-/// How far a pack is.
-#[derive(Debug)]
-pub enum Arrived {
-    /// More bytes are on their way.
-    More,
-    /// The whole pack.
-    Whole,
-    /// All bytes that were promised, among them all changes, but not the pack.
-    Paused {
-        /// The chunks that are neither here nor have come.
-        missing: Vec<Chunk>,
-        /// Bytes of all chunks that the pack would bring, before compression.
-        in_pack: u64,
-        /// The bytes of the pack that have not come.
-        rest: v1::Range,
-    },
-}
-
-/// Why a revision is not taken. Nothing live was touched.
-#[derive(Debug)]
-pub struct Trouble {
-    /// For people.
-    pub reason: String,
-    /// What stands in the way and may pass; none: the pack, or how this server is set up.
-    pub cause: Option<Cause>,
-    /// What is to be looked at, for it is not as it was known.
-    pub look: Option<Look>,
-}
-
-/// How a switch has ended.
-#[derive(Debug)]
-pub enum Switched {
-    /// Before its first exchange: the sets are as they were.
-    Refused(Trouble),
-    /// Later: the server is in error.
-    Failed(String),
-    /// The position names the new revision, durably.
-    Done {
-        /// What was read back makes this root.
-        root: Hash,
-        /// Microseconds of staging.
-        stage_us: u64,
-        /// Microseconds of the switch.
-        switch_us: u64,
-        /// Kept copies that were made.
-        kept: Vec<String>,
-        /// The edits that are there now.
-        edits: Edits,
-    },
-}
-
-/// What the sets hold beside the revision.
-#[derive(Debug, Clone, Default)]
-pub struct Edits {
-    /// How many entries.
-    pub entries: u64,
-    /// The first of them, as `SET:PATH`.
-    pub paths: Vec<String>,
-    /// Some are in no revision.
-    pub ungiven: bool,
-    /// Why sets cannot be compared; empty: all were.
-    pub away: String,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug)]
-pub enum Output {
-    /// The manager is told. If that is not possible at once, its stream has ended.
-    Send(up::Message),
-    /// The monitor is told.
-    See(Observation),
-    /// A head that was not known is noted.
-    Head(SignedHeader),
-    /// What this server holds is shown anew: its readiness, its tree.
-    Show,
-    /// The error, or that there is none, goes to the position, durably.
-    Fault(Option<String>),
-    /// In one durable step no revision is held any more, and this is the error. The sets stay.
-    Fence(String),
-    /// What is under way is dropped; what has arrived of a pack is kept.
-    Drop,
-    /// The pack of that revision is begun; the answer is the next input. `forked`: all that it replaces is kept, for it does
-    /// not descend from this revision, which is held.
-    Receive {
-        /// The offer.
-        offer: v1::Offer,
-        /// Its header.
-        header: SignedHeader,
-        /// What is held.
-        forked: Option<Number>,
-    },
-    /// These bytes are added to the pack; the answer is the next input.
-    Slice(v1::Slice),
-    /// The rest of the pack's bytes will come.
-    Rest,
-    /// The pack's changes stay, its bytes are dropped: chunks will come.
-    Fill,
-    /// These chunks are staged; the answer is the next input.
-    Supply(v1::Supply),
-    /// What is staged is verified, switched to, read back and noted; the answer is the next input.
-    Switch,
-    /// The report is sent: what a switch leaves to be tidied up is tidied up.
-    Tidy(SignedHeader),
-    /// An interrupted switch is completed or taken back; the answer is the next input.
-    Finish,
-    /// The way back to the revision that is held is staged, from what is here; the answer is the next input.
-    Back {
-        /// The revision.
-        header: SignedHeader,
-        /// Every byte is read first.
-        bytes: bool,
-    },
-    /// The sets are looked at there, and compared; the answer is the next input. `plain`: only because it is time.
-    Look {
-        /// Where.
-        look: Look,
-        /// Nothing is known to have changed.
-        plain: bool,
-    },
-    /// Everything is looked at, every byte where it says so; the answer is the next input.
-    Verify {
-        /// Every byte.
-        full: bool,
-    },
-    /// All edits are put back, as the policy says.
-    PutBack,
-    /// Whether the obstacle of the last refusal is still there; the answer is the next input.
-    LookForObstacle,
-}
 
 /// What is under way.
 #[derive(Debug)]

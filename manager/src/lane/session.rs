@@ -3,21 +3,17 @@
 //! simulation drives the same machine. `heard` handles the member's messages.
 
 mod heard;
+mod interface;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bellwether_group::{
-    procedure::SignedDocument,
-    rollout::{self, Order, Target},
-};
+use bellwether_group::rollout::{self, Target};
 use bellwether_proto::{
     hash::Hash,
-    key::PublicKey,
-    name::ServerName,
-    record::{SignedRecord, Version},
+    record::Version,
     revision::{Epoch, RevisionId, SignedHeader},
     status::Observation,
     v1,
@@ -26,6 +22,7 @@ use bellwether_store::history::Stored;
 use tracing::Span;
 
 use self::heard::REASON;
+pub use self::interface::{Ends, Facts, Input, Look, Now, Output};
 use super::{
     Control, Deadlines, End, Memory, cut,
     outbox::{Outbox, Outgoing},
@@ -38,94 +35,6 @@ use crate::lane::plan::{Edits, Member, Newcomer, Sending, Standing, Step, Wait, 
 
 /// How long a newcomer waits for a base of the target.
 const NEWCOMER: Duration = Duration::from_secs(3);
-
-/// The time by both clocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// The monotonic clock.
-    pub at: Instant,
-    /// Milliseconds since 1970.
-    pub ms: u64,
-}
-
-/// The two ends of a connection, and its time limits.
-#[derive(Debug, Clone)]
-pub struct Ends {
-    /// The member.
-    pub server: ServerName,
-    /// This manager's key.
-    pub manager: PublicKey,
-    /// The limits for the member's answers.
-    pub deadlines: Deadlines,
-}
-
-/// Facts that hold for all members.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    /// The group record in force.
-    pub record: Arc<SignedRecord>,
-    /// The newest revision, durable here (invariant 3).
-    pub head: Arc<Stored>,
-    /// The beginning of the publish that made it.
-    pub published: Instant,
-    /// The progress of procedures.
-    pub procedures: Option<Arc<SignedDocument>>,
-    /// Whether procedures hold the member back.
-    pub order: Order,
-}
-
-/// An event.
-#[derive(Debug)]
-pub enum Input {
-    /// Another group record is in force.
-    Record(Arc<SignedRecord>),
-    /// A newer revision, or a base of the same one, and the beginning of its publish.
-    Head(Arc<Stored>, Instant),
-    /// Progress of the procedures, and whether they hold the member back.
-    Procedures(Option<Arc<SignedDocument>>, Order),
-    /// A request to the lane.
-    Asked(Control),
-    /// A message from the member.
-    Heard(v1::Up),
-    /// The time for another keepalive.
-    Tick,
-    /// The answer to [`Output::Plan`].
-    Planned(Step),
-    /// The answer to [`Output::Find`]; none if the history lacks the revision.
-    Found(Option<SignedHeader>),
-}
-
-/// An action. The actions of one event are executed in order.
-#[derive(Debug)]
-pub enum Output {
-    /// Tell the monitor.
-    See(Observation),
-    /// Note in the table of reached servers what the member has taken, by its answer to that keepalive.
-    Answered {
-        /// The keepalive.
-        beat: u64,
-        /// The record that is new to it.
-        record: Option<Version>,
-        /// The document of procedures that is new to it.
-        procedures: Option<(Epoch, u64)>,
-    },
-    /// Ask the history for the next step. The answer is the next input.
-    Plan(Look),
-    /// Ask the history for a revision. The answer is the next input.
-    Find(RevisionId),
-    /// Ask the publisher for a base of the target.
-    WantBase,
-    /// Open a pack that is about to be offered.
-    Open(Arc<Stored>),
-}
-
-/// A look at the history.
-#[derive(Debug)]
-pub struct Look {
-    member: Member,
-    target: Target,
-    newcomer: Newcomer,
-}
 
 impl Look {
     /// The next step.

@@ -1,9 +1,9 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bellwether_proto::{
     key::KeyPair,
-    record::{Level, Policy, Role, Server, Version},
-    revision::{GroupId, Header},
+    record::{Level, Policy, Record, Role, Server, Version},
+    revision::{Epoch, GroupId, Header},
 };
 
 use super::*;

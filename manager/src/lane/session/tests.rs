@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
+use bellwether_group::rollout::Order;
 use bellwether_proto::{
     key::KeyPair,
-    record::{Level, Policy, Record, Role, Server},
+    record::{Level, Policy, Record, Role, Server, SignedRecord},
     revision::{GroupId, Header},
 };
 use bellwether_random::headers::header;
