@@ -83,7 +83,7 @@ fn w8_a_member_without_space_waits_and_comes_back_when_there_is_room() {
     farm.manager().write("a.conf", "later");
     farm.wait_same(farm.member(2));
     farm.wait_server(farm.member(1), "what waits with it", |s| {
-        s.state == State::Waiting && s.reason.as_ref().is_some_and(|reason| reason.contains("waits with it"))
+        s.state == State::Waiting && s.reason.as_ref().is_some_and(|reason| reason.contains("wait with it"))
     });
     let late = farm.manager().command(&["wait", "--timeout=1s"]);
     assert_eq!(late.code, Some(4), "{late}");
