@@ -393,8 +393,8 @@ impl History {
         self.add(Stored { path: self.log.path().to_owned(), at, ..stored })
     }
 
-    /// Moves the packs that are in the log to a file of their own, where the log has become large or `all` is to be in files,
-    /// and makes the log anew. The segment goes on in that file.
+    /// Moves the packs that are in the log to files of their own, one for each segment, where the log has become large or `all`
+    /// is to be in files, and makes the log anew. The newest segment goes on in its file.
     ///
     /// # Errors
     /// The system's; what was not moved is a part of the history where it is.
@@ -402,12 +402,24 @@ impl History {
         if !all && !self.log.is_large() {
             return Ok(());
         }
-        let logged = |stored: &&Arc<Stored>| segment::is_log(&stored.path);
-        let packs: Vec<_> = self.index.all().filter(logged).cloned().collect();
-        if packs.is_empty() && !self.log.is_large() {
+        // A file for each segment: retention deletes a file whole, so no file may reach over a base.
+        let mut segments = vec![Vec::new()];
+        for stored in self.index.all() {
+            if stored.base {
+                segments.push(Vec::new());
+            }
+            if segment::is_log(&stored.path)
+                && let Some(packs) = segments.last_mut()
+            {
+                packs.push(stored.clone());
+            }
+        }
+        segments.retain(|packs| !packs.is_empty());
+        if segments.is_empty() && !self.log.is_large() {
             return Ok(());
         }
-        if let Some(first) = packs.first() {
+        for packs in segments {
+            let first = &packs[0];
             let failed = |source| HistoryError::Io { action: "move the packs of", path: first.path.clone(), source };
             let read = |stored: &Arc<Stored>| log::bytes(&stored.path, (stored.at, stored.at + stored.size));
             let bytes = packs.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(failed)?.concat();

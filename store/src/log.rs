@@ -182,7 +182,11 @@ impl Records {
             return Err(StateFileError::Newer { path: path.to_owned(), level: Level((version - b'0').into()) });
         }
         if records.was_durable(rest) {
-            let what = format!("what is at byte {} cannot be read, and was written before what follows", records.end);
+            let what = format!(
+                "the record at byte {} cannot be read, though later ones can; move the file away, start the agent, and bring \
+                 this server to the head: bellwether sync NAME",
+                records.end
+            );
             return Err(StateFileError::Damaged { path: path.to_owned(), what });
         }
         Ok(records)

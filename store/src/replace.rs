@@ -48,12 +48,12 @@ pub enum ReplaceError {
 
 /// Which file.
 #[derive(Debug, Clone)]
-struct Place {
+struct SetPath {
     set: SetName,
     path: EntryPath,
 }
 
-impl Place {
+impl SetPath {
     fn name(&self) -> String {
         format!("{}:{}", self.set, self.path)
     }
@@ -101,7 +101,7 @@ impl Current {
 /// A file of a set, or its absence, as it was looked at.
 #[derive(Debug)]
 pub struct LookedAt {
-    place: Place,
+    place: SetPath,
     root: Root,
     before: Option<Current>,
 }
@@ -112,7 +112,7 @@ impl LookedAt {
     /// # Errors
     /// It is no regular file, cannot be opened, or the set's directory is another place.
     pub fn open(source: &Source, path: &EntryPath) -> Result<Self, ReplaceError> {
-        let place = Place { set: source.rules.name.clone(), path: path.clone() };
+        let place = SetPath { set: source.rules.name.clone(), path: path.clone() };
         let root = source.open().map_err(place.failed("open"))?;
         let mut looked = Self { place, root, before: None };
         looked.before = looked.current()?;
@@ -225,7 +225,7 @@ impl LookedAt {
     fn put(&self, at: durable::Name<'_>, data: &[u8], mode: Option<u16>) -> Result<(), ReplaceError> {
         let temporary = durable::Name { name: TEMPORARY, ..at };
         let write = || {
-            let file = durable::write_new(at.directory, TEMPORARY, data)?;
+            let file = durable::write_new(at.directory, TEMPORARY, data).map_err(in_the_way)?;
             let (meta, ids) = self.attributes(&file, mode)?;
             durable::put_on_file(file.as_fd(), &meta, ids)?;
             if let Some(before) = &self.before {
@@ -260,7 +260,7 @@ impl LookedAt {
 /// A change that was made.
 #[derive(Debug)]
 pub struct Replaced {
-    place: Place,
+    place: SetPath,
     top: EntryPath,
     directory: OwnedFd,
 }
@@ -277,6 +277,17 @@ impl Replaced {
     /// The system's.
     pub fn sync(&self) -> Result<(), ReplaceError> {
         durable::sync_directory(self.directory.as_fd()).map_err(self.place.failed("write"))
+    }
+}
+
+/// The error of making the temporary file, which names a directory that is in its place.
+fn in_the_way(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::IsADirectory => {
+            let name = String::from_utf8_lossy(TEMPORARY);
+            io::Error::other(format!("a directory {name} is in the way, beside the file; remove it"))
+        }
+        _ => error,
     }
 }
 

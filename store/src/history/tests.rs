@@ -226,6 +226,32 @@ fn a_power_loss_at_any_moment_leaves_all_that_came_by_the_log() {
 }
 
 #[test]
+fn what_is_moved_from_the_log_reaches_over_no_base() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("history");
+    let mut history = History::open(&directory).unwrap();
+    let mut maker = Maker::new();
+    maker.next();
+    maker.commit(&mut history, true).unwrap();
+    for _ in 0..2 {
+        for _ in 0..3 {
+            maker.next();
+            maker.commit_logged(&mut history);
+        }
+        maker.commit(&mut history, true).unwrap();
+    }
+    maker.next();
+    maker.commit_logged(&mut history);
+    history.settle(true).unwrap();
+    history.retain(2).unwrap();
+    let opened = History::open(&directory).unwrap();
+    assert_eq!(opened.left_out(), []);
+    let kept: Vec<_> = opened.all().map(|stored| (stored.header.number().sequence, stored.base)).collect();
+    assert_eq!(kept, [(7, true), (8, false)], "each segment before the last base went whole");
+    opened.tree(maker.headers.last().unwrap().id()).unwrap();
+}
+
+#[test]
 fn what_cannot_be_moved_stays_where_it_is() {
     // Creating and writing the file, its sync, its name, the directory's sync; the same of the new log.
     for k in 0..10 {

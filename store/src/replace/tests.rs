@@ -142,6 +142,16 @@ fn nothing_is_written_through_links_or_over_directories() {
     assert_eq!(set.names(), ["dir", "file", "link", "plain"]);
 }
 
+#[test]
+fn a_directory_of_the_temporary_name_is_named() {
+    let set = Set::new();
+    fs::create_dir(set.path().join(".bellwether.put")).unwrap();
+    let error = set.put("a", "new", None).unwrap_err();
+    let said = bellwether_proto::error::chain(&error);
+    assert!(said.contains("a directory .bellwether.put is in the way, beside the file; remove it"), "{said}");
+    assert_eq!(set.names(), [".bellwether.put"]);
+}
+
 /// What survives a power loss is the old file or the whole new one, and the new one after the sync.
 #[test]
 fn the_content_is_durable_before_the_name_is() {

@@ -31,7 +31,7 @@ pub(super) fn run(common: &Common) -> Result<(), CommandError> {
         0 => Ok(()),
         1 => Err(CommandError::new(Kind::Failed, "one file of the history cannot be used: see left_out")),
         count => {
-            Err(CommandError::new(Kind::Failed, format!("{count} files of the history cannot be used: see left_out")))
+            Err(CommandError::new(Kind::Failed, format!("{count} packs of the history cannot be used: see left_out")))
         }
     }
 }
