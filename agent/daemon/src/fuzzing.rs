@@ -1,10 +1,11 @@
 //! Entry points for fuzzing the decoders of the agent (`fuzz/`): agent.toml and the state files. Each function returns
 //! whether the decoder accepted its input.
 
-use bellwether_daemon::config;
 use bellwether_member::{HeldFault as Fault, HeldPosition as Position};
 use bellwether_proto::{fuzzing as proto, key::KeyPair, record::SignedRecord, revision::SignedHeader, ticket::Ticket};
 use bellwether_store::state::{file::fuzzing::body, layout::Held};
+
+use crate::config;
 
 /// The bodies of a member's state files.
 pub fn position(json: &[u8]) -> bool {

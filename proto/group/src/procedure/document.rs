@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Holds, Id, Kind, Procedure, Standing, Task};
 
-pub(crate) const CONTEXT: &str = "bellwether v1 procedures";
+/// The context of the signature on a document.
+pub const CONTEXT: &str = "bellwether v1 procedures";
 /// The number of ended procedures that are kept for `procedure list`.
 const OVER: usize = 20;
 

@@ -23,9 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::takeover::Insists;
 pub use begin::{AskRefused, Request, again, begun, propose, takes_the_place};
-#[cfg(fuzzing)]
-pub use document::CONTEXT;
-pub use document::{Document, DocumentRefused, SignedDocument};
+pub use document::{CONTEXT, Document, DocumentRefused, SignedDocument};
 pub use engine::{ActError, Next, acted, next, settle};
 pub use held::held;
 pub use plan::{PlanRefused, may_hand_over, plan};
