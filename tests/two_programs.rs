@@ -157,7 +157,7 @@ fn the_level_is_raised_when_every_server_reads_it_and_there_is_no_way_back() {
     farm.manager().command(&["server", "disable", "member2", "--yes"]).success();
     farm.manager().command(&raise).success().says(&["not asked", "member2"]);
     farm.manager().command(&["group", "show"]).success().says(&[&format!("level    {asked}, the newest that all")]);
-    farm.manager().command(&raise).success().says(&["so already"]);
+    farm.manager().command(&raise).success().says(&["already have these values"]);
     farm.manager().command(&note).success();
     farm.manager().command(&["group", "set", "--level", &before.to_string()]).refused().says(&["does not go back"]);
 
