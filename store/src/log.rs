@@ -23,10 +23,8 @@
 //! record. The log is read up to its last whole record, and the next one takes the place of the rest. What cannot be read,
 //! although a later record says that it was durable, is damage.
 //!
-//! The bodies of journals and positions are state files. A pack stays here until the history takes it over (`History::settle`); then
-//! the log is made anew, with the position alone.
-//!
-//! [History::settle]: crate::history::History::settle
+//! The bodies of journals and positions are state files. A pack stays here until the history takes it over
+//! ([`crate::history::History::settle`]); then the log is made anew, with the position alone.
 
 use std::{
     cmp::Ordering,

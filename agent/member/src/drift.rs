@@ -61,13 +61,13 @@ pub(super) async fn watch(
         let wanted = record.borrow_and_update().record().policy.drift;
         let input = if rescan <= now {
             scanned = now;
-            if dirty.take().is_some() { follower::Input::Dirty(Look::Stats) } else { follower::Input::Rescan }
+            if dirty.take().is_some() { follower::Input::Changed(Look::Stats) } else { follower::Input::Rescan }
         } else if quiet.is_some_and(|at| at <= now)
             && let Some(look) = dirty.take_due(LIMITS, now)
         {
-            follower::Input::Dirty(look)
+            follower::Input::Changed(look)
         } else if wanted != policy {
-            follower::Input::Dirty(waiting::nowhere())
+            follower::Input::Changed(waiting::nowhere())
         } else {
             continue;
         };

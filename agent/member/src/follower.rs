@@ -133,7 +133,7 @@ impl Follower {
             Input::Said(session, message) if self.session() == Some(session) => self.said(facts, message),
             Input::Closed(session) if self.session() == Some(session) => self.closed(),
             Input::Said(..) | Input::Closed(_) => {}
-            Input::Dirty(look) => self.waiting.look(look),
+            Input::Changed(look) => self.waiting.look(look),
             Input::Rescan => self.waiting.rescan(),
             Input::CatchUp => self.catch_up(),
             Input::Revert => self.revert(facts),

@@ -55,7 +55,7 @@ pub enum Input {
     /// That stream has ended.
     Closed(u64),
     /// Something has changed in the sets.
-    Dirty(Look),
+    Changed(Look),
     /// Everything is to be looked at, though nothing says that something has changed.
     Rescan,
     /// Everything else is done: what has waited for that may be done.

@@ -29,7 +29,7 @@ pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     }));
     match left_out.len() {
         0 => Ok(()),
-        1 => Err(CommandError::new(Kind::Failed, "one file of the history cannot be used: see left_out")),
+        1 => Err(CommandError::new(Kind::Failed, "one pack of the history cannot be used: see left_out")),
         count => {
             Err(CommandError::new(Kind::Failed, format!("{count} packs of the history cannot be used: see left_out")))
         }

@@ -34,7 +34,7 @@ impl Server {
         self.world.borrow_mut().promise(self.machine, change);
         self.publish().await;
         if !self.leads() {
-            self.happens(Input::Dirty(Look::Stats)).await;
+            self.happens(Input::Changed(Look::Stats)).await;
         }
     }
 

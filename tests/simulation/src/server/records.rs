@@ -133,7 +133,7 @@ impl Server {
         self.settle_role().await;
         self.show_record();
         // The policy for edits may be another one.
-        self.happens(Input::Dirty(Look::Stats)).await;
+        self.happens(Input::Changed(Look::Stats)).await;
     }
 
     /// Signs and holds this manager's own next record.
