@@ -197,6 +197,12 @@ mod tests {
         let look = || Writers::default().look(File::open(&path).unwrap().as_fd());
         assert_eq!(look(), Written { open: true, means: Means::Lease });
         drop(writer);
+        // A process that another test starts has the file, too, from its fork until its exec.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while look().open {
+            assert!(Instant::now() < deadline, "{} is still open for writing", path.display());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(look(), Written { open: false, means: Means::Lease });
     }
 }
