@@ -9,6 +9,7 @@ mod balancing_here;
 mod carried;
 mod changes;
 mod chaos;
+mod commands;
 mod compat;
 mod crashes;
 mod demo;

@@ -13,21 +13,23 @@ use crate::farm::{Output, run};
 /// Crates of which a second version would be compiled twice and speak with itself in two tongues.
 const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
 
-/// agent ─▶ daemon ─▶ manager, member, monitor ─▶ store, group ─▶ proto; manager, member and monitor never see each other, and
-/// store and group do not, either. The benchmark sees none: it runs the program as people do. The simulation sees the rules.
+/// agent ─▶ daemon ─▶ manager, member, monitor ─▶ local ─▶ store, group ─▶ proto; manager, member and monitor never see each
+/// other, and store and group do not, either. The benchmark sees none: it runs the program as people do. The simulation sees the rules.
 /// All tests may see [`FOR_TESTS`].
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("bellwether-proto", &[]),
     ("bellwether-group", &["bellwether-proto"]),
     ("bellwether-lease", &[]),
     ("bellwether-store", &["bellwether-lease", "bellwether-proto"]),
-    ("bellwether-manager", &["bellwether-group", "bellwether-proto", "bellwether-store"]),
-    ("bellwether-member", &["bellwether-group", "bellwether-proto", "bellwether-store"]),
+    ("bellwether-local", &["bellwether-proto", "bellwether-store"]),
+    ("bellwether-manager", &["bellwether-group", "bellwether-local", "bellwether-proto", "bellwether-store"]),
+    ("bellwether-member", &["bellwether-group", "bellwether-local", "bellwether-proto", "bellwether-store"]),
     ("bellwether-monitor", &["bellwether-proto", "bellwether-store"]),
     (
         "bellwether-daemon",
         &[
             "bellwether-group",
+            "bellwether-local",
             "bellwether-manager",
             "bellwether-member",
             "bellwether-monitor",
@@ -40,6 +42,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
         &[
             "bellwether-daemon",
             "bellwether-group",
+            "bellwether-local",
             "bellwether-manager",
             "bellwether-member",
             "bellwether-monitor",

@@ -156,7 +156,7 @@ impl Cause {
 /// The progress of a running sync or update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// `receiving`, `staging`, `switching` or `verifying`.
+    /// `receiving`, `staging`, `switching` or `verifying`; `validating`, `reloading` or `checking` while commands run.
     pub phase: String,
     /// Files done.
     pub files: u64,
@@ -168,6 +168,13 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Bytes per second since its start, as the monitor observes it; 0: not known.
     pub bytes_per_s: u64,
+}
+
+impl Progress {
+    /// A phase without figures.
+    pub fn phase(phase: &str) -> Self {
+        Self { phase: phase.to_owned(), files: 0, files_total: 0, bytes: 0, bytes_total: 0, bytes_per_s: 0 }
+    }
 }
 
 /// A server's finding after it looked at all its entries.
@@ -206,6 +213,9 @@ pub struct ServerStatus {
     pub reason: Option<String>,
     /// The obstacle to the newest revision, in state [`State::Waiting`].
     pub waits_for: Option<Cause>,
+    /// In state [`State::Refused`] the end of the output of the command that refused the newest revision; empty: none did.
+    #[serde(default)]
+    pub output: String,
     /// The first few entries that differ from the revision.
     pub drift: Vec<String>,
     /// The number of entries that differ.
@@ -493,7 +503,7 @@ pub enum Observation {
         /// Kept copies that it made.
         kept: Vec<String>,
     },
-    /// It refused this revision before the switch and stays at the old one.
+    /// It refused this revision, before the switch or by a command after it, and holds the one before.
     Refused {
         /// The revision.
         revision: Number,
@@ -501,6 +511,8 @@ pub enum Observation {
         reason: String,
         /// The obstacle, which may pass; none: the revision itself.
         cause: Option<Cause>,
+        /// The end of the output of the command that refused it; empty: none did.
+        output: String,
     },
     /// Its switch, rollback, disk or hash failed: it takes nothing until a sync (W8).
     Failed(String),

@@ -42,6 +42,7 @@ mod sparse;
 mod stage;
 mod switch;
 mod verify;
+pub mod view;
 mod work;
 
 pub use obstacle::Obstacle;
@@ -300,6 +301,20 @@ impl Plan {
 pub struct Staged(Unswitched);
 
 impl Staged {
+    /// The sets that the switch changes something in.
+    pub fn sets(&self) -> Vec<SetName> {
+        let work = self.0.0.as_ref();
+        work.map(|work| work.journal.sets.iter().map(|set| set.name.clone()).collect()).unwrap_or_default()
+    }
+
+    /// Writes what [`view::enter`] needs to show the new tree at the sets' own paths; the file's path.
+    ///
+    /// # Errors
+    /// It cannot be shown before the switch: a set is not there yet, or too much changes.
+    pub fn view(&self) -> std::io::Result<PathBuf> {
+        self.0.0.as_ref().map_or_else(|| Err(std::io::ErrorKind::NotFound.into()), view::write)
+    }
+
     /// Looks once more at what is to be replaced, and makes what is staged and the journal survive a power loss, with the `pack`
     /// that this switches to, where the log is to have it.
     ///

@@ -6,7 +6,7 @@
 //! identity and the mounted part do, as far as they are known. A directory that another one of the same file system
 //! replaced (a deployment by `mv`) is an edit like any other.
 
-mod mounts;
+pub(crate) mod mounts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

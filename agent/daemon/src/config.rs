@@ -6,6 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use bellwether_local::set::SetCommands;
 use bellwether_manager::balancer::Local;
 use bellwether_proto::{
     limits,
@@ -14,6 +15,7 @@ use bellwether_proto::{
 
 mod address;
 mod balancers;
+mod commands;
 pub mod duration;
 mod file;
 
@@ -70,6 +72,8 @@ pub struct SetConfig {
     pub path: PathBuf,
     /// This server's patterns for `init`. After that the group record has them.
     pub local: Vec<String>,
+    /// What this server runs for it.
+    pub commands: SetCommands,
 }
 
 /// The paths of the state and of the admin socket.
@@ -262,12 +266,13 @@ fn sets(path: &Path, file: &file::File, flags: &Flags) -> Result<Vec<SetConfig>,
             key: key.clone(),
             what: format!("'{text}' is not NAME=PATH, as in nginx=/etc/nginx"),
         })?;
-        sets.push(set(key, name, root, Vec::new())?);
+        sets.push(set(key, name, root)?);
     }
     if flags.set.is_empty() {
         for (at, written) in file.set.iter().enumerate() {
             let key = format!("{}: [[set]] number {}", path.display(), at + 1);
-            sets.push(set(key, &written.name, &written.path, written.local.clone())?);
+            let (local, commands) = (written.local.clone(), written.commands().read(&key)?);
+            sets.push(SetConfig { local, commands, ..set(key, &written.name, &written.path)? });
         }
     }
     if sets.len() > limits::SETS {
@@ -281,10 +286,10 @@ fn sets(path: &Path, file: &file::File, flags: &Flags) -> Result<Vec<SetConfig>,
     Ok(sets)
 }
 
-fn set(key: String, name: &str, path: &str, local: Vec<String>) -> Result<SetConfig, ConfigError> {
+fn set(key: String, name: &str, path: &str) -> Result<SetConfig, ConfigError> {
     let name = name.parse().map_err(|e| ConfigError::Value { key: format!("{key}: name"), what: format!("{e}") })?;
     let path = Written { text: path.to_owned(), key: format!("{key}: path") }.path()?;
-    Ok(SetConfig { name, path, local })
+    Ok(SetConfig { name, path, local: Vec::new(), commands: SetCommands::default() })
 }
 
 /// Checks that no set contains another set, the state, or the file that says what this agent may run, and that no set

@@ -17,12 +17,15 @@ use bellwether_proto::{
     protocol,
     record::OnDrift,
     revision::{Number, RevisionId, SignedHeader},
-    status::{Cause, Observation},
+    status::{self, Cause, Observation},
     v1::{self, Outcome, down, up},
 };
 pub use bellwether_store::scan::Look;
 
-pub use self::interface::{Arrived, Edits, Facts, Input, Output, Switched, Trouble, holds};
+pub use self::interface::{
+    Arrived, Back, Complaint, Edits, Facts, Input, Output, Owed, Proven, Returned, Switched, Trouble, Validated,
+    Validation, holds,
+};
 use super::{
     again::Again,
     drift::{NAMED, held, pace::Pace, waiting::Waiting},
@@ -40,12 +43,35 @@ enum Activity {
         asked: HashSet<Hash>,
         last: bool,
     },
-    /// Staged, and the disk's turn.
+    /// All of it has come; the disk's turn.
+    Staging(SignedHeader),
+    /// Staged, and commands look at it.
+    Validating(SignedHeader),
+    /// The disk's turn.
     Switching(SignedHeader),
+    /// Switched to, and commands show whether the services work with it. Nothing interrupts that.
+    Proving(Box<Proving>),
+    /// A command has refused it; the disk's turn.
+    Returning(SignedHeader, Complaint),
     /// A sync has begun: what was interrupted is the disk's turn.
     Finishing,
     /// The same, on its way back to the revision that is held.
     Settling(SignedHeader),
+}
+
+/// A revision in the sets whose commands have not ended.
+#[derive(Debug)]
+struct Proving {
+    header: SignedHeader,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// To the new revision; this is reported when they end well.
+    Forward(v1::Report),
+    /// Back from that one.
+    Back(SignedHeader, Complaint),
 }
 
 /// A member.
@@ -61,10 +87,16 @@ pub struct Follower {
     unsaid: Vec<String>,
     /// What has to wait until nothing is under way.
     waiting: Waiting,
+    /// What was looked at while commands looked at what is staged: it is looked at again after the switch.
+    meanwhile: Waiting,
     /// When edits may be put back without being asked again (policy `revert`).
     pace: Pace,
     /// What waits until something here has passed.
     again: Option<Again>,
+    /// The revision that this server went back from: it is not taken again before a sync.
+    refused: Option<(RevisionId, Complaint)>,
+    /// A sync that waits for the commands of a revision to end.
+    sync: Option<v1::Sync>,
     outputs: Vec<Output>,
 }
 
@@ -79,8 +111,11 @@ impl Follower {
             drift: v1::Drift::default(),
             unsaid: Vec::new(),
             waiting: Waiting::default(),
+            meanwhile: Waiting::default(),
             pace: Pace::default(),
             again: None,
+            refused: None,
+            sync: None,
             outputs: Vec::new(),
         }
     }
@@ -154,7 +189,13 @@ impl Follower {
                     }
                 }
             }
+            Input::Staged(staged) => self.staged(facts, staged),
+            Input::Working(phase) => self.working(phase),
+            Input::Validated(validated) => self.validated(facts, validated),
             Input::Switched(switched) => self.switched(facts, switched),
+            Input::Proved(proved) => self.proved(facts, proved),
+            Input::Returned(returned) => self.returned(facts, returned),
+            Input::Owed(owed) => self.owed(owed),
             Input::Compared(edits) => self.compared(facts, edits),
             Input::Verified(verified) => self.verified(facts, verified),
             Input::PutBack(kept, edits) => {
@@ -193,7 +234,7 @@ impl Follower {
             version,
             level_oldest: levels.oldest.0,
             level_newest: levels.newest.0,
-            at: facts.at.map(SignedHeader::to_wire),
+            at: proven(facts).map(SignedHeader::to_wire),
             epoch: facts.record.version.epoch.0,
             fault: facts.fault.cloned(),
             drift: Some(v1::Drift { kept, ..self.drift.clone() }),
@@ -206,10 +247,16 @@ impl Follower {
         self.interrupt();
     }
 
-    /// What is under way is over; what has arrived of a pack is kept.
+    /// What is under way is over, but for commands that show whether a revision works; what has arrived of a pack is kept.
     fn interrupt(&mut self) {
-        self.work = Activity::Idle;
-        self.outputs.extend([Output::Drop, Output::Show]);
+        if !self.is_proving() {
+            self.work = Activity::Idle;
+            self.outputs.extend([Output::Drop, Output::Show]);
+        }
+    }
+
+    fn is_proving(&self) -> bool {
+        matches!(self.work, Activity::Proving(_) | Activity::Returning(..))
     }
 
     fn said(&mut self, facts: &Facts<'_>, message: down::Message) {
@@ -223,8 +270,10 @@ impl Follower {
             }
             down::Message::Supply(supply) => self.supply(facts, supply),
             down::Message::Verify(verify) => self.waiting.verify(verify.full),
+            down::Message::Sync(sync) if self.is_proving() => self.sync = Some(sync),
             down::Message::Sync(_) => {
                 self.interrupt();
+                self.refused = None;
                 self.work = Activity::Finishing;
                 self.outputs.push(Output::Finish);
             }
@@ -251,13 +300,16 @@ impl Follower {
     }
 
     fn offer(&mut self, facts: &Facts<'_>, offer: v1::Offer) {
+        if self.is_proving() {
+            return self.postpone(facts, &offer);
+        }
         self.interrupt();
         let header = match self.admitted(facts, &offer) {
             Ok(header) => header,
             Err(reason) => {
                 tracing::debug!(reason, "an offer is not admitted");
                 let header = offer.header.as_ref().map(|header| header.header.as_ref()).unwrap_or_default();
-                return self.report_refusal(Hash::of(header).into(), reason, None);
+                return self.report_refusal(Hash::of(header).into(), reason, None, String::new());
             }
         };
         let v1::Offer { base, from, to, size, .. } = offer;
@@ -287,6 +339,9 @@ impl Follower {
         if let Some(why) = (facts.quarantined)(header.number()) {
             return Err(why);
         }
+        if let Some((_, complaint)) = self.refused.as_ref().filter(|(refused, _)| *refused == header.id()) {
+            return Err(complaint.reason.clone());
+        }
         let manager = facts.record.manager();
         if self.session.is_none_or(|(_, key)| key != manager.key) {
             return Err(format!("offered by a server that is not the manager any more; that is {}", manager.name));
@@ -303,7 +358,7 @@ impl Follower {
         match arrived {
             Err(trouble) => self.refused(facts, &header, trouble),
             Ok(Arrived::More) => self.work = Activity::Receiving(header),
-            Ok(Arrived::Whole) => self.switch(header),
+            Ok(Arrived::Whole) => self.stage(header),
             Ok(Arrived::Paused { missing, in_pack, .. }) if few(&missing, in_pack) => {
                 tracing::debug!(chunks = missing.len(), "little is missing: these chunks are asked for");
                 self.outputs.push(Output::Fill);
@@ -320,7 +375,7 @@ impl Follower {
 
     fn await_chunks(&mut self, header: SignedHeader, missing: &[Chunk]) {
         if missing.is_empty() {
-            return self.switch(header);
+            return self.stage(header);
         }
         let asked = missing.iter().map(|chunk| chunk.hash).collect();
         let hashes = missing.iter().map(|chunk| chunk.hash.into()).collect();
@@ -347,7 +402,7 @@ impl Follower {
         let Activity::Filling { header, mut asked, last } = self.end() else { return };
         match supplied.map(|hashes| came(&mut asked, &hashes)) {
             Err(trouble) => self.refused(facts, &header, trouble),
-            Ok(Ok(())) if last => self.switch(header),
+            Ok(Ok(())) if last => self.stage(header),
             Ok(Ok(())) => self.work = Activity::Filling { header, asked, last },
             Ok(Err(what)) => {
                 self.work = Activity::Filling { header, asked, last };
@@ -360,36 +415,186 @@ impl Follower {
         let Activity::Filling { header, .. } = self.end() else { return };
         self.outputs.push(Output::Drop);
         let reason = format!("the chunks are not what was asked for: {what}");
-        self.refused(facts, &header, Trouble { reason, cause: None, look: None });
+        self.refused(facts, &header, Trouble { reason, cause: None, look: None, output: String::new() });
     }
 
-    fn switch(&mut self, header: SignedHeader) {
+    fn stage(&mut self, header: SignedHeader) {
+        self.work = Activity::Staging(header);
+        self.outputs.push(Output::Stage);
+    }
+
+    fn staged(&mut self, facts: &Facts<'_>, staged: Result<Validation, Trouble>) {
+        let Activity::Staging(header) = self.end() else { return };
+        match staged {
+            Err(trouble) => self.refused(facts, &header, trouble),
+            Ok(Validation::Before) => {
+                tracing::debug!("staged: the commands that validate are begun");
+                self.work = Activity::Validating(header);
+                self.outputs.push(Output::Validate);
+                self.working("validating");
+            }
+            Ok(validation) => self.switch(header, validation),
+        }
+    }
+
+    fn validated(&mut self, facts: &Facts<'_>, validated: Validated) {
+        let Activity::Validating(header) = self.end() else { return };
+        match validated {
+            Validated::Good => self.switch(header, Validation::Before),
+            Validated::Unable => self.switch(header, Validation::After),
+            Validated::Bad(complaint) => {
+                self.outputs.push(Output::Drop);
+                self.complained(facts, &header, complaint);
+            }
+        }
+    }
+
+    /// Commands run: the manager and the monitor are told so.
+    fn working(&mut self, phase: &'static str) {
+        if let Activity::Validating(_) | Activity::Proving(_) = self.work {
+            let progress = v1::Progress { phase: phase.into(), ..v1::Progress::default() };
+            self.send(up::Message::Progress(progress));
+            self.see(Observation::Progress(status::Progress::phase(phase)));
+        }
+    }
+
+    fn switch(&mut self, header: SignedHeader, validation: Validation) {
         self.work = Activity::Switching(header);
-        self.outputs.push(Output::Switch);
+        self.outputs.push(Output::Switch(validation));
     }
 
     fn switched(&mut self, facts: &Facts<'_>, switched: Switched) {
         let Activity::Switching(header) = self.end() else { return };
-        let (root, stage_us, switch_us, kept, edits) = match switched {
+        let (root, stage_us, switch_us, kept, edits, owed) = match switched {
             Switched::Refused(trouble) => return self.refused(facts, &header, trouble),
             Switched::Failed(reason) => return self.failed(Some(&header), reason),
-            Switched::Done { root, stage_us, switch_us, kept, edits } => (root, stage_us, switch_us, kept, edits),
+            Switched::Done { root, stage_us, switch_us, kept, edits, owed } => {
+                (root, stage_us, switch_us, kept, edits, owed)
+            }
         };
-        let drifted_before = self.drift.entries > 0;
         self.again = None;
+        if let Some((look, _)) = self.meanwhile.take_look() {
+            self.waiting.look(look);
+        }
+        let drifted_before = self.drift.entries > 0;
         self.observe(facts, edits);
-        self.outputs.push(Output::Show);
         if drifted_before || self.drift.entries > 0 {
             // Before the report: at no moment is a server shown in sync that holds edits of its own (invariant 5).
             self.see_drift(Vec::new());
             self.send(up::Message::Drift(self.drift.clone()));
         }
-        let revision = header.number();
-        self.see(Observation::Done { revision, micros: stage_us + switch_us, kept: kept.clone() });
         let (revision, outcome, root) = (header.id().0.into(), Outcome::Done.into(), root.into());
         let report = v1::Report { revision, outcome, root, stage_us, switch_us, kept, ..v1::Report::default() };
+        self.outputs.push(Output::Show);
+        if owed { self.prove(header, Way::Forward(report)) } else { self.done(header, report) }
+    }
+
+    fn done(&mut self, header: SignedHeader, report: v1::Report) {
+        let (micros, kept) = (report.stage_us + report.switch_us, report.kept.clone());
+        self.see(Observation::Done { revision: header.number(), micros, kept });
         self.send(up::Message::Report(report));
         self.outputs.push(Output::Tidy(header));
+    }
+
+    /// The commands of what the sets hold now are begun.
+    fn prove(&mut self, header: SignedHeader, way: Way) {
+        self.work = Activity::Proving(Box::new(Proving { header, way }));
+        self.outputs.push(Output::Prove);
+        self.working("reloading");
+    }
+
+    fn proved(&mut self, facts: &Facts<'_>, proved: Result<(), Complaint>) {
+        let Activity::Proving(proving) = self.end() else { return };
+        let Proving { header, way } = *proving;
+        match (way, proved) {
+            (Way::Forward(report), Ok(())) => {
+                self.outputs.extend([Output::Proved, Output::Show]);
+                self.done(header, report);
+            }
+            (Way::Forward(_), Err(complaint)) => {
+                tracing::warn!(complaint.reason, "the sets go back to the revision before");
+                self.work = Activity::Returning(header, complaint.clone());
+                self.outputs.push(Output::Return(complaint));
+            }
+            (Way::Back(from, complaint), Ok(())) => {
+                self.outputs.push(Output::Proved);
+                self.went_back(facts, &header, &from, complaint);
+                self.outputs.push(Output::Tidy(header));
+            }
+            (Way::Back(from, before), Err(complaint)) => {
+                let (was, held) = (from.number(), header.number());
+                self.outputs.push(Output::Proved);
+                let (before, now) = (before.reason, complaint.reason);
+                let reason = format!("{was} was taken back ({before}), and with {held} its service fails, too: {now}");
+                self.failed(Some(&from), reason);
+            }
+        }
+        self.after_proof();
+    }
+
+    fn returned(&mut self, facts: &Facts<'_>, returned: Result<Returned, String>) {
+        let Activity::Returning(from, complaint) = self.end() else { return };
+        match returned {
+            Err(why) => {
+                self.outputs.push(Output::Proved);
+                let (was, reason) = (from.number(), complaint.reason);
+                self.failed(Some(&from), format!("{reason}; {was} stays in the sets: {why}"));
+                self.after_proof();
+            }
+            Ok(Returned { header, kept, edits }) => {
+                self.observe(facts, edits);
+                self.outputs.push(Output::Show);
+                self.say_drift(kept);
+                self.prove(header, Way::Back(from, complaint));
+            }
+        }
+    }
+
+    /// The sets hold the revision before, and their services work with it.
+    fn went_back(&mut self, facts: &Facts<'_>, held: &SignedHeader, from: &SignedHeader, complaint: Complaint) {
+        let (was, now) = (from.number(), held.number());
+        let reason = format!("{}; {was} was taken back, and {now} is in force again", complaint.reason);
+        self.complained(facts, from, Complaint { reason, ..complaint });
+    }
+
+    /// A command refuses a revision, which is not in the sets (any more): it is not tried again by itself.
+    fn complained(&mut self, facts: &Facts<'_>, header: &SignedHeader, complaint: Complaint) {
+        self.refused = Some((header.id(), complaint.clone()));
+        let Complaint { reason, output } = complaint;
+        self.refused(facts, header, Trouble { reason, cause: None, look: None, output });
+    }
+
+    /// A sync has waited for it.
+    fn after_proof(&mut self) {
+        if self.sync.take().is_some() && self.is_idle() {
+            self.refused = None;
+            self.work = Activity::Finishing;
+            self.outputs.push(Output::Finish);
+        }
+    }
+
+    /// While commands show whether a revision works, nothing else is taken; it is asked for afterwards.
+    fn postpone(&mut self, facts: &Facts<'_>, offer: &v1::Offer) {
+        let Some(header) = offer.header.clone().and_then(|header| SignedHeader::from_wire(header).ok()) else { return };
+        let reason = "the commands of the revision before are running".to_owned();
+        self.refused(facts, &header, Trouble { reason, cause: Some(Cause::Busy), look: None, output: String::new() });
+    }
+
+    /// Goes on where this server was as its agent ended.
+    fn owed(&mut self, owed: Owed) {
+        let Owed { held, root, back } = owed;
+        match back {
+            None => {
+                let (revision, outcome, root) = (held.id().0.into(), Outcome::Done.into(), root.into());
+                let report = v1::Report { revision, outcome, root, ..v1::Report::default() };
+                self.prove(held, Way::Forward(report));
+            }
+            Some(Back::Goes(complaint)) => {
+                self.work = Activity::Returning(held, complaint.clone());
+                self.outputs.push(Output::Return(complaint));
+            }
+            Some(Back::Came(from, complaint)) => self.prove(held, Way::Back(from, complaint)),
+        }
     }
 
     /// A sync: the sets are brought to the revision that is held, whatever was edited, and an error is cleared (W8). Newer
@@ -413,7 +618,9 @@ impl Follower {
     /// This server's state went back, says the manager (W14): it holds no revision that is known, and takes nothing until a
     /// sync. Its sets stay as they are.
     fn fenced(&mut self, facts: &Facts<'_>, reason: String) {
-        self.interrupt();
+        // It goes before commands that are running, too.
+        self.work = Activity::Idle;
+        self.outputs.extend([Output::Drop, Output::Show]);
         tracing::error!(reason, "kept out until a sync");
         self.outputs.push(Output::Fence(reason.clone()));
         // There are no edits where nothing is held: they would refuse that sync.
@@ -424,21 +631,29 @@ impl Follower {
     /// Refused before the switch: the sets and the position are as they were. The history may have the pack already: it is
     /// kept beside staging, and says nothing of what is held.
     fn refused(&mut self, facts: &Facts<'_>, header: &SignedHeader, trouble: Trouble) {
-        let Trouble { reason, cause, look } = trouble;
+        let Trouble { reason, cause, look, output } = trouble;
         tracing::warn!(reason, ?cause, "refused; the sets are as they were");
         // What is not as it was known is told at once.
         look.into_iter().for_each(|look| self.waiting.look(look));
         let before = self.again.take();
         self.again = cause.map(|_| Again::new((header.id(), header.number()), before.as_ref(), facts.now));
-        self.see(Observation::Refused { revision: header.number(), reason: reason.clone(), cause });
-        self.report_refusal(header.id().0.into(), reason, cause);
+        let revision = header.number();
+        self.see(Observation::Refused { revision, reason: reason.clone(), cause, output: output.clone() });
+        self.report_refusal(header.id().0.into(), reason, cause, output);
     }
 
-    fn report_refusal(&mut self, revision: bytes::Bytes, reason: String, cause: Option<Cause>) {
+    fn report_refusal(&mut self, revision: bytes::Bytes, reason: String, cause: Option<Cause>, output: String) {
         self.outputs.push(Output::Show);
         let outcome = Outcome::Refused.into();
         let cause = cause.map_or(v1::Cause::Unspecified, v1::Cause::from).into();
-        self.send(up::Message::Report(v1::Report { revision, outcome, reason, cause, ..v1::Report::default() }));
+        self.send(up::Message::Report(v1::Report {
+            revision,
+            outcome,
+            reason,
+            cause,
+            output,
+            ..v1::Report::default()
+        }));
     }
 
     fn failed(&mut self, header: Option<&SignedHeader>, reason: String) {
@@ -457,12 +672,27 @@ impl Follower {
 
     /// Does what had to wait until nothing was under way.
     fn catch_up(&mut self) {
-        if !self.is_idle() {
+        // Commands that run keep nobody from looking.
+        let looks = match &self.work {
+            Activity::Idle | Activity::Proving(_) | Activity::Validating(_) => true,
+            Activity::Receiving(_)
+            | Activity::Filling { .. }
+            | Activity::Staging(_)
+            | Activity::Switching(_)
+            | Activity::Returning(..)
+            | Activity::Finishing
+            | Activity::Settling(_) => false,
+        };
+        if !looks {
             return;
         }
-        if let Some(full) = self.waiting.take_verify() {
+        if let Some(full) = self.is_idle().then(|| self.waiting.take_verify()).flatten() {
             self.outputs.push(Output::Verify { full });
         } else if let Some((look, plain)) = self.waiting.take_look() {
+            if let Activity::Validating(_) = self.work {
+                // What is staged was planned before: the switch knows nothing of what is seen now.
+                self.meanwhile.look(look.clone());
+            }
             self.outputs.push(Output::Look { look, plain });
         }
     }
@@ -519,6 +749,14 @@ impl Follower {
         let v1::Drift { entries, paths, held, away, .. } = self.drift.clone();
         self.see(Observation::Drift { entries, paths, held, kept });
         self.see(Observation::Away(Some(away).filter(|why| !why.is_empty())));
+    }
+}
+
+/// The revision that this server says to hold: until its commands have ended well, the one before.
+fn proven<'a>(facts: &Facts<'a>) -> Option<&'a SignedHeader> {
+    match facts.proven {
+        Proven::Yes => facts.at,
+        Proven::NotYet(before) => before,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod greeting;
 pub mod incoming;
 mod keeping;
 mod position;
+mod prove;
 mod receive;
 mod recovery;
 mod sets;
@@ -29,6 +30,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bellwether_group::takeover::Account;
+use bellwether_local::set::SetCommands;
 use bellwether_proto::{
     clock::now_ms,
     error::chain,
@@ -60,6 +62,7 @@ pub use self::position::Fault as HeldFault;
 pub use self::{
     drift::asked::{AskError, Asked, Hand, Looked, PutBack, SetPath, selected, selected_with_parents},
     position::{Position as HeldPosition, held_before, note_leading},
+    prove::FAILPOINTS,
     receive::ReceiveError,
     recovery::recover,
 };
@@ -67,9 +70,10 @@ use self::{
     drift::waiting,
     follower::{Arrived, Facts, Follower, Output, Trouble},
     position::{Fault, Position},
+    prove::Running,
     receive::{Receiving, Step},
     sets::Sets,
-    switch::Filling,
+    switch::{Filling, Prepared},
 };
 
 /// Answers that may wait for the network. Each is small; a manager that leaves so many unread is let go of.
@@ -104,6 +108,8 @@ pub enum Input {
     End,
     /// A person, or the manager for one, asks about edits made here.
     Asked(Asked),
+    /// The commands of that number tell how far they are, or how they ended.
+    Ran(u64, follower::Input),
 }
 
 /// What the member needs from the agent.
@@ -112,6 +118,8 @@ pub struct Setup {
     pub name: ServerName,
     /// Where each set is.
     pub paths: BTreeMap<SetName, PathBuf>,
+    /// What is run for it.
+    pub commands: BTreeMap<SetName, SetCommands>,
     /// The state directory.
     pub layout: Layout,
     /// The group record.
@@ -145,6 +153,8 @@ enum Transfer {
     Receiving(Box<Receiving>),
     /// Staged but for chunks that were asked for by hash.
     Filling(Box<Filling>),
+    /// All of it is staged.
+    Prepared(Box<Prepared>),
 }
 
 /// The member's thread's state.
@@ -171,6 +181,15 @@ pub struct Member {
     rescans: Rescans,
     found: Option<Finds>,
     transfer: Transfer,
+    /// What is run for each set.
+    commands: BTreeMap<SetName, SetCommands>,
+    /// Commands that are running, and how many runs there were.
+    running: Option<Running>,
+    runs: u64,
+    /// Where what comes of them goes: this member.
+    inputs: mpsc::WeakSender<Input>,
+    /// Where commands run.
+    runtime: tokio::runtime::Handle,
     /// The last switch, whose remains are tidied up after the report.
     committed: Option<Committed>,
     /// What stands in the way of the revision that was refused last.
@@ -202,9 +221,13 @@ pub enum OpenError {
 }
 
 impl Member {
-    /// Recovers what a crash interrupted, then opens the history and scans the sets.
-    pub fn open(setup: Setup) -> Result<Self, OpenError> {
-        let Setup { name, paths, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
+    /// Recovers what a crash interrupted, then opens the history and scans the sets. `inputs` are its own, for what comes of the
+    /// sets' commands.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn open(setup: Setup, inputs: &mpsc::Sender<Input>) -> Result<Self, OpenError> {
+        let Setup { name, paths, commands, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
         let (mut position, history) = recover(&layout, &paths, record.current().record(), &record.own_key())?;
         if position.leads {
             position.leads = false;
@@ -245,6 +268,11 @@ impl Member {
             rescans,
             found: Some((found, files)),
             transfer: Transfer::Nothing,
+            commands,
+            running: None,
+            runs: 0,
+            inputs: inputs.downgrade(),
+            runtime: tokio::runtime::Handle::current(),
             committed: None,
             obstacle: None,
             waits: watch::Sender::new(false),
@@ -288,6 +316,9 @@ impl Member {
 
     /// Serves inputs until the role ends; then saves the index.
     pub fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        if let Some(owed) = self.owed() {
+            self.put(follower::Input::Owed(owed));
+        }
         self.catch_up();
         while let Some(input) = inputs.blocking_recv() {
             match input {
@@ -300,6 +331,11 @@ impl Member {
                 Input::Happens(input) => self.happens(input),
                 Input::Asked(asked) => self.asked(asked),
                 Input::Account(answer) => drop(answer.send(self.account())),
+                Input::Ran(number, input) if self.running.as_ref().is_some_and(|run| run.number == number) => {
+                    self.put(input);
+                }
+                // Of commands that were given up.
+                Input::Ran(..) => {}
                 Input::End => break,
             }
             self.catch_up();
@@ -377,6 +413,7 @@ impl Member {
                 quarantined: &|number| quarantined(&self.name, number),
                 at: self.position.at.as_ref(),
                 fault: fault.as_ref(),
+                proven: self.position.proven(),
             };
             for output in self.follower.handle(&facts, input) {
                 inputs.extend(self.act(output));
@@ -396,6 +433,7 @@ impl Member {
             Output::Fault(reason) => self.note_fault(reason),
             Output::Fence(reason) => self.fence(reason),
             Output::Drop => {
+                self.running = None;
                 if let Transfer::Receiving(receiving) = std::mem::take(&mut self.transfer) {
                     receiving.keep();
                 }
@@ -426,7 +464,15 @@ impl Member {
                 let came = self.supply(&supply);
                 return Some(follower::Input::Supplied(came.map_err(|e| self.trouble(&e))));
             }
-            Output::Switch => return Some(follower::Input::Switched(self.switch_staged())),
+            Output::Stage => {
+                let staged = self.stage();
+                return Some(follower::Input::Staged(staged.map_err(|e| self.trouble(&e))));
+            }
+            Output::Validate => self.validate(),
+            Output::Switch(validation) => return Some(follower::Input::Switched(self.switch_staged(validation))),
+            Output::Prove => self.prove(),
+            Output::Proved => self.note_proved(),
+            Output::Return(complaint) => return Some(follower::Input::Returned(self.go_back(complaint))),
             Output::Tidy(header) => {
                 self.committed = None;
                 self.tidy_history(&header);
@@ -469,7 +515,8 @@ impl Member {
         if let Some(obstacle) = &self.obstacle {
             tracing::debug!(?obstacle, "it stands in the way");
         }
-        Trouble { reason: chain(error), cause: self.obstacle.as_ref().map(Obstacle::cause), look }
+        let (reason, cause) = (chain(error), self.obstacle.as_ref().map(Obstacle::cause));
+        Trouble { reason, cause, look, output: String::new() }
     }
 
     /// The head as its manager signed it.

@@ -3,6 +3,7 @@
 
 use bellwether_proto::{
     level::State,
+    name::SetName,
     revision::{RevisionId, SignedHeader},
     v1,
 };
@@ -11,6 +12,8 @@ use bellwether_store::{
     state::{file::StateFileError, layout::Layout},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::follower::{Complaint, Proven};
 
 /// The position that the log has.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -21,9 +24,47 @@ pub struct Position {
     pub fault: Option<Fault>,
     /// This server leads, or has led since: its sets hold the newest revision of its history.
     pub leads: bool,
+    /// What the commands of the sets have yet to say of the revision that the sets hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed: Option<Owed>,
 }
 
 impl State for Position {}
+
+/// The commands of a revision that have not ended well.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Owed {
+    /// The sets in which something has changed.
+    pub sets: Vec<SetName>,
+    /// The commands that validate are owed, too.
+    pub validate: bool,
+    /// The revision before; none: there was none.
+    pub before: Option<SignedHeader>,
+    /// A command has refused the new revision: the sets go back to the one before, or hold it again.
+    pub refused: Option<Refused>,
+}
+
+/// A revision that a command has refused after the switch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refused {
+    /// The revision.
+    pub header: SignedHeader,
+    /// The command's complaint.
+    pub complaint: Complaint,
+}
+
+impl Position {
+    /// Whether the commands of the revision that the sets hold have ended well. Those of a revision that is in force again say
+    /// nothing about it.
+    pub(crate) fn proven(&self) -> Proven<'_> {
+        match (&self.owed, &self.at) {
+            (Some(owed), Some(at)) if owed.before.as_ref().is_none_or(|before| before.id() != at.id()) => {
+                Proven::NotYet(owed.before.as_ref())
+            }
+            _ => Proven::Yes,
+        }
+    }
+}
 
 /// The revision that the sets hold, as this server knew it as a member; none: it has led since, or holds none.
 ///
@@ -87,7 +128,7 @@ mod tests {
             root: Hash::of(b"root"),
         };
         let at = Some(SignedHeader::sign(header, &KeyPair::generate()));
-        let position = Position { at, fault: None, leads: false };
+        let position = Position { at, ..Position::default() };
         let json = serde_json::to_string(&position).unwrap();
         assert_eq!(serde_json::from_str::<Position>(&json).unwrap().at, position.at);
     }

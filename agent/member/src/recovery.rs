@@ -11,7 +11,11 @@ use bellwether_store::{
     state::layout::Layout,
 };
 
-use super::{OpenError, position::Position, sets::sources};
+use super::{
+    OpenError,
+    position::{Owed, Position},
+    sets::sources,
+};
 
 /// Completes or takes back what a crash interrupted, and notes the outcome. `serve --recover-only` does this and no more.
 ///
@@ -66,7 +70,13 @@ pub(super) fn finish(site: &Site, history: &History, position: &mut Position) ->
         Recovered::Clean => {}
         Recovered::Back => tracing::warn!("an interrupted switch was taken back"),
         Recovered::Forward(revision) => {
+            let before = position.at.take();
             position.at = history.get(revision).map(|stored| stored.header.clone());
+            // On the way back the position says so already.
+            if position.owed.as_ref().is_none_or(|owed| owed.refused.is_none()) {
+                let sets = site.sources.iter().map(|source| source.rules.name.clone()).collect();
+                position.owed = Some(Owed { sets, validate: true, before, refused: None });
+            }
             history.log().note(position)?;
             apply::forget(site)?;
             let number = position.at.as_ref().map(|at| at.number().to_string());

@@ -223,6 +223,21 @@ impl Sets {
         Ok(Planned { plan, target })
     }
 
+    /// The plan that takes the revision that is held out of the sets: `target` is the tree of the one before. Edits beside
+    /// what the revision has changed stay.
+    pub(crate) fn plan_return(&mut self, header: &SignedHeader, target: Tree) -> Result<Planned, ReceiveError> {
+        self.forked = None;
+        let sources = sources(&self.paths, &rules(&target)).map_err(|set| {
+            ReceiveError::Setup(format!("set {set} has no path on this server: add it to agent.toml and start again"))
+        })?;
+        let site = Site { sources: self.roots.guard(sources), ..self.site() };
+        let expected = self.tree.with_rules(&rules(&target));
+        let changes = expected.diff(&target);
+        self.live = scan_expecting(&site.sources, &self.live, &Look::At(places(&changes)), &expected)?.tree;
+        let plan = self.plan_for(&site, header, &expected, &target, changes)?;
+        Ok(Planned { plan, target })
+    }
+
     fn plan_for(
         &self,
         site: &Site,

@@ -1,17 +1,20 @@
 //! From a staged revision to the one that is held: switch, read back, note. And the way back of a sync, which undoes drift.
 
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, path::PathBuf, time::Instant};
 
+use bellwether_local::{prove::Commands, set::SetCommands};
 use bellwether_proto::{
     clock::{self, now_ms},
     entry::Chunk,
     error::chain,
     hash::Hash,
+    name::SetName,
     revision::SignedHeader,
     v1,
 };
 use bellwether_store::{
     apply::{Begun, Committed, Plan, Staged},
+    failpoint,
     history::WholePack,
     pack,
     scan::Look,
@@ -20,8 +23,9 @@ use bellwether_store::{
 
 use super::{
     Member, OpenError, Transfer,
-    follower::Switched,
-    position::{Fault, Position},
+    follower::{self, Back, Complaint, Returned, Switched, Validation},
+    position::{Fault, Owed, Position, Refused},
+    prove::{self, Teller},
     receive::{Planned, ReceiveError, Receiving},
     recovery,
 };
@@ -46,11 +50,15 @@ enum NewInHistory {
     FromSets,
 }
 
-/// Staged, and what becomes of it.
-struct Ready {
+/// Everything of a revision is staged.
+pub(crate) struct Prepared {
+    header: SignedHeader,
+    began: Instant,
     pack: NewInHistory,
     staged: Staged,
     target: Tree,
+    /// The file by which what is staged is shown to the commands that validate.
+    view: Option<PathBuf>,
 }
 
 impl Filling {
@@ -72,34 +80,146 @@ impl Filling {
         &self.planned.plan
     }
 
-    fn staged(self) -> Result<Ready, ReceiveError> {
+    fn prepared(self) -> Result<Prepared, ReceiveError> {
         let pack = if self.pack { NewInHistory::FromSets } else { NewInHistory::Nothing };
-        Ok(Ready { pack, staged: self.planned.plan.staged()?, target: self.planned.target })
+        let (staged, target) = (self.planned.plan.staged()?, self.planned.target);
+        Ok(Prepared { header: self.header, began: self.began, pack, staged, target, view: None })
     }
 }
 
 impl Member {
-    /// Switches to what is staged; a whole pack goes into the history meanwhile.
-    pub(super) fn switch_staged(&mut self) -> Switched {
-        let (header, began, ready) = match std::mem::take(&mut self.transfer) {
-            Transfer::Receiving(receiving) => (receiving.header.clone(), receiving.began, self.whole(*receiving)),
-            Transfer::Filling(filling) => (filling.header.clone(), filling.began, filling.staged()),
-            Transfer::Nothing => return Switched::Failed("nothing is staged".to_owned()),
+    /// Everything that was transferred is staged and verified.
+    pub(super) fn stage(&mut self) -> Result<Validation, ReceiveError> {
+        let mut prepared = match std::mem::take(&mut self.transfer) {
+            Transfer::Receiving(receiving) => self.whole(*receiving)?,
+            Transfer::Filling(filling) => filling.prepared()?,
+            Transfer::Nothing | Transfer::Prepared(_) => return Err(ReceiveError::Setup("nothing is staged".into())),
         };
-        match ready {
-            Ok(ready) => self.switch(&header, ready, began),
-            Err(error) => Switched::Refused(self.trouble(&error)),
+        let validates = |commands: &SetCommands| commands.validate.is_some();
+        let validation = match self.commands(&prepared.staged.sets()).values().any(validates) {
+            false => Validation::Nothing,
+            true => match prepared.staged.view() {
+                Ok(view) => {
+                    prepared.view = Some(view);
+                    Validation::Before
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the new files cannot be shown before the switch: they are validated after it");
+                    Validation::After
+                }
+            },
+        };
+        self.transfer = Transfer::Prepared(Box::new(prepared));
+        Ok(validation)
+    }
+
+    /// The commands of these sets, where they have any.
+    fn commands(&self, sets: &[SetName]) -> Commands {
+        let of = |set: &SetName| Some((set.clone(), self.commands.get(set).filter(|own| !own.is_empty())?.clone()));
+        sets.iter().filter_map(of).collect()
+    }
+
+    fn teller(&mut self) -> Teller {
+        self.runs += 1;
+        Teller { number: self.runs, inputs: self.inputs.clone(), runtime: self.runtime.clone() }
+    }
+
+    /// Begins the commands that validate.
+    pub(super) fn validate(&mut self) {
+        failpoint::hit("member.staged");
+        let Transfer::Prepared(prepared) = &mut self.transfer else { return };
+        let (sets, view) = (prepared.staged.sets(), prepared.view.take());
+        let (commands, teller) = (self.commands(&sets), self.teller());
+        self.running = view.map(|view| prove::validate(&teller, commands, view));
+    }
+
+    /// Begins the commands that the position owes.
+    pub(super) fn prove(&mut self) {
+        failpoint::hit("member.owed");
+        let Some(owed) = self.position.owed.clone() else { return };
+        let (commands, teller) = (self.commands(&owed.sets), self.teller());
+        self.running = Some(prove::prove(&teller, commands, owed.validate));
+        // Meanwhile: the way back may be a switch of its own.
+        self.committed = None;
+    }
+
+    /// The commands have ended well, or what they say is noted otherwise: nothing is owed any more.
+    pub(super) fn note_proved(&mut self) {
+        failpoint::hit("member.proved");
+        self.running = None;
+        self.position.owed = None;
+        if let Err(error) = self.history.log().note(&self.position) {
+            tracing::error!(
+                error = chain(&error),
+                "the state cannot be written: commands run again after the next start"
+            );
         }
     }
 
-    fn whole(&self, receiving: Receiving) -> Result<Ready, ReceiveError> {
-        let (pack, Planned { plan, target }) = receiving.into_parts()?;
-        let pack = NewInHistory::Arrived(Box::new(self.history.check(pack)?));
-        Ok(Ready { pack, staged: plan.staged()?, target })
+    /// What is owed, as the role begins.
+    pub(super) fn owed(&self) -> Option<follower::Owed> {
+        let (held, owed) = (self.position.at.clone()?, self.position.owed.as_ref()?);
+        let back = owed.refused.clone().map(|Refused { header, complaint }| match held.id() == header.id() {
+            true => Back::Goes(complaint),
+            false => Back::Came(header, complaint),
+        });
+        Some(follower::Owed { held, root: self.sets.tree.root(), back })
     }
 
-    /// Validation has its place before the beginning.
-    fn switch(&mut self, header: &SignedHeader, Ready { pack, staged, target }: Ready, began: Instant) -> Switched {
+    /// The sets go back to the revision before. The reason is noted first: after a crash that goes on.
+    pub(super) fn go_back(&mut self, complaint: Complaint) -> Result<Returned, String> {
+        self.running = None;
+        let none = || "there is no revision before it".to_owned();
+        let (held, mut owed) = self.position.at.clone().zip(self.position.owed.clone()).ok_or_else(none)?;
+        let header = owed.before.clone().filter(|before| before.id() != held.id()).ok_or_else(none)?;
+        (owed.refused, owed.validate) = (Some(Refused { header: held, complaint }), false);
+        self.position.owed = Some(owed.clone());
+        let noted = self.history.log().note(&self.position).map_err(ReceiveError::from);
+        failpoint::hit("member.returning");
+        let prepared = noted.and_then(|()| self.way_back(&header)).map_err(|error| chain(&error))?;
+        let begun = prepared.staged.begin(None).map_err(|error| chain(&ReceiveError::from(error)))?;
+        let (kept, committed) = self.switch_and_note(&header, begun, prepared.target, prepared.pack, Some(owed))?;
+        failpoint::hit("member.returned");
+        self.committed = Some(committed);
+        Ok(Returned { header, kept, edits: self.compare() })
+    }
+
+    fn way_back(&mut self, header: &SignedHeader) -> Result<Prepared, ReceiveError> {
+        let began = Instant::now();
+        let target = self.history.tree(header.id())?;
+        let mut planned = self.sets.plan_return(header, target)?;
+        match self.take_from_here(&mut planned.plan)?.len() {
+            0 => Filling { header: header.clone(), planned, began, pack: false }.prepared(),
+            missing => Err(bellwether_store::apply::Refused::Missing(missing).into()),
+        }
+    }
+
+    /// Switches to what is staged; a whole pack goes into the history meanwhile.
+    pub(super) fn switch_staged(&mut self, validation: Validation) -> Switched {
+        failpoint::hit("member.validated");
+        self.running = None;
+        let Transfer::Prepared(prepared) = std::mem::take(&mut self.transfer) else {
+            return Switched::Failed("nothing is staged".to_owned());
+        };
+        self.switch(*prepared, validation)
+    }
+
+    fn whole(&self, receiving: Receiving) -> Result<Prepared, ReceiveError> {
+        let (header, began) = (receiving.header.clone(), receiving.began);
+        let (pack, Planned { plan, target }) = receiving.into_parts()?;
+        let pack = NewInHistory::Arrived(Box::new(self.history.check(pack)?));
+        Ok(Prepared { header, began, pack, staged: plan.staged()?, target, view: None })
+    }
+
+    fn switch(&mut self, prepared: Prepared, validation: Validation) -> Switched {
+        let Prepared { header, began, pack, staged, target, view: _ } = prepared;
+        let (validate, sets) = (validation == Validation::After, staged.sets());
+        let proves = |own: &SetCommands| own.reload.is_some() || own.check.is_some() || validate;
+        let owed = self.commands(&sets).values().any(proves).then(|| {
+            let before = self.position.at.clone();
+            Owed { sets, validate, before, refused: None }
+        });
+        let is_owed = owed.is_some();
         let stage_us = clock::micros(began);
         tracing::debug!("staged and verified: the switch begins");
         let switching = Instant::now();
@@ -111,7 +231,7 @@ impl Member {
             Ok(begun) => begun,
             Err(error) => return Switched::Refused(self.trouble(&error.into())),
         };
-        match self.switch_and_note(header, begun, target, pack) {
+        match self.switch_and_note(&header, begun, target, pack, owed) {
             Err(reason) => Switched::Failed(reason),
             Ok((kept, committed)) => {
                 let switch_us = clock::micros(switching);
@@ -119,18 +239,19 @@ impl Member {
                 self.committed = Some(committed);
                 // Every changed entry was read back, and compared; `sets.tree` is what they make.
                 let (root, edits) = (self.sets.tree.root(), self.compare());
-                Switched::Done { root, stage_us, switch_us, kept, edits }
+                Switched::Done { root, stage_us, switch_us, kept, edits, owed: is_owed }
             }
         }
     }
 
-    /// Reload and check have their place before the note.
+    /// `owed`: the commands that are to run then, which is noted with the revision.
     fn switch_and_note(
         &mut self,
         header: &SignedHeader,
         begun: Begun,
         target: Tree,
         pack: NewInHistory,
+        owed: Option<Owed>,
     ) -> Result<(Vec<String>, Committed), String> {
         // What recovery finds of a revision that is not in the history yet, it takes back. So nobody who reads the sets has to wait
         // for the history, where it does not have the pack from the log.
@@ -150,7 +271,7 @@ impl Member {
         let tree = std::mem::replace(&mut self.sets.tree, target);
         let live = std::mem::replace(&mut self.sets.live, switched.live.clone());
         let position = self.position.clone();
-        if let Err(error) = kept.map_err(ReceiveError::from).and_then(|()| self.note(header, &pack)) {
+        if let Err(error) = kept.map_err(ReceiveError::from).and_then(|()| self.note(header, &pack, owed)) {
             (self.sets.tree, self.sets.live, self.position) = (tree, live, position);
             let reason = chain(&error);
             let back = switched.take_back().map_err(|failed| chain(&failed));
@@ -165,11 +286,11 @@ impl Member {
     }
 
     /// The commit point: when the position is on the disk, the revision is held.
-    fn note(&mut self, header: &SignedHeader, pack: &NewInHistory) -> Result<(), ReceiveError> {
+    fn note(&mut self, header: &SignedHeader, pack: &NewInHistory, owed: Option<Owed>) -> Result<(), ReceiveError> {
         if matches!(pack, NewInHistory::FromSets) {
             self.pack_base(header)?;
         }
-        self.position = Position { at: Some(header.clone()), ..Position::default() };
+        self.position = Position { at: Some(header.clone()), owed, ..Position::default() };
         Ok(self.history.log().note(&self.position)?)
     }
 
@@ -185,7 +306,7 @@ impl Member {
 
     /// No revision is held any more, and this is the error. The sets stay as they are.
     pub(super) fn fence(&mut self, reason: String) {
-        self.position.at = None;
+        (self.position.at, self.position.owed) = (None, None);
         let rules: Vec<_> = self.sets.tree.sets().iter().map(|set| set.rules.clone()).collect();
         self.sets.tree = Tree::empty(rules);
         self.note_fault(Some(reason));

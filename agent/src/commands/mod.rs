@@ -23,6 +23,7 @@ pub mod edit;
 pub mod get;
 pub mod group;
 pub mod init;
+pub mod inside_view;
 pub mod join;
 pub mod leave;
 pub mod maintenance;
@@ -59,11 +60,11 @@ pub struct Cli {
 
 /// Declares the commands: their order in the enum, their line of help, and their module.
 macro_rules! commands {
-    ($($(#[doc = $help:literal])* $name:ident = $module:ident;)*) => {
+    ($($(#[$attribute:meta])* $name:ident = $module:ident;)*) => {
         /// The commands.
         #[derive(Debug, Subcommand)]
         pub enum Command {
-            $($(#[doc = $help])* $name($module::Args),)*
+            $($(#[$attribute])* $name($module::Args),)*
         }
 
         /// Runs one command.
@@ -137,6 +138,9 @@ commands! {
     Token = token;
     /// Print the agent's files and the state of the running agent as JSON
     Debug = debug;
+    /// Run a command that sees staged files at their places (the agent calls this)
+    #[command(hide = true)]
+    InsideView = inside_view;
 }
 
 impl Command {

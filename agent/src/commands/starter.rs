@@ -12,6 +12,7 @@ use std::{
 };
 
 use bellwether_daemon::config::{Config, SetConfig, to_toml};
+use bellwether_local::set::{Preset, SetCommands};
 use bellwether_proto::name::SetName;
 use bellwether_store::{
     beneath,
@@ -24,14 +25,21 @@ use crate::error::{CommandError, Kind};
 const KNOWN: [(&str, &str); 4] =
     [("nginx", "/etc/nginx"), ("haproxy", "/etc/haproxy"), ("apache", "/etc/apache2"), ("apache", "/etc/httpd")];
 
+/// The commands that are offered for a known directory: of its preset, where the preset is for that directory.
+fn offered(path: &str) -> SetCommands {
+    let preset = Preset::ALL.into_iter().find(|preset| preset.directory() == path);
+    preset.map(Preset::commands).unwrap_or_default()
+}
+
 /// The known directories that exist below `root`, sorted by name; of two with one name, the first.
 fn detect(root: &Path) -> Vec<SetConfig> {
     let mut sets: Vec<SetConfig> = Vec::new();
     for (name, path) in KNOWN {
         let name: SetName = name.parse().expect("a name of the table above is one");
+        let commands = offered(path);
         let path = root.join(path.trim_start_matches('/'));
         if path.is_dir() && sets.iter().all(|set| set.name != name) {
-            sets.push(SetConfig { name, path, local: Vec::new() });
+            sets.push(SetConfig { name, path, local: Vec::new(), commands });
         }
     }
     sets.sort_by(|a, b| a.name.cmp(&b.name));

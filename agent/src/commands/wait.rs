@@ -160,6 +160,7 @@ mod tests {
             drift_entries: 0,
             held: false,
             waits_for: None,
+            output: String::new(),
             progress: None,
             seen_ms: None,
             last_update_us: None,

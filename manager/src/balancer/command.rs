@@ -1,6 +1,7 @@
 //! A balancer behind a command of agent.toml. The environment carries the request, the exit status says whether it
 //! succeeded, and the last line of `status` gives the server's standing. `status` also verifies each change.
 
+use bellwether_local::process::Program;
 use bellwether_proto::{balancer::Traffic, name::BalancerName};
 use tokio::time::{Instant, sleep};
 
@@ -8,7 +9,6 @@ use super::{
     Patience,
     fault::Fault,
     local::LocalCommand,
-    process,
     rules::{Entry, Standing, Who},
 };
 
@@ -96,8 +96,8 @@ impl Hook<'_> {
             ("BELLWETHER_BACKEND", backend),
         ];
         let LocalCommand { command, timeout } = self.local;
-        let ended = process::run(command, &environment, *timeout).await;
-        let ended = ended.map_err(|source| Fault::Start { command: command.clone(), source })?;
+        let program = Program { command, environment: &environment, user: None, limit: *timeout };
+        let ended = program.run().await.map_err(|source| Fault::Start { command: command.clone(), source })?;
         if ended.well {
             return Ok(ended.stdout);
         }

@@ -10,7 +10,6 @@ pub(crate) mod fuzzing;
 mod haproxy;
 mod local;
 mod nginx;
-mod process;
 pub mod rules;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};

@@ -146,7 +146,7 @@ async fn a_refused_revision_is_not_offered_again_and_the_next_one_leads_round_it
     farm.write("a", "refused");
     let reason = farm
         .observed("a", "refused", |seen| match seen {
-            Observation::Refused { revision, reason, cause: None } if revision.to_string() == "1.2" => {
+            Observation::Refused { revision, reason, cause: None, .. } if revision.to_string() == "1.2" => {
                 Some(reason.clone())
             }
             _ => None,

@@ -106,12 +106,17 @@ fn done(sequence: u64) -> Observation {
 }
 
 fn refused(sequence: u64) -> Observation {
-    Observation::Refused { revision: number(sequence), reason: "owner www-data is missing".into(), cause: None }
+    Observation::Refused {
+        revision: number(sequence),
+        reason: "owner www-data is missing".into(),
+        cause: None,
+        output: String::new(),
+    }
 }
 
 fn waits(sequence: u64) -> Observation {
     let reason = "/srv has 1 bytes free; 2 are needed".into();
-    Observation::Refused { revision: number(sequence), reason, cause: Some(Cause::Space) }
+    Observation::Refused { revision: number(sequence), reason, cause: Some(Cause::Space), output: String::new() }
 }
 
 fn failed() -> Observation {
@@ -446,7 +451,8 @@ fn invariant_4_what_a_server_has_seen_and_is_lost_is_named_for_a_day() {
 #[test]
 fn w3_a_held_server_is_drifted_whatever_it_refused_and_says_what_to_do() {
     let held = Observation::Drift { entries: 1, paths: vec!["nginx:a.conf".into()], held: true, kept: Vec::new() };
-    let refused = Observation::Refused { revision: number(5), reason: "edits".into(), cause: None };
+    let refused =
+        Observation::Refused { revision: number(5), reason: "edits".into(), cause: None, output: String::new() };
     let case = Case::new().see([reached(Some(4)), held, refused]);
     assert_eq!(case.state(), State::Drifted);
     assert!(case.row("a").held && case.reason().contains("takes no updates"), "{}", case.reason());

@@ -24,6 +24,7 @@ pub(crate) fn server(name: &str, state: State, at: u64) -> ServerStatus {
         drift_entries: 0,
         held: false,
         waits_for: None,
+        output: String::new(),
         progress: None,
         seen_ms: Some(99_000),
         last_update_us: Some(8_340),

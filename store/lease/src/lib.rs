@@ -109,7 +109,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         std::fs::write(&path, "x").unwrap();
-        let held = File::open(&path).unwrap();
+        let _held = File::open(&path).unwrap();
         closes(&path);
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).expect("no lease is in the way");

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{log::Log, state::file::StateFileError};
 
 mod examine;
-mod form;
+pub(super) mod form;
 
 pub use examine::{OnDisk, examine};
 

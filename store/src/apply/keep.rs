@@ -232,7 +232,7 @@ fn copy_whole(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
 }
 
 /// Copies a file, a link, or a directory with all it holds, durably; owner and times as they were.
-fn copy(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
+pub(super) fn copy(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
     let Some(seen) = look(from.directory, from.name)? else { return Ok(()) };
     match seen.shape {
         Shape::File => {

@@ -12,3 +12,4 @@ mod power_loss;
 mod random;
 mod sets;
 mod sparse;
+mod view;

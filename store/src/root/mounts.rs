@@ -9,11 +9,11 @@ use std::{
 
 /// A mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     /// The part of the file system that is mounted.
     pub(super) root: PathBuf,
     /// Its path.
-    pub(super) at: PathBuf,
+    pub(crate) at: PathBuf,
     /// The file system's type.
     pub(super) kind: String,
     /// The mounted source: a device, a server's export, a word.
@@ -21,7 +21,7 @@ pub(super) struct Mount {
 }
 
 /// Every mount of this process, with its number.
-pub(super) fn all() -> io::Result<Vec<(u64, Mount)>> {
+pub(crate) fn all() -> io::Result<Vec<(u64, Mount)>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
     Ok(table.split(|byte| *byte == b'\n').filter_map(read).collect())
 }

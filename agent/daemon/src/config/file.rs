@@ -11,6 +11,7 @@ use super::Given;
 use super::{
     Config, ConfigError, DEFAULT_FILE,
     balancers::{self, Balancer},
+    commands::{Commands, OneCheck, OneCommand},
 };
 
 /// The keys of the file, not yet checked.
@@ -46,15 +47,34 @@ pub(super) struct Set {
     pub(super) path: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) local: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validate: Option<OneCommand>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reload: Option<OneCommand>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<OneCheck>,
+}
+
+impl Set {
+    /// The keys of its commands.
+    pub(super) fn commands(&self) -> Commands<'_> {
+        let Self { preset, user, validate, reload, check, .. } = self;
+        Commands {
+            preset: preset.as_deref(),
+            user: user.as_ref(),
+            validate: validate.as_ref(),
+            reload: reload.as_ref(),
+            check: check.as_ref(),
+        }
+    }
 }
 
 /// Keys of a later version.
-const LATER: [(&str, &str); 4] = [
-    ("validate", "this version runs no commands yet"),
-    ("reload", "this version runs no commands yet"),
-    ("check", "this version runs no commands yet"),
-    ("source", "this version publishes from the set's own path only"),
-];
+const RESERVED: [(&str, &str); 1] = [("source", "this version publishes from the set's own path only")];
 
 /// The path and content of the file; no content if it is missing and no flag named it.
 pub(super) fn read(given: &Given) -> Result<(PathBuf, Option<File>), ConfigError> {
@@ -73,7 +93,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
     let sets = table.get("set").and_then(toml::Value::as_array);
     for set in sets.into_iter().flatten().filter_map(toml::Value::as_table) {
-        if let Some((key, why)) = LATER.iter().find(|(key, _)| set.contains_key(*key)) {
+        if let Some((key, why)) = RESERVED.iter().find(|(key, _)| set.contains_key(*key)) {
             return Err(wrong(format!("[[set]] {key}: {why}; remove the key")));
         }
     }
@@ -94,7 +114,16 @@ pub fn to_toml(config: &Config) -> String {
         set: config
             .sets
             .iter()
-            .map(|set| Set { name: set.name.to_string(), path: text(&set.path), local: set.local.clone() })
+            .map(|set| Set {
+                name: set.name.to_string(),
+                path: text(&set.path),
+                local: set.local.clone(),
+                preset: None,
+                user: None,
+                validate: set.commands.validate.as_ref().map(OneCommand::from),
+                reload: set.commands.reload.as_ref().map(OneCommand::from),
+                check: set.commands.check.as_ref().map(OneCheck::from),
+            })
             .collect(),
         agent_check: config.agent_check.map(|address| address.to_string()),
         balancer: config.balancers.iter().map(balancers::written).collect(),

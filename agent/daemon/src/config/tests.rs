@@ -87,7 +87,7 @@ fn what_is_wrong_is_named() {
         ("[[set]]\nname = 'a'", "missing field `path`"),
         ("[[set]]\nname = 'a'\npath = 'etc'", "[[set]] number 1: path: 'etc' is not an absolute path"),
         ("[[set]]\nname = 'a'\npath = '/srv/../etc'", "is not an absolute path without .."),
-        ("[[set]]\nname = 'a'\npath = '/srv/a'\nreload = 'x'", "reload: this version runs no commands yet"),
+        ("[[set]]\nname = 'a'\npath = '/srv/a'\nreload = ''", "[[set]] number 1: reload: an empty command"),
         ("[[set]]\nname = 'a'\npath = '/srv/a'\nsource = '/x'", "source: this version publishes from"),
         ("[[set]]\nname = 'a'\npath = '/srv/a'\nmode = 1", "unknown field `mode`"),
     ] {

@@ -459,6 +459,7 @@ impl<L: Leadership> Roles<L> {
         let setup = bellwether_member::Setup {
             name: config.name.clone(),
             paths: paths(config),
+            commands: config.sets.iter().map(|set| (set.name.clone(), set.commands.clone())).collect(),
             layout: layout.clone(),
             record: record.clone(),
             events: events.clone(),
@@ -467,7 +468,8 @@ impl<L: Leadership> Roles<L> {
             seen: seen.clone(),
             incarnation: *incarnation,
         };
-        let mut member = tokio::task::spawn_blocking(|| bellwether_member::Member::open(setup)).await??;
+        let own = inputs.clone();
+        let mut member = tokio::task::spawn_blocking(move || bellwether_member::Member::open(setup, &own)).await??;
         self.tell_superseded();
         let alarm = &self.parts.alarm;
         let watching = alarm.spawn("watch", &stop, member.watch(inputs.clone(), &stop));

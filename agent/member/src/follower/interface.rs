@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+pub use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     entry::Chunk,
     hash::Hash,
@@ -30,6 +31,17 @@ pub struct Facts<'a> {
     pub at: Option<&'a SignedHeader>,
     /// The error that a sync has to clear, by the same (W8).
     pub fault: Option<&'a v1::Fault>,
+    /// The revision before, while the commands of the one that the sets hold have not ended well.
+    pub proven: Proven<'a>,
+}
+
+/// Whether the commands of the revision that the sets hold have ended well.
+#[derive(Debug, Clone, Copy)]
+pub enum Proven<'a> {
+    /// They have, or there are none.
+    Yes,
+    /// Not yet. With the revision before, where there was one.
+    NotYet(Option<&'a SignedHeader>),
 }
 
 /// Whether edits of the sets hold updates back, where the revision `at` is held (none: none is).
@@ -74,8 +86,20 @@ pub enum Input {
     Finished(Result<(), String>),
     /// The answer to [`Output::Back`]: the chunks that this server lacks.
     Planned(Result<Vec<Chunk>, Trouble>),
+    /// The answer to [`Output::Stage`].
+    Staged(Result<Validation, Trouble>),
+    /// Commands are still running; what they do, in a word. After [`Output::Validate`] and [`Output::Prove`].
+    Working(&'static str),
+    /// The commands of [`Output::Validate`] have ended.
+    Validated(Validated),
     /// The answer to [`Output::Switch`].
     Switched(Switched),
+    /// The commands of [`Output::Prove`] have ended.
+    Proved(Result<(), Complaint>),
+    /// The answer to [`Output::Return`].
+    Returned(Result<Returned, String>),
+    /// The role begins, and the commands of the revision that the sets hold had not ended.
+    Owed(Owed),
     /// The sets were compared with the revision.
     Compared(Edits),
     /// The answer to [`Output::Verify`].
@@ -113,6 +137,61 @@ pub struct Trouble {
     pub cause: Option<Cause>,
     /// What is to be looked at, for it is not as it was known.
     pub look: Option<Look>,
+    /// The end of the output of the command that refuses it; empty: none does.
+    pub output: String,
+}
+
+/// When the commands that validate run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validation {
+    /// There are none.
+    Nothing,
+    /// Before the switch: they see what is staged at the sets' own paths.
+    Before,
+    /// After it, and before any reload: what is staged cannot be shown here.
+    After,
+}
+
+/// How the commands that validate have ended.
+#[derive(Debug)]
+pub enum Validated {
+    /// Well.
+    Good,
+    /// One refuses the revision.
+    Bad(Complaint),
+    /// They cannot run before the switch.
+    Unable,
+}
+
+/// What was owed as the agent ended.
+#[derive(Debug)]
+pub struct Owed {
+    /// The revision that the sets hold.
+    pub held: SignedHeader,
+    /// What they make.
+    pub root: Hash,
+    /// Where the sets go, or have come from, for that reason; none: the commands of `held` are owed.
+    pub back: Option<Back>,
+}
+
+/// On the way back.
+#[derive(Debug)]
+pub enum Back {
+    /// The sets still hold the revision that is refused.
+    Goes(Complaint),
+    /// The sets hold the one before it; its commands are owed.
+    Came(SignedHeader, Complaint),
+}
+
+/// The sets hold the revision before.
+#[derive(Debug)]
+pub struct Returned {
+    /// That revision.
+    pub header: SignedHeader,
+    /// Kept copies that were made.
+    pub kept: Vec<String>,
+    /// The edits that are there now.
+    pub edits: Edits,
 }
 
 /// How a switch has ended.
@@ -134,6 +213,8 @@ pub enum Switched {
         kept: Vec<String>,
         /// The edits that are there now.
         edits: Edits,
+        /// Commands are to show that the services work with it.
+        owed: bool,
     },
 }
 
@@ -185,8 +266,19 @@ pub enum Output {
     Fill,
     /// These chunks are staged; the answer is the next input.
     Supply(v1::Supply),
-    /// What is staged is verified, switched to, read back and noted; the answer is the next input.
-    Switch,
+    /// Everything is staged, and verified; the answer is the next input.
+    Stage,
+    /// The commands that validate are begun, and see what is staged.
+    Validate,
+    /// What is staged is switched to, read back and noted; the answer is the next input. The commands that validate have run
+    /// (or there are none), or run afterwards.
+    Switch(Validation),
+    /// The commands of what the sets hold now are begun.
+    Prove,
+    /// They have ended well, which is noted durably.
+    Proved,
+    /// The sets go back to the revision before, for that reason, which is noted first; the answer is the next input.
+    Return(Complaint),
     /// The report is sent: what a switch leaves to be tidied up is tidied up.
     Tidy(SignedHeader),
     /// An interrupted switch is completed or taken back; the answer is the next input.

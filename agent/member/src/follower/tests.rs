@@ -75,6 +75,7 @@ impl Member {
             quarantined: &|_| None,
             at: self.at.as_ref(),
             fault: None,
+            proven: Proven::Yes,
         };
         self.follower.handle(&facts, input)
     }
@@ -95,6 +96,25 @@ impl Member {
         let missing = (0..missing).map(|n| Chunk { hash: Hash::of(&[n]), length: 1 }).collect();
         let rest = v1::Range { from: 10, to: 100 };
         self.put(Input::Arrived(Ok(Arrived::Paused { missing, in_pack: 10, rest })))
+    }
+
+    /// It is switched to, and commands are owed.
+    fn switched(&mut self, validation: Validation) -> Vec<Output> {
+        self.offered();
+        assert!(has(&self.put(Input::Arrived(Ok(Arrived::Whole))), |output| matches!(output, Output::Stage)));
+        let mut outputs = self.put(Input::Staged(Ok(validation)));
+        if validation == Validation::Before {
+            assert!(has(&outputs, |output| matches!(output, Output::Validate)));
+            outputs = self.put(Input::Validated(Validated::Good));
+        }
+        assert!(has(&outputs, |output| matches!(output, Output::Switch(now) if *now == validation)));
+        let (root, kept, edits) = (Hash::of(&[2]), Vec::new(), Edits::default());
+        self.put(Input::Switched(Switched::Done { root, stage_us: 1, switch_us: 1, kept, edits, owed: true }))
+    }
+
+    fn returned(&mut self) -> Vec<Output> {
+        let header = self.at.clone().expect("the first revision");
+        self.put(Input::Returned(Ok(Returned { header, kept: Vec::new(), edits: Edits::default() })))
     }
 
     fn supply(&mut self, last: bool) -> Vec<Output> {
@@ -137,13 +157,13 @@ fn little_that_is_missing_is_asked_for_by_hash_and_much_by_bytes() {
         let outputs = Member::new(OnDrift::Report).lacks(missing);
         let messages = sent(&outputs);
         match messages.as_slice() {
-            [] => has(&outputs, |output| matches!(output, Output::Switch)).then_some("switch"),
+            [] => has(&outputs, |output| matches!(output, Output::Stage)).then_some("stage"),
             [up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(_)) })] => Some("chunks"),
             [up::Message::Want(v1::Want { want: Some(v1::want::Want::Range(_)) })] => Some("bytes"),
             _ => None,
         }
     };
-    assert_eq!([0, 1, 4, 5, 9].map(want), ["switch", "chunks", "chunks", "bytes", "bytes"].map(Some));
+    assert_eq!([0, 1, 4, 5, 9].map(want), ["stage", "chunks", "chunks", "bytes", "bytes"].map(Some));
 }
 
 #[test]
@@ -163,7 +183,7 @@ fn a_chunk_comes_once_and_only_where_it_was_asked_for() {
     member.lacks(2);
     member.supply(true);
     let outputs = member.put(Input::Supplied(Ok([0u8, 1].map(|n| Hash::of(&[n])).into())));
-    assert!(has(&outputs, |output| matches!(output, Output::Switch)));
+    assert!(has(&outputs, |output| matches!(output, Output::Stage)));
 }
 
 #[test]
@@ -183,7 +203,8 @@ fn edits_hold_a_revision_back_but_not_the_sync_of_a_member_that_is_fenced() {
 fn a_revision_is_asked_for_again_when_its_obstacle_is_gone() {
     let mut member = Member::new(OnDrift::Report);
     member.offered();
-    let trouble = Trouble { reason: "no space".to_owned(), cause: Some(Cause::Space), look: None };
+    let trouble =
+        Trouble { reason: "no space".to_owned(), cause: Some(Cause::Space), look: None, output: String::new() };
     assert_eq!(refusal(&member.put(Input::Arrived(Err(trouble)))), Some("no space"));
     assert!(member.follower.waits());
     let look = |member: &mut Member, there| {
@@ -209,4 +230,116 @@ fn what_waits_is_done_when_nothing_is_under_way() {
     member.put(Input::Verified(Ok((v1::Verified::default(), edited()))));
     assert!(matches!(member.put(Input::Revert).as_slice(), [Output::PutBack]));
     assert!(member.put(Input::Revert).is_empty(), "not again at once");
+}
+
+fn complaint(reason: &str) -> Complaint {
+    Complaint { reason: reason.to_owned(), output: "line 1\nline 2".to_owned() }
+}
+
+fn proves(outputs: &[Output]) -> bool {
+    has(outputs, |output| matches!(output, Output::Prove))
+}
+
+fn done(outputs: &[Output]) -> bool {
+    sent(outputs).iter().any(|message| matches!(message, up::Message::Report(r) if r.outcome() == Outcome::Done))
+}
+
+#[test]
+fn a_revision_that_a_command_refuses_is_not_switched_to_and_not_taken_again_before_a_sync() {
+    let mut member = Member::new(OnDrift::Report);
+    member.offered();
+    member.put(Input::Arrived(Ok(Arrived::Whole)));
+    member.put(Input::Staged(Ok(Validation::Before)));
+    let outputs = member.put(Input::Validated(Validated::Bad(complaint("bad"))));
+    assert_eq!(refusal(&outputs), Some("bad"));
+    let told =
+        |message: &&up::Message| matches!(message, up::Message::Report(report) if report.output.ends_with("line 2"));
+    assert!(sent(&outputs).iter().any(told), "{outputs:?}");
+    assert!(has(&outputs, |output| matches!(output, Output::Drop)), "what is staged goes");
+    assert_eq!(refusal(&member.offered()), Some("bad"));
+    member.said(down::Message::Sync(v1::Sync::default()));
+    member.put(Input::Finished(Err("over".to_owned())));
+    assert!(has(&member.offered(), |output| matches!(output, Output::Receive { .. })));
+}
+
+#[test]
+fn a_new_stream_ends_a_validation_but_not_the_proof_of_what_is_in_the_sets() {
+    let mut member = Member::new(OnDrift::Report);
+    member.offered();
+    member.put(Input::Arrived(Ok(Arrived::Whole)));
+    member.put(Input::Staged(Ok(Validation::Before)));
+    assert!(has(&member.put(Input::Closed(1)), |output| matches!(output, Output::Drop)));
+    assert!(member.put(Input::Validated(Validated::Good)).is_empty(), "it was given up");
+
+    let mut member = Member::new(OnDrift::Report);
+    assert!(proves(&member.switched(Validation::After)));
+    assert!(!has(&member.put(Input::Closed(1)), |output| matches!(output, Output::Drop)));
+    let outputs = member.put(Input::Proved(Ok(())));
+    assert!(done(&outputs) && has(&outputs, |output| matches!(output, Output::Proved)), "{outputs:?}");
+}
+
+#[test]
+fn while_commands_run_an_offer_is_put_off_and_a_sync_waits() {
+    let mut member = Member::new(OnDrift::Report);
+    member.switched(Validation::Before);
+    let outputs = member.offered();
+    assert!(refusal(&outputs).is_some_and(|why| why.contains("are running")), "{outputs:?}");
+    assert!(member.said(down::Message::Sync(v1::Sync::default())).is_empty());
+    let outputs = member.put(Input::Proved(Ok(())));
+    assert!(done(&outputs) && has(&outputs, |output| matches!(output, Output::Finish)), "{outputs:?}");
+}
+
+#[test]
+fn what_a_command_refuses_after_the_switch_is_taken_back_and_the_service_is_proved_again() {
+    let mut member = Member::new(OnDrift::Report);
+    member.switched(Validation::Before);
+    let outputs = member.put(Input::Proved(Err(complaint("no answer"))));
+    assert!(matches!(outputs.as_slice(), [Output::Return(why)] if why.reason == "no answer"), "{outputs:?}");
+    assert!(proves(&member.returned()));
+    let outputs = member.put(Input::Proved(Ok(())));
+    assert_eq!(refusal(&outputs), Some("no answer; 1.2 was taken back, and 1.1 is in force again"));
+    assert!(!done(&outputs) && member.follower.is_idle());
+}
+
+#[test]
+fn a_service_that_fails_with_the_revision_before_too_is_an_error() {
+    for come in [true, false] {
+        let mut member = Member::new(OnDrift::Report);
+        member.switched(Validation::Before);
+        member.put(Input::Proved(Err(complaint("no answer"))));
+        let outputs = if come {
+            member.returned();
+            member.put(Input::Proved(Err(complaint("dead"))))
+        } else {
+            member.put(Input::Returned(Err("a chunk is missing".to_owned())))
+        };
+        let fault =
+            outputs.iter().find_map(|output| if let Output::Fault(why) = output { why.as_deref() } else { None });
+        let expected =
+            if come { "with 1.1 its service fails, too: dead" } else { "stays in the sets: a chunk is missing" };
+        assert!(fault.is_some_and(|why| why.contains("no answer") && why.contains(expected)), "{outputs:?}");
+        assert!(has(&outputs, |output| matches!(output, Output::Proved)), "nothing is owed any more");
+    }
+}
+
+#[test]
+fn what_was_owed_goes_on_after_a_start() {
+    let owed = |member: &Member, back| Owed { held: member.head.clone(), root: Hash::of(&[2]), back };
+    let mut member = Member::new(OnDrift::Report);
+    let forward = owed(&member, None);
+    assert!(proves(&member.put(Input::Owed(forward))));
+    assert!(done(&member.put(Input::Proved(Ok(())))));
+
+    let mut member = Member::new(OnDrift::Report);
+    let goes = owed(&member, Some(Back::Goes(complaint("no answer"))));
+    assert!(matches!(member.put(Input::Owed(goes)).as_slice(), [Output::Return(_)]));
+    assert!(proves(&member.returned()));
+
+    let mut member = Member::new(OnDrift::Report);
+    let came = Some(Back::Came(member.head.clone(), complaint("no answer")));
+    let came = Owed { held: member.at.clone().expect("the first"), ..owed(&member, came) };
+    assert!(proves(&member.put(Input::Owed(came))));
+    assert!(
+        refusal(&member.put(Input::Proved(Ok(())))).is_some_and(|why| why.starts_with("no answer; 1.2 was taken back"))
+    );
 }

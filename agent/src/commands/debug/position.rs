@@ -14,8 +14,20 @@ pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let found = log::read(&layout.history()).and_then(|records| records.position::<HeldPosition>());
     let found = found.map_err(|e| CommandError::failed(&e))?;
     let is_there = found.is_some();
-    let HeldPosition { at, fault, leads } = found.unwrap_or_default();
+    let HeldPosition { at, fault, leads, owed } = found.unwrap_or_default();
     let at = at.as_ref().map(header::as_json);
-    output::document(&json!({ "file": file, "is_there": is_there, "leads": leads, "at": at, "fault": fault }));
+    let owed = owed.map(|owed| {
+        json!({
+            "sets": owed.sets,
+            "validate": owed.validate,
+            "before": owed.before.as_ref().map(header::as_json),
+            "refused": owed.refused.map(|refused| {
+                json!({ "revision": header::as_json(&refused.header), "reason": refused.complaint.reason })
+            }),
+        })
+    });
+    output::document(
+        &json!({ "file": file, "is_there": is_there, "leads": leads, "at": at, "fault": fault, "owed": owed }),
+    );
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bellwether_daemon::config::{Config, SetConfig, to_toml};
+use bellwether_local::set::SetCommands;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::AsyncWriteExt,
@@ -328,6 +329,7 @@ fn server(dir: &Path, name: String, set: &str, port: u16, http: u16) -> Result<S
             name: set.parse().expect("the demo's set names are fit for sets"),
             path: own.join(set),
             local: Vec::new(),
+            commands: SetCommands::default(),
         }],
         agent_check: None,
         balancers: Vec::new(),

@@ -266,11 +266,13 @@ fn file_system(name: &str, set: &Path) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_local::set::SetCommands;
+
     use super::*;
     use crate::commands::doctor::Level;
 
     fn config(path: PathBuf) -> SetConfig {
-        SetConfig { name: "nginx".parse().unwrap(), path, local: Vec::new() }
+        SetConfig { name: "nginx".parse().unwrap(), path, local: Vec::new(), commands: SetCommands::default() }
     }
 
     #[test]

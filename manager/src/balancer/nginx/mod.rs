@@ -2,7 +2,6 @@
 //! replaced atomically and tested, and nginx reloads it. On a failure the file is put back. A change is done when the
 //! workers with the old file take no new connections; those that still have some count as the sessions.
 
-mod master;
 mod upstream;
 
 use std::{
@@ -14,6 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bellwether_local::{
+    master::{self, Worker},
+    process::Program,
+};
 use bellwether_proto::clock::now_ms;
 use bellwether_store::durable;
 use tokio::{
@@ -21,12 +24,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::{master::Worker, upstream::ServerLine};
+use self::upstream::ServerLine;
 use super::{
     Patience,
     fault::Fault,
     local::LocalNginx,
-    process,
     rules::{Line, Standing, Who},
 };
 
@@ -53,7 +55,7 @@ impl Nginx<'_> {
     /// The servers of the file. Each old worker counts for all of them, since its clients are not known.
     pub(super) async fn lines(&self) -> Result<Vec<Line>, Fault> {
         let upstream = self.read()?;
-        let ending = self.workers()?.iter().filter(|worker| worker.ending).count();
+        let ending = self.workers()?.iter().filter(|worker| worker.ending == Some(true)).count();
         let line = |server: ServerLine| {
             let standing = if server.down { Standing::Drained } else { Standing::Serving };
             let sessions = if server.down { u64::try_from(ending).unwrap_or(u64::MAX) } else { 0 };
@@ -138,7 +140,10 @@ impl Nginx<'_> {
 
     async fn run(&self, what: &'static str, command: &str) -> Result<(), Fault> {
         let start = |source| Fault::Start { command: command.to_owned(), source };
-        let ended = process::run(command, &[], self.local.timeout).await.map_err(start)?;
+        let ended = (Program { command, environment: &[], user: None, limit: self.local.timeout })
+            .run()
+            .await
+            .map_err(start)?;
         if ended.well {
             return Ok(());
         }

@@ -19,6 +19,8 @@ use crate::lane::{
 
 /// The most characters of a member's reason.
 pub(super) const REASON: usize = 8_000;
+/// The most bytes of a command's output.
+const OUTPUT: usize = 16 << 10;
 /// The most characters of its description of a rejected caller.
 const WHO: usize = 500;
 /// The most paths or names in a member's list, and the most characters of each.
@@ -177,7 +179,7 @@ impl Session {
                 "it reported revision {} as done, but the content read back from disk is not that revision; sync it",
                 current.header.number()
             )),
-            v1::Outcome::Refused => self.refused(current, &report.reason, Cause::from_wire(report.cause())),
+            v1::Outcome::Refused => self.refused(current, report),
             v1::Outcome::Failed => self.failed(&report.reason),
             v1::Outcome::Unspecified => return Err("it reported no outcome".to_owned()),
         }
@@ -202,7 +204,8 @@ impl Session {
         self.see(Observation::Done { revision: current.header.number(), micros, kept: list(&report.kept) });
     }
 
-    fn refused(&mut self, current: &Current, reason: &str, cause: Option<Cause>) {
+    fn refused(&mut self, current: &Current, report: &v1::Report) {
+        let cause = Cause::from_wire(report.cause());
         let until = match (cause, &current.way) {
             (None, _) => Until::Sync,
             (Some(_), Way::Settle) => Until::PassedInSync,
@@ -210,8 +213,8 @@ impl Session {
         };
         self.end_sync();
         self.memory.standing.refuse(Some(Refusal { revision: current.header.id(), until }));
-        let reason = cut(reason, REASON);
-        self.see(Observation::Refused { revision: current.header.number(), reason, cause });
+        let (reason, output) = (cut(&report.reason, REASON), cut(&report.output, OUTPUT));
+        self.see(Observation::Refused { revision: current.header.number(), reason, cause, output });
     }
 
     /// Offers a refused revision again, since the member reports that the obstacle is gone.

@@ -89,6 +89,7 @@ pub(super) struct Known {
 struct Refusal {
     revision: Number,
     reason: String,
+    output: String,
     /// The obstacle, which may pass.
     cause: Option<Cause>,
 }
@@ -265,9 +266,9 @@ impl Known {
             }
             (
                 P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away,
-                O::Refused { revision, reason, cause },
+                O::Refused { revision, reason, cause, output },
             ) => {
-                self.refused = Some(Refusal { revision, reason, cause });
+                self.refused = Some(Refusal { revision, reason, cause, output });
                 self.settled()
             }
             (P::Unseen | P::Idle | P::Faulty | P::Syncing | P::Updating | P::Away, O::Failed(why)) => {

@@ -51,6 +51,12 @@ impl Known {
                 .filter(|_| state != State::Unknown)
                 .map_or(0, |behind| view.now_ms.saturating_sub(behind.since_ms)),
             reason,
+            output: self
+                .refused
+                .as_ref()
+                .filter(|_| state == State::Refused)
+                .map(|refusal| refusal.output.clone())
+                .unwrap_or_default(),
             waits_for: self.refused.as_ref().and_then(|refusal| refusal.cause).filter(|_| state == State::Waiting),
             drift: self.drift.clone(),
             drift_entries: self.drift_entries,
@@ -216,7 +222,7 @@ impl Refusal {
     }
 
     fn state(&self, at: Option<Number>, head: Number) -> (State, Option<String>) {
-        let Self { revision, reason, cause } = self;
+        let Self { revision, reason, cause, output: _ } = self;
         let Some(cause) = cause else { return (State::Refused, Some(format!("refused {revision}: {reason}"))) };
         let step = cause.next_step();
         let more = match at {

@@ -24,7 +24,7 @@ fn observations() -> [Observation; 17] {
         O::Started { sync: false, to: number() },
         O::Progress(progress),
         O::Done { revision: number(), micros: 1, kept: Vec::new() },
-        O::Refused { revision: number(), reason: "nginx -t".into(), cause: None },
+        O::Refused { revision: number(), reason: "nginx -t".into(), cause: None, output: String::new() },
         O::Failed("disk full".into()),
         O::Drift { entries: 1, paths: Vec::new(), held: false, kept: Vec::new() },
         O::Verified(Verified { time_ms: 1, full: true, entries: 1, micros: 1, equal: true }),

@@ -99,14 +99,14 @@ impl TryFrom<EntryForm> for Entry {
     }
 }
 
-pub(super) mod path {
+pub(in crate::apply) mod path {
     use super::*;
 
-    pub(in super::super) fn serialize<S: Serializer>(path: &EntryPath, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::apply) fn serialize<S: Serializer>(path: &EntryPath, serializer: S) -> Result<S::Ok, S::Error> {
         Bytes::from(path.as_bytes()).serialize(serializer)
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EntryPath, D::Error> {
+    pub(in crate::apply) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EntryPath, D::Error> {
         let bytes: Vec<u8> = Bytes::deserialize(deserializer)?.into();
         EntryPath::new(&bytes).map_err(D::Error::custom)
     }

@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bellwether_member::{
-    follower::{Arrived, Edits, Facts, Follower, Input, Look, Output, Switched, Trouble, holds},
+    follower::{Arrived, Edits, Facts, Follower, Input, Look, Output, Proven, Switched, Trouble, Validation, holds},
     greeting::{self, Here},
     incoming::Heard,
 };
@@ -191,6 +191,7 @@ impl Server {
             quarantined: &|_| None,
             at: at.as_ref(),
             fault: fault.as_ref(),
+            proven: Proven::Yes,
         };
         self.follower.handle(&facts, input)
     }
@@ -223,7 +224,8 @@ impl Server {
                 self.transfer.iter_mut().for_each(|transfer| transfer.pack = Pack::Filling(missing));
             }
             Output::Supply(supply) => return Some(Input::Supplied(Ok(self.supplied(&supply)))),
-            Output::Switch => return Some(Input::Switched(self.switch().await)),
+            Output::Stage => return Some(Input::Staged(Ok(Validation::Nothing))),
+            Output::Switch(_) => return Some(Input::Switched(self.switch().await)),
             // What a crash has interrupted was taken back as it started.
             Output::Finish => return Some(Input::Finished(Ok(()))),
             Output::Back { header, .. } => {
@@ -239,6 +241,8 @@ impl Server {
                 self.put_edits_away().await;
                 return Some(Input::PutBack(Vec::new(), self.edits()));
             }
+            // No commands are modelled.
+            Output::Validate | Output::Prove | Output::Proved | Output::Return(_) => {}
             Output::LookForObstacle => {
                 return Some(Input::Obstacle(Some(self.world.borrow().full.contains(&self.machine))));
             }
@@ -268,7 +272,12 @@ impl Server {
         let (at, edits) = self.drive.read(|disk| (disk.at.clone(), disk.sets.edits));
         let holds = self.record().is_some_and(|record| holds(record.record(), at.as_ref()));
         if holds && !edits.is_empty() {
-            let trouble = Trouble { reason: "edits are held".into(), cause: None, look: Some(Look::Stats) };
+            let trouble = Trouble {
+                reason: "edits are held".into(),
+                cause: None,
+                look: Some(Look::Stats),
+                output: String::new(),
+            };
             return Err(trouble);
         }
         let arrived = if transfer.at == transfer.size {
@@ -302,7 +311,9 @@ impl Server {
     async fn switch(&mut self) -> Switched {
         let Transfer { header, pack, base, forked, .. } = self.transfer.take().expect("something is staged");
         let id = header.id();
-        let refused = |reason: &str, cause| Switched::Refused(Trouble { reason: reason.into(), cause, look: None });
+        let refused = |reason: &str, cause| {
+            Switched::Refused(Trouble { reason: reason.into(), cause, look: None, output: String::new() })
+        };
         if matches!(pack, Pack::Filling(missing) if !missing.is_empty()) {
             return refused("a chunk is missing", None);
         }
@@ -339,7 +350,7 @@ impl Server {
         let (at, root) = (Some(header.clone()), header.header().root);
         let what = format!("position {}", header.number());
         self.drive.save(&what, |disk| (disk.at, disk.fault) = (at, None)).await;
-        Switched::Done { root, stage_us: 0, switch_us: 0, kept: Vec::new(), edits: self.edits() }
+        Switched::Done { root, stage_us: 0, switch_us: 0, kept: Vec::new(), edits: self.edits(), owed: false }
     }
 
     /// What a base replaces here and must be kept (invariant 4): edits, what a join replaces, and on a fork what the

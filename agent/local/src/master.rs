@@ -1,24 +1,32 @@
-//! The processes of an nginx: a master and its workers. A worker that ends has that in its title.
+//! The processes of a service that has a master and its workers, as nginx, HAProxy and Apache do. A worker of nginx that ends
+//! has that in its title.
 
 use std::{fs, io, path::Path};
 
-/// A worker.
+/// A worker: a child of the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Worker {
-    pub(super) pid: i32,
-    /// Whether it takes no new connections.
-    pub(super) ending: bool,
+pub struct Worker {
+    /// Its process id.
+    pub pid: i32,
+    /// Whether it takes no new connections; none: its title does not say so.
+    pub ending: Option<bool>,
 }
 
 /// The process id in a pid file.
-pub(super) fn pid(file: &Path) -> io::Result<i32> {
+///
+/// # Errors
+/// The file cannot be read, or holds none.
+pub fn pid(file: &Path) -> io::Result<i32> {
     let text = fs::read_to_string(file)?;
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, "it holds no process id");
     text.trim().parse().ok().filter(|pid| *pid > 1).ok_or_else(wrong)
 }
 
-/// The workers of that master, except for those that end meanwhile.
-pub(super) fn workers(master: i32) -> io::Result<Vec<Worker>> {
+/// The workers of that master, except for those that end meanwhile, and nginx's helpers, which are no workers.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn workers(master: i32) -> io::Result<Vec<Worker>> {
     let mut workers = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -28,8 +36,9 @@ pub(super) fn workers(master: i32) -> io::Result<Vec<Worker>> {
         }
         let title = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let title = String::from_utf8_lossy(&title);
-        if title.starts_with("nginx: worker process") {
-            workers.push(Worker { pid, ending: title.contains("is shutting down") });
+        let worker = title.starts_with("nginx: worker process");
+        if worker || !title.starts_with("nginx: ") {
+            workers.push(Worker { pid, ending: worker.then(|| title.contains("is shutting down")) });
         }
     }
     Ok(workers)
@@ -46,10 +55,10 @@ fn parent(process: &Path) -> Option<i32> {
 }
 
 /// Whether all workers from before a reload have ended or are about to, and new ones exist.
-pub(super) fn replaced(before: &[Worker], now: &[Worker]) -> bool {
+pub fn replaced(before: &[Worker], now: &[Worker]) -> bool {
     let was = |worker: &Worker| before.iter().any(|old| old.pid == worker.pid);
-    now.iter().filter(|worker| was(worker)).all(|worker| worker.ending)
-        && now.iter().any(|worker| !was(worker) && !worker.ending)
+    now.iter().filter(|worker| was(worker)).all(|worker| worker.ending != Some(false))
+        && now.iter().any(|worker| !was(worker) && worker.ending != Some(true))
 }
 
 #[cfg(test)]
@@ -58,7 +67,7 @@ mod tests {
 
     #[test]
     fn workers_are_replaced_when_the_new_ones_are_there_and_the_old_ones_end() {
-        let worker = |pid, ending| Worker { pid, ending };
+        let worker = |pid, ending| Worker { pid, ending: Some(ending) };
         let before = [worker(1, false), worker(2, true)];
         for (now, done) in [
             (&before[..], false),
@@ -71,6 +80,9 @@ mod tests {
         ] {
             assert_eq!(replaced(&before, now), done, "{now:?}");
         }
+        let untold = |pid| Worker { pid, ending: None };
+        assert!(replaced(&[untold(1)], &[untold(1), untold(2)]), "an old one may serve its last requests");
+        assert!(!replaced(&[untold(1)], &[untold(1)]));
     }
 
     #[test]
@@ -85,7 +97,21 @@ mod tests {
     }
 
     #[test]
-    fn other_processes_are_no_workers() {
-        assert_eq!(workers(std::process::id().cast_signed()).unwrap(), []);
+    fn the_children_of_a_master_are_its_workers() {
+        use std::{
+            io::{BufRead, BufReader},
+            process::{Command, Stdio},
+        };
+        let script = "sleep 600 & echo $!; wait";
+        let mut master = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(master.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let child = line.trim().parse().unwrap();
+        let found = workers(master.id().cast_signed()).unwrap();
+        let of_child = workers(child).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(child).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
+        master.wait().unwrap();
+        assert_eq!((found, of_child), (vec![Worker { pid: child, ending: None }], vec![]));
     }
 }

@@ -25,20 +25,20 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// The end of a command.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub struct Ended {
     /// Exit status 0, in time.
-    pub(super) well: bool,
+    pub well: bool,
     /// A description: `ended with exit status 1`.
-    pub(super) how: String,
+    pub how: String,
     /// The end of its standard output.
-    pub(super) stdout: String,
+    pub stdout: String,
     /// The end of its standard error.
-    pub(super) stderr: String,
+    pub stderr: String,
 }
 
 impl Ended {
     /// Its output, for people.
-    pub(super) fn output(&self) -> String {
+    pub fn output(&self) -> String {
         let both = [self.stderr.trim(), self.stdout.trim()];
         both.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
     }
@@ -65,55 +65,72 @@ impl Drop for Group {
 /// Makes a command a unit.
 const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
 
-/// Runs `command` in a shell, without input, for at most `limit`.
-///
-/// # Errors
-/// It cannot be started.
-pub(super) async fn run(command: &str, environment: &[(&str, String)], limit: Duration) -> io::Result<Ended> {
-    // systemd is the system's first process, and has started this agent.
-    let unit = Path::new("/run/systemd/system").is_dir() && std::env::var_os("INVOCATION_ID").is_some();
-    let maker = unit.then_some(Path::new(SYSTEMD_RUN)).filter(|maker| maker.exists());
-    run_by(maker, command, environment, limit).await
+/// A command that is to be run in a shell, without input.
+#[derive(Debug, Clone, Copy)]
+pub struct Program<'a> {
+    /// For the shell.
+    pub command: &'a str,
+    /// Variables, beside the agent's own.
+    pub environment: &'a [(&'a str, String)],
+    /// The account that runs it; none: the agent's.
+    pub user: Option<&'a str>,
+    /// How long it may take.
+    pub limit: Duration,
 }
 
-/// The command to start: in a unit that `maker` makes, or as a child.
-fn shell(maker: Option<&Path>, command: &str, environment: &[(&str, String)], limit: Duration) -> Command {
-    let Some(maker) = maker else {
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", command]).envs(environment.iter().map(|(key, value)| (key, value)));
-        return shell;
-    };
-    static MADE: AtomicU64 = AtomicU64::new(0);
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let mut unit = Command::new(maker);
-    unit.args(["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", "--working-directory=/"])
-        .arg(format!("--unit=bellwether-command-{}-{number}", std::process::id()))
-        // Only systemd can end it: this process is not its parent.
-        .arg(format!("--property=RuntimeMaxSec={}", limit.as_secs().saturating_add(1)))
-        .args(["--property=TimeoutStopSec=1", "--property=KillSignal=SIGKILL"])
-        .args(environment.iter().map(|(key, value)| format!("--setenv={key}={value}")))
-        .args(["--", "/bin/sh", "-c", command]);
-    unit
-}
+impl Program<'_> {
+    /// Runs it to its end. If this future is dropped, the command is killed.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn run(self) -> io::Result<Ended> {
+        // systemd is the system's first process, and has started this agent.
+        let unit = Path::new("/run/systemd/system").is_dir() && std::env::var_os("INVOCATION_ID").is_some();
+        let maker = unit.then_some(Path::new(SYSTEMD_RUN)).filter(|maker| maker.exists());
+        self.run_by(maker).await
+    }
 
-async fn run_by(
-    maker: Option<&Path>,
-    command: &str,
-    environment: &[(&str, String)],
-    limit: Duration,
-) -> io::Result<Ended> {
-    let mut child = shell(maker, command, environment, limit)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
-    let (stdout, stderr) = (tail(child.stdout.take()), tail(child.stderr.take()));
-    let (well, how) = end(&mut child, &mut group, limit).await?;
-    Ok(Ended { well, how, stdout: printed(stdout).await, stderr: printed(stderr).await })
+    /// The command to start: in a unit that `maker` makes, or as a child.
+    fn shell(self, maker: Option<&Path>) -> io::Result<Command> {
+        let Some(maker) = maker else {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", self.command]).envs(self.environment.iter().map(|(key, value)| (key, value)));
+            if let Some(name) = self.user {
+                let user = uzers::get_user_by_name(name);
+                let user = user.ok_or_else(|| io::Error::other(format!("this server has no user '{name}'")))?;
+                shell.uid(user.uid()).gid(user.primary_group_id());
+            }
+            return Ok(shell);
+        };
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let mut unit = Command::new(maker);
+        unit.args(["--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", "--working-directory=/"])
+            .arg(format!("--unit=bellwether-command-{}-{number}", std::process::id()))
+            // Only systemd can end it: this process is not its parent.
+            .arg(format!("--property=RuntimeMaxSec={}", self.limit.as_secs().saturating_add(1)))
+            .args(["--property=TimeoutStopSec=1", "--property=KillSignal=SIGKILL"])
+            .args(self.user.map(|user| format!("--uid={user}")))
+            .args(self.environment.iter().map(|(key, value)| format!("--setenv={key}={value}")))
+            .args(["--", "/bin/sh", "-c", self.command]);
+        Ok(unit)
+    }
+
+    async fn run_by(self, maker: Option<&Path>) -> io::Result<Ended> {
+        let mut child = self
+            .shell(maker)?
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+        let (stdout, stderr) = (tail(child.stdout.take()), tail(child.stderr.take()));
+        let (well, how) = end(&mut child, &mut group, self.limit).await?;
+        Ok(Ended { well, how, stdout: printed(stdout).await, stderr: printed(stderr).await })
+    }
 }
 
 async fn end(child: &mut Child, group: &mut Group, limit: Duration) -> io::Result<(bool, String)> {
@@ -170,14 +187,20 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(120);
 
+    fn program(command: &str) -> Program<'_> {
+        Program { command, environment: &[], user: None, limit: LIMIT }
+    }
+
     #[tokio::test]
     async fn status_output_and_environment() {
-        let ended = run("echo $WORD; echo oops >&2; exit 3", &[("WORD", "hello".to_owned())], LIMIT).await.unwrap();
+        let ended =
+            Program { environment: &[("WORD", "hello".to_owned())], ..program("echo $WORD; echo oops >&2; exit 3") };
+        let ended = ended.run().await.unwrap();
         assert!(!ended.well);
         assert_eq!((ended.stdout.trim(), ended.stderr.trim()), ("hello", "oops"));
         assert_eq!(ended.how, "ended with exit status: 3");
         assert_eq!(ended.output(), "oops\nhello");
-        assert!(run("true", &[], LIMIT).await.unwrap().well);
+        assert!(program("true").run().await.unwrap().well);
     }
 
     /// The real one needs systemd as the first process; this one records its arguments and runs the command.
@@ -194,7 +217,8 @@ mod tests {
         std::fs::write(&maker, script).unwrap();
         std::fs::set_permissions(&maker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let environment = [("WORD", "two words".to_owned())];
-        let ended = run_by(Some(&maker), "echo $WORD; exit 3", &environment, LIMIT).await.unwrap();
+        let ended = Program { environment: &environment, ..program("echo $WORD; exit 3") };
+        let ended = ended.run_by(Some(&maker)).await.unwrap();
         assert_eq!((ended.well, ended.stdout.trim()), (false, "two words"));
         assert_eq!(ended.how, "ended with exit status: 3");
         let asked = std::fs::read_to_string(&asked).unwrap();
@@ -205,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_end_of_much_output_is_kept() {
-        let ended = run("yes word | head -c 1000000; echo the end", &[], LIMIT).await.unwrap();
+        let ended = program("yes word | head -c 1000000; echo the end").run().await.unwrap();
         assert!(ended.well && ended.stdout.ends_with("the end\n") && ended.stdout.len() <= KEPT, "{}", ended.how);
     }
 
@@ -218,7 +242,7 @@ mod tests {
         let mut limit = Duration::from_millis(500);
         while !pid.exists() {
             assert!(limit < LIMIT, "the script does not begin");
-            let ended = run(&script, &[], limit).await.unwrap();
+            let ended = Program { limit, ..program(&script) }.run().await.unwrap();
             assert!(!ended.well && ended.how.contains("was killed"), "{}", ended.how);
             limit *= 2;
         }
@@ -238,7 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_stays_in_the_background_is_not_waited_for() {
-        let ended = timeout(LIMIT, run("echo done; sleep 600 &", &[], LIMIT)).await.expect("it ends").unwrap();
+        let ended = timeout(LIMIT, program("echo done; sleep 600 &").run()).await.expect("it ends").unwrap();
         assert!(ended.well);
         assert_eq!(ended.stdout, "done\n");
     }

@@ -1,0 +1,141 @@
+//! The commands of the sets: whether a revision may be switched to, and whether the services work with it.
+//!
+//! Each run is a task of the agent's runtime, and the member's thread goes on with everything else. What comes of it is an
+//! [`Input`] of the member.
+
+use std::path::{Path, PathBuf};
+
+use bellwether_local::{
+    prove::{self, Commands, complaint},
+    set::NO_VIEW,
+};
+use bellwether_store::failpoint;
+use tokio::{
+    sync::mpsc,
+    task::AbortHandle,
+    time::{Duration, interval},
+};
+use tracing::Instrument;
+
+use super::{
+    Input,
+    follower::{Input as Happened, Validated},
+};
+
+/// The places between two steps of the commands at which tests end the agent.
+pub const FAILPOINTS: [&str; 7] = [
+    "member.staged",
+    "member.validated",
+    "member.owed",
+    "member.reloaded",
+    "member.proved",
+    "member.returning",
+    "member.returned",
+];
+
+/// How often the manager is told that commands are still running.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// Commands that are running. Dropped, they are killed.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Tells the runs apart.
+    pub(crate) number: u64,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Where a run tells what comes of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Teller {
+    /// Its number.
+    pub(crate) number: u64,
+    /// To the member.
+    pub(crate) inputs: mpsc::WeakSender<Input>,
+    /// Where it runs.
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+impl Teller {
+    async fn tell(&self, happened: Happened) {
+        if let Some(inputs) = self.inputs.upgrade() {
+            // An error: the role has ended.
+            let _ = inputs.send(Input::Ran(self.number, happened)).await;
+        }
+    }
+}
+
+/// Runs the commands that validate; they see the new tree that the file `view` describes.
+pub(crate) fn validate(teller: &Teller, commands: Commands, view: PathBuf) -> Running {
+    // The program that runs, also where another one has its path by now; from another process, too.
+    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    begin(teller, "validating", async move {
+        let validated = validate_inside(&program, &commands, &view).await;
+        // Staging has nothing but the revision when the switch begins.
+        if let Err(error) = tokio::fs::remove_file(&view).await {
+            tracing::warn!(%error, file = %view.display(), "cannot remove the description of what is staged");
+        }
+        Happened::Validated(validated)
+    })
+}
+
+async fn validate_inside(program: &Path, commands: &Commands, view: &Path) -> Validated {
+    for (set, commands) in commands {
+        let Some(validate) = &commands.validate else { continue };
+        match validate.run_inside(program, view).await {
+            Ok(()) => {}
+            Err((how, output)) if output.trim_start_matches("bellwether: ").starts_with(NO_VIEW) => {
+                tracing::warn!(
+                    how,
+                    output,
+                    "the new files cannot be shown before the switch: they are validated after it"
+                );
+                return Validated::Unable;
+            }
+            Err(ended) => return Validated::Bad(complaint(set, "validate", ended)),
+        }
+    }
+    Validated::Good
+}
+
+/// Runs what is owed for what the sets hold now: the commands that validate, where they could not before, then the reloads, then
+/// the checks. The first one that fails ends it.
+pub(crate) fn prove(teller: &Teller, commands: Commands, validate: bool) -> Running {
+    let told = teller.clone();
+    begin(teller, "reloading", async move {
+        let proved = prove::prove(&commands, validate, |phase| {
+            if phase == "checking" {
+                failpoint::hit("member.reloaded");
+            }
+            // A word that is lost is a word; the next one follows.
+            if let Some(inputs) = told.inputs.upgrade() {
+                let _ = inputs.try_send(Input::Ran(told.number, Happened::Working(phase)));
+            }
+        });
+        Happened::Proved(proved.await)
+    })
+}
+
+/// Begins a run.
+fn begin(teller: &Teller, phase: &'static str, work: impl Future<Output = Happened> + Send + 'static) -> Running {
+    let told = teller.clone();
+    let run = async move {
+        tokio::pin!(work);
+        let mut beat = interval(BEAT);
+        beat.tick().await;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut work => break ended,
+                _ = beat.tick() => told.tell(Happened::Working(phase)).await,
+            }
+        };
+        told.tell(ended).await;
+    };
+    let task = teller.runtime.spawn(run.in_current_span());
+    Running { number: teller.number, task: task.abort_handle() }
+}

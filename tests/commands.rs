@@ -1,0 +1,186 @@
+//! The commands of a set on a member: validate before the switch, reload and check after it, and the way back.
+
+use std::{fs, process::Command};
+
+use bellwether_proto::status::{ServerStatus, State};
+use bellwether_skip::skip;
+
+use crate::farm::{DEADLINE, Farm, Server, compare::difference, run, wait_for};
+
+/// A farm whose first member runs these lines of agent.toml for its set, in the directory `$HOME` of that server. Its
+/// "service" serves what the last reload has read: `served` is a copy of index.html.
+fn farm(lines: impl Fn(&Server) -> String) -> Farm {
+    let mut farm = Farm::plan().members(2).unformed();
+    farm.manager().write("index.html", "one");
+    farm.form();
+    let token = farm.token(&[]);
+    farm.member(1).join(&token).success();
+    let lines = lines(farm.member(1));
+    farm.member(1).configure(&lines);
+    farm.server_mut(1).start();
+    farm.admit(2);
+    farm.wait_in_sync();
+    farm
+}
+
+/// Commands of a service that takes no file with the word `bad`, and does not work with the word `broken`.
+fn service(server: &Server) -> String {
+    let (home, set) = (server.home.display(), server.set("web").display());
+    format!(
+        "validate = \"echo tested; echo >> {home}/validations; ! grep -n bad {set}/index.html\"\n\
+         reload = \"cp {set}/index.html {home}/served.new && mv {home}/served.new {home}/served\"\n\
+         check = {{ probe = \"! grep -n broken {home}/served\", retries = 1, interval = '10ms' }}"
+    )
+}
+
+fn served(server: &Server) -> String {
+    fs::read_to_string(server.home.join("served")).unwrap_or_default()
+}
+
+fn serves(server: &Server, content: &str) {
+    let look = || if served(server) == content { Ok(()) } else { Err(format!("{:?}", served(server))) };
+    wait_for(&format!("{} serving {content:?}", server.name), DEADLINE, look);
+    assert_eq!(fs::read_to_string(server.web("index.html")).unwrap(), content);
+}
+
+fn refused(farm: &Farm, member: &Server) -> ServerStatus {
+    farm.wait_server(member, "refusing", |shown| shown.state == State::Refused)
+}
+
+#[test]
+fn a_revision_that_a_command_refuses_touches_no_live_file() {
+    let farm = farm(service);
+    let member = farm.member(1);
+    serves(member, "one");
+    farm.manager().write("index.html", "two");
+    farm.wait_equal();
+    serves(member, "two");
+    farm.manager().write("index.html", "bad");
+    let shown = refused(&farm, member);
+    let reason = shown.reason.expect("a reason");
+    for word in ["refused 1.3: set web: validate: `echo tested", "ended with exit status: 1", "tested"] {
+        assert!(reason.contains(word), "no '{word}' in: {reason}");
+    }
+    assert_eq!(shown.output, "tested\n1:bad", "the command's output");
+    serves(member, "two");
+    farm.wait_same(farm.member(2));
+    // A start asks the manager anew, which offers what was refused no more.
+    farm.manager().write("index.html", "three");
+    farm.wait_equal();
+    serves(member, "three");
+}
+
+#[test]
+fn a_service_that_does_not_work_is_taken_back() {
+    let mut farm = farm(service);
+    farm.manager().write("index.html", "broken");
+    let shown = refused(&farm, farm.member(1));
+    let reason = shown.reason.expect("a reason");
+    for word in ["set web: check: ", "1:broken", "1.2 was taken back, and 1.1 is in force again"] {
+        assert!(reason.contains(word), "no '{word}' in: {reason}");
+    }
+    serves(farm.member(1), "one");
+    // It is not tried again by itself, not by a start either; a sync tries it, and the next revision is taken.
+    farm.server_mut(1).stop();
+    farm.server_mut(1).start();
+    refused(&farm, farm.member(1));
+    serves(farm.member(1), "one");
+    let output = farm.manager().command(&["sync", "member1", "--timeout", "60s"]);
+    assert_ne!(output.code, Some(0), "{output}");
+    refused(&farm, farm.member(1));
+    farm.manager().write("index.html", "two");
+    farm.wait_equal();
+    serves(farm.member(1), "two");
+}
+
+#[test]
+fn killed_between_any_two_steps_it_ends_in_one_revision_that_is_served() {
+    let mut farm = farm(service);
+    let points = bellwether_member::FAILPOINTS.into_iter().chain([
+        "apply.journal",
+        "apply.after-exchange",
+        "apply.synced",
+        "apply.read-back",
+    ]);
+    for (round, point) in points.enumerate() {
+        for word in ["fine", "broken"] {
+            let back = point.starts_with("member.return");
+            if back && word == "fine" {
+                continue;
+            }
+            let before = format!("before {round} {}", word.len());
+            farm.manager().write("index.html", &before);
+            farm.wait_equal();
+            serves(farm.member(1), &before);
+            farm.server_mut(1).stop();
+            let content = format!("{word} {round}");
+            farm.manager().write("index.html", &content);
+            farm.server_mut(1).start_with(&[("BELLWETHER_FAILPOINT", point)]);
+            wait_for(&format!("the kill at {point}"), DEADLINE, || {
+                farm.server_mut(1).ended().map(drop).ok_or_else(|| "it runs".to_owned())
+            });
+            farm.server_mut(1).kill();
+            farm.server_mut(1).start();
+            if word == "fine" {
+                farm.wait_equal();
+                serves(farm.member(1), &content);
+            } else {
+                refused(&farm, farm.member(1));
+                serves(farm.member(1), &before);
+            }
+        }
+    }
+}
+
+/// Where no mounts of its own can be had, the files are validated after the switch and before any reload.
+#[test]
+fn without_mounts_of_its_own_a_member_validates_after_the_switch() {
+    let deny = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"];
+    if run(Command::new(deny[0]).args(&deny[1..]).arg("true")).code != Some(0) {
+        skip("validation without mounts", "only root can give a capability away");
+        return;
+    }
+    let mut farm = farm(service);
+    farm.server_mut(1).stop();
+    farm.server_mut(1).start_in_script(&deny, "");
+    farm.manager().write("index.html", "two");
+    farm.wait_equal();
+    serves(farm.member(1), "two");
+    farm.manager().write("index.html", "bad");
+    let reason = refused(&farm, farm.member(1)).reason.expect("a reason");
+    assert!(reason.contains("validate") && reason.contains("1.3 was taken back"), "{reason}");
+    serves(farm.member(1), "two");
+    let log = farm.member(1).read_log();
+    assert!(log.contains("they are validated after it"), "the log says so: {log}");
+}
+
+/// A command does not keep the agent from anything else, and ends with it.
+#[test]
+fn while_a_command_runs_the_agent_answers_and_stops() {
+    let mut farm = farm(|server| {
+        let home = server.home.display();
+        format!("validate = \"! [ -e {home}/slow ] || {{ echo $$ > {home}/pid; exec sleep 600; }}\"")
+    });
+    fs::write(farm.member(1).home.join("slow"), "").unwrap();
+    farm.manager().write("index.html", "two");
+    let pid = farm.member(1).home.join("pid");
+    wait_for("the slow command", DEADLINE, || pid.exists().then_some(()).ok_or_else(|| "not begun".to_owned()));
+    let shown = farm.wait_server(farm.member(1), "validating", |shown| {
+        shown.progress.as_ref().is_some_and(|progress| progress.phase == "validating")
+    });
+    assert_eq!(shown.state, State::Updating, "{shown:?}");
+    farm.member(1).write("edited.html", "mine");
+    farm.wait_server(farm.member(1), "drifted all the same", |shown| shown.drift_entries == 1);
+    farm.server_mut(1).stop();
+    let child = fs::read_to_string(&pid).unwrap();
+    let process = std::path::Path::new("/proc").join(child.trim()).join("stat");
+    wait_for("the end of its command", DEADLINE, || match fs::read_to_string(&process) {
+        Ok(stat) if !stat.contains(") Z ") => Err(stat),
+        Ok(_) | Err(_) => Ok(()),
+    });
+    fs::remove_file(farm.member(1).home.join("slow")).unwrap();
+    farm.server_mut(1).start();
+    farm.member(1).command(&["drift", "revert", "member1", "web:edited.html", "--yes"]).success();
+    farm.wait_in_sync();
+    assert_eq!(difference(farm.manager().set("web"), farm.member(1).set("web")), None);
+}
