@@ -239,6 +239,11 @@ impl State for Held {
     fn level(&self) -> Level {
         self.current.record().level
     }
+
+    /// The record in force is written again, at its level.
+    fn oldest() -> Level {
+        Level::OLDEST
+    }
 }
 
 impl Held {
