@@ -44,6 +44,7 @@ mod switch;
 mod verify;
 mod work;
 
+pub use keep::Manifest;
 pub use obstacle::Obstacle;
 pub use place::Idle;
 
