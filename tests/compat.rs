@@ -282,6 +282,16 @@ fn a_farm_goes_on_from_the_state_that_each_level_wrote() {
         farm.manager().write("conf.d/app.conf", "server 10.0.0.2;\n");
         farm.wait_equal();
         farm.assert_equal();
+        if level < Level::NEWEST {
+            // Its chain is of the level before from then on.
+            farm.manager().command(&["group", "set", "--level", &Level::NEWEST.to_string()]).success();
+            farm.manager().command(&["promote", "member1"]).success();
+            farm.led_by(1);
+            farm.wait_leads(1);
+            farm.manager().write("conf.d/app.conf", "server 10.0.0.3;\n");
+            farm.wait_equal();
+            farm.assert_equal();
+        }
         for index in 0..2 {
             let log = farm.server(index).read_log();
             for word in ["damaged", "newer bellwether", "is forgotten", "is not used", "scanned anew"] {

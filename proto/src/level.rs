@@ -25,9 +25,9 @@ impl Level {
     /// The level of a document that does not name one.
     pub const FIRST: Self = Self(1);
     /// The oldest level of a group in which this program works: the one before [`Level::NEWEST`].
-    pub const OLDEST: Self = Self(1);
-    /// The newest level that this program reads and writes.
-    pub const NEWEST: Self = Self(if cfg!(feature = "level-next") { 2 } else { 1 });
+    pub const OLDEST: Self = Self(Self::NEWEST.0 - 1);
+    /// The newest level that this program reads and writes: the one that is not closed yet.
+    pub const NEWEST: Self = Self(if cfg!(feature = "level-next") { 3 } else { 2 });
 
     /// Whether a document omits the level.
     pub fn is_first(&self) -> bool {

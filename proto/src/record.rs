@@ -340,7 +340,7 @@ struct Later {
 
 const LATER: &[Later] = &[
     #[cfg(feature = "level-next")]
-    Later { came: Level(2), what: "a note", is_used: |record| record.policy.note.is_some() },
+    Later { came: Level::NEWEST, what: "a note", is_used: |record| record.policy.note.is_some() },
 ];
 
 impl Record {

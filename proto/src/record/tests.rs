@@ -108,7 +108,7 @@ proptest::proptest! {
     fn a_field_at_its_default_is_not_written(used: [bool; 6], version in 1..1_000_u64) {
         let keys = Keys::new();
         let signed = keys.edited(1, version, 0, 0, |record| {
-            record.level = if used[0] { Level::NEWEST } else { Level::FIRST };
+            record.level = if used[0] { Level::NEWEST } else { Level::OLDEST };
             let mut rules = SetRules::new("web".parse().unwrap());
             rules.exclude.extend(used[1].then(|| "*.bak".to_owned()));
             rules.local.extend(used[2].then(|| "*.local".to_owned()));
@@ -173,11 +173,12 @@ fn what_came_with_a_level_is_in_no_record_of_the_level_before() {
     let keys = Keys::new();
     let mut record = keys.record(3, 5, 0, 0).record().clone();
     record.policy.note = Some("a note".to_owned());
-    assert_eq!(record.beyond(Level(1)), Some(("a note", Level(2))));
+    assert_eq!(record.beyond(Level::OLDEST), Some(("a note", Level::NEWEST)));
     assert!(SignedRecord::sign(record.clone(), &keys.0[0]).is_ok(), "at its level");
-    record.level = Level::FIRST;
+    record.level = Level::OLDEST;
     let refused = SignedRecord::sign(record, &keys.0[0]).unwrap_err().to_string();
-    assert!(refused.contains("of level 1 with a note, which came with level 2"), "{refused}");
+    let says = format!("of level {} with a note, which came with level {}", Level::OLDEST, Level::NEWEST);
+    assert!(refused.contains(&says), "{refused}");
 }
 
 /// A program that came after the first level, and a group that was formed at it.
