@@ -1,5 +1,5 @@
 //! What each closed level wrote is read by every later program: `tests/compat/level-N` has the state directories of a manager
-//! and of a member of a small farm, their sets, and the hellos that they would say. Private keys in there open nothing.
+//! and of a member of a small farm, their sets, the hellos that they would say, and tokens. Private keys in there open nothing.
 //!
 //! `BELLWETHER_WRITE_COMPAT=1 cargo test --test farm compat::` writes those of the present level anew, until it is closed.
 
@@ -8,7 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use bellwether_daemon::state::identity;
@@ -19,12 +19,14 @@ use bellwether_proto::{
     level::{Level, Levels},
     name::{ServerName, SetName},
     protocol,
-    record::{SetRules, SignedRecord},
+    record::{Confirmation, SetRules, SignedRecord},
     revision::{Epoch, Number, SignedHeader},
     ticket::{Parties, Ticket},
+    token::Token,
     v1,
 };
 use bellwether_store::{
+    apply::Manifest,
     history::History,
     index,
     quarantine::{self, End, Ends},
@@ -54,8 +56,10 @@ fn levels() -> Vec<(Level, PathBuf)> {
     let level = |level| (Level(level), root().join(format!("level-{level}")));
     let levels: Vec<_> = (Level::OLDEST.0..=Level::NEWEST.0).map(level).collect();
     if std::env::var_os(WRITE).is_some() {
+        // The tests run at the same time.
+        static WRITTEN: Once = Once::new();
         let (_, newest) = levels.last().expect("a level");
-        write(newest);
+        WRITTEN.call_once(|| write(newest));
     }
     // A level that is not closed yet may have no files; the first one has.
     let kept: Vec<_> = levels.into_iter().filter(|(_, directory)| directory.exists()).collect();
@@ -93,9 +97,13 @@ fn write(to: &Path) {
     farm.wait_equal();
     farm.manager().command(&["maintenance", "start", "member1", "--yes"]).success();
     farm.manager().command(&["maintenance", "finish", "member1", "--yes"]).success();
-    farm.token(&["--uses", "2", "--names", "web*"]);
+    let token = farm.token(&["--uses", "2", "--names", "web*"]);
     // An increment on a base, one of its chunks a patch.
     farm.manager().write("conf.d/app.conf", "server 10.0.0.1;\n".repeat(200) + "# changed\n");
+    farm.wait_equal();
+    // A kept copy.
+    farm.server(1).write("index.html", "<p>edited here</p>");
+    farm.manager().write("index.html", "<p>two</p>");
     farm.wait_equal();
     for server in [1, 0] {
         let server = farm.server_mut(server);
@@ -119,6 +127,9 @@ fn write(to: &Path) {
         let suspects = vec![Suspect::Pack("1.7".to_owned()), Suspect::Peer("member1".to_owned())];
         ends.note(End { time_ms, task: "role".to_owned(), what: "it ended unasked".to_owned(), suspects });
     }
+    fs::write(others.join("token"), token).expect("written");
+    let (held, ..) = kept(to, "manager");
+    fs::write(others.join("confirmation"), Confirmation::of(&held.current).to_string()).expect("written");
     quarantine::save(&others, &ends).expect("written");
     begin::halt::save(&others, &a_halt()).expect("written");
 }
@@ -185,6 +196,7 @@ fn what_each_level_wrote_is_read() {
             state_is_read(level, &directory, server);
         }
         hellos_are_read(level, &directory);
+        texts_are_read(&directory);
         let others = directory.join("others");
         assert_eq!(quarantine::load(&others).expect("read").held.len(), 2, "{level}");
         assert_eq!(begin::halt::load(&others).expect("read"), Some(a_halt()), "{level}");
@@ -211,6 +223,19 @@ fn state_is_read(level: Level, directory: &Path, server: &str) {
     assert_eq!(index.tree.root(), tree.root(), "{server}");
     let sets: Vec<SetName> = rules.iter().map(|rules| rules.name.clone()).collect();
     Roots::open(layout.state(), sets).expect("roots that are read");
+}
+
+/// What people carry, and the manifest of a kept copy.
+fn texts_are_read(directory: &Path) {
+    let text = |name: &str| fs::read_to_string(directory.join("others").join(name)).expect("a file");
+    let (held, key, _) = kept(directory, "manager");
+    assert_eq!(text("token").parse::<Token>().expect("a token").manager, key.public());
+    assert!(text("confirmation").parse::<Confirmation>().expect("a token").is_of(&held.current));
+    let copies = fs::read_dir(directory.join("member1/state/recovery")).expect("kept copies");
+    let copies: Vec<_> = copies.map(|copy| copy.expect("an entry").path().join(Manifest::NAME)).collect();
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    let manifest = Manifest::read(&fs::read(&copies[0]).expect("a file")).expect("it is read");
+    assert!(manifest.entries.len() == 1 && manifest.entries[0].from.ends_with("index.html"), "{manifest:?}");
 }
 
 fn hellos_are_read(level: Level, directory: &Path) {
@@ -257,6 +282,16 @@ fn a_farm_goes_on_from_the_state_that_each_level_wrote() {
         farm.manager().write("conf.d/app.conf", "server 10.0.0.2;\n");
         farm.wait_equal();
         farm.assert_equal();
+        if level < Level::NEWEST {
+            // Its chain is of the level before from then on.
+            farm.manager().command(&["group", "set", "--level", &Level::NEWEST.to_string()]).success();
+            farm.manager().command(&["promote", "member1"]).success();
+            farm.led_by(1);
+            farm.wait_leads(1);
+            farm.manager().write("conf.d/app.conf", "server 10.0.0.3;\n");
+            farm.wait_equal();
+            farm.assert_equal();
+        }
         for index in 0..2 {
             let log = farm.server(index).read_log();
             for word in ["damaged", "newer bellwether", "is forgotten", "is not used", "scanned anew"] {

@@ -1,9 +1,12 @@
 //! Format levels: how servers of version N−1 and N work in one group.
 //!
-//! The group record names the level in force; without a name it is the first. A program reads the levels
+//! The group record names the level in force; without a name it is the first. A program works in groups of the levels
 //! [`Levels::OWN`] and writes at the record's level. A later level's features are used only after an administrator has
 //! raised the group's level, and a later field is omitted while it has its default. So a group at the old level can go
-//! back to version N−1, and every server that reads the level knows all that it meets.
+//! back to version N−1, and every server that works at the level knows all that it meets.
+//!
+//! What was written at an older level stays readable for ever: a chain of managers, the procedures of a candidate and a
+//! state file may be older than the record in force. So no field or kind of a signed document is taken away or renamed.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -21,10 +24,10 @@ pub struct Level(pub u32);
 impl Level {
     /// The level of a document that does not name one.
     pub const FIRST: Self = Self(1);
-    /// The oldest level that this program reads: the one before [`Level::NEWEST`].
-    pub const OLDEST: Self = Self(1);
-    /// The newest level that this program reads and writes.
-    pub const NEWEST: Self = Self(if cfg!(feature = "level-next") { 2 } else { 1 });
+    /// The oldest level of a group in which this program works: the one before [`Level::NEWEST`].
+    pub const OLDEST: Self = Self(Self::NEWEST.0 - 1);
+    /// The newest level that this program reads and writes: the one that is not closed yet.
+    pub const NEWEST: Self = Self(if cfg!(feature = "level-next") { 3 } else { 2 });
 
     /// Whether a document omits the level.
     pub fn is_first(&self) -> bool {
@@ -34,9 +37,21 @@ impl Level {
     /// Checks that this program reads `what`, which is of this level.
     ///
     /// # Errors
-    /// The level is too new or too old; the error names the program to upgrade.
+    /// The level is too new; the error names the program to upgrade.
     pub fn check(self, what: &str) -> Result<(), Malformed> {
-        if Levels::OWN.read(self) {
+        self.check_from(Self::FIRST, what)
+    }
+
+    /// Checks that this program works in a group whose record `what` is of this level.
+    ///
+    /// # Errors
+    /// The level is too new or too old; the error names the program to upgrade.
+    pub fn check_in_force(self, what: &str) -> Result<(), Malformed> {
+        self.check_from(Self::OLDEST, what)
+    }
+
+    fn check_from(self, oldest: Self, what: &str) -> Result<(), Malformed> {
+        if (oldest..=Self::NEWEST).contains(&self) {
             return Ok(());
         }
         let own = Program::own();
@@ -66,7 +81,7 @@ impl std::fmt::Display for Level {
 /// Reads a JSON document. Its field `level` (none: the first) is checked first: a newer document may have any form.
 ///
 /// # Errors
-/// This program does not read the document's level, or the document is malformed, which `otherwise` describes.
+/// The document is of a later level, or malformed, which `otherwise` describes.
 pub fn read<T: DeserializeOwned>(json: &str, what: &str, otherwise: &str) -> Result<T, Malformed> {
     #[derive(Deserialize)]
     struct Document {
@@ -86,6 +101,11 @@ pub trait State: Serialize + DeserializeOwned {
         Level::FIRST
     }
 
+    /// The oldest level of a body that [`State::read`] reads.
+    fn oldest() -> Level {
+        Level::FIRST
+    }
+
     /// Reads a body of `level`. A type that changes keeps its former form as a type of its own, and converts it here.
     ///
     /// # Errors
@@ -99,7 +119,7 @@ impl State for Ticket {}
 impl State for Given {}
 impl State for Vec<SignedHeader> {}
 
-/// The levels that a program reads.
+/// The levels of the groups in which a program works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Levels {
     /// The oldest level.
@@ -117,7 +137,7 @@ impl Levels {
         Self { oldest: Level(oldest).max(Level::FIRST), newest: Level(newest).max(Level::FIRST) }
     }
 
-    /// Whether a program of these levels reads `level`.
+    /// Whether a program of these levels works in a group of `level`.
     pub fn read(&self, level: Level) -> bool {
         (self.oldest..=self.newest).contains(&level)
     }
@@ -135,7 +155,7 @@ impl std::fmt::Display for Levels {
 pub struct Program {
     /// Its version.
     pub version: String,
-    /// The levels that it reads.
+    /// Its levels.
     pub levels: Levels,
 }
 
@@ -161,8 +181,19 @@ mod tests {
         let levels = [Level::FIRST, Level::OLDEST, Level::NEWEST];
         assert!(levels.is_sorted() && levels[2].0 <= levels[1].0 + 1);
         for level in [Level::OLDEST, Level::NEWEST] {
-            assert_eq!(level.check("a record"), Ok(()));
+            assert_eq!((level.check("a record"), level.check_in_force("a record")), (Ok(()), Ok(())));
             assert!(Levels::OWN.read(level));
+        }
+    }
+
+    #[test]
+    fn what_is_older_is_read_and_is_not_in_force() {
+        for level in (1..).map(Level).take_while(|level| *level < Level::OLDEST) {
+            assert_eq!(level.check("a link"), Ok(()));
+            assert!(level.check_in_force("a record").unwrap_err().to_string().contains("too old"));
+        }
+        for check in [Level::check, Level::check_in_force] {
+            assert!(check(Level(0), "it").unwrap_err().to_string().contains("too old"), "there is none");
         }
     }
 
@@ -174,7 +205,6 @@ mod tests {
             assert!(said.contains(words), "no '{words}' in {said}");
         }
         assert!(!said.contains("damaged"), "{said}");
-        assert!(Level(0).check("it").unwrap_err().to_string().contains("too old"));
     }
 
     #[test]

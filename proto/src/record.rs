@@ -340,7 +340,7 @@ struct Later {
 
 const LATER: &[Later] = &[
     #[cfg(feature = "level-next")]
-    Later { came: Level(2), what: "a note", is_used: |record| record.policy.note.is_some() },
+    Later { came: Level::NEWEST, what: "a note", is_used: |record| record.policy.note.is_some() },
 ];
 
 impl Record {
@@ -373,7 +373,7 @@ impl Record {
     /// Checks the rules of every record.
     ///
     /// # Errors
-    /// A level that this program does not read, a field of a later level, not exactly one manager, a name or a key
+    /// A level that this program does not read, a field that came after its level, not exactly one manager, a name or a key
     /// twice, an unsorted list, or a list over its limit.
     pub fn check(&self) -> Result<(), Malformed> {
         let wrong = |what: &str| Err(Malformed::new(format!("a group record {what}")));
@@ -464,6 +464,9 @@ pub enum RecordRefused {
         /// The version held here.
         ours: Version,
     },
+    /// The record is of a level that is too old for this program.
+    #[error(transparent)]
+    Level(Malformed),
     /// The signer's key is refused by the group, or the signer has not heard of a refusal.
     #[error(
         "this group refuses {0}, which made it, or whose refusal it does not know; where that server follows {0}: bellwether \
@@ -478,7 +481,7 @@ impl RecordRefused {
         let (conflict, ours) = match self {
             Self::Older { ours, .. } => (false, ours),
             Self::Conflict(ours) => (true, ours),
-            Self::OtherGroup { .. } | Self::Signer(_) | Self::Jump { .. } | Self::Refused(_) => {
+            Self::OtherGroup { .. } | Self::Signer(_) | Self::Jump { .. } | Self::Level(_) | Self::Refused(_) => {
                 return bytes::Bytes::new();
             }
         };
@@ -502,16 +505,18 @@ impl SignedRecord {
     /// Signs `record` as its manager.
     ///
     /// # Errors
-    /// The record breaks a rule of [`Record::check`].
+    /// The record breaks a rule of [`Record::check`], or this program does not work at its level.
     pub fn sign(record: Record, key: &KeyPair) -> Result<Self, Malformed> {
         record.check()?;
+        record.level.check_in_force("the group record")?;
         let json =
             serde_json::to_string(&record).map_err(|e| Malformed::new(format!("a record that has no JSON: {e}")))?;
         let signature = key.sign(CONTEXT, json.as_bytes()).to_vec();
         Ok(Self { record, json, signer: key.public(), signature })
     }
 
-    /// Reads and checks a record: the signature of its named signer, and [`Record::check`].
+    /// Reads and checks a record: the signature of its named signer, and [`Record::check`]. It may be older than a record
+    /// in force, because a chain has such ones; see [`SignedRecord::may_be_in_force`].
     ///
     /// # Errors
     /// The record is malformed.
@@ -553,6 +558,14 @@ impl SignedRecord {
     /// The signer's key.
     pub fn signer(&self) -> PublicKey {
         self.signer
+    }
+
+    /// Checks that this program works in a group that has this record in force.
+    ///
+    /// # Errors
+    /// The record is of a level that is too old.
+    pub fn may_be_in_force(&self) -> Result<(), RecordRefused> {
+        self.record.level.check_in_force("the group record").map_err(RecordRefused::Level)
     }
 
     /// Whether the first record of a group is signed by its own manager.

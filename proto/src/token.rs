@@ -2,7 +2,8 @@
 //!
 //! At most [`LENGTH`] characters: a prefix, then in base64url a version, the manager's key, the token's id, its secret,
 //! the manager's port and host (an address in its 4 or 16 bytes, or a name as text), and two bytes of the BLAKE3 of all
-//! that, which distinguish an incomplete copy from a refused token.
+//! that, which distinguish an incomplete copy from a refused token. A later form keeps the prefix, the first byte and the
+//! checksum, so that it is told from an incomplete copy, too.
 
 use std::{
     fmt,
@@ -23,7 +24,8 @@ pub const SECRET: usize = 16;
 
 const PREFIX: &str = "bellwether-";
 const CHECKSUM: usize = 2;
-/// The first byte: this form, and the kind of the host.
+/// The first byte: this form in its upper half, and the kind of the host.
+const FORM: u8 = 1;
 const NAME: u8 = 0x10;
 const IPV4: u8 = 0x14;
 const IPV6: u8 = 0x16;
@@ -103,6 +105,10 @@ impl FromStr for Token {
             return Err(changed());
         }
         let (&kind, rest) = bytes.split_first().ok_or_else(changed)?;
+        if kind >> 4 > FORM {
+            let newer = "a join token that was made by a newer bellwether; upgrade bellwether on this server";
+            return Err(Malformed::new(newer));
+        }
         let (key, rest) = rest.split_at_checked(32).ok_or_else(changed)?;
         let (id, rest) = rest.split_at_checked(ID).ok_or_else(changed)?;
         let (secret, rest) = rest.split_at_checked(SECRET).ok_or_else(changed)?;
@@ -115,7 +121,7 @@ impl FromStr for Token {
                 let host = std::str::from_utf8(host).ok().filter(|host| !host.is_empty()).ok_or_else(changed)?;
                 format!("{host}:{port}")
             }
-            _ => return Err(wrong("it is of another version of bellwether")),
+            _ => return Err(changed()),
         };
         Ok(Self {
             address,
@@ -147,6 +153,21 @@ mod tests {
         }
         let long = format!("{}.example.com:7440", "web".repeat(10));
         assert!(!Token::fits(&long) && token(&long).to_string().len() > LENGTH);
+    }
+
+    #[test]
+    fn a_token_of_a_later_form_is_told_from_one_that_was_changed() {
+        let read = |kind: u8| {
+            let mut bytes = vec![kind, 7];
+            bytes.extend(checksum(&bytes));
+            format!("{PREFIX}{}", BASE64URL_NOPAD.encode(&bytes)).parse::<Token>().unwrap_err().to_string()
+        };
+        for later in [0x20, 0xff] {
+            assert!(read(later).contains("made by a newer bellwether; upgrade"), "{}", read(later));
+        }
+        for other in [0x00, 0x0f, NAME, 0x1f] {
+            assert!(read(other).contains("a part is missing or changed"), "{}", read(other));
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ mod verify;
 pub mod view;
 mod work;
 
+pub use keep::Manifest;
 pub use obstacle::Obstacle;
 pub use place::Idle;
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use bellwether_daemon::net::tls;
 use bellwether_proto::{
     key::KeyPair,
+    level::Levels,
     limits,
     token::Token,
     v1::{
@@ -87,7 +88,9 @@ impl Player {
             server: self.name.clone(),
             address: self.address.clone(),
             sets: vec!["web".to_owned()],
-            ..v1::EnterRequest::default()
+            version: "played".to_owned(),
+            level_oldest: Levels::OWN.oldest.0,
+            level_newest: Levels::OWN.newest.0,
         }
     }
 

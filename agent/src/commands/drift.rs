@@ -304,11 +304,12 @@ fn short(hash: &str) -> &str {
 }
 
 fn point_line(point: &RecoveryPoint) -> String {
-    let RecoveryPoint { path, entries, first, .. } = point;
+    let RecoveryPoint { path, why, entries, first, .. } = point;
     let more = entries.saturating_sub(first.len() as u64);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let what = if first.is_empty() { String::new() } else { format!("  {}{more}", first.join(", ")) };
-    format!("    {}", plain(&format!("{path}{what}")))
+    // One that cannot be read has no entries, and a reason.
+    let what = if first.is_empty() { why.clone() } else { format!("{}{more}", first.join(", ")) };
+    format!("    {}", plain(format!("{path}  {what}").trim_end()))
 }
 
 #[cfg(test)]

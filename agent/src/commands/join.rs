@@ -211,6 +211,7 @@ fn accept(reply: EnterReply, token: &Token, config: &Config, key: &PublicKey) ->
     let wire = reply.record.ok_or_else(|| wrong("without a group record".to_owned()))?;
     let current = SignedRecord::from_wire(&wire).map_err(malformed)?;
     let chain = reply.chain.iter().map(SignedRecord::from_wire).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
+    current.may_be_in_force().map_err(|e| wrong(format!("with a group record that this server does not take: {e}")))?;
     let record = current.record();
     // The connection proved the manager's key. After a handover, the former manager signed the record.
     if record.manager().key != token.manager {

@@ -245,7 +245,7 @@ pub async fn begin<E: Executor>(
     }
     let world = executor.observe(&Whom { servers: Vec::new(), all: true }).await;
     let dry_run = request.dry_run;
-    let mut procedure = propose(&document, &world, request, now_ms())?;
+    let mut procedure = propose((&document, record.level), &world, request, now_ms())?;
     if dry_run || procedure.steps.is_empty() {
         return Ok(procedure);
     }

@@ -13,6 +13,7 @@ use bellwether_manager::{
 };
 use bellwether_proto::{
     key::KeyPair,
+    level::Levels,
     name::{ServerName, SetName},
     record::{Codec, Server},
     status::{Event, Observation},
@@ -135,7 +136,9 @@ impl Farm {
             server: server.into(),
             address: address.into(),
             sets: vec![set().to_string()],
-            ..v1::EnterRequest::default()
+            version: String::new(),
+            level_oldest: Levels::OWN.oldest.0,
+            level_newest: Levels::OWN.newest.0,
         }
     }
 

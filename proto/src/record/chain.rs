@@ -5,7 +5,8 @@ use super::{RecordRefused, SignedRecord, Version};
 use crate::{key::PublicKey, limits, revision::Epoch};
 
 /// The records that a server with `held` takes, in order, to come to the newest of `links`; none: it has that one.
-/// Records that lead nowhere from here are left out.
+/// Records that lead nowhere from here are left out. Only the newest must be of a level at which this program works: a
+/// server that was away comes over records of any older level.
 ///
 /// # Errors
 /// The reason why the newest is refused; the held record stays in force.
@@ -13,6 +14,7 @@ pub fn walk(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRec
     let mut links: Vec<&SignedRecord> = links.iter().collect();
     links.sort_by_key(|link| link.record.version);
     let Some(last) = links.pop() else { return Ok(Vec::new()) };
+    last.may_be_in_force()?;
     let mut way: Vec<SignedRecord> = Vec::new();
     for link in links {
         let at = way.last().unwrap_or(held);

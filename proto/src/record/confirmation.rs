@@ -1,11 +1,12 @@
 //! The token of a rebuild that refuses a key. Root carries it to each other server by hand, because no message of the
-//! network alone makes a server give up its epoch.
+//! network alone makes a server give up its epoch. A later form begins with `rebuilt` and its number: `rebuilt2-`.
 
 use std::{fmt, str::FromStr};
 
 use super::SignedRecord;
 use crate::{Malformed, hash::Hash, key::PublicKey};
 
+const WORD: &str = "rebuilt";
 const PREFIX: &str = "rebuilt-";
 const HASH: usize = 32;
 
@@ -49,6 +50,10 @@ impl FromStr for Confirmation {
                 "not the token of a rebuild: copy it whole from `bellwether group rebuild`; it begins with rebuilt-",
             )
         };
+        if text.trim().strip_prefix(WORD).is_some_and(|rest| rest.starts_with(|c| matches!(c, '2'..='9'))) {
+            let newer = "the token of a rebuild that was made by a newer bellwether; upgrade bellwether on this server";
+            return Err(Malformed::new(newer));
+        }
         let (code, address) =
             text.trim().strip_prefix(PREFIX).and_then(|body| body.split_once('@')).ok_or_else(wrong)?;
         let bytes = data_encoding::BASE64URL_NOPAD.decode(code.as_bytes()).map_err(|_| wrong())?;
@@ -71,7 +76,10 @@ mod tests {
         assert_eq!(text.parse::<Confirmation>().unwrap(), confirmation);
         assert!(text.len() <= 120, "{} characters", text.len());
         for wrong in ["", "rebuilt-", "rebuilt-AAAA@x:1", &text[..60], &text.replacen("rebuilt-", "bellwether-", 1)] {
-            assert!(wrong.parse::<Confirmation>().is_err(), "{wrong}");
+            let refused = wrong.parse::<Confirmation>().unwrap_err().to_string();
+            assert!(!refused.contains("newer"), "{wrong}: {refused}");
         }
+        let later = text.replacen("rebuilt-", "rebuilt2-", 1).parse::<Confirmation>().unwrap_err().to_string();
+        assert!(later.contains("made by a newer bellwether; upgrade"), "{later}");
     }
 }

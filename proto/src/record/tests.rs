@@ -108,7 +108,7 @@ proptest::proptest! {
     fn a_field_at_its_default_is_not_written(used: [bool; 6], version in 1..1_000_u64) {
         let keys = Keys::new();
         let signed = keys.edited(1, version, 0, 0, |record| {
-            record.level = if used[0] { Level::NEWEST } else { Level::FIRST };
+            record.level = if used[0] { Level::NEWEST } else { Level::OLDEST };
             let mut rules = SetRules::new("web".parse().unwrap());
             rules.exclude.extend(used[1].then(|| "*.bak".to_owned()));
             rules.local.extend(used[2].then(|| "*.local".to_owned()));
@@ -173,11 +173,41 @@ fn what_came_with_a_level_is_in_no_record_of_the_level_before() {
     let keys = Keys::new();
     let mut record = keys.record(3, 5, 0, 0).record().clone();
     record.policy.note = Some("a note".to_owned());
-    assert_eq!(record.beyond(Level(1)), Some(("a note", Level(2))));
+    assert_eq!(record.beyond(Level::OLDEST), Some(("a note", Level::NEWEST)));
     assert!(SignedRecord::sign(record.clone(), &keys.0[0]).is_ok(), "at its level");
-    record.level = Level::FIRST;
+    record.level = Level::OLDEST;
     let refused = SignedRecord::sign(record, &keys.0[0]).unwrap_err().to_string();
-    assert!(refused.contains("of level 1 with a note, which came with level 2"), "{refused}");
+    let says = format!("of level {} with a note, which came with level {}", Level::OLDEST, Level::NEWEST);
+    assert!(refused.contains(&says), "{refused}");
+}
+
+/// A program that came after the first level, and a group that was formed at it.
+#[test]
+fn a_server_that_was_away_comes_over_records_of_any_older_level() {
+    let keys = Keys::new();
+    // The records as a program of that level signed them.
+    let at = |level: Level, epoch: u64, leads: usize, signs: usize| {
+        let mut record = keys.record(epoch, 1, leads, leads).record().clone();
+        record.level = level;
+        let (json, by) = (serde_json::to_string(&record).unwrap(), &keys.0[signs]);
+        SignedRecord::from_parts(json.clone(), by.public(), by.sign(CONTEXT, json.as_bytes()).to_vec()).unwrap()
+    };
+    let first = Level::FIRST;
+    let links = [at(first, 2, 1, 0), at(first, 3, 0, 1), at(Level::NEWEST, 4, 1, 0)];
+    let held = at(first, 1, 0, 0);
+    assert_eq!(chain::walk(&held, &links).unwrap(), links);
+    let stored: SignedRecord = serde_json::from_str(&serde_json::to_string(&links[0]).unwrap()).unwrap();
+    assert_eq!(stored, links[0], "it keeps them");
+
+    // What is older than all levels of a program is only on the way, and never made.
+    let older = chain::walk(&held, &links[..2]);
+    let signed = SignedRecord::sign(held.record().clone(), &keys.0[0]);
+    if Level::OLDEST == first {
+        assert_eq!((older.unwrap().as_slice(), signed.unwrap()), (&links[..2], held));
+        return;
+    }
+    assert!(older.unwrap_err().to_string().contains("the group record was made by a version that is too old"));
+    assert!(signed.unwrap_err().to_string().contains("too old"));
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -202,6 +232,7 @@ fn outcome(new: &SignedRecord, held: &SignedRecord) -> Outcome {
         Err(RecordRefused::OtherGroup { .. }) => Outcome::OtherGroup,
         Err(RecordRefused::Jump { .. }) => Outcome::Jump,
         Err(RecordRefused::Refused(_)) => Outcome::Refused,
+        Err(RecordRefused::Level(refused)) => panic!("{refused}"),
     }
 }
 

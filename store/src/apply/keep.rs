@@ -3,13 +3,13 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use bellwether_proto::entry::EntryPath;
+use bellwether_proto::{Malformed, entry::EntryPath, level::Level};
 use rustix::{
     fs::{Mode, OFlags, openat, readlinkat},
     io::Errno,
@@ -37,26 +37,51 @@ pub(super) enum Leftover {
     New,
 }
 
-/// A manifest of a kept copy, for people and for a later restore.
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    format: u32,
-    when: String,
-    why: String,
+/// The manifest of a kept copy, for people and for a later restore.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The oldest level whose programs read it.
+    format: Level,
+    /// The moment of the switch, in UTC: `20261121T213000Z`.
+    pub when: String,
+    /// Why it was kept.
+    pub why: String,
     revision: String,
     label: String,
-    entries: Vec<Point>,
+    /// What was kept.
+    pub entries: Vec<Point>,
 }
 
-#[derive(PartialEq, Serialize, Deserialize)]
-struct Point {
+/// A kept entry.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
     /// Where it was.
-    from: String,
+    pub from: String,
     /// Where it is, beside this manifest.
     kept: String,
 }
 
-const MANIFEST: &[u8] = b"manifest.json";
+impl Manifest {
+    /// Its name in the directory of the kept copy.
+    pub const NAME: &str = "manifest.json";
+
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// A newer bellwether made it, or it is malformed.
+    pub fn read(bytes: &[u8]) -> Result<Self, Malformed> {
+        #[derive(Deserialize)]
+        struct Form {
+            format: Level,
+        }
+        let wrong = |error| Malformed::new(format!("not the manifest of a kept copy: {error}"));
+        let Form { format } = serde_json::from_slice(bytes).map_err(wrong)?;
+        format.check("the manifest of a kept copy")?;
+        serde_json::from_slice(bytes).map_err(wrong)
+    }
+}
+
+const MANIFEST: &[u8] = Manifest::NAME.as_bytes();
 
 /// A moment in UTC, as in names: `20261121T213000Z`.
 pub(super) fn utc(time: SystemTime) -> String {
@@ -167,7 +192,7 @@ fn manifest(at: BorrowedFd<'_>, journal: &Journal, items: &[Item<'_>], leftover:
         Leftover::New => "changed after the switch to the revision, which was taken back",
     };
     let mut manifest = Manifest {
-        format: 1,
+        format: Level::FIRST,
         when: journal.when.clone(),
         why: why.to_owned(),
         revision: journal.revision.to_string(),
@@ -176,7 +201,9 @@ fn manifest(at: BorrowedFd<'_>, journal: &Journal, items: &[Item<'_>], leftover:
     };
     // What an interrupted try has moved already is not in staging any more.
     if look(at, MANIFEST)?.is_some() {
-        let before: Manifest = serde_json::from_reader(open_file(at, MANIFEST)?)?;
+        let mut bytes = Vec::new();
+        open_file(at, MANIFEST)?.read_to_end(&mut bytes)?;
+        let before = Manifest::read(&bytes).map_err(io::Error::other)?;
         let moved = before.entries.into_iter().filter(|point| !manifest.entries.contains(point)).collect::<Vec<_>>();
         manifest.entries.extend(moved);
     }

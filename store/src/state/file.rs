@@ -1,7 +1,8 @@
 //! Small state files: JSON with a format level and a checksum, replaced atomically. Unreadable ones are an error.
 //!
 //! On disk: `{"format":<LEVEL>,"checksum":"<BLAKE3 of the body's bytes>","body":<JSON>}` and a newline. The level is
-//! the oldest one whose programs read the body ([`State::level`]), so version N−1 can read a file without new content.
+//! the oldest one whose programs read the body ([`State::level`]), so version N−1 can read a file without new content. A
+//! body without new content stays of that level for ever, and is read for as long ([`State::oldest`]).
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -52,6 +53,18 @@ pub enum StateFileError {
         /// Its level.
         level: Level,
     },
+    /// The level is of a form that this program does not read any more.
+    #[error(
+        "{path} was made by a version that is too old: it is of level {level}, and this server's bellwether is {own}; run \
+         the version before this one until the group's level is raised; nothing was changed",
+        own = Program::own()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its level.
+        level: Level,
+    },
     /// The content is not the written one.
     #[error("{path} is damaged ({what}); nothing was changed")]
     Damaged {
@@ -66,6 +79,7 @@ pub enum StateFileError {
 #[derive(Debug)]
 enum Unread {
     Newer(Level),
+    Older(Level),
     Damaged(String),
 }
 
@@ -80,6 +94,7 @@ impl Unread {
         let path = path.to_owned();
         match self {
             Self::Newer(level) => StateFileError::Newer { path, level },
+            Self::Older(level) => StateFileError::Older { path, level },
             Self::Damaged(what) => StateFileError::Damaged { path, what },
         }
     }
@@ -105,14 +120,14 @@ pub fn check_level(path: &Path) -> Result<(), StateFileError> {
 pub(crate) fn check(path: &Path, bytes: &[u8]) -> Result<(), StateFileError> {
     match level(bytes) {
         Err(newer @ Unread::Newer(_)) => Err(newer.of(path)),
-        Err(Unread::Damaged(_)) | Ok(_) => Ok(()),
+        Err(Unread::Older(_) | Unread::Damaged(_)) | Ok(_) => Ok(()),
     }
 }
 
 /// The state in `path`; none if there is no such file.
 ///
 /// # Errors
-/// It cannot be read, a newer bellwether made it, or it is damaged.
+/// It cannot be read, a newer bellwether or one that is too old made it, or it is damaged.
 pub fn load<T: State>(path: &Path) -> Result<Option<T>, StateFileError> {
     let bytes = match durable::read_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -176,7 +191,7 @@ fn level(bytes: &[u8]) -> Result<(Level, &[u8]), Unread> {
     let level = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).map(Level);
     match level {
         Some(level) if level > Level::NEWEST => Err(Unread::Newer(level)),
-        Some(level) if level >= Level::OLDEST && digits[0] != b'0' => Ok((level, rest)),
+        Some(level) if digits[0] != b'0' => Ok((level, rest)),
         Some(_) | None => Err("its format level is unknown".into()),
     }
 }
@@ -184,6 +199,9 @@ fn level(bytes: &[u8]) -> Result<(Level, &[u8]), Unread> {
 /// Parses the frame by its bytes: anything that [`encode`] does not write is damaged, even if it is well-formed.
 fn decode<T: State>(bytes: &[u8]) -> Result<T, Unread> {
     let (level, rest) = level(bytes)?;
+    if level < T::oldest() {
+        return Err(Unread::Older(level));
+    }
     let rest = rest.strip_prefix(b"\"checksum\":\"").ok_or("it has no checksum")?;
     let (checksum, rest) = rest.split_at_checked(64).ok_or("it is cut short")?;
     let body =
@@ -286,6 +304,30 @@ pub(crate) mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         check_level(&path).unwrap();
+    }
+
+    /// A state whose form before is not read any more.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Anew(u32);
+
+    impl State for Anew {
+        fn level(&self) -> Level {
+            Level::NEWEST
+        }
+
+        fn oldest() -> Level {
+            Level(2)
+        }
+    }
+
+    #[test]
+    fn a_form_that_is_not_read_any_more_is_not_called_damaged() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("state");
+        save(&path, &Any(1u32)).unwrap();
+        let said = load::<Anew>(&path).unwrap_err().to_string();
+        assert!(said.contains("is too old: it is of level 1") && !said.contains("damaged"), "{said}");
+        assert_eq!(load::<Any<u32>>(&path).unwrap(), Some(Any(1)), "whatever levels a group may have");
     }
 
     #[test]

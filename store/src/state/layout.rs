@@ -27,50 +27,70 @@ pub struct Layout {
     state: PathBuf,
 }
 
+/// The content of a place in the state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// A state file.
+    State,
+    /// A directory of state files.
+    States,
+    /// A directory of packs, with the log.
+    History,
+    /// A cache, made anew by a program that does not read it.
+    Cache,
+    /// Another file or directory.
+    Other,
+}
+
 macro_rules! places {
-    ($($(#[$doc:meta])* $place:ident = $file:literal;)*) => {
+    ($($(#[$doc:meta])* $place:ident = $file:literal: $content:expr;)*) => {
         impl Layout {
             $($(#[$doc])* pub fn $place(&self) -> PathBuf { self.state.join($file) })*
+
+            /// All places that an agent keeps in its state directory, with their content.
+            pub fn places(&self) -> Vec<(PathBuf, Content)> {
+                vec![$((self.$place(), $content)),*]
+            }
         }
     };
 }
 
 places! {
     /// This server's private key, 0600.
-    key = "key.pem";
+    key = "key.pem": Content::Other;
     /// The held group record, with the chain that led to it: a [`Held`].
-    group = "group.json";
-    /// The join tokens of this manager.
-    tokens = "tokens.json";
-    /// The progress of procedures.
-    procedures = "procedures.json";
-    /// Revisions that were only heard of.
-    seen = "seen.json";
-    /// The note that the revision was confirmed when the agent ended (W12).
-    confirmed = "confirmed.json";
-    /// The ticket of the last session with a manager (W14).
-    ticket = "ticket.json";
-    /// The tickets that this manager gave.
-    sessions = "sessions";
-    /// The halt: this manager's state went back.
-    halted = "halted.json";
-    /// Unexpected ends of the agent, and the quarantine.
-    ends = "ends.json";
-    /// The number of this server's incarnation (W14).
-    incarnation = "incarnation";
+    group = "group.json": Content::State;
     /// Packs: the revisions. And the log: the revision that the sets hold, the error that this server is in, a switch that is
     /// under way.
-    history = "history";
-    /// The identity of each set's directory.
-    roots = "roots.json";
+    history = "history": Content::History;
     /// The sets as last scanned.
-    index = "index";
+    index = "index": Content::Cache;
     /// Outlines of chunks, at the manager.
-    outlines = "outlines";
+    outlines = "outlines": Content::Cache;
+    /// The identity of each set's directory.
+    roots = "roots.json": Content::State;
+    /// The join tokens of this manager.
+    tokens = "tokens.json": Content::State;
+    /// The progress of procedures.
+    procedures = "procedures.json": Content::State;
+    /// Revisions that were only heard of.
+    seen = "seen.json": Content::State;
+    /// The note that the revision was confirmed when the agent ended (W12).
+    confirmed = "confirmed.json": Content::State;
+    /// The ticket of the last session with a manager (W14).
+    ticket = "ticket.json": Content::State;
+    /// The tickets that this manager gave.
+    sessions = "sessions": Content::States;
+    /// The halt: this manager's state went back.
+    halted = "halted.json": Content::State;
+    /// Unexpected ends of the agent, and the quarantine.
+    ends = "ends.json": Content::State;
+    /// The number of this server's incarnation (W14).
+    incarnation = "incarnation": Content::State;
     /// The kept copies (invariant 4).
-    recovery = "recovery";
+    recovery = "recovery": Content::Other;
     /// Held by the one process that may change this directory.
-    lock = "lock";
+    lock = "lock": Content::Other;
 }
 
 impl Layout {
@@ -89,24 +109,13 @@ impl Layout {
     /// # Errors
     /// A file that a newer bellwether made, or that cannot be read.
     pub fn check_levels(&self) -> Result<(), NotReadable> {
-        let files = [
-            self.group(),
-            self.tokens(),
-            self.procedures(),
-            self.seen(),
-            self.confirmed(),
-            self.ticket(),
-            self.halted(),
-            self.ends(),
-            self.incarnation(),
-            self.roots(),
-        ];
-        files.iter().try_for_each(|file| file::check_level(file))?;
-        for given in listed(&self.sessions())? {
-            file::check_level(&given)?;
-        }
-        for pack in listed(&self.history())? {
-            history::check_version(&pack)?;
+        for (place, content) in self.places() {
+            match content {
+                Content::State => file::check_level(&place)?,
+                Content::States => listed(&place)?.iter().try_for_each(|file| file::check_level(file))?,
+                Content::History => listed(&place)?.iter().try_for_each(|pack| history::check_version(pack))?,
+                Content::Cache | Content::Other => {}
+            }
         }
         Ok(())
     }
@@ -230,6 +239,11 @@ impl State for Held {
     fn level(&self) -> Level {
         self.current.record().level
     }
+
+    /// The record in force is written again, at its level.
+    fn oldest() -> Level {
+        Level::OLDEST
+    }
 }
 
 impl Held {
@@ -252,6 +266,27 @@ mod tests {
         std::fs::create_dir_all(layout.history().join("a/b")).expect("made");
         std::fs::create_dir_all(layout.recovery().join("1.5")).expect("made");
         (directory, layout)
+    }
+
+    #[test]
+    fn a_newer_file_in_any_place_is_found() {
+        let newer = format!("{{\"format\":{},", Level::NEWEST.0 + 1);
+        for (place, content) in Layout::new(PathBuf::new()).places() {
+            let directory = tempfile::tempdir().expect("a directory");
+            let layout = Layout::new(directory.path().to_owned());
+            layout.check_levels().expect("there is nothing");
+            let (file, bytes) = match content {
+                Content::State => (place, newer.as_str()),
+                Content::States => (place.join("a"), newer.as_str()),
+                Content::History => (log::path(&place), "BWL9"),
+                Content::Cache | Content::Other => continue,
+            };
+            let file = layout.state().join(file);
+            std::fs::create_dir_all(file.parent().expect("a directory")).expect("made");
+            std::fs::write(&file, bytes).expect("written");
+            let refused = layout.check_levels().expect_err("it is newer").to_string();
+            assert!(refused.contains("made by a newer bellwether"), "{}: {refused}", file.display());
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use bellwether_proto::v1::RecoveryPoint;
-use serde::Deserialize;
+use bellwether_proto::{Malformed, v1::RecoveryPoint};
+use bellwether_store::apply::Manifest;
 
 /// The most points that an answer names.
 const NAMED: usize = 10;
@@ -12,19 +12,8 @@ const ENTRIES: usize = 5;
 /// The most bytes of a manifest.
 const MANIFEST: u64 = 16 << 20;
 
-#[derive(Deserialize)]
-struct Manifest {
-    when: String,
-    why: String,
-    entries: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    from: String,
-}
-
-/// The newest kept copies below `recovery`, newest first, and the number of all. An unreadable one has only a path.
+/// The newest kept copies below `recovery`, newest first, and the number of all. An unreadable one has no entries: its
+/// reason says why.
 pub(super) fn newest(recovery: &Path) -> (Vec<RecoveryPoint>, u64) {
     let directories = std::fs::read_dir(recovery).into_iter().flatten().flatten();
     let mut paths: Vec<_> = directories.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
@@ -35,19 +24,21 @@ pub(super) fn newest(recovery: &Path) -> (Vec<RecoveryPoint>, u64) {
 
 fn point(path: &Path) -> RecoveryPoint {
     let shown = path.display().to_string();
-    let Some(manifest) = read(&path.join("manifest.json")) else {
-        return RecoveryPoint { path: shown, ..RecoveryPoint::default() };
-    };
-    let Manifest { when, why, entries } = manifest;
-    let count = entries.len() as u64;
-    let first = entries.into_iter().take(ENTRIES).map(|entry| entry.from).collect();
-    RecoveryPoint { path: shown, when, why, entries: count, first }
+    match read(&path.join(Manifest::NAME)) {
+        Ok(Manifest { when, why, entries, .. }) => {
+            let count = entries.len() as u64;
+            let first = entries.into_iter().take(ENTRIES).map(|entry| entry.from).collect();
+            RecoveryPoint { path: shown, when, why, entries: count, first }
+        }
+        Err(unread) => RecoveryPoint { path: shown, why: unread.to_string(), ..RecoveryPoint::default() },
+    }
 }
 
-fn read(path: &Path) -> Option<Manifest> {
+fn read(path: &Path) -> Result<Manifest, Malformed> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MANIFEST).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    let read = File::open(path).and_then(|file| file.take(MANIFEST).read_to_end(&mut bytes));
+    read.map_err(|error| Malformed::new(format!("its manifest cannot be read: {error}")))?;
+    Manifest::read(&bytes)
 }
 
 #[cfg(test)]
@@ -55,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_come_first_and_a_damaged_one_is_named() {
+    fn the_newest_come_first_and_an_unreadable_one_is_named_with_the_reason() {
         let directory = tempfile::tempdir().expect("a directory");
         assert_eq!(newest(&directory.path().join("none")), (Vec::new(), 0));
         let made = |name: &str, manifest: &str| {
@@ -67,9 +58,11 @@ mod tests {
             "entries":[{"from":"/etc/a","kept":"web/a"}]}"#;
         made("20261121T213000Z-1.2", manifest);
         made("20261122T000000Z-1.3", "not JSON");
+        made("20261123T000000Z-1.4", r#"{"format":99,"another":"form"}"#);
         let (points, total) = newest(directory.path());
-        assert_eq!((points.len(), total), (2, 2));
-        assert!(points[0].path.ends_with("Z-1.3") && points[0].when.is_empty());
-        assert_eq!((points[1].entries, points[1].first.as_slice()), (1, &["/etc/a".to_owned()][..]));
+        assert_eq!((points.len(), total), (3, 3));
+        assert!(points[0].why.contains("made by a newer bellwether"), "{}", points[0].why);
+        assert!(points[1].path.ends_with("Z-1.3") && points[1].why.contains("not the manifest of a kept copy"));
+        assert_eq!((points[2].entries, points[2].first.as_slice()), (1, &["/etc/a".to_owned()][..]));
     }
 }

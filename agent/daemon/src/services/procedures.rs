@@ -33,7 +33,9 @@ const SAID: usize = 1_000;
 impl Refusal for AskError {
     fn code(&self) -> Code {
         match self {
-            Self::Refused(AskRefused::Plan(_) | AskRefused::Elsewhere(_)) => Code::FailedPrecondition,
+            Self::Refused(AskRefused::Plan(_) | AskRefused::NeedsLevel { .. } | AskRefused::Elsewhere(_)) => {
+                Code::FailedPrecondition
+            }
             Self::Refused(AskRefused::Unknown(_)) => Code::NotFound,
             Self::Store(StoreError::Refused(_)) => Code::FailedPrecondition,
             Self::Store(StoreError::Document(_) | StoreError::Malformed(_) | StoreError::Save(_)) => Code::Internal,

@@ -1,19 +1,13 @@
 //! `bellwether debug state`: the files of the state directory, and whether each is whole.
 
-use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, ffi::OsString, fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use bellwether_proto::{error::chain, level::State};
 use bellwether_store::{
     index, log,
     state::{
         file::{self, StateFileError},
-        layout::Layout,
+        layout::{Content, Layout},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -25,57 +19,21 @@ use crate::{
     output,
 };
 
-/// The way in which a file of the state directory is shown.
-enum Form {
-    /// A state file, with its content.
-    Shown,
-    /// Another file, or the history with its log, that has a command of its own.
-    Of(&'static str),
-    /// A directory of state files, with their content.
-    Files,
-    /// A directory, or a file that this command cannot check or must not show.
-    There,
-    /// The index of the last scan.
-    Index,
-}
-
-/// All that an agent keeps in its state directory.
-fn places(layout: &Layout) -> [(PathBuf, Form); 16] {
-    [
-        (layout.key(), Form::There),
-        (layout.group(), Form::Of("record")),
-        (layout.history(), Form::Of("history")),
-        (layout.index(), Form::Index),
-        (layout.outlines(), Form::There),
-        (layout.roots(), Form::Shown),
-        (layout.tokens(), Form::Shown),
-        (layout.procedures(), Form::Shown),
-        (layout.seen(), Form::Shown),
-        (layout.confirmed(), Form::Shown),
-        (layout.ticket(), Form::Shown),
-        (layout.sessions(), Form::Files),
-        (layout.halted(), Form::Shown),
-        (layout.ends(), Form::Shown),
-        (layout.incarnation(), Form::Shown),
-        (layout.recovery(), Form::There),
-    ]
-}
-
 /// Prints the entries that exist; fails if one is damaged.
 pub(super) fn run(common: &Common) -> Result<(), CommandError> {
     let layout = common.layout()?;
     let mut names = list(layout.state())?;
     let mut damaged = Vec::new();
-    let files: Vec<Value> = places(&layout)
+    let files: Vec<Value> = layout
+        .places()
         .into_iter()
-        .map(|(path, form)| {
+        .map(|(path, holds)| {
             names.remove(path.file_name().unwrap_or_default());
-            let shown = look(&path, &form);
+            let shown = look(&layout, &path, holds);
             damaged.extend(shown["damage"].as_str().map(str::to_owned));
             shown
         })
         .collect();
-    names.remove(layout.lock().file_name().unwrap_or_default());
     let others: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
     output::document(&json!({ "directory": layout.state(), "files": files, "others": others }));
     if damaged.is_empty() { Ok(()) } else { Err(CommandError::new(Kind::Failed, damaged.join("; "))) }
@@ -86,7 +44,7 @@ fn list(directory: &Path) -> Result<BTreeSet<OsString>, CommandError> {
     listed.map_err(|e| CommandError::new(Kind::Failed, format!("cannot list {}: {e}", directory.display())))
 }
 
-fn look(path: &Path, form: &Form) -> Value {
+fn look(layout: &Layout, path: &Path, holds: Content) -> Value {
     let mut shown = json!({ "file": path.file_name().map(|name| name.to_string_lossy()) });
     match path.symlink_metadata() {
         Ok(stat) => {
@@ -106,7 +64,7 @@ fn look(path: &Path, form: &Form) -> Value {
         }
     }
     shown["is_there"] = json!(true);
-    match content(path, form) {
+    match content(layout, path, holds) {
         Ok(Some((name, content))) => shown[name] = content,
         Ok(None) => {}
         Err(why) => shown["damage"] = json!(why),
@@ -114,25 +72,26 @@ fn look(path: &Path, form: &Form) -> Value {
     shown
 }
 
-/// The content to show of an existing file, with its key.
-fn content(path: &Path, form: &Form) -> Result<Option<(&'static str, Value)>, String> {
+/// The content to show of an existing file, with its key. A record, a history and its log have commands of their own.
+fn content(layout: &Layout, path: &Path, holds: Content) -> Result<Option<(&'static str, Value)>, String> {
     let said = |e: StateFileError| chain(&e);
-    Ok(match form {
-        Form::There => None,
-        Form::Shown => body(path).map_err(said)?.map(|body| ("content", body)),
-        Form::Files => Some(("content", each(path).map_err(|e| format!("cannot list {}: {e}", path.display()))?)),
-        Form::Index => {
+    let shown_by = |command| ("shown_by", json!(format!("bellwether debug {command}")));
+    Ok(match holds {
+        Content::State if path == layout.group() => {
+            body(path).map_err(said)?;
+            Some(shown_by("record"))
+        }
+        Content::State => body(path).map_err(said)?.map(|body| ("content", body)),
+        Content::States => Some(("content", each(path).map_err(|e| format!("cannot list {}: {e}", path.display()))?)),
+        Content::History => {
+            log::read(path).map_err(said)?;
+            Some(shown_by("history"))
+        }
+        Content::Cache if path == layout.index() => {
             let read = index::read(path, &[]).map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
             Some(("same_boot", json!(read.same_boot)))
         }
-        Form::Of(command) => {
-            if path.is_dir() {
-                log::read(path).map_err(said)?;
-            } else {
-                body(path).map_err(said)?;
-            }
-            Some(("shown_by", json!(format!("bellwether debug {command}"))))
-        }
+        Content::Cache | Content::Other => None,
     })
 }
 

@@ -159,26 +159,29 @@ mod tests {
         let held = SignedRecord::sign(record, &m).unwrap();
         let change = PolicyChange { level: Some(Level::NEWEST), ..PolicyChange::default() };
         let next = set_policy(&held, &change, &By::new("root", 1)).unwrap();
-        match next {
-            Some(next) => assert_eq!((next.level, next.log[0].what.as_str()), (Level::NEWEST, "group set --level 2")),
-            None => assert_eq!(Level::NEWEST, Level::OLDEST),
-        }
+        let next = next.unwrap();
+        assert_eq!((next.level, &next.log[0].what), (Level::NEWEST, &format!("group set --level {}", Level::NEWEST)));
     }
 
     #[cfg(feature = "level-next")]
     #[test]
     fn what_came_with_a_level_waits_for_it_and_names_who_is_too_old() {
         let (mut record, [a, b, _, m]) = group();
-        let mut programs = Programs::from([(m.public(), reads(2)), (a.public(), reads(2)), (b.public(), reads(1))]);
+        let (before, newest) = (Level::OLDEST, Level::NEWEST);
+        let [old, new] = [before, newest].map(|level| reads(level.0));
+        let mut programs = Programs::from([(m.public(), new.clone()), (a.public(), new.clone()), (b.public(), old)]);
+        record.level = before;
         assert_eq!(may_be_written(&record, &programs), Ok(()));
         record.policy.note = Some("a note".to_owned());
         let refused = may_be_written(&record, &programs).unwrap_err().to_string();
-        let says = "a note needs level 2, and the group is of level 1; these servers are too old for it: b (0.1.0";
-        assert!(refused.starts_with(says), "{refused}");
-        programs.insert(b.public(), reads(2));
+        let says = format!(
+            "a note needs level {newest}, and the group is of level {before}; these servers are too old for it: b (0.{before}.0"
+        );
+        assert!(refused.starts_with(&says), "{refused}");
+        programs.insert(b.public(), new);
         let refused = may_be_written(&record, &programs).unwrap_err().to_string();
-        assert!(refused.ends_with("the group is of level 1"), "{refused}");
-        record.level = Level(2);
+        assert!(refused.ends_with(&format!("the group is of level {before}")), "{refused}");
+        record.level = newest;
         assert_eq!(may_be_written(&record, &programs), Ok(()));
     }
 }

@@ -2,6 +2,7 @@
 
 use bellwether_proto::{
     advice::{Advice, Advise},
+    level::Level,
     name::ServerName,
     record::Record,
 };
@@ -33,6 +34,16 @@ pub enum AskRefused {
     /// A rule refuses the request.
     #[error(transparent)]
     Plan(#[from] PlanRefused),
+    /// The procedure came with a later level than the group has.
+    #[error("{what} needs level {level}, and the group is of level {now}; nothing was changed")]
+    NeedsLevel {
+        /// The procedure, or its step.
+        what: String,
+        /// The level that it came with.
+        level: Level,
+        /// The group's.
+        now: Level,
+    },
     /// Another server drives procedures.
     #[error("procedures are driven at the manager, {0}")]
     Elsewhere(ServerName),
@@ -45,6 +56,9 @@ impl Advise for AskRefused {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Plan(refused) => refused.advice(),
+            Self::NeedsLevel { level, .. } => {
+                Some(Advice::run("first, at the manager", format!("bellwether group set --level {level}")))
+            }
             Self::Elsewhere(manager) => Some(Advice::run(
                 &format!("run the command there; should {manager} be lost, at a candidate"),
                 "bellwether recover manager",
@@ -118,11 +132,17 @@ pub fn takes_the_place(document: &mut Document, id: Id, kind: &Kind, by: &str) {
     }
 }
 
-/// A new procedure, as the server that looks at `world` would drive it. One without steps must not begin.
+/// A new procedure in a group of that level, as the server that looks at `world` would drive it. One without steps must
+/// not begin.
 ///
 /// # Errors
 /// The reason why it does not begin.
-pub fn propose(document: &Document, world: &World, request: Request, now_ms: u64) -> Result<Procedure, AskRefused> {
+pub fn propose(
+    (document, level): (&Document, Level),
+    world: &World,
+    request: Request,
+    now_ms: u64,
+) -> Result<Procedure, AskRefused> {
     let Request { kind, survey, attest, by, dry_run: _ } = request;
     let mut procedure = Procedure::new(document.next_id(), kind, Vec::new(), by.clone(), now_ms);
     let driver = procedure.driver(&world.manager);
@@ -130,6 +150,7 @@ pub fn propose(document: &Document, world: &World, request: Request, now_ms: u64
         return Err(AskRefused::Elsewhere(driver.clone()));
     }
     procedure.steps = plan(&procedure.kind, world, &survey)?;
+    may_be_written(&procedure, level)?;
     (procedure.findings, procedure.lost) = (survey.findings, survey.lost);
     match procedure.kind {
         // Other unfinished procedures continue after it, except another recovery by this server, which drains already.
@@ -157,6 +178,11 @@ pub fn propose(document: &Document, world: &World, request: Request, now_ms: u64
     Ok(procedure)
 }
 
+/// Checks that all programs of the group's level read the procedure.
+fn may_be_written(procedure: &Procedure, now: Level) -> Result<(), AskRefused> {
+    procedure.beyond(now).map_or(Ok(()), |(what, level)| Err(AskRefused::NeedsLevel { what, level, now }))
+}
+
 /// The procedures as the runner is about to find them: one whose last step is reached by now blocks no other.
 fn settled(document: &Document, world: &World, now_ms: u64) -> Vec<Procedure> {
     let mut procedures = document.procedures.clone();
@@ -176,8 +202,9 @@ mod tests {
 
     use super::{
         super::{
-            Failure, Insists, Surveyed,
+            Failure, Insists, Step, Surveyed,
             model::{farm, names},
+            task,
         },
         *,
     };
@@ -311,13 +338,22 @@ mod tests {
         assert!(!found(&old, &kind(false)), "what it found at the others is old");
         let mut document = Document::empty(GroupId::from([7; 16]));
         document.put(old.clone());
-        let new = propose(&document, &world, asked(kind(true)), 9).expect("it is begun");
+        let new = propose((&document, Level::FIRST), &world, asked(kind(true)), 9).expect("it is begun");
         takes_the_place(&mut document, new.id, &new.kind, "root");
         assert!(document.procedures[0].is_over(), "{:?}", document.procedures[0]);
+        // What came with a later level waits for it.
+        let step = Step::new(task::Later(Level(2)), "it is new");
+        let newer = Procedure { steps: vec![step], ..new };
+        assert!(may_be_written(&newer, Level(2)).is_ok());
+        let refused = may_be_written(&newer, Level(1)).unwrap_err();
+        assert!(
+            refused.to_string().starts_with("the step 'do what is new' needs level 2, and the group is of level 1")
+        );
+        assert!(refused.advice().is_some_and(|advice| advice.hint.contains("group set --level 2")));
         // A recovery that drains already blocks another one.
         document.procedures[0] = Procedure { standing: Standing::Running, at: 1, ..old };
         assert!(matches!(
-            propose(&document, &world, asked(kind(true)), 9),
+            propose((&document, Level::FIRST), &world, asked(kind(true)), 9),
             Err(AskRefused::Plan(PlanRefused::Busy { .. }))
         ));
     }

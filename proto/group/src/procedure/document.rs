@@ -123,8 +123,9 @@ impl SignedDocument {
     /// Signs `document`.
     ///
     /// # Errors
-    /// The document is longer than the limit.
+    /// The document is longer than the limit, or has what came after its level.
     pub fn sign(document: Document, key: &KeyPair) -> Result<Self, Malformed> {
+        check_level(&document)?;
         let json =
             serde_json::to_string(&document).map_err(|e| Malformed::new(format!("procedures without JSON: {e}")))?;
         check_length(json.len())?;
@@ -153,6 +154,7 @@ impl SignedDocument {
         if !document.procedures.iter().all(sound) {
             return Err(Malformed::new("a list of procedures that cannot be"));
         }
+        check_level(&document)?;
         check_counts(&document)?;
         Ok(Self { document, json, signer, signature })
     }
@@ -200,6 +202,7 @@ impl SignedDocument {
             return Ok(newer.then_some(self));
         }
         let mut document = self.document.clone();
+        document.level = document.level.max(held.document.level);
         for procedure in driven {
             let id = match document.get(procedure.id) {
                 Some(known) if known.kind == procedure.kind && known.is_over() => continue,
@@ -208,7 +211,7 @@ impl SignedDocument {
             };
             document.put(Procedure { id, ..procedure.clone() });
         }
-        if document == self.document {
+        if document.procedures == self.document.procedures {
             return Ok(Some(self));
         }
         if document.procedures == held.document.procedures {
@@ -236,6 +239,17 @@ impl SignedDocument {
 impl State for SignedDocument {
     fn level(&self) -> Level {
         self.document.level
+    }
+}
+
+/// Checks that all programs of the document's level read it.
+fn check_level(document: &Document) -> Result<(), Malformed> {
+    match document.procedures.iter().find_map(|procedure| procedure.beyond(document.level)) {
+        None => Ok(()),
+        Some((what, came)) => {
+            let level = document.level;
+            Err(Malformed::new(format!("procedures of level {level} with {what}, which came with level {came}")))
+        }
     }
 }
 
@@ -284,7 +298,7 @@ mod tests {
     use bellwether_proto::record::{self, Policy, Role, Server, Version};
 
     use super::{
-        super::{Insists, Survey, Surveyed, model::farm, plan},
+        super::{Insists, Step, Survey, Surveyed, model::farm, plan, task},
         *,
     };
 
@@ -382,6 +396,46 @@ mod tests {
         assert_eq!(signed.said_by(&key.public(), group(), Epoch(3)), Err(DocumentRefused::Other));
         let other = KeyPair::generate().public();
         assert!(matches!(signed.said_by(&other, group(), Epoch(2)), Err(DocumentRefused::Signer(_))));
+    }
+
+    #[test]
+    fn what_came_after_a_level_is_in_no_document_of_it_and_what_is_of_a_later_level_is_called_newer() {
+        let key = KeyPair::generate();
+        let later = Level(Level::NEWEST.0 + 1);
+        let of = |level: Level, came: Level| {
+            let mut document = Document::empty(group());
+            let step = Step { task: task::Later(came).into(), why: "it is new".to_owned(), noted: None };
+            document.put(Procedure { steps: vec![step], ..procedure(1, false) });
+            Document { level, ..document }
+        };
+        for level in 1..=Level::NEWEST.0 {
+            let signed = SignedDocument::sign(of(Level(level), Level(level)), &key).unwrap();
+            assert_eq!(SignedDocument::from_wire(&signed.to_wire()), Ok(signed.clone()));
+            assert_eq!(State::level(&signed), Level(level), "its file is as new");
+        }
+        let read = |json: String| {
+            let signature = key.sign(CONTEXT, json.as_bytes()).to_vec();
+            SignedDocument::from_parts(json, key.public(), signature).unwrap_err().to_string()
+        };
+        let wrong = of(Level::NEWEST, later);
+        let refused = SignedDocument::sign(wrong.clone(), &key).unwrap_err().to_string();
+        let says = format!("with the step 'do what is new', which came with level {later}");
+        assert!(refused.contains(&says), "{refused}");
+        assert_eq!(read(serde_json::to_string(&wrong).unwrap()), refused);
+
+        // A program of a later level writes tasks, kinds and fields that this one does not know.
+        let known = serde_json::to_value(of(later, Level::FIRST)).unwrap();
+        for (place, unheard) in [
+            ("/procedures/0/steps/0/task", serde_json::json!({ "unheard_of": 1 })),
+            ("/procedures/0/kind", serde_json::json!({ "unheard_of": {} })),
+            ("/procedures/0/standing", serde_json::json!("unheard_of")),
+            ("/procedures", serde_json::json!({ "another": "form" })),
+        ] {
+            let mut json = known.clone();
+            *json.pointer_mut(place).unwrap() = unheard;
+            let refused = read(json.to_string());
+            assert!(refused.contains("the list of procedures was made by a newer bellwether"), "{place}: {refused}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod world;
 #[cfg(test)]
 mod model;
 
-use bellwether_proto::name::ServerName;
+use bellwether_proto::{level::Level, name::ServerName};
 use serde::{Deserialize, Serialize};
 
 pub use crate::takeover::Insists;
@@ -155,6 +155,20 @@ impl Kind {
         }
     }
 
+    /// The oldest level whose programs read the kind, as [`task::TaskKind::level`] of a task.
+    fn level(&self) -> Level {
+        match self {
+            Self::MaintenanceStart { .. }
+            | Self::MaintenanceFinish { .. }
+            | Self::ServerAdd { .. }
+            | Self::ServerEnable { .. }
+            | Self::ServerReplace { .. }
+            | Self::Sync { .. }
+            | Self::RecoverMember { .. }
+            | Self::RecoverManager { .. } => Level::FIRST,
+        }
+    }
+
     /// The server that the procedure brings back into service, whichever command began it.
     pub(super) fn brings_back(&self) -> Option<&ServerName> {
         match self {
@@ -283,6 +297,14 @@ impl Procedure {
             resumed: 0,
             standing: Standing::Running,
         }
+    }
+
+    /// What of it came after `level`, with its level; none: programs of `level` read it. A field that comes with a later
+    /// level is left out of the document while it has its default, and its use is told here.
+    pub(super) fn beyond(&self, level: Level) -> Option<(String, Level)> {
+        let kind = (self.kind.level() > level).then(|| (format!("'{}'", self.kind.command()), self.kind.level()));
+        let steps = || self.steps.iter().map(|step| &step.task).find(|task| task.level() > level);
+        kind.or_else(|| steps().map(|task| (format!("the step '{}'", task.about().what), task.level())))
     }
 
     /// The current step; none: all are done.

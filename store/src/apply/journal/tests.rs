@@ -89,7 +89,7 @@ fn compat_the_journal_of_each_level_is_read() {
         let _ = fs::remove_file(crate::log::path(&of(Level::NEWEST.0)));
         save(&of(Level::NEWEST.0), &journal());
     }
-    let kept: Vec<_> = (Level::OLDEST.0..=Level::NEWEST.0).map(of).filter(|directory| directory.exists()).collect();
+    let kept: Vec<_> = (Level::FIRST.0..=Level::NEWEST.0).map(of).filter(|directory| directory.exists()).collect();
     assert!(!kept.is_empty(), "nothing of any level is in {}", all.display());
     for directory in kept {
         assert_eq!(load(&directory).unwrap(), Some(journal()), "{}", directory.display());

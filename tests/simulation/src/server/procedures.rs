@@ -160,7 +160,7 @@ impl Server {
             }
             return;
         }
-        match propose(&document, &world, request, now) {
+        match propose((&document, record.level), &world, request, now) {
             Ok(procedure) if procedure.steps.is_empty() => {}
             Ok(procedure) => {
                 self.world.borrow_mut().met.begins(&procedure.kind);

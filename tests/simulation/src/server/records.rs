@@ -161,7 +161,7 @@ impl Server {
                 let manager = shown.last().unwrap_or(held).record().manager().name.clone();
                 self.world.borrow_mut().notice(self.machine, Notice::CannotFollow(manager));
             }
-            RecordRefused::Older { .. } | RecordRefused::OtherGroup { .. } => {}
+            RecordRefused::Older { .. } | RecordRefused::OtherGroup { .. } | RecordRefused::Level(_) => {}
         }
         let Version { epoch, version } = held.record().version;
         let record = matches!(why, RecordRefused::Older { .. } | RecordRefused::Conflict(_));

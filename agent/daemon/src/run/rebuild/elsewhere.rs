@@ -74,6 +74,7 @@ impl Ground {
         }
         let since = chain::walk(rebuilt, &links[at + 1..]).map_err(|why| Refused::Token(why.to_string()))?;
         let current = since.last().unwrap_or(rebuilt).clone();
+        current.may_be_in_force().map_err(|why| Refused::Token(why.to_string()))?;
         if current.record().by_key(&self.key.public()).is_none() {
             return Err(Refused::Strange(current.record().manager().name.clone()));
         }

@@ -1,5 +1,5 @@
-//! The tasks of steps. Each kind has its own file with all its rules: its check, its action, its deadline and its
-//! words. A new kind is a new file here and its line in [`Task`].
+//! The tasks of steps. Each kind has its own file with all its rules: its check, its action, its deadline, its words, and
+//! the level that it came with. A new kind is a new file here and its line in [`Task`].
 
 mod add;
 mod attest;
@@ -7,6 +7,8 @@ mod complete;
 mod disable;
 mod drain;
 mod hand_over;
+#[cfg(test)]
+mod later;
 mod promote;
 mod quiet;
 mod remove;
@@ -15,13 +17,15 @@ mod several;
 mod sync;
 mod undrain;
 
-use bellwether_proto::{key::PublicKey, name::ServerName, record::Role, status::State, time::utc};
+use bellwether_proto::{key::PublicKey, level::Level, name::ServerName, record::Role, status::State, time::utc};
 use serde::{Deserialize, Serialize};
 
 use self::several::{Lack, of_each};
 use super::{Action, Attestation, Insists, ObservedServer, Traffic, World};
 use crate::edits::RecordEdit;
 
+#[cfg(test)]
+pub(super) use self::later::Later;
 pub use self::{
     add::Add,
     attest::{Attest, Fact, Question},
@@ -49,6 +53,12 @@ pub trait TaskKind {
 
     /// The fixed properties of the task.
     fn about(&self) -> About<'_>;
+
+    /// The oldest level whose programs read the task: a later one than the first if the kind, or a field that is used,
+    /// came with that.
+    fn level(&self) -> Level {
+        Level::FIRST
+    }
 }
 
 /// The properties of a task that do not depend on the world.
@@ -115,14 +125,15 @@ macro_rules! tasks {
         impl std::ops::Deref for Task {
             type Target = dyn TaskKind;
 
+            #[expect(unused_doc_comments, reason = "a kind's attributes are repeated, for one may be left out of a build")]
             fn deref(&self) -> &Self::Target {
                 match self {
-                    $(Self::$kind(task) => task,)*
+                    $($(#[$what])* Self::$kind(task) => task,)*
                 }
             }
         }
 
-        $(impl From<$kind> for Task {
+        $($(#[$what])* impl From<$kind> for Task {
             fn from(task: $kind) -> Self {
                 Self::$kind(task)
             }
@@ -155,6 +166,9 @@ tasks! {
     Complete
     /// Servers get requests again.
     Undrain
+    /// A kind of a later level, for tests.
+    #[cfg(test)]
+    Later
 }
 
 /// The answer of a check.
