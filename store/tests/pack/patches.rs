@@ -147,7 +147,7 @@ fn patches_that_lie_are_refused() {
     };
     let base = Forge::new();
     let honest = frame(PATCHES, &payload(&[(b"hallo\n", b"hello\n", 1, 4, b"e")]));
-    refused(&base, std::slice::from_ref(&honest), "a whole tree that patches");
+    refused(&base, std::slice::from_ref(&honest), "a base with patches");
     let mut forge = Forge::new();
     forge.base = false;
     let says = |list: &[Told<'_>]| vec![frame(PATCHES, &payload(list))];
