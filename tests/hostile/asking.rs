@@ -180,7 +180,7 @@ fn a_change_that_should_not_be_is_refused() {
             "another hash",
             expecting(Hash::of(b"another").as_bytes().to_vec()),
             Code::FailedPrecondition,
-            &["not what was expected"],
+            &["not as expected"],
         ),
         ("half a hash", expecting(vec![1; 16]), Code::InvalidArgument, &["a hash of 16 bytes"]),
         ("expected to be absent", expecting(Vec::new()), Code::FailedPrecondition, &["there is a file"]),
