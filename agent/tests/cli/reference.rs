@@ -1,5 +1,4 @@
-//! All output for people, word for word, so that review shows each change of it. `SNAPSHOTS=overwrite` writes these files
-//! anew.
+//! All output for people, word for word, so that review shows its changes. `SNAPSHOTS=overwrite` writes these files anew.
 
 use std::path::Path;
 
