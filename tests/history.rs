@@ -1,4 +1,4 @@
-//! The history of every server: segments of a base and its increments, and a new segment when the increments have grown.
+//! What every server keeps of the past: segments of a base and its increments, begun anew when the increments have grown.
 
 use std::fs;
 

@@ -275,7 +275,7 @@ impl Shared {
         rollout::target(&self.head.borrow().stored.header, order, &self.record.borrow().record().policy)
     }
 
-    /// Tells the monitor. If the monitor is gone, this process is stopping.
+    /// Tells the monitor. Where nobody listens any more, this process is stopping.
     pub(crate) fn see(&self, event: Event) {
         if let Event::Server(server, observation) = &event {
             self.reached.send_if_modified(|reached| reached.observe(server, observation));

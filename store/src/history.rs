@@ -69,7 +69,7 @@ pub struct Stored {
     pub size: u64,
     /// Bytes up to the end of its change frames, which are the part that a preview needs.
     pub changes_end: u64,
-    /// The file with the pack.
+    /// The file.
     pub path: PathBuf,
     /// The byte of the file at which the pack begins.
     pub at: u64,

@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(index.head().unwrap().header.number().sequence, 2);
     }
 
-    /// A listing may give the packs in any order.
+    /// Packs are found in any order.
     #[test]
     fn the_order_of_files_does_not_matter() {
         let packs: Vec<_> = line(4, 100).all().rev().cloned().collect();

@@ -98,7 +98,7 @@ pub(super) fn tree(packs: &[Arc<Stored>]) -> Result<Tree, HistoryError> {
     Ok(tree)
 }
 
-/// Finds `wanted` chunks in `packs`, newest first. A damaged pack is skipped, since another pack may have the chunk.
+/// Finds `wanted` chunks in `packs`, newest first. A damaged pack is passed over: another may have the chunk.
 pub(super) fn chunks<'a>(
     packs: impl Iterator<Item = &'a Arc<Stored>>,
     wanted: HashSet<Hash>,

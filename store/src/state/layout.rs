@@ -58,7 +58,7 @@ places! {
     ends = "ends.json";
     /// The number of this server's incarnation (W14).
     incarnation = "incarnation";
-    /// The packs of the revisions, and the log with the revision that the sets hold, this server's error, and a switch that is
+    /// Packs: the revisions. And the log: the revision that the sets hold, the error that this server is in, a switch that is
     /// under way.
     history = "history";
     /// The identity of each set's directory.
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn nothing_is_forgotten_while_a_switch_may_be_interrupted() {
         let (_directory, layout) = filled();
-        // A log that cannot be read may have a switch.
+        // It cannot be read, so nobody can say that there is none.
         std::fs::create_dir(log::path(&layout.history())).expect("made");
         assert!(matches!(layout.forget(), Err(ForgetError::Interrupted(_))));
         assert!(layout.group().exists());

@@ -276,7 +276,7 @@ fn send_tree(tree: &Tree, only: Option<&SetName>, prefix: &EntryPath, to: &mpsc:
             entries.push(entry(set, path, node));
         }
         if entries.len() == PART {
-            // If the caller has disconnected, the rest is walked in vain, which is quick.
+            // Nobody reads any more: the rest is walked for nothing, which is quick.
             let _ = to.blocking_send(Ok(v1::TreePart { entries: std::mem::take(&mut entries) }));
         }
     });
