@@ -1,7 +1,7 @@
-//! Every later program reads the files of each closed level: `tests/compat/level-N` has the state directories of a manager and
-//! of a member of a small farm, their sets, and their hellos. The private keys in there open nothing.
+//! What each closed level wrote is read by every later program: `tests/compat/level-N` has the state directories of a manager
+//! and of a member of a small farm, their sets, and the hellos that they would say. Private keys in there open nothing.
 //!
-//! `BELLWETHER_WRITE_COMPAT=1 cargo test --test farm compat::` writes the present level's files anew, until it is closed.
+//! `BELLWETHER_WRITE_COMPAT=1 cargo test --test farm compat::` writes those of the present level anew, until it is closed.
 
 use std::{
     collections::BTreeMap,
@@ -36,9 +36,9 @@ use prost::Message;
 
 use crate::farm::{Farm, Server, run};
 
-/// The variable that makes this test write the present level's files.
+/// The variable that has the present level's files written.
 const WRITE: &str = "BELLWETHER_WRITE_COMPAT";
-/// Files of a state directory that are not kept: the lock, and a cache that is as large as its table.
+/// What is not kept of a state directory: a lock, and a cache that is as large as its table.
 const NOT_KEPT: [&str; 2] = ["lock", "outlines"];
 
 fn root() -> PathBuf {
@@ -72,19 +72,19 @@ fn scratch(directory: &Path, server: &str) -> (tempfile::TempDir, Layout) {
     (home, layout)
 }
 
-/// Files of a repository are readable for all users, and those of a state directory are not.
+/// Files of a repository are everybody's to read; a state directory's are not.
 fn private(state: &Path) {
     run(Command::new("chmod").args(["-R", "go="]).arg(state)).success();
 }
 
-/// Runs a small farm through all changes that leave traces in state files, and keeps these files.
+/// Runs a small farm through what leaves its traces in state files, and keeps those.
 fn write(to: &Path) {
     let mut farm = Farm::plan().members(1).start_with(|manager| {
         manager.write("index.html", "<p>one</p>");
         manager.write("conf.d/app.conf", "server 10.0.0.1;\n".repeat(200));
     });
     farm.manager().command(&["group", "set", "--exclude", "web=*.bak", "--min-serving", "0"]).success();
-    // For the chain of records, the role goes to another server and comes back.
+    // The chain of records: the role goes and comes back.
     farm.manager().command(&["promote", "member1"]).success();
     farm.led_by(1);
     farm.wait_equal();
@@ -94,7 +94,7 @@ fn write(to: &Path) {
     farm.manager().command(&["maintenance", "start", "member1", "--yes"]).success();
     farm.manager().command(&["maintenance", "finish", "member1", "--yes"]).success();
     farm.token(&["--uses", "2", "--names", "web*"]);
-    // This makes an increment on a base, with a patch among its chunks.
+    // An increment on a base, one of its chunks a patch.
     farm.manager().write("conf.d/app.conf", "server 10.0.0.1;\n".repeat(200) + "# changed\n");
     farm.wait_equal();
     for server in [1, 0] {
@@ -144,7 +144,7 @@ fn parties(held: &Held, member: &KeyPair) -> Parties {
     Parties { group: record.group, server: member.public(), manager: record.manager().key }
 }
 
-/// The hellos of both servers.
+/// The hellos that the two would say.
 fn write_hellos(to: &Path) {
     let ((held, manager, head), (_, member, at)) = (kept(to, "manager"), kept(to, "member1"));
     let epoch = held.current.record().version.epoch;
@@ -235,7 +235,7 @@ fn hellos_are_read(level: Level, directory: &Path) {
     SignedHeader::from_wire(up.at.expect("a revision")).expect("it is read");
 }
 
-/// A farm goes on from the files of a level.
+/// A farm goes on from what a level left behind.
 #[test]
 fn a_farm_goes_on_from_the_state_that_each_level_wrote() {
     for (level, directory) in levels() {
@@ -266,13 +266,13 @@ fn a_farm_goes_on_from_the_state_that_each_level_wrote() {
     }
 }
 
-/// Replaces a server's state and set by those of a level, with this machine's ports.
+/// Puts a level's state and set in the place of a server's, on this machine's ports.
 fn settle(server: &Server, directory: &Path) {
     let from = directory.join(&server.name);
     copy(&from.join("state"), &server.state());
     private(&server.state());
     copy(&from.join("web"), server.set("web"));
-    // It has a path of the machine that wrote it.
+    // It tells a place on the machine that wrote it.
     fs::remove_file(server.state().join("roots.json")).expect("removed");
     let quoted = |path: PathBuf| path.display().to_string();
     let top: BTreeMap<&str, String> = BTreeMap::from([
