@@ -1,4 +1,4 @@
-//! Compiles the contract with protox: nobody who builds this needs protoc.
+//! Compiles the contract with protox, so that a build needs no protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["revision", "push", "group", "admin", "drift"].map(|name| format!("bellwether/v1/{name}.proto"));

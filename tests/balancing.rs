@@ -1,4 +1,4 @@
-//! Servers are taken out of rotation and put back, before a real HAProxy and while clients ask.
+//! A real HAProxy takes servers out of rotation and back while clients send requests.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn w21_draining_moves_traffic_without_a_failed_request() {
     let later = client.wait_more(100);
     assert_eq!(later.of("member1"), drained.of("member1"), "it is asked although it is drained");
 
-    // Asked again, nothing changes.
+    // A second drain changes nothing.
     block_on(balancers.drain(&member1)).expect("drained already");
     let report = block_on(balancers.ready(&member1)).expect("ready");
     assert!(report.serves(), "{report}");

@@ -1,4 +1,4 @@
-//! How balancers learn by themselves which servers are ready: the arrangements of docs/balancers.md, before a real HAProxy.
+//! Balancers find the ready servers by themselves: the setups of docs/balancers.md, before a real HAProxy.
 
 use std::{fs, process::Command};
 
@@ -9,7 +9,7 @@ use crate::{
     farm::{DEADLINE, Farm, Server, get, run, wait_for},
 };
 
-/// A farm whose second member is in the group, holds the page by hand, and waits for its first sync.
+/// A farm whose second member is in the group, has a copy of the page, and waits for its first sync.
 fn with_a_member_that_waits() -> Farm {
     let mut farm = Farm::plan().members(2).unformed();
     farm.manager().write(PAGE, "<p>page</p>");
@@ -73,7 +73,7 @@ fn w11_a_stopped_agent_takes_nobody_out_of_rotation() {
         assert_eq!(site.haproxy.status(server), "UP");
         client.wait_from(server);
     }
-    // As after an upgrade.
+    // The agents start again, as after an upgrade.
     farm.server_mut(0).start();
     farm.server_mut(1).start();
     farm.wait_in_sync();
@@ -139,7 +139,7 @@ fn the_http_port_says_where_the_manager_is() {
     assert_eq!((code, body.contains("at revision 1.")), (200, true), "{body}");
 }
 
-/// The blocks of docs/balancers.md in that language.
+/// The blocks in that language in docs/balancers.md.
 fn documented(language: &str) -> Vec<String> {
     let text = include_str!("../docs/balancers.md");
     let begins = format!("```{language}\n");
@@ -153,7 +153,7 @@ fn haproxy_and_nginx_take_the_documented_configurations() {
     let file = directory.path().join("file");
     let haproxy = documented("haproxy");
     let [whole, backend] = haproxy.as_slice() else { panic!("{} blocks for HAProxy", haproxy.len()) };
-    // The second one takes the place of the first one's backend.
+    // The second block replaces the backend of the first one.
     let (head, _) = whole.split_once("backend app").expect("a backend");
     for text in [whole.as_str(), &format!("{head}{backend}")] {
         fs::write(&file, text).expect("written");

@@ -1,5 +1,5 @@
-//! Whether the manager and candidates can drive the balancers; balancers that are driven by files and commands of this
-//! machine: a real nginx that balances, and a command.
+//! The manager and candidates tell whether they can drive the balancers. Balancers that are driven by files and commands of
+//! this machine: a real nginx that balances, and a command.
 
 use std::{
     fs,
@@ -72,7 +72,7 @@ struct Edge {
 }
 
 impl Edge {
-    /// Before the nginxes of the site.
+    /// Starts it in front of the site's nginxes.
     fn start(farm: &Farm, site: &mut Site) -> Self {
         let home = farm.directory().join("edge");
         fs::create_dir_all(&home).expect("a directory");
@@ -158,7 +158,7 @@ fn w21_a_balancing_nginx_drains_a_server_without_a_failed_request() {
     client.stop().flawless();
 }
 
-/// The way of a procedure: by agent.toml and the record. HAProxy takes the server back at once, nginx cannot at first.
+/// A drain and a return by agent.toml and the record. HAProxy takes the server back at once, and nginx fails at first.
 #[test]
 fn w21_a_procedure_drives_a_balancing_nginx_and_ends_where_one_balancer_was_late() {
     let mut farm = Farm::plan().members(1).start();
@@ -198,7 +198,7 @@ fn an_upstream_file_that_fails_its_test_is_put_back() {
     let mut site = Site::start(&farm);
     let edge = Edge::start(&farm, &mut site);
     let before = edge.file();
-    // Something else is wrong in the configuration: nginx would refuse to read it anew.
+    // Another part of the configuration is wrong, so nginx would refuse to read it again.
     let config = edge.home.join("nginx.conf");
     let text = fs::read_to_string(&config).expect("the configuration");
     fs::write(&config, text.replace("http {", "http { nonsense;")).expect("written");

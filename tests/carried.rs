@@ -1,4 +1,4 @@
-//! What of a directory travels, and what is left alone: special files, excluded and local files, ACLs, owners.
+//! The entries of a directory that travel, and those that stay: special files, excluded and local files, ACLs, owners.
 
 use std::{
     fs,
@@ -100,7 +100,7 @@ fn excluded_and_local_files_stay_each_servers_own() {
             assert_eq!(fs::read_to_string(server.web(own)).expect("its own file"), server.name);
         }
     }
-    // Neither a sync nor the removal of all that is shared around them touches them.
+    // Neither a sync nor the removal of all shared files around them changes the servers' own files.
     fs::remove_file(farm.manager().web("conf.d/shared.conf")).expect("removed");
     farm.manager().command(&["publish", "--accept"]).success();
     farm.manager().command(&["sync"]).success();
@@ -114,7 +114,7 @@ fn excluded_and_local_files_stay_each_servers_own() {
 #[test]
 fn a_line_in_the_middle_of_a_large_file_costs_kilobytes() {
     let mut random = crate::farm::random::Random::seeded();
-    // Text that does not compress to nothing, or the test would prove nothing.
+    // The text must not compress to nothing, or the test would prove nothing.
     let text: String = (0..500_000).map(|_| format!("{:016x} deny;\n", random.number())).collect();
     let farm = Farm::plan().members(1).start_with(|manager| manager.write("blocked.conf", &text));
     farm.wait_equal();

@@ -1,4 +1,4 @@
-//! W5, W17: a change is propagated by itself, wherever it was made; on the manager it takes effect at once.
+//! W5, W17: a change is propagated by itself from any server, and takes effect on the manager at once.
 
 use std::fs;
 
@@ -128,7 +128,7 @@ fn a_burst_of_many_files_is_one_revision_or_few() {
         farm.manager().write(&format!("burst/{}/{i}.conf", i % 20), format!("file {i}"));
     }
     let after = farm.wait_equal().head.expect("a revision").sequence;
-    // Quiet time begins at 5 ms: on a machine that stops for longer in the middle of the burst it is cut.
+    // The quiet time begins at 5 ms, so a machine that stops for longer in the middle of the burst makes two revisions.
     assert!(after - before <= 10, "{} revisions for one burst", after - before);
     farm.assert_equal();
 }
@@ -160,7 +160,7 @@ fn w5_a_file_is_edited_through_any_server() {
     assert_eq!(fs::read(farm.member(2).web("conf.d/new.conf")).expect("a file"), b"a new one\n");
 }
 
-/// What an error names as kept.
+/// The path of the kept text in an error.
 fn kept(stderr: &str) -> &str {
     stderr.split("the edited text is kept in ").nth(1).expect("a path").lines().next().expect("a line")
 }
@@ -228,7 +228,7 @@ fn w8_changes_asked_of_a_server_in_error_are_refused() {
     farm.wait_equal();
 }
 
-/// What an admin tool does: the group's calls over mutual TLS, with a key of the group, at whatever server it reaches.
+/// The calls of an admin tool: the group's RPCs over mutual TLS, with a key of the group, at any server.
 #[test]
 fn w5_w11_a_client_changes_files_by_grpc_at_any_server() {
     let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("a.conf", "first"));
@@ -260,20 +260,20 @@ fn w5_w11_a_client_changes_files_by_grpc_at_any_server() {
     assert_eq!(fs::read(farm.manager().web("a.conf")).expect("a file"), b"third");
     let late = change(&mut at_member, put(Some(b"second"), "too late")).expect_err("a conflict");
     assert_eq!(late.code(), Code::FailedPrecondition);
-    assert!(late.message().contains("not what was expected"), "{late:?}");
+    assert!(late.message().contains("not as expected"), "{late:?}");
     let read = v1::ReadRequest { set: "web".into(), path: "a.conf".into() };
     let reply = runtime.block_on(at_member.read(read)).expect("read through a member").into_inner();
     assert_eq!(reply.data.as_ref(), b"third");
     farm.wait_equal();
 
-    // Whoever passes on what was passed on already would pass it round and round.
+    // A forwarded change that is forwarded again would go round and round.
     let mut again = tonic::Request::new(put(None, "round"));
     again.metadata_mut().insert("bellwether-forwarded", "1".parse().expect("a value"));
     let refused = runtime.block_on(at_member.change(again)).expect_err("passed on twice");
     assert!(refused.message().contains("is a member"), "{refused:?}");
 
     farm.server_mut(0).kill();
-    // The first may meet the end of the connection.
+    // The first call may meet the end of the connection.
     wait_for("W11's refusal", DEADLINE, || {
         let away = change(&mut at_member, put(None, "no")).expect_err("W11");
         assert_eq!(away.code(), Code::Unavailable);

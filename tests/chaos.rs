@@ -1,8 +1,8 @@
-//! Random faults on real agents: kill -9, networks that fall apart, promotions, restored states, edits. Then peace, in which
-//! an operator does what the monitor says. All must come together, and whatever was acknowledged or edited must be in
+//! Random faults on real agents: kill -9, networks that fall apart, promotions, restored states, edits. After that, in peace,
+//! an operator follows the monitor's advice. All servers must come together, and every acknowledged change and edit must be in
 //! force, kept, or named as lost (invariants 1 to 4). The simulation does the same to the rules alone, and far more often.
 //!
-//! `TEST_SEED` repeats the choices of a run; `CHAOS_STEPS` says how many faults there are (12 without it).
+//! `TEST_SEED` repeats the choices of a run; `CHAOS_STEPS` is the number of faults (12 by default).
 
 mod operator;
 
@@ -18,9 +18,9 @@ use crate::{
 
 /// The manager and its members.
 const SERVERS: usize = 4;
-/// For a command that the others may not answer.
+/// The time limit of a command that other servers may not answer.
 const PATIENCE: &str = "--timeout=4s";
-/// Where an agent may die by itself.
+/// The points at which an agent may die by itself.
 const FAILPOINTS: [&str; 12] = [
     "apply.staged",
     "apply.cleaned",
@@ -36,23 +36,23 @@ const FAILPOINTS: [&str; 12] = [
     "procedure.acted",
 ];
 
-/// Something that must not get lost.
+/// A change that must not get lost.
 struct Change {
     file: String,
     text: String,
 }
 
-/// A farm, and what has happened to it.
+/// A farm and its story.
 struct Chaos {
     farm: Farm,
     network: Option<Arc<Network>>,
     random: Random,
     changes: Vec<Change>,
-    /// Agents that hang.
+    /// The agents that hang.
     hung: BTreeSet<usize>,
-    /// States that may be put back.
+    /// The states that may be restored.
     backups: Vec<(usize, PathBuf)>,
-    /// What commands have said.
+    /// The outputs of commands.
     said: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ fn invariants_1_to_4_hold_through_random_faults_of_real_agents() {
 impl Chaos {
     fn begin() -> Self {
         let mut random = Random::seeded();
-        // Half of them on networks that can fall apart, where this machine makes them.
+        // Half of the farms are on networks that can fall apart, if this machine can make them.
         let network = (random.below(2) == 0).then(|| Network::new(SERVERS)).flatten().map(Arc::new);
         let plan = Farm::plan().members(SERVERS - 1);
         let plan = match &network {
@@ -98,7 +98,7 @@ impl Chaos {
         self.said.push(line);
     }
 
-    /// What has happened, for a failure.
+    /// The story so far, for a failure.
     fn story(&self) -> String {
         self.said.join("\n")
     }
@@ -107,7 +107,7 @@ impl Chaos {
         self.farm.server(index).name.clone()
     }
 
-    /// Gives a command at that server; what it says is remembered.
+    /// Gives a command at that server, and remembers its output.
     fn command(&mut self, index: usize, arguments: &[&str]) -> Output {
         self.command_with_input(index, arguments, "")
     }
@@ -119,7 +119,7 @@ impl Chaos {
         output
     }
 
-    /// Whether it answers, as far as nothing but its network is in the way.
+    /// Whether the server runs and would answer if its network works.
     fn runs(&mut self, index: usize) -> bool {
         if self.hung.contains(&index) {
             return false;
@@ -131,7 +131,7 @@ impl Chaos {
         server.runs()
     }
 
-    /// One that takes itself for the manager, if any; otherwise one that runs.
+    /// A running server that leads, if there is one; otherwise any running server.
     fn manager(&mut self) -> Option<usize> {
         let running: Vec<usize> = (0..SERVERS).filter(|index| self.runs(*index)).collect();
         let leads = |index: &usize| operator::leads(&self.farm, *index);
@@ -166,7 +166,7 @@ impl Chaos {
         Change { file: format!("change-{number}.conf"), text: format!("the text of change-{number}\n") }
     }
 
-    /// A client's change; what is acknowledged must not get lost.
+    /// A client's change; it must not get lost once it is acknowledged.
     fn put(&mut self) {
         let Some(index) = self.manager() else { return };
         let change = self.change();
@@ -178,7 +178,7 @@ impl Chaos {
         }
     }
 
-    /// An edit by hand, wherever.
+    /// An edit by hand at any server.
     fn edit(&mut self, index: usize) {
         let change = self.change();
         self.tell(format!("{} is edited: {}", self.name(index), change.file));
@@ -193,7 +193,7 @@ impl Chaos {
         }
     }
 
-    /// It is there, and does nothing.
+    /// Makes the server hang: it runs, but does nothing.
     fn hang(&mut self, index: usize) {
         if self.runs(index) {
             self.tell(format!("{} hangs", self.name(index)));
@@ -269,7 +269,7 @@ impl Chaos {
         self.command(manager, &[&["maintenance", what, &name, "--yes", "--wait=none", PATIENCE], promote].concat());
     }
 
-    /// Only one that runs, and is whole: a backup of a state that is being written is no backup.
+    /// Backs up a running server that is whole: a copy of a state that is being written is no backup.
     fn back_up(&mut self, index: usize) {
         if self.runs(index) && self.backups.is_empty() {
             self.tell(format!("{} is backed up", self.name(index)));
@@ -278,7 +278,7 @@ impl Chaos {
         }
     }
 
-    /// What only that server had goes with its state: no program can bring that back.
+    /// Restores a server. Changes that only this server had are lost with its state, and no program can bring them back.
     fn restore(&mut self) {
         let Some((index, backup)) = self.backups.pop() else { return };
         if !self.runs(index) {
@@ -292,13 +292,13 @@ impl Chaos {
         gone.into_iter().rev().for_each(|at| drop(self.changes.remove(at)));
     }
 
-    /// Peace: everything runs and is connected.
+    /// Begins the peace: everything runs and is connected.
     fn end(&mut self) {
         self.heal();
         self.go_on();
         self.tell("peace".to_owned());
         for index in 0..SERVERS {
-            // Whatever it was armed with strikes no more.
+            // A restart without a failpoint: the old failpoints are gone.
             self.farm.server_mut(index).kill();
             self.farm.server_mut(index).start();
         }
@@ -314,7 +314,7 @@ impl Chaos {
         there.is_ok_and(|text| text == change.text) || self.is_kept(index, change)
     }
 
-    /// Whether that change is in force or kept somewhere, or was named to somebody as lost.
+    /// Whether that change is in force or kept at the server, or a command named it as lost.
     fn knows(&self, change: &Change) -> bool {
         let message = format!("message of {}", change.file);
         let log = || self.farm.manager().command(&["group", "show", "--log"]).stdout;

@@ -1,5 +1,5 @@
-//! kill -9 at every named point of an apply and of a publish: afterwards the sets hold exactly one revision (invariant
-//! 1), what was acknowledged is there (invariant 2), and the farm goes on by itself.
+//! kill -9 at every named point of an apply and of a publish. After it, the sets hold exactly one revision (invariant 1),
+//! every acknowledged change is there (invariant 2), and the farm goes on by itself.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use bellwether_store::failpoint::{APPLY, HISTORY};
 
 use crate::farm::{DEADLINE, Farm, Server, compare, run, wait_for};
 
-/// Files in `conf.d`; every round changes some of each kind.
+/// The files in `conf.d`; every round changes some of each kind.
 const FILES: usize = 12;
 
 fn content(round: usize, file: usize) -> String {
@@ -38,22 +38,22 @@ fn write_round(server: &Server, round: usize) {
     fs::set_permissions(server.web("conf.d/00.conf"), fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// A copy of the manager's set as it is now, to be compared with later.
+/// A copy of the manager's present set, for later comparisons.
 fn remember(farm: &Farm, name: &str) -> PathBuf {
     let copy = farm.directory().join(name);
-    // -I: a round takes less than the second by which rsync would tell a changed file.
+    // -I is needed because a round is shorter than the second by which rsync notices a changed file.
     run(Command::new("rsync").args(["-aAXI", "--delete"]).arg(farm.manager().set("web").join("")).arg(&copy)).success();
     copy
 }
 
-/// Asserts that `set` holds exactly the old revision or exactly the new one.
+/// Asserts that `set` holds exactly the old or exactly the new revision.
 fn assert_old_or_new(point: &str, set: &Path, old: &Path, new: &Path) {
     if let (Some(to_old), Some(to_new)) = (compare::difference(old, set), compare::difference(new, set)) {
         panic!("killed at {point}: neither the old revision ({to_old}) nor the new one ({to_new})");
     }
 }
 
-/// Asserts that every file that a reader finds is the old one or the new one, whole.
+/// Asserts that every file that a reader finds is whole, and the old or the new one.
 fn assert_no_file_cut_short(point: &str, set: &Path, old: &Path, new: &Path) {
     for file in 0..FILES {
         let name = format!("conf.d/{file:02}.conf");
@@ -63,24 +63,24 @@ fn assert_no_file_cut_short(point: &str, set: &Path, old: &Path, new: &Path) {
     }
 }
 
-/// Waits until all are in sync; an armed manager may die at its first scan before that.
+/// Waits until all are in sync; an armed manager may die earlier, at its first scan.
 fn wait_ready(farm: &mut Farm, index: usize) {
     wait_for("all in sync with the armed server, or its death", DEADLINE, || {
         if farm.server_mut(index).ended().is_some() || farm.is_in_sync() { Ok(()) } else { Err("neither".to_owned()) }
     });
 }
 
-/// Waits until that server has died; the points after the report come a moment later than all are in sync.
+/// Waits until that server has died. The points after the report come a moment after all are in sync.
 fn wait_death(farm: &mut Farm, index: usize, point: &str) {
     wait_for(&format!("death at {point}"), DEADLINE, || {
         if farm.server_mut(index).ended().is_some() { Ok(()) } else { Err("it lives".to_owned()) }
     });
 }
 
-/// One farm, one round for each point; the server comes by each.
+/// One farm with a round for each point, at which the server dies.
 fn kill_at_each(points: &[&'static str], index: usize) {
     let mut farm = Farm::plan().members(2).start_with(|manager| write_round(manager, 0));
-    // A round is to be one revision, however long it takes to write.
+    // A round is to be one revision, even if writing it takes long.
     farm.manager().command(&["group", "set", "--publish", "manual"]).success();
     farm.wait_equal();
     for (i, point) in points.iter().enumerate() {
@@ -103,7 +103,7 @@ fn kill_at_each(points: &[&'static str], index: usize) {
             assert_old_or_new(point, farm.member(index).set("web"), &old, &new);
         }
         farm.server_mut(index).start();
-        // What died with the manager before it was a revision is an edit still.
+        // Changes that died with the manager before they were a revision are still edits.
         farm.manager().command(&["publish"]).success();
         farm.wait_equal();
     }

@@ -1,4 +1,4 @@
-//! The demo, as it is tried first.
+//! The demo, as a newcomer runs it.
 
 use std::{fs, path::Path, process::Stdio};
 
@@ -23,7 +23,7 @@ fn demo_copies_your_own_tree_and_leaves_it_alone() {
     assert_eq!(std::fs::read_dir(own.path()).expect("it").count(), 1);
 }
 
-/// The agents of the demo in that directory for temporary files, by process.
+/// The processes of the demo's agents in that directory for temporary files.
 fn agents(home: &Path) -> Vec<i32> {
     let inside = |process: &fs::DirEntry| {
         let directory = fs::read_link(process.path().join("cwd")).ok()?;
@@ -34,13 +34,13 @@ fn agents(home: &Path) -> Vec<i32> {
     fs::read_dir("/proc").expect("processes").flatten().filter_map(|process| inside(&process)).collect()
 }
 
-/// Whatever the test finds: nothing is left running.
+/// Ends all agents, also if the test fails.
 struct Sweep<'a>(&'a Path);
 
 impl Drop for Sweep<'_> {
     fn drop(&mut self) {
         for agent in agents(self.0).into_iter().filter_map(Pid::from_raw) {
-            // It may end just now.
+            // The process may end at this moment.
             let _ = kill_process(agent, Signal::KILL);
         }
     }

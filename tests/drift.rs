@@ -1,4 +1,4 @@
-//! W3: what was changed at a member by hand is detected by content and reported, never adopted.
+//! W3: edits by hand at a member are detected by content and reported, and never adopted.
 
 use std::{
     fs::{self, File, FileTimes},
@@ -41,7 +41,7 @@ fn w3_an_edit_at_a_member_is_reported_as_drift_and_never_adopted() {
     assert_eq!(fs::read(kept).expect("kept"), b"an edit by hand");
 }
 
-/// Another content of the same length, under the same time.
+/// Other content of the same length and with the same time.
 fn replace_unseen(path: &Path, content: &str) {
     let before = fs::metadata(path).expect("a file");
     assert_eq!(before.len(), content.len() as u64, "the same length");
@@ -72,7 +72,7 @@ fn w3_a_directory_copied_by_hand_is_detected_by_its_content() {
     farm.manager().command(&["verify"]).success();
 }
 
-/// What the update of [`w3_an_edit_while_an_update_is_made_is_drift_and_no_error`] brings, each edited in its own way.
+/// The update of [`w3_an_edit_while_an_update_is_made_is_drift_and_no_error`], in which each entry is edited in its own way.
 const EDITS: [&str; 7] = ["appended", "replaced", "mode", "touched", "removed", "below", "made again"];
 
 fn edited_entry(server: &Server, how: &str) -> PathBuf {
@@ -101,11 +101,11 @@ fn edit(path: &Path, how: &str) {
     }
 }
 
-/// What was put there a moment ago is edited before the server has read it back, or before it has said so.
+/// Entries are edited right after the switch, before the server has read them back or reported.
 #[test]
 fn w3_an_edit_while_an_update_is_made_is_drift_and_no_error() {
     let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("made again.conf", "there before"));
-    // What is written before a `publish` is one revision.
+    // With manual publishing, all files of the update are one revision.
     farm.manager().command(&["group", "set", "--publish", "manual"]).success();
     for point in
         ["apply.after-exchange:4", "apply.exchanged", "apply.synced", "apply.read-back", "apply.kept", "apply.cleaned"]
@@ -263,7 +263,7 @@ fn w3_drift_that_is_kept_becomes_a_revision_for_all() {
     assert_eq!(farm.status().head.expect("a head").sequence, before, "a dry run publishes nothing");
 
     let part = ["drift", "keep", "member1", "web:new/deep/n.conf", "--wait", "all"];
-    // The member that is waited for goes on having edits of its own.
+    // The command waits for a member that still has other edits.
     farm.member(2).command(&part).exits(5).says(&["member1"]);
     wait_drift(&farm, 6);
     assert_eq!(fs::read(farm.manager().web("new/deep/n.conf")).expect("kept"), b"a new file\n");
@@ -349,7 +349,7 @@ fn w3_with_the_policy_revert_the_managers_state_comes_back_by_itself() {
     assert_eq!(fs::read(&status.kept[0]).expect("the edit"), b"before the policy");
     farm.wait_equal();
 
-    // While its agent does not run nothing is put back: that is done when it starts.
+    // While its agent is stopped, nothing is put back; the agent does that when it starts.
     farm.server_mut(1).stop();
     farm.member(1).write("more.conf", "made meanwhile");
     farm.server_mut(1).start();
@@ -374,7 +374,7 @@ fn w3_with_the_policy_hold_a_drifted_server_takes_no_updates_until_that_is_settl
     farm.manager().command(&["wait", "--timeout", "180s"]).exits(5).says(&["member1", "takes no updates"]);
     assert_eq!(fs::read(farm.member(1).web("gone.conf")).expect("a file"), b"gone");
 
-    // Kept, although the head has moved on elsewhere.
+    // The edits are kept, although the head has other changes meanwhile.
     farm.manager().command(&["drift", "keep", "member1", "--wait", "all"]).success();
     farm.wait_equal();
     farm.assert_equal();
@@ -386,7 +386,7 @@ fn w3_with_the_policy_hold_a_drifted_server_takes_no_updates_until_that_is_settl
     farm.manager().command(&["drift", "revert", "member1"]).success().says(&["recovery", "a.conf"]);
     farm.wait_equal();
 
-    // An edit that nobody has noticed yet is not replaced either; and a sync brings back the manager's state.
+    // An edit that was not noticed yet is not replaced either, and a sync brings back the manager's state.
     farm.member(1).write("a.conf", "held at last");
     farm.manager().command_with_input(&["put", "web:a.conf"], "the manager's").success();
     farm.wait_server(farm.member(1), "the hold", |s| s.held && s.lag_revisions > 0);
@@ -412,7 +412,7 @@ fn w3_what_is_excluded_or_each_servers_own_is_no_drift() {
     assert_eq!(fs::read(farm.member(1).web("local-1.conf")).expect("left alone"), b"its own");
 }
 
-/// Nobody but its manager asks a member about its edits, or has them put back.
+/// Only its manager may ask a member about its edits, or have them put back.
 #[test]
 fn w3_a_member_obeys_its_manager_only() {
     let farm = Farm::plan().members(2).start_with(fill);
@@ -444,7 +444,7 @@ fn w3_a_member_obeys_its_manager_only() {
     assert_eq!(fs::read(farm.member(1).web("a.conf")).expect("a file"), b"an edit");
 }
 
-/// As an administrator might restore a server from a copy: the whole directory is another one.
+/// The whole directory is replaced, as if an administrator restored it from a copy.
 #[test]
 fn w3_a_whole_set_that_was_replaced_by_hand_is_judged_by_its_content() {
     let farm = Farm::plan().members(1).start_with(fill);

@@ -1,10 +1,10 @@
-//! A set is not emptied by mistake: what is gone counts over an hour, for every way of changing; what moved is not gone.
+//! A set is not emptied by mistake: missing entries count for an hour, for every way of changing; moved entries do not count.
 
 use std::fs;
 
 use crate::farm::{Farm, Server, wait_for};
 
-/// So many files in `conf.d`.
+/// The number of files in `conf.d`.
 fn fill(manager: &Server, files: usize) {
     (0..files).for_each(|n| manager.write(&format!("conf.d/{n}.conf"), format!("server {n};")));
 }
@@ -24,7 +24,7 @@ fn single_removals_by_command_stop_before_the_set_is_empty_and_over_a_restart() 
     (0..6).for_each(|n| drop(rm(&farm, 0, n, &[]).success()));
     farm.server_mut(0).stop();
     farm.server_mut(0).start();
-    // Ten of 21 entries may go; from a member, too.
+    // Ten of 21 entries may be removed, also from a member.
     farm.wait_in_sync();
     (6..10).for_each(|n| drop(rm(&farm, 1, n, &[]).success()));
     for by in [0, 1] {
@@ -34,7 +34,7 @@ fn single_removals_by_command_stop_before_the_set_is_empty_and_over_a_restart() 
     assert!(farm.manager().web("conf.d/10.conf").exists(), "the file is there still");
     farm.manager().command(&["put", "web:conf.d/11.conf", "/dev/null"]).success();
     rm(&farm, 1, 10, &["--accept"]).success();
-    // What is gone counts anew.
+    // The count begins anew.
     rm(&farm, 0, 11, &[]).success();
     farm.server_mut(0).stop();
     farm.server_mut(0).start();
@@ -98,7 +98,7 @@ fn a_renamed_directory_is_published_and_so_is_one_that_moved_to_another_set() {
         other => Err(format!("{other:?}")),
     });
     farm.wait_equal();
-    // Moved with one small edit.
+    // One file of the moved directory has a small edit.
     fs::write(farm.manager().web("conf.v2/7.conf"), "edited").expect("written");
     fs::rename(farm.manager().web("conf.v2"), farm.manager().set("other").join("conf.v2")).expect("moved");
     farm.wait_equal();

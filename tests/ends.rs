@@ -1,5 +1,5 @@
-//! An agent that loses one of its tasks ends, says which, and is whole again when it is started again. What it ended of three
-//! times is kept out, by name, until a person lets it in.
+//! An agent that loses one of its tasks ends, names the task, and is whole when it is started again. A peer, pack or file that
+//! was in progress at three ends is quarantined by name until a person lifts that.
 
 use std::{fs, os::unix::fs::MetadataExt, os::unix::process::ExitStatusExt, process::ExitStatus, process::Stdio};
 
@@ -11,7 +11,7 @@ use crate::{
     maintenance::{is_done, wait_procedure},
 };
 
-/// Starts the agent with that failpoint; how it ended.
+/// Starts the agent with that failpoint, and returns how it ended.
 fn ends_at(server: &mut Server, point: &str) -> ExitStatus {
     server.start_with(&[("BELLWETHER_FAILPOINT", point)]);
     let status = wait_for(&format!("the end of {} by {point}", server.name), DEADLINE, || {
@@ -87,7 +87,7 @@ fn a_file_at_which_the_manager_ended_three_times_is_quarantined_until_it_is_let_
     for _ in 0..3 {
         ends_at(farm.server_mut(0), "scan.read=panic");
     }
-    // Armed still: it reads that file no more.
+    // The failpoint is still armed, but the agent does not read that file any more.
     farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "scan.read=panic")]);
     let named = "file web:bad.conf";
     farm.wait_status("the quarantine", |status| status.quarantined.iter().any(|line| line.starts_with(named)));
@@ -96,7 +96,7 @@ fn a_file_at_which_the_manager_ended_three_times_is_quarantined_until_it_is_let_
     farm.manager().command(&["quarantine"]).success().says(&[named]);
     assert!(farm.manager().read_log().contains("from the next start on it is quarantined"));
 
-    // It outlives a restart, and ends with a command.
+    // The quarantine outlives a restart, and ends by a command.
     farm.server_mut(0).kill();
     farm.server_mut(0).start();
     farm.wait_status("the quarantine still", |status| !status.quarantined.is_empty());
@@ -150,7 +150,7 @@ fn a_member_at_whose_word_the_manager_ended_three_times_is_not_talked_to_and_the
     farm.wait_equal();
 }
 
-/// A balancer's command writes down what it is told.
+/// A balancer's command that writes its arguments to a file.
 #[test]
 fn what_a_balancer_was_told_before_the_end_is_not_told_again() {
     let mut farm = Farm::plan().members(1).start();
@@ -193,7 +193,7 @@ fn there_is_no_core_dump_of_a_process_that_has_the_key() {
     assert!(status.signal().is_some() && !status.core_dumped(), "{status}");
 }
 
-/// The system gives what belongs to a process that is not dumpable to root.
+/// The system makes root the owner of the files in /proc of a process that is not dumpable.
 #[test]
 fn other_processes_of_its_user_cannot_look_into_its_memory() {
     if !rustix::process::geteuid().is_root() {
@@ -201,7 +201,7 @@ fn other_processes_of_its_user_cannot_look_into_its_memory() {
     }
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(bellwether().get_program());
-    // It reads its input before anything else, and waits for it here.
+    // The command reads its input before anything else, and waits for it here.
     command.args(["put", "web:a.conf", "--admin-socket", "/nonexistent"]).stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a command");
     let process = format!("/proc/{}", child.id());

@@ -1,6 +1,6 @@
-//! A candidate that is not to be trusted: it uses the epochs up, or takes the role. No server takes a record that jumps, and
-//! root rebuilds the group without its key: at one server, and by a token at each other. The hostile candidate is played by the
-//! test, with the real key of a server that was stopped.
+//! A candidate that is not to be trusted uses the epochs up, or takes the role. No server accepts a record that jumps, and
+//! root rebuilds the group without its key: at one server, and by a token at each other one. The test plays the hostile
+//! candidate, with the real key of a server that was stopped.
 
 use std::fs;
 
@@ -19,16 +19,16 @@ use tokio::runtime::Runtime;
 
 use crate::farm::{DEADLINE, Farm, Server, one, wait_for};
 
-/// What records are signed under.
+/// The context of the records' signatures.
 const CONTEXT: &str = "bellwether v1 group record";
 
-/// A server that was stopped, and whose key somebody has.
+/// A stopped server whose key is in hostile hands.
 struct Hostile {
     key: KeyPair,
     name: ServerName,
-    /// The newest record that it has made, or held.
+    /// The newest record that it has made or held.
     held: SignedRecord,
-    /// Those before.
+    /// The records before that.
     chain: Vec<SignedRecord>,
     runtime: Runtime,
 }
@@ -43,7 +43,7 @@ impl Hostile {
         Self { key, name: server.name.parse().expect("a name"), held: held.current, chain: held.chain, runtime }
     }
 
-    /// Takes the role by `by` epochs, and nobody else may take it back.
+    /// Takes the role by `by` epochs, with no candidate that could take it back.
     fn take_over(&mut self, by: u64) {
         let mut record = self.held.record().clone();
         for server in &mut record.servers {
@@ -57,7 +57,7 @@ impl Hostile {
         self.held = next;
     }
 
-    /// The wire form of the record in force with another epoch, whatever the rules of signing say.
+    /// The wire form of the record in force with another epoch, against the rules of signing.
     fn with_epoch(&self, epoch: u64) -> v1::SignedRecord {
         let mut record = self.held.record().clone();
         for server in &mut record.servers {
@@ -70,7 +70,7 @@ impl Hostile {
         v1::SignedRecord { record: json.into(), signer, signature: signature.into() }
     }
 
-    /// Tells `server` these records; what it answers.
+    /// Tells `server` these records, and returns its answer.
     fn tell(&self, server: &Server, links: Vec<v1::SignedRecord>) -> Result<(), String> {
         let layout = Layout::new(server.state());
         let expected = identity::load(&layout).expect("readable").expect("a key").public();
@@ -87,7 +87,7 @@ impl Hostile {
     }
 }
 
-/// The epoch of the record that is in force there.
+/// The epoch of the record in force at that server.
 fn epoch(server: &Server) -> u64 {
     let held = Layout::new(server.state()).held().expect("readable").expect("a group");
     held.current.record().version.epoch.0
@@ -121,7 +121,7 @@ fn a_record_that_uses_the_epochs_up_is_taken_by_nobody_and_a_candidate_can_still
     }
     farm.manager().write("index.html", "two");
     farm.wait_same(farm.server(1));
-    // Whatever it wrote, somebody can lead: W24.
+    // In spite of its records, another server can lead: W24.
     farm.server_mut(0).kill();
     farm.server(1)
         .command(&["promote", "--self", "--yes"])
@@ -138,7 +138,7 @@ fn root_takes_the_group_back_from_a_hostile_candidate_server_by_server() {
     farm.wait_same(farm.server(1));
     farm.wait_same(farm.server(2));
 
-    // member2 hears of nothing. The two others follow the takeover, and member1 the next one, too: it has seen epoch 129.
+    // member2 hears nothing. The two others follow the takeover, and member1 also the next one: it has seen epoch 129.
     farm.server_mut(2).kill();
     hostile.take_over(limits::EPOCH_STEP);
     for index in [0, 1] {
@@ -155,7 +155,7 @@ fn root_takes_the_group_back_from_a_hostile_candidate_server_by_server() {
     farm.server_mut(0).start();
     farm.server(0).command(&["promote", "--self", "--force", "--yes"]).refused().says(&["not a candidate"]);
 
-    // At one server.
+    // The rebuild is given at one server.
     let at = farm.server(0);
     at.command(&["group", "rebuild", "--refuse", "no key", "--yes"]).exits(2);
     let own = identity::load(&Layout::new(at.state())).expect("readable").expect("a key").public().to_string();
@@ -168,15 +168,15 @@ fn root_takes_the_group_back_from_a_hostile_candidate_server_by_server() {
     assert!(given.len() <= 140, "{given}");
     farm.wait_leads(0);
     assert_eq!(epoch(farm.server(0)), 67);
-    // Given again, it says the token again.
+    // The same command prints the token again.
     let again = farm.server(0).command(&["group", "rebuild", "--refuse", &key, "--yes"]).success();
     assert_eq!(token(&again.stdout), given);
-    // What the key signs, or others by its word, is followed no more.
+    // Records that the key signs, or that others make after them, are not followed any more.
     hostile.take_over(limits::EPOCH_STEP);
     let refused = hostile.tell_all(farm.server(0)).expect_err("a key that is refused");
     assert!(refused.contains("not a server of this group") || refused.contains("was removed"), "{refused}");
 
-    // No message overrides the epoch that the others have seen: they show what is to be decided.
+    // No message overrides the epoch that the others have seen, so they show the decision to make.
     farm.server_mut(1).start();
     farm.server_mut(2).start();
     for index in [1, 2] {
@@ -189,7 +189,7 @@ fn root_takes_the_group_back_from_a_hostile_candidate_server_by_server() {
     }
     assert_eq!((epoch(farm.server(1)), epoch(farm.server(2))), (129, 1));
 
-    // At each other one: by its agent, which goes back from epoch 129; and by the command alone.
+    // The token is confirmed at each other server: by an agent, which goes back from epoch 129, and by the command alone.
     let wrong = given.replacen("rebuilt-", "rebuilt-A", 1);
     farm.server(1).command(&["group", "rebuild", "--confirm", &wrong, "--yes"]).exits(2);
     let planned = farm.server(1).command(&["group", "rebuild", "--confirm", &given, "--dry-run"]).success();
@@ -205,7 +205,7 @@ fn root_takes_the_group_back_from_a_hostile_candidate_server_by_server() {
     farm.server_mut(2).start();
     farm.server(2).command(&["group", "rebuild", "--confirm", &given, "--yes"]).success();
 
-    // They come together, and stay.
+    // The servers come together, and stay so.
     farm.manager().write("index.html", "after");
     for index in [1, 2] {
         farm.wait_same(farm.server(index));
@@ -218,7 +218,7 @@ fn root_takes_the_group_back_from_a_hostile_candidate_server_by_server() {
     let kept: Vec<_> = kept.filter_map(Result::ok).map(|point| point.file_name()).collect();
     assert!(kept.iter().any(|name| name == "refused-epoch-129"), "{kept:?}");
     assert!(one(&farm.status(), "member3").is_none(), "it is no server of the group");
-    // A restart changes nothing of it.
+    // A restart changes nothing.
     farm.server_mut(1).kill();
     farm.server_mut(1).start();
     farm.manager().write("index.html", "and on");

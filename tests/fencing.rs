@@ -1,4 +1,4 @@
-//! W26: one manager an epoch. Who was superseded, or is one of two, is refused, shown with what to do, and loses nothing.
+//! W26: an epoch has one manager. A superseded server, or one of two managers, is refused, told what to do, and loses nothing.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn take_over(server: &Server) {
     server.command(&["promote", "--self", "--yes"]).success();
 }
 
-/// Waits until `observer` shows `server` as `fits` wants it.
+/// Waits until `observer` shows `server` in a state that `fits`.
 fn wait_shown(observer: &Server, server: &str, what: &str, fits: impl Fn(&ServerStatus) -> bool) -> ServerStatus {
     let status = wait_at(observer, &format!("{server}: {what}"), |status| one(status, server).is_some_and(&fits));
     one(&status, server).cloned().expect("it was just there")
@@ -78,7 +78,7 @@ fn w26_an_old_manager_that_returns_is_fenced_and_its_unsent_changes_are_kept() {
 fn w26_a_manager_that_was_only_stopped_learns_of_the_other_one_and_follows() {
     let mut farm = farm(2);
     farm.server(0).signal(Signal::STOP);
-    // The streams are open still: whether it answers is asked now, not remembered.
+    // The streams are still open: the candidate asks now whether the manager answers.
     farm.server(1).command(&["promote", "--self", "--yes"]).success();
     farm.server(0).signal(Signal::CONT);
     wait_at(farm.server(0), "the new manager", |status| status.manager.as_str() == "member1");
@@ -93,7 +93,7 @@ fn w26_a_manager_that_was_only_stopped_learns_of_the_other_one_and_follows() {
 fn w26_two_candidates_promoted_at_once_are_shown_and_resolved_by_force() {
     let mut farm = farm(2);
     farm.server_mut(0).kill();
-    // Neither hears the other while it takes over, nor finds what was sent to it meanwhile.
+    // Neither hears the other during its takeover, nor finds a message from it later.
     farm.server_mut(2).kill();
     take_over(farm.server(1));
     farm.server(1).write("first.conf", "by the first");
@@ -139,7 +139,7 @@ fn w26_a_member_that_was_away_over_two_epochs_comes_up() {
     farm.wait_same(farm.server(2));
     let status = farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
     assert_eq!(status.revision.map(|at| at.epoch.0), Some(4));
-    // What it held was in everybody's history: nothing is lost, nothing is kept.
+    // Its revision was in every history, so nothing is lost, and nothing is kept.
     assert!(status.kept.is_empty(), "{:?}", status.kept);
 }
 
@@ -171,6 +171,6 @@ fn w26_a_server_that_nobody_dials_asks_others_for_the_record() {
     farm.wait_leads(1);
     farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
     farm.manager().command(&["promote", "member2"]).success();
-    // Disabled, and not the one that handed over: nobody tells it.
+    // The first manager is disabled and handed the role over to another server, so no server tells it.
     wait_at(farm.server(0), "the third manager", |status| status.manager.as_str() == "member2");
 }

@@ -1,5 +1,5 @@
-//! Connections that only take room: idle, slow, half open, in numbers. Changes reach the members, the balancer gets its
-//! answer and commands theirs, all the time, with no more descriptors than a process usually gets.
+//! Many connections that only take places: idle, slow, half open. Meanwhile changes reach the members, and balancers and
+//! commands get their answers, with no more descriptors than a process usually has.
 
 use std::{
     fs,
@@ -13,12 +13,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::farm::{DEADLINE, Farm, Server, get_as, wait_for};
 
-/// So many descriptors has a process unless it is told otherwise.
+/// The number of descriptors that a process usually has.
 const USUAL: &str = "ulimit -Sn 512; ulimit -Hn 1024";
 
 /// A farm whose agents have the usual number of descriptors.
 fn farm() -> Farm {
-    // The attackers are this process.
+    // The attackers are in this process.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("more descriptors");
     let mut farm = Farm::plan().members(1).unformed();
@@ -36,7 +36,7 @@ fn ask(server: &Server, path: &str, host: &str) -> Result<(u16, String), String>
     get_as(&server.http, path, host).map(|answer| (answer.code, answer.whole))
 }
 
-/// Asserts that all of it works: the balancer's questions, commands, a change, a read.
+/// Asserts that everything works: the balancer's questions, commands, a change, a read.
 fn assert_works(farm: &Farm, beside: &str) {
     for server in [farm.manager(), farm.member(1)] {
         for path in ["/ready", "/live"] {
@@ -47,7 +47,7 @@ fn assert_works(farm: &Farm, beside: &str) {
     farm.manager().write("a.conf", beside);
     farm.wait_same(farm.member(1));
     assert_eq!(farm.member(1).command(&["get", "web:a.conf"]).success().stdout, beside);
-    // The manager's way to the member, made anew.
+    // This uses a new connection from the manager to the member.
     farm.manager().command(&["verify"]).success();
     farm.wait_in_sync();
 }
@@ -66,7 +66,7 @@ fn descriptors(server: &Server) -> usize {
 
 fn connect(address: &str, say: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
-    // One that had to make room at once is closed, which is its point.
+    // A connection that has to make room at once is closed, which is intended.
     let _ = stream.write_all(say);
     stream
 }
@@ -93,7 +93,7 @@ fn slow_heads_and_answers_that_nobody_reads_stop_nothing() {
     let mut held: Vec<_> =
         (0..400).map(|n| connect(&farm.member(1).http, if n % 2 == 0 { slow } else { unread })).collect();
     for round in 0..3 {
-        // Each says one more byte of its head, for ever.
+        // Each connection sends one more byte of its head, forever.
         held.iter_mut().for_each(|stream| drop(stream.write_all(b"x")));
         assert_works(&farm, &format!("slow heads, {round}"));
     }
@@ -104,14 +104,14 @@ fn half_open_handshakes_stop_nothing() {
     let farm = farm();
     let mut held = Vec::new();
     for server in [farm.manager(), farm.member(1)] {
-        // A TLS record that begins, and one that says nothing at all.
+        // One sends the beginning of a TLS record, and one sends nothing.
         held.extend((0..2_000).map(|n| connect(&server.listen, if n % 2 == 0 { &[0x16, 3, 1, 2, 0, 1] } else { b"" })));
     }
     assert_works(&farm, "half-open handshakes");
     for server in [farm.manager(), farm.member(1)] {
         assert!(descriptors(server) < 512, "{} has {} open", server.name, descriptors(server));
     }
-    // Also one whose connections are new.
+    // A full sync makes new connections.
     let manager_before = farm.status();
     farm.manager().command(&["sync", "member1", "--full", "--timeout", "100s"]).success();
     assert!(farm.status().time_ms >= manager_before.time_ms);
@@ -139,7 +139,7 @@ fn the_soft_limit_is_raised_and_doctor_shows_it() {
     assert_eq!(of, ["1024", "1024"], "soft and hard: {line}");
     let shown = farm.manager().command(&["doctor"]);
     assert!(shown.stdout.contains("ok   descriptors: the agent may open 1024, and has "), "{shown}");
-    // Too few for what may come.
+    // The limit is too low for the largest number of connections.
     let mut poor = Farm::plan().unformed();
     poor.server(0).init().success();
     poor.server_mut(0).start_in_script(&["env"], "ulimit -n 300");
@@ -167,7 +167,7 @@ fn a_name_that_was_made_to_lead_here_reads_nothing() {
         let (_, answer) = ask(farm.manager(), path, "rebound.example").expect("an answer");
         assert!(answer.to_lowercase().contains("x-content-type-options: nosniff"), "{path}: {answer}");
     }
-    // A name that this server does not know of, until it is told. The keys of agent.toml stand before its tables.
+    // The server does not know this name until agent.toml has it. The keys of agent.toml are before its tables.
     let file = farm.manager().home.join("agent.toml");
     let text = fs::read_to_string(&file).expect("agent.toml");
     fs::write(&file, format!("http_names = [\"farm.example\"]\n{text}")).expect("written");

@@ -65,7 +65,7 @@ fn w1_forming_the_group_sends_the_whole_directory_compressed_to_every_member() {
     }
 }
 
-/// So many settings are changed, one after the other.
+/// The number of settings that are changed one after the other.
 const SETTINGS: usize = 12;
 
 fn change_settings(manager: &Server, round: usize) {

@@ -1,11 +1,11 @@
-//! An agent that does not run on (SIGSTOP stands for a disk that hangs, a machine that swaps): commands end, and say what
-//! fits what was asked.
+//! An agent that hangs (SIGSTOP acts like a hanging disk, or a machine that swaps): commands end, with a message that fits the
+//! request.
 
 use rustix::process::Signal;
 
 use crate::farm::{Farm, Output, Server};
 
-/// Thaws its agent, so that the farm ends as others do.
+/// Lets the agent go on, so that the farm ends like others.
 struct Frozen<'a>(&'a Server);
 
 impl<'a> Frozen<'a> {
@@ -35,7 +35,7 @@ fn what_only_asks_ends_when_the_agent_is_frozen() {
     manager.write("a.conf", "a");
     farm.wait_in_sync();
     let _frozen = Frozen::new(manager);
-    // Without `--timeout`: by itself.
+    // Without `--timeout` the command ends by itself.
     says_what_fits_a_read(manager.command(&["status"]));
     says_what_fits_a_read(manager.command(&["wait"]));
     says_what_fits_a_read(manager.command(&["verify"]));

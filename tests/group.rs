@@ -1,4 +1,4 @@
-//! W9, W16: roles, who changed what, and where the group is changed; the exit codes.
+//! W9, W16: roles, the author of each change, the server on which the group is changed, and the exit codes.
 
 use bellwether_proto::record::Role;
 

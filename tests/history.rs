@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::farm::{DEADLINE, Farm, Server, random::Random, wait_for};
 
-/// How many bases a server's history has.
+/// The number of bases in a server's history.
 fn bases(server: &Server) -> usize {
     let names =
         fs::read_dir(server.state().join("history")).expect("its history").map(|entry| entry.expect("an entry"));
@@ -17,7 +17,7 @@ fn a_history_whose_increments_have_grown_begins_a_new_segment_on_every_server() 
     let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "small"));
     assert_eq!((bases(farm.manager()), bases(farm.member(1))), (1, 1));
     for _ in 0..4 {
-        // Does not compress: each is an increment of 2 MB, and they are more than a small base and 4 MB.
+        // The content does not compress: each increment has 2 MB, and together they have more than a small base and 4 MB.
         let noise = random.bytes(2 << 20);
         farm.manager().write("noise.bin", noise);
         farm.wait_equal();

@@ -1,4 +1,4 @@
-//! W6 and what else holds propagation: pausing, manual publishing, an emptied directory.
+//! W6 and other ways to hold propagation: pausing, manual publishing, an emptied directory.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ fn w6_a_bulk_import_while_paused_is_sent_by_one_manual_sync() {
     assert!(one(&status, "member1").is_some_and(|s| s.revision < status.head));
     assert!(!farm.member(1).web("import").exists(), "nothing is sent while paused");
 
-    // The end of the burst may still be in its quiet time: a sync sends all that there is.
+    // The end of the burst may still be in its quiet time, but a sync sends all changes.
     farm.manager().command(&["sync"]).success();
     farm.wait_equal();
     assert!(farm.status().paused, "one sync does not resume");

@@ -1,4 +1,4 @@
-//! What a maintainer sees of a running farm: `debug`.
+//! `debug`: the inside of a running farm, for maintainers.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -78,7 +78,7 @@ fn a_running_agent_tells_its_tasks_queues_and_lanes() {
     );
 }
 
-/// Lines of that server's log whose module begins so.
+/// The lines of that server's log from modules with this prefix.
 fn lines(server: &Server, module: &str) -> Vec<String> {
     let log = server.read_log();
     log.lines().filter(|line| line.contains(&format!(" {module}"))).map(str::to_owned).collect()

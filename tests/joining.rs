@@ -1,4 +1,4 @@
-//! Entering a group and leaving it: tokens, what a join replaces, servers that were removed.
+//! Entering a group and leaving it: tokens, files that a join replaces, servers that were removed.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::farm::{DEADLINE, Farm, compare::find_below, one, run, wait_for};
 
-/// A manager that runs and members that have not joined.
+/// A running manager, and members that have not joined.
 fn ready(members: usize) -> Farm {
     let mut farm = Farm::plan().members(members).unformed();
     farm.manager().write("index.html", "the manager's");
@@ -60,7 +60,7 @@ fn a_token_admits_as_many_servers_as_it_says_and_its_first_key_again() {
     let farm = ready(2);
     let token = farm.token(&["--uses", "1"]);
     farm.member(1).join(&token).success();
-    // A server that forgets its group keeps its key: it is the one that the token is bound to.
+    // A server that forgets its group keeps its key, and the token is bound to that key.
     farm.member(1).command(&["leave", "--yes"]).success();
     farm.member(1).join(&token).success();
     farm.member(1).join(&token).success();

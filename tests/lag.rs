@@ -1,4 +1,4 @@
-//! W7: a member that does not answer is shown with its lag and never delays the others; a dead one catches up.
+//! W7: a member that does not answer is shown with its lag and delays no other member; a dead one catches up.
 
 use rustix::process::Signal;
 

@@ -1,6 +1,6 @@
-//! Whole farms of real agents, judged by programs that are not Bellwether's; and what holds for the workspace itself.
+//! Whole farms of real agents, checked by programs that are not Bellwether's, and the rules of the workspace itself.
 //!
-//! Tests are named after the requirement they check. Each starts a farm of its own (see [`farm`]) and waits for states.
+//! Tests are named after the requirement that they check. Each starts its own farm (see [`farm`]) and waits for states.
 
 mod balancers;
 mod balancing;

@@ -1,5 +1,5 @@
-//! W12, W18–W21: servers are worked on while clients ask, behind a real HAProxy with an nginx on each server; and what
-//! becomes of a procedure whose engine is killed, whose manager changes, or which is aborted.
+//! W12, W18–W21: servers are taken out for work while clients send requests, behind a real HAProxy with an nginx on each
+//! server. A procedure goes on after its engine is killed or its manager changes, and can be aborted.
 
 use bellwether_manager::failpoints::HANDOVER;
 use bellwether_proto::record::Role;
@@ -10,7 +10,7 @@ use crate::{
     farm::{DEADLINE, Farm, Output, Server, get, one, wait_for},
 };
 
-/// A farm behind HAProxy, which is in its record; sessions have so long to end.
+/// A farm behind HAProxy, which is in its record, with this time limit for sessions.
 pub(crate) fn site(members: usize, drain_timeout: &str) -> (Farm, Site) {
     let farm = Farm::plan().members(members).start();
     let site = Site::start(&farm);
@@ -19,18 +19,18 @@ pub(crate) fn site(members: usize, drain_timeout: &str) -> (Farm, Site) {
     (farm, site)
 }
 
-/// What `/ready` of that server answers: its code, and why.
+/// The status code of that server's `/ready`, and the reason.
 pub(crate) fn ready(server: &Server) -> Result<(u16, String), String> {
     get(&server.http, "/ready").map(|answer| (answer.code, answer.whole))
 }
 
-/// That procedure as `server` knows it.
+/// That procedure from the view of `server`.
 pub(crate) fn procedure(server: &Server, id: &str) -> Value {
     let shown = server.command(&["procedure", "show", id, "--json"]).success();
     serde_json::from_str(&shown.stdout).expect("a procedure as JSON")
 }
 
-/// Waits until `server` knows that procedure as `fits` wants it.
+/// Waits until `server` has that procedure in a state that `fits`.
 pub(crate) fn wait_procedure(server: &Server, id: &str, what: &str, fits: impl Fn(&Value) -> bool) {
     wait_for(&format!("{id} {what} at {}", server.name), DEADLINE, || {
         let shown = server.command(&["procedure", "show", id, "--json"]);
@@ -49,12 +49,12 @@ fn is_at(shown: &Value, step: u64) -> bool {
     shown["procedure"]["at"] == step
 }
 
-/// The role of a server in the record that `at` holds.
+/// The role of a server in the record of `at`.
 pub(crate) fn role(at: &Server, server: &str) -> Option<Role> {
     one(&at.status().expect("a status"), server).map(|server| server.role)
 }
 
-/// A session on that server, until it is dropped.
+/// A session on that server, which ends when this is dropped.
 fn slow_at(site: &Site, server: &str) -> Slow {
     wait_for(&format!("a session on {server}"), DEADLINE, || {
         let slow = site.slow_session();
@@ -62,15 +62,15 @@ fn slow_at(site: &Site, server: &str) -> Slow {
     })
 }
 
-/// The servers take traffic at HAProxy and say that they do.
+/// Asserts that the servers take traffic at HAProxy and are ready.
 pub(crate) fn assert_in_service(farm: &Farm, site: &Site, index: usize) {
     let server = farm.server(index);
     site.haproxy.wait_status(&server.name, "UP");
     assert_eq!(ready(server).map(|(code, _)| code), Ok(200), "{}", server.name);
 }
 
-/// Waits until that server, which was started again, takes traffic and goes on doing so: nothing that its agent or HAProxy
-/// answered while it came up is still on its way.
+/// Waits until that restarted server takes traffic and goes on doing so, so that no earlier answer of its agent or of HAProxy
+/// is still on its way.
 pub(crate) fn wait_in_service(farm: &Farm, site: &Site, index: usize) {
     let server = farm.server(index);
     wait_for(&format!("{} being ready", server.name), DEADLINE, || match ready(server) {
@@ -89,7 +89,7 @@ fn w18_w19_w20_maintenance_of_the_manager_costs_no_request() {
     said.says(&["drain manager", "make member1 manager; manager becomes disabled", "maintenance finish manager"]);
     assert_eq!(ready(farm.server(0)).map(|(code, _)| code), Ok(503));
 
-    // It is worked on: nothing of it runs.
+    // The machine is being worked on, so none of its programs runs.
     site.nginx("manager").kill();
     farm.server_mut(0).kill();
     farm.led_by(1);
@@ -100,7 +100,7 @@ fn w18_w19_w20_maintenance_of_the_manager_costs_no_request() {
     site.nginx("manager").revive();
     farm.server_mut(0).start();
     let before = client.so_far().of("manager");
-    // W20: the role comes back by a change at the current manager only; so does the server.
+    // W20: the role and the server come back only by a change at the current manager.
     farm.server(0).command(&["maintenance", "finish", "manager", "--yes"]).refused().says(&["member1"]);
     farm.server(0).command(&["promote", "manager"]).refused();
     assert_eq!(client.so_far().of("manager"), before, "it is asked although it is not back");
@@ -153,7 +153,7 @@ fn w12_a_server_in_a_sync_is_out_of_service_until_it_is_complete() {
         farm.manager().write(&format!("pages/{file}.html"), format!("<p>{file}</p>").repeat(50));
     }
     farm.wait_same(farm.server(2));
-    // What was edited by hand meanwhile is not served either.
+    // An edit that was made by hand meanwhile is not served either.
     farm.server(1).write("index.html", "<p>somebody's own</p>");
     let before = client.so_far().of("member1");
     let asked = farm.manager().command(&["maintenance", "finish", "member1", "--yes", "--wait", "none"]).success();
@@ -162,7 +162,7 @@ fn w12_a_server_in_a_sync_is_out_of_service_until_it_is_complete() {
         let shown = procedure(farm.manager(), "p2");
         let complete = shown["procedure"]["at"].as_u64() >= Some(4);
         if !complete {
-            // Read in this order: what is served now was allowed to be by the procedure as it is now.
+            // This order is needed: the present step of the procedure allowed the answers so far.
             let (code, answer) = ready(farm.server(1)).expect("an answer");
             let shown = procedure(farm.manager(), "p2");
             let still = shown["procedure"]["at"].as_u64() < Some(4);
@@ -223,7 +223,7 @@ fn w21_an_abort_says_what_is_drained_still() {
     let late = farm.manager().command(&[&begin[..], &["--timeout", "2s"]].concat());
     late.exits(4).says(&["goes on by itself", "procedure show p1"]);
     wait_procedure(farm.manager(), "p1", "waiting for the session", |shown| is_at(shown, 1));
-    // Another one for the same server has to wait for the end of this one.
+    // Another procedure for the same server has to wait for the end of this one.
     farm.manager().command(&["maintenance", "finish", "member1", "--yes"]).refused().says(&["p1", "is not over"]);
     farm.manager().command(&["procedure", "abort", "p1", "--dry-run"]).success().says(&["p1", "at step 2"]);
     for _ in 0..2 {
@@ -304,17 +304,17 @@ fn w18_the_progress_of_procedures_goes_to_candidates_only() {
     assert!(farm.server(1).state().join("procedures.json").exists());
     assert!(!farm.server(2).state().join("procedures.json").exists());
     farm.server(2).command(&["procedure", "list"]).refused().says(&["no candidate", "manager"]);
-    // A server that becomes a candidate is told then.
+    // A server that becomes a candidate is told the procedures then.
     farm.manager().command(&["maintenance", "finish", "member2", "--yes"]).success();
     farm.manager().command(&["server", "set", "member2", "--candidate", "yes"]).success();
     wait_procedure(farm.server(2), "p2", "known", is_done);
-    // Given again, nothing is disturbed.
+    // The same command changes nothing when it is given again.
     let record = farm.status().record;
     farm.manager().command(&["maintenance", "finish", "member2", "--yes"]).success();
     assert_eq!(farm.status().record, record);
 }
 
-/// Nobody is left out of service: not in the record, and each says that it is ready.
+/// Asserts that no server is out of service: neither in the record, nor by its own `/ready`.
 fn assert_nobody_drained(farm: &Farm) {
     let listed = farm.manager().command(&["server", "list"]).success();
     assert!(!listed.stdout.contains("drained") && !listed.stdout.contains("disabled"), "{listed}");
@@ -327,8 +327,8 @@ fn assert_nobody_drained(farm: &Farm) {
     }
 }
 
-/// Hands over from one server to the other and back in `maintenance start`, once for each of `points`, where server `dies`
-/// (the one that hands over, or the one that takes the role) is killed. The procedure goes on by itself.
+/// Hands over between the two servers in `maintenance start`, once for each of `points`, at which server `dies` (the one that
+/// hands over, or the one that takes the role) is killed. The procedure goes on by itself.
 fn kill_in_handovers(points: &[&str], dies: impl Fn(usize) -> usize) {
     let mut farm = Farm::plan().members(2).start();
     farm.manager().command(&["group", "set", "--drain-timeout", "1s"]).success();
@@ -343,11 +343,11 @@ fn kill_in_handovers(points: &[&str], dies: impl Fn(usize) -> usize) {
         farm.wait_in_sync();
         wait_procedures_known(&farm, new);
         let begin = ["maintenance", "start", &from, "--promote", &to, "--yes", "--timeout", "180s"];
-        // Its agent is killed, or the role moves away from it: what the command says depends on which comes first.
+        // Either the command's agent is killed, or the role leaves it first, so the output of the command may differ.
         farm.manager().command(&begin);
         wait_for(&format!("death at {point}"), DEADLINE, || match farm.server_mut(armed).ended() {
             Some(_) => Ok(()),
-            // The one that hands over may have noted that step itself: then nothing is left to pass for the new one.
+            // If the old manager has noted that step itself, the new one has no step left to pass.
             None if armed == new && *point == "procedure.passed" && is_over(farm.server(new), &start) => Ok(()),
             None => Err("it runs".to_owned()),
         });
@@ -368,14 +368,14 @@ fn kill_in_handovers(points: &[&str], dies: impl Fn(usize) -> usize) {
     farm.assert_equal();
 }
 
-/// Whether that server knows that procedure as done, and leads.
+/// Whether that server leads, and has that procedure as done.
 fn is_over(server: &Server, id: &str) -> bool {
     let shown = server.command(&["procedure", "show", id, "--json"]);
     let done = serde_json::from_str(&shown.stdout).is_ok_and(|shown: Value| is_done(&shown));
     done && server.status().is_ok_and(|status| status.manager.as_str() == server.name)
 }
 
-/// Waits until that candidate has what the manager has of procedures.
+/// Waits until that candidate has the manager's procedures.
 fn wait_procedures_known(farm: &Farm, candidate: usize) {
     let listed = |server: &Server| server.command(&["procedure", "list"]).stdout;
     wait_for("the candidate knowing of the procedures", DEADLINE, || {
@@ -411,7 +411,7 @@ fn w18_the_new_manager_is_killed_when_it_has_just_taken_over() {
     kill_in_handovers(&points, |old| 1 - old);
 }
 
-/// It dies with the role before it has told anybody; the third server takes over, and finds the procedure as it was.
+/// The new manager dies with the role before it has told any server. The third server takes over, and finds the procedure.
 #[test]
 fn w18_w24_the_new_manager_is_lost_in_the_procedure_that_made_it_manager() {
     let mut farm = Farm::plan().members(2).start();
@@ -425,7 +425,7 @@ fn w18_w24_the_new_manager_is_lost_in_the_procedure_that_made_it_manager() {
     wait_for("death at publish.committed", DEADLINE, || new.ended().ok_or("it runs".to_owned()));
     new.kill();
 
-    // It learns of the lost manager from the old one.
+    // member2 learns of the lost manager from the old one.
     let recover = ["recover", "manager", "--attest", "its power is off", "--yes"];
     farm.server(2).command(&recover).success().says(&["make member2 manager by itself; member1 becomes disabled"]);
     farm.led_by(2);

@@ -1,4 +1,4 @@
-//! W8, W9, W15, W16, W21, W22, W25: servers that are disabled, set, replaced, repaired, or leave by themselves.
+//! W8, W9, W15, W16, W21, W22, W25: servers that are disabled, set, replaced or repaired, or leave by themselves.
 
 use std::fs;
 
@@ -12,13 +12,13 @@ use bellwether_proto::{
 
 use crate::farm::{DEADLINE, Farm, Server, compare::find_below, one, wait_for};
 
-/// The record as `server`'s own copy has it.
+/// The record in `server`'s own copy.
 fn record_of(server: &Server) -> Record {
     let shown = server.command(&["group", "show", "--json"]).success();
     serde_json::from_str(&shown.stdout).expect("a record")
 }
 
-/// Waits until `server`'s own copy of the record says that role of itself; none: that it is not in the group.
+/// Waits until `server`'s own copy of the record gives it that role; none: until the server is not in the group.
 fn wait_own_role(server: &Server, role: Option<Role>) {
     wait_for(&format!("{} knowing that it is {role:?}", server.name), DEADLINE, || {
         let name = server.name.parse().expect("a name");
@@ -118,7 +118,7 @@ fn w22_a_member_that_leaves_is_shown_and_keeps_its_configuration() {
     assert!(shown.reason.expect("a reason").contains("bellwether server remove member1"));
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("there"), b"the manager's");
 
-    // The agent does not run here: the command itself tells the manager.
+    // The agent does not run here, so the command itself tells the manager.
     farm.server_mut(2).kill();
     farm.member(2).command(&["leave", "--yes"]).success();
     farm.wait_server(farm.member(2), "left", |s| s.state == State::Left);
@@ -160,7 +160,7 @@ fn w15_a_request_from_outside_the_group_is_a_warning_that_names_who_and_where() 
     let shown = farm.wait_server(farm.member(1), "a warning", |s| s.warning.is_some());
     assert!(shown.warning.expect("a warning").what.contains(&key.public().to_string()));
 
-    // An operator clears one, then all that are left; nobody's state was touched.
+    // An operator clears one warning, and after it all others; no server's state changes.
     let warned = |farm: &Farm| {
         let status = farm.status();
         status.servers.iter().filter(|s| s.warning.is_some()).map(|s| s.name.to_string()).collect::<Vec<_>>()

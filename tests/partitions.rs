@@ -1,6 +1,6 @@
-//! W24, W26 on networks that fall apart: who is cut off is fenced when the network is whole again, what both sides took
-//! is in force or kept, and all come together. Each server is a real agent in a network namespace of its own; without root
-//! these tests say that they were skipped.
+//! W24, W26 on networks that fall apart: a server that was cut off is fenced when the network is whole again. Changes of both
+//! sides are in force or kept, and all servers come together. Each server is a real agent in its own network namespace.
+//! Without root these tests report that they were skipped.
 
 use std::{fs, sync::Arc};
 
@@ -8,14 +8,14 @@ use bellwether_proto::status::{FarmStatus, State};
 
 use crate::farm::{DEADLINE, Farm, Network, Server, compare::find_below, one, summary, wait_for};
 
-/// A farm of five on networks of their own: the manager, member1 to member4.
+/// A farm of five servers on their own networks: the manager, member1 to member4.
 fn farm() -> Option<(Farm, Arc<Network>)> {
     let network = Arc::new(Network::new(5)?);
     let farm = Farm::plan().members(4).on(&network).start_with(|manager| manager.write("index.html", "one"));
     Some((farm, network))
 }
 
-/// Takes the role, as soon as nobody says any more that the manager is there.
+/// Takes the role, as soon as no server says any more that the manager is there.
 fn take_over(server: &Server) {
     wait_for(&format!("{} taking over", server.name), DEADLINE, || {
         let output = server.command(&["promote", "--self", "--yes"]);
@@ -30,7 +30,7 @@ fn wait_at(observer: &Server, what: &str, fits: impl Fn(&FarmStatus) -> bool) {
     });
 }
 
-/// A change at a manager, published.
+/// Publishes a change at a manager.
 fn change(manager: &Server, file: &str, text: &str) {
     let head = |status: &FarmStatus| status.head.map_or(0, |head| head.sequence);
     let before = head(&manager.status().expect("its status"));
@@ -52,7 +52,7 @@ fn assert_kept(server: &Server, file: &str, text: &str) {
     assert_eq!(fs::read_to_string(path).expect("what is kept"), text, "{file} at {}", server.name);
 }
 
-/// Waits until all five hold what the manager of the test holds, after it has taken the old one back.
+/// Waits until all five hold the revision of the test's manager, after it has taken the old manager back.
 fn come_together(farm: &Farm, old: &Server) {
     let leads = farm.manager().name.clone();
     wait_at(old, "the new manager", |status| status.manager.as_str() == leads);
@@ -73,7 +73,7 @@ fn w26_a_manager_that_is_cut_off_is_fenced_and_what_it_took_is_kept() {
     for index in 2..=4 {
         wait_content(farm.server(index), "index.html", "two");
     }
-    // The old one does not know yet, and goes on.
+    // The old manager has not heard of the new one, and goes on.
     change(farm.server(0), "index.html", "by the old one");
     network.heal();
 
@@ -146,7 +146,7 @@ fn w26_a_manager_that_removed_its_successor_while_it_was_cut_off_shows_that_ther
     farm.wait_leads(1);
     network.heal();
 
-    // By what it knows, member1 may not lead: it does not follow, and says so.
+    // By the old manager's record, member1 may not lead, so the old manager does not follow, and says so.
     wait_at(farm.server(0), "two managers", |status| {
         one(status, "manager").is_some_and(|own| {
             own.state == State::Conflict && own.reason.as_ref().is_some_and(|why| why.contains("member1 leads by"))

@@ -1,5 +1,5 @@
-//! A set's directory that becomes another place (a file system that is mounted or not) is not believed; one that was replaced
-//! is; and whether changes are seen is said as it is.
+//! A set's directory that becomes another place (a file system that is mounted or not) is not trusted, and one that was
+//! replaced is. The status tells whether events announce changes.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,7 @@ use bellwether_skip::skip;
 
 use crate::farm::{DEADLINE, Farm, one, run, wait_for};
 
-/// A mount, gone with this.
+/// A mount that ends when this is dropped.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -30,12 +30,12 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Lazily: the agent may stand in it.
+        // A lazy unmount is needed because the agent may stand in the directory.
         let _ = Command::new("umount").arg("-l").arg(&self.0).stderr(Stdio::null()).status();
     }
 }
 
-/// Whether this user may mount; says so when not.
+/// Whether this user may mount; if not, the skip is reported.
 fn may_mount() -> bool {
     let may = run(Command::new("unshare").args(["-m", "sh", "-ec", "mount -t tmpfs none /mnt"])).code == Some(0);
     if !may {
@@ -83,7 +83,7 @@ fn is_held(farm: &Farm) {
     assert_eq!(read(&farm.member(1).web("certs.pem")), "cert");
 }
 
-/// Whether the manager's sets say so.
+/// Whether the manager's status shows this for its sets.
 fn shows(status: &FarmStatus, what: &str) -> bool {
     status.unpublished.as_ref().is_some_and(|why| why.contains(what)) || format!("{:?}", status.sets).contains(what)
 }
@@ -154,7 +154,7 @@ fn another_file_system_in_place_of_the_set_is_not_published() {
     let (farm, mounted) = mounted_manager(|_, set| Mounted::new(&["-t", "tmpfs", "none"], set));
     drop(mounted);
     is_held(&farm);
-    // One that is mounted over it is neither.
+    // Another file system that is mounted over it is not published either.
     let set = farm.manager().set("web").to_owned();
     let _other = Mounted::new(&["-t", "tmpfs", "none"], &set);
     write(&set, "haproxy.cfg", "another");
@@ -170,7 +170,7 @@ fn a_directory_that_is_replaced_is_published_whatever_is_renamed_above() {
     farm.form();
     farm.admit(1);
     farm.wait_equal();
-    // The set itself, then the directory that it is in.
+    // First the set itself is replaced, and then the directory around it.
     let beside = live.join("beside");
     (0..5).for_each(|n| write(&beside, &format!("{n}.conf"), "two"));
     fs::rename(&set, farm.manager().home.join("first")).expect("renamed");
@@ -220,7 +220,7 @@ fn a_member_whose_set_is_another_place_takes_nothing_there_and_goes_on_when_it_i
     assert_eq!(fs::read_dir(&set).expect("a directory").count(), 1, "not even staging");
     let mounted = Mounted::bind(&farm.directory().join("disk"), &set);
     farm.wait_equal();
-    // Over a restart, too; and a person on that server may say that it is meant.
+    // The place is still held after a restart, and a person on that server may accept it.
     farm.server_mut(1).stop();
     drop(mounted);
     farm.server_mut(1).start();
@@ -264,7 +264,7 @@ fn a_file_system_whose_server_has_ended_is_named_and_nothing_is_lost() {
     let (mut server, mounted) = serve(&back(&farm), &set);
     write(&set, "haproxy.cfg", "live again");
     farm.wait_same_file(farm.member(1), "haproxy.cfg");
-    // Behind it, where no event tells of it.
+    // This edit is behind the mount, where no event tells of it.
     write(&back(&farm), "haproxy.cfg", "behind");
     farm.wait_same_file(farm.member(1), "haproxy.cfg");
     drop(mounted);

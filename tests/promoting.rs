@@ -1,5 +1,5 @@
-//! W26: several promote themselves, or are promoted, at once. Where they reach each other one gives way, and says so; where
-//! they do not, neither of the two managers takes a change until a person has decided. Races are held at named points.
+//! W26: several servers promote themselves, or are promoted, at once. If they reach each other, one gives way and says so. If
+//! they do not, neither manager accepts a change until a person has decided. Races are held at named points.
 
 use std::thread;
 
@@ -30,7 +30,7 @@ fn wait_at(observer: &Server, what: &str, fits: impl Fn(&FarmStatus) -> bool) {
     });
 }
 
-/// Both have judged that they may take over, and neither has done it; then both go on.
+/// Holds both commands after they have judged that they may take over, and then lets both go on.
 fn race(command: fn(&Server) -> Output) {
     let mut farm = farm(3);
     let gates = [1, 2].map(|index| held_at(&mut farm, index, "takeover.judged"));
@@ -70,14 +70,14 @@ fn w26_of_two_recoveries_at_once_one_leads_and_the_other_says_who() {
 #[test]
 fn w26_who_comes_while_another_one_makes_it_durable_gives_way() {
     let mut farm = farm(2);
-    // It has looked for others already, and found none.
+    // member1 has asked the others already, and has found no other manager.
     let gate = held_at(&mut farm, 1, "takeover.looked");
     farm.wait_in_sync();
     farm.server_mut(0).kill();
     let first = thread::scope(|scope| {
         let first = scope.spawn(|| take_over(farm.server(1)));
         gate.wait_reached();
-        // The same server, a second command.
+        // A second command at the same server is refused.
         take_over(farm.server(1)).refused().says(&["by an earlier command"]);
         take_over(farm.server(2)).refused().says(&["member1 is made the manager at this moment", "bellwether status"]);
         gate.open();
@@ -94,7 +94,7 @@ fn w26_who_comes_while_another_one_makes_it_durable_gives_way() {
 fn w26_managers_in_conflict_take_no_change_until_one_is_chosen() {
     let mut farm = farm(2);
     farm.server_mut(0).kill();
-    // Neither hears the other while it takes over.
+    // Neither hears the other during its takeover.
     farm.server_mut(2).kill();
     take_over(farm.server(1)).success();
     farm.server_mut(1).kill();
@@ -117,7 +117,7 @@ fn w26_managers_in_conflict_take_no_change_until_one_is_chosen() {
     ];
     for index in [1, 2] {
         let server = farm.server(index);
-        // It has met the other one. Nothing is changed by the command that asks for what is so already.
+        // The server has met the other manager. This command asks for the present setting, so it changes nothing.
         wait_for(&format!("{} in conflict", server.name), DEADLINE, || {
             let said = server.command(&["group", "set", "--min-serving", "1"]);
             if said.code == Some(3) { Ok(()) } else { Err(said.to_string()) }
@@ -125,7 +125,7 @@ fn w26_managers_in_conflict_take_no_change_until_one_is_chosen() {
         let words = ["two managers lead in epoch 3", "promote --self --force"];
         server.command_with_input(&["put", "web:asked.conf"], "no").refused().says(&words);
         for order in orders {
-            // Some are no order to the manager that it is given to: those say so first.
+            // Some orders do not apply to the manager at which they are given, and those errors come first.
             let said = server.command(order);
             assert!(matches!(said.code, Some(3 | 1)) && !said.stderr.is_empty(), "{said}");
             if !said.stderr.contains("already") && !said.stderr.contains("is the manager") {

@@ -1,5 +1,5 @@
-//! W18–W20: the role is handed over at the manager, in one step, while everything is served; and what is left of a handover
-//! that was interrupted.
+//! W18–W20: the manager hands the role over in one step while everything is served. An interrupted handover is completed or
+//! undone.
 
 use bellwether_manager::failpoints::HANDOVER;
 use bellwether_proto::{
@@ -57,7 +57,7 @@ fn w3_w18_what_is_edited_on_the_old_manager_is_drift_from_then_on() {
 fn w18_the_old_manager_leaves_as_it_is_told() {
     for (flag, expected) in [("--disable-old", Some(Role::Disabled)), ("--remove-old", None)] {
         let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("index.html", "one"));
-        // The one that is disabled says itself that it is out of service.
+        // The disabled server itself says that it is out of service, so it is not checked here.
         let balancer = Balancer::begin([farm.server(1), farm.server(2)]);
         farm.manager().command(&["promote", "member1", flag]).success().says(&["server"]);
         farm.led_by(1);
@@ -70,7 +70,7 @@ fn w18_the_old_manager_leaves_as_it_is_told() {
         farm.manager().write("index.html", "two");
         farm.wait_same(farm.server(2));
         assert_eq!(std::fs::read_to_string(farm.server(0).web("index.html")).expect("there"), "one", "{flag}");
-        // W19: the new manager takes it back.
+        // W19: the new manager takes the old one back.
         farm.manager().command(&["server", "add", "manager"]).success();
         farm.wait_equal();
         farm.assert_equal();
@@ -114,7 +114,7 @@ fn w18_a_handover_that_would_leave_something_behind_is_refused() {
     farm.wait_same(farm.server(0));
 }
 
-/// Before the record is durable the manager is the manager still; from then on it only completes the handover.
+/// Before the record is durable the old manager leads; from then on it only completes the handover.
 #[test]
 fn w18_invariant_2_a_handover_that_was_killed_is_not_done_or_completed() {
     for point in HANDOVER {

@@ -1,10 +1,10 @@
-//! Trees that nobody made for a test: this machine's own /etc and /usr/share/doc, as two sets of one group.
+//! Real trees: this machine's own /etc and /usr/share/doc, as two sets of one group.
 
 use std::{path::Path, process::Command};
 
 use crate::farm::{Farm, run};
 
-/// What is not carried (sockets, fifos, devices) and what this user may not read is left out of the copy.
+/// Copies the tree without entries that are not carried (sockets, fifos, devices) or that this user may not read.
 fn copy(from: &Path, to: &Path) {
     let mut command = Command::new("rsync");
     command.args(["-aAX", "--no-specials", "--no-devices"]);
@@ -12,7 +12,7 @@ fn copy(from: &Path, to: &Path) {
         command.args(["--no-owner", "--no-group"]);
     }
     let output = run(command.arg(from.join("")).arg(to.join("")));
-    // 23: some files could not be read, which happens to users who are not root.
+    // Exit code 23 means that some files could not be read, as happens to users who are not root.
     assert!(matches!(output.code, Some(0 | 23)), "{output}");
 }
 
@@ -28,7 +28,7 @@ fn this_machines_etc_and_documentation_arrive_equal_as_two_sets() {
     let entries: u64 = farm.status().sets.iter().map(|set| set.entries).sum();
     assert!(entries > 100, "only {entries} entries");
 
-    // And stays so after an edit in each.
+    // All servers are still equal after an edit in each set.
     for set in &farm.manager().sets {
         std::fs::write(set.path.join("added by the test"), &set.name).expect("written");
     }

@@ -1,5 +1,5 @@
-//! W13, invariant 2: `group rebuild` that is killed at any point has changed nothing, or is completed at the next start; given
-//! again, it ends.
+//! W13, invariant 2: a `group rebuild` that is killed at any point has changed nothing, or is completed at the next start. The
+//! same command completes it, too.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn is_decided(point: &str) -> bool {
     at(point) >= at("rebuild.saved")
 }
 
-/// What is in a directory of the state, by name; nothing where it is not there.
+/// The content of a directory of the state, by name; empty if there is none.
 fn names(server: &Server, directory: &str) -> Vec<String> {
     let entries = fs::read_dir(server.state().join(directory)).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -35,7 +35,7 @@ fn wait_death(farm: &mut Farm, point: &str) {
     manager.kill();
 }
 
-/// The group is rebuilt as a whole: one new history in a later epoch, the one before kept, and all have it.
+/// Asserts that the group is rebuilt: all have one new history in a later epoch, and the old one is kept.
 fn assert_rebuilt(farm: &Farm, point: &str, before: Number, old: &[String]) -> Number {
     let head = farm.wait_equal().head.expect("a head");
     farm.assert_equal();
@@ -84,7 +84,7 @@ fn w13_invariant_2_a_rebuild_whose_agent_is_killed_is_not_done_or_done_as_a_whol
     }
 }
 
-/// A manager that was restored from a backup stands still until the whole of it is done; what its members lose is kept.
+/// A restored manager stands still until the rebuild is complete. Content that the members lose is kept.
 #[test]
 fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_rebuild_that_was_killed_is_whole() {
     let mut farm = farm();
@@ -101,16 +101,16 @@ fn w13_w14_invariant_2_a_restored_manager_stands_still_until_a_rebuild_that_was_
         wait_halted(&farm, &["went back"]);
         farm.server_mut(0).stop();
         let old = names(farm.manager(), "history");
-        // Without an agent the command does it itself.
+        // Without an agent the command rebuilds by itself.
         let killed = farm.manager().command_with(&["group", "rebuild", "--yes"], &[("BELLWETHER_FAILPOINT", point)]);
         assert_eq!(killed.code, None, "killed at {point}: {killed}");
         if *point == "rebuild.saved" {
-            // What completes it is killed, too.
+            // The agent that completes the rebuild is killed, too.
             farm.server_mut(0).start_with(&[("BELLWETHER_FAILPOINT", "rebuild.kept")]);
             wait_death(&mut farm, "rebuild.kept");
         }
         if *point == "rebuild.cleared" {
-            // Given again, it does not begin from a state that is neither.
+            // The same command does not begin from a half-rebuilt state.
             let again = [("BELLWETHER_FAILPOINT", "rebuild.begun")];
             farm.manager().command_with(&["group", "rebuild", "--yes"], &again);
         }

@@ -1,5 +1,5 @@
-//! W22–W25, W27: a serving machine is lost while clients ask, behind a real HAProxy with an nginx on each server; what a
-//! person has to answer for is asked, and recorded.
+//! W22–W25, W27: a serving machine is lost while clients send requests, behind a real HAProxy with an nginx on each server.
+//! The questions to a person are asked, and the answers are recorded.
 
 use bellwether_proto::{record::Role, status::State};
 use serde_json::Value;
@@ -10,8 +10,8 @@ use crate::{
     maintenance::{assert_in_service, is_done, procedure, ready, role, site, wait_in_service, wait_procedure},
 };
 
-/// The machine loses its power: all that runs on it is gone at once. What clients had asked it for by then is lost; from
-/// when HAProxy knows it, nothing is.
+/// Cuts the machine's power: all of its processes end at once. Requests in progress there fail; no request fails after HAProxy
+/// has noticed it.
 pub(crate) fn lose(farm: &mut Farm, site: &mut Site, index: usize, client: &Client) -> usize {
     let name = farm.server(index).name.clone();
     client.wait_from(&name);
@@ -52,7 +52,7 @@ fn w27_a_member_is_lost_and_comes_back_repaired() {
     wait_procedure(farm.manager(), "p1", "asking", |shown| asks(shown, "repaired"));
     site.nginx("member1").revive();
     farm.server_mut(1).start();
-    // It learns from the others that it is disabled.
+    // member1 learns from the others that it is disabled.
     wait_for("member1 saying that it is not back yet", DEADLINE, || match ready(farm.server(1))? {
         (503, answer) if answer.contains("disabled") => Ok(()),
         (_, answer) => Err(answer),
@@ -103,7 +103,7 @@ fn w22_w24_w25_the_manager_is_lost_and_a_candidate_takes_over() {
     farm.server_mut(1).kill();
     farm.server_mut(1).start();
     farm.server(1).command(&["recover", "manager", "--dry-run"]).success().says(&["is begun already, as p1"]);
-    // The same command, given again with the answer.
+    // The same command is given again with the answer.
     let said = farm.server(1).command(&[&recover[..], &["--attest", "its power is off"]].concat()).success();
     said.says(&["make member1 manager", "maintenance finish manager"]);
     farm.led_by(1);
@@ -112,7 +112,7 @@ fn w22_w24_w25_the_manager_is_lost_and_a_candidate_takes_over() {
     farm.manager().write("index.html", "<p>written at the new manager</p>");
     farm.wait_same(farm.server(2));
 
-    // W25: repaired, it comes back by a change at the new manager.
+    // W25: the repaired machine comes back by a change at the new manager.
     site.nginx("manager").revive();
     farm.server_mut(0).start();
     farm.manager().command(&["maintenance", "finish", "manager", "--yes"]).success();
@@ -126,11 +126,11 @@ fn w22_w24_w25_the_manager_is_lost_and_a_candidate_takes_over() {
 #[test]
 fn w23_members_that_differ_are_drained_and_synced_in_batches() {
     let (mut farm, mut site) = site(4, "1h");
-    // Nobody can confirm what member1 will have: it serves again when this time is over.
+    // No server can confirm member1's revision, so member1 serves again after this time.
     farm.manager().command(&["group", "set", "--min-serving", "2", "--ready-after", "2s"]).success();
     farm.wait_equal();
     let client = site.client();
-    // What member1 does not have: it is the least advanced of all, and takes over all the same.
+    // member1 lacks this file: it is the least advanced server, and takes over nevertheless.
     farm.server_mut(1).kill();
     farm.manager().write("late.html", "<p>seen by the others only</p>");
     for index in 2..=4 {
@@ -138,7 +138,7 @@ fn w23_members_that_differ_are_drained_and_synced_in_batches() {
     }
     let failed = lose(&mut farm, &mut site, 0, &client);
     farm.server_mut(1).start();
-    // How many are drained at once depends on how many serve.
+    // The number of serving servers decides how many are drained at once.
     wait_in_service(&farm, &site, 1);
 
     let recover = ["recover", "manager", "--attest", "its power is off", "--yes"];
@@ -162,7 +162,7 @@ fn w23_members_that_differ_are_drained_and_synced_in_batches() {
     assert_eq!(client.stop().failures.len(), failed, "only what was in flight on the machine that was lost");
 }
 
-/// The recovery that was begun at that candidate has stopped, for that reason.
+/// Waits until the recovery that was begun at that candidate has stopped, for that reason.
 fn wait_stopped(farm: &Farm, candidate: usize, why: &str) {
     wait_procedure(farm.server(candidate), "p1", why, |shown| {
         let reason = &shown["procedure"]["standing"]["failed"]["reason"];
@@ -170,7 +170,7 @@ fn wait_stopped(farm: &Farm, candidate: usize, why: &str) {
     });
 }
 
-/// Members 1 and 2; the manager is away, and member1 asks whether it is isolated.
+/// A farm of two members, in which the manager is away, and member1's recovery asks whether the manager is isolated.
 fn asking() -> Farm {
     let mut farm = Farm::plan().members(2).start_with(|manager| manager.write("index.html", "one"));
     farm.server_mut(0).kill();

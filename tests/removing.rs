@@ -1,4 +1,4 @@
-//! W16: a removal ends every way back that the server's key had; whoever is to come back is admitted by a new decision.
+//! W16: a removal ends every way back of the server's key; a server comes back only by a new decision.
 
 use std::{process::Command, time::Duration};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::farm::{DEADLINE, Farm, one, run, wait_for};
 
-/// The manager runs; members have not joined.
+/// A running manager, and members that have not joined.
 fn ready(members: usize) -> Farm {
     let mut farm = Farm::plan().members(members).unformed();
     farm.manager().write("index.html", "the manager's");
@@ -22,7 +22,7 @@ fn join(farm: &mut Farm, index: usize, token: &str) {
     farm.wait_same(farm.server(index));
 }
 
-/// Leaves the group on its own machine; the agent has ended then.
+/// Leaves the group on the server's own machine, and waits for the agent's end.
 fn leave(farm: &mut Farm, index: usize) {
     farm.server(index).command(&["leave", "--yes"]).success();
     let server = farm.server_mut(index);
@@ -35,7 +35,7 @@ fn remove(farm: &Farm, name: &str) {
     farm.wait_status("it out of the record", |s| one(s, name).is_none());
 }
 
-/// The token with that text, as `token list --json` has it.
+/// The token with that text in `token list --json`.
 fn listed(farm: &Farm, token: &str) -> Value {
     let shown = farm.manager().command(&["token", "list", "--json"]).success();
     let all: Value = serde_json::from_str(&shown.stdout).expect("JSON");
@@ -44,7 +44,7 @@ fn listed(farm: &Farm, token: &str) -> Value {
     found.unwrap_or_else(|| panic!("{id} is not in {all}")).clone()
 }
 
-/// The spent token is refused, and nothing changed by it.
+/// Asserts that the spent token is refused, and that this changes nothing.
 fn assert_kept_out(farm: &Farm, index: usize, token: &str) {
     let name = farm.server(index).name.clone();
     farm.server(index).join(token).refused().says(&[&name, "removed", "server add", "token create"]);
@@ -72,12 +72,12 @@ fn w16_a_removed_server_comes_back_by_a_new_decision_only() {
     farm.manager().command(&["token", "list"]).success().says(&["nobody", "member1 (removed)"]);
     leave(&mut farm, 1);
     leave(&mut farm, 2);
-    // The one that it used, one with a use left, and one that was made before and that nobody has used.
+    // The tokens are the used one, one with a use left, and an earlier one that was never used.
     for token in [&spent, &open, &unused] {
         assert_kept_out(&farm, 1, token);
         assert_kept_out(&farm, 2, token);
     }
-    // Nor after a restart.
+    // The token is also refused after a restart.
     farm.server_mut(0).kill();
     farm.server_mut(0).start();
     farm.wait_status("the manager leads again", |s| s.head.is_some());
@@ -85,7 +85,7 @@ fn w16_a_removed_server_comes_back_by_a_new_decision_only() {
 
     let decided = farm.token(&[]);
     join(&mut farm, 1, &decided);
-    // Added again by name: that admits it as it is, and no old token does so when it enters anew.
+    // `server add` admits the server by its present key, and no old token does so when it enters anew.
     farm.manager().command(&["server", "add", "member2"]).success();
     farm.server(2).join(&open).refused().says(&["removed", "token create"]);
     let decided = farm.token(&[]);
@@ -108,7 +108,7 @@ fn w16_the_key_that_new_hardware_replaced_does_not_come_back_by_what_it_had() {
     wait_for("the agent's end", Duration::from_secs(30), || member.ended().ok_or("it runs".to_owned()));
     member.kill();
     farm.server(1).join(&first).refused().says(&["removed", "token create"]);
-    // Its hardware takes the place again by a new decision, and the one that it replaces cannot by its old token.
+    // The old hardware takes the place again by a new decision, and the hardware that it replaces cannot use its old token.
     let third = farm.manager().command(&["server", "replace", "member1"]).success().stdout.trim().to_owned();
     join(&mut farm, 1, &third);
     leave(&mut farm, 2);
@@ -117,7 +117,7 @@ fn w16_the_key_that_new_hardware_replaced_does_not_come_back_by_what_it_had() {
     farm.wait_same(farm.server(1));
 }
 
-/// kill -9 between the save of the tokens and that of the record, and after both.
+/// kill -9 between the saves of the tokens and of the record, and after both.
 #[test]
 fn w16_a_removal_that_is_cut_short_leaves_a_member_or_a_server_without_a_way_back() {
     let mut farm = ready(1);
@@ -143,7 +143,7 @@ fn w16_a_removal_that_is_cut_short_leaves_a_member_or_a_server_without_a_way_bac
     assert_kept_out(&farm, 1, &spent);
 }
 
-/// Tokens stay with the manager that made them: what another one removes meanwhile does not come back by them.
+/// Tokens stay with the manager that made them: they do not bring back a server that another manager removes meanwhile.
 #[test]
 fn w16_what_another_manager_removed_does_not_come_back_when_the_first_one_leads_again() {
     let mut farm = ready(2);
@@ -166,7 +166,7 @@ fn w16_what_another_manager_removed_does_not_come_back_when_the_first_one_leads_
     join(&mut farm, 1, &decided);
 }
 
-/// A copy of the removed machine, made before the removal, has its key and all its state.
+/// A copy of the removed machine from before the removal has its key and all its state.
 #[test]
 fn w16_a_copy_of_a_removed_machine_does_not_come_back_either() {
     let mut farm = ready(1);

@@ -1,5 +1,5 @@
-//! W13, W14: servers whose state went back are recognised and kept out, members until they are synced anew, the manager until
-//! the group is rebuilt; so are copies of machines.
+//! W13, W14: servers whose state went back are recognised and kept out: members until they are synced, and the manager until
+//! the group is rebuilt. So are copies of machines.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ pub(crate) fn restore(server: &mut Server, backup: &Path) {
     server.start();
 }
 
-/// Makes the machine of `copied` a copy of that of `original`, with the same name, key, state and sets, on other ports.
+/// Makes the machine of `copied` a copy of the machine of `original`: with its name, key, state and sets, on other ports.
 fn clone_machine(original: &Server, copied: &Server) {
     let text = fs::read_to_string(original.home.join("agent.toml")).expect("its configuration");
     let home = |server: &Server| server.home.to_str().expect("a path").to_owned();
@@ -57,7 +57,7 @@ pub(crate) fn wait_halted(farm: &Farm, words: &[&str]) {
     assert!(shown.reason.expect("a reason").contains("bellwether group rebuild"));
 }
 
-/// Waits until the group is in a later epoch than `before`, and all have what the manager has.
+/// Waits until the group is in a later epoch than `before`, and all hold the manager's revision.
 fn wait_rebuilt(farm: &Farm, before: Number) {
     let status = farm.wait_equal();
     farm.assert_equal();
@@ -90,7 +90,7 @@ fn w14_a_restored_member_is_kept_out_until_it_is_synced_anew() {
     farm.manager().command(&["sync", "member1"]).success();
     farm.wait_equal();
     farm.assert_equal();
-    // It is an ordinary member again, and stays one.
+    // The server is an ordinary member again, and stays one.
     farm.server_mut(1).kill();
     farm.server_mut(1).start();
     farm.manager().write("index.html", "fourth");
@@ -116,7 +116,7 @@ fn w14_a_restored_manager_is_refused_until_the_group_is_rebuilt() {
     }
     farm.manager().command(&["pause"]).refused().says(&["group rebuild"]);
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("served on"), b"second");
-    // It knows it after a restart, too, before it has asked anybody.
+    // The manager also knows this after a restart, before it has asked any server.
     farm.server_mut(1).kill();
     farm.server_mut(2).kill();
     farm.server_mut(0).kill();
@@ -146,7 +146,7 @@ fn w14_a_manager_whose_record_went_back_is_recognised_and_loses_no_server() {
     restore(farm.server_mut(0), &backup);
     wait_halted(&farm, &["went back"]);
 
-    // Without an agent the command does it itself.
+    // Without an agent the command rebuilds by itself.
     farm.server_mut(0).stop();
     farm.manager().command(&["group", "rebuild", "--yes"]).success().says(&["bellwether serve"]);
     farm.server_mut(0).start();
@@ -233,7 +233,7 @@ fn w14_a_copied_manager_is_obeyed_by_nobody_while_the_original_lives() {
     farm.wait_same(farm.member(1));
     assert_eq!(fs::read(farm.member(1).web("index.html")).expect("served"), b"by the original");
 
-    // What the copy has missed meanwhile proves that it is the older one.
+    // The changes that the copy has missed meanwhile prove that it is the older one.
     farm.server_mut(0).stop();
     wait_for("the copy standing still", DEADLINE, || {
         let status = farm.member(2).status()?;

@@ -1,5 +1,5 @@
-//! W12, W21, W25: servers come back into service, or are synced in it, behind a real HAProxy while clients ask: none gets a
-//! request before it is in sync. And a HAProxy that was restarted is told again who is drained.
+//! W12, W21, W25: servers come back into service, or are synced in service, behind a real HAProxy while clients send requests.
+//! No server gets a request before it is in sync. A restarted HAProxy is told the drains again.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::{
     recovery::lose,
 };
 
-/// Waits for the end of procedure `id`; until the step that undrains `server` begins, nobody asks that one.
+/// Waits for the end of procedure `id`. Until the step that undrains `server` begins, that server gets no request.
 fn wait_for_its_return(farm: &Farm, id: &str, server: &str, client: &Client) {
     let before = client.so_far().of(server);
     let waits = |shown: &serde_json::Value| {
@@ -20,7 +20,7 @@ fn wait_for_its_return(farm: &Farm, id: &str, server: &str, client: &Client) {
         shown["procedure"]["at"].as_u64() < Some(steps - 1)
     };
     wait_for(&format!("the end of {id}"), DEADLINE, || {
-        // Counted before it is looked how far it is: what was answered by then was to be refused, if it waits still.
+        // The count comes first: if the procedure still waits after it, none of these requests was allowed.
         let asked = client.so_far().of(server);
         let shown = procedure(farm.manager(), id);
         assert!(!waits(&shown) || asked == before, "{server} is asked before it is in sync: {shown}");
@@ -30,7 +30,7 @@ fn wait_for_its_return(farm: &Farm, id: &str, server: &str, client: &Client) {
     client.wait_from(server);
 }
 
-/// A HAProxy in the record that asks nobody whether a server is ready.
+/// A HAProxy in the record that does not ask whether a server is ready.
 fn page_checked(farm: &Farm) -> Site {
     let site = Site::checked(farm, Check::Page);
     site.register(farm);
@@ -41,7 +41,7 @@ fn page_checked(farm: &Farm) -> Site {
     site
 }
 
-/// Enough for a sync to take a while.
+/// Writes so much that a sync takes a while.
 fn write_much(farm: &Farm, server: &Server) {
     for file in 0..400 {
         farm.manager().write(&format!("pages/{file}.html"), format!("<p>{file}</p>").repeat(50));
@@ -51,12 +51,12 @@ fn write_much(farm: &Farm, server: &Server) {
 
 #[test]
 fn w25_a_machine_that_was_removed_gets_no_request_before_it_is_in_sync() {
-    // Only what HAProxy is told keeps a server out here.
+    // Only Bellwether's drains keep a server out here.
     let mut farm = Farm::plan().members(2).start();
     let mut site = page_checked(&farm);
     let client = site.client();
     let failed = lose(&mut farm, &mut site, 1, &client);
-    // By hand: nothing is drained.
+    // The removal by hand drains nothing.
     farm.manager().command(&["server", "remove", "member1", "--yes"]).success();
     write_much(&farm, farm.server(2));
     farm.server_mut(1).start();
@@ -78,7 +78,7 @@ fn w25_a_machine_that_was_removed_gets_no_request_before_it_is_in_sync() {
     assert_in_service(&farm, &site, 1);
     farm.wait_equal();
     farm.assert_equal();
-    // It is there: nobody is disturbed.
+    // The server is back, so the command changes nothing.
     farm.manager().command(&["server", "add", "member1"]).success();
     farm.manager().command(&["procedure", "show", "p2"]).refused();
     assert_eq!(client.stop().failures.len(), failed, "only what was in flight on the machine that was lost");
@@ -99,7 +99,7 @@ fn w21_a_server_that_is_enabled_is_drained_until_it_is_complete() {
     begun.says(&["p1 has begun: server enable member1"]);
     wait_for_its_return(&farm, "p1", "member1", &client);
     assert_in_service(&farm, &site, 1);
-    // By the other command of the same way back; and the command shows it while it is done.
+    // The other command of the same way back shows its progress.
     farm.manager().command(&["server", "disable", "member1", "--yes"]).success();
     let said = farm.manager().command(&["maintenance", "finish", "member1", "--yes"]).success();
     said.says(&["add member1 as a member", "member1 serves again"]);
@@ -119,11 +119,11 @@ fn w25_new_hardware_gets_no_request_before_it_is_in_sync() {
     farm.manager().command(&["server", "replace", "member1"]).refused().says(&["--yes"]);
     let said = farm.manager().command(&["server", "replace", "member1", "--yes"]).success();
     let said = said.says(&["drain member1", "member1 is drained by now", "procedure show p1"]);
-    // Its `/ready` answers 503 by now: HAProxy calls it down once two checks have seen that, and drained before.
+    // Its `/ready` answers 503 by now. HAProxy calls it down after two checks, and shows it as drained before that.
     assert!(["DRAIN", "DOWN"].contains(&site.haproxy.status("member1").as_str()), "{}", site.haproxy.status("member1"));
     let token = said.stdout.trim().to_owned();
 
-    // Another machine in its place: without a key, without a group, without a configuration.
+    // Another machine takes its place, without a key, a group or a configuration.
     site.nginx("member1").kill();
     let member = farm.server_mut(1);
     member.kill();
@@ -155,7 +155,7 @@ fn w12_a_sync_drains_who_serves_something_else_and_nobody_whose_hashes_are_equal
     farm.server(1).write("index.html", "<p>somebody's own</p>");
     farm.wait_server(farm.server(1), "drifted", |s| s.state == State::Drifted);
     farm.manager().command(&["sync", "--dry-run"]).success().says(&["drain member1", "undrain member1"]);
-    // Where it cannot be drained it is not touched.
+    // A server that cannot be drained is not changed.
     farm.manager().command(&["group", "set", "--min-serving", "3"]).success();
     let late = farm.manager().command(&["sync", "member1", "--timeout", "2s"]);
     late.exits(4).says(&["goes on by itself", "procedure show p1"]);
@@ -168,7 +168,7 @@ fn w12_a_sync_drains_who_serves_something_else_and_nobody_whose_hashes_are_equal
     wait_procedure(farm.manager(), "p1", "done", is_done);
     farm.wait_equal();
 
-    // W23: those that hold something else go a few at a time. What they lack of a bulk import comes with it (W6).
+    // W23: servers with other content go a few at a time, and also get the bulk import that they lack (W6).
     farm.manager().command(&["pause"]).success();
     farm.manager().write("index.html", "<p>imported</p>");
     for index in [1, 2] {
@@ -188,7 +188,7 @@ fn w12_a_sync_drains_who_serves_something_else_and_nobody_whose_hashes_are_equal
     }
     client.stop().flawless();
 
-    // Nobody is half drained: refused as long as the balancer does not answer.
+    // No server is drained at only one balancer: the sync is refused while the balancer does not answer.
     site.haproxy.kill();
     farm.server(1).write("index.html", "<p>somebody's own</p>");
     farm.wait_server(farm.server(1), "drifted", |s| s.state == State::Drifted);
@@ -213,7 +213,7 @@ fn w21_a_haproxy_that_was_restarted_is_told_again_who_is_drained() {
     });
     assert_eq!(one(&shown, "member1").map(|s| s.state), Some(State::Disabled));
 
-    // The next manager keeps to it.
+    // The next manager follows it, too.
     farm.manager().command(&["promote", "member2"]).success();
     farm.led_by(2);
     farm.server_mut(0).kill();
@@ -227,7 +227,7 @@ fn w21_a_haproxy_that_was_restarted_is_told_again_who_is_drained() {
     client.stop().flawless();
 }
 
-/// HAProxy forgets everything; what is in maintenance is drained again, and nobody else.
+/// HAProxy forgets everything: servers in maintenance are drained again, and no other server.
 fn restart(site: &mut Site) {
     site.haproxy.kill();
     site.haproxy.revive();

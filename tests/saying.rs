@@ -1,5 +1,5 @@
-//! What commands print: nothing that a terminal obeys or that hides, whatever names, messages and settings hold; and what
-//! cannot be written is a failure.
+//! Commands print no characters that a terminal obeys or that are invisible, for any names, messages and settings. A failed
+//! write is a failure of the command.
 
 use std::{
     fs::{self, File},
@@ -9,11 +9,10 @@ use std::{
 
 use crate::farm::{DEADLINE, Farm, Output, Server, bellwether, run, wait_for};
 
-/// An escape that clears the screen, its form as one C1 character, an override of the direction, and two characters that
-/// nobody sees.
+/// An escape that clears the screen, its form as one C1 character, an override of the direction, and two invisible characters.
 const HOSTILE: &str = "\u{1b}[2J\u{9b}31m\u{202e}fnoc\u{2066}\u{200b}";
 
-/// Asserts that `text` would be shown by a terminal, and not obeyed.
+/// Asserts that a terminal would show `text`, and not obey it.
 #[track_caller]
 fn assert_harmless(what: &str, text: &str) {
     let obeyed = |c: &char| {
@@ -41,7 +40,7 @@ fn no_name_or_message_steers_the_terminal() {
     said(farm.manager(), &["put", &at, "--message", HOSTILE]).success();
     farm.wait_same(farm.member(1));
     farm.wait_in_sync();
-    // A line of text, an edit on the member, and what commands make of them.
+    // The commands show a hostile line of text and an edit on the member.
     farm.member(1).write(&name, format!("two {HOSTILE}\n"));
     farm.wait_server(farm.member(1), "its edit is seen", |server| server.drift_entries > 0);
     for server in [farm.manager(), farm.member(1)] {
@@ -90,7 +89,7 @@ fn no_name_or_message_steers_the_terminal() {
 fn no_setting_of_agent_toml_steers_the_terminal() {
     let home = tempfile::tempdir().expect("a directory");
     let file = home.path().join("agent.toml");
-    // TOML has escapes of its own; those that it forbids raw are written by them.
+    // TOML has its own escapes, which are used for the characters that it forbids.
     let escaped = HOSTILE.replace('\u{1b}', "\\u001b").replace('\u{9b}', "\\u009b");
     for setting in [
         format!("name = \"{escaped}\""),
@@ -112,7 +111,7 @@ fn no_setting_of_agent_toml_steers_the_terminal() {
     }
 }
 
-/// Runs a command whose standard output takes nothing.
+/// Runs a command whose standard output cannot be written.
 fn full(mut command: Command) -> (Option<i32>, String) {
     let full = File::options().write(true).open("/dev/full").expect("/dev/full");
     let done = command.stdin(Stdio::null()).stdout(full).output().expect("it runs");
@@ -151,7 +150,7 @@ fn output_that_cannot_be_written_is_a_failure() {
         assert_eq!(code, Some(1), "{arguments:?}: {stderr}");
         assert!(stderr.contains("cannot write to standard output: No space left"), "{arguments:?}: {stderr}");
     }
-    // What failed anyway says so, and not that its output is lost.
+    // A command that failed anyway reports that, and not the lost output.
     let (code, stderr) = full(farm.manager().prepared(&["get", "web:missing"]));
     assert_eq!((code, stderr.contains("missing")), (Some(3), true), "{stderr}");
 }
@@ -169,7 +168,7 @@ fn a_reader_that_has_gone_away_is_no_failure() {
     }
 }
 
-/// Ended with the test, should the test fail.
+/// Ends the process with the test, also if the test fails.
 struct Ending(Child);
 
 impl Drop for Ending {
@@ -190,7 +189,7 @@ fn the_monitor_ends_with_the_pipe() {
         let mut line = String::new();
         reader.read_line(&mut line).expect("its first line");
         assert!(!line.is_empty(), "{arguments:?} shows something");
-        // As `head -1` does.
+        // The pipe is closed early, as by `head -1`.
         drop(reader);
         let status = wait_for(&format!("the end of {arguments:?}"), DEADLINE, || {
             child.0.try_wait().expect("its state").ok_or_else(|| "it still runs".to_owned())

@@ -1,4 +1,4 @@
-//! The addresses by which servers find each other: without DNS, from the first command on, and after they change.
+//! The addresses by which servers find each other: without DNS, from the first command on, and after changes.
 
 use std::{fs, process::Command, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     farm::{DEADLINE, Farm, Network, free_port, one, run, run_with_input, wait_for},
 };
 
-/// The command on a machine whose name nothing resolves.
+/// The command on a machine whose name cannot be resolved.
 fn without_a_name(command: &Command) -> Command {
     let mut alone = Command::new("unshare");
     let rename = "echo no-such-host.invalid > /proc/sys/kernel/hostname\nexec \"$@\"";
@@ -39,7 +39,7 @@ fn without_dns_servers_advertise_the_address_of_their_interface() {
     farm.wait_equal();
 }
 
-/// What agent.toml advertises.
+/// The advertised address in agent.toml.
 fn in_file(farm: &Farm, index: usize) -> String {
     let server = if index == 0 { farm.manager() } else { farm.member(index) };
     let text = fs::read_to_string(server.config()).expect("agent.toml");
@@ -58,7 +58,7 @@ fn a_server_that_the_manager_does_not_reach_does_not_enter() {
         run_with_input(join.arg("--yes"), &token)
     };
     astray(&nowhere).refused().says(&["dialled", &nowhere, "--advertise"]);
-    // Somebody else answers there.
+    // Another program answers there.
     astray(&farm.manager().listen).refused().says(&[&farm.manager().listen]);
     assert!(one(&farm.status(), "member1").is_none(), "it is not in the record");
     assert!(!farm.member(1).state().join("group.json").exists(), "it belongs to no group");
@@ -99,7 +99,7 @@ fn a_newcomer_behind_a_proxy_that_vouches_for_it_enters_in_maintenance() {
     for server in ["manager", "member1"] {
         site.haproxy.wait_status(server, "UP");
     }
-    // As docs/balancers.md says: nginx answers for an agent that does not run, so the newcomer would get traffic.
+    // As in docs/balancers.md, nginx answers for an agent that does not run, so the newcomer would get traffic.
     site.haproxy.wait_status("member2", "UP");
     site.haproxy.ask("set server app/member2 state maint").expect("in maintenance");
     site.haproxy.wait_status("member2", "MAINT");

@@ -1,4 +1,4 @@
-//! agent.toml against the group, and what a set should not hold.
+//! agent.toml compared with the group, and content that a set should not have.
 
 use std::fs;
 

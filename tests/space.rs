@@ -1,4 +1,4 @@
-//! W4 and other refusals before the switch: too little space, owners that are missing.
+//! W4 and other refusals before the switch: too little space, missing owners.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use bellwether_skip::skip;
 
 use crate::farm::{Farm, random::Random, run};
 
-/// Whether this user may mount in a namespace of their own; says so when not.
+/// Whether this user may mount in its own namespace; if not, the skip is reported.
 fn may_mount() -> bool {
     let script = "mount -t tmpfs none /mnt";
     let may = run(Command::new("unshare").args(["-m", "sh", "-ec", script])).code == Some(0);
@@ -53,7 +53,7 @@ fn w4_too_little_space_is_refused_with_the_figures_before_anything_is_touched() 
     }
     assert!(!seen.join("large.bin").exists());
 
-    // The next revision fits: the server was not put in error by the one that did not.
+    // The next revision fits: the earlier refusal did not put the server in error.
     fs::remove_file(farm.manager().web("large.bin")).expect("removed");
     farm.wait_in_sync();
     assert_eq!(fs::read(seen.join("index.html")).expect("the member's file"), b"small, too");

@@ -1,5 +1,5 @@
-//! W8, W12, W18, W24–W26: procedures that stop, wait or are given up: what is shown of them, and that the command which each
-//! stop and refusal names helps.
+//! W8, W12, W18, W24–W26: procedures that stop, wait or are aborted. Each stop and refusal names a command, and that command
+//! helps.
 
 use bellwether_proto::status::{ProcedureState, State};
 use rustix::process::Signal;
@@ -35,12 +35,12 @@ fn w8_a_sync_that_stopped_is_shown_and_goes_on_when_it_is_given_again() {
     }
     assert!(get(&farm.manager().http, "/status").expect("an answer").whole.contains("\"stopped\""));
     farm.manager().command(&["wait", "--serving", "--servers", "member1"]).exits(5).says(&["member1"]);
-    // Another plan for it names the one command that ends this one; nobody else is in its way.
+    // Another plan for the server names the one command that ends this one, and disturbs no other server.
     let other = farm.manager().command(&["maintenance", "start", "member1", "--yes"]).refused();
     other.says(&["p1 (sync member1) has stopped", "procedure abort p1"]);
     farm.manager().command(&["maintenance", "start", "member2", "--dry-run"]).success();
 
-    // The cause is mended.
+    // The cause is removed.
     farm.server_mut(1).stop();
     farm.server_mut(1).start();
     farm.wait_server(farm.server(1), "in error until it is synced", |s| s.state == State::Error);
@@ -67,7 +67,7 @@ fn w21_who_an_aborted_procedure_leaves_drained_is_shown_and_waited_for() {
         status.procedures.iter().any(|p| p.state == ProcedureState::Waiting && p.what.contains("session"))
     });
     farm.manager().command(&["status"]).success().says(&["p1 waits", "1 drained"]);
-    // A finish is another plan: the refusal says how to end what is in its way, and that helps.
+    // A finish is another plan: the refusal says how to end the present one, and that command helps.
     let refused = farm.manager().command(&["maintenance", "finish", "member1", "--yes"]).refused();
     refused.says(&["bellwether procedure abort p1"]);
     farm.manager().command(&["procedure", "abort", "p1", "--yes"]).success();
@@ -140,19 +140,19 @@ fn w24_w26_a_recovery_says_what_is_lost_and_a_finish_where_the_old_managers_chan
     });
     farm.server_mut(0).kill();
     let said = farm.server(1).command(&["recover", "manager", "--attest", "its power is off", "--yes"]).success();
-    // Before it is done, and when it is.
+    // The losses are reported before the recovery begins, and again when it is done.
     assert!(said.stderr.contains("lost, unless it is taken back") && said.stderr.contains(&unsent), "{said}");
     assert!(said.stdout.contains("lost, unless it is taken back") && said.stdout.contains(&unsent), "{said}");
     said.says(&["propagation is paused", "bellwether resume", "maintenance finish manager"]);
     farm.led_by(1);
     farm.wait_leads(1);
-    // Given again, it is the same one.
+    // The same command, given again, finds the same procedure.
     farm.manager().command(&["recover", "manager", "--yes"]).success().says(&["p1 is done"]);
     farm.server_mut(0).start();
     let said = farm.manager().command(&["maintenance", "finish", "manager", "--yes"]).success();
     said.says(&["changes that only manager had are kept there", "drift show manager", "serves again"]);
     farm.manager().command(&["drift", "show", "manager"]).success().says(&["index.html"]);
-    // Who leads in a later epoch is named, should it be superseded again.
+    // The manager of a later epoch is named, in case this server is superseded again.
     farm.manager().command(&["resume"]).success();
     farm.wait_equal();
 }
@@ -162,7 +162,7 @@ fn w22_w25_a_dissolved_manager_needs_a_token_and_the_finish_that_waits_says_so()
     let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("index.html", "one"));
     farm.manager().command(&["group", "set", "--drain-timeout", "1s"]).success();
     farm.wait_in_sync();
-    // The advice of the question, at the lost manager.
+    // This is the advice of the question, at the lost manager.
     let asked = farm.server(1).command(&["recover", "manager", "--force", "--yes"]).exits(5);
     asked.says(&["bellwether leave --force", "procedure resume p1 --attest"]);
     farm.server(0).command(&["leave", "--yes"]).refused().says(&["--force"]);

@@ -43,7 +43,7 @@ fn w24_a_candidate_takes_over_and_equal_servers_are_not_taken_out_of_service() {
     takes_over(&farm, 1, &[]).success().says(&["already"]);
     balancer.assert_always_ready();
 
-    // W25: repaired, started, taken back.
+    // W25: the manager is repaired, started and taken back.
     farm.server_mut(0).start();
     farm.manager().command(&["server", "add", "manager"]).success();
     farm.wait_equal();
@@ -61,7 +61,7 @@ fn w24_it_does_not_take_over_while_the_manager_answers() {
     farm.server(1).command(&["promote", "member1", "--self"]).refused().says(&["manager, the manager, answers"]);
     farm.manager().command(&["promote", "--self", "--yes"]).success().says(&["already"]);
     assert_eq!(farm.status().head.map(|head| head.epoch.0), Some(1));
-    // One who insists: the old manager hears of it and follows the record.
+    // With `--force` the old manager hears of it and follows the record.
     takes_over(&farm, 1, &["--force"]).success();
     farm.led_by(1);
     farm.wait_leads(1);
@@ -99,7 +99,7 @@ fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
     farm.wait_same(farm.server(2));
     let shown = farm.wait_server(farm.server(2), "in sync", |server| server.state == State::InSync);
     assert_eq!(content(&farm, 2, "index.html"), "one");
-    // W12: it served what it had until the switch.
+    // W12: the server served its old content until the switch.
     balancer.assert_always_ready();
     assert!(shown.kept.iter().any(|kept| kept.contains("instead-of-1.2")), "{:?}", shown.kept);
     let kept = find_below(&farm.server(2).state().join("recovery"), "index.html").expect("a kept copy");
@@ -107,7 +107,7 @@ fn w24_who_is_behind_says_what_would_be_lost_and_what_is_replaced_is_kept() {
     assert_eq!(lost(&farm).len(), 1, "the group's log keeps it");
 }
 
-/// What the group's log says is lost.
+/// The lost revisions in the group's log.
 fn lost(farm: &Farm) -> Vec<String> {
     let log = farm.manager().command(&["group", "show", "--log"]).success().stdout;
     log.lines().filter(|line| line.contains("lost: ")).map(str::to_owned).collect()
@@ -137,7 +137,7 @@ fn w24_invariant_4_what_a_server_that_did_not_answer_had_seen_is_named_when_it_r
         named if named.len() == 1 && named[0].contains("(seen by member2)") => Ok(named),
         other => Err(format!("{other:?}")),
     });
-    // Named once, though it says so again.
+    // The revision is named once, though the server reports it again.
     farm.server_mut(2).kill();
     farm.server_mut(2).start();
     farm.manager().write("index.html", "three");
@@ -158,7 +158,7 @@ fn w24_what_was_edited_on_the_candidate_becomes_the_truth_only_when_it_is_accept
     farm.wait_same(farm.server(2));
     assert_eq!(content(&farm, 2, "index.html"), "edited on the member");
     assert!(one(&farm.status(), "manager").is_none(), "removed");
-    // It learns that it was removed, and changes nothing any more.
+    // The old manager learns that it was removed, and changes nothing any more.
     farm.server_mut(0).start();
     farm.server(0).command(&["pause"]).refused().says(&["member1"]);
 }
@@ -195,7 +195,7 @@ fn w24_what_a_member_has_only_heard_of_is_named_after_its_restart() {
         });
     }
     farm.server_mut(0).kill();
-    // One is killed, some seconds later; one is stopped, and notes it then.
+    // One server is killed some seconds later; the other is stopped, and notes the headers then.
     let noted = farm.server(1).state().join("seen.json");
     wait_for("a note of what was only heard of", DEADLINE, || if noted.exists() { Ok(()) } else { Err("none".into()) });
     farm.server_mut(1).kill();
@@ -205,7 +205,7 @@ fn w24_what_a_member_has_only_heard_of_is_named_after_its_restart() {
     planned.says(&["1.2 ", "the last word (seen by member2, member1)"]);
     assert!(!farm.server(1).web("heard.conf").exists(), "nobody has more than the word of it");
 
-    // What was only heard of stays named by who takes over, and is nobody's to wait for.
+    // The new manager names the revisions that were only heard of, and waits for none of them.
     takes_over(&farm, 2, &[]).success().says(&["the last word"]);
     farm.led_by(2);
     farm.wait_same(farm.server(1));

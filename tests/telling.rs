@@ -1,4 +1,4 @@
-//! What a member says of the farm: itself as it knows itself, the others as the manager told them, and how long ago.
+//! A member's view of the farm: its own state, and the manager's report of the others with its age.
 
 use bellwether_proto::status::{FarmStatus, State};
 use rustix::process::Signal;
@@ -29,7 +29,7 @@ fn w15_a_member_shows_the_others_as_its_manager_told_them_with_the_age() {
     assert_eq!(status(farm.manager()).expect("the manager's own").told_ms, None);
 
     farm.manager().signal(Signal::STOP);
-    // What was told stays, and its age is said; it does not become "unknown" with a lag.
+    // The last report stays, with its age; the others do not become "unknown" with a lag.
     let frozen = wait_for("an older word", DEADLINE, || {
         let status = status(member)?;
         let age_ms = status.time_ms.saturating_sub(status.told_ms.ok_or("nothing told")?);
@@ -40,7 +40,7 @@ fn w15_a_member_shows_the_others_as_its_manager_told_them_with_the_age() {
         .command(&["status"])
         .success()
         .says(&["member1 as it knows itself", "the others as the manager, manager, told"]);
-    // Others are waited for as long as nobody says how they are now.
+    // The command waits for other servers while no manager reports their present state.
     member.command(&["wait", "--servers", "member2", "--timeout", "4s"]).exits(4).says(&["member2: not known here"]);
     farm.manager().signal(Signal::CONT);
     wait_for("a new word", DEADLINE, || match status(member)?.told_ms {

@@ -1,5 +1,5 @@
-//! A farm whose servers run two programs, of version N−1 and N: `BELLWETHER_PREVIOUS` and `BELLWETHER_NEXT` name them. Where
-//! they are not named, both are the program just built; `.ci/full two-binaries` names two that differ.
+//! A farm whose servers run two programs, of version N−1 and N, which `BELLWETHER_PREVIOUS` and `BELLWETHER_NEXT` name.
+//! Without them both are the program that was just built; `.ci/full two-binaries` names two that differ.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -43,7 +43,7 @@ fn farm(programs: [Which; 3]) -> Farm {
     farm
 }
 
-/// Stops a server and starts it with that program.
+/// Stops a server, and starts it with that program.
 fn replace(farm: &mut Farm, index: usize, which: Which) {
     let server = farm.server_mut(index);
     server.stop();
@@ -57,13 +57,13 @@ fn edited(farm: &Farm, content: &str) {
     farm.assert_equal();
 }
 
-/// The levels that a server's program reads, by its own word.
+/// The levels that a server's program reads, from its hello.
 fn levels(server: &Server) -> Levels {
     let status = server.status().expect("a status");
     one(&status, &server.name).and_then(|own| own.levels).expect("levels")
 }
 
-/// The bytes of every file of a state directory, but for the lock, which says who held it last.
+/// The bytes of every file of a state directory, except for the lock, which names its last holder.
 fn contents(server: &Server) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut directories = vec![server.state()];
@@ -86,7 +86,7 @@ fn an_old_manager_and_new_members_and_the_reverse() {
     farm.server(1).command_with_input(&["put", "web:asked.conf"], "asked at a new one").success();
     farm.wait_equal();
     edited(&farm, "by the old manager");
-    // The role goes to a new one, and back.
+    // The role goes to a server with the new program, and back.
     farm.manager().command(&["promote", "member1"]).success();
     farm.led_by(1);
     farm.wait_leads(1);
@@ -147,11 +147,11 @@ fn the_level_is_raised_when_every_server_reads_it_and_there_is_no_way_back() {
     assert_eq!(record(), unraised);
     farm.manager().command(&["group", "show"]).success().says(&[&format!("level    {before}, the newest that all")]);
     if newest == before {
-        // One program: it does not read the next level, either.
+        // With one program, no server reads the next level.
         farm.manager().command(&raise).refused().says(&["manager (", "member1 ("]);
         return;
     }
-    // A feature of the new level waits for it: the note of a build of the level after the newest.
+    // A feature of the new level needs that level: the note of a build of the level after the newest.
     let note = ["group", "set", "--note", "for administrators"];
     let has_note = farm.manager().command(&["group", "set", "--help"]).success().stdout.contains("--note");
     if has_note {
@@ -167,7 +167,7 @@ fn the_level_is_raised_when_every_server_reads_it_and_there_is_no_way_back() {
     }
     farm.manager().command(&["group", "set", "--level", &before.to_string()]).refused().says(&["does not go back"]);
 
-    // The one that is too old comes back, says so, and is mended by an upgrade.
+    // The server that is too old comes back and says so, and an upgrade repairs that.
     farm.manager().command(&["server", "enable", "member2", "--yes"]).success();
     farm.wait_server(farm.member(2), "too old for the group", |server| {
         let says = |reason: &String| reason.contains("made by a newer bellwether") && reason.contains("upgrade");
@@ -184,7 +184,7 @@ fn the_level_is_raised_when_every_server_reads_it_and_there_is_no_way_back() {
         farm.manager().command(&["group", "show"]).success().says(&["note     for administrators"]);
     }
 
-    // The old program touches nothing of what the new one has left at that level.
+    // The old program changes none of the new program's files of that level.
     for index in 0..3 {
         let server = farm.server_mut(index);
         server.stop();
@@ -213,7 +213,7 @@ fn a_server_that_does_not_read_the_groups_level_does_not_enter_and_may_come_agai
     let token = farm.token(&[]);
     let joined = farm.server(1).join(&token);
     if joined.code == Some(0) {
-        // One level: it is read.
+        // With one level, the old program reads it.
         farm.server_mut(1).start();
         farm.wait_equal();
         return;

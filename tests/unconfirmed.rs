@@ -1,11 +1,11 @@
-//! W11 and W12 where the manager is away: a server that has started does not serve what nobody confirms, and nothing is asked
-//! of a manager that is suspended.
+//! W11 and W12 while the manager is away: a server that has started does not serve a revision without a confirmation, and no
+//! suspended manager is asked.
 
 use rustix::process::Signal;
 
 use crate::farm::{DEADLINE, Farm, get, wait_for};
 
-/// `/ready` of that member, once it says so.
+/// Waits until `/ready` of that member says so.
 fn wait_ready(farm: &Farm, index: usize, what: &str, says: impl Fn(&str) -> bool) {
     wait_for(what, DEADLINE, || {
         let answer = get(&farm.member(index).http, "/ready")?.whole;
@@ -18,7 +18,7 @@ fn ready_after(farm: &Farm, time: &str) {
     farm.wait_equal();
 }
 
-/// Not ready, for want of a confirmation.
+/// Not ready, because there is no confirmation.
 fn unconfirmed(answer: &str) -> bool {
     answer.starts_with("HTTP/1.1 503") && answer.contains("confirmed since this start")
 }
@@ -82,7 +82,7 @@ fn w12_after_the_groups_bound_a_server_is_ready_and_marked_stale() {
     });
     farm.server_mut(0).start();
     wait_ready(&farm, 1, "member1 ready as ever", fresh);
-    // Once confirmed, a server is ready without its manager, as long as it runs.
+    // After the confirmation, a server is ready without its manager, as long as it runs.
     farm.server_mut(0).kill();
     assert!(fresh(&get(&farm.member(1).http, "/ready").expect("an answer").whole));
 }

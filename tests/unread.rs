@@ -1,4 +1,4 @@
-//! What the manager cannot read, or what is still being written: it stays as it was, is named, and the rest goes on.
+//! Entries that the manager cannot read, or that are still being written, stay as before and are named; the rest goes on.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -27,11 +27,11 @@ fn read(server: &Server, path: &str) -> String {
     fs::read_to_string(server.web(path)).unwrap_or_else(|e| e.to_string())
 }
 
-/// Something bound over a path, until it is dropped.
+/// A bind mount over a path, which ends when this is dropped.
 struct Bound(PathBuf);
 
 impl Bound {
-    /// None where this user may not mount.
+    /// None if this user may not mount.
     fn new(what: &Path, over: &Path) -> Option<Self> {
         let bound = Command::new("mount").arg("--bind").args([what, over]).output().expect("mount");
         if !bound.status.success() {
@@ -48,7 +48,7 @@ impl Drop for Bound {
     }
 }
 
-/// A process that runs until it is dropped.
+/// A process that is ended when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {
@@ -72,7 +72,7 @@ fn a_mount_over_a_file_or_a_directory_stops_nothing_else() {
     let Some(_directory) = Bound::new(&beside, &farm.manager().web("dir")) else { return };
     farm.manager().write("a.conf", "2");
     farm.wait_same_file(farm.member(1), "a.conf");
-    // Events do not tell of mounts: what is named now is what the agent has looked at.
+    // Events do not tell of mounts, so only the agent's own checks name them.
     farm.manager().command(&["publish"]).success().says(&["stays as it was: web:b.conf", "web:dir"]);
     let held = wait_unread(&farm, "b.conf", UnreadCause::Held);
     assert!(held.reason.contains("a mount point"), "{held:?}");
@@ -88,7 +88,7 @@ fn a_mount_over_a_file_or_a_directory_stops_nothing_else() {
     farm.wait_equal();
 }
 
-/// An agent that may not read everything: a server's root without the right to pass over modes.
+/// An agent with limited rights: root without the right to ignore modes.
 #[test]
 fn what_may_not_be_read_stays_as_it_was_until_it_may() {
     if !rustix::process::geteuid().is_root() {
@@ -117,7 +117,7 @@ fn what_may_not_be_read_stays_as_it_was_until_it_may() {
         let waits = wait_unread(&farm, path, UnreadCause::Unreadable);
         assert!(waits.reason.contains("Permission denied"), "{waits:?}");
     }
-    // What was published between a write and its chmod was readable then.
+    // Content that was published between a write and its chmod was readable then.
     assert_eq!(read(farm.member(1), "secrets/deep/x.conf"), "1", "a directory stays with all it holds");
     assert!(farm.manager().read_log().contains("secret.conf"), "the log names it");
     farm.manager().write("a.conf", "3");
@@ -177,7 +177,7 @@ fn a_file_is_not_published_before_its_writer_has_closed_it() {
         manager.write("a.conf", "0");
     });
     farm.manager().command(&["group", "set", "--open-max", "1h"]).success();
-    // A process of its own, as it is in life.
+    // The writer is its own process, as in real use.
     let script = "exec >\"$1\"; while read line; do echo \"$line\"; done";
     let mut writer = Command::new("sh");
     writer.args(["-c", script, "sh"]).arg(farm.manager().web("up.conf")).stdin(Stdio::piped());
@@ -191,7 +191,7 @@ fn a_file_is_not_published_before_its_writer_has_closed_it() {
         });
         let waits = wait_unread(&farm, "up.conf", UnreadCause::Open);
         assert_eq!(waits.reason, "open for writing");
-        // Another edit is everywhere by then, and the file is as it was.
+        // By then another edit is on all servers, and the file is unchanged there.
         farm.manager().write("a.conf", line.to_string());
         farm.wait_same_file(farm.member(1), "a.conf");
         assert_eq!(read(farm.member(1), "up.conf"), old);
@@ -222,7 +222,7 @@ fn after_the_bound_an_open_file_is_published_and_marked() {
     farm.wait_equal();
 }
 
-/// A shared writable mapping writes without any call; its file may be closed by then.
+/// A shared writable mapping writes without any call, and its file may be closed by then.
 #[test]
 fn a_file_that_is_mapped_to_be_written_is_open() {
     let farm = Farm::plan().members(1).start_with(|manager| manager.write("map.conf", "old old"));
@@ -236,7 +236,7 @@ fn a_file_that_is_mapped_to_be_written_is_open() {
         let now = read(farm.manager(), "map.conf");
         if now == "new old" { Ok(()) } else { Err(now) }
     });
-    // No event comes of a mapping: an explicit publish looks at everything.
+    // A mapping makes no event, but an explicit publish scans everything.
     farm.manager().command(&["publish"]).success().says(&["stays as it was: web:map.conf: open for writing"]);
     assert_eq!(read(farm.member(1), "map.conf"), "old old");
     drop(mapper.0.stdin.take());
@@ -246,7 +246,7 @@ fn a_file_that_is_mapped_to_be_written_is_open() {
     farm.wait_equal();
 }
 
-/// Without the right to take leases on others' files, the agent looks at what processes have open.
+/// Without the right to take leases on others' files, the agent reads the processes' descriptors.
 #[test]
 fn where_leases_are_refused_descriptors_tell() {
     if !rustix::process::geteuid().is_root() {
@@ -278,7 +278,7 @@ fn a_put_over_a_file_that_waits_says_what_became_of_it() {
     let mut writer = OpenOptions::new().append(true).open(farm.manager().web("up.conf")).expect("the file");
     writer.write_all(b" and half").expect("written");
     wait_unread(&farm, "up.conf", UnreadCause::Open);
-    // The writer goes on with the file that was there; the name has another one now.
+    // The writer goes on with the old file; the name has another one now.
     farm.manager().command_with_input(&["put", "web:up.conf"], "whole").success();
     farm.wait_same_file(farm.member(1), "up.conf");
     assert_eq!(read(farm.member(1), "up.conf"), "whole");
@@ -303,7 +303,7 @@ fn init_leaves_out_what_is_still_written_and_serve_publishes_it_later() {
     farm.wait_equal();
 }
 
-/// A server that enters gets a base of the head, which holds a file as it was before it could not be read any more.
+/// A server that enters gets a base of the head, with a file as it was before it became unreadable.
 #[test]
 fn a_base_holds_what_the_files_do_not_any_more() {
     let mut farm = Farm::plan().members(2).unformed();

@@ -1,5 +1,5 @@
-//! W8: what is found before the switch and may pass marks the revision; the server waits, says for what, and comes back by
-//! itself. Real file systems, mounted where only the member's agent sees them.
+//! W8: an obstacle before the switch that may pass marks the revision. The server waits, names the obstacle, and comes back by
+//! itself. The file systems are real, and only the member's agent sees their mounts.
 
 use std::{fs, path::Path, process::Command};
 
@@ -8,8 +8,7 @@ use bellwether_skip::skip;
 
 use crate::farm::{DEADLINE, Farm, Server, compare::difference, run, wait_for};
 
-/// A farm whose first member runs after this script, in mounts of its own (`$SET` is its set); none where this user may not
-/// mount.
+/// A farm whose first member runs after this script, in its own mounts (`$SET` is its set); none if this user may not mount.
 fn farm(fill: impl FnOnce(&Server), script: &str) -> Option<Farm> {
     let allowed = "mount -t tmpfs none /mnt";
     if run(Command::new("unshare").args(["-m", "sh", "-ec", allowed])).code != Some(0) {
@@ -35,7 +34,7 @@ const EXT4: &str = "truncate -s 24M $HOME/image
     mount -o loop $HOME/image $SET
     rmdir $SET/lost+found";
 
-/// Runs a script where the member's agent is.
+/// Runs a script in the mount namespace of the member's agent.
 fn inside(member: &Server, script: &str) {
     let (set, home) = (member.set("web").display().to_string(), member.home.display().to_string());
     let mut command = Command::new("nsenter");
@@ -44,7 +43,7 @@ fn inside(member: &Server, script: &str) {
     run(&mut command).success();
 }
 
-/// Waits until the first member waits for `cause` and says all of `words`.
+/// Waits until the first member waits for `cause` and shows all of `words`.
 fn waits(farm: &Farm, cause: Cause, words: &[&str]) -> ServerStatus {
     let shown = farm.wait_server(farm.member(1), "waiting", |s| s.state == State::Waiting);
     assert_eq!(shown.waits_for, Some(cause), "{shown:?}");
@@ -55,7 +54,7 @@ fn waits(farm: &Farm, cause: Cause, words: &[&str]) -> ServerStatus {
     shown
 }
 
-/// Waits until the first member is in sync and holds what the manager holds, by what its agent sees.
+/// Waits until the first member is in sync and holds the manager's content, seen in its own mounts.
 fn comes_back(farm: &Farm) {
     farm.wait_in_sync();
     let seen = farm.member(1).as_agent_sees(farm.member(1).set("web"));
@@ -79,7 +78,7 @@ fn w8_a_member_without_space_waits_and_comes_back_when_there_is_room() {
     let own = member.servers.iter().find(|s| s.name.as_str() == "member1").expect("itself");
     assert_eq!((own.state, own.waits_for), (State::Waiting, Some(Cause::Space)));
 
-    // What waits with it is said, and a script that waits is told for what.
+    // The later revision that waits, too, is named, and a waiting script is told the cause.
     farm.manager().write("a.conf", "later");
     farm.wait_same(farm.member(2));
     farm.wait_server(farm.member(1), "what waits with it", |s| {
@@ -141,7 +140,7 @@ fn w8_a_file_system_for_reading_only_is_waited_for_also_over_starts() {
     inside(farm.member(1), "mount -o remount,ro $SET");
     farm.manager().write("a.conf", "new");
     waits(&farm, Cause::ReadOnly, &["mount it for writing"]);
-    // A manager that has just started offers it anew, and hears the same.
+    // A manager that has just started offers the revision again, and gets the same answer.
     farm.server_mut(0).kill();
     farm.server_mut(0).start();
     waits(&farm, Cause::ReadOnly, &["mount it for writing"]);
@@ -169,7 +168,7 @@ fn w8_a_member_that_starts_anew_while_it_waits_is_tried_again() {
     let at = farm.member(1).web("conf.d");
     fs::create_dir(farm.manager().web("conf.d")).expect("a directory");
     farm.wait_equal();
-    // What an administrator has put where the revision has a directory.
+    // An administrator has put a link in the place of the revision's directory.
     fs::remove_dir(&at).expect("removed");
     std::os::unix::fs::symlink("/", &at).expect("a link");
     farm.manager().write("conf.d/a.conf", "behind it");
@@ -202,7 +201,7 @@ fn a_time_after_2038_on_a_file_system_that_ends_there_is_no_drift() {
     same("a.conf");
     farm.manager().command(&["verify"]).success();
     farm.wait_in_sync();
-    // Nor is it one for an agent that has lost its index.
+    // It is no obstacle for an agent that has lost its index either.
     farm.server_mut(1).kill();
     fs::remove_file(farm.member(1).state().join("index")).ok();
     let script = format!("mount -o loop '{}' '{}'", farm.member(1).home.join("image").display(), set(farm.member(1)));

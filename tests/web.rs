@@ -1,4 +1,4 @@
-//! A real nginx serves from a member's set, before an update and after it.
+//! A real nginx serves a member's set before and after an update.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use crate::{
     farm::{Answer, DEADLINE, Farm, free_port, get, wait_for},
 };
 
-/// An nginx of our own: an ordinary child process, everything below one directory.
+/// A test's own nginx: an ordinary child process, with everything below one directory.
 struct Nginx {
     process: Child,
     address: String,
@@ -53,8 +53,8 @@ impl Drop for Nginx {
 
 fn configuration(home: &Path, document_root: &Path, address: &str) -> String {
     let home = home.display();
-    // One process: nothing is left behind when it is killed. As root it would otherwise serve as www-data, who may not
-    // enter the farm's directory.
+    // One process leaves nothing behind when it is killed. As root it would otherwise serve as www-data, which may not enter
+    // the farm's directory.
     let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
     format!(
         "daemon off; master_process off; {user} pid {home}/nginx.pid; error_log {home}/error.log;\n\

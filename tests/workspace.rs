@@ -1,4 +1,4 @@
-//! What holds for the workspace itself: the crates' arrows, and what must not be among the dependencies.
+//! The rules of the workspace itself: the crates' arrows, and crates that must not be dependencies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +10,12 @@ use serde_json::Value;
 
 use crate::farm::{Output, run};
 
-/// Crates of which a second version would be compiled twice and speak with itself in two tongues.
+/// Crates of which a second version would be compiled twice, with types that do not fit the first one's.
 const HEAVY: [&str; 8] = ["tokio", "tonic", "prost", "hyper", "rustls", "axum", "h2", "tower"];
 
 /// agent ─▶ daemon ─▶ manager, member, monitor ─▶ local ─▶ store, group ─▶ proto; manager, member and monitor never see each
-/// other, and store and group do not, either. The benchmark sees none: it runs the program as people do. The simulation sees the rules.
+/// other, and store and group do not, either. The benchmark sees none of them, since it runs the program. The simulation sees
+/// the rules.
 /// All tests may see [`FOR_TESTS`].
 const ARROWS: [(&str, &[&str]); 14] = [
     ("bellwether-proto", &[]),
@@ -56,7 +57,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     (FOR_TESTS[1], &["bellwether-proto"]),
 ];
 
-/// By which tests say that they cannot run, and draw their numbers.
+/// The crates by which tests report skips and draw random numbers.
 const FOR_TESTS: [&str; 2] = ["bellwether-skip", "bellwether-random"];
 
 fn root() -> PathBuf {
@@ -82,7 +83,7 @@ fn the_crates_arrows_are_those_of_the_design() {
     for (name, allowed) in ARROWS {
         let package = packages.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no crate {name}"));
         let dependencies = package["dependencies"].as_array().expect("dependencies");
-        // Tests of a crate must not see more than the crate does: every kind of dependency counts.
+        // Tests of a crate must not see more than the crate, so every kind of dependency counts.
         let ours = dependencies.iter().map(|d| text(&d["name"])).filter(|d| d.starts_with("bellwether"));
         for dependency in ours.filter(|name| !FOR_TESTS.contains(name)) {
             assert!(allowed.contains(&dependency), "{name} must not depend on {dependency}");
@@ -90,7 +91,7 @@ fn the_crates_arrows_are_those_of_the_design() {
     }
 }
 
-/// What the record allows is decided without I/O.
+/// The rules of the record are without I/O.
 #[test]
 fn the_groups_rules_have_no_runtime_and_no_files() {
     let output = run(&mut cargo(&["tree", "-p", "bellwether-group", "--depth", "1", "--edges", "normal"])).success();
@@ -101,13 +102,13 @@ fn the_groups_rules_have_no_runtime_and_no_files() {
     }
 }
 
-/// A skip that the gate does not see would pass for a test.
+/// A skip that the gate does not see would count as a passed test.
 #[test]
 fn nothing_is_skipped_but_by_the_one_function_for_it() {
     let files = run(Command::new("git").args(["ls-files", "*.rs"]).current_dir(root())).success();
     let mut read = 0;
     for file in files.stdout.lines().filter(|file| !file.starts_with("tests/skip/")) {
-        // Deleted, and not committed yet.
+        // The file is deleted, but that is not committed yet.
         let Ok(text) = std::fs::read_to_string(root().join(file)) else { continue };
         read += 1;
         for (number, line) in text.lines().enumerate() {
@@ -135,7 +136,7 @@ fn every_id_in_a_tests_name_is_explained_and_users_read_none() {
     let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
     let explained = ids(&read("docs/requirements.md"));
     let files = run(Command::new("git").args(["ls-files", "*.rs"]).current_dir(root())).success();
-    // Deleted, and not committed yet.
+    // The file is deleted, but that is not committed yet.
     let sources = files.stdout.lines().filter_map(|file| std::fs::read_to_string(root().join(file)).ok());
     let named: BTreeSet<String> = sources
         .flat_map(|text| {
@@ -183,11 +184,11 @@ fn only_one_provider_of_cryptography_is_compiled() {
         let output = users(unwanted);
         assert!(output.stdout.trim().is_empty(), "{unwanted} is a dependency: {output}");
     }
-    // The same question about a crate that is wanted, lest a misspelt one pass for an absent one.
+    // The same question about a wanted crate shows that the names are right.
     assert!(users("ring").success().stdout.contains("bellwether"));
 }
 
-/// Who depends on that crate, in any configuration of features and targets that is built.
+/// The crates that depend on that crate, in any built configuration of features and targets.
 fn users(package: &str) -> Output {
     run(&mut cargo(&["tree", "--workspace", "--target", "all", "-i", package]))
 }

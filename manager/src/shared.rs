@@ -1,4 +1,4 @@
-//! What the manager's tasks share. The publisher alone moves the head, [`Shared::edit`] alone the record, which the store holds.
+//! The shared state of the manager's tasks. Only the publisher moves the head, and only [`Shared::edit`] changes the record.
 
 use std::{
     collections::BTreeMap,
@@ -50,42 +50,42 @@ use crate::{
     tasks::Alarm,
 };
 
-/// Opens a connection to a server: mutual TLS with the key that the record pins.
+/// Opens a connection to a server, by mutual TLS with the key in the record.
 pub trait Dial: Send + Sync + 'static {
     /// A connected channel.
     ///
     /// # Errors
-    /// Why the server is out of reach, for people.
+    /// The reason that the server cannot be reached, for people.
     fn dial(&self, server: &Server) -> Dialling;
 }
 
-/// A connection in the making.
+/// A connection that is being opened.
 pub type Dialling = Pin<Box<dyn Future<Output = Result<tonic::transport::Channel, String>> + Send>>;
 
-/// Told when a server has proved that this manager's state went back; see [`bellwether_group::halt`].
+/// Called when a server has proved that this manager's state went back; see [`bellwether_group::halt`].
 pub type HaltFn = Box<dyn Fn(Halt) + Send + Sync>;
 
-/// How many lanes read chunks for their members at a time.
+/// The number of lanes that may read chunks for their members at the same time.
 const READS: usize = 2;
 
-/// Intervals and patience. The defaults are for a farm; tests shorten them.
+/// The manager's intervals and time limits. The defaults are for a farm, and tests shorten them.
 #[derive(Debug, Clone, Copy)]
 pub struct Timings {
-    /// Between two looks at every entry, with jitter.
+    /// The interval of scans of every entry, with jitter.
     pub rescan: Duration,
-    /// The same where changes are noticed only by rescanning.
+    /// The interval of those scans if only they notice changes.
     pub rescan_unwatched: Duration,
-    /// Between two readings of every byte.
+    /// The interval of reading every byte.
     pub full_hash: Duration,
-    /// Until a young file is looked at again.
+    /// The pause before a young file is scanned again.
     pub young: Duration,
-    /// Between two signs of life on a connection.
+    /// The interval of keepalives on a connection.
     pub keepalive: Duration,
-    /// For a server to answer when it is dialled.
+    /// The time limit for a server's answer when it is dialled.
     pub dial: Duration,
-    /// For the new manager to have everything at a handover.
+    /// The time limit for the new manager to have everything at a handover.
     pub hand_over: Duration,
-    /// How long a member is waited for.
+    /// The time limits of the waits for a member.
     pub deadlines: Deadlines,
 }
 
@@ -95,7 +95,7 @@ impl Default for Timings {
             rescan: Duration::from_secs(60),
             rescan_unwatched: Duration::from_secs(3),
             full_hash: Duration::from_secs(24 * 3600),
-            // Not among the members' work on the change that made it young: its events are heard all the same.
+            // This is late enough not to disturb the members' work on the same change; an event comes at any time.
             young: Duration::from_millis(100),
             keepalive: Duration::from_secs(5),
             dial: Duration::from_secs(10),
@@ -105,19 +105,19 @@ impl Default for Timings {
     }
 }
 
-/// Why the record is not changed.
+/// The record is not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// A rule says no.
+    /// A rule refuses the change.
     #[error(transparent)]
     Refused(#[from] GroupRefused),
-    /// A record that cannot be signed.
+    /// The record cannot be signed.
     #[error(transparent)]
     Malformed(#[from] bellwether_proto::Malformed),
-    /// It could not be made durable: nothing was changed.
+    /// The record could not be made durable; nothing was changed.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// What the tokens admit could not be made durable: nothing was changed.
+    /// The tokens could not be made durable; nothing was changed.
     #[error("the tokens could not be saved; nothing was changed")]
     Tokens(#[source] StateFileError),
     /// Another server leads in the same epoch.
@@ -146,12 +146,12 @@ pub(crate) struct Shared {
     pub(crate) state: PathBuf,
     pub(crate) incarnation: u64,
     pub(crate) group: Arc<GroupRecord>,
-    /// By which this manager leads.
+    /// The record by which this manager leads.
     pub(crate) record: watch::Receiver<Arc<SignedRecord>>,
     pub(crate) chain: Vec<v1::SignedRecord>,
-    /// The key of the manager of each epoch that is known.
+    /// The keys of the known managers, by epoch.
     managers: BTreeMap<Epoch, PublicKey>,
-    /// What is known of the epochs before this one; found out when it is first asked for.
+    /// The known revisions of earlier epochs, loaded at the first question.
     before: OnceLock<Known>,
     pub(crate) head: watch::Sender<Arc<Head>>,
     pub(crate) history: Arc<RwLock<History>>,
@@ -160,68 +160,68 @@ pub(crate) struct Shared {
     pub(crate) timings: Timings,
     /// The procedures.
     pub(crate) procedure_store: Arc<ProcedureStore>,
-    /// Tells changes by what differs; none: they are sent whole.
+    /// The cache for patches; without it, changed chunks are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
-    /// The servers that are reached.
+    /// The servers that can be reached.
     pub(crate) reached: watch::Sender<ReachedServers>,
     /// The programs of the servers that have been reached since this manager started.
     programs: std::sync::Mutex<Programs>,
-    /// What is known of the sets' directories.
+    /// The identities of the sets' directories.
     pub(crate) roots: Roots,
-    /// What was published within the last hour.
+    /// The trees of the last hour.
     guard: std::sync::Mutex<Guard>,
-    /// A lane needs a base of the head.
+    /// Notified if a lane needs a base of the head.
     pub(crate) base_wanted: Notify,
-    /// What each lane is at.
+    /// The state of each lane.
     pub(crate) lanes: Views,
-    /// Servers that refused us because they have seen a newer record.
+    /// Servers that refused this manager because they have seen a newer record.
     newer: mpsc::Sender<ServerName>,
     halt: HaltFn,
     /// The tickets that servers were given.
     pub(crate) sessions: Sessions,
-    /// To whom the role is being handed over.
+    /// The server to which the role is being handed over.
     handing: std::sync::Mutex<Option<ServerName>>,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
 }
 
-/// What a manager is started from.
+/// The input for starting a manager.
 pub struct Setup {
     /// This server.
     pub name: ServerName,
-    /// Its key: the record's manager.
+    /// Its key, which is the manager's in the record.
     pub key: Arc<KeyPair>,
-    /// Where each set is here.
+    /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
-    /// The record, where it is held, with the state directory.
+    /// The group record, with the state directory.
     pub group: Arc<GroupRecord>,
-    /// The revision that the sets hold, where this server was a member until now.
+    /// The revision that the sets hold, if this server was a member until now.
     pub at: Option<RevisionId>,
     /// The manager's incarnation.
     pub incarnation: u64,
     /// Opens connections.
     pub dial: Arc<dyn Dial>,
-    /// Where what is seen goes.
+    /// Receives the observations.
     pub events: mpsc::UnboundedSender<Event>,
     /// Gets the names of servers that have seen a newer record than this manager's.
     pub newer: mpsc::Sender<ServerName>,
-    /// Told when this manager's state is found to have gone back; the manager is to be stopped then.
+    /// Called when this manager's state went back; the manager is to be stopped then.
     pub halt: HaltFn,
-    /// What other servers have said to have seen, each with its name: asked before this manager leads.
+    /// The revisions that other servers have seen, by the survey before this manager leads.
     pub seen: Vec<(ServerName, Vec<SignedHeader>)>,
-    /// Intervals and patience.
+    /// The intervals and time limits.
     pub timings: Timings,
     /// The procedures.
     pub procedure_store: Arc<ProcedureStore>,
-    /// What this machine's agent.toml says of balancers.
+    /// The balancers in this machine's agent.toml.
     pub balancers: Locals,
-    /// Raised by a task that ends before it is told to.
+    /// Raised by a task that ends too early.
     pub alarm: Alarm,
 }
 
 impl Shared {
-    /// `record`: by which this manager leads.
+    /// `record`: the record by which this manager leads.
     pub(crate) fn new(
         setup: Setup,
         roots: Roots,
@@ -269,7 +269,7 @@ impl Shared {
         }
     }
 
-    /// What that server is to hold now.
+    /// The revision that the server is to hold now.
     pub(crate) fn target(&self, server: &ServerName) -> Target {
         let order = if self.procedure_store.holds(server) { Order::Later } else { Order::Now };
         rollout::target(&self.head.borrow().stored.header, order, &self.record.borrow().record().policy)
@@ -283,7 +283,7 @@ impl Shared {
         let _ = self.events.send(event);
     }
 
-    /// What was published within the last hour. The publisher alone changes it.
+    /// The trees of the last hour. Only the publisher changes them.
     pub(crate) fn guard(&self) -> MutexGuard<'_, Guard> {
         locked(&self.guard)
     }
@@ -293,30 +293,30 @@ impl Shared {
         locked(&self.programs)
     }
 
-    /// To whom the role is being handed over; none: to nobody.
+    /// The server to which the role is being handed over, if there is one.
     pub(crate) fn handing(&self) -> MutexGuard<'_, Option<ServerName>> {
         locked(&self.handing)
     }
 
-    /// Whether this manager may change anything.
+    /// Checks that this manager may change anything.
     ///
     /// # Errors
-    /// Another server leads in the same epoch: why, and what to do.
+    /// The reason and the next step: another server leads in the same epoch.
     pub(crate) fn undisputed(&self) -> Result<(), Arc<str>> {
         self.group.disputes().borrow().clone().map_or(Ok(()), Err)
     }
 
-    /// A server has seen a newer record: whoever runs this manager asks it. One hint is enough.
+    /// Reports a server that has seen a newer record, so that the agent asks it. One hint is enough.
     pub(crate) fn is_behind(&self, server: &ServerName) {
         let _ = self.newer.try_send(server.clone());
     }
 
-    /// A server has proved that this manager's state went back: whoever runs this manager stops it.
+    /// Reports the proof that this manager's state went back, so that the agent stops this manager.
     pub(crate) fn halt(&self, halt: Halt) {
         (self.halt)(halt);
     }
 
-    /// Those of `seen` that a manager before this one made, and that no history here has. Blocks.
+    /// The revisions in `seen` that an earlier manager made and no history on this server has. Blocks.
     ///
     /// # Errors
     /// The histories cannot be read.
@@ -342,7 +342,7 @@ impl Shared {
         self.roots.guard(sources(self.record.borrow().record(), &self.sets))
     }
 
-    /// Changes the record: one at a time; signed and durable before any server sees it or this returns.
+    /// Changes the record, one change at a time. It is signed and durable before any server sees it or this returns.
     pub(crate) async fn edit(
         self: &Arc<Self>,
         change: impl FnOnce(&SignedRecord) -> Result<Option<Record>, GroupRefused>,
@@ -354,7 +354,7 @@ impl Shared {
         level::may_be_written(&next, &self.programs())?;
         let next = Arc::new(SignedRecord::sign(next, &self.key)?);
         let (group, saved) = (self.group.clone(), next.clone());
-        // No other record of this version is signed before this one is in force, even where nobody waits for it any more.
+        // The guard goes with the save: no other record of this version is signed before, even if the caller is gone.
         let save = move || {
             let _one = one;
             group.save_next(&held, &saved)?;

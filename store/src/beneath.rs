@@ -1,5 +1,5 @@
-//! Opening what is inside a set and nothing else: every path is resolved by the kernel beneath a held directory, through
-//! no symbolic link and across no mount (`openat2`, invariant 7).
+//! Opens only entries inside a set: the kernel resolves every path beneath a held directory, through no symbolic link and
+//! across no mount (`openat2`, invariant 7).
 
 use std::{
     ffi::OsStr,
@@ -22,7 +22,7 @@ pub fn os(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
 }
 
-/// Opens a set's root (or another directory an administrator named): its last component may not be a symbolic link.
+/// Opens a set's root, or another directory that an administrator named. Its last component may not be a symbolic link.
 ///
 /// # Errors
 /// The system's.
@@ -50,7 +50,7 @@ pub fn open_file(directory: BorrowedFd<'_>, path: &[u8]) -> io::Result<File> {
     Ok(File::from(openat2(directory, os(path), flags, Mode::empty(), RESOLVE)?))
 }
 
-/// A set's root, held open. What is opened through it is inside it.
+/// A set's root, held open. Every entry that is opened through it is inside it.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
 

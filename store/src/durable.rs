@@ -1,7 +1,7 @@
-//! Every durable write goes through here: write, fsync, rename, fsync of the parent. Operations can be recorded, so that
-//! a test can replay them with any unsynced ones dropped (a power loss).
+//! Every durable operation: write, fsync, rename, fsync of the parent directory. Operations can be recorded, so that a test
+//! can replay them without some unsynced ones (a power loss).
 //!
-//! Each function is one system call on a name beneath a held directory; nothing is retried and nothing is followed.
+//! Most functions are one system call on a name in a held directory. Nothing is retried, and no link is followed.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ pub mod recording;
 
 const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 
-/// Notes the operation for the recorders of this place, and fails it where a test asks for that.
+/// Notes the operation for the recorders of this place, and fails it if a test says so.
 macro_rules! note {
     ($operation:ident { $($field:ident: $value:expr),* $(,)? }) => {
         #[cfg(test)]
@@ -34,7 +34,7 @@ use recording::{of, place};
 /// Creates a file that must not exist, beneath `directory`, for reading and writing. `path` may have several components.
 ///
 /// # Errors
-/// The system's; EEXIST where there is something.
+/// The system's; EEXIST if the name is in use.
 pub fn create(directory: BorrowedFd<'_>, path: &[u8], mode: u32) -> io::Result<File> {
     note!(Create { path: place(directory, path)?, mode: mode });
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -44,16 +44,16 @@ pub fn create(directory: BorrowedFd<'_>, path: &[u8], mode: u32) -> io::Result<F
 /// Writes all of `bytes` at `offset`.
 ///
 /// # Errors
-/// The system's; ENOSPC and EDQUOT where the disk is full.
+/// The system's; ENOSPC and EDQUOT if the disk is full.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     note!(Write { path: of(file.as_fd())?, offset: offset, bytes: bytes.to_vec() });
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
-/// Makes a file `length` bytes long; what was not written is a hole.
+/// Makes a file `length` bytes long; a part without content is a hole.
 ///
 /// # Errors
-/// The system's; EFBIG where the file system cannot hold one of that length.
+/// The system's; EFBIG if the file system has no files of that length.
 pub fn set_length(file: &File, length: u64) -> io::Result<()> {
     note!(Length { path: of(file.as_fd())?, length: length });
     file.set_len(length)
@@ -68,12 +68,12 @@ pub fn put_on_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32)) -> io::Re
     attributes::put_on_file(file, meta, ids)
 }
 
-/// What a file is that was just made: it has no attributes yet.
+/// The attributes of a file that was just made.
 #[derive(Debug, Clone, Copy)]
 pub struct New {
-    /// Whose it is.
+    /// The file's owner and group.
     pub owner: (u32, u32),
-    /// Its mode is what it is to be.
+    /// Whether its mode is already right.
     pub has_mode: bool,
 }
 
@@ -99,7 +99,7 @@ pub fn put_on_new_file(file: BorrowedFd<'_>, meta: &Meta, ids: (u32, u32), is: N
     )?)
 }
 
-/// Gives a copy the mode, owner and time of its original, as numbers. Another owner only where that is allowed.
+/// Gives a copy the mode, owner and time of its original, as numbers. The owner is changed only if that is allowed.
 ///
 /// # Errors
 /// The system's.
@@ -170,7 +170,7 @@ pub fn link(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
     Ok(rustix::fs::linkat(from.directory, os(from.name), to.directory, os(to.name), AtFlags::empty())?)
 }
 
-/// Renames; what is at `to` is replaced.
+/// Renames, and replaces any entry at `to`.
 ///
 /// # Errors
 /// The system's.
@@ -182,12 +182,12 @@ pub fn rename(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
 /// Renames to a name that must be free.
 ///
 /// # Errors
-/// The system's; EEXIST where there is something.
+/// The system's; EEXIST if the name is in use.
 pub fn rename_new(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
     note!(Rename { from: place(from.directory, from.name)?, to: place(to.directory, to.name)?, replace: false });
     let flags = RenameFlags::NOREPLACE;
     match rustix::fs::renameat_with(from.directory, os(from.name), to.directory, os(to.name), flags) {
-        // A file system without the flag: looked at first instead.
+        // The file system does not have the flag, so the name is looked up first.
         Err(rustix::io::Errno::INVAL) => {
             match rustix::fs::statat(to.directory, os(to.name), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(rustix::io::Errno::NOENT) => {
@@ -201,10 +201,10 @@ pub fn rename_new(from: Name<'_>, to: Name<'_>) -> io::Result<()> {
     }
 }
 
-/// Exchanges what is at two names, atomically.
+/// Exchanges the entries at two names, atomically.
 ///
 /// # Errors
-/// The system's; EINVAL, ENOSYS or EXDEV where the file system cannot.
+/// The system's; EINVAL, ENOSYS or EXDEV if the file system cannot do that.
 pub fn exchange(a: Name<'_>, b: Name<'_>) -> io::Result<()> {
     note!(Exchange { a: place(a.directory, a.name)?, b: place(b.directory, b.name)? });
     Ok(rustix::fs::renameat_with(a.directory, os(a.name), b.directory, os(b.name), RenameFlags::EXCHANGE)?)
@@ -237,7 +237,7 @@ pub fn sync_file(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::fsync(file)?)
 }
 
-/// Makes a file's bytes and length survive a power loss; its times and other attributes need not.
+/// Makes a file's bytes and length survive a power loss, but perhaps not its times and other attributes.
 ///
 /// # Errors
 /// The system's.
@@ -246,8 +246,8 @@ pub fn sync_data(file: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::fdatasync(file)?)
 }
 
-/// Asks for space for `length` bytes from `at` on, so that the disk need not look for it with each write. The file stays as
-/// long as it is; where the file system cannot, nothing happens.
+/// Reserves space for `length` bytes from `at` on, so that the disk need not find space at each write. The file's length does
+/// not change. A file system without this operation does nothing.
 pub fn reserve(file: &File, at: u64, length: u64) {
     let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, at, length);
 }
@@ -270,10 +270,10 @@ pub fn sync_filesystem(at: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::syncfs(at)?)
 }
 
-/// Opens a file to be read. Anything else under that name (a pipe, a device, a directory) is refused and not waited for.
+/// Opens a file for reading. Any other kind of entry (a pipe, a device, a directory) is refused without waiting.
 ///
 /// # Errors
-/// The system's, or it is no regular file.
+/// The system's, or the entry is no regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -292,11 +292,11 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     open_regular(path)?.read_to_end(&mut bytes).map(|_| bytes)
 }
 
-/// Replaces the file `name` by one that holds `bytes` (mode 0600): when this returns, the new one survives a power loss;
-/// before, the old one.
+/// Replaces the file `name` by one with `bytes` (mode 0600). The new file survives a power loss when this returns; until then
+/// the old one does.
 ///
 /// # Errors
-/// The system's; the old file is as it was.
+/// The system's; the old file is unchanged.
 pub fn replace_file(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
     let temporary = [b".", name, b".new"].concat();
     let written = write_new(directory, &temporary, bytes).and_then(|file| {
@@ -305,13 +305,13 @@ pub fn replace_file(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io:
         sync_directory(directory)
     });
     if written.is_err() {
-        // Only what was never seen under its name: nothing is lost if it stays.
+        // The temporary file was never seen as `name`, so nothing is lost if it stays.
         let _ = remove(directory, &temporary);
     }
     written
 }
 
-/// Writes `bytes` to a new file (mode 0600), which takes the place of one that is there; not durable yet.
+/// Writes `bytes` to a new file (mode 0600), which replaces an old one; it is not durable yet.
 ///
 /// # Errors
 /// The system's.
@@ -327,10 +327,10 @@ pub fn write_new(directory: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Re
     Ok(file)
 }
 
-/// Removes a file, a link, or a directory with all it holds; what is not there is no error. Crosses no mount.
+/// Removes a file, a link, or a directory with all its content; a missing entry is no error. No mount is crossed.
 ///
 /// # Errors
-/// The system's; what could not be removed is still there.
+/// The system's; entries that could not be removed are still there.
 pub fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     if remove_leaf(directory, name)? {
         return Ok(());
@@ -339,8 +339,8 @@ pub fn remove_all(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     remove_directory(directory, name)
 }
 
-/// Removes all that a directory of this program's own holds. A directory in it is emptied by moving those that it holds
-/// up beside it, so that no depth needs more than two descriptors.
+/// Removes the content of one of this program's own directories. A directory in it is emptied by moving its directories up
+/// beside it, so that no depth needs more than two descriptors.
 ///
 /// # Errors
 /// As [`remove_all`].
@@ -357,7 +357,7 @@ pub fn clear(directory: BorrowedFd<'_>) -> io::Result<()> {
             for child in self::names(below.as_fd())? {
                 if !remove_leaf(below.as_fd(), &child)? {
                     match move_up(Name { directory: below.as_fd(), name: &child }, directory, &mut moved) {
-                        // An overlay moves no directory of a lower layer.
+                        // An overlay cannot move a directory of a lower layer.
                         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) => {
                             clear(open_inside(below.as_fd(), &child)?.as_fd())?;
                             remove_directory(below.as_fd(), &child)?;
@@ -385,7 +385,7 @@ fn move_up(from: Name<'_>, directory: BorrowedFd<'_>, moved: &mut u64) -> io::Re
     }
 }
 
-/// Removes what is no directory; false for a directory, which is made accessible instead.
+/// Removes an entry that is no directory. Returns false for a directory, which is made accessible instead.
 fn remove_leaf(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
     match remove(directory, name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -400,13 +400,13 @@ fn remove_leaf(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Opens the directory `name` of `directory`; neither a link nor a mount is followed.
+/// Opens the directory `name` of `directory`; no link and no mount is followed.
 fn open_inside(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat2(directory, os(name), flags, Mode::empty(), INSIDE)?)
 }
 
-/// The names of what a directory holds, in no order.
+/// The names in a directory, unordered.
 ///
 /// # Errors
 /// The system's.

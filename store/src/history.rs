@@ -1,17 +1,17 @@
-//! History: packs on disk, in segments of a base and its increments, deleted whole by retention.
+//! History: packs on disk, in segments of a base and its increments. Retention deletes whole segments.
 //!
-//! One directory, mode 0700. A file holds packs, one after the other and nothing else, so each is a range of it. A base begins
-//! a file and small increments are appended to it: a write and an fdatasync. An increment of more than 1 MiB has a file of its
-//! own, so that its bytes are written once; the segment goes on there. A file is called after its first pack:
-//! `SEQUENCE.EPOCH.ID.base` or `.inc`, the sequence in sixteen digits, the id the first eight of the revision's.
-//! `incoming-N.part` is a pack that is being written or was interrupted. Names are for people; what counts are the parents
-//! that the headers name. An increment belongs to the segment of the last base before its own revision, so a base for a
-//! revision stands beside that revision's increment and begins the next segment.
+//! The history is one directory, mode 0700. A file holds packs, one after the other and nothing else, so each pack is a range
+//! of its file. A base begins a file, and small increments are appended to it: a write and an fdatasync. An increment of more
+//! than 1 MiB has a file of its own, so that its bytes are written once, and the segment goes on in that file. A file is named
+//! after its first pack: `SEQUENCE.EPOCH.ID.base` or `.inc`, the sequence in sixteen digits, the id the first eight of the
+//! revision's. `incoming-N.part` is a pack that is being written or was interrupted. Names are for people; the parents that
+//! the headers name count. An increment belongs to the segment of the last base before its own revision, so a base for a
+//! revision is stored beside that revision's increment and begins the next segment.
 //!
-//! A member's small increments are in its log first ([`crate::log`]), a file in this directory, too. [`History::settle`] moves
-//! many at once to a file of their own.
+//! A member's small increments are first in its log ([`crate::log`]), which is a file in this directory. [`History::settle`]
+//! moves many of them at once to a file of their own.
 //!
-//! A file whose end was cut anywhere is read up to its last whole pack (`history/segment.rs`). All durable operations are in
+//! A file whose end was cut off is read up to its last whole pack (`history/segment.rs`). All durable operations are in
 //! `history/disk.rs`.
 
 mod arriving;
@@ -53,7 +53,7 @@ use crate::{
     tree::Tree,
 };
 
-/// How many revisions a server keeps at the least when it lets old segments go.
+/// The revisions that a server keeps at least when retention deletes segments.
 pub const REVISIONS: usize = 200;
 
 /// A pack in the history.
@@ -65,35 +65,35 @@ pub struct Stored {
     pub base: bool,
     /// The pack's identity: BLAKE3 of its first frame.
     pub pack: Hash,
-    /// Its bytes.
+    /// The pack's size in bytes.
     pub size: u64,
-    /// Bytes up to the end of its change frames: what a preview needs.
+    /// Bytes up to the end of its change frames, which are the part that a preview needs.
     pub changes_end: u64,
     /// The file.
     pub path: PathBuf,
-    /// Where in the file it begins.
+    /// The byte of the file at which the pack begins.
     pub at: u64,
 }
 
-/// Why the history cannot be used.
+/// The history cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     /// The system's error.
     #[error("cannot {action} {path}")]
     Io {
-        /// read, write …
+        /// The operation: read, write …
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A stored pack has a later form than this program reads.
+    /// A stored pack has a later form than this program knows.
     #[error("{path} cannot be read here, and nothing was changed")]
     Newer {
         /// The pack.
         path: PathBuf,
-        /// Which form.
+        /// The form that the pack has.
         source: PackError,
     },
     /// A stored pack is damaged.
@@ -101,10 +101,10 @@ pub enum HistoryError {
     Damaged {
         /// The pack.
         path: PathBuf,
-        /// How.
+        /// The damage.
         source: PackError,
     },
-    /// The revision is not kept here (any more).
+    /// The revision was never kept here, or is not kept any more.
     #[error("revision {0} is not in the history")]
     Unknown(RevisionId),
     /// The log cannot be read.
@@ -112,32 +112,32 @@ pub enum HistoryError {
     Log(#[from] StateFileError),
 }
 
-/// How a server is brought to the head.
+/// The packs that bring a server to the head.
 #[derive(Debug, Clone)]
 pub enum Route {
-    /// It is there.
+    /// The server has the head.
     Nothing,
-    /// These, in order: increments from where it is, or a base and the increments after it.
+    /// Packs in order: increments from the server's revision, or a base and the increments after it.
     Packs(Vec<Arc<Stored>>),
 }
 
-/// What was left out of a file; it is still there.
+/// A part of a file that was left out of the history and is still in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// The file.
     pub path: PathBuf,
-    /// From where on.
+    /// The byte at which that part begins.
     pub at: u64,
-    /// The lowest sequence that may be meant.
+    /// The lowest sequence that may be in that part.
     pub sequence: u64,
-    /// Why, for people.
+    /// The reason, for people.
     pub why: String,
 }
 
-/// Checks that no newer bellwether made the file `path` of a history. Damage is found when it is read.
+/// Checks that no newer bellwether made the file `path` of a history. Damage is found when the file is read.
 ///
 /// # Errors
-/// It cannot be read, or a newer bellwether made it.
+/// The file cannot be read, or a newer bellwether made it.
 pub fn check_version(path: &Path) -> Result<(), HistoryError> {
     match segment::read(path) {
         Err(HistoryError::Log(StateFileError::Damaged { .. })) => Ok(()),
@@ -145,7 +145,7 @@ pub fn check_version(path: &Path) -> Result<(), HistoryError> {
     }
 }
 
-/// The headers of the history in `directory`, in no order, as far as its files can be read. Nothing is changed there.
+/// The headers of the history in `directory`, unordered, as far as its files can be read. Nothing is changed there.
 ///
 /// # Errors
 /// The system's.
@@ -155,14 +155,14 @@ pub fn headers(directory: &Path) -> Result<Vec<SignedHeader>, HistoryError> {
     Ok(segments.into_iter().flat_map(|segment| segment.packs).map(|stored| stored.header).collect())
 }
 
-/// What the files of a history hold.
+/// The content of a history's files.
 struct Found {
-    /// The packs that can be read and whose parents are there.
+    /// The packs that can be read and whose parents are in the history.
     index: Index,
     left_out: Vec<LeftOut>,
-    /// Files with an append that was interrupted, and where that begins.
+    /// Files with an append that was interrupted, and the byte at which that append begins.
     torn: Vec<(PathBuf, u64)>,
-    /// Where the whole packs of a file end, where packs may be appended to it.
+    /// The end of the whole packs in each file to which packs may be appended.
     ends: HashMap<PathBuf, u64>,
 }
 
@@ -170,12 +170,12 @@ fn found(files: Vec<PathBuf>) -> Result<Found, HistoryError> {
     let (mut packs, mut left_out, mut torn, mut ends) = (Vec::new(), Vec::new(), Vec::new(), HashMap::new());
     for path in files {
         let Segment { packs: here, end, rest } = match segment::read(&path) {
-            // Its owner has removed it since it was listed.
+            // Its owner has removed the file since the listing.
             Err(HistoryError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => continue,
             other => other?,
         };
         match rest {
-            // Packs join it by a switch only.
+            // Only a switch adds packs to the log.
             _ if segment::is_log(&path) => {}
             Rest::Nothing => drop(ends.insert(path, end)),
             Rest::Torn => {
@@ -190,23 +190,23 @@ fn found(files: Vec<PathBuf>) -> Result<Found, HistoryError> {
         }
         packs.extend(here.into_iter().map(Arc::new));
     }
-    // The log keeps for a while what was moved to a file.
+    // The log keeps packs for a while after they were moved to a file.
     let filed: HashSet<_> =
         packs.iter().filter(|stored| !segment::is_log(&stored.path)).map(|stored| stored.pack).collect();
     packs.retain(|stored| !segment::is_log(&stored.path) || !filed.contains(&stored.pack));
     let (index, orphans) = Index::new(packs);
-    // A pack in the log whose parent is gone was moved, and has gone with it.
+    // A pack in the log without its parent was moved to a file, and was deleted with that file.
     let orphans = orphans.into_iter().filter(|orphan| !segment::is_log(&orphan.path));
     left_out.extend(orphans.map(|orphan| LeftOut {
         path: orphan.path.clone(),
         at: orphan.at,
         sequence: orphan.header.number().sequence,
-        why: "the revision it changes is not in the history".into(),
+        why: "the revision that it changes is not in the history".into(),
     }));
     Ok(Found { index, left_out, torn, ends })
 }
 
-/// The history in one directory. One process owns it.
+/// The history in one directory, which belongs to one process.
 #[derive(Debug)]
 pub struct History {
     directory: Arc<Directory>,
@@ -216,11 +216,11 @@ pub struct History {
 }
 
 impl History {
-    /// Opens or creates the history in `directory`; removes what was never finished there, but keeps interrupted packs
-    /// (see [`History::partial`]). A damaged pack is named and left out, with those that need it.
+    /// Opens or creates the history in `directory`. Unfinished files are removed, except for an interrupted pack (see
+    /// [`History::partial`]). A damaged pack is named and left out, with the packs that need it.
     ///
     /// # Errors
-    /// The system's, or a newer bellwether made a pack: then nothing is removed.
+    /// The system's, or a newer bellwether made a pack: in that case nothing is removed.
     pub fn open(directory: &Path) -> Result<Self, HistoryError> {
         let (log, (directory, files)) = (Log::open(directory)?, Directory::open(directory)?);
         let Found { index, left_out, torn, mut ends } = found(files)?;
@@ -242,17 +242,17 @@ impl History {
         &self.log
     }
 
-    /// The files that were left out at [`History::open`].
+    /// The parts of files that were left out at [`History::open`].
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
     }
 
-    /// The newest revision: the highest epoch, then sequence.
+    /// The newest revision: the one with the highest epoch, and in it the highest sequence.
     pub fn head(&self) -> Option<&Arc<Stored>> {
         self.index.head()
     }
 
-    /// The stored revision of that identity (its increment, where both are kept).
+    /// The stored revision of that identity: its increment if both packs are kept.
     pub fn get(&self, id: RevisionId) -> Option<&Arc<Stored>> {
         self.index.get(id)
     }
@@ -262,7 +262,7 @@ impl History {
         self.index.has_base(id)
     }
 
-    /// All, oldest first.
+    /// All packs, oldest first.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Stored>> {
         self.index.all()
     }
@@ -270,13 +270,13 @@ impl History {
     /// The tree of a revision: the nearest base before it with the increments applied.
     ///
     /// # Errors
-    /// Not kept, or damaged.
+    /// The revision is not kept, or a pack is damaged.
     pub fn tree(&self, id: RevisionId) -> Result<Tree, HistoryError> {
         reading::tree(&self.index.based_chain(id).ok_or(HistoryError::Unknown(id))?)
     }
 
-    /// How a server at `from` gets to the head: the chain of increments, or a base (and its increments) when `from` is
-    /// none or unknown, or when that is fewer bytes.
+    /// The packs from `from` to the head: the chain of increments, or a base (and its increments) if `from` is none or
+    /// unknown, or if the base has fewer bytes.
     pub fn route(&self, from: Option<RevisionId>) -> Route {
         self.index.route(from)
     }
@@ -286,19 +286,19 @@ impl History {
         self.index.leads_from(id)
     }
 
-    /// Whether a base for the head should be built: the increments since the last one have more bytes than it and 4 MiB,
-    /// or are more than 500.
+    /// Whether a base for the head should be built: the increments since the last one have more bytes than that base and 4
+    /// MiB, or there are more than 500 of them.
     pub fn base_due(&self) -> bool {
         self.index.base_due()
     }
 
-    /// A new pack, to be written in order; not yet part of the history.
+    /// A new pack, to be written in order. It is not yet part of the history.
     pub fn create(&self) -> NewPack {
         NewPack::new(self.directory.clone())
     }
 
-    /// Goes on with the pack of that identity that was interrupted, behind the bytes of it that are here in whole frames.
-    /// Other interrupted packs are removed.
+    /// Goes on with the interrupted pack of that identity, behind its bytes in whole frames. Other interrupted packs are
+    /// removed.
     ///
     /// # Errors
     /// The system's.
@@ -312,21 +312,21 @@ impl History {
         self.directory.partial()
     }
 
-    /// Makes a complete pack part of the history. When this returns it survives a power loss. Interrupted packs of this
+    /// Makes a complete pack part of the history. When this returns, the pack survives a power loss. Interrupted packs of this
     /// revision or older ones are removed.
     ///
     /// # Errors
-    /// The system's, the pack is not complete, or the revision it changes is not here ([`HistoryError::Unknown`]); the
-    /// history is as it was.
+    /// The system's, the pack is not complete, or the revision that it changes is not in the history
+    /// ([`HistoryError::Unknown`]). The history is unchanged.
     pub fn commit(&mut self, pack: NewPack) -> Result<Arc<Stored>, HistoryError> {
         let whole = self.check(pack)?;
         self.keep(whole)
     }
 
-    /// Looks whether the pack is complete and can become part of the history.
+    /// Checks that the pack is complete and can become part of the history.
     ///
     /// # Errors
-    /// As [`History::commit`], but for what only writing shows.
+    /// As [`History::commit`], except for errors of writing.
     pub fn check(&self, pack: NewPack) -> Result<WholePack, HistoryError> {
         let whole = pack.whole()?;
         if !whole.stored.base && !self.index.has_parent(&whole.stored) {
@@ -336,21 +336,21 @@ impl History {
         Ok(whole)
     }
 
-    /// What [`History::commit`] does after [`History::check`].
+    /// The part of [`History::commit`] after [`History::check`].
     ///
     /// # Errors
-    /// The system's; the history is as it was.
+    /// The system's; the history is unchanged.
     pub fn keep(&mut self, whole: WholePack) -> Result<Arc<Stored>, HistoryError> {
         let stored = self.write(whole)?;
         Ok(self.add(stored))
     }
 
-    /// Writes the pack where it belongs; when this returns it survives a power loss. A small increment is appended to the
-    /// newest file by one write and one fdatasync; a base, or what has a file of its own, is synced, renamed, and its
-    /// directory synced. [`History::add`] has to follow, before another pack is written.
+    /// Writes the pack to its file; when this returns, the pack survives a power loss. A small increment is appended to the
+    /// newest file by one write and one fdatasync. A base, or a pack with a file of its own, is synced and renamed, and its
+    /// directory is synced. The caller calls [`History::add`] before it writes another pack.
     ///
     /// # Errors
-    /// The system's; the history is as it was.
+    /// The system's; the history is unchanged.
     pub fn write(&self, WholePack { body, stored }: WholePack) -> Result<Stored, HistoryError> {
         let part = match body {
             Body::Memory(bytes) => {
@@ -367,7 +367,7 @@ impl History {
         Ok(Stored { path, ..stored })
     }
 
-    /// A name for the file that the pack begins. A file that holds more than this pack stays, though the pack has come anew.
+    /// A name for the file that the pack begins. If the pack arrived again, an old file that also holds other packs stays.
     fn free_name(&self, stored: &Stored) -> String {
         let is_used = |name: &String| {
             let holds_more = |other: &Arc<Stored>| other.at > 0 && other.path.ends_with(name);
@@ -376,11 +376,11 @@ impl History {
         disk::names(&stored.header, stored.base).find(|name| !is_used(name)).unwrap_or_default()
     }
 
-    /// Makes what [`History::write`] wrote a part of the history here, too.
+    /// Adds the pack that [`History::write`] wrote to this history in memory.
     pub fn add(&mut self, stored: Stored) -> Arc<Stored> {
         let stored = Arc::new(stored);
         if stored.at == 0 {
-            // It took the place of a file that could not be read.
+            // The new file replaced one that could not be read.
             self.left_out.retain(|left| left.path != stored.path);
         }
         self.index.insert(stored.clone());
@@ -388,21 +388,21 @@ impl History {
         stored
     }
 
-    /// Makes a pack a part of the history that is in its log, from `at` on, and survives a power loss there.
+    /// Adds a pack that the log holds from byte `at` on, where the pack survives a power loss.
     pub fn add_logged(&mut self, WholePack { stored, body: _ }: WholePack, at: u64) -> Arc<Stored> {
         self.add(Stored { path: self.log.path().to_owned(), at, ..stored })
     }
 
-    /// Moves the packs that are in the log to files of their own, one for each segment, where the log has become large or `all`
-    /// is to be in files, and makes the log anew. The newest segment goes on in its file.
+    /// Moves the packs in the log to files, one for each segment, and makes the log anew. This is done if the log is large, or
+    /// if `all` packs are to be in files. The newest segment goes on in its file.
     ///
     /// # Errors
-    /// The system's; what was not moved is a part of the history where it is.
+    /// The system's; a pack that was not moved remains part of the history in the log.
     pub fn settle(&mut self, all: bool) -> Result<(), HistoryError> {
         if !all && !self.log.is_large() {
             return Ok(());
         }
-        // A file for each segment: retention deletes a file whole, so no file may reach over a base.
+        // There is a file for each segment: retention deletes whole files, so no file may have packs of two segments.
         let mut segments = vec![Vec::new()];
         for stored in self.index.all() {
             if stored.base {
@@ -436,7 +436,7 @@ impl History {
         self.log.renew().map_err(failed)
     }
 
-    /// Finds chunks by hash; `found` gets each once. Reads the packs, newest first, until all are found.
+    /// Finds chunks by hash; `found` gets each once. Packs are read, newest first, until all chunks are found.
     ///
     /// # Errors
     /// The system's.
@@ -448,13 +448,13 @@ impl History {
         self.packs().chunks(wanted, found)
     }
 
-    /// The packs as they are now, to be read on other threads than the one that owns the history.
+    /// The present packs, for threads that do not own the history.
     pub fn packs(&self) -> Packs {
         Packs(self.all().cloned().collect())
     }
 
-    /// Deletes the oldest segments, whole, while at least `revisions` stay and a base for every one of them. Files that
-    /// were left out go with the segments of their age.
+    /// Deletes the oldest segments while at least `revisions` revisions stay, each with a base. Files that were left out are
+    /// deleted with the segments of their age.
     ///
     /// # Errors
     /// The system's.
@@ -482,7 +482,7 @@ impl History {
 pub struct Packs(Vec<Arc<Stored>>);
 
 impl Packs {
-    /// As [`History::chunks`]; what retention has deleted since is not found.
+    /// As [`History::chunks`], but chunks that retention has deleted since are not found.
     ///
     /// # Errors
     /// The system's, or a pack was deleted since.

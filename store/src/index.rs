@@ -1,6 +1,6 @@
 //! The persisted index: a tree with its stats, so that an unchanged tree is not read again after a restart.
 //!
-//! Only a cache: whatever is wrong with it, the sets are scanned anew. The format (numbers little-endian):
+//! The index is only a cache: if it is damaged, the sets are scanned anew. The format (numbers little-endian):
 //!
 //! ```text
 //! magic, 16 bytes | version, u32 | boot id | sets | BLAKE3 of all before, 32 bytes

@@ -1,6 +1,6 @@
-//! The disk: trees and how they are scanned, packs and their history, staging, switching, crash-safe file operations.
+//! The disk: trees and their scans, packs and their history, staging, switching, and crash-safe file operations.
 
-// People read what `agent/src/output.rs` writes, and the log.
+// Only `agent/src/output.rs` and the log write text for people.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod apply;

@@ -1,30 +1,30 @@
-//! The log: what a server notes on the way of a change, as records of one append-only file, `history/log`.
+//! The log: the records of a server's changes in one append-only file, `history/log`.
 //!
 //! A record is a pack that has arrived, the journal of a switch, the position of a member, or the end of a switch. The newest
-//! position and the newest journal count; a journal counts until the end of its switch. So a pack and the journal of its switch
-//! are durable by one `fdatasync`, the position by another one, and the end needs none of its own: where it is lost, recovery
-//! finds every entry in its place.
+//! position and the newest journal count, and a journal counts until the end of its switch. So one `fdatasync` makes a pack
+//! and the journal of its switch durable, and another one makes the position durable. The end needs none of its own: if it is
+//! lost, recovery finds every entry in its place.
 //!
 //! A record is a header of 68 bytes and its body. Numbers are little-endian:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |-------|------|
 //! | 0–3   | `BWL1`: a record of a Bellwether log, version 1 |
 //! | 4–7   | four bytes that each log chooses when it is made, so that a log inside a pack is not taken for a part of this one |
 //! | 8     | kind: 1 pack, 2 journal, 3 position, 4 end |
 //! | 9–11  | zero |
 //! | 12–19 | length of the body |
-//! | 20–27 | up to where the log was durable when this was written |
-//! | 28–59 | BLAKE3 of the same field of the record before (zeros: the first), bytes 0–27, and the body |
+//! | 20–27 | length of the log that was durable when this record was written |
+//! | 28–59 | BLAKE3 of the same field of the record before (zeros in the first record), bytes 0–27, and the body |
 //! | 60–63 | CRC-32 of bytes 0–59 |
 //! | 64–67 | zero |
 //!
-//! Each record is checked together with all records before it, so what an interrupted write left behind never follows a newer
-//! record. The log is read up to its last whole record, and the next one takes the place of the rest. What cannot be read,
+//! Each record is checked together with all records before it, so the rest of an interrupted write never follows a newer
+//! record. The log is read up to its last whole record, and the next record replaces the rest. A record that cannot be read,
 //! although a later record says that it was durable, is damage.
 //!
-//! The bodies of journals and positions are state files. A pack stays here until the history takes it over
-//! ([`crate::history::History::settle`]); then the log is made anew, with the position alone.
+//! The bodies of journals and positions are state files. A pack stays in the log until the history moves it to a file
+//! ([`crate::history::History::settle`]). After that, the log is made anew with the position alone.
 
 use std::{
     cmp::Ordering,
@@ -56,14 +56,14 @@ mod tests;
 pub(crate) const NAME: &str = "log";
 const MAGIC: &[u8; 4] = b"BWL1";
 const HEADER: usize = 68;
-/// What the hash covers of a header.
+/// The bytes of a header that the hash covers.
 const HASHED: usize = 28;
-/// Bytes for which space is asked at once.
+/// Bytes that are reserved at once.
 const RESERVED: u64 = 256 << 10;
-/// Bytes from which on the log is made anew.
+/// The size in bytes above which the log is made anew.
 const LARGE: u64 = 1 << 20;
 
-/// Where the log of a history is.
+/// The path of a history's log.
 pub fn path(history: &Path) -> PathBuf {
     history.join(NAME)
 }
@@ -91,7 +91,7 @@ struct Header {
     hash: [u8; 32],
 }
 
-/// The first `count` bytes at `at`, as an array.
+/// The `COUNT` bytes at `at`.
 fn array<const COUNT: usize>(bytes: &[u8], at: usize) -> [u8; COUNT] {
     let mut array = [0; COUNT];
     array.copy_from_slice(&bytes[at..at + COUNT]);
@@ -114,7 +114,7 @@ impl Header {
     }
 }
 
-/// Adds a record to `log`; gives the hash that the next one continues.
+/// Adds a record to `log` and returns its hash, which the next record continues.
 fn encode(log: &mut Vec<u8>, (id, before): ([u8; 4], [u8; 32]), durable: u64, kind: Kind, body: &[u8]) -> [u8; 32] {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(MAGIC);
@@ -136,25 +136,25 @@ fn chained(before: &[u8; 32], header: &[u8; HEADER], body: &[u8]) -> [u8; 32] {
     *Hash::of(&[before, &header[..HASHED], body.as_bytes()].concat()).as_bytes()
 }
 
-/// What a log holds.
+/// The content of a log.
 #[derive(Debug, Default)]
 pub struct Records {
     path: PathBuf,
-    /// Where each pack begins.
+    /// The byte at which each pack begins.
     pub packs: Vec<u64>,
-    /// Where the journal that counts begins and ends.
+    /// The range of the journal that counts.
     journal: Option<(u64, u64)>,
     /// The position that counts.
     position: Option<Vec<u8>>,
     id: Option<[u8; 4]>,
     hash: [u8; 32],
-    /// Where the last whole record ends, and whether anything follows.
+    /// The end of the last whole record, and whether any bytes follow it.
     end: u64,
     torn: bool,
 }
 
 impl Records {
-    /// Reads `bytes`, the log in `path`.
+    /// Reads `bytes`, the content of the log at `path`.
     fn read(path: &Path, bytes: &[u8]) -> Result<Self, StateFileError> {
         let mut records = Self { path: path.to_owned(), ..Self::default() };
         while let Some((header, body)) = records.next(bytes) {
@@ -190,7 +190,7 @@ impl Records {
         Ok(records)
     }
 
-    /// The record behind those that were read, where it is whole.
+    /// The next record, if it is whole.
     fn next<'a>(&self, bytes: &'a [u8]) -> Option<(Header, &'a [u8])> {
         let rest = &bytes[self.end as usize..];
         let (head, rest) = rest.split_first_chunk::<HEADER>()?;
@@ -200,7 +200,7 @@ impl Records {
         fits.then_some((header, body))
     }
 
-    /// Whether a later record says that what is at the end of the whole ones was durable.
+    /// Whether a later record says that the record after the whole ones was durable.
     fn was_durable(&self, rest: &[u8]) -> bool {
         rest.windows(HEADER).any(|window| {
             let header = window.first_chunk().filter(|bytes| bytes[..4] == *MAGIC).and_then(Header::parse);
@@ -208,10 +208,10 @@ impl Records {
         })
     }
 
-    /// The position, where one was noted.
+    /// The position, if one was noted.
     ///
     /// # Errors
-    /// A newer bellwether made it, or it is damaged.
+    /// A newer bellwether made the position, or it is damaged.
     pub fn position<P: State>(&self) -> Result<Option<P>, StateFileError> {
         self.position.as_deref().map(|body| file::read(&self.path, body)).transpose()
     }
@@ -230,10 +230,10 @@ impl Records {
     }
 }
 
-/// What the log of the history in `directory` holds; nothing where there is none. It may be written meanwhile.
+/// The records in the log of the history in `directory`; none if there is no log. Another process may write it meanwhile.
 ///
 /// # Errors
-/// It cannot be read, a newer bellwether made it, or it is damaged.
+/// The log cannot be read, a newer bellwether made it, or it is damaged.
 pub fn read(directory: &Path) -> Result<Records, StateFileError> {
     let path = path(directory);
     match durable::read_regular(&path) {
@@ -243,7 +243,7 @@ pub fn read(directory: &Path) -> Result<Records, StateFileError> {
     }
 }
 
-/// The log of a history that this process owns. One at a time writes.
+/// The log of a history that this process owns. Only one thread at a time writes.
 #[derive(Debug)]
 pub struct Log {
     directory: PathBuf,
@@ -253,12 +253,12 @@ pub struct Log {
 
 #[derive(Debug)]
 struct Open {
-    /// Opened, or made, by the first record that is written.
+    /// Opened or made by the first record that is written.
     file: Option<File>,
     records: Records,
-    /// Up to where it is durable.
+    /// The length that is durable.
     durable: u64,
-    /// Up to where there is space.
+    /// The end of the reserved space.
     reserved: u64,
 }
 
@@ -287,18 +287,18 @@ impl Log {
         StateFileError::Io { action: "write", path: self.path.clone(), source }
     }
 
-    /// The position, where one was noted.
+    /// The position, if one was noted.
     ///
     /// # Errors
-    /// A newer bellwether made it, or it is damaged.
+    /// A newer bellwether made the position, or it is damaged.
     pub fn position<P: State>(&self) -> Result<Option<P>, StateFileError> {
         locked(&self.open).records.position()
     }
 
-    /// Notes the position; when this returns it survives a power loss.
+    /// Notes the position; when this returns, the position survives a power loss.
     ///
     /// # Errors
-    /// It cannot be written; the one before counts.
+    /// The position cannot be written; the previous one counts.
     pub fn note(&self, position: &impl State) -> Result<(), StateFileError> {
         let body = file::encode(position).map_err(|error| self.failed(error.into()))?;
         let mut open = locked(&self.open);
@@ -312,8 +312,8 @@ impl Log {
         locked(&self.open).records.journal()
     }
 
-    /// Notes the journal of a switch, and the pack that it switches to; when this returns both survive a power loss. Says where
-    /// the pack begins.
+    /// Notes the journal of a switch and the pack of the new revision; when this returns, both survive a power loss. Returns
+    /// the byte at which the pack begins.
     pub(crate) fn begin(&self, pack: Option<&[u8]>, journal: &impl State) -> io::Result<Option<u64>> {
         let body = file::encode(journal)?;
         let mut open = locked(&self.open);
@@ -326,8 +326,8 @@ impl Log {
         Ok(at)
     }
 
-    /// Notes that the switch has ended, if one is under way. That may be lost until [`Log::sync`], or the next record that is
-    /// synced.
+    /// Notes that the switch has ended, if one is under way. A power loss may undo that until [`Log::sync`], or until the next
+    /// record that is synced.
     pub(crate) fn end(&self) -> io::Result<()> {
         let mut open = locked(&self.open);
         if open.records.is_switching() {
@@ -337,7 +337,7 @@ impl Log {
         Ok(())
     }
 
-    /// Takes the switch for ended, though that could not be noted.
+    /// Treats the switch as ended, though that could not be noted.
     pub(crate) fn disregard_journal(&self) {
         locked(&self.open).records.journal = None;
     }
@@ -352,13 +352,13 @@ impl Log {
         Ok(())
     }
 
-    /// Whether so much was written that the log is to be made anew, and may be.
+    /// Whether the log is so large that it is to be made anew, and no switch is under way.
     pub(crate) fn is_large(&self) -> bool {
         let open = locked(&self.open);
         open.records.end > LARGE && !open.records.is_switching()
     }
 
-    /// Makes the log anew, with the position alone: the history has its packs. Not while a switch is under way.
+    /// Makes the log anew with the position alone: the history has the packs. Does nothing while a switch is under way.
     pub(crate) fn renew(&self) -> io::Result<()> {
         let mut open = locked(&self.open);
         if open.records.is_switching() {
@@ -370,14 +370,14 @@ impl Log {
         }
         let held = File::open(&self.directory)?;
         let replaced = durable::replace_file(held.as_fd(), NAME.as_bytes(), &new);
-        // Whatever became of it, the name says which one counts.
+        // Whether or not the replacement failed, the log is the file with the name.
         open.file = None;
         open.records = read(&self.directory).map_err(io::Error::other)?;
         (open.durable, open.reserved) = (open.records.end, open.records.end);
         replaced
     }
 
-    /// Adds records by one write. Where they could not be written they are not there, as far as that can be had.
+    /// Appends records by one write. If they could not be written, they are cut off again, if possible.
     fn append(&self, open: &mut Open, records: &[(Kind, &[u8])], sync: bool) -> io::Result<()> {
         let id = open.records.id.unwrap_or_else(choose);
         let (mut bytes, mut hash) = (Vec::new(), open.records.hash);
@@ -401,7 +401,7 @@ impl Log {
         if let Err(error) = written {
             let cut = durable::set_length(file, at).and_then(|()| durable::sync_data(file.as_fd()));
             if let Err(error) = cut {
-                tracing::warn!(path = %self.path.display(), %error, "cannot take back what was not written whole");
+                tracing::warn!(path = %self.path.display(), %error, "cannot cut off an append that failed");
             }
             return Err(error);
         }
@@ -412,7 +412,7 @@ impl Log {
         Ok(())
     }
 
-    /// Opens the file, which ends at `end` then, or makes it; its name is durable.
+    /// Opens the file and cuts it at `end`, or makes it with a durable name.
     fn open_file(&self, end: u64) -> io::Result<File> {
         if end == 0 {
             let held = File::open(&self.directory)?;
@@ -422,9 +422,9 @@ impl Log {
         }
         let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
         match file.metadata()?.len().cmp(&end) {
-            Ordering::Less => return Err(io::Error::other("it is shorter than it was")),
+            Ordering::Less => return Err(io::Error::other("the log is shorter than before")),
             Ordering::Equal => {}
-            // A write that did not reach the disk whole.
+            // A write was interrupted.
             Ordering::Greater => durable::set_length(&file, end)?,
         }
         Ok(file)

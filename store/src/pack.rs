@@ -1,43 +1,43 @@
-//! Packs: what a revision adds to its parent, or a whole tree; built once, the same bytes for members, history, mirror
-//! and off-site.
+//! Packs: the difference between a revision and its parent, or a whole tree. A pack is built once, and members and the history
+//! get the same bytes.
 //!
 //! # The format, version 1
 //!
 //! A pack is a sequence of frames and nothing else. All numbers are little-endian. A frame is a header of 24 bytes and
 //! its payload:
 //!
-//! | bytes  | what |
+//! | bytes  | content |
 //! |--------|------|
 //! | 0–3    | `BWF1`: a Bellwether frame, version 1 |
 //! | 4      | kind: 1 head, 2 changes, 3 chunks, 4 end, 5 patches |
-//! | 5      | codec: 0 the payload is as it is, 1 raw deflate (RFC 1951) |
+//! | 5      | codec: 0 the payload is not compressed, 1 raw deflate (RFC 1951) |
 //! | 6–7    | zero |
 //! | 8–11   | length of the payload: 1 to [`limits::FRAME`](bellwether_proto::limits::FRAME) |
 //! | 12–15  | raw length, after decompression: 1 to `limits::FRAME`; codec 0: the same, codec 1: more than the payload |
 //! | 16–19  | CRC-32 (IEEE) of the payload as it is stored |
 //! | 20–23  | CRC-32 of bytes 0–19 |
 //!
-//! The checksums find accidents early. Integrity proper comes from hashes: a chunk's BLAKE3 is its name, and the changes
-//! must give the root that the signed header promises.
+//! The checksums find accidents early. Integrity comes from hashes: a chunk's name is its BLAKE3 hash, and the changes must
+//! give the root in the signed header.
 //!
-//! The order is one head, changes, chunks, patches, one end, and nothing after it. Raw payloads:
+//! The order is one head, changes, chunks, patches and one end; nothing follows the end. Raw payloads:
 //!
 //! * **head**: a `v1.PackHead`. Its sets are sorted by name, none twice. The BLAKE3 of this whole frame, header included,
 //!   is the pack's identity.
 //! * **changes**: a `v1.Changes` of 1 to 65,536 changes, strictly sorted by (set, path) across all change frames. A base
 //!   has no removals. Written in frames of about 1 MiB.
 //! * **chunks**: 1 to 65,536 times a length of four bytes (1 to [`limits::CHUNK`](bellwether_proto::limits::CHUNK)) and that
-//!   many bytes. Chunks come in the order of their first use by the changes, each once in a pack; hashes are not stored,
-//!   the reader computes them. An increment lacks the chunks that the parent's files at changed paths (removed ones
-//!   included) have, and those that patches tell. Written in frames of about 1 MiB.
-//! * **patches**: in increments only, after the chunks: 1 to 65,536 chunks told by what differs from a chunk that the
-//!   parent's file at the same path has. Each is the old chunk's hash, the new one's, and three numbers of four bytes: how
-//!   many bytes at the beginning stay, how many at the end, how many stand between them; then those. Together they have at
-//!   most `limits::CHUNK` bytes, and one at least stays. Patches count as the chunks that they make.
-//! * **end**: changes, chunks and chunk bytes once more, eight bytes each, codec 0.
+//!   many bytes. Chunks come in the order of their first use by the changes, each once in a pack. Their hashes are not
+//!   stored, since the reader computes them. An increment has no chunk that the parent's files at changed or removed paths
+//!   have, and none that a patch makes. Written in frames of about 1 MiB.
+//! * **patches**: in increments only, after the chunks: 1 to 65,536 chunks as differences from a chunk that the parent's file
+//!   at the same path has. A patch is the old chunk's hash, the new chunk's hash, and three numbers of four bytes: the bytes
+//!   at the beginning that stay, those at the end that stay, and those between them; then the bytes between them. The new
+//!   chunk has at most `limits::CHUNK` bytes, and at least one byte stays. Patches count as the chunks that they make.
+//! * **end**: the numbers of changes, chunks and chunk bytes again, eight bytes each, codec 0.
 //!
-//! A frame is compressed by itself, once, and stored as it is where that is not longer. The same contents, outlines and
-//! codec give the same bytes.
+//! A frame is compressed by itself, once, and stored without compression if that is not longer. The same contents, outlines
+//! and codec give the same bytes.
 
 mod changes;
 mod decode;
@@ -83,35 +83,35 @@ pub use read::{Reader, SUPPLY, chunk_frames, read_chunks};
 pub(crate) use survey::{Place, Survey, begins_behind, read_range, survey, survey_alone, whole_frames};
 pub use write::write;
 
-/// What to pack.
+/// The content of a new pack.
 #[derive(Debug)]
 pub struct Contents<'a> {
     /// The revision.
     pub header: &'a SignedHeader,
-    /// A whole tree; otherwise what the revision adds to `parent`.
+    /// Whether the pack is a base with a whole tree; otherwise it is an increment on `parent`.
     pub base: bool,
-    /// The parent's tree: chunks that its nodes under the changed paths hold are not packed again. Empty for a base; a
-    /// base that gets its own tree here has its changes and no chunk (a preview).
+    /// The parent's tree: chunks in its nodes under the changed paths are not packed again. It is empty for a base; a base
+    /// that gets its own tree here has its changes and no chunks (a preview).
     pub parent: &'a Tree,
     /// The rules of the revision's sets, sorted by name.
     pub rules: &'a [Arc<SetRules>],
-    /// The changes, as [`Tree::diff`] gives them.
+    /// The changes, as from [`Tree::diff`].
     pub changes: &'a [Change],
-    /// Where the files are: read again here, and compared with the hashes in `changes`.
+    /// The sets' directories, whose files are read again and compared with the hashes in `changes`.
     pub sources: &'a [Source],
-    /// Where chunks are that the files do not hold (any more): a revision may have an entry as it was before. None: those
-    /// are an error.
+    /// The packs with the chunks that the files no longer hold, since a revision may keep an earlier state of an entry. With
+    /// none, a missing chunk is an error.
     pub history: Option<&'a Packs>,
-    /// How frames are compressed.
+    /// The codec of the frames.
     pub codec: Codec,
-    /// Remembers the chunks that are read, and tells their successors by what differs; none: all are written whole.
+    /// The cache that remembers the chunks and makes patches of their successors; with none, all chunks are written whole.
     pub outlines: Option<&'a Outlines>,
 }
 
-/// Why a pack cannot be built or read.
+/// The pack cannot be built or read.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// A file is no longer what was scanned: scan it again.
+    /// A file was changed after it was scanned, and has to be scanned again.
     #[error("{set}:{path} changed while it was packed")]
     Changed {
         /// The set.
@@ -126,41 +126,41 @@ pub enum PackError {
         set: SetName,
         /// The file.
         path: bellwether_proto::entry::EntryPath,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The system's error.
     #[error("cannot {action} {path}")]
     Io {
-        /// read, write …
+        /// The operation: read, write …
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Frames of a later version than this program reads.
+    /// The frames have a later version than this program knows.
     #[error("it was made by a newer bellwether (frames of version {0}); upgrade bellwether on this server")]
     Newer(char),
-    /// Bytes that are not a pack, or lie about sizes, counts or order.
+    /// The bytes are not a pack, or their sizes, counts or order are wrong.
     #[error("not a valid pack: {0}")]
     Malformed(#[from] Malformed),
 }
 
-/// What a pack begins with.
+/// The beginning of a pack.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// The pack's identity: BLAKE3 of its first frame.
     pub pack: Hash,
-    /// The revision; its signature is the caller's to check.
+    /// The header; the caller checks its signature.
     pub header: SignedHeader,
-    /// Holds a whole tree.
+    /// Whether the pack holds a whole tree.
     pub base: bool,
     /// The rules of its sets, sorted by name.
     pub rules: Vec<Arc<SetRules>>,
-    /// How many changes follow.
+    /// The number of changes that follow.
     pub changes: u64,
-    /// How many chunks follow.
+    /// The number of chunks that follow.
     pub chunks: u64,
     /// Their bytes before compression.
     pub chunk_bytes: u64,
@@ -169,15 +169,15 @@ pub struct Head {
 /// A decoded and checked frame.
 #[derive(Debug)]
 pub enum Frame {
-    /// The first.
+    /// The first frame.
     Head(Box<Head>),
     /// Changes, sorted, across all change frames.
     Changes(Vec<Change>),
     /// Chunks with their bytes; each hash was computed from the bytes.
     Chunks(Vec<(Chunk, bytes::Bytes)>),
-    /// Chunks told by what differs; what they make is checked by [`Patch::apply`].
+    /// Patches; [`Patch::apply`] checks the chunks that they make.
     Patches(Vec<Patch>),
-    /// The last; all counts of the head were met.
+    /// The last frame; all counts of the head are right.
     End,
 }
 

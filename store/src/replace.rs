@@ -1,5 +1,5 @@
-//! One file of a set replaced or removed, only where it still is what was looked at. Every path is opened beneath the set's
-//! root, through no link (invariant 7); the new content is whole, with the attributes of the old one, before it has the name.
+//! Replaces or removes one file of a set if it is unchanged since the caller looked at it. Every path is opened beneath the
+//! set's root, through no link (invariant 7). The new content is whole, with the old attributes, before it gets the name.
 
 use std::{
     fs::{File, Metadata},
@@ -26,27 +26,27 @@ use crate::{
     scan::{Depth, Look, Source},
 };
 
-/// The new content until it has its name; one that a crash left is replaced by the next. Excluded from every set.
+/// The name of the new content until it has its own; the next one replaces one that a crash left. Excluded from every set.
 const TEMPORARY: &[u8] = b".bellwether.put";
 
-/// Why the file, named `SET:PATH`, is as it was.
+/// The file, named `SET:PATH`, is unchanged for this reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplaceError {
-    /// Something that is not a regular file is in the way: a directory, behind a symbolic link …
+    /// An entry that is not a regular file is in the way: a directory, behind a symbolic link …
     #[error("{0} is {1}")]
     Held(String, &'static str),
-    /// Somebody changed it after it was looked at.
-    #[error("{0} is not what was expected (it changed at this moment)")]
+    /// The file was changed after the caller looked at it.
+    #[error("{0} is not as expected (it changed at this moment)")]
     Changed(String),
     /// The set's directory is another place than before.
     #[error(transparent)]
     Elsewhere(Elsewhere),
-    /// The system's error, with what was to be done.
+    /// The system's error, with the failed operation.
     #[error("cannot {1} {0}; nothing was changed")]
     Io(String, &'static str, #[source] io::Error),
 }
 
-/// Which file.
+/// The place of the file.
 #[derive(Debug, Clone)]
 struct SetPath {
     set: SetName,
@@ -73,7 +73,7 @@ impl SetPath {
     }
 }
 
-/// A file as it is now, open.
+/// The present file, open.
 #[derive(Debug)]
 struct Current {
     file: File,
@@ -81,7 +81,7 @@ struct Current {
 }
 
 impl Current {
-    /// What changes whenever the file does.
+    /// Numbers that change at every change of the file.
     fn mark(&self) -> (u64, i64, i64, u64) {
         (self.stat.ino(), self.stat.ctime(), self.stat.ctime_nsec(), self.stat.size())
     }
@@ -98,7 +98,7 @@ impl Current {
     }
 }
 
-/// A file of a set, or its absence, as it was looked at.
+/// A file of a set, or its absence, at the moment of the look.
 #[derive(Debug)]
 pub struct LookedAt {
     place: SetPath,
@@ -110,7 +110,7 @@ impl LookedAt {
     /// Looks at the file `path` of a set.
     ///
     /// # Errors
-    /// It is no regular file, cannot be opened, or the set's directory is another place.
+    /// The entry is no regular file or cannot be opened, or the set's directory is another place.
     pub fn open(source: &Source, path: &EntryPath) -> Result<Self, ReplaceError> {
         let place = SetPath { set: source.rules.name.clone(), path: path.clone() };
         let root = source.open().map_err(place.failed("open"))?;
@@ -124,20 +124,20 @@ impl LookedAt {
         self.before.is_some()
     }
 
-    /// The BLAKE3 of the file, whatever its size is; none: there is none.
+    /// The BLAKE3 of the file of any size; none if there is no file.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn hash(&self) -> Result<Option<Hash>, ReplaceError> {
         self.before.as_ref().map(Current::hash).transpose().map_err(self.place.failed("read"))
     }
 
-    /// Puts a file with these bytes there, in directories that are made where they are missing. Without a `mode` it has that
-    /// of the file it replaces, or 0644. The bytes are durable when this returns, the name is after [`Replaced::sync`]. None:
-    /// it was so already.
+    /// Puts a file with these bytes there, and makes missing directories. Without a `mode` it has the mode of the replaced
+    /// file, or 0644. The bytes are durable when this returns, and the name is after [`Replaced::sync`]. None if the file was
+    /// so already.
     ///
     /// # Errors
-    /// Nothing was changed, but for directories that were made.
+    /// Nothing was changed, except that directories may have been made.
     pub fn replace(&self, data: &[u8], mode: Option<u16>) -> Result<Option<Replaced>, ReplaceError> {
         if self.holds(data, mode).map_err(self.place.failed("read"))? {
             return Ok(None);
@@ -146,16 +146,16 @@ impl LookedAt {
         let (directory, made) = self.make_parent(&parent)?;
         let replaced = self.put(durable::Name { directory: directory.as_fd(), name }, data, mode);
         if replaced.is_err() {
-            // Only our own file, which was never seen under its name.
+            // This removes only our own file, which was never seen under its name.
             let _ = durable::remove(directory.as_fd(), TEMPORARY);
         }
         replaced.map(|()| Some(self.replaced(made, directory)))
     }
 
-    /// Removes the file; gone for good after [`Replaced::sync`]. None: there is none.
+    /// Removes the file, durably after [`Replaced::sync`]. None if there is no file.
     ///
     /// # Errors
-    /// It is still there.
+    /// The file is still there.
     pub fn remove(&self) -> Result<Option<Replaced>, ReplaceError> {
         if !self.is_there() {
             return Ok(None);
@@ -186,14 +186,14 @@ impl LookedAt {
         }
     }
 
-    /// Whether it is already what a replacement would make of it: putting twice is putting once.
+    /// Whether a replacement would change nothing: putting twice is putting once.
     fn holds(&self, data: &[u8], mode: Option<u16>) -> io::Result<bool> {
         let Some(before) = &self.before else { return Ok(false) };
         let differs = mode.is_some_and(|mode| mode != before.mode()) || before.stat.size() != data.len() as u64;
         Ok(!differs && before.hash()? == Hash::of(data))
     }
 
-    /// Looks again right before the file is replaced.
+    /// Checks, right before the replacement, that the file is unchanged.
     fn unchanged(&self) -> Result<(), ReplaceError> {
         if self.current()?.as_ref().map(Current::mark) == self.before.as_ref().map(Current::mark) {
             return Ok(());
@@ -201,7 +201,7 @@ impl LookedAt {
         Err(ReplaceError::Changed(self.place.name()))
     }
 
-    /// The directory that is to hold the file; missing ones are made, 0755. Returns the topmost that was made.
+    /// The file's directory; missing directories are made, 0755. Also returns the topmost one that was made.
     fn make_parent(&self, parent: &EntryPath) -> Result<(OwnedFd, Option<EntryPath>), ReplaceError> {
         let (mut made, mut at) = (None, EntryPath::root());
         let mut directory = self.root.directory(&at).map_err(self.place.failed("open"))?;
@@ -239,7 +239,7 @@ impl LookedAt {
         swap(temporary, at).map_err(self.place.failed("write"))
     }
 
-    /// Those of the file that is replaced; its time is now.
+    /// The attributes of the replaced file, with the present time.
     fn attributes(&self, new: &File, mode: Option<u16>) -> io::Result<(Meta, (u32, u32))> {
         let (there, ids, xattrs) = match &self.before {
             Some(before) => {
@@ -251,13 +251,13 @@ impl LookedAt {
                 (0o644, (stat.uid(), stat.gid()), None)
             }
         };
-        // Names are for trees; here the numbers count.
+        // Names are for trees; only the numbers are used here.
         let owner = Owners::default().get("0", "0").map_err(io::Error::other)?;
         Ok((Meta { mode: mode.unwrap_or(there), owner, mtime: (now_ms() / 1_000) as i64, xattrs }, ids))
     }
 }
 
-/// A change that was made.
+/// A change of the file.
 #[derive(Debug)]
 pub struct Replaced {
     place: SetPath,
@@ -266,12 +266,12 @@ pub struct Replaced {
 }
 
 impl Replaced {
-    /// What a scan is to look at: the file, or the topmost directory that was made for it.
+    /// The scope of the scan: the file, or the topmost directory that was made for it.
     pub fn look(&self) -> Look {
         Look::At([((self.place.set.clone(), self.top.clone()), Depth::All)].into())
     }
 
-    /// Makes the change survive a power loss. Cheap once something newer on the same disk does.
+    /// Makes the change survive a power loss. This is cheap after a later sync on the same disk.
     ///
     /// # Errors
     /// The system's.

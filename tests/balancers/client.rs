@@ -1,5 +1,5 @@
-//! Clients of a site: they ask for one page again and again, half of them over connections that stay open and half over
-//! a new one each time, and count who answered and what failed.
+//! Clients of a site. They request one page again and again, half of them over connections that stay open and half over a new
+//! one each time, and count the servers' answers and the failures.
 
 use bellwether_store::mutex::locked;
 use std::{
@@ -19,27 +19,27 @@ use crate::farm::{DEADLINE, wait_for};
 
 /// Threads, each with one connection.
 const CONNECTIONS: usize = 4;
-/// Between two requests of one of them: the machine has other things to do, too.
+/// The pause between two requests of a client, since the machine has other work, too.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// What was counted.
+/// The counts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Answers {
-    /// All requests that were answered or failed.
+    /// All requests that were answered or have failed.
     pub(crate) requests: u64,
-    /// What went wrong: anything but a whole 200.
+    /// The failures: anything but a whole 200.
     pub(crate) failures: Vec<String>,
-    /// Who answered how many.
+    /// The number of answers of each server.
     pub(crate) by_server: BTreeMap<String, u64>,
 }
 
 impl Answers {
-    /// How many that server answered.
+    /// The number of answers of that server.
     pub(crate) fn of(&self, server: &str) -> u64 {
         self.by_server.get(server).copied().unwrap_or_default()
     }
 
-    /// Asserts that some requests were made, and all were answered well.
+    /// Asserts that there were requests, and that all got good answers.
     #[track_caller]
     pub(crate) fn flawless(&self) -> &Self {
         assert!(self.requests > 0, "nothing was asked");
@@ -49,14 +49,14 @@ impl Answers {
     }
 }
 
-/// What was counted, and when the request began that each connection waits for an answer to.
+/// The counts, and the beginning of the request whose answer each connection waits for.
 #[derive(Debug, Default)]
 struct Counted {
     answers: Answers,
     begun: [Option<Instant>; CONNECTIONS],
 }
 
-/// Clients that ask until they are stopped.
+/// Clients that send requests until they are stopped.
 pub(crate) struct Client {
     counted: Arc<Mutex<Counted>>,
     stop: Arc<AtomicBool>,
@@ -64,7 +64,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Clients that ask at that address.
+    /// Clients of that address.
     pub(crate) fn start(address: &str) -> Self {
         let (counted, stop) = (Arc::<Mutex<Counted>>::default(), Arc::<AtomicBool>::default());
         let thread = |index: usize| {
@@ -75,8 +75,8 @@ impl Client {
         Self { counted, stop, threads }
     }
 
-    /// What was counted of all requests that have begun by now: those that wait for their answers are waited for, lest
-    /// one of them be taken for a later one.
+    /// The counts of all requests that have begun by now. This waits for their answers, so that none of them is taken for a
+    /// later request.
     pub(crate) fn so_far(&self) -> Answers {
         let now = Instant::now();
         wait_for("the answers to what was asked by now", DEADLINE, || {
@@ -90,7 +90,7 @@ impl Client {
         locked(&self.counted).answers.clone()
     }
 
-    /// Waits for so many more answers, and returns what was counted by then.
+    /// Waits for that many more answers, and returns the counts by then.
     pub(crate) fn wait_more(&self, requests: u64) -> Answers {
         let before = self.counted().requests;
         wait_for("requests being answered", DEADLINE, || {
@@ -99,7 +99,7 @@ impl Client {
         })
     }
 
-    /// Waits until that server has answered once more.
+    /// Waits for one more answer of that server.
     pub(crate) fn wait_from(&self, server: &str) {
         let before = self.counted().of(server);
         wait_for(&format!("an answer of {server}"), DEADLINE, || {
@@ -108,7 +108,7 @@ impl Client {
         });
     }
 
-    /// Stops, and says what was counted in all.
+    /// Stops, and returns all counts.
     pub(crate) fn stop(mut self) -> Answers {
         self.end();
         self.counted()
@@ -152,7 +152,7 @@ fn ask_on(address: &str, index: usize, counted: &Mutex<Counted>, stop: &AtomicBo
 
 type Stream = BufReader<TcpStream>;
 
-/// Asks for the page; the server that answered. A connection that was closed while nobody used it is no failure: the
+/// Requests the page, and returns the server that answered. A connection that was closed while it was idle is no failure: the
 /// request is sent again over a new one, as browsers do (RFC 9112, section 9.3.1).
 fn ask(address: &str, open: &mut Option<Stream>) -> Result<String, String> {
     let reused = open.as_mut().map(|stream| request(stream, &format!("/{PAGE}")).and_then(|()| head(stream)));
@@ -176,12 +176,12 @@ fn ask(address: &str, open: &mut Option<Stream>) -> Result<String, String> {
     Ok(head.server)
 }
 
-/// Why there is no head of an answer.
+/// The reason that an answer has no head.
 #[derive(Debug)]
 enum Trouble {
-    /// Not a byte of it came.
+    /// No byte of it came.
     Unanswered(String),
-    /// It is cut short, or none.
+    /// The head is cut short or malformed.
     Broken(String),
 }
 
@@ -240,7 +240,7 @@ fn head(stream: &mut Stream) -> Result<Head, Trouble> {
 
 /// A session whose answer takes longer than any test. It ends when this is dropped.
 pub(crate) struct Slow {
-    /// Who serves it.
+    /// The server of the session.
     pub(crate) server: String,
     _stream: Stream,
 }
@@ -256,7 +256,7 @@ impl Slow {
     }
 }
 
-/// A balancer that has marked a server down may still have an answer of it under way: it fails, and was asked for before.
+/// After a balancer has marked a server down, an earlier request to it may still fail.
 #[test]
 fn what_is_under_way_is_counted_with_what_was_asked_before() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -11,14 +11,14 @@ use std::{
 
 use crate::farm::{DEADLINE, free_port, wait_for};
 
-/// How HAProxy learns that a server is ready.
+/// HAProxy's way to find out whether a server is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// It asks nginx, which asks the agent: the documented arrangement.
+    /// It asks nginx, which asks the agent: the documented setup.
     Relay,
-    /// It asks nginx for the page, and the agent over the agent-check protocol: the other documented one.
+    /// It asks nginx for the page, and the agent over the agent-check protocol: the other documented setup.
     Agent,
-    /// It asks nginx for the page, and nobody whether the server is ready: only what it is told at run time keeps one out.
+    /// It asks nginx for the page, and not whether the server is ready: only its runtime API keeps a server out.
     Page,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct BackendServer {
 pub(crate) struct Haproxy {
     /// Its name in the group.
     pub(crate) name: String,
-    /// Where clients ask.
+    /// The address for clients.
     pub(crate) address: String,
     /// Its runtime API, `level admin`.
     pub(crate) socket: PathBuf,
@@ -57,7 +57,7 @@ impl Haproxy {
         haproxy
     }
 
-    /// Starts it again: what was set at run time is forgotten.
+    /// Starts it again, without the state that was set at run time.
     pub(crate) fn revive(&mut self) {
         assert!(self.process.is_none(), "it runs");
         let log = || fs::File::options().append(true).create(true).open(self.home.join("log")).expect("a log");
@@ -79,12 +79,12 @@ impl Haproxy {
         }
     }
 
-    /// Its text on the command line.
+    /// The address of the runtime API on the command line.
     pub(crate) fn text(&self) -> String {
         format!("{}=haproxy:unix:{},backend=app", self.name, self.socket.display())
     }
 
-    /// A command of the runtime API, as an administrator would give it.
+    /// A command of the runtime API, like an administrator's.
     pub(crate) fn ask(&self, command: &str) -> Result<String, String> {
         let ask = || {
             let mut stream = UnixStream::connect(&self.socket)?;
@@ -99,7 +99,7 @@ impl Haproxy {
     /// UP, DOWN, DRAIN, MAINT …, as HAProxy shows that server.
     pub(crate) fn status(&self, server: &str) -> String {
         let status = self.column(server, "status");
-        // "DRAIN 1/2": in force, though the first of two checks says something else.
+        // "DRAIN 1/2" is in force, though the first of two checks has another result.
         status.split(' ').filter(|word| !word.contains('/')).collect::<Vec<_>>().join(" ")
     }
 
@@ -113,7 +113,7 @@ impl Haproxy {
         line[at].to_owned()
     }
 
-    /// Waits until the newest checks of that server have all passed: one that still fails alone does not take it out.
+    /// Waits until the newest checks of that server have all passed, since one failed check does not take it out.
     pub(crate) fn wait_sound(&self, server: &str) {
         wait_for(&format!("{server} passing all checks of HAProxy"), DEADLINE, || {
             match self.column(server, "status") {
@@ -138,14 +138,14 @@ impl Drop for Haproxy {
     }
 }
 
-/// Debian has it where users who are not root have no path to.
+/// The path of the program on Debian, which is not in the PATH of users who are not root.
 pub(crate) fn program() -> PathBuf {
     let debian = Path::new("/usr/sbin/haproxy");
     if debian.exists() { debian.to_owned() } else { PathBuf::from("haproxy") }
 }
 
-/// The checks are the documented ones (docs/balancers.md), at shorter intervals, and with the patience that a busy machine
-/// needs.
+/// The checks are the documented ones (docs/balancers.md), with shorter intervals, and with longer timeouts for a busy
+/// machine.
 fn configuration(socket: &Path, address: &str, servers: &[BackendServer], check: Check) -> String {
     let mut text = format!(
         "global\n  stats socket {} mode 600 level admin\n  maxconn 1000\n\

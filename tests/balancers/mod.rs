@@ -1,5 +1,5 @@
-//! A web site before a farm: a real HAProxy, an nginx on each server that serves the server's set, and a client that asks
-//! through HAProxy all the while.
+//! A web site in front of a farm: a real HAProxy, an nginx on each server that serves the server's set, and a client that
+//! sends requests through HAProxy without a pause.
 //!
 //! ```text
 //! client ═══ several connections ═══▶ HAProxy ──▶ nginx of each server ──▶ its set `web`
@@ -22,7 +22,7 @@ pub(crate) use nginx::{Nginx, program as nginx_program};
 
 use crate::farm::{Farm, Server};
 
-/// The page that clients ask for.
+/// The page that clients request.
 pub(crate) const PAGE: &str = "index.html";
 
 /// A site.
@@ -35,15 +35,15 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// An nginx for every server of the farm and a HAProxy before them that asks their agents through nginx. When this
-    /// returns, all servers take traffic.
+    /// An nginx for every server of the farm, and a HAProxy that asks their agents through nginx. When this returns, all
+    /// servers take traffic.
     pub(crate) fn start(farm: &Farm) -> Self {
         let site = Self::checked(farm, Check::Relay);
         site.nginxes.keys().for_each(|server| site.haproxy.wait_status(server, "UP"));
         site
     }
 
-    /// The same, with another way of checking the servers, whatever is found of them.
+    /// As [`Site::start`], with another way of checking the servers, and without waiting for them.
     pub(crate) fn checked(farm: &Farm, check: Check) -> Self {
         if !farm.manager().web(PAGE).exists() {
             farm.manager().write(PAGE, "<p>page</p>");
@@ -63,7 +63,7 @@ impl Site {
         Self { haproxy, nginxes, places, home }
     }
 
-    /// Another HAProxy before the same servers.
+    /// Another HAProxy in front of the same servers.
     pub(crate) fn another(&self, name: &str) -> Haproxy {
         let haproxy = Haproxy::start(&self.home, name, self.places.clone(), Check::Relay);
         self.nginxes.keys().for_each(|server| haproxy.wait_status(server, "UP"));
@@ -75,12 +75,12 @@ impl Site {
         self.nginxes.get_mut(server).unwrap_or_else(|| panic!("no nginx on {server}"))
     }
 
-    /// Clients that ask for [`PAGE`] from now on.
+    /// Clients that request [`PAGE`] from now on.
     pub(crate) fn client(&self) -> Client {
         Client::start(&self.haproxy.address)
     }
 
-    /// A session that lasts until it is dropped, and the server that has it.
+    /// A session that lasts until it is dropped, and its server.
     pub(crate) fn slow_session(&self) -> Slow {
         Slow::open(&self.haproxy.address)
     }
@@ -90,19 +90,19 @@ impl Site {
         farm.manager().command(&["group", "set", "--balancer", &self.haproxy.text()]).success();
     }
 
-    /// The balancer as the record would name it, to be driven from the test itself.
+    /// The balancer as the record would name it; the test drives it.
     pub(crate) fn balancers(&self) -> Balancers {
         balancers(&[&self.haproxy.text()])
     }
 }
 
-/// Balancers as the record would name them, driven from the test itself.
+/// Balancers as the record would name them; the test drives them.
 pub(crate) fn balancers(texts: &[&str]) -> Balancers {
     let balancers: Vec<Balancer> = texts.iter().map(|text| text.parse().expect("a balancer")).collect();
     Balancers::patient(&balancers, &Locals::default(), Patience::default())
 }
 
-/// That server as the group record has it.
+/// That server in the group record.
 pub(crate) fn in_record(farm: &Farm, name: &str) -> record::Server {
     let output = farm.manager().command(&["server", "list", "--json"]).success();
     let list: Value = serde_json::from_str(&output.stdout).expect("the list as JSON");

@@ -8,21 +8,21 @@ use std::{
 
 use crate::farm::{DEADLINE, Server, free_port, wait_for};
 
-/// An nginx. Every answer of it carries `X-Server`, the name of its server.
+/// An nginx. All of its answers have the header `X-Server` with the name of its server.
 #[derive(Debug)]
 pub(crate) struct Nginx {
-    /// Where it listens.
+    /// The address at which it listens.
     pub(crate) address: String,
     home: PathBuf,
     process: Option<Child>,
 }
 
 impl Nginx {
-    /// Starts one for that server and waits until it listens.
+    /// Starts one for that server, and waits until it listens.
     pub(crate) fn start(site: &Path, server: &Server) -> Self {
         let home = site.join(format!("nginx-{}", server.name));
         fs::create_dir_all(&home).expect("nginx's directory");
-        // Long enough for a session to last as long as a test wants it to.
+        // The timeout is long enough for a session that lasts as long as a test.
         fs::write(home.join("slow"), vec![b'x'; 8 << 20]).expect("a large file");
         let address = format!("127.0.0.1:{}", free_port());
         fs::write(home.join("nginx.conf"), configuration(&home, server, &address)).expect("nginx's configuration");
@@ -43,12 +43,12 @@ impl Nginx {
         });
     }
 
-    /// How often its readiness was asked for while its agent did not answer.
+    /// The number of readiness checks while its agent did not answer.
     pub(crate) fn checks_without_agent(&self) -> usize {
         fs::read_to_string(self.home.join("without_agent.log")).unwrap_or_default().lines().count()
     }
 
-    /// kill -9, as a machine that loses its power.
+    /// kill -9, like a power loss.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -63,18 +63,18 @@ impl Drop for Nginx {
     }
 }
 
-/// Debian has it where users who are not root have no path to.
+/// The path of the program on Debian, which is not in the PATH of users who are not root.
 pub(crate) fn program() -> PathBuf {
     let debian = Path::new("/usr/sbin/nginx");
     if debian.exists() { debian.to_owned() } else { PathBuf::from("nginx") }
 }
 
-/// `location = /bellwether/ready` is the documented one (docs/balancers.md) but for its timeouts: on a busy machine an
-/// agent that answers late would be taken for one that is not there.
+/// `location = /bellwether/ready` is the documented one (docs/balancers.md) except for its timeouts: on a busy machine a late
+/// answer of the agent would count as no answer.
 fn configuration(home: &Path, server: &Server, address: &str) -> String {
     let home = home.display();
-    // One process: nothing is left behind when it is killed. As root it would otherwise serve as www-data, who may not
-    // enter the farm's directory.
+    // One process leaves nothing behind when it is killed. As root it would otherwise serve as www-data, which may not enter
+    // the farm's directory.
     let user = if rustix::process::getuid().is_root() { "user root;" } else { "" };
     format!(
         "daemon off; master_process off; {user} pid {home}/nginx.pid; error_log {home}/error.log;\n\

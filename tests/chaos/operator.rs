@@ -1,4 +1,4 @@
-//! The operator: looks at what every server shows, and does what it says is to be done.
+//! The operator: looks at the status of every server, and follows its advice.
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
@@ -7,17 +7,17 @@ use bellwether_proto::status::{FarmStatus, ServerStatus, State};
 use super::{Chaos, SERVERS};
 use crate::farm::{Farm, one, summary};
 
-/// How often the operator looks, and how many times at most.
+/// The interval of the operator's looks, and the largest number of them.
 const EVERY: Duration = Duration::from_secs(2);
 const LOOKS: u32 = 45;
 
-/// Whether that server takes itself for the manager.
+/// Whether that server considers itself the manager.
 pub(super) fn leads(farm: &Farm, index: usize) -> bool {
     let server = farm.server(index);
     server.status().is_ok_and(|status| is_leader(&status, &server.name))
 }
 
-/// What a member shows may be the manager's word.
+/// Whether the server's own status names it as the manager; a member may show the manager's report.
 fn is_leader(status: &FarmStatus, name: &str) -> bool {
     status.observer.as_str() == name && status.manager.as_str() == name
 }
@@ -25,12 +25,12 @@ fn is_leader(status: &FarmStatus, name: &str) -> bool {
 #[derive(Default)]
 pub(super) struct Operator {
     looked: u32,
-    /// Servers that did not follow at the last look, too.
+    /// Servers that also did not follow at the last look.
     stubborn: BTreeSet<usize>,
 }
 
 impl Operator {
-    /// Until every server holds what one manager has.
+    /// Repeats its looks until every server holds the revision of one manager.
     pub(super) fn brings_together(&mut self, chaos: &mut Chaos) {
         let mut seen = String::new();
         for _ in 0..LOOKS {
@@ -56,7 +56,7 @@ impl Operator {
         panic!("the farm does not come together; last seen:\n{seen}\n{}", chaos.story());
     }
 
-    /// Nobody leads: the one with the newest record that may.
+    /// Without a manager, promotes the candidate with the newest record.
     fn appoint(&mut self, chaos: &mut Chaos, farm: &[Result<FarmStatus, String>]) {
         if self.looked % 2 == 1 {
             return;
@@ -70,8 +70,8 @@ impl Operator {
         }
     }
 
-    /// Several take themselves for the manager: whom the most servers name stays it, and says so in the next epoch; who is
-    /// not followed after that, too, leaves.
+    /// With several managers, the one that most servers name stays the manager, and leads on in the next epoch. A server that
+    /// is not followed after that either leaves.
     fn decide(&mut self, chaos: &mut Chaos, farm: &[Result<FarmStatus, String>], several: &[usize]) {
         let named = |index: usize| {
             let name = chaos.name(index);
@@ -90,7 +90,7 @@ impl Operator {
         self.stubborn = others;
     }
 
-    /// One manager: who is not a member of its group becomes one, who needs a sync gets it.
+    /// With one manager, adds each server that is not a member of its group, and syncs each that needs it.
     fn tidy(&mut self, chaos: &mut Chaos, farm: &[Result<FarmStatus, String>], manager: usize) {
         let status = farm[manager].as_ref().expect("it leads").clone();
         chaos.farm.led_by(manager);
@@ -128,7 +128,7 @@ impl Operator {
     }
 }
 
-/// The manager's own state went back: what is there becomes the truth.
+/// The manager's own state went back, so the group is rebuilt from its sets.
 fn own_halt(chaos: &mut Chaos, status: &FarmStatus, manager: usize) -> bool {
     let own = one(status, status.manager.as_str());
     let reason = own.filter(|own| own.state == State::Error).and_then(|own| own.reason.clone());
@@ -139,7 +139,7 @@ fn own_halt(chaos: &mut Chaos, status: &FarmStatus, manager: usize) -> bool {
     halted
 }
 
-/// Does what the line of that server says.
+/// Follows the advice in the line of that server.
 fn mend(chaos: &mut Chaos, manager: usize, name: &str, row: &ServerStatus) {
     match row.state {
         State::Disabled => drop(chaos.command(manager, &["server", "enable", name, "--yes", "--wait=none"])),
@@ -151,7 +151,7 @@ fn mend(chaos: &mut Chaos, manager: usize, name: &str, row: &ServerStatus) {
     }
 }
 
-/// Gives up what does not end, and brings back who is out of service.
+/// Aborts procedures that do not end, and brings back servers that are out of service.
 fn finish(chaos: &mut Chaos, manager: usize) {
     let list = chaos.farm.server(manager).command(&["procedure", "list", "--json"]).stdout;
     let list: serde_json::Value = serde_json::from_str(&list).unwrap_or_default();
@@ -164,7 +164,7 @@ fn finish(chaos: &mut Chaos, manager: usize) {
     }
 }
 
-/// Takes over, or leads on in the next epoch, whatever is lost by it.
+/// Takes over, or leads on in the next epoch, despite any losses.
 fn insist(chaos: &mut Chaos, index: usize) -> bool {
     chaos.command(index, &["promote", "--self", "--force", "--accept", "--yes", "--timeout=20s"]).code == Some(0)
 }
@@ -187,13 +187,13 @@ fn enter(chaos: &mut Chaos, manager: usize, index: usize) {
     chaos.farm.server_mut(index).start();
 }
 
-/// The version of the record that is held.
+/// The version of the held record.
 fn version(status: &Result<FarmStatus, String>) -> Option<(u64, u64)> {
     let (epoch, version) = status.as_ref().ok()?.record.split_once('.')?;
     Some((epoch.parse().ok()?, version.parse().ok()?))
 }
 
-/// Whether all follow that manager, and hold its head.
+/// Whether all servers follow that manager and hold its head.
 fn is_settled(farm: &[Result<FarmStatus, String>], manager: usize) -> bool {
     let Ok(status) = &farm[manager] else { return false };
     let follows = |other: &Result<FarmStatus, String>| other.as_ref().is_ok_and(|o| o.manager == status.manager);

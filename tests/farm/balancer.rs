@@ -1,4 +1,4 @@
-//! What a load balancer sees of a farm's readiness.
+//! A load balancer's view of a farm's readiness.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
 
 use super::{Answer, Server, get};
 
-/// Asks `/ready` of some servers all the while.
+/// Asks `/ready` of some servers without a pause.
 pub(crate) struct Balancer {
     stop: Arc<AtomicBool>,
     asking: Option<JoinHandle<(usize, Vec<String>)>>,
@@ -38,7 +38,7 @@ impl Balancer {
         Self { stop, asking: Some(asking) }
     }
 
-    /// Asserts that every server was ready whenever it was asked.
+    /// Asserts that every server was ready at each question.
     #[track_caller]
     pub(crate) fn assert_always_ready(mut self) {
         self.stop.store(true, Ordering::SeqCst);

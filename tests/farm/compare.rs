@@ -1,4 +1,4 @@
-//! Whether two directories hold the same: by rsync, which is not ours; and a quick look of our own for waiting.
+//! Compares two directories: by rsync, which is not ours, and by a quick look of our own for waiting.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ pub(crate) fn assert_equal_by_rsync(original: &Path, copy: &Path) {
     assert!(output.stdout.is_empty(), "{} differs from {}:\n{output}", copy.display(), original.display());
 }
 
-/// The first difference between two directories; none when they hold the same.
+/// The first difference between two directories; none if they are equal.
 pub(crate) fn difference(original: &Path, copy: &Path) -> Option<String> {
     let (left, right) = match (names(original), names(copy)) {
         (Ok(left), Ok(right)) => (left, right),
@@ -94,7 +94,7 @@ pub(crate) fn find_below(directory: &Path, name: &str) -> Option<PathBuf> {
     found
 }
 
-/// What vanishes while it is walked is passed over; nothing there is nothing to walk.
+// Entries that vanish during the walk are skipped, and a missing directory counts as empty.
 fn walk(directory: &Path, visit: &mut dyn FnMut(&Path, &Metadata)) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -125,7 +125,7 @@ mod tests {
         (dir, left, right)
     }
 
-    /// A comparison that finds every tree equal would let every other test pass.
+    /// A comparison that finds all trees equal would let every other test pass.
     #[test]
     fn every_kind_of_difference_is_found_by_both() {
         let edits: [fn(&Path); 6] = [

@@ -1,14 +1,14 @@
-//! Holding an agent at a named point, to do something at that very moment.
+//! Holds an agent at a named point, so that a test can act at that moment.
 
 use std::{fs, path::PathBuf};
 
 use super::{DEADLINE, Farm, Server, wait_for};
 
-/// Where an agent is held until a file exists.
+/// The point at which an agent is held until a file exists.
 pub(crate) struct Gate(PathBuf);
 
 impl Gate {
-    /// A closed one.
+    /// A closed gate.
     pub(crate) fn of(server: &Server) -> Self {
         let gate = Self(server.home.join("gate"));
         for left in [&gate.0, &gate.reached()] {
@@ -37,7 +37,7 @@ impl Gate {
     }
 }
 
-/// Starts the agent anew, to be held at that point.
+/// Restarts the agent, which is held at that point.
 pub(crate) fn held_at(farm: &mut Farm, index: usize, point: &str) -> Gate {
     let gate = Gate::of(farm.server(index));
     farm.server_mut(index).kill();

@@ -1,4 +1,4 @@
-//! The HTTP client of the tests: one question a connection.
+//! The HTTP client of the tests: one request for each connection.
 
 use std::{
     io::{self, Read, Write},
@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-/// How long an answer may take.
+/// The time limit for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What was answered.
+/// An answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     /// The status code.
@@ -19,12 +19,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Without its head.
+    /// The answer without its head.
     pub(crate) fn body(&self) -> &str {
         self.whole.split_once("\r\n\r\n").map_or("", |(_, body)| body)
     }
 
-    /// The body, where the code is 200; else all of it as an error.
+    /// The body if the code is 200; otherwise the whole answer as an error.
     pub(crate) fn ok(self) -> Result<String, String> {
         if self.code == 200 { Ok(self.body().to_owned()) } else { Err(self.whole) }
     }
@@ -35,7 +35,7 @@ pub(crate) fn get(address: &str, path: &str) -> Result<Answer, String> {
     get_as(address, path, address)
 }
 
-/// The same, under the name `host`.
+/// Asks under the name `host`.
 pub(crate) fn get_as(address: &str, path: &str, host: &str) -> Result<Answer, String> {
     let ask = || -> io::Result<String> {
         let mut stream = TcpStream::connect(address)?;

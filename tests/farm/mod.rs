@@ -1,4 +1,4 @@
-//! A farm of real agents on loopback: each server has its own directory, ports and processes, gone with the farm.
+//! A farm of real agents on loopback. Each server has its own directory, ports and processes, which are removed with the farm.
 
 mod balancer;
 pub(crate) mod compare;
@@ -25,7 +25,7 @@ pub(crate) use program::{Output, PROGRAM, bellwether, run, run_with_input};
 pub(crate) use server::Server;
 pub(crate) use wait::{DEADLINE, wait_for};
 
-/// What a farm is to be made of.
+/// The plan of a farm.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     sets: Vec<String>,
@@ -34,25 +34,25 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Each server in a network of its own.
+    /// Whether each server is in its own network.
     pub(crate) fn on(mut self, network: &Arc<Network>) -> Self {
         self.network = Some(network.clone());
         self
     }
 
-    /// So many members beside the manager.
+    /// Sets the number of members beside the manager.
     pub(crate) fn members(mut self, members: usize) -> Self {
         self.members = members;
         self
     }
 
-    /// These sets instead of the one named `web`.
+    /// Uses these sets instead of the one named `web`.
     pub(crate) fn sets(mut self, names: &[&str]) -> Self {
         self.sets = names.iter().map(|&name| name.to_owned()).collect();
         self
     }
 
-    /// The servers' directories, with nothing formed or started yet: for tests of `init` and `join` themselves.
+    /// Makes only the servers' directories, for tests of `init` and `join` themselves.
     pub(crate) fn unformed(self) -> Farm {
         let dir = tempfile::Builder::new().prefix("farm-").tempdir().expect("a directory for the farm");
         let name = |index: usize| if index == 0 { "manager".to_owned() } else { format!("member{index}") };
@@ -72,7 +72,7 @@ impl Plan {
         self.start_with(|_| {})
     }
 
-    /// The same, with the manager's directories filled by `fill` before the group is formed.
+    /// As [`Plan::start`], but `fill` fills the manager's directories before the group is formed.
     pub(crate) fn start_with(self, fill: impl FnOnce(&Server)) -> Farm {
         let mut farm = self.unformed();
         fill(farm.manager());
@@ -85,29 +85,29 @@ impl Plan {
     }
 }
 
-/// The servers of one test; the first is the manager, until the test says otherwise.
+/// The servers of one test. The first one is the manager, until the test changes that.
 pub(crate) struct Farm {
     servers: Vec<Server>,
     leads: usize,
     dir: Option<TempDir>,
-    /// Gone after the servers.
+    /// Removed after the servers.
     _network: Option<Arc<Network>>,
 }
 
 impl Farm {
-    /// A manager without members and one set, `web`, unless said otherwise.
+    /// The plan of a manager without members and with one set, `web`.
     pub(crate) fn plan() -> Plan {
         Plan { sets: vec!["web".to_owned()], members: 0, network: None }
     }
 
-    /// `init` at the manager and its agent started.
+    /// Runs `init` at the manager and starts its agent.
     pub(crate) fn form(&mut self) {
         let manager = &mut self.servers[0];
         manager.init().success();
         manager.start();
     }
 
-    /// A token, `join` at that member, and its agent started.
+    /// Creates a token, runs `join` at that member and starts its agent.
     pub(crate) fn admit(&mut self, index: usize) {
         let token = self.token(&[]);
         let member = &mut self.servers[index];
@@ -115,7 +115,7 @@ impl Farm {
         member.start();
     }
 
-    /// A fresh join token, made with these further arguments.
+    /// A new join token, created with these arguments.
     pub(crate) fn token(&self, arguments: &[&str]) -> String {
         let arguments = [&["token", "create"], arguments].concat();
         self.manager().command(&arguments).success().stdout.trim().to_owned()
@@ -126,12 +126,12 @@ impl Farm {
         &self.servers[self.leads]
     }
 
-    /// From now on server `index` is the one that the test takes for the manager.
+    /// Makes server `index` the manager for the test from now on.
     pub(crate) fn led_by(&mut self, index: usize) {
         self.leads = index;
     }
 
-    /// Server `index`, whatever its role.
+    /// Server `index` in any role.
     pub(crate) fn server(&self, index: usize) -> &Server {
         &self.servers[index]
     }
@@ -152,17 +152,17 @@ impl Farm {
         self.servers.iter().enumerate().filter(|(index, _)| *index != self.leads).map(|(_, server)| server)
     }
 
-    /// The farm's own directory.
+    /// The directory of the farm.
     pub(crate) fn directory(&self) -> PathBuf {
         self.dir.as_ref().expect("a farm has its directory until it is dropped").path().to_owned()
     }
 
-    /// The farm as the manager knows it.
+    /// The manager's status of the farm.
     pub(crate) fn status(&self) -> FarmStatus {
         self.manager().status().expect("the manager's status")
     }
 
-    /// Waits until server `index` takes itself for the manager, in an epoch above the first.
+    /// Waits until server `index` considers itself the manager, in an epoch above the first.
     pub(crate) fn wait_leads(&self, index: usize) -> FarmStatus {
         let server = &self.servers[index];
         wait_for(&format!("{} leading", server.name), DEADLINE, || {
@@ -173,7 +173,7 @@ impl Farm {
         })
     }
 
-    /// What the manager knows of one server.
+    /// The manager's status of one server.
     pub(crate) fn status_of(&self, server: &Server) -> ServerStatus {
         one(&self.status(), &server.name).cloned().unwrap_or_else(|| panic!("no {} in the status", server.name))
     }
@@ -186,7 +186,7 @@ impl Farm {
         })
     }
 
-    /// Waits until the manager shows `server` as `fits` wants it.
+    /// Waits until the manager shows `server` in a state that `fits`.
     pub(crate) fn wait_server(
         &self,
         server: &Server,
@@ -197,7 +197,7 @@ impl Farm {
         one(&status, &server.name).cloned().expect("it was just there")
     }
 
-    /// Waits until everything at the manager is published and every server that is sent anything is in sync at the head.
+    /// Waits until the manager has published everything, and every server that gets revisions is in sync at the head.
     pub(crate) fn wait_in_sync(&self) -> FarmStatus {
         self.wait_status("every server in sync at the head", |status| self.all_in_sync(status))
     }
@@ -215,7 +215,7 @@ impl Farm {
         self.manager().status().is_ok_and(|status| self.all_in_sync(&status))
     }
 
-    /// Waits until every member that runs holds what the manager's directories hold, and the monitor says so too.
+    /// Waits until every running member holds the content of the manager's directories, and the monitor agrees.
     pub(crate) fn wait_equal(&self) -> FarmStatus {
         for member in self.members().filter(|m| m.runs()) {
             self.wait_same(member);
@@ -223,7 +223,7 @@ impl Farm {
         self.wait_in_sync()
     }
 
-    /// Waits until `member`'s sets hold what the manager's hold.
+    /// Waits until `member`'s sets hold the same as the manager's.
     pub(crate) fn wait_same(&self, member: &Server) {
         wait_for(&format!("{} holding the manager's content", member.name), DEADLINE, || {
             match self.first_difference(member) {
@@ -251,7 +251,7 @@ impl Farm {
         })
     }
 
-    /// Asserts, by rsync's judgement, that every running member's sets equal the manager's.
+    /// Asserts by rsync that every running member's sets equal the manager's.
     pub(crate) fn assert_equal(&self) {
         for member in self.members().filter(|m| m.runs()) {
             for set in &self.manager().sets {

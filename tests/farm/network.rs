@@ -1,4 +1,4 @@
-//! A network of its own for each server of a farm, joined by a bridge that can fall into parts. It needs root.
+//! A network for each server of a farm, joined by a bridge that can fall into parts. It needs root.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,24 +10,24 @@ use bellwether_skip::skip;
 
 use super::run;
 
-/// Where namespaces have their names.
+/// The directory with the namespaces' names.
 const NAMES: &str = "/run/netns";
-/// Where agents listen for servers, each at its own address.
+/// The port on which agents listen for servers, each at its own address.
 const PORT: u16 = 7100;
-/// Parts that the network can fall into at most.
+/// The most parts of the network.
 const PARTS: usize = 3;
 
-/// The network of one farm; gone with it.
+/// The network of one farm, which is removed with it.
 #[derive(Debug)]
 pub(crate) struct Network {
-    /// The namespace of the bridges, one a part.
+    /// The namespace of the bridges, one for each part.
     hub: String,
-    /// Of each server.
+    /// The namespace of each server.
     nodes: Vec<String>,
 }
 
 impl Network {
-    /// A network for so many servers; none, and why is printed, where it cannot be made here.
+    /// A network for that number of servers; none if it cannot be made here, with the reason printed.
     pub(crate) fn new(servers: usize) -> Option<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
@@ -67,7 +67,7 @@ impl Network {
         ip(&format!("-n {} {line}", self.hub));
     }
 
-    /// Where server `index` listens.
+    /// The address at which server `index` listens.
     pub(crate) fn listen(index: usize) -> String {
         format!("{}:{PORT}", address(index))
     }
@@ -77,7 +77,7 @@ impl Network {
         Path::new(NAMES).join(&self.nodes[index])
     }
 
-    /// The network falls into these parts: nothing goes from one to another. Who is in none is with the first.
+    /// Splits the network into these parts, without any traffic between them. A server in no part is with the first.
     pub(crate) fn split(&self, parts: &[&[usize]]) {
         assert!(parts.len() <= PARTS, "at most {PARTS} parts");
         for index in 0..self.nodes.len() {
@@ -86,7 +86,7 @@ impl Network {
         }
     }
 
-    /// The network is whole again.
+    /// Makes the network whole again.
     pub(crate) fn heal(&self) {
         self.split(&[]);
     }
@@ -95,7 +95,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for name in self.nodes.iter().chain([&self.hub]) {
-            // The test is over; what is left is said, no more.
+            // The test is over, so the rest is only reported.
             if let Err(why) = try_ip(&format!("netns del {name}")) {
                 eprintln!("the network namespace {name} is left over: {why}");
             }

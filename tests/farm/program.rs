@@ -1,4 +1,4 @@
-//! Running a program to its end, with a deadline.
+//! Runs a program to its end, with a deadline.
 
 use std::{
     io::{Read, Write},
@@ -10,18 +10,18 @@ use std::{
 
 use super::wait::wait_for;
 
-/// How long any one command may take.
+/// The time limit of any command.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// How a program ended.
+/// The result of a program.
 #[derive(Debug)]
 pub(crate) struct Output {
     what: String,
-    /// Its exit code; none when a signal ended it.
+    /// The exit code; none if a signal ended it.
     pub(crate) code: Option<i32>,
-    /// What it printed.
+    /// The standard output.
     pub(crate) stdout: String,
-    /// What it complained of.
+    /// The standard error.
     pub(crate) stderr: String,
 }
 
@@ -32,7 +32,7 @@ impl Output {
         self.exits(0)
     }
 
-    /// Asserts exit code 3: refused, and nothing changed.
+    /// Asserts exit code 3: the command was refused, and nothing was changed.
     #[track_caller]
     pub(crate) fn refused(self) -> Self {
         self.exits(3)
@@ -45,7 +45,7 @@ impl Output {
         self
     }
 
-    /// Asserts that what it says to people has each of these words.
+    /// Asserts that the output for people has each of these words.
     #[track_caller]
     pub(crate) fn says(self, words: &[&str]) -> Self {
         for word in words {
@@ -61,7 +61,7 @@ impl std::fmt::Display for Output {
     }
 }
 
-/// The program under test: the one just built.
+/// The program under test, which was just built.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_bellwether");
 
 /// The program under test.
@@ -69,7 +69,7 @@ pub(crate) fn bellwether() -> Command {
     alone(Command::new(PROGRAM))
 }
 
-/// That program, in that network namespace; none: in the tests' own.
+/// That program in that network namespace; none: in the tests' own.
 pub(super) fn bellwether_inside(namespace: Option<&Path>, program: &Path) -> Command {
     let Some(namespace) = namespace else { return alone(Command::new(program)) };
     let mut command = Command::new("nsenter");
@@ -77,7 +77,7 @@ pub(super) fn bellwether_inside(namespace: Option<&Path>, program: &Path) -> Com
     alone(command)
 }
 
-/// Without what the environment of the tests says to it.
+/// Removes the variables that would change the program's behaviour.
 fn alone(mut command: Command) -> Command {
     command.env_remove("BELLWETHER_CONFIG").env_remove("BELLWETHER_LOG").env("NO_COLOR", "1");
     command
@@ -88,7 +88,7 @@ pub(crate) fn run(command: &mut Command) -> Output {
     run_with_input(command, "")
 }
 
-/// Runs `command` to its end with this on its standard input; one that does not end is killed, and the test fails.
+/// Runs `command` to its end with this input. A command that does not end is killed, and the test fails.
 pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Output {
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy().into_owned()).collect();
     let what = format!("{} {}", command.get_program().to_string_lossy(), arguments.join(" "));
@@ -98,7 +98,7 @@ pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|e| panic!("cannot start {what}: {e}"));
-    // A program that ends without reading its input closes the pipe; that is its right.
+    // A program may end without reading its input, which closes the pipe.
     let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
     let stdout = reader(child.stdout.take().expect("piped"));
     let stderr = reader(child.stderr.take().expect("piped"));

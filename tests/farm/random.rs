@@ -11,7 +11,7 @@ use std::{
 use bellwether_proto::clock::now_ms;
 use bellwether_random::Rng;
 
-/// A generator whose seed was printed; `TEST_SEED` repeats a run.
+/// A generator with a printed seed; `TEST_SEED` repeats a run.
 #[derive(Debug)]
 pub(crate) struct Random(Rng);
 
@@ -41,7 +41,7 @@ impl Random {
         &from[self.below(from.len())]
     }
 
-    /// Bytes that look like configuration, or like nothing (a quarter of them).
+    /// Bytes that look like configuration, or a quarter of them like random data.
     pub(crate) fn text(&mut self, length: usize) -> Vec<u8> {
         if self.below(4) == 0 {
             return self.0.bytes(length);
@@ -75,7 +75,7 @@ impl Random {
     }
 }
 
-/// Fills `root` with about `entries` files, links and directories of all sorts.
+/// Fills `root` with about `entries` files, links and directories of all kinds.
 pub(crate) fn fill(random: &mut Random, root: &Path, entries: usize) {
     let mut directories = vec![root.to_owned()];
     for _ in 0..entries {
@@ -99,7 +99,7 @@ fn file(random: &mut Random, path: &Path) {
     let length = random.length();
     fs::write(path, random.text(length)).expect("a file");
     let mode = *random.pick(&[0o644, 0o644, 0o600, 0o755, 0o640, 0o444]);
-    // First: nobody but root may name the origin of what is read-only.
+    // This comes first, because only root may set the origin of a read-only file.
     if random.below(10) == 0 {
         let flags = rustix::fs::XattrFlags::empty();
         rustix::fs::setxattr(path, "user.origin", b"a test", flags).expect("an extended attribute");
@@ -116,7 +116,7 @@ fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// Makes one random edit somewhere below `root`, and says which.
+/// Makes one random edit somewhere below `root`, and returns its description.
 pub(crate) fn edit(random: &mut Random, root: &Path) -> String {
     let all = below(root);
     if all.is_empty() || random.below(4) == 0 {
@@ -169,7 +169,7 @@ fn insert(random: &mut Random, path: &Path) -> String {
     let mut bytes = fs::read(path).expect("a file");
     let at = random.below(bytes.len() + 1);
     bytes.splice(at..at, *b"a line that was not there\n");
-    // As editors save: a new file beside it, renamed over it.
+    // Editors save in this way: they rename a new file beside the old one over it.
     let beside = path.with_file_name("save.tmp");
     fs::write(&beside, bytes).expect("a file");
     fs::rename(&beside, path).expect("renamed");
@@ -180,7 +180,7 @@ fn below(root: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     let mut entries: Vec<PathBuf> =
         fs::read_dir(root).expect("a directory").map(|e| e.expect("an entry").path()).collect();
-    // The order of a directory is the file system's; a seed must not depend on it.
+    // The file system decides the order of a directory, and a seed must not depend on it.
     entries.sort();
     for path in entries {
         let directory = path.symlink_metadata().is_ok_and(|m| m.is_dir());

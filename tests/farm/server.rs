@@ -1,4 +1,4 @@
-//! One server of a farm: its directories, its agent's process and the commands given on it.
+//! One server of a farm: its directories, its agent's process and its commands.
 
 use std::{
     fs::{self, File},
@@ -12,12 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{DEADLINE, Output, PROGRAM, bellwether_inside, ports, run, run_with_input, wait_for};
 
-/// A set as this server has it.
+/// A set on this server.
 #[derive(Debug, Clone)]
 pub(crate) struct Set {
     /// Its name in the group.
     pub(crate) name: String,
-    /// Where it is on this server.
+    /// Its path on this server.
     pub(crate) path: PathBuf,
 }
 
@@ -26,19 +26,19 @@ pub(crate) struct Set {
 pub(crate) struct Server {
     /// Its name.
     pub(crate) name: String,
-    /// Its own directory: state, socket, sets and logs are below it.
+    /// Its own directory, with state, socket, sets and logs.
     pub(crate) home: PathBuf,
-    /// Where its agent listens for servers.
+    /// The address at which its agent listens for servers.
     pub(crate) listen: String,
-    /// Where its agent listens for browsers and balancers.
+    /// The address at which its agent listens for browsers and balancers.
     pub(crate) http: String,
-    /// Where its agent answers HAProxy's agent checks.
+    /// The address at which its agent answers HAProxy's agent checks.
     pub(crate) agent_check: String,
     /// Its sets.
     pub(crate) sets: Vec<Set>,
-    /// The network namespace that it is in; none: the tests' own.
+    /// Its network namespace; none: the tests' own.
     namespace: Option<PathBuf>,
-    /// What its commands and its agent are.
+    /// The program of its commands and its agent.
     program: PathBuf,
     agent: Option<Child>,
 }
@@ -66,17 +66,17 @@ impl Server {
         }
     }
 
-    /// Everything of this server runs in that network namespace, where it listens at `listen`.
+    /// Runs everything of this server in that network namespace, where it listens at `listen`.
     pub(super) fn put_into(&mut self, namespace: PathBuf, listen: String) {
         (self.namespace, self.listen) = (Some(namespace), listen);
     }
 
-    /// From now on commands here are that program's, and so is the agent when it is started.
+    /// Uses that program for this server's commands from now on, and for the agent after its next start.
     pub(crate) fn run_by(&mut self, program: PathBuf) {
         self.program = program;
     }
 
-    /// Where that set is here.
+    /// The path of that set on this server.
     #[track_caller]
     pub(crate) fn set(&self, name: &str) -> &Path {
         &self.sets.iter().find(|s| s.name == name).unwrap_or_else(|| panic!("no set {name}")).path
@@ -87,8 +87,8 @@ impl Server {
         self.set("web").join(path)
     }
 
-    /// Writes a file in the set `web`, its directories included: as an editor saves, whole at once, so that one write is
-    /// one change however busy the machine is.
+    /// Writes a file in the set `web`, with its directories. It is saved whole at once, like by an editor, so that one write
+    /// is one change on a busy machine, too.
     #[track_caller]
     pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.web(path);
@@ -108,12 +108,12 @@ impl Server {
         self.home.join("agent.toml")
     }
 
-    /// `init` or `join`, with every key of agent.toml as a flag; the command writes the file.
+    /// `init` or `join` with every key of agent.toml as a flag; the command writes the file.
     fn first_command(&self, name: &str) -> Command {
         self.first_command_at(name, &self.listen, Some(&self.listen))
     }
 
-    /// The same, listening there and advertising that; none: what the command finds by itself.
+    /// As before, with these addresses to listen at and to advertise; none: the command finds them by itself.
     pub(crate) fn first_command_at(&self, name: &str, listen: &str, advertise: Option<&str>) -> Command {
         let mut command = self.prepared(&[name]);
         command.args(["--name", &self.name, "--listen", listen]);
@@ -128,24 +128,24 @@ impl Server {
         command
     }
 
-    /// Adds lines to agent.toml; its agent reads them when it starts.
+    /// Adds lines to agent.toml, which the agent reads at its start.
     pub(crate) fn configure(&self, lines: &str) {
         let mut file = File::options().append(true).open(self.config()).expect("agent.toml, which init or join wrote");
         writeln!(file, "\n{lines}").expect("written");
     }
 
-    /// Forms a group here.
+    /// Forms a group on this server.
     pub(crate) fn init(&self) -> Output {
         run(self.first_command("init").arg("--yes"))
     }
 
-    /// `init` with these arguments instead of this server's sets and places.
+    /// `init` with these arguments, without this server's sets and addresses.
     pub(crate) fn init_with(&self, arguments: &[&str]) -> Output {
         let mut command = self.prepared(&["init", "--yes", "--name", &self.name]);
         run(command.args(arguments))
     }
 
-    /// Enters a group, the token on standard input; agrees to have what differs replaced.
+    /// Enters a group with the token on standard input, and agrees to replace the differences.
     pub(crate) fn join(&self, token: &str) -> Output {
         self.join_with(token, &["--yes"])
     }
@@ -155,19 +155,19 @@ impl Server {
         run_with_input(self.first_command("join").args(arguments), token)
     }
 
-    /// Starts the agent and waits until it answers.
+    /// Starts the agent, and waits until it answers.
     pub(crate) fn start(&mut self) {
         self.start_with(&[]);
     }
 
-    /// Starts the agent with these variables and waits until it answers, or has ended.
+    /// Starts the agent with these variables, and waits until it answers or has ended.
     pub(crate) fn start_with(&mut self, environment: &[(&str, &str)]) {
         let mut command = self.prepared(&["serve"]);
         command.envs(environment.iter().copied());
         self.start_as(&mut command);
     }
 
-    /// Starts the agent as the last thing that this shell script does, as `exec "$@"`.
+    /// Starts the agent as the last command, `exec "$@"`, of this shell script.
     pub(crate) fn start_in_script(&mut self, wrapper: &[&str], script: &str) {
         let serve = self.prepared(&["serve"]);
         let mut command = Command::new(wrapper[0]);
@@ -186,29 +186,29 @@ impl Server {
         });
     }
 
-    /// `serve --recover-only`, to its end.
+    /// Runs `serve --recover-only` to its end.
     pub(crate) fn recover_only(&self) -> Output {
         assert!(self.agent.is_none(), "{} runs", self.name);
         self.command(&["serve", "--recover-only"])
     }
 
-    /// The path as its agent sees it, who may have mounts of its own.
+    /// The path for the agent, which may have its own mounts.
     pub(crate) fn as_agent_sees(&self, path: &Path) -> PathBuf {
         self.process().join("root").join(path.strip_prefix("/").expect("absolute"))
     }
 
-    /// What the system says of the agent's process.
+    /// The directory of the agent's process in /proc.
     pub(crate) fn process(&self) -> PathBuf {
         let agent = self.agent.as_ref().expect("an agent that runs");
         Path::new("/proc").join(agent.id().to_string())
     }
 
-    /// Whether its agent was started and not killed by the test.
+    /// Whether its agent was started, and the test has not killed it.
     pub(crate) fn runs(&self) -> bool {
         self.agent.is_some()
     }
 
-    /// How the agent ended, if it has.
+    /// The agent's exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.agent.as_mut().and_then(|agent| agent.try_wait().expect("an agent's state"))
     }
@@ -216,13 +216,13 @@ impl Server {
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {
-            // A stopped process takes SIGKILL, too; one that has ended already needs none.
+            // A stopped process takes SIGKILL, too, and one that has ended needs none.
             let _ = agent.kill();
             let _ = agent.wait();
         }
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM, and waits for the end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         let what = format!("the end of {}", self.name);
@@ -238,32 +238,32 @@ impl Server {
         kill_process(pid, signal).expect("a signal to the agent");
     }
 
-    /// A command given on this server.
+    /// Gives a command on this server.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         run(&mut self.prepared(arguments))
     }
 
-    /// A command given on this server, with input.
+    /// Gives a command on this server, with input.
     pub(crate) fn command_with_input(&self, arguments: &[&str], input: &str) -> Output {
         run_with_input(&mut self.prepared(arguments), input)
     }
 
-    /// A command given on this server, with these variables.
+    /// Gives a command on this server, with these variables.
     pub(crate) fn command_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         run(self.prepared(arguments).envs(environment.iter().copied()))
     }
 
-    /// A command to be given on this server, not run yet.
+    /// A command for this server that has not run yet.
     pub(crate) fn prepared(&self, arguments: &[&str]) -> Command {
         let mut command = bellwether_inside(self.namespace.as_deref(), &self.program);
         command.args(arguments).arg("--config").arg(self.config());
         command
     }
 
-    /// The farm as this server knows it.
+    /// This server's status of the farm.
     pub(crate) fn status(&self) -> Result<FarmStatus, String> {
         let output = self.command(&["status", "--json"]);
-        // `status` may say by its exit code that not all is well; what it printed counts here.
+        // The exit code of `status` may report a problem, but only its output counts here.
         serde_json::from_str(&output.stdout).map_err(|e| format!("no status ({e}): {output}"))
     }
 

@@ -1,15 +1,15 @@
-//! Waiting for a state: never for a time.
+//! Waits for a state, and never for a time.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// How long a test waits for a state that a farm reaches by itself, or for an answer: far longer than it takes on a busy
-/// machine, where every other process has more to do, too. It decides when a test that hangs is given up, nothing else.
+/// The time limit for a state that a farm reaches by itself, and for an answer. It is far longer than needed on a busy
+/// machine, and only ends a test that hangs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
-/// Looks again and again until `look` returns `Ok`; panics at the deadline with what was seen last.
+/// Calls `look` again and again until it returns `Ok`; panics at the deadline with the last error.
 pub(crate) fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! What is asked of the manager, by whom it should not be, and what should not be asked at all.
+//! Requests to the manager from senders that may not make them, and requests that no sender may make.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
@@ -40,7 +40,7 @@ fn client(player: &Player, token: &Token) -> GroupClient<Channel> {
     runtime().block_on(player.client(token))
 }
 
-/// Everything that the group's servers may ask.
+/// All requests that the group's servers may make.
 fn ask_all(client: &mut GroupClient<Channel>) -> [Result<(), Status>; 5] {
     runtime().block_on(async {
         let read = v1::ReadRequest { set: "web".into(), path: bytes::Bytes::from_static(b"index.html") };
@@ -84,7 +84,7 @@ fn strangers_and_removed_servers_are_told_nothing() {
     farm.wait_same(farm.member(1));
 }
 
-/// The records that a server is given.
+/// Records that a server is told.
 fn records(client: &mut GroupClient<Channel>) -> Result<Vec<SignedRecord>, Status> {
     runtime().block_on(async {
         let mut stream = client.records(v1::RecordsRequest::default()).await?.into_inner();
@@ -180,7 +180,7 @@ fn a_change_that_should_not_be_is_refused() {
             "another hash",
             expecting(Hash::of(b"another").as_bytes().to_vec()),
             Code::FailedPrecondition,
-            &["not what was expected"],
+            &["not as expected"],
         ),
         ("half a hash", expecting(vec![1; 16]), Code::InvalidArgument, &["a hash of 16 bytes"]),
         ("expected to be absent", expecting(Vec::new()), Code::FailedPrecondition, &["there is a file"]),
@@ -227,7 +227,7 @@ fn a_change_that_should_not_be_is_refused() {
     });
 }
 
-/// What a member is told by who is no manager: nothing is forwarded, nothing is admitted.
+/// Requests to a member from a server that is no manager: nothing is forwarded, and nobody is admitted.
 #[test]
 fn a_member_admits_nobody() {
     let farm = Farm::plan().members(1).start_with(fill);
@@ -235,7 +235,7 @@ fn a_member_admits_nobody() {
     let layout = Layout::new(farm.member(1).state());
     let member = identity::load(&layout).expect("readable").expect("a key").public();
     let player = Player::new("player");
-    // The token says manager; the address and the key are the member's.
+    // The token is the manager's, and the address and the key are the member's.
     let astray = Token { address: farm.member(1).listen.clone(), manager: member, ..token };
     let status = runtime().block_on(player.enter(&astray)).expect_err("a member is no manager");
     let hint = advice::read(&status).1.expect("what to do").hint;
@@ -243,7 +243,7 @@ fn a_member_admits_nobody() {
     assert!(one(&farm.status(), "player").is_none());
 }
 
-/// Another user on the manager's machine, who can even reach the socket.
+/// Another user on the manager's machine, who can reach the socket.
 #[test]
 fn the_admin_socket_is_for_root_and_the_agents_own_user() {
     if !rustix::process::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! Edits that are made while a pack arrives: seen when it has, and not lost where it replaces them.
+//! Edits during the arrival of a pack: they are found after it, and not lost if it replaces them.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use super::{
     runtime,
 };
 
-/// Until the member's watch has surely seen what was written: asking takes many times as long as that.
+/// A time after which the member's watch has surely seen the edit: asking takes many times as long.
 fn look_again_and_again(manager: &Manager) {
     (0..5).for_each(|_| drop(manager.member().command(&["drift", "show"]).success()));
 }

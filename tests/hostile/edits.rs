@@ -1,4 +1,4 @@
-//! A member that lies about its edits when the manager fetches them to keep them.
+//! A member that sends false edits when the manager fetches them to keep them.
 
 use std::{
     pin::Pin,
@@ -32,7 +32,7 @@ use crate::farm::Farm;
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Sends these parts to whoever asks for its edits.
+/// Sends these parts to any server that asks for its edits.
 struct Liar(Arc<Mutex<Vec<v1::EditsPart>>>);
 
 #[tonic::async_trait]
@@ -74,7 +74,7 @@ fn chunks(contents: &[&[u8]]) -> v1::EditsPart {
     v1::EditsPart { frames, ..v1::EditsPart::default() }
 }
 
-/// The newest revision in the manager's history, as a member would name it.
+/// The newest revision in the manager's history, as a member names it.
 fn head(farm: &Farm) -> SignedHeader {
     let layout = bellwether_store::state::layout::Layout::new(farm.manager().state());
     let history = bellwether_store::history::History::open(&layout.history()).expect("a history");

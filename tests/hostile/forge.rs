@@ -1,4 +1,4 @@
-//! Packs made by hand, frame by frame, so that they can lie.
+//! Packs that are made frame by frame, so that they can have false contents.
 
 use std::io::Write;
 
@@ -12,12 +12,12 @@ pub(super) const CHANGES: u8 = 2;
 pub(super) const CHUNKS: u8 = 3;
 pub(super) const END: u8 = 4;
 
-/// A frame as `store/src/pack.rs` describes it, as it is.
+/// A correct frame as `store/src/pack.rs` describes it.
 pub(super) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     frame_that_says(kind, 0, payload.len() as u32, payload.len() as u32, payload)
 }
 
-/// A frame that says what it likes of itself, with right checksums.
+/// A frame with any header, and with right checksums.
 pub(super) fn frame_that_says(kind: u8, codec: u8, length: u32, raw: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = b"BWF1".to_vec();
     frame.extend([kind, codec, 0, 0]);
@@ -59,7 +59,7 @@ pub(super) fn directory() -> v1::Entry {
     entry(0o755, v1::entry::Kind::Directory(v1::Directory {}))
 }
 
-/// A file of one chunk, 0644; of none where it is empty.
+/// A file, 0644, of one chunk, or of none if it is empty.
 pub(super) fn file(content: &[u8]) -> v1::Entry {
     let chunk = v1::Chunk { hash: Hash::of(content).into(), length: content.len() as u32 };
     let chunks = if content.is_empty() { Vec::new() } else { vec![chunk] };
@@ -79,7 +79,7 @@ pub(super) fn with_xattr(mut entry: v1::Entry, name: &str, value: &[u8]) -> v1::
     entry
 }
 
-/// What a pack is made of.
+/// The parts of a pack.
 #[derive(Debug, Clone)]
 pub(super) struct Forged {
     pub(super) header: SignedHeader,
@@ -90,7 +90,7 @@ pub(super) struct Forged {
 }
 
 impl Forged {
-    /// Its head, telling the truth.
+    /// The pack's correct head.
     pub(super) fn head(&self) -> v1::PackHead {
         v1::PackHead {
             header: Some(self.header.to_wire()),
@@ -129,7 +129,7 @@ impl Forged {
         self.head_frame().len() + self.changes_frame().len()
     }
 
-    /// The pack, and the offer of all of it.
+    /// The pack, and the offer of the whole pack.
     pub(super) fn pack(&self) -> (v1::Offer, Vec<u8>) {
         let bytes = self.frames().concat();
         (self.offer(&self.head_frame(), bytes.len()), bytes)

@@ -1,4 +1,4 @@
-//! What a member makes of a hello and of the records in it: who may speak, and for which group.
+//! A member's answers to a hello and to the records in it: the right key, and the right group.
 
 use bellwether_daemon::state::identity;
 use bellwether_proto::{
@@ -21,7 +21,7 @@ use super::{
 
 type Rows = Vec<(&'static str, down::Message, &'static [&'static str])>;
 
-/// Signs any text as a record, rules or not.
+/// Signs any text as a record, even against the rules.
 fn sign(json: &str, key: &KeyPair) -> v1::SignedRecord {
     v1::SignedRecord {
         record: Bytes::copy_from_slice(json.as_bytes()),
@@ -30,7 +30,7 @@ fn sign(json: &str, key: &KeyPair) -> v1::SignedRecord {
     }
 }
 
-/// The next record as JSON, changed by `edit`, signed by the manager.
+/// The next record as JSON, changed by `edit` and signed by the manager.
 fn forged(manager: &Manager, edit: impl FnOnce(&mut Value)) -> v1::SignedRecord {
     let mut json = serde_json::to_value(manager.next_record(|_| {}).record()).expect("JSON");
     edit(&mut json);
@@ -43,7 +43,7 @@ fn flipped(bytes: &Bytes, at: usize) -> Bytes {
     bytes.into()
 }
 
-/// Records that no member takes.
+/// Records that every member refuses.
 fn records(manager: &Manager) -> Vec<(&'static str, v1::SignedRecord, &'static [&'static str])> {
     let stranger = KeyPair::generate();
     let good = manager.next_record(|_| {});
@@ -209,7 +209,7 @@ fn who_is_not_the_manager_may_not_push() {
     }
 }
 
-/// Messages that end a stream which began well.
+/// Messages that end a stream after a good beginning.
 #[test]
 fn a_stream_that_breaks_the_rules_is_ended() {
     let mut manager = Manager::play();
@@ -251,7 +251,7 @@ fn a_stream_that_breaks_the_rules_is_ended() {
     }
 }
 
-/// A member that was removed says so, and comes back when it is in the record again.
+/// A member that was removed says so, and comes back when the record names it again.
 #[test]
 fn a_removed_member_takes_nothing() {
     let mut manager = Manager::play();
@@ -264,7 +264,7 @@ fn a_removed_member_takes_nothing() {
     manager.unharmed("added again");
 }
 
-/// A newer stream takes the place of one that never reads its answers, however many and long they are.
+/// A newer stream replaces one that never reads its answers, even if they are many and long.
 #[test]
 fn a_manager_that_does_not_read_is_let_go_of() {
     let mut manager = Manager::play();

@@ -1,4 +1,4 @@
-//! Connections that never become a conversation: no certificate, no TLS, no word at all.
+//! Connections without a conversation: without a certificate, without TLS, or without any data.
 
 use std::{
     io::{Read, Write},
@@ -22,7 +22,7 @@ use bellwether_proto::{
 use super::{manager::Manager, runtime, says};
 use crate::farm::{DEADLINE, wait_for};
 
-/// Takes any server.
+/// Accepts any server.
 #[derive(Debug)]
 struct Anybody;
 
@@ -61,7 +61,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// A certificate of an ordinary web server's kind: ECDSA, not Ed25519.
+/// A certificate like an ordinary web server's: ECDSA, not Ed25519.
 fn other_kind() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let key = rcgen::KeyPair::generate().expect("a key");
     let parameters = rcgen::CertificateParams::new(vec!["web.invalid".to_owned()]).expect("a name");
@@ -69,7 +69,7 @@ fn other_kind() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     (certificate.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into()))
 }
 
-/// What the server answers to a client with that certificate and protocol, as the client sees it.
+/// The client's result of a connection with that certificate and protocol.
 fn knock(address: &str, certificate: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>, alpn: &[u8]) -> String {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13])
@@ -87,7 +87,7 @@ fn knock(address: &str, certificate: Option<(CertificateDer<'static>, PrivateKey
     tcp.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let mut stream = StreamOwned::new(tls, tcp);
     let mut answer = [0; 1];
-    // With TLS 1.3 the client is done before the server has judged its certificate: the answer comes with the first read.
+    // With TLS 1.3 the client is done before the server has checked its certificate, so the result comes with the first read.
     let asked = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").and_then(|()| stream.read(&mut answer));
     match asked {
         Ok(count) => format!("{count} bytes"),
@@ -120,13 +120,13 @@ fn noise_silence_and_half_open_handshakes_keep_nobody_out() {
         stream.write_all(garbage).expect("written");
         stream.shutdown(std::net::Shutdown::Write).expect("shut");
         let mut answer = Vec::new();
-        // Reset or closed, with a TLS alert at the most: nothing of HTTP is answered.
+        // The connection is reset or closed, at most with a TLS alert, and there is no HTTP answer.
         let _ = stream.read_to_end(&mut answer);
         assert!(answer.len() < 16, "an answer to garbage: {}", answer.escape_ascii());
     }
     manager.unharmed("after garbage");
 
-    // More than there may be handshakes under way; each has begun to speak, none goes on.
+    // These are more handshakes than allowed at once; each has begun, and none goes on.
     let silent: Vec<TcpStream> = (0..300)
         .map(|number| {
             let mut stream = open();
@@ -140,7 +140,7 @@ fn noise_silence_and_half_open_handshakes_keep_nobody_out() {
     drop(silent);
 }
 
-/// Many with a key of their own, who say nothing or half of something, and stay.
+/// Many clients with keys of their own that send nothing or half a message, and stay.
 #[test]
 fn strangers_take_nobodys_room() {
     let mut manager = Manager::play();
@@ -151,7 +151,7 @@ fn strangers_take_nobodys_room() {
         for number in 0..200 {
             let channel = manager.connect(&KeyPair::generate()).await;
             let mut client = PushClient::new(channel.clone());
-            // Every fourth begins a stream in which no hello ever comes.
+            // Every fourth client begins a stream without a hello.
             let silent = async move { client.follow(tokio_stream::pending::<v1::Down>()).await.map(drop) };
             let asking = (number % 4 == 0).then(|| tokio::spawn(silent));
             strangers.push((channel, asking));

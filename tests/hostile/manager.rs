@@ -1,4 +1,4 @@
-//! The manager, played with the key of one that was stopped, towards the real member that follows it.
+//! The manager, played by the test with the key of a stopped one, before the real member that follows it.
 
 use std::fs;
 
@@ -28,21 +28,21 @@ use super::{
 };
 use crate::farm::{Farm, Server};
 
-/// The manager that the test plays, and the member.
+/// The played manager, and the member.
 pub(super) struct Manager {
     farm: Farm,
     pub(super) key: KeyPair,
     member_key: PublicKey,
-    /// The record that the member holds.
+    /// The member's record.
     pub(super) record: SignedRecord,
-    /// The revision that the member holds.
+    /// The member's revision.
     pub(super) head: SignedHeader,
     pub(super) tree: Tree,
     before: Snapshot,
     good: u32,
 }
 
-/// The entries that each scene begins with.
+/// The entries at the beginning of each scene.
 pub(super) fn fill(manager: &Server) {
     manager.write("index.html", "the first");
     manager.write("conf.d/site.conf", "listen 80;\n");
@@ -75,34 +75,34 @@ impl Manager {
         self.farm.member(1)
     }
 
-    /// A connection to the member as whoever has `key`.
+    /// A connection to the member with `key`.
     pub(super) async fn connect(&self, key: &KeyPair) -> Channel {
         tls::connect(key, &self.member().listen, self.member_key).await.expect("a connection to the member")
     }
 
-    /// Between whom tickets count.
+    /// The two servers of the tickets.
     pub(super) fn parties(&self) -> Parties {
         Parties { group: self.record.record().group, server: self.member_key, manager: self.key.public() }
     }
 
-    /// The hello that is due.
+    /// The hello that the member expects.
     pub(super) fn hello(&self) -> v1::DownHello {
         let (record, head) = (Some(self.record.to_wire()), Some(self.head.to_wire()));
         v1::DownHello { protocol_min: 1, protocol_max: 1, record, head, ..v1::DownHello::default() }
     }
 
-    /// A stream as whoever has `key`, begun with `first`.
+    /// A stream with `key` that begins with `first`.
     pub(super) async fn follow(&self, key: &KeyPair, first: down::Message) -> Result<Talk, Status> {
         Talk::open(self.connect(key).await, first).await
     }
 
-    /// A stream as it should be.
+    /// A correct stream.
     pub(super) async fn talk(&self) -> Talk {
         let opened = self.follow(&self.key, down::Message::Hello(self.hello())).await;
         opened.unwrap_or_else(|status| panic!("a good hello is refused: {status:?}"))
     }
 
-    /// Signs a record made by `edit` from the one that is held, one version newer.
+    /// Signs a record that `edit` makes from the held one, one version newer.
     pub(super) fn next_record(&self, edit: impl FnOnce(&mut Record)) -> SignedRecord {
         let mut record = self.record.record().clone();
         record.version.version += 1;
@@ -111,12 +111,12 @@ impl Manager {
         SignedRecord::sign(record, &self.key).expect("a record that keeps the rules")
     }
 
-    /// The rules of the sets as a pack has them.
+    /// The rules of the sets in the form of a pack.
     pub(super) fn rules(&self) -> Vec<v1::SetRules> {
         self.tree.sets().iter().map(|set| set.rules.to_wire()).collect()
     }
 
-    /// The header of the next revision, changed by `edit`, signed by `key`.
+    /// The header of the next revision, changed by `edit` and signed by `key`.
     pub(super) fn header_by(&self, key: &KeyPair, root: Hash, edit: impl FnOnce(&mut Header)) -> SignedHeader {
         let mut header = self.head.header().clone();
         header.number.sequence += 1;
@@ -126,12 +126,12 @@ impl Manager {
         SignedHeader::sign(header, key)
     }
 
-    /// The next revision: these changes with these chunks. The root is right where the changes can be applied at all.
+    /// The next revision, with these changes and chunks. Its root is right if the changes can be applied at all.
     pub(super) fn forge(&self, changes: Vec<v1::Change>, chunks: Vec<Vec<u8>>) -> Forged {
         self.forge_from(&self.tree, false, self.rules(), changes, chunks)
     }
 
-    /// The next revision as a whole tree, with these changes.
+    /// The next revision as a base, with these changes.
     pub(super) fn forge_base(&self, changes: Vec<v1::Change>, chunks: Vec<Vec<u8>>) -> Forged {
         let tree = self.applied(&self.tree, &changes).expect("changes that fit");
         let empty = Tree::empty(self.tree.sets().iter().map(|set| set.rules.clone()));
@@ -169,14 +169,14 @@ impl Manager {
         parent.apply(changes.iter().map(change).collect::<Option<_>>()?).ok()
     }
 
-    /// The next revision, with nothing wrong: one file that is new each time.
+    /// A correct next revision: one file that is new each time.
     pub(super) fn good(&mut self) -> Forged {
         self.good += 1;
         let content = format!("good {}", self.good).into_bytes();
         self.forge(vec![change("good.txt", file(&content))], vec![content])
     }
 
-    /// Pushes `forged` and expects that it is taken.
+    /// Pushes `forged`, and expects that the member takes it.
     pub(super) fn push(&mut self, forged: &Forged, case: &str) {
         let (offer, bytes) = forged.pack();
         let verdict = runtime().block_on(async {
@@ -189,14 +189,14 @@ impl Manager {
         self.taken(forged);
     }
 
-    /// From now on the member holds `forged`.
+    /// Notes that the member holds `forged` from now on.
     pub(super) fn taken(&mut self, forged: &Forged) {
         self.tree = self.applied(&self.tree, &forged.changes).expect("changes that fit");
         self.head = forged.header.clone();
         self.before = Snapshot::of(self.member());
     }
 
-    /// Asserts that nothing at the member changed, and that it goes on: it takes a good revision.
+    /// Asserts that nothing at the member changed, and that it still takes a good revision.
     pub(super) fn unharmed(&mut self, case: &str) {
         self.before.assert_unchanged(self.member(), case);
         let good = self.good();
@@ -205,7 +205,7 @@ impl Manager {
         assert_eq!(content, format!("good {}", self.good), "{case}");
     }
 
-    /// Offers this pack and expects a refusal with these words; then [`Manager::unharmed`].
+    /// Offers this pack and expects a refusal with these words, and after it [`Manager::unharmed`].
     pub(super) fn refused(&mut self, case: &str, (offer, bytes): (v1::Offer, Vec<u8>), words: &[&str]) {
         let said = runtime().block_on(async {
             let mut talk = self.talk().await;
@@ -217,7 +217,7 @@ impl Manager {
     }
 }
 
-/// Places beside the set and above it in which nothing may ever be written.
+/// Places beside and above the set to which nothing may ever be written.
 fn sentinels(server: &Server) {
     for place in ["sets/neighbour", "sets/webb", "outside/deep"] {
         let place = server.home.join(place);

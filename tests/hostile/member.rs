@@ -1,4 +1,4 @@
-//! A member, played: it enters with a token, listens with its own key and says whatever it likes.
+//! A member, played by the test: it enters with a token, listens with its own key and sends any message.
 
 use std::pin::Pin;
 
@@ -28,17 +28,17 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Says something; false when the manager has hung up.
+    /// Sends a message; false if the manager has hung up.
     pub(super) async fn say(&self, message: up::Message) -> bool {
         self.up.send(Ok(v1::Up { message: Some(message) })).await.is_ok()
     }
 
-    /// Ends the stream with that refusal; false when the manager has hung up.
+    /// Ends the stream with that refusal; false if the manager has hung up.
     pub(super) async fn refuse(&self, status: Status) -> bool {
         self.up.send(Err(status)).await.is_ok()
     }
 
-    /// Waits for the manager to hang up, reading on.
+    /// Reads until the manager hangs up.
     pub(super) async fn read_to_the_end(&mut self) {
         while let Ok(Some(_)) = self.downs.message().await {}
     }
@@ -68,7 +68,7 @@ impl Push for Service {
     }
 }
 
-/// A server with a key, known to nobody yet.
+/// A server with a key that no other server knows yet.
 pub(super) struct Player {
     pub(super) name: String,
     pub(super) key: KeyPair,
@@ -80,7 +80,7 @@ impl Player {
         Self { name: name.to_owned(), key: KeyPair::generate(), address: format!("127.0.0.1:{}", free_port()) }
     }
 
-    /// What it says of itself to enter.
+    /// Its request to enter.
     pub(super) fn request(&self, token: &Token) -> v1::EnterRequest {
         v1::EnterRequest {
             token_id: token.id.clone(),
@@ -94,7 +94,7 @@ impl Player {
         }
     }
 
-    /// The manager's services, as asked by this server.
+    /// The manager's services, called by this server.
     pub(super) async fn client(&self, token: &Token) -> GroupClient<Channel> {
         let channel =
             tls::connect(&self.key, &token.address, token.manager).await.expect("a connection to the manager");
@@ -107,7 +107,7 @@ impl Player {
         entered.map(Response::into_inner)
     }
 
-    /// Listens; every stream comes over the channel.
+    /// Listens; every stream is sent over the channel.
     pub(super) async fn listen(&self) -> mpsc::Receiver<Call> {
         let listener = tokio::net::TcpListener::bind(&self.address).await.expect("a port");
         let incoming = tls::incoming(listener, tls::ServerTls::new(&self.key).expect("a key"));
@@ -117,7 +117,7 @@ impl Player {
         from
     }
 
-    /// A hello as it should be, at no revision.
+    /// A correct hello, without a revision.
     pub(super) fn hello(&self) -> v1::UpHello {
         v1::UpHello {
             protocol: 1,
@@ -129,7 +129,7 @@ impl Player {
     }
 }
 
-/// A fresh token of the farm, made with these arguments.
+/// A new token of the farm, made with these arguments.
 pub(super) fn token(farm: &Farm, arguments: &[&str]) -> Token {
     farm.token(arguments).parse().expect("a token")
 }

@@ -1,4 +1,4 @@
-//! Members that lie, stall or flood, and a manager that goes on with the others.
+//! Members that send false messages, stall or flood, and a manager that goes on with the others.
 
 use std::{fs, pin::Pin};
 
@@ -17,10 +17,10 @@ use super::{
 use crate::farm::{DEADLINE, Farm, one, random::Random, wait_for};
 
 type Playing = Pin<Box<dyn Future<Output = ()> + Send>>;
-/// What a member does with a stream.
+/// A member's behaviour on a stream.
 type Part = fn(Call, v1::UpHello) -> Playing;
 
-/// Enters the group and plays this part in every stream.
+/// Enters the group, and behaves in this way on every stream.
 fn play(farm: &Farm, name: &str, part: Part) {
     let token = token(farm, &[]);
     let player = Player::new(name);
@@ -41,7 +41,7 @@ fn play(farm: &Farm, name: &str, part: Part) {
     });
 }
 
-/// Takes the offer, then says this.
+/// Takes the offer, and then sends this.
 async fn answer(mut call: Call, hello: v1::UpHello, message: impl FnOnce(v1::Offer) -> up::Message) {
     call.say(up::Message::Hello(hello)).await;
     if let Some(offer) = call.offered().await {
@@ -74,7 +74,7 @@ fn report(offer: &v1::Offer, outcome: v1::Outcome, root: &[u8]) -> up::Message {
     })
 }
 
-/// Every part, with the state and the words that the manager's status has for it.
+/// Every behaviour, with the state and the words for it in the manager's status.
 fn parts() -> Vec<(&'static str, Part, State, &'static [&'static str])> {
     use State::{Error, Refused, Unreachable};
     vec![
@@ -204,7 +204,7 @@ fn parts() -> Vec<(&'static str, Part, State, &'static [&'static str])> {
     ]
 }
 
-/// The words for each are the manager's status; none is in sync, and the real member has every update meanwhile.
+/// The manager's status has the words for each. None is in sync, and the real member gets every update meanwhile.
 #[test]
 fn a_member_that_lies_is_shown_as_what_it_is() {
     let farm = Farm::plan().members(1).start_with(fill);
@@ -216,7 +216,7 @@ fn a_member_that_lies_is_shown_as_what_it_is() {
         let seen = wait_for(&format!("{name} shown as {state:?}"), DEADLINE, || {
             let status = farm.status();
             let server = one(&status, name).cloned().ok_or("not there")?;
-            // Between two tries it is being reached.
+            // Between two tries the manager dials it.
             if server.state == *state && server.reason.is_some() { Ok(server) } else { Err(format!("{server:?}")) }
         });
         let reason = seen.reason.unwrap_or_default();
@@ -231,7 +231,7 @@ fn a_member_that_lies_is_shown_as_what_it_is() {
     assert!(parts.iter().all(|(name, ..)| one(&status, name).is_some_and(|s| s.state != State::InSync)));
 }
 
-/// What a hello says of packs that never were, and questions for chunks that are nowhere: passed over or answered.
+/// A hello about unknown packs, and requests for unknown chunks, are skipped or answered.
 #[test]
 fn what_never_was_is_passed_over() {
     let farm = Farm::plan().members(1).start_with(fill);
@@ -278,14 +278,14 @@ fn resident(farm: &Farm) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// One reads nothing at all, the other floods: the third has its updates, the manager its memory (invariant 6).
+/// One member reads nothing, and another floods: the third gets its updates, and the manager keeps its memory (invariant 6).
 #[test]
 fn a_member_that_stalls_and_one_that_floods_cost_nobody_anything() {
     let farm = Farm::plan().members(1).start_with(fill);
     play(&farm, "stalled", |call, hello| {
         Box::pin(async move {
             call.say(up::Message::Hello(hello)).await;
-            // Keeps the stream and never reads.
+            // This keeps the stream and never reads.
             std::future::pending::<()>().await;
             drop(call);
         })
@@ -325,7 +325,7 @@ fn a_member_that_stalls_and_one_that_floods_cost_nobody_anything() {
         let state = |name| one(status, name).map(|s| s.state);
         state("stalled").is_some_and(|s| s != State::Unknown) && state("flooding").is_some_and(|s| s != State::Unknown)
     });
-    // The first large update sizes buffers that are kept; what counts is that more updates need no more.
+    // The first large update fills buffers that are kept; more updates must need no more memory.
     let mut random = Random::seeded();
     let mut publish = |number: usize| {
         farm.manager().write(&format!("large{}", number % 2), random.text(8 << 20));

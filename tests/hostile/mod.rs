@@ -1,8 +1,8 @@
-//! Peers that lie, over real connections to real agents. The test itself is the peer: it has a real key, speaks TLS and
-//! gRPC, and plays the manager (with the key of one that it has stopped), a member, a joiner or a stranger.
+//! Hostile peers, over real connections to real agents. The test itself is the peer: it has a real key, speaks TLS and gRPC,
+//! and plays the manager (with the key of a stopped one), a member, a joiner or a stranger.
 //!
-//! Each case is one row: what is done, and the words with which it must be refused. After every row nothing live may have
-//! changed, beside the sets neither, and the agent must take something good.
+//! Each case is one row: an action, and the words of its refusal. After every row nothing live and nothing beside the sets may
+//! have changed, and the agent must accept a good message.
 
 mod forge;
 mod manager;
@@ -26,13 +26,13 @@ mod trees;
 
 use std::sync::OnceLock;
 
-/// The runtime that the played side runs on.
+/// The runtime of the played side.
 fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().expect("a runtime"))
 }
 
-/// Asserts that a refusal says what it is about.
+/// Asserts that a refusal has these words.
 #[track_caller]
 fn says(case: &str, said: &str, words: &[&str]) {
     for word in words {

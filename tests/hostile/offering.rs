@@ -1,4 +1,4 @@
-//! Headers and offers that lie, and slices that are not what was offered.
+//! False headers and offers, and slices that do not fit the offer.
 
 use bellwether_proto::{
     hash::Hash,
@@ -24,7 +24,7 @@ fn under(manager: &mut Manager, key: Option<&KeyPair>, edit: impl FnOnce(&mut He
     forged.pack()
 }
 
-/// An offer whose header is these bytes, rightly signed.
+/// An offer with these bytes as its header, rightly signed.
 fn raw_header(manager: &mut Manager, edit: impl FnOnce(&mut v1::Header)) -> (v1::Offer, Vec<u8>) {
     let (mut offer, bytes) = manager.good().pack();
     let mut header = v1::Header::decode(offer.header.unwrap_or_default().header).expect("a header");
@@ -119,7 +119,7 @@ fn slices_come_in_order_and_end() {
     let mut manager = Manager::play();
     let manager = &mut manager;
     manager.unharmed("to begin with");
-    // Offsets and lengths of what is sent of one good pack.
+    // These are the offsets and lengths of slices of a good pack.
     type Slices = &'static [(usize, usize)];
     let rows: [(&str, Slices, &[&str]); 4] = [
         ("out of order", &[(50, 50), (0, 50)], &["bytes 50 to 100 came, 0 to"]),
@@ -166,7 +166,7 @@ fn a_pack_without_end_is_refused_at_its_first_byte_too_many() {
         let mut talk = manager.talk().await;
         talk.offer(offer, &bytes[..end]).await;
         let mut at = end as u64;
-        // The member ends it long before that; sending on does no harm.
+        // The member ends the stream long before that, and sending on does no harm.
         for piece in more.chunks(limits::SLICE) {
             let data = Bytes::copy_from_slice(piece);
             let length = data.len() as u64;
@@ -191,7 +191,7 @@ fn a_pack_whose_head_is_another_revision_is_refused() {
     manager.refused("another head", (offer, bytes), &["not what was offered", "it holds revision"]);
 }
 
-/// What a server holds is never newer than the head that it knows of, whichever message comes first.
+/// A server never holds a newer revision than the head that it knows, in any order of the messages.
 #[test]
 fn w15_an_offer_is_word_of_the_head_that_it_makes() {
     let mut manager = Manager::play();

@@ -1,4 +1,4 @@
-//! Packs that lie about sizes, counts and content.
+//! Packs with false sizes, counts and contents.
 
 use bellwether_proto::{hash::Hash, limits, v1};
 
@@ -52,7 +52,7 @@ fn frames_that_lie_are_refused() {
     }
 }
 
-/// A deflated frame of 64 MiB that says this of itself.
+/// A deflated frame of 64 MiB with this raw length in its header.
 fn bomb(raw: u32) -> Vec<u8> {
     let zeros = deflate(&vec![0; 64 << 20]);
     frame_that_says(CHUNKS, 1, zeros.len() as u32, raw, &zeros)
@@ -113,7 +113,7 @@ fn content_that_is_not_what_was_signed_is_refused() {
     manager.refused("a chunk of another content", wrong.pack(), &["1 chunks are missing"]);
     let none = manager.forge(vec![change("none.txt", file(b"never sent"))], Vec::new());
     manager.refused("no chunk at all", none.pack(), &["1 chunks are missing"]);
-    // Right hashes, wrong lengths: the file would be cut short.
+    // The hashes are right and the lengths are wrong, so the file would be cut short.
     let content = b"right content".to_vec();
     let mut entry = file(&content);
     if let Some(v1::entry::Kind::File(file)) = &mut entry.kind {

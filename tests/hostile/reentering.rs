@@ -1,5 +1,5 @@
-//! A member that tries to halt its manager: it enters again as often as it likes, and shows every ticket and header that it
-//! can get hold of. At most it is kept out itself.
+//! A member that tries to halt its manager: it enters again and again, and shows every ticket and header that it can get. At
+//! most it is kept out itself.
 
 use std::time::Duration;
 
@@ -28,29 +28,29 @@ use super::{
 };
 use crate::farm::{DEADLINE, Farm, one, wait_for};
 
-/// How long a session is waited for.
+/// The time limit for a session.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What an attacker says as a session begins.
+/// An attacker's message at the beginning of a session.
 #[derive(Clone)]
 enum Said {
-    /// This, with the ticket that it holds, as a good member does.
+    /// This message with its held ticket, like a good member's.
     Good(v1::UpHello),
     Hello(v1::UpHello),
     Refusal(Status),
 }
 
-/// A member that says what it likes, session by session.
+/// A member that sends any message, session by session.
 struct Attacker {
     player: Player,
     token: Token,
-    /// The number of what it says now, and that.
+    /// The number of its present message, and the message.
     says: watch::Sender<(u64, Said)>,
-    /// The number of what was said, and the ticket that was offered, once the manager has answered or hung up.
+    /// The number of a sent message, and the offered ticket, once the manager has answered or hung up.
     judged: mpsc::UnboundedReceiver<(u64, Ticket)>,
 }
 
-/// Answers every stream of the manager's, until it is to say something else.
+/// Answers every stream of the manager with the present message.
 async fn serve(
     mut calls: mpsc::Receiver<Call>,
     mut says: watch::Receiver<(u64, Said)>,
@@ -69,7 +69,7 @@ async fn serve(
             Said::Refusal(status) => call.refuse(status).await,
         };
         held = Some(offered.clone());
-        // What follows the hello, or the end: it was judged.
+        // The message after the hello, or the end, shows that the hello was judged.
         let _ = call.downs.message().await;
         let _ = judged.send((number, Ticket::from_wire(&offered).expect("a ticket")));
         tokio::select! {
@@ -96,7 +96,7 @@ impl Attacker {
         runtime().block_on(self.player.enter(&self.token)).expect("its key may show the token again");
     }
 
-    /// A session that begins like that, once the manager has judged it. Returns the ticket that was offered.
+    /// Begins a session with that message, waits until the manager has judged it, and returns the offered ticket.
     fn say(&mut self, said: Said) -> Ticket {
         self.says.send_modify(|says| *says = (says.0 + 1, said));
         let number = self.says.borrow().0;
@@ -117,19 +117,19 @@ impl Attacker {
         self.say(Said::Hello(hello))
     }
 
-    /// Refuses a session, with that ticket as the proof.
+    /// Refuses a session with that ticket as the proof.
     fn refuse(&mut self, shown: &Ticket) {
         let version = Version { epoch: Epoch(1), version: 1 };
         let details = stale_session(version, Some(shown.to_wire()));
         self.say(Said::Refusal(Status::with_details(Code::FailedPrecondition, "your state went back", details)));
     }
 
-    /// Sessions as a good member has them; returns their tickets, oldest first.
+    /// Sessions like a good member's; returns their tickets, oldest first.
     fn collect(&mut self, count: usize) -> Vec<Ticket> {
         let mut tickets: Vec<Ticket> = Vec::new();
         while tickets.len() < count {
             let offered = self.say(Said::Good(self.player.hello()));
-            // Offered again where the beginning of a session was lost.
+            // The ticket is offered again if the beginning of a session was lost.
             if tickets.last() != Some(&offered) {
                 tickets.push(offered);
             }
@@ -138,7 +138,7 @@ impl Attacker {
     }
 }
 
-/// The farm goes on: a change reaches the real member, and nothing is halted, now or at the next start.
+/// Asserts that the farm goes on: a change reaches the real member, and nothing is halted, now or at the next start.
 fn goes_on(farm: &Farm, case: &str) {
     farm.manager().write("index.html", format!("after {case}"));
     farm.wait_same(farm.member(1));
@@ -147,7 +147,7 @@ fn goes_on(farm: &Farm, case: &str) {
     assert_ne!(own.state, State::Error, "{case}: {:?}", own.reason);
 }
 
-/// The attacker is kept out, and nobody else.
+/// Asserts that the attacker is kept out, and no other server.
 fn only_itself(farm: &Farm, attacker: &Attacker, case: &str) {
     let name = &attacker.player.name;
     let shown = wait_for(&format!("{case}: {name} kept out"), DEADLINE, || {
@@ -180,7 +180,7 @@ fn w14_a_member_that_enters_again_and_shows_its_oldest_ticket_halts_nobody() {
         attacker.refuse(ticket);
         goes_on(&farm, &format!("a refusal by ticket {n}"));
     }
-    // Many entries at once, while sessions begin.
+    // It enters many times at once, while sessions begin.
     runtime().block_on(async {
         let client = attacker.player.client(&attacker.token).await;
         let mut enters = JoinSet::new();
@@ -195,7 +195,7 @@ fn w14_a_member_that_enters_again_and_shows_its_oldest_ticket_halts_nobody() {
     let last = attacker.session(|hello| hello.ticket = Some(tickets[0].to_wire()));
     assert!(last.count() > counts[3]);
     goes_on(&farm, "many entries");
-    // It comes without a state, as a machine that left and joined again: that is no fault.
+    // It comes without a state, like a machine that left and joined again, which is no fault.
     attacker.enter_again();
     attacker.session(|_| {});
     goes_on(&farm, "an entry without a state");
@@ -209,7 +209,7 @@ fn w14_what_others_were_given_and_what_is_forged_proves_nothing() {
     attacker.collect(2);
     let theirs = other.collect(3).pop().expect("three");
     let record = record(&farm);
-    // As the manager's key signs them elsewhere: in another group, in an epoch that is over, for somebody else.
+    // The manager's key signed these elsewhere: in another group, in an earlier epoch, for another server.
     let manager = identity::load(&Layout::new(farm.manager().state())).expect("readable").expect("a key");
     let (forger, own) = (KeyPair::generate(), attacker.player.key.public());
     let parties = Parties { group: record.group, server: own, manager: manager.public() };
@@ -263,14 +263,14 @@ fn w14_what_others_were_given_and_what_is_forged_proves_nothing() {
     attacker.session(|hello| hello.epoch = u64::MAX);
     attacker.session(|hello| hello.incarnation = 1);
     goes_on(&farm, "starts and epochs without end");
-    // The same, as a word of another manager.
+    // The same attack, with the words of another manager.
     let (theirs, ours) = (Version { epoch: Epoch(u64::MAX), version: u64::MAX }, record.version);
     let details = RecordRefused::Older { theirs: ours, ours: theirs }.details();
     attacker.say(Said::Refusal(Status::with_details(Code::FailedPrecondition, "a newer record", details)));
     goes_on(&farm, "a refusal by a record that nobody has");
 }
 
-/// The attack of a server that lost its place: its key comes back by another token, under another name.
+/// A removed server attacks: its key comes back by another token, under another name.
 #[test]
 fn w14_a_key_that_comes_back_under_another_name_halts_nobody() {
     let farm = Farm::plan().members(1).start_with(fill);

@@ -1,4 +1,4 @@
-//! Everything below a directory, byte for byte.
+//! A snapshot of all bytes below a directory.
 
 use std::{
     collections::BTreeMap,
@@ -9,15 +9,15 @@ use std::{
 
 use crate::farm::{DEADLINE, Server, wait_for};
 
-/// What is at one path: kind and mode, owner, time (not a directory's: staging beside a set changes it), content.
+/// The state of one path: kind and mode, owner, time (not a directory's, since staging changes it), content.
 type Entry = (u32, (u32, u32), (i64, i64), Vec<u8>);
 
-/// A server's home but for what is its agent's own: the sets, and whatever lies around them.
+/// A server's home without its agent's own files: the sets, and everything around them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Snapshot(BTreeMap<PathBuf, Entry>);
 
 impl Snapshot {
-    /// Of `server`, as soon as nothing is left in staging of what it has done before.
+    /// The snapshot of `server`, once staging is empty.
     pub(super) fn of(server: &Server) -> Self {
         wait_for("empty staging", DEADLINE, || {
             let now = Self::now(server);
@@ -40,7 +40,7 @@ impl Snapshot {
         Self(all)
     }
 
-    /// Asserts that nothing of `server` has changed since. Staging of what was refused may need a moment to go.
+    /// Asserts that nothing of `server` has changed since. The staging of a refused revision may take a moment to go.
     pub(super) fn assert_unchanged(&self, server: &Server, case: &str) {
         wait_for(&format!("{case}: nothing changed at {}", server.name), DEADLINE, || {
             match self.difference(&Self::now(server)) {
@@ -61,10 +61,10 @@ fn is_staging(path: &Path) -> bool {
 }
 
 fn add(path: &Path, all: &mut BTreeMap<PathBuf, Entry>) {
-    // What vanishes while it is looked at is gone in the next look, too.
+    // An entry that vanishes during the look is also gone at the next one.
     let Ok(found) = fs::symlink_metadata(path) else { return };
     if is_staging(path) && fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_none()) {
-        // It is there from the first update on.
+        // It exists from the first update on.
         return;
     }
     let time = if found.is_dir() { (0, 0) } else { (found.mtime(), found.mtime_nsec()) };

@@ -1,4 +1,4 @@
-//! Chunks that a member asked for by hash, and what a manager may answer.
+//! Chunks that a member requested by hash, and a manager's possible answers.
 
 use bellwether_proto::{
     hash::Hash,
@@ -24,10 +24,10 @@ fn chunks(contents: &[&[u8]]) -> Vec<u8> {
     frame(CHUNKS, &chunks_payload(&contents.iter().map(|content| content.to_vec()).collect::<Vec<_>>()))
 }
 
-/// A base of which the member lacks one small chunk, offered up to its changes: the member asks for that chunk.
+/// A base of which the member lacks one small chunk, offered up to its changes, so that the member requests that chunk.
 fn lacking(manager: &Manager) -> Forged {
     let mut base = manager.forge_base(vec![change("new.txt", file(NEW))], vec![NEW.to_vec()]);
-    // All that a real base would bring.
+    // These are all chunks of a real base.
     base.chunks.push(vec![0; 200_000]);
     base
 }
@@ -94,7 +94,7 @@ fn endless_supplies_end_at_the_first_that_is_too_many() {
     });
     says("endless", &said, &["was not asked for"]);
     manager.unharmed("endless");
-    // Supplies that nobody asked for are passed over.
+    // Chunks that were not requested are skipped.
     runtime().block_on(async {
         let mut talk = manager.talk().await;
         talk.send(supply(chunks(&[NEW]), true, &[])).await;

@@ -1,4 +1,4 @@
-//! Somebody on the member's own machine who swaps links in under the writer.
+//! A local attacker who swaps links in under the writer on the member's machine.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::farm::random::Random;
 
-/// Swaps a directory of the set for a link to one outside, and back, as fast as it can.
+/// Swaps a directory of the set for a link to the outside, and back, as fast as possible.
 struct Attacker {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<u32>,
@@ -35,18 +35,18 @@ impl Attacker {
         let thread = thread::spawn(move || {
             let aside = directory.with_file_name("aside");
             let mut random = Random::seeded();
-            // Not in step with the writer: so that it is met anywhere between its first look and its last.
+            // The pauses vary, so that the swap comes anywhere between the writer's first and last look.
             let mut linger = |most: usize| thread::sleep(Duration::from_micros(random.below(most) as u64));
             let mut swaps = 0;
             while !stopped.load(Ordering::Relaxed) {
                 linger(30_000);
-                // Each may fail when the writer is in between; the next round tries again.
+                // Each call may fail if the writer is in between, and the next round tries again.
                 if fs::rename(&directory, &aside).is_ok() {
                     swaps += u32::from(symlink(&target, &directory).is_ok());
                     linger(3_000);
                     let _ = fs::remove_file(&directory);
                     if fs::rename(&aside, &directory).is_err() {
-                        // The writer has made it anew.
+                        // The writer has made the directory again.
                         let _ = fs::remove_dir_all(&aside);
                     }
                 }
@@ -62,7 +62,7 @@ impl Attacker {
     }
 }
 
-/// What an administrator does when the attack is over: the directory is a directory again.
+/// Repairs the set as an administrator does after the attack: the directory is a directory again.
 fn mend(set: &Path) {
     let (directory, aside) = (set.join("conf.d"), set.join("aside"));
     if fs::symlink_metadata(&directory).is_ok_and(|found| found.is_symlink()) {
@@ -74,7 +74,7 @@ fn mend(set: &Path) {
     let _ = fs::remove_dir_all(&aside);
 }
 
-/// What lies outside, with all it holds.
+/// All content of the outside.
 fn outside(manager: &Manager) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut found = Vec::new();
     let mut open = vec![manager.member().home.join("outside"), manager.member().home.join("sets/neighbour")];
@@ -88,7 +88,7 @@ fn outside(manager: &Manager) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     found
 }
 
-/// Asks for a sync, as `bellwether sync` does.
+/// Requests a sync like `bellwether sync`.
 fn asked_to_sync(manager: &Manager) -> Verdict {
     runtime().block_on(async {
         let mut talk = manager.talk().await;
@@ -97,7 +97,7 @@ fn asked_to_sync(manager: &Manager) -> Verdict {
     })
 }
 
-/// Asks for a sync, which may fail under attack. A switch that was `stuck` half done may be completed by it.
+/// Requests a sync, which may fail under attack. It may also complete a switch that was `stuck` half done.
 fn try_sync(manager: &mut Manager, stuck: &Forged) {
     match asked_to_sync(manager) {
         Verdict::Done(report) if report.revision.as_ref() == stuck.header.id().0.as_bytes() => manager.taken(stuck),
@@ -106,7 +106,7 @@ fn try_sync(manager: &mut Manager, stuck: &Forged) {
     }
 }
 
-/// Brings the member's sets to the revision that is held.
+/// Brings the member's sets to the held revision.
 fn sync(manager: &Manager, case: &str) {
     let root = asked_to_sync(manager).taken(case).root;
     assert_eq!(root.as_ref(), manager.head.header().root.as_bytes(), "{case}");
@@ -141,7 +141,7 @@ fn a_link_swapped_in_under_the_writer_is_never_followed() {
                 done += 1;
                 manager.taken(&forged);
             }
-            // In error until a sync succeeds; under attack that may fail, too.
+            // The member is in error until a sync succeeds, which may fail under attack.
             Verdict::Refused(why) if why.starts_with("in error") => try_sync(&mut manager, &stuck),
             Verdict::Refused(_) => refused += 1,
             Verdict::Failed(_) => {
@@ -187,7 +187,7 @@ fn a_link_in_a_directorys_place_is_held_and_named() {
         says(case, &said, &["symbolic link", "not followed"]);
         assert_eq!(outside(&manager), before, "{case}");
     }
-    // A sync puts the link away and the directory back; it touches nothing behind the link.
+    // A sync removes the link and puts the directory back, and touches nothing behind the link.
     sync(&manager, "a link in a directory's place");
     assert!(fs::symlink_metadata(set.join("conf.d")).expect("there").is_dir());
     assert_eq!(outside(&manager), before);

@@ -1,4 +1,4 @@
-//! The push stream as a manager speaks it, message by message.
+//! The push stream from the manager's side, message by message.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ pub(super) struct Talk {
     up: Streaming<v1::Up>,
 }
 
-/// How a member answers.
+/// A member's answer.
 #[derive(Debug)]
 pub(super) enum Verdict {
     Done(v1::Report),
     Refused(String),
     Failed(String),
-    /// The stream ended, and why.
+    /// The stream ended, with the reason.
     Ended(String),
-    /// It asks for more.
+    /// The member requests more.
     Wants(v1::want::Want),
     Verified,
 }
 
 impl Verdict {
-    /// The report of a revision that was taken.
+    /// The report of an accepted revision.
     #[track_caller]
     pub(super) fn taken(self, case: &str) -> v1::Report {
         match self {
@@ -69,13 +69,13 @@ impl Talk {
         timeout(DEADLINE, opening).await.expect("an answer to the hello")
     }
 
-    /// Sends a message; whoever does not take it has ended the stream, which [`Talk::verdict`] tells.
+    /// Sends a message. A peer that does not take it has ended the stream, as [`Talk::verdict`] tells.
     pub(super) async fn send(&self, message: down::Message) {
         let sent = timeout(DEADLINE, self.down.send(v1::Down { message: Some(message) })).await;
         let _ = sent.expect("the member reads");
     }
 
-    /// Sends these messages again and again, until the stream has ended or nothing is taken any more.
+    /// Sends these messages again and again, until the stream has ended or takes nothing more.
     pub(super) async fn flood(&self, messages: &[down::Message]) {
         for message in messages.iter().cycle() {
             let down = v1::Down { message: Some(message.clone()) };
@@ -86,7 +86,7 @@ impl Talk {
         }
     }
 
-    /// The next answer that says something of what was sent.
+    /// The next answer to a sent message.
     pub(super) async fn verdict(&mut self) -> Verdict {
         timeout(DEADLINE, self.next()).await.expect("an answer")
     }

@@ -1,4 +1,4 @@
-//! Tokens, and who enters with them.
+//! Tokens, and the servers that enter with them.
 
 use bellwether_proto::{token::Token, v1};
 use tonic::Code;
@@ -15,7 +15,7 @@ fn ready() -> Farm {
     farm
 }
 
-/// Asks for both, a preview and to enter: both are refused with the same words.
+/// Requests a preview and an entry; both are refused with the same words.
 fn refused(case: &str, player: &Player, token: &Token, request: &v1::EnterRequest, code: Code, words: &[&str]) {
     let (entered, previewed) = runtime().block_on(async {
         let mut client = player.client(token).await;
@@ -81,7 +81,7 @@ fn a_use_belongs_to_the_first_key_that_presents_it() {
     let again = enter(&first).expect("the same key again");
     assert_eq!(entered.record, again.record, "a replay changes nothing");
     refused("used up", &second, &token, &second.request(&token), Code::PermissionDenied, &["was used by first"]);
-    // With the token and the name of the first, but another key.
+    // It has the token and the name of the first server, but another key.
     let thief = v1::EnterRequest { server: "first".into(), ..second.request(&token) };
     refused("a stolen token", &second, &token, &thief, Code::PermissionDenied, &["was used by first"]);
     assert!(one(&farm.status(), "second").is_none());

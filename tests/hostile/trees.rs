@@ -1,4 +1,4 @@
-//! Entries that must never come to be: paths that lead out, attributes that give power, owners that are nobody.
+//! Entries that must never be made: paths that lead out, attributes that give power, owners without an account.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn evil() -> v1::Entry {
     file(CONTENT)
 }
 
-/// Offers these changes (and the one chunk) and expects these words.
+/// Offers these changes (and the one chunk), and expects these words.
 fn refused(manager: &mut Manager, case: &str, changes: Vec<v1::Change>, words: &[&str]) {
     let forged = manager.forge(changes, vec![CONTENT.to_vec()]);
     manager.refused(case, forged.pack(), words);
@@ -63,7 +63,7 @@ fn entries_in_no_directory_are_refused() {
     let never = manager.forge(vec![change("nowhere", None)], Vec::new());
     manager.refused("removed, but never there", never.pack(), &["was not there"]);
 
-    // A link is configuration like any other; what is behind it is not.
+    // A link is configuration like any other, and its target is not.
     let way = manager.forge(vec![change("way", link("../neighbour"))], Vec::new());
     manager.push(&way, "a link");
     let through = vec![change("way/sentinel", evil())];

@@ -1,4 +1,4 @@
-//! `debug`: what is on the disk, without an agent, and nothing is changed there.
+//! `debug`: shows the content of the disk without an agent, and changes nothing there.
 
 use std::{
     collections::BTreeMap,
@@ -79,7 +79,7 @@ fn damage_is_named_with_its_offset() {
     let second = json(&whole)["frames"][1]["at"].as_u64().expect("an offset");
     let bytes = fs::read(&pack).expect("the pack");
 
-    // A byte in the second frame's payload; the end is missing.
+    // A byte in the second frame's payload is wrong, and the end is missing.
     let mut flipped = bytes.clone();
     flipped[second as usize + 30] ^= 1;
     for (damaged, at, frames) in [(flipped, second, 1), (bytes[..bytes.len() - 1].to_vec(), bytes.len() as u64 - 48, 3)]

@@ -1,4 +1,4 @@
-//! The program's exit codes and its answers in JSON, as scripts see them.
+//! The program's exit codes and its answers in JSON, for scripts.
 
 mod debug;
 mod program;

@@ -1,4 +1,4 @@
-//! Running the program in a place of its own.
+//! Runs the program in its own directory.
 
 use std::{
     path::Path,
@@ -14,7 +14,7 @@ pub(crate) fn run(place: &Path, line: &str) -> Output {
     command.env("NO_COLOR", "1").env_remove("SUDO_USER").env("USER", "admin").output().expect("it runs")
 }
 
-/// A place with one set, and the flags that keep everything within it.
+/// A directory with one set, and the flags that keep everything within it.
 pub(crate) fn place() -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
@@ -31,7 +31,7 @@ pub(crate) fn json(output: &Output) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).expect("one JSON document on standard output")
 }
 
-/// The same place after `init`: a group of one server, whose history has one pack.
+/// The same directory after `init`: a group of one server, with one pack in its history.
 pub(crate) fn formed() -> (tempfile::TempDir, String) {
     let (place, flags) = place();
     let path = place.path().to_str().expect("UTF-8");

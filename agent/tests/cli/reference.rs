@@ -1,4 +1,4 @@
-//! What people read, word for word: a change of it is seen in review. `SNAPSHOTS=overwrite` writes these files anew.
+//! All output for people, word for word, so that review shows its changes. `SNAPSHOTS=overwrite` writes these files anew.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use snapbox::{assert_data_eq, file};
 
 use crate::program::{formed, json, place, run};
 
-/// A command's page, and those of the commands below it.
+/// A command's page, and those of its subcommands.
 fn pages(command: &mut clap::Command, text: &mut String) {
     let path = command.get_bin_name().unwrap_or(command.get_name()).to_owned();
     *text += &format!("## {path}\n\n```text\n{}\n```\n\n", command.render_long_help().to_string().trim_end());
@@ -29,7 +29,7 @@ fn the_help_of_every_command() {
     assert_data_eq!(text.trim_end().to_owned() + "\n", file!["cli-reference.md"].raw());
 }
 
-/// A line as it was given, its exit code, and all that it printed; `place` is where it was run.
+/// A command line, its exit code, and all of its output; `place` is the directory in which it ran.
 fn told(place: &Path, flags: &str, line: &str) -> String {
     let output = run(place, &format!("{line} {flags}"));
     let place = place.to_str().expect("UTF-8");
@@ -80,7 +80,7 @@ fn what_is_said_without_an_agent() {
     text += "## A group of one server\n\n";
     let (place, flags) = formed();
     let path = place.path();
-    // What is another at every run.
+    // These parts differ at every run.
     let record = json(&run(path, &format!("debug record {flags}")))["current"]["record"].clone();
     let text_of = |value: &Value| value.as_str().expect("a text").to_owned();
     let formed_s = record["log"][0]["time_ms"].as_i64().expect("a time") / 1_000;

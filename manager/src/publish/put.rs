@@ -1,5 +1,5 @@
-//! One file put or removed by compare-and-swap (W5): what may be asked, and whether the set's directory on this server has
-//! what the caller believes. The store replaces the file; the publisher calls this and publishes at once.
+//! Puts or removes one file by compare-and-swap (W5): checks the request, and compares the set's directory on this server with
+//! the caller's expectation. The store replaces the file, and the publisher calls this and publishes at once.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ use crate::{
     shared::Shared,
 };
 
-/// What is asked, checked.
+/// A checked request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) set: SetName,
@@ -37,11 +37,11 @@ pub(crate) struct Asked {
     pub(crate) what: Operation,
     pub(crate) author: String,
     pub(crate) message: String,
-    /// A person says that it is meant, although most of the set is gone then.
+    /// Whether a person confirms the change even if most of the set is gone after it.
     pub(crate) accept: bool,
 }
 
-/// What the caller believes is there.
+/// The caller's expectation of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     Anything,
@@ -55,41 +55,41 @@ pub(crate) enum Operation {
     Remove,
 }
 
-/// What came of a change.
+/// The result of a change.
 #[derive(Debug, Clone)]
 pub struct Changed {
-    /// The revision that has it; none: it was so already.
+    /// The revision with the change; none if nothing had to be changed.
     pub revision: Option<SignedHeader>,
 }
 
-/// Why nothing was changed (unless it says otherwise). A file is named `SET:PATH`.
+/// Nothing was changed, unless the error says otherwise. A file is named `SET:PATH`.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// A request that cannot be.
+    /// The request is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// Another server leads in the same epoch.
     #[error("{0}")]
     Disputed(std::sync::Arc<str>),
-    /// No such set.
+    /// The group has no such set.
     #[error("there is no set {0} in this group")]
     NoSet(SetName),
-    /// Not the group's to change.
-    #[error("{0} is excluded from the group, or each server's own")]
+    /// The group does not manage the file.
+    #[error("{0} is excluded from the group, or is each server's own")]
     Excluded(String),
-    /// Somebody was faster: what is there.
-    #[error("{0} is not what was expected ({1})")]
+    /// The file was changed by somebody else, with its present state.
+    #[error("{0} is not as expected ({1})")]
     Conflict(String, String),
-    /// The file is as it was.
+    /// The file is unchanged.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
-    /// There are edits that are not a revision.
+    /// The manager has unpublished edits.
     #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
     /// Most of the set would be gone.
-    #[error("with this, {1}")]
+    #[error("with this change, {1}")]
     Frightening(String, Fright),
-    /// The set's patterns.
+    /// The set's patterns cannot be used.
     #[error("the rules of the set cannot be used")]
     Rules(#[from] ScanError),
     /// The file was changed at the manager, but there is no revision of it yet.
@@ -160,13 +160,13 @@ fn check_mode(mode: u32) -> Result<u16, Malformed> {
         .ok_or_else(|| Malformed::new(format!("mode {mode:o}; a file put this way may have 0 to 777")))
 }
 
-/// Whether the change may be made: one after the other must not empty a set. Only a removal takes anything away.
+/// Checks whether the change may be made: a row of changes must not empty a set. Only a removal takes content away.
 pub(crate) fn judge(shared: &Shared, asked: &Asked) -> Result<(), ChangeError> {
     if asked.accept || !matches!(asked.what, Operation::Remove) {
         return Ok(());
     }
     let head = shared.head.borrow().tree.clone();
-    // What is not there takes nothing away.
+    // The removal of a missing file takes nothing away.
     let Ok(now) = head.edit([(asked.set.clone(), asked.path.clone(), Edit::Remove)]) else { return Ok(()) };
     let change = Change { set: asked.set.clone(), path: asked.path.clone(), entry: None };
     let mut step = Step::new(&head, &now, &[change]);
@@ -176,8 +176,8 @@ pub(crate) fn judge(shared: &Shared, asked: &Asked) -> Result<(), ChangeError> {
     }
 }
 
-/// Makes the change in the set's directory: the bytes are on the disk, the name is when [`Replaced::sync`] has returned.
-/// None: it was so already.
+/// Makes the change in the set's directory. The bytes are durable when this returns, and the name is after [`Replaced::sync`].
+/// None if nothing had to be changed.
 pub(crate) fn make(shared: &Shared, asked: &Asked) -> Result<Option<Replaced>, ChangeError> {
     let source = shared.sources().into_iter().find(|source| source.rules.name == asked.set);
     make_in(&source.ok_or_else(|| ChangeError::NoSet(asked.set.clone()))?, asked)

@@ -75,7 +75,7 @@ async fn the_preview_is_the_heads_tree_without_content() {
     assert!(farm.manager.preview(&wrong, &KeyPair::generate().public()).await.is_err());
 }
 
-/// Invariant 3: a candidate took over, and its record has just come; this manager's tasks have not ended yet.
+/// Invariant 3: a candidate took over and its record has just come, but this manager's tasks have not ended yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_changes_nothing_over_the_record_of_another_one() {
     let farm = Farm::new(&[("a", b"x")]).await;

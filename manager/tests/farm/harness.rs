@@ -1,4 +1,4 @@
-//! A manager on temporary directories, and what it says to the monitor.
+//! A manager on temporary directories, and its events for the monitor.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::fake::{Fake, Manner};
 
-/// Nothing here takes so long unless it hangs.
+/// The time limit of all waits, which only a hanging test reaches.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Plain;
@@ -66,7 +66,7 @@ fn quick() -> Timings {
 }
 
 impl Farm {
-    /// A group of one, with `files` in its set.
+    /// A group of one server, with `files` in its set.
     pub(crate) async fn new(files: &[(&str, &[u8])]) -> Self {
         Self::timed(files, quick()).await
     }
@@ -104,7 +104,7 @@ impl Farm {
         Self { directory, manager, group, key, events, seen: Vec::new(), stop, timings }
     }
 
-    /// Stops the manager and starts it anew.
+    /// Stops the manager and starts it again.
     pub(crate) async fn restart(&mut self, meanwhile: impl FnOnce(&Path)) {
         self.stop.send_replace(true);
         self.manager.stopped().await;
@@ -142,7 +142,7 @@ impl Farm {
         }
     }
 
-    /// A member that is played enters.
+    /// Lets a played member enter.
     pub(crate) async fn join(&self, server: &str, manner: Manner) -> Fake {
         let fake = Fake::start(server, manner).await;
         self.join_fake(server, &fake).await;
@@ -154,7 +154,7 @@ impl Farm {
         self.manager.enter(&request, &KeyPair::generate().public()).await.unwrap();
     }
 
-    /// Waits for an event that fits, among those not waited for yet; it and those before it are taken.
+    /// Waits for an event that fits, among the remaining ones; that event and all before it are taken.
     pub(crate) async fn until<T>(&mut self, what: &str, fits: impl Fn(&Event) -> Option<T>) -> T {
         let wait = async {
             loop {

@@ -1,5 +1,5 @@
-//! A manager with real directories against members that are played: each speaks the real protocol over a real
-//! connection, and behaves as its test wants.
+//! A manager with real directories, and played members: each speaks the real protocol over a real connection, and behaves as
+//! its test says.
 
 mod fake;
 mod group;

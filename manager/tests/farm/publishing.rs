@@ -1,4 +1,4 @@
-//! What becomes a revision, and what does not.
+//! The changes that become a revision, and those that do not.
 
 use std::fs;
 

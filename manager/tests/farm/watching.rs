@@ -1,4 +1,4 @@
-//! The watch by itself: what it says when a change came without an event, and when a root is another directory.
+//! The watch by itself: its reports of a change without an event, and of a root that became another directory.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ impl Watch {
         Self { rescans, dirty, events: from, _stop: stop }
     }
 
-    /// What it says next of the set.
+    /// Its next report on the set.
     async fn says(&mut self) -> Option<String> {
         match tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("it says something") {
             Some(Event::Watching(sets)) => sets[&set()].clone(),
@@ -48,7 +48,7 @@ impl Watch {
         }
     }
 
-    /// Waits until something is to be looked at.
+    /// Waits until there are paths to scan.
     async fn is_dirty(&self) {
         let changed = async {
             while self.dirty.take().is_none() {
@@ -84,7 +84,7 @@ async fn a_change_that_no_event_told_is_said_and_one_that_an_event_told_is_not()
     watch.rescans.found(&tree(&["a"]), &tree(&["a", "untold"]));
     let why = watch.says().await.expect("why events do not tell all");
     assert!(why.contains("nginx:untold"), "{why}");
-    // Armed anew: everything is looked at, and events come as before.
+    // The watches were armed anew: everything is scanned, and events come as before.
     watch.is_dirty().await;
     farm.write("a", "later");
     watch.is_dirty().await;
@@ -102,7 +102,7 @@ async fn a_directory_above_that_is_exchanged_is_seen_and_watched() {
     fs::rename(&web, &old).unwrap();
     fs::create_dir_all(&live).unwrap();
     watch.is_dirty().await;
-    // The old one is none of ours any more, the new one is.
+    // The watch is on the new directory, and not on the old one any more.
     loop {
         fs::write(live.join("b"), "x").unwrap();
         if tokio::time::timeout(Duration::from_secs(1), watch.is_dirty()).await.is_ok() {

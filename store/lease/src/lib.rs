@@ -1,7 +1,7 @@
-//! Whether somebody has a file open for writing: a read lease that is taken and dropped at once. The only crate of the
-//! workspace with `unsafe`: no safe wrapper of this system call exists (rustix 1.1, nix 0.32).
+//! Tells whether a process has a file open for writing, by a read lease that is taken and dropped at once. Only this crate of
+//! the workspace has `unsafe`, since no safe wrapper of this system call exists (rustix 1.1, nix 0.32).
 
-// People read what `agent/src/output.rs` writes, and the log.
+// Only `agent/src/output.rs` and the log write text for people.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
@@ -10,28 +10,28 @@ use std::{
     sync::Once,
 };
 
-/// Whether any process of this machine has `file` open for writing, or mapped to write into it. `file` is open for reading
+/// Whether any process of this machine has `file` open for writing, or mapped for writing. `file` itself is open for reading
 /// only.
 ///
-/// The kernel refuses a read lease with EAGAIN while there is a writer (fcntl(2), `F_SETLEASE`). Two system calls; a writer
-/// that comes between them waits for the second one, or gets EWOULDBLOCK if it asked not to wait. On file systems whose
-/// server decides about leases (NFS, SMB) EAGAIN says nothing about writers: the caller does not ask there.
+/// The kernel refuses a read lease with EAGAIN while there is a writer (fcntl(2), `F_SETLEASE`). This takes two system calls;
+/// a writer that comes between them waits for the second one, or gets EWOULDBLOCK if it asked not to wait. The caller does not
+/// ask on file systems whose server decides about leases (NFS, SMB), because EAGAIN says nothing about writers there.
 ///
-/// The process ignores SIGIO from the first call on: the kernel sends it when a writer meets the lease.
+/// From the first call on, the process ignores SIGIO, which the kernel sends when a writer meets the lease.
 ///
 /// # Errors
-/// It cannot be told: the file system has no leases (EINVAL), or the file is another user's and the process has no
+/// The answer is unknown: the file system has no leases (EINVAL), or the file is another user's and the process has no
 /// `CAP_LEASE` (EACCES).
 pub fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
     static SIGIO_IGNORED: Once = Once::new();
     SIGIO_IGNORED.call_once(|| {
-        // SAFETY: `SIG_IGN` is no function, so nothing of this program ever runs in a signal's context; no memory is
-        // passed. It fails only for a signal that does not exist.
+        // SAFETY: `SIG_IGN` is no function, so no code of this program ever runs in a signal's context, and no memory is
+        // passed. The call fails only for a signal that does not exist.
         unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     });
     match lease(file, libc::F_RDLCK) {
         Ok(()) => {
-            // One that somebody has broken meanwhile is gone already; closing the file drops it in any case.
+            // The lease may be broken already, and closing the file drops it in any case.
             let _ = lease(file, libc::F_UNLCK);
             Ok(false)
         }
@@ -66,8 +66,8 @@ mod tests {
         is_open_for_writing(File::open(path).unwrap().as_fd()).unwrap()
     }
 
-    /// Waits until nobody has the file open. A process that another test starts has all files of this one, from its fork
-    /// until its exec.
+    /// Waits until no process has the file open. A process that another test starts has all files of this process, from its
+    /// fork until its exec.
     fn closes(path: &Path) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while open(path) {
@@ -103,7 +103,7 @@ mod tests {
         closes(&path);
     }
 
-    /// The lease is not held: who opens the file afterwards does not wait, and this process does not die of SIGIO.
+    /// The lease is not held: a process that opens the file later does not wait, and this process does not die of SIGIO.
     #[test]
     fn nobody_meets_the_lease_afterwards() {
         let directory = tempfile::tempdir().unwrap();
@@ -115,7 +115,7 @@ mod tests {
         rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).expect("no lease is in the way");
     }
 
-    /// Writers that come all the time meet the lease now and then: each gets through, and SIGIO kills nobody.
+    /// Writers that come all the time sometimes meet the lease: each gets through, and SIGIO kills no process.
     #[test]
     fn writers_and_looks_at_the_same_time() {
         let directory = tempfile::tempdir().unwrap();

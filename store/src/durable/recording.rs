@@ -1,4 +1,4 @@
-//! Recording what [`super`] does, for tests: to replay it elsewhere with parts missing, or to fail the k-th operation.
+//! Records the operations of [`super`] for tests, which replay them elsewhere with parts missing, or fail one of them.
 
 use std::{
     fs::{self, OpenOptions},
@@ -25,7 +25,7 @@ use crate::{
     mutex::locked,
 };
 
-/// One operation; paths are absolute until a recorder takes it, then relative to its root.
+/// One operation; its paths are absolute until a recorder takes it, and after that relative to the recorder's root.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub enum Operation {
@@ -95,7 +95,7 @@ pub enum Operation {
     SyncFilesystem {
         path: PathBuf,
     },
-    /// A mark that the test set: what has happened so far.
+    /// A mark that the test set among the operations.
     Mark {
         path: PathBuf,
         what: &'static str,
@@ -112,12 +112,12 @@ struct Recorder {
 
 static RECORDERS: Mutex<Vec<Arc<Recorder>>> = Mutex::new(Vec::new());
 
-/// Where `name` beneath `directory` is now.
+/// The present path of `name` in `directory`.
 pub(super) fn place(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<PathBuf> {
     Ok(of(directory)?.join(os(name)))
 }
 
-/// Where an open file or directory is now.
+/// The present path of an open file or directory.
 pub(super) fn of(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
@@ -160,7 +160,7 @@ fn run<R>(root: &Path, fail: (usize, usize), f: impl FnOnce() -> R) -> (R, Vec<O
     (result, operations)
 }
 
-/// Runs `f` and gives the operations that any thread did below `root` meanwhile.
+/// Runs `f`, and returns the operations of all threads below `root` meanwhile.
 pub fn record<R>(root: &Path, f: impl FnOnce() -> R) -> (R, Vec<Operation>) {
     run(root, (usize::MAX, usize::MAX), f)
 }
@@ -201,9 +201,9 @@ impl Operation {
         }
     }
 
-    /// The number of the operation after which this one, number `at` of `all`, survives a power loss; none when nothing
-    /// makes it. Entries need their directories synced, both where there are two; bytes and attributes their own file. An exchange
-    /// needs one of its two: it is one transaction of every file system that has it, and it has what it exchanges.
+    /// The operation after which the operation number `at` of `all` survives a power loss; none if no operation makes it
+    /// durable. Entries need a sync of their directories (of both, if there are two); bytes and attributes need a sync of
+    /// their file. An exchange needs one of its two directories, since it is one transaction in every file system that has it.
     pub fn durable_after(&self, at: usize, all: &[Operation]) -> Option<usize> {
         let synced = |path: &Path| {
             let later = all.iter().enumerate().skip(at + 1);
@@ -212,7 +212,7 @@ impl Operation {
                 Self::SyncFile { path: synced } | Self::SyncDirectory { path: synced } if synced == path => {
                     Some(number)
                 }
-                // A directory is gone for good with all that was taken out of it.
+                // A directory is gone for good with all entries that were taken out of it.
                 Self::Remove { path: removed, directory: true } if removed == path => {
                     operation.durable_after(number, all)
                 }
@@ -241,10 +241,10 @@ impl Operation {
         }
     }
 
-    /// Does it again below `root`.
+    /// Repeats the operation below `root`.
     ///
     /// # Errors
-    /// The system's: what it depends on is not there.
+    /// The system's: an earlier operation is missing.
     pub fn replay(&self, root: &Path) -> io::Result<()> {
         let held = |path: &Path| open_root(root.join(path).parent().unwrap_or(root));
         let name = |path: &Path| path.file_name().unwrap_or_default().as_bytes().to_vec();
@@ -288,7 +288,7 @@ impl Operation {
     }
 }
 
-/// xorshift64*: the seed is in every message.
+/// xorshift64*; each message names its seed.
 pub struct Random(pub u64);
 
 impl Random {
@@ -301,7 +301,7 @@ impl Random {
     }
 }
 
-/// What of `operations` reached the disk when the power went at a random moment; and that moment.
+/// The part of `operations` that was on the disk at a power loss at a random moment, and that moment.
 pub fn survivors(operations: &[Operation], random: &mut Random) -> (Vec<Operation>, usize) {
     let end = random.below(operations.len() + 1);
     let lost_of_ten = [0, 1, 5, 9, 10][random.below(5)];
@@ -323,7 +323,7 @@ pub fn survivors(operations: &[Operation], random: &mut Random) -> (Vec<Operatio
     (left, end)
 }
 
-/// Does `operations` again below `home`; what needs one that is missing does not happen either.
+/// Repeats `operations` below `home`, without those that need a missing one.
 pub fn replay(operations: &[Operation], home: &Path) {
     for operation in operations {
         let _ = operation.replay(home);

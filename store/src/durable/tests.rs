@@ -48,7 +48,7 @@ fn nothing_is_made_or_removed_through_a_link() {
 fn a_tree_deeper_than_there_are_descriptors_is_removed() {
     const LIMITED: &str = "BELLWETHER_TEST_LIMITED";
     if std::env::var(LIMITED).is_err() {
-        // The limit is the process's: this test alone, in one of its own.
+        // The limit belongs to the process, so this test runs alone in a process of its own.
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "ulimit -n 100; exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
         command.args(["--exact", "durable::tests::a_tree_deeper_than_there_are_descriptors_is_removed"]);
@@ -77,7 +77,7 @@ fn a_replaced_file_is_the_old_or_the_new_one() {
     let home = tempfile::tempdir().unwrap();
     let held = open_root(home.path()).unwrap();
     replace_file(held.as_fd(), b"state", b"one").unwrap();
-    // What a crash left of an earlier try is no obstacle.
+    // The rest of an earlier, interrupted replacement is no obstacle.
     fs::write(home.path().join(".state.new"), "half").unwrap();
     replace_file(held.as_fd(), b"state", b"two").unwrap();
     assert_eq!(fs::read_to_string(home.path().join("state")).unwrap(), "two");

@@ -1,5 +1,5 @@
-//! Writing a pack as it arrives, past the page cache where the file system can: nobody reads it soon, and what is on the
-//! disk already need not be waited for at the end.
+//! Writes a pack as it arrives, and bypasses the page cache where the file system can: the bytes are not read soon, and the
+//! final sync is shorter.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,22 +12,22 @@ use rustix::fs::OFlags;
 
 /// Bytes that are written at once.
 const PIECE: usize = 1 << 20;
-/// What addresses, offsets and lengths are multiples of: enough for every disk.
+/// Addresses, offsets and lengths are multiples of this many bytes, which is enough for every disk.
 const ALIGNED: usize = 4 << 10;
 
 /// The end of a file that is being written in order.
 #[derive(Debug)]
 pub(super) struct Arriving {
-    /// The same file, past the page cache; none where that is refused.
+    /// The same file, opened with `O_DIRECT`; none if the file system refuses that.
     direct: Option<File>,
-    /// What waits to be written at `at`; it begins at `start`, which is aligned.
+    /// Bytes that will be written at `at`. They begin at `start`, which is aligned.
     buffer: Vec<u8>,
     start: usize,
     at: u64,
 }
 
 impl Arriving {
-    /// Goes on at `at` of the file at `path`.
+    /// Goes on at byte `at` of the file `path`.
     pub(super) fn new(path: &Path, at: u64) -> Self {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags((OFlags::DIRECT | OFlags::NOFOLLOW).bits() as i32);
@@ -39,7 +39,7 @@ impl Arriving {
         Self { direct, buffer, start, at }
     }
 
-    /// Adds bytes; they may wait here.
+    /// Adds bytes, which may stay in the buffer.
     pub(super) fn push(&mut self, file: &File, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let room = self.start + PIECE - self.buffer.len();
@@ -53,9 +53,9 @@ impl Arriving {
         Ok(())
     }
 
-    /// Writes all that waits.
+    /// Writes the buffer.
     pub(super) fn flush(&mut self, file: &File) -> io::Result<()> {
-        // Its length is not aligned, and it is no piece.
+        // The rest has no aligned length, so it cannot bypass the page cache.
         self.direct = None;
         self.write(file)
     }
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_arrives_in_any_pieces_is_in_the_file() {
-        // One on a disk, one in memory, where writing past the cache may be refused.
+        // One is on a disk, and one in memory, which may refuse `O_DIRECT`.
         for home in [tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap()] {
             for at in [0, 1, 4096] {
                 written(home.path(), at, &[]);

@@ -1,6 +1,6 @@
-//! The history's directory: names, and every operation that changes it. What has to survive a power loss is in
-//! [`Directory::append`] (a small pack joins the newest file), [`Directory::publish`] (one becomes a file) and
-//! [`Directory::remove`] (files go); parts need not survive one.
+//! The history's directory: its names, and every operation that changes it. The operations that survive a power loss are
+//! [`Directory::append`] (a small pack joins the newest file), [`Directory::publish`] (a pack becomes a file) and
+//! [`Directory::remove`] (files are deleted). Parts need not survive a power loss.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -26,10 +26,10 @@ use crate::{
 };
 
 const PART: &str = "part";
-/// Bytes of a segment's file for which space is asked at once.
+/// Bytes of a segment's file that are reserved at once.
 const RESERVED: u64 = 256 << 10;
 
-/// The names of the file that a pack begins; all but the first are for when that is in use.
+/// The names of the file that a pack begins; each further name is used if the earlier ones are in use.
 pub(super) fn names(header: &SignedHeader, base: bool) -> impl Iterator<Item = String> + use<> {
     let (number, id) = (header.number(), header.id());
     let kind = if base { "base" } else { "inc" };
@@ -40,7 +40,7 @@ pub(super) fn names(header: &SignedHeader, base: bool) -> impl Iterator<Item = S
     })
 }
 
-/// The sequence that a file's name says.
+/// The sequence in a file's name.
 pub(super) fn sequence(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.split('.').next()?.parse().ok()
 }
@@ -49,13 +49,13 @@ pub(super) fn sequence(path: &Path) -> Option<u64> {
 #[derive(Debug, Clone)]
 pub(super) struct Partial {
     pub(super) pack: Hash,
-    /// In whole frames.
+    /// The size of its whole frames.
     pub(super) bytes: u64,
     pub(super) sequence: u64,
     pub(super) path: PathBuf,
 }
 
-/// The directory, held open to be fsync'd.
+/// The directory, held open for fsync.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
@@ -69,9 +69,9 @@ pub(super) struct Directory {
 #[derive(Debug)]
 pub(super) struct Newest {
     path: PathBuf,
-    /// Where its last whole pack ends.
+    /// The end of its last whole pack.
     end: u64,
-    /// Where the space ends that was asked for.
+    /// The end of the reserved space.
     reserved: u64,
     /// Opened by the first append.
     file: Option<File>,
@@ -82,14 +82,14 @@ impl Newest {
         Self { path, end, reserved: end, file: None }
     }
 
-    /// Adds `bytes`; when this returns they survive a power loss.
+    /// Appends `bytes`; when this returns, they survive a power loss.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = match self.file.take() {
             Some(file) => file,
             None => {
                 let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
                 if file.metadata()?.len() > self.end {
-                    // An append that did not reach the disk whole.
+                    // An append was interrupted.
                     durable::set_length(&file, self.end)?;
                 }
                 file
@@ -108,10 +108,10 @@ impl Newest {
         match written {
             Ok(()) => self.end = end,
             Err(_) => {
-                // Not part of the history as far as the caller knows, so not on the disk either.
+                // The caller takes this pack for missing, so it must not be on the disk.
                 let cut = durable::set_length(file, self.end).and_then(|()| durable::sync_data(file.as_fd()));
                 if let Err(error) = cut {
-                    tracing::warn!(path = %self.path.display(), %error, "cannot take back what was not written whole");
+                    tracing::warn!(path = %self.path.display(), %error, "cannot cut off an append that failed");
                 }
             }
         }
@@ -119,7 +119,7 @@ impl Newest {
     }
 }
 
-/// The packs' files in `directory`, the log among them.
+/// The files with packs in `directory`, including the log.
 pub(super) fn packs(directory: &Path) -> Result<Vec<PathBuf>, HistoryError> {
     let mut packs = files(directory, |extension| extension == "inc" || extension == "base")?;
     packs.push(log::path(directory));
@@ -150,7 +150,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Histor
 }
 
 impl Directory {
-    /// Opens or creates it; gives the packs' files.
+    /// Opens or creates the directory, and lists the files with packs.
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<PathBuf>), HistoryError> {
         if !path.exists() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))?;
@@ -169,8 +169,8 @@ impl Directory {
         Ok((directory, files))
     }
 
-    /// After a start: of the parts that are there, the furthest is kept, if it is the beginning of a pack that is not
-    /// `stored`; the others are removed.
+    /// Keeps, after a start, the furthest part that is the beginning of a pack that is not `stored`, and removes the other
+    /// parts.
     pub(super) fn settle_partials(&self, stored: impl Fn(&Hash) -> bool) -> Result<(), HistoryError> {
         let mut partials = Vec::new();
         for path in parts(&self.path)? {
@@ -199,7 +199,7 @@ impl Directory {
         }
     }
 
-    /// The interrupted pack of that identity, no longer kept here; another one is removed.
+    /// Takes the interrupted pack of that identity; another one is removed.
     pub(super) fn take_partial(&self, pack: &Hash) -> Result<Option<Partial>, HistoryError> {
         match self.locked().take() {
             Some(partial) if partial.pack == *pack => Ok(Some(partial)),
@@ -215,7 +215,7 @@ impl Directory {
         }
     }
 
-    /// From now on packs are appended to this file.
+    /// Makes `newest` the file to which packs are appended.
     pub(super) fn append_to(&self, newest: Newest) {
         *locked(&self.newest) = Some(newest);
     }
@@ -236,8 +236,8 @@ impl Directory {
         }
     }
 
-    /// Appends a complete pack to the newest file; durable when this returns. Gives the file, and where in it the pack is;
-    /// none: there is no file to append to.
+    /// Appends a complete pack to the newest file; the pack is durable when this returns. Returns the file and the byte at
+    /// which the pack begins, or none if there is no file to append to.
     pub(super) fn append(&self, bytes: &[u8]) -> Result<Option<(PathBuf, u64)>, HistoryError> {
         let mut newest = locked(&self.newest);
         let Some(newest) = newest.as_mut() else { return Ok(None) };
@@ -246,7 +246,7 @@ impl Directory {
         Ok(Some((newest.path.clone(), at)))
     }
 
-    /// Makes a complete pack's own file a part of the history; durable when this returns. Packs are appended to it next.
+    /// Makes a complete pack's own file part of the history, durably. The next packs are appended to that file.
     pub(super) fn publish(&self, mut part: Part, name: &str, size: u64) -> Result<PathBuf, HistoryError> {
         let to = self.path.join(name);
         let directory = self.handle.as_fd();
@@ -256,7 +256,7 @@ impl Directory {
             .map_err(failed("rename", &part.path))?;
         part.settled = true;
         if let Err(error) = durable::sync_directory(directory) {
-            // Not part of the history as far as the caller knows, so not on disk either.
+            // The caller takes this pack for missing, so it must not be on the disk.
             discard(&to);
             return Err(failed("sync", &self.path)(error));
         }
@@ -264,7 +264,7 @@ impl Directory {
         Ok(to)
     }
 
-    /// Removes files in this order, telling each to `gone`, and makes that durable.
+    /// Removes files in this order, calls `gone` for each, and makes the removals durable.
     pub(super) fn remove(&self, paths: &[PathBuf], gone: &mut dyn FnMut(&Path)) -> Result<(), HistoryError> {
         for path in paths {
             match durable::remove(self.handle.as_fd(), path.file_name().unwrap_or_default().as_bytes()) {
@@ -279,14 +279,14 @@ impl Directory {
     }
 }
 
-/// Opens an interrupted pack to go on at `bytes`.
+/// Opens an interrupted pack, to go on at `bytes`.
 pub(super) fn reopen(path: PathBuf, bytes: u64) -> Result<Part, HistoryError> {
     let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
     file.set_len(bytes).map_err(failed("shorten", &path))?;
     Ok(Part::new(file, path))
 }
 
-/// Removes a part that nobody needs; one that stays is removed at the next start.
+/// Removes a part that is not needed; if this fails, the next start removes it.
 pub(super) fn discard(path: &Path) {
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound

@@ -1,4 +1,4 @@
-//! A history as its directory holds it, for people. Nothing is created, removed or opened for writing, so the agent that
+//! Lists the content of a history's directory for people. Nothing is created, removed or opened for writing, so the agent that
 //! owns the history may go on meanwhile.
 
 use std::{
@@ -11,16 +11,16 @@ use bellwether_proto::{hash::Hash, revision::RevisionId};
 
 use super::{Found, HistoryError, LeftOut, Stored, disk, found, reading};
 
-/// What the directory holds.
+/// The content of the directory.
 #[derive(Debug)]
 pub struct Examined {
-    /// The packs whose trees can be had, oldest first.
+    /// The packs whose trees can be read, oldest first.
     pub packs: Vec<Arc<Stored>>,
     /// The newest revision.
     pub head: Option<RevisionId>,
-    /// What cannot be used.
+    /// The parts of files that cannot be used.
     pub left_out: Vec<LeftOut>,
-    /// What is being written, or was interrupted.
+    /// The packs that are being written or were interrupted.
     pub interrupted: Vec<Interrupted>,
 }
 
@@ -29,15 +29,15 @@ pub struct Examined {
 pub struct Interrupted {
     /// The file.
     pub path: PathBuf,
-    /// Where in it the pack begins.
+    /// The byte of the file at which the pack begins.
     pub at: u64,
-    /// The pack's identity, once its head is there.
+    /// The pack's identity, if its head is complete.
     pub pack: Option<Hash>,
-    /// Its bytes in whole frames.
+    /// The size of its whole frames.
     pub whole: u64,
 }
 
-/// Looks at the history in `directory`: at the frames' headers of every pack, at all bytes of what has not arrived whole.
+/// Reads the history in `directory`: the frames' headers of every pack, and all bytes of each pack that is not whole.
 ///
 /// # Errors
 /// The system's.
@@ -57,7 +57,7 @@ fn interrupted(path: PathBuf, at: u64) -> Result<Option<Interrupted>, HistoryErr
     match reading::partial(&path, at) {
         Ok(None) => Ok(Some(Interrupted { path, at, pack: None, whole: 0 })),
         Ok(Some(partial)) => Ok(Some(Interrupted { path, at, pack: Some(partial.pack), whole: partial.bytes })),
-        // It has become a pack, or was removed, since it was listed.
+        // The file has become a pack or was removed since the listing.
         Err(HistoryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

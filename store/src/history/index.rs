@@ -1,4 +1,4 @@
-//! What the history holds and what follows from it: ancestry, routes, what retention may delete. Rules over data; no I/O.
+//! The index of the history's packs, with the rules for ancestry, routes and retention. There is no I/O here.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,10 +26,10 @@ impl Slot {
     }
 }
 
-/// All packs whose trees can be had: every increment's parent is here too.
+/// All packs whose trees can be read: every increment's parent is in the index.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Oldest first; an increment before the base of the same revision.
+    /// Oldest first, and an increment before the base of the same revision.
     packs: Vec<Arc<Stored>>,
     slots: HashMap<RevisionId, Slot>,
     head: Option<RevisionId>,
@@ -41,7 +41,7 @@ fn age(stored: &Stored) -> (u64, u64, RevisionId, bool) {
 }
 
 impl Index {
-    /// Indexes `packs`; gives back those whose parent is not there.
+    /// Indexes `packs`, and returns those without a parent.
     pub(super) fn new(mut packs: Vec<Arc<Stored>>) -> (Self, Vec<Arc<Stored>>) {
         // A parent's sequence is lower than its child's, so parents come first.
         packs.sort_by_key(|stored| age(stored));
@@ -53,7 +53,7 @@ impl Index {
         (index, orphans)
     }
 
-    /// Whether the revision that an increment changes is here.
+    /// Whether the revision that an increment changes is in the index.
     pub(super) fn has_parent(&self, stored: &Stored) -> bool {
         let parent = stored.header.header().parent.and_then(|parent| self.get(parent));
         parent.is_some_and(|parent| parent.header.number().sequence < stored.header.number().sequence)
@@ -75,7 +75,7 @@ impl Index {
         }
     }
 
-    /// Forgets the packs in these files, and those that need them.
+    /// Forgets the packs in these files, and the packs that need them.
     pub(super) fn remove(&mut self, gone: &HashSet<PathBuf>) {
         let kept = self.packs.iter().filter(|stored| !gone.contains(&stored.path)).cloned().collect();
         (*self, _) = Self::new(kept);
@@ -85,7 +85,7 @@ impl Index {
         self.get(self.head?)
     }
 
-    /// The pack of the head that was written last, or of its nearest ancestor that is in no log: its base, where there is one.
+    /// The newest pack in a file of its own, on the line back from the head; a revision's base comes before its increment.
     pub(super) fn newest_filed(&self) -> Option<&Arc<Stored>> {
         let mut packs =
             self.ancestry(self.head?).filter_map(|(_, slot)| slot.base.as_ref().or(slot.increment.as_ref()));
@@ -104,13 +104,13 @@ impl Index {
         self.packs.iter()
     }
 
-    /// A revision and those it descends from, newest first, as far as increments lead.
+    /// A revision and its ancestors, newest first, as far as increments lead.
     fn ancestry(&self, id: RevisionId) -> impl Iterator<Item = (RevisionId, &Slot)> {
         let at = |id: RevisionId| self.slots.get(&id).map(|slot| (id, slot));
         std::iter::successors(at(id), move |(_, slot)| at(slot.increment.as_ref()?.header.header().parent?))
     }
 
-    /// The increments from the nearest ancestor of `id` (or `id` itself) that is `wanted`, oldest first, and its slot.
+    /// The slot of the nearest revision, `id` or an ancestor, that is `wanted`, and the increments after it, oldest first.
     fn chain(&self, id: RevisionId, wanted: impl Fn(RevisionId, &Slot) -> bool) -> Option<(&Slot, Vec<Arc<Stored>>)> {
         let mut chain = Vec::new();
         for (id, slot) in self.ancestry(id) {
@@ -123,7 +123,7 @@ impl Index {
         None
     }
 
-    /// The nearest base at or before `id`, and the increments from there to it.
+    /// The nearest base at or before `id`, and the increments from that base to `id`.
     pub(super) fn based_chain(&self, id: RevisionId) -> Option<Vec<Arc<Stored>>> {
         let (slot, chain) = self.chain(id, |_, slot| slot.base.is_some())?;
         Some(slot.base.iter().cloned().chain(chain).collect())
@@ -153,8 +153,8 @@ impl Index {
         chain.len() > DUE.1 || chain.iter().map(|stored| stored.size).sum::<u64>() > base + DUE.0
     }
 
-    /// What may go while `revisions` of the head's ancestry stay with a base below them: the sequence of that base, and the
-    /// files that hold nothing else, in an order that leaves no increment without its parent at any time.
+    /// The packs that retention may delete if `revisions` of the head's ancestry stay, with a base below them: the sequence of
+    /// that base, and the files to delete. Their order leaves no increment without its parent at any time.
     pub(super) fn doomed(&self, revisions: usize) -> Option<(u64, Vec<PathBuf>)> {
         let enough = self.ancestry(self.head?).skip(revisions.max(1) - 1);
         let base = enough.into_iter().find_map(|(_, slot)| slot.base.clone())?;
@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// A line of a base and increments of `size` bytes.
+    /// A base and increments of `size` bytes each, every one the child of the one before.
     fn line(increments: u64, size: u64) -> Index {
         let key = KeyPair::generate();
         let mut index = Index::default();

@@ -1,4 +1,4 @@
-//! A pack on its way into the history: in memory while it is small, then in a file of its own.
+//! A pack that is being written for the history: in memory while it is small, and after that in a file of its own.
 
 use std::{
     fs::File,
@@ -20,11 +20,11 @@ use crate::{
     pack::{self, Place},
 };
 
-/// Bytes up to which a pack is in memory, and becomes part of the history by one append. What is larger is written once,
-/// to a file of its own.
+/// Bytes up to which a pack is in memory and joins the history by one append. A larger pack is written once, to a file of its
+/// own.
 const SMALL: usize = 1 << 20;
 
-/// A pack that is being written. Dropped unfinished, nothing of it stays.
+/// A pack that is being written. If it is dropped unfinished, it is removed.
 #[derive(Debug)]
 pub struct NewPack {
     body: Body,
@@ -38,14 +38,14 @@ pub(super) enum Body {
     File(Part),
 }
 
-/// A pack's own file until it is part of the history. Dropped, it is removed.
+/// A pack's own file until the pack is part of the history. If it is dropped before that, the file is removed.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) file: File,
     pub(super) path: PathBuf,
-    /// What [`NewPack::append`] has taken.
+    /// The bytes that [`NewPack::append`] has taken and not written yet.
     arriving: Option<Arriving>,
-    /// No longer this value's to remove.
+    /// Dropping this value no longer removes the file.
     pub(super) settled: bool,
 }
 
@@ -67,16 +67,16 @@ impl Drop for Part {
     }
 }
 
-/// A pack that is complete and fits the history, not yet part of it.
+/// A pack that is complete and fits the history, but is not part of it yet.
 #[derive(Debug)]
 pub struct WholePack {
     pub(super) body: Body,
-    /// What it is, wherever it will be.
+    /// The pack's description; its path is set when the pack is stored.
     pub(super) stored: Stored,
 }
 
 impl WholePack {
-    /// Its bytes, where it can be a record of the log: a small increment.
+    /// The pack's bytes if it can be a record of the log, which holds only small increments.
     pub fn record(&self) -> Option<&[u8]> {
         match &self.body {
             Body::Memory(bytes) if !self.stored.base => Some(bytes),
@@ -95,12 +95,12 @@ impl NewPack {
         Self { body: Body::File(part), length, directory }
     }
 
-    /// The bytes so far.
+    /// The number of bytes so far.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Reads what was written at `at`, before anything is [appended](NewPack::append). Returns how many bytes there were.
+    /// Reads bytes from `at` on, before anything is [appended](NewPack::append). Returns the number of bytes that were read.
     ///
     /// # Errors
     /// The system's.
@@ -111,7 +111,7 @@ impl NewPack {
         }
     }
 
-    /// Forgets what is behind the first `length` bytes.
+    /// Removes the bytes behind the first `length`.
     ///
     /// # Errors
     /// The system's.
@@ -124,8 +124,8 @@ impl NewPack {
         Ok(())
     }
 
-    /// Adds bytes as they arrive: past the page cache where they are many, for nobody reads them soon. From then on the pack
-    /// is written by this only.
+    /// Adds bytes as they arrive. A large pack bypasses the page cache, since it is not read soon. After this call, bytes are
+    /// added only by further calls of it.
     ///
     /// # Errors
     /// The system's.
@@ -141,7 +141,7 @@ impl NewPack {
         arriving.get_or_insert_with(|| Arriving::new(path, at)).push(file, bytes)
     }
 
-    /// The memory that the pack is in, where so many more bytes have room.
+    /// The memory with the pack, if it has room for so many more bytes.
     fn memory_for(&mut self, more: usize) -> Option<&mut Vec<u8>> {
         match &mut self.body {
             Body::Memory(bytes) if bytes.len() + more <= SMALL => Some(bytes),
@@ -149,7 +149,7 @@ impl NewPack {
         }
     }
 
-    /// Its file, made of what is in memory so far.
+    /// The pack's file, which is made from the bytes in memory if there is none yet.
     fn part(&mut self) -> io::Result<&mut Part> {
         if let Body::Memory(bytes) = &self.body {
             self.body = Body::File(self.directory.write_part(bytes)?);
@@ -160,7 +160,7 @@ impl NewPack {
         }
     }
 
-    /// Makes what is in a file survive a power loss already, so that the history need not wait for it.
+    /// Makes the bytes in the file survive a power loss early, so that the history need not wait for them.
     ///
     /// # Errors
     /// The system's.
@@ -171,7 +171,7 @@ impl NewPack {
         }
     }
 
-    /// Its file, which has no name any more.
+    /// The pack's file, which has no name any more.
     ///
     /// # Errors
     /// The system's.
@@ -181,8 +181,8 @@ impl NewPack {
         part.file.try_clone()
     }
 
-    /// Keeps what has arrived, to go on later with [`super::History::resume`]. Not kept when not even the head has arrived, or
-    /// it is another pack's.
+    /// Keeps the bytes that have arrived, so that [`super::History::resume`] can go on. They are not kept if the head is not
+    /// complete, or if they are another pack's.
     pub fn keep(mut self, pack: Hash) {
         if let Some((bytes, sequence)) = self.whole_frames(pack)
             && let Ok(part) = self.part()
@@ -193,14 +193,14 @@ impl NewPack {
         }
     }
 
-    /// The bytes in whole frames of that pack, and its sequence.
+    /// The bytes in whole frames of that pack, and the pack's sequence.
     fn whole_frames(&mut self, pack: Hash) -> Option<(u64, u64)> {
         let (place, path) = self.place().ok()?;
         let (head, bytes) = pack::whole_frames(place, path, 0).ok()??;
         (head.pack == pack).then(|| (bytes, head.header.number().sequence))
     }
 
-    /// Where all of it can be read, and the name of that in errors.
+    /// The place where the pack can be read, and its name in errors.
     fn place(&mut self) -> io::Result<(&dyn Place, &Path)> {
         match &mut self.body {
             Body::Memory(bytes) => Ok((bytes, Path::new("the new pack"))),
@@ -211,7 +211,7 @@ impl NewPack {
         }
     }
 
-    /// The pack, where it is complete.
+    /// The pack, if it is complete.
     pub(super) fn whole(mut self) -> Result<WholePack, super::HistoryError> {
         let failed = |source| super::HistoryError::Io { action: "write", path: PathBuf::from("the new pack"), source };
         let (place, path) = self.place().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! Reading stored packs.
+//! Reads stored packs.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +16,7 @@ use crate::{
     tree::Tree,
 };
 
-/// What a file holds is the file's fault; that it cannot be read is the system's.
+/// Makes a [`HistoryError`] that names the file: bad content is the file's fault, and a failed read is the system's.
 pub(super) fn named(path: &Path) -> impl Fn(PackError) -> HistoryError {
     move |source| match source {
         PackError::Io { action, path, source } => HistoryError::Io { action, path, source },
@@ -35,18 +35,18 @@ pub(super) fn open(path: &Path) -> Result<File, HistoryError> {
     File::open(path).map_err(|source| HistoryError::Io { action: "open", path: path.to_owned(), source })
 }
 
-/// The pack that was found at `at` of the file.
+/// The pack that the survey found at `at` of the file.
 pub(super) fn from_survey(path: PathBuf, at: u64, Survey { head, size, changes_end }: Survey) -> Stored {
     let Head { pack, header, base, .. } = *head;
     Stored { header, base, pack, size, changes_end, path, at }
 }
 
-/// Looks at every frame's header of a pack that is to join the history.
+/// Checks every frame's header of a pack that is to join the history.
 pub(super) fn complete(place: &dyn Place, path: &Path) -> Result<Stored, HistoryError> {
     Ok(from_survey(path.to_owned(), 0, pack::survey_alone(place, path).map_err(named(path))?))
 }
 
-/// What is there of an interrupted pack, from `at` of the file on.
+/// The interrupted pack that begins at `at` of the file.
 pub(super) fn partial(path: &Path, at: u64) -> Result<Option<Partial>, HistoryError> {
     let whole = pack::whole_frames(&open(path)?, path, at).map_err(named(path))?;
     Ok(whole.map(|(head, bytes)| Partial {
@@ -57,7 +57,7 @@ pub(super) fn partial(path: &Path, at: u64) -> Result<Option<Partial>, HistoryEr
     }))
 }
 
-/// Gives a pack's head and its changes, a frame at a time; its chunks are not read.
+/// Gives `take` a pack's head and its changes, frame by frame; the chunks are not read.
 fn changes(stored: &Stored, take: &mut dyn FnMut(Frame)) -> Result<(), PackError> {
     let mut reader = Reader::default();
     let (mut promised, mut got) = (None, 0);
@@ -75,10 +75,10 @@ fn changes(stored: &Stored, take: &mut dyn FnMut(Frame)) -> Result<(), PackError
     if promised == Some(got) {
         return Ok(());
     }
-    Err(Malformed::new("it is no longer what it was when it was stored").into())
+    Err(Malformed::new("it was changed after it was stored").into())
 }
 
-/// The tree that a base and the increments after it give; it has the root that the last header says.
+/// The tree of a base and the increments after it, checked against the root in each header.
 pub(super) fn tree(packs: &[Arc<Stored>]) -> Result<Tree, HistoryError> {
     let mut tree = Tree::default();
     for stored in packs {
@@ -123,21 +123,21 @@ pub(super) fn chunks<'a>(
 /// A search for chunks, from the newest pack to the oldest.
 #[derive(Default)]
 struct Search {
-    /// What the caller has not been given yet.
+    /// Chunks that the caller still lacks.
     asked: HashSet<Hash>,
-    /// What is looked for in the next packs: for the caller, or to be patched.
+    /// Chunks that the next packs are searched for: for the caller, or for a patch.
     wanted: HashSet<Hash>,
-    /// What was found as a patch, the newest first: the old chunk of each is in an older pack.
+    /// Chunks that were found as patches, the newest first. The old chunk of each is in an older pack.
     patches: Vec<Patch>,
     /// The old chunks of `patches`.
     olds: HashSet<Hash>,
-    /// Those that were found.
+    /// The old chunks that were found.
     bytes: HashMap<Hash, Bytes>,
 }
 
 impl Search {
     fn pack(&mut self, stored: &Stored, found: &mut dyn FnMut(Chunk, Bytes)) -> Result<(), PackError> {
-        // A pack holds no chunk that its changes do not name, and they are cheap to read.
+        // A pack holds only chunks that its changes name, and the changes are cheap to read.
         let mut here = HashSet::new();
         changes(stored, &mut |frame| {
             let Frame::Changes(list) = frame else { return };
@@ -176,7 +176,7 @@ impl Search {
 
     fn take(&mut self, chunk: Chunk, bytes: Bytes, found: &mut dyn FnMut(Chunk, Bytes)) {
         if self.olds.contains(&chunk.hash) {
-            // A copy: a slice would hold its whole frame.
+            // This is a copy, since a slice would keep its whole frame in memory.
             self.bytes.insert(chunk.hash, Bytes::copy_from_slice(&bytes));
         }
         if self.asked.remove(&chunk.hash) {
@@ -184,7 +184,7 @@ impl Search {
         }
     }
 
-    /// Looks for what a patch is made from: in older packs, also where a newer one has it, which may be made from this.
+    /// Searches older packs for the patch's old chunk, even if a newer pack has it: the newer one may be made from this patch.
     fn owe(&mut self, patch: Patch) {
         self.olds.insert(patch.old);
         if !self.bytes.contains_key(&patch.old) {
@@ -193,7 +193,7 @@ impl Search {
         self.patches.push(patch);
     }
 
-    /// Makes what was found as a patch, from the oldest on. What cannot be made is not found.
+    /// Applies the patches, oldest first. A chunk whose patch cannot be applied is not found.
     fn patch(&mut self, found: &mut dyn FnMut(Chunk, Bytes)) {
         while let Some(patch) = self.patches.pop() {
             let made = self.bytes.get(&patch.old).and_then(|old| patch.apply(old).ok());

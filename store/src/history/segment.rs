@@ -1,7 +1,7 @@
-//! The packs of one file, as it is found.
+//! The packs of one file.
 //!
-//! A file's first pack was durable before the file got its name. Each later one was appended by one write and one fsync, so a
-//! power loss or a kill may leave any part of the last: it is whole, or it was never part of the history.
+//! A file's first pack was durable before the file got its name. Each later pack was appended by one write and one fsync, so a
+//! power loss or a kill may leave any part of the last pack. That pack is whole, or it was never part of the history.
 
 use std::{fs::File, path::Path};
 
@@ -13,36 +13,36 @@ use crate::{
     pack::{self, PackError},
 };
 
-/// Names of a file among which its own is looked for.
+/// The number of names that a file may have.
 const COPIES: usize = 100;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug)]
 pub(super) struct Segment {
-    /// Whole ones, in their order.
+    /// The whole packs in order.
     pub(super) packs: Vec<Stored>,
-    /// Where they end.
+    /// The end of the last whole pack.
     pub(super) end: u64,
-    /// What follows.
+    /// The kind of content after that.
     pub(super) rest: Rest,
 }
 
-/// What follows the whole packs of a file.
+/// The kind of content after the whole packs of a file.
 #[derive(Debug)]
 pub(super) enum Rest {
     Nothing,
-    /// An append that was interrupted; the next one takes its place.
+    /// An append was interrupted; the next append replaces it.
     Torn,
-    /// What was durable once and cannot be read any more.
+    /// A pack that was durable once cannot be read any more.
     Damaged(PackError),
 }
 
-/// Whether that is the history's log, whose packs stand between other records.
+/// Whether that is the history's log, which has packs between other records.
 pub(super) fn is_log(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == log::NAME)
 }
 
-/// Looks at a file of the history: at every frame's header, and at all bytes of the pack that may be torn.
+/// Reads a file of the history: every frame's header, and all bytes of a pack that may be torn.
 ///
 /// # Errors
 /// The system's, or a newer bellwether made a pack.
@@ -78,7 +78,7 @@ pub(super) fn read(path: &Path) -> Result<Segment, HistoryError> {
     Ok(segment)
 }
 
-/// The packs that a log has; its records were checked.
+/// The packs in a log, whose records were checked.
 fn logged(path: &Path) -> Result<Segment, HistoryError> {
     let records = log::read(path.parent().unwrap_or(path))?;
     let mut segment = Segment { packs: Vec::new(), end: 0, rest: Rest::Nothing };
@@ -93,18 +93,18 @@ fn logged(path: &Path) -> Result<Segment, HistoryError> {
     Ok(segment)
 }
 
-/// The first pack says the file's name.
+/// Checks that the file is named after its first pack.
 fn named(survey: pack::Survey, path: &Path, at: u64) -> Result<Stored, PackError> {
     let stored = reading::from_survey(path.to_owned(), at, survey);
     let mut names = disk::names(&stored.header, stored.base).take(COPIES);
     if at == 0 && !names.any(|name| path.file_name().is_some_and(|is| is == name.as_str())) {
         let name = disk::names(&stored.header, stored.base).next().unwrap_or_default();
-        return Err(Malformed::new(format!("by what is in it, its name should be {name}")).into());
+        return Err(Malformed::new(format!("its first pack belongs to a file named {name}")).into());
     }
     Ok(stored)
 }
 
-/// What it is that is not whole at `at`: an append was interrupted where another pack is before it and none behind it.
+/// Tells a torn file from a damaged one: it is torn at `at` if a pack is before `at` and none is behind it.
 fn rest(file: &File, path: &Path, at: u64, what: Malformed) -> Result<Rest, PackError> {
     if at > 0 && !pack::begins_behind(file, path, at)? {
         return Ok(Rest::Torn);
@@ -112,9 +112,9 @@ fn rest(file: &File, path: &Path, at: u64, what: Malformed) -> Result<Rest, Pack
     Ok(Rest::Damaged(what.into()))
 }
 
-/// Whether the checksums of all frames of a pack fit.
+/// Whether the checksums of all frames of a pack are right.
 fn is_whole(file: &File, stored: &Stored) -> Result<bool, HistoryError> {
     let whole = pack::whole_frames(file, &stored.path, stored.at).map_err(reading::named(&stored.path))?;
-    // It counts what is whole of the next one, too.
+    // `whole_frames` also counts whole frames of the next pack.
     Ok(whole.is_some_and(|(_, bytes)| bytes >= stored.size))
 }

@@ -1,5 +1,5 @@
-//! Power loss: what the history does is replayed up to any moment, with any operations missing that no fsync covers. Then
-//! every pack that was acknowledged is there, and the history goes on.
+//! Power loss: the operations of a history are replayed up to any moment, without any number of unsynced ones. After that
+//! every acknowledged pack must be there, and the history must go on.
 
 use std::path::Path;
 
@@ -47,7 +47,7 @@ impl Maker {
         history.commit(self.pack(history, base))
     }
 
-    /// As a member does that switches to it.
+    /// Adds the newest revision by the log, as a member does that switches to it.
     fn commit_logged(&self, history: &mut History) {
         let whole = history.check(self.pack(history, false)).unwrap();
         let number = self.headers.len() as u32;
@@ -75,7 +75,7 @@ impl Maker {
     }
 }
 
-/// A base and increments, a base and increments again; then the first segment goes.
+/// Commits a base and increments twice, and deletes the first segment.
 fn play(home: &Path) -> (Maker, Vec<Operation>) {
     let mut maker = Maker::new();
     let ((), operations) = record(home, || {
@@ -107,7 +107,7 @@ fn a_power_loss_at_any_moment_leaves_all_that_was_acknowledged() {
     let home = tempfile::tempdir().unwrap();
     let (maker, operations) = play(home.path());
     let syncs = |what: fn(&Operation) -> bool| operations.iter().filter(|operation| what(operation)).count();
-    // A sync for each increment; two for each base; one for the directory when the first segment goes.
+    // There is a sync for each increment, two for each base, and one for the directory when the first segment is deleted.
     assert_eq!(syncs(|operation| matches!(operation, Operation::SyncFile { .. })), 9);
     assert_eq!(syncs(|operation| matches!(operation, Operation::SyncDirectory { .. })), 3);
     for seed in 1..=400u64 {
@@ -149,7 +149,7 @@ fn a_failed_append_leaves_the_history_as_it_was() {
     maker.next();
     maker.commit(&mut history, false).unwrap();
     maker.next();
-    // The write, the sync.
+    // The operations are the write and the sync.
     for k in 0..2 {
         let failed = failing(home.path(), k, k + 1, || maker.commit(&mut history, false));
         assert!(matches!(failed, Err(HistoryError::Io { action: "append to", .. })), "{k}: {failed:?}");
@@ -162,7 +162,7 @@ fn a_failed_append_leaves_the_history_as_it_was() {
     assert_eq!(History::open(&home.path().join("history")).unwrap().all().count(), 3);
 }
 
-/// A base, increments that come by the log and are moved to a file now and then, and a base again.
+/// Commits a base, increments by the log that are sometimes moved to a file, and another base.
 fn play_logged(home: &Path) -> (Maker, Vec<Operation>) {
     let mut maker = Maker::new();
     let ((), operations) = record(home, || {
@@ -253,7 +253,7 @@ fn what_is_moved_from_the_log_reaches_over_no_base() {
 
 #[test]
 fn what_cannot_be_moved_stays_where_it_is() {
-    // Creating and writing the file, its sync, its name, the directory's sync; the same of the new log.
+    // Creating, writing, syncing and naming the file, and syncing the directory; and the same for the new log.
     for k in 0..10 {
         for last in [k + 1, usize::MAX] {
             let home = tempfile::tempdir().unwrap();

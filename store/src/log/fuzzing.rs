@@ -1,11 +1,11 @@
-//! What fuzzing feeds to the log (`fuzz/`).
+//! Fuzzing of the log's decoder (`fuzz/`).
 
 use std::path::Path;
 
 use super::{HEADER, Kind, Records, encode};
 
-/// A log as it lies on the disk, and one that is made of these bytes: for each record its kind, the length of its body, the body.
-/// What is whole is read again in the same way. Whether either has a record.
+/// A log as on the disk, and a log that is made of these bytes: for each record its kind, the length of its body, and the
+/// body. The whole records must be the same when they are read again. True if either log has a record.
 pub fn log(bytes: &[u8]) -> bool {
     let (made, ends) = made(bytes);
     let found = read(&made).map_or(0, |records| records.end);
@@ -24,7 +24,7 @@ fn read(bytes: &[u8]) -> Option<Records> {
     Some(records)
 }
 
-/// A log, and where each of its records ends.
+/// A log, and the end of each of its records.
 fn made(mut bytes: &[u8]) -> (Vec<u8>, Vec<usize>) {
     let (mut log, mut ends, mut hash) = (Vec::new(), Vec::new(), [0; 32]);
     while let [kind, length, rest @ ..] = bytes {
@@ -37,7 +37,7 @@ fn made(mut bytes: &[u8]) -> (Vec<u8>, Vec<usize>) {
     (log, ends)
 }
 
-/// What its fuzzing begins with.
+/// The seeds.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let plain = [&[1, 2][..], b"ab", &[2, 3], b"{x}", &[3, 2], b"{}", &[4, 0]].concat();
     let whole = made(&plain).0;

@@ -16,7 +16,7 @@ fn position(directory: &Path) -> Option<u32> {
     read(directory).unwrap().position::<Any<u32>>().unwrap().map(|any| any.0)
 }
 
-/// A log with two switches; after the second one the position was noted, and no end.
+/// A log with two switches; after the second one there are a position and no end.
 fn written(directory: &Path) -> Vec<u8> {
     let log = Log::open(directory).unwrap();
     log.note(&Any(1u32)).unwrap();
@@ -82,7 +82,7 @@ fn what_was_durable_and_cannot_be_read_any_more_is_damage() {
             Err(StateFileError::Damaged { what, .. }) => {
                 assert!(at < last && what.contains("cannot be read"), "{at}: {what}")
             }
-            // Its kind of version was changed.
+            // This byte is the version.
             Err(StateFileError::Newer { .. }) => {}
             Err(error) => panic!("{at}: {error}"),
             Ok(records) => {
@@ -93,7 +93,7 @@ fn what_was_durable_and_cannot_be_read_any_more_is_damage() {
     }
 }
 
-/// What an interrupted write left behind is exactly where the next record ends.
+/// The rest of an interrupted write begins exactly where the next record ends.
 #[test]
 fn what_was_left_behind_follows_nothing_newer() {
     let home = home();
@@ -104,7 +104,7 @@ fn what_was_left_behind_follows_nothing_newer() {
     log.begin(None, &Any("of an older time".to_owned())).unwrap();
     let left = fs::read(log.path()).unwrap();
     let mut torn = left.clone();
-    // As if neither had been acknowledged, and the first not been written.
+    // The record at `end` was not written, and neither record was acknowledged.
     torn[end + HEADER + 70] ^= 1;
     let later = torn.len() - HEADER - file::encode(&Any("of an older time".to_owned())).unwrap().len();
     torn[later + 20..later + 28].copy_from_slice(&(end as u64).to_le_bytes());
@@ -160,7 +160,7 @@ fn it_is_made_anew_with_the_position_alone() {
     assert_eq!((position(home.path()), log.is_large()), (Some(4), false));
 }
 
-/// Everything that a log does.
+/// All operations of a log.
 fn steps(directory: &Path) -> io::Result<()> {
     let error = |error: StateFileError| io::Error::other(error.to_string());
     let log = Log::open(directory).map_err(error)?;

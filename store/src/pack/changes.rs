@@ -1,4 +1,4 @@
-//! Changes as a frame's payload (`v1.Changes`), with what decoding allocates kept in proportion to what arrived.
+//! Changes as a frame's payload (`v1.Changes`). Decoding allocates memory in proportion to the bytes that arrived.
 
 use bellwether_proto::{
     Malformed,
@@ -14,9 +14,9 @@ use prost::{
 use super::{PackError, RawChange, frame::ITEMS, malformed};
 use crate::tree::Change;
 
-/// The key of `Changes.changes`: field 1, with a length.
+/// The key of `Changes.changes`: field 1 with a length.
 const CHANGE: u8 = 0x0a;
-/// The fewest bytes of an encoded `v1.Chunk`: a hash of 32, a length of one, and their keys.
+/// The minimum size of an encoded `v1.Chunk`: a hash of 32 bytes, a length of one, and their keys.
 const CHUNK: usize = 36;
 
 /// Appends one change of set number `set`.
@@ -25,11 +25,11 @@ pub(super) fn encode(set: u32, change: &Change, raw: &mut Vec<u8>) {
     let wire = v1::Change { set, path, entry: change.entry.as_ref().map(Entry::to_wire) };
     raw.push(CHANGE);
     raw.reserve(wire.encoded_len() + 5);
-    // A Vec has room for anything.
+    // Writing to a Vec never fails.
     let _ = wire.encode_length_delimited(raw);
 }
 
-/// At least as many bytes as [`encode`] appends.
+/// An upper bound of the bytes that [`encode`] appends.
 pub(super) fn size(change: &Change) -> usize {
     let entry = change.entry.as_ref().map_or(0, |entry| {
         let meta = &entry.meta;
@@ -51,7 +51,7 @@ pub(super) fn decode(raw: &[u8]) -> Result<Vec<RawChange>, PackError> {
     let mut owners = Owners::default();
     for field in fields(raw) {
         let (1, Some(bytes)) = field? else {
-            return Err(malformed("a changes frame with something else in it"));
+            return Err(malformed("a changes frame with other content"));
         };
         let change = decode_one(bytes, &mut owners)?;
         if let Some(last) = list.last() {
@@ -82,8 +82,8 @@ fn decode_one(bytes: &[u8], owners: &mut Owners) -> Result<RawChange, PackError>
     Ok(RawChange { set: wire.set, path, entry })
 }
 
-/// Refuses, before anything is allocated, a change whose parts are smaller than any real ones and whose messages would
-/// take many times the bytes that arrived.
+/// Refuses, before anything is allocated, a change whose parts are smaller than real parts, because its messages would take
+/// many times the bytes that arrived.
 fn check_size(change: &[u8]) -> Result<(), PackError> {
     let mut xattrs = 0;
     for field in fields(change) {
@@ -111,7 +111,7 @@ fn check_chunks(file: &[u8]) -> Result<(), PackError> {
     Ok(())
 }
 
-/// The fields of an encoded message: their numbers, and the bytes of those that have a length.
+/// The fields of an encoded message: their numbers, and the bytes of each field with a length.
 pub(super) fn fields(mut rest: &[u8]) -> impl Iterator<Item = Result<(u32, Option<&[u8]>), Malformed>> {
     std::iter::from_fn(move || {
         if rest.is_empty() {

@@ -1,4 +1,4 @@
-//! From a frame's bytes to what it says, checked as far as one frame can be checked by itself.
+//! Decodes a frame, and checks everything that needs no other frame.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::{
     patch::{self, Patch},
 };
 
-/// A frame decoded by itself; its place among the others is [`super::Order`]'s to check.
+/// A frame that was decoded by itself; [`super::Order`] checks its place among the others.
 #[derive(Debug)]
 pub enum Decoded {
     /// The head.
@@ -30,25 +30,25 @@ pub enum Decoded {
     Changes(Vec<RawChange>),
     /// Chunks with their bytes, which are slices of one buffer; each hash was computed from the bytes.
     Chunks(Vec<(Chunk, Bytes)>),
-    /// Chunks told by what differs.
+    /// Patches.
     Patches(Vec<Patch>),
-    /// The end, and the counts it repeats.
+    /// The end with its counts.
     End(Counts),
 }
 
-/// A change whose set is still a number.
+/// A change whose set is given by its number.
 #[derive(Debug)]
 pub struct RawChange {
     /// Index into the head's sets.
     pub set: u32,
-    /// Where in it.
+    /// The path in the set.
     pub path: EntryPath,
-    /// What is there now.
+    /// The new entry; none if it is removed.
     pub entry: Option<Entry>,
 }
 
 impl RawFrame {
-    /// Decompresses and decodes: the expensive part of reading a pack, on whatever thread.
+    /// Decompresses and decodes, which is the expensive part of reading a pack, on any thread.
     ///
     /// # Errors
     /// Malformed.
@@ -122,6 +122,6 @@ fn chunks(raw: &Bytes) -> Result<Vec<(Chunk, Bytes)>, PackError> {
         at = end;
     }
     let name = |bytes: Bytes| (Chunk { hash: Hash::of(&bytes), length: bytes.len() as u32 }, bytes);
-    // Hashed here: half a millisecond a frame, less than it costs a busy machine to wake other threads for it.
+    // Hashing takes half a millisecond per frame here. Waking other threads costs a busy machine more.
     Ok(pieces.into_iter().map(name).collect())
 }

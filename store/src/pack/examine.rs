@@ -1,4 +1,4 @@
-//! A file of packs, frame by frame, for people who look for what is wrong with it.
+//! Lists a file of packs frame by frame, for people who search for damage.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
@@ -8,53 +8,52 @@ use super::{
     malformed,
 };
 
-/// A frame as it lies in the file.
+/// A frame in the file.
 #[derive(Debug)]
 pub struct Examined {
     /// The offset of its header.
     pub at: u64,
-    /// Its bytes, header included.
+    /// The frame's bytes, header included.
     pub length: u64,
-    /// What it holds.
+    /// The frame's kind.
     pub kind: FrameKind,
-    /// Whether its payload is compressed.
+    /// Whether the payload is compressed.
     pub deflated: bool,
-    /// Bytes of its payload after decompression.
+    /// Bytes of the payload after decompression.
     pub raw_length: u64,
-    /// What it says.
+    /// The decoded frame.
     pub frame: Frame,
 }
 
-/// Where a file is no pack, or no longer; what follows cannot be read.
+/// The place of damage in a file; nothing behind it can be read.
 #[derive(Debug, thiserror::Error)]
 #[error("at byte {at}: {source}")]
 pub struct Damage {
-    /// The offset of the frame that is damaged, or of what should be one.
+    /// The offset of the damaged frame.
     pub at: u64,
-    /// What is wrong.
+    /// The damage.
     pub source: PackError,
 }
 
-/// Gives the frames of a file of packs in their order, checked as a reader checks them; a [`Damage`] is the last that it
-/// gives.
+/// The frames of a file of packs in order, checked like those of a reader. After a [`Damage`] there are no more.
 #[derive(Debug)]
 pub struct Examination<'a> {
     file: &'a File,
     path: &'a Path,
     at: u64,
     order: Order,
-    /// Ends with the first pack.
+    /// Whether the first pack is also the last.
     one: bool,
     over: bool,
 }
 
 impl<'a> Examination<'a> {
-    /// Of `file`, which is at `path`.
+    /// The frames of all packs in `file`, which is at `path`.
     pub fn new(file: &'a File, path: &'a Path) -> Self {
         Self { file, path, at: 0, order: Order::default(), one: false, over: false }
     }
 
-    /// Of the pack that begins at `at` of `file`.
+    /// The frames of the pack that begins at `at` of `file`.
     pub fn of_one(file: &'a File, path: &'a Path, at: u64) -> Self {
         Self { at, one: true, ..Self::new(file, path) }
     }
@@ -66,7 +65,7 @@ impl<'a> Examination<'a> {
         })
     }
 
-    /// The frame at the current offset; none where the file ends.
+    /// The frame at the current offset; none at the end of the file.
     fn raw(&self) -> Result<Option<RawFrame>, PackError> {
         let mut first = [0];
         match self.file.read_at(&mut first, self.at) {

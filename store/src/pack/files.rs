@@ -1,4 +1,4 @@
-//! Reading the files of a frame with few system calls: a directory is held open while consecutive files are in it.
+//! Reads the files of a frame with few system calls: a directory is held open while consecutive files are in it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,7 +41,7 @@ pub(super) struct Piece<'a> {
 pub(super) struct Roots<'a>(HashMap<&'a SetName, Root>);
 
 impl<'a> Roots<'a> {
-    /// Opens the roots of the sets that `pieces` are in.
+    /// Opens the roots of the sets with `pieces`.
     pub(super) fn open(sources: &'a [Source], pieces: &[Piece<'a>]) -> Result<Self, PackError> {
         let mut roots = HashMap::new();
         for piece in pieces {
@@ -68,13 +68,13 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// `outlines`: where what is read is remembered.
+    /// `outlines`: the cache that remembers the chunks.
     pub(super) fn new(roots: &'a Roots<'a>, outlines: Option<&'a Outlines>) -> Self {
         Self { roots, outlines, directory: None, file: None }
     }
 
-    /// The payload of the chunks frame of these pieces; each chunk is what its entry says. `history`: where chunks are
-    /// that the files do not hold.
+    /// The payload of the chunks frame of these pieces; each chunk has the hash in its entry. `history`: the packs with chunks
+    /// that the files no longer hold.
     pub(super) fn payload(mut self, pieces: &[Piece<'a>], history: Option<&Packs>) -> Result<Vec<u8>, PackError> {
         let mut raw = Vec::with_capacity(pieces.iter().map(|p| 4 + p.chunk.length as usize).sum());
         let mut lost: Vec<(usize, &Piece<'a>, PackError)> = Vec::new();
@@ -95,7 +95,7 @@ impl<'a> Reading<'a> {
         Ok(raw)
     }
 
-    /// Appends the bytes of a piece, which are what its entry says. `next`: the piece that will be read after it.
+    /// Appends the bytes of a piece, which have the hash in its entry. `next`: the piece that will be read next.
     pub(super) fn read(
         &mut self,
         piece: &Piece<'a>,
@@ -111,7 +111,7 @@ impl<'a> Reading<'a> {
             return Err(changed(piece.change));
         }
         if let Some(outlines) = self.outlines.filter(|_| bytes.len() >= outline::LEAST) {
-            // Only a cache: without it the chunk's successor is sent whole.
+            // The outlines are only a cache: without one, the chunk's successor is sent whole.
             let _ = outlines.put(&piece.chunk.hash, bytes);
         }
         Ok(())
@@ -149,8 +149,8 @@ fn changed(change: &Change) -> PackError {
     PackError::Changed { set: change.set.clone(), path: change.path.clone() }
 }
 
-/// Puts the chunks that the files do not hold where they belong in `raw`; what the history does not have either is an
-/// error.
+/// Puts the chunks that the files no longer hold into their places in `raw`. A chunk that the history does not have either is
+/// an error.
 fn from_history(history: &Packs, lost: Vec<(usize, &Piece<'_>, PackError)>, raw: &mut [u8]) -> Result<(), PackError> {
     let wanted: HashSet<Hash> = lost.iter().map(|(_, piece, _)| piece.chunk.hash).collect();
     let mut found = HashMap::new();
@@ -164,7 +164,7 @@ fn from_history(history: &Packs, lost: Vec<(usize, &Piece<'_>, PackError)>, raw:
     Ok(())
 }
 
-/// What an error at a file means: it is gone, shorter or something else now; or it cannot be read.
+/// The error of a file: it was removed, shortened or replaced, or it cannot be read.
 fn refused(change: &Change, error: io::Error) -> PackError {
     let gone = [
         Errno::NOENT,

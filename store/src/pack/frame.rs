@@ -1,4 +1,4 @@
-//! Frames: their header and codec, and cutting a stream of bytes into them.
+//! Frames: their header and codec, and the cutting of a stream of bytes into frames.
 
 use bellwether_proto::{limits, record::Codec};
 use bytes::{Bytes, BytesMut};
@@ -10,17 +10,17 @@ use super::{PackError, malformed};
 pub(super) const HEADER: usize = 24;
 /// Raw bytes at which a frame is closed.
 pub(super) const TARGET: usize = 1 << 20;
-/// Changes or chunks of one frame: what is decoded stays in proportion to what arrived.
+/// The most changes or chunks of a frame, so that decoding takes memory in proportion to the bytes that arrived.
 pub(super) const ITEMS: usize = 1 << 16;
 
 const MAGIC: [u8; 4] = *b"BWF1";
 const VERSION: u8 = MAGIC[3];
 const AS_IS: u8 = 0;
 const DEFLATE: u8 = 1;
-/// Raw bytes below which deflate costs more than it can gain.
+/// The fewest raw bytes for which deflate gains more than it costs.
 const WORTH: usize = 256;
 
-/// What a frame holds.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FrameKind {
     /// The pack's head.
@@ -31,7 +31,7 @@ pub enum FrameKind {
     Chunks = 3,
     /// The end.
     End = 4,
-    /// Chunks told by what differs from old ones.
+    /// Chunks as differences from old chunks.
     Patches = 5,
 }
 
@@ -47,7 +47,7 @@ impl std::fmt::Display for FrameKind {
     }
 }
 
-/// Checks that no newer program made the frame that begins so. Whether it is a frame at all is another question.
+/// Checks that no newer program made a frame with this beginning. Other damage is not looked for.
 ///
 /// # Errors
 /// [`PackError::Newer`].
@@ -72,7 +72,7 @@ pub(super) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Reads a header; nothing is allocated for what it claims.
+    /// Reads a header; no memory is allocated for its lengths.
     pub(super) fn parse(bytes: &[u8; HEADER]) -> Result<Self, PackError> {
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         check_version(bytes)?;
@@ -103,18 +103,18 @@ impl FrameHeader {
             }
         }
         if (deflated && payload >= raw) || (!deflated && payload != raw) {
-            return Err(malformed(format!("a {kind} frame of {payload} bytes that says it stands for {raw}")));
+            return Err(malformed(format!("a {kind} frame of {payload} bytes that says it stands for {raw} bytes")));
         }
         Ok(Self { kind, deflated, payload, raw, checksum: number(16) })
     }
 
-    /// The whole frame's bytes.
+    /// The bytes of the whole frame.
     pub(super) fn length(&self) -> u64 {
         (HEADER + self.payload) as u64
     }
 }
 
-/// Encodes one frame. `raw` has 1 to [`limits::FRAME`] bytes; the callers see to it.
+/// Encodes one frame. The callers give a `raw` of 1 to [`limits::FRAME`] bytes.
 pub(super) fn encode(kind: FrameKind, raw: &[u8], codec: Codec) -> Vec<u8> {
     debug_assert!(!raw.is_empty() && raw.len() <= limits::FRAME);
     let mut frame = Vec::with_capacity(HEADER + raw.len());
@@ -140,14 +140,14 @@ pub(super) fn encode(kind: FrameKind, raw: &[u8], codec: Codec) -> Vec<u8> {
     frame
 }
 
-/// Appends `raw` deflated, in the room that `frame` has; says whether that is shorter.
+/// Appends `raw` deflated if that fits into the room of `frame`. Returns whether the result is shorter.
 fn deflate(raw: &[u8], level: u8, frame: &mut Vec<u8>) -> bool {
     let mut deflater = Compress::new(Compression::new(level.into()), false);
     let ended = matches!(deflater.compress_vec(raw, frame, FlushCompress::Finish), Ok(Status::StreamEnd));
     ended && frame.len() - HEADER < raw.len()
 }
 
-/// A whole frame as it arrived; only its header was looked at.
+/// A whole frame of which only the header was checked.
 #[derive(Debug, Clone)]
 pub struct RawFrame {
     header: FrameHeader,
@@ -155,7 +155,7 @@ pub struct RawFrame {
 }
 
 impl RawFrame {
-    /// What it holds.
+    /// The frame's kind.
     pub fn kind(&self) -> FrameKind {
         self.header.kind
     }
@@ -165,12 +165,12 @@ impl RawFrame {
         &self.bytes
     }
 
-    /// Whether its payload is compressed.
+    /// Whether the payload is compressed.
     pub(super) fn is_deflated(&self) -> bool {
         self.header.deflated
     }
 
-    /// Bytes of its payload after decompression, as its header says.
+    /// Bytes of the payload after decompression, according to the header.
     pub(super) fn raw_length(&self) -> usize {
         self.header.raw
     }
@@ -183,7 +183,7 @@ impl RawFrame {
         Err(malformed(format!("a {} frame whose checksum is wrong", self.header.kind)))
     }
 
-    /// The payload, decompressed into a buffer of exactly the length that the header says, and no more.
+    /// The payload, decompressed into a buffer of exactly the length in the header.
     pub(super) fn raw(&self) -> Result<Bytes, PackError> {
         self.verify()?;
         let payload = self.bytes.slice(HEADER..);
@@ -205,16 +205,16 @@ impl RawFrame {
                 Err(malformed(format!("a {kind} frame that says {length} bytes and inflates to {}", raw.len())))
             }
             Ok(_) if raw.len() >= length => {
-                Err(malformed(format!("a {kind} frame that inflates to more than the {length} bytes it says")))
+                Err(malformed(format!("a {kind} frame that inflates to more than its {length} bytes")))
             }
             Ok(_) | Err(_) => Err(malformed(format!("a {kind} frame whose compressed data is damaged"))),
         }
     }
 }
 
-/// Cuts bytes that arrive in pieces of any size into frames. Cheap: decoding is [`RawFrame::decode`], on any thread.
+/// Cuts bytes that arrive in pieces of any size into frames. This is cheap: [`RawFrame::decode`] decodes, on any thread.
 ///
-/// Holds what was pushed and not yet taken; take all frames after each push and that is one frame at most.
+/// It holds the bytes that were pushed and not taken: less than one frame if all frames are taken after each push.
 #[derive(Debug, Default)]
 pub struct Splitter {
     buffer: BytesMut,
@@ -226,23 +226,23 @@ impl Splitter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next frame, when it has arrived whole.
+    /// The next frame, if it has arrived whole.
     ///
     /// # Errors
-    /// No frame begins here, or its lengths are over the limits; seen as soon as the header is there.
+    /// The bytes are no frame, or its lengths are over the limits; this is seen once the header has arrived.
     pub fn take(&mut self) -> Result<Option<RawFrame>, PackError> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
         let header = FrameHeader::parse(header)?;
         let whole = HEADER + header.payload;
         if self.buffer.len() < whole {
-            // Room for all of it at once: a buffer that grows by and by is copied as often.
+            // Memory for the whole frame is reserved at once, since a buffer that grows step by step is copied at each step.
             self.buffer.reserve(whole - self.buffer.len());
             return Ok(None);
         }
         Ok(Some(RawFrame { header, bytes: self.buffer.split_to(HEADER + header.payload).freeze() }))
     }
 
-    /// Bytes that wait for the rest of their frame.
+    /// Bytes of the frame that has not arrived whole.
     pub fn pending(&self) -> usize {
         self.buffer.len()
     }

@@ -1,5 +1,5 @@
-//! What fuzzing feeds to the decoders of packs (`fuzz/`). A fuzzer does not guess checksums: but for [`frames`], they are
-//! made here. Each function says whether the decoder took what it was fed.
+//! Fuzzing of the packs' decoders (`fuzz/`). A fuzzer does not guess checksums, so they are made here for all functions except
+//! [`frames`]. Each function returns whether the decoder accepted its input.
 
 use std::{path::Path, sync::LazyLock};
 
@@ -24,7 +24,7 @@ use crate::tree::Change;
 const KINDS: [FrameKind; 5] =
     [FrameKind::Head, FrameKind::Changes, FrameKind::Chunks, FrameKind::Patches, FrameKind::End];
 
-/// Frames as they arrive, in one piece and byte by byte.
+/// Cuts the bytes into frames, in one piece and byte by byte.
 pub fn frames(bytes: &[u8]) -> bool {
     let chunks = read_chunks(bytes).is_ok_and(|chunks| !chunks.is_empty());
     let whole = Reader::default().push(bytes).map(|frames| frames.len());
@@ -43,7 +43,7 @@ pub fn frames(bytes: &[u8]) -> bool {
     chunks || count > 0
 }
 
-/// What a frame of that kind with this payload decodes to.
+/// The decoded frame of that kind with this payload.
 fn decoded(kind: FrameKind, payload: &[u8]) -> Option<Decoded> {
     if payload.is_empty() || payload.len() > limits::FRAME {
         return None;
@@ -79,7 +79,7 @@ pub fn chunks(payload: &[u8]) -> bool {
     true
 }
 
-/// The payload of a frame of patches, each tried on an old chunk; whether one fits it.
+/// The payload of a frame of patches, each applied to an old chunk; true if one fits.
 pub fn patches(payload: &[u8]) -> bool {
     let Some(Decoded::Patches(patches)) = decoded(FrameKind::Patches, payload) else { return false };
     let mut fits = false;
@@ -92,8 +92,8 @@ pub fn patches(payload: &[u8]) -> bool {
     fits
 }
 
-/// A whole pack: frames, each told by its kind, its codec, the length of its payload in two bytes, and that; whether it is
-/// taken to its end. In a file, with what a torn append leaves behind it, it is found as it was taken.
+/// A whole pack: frames, each given by its kind, its codec, the length of its payload in two bytes, and the payload; true if
+/// the pack is accepted to its end. A survey of a file with the pack and a torn append gives the same result.
 pub fn base(mut input: &[u8]) -> bool {
     let mut reader = Reader::default();
     let mut ended = false;
@@ -122,7 +122,7 @@ pub fn base(mut input: &[u8]) -> bool {
     ended
 }
 
-/// A chunk that the cache of outlines knows near the beginning of its file.
+/// A chunk whose outline is near the beginning of the cache's file.
 fn known_chunk() -> Vec<u8> {
     let noise = |seed: u16| -> Vec<u8> {
         let word = |at: u16| Hash::of(&[seed.to_le_bytes(), at.to_le_bytes()].concat());
@@ -132,7 +132,7 @@ fn known_chunk() -> Vec<u8> {
     (0..).map(noise).find(early).expect("one in 64 is early")
 }
 
-/// The cache of outlines as a file, and a chunk that is looked up in it and put into it; whether the file knows the chunk.
+/// The file of a cache of outlines, and a chunk that is looked up in it and put into it; true if the file has the chunk.
 pub fn outlines(file: &[u8]) -> bool {
     static KNOWN: LazyLock<Vec<u8>> = LazyLock::new(known_chunk);
     let home = tempfile::tempdir().expect("a directory");
@@ -153,7 +153,7 @@ pub fn outlines(file: &[u8]) -> bool {
     found.is_some()
 }
 
-/// The beginning of a cache that knows the chunk.
+/// The beginning of a cache with the chunk.
 fn known_outline() -> Vec<u8> {
     let (home, chunk) = (tempfile::tempdir().expect("a directory"), known_chunk());
     let path = home.path().join("outlines");
@@ -163,7 +163,7 @@ fn known_outline() -> Vec<u8> {
     file
 }
 
-/// What each decoder's fuzzing begins with.
+/// The seeds of each decoder.
 pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let bytes = Bytes::from_static(b"some content of a file");
     let chunk = Chunk { hash: Hash::of(&bytes), length: bytes.len() as u32 };

@@ -1,4 +1,4 @@
-//! The chunks that an increment's patches are made from, where they are on this server: in the files that it changes.
+//! The chunks from which an increment's patches are made, in the files that the increment changes on this server.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,8 +26,8 @@ struct Place {
     length: u32,
 }
 
-/// Where the chunks of the parent's files at changed paths are. A file may hold something else by now: what is made of
-/// it is checked.
+/// The places of the chunks of the parent's files at changed paths. A file may have been changed since, so each patched chunk
+/// is checked.
 #[derive(Debug, Default)]
 pub struct OldChunks {
     sources: Vec<Source>,
@@ -35,7 +35,7 @@ pub struct OldChunks {
 }
 
 impl OldChunks {
-    /// Those of the files of `parent` that `changes` replace by others.
+    /// The places in the files of `parent` that `changes` replace.
     pub fn new(parent: &Tree, changes: &[Change], sources: &[Source]) -> Self {
         let mut places = HashMap::new();
         for Change { set, path, entry } in changes {
@@ -54,7 +54,7 @@ impl OldChunks {
         Self { sources: sources.to_vec(), places }
     }
 
-    /// The bytes of the chunk that a patch makes of what is in its place here; none where that is not the old chunk.
+    /// The bytes of the chunk that a patch makes from this server's file; none if the file no longer has the old chunk.
     pub fn apply(&self, patch: &Patch) -> Option<bytes::Bytes> {
         let place = self.places.get(&patch.old)?;
         let source = self.sources.iter().find(|source| source.rules.name == place.set)?;

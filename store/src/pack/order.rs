@@ -1,4 +1,4 @@
-//! The rules that hold across a pack's frames: order, counts, sizes, and what the sets' rules allow.
+//! The rules across a pack's frames: order, counts, sizes, and the limits of the sets' rules.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -10,7 +10,7 @@ use bellwether_proto::{
 use super::{Decoded, Frame, Head, PackError, Patch, RawChange, changes::check_order, malformed};
 use crate::tree::Change;
 
-/// What a pack counts.
+/// The counts of a pack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Changes.
@@ -58,9 +58,9 @@ impl From<&Head> for Counts {
     }
 }
 
-/// Takes a pack's decoded frames in order and checks each against those before it.
+/// Takes a pack's decoded frames in order, and checks each against the earlier frames.
 ///
-/// Remembers sixteen bytes of every chunk's hash, to refuse one that comes twice; nothing else grows.
+/// It remembers sixteen bytes of every chunk's hash, to refuse a chunk that comes twice; nothing else grows.
 #[derive(Debug, Default)]
 pub struct Order(Stage);
 
@@ -79,10 +79,10 @@ struct Body {
     promised: Counts,
     got: Counts,
     last: Option<(u32, EntryPath)>,
-    /// What the changes use, repetitions included: the chunks cannot be more.
+    /// The chunks that the changes use, repetitions included; the pack cannot have more.
     used: Counts,
     seen: HashSet<u128>,
-    /// Patches have come: they are the last.
+    /// Whether a frame of patches has come, after which no chunks may come.
     patched: bool,
 }
 
@@ -90,7 +90,7 @@ impl Order {
     /// Checks the next frame.
     ///
     /// # Errors
-    /// It breaks a rule; the pack is of no further use.
+    /// The frame breaks a rule, and no further frame is accepted.
     pub fn check(&mut self, frame: Decoded) -> Result<Frame, PackError> {
         match (&mut self.0, frame) {
             (Stage::Start, Decoded::Head(head)) => {
@@ -113,7 +113,7 @@ impl Order {
         }
     }
 
-    /// Whether the end frame was there.
+    /// Whether the end frame has come.
     pub fn ended(&self) -> bool {
         matches!(self.0, Stage::Ended)
     }
@@ -138,7 +138,7 @@ impl Body {
             return Err(malformed("changes after chunks"));
         }
         if self.got.changes + list.len() as u64 > self.promised.changes {
-            return Err(malformed(format!("more changes than the {} its head says", self.promised.changes)));
+            return Err(malformed(format!("more changes than the {} in its head", self.promised.changes)));
         }
         if let (Some((set, path)), Some(next)) = (&self.last, list.first()) {
             check_order((*set, path), (next.set, &next.path))?;
@@ -154,7 +154,7 @@ impl Body {
         };
         let name = rules.name.clone();
         match &entry {
-            None if self.base => return Err(malformed(format!("a whole tree that removes {name}:{path}"))),
+            None if self.base => return Err(malformed(format!("a base that removes {name}:{path}"))),
             None => {}
             Some(entry) => {
                 check_entry(entry, &path, rules).map_err(|what| malformed(format!("{name}:{path} {what}")))?;
@@ -176,7 +176,7 @@ impl Body {
 
     fn patches(&mut self, list: Vec<Patch>) -> Result<Vec<Patch>, PackError> {
         if self.base {
-            return Err(malformed("a whole tree that patches what was before"));
+            return Err(malformed("a base with patches"));
         }
         self.patched = true;
         self.count(list.iter().map(|patch| &patch.chunk))?;
@@ -195,7 +195,7 @@ impl Body {
         }
         if self.got.chunks > self.promised.chunks || self.got.chunk_bytes > self.promised.chunk_bytes {
             let Counts { chunks, chunk_bytes, .. } = self.promised;
-            return Err(malformed(format!("more than the {chunks} chunks of {chunk_bytes} bytes its head says")));
+            return Err(malformed(format!("more than the {chunks} chunks of {chunk_bytes} bytes in its head")));
         }
         Ok(())
     }
@@ -220,7 +220,7 @@ impl Body {
             )));
         }
         if counts != self.promised {
-            return Err(malformed("an end frame whose counts are not its head's"));
+            return Err(malformed("an end frame whose counts differ from its head's"));
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! Outlines: what the manager remembers of a chunk when its bytes are gone, so that the next one can be told by what
-//! differs: the hashes of blocks, counted from both ends.
+//! Outlines: hashes of a chunk's blocks, counted from both ends, by which the manager describes the next chunk as a difference
+//! when the bytes of the old chunk are gone.
 //!
-//! They are kept in a cache on disk, a table of slots in sets of four; it takes no memory, is never synced, and may be
-//! lost or be wrong: a patch is checked by the hash of what it makes, where it is applied.
+//! They are in a cache on disk, a table of slots in sets of four, which takes no memory and is never synced. The cache may be
+//! lost or wrong, because the server that applies a patch checks the hash of the new chunk.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,19 +15,19 @@ use bellwether_proto::hash::Hash;
 
 use crate::tree::{Node, Tree};
 
-/// Chunks below are sent as they are.
+/// The fewest bytes of a chunk that has an outline; smaller chunks are sent whole.
 pub(super) const LEAST: usize = 2 << 10;
-/// Blocks from each end, at most, and the fewest bytes of one.
+/// The most blocks from each end, and the fewest bytes of one.
 const BLOCKS: usize = 24;
 const BLOCK: usize = 256;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"bwoutln1");
-/// A key, the length, and the blocks' hashes.
+/// Bytes of a slot: a key, the length, and the blocks' hashes.
 const SLOT: usize = 16 + 8 + 16 * BLOCKS;
-/// Slots in which a chunk may be.
+/// The number of slots for a chunk.
 const WAYS: u64 = 4;
 
-/// Hashes of a chunk's blocks, from its beginning and from its end.
+/// The hashes of a chunk's blocks, from its beginning and from its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outline {
     length: usize,
@@ -45,7 +45,7 @@ impl Outline {
         Self { length: bytes.len(), blocks: blocks.collect() }
     }
 
-    /// How many bytes `new` has in common with it, at the beginning and at the end.
+    /// The number of bytes that `new` has in common with the chunk, at the beginning and at the end.
     pub(super) fn common(&self, new: &[u8]) -> (usize, usize) {
         let block = block_of(self.length);
         let most = new.len().min(self.length) / block;
@@ -54,7 +54,7 @@ impl Outline {
             self.blocks.iter().enumerate().take(most).take_while(equal).count()
         };
         let (prefix, suffix) = (same(|pair| pair.0, head) * block, same(|pair| pair.1, tail) * block);
-        // What is common to both ends counts once.
+        // Bytes that are common to both ends count once.
         (prefix, suffix.min(new.len().min(self.length) - prefix))
     }
 
@@ -80,7 +80,7 @@ fn tail(bytes: &[u8], block: usize, n: usize) -> u64 {
     fold(&bytes[bytes.len() - (n + 1) * block..][..block])
 }
 
-/// A quick hash: what it says is checked later.
+/// A quick hash; the patched chunk is checked later.
 fn fold(bytes: &[u8]) -> u64 {
     let mix = |hash: u64, word: u64| {
         let wide = u128::from(hash ^ word) * 0x9e37_79b9_7f4a_7c15;
@@ -94,7 +94,7 @@ fn fold(bytes: &[u8]) -> u64 {
     words.fold(bytes.len() as u64 ^ 0x2545_f491_4f6c_dd1d, mix)
 }
 
-/// The cache.
+/// The cache of outlines.
 #[derive(Debug)]
 pub struct Outlines {
     file: File,
@@ -102,7 +102,7 @@ pub struct Outlines {
 }
 
 impl Outlines {
-    /// Opens the cache at `path` for the chunks of `tree`; without one, packs are written whole.
+    /// Opens the cache at `path` for the chunks of `tree`; none if it cannot be used: packs are written whole then.
     pub fn of_tree(path: &Path, tree: &Tree) -> Option<Self> {
         let mut chunks = 0;
         tree.visit(&mut |_, _, node| {
@@ -112,16 +112,16 @@ impl Outlines {
         });
         let opened = Self::open(path, chunks);
         let warn = |error: &io::Error| {
-            tracing::warn!(path = %path.display(), %error, "what is known of old chunks cannot be used: changes are sent whole");
+            tracing::warn!(path = %path.display(), %error, "the cache of outlines cannot be used: changed chunks are sent whole");
         };
         opened.inspect_err(warn).ok()
     }
 
-    /// Opens the cache at `path`; makes a new one, with room for twice as many, where there is none or it is too small for
-    /// `chunks`.
+    /// Opens the cache at `path`. If there is none, or it is too small for `chunks`, a new one is made with room for twice as
+    /// many.
     ///
     /// # Errors
-    /// The system's: packs are written without outlines then.
+    /// The system's; packs are written without outlines then.
     pub fn open(path: &Path, chunks: u64) -> io::Result<Self> {
         let needed = (chunks * 2 / WAYS).max(256).next_power_of_two();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -147,7 +147,7 @@ impl Outlines {
         (key, 16 + number % self.sets * WAYS * SLOT as u64)
     }
 
-    /// The slots of a chunk's set; those behind the end of the file are empty.
+    /// The slots of a chunk's set; slots behind the end of the file are empty.
     fn set(&self, at: u64) -> io::Result<Vec<u8>> {
         let mut set = vec![0; WAYS as usize * SLOT];
         let mut read = 0;
@@ -166,7 +166,7 @@ impl Outlines {
         set.chunks_exact(SLOT).find(|slot| slot[..16] == key).map(|slot| Outline::from_bytes(&slot[16..]))
     }
 
-    /// Remembers a chunk, perhaps instead of another one.
+    /// Remembers a chunk, and may forget another one for that.
     pub(super) fn put(&self, chunk: &Hash, bytes: &[u8]) -> io::Result<()> {
         let (key, at) = self.place(chunk);
         let set = self.set(at)?;

@@ -1,4 +1,4 @@
-//! Patches: chunks of an increment told by what differs from a chunk that the parent has.
+//! Patches: chunks of an increment, described by the difference from a chunk of the parent.
 
 use bellwether_proto::{entry::Chunk, hash::Hash, limits};
 use bytes::Bytes;
@@ -8,18 +8,18 @@ use super::{PackError, frame::ITEMS, malformed};
 /// Bytes of a patch without its middle.
 pub(super) const FIXED: usize = 32 + 32 + 4 + 4 + 4;
 
-/// A chunk that begins and ends as an old one does.
+/// A chunk with the same beginning and end as an old one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patch {
     /// The old chunk.
     pub old: Hash,
-    /// What it becomes.
+    /// The new chunk.
     pub chunk: Chunk,
-    /// Bytes at the beginning that stay.
+    /// Bytes at the beginning that are the same.
     pub prefix: u32,
-    /// Bytes at the end that stay.
+    /// Bytes at the end that are the same.
     pub suffix: u32,
-    /// What is between them.
+    /// The new bytes between them.
     pub middle: Bytes,
 }
 
@@ -27,11 +27,11 @@ impl Patch {
     /// The new chunk's bytes.
     ///
     /// # Errors
-    /// `old` is not the chunk that is meant, or they do not make what was promised.
+    /// `old` is not the old chunk, or the result does not have the new chunk's hash.
     pub fn apply(&self, old: &[u8]) -> Result<Bytes, PackError> {
         let stays = |count: u32, from: usize| old.len().checked_sub(from).is_some_and(|left| count as usize <= left);
         if !stays(self.prefix, 0) || !stays(self.suffix, self.prefix as usize) {
-            return Err(malformed("a patch of more than its old chunk"));
+            return Err(malformed("a patch that keeps more bytes than its old chunk has"));
         }
         let mut new = Vec::with_capacity(self.chunk.length as usize);
         new.extend_from_slice(&old[..self.prefix as usize]);

@@ -1,4 +1,4 @@
-//! Which chunk follows which, and the patch from one to the other. The old one's bytes are gone; its outline has to do.
+//! Finds the successors of chunks, and makes patches from an old chunk's outline, since the old bytes are gone.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::tree::{Node, Tree};
 
-/// Each piece that takes the place of a chunk of the same file, with that chunk.
+/// Each piece that replaces a chunk of the same file, with the old chunk.
 pub(super) fn successors<'a>(pieces: &[Piece<'a>], parent: &Tree) -> Vec<(Piece<'a>, Chunk)> {
     let mut files: HashMap<(&SetName, &EntryPath), std::vec::IntoIter<Chunk>> = HashMap::new();
     let follows = |piece: &Piece<'a>| {
@@ -26,14 +26,14 @@ pub(super) fn successors<'a>(pieces: &[Piece<'a>], parent: &Tree) -> Vec<(Piece<
         }
         let change = piece.change;
         let olds = files.entry((&change.set, &change.path)).or_insert_with(|| replaced(piece, parent).into_iter());
-        // Where a chunk became two, the second one follows what is left.
+        // If one chunk was replaced by two, the second one follows the next old chunk.
         let old = olds.next()?;
         (old.length as usize >= outline::LEAST).then_some((*piece, old))
     };
     pieces.iter().filter_map(follows).collect()
 }
 
-/// The chunks of the parent's file at the piece's path that the new one has no more, in order.
+/// The chunks of the parent's file at the piece's path that the new file does not have, in order.
 fn replaced(piece: &Piece<'_>, parent: &Tree) -> Vec<Chunk> {
     let Some(Node::File { content: old, .. }) = parent.get(&piece.change.set, &piece.change.path) else {
         return Vec::new();
@@ -43,7 +43,7 @@ fn replaced(piece: &Piece<'_>, parent: &Tree) -> Vec<Chunk> {
     old.chunks().iter().filter(|chunk| !stay.contains(&chunk.hash)).copied().collect()
 }
 
-/// The patch that makes the piece of the chunk `old`; none where it is not worth it.
+/// The patch from the chunk `old` to the piece; none if it saves less than half.
 pub(super) fn patch(
     piece: &Piece<'_>,
     old: &Chunk,

@@ -1,4 +1,4 @@
-//! Reading a pack as it arrives, and chunks that travel outside one.
+//! Reads a pack as it arrives, and chunks that are sent outside packs.
 
 use bellwether_proto::{entry::Chunk, record::Codec};
 use bytes::Bytes;
@@ -9,13 +9,13 @@ use super::{
     malformed,
 };
 
-/// Raw bytes of chunks, with four for each, that one call of [`chunk_frames`] may be given; [`read_chunks`] refuses more.
+/// The most raw bytes of chunks, with four more for each, for one call of [`chunk_frames`]; [`read_chunks`] refuses more.
 pub const SUPPLY: usize = 16 << 20;
 
-/// Takes a pack's bytes as they arrive, in pieces of any size, and gives its frames. Bounded memory, whatever arrives:
-/// what was pushed, two frames, and sixteen bytes for every chunk (see [`Order`]).
+/// Takes a pack's bytes as they arrive, in pieces of any size, and returns its frames. Memory is bounded for any input: the
+/// pushed bytes, two frames, and sixteen bytes for every chunk (see [`Order`]).
 ///
-/// To decode in parallel, use its parts: [`Splitter`], [`super::RawFrame::decode`] on other threads, [`Order`] in order.
+/// Its parts decode in parallel: [`Splitter`], [`super::RawFrame::decode`] on other threads, and [`Order`] in order.
 #[derive(Debug, Default)]
 pub struct Reader {
     splitter: Splitter,
@@ -25,10 +25,10 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Adds bytes and gives the frames that are complete, checked for order, counts and sizes.
+    /// Adds bytes and returns the frames that are complete, checked for order, counts and sizes.
     ///
     /// # Errors
-    /// Malformed; the reader is of no further use.
+    /// Malformed; no further bytes are accepted.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, PackError> {
         if self.refused {
             return Err(malformed("more of a pack that was refused already"));
@@ -51,14 +51,14 @@ impl Reader {
         Ok(frames)
     }
 
-    /// How many bytes the whole frames so far have: where an interrupted transfer goes on.
+    /// The bytes of the whole frames so far, where an interrupted transfer goes on.
     pub fn whole(&self) -> u64 {
         self.whole
     }
 }
 
-/// Encodes chunks as frames outside a pack (the answer to a member that asks for chunks); [`read_chunks`] reads them.
-/// At most [`SUPPLY`] bytes a call.
+/// Encodes chunks as frames outside a pack, as the answer to a member that asks for chunks. One call takes at most [`SUPPLY`]
+/// bytes.
 pub fn chunk_frames(chunks: &[(Chunk, Bytes)], codec: Codec) -> Bytes {
     let mut frames = Vec::new();
     let mut raw = Vec::new();
@@ -79,7 +79,7 @@ pub fn chunk_frames(chunks: &[(Chunk, Bytes)], codec: Codec) -> Bytes {
     frames.into()
 }
 
-/// Decodes what [`chunk_frames`] made.
+/// Decodes the frames from [`chunk_frames`].
 ///
 /// # Errors
 /// Malformed, or over [`SUPPLY`].

@@ -1,4 +1,4 @@
-//! Looking at packs without reading all of their bytes: where one ends, its head, where its changes end.
+//! Looks at packs without reading all of their bytes: finds the head, the end of the changes and the end of the pack.
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
@@ -8,12 +8,12 @@ use super::{
     malformed,
 };
 
-/// Read at once: the head of nearly every pack, and all of a small one.
+/// Bytes that are read at once: the head of nearly every pack, and all of a small one.
 const WINDOW: usize = 16 << 10;
 
-/// Where packs are: a file, or memory.
+/// A place with packs: a file or memory.
 pub(crate) trait Place {
-    /// Its bytes.
+    /// The number of bytes.
     ///
     /// # Errors
     /// The system's.
@@ -22,7 +22,7 @@ pub(crate) trait Place {
     /// Fills `buffer` with the bytes from `at` on.
     ///
     /// # Errors
-    /// The system's; `UnexpectedEof` where there are fewer.
+    /// The system's; `UnexpectedEof` if there are fewer bytes.
     fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
 }
 
@@ -49,16 +49,16 @@ impl Place for Vec<u8> {
     }
 }
 
-/// What a complete pack says of itself.
+/// The head and the sizes of a complete pack.
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(crate) head: Box<Head>,
     pub(crate) size: u64,
-    /// From its beginning.
+    /// Counted from the beginning of the pack.
     pub(crate) changes_end: u64,
 }
 
-/// Looks at the pack that begins at `start`: at its head, its end, and the header of every frame between them.
+/// Surveys the pack that begins at `start`: its head, its end, and the header of every frame between them.
 pub(crate) fn survey(place: &dyn Place, path: &Path, start: u64) -> Result<Survey, PackError> {
     let view = View::new(place, path, start)?;
     let first = view.whole_frame_at(0)?;
@@ -88,7 +88,7 @@ pub(crate) fn survey(place: &dyn Place, path: &Path, start: u64) -> Result<Surve
     Ok(Survey { head, size: at + end.bytes().len() as u64, changes_end })
 }
 
-/// As [`survey`], for a pack that is alone there.
+/// As [`survey`], for a place with one pack alone.
 pub(crate) fn survey_alone(place: &dyn Place, path: &Path) -> Result<Survey, PackError> {
     let survey = survey(place, path, 0)?;
     if survey.size == place.length().map_err(|e| failed(path, e))? {
@@ -97,7 +97,7 @@ pub(crate) fn survey_alone(place: &dyn Place, path: &Path) -> Result<Survey, Pac
     Err(malformed("bytes after the end of the pack"))
 }
 
-/// Whether another pack begins somewhere behind `at`.
+/// Whether another pack begins behind `at`.
 pub(crate) fn begins_behind(place: &dyn Place, path: &Path, mut at: u64) -> Result<bool, PackError> {
     let end = place.length().map_err(|e| failed(path, e))?;
     at += 1;
@@ -116,8 +116,8 @@ pub(crate) fn begins_behind(place: &dyn Place, path: &Path, mut at: u64) -> Resu
     Ok(false)
 }
 
-/// The head and the bytes of the whole frames of the pack that begins at `start` and may be cut short; their checksums are
-/// checked. None when not even the head is there.
+/// The head and the size of the whole frames of the pack that begins at `start` and may be cut short. The checksums of those
+/// frames are checked. None if the head is not complete.
 pub(crate) fn whole_frames(place: &dyn Place, path: &Path, start: u64) -> Result<Option<(Box<Head>, u64)>, PackError> {
     let end = place.length().map_err(|e| failed(path, e))?;
     let mut splitter = Splitter::default();
@@ -133,7 +133,7 @@ pub(crate) fn whole_frames(place: &dyn Place, path: &Path, start: u64) -> Result
         at += read as u64;
         splitter.push(&buffer[..read]);
         loop {
-            // What is behind a damaged frame is of no use; what is before it is.
+            // The frames before a damaged one are of use, and the rest is not.
             let frame = match splitter.take() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
@@ -154,17 +154,17 @@ pub(crate) fn whole_frames(place: &dyn Place, path: &Path, start: u64) -> Result
 
 fn failed(path: &Path, source: std::io::Error) -> PackError {
     if source.kind() == std::io::ErrorKind::UnexpectedEof {
-        return malformed("the pack is shorter than it was");
+        return malformed("the pack was shortened meanwhile");
     }
     PackError::Io { action: "read", path: path.to_owned(), source }
 }
 
-/// What is behind the beginning of a pack, and the first bytes of it.
+/// The place from the beginning of a pack on, and the first bytes of the pack.
 struct View<'a> {
     place: &'a dyn Place,
     path: &'a Path,
     start: u64,
-    /// From `start` to the end of the place.
+    /// The number of bytes from `start` to the end of the place.
     size: u64,
     window: Vec<u8>,
 }
@@ -196,7 +196,7 @@ impl<'a> View<'a> {
         FrameHeader::parse(header)
     }
 
-    /// The frame at `at`, payload and all.
+    /// The frame at `at`, with its payload.
     fn whole_frame_at(&self, at: u64) -> Result<RawFrame, PackError> {
         let length = self.frame_at(at)?.length();
         let mut splitter = Splitter::default();
@@ -205,7 +205,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Gives the bytes from `from` to `to` of a file in pieces.
+/// Reads the bytes from `from` to `to` of a file in pieces.
 pub(crate) fn read_range(
     path: &Path,
     (from, to): (u64, u64),

@@ -1,5 +1,5 @@
-//! Writing a pack: what goes into which frame is planned from the changes alone, then frames are read, checked and
-//! compressed in parallel and written in order.
+//! Writes a pack. The frames are planned from the changes alone. After that they are read, checked and compressed in parallel,
+//! and written in order.
 
 use std::{collections::HashSet, io::Write, path::PathBuf};
 
@@ -24,19 +24,19 @@ use super::{
 };
 use crate::tree::{Change, Node, Tree};
 
-/// The most frames that are built at once on a machine of many cores: they are what writing a pack takes in memory.
+/// The most frames that are built at once on a machine with many cores, which bounds the memory.
 const BATCH: usize = 32;
-/// Raw bytes up to which an increment is told by what differs: it is a person's edit, or a program's of a file in a hundred.
+/// The most raw bytes of an increment with patches: it is a person's edit, or a program's edit of one file in a hundred.
 const PATCHED: u64 = 16 << 20;
-/// Raw bytes below which other threads are not worth waking.
+/// The fewest raw bytes for which other threads are worth waking.
 const SMALL: u64 = 128 << 10;
 
-/// Writes the pack to `out`, compressing with all cores and a bounded number of frames in memory. Returns its size.
+/// Writes the pack to `out`, compressing with all cores and a bounded number of frames in memory. Returns the pack's size.
 ///
-/// Changes of sets that `rules` no longer name are left out: the rules say that those sets are gone.
+/// Changes of sets that `rules` do not name are left out, because those sets were removed.
 ///
 /// # Errors
-/// A file changed, or the system's errors; what is in `out` is to be thrown away.
+/// A file changed, or the system's errors; the caller throws `out` away.
 pub fn write(contents: &Contents<'_>, out: &mut (dyn Write + Send)) -> Result<u64, PackError> {
     let mut plan = Plan::new(contents)?;
     let roots = Roots::open(contents.sources, &plan.pieces)?;
@@ -53,7 +53,7 @@ pub fn write(contents: &Contents<'_>, out: &mut (dyn Write + Send)) -> Result<u6
     output.finish()
 }
 
-/// Where a pack is written, in large pieces; a small pack in one.
+/// The destination of a pack, which is written in large pieces, and a small pack in one piece.
 struct Output<'a> {
     out: &'a mut (dyn Write + Send),
     buffer: Vec<u8>,
@@ -86,7 +86,7 @@ enum Job<'p> {
     Chunks(&'p [Piece<'p>]),
 }
 
-/// What goes into a pack.
+/// The plan of a pack's frames.
 struct Plan<'a> {
     changes: Vec<(u32, &'a Change)>,
     pieces: Vec<Piece<'a>>,
@@ -135,7 +135,7 @@ impl<'a> Plan<'a> {
         changes.chain(chunks).collect()
     }
 
-    /// Tells what pieces it can by what differs from what the parent has there; those are no pieces any more.
+    /// Makes patches of the pieces for which the parent has an old chunk; those pieces are not packed as chunks.
     fn patches(&mut self, contents: &Contents<'_>, roots: &Roots<'_>) -> Result<Vec<Patch>, PackError> {
         let Some(outlines) = contents.outlines.filter(|_| !contents.base && self.counts.chunk_bytes <= PATCHED) else {
             return Ok(Vec::new());
@@ -157,7 +157,7 @@ impl<'a> Plan<'a> {
         if self.counts.chunk_bytes < SMALL && jobs.len() <= 2 {
             return jobs.iter().try_for_each(|job| output.put(&job.build(roots, contents)?));
         }
-        // While one batch is written, the next is built.
+        // While one batch is written, the next one is built.
         let mut ready: Vec<Vec<u8>> = Vec::new();
         for batch in jobs.chunks(rayon::current_num_threads().min(BATCH)) {
             let build = || batch.par_iter().map(|job| job.build(roots, contents)).collect::<Result<Vec<_>, _>>();
@@ -211,7 +211,7 @@ fn cut<T>(items: &[T], size: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]>
     })
 }
 
-/// The chunks that `changes` use and the receiver lacks, each once, in the order of their first use.
+/// The chunks that `changes` use and the receiver does not have, each once, in the order of their first use.
 fn pieces<'a>(changes: &[(u32, &'a Change)], mut known: HashSet<Hash>) -> Vec<Piece<'a>> {
     let mut pieces = Vec::new();
     for (_, change) in changes {
@@ -237,7 +237,7 @@ fn chunks_of_parent(contents: &Contents<'_>) -> HashSet<Hash> {
     known
 }
 
-/// `stays`: a directory that was one before keeps what it holds, and that is not looked into.
+/// `stays`: whether the new entry is a directory, too: an old directory keeps its content then, which is not collected.
 fn collect(parent: &Tree, set: &SetName, path: &EntryPath, stays: bool, known: &mut HashSet<Hash>) {
     let Some(node) = parent.get(set, path) else { return };
     if stays && node.directory().is_some() {

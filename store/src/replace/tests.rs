@@ -152,7 +152,7 @@ fn a_directory_of_the_temporary_name_is_named() {
     assert_eq!(set.names(), [".bellwether.put"]);
 }
 
-/// What survives a power loss is the old file or the whole new one, and the new one after the sync.
+/// After a power loss there is the old file or the whole new one, and after the sync the new one.
 #[test]
 fn the_content_is_durable_before_the_name_is() {
     let set = Set::new();

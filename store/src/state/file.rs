@@ -284,7 +284,7 @@ pub(crate) mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("state");
         for level in [Level::NEWEST.0 + 1, u32::MAX] {
-            // What follows may have any form.
+            // The rest may have any form.
             for rest in ["\"body\":1}\n", "", "\0\0"] {
                 let bytes = format!("{{\"format\":{level},{rest}");
                 std::fs::write(&path, &bytes).unwrap();

@@ -1,4 +1,4 @@
-//! The group record as this server holds it: durable before it is in force, one for all tasks.
+//! The group record of this server: durable before it is in force, and one for all tasks.
 
 use std::{
     net::SocketAddr,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::mutex::locked;
 
-/// Requests from outside the group that are told: at most one in so long.
+/// The interval at which requests from outside the group are reported, at most one each time.
 const KNOCKS: Duration = Duration::from_secs(1);
 
 /// The record in force, and the chain that leads to it.
@@ -32,18 +32,18 @@ pub struct GroupRecord {
     layout: Layout,
     own_key: PublicKey,
     current: watch::Sender<Arc<SignedRecord>>,
-    /// By which this server leads, where it does; see [`GroupRecord::lead`].
+    /// The record by which this server leads, if it leads; see [`GroupRecord::lead`].
     led: watch::Sender<Arc<SignedRecord>>,
     chain: Mutex<Arc<Vec<SignedRecord>>>,
     events: mpsc::UnboundedSender<Event>,
     /// The last request from outside the group, for people.
     knock: watch::Sender<Option<String>>,
     knocked: Mutex<Option<Instant>>,
-    /// Another server leads in the epoch in which this one does: why nothing is changed here, and what to do.
+    /// The reason that nothing is changed here: another server leads in this server's epoch.
     rival: watch::Sender<Option<Arc<str>>>,
 }
 
-/// What a server lacks of the record. Cheap to hold: nothing is copied until it is sent.
+/// The records that a server lacks. Nothing is copied before it is sent.
 pub struct Since {
     chain: Arc<Vec<SignedRecord>>,
     current: Arc<SignedRecord>,
@@ -57,24 +57,24 @@ impl Since {
     }
 }
 
-/// Why a record is not taken; the one held stays in force.
+/// A record is refused, and the held record stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    /// The record held does not allow it.
+    /// The held record does not allow the new one.
     #[error(transparent)]
     Refused(#[from] RecordRefused),
-    /// Not written.
+    /// The record could not be written.
     #[error(transparent)]
     Save(#[from] StateFileError),
 }
 
-/// Why a record of this manager's is not put in force.
+/// A record of this manager is not put in force.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// The record that is held by now is another manager's.
+    /// The held record is another manager's by now.
     #[error("this server is not the manager any more")]
     Superseded(#[source] RecordRefused),
-    /// It could not be made durable.
+    /// The record could not be made durable.
     #[error("the group record could not be saved; nothing was changed")]
     State(#[from] StateFileError),
 }
@@ -85,14 +85,14 @@ impl Advise for SaveError {
     }
 }
 
-/// What ends a conflict of two managers.
+/// The way to end a conflict of two managers.
 pub fn decide() -> Advice {
-    let other = "the other one follows it, and saves what it published as a kept copy";
+    let other = "the other one follows it, and saves its own revisions as a kept copy";
     Advice::run("decide which one leads, then there", "bellwether promote --self --force").or(&Advice::say(other))
 }
 
 impl GroupRecord {
-    /// Holds what was loaded, and tells it.
+    /// Holds a loaded record, and tells the monitor of it.
     pub fn new(layout: Layout, own_key: PublicKey, held: Held, events: mpsc::UnboundedSender<Event>) -> Self {
         let current = watch::Sender::new(Arc::new(held.current));
         let _ = events.send(Event::Record(Arc::new(current.borrow().record().clone())));
@@ -111,31 +111,31 @@ impl GroupRecord {
         self.current.subscribe()
     }
 
-    /// The record by which this server leads from now on: the one in force, then those of its own by [`GroupRecord::save_next`]
-    /// within the epoch. A record that ends its role, or that comes from the network, is none of them: until the manager's
-    /// tasks have ended they act on the last one that they made, and can put no other one in force.
+    /// The record by which this server leads from now on: the one in force, then its own from [`GroupRecord::save_next`]
+    /// within the epoch. A record that ends its role or comes from the network is never this one: until the manager's tasks
+    /// have ended, they act on the last record that they made, and cannot put another one in force.
     pub fn lead(&self) -> watch::Receiver<Arc<SignedRecord>> {
         let _unchanged = self.locked();
         self.led.send_replace(self.current());
         self.led.subscribe()
     }
 
-    /// The records that made each manager, oldest first, as far back as a message has room for.
+    /// The records that made each manager, oldest first, as far back as a message has space for.
     pub fn chain(&self) -> Vec<SignedRecord> {
         chain::newest_within(&self.locked(), limits::CHAIN_SENT).to_vec()
     }
 
-    /// All of them that are kept.
+    /// All kept records of the chain.
     pub fn whole_chain(&self) -> Vec<SignedRecord> {
         self.locked().to_vec()
     }
 
-    /// Why this manager changes nothing, now and at every change; none: nobody else leads in its epoch, as far as is known.
+    /// The reason that this manager changes nothing, now and at every change; none if no other server leads in its epoch.
     pub fn disputes(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.rival.subscribe()
     }
 
-    /// Where this server keeps its state.
+    /// The files of the state directory.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -145,7 +145,7 @@ impl GroupRecord {
         self.own_key
     }
 
-    /// A request came from outside the group: the monitor is told, at most once a second, whoever asks how often (W15).
+    /// Tells the monitor of a request from outside the group, at most once a second (W15).
     pub fn knocked(&self, key: &PublicKey, address: SocketAddr, asked: &str) {
         let mut last = locked(&self.knocked);
         if last.is_some_and(|last| last.elapsed() < KNOCKS) {
@@ -173,13 +173,13 @@ impl GroupRecord {
         self.knock.subscribe()
     }
 
-    /// What a server whose record is of version `from` lacks, oldest first: the chain, then the record in force.
+    /// The records that a server with a record of version `from` lacks, oldest first: the chain, then the record in force.
     pub fn since(&self, from: Version) -> Since {
         let chain = self.locked();
         Since { chain: chain.clone(), current: self.current(), from }
     }
 
-    /// The key of the manager of that epoch, as far as it is known here, unless the group refuses it by now.
+    /// The key of the manager of that epoch, if it is known and the group does not refuse it.
     pub fn manager_of(&self, epoch: Epoch) -> Option<PublicKey> {
         let (chain, current) = (self.locked(), self.current());
         let key = chain::manager_of(&chain, &current, epoch)?;
@@ -192,7 +192,7 @@ impl GroupRecord {
         ours && self.manager_of(header.number().epoch).is_some_and(|manager| header.signed_by(&manager))
     }
 
-    /// Who signed the record that ended that epoch, as far as it is known here.
+    /// The signer of the record that ended that epoch, if it is known.
     pub fn ended_by(&self, epoch: Epoch) -> Option<PublicKey> {
         let (chain, current) = (self.locked(), self.current());
         let mut later = chain.iter().chain([&*current]);
@@ -204,18 +204,18 @@ impl GroupRecord {
         self.current().record().manager().key == self.own_key
     }
 
-    /// Takes a record from the network, if it may follow the one held. On the disk before it is in force.
+    /// Takes a record from the network if it may follow the held one. The record is durable before it is in force.
     ///
     /// # Errors
-    /// Refused, or not written; the record held stays in force.
+    /// The record is refused or cannot be written; the held record stays in force.
     pub fn take(&self, new: SignedRecord) -> Result<(), TakeError> {
         self.take_by(&[new])
     }
 
-    /// Takes the newest of `links`, over those between where it needs them. On the disk before it is in force.
+    /// Takes the newest of `links`, with those between if it needs them. Each is durable before it is in force.
     ///
     /// # Errors
-    /// Refused, or not written; the record held stays in force.
+    /// A record is refused or cannot be written; the held record stays in force.
     pub fn take_by(&self, links: &[SignedRecord]) -> Result<(), TakeError> {
         let mut chain = self.locked();
         let way = chain::walk(&self.current(), links).inspect_err(|refused| {
@@ -225,8 +225,8 @@ impl GroupRecord {
         Ok(self.put(&mut chain, &way)?)
     }
 
-    /// Shows that a server of the group leads by a record that does not follow from the one held here: it took over although
-    /// this server knows it as removed, disabled or no candidate, or on another branch. Only a person can decide.
+    /// Shows that a server of the group leads by a record that does not follow from the held one: the held one has it as
+    /// removed, disabled or no candidate, or is on another branch. Only a person can decide.
     fn tell_refused(&self, links: &[SignedRecord], refused: &RecordRefused) {
         let Some(last) = links.last() else { return };
         let current = self.current();
@@ -236,8 +236,8 @@ impl GroupRecord {
             (rebuilt_without, ours.by_key(&last.signer()).filter(|_| last.is_self_signed()))
         {
             let reason = format!(
-                "{} has rebuilt the group without {key}, whom this server follows ({refused}); whether it is right says root \
-                 of this machine, by the token that the rebuild printed: bellwether group rebuild --confirm TOKEN",
+                "{} has rebuilt the group without {key}, which this server follows ({refused}); if that is right, root of \
+                 this machine confirms it by the token that the rebuild printed: bellwether group rebuild --confirm TOKEN",
                 signer.name
             );
             tracing::error_span!("peer", server = %signer.name).in_scope(|| tracing::warn!(reason, "a rebuilt group"));
@@ -246,18 +246,18 @@ impl GroupRecord {
         }
         let (RecordRefused::Signer(_) | RecordRefused::Jump { .. }) = refused else { return };
         let known = |key: &PublicKey| ours.servers.iter().chain(&ours.removed).find(|server| server.key == *key);
-        // What strangers sign is nobody's news.
+        // A record with an unknown manager or signer is not shown.
         let (Some(leads), Some(signer)) = (known(&theirs.manager().key), known(&last.signer())) else { return };
         let branch = (leads.key == self.own_key).then_some(signer);
         if theirs.version.epoch < ours.version.epoch || (leads.key == ours.manager().key && branch.is_none()) {
             return;
         }
-        // One that was removed has no line of its own: then it is this manager's.
+        // A removed server has no line in the status, so the manager's line shows it.
         let line = |server: &Server| ours.by_key(&server.key).unwrap_or(ours.manager()).name.clone();
         let (theirs, held) = (theirs.version, ours.version);
         let jumps = format!(
-            "{} made group record {theirs}, which nobody takes ({refused}); if its key is not to be trusted any more, at the \
-             manager: bellwether group rebuild --refuse {}",
+            "{} made group record {theirs}, which no server accepts ({refused}); if its key is not trusted any more, refuse \
+             it at the manager: bellwether group rebuild --refuse {}",
             signer.name, signer.key
         );
         let (server, reason) = match branch {
@@ -266,17 +266,17 @@ impl GroupRecord {
                 line(signer),
                 format!(
                     "{} made group record {theirs}, by which this server is the manager, too, and which does not follow from \
-                     {held}, held here ({refused}); who holds that takes nothing from here, until, here: bellwether promote \
-                     --self --force",
+                     {held}, which is held here ({refused}); servers with that record take nothing from this server until \
+                     it leads again: bellwether promote --self --force",
                     signer.name
                 ),
             ),
             None => (
                 line(leads),
                 format!(
-                    "{leads} leads by group record {theirs}, which does not follow from {held}, held here ({refused}); decide \
-                     who leads, {leads} or {}, then there: bellwether promote --self --force; who is refused after that, too, \
-                     leaves the group (bellwether leave) and joins again",
+                    "{leads} leads by group record {theirs}, which does not follow from {held}, which is held here ({refused}); \
+                     decide whether {leads} or {} leads, then there: bellwether promote --self --force (a server that is \
+                     refused after that, too, leaves the group by bellwether leave, and joins again)",
                     ours.manager().name,
                     leads = leads.name,
                 ),
@@ -286,8 +286,8 @@ impl GroupRecord {
         let _ = self.events.send(Event::Fenced { server, conflict: true, reason });
     }
 
-    /// Another server leads in the epoch in which this one does, and could come to lead as this one did: what both change could
-    /// never be one, so neither changes anything (W26). Who could not have taken the role stops nobody.
+    /// Notes that another server leads in this manager's epoch, by a record with the same right. Changes of both could never
+    /// be merged, so neither server changes anything (W26). A server without the right to the role stops no other one.
     fn note_rival(&self, kept: &[SignedRecord], links: &[SignedRecord], refused: &RecordRefused) {
         let newest = links.iter().max_by_key(|link| link.record().version);
         let (RecordRefused::Conflict(_), Some(last)) = (refused, newest) else { return };
@@ -297,7 +297,7 @@ impl GroupRecord {
         }
         let (ours, theirs) = (current.record(), last.record());
         let reason: Arc<str> = format!(
-            "two managers lead in epoch {}: {}, and {} by group record {}; neither takes any change",
+            "two managers lead in epoch {}: {}, and {} by group record {}; neither of them accepts any change",
             ours.version.epoch,
             ours.manager().name,
             theirs.manager().name,
@@ -313,16 +313,16 @@ impl GroupRecord {
         }
     }
 
-    /// Puts in force what root of this machine has decided: what is held does not have to allow it. On the disk before it
-    /// returns.
+    /// Puts in force a record that root of this machine has decided on, whether or not the held one allows it. It is durable
+    /// when this returns.
     ///
     /// # Errors
-    /// Not written; what was held stays in force.
+    /// The record cannot be written; the held one stays in force.
     pub fn put_by_root(&self, held: Held) -> Result<(), StateFileError> {
         self.keep(&mut self.locked(), held)
     }
 
-    /// The same, with a record of this server's own making.
+    /// As [`GroupRecord::put_by_root`], with a record that this server made.
     ///
     /// # Errors
     /// As [`GroupRecord::put_by_root`].
@@ -330,10 +330,10 @@ impl GroupRecord {
         self.put(&mut self.locked(), std::slice::from_ref(new))
     }
 
-    /// Puts a record of this server's own making in force that begins an epoch. On the disk before it returns.
+    /// Puts a record in force that this server made and that begins an epoch. It is durable when this returns.
     ///
     /// # Errors
-    /// What is held by now is another manager's, or not written; the record held stays in force.
+    /// The held record is another manager's by now, or the new one cannot be written; the held one stays in force.
     pub fn save(&self, new: &SignedRecord) -> Result<(), SaveError> {
         let mut chain = self.locked();
         if new.may_follow(&self.current()).map_err(SaveError::Superseded)? {
@@ -342,11 +342,11 @@ impl GroupRecord {
         Ok(())
     }
 
-    /// Puts the record in force that this server, the manager, has made from `held`; never over one that was put in force
-    /// since (invariant 3). On the disk before it returns.
+    /// Puts the record in force that this manager made from `held`, unless another one has come into force since (invariant
+    /// 3). It is durable when this returns.
     ///
     /// # Errors
-    /// What is held by now is another record, or not written; the record held stays in force.
+    /// The held record is another one by now, or the new one cannot be written; the held one stays in force.
     pub fn save_next(&self, held: &SignedRecord, next: &SignedRecord) -> Result<(), SaveError> {
         let mut chain = self.locked();
         let current = self.current();

@@ -1,4 +1,4 @@
-//! A set on disk, a small scanner for it, and packs of what it holds.
+//! A set on disk, a small scanner for it, and packs of its content.
 
 use std::{
     collections::HashMap,
@@ -22,15 +22,15 @@ use bellwether_store::{
 };
 use bytes::Bytes;
 
-/// One set named `web` in a directory of its own.
+/// One set named `web` in its own directory.
 pub(crate) struct Site {
     directory: tempfile::TempDir,
     pub(crate) rules: Vec<Arc<SetRules>>,
     pub(crate) sources: Vec<Source>,
     key: KeyPair,
-    /// Where increments may be patches.
+    /// The cache for patches, if increments may have them.
     pub(crate) outlines: Option<Outlines>,
-    /// Where chunks are that the files do not hold any more.
+    /// The packs with the chunks that the files no longer hold.
     pub(crate) history: Option<Packs>,
 }
 
@@ -44,7 +44,7 @@ impl Site {
         Self { directory, rules: vec![rules], sources, key: KeyPair::generate(), outlines: None, history: None }
     }
 
-    /// From now on, chunks are remembered and increments are patches where that is shorter.
+    /// From now on, chunks are remembered, and increments have patches where these are shorter.
     pub(crate) fn remember(&mut self) {
         self.outlines = Some(Outlines::open(&self.directory.path().join("outlines"), 1_000).unwrap());
     }
@@ -59,12 +59,12 @@ impl Site {
         fs::write(path, bytes).unwrap();
     }
 
-    /// A place for a history.
+    /// The directory of a history.
     pub(crate) fn history(&self) -> PathBuf {
         self.directory.path().join("history")
     }
 
-    /// What the set holds now.
+    /// The present content of the set.
     pub(crate) fn scan(&self) -> Tree {
         let root = Node::Directory(Arc::new(scan_directory(&self.sources[0].path)));
         Tree::new(vec![SetTree { rules: self.rules[0].clone(), root: root.directory().cloned() }])
@@ -91,7 +91,7 @@ impl Site {
         SignedHeader::sign(header, &self.key)
     }
 
-    /// The pack of `header` from `parent` to `tree`; a base when the parent is an empty tree.
+    /// The pack of `header` from `parent` to `tree`; a base if the parent is an empty tree.
     pub(crate) fn pack(&self, header: &SignedHeader, parent: &Tree, tree: &Tree) -> Result<Vec<u8>, PackError> {
         self.pack_as(header, parent, tree, Codec::default())
     }
@@ -136,7 +136,7 @@ impl Line {
         Self { site, history, head: None }
     }
 
-    /// Publishes what the set holds: a base first, then increments.
+    /// Publishes the content of the set: a base first, and increments after it.
     pub(crate) fn publish(&mut self) -> Arc<Stored> {
         let tree = self.site.scan();
         let parent = self.head.take();
@@ -187,7 +187,7 @@ pub(crate) fn bytes_of(stored: &Stored) -> Vec<u8> {
     bytes[stored.at as usize..][..stored.size as usize].to_vec()
 }
 
-/// A pack, read.
+/// The content of a pack.
 #[derive(Debug, Default)]
 pub(crate) struct Unpacked {
     pub(crate) head: Option<Head>,
@@ -239,7 +239,7 @@ pub(crate) fn chunks_of(tree: &Tree) -> HashMap<Hash, Chunk> {
     chunks
 }
 
-/// A file's content, cut as the format cuts it.
+/// A file's content, cut like in the format.
 pub(crate) fn content(bytes: &[u8]) -> Content {
     let cuts = fastcdc::v2020::FastCDC::new(bytes, 16 << 10, 64 << 10, 256 << 10);
     cuts.map(|cut| {

@@ -1,4 +1,4 @@
-//! Frames built by hand, from the format's description and not from the program's own encoder.
+//! Frames that are made by the format's description, without the program's own encoder.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ pub(crate) const CHUNKS: u8 = 3;
 pub(crate) const END: u8 = 4;
 pub(crate) const PATCHES: u8 = 5;
 
-/// A frame whose header says `kind`, `codec` and `raw` whatever the payload is.
+/// A frame with `kind`, `codec` and `raw` in its header, for any payload.
 pub(crate) fn frame_that_says(kind: u8, codec: u8, length: u32, raw: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = b"BWF1".to_vec();
     frame.extend([kind, codec, 0, 0]);
@@ -36,7 +36,7 @@ pub(crate) fn deflate(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A pack to be spoilt.
+/// A pack that a test damages.
 pub(crate) struct Forge {
     pub(crate) header: SignedHeader,
     pub(crate) base: bool,

@@ -64,7 +64,7 @@ fn what_is_stored_matches_the_file() {
     assert!(stored.changes_end < 10_000);
 }
 
-/// A base and its increments are one file, but for what is too large to be written twice.
+/// A base and its increments are one file, except for packs that are too large to be written twice.
 #[test]
 fn a_segment_is_one_file() {
     let mut line = Line::new();
@@ -87,7 +87,7 @@ fn a_segment_is_one_file() {
         }
         line.reopen();
     }
-    // What follows goes where it went before the start.
+    // The next pack goes to the same file as before the start.
     assert_eq!(line.edit("f", small(6)).path, base.path);
 }
 
@@ -107,13 +107,13 @@ fn routes() {
     let id = line.edit("g", "small").header.id();
     let history = &line.history;
     assert_eq!(route(history, None), Some(vec![(4, true), (5, false)]));
-    // Three increments of 100 kB: the base of one file is shorter; one increment is not longer than the base.
+    // With three increments of 100 kB, the base of one file is shorter; with one increment, it is not.
     assert_eq!(route(history, Some(ids[0])), Some(vec![(4, true), (5, false)]));
     assert_eq!(route(history, Some(ids[3])), Some(vec![(5, false)]));
     assert_eq!(route(history, Some(id)), None);
 }
 
-/// Two managers went on from the same revision: the head's ancestry counts, not the numbers between.
+/// Two managers went on from the same revision: the head's ancestry counts, and not the numbers between.
 #[test]
 fn a_fork_is_passed_by() {
     let mut line = Line::new();
@@ -186,7 +186,7 @@ fn retention_deletes_whole_segments() {
     line.history.retain(100).unwrap();
     line.history.retain(7).unwrap();
     assert_eq!(sequences(&line.history).len(), 11);
-    // Six revisions, 4 to 9, are there with base 4.
+    // Base 4 has six revisions, 4 to 9.
     line.history.retain(6).unwrap();
     let kept = vec![(4, true), (5, false), (6, false), (7, false), (7, true), (8, false), (9, false)];
     assert_eq!(sequences(&line.history), kept);

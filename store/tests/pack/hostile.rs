@@ -1,4 +1,4 @@
-//! Packs that lie: each is refused, with a message that names the lie.
+//! Packs with wrong contents: each is refused, with a message that names the fault.
 
 use bellwether_proto::{limits, v1};
 use bellwether_store::pack::{self, Reader};
@@ -22,7 +22,7 @@ fn refused(pack: &[u8], why: &str) {
     }
 }
 
-/// The pack of a forge that `spoil` changed consistently.
+/// The forge's pack after a consistent change by `spoil`.
 #[track_caller]
 fn refused_with(spoil: impl FnOnce(&mut Forge), why: &str) {
     let mut forge = Forge::new();
@@ -129,7 +129,7 @@ fn frames_out_of_order() {
 fn changes_that_are_not_sorted() {
     refused_with(|forge| forge.changes.swap(0, 1), "not sorted: '' after 'index.html'");
     refused_with(|forge| forge.changes.push(forge.changes[1].clone()), "not sorted");
-    // By component: what a directory holds comes before its neighbours.
+    // Paths are sorted by component, so a directory's content comes before its neighbours.
     let unsorted = |forge: &mut Forge| {
         forge.changes = vec![change("a", directory()), change("a-b", directory()), change("a/b", directory())];
     };
@@ -209,7 +209,7 @@ fn chunks_that_cannot_be() {
     );
 }
 
-/// Messages of two bytes that take fifty times that in memory are refused before they are decoded.
+/// Messages of two bytes that would take fifty times that in memory are refused before they are decoded.
 #[test]
 fn messages_that_swell() {
     let forge = Forge::new();

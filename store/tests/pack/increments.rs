@@ -1,4 +1,4 @@
-//! What an increment carries, and what it does not.
+//! The content of increments.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use bellwether_store::tree::Tree;
 
 use crate::fixture::{Site, noise, unpack};
 
-/// The increment that `edit` makes of what `site` holds.
+/// The increment from the content of `site` to that after `edit`.
 fn increment(site: &Site, edit: impl FnOnce()) -> Vec<u8> {
     let before = site.scan();
     let first = site.header(None, before.root());
@@ -73,7 +73,7 @@ fn equal_files_are_sent_once() {
     assert_eq!(chunks.iter().map(|(chunk, _)| chunk.length).sum::<u32>(), 40_000);
 }
 
-/// What does not shrink is stored as it is: the pack is not larger than its content by more than its frames.
+/// Incompressible content is stored without compression: the pack is larger only by its frames.
 #[test]
 fn noise_is_stored_as_it_is() {
     let site = Site::new();

@@ -1,4 +1,4 @@
-//! A base of a revision that has entries as they were before: the files hold something else, or are gone.
+//! A base of a revision with entries as they were before: the files have other content, or are gone.
 
 use std::{collections::HashMap, fs};
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::fixture::{Line, bytes_of, chunks_of, noise, unpack};
 
-/// A line of revisions, and files that are no longer what its head says: `(path, what it was)`.
+/// A line of revisions, and files that have changed since its head: `(path, old content)`.
 fn moved_on() -> (Line, Vec<(&'static str, Vec<u8>)>) {
     let mut line = Line::new();
     let files = vec![("small", noise(1, 700)), ("large", noise(2, 3_000_000)), ("gone", noise(3, 100_000))];

@@ -1,4 +1,4 @@
-//! What is found after an interruption, a kill or damage.
+//! A history after an interruption, a kill or damage.
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
@@ -13,7 +13,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// A complete small pack of several frames, and where they end.
+/// A complete small pack of several frames, and the ends of the frames.
 fn small_pack() -> (Vec<u8>, Vec<usize>) {
     let mut line = Line::new();
     let stored = line.edit("f", noise(1, 700));
@@ -36,7 +36,7 @@ fn a_transfer_goes_on_from_every_byte() {
     let mut history = History::open(directory.path()).unwrap();
     for cut in 0..=bytes.len() {
         let whole = ends.iter().copied().filter(|end| *end <= cut).max().unwrap_or(0);
-        // By turns: the connection broke, or the process was killed while the pack was in a file.
+        // The connection broke, or the process was killed while the pack was in a file, in turn.
         if cut % 2 == 0 {
             new_pack(&history, &bytes[..cut]).keep(pack);
         } else {
@@ -87,13 +87,13 @@ fn only_one_interrupted_pack_is_kept() {
     assert_eq!(history.partial(), None);
     drop(new);
     assert!(names(directory.path()).is_empty());
-    // Kept under another pack's name: not kept.
+    // A pack under another pack's name is not kept.
     new_pack(&history, &bytes[..ends[1]]).keep(second);
     assert_eq!(history.partial(), None);
     assert!(names(directory.path()).is_empty());
 }
 
-/// After a power loss the file may have its length and not its bytes.
+/// After a power loss the file may have its length but not its bytes.
 #[test]
 fn a_part_with_a_hole_goes_on_before_it() {
     let (mut bytes, ends) = small_pack();
@@ -123,7 +123,7 @@ fn what_is_incomplete_is_not_committed() {
     }
 }
 
-/// A history of three revisions in one file, and the pack of the next.
+/// A history of three revisions in one file, and the next pack.
 fn line_and_next() -> (Line, Vec<u8>) {
     let mut line = Line::new();
     for text in ["1", "2", "3"] {
@@ -136,7 +136,7 @@ fn line_and_next() -> (Line, Vec<u8>) {
     (line, bytes)
 }
 
-/// A kill or a power loss while a pack is appended: the file is cut anywhere, or has its length and not its bytes.
+/// A kill or a power loss during an append: the file is cut anywhere, or has its length but not its bytes.
 #[test]
 fn an_append_that_was_interrupted_anywhere_leaves_old_or_new() {
     let (mut line, bytes) = line_and_next();
@@ -149,7 +149,7 @@ fn an_append_that_was_interrupted_anywhere_leaves_old_or_new() {
             let torn = [&before[..], &bytes[..cut], &vec![0; hole]].concat();
             fs::write(&head.path, &torn).unwrap();
             line.reopen();
-            // It may end with zeros of its own.
+            // The pack may end with zeros of its own.
             let is_new = torn[before.len()..].starts_with(&bytes);
             assert_eq!(line.history.left_out(), [], "cut at {cut}, {hole} zeros");
             assert_eq!(line.history.head().unwrap().header.id() == first, !is_new, "cut at {cut}, {hole} zeros");
@@ -165,7 +165,7 @@ fn an_append_that_was_interrupted_anywhere_leaves_old_or_new() {
     }
 }
 
-/// Retention removes files one by one: killed after any of them, what is left is a history.
+/// Retention removes files one by one: after a kill between them, the rest is a history.
 #[test]
 fn a_kill_within_retention_leaves_a_history() {
     for killed_after in 0..3 {
@@ -179,7 +179,7 @@ fn a_kill_within_retention_leaves_a_history() {
         let saved: BTreeMap<_, _> = line.history.all().map(|s| (s.path.clone(), fs::read(&s.path).unwrap())).collect();
         assert_eq!(saved.len(), 3);
         line.history.retain(1).unwrap();
-        // Put back what a kill would have left: the oldest files go last.
+        // This restores the state after a kill: the oldest files are deleted last.
         let gone: Vec<_> = saved.into_iter().rev().filter(|(path, _)| !path.exists()).collect();
         assert_eq!(gone.len(), 2);
         for (path, bytes) in gone.into_iter().skip(killed_after) {
@@ -212,11 +212,11 @@ fn a_damaged_file_is_named_and_left_out_with_those_that_need_it() {
         assert_eq!(line.history.head().unwrap().path, paths[1]);
         assert!(paths.iter().all(|path| path.exists()));
     }
-    // Under another pack's name.
+    // The file has another pack's name.
     fs::copy(&paths[1], &paths[2]).unwrap();
     line.reopen();
     assert!(line.history.left_out()[0].why.contains("its name should be"));
-    // Received again, it is whole again.
+    // After it was received again, the pack is whole.
     line.commit(&bytes);
     assert_eq!(line.history.left_out().len(), 2);
     line.reopen();
@@ -246,7 +246,7 @@ fn damage_amid_a_file_is_named_and_nothing_of_it_is_written_over() {
     assert_eq!(line.history.left_out().len(), 1);
 }
 
-/// A base that comes again does not take the increments with it that stand behind the first one.
+/// A base that comes again does not remove the increments behind the first one.
 #[test]
 fn a_base_that_comes_again_gets_a_file_of_its_own() {
     let (mut line, _) = line_and_next();

@@ -1,4 +1,4 @@
-//! Packs and their history, from files on a disk to trees and back, and against whatever a hostile peer may send.
+//! Packs and their history, from files on a disk to trees and back, and against any content from a hostile peer.
 
 mod fixture;
 mod frames;

@@ -1,4 +1,4 @@
-//! Any bytes, and good packs with random damage: an error or a correct prefix, never a panic.
+//! Any bytes, and good packs with random damage, give an error or a correct prefix, and never a panic.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use crate::{
     frames::{Forge, frame},
 };
 
-/// Two good packs to spoil and to splice.
+/// Two good packs that are damaged and spliced.
 static PACKS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
     let site = Site::new();
     site.write("a/one.conf", "listen 80;\n".repeat(50));
@@ -30,7 +30,7 @@ static FRAMES: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
     [forge.head_frame(), forge.changes_frame(), forge.chunks_frame(), forge.end_frame()]
 });
 
-/// Reads it every way there is.
+/// Reads the pack in every possible way.
 fn feed(bytes: &[u8], piece: usize) {
     if let Ok(unpacked) = unpack_in(bytes, piece)
         && let Some(head) = &unpacked.head
@@ -105,7 +105,7 @@ proptest! {
     #[test]
     fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400), piece in 1..100usize) {
         feed(&bytes, piece);
-        // Behind a good frame header, so that decoders are reached.
+        // The bytes follow a good frame header, so that the decoders are reached.
         for kind in 1..=4 {
             if !bytes.is_empty() {
                 feed(&[FRAMES[0].clone(), frame(kind, &bytes)].concat(), piece);
@@ -138,7 +138,7 @@ proptest! {
     #[test]
     fn a_spoilt_history(which in 0..2usize, spoils in prop::collection::vec(spoil(), 0..3), name in 0..4usize) {
         let bytes = spoilt(PACKS[which].clone(), &PACKS[1 - which], spoils);
-        // The name of the good base, so that damage behind the head is met, and others.
+        // The file has the good base's name, so that damage behind the head is found, too.
         let header = unpack_in(&PACKS[0], 4096).unwrap().head.unwrap().header;
         let good = format!("{:016}.1.{}.base", 1, header.id().0.short());
         let names = [good.as_str(), "0000000000000002.1.00000000.inc", "x.base", "incoming-0.part"];

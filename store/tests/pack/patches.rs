@@ -1,4 +1,4 @@
-//! Increments that tell chunks by what differs: smaller, and the history gives the same bytes.
+//! Increments with patches: they are smaller, and the history gives the same bytes.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::{
     frames::{CHUNKS, Forge, PATCHES, chunk_payload, frame},
 };
 
-/// A configuration of many lines, of which one says `value`.
+/// A configuration of many lines, with `value` in one of them.
 fn config(lines: usize, value: &str) -> Vec<u8> {
     let line = |n: usize| match n == lines / 2 {
         true => format!("    upstream {value};\n"),
@@ -35,7 +35,7 @@ fn packed(line: &Line) -> Unpacked {
     unpack(&bytes_of(stored)).unwrap()
 }
 
-/// All chunks of the head, as the history gives them.
+/// All chunks of the head from the history.
 #[track_caller]
 fn the_history_has_all(line: &Line) {
     let wanted = chunks_of(&line.head.as_ref().unwrap().1);
@@ -77,7 +77,7 @@ fn a_line_in_a_large_file_is_a_patch_of_one_chunk() {
     the_history_has_all(&line);
 }
 
-/// What is patched again and again, forwards and back, is found in whatever pack has it.
+/// A chunk that is patched again and again, forwards and back, is found in any pack that has it.
 #[test]
 fn patches_of_patches_are_found() {
     let mut line = remembering();
@@ -115,7 +115,7 @@ fn old_chunks_are_taken_from_the_files_that_change_and_from_nothing_else() {
     assert_eq!(olds.apply(&patch), None);
 }
 
-/// Without what is remembered there are no patches; with it lost, neither.
+/// There are no patches without outlines, nor after the outlines are lost.
 #[test]
 fn nothing_remembered_is_sent_whole() {
     let mut line = Line::new();
@@ -127,7 +127,7 @@ fn nothing_remembered_is_sent_whole() {
     assert_eq!((packed(&line).chunks.len(), packed(&line).patches.len()), (0, 1));
 }
 
-/// Old and new chunk, what stays at both ends, the middle.
+/// The old and the new chunk, the bytes that stay at both ends, and the middle.
 type Told<'a> = (&'a [u8], &'a [u8], u32, u32, &'a [u8]);
 
 fn payload(patches: &[Told<'_>]) -> Vec<u8> {
@@ -147,7 +147,7 @@ fn patches_that_lie_are_refused() {
     };
     let base = Forge::new();
     let honest = frame(PATCHES, &payload(&[(b"hallo\n", b"hello\n", 1, 4, b"e")]));
-    refused(&base, std::slice::from_ref(&honest), "a whole tree that patches");
+    refused(&base, std::slice::from_ref(&honest), "a base with patches");
     let mut forge = Forge::new();
     forge.base = false;
     let says = |list: &[Told<'_>]| vec![frame(PATCHES, &payload(list))];

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::fixture::{Site, chunks_of, noise, unpack, unpack_in};
 
-/// What happens to one of a few paths.
+/// A change of one of a few paths.
 #[derive(Debug, Clone)]
 enum Step {
     Write(usize, u64, usize),
@@ -35,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Does what can be done; the file system refuses the rest.
+/// Makes each possible change; the file system refuses the others.
 fn perform(site: &Site, steps: &[Step]) {
     for step in steps {
         let path = |at: usize| site.path(PATHS[at]);
@@ -130,7 +130,7 @@ fn many_frames_are_deterministic_and_decode_off_thread() {
     assert_eq!(unpacked.chunks.len(), chunks_of(&tree).len());
 }
 
-/// Chunks are slices of the frame that was inflated, not copies.
+/// Chunks are slices of the inflated frame, not copies.
 #[test]
 fn chunks_share_their_frame() {
     let (site, tree) = large();
@@ -159,7 +159,7 @@ fn a_file_that_changed_is_named() {
             std::os::unix::fs::symlink("../copy", site.path("d1/1.conf")).unwrap();
         },
         |site| {
-            // The directory is swapped for a link to another one with the same content.
+            // The directory is replaced by a link to another one with the same content.
             fs::rename(site.path("d1"), site.path("moved")).unwrap();
             std::os::unix::fs::symlink("moved", site.path("d1")).unwrap();
         },

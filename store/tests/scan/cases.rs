@@ -1,4 +1,4 @@
-//! What is carried and what is not, and what is read again.
+//! The entries that a scan carries and those that it reads again.
 
 use std::{
     ffi::OsStr,
@@ -95,7 +95,7 @@ fn an_edit_of_the_same_size_with_its_time_put_back_is_seen() {
     assert_ne!(set.scan(&before, &Look::Stats).tree.root(), before.root());
 }
 
-/// Faster than the clock that stamps files: inode, size and all times stay as they were.
+/// An edit faster than the clock that stamps files: inode, size and all times stay the same.
 #[test]
 fn edits_within_one_tick_are_seen() {
     let set = Set::new();

@@ -59,7 +59,7 @@ impl Set {
         self.directory.path().join("root").join(below)
     }
 
-    /// Writes a file; makes its directories.
+    /// Writes a file, and makes its directories.
     fn write(&self, path: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -94,12 +94,12 @@ impl Set {
         self.try_scan(before, look).unwrap()
     }
 
-    /// All of it, read anew.
+    /// All of it, read again.
     fn fresh(&self) -> Scan {
         self.scan(&self.empty(), &Look::Bytes)
     }
 
-    /// Scans until every file is old enough to be believed.
+    /// Scans until every file is old enough to be trusted.
     fn settled(&self) -> Tree {
         let deadline = Instant::now() + Duration::from_secs(180);
         let mut scanned = self.fresh();
@@ -142,7 +142,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Does it as a user who is not root, whose rights this thread and those that read for it have from then on.
+/// Runs it as a user who is not root; this thread and those that read for it have that user's rights from then on.
 fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     let becomes_nobody = |_| {
         if is_root() {
@@ -154,7 +154,7 @@ fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     threads.install(what)
 }
 
-/// A set of a directory that is not ours, all of it excluded but one name.
+/// A set of a directory that is not ours, with everything excluded except for one name.
 fn only(path: &Path, kept: &str) -> Source {
     let mut rules = SetRules::new(name());
     rules.exclude = vec!["/*".to_owned(), format!("!/{kept}")];

@@ -1,4 +1,4 @@
-//! Looking at named paths.
+//! Scans of named paths.
 
 use std::{
     fs,

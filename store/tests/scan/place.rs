@@ -1,4 +1,4 @@
-//! Roots and mounts: nothing is followed, nothing is crossed.
+//! Roots and mounts: no link is followed, and no mount is crossed.
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
@@ -60,7 +60,7 @@ fn an_excluded_mount_is_not_looked_at() {
     assert_eq!(listing(&scanned.tree), ["/"]);
 }
 
-/// The kernel says that this file has no bytes, and then gives some: as one that grows at each read.
+/// The kernel says that this file has no bytes and then gives some, like a file that grows at each read.
 #[test]
 fn a_file_that_is_never_what_its_stat_says_is_busy() {
     let source = only(Path::new("/proc/sys/kernel/random"), "boot_id");

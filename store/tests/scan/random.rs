@@ -1,5 +1,4 @@
-//! Random edits of random trees: looking again, at everything or at what was touched, finds what a scan from nothing
-//! finds.
+//! Random edits of random trees: a scan of everything, or of the touched paths, finds the same as a scan without a known tree.
 
 use std::{
     collections::BTreeMap,
@@ -60,7 +59,7 @@ fn on_disk(set: &Set, path: &EntryPath) -> PathBuf {
     set.path("").join(OsStr::from_bytes(path.as_bytes()))
 }
 
-/// Does it, where it can be done, and notes what a watch would name.
+/// Makes each possible edit, and notes the paths that a watch would name.
 fn run(set: &Set, op: &Op, touched: &mut Touched) {
     let disk = |path: &EntryPath| on_disk(set, path);
     let no_link = |path: &EntryPath| !fs::symlink_metadata(disk(path)).is_ok_and(|found| found.is_symlink());

@@ -1,4 +1,4 @@
-//! What cannot be read, or is not whole yet, stays as in the last revision; the others are read.
+//! Entries that cannot be read or are not whole stay as in the last revision; the others are read.
 
 use std::{
     fs::{self, OpenOptions},
@@ -22,13 +22,13 @@ fn keep(source: &Source, before: &Tree, look: &Look, last: &Tree) -> Scan {
         .unwrap()
 }
 
-/// As the manager scans: with `patience` for every file.
+/// Scans like the manager, with `patience` for every file.
 fn patient(set: &Set, (before, last): (&Tree, &Tree), look: &Look, patience: Patience) -> Scan {
     let all = move |_: &SetName, _: &_| patience;
     scan_keeping(&[set.source()], before, look, Keeping { last, expected: before, patience: Some(&all) }).unwrap()
 }
 
-/// What a set under the rules of `source` held, which `fill` makes.
+/// The content that `fill` makes, of a set under the rules of `source`.
 fn held_before(source: &Source, fill: impl FnOnce(&Path)) -> Tree {
     let directory = tempfile::tempdir().unwrap();
     fill(directory.path());
@@ -50,7 +50,7 @@ fn own() -> PathBuf {
     Path::new("/proc").join(std::process::id().to_string())
 }
 
-/// A file that the kernel answers EIO for: this process's memory, at address 0.
+/// A file for which the kernel answers EIO: this process's memory, at address 0.
 #[test]
 fn a_file_with_a_bad_sector_stays_as_it_was() {
     let source = only(&own(), "mem");
@@ -164,7 +164,7 @@ fn a_file_that_is_open_for_writing_waits_alone() {
     }
 }
 
-/// Whoever has an unchanged file open is no matter: a database in the set, a program that appends now and then.
+/// It does not matter that a process has an unchanged file open: a database in the set, a program that sometimes appends.
 #[test]
 fn an_open_file_that_did_not_change_is_as_any_other() {
     let set = Set::new();

@@ -1,4 +1,4 @@
-//! Whether a member's tree is the manager's, byte for byte: names, kinds, modes, owners, times, links, content.
+//! Compares a member's tree with the manager's, byte for byte: names, kinds, modes, owners, times, links, content.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use crate::problem::{Problem, Result};
 /// Compares every copy with `original`.
 ///
 /// # Errors
-/// The first difference that was found.
+/// The first difference.
 pub(crate) fn all_equal(original: &Path, copies: &[PathBuf]) -> Result<()> {
     let next = AtomicUsize::new(0);
     let work = || {
@@ -77,7 +77,7 @@ impl Buffers {
     }
 }
 
-/// The names in a directory, but for a staging directory of Bellwether's, which is not the set's.
+/// The names in a directory, except for Bellwether's staging directory, which is not part of the set.
 fn names(directory: &Path) -> Result<BTreeSet<OsString>> {
     let entries = fs::read_dir(directory).map_err(Problem::with("read", directory))?;
     let names: io::Result<BTreeSet<_>> = entries.map(|entry| Ok(entry?.file_name())).collect();
@@ -103,7 +103,7 @@ mod tests {
         symlink("dir/file", root.join("link")).expect("a link");
     }
 
-    /// A comparison that finds every tree equal would let every measurement pass.
+    /// A comparison that finds all trees equal would let every measurement pass.
     #[test]
     fn every_kind_of_difference_is_found() {
         let edits: [fn(&Path); 6] = [

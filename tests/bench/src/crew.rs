@@ -1,4 +1,4 @@
-//! The processes of one contender: what runs on which side, what it has cost so far. All are ended when it is dropped.
+//! The processes of one contender, with their sides and their costs so far. All are ended when this is dropped.
 
 use std::{
     fs::{self, File},
@@ -19,9 +19,9 @@ use crate::{
     run::what,
 };
 
-/// How often the end of a process is looked for.
+/// The interval of checks for the end of a process.
 const NAP: Duration = Duration::from_micros(500);
-/// How much of a log is shown with a problem.
+/// The part of a log that is shown with a problem, in bytes.
 const SHOWN: usize = 1_500;
 
 /// Seconds of CPU.
@@ -54,7 +54,7 @@ impl Sub for Cpu {
     }
 }
 
-/// A process that was started and not waited for.
+/// A process that was started, and whose end nobody has waited for.
 #[derive(Debug)]
 pub(crate) struct Running {
     what: String,
@@ -69,7 +69,7 @@ impl Running {
         self.child.id()
     }
 
-    /// How it ended and what CPU it and its children had used, if it has ended.
+    /// The exit status, and the CPU that the process and its children had used, if it has ended.
     fn ended(&mut self) -> Result<Option<(ExitStatus, f64)>> {
         let failed = |what: &str| Problem::new(format!("cannot wait for {what}"));
         let pid = Pid::from_raw(self.pid().cast_signed()).ok_or_else(|| failed(&self.what))?;
@@ -77,13 +77,13 @@ impl Running {
         if waitid(WaitId::Pid(pid), look).map_err(|_| failed(&self.what))?.is_none() {
             return Ok(None);
         }
-        // What the kernel adds to our own account as we wait: of many short processes nothing is lost by rounding.
+        // The kernel adds this to our own account at the wait, so many short processes lose nothing by rounding.
         let before = proc::reaped_seconds();
         let status = self.child.wait().map_err(|_| failed(&self.what))?;
         Ok(Some((status, proc::reaped_seconds() - before)))
     }
 
-    /// The end of what it printed.
+    /// The end of its output.
     fn said(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(SHOWN)..]).trim().to_owned()
@@ -92,7 +92,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended already needs no signal.
+        // A process that has ended needs no signal.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -104,13 +104,13 @@ pub(crate) struct Crew<'a> {
     network: &'a Network,
     logs: PathBuf,
     running: Vec<Running>,
-    /// CPU of those that have ended.
+    /// CPU of the processes that have ended.
     spent: Cpu,
     started: usize,
 }
 
 impl<'a> Crew<'a> {
-    /// Nobody yet; what they print goes to files in `logs`, which is made.
+    /// An empty crew, whose outputs go to files in `logs`, which is made.
     ///
     /// # Errors
     /// The system's.
@@ -129,7 +129,7 @@ impl<'a> Crew<'a> {
         Ok(Running { what: what(command), side, child, log })
     }
 
-    /// Starts one that is to run until the crew is dropped; returns its process id.
+    /// Starts a process that runs until the crew is dropped, and returns its process id.
     ///
     /// # Errors
     /// The system's.
@@ -140,18 +140,18 @@ impl<'a> Crew<'a> {
         Ok(pid)
     }
 
-    /// Runs all at once, each to its end; returns what each printed.
+    /// Runs all at once, each to its end, and returns their outputs.
     ///
     /// # Errors
-    /// One failed, or has not ended after `patience`: with what it said. The others are ended.
+    /// One failed, or did not end within `patience`; the error has its output. The others are ended.
     pub(crate) fn run(&mut self, side: Side, commands: Vec<Command>, patience: Duration) -> Result<Vec<String>> {
         self.run_then(side, commands, patience, |_, _, said| Ok(said))
     }
 
-    /// The same, and as each ends, does `then` with its index and what it printed.
+    /// As [`Crew::run`], and calls `then` with the index and the output of each that ends.
     ///
     /// # Errors
-    /// As above, or those of `then`.
+    /// As before, or those of `then`.
     pub(crate) fn run_then<T>(
         &mut self,
         side: Side,
@@ -188,10 +188,10 @@ impl<'a> Crew<'a> {
         Err(Problem::new(format!("{}: {status}: {}", process.what, process.said())))
     }
 
-    /// Waits for the end of one that was started.
+    /// Waits for the end of a started process.
     ///
     /// # Errors
-    /// It failed, or has not ended after `patience`.
+    /// It failed, or did not end within `patience`.
     pub(crate) fn finish(&mut self, pid: u32, patience: Duration) -> Result<()> {
         let began = Instant::now();
         let Some(at) = self.running.iter().position(|process| process.pid() == pid) else { return Ok(()) };
@@ -203,29 +203,29 @@ impl<'a> Crew<'a> {
         Ok(())
     }
 
-    /// All that one of those that run has printed so far.
+    /// The output of a running process so far.
     pub(crate) fn printed(&self, pid: u32) -> String {
         let process = self.running.iter().find(|process| process.pid() == pid);
         process.map(|process| fs::read_to_string(&process.log).unwrap_or_default()).unwrap_or_default()
     }
 
-    /// CPU of all so far: those that run, those that have ended, and the children that they have waited for.
+    /// CPU of all so far: of running and ended processes, and of the children that they have waited for.
     pub(crate) fn cpu(&self) -> Cpu {
         let running =
             self.running.iter().map(|process| Cpu::on(process.side, proc::cpu_seconds(process.pid()).unwrap_or(0.0)));
         running.fold(self.spent, Cpu::add)
     }
 
-    /// Peak memory of those that run on that side, added up.
+    /// The sum of the peak memory of the running processes on that side.
     pub(crate) fn peak(&self, side: Side) -> u64 {
         let there = self.running.iter().filter(|process| process.side == side);
         there.filter_map(|process| proc::peak_bytes(process.pid())).sum()
     }
 
-    /// Waits until none of those that run has a child at work.
+    /// Waits until no running process has a child at work.
     ///
     /// # Errors
-    /// Some still has after `patience`.
+    /// A process still has a child after `patience`.
     pub(crate) fn settle(&self, patience: Duration) -> Result<()> {
         let began = Instant::now();
         for process in &self.running {
@@ -237,7 +237,7 @@ impl<'a> Crew<'a> {
         Ok(())
     }
 
-    /// What those that run printed last, to explain a problem.
+    /// The last output of the running processes, to explain a problem.
     pub(crate) fn said(&self) -> String {
         let each = self.running.iter().map(|process| format!("--- {}\n{}", process.what, process.said()));
         each.take(4).collect::<Vec<_>>().join("\n")

@@ -1,4 +1,4 @@
-//! Fresh file systems: ext4 in a sparse file, mounted through a loop device, gone when dropped.
+//! New file systems: ext4 in a sparse file, mounted through a loop device, and removed when dropped.
 
 use std::{
     fs::{self, File},
@@ -16,10 +16,10 @@ use crate::{
     run::run,
 };
 
-/// The largest image: more than any measurement writes.
+/// The largest image, which is more than any measurement writes.
 const LARGEST: u64 = 64 << 30;
 
-/// A file system that nothing was written to before.
+/// A new file system.
 #[derive(Debug)]
 pub(crate) struct Disk {
     path: PathBuf,
@@ -28,33 +28,33 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes one and mounts it at `work`/`name`.
+    /// Makes a file system and mounts it at `work`/`name`.
     ///
     /// # Errors
-    /// The system's; no room.
+    /// The system's, or there is no space.
     pub(crate) fn fresh(work: &Path, name: &str) -> Result<Self> {
         let (path, image) = (work.join(name), work.join(format!("{name}.img")));
         let free = statvfs(work).map_err(|e| Problem::with("look at", work)(e.into()))?;
-        // The image is sparse: it takes what is written. A tenth of the disk stays free whatever is written.
+        // The image is sparse and grows with the writes. A tenth of the disk always stays free.
         let bytes = (free.f_bavail * free.f_frsize / 10 * 9).min(LARGEST);
         let file = File::create_new(&image).map_err(Problem::with("create", &image))?;
         file.set_len(bytes).map_err(Problem::with("make room for", &image))?;
         fs::create_dir(&path).map_err(Problem::with("create", &path))?;
-        // Inode tables in a sparse file are zero already; nothing is to initialise them while something is measured.
+        // Inode tables in a sparse file are zero already, so nothing has to initialise them during a measurement.
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(&image))?;
         run(Command::new("mount").args(["-o", "loop,noinit_itable"]).arg(&image).arg(&path))?;
-        // From now on the image is the loop device's alone and goes with it.
+        // From now on only the loop device has the image, which is removed with it.
         fs::remove_file(&image).map_err(Problem::with("unlink", &image))?;
         let root = File::open(&path).map_err(Problem::with("open", &path))?;
         Ok(Self { path, root: Some(root) })
     }
 
-    /// Where it is mounted.
+    /// The path of the mount.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Waits until everything written to it is on the disk.
+    /// Waits until all writes to it are on the disk.
     ///
     /// # Errors
     /// The system's.

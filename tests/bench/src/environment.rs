@@ -1,4 +1,4 @@
-//! On what, and with what, it was measured.
+//! The machine and the programs of the measurements.
 
 use std::{fs, path::Path, process::Command};
 
@@ -18,18 +18,18 @@ pub(crate) struct Environment {
     lsyncd: String,
     seed: u64,
     repetitions: u16,
-    /// One file system for all servers, instead of one for each.
+    /// Whether all servers share one file system, instead of one for each.
     shared_disk: bool,
-    /// What is called deflate.
+    /// The codec that is called deflate.
     codec: String,
-    /// Processes that wanted to run before the first measurement, on average over a minute: of others.
+    /// The load average of one minute before the first measurement, which is other programs'.
     load_before: f64,
-    /// Seconds that the whole run took.
+    /// Seconds of the whole run.
     pub(crate) took: f64,
 }
 
 impl Environment {
-    /// Looks around.
+    /// Collects the data.
     pub(crate) fn look(bellwether: &Path, args: &Args) -> Self {
         Self {
             processor: line_of("/proc/cpuinfo", "model name"),
@@ -48,7 +48,7 @@ impl Environment {
         }
     }
 
-    /// Whether others are at work on this machine, in words.
+    /// Whether other programs are at work on this machine, in words.
     pub(crate) fn warning(&self) -> Option<String> {
         let busy = self.load_before >= 1.0;
         busy.then(|| {

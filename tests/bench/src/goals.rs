@@ -1,4 +1,4 @@
-//! The goals: ratios against the peers that were measured in the same run.
+//! The goals: ratios to the peers in the same run.
 
 use serde::Serialize;
 
@@ -9,14 +9,14 @@ use crate::{
     sample::{Sample, Way, Who},
 };
 
-/// How much p50 may differ between a small and a large tree and still be called the same.
+/// The largest difference of p50 between a small and a large tree that counts as equal.
 const NOISE: f64 = 1.2;
-/// The manager's memory: so many bytes, and so many for each entry.
+/// The limit of the manager's memory: a number of bytes, and a number for each entry.
 const MEMORY: (f64, f64) = (20e6, 200.0);
 /// Bytes on the wire of a quick verify, for each member.
 const VERIFY_BYTES: f64 = 1_000.0;
 
-/// What became of a goal.
+/// The verdict on a goal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
@@ -26,7 +26,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// The word in tables.
+    /// The verdict's word in tables.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Met => "met",
@@ -36,21 +36,21 @@ impl Verdict {
     }
 }
 
-/// A goal and how it went.
+/// A goal and its result.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Goal {
-    /// Of which work.
+    /// The work.
     pub(crate) work: String,
-    /// What is compared with what.
+    /// The compared values.
     pub(crate) what: String,
-    /// The ratio must not be above this.
+    /// The largest allowed ratio.
     pub(crate) limit: f64,
-    /// What was measured.
+    /// The measured ratio.
     pub(crate) ratio: Option<f64>,
 }
 
 impl Goal {
-    /// Whether it is met.
+    /// Whether the goal is met.
     pub(crate) fn verdict(&self) -> Verdict {
         match self.ratio {
             None => Verdict::NotMeasured,
@@ -164,7 +164,7 @@ impl Judge<'_> {
         goals
     }
 
-    /// Independent of members: the same tree, many members, one.
+    /// Independence of the number of members: the same tree, with many members and with one.
     fn memory_by_members(&self) -> Goal {
         let (web, [one, _, many]) = (self.sizes.web.name, self.sizes.members);
         let peak = |members| {

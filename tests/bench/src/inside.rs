@@ -1,7 +1,7 @@
-//! A world of its own for the benchmark: it runs itself again inside private mount, network and process namespaces.
+//! The benchmark's own namespaces: it runs itself again inside private mount, network and process namespaces.
 //!
-//! When the first process there ends, the kernel ends all others, unmounts the file systems and removes the networks. It
-//! ends with this one, however this one ends: nothing is left behind, not even after a kill -9.
+//! When the first process there ends, the kernel ends all others, unmounts the file systems and removes the networks. That
+//! process ends with this one in any case, so nothing is left behind, not even after a kill -9.
 
 use std::{
     ffi::OsStr,
@@ -16,7 +16,7 @@ use crate::{
     run::run,
 };
 
-/// Programs that are needed, and the Debian package that each is in.
+/// The needed programs, with their Debian packages.
 const PROGRAMS: [(&str, &str); 10] = [
     ("rsync", "rsync"),
     ("lsyncd", "lsyncd"),
@@ -30,10 +30,10 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("cp", "coreutils"),
 ];
 
-/// Checks that all that is needed is there.
+/// Checks that all needed programs are there.
 ///
 /// # Errors
-/// What is missing, and how to get it.
+/// The missing programs, and the way to get them.
 pub(crate) fn check() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Problem::new(
@@ -56,8 +56,8 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(program).is_file())
 }
 
-/// Runs this program again with the same arguments in namespaces of its own, and waits for its end. A signal ends it, and all
-/// that it started. `work`: an empty directory for what is mounted, removed at the end.
+/// Runs this program again with the same arguments in its own namespaces, and waits for its end. A signal ends it with all of
+/// its processes. `work`: an empty directory for the mounts, which is removed at the end.
 ///
 /// # Errors
 /// It cannot be started.
@@ -69,7 +69,7 @@ pub(crate) fn enter(bellwether: &Path, work: &Path) -> Result<ExitCode> {
     let own = std::env::current_exe().map_err(|e| Problem::new(format!("cannot find this program: {e}")))?;
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("setpriv");
-    // However this process ends, unshare ends with it, and with unshare the first process inside.
+    // If this process ends, unshare ends with it, and with unshare the first process inside.
     command.args([
         "--pdeathsig",
         "KILL",

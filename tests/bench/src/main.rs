@@ -1,5 +1,5 @@
 //! Measures Bellwether beside its peers: rsync, lsyncd and cp, with the same trees on the same machine in one run.
-//! README.md, in this directory, says what is measured and how.
+//! README.md, in this directory, describes the measurements.
 
 mod args;
 mod compare;
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Goes on in namespaces of its own.
+/// Runs this program in its own namespaces.
 fn enter(args: &Args) -> Result<ExitCode> {
     inside::check()?;
     let bellwether = program::find(args.bellwether.as_deref())?;
@@ -106,8 +106,8 @@ fn rows(args: &Args) -> Vec<Row> {
     Row::ALL.into_iter().filter(asked).collect()
 }
 
-/// Measures every cell. The contenders of a cell follow each other, and the repetitions go round all of them,
-/// so that whatever else changes on the machine changes for all.
+/// Measures every cell. The contenders of a cell follow each other, and each repetition goes over all of them, so that other
+/// changes on the machine affect all of them.
 fn all_cells(bench: &Bench<'_>, cells: &[Cell], repetitions: usize) -> Result<Results> {
     let disk = Disk::fresh(&bench.work, "templates")?;
     let mut templates: BTreeMap<&str, Template> = BTreeMap::new();

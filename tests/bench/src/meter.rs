@@ -1,4 +1,4 @@
-//! What a piece of work costs: seconds, bytes on the wire, CPU, memory.
+//! The cost of a piece of work: seconds, bytes on the wire, CPU, memory.
 
 use std::{
     collections::HashMap,
@@ -18,19 +18,19 @@ use crate::{
     proc,
 };
 
-/// How often the memory of all processes is looked at.
+/// The interval of reading the memory of all processes.
 const TICK: Duration = Duration::from_millis(20);
 
-/// What it cost.
+/// The cost.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Cost {
     pub(crate) seconds: f64,
-    /// Bytes over the link, in both directions.
+    /// Bytes on the link, in both directions.
     pub(crate) wire: u64,
     pub(crate) cpu: Cpu,
-    /// The largest sum of the peak sizes of the processes that ran at one time on the manager's side.
+    /// The largest sum of the peak sizes of the processes at one time on the manager's side.
     pub(crate) manager_peak: u64,
-    /// The same on the members' side.
+    /// The same sum on the members' side.
     pub(crate) members_peak: u64,
 }
 
@@ -44,18 +44,18 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Begins. What `crew` has used so far does not count.
+    /// Begins; earlier costs of `crew` do not count.
     pub(crate) fn begin(network: &Network, crew: &Crew<'_>) -> Self {
         let memory = Memory::watch();
         Self { cpu: crew.cpu(), wire: network.bytes(), memory, began: Instant::now() }
     }
 
-    /// When it began.
+    /// The time of the beginning.
     pub(crate) fn began(&self) -> Instant {
         self.began
     }
 
-    /// What it has cost until now.
+    /// The cost until now.
     pub(crate) fn read(&self, network: &Network, crew: &Crew<'_>) -> Cost {
         let seconds = self.began.elapsed().as_secs_f64();
         let (manager_peak, members_peak) = self.memory.peaks();
@@ -63,8 +63,8 @@ impl Meter {
     }
 }
 
-/// A thread that looks at the memory of all processes, until it is dropped. Processes that live for less than a tick may
-/// be missed; those that grow in their last tick are seen a little too small.
+/// A thread that reads the memory of all processes, until it is dropped. Processes that live for less than a tick may be
+/// missed, and growth in the last tick is missed, too.
 #[derive(Debug)]
 struct Memory {
     seen: Arc<Seen>,
@@ -99,7 +99,7 @@ impl Memory {
 }
 
 impl Seen {
-    /// Every process but our own belongs to the contender; the network says on which side it is.
+    /// Every process except for our own belongs to the contender; its network tells the side.
     fn look(&self, own: u32, here: Option<u64>, sides: &mut HashMap<u32, Side>) {
         let (mut manager, mut members) = (0, 0);
         for pid in proc::all().into_iter().filter(|&pid| pid != own) {

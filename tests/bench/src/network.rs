@@ -1,5 +1,5 @@
-//! Two networks: the manager's, which is this program's own, and the members', with an address for each. One link between
-//! them, whose rate can be bounded in both directions, and whose bytes are counted.
+//! Two networks: the manager's, which is this program's own, and the members', with an address for each. One link joins them;
+//! its rate can be limited in both directions, and its bytes are counted.
 
 use std::{
     fs::File,
@@ -33,11 +33,11 @@ pub(crate) fn member(index: usize) -> String {
     format!("10.89.1.{index}")
 }
 
-/// How fast the link between manager and members is, all members together.
+/// The rate of the link between the manager and all members together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Link {
-    /// As fast as the machine.
+    /// The machine's own speed.
     Unlimited,
     /// 1 Gbit/s.
     Gigabit,
@@ -46,7 +46,7 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    /// The word in tables.
+    /// The rate's word in tables.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Unlimited => "unlimited",
@@ -55,7 +55,7 @@ impl Link {
         }
     }
 
-    /// The rate as tc has it.
+    /// The rate in tc's form.
     fn rate(self) -> Option<&'static str> {
         match self {
             Self::Unlimited => None,
@@ -65,7 +65,7 @@ impl Link {
     }
 }
 
-/// On whose side a program runs.
+/// The side of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Manager,
@@ -79,7 +79,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Makes them, with addresses for so many members.
+    /// Makes the networks, with addresses for that number of members.
     ///
     /// # Errors
     /// The system's.
@@ -100,14 +100,14 @@ impl Network {
         Ok(Self { members })
     }
 
-    /// Makes the link as fast as that.
+    /// Sets the rate of the link.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn set(&self, link: Link) -> Result<()> {
         for (side, device) in [(Side::Manager, NEAR), (Side::Members, FAR)] {
             let mut tc = Command::new("tc");
-            // Nothing but the usual queue of a veth, none, where there was nothing else: deleting that is refused.
+            // A veth without a limit has only its usual queue, which cannot be deleted.
             let _ = self.output(side, Command::new("tc").args(["qdisc", "del", "dev", device, "root"]));
             let Some(rate) = link.rate() else { continue };
             tc.args(["qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "256kb", "latency", "50ms"]);
@@ -129,7 +129,7 @@ impl Network {
         self.at(side, || command.spawn())?.map_err(|e| Problem::new(format!("cannot start {what}: {e}")))
     }
 
-    /// Does something on one side: what a thread starts is in the network that the thread is in.
+    /// Runs `f` on one side: a thread's children are in the thread's network.
     fn at<T: Send>(&self, side: Side, action: impl FnOnce() -> T + Send) -> Result<T> {
         if side == Side::Manager {
             return Ok(action());
@@ -143,7 +143,7 @@ impl Network {
         })
     }
 
-    /// Bytes that went over the link, in both directions.
+    /// Bytes on the link, in both directions.
     pub(crate) fn bytes(&self) -> u64 {
         let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
         counted(&table, NEAR).unwrap_or(0)
@@ -157,10 +157,10 @@ fn counted(table: &str, device: &str) -> Option<u64> {
     Some(columns.next()? + columns.nth(7)?)
 }
 
-/// Waits until something listens there.
+/// Waits until a program listens there.
 ///
 /// # Errors
-/// Nothing does after `patience`.
+/// No program listens after `patience`.
 pub(crate) fn wait_listening(address: &str, patience: Duration) -> Result<()> {
     let parsed: SocketAddr = address.parse().map_err(|e| Problem::new(format!("{address}: {e}")))?;
     let began = Instant::now();

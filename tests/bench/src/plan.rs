@@ -1,4 +1,4 @@
-//! What is measured: the rows, their cells, and the sizes of a run.
+//! The plan of a run: the rows, their cells, and the sizes.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    /// All, in the order in which they are measured.
+    /// All rows, in the order of the run.
     pub(crate) const ALL: [Self; 6] =
         [Self::FirstSync, Self::FirstSyncLinks, Self::OneLine, Self::OnePercent, Self::Verify, Self::LargeFile];
 
@@ -49,7 +49,7 @@ impl Row {
 /// The sizes of a run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Sizes {
-    /// Whether these are only for trying the program.
+    /// Whether these sizes are only for a try of the program.
     pub(crate) quick: bool,
     /// One, some and many members.
     pub(crate) members: [usize; 3],
@@ -58,10 +58,10 @@ pub(crate) struct Sizes {
     pub(crate) tiny: Spec,
     pub(crate) huge: Spec,
     pub(crate) large_file: Spec,
-    /// One-line changes that are measured, after [`Sizes::warm_up`] that are not.
+    /// The number of measured one-line changes, after [`Sizes::warm_up`] unmeasured ones.
     pub(crate) changes: usize,
     pub(crate) warm_up: usize,
-    /// Until what follows a first sync (a pack of it, a last write) has ended.
+    /// The wait for the work after a first sync (a pack of it, a last write).
     pub(crate) rest: Duration,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Sizes {
 pub(crate) const TREES: [&str; 5] = ["small", "web", "tiny", "huge", "large-file"];
 
 impl Sizes {
-    /// Those of the goals.
+    /// The names of the trees of the goals.
     pub(crate) fn full() -> Self {
         let spec = |name, shape, files, mean| Spec { name, shape, files, mean, first: None };
         let [small, web, tiny, huge, large_file] = TREES;
@@ -87,7 +87,7 @@ impl Sizes {
         }
     }
 
-    /// Small ones, to try the program.
+    /// Small sizes, to try the program.
     pub(crate) fn quick() -> Self {
         let full = Self::full();
         Self {
@@ -105,7 +105,7 @@ impl Sizes {
     }
 }
 
-/// One place in a table: this work, on this tree, with so many members, over this link.
+/// One cell of a table: this work on this tree, with that number of members, over this link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Cell {
     pub(crate) row: Row,
@@ -115,7 +115,7 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// What is compared there.
+    /// The contenders of the cell.
     pub(crate) fn contenders(&self) -> &'static [Who] {
         use Who::{BellwetherDeflate, BellwetherNone, Cp, Lsyncd, Rsync, RsyncZ};
         match self.row {
@@ -127,7 +127,7 @@ impl Cell {
         }
     }
 
-    /// As people say it.
+    /// The cell in words for people.
     pub(crate) fn label(&self) -> String {
         let members = if self.members == 1 { "1 member".to_owned() } else { format!("{} members", self.members) };
         let link = if self.link == Link::Unlimited { String::new() } else { format!(", {}", self.link.word()) };

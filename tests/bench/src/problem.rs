@@ -1,8 +1,8 @@
-//! What goes wrong, in words: a benchmark says what happened and goes on with the next cell, or ends.
+//! Problems in words: the benchmark reports a problem, and goes on with the next cell or ends.
 
 use std::{fmt, io, path::Path};
 
-/// Why something could not be measured.
+/// The reason that something could not be measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem(String);
 
@@ -12,7 +12,7 @@ impl Problem {
         Self(what.into())
     }
 
-    /// What could not be done with a file, and why.
+    /// The failed operation on a file, with the reason.
     pub(crate) fn with(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self(format!("cannot {what} {}: {error}", path.display()))
     }
@@ -24,5 +24,5 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What may go wrong.
+/// The kinds of problems.
 pub(crate) type Result<T> = std::result::Result<T, Problem>;

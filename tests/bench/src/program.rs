@@ -7,10 +7,10 @@ use std::{
 
 use crate::problem::{Problem, Result};
 
-/// The one that was named, or the one that is built now.
+/// The named program, or the one that is built now.
 ///
 /// # Errors
-/// It is not there, or cannot be built.
+/// The program is not there, or cannot be built.
 pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf> {
     let path = match named {
         Some(path) => path.to_owned(),
@@ -19,7 +19,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf> {
     path.canonicalize().map_err(Problem::with("find", &path))
 }
 
-/// Builds the agent where cargo runs this program; otherwise takes the one that lies beside it.
+/// Builds the agent if cargo runs this program; otherwise takes the agent in the same directory.
 fn build() -> Result<PathBuf> {
     let own = std::env::current_exe().map_err(|e| Problem::new(format!("cannot find this program: {e}")))?;
     // target/PROFILE/bellwether-bench

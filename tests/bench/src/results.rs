@@ -1,4 +1,4 @@
-//! All measurements of a run, and what is asked of them.
+//! All measurements of a run, and queries for them.
 
 use crate::{
     network::Link,
@@ -8,7 +8,7 @@ use crate::{
     stats::median,
 };
 
-/// What a contender did not do in a cell, and why.
+/// A contender's failure in a cell, with the reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) cell: Cell,
@@ -16,14 +16,14 @@ pub(crate) struct Failure {
     pub(crate) problem: Problem,
 }
 
-/// The measurements, in the order in which they were made.
+/// The measurements in the order of the run.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
     pub(crate) failures: Vec<Failure>,
 }
 
-/// Where a value is looked for.
+/// The key of a value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Query {
     pub(crate) row: Row,
@@ -43,13 +43,13 @@ impl Query {
 }
 
 impl Results {
-    /// The median of `value` over the repetitions; none where it was not measured.
+    /// The median of `value` over the repetitions; none if it was not measured.
     pub(crate) fn value(&self, query: Query, value: impl Fn(&Sample) -> f64) -> Option<f64> {
         let values: Vec<_> = self.samples.iter().filter(|sample| query.fits(sample)).map(value).collect();
         median(&values)
     }
 
-    /// Every cell that was measured, in order.
+    /// All measured cells, in order.
     pub(crate) fn cells(&self, row: Row) -> Vec<Cell> {
         let mut cells: Vec<Cell> = Vec::new();
         for sample in self.samples.iter().filter(|sample| sample.cell.row == row) {
@@ -60,7 +60,7 @@ impl Results {
         cells
     }
 
-    /// One sample for each contender and way of a cell: the medians of its repetitions, and all of their changes.
+    /// One sample for each contender and way of a cell: the medians of its repetitions, with all of their changes.
     pub(crate) fn summaries(&self, cell: &Cell) -> Vec<Sample> {
         let mut groups: Vec<Vec<&Sample>> = Vec::new();
         for sample in self.samples.iter().filter(|sample| sample.cell == *cell) {
@@ -98,7 +98,7 @@ pub(crate) mod tests {
         plan::{Sizes, cells},
     };
 
-    /// A sample that took so many seconds.
+    /// A sample of that number of seconds.
     pub(crate) fn sample(cell: Cell, who: Who, way: Way, seconds: f64) -> Sample {
         let cost = Cost { seconds, wire: 1_000, ..Cost::default() };
         Sample { cell, who, way, entries: 10, cost, with_sync: Some(seconds + 1.0), changes: Vec::new() }

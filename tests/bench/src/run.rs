@@ -1,13 +1,13 @@
-//! Running a program to its end where nothing is measured.
+//! Runs a program to its end outside the measurements.
 
 use std::process::{Command, Stdio};
 
 use crate::problem::{Problem, Result};
 
-/// What `command` prints.
+/// The output of `command`.
 ///
 /// # Errors
-/// It cannot be started or does not succeed; with what it said.
+/// It cannot be started, or fails; the error has its output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let what = what(command);
     let output =
@@ -19,7 +19,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     Err(Problem::new(format!("{what}: {}: {}", output.status, said.trim())))
 }
 
-/// The command as a person would type it.
+/// The command in the form that a person would type.
 pub(crate) fn what(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

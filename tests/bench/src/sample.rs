@@ -1,4 +1,4 @@
-//! What was measured.
+//! The measurements of a piece of work.
 
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ pub(crate) enum Who {
 }
 
 impl Who {
-    /// The word in tables.
+    /// The contender's word in tables.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::BellwetherNone => "Bellwether, codec none",
@@ -30,17 +30,17 @@ impl Who {
     }
 }
 
-/// How the work was begun, where a contender has several ways.
+/// The way in which the work was begun, if a contender has several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Way {
-    /// There is only one.
+    /// The contender has only one way.
     Only,
-    /// From the first `join`: the manager's history is there.
+    /// From the first `join`, with the manager's history made before.
     Join,
     /// From `init`.
     Init,
-    /// The file is changed in the manager's directory and noticed.
+    /// The file is changed in the manager's directory, and the watch notices it.
     Watch,
     /// By `bellwether put`.
     Put,
@@ -51,7 +51,7 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// What is said after the contender's name.
+    /// The words after the contender's name.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Only => "",
@@ -76,7 +76,7 @@ pub(crate) struct Sample {
     pub(crate) cost: Cost,
     /// Seconds with a `sync` of the file system after the work.
     pub(crate) with_sync: Option<f64>,
-    /// Seconds of each change, where there were many; the cost is their mean, its seconds their median.
+    /// Seconds of each change, if there were many; the cost is their mean, and its seconds are their median.
     pub(crate) changes: Vec<f64>,
 }
 

@@ -1,5 +1,5 @@
-//! Where one measurement takes place: fresh file systems, one for each server as on machines of their own, with the tree on
-//! the manager's.
+//! The place of one measurement: new file systems, one for each server like on separate machines, with the tree on the
+//! manager's one.
 
 use std::{
     fs,
@@ -19,18 +19,18 @@ use crate::{
     tree::Template,
 };
 
-/// A fresh place.
+/// A new place.
 #[derive(Debug)]
 pub(crate) struct Site<'a> {
     pub(crate) cell: Cell,
     pub(crate) network: &'a Network,
     pub(crate) template: &'a Template,
-    /// The manager's, then each member's; or one for all.
+    /// The manager's file system, then each member's; or one for all.
     disks: Vec<Disk>,
 }
 
 impl<'a> Site<'a> {
-    /// Makes the file systems (one for all where `shared`), copies the tree to the manager's place, sets the link, and waits
+    /// Makes the file systems (one for all if `shared`), copies the tree to the manager's one, sets the link's rate, and waits
     /// for the disks.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl<'a> Site<'a> {
         Ok(site)
     }
 
-    /// The manager's place.
+    /// The manager's directory.
     pub(crate) fn manager(&self) -> PathBuf {
         self.disks[0].path().join("manager")
     }
@@ -64,7 +64,7 @@ impl<'a> Site<'a> {
         self.manager().join("tree")
     }
 
-    /// The place of member `index`, counted from 1.
+    /// The directory of member `index`, counted from 1.
     pub(crate) fn member(&self, index: usize) -> PathBuf {
         self.disks.get(index).unwrap_or(&self.disks[0]).path().join(format!("member{index}"))
     }
@@ -79,7 +79,7 @@ impl<'a> Site<'a> {
         1..=self.cell.members
     }
 
-    /// A crew whose logs are here.
+    /// A crew with its logs in this place.
     ///
     /// # Errors
     /// The system's.
@@ -87,7 +87,7 @@ impl<'a> Site<'a> {
         Crew::new(self.network, &self.disks[0].path().join("logs"))
     }
 
-    /// Waits until everything is on the disks, all at once as `sync` does.
+    /// Waits until everything is on the disks, all at once like `sync`.
     ///
     /// # Errors
     /// The system's.

@@ -1,6 +1,6 @@
 //! Percentiles.
 
-/// The value that `share` (0 to 1) of `values` do not exceed, by nearest rank; none of nothing.
+/// The value that `share` (0 to 1) of `values` do not exceed, by nearest rank; none if there are no values.
 pub(crate) fn percentile(values: &[f64], share: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -8,7 +8,7 @@ pub(crate) fn percentile(values: &[f64], share: f64) -> Option<f64> {
     sorted.get(rank.max(1) - 1).copied()
 }
 
-/// The middle one; of an even number the mean of the two in the middle.
+/// The median; of an even number of values the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! When a change is seen on the members, looked at from outside and in the same way for every contender: one thread
-//! looks at the files in turn, with a nap of 0.2 ms between rounds. Their stat says whether they are to be read.
+//! The time at which a change is seen on the members, from outside and in the same way for every contender: one thread looks
+//! at the files in turn, with a pause of 0.2 ms between rounds. A file's stat decides whether it is read.
 
 use std::{
     fs, io,
@@ -11,10 +11,10 @@ use std::{
 
 use crate::problem::{Problem, Result};
 
-/// Between two rounds.
+/// The pause between two rounds.
 const NAP: Duration = Duration::from_micros(200);
 
-/// A file on a member that is about to become another one.
+/// A file on a member that is about to change.
 #[derive(Debug)]
 pub(crate) struct Awaited<'a> {
     path: PathBuf,
@@ -26,7 +26,7 @@ pub(crate) struct Awaited<'a> {
 struct Stamp(u64, u64, i64, i64);
 
 impl<'a> Awaited<'a> {
-    /// The file as it is now, which is to have that content.
+    /// The present file, which is to have that content.
     pub(crate) fn new(path: PathBuf, content: &'a [u8]) -> Self {
         Self { before: Stamp::of(&path).ok(), path, content }
     }
@@ -44,16 +44,16 @@ impl Stamp {
     }
 }
 
-/// Waits until all files of all members are there; each inner list is one member's. Returns the seconds from `began` at
-/// which the last member had its last.
+/// Waits until all files of all members are there; each inner list is one member's. Returns the seconds from `began` after
+/// which the last member had its last file.
 ///
 /// # Errors
-/// They are not after `patience`.
+/// Some files are not there after `patience`.
 pub(crate) fn wait(began: Instant, members: Vec<Vec<Awaited<'_>>>, patience: Duration) -> Result<f64> {
     let mut waiting: Vec<_> = members.into_iter().map(|files| files.into_iter().peekable()).collect();
     loop {
         for files in &mut waiting {
-            // Whichever of a member's files come first, it is done when all are there.
+            // A member's files may come in any order; the member is done when all are there.
             while files.next_if(Awaited::is_there).is_some() {}
         }
         let missing = waiting.iter_mut().find_map(|files| files.peek());

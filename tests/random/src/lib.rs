@@ -1,5 +1,4 @@
-//! What all tests draw from: the seeded source of numbers (the same seed gives the same numbers on every machine), and headers
-//! of revisions.
+//! The random source of all tests: the same seed gives the same numbers on every machine. Also headers of revisions.
 
 pub mod headers;
 
@@ -13,7 +12,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// A source of its own for the `index`th thing, whatever the others draw.
+    /// An independent source for item number `index`.
     pub fn nth(seed: u64, index: usize) -> Self {
         Self(seed ^ Self(index as u64).number())
     }
@@ -43,7 +42,7 @@ impl Rng {
         of[self.below(of.len())]
     }
 
-    /// So many bytes that do not compress.
+    /// That many bytes that do not compress.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.number() as u8).collect()
     }
@@ -53,7 +52,7 @@ impl Rng {
         (self.number() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Puts them in another order.
+    /// Shuffles them.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));

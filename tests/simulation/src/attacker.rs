@@ -1,6 +1,6 @@
-//! A member that wants its managers to stand still (W14): it keeps every ticket, header and record that it can get hold of,
-//! shows them as it likes, and enters the group again between two sessions. What it is, and does to its own disk, is right:
-//! only what it says is not.
+//! A member that wants its managers to stand still (W14). It keeps every ticket, header and record that it can get, shows them
+//! in any order, and enters the group again between two sessions. Its own state and disk are correct, and only its messages
+//! are false.
 
 use bellwether_proto::{
     record::Role,
@@ -16,12 +16,12 @@ use crate::{
     world::{Command, State},
 };
 
-/// How much is kept of each kind, the oldest first.
+/// The number of items that are kept of each kind; the oldest stay.
 const LOOT: usize = 64;
-/// Headers and records that are shown at once.
+/// The number of headers and records that are shown at once.
 const SHOWN: usize = 4;
 
-/// What the attacker says, and what it has to say it with.
+/// The attacker, with the items that it can show.
 pub(crate) struct Liar {
     pub(crate) machine: usize,
     rng: Rng,
@@ -30,7 +30,7 @@ pub(crate) struct Liar {
     records: Vec<v1::SignedRecord>,
 }
 
-/// When the attacker does something next.
+/// The time of the attacker's next action.
 pub(crate) struct Attacker {
     rng: Rng,
     next_ms: u64,
@@ -52,7 +52,7 @@ impl Liar {
         (0..SHOWN).map(|_| loot[rng.below(loot.len())].clone()).collect()
     }
 
-    /// What it says instead of that.
+    /// The attacker's message instead of that one.
     fn says(&mut self, body: Body) -> Body {
         match body {
             Body::Up(v1::Up { message: Some(up::Message::Hello(hello)) }) => self.greets(hello),
@@ -80,7 +80,7 @@ impl Liar {
 }
 
 impl State {
-    /// The attacker hears all that is said in the farm.
+    /// Gives the attacker all messages of the farm.
     pub(crate) fn overheard(&mut self, body: &Body) {
         let Some(Liar { tickets, headers, records, .. }) = &mut self.liar else { return };
         match body {
@@ -97,7 +97,7 @@ impl State {
         }
     }
 
-    /// What that machine says, where it would say that.
+    /// The message that the machine sends instead of that one.
     pub(crate) fn said_by(&mut self, machine: usize, body: Body) -> Body {
         match self.liar.as_mut().filter(|liar| liar.machine == machine) {
             None => body,
@@ -111,7 +111,7 @@ impl State {
 }
 
 impl Attacker {
-    /// In some histories, one of the machines.
+    /// One of the machines in some histories.
     pub(crate) fn new(history: &History, mut rng: Rng) -> Option<Self> {
         if !rng.one_in(3) {
             return None;
@@ -122,7 +122,7 @@ impl Attacker {
         Some(Self { rng, next_ms: 400 })
     }
 
-    /// Does what is due: enters again, or ends its sessions, so that the next ones begin.
+    /// Executes the due action: enters again, or ends the sessions, so that the next ones begin.
     pub(crate) fn go_on(&mut self, history: &mut History) {
         let Some(machine) = history.world.borrow().liar.as_ref().map(|liar| liar.machine) else { return };
         if history.now() < self.next_ms {
@@ -137,7 +137,7 @@ impl Attacker {
         }
     }
 
-    /// Peace: it is a server like the others, and says what is so.
+    /// Begins the peace: the attacker is a server like the others, and sends correct messages.
     pub(crate) fn end(history: &mut History) {
         let liar = history.world.borrow_mut().liar.take();
         if let Some(machine) = liar.map(|liar| liar.machine)
@@ -148,7 +148,7 @@ impl Attacker {
     }
 }
 
-/// Shows the token that it has used to whoever leads; no token admits whom a record does not name as a member.
+/// Shows the used token to every manager; no token admits a server that a record does not name as a member.
 fn enter_again(history: &History, machine: usize) {
     for manager in managers(history) {
         let is_member = {

@@ -1,11 +1,11 @@
-//! Sets of changes. One history has fewer than 128, so that every step can be judged quickly.
+//! Sets of changes. One history has fewer than 128 changes, so that every step can be judged quickly.
 
 use std::fmt;
 
-/// A change that a client made, or an edit that somebody made by hand.
+/// A client's change, or an edit by hand.
 pub(crate) type Change = u8;
 
-/// How many changes one history may have.
+/// The most changes of one history.
 pub(crate) const MOST: Change = 127;
 
 /// A set of changes.
@@ -13,18 +13,18 @@ pub(crate) const MOST: Change = 127;
 pub(crate) struct Changes(u128);
 
 impl Changes {
-    /// That one.
+    /// The set with that change alone.
     pub(crate) fn one(change: Change) -> Self {
         Self(1 << change)
     }
 
-    /// These and those.
+    /// The union of both sets.
     #[must_use]
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// These without those.
+    /// This set without the other one.
     #[must_use]
     pub(crate) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -42,7 +42,7 @@ impl Changes {
         self.0.count_ones()
     }
 
-    /// The bytes that a tree of these would be hashed by.
+    /// The bytes that are hashed for a tree with these changes.
     pub(crate) fn bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }

@@ -1,4 +1,4 @@
-//! What keeps members from a revision for a while: full disks, edits that the policy protects, propagation that is held.
+//! Events that keep members from a revision for a while: full disks, edits that the policy protects, held propagation.
 
 use bellwether_group::edits::{PolicyChange, RecordEdit};
 use bellwether_proto::record::OnDrift;
@@ -10,19 +10,19 @@ use crate::{
     world::Command,
 };
 
-/// When something begins or ends next.
+/// The time at which the next delay begins or ends.
 pub(crate) struct Delays {
     rng: Rng,
     next_ms: u64,
 }
 
 impl Delays {
-    /// In some histories.
+    /// Delays in some histories.
     pub(crate) fn new(mut rng: Rng) -> Option<Self> {
         rng.one_in(2).then_some(Self { rng, next_ms: 350 })
     }
 
-    /// Does what is due.
+    /// Begins or ends the due delay.
     pub(crate) fn go_on(&mut self, history: &mut History) {
         if history.now() < self.next_ms {
             return;
@@ -49,7 +49,7 @@ impl Delays {
         }
     }
 
-    /// Peace: every disk has room.
+    /// Begins the peace: every disk has space.
     pub(crate) fn end(history: &History) {
         history.world.borrow_mut().full.clear();
     }

@@ -1,5 +1,5 @@
-//! A machine's model disk: what was saved survives a crash, nothing else does. A crash can be armed to strike right before
-//! or right after any save; then the server does nothing more, whatever it was about to send.
+//! A machine's model disk: only saved state survives a crash. A crash can be armed to strike right before or right after any
+//! save; after it the server sends nothing more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use bellwether_proto::{
 
 use crate::{changes::Changes, keys, world::World};
 
-/// What a server keeps of its group: the record in force, and the chain that leads to it.
+/// A server's state of its group: the record in force, and the chain that leads to it.
 #[derive(Clone, PartialEq)]
 pub(crate) struct Held {
     pub(crate) current: SignedRecord,
@@ -31,31 +31,31 @@ impl fmt::Debug for Held {
     }
 }
 
-/// The sets: one revision, and edits of their own on top (invariant 1).
+/// The sets: one revision, and the edits on top of it (invariant 1).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Sets {
     pub(crate) revision: Option<RevisionId>,
     pub(crate) edits: Changes,
 }
 
-/// All that is durable on one machine.
+/// All durable state of one machine.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Disk {
-    /// The server that this machine is, by its configuration.
+    /// The server of this machine, by its configuration.
     pub(crate) name: ServerName,
-    /// Which key it has.
+    /// The number of its key.
     pub(crate) key: usize,
-    /// `group.json`; none: of no group.
+    /// `group.json`; none: it belongs to no group.
     pub(crate) held: Option<Held>,
     /// `position.json`.
     pub(crate) at: Option<SignedHeader>,
-    /// Also there: this server leads, or has led since, so its sets hold the newest revision of its history.
+    /// Also there: whether this server leads, or has led since, so that its sets hold the newest revision of its history.
     pub(crate) leads: bool,
-    /// Also there: why this member takes nothing until a sync (W8).
+    /// Also there: the reason that this member takes nothing until a sync (W8).
     pub(crate) fault: Option<String>,
-    /// `halted.json`: this manager's state went back, it leads nobody until the group is rebuilt (W14).
+    /// `halted.json`: this manager's state went back, so it does not lead until the group is rebuilt (W14).
     pub(crate) halted: Option<Halt>,
-    /// `ticket.json`: of the last session with a manager.
+    /// `ticket.json`: the ticket of the last session with a manager.
     pub(crate) ticket: Option<Ticket>,
     /// `sessions/`: the tickets that this manager gave.
     pub(crate) sessions: BTreeMap<PublicKey, Given>,
@@ -63,21 +63,21 @@ pub(crate) struct Disk {
     pub(crate) procedures: Option<Arc<SignedDocument>>,
     /// `history.new`: the base of a group that is being rebuilt.
     pub(crate) fresh: Option<RevisionId>,
-    /// The revisions of histories before, which a group that was rebuilt has kept.
+    /// The revisions of earlier histories, which a rebuilt group has kept.
     pub(crate) before: BTreeSet<RevisionId>,
     /// The packs in the history.
     pub(crate) history: BTreeSet<RevisionId>,
-    /// Those of which it has a base.
+    /// The revisions with a base in the history.
     pub(crate) bases: BTreeSet<RevisionId>,
     pub(crate) sets: Sets,
-    /// What kept copies hold.
+    /// The content of the kept copies.
     pub(crate) kept: Changes,
-    /// How often the state was opened.
+    /// The number of times that the state was opened.
     pub(crate) incarnation: u64,
 }
 
 impl Disk {
-    /// A machine that has only its name and its key.
+    /// A machine with only its name and its key.
     pub(crate) fn new(name: ServerName, key: usize) -> Self {
         Self {
             name,
@@ -100,12 +100,12 @@ impl Disk {
         }
     }
 
-    /// The record in force, where there is a group.
+    /// The record in force, if there is a group.
     pub(crate) fn record(&self) -> Option<&SignedRecord> {
         self.held.as_ref().map(|held| &held.current)
     }
 
-    /// Whether a member's sets hold the revision of its position (invariant 1); a manager's are the truth.
+    /// Whether a member's sets hold the revision of its position (invariant 1); a manager's sets are the truth.
     pub(crate) fn is_whole(&self) -> bool {
         let own = keys::public(self.key);
         let leads = self.leads || self.record().is_none_or(|record| record.record().manager().key == own);
@@ -118,14 +118,14 @@ impl Disk {
     }
 }
 
-/// When a crash strikes: at which save from now, before or after it.
+/// The moment of a crash: the save, counted from now, and whether it strikes after that save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arm {
     pub(crate) saves: usize,
     pub(crate) after: bool,
 }
 
-/// One machine's disk, as its server reaches it.
+/// One machine's disk for its server.
 #[derive(Clone)]
 pub(crate) struct Drive {
     pub(crate) world: World,
@@ -133,12 +133,12 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    /// Reads.
+    /// Reads the disk.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Disk) -> T) -> T {
         read(&self.world.borrow().disks[self.machine])
     }
 
-    /// Saves, durably when it returns; or never returns, because the machine crashes.
+    /// Saves durably, or never returns because the machine crashes.
     pub(crate) async fn save(&self, what: &str, change: impl FnOnce(&mut Disk)) {
         let strikes = self.world.borrow_mut().strikes(self.machine);
         if strikes == Some(false) {

@@ -1,4 +1,4 @@
-//! What happens to the farm: changes, crashes, partitions, promotions, restores, returns, drawn from the seed.
+//! The events of the farm: changes, crashes, partitions, promotions, restores, returns, drawn from the seed.
 
 mod hostile;
 mod recovery;
@@ -17,7 +17,7 @@ use crate::{
     world::Command,
 };
 
-/// The script: when the next thing happens, and how many are left.
+/// The script: the time of the next event, and the number of events that are left.
 pub(crate) struct Faults {
     left: usize,
     next_ms: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Faults {
     down: BTreeSet<usize>,
     /// Backups of disks.
     backups: Vec<(usize, Disk)>,
-    /// What this history is about: some faults happen in some histories only.
+    /// The kinds of faults in this history, since some faults happen only in some histories.
     restores: bool,
     leaves: bool,
     rebuilds: bool,
@@ -36,7 +36,7 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// `aside` draws the recoveries: histories without any are the same whatever becomes of those.
+    /// `aside` draws the recoveries, so that histories without any do not depend on them.
     pub(crate) fn new(rng: &mut Rng, mut aside: Rng) -> Self {
         let attack = Rng::new(aside.number());
         let attack = Attack::new(attack);
@@ -53,12 +53,12 @@ impl Faults {
             recoveries: Recoveries::new(aside),
             attack,
         };
-        // A machine that comes back from before the attack may know of no record that the key did not make.
+        // A machine from before the attack may know only records that the hostile key made.
         faults.attack = faults.attack.filter(|_| !faults.restores);
         faults
     }
 
-    /// Does what is due; false when everything has happened.
+    /// Executes the due event; false if all events have happened.
     pub(crate) fn go_on(&mut self, history: &mut History) -> bool {
         self.note_crashes(history);
         if history.now() >= self.next_ms {
@@ -73,7 +73,7 @@ impl Faults {
         self.left > 0
     }
 
-    /// An armed crash has struck.
+    /// Notes the armed crashes that have struck.
     fn note_crashes(&mut self, history: &mut History) {
         for machine in machines(history) {
             if !history.sim.is_host_running(host(machine)) {
@@ -116,7 +116,7 @@ impl Faults {
         })
     }
 
-    /// A client asks whoever it takes for the manager; often it is.
+    /// A client asks a server that considers itself the manager; mostly it is the manager.
     fn put(&mut self, history: &mut History, machine: usize) {
         let leads: Vec<usize> = managers(history);
         let machine = if leads.is_empty() { machine } else { leads[history.rng.below(leads.len())] };
@@ -160,7 +160,7 @@ impl Faults {
         let force = history.rng.one_in(3);
         command(history, machine, Command::Take { force });
         if history.rng.one_in(3) {
-            // Two at once.
+            // Two servers take over at once.
             let other = history.rng.below(history.servers);
             command(history, other, Command::Take { force: true });
         }
@@ -193,7 +193,7 @@ impl Faults {
         self.crash(history, machine);
         let mut world = history.world.borrow_mut();
         world.tell(machine, || "comes back from its backup".into());
-        // It was a copy of another one meanwhile: that one has its own address again.
+        // The machine was a copy of another one meanwhile, which gets its own address back.
         let (before, original) = (world.disks[machine].name.clone(), world.disks[machine].key);
         if before != disk.name && original != machine {
             world.places.insert(before, original);
@@ -207,8 +207,8 @@ impl Faults {
         self.start(history, machine);
     }
 
-    /// A machine is copied, running or stopped; both run from then on, with the same key and the same state (W14). Either may
-    /// have the address.
+    /// Copies a machine, running or stopped. Both run from then on, with the same key and state (W14), and either may have the
+    /// address.
     fn copy(&mut self, history: &mut History, machine: usize) {
         let unused = |spare: &usize| history.world.borrow().disks[*spare].held.is_none();
         let Some(spare) = history.spare.filter(unused).filter(|spare| *spare != machine) else { return };
@@ -219,7 +219,7 @@ impl Faults {
         world.tell(machine, || format!("is copied: machine {spare}"));
         let copy = world.disks[machine].clone();
         let name = copy.name.clone();
-        // It was a copy of another one before.
+        // The machine was a copy of another one before.
         let (before, original) = (world.disks[spare].name.clone(), world.disks[spare].key);
         world.places.insert(before, original);
         world.disks[spare] = copy;
@@ -238,7 +238,7 @@ impl Faults {
     }
 
     fn leave(&mut self, history: &mut History, machine: usize) {
-        // Nobody sends away whom the role was just given to.
+        // A server to which the role was just given is not sent away.
         let leads = {
             let world = history.world.borrow();
             world.is_manager_of_any(&crate::keys::public(world.disks[machine].key))
@@ -248,7 +248,7 @@ impl Faults {
         }
     }
 
-    /// Peace: everything runs and is connected.
+    /// Begins the peace: everything runs and is connected.
     pub(crate) fn end(&mut self, history: &mut History) {
         history.world.borrow_mut().tell_all(|| "peace".into());
         heal(history);
@@ -278,13 +278,13 @@ fn machines(history: &History) -> Vec<usize> {
     history.world.borrow().machines().collect()
 }
 
-/// The machines that take themselves for the manager.
+/// The machines that consider themselves the manager.
 pub(crate) fn managers(history: &History) -> Vec<usize> {
     let world = history.world.borrow();
     world.machines().filter(|machine| leads(&world.disks[*machine])).collect()
 }
 
-/// The other one of two copies has the address from now on.
+/// Gives the address to the other one of two copies.
 fn move_address(history: &History) {
     let mut world = history.world.borrow_mut();
     let Some((a, b)) = world.copies() else { return };
@@ -294,7 +294,7 @@ fn move_address(history: &History) {
     world.places.insert(name, to);
 }
 
-/// Maintenance begins, of the manager or of a member, or is finished.
+/// Begins or finishes maintenance of the manager or of a member.
 fn maintain(history: &mut History, machine: usize) {
     let Some(manager) = managers(history).first().copied() else { return };
     let server = name(machine);
@@ -308,7 +308,7 @@ fn maintain(history: &mut History, machine: usize) {
     command(history, manager, Command::Begin(kind));
 }
 
-/// The group is rebuilt at its manager, though nothing is wrong with it.
+/// Rebuilds the group at its manager without need.
 fn rebuild(history: &History) {
     if let Some(manager) = managers(history).first() {
         command(history, *manager, Command::Rebuild);
@@ -320,12 +320,12 @@ fn arm(history: &mut History, machine: usize) {
     history.world.borrow_mut().arm(machine, Some(arm));
 }
 
-/// The machines of the network, those that are of no farm included.
+/// The machines of the network, including those outside the farm.
 fn all(history: &History) -> impl Iterator<Item = usize> + use<> {
     (0..history.servers).chain(history.spare)
 }
 
-/// One server is cut off from all others.
+/// Cuts one server off from all others.
 fn cut(history: &mut History, machine: usize) {
     history.world.borrow_mut().tell(machine, || "is cut off".into());
     for other in all(history).filter(|other| *other != machine) {
@@ -333,7 +333,7 @@ fn cut(history: &mut History, machine: usize) {
     }
 }
 
-/// The farm falls into two parts.
+/// Splits the farm into two parts.
 fn split(history: &mut History) {
     let part: BTreeSet<usize> = all(history).filter(|_| history.rng.one_in(2)).collect();
     history.world.borrow_mut().tell_all(|| format!("the farm is split: {part:?} and the others"));

@@ -1,5 +1,5 @@
-//! One history: a farm, a script of changes and faults drawn from the seed, then peace, in which an operator resolves what is
-//! shown and everything must come together.
+//! One history: a farm and a script of changes and faults, drawn from the seed. After them comes peace, in which an operator
+//! solves the shown problems and all servers must come together.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -25,9 +25,9 @@ use crate::{
 };
 
 const STEP: Duration = Duration::from_millis(20);
-/// How long after the faults everything must have come together.
+/// The time after the faults within which all servers must have come together.
 const PEACE_MS: u64 = 20_000;
-/// How long after them everybody has met everybody, at the earliest.
+/// The earliest time after the faults at which all servers have met each other.
 const MET_MS: u64 = 1_000;
 
 /// A history that broke an invariant.
@@ -35,9 +35,9 @@ const MET_MS: u64 = 1_000;
 pub struct Failure {
     /// Its seed.
     pub seed: u64,
-    /// What was broken.
+    /// The broken rule.
     pub what: String,
-    /// What had happened, line by line.
+    /// The story, line by line.
     pub story: Vec<String>,
 }
 
@@ -48,15 +48,15 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs the history of that seed by those rules, and says what it met.
+/// Runs the history of that seed by those rules, and returns its events.
 ///
 /// # Errors
-/// An invariant was broken, or the farm did not come together: the whole story.
+/// An invariant was broken, or the farm did not come together; the error has the whole story.
 pub fn run(seed: u64, rules: Rules) -> Result<Met, Box<Failure>> {
     let history = History::new(seed, rules, false);
     let world = history.world.clone();
     let Err((_, what)) = history.run() else { return Ok(world.borrow().met) };
-    // Again, and this time with the story.
+    // This runs the history again, with the story.
     let (story, what) = match History::new(seed, rules, true).run() {
         Err((story, again)) if again == what => (story, what),
         Err((story, again)) => (story, format!("{what}; when it was run again: {again}")),
@@ -65,7 +65,7 @@ pub fn run(seed: u64, rules: Rules) -> Result<Met, Box<Failure>> {
     Err(Box::new(Failure { seed, what, story }))
 }
 
-/// The story of that seed, whatever came of it.
+/// The story of that seed, with any result.
 #[must_use]
 pub fn tell(seed: u64, rules: Rules) -> Vec<String> {
     History::new(seed, rules, true).run().unwrap_or_else(|(story, _)| story)
@@ -77,11 +77,11 @@ pub(crate) struct History {
     pub(crate) rng: Rng,
     seed: u64,
     pub(crate) servers: usize,
-    /// The machine that can become a copy of another one; in some histories only.
+    /// The machine that can become a copy of another one, in some histories.
     pub(crate) spare: Option<usize>,
 }
 
-/// The host name of a machine; its server has the same name.
+/// The host name of a machine, which is also the name of its server.
 pub(crate) fn host(machine: usize) -> String {
     format!("web{machine}")
 }
@@ -184,7 +184,7 @@ impl History {
     }
 }
 
-/// Servers of which the first is the manager; all hold the first revision.
+/// Servers that all hold the first revision; the first of them is the manager.
 fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mut Rng) -> World {
     let group = GroupId::from([7; 16]);
     let mut candidate = |machine: usize| machine < 2 || !rng.one_in(4);

@@ -1,4 +1,4 @@
-//! The invariants of the design, judged from outside: 1 and 3 at every write, 2 and 4 after every step.
+//! The invariants of the design, judged from outside: 1 and 3 at every write, and 2 and 4 after every step.
 
 mod procedures;
 
@@ -13,10 +13,10 @@ use bellwether_proto::{
 pub(crate) use self::procedures::unfinished;
 use crate::{changes::Changes, disk::Disk, keys, world::State};
 
-/// No history comes so far by steps.
+/// An epoch that no history reaches by steps.
 const USED_UP: u64 = 1_000_000;
 
-/// Judges a write of a server's; what a fault does to a disk does not pass here.
+/// Judges a server's write; the faults' own changes of a disk do not pass here.
 pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
     if state.hostile == Some(machine) {
         return;
@@ -32,7 +32,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
         if old.refused.iter().any(|key| !new.refused.contains(key)) {
             state.breaks(format!("3: {name} forgets which keys its group refuses, by record {}", new.version));
         }
-        // Only root of that machine takes it back, from what a key made that is refused from then on.
+        // Only root of that machine may take it back, from a key whose records are refused from then on.
         let by_root = new.refused.len() > old.refused.len();
         if new.version <= old.version && !by_root {
             state.breaks(format!("3: {name} went from record {} to {}", old.version, new.version));
@@ -47,7 +47,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
         }
         let (epoch, manager) = (record.version.epoch, record.manager());
         let obeyed = state.obeyed.entry((machine, epoch)).or_insert(manager.key);
-        // Root has taken the epoch back from a key that the group refuses from then on.
+        // Root took the epoch back from a key that the group refuses from then on.
         if record.refused.contains(obeyed) {
             *obeyed = manager.key;
         }
@@ -73,7 +73,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
     }
 }
 
-/// A change of the manager, as this server has a part in it.
+/// Counts a change of the manager in which this server has a part.
 fn count(state: &mut State, disk: &Disk, old: &SignedRecord, new: &SignedRecord) {
     let own = keys::public(disk.key);
     let (before, after) = (old.record().manager().key == own, new.record().manager().key == own);
@@ -92,7 +92,7 @@ fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &Sign
 }
 
 impl State {
-    /// A manager says that it has this revision: it must be durable there (invariant 3).
+    /// Judges a manager's offer: the revision must be durable there (invariant 3).
     pub(crate) fn offers(&mut self, machine: usize, header: Option<&SignedHeader>) {
         let Some(header) = header else { return };
         if !self.disks[machine].history.contains(&header.id()) {
@@ -101,8 +101,8 @@ impl State {
         }
     }
 
-    /// A manager offers something to a member at `at`: one of its own that it does not know would prove that its state went
-    /// back (W14).
+    /// Judges an offer to a member at `at`. If that is an unknown revision of this manager, it proves that the manager's state
+    /// went back (W14).
     pub(crate) fn leads_on(&mut self, machine: usize, member: &ServerName, at: Option<&SignedHeader>) {
         let disk = &self.disks[machine];
         let Some(at) = at.filter(|at| !disk.history.contains(&at.id())) else { return };
@@ -116,7 +116,7 @@ impl State {
         }
     }
 
-    /// A member takes a revision: it is its manager's, or the manager has it from those before.
+    /// Judges that a member takes a revision: it must not be of a later epoch than the member's record.
     pub(crate) fn obeys(&mut self, machine: usize, header: &SignedHeader) {
         let Some(record) = self.disks[machine].record() else { return };
         let epoch = record.record().version.epoch;
@@ -126,7 +126,7 @@ impl State {
         }
     }
 
-    /// A revision takes the place of another one that it does not descend from: what it has not is kept (invariant 4).
+    /// Judges a replacement of an unrelated revision: the content that the new one lacks must be kept (invariant 4).
     pub(crate) fn replaces(&mut self, machine: usize, new: RevisionId) {
         let disk = &self.disks[machine];
         let there = self.content(disk.sets.revision).and(disk.sets.edits);
@@ -137,26 +137,26 @@ impl State {
         }
     }
 
-    /// What the histories and sets of that machine hold.
+    /// The content of that machine's histories and sets.
     fn revisions(&self, disk: &Disk) -> Changes {
         let all = disk.history.iter().copied().chain(disk.sets.revision).chain(disk.position());
         all.fold(Changes::default(), |sum, id| sum.and(self.content(Some(id))))
     }
 
-    /// What is somewhere: in sets, in kept copies, in histories, in a list of what is lost.
+    /// The content that exists anywhere: in sets, in kept copies, in histories, or in a list of losses.
     fn somewhere(&self) -> Changes {
         let of = |disk: &Disk| disk.kept.and(disk.sets.edits).and(self.revisions(disk));
         self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)))
     }
 
-    /// What a fault of the hardware has just taken with it.
+    /// Notes the changes that a hardware fault has just destroyed.
     pub(crate) fn note_destroyed(&mut self) {
         let gone = self.promised.without(self.somewhere());
         self.destroyed = self.destroyed.and(gone);
     }
 
-    /// Invariants 2 and 4 at any moment: what was promised is somewhere. Invariant 1 between two steps, when no server is in
-    /// the middle of anything: `up` says which machines run.
+    /// Judges invariants 2 and 4 at any moment: promised changes exist somewhere. Judges invariant 1 between two steps, when
+    /// no server is in the middle of one: `up` tells which machines run.
     pub(crate) fn look(&mut self, up: &[bool]) {
         if !std::mem::take(&mut self.changed) {
             return;
@@ -171,8 +171,8 @@ impl State {
         }
     }
 
-    /// Invariants 2 and 4 at the end, when everybody has met everybody: what was promised is in the head, or in a kept
-    /// copy, or was listed; and every server holds the manager's head. Otherwise says what is missing.
+    /// Judges invariants 2 and 4 at the end, when all servers have met: promised changes are in the head or in a kept copy, or
+    /// were listed, and every server holds the manager's head. The error says what is missing.
     pub(crate) fn settled(&self) -> Result<(), String> {
         let leads = |disk: &&Disk| {
             let key = keys::public(disk.key);
@@ -186,7 +186,7 @@ impl State {
         if let (Some(hostile), []) = (self.hostile.map(keys::public), managers.as_slice())
             && !self.machines().any(|machine| self.may_refuse(machine, hostile))
         {
-            // No server is left that may rebuild the group, so its servers form another one.
+            // No remaining server may rebuild the group, so its servers form another one.
             return Ok(());
         }
         let [manager] = managers.as_slice() else {
@@ -240,11 +240,11 @@ impl State {
         own.is_some_and(|own| own.role == Role::Manager || (own.role == Role::Member && own.candidate))
     }
 
-    /// What was promised and is neither in the head nor kept nor listed nor an edit that is still in place.
+    /// Promised changes that are neither in the head nor kept nor listed, and are no edit in place.
     pub(crate) fn silently_lost(&self) -> Changes {
         let there = |disk: &Disk| disk.kept.and(disk.sets.edits).and(self.content(disk.sets.revision));
         let there = self.disks.iter().fold(self.listed, |sum, disk| sum.and(there(disk)));
-        // A copy that a person has switched off keeps what it has.
+        // A copy that a person has switched off keeps its content.
         let off = self.retired.iter().fold(there, |sum, machine| sum.and(self.revisions(&self.disks[*machine])));
         let there = there.and(off);
         self.promised.without(there).without(self.destroyed)

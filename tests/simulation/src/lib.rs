@@ -1,9 +1,9 @@
-//! Whole farms, simulated: servers that run by the program's own rules on a network and on disks that fail as the seed says
-//! (design.md, invariants 1 to 4).
+//! Simulations of whole farms: servers run by the program's own rules on a network and on disks that fail by the seed
+//! (invariants 1 to 4).
 //!
-//! Real are the rules (records and their chains, promotion, the greeting, the group's edits), the state machines of both ends of
-//! a push and the messages. Simulated are the shells around them: an actor a server, turmoil's network, a disk
-//! of which only what was saved survives. Every write is judged, and at the end the farm must come together.
+//! The rules (records and their chains, promotion, the greeting, the group's edits), the state machines of both ends of a
+//! push, and the messages are real. The shells around them are simulated: an actor for each server, turmoil's network, and a
+//! disk of which only saved state survives. Every write is judged, and at the end the farm must come together.
 
 mod attacker;
 mod changes;

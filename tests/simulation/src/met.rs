@@ -1,4 +1,4 @@
-//! What histories have met: a simulation that never comes to a conflict says nothing about conflicts.
+//! The events of histories: a simulation that never comes to a conflict tells nothing about conflicts.
 
 use bellwether_group::procedure::Kind;
 use bellwether_proto::v1::{self, up};
@@ -6,7 +6,7 @@ use bellwether_proto::v1::{self, up};
 /// The counts, each with its words.
 macro_rules! counts {
     ($($name:ident = $words:literal,)*) => {
-        /// How often each thing happened.
+        /// The number of events of each kind.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct Met {
             $(#[doc = $words] pub $name: u64,)*
@@ -70,20 +70,20 @@ counts! {
 }
 
 impl Met {
-    /// A procedure of that kind is begun.
+    /// Counts that a procedure of that kind is begun.
     pub(crate) fn begins(&mut self, kind: &Kind) {
         self.procedures += 1;
         self.member_recoveries += u64::from(matches!(kind, Kind::RecoverMember { .. }));
         self.manager_recoveries += u64::from(matches!(kind, Kind::RecoverManager { .. }));
     }
 
-    /// A procedure of that kind has come to its end.
+    /// Counts that a procedure of that kind has ended.
     pub(crate) fn ends(&mut self, kind: &Kind) {
         let recovery = matches!(kind, Kind::RecoverMember { .. } | Kind::RecoverManager { .. });
         self.recovered += u64::from(recovery);
     }
 
-    /// A member says that.
+    /// Counts a member's message.
     pub(crate) fn said(&mut self, message: &up::Message) {
         match message {
             up::Message::Want(v1::Want { want: Some(v1::want::Want::Chunks(_)) }) => self.chunks_wanted += 1,
@@ -93,7 +93,7 @@ impl Met {
         }
     }
 
-    /// A person lets one go on, with an answer or without.
+    /// Counts that a person lets a procedure go on, with an answer or without.
     pub(crate) fn goes_on(&mut self, attested: bool) {
         self.attested += u64::from(attested);
         self.resumed += u64::from(!attested);

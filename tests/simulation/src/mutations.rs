@@ -1,4 +1,4 @@
-//! The simulation notices broken rules: each of these is what somebody could get wrong.
+//! The simulation notices broken rules: each of these breaks one, as a mistake in the program might.
 
 use bellwether_group::{
     procedure::{Action, Holds, Next, Procedure, Task, World, next},
@@ -9,17 +9,17 @@ use bellwether_proto::record::{RecordRefused, SignedRecord, chain};
 
 use crate::{history, rules::Rules};
 
-/// Within so many histories.
+/// The number of histories within which a broken rule must be noticed.
 const HISTORIES: u64 = 300;
 
-/// Some history fails by these rules, and says so.
+/// Asserts that some history fails by these rules with these words.
 fn says(what: &str, rules: Rules) {
     let failures = (0..HISTORIES).filter_map(|seed| history::run(seed, rules).err());
     let mut said = failures.map(|failure| failure.what);
     assert!(said.any(|said| said.contains(what)), "no history noticed it");
 }
 
-/// Takes whatever is shown last, unless it is the very same.
+/// Takes the last shown record, unless it is the held one.
 fn takes_anything(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
     Ok(links.last().filter(|last| *last != held).cloned().into_iter().collect())
 }
@@ -29,7 +29,7 @@ fn a_server_that_goes_back_to_a_lower_epoch() {
     says("3: ", Rules { walk: takes_anything, ..Rules::default() });
 }
 
-/// The higher version wins, whoever signed it.
+/// Takes the higher version, signed by any key.
 fn takes_newer(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
     let newer = |link: &&SignedRecord| link.record().version > held.record().version;
     Ok(links.last().filter(newer).cloned().into_iter().collect())
@@ -40,7 +40,7 @@ fn a_server_that_obeys_two_managers_in_one_epoch() {
     says("in which it obeyed another", Rules { walk: takes_newer, ..Rules::default() });
 }
 
-/// Takes whatever a candidate signs, however far it jumps.
+/// Takes any record of a candidate, even one that jumps too far.
 fn takes_jumps(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
     match chain::walk(held, links) {
         Err(RecordRefused::Jump { .. }) => Ok(links.last().cloned().into_iter().collect()),
@@ -53,7 +53,7 @@ fn a_server_that_takes_a_record_that_uses_the_epochs_up() {
     says("nobody can lead after it", Rules { walk: takes_jumps, ..Rules::default() });
 }
 
-/// Takes what a refused key signs, or who follows it still.
+/// Takes records of a refused key, and of servers that still follow it.
 fn takes_refused(held: &SignedRecord, links: &[SignedRecord]) -> Result<Vec<SignedRecord>, RecordRefused> {
     match chain::walk(held, links) {
         Err(RecordRefused::Refused(_)) => {
@@ -93,7 +93,7 @@ fn w14_a_copy_that_nobody_tells_from_the_original() {
     says("are both", Rules { is_copy: |_, _| false, ..Rules::default() });
 }
 
-/// Takes over whoever answers.
+/// Takes over, even if the manager answers.
 fn insists(survey: &Survey<'_>, _: Insists) -> Result<Findings, Refused> {
     survey.judge(Insists { force: true, accept: true })
 }
@@ -103,7 +103,7 @@ fn w24_a_candidate_that_takes_over_from_a_manager_that_answers() {
     says("W24: ", Rules { judge: insists, ..Rules::default() });
 }
 
-/// Drains though too few would serve.
+/// Drains, though too few servers would serve.
 fn drains_at_once(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
     match (next(procedure, world, now_ms), procedure.step().map(|step| &step.task)) {
         (Next::Wait(..), Some(Task::Drain(drain))) => Next::Do(Action::Drain(drain.0.clone())),
@@ -121,7 +121,7 @@ fn w23_a_manager_that_syncs_whom_its_recovery_has_not_drained_yet() {
     says("W23: ", Rules { holds: |_| Holds::new(), ..Rules::default() });
 }
 
-/// Puts back into service what is not synced yet.
+/// Puts servers back into service before they are synced.
 fn undrains_at_once(procedure: &Procedure, world: &World, now_ms: u64) -> Next {
     match (next(procedure, world, now_ms), procedure.step().map(|step| &step.task)) {
         (Next::Wait(..), Some(Task::Sync(sync))) => Next::Do(Action::Undrain(sync.0.clone())),

@@ -1,4 +1,4 @@
-//! Connections over turmoil's TCP. A server's actor owns them; two small tasks a connection carry bytes, nothing else.
+//! Connections over turmoil's TCP. A server's actor owns them, and two small tasks for each only carry its bytes.
 
 use std::{cell::Cell, io, rc::Rc, time::Duration};
 
@@ -13,17 +13,17 @@ use turmoil::net::{TcpListener, TcpStream};
 use crate::packet::Packet;
 
 const PORT: u16 = 7100;
-/// How long a connection may take to open.
+/// The time limit for opening a connection.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A connection's number within its server's life.
 pub(crate) type Number = u64;
 
-/// What the network tells a server.
+/// An event of the network for a server.
 pub(crate) enum Event {
-    /// A connection that this server asked for is open, or is not.
+    /// A connection that this server asked for is open, or could not be opened.
     Dialled { what: u64, connection: io::Result<Connection> },
-    /// Somebody has dialled.
+    /// A peer has dialled.
     Accepted(Connection),
     /// A message of that connection.
     Packet { number: Number, packet: Box<Packet> },
@@ -31,7 +31,7 @@ pub(crate) enum Event {
     Closed { number: Number },
 }
 
-/// An open connection; dropped, it is closed.
+/// An open connection, which is closed when this is dropped.
 pub(crate) struct Connection {
     pub(crate) number: Number,
     out: mpsc::UnboundedSender<Packet>,
@@ -39,7 +39,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends, in order. A connection that has ended says so by [`Event::Closed`].
+    /// Sends messages in order. A connection that has ended reports [`Event::Closed`].
     pub(crate) fn send(&self, packet: Packet) {
         let _ = self.out.send(packet);
     }
@@ -59,7 +59,7 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// Listens; what happens comes as events.
+    /// Listens, and reports events.
     pub(crate) async fn open() -> io::Result<(Self, mpsc::UnboundedReceiver<Event>)> {
         let (events, happens) = mpsc::unbounded_channel();
         let net = Self { events, next: Rc::default() };
@@ -74,7 +74,7 @@ impl Net {
         Ok((net, happens))
     }
 
-    /// Dials `host`; the outcome comes as [`Event::Dialled`] with `what`.
+    /// Dials `host`; the result comes as [`Event::Dialled`] with `what`.
     pub(crate) fn dial(&self, host: &str, what: u64) {
         let (net, host) = (self.clone(), host.to_owned());
         spawn_local(async move {

@@ -1,4 +1,4 @@
-//! The operator in peace: looks at what the servers show, once in a while, and does what it says is to be done.
+//! The operator in peace: looks at the servers' messages at an interval, and follows their advice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,25 +21,25 @@ use crate::{
     world::{Command, Notice},
 };
 
-/// How often the operator looks.
+/// The interval of the operator's looks.
 const EVERY_MS: u64 = 1_500;
 
 #[derive(Default)]
 pub(crate) struct Operator {
     next_ms: u64,
-    /// How often the operator has looked.
+    /// The number of looks so far.
     looked: u32,
-    /// How often there was no manager in a row.
+    /// The number of looks in a row without a manager.
     without: u32,
-    /// How often in a row the manager showed that another one leads by a record that does not follow from its own.
+    /// The number of looks in a row at which the manager showed another leader whose record does not follow from its own.
     branches: u32,
-    /// The hostile server has struck again since the group was rebuilt without it.
+    /// Whether the hostile server has struck again since the group was rebuilt without it.
     strikes_on: bool,
-    /// Those that showed at the last look, too, that they do not take the record.
+    /// Machines that also showed at the last look that they do not take the record.
     stubborn: BTreeSet<usize>,
     /// Managers that others did not follow before, since there were several.
     refused: BTreeSet<usize>,
-    /// Where the procedures that are unfinished are (the machine, the name, the step), and how often in a row they were there.
+    /// Unfinished procedures (the machine, the name, the step), each with the number of looks in a row at which it was there.
     waits: BTreeMap<(usize, Id, usize), u32>,
 }
 
@@ -74,8 +74,8 @@ impl Operator {
         forget_notices(history);
     }
 
-    /// A candidate's key is in somebody else's hands: the group is rebuilt without it at one server, and that is confirmed at
-    /// each other. Whether something was left to do.
+    /// A candidate's key is in hostile hands: the group is rebuilt without it at one server, and confirmed at each other one.
+    /// Returns whether something was left to do.
     fn take_back(&mut self, history: &History) -> bool {
         let world = history.world.borrow();
         let Some(key) = world.hostile.map(keys::public) else { return false };
@@ -89,12 +89,12 @@ impl Operator {
         let rebuilt =
             rebuilt.max_by_key(|machine| world.disks[*machine].record().map(|record| record.record().version));
         let Some(rebuilt) = rebuilt else {
-            // Some server follows who has rebuilt it, and that one runs no more.
+            // Some server follows the server that has rebuilt it, and that server does not run any more.
             if world.machines().any(|machine| refuses(&machine)) {
                 return false;
             }
             let able: Vec<usize> = world.machines().filter(|machine| world.may_refuse(*machine, key)).collect();
-            // A server that is kept out, or has just joined, only where no other one is left.
+            // A server that is kept out or has just joined is chosen only if there is no other one.
             let holds = |machine: &usize| world.disks[*machine].at.is_some() || world.disks[*machine].leads;
             let hold: Vec<usize> = able.iter().copied().filter(holds).collect();
             let able = if hold.is_empty() { able } else { hold };
@@ -105,7 +105,7 @@ impl Operator {
         };
         let hostile = world.hostile.expect("it has a key");
         if !std::mem::replace(&mut self.strikes_on, true) {
-            // It goes on meanwhile: those that root has not confirmed it at follow it on, to epochs above that of the rebuild.
+            // The attack goes on: servers without root's confirmation follow the attacker to epochs above the rebuild's.
             drop(world);
             command(history, hostile, Command::Usurp { by: limits::EPOCH_STEP });
             return true;
@@ -120,14 +120,14 @@ impl Operator {
         for machine in confirm {
             command(history, machine, Command::Confirm(Box::new(held.clone())));
         }
-        // Those that the record does not have join again.
+        // Servers that are not in the record join again.
         for machine in leave {
             command(history, machine, Command::Leave);
         }
         left
     }
 
-    /// Nobody leads: the one with the newest record takes over, if it may.
+    /// Without a manager, the server with the newest record takes over, if it may.
     fn without(&mut self, history: &History) {
         self.without += 1;
         if let Some(machine) = candidate(history).filter(|_| self.without > 1) {
@@ -135,7 +135,7 @@ impl Operator {
         }
     }
 
-    /// One manager: whoever is not a member of its group becomes one.
+    /// With one manager, each server that is not a member of its group becomes one.
     fn tidy(&mut self, history: &History, manager: usize) {
         self.without = 0;
         self.refused.clear();
@@ -171,7 +171,7 @@ impl Operator {
         self.decide_branches(history, manager);
         let shows = |notice: &Notice| history.world.borrow().notices[manager].contains(notice);
         if shows(&Notice::WentBack) {
-            // What the halt says: what the others have is kept, or what is here becomes the truth.
+            // Either the others' revisions are kept, or this manager's sets become the truth, as the halt says.
             match candidate(history).filter(|_| self.looked.is_multiple_of(2)) {
                 Some(other) => command(history, other, Command::Take { force: true }),
                 None => command(history, manager, Command::Rebuild),
@@ -190,7 +190,7 @@ impl Operator {
         }
     }
 
-    /// Brings a server back that was put away: by a procedure, or by hand.
+    /// Brings back a server that is out of service by a procedure or by hand.
     fn add(&self, server: ServerName) -> Command {
         match self.looked % 3 {
             0 => Command::Begin(Kind::ServerAdd { server }),
@@ -199,8 +199,8 @@ impl Operator {
         }
     }
 
-    /// The manager shows again and again that some follow another one by a record that does not follow from its own: it takes
-    /// the next epoch, and who refuses that, too, leaves the group and joins again.
+    /// The manager shows repeatedly that some follow another one by a record that does not follow from its own. It takes the
+    /// next epoch, and a server that refuses that, too, leaves the group and joins again.
     fn decide_branches(&mut self, history: &History, manager: usize) {
         let world = history.world.borrow();
         let own = &world.disks[manager];
@@ -221,8 +221,8 @@ impl Operator {
         }
     }
 
-    /// Several take themselves for the manager. What the servers show says what a person has to decide: whom the others obey
-    /// stays the manager, and who is refused after that, too, leaves.
+    /// With several managers, the servers' messages show the decision for a person: the manager that most others obey stays
+    /// the manager, and a server that is refused after that, too, leaves.
     fn decide(&mut self, history: &History, several: &[usize]) {
         self.without = 0;
         let world = history.world.borrow();
@@ -245,7 +245,7 @@ impl Operator {
         let refused: BTreeSet<usize> = several.iter().copied().filter(refused).collect();
         let halted = world.disks[chosen].halted.is_some();
         drop(world);
-        // The next epoch first: or the record of who has left could be taken for the newer one still.
+        // The next epoch comes first, since the record of a server that has left might still count as the newer one.
         if decided || !refused.is_empty() {
             command(history, chosen, if halted { Command::Rebuild } else { Command::Take { force: true } });
         }
@@ -255,7 +255,7 @@ impl Operator {
         self.refused.extend(refused);
     }
 
-    /// Who is out of service, and no procedure brings back, is brought back.
+    /// Brings back each server that is out of service without a procedure that brings it back.
     fn bring_back(&self, history: &History, manager: usize) {
         let world = history.world.borrow();
         let servers = world.disks[manager].record().map(|record| record.record().servers.clone()).unwrap_or_default();
@@ -268,8 +268,8 @@ impl Operator {
         }
     }
 
-    /// Procedures, at those who drive them: what asks is answered, what stopped is let go on once, and what waits for what will
-    /// not come is given up.
+    /// Handles unfinished procedures at their drivers: a question is answered, a stopped procedure is resumed once, and one
+    /// that waits too long is aborted.
     fn see_to_procedures(&mut self, history: &History) {
         let world = history.world.borrow();
         let there = |machine: usize| Some((machine, unfinished(&world.disks[machine])?.clone()));
@@ -283,8 +283,7 @@ impl Operator {
             self.waits.insert(place, looks);
             let todo = match (procedure.asks(), looks) {
                 (_, 4..) => Command::GiveUp,
-                // Nobody takes one machine off because of the other, and that one because of this one; and who leads comes
-                // first.
+                // Two machines must not be taken off because of each other, and the question who leads comes first.
                 (Some(Fact::Isolated(_)), _) if several || std::mem::replace(&mut isolated, true) => Command::GiveUp,
                 (Some(Fact::Isolated(server)), _) => isolate(history, machine, server, procedure.id),
                 (Some(Fact::Repaired(_)), _) => Command::GoOn { attest: true },
@@ -297,8 +296,8 @@ impl Operator {
     }
 }
 
-/// It is not lost after all, so that the recovery is given up; or the group is dissolved on it (W22), and it is recovered. Not
-/// where the machine that asks has nothing to lead with.
+/// Either the machine is not lost after all, and the recovery is aborted, or the group is dissolved on it (W22), and the
+/// recovery goes on. It is always aborted if the asking machine has no revision to lead with.
 fn isolate(history: &History, asks: usize, server: &ServerName, id: Id) -> Command {
     let world = history.world.borrow();
     let (holds, lost) = (world.disks[asks].at.is_some() || world.disks[asks].leads, world.places[server]);
@@ -310,7 +309,7 @@ fn isolate(history: &History, asks: usize, server: &ServerName, id: Id) -> Comma
     Command::GoOn { attest: true }
 }
 
-/// Whether that manager has something under way that concerns that server.
+/// Whether that manager has an unfinished procedure for that server.
 fn works_on(manager: &Disk, server: &ServerName) -> bool {
     let mut procedures = manager.procedures.iter().flat_map(|signed| &signed.document().procedures);
     procedures.any(|procedure| !procedure.is_over() && procedure.servers().any(|touched| touched == server))
@@ -323,14 +322,14 @@ fn candidate(history: &History) -> Option<usize> {
     let may = |machine: &usize| {
         let disk = &world.disks[*machine];
         let server = disk.record().and_then(|record| record.record().server(&disk.name).cloned());
-        // One that is kept out, or has just joined, has nothing to lead with.
+        // A server that is kept out or has just joined has no revision to lead with.
         disk.at.is_some() && server.is_some_and(|server| server.role == Role::Member && server.candidate)
     };
     world.machines().filter(may).max_by_key(|machine| version(&world.disks[*machine]))
 }
 
-/// Two machines are one server: where something says so, the one without the address is switched off for good; and one that
-/// has forgotten the group in any case.
+/// If two machines are one server and a message says so, the one without the address is switched off for good. One that has
+/// forgotten the group is always switched off.
 fn look_at_copies(history: &mut History) {
     let world = history.world.borrow();
     let Some((a, b)) = world.twins() else { return };
@@ -343,14 +342,14 @@ fn look_at_copies(history: &mut History) {
     let of_it = |notice: &Notice| matches!(notice, Notice::Copy(of) | Notice::Fault(of) if *of == name);
     let named = own(a) || own(b) || world.notices.iter().flatten().any(of_it);
     let forgot = [a, b].into_iter().find(|machine| world.disks[*machine].held.is_none());
-    // One that leads nobody talks to nobody who could tell: only who copied the machine knows of it.
+    // A copy without members talks to no server that could tell, so only the person who copied the machine knows of it.
     let alone = [a, b].into_iter().find(|machine| {
         let own = keys::public(world.disks[*machine].key);
         let record = world.disks[*machine].record().map(|record| record.record());
         let mute = |record: &Record| match record.by_key(&own).map(|server| server.role) {
             Some(Role::Manager) => record.servers.iter().all(|server| server.role != Role::Member),
             Some(Role::Member) => false,
-            // Whoever leads it sends it nothing, and it is not at the address where it would be asked.
+            // Its manager sends it nothing, and it is not at the address at which it would be asked.
             Some(Role::Disabled) | None => *machine == elsewhere,
         };
         record.is_some_and(mute)
@@ -366,7 +365,7 @@ fn look_at_copies(history: &mut History) {
     history.sim.crash(history::host(off));
 }
 
-/// Only what is shown again counts.
+/// Forgets all messages, so that only those count that are shown again.
 fn forget_notices(history: &History) {
     history.world.borrow_mut().notices.iter_mut().for_each(std::collections::BTreeSet::clear);
 }

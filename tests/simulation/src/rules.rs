@@ -1,4 +1,4 @@
-//! The rules under test: those of the program, each replaceable, so that a test can break one and see that the simulation
+//! The rules under test: those of the program. Each can be replaced, so that a test can break one and see that the simulation
 //! notices (a simulation that cannot fail shows nothing).
 
 use bellwether_group::{
@@ -23,30 +23,30 @@ type HandOver = fn(&SignedRecord, &ServerName, Leave, &By) -> Result<Option<Reco
 type Recognise = fn(&Record, &Holdings<'_>, Option<(&Given, &Parties)>, &Remembered, &Said<'_>) -> Verdict;
 type Judge = fn(&Survey<'_>, Insists) -> Result<Findings, Refused>;
 
-/// The rules that a history runs by.
+/// The rules of a history.
 #[derive(Clone, Copy)]
 pub struct Rules {
-    /// Which records a server takes that holds one and is shown others.
+    /// The shown records that a server takes.
     pub(crate) walk: Walk,
     /// The record by which a candidate takes over.
     pub(crate) take_over: TakeOver,
-    /// Whether a candidate may take over, and what is lost.
+    /// Whether a candidate may take over, with the losses.
     pub(crate) judge: Judge,
     /// The record by which the manager hands over.
     pub(crate) hand_over: HandOver,
-    /// Whose state went back, as a session begins.
+    /// The verdict at the beginning of a session: whose state went back.
     pub(crate) judge_hello: Recognise,
-    /// What is known of the tickets of a server that enters, perhaps again.
+    /// The known tickets of a server that enters, perhaps again.
     pub(crate) entered: fn(Given) -> Option<Given>,
-    /// Whether who speaks is another start of who is connected.
+    /// Whether the sender is another start of the connected server.
     pub(crate) is_copy: fn(u64, u64) -> bool,
-    /// What a procedure does next.
+    /// The next action of a procedure.
     pub(crate) next: fn(&Procedure, &World, u64) -> Next,
-    /// Whom a recovery drains before it is synced.
+    /// The servers that a recovery drains before it syncs them.
     pub(crate) holds: fn(&Document) -> Holds,
-    /// A revision is durable before it is offered.
+    /// Whether a revision is durable before it is offered.
     pub(crate) save_first: bool,
-    /// A member that the new manager's history does not know keeps what is replaced.
+    /// Whether a member whose revision is unknown to the new manager keeps the replaced content.
     pub(crate) keep_forked: bool,
 }
 

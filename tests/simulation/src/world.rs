@@ -1,5 +1,5 @@
-//! What the simulation knows and no server does: every disk, every revision that was ever made, what was acknowledged, who
-//! obeyed whom. Each write passes here, and is judged (see [`crate::invariants`]).
+//! The simulation's own knowledge, which no server has: every disk, every revision ever made, all acknowledged changes, and
+//! every server's managers. Each write passes here and is judged (see [`crate::invariants`]).
 
 use std::{
     cell::{Ref, RefCell, RefMut},
@@ -31,14 +31,14 @@ use crate::{
     rules::Rules,
 };
 
-/// A revision, with what its tree holds.
+/// A revision, with the content of its tree.
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) header: SignedHeader,
     pub(crate) content: Changes,
 }
 
-/// What a person does at a server.
+/// A person's command at a server.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
     /// A client's change.
@@ -55,23 +55,23 @@ pub(crate) enum Command {
     Begin(Kind),
     /// Begins to recover the manager, at the candidate that takes over (W24).
     RecoverManager { remove: bool, insists: Insists },
-    /// Lets the procedures that this server drives go on: those that stopped; or those that ask, with the answer.
+    /// Lets the procedures of this server go on: those that stopped, or those that ask, with the answer.
     GoOn { attest: bool },
-    /// Gives up the procedures that this server drives and that are unfinished.
+    /// Aborts the unfinished procedures of this server.
     GiveUp,
-    /// Brings all members to the head whatever they have.
+    /// Brings all members to the head from any state.
     Sync,
-    /// Dissolves the group here (W22).
+    /// Dissolves the group on this server (W22).
     Leave,
     /// Lets that server enter with a token.
     Admit(ServerName),
-    /// That server, which is in the group, enters again with the token that it has used.
+    /// Lets that server, which is in the group, enter again with its used token.
     EnterAgain(ServerName),
-    /// Rebuilds the group with what is here (W13, W14).
+    /// Rebuilds the group from this server's sets (W13, W14).
     Rebuild,
-    /// The same, without that key, as root of a candidate.
+    /// Rebuilds the group without that key, as root of a candidate.
     Refuse(PublicKey),
-    /// Follows the group that was rebuilt without a key: root of this machine has its token.
+    /// Follows the group that was rebuilt without a key, as root of this machine with its token.
     Confirm(Box<Held>),
     /// A hostile candidate takes the role, by so many epochs.
     Usurp { by: u64 },
@@ -79,25 +79,25 @@ pub(crate) enum Command {
     Enter(Box<Held>),
 }
 
-/// What a server shows to its operator.
+/// A message of a server to its operator.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Notice {
     /// Two managers in one epoch (invariant 3).
     Conflict,
-    /// That server says that it is the manager, by a record that does not follow from the one held here; or here is the
-    /// manager whose record others do not take.
+    /// That server says that it is the manager, by a record that does not follow from the held one. Or this server is the
+    /// manager, and others do not take its record.
     CannotFollow(ServerName),
     /// This manager's state went back (W14).
     WentBack,
     /// A member refused a revision.
     Refused(ServerName),
-    /// A member is in error: its state went back, say, and it is kept out until a sync.
+    /// A member is in error: for example, its state went back, and it is kept out until a sync.
     Fault(ServerName),
-    /// The edits of a member hold updates back.
+    /// A member's edits hold updates back.
     Held(ServerName),
-    /// Another machine says to be that server, which lives.
+    /// Another machine claims to be that server, which lives.
     Copy(ServerName),
-    /// These changes were seen elsewhere and are not here.
+    /// Other servers have seen these changes, and they are not here.
     Lost(Changes),
 }
 
@@ -105,53 +105,53 @@ pub(crate) struct State {
     pub(crate) rules: Rules,
     pub(crate) disks: Vec<Disk>,
     armed: Vec<Option<Arm>>,
-    /// Which machine answers at the address of a server: one of its copies may have that.
+    /// The machine at the address of each server, which may be one of its copies.
     pub(crate) places: BTreeMap<ServerName, usize>,
-    /// Machines that are of no farm: not yet a copy of any, or switched off for good.
+    /// Machines outside the farm: not yet a copy of any, or switched off for good.
     pub(crate) retired: BTreeSet<usize>,
-    /// The machine that is hostile: somebody else has its key.
+    /// The hostile machine, whose key is in other hands.
     pub(crate) hostile: Option<usize>,
     /// Servers to which the balancer sends no requests.
     pub(crate) drained: BTreeSet<ServerName>,
     /// Machines whose disks are full.
     pub(crate) full: BTreeSet<usize>,
-    /// Which machines run.
+    /// Whether each machine runs.
     pub(crate) running: Vec<bool>,
-    /// How many servers are to serve at any time (W23).
+    /// The number of servers that are to serve at any time (W23).
     pub(crate) min_serving: usize,
-    /// Records that were read before: the same bytes are checked once in a history, which saves much of its time.
+    /// Records that were read before: the same bytes are checked only once in a history, which saves much time.
     read: HashMap<Vec<u8>, SignedRecord>,
-    /// The same of documents of procedures, by their signatures.
+    /// Documents of procedures that were read before, by their signatures.
     documents: HashMap<Vec<u8>, SignedDocument>,
-    /// Numbers that servers draw.
+    /// The source of the servers' random numbers.
     drawn: Rng,
     /// Machines that are to be stopped now.
     pub(crate) dying: BTreeSet<usize>,
     pub(crate) commands: Vec<VecDeque<Command>>,
     pub(crate) notices: Vec<BTreeSet<Notice>>,
     pub(crate) library: BTreeMap<RevisionId, Known>,
-    /// What must not get lost: changes that a client was told are kept, edits of the administrator's.
+    /// Changes that must not get lost: acknowledged ones, and an administrator's edits.
     pub(crate) promised: Changes,
-    /// Those whose last copy a fault of the hardware has destroyed: no program can bring them back.
+    /// Changes whose last copy was destroyed by a hardware fault, so that no program can bring them back.
     pub(crate) destroyed: Changes,
-    /// What was ever listed as lost.
+    /// Changes that were ever listed as lost.
     pub(crate) listed: Changes,
-    /// Which manager each machine obeyed in each epoch.
+    /// The manager of each machine in each epoch.
     pub(crate) obeyed: BTreeMap<(usize, Epoch), PublicKey>,
-    /// A machine that lies.
+    /// The machine that sends false messages.
     pub(crate) liar: Option<Liar>,
-    /// The first invariant that was broken.
+    /// The first broken invariant.
     pub(crate) broken: Option<String>,
     pub(crate) now_ms: u64,
-    /// What this history has met.
+    /// The events of this history.
     pub(crate) met: Met,
-    /// A disk changed since the invariants were last looked at.
+    /// Whether a disk changed since the last check of the invariants.
     pub(crate) changed: bool,
-    /// The story, where it is told.
+    /// The story, if it is told.
     pub(crate) story: Option<Vec<String>>,
 }
 
-/// The state, shared with all servers of one history. All run on one thread.
+/// The state, which all servers of one history share on one thread.
 #[derive(Clone)]
 pub(crate) struct World(Rc<RefCell<State>>);
 
@@ -200,7 +200,7 @@ impl World {
 }
 
 impl State {
-    /// Writes a disk, and judges what became of it.
+    /// Writes a disk, and judges the result.
     pub(crate) fn write(&mut self, machine: usize, what: &str, change: impl FnOnce(&mut Disk)) {
         let before = self.disks[machine].clone();
         change(&mut self.disks[machine]);
@@ -209,7 +209,7 @@ impl State {
         invariants::written(self, machine, &before);
     }
 
-    /// The crash that is armed comes one save nearer; now: whether it strikes after the save.
+    /// Counts a save for the armed crash. If it strikes at this save, returns whether it strikes after it.
     pub(crate) fn strikes(&mut self, machine: usize) -> Option<bool> {
         let arm = self.armed[machine].take()?;
         if arm.saves == 0 {
@@ -240,23 +240,23 @@ impl State {
         Ok(document)
     }
 
-    /// A number that nobody knows.
+    /// A secret random number.
     pub(crate) fn draw(&mut self) -> u64 {
         self.drawn.number()
     }
 
-    /// The machines of the farm that are to be trusted.
+    /// The trusted machines of the farm.
     pub(crate) fn machines(&self) -> impl Iterator<Item = usize> {
         (0..self.disks.len()).filter(|machine| !self.retired.contains(machine) && self.hostile != Some(*machine))
     }
 
-    /// Whether some server of the farm takes the one of that key for the manager.
+    /// Whether some server of the farm has the server with that key as its manager.
     pub(crate) fn is_manager_of_any(&self, key: &PublicKey) -> bool {
         let record = |machine: usize| self.disks[machine].record();
         self.machines().filter_map(record).any(|record| record.record().manager().key == *key)
     }
 
-    /// Whether the balancer's checks of that server pass: it runs, and its `/ready` says so.
+    /// Whether the balancer's checks of that server pass: it runs, and its `/ready` is 200.
     pub(crate) fn is_ready(&self, name: &ServerName) -> bool {
         let Some(machine) = self.places.get(name).copied().filter(|machine| self.running[*machine]) else {
             return false;
@@ -273,7 +273,7 @@ impl State {
         self.machines().find_map(|a| self.machines().find(|b| same(a, b)).map(|b| (a, b)))
     }
 
-    /// The same, where both hold the group's state.
+    /// As [`State::twins`], if both hold the group's state.
     pub(crate) fn copies(&self) -> Option<(usize, usize)> {
         self.twins().filter(|(a, b)| [a, b].iter().all(|machine| self.disks[**machine].held.is_some()))
     }
@@ -288,17 +288,17 @@ impl State {
         self.dying.insert(machine);
     }
 
-    /// It left the group, or came back from a backup: what it knew is gone.
+    /// Forgets the managers of a server that left the group or came back from a backup.
     pub(crate) fn forget_whom_it_obeyed(&mut self, machine: usize) {
         self.obeyed.retain(|(of, _), _| *of != machine);
     }
 
-    /// Makes a revision known, whose tree holds `content`.
+    /// Notes a revision, with `content` as the content of its tree.
     pub(crate) fn learn(&mut self, header: SignedHeader, content: Changes) {
         self.library.insert(header.id(), Known { header, content });
     }
 
-    /// What the tree of that revision holds.
+    /// The content of that revision's tree.
     pub(crate) fn content(&self, revision: Option<RevisionId>) -> Changes {
         revision.and_then(|id| self.library.get(&id)).map(|known| known.content).unwrap_or_default()
     }
@@ -307,7 +307,7 @@ impl State {
         self.library.get(&revision).map(|known| known.header.clone())
     }
 
-    /// From now on that change must not get lost.
+    /// Notes that the change must not get lost from now on.
     pub(crate) fn promise(&mut self, machine: usize, change: Change) {
         self.tell(machine, || format!("acknowledges change {change}"));
         self.promised = self.promised.and(Changes::one(change));
@@ -329,20 +329,20 @@ impl State {
         }
     }
 
-    /// Two records of one epoch. Two of one manager there never are, but after a backup came back.
+    /// Notes two records of one epoch. Two records of one manager are possible only after a backup or a copy.
     pub(crate) fn conflict(&mut self, machine: usize, held: &SignedRecord, shown: &[SignedRecord]) {
         self.notice(machine, Notice::Conflict);
         let manager = |record: &SignedRecord| (record.record().version.epoch, record.record().manager().key);
         if self.met.restored == 0
             && self.met.copied == 0
-            // Of several that were shown the newest is judged.
+            // Of several shown records, the newest is judged.
             && shown.iter().max_by_key(|shown| shown.record().version).is_some_and(|shown| manager(shown) == manager(held))
         {
             self.breaks(format!("3: two records of one manager conflict in epoch {}", held.record().version.epoch));
         }
     }
 
-    /// Notes that an invariant is broken; the first counts.
+    /// Notes that an invariant is broken; only the first counts.
     pub(crate) fn breaks(&mut self, invariant: String) {
         if let Some(story) = &mut self.story {
             story.push(format!("{:>6} BROKEN: {invariant}", self.now_ms));

@@ -1,14 +1,14 @@
-//! The one way for a test to say that it, or a part of it, cannot run on this machine.
+//! The only way for a test to report that it, or a part of it, cannot run on this machine.
 
 use std::fmt::Display;
 
-/// `TEST_SKIPS=forbidden`: whatever is skipped fails. The gate sets it.
+/// With `TEST_SKIPS=forbidden`, as the gate sets it, a skip fails the test.
 pub const VARIABLE: &str = "TEST_SKIPS";
 
-/// Says that `what` is not tested here, and why; the caller returns then.
+/// Reports that `what` is not tested here, with the reason. The caller returns after it.
 ///
 /// # Panics
-/// Nothing may be skipped, by [`VARIABLE`].
+/// [`VARIABLE`] forbids skips.
 #[track_caller]
 pub fn skip(what: impl Display, why: impl Display) {
     let line = line(what, why);
@@ -20,7 +20,7 @@ fn line(what: impl Display, why: impl Display) -> String {
     format!("skipped: {what}: {why}")
 }
 
-/// A value that is not known forbids, too: it was meant to.
+/// An unknown value forbids skips, too, since it was meant to.
 fn forbidden(value: Option<&str>) -> bool {
     !matches!(value, None | Some("" | "allowed"))
 }

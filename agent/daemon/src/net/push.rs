@@ -1,6 +1,6 @@
-//! The push stream as a member serves it: one task a stream carries its messages to the member's thread, whose answers go back
-//! through a bounded channel. A newer stream takes the place of an older one: each task holds the other end of a channel that
-//! the member's thread drops when it lets go of the stream. The rules are in `greeting` and `incoming`.
+//! The push stream on the member's side. One task for each stream carries its messages to the member's thread, and the
+//! thread's answers go back through a bounded channel. A newer stream replaces an older one: each task holds the other end of
+//! a channel that the member's thread drops to end the stream. The rules are in `greeting` and `incoming`.
 
 mod tickets;
 
@@ -42,14 +42,14 @@ use crate::{
     run::role::{Following, Open, Standing},
 };
 
-/// How long a stream may take to say hello.
+/// The time limit for a stream's hello.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long a manager's stream may be silent and yet live: its keepalives are 5 s apart.
+/// The time for which a live manager's stream may be silent: its keepalives are 5 s apart.
 const ALIVE: Duration = Duration::from_secs(8);
-/// How long a change of this server's role is waited for.
+/// The time limit of the wait for a change of this server's role.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// The push service: who speaks is looked at whatever this server is; only a member follows.
+/// The push service. It checks the caller in any role, and only a member follows.
 pub(crate) struct PushService {
     record: Arc<GroupRecord>,
     standing: watch::Receiver<Standing>,
@@ -57,24 +57,24 @@ pub(crate) struct PushService {
     procedure_store: Arc<ProcedureStore>,
     reach: watch::Receiver<v1::Balancers>,
     sessions: AtomicU64,
-    /// Held while a hello of somebody else than the manager is read.
+    /// Held while a hello is read that is not from the known manager.
     others: Semaphore,
     tickets: Tickets,
-    /// The manager's stream that is followed.
+    /// The manager's stream that this server follows.
     live: Mutex<Option<Live>>,
 }
 
-/// A manager's stream as another hello of that manager has to know it.
+/// A manager's stream, for the comparison with another hello of that manager.
 #[derive(Clone)]
 struct Live {
     leader: Leader,
-    /// Counts its messages, and ends with it.
+    /// Counts the stream's messages, and ends with the stream.
     heard: watch::Receiver<u64>,
 }
 
 impl PushService {
-    /// A service that feeds the member's thread, while this server is a member. Where a hello comes whose record cannot be
-    /// followed from here, `hints` has the other servers asked. `reach` is told to the manager.
+    /// A service that feeds the member's thread while this server is a member. If the record in a hello cannot be followed,
+    /// `hints` makes this server ask the others. The manager is told `reach`.
     pub(crate) fn new(
         record: Arc<GroupRecord>,
         standing: watch::Receiver<Standing>,
@@ -125,7 +125,7 @@ impl Push for PushService {
         if let Some(head) = hello.head {
             session.said(down::Message::Head(head)).await?;
         }
-        // The manager keeps the stream open, and with it the connection: the end of the role ends it.
+        // The manager keeps the stream open, and with it the connection, so the end of the role ends it.
         let mut stop = following.stop.clone();
         let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
         let manager = self.record.current().record().manager().name.clone();
@@ -136,7 +136,7 @@ impl Push for PushService {
 }
 
 impl PushService {
-    /// Somebody spoke as the manager who is nobody in the group.
+    /// Notes a caller from outside the group that claimed to be the manager.
     fn unknown(&self, peer: &tls::Peer) {
         if self.record.current().record().by_key(&peer.key).is_none() {
             self.record.knocked(&peer.key, peer.address, "to be obeyed as the manager");
@@ -147,8 +147,8 @@ impl PushService {
         locked(&self.live)
     }
 
-    /// Whether the manager that says hello is not a copy of the one that leads this server (W14): another start of it, while
-    /// that one lives. Its stream ends with it, or says something soon.
+    /// Refuses a copy of the manager that leads this server (W14): a hello with another incarnation, while the first one is
+    /// alive. A dead manager's stream ends, and a live manager's stream has a message soon.
     async fn only_one(&self, peer: &tls::Peer, incarnation: u64) -> Result<(), Status> {
         let live = self.locked().clone();
         let Some(mut live) = live.filter(|live| live.leader.is_copied_by(&peer.key, incarnation)) else {
@@ -157,7 +157,7 @@ impl PushService {
         live.heard.mark_unchanged();
         match tokio::time::timeout(ALIVE, live.heard.changed()).await {
             Ok(Ok(())) => {
-                // The living one's monitor names it.
+                // The original manager's monitor shows the address of the copy.
                 self.record.knocked(&peer.key, peer.address, "to be obeyed, as a copy of the manager's machine");
                 Err(live.leader.copied(incarnation).into())
             }
@@ -165,21 +165,21 @@ impl PushService {
         }
     }
 
-    /// The hello of the manager. Others may say it, one at a time: a manager that this server has not met yet.
+    /// Waits for the manager's hello. Unknown keys say hello one at a time, since one may be a new manager's.
     async fn hello(&self, key: PublicKey, downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
         let known = self.record.current().record().manager().key == key;
-        let busy = |_| Status::resource_exhausted("somebody else than the manager says hello already; try again");
+        let busy = |_| Status::resource_exhausted("another server says hello at this moment; try again");
         let _turn = if known { None } else { Some(self.others.try_acquire().map_err(busy)?) };
         let hello = first(downs).await?;
         let greeted = greet(&self.record, key, &hello);
         if greeted.is_err() {
-            // One hint is enough.
+            // The channel is full, so there is a hint already.
             let _ = self.hints.try_send(Hint::Anyone);
         }
         greeted.map(|()| hello)
     }
 
-    /// This server as a member. The record that came with the hello may just have made it one.
+    /// This server's role as a member, which it may have only since the record in the hello.
     async fn following(&self) -> Result<Arc<Following>, Status> {
         let mut standing = self.standing.clone();
         let settled = standing.wait_for(|standing| matches!(standing, Standing::Member(_)));
@@ -191,38 +191,38 @@ impl PushService {
     }
 }
 
-/// The hello that a stream begins with, soon.
+/// The first message of a stream, which has to be a hello and to come soon.
 async fn first(downs: &mut Streaming<v1::Down>) -> Result<v1::DownHello, Status> {
-    let late = |_| Status::deadline_exceeded(format!("no hello within {} s", HELLO.as_secs()));
+    let late = |_| Status::deadline_exceeded(format!("no hello came within {} s", HELLO.as_secs()));
     match tokio::time::timeout(HELLO, downs.message()).await.map_err(late)?? {
         Some(v1::Down { message: Some(down::Message::Hello(hello)) }) => Ok(hello),
         _ => Err(Status::invalid_argument("the first message is not a hello")),
     }
 }
 
-/// Takes the manager's record, by its chain where this server was away, and checks that it is the manager who speaks.
+/// Takes the manager's record, by its chain if this server was away, and checks that the caller is the manager.
 fn greet(record: &GroupRecord, key: PublicKey, hello: &v1::DownHello) -> Result<(), Status> {
     let links = with(record, |here| greeting::links(here, hello, SignedRecord::from_wire))?;
     record.take_by(&links).map_err(|e| not_taken(&e))?;
     Ok(with(record, |here| greeting::check(here, &key, hello))?)
 }
 
-/// Asks a rule about this server as the record in force has it.
+/// Applies a rule to this server and the record in force.
 pub(super) fn with<T>(record: &GroupRecord, ask: impl FnOnce(Here<'_>) -> T) -> T {
     ask(Here { own: &record.own_key(), record: record.current().record() })
 }
 
-/// The answer to whoever brings a record that is not taken: a manager that was superseded learns it from the details.
+/// The refusal of a record. Its details tell a superseded manager of its successor.
 pub(crate) fn not_taken(error: &TakeError) -> Status {
     let details = match error {
         TakeError::Refused(refused) => refused.details(),
         TakeError::Save(_) => bytes::Bytes::new(),
     };
-    let what = format!("the group record is not taken: {error}");
+    let what = format!("the group record is refused: {error}");
     Status::with_details(Code::FailedPrecondition, what, details)
 }
 
-/// Tells the manager of requests from outside the group; one that does not read misses some.
+/// Tells the manager of requests from outside the group. A manager that does not read misses some of them.
 async fn tell_knocks(mut knocks: watch::Receiver<Option<String>>, answers: mpsc::Sender<Answer>) -> Infallible {
     loop {
         if knocks.changed().await.is_err() {
@@ -247,25 +247,29 @@ struct Session {
 }
 
 impl Session {
-    /// Passes messages on until the stream ends, breaks a rule (the manager is told which), or the member lets go of it.
+    /// Passes messages on until the stream ends, the member drops it, or it breaks a rule, which the manager is told.
     async fn run(mut self, downs: Streaming<v1::Down>, over: oneshot::Receiver<()>, stopped: impl Future<Output = ()>) {
         tracing::debug!(session = self.number, "a manager's stream begins");
         let mut current = self.record.follow();
         let key = self.key;
         let superseded = current.wait_for(|record| record.record().manager().key != key);
-        // Cancelled with the connection, between two messages at the most.
+        // This is cancelled with the connection, at most between two messages.
         let knocks = tell_knocks(self.record.knocks(), self.answers.clone());
         let ended = tokio::select! {
             biased;
             _ = superseded => with(&self.record, |here| greeting::may_push(here, &key)).map_err(Status::from),
             ended = self.pass_on(downs) => ended,
             never = knocks => match never {},
-            _ = over => Err(Status::aborted("another stream has taken the place of this one, or its answers are not read")),
+            _ = over => Err(Status::aborted("another stream replaced this one, or its answers are not read")),
             () = stopped => Err(Status::unavailable("the agent is stopping")),
         };
-        tracing::debug!(session = self.number, ended = ended.as_ref().err().map(Status::message), "it ends");
+        tracing::debug!(
+            session = self.number,
+            ended = ended.as_ref().err().map(Status::message),
+            "a manager's stream ends"
+        );
         if let Err(status) = ended {
-            // No room: whoever does not read will not read this.
+            // If there is no room, the manager does not read, and this would not be read either.
             let _ = self.answers.try_send(Err(status));
         }
         let _ = self.pass(Input::Happens(follower::Input::Closed(self.number))).await;
@@ -284,7 +288,7 @@ impl Session {
     async fn handle(&mut self, message: down::Message) -> Result<(), Status> {
         match with(&self.record, |here| self.incoming.hear(here, message))? {
             Heard::Answer(keepalive) => {
-                // Dropped when the way back is full: then other answers show that we live.
+                // If the channel is full, the answer is dropped, since the other answers show that this server is alive.
                 let _ = self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Keepalive(keepalive)) }));
                 self.tell_reach();
                 Ok(())
@@ -304,15 +308,15 @@ impl Session {
     fn keep(&self, wire: &v1::SignedProcedures) -> Result<(), Status> {
         let signed = SignedDocument::from_wire(wire).map_err(Refused::from)?;
         let taken = self.procedure_store.take(signed, self.record.current().record());
-        taken.map_err(|e| Status::failed_precondition(format!("the procedures are not taken: {}", chain(&e))))
+        taken.map_err(|e| Status::failed_precondition(format!("the procedures are refused: {}", chain(&e))))
     }
 
-    /// Tells what is new of the balancers: after a keepalive, when the manager has had this member's hello.
+    /// Tells the manager of changes at the balancers, after a keepalive: by then the manager has this member's hello.
     fn tell_reach(&mut self) {
         if self.reach.has_changed().is_ok_and(|changed| changed) {
             let reach = self.reach.borrow_and_update().clone();
             if self.answers.try_send(Ok(v1::Up { message: Some(up::Message::Balancers(reach)) })).is_err() {
-                // Full: told after another keepalive.
+                // The channel is full, so the next keepalive tries again.
                 self.reach.mark_changed();
             }
         }

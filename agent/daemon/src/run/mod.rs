@@ -1,11 +1,11 @@
-//! What `bellwether serve` runs.
+//! The tasks of `bellwether serve`.
 //!
-//! Tasks: one folds events into the farm's status (it alone writes the `farm` watch); one serves other servers over mutual
-//! TLS; one serves commands on the Unix socket; one serves the http port, one HAProxy's agent checks; one tries the
-//! balancers (`crate::run::balancers`); one runs this server's role, whatever that is at the time (`crate::run::role`); two talk to
-//! other servers about the group record (`crate::net::peers`); one drives procedures ([`bellwether_group::procedure`]). The
-//! `stop` watch ends them all; each is waited for. One that ends before is missed ([`bellwether_manager::tasks`]): the agent
-//! says which, and ends to be started again; so it does at a panic on any thread (`ends.rs`).
+//! One task folds events into the farm's status, and is the only writer of the `farm` watch. One serves other servers over
+//! mutual TLS, one serves commands on the Unix socket, one serves the http port, and one serves HAProxy's agent checks. One
+//! tries the balancers (`crate::run::balancers`). One runs this server's role (`crate::run::role`). Two talk to other servers
+//! about the group record (`crate::net::peers`). One drives procedures ([`bellwether_group::procedure`]). The `stop` watch
+//! ends all tasks, and the agent waits for each. If a task ends earlier ([`bellwether_manager::tasks`]), the agent names it
+//! and ends, to be started again. A panic on any thread does the same (`ends.rs`).
 
 pub(crate) mod balancers;
 pub mod core_dumps;
@@ -88,28 +88,28 @@ use crate::{
 
 pub use self::ended::Ended;
 
-/// How the daemon is run.
+/// The options of the daemon.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Finish what a crash interrupted, then end; ordered before the services whose configuration it is.
+    /// Completes a switch that a crash interrupted, and ends. This runs before the services whose configuration it is.
     pub recover_only: bool,
-    /// Stop when standard input ends: whoever started it is gone.
+    /// Stops at the end of standard input, because the program that started the agent is gone.
     pub until_eof: bool,
 }
 
-/// How long open calls may take to end when the agent stops.
+/// The time limit for the end of open calls when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long the others may take to end when a task is missed.
+/// The time limit for the end of the other tasks after one has ended too early.
 const LAST: Duration = Duration::from_secs(20);
-/// Servers that may tell their newer records at a time.
+/// The number of servers that may tell their newer records at the same time.
 const TELLING: usize = 2;
-/// Messages that may wait between the agent's own tasks.
+/// The capacity of the channels between the agent's own tasks.
 const INPUTS: usize = 4;
 
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
-/// It cannot start, or cannot go on.
+/// The agent cannot start, or cannot go on.
 pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     let descriptors = match descriptors::raise() {
         Ok(limit) => limit,
@@ -215,7 +215,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     let driving = runner::run(procedure_store.clone(), Arc::new(AgentExecutor::new(agent.clone())), stopped.clone());
     let driving = alarm.spawn("procedures", &stopped, driving);
     let (shown, in_service) = watch::channel(Ready::no("starting"));
-    // Cancelled at the end, wherever they are: they keep nothing.
+    // This is cancelled at the end, at any await, because it keeps nothing.
     let catching_up = peers_to.clone().catch_up(hints, sessions.subscribe());
     let within = Duration::from_secs(agent.record.current().record().policy.ready_after_s);
     let confirmed = Arc::new(Confirmed::open(&layout, within));
@@ -237,7 +237,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     let checked = in_service.clone();
     let router = http::router(names, agent.clone(), in_service);
     let serving = serve(bound, &key, &agent, push, (router, checked), descriptors, (&stop, &alarm));
-    // Cancelled only to end: whoever is served then asks again.
+    // This is cancelled only at the end of the agent; the callers ask again.
     let served = tokio::select! {
         served = serving => served,
         task = alarm.raised() => Err(missed(&layout, task)),
@@ -245,10 +245,10 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     stop.send_replace(true);
     talking.iter().for_each(JoinHandle::abort);
     if let Err(error) = driving.await {
-        tracing::error!(%error, "the procedures ended badly");
+        tracing::error!(%error, "the task of the procedures failed");
     }
     if let Err(error) = running.await {
-        tracing::error!(%error, "the role ended badly");
+        tracing::error!(%error, "the task of the role failed");
     }
     seen.save(&layout);
     confirmed.keep(&layout);
@@ -258,8 +258,8 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     served
 }
 
-/// Without that task the agent would live on and do nothing of what it was for. The others are ended in order, but not
-/// waited for without end: they may wait for the one that is missed.
+/// Ends the agent, which is of no use without that task. The other tasks are ended in order, but the wait is limited, because
+/// they may wait for the task that has ended.
 fn missed(layout: &Layout, task: &str) -> Ended {
     ends::note(layout.state(), task, "it ended unasked");
     std::thread::spawn(|| {
@@ -269,7 +269,7 @@ fn missed(layout: &Layout, task: &str) -> Ended {
     Ended::new(Outcome::Failed, format!("the task '{task}' ended unasked; the agent ends, to be started again"))
 }
 
-/// A manager's lanes say who has seen a newer record.
+/// Passes on, from a manager's lanes, the servers that have seen a newer record.
 async fn pass_hints(mut behind: mpsc::Receiver<ServerName>, hints: mpsc::Sender<Hint>) {
     while let Some(server) = behind.recv().await {
         if hints.send(Hint::Server(server)).await.is_err() {
@@ -295,20 +295,20 @@ fn recover_only(
     key: &PublicKey,
 ) -> Result<(), Ended> {
     let recovered = bellwether_member::recover(layout, paths, held.current.record(), key);
-    recovered
-        .map(drop)
-        .map_err(|e| Ended::failed(&e).hint("everything was left as it is; mend what is named, then run it again"))
+    recovered.map(drop).map_err(|e| {
+        Ended::failed(&e).hint("everything was left as it is; repair the cause, and give the command again")
+    })
 }
 
-/// A member that has started asks its manager for something, so that it is dialled at once and not when the manager would
-/// try again. When that fails, it is dialled later.
+/// Asks the manager for its status after a member's start, so that the manager dials this member at once. If that fails, the
+/// manager dials it later.
 async fn knock(agent: Arc<Agent>) {
     if let Standing::Member(following) = agent.standing() {
         let _ = following.link.ask(|mut manager| async move { manager.status(StatusRequest {}).await }).await;
     }
 }
 
-/// Ends everything at SIGTERM or SIGINT.
+/// Stops the agent at SIGTERM or SIGINT.
 fn stop_on_signal(stop: &watch::Sender<bool>, alarm: &Alarm) -> Result<(), Ended> {
     use tokio::signal::unix::{SignalKind, signal};
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -323,9 +323,9 @@ fn stop_on_signal(stop: &watch::Sender<bool>, alarm: &Alarm) -> Result<(), Ended
     Ok(())
 }
 
-/// Ends everything when standard input does: the system closes it when its other end dies, however that dies.
+/// Stops the agent at the end of standard input, which the system closes if the program at the other end dies.
 fn stop_at_the_end_of_input(stop: watch::Sender<bool>) {
-    // Not a task: nothing could end one that reads.
+    // This is a thread and no task, because a blocked read cannot be cancelled.
     std::thread::spawn(move || {
         let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         tracing::info!(?ended, "standard input has ended: stopping");
@@ -333,7 +333,7 @@ fn stop_at_the_end_of_input(stop: watch::Sender<bool>) {
     });
 }
 
-/// Folds events into the farm's status, and makes it anew once a second: lags grow by themselves.
+/// Folds events into the farm's status, and renews the status once a second, since lags grow with the time.
 fn fold(
     mut farm: Farm,
     mut seen: mpsc::UnboundedReceiver<Event>,
@@ -359,7 +359,7 @@ fn fold(
             }
             to.send_replace(Arc::new(farm.status(now_ms())));
             if let Some(waiting) = waiting {
-                // Gone: it does not wait any more.
+                // If this fails, the caller no longer waits.
                 let _ = waiting.send(());
             }
         }
@@ -367,7 +367,7 @@ fn fold(
     from
 }
 
-/// The names under which people ask this server.
+/// The host names of this server.
 fn names(config: &Config) -> http::Names {
     let host = config::hostname();
     let advertised = config.advertise.rsplit_once(':').map_or("", |(host, _)| host);
@@ -375,7 +375,7 @@ fn names(config: &Config) -> http::Names {
     http::Names::new(own.into_iter().chain(config.http_names.iter().map(String::as_str)))
 }
 
-/// Everything that this server listens on, bound before anything else begins.
+/// All ports and sockets of this server, which are bound before anything else begins.
 struct Bound {
     servers: TcpListener,
     http: TcpListener,
@@ -399,11 +399,11 @@ impl Bound {
 /// A listener at `address`.
 ///
 /// # Errors
-/// Another program has it, or it is not this machine's.
+/// Another program has the port, or the address is not this machine's.
 pub async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Ended> {
     TcpListener::bind(address).await.map_err(|e| {
         Ended::new(Outcome::Failed, format!("cannot listen on {address}: {e}"))
-            .hint("another program has the port, or the address is not this machine's; `bellwether doctor` says more")
+            .hint("another program has the port, or the address is not this machine's; `bellwether doctor` shows more")
     })
 }
 
@@ -464,7 +464,7 @@ async fn serve(
     };
     let result = tokio::select! {
         result = async {
-            // One that ends is missed, whatever the others do.
+            // If one of these ends too early, the alarm is raised, regardless of the others.
             let named = |name| alarm.guard(name, &stop.subscribe());
             let servers = until_its_end(named("servers' port"), flat(for_servers));
             let commands = until_its_end(named("admin socket"), flat(for_commands));
@@ -472,7 +472,7 @@ async fn serve(
             let balancers = until_its_end(named("agent checks"), for_balancers);
             tokio::try_join!(servers, commands, browsers, balancers)
         } => result.map(drop),
-        // Open streams (a monitor, a push) have no end of their own.
+        // Open streams (a monitor, a push) do not end by themselves.
         () = straggling => Ok(()),
     };
     drop(socket);
@@ -490,7 +490,7 @@ async fn flat<E: std::error::Error + 'static>(serving: impl Future<Output = Resu
 fn stopped(stop: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {
     let mut stop = stop.subscribe();
     async move {
-        // An error: everything that could say stop is gone.
+        // An error means that no sender is left.
         let _ = stop.wait_for(|stop| *stop).await;
     }
 }

@@ -1,10 +1,10 @@
-//! What this server is in its group, and how that changes while it runs (W18, W24, W26).
+//! This server's role in its group, and its changes while the agent runs (W18, W24, W26).
 //!
-//! One task, `Roles::run`, follows the source of leadership (`Leadership`) and runs the role that it gives: the manager's tasks
-//! ([`bellwether_manager`]), or the member's thread with the watch that feeds it ([`bellwether_member`]); a disabled server is
-//! a member that is sent nothing. When it changes the role, or the manager's epoch, the old one's tasks end, then
-//! the new one's begin. Ports, sockets and services stay: they look at the `standing` watch, which this task alone
-//! writes. Readiness stays as it was in between: a role says nothing of what the sets hold.
+//! One task, `Roles::run`, follows the source of leadership (`Leadership`) and runs the role that this gives: the manager's
+//! tasks ([`bellwether_manager`]), or the member's thread with the watch that feeds it ([`bellwether_member`]). A disabled
+//! server is a member that is sent nothing. If the role or the manager's epoch changes, the old role's tasks end, and after
+//! that the new role's tasks begin. Ports, sockets and services stay: they read the `standing` watch, which only this task
+//! writes. Readiness does not change in between, because the sets do not change with the role.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -47,39 +47,39 @@ use crate::{
     services::link::ManagerLink,
 };
 
-/// Inputs that may wait for the member's thread.
+/// The capacity of the channel to the member's thread.
 const INPUTS: usize = 4;
-/// Until a role that could not begin is tried again.
+/// The pause before a role that could not begin is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long the member's thread may take to end when the agent stops.
+/// The time limit for the end of the member's thread when the agent stops.
 const STRAGGLER: Duration = Duration::from_secs(20);
 
-/// What this server is now, with what the services need for it.
+/// This server's present role, with the handles that the services need.
 #[derive(Clone)]
 pub(crate) enum Standing {
     /// Between two roles.
     Changing,
-    /// It owns the configuration.
+    /// This server leads.
     Manager(Manager),
-    /// It follows; changes asked of it go to the manager.
+    /// This server follows, and forwards changes to the manager.
     Member(Arc<Following>),
-    /// The record makes it the manager, but it cannot lead, or must not (W13, W14): why, and what to do.
+    /// The record makes this server the manager, but it cannot or must not lead (W13, W14), for this reason.
     Halted(Arc<str>),
 }
 
-/// A member, as the services see it.
+/// A member, for the services.
 pub(crate) struct Following {
-    /// To its manager.
+    /// The link to the manager.
     pub(crate) link: ManagerLink,
-    /// To its thread.
+    /// The channel to the member's thread.
     pub(crate) inputs: mpsc::Sender<Input>,
-    /// The role ends.
+    /// True when the role ends.
     pub(crate) stop: watch::Receiver<bool>,
     sessions: watch::Sender<usize>,
 }
 
 impl Following {
-    /// A manager's stream is open, until what is returned is dropped.
+    /// Counts a manager's stream as open until the result is dropped.
     pub(crate) fn enter(&self) -> Open {
         self.sessions.send_modify(|sessions| *sessions += 1);
         Open(self.sessions.clone())
@@ -100,7 +100,7 @@ impl Drop for Open {
     }
 }
 
-/// What a role is begun with.
+/// Everything that a role needs.
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) layout: Layout,
@@ -109,34 +109,34 @@ pub(crate) struct Parts {
     pub(crate) events: mpsc::UnboundedSender<Event>,
     pub(crate) ready: watch::Sender<Ready>,
     pub(crate) seen: Arc<KnownHeads>,
-    /// Manager's streams that are open at this member.
+    /// The number of manager's streams that are open at this member.
     pub(crate) sessions: watch::Sender<usize>,
     /// Servers that have seen a newer record.
     pub(crate) newer: mpsc::Sender<ServerName>,
     /// The procedures.
     pub(crate) procedure_store: Arc<ProcedureStore>,
-    /// What agent.toml says of balancers.
+    /// The balancers in agent.toml.
     pub(crate) balancers: Locals,
     pub(crate) peers: Arc<Peers>,
     /// This server's incarnation.
     pub(crate) incarnation: u64,
-    /// What others have seen, asked before this server leads for the first time.
+    /// The revisions that other servers have seen, from the survey before this server leads for the first time.
     pub(crate) claims: Vec<(ServerName, Vec<SignedHeader>)>,
-    /// Asked to rebuild the group.
+    /// Requests to rebuild the group.
     pub(crate) rebuilds: mpsc::Receiver<Rebuilding>,
-    /// Raised by a task of a role that ends before it is told to.
+    /// Raised if a task of a role ends too early.
     pub(crate) alarm: Alarm,
 }
 
-/// What a rebuild is to do here.
+/// The kind of a rebuild.
 pub(crate) enum Order {
-    /// What the directories here hold becomes the truth (W13, W14), without these keys.
+    /// Rebuilds the group from the directories on this server (W13, W14), and refuses these keys.
     Here(Vec<PublicKey>),
-    /// A group that was rebuilt elsewhere is followed.
+    /// Follows a group that was rebuilt on another server.
     Confirm(Confirmation),
 }
 
-/// To rebuild the group, or to follow one that was rebuilt, or only to say what that would mean.
+/// A request to rebuild the group, to follow a rebuilt one, or only to show the consequences.
 pub(crate) struct Rebuilding {
     pub(crate) order: Order,
     pub(crate) author: String,
@@ -144,7 +144,7 @@ pub(crate) struct Rebuilding {
     pub(crate) answer: oneshot::Sender<Result<RebuildReply, Refused>>,
 }
 
-/// Why a role does not begin.
+/// The role does not begin.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BeginError {
     #[error(transparent)]
@@ -162,7 +162,7 @@ pub(crate) enum BeginError {
 }
 
 impl BeginError {
-    /// Whether trying again helps nobody: the group has to be rebuilt.
+    /// Whether only a rebuild of the group helps, and no further try.
     fn stays(&self) -> bool {
         use bellwether_manager::StartError as S;
         match self {
@@ -188,24 +188,24 @@ enum Running {
     Member { inputs: mpsc::Sender<Input>, watching: JoinHandle<()>, thread: JoinHandle<()> },
 }
 
-/// Runs the roles of this server, one after the other.
+/// Runs this server's roles, one after the other.
 pub(crate) struct Roles<L> {
     parts: Parts,
     leadership: L,
     standing: watch::Sender<Standing>,
     duty: Duty,
     running: Option<(watch::Sender<bool>, Running)>,
-    /// It cannot lead, and is not to try again by itself.
+    /// This server cannot lead, and does not try again by itself.
     halted: bool,
-    /// The monitor was told that it cannot lead.
+    /// Whether the monitor was told that this server cannot lead.
     told: bool,
 }
 
 impl<L: Leadership> Roles<L> {
-    /// Begins the role that this server has now.
+    /// Begins this server's present role.
     ///
     /// # Errors
-    /// It cannot begin.
+    /// The role cannot begin.
     pub(crate) async fn begin(
         parts: Parts,
         mut leadership: L,
@@ -215,14 +215,14 @@ impl<L: Leadership> Roles<L> {
         let mut roles = Self { parts, leadership, standing, duty, running: None, halted: false, told: false };
         match (roles.take_up().await, duty) {
             (Ok(()), _) => {}
-            // A manager that cannot lead says so, and waits for what a person does (W13).
+            // A manager that cannot lead says so, and waits for a person (W13).
             (Err(error), Duty::Lead(_)) => roles.not_begun(error).await,
             (Err(error), Duty::Follow) => return Err(error),
         }
         Ok(roles)
     }
 
-    /// Follows the leadership until `stop`; then the role has ended.
+    /// Follows the leadership until `stop`, and ends the role before it returns.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut halts = self.parts.peers.halts();
         loop {
@@ -236,7 +236,7 @@ impl<L: Leadership> Roles<L> {
                 self.lay_down(None).await;
                 self.not_begun(BeginError::Halted(Box::new(halt))).await;
             }
-            // Every branch may be cancelled: what is taken from a channel is dealt with below.
+            // Every branch may be cancelled: a message from a channel is handled after the `select`.
             let asked = tokio::select! {
                 () = async { drop(stop.wait_for(|stop| *stop).await) } => break,
                 there = self.leadership.changed() => match there {
@@ -258,7 +258,7 @@ impl<L: Leadership> Roles<L> {
         self.lay_down(Some(STRAGGLER)).await;
     }
 
-    /// Not to be cancelled: the old role has ended completely before the new one touches the sets or the history.
+    /// Must not be cancelled: the old role ends completely before the new one touches the sets or the history.
     async fn change(&mut self, duty: Duty) {
         self.standing.send_replace(Standing::Changing);
         self.lay_down(None).await;
@@ -269,7 +269,7 @@ impl<L: Leadership> Roles<L> {
         }
     }
 
-    /// Says why the role cannot begin. A manager stands there with it until a person acts, or it is tried again.
+    /// Reports that the role cannot begin. A manager waits for a person if only a rebuild helps, and otherwise tries again.
     async fn not_begun(&mut self, error: BeginError) {
         self.halted = error.stays() && matches!(self.duty, Duty::Lead(_));
         let reason = match error {
@@ -281,10 +281,10 @@ impl<L: Leadership> Roles<L> {
                      bellwether group rebuild"
                 )
             }
-            error => format!("its role cannot begin: {}; it is tried again by itself", chain(&error)),
+            error => format!("this server's role cannot begin: {}; the agent tries again by itself", chain(&error)),
         };
         self.told = true;
-        tracing::error!(reason, "no role");
+        tracing::error!(reason, "this server has no role");
         self.parts.ready.send_replace(Ready::no(&reason));
         self.tell(Observation::Failed(reason.clone()));
         if matches!(self.duty, Duty::Lead(_)) {
@@ -292,7 +292,7 @@ impl<L: Leadership> Roles<L> {
         }
     }
 
-    /// Finds out what is lacking here, and puts the halt in force for the next starts, too.
+    /// Finds the revisions that this manager's history lacks, and notes the halt for the next starts.
     async fn halt(&self, halt: Halt) -> String {
         let Parts { layout, record, peers, .. } = &self.parts;
         let state = layout.state().to_owned();
@@ -318,7 +318,7 @@ impl<L: Leadership> Roles<L> {
         reason
     }
 
-    /// Rebuilds the group. Not to be cancelled: no role runs meanwhile.
+    /// Rebuilds the group. Must not be cancelled, since no role runs meanwhile.
     async fn rebuild(&mut self, asked: Rebuilding) {
         let Rebuilding { order, author, dry_run, answer } = asked;
         let answered = match order {
@@ -329,7 +329,7 @@ impl<L: Leadership> Roles<L> {
             let duty = self.leadership.duty();
             self.change(duty).await;
         }
-        // Nobody waits any more: it is done all the same.
+        // If the command has ended, the work is done nevertheless.
         let _ = answer.send(answered);
     }
 
@@ -396,7 +396,7 @@ impl<L: Leadership> Roles<L> {
         if std::mem::take(&mut self.told)
             && let Standing::Manager(manager) = &standing
         {
-            // What it said when it could not lead is over.
+            // This clears the reason for which this server could not lead.
             let revision = manager.head().number();
             self.tell(Observation::Done { revision, micros: 0, kept: Vec::new() });
         }
@@ -405,7 +405,7 @@ impl<L: Leadership> Roles<L> {
         Ok(())
     }
 
-    /// What an interrupted `group rebuild` left: completed before this server leads, or removed (W13).
+    /// Completes an interrupted `group rebuild` before this server leads, or removes its rest (W13).
     async fn finish_rebuild(&self) -> Result<(), BeginError> {
         let (state, record) = (self.parts.layout.state().to_owned(), self.parts.record.current());
         if tokio::task::spawn_blocking(move || rebuild::finish(&state, &record)).await?? {
@@ -441,7 +441,7 @@ impl<L: Leadership> Roles<L> {
             alarm: self.parts.alarm.clone(),
         };
         let manager = Manager::start(setup, stop).await?;
-        // From here on the history's newest revision is what the sets hold.
+        // From here on, the sets hold the history's newest revision.
         bellwether_member::note_leading(&manager.log())?;
         ready.send_replace(Ready::yes("the manager"));
         Ok((Standing::Manager(manager.clone()), Running::Manager(manager)))
@@ -449,10 +449,10 @@ impl<L: Leadership> Roles<L> {
 
     async fn follow(&self, stop: watch::Receiver<bool>) -> Result<(Standing, Running), BeginError> {
         let Parts { config, layout, key, record, events, ready, seen, sessions, peers, incarnation, .. } = &self.parts;
-        // It follows: what was proved of it as a manager is over.
+        // This server follows, so a proof against it as a manager counts no more.
         peers.go_on();
         if let Err(error) = begin::halt::clear(layout.state()) {
-            tracing::warn!(%error, "the halt of this manager is still noted");
+            tracing::warn!(%error, "the note that this manager is halted cannot be removed");
         }
         let (inputs, received) = mpsc::channel(INPUTS);
         let tree = Arc::<arc_swap::ArcSwap<Tree>>::default();
@@ -480,7 +480,7 @@ impl<L: Leadership> Roles<L> {
         Ok((Standing::Member(Arc::new(following)), Running::Member { inputs, watching, thread }))
     }
 
-    /// Says here, too, that this server led and another one took over without it (W26).
+    /// Tells this server's monitor, too, that this server led and another one took over without it (W26).
     fn tell_superseded(&self) {
         let Parts { config, key, record, events, seen, .. } = &self.parts;
         let Some(at) = seen.at() else { return };
@@ -491,14 +491,14 @@ impl<L: Leadership> Roles<L> {
         let _ = events.send(Event::Led { server: config.name.clone(), epoch });
     }
 
-    /// Ends the role; waits for its tasks, for the member's thread at most so long.
+    /// Ends the role and waits for its tasks; the wait for the member's thread is limited by `patience`.
     async fn lay_down(&mut self, patience: Option<Duration>) {
         let Some((stop, running)) = self.running.take() else { return };
         stop.send_replace(true);
         match running {
             Running::Manager(manager) => manager.stopped().await,
             Running::Member { inputs, watching, thread } => {
-                // An error: the thread has ended.
+                // An error means that the thread has ended.
                 let ended = async {
                     let _ = inputs.send(Input::End).await;
                     let _ = watching.await;
@@ -507,9 +507,7 @@ impl<L: Leadership> Roles<L> {
                 match patience {
                     None => ended.await,
                     Some(patience) if timeout(patience, ended).await.is_err() => {
-                        tracing::warn!(
-                            "the member's thread is still busy; what it does is completed at the next start"
-                        );
+                        tracing::warn!("the member's thread is still busy; the next start completes its work");
                     }
                     Some(_) => {}
                 }
@@ -518,7 +516,7 @@ impl<L: Leadership> Roles<L> {
     }
 }
 
-/// Where each set is here.
+/// The path of each set on this server.
 pub(crate) fn paths(config: &Config) -> BTreeMap<SetName, PathBuf> {
     config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect()
 }

@@ -1,5 +1,5 @@
-//! What the commands on this machine ask. A member forwards changes, reads and the farm's status to the manager (W5) and
-//! refuses what is the manager's alone (W16).
+//! The answers to the commands on this machine. A member forwards changes, reads and questions for the farm's status to the
+//! manager (W5), and refuses the requests that only a manager may answer (W16).
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -26,9 +26,9 @@ use crate::run::role::{Order, Rebuilding, Standing};
 /// The service, for the Unix socket.
 pub(crate) struct AdminService(pub(crate) Arc<Agent>);
 
-/// How often a member asks the manager for the farm's status while somebody follows it.
+/// The interval at which a member asks the manager for the farm's status while a command follows it.
 const ASK: Duration = Duration::from_secs(1);
-/// Entries in one part of a tree.
+/// The number of entries in one part of a tree.
 const PART: usize = 1_000;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -70,7 +70,7 @@ impl Admin for AdminService {
         let servers = servers.iter().map(|name| server(name)).collect::<Result<_, _>>()?;
         let time_ms = now_ms();
         let asked = self.0.manager()?.sync(servers, full, verify_only).await.map_err(refusal)?;
-        // Who waits for the end of a sync must not see the status from before its beginning.
+        // A command that waits for the end of the sync must not see the status from before its beginning.
         self.0.folded().await;
         Ok(Response::new(v1::SyncReply { servers: asked.iter().map(ToString::to_string).collect(), time_ms }))
     }
@@ -101,7 +101,7 @@ impl Admin for AdminService {
         };
         let answer = v1::AcknowledgeReply { servers: warned.iter().map(ToString::to_string).collect() };
         if !dry_run && !warned.is_empty() {
-            tracing::info!(servers = answer.servers.join(", "), author, "warnings were acknowledged");
+            tracing::info!(servers = answer.servers.join(", "), author, "a person acknowledged warnings");
             let _ = self.0.events.send(Event::Acknowledged(warned));
             self.0.folded().await;
         }
@@ -200,7 +200,7 @@ impl Admin for AdminService {
     }
 
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {
-        // The daemon forgets the group when everything that uses it has ended.
+        // The daemon forgets the group after everything that uses it has ended.
         self.0.leaving.store(true, std::sync::atomic::Ordering::SeqCst);
         self.0.stop.send_replace(true);
         Ok(Response::new(v1::LeaveReply {}))
@@ -237,7 +237,7 @@ fn set_name(name: &str) -> Result<SetName, Status> {
     name.parse().map_err(|e: bellwether_proto::Malformed| Status::invalid_argument(e.to_string()))
 }
 
-/// Sends the farm's status: once, or at every change until the caller goes or the agent stops.
+/// Sends the farm's status once, or at every change until the caller disconnects or the agent stops.
 async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<Result<v1::StatusReply, Status>>) {
     let mut farm = agent.farm.clone();
     let mut stop = agent.stop.subscribe();
@@ -256,7 +256,7 @@ async fn follow(agent: Arc<Agent>, request: v1::WatchRequest, to: mpsc::Sender<R
     }
 }
 
-/// What the manager knows of the farm; a member that cannot ask it shows what it knows itself.
+/// The manager's status of the farm; if a member cannot ask the manager, its own.
 async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
     if let Standing::Member(following) = agent.standing()
         && let Some(json) = agent.ask_managers_word(&following).await
@@ -287,7 +287,7 @@ fn entry(set: &SetName, path: &EntryPath, node: &Node) -> v1::TreeEntry {
     v1::TreeEntry { set: set.to_string(), path: path.as_bytes().to_vec().into(), ..tree_entry(&node.entry()) }
 }
 
-/// An entry without its place.
+/// An entry without its set and path.
 pub(crate) fn tree_entry(entry: &Entry) -> v1::TreeEntry {
     let Entry { meta, kind } = entry;
     let (word, size, hash, link) = match kind {

@@ -50,7 +50,7 @@ impl Pair {
         record(&self.keys, version, leads)
     }
 
-    /// What the next start finds.
+    /// The version that the next start finds.
     fn on_disk(&self) -> Option<Version> {
         let held = Layout::new(self.state.path().to_owned()).held().unwrap();
         held.map(|held| held.current.record().version)
@@ -72,7 +72,7 @@ fn the_managers_next_record_is_in_force_and_on_the_disk() {
     assert_eq!(pair.on_disk(), Some(version(1, 2)));
 }
 
-/// Invariant 3: between reading the record and saving the next one, another manager's came.
+/// Invariant 3: another manager's record came between reading the record and saving the next one.
 #[test]
 fn a_record_that_came_meanwhile_is_never_overwritten() {
     let pair = Pair::new();
@@ -89,7 +89,7 @@ fn a_record_that_came_meanwhile_is_never_overwritten() {
     assert_eq!(led.borrow().record().version, version(1, 1));
 }
 
-/// A state that went back is shown what it signed before: nothing is made on top of what it does not know, nor in its place.
+/// The network shows a state that went back its own later record: it makes nothing from that record or instead of it.
 #[test]
 fn a_record_of_its_own_that_the_network_brings_is_not_led_by() {
     let pair = Pair::new();
@@ -112,7 +112,7 @@ fn the_record_that_ends_the_role_is_followed_but_not_led_by() {
     pair.group.save_next(&held, &over).unwrap();
     assert_eq!(*pair.group.current(), over);
     assert!(!led.has_changed().unwrap());
-    // It leads again: by what is in force then.
+    // This server leads again, by the record that is in force then.
     let again = pair.record((4, 1), 0);
     pair.group.save(&again).unwrap();
     assert_eq!(led.borrow().record().version, version(1, 1), "the tasks of the epoch before see none of it");

@@ -1,4 +1,4 @@
-//! Bellwether: real agents, each a process with its own state and address, and the commands that people give.
+//! Bellwether: real agents, each a process with its own state and address, and the commands of an administrator.
 
 use std::{
     os::unix::net::UnixStream,
@@ -34,12 +34,12 @@ pub(crate) struct Farm<'s, 'a> {
 }
 
 impl<'s, 'a> Farm<'s, 'a> {
-    /// Nothing is formed yet.
+    /// A site without a group.
     pub(crate) fn new(site: &'s Site<'a>, program: Program<'s>) -> Self {
         Self { site, program }
     }
 
-    /// `init` at the manager, whose tree is packed, and its agent started.
+    /// Runs `init` at the manager, which packs its tree, and starts its agent.
     ///
     /// # Errors
     /// The command's.
@@ -65,7 +65,7 @@ impl<'s, 'a> Farm<'s, 'a> {
         token.map(str::to_owned).ok_or_else(|| Problem::new(format!("no token in: {printed}")))
     }
 
-    /// Every member enters the group at once and starts its agent; ends when all are in sync, as the manager tells.
+    /// Makes all members enter the group at once and start their agents; ends when all are in sync by the manager's status.
     ///
     /// # Errors
     /// A command's.
@@ -82,7 +82,7 @@ impl<'s, 'a> Farm<'s, 'a> {
         self.wait(crew)
     }
 
-    /// All of it: formed, joined, in sync.
+    /// Forms the group, lets all members join, and waits until they are in sync.
     ///
     /// # Errors
     /// A command's.
@@ -92,20 +92,20 @@ impl<'s, 'a> Farm<'s, 'a> {
         self.join(crew, &token)
     }
 
-    /// `wait`: until all members are in sync.
+    /// Runs `wait` until all members are in sync.
     fn wait(&self, crew: &mut Crew<'_>) -> Result<()> {
         let timeout = format!("{}s", PATIENCE.as_secs());
         crew.run(Side::Manager, vec![self.manager(&["wait", "--timeout", &timeout])], PATIENCE).map(drop)
     }
 
-    /// `put` of a file of the set, with its new content.
+    /// Runs `put` for a file of the set, with its new content.
     pub(crate) fn put(&self, file: &Path, content: &Path) -> Command {
         let mut put = self.manager(&["put"]);
         put.arg(format!("{SET}:{}", file.display())).arg(content);
         put
     }
 
-    /// `verify` of all members, which ends when all have answered.
+    /// Runs `verify` for all members, which ends after all answers.
     pub(crate) fn verify(&self, full: bool) -> Command {
         self.manager(if full { &["verify"] } else { &["verify", "--quick"] })
     }
@@ -121,7 +121,7 @@ impl<'s, 'a> Farm<'s, 'a> {
         command
     }
 
-    /// `init` or `join`, with every setting as a flag: the command writes agent.toml.
+    /// `init` or `join` with every setting as a flag; the command writes agent.toml.
     fn first(&self, what: &str, home: &Path, name: &str, address: &str) -> Command {
         let mut command = self.command(home, &[what, "--yes", "--name", name]);
         command.args(["--listen", &format!("{address}:7440"), "--advertise", &format!("{address}:7440")]);

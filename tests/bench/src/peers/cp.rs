@@ -1,4 +1,4 @@
-//! `cp -a`: what the disk and the system calls cost, with no network.
+//! `cp -a`: the cost of the disk and the system calls, without a network.
 
 use std::process::Command;
 

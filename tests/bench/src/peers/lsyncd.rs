@@ -22,12 +22,12 @@ use crate::{
 /// They do not start, or do not become equal.
 pub(crate) fn serve(site: &Site<'_>, crew: &mut Crew<'_>) -> Result<()> {
     rsync::serve(site, crew)?;
-    // Not measured here: with equal trees lsyncd's own first run finds nothing to do.
+    // This is not measured: with equal trees, lsyncd's first run has no work to do.
     rsync::push(site, crew, &[])?;
     let file = site.manager().join("lsyncd.lua");
     fs::write(&file, configuration(site)).map_err(Problem::with("write", &file))?;
     let mut command = Command::new("lsyncd");
-    // Its log says when the first run of each sync has ended.
+    // Its log tells when the first run of each sync has ended.
     command.args(["-nodaemon", "-log", "Normal"]).arg(&file);
     let lsyncd = crew.start(Side::Manager, command)?;
     let began = Instant::now();

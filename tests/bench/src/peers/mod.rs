@@ -1,4 +1,4 @@
-//! The contenders: how each is set up and asked to work.
+//! The contenders: their setup and their work.
 
 pub(crate) mod bellwether;
 pub(crate) mod cp;
@@ -7,7 +7,7 @@ pub(crate) mod rsync;
 
 use std::time::Duration;
 
-/// How long one piece of work may take; the largest, over the slowest link, takes minutes.
+/// The time limit of one piece of work; the largest takes minutes over the slowest link.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1_200);
-/// How long a program may take to be ready.
+/// The time limit for a program to be ready.
 pub(crate) const START: Duration = Duration::from_secs(60);

@@ -29,7 +29,7 @@ pub(crate) fn serve(site: &Site<'_>, crew: &mut Crew<'_>) -> Result<()> {
     daemon.arg(format!("--config={}", file.display()));
     crew.start(Side::Members, daemon)?;
     network::wait_listening(&format!("{}:{PORT}", network::member(1)), START)?;
-    // The daemon's child for the connection that was tried is none of what is measured.
+    // The daemon's child for the test connection must not be measured.
     crew.settle(START)
 }
 
@@ -44,8 +44,8 @@ fn configuration(site: &Site<'_>) -> String {
     text
 }
 
-/// Brings all members to the manager's tree, with these further options, and waits until the daemon has done its part.
-/// Returns what the clients printed.
+/// Brings all members to the manager's tree, with these further options, and waits until the daemon has finished, too. Returns
+/// the clients' outputs.
 ///
 /// # Errors
 /// A client failed.

@@ -1,4 +1,4 @@
-//! Two kinds of SVG charts: bars in groups, and curves of how many had arrived by when.
+//! Two kinds of SVG charts: bars in groups, and curves of the share of changes that have arrived over time.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ const RIGHT: f64 = 90.0;
 const BAR: f64 = 18.0;
 const STYLE: &str = "<style>text{font:12px sans-serif;fill:#222}.t{font-size:16px;font-weight:bold}.g{font-weight:bold}\
                      .a{stroke:#bbb}.r{text-anchor:end}.m{text-anchor:middle}</style>";
-/// Colours that are told apart by most eyes (Okabe and Ito).
+/// Colours that most eyes can tell apart (Okabe and Ito).
 pub(super) const COLOURS: [&str; 8] =
     ["#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#999999", "#f0e442"];
 
@@ -17,19 +17,19 @@ pub(super) const COLOURS: [&str; 8] =
 pub(super) struct Bar {
     pub(super) label: String,
     pub(super) value: f64,
-    /// The value as it is written.
+    /// The value in its written form.
     pub(super) text: String,
     pub(super) colour: &'static str,
 }
 
-/// Bars that are compared with each other: the longest has the whole width.
+/// A group of bars that are compared with each other: the longest has the whole width.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) label: String,
     pub(super) bars: Vec<Bar>,
 }
 
-/// A chart of groups of bars, each with a scale of its own. `mark`: a value at which a line is drawn.
+/// A chart of groups of bars, each with its own scale. `mark`: a value at which a line is drawn.
 pub(super) fn bars(title: &str, groups: &[Group], mark: Option<f64>) -> String {
     let height = 50.0 + groups.iter().map(|group| 34.0 + group.bars.len() as f64 * (BAR + 4.0)).sum::<f64>();
     let mut svg = begin(title, height);
@@ -72,7 +72,7 @@ pub(super) struct Curve {
     pub(super) colour: &'static str,
 }
 
-/// A chart of curves: how many of the changes (upwards) had been seen after which time (to the right, logarithmic).
+/// A chart of curves: the number of changes that were seen (upwards) over the time (to the right, logarithmic).
 pub(super) fn curves(title: &str, curves: &[Curve]) -> String {
     let (height, top, bottom) = (380.0, 50.0, 330.0);
     let mut svg = begin(title, height);
@@ -115,7 +115,7 @@ pub(super) fn curves(title: &str, curves: &[Curve]) -> String {
     svg + "</svg>\n"
 }
 
-/// 1, 2 and 5 of every power of ten, from below the first of all changes to above the last: at least two.
+/// 1, 2 and 5 of every power of ten, from below the first change to above the last: at least two values.
 fn ticks(curves: &[Curve]) -> Vec<f64> {
     let all = || curves.iter().flat_map(|curve| curve.seconds.iter().copied());
     let (first, last) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));

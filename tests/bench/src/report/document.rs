@@ -11,7 +11,7 @@ use super::{
 };
 use crate::goals::Goal;
 
-/// Everything, for programs.
+/// All results, for programs.
 pub(super) fn json(report: &Report<'_>) -> String {
     let failure = |failure: &crate::results::Failure| json!({ "cell": failure.cell, "who": failure.who, "problem": failure.problem.to_string() });
     let goal = |goal: &Goal| json!({ "work": goal.work, "what": goal.what, "limit": goal.limit, "ratio": goal.ratio, "verdict": goal.verdict() });

@@ -1,4 +1,4 @@
-//! Figures as people read them.
+//! Figures for people.
 
 /// `20,000`.
 pub(crate) fn count(number: u64) -> String {
@@ -18,7 +18,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
     let units = ["B", "KB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;
-    // 999.5 would be written as 1,000.
+    // 999.5 must not be written as 1,000.
     while value >= 999.5 && unit + 1 < units.len() {
         value /= 1_000.0;
         unit += 1;

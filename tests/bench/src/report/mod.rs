@@ -1,4 +1,4 @@
-//! What a run leaves: tables on standard output, and in a directory a JSON file, Markdown tables and SVG plots.
+//! The report of a run: tables on standard output, and in a directory a JSON file, Markdown tables and SVG plots.
 
 mod chart;
 mod document;
@@ -17,7 +17,7 @@ use crate::{
     results::Results,
 };
 
-/// Everything that is reported.
+/// The content of the report.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     pub(crate) environment: &'a Environment,

@@ -19,7 +19,7 @@ pub(super) struct Plot {
     pub(super) svg: String,
 }
 
-/// Those for which there is something to show.
+/// The plots for which there are values.
 pub(super) fn all(results: &Results, goals: &[Goal]) -> Vec<Plot> {
     let seconds = |title, file, row| bars(results, title, file, row, |s| s.cost.seconds, format::seconds);
     let wire = |title, file, row| bars(results, title, file, row, |s| s.cost.wire as f64, |v| format::bytes(v as u64));
@@ -46,10 +46,10 @@ pub(super) fn all(results: &Results, goals: &[Goal]) -> Vec<Plot> {
     plots.into_iter().flatten().collect()
 }
 
-/// How far a bar of the goals' plot goes: what is worse is cut off there.
+/// The longest bar of the goals' plot; worse values are cut off there.
 const WORST: f64 = 3.0;
 
-/// What was measured ÷ what is allowed.
+/// The measured value ÷ the allowed one.
 fn of_goals(goals: &[Goal]) -> Option<Plot> {
     let mut groups: Vec<Group> = Vec::new();
     for goal in goals {
@@ -78,7 +78,7 @@ fn bars(
         Bar { label: sample.label(), value, text: text(value), colour: colour(sample.who) }
     };
     let group = |cell: &Cell| {
-        // What has no wire has no bytes on it.
+        // A contender without a wire has no bytes on it.
         let bars = results.summaries(cell).iter().filter(|sample| value(sample) > 0.0).map(bar).collect();
         Group { label: cell.label(), bars }
     };

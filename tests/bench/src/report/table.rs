@@ -2,18 +2,18 @@
 
 use std::fmt::Write;
 
-/// A table: the first column is text, the others are figures.
+/// A table: the first columns are text, and the others are figures.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) title: String,
     pub(crate) header: Vec<&'static str>,
     pub(crate) rows: Vec<Vec<String>>,
-    /// How many columns are text.
+    /// The number of columns with text.
     pub(crate) words: usize,
 }
 
 impl Table {
-    /// Aligned columns.
+    /// The table as text, with aligned columns.
     pub(crate) fn text(&self) -> String {
         let header: Vec<String> = self.header.iter().map(|&cell| cell.to_owned()).collect();
         let lines = || std::iter::once(&header).chain(&self.rows).map(Vec::as_slice);
@@ -37,7 +37,7 @@ impl Table {
         text
     }
 
-    /// The same for Markdown, with its title as a heading.
+    /// The table as Markdown, with its title as a heading.
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n| {} |\n|", self.title, self.header.join(" | "));
         for column in 0..self.header.len() {

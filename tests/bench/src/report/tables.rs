@@ -12,7 +12,7 @@ use crate::{
     sample::Sample,
 };
 
-/// A table for each cell, then the goals, then what failed.
+/// A table for each cell, and after them the goals and the failures.
 pub(super) fn all(report: &Report<'_>) -> Vec<Table> {
     let mut tables: Vec<_> = Row::ALL.iter().flat_map(|&row| of_row(report.results, row)).collect();
     tables.push(goals(report.goals, report.sizes.quick));
@@ -65,7 +65,7 @@ fn costs(sample: &Sample) -> Vec<String> {
         seconds(cost.cpu.manager),
         seconds(cost.cpu.members),
         bytes(cost.manager_peak),
-        // `cp` has no process on the members' side.
+        // `cp` has no process on the members' side, so it has no value here.
         if cost.members_peak == 0 { "–".to_owned() } else { bytes(cost.members_peak / sample.cell.members as u64) },
     ]
 }

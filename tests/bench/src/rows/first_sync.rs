@@ -1,4 +1,4 @@
-//! The whole tree to members that have nothing.
+//! The whole tree to members without content.
 
 use std::time::Instant;
 
@@ -39,7 +39,7 @@ fn bellwether(work: &Work<'_, '_>, crew: &mut Crew<'_>) -> Result<Vec<Sample>> {
     farm.join(crew, &token)?;
     let (init, join) = (from_init.read(network, crew), from_join.read(network, crew));
     let (manager_peak, members_peak) = (crew.peak(Side::Manager), crew.peak(Side::Members));
-    // The agents' own peaks, exactly; `init` and the other commands count only from `init`, where they were at work.
+    // These are the agents' exact peaks; `init` and the other commands count only in the measurement from `init`.
     let join = Cost { manager_peak, members_peak, ..join };
     let synced = work.synced(from_init.began())?;
     let earlier = (from_join.began() - from_init.began()).as_secs_f64();

@@ -1,4 +1,4 @@
-//! One line inserted in the middle of a large file.
+//! A line is inserted in the middle of a large file.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The rows: what is done and measured in a cell, for each contender.
+//! The rows: the work and the measurements in a cell, for each contender.
 
 mod first_sync;
 mod large_file;
@@ -28,7 +28,7 @@ use crate::{
     tree::Template,
 };
 
-/// What every measurement needs.
+/// The input of every measurement.
 #[derive(Debug)]
 pub(crate) struct Bench<'a> {
     pub(crate) bellwether: &'a Path,
@@ -36,16 +36,16 @@ pub(crate) struct Bench<'a> {
     pub(crate) codec: &'a str,
     pub(crate) network: &'a Network,
     pub(crate) work: PathBuf,
-    /// One file system for all servers, instead of one for each.
+    /// Whether all servers share one file system, instead of one for each.
     pub(crate) shared_disk: bool,
     pub(crate) sizes: &'a Sizes,
     pub(crate) seed: u64,
 }
 
-/// Measures one contender in one cell, on a fresh file system.
+/// Measures one contender in one cell, on a new file system.
 ///
 /// # Errors
-/// What went wrong; the cell has no measurement of this contender then.
+/// The problem; the cell has no measurement of this contender then.
 pub(crate) fn measure(bench: &Bench<'_>, cell: Cell, template: &Template, who: Who) -> Result<Vec<Sample>> {
     let site = Site::new(cell, &bench.work, bench.shared_disk, bench.network, template)?;
     let mut crew = site.crew()?;
@@ -73,7 +73,7 @@ impl<'w, 'a> Work<'w, 'a> {
         Farm::new(self.site, Program { path: self.bench.bellwether, codec })
     }
 
-    /// Sets the contender up, with all members equal, and lets it come to rest. The link is bounded after that only.
+    /// Sets the contender up, with all members equal, and lets it come to rest. After that the link is limited.
     fn prepare(&self, crew: &mut Crew<'_>) -> Result<()> {
         self.site.network.set(Link::Unlimited)?;
         match self.who {
@@ -92,7 +92,7 @@ impl<'w, 'a> Work<'w, 'a> {
         self.site.network.set(self.site.cell.link)
     }
 
-    /// The options that make an rsync the contender.
+    /// The options that make rsync this contender.
     fn rsync_options(&self) -> &'static [&'static str] {
         if self.who == Who::RsyncZ { &["-z"] } else { &[] }
     }
@@ -102,7 +102,7 @@ impl<'w, 'a> Work<'w, 'a> {
         Sample { cell, who: self.who, way, entries, cost, with_sync: None, changes: Vec::new() }
     }
 
-    /// Syncs the file system and says how long it has been since `began`.
+    /// Syncs the file system, and returns the time since `began`.
     fn synced(&self, began: Instant) -> Result<Option<f64>> {
         self.site.sync()?;
         Ok(Some(began.elapsed().as_secs_f64()))

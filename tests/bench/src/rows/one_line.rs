@@ -1,4 +1,4 @@
-//! One line of one file changed, again and again, each time in another file, until it is seen on all members.
+//! A change of one line in one file, again and again in another file, until it is seen on all members.
 
 use std::{
     fs,
@@ -21,12 +21,12 @@ use crate::{
     visible::{self, Awaited},
 };
 
-/// A change that is not seen after this long is lost.
+/// A change that is not seen within this time is lost.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two changes, and as much again at most: nobody can be in step with it.
+/// The pause between two changes, with as much again at most, so that no contender can be in step with it.
 const PAUSE: Duration = Duration::from_millis(150);
 
-/// lsyncd has one way; Bellwether is measured by file watch and then by `put`.
+/// lsyncd has one way; Bellwether is measured by file watch and after that by `put`.
 pub(super) fn measure(work: &Work<'_, '_>, crew: &mut Crew<'_>) -> Result<Vec<Sample>> {
     work.prepare(crew)?;
     let mut changes = Changes::new(work);
@@ -50,14 +50,14 @@ fn one_way(work: &Work<'_, '_>, crew: &mut Crew<'_>, changes: &mut Changes<'_, '
     Ok(sample)
 }
 
-/// What one of so many changes cost.
+/// The cost of one of so many changes.
 fn mean(cost: Cost, changes: usize) -> Cost {
     let share = |seconds: f64| seconds / changes as f64;
     let cpu = Cpu { manager: share(cost.cpu.manager), members: share(cost.cpu.members) };
     Cost { wire: cost.wire / changes as u64, cpu, ..cost }
 }
 
-/// Files in the order in which they are changed; none comes twice before all have come.
+/// The order in which files are changed; no file comes twice before all have come.
 struct Changes<'w, 'a> {
     work: &'w Work<'w, 'a>,
     files: Vec<PathBuf>,
@@ -73,7 +73,7 @@ impl<'w, 'a> Changes<'w, 'a> {
         Self { work, files, made: 0, rng }
     }
 
-    /// Makes one change; returns the seconds until the last member had it.
+    /// Makes one change, and returns the seconds until the last member had it.
     fn make(&mut self, crew: &mut Crew<'_>, way: Way) -> Result<f64> {
         thread::sleep(PAUSE + Duration::from_micros(self.rng.below(PAUSE.as_micros() as u64)));
         let site = self.work.site;
@@ -94,7 +94,7 @@ impl<'w, 'a> Changes<'w, 'a> {
             crew.finish(put, PATIENCE)?;
         } else {
             began = Instant::now();
-            // In place, as `>` in a shell writes: the way that lsyncd, which takes each file's event by itself, likes best.
+            // The file is written in place, like by `>` in a shell, which suits lsyncd best, since it takes each event by itself.
             fs::write(&path, &changed).map_err(Problem::with("write", &path))?;
             seen = visible::wait(began, awaited, PATIENCE)?;
         }

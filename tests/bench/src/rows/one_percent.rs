@@ -1,4 +1,4 @@
-//! One line changed in one file of a hundred, in a burst.
+//! A change of one line in one file of a hundred, in a burst.
 
 use std::{fs, path::PathBuf};
 
@@ -15,8 +15,8 @@ use crate::{
     visible::{self, Awaited},
 };
 
-/// The time begins before the first file is written; for rsync it ends when its processes have, for the others when the
-/// last file is seen on the last member.
+/// The time begins before the first file is written. For rsync it ends with its processes, and for the others when the last
+/// file is seen on the last member.
 pub(super) fn measure(work: &Work<'_, '_>, crew: &mut Crew<'_>) -> Result<Vec<Sample>> {
     work.prepare(crew)?;
     let edits = edits(work)?;
@@ -46,7 +46,7 @@ pub(super) fn measure(work: &Work<'_, '_>, crew: &mut Crew<'_>) -> Result<Vec<Sa
     };
     let mut cost = meter.read(work.site.network, crew);
     let with_sync = work.synced(meter.began())?;
-    // What follows after the last file was seen (reports, the ends of processes) is part of the cost, not of the time.
+    // Work after the last file was seen (reports, the ends of processes) is part of the cost, but not of the time.
     crew.settle(START)?;
     let after = meter.read(work.site.network, crew);
     (cost.cpu, cost.wire) = (after.cpu, after.wire);
@@ -54,7 +54,7 @@ pub(super) fn measure(work: &Work<'_, '_>, crew: &mut Crew<'_>) -> Result<Vec<Sa
     Ok(vec![Sample { with_sync, ..work.sample(way, cost) }])
 }
 
-/// The files and what they become.
+/// The files and their new contents.
 fn edits(work: &Work<'_, '_>) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = work.site.template.files.clone();
     Rng::new(work.bench.seed).shuffle(&mut files);

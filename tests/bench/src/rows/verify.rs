@@ -1,4 +1,4 @@
-//! Nothing was changed: how long it takes to know that.
+//! The time to find that nothing has changed.
 
 use super::Work;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     sample::{Sample, Way, Who},
 };
 
-/// Quick, by sizes and times (rsync), and full, by every byte (rsync -c); rsync only says what it would do.
+/// Quick, by sizes and times (rsync), and full, by every byte (rsync -c); rsync only reports its plan.
 pub(super) fn measure(work: &Work<'_, '_>, crew: &mut Crew<'_>) -> Result<Vec<Sample>> {
     work.prepare(crew)?;
     [Way::Quick, Way::Full].into_iter().map(|way| one_way(work, crew, way)).collect()

@@ -1,4 +1,4 @@
-//! What looks like certificates in PEM: base64 of random bytes, which no compressor gets below three quarters.
+//! Files that look like PEM certificates: base64 of random bytes, which no compressor gets below three quarters.
 
 use bellwether_random::Rng;
 
@@ -22,7 +22,7 @@ pub(super) fn fill(rng: &mut Rng, size: usize, text: &mut String) {
 fn line(rng: &mut Rng, text: &mut String) {
     let mut bits = 0;
     for at in 0..LINE {
-        // Ten characters to a draw.
+        // One draw gives ten characters.
         if at % 10 == 0 {
             bits = rng.number();
         }

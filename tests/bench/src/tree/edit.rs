@@ -1,6 +1,6 @@
-//! Edits as people make them: one line.
+//! Edits of one line, like a person's.
 
-/// The text with one line near its middle another one, of another length; `number` makes each edit its own.
+/// The text with another line, of another length, near its middle; `number` makes each edit different.
 pub(crate) fn change_line(text: &[u8], number: usize) -> Vec<u8> {
     let (start, end) = middle_line(text);
     let line = format!("# changed {number}: {:x}", number.wrapping_mul(0x9e37_79b9));
@@ -14,7 +14,7 @@ pub(crate) fn insert_line(text: &[u8], number: usize) -> Vec<u8> {
     [&text[..start], line.as_bytes(), &text[start..]].concat()
 }
 
-/// Where the line that the middle byte is in begins and ends.
+/// The beginning and the end of the line in the middle of the text.
 fn middle_line(text: &[u8]) -> (usize, usize) {
     let middle = text.len() / 2;
     let start = text[..middle].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);

@@ -1,4 +1,4 @@
-//! Trees of configuration that look real, from a seed: nginx blocks, JSON profiles, maps, certificates.
+//! Realistic trees of configuration, from a seed: nginx blocks, JSON profiles, maps, certificates.
 
 mod certificate;
 mod edit;
@@ -23,17 +23,17 @@ pub(crate) use self::{
     spec::{Shape, Spec},
 };
 
-/// How many files a directory has.
+/// The number of files in a directory.
 const IN_DIRECTORY: usize = 100;
 /// The last change of the oldest file: 2024-01-01.
 const OLDEST: u64 = 1_704_067_200;
 
-/// A tree on disk, to be copied for every measurement.
+/// A tree on disk, which is copied for every measurement.
 #[derive(Debug)]
 pub(crate) struct Template {
-    /// Where it is.
+    /// Its path.
     pub(crate) directory: PathBuf,
-    /// The files, relative to it.
+    /// The files, with paths relative to it.
     pub(crate) files: Vec<PathBuf>,
     /// Files, directories and links.
     pub(crate) entries: u64,
@@ -69,7 +69,7 @@ pub(crate) fn generate(spec: Spec, seed: u64, directory: &Path) -> io::Result<Te
     Ok(template)
 }
 
-/// Makes a directory and its parents below what is there; returns how many.
+/// Makes a directory and its missing parents, and returns their number.
 fn made(directory: &Path) -> io::Result<u64> {
     if directory.is_dir() {
         return Ok(0);
@@ -78,7 +78,7 @@ fn made(directory: &Path) -> io::Result<u64> {
     fs::create_dir(directory).map(|()| above + 1)
 }
 
-/// Shortens a text to so many bytes, a newline at its end. The texts are ASCII.
+/// Cuts a text to that number of bytes, with a newline at its end. The texts are ASCII.
 fn cut(text: &mut String, bytes: usize) {
     text.truncate(bytes - 1);
     text.push('\n');
@@ -91,7 +91,7 @@ fn write(path: &Path, text: &str, mode: u32, modified_s: u64) -> io::Result<()> 
     File::options().write(true).open(path)?.set_modified(modified)
 }
 
-/// Links every twentieth site as Debian's sites-enabled does; returns the entries made.
+/// Links every twentieth site like Debian's sites-enabled, and returns the number of new entries.
 fn enable(template: &Template) -> io::Result<u64> {
     let sites: Vec<_> = template.files.iter().filter(|path| path.starts_with("sites")).step_by(20).collect();
     if sites.is_empty() {
@@ -106,7 +106,7 @@ fn enable(template: &Template) -> io::Result<u64> {
     Ok(1 + sites.len() as u64)
 }
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Site,

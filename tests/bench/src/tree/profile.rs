@@ -12,7 +12,7 @@ pub(super) fn fill(rng: &mut Rng, size: usize, text: &mut String) {
     while text.len() < size {
         profile(rng, text).expect("writing to a string does not fail");
     }
-    // The last comma is one too many.
+    // The last comma is removed.
     text.truncate(text.len() - 2);
     text.push_str("\n]\n");
 }

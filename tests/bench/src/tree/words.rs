@@ -1,4 +1,4 @@
-//! Words and names that configuration is made of.
+//! Words and names for configuration.
 
 use bellwether_random::Rng;
 
@@ -11,7 +11,7 @@ const SECOND: [&str; 16] = [
     "sports", "garden", "labs", "works",
 ];
 const TOP: [&str; 6] = ["example.com", "example.org", "example.net", "test", "invalid", "example"];
-/// Where customers are.
+/// The customers' places.
 pub(super) const REGIONS: [&str; 8] =
     ["eu-west", "eu-north", "us-east", "us-west", "ap-south", "ap-east", "sa-east", "af-south"];
 

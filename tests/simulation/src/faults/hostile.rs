@@ -1,5 +1,5 @@
-//! Somebody has the key of a candidate: it takes the role again and again, by small steps, by the longest that others follow,
-//! and by ones that would use the epochs up.
+//! An attacker has the key of a candidate. It takes the role again and again: by small steps, by the longest that others
+//! follow, and by steps that would use the epochs up.
 
 use bellwether_proto::limits;
 use bellwether_random::Rng;
@@ -8,7 +8,7 @@ use super::command;
 
 use crate::{history::History, keys, world::Command};
 
-/// When it strikes next.
+/// The time of the next attack.
 pub(super) struct Attack {
     rng: Rng,
     next_ms: u64,
@@ -16,7 +16,7 @@ pub(super) struct Attack {
 }
 
 impl Attack {
-    /// In some histories.
+    /// An attack in some histories.
     pub(super) fn new(mut rng: Rng) -> Option<Self> {
         rng.one_in(5).then(|| {
             let next_ms = 500 + rng.below(4_000) as u64;
@@ -25,7 +25,7 @@ impl Attack {
         })
     }
 
-    /// Does what is due. Copies and backups are other histories' subject.
+    /// Executes the due attack. Histories with copies and backups have none.
     pub(super) fn go_on(&mut self, history: &mut History) {
         if history.now() < self.next_ms || self.left == 0 || history.spare.is_some() {
             return;
@@ -37,14 +37,14 @@ impl Attack {
         let by = match self.rng.below(4) {
             0 => 2,
             1 | 2 => limits::EPOCH_STEP,
-            // The last: what it holds then leads nowhere.
+            // Only the last attack has this step, since nothing can follow its record.
             _ if self.left == 0 => limits::COUNT,
             _ => 1,
         };
         command(history, machine, Command::Usurp { by });
     }
 
-    /// The one that is hostile; at first a candidate that does not lead.
+    /// The hostile machine; at first a candidate that does not lead.
     fn machine(&mut self, history: &History) -> Option<usize> {
         let world = history.world.borrow();
         if world.hostile.is_some() {

@@ -1,5 +1,5 @@
-//! Machines that are lost, and what people do then (W22–W27): a recovery is begun, its questions are answered, it is let go on
-//! or given up, the machine is repaired; or it comes back unannounced, by one of the other faults.
+//! Lost machines, and people's actions then (W22–W27): a recovery is begun, its questions are answered, it is resumed or
+//! aborted, and the machine is repaired. Or the machine comes back unannounced, by another fault.
 
 use bellwether_group::{procedure::Kind, takeover::Insists};
 use bellwether_random::Rng;
@@ -8,25 +8,25 @@ use super::{Faults, command, cut, heal, machines, managers};
 
 use crate::{disk::Disk, history::History, invariants::unfinished, keys, world::Command};
 
-/// When the next thing happens, and what is lost.
+/// The time of the next event, and the lost machines.
 pub(super) struct Recoveries {
     rng: Rng,
     next_ms: u64,
-    /// The manager that is lost.
+    /// The lost manager.
     lost: Option<usize>,
-    /// A candidate that the others are ahead of.
+    /// A candidate that lacks revisions of the others.
     behind: Option<usize>,
 }
 
 impl Recoveries {
-    /// In some histories.
+    /// Recoveries in some histories.
     pub(super) fn new(mut rng: Rng) -> Option<Self> {
         rng.one_in(3).then_some(Self { rng, next_ms: 500, lost: None, behind: None })
     }
 }
 
 impl Faults {
-    /// Does what is due.
+    /// Executes the due event.
     pub(super) fn recover(&mut self, history: &mut History) {
         let now = history.now();
         let Some(mut recoveries) = self.recoveries.take_if(|recoveries| now >= recoveries.next_ms) else { return };
@@ -70,7 +70,7 @@ impl Faults {
         command(history, manager, Command::Begin(kind));
     }
 
-    /// A candidate is cut off, and the others get what it does not hear of.
+    /// Cuts a candidate off, and lets the others get a change that it does not hear of.
     fn leave_behind(&mut self, history: &mut History, rng: &mut Rng) -> Option<usize> {
         let manager = pick(&managers(history), rng)?;
         let candidate = pick(&followers(history, manager), rng)?;
@@ -86,7 +86,7 @@ impl Faults {
     }
 }
 
-/// At one of the candidates that have it for their manager.
+/// Begins a recovery at one of the candidates of the lost manager.
 fn recover_manager(history: &History, rng: &mut Rng, lost: Option<usize>) {
     let able = lost.map(|lost| followers(history, lost)).unwrap_or_default();
     if let Some(machine) = pick(&able, rng) {
@@ -100,7 +100,7 @@ fn recover_at(history: &History, machine: usize, force: bool, rng: &mut Rng) {
     command(history, machine, Command::RecoverManager { remove: rng.one_in(4), insists });
 }
 
-/// The candidates that have that machine for their manager.
+/// The candidates that have that machine as their manager.
 fn followers(history: &History, manager: usize) -> Vec<usize> {
     let world = history.world.borrow();
     let key = keys::public(world.disks[manager].key);
@@ -113,7 +113,7 @@ fn followers(history: &History, manager: usize) -> Vec<usize> {
     all.filter(|machine| follows(&world.disks[*machine])).collect()
 }
 
-/// The machines that drive something unfinished.
+/// The machines with an unfinished procedure.
 fn drivers(history: &History) -> Vec<usize> {
     let world = history.world.borrow();
     world.machines().filter(|machine| unfinished(&world.disks[*machine]).is_some()).collect()

@@ -1,19 +1,19 @@
-//! What must hold of procedures (W12, W18, W23).
+//! The invariants of procedures (W12, W18, W23).
 
 use bellwether_group::procedure::{Kind, Procedure, SignedDocument, Standing, Step, Task};
 use bellwether_proto::{key::PublicKey, name::ServerName, revision::RevisionId};
 
 use crate::{disk::Disk, keys, world::State};
 
-/// What was done stays done: within what one manager says, no procedure goes back.
+/// Done steps stay done: within the documents of one manager, no procedure goes back.
 pub(super) fn progress(state: &mut State, name: &ServerName, old: &SignedDocument, new: &SignedDocument) {
     let unfinished = old.document().procedures.iter().any(|procedure| !procedure.is_over());
     state.met.carried_on +=
         u64::from(unfinished && new.signer() == state.disks_key(name) && old.signer() != new.signer());
-    // In a later epoch it may go on from what a candidate had; and a backup or a copy knows less.
+    // In a later epoch it may go on from a candidate's document, and a backup or a copy knows less.
     let epoch = |signed: &SignedDocument| signed.document().version.0;
     let (restored, copied) = (state.met.restored > 0, state.met.copied > 0);
-    // A candidate that recovers its manager signs what that one says, too, and then what the next one says.
+    // A candidate that recovers its manager signs that manager's procedures, too, and later those of the next manager.
     let disk = state.disks.iter().find(|disk| disk.name == *name);
     let led = disk.and_then(Disk::record).map(|record| record.record().manager().key);
     let beside = new.signer() == state.disks_key(name) && led != Some(new.signer());
@@ -21,7 +21,7 @@ pub(super) fn progress(state: &mut State, name: &ServerName, old: &SignedDocumen
         return;
     }
     for procedure in &old.document().procedures {
-        // Where a person has let it go on, it begins again with what can be repeated.
+        // A procedure that a person has resumed begins again with the steps that can be repeated.
         let same = |new: &&Procedure| new.kind == procedure.kind && new.resumed == procedure.resumed;
         let Some(now) = new.document().get(procedure.id).filter(same) else { continue };
         if now.at < procedure.at {
@@ -35,7 +35,7 @@ pub(super) fn progress(state: &mut State, name: &ServerName, old: &SignedDocumen
     }
 }
 
-/// What is unfinished and that server's to drive.
+/// The unfinished procedure of that server.
 pub(crate) fn unfinished(disk: &Disk) -> Option<&Procedure> {
     let manager = &disk.record()?.record().manager().name;
     let mut procedures = disk.procedures.as_ref()?.document().procedures.iter();
@@ -43,22 +43,22 @@ pub(crate) fn unfinished(disk: &Disk) -> Option<&Procedure> {
 }
 
 impl State {
-    /// The key of that server, as it was at the beginning.
+    /// The original key of that server.
     fn disks_key(&self, name: &ServerName) -> PublicKey {
         let disk = self.disks.iter().find(|disk| disk.name == *name).expect("a server of this simulation");
         keys::public(disk.key)
     }
 
-    /// A manager brings a member from `from` to its state, whatever that has: where a recovery drains it before, it is drained
-    /// (W23).
+    /// Judges that a manager brings a member from `from` to its state: if a recovery is to drain the member before, the member
+    /// must be drained (W23).
     pub(crate) fn syncs(&mut self, machine: usize, member: &ServerName, from: Option<RevisionId>, to: RevisionId) {
-        // A copy, or what comes back from a backup, knows less.
+        // A copy or a restored server knows less.
         let copied = self.met.restored > 0 || self.met.copied > 0;
         if copied || self.drained.contains(member) || self.content(from) == self.content(Some(to)) {
             return;
         }
         let disk = &self.disks[machine];
-        // Where two lead for a while, the other one may have told the balancer something else: it is told again.
+        // While two managers lead, the other one may have told the balancer the opposite; it is told again.
         let by_record = disk.record().and_then(|record| record.record().server(member));
         if by_record.is_some_and(|server| server.drained) {
             return;
@@ -68,7 +68,7 @@ impl State {
             let drains = |step: &Step| step.task.about().drains.contains(member);
             let syncs = |step: &Step| matches!(&step.task, Task::Sync(sync) if sync.0.contains(member));
             let sync = procedure.steps.iter().position(syncs);
-            // Another one goes on from what it has: a plain takeover drains nobody.
+            // Another manager goes on from its own procedures, and a plain takeover drains no server.
             matches!(&procedure.kind, Kind::RecoverManager { new, .. } if *new == disk.name)
                 && !procedure.is_over()
                 && sync.is_some_and(|sync| procedure.at <= sync && procedure.steps[..sync].iter().any(drains))
@@ -79,18 +79,18 @@ impl State {
         }
     }
 
-    /// A procedure has put a server back into service: that one holds at least what the manager had as the procedure began
-    /// (W12).
+    /// Judges that a procedure has put a server back into service: the server must hold at least the manager's content at the
+    /// beginning of the procedure (W12).
     pub(crate) fn undrained(&mut self, machine: usize, server: &ServerName) {
         let Some(place) = self.places.get(server).copied() else { return };
         let (disk, manager) = (&self.disks[place], &self.disks[machine]);
         let led = disk.record().map(|record| record.record().manager().key);
-        // The disk is another one than it was; or it has left, or obeys another manager by now.
+        // The disk was replaced, or the server has left or obeys another manager by now.
         let other = self.met.restored > 0 || self.met.copied > 0 || led != Some(keys::public(manager.key));
         if place == machine || other || !self.running[place] {
             return;
         }
-        // The group may have been rebuilt since it was complete.
+        // The group may have been rebuilt since the server was complete.
         let known = |id: RevisionId| manager.history.contains(&id) || manager.before.contains(&id);
         let complete = disk.is_whole() && disk.at.as_ref().is_some_and(|at| known(at.id()));
         if !complete {
@@ -99,13 +99,13 @@ impl State {
         }
     }
 
-    /// A procedure gives the role away: whoever gets it knows what is unfinished (W18).
+    /// Judges that a procedure hands the role over: the new manager must know the unfinished procedures (W18).
     pub(crate) fn hands_over(&mut self, machine: usize, to: &ServerName) {
         let procedures = |disk: &Disk| {
             let document = disk.procedures.as_ref().map(|signed| signed.document().procedures.clone());
             document.unwrap_or_default()
         };
-        // Another machine may be reached than the one at the address; a backup knows less.
+        // The machine at the address may not be the reached one, and a backup knows less.
         if self.met.restored > 0 || self.met.copied > 0 {
             return;
         }

@@ -1,4 +1,4 @@
-//! Changes at the manager: an edit in its sets is published by itself, a client's change is acknowledged when it is durable.
+//! Changes at the manager: an edit in its sets is published by itself, and a client's change is acknowledged once durable.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl Server {
-    /// A client's change; refused elsewhere than at the manager (W11), and while the role is handed over.
+    /// A client's change. Other servers than the manager refuse it (W11), and the manager does while it hands the role over.
     pub(super) async fn put(&mut self, change: Change) {
         if self.leads() && !self.rival && self.handing.is_none() {
             self.edit_here(change).await;
@@ -28,7 +28,7 @@ impl Server {
         }
     }
 
-    /// An edit by hand: at the manager it is published, elsewhere it is drift. Either way it must not get lost.
+    /// An edit by hand: it is published at the manager, and drift at other servers. In both cases it must not get lost.
     pub(super) async fn edit(&mut self, change: Change) {
         self.edit_here(change).await;
         self.world.borrow_mut().promise(self.machine, change);
@@ -43,7 +43,7 @@ impl Server {
         self.drive.save(&what, |disk| disk.sets.edits = disk.sets.edits.and(Changes::one(change))).await;
     }
 
-    /// Makes what is edited at the manager a revision. It is in the history before anybody hears of it.
+    /// Makes a revision of the manager's edits. The revision is in the history before any server hears of it.
     pub(super) async fn publish(&mut self) {
         let edits = self.drive.read(|disk| disk.sets.edits);
         if !self.leads() || self.rival || self.handing.is_some() || edits.is_empty() {
@@ -52,11 +52,11 @@ impl Server {
         self.commit(edits).await;
     }
 
-    /// The first revision of this manager's epoch, which changes nothing.
+    /// Makes the first revision of this manager's epoch, which changes nothing.
     pub(super) async fn begin_epoch(&mut self) {
         let epoch = self.record().expect("it leads").record().version.epoch;
         if let Some(head) = self.head().filter(|head| head.number().epoch != epoch) {
-            // What the sets hold beside the head is edited there: it stays, and is published.
+            // Content of the sets that the head does not have counts as edits: it stays, and is published.
             let there = self.drive.read(|disk| disk.sets);
             let world = self.world.clone();
             let edits = {
@@ -79,7 +79,7 @@ impl Server {
         self.keep(self.sign(&record, &head, changes), changes).await;
     }
 
-    /// Keeps a revision that makes these changes to the one before; then it is shown.
+    /// Keeps a revision with these changes to the previous one, and shows it after that.
     async fn keep(&mut self, header: SignedHeader, changes: Changes) {
         let content = self.world.borrow().content(header.header().parent).and(changes);
         self.world.borrow_mut().learn(header.clone(), content);
@@ -120,7 +120,7 @@ impl Server {
         SignedHeader::sign(header, &self.key)
     }
 
-    /// This manager's head: the newest revision of its epoch, or else what its sets held as a member. As the manager starts.
+    /// This manager's head at its start: the newest revision of its epoch, or else the one that its sets held as a member.
     pub(super) fn head(&self) -> Option<SignedHeader> {
         let world = self.world.borrow();
         let disk = &world.disks[self.machine];
@@ -131,7 +131,7 @@ impl Server {
         of_epoch.or(held).or(newest)
     }
 
-    /// Dissolves the group here (W22): its record, position and history go, the sets and the kept copies stay.
+    /// Dissolves the group on this server (W22): its record, position and history go, the sets and the kept copies stay.
     pub(super) async fn leave(&mut self) {
         let forget = |disk: &mut Disk| {
             (disk.held, disk.at) = (None, None);
@@ -142,7 +142,7 @@ impl Server {
         };
         self.drive.save("nothing of the group any more", forget).await;
         self.world.borrow_mut().forget_whom_it_obeyed(self.machine);
-        // The agent ends, and with it every connection.
+        // The agent ends, and all connections with it.
         self.taking = None;
         self.follower = Follower::new(self.name.clone());
         self.transfer = None;
@@ -151,7 +151,7 @@ impl Server {
         self.settle_role().await;
     }
 
-    /// Enters with the record that the manager gave.
+    /// Enters with the record from the manager.
     pub(super) async fn enter(&mut self, held: Held) {
         if self.standing().is_none() {
             self.hold(held).await;

@@ -1,5 +1,5 @@
-//! The member. What it decides is decided by the program's own machines ([`Follower`], [`greeting`]); here are a connection that
-//! carries its messages, and a disk that does what it says.
+//! The member. The program's own machines ([`Follower`], [`greeting`]) make its decisions. This shell has a connection that
+//! carries its messages, and a model disk.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -26,26 +26,26 @@ use crate::{
     packet::{Body, Refused},
 };
 
-/// What the disk has of a revision that is under way.
+/// The disk's state of a revision under way.
 pub(super) struct Transfer {
     header: SignedHeader,
     pack: Pack,
     base: bool,
     forked: bool,
-    /// The next byte, one past the last that was promised, and all.
+    /// The next byte, the end of the promised bytes, and the size of the pack.
     at: u64,
     to: u64,
     size: u64,
 }
 
-/// Where the history gets it from.
+/// The source of the pack.
 #[derive(Clone, Copy)]
 enum Pack {
-    /// By its bytes.
+    /// Its bytes arrive.
     Arriving,
-    /// From the sets after the switch; these changes have not come.
+    /// The sets have its content after the switch, except for these changes, which have not arrived.
     Filling(Changes),
-    /// It has it.
+    /// The history has it.
     Here,
 }
 
@@ -60,7 +60,7 @@ impl Server {
         self.done(number, &from, done);
     }
 
-    /// As the task of a stream does it.
+    /// Handles a message like the task of a stream.
     async fn hear(&mut self, number: Number, message: down::Message) -> Result<(), Refused> {
         let record = self.record();
         let (own, live) = (self.key.public(), self.followed.as_mut().filter(|live| live.number == number));
@@ -96,10 +96,10 @@ impl Server {
         }
     }
 
-    /// That stream has ended.
+    /// Notes that the stream has ended.
     pub(super) fn followed_no_more(&mut self, number: Number) {
         if self.follower.session() == Some(number) {
-            // All that comes out is that what is under way is dropped.
+            // The only output is that the revision under way is dropped.
             self.decide(Input::Closed(number));
             self.transfer = None;
         }
@@ -117,7 +117,7 @@ impl Server {
         if self.waits(number, from, &hello) { Ok(()) } else { self.begin_session(number, from, hello).await }
     }
 
-    /// Asks a rule about this server as its disk has it.
+    /// Applies a rule to this server and its disk.
     pub(super) fn here<T>(&self, ask: impl FnOnce(Here<'_>) -> Result<T, greeting::Refused>) -> Result<T, Refused> {
         let Some(record) = self.record() else {
             return Err(Refused { reason: "this machine belongs to no group".into(), ..Refused::default() });
@@ -125,7 +125,7 @@ impl Server {
         Ok(ask(Here { own: &self.key.public(), record: record.record() })?)
     }
 
-    /// As the member's thread starts: what this server led is where it is, and what a crash interrupted is taken back.
+    /// Starts like the member's thread: a former manager's head is its position, and an interrupted switch is taken back.
     pub(super) async fn begin_to_follow(&mut self) {
         if self.drive.read(|disk| disk.leads) {
             self.follower = Follower::new(self.name.clone());
@@ -143,8 +143,8 @@ impl Server {
         }
     }
 
-    /// What this server published before it noted that it leads: no switch brought that into its files, so none is taken
-    /// back, and to a member it is an edit.
+    /// The changes that this server published before it noted that it leads. No switch brought them into its files, so none is
+    /// taken back, and for a member they are edits.
     fn published(&self) -> Changes {
         let (name, revision, position) =
             self.drive.read(|disk| (disk.name.clone(), disk.sets.revision, disk.position()));
@@ -163,7 +163,7 @@ impl Server {
         self.send(number, Body::Up(v1::Up { message: Some(message) }));
     }
 
-    /// Puts in what happens, and then what had to wait for it: as the member's thread does it.
+    /// Puts in an event, and after it the waiting inputs, like the member's thread.
     pub(super) async fn happens(&mut self, input: Input) {
         for input in [input, Input::CatchUp, Input::Revert] {
             let mut inputs = VecDeque::from([input]);
@@ -183,7 +183,7 @@ impl Server {
         let manager_of =
             |epoch| chain::manager_of(&held.chain, &held.current, epoch).filter(|key| !record.refused.contains(key));
         let facts = Facts {
-            // Its patience is for real farms.
+            // The follower's time limits are for real farms.
             now: self.began + Duration::from_millis(self.engine_ms()),
             now_ms: self.now(),
             record,
@@ -196,7 +196,7 @@ impl Server {
         self.follower.handle(&facts, input)
     }
 
-    /// Does what came out; the disk's answer.
+    /// Executes an output, and returns the disk's answer.
     async fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Send(message) => self.tell_manager(message),
@@ -226,7 +226,7 @@ impl Server {
             Output::Supply(supply) => return Some(Input::Supplied(Ok(self.supplied(&supply)))),
             Output::Stage => return Some(Input::Staged(Ok(Validation::Nothing))),
             Output::Switch(_) => return Some(Input::Switched(self.switch().await)),
-            // What a crash has interrupted was taken back as it started.
+            // An interrupted switch was taken back at the start.
             Output::Finish => return Some(Input::Finished(Ok(()))),
             Output::Back { header, .. } => {
                 let (base, forked) = (true, false);
@@ -257,14 +257,14 @@ impl Server {
         }
     }
 
-    /// The edits that are in the sets.
+    /// The edits in the sets.
     pub(super) fn edits(&self) -> Edits {
         let edits = self.drive.read(|disk| disk.sets.edits);
         let paths = if edits.is_empty() { Vec::new() } else { vec![format!("{edits:?}")] };
         Edits { entries: edits.count().into(), paths, ungiven: !edits.is_empty(), away: String::new() }
     }
 
-    /// Bytes of what was offered. What it makes of the sets is known by the changes.
+    /// Takes bytes of the offered pack. The changes alone tell the effect on the sets.
     fn slice(&mut self, slice: &v1::Slice) -> Result<Arrived, Trouble> {
         let Some(mut transfer) = self.transfer.take() else { return Ok(Arrived::More) };
         assert!(slice.offset == transfer.at, "the manager sends what was not due");
@@ -293,7 +293,7 @@ impl Server {
         Ok(arrived)
     }
 
-    /// What the sets lack of it.
+    /// The content of the revision that the sets lack.
     fn missing(&self, transfer: &Transfer) -> Changes {
         let (revision, edits) = self.in_sets();
         let world = self.world.borrow();
@@ -307,7 +307,7 @@ impl Server {
         supply.frames.iter().map(|change| chunk(*change).hash).collect()
     }
 
-    /// The pack, what is replaced, the sets, then the position: the commit point.
+    /// Saves the pack, the replaced content, the sets, and then the position, which is the commit point.
     async fn switch(&mut self) -> Switched {
         let Transfer { header, pack, base, forked, .. } = self.transfer.take().expect("something is staged");
         let id = header.id();
@@ -353,8 +353,8 @@ impl Server {
         Switched::Done { root, stage_us: 0, switch_us: 0, kept: Vec::new(), edits: self.edits(), owed: false }
     }
 
-    /// What a base replaces here and must be kept (invariant 4): edits, what a join replaces, and on a fork what the
-    /// revision that is held has and the new one has not.
+    /// The content that a base replaces here and that must be kept (invariant 4): edits, files that a join replaces, and on a
+    /// fork the content of the held revision that the new one lacks.
     fn replaced(&self, new: RevisionId, forked: bool) -> Changes {
         let (sets, held) = self.drive.read(|disk| (disk.sets, disk.at.is_some()));
         let world = self.world.borrow();
@@ -366,7 +366,7 @@ impl Server {
         kept.without(new)
     }
 
-    /// The policy puts edits away.
+    /// Puts edits away by the policy.
     async fn put_edits_away(&mut self) {
         let edits = self.drive.read(|disk| disk.sets.edits);
         self.drive.save(&format!("kept copy {edits:?}"), |disk| disk.kept = disk.kept.and(edits)).await;

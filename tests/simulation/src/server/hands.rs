@@ -1,4 +1,4 @@
-//! What procedures see of the farm and do to it, on a model of the balancer.
+//! The procedures' view of the farm and their actions, on a model of the balancer.
 
 use bellwether_group::{
     edits,
@@ -16,11 +16,11 @@ use bellwether_proto::{
 use super::{Server, lanes::Lane, takeover::Then};
 use crate::world::Command;
 
-/// How long sessions are waited for, by the engine's clock.
+/// The time limit for sessions, by the engine's clock.
 const DRAIN_MS: u64 = 2_000;
 
 impl Server {
-    /// The farm as this server sees it.
+    /// The farm from this server's view.
     pub(super) fn observe(&self) -> Option<World> {
         let (record, held) = (self.record()?, self.drive.read(|disk| disk.procedures.clone()));
         let version = held.map(|held| held.document().version);
@@ -40,7 +40,7 @@ impl Server {
         })
     }
 
-    /// What the balancer says.
+    /// The balancer's state.
     fn traffic(&self, name: &ServerName) -> Traffic {
         let world = self.world.borrow();
         Traffic::Known { out: world.drained.contains(name), up: world.is_ready(name), sessions: 0 }
@@ -82,7 +82,7 @@ impl Server {
         })
     }
 
-    /// Does it; none: how it ends is noted later.
+    /// Executes the action; none: its result is noted later.
     pub(super) async fn act(&mut self, id: Id, action: Action) -> Option<Result<(), ActError>> {
         let done = match action {
             Action::Drain(servers) => self.route(id, &servers, true).await,
@@ -109,7 +109,7 @@ impl Server {
         Some(done)
     }
 
-    /// A member that is reached hashes every byte.
+    /// A member that can be reached hashes every byte.
     fn verify(&mut self, name: &ServerName) {
         let (now, head) = (self.engine_ms(), self.head());
         let world = self.world.clone();
@@ -124,7 +124,7 @@ impl Server {
         lane.equal_ms = Some(now).filter(|_| equal);
     }
 
-    /// In the record, where that is this server's to change; then at the balancer.
+    /// Changes the record if this server may do that, and after it the balancer.
     async fn route(&mut self, id: Id, servers: &[ServerName], out: bool) -> Result<(), ActError> {
         let Some(before) = self.observe() else { return Ok(()) };
         if before.is_manager() {
@@ -157,7 +157,7 @@ impl Server {
 }
 
 impl Server {
-    /// Whether a person has answered for it that it serves nobody any more.
+    /// Whether a person has attested that the server serves nobody any more.
     fn is_isolated(&self, id: Id, server: &ServerName) -> bool {
         let said = |fact: &Fact| matches!(fact, Fact::Isolated(of) if of == server);
         let document = self.document();
@@ -166,10 +166,10 @@ impl Server {
     }
 }
 
-/// The state of a member, as its manager's monitor shows it.
+/// The state of a member in its manager's monitor.
 fn state(lane: &Lane, head: Option<&SignedHeader>) -> State {
     let Some(member) = lane.session() else {
-        // Never heard, or not any more.
+        // The member was never heard, or is silent by now.
         return if lane.memory().remembered.incarnation == 0 { State::Unknown } else { State::Unreachable };
     };
     let standing = &member.memory().standing;

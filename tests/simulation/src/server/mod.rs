@@ -1,5 +1,5 @@
-//! One simulated server: the shell around the rules. A single actor takes one event after the other; what it needs to
-//! remember over a crash it saves on its model disk first.
+//! One simulated server: the shell around the rules. A single actor takes one event after the other, and first saves on its
+//! model disk the state that has to survive a crash.
 
 mod change;
 mod follow;
@@ -43,26 +43,26 @@ use crate::{
     world::{Command, Notice, World},
 };
 
-/// How often a server looks at the clock and at what its operator wants.
+/// The interval at which a server looks at the clock and at its operator's commands.
 const TICK: Duration = Duration::from_millis(50);
-/// A connection on which nothing was heard for so long is given up.
+/// The time after which a silent connection is given up.
 const SILENCE_MS: u64 = 500;
-/// How often it is looked whether an obstacle is gone.
+/// The interval of checks whether an obstacle is gone.
 const LOOK_MS: u64 = 100;
-/// How long a manager that starts waits for what the others know.
+/// The time for which a starting manager waits for the others' answers.
 const BEFORE_LEADING_MS: u64 = 150;
 
-/// What this server is by the record that it holds.
+/// A server's role by its held record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     Manager,
     Member,
     Disabled,
-    /// The record does not name it (any more).
+    /// The record does not name the server.
     Removed,
 }
 
-/// What a server with that key is by that record.
+/// The role of the server with that key by that record.
 pub(crate) fn standing(record: &SignedRecord, key: &PublicKey) -> Standing {
     match record.record().by_key(key).map(|server| server.role) {
         Some(Role::Manager) => Standing::Manager,
@@ -72,20 +72,20 @@ pub(crate) fn standing(record: &SignedRecord, key: &PublicKey) -> Standing {
     }
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Purpose {
-    /// This manager's to a member.
+    /// This manager's stream to a member.
     Lane(ServerName),
-    /// A manager's to this member.
+    /// A manager's stream to this member.
     Followed,
     /// Asks a peer for newer records.
     Ask,
     /// Tells a peer newer records.
     Tell,
-    /// Asks a peer what it has seen.
+    /// Asks a peer for the revisions that it has seen.
     Survey,
-    /// Dialled by somebody, who has not said why yet, or was answered.
+    /// A peer's connection, before its first message or after the answer.
     Incoming,
 }
 
@@ -95,7 +95,7 @@ struct Link {
     heard_ms: u64,
 }
 
-/// The actor's state: all of it is gone after a crash.
+/// The actor's state, all of which is lost at a crash.
 pub(crate) struct Server {
     world: World,
     machine: usize,
@@ -108,35 +108,35 @@ pub(crate) struct Server {
     dials: BTreeMap<u64, Purpose>,
     next_dial: u64,
     lanes: BTreeMap<ServerName, Lane>,
-    /// When the manager was last heard.
+    /// The time at which the manager was last heard.
     heard_ms: u64,
-    /// When a peer was last asked, and which.
+    /// The time of the last question to a peer, and the peer.
     asked_ms: u64,
     asked: usize,
     told_ms: u64,
-    /// The revisions that it has heard of.
+    /// The revisions that this server has heard of.
     seen: BTreeSet<RevisionId>,
-    /// A planned handover that waits for the new manager to have everything, and until when.
+    /// A planned handover that waits for the new manager, and its time limit.
     handing: Option<Handing>,
     taking: Option<Takeover>,
-    /// The manager's stream that is followed.
+    /// The stream of the manager that this server follows.
     followed: Option<Followed>,
     /// A hello of that manager that may be a copy's.
     waiting: Option<Waiting>,
     /// The number of this start.
     start: u64,
-    /// A manager that has started asks the others first, until then.
+    /// The time until which a started manager asks the others before it leads.
     leads_from_ms: u64,
-    /// Another server leads in the epoch of this manager: it takes no change.
+    /// Whether another server leads in this manager's epoch, so that no change is accepted.
     rival: bool,
-    /// What it decides as a member, and what its disk has of a revision that is under way.
+    /// The machine of its decisions as a member, and the disk's state of a revision under way.
     follower: Follower,
     transfer: Option<Transfer>,
-    /// When it was last looked whether an obstacle is gone.
+    /// The time of the last check whether an obstacle is gone.
     looked_ms: u64,
-    /// A lane wants a base of the head.
+    /// Whether a lane wants a base of the head.
     base_wanted: bool,
-    /// Where the clock stood that lanes read.
+    /// The beginning of the clock for the lanes.
     began: std::time::Instant,
 }
 
@@ -199,7 +199,7 @@ impl Server {
         }
     }
 
-    /// Counts the opening, then takes up the role.
+    /// Counts the start, and takes up the role.
     async fn boot(&mut self) {
         self.drive.save("incarnation", |disk| disk.incarnation += 1).await;
         let drawn = self.world.borrow_mut().draw();
@@ -210,7 +210,7 @@ impl Server {
         self.settle_role().await;
     }
 
-    /// A manager that starts asks whether it was superseded meanwhile (W26), and what the others have seen of it (W14).
+    /// A starting manager asks whether it was superseded (W26), and which of its revisions the others have seen (W14).
     fn ask_before_leading(&mut self) {
         self.leads_from_ms = self.now() + BEFORE_LEADING_MS;
         let record = self.record().expect("it is the manager of one");
@@ -221,7 +221,7 @@ impl Server {
         }
     }
 
-    /// Whether this server leads, and not only by its record.
+    /// Whether this server leads now, and not only by its record.
     fn leads(&self) -> bool {
         let halted = self.drive.read(|disk| disk.halted.is_some());
         self.standing() == Some(Standing::Manager) && self.leads_from_ms == 0 && !halted

@@ -1,4 +1,4 @@
-//! The group is rebuilt at its manager (W13, W14): what its sets hold becomes the truth, whatever became of the history.
+//! Rebuilds the group at its manager (W13, W14): the content of its sets becomes the truth, in any state of the history.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Server {
-    /// Asks everybody first. No role runs meanwhile.
+    /// Asks all other servers first. No role runs meanwhile.
     pub(super) fn begin_rebuild(&mut self, refused: Vec<PublicKey>) {
         let may = self.standing() == Some(Standing::Manager) || (!refused.is_empty() && self.record().is_some());
         if self.taking.is_none() && may {
@@ -27,7 +27,7 @@ impl Server {
         }
     }
 
-    /// The new base beside the history, then the record, then the new history takes the old one's place.
+    /// Saves the new base beside the history, then the record, and then replaces the old history by the new one.
     pub(super) async fn rebuild_group(&mut self, answers: BTreeMap<ServerName, Answer>, refused: &[PublicKey]) {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
         if self.standing() != Some(Standing::Manager) && refused.is_empty() {

@@ -1,5 +1,5 @@
-//! A candidate that is not to be trusted, and what root does about it: the group is rebuilt without its key at one server, and
-//! that is confirmed at each other.
+//! A candidate that is not to be trusted, and root's answer: the group is rebuilt without its key at one server, and confirmed
+//! at each other one.
 
 use bellwether_group::key_refusal;
 use bellwether_proto::{
@@ -13,8 +13,7 @@ use super::{Purpose, Server};
 use crate::disk::Held;
 
 impl Server {
-    /// This candidate is hostile: it takes the role by so many epochs, and leaves nobody else a candidate. It leads by that as any
-    /// manager does.
+    /// Makes this hostile candidate take the role by so many epochs, with no other candidate. It leads on like any manager.
     pub(super) async fn usurp(&mut self, by: u64) {
         let Some(held) = self.record() else { return };
         let own = self.key.public();
@@ -36,14 +35,14 @@ impl Server {
         }
     }
 
-    /// The record that counts without these keys.
+    /// The newest record that counts without these keys.
     pub(super) fn without(&self, held: &Held, refused: &[PublicKey], seen: Epoch) -> Result<Record, String> {
         let own = self.key.public();
         key_refusal::next_record(&held.current, &held.chain, refused, &own, seen, &self.by()).map_err(|e| e.to_string())
     }
 
-    /// Root of this machine confirms a group that was rebuilt elsewhere. Where the epoch goes back, nothing that was held counts
-    /// as known; the sets stay, and the history is kept.
+    /// Root of this machine confirms a group that was rebuilt on another server. If the epoch goes back, the held content
+    /// counts as unknown; the sets stay, and the history is kept.
     pub(super) async fn follow_rebuilt(&mut self, rebuilt: Held) {
         let Some(before) = self.record() else { return };
         let named = rebuilt.current.record().by_key(&self.key.public()).is_some();

@@ -1,4 +1,4 @@
-//! How a session begins, on both sides: tickets and starts say whose state went back, and whose machine was copied (W14).
+//! The beginning of a session on both sides: tickets and starts reveal a state that went back, or a copied machine (W14).
 
 use bellwether_group::{
     halt::Proof,
@@ -30,17 +30,17 @@ use crate::{
     world::Notice,
 };
 
-/// How long a manager's stream may be silent and yet live.
+/// The time for which a live manager's stream may be silent.
 const ALIVE_MS: u64 = 300;
 
-/// The manager's stream that is followed, as another hello of that manager has to know it.
+/// The followed stream of the manager, for the comparison with another hello of that manager.
 pub(super) struct Followed {
     pub(super) number: Number,
     leader: Leader,
     pub(super) incoming: Incoming,
 }
 
-/// A hello that waits for a word of who leads: one of the two is a copy.
+/// A hello that waits for a message of the present leader: one of the two is a copy.
 pub(super) struct Waiting {
     number: Number,
     from: PublicKey,
@@ -60,7 +60,7 @@ impl Server {
         self.followed.as_ref().filter(|followed| self.links.contains_key(&followed.number))
     }
 
-    /// Whether the manager that says hello may be a copy of the one that leads this server: then it waits.
+    /// Makes a hello wait if its manager may be a copy of the one that leads this server.
     pub(super) fn waits(&mut self, number: Number, from: PublicKey, hello: &v1::DownHello) -> bool {
         let is_copy = self.rules.is_copy;
         let start = hello.incarnation;
@@ -73,14 +73,14 @@ impl Server {
         other
     }
 
-    /// The stream of that number said something: if it leads here, who waits is a copy.
+    /// Handles a message on the stream of that number: if it leads this server, the waiting manager is a copy.
     pub(super) fn led_by(&mut self, number: Number) {
         if let Some(leader) = self.live().filter(|live| live.number == number).map(|live| live.leader)
             && let Some(waiting) = self.waiting.take()
         {
             let refused = leader.copied(waiting.hello.incarnation).into();
             self.send(waiting.number, Body::Refused(Refused { copy: true, ..refused }));
-            // Told to the manager, whose monitor names it.
+            // The manager is told, and its monitor names the server.
             self.world.borrow_mut().notice(self.machine, Notice::Copy(self.name.clone()));
         }
     }
@@ -93,7 +93,7 @@ impl Server {
         }
     }
 
-    /// The ticket is on the disk before the manager is answered.
+    /// Saves the ticket before the manager is answered.
     pub(super) async fn begin_session(
         &mut self,
         number: Number,
@@ -102,7 +102,7 @@ impl Server {
     ) -> Result<(), Refused> {
         self.here(|here| greeting::check(here, &from, &hello))?;
         let shown = self.take_ticket(&hello).await?;
-        // One manager is followed at a time; the newest connection is.
+        // A member follows one manager at a time, on the newest connection.
         self.close_all(&Purpose::Followed);
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
         link.purpose = Purpose::Followed;
@@ -135,7 +135,7 @@ impl Server {
         Parties { group, server: *server, manager: *manager }
     }
 
-    /// The ticket that the next session with that member is offered with: durable here before the member sees it.
+    /// The ticket for the next session with that member; it is durable here before the member sees it.
     pub(super) async fn ticket_for(&mut self, name: &ServerName) -> Option<Ticket> {
         let record = self.record()?;
         let server = record.record().server(name)?.key;
@@ -156,7 +156,7 @@ impl Server {
         Some(next)
     }
 
-    /// That server enters with a token, perhaps again: it may come without a state.
+    /// Lets that server enter with a token, perhaps again and without a state.
     pub(super) async fn entered(&mut self, name: &ServerName) {
         let Some(record) = self.record().filter(|_| self.leads()) else { return };
         let index: usize = name.as_str().trim_start_matches("web").parse().expect("a server of this simulation");
@@ -172,7 +172,7 @@ impl Server {
         self.drive.save(&format!("that {name} has entered"), save).await;
     }
 
-    /// Looks at what a member says of itself as a session begins; false: this manager stands still.
+    /// Judges a member's hello; false if this manager stands still.
     pub(super) async fn recognised(&mut self, name: &ServerName, hello: &v1::UpHello) -> bool {
         let Some(record) = self.record() else { return false };
         let Some(server) = record.record().server(name).map(|server| server.key) else { return false };
@@ -204,7 +204,7 @@ impl Server {
         true
     }
 
-    /// What a member has seen of managers before this one, and no history here has, is lost: it is named.
+    /// Names the revisions of earlier managers that a member has seen and no history here has.
     fn name_lost(&self, seen: &[SignedHeader]) {
         let Some(held) = self.drive.read(|disk| disk.held.clone()) else { return };
         let (revision, edits) = self.in_sets();
@@ -220,7 +220,7 @@ impl Server {
         }
     }
 
-    /// Asks with what the history here holds of its epoch: nothing was ever deleted there, but for what is older than a base.
+    /// Asks with the history's holdings of its epoch; only revisions older than a base were ever deleted there.
     fn with_holdings<T>(&self, ask: impl FnOnce(&Holdings<'_>) -> T) -> T {
         let head = self.head().map(|head| head.number()).expect("a manager has a head");
         let world = self.world.borrow();
@@ -231,7 +231,7 @@ impl Server {
         ask(&Holdings { head, oldest, has: &has })
     }
 
-    /// Whether others have seen what this manager signed and lacks; asked before it leads.
+    /// Whether others have seen revisions that this manager signed and lacks; asked before it leads.
     pub(super) async fn claims(&mut self, witness: &PublicKey, seen: &[SignedHeader]) {
         let Some(record) = self.record() else { return };
         let lost = |holdings: &Holdings<'_>| {
@@ -243,7 +243,7 @@ impl Server {
         }
     }
 
-    /// A member refused the session by the ticket that it holds.
+    /// Handles a member's refusal of a session, with its ticket.
     pub(super) async fn ticket_shown(&mut self, name: &ServerName, held: &v1::Ticket) {
         let Some(server) = self.record().and_then(|record| Some(record.record().server(name)?.key)) else { return };
         let parties = self.parties(&server, &self.key.public());
@@ -255,8 +255,8 @@ impl Server {
         }
     }
 
-    /// Somebody with the key of a member asks for records: where another start of it is connected, one is a copy. The one that
-    /// is connected has to show that it lives.
+    /// Handles a question for records with a member's key. If another start of that member is connected, one of them is a
+    /// copy, and the connected one has to show that it lives.
     pub(super) fn suspect(&mut self, from: &PublicKey, start: u64) {
         let Some(name) = self.record().and_then(|record| Some(record.record().by_key(from)?.name.clone())) else {
             return;

@@ -1,4 +1,4 @@
-//! The role moves: handed over by the manager (W18), or taken by a candidate (W24).
+//! The role moves: the manager hands it over (W18), or a candidate takes it (W24).
 
 use std::collections::BTreeMap;
 
@@ -20,13 +20,13 @@ use bellwether_proto::{
 use super::{Purpose, Server, Standing, host, lanes::Lane};
 use crate::{changes::Changes, disk::Held, net, packet::Body, world::Notice};
 
-/// How long a handover waits for the new manager, and a takeover for the answers of the others.
+/// The time limits of a handover, which waits for the new manager, and of a takeover, which waits for the others' answers.
 const HAND_MS: u64 = 800;
 const SURVEY_MS: u64 = 250;
-/// How long the last look before a promotion waits for answers, and for another one that promotes itself, too.
+/// The time limits of the last question before a promotion, and of the wait for another server that promotes itself, too.
 const LOOK_MS: u64 = 150;
 const GIVE_WAY_MS: u64 = 1_500;
-/// A manager that was heard so lately answers.
+/// A manager that was heard within this time counts as answering.
 const ANSWERS_MS: u64 = 300;
 
 /// A handover that waits until the new manager has everything.
@@ -36,27 +36,27 @@ pub(super) struct Handing {
     until_ms: u64,
 }
 
-/// What is done when the others have answered.
+/// The action after the others have answered.
 #[derive(Clone)]
 pub(super) enum Then {
-    /// The group is rebuilt here, without these keys.
+    /// Rebuilds the group on this server, without these keys.
     Rebuild(Vec<PublicKey>),
-    /// This server takes over.
+    /// Takes over.
     Lead(Leave),
-    /// So it does as a step of that procedure.
+    /// Takes over as a step of that procedure.
     Promote(Id, Leave),
-    /// The recovery of the manager is planned.
+    /// Plans the recovery of the manager.
     Recover { remove: bool },
 }
 
-/// What waits for the answers of the others.
+/// An action that waits for the answers of the others.
 pub(super) struct Takeover {
     then: Then,
     insists: Insists,
     until_ms: u64,
     answers: BTreeMap<ServerName, Answer>,
-    /// It was judged that this server may take over, by this record; the last look at the others is under way, until then at
-    /// most.
+    /// The record by which this server may take over, once that was judged; the last question to the others is under way, with
+    /// this time limit.
     judged: Option<(SignedRecord, BTreeMap<ServerName, Answer>, u64)>,
 }
 
@@ -65,7 +65,7 @@ impl Server {
         By { author: self.name.to_string(), time_ms: self.now() }
     }
 
-    /// From now on no change is taken here.
+    /// Begins a handover; from now on this server accepts no change.
     pub(super) async fn begin_handover(&mut self, to: ServerName, leave: Leave) {
         if self.leads() && self.handing.is_none() {
             self.publish().await;
@@ -94,7 +94,7 @@ impl Server {
         }
     }
 
-    /// Asks everybody first.
+    /// Asks all other servers first.
     pub(super) fn begin_takeover(&mut self, force: bool) {
         if self.record().is_none() {
             return;
@@ -106,14 +106,14 @@ impl Server {
         self.survey(Then::Lead(Leave::Disabled), Insists { force, accept: force });
     }
 
-    /// `recover manager`: everybody is asked before it is planned.
+    /// Asks all other servers, and after that plans `recover manager`.
     pub(super) fn begin_recovery(&mut self, remove: bool, insists: Insists) {
         if self.taking.is_none() && self.standing() == Some(Standing::Member) {
             self.survey(Then::Recover { remove }, insists);
         }
     }
 
-    /// Asks everybody what they have seen, before this server takes over or rebuilds the group.
+    /// Asks all others for the revisions that they have seen, before this server takes over or rebuilds the group.
     pub(super) fn survey(&mut self, then: Then, insists: Insists) {
         self.ask_all();
         let until_ms = self.now() + SURVEY_MS;
@@ -124,7 +124,7 @@ impl Server {
         let record = self.record().expect("of a group");
         let own = self.name.clone();
         for server in record.record().servers.iter().filter(|server| server.name != own) {
-            // Who answers may know of a takeover that this server has not heard of.
+            // A server that answers may know of a takeover that this server has not heard of.
             self.dial(host(&server.address), Purpose::Ask);
             self.dial(host(&server.address), Purpose::Survey);
         }
@@ -135,11 +135,11 @@ impl Server {
         self.taking.as_ref().is_some_and(|taking| matches!(taking.then, Then::Lead(_) | Then::Promote(..)))
     }
 
-    /// The others are asked once more before the promotion counts; true: this server goes on.
+    /// Asks the others once more before the promotion counts. Returns the takeover if this server goes on.
     fn looks_again(&mut self, held: &Held, mut taking: Takeover) -> Option<Takeover> {
         let now = self.now();
         let Some((record, found, give_up_ms)) = taking.judged.take() else {
-            // What is refused is refused when it is done.
+            // A refusal is reported when the takeover is executed.
             if self.judge(held, &taking, |_, _| ()).is_err() {
                 return Some(taking);
             }
@@ -213,7 +213,7 @@ impl Server {
         taking.answers.insert(server.name.clone(), Answer { record: version, at, seen, follows, leads, promotes });
     }
 
-    /// When the answers are there, or late, it is done.
+    /// Executes the action when all answers have come, or at the time limit.
     pub(super) async fn go_on_taking(&mut self) {
         let now = self.now();
         let Some(taking) = self.taking.take_if(|taking| now > taking.until_ms) else { return };
@@ -261,7 +261,7 @@ impl Server {
         Ok(())
     }
 
-    /// What the members hold is compared with what is here; refused where this server may not take over.
+    /// Plans a recovery by comparing the members' content with this server's, or refuses it if this server may not take over.
     async fn plan_recovery(&mut self, held: &Held, taking: &Takeover, remove: bool) {
         if self.standing() == Some(Standing::Manager) {
             return;
@@ -305,7 +305,7 @@ impl Server {
         Ok(with(&survey, found))
     }
 
-    /// What this server has heard of, and what its history holds.
+    /// The revisions that this server has heard of, and those in its history.
     pub(super) fn heard_of(&self) -> Vec<SignedHeader> {
         let world = self.world.borrow();
         let ids = world.disks[self.machine].history.iter().chain(&self.seen);
@@ -315,7 +315,7 @@ impl Server {
         headers
     }
 
-    /// Shows what the findings say is lost: the changes of these revisions that are not here.
+    /// Shows the changes of the lost revisions that this server does not have.
     pub(super) fn list(&self, answers: &BTreeMap<ServerName, Answer>, lost: &[String]) {
         let own = self.heard_of();
         let theirs = answers.values().flat_map(|answer| answer.seen.iter().chain(&answer.at));

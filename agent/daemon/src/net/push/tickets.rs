@@ -1,4 +1,4 @@
-//! A member's ticket of its last session with a manager (W14). It is durable before the manager is answered.
+//! A member's ticket of its last session with a manager (W14). The ticket is durable before the manager gets an answer.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::with;
 
-/// The ticket that is held.
+/// The stored ticket.
 pub(super) struct Tickets {
     record: Arc<GroupRecord>,
     path: PathBuf,
@@ -22,10 +22,10 @@ impl Tickets {
         Self { path: record.layout().ticket(), record, one: Mutex::new(()) }
     }
 
-    /// Stores the ticket of a session that begins; returns the previous one, to be shown.
+    /// Stores the ticket of a session that begins, and returns the previous ticket for the manager.
     ///
     /// # Errors
-    /// The ticket is not the manager's, or the manager's state went back: the details of that refusal carry the proof.
+    /// The ticket is not the manager's, or the manager's state went back, with the proof in the details.
     pub(super) async fn take(&self, hello: &v1::DownHello) -> Result<Option<v1::Ticket>, Status> {
         let Some(offered) = &hello.ticket else { return Ok(None) };
         let offered = Ticket::from_wire(offered).map_err(Refused::from)?;

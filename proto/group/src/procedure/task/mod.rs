@@ -115,7 +115,7 @@ impl<'a> About<'a> {
 /// Makes [`Task`] of the kinds.
 macro_rules! tasks {
     ($($(#[$what:meta])* $kind:ident)*) => {
-        /// What a step brings about: one of the kinds, as which it is used.
+        /// The task of a step: a value of one of the kinds. It dereferences to the kind.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Task {
