@@ -2,7 +2,7 @@
 //! switch: what it names is what the member reports after any crash (invariant 2).
 
 use bellwether_proto::{
-    level::State,
+    level::{Level, State},
     name::SetName,
     revision::{RevisionId, SignedHeader},
     v1,
@@ -29,7 +29,12 @@ pub struct Position {
     pub owed: Option<Owed>,
 }
 
-impl State for Position {}
+impl State for Position {
+    fn level(&self) -> Level {
+        // A program of level 1 would not run what is owed.
+        if self.owed.is_some() { Level(2) } else { Level::FIRST }
+    }
+}
 
 /// The commands of a revision that have not ended well.
 #[derive(Debug, Clone, Serialize, Deserialize)]
