@@ -47,13 +47,14 @@ impl Admin for AdminService {
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Answer<v1::PublishReply> {
-        let v1::PublishRequest { message, accept, dry_run, author } = request.into_inner();
+        let v1::PublishRequest { message, accept, dry_run, author, labels } = request.into_inner();
         if let (true, false, Standing::Member(following)) = (accept, dry_run, self.0.standing()) {
             let accepted = following.link.hand.accept().await.map_err(refusal)?;
             let accepted = accepted.iter().map(ToString::to_string).collect();
             return Ok(Response::new(v1::PublishReply { accepted, ..v1::PublishReply::default() }));
         }
-        let publish = Publish { message, author, accept, dry_run };
+        let (author, labels) = (self.0.author_here(&author), labels.into_iter().collect());
+        let publish = Publish { message, author, labels, accept, dry_run };
         let published = self.0.manager()?.publish(publish).await.map_err(refusal)?;
         Ok(Response::new(v1::PublishReply {
             revision: published.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
@@ -137,6 +138,11 @@ impl Admin for AdminService {
     }
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
+        let mut request = request;
+        if matches!(self.0.settled().await, Standing::Manager(_)) {
+            // A member's author gets the server's name where the request arrives.
+            request.get_mut().author = self.0.author_here(&request.get_ref().author);
+        }
         self.0.change(request).await
     }
 

@@ -90,6 +90,11 @@ impl Agent {
         }
     }
 
+    /// The author of a request that came from this machine.
+    pub(crate) fn author_here(&self, author: &str) -> String {
+        format!("{author} at {}", self.name)
+    }
+
     /// This server's present role.
     pub(crate) fn standing(&self) -> Standing {
         self.standing.borrow().clone()
