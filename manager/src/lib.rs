@@ -24,6 +24,7 @@ mod inside;
 pub mod lane;
 mod manager;
 mod members;
+pub mod past;
 pub mod procedures;
 pub mod publish;
 mod shared;
@@ -49,6 +50,7 @@ pub use publish::{
     publisher::Published,
     put::{ChangeError, Changed},
     read::{FileRead, ReadError},
+    rollback::{Rollback, RollbackError, RolledBack},
     round::{Changes, PublishError, Request},
 };
 pub use shared::{Dial, Dialling, EditError, HaltFn, Setup, Timings};

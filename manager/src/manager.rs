@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use bellwether_group::{edits::GroupRefused, tokens::Tokens};
+use bellwether_group::{
+    edits::{GroupRefused, RecordEdit},
+    tokens::Tokens,
+};
 use bellwether_proto::{
     entry::EntryPath,
     name::ServerName,
-    record::{Publish, Role, SignedRecord},
-    revision::{SignedHeader, check_message},
+    record::{Role, SignedRecord},
+    revision::{RevisionName, SignedHeader, check_labels, check_message},
     status::{Event, Observation},
     v1,
 };
@@ -18,7 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    Adopt, AdoptError, Adopted, ChangeError, Changed, FileRead, PublishError, Published, ReadError, Request,
+    Adopt, AdoptError, Adopted, ChangeError, Changed, FileRead, PublishError, Published, ReadError, Request, Rollback,
+    RollbackError, RolledBack,
     balancer::{Balancers, Locals},
     lane::{Control, lanes::ToLanes},
     publish::{preview::Previews, publisher::Command, read},
@@ -96,6 +100,7 @@ impl Manager {
     /// Nothing was published; the reason is shown as unpublished edits, too.
     pub async fn publish(&self, request: Request) -> Result<Published, PublishError> {
         check_message(&request.message)?;
+        check_labels(&request.labels)?;
         let (answer, answered) = oneshot::channel();
         let sent = self.inner.commands.send(Command::Publish(request, answer)).await;
         sent.map_err(|_| PublishError::Stopping)?;
@@ -126,6 +131,54 @@ impl Manager {
         answered.await.map_err(|_| PublishError::Stopping)?
     }
 
+    /// Makes earlier content the manager's own again and publishes it at once. With `hold`, propagation is paused first, so
+    /// that no edit that comes meanwhile is sent; the new revision is sent all the same
+    /// ([`bellwether_group::rollout::holds_watching`]).
+    ///
+    /// # Errors
+    /// The error says what was left unchanged.
+    pub async fn rollback(&self, rollback: Rollback) -> Result<RolledBack, RollbackError> {
+        check_message(&rollback.message)?;
+        if !rollback.hold || rollback.dry_run {
+            return self.roll_back(rollback).await;
+        }
+        let plan = self.roll_back(Rollback { dry_run: true, ..rollback.clone() }).await?;
+        let rollback = Rollback { to: RevisionName::Number(plan.to), ..rollback };
+        let (author, was_paused) = (rollback.author.clone(), self.record().record().policy.paused);
+        self.edit_record(&RecordEdit::Paused(true), &author, false).await.map_err(RollbackError::Hold)?;
+        let mut back = match self.roll_back(rollback).await {
+            Ok(back) => back,
+            Err(error) if was_paused => return Err(error),
+            Err(error) => {
+                self.edit_record(&RecordEdit::Paused(false), &author, false).await.map_err(RollbackError::Hold)?;
+                return Err(error);
+            }
+        };
+        back.held = self.inner.shared.holds_watching();
+        if !back.held {
+            back.notes.push("propagation is paused: no revision goes to a member until: bellwether resume".to_owned());
+        }
+        Ok(back)
+    }
+
+    async fn roll_back(&self, rollback: Rollback) -> Result<RolledBack, RollbackError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Rollback(Box::new(rollback), answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
+    /// The manager's sets as they are now, with entries that cannot be read as in the head. Nothing is published.
+    ///
+    /// # Errors
+    /// They cannot be scanned.
+    pub async fn look(&self) -> Result<Tree, PublishError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Look(answer)).await;
+        sent.map_err(|_| PublishError::Stopping)?;
+        answered.await.map_err(|_| PublishError::Stopping)?
+    }
+
     /// Reads one file of the head revision.
     ///
     /// # Errors
@@ -134,6 +187,16 @@ impl Manager {
         let (set, path) = (request.set.parse()?, EntryPath::new(&request.path)?);
         let shared = self.inner.shared.clone();
         let read = move || read::read(&shared, set, path);
+        tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
+    }
+
+    /// Reads one file of the revision of that name.
+    ///
+    /// # Errors
+    /// No such revision or file, or it cannot be read.
+    pub async fn read_at(&self, name: RevisionName, request: v1::ReadRequest) -> Result<FileRead, ReadError> {
+        let (set, path, past) = (request.set.parse()?, EntryPath::new(&request.path)?, self.past());
+        let read = move || read::read_at(&past, &past.find(name)?, set, path);
         tokio::task::spawn_blocking(read).await.map_err(|_| ReadError::Stopping)?
     }
 
@@ -160,7 +223,7 @@ impl Manager {
         if let Some(disabled) = servers.iter().find(disabled) {
             return Err(GroupRefused::Disabled(disabled.clone()));
         }
-        if !verify_only && record.record().policy.publish == Publish::Auto {
+        if !verify_only && self.inner.shared.publishes_by_itself() {
             // Edits within the debounce interval are included (W6). Refused ones are shown, and the head is sent.
             if let Err(error) = self.publish(Request::default()).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not published before the sync");

@@ -22,7 +22,7 @@ use bellwether_proto::{
     key::{KeyPair, PublicKey},
     level::Program,
     name::{ServerName, SetName},
-    record::{Record, Server, SignedRecord},
+    record::{Publish, Record, Server, SignedRecord},
     revision::{Epoch, RevisionId, SignedHeader},
     status::Event,
     v1,
@@ -273,6 +273,16 @@ impl Shared {
     pub(crate) fn target(&self, server: &ServerName) -> Target {
         let order = if self.procedure_store.holds(server) { Order::Later } else { Order::Now };
         rollout::target(&self.head.borrow().stored.header, order, &self.record.borrow().record().policy)
+    }
+
+    /// Whether a rollback holds watching: no edit becomes a revision by itself.
+    pub(crate) fn holds_watching(&self) -> bool {
+        rollout::holds_watching(&self.head.borrow().stored.header, &self.record.borrow().record().policy)
+    }
+
+    /// Whether edits become revisions by themselves.
+    pub(crate) fn publishes_by_itself(&self) -> bool {
+        self.record.borrow().record().policy.publish == Publish::Auto && !self.holds_watching()
     }
 
     /// Tells the monitor. Where nobody listens any more, this process is stopping.

@@ -47,6 +47,8 @@ pub const SEEN: usize = 64;
 pub const HEADER: usize = 32 << 10;
 /// Bytes of a revision's message, and of the author of a request.
 pub const SAID: (usize, usize) = (16 << 10, 1 << 10);
+/// Labels of one revision, and the bytes of a label's name and of its value.
+pub const LABELS: (usize, usize, usize) = (16, 64, 256);
 /// Bytes of the document of procedures.
 pub const PROCEDURES: usize = 2 << 20;
 /// The largest raise of the epoch by one record, so that epochs are not used up and a takeover can skip known ones.

@@ -1,5 +1,8 @@
 //! Revisions: the signed header that names a tree, its numbers and its identity.
 
+mod labels;
+mod named;
+
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use bytes::Bytes;
@@ -12,6 +15,11 @@ use crate::{
     limits,
     name::ServerName,
     v1,
+};
+
+pub use self::{
+    labels::{ACCEPTED, HOLD, check_labels},
+    named::RevisionName,
 };
 
 /// The context of a header's signature.
@@ -183,7 +191,7 @@ pub struct Header {
     pub author: String,
     /// The reason, in the author's words.
     pub message: String,
-    /// Free labels.
+    /// A person's labels, and those that the program reserves ([`ACCEPTED`], [`HOLD`]).
     pub labels: BTreeMap<String, String>,
     /// The root hash of the one present view.
     pub root: Hash,

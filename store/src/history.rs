@@ -50,7 +50,7 @@ use crate::{
     log::{self, Log},
     pack::PackError,
     state::file::StateFileError,
-    tree::Tree,
+    tree::{Change, Tree},
 };
 
 /// The revisions that a server keeps at least when retention deletes segments.
@@ -69,6 +69,8 @@ pub struct Stored {
     pub size: u64,
     /// Bytes up to the end of its change frames, which are the part that a preview needs.
     pub changes_end: u64,
+    /// The number of changes: from the parent, or of a base all entries.
+    pub changes: u64,
     /// The file.
     pub path: PathBuf,
     /// The byte of the file at which the pack begins.
@@ -272,7 +274,20 @@ impl History {
     /// # Errors
     /// The revision is not kept, or a pack is damaged.
     pub fn tree(&self, id: RevisionId) -> Result<Tree, HistoryError> {
-        reading::tree(&self.index.based_chain(id).ok_or(HistoryError::Unknown(id))?)
+        self.chain(id)?.tree()
+    }
+
+    /// The packs that lead to a revision, to be read on other threads than the one that owns the history.
+    ///
+    /// # Errors
+    /// Not kept.
+    pub fn chain(&self, id: RevisionId) -> Result<Chain, HistoryError> {
+        self.index.based_chain(id).map(Chain).ok_or(HistoryError::Unknown(id))
+    }
+
+    /// A revision and those it descends from, newest first, as far as this history goes back.
+    pub fn line(&self, from: RevisionId) -> impl Iterator<Item = &Arc<Stored>> {
+        self.index.line(from)
     }
 
     /// The packs from `from` to the head: the chain of increments, or a base (and its increments) if `from` is none or
@@ -474,6 +489,31 @@ impl History {
         self.index.remove(&gone);
         self.left_out.retain(|left| !gone.contains(&left.path));
         removed
+    }
+}
+
+/// The packs that lead to a revision: a base, and the increments from there.
+#[derive(Debug, Clone)]
+pub struct Chain(Vec<Arc<Stored>>);
+
+impl Chain {
+    /// The revision's tree.
+    ///
+    /// # Errors
+    /// The system's, a pack is damaged, or it was deleted since.
+    pub fn tree(&self) -> Result<Tree, HistoryError> {
+        reading::tree(&self.0)
+    }
+}
+
+impl Stored {
+    /// Gives the changes of the pack to `take`, in parts that are sorted by (set, path): from the parent, or of a base all
+    /// entries.
+    ///
+    /// # Errors
+    /// The system's, the pack is damaged, or it was deleted since.
+    pub fn read_changes(&self, take: &mut dyn FnMut(Vec<Change>)) -> Result<(), HistoryError> {
+        reading::change_lists(self, take)
     }
 }
 

@@ -2,7 +2,7 @@
 //! messages to the manager, which makes a revision of them.
 
 mod content;
-mod differences;
+pub(crate) mod differences;
 mod points;
 mod text;
 

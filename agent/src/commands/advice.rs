@@ -160,6 +160,7 @@ fn filled(command: &str) -> Vec<String> {
             "KEY" => KEY.to_owned(),
             "web1" if words.last().is_some_and(|last| last == "--refuse") => KEY.to_owned(),
             "web1" if words.last().is_some_and(|last| last == "--level") => "1".to_owned(),
+            "web1" if words.last().is_some_and(|last| last == "--at") => "1.12".to_owned(),
             "web1" if words.last().is_some_and(|last| last == "debug") => "journal".to_owned(),
             "N" | "PID" => "1".to_owned(),
             "…" | "..." => continue,

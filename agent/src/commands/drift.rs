@@ -4,10 +4,9 @@ use std::ffi::OsString;
 
 use bellwether_monitor::text::plain;
 use bellwether_proto::{
-    entry::EntryPath,
     name::ServerName,
     v1::{
-        DriftEntry, DriftRequest, KeepRequest, Place, RecoveryPoint, RevertRequest, ServerDrift, TreeEntry,
+        DriftEntry, DriftRequest, KeepRequest, Place, RecoveryPoint, RevertRequest, ServerDrift,
         edited_client::EditedClient,
     },
 };
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::{
+    differences,
     farm::{self, Wait},
     target,
 };
@@ -92,7 +92,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     }
 }
 
-fn places(paths: &[OsString]) -> Result<Vec<Place>, CommandError> {
+pub(super) fn places(paths: &[OsString]) -> Result<Vec<Place>, CommandError> {
     let place = |path: &OsString| {
         let target = target::parse(path)?;
         Ok(Place { set: target.set.to_string(), path: bytes::Bytes::copy_from_slice(target.path.as_bytes()) })
@@ -185,7 +185,7 @@ async fn revert(common: &Common, request: RevertRequest) -> Result<(), CommandEr
     Ok(())
 }
 
-fn listed(head: &str, first: &[String], count: u64) -> String {
+pub(super) fn listed(head: &str, first: &[String], count: u64) -> String {
     let mut text = head.to_owned();
     first.iter().for_each(|line| text += &format!("\n  {}", plain(line)));
     let more = count.saturating_sub(first.len() as u64);
@@ -195,36 +195,7 @@ fn listed(head: &str, first: &[String], count: u64) -> String {
     text
 }
 
-fn path(bytes: &[u8]) -> String {
-    EntryPath::new(bytes).map_or_else(|_| bytes.escape_ascii().to_string(), |path| path.to_string())
-}
-
 fn as_json(server: &ServerDrift) -> Value {
-    let exact = |bytes: &[u8]| std::str::from_utf8(bytes).is_err().then(|| data_encoding::BASE64.encode(bytes));
-    let side = |side: &TreeEntry| {
-        json!({
-            "kind": side.kind,
-            "mode": format!("{:04o}", side.mode),
-            "user": side.user,
-            "group": side.group,
-            "mtime": side.mtime,
-            "size": side.size,
-            "hash": side.hash,
-            "link": (side.kind == "link").then(|| side.link.escape_ascii().to_string()),
-        })
-    };
-    let entry = |entry: &DriftEntry| {
-        json!({
-            "set": entry.set,
-            "path": path(&entry.path),
-            "path_base64": exact(&entry.path),
-            "kinds": entry.kinds,
-            "before": entry.before.as_ref().map(side),
-            "now": entry.now.as_ref().map(side),
-            "diff": (!entry.diff.is_empty()).then_some(&entry.diff),
-            "note": (!entry.note.is_empty()).then_some(&entry.note),
-        })
-    };
     let point = |point: &RecoveryPoint| {
         json!({
             "path": point.path,
@@ -238,7 +209,7 @@ fn as_json(server: &ServerDrift) -> Value {
         "server": server.server,
         "revision": server.revision,
         "entries": server.entries,
-        "first": server.first.iter().map(entry).collect::<Vec<_>>(),
+        "first": server.first.iter().map(differences::as_json).collect::<Vec<_>>(),
         "policy": server.policy,
         "held": server.held,
         "kept_copies": server.points.iter().map(point).collect::<Vec<_>>(),
@@ -275,32 +246,10 @@ fn as_text(server: &ServerDrift) -> String {
 }
 
 fn entry_line(entry: &DriftEntry) -> String {
-    let DriftEntry { set, path: at, kinds, before, now, note, .. } = entry;
-    let mut facts = Vec::new();
-    for kind in kinds {
-        let sides = (before.as_ref(), now.as_ref());
-        facts.extend(match (kind.as_str(), sides) {
-            ("mode", (Some(b), Some(n))) => Some(format!("{:04o} → {:04o}", b.mode, n.mode)),
-            ("owner", (Some(b), Some(n))) => Some(format!("{}:{} → {}:{}", b.user, b.group, n.user, n.group)),
-            ("kind", (Some(b), Some(n))) => Some(format!("{} → {}", b.kind, n.kind)),
-            ("changed", (Some(b), Some(n))) if b.kind == "link" => {
-                Some(format!("{} → {}", b.link.escape_ascii(), n.link.escape_ascii()))
-            }
-            ("changed", (Some(b), Some(n))) if entry.diff.is_empty() => {
-                Some(format!("{} bytes {} → {} bytes {}", b.size, short(&b.hash), n.size, short(&n.hash)))
-            }
-            _ => None,
-        });
-    }
-    if !note.is_empty() {
-        facts.push(note.clone());
-    }
+    let DriftEntry { set, path: at, kinds, .. } = entry;
+    let facts = differences::facts(entry);
     let facts = if facts.is_empty() { String::new() } else { format!("  ({})", facts.join("; ")) };
-    format!("  {}", plain(&format!("{:<8} {set}:{}{facts}", kinds.join(", "), path(at))))
-}
-
-fn short(hash: &str) -> &str {
-    hash.get(..8).unwrap_or(hash)
+    format!("  {}", plain(&format!("{:<8} {set}:{}{facts}", kinds.join(", "), differences::path(at))))
 }
 
 fn point_line(point: &RecoveryPoint) -> String {
@@ -314,6 +263,8 @@ fn point_line(point: &RecoveryPoint) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_proto::v1::TreeEntry;
+
     use super::*;
 
     fn entry() -> DriftEntry {

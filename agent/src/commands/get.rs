@@ -1,11 +1,15 @@
-//! `bellwether get SET:FILE`: prints one file of the head revision, with control characters escaped on a terminal.
+//! `bellwether get SET:FILE`: prints one file of the head revision or of an earlier one, with control characters escaped on a terminal.
 
 use std::ffi::OsString;
 
-use bellwether_proto::{hash::Hash, v1::ReadRequest};
+use bellwether_proto::{
+    hash::Hash,
+    revision::RevisionName,
+    v1::{ReadAtRequest, ReadRequest},
+};
 use serde_json::json;
 
-use super::target;
+use super::{past, target};
 use crate::{common::Common, error::CommandError, output};
 
 /// The arguments.
@@ -17,6 +21,9 @@ pub struct Args {
     /// Print only the BLAKE3 hash of the file, for `put --expect`
     #[arg(long)]
     pub hash: bool,
+    /// Read the file as it was in this revision: 1.12, 12, head, or head-1 for the one before the head
+    #[arg(long, value_name = "REV")]
+    pub at: Option<RevisionName>,
 }
 
 /// Runs the command.
@@ -25,9 +32,19 @@ pub struct Args {
 /// There is no such file.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let target = target::file(&args.file)?;
-    let mut client = common.connect().await?;
     let request = ReadRequest { set: target.set.to_string(), path: target.path.as_bytes().to_vec().into() };
-    let reply = common.read(client.read(request)).await?.into_inner();
+    let reply = match args.at {
+        None => {
+            let mut client = common.connect().await?;
+            common.read(client.read(request)).await?
+        }
+        Some(at) => {
+            let mut client = past::connect(common).await?;
+            let request = ReadAtRequest { revision: at.to_string(), read: Some(request) };
+            common.read(client.read_at(request)).await?
+        }
+    };
+    let reply = reply.into_inner();
     let hash = Hash::try_from(reply.hash.as_ref()).map_err(|e| CommandError::failed(&e))?;
     if common.json {
         let data = (!args.hash).then(|| data_encoding::BASE64.encode(&reply.data));

@@ -8,8 +8,10 @@ use tracing_subscriber::EnvFilter;
 use crate::{common::Common, error::CommandError, output::Log};
 
 mod change;
+mod differences;
 mod farm;
 mod following;
+mod past;
 mod rebuild;
 mod record;
 mod starter;
@@ -17,6 +19,7 @@ mod target;
 
 pub mod debug;
 pub mod demo;
+pub mod diff;
 pub mod doctor;
 pub mod drift;
 pub mod edit;
@@ -26,6 +29,7 @@ pub mod init;
 pub mod inside_view;
 pub mod join;
 pub mod leave;
+pub mod log;
 pub mod maintenance;
 pub mod monitor;
 pub mod pause;
@@ -37,8 +41,10 @@ pub mod quarantine;
 pub mod recover;
 pub mod resume;
 pub mod rm;
+pub mod rollback;
 pub mod serve;
 pub mod server;
+pub mod show;
 pub mod status;
 pub mod sync;
 pub mod token;
@@ -110,7 +116,7 @@ commands! {
     Verify = verify;
     /// Change one file through any server
     Put = put;
-    /// Print one file of the head revision
+    /// Print one file of the head revision, or of an earlier one
     Get = get;
     /// Remove one file through any server
     Rm = rm;
@@ -118,8 +124,16 @@ commands! {
     Edit = edit;
     /// Show edits that were made on members, publish them, or put the manager's state back
     Drift = drift;
-    /// List the entries of the revision that this server holds
+    /// List the entries of the revision that this server holds, or of an earlier one
     Tree = tree;
+    /// List the revisions of the manager's history, newest first
+    Log = log;
+    /// Show one revision: who made it, when and why, and the entries that it changed
+    Show = show;
+    /// Show the differences between two revisions, or of the manager's sets from the head
+    Diff = diff;
+    /// Publish the content of an earlier revision as a new one
+    Rollback = rollback;
     /// Make another server the manager, or this server when the manager is lost
     Promote = promote;
     /// List and change the servers of the group

@@ -16,6 +16,9 @@ pub struct Args {
     /// The reason for the change
     #[arg(long, short, default_value = "")]
     pub message: String,
+    /// A label that is signed with the revision, such as ticket=OPS-12; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
     /// Publish although most files of a set are missing: they are removed on all servers. Also accept the place where each
     /// set is now; at a member, accept the places of its sets
     #[arg(long)]
@@ -34,8 +37,9 @@ pub struct Args {
 /// Refused, or not on every member in time.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let mut client = common.connect().await?;
-    let Args { message, accept, dry_run, wait } = args;
-    let request = PublishRequest { message, accept, dry_run, author: author() };
+    let Args { message, labels, accept, dry_run, wait } = args;
+    let labels = labels.into_iter().collect();
+    let request = PublishRequest { message, accept, dry_run, author: author(), labels };
     let reply = common.in_time(client.publish(request)).await?.into_inner();
     if wait == Wait::All && !dry_run && !reply.revision.is_empty() {
         farm::until_reached(&mut client, common, farm::number(&reply.revision)?, None).await?;
@@ -72,6 +76,12 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         lines.join("\n")
     });
     Ok(())
+}
+
+/// `NAME=VALUE`. The manager checks both.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not a label: NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn changes(count: u64) -> String {

@@ -1,14 +1,15 @@
-//! `bellwether tree [SET[:PREFIX]]`: the entries of the revision that this server holds.
+//! `bellwether tree [SET[:PREFIX]]`: the entries of the revision that this server holds, or of an earlier one.
 
 use std::ffi::OsString;
 
 use bellwether_proto::{
     entry::EntryPath,
-    v1::{TreeEntry, TreeRequest},
+    revision::RevisionName,
+    v1::{TreeAtRequest, TreeEntry, TreeRequest},
 };
 use serde_json::{Value, json};
 
-use super::target;
+use super::{past, target};
 use crate::{common::Common, error::CommandError, output};
 
 /// The arguments.
@@ -16,7 +17,10 @@ use crate::{common::Common, error::CommandError, output};
 pub struct Args {
     /// A set, or a path in it, such as nginx:conf.d; without it, all sets
     #[arg(value_name = "SET[:PREFIX]")]
-    pub at: Option<OsString>,
+    pub place: Option<OsString>,
+    /// List this revision of the manager's history: 1.12, 12, head, or head-1 for the one before the head
+    #[arg(long, value_name = "REV")]
+    pub at: Option<RevisionName>,
 }
 
 /// Runs the command. Entries are printed as they arrive, because a tree may have millions.
@@ -24,12 +28,22 @@ pub struct Args {
 /// # Errors
 /// There is no such set.
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
-    let request = match args.at.as_deref().map(target::parse).transpose()? {
+    let request = match args.place.as_deref().map(target::parse).transpose()? {
         Some(at) => TreeRequest { set: at.set.to_string(), prefix: at.path.as_bytes().to_vec().into() },
         None => TreeRequest::default(),
     };
-    let mut client = common.connect().await?;
-    let mut parts = common.read(client.tree(request)).await?.into_inner();
+    let parts = match args.at {
+        None => {
+            let mut client = common.connect().await?;
+            common.read(client.tree(request)).await?
+        }
+        Some(at) => {
+            let mut client = past::connect(common).await?;
+            let request = TreeAtRequest { revision: at.to_string(), tree: Some(request) };
+            common.read(client.tree_at(request)).await?
+        }
+    };
+    let mut parts = parts.into_inner();
     let mut first = true;
     while let Some(part) = common.read(parts.message()).await? {
         let lines = part.entries.iter().map(|entry| {

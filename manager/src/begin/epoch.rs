@@ -1,15 +1,14 @@
 //! The first revision of an epoch. It changes nothing, descends from the new manager's revision, and is signed by it.
 //! The head then names its manager, and a server with the same content only takes a small update (W24).
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bellwether_proto::{
     Malformed,
     clock::now_ms,
-    record::{Record, SetRules},
-    revision::{Header, SignedHeader},
+    record::Record,
+    revision::{HOLD, Header, SignedHeader},
 };
-use bellwether_store::pack::Contents;
 
 use crate::{
     begin::start::StartError,
@@ -23,6 +22,8 @@ use crate::{
 /// No number follows that of `head`.
 pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_ms: u64) -> Result<Header, Malformed> {
     let (epoch, name) = (record.version.epoch, &record.manager().name);
+    // Watching that is held stays so under the new manager.
+    let hold = head.header().labels.get_key_value(HOLD).map(|(name, value)| (name.clone(), value.clone()));
     Ok(Header {
         group: record.group,
         number: head.number().next(epoch)?,
@@ -32,7 +33,7 @@ pub fn first_header(record: &Record, head: &SignedHeader, incarnation: u64, now_
         time_ms: now_ms,
         author: record.log.last().map(|edit| edit.by.clone()).unwrap_or_default(),
         message: format!("{name} is the manager since epoch {epoch}"),
-        labels: BTreeMap::new(),
+        labels: hold.into_iter().collect(),
         root: head.header().root,
     })
 }
@@ -51,19 +52,7 @@ pub(crate) fn begin(shared: &Shared) -> Result<(), StartError> {
     let header = first_header(record.record(), &head.stored.header, shared.incarnation, now_ms());
     let header = header.map_err(|e| StartError::Epoch { epoch, source: e.into() })?;
     let header = SignedHeader::sign(header, &shared.key);
-    let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
-    let contents = Contents {
-        header: &header,
-        base: false,
-        parent: &head.tree,
-        rules: &rules,
-        changes: &[],
-        sources: &[],
-        history: None,
-        codec: record.record().policy.codec,
-        outlines: None,
-    };
-    let stored = round::store(shared, &contents).map_err(|source| StartError::Epoch { epoch, source })?;
+    let stored = round::store_unchanged(shared, &header).map_err(|source| StartError::Epoch { epoch, source })?;
     shared.head.send_replace(Arc::new(Head::new(stored, head.tree.clone(), Instant::now())));
     tracing::error_span!("publish", revision = %header.number()).in_scope(|| tracing::info!("leads from here on"));
     Ok(())

@@ -16,7 +16,7 @@ use bellwether_proto::{
     clock::now_ms,
     name::{ServerName, SetName},
     record::SignedRecord,
-    revision::{Epoch, Number, RevisionId, SignedHeader},
+    revision::{ACCEPTED, Epoch, Number, RevisionId, SignedHeader},
     status::Event,
 };
 use bellwether_store::{
@@ -42,7 +42,7 @@ use crate::{
         head::Head,
         publisher::{Publisher, Times},
         round::PublishError,
-        safety::{ACCEPTED, Guard, WINDOW},
+        safety::{Guard, WINDOW},
         waiting::Waiting,
     },
     shared::{Setup, Shared},

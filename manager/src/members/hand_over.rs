@@ -14,7 +14,7 @@ use bellwether_proto::{
     advice::{Advice, Advise},
     clock::now_ms,
     name::ServerName,
-    record::{Publish, SignedRecord, Version},
+    record::{SignedRecord, Version},
     revision::Number,
 };
 use bellwether_store::state::record::SaveError;
@@ -157,7 +157,7 @@ impl Manager {
 
     /// Publishes all edits, then holds the publisher.
     async fn hold(&self, author: &str) -> Result<Hold, HandOverError> {
-        let automatic = || self.record().record().policy.publish == Publish::Auto;
+        let automatic = || self.inner.shared.publishes_by_itself();
         let mut left = 0;
         for _ in 0..TRIES {
             if automatic() {

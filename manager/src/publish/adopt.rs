@@ -1,26 +1,26 @@
 //! Makes a member's edits the manager's own (W3, `drift keep`): all of them or none, each only if the head still has
 //! what was edited. A journalled switch puts them into the sets here; the publisher calls this and publishes at once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::time::Instant;
 
 use bellwether_proto::{
     advice::{Advice, Advise},
-    entry::{Chunk, Entry, EntryPath, Kind},
-    name::SetName,
+    entry::Chunk,
     revision::{RevisionId, SignedHeader},
 };
 use bellwether_store::{
-    apply::{self, Failed, Job, Plan, Recovered, Refused, Site},
+    apply::{self, Failed, Recovered, Refused, Site},
     history::{History, HistoryError},
-    scan::{Depth, Look, ScanError, Source, scan},
+    scan::{Look, ScanError},
     state::record::decide,
-    tree::{Change, Node, Tree},
+    tree::{Change, Tree},
 };
 use bytes::Bytes;
 
 use crate::{
     publish::{
         head::Head,
+        own_sets::{self, Live, SwitchError, entry, lines, named, places, same},
         round::PublishError,
         safety::{Fright, Step},
     },
@@ -29,10 +29,6 @@ use crate::{
 
 /// The label of kept copies that this makes.
 const LABEL: &str = "kept";
-/// The most paths that a refusal names.
-const NAMED: usize = 10;
-/// The most edits that an answer lists.
-const LISTED: usize = 100;
 
 /// A request.
 #[derive(Debug)]
@@ -102,6 +98,15 @@ pub enum AdoptError {
     Publish(#[from] PublishError),
 }
 
+impl From<SwitchError> for AdoptError {
+    fn from(error: SwitchError) -> Self {
+        match error {
+            SwitchError::Refused(refused) => refused.into(),
+            SwitchError::Failed(failed) => failed.into(),
+        }
+    }
+}
+
 impl Advise for AdoptError {
     fn advice(&self) -> Option<Advice> {
         match self {
@@ -142,26 +147,20 @@ pub(crate) fn make(shared: &Shared, known: &Tree, adopt: &Adopt) -> Result<Made,
     if adopt.dry_run || edits.is_empty() {
         return Ok(Made { look: None, adopted });
     }
-    let sources = sources(shared, &head)?;
-    let places: BTreeMap<_, _> = edits.iter().map(|e| ((e.set.clone(), e.path.clone()), depth(e))).collect();
-    let live = scan(&sources, known, &Look::At(places.clone()))?.tree;
-    published(&live, &head.tree, &edits)?;
-    let log = shared.history.read().unwrap_or_else(std::sync::PoisonError::into_inner).log().clone();
-    let site = Site { sources, state: shared.state.clone(), log, idle: Arc::default(), server: shared.key.public() };
-    // There is no header yet; the root identifies it as well.
-    let revision = RevisionId(target.root());
-    let job = Job { revision, label: LABEL.into(), live: &live, expected: &head.tree, target: &target, changes: edits };
-    let mut plan = Plan::new(&site, &job)?;
+    let other_rules = || AdoptError::Unpublished("the sets have other rules than before".to_owned());
+    let live = Live::scan(own_sets::sources(shared, &head).ok_or_else(other_rules)?, known, &edits)?;
+    let unpublished = live.unpublished(&head.tree, &edits);
+    if !unpublished.is_empty() {
+        return Err(AdoptError::Unpublished(named(&unpublished)));
+    }
+    let look = Look::At(places(&edits));
+    let mut plan = live.plan(shared, (&head.tree, &target), edits, LABEL)?;
     for (chunk, bytes) in &adopt.chunks {
         plan.supply(&chunk.hash, bytes)?;
     }
-    plan.look_elsewhere(&live)?;
-    plan.staged()?.begin(None)?.switch()?.finish();
-    let settled = shared.history.write().unwrap_or_else(std::sync::PoisonError::into_inner).settle(false);
-    if let Err(error) = settled {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the log grows: tried again after the next edit");
-    }
-    Ok(Made { look: Some(Look::At(places)), adopted })
+    plan.look_elsewhere(&live.tree)?;
+    own_sets::switch(shared, plan)?;
+    Ok(Made { look: Some(look), adopted })
 }
 
 /// Completes or takes back a switch that a crash interrupted; differences from the head are published then. Edits that
@@ -213,69 +212,6 @@ fn due(edited: &Tree, head: &Tree, edits: &[Change]) -> Result<Vec<Change>, Adop
         }
     }
     if conflicts.is_empty() { Ok(due) } else { Err(AdoptError::Conflict(named(&conflicts))) }
-}
-
-/// Whether the content that an edit replaces is the same in both; for a directory that stays one, without its entries.
-fn same(a: Option<&Node>, b: Option<&Node>, edit: &Change) -> bool {
-    let stays = |node: Option<&Node>| matches!(node, Some(Node::Directory(_)));
-    let directory = edit.entry.as_ref().is_some_and(|entry| entry.kind == Kind::Directory);
-    match (a, b) {
-        _ if directory && stays(a) && stays(b) => entry(a) == entry(b),
-        (Some(a), Some(b)) => a.same(b),
-        (None, None) => true,
-        (Some(_), None) | (None, Some(_)) => false,
-    }
-}
-
-fn entry(node: Option<&Node>) -> Option<Entry> {
-    node.map(Node::entry)
-}
-
-/// Checks that the manager's own sets match the head at these paths.
-fn published(live: &Tree, head: &Tree, edits: &[Change]) -> Result<(), AdoptError> {
-    let differs = |edit: &&Change| {
-        let at = |tree: &Tree| tree.get(&edit.set, &edit.path);
-        !same(at(live).as_ref(), at(head).as_ref(), edit)
-    };
-    let unpublished: Vec<_> = edits.iter().filter(differs).collect();
-    if unpublished.is_empty() { Ok(()) } else { Err(AdoptError::Unpublished(named(&unpublished))) }
-}
-
-/// The sets under the rules of the head.
-fn sources(shared: &Shared, head: &Head) -> Result<Vec<Source>, AdoptError> {
-    let sources = shared.sources();
-    let rules = |set: &bellwether_store::tree::SetTree| sources.iter().any(|source| source.rules == set.rules);
-    if head.tree.sets().iter().all(rules) {
-        return Ok(sources);
-    }
-    Err(AdoptError::Unpublished("the sets have other rules than before".to_owned()))
-}
-
-fn depth(edit: &Change) -> Depth {
-    if edit.entry.is_none() { Depth::All } else { Depth::Entry }
-}
-
-fn place(edit: &Change) -> String {
-    let (set, path): (&SetName, &EntryPath) = (&edit.set, &edit.path);
-    format!("{set}:{path}")
-}
-
-fn named(edits: &[&Change]) -> String {
-    let more = edits.len().saturating_sub(NAMED);
-    let names = edits.iter().take(NAMED).map(|edit| place(edit)).collect::<Vec<_>>().join(", ");
-    if more == 0 { names } else { format!("{names} and {more} more") }
-}
-
-fn lines(edits: &[Change], head: &Tree) -> Vec<String> {
-    let line = |edit: &Change| {
-        let sign = match (&edit.entry, head.get(&edit.set, &edit.path)) {
-            (None, _) => '-',
-            (Some(_), None) => '+',
-            (Some(_), Some(_)) => '~',
-        };
-        format!("{sign} {}", place(edit))
-    };
-    edits.iter().take(LISTED).map(line).collect()
 }
 
 #[cfg(test)]

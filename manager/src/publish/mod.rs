@@ -3,10 +3,12 @@
 pub(crate) mod adopt;
 pub(crate) mod head;
 mod links;
+mod own_sets;
 pub(crate) mod preview;
 pub(crate) mod publisher;
 pub(crate) mod put;
 pub(crate) mod read;
+pub(crate) mod rollback;
 pub(crate) mod round;
 pub mod safety;
 pub(crate) mod waiting;

@@ -18,6 +18,7 @@ use bellwether_proto::{
     entry::EntryPath,
     name::SetName,
     record::{Policy, Publish, SetRules},
+    revision::HOLD,
     status::{Event, SetStatus, Writers},
 };
 use bellwether_store::{
@@ -40,6 +41,7 @@ use crate::{
         head::Head,
         links,
         put::{self, Asked, Changed},
+        rollback::{self, Rollback, RollbackError, RolledBack},
         round::{self, Cause, Changes, Findings, Outcome, Prepared, PublishError, Request, RoundResult},
         waiting::Waiting,
     },
@@ -70,6 +72,9 @@ pub(crate) enum Command {
         over: oneshot::Receiver<()>,
     },
     Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
+    Rollback(Box<Rollback>, oneshot::Sender<Result<RolledBack, RollbackError>>),
+    /// The sets as they are now; nothing is published.
+    Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
 
 /// The result of a publish.
@@ -206,6 +211,7 @@ impl Publisher {
             () = stopped(&mut shutdown) => return,
         }
         self.tell_sets();
+        self.end_hold().await;
         loop {
             let next = self.next();
             tokio::select! {
@@ -220,6 +226,7 @@ impl Publisher {
                     if now != policy {
                         policy = now;
                         self.round(PublishTask::Look(Look::Stats)).await;
+                        self.end_hold().await;
                     }
                 }
                 () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
@@ -228,6 +235,26 @@ impl Publisher {
             }
         }
         self.save().await;
+    }
+
+    /// Takes the mark of a hold from the head if nobody holds watching any more, and no edit has done so.
+    async fn end_hold(&self) {
+        let is_over = {
+            let (head, record) = (self.shared.head.borrow(), self.shared.record.borrow());
+            head.stored.header.header().labels.contains_key(HOLD) && !record.record().policy.paused
+        };
+        if !is_over || self.shared.undisputed().is_err() {
+            return;
+        }
+        let shared = self.shared.clone();
+        match tokio::task::spawn_blocking(move || round::end_hold(&shared)).await {
+            Ok(Ok(head)) => self.announce(&Arc::new(head)),
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the next pause holds watching, too, until an edit is published");
+            }
+            Err(_) => {}
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -315,6 +342,14 @@ impl Publisher {
             Command::Adopt(adopt, answer) => {
                 let _ = answer.send(self.adopt(*adopt).await);
             }
+            Command::Rollback(rollback, answer) => {
+                let _ = answer.send(self.rollback(*rollback).await);
+            }
+            Command::Look(answer) => {
+                // Every difference counts, even a refused one.
+                let cause = Cause::Asked(Request { dry_run: true, accept: true, ..Request::default() });
+                let _ = answer.send(self.prepare(Look::Stats, cause).await.map(Prepared::into_tree));
+            }
         }
     }
 
@@ -336,7 +371,7 @@ impl Publisher {
             return Err(put::ChangeError::Unpublished(why.clone()));
         }
         let (message, author) = (asked.message.clone(), asked.author.clone());
-        let request = Request { message, author, accept: asked.accept, dry_run: false };
+        let request = Request { message, author, accept: asked.accept, ..Request::default() };
         self.early = None;
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let work = move || change(&shared, (&known, &waiting), &asked, request);
@@ -355,7 +390,7 @@ impl Publisher {
             return Err(AdoptError::Unpublished(why.clone()));
         }
         let (message, author) = (adopt.message.clone(), adopt.author.clone());
-        let request = Request { message, author, accept: adopt.accept, dry_run: false };
+        let request = Request { message, author, accept: adopt.accept, ..Request::default() };
         let (shared, known) = (self.shared.clone(), self.known.clone());
         let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
         let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
@@ -367,6 +402,34 @@ impl Publisher {
             adopted.revision = published.revision;
         }
         Ok(adopted)
+    }
+
+    async fn rollback(&mut self, rollback: Rollback) -> Result<RolledBack, RollbackError> {
+        self.shared.undisputed().map_err(RollbackError::Disputed)?;
+        self.early = None;
+        let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
+        let work = move || {
+            let way = rollback::find(&shared, &rollback)?;
+            if way.back.count == 0 || rollback.dry_run {
+                way.check(&shared, &known)?;
+                return Ok((way.back, None));
+            }
+            let (look, began) = (way.go(&shared, &known)?, Instant::now());
+            // On top of the head: edits elsewhere that are not published are no part of this revision.
+            let (head, cause) = (shared.head.borrow().clone(), Cause::Judged(rollback.request(way.back.to)));
+            let prepared = round::prepare(&shared, (&head.tree, &waiting), look, &cause, began);
+            Ok::<_, RollbackError>((way.back, Some(prepared.map(|prepared| round::commit(&shared, prepared)))))
+        };
+        let (mut back, seen) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
+        let Some(seen) = seen else { return Ok(back) };
+        // Those edits are found again.
+        self.times.rescan = Instant::now();
+        match self.settle(seen)? {
+            (Outcome::Published(head, _), _) => back.revision = Some(head.stored.header.clone()),
+            (_, unread) if !unread.is_empty() => return Err(PublishError::Waits(unread.join(", ")).into()),
+            (Outcome::Same | Outcome::Held(_), _) => {}
+        }
+        Ok(back)
     }
 
     /// Prepares the publish of the burst, in case no more edits follow.
@@ -498,7 +561,10 @@ impl Publisher {
             Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
             Ok(Outcome::Held(changes)) => {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
-                Some(format!("{} {entries} from the head; publish: bellwether publish", changes.count))
+                let held = self.shared.holds_watching();
+                let next =
+                    if held { "watching is held until: bellwether resume" } else { "publish: bellwether publish" };
+                Some(format!("{} {entries} from the head; {next}", changes.count))
             }
             Err(error) => Some(match error.advice() {
                 Some(advice) => format!("{}; {}", with_sources(error), advice.hint),
@@ -590,10 +656,10 @@ impl Publisher {
 }
 
 /// The parts of the policy that affect a publish.
-fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish) {
+fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish, bool) {
     let record = shared.record.borrow();
     let policy = &record.record().policy;
-    (policy.sets.clone(), policy.publish)
+    (policy.sets.clone(), policy.publish, policy.paused)
 }
 
 /// An error and its sources, in one line.

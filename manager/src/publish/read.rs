@@ -15,10 +15,18 @@ use bellwether_proto::{
     name::SetName,
     revision::Number,
 };
-use bellwether_store::{beneath::Root, history::HistoryError, tree::Node};
+use bellwether_store::{
+    beneath::Root,
+    history::{HistoryError, Packs},
+    tree::Node,
+};
 use bytes::Bytes;
 
-use crate::{publish::head::Head, shared::Shared};
+use crate::{
+    past::{FindError, Past, Revision},
+    publish::head::Head,
+    shared::Shared,
+};
 
 /// A file of the head revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +89,19 @@ pub enum ReadError {
         /// The head.
         revision: Number,
     },
+    /// The history lacks its bytes.
+    #[error("the history lacks the content that {set}:{path} had in revision {revision}")]
+    Gone {
+        /// The set.
+        set: SetName,
+        /// The file.
+        path: EntryPath,
+        /// The revision.
+        revision: Number,
+    },
+    /// There is no such revision.
+    #[error(transparent)]
+    Find(#[from] FindError),
     /// The manager stops.
     #[error("the manager is stopping")]
     Stopping,
@@ -88,7 +109,16 @@ pub enum ReadError {
 
 impl Advise for ReadError {
     fn advice(&self) -> Option<Advice> {
-        matches!(self, Self::NoFile { .. }).then(|| Advice::run("see", "bellwether tree"))
+        match self {
+            Self::NoFile { revision, .. } => Some(Advice::run("see", format!("bellwether tree --at {revision}"))),
+            Self::Find(find) => find.advice(),
+            Self::Malformed(_)
+            | Self::Large { .. }
+            | Self::History { .. }
+            | Self::Lost { .. }
+            | Self::Gone { .. }
+            | Self::Stopping => None,
+        }
     }
 }
 
@@ -105,11 +135,31 @@ pub(crate) fn read(shared: &Shared, set: SetName, path: EntryPath) -> Result<Fil
     }
     let data = match live(shared, &head, &set, &path, &content) {
         Some(data) => data,
-        None => stored(shared, &content)
+        None => stored(&shared.history.read().unwrap_or_else(PoisonError::into_inner).packs(), &content)
             .map_err(|source| ReadError::History { set: set.clone(), path: path.clone(), source })?
             .ok_or(ReadError::Lost { set, path, revision })?,
     };
     Ok(FileRead { hash: Hash::of(&data), data, mode: meta.mode, revision })
+}
+
+/// Reads a file of `revision`, of `past`. Blocks.
+///
+/// # Errors
+/// No such file, or it cannot be read.
+pub(crate) fn read_at(past: &Past, revision: &Revision, set: SetName, path: EntryPath) -> Result<FileRead, ReadError> {
+    let number = revision.header().number();
+    let failed = |source| ReadError::History { set: set.clone(), path: path.clone(), source };
+    let Some(Node::File { meta, content, .. }) = revision.tree().map_err(failed)?.get(&set, &path) else {
+        return Err(ReadError::NoFile { set, path, revision: number });
+    };
+    let size = content.size();
+    if size > limits::PUT as u64 {
+        return Err(ReadError::Large { set, path, size });
+    }
+    match stored(past.packs(), &content).map_err(failed)? {
+        Some(data) => Ok(FileRead { hash: Hash::of(&data), data, mode: meta.mode, revision: number }),
+        None => Err(ReadError::Gone { set, path, revision: number }),
+    }
 }
 
 /// The live file's bytes, if they match `content`.
@@ -131,11 +181,11 @@ fn live(shared: &Shared, head: &Head, set: &SetName, path: &EntryPath, content: 
     Some(data.into())
 }
 
-fn stored(shared: &Shared, content: &Content) -> Result<Option<Bytes>, HistoryError> {
+/// The content's bytes from the history; none if it lacks some.
+fn stored(packs: &Packs, content: &Content) -> Result<Option<Bytes>, HistoryError> {
     let wanted: HashSet<Hash> = content.chunks().iter().map(|chunk| chunk.hash).collect();
     let mut found = HashMap::new();
-    let history = shared.history.read().unwrap_or_else(PoisonError::into_inner);
-    history.chunks(&wanted, &mut |chunk, bytes| {
+    packs.chunks(&wanted, &mut |chunk, bytes| {
         found.insert(chunk.hash, bytes);
     })?;
     let mut data = Vec::new();

@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_group::edits;
+use bellwether_group::{edits, rollout};
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     clock::now_ms,
     entry::EntryPath,
-    name::SetName,
+    name::{ServerName, SetName},
     record::{Publish, Record, SetRules, Version},
-    revision::{Header, RevisionId, SignedHeader},
+    revision::{ACCEPTED, Header, RevisionId, SignedHeader},
 };
 use bellwether_store::{
     history::{HistoryError, NewPack, Stored},
@@ -30,7 +30,7 @@ use crate::{
     failpoints,
     publish::{
         head::Head,
-        safety::{ACCEPTED, Fright, Step},
+        safety::{Fright, Step},
         waiting::Waiting,
     },
     shared::Shared,
@@ -48,8 +48,10 @@ const LISTED: usize = 100;
 pub struct Request {
     /// The reason, in the author's words.
     pub message: String,
-    /// The author.
+    /// The author, with the server.
     pub author: String,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
     /// Publish although most files are gone; after that, removals count anew.
     pub accept: bool,
     /// Only show the result.
@@ -247,6 +249,13 @@ impl Prepared {
     }
 }
 
+impl Prepared {
+    /// The sets as they were scanned.
+    pub(crate) fn into_tree(self) -> Tree {
+        self.tree
+    }
+}
+
 enum Ready {
     Same,
     Held(Changes),
@@ -406,7 +415,8 @@ impl Publishing<'_> {
         if asked.is_some_and(|request| request.dry_run) {
             return Ok(Ready::Held(summary));
         }
-        if asked.is_none() && self.record.policy.publish == Publish::Manual {
+        let holds = rollout::holds_watching(&self.head.stored.header, &self.record.policy);
+        if asked.is_none() && (holds || self.record.policy.publish == Publish::Manual) {
             return Ok(Ready::Held(summary));
         }
         let header = self.header(root, asked)?;
@@ -415,7 +425,8 @@ impl Publishing<'_> {
 
     fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> Result<SignedHeader, Malformed> {
         let parent = &self.head.stored.header;
-        let accepted = asked.filter(|request| request.accept);
+        let mut labels = asked.map(|request| request.labels.clone()).unwrap_or_default();
+        labels.extend(asked.filter(|request| request.accept).map(|_| (ACCEPTED.to_owned(), String::new())));
         let header = Header {
             group: self.record.group,
             number: parent.number().next(self.record.version.epoch)?,
@@ -423,9 +434,9 @@ impl Publishing<'_> {
             manager: self.shared.name.clone(),
             incarnation: self.shared.incarnation,
             time_ms: now_ms(),
-            author: asked.map(|request| edits::cut(&request.author).to_owned()).unwrap_or_default(),
+            author: author(asked, &self.shared.name),
             message: asked.map(|request| request.message.clone()).unwrap_or_default(),
-            labels: accepted.map(|_| (ACCEPTED.to_owned(), String::new())).into_iter().collect(),
+            labels,
             root,
         };
         let signed = SignedHeader::sign(header, &self.shared.key);
@@ -450,6 +461,14 @@ impl Publishing<'_> {
     }
 }
 
+/// The author in a header: a person, or the watch on the manager's sets.
+fn author(asked: Option<&Request>, manager: &ServerName) -> String {
+    match asked.map(|request| edits::cut(&request.author)) {
+        None | Some("") => format!("file watch at {manager}"),
+        Some(author) => author.to_owned(),
+    }
+}
+
 /// Writes a pack; when this returns its bytes are on the disk.
 fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishError> {
     let mut new = shared.history.read().unwrap_or_else(PoisonError::into_inner).create();
@@ -464,6 +483,45 @@ fn pack(shared: &Shared, contents: &Contents<'_>) -> Result<NewPack, PublishErro
 /// Packs and commits: when this returns, the pack is part of the history and survives a power loss.
 pub(crate) fn store(shared: &Shared, contents: &Contents<'_>) -> Result<Arc<Stored>, PublishError> {
     keep(shared, pack(shared, contents)?)
+}
+
+/// Makes a revision that changes nothing part of the history.
+pub(crate) fn store_unchanged(shared: &Shared, header: &SignedHeader) -> Result<Arc<Stored>, PublishError> {
+    let (record, head) = (shared.record.borrow().clone(), shared.head.borrow().clone());
+    let rules: Vec<Arc<SetRules>> = head.tree.sets().iter().map(|set| set.rules.clone()).collect();
+    let contents = Contents {
+        header,
+        base: false,
+        parent: &head.tree,
+        rules: &rules,
+        changes: &[],
+        sources: &[],
+        history: None,
+        codec: record.record().policy.codec,
+        outlines: None,
+    };
+    store(shared, &contents)
+}
+
+/// Ends a hold of watching that `resume` has ended in the record: a revision without the label, which changes nothing. A
+/// later pause is one like any other then.
+pub(crate) fn end_hold(shared: &Shared) -> Result<Head, PublishError> {
+    let (record, head) = (shared.record.borrow().clone(), shared.head.borrow().clone());
+    let parent = &head.stored.header;
+    let header = Header {
+        group: record.record().group,
+        number: parent.number().next(record.record().version.epoch)?,
+        parent: Some(parent.id()),
+        manager: shared.name.clone(),
+        incarnation: shared.incarnation,
+        time_ms: now_ms(),
+        author: record.record().log.last().map(|edit| edit.by.clone()).unwrap_or_default(),
+        message: "watching goes on".to_owned(),
+        labels: BTreeMap::new(),
+        root: parent.header().root,
+    };
+    let stored = store_unchanged(shared, &SignedHeader::sign(header, &shared.key))?;
+    Ok(Head::new(stored, head.tree.clone(), Instant::now()))
 }
 
 /// Makes a pack part of the history.

@@ -19,7 +19,8 @@ use bellwether_proto::{
     record::SetRules,
 };
 use bellwether_store::tree::{Change, Node, SetTree, Tree};
-use lost::{Lost, lost, under};
+pub(super) use lost::under;
+use lost::{Lost, lost};
 
 /// A set with fewer entries may lose all but one in small steps.
 const FEW: u64 = 10;
@@ -27,8 +28,6 @@ const FEW: u64 = 10;
 pub const WINDOW: Duration = Duration::from_secs(3600);
 /// The interval of remembered trees, which limits memory.
 const SPACING: Duration = Duration::from_secs(1200);
-/// The label of a revision that a person accepted: older entries count no more, even after restarts.
-pub const ACCEPTED: &str = "accepted";
 
 /// A dangerous change: one set, and its loss.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use bellwether_proto::{
     record::Policy,
-    revision::{Number, RevisionId, SignedHeader},
+    revision::{HOLD, Number, RevisionId, SignedHeader},
 };
 
 /// The order of a server's rollout, as far as the procedures decide it.
@@ -34,9 +34,15 @@ pub enum Due {
     Held,
 }
 
+/// Whether watching is held: the head is a rollback that holds it, and nobody has said `resume` since. The head is sent all
+/// the same, and no edit becomes a revision by itself.
+pub fn holds_watching(head: &SignedHeader, policy: &Policy) -> bool {
+    policy.paused && head.header().labels.contains_key(HOLD)
+}
+
 /// The target of a server, if the newest revision is `head`.
 pub fn target(head: &SignedHeader, order: Order, policy: &Policy) -> Target {
-    let due = match (order, policy.paused) {
+    let due = match (order, policy.paused && !holds_watching(head, policy)) {
         (Order::Now, false) => Due::Now,
         (Order::Later, _) | (Order::Now, true) => Due::Held,
     };
@@ -45,7 +51,7 @@ pub fn target(head: &SignedHeader, order: Order, policy: &Policy) -> Target {
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::key::KeyPair;
+    use bellwether_proto::{key::KeyPair, revision::Header};
 
     use super::*;
     use bellwether_random::headers::header;
@@ -59,6 +65,18 @@ mod tests {
         let (head, policy) = (head(), Policy::new(Vec::new()));
         let target = target(&head, Order::Now, &policy);
         assert_eq!(target, Target { revision: head.id(), number: head.number(), due: Due::Now });
+    }
+
+    #[test]
+    fn a_rollback_that_holds_watching_is_sent_although_propagation_is_paused() {
+        let rollback = Header { labels: [(HOLD.to_owned(), String::new())].into(), ..header(2, 8) };
+        let rollback = SignedHeader::sign(rollback, &KeyPair::generate());
+        let running = Policy::new(Vec::new());
+        let paused = Policy { paused: true, ..running.clone() };
+        assert!(holds_watching(&rollback, &paused) && !holds_watching(&rollback, &running));
+        assert!(!holds_watching(&head(), &paused));
+        assert_eq!(target(&rollback, Order::Now, &paused).due, Due::Now);
+        assert_eq!(target(&rollback, Order::Later, &paused).due, Due::Held);
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Index {
         self.slots.get(&id)?.stored()
     }
 
+    /// A revision and those it descends from, newest first, also over a base whose increment is not here.
+    pub(super) fn line(&self, from: RevisionId) -> impl Iterator<Item = &Arc<Stored>> {
+        std::iter::successors(self.get(from), |stored| self.get(stored.header.header().parent?))
+    }
+
     pub(super) fn has_base(&self, id: RevisionId) -> bool {
         self.slots.get(&id).is_some_and(|slot| slot.base.is_some())
     }
@@ -203,7 +208,7 @@ mod tests {
             let header = SignedHeader::sign(header, &key);
             parent = Some(header.id());
             let (base, path) = (sequence == 1, PathBuf::from(sequence.to_string()));
-            let stored = Stored { header, base, pack: Hash::of(b""), size, changes_end: size, path, at: 0 };
+            let stored = Stored { header, base, pack: Hash::of(b""), size, changes_end: size, changes: 1, path, at: 0 };
             assert!(base || index.has_parent(&stored));
             index.insert(Arc::new(stored));
         }
@@ -226,6 +231,15 @@ mod tests {
         let left: Vec<_> = index.all().map(|stored| stored.header.number().sequence).collect();
         assert_eq!(left, [1, 2]);
         assert_eq!(index.head().unwrap().header.number().sequence, 2);
+    }
+
+    #[test]
+    fn the_line_goes_from_a_revision_to_the_oldest() {
+        let index = line(4, 100);
+        let head = index.head().unwrap().header.id();
+        let sequences: Vec<_> = index.line(head).map(|stored| stored.header.number().sequence).collect();
+        assert_eq!(sequences, [5, 4, 3, 2, 1]);
+        assert_eq!(Index::default().line(head).count(), 0);
     }
 
     /// Packs are found in any order.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::{HistoryError, Stored, disk::Partial};
 use crate::{
     pack::{self, Decoded, Frame, Head, PackError, Patch, Place, Reader, Splitter, Survey},
-    tree::Tree,
+    tree::{Change, Tree},
 };
 
 /// Makes a [`HistoryError`] that names the file: bad content is the file's fault, and a failed read is the system's.
@@ -37,8 +37,8 @@ pub(super) fn open(path: &Path) -> Result<File, HistoryError> {
 
 /// The pack that the survey found at `at` of the file.
 pub(super) fn from_survey(path: PathBuf, at: u64, Survey { head, size, changes_end }: Survey) -> Stored {
-    let Head { pack, header, base, .. } = *head;
-    Stored { header, base, pack, size, changes_end, path, at }
+    let Head { pack, header, base, changes, .. } = *head;
+    Stored { header, base, pack, size, changes_end, changes, path, at }
 }
 
 /// Checks every frame's header of a pack that is to join the history.
@@ -96,6 +96,16 @@ pub(super) fn tree(packs: &[Arc<Stored>]) -> Result<Tree, HistoryError> {
         }
     }
     Ok(tree)
+}
+
+/// Gives the changes of a pack, a frame at a time.
+pub(super) fn change_lists(stored: &Stored, take: &mut dyn FnMut(Vec<Change>)) -> Result<(), HistoryError> {
+    let mut lists = |frame| {
+        if let Frame::Changes(list) = frame {
+            take(list);
+        }
+    };
+    changes(stored, &mut lists).map_err(named(&stored.path))
 }
 
 /// Finds `wanted` chunks in `packs`, newest first. A damaged pack is passed over: another may have the chunk.

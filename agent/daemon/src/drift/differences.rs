@@ -14,6 +14,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     beneath::Root,
+    scan::Source,
     tree::{Change, Dir, Node},
 };
 use bytes::Bytes;
@@ -22,13 +23,17 @@ use super::{points, text};
 
 /// The most bytes of a file that is shown as a diff.
 const FILE: u64 = 512 << 10;
+/// The reason why a large content is not shown.
+pub(crate) const TOO_LARGE: &str = "too large for a diff: the limit is 512 KiB";
+/// The reason why the content of a file that somebody writes is not shown.
+pub(crate) const CHANGED: &str = "it changed while it was read";
 /// The most bytes of all files that are read for diffs.
 const READ: u64 = 16 << 20;
 /// The most bytes of one diff.
 const ONE: usize = 64 << 10;
 
 /// The old and the new text.
-type Texts = (Vec<u8>, Vec<u8>);
+pub(crate) type Texts = (Vec<u8>, Vec<u8>);
 
 /// The differences at `places` (none: everywhere), up to an answer's limits, and the kept copies. Blocks.
 pub(crate) fn server_drift(looked: &Looked, places: &[SetPath], recovery: &Path) -> v1::ServerDrift {
@@ -53,15 +58,28 @@ pub(crate) fn server_drift(looked: &Looked, places: &[SetPath], recovery: &Path)
 
 fn entry(looked: &Looked, edit: &Change, old: &HashMap<Hash, Bytes>, left: &mut usize) -> v1::DriftEntry {
     let before = looked.tree.get(&edit.set, &edit.path);
-    let kinds = kinds(before.as_ref().map(Node::entry).as_ref(), edit.entry.as_ref());
-    let (diff, note) = match shown(looked, edit, before.as_ref(), old) {
-        None => (String::new(), note(before.as_ref(), &kinds)),
+    let name = format!("{}:{}", edit.set, edit.path);
+    let old_name = format!("{name} at {}", looked.at.number());
+    let shown = shown(looked, edit, before.as_ref(), old);
+    let entry = described((before.as_ref(), edit), shown, (&old_name, &name), *left);
+    *left -= entry.diff.len();
+    entry
+}
+
+/// An entry that differs: the node before and the edit of it; the texts, or the reason why they are not shown (none: there
+/// is no content to show); their names; the most bytes of its diff.
+pub(crate) fn described(
+    (before, edit): (Option<&Node>, &Change),
+    shown: Option<Result<Texts, &'static str>>,
+    (old_name, name): (&str, &str),
+    most: usize,
+) -> v1::DriftEntry {
+    let kinds = kinds(before.map(Node::entry).as_ref(), edit.entry.as_ref());
+    let (diff, note) = match shown {
+        None => (String::new(), note(before, &kinds)),
         Some(Err(why)) => (String::new(), why.to_owned()),
         Some(Ok((before, now))) => {
-            let name = format!("{}:{}", edit.set, edit.path);
-            let old_name = format!("{name} at {}", looked.at.number());
-            let text::Diff { text, cut } = text::diff((&old_name, &before), (&name, &now), ONE.min(*left));
-            *left -= text.len();
+            let text::Diff { text, cut } = text::diff((old_name, &before), (name, &now), ONE.min(most));
             let note = if cut { "the rest of the diff is not shown" } else { "" };
             (text, note.to_owned())
         }
@@ -70,7 +88,7 @@ fn entry(looked: &Looked, edit: &Change, old: &HashMap<Hash, Bytes>, left: &mut 
         set: edit.set.to_string(),
         path: Bytes::copy_from_slice(edit.path.as_bytes()),
         kinds: kinds.into_iter().map(str::to_owned).collect(),
-        before: before.as_ref().map(|node| side(&node.entry())),
+        before: before.map(|node| side(&node.entry())),
         now: edit.entry.as_ref().map(side),
         diff,
         note,
@@ -129,7 +147,10 @@ fn shown(
 }
 
 /// Both contents, if at least one side is a file and they differ.
-fn contents<'a>(before: Option<&'a Node>, edit: &'a Change) -> Option<(Option<&'a Content>, Option<&'a Content>)> {
+pub(crate) fn contents<'a>(
+    before: Option<&'a Node>,
+    edit: &'a Change,
+) -> Option<(Option<&'a Content>, Option<&'a Content>)> {
     let before = match before {
         Some(Node::File { content, .. }) => Some(content),
         Some(Node::Directory(_) | Node::Link { .. }) | None => None,
@@ -149,7 +170,7 @@ fn texts(
     old: &HashMap<Hash, Bytes>,
 ) -> Result<Texts, &'static str> {
     if too_large(before) || too_large(now) {
-        return Err("too large for a diff");
+        return Err(TOO_LARGE);
     }
     let before = match before {
         None => Vec::new(),
@@ -159,16 +180,23 @@ fn texts(
     };
     let now = match now {
         None => Vec::new(),
-        Some(content) => live(looked, edit, content).ok_or("it changed while it was read")?,
+        Some(content) => live(&looked.sources, edit, content).ok_or(CHANGED)?,
     };
+    both_texts(before, now)
+}
+
+/// Both sides, if they are texts.
+pub(crate) fn both_texts(before: Vec<u8>, now: Vec<u8>) -> Result<Texts, &'static str> {
     if text::is_text(&before) && text::is_text(&now) { Ok((before, now)) } else { Err("not a text") }
 }
 
-fn too_large(content: Option<&Content>) -> bool {
+/// Whether a content is too large for a diff.
+pub(crate) fn too_large(content: Option<&Content>) -> bool {
     content.is_some_and(|content| content.size() > FILE)
 }
 
-fn joined(content: &Content, chunks: &HashMap<Hash, Bytes>) -> Option<Vec<u8>> {
+/// The bytes of a content; none if a chunk is missing.
+pub(crate) fn joined(content: &Content, chunks: &HashMap<Hash, Bytes>) -> Option<Vec<u8>> {
     let mut data = Vec::new();
     for chunk in content.chunks() {
         data.extend_from_slice(chunks.get(&chunk.hash)?);
@@ -177,8 +205,8 @@ fn joined(content: &Content, chunks: &HashMap<Hash, Bytes>) -> Option<Vec<u8>> {
 }
 
 /// A file's bytes as they were scanned.
-fn live(looked: &Looked, edit: &Change, content: &Content) -> Option<Vec<u8>> {
-    let source = looked.sources.iter().find(|source| source.rules.name == edit.set)?;
+pub(crate) fn live(sources: &[Source], edit: &Change, content: &Content) -> Option<Vec<u8>> {
+    let source = sources.iter().find(|source| source.rules.name == edit.set)?;
     let file = Root::open(&source.path).ok()?.file(&edit.path).ok()?;
     file.metadata().ok().filter(|stat| stat.is_file())?;
     let mut data = Vec::new();

@@ -28,7 +28,7 @@ use bellwether_proto::{
     status::{Event, FarmStatus},
     v1::{
         StatusRequest, admin_server::AdminServer, edited_server::EditedServer, group_server::GroupServer,
-        push_server::PushServer,
+        past_server::PastServer, push_server::PushServer,
     },
 };
 use std::{
@@ -81,6 +81,7 @@ use crate::{
         admin::AdminService,
         drift::{Caller, DriftService},
         group::GroupService,
+        past::PastService,
         procedures,
     },
     state::{confirmed::Confirmed, identity, incarnation, lock::Lock},
@@ -428,6 +429,11 @@ async fn serve(
             .max_decoding_message_size(limits::MESSAGE)
             .max_encoding_message_size(limits::MESSAGE)
     };
+    let past = |caller| {
+        PastServer::new(PastService::new(agent.clone(), caller))
+            .max_decoding_message_size(limits::MESSAGE)
+            .max_encoding_message_size(limits::MESSAGE)
+    };
     let record = agent.record.clone();
     let known = move |key: &PublicKey| record.current().record().by_key(key).is_some();
     let servers = tls::incoming(servers, tls).knowing(descriptors::for_servers(descriptors), known);
@@ -435,6 +441,7 @@ async fn serve(
         .layer(Access::new(agent.record.clone()))
         .add_service(group)
         .add_service(drift(Caller::Server))
+        .add_service(past(Caller::Server))
         .add_service(push)
         .serve_with_incoming_shutdown(servers, stopped(stop));
     let admin = AdminServer::new(AdminService(agent.clone()))
@@ -442,9 +449,11 @@ async fn serve(
         .max_encoding_message_size(limits::MESSAGE);
     let admin = tonic::service::interceptor::InterceptedService::new(admin, socket::only_owner);
     let drift = tonic::service::interceptor::InterceptedService::new(drift(Caller::Command), socket::only_owner);
+    let past = tonic::service::interceptor::InterceptedService::new(past(Caller::Command), socket::only_owner);
     let for_commands = tonic::transport::Server::builder()
         .add_service(admin)
         .add_service(drift)
+        .add_service(past)
         .serve_with_incoming_shutdown(socket::placed(commands), stopped(stop));
     let for_browsers = async {
         http::serve(http, router, stopped(stop)).await;

@@ -47,13 +47,14 @@ impl Admin for AdminService {
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Answer<v1::PublishReply> {
-        let v1::PublishRequest { message, accept, dry_run, author } = request.into_inner();
+        let v1::PublishRequest { message, accept, dry_run, author, labels } = request.into_inner();
         if let (true, false, Standing::Member(following)) = (accept, dry_run, self.0.standing()) {
             let accepted = following.link.hand.accept().await.map_err(refusal)?;
             let accepted = accepted.iter().map(ToString::to_string).collect();
             return Ok(Response::new(v1::PublishReply { accepted, ..v1::PublishReply::default() }));
         }
-        let publish = Publish { message, author, accept, dry_run };
+        let (author, labels) = (self.0.author_here(&author), labels.into_iter().collect());
+        let publish = Publish { message, author, labels, accept, dry_run };
         let published = self.0.manager()?.publish(publish).await.map_err(refusal)?;
         Ok(Response::new(v1::PublishReply {
             revision: published.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
@@ -137,6 +138,11 @@ impl Admin for AdminService {
     }
 
     async fn change(&self, request: Request<v1::ChangeRequest>) -> Answer<v1::ChangeReply> {
+        let mut request = request;
+        if matches!(self.0.settled().await, Standing::Manager(_)) {
+            // A member's author gets the server's name where the request arrives.
+            request.get_mut().author = self.0.author_here(&request.get_ref().author);
+        }
         self.0.change(request).await
     }
 
@@ -152,15 +158,11 @@ impl Admin for AdminService {
             Standing::Manager(manager) => manager.tree(),
             Standing::Member(following) => following.link.tree.load_full(),
         };
-        let prefix = EntryPath::new(&prefix).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let set = if set.is_empty() { None } else { Some(set_name(&set)?) };
-        if let Some(set) = &set
-            && tree.get(set, &prefix).is_none()
-        {
-            return Err(Status::not_found(format!("the revision held here has no {set}:{prefix}")));
-        }
+        let (set, prefix) = part_of(&tree, &v1::TreeRequest { set, prefix }, "the revision held here")?;
         let (to, from) = mpsc::channel(2);
-        tokio::task::spawn_blocking(move || send_tree(&tree, set.as_ref(), &prefix, &to));
+        tokio::task::spawn_blocking(move || {
+            send_tree(&tree, set.as_ref(), &prefix, &mut |part| to.blocking_send(Ok(part)).is_ok());
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))
     }
 
@@ -269,18 +271,45 @@ async fn status(agent: &Agent) -> Result<v1::StatusReply, Status> {
     Ok(v1::StatusReply { json: json.into() })
 }
 
-fn send_tree(tree: &Tree, only: Option<&SetName>, prefix: &EntryPath, to: &mpsc::Sender<Result<v1::TreePart, Status>>) {
-    let mut entries = Vec::new();
+/// The set (none: all) and the path of a request, which are in the tree.
+///
+/// # Errors
+/// They are not, or malformed.
+pub(super) fn part_of(
+    tree: &Tree,
+    request: &v1::TreeRequest,
+    revision: &str,
+) -> Result<(Option<SetName>, EntryPath), Status> {
+    let prefix = EntryPath::new(&request.prefix).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let set = if request.set.is_empty() { None } else { Some(set_name(&request.set)?) };
+    if let Some(set) = &set
+        && tree.get(set, &prefix).is_none()
+    {
+        return Err(Status::not_found(format!("{revision} has no {set}:{prefix}")));
+    }
+    Ok((set, prefix))
+}
+
+/// Gives the entries to `send` in parts, until it returns false.
+pub(super) fn send_tree(
+    tree: &Tree,
+    only: Option<&SetName>,
+    prefix: &EntryPath,
+    send: &mut dyn FnMut(v1::TreePart) -> bool,
+) {
+    let (mut entries, mut is_read) = (Vec::new(), true);
     tree.visit(&mut |set, path, node| {
-        if only.is_none_or(|only| only == set) && path.is_within(prefix) {
+        if is_read && only.is_none_or(|only| only == set) && path.is_within(prefix) {
             entries.push(entry(set, path, node));
         }
         if entries.len() == PART {
             // Nobody reads any more: the rest is walked for nothing, which is quick.
-            let _ = to.blocking_send(Ok(v1::TreePart { entries: std::mem::take(&mut entries) }));
+            is_read = send(v1::TreePart { entries: std::mem::take(&mut entries) });
         }
     });
-    let _ = to.blocking_send(Ok(v1::TreePart { entries }));
+    if is_read {
+        send(v1::TreePart { entries });
+    }
 }
 
 fn entry(set: &SetName, path: &EntryPath, node: &Node) -> v1::TreeEntry {

@@ -283,10 +283,12 @@ impl Edited for DriftService {
         self.authorise(&request).await?;
         let peer = tls::peer(&request).map(|peer| peer.key);
         let mut keep = request.into_inner();
-        if let Some(server) =
-            peer.and_then(|key| self.agent.record.current().record().by_key(&key).map(|s| s.name.clone()))
-        {
-            keep.author = format!("{} at {server}", keep.author);
+        match peer.and_then(|key| self.agent.record.current().record().by_key(&key).map(|s| s.name.clone())) {
+            Some(server) => keep.author = format!("{} at {server}", keep.author),
+            None if matches!(self.agent.settled().await, Standing::Manager(_)) => {
+                keep.author = self.agent.author_here(&keep.author);
+            }
+            None => {}
         }
         self.places(&keep.places)?;
         match self.agent.settled().await {

@@ -7,6 +7,7 @@ pub(crate) mod group;
 mod held;
 mod inside;
 pub(crate) mod link;
+pub(crate) mod past;
 pub(crate) mod procedures;
 pub(crate) mod promote;
 pub(crate) mod refusal;
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use bellwether_manager::{Manager, balancer::Locals, procedures::store::ProcedureStore, tasks::Alarm};
+use bellwether_manager::{FileRead, Manager, balancer::Locals, procedures::store::ProcedureStore, tasks::Alarm};
 use bellwether_monitor::http::Farm;
 use bellwether_proto::{
     advice::Advice,
@@ -88,6 +89,11 @@ impl Agent {
         if self.folded.send(to).await.is_ok() {
             let _ = from.await;
         }
+    }
+
+    /// The author of a request that came from this machine.
+    pub(crate) fn author_here(&self, author: &str) -> String {
+        format!("{author} at {}", self.name)
     }
 
     /// This server's present role.
@@ -372,11 +378,14 @@ async fn change_at(manager: &Manager, change: v1::ChangeRequest) -> Result<v1::C
 }
 
 async fn read_at(manager: &Manager, read: v1::ReadRequest) -> Result<v1::ReadReply, Status> {
-    let read = manager.read(read).await.map_err(refusal)?;
-    Ok(v1::ReadReply {
+    manager.read(read).await.map(file_read).map_err(refusal)
+}
+
+fn file_read(read: FileRead) -> v1::ReadReply {
+    v1::ReadReply {
         data: read.data,
         hash: read.hash.into(),
         mode: read.mode.into(),
         revision: read.revision.to_string(),
-    })
+    }
 }

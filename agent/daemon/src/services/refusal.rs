@@ -3,6 +3,7 @@
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
     AdoptError, ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError,
+    RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
 use bellwether_proto::{
@@ -176,6 +177,34 @@ impl Refusal for AdoptError {
     }
 }
 
+impl Refusal for FindError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Newer { .. } | Self::Dropped { .. } | Self::Older { .. } | Self::Elsewhere { .. } => Code::NotFound,
+            Self::History(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for RollbackError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Find(find) => find.code(),
+            Self::Hold(edit) => edit.code(),
+            Self::Disputed(_)
+            | Self::NoSet(_)
+            | Self::NoPlace { .. }
+            | Self::Unfit { .. }
+            | Self::Unpublished { .. }
+            | Self::OtherRules
+            | Self::Frightening { .. }
+            | Self::Refused(_) => Code::FailedPrecondition,
+            Self::History(..) | Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
+        }
+    }
+}
+
 impl Refusal for AskError {
     fn code(&self) -> Code {
         match self {
@@ -220,6 +249,7 @@ impl Refusal for ReadError {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
             Self::NoFile { .. } => Code::NotFound,
+            Self::Find(find) => find.code(),
             _ => Code::FailedPrecondition,
         }
     }

@@ -9,7 +9,7 @@ fn stored(sequence: u64, base: bool) -> Arc<Stored> {
     // Each has another key: headers identify revisions, and hashes identify packs.
     let header = SignedHeader::sign(header(1, sequence), &KeyPair::generate());
     let pack = Hash::of(&[base as u8, sequence as u8]);
-    Arc::new(Stored { header, base, pack, size: 1000, changes_end: 100, path: PathBuf::new(), at: 0 })
+    Arc::new(Stored { header, base, pack, size: 1000, changes_end: 100, changes: 1, path: PathBuf::new(), at: 0 })
 }
 
 /// Revisions 1 to 4; bases of 1 and of 3.

@@ -27,7 +27,16 @@ impl Farm {
             let header = Header { parent, root: Hash::of(&[sequence as u8]), ..header(1, sequence) };
             let (header, pack) = (SignedHeader::sign(header, &key), Hash::of(&[sequence as u8]));
             let path = PathBuf::new();
-            revisions.push(Arc::new(Stored { header, base: false, pack, size: 10, changes_end: 4, path, at: 0 }));
+            revisions.push(Arc::new(Stored {
+                header,
+                base: false,
+                pack,
+                size: 10,
+                changes_end: 4,
+                changes: 1,
+                path,
+                at: 0,
+            }));
         }
         Self { key, revisions, start: Now { at: Instant::now(), ms: 1_000 } }
     }

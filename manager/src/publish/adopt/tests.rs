@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bellwether_proto::{
-    entry::{Content, Meta, Owners},
+    entry::{Content, Entry, EntryPath, Kind, Meta, Owners},
     hash::Hash,
     record::SetRules,
 };

@@ -56,7 +56,7 @@ pub(super) fn lost(before: &Tree, now: &Tree) -> Lost {
 }
 
 /// The root of `set` without the entries that the rules of `newer` exclude; none for unusable rules.
-pub(super) fn under(set: &SetTree, newer: &SetTree) -> Option<Arc<Dir>> {
+pub(in crate::publish) fn under(set: &SetTree, newer: &SetTree) -> Option<Arc<Dir>> {
     let root = set.root.as_ref()?;
     if set.rules == newer.rules {
         return Some(root.clone());

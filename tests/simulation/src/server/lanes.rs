@@ -105,7 +105,7 @@ impl Lane {
 fn stored(world: &State, header: SignedHeader, base: bool) -> Arc<Stored> {
     let pack = Hash::of(&[header.id().0.as_bytes().as_slice(), &[base.into()]].concat());
     let chunks = if base { world.content(Some(header.id())).count().into() } else { 0 };
-    Arc::new(Stored { header, base, pack, size: 1 + chunks, changes_end: 1, path: PathBuf::new(), at: 0 })
+    Arc::new(Stored { header, base, pack, size: 1 + chunks, changes_end: 1, changes: 1, path: PathBuf::new(), at: 0 })
 }
 
 /// Chunks in one message.
