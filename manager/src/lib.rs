@@ -46,6 +46,7 @@ pub use members::{
 };
 pub use publish::{
     adopt::{Adopt, AdoptError, Adopted},
+    discard::{Discard, DiscardError, Discarded},
     preview::Preview,
     publisher::Published,
     put::{ChangeError, Changed},

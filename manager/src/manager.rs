@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    Adopt, AdoptError, Adopted, ChangeError, Changed, FileRead, PublishError, Published, ReadError, Request, Rollback,
-    RollbackError, RolledBack,
+    Adopt, AdoptError, Adopted, ChangeError, Changed, Discard, DiscardError, Discarded, FileRead, PublishError,
+    Published, ReadError, Request, Rollback, RollbackError, RolledBack,
     balancer::{Balancers, Locals},
     lane::{Control, lanes::ToLanes},
     publish::{preview::Previews, publisher::Command, read},
@@ -159,6 +159,17 @@ impl Manager {
             back.notes.push("propagation is paused: no revision goes to a member until: bellwether resume".to_owned());
         }
         Ok(back)
+    }
+
+    /// Drops edits of the manager's sets that are not published.
+    ///
+    /// # Errors
+    /// The error says what was left unchanged.
+    pub async fn discard(&self, discard: Discard) -> Result<Discarded, DiscardError> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.inner.commands.send(Command::Discard(discard, answer)).await;
+        sent.map_err(|_| DiscardError::Stopping)?;
+        answered.await.map_err(|_| DiscardError::Stopping)?
     }
 
     async fn roll_back(&self, rollback: Rollback) -> Result<RolledBack, RollbackError> {

@@ -17,6 +17,7 @@ use bellwether_group::{
     lost::Known,
     rollout::{self, Order, Target},
 };
+use bellwether_local::prove::Commands;
 use bellwether_proto::{
     advice::{Advice, Advise},
     key::{KeyPair, PublicKey},
@@ -37,6 +38,7 @@ use bellwether_store::{
         file::StateFileError,
         record::{GroupRecord, SaveError, decide},
     },
+    tree::Change,
 };
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
@@ -143,6 +145,8 @@ pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
     pub(crate) sets: Vec<(SetName, PathBuf)>,
+    /// What is run for them on this server.
+    pub(crate) commands: Commands,
     pub(crate) state: PathBuf,
     pub(crate) incarnation: u64,
     pub(crate) group: Arc<GroupRecord>,
@@ -194,6 +198,8 @@ pub struct Setup {
     pub key: Arc<KeyPair>,
     /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
+    /// What is run for them on this server.
+    pub commands: Commands,
     /// The group record, with the state directory.
     pub group: Arc<GroupRecord>,
     /// The revision that the sets hold, if this server was a member until now.
@@ -228,8 +234,21 @@ impl Shared {
         record: watch::Receiver<Arc<SignedRecord>>,
         (head, history, guard): (Head, History, Guard),
     ) -> Self {
-        let Setup { name, key, sets, group, incarnation, events, dial, timings, procedure_store, newer, halt, .. } =
-            setup;
+        let Setup {
+            name,
+            key,
+            sets,
+            commands,
+            group,
+            incarnation,
+            events,
+            dial,
+            timings,
+            procedure_store,
+            newer,
+            halt,
+            ..
+        } = setup;
         let (chain, state) = (group.chain(), group.layout().state().to_owned());
         let manager = |link: &SignedRecord| (link.record().version.epoch, link.record().manager().key);
         let managers = chain.iter().map(manager).collect();
@@ -240,6 +259,7 @@ impl Shared {
             name,
             key,
             sets,
+            commands,
             state,
             incarnation,
             group,
@@ -283,6 +303,13 @@ impl Shared {
     /// Whether edits become revisions by themselves.
     pub(crate) fn publishes_by_itself(&self) -> bool {
         self.record.borrow().record().policy.publish == Publish::Auto && !self.holds_watching()
+    }
+
+    /// The commands of the sets in which these changes are.
+    pub(crate) fn commands_for(&self, changes: &[Change]) -> Commands {
+        let changed = |set: &SetName| changes.iter().any(|change| change.set == *set);
+        let some = self.commands.iter().filter(|(set, commands)| !commands.is_empty() && changed(set));
+        some.map(|(set, commands)| (set.clone(), commands.clone())).collect()
     }
 
     /// Tells the monitor. Where nobody listens any more, this process is stopping.

@@ -20,6 +20,7 @@ mod target;
 pub mod debug;
 pub mod demo;
 pub mod diff;
+pub mod discard;
 pub mod doctor;
 pub mod drift;
 pub mod edit;
@@ -106,6 +107,8 @@ commands! {
     Wait = wait;
     /// Publish the edits in the manager's directories as a revision
     Publish = publish;
+    /// Drop edits in the manager's directories that are not published
+    Discard = discard;
     /// Hold propagation: send no changes to the members
     Pause = pause;
     /// End a pause: send changes to the members again

@@ -295,6 +295,7 @@ fn run(
         told: Vec::new(),
         unpublished: None,
         failures: 0,
+        proving: None,
         early: None,
         times: Times::new(Instant::now(), !believed, full),
     };

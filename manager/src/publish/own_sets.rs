@@ -34,6 +34,11 @@ impl Live {
         Ok(Self { sources, tree })
     }
 
+    /// As they were just scanned.
+    pub(super) fn of(sources: Vec<Source>, tree: Tree) -> Self {
+        Self { sources, tree }
+    }
+
     /// The changes at places that do not hold what they hold in the head: edits that are not published.
     pub(super) fn unpublished<'a>(&self, head: &Tree, changes: &'a [Change]) -> Vec<&'a Change> {
         let differs = |change: &&Change| {
@@ -80,14 +85,17 @@ impl From<Failed> for SwitchError {
     }
 }
 
-/// Switches durably to what is staged: all of it or, with an error or after a crash, nothing.
-pub(super) fn switch(shared: &Shared, plan: Plan) -> Result<(), SwitchError> {
-    plan.staged()?.begin(None)?.switch()?.finish();
+/// Switches durably to what is staged: all of it or, with an error or after a crash, nothing. The kept copies that were made, as
+/// paths.
+pub(super) fn switch(shared: &Shared, plan: Plan) -> Result<Vec<String>, SwitchError> {
+    let switched = plan.staged()?.begin(None)?.switch()?;
+    let kept = switched.kept.clone();
+    switched.finish();
     let settled = shared.history.write().unwrap_or_else(std::sync::PoisonError::into_inner).settle(false);
     if let Err(error) = settled {
         tracing::warn!(error = &error as &dyn std::error::Error, "the log grows: tried again after the next switch");
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// The sets under the rules of the head; none: the record has other rules by now.

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bellwether_local::prove;
 use bellwether_proto::{
     advice::Advise,
     clock::now_ms,
@@ -19,7 +20,7 @@ use bellwether_proto::{
     name::SetName,
     record::{Policy, Publish, SetRules},
     revision::HOLD,
-    status::{Event, SetStatus, Writers},
+    status::{Event, Observation, SetStatus, Writers},
 };
 use bellwether_store::{
     history::REVISIONS,
@@ -32,12 +33,17 @@ use bellwether_store::{
         pending::{Limits, PendingChanges},
     },
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use tracing::Instrument;
 
 use crate::{
     failpoints,
     publish::{
         adopt::{self, Adopt, AdoptError, Adopted, Made},
+        discard::{self, Discard, DiscardError, Discarded},
         head::Head,
         links,
         put::{self, Asked, Changed},
@@ -73,6 +79,7 @@ pub(crate) enum Command {
     },
     Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
     Rollback(Box<Rollback>, oneshot::Sender<Result<RolledBack, RollbackError>>),
+    Discard(Discard, oneshot::Sender<Result<Discarded, DiscardError>>),
     /// The sets as they are now; nothing is published.
     Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
@@ -109,6 +116,8 @@ pub(crate) struct Publisher {
     pub(crate) unpublished: Option<String>,
     /// Publishes that failed in a row.
     pub(crate) failures: u32,
+    /// The commands that have this server's services take the head.
+    pub(crate) proving: Option<JoinHandle<()>>,
     /// The revision of the burst so far, prepared during the wait for more edits.
     pub(crate) early: Option<(Burst, Prepared)>,
     /// The times at which every entry and every byte are due to be checked.
@@ -173,21 +182,35 @@ impl PublishTask {
     }
 
     /// Publishes. Blocks.
-    fn publish(self, shared: &Shared, known: (&Tree, &Waiting)) -> Result<RoundResult, PublishError> {
+    fn publish(self, shared: &Arc<Shared>, known: (&Tree, &Waiting)) -> Result<RoundResult, PublishError> {
         let began = Instant::now();
         let prepared = match self {
             Self::Prepared(prepared) => *prepared,
             Self::Look(look) => round::prepare(shared, known, look, &Cause::RoundResult, began)?,
             Self::Asked(look, request) => round::prepare(shared, known, look, &Cause::Asked(request), began)?,
-            Self::Made(look, request) => round::prepare(shared, known, look, &Cause::Judged(request), began)?,
+            Self::Made(look, request) => {
+                let prepared = round::prepare(shared, known, look.clone(), &Cause::Judged(request), began)?;
+                put_back(shared, known.0, &prepared, &look);
+                prepared
+            }
         };
         Ok(round::commit(shared, prepared))
     }
 }
 
+/// Takes a change out of the sets again that was made here in order to be published, and that a command refuses.
+fn put_back(shared: &Arc<Shared>, known: &Tree, prepared: &Prepared, look: &Look) {
+    let (true, Look::At(places)) = (prepared.is_rejected(), look) else { return };
+    let places = places.keys().cloned().collect();
+    if let Err(error) = discard::discard(shared, known, &Discard { places, dry_run: false }) {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
+    }
+}
+
 /// Makes a change and publishes it; none if it changes nothing. Blocks.
 fn change(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     known: (&Tree, &Waiting),
     asked: &Asked,
     request: Request,
@@ -197,6 +220,9 @@ fn change(
     let prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
     made.sync()?;
+    if let Ok(prepared) = &prepared {
+        put_back(shared, known.0, prepared, &made.look());
+    }
     Ok(Some(prepared.map(|prepared| round::commit(shared, prepared))))
 }
 
@@ -345,6 +371,9 @@ impl Publisher {
             Command::Rollback(rollback, answer) => {
                 let _ = answer.send(self.rollback(*rollback).await);
             }
+            Command::Discard(discard, answer) => {
+                let _ = answer.send(self.discard(discard).await);
+            }
             Command::Look(answer) => {
                 // Every difference counts, even a refused one.
                 let cause = Cause::Asked(Request { dry_run: true, accept: true, ..Request::default() });
@@ -417,7 +446,10 @@ impl Publisher {
             let (look, began) = (way.go(&shared, &known)?, Instant::now());
             // On top of the head: edits elsewhere that are not published are no part of this revision.
             let (head, cause) = (shared.head.borrow().clone(), Cause::Judged(rollback.request(way.back.to)));
-            let prepared = round::prepare(&shared, (&head.tree, &waiting), look, &cause, began);
+            let prepared = round::prepare(&shared, (&head.tree, &waiting), look.clone(), &cause, began);
+            if let Ok(prepared) = &prepared {
+                put_back(&shared, &known, prepared, &look);
+            }
             Ok::<_, RollbackError>((way.back, Some(prepared.map(|prepared| round::commit(&shared, prepared)))))
         };
         let (mut back, seen) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
@@ -430,6 +462,19 @@ impl Publisher {
             (Outcome::Same | Outcome::Held(_), _) => {}
         }
         Ok(back)
+    }
+
+    async fn discard(&mut self, discard: Discard) -> Result<Discarded, DiscardError> {
+        self.early = None;
+        let (shared, known, dry_run) = (self.shared.clone(), self.known.clone(), discard.dry_run);
+        let work = move || discard::discard(&shared, &known, &discard);
+        let done = tokio::task::spawn_blocking(work).await.map_err(|_| DiscardError::Stopping)?;
+        if !dry_run {
+            // The edits that are left, if any, are found again.
+            self.dirty.take();
+            self.round(PublishTask::Look(Look::Stats)).await;
+        }
+        done
     }
 
     /// Prepares the publish of the burst, in case no more edits follow.
@@ -492,7 +537,11 @@ impl Publisher {
         let unread = seen.as_ref().map(|seen| seen.found.waits()).unwrap_or_default();
         let outcome = seen.and_then(|seen| self.take(seen));
         match &outcome {
-            Ok(Outcome::Published(head, _)) => self.announce(head),
+            Ok(Outcome::Published(head, _)) => {
+                let before = self.shared.head.borrow().tree.clone();
+                self.announce(head);
+                self.prove(head, &before);
+            }
             Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
             Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published without a request"),
             Err(error) => tracing::debug!(error = error as &dyn std::error::Error, "not published now"),
@@ -553,6 +602,28 @@ impl Publisher {
             });
         });
         failpoints::hit("publish.announced");
+    }
+
+    /// Has this server's own services take the files of a new head. A failure is this server's error until the next publish.
+    fn prove(&mut self, head: &Head, before: &Tree) {
+        let commands = self.shared.commands_for(&before.diff(&head.tree));
+        if commands.is_empty() {
+            return;
+        }
+        let (shared, number) = (self.shared.clone(), head.stored.header.number());
+        let span = tracing::error_span!("publish", revision = %number);
+        let proving = async move {
+            if let Err(complaint) = prove::prove(&commands, false, |_| {}).await {
+                tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");
+                let name = shared.name.clone();
+                let why = format!("{}; correct the files, or: bellwether rollback", complaint.reason);
+                shared.see(Event::Server(name, Observation::Failed(why)));
+            }
+        };
+        // The newer head's commands take the place of those that are still running.
+        if let Some(before) = self.proving.replace(tokio::spawn(proving.instrument(span))) {
+            before.abort();
+        }
     }
 
     fn tell_unpublished(&mut self, outcome: &Result<Outcome, PublishError>) {

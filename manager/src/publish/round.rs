@@ -9,6 +9,7 @@ use std::{
 };
 
 use bellwether_group::{edits, rollout};
+use bellwether_local::prove::{self, Complaint};
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -88,6 +89,9 @@ pub enum PublishError {
     /// Another server leads in the same epoch: two histories would diverge.
     #[error("{0}")]
     Disputed(Arc<str>),
+    /// A command of a set on this server refuses the files.
+    #[error("refused: {}", .0.reason)]
+    Rejected(Complaint),
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
@@ -97,6 +101,10 @@ impl Advise for PublishError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
+            Self::Rejected(_) => Some(
+                Advice::say("correct the files")
+                    .or(&Advice::run("to drop the edits, at the manager", "bellwether discard")),
+            ),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
@@ -250,6 +258,11 @@ impl Prepared {
 }
 
 impl Prepared {
+    /// Whether a command refuses the files.
+    pub(crate) fn is_rejected(&self) -> bool {
+        matches!(self.outcome, Err(PublishError::Rejected(_)))
+    }
+
     /// The sets as they were scanned.
     pub(crate) fn into_tree(self) -> Tree {
         self.tree
@@ -419,8 +432,19 @@ impl Publishing<'_> {
         if asked.is_none() && (holds || self.record.policy.publish == Publish::Manual) {
             return Ok(Ready::Held(summary));
         }
+        self.validate(&changes)?;
         let header = self.header(root, asked)?;
         self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary, step))
+    }
+
+    /// Runs the commands that validate the changed sets. The files are in their places here already.
+    fn validate(&self, changes: &[Change]) -> Result<(), PublishError> {
+        let commands = self.shared.commands_for(changes);
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let validated = tokio::runtime::Handle::current().block_on(prove::validate(&commands));
+        validated.map_err(PublishError::Rejected)
     }
 
     fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> Result<SignedHeader, Malformed> {

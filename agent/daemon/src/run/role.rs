@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bellwether_group::halt::Halt;
+use bellwether_local::prove::Commands;
 use bellwether_manager::{
     Dial, Dialling, Manager, StartError,
     balancer::Locals,
@@ -427,6 +428,7 @@ impl<L: Leadership> Roles<L> {
             name: config.name.clone(),
             key: key.clone(),
             sets: config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect(),
+            commands: commands(config),
             group: record.clone(),
             at: bellwether_member::held_before(layout)?,
             incarnation: *incarnation,
@@ -459,7 +461,7 @@ impl<L: Leadership> Roles<L> {
         let setup = bellwether_member::Setup {
             name: config.name.clone(),
             paths: paths(config),
-            commands: config.sets.iter().map(|set| (set.name.clone(), set.commands.clone())).collect(),
+            commands: commands(config),
             layout: layout.clone(),
             record: record.clone(),
             events: events.clone(),
@@ -514,6 +516,11 @@ impl<L: Leadership> Roles<L> {
             }
         }
     }
+}
+
+/// What is run for the sets on this server.
+fn commands(config: &Config) -> Commands {
+    config.sets.iter().map(|set| (set.name.clone(), set.commands.clone())).collect()
 }
 
 /// The path of each set on this server.

@@ -6,7 +6,7 @@ mod differences;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bellwether_manager::{
-    Manager, Rollback, RolledBack,
+    Discard, Discarded, Manager, Rollback, RolledBack,
     past::{FindError, Past, touches},
 };
 use bellwether_proto::{
@@ -289,6 +289,17 @@ impl Service for PastService {
                 of_manager(&following, request, ask).await
             }
         }
+    }
+
+    async fn discard(&self, request: Request<v1::DiscardRequest>) -> Answer<v1::DiscardReply> {
+        if self.caller == Caller::Server {
+            let text = "edits are dropped by a command at the manager only";
+            return Err(refused(Code::PermissionDenied, text, Advice::say("run the command there")));
+        }
+        let v1::DiscardRequest { places, dry_run } = request.into_inner();
+        let discard = Discard { places: drift::places(&places).map_err(refusal)?, dry_run };
+        let Discarded { count, first, kept } = self.agent.manager()?.discard(discard).await.map_err(refusal)?;
+        Ok(Response::new(v1::DiscardReply { entries: count, first, kept }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
-    AdoptError, ChangeError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError,
+    AdoptError, ChangeError, DiscardError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError,
     RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
@@ -133,6 +133,7 @@ impl Refusal for PublishError {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Frightening(_)
+            | Self::Rejected(_)
             | Self::NoPath(_)
             | Self::Waits(_)
             | Self::Disputed(_)
@@ -148,7 +149,9 @@ impl Refusal for ChangeError {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
             // The file was changed but not published, so this is not a refusal without effect.
-            Self::Replace(ReplaceError::Io(..)) | Self::Publish(_) => Code::Internal,
+            Self::Replace(ReplaceError::Io(..)) => Code::Internal,
+            Self::Publish(PublishError::Rejected(_)) => Code::FailedPrecondition,
+            Self::Publish(_) => Code::Internal,
             Self::Disputed(_)
             | Self::NoSet(_)
             | Self::Excluded(_)
@@ -200,7 +203,20 @@ impl Refusal for RollbackError {
             | Self::OtherRules
             | Self::Frightening { .. }
             | Self::Refused(_) => Code::FailedPrecondition,
+            Self::Publish(PublishError::Rejected(_)) => Code::FailedPrecondition,
             Self::History(..) | Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
+        }
+    }
+}
+
+impl Refusal for DiscardError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Disputed(_) | Self::NoSet(_) | Self::Unfit(_) | Self::OtherRules | Self::Refused(_) => {
+                Code::FailedPrecondition
+            }
+            Self::History(_) | Self::Scan(_) | Self::Failed(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
         }
     }
 }

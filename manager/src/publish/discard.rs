@@ -1,0 +1,130 @@
+//! Drops edits of the manager's own sets that are not published: a journalled switch back to the head. What is dropped becomes a
+//! kept copy. The publisher calls this.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bellwether_proto::{
+    advice::{Advice, Advise},
+    entry::EntryPath,
+    name::SetName,
+};
+use bellwether_store::{
+    apply::{Failed, Refused},
+    history::HistoryError,
+    scan::{Look, ScanError, scan},
+    state::record::decide,
+    tree::{Tree, TreeError},
+};
+
+use crate::{
+    past::Past,
+    publish::own_sets::{self, Live, SwitchError, lines},
+    shared::Shared,
+};
+
+/// The label of kept copies that this makes.
+const LABEL: &str = "discard";
+
+/// A request.
+#[derive(Debug, Clone, Default)]
+pub struct Discard {
+    /// The places, with all below them; none: all sets.
+    pub places: Vec<(SetName, EntryPath)>,
+    /// Whether to only show the result.
+    pub dry_run: bool,
+}
+
+/// The result.
+#[derive(Debug, Clone, Default)]
+pub struct Discarded {
+    /// The number of entries that are as in the head again, or would be.
+    pub count: u64,
+    /// The first hundred, as `~ SET:PATH`.
+    pub first: Vec<String>,
+    /// Kept copies of what was dropped, as paths.
+    pub kept: Vec<String>,
+}
+
+/// Nothing is dropped. Nothing was changed, unless the error says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscardError {
+    /// Another server leads in the same epoch.
+    #[error("{0}")]
+    Disputed(Arc<str>),
+    /// No such set.
+    #[error("there is no set {0} in this group")]
+    NoSet(SetName),
+    /// The entries do not fit the head.
+    #[error("what the head has there does not fit what is there now")]
+    Unfit(#[from] TreeError),
+    /// The group's rules for the sets are not those of the head.
+    #[error("the group's rules for the sets have changed, and are not published yet")]
+    OtherRules,
+    /// The head cannot be read.
+    #[error("the head cannot be read from the history")]
+    History(#[from] HistoryError),
+    /// The sets cannot be read here.
+    #[error("the manager's sets cannot be read")]
+    Scan(#[from] ScanError),
+    /// The content cannot be put into the sets here.
+    #[error("the content of the head cannot be put into the manager's sets")]
+    Refused(#[from] Refused),
+    /// The switch failed.
+    #[error("the content of the head could not be put into the manager's sets")]
+    Failed(#[from] Failed),
+    /// The manager stops.
+    #[error("the manager is stopping; nothing was dropped")]
+    Stopping,
+}
+
+impl From<SwitchError> for DiscardError {
+    fn from(error: SwitchError) -> Self {
+        match error {
+            SwitchError::Refused(refused) => refused.into(),
+            SwitchError::Failed(failed) => failed.into(),
+        }
+    }
+}
+
+impl Advise for DiscardError {
+    fn advice(&self) -> Option<Advice> {
+        match self {
+            Self::NoSet(_) => Some(Advice::run("see", "bellwether group show")),
+            Self::Unfit(_) => Some(Advice::say("name the directories that the entries are in, too")),
+            Self::OtherRules => Some(Advice::run("first, at the manager", "bellwether publish")),
+            Self::Disputed(_) => Some(decide()),
+            Self::History(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) | Self::Stopping => None,
+        }
+    }
+}
+
+/// Puts the content of the head into the sets at these places, durably. Blocks. `known`: the sets as last scanned.
+pub(crate) fn discard(shared: &Arc<Shared>, known: &Tree, discard: &Discard) -> Result<Discarded, DiscardError> {
+    shared.undisputed().map_err(DiscardError::Disputed)?;
+    let head = shared.head.borrow().clone();
+    let sources = own_sets::sources(shared, &head).ok_or(DiscardError::OtherRules)?;
+    let live = scan(&sources, known, &Look::Stats)?.tree;
+    let target = match discard.places.as_slice() {
+        [] => head.tree.as_ref().clone(),
+        places => places.iter().try_fold(live.clone(), |target, (set, path)| {
+            head.tree.set(set).ok_or_else(|| DiscardError::NoSet(set.clone()))?;
+            Ok::<_, DiscardError>(target.with_entry_of(&head.tree, set, path)?)
+        })?,
+    };
+    let changes = live.diff(&target);
+    let mut done = Discarded { count: changes.len() as u64, first: lines(&changes, &live), kept: Vec::new() };
+    if changes.is_empty() || discard.dry_run {
+        return Ok(done);
+    }
+    let mut plan = Live::of(sources, live).plan(shared, (&head.tree, &target), changes, LABEL)?;
+    let missing: HashSet<_> = plan.missing().iter().map(|chunk| chunk.hash).collect();
+    let mut supplied = Ok(());
+    Past::of(shared).packs().chunks(&missing, &mut |chunk, bytes| {
+        if supplied.is_ok() {
+            supplied = plan.supply(&chunk.hash, &bytes);
+        }
+    })?;
+    supplied?;
+    done.kept = own_sets::switch(shared, plan)?;
+    Ok(done)
+}
