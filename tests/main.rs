@@ -42,6 +42,7 @@ mod removing;
 mod restoring;
 mod returning;
 mod saying;
+mod services;
 mod setting_up;
 mod settings;
 mod space;

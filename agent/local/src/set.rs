@@ -119,6 +119,15 @@ impl Preset {
         Self::ALL.into_iter().find(|preset| preset.name() == name)
     }
 
+    /// The program that its commands begin with.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Apache => "apache2ctl",
+        }
+    }
+
     /// The directory that Debian and its relatives use for the configuration.
     pub fn directory(self) -> &'static str {
         match self {

@@ -304,6 +304,11 @@ impl Follower {
             return self.postpone(facts, &offer);
         }
         self.interrupt();
+        if let Some(held) = facts.at.filter(|held| facts.fault.is_none() && !offer.base && is_of(&offer, held)) {
+            // Offered before this server said that its commands have ended well.
+            let (revision, outcome, root) = (held.id().0.into(), Outcome::Done.into(), held.header().root.into());
+            return self.send(up::Message::Report(v1::Report { revision, outcome, root, ..v1::Report::default() }));
+        }
         let header = match self.admitted(facts, &offer) {
             Ok(header) => header,
             Err(reason) => {
@@ -750,6 +755,11 @@ impl Follower {
         self.see(Observation::Drift { entries, paths, held, kept });
         self.see(Observation::Away(Some(away).filter(|why| !why.is_empty())));
     }
+}
+
+/// Whether that revision is offered.
+fn is_of(offer: &v1::Offer, header: &SignedHeader) -> bool {
+    offer.header.as_ref().is_some_and(|offered| Hash::of(&offered.header) == header.id().0)
 }
 
 /// The revision that this server says to hold: until its commands have ended well, the one before.

@@ -343,3 +343,26 @@ fn what_was_owed_goes_on_after_a_start() {
         refusal(&member.put(Input::Proved(Ok(())))).is_some_and(|why| why.starts_with("no answer; 1.2 was taken back"))
     );
 }
+
+#[test]
+fn what_is_held_by_now_is_reported_again_where_it_is_offered() {
+    let mut member = Member::new(OnDrift::Report);
+    member.at = Some(member.head.clone());
+    let header = Some(member.head.to_wire());
+    let outputs = member.said(down::Message::Offer(v1::Offer { header, size: 100, to: 10, ..Default::default() }));
+    assert!(done(&outputs) && refusal(&outputs).is_none(), "{outputs:?}");
+}
+
+#[test]
+fn commands_that_run_keep_nobody_from_looking() {
+    let mut member = Member::new(OnDrift::Report);
+    member.offered();
+    member.put(Input::Arrived(Ok(Arrived::Whole)));
+    member.put(Input::Staged(Ok(Validation::Before)));
+    member.put(Input::Changed(Look::Stats));
+    assert!(matches!(member.put(Input::CatchUp).as_slice(), [Output::Look { .. }]));
+    member.put(Input::Validated(Validated::Good));
+    let (root, kept, edits) = (Hash::of(&[2]), Vec::new(), Edits::default());
+    member.put(Input::Switched(Switched::Done { root, stage_us: 1, switch_us: 1, kept, edits, owed: false }));
+    assert!(matches!(member.put(Input::CatchUp).as_slice(), [Output::Look { .. }]), "again after the switch");
+}
