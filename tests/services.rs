@@ -179,7 +179,7 @@ fn haproxy_keeps_serving_whatever_is_published() {
         |member| {
             let (file, home) = (member.web("haproxy.cfg"), member.home.display());
             format!(
-                "validate = 'haproxy -c -q -f {}'\nreload = 'kill -USR2 $(cat {home}/haproxy.pid)'\n\
+                "validate = 'haproxy -c -f {}'\nreload = 'kill -USR2 $(cat {home}/haproxy.pid)'\n\
                  check = 'workers:{home}/haproxy.pid'",
                 file.display()
             )
@@ -212,7 +212,7 @@ fn the_presets_tell_a_good_configuration_from_a_bad_one() {
     }
     let cases = [
         (Preset::Nginx, "nginx.conf", "events {}\n", "events {}\nbogus;\n"),
-        (Preset::Haproxy, "haproxy.cfg", "defaults\n  mode http\n", "defaults\n  mode http\n  bogus here\n"),
+        (Preset::Haproxy, "haproxy.cfg", &haproxy(7, "x"), &haproxy(7, "x").replace("bind", "bond")),
         (Preset::Apache, "apache2.conf", "", "Bogus here\n"),
     ];
     for (preset, file, good, bad) in cases {

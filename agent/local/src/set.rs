@@ -144,7 +144,7 @@ impl Preset {
             Self::Nginx => ("nginx -t -q", "nginx -s reload", "/run/nginx.pid"),
             Self::Haproxy => {
                 let reload = "kill -USR2 \"$(cat /run/haproxy.pid)\"";
-                ("haproxy -c -q -f /etc/haproxy/haproxy.cfg", reload, "/run/haproxy.pid")
+                ("haproxy -c -f /etc/haproxy/haproxy.cfg", reload, "/run/haproxy.pid")
             }
             Self::Apache => ("apache2ctl configtest", "apache2ctl graceful", "/run/apache2/apache2.pid"),
         };

@@ -195,7 +195,7 @@ impl Follower {
             Input::Switched(switched) => self.switched(facts, switched),
             Input::Proved(proved) => self.proved(facts, proved),
             Input::Returned(returned) => self.returned(facts, returned),
-            Input::Owed(owed) => self.owed(owed),
+            Input::Owed(owed) => self.owed(*owed),
             Input::Compared(edits) => self.compared(facts, edits),
             Input::Verified(verified) => self.verified(facts, verified),
             Input::PutBack(kept, edits) => {
@@ -598,7 +598,7 @@ impl Follower {
                 self.work = Activity::Returning(held, complaint.clone());
                 self.outputs.push(Output::Return(complaint));
             }
-            Some(Back::Came(from, complaint)) => self.prove(held, Way::Back(from, complaint)),
+            Some(Back::Came(from, complaint)) => self.prove(held, Way::Back(*from, complaint)),
         }
     }
 

@@ -161,7 +161,7 @@ impl Member {
         let (held, owed) = (self.position.at.clone()?, self.position.owed.as_ref()?);
         let back = owed.refused.clone().map(|Refused { header, complaint }| match held.id() == header.id() {
             true => Back::Goes(complaint),
-            false => Back::Came(header, complaint),
+            false => Back::Came(Box::new(header), complaint),
         });
         Some(follower::Owed { held, root: self.sets.tree.root(), back })
     }

@@ -99,7 +99,7 @@ pub enum Input {
     /// The answer to [`Output::Return`].
     Returned(Result<Returned, String>),
     /// The role begins, and the commands of the revision that the sets hold had not ended.
-    Owed(Owed),
+    Owed(Box<Owed>),
     /// The sets were compared with the revision.
     Compared(Edits),
     /// The answer to [`Output::Verify`].
@@ -180,7 +180,7 @@ pub enum Back {
     /// The sets still hold the revision that is refused.
     Goes(Complaint),
     /// The sets hold the one before it; its commands are owed.
-    Came(SignedHeader, Complaint),
+    Came(Box<SignedHeader>, Complaint),
 }
 
 /// The sets hold the revision before.

@@ -327,18 +327,18 @@ fn what_was_owed_goes_on_after_a_start() {
     let owed = |member: &Member, back| Owed { held: member.head.clone(), root: Hash::of(&[2]), back };
     let mut member = Member::new(OnDrift::Report);
     let forward = owed(&member, None);
-    assert!(proves(&member.put(Input::Owed(forward))));
+    assert!(proves(&member.put(Input::Owed(Box::new(forward)))));
     assert!(done(&member.put(Input::Proved(Ok(())))));
 
     let mut member = Member::new(OnDrift::Report);
     let goes = owed(&member, Some(Back::Goes(complaint("no answer"))));
-    assert!(matches!(member.put(Input::Owed(goes)).as_slice(), [Output::Return(_)]));
+    assert!(matches!(member.put(Input::Owed(Box::new(goes))).as_slice(), [Output::Return(_)]));
     assert!(proves(&member.returned()));
 
     let mut member = Member::new(OnDrift::Report);
-    let came = Some(Back::Came(member.head.clone(), complaint("no answer")));
+    let came = Some(Back::Came(Box::new(member.head.clone()), complaint("no answer")));
     let came = Owed { held: member.at.clone().expect("the first"), ..owed(&member, came) };
-    assert!(proves(&member.put(Input::Owed(came))));
+    assert!(proves(&member.put(Input::Owed(Box::new(came)))));
     assert!(
         refusal(&member.put(Input::Proved(Ok(())))).is_some_and(|why| why.starts_with("no answer; 1.2 was taken back"))
     );
