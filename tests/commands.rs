@@ -256,3 +256,15 @@ fn a_manager_whose_service_fails_says_so_and_a_rollback_helps() {
     farm.wait_equal();
     serves(farm.manager(), "two");
 }
+
+#[test]
+fn what_the_revision_has_is_served_again_after_edits_were_put_back() {
+    let farm = farm(service);
+    let member = farm.member(1);
+    member.write("index.html", "mine");
+    farm.wait_server(member, "drifted", |shown| shown.drift_entries == 1);
+    run(Command::new("cp").arg(member.web("index.html")).arg(member.home.join("served"))).success();
+    member.command(&["drift", "revert", "member1", "--yes"]).success();
+    serves(member, "one");
+    farm.wait_in_sync();
+}

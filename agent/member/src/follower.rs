@@ -68,6 +68,8 @@ struct Proving {
 
 #[derive(Debug)]
 enum Way {
+    /// The same one, of which edits were put back.
+    Stay,
     /// To the new revision; this is reported when they end well.
     Forward(v1::Report),
     /// Back from that one.
@@ -198,9 +200,12 @@ impl Follower {
             Input::Owed(owed) => self.owed(*owed),
             Input::Compared(edits) => self.compared(facts, edits),
             Input::Verified(verified) => self.verified(facts, verified),
-            Input::PutBack(kept, edits) => {
+            Input::PutBack { kept, edits, owed } => {
                 self.observe(facts, edits);
                 self.say_drift(kept);
+                if let Some(held) = facts.at.filter(|_| owed) {
+                    self.prove(held.clone(), Way::Stay);
+                }
             }
             Input::Failed(reason) => self.failed(facts.at, reason),
         }
@@ -512,6 +517,11 @@ impl Follower {
         let Activity::Proving(proving) = self.end() else { return };
         let Proving { header, way } = *proving;
         match (way, proved) {
+            (Way::Stay, Ok(())) => self.outputs.push(Output::Proved),
+            (Way::Stay, Err(complaint)) => {
+                self.outputs.push(Output::Proved);
+                self.failed(Some(&header), format!("after edits were put back: {}", complaint.reason));
+            }
             (Way::Forward(report), Ok(())) => {
                 self.outputs.extend([Output::Proved, Output::Show]);
                 self.done(header, report);

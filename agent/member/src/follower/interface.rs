@@ -104,8 +104,15 @@ pub enum Input {
     Compared(Edits),
     /// The answer to [`Output::Verify`].
     Verified(Result<(v1::Verified, Edits), String>),
-    /// Edits were put back, and kept as these kept copies.
-    PutBack(Vec<String>, Edits),
+    /// Edits were put back.
+    PutBack {
+        /// The kept copies.
+        kept: Vec<String>,
+        /// The edits that are there now.
+        edits: Edits,
+        /// Commands are to show that the services work with what is back.
+        owed: bool,
+    },
     /// Putting edits back has failed in the middle of the switch.
     Failed(String),
 }
