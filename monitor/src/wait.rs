@@ -31,7 +31,10 @@ enum Way {
 ///
 /// A server that answers and holds a later revision counts, too: it had `head`, or its replacement.
 pub fn reached(status: &FarmStatus, head: Number, servers: Option<&[ServerName]>) -> Verdict {
-    let members = |server: &&ServerStatus| server.role == Role::Member;
+    // A manager whose own service fails is no good end of a wait.
+    let members = |server: &&ServerStatus| {
+        server.role == Role::Member || (server.role == Role::Manager && server.state == State::Error)
+    };
     judge(status, head, servers, members, way)
 }
 

@@ -47,7 +47,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 
 fn text(DiscardReply { entries, first, kept }: &DiscardReply, dry_run: bool) -> String {
     match (entries, dry_run) {
-        (0, _) => "there are no edits: the sets equal the head revision; nothing was changed".to_owned(),
+        (0, _) => "there are no edits there; nothing was changed".to_owned(),
         (_, true) => format!("{}\n(nothing was changed)", listed("would drop the edits of:", first, *entries)),
         (_, false) => {
             let dropped = listed("as in the head revision again:", first, *entries);
@@ -69,6 +69,6 @@ mod tests {
             "as in the head revision again:\n  ~ web:a\nthe dropped content is kept in /var/x"
         );
         assert!(text(&reply, true).ends_with("(nothing was changed)"));
-        assert!(text(&DiscardReply::default(), false).starts_with("there are no edits"));
+        assert!(text(&DiscardReply::default(), false).starts_with("there are no edits there"));
     }
 }

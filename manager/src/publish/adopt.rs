@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     advice::{Advice, Advise},
     entry::Chunk,
@@ -95,7 +96,10 @@ pub enum AdoptError {
     Failed(#[from] Failed),
     /// They are in the manager's sets, but there is no revision of them yet.
     #[error("the edits are in the manager's sets, but are not published yet")]
-    Publish(#[from] PublishError),
+    Publish(#[source] PublishError),
+    /// A command of the set on this server refuses the content, and the manager's sets are as they were.
+    #[error("refused, and the manager's sets are as they were: {}", .0.reason)]
+    Rejected(Complaint),
 }
 
 impl From<SwitchError> for AdoptError {
@@ -103,6 +107,15 @@ impl From<SwitchError> for AdoptError {
         match error {
             SwitchError::Refused(refused) => refused.into(),
             SwitchError::Failed(failed) => failed.into(),
+        }
+    }
+}
+
+impl From<PublishError> for AdoptError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Rejected(complaint) => Self::Rejected(complaint),
+            other => Self::Publish(other),
         }
     }
 }
@@ -118,6 +131,7 @@ impl Advise for AdoptError {
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
             Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),
             Self::Publish(publish) => publish.advice(),
+            Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether drift keep NAME --accept")),
             Self::Disputed(_) => Some(decide()),
             Self::Malformed(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_local::prove;
+use bellwether_local::prove::{self, Commands};
 use bellwether_proto::{
     advice::Advise,
     clock::{micros, now_ms},
@@ -59,9 +59,11 @@ use crate::{
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// The pause before a failed base is tried again.
 const BASE_RETRY: Duration = Duration::from_secs(30);
-/// The interval of bases that members want: the first and the longest. It doubles each time, until none was wanted for
-/// twice the longest. A lane waits for it, but a member that refuses every revision costs no more than that.
-const BASE_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The longest pause between two bases that members want. It is otherwise [`BASE_SHARE`] times as long as the last one took to
+/// make: a lane waits for it, and a member that refuses every revision costs no more than that share.
+const BASE_EVERY: Duration = Duration::from_secs(30);
+/// See [`BASE_EVERY`].
+const BASE_SHARE: u32 = 20;
 /// The pause between a publish and a due base of it.
 const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
 /// The most notices of one set in the status.
@@ -130,30 +132,28 @@ pub(crate) struct Times {
     full: Instant,
     young: Option<(Instant, Look)>,
     base: Option<Instant>,
-    /// The last base that a member wanted, and the pause before the next one.
-    wanted: Option<(Instant, Duration)>,
+    /// When the last base that a member wanted is, or was, due.
+    wanted: Option<Instant>,
+    /// How long the last base took.
+    base_took: Duration,
 }
 
 impl Times {
     /// `full_now`: the machine was started since, so stats are not trusted.
     pub(crate) fn new(now: Instant, full_now: bool, full: Duration) -> Self {
         let full = if full_now { now } else { now + full };
-        Self { rescan: now + RETRY.0, full, young: None, base: None, wanted: None }
+        Self { rescan: now + RETRY.0, full, young: None, base: None, wanted: None, base_took: Duration::ZERO }
     }
 
     /// Notes that a member wants a base.
     fn want_base(&mut self, now: Instant) {
-        if self.wanted.zip(self.base).is_some_and(|((coming, _), base)| base <= coming) {
+        if self.wanted.zip(self.base).is_some_and(|(coming, base)| base <= coming) {
             // It is due already.
             return;
         }
-        let (at, next) = match self.wanted {
-            Some((last, pause)) if now < last + BASE_EVERY.1 * 2 => {
-                (now.max(last + pause), (pause * 2).min(BASE_EVERY.1))
-            }
-            Some(_) | None => (now, BASE_EVERY.0),
-        };
-        self.wanted = Some((at, next));
+        let pause = (self.base_took * BASE_SHARE).min(BASE_EVERY);
+        let at = self.wanted.map_or(now, |last| now.max(last + pause));
+        self.wanted = Some(at);
         self.base = Some(self.base.map_or(at, |base| base.min(at)));
     }
 }
@@ -238,6 +238,7 @@ impl Publisher {
         }
         self.tell_sets();
         self.end_hold().await;
+        self.prove_what_is_there();
         loop {
             let next = self.next();
             tokio::select! {
@@ -290,7 +291,7 @@ impl Publisher {
     }
 
     fn next(&self) -> Instant {
-        let Times { rescan, full, young, base, wanted: _ } = &self.times;
+        let Times { rescan, full, young, base, wanted: _, base_took: _ } = &self.times;
         let dirty = self.dirty.due(self.limits());
         let young = young.as_ref().map(|(at, _)| *at);
         [self.early_at(), dirty, young, *base, self.waiting.due()]
@@ -406,7 +407,7 @@ impl Publisher {
         let work = move || change(&shared, (&known, &waiting), &asked, request);
         let seen = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
         let Some(seen) = seen else { return Ok(Changed { revision: None }) };
-        Ok(match self.settle(seen)? {
+        Ok(match self.settle_made(seen).await? {
             (Outcome::Published(head, _), _) => Changed { revision: Some(head.stored.header.clone()) },
             (_, unread) if !unread.is_empty() => return Err(PublishError::Waits(unread.join(", ")).into()),
             (Outcome::Same | Outcome::Held(_), _) => Changed { revision: None },
@@ -456,7 +457,7 @@ impl Publisher {
         let Some(seen) = seen else { return Ok(back) };
         // Those edits are found again.
         self.times.rescan = Instant::now();
-        match self.settle(seen)? {
+        match self.settle_made(seen).await? {
             (Outcome::Published(head, _), _) => back.revision = Some(head.stored.header.clone()),
             (_, unread) if !unread.is_empty() => return Err(PublishError::Waits(unread.join(", ")).into()),
             (Outcome::Same | Outcome::Held(_), _) => {}
@@ -526,10 +527,11 @@ impl Publisher {
     async fn attempt(&mut self, work: PublishTask) -> Result<(Outcome, Vec<String>), PublishError> {
         self.early = None;
         tracing::debug!("{}", work.why());
+        let made = matches!(work, PublishTask::Made(..));
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let publish = move || work.publish(&shared, (&known, &waiting));
         let seen = tokio::task::spawn_blocking(publish).await.map_err(|_| PublishError::Stopping)?;
-        self.settle(seen)
+        if made { Box::pin(self.settle_made(seen)).await } else { self.settle(seen) }
     }
 
     /// Takes the findings of a publish; returns its outcome, and the entries that could not be published, for people.
@@ -548,6 +550,20 @@ impl Publisher {
         }
         self.tell_unpublished(&outcome);
         outcome.map(|outcome| (outcome, unread))
+    }
+
+    /// As [`Self::settle`], for a change that was made here to be published. One that a command refuses is out of the sets again:
+    /// they are looked at, so that nothing is called unpublished that is not there.
+    async fn settle_made(
+        &mut self,
+        seen: Result<RoundResult, PublishError>,
+    ) -> Result<(Outcome, Vec<String>), PublishError> {
+        let settled = self.settle(seen);
+        if matches!(settled, Err(PublishError::Rejected(_))) {
+            self.dirty.take();
+            self.round(PublishTask::Look(Look::Stats)).await;
+        }
+        settled
     }
 
     fn take(&mut self, seen: RoundResult) -> Result<Outcome, PublishError> {
@@ -604,15 +620,38 @@ impl Publisher {
         failpoints::hit("publish.announced");
     }
 
+    /// As the role begins: what was due as it ended, here or at a member, is not known. The services take the files that are
+    /// there, unless a command refuses them: then these are edits that are not published.
+    fn prove_what_is_there(&mut self) {
+        let commands: Commands = self
+            .shared
+            .commands
+            .iter()
+            .filter(|(_, own)| !own.is_empty())
+            .map(|(set, own)| (set.clone(), own.clone()))
+            .collect();
+        if !commands.is_empty() {
+            let head = self.shared.head.borrow().clone();
+            self.begin_to_prove(&head, commands, true);
+        }
+    }
+
     /// Has this server's own services take the files of a new head. A failure is this server's error until the next publish.
     fn prove(&mut self, head: &Head, before: &Tree) {
         let commands = self.shared.commands_for(&before.diff(&head.tree));
-        if commands.is_empty() {
-            return;
+        if !commands.is_empty() {
+            self.begin_to_prove(head, commands, false);
         }
+    }
+
+    fn begin_to_prove(&mut self, head: &Head, commands: Commands, validates: bool) {
         let (shared, number) = (self.shared.clone(), head.stored.header.number());
         let span = tracing::error_span!("publish", revision = %number);
         let proving = async move {
+            if validates && let Err(complaint) = prove::validate(&commands).await {
+                tracing::warn!(complaint.reason, "the files of this manager are refused: nothing is reloaded");
+                return;
+            }
             let began = Instant::now();
             let observed = match prove::prove(&commands, false, |_| {}).await {
                 Ok(()) => Observation::Done { revision: number, micros: micros(began), kept: Vec::new() },
@@ -697,9 +736,10 @@ impl Publisher {
                 round::base(&shared, REVISIONS)
             })
         };
+        let began = Instant::now();
         let built = tokio::task::spawn_blocking(build).await;
         let _span = span.entered();
-        self.times.base = None;
+        (self.times.base, self.times.base_took) = (None, began.elapsed());
         match built {
             // Lanes that wait for it plan anew.
             Ok(Ok(())) => self.shared.head.send_modify(|_| {}),
@@ -753,26 +793,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_that_is_wanted_comes_soon_but_not_again_and_again() {
+    fn a_base_that_is_wanted_comes_soon_but_costs_no_more_than_its_share() {
         let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
         let mut times = Times::new(start, false, Duration::from_secs(3_600));
-        let mut built = |wanted: u64| {
-            times.want_base(at(wanted));
-            times.want_base(at(wanted));
-            times.base.take().map(|base| (base - start).as_secs())
+        let mut built = |now: Instant, took: u64| {
+            times.want_base(now);
+            times.want_base(now);
+            times.base_took = Duration::from_millis(took);
+            times.base.take().map(|base| base - start)
         };
-        assert_eq!(built(0), Some(0));
-        // A second fork need not wait, but a member that wants a base for every revision must.
-        let mut now = 0;
-        let mut waited = Vec::new();
-        for _ in 0..8 {
-            let next = built(now).expect("it comes");
-            waited.push(next - now);
-            now = next;
-        }
-        assert_eq!(waited, [1, 2, 4, 8, 16, 30, 30, 30]);
-        assert_eq!(built(now + 60), Some(now + 60), "as at first");
-        assert_eq!(built(now + 60), Some(now + 61));
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(built(start, 5), ms(0));
+        assert_eq!(built(start + Duration::from_millis(10), 5), ms(100), "one that is soon made comes soon again");
+        assert_eq!(built(start + Duration::from_secs(1), 60_000), ms(1_000));
+        assert_eq!(built(start + Duration::from_secs(2), 5), ms(31_000), "no pause is longer");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -94,7 +95,19 @@ pub enum ChangeError {
     Rules(#[from] ScanError),
     /// The file was changed at the manager, but there is no revision of it yet.
     #[error("the file was changed at the manager, but is not published yet")]
-    Publish(#[from] PublishError),
+    Publish(#[source] PublishError),
+    /// A command of the set on this server refuses the content, and the manager's sets are as they were.
+    #[error("refused, and the manager's sets are as they were: {}", .0.reason)]
+    Rejected(Complaint),
+}
+
+impl From<PublishError> for ChangeError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Rejected(complaint) => Self::Rejected(complaint),
+            other => Self::Publish(other),
+        }
+    }
 }
 
 impl Advise for ChangeError {
@@ -106,6 +119,7 @@ impl Advise for ChangeError {
             }
             Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Publish(publish) => publish.advice(),
+            Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),
             Self::Frightening(file, _) => {
                 Some(Advice::run("if that is meant", format!("bellwether rm --accept {file}")))
             }

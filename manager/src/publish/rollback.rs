@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
+use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -137,7 +138,10 @@ pub enum RollbackError {
     Failed(#[from] Failed),
     /// It is in the manager's sets, but there is no revision of it yet.
     #[error("the content is in the manager's sets, but is not published yet")]
-    Publish(#[from] PublishError),
+    Publish(#[source] PublishError),
+    /// A command of the set on this server refuses the content, and the manager's sets are as they were.
+    #[error("refused, and the manager's sets are as they were: {}", .0.reason)]
+    Rejected(Complaint),
 }
 
 impl From<SwitchError> for RollbackError {
@@ -145,6 +149,15 @@ impl From<SwitchError> for RollbackError {
         match error {
             SwitchError::Refused(refused) => refused.into(),
             SwitchError::Failed(failed) => failed.into(),
+        }
+    }
+}
+
+impl From<PublishError> for RollbackError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Rejected(complaint) => Self::Rejected(complaint),
+            other => Self::Publish(other),
         }
     }
 }
@@ -164,6 +177,7 @@ impl Advise for RollbackError {
             Self::Frightening { .. } => Some(Advice::say("if that is meant, give the command again with --accept")),
             Self::Hold(edit) => edit.advice(),
             Self::Publish(publish) => publish.advice(),
+            Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),
             Self::Disputed(_) => Some(decide()),
             Self::Malformed(_) | Self::History(..) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,
         }

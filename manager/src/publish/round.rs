@@ -103,7 +103,7 @@ impl Advise for PublishError {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
             Self::Rejected(_) => Some(
                 Advice::say("correct the files")
-                    .or(&Advice::run("to drop the edits, at the manager", "bellwether discard")),
+                    .or(&Advice::run("or, to drop the edits, at the manager", "bellwether discard")),
             ),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::Disputed(_) => Some(decide()),

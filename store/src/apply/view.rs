@@ -69,7 +69,8 @@ pub(super) fn write(work: &Work) -> io::Result<PathBuf> {
     let mut layers = Vec::new();
     for (number, area) in work.areas.iter().enumerate() {
         let operations = work.journal.operations.iter().filter(|operation| operation.set == number);
-        let root = area.root().filter(|_| operations.clone().all(|operation| !operation.path.is_root()));
+        let makes = |operation: &super::journal::Operation| operation.path.is_root() && operation.act == Act::Put;
+        let root = area.root().filter(|_| !operations.clone().any(makes));
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{} is not there yet", area.path.display()));
         let root = fstat(root.ok_or_else(missing)?)?;
         let (mut bytes, mut entries) = (0, 0);

@@ -1,5 +1,7 @@
 //! `validate`, `reload` and `check` of a `[[set]]`: a command as a string, or a table that says more.
 
+use std::time::Duration;
+
 use bellwether_local::{
     check::{Check, Probe},
     set::{Command, Preset, SetCommands, TIMEOUT},
@@ -97,7 +99,12 @@ impl Commands<'_> {
         let user = |own: &Option<String>| own.as_ref().or(self.user).cloned();
         let time = |name: &str, text: &Option<String>, default| match text {
             None => Ok(default),
-            Some(text) => duration::parse(text).map_err(|what| value(name, text).wrong(what)),
+            Some(text) => match duration::parse(text) {
+                Ok(Duration::ZERO) if name != "check: interval" => {
+                    Err(value(name, text).wrong("it must be more than 0"))
+                }
+                parsed => parsed.map_err(|what| value(name, text).wrong(what)),
+            },
         };
         let command = |name: &str, written: &OneCommand| {
             let (run, own, timeout) = match written {
@@ -142,7 +149,7 @@ impl Commands<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     use super::*;
     use crate::config::file::parse;
@@ -198,6 +205,7 @@ mod tests {
         for (text, named) in [
             ("preset = 'iis'", "preset: 'iis' is not one of: nginx, haproxy, apache"),
             ("validate = ''", "validate: an empty command"),
+            ("reload = { run = 'x', timeout = '0s' }", "reload: it must be more than 0"),
             ("reload = { run = 'x', timeout = '5' }", "reload: '5' is not a duration"),
             ("check = 'https://x/'", "check: a check over https is a command"),
             ("check = { probe = 'x', interval = 'soon' }", "check: interval: 'soon' is not a duration"),

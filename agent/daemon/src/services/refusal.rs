@@ -150,7 +150,7 @@ impl Refusal for ChangeError {
             Self::Malformed(_) => Code::InvalidArgument,
             // The file was changed but not published, so this is not a refusal without effect.
             Self::Replace(ReplaceError::Io(..)) => Code::Internal,
-            Self::Publish(PublishError::Rejected(_)) => Code::FailedPrecondition,
+            Self::Rejected(_) => Code::FailedPrecondition,
             Self::Publish(_) => Code::Internal,
             Self::Disputed(_)
             | Self::NoSet(_)
@@ -173,6 +173,7 @@ impl Refusal for AdoptError {
             | Self::Unknown(_)
             | Self::Unfit(_)
             | Self::Frightening(_)
+            | Self::Rejected(_)
             | Self::Refused(_) => Code::FailedPrecondition,
             Self::Malformed(_) => Code::InvalidArgument,
             Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
@@ -203,7 +204,7 @@ impl Refusal for RollbackError {
             | Self::OtherRules
             | Self::Frightening { .. }
             | Self::Refused(_) => Code::FailedPrecondition,
-            Self::Publish(PublishError::Rejected(_)) => Code::FailedPrecondition,
+            Self::Rejected(_) => Code::FailedPrecondition,
             Self::History(..) | Self::Scan(_) | Self::Failed(_) | Self::Publish(_) => Code::Internal,
         }
     }
