@@ -42,7 +42,7 @@ impl Member {
             return Err(AskError::Missing(missing.len()));
         }
         let (kept, sets) = match switch(self, plan)? {
-            Ok(done) => done,
+            Ok(Done { kept, sets }) => (kept, sets),
             Err(failed) => {
                 let reason = chain(&failed);
                 self.put(follower::Input::Failed(reason.clone()));
@@ -56,8 +56,14 @@ impl Member {
     }
 }
 
-/// The position stays: the sets hold what it names, and fewer edits on top. The kept copies, and the sets that changed.
-fn switch(member: &mut Member, plan: Plan) -> Result<Result<(Vec<String>, Vec<SetName>), Failed>, Refused> {
+/// A switch back that is done: the kept copies, and the sets that changed.
+struct Done {
+    kept: Vec<String>,
+    sets: Vec<SetName>,
+}
+
+/// The position stays: the sets hold what it names, and fewer edits on top.
+fn switch(member: &mut Member, plan: Plan) -> Result<Result<Done, Failed>, Refused> {
     let staged = plan.staged()?;
     let sets = staged.sets();
     let switched = match staged.begin(None)?.switch() {
@@ -68,7 +74,7 @@ fn switch(member: &mut Member, plan: Plan) -> Result<Result<(Vec<String>, Vec<Se
     let kept = switched.kept.clone();
     drop(switched.release());
     member.settle_log();
-    Ok(Ok((kept, sets)))
+    Ok(Ok(Done { kept, sets }))
 }
 
 /// An edit in one line; `before`: the revision has something there.
