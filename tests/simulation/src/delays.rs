@@ -49,8 +49,10 @@ impl Delays {
         }
     }
 
-    /// Begins the peace: every disk has space.
+    /// Begins the peace: every disk has space, and no machine refuses a revision.
     pub(crate) fn end(history: &History) {
-        history.world.borrow_mut().full.clear();
+        let mut world = history.world.borrow_mut();
+        world.full.clear();
+        world.refusing = false;
     }
 }

@@ -64,6 +64,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
         && old != new
     {
         position(state, &name, old, new);
+        in_its_wave(state, &after, new);
     }
     if after.at != before.at
         && let Some(at) = &after.at
@@ -88,6 +89,15 @@ fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &Sign
     let back = to.epoch < from.epoch || (to.epoch == from.epoch && to.sequence <= from.sequence);
     if back {
         state.breaks(format!("3: {name} went from revision {from} to {to}"));
+    }
+}
+
+/// Judges that a member takes a revision that changes something only when a plan let it, or a person asked.
+fn in_its_wave(state: &mut State, disk: &Disk, new: &SignedHeader) {
+    let name = &disk.name;
+    let waves = disk.record().is_some_and(|record| record.record().policy.rollout.is_some());
+    if waves && !state.changes_nothing(new) && !state.may_hold.contains(&(new.id(), name.clone())) {
+        state.breaks(format!("{name} takes revision {} before its wave", new.number()));
     }
 }
 

@@ -76,7 +76,7 @@ impl Farm {
             head: self.revisions[head - 1].clone(),
             published: self.start.at,
             procedures: None,
-            order: Order::Now,
+            order: Order { later: false, released: None },
         };
         let (manager, deadlines) = (self.key.public(), Deadlines::default());
         let ends = Ends { server: "a".parse().unwrap(), manager, deadlines };
