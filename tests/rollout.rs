@@ -99,6 +99,14 @@ fn the_second_failure_in_a_wave_stops_it_and_only_a_person_publishes_then() {
     wait_rollout(&farm, "the correction at all", |rollout| rollout.state == RolloutState::Done);
     farm.wait_equal();
     assert!(!seen(farm.member(4)).contains("bad"), "member4 has staged: {}", seen(farm.member(4)));
+    // A person's rollback goes to all at once, although the next wave would have to wait.
+    farm.manager().command(&["group", "set", "--soak", "1h", "--stop-at", "1"]).success();
+    farm.manager().write("index.html", "bad member1");
+    wait_rollout(&farm, "another stop", |rollout| rollout.state == RolloutState::Stopped);
+    farm.manager().command(&["rollback", "--yes"]).success();
+    wait_rollout(&farm, "the way back", |rollout| rollout.state == RolloutState::TakenBack);
+    farm.wait_equal();
+    assert_eq!(content(farm.member(4)), "fine");
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub struct Rollback {
     pub accept: bool,
     /// Whether to hold watching until `resume`.
     pub hold: bool,
-    /// The stopped revision that the manager itself takes back; none: a person asks.
+    /// The stopped revision that this takes back: then it goes to all members at once.
     pub takes_back: Option<Number>,
 }
 

@@ -118,6 +118,12 @@ impl Rollouts {
         self.plan.borrow().stopped(head.id()).map(|status| status.revision)
     }
 
+    /// Whether that member waits for its wave.
+    pub(crate) fn hold(&self, server: &ServerName) -> bool {
+        let plan = self.plan.borrow();
+        plan.status.is_some() && plan.released_to(server).is_none()
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
