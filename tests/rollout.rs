@@ -93,6 +93,8 @@ fn the_second_failure_in_a_wave_stops_it_and_only_a_person_publishes_then() {
     assert!(why.contains("the rollout of 1.2 is stopped"), "{why}");
     let put = farm.manager().command_with_input(&["put", "web:other.html", "--yes"], "mine");
     assert!(put.code == Some(3) && put.stderr.contains("the rollout of 1.2 is stopped"), "{put}");
+    let all = farm.manager().command(&["sync"]);
+    assert!(all.code == Some(3) && all.stderr.contains("no server was asked"), "{all}");
     let status = farm.manager().command(&["status"]);
     assert!(status.stdout.contains("rollout of 1.2 · stopped in wave 2 of 3"), "{status}");
     farm.manager().command(&["publish", "--message", "fixed"]).success();
@@ -139,12 +141,16 @@ fn a_person_stops_and_continues_it_and_a_member_that_was_late_catches_up() {
     let stopped = wait_rollout(&farm, "the stop", |rollout| rollout.state == RolloutState::Stopped);
     assert!(stopped.reason.is_some_and(|reason| reason.contains("stopped it")));
     farm.server_mut(0).kill();
+    farm.manager().write("other.html", "edited meanwhile");
     farm.server_mut(0).start();
+    farm.wait_status("the edit held", |status| status.unpublished.is_some());
     wait_rollout(&farm, "the stop after a restart", |rollout| rollout.state == RolloutState::Stopped);
     let again = decide(&farm, "stop").success();
     assert!(again.stdout.contains("stopped already"), "{again}");
+    assert_eq!(farm.status().head.map(|head| head.to_string()).as_deref(), Some("1.2"));
     decide(&farm, "continue").success();
-    wait_rollout(&farm, "the soak again", |rollout| rollout.state == RolloutState::Soaking);
+    let soaks = |rollout: &RolloutStatus| rollout.state == RolloutState::Soaking && rollout.revision.sequence == 3;
+    wait_rollout(&farm, "the soak of the edit that was held", soaks);
     assert_eq!(content(farm.member(2)), "one");
     farm.manager().command(&["group", "set", "--soak", "0s"]).success();
     let done = wait_rollout(&farm, "the end", |rollout| rollout.state == RolloutState::Done);

@@ -153,6 +153,7 @@ impl Manager {
             epoch::begin(&begun)
         };
         tokio::task::spawn_blocking(begin).await.map_err(|_| StartError::Stopping)??;
+        shared.rollouts.begin(shared.record.borrow().record(), &shared.head.borrow().stored.header);
         tell(&shared);
         Ok(run(shared, tokens, balancers, (known, believed), &alarm, &shutdown))
     }

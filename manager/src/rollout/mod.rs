@@ -101,6 +101,11 @@ impl Rollouts {
         })
     }
 
+    /// Makes the plan by the saved state, before any task runs: a rollout that was stopped is stopped from the beginning.
+    pub(crate) fn begin(&self, record: &Record, head: &SignedHeader) {
+        self.plan.send_replace(Arc::new(self.look(record, head)));
+    }
+
     /// Takes a report of a member's lane.
     pub(crate) fn observe(&self, server: &ServerName, observation: &Observation) {
         if locked(&self.machine).observe(server, observation) {

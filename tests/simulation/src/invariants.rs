@@ -11,7 +11,12 @@ use bellwether_proto::{
 };
 
 pub(crate) use self::procedures::unfinished;
-use crate::{changes::Changes, disk::Disk, keys, world::State};
+use crate::{
+    changes::Changes,
+    disk::{Disk, Sets},
+    keys,
+    world::State,
+};
 
 /// An epoch that no history reaches by steps.
 const USED_UP: u64 = 1_000_000;
@@ -159,9 +164,16 @@ impl State {
         self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)))
     }
 
-    /// Notes the changes that a hardware fault has just destroyed.
+    /// Notes the changes that a hardware fault has just destroyed. An interrupted switch is no copy, because recovery may take it
+    /// back.
     pub(crate) fn note_destroyed(&mut self) {
-        let gone = self.promised.without(self.somewhere());
+        let of = |disk: &Disk| {
+            let interrupted = Disk { sets: Sets { revision: None, ..disk.sets }, ..disk.clone() };
+            let disk = if disk.is_whole() { disk } else { &interrupted };
+            disk.kept.and(disk.sets.edits).and(self.revisions(disk))
+        };
+        let there = self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)));
+        let gone = self.promised.without(there);
         self.destroyed = self.destroyed.and(gone);
     }
 

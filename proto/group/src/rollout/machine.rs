@@ -61,7 +61,7 @@ pub enum Released {
     All,
     /// These members.
     Only(BTreeSet<ServerName>),
-    /// No member: the head was not looked at.
+    /// No member: the head was not looked at, or its rollout is stopped.
     #[default]
     Nobody,
 }
@@ -151,26 +151,27 @@ impl Rollout {
     /// Looks at the head under that record. `now_ms` is of any clock that does not go back.
     pub fn look(&mut self, record: &Record, head: &SignedHeader, now_ms: u64) -> Plan {
         self.begin(head.number());
+        let Some(policy) = &record.policy.rollout else {
+            (self.kept.done, self.kept.stopped) = (true, None);
+            return Plan::default();
+        };
         let members: BTreeSet<&ServerName> = members(record).collect();
         self.members.retain(|name, _| members.contains(name));
         let standings = self.standings(&members, head.number());
-        let policy = record.policy.rollout.as_ref().filter(|_| !goes_to_all(head, &record.policy));
-        if policy.is_none() {
-            (self.kept.done, self.kept.stopped) = (true, None);
-        }
-        if record.policy.rollout.is_none() {
-            return Plan::default();
-        }
         let mut plan = Plan { revision: Some(head.id()), released: Released::All, ..Plan::default() };
-        let Some(policy) = policy else {
+        if goes_to_all(head, &record.policy) {
+            (self.kept.done, self.kept.stopped) = (true, None);
             plan.status = self.taken_back(head, &standings);
             return plan;
-        };
+        }
         let waves = waves(policy, standings.len());
         let state = self.state(policy, &standings, now_ms);
-        if state != RolloutState::Done {
-            plan.released = Released::Only(self.due.clone());
-        }
+        plan.released = match state {
+            RolloutState::Done => Released::All,
+            // Members that are due and have not begun with it do not begin any more.
+            RolloutState::Stopped => Released::Nobody,
+            RolloutState::Running | RolloutState::Soaking | RolloutState::TakenBack => Released::Only(self.due.clone()),
+        };
         let stop = self.kept.stopped.as_ref();
         plan.next_ms = self.good_ms.filter(|_| state == RolloutState::Soaking).map(|good| good + policy.soak_ms);
         plan.take_back = stop.filter(|stop| policy.take_back && !stop.by_person).map(|stop| TakeBack {
