@@ -153,6 +153,8 @@ fn what_the_watch_published_says_so() {
     farm.wait_status("the revision", |status| status.head.is_some_and(|head| head.sequence > 1));
     let log = json(farm.manager().command(&["log", "--json"]));
     assert_eq!(log["revisions"][0]["author"], "file watch at manager");
+    let formed = json(farm.manager().command(&["show", "1.1", "--json"]));
+    assert!(formed["new"]["author"].as_str().is_some_and(|author| author.ends_with(" at manager")), "{formed}");
     farm.manager().command(&["publish", "--label", "Wrong=x"]).refused().says(&["'Wrong' is not a label's name"]);
     farm.manager().command(&["publish", "--label", "accepted=x"]).refused().says(&["reserved"]);
     farm.manager().command(&["publish", "--label", "none"]).exits(2).says(&["NAME=VALUE"]);

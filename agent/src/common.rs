@@ -8,7 +8,7 @@ use std::{
 
 use bellwether_daemon::config::{self, Config, ConfigError, Flags, Given, Places, duration};
 use bellwether_proto::{error::chain, v1::admin_client::AdminClient};
-use bellwether_store::state::layout::Layout;
+use bellwether_store::{attributes::Names, state::layout::Layout};
 use tonic::{Status, transport::Channel};
 
 use crate::{
@@ -186,11 +186,17 @@ fn missing(file: &Path) -> CommandError {
         .hint("`bellwether init` and `bellwether join` write one")
 }
 
-/// The user that runs the command, as far as the machine knows.
+/// The user that runs the command, as far as the machine knows: the login name behind sudo, or the account.
 pub fn author() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|key| std::env::var(key).ok());
-    named
-        .into_iter()
-        .find(|name| !name.is_empty())
-        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+    named.into_iter().find(|name| !name.is_empty()).unwrap_or_else(account)
+}
+
+/// The account that this process has.
+fn account() -> String {
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    match Names::new().owner(uid, gid).user.to_string() {
+        number if number == uid.to_string() => format!("uid {number}"),
+        name => name,
+    }
 }

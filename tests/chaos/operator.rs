@@ -97,6 +97,11 @@ impl Operator {
         if own_halt(chaos, &status, manager) {
             return;
         }
+        if status.unpublished.as_ref().is_some_and(|why| why.contains("promote --self --force")) {
+            // Another one led in this epoch, and the manager accepts no change until a higher one.
+            insist(chaos, manager);
+            return;
+        }
         let mut astray = BTreeSet::new();
         for index in (0..SERVERS).filter(|index| *index != manager) {
             let name = chaos.name(index);

@@ -59,7 +59,7 @@ fn records(manager: &Manager) -> Vec<(&'static str, v1::SignedRecord, &'static [
         record.servers.iter_mut().filter(|s| s.role == Role::Manager).for_each(|s| s.key = stranger.public());
     };
     vec![
-        ("replayed", manager.next_record(|r| r.version.version -= 2).to_wire(), &["not taken", "already seen"]),
+        ("replayed", manager.next_record(|r| r.version.version -= 2).to_wire(), &["is refused", "already seen"]),
         (
             "conflicting",
             manager

@@ -59,12 +59,43 @@ pub async fn prove(commands: &Commands, validates: bool, tell: impl Fn(&'static 
     Ok(())
 }
 
-/// The complaint of a command that ended so. The first line that it printed says the most.
+/// The words by which services mark the line that says what is wrong.
+const MARKS: [&str; 5] = ["[emerg]", "[alert]", "fatal", "error", "fail"];
+
+/// The complaint of a command that ended so.
 pub fn complaint(set: &SetName, step: &str, (how, output): (String, String)) -> Complaint {
-    let first = output.lines().map(str::trim).find(|line| !line.is_empty());
-    let reason = match first {
+    let reason = match telling(&output) {
         Some(line) => format!("set {set}: {step}: {how}: {line}"),
         None => format!("set {set}: {step}: {how}"),
     };
     Complaint { reason, output }
+}
+
+/// The line of an output that says the most: the first one with the strongest mark, or else the first one.
+fn telling(output: &str) -> Option<&str> {
+    let lines = || output.lines().map(str::trim).filter(|line| !line.is_empty());
+    let marked = |mark: &&str| lines().find(|line| line.to_lowercase().contains(*mark));
+    MARKS.iter().find_map(marked).or_else(|| lines().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_says_what_is_wrong_is_found() {
+        let haproxy = "[NOTICE]   (1) : haproxy version is 2.6\n[ALERT]    (1) : config : unknown keyword 'bond'\n\
+                       [ALERT]    (1) : config : Fatal errors found in configuration.";
+        let nginx = "nginx: [warn] duplicate\nnginx: [emerg] unknown directive \"bogus\"\nnginx: configuration file test failed";
+        let apache = "AH00526: Syntax error on line 1 of /etc/apache2/x.conf:\nInvalid command 'Bogus'";
+        for (output, line) in [
+            (haproxy, Some("[ALERT]    (1) : config : unknown keyword 'bond'")),
+            (nginx, Some("nginx: [emerg] unknown directive \"bogus\"")),
+            (apache, Some("AH00526: Syntax error on line 1 of /etc/apache2/x.conf:")),
+            ("\n  one\ntwo", Some("one")),
+            (" \n", None),
+        ] {
+            assert_eq!(telling(output), line);
+        }
+    }
 }

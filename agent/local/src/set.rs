@@ -119,6 +119,15 @@ impl Preset {
         Self::ALL.into_iter().find(|preset| preset.name() == name)
     }
 
+    /// The program that its commands begin with.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Apache => "apache2ctl",
+        }
+    }
+
     /// The directory that Debian and its relatives use for the configuration.
     pub fn directory(self) -> &'static str {
         match self {
@@ -135,7 +144,7 @@ impl Preset {
             Self::Nginx => ("nginx -t -q", "nginx -s reload", "/run/nginx.pid"),
             Self::Haproxy => {
                 let reload = "kill -USR2 \"$(cat /run/haproxy.pid)\"";
-                ("haproxy -c -q -f /etc/haproxy/haproxy.cfg", reload, "/run/haproxy.pid")
+                ("haproxy -c -f /etc/haproxy/haproxy.cfg", reload, "/run/haproxy.pid")
             }
             Self::Apache => ("apache2ctl configtest", "apache2ctl graceful", "/run/apache2/apache2.pid"),
         };

@@ -110,10 +110,10 @@ impl Member {
 
     /// Does what had to wait until nothing was under way, and what the policy wants done about edits.
     pub(super) fn catch_up(&mut self) {
+        self.put(follower::Input::CatchUp);
         if !self.follower.is_idle() {
             return;
         }
-        self.put(follower::Input::CatchUp);
         while let Some(asked) = self.asked.pop_front() {
             self.answer(asked);
         }

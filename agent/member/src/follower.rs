@@ -68,6 +68,8 @@ struct Proving {
 
 #[derive(Debug)]
 enum Way {
+    /// The same one, of which edits were put back.
+    Stay,
     /// To the new revision; this is reported when they end well.
     Forward(v1::Report),
     /// Back from that one.
@@ -195,12 +197,15 @@ impl Follower {
             Input::Switched(switched) => self.switched(facts, switched),
             Input::Proved(proved) => self.proved(facts, proved),
             Input::Returned(returned) => self.returned(facts, returned),
-            Input::Owed(owed) => self.owed(owed),
+            Input::Owed(owed) => self.owed(*owed),
             Input::Compared(edits) => self.compared(facts, edits),
             Input::Verified(verified) => self.verified(facts, verified),
-            Input::PutBack(kept, edits) => {
+            Input::PutBack { kept, edits, owed } => {
                 self.observe(facts, edits);
                 self.say_drift(kept);
+                if let Some(held) = facts.at.filter(|_| owed) {
+                    self.prove(held.clone(), Way::Stay);
+                }
             }
             Input::Failed(reason) => self.failed(facts.at, reason),
         }
@@ -304,6 +309,11 @@ impl Follower {
             return self.postpone(facts, &offer);
         }
         self.interrupt();
+        if let Some(held) = facts.at.filter(|held| facts.fault.is_none() && !offer.base && is_of(&offer, held)) {
+            // Offered before this server said that its commands have ended well.
+            let (revision, outcome, root) = (held.id().0.into(), Outcome::Done.into(), held.header().root.into());
+            return self.send(up::Message::Report(v1::Report { revision, outcome, root, ..v1::Report::default() }));
+        }
         let header = match self.admitted(facts, &offer) {
             Ok(header) => header,
             Err(reason) => {
@@ -507,6 +517,11 @@ impl Follower {
         let Activity::Proving(proving) = self.end() else { return };
         let Proving { header, way } = *proving;
         match (way, proved) {
+            (Way::Stay, Ok(())) => self.outputs.push(Output::Proved),
+            (Way::Stay, Err(complaint)) => {
+                self.outputs.push(Output::Proved);
+                self.failed(Some(&header), format!("after edits were put back: {}", complaint.reason));
+            }
             (Way::Forward(report), Ok(())) => {
                 self.outputs.extend([Output::Proved, Output::Show]);
                 self.done(header, report);
@@ -593,7 +608,7 @@ impl Follower {
                 self.work = Activity::Returning(held, complaint.clone());
                 self.outputs.push(Output::Return(complaint));
             }
-            Some(Back::Came(from, complaint)) => self.prove(held, Way::Back(from, complaint)),
+            Some(Back::Came(from, complaint)) => self.prove(held, Way::Back(*from, complaint)),
         }
     }
 
@@ -750,6 +765,11 @@ impl Follower {
         self.see(Observation::Drift { entries, paths, held, kept });
         self.see(Observation::Away(Some(away).filter(|why| !why.is_empty())));
     }
+}
+
+/// Whether that revision is offered.
+fn is_of(offer: &v1::Offer, header: &SignedHeader) -> bool {
+    offer.header.as_ref().is_some_and(|offered| Hash::of(&offered.header) == header.id().0)
 }
 
 /// The revision that this server says to hold: until its commands have ended well, the one before.

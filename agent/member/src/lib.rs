@@ -317,7 +317,7 @@ impl Member {
     /// Serves inputs until the role ends; then saves the index.
     pub fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
         if let Some(owed) = self.owed() {
-            self.put(follower::Input::Owed(owed));
+            self.put(follower::Input::Owed(Box::new(owed)));
         }
         self.catch_up();
         while let Some(input) = inputs.blocking_recv() {

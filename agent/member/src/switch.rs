@@ -124,6 +124,24 @@ impl Member {
         Teller { number: self.runs, inputs: self.inputs.clone(), runtime: self.runtime.clone() }
     }
 
+    /// What is owed once something has changed in these sets; none where no command is.
+    fn owing(&self, sets: Vec<SetName>, validate: bool) -> Option<Owed> {
+        let proves = |own: &SetCommands| own.reload.is_some() || own.check.is_some() || validate;
+        let before = self.position.at.clone();
+        self.commands(&sets).values().any(proves).then_some(Owed { sets, validate, before, refused: None })
+    }
+
+    /// Notes what is owed after edits were put back in these sets: the services are to take what the revision has.
+    pub(super) fn owe_for(&mut self, sets: Vec<SetName>) -> bool {
+        self.position.owed = self.owing(sets, false);
+        if self.position.owed.is_some()
+            && let Err(error) = self.history.log().note(&self.position)
+        {
+            tracing::error!(error = chain(&error), "the state cannot be written: a start now would not reload");
+        }
+        self.position.owed.is_some()
+    }
+
     /// Begins the commands that validate.
     pub(super) fn validate(&mut self) {
         failpoint::hit("member.staged");
@@ -161,7 +179,7 @@ impl Member {
         let (held, owed) = (self.position.at.clone()?, self.position.owed.as_ref()?);
         let back = owed.refused.clone().map(|Refused { header, complaint }| match held.id() == header.id() {
             true => Back::Goes(complaint),
-            false => Back::Came(header, complaint),
+            false => Back::Came(Box::new(header), complaint),
         });
         Some(follower::Owed { held, root: self.sets.tree.root(), back })
     }
@@ -213,12 +231,7 @@ impl Member {
 
     fn switch(&mut self, prepared: Prepared, validation: Validation) -> Switched {
         let Prepared { header, began, pack, staged, target, view: _ } = prepared;
-        let (validate, sets) = (validation == Validation::After, staged.sets());
-        let proves = |own: &SetCommands| own.reload.is_some() || own.check.is_some() || validate;
-        let owed = self.commands(&sets).values().any(proves).then(|| {
-            let before = self.position.at.clone();
-            Owed { sets, validate, before, refused: None }
-        });
+        let owed = self.owing(staged.sets(), validation == Validation::After);
         let is_owed = owed.is_some();
         let stage_us = clock::micros(began);
         tracing::debug!("staged and verified: the switch begins");

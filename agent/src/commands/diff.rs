@@ -39,5 +39,5 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 fn head(between: &Between) -> Option<String> {
     let old = between.old.as_ref().map(|old| old.number().to_string()).unwrap_or_default();
     let new = between.new.as_ref().map_or("the manager's sets".to_owned(), |new| new.number().to_string());
-    (between.entries == 0).then(|| format!("nothing differs between {old} and {new} there"))
+    (between.entries == 0).then(|| format!("nothing differs between {old} and {new}"))
 }

@@ -82,6 +82,7 @@ fn in_brackets(facts: &[String]) -> String {
 
 fn sized(side: &TreeEntry) -> Vec<String> {
     match side.kind.as_str() {
+        "file" if side.size == 1 => vec!["1 byte".to_owned()],
         "file" => vec![format!("{} bytes", side.size)],
         "link" => vec![format!("a link to {}", side.link.escape_ascii())],
         kind => vec![format!("a {kind}")],

@@ -14,7 +14,7 @@ use crate::{common::Common, error::CommandError, output};
 /// The arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What is dropped, with all below it, such as nginx:conf.d; without paths, all edits
+    /// The edits to drop, with all below them, such as nginx:conf.d; without paths, all edits
     #[arg(value_name = "SET:PATH")]
     pub places: Vec<OsString>,
     /// Show what would be dropped and change nothing

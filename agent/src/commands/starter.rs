@@ -8,7 +8,7 @@ use std::{
         fd::AsFd,
         unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use bellwether_daemon::config::{Config, SetConfig, to_toml};
@@ -25,10 +25,15 @@ use crate::error::{CommandError, Kind};
 const KNOWN: [(&str, &str); 4] =
     [("nginx", "/etc/nginx"), ("haproxy", "/etc/haproxy"), ("apache", "/etc/apache2"), ("apache", "/etc/httpd")];
 
-/// The commands that are offered for a known directory: of its preset, where the preset is for that directory.
-fn offered(path: &str) -> SetCommands {
-    let preset = Preset::ALL.into_iter().find(|preset| preset.directory() == path);
-    preset.map(Preset::commands).unwrap_or_default()
+/// The commands that are offered for a directory: those of the preset for it, where its program is on this machine.
+fn offered(path: &Path) -> SetCommands {
+    let is_here = |program: &str| {
+        let directories = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::env::split_paths(&directories).chain([PathBuf::from("/usr/sbin")]);
+        all.into_iter().any(|directory| directory.join(program).is_file())
+    };
+    let preset = Preset::ALL.into_iter().find(|preset| Path::new(preset.directory()) == path);
+    preset.filter(|preset| is_here(preset.program())).map(Preset::commands).unwrap_or_default()
 }
 
 /// The known directories that exist below `root`, sorted by name; of two with one name, the first.
@@ -36,17 +41,17 @@ fn detect(root: &Path) -> Vec<SetConfig> {
     let mut sets: Vec<SetConfig> = Vec::new();
     for (name, path) in KNOWN {
         let name: SetName = name.parse().expect("a name of the table above is one");
-        let commands = offered(path);
         let path = root.join(path.trim_start_matches('/'));
         if path.is_dir() && sets.iter().all(|set| set.name != name) {
-            sets.push(SetConfig { name, path, local: Vec::new(), commands });
+            sets.push(SetConfig { name, path, local: Vec::new(), commands: SetCommands::default() });
         }
     }
     sets.sort_by(|a, b| a.name.cmp(&b.name));
     sets
 }
 
-/// Adds the directories of this machine's web servers to a configuration without sets.
+/// Adds the directories of this machine's web servers to a configuration without sets, and, where agent.toml is yet to be
+/// written, the commands that are known to work for their services.
 ///
 /// # Errors
 /// Usage: no directory was found, either.
@@ -55,6 +60,9 @@ pub(super) fn with_sets(mut config: Config) -> Result<Config, CommandError> {
         config.sets = detect(Path::new("/"));
     }
     if !config.sets.is_empty() {
+        if !config.file_exists {
+            config.sets.iter_mut().for_each(|set| set.commands = offered(&set.path));
+        }
         return Ok(config);
     }
     let looked: Vec<_> = KNOWN.iter().map(|(_, path)| *path).collect();

@@ -2,8 +2,9 @@
 
 use std::io::{IsTerminal, stdout};
 
-use bellwether_monitor::table::{Look, render};
+use bellwether_monitor::table::{Look, render, render_server};
 use bellwether_proto::{
+    name::ServerName,
     status::FarmStatus,
     v1::{StatusReply, WatchRequest, admin_client::AdminClient},
 };
@@ -17,15 +18,27 @@ use crate::{
 
 /// The arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Show this server alone, with the output of the command that refused its newest revision
+    pub name: Option<ServerName>,
+}
 
 /// Runs the command.
 ///
 /// # Errors
 /// The agent on this machine does not run or does not answer.
-pub async fn run(_args: Args, common: &Common) -> Result<(), CommandError> {
+pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let status = once(common).await?;
-    if common.json {
+    if let Some(name) = args.name {
+        let unknown = || {
+            CommandError::new(Kind::Refused, format!("the group has no server {name}")).hint("see `bellwether status`")
+        };
+        let shown = render_server(&status, &name, look()).ok_or_else(unknown)?;
+        match status.servers.iter().find(|server| server.name == name) {
+            Some(server) if common.json => output::document(server),
+            Some(_) | None => output::painted(&shown),
+        }
+    } else if common.json {
         output::document(&status);
     } else {
         output::painted(&render(&status, look()));

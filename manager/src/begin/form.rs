@@ -275,7 +275,7 @@ fn first_header(form: &Form<'_>, record: &Record, root: Hash) -> SignedHeader {
         manager: form.name.clone(),
         incarnation: 1,
         time_ms: form.time_ms,
-        author: form.author.clone(),
+        author: format!("{} at {}", form.author, form.name),
         message: "the group is formed".to_owned(),
         labels: std::collections::BTreeMap::new(),
         root,

@@ -15,7 +15,7 @@ use std::{
 use bellwether_local::prove;
 use bellwether_proto::{
     advice::Advise,
-    clock::now_ms,
+    clock::{micros, now_ms},
     entry::EntryPath,
     name::SetName,
     record::{Policy, Publish, SetRules},
@@ -632,12 +632,15 @@ impl Publisher {
         let (shared, number) = (self.shared.clone(), head.stored.header.number());
         let span = tracing::error_span!("publish", revision = %number);
         let proving = async move {
-            if let Err(complaint) = prove::prove(&commands, false, |_| {}).await {
-                tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");
-                let name = shared.name.clone();
-                let why = format!("{}; correct the files, or: bellwether rollback", complaint.reason);
-                shared.see(Event::Server(name, Observation::Failed(why)));
-            }
+            let began = Instant::now();
+            let observed = match prove::prove(&commands, false, |_| {}).await {
+                Ok(()) => Observation::Done { revision: number, micros: micros(began), kept: Vec::new() },
+                Err(complaint) => {
+                    tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");
+                    Observation::Failed(format!("{}; correct the files, or: bellwether rollback", complaint.reason))
+                }
+            };
+            shared.see(Event::Server(shared.name.clone(), observed));
         };
         // The newer head's commands take the place of those that are still running.
         if let Some(before) = self.proving.replace(tokio::spawn(proving.instrument(span))) {

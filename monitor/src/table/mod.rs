@@ -5,6 +5,7 @@ mod rollout;
 use std::fmt::Write as _;
 
 use bellwether_proto::{
+    name::ServerName,
     record::Role,
     status::{FarmStatus, ProcedureState, ProcedureStatus, ServerStatus, SetStatus, State, UnreadEntry, Writers},
 };
@@ -94,6 +95,32 @@ pub fn render(status: &FarmStatus, look: Look) -> Painted {
         let _ = write!(text, "\n{}", wrapped(&guarded(&problem), look.width));
     }
     Painted(text.trim_end().to_owned() + "\n")
+}
+
+/// One server of the status: its row, its problems, and the output of a command that refused its newest revision. None: the group
+/// has no such server.
+pub fn render_server(status: &FarmStatus, name: &ServerName, look: Look) -> Option<Painted> {
+    let server = status.servers.iter().find(|server| server.name == *name)?;
+    let own = FarmStatus {
+        servers: vec![server.clone()],
+        sets: Vec::new(),
+        procedures: status.procedures.iter().filter(|procedure| procedure.servers.contains(name)).cloned().collect(),
+        unpublished: status.unpublished.clone().filter(|_| status.manager == *name),
+        warnings: status.warnings.iter().filter(|_| status.observer == *name).cloned().collect(),
+        quarantined: status.quarantined.iter().filter(|_| status.observer == *name).cloned().collect(),
+        ..status.clone()
+    };
+    let mut text = table(&own, look) + "\n";
+    for problem in problems(&own) {
+        let _ = write!(text, "\n{}", wrapped(&guarded(&problem), look.width));
+    }
+    if !server.output.is_empty() {
+        text.push_str("\n\nthe end of what the command printed:");
+        for line in server.output.lines() {
+            let _ = write!(text, "\n  {}", guarded(line));
+        }
+    }
+    Some(Painted(text.trim_end().to_owned() + "\n"))
 }
 
 /// One line: the number of servers in each state, the head, and the way of publishing.

@@ -215,7 +215,7 @@ fn a_damaged_file_is_named_and_left_out_with_those_that_need_it() {
     // The file has another pack's name.
     fs::copy(&paths[1], &paths[2]).unwrap();
     line.reopen();
-    assert!(line.history.left_out()[0].why.contains("its name should be"));
+    assert!(line.history.left_out()[0].why.contains("belongs to a file named"));
     // After it was received again, the pack is whole.
     line.commit(&bytes);
     assert_eq!(line.history.left_out().len(), 2);

@@ -100,7 +100,17 @@ mod tests {
         fs::create_dir_all(root.join("dir/empty")).expect("directories");
         fs::write(root.join("dir/file"), "content").expect("a file");
         File::open(root.join("dir/file")).and_then(|file| file.set_modified(UNIX_EPOCH)).expect("a time");
-        symlink("dir/file", root.join("link")).expect("a link");
+        link(root, "dir/file");
+    }
+
+    /// A link of a fixed time.
+    fn link(root: &Path, target: &str) {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+        let link = root.join("link");
+        symlink(target, &link).expect("a link");
+        let then = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let times = Timestamps { last_access: then, last_modification: then };
+        utimensat(CWD, &link, &times, AtFlags::SYMLINK_NOFOLLOW).expect("a time");
     }
 
     /// A comparison that finds all trees equal would let every measurement pass.
@@ -117,7 +127,7 @@ mod tests {
             |tree| File::open(tree.join("dir/file")).and_then(|f| f.set_modified(UNIX_EPOCH + DAY)).expect("a time"),
             |tree| {
                 fs::remove_file(tree.join("link")).expect("removed");
-                symlink("dir/empty", tree.join("link")).expect("a link");
+                link(tree, "dir/empty");
             },
         ];
         for (number, edit) in edits.into_iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Putting the revision's state back in place of edits, which are saved as a kept copy (invariant 4).
 
-use bellwether_proto::{error::chain, revision::SignedHeader};
+use bellwether_proto::{error::chain, name::SetName, revision::SignedHeader};
 use bellwether_store::{
     apply::{Failed, Plan, Refused},
     tree::Change,
@@ -41,23 +41,26 @@ impl Member {
         if !missing.is_empty() {
             return Err(AskError::Missing(missing.len()));
         }
-        let kept = match switch(self, plan)? {
-            Ok(kept) => kept,
+        let (kept, sets) = match switch(self, plan)? {
+            Ok(done) => done,
             Err(failed) => {
                 let reason = chain(&failed);
                 self.put(follower::Input::Failed(reason.clone()));
                 return Err(AskError::Failed(reason));
             }
         };
+        let owed = self.owe_for(sets);
         let edits = self.compare();
-        self.put(follower::Input::PutBack(kept.clone(), edits));
+        self.put(follower::Input::PutBack { kept: kept.clone(), edits, owed });
         Ok(kept)
     }
 }
 
-/// The position stays: the sets hold what it names, and fewer edits on top.
-fn switch(member: &mut Member, plan: Plan) -> Result<Result<Vec<String>, Failed>, Refused> {
-    let switched = match plan.staged()?.begin(None)?.switch() {
+/// The position stays: the sets hold what it names, and fewer edits on top. The kept copies, and the sets that changed.
+fn switch(member: &mut Member, plan: Plan) -> Result<Result<(Vec<String>, Vec<SetName>), Failed>, Refused> {
+    let staged = plan.staged()?;
+    let sets = staged.sets();
+    let switched = match staged.begin(None)?.switch() {
         Ok(switched) => switched,
         Err(failed) => return Ok(Err(failed)),
     };
@@ -65,7 +68,7 @@ fn switch(member: &mut Member, plan: Plan) -> Result<Result<Vec<String>, Failed>
     let kept = switched.kept.clone();
     drop(switched.release());
     member.settle_log();
-    Ok(Ok(kept))
+    Ok(Ok((kept, sets)))
 }
 
 /// An edit in one line; `before`: the revision has something there.

@@ -99,13 +99,20 @@ pub enum Input {
     /// The answer to [`Output::Return`].
     Returned(Result<Returned, String>),
     /// The role begins, and the commands of the revision that the sets hold had not ended.
-    Owed(Owed),
+    Owed(Box<Owed>),
     /// The sets were compared with the revision.
     Compared(Edits),
     /// The answer to [`Output::Verify`].
     Verified(Result<(v1::Verified, Edits), String>),
-    /// Edits were put back, and kept as these kept copies.
-    PutBack(Vec<String>, Edits),
+    /// Edits were put back.
+    PutBack {
+        /// The kept copies.
+        kept: Vec<String>,
+        /// The edits that are there now.
+        edits: Edits,
+        /// Commands are to show that the services work with what is back.
+        owed: bool,
+    },
     /// Putting edits back has failed in the middle of the switch.
     Failed(String),
 }
@@ -180,7 +187,7 @@ pub enum Back {
     /// The sets still hold the revision that is refused.
     Goes(Complaint),
     /// The sets hold the one before it; its commands are owed.
-    Came(SignedHeader, Complaint),
+    Came(Box<SignedHeader>, Complaint),
 }
 
 /// The sets hold the revision before.

@@ -327,19 +327,42 @@ fn what_was_owed_goes_on_after_a_start() {
     let owed = |member: &Member, back| Owed { held: member.head.clone(), root: Hash::of(&[2]), back };
     let mut member = Member::new(OnDrift::Report);
     let forward = owed(&member, None);
-    assert!(proves(&member.put(Input::Owed(forward))));
+    assert!(proves(&member.put(Input::Owed(Box::new(forward)))));
     assert!(done(&member.put(Input::Proved(Ok(())))));
 
     let mut member = Member::new(OnDrift::Report);
     let goes = owed(&member, Some(Back::Goes(complaint("no answer"))));
-    assert!(matches!(member.put(Input::Owed(goes)).as_slice(), [Output::Return(_)]));
+    assert!(matches!(member.put(Input::Owed(Box::new(goes))).as_slice(), [Output::Return(_)]));
     assert!(proves(&member.returned()));
 
     let mut member = Member::new(OnDrift::Report);
-    let came = Some(Back::Came(member.head.clone(), complaint("no answer")));
+    let came = Some(Back::Came(Box::new(member.head.clone()), complaint("no answer")));
     let came = Owed { held: member.at.clone().expect("the first"), ..owed(&member, came) };
-    assert!(proves(&member.put(Input::Owed(came))));
+    assert!(proves(&member.put(Input::Owed(Box::new(came)))));
     assert!(
         refusal(&member.put(Input::Proved(Ok(())))).is_some_and(|why| why.starts_with("no answer; 1.2 was taken back"))
     );
+}
+
+#[test]
+fn what_is_held_by_now_is_reported_again_where_it_is_offered() {
+    let mut member = Member::new(OnDrift::Report);
+    member.at = Some(member.head.clone());
+    let header = Some(member.head.to_wire());
+    let outputs = member.said(down::Message::Offer(v1::Offer { header, size: 100, to: 10, ..Default::default() }));
+    assert!(done(&outputs) && refusal(&outputs).is_none(), "{outputs:?}");
+}
+
+#[test]
+fn commands_that_run_keep_nobody_from_looking() {
+    let mut member = Member::new(OnDrift::Report);
+    member.offered();
+    member.put(Input::Arrived(Ok(Arrived::Whole)));
+    member.put(Input::Staged(Ok(Validation::Before)));
+    member.put(Input::Changed(Look::Stats));
+    assert!(matches!(member.put(Input::CatchUp).as_slice(), [Output::Look { .. }]));
+    member.put(Input::Validated(Validated::Good));
+    let (root, kept, edits) = (Hash::of(&[2]), Vec::new(), Edits::default());
+    member.put(Input::Switched(Switched::Done { root, stage_us: 1, switch_us: 1, kept, edits, owed: false }));
+    assert!(matches!(member.put(Input::CatchUp).as_slice(), [Output::Look { .. }]), "again after the switch");
 }

@@ -239,7 +239,7 @@ impl Server {
             }
             Output::PutBack => {
                 self.put_edits_away().await;
-                return Some(Input::PutBack(Vec::new(), self.edits()));
+                return Some(Input::PutBack { kept: Vec::new(), edits: self.edits(), owed: false });
             }
             // No commands are modelled.
             Output::Validate | Output::Prove | Output::Proved | Output::Return(_) => {}
