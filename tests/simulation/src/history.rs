@@ -190,7 +190,7 @@ fn waves(rng: &mut Rng) -> Option<RolloutPolicy> {
     let batch = [Batch::Members(1), Batch::Percent(50)][rng.below(2)];
     let (canary, stop_at) = (rng.below(2) as u32, 1 + rng.below(2) as u32);
     let (soak_ms, take_back) = (100 * rng.below(3) as u64, !rng.one_in(4));
-    rng.one_in(3).then_some(RolloutPolicy { canary, batch, soak_ms, stop_at, take_back })
+    rng.one_in(4).then_some(RolloutPolicy { canary, batch, soak_ms, stop_at, take_back })
 }
 
 /// Servers that all hold the first revision; the first of them is the manager.
