@@ -41,6 +41,7 @@ mod recovery;
 mod removing;
 mod restoring;
 mod returning;
+mod rollout;
 mod saying;
 mod services;
 mod setting_up;

@@ -1,12 +1,13 @@
 //! The manager's role: its config directories are the truth; every edit becomes a signed revision that all members get.
 //!
-//! [`form`](form()) makes a group; [`Manager::start`] runs it. Three kinds of task, all ended by the `shutdown` watch
+//! [`form`](form()) makes a group; [`Manager::start`] runs it. Four kinds of task, all ended by the `shutdown` watch
 //! and joined by [`Manager::stopped`]:
 //!
 //! ```text
 //! watch ──PendingChanges──▶ publisher ──head (watch)──▶ lanes ──▶ one lane a member ──gRPC stream──▶ member
 //!                              ▲   Command (mpsc)          ▲  record (watch), ToLanes (mpsc)
 //!                              └────────── Manager ────────┘        all of them ──Event (mpsc)──▶ the monitor
+//! rollout ──plan (watch)──▶ publisher, lanes; rollout ──Command (mpsc)──▶ publisher
 //! ```
 //!
 //! The rules of the record and the procedures are in `bellwether_group`, without I/O. [`publish::safety`], [`lane::plan`],
@@ -27,6 +28,7 @@ mod members;
 pub mod past;
 pub mod procedures;
 pub mod publish;
+mod rollout;
 mod shared;
 pub mod tasks;
 
@@ -54,4 +56,5 @@ pub use publish::{
     rollback::{Rollback, RollbackError, RolledBack},
     round::{Changes, PublishError, Request},
 };
+pub use rollout::{DecideError, Decision};
 pub use shared::{Dial, Dialling, EditError, HaltFn, Setup, Timings};

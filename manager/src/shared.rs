@@ -15,7 +15,7 @@ use bellwether_group::{
     },
     halt::Halt,
     lost::Known,
-    rollout::{self, Order, Target},
+    rollout,
 };
 use bellwether_local::prove::Commands;
 use bellwether_proto::{
@@ -24,7 +24,7 @@ use bellwether_proto::{
     level::Program,
     name::{ServerName, SetName},
     record::{Publish, Record, Server, SignedRecord},
-    revision::{Epoch, RevisionId, SignedHeader},
+    revision::{Epoch, Number, RevisionId, SignedHeader},
     status::Event,
     v1,
 };
@@ -49,6 +49,7 @@ use crate::{
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::ProcedureStore,
     publish::{head::Head, safety::Guard},
+    rollout::Rollouts,
     tasks::Alarm,
 };
 
@@ -164,6 +165,8 @@ pub(crate) struct Shared {
     pub(crate) timings: Timings,
     /// The procedures.
     pub(crate) procedure_store: Arc<ProcedureStore>,
+    /// The rollout of the head in waves.
+    pub(crate) rollouts: Rollouts,
     /// The cache for patches; without it, changed chunks are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
@@ -233,6 +236,7 @@ impl Shared {
         roots: Roots,
         record: watch::Receiver<Arc<SignedRecord>>,
         (head, history, guard): (Head, History, Guard),
+        rollouts: Rollouts,
     ) -> Self {
         let Setup {
             name,
@@ -273,6 +277,7 @@ impl Shared {
             dial,
             timings,
             procedure_store,
+            rollouts,
             outlines,
             reads: Semaphore::new(READS),
             reached: watch::Sender::default(),
@@ -289,10 +294,9 @@ impl Shared {
         }
     }
 
-    /// The revision that the server is to hold now.
-    pub(crate) fn target(&self, server: &ServerName) -> Target {
-        let order = if self.procedure_store.holds(server) { Order::Later } else { Order::Now };
-        rollout::target(&self.head.borrow().stored.header, order, &self.record.borrow().record().policy)
+    /// The revision whose rollout is stopped, if it is the head: nothing is published then without a person.
+    pub(crate) fn stopped(&self) -> Option<Number> {
+        self.rollouts.stopped(&self.head.borrow().stored.header)
     }
 
     /// Whether a rollback holds watching: no edit becomes a revision by itself.
@@ -302,7 +306,9 @@ impl Shared {
 
     /// Whether edits become revisions by themselves.
     pub(crate) fn publishes_by_itself(&self) -> bool {
-        self.record.borrow().record().policy.publish == Publish::Auto && !self.holds_watching()
+        self.record.borrow().record().policy.publish == Publish::Auto
+            && !self.holds_watching()
+            && self.stopped().is_none()
     }
 
     /// The commands of the sets in which these changes are.
@@ -316,6 +322,7 @@ impl Shared {
     pub(crate) fn see(&self, event: Event) {
         if let Event::Server(server, observation) = &event {
             self.reached.send_if_modified(|reached| reached.observe(server, observation));
+            self.rollouts.observe(server, observation);
         }
         let _ = self.events.send(event);
     }

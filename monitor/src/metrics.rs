@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use bellwether_proto::status::{Cause, FarmStatus, ProcedureState, ServerStatus, State};
+use bellwether_proto::status::{Cause, FarmStatus, ProcedureState, RolloutState, ServerStatus, State};
 
 /// Every state, with its name in the `state` label (the words of `status --json`).
 const STATES: [(State, &str); 15] = [
@@ -52,6 +52,22 @@ pub(crate) fn render(status: &FarmStatus) -> String {
     for state in ProcedureState::ALL {
         let count = status.procedures.iter().filter(|procedure| procedure.state == state).count();
         page.sample("bellwether_procedures", &[("state", state.word())], count);
+    }
+    page.family("bellwether_rollout_state", "1 for the state of the head's rollout in waves, 0 for the others.");
+    for state in RolloutState::ALL {
+        let is = status.rollout.as_ref().is_some_and(|rollout| rollout.state == state);
+        page.sample("bellwether_rollout_state", &[("state", state.word())], u8::from(is));
+    }
+    if let Some(rollout) = &status.rollout {
+        page.family("bellwether_rollout_wave", "The present wave of the rollout, from 1.");
+        page.sample("bellwether_rollout_wave", &[], rollout.wave);
+        page.family("bellwether_rollout_waves", "The waves of the rollout.");
+        page.sample("bellwether_rollout_waves", &[], rollout.waves);
+        page.family("bellwether_rollout_members", "Members by their progress in the rollout.");
+        let (holding, late, failed) = (rollout.holding, rollout.late.len(), rollout.failed.len());
+        for (progress, count) in [("holding", holding), ("late", late), ("failed", failed)] {
+            page.sample("bellwether_rollout_members", &[("progress", progress)], count);
+        }
     }
     page.family(
         "bellwether_server_waits_for",
@@ -152,7 +168,7 @@ mod tests {
     use bellwether_proto::status::Reach;
 
     use super::*;
-    use crate::table::tests::{farm, procedure, server};
+    use crate::table::tests::{farm, procedure, rollout, server};
 
     #[test]
     fn each_server_is_in_one_state() {
@@ -228,6 +244,25 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
         }
         for state in ProcedureState::ALL {
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{}\"", state.word()));
+        }
+    }
+
+    #[test]
+    fn the_rollout_is_in_one_state() {
+        let mut status = farm(vec![server("a", State::InSync, 42)]);
+        assert!(render(&status).contains("bellwether_rollout_state{state=\"stopped\"} 0"));
+        status.rollout = Some(rollout(RolloutState::Stopped));
+        let text = render(&status);
+        for line in [
+            "bellwether_rollout_state{state=\"stopped\"} 1",
+            "bellwether_rollout_state{state=\"running\"} 0",
+            "bellwether_rollout_wave 2",
+            "bellwether_rollout_members{progress=\"failed\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in:\n{text}");
+        }
+        for state in RolloutState::ALL {
             assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{}\"", state.word()));
         }
     }

@@ -4,7 +4,7 @@ use bellwether_proto::{
     name::ServerName,
     record::Role,
     revision::Number,
-    status::{FarmStatus, ProcedureState, ServerStatus, State},
+    status::{FarmStatus, ProcedureState, RolloutState, ServerStatus, State},
 };
 
 use crate::text;
@@ -18,6 +18,8 @@ pub enum Verdict {
     Done,
     /// These servers cannot get there by themselves, for these reasons; all others are there.
     Partly(Vec<(ServerName, String)>),
+    /// The rollout of the revision was stopped, or the revision was taken back, for this reason.
+    Stopped(String),
 }
 
 /// The progress of one server.
@@ -111,10 +113,33 @@ fn judge(
         let newest = status.head.map_or_else(|| "nothing".to_owned(), |newest| newest.to_string());
         return Verdict::Waiting(format!("{head} is not published yet, the head is {newest}"));
     }
+    if let Some(why) = taken_back(status, head) {
+        return Verdict::Stopped(why);
+    }
+    if (!coming.is_empty() || !stuck.is_empty())
+        && let Some(why) = stopped(status, head)
+    {
+        return Verdict::Stopped(why);
+    }
     if !coming.is_empty() {
         return Verdict::Waiting(coming.join("; "));
     }
     if stuck.is_empty() { Verdict::Done } else { Verdict::Partly(stuck) }
+}
+
+/// The reason why the rollout of `head` is stopped.
+fn stopped(status: &FarmStatus, head: Number) -> Option<String> {
+    let rollout = status.rollout.as_ref().filter(|rollout| rollout.state == RolloutState::Stopped)?;
+    let next = rollout.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
+    let reason = rollout.reason.as_deref().unwrap_or_default();
+    (rollout.revision == head).then(|| format!("the rollout of {head} is stopped: {reason}{next}"))
+}
+
+/// The reason why `head` was taken back.
+fn taken_back(status: &FarmStatus, head: Number) -> Option<String> {
+    let rollout = status.rollout.as_ref().filter(|rollout| rollout.taken_back == Some(head))?;
+    let reason = rollout.reason.as_deref().unwrap_or_default();
+    Some(format!("{} has the content from before {head}: {reason}", rollout.revision))
 }
 
 fn way(server: &ServerStatus, head: Number) -> Way {
@@ -147,8 +172,10 @@ fn way(server: &ServerStatus, head: Number) -> Way {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_proto::status::RolloutStatus;
+
     use super::*;
-    use crate::table::tests::{farm, number, procedure, server};
+    use crate::table::tests::{farm, number, procedure, rollout, server};
 
     fn verdict(states: &[(State, u64)], asked: u64) -> Verdict {
         let servers = states.iter().zip('a'..).map(|((state, at), name)| server(&name.to_string(), *state, *at));
@@ -216,6 +243,24 @@ mod tests {
             assert!(why.contains("does not answer"), "{why}");
         }
         assert_eq!(reached(&status, number(42), Some(&["a".parse().unwrap()])), Verdict::Done, "itself it knows");
+    }
+
+    #[test]
+    fn a_stopped_rollout_ends_the_wait_with_its_reason() {
+        let members = vec![server("a", State::InSync, 42), server("b", State::AwaitingSync, 41)];
+        let mut status = FarmStatus { rollout: Some(rollout(RolloutState::Running)), ..farm(members) };
+        assert!(matches!(reached(&status, number(42), None), Verdict::Waiting(_)));
+        status.rollout = Some(rollout(RolloutState::Stopped));
+        let Verdict::Stopped(why) = reached(&status, number(42), None) else { panic!("it is stopped") };
+        assert_eq!(why, "the rollout of 1.42 is stopped: web3 failed; next: bellwether rollout continue");
+        assert_eq!(reached(&status, number(42), Some(&["a".parse().unwrap()])), Verdict::Done, "a has it");
+        assert_eq!(reached(&status, number(41), None), Verdict::Done, "an earlier revision");
+        let back = RolloutStatus { taken_back: Some(number(41)), ..rollout(RolloutState::TakenBack) };
+        let status = FarmStatus { rollout: Some(back), ..farm(vec![server("a", State::InSync, 42)]) };
+        assert!(
+            matches!(reached(&status, number(41), None), Verdict::Stopped(why) if why.contains("from before 1.41"))
+        );
+        assert_eq!(reached(&status, number(42), None), Verdict::Done);
     }
 
     #[test]

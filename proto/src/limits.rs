@@ -78,5 +78,7 @@ pub const BACKENDS: usize = 256;
 pub const DRAIN_TIMEOUT: u64 = 24 * 3_600;
 /// Milliseconds of waiting for a file that a program has open for writing: an hour.
 pub const OPEN_MAX: u64 = 3_600_000;
+/// Milliseconds for which a wave of a rollout has to have been good before the next one: a week.
+pub const SOAK: u64 = 7 * 24 * 3_600_000;
 /// Seconds after its start for which a server may be unready without its manager's confirmation: an hour.
 pub const READY_AFTER: u64 = 3_600;

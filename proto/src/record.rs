@@ -3,11 +3,13 @@
 
 pub mod chain;
 mod confirmation;
+mod rollout;
 
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 pub use confirmation::Confirmation;
+pub use rollout::{Batch, RolloutPolicy};
 
 pub use crate::level::Level;
 use crate::{
@@ -248,6 +250,9 @@ pub struct Policy {
     pub ready_after_s: u64,
     /// A member's reaction to edits of its own (W3).
     pub drift: OnDrift,
+    /// How a revision goes to the members in waves; none: to all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutPolicy>,
     /// A note for administrators: the one feature of a build of the next level, for tests of two programs.
     #[cfg(feature = "level-next")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,6 +274,7 @@ impl Policy {
             drain_timeout_s: 300,
             ready_after_s: 30,
             drift: OnDrift::Report,
+            rollout: None,
             #[cfg(feature = "level-next")]
             note: None,
         }
@@ -339,6 +345,7 @@ struct Later {
 }
 
 const LATER: &[Later] = &[
+    Later { came: Level(2), what: "a rollout in waves", is_used: |record| record.policy.rollout.is_some() },
     #[cfg(feature = "level-next")]
     Later { came: Level::NEWEST, what: "a note", is_used: |record| record.policy.note.is_some() },
 ];
@@ -413,6 +420,7 @@ impl Record {
             return wrong("in which two servers have one key");
         }
         self.servers.iter().chain(&self.removed).try_for_each(|server| server.traffic().map(drop))?;
+        self.policy.rollout.as_ref().map_or(Ok(()), RolloutPolicy::check)?;
         balancer::check(&self.policy.balancers)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub use self::{
-    labels::{ACCEPTED, HOLD, check_labels},
+    labels::{ACCEPTED, HOLD, REPLACES, TAKEN_BACK, check_labels},
     named::RevisionName,
 };
 

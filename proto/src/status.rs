@@ -370,6 +370,9 @@ pub struct FarmStatus {
     pub procedures: Vec<ProcedureStatus>,
     /// The reason why the observer is no server of the group any more, with the next action; none: it is one.
     pub expelled: Option<String>,
+    /// The rollout of the head in waves; none: it goes to all members at once, or the observer does not know.
+    #[serde(default)]
+    pub rollout: Option<RolloutStatus>,
 }
 
 /// The state of a procedure that is not over.
@@ -425,6 +428,67 @@ pub struct ProcedureStatus {
     pub servers: Vec<ServerName>,
 }
 
+/// The state of the rollout of the head revision in waves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutState {
+    /// The members of the present wave take the revision.
+    Running,
+    /// The present wave has it, and the next one begins when the soak time is over.
+    Soaking,
+    /// It goes to no further member: too many failed, or a person stopped it.
+    Stopped,
+    /// All waves have it; members that were late get it when they answer.
+    Done,
+    /// The head has the content from before a revision whose rollout had stopped.
+    TakenBack,
+}
+
+impl RolloutState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Running, Self::Soaking, Self::Stopped, Self::Done, Self::TakenBack];
+
+    /// The word in JSON and in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Soaking => "soaking",
+            Self::Stopped => "stopped",
+            Self::Done => "done",
+            Self::TakenBack => "taken_back",
+        }
+    }
+}
+
+/// The rollout of the head revision in waves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// The head.
+    pub revision: Number,
+    /// Its state.
+    pub state: RolloutState,
+    /// The present wave, from 1; at the end, the last one.
+    pub wave: usize,
+    /// The number of waves.
+    pub waves: usize,
+    /// The number of members that are not disabled.
+    pub members: usize,
+    /// The number of them that hold the revision and are well.
+    pub holding: usize,
+    /// The members that are not waited for.
+    pub late: Vec<ServerName>,
+    /// The members that failed with it.
+    pub failed: Vec<ServerName>,
+    /// The end of the soak time, in state [`RolloutState::Soaking`], in milliseconds since 1970.
+    pub until_ms: Option<u64>,
+    /// The reason of a stop, or of a revision that was taken back.
+    pub reason: Option<String>,
+    /// The revision whose content was taken back, in state [`RolloutState::TakenBack`].
+    pub taken_back: Option<Number>,
+    /// The next command.
+    pub next: Option<String>,
+}
+
 /// An observation, to be folded into a [`FarmStatus`]. The manager's tasks send these; the monitor folds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -449,6 +513,8 @@ pub enum Event {
     Sets(Vec<SetStatus>),
     /// The procedures that are not over.
     Procedures(Vec<ProcedureStatus>),
+    /// The rollout of the head in waves; none: it goes to all members at once.
+    Rollout(Option<Box<RolloutStatus>>),
     /// A server refuses this manager, or came back as one: shown until it is reached again.
     Fenced {
         /// The server.

@@ -61,6 +61,7 @@ pub(super) async fn until_reached(
     let rule = |status: &FarmStatus| match reached(status, head, servers) {
         Verdict::Done => Ok(Ok(())),
         Verdict::Partly(stuck) => Ok(Err(partly(head, &stuck))),
+        Verdict::Stopped(why) => Ok(Err(stopped_rollout(&why))),
         Verdict::Waiting(whom) => Err(format!("{head} on {whom}")),
     };
     until(client, common, rule).await?
@@ -106,6 +107,11 @@ async fn follow<T>(
             }
         }
     }
+}
+
+/// The error of a wait that ends because the rollout was stopped or taken back.
+pub(super) fn stopped_rollout(why: &str) -> CommandError {
+    CommandError::new(Kind::Failed, why).hint("see `bellwether rollout show`")
 }
 
 fn partly(head: Number, stuck: &[(ServerName, String)]) -> CommandError {

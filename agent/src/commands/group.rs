@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bellwether_daemon::config::duration;
 use bellwether_group::edits::{
-    By, Patterns, PolicyChange, RecordEdit, apply,
+    By, Patterns, PolicyChange, RecordEdit, WavesChange, apply,
     level::{Programs, newest_for_all, not_asked},
 };
 use bellwether_proto::{
@@ -13,7 +13,7 @@ use bellwether_proto::{
     balancer::Balancer,
     level::{Level, Program},
     name::{BalancerName, SetName},
-    record::{Codec, OnDrift, Policy, Publish, Record, Role},
+    record::{Batch, Codec, OnDrift, Policy, Publish, Record, Role, RolloutPolicy},
     status::ServerStatus,
     v1::edit_record_request::Edit,
 };
@@ -105,6 +105,27 @@ struct Settings {
     /// The longest time after a start for which /ready answers 503 while no server confirms the newest revision, such as 30s
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     ready_after: Option<Duration>,
+    /// The number of members that get a revision first, one wave before the others; 0: no such wave
+    #[arg(long, value_name = "N", conflicts_with = "all_at_once")]
+    canary: Option<u32>,
+    /// The number of members in each later wave, or their part of all members, such as 25%
+    #[arg(long, value_name = "N|P%", conflicts_with = "all_at_once")]
+    batch: Option<Batch>,
+    /// The time for which a wave has to have been good before the next one begins, such as 30s
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, conflicts_with = "all_at_once")]
+    soak: Option<Duration>,
+    /// Stop a rollout when so many members have refused the revision or are in error with it
+    #[arg(long, value_name = "N", conflicts_with = "all_at_once")]
+    stop_at: Option<u32>,
+    /// Publish the content from before when failures have stopped a rollout
+    #[arg(long, conflicts_with_all = ["no_take_back", "all_at_once"])]
+    take_back: bool,
+    /// Leave a stopped rollout as it is until a person decides
+    #[arg(long, conflicts_with = "all_at_once")]
+    no_take_back: bool,
+    /// Send each revision to all members at once, without waves
+    #[arg(long)]
+    all_at_once: bool,
     /// Raise the format level, which cannot be lowered again. All servers that are not disabled must read it: `group show`
     /// names the newest level that they all read
     #[arg(long, value_name = "N")]
@@ -206,6 +227,7 @@ fn settings(policy: &Policy) -> Vec<String> {
     let drained = duration::format(Duration::from_secs(policy.drain_timeout_s));
     lines.push(format!("drain    sessions have {drained} to end; at least {} go on serving", policy.min_serving));
     let after = duration::format(Duration::from_secs(policy.ready_after_s));
+    lines.push(format!("rollout  {}", policy.rollout.as_ref().map_or_else(|| "all at once".to_owned(), waves)));
     lines.push(format!("ready    at most {after} after a start without a confirmed head"));
     #[cfg(feature = "level-next")]
     lines.extend(policy.note.iter().map(|note| format!("note     {note}")));
@@ -218,6 +240,16 @@ fn settings(policy: &Policy) -> Vec<String> {
         lines.extend(allowed.iter().filter(|(_, allowed)| *allowed).map(|(what, _)| format!("  allows {what}")));
     }
     lines
+}
+
+/// The policy for waves, in one line.
+fn waves(policy: &RolloutPolicy) -> String {
+    let RolloutPolicy { canary, batch, soak_ms, stop_at, take_back } = policy;
+    let canary = if *canary == 0 { String::new() } else { format!("{canary} first, then ") };
+    let soak = duration::format(Duration::from_millis(*soak_ms));
+    let failures = if *stop_at == 1 { "1 failure stops it".to_owned() } else { format!("{stop_at} failures stop it") };
+    let back = if *take_back { ", and it is taken back" } else { "" };
+    format!("{canary}waves of {batch}, {soak} between them; {failures}{back}")
 }
 
 async fn set(common: &Common, settings: Settings) -> Result<(), CommandError> {
@@ -297,6 +329,14 @@ fn change(settings: Settings) -> Result<PolicyChange, CommandError> {
         min_serving: settings.min_serving,
         drain_timeout_s: settings.drain_timeout.map(|time| whole_seconds("drain-timeout", time)).transpose()?,
         ready_after_s: settings.ready_after.map(|time| whole_seconds("ready-after", time)).transpose()?,
+        waves: WavesChange {
+            canary: settings.canary,
+            batch: settings.batch,
+            soak_ms: settings.soak.map(|soak| soak.as_millis() as u64),
+            stop_at: settings.stop_at,
+            take_back: (settings.take_back || settings.no_take_back).then_some(settings.take_back),
+            all_at_once: settings.all_at_once,
+        },
         level: settings.level.map(Level),
         #[cfg(feature = "level-next")]
         note: settings.note,

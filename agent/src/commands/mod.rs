@@ -43,6 +43,7 @@ pub mod recover;
 pub mod resume;
 pub mod rm;
 pub mod rollback;
+pub mod rollout;
 pub mod serve;
 pub mod server;
 pub mod show;
@@ -137,6 +138,8 @@ commands! {
     Diff = diff;
     /// Publish the content of an earlier revision as a new one
     Rollback = rollback;
+    /// Show, continue and stop the rollout of a revision in waves
+    Rollout = rollout;
     /// Make another server the manager, or this server when the manager is lost
     Promote = promote;
     /// List and change the servers of the group

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use bellwether_proto::{
     name::ServerName,
     record::Role,
+    status::{FarmStatus, RolloutState},
     v1::{SyncRequest, SyncServers, admin_client::AdminClient, start_procedure_request::Procedure},
 };
 use serde_json::json;
@@ -45,6 +46,9 @@ pub struct Args {
 pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let Args { servers, full, dry_run, wait } = args;
     let mut client = common.connect().await?;
+    if servers.is_empty() {
+        may_sync_all(&common.within(farm::status(&mut client)).await?)?;
+    }
     let drains = Procedure::Sync(SyncServers { servers: servers.iter().map(ToString::to_string).collect() });
     let mut planned = following::planned(common, drains.clone()).await?;
     if let Some(begun) = &planned
@@ -94,6 +98,15 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         (false, None, Some(id)) => format!("asked {}; see: bellwether procedure show {id}", all.join(", ")),
     });
     Ok(())
+}
+
+/// Whether all members may be brought to the head: not to a revision whose rollout is stopped.
+fn may_sync_all(farm: &FarmStatus) -> Result<(), CommandError> {
+    let stopped = farm.rollout.as_ref().filter(|rollout| rollout.state == RolloutState::Stopped);
+    let Some(rollout) = stopped else { return Ok(()) };
+    let text = format!("the rollout of {} is stopped; no server was asked", rollout.revision);
+    Err(CommandError::new(Kind::Refused, text)
+        .hint("to bring some servers to it, name them; to go on: bellwether rollout continue, or: bellwether rollback"))
 }
 
 /// The named servers that need no drain.

@@ -116,6 +116,12 @@ impl Admin for Shared {
             _ => no(),
         }
     }
+    async fn decide_rollout(
+        &self,
+        _: Request<v1::DecideRolloutRequest>,
+    ) -> Result<Response<v1::DecideRolloutReply>, Status> {
+        no()
+    }
     async fn acknowledge(
         &self,
         request: Request<v1::AcknowledgeRequest>,

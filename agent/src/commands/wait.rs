@@ -8,7 +8,7 @@ use bellwether_proto::{name::ServerName, record::Role, revision::Number, status:
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::status::Feed;
+use super::{farm, status::Feed};
 use crate::{
     common::Common,
     error::{CommandError, Kind},
@@ -103,6 +103,7 @@ impl Watched {
                 None
             }
             Verdict::Partly(stuck) => Some(Err(partly(self.what(), goal, &stuck))),
+            Verdict::Stopped(why) => Some(Err(farm::stopped_rollout(&why))),
         }
     }
 
@@ -196,6 +197,7 @@ mod tests {
             told_ms: None,
             procedures: Vec::new(),
             expelled: None,
+            rollout: None,
         }
     }
 

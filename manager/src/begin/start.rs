@@ -45,6 +45,7 @@ use crate::{
         safety::{Guard, WINDOW},
         waiting::Waiting,
     },
+    rollout::{self, Rollouts},
     shared::{Setup, Shared},
     tasks::Alarm,
 };
@@ -97,6 +98,9 @@ pub enum StartError {
     /// The saved roots of the sets cannot be read.
     #[error("the saved roots of the sets cannot be read")]
     Roots(#[source] StateFileError),
+    /// The state of the rollout cannot be read.
+    #[error("the state of the rollout cannot be read")]
+    Rollout(#[source] StateFileError),
     /// A set's path cannot be used.
     #[error("the path of set {set} cannot be used")]
     Path {
@@ -134,12 +138,13 @@ impl Manager {
         }
         let setup = Setup { sets: absolute(setup.sets)?, ..setup };
         let roots = Roots::open(&state, setup.sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
+        let rollouts = Rollouts::open(&state).map_err(StartError::Rollout)?;
         let (from, here, at) = ((state, setup.sets.clone(), roots.clone()), record.clone(), setup.at);
         let opened = tokio::task::spawn_blocking(move || open(&from.0, (&from.1, &from.2), &here, at)).await;
         let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &setup.seen)?;
         let (balancers, alarm) = (setup.balancers.clone(), setup.alarm.clone());
-        let shared = Arc::new(Shared::new(setup, roots, led, (head, history, guard)));
+        let shared = Arc::new(Shared::new(setup, roots, led, (head, history, guard), rollouts));
         let begun = shared.clone();
         let begin = move || {
             if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {
@@ -148,6 +153,7 @@ impl Manager {
             epoch::begin(&begun)
         };
         tokio::task::spawn_blocking(begin).await.map_err(|_| StartError::Stopping)??;
+        shared.rollouts.begin(shared.record.borrow().record(), &shared.head.borrow().stored.header);
         tell(&shared);
         Ok(run(shared, tokens, balancers, (known, believed), &alarm, &shutdown))
     }
@@ -304,6 +310,7 @@ fn run(
     let tasks = vec![
         ("watch", alarm.spawn("watch", shutdown, watching::run(to_watch, dirty, modes, shutdown.clone()))),
         ("publisher", alarm.spawn("publisher", shutdown, publisher.run(to_publisher, shutdown.clone()))),
+        ("rollout", alarm.spawn("rollout", shutdown, rollout::run(shared.clone(), commands.clone(), shutdown.clone()))),
         ("lanes", alarm.spawn("lanes", shutdown, lanes::run(shared.clone(), to_lanes, shutdown.clone()))),
     ];
     let (tokens, tasks) = (Arc::new(Mutex::new(tokens)), Mutex::new(tasks));

@@ -130,7 +130,7 @@ impl Lanes {
             let _ = lane.control.try_send(control);
             if matches!(control, Control::Sync { .. }) {
                 // Shown at once, so that no caller takes the earlier state for the result.
-                let to = self.shared.target(name).number;
+                let to = self.shared.head.borrow().stored.header.number();
                 self.shared.see(Event::Server(name.clone(), Observation::Started { sync: true, to }));
             }
             name.clone()

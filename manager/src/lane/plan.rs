@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use bellwether_proto::{hash::Hash, revision::RevisionId};
+use bellwether_proto::{
+    hash::Hash,
+    revision::{REPLACES, RevisionId, TAKEN_BACK},
+};
 use bellwether_store::history::History;
 pub use bellwether_store::history::{Route, Stored};
 
@@ -181,7 +184,7 @@ pub enum Wait {
     Fault,
     /// It has edits of its own, and takes nothing over them, until they are kept or reverted, or a sync is requested.
     Held,
-    /// Propagation is held, until `resume`, or a sync is requested.
+    /// Propagation is held, until `resume`, or its wave has not begun, or a sync is requested.
     Paused,
     /// It refused the head, until there is another, or a sync is requested.
     Refused,
@@ -196,7 +199,7 @@ pub enum Step {
     Wait(Wait),
     /// Have its sets match its revision, over any edits; it reports when they do.
     Settle,
-    /// Get a base of the head: every way leads through the refused revision, or no way leads from its revision, or the
+    /// Get a base of the head: every way leads through the refused revision or a stopped one, or no way leads from its revision, or the
     /// way leads back to an older state of the group.
     NeedBase,
     /// Offer a pack and send these of its bytes.
@@ -293,7 +296,9 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
     if forked && !starts_at(&packs, target.revision) {
         return Step::NeedBase;
     }
-    let through = |packs: &[Arc<Stored>]| packs.iter().any(|pack| Some(pack.header.id()) == refused);
+    let through = |packs: &[Arc<Stored>]| {
+        leads_through_a_stop(packs) || packs.iter().any(|pack| Some(pack.header.id()) == refused)
+    };
     if !through(&packs) {
         return send(member, &packs, forked);
     }
@@ -306,6 +311,15 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
 /// Whether a newcomer would start at an old state and come to the head by steps, although a base is soon made.
 fn is_detour(packs: &[Arc<Stored>]) -> bool {
     packs.len() > 1 && packs[0].base && packs[0].size <= SMALL
+}
+
+/// Whether a way leads through a revision whose rollout was stopped: the one after it says so.
+fn leads_through_a_stop(packs: &[Arc<Stored>]) -> bool {
+    let says_so = |pack: &Arc<Stored>| {
+        let labels = &pack.header.header().labels;
+        labels.contains_key(TAKEN_BACK) || labels.contains_key(REPLACES)
+    };
+    packs.iter().skip(1).any(says_so)
 }
 
 fn starts_at(packs: &[Arc<Stored>], head: RevisionId) -> bool {

@@ -243,10 +243,11 @@ impl Session {
                 self.outbox.head = Some(head.header.to_wire());
                 (self.facts.head, self.facts.published) = (head, published);
             }
-            Input::Procedures(procedures, order) => {
-                (self.facts.procedures, self.facts.order) = (procedures, order);
+            Input::Procedures(procedures, later) => {
+                (self.facts.procedures, self.facts.order.later) = (procedures, later);
                 self.send_procedures(now);
             }
+            Input::Released(revision) => self.facts.order.released = revision,
             Input::Asked(asked) => {
                 if matches!(asked, Control::Probe) {
                     self.beat(now);
@@ -337,7 +338,8 @@ impl Session {
     }
 
     fn target(&self) -> Target {
-        rollout::target(&self.facts.head.header, self.facts.order, &self.facts.record.record().policy)
+        let Facts { head, order, record, .. } = &self.facts;
+        rollout::target(&head.header, self.at.as_ref(), *order, &record.record().policy)
     }
 
     fn send_record(&mut self, now: Now) {
@@ -420,7 +422,7 @@ impl Session {
             Step::Nothing => "it is at the head",
             Step::Wait(Wait::Fault) => "nothing is sent: it is in error until a sync",
             Step::Wait(Wait::Held) => "nothing is sent: it holds edits of its own",
-            Step::Wait(Wait::Paused) => "nothing is sent: propagation is held",
+            Step::Wait(Wait::Paused) => "nothing is sent: propagation is held, or its wave has not begun",
             Step::Wait(Wait::Refused) => "nothing is sent: it refused the head",
             Step::NeedBase => "a base of the head is needed",
             Step::Settle | Step::Send(_) => "",

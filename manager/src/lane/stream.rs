@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_group::{procedure::SignedDocument, rollout::Order};
+use bellwether_group::{
+    procedure::SignedDocument,
+    rollout::{Order, Plan},
+};
 use bellwether_proto::{
     clock::now_ms,
     record::{SignedRecord, Version},
@@ -64,6 +67,7 @@ struct News {
     head: watch::Receiver<Arc<Head>>,
     record: watch::Receiver<Arc<SignedRecord>>,
     procedures: watch::Receiver<Option<Arc<SignedDocument>>>,
+    rollout: watch::Receiver<Arc<Plan>>,
 }
 
 struct Stream<'a> {
@@ -96,9 +100,9 @@ pub(super) async fn run(lane: &Lane, link: Link, control: &mut mpsc::Receiver<Co
     }
 }
 
-fn order(lane: &Lane, procedures: Option<&SignedDocument>) -> Order {
-    let later = procedures.is_some_and(|held| held.document().holds().contains(&lane.server.name));
-    if later { Order::Later } else { Order::Now }
+/// Whether procedures hold the member back.
+fn is_later(lane: &Lane, procedures: Option<&SignedDocument>) -> bool {
+    procedures.is_some_and(|held| held.document().holds().contains(&lane.server.name))
 }
 
 impl Stream<'_> {
@@ -141,6 +145,11 @@ impl Stream<'_> {
                 // Never an error: `shared` holds the store of procedures.
                 _ = self.news.procedures.changed() => {
                     let news = self.news.procedures(self.lane);
+                    self.put(news).await?;
+                }
+                // Never an error, for the same reason.
+                _ = self.news.rollout.changed() => {
+                    let news = self.news.rollout(self.lane);
                     self.put(news).await?;
                 }
                 asked = control.recv() => {
@@ -259,13 +268,15 @@ impl News {
             head: shared.head.subscribe(),
             record: shared.record.clone(),
             procedures: shared.procedure_store.follow(),
+            rollout: shared.rollouts.follow(),
         }
     }
 
     fn facts(&mut self, lane: &Lane) -> Facts {
         let (head, record) = (self.head.borrow_and_update().clone(), self.record.borrow_and_update().clone());
         let procedures = self.procedures.borrow_and_update().clone();
-        let order = order(lane, procedures.as_deref());
+        let released = self.rollout.borrow_and_update().released_to(&lane.server.name);
+        let order = Order { later: is_later(lane, procedures.as_deref()), released };
         Facts { record, head: head.stored.clone(), published: head.published, procedures, order }
     }
 
@@ -280,8 +291,12 @@ impl News {
 
     fn procedures(&mut self, lane: &Lane) -> Input {
         let held = self.procedures.borrow_and_update().clone();
-        let order = order(lane, held.as_deref());
-        Input::Procedures(held, order)
+        let later = is_later(lane, held.as_deref());
+        Input::Procedures(held, later)
+    }
+
+    fn rollout(&mut self, lane: &Lane) -> Input {
+        Input::Released(self.rollout.borrow_and_update().released_to(&lane.server.name))
     }
 
     /// Changes that were not fed in yet.
@@ -296,6 +311,9 @@ impl News {
         }
         if changed(self.procedures.has_changed()) {
             unseen.push(self.procedures(lane));
+        }
+        if changed(self.rollout.has_changed()) {
+            unseen.push(self.rollout(lane));
         }
         unseen
     }

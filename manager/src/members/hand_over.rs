@@ -204,7 +204,12 @@ impl Manager {
     fn missing(&self, to: &ServerName, head: Number, version: Version) -> Result<(), Missing> {
         let shared = &self.inner.shared;
         let reached = shared.reached.borrow();
-        reached.holds(to, head)?;
+        reached.holds(to, head).map_err(|missing| match missing {
+            Missing::Yet(why) if shared.rollouts.hold(to) => {
+                Missing::Yet(format!("{why}; its wave has not begun: bellwether rollout show"))
+            }
+            missing => missing,
+        })?;
         match reached.get(to) {
             Some(server) if server.record >= version => Ok(()),
             _ => Err(Missing::Yet(format!("it has not taken group record {version} yet"))),

@@ -7,7 +7,7 @@ use bellwether_local::prove::Complaint;
 use bellwether_proto::{
     advice::{Advice, Advise},
     entry::Chunk,
-    revision::{RevisionId, SignedHeader},
+    revision::{Number, RevisionId, SignedHeader},
 };
 use bellwether_store::{
     apply::{self, Failed, Recovered, Refused, Site},
@@ -22,7 +22,7 @@ use crate::{
     publish::{
         head::Head,
         own_sets::{self, Live, SwitchError, entry, lines, named, places, same},
-        round::PublishError,
+        round::{PublishError, decide_rollout},
         safety::{Fright, Step},
     },
     shared::Shared,
@@ -73,6 +73,9 @@ pub enum AdoptError {
     /// The manager has other content there by now.
     #[error("the manager has changed {0} since")]
     Conflict(String),
+    /// The rollout of the head is stopped: only a publish, a rollback or a discard goes on.
+    #[error("the rollout of {0} is stopped")]
+    RolloutStopped(Number),
     /// The manager has unpublished edits.
     #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
@@ -127,6 +130,7 @@ impl Advise for AdoptError {
                 Advice::run("apply the edit to the manager's file", "bellwether edit SET:FILE")
                     .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
+            Self::RolloutStopped(_) => Some(decide_rollout()),
             Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),
             Self::Unfit(_) => Some(Advice::say("keep the directories that the edits are in, too")),

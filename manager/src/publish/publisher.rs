@@ -229,6 +229,7 @@ fn change(
 impl Publisher {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut shutdown: watch::Receiver<bool>) {
         let mut record = self.shared.record.clone();
+        let mut rollout = self.shared.rollouts.follow();
         let mut policy = policy_of(&self.shared);
         // The known tree is the saved one: the first scan waits for the watches, so no edit is missed.
         let armed = async { drop(self.modes.wait_for(Modes::are_known).await) };
@@ -247,6 +248,15 @@ impl Publisher {
                     Some(command) => self.command(command, &mut shutdown).await,
                     None => break,
                 },
+                // Never an error: `shared` holds the rollout.
+                _ = rollout.changed() => {
+                    rollout.mark_unchanged();
+                    let now = policy_of(&self.shared);
+                    if now != policy {
+                        policy = now;
+                        self.round(PublishTask::Look(Look::Stats)).await;
+                    }
+                }
                 _ = record.changed() => {
                     record.mark_unchanged();
                     let now = policy_of(&self.shared);
@@ -397,6 +407,9 @@ impl Publisher {
     async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, put::ChangeError> {
         // Before the file is touched.
         self.shared.undisputed().map_err(put::ChangeError::Disputed)?;
+        if let Some(revision) = self.shared.stopped() {
+            return Err(put::ChangeError::RolloutStopped(revision));
+        }
         if let Some(why) = &self.unpublished {
             return Err(put::ChangeError::Unpublished(why.clone()));
         }
@@ -416,6 +429,9 @@ impl Publisher {
 
     async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
         self.shared.undisputed().map_err(AdoptError::Disputed)?;
+        if let Some(revision) = self.shared.stopped() {
+            return Err(AdoptError::RolloutStopped(revision));
+        }
         if let Some(why) = &self.unpublished {
             return Err(AdoptError::Unpublished(why.clone()));
         }
@@ -437,6 +453,9 @@ impl Publisher {
     async fn rollback(&mut self, rollback: Rollback) -> Result<RolledBack, RollbackError> {
         self.shared.undisputed().map_err(RollbackError::Disputed)?;
         self.early = None;
+        // In place of a stopped revision, earlier content goes to all members at once, whoever asks for it.
+        let in_its_place = self.shared.stopped().filter(|_| rollback.places.is_empty());
+        let rollback = Rollback { takes_back: rollback.takes_back.or(in_its_place), ..rollback };
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let work = move || {
             let way = rollback::find(&shared, &rollback)?;
@@ -674,9 +693,14 @@ impl Publisher {
             Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
             Ok(Outcome::Held(changes)) => {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
-                let held = self.shared.holds_watching();
-                let next =
-                    if held { "watching is held until: bellwether resume" } else { "publish: bellwether publish" };
+                let next = match (self.shared.holds_watching(), self.shared.stopped()) {
+                    (true, _) => "watching is held until: bellwether resume".to_owned(),
+                    (false, Some(revision)) => format!(
+                        "the rollout of {revision} is stopped; to publish them all the same: bellwether publish; to drop them: \
+                         bellwether discard"
+                    ),
+                    (false, None) => "publish: bellwether publish".to_owned(),
+                };
                 Some(format!("{} {entries} from the head; {next}", changes.count))
             }
             Err(error) => Some(match error.advice() {
@@ -769,11 +793,12 @@ impl Publisher {
     }
 }
 
-/// The parts of the policy that affect a publish.
-fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish, bool) {
+/// The parts of the policy that affect a publish, and whether the rollout of the head is stopped.
+fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish, bool, bool) {
+    let is_stopped = shared.stopped().is_some();
     let record = shared.record.borrow();
     let policy = &record.record().policy;
-    (policy.sets.clone(), policy.publish, policy.paused)
+    (policy.sets.clone(), policy.publish, policy.paused, is_stopped)
 }
 
 /// An error and its sources, in one line.

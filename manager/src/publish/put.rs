@@ -11,7 +11,7 @@ use bellwether_proto::{
     hash::Hash,
     limits,
     name::SetName,
-    revision::{SignedHeader, check_message},
+    revision::{Number, SignedHeader, check_message},
     v1,
 };
 use bellwether_store::{
@@ -23,7 +23,7 @@ use bellwether_store::{
 
 use crate::{
     publish::{
-        round::{PublishError, back_or_accept},
+        round::{PublishError, back_or_accept, decide_rollout},
         safety::{Fright, Step},
     },
     shared::Shared,
@@ -84,6 +84,9 @@ pub enum ChangeError {
     /// The file is unchanged.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
+    /// The rollout of the head is stopped: only a publish, a rollback or a discard goes on.
+    #[error("the rollout of {0} is stopped")]
+    RolloutStopped(Number),
     /// The manager has unpublished edits.
     #[error("there are edits at the manager that are not published ({0})")]
     Unpublished(String),
@@ -117,6 +120,7 @@ impl Advise for ChangeError {
             Self::Conflict(file, _) | Self::Replace(ReplaceError::Changed(file)) => {
                 Some(Advice::run("read it again and repeat the change", format!("bellwether get {file}")))
             }
+            Self::RolloutStopped(_) => Some(decide_rollout()),
             Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Publish(publish) => publish.advice(),
             Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),

@@ -9,7 +9,7 @@ use bellwether_proto::{
     advice::{Advice, Advise},
     entry::{Entry, EntryPath},
     name::SetName,
-    revision::{HOLD, Number, RevisionName, SignedHeader},
+    revision::{HOLD, Number, RevisionName, SignedHeader, TAKEN_BACK},
 };
 use bellwether_store::{
     apply::{Failed, Refused},
@@ -50,6 +50,8 @@ pub struct Rollback {
     pub accept: bool,
     /// Whether to hold watching until `resume`.
     pub hold: bool,
+    /// The stopped revision that this takes back: then it goes to all members at once.
+    pub takes_back: Option<Number>,
 }
 
 /// The result.
@@ -75,6 +77,9 @@ pub enum RollbackError {
     /// Another server leads in the same epoch.
     #[error("{0}")]
     Disputed(Arc<str>),
+    /// The revision that is to be taken back is not the head any more.
+    #[error("revision {0} is not the head any more")]
+    NotHead(Number),
     /// The request is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -179,7 +184,12 @@ impl Advise for RollbackError {
             Self::Publish(publish) => publish.advice(),
             Self::Rejected(_) => Some(Advice::say("correct the content, and give the command again")),
             Self::Disputed(_) => Some(decide()),
-            Self::Malformed(_) | Self::History(..) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) => None,
+            Self::NotHead(_)
+            | Self::Malformed(_)
+            | Self::History(..)
+            | Self::Scan(_)
+            | Self::Refused(_)
+            | Self::Failed(_) => None,
         }
     }
 }
@@ -196,13 +206,19 @@ impl Rollback {
     /// The request for its revision.
     pub(crate) fn request(&self, to: Number) -> Request {
         let message = if self.message.is_empty() { format!("rollback to {to}") } else { self.message.clone() };
-        let labels = if self.hold { [(HOLD.to_owned(), String::new())].into() } else { Default::default() };
+        let hold = self.hold.then(|| (HOLD.to_owned(), String::new()));
+        let takes_back = self.takes_back.map(|of| (TAKEN_BACK.to_owned(), of.to_string()));
+        let labels = hold.into_iter().chain(takes_back).collect();
         Request { message, author: self.author.clone(), labels, accept: self.accept, dry_run: false }
     }
 }
 
 /// Finds the way back, and judges it. Blocks: the earlier revision is read.
 pub(crate) fn find(shared: &Arc<Shared>, rollback: &Rollback) -> Result<Way, RollbackError> {
+    let head = shared.head.borrow().stored.header.number();
+    if let Some(of) = rollback.takes_back.filter(|of| *of != head) {
+        return Err(RollbackError::NotHead(of));
+    }
     let past = Past::of(shared);
     let revision = past.find(rollback.to)?;
     let (to, head) = (revision.header().number(), past.head_tree());

@@ -17,7 +17,7 @@ use bellwether_proto::{
     entry::EntryPath,
     name::{ServerName, SetName},
     record::{Publish, Record, SetRules, Version},
-    revision::{ACCEPTED, Header, RevisionId, SignedHeader},
+    revision::{ACCEPTED, Header, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
 };
 use bellwether_store::{
     history::{HistoryError, NewPack, Stored},
@@ -120,6 +120,12 @@ impl Advise for PublishError {
 pub(crate) fn back_or_accept() -> Advice {
     let accept = Advice::run("or, if this is meant, at the manager", "bellwether publish --accept");
     Advice::say("mount again what was there").or(&accept)
+}
+
+/// The advice while a rollout is stopped.
+pub(crate) fn decide_rollout() -> Advice {
+    let back = Advice::run("or", "bellwether rollback");
+    Advice::run("decide at the manager", "bellwether rollout continue").or(&back)
 }
 
 /// The cause of a publish.
@@ -253,7 +259,7 @@ impl Prepared {
     /// Whether the head and the record are still the same.
     pub(crate) fn fits(&self, shared: &Shared) -> bool {
         let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
-        same && shared.undisputed().is_ok()
+        same && shared.stopped().is_none() && shared.undisputed().is_ok()
     }
 }
 
@@ -428,7 +434,8 @@ impl Publishing<'_> {
         if asked.is_some_and(|request| request.dry_run) {
             return Ok(Ready::Held(summary));
         }
-        let holds = rollout::holds_watching(&self.head.stored.header, &self.record.policy);
+        let stopped = self.shared.rollouts.stopped(&self.head.stored.header).is_some();
+        let holds = stopped || rollout::holds_watching(&self.head.stored.header, &self.record.policy);
         if asked.is_none() && (holds || self.record.policy.publish == Publish::Manual) {
             return Ok(Ready::Held(summary));
         }
@@ -451,6 +458,9 @@ impl Publishing<'_> {
         let parent = &self.head.stored.header;
         let mut labels = asked.map(|request| request.labels.clone()).unwrap_or_default();
         labels.extend(asked.filter(|request| request.accept).map(|_| (ACCEPTED.to_owned(), String::new())));
+        if let Some(stopped) = self.shared.rollouts.stopped(parent).filter(|_| !labels.contains_key(TAKEN_BACK)) {
+            labels.insert(REPLACES.to_owned(), stopped.to_string());
+        }
         let header = Header {
             group: self.record.group,
             number: parent.number().next(self.record.version.epoch)?,

@@ -12,7 +12,7 @@ use bellwether_proto::{
     name::{ServerName, SetName},
     record::Record,
     revision::Number,
-    status::{Event, FarmStatus, ProcedureStatus, SetStatus},
+    status::{Event, FarmStatus, ProcedureStatus, RolloutState, RolloutStatus, SetStatus},
 };
 
 pub use configured::differing;
@@ -40,6 +40,8 @@ pub struct Farm {
     configured: Option<Vec<SetName>>,
     servers: BTreeMap<ServerName, Known>,
     procedures: Vec<ProcedureStatus>,
+    /// The rollout of the head in waves, at the manager.
+    rollout: Option<RolloutStatus>,
 }
 
 impl Farm {
@@ -58,6 +60,7 @@ impl Farm {
             configured: None,
             servers: BTreeMap::new(),
             procedures: Vec::new(),
+            rollout: None,
         }
     }
 
@@ -85,6 +88,7 @@ impl Farm {
             Event::Quarantined(lines) => self.quarantined = lines,
             Event::Sets(sets) => self.sets = sets,
             Event::Procedures(procedures) => self.procedures = procedures,
+            Event::Rollout(rollout) => self.rollout = rollout.map(|rollout| *rollout),
             Event::Fenced { server, conflict, reason } => {
                 if let Some(server) = self.servers.get_mut(&server) {
                     server.fence(conflict, reason);
@@ -114,6 +118,7 @@ impl Farm {
         let turned = self.record.as_ref().is_some_and(|before| before.manager().key != record.manager().key);
         if turned {
             self.unpublished = None;
+            self.rollout = None;
         }
         if self.record.as_ref().is_some_and(|before| before.version.epoch != record.version.epoch) {
             // A server that refuses this epoch, too, says so again.
@@ -135,7 +140,9 @@ impl Farm {
         let manager = record.map_or(&self.observer, |record| &record.manager().name);
         let paused = record.is_some_and(|record| record.policy.paused);
         let version = record.map(|record| record.version);
-        let view = View { head: self.head(), record: version, paused, observer: &self.observer, manager, now_ms };
+        let stopped = self.rollout.as_ref().is_some_and(|rollout| rollout.state == RolloutState::Stopped);
+        let view =
+            View { head: self.head(), record: version, paused, stopped, observer: &self.observer, manager, now_ms };
         FarmStatus {
             observer: self.observer.clone(),
             time_ms: now_ms,
@@ -160,6 +167,7 @@ impl Farm {
             told_ms: None,
             procedures: self.procedures.clone(),
             expelled: record.and_then(|record| self.expelled(record)),
+            rollout: self.rollout.clone(),
         }
     }
 

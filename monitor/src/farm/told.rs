@@ -28,6 +28,7 @@ impl Told {
             watching: told.watching.clone(),
             unpublished: told.unpublished.clone(),
             sets: told.sets.clone(),
+            rollout: told.rollout.clone(),
             servers: own.servers.iter().map(other).collect(),
             told_ms: Some(*time_ms),
             ..own.clone()

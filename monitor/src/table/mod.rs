@@ -1,5 +1,7 @@
 //! The farm's status for people: a summary line, a table, and below it the problems and the next actions.
 
+mod rollout;
+
 use std::fmt::Write as _;
 
 use bellwether_proto::{
@@ -9,6 +11,7 @@ use bellwether_proto::{
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
+pub use self::rollout::described;
 use crate::text::{self, ago, colour, duration, guarded, micros, plain, shortened, wrapped};
 
 /// The style of the output.
@@ -82,6 +85,9 @@ impl std::ops::Deref for Painted {
 /// The whole status: summary, table, problems.
 pub fn render(status: &FarmStatus, look: Look) -> Painted {
     let mut text = wrapped(&guarded(&summary(status)), look.width);
+    if let Some(rollout) = status.rollout.as_ref().and_then(|rollout| rollout::line(rollout, status.time_ms)) {
+        let _ = write!(text, "\n{}", wrapped(&guarded(&rollout), look.width));
+    }
     text.push_str("\n\n");
     text.push_str(&table(status, look));
     text.push('\n');

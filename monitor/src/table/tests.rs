@@ -1,6 +1,9 @@
 use bellwether_proto::{
     revision::{Epoch, Number},
-    status::{ProcedureState, ProcedureStatus, Progress, Reach, SetStatus, UnreadCause, UnreadEntry, Writers},
+    status::{
+        ProcedureState, ProcedureStatus, Progress, Reach, RolloutState, RolloutStatus, SetStatus, UnreadCause,
+        UnreadEntry, Writers,
+    },
 };
 
 use super::*;
@@ -69,6 +72,25 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         told_ms: None,
         procedures: Vec::new(),
         expelled: None,
+        rollout: None,
+    }
+}
+
+/// The rollout of 1.42: one of four members has failed, and the next wave begins in 20 s.
+pub(crate) fn rollout(state: RolloutState) -> RolloutStatus {
+    RolloutStatus {
+        revision: number(42),
+        state,
+        wave: 2,
+        waves: 3,
+        members: 4,
+        holding: 2,
+        late: Vec::new(),
+        failed: vec!["web3".parse().unwrap()],
+        until_ms: Some(120_000),
+        reason: Some("web3 failed".into()),
+        taken_back: None,
+        next: Some("bellwether rollout continue".into()),
     }
 }
 

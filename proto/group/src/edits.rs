@@ -5,6 +5,7 @@ mod apply;
 mod drain;
 pub mod level;
 mod servers;
+mod waves;
 
 use bellwether_proto::{
     Malformed,
@@ -23,6 +24,7 @@ pub use self::servers::{
 };
 pub use apply::{RecordEdit, apply};
 pub use drain::{bring_back, set_drained};
+pub use waves::WavesChange;
 
 /// The number of changes that the record's log keeps.
 const LOG: usize = 100;
@@ -245,6 +247,8 @@ pub struct PolicyChange {
     pub drain_timeout_s: Option<u64>,
     /// The time for which a started server may be unready without its manager's confirmation, in seconds.
     pub ready_after_s: Option<u64>,
+    /// The waves of a rollout.
+    pub waves: WavesChange,
     /// The format level; [`level::may_raise`] decides whether it may be raised.
     pub level: Option<Level>,
     /// A note for administrators; empty: none.
@@ -296,6 +300,7 @@ impl TryFrom<v1::SetPolicy> for PolicyChange {
             min_serving: wire.min_serving,
             drain_timeout_s: wire.drain_timeout_s,
             ready_after_s: wire.ready_after_s,
+            waves: wire.waves.map(WavesChange::try_from).transpose()?.unwrap_or_default(),
             level: wire.level.map(Level),
             #[cfg(feature = "level-next")]
             note: wire.note,
@@ -323,6 +328,7 @@ impl From<PolicyChange> for v1::SetPolicy {
             min_serving: change.min_serving,
             drain_timeout_s: change.drain_timeout_s,
             ready_after_s: change.ready_after_s,
+            waves: change.waves.to_wire(),
             level: change.level.map(|level| level.0),
             #[cfg(feature = "level-next")]
             note: change.note,
@@ -373,6 +379,7 @@ pub fn set_policy(held: &SignedRecord, change: &PolicyChange, by: &By) -> Result
     policy.quiet_max_ms = change.quiet_max_ms.unwrap_or(policy.quiet_max_ms);
     policy.open_max_ms = change.open_max_ms.unwrap_or(policy.open_max_ms);
     policy.drift = change.drift.unwrap_or(policy.drift);
+    policy.rollout = change.waves.put_on(policy.rollout)?;
     for rules in policy.sets.iter_mut().filter(|rules| change.set.as_ref().is_none_or(|set| rules.name == *set)) {
         set_rules(rules, change);
     }

@@ -1,17 +1,28 @@
-//! The target of each server: the one rule between the head and the lanes. At present the head is the target of all.
+//! The target of each server: the one rule between the head and the lanes. With a policy for waves, a member gets the head when
+//! [`Rollout`] lets it; otherwise the head is the target of all at once.
+
+mod machine;
+mod member;
+mod waves;
 
 use bellwether_proto::{
     record::Policy,
-    revision::{HOLD, Number, RevisionId, SignedHeader},
+    revision::{HOLD, Number, RevisionId, SignedHeader, TAKEN_BACK},
 };
 
-/// The order of a server's rollout, as far as the procedures decide it.
+pub use self::{
+    machine::{Kept, NotDecided, Plan, Released, Rollout, Stop, TakeBack},
+    member::Member,
+    waves::{Standing, Standings, is_good, wave, waves},
+};
+
+/// The order of a server's rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// No procedure holds it back.
-    Now,
+pub struct Order {
     /// An unfinished recovery drains the server first, and has not yet come to it (W23).
-    Later,
+    pub later: bool,
+    /// The revision that the waves let it take ([`Plan::released_to`]).
+    pub released: Option<RevisionId>,
 }
 
 /// The target of one server.
@@ -30,7 +41,7 @@ pub struct Target {
 pub enum Due {
     /// As soon as possible.
     Now,
-    /// When no procedure holds it back any more, or a sync is requested.
+    /// When no procedure and no wave holds it back any more, or a sync is requested.
     Held,
 }
 
@@ -40,52 +51,97 @@ pub fn holds_watching(head: &SignedHeader, policy: &Policy) -> bool {
     policy.paused && head.header().labels.contains_key(HOLD)
 }
 
-/// The target of a server, if the newest revision is `head`.
-pub fn target(head: &SignedHeader, order: Order, policy: &Policy) -> Target {
-    let due = match (order, policy.paused && !holds_watching(head, policy)) {
-        (Order::Now, false) => Due::Now,
-        (Order::Later, _) | (Order::Now, true) => Due::Held,
-    };
+/// Whether the head goes to all members at once: there are no waves, or it brings back earlier content in a hurry.
+pub fn goes_to_all(head: &SignedHeader, policy: &Policy) -> bool {
+    let labels = &head.header().labels;
+    policy.rollout.is_none() || labels.contains_key(TAKEN_BACK) || labels.contains_key(HOLD)
+}
+
+/// The target of a server that holds the revision `at`, if the newest one is `head`. No wave holds back a server that holds no
+/// revision, or for which the head changes nothing.
+pub fn target(head: &SignedHeader, at: Option<&SignedHeader>, order: Order, policy: &Policy) -> Target {
+    let changes_nothing =
+        |at: &SignedHeader| head.header().parent == Some(at.id()) && head.header().root == at.header().root;
+    let no_wave = goes_to_all(head, policy) || order.released == Some(head.id()) || at.is_none_or(changes_nothing);
+    let paused = policy.paused && !holds_watching(head, policy);
+    let due = if order.later || paused || !no_wave { Due::Held } else { Due::Now };
     Target { revision: head.id(), number: head.number(), due }
 }
 
 #[cfg(test)]
 mod tests {
-    use bellwether_proto::{key::KeyPair, revision::Header};
+    use bellwether_proto::{
+        hash::Hash,
+        key::KeyPair,
+        record::RolloutPolicy,
+        revision::{HOLD, Header},
+    };
 
     use super::*;
     use bellwether_random::headers::header;
 
+    const NOW: Order = Order { later: false, released: None };
+    const LATER: Order = Order { later: true, released: None };
+
+    fn signed(header: Header) -> SignedHeader {
+        SignedHeader::sign(header, &KeyPair::generate())
+    }
+
     fn head() -> SignedHeader {
-        SignedHeader::sign(header(2, 7), &KeyPair::generate())
+        signed(header(2, 7))
+    }
+
+    fn due(head: &SignedHeader, at: Option<&SignedHeader>, order: Order, policy: &Policy) -> Due {
+        target(head, at, order, policy).due
     }
 
     #[test]
-    fn all_are_to_hold_the_head() {
+    fn without_waves_all_are_to_hold_the_head_at_once() {
         let (head, policy) = (head(), Policy::new(Vec::new()));
-        let target = target(&head, Order::Now, &policy);
+        let target = target(&head, Some(&signed(header(2, 6))), NOW, &policy);
         assert_eq!(target, Target { revision: head.id(), number: head.number(), due: Due::Now });
     }
 
     #[test]
     fn a_rollback_that_holds_watching_is_sent_although_propagation_is_paused() {
-        let rollback = Header { labels: [(HOLD.to_owned(), String::new())].into(), ..header(2, 8) };
-        let rollback = SignedHeader::sign(rollback, &KeyPair::generate());
+        let rollback = signed(Header { labels: [(HOLD.to_owned(), String::new())].into(), ..header(2, 8) });
         let running = Policy::new(Vec::new());
         let paused = Policy { paused: true, ..running.clone() };
         assert!(holds_watching(&rollback, &paused) && !holds_watching(&rollback, &running));
         assert!(!holds_watching(&head(), &paused));
-        assert_eq!(target(&rollback, Order::Now, &paused).due, Due::Now);
-        assert_eq!(target(&rollback, Order::Later, &paused).due, Due::Held);
+        assert_eq!(due(&rollback, None, NOW, &paused), Due::Now);
+        assert_eq!(due(&rollback, None, LATER, &paused), Due::Held);
     }
 
     #[test]
     fn a_pause_holds_all_back_and_a_recovery_one() {
         let (head, running) = (head(), Policy::new(Vec::new()));
         let paused = Policy { paused: true, ..running.clone() };
-        for (order, policy) in [(Order::Later, &running), (Order::Now, &paused), (Order::Later, &paused)] {
-            let held = target(&head, order, policy);
+        for (order, policy) in [(LATER, &running), (NOW, &paused), (LATER, &paused)] {
+            let held = target(&head, None, order, policy);
             assert_eq!((held.revision, held.due), (head.id(), Due::Held));
+        }
+    }
+
+    #[test]
+    fn a_wave_holds_back_whom_the_head_would_change() {
+        let policy = Policy { rollout: Some(RolloutPolicy::default()), ..Policy::new(Vec::new()) };
+        let before = signed(header(2, 6));
+        let next = |labels: &[&str], root: &[u8]| {
+            let labels = labels.iter().map(|&label| (label.to_owned(), "2.6".to_owned())).collect();
+            signed(Header { labels, root: Hash::of(root), parent: Some(before.id()), ..header(2, 7) })
+        };
+        let head = next(&[], b"new");
+        assert_eq!(due(&head, Some(&before), NOW, &policy), Due::Held);
+        assert_eq!(due(&head, None, NOW, &policy), Due::Now, "a newcomer");
+        let released = Order { later: false, released: Some(head.id()) };
+        assert_eq!(due(&head, Some(&before), released, &policy), Due::Now);
+        assert_eq!(due(&head, Some(&before), Order { later: true, ..released }, &policy), Due::Held);
+        assert_eq!(due(&next(&[], b"newer"), Some(&before), released, &policy), Due::Held, "let go for another head");
+        assert_eq!(due(&next(&[], b""), Some(&before), NOW, &policy), Due::Now, "it changes nothing there");
+        assert_eq!(due(&next(&[], b"new"), Some(&signed(header(2, 5))), NOW, &policy), Due::Held);
+        for label in [TAKEN_BACK, HOLD] {
+            assert_eq!(due(&next(&[label], b"new"), Some(&before), NOW, &policy), Due::Now, "{label}");
         }
     }
 }

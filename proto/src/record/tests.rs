@@ -97,6 +97,7 @@ fn defaults() -> Vec<(&'static str, &'static str, serde_json::Value)> {
         (set, "local", serde_json::json!([])),
         (set, "allow_setuid", serde_json::json!(false)),
         (set, "allow_capabilities", serde_json::json!(false)),
+        ("/policy", "rollout", serde_json::Value::Null),
         #[cfg(feature = "level-next")]
         ("/policy", "note", serde_json::Value::Null),
     ]
@@ -114,6 +115,7 @@ proptest::proptest! {
             rules.local.extend(used[2].then(|| "*.local".to_owned()));
             (rules.allow_setuid, rules.allow_capabilities) = (used[3], used[4]);
             record.policy.sets = vec![rules];
+            record.policy.rollout = (used[0] && used[5]).then(RolloutPolicy::default);
             #[cfg(feature = "level-next")]
             { record.policy.note = used[0].then(|| "a note".to_owned()); }
         });

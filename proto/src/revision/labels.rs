@@ -9,6 +9,15 @@ pub const ACCEPTED: &str = "accepted";
 /// The label of a revision that is sent while propagation is paused, and after which no edit is published by itself.
 pub const HOLD: &str = "hold";
 
+/// The label of a revision with earlier content that the manager published because a rollout had stopped: the number of the
+/// stopped revision. It goes to all members at once.
+pub const TAKEN_BACK: &str = "taken-back";
+/// The label of a revision that a person published while a rollout was stopped: the number of the stopped revision.
+pub const REPLACES: &str = "replaces";
+
+/// The labels that no person gives.
+const RESERVED: [&str; 4] = [ACCEPTED, HOLD, TAKEN_BACK, REPLACES];
+
 /// Checks the labels that a person gives a revision.
 ///
 /// # Errors
@@ -26,7 +35,7 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Malformed> 
                 "'{name}' is not a label's name: 1 to {name_bytes} of a-z, 0-9, '.', '_' and '-'"
             )));
         }
-        if [ACCEPTED, HOLD].contains(&name.as_str()) {
+        if RESERVED.contains(&name.as_str()) {
             return Err(Malformed::new(format!("the label '{name}' is reserved")));
         }
         if value.len() > value_bytes || value.chars().any(char::is_control) {
@@ -50,8 +59,9 @@ mod tests {
     fn labels_are_short_names_with_values_of_one_line() {
         let longest = ("n".repeat(limits::LABELS.1), "v".repeat(limits::LABELS.2));
         assert_eq!(check(&[("ticket", "OPS-12"), ("a.b_c-1", ""), (&longest.0, &longest.1)]), Ok(()));
-        for wrong in
-            [("", "v"), ("Ticket", "v"), ("a b", "v"), ("a", "two\nlines"), ("ä", "v"), (ACCEPTED, ""), (HOLD, "")]
+        for wrong in [("", "v"), ("Ticket", "v"), ("a b", "v"), ("a", "two\nlines"), ("ä", "v")]
+            .into_iter()
+            .chain(RESERVED.map(|name| (name, "")))
         {
             assert!(check(&[wrong]).is_err(), "{wrong:?}");
         }

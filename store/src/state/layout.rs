@@ -73,6 +73,8 @@ places! {
     tokens = "tokens.json": Content::State;
     /// The progress of procedures.
     procedures = "procedures.json": Content::State;
+    /// The state of a rollout in waves, at the manager.
+    rollout = "rollout.json": Content::State;
     /// Revisions that were only heard of.
     seen = "seen.json": Content::State;
     /// The note that the revision was confirmed when the agent ended (W12).
@@ -184,6 +186,7 @@ impl Layout {
             self.group(),
             self.tokens(),
             self.procedures(),
+            self.rollout(),
             self.seen(),
             self.confirmed(),
             self.ticket(),

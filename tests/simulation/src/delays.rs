@@ -28,6 +28,10 @@ impl Delays {
             return;
         }
         self.next_ms = history.now() + 100 + self.rng.below(500) as u64;
+        let waves = history.world.borrow().refusing;
+        if let Some(manager) = managers(history).first().filter(|_| waves && self.rng.one_in(6)) {
+            return command(history, *manager, Command::Rollout { stop: true });
+        }
         let edit = match self.rng.below(5) {
             0..=2 => {
                 let machine = self.rng.below(history.servers);
@@ -49,8 +53,10 @@ impl Delays {
         }
     }
 
-    /// Begins the peace: every disk has space.
+    /// Begins the peace: every disk has space, and no machine refuses a revision.
     pub(crate) fn end(history: &History) {
-        history.world.borrow_mut().full.clear();
+        let mut world = history.world.borrow_mut();
+        world.full.clear();
+        world.refusing = false;
     }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use bellwether_group::{halt::Halt, procedure::SignedDocument};
+use bellwether_group::{halt::Halt, procedure::SignedDocument, rollout::Kept};
 use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
@@ -61,6 +61,8 @@ pub(crate) struct Disk {
     pub(crate) sessions: BTreeMap<PublicKey, Given>,
     /// `procedures.json`.
     pub(crate) procedures: Option<Arc<SignedDocument>>,
+    /// `rollout.json`.
+    pub(crate) rollout: Kept,
     /// `history.new`: the base of a group that is being rebuilt.
     pub(crate) fresh: Option<RevisionId>,
     /// The revisions of earlier histories, which a rebuilt group has kept.
@@ -90,6 +92,7 @@ impl Disk {
             ticket: None,
             sessions: BTreeMap::new(),
             procedures: None,
+            rollout: Kept::default(),
             fresh: None,
             before: BTreeSet::new(),
             history: BTreeSet::new(),

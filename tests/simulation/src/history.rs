@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 
 use bellwether_proto::{
     name::ServerName,
-    record::{Level, Policy, Record, Role, Server, SignedRecord, Version},
+    record::{Batch, Level, Policy, Record, Role, RolloutPolicy, Server, SignedRecord, Version},
     revision::{Epoch, GroupId, Header, Number, SignedHeader},
 };
 use bellwether_random::Rng;
@@ -105,7 +105,8 @@ impl History {
             .tcp_capacity(4_096)
             .build();
         let spare = rng.one_in(4).then_some(servers);
-        let world = farm(servers, spare, rules, tell, &mut rng);
+        let rollout = waves(&mut Rng::new(seed.rotate_left(48)));
+        let world = farm(servers, spare, rules, tell, (rollout, &mut rng));
         for machine in (0..servers).chain(spare) {
             let world = world.clone();
             sim.host(host(machine), move || server::run(world.clone(), machine));
@@ -184,8 +185,22 @@ impl History {
     }
 }
 
+/// A policy for waves, in some histories.
+fn waves(rng: &mut Rng) -> Option<RolloutPolicy> {
+    let batch = [Batch::Members(1), Batch::Percent(50)][rng.below(2)];
+    let (canary, stop_at) = (rng.below(2) as u32, 1 + rng.below(2) as u32);
+    let (soak_ms, take_back) = (100 * rng.below(3) as u64, !rng.one_in(4));
+    rng.one_in(4).then_some(RolloutPolicy { canary, batch, soak_ms, stop_at, take_back })
+}
+
 /// Servers that all hold the first revision; the first of them is the manager.
-fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mut Rng) -> World {
+fn farm(
+    servers: usize,
+    spare: Option<usize>,
+    rules: Rules,
+    tell: bool,
+    (rollout, rng): (Option<RolloutPolicy>, &mut Rng),
+) -> World {
     let group = GroupId::from([7; 16]);
     let mut candidate = |machine: usize| machine < 2 || !rng.one_in(4);
     let server = |machine: usize| Server {
@@ -204,7 +219,7 @@ fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mu
         servers: (0..servers).map(server).collect(),
         removed: Vec::new(),
         refused: Vec::new(),
-        policy: Policy::new(Vec::new()),
+        policy: Policy { rollout: rollout.clone(), ..Policy::new(Vec::new()) },
         log: Vec::new(),
         previous: None,
     };
@@ -235,6 +250,7 @@ fn farm(servers: usize, spare: Option<usize>, rules: Rules, tell: bool, rng: &mu
     let disks = disks.collect::<Vec<_>>().into_iter().chain(empty).collect();
     let world = World::new(disks, rules, tell, Rng::new(rng.number()));
     world.borrow_mut().retired.extend(spare);
+    world.borrow_mut().refusing = rollout.is_some();
     world.borrow_mut().learn(first, Changes::default());
     world
 }

@@ -11,7 +11,12 @@ use bellwether_proto::{
 };
 
 pub(crate) use self::procedures::unfinished;
-use crate::{changes::Changes, disk::Disk, keys, world::State};
+use crate::{
+    changes::Changes,
+    disk::{Disk, Sets},
+    keys,
+    world::State,
+};
 
 /// An epoch that no history reaches by steps.
 const USED_UP: u64 = 1_000_000;
@@ -64,6 +69,7 @@ pub(crate) fn written(state: &mut State, machine: usize, before: &Disk) {
         && old != new
     {
         position(state, &name, old, new);
+        in_its_wave(state, &after, new);
     }
     if after.at != before.at
         && let Some(at) = &after.at
@@ -88,6 +94,15 @@ fn position(state: &mut State, name: &ServerName, old: &SignedHeader, new: &Sign
     let back = to.epoch < from.epoch || (to.epoch == from.epoch && to.sequence <= from.sequence);
     if back {
         state.breaks(format!("3: {name} went from revision {from} to {to}"));
+    }
+}
+
+/// Judges that a member takes a revision that changes something only when a plan let it, or a person asked.
+fn in_its_wave(state: &mut State, disk: &Disk, new: &SignedHeader) {
+    let name = &disk.name;
+    let waves = disk.record().is_some_and(|record| record.record().policy.rollout.is_some());
+    if waves && !state.changes_nothing(new) && !state.may_hold.contains(&(new.id(), name.clone())) {
+        state.breaks(format!("{name} takes revision {} before its wave", new.number()));
     }
 }
 
@@ -149,9 +164,16 @@ impl State {
         self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)))
     }
 
-    /// Notes the changes that a hardware fault has just destroyed.
+    /// Notes the changes that a hardware fault has just destroyed. An interrupted switch is no copy, because recovery may take it
+    /// back.
     pub(crate) fn note_destroyed(&mut self) {
-        let gone = self.promised.without(self.somewhere());
+        let of = |disk: &Disk| {
+            let interrupted = Disk { sets: Sets { revision: None, ..disk.sets }, ..disk.clone() };
+            let disk = if disk.is_whole() { disk } else { &interrupted };
+            disk.kept.and(disk.sets.edits).and(self.revisions(disk))
+        };
+        let there = self.disks.iter().fold(self.listed, |sum, disk| sum.and(of(disk)));
+        let gone = self.promised.without(there);
         self.destroyed = self.destroyed.and(gone);
     }
 

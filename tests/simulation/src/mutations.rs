@@ -74,6 +74,11 @@ fn a_manager_that_offers_what_is_not_durable() {
 }
 
 #[test]
+fn a_member_that_gets_a_revision_before_its_wave() {
+    says("before its wave", Rules { waves: false, ..Rules::default() });
+}
+
+#[test]
 fn a_fork_that_is_replaced_and_not_kept() {
     says("4: ", Rules { keep_forked: false, ..Rules::default() });
 }

@@ -183,6 +183,9 @@ impl Operator {
         if record.policy.paused {
             command(history, manager, Command::EditRecord(RecordEdit::Paused(false)));
         }
+        if shows(&Notice::Stopped) {
+            command(history, manager, Command::Rollout { stop: false });
+        }
         let wants = |notice: &Notice| matches!(notice, Notice::Refused(_) | Notice::Fault(_) | Notice::Held(_));
         if history.world.borrow().notices[manager].iter().any(wants) {
             let drained = Command::Begin(Kind::Sync { servers: Vec::new() });

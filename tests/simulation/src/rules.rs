@@ -46,6 +46,8 @@ pub struct Rules {
     pub(crate) holds: fn(&Document) -> Holds,
     /// Whether a revision is durable before it is offered.
     pub(crate) save_first: bool,
+    /// Whether a member waits for its wave.
+    pub(crate) waves: bool,
     /// Whether a member whose revision is unknown to the new manager keeps the replaced content.
     pub(crate) keep_forked: bool,
 }
@@ -63,6 +65,7 @@ impl Default for Rules {
             next: procedure::next,
             holds: Document::holds,
             save_first: true,
+            waves: true,
             keep_forked: true,
         }
     }

@@ -17,7 +17,7 @@ use bellwether_proto::{
     key::PublicKey,
     name::ServerName,
     record::{Role, SignedRecord},
-    revision::{Epoch, RevisionId, SignedHeader},
+    revision::{Epoch, RevisionId, SignedHeader, TAKEN_BACK},
     v1,
 };
 use bellwether_random::Rng;
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     GiveUp,
     /// Brings all members to the head from any state.
     Sync,
+    /// Stops or continues the rollout of the head.
+    Rollout { stop: bool },
     /// Dissolves the group on this server (W22).
     Leave,
     /// Lets that server enter with a token.
@@ -95,6 +97,8 @@ pub(crate) enum Notice {
     Fault(ServerName),
     /// A member's edits hold updates back.
     Held(ServerName),
+    /// The rollout of the head is stopped.
+    Stopped,
     /// Another machine claims to be that server, which lives.
     Copy(ServerName),
     /// Other servers have seen these changes, and they are not here.
@@ -115,6 +119,10 @@ pub(crate) struct State {
     pub(crate) drained: BTreeSet<ServerName>,
     /// Machines whose disks are full.
     pub(crate) full: BTreeSet<usize>,
+    /// Whether machines refuse some of the revisions.
+    pub(crate) refusing: bool,
+    /// The members that may hold each revision, by the managers' plans and a person's syncs.
+    pub(crate) may_hold: BTreeSet<(RevisionId, ServerName)>,
     /// Whether each machine runs.
     pub(crate) running: Vec<bool>,
     /// The number of servers that are to serve at any time (W23).
@@ -168,6 +176,8 @@ impl World {
             hostile: None,
             drained: BTreeSet::new(),
             full: BTreeSet::new(),
+            refusing: false,
+            may_hold: BTreeSet::new(),
             running: vec![true; n],
             min_serving: 1,
             read: HashMap::new(),
@@ -286,6 +296,19 @@ impl State {
         self.tell(machine, || format!("crashes {when}"));
         self.met.crashes_at_a_save += 1;
         self.dying.insert(machine);
+    }
+
+    /// Whether that machine refuses a revision, as a command of its set would.
+    pub(crate) fn refuses(&self, machine: usize, header: &SignedHeader) -> bool {
+        let drawn = header.id().0.as_bytes()[0] as usize + machine * 7;
+        self.refusing && drawn.is_multiple_of(5) && !self.changes_nothing(header)
+    }
+
+    /// Whether a revision has the content of its parent, or was published to take another one back.
+    pub(crate) fn changes_nothing(&self, header: &SignedHeader) -> bool {
+        let parent = header.header().parent.and_then(|parent| self.library.get(&parent));
+        let same = parent.is_some_and(|parent| parent.header.header().root == header.header().root);
+        same || header.header().labels.contains_key(TAKEN_BACK)
     }
 
     /// Forgets the managers of a server that left the group or came back from a backup.

@@ -174,6 +174,7 @@ impl BeginError {
                 | S::Epoch { .. }
                 | S::Tokens(_)
                 | S::Roots(_)
+                | S::Rollout(_)
                 | S::Path { .. }
                 | S::Recovery(_)
                 | S::Stopping,

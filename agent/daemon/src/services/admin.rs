@@ -7,7 +7,7 @@ use bellwether_group::{
     edits::RecordEdit,
     tokens::{Grant, Kept, Use},
 };
-use bellwether_manager::Request as Publish;
+use bellwether_manager::{Decision, Request as Publish};
 use bellwether_proto::{
     clock::now_ms,
     entry::{Entry, EntryPath, Kind},
@@ -87,6 +87,14 @@ impl Admin for AdminService {
         };
         let lacking = manager.lacking().await.iter().map(ToString::to_string).collect();
         Ok(Response::new(v1::RecordReply { version: edited.record().version.to_string(), lacking, left_open }))
+    }
+
+    async fn decide_rollout(&self, request: Request<v1::DecideRolloutRequest>) -> Answer<v1::DecideRolloutReply> {
+        let v1::DecideRolloutRequest { stop, author, dry_run } = request.into_inner();
+        let decision = if stop { Decision::Stop } else { Decision::Continue };
+        let author = self.0.author_here(&author);
+        let changed = self.0.manager()?.decide_rollout(decision, &author, dry_run).await.map_err(refusal)?;
+        Ok(Response::new(v1::DecideRolloutReply { changed }))
     }
 
     async fn acknowledge(&self, request: Request<v1::AcknowledgeRequest>) -> Answer<v1::AcknowledgeReply> {

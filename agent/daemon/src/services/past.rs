@@ -324,6 +324,7 @@ impl PastService {
             dry_run: *dry_run,
             accept: *accept,
             hold: *now,
+            takes_back: None,
         })
     }
 }

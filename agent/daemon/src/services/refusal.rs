@@ -2,8 +2,8 @@
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
-    AdoptError, ChangeError, DiscardError, EditError, EnterError, HandOverError, PreviewError, PublishError, ReadError,
-    RollbackError, past::FindError,
+    AdoptError, ChangeError, DecideError, DiscardError, EditError, EnterError, HandOverError, PreviewError,
+    PublishError, ReadError, RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
 use bellwether_proto::{
@@ -158,6 +158,7 @@ impl Refusal for ChangeError {
             | Self::Conflict(..)
             | Self::Replace(_)
             | Self::Unpublished(_)
+            | Self::RolloutStopped(_)
             | Self::Frightening(..)
             | Self::Rules(_) => Code::FailedPrecondition,
         }
@@ -170,6 +171,7 @@ impl Refusal for AdoptError {
             Self::Disputed(_)
             | Self::Conflict(_)
             | Self::Unpublished(_)
+            | Self::RolloutStopped(_)
             | Self::Unknown(_)
             | Self::Unfit(_)
             | Self::Frightening(_)
@@ -197,6 +199,7 @@ impl Refusal for RollbackError {
             Self::Find(find) => find.code(),
             Self::Hold(edit) => edit.code(),
             Self::Disputed(_)
+            | Self::NotHead(_)
             | Self::NoSet(_)
             | Self::NoPlace { .. }
             | Self::Unfit { .. }
@@ -217,6 +220,16 @@ impl Refusal for DiscardError {
                 Code::FailedPrecondition
             }
             Self::History(_) | Self::Scan(_) | Self::Failed(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for DecideError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Disputed(_) | Self::NotDecided(_) => Code::FailedPrecondition,
+            Self::Save(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }

@@ -1,6 +1,9 @@
 use std::path::PathBuf;
 
-use bellwether_proto::{key::KeyPair, revision::SignedHeader};
+use bellwether_proto::{
+    key::KeyPair,
+    revision::{Header, SignedHeader},
+};
 use bellwether_random::headers::header;
 
 use super::*;
@@ -109,6 +112,33 @@ fn a_newcomer_goes_to_the_head_in_one_step_where_that_is_soon_made() {
     farm.base3 = Arc::new(Stored { size: SMALL + 1, ..Stored::clone(&farm.base3) });
     let large = "a large tree is not packed again for one server";
     assert!(matches!(waits(&farm, &newcomer), Step::Send(sending) if sending.pack.base), "{large}");
+}
+
+#[test]
+fn no_way_leads_through_a_revision_whose_rollout_was_stopped() {
+    for label in [TAKEN_BACK, REPLACES] {
+        let mut farm = Farm::new();
+        let taken_back = Header { labels: [(label.to_owned(), "1.3".to_owned())].into(), ..header(1, 4) };
+        let taken_back = SignedHeader::sign(taken_back, &KeyPair::generate());
+        farm.increments[2] = Arc::new(Stored { header: taken_back, ..Stored::clone(&farm.increments[2]) });
+        assert!(matches!(farm.plan(&at(farm.id(2)), false), Step::NeedBase), "{label}");
+        assert_eq!(farm.sends(&at(farm.id(3)), false).pack.header.id(), farm.id(4), "it holds the stopped one");
+        let (head, id) = (farm.increments[2].header.clone(), farm.id(4));
+        farm.base3 = Arc::new(Stored { header: head, ..Stored::clone(&farm.base3) });
+        // The base of the head is followed by nothing.
+        struct Based<'a>(&'a Farm);
+        impl Ways for Based<'_> {
+            fn route(&self, from: Option<RevisionId>) -> Route {
+                if from.is_some() { self.0.route(from) } else { Route::Packs(vec![self.0.base3.clone()]) }
+            }
+            fn leads_from(&self, _: RevisionId) -> bool {
+                true
+            }
+        }
+        let target = Target { revision: id, number: farm.increments[2].header.number(), due: Due::Now };
+        let step = plan(&at(farm.id(2)), &target, Newcomer::GoesOn, &Based(&farm));
+        assert!(matches!(step, Step::Send(sending) if sending.pack.base), "{label}");
+    }
 }
 
 #[test]

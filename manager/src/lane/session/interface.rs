@@ -51,7 +51,7 @@ pub struct Facts {
     pub published: Instant,
     /// The progress of procedures.
     pub procedures: Option<Arc<SignedDocument>>,
-    /// Whether procedures hold the member back.
+    /// Whether procedures or waves hold the member back.
     pub order: Order,
 }
 
@@ -63,7 +63,9 @@ pub enum Input {
     /// A newer revision, or a base of the same one, and the beginning of its publish.
     Head(Arc<Stored>, Instant),
     /// Progress of the procedures, and whether they hold the member back.
-    Procedures(Option<Arc<SignedDocument>>, Order),
+    Procedures(Option<Arc<SignedDocument>>, bool),
+    /// The revision that the waves let the member take.
+    Released(Option<RevisionId>),
     /// A request to the lane.
     Asked(Control),
     /// A message from the member.

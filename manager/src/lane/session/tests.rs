@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use bellwether_group::rollout::Order;
 use bellwether_proto::{
     key::KeyPair,
-    record::{Level, Policy, Record, Role, Server, SignedRecord},
+    record::{Level, Policy, Record, Role, RolloutPolicy, Server, SignedRecord},
     revision::{GroupId, Header},
 };
 use bellwether_random::headers::header;
@@ -76,7 +76,7 @@ impl Farm {
             head: self.revisions[head - 1].clone(),
             published: self.start.at,
             procedures: None,
-            order: Order::Now,
+            order: Order { later: false, released: None },
         };
         let (manager, deadlines) = (self.key.public(), Deadlines::default());
         let ends = Ends { server: "a".parse().unwrap(), manager, deadlines };
@@ -155,6 +155,27 @@ fn what_waits_is_not_planned_again_before_something_happens() {
     assert!(matches!(outputs.as_slice(), [Output::Plan(_)]), "{outputs:?}");
     let outputs = session.handle(farm.start, Input::Planned(Step::NeedBase)).unwrap();
     assert!(outputs.is_empty(), "a base is asked for once: {outputs:?}");
+}
+
+#[test]
+fn a_member_waits_for_its_wave() {
+    let farm = Farm::new();
+    let (mut session, _) = farm.begin(2, 2, Memory::default());
+    let record = session.facts.record.record().clone();
+    let policy = Policy { rollout: Some(RolloutPolicy::default()), ..record.policy.clone() };
+    let record = Arc::new(SignedRecord::sign(Record { policy, ..record }, &farm.key).unwrap());
+    session.handle(farm.start, Input::Record(record)).unwrap();
+    sent(&mut session);
+    let offers = |outputs: Vec<Output>| outputs.iter().any(|output| matches!(output, Output::Open(_)));
+    let inputs = [
+        (Input::Head(farm.revisions[2].clone(), farm.start.at), false),
+        (Input::Released(Some(farm.id(2))), false),
+        (Input::Released(Some(farm.id(3))), true),
+    ];
+    for (input, goes) in inputs {
+        let what = format!("{input:?}");
+        assert_eq!(offers(session.handle(farm.start, input).unwrap()), goes, "{what}");
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(in crate::farm) struct View<'a> {
     pub(in crate::farm) head: Option<Number>,
     pub(in crate::farm) record: Option<Version>,
     pub(in crate::farm) paused: bool,
+    /// The rollout of the head is stopped.
+    pub(in crate::farm) stopped: bool,
     pub(in crate::farm) observer: &'a ServerName,
     pub(in crate::farm) manager: &'a ServerName,
     pub(in crate::farm) now_ms: u64,
@@ -262,6 +264,9 @@ fn headless_reason(revision: Option<Number>, view: &View<'_>) -> String {
 fn waiting_reason(what: &str, name: &ServerName, view: &View<'_>) -> String {
     if view.paused {
         return format!("{what}; propagation is paused: `bellwether resume`, or `bellwether sync {name}`");
+    }
+    if view.stopped {
+        return format!("{what}; the rollout is stopped: `bellwether rollout show`, or `bellwether sync {name}`");
     }
     format!("{what}; its turn comes by itself")
 }

@@ -19,7 +19,7 @@ use crate::{
 impl Server {
     /// A client's change. Other servers than the manager refuse it (W11), and the manager does while it hands the role over.
     pub(super) async fn put(&mut self, change: Change) {
-        if self.leads() && !self.rival && self.handing.is_none() {
+        if self.leads() && !self.rival && self.handing.is_none() && !self.is_stopped() {
             self.edit_here(change).await;
             self.publish().await;
             if self.drive.read(|disk| disk.sets.edits.is_empty()) {
@@ -46,7 +46,7 @@ impl Server {
     /// Makes a revision of the manager's edits. The revision is in the history before any server hears of it.
     pub(super) async fn publish(&mut self) {
         let edits = self.drive.read(|disk| disk.sets.edits);
-        if !self.leads() || self.rival || self.handing.is_some() || edits.is_empty() {
+        if !self.leads() || self.rival || self.handing.is_some() || edits.is_empty() || self.is_stopped() {
             return;
         }
         self.commit(edits).await;
@@ -82,6 +82,11 @@ impl Server {
     /// Keeps a revision with these changes to the previous one, and shows it after that.
     async fn keep(&mut self, header: SignedHeader, changes: Changes) {
         let content = self.world.borrow().content(header.header().parent).and(changes);
+        self.keep_with(header, content, changes).await;
+    }
+
+    /// As before, with that content; `changes` are no edits any more.
+    pub(super) async fn keep_with(&mut self, header: SignedHeader, content: Changes, changes: Changes) {
         self.world.borrow_mut().learn(header.clone(), content);
         if !self.rules.save_first {
             self.show_head(&header);
@@ -104,6 +109,18 @@ impl Server {
         changes: Changes,
     ) -> SignedHeader {
         let content = self.world.borrow().content(Some(head.id())).and(changes);
+        let message = format!("{changes:?}");
+        self.signed(record, head, content, (message, BTreeMap::new()))
+    }
+
+    /// A revision after `head` with that content, message and labels.
+    pub(super) fn signed(
+        &self,
+        record: &bellwether_proto::record::SignedRecord,
+        head: &SignedHeader,
+        content: Changes,
+        (message, labels): (String, BTreeMap<String, String>),
+    ) -> SignedHeader {
         let (epoch, sequence) = (record.record().version.epoch, head.number().sequence + 1);
         let header = Header {
             group: record.record().group,
@@ -113,8 +130,8 @@ impl Server {
             incarnation: self.start,
             time_ms: self.now(),
             author: String::new(),
-            message: format!("{changes:?}"),
-            labels: BTreeMap::new(),
+            message,
+            labels,
             root: Hash::of(&content.bytes()),
         };
         SignedHeader::sign(header, &self.key)

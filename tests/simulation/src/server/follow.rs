@@ -320,6 +320,10 @@ impl Server {
         if self.world.borrow().full.contains(&self.machine) {
             return refused("the disk is full", Some(Cause::Space));
         }
+        if self.world.borrow().refuses(self.machine, &header) {
+            self.world.borrow_mut().met.revisions_refused += 1;
+            return refused("the check of its set fails", None);
+        }
         let keep = move |disk: &mut Disk| {
             disk.history.insert(id);
             disk.bases.extend(base.then_some(id));

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 use bellwether_group::{procedure::ActError, rollout::Order};
 use bellwether_manager::lane::{
     Control, Deadlines, Ends, Facts, Input, Memory, NotLed, Now, Outgoing, Output, Session, check,
-    plan::{Route, Stored, Ways},
+    plan::{Route, Stored, Until, Ways},
 };
 use bellwether_proto::{
     hash::Hash,
@@ -204,6 +204,7 @@ impl Server {
         self.heard_ms = self.now();
         self.look_for_successor();
         self.make_base().await;
+        self.look_at_rollout().await;
         self.hand_over_when_ready().await;
         if self.standing() != Some(Standing::Manager) {
             return;
@@ -214,6 +215,9 @@ impl Server {
             let lane = self.lanes.get_mut(&name).expect("its name was just there");
             if lane.memory().standing.fault().is_some() && !lane.memory().standing.is_sync() {
                 self.world.borrow_mut().notice(self.machine, Notice::Fault(name.clone()));
+            }
+            if lane.memory().standing.refused().is_some_and(|refused| refused.until == Until::Sync) {
+                self.world.borrow_mut().notice(self.machine, Notice::Refused(name.clone()));
             }
             if lane.held {
                 self.world.borrow_mut().notice(self.machine, Notice::Held(name.clone()));
@@ -250,6 +254,7 @@ impl Server {
             && let Some(lane) = self.lanes.get_mut(name)
         {
             lane.way = Way::Away { memory: lane.ended(), retry_ms };
+            self.rollout.observe(name, &Observation::Lost("the connection has ended".to_owned()));
         }
     }
 
@@ -286,13 +291,13 @@ impl Server {
         let held = self.drive.read(|disk| disk.procedures.clone());
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
         for name in names {
-            let order = self.order(&name);
-            self.put_in(&name, Input::Procedures(held.clone(), order));
+            let later = self.holds(&name);
+            self.put_in(&name, Input::Procedures(held.clone(), later));
         }
     }
 
     fn order(&self, name: &ServerName) -> Order {
-        if self.holds(name) { Order::Later } else { Order::Now }
+        Order { later: self.holds(name), released: self.released_to(name) }
     }
 
     fn clock(&self) -> Now {
@@ -343,7 +348,7 @@ impl Server {
     }
 
     /// Puts in what happens, where that member is reached.
-    fn put_in(&mut self, name: &ServerName, input: Input) {
+    pub(super) fn put_in(&mut self, name: &ServerName, input: Input) {
         let now = self.clock();
         let Some(Way::Talking(number, session)) = self.lanes.get_mut(name).map(|lane| &mut lane.way) else { return };
         match session.handle(now, input) {
@@ -387,9 +392,13 @@ impl Server {
     fn offers(&mut self, name: &ServerName, pack: &Stored) {
         let Some(session) = self.lanes.get(name).and_then(Lane::session) else { return };
         let (at, asked) = (session.at().cloned(), session.memory().standing.is_sync());
+        let on_the_way = self.head().is_none_or(|head| head.id() != pack.header.id());
         let mut world = self.world.borrow_mut();
         world.offers(self.machine, Some(&pack.header));
         world.leads_on(self.machine, name, at.as_ref());
+        if asked || at.is_none() || on_the_way {
+            world.may_hold.insert((pack.header.id(), name.clone()));
+        }
         if pack.base && !asked {
             world.syncs(self.machine, name, at.map(|at| at.id()), pack.header.id());
         }
@@ -397,6 +406,7 @@ impl Server {
 
     /// What the monitor would show.
     fn sees(&mut self, name: &ServerName, observation: Observation) {
+        self.rollout.observe(name, &observation);
         match observation {
             Observation::Drift { entries, held, .. } => {
                 let lane = self.lanes.get_mut(name).expect("it talks");

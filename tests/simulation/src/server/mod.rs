@@ -9,6 +9,7 @@ mod procedures;
 mod rebuild;
 mod records;
 mod refusal;
+mod rollout;
 mod sessions;
 mod takeover;
 
@@ -18,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use bellwether_group::procedure::Survey;
+use bellwether_group::{
+    procedure::Survey,
+    rollout::{Plan, Rollout},
+};
 use bellwether_member::follower::{Follower, Input};
 use bellwether_proto::{
     incarnation,
@@ -136,6 +140,9 @@ pub(crate) struct Server {
     looked_ms: u64,
     /// Whether a lane wants a base of the head.
     base_wanted: bool,
+    /// The rollout of the head, and the plan that the lanes know.
+    rollout: Rollout,
+    plan: Plan,
     /// The beginning of the clock for the lanes.
     began: std::time::Instant,
 }
@@ -167,6 +174,7 @@ impl Server {
         let (key, name) = drive.read(|disk| (disk.key, disk.name.clone()));
         let rules = world.borrow().rules;
         let now = world.borrow().now_ms;
+        let kept = drive.read(|disk| disk.rollout.clone());
         Self {
             world,
             machine,
@@ -195,6 +203,8 @@ impl Server {
             looked_ms: 0,
             name,
             base_wanted: false,
+            rollout: Rollout::resume(kept),
+            plan: Plan::default(),
             began: std::time::Instant::now(),
         }
     }
@@ -294,6 +304,7 @@ impl Server {
             Command::EnterAgain(name) => self.entered(&name).await,
             Command::Enter(held) => self.enter(*held).await,
             Command::Sync => self.sync_all(),
+            Command::Rollout { stop } => self.decide_rollout(stop).await,
             Command::Rebuild => self.begin_rebuild(Vec::new()),
             Command::Refuse(key) => self.begin_rebuild(vec![key]),
             Command::Confirm(held) => self.follow_rebuilt(*held).await,

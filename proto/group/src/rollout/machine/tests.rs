@@ -1,0 +1,265 @@
+use bellwether_proto::{
+    key::KeyPair,
+    level::Program,
+    record::{Batch, Level, Policy, Server, Version},
+    revision::{Epoch, GroupId, Header},
+};
+use bellwether_random::headers::header;
+
+use super::*;
+
+const SOAK: u64 = 100;
+
+/// A manager `m` and the members `a`, `b`, `c` and `d`, with one canary and batches of half of the members.
+struct Farm {
+    record: Record,
+    rollout: Rollout,
+    now_ms: u64,
+}
+
+fn name(name: &str) -> ServerName {
+    name.parse().unwrap()
+}
+
+fn signed(header: Header) -> SignedHeader {
+    SignedHeader::sign(header, &KeyPair::generate())
+}
+
+fn policy() -> RolloutPolicy {
+    RolloutPolicy { canary: 1, batch: Batch::Percent(50), soak_ms: SOAK, stop_at: 1, take_back: true }
+}
+
+impl Farm {
+    fn new(rollout: Option<RolloutPolicy>) -> Self {
+        let server = |text: &str| Server {
+            name: name(text),
+            key: KeyPair::generate().public(),
+            address: format!("{text}:1"),
+            role: if text == "m" { Role::Manager } else { Role::Member },
+            candidate: true,
+            backends: Vec::new(),
+            drained: false,
+        };
+        let record = Record {
+            level: Level::NEWEST,
+            group: GroupId::from([1; 16]),
+            version: Version { epoch: Epoch(1), version: 1 },
+            servers: ["a", "b", "c", "d", "m"].map(server).into(),
+            removed: Vec::new(),
+            refused: Vec::new(),
+            policy: Policy { rollout, ..Policy::new(Vec::new()) },
+            log: Vec::new(),
+            previous: None,
+        };
+        let mut farm = Self { record, rollout: Rollout::default(), now_ms: 0 };
+        ["a", "b", "c", "d"].iter().for_each(|name| farm.reached(name, 1));
+        farm
+    }
+
+    fn reached(&mut self, server: &str, at: u64) {
+        let at = Some(header(1, at).number);
+        self.sees(server, Observation::Reached { program: Program::own(), at, fault: None });
+    }
+
+    fn sees(&mut self, server: &str, observation: Observation) {
+        self.rollout.observe(&name(server), &observation);
+    }
+
+    fn done(&mut self, server: &str, revision: u64) {
+        let revision = header(1, revision).number;
+        self.sees(server, Observation::Done { revision, micros: 1, kept: Vec::new() });
+    }
+
+    fn refuses(&mut self, server: &str, revision: u64) {
+        let (revision, reason) = (header(1, revision).number, "check".to_owned());
+        self.sees(server, Observation::Refused { revision, reason, cause: None, output: String::new() });
+    }
+
+    fn lost(&mut self, server: &str) {
+        self.sees(server, Observation::Lost("gone".into()));
+    }
+
+    fn look(&mut self, revision: u64) -> Plan {
+        self.rollout.look(&self.record, &signed(header(1, revision)), self.now_ms)
+    }
+
+    /// The state, the wave and the due members.
+    fn shows(&mut self, revision: u64) -> (RolloutState, usize, String) {
+        let plan = self.look(revision);
+        let status = plan.status.expect("there are waves");
+        let due = match plan.released {
+            Released::All => "all".to_owned(),
+            Released::Only(servers) => servers.iter().map(ServerName::as_str).collect(),
+            Released::Nobody => String::new(),
+        };
+        (status.state, status.wave, due)
+    }
+
+    fn soak(&mut self) {
+        self.now_ms += SOAK;
+    }
+}
+
+fn shown(state: RolloutState, wave: usize, due: &str) -> (RolloutState, usize, String) {
+    (state, wave, due.to_owned())
+}
+
+use RolloutState::{Done, Running, Soaking, Stopped};
+
+#[test]
+fn without_waves_all_are_due() {
+    assert_eq!(Farm::new(None).look(2), Plan::default(), "no lane asks");
+}
+
+#[test]
+fn each_wave_waits_until_the_one_before_has_been_good_for_the_soak_time() {
+    let mut farm = Farm::new(Some(policy()));
+    assert_eq!(farm.shows(2), shown(Running, 1, "a"));
+    farm.done("a", 2);
+    assert_eq!(farm.shows(2), shown(Soaking, 1, "a"));
+    farm.now_ms += SOAK - 1;
+    assert_eq!(farm.shows(2), shown(Soaking, 1, "a"));
+    assert_eq!(farm.look(2).next_ms, Some(SOAK));
+    farm.now_ms += 1;
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+    farm.done("b", 2);
+    farm.soak();
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+    farm.done("c", 2);
+    assert_eq!(farm.shows(2), shown(Soaking, 2, "abc"));
+    farm.soak();
+    assert_eq!(farm.shows(2), shown(Running, 3, "abcd"));
+    farm.done("d", 2);
+    assert_eq!(farm.shows(2), shown(Done, 3, "all"));
+    assert_eq!(farm.shows(3), shown(Running, 1, "a"), "the next revision begins anew");
+}
+
+#[test]
+fn a_failure_stops_it_and_the_content_from_before_comes_back_to_all() {
+    let mut farm = Farm::new(None);
+    farm.look(1);
+    farm.record.policy.rollout = Some(policy());
+    assert_eq!(farm.shows(1), shown(Done, 1, "all"), "it went to all before there were waves");
+    farm.shows(2);
+    farm.refuses("a", 2);
+    let plan = farm.look(2);
+    let status = plan.status.as_ref().expect("waves");
+    assert_eq!((status.state, status.reason.as_deref()), (Stopped, Some("1 member failed: a: check")));
+    assert_eq!(plan.released, Released::Nobody, "it goes to no further member");
+    let back = plan.take_back.clone().expect("it is taken back");
+    assert_eq!((back.revision, back.to), (header(1, 2).number, Some(header(1, 1).number)));
+    assert!(plan.stopped(signed(header(1, 3)).id()).is_none() && plan.stopped(plan.revision.unwrap()).is_some());
+
+    let labels = [(TAKEN_BACK.to_owned(), "1.2".to_owned())].into();
+    let taken_back = signed(Header { labels, message: "taken back: 1.2: check".into(), ..header(1, 3) });
+    let plan = farm.rollout.look(&farm.record, &taken_back, 0);
+    let status = plan.status.expect("shown");
+    assert_eq!((plan.released, status.state), (Released::All, RolloutState::TakenBack));
+    assert_eq!(status.taken_back, Some(header(1, 2).number));
+    farm.shows(4);
+    farm.refuses("a", 4);
+    assert_eq!(farm.look(4).take_back.and_then(|back| back.to), Some(header(1, 3).number));
+}
+
+#[test]
+fn fewer_failures_than_the_limit_do_not_stop_it() {
+    let mut farm = Farm::new(Some(RolloutPolicy { stop_at: 2, soak_ms: 0, take_back: false, ..policy() }));
+    farm.shows(2);
+    farm.done("a", 2);
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+    farm.refuses("b", 2);
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+    farm.refuses("c", 2);
+    let plan = farm.look(2);
+    let status = plan.status.expect("waves");
+    assert_eq!((status.state, status.failed.len(), plan.take_back), (Stopped, 2, None));
+    assert_eq!(status.next.as_deref(), Some("bellwether rollout continue, or: bellwether rollback"));
+}
+
+#[test]
+fn who_does_not_answer_is_not_waited_for_and_gets_it_when_its_wave_has_passed() {
+    let mut farm = Farm::new(Some(RolloutPolicy { soak_ms: 0, ..policy() }));
+    farm.lost("b");
+    farm.lost("d");
+    farm.shows(2);
+    farm.done("a", 2);
+    farm.shows(2);
+    farm.reached("d", 1);
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"), "d is in the third wave");
+    farm.done("c", 2);
+    assert_eq!(farm.shows(2), shown(Running, 3, "abcd"));
+    farm.done("d", 2);
+    assert_eq!(farm.shows(2), shown(Done, 3, "all"), "b gets it when it answers");
+}
+
+#[test]
+fn without_an_answer_of_the_canary_another_member_tries_it_first() {
+    let mut farm = Farm::new(Some(policy()));
+    farm.lost("a");
+    assert_eq!(farm.shows(2), shown(Running, 1, "ab"));
+    ["b", "c", "d"].iter().for_each(|name| farm.lost(name));
+    assert_eq!(farm.shows(2), shown(Running, 1, "ab"), "nobody answers");
+}
+
+#[test]
+fn an_obstacle_that_may_pass_is_no_failure() {
+    let mut farm = Farm::new(Some(policy()));
+    farm.shows(2);
+    let (revision, cause) = (header(1, 2).number, Some(bellwether_proto::status::Cause::Space));
+    farm.sees("a", Observation::Refused { revision, reason: "full".into(), cause, output: String::new() });
+    assert_eq!(farm.shows(2), shown(Running, 1, "ab"), "a is late");
+}
+
+#[test]
+fn a_person_stops_it_and_lets_it_continue() {
+    let mut farm = Farm::new(Some(policy()));
+    assert_eq!(farm.rollout.stop(&farm.record, "root"), Err(NotDecided::AtOnce), "nothing was published yet");
+    farm.shows(2);
+    assert_eq!(farm.rollout.go_on(&farm.record), Ok(false));
+    assert_eq!(farm.rollout.stop(&farm.record, "root"), Ok(true));
+    assert_eq!(farm.rollout.stop(&farm.record, "root"), Ok(false));
+    farm.done("a", 2);
+    farm.soak();
+    let plan = farm.look(2);
+    assert_eq!((plan.take_back, plan.status.map(|status| status.state)), (None, Some(Stopped)));
+    assert_eq!(farm.rollout.go_on(&farm.record), Ok(true));
+    assert_eq!(farm.shows(2), shown(Soaking, 1, "a"));
+    farm.soak();
+    farm.shows(2);
+    farm.refuses("b", 2);
+    assert_eq!(farm.shows(2).0, Stopped);
+    assert_eq!(farm.rollout.go_on(&farm.record), Ok(true));
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"), "this failure counts no more");
+    farm.refuses("c", 2);
+    assert_eq!(farm.shows(2).0, Stopped, "the next one counts");
+    ["a", "b", "c", "d"].iter().for_each(|name| farm.done(name, 2));
+    assert_eq!(farm.shows(2).0, Done);
+    assert_eq!(farm.rollout.stop(&farm.record, "root"), Err(NotDecided::Over(header(1, 2).number)));
+}
+
+#[test]
+fn what_is_kept_lets_it_go_on_after_a_restart() {
+    let mut farm = Farm::new(Some(policy()));
+    farm.shows(2);
+    farm.done("a", 2);
+    farm.shows(2);
+    farm.soak();
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+    let kept = farm.rollout.kept().clone();
+    let again: Kept = serde_json::from_slice(&serde_json::to_vec(&kept).unwrap()).unwrap();
+    assert_eq!((&again, again.level()), (&kept, Level(2)));
+    farm.rollout = Rollout::resume(kept);
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"), "nobody was reached yet");
+    farm.refuses("c", 2);
+    assert_eq!(farm.shows(2).0, Stopped);
+    farm.rollout = Rollout::resume(farm.rollout.kept().clone());
+    assert_eq!(farm.shows(2).0, Stopped);
+}
+
+#[test]
+fn a_new_manager_finds_out_what_the_members_hold() {
+    let mut farm = Farm::new(Some(RolloutPolicy { soak_ms: 0, ..policy() }));
+    farm.reached("a", 2);
+    farm.reached("c", 2);
+    assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+}
