@@ -139,7 +139,11 @@ impl Known {
             return (State::Drifted, Some(self.drift_reason(name, at)));
         }
         if let Some(refusal) = self.refused.as_ref().filter(|refusal| refusal.stands(revision, head)) {
-            return refusal.state(revision, head);
+            let (state, mut reason) = refusal.state(name, revision, head);
+            if let (Some(at), 1..) = (revision, self.drift_entries) {
+                reason = format!("{reason}; and {}", self.drift_reason(name, at));
+            }
+            return (state, Some(reason));
         }
         let Some(at) = revision else {
             return (State::AwaitingSync, Some(waiting_reason("holds no revision of this group yet", name, view)));
@@ -223,9 +227,12 @@ impl Refusal {
         self.revision == head || self.cause.is_some() && at.is_none_or(|at| at < self.revision) && self.revision < head
     }
 
-    fn state(&self, at: Option<Number>, head: Number) -> (State, Option<String>) {
+    fn state(&self, name: &ServerName, at: Option<Number>, head: Number) -> (State, String) {
         let Self { revision, reason, cause, output: _ } = self;
-        let Some(cause) = cause else { return (State::Refused, Some(format!("refused {revision}: {reason}"))) };
+        let Some(cause) = cause else {
+            let next = format!("it takes the next revision; to try this one again: `bellwether sync {name}`");
+            return (State::Refused, format!("refused {revision}: {reason}; {next}"));
+        };
         let step = cause.next_step();
         let more = match at {
             Some(at) if head.sequence.saturating_sub(at.sequence) > 1 => {
@@ -234,7 +241,7 @@ impl Refusal {
             Some(_) | None => "",
         };
         let what = format!("waits to take {revision}: {reason}; {step}: it is tried again by itself{more}");
-        (State::Waiting, Some(what))
+        (State::Waiting, what)
     }
 }
 
