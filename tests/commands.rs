@@ -154,7 +154,9 @@ fn without_mounts_of_its_own_a_member_validates_after_the_switch() {
 fn while_a_command_runs_the_agent_answers_and_stops() {
     let mut farm = farm(|server| {
         let home = server.home.display();
-        format!("validate = \"! [ -e {home}/slow ] || {{ echo $$ > {home}/pid; exec sleep 600; }}\"")
+        format!(
+            "validate = {{ run = \"! [ -e {home}/slow ] || {{ echo $$ > {home}/pid; exec sleep 600; }}\", timeout = '10m' }}"
+        )
     });
     fs::write(farm.member(1).home.join("slow"), "").unwrap();
     farm.manager().write("index.html", "two");
