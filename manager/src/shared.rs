@@ -146,7 +146,7 @@ pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
     pub(crate) sets: Vec<(SetName, PathBuf)>,
-    /// What is run for them on this server.
+    /// The commands of those that have any on this server.
     pub(crate) commands: Commands,
     pub(crate) state: PathBuf,
     pub(crate) incarnation: u64,
@@ -201,7 +201,7 @@ pub struct Setup {
     pub key: Arc<KeyPair>,
     /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
-    /// What is run for them on this server.
+    /// The commands of those that have any on this server.
     pub commands: Commands,
     /// The group record, with the state directory.
     pub group: Arc<GroupRecord>,
@@ -314,7 +314,7 @@ impl Shared {
     /// The commands of the sets in which these changes are.
     pub(crate) fn commands_for(&self, changes: &[Change]) -> Commands {
         let changed = |set: &SetName| changes.iter().any(|change| change.set == *set);
-        let some = self.commands.iter().filter(|(set, commands)| !commands.is_empty() && changed(set));
+        let some = self.commands.iter().filter(|(set, _)| changed(set));
         some.map(|(set, commands)| (set.clone(), commands.clone())).collect()
     }
 

@@ -98,7 +98,7 @@ pub struct Follower {
     /// The revision that this server went back from: it is not taken again before a sync.
     refused: Option<(RevisionId, Complaint)>,
     /// A sync that waits for the commands of a revision to end.
-    sync: Option<v1::Sync>,
+    sync: bool,
     outputs: Vec<Output>,
 }
 
@@ -117,7 +117,7 @@ impl Follower {
             pace: Pace::default(),
             again: None,
             refused: None,
-            sync: None,
+            sync: false,
             outputs: Vec::new(),
         }
     }
@@ -275,7 +275,7 @@ impl Follower {
             }
             down::Message::Supply(supply) => self.supply(facts, supply),
             down::Message::Verify(verify) => self.waiting.verify(verify.full),
-            down::Message::Sync(sync) if self.is_proving() => self.sync = Some(sync),
+            down::Message::Sync(_) if self.is_proving() => self.sync = true,
             down::Message::Sync(_) => {
                 self.interrupt();
                 self.refused = None;
@@ -519,8 +519,8 @@ impl Follower {
         match (way, proved) {
             (Way::Stay, Ok(())) => self.outputs.push(Output::Proved),
             (Way::Stay, Err(complaint)) => {
-                self.outputs.push(Output::Proved);
                 self.failed(Some(&header), format!("after edits were put back: {}", complaint.reason));
+                self.outputs.push(Output::Proved);
             }
             (Way::Forward(report), Ok(())) => {
                 self.outputs.extend([Output::Proved, Output::Show]);
@@ -538,10 +538,11 @@ impl Follower {
             }
             (Way::Back(from, before), Err(complaint)) => {
                 let (was, held) = (from.number(), header.number());
-                self.outputs.push(Output::Proved);
                 let (before, now) = (before.reason, complaint.reason);
                 let reason = format!("{was} was taken back ({before}), and with {held} its service fails, too: {now}");
+                // The error is noted before it is noted that nothing is owed.
                 self.failed(Some(&from), reason);
+                self.outputs.push(Output::Proved);
             }
         }
         self.after_proof();
@@ -551,9 +552,9 @@ impl Follower {
         let Activity::Returning(from, complaint) = self.end() else { return };
         match returned {
             Err(why) => {
-                self.outputs.push(Output::Proved);
                 let (was, reason) = (from.number(), complaint.reason);
                 self.failed(Some(&from), format!("{reason}; {was} stays in the sets: {why}"));
+                self.outputs.push(Output::Proved);
                 self.after_proof();
             }
             Ok(Returned { header, kept, edits }) => {
@@ -581,7 +582,7 @@ impl Follower {
 
     /// A sync has waited for it.
     fn after_proof(&mut self) {
-        if self.sync.take().is_some() && self.is_idle() {
+        if self.is_idle() && std::mem::take(&mut self.sync) {
             self.refused = None;
             self.work = Activity::Finishing;
             self.outputs.push(Output::Finish);
@@ -687,7 +688,7 @@ impl Follower {
 
     /// Does what had to wait until nothing was under way.
     fn catch_up(&mut self) {
-        // Commands that run keep nobody from looking.
+        // The sets are looked at while commands run, too.
         let looks = match &self.work {
             Activity::Idle | Activity::Proving(_) | Activity::Validating(_) => true,
             Activity::Receiving(_)

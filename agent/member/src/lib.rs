@@ -30,7 +30,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bellwether_group::takeover::Account;
-use bellwether_local::set::SetCommands;
+use bellwether_local::prove::Commands;
 use bellwether_proto::{
     clock::now_ms,
     error::chain,
@@ -118,8 +118,8 @@ pub struct Setup {
     pub name: ServerName,
     /// Where each set is.
     pub paths: BTreeMap<SetName, PathBuf>,
-    /// What is run for it.
-    pub commands: BTreeMap<SetName, SetCommands>,
+    /// The commands of the sets that have any.
+    pub commands: Commands,
     /// The state directory.
     pub layout: Layout,
     /// The group record.
@@ -181,8 +181,8 @@ pub struct Member {
     rescans: Rescans,
     found: Option<Finds>,
     transfer: Transfer,
-    /// What is run for each set.
-    commands: BTreeMap<SetName, SetCommands>,
+    /// The commands of the sets that have any.
+    commands: Commands,
     /// Commands that are running, and how many runs there were.
     running: Option<Running>,
     runs: u64,
@@ -228,7 +228,8 @@ impl Member {
     /// Outside a tokio runtime.
     pub fn open(setup: Setup, inputs: &mpsc::Sender<Input>) -> Result<Self, OpenError> {
         let Setup { name, paths, commands, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
-        let (mut position, history) = recover(&layout, &paths, record.current().record(), &record.own_key())?;
+        let (mut position, history) =
+            recover(&layout, &paths, &commands, record.current().record(), &record.own_key())?;
         if position.leads {
             position.leads = false;
             history.log().note(&position)?;

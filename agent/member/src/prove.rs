@@ -112,7 +112,7 @@ pub(crate) fn prove(teller: &Teller, commands: Commands, validate: bool) -> Runn
             if phase == "checking" {
                 failpoint::hit("member.reloaded");
             }
-            // A word that is lost is a word; the next one follows.
+            // A lost word does no harm: the next one follows.
             if let Some(inputs) = told.inputs.upgrade() {
                 let _ = inputs.try_send(Input::Ran(told.number, Happened::Working(phase)));
             }

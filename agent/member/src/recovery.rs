@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
+use bellwether_local::prove::Commands;
 use bellwether_proto::{key::PublicKey, name::SetName, record::Record};
 use bellwether_store::{
     apply::{self, Recovered, Site},
@@ -25,6 +26,7 @@ use super::{
 pub fn recover(
     layout: &Layout,
     paths: &BTreeMap<SetName, PathBuf>,
+    commands: &Commands,
     record: &Record,
     key: &PublicKey,
 ) -> Result<(Position, History), OpenError> {
@@ -33,7 +35,7 @@ pub fn recover(
     if position.leads {
         position.at = history.head().map(|stored| stored.header.clone());
     }
-    finish(&site(layout, paths, record, key, &history)?, &history, &mut position)?;
+    finish(&site(layout, paths, record, key, &history)?, commands, &history, &mut position)?;
     Ok((position, history))
 }
 
@@ -64,7 +66,12 @@ pub(super) fn site(
 ///
 /// # Errors
 /// As [`recover`].
-pub(super) fn finish(site: &Site, history: &History, position: &mut Position) -> Result<(), OpenError> {
+pub(super) fn finish(
+    site: &Site,
+    commands: &Commands,
+    history: &History,
+    position: &mut Position,
+) -> Result<(), OpenError> {
     let known = |revision| history.get(revision).is_some();
     match apply::recover_known(site, position.at.as_ref().map(|at| at.id()), &known)? {
         Recovered::Clean => {}
@@ -73,8 +80,8 @@ pub(super) fn finish(site: &Site, history: &History, position: &mut Position) ->
             let before = position.at.take();
             position.at = history.get(revision).map(|stored| stored.header.clone());
             // On the way back the position says so already.
-            if position.owed.as_ref().is_none_or(|owed| owed.refused.is_none()) {
-                let sets = site.sources.iter().map(|source| source.rules.name.clone()).collect();
+            if !commands.is_empty() && position.owed.as_ref().is_none_or(|owed| owed.refused.is_none()) {
+                let sets = commands.keys().cloned().collect();
                 position.owed = Some(Owed { sets, validate: true, before, refused: None });
             }
             history.log().note(position)?;

@@ -115,7 +115,7 @@ impl Member {
 
     /// The commands of these sets, where they have any.
     fn commands(&self, sets: &[SetName]) -> Commands {
-        let of = |set: &SetName| Some((set.clone(), self.commands.get(set).filter(|own| !own.is_empty())?.clone()));
+        let of = |set: &SetName| Some((set.clone(), self.commands.get(set)?.clone()));
         sets.iter().filter_map(of).collect()
     }
 
@@ -331,7 +331,7 @@ impl Member {
         let before = self.position.at.as_ref().map(SignedHeader::id);
         let site =
             recovery::site(&self.layout, &self.sets.paths, record.record(), &self.record.own_key(), &self.history)?;
-        recovery::finish(&site, &self.history, &mut self.position)?;
+        recovery::finish(&site, &self.commands, &self.history, &mut self.position)?;
         match self.position.at.as_ref().map(SignedHeader::id) {
             Some(at) if before != Some(at) => self.sets.tree = self.history.tree(at)?,
             Some(_) | None => {}

@@ -33,10 +33,11 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         let unknown = || {
             CommandError::new(Kind::Refused, format!("the group has no server {name}")).hint("see `bellwether status`")
         };
-        let shown = render_server(&status, &name, look()).ok_or_else(unknown)?;
-        match status.servers.iter().find(|server| server.name == name) {
-            Some(server) if common.json => output::document(server),
-            Some(_) | None => output::painted(&shown),
+        let server = status.servers.iter().find(|server| server.name == name).ok_or_else(unknown)?;
+        if common.json {
+            output::document(server);
+        } else {
+            output::painted(&render_server(&status, server, look()));
         }
     } else if common.json {
         output::document(&status);

@@ -301,7 +301,7 @@ fn run(
         told: Vec::new(),
         unpublished: None,
         failures: 0,
-        proving: None,
+        proving: Default::default(),
         early: None,
         times: Times::new(Instant::now(), !believed, full),
     };

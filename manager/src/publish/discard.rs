@@ -1,7 +1,7 @@
 //! Drops edits of the manager's own sets that are not published: a journalled switch back to the head. What is dropped becomes a
 //! kept copy. The publisher calls this.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use bellwether_proto::{
     advice::{Advice, Advise},
@@ -117,14 +117,7 @@ pub(crate) fn discard(shared: &Arc<Shared>, known: &Tree, discard: &Discard) -> 
         return Ok(done);
     }
     let mut plan = Live::of(sources, live).plan(shared, (&head.tree, &target), changes, LABEL)?;
-    let missing: HashSet<_> = plan.missing().iter().map(|chunk| chunk.hash).collect();
-    let mut supplied = Ok(());
-    Past::of(shared).packs().chunks(&missing, &mut |chunk, bytes| {
-        if supplied.is_ok() {
-            supplied = plan.supply(&chunk.hash, &bytes);
-        }
-    })?;
-    supplied?;
+    own_sets::supply(&mut plan, Past::of(shared).packs())??;
     done.kept = own_sets::switch(shared, plan)?;
     Ok(done)
 }

@@ -6,6 +6,7 @@ pub(crate) mod head;
 mod links;
 mod own_sets;
 pub(crate) mod preview;
+pub(crate) mod proving;
 pub(crate) mod publisher;
 pub(crate) mod put;
 pub(crate) mod read;

@@ -1,7 +1,10 @@
 //! A journalled switch of the manager's own sets, to entries that it is to publish next: a member's edits that are kept,
 //! or earlier content. The publisher alone does it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use bellwether_proto::{
     entry::{Entry, EntryPath, Kind},
@@ -10,6 +13,7 @@ use bellwether_proto::{
 };
 use bellwether_store::{
     apply::{Failed, Job, Plan, Refused, Site},
+    history::{HistoryError, Packs},
     scan::{Depth, Look, ScanError, Source, scan},
     tree::{Change, Node, Tree},
 };
@@ -64,6 +68,18 @@ impl Live {
         let job = Job { revision, label: label.to_owned(), live: &self.tree, expected: head, target, changes };
         Plan::new(&site, &job)
     }
+}
+
+/// Supplies what a plan lacks from the packs of the history.
+pub(super) fn supply(plan: &mut Plan, packs: &Packs) -> Result<Result<(), Refused>, HistoryError> {
+    let missing: HashSet<_> = plan.missing().iter().map(|chunk| chunk.hash).collect();
+    let mut supplied = Ok(());
+    packs.chunks(&missing, &mut |chunk, bytes| {
+        if supplied.is_ok() {
+            supplied = plan.supply(&chunk.hash, &bytes);
+        }
+    })?;
+    Ok(supplied)
 }
 
 /// The switch did not come to its end.

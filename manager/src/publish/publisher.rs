@@ -12,15 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_local::prove::{self, Commands};
 use bellwether_proto::{
     advice::Advise,
-    clock::{micros, now_ms},
+    clock::now_ms,
     entry::EntryPath,
     name::SetName,
     record::{Policy, Publish, SetRules},
     revision::HOLD,
-    status::{Event, Observation, SetStatus, Writers},
+    status::{Event, SetStatus, Writers},
 };
 use bellwether_store::{
     history::REVISIONS,
@@ -33,11 +32,7 @@ use bellwether_store::{
         pending::{Limits, PendingChanges},
     },
 };
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
-};
-use tracing::Instrument;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     failpoints,
@@ -46,6 +41,7 @@ use crate::{
         discard::{self, Discard, DiscardError, Discarded},
         head::Head,
         links,
+        proving::Proving,
         put::{self, Asked, Changed},
         rollback::{self, Rollback, RollbackError, RolledBack},
         round::{self, Cause, Changes, Findings, Outcome, Prepared, PublishError, Request, RoundResult},
@@ -119,7 +115,7 @@ pub(crate) struct Publisher {
     /// Publishes that failed in a row.
     pub(crate) failures: u32,
     /// The commands that have this server's services take the head.
-    pub(crate) proving: Option<JoinHandle<()>>,
+    pub(crate) proving: Proving,
     /// The revision of the burst so far, prepared during the wait for more edits.
     pub(crate) early: Option<(Burst, Prepared)>,
     /// The times at which every entry and every byte are due to be checked.
@@ -239,7 +235,7 @@ impl Publisher {
         }
         self.tell_sets();
         self.end_hold().await;
-        self.prove_what_is_there();
+        self.proving.begin(&self.shared);
         loop {
             let next = self.next();
             tokio::select! {
@@ -561,7 +557,7 @@ impl Publisher {
             Ok(Outcome::Published(head, _)) => {
                 let before = self.shared.head.borrow().tree.clone();
                 self.announce(head);
-                self.prove(head, &before);
+                self.proving.head(&self.shared, head, &before);
             }
             Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
             Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published without a request"),
@@ -637,54 +633,6 @@ impl Publisher {
             });
         });
         failpoints::hit("publish.announced");
-    }
-
-    /// As the role begins: what was due as it ended, here or at a member, is not known. The services take the files that are
-    /// there, unless a command refuses them: then these are edits that are not published.
-    fn prove_what_is_there(&mut self) {
-        let commands: Commands = self
-            .shared
-            .commands
-            .iter()
-            .filter(|(_, own)| !own.is_empty())
-            .map(|(set, own)| (set.clone(), own.clone()))
-            .collect();
-        if !commands.is_empty() {
-            let head = self.shared.head.borrow().clone();
-            self.begin_to_prove(&head, commands, true);
-        }
-    }
-
-    /// Has this server's own services take the files of a new head. A failure is this server's error until the next publish.
-    fn prove(&mut self, head: &Head, before: &Tree) {
-        let commands = self.shared.commands_for(&before.diff(&head.tree));
-        if !commands.is_empty() {
-            self.begin_to_prove(head, commands, false);
-        }
-    }
-
-    fn begin_to_prove(&mut self, head: &Head, commands: Commands, validates: bool) {
-        let (shared, number) = (self.shared.clone(), head.stored.header.number());
-        let span = tracing::error_span!("publish", revision = %number);
-        let proving = async move {
-            if validates && let Err(complaint) = prove::validate(&commands).await {
-                tracing::warn!(complaint.reason, "the files of this manager are refused: nothing is reloaded");
-                return;
-            }
-            let began = Instant::now();
-            let observed = match prove::prove(&commands, false, |_| {}).await {
-                Ok(()) => Observation::Done { revision: number, micros: micros(began), kept: Vec::new() },
-                Err(complaint) => {
-                    tracing::error!(complaint.reason, complaint.output, "the service of this manager fails");
-                    Observation::Failed(format!("{}; correct the files, or: bellwether rollback", complaint.reason))
-                }
-            };
-            shared.see(Event::Server(shared.name.clone(), observed));
-        };
-        // The newer head's commands take the place of those that are still running.
-        if let Some(before) = self.proving.replace(tokio::spawn(proving.instrument(span))) {
-            before.abort();
-        }
     }
 
     fn tell_unpublished(&mut self, outcome: &Result<Outcome, PublishError>) {

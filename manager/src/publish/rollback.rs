@@ -1,7 +1,7 @@
 //! Makes the content of an earlier revision the manager's own again, in all sets or at some places. A journalled switch
 //! puts it into the sets here; the publisher calls this and publishes at once, so the way back is a revision like any other.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bellwether_local::prove::Complaint;
 use bellwether_proto::{
@@ -272,17 +272,8 @@ impl Way {
             return Ok(look);
         }
         let mut plan = live.plan(shared, (&self.past.head_tree(), &self.target), due, LABEL)?;
-        let missing: HashSet<_> = plan.missing().iter().map(|chunk| chunk.hash).collect();
-        let mut supplied = Ok(());
-        self.past
-            .packs()
-            .chunks(&missing, &mut |chunk, bytes| {
-                if supplied.is_ok() {
-                    supplied = plan.supply(&chunk.hash, &bytes);
-                }
-            })
-            .map_err(|error| RollbackError::History(self.back.to, error))?;
-        supplied?;
+        let supplied = own_sets::supply(&mut plan, self.past.packs());
+        supplied.map_err(|error| RollbackError::History(self.back.to, error))??;
         own_sets::switch(shared, plan)?;
         Ok(look)
     }

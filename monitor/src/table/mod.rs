@@ -5,7 +5,6 @@ mod rollout;
 use std::fmt::Write as _;
 
 use bellwether_proto::{
-    name::ServerName,
     record::Role,
     status::{FarmStatus, ProcedureState, ProcedureStatus, ServerStatus, SetStatus, State, UnreadEntry, Writers},
 };
@@ -97,10 +96,9 @@ pub fn render(status: &FarmStatus, look: Look) -> Painted {
     Painted(text.trim_end().to_owned() + "\n")
 }
 
-/// One server of the status: its row, its problems, and the output of a command that refused its newest revision. None: the group
-/// has no such server.
-pub fn render_server(status: &FarmStatus, name: &ServerName, look: Look) -> Option<Painted> {
-    let server = status.servers.iter().find(|server| server.name == *name)?;
+/// One server of the status: its row, its problems, and the output of a command that refused its newest revision.
+pub fn render_server(status: &FarmStatus, server: &ServerStatus, look: Look) -> Painted {
+    let name = &server.name;
     let own = FarmStatus {
         servers: vec![server.clone()],
         sets: Vec::new(),
@@ -120,7 +118,7 @@ pub fn render_server(status: &FarmStatus, name: &ServerName, look: Look) -> Opti
             let _ = write!(text, "\n  {}", guarded(line));
         }
     }
-    Some(Painted(text.trim_end().to_owned() + "\n"))
+    Painted(text.trim_end().to_owned() + "\n")
 }
 
 /// One line: the number of servers in each state, the head, and the way of publishing.

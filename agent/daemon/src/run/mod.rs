@@ -23,7 +23,7 @@ use bellwether_proto::{
     clock::now_ms,
     key::{KeyPair, PublicKey},
     limits,
-    name::{ServerName, SetName},
+    name::ServerName,
     ready::Ready,
     status::{Event, FarmStatus},
     v1::{
@@ -32,8 +32,6 @@ use bellwether_proto::{
     },
 };
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -126,7 +124,7 @@ pub async fn run(config: Config, options: Options) -> Result<(), Ended> {
     ends::end_at_a_panic(layout.state().to_owned());
     let (key, held) = group(&layout)?;
     if options.recover_only {
-        return recover_only(&layout, &role::paths(&config), &held, &key.public());
+        return recover_only(&layout, &config, &held, &key.public());
     }
     for warning in differing(config.sets.iter().map(|set| &set.name), &held.current.record().policy.sets) {
         tracing::warn!("{warning}");
@@ -289,13 +287,9 @@ fn group(layout: &Layout) -> Result<(Arc<KeyPair>, Held), Ended> {
     Ok((Arc::new(key), held))
 }
 
-fn recover_only(
-    layout: &Layout,
-    paths: &BTreeMap<SetName, PathBuf>,
-    held: &Held,
-    key: &PublicKey,
-) -> Result<(), Ended> {
-    let recovered = bellwether_member::recover(layout, paths, held.current.record(), key);
+fn recover_only(layout: &Layout, config: &Config, held: &Held, key: &PublicKey) -> Result<(), Ended> {
+    let (paths, commands) = (role::paths(config), role::commands(config));
+    let recovered = bellwether_member::recover(layout, &paths, &commands, held.current.record(), key);
     recovered.map(drop).map_err(|e| {
         Ended::failed(&e).hint("everything was left as it is; repair the cause, and give the command again")
     })

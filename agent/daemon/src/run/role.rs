@@ -519,9 +519,10 @@ impl<L: Leadership> Roles<L> {
     }
 }
 
-/// What is run for the sets on this server.
-fn commands(config: &Config) -> Commands {
-    config.sets.iter().map(|set| (set.name.clone(), set.commands.clone())).collect()
+/// The commands of the sets that have any on this server.
+pub(super) fn commands(config: &Config) -> Commands {
+    let some = config.sets.iter().filter(|set| !set.commands.is_empty());
+    some.map(|set| (set.name.clone(), set.commands.clone())).collect()
 }
 
 /// The path of each set on this server.

@@ -366,3 +366,13 @@ fn commands_that_run_keep_nobody_from_looking() {
     member.put(Input::Switched(Switched::Done { root, stage_us: 1, switch_us: 1, kept, edits, owed: false }));
     assert!(matches!(member.put(Input::CatchUp).as_slice(), [Output::Look { .. }]), "again after the switch");
 }
+
+#[test]
+fn a_sync_waits_for_the_way_back_too() {
+    let mut member = Member::new(OnDrift::Report);
+    member.switched(Validation::Before);
+    member.said(down::Message::Sync(v1::Sync::default()));
+    member.put(Input::Proved(Err(complaint("no answer"))));
+    member.returned();
+    assert!(has(&member.put(Input::Proved(Ok(()))), |output| matches!(output, Output::Finish)));
+}
