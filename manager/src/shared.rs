@@ -294,9 +294,9 @@ impl Shared {
         }
     }
 
-    /// The revision whose rollout is stopped, if it is the head: nothing is published then without a person.
+    /// The revision whose rollout is stopped, if it is the head and nothing is published then without a person.
     pub(crate) fn stopped(&self) -> Option<Number> {
-        self.rollouts.stopped(&self.head.borrow().stored.header)
+        self.rollouts.holds(&self.head.borrow().stored.header)
     }
 
     /// Whether a rollback holds watching: no edit becomes a revision by itself.

@@ -39,14 +39,14 @@ use bellwether_proto::{
     level::Program,
     name::{ServerName, SetName},
     ready::Ready,
-    revision::{Number, SignedHeader},
+    revision::{Number, RevisionId, SignedHeader},
     status::{self, Event, Observation},
     v1::{self, down, up},
 };
 use bellwether_store::{
     apply::{Committed, Obstacle, Plan},
     failpoint,
-    history::History,
+    history::{History, Stored},
     quarantine,
     scan::Look,
     state::{known_heads::KnownHeads, layout::Layout, record::GroupRecord},
@@ -68,7 +68,7 @@ pub use self::{
 };
 use self::{
     drift::waiting,
-    follower::{Arrived, Facts, Follower, Output, Trouble},
+    follower::{Arrived, Facts, Follower, Output, Proven, Trouble},
     position::{Fault, Position},
     prove::Running,
     receive::{Receiving, Step},
@@ -357,10 +357,23 @@ impl Member {
         }
     }
 
+    /// The newest revision in the history that follows the one held, if that is proven.
+    fn ahead(&self) -> bytes::Bytes {
+        let at = match self.position.proven() {
+            Proven::Yes => self.position.at.as_ref(),
+            Proven::NotYet(before) => before,
+        };
+        let head = self.history.head().map(|head| head.header.id());
+        let follows = |at: &SignedHeader| head != Some(at.id()) && self.history.leads_from(at.id());
+        at.filter(|at| follows(at)).and(head).map(|head| head.0.into()).unwrap_or_default()
+    }
+
     /// What only the disk knows of a hello.
     fn hello(&self, ticket: Option<v1::Ticket>) -> v1::UpHello {
         let partial = self.history.partial();
         v1::UpHello {
+            validates: self.commands.values().any(|commands| commands.validate.is_some()),
+            ahead: self.ahead(),
             partial: partial.map(|(pack, _)| pack.into()).unwrap_or_default(),
             partial_bytes: partial.map_or(0, |(_, bytes)| bytes),
             incarnation: self.incarnation,
@@ -415,6 +428,7 @@ impl Member {
                 at: self.position.at.as_ref(),
                 fault: fault.as_ref(),
                 proven: self.position.proven(),
+                kept: &|revision| kept(&self.history, self.position.at.as_ref()?.id(), revision),
             };
             for output in self.follower.handle(&facts, input) {
                 inputs.extend(self.act(output));
@@ -439,10 +453,10 @@ impl Member {
                     receiving.keep();
                 }
             }
-            Output::Receive { offer, header, forked } => {
+            Output::Receive { offer, header, forked, plan } => {
                 failpoint::hit("member.offer");
                 self.sets.forked = forked;
-                let arrived = self.receive(&offer, header);
+                let arrived = self.receive(&offer, header, plan);
                 return Some(follower::Input::Arrived(arrived.map_err(|e| self.trouble(&e))));
             }
             Output::Slice(slice) => {
@@ -465,8 +479,13 @@ impl Member {
                 let came = self.supply(&supply);
                 return Some(follower::Input::Supplied(came.map_err(|e| self.trouble(&e))));
             }
-            Output::Stage => {
-                let staged = self.stage();
+            Output::Keep { stage } => {
+                let kept = self.keep(stage);
+                return Some(follower::Input::Kept(kept.map_err(|e| self.trouble(&e))));
+            }
+            Output::Shelve => self.shelve(),
+            Output::Stage { keep } => {
+                let staged = self.stage(keep);
                 return Some(follower::Input::Staged(staged.map_err(|e| self.trouble(&e))));
             }
             Output::Validate => self.validate(),
@@ -528,11 +547,11 @@ impl Member {
         let _ = self.events.send(Event::Head { number, time_ms, message });
     }
 
-    fn receive(&mut self, offer: &v1::Offer, header: SignedHeader) -> Result<Arrived, ReceiveError> {
+    fn receive(&mut self, offer: &v1::Offer, header: SignedHeader, plan: bool) -> Result<Arrived, ReceiveError> {
         let held = self.holds().then_some(self.given.as_slice());
         let sets = &mut self.sets;
         let mut planner = |head: &_, changes| sets.plan_over(head, changes, held);
-        let receiving = Receiving::new(&self.history, offer, header, &mut planner)?;
+        let receiving = Receiving::new(&self.history, offer, header, plan, &mut planner)?;
         self.arrived(Box::new(receiving))
     }
 
@@ -602,7 +621,12 @@ impl Member {
     }
 
     /// Answers the manager. One that does not read is let go of: this thread waits for nobody.
-    fn send(&mut self, message: up::Message) -> Option<follower::Input> {
+    fn send(&mut self, mut message: up::Message) -> Option<follower::Input> {
+        match &mut message {
+            up::Message::Report(report) => report.ahead = self.ahead(),
+            up::Message::Staged(staged) => staged.ahead = self.ahead(),
+            _ => {}
+        }
         let up = v1::Up { message: Some(message) };
         self.session.take_if(|session| session.up.try_send(Ok(up)).is_err())?;
         self.follower.session().map(follower::Input::Closed)
@@ -626,6 +650,15 @@ impl Member {
             }
         });
     }
+}
+
+/// The header of that revision, if `history` has all packs from `at` to it.
+fn kept(history: &History, at: RevisionId, revision: RevisionId) -> Option<SignedHeader> {
+    let header = &history.get(revision)?.header;
+    let after = |stored: &&Arc<Stored>| stored.header.id() != at && !stored.base;
+    let oldest = history.line(revision).take_while(after).last();
+    let reaches = |oldest: &Arc<Stored>| oldest.header.header().parent == Some(at);
+    (revision == at || oldest.is_some_and(reaches)).then(|| header.clone())
 }
 
 /// Why a pack is not to be touched.

@@ -88,13 +88,49 @@ impl Filling {
 }
 
 impl Member {
-    /// Everything that was transferred is staged and verified.
-    pub(super) fn stage(&mut self) -> Result<Validation, ReceiveError> {
+    /// The whole pack that has arrived goes into the history. With `stage`, the way from the revision that is held to this one is
+    /// staged from what is here; the chunks that are missing.
+    pub(super) fn keep(&mut self, stage: bool) -> Result<Vec<Chunk>, ReceiveError> {
+        let Transfer::Receiving(receiving) = std::mem::take(&mut self.transfer) else {
+            return Err(ReceiveError::Setup("nothing has arrived".into()));
+        };
+        let (header, began) = (receiving.header.clone(), receiving.began);
+        let none = || ReceiveError::Offer("it has no parent".into());
+        let parent = self.history.tree(header.header().parent.ok_or_else(none)?)?;
+        let (pack, target) = receiving.into_pack(&parent)?;
+        self.history.commit(pack)?;
+        failpoint::hit("member.kept");
+        if !stage {
+            return Ok(Vec::new());
+        }
+        let mut planned = self.sets.plan_to(&header, target)?;
+        self.sets.check_held(self.holds().then_some(self.given.as_slice()))?;
+        let missing = self.take_from_here(&mut planned.plan)?;
+        self.transfer = Transfer::Filling(Box::new(Filling { header, planned, began, pack: false }));
+        Ok(missing)
+    }
+
+    /// The pack of what is staged goes into the history, although it is not switched to.
+    pub(super) fn shelve(&mut self) {
+        let Transfer::Prepared(prepared) = &mut self.transfer else { return };
+        if let NewInHistory::Arrived(pack) = std::mem::replace(&mut prepared.pack, NewInHistory::Nothing)
+            && let Err(error) = self.history.keep(*pack)
+        {
+            tracing::warn!(error = chain(&error), "the pack is not kept: the next revision comes as a whole");
+        }
+    }
+
+    /// Everything that was transferred is staged and verified. With `keep`, the pack goes into the history now.
+    pub(super) fn stage(&mut self, keep: bool) -> Result<Validation, ReceiveError> {
         let mut prepared = match std::mem::take(&mut self.transfer) {
             Transfer::Receiving(receiving) => self.whole(*receiving)?,
             Transfer::Filling(filling) => filling.prepared()?,
             Transfer::Nothing | Transfer::Prepared(_) => return Err(ReceiveError::Setup("nothing is staged".into())),
         };
+        if keep && let NewInHistory::Arrived(pack) = prepared.pack {
+            self.history.keep(*pack)?;
+            prepared.pack = NewInHistory::Nothing;
+        }
         let validates = |commands: &SetCommands| commands.validate.is_some();
         let validation = match self.commands(&prepared.staged.sets()).values().any(validates) {
             false => Validation::Nothing,
@@ -205,7 +241,7 @@ impl Member {
     fn way_back(&mut self, header: &SignedHeader) -> Result<Prepared, ReceiveError> {
         let began = Instant::now();
         let target = self.history.tree(header.id())?;
-        let mut planned = self.sets.plan_return(header, target)?;
+        let mut planned = self.sets.plan_to(header, target)?;
         match self.take_from_here(&mut planned.plan)?.len() {
             0 => Filling { header: header.clone(), planned, began, pack: false }.prepared(),
             missing => Err(bellwether_store::apply::Refused::Missing(missing).into()),

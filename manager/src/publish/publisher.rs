@@ -450,7 +450,8 @@ impl Publisher {
         self.shared.undisputed().map_err(RollbackError::Disputed)?;
         self.early = None;
         // In place of a stopped revision, earlier content goes to all members at once, whoever asks for it.
-        let in_its_place = self.shared.stopped().filter(|_| rollback.places.is_empty());
+        let stopped = self.shared.rollouts.stopped(&self.shared.head.borrow().stored.header);
+        let in_its_place = stopped.filter(|_| rollback.places.is_empty());
         let rollback = Rollback { takes_back: rollback.takes_back.or(in_its_place), ..rollback };
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let work = move || {

@@ -17,7 +17,7 @@ use bellwether_proto::{
     entry::EntryPath,
     name::{ServerName, SetName},
     record::{Publish, Record, SetRules, Version},
-    revision::{ACCEPTED, Header, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
+    revision::{ACCEPTED, Header, Number, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
 };
 use bellwether_store::{
     history::{HistoryError, NewPack, Stored},
@@ -253,13 +253,16 @@ pub(crate) struct Prepared {
     /// The head and the record for which it was prepared.
     head: RevisionId,
     record: Version,
+    /// The stopped revision whose place it takes.
+    replaces: Option<Number>,
 }
 
 impl Prepared {
-    /// Whether the head and the record are still the same.
+    /// Whether the head, its rollout and the record are still the same.
     pub(crate) fn fits(&self, shared: &Shared) -> bool {
         let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
-        same && shared.stopped().is_none() && shared.undisputed().is_ok()
+        let replaces = shared.rollouts.stopped(&shared.head.borrow().stored.header);
+        same && self.replaces == replaces && shared.stopped().is_none() && shared.undisputed().is_ok()
     }
 }
 
@@ -394,6 +397,7 @@ impl Publishing<'_> {
             began: self.began,
             head: self.head.id(),
             record: self.record.version,
+            replaces: self.shared.rollouts.stopped(&self.head.stored.header),
         })
     }
 
@@ -434,7 +438,7 @@ impl Publishing<'_> {
         if asked.is_some_and(|request| request.dry_run) {
             return Ok(Ready::Held(summary));
         }
-        let stopped = self.shared.rollouts.stopped(&self.head.stored.header).is_some();
+        let stopped = self.shared.rollouts.holds(&self.head.stored.header).is_some();
         let holds = stopped || rollout::holds_watching(&self.head.stored.header, &self.record.policy);
         if asked.is_none() && (holds || self.record.policy.publish == Publish::Manual) {
             return Ok(Ready::Held(summary));

@@ -108,7 +108,7 @@ impl Rollouts {
 
     /// Takes a report of a member's lane.
     pub(crate) fn observe(&self, server: &ServerName, observation: &Observation) {
-        if locked(&self.machine).observe(server, observation) {
+        if locked(&self.machine).observe(server, observation, self.now_ms()) {
             self.heard.notify_one();
         }
     }
@@ -118,15 +118,21 @@ impl Rollouts {
         self.plan.subscribe()
     }
 
-    /// The stopped revision, if it is `head`: nothing is published then without a person.
+    /// The stopped revision, if it is `head`: the next one takes its place.
     pub(crate) fn stopped(&self, head: &SignedHeader) -> Option<Number> {
         self.plan.borrow().stopped(head.id()).map(|status| status.revision)
+    }
+
+    /// The same, if nothing is published then without a person: some member has switched to it, or a person stopped it.
+    pub(crate) fn holds(&self, head: &SignedHeader) -> Option<Number> {
+        let plan = self.plan.borrow();
+        plan.stopped(head.id()).filter(|status| !status.untouched).map(|status| status.revision)
     }
 
     /// Whether that member waits for its wave.
     pub(crate) fn hold(&self, server: &ServerName) -> bool {
         let plan = self.plan.borrow();
-        plan.status.is_some() && plan.released_to(server).is_none()
+        plan.status.is_some() && plan.release(server).taken.is_none()
     }
 
     fn now_ms(&self) -> u64 {
@@ -140,8 +146,11 @@ impl Rollouts {
     /// Makes the state durable, if it differs from the saved one.
     async fn save(&self) -> Result<(), StateFileError> {
         let mut saved = self.saved.lock().await;
-        let kept = locked(&self.machine).kept().clone();
-        if *saved == kept {
+        let (kept, is_fresh) = {
+            let machine = locked(&self.machine);
+            (machine.kept().clone(), machine.is_fresh())
+        };
+        if *saved == kept || is_fresh {
             return Ok(());
         }
         let (path, next) = (self.path.clone(), kept.clone());

@@ -87,6 +87,8 @@ pub(crate) fn rollout(state: RolloutState) -> RolloutStatus {
         holding: 2,
         late: Vec::new(),
         failed: vec!["web3".parse().unwrap()],
+        later: Vec::new(),
+        untouched: false,
         until_ms: Some(120_000),
         reason: Some("web3 failed".into()),
         taken_back: None,

@@ -6,7 +6,7 @@ use bellwether_manager::begin::epoch;
 use bellwether_member::follower::{Follower, Input, Look};
 use bellwether_proto::{
     hash::Hash,
-    revision::{Header, Number, RevisionId, SignedHeader},
+    revision::{Header, Number, REPLACES, RevisionId, SignedHeader},
 };
 
 use super::Server;
@@ -110,7 +110,9 @@ impl Server {
     ) -> SignedHeader {
         let content = self.world.borrow().content(Some(head.id())).and(changes);
         let message = format!("{changes:?}");
-        self.signed(record, head, content, (message, BTreeMap::new()))
+        let stopped = self.plan.stopped(head.id()).map(|status| status.revision);
+        let labels = stopped.map(|stopped| (REPLACES.to_owned(), stopped.to_string())).into_iter().collect();
+        self.signed(record, head, content, (message, labels))
     }
 
     /// A revision after `head` with that content, message and labels.

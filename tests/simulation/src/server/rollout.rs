@@ -1,9 +1,9 @@
 //! The rollout of the head in waves: the program's own machine, a model disk for its state, and the way back.
 
-use bellwether_group::rollout::TakeBack;
+use bellwether_group::rollout::{Release, TakeBack};
 use bellwether_proto::{
     name::ServerName,
-    revision::{RevisionId, SignedHeader, TAKEN_BACK},
+    revision::{SignedHeader, TAKEN_BACK},
     status::RolloutState,
 };
 
@@ -11,14 +11,15 @@ use super::Server;
 use crate::world::Notice;
 
 impl Server {
-    /// The revision that the waves let that member take.
-    pub(super) fn released_to(&self, name: &ServerName) -> Option<RevisionId> {
-        if self.rules.waves { self.plan.released_to(name) } else { self.head().map(|head| head.id()) }
+    /// What the rollout lets that member do.
+    pub(super) fn release(&self, name: &ServerName) -> Release {
+        let taken = || self.head().map(|head| head.id());
+        if self.rules.waves { self.plan.release(name) } else { Release { gated: true, staged: None, taken: taken() } }
     }
 
-    /// Whether the rollout of the head is stopped: nothing is published without a person.
+    /// Whether the rollout of the head is stopped after a member has switched to it: nothing is published without a person.
     pub(super) fn is_stopped(&self) -> bool {
-        self.head().is_some_and(|head| self.plan.stopped(head.id()).is_some())
+        self.head().and_then(|head| self.plan.stopped(head.id())).is_some_and(|status| !status.untouched)
     }
 
     /// Looks at the rollout, saves its state, and tells the lanes.
@@ -32,13 +33,13 @@ impl Server {
             world.met.waves_passed += kept.passed.saturating_sub(before.passed) as u64;
             world.met.rollouts_stopped += u64::from(before.stopped.is_none() && kept.stopped.is_some());
         }
-        if record.record().policy.rollout.is_some() && self.drive.read(|disk| disk.rollout != kept) {
+        if plan.gated && !self.rollout.is_fresh() && self.drive.read(|disk| disk.rollout != kept) {
             self.drive.save("the rollout", |disk| disk.rollout = kept).await;
         }
         let names: Vec<ServerName> = self.lanes.keys().cloned().collect();
         {
             let mut world = self.world.borrow_mut();
-            let due = names.iter().filter_map(|name| Some((plan.released_to(name)?, name.clone())));
+            let due = names.iter().filter_map(|name| Some((plan.release(name).taken?, name.clone())));
             world.may_hold.extend(due);
             if plan.status.as_ref().is_some_and(|status| status.state == RolloutState::Stopped) {
                 world.notice(self.machine, Notice::Stopped);
@@ -48,8 +49,8 @@ impl Server {
         self.plan = plan;
         if changed {
             for name in names {
-                let released = self.released_to(&name);
-                self.put_in(&name, bellwether_manager::lane::Input::Released(released));
+                let release = self.release(&name);
+                self.put_in(&name, bellwether_manager::lane::Input::Released(release));
             }
         }
         if let Some(back) = back {
