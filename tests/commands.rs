@@ -292,7 +292,8 @@ fn what_the_revision_has_is_served_again_after_edits_were_put_back() {
 
 #[test]
 fn a_member_that_validates_slowly_holds_up_the_others_no_longer_than_the_stage_timeout() {
-    let farm = farm(|server| format!("validate = \"while [ -e {}/slow ]; do sleep 0.02; done\"", server.home.display()));
+    let farm =
+        farm(|server| format!("validate = \"while [ -e {}/slow ]; do sleep 0.02; done\"", server.home.display()));
     farm.manager().command(&["group", "set", "--stage-timeout", "200ms"]).success();
     let slow = farm.member(1).home.join("slow");
     fs::write(&slow, "").expect("written");

@@ -486,6 +486,9 @@ pub struct RolloutStatus {
     /// The members that can validate only after their switch. They take the revision first, one at a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub later: Vec<ServerName>,
+    /// The time until which somebody has to confirm it, in milliseconds since 1970; none: nobody has to (any more).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_until_ms: Option<u64>,
     /// A member has refused it before any member switched to it: the next revision takes its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untouched: bool,

@@ -198,6 +198,7 @@ impl Follower {
             Input::Working(phase) => self.working(phase),
             Input::Validated(validated) => self.validated(facts, validated),
             Input::Switched(switched) => self.switched(facts, switched),
+            Input::Unconfirmed(complaint) => self.unconfirmed(facts, complaint),
             Input::Proved(proved) => self.proved(facts, proved),
             Input::Returned(returned) => self.returned(facts, returned),
             Input::Owed(owed) => self.owed(*owed),
@@ -358,7 +359,10 @@ impl Follower {
         if let Some(why) = (facts.quarantined)(header.number()) {
             return Err(why);
         }
-        if let Some((_, complaint)) = self.refused.as_ref().filter(|(refused, _)| *refused == header.id()) {
+        // A confirmation is a reason to try again.
+        let confirmed = facts.record.policy.confirmed == Some(header.id());
+        let refused = self.refused.as_ref().filter(|(refused, _)| *refused == header.id() && !confirmed);
+        if let Some((_, complaint)) = refused {
             return Err(complaint.reason.clone());
         }
         let manager = facts.record.manager();

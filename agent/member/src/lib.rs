@@ -350,9 +350,20 @@ impl Member {
         if self.follower.is_idle() {
             self.dirty(&Look::Stats);
         }
+        let (at, unconfirmed) = (self.position.at.as_ref(), self.position.unconfirmed.as_ref());
+        let unconfirmed = at.zip(unconfirmed).map(|(at, unconfirmed)| {
+            let (number, before, s) = (at.number(), unconfirmed.before.number(), unconfirmed.left_ms().div_ceil(1_000));
+            format!("nobody has confirmed {number}, which goes back to {before} by itself in {s} s")
+        });
         Account {
             at: self.position.at.clone(),
-            fault: self.position.fault.as_ref().map(|fault| fault.reason.clone()).or_else(|| self.away()),
+            fault: self
+                .position
+                .fault
+                .as_ref()
+                .map(|fault| fault.reason.clone())
+                .or_else(|| self.away())
+                .or(unconfirmed),
             drift: (self.follower.drift().entries, self.follower.drift().paths.clone()),
         }
     }
@@ -399,6 +410,10 @@ impl Member {
                 (packed, packed.or(held.map(SignedHeader::number)))
             }
             follower::Input::Closed(session) if self.follower.session() == Some(*session) => return self.close(),
+            follower::Input::LookForObstacle => {
+                self.look_for_confirmation();
+                return self.put(input);
+            }
             _ => return self.put(input),
         };
         let _span = revision.map(|number| tracing::error_span!("apply", revision = %number).entered());
@@ -434,7 +449,7 @@ impl Member {
                 inputs.extend(self.act(output));
             }
         }
-        let waits = self.follower.waits();
+        let waits = self.follower.waits() || self.position.unconfirmed.is_some();
         self.waits.send_if_modified(|before| std::mem::replace(before, waits) != waits);
     }
 

@@ -24,7 +24,7 @@ use bellwether_store::{
 use super::{
     Member, OpenError, Transfer,
     follower::{self, Back, Complaint, Returned, Switched, Validation},
-    position::{Fault, Owed, Position, Refused},
+    position::{Fault, Owed, Position, Refused, Unconfirmed},
     prove::{self, Teller},
     receive::{Planned, ReceiveError, Receiving},
     recovery,
@@ -224,7 +224,14 @@ impl Member {
     pub(super) fn go_back(&mut self, complaint: Complaint) -> Result<Returned, String> {
         self.running = None;
         let none = || "there is no revision before it".to_owned();
-        let (held, mut owed) = self.position.at.clone().zip(self.position.owed.clone()).ok_or_else(none)?;
+        let unconfirmed = self.position.unconfirmed.as_ref().map(|unconfirmed| Owed {
+            sets: self.commands.keys().cloned().collect(),
+            validate: false,
+            before: Some(unconfirmed.before.clone()),
+            refused: None,
+        });
+        let owed = self.position.owed.clone().or(unconfirmed);
+        let (held, mut owed) = self.position.at.clone().zip(owed).ok_or_else(none)?;
         let header = owed.before.clone().filter(|before| before.id() != held.id()).ok_or_else(none)?;
         (owed.refused, owed.validate) = (Some(Refused { header: held, complaint }), false);
         self.position.owed = Some(owed.clone());
@@ -339,8 +346,42 @@ impl Member {
         if matches!(pack, NewInHistory::FromSets) {
             self.pack_base(header)?;
         }
-        self.position = Position { at: Some(header.clone()), owed, ..Position::default() };
+        let unconfirmed = self.unconfirmed(header, owed.as_ref());
+        self.position = Position { at: Some(header.clone()), unconfirmed, owed, ..Position::default() };
         Ok(self.history.log().note(&self.position)?)
+    }
+
+    /// Whether somebody has to confirm that revision, which the sets hold now.
+    fn unconfirmed(&self, header: &SignedHeader, owed: Option<&Owed>) -> Option<Unconfirmed> {
+        let Position { at, unconfirmed, .. } = &self.position;
+        let at = at.as_ref()?;
+        if at.id() == header.id() {
+            return unconfirmed.clone();
+        }
+        let goes_back = owed.is_some_and(|owed| owed.refused.is_some());
+        let within_ms = self.record.current().record().policy.unconfirmed(header).filter(|_| !goes_back)?;
+        // Not to a revision that itself was not confirmed.
+        let before = unconfirmed.as_ref().map_or(at, |unconfirmed| &unconfirmed.before);
+        Some(Unconfirmed::begin(before.clone(), within_ms))
+    }
+
+    /// Looks whether the revision that the sets hold is confirmed by now, or goes back.
+    pub(super) fn look_for_confirmation(&mut self) {
+        let Some((unconfirmed, at)) = self.position.unconfirmed.as_ref().zip(self.position.at.as_ref()) else { return };
+        let number = at.number();
+        if self.record.current().record().policy.unconfirmed(at).is_none() {
+            tracing::info!(revision = %number, "confirmed");
+            self.position.unconfirmed = None;
+            if let Err(error) = self.history.log().note(&self.position) {
+                tracing::error!(
+                    error = chain(&error),
+                    "the state cannot be written: tried again with the next revision"
+                );
+            }
+        } else if unconfirmed.left_ms() == 0 {
+            let reason = format!("nobody confirmed {number} in time");
+            self.put(follower::Input::Unconfirmed(Complaint { reason, output: String::new() }));
+        }
     }
 
     /// Stages the way back to the revision that is held, from what is here; the chunks that are missing.

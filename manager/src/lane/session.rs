@@ -225,6 +225,7 @@ impl Session {
         if std::mem::take(&mut self.memory.anew) && !paused && self.at.is_some() {
             self.memory.standing.ask();
         }
+        self.confirmed();
         let fence = self.memory.fence.take();
         self.at = self.at.take().filter(|_| fence.is_none());
         self.outbox.fence = fence.map(|reason| v1::Fence { reason });
@@ -251,6 +252,7 @@ impl Session {
         match input {
             Input::Record(record) => {
                 self.facts.record = record;
+                self.confirmed();
                 self.send_record(now);
                 // The member may be a candidate by now.
                 self.send_procedures(now);
@@ -346,6 +348,15 @@ impl Session {
         match &self.work {
             Activity::Taking(current) => current.span.clone(),
             Activity::Idle | Activity::Planning | Activity::Finding(_) => Span::none(),
+        }
+    }
+
+    /// A refused revision that is confirmed is offered again: the member has taken it back by itself.
+    fn confirmed(&mut self) {
+        let confirmed = self.facts.record.record().policy.confirmed;
+        let refused = self.memory.standing.refused().map(|refused| refused.revision);
+        if refused.is_some() && refused == confirmed {
+            self.memory.standing.refuse(None);
         }
     }
 

@@ -8,16 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bellwether_group::{edits, rollout};
+use bellwether_group::{
+    edits,
+    rollout::{self, Hold},
+};
 use bellwether_local::prove::{self, Complaint};
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
     clock::now_ms,
     entry::EntryPath,
+    level::Level,
     name::{ServerName, SetName},
     record::{Publish, Record, SetRules, Version},
-    revision::{ACCEPTED, Header, Number, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
+    revision::{ACCEPTED, CONFIRM_WITHIN, Header, Number, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
 };
 use bellwether_store::{
     history::{HistoryError, NewPack, Stored},
@@ -53,6 +57,8 @@ pub struct Request {
     pub author: String,
     /// The labels.
     pub labels: BTreeMap<String, String>,
+    /// The time within which somebody has to confirm the revision, in milliseconds.
+    pub confirm_within_ms: Option<u64>,
     /// Publish although most files are gone; after that, removals count anew.
     pub accept: bool,
     /// Only show the result.
@@ -62,6 +68,11 @@ pub struct Request {
 /// Nothing was published. The head is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
+    /// Servers of the group may not take a revision back by themselves.
+    #[error(
+        "nothing was published: a revision that is to be confirmed needs format level 2, and the group is of level {0}"
+    )]
+    Level(Level),
     /// A set cannot be scanned.
     #[error("nothing was published: the sets cannot be read")]
     Scan(#[from] ScanError),
@@ -105,6 +116,7 @@ impl Advise for PublishError {
                 Advice::say("correct the files")
                     .or(&Advice::run("or, to drop the edits, at the manager", "bellwether discard")),
             ),
+            Self::Level(_) => Some(Advice::run("first, at the manager", "bellwether group set --level 2")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
@@ -123,9 +135,13 @@ pub(crate) fn back_or_accept() -> Advice {
 }
 
 /// The advice while a rollout is stopped.
-pub(crate) fn decide_rollout() -> Advice {
+pub(crate) fn decide_rollout(hold: Hold) -> Advice {
     let back = Advice::run("or", "bellwether rollback");
-    Advice::run("decide at the manager", "bellwether rollout continue").or(&back)
+    let on = match hold {
+        Hold::Stopped(_) => "bellwether rollout continue",
+        Hold::Unconfirmed(_) => "bellwether confirm",
+    };
+    Advice::run("decide at the manager", on).or(&back)
 }
 
 /// The cause of a publish.
@@ -261,8 +277,8 @@ impl Prepared {
     /// Whether the head, its rollout and the record are still the same.
     pub(crate) fn fits(&self, shared: &Shared) -> bool {
         let same = self.head == shared.head.borrow().id() && self.record == shared.record.borrow().record().version;
-        let replaces = shared.rollouts.stopped(&shared.head.borrow().stored.header);
-        same && self.replaces == replaces && shared.stopped().is_none() && shared.undisputed().is_ok()
+        let replaces = shared.rollouts.replaceable(&shared.head.borrow().stored.header);
+        same && self.replaces == replaces && shared.held().is_none() && shared.undisputed().is_ok()
     }
 }
 
@@ -397,7 +413,7 @@ impl Publishing<'_> {
             began: self.began,
             head: self.head.id(),
             record: self.record.version,
-            replaces: self.shared.rollouts.stopped(&self.head.stored.header),
+            replaces: self.shared.rollouts.replaceable(&self.head.stored.header),
         })
     }
 
@@ -462,7 +478,9 @@ impl Publishing<'_> {
         let parent = &self.head.stored.header;
         let mut labels = asked.map(|request| request.labels.clone()).unwrap_or_default();
         labels.extend(asked.filter(|request| request.accept).map(|_| (ACCEPTED.to_owned(), String::new())));
-        if let Some(stopped) = self.shared.rollouts.stopped(parent).filter(|_| !labels.contains_key(TAKEN_BACK)) {
+        let confirm_within_ms = asked.and_then(|request| request.confirm_within_ms);
+        labels.extend(confirm_within_ms.map(|ms| (CONFIRM_WITHIN.to_owned(), ms.to_string())));
+        if let Some(stopped) = self.shared.rollouts.replaceable(parent).filter(|_| !labels.contains_key(TAKEN_BACK)) {
             labels.insert(REPLACES.to_owned(), stopped.to_string());
         }
         let header = Header {

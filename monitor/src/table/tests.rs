@@ -89,6 +89,7 @@ pub(crate) fn rollout(state: RolloutState) -> RolloutStatus {
         failed: vec!["web3".parse().unwrap()],
         later: Vec::new(),
         untouched: false,
+        confirm_until_ms: None,
         until_ms: Some(120_000),
         reason: Some("web3 failed".into()),
         taken_back: None,

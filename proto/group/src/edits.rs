@@ -15,6 +15,7 @@ use bellwether_proto::{
     limits,
     name::{BalancerName, ServerName, SetName},
     record::{Codec, Edit, Level, OnDrift, Publish, Record, SetRules, SignedRecord},
+    revision::RevisionId,
     v1,
 };
 
@@ -205,6 +206,13 @@ pub(crate) fn log(log: &mut Vec<Edit>, edit: Edit) {
     log.push(edit);
     let over = log.len().saturating_sub(LOG);
     log.drain(..over);
+}
+
+/// Confirms a revision.
+pub fn confirm(held: &SignedRecord, revision: RevisionId, by: &By) -> Option<Record> {
+    let confirmed = Some(revision);
+    (held.record().policy.confirmed != confirmed)
+        .then(|| next(held, by, "confirm".to_owned(), |record| record.policy.confirmed = confirmed))
 }
 
 /// Holds propagation, or lets it continue (W6).

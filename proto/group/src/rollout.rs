@@ -1,6 +1,8 @@
 //! The target of each server: the one rule between the head and the lanes. With a policy for waves, a member gets the head when
 //! [`Rollout`] lets it; otherwise the head is the target of all at once.
 
+use std::fmt;
+
 mod machine;
 mod member;
 mod waves;
@@ -34,6 +36,33 @@ pub struct Release {
     pub staged: Option<RevisionId>,
     /// The revision that it may switch to.
     pub taken: Option<RevisionId>,
+}
+
+/// The time of a look, by two clocks, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Any clock that does not go back.
+    pub at_ms: u64,
+    /// Since 1970.
+    pub wall_ms: u64,
+}
+
+/// What holds publishing back: nothing but a person goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// The rollout of this revision, the head, is stopped, and members have switched to it.
+    Stopped(Number),
+    /// This revision, the head, waits for its confirmation.
+    Unconfirmed(Number),
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped(revision) => write!(f, "the rollout of {revision} is stopped"),
+            Self::Unconfirmed(revision) => write!(f, "{revision} waits for its confirmation"),
+        }
+    }
 }
 
 /// The target of one server.

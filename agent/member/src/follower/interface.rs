@@ -122,6 +122,8 @@ pub enum Input {
     Validated(Validated),
     /// The answer to [`Output::Switch`].
     Switched(Switched),
+    /// Nobody has confirmed the revision that the sets hold in time: they go back.
+    Unconfirmed(Complaint),
     /// The commands of [`Output::Prove`] have ended.
     Proved(Result<(), Complaint>),
     /// The answer to [`Output::Return`].

@@ -119,6 +119,15 @@ impl Follower {
         self.after_proof();
     }
 
+    /// The sets go back to the revision before. While commands run, that waits for the next look.
+    pub(super) fn unconfirmed(&mut self, facts: &Facts<'_>, complaint: Complaint) {
+        let Some(held) = facts.at.filter(|_| !self.is_proving()) else { return };
+        tracing::warn!(complaint.reason, "the sets go back to the revision before");
+        self.interrupt();
+        self.work = Activity::Returning(held.clone(), complaint.clone());
+        self.outputs.push(Output::Return(complaint));
+    }
+
     pub(super) fn returned(&mut self, facts: &Facts<'_>, returned: Result<Returned, String>) {
         let Activity::Returning(from, complaint) = self.end() else { return };
         match returned {

@@ -12,7 +12,7 @@ use bellwether_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Member, Release, Standing, Standings, is_good, is_urgent, member::Staging, wave, waves};
+use super::{Hold, Member, Now, Release, Standing, Standings, is_good, is_urgent, member::Staging, wave, waves};
 
 /// The most failed members whose reasons a stop names, and the most characters of each.
 const NAMED: (usize, usize) = (3, 300);
@@ -52,6 +52,9 @@ pub struct Stop {
     pub reason: String,
     /// Whether a person stopped it: then nothing is taken back.
     pub by_person: bool,
+    /// Whether nobody confirmed it in time: then the content from before is published in any case.
+    #[serde(default)]
+    pub unconfirmed: bool,
 }
 
 impl State for Kept {
@@ -103,10 +106,19 @@ impl Plan {
         Release { gated: self.gated, staged, taken }
     }
 
-    /// The stop of its rollout, if `head` is the head. If a member has switched to it, nothing but a person publishes.
-    pub fn stopped(&self, head: RevisionId) -> Option<&RolloutStatus> {
+    /// The state of the rollout of `head`, if the next revision takes its place: it is stopped, or not confirmed.
+    pub fn replaceable(&self, head: RevisionId) -> Option<&RolloutStatus> {
         let of_head = self.status.as_ref().filter(|_| self.revision == Some(head));
-        of_head.filter(|status| status.state == RolloutState::Stopped)
+        of_head.filter(|status| status.state == RolloutState::Stopped || status.confirm_until_ms.is_some())
+    }
+
+    /// What holds publishing back, if `head` is the head.
+    pub fn holds(&self, head: RevisionId) -> Option<Hold> {
+        let status = self.replaceable(head).filter(|status| !status.untouched)?;
+        Some(match status.state {
+            RolloutState::Stopped => Hold::Stopped(status.revision),
+            _ => Hold::Unconfirmed(status.revision),
+        })
     }
 }
 
@@ -127,6 +139,9 @@ pub enum NotDecided {
     /// There are no waves.
     #[error("the group has no policy for waves: every revision goes to all members at once")]
     AtOnce,
+    /// Nobody confirmed it in time.
+    #[error("nobody confirmed revision {0} in time: its content is taken back")]
+    Unconfirmed(Number),
     /// It is over.
     #[error("all waves have revision {0}: there is no rollout to stop or to continue")]
     Over(Number),
@@ -170,25 +185,34 @@ impl Rollout {
         self.members.entry(server.clone()).or_default().observe(observation, now_ms)
     }
 
-    /// Looks at the head under that record. `now_ms` is of any clock that does not go back.
-    pub fn look(&mut self, record: &Record, head: &SignedHeader, now_ms: u64) -> Plan {
+    /// Looks at the head under that record.
+    pub fn look(&mut self, record: &Record, head: &SignedHeader, now: Now) -> Plan {
+        let now_ms = now.at_ms;
         self.begin(head.number(), now_ms);
+        let confirm_ms = record.policy.unconfirmed(head).map(|within_ms| self.confirm_ms(head, within_ms, now));
+        if confirm_ms == Some(0) && self.kept.stopped.as_ref().is_none_or(|stop| !stop.unconfirmed) {
+            let reason = format!("nobody confirmed {} in time", head.number());
+            self.kept.stopped = Some(Stop { reason, by_person: false, unconfirmed: true });
+            self.kept.done = false;
+        }
+        let unconfirmed = self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed);
         let members: BTreeSet<&ServerName> = members(record).collect();
         self.members.retain(|name, _| members.contains(name));
         let policy = record.policy.rollout.as_ref();
-        if policy.is_none() && !self.members.values().any(Member::validates) {
+        if policy.is_none() && confirm_ms.is_none() && !unconfirmed && !self.members.values().any(Member::validates) {
             (self.kept.done, self.kept.stopped) = (true, None);
             return Plan::default();
         }
         let standings = self.standings(&members, head.number());
         self.slow.retain(|name| standings.get(name).is_some_and(|standing| *standing != Standing::Well));
-        let mut plan = Plan { revision: Some(head.id()), gated: true, released: Released::All, ..Plan::default() };
+        let gated = policy.is_some() || unconfirmed || self.members.values().any(Member::validates);
+        let mut plan = Plan { revision: Some(head.id()), gated, released: Released::All, ..Plan::default() };
         if is_urgent(head) {
             (self.kept.done, self.kept.stopped) = (true, None);
             plan.status = self.taken_back(head, &standings);
             return plan;
         }
-        let next_ms = match self.kept.staged || self.kept.done || self.kept.stopped.is_some() {
+        let next_ms = match !gated || self.kept.staged || self.kept.done || self.kept.stopped.is_some() {
             true => None,
             false => self.stage(head.number(), (now_ms, record.policy.stage_timeout_ms)),
         };
@@ -207,18 +231,24 @@ impl Rollout {
             plan.next_ms = self.good_ms.map(|good| good + policy.soak_ms);
         }
         let stop = self.kept.stopped.as_ref();
-        let takes_back = policy.is_some_and(|policy| policy.take_back);
+        let takes_back = unconfirmed || policy.is_some_and(|policy| policy.take_back);
+        if let Some(left_ms) = confirm_ms.filter(|_| stop.is_none()) {
+            let due_ms = now_ms.saturating_add(left_ms);
+            plan.next_ms = Some(plan.next_ms.map_or(due_ms, |next| next.min(due_ms)));
+        }
         plan.take_back = stop.filter(|stop| takes_back && !stop.by_person).map(|stop| TakeBack {
             revision: head.number(),
             to: self.kept.good,
             reason: stop.reason.clone(),
         });
         // Without waves there is nothing to say once it goes to all.
-        if policy.is_some() || state != RolloutState::Done {
+        if policy.is_some() || confirm_ms.is_some() || state != RolloutState::Done {
             let waves = self.kept.first.len() + policy.map_or(1, |policy| waves(policy, standings.len()).len());
             let mut status = status(head, state, &standings);
             (status.wave, status.waves) = ((self.kept.passed + 1).min(waves), waves);
-            status.untouched = !self.kept.staged && stop.is_some_and(|stop| !stop.by_person);
+            status.untouched = !self.kept.staged && stop.is_some_and(|stop| !stop.by_person && !stop.unconfirmed);
+            let within_ms = record.policy.unconfirmed(head).filter(|_| stop.is_none());
+            status.confirm_until_ms = within_ms.map(|within_ms| head.header().time_ms.saturating_add(within_ms));
             status.later = self.kept.first.iter().cloned().collect();
             status.late.extend(self.slow.iter().filter(|_| state == RolloutState::Staging).cloned());
             status.late.sort();
@@ -241,6 +271,13 @@ impl Rollout {
         (self.good_ms, self.began_ms) = (None, now_ms);
     }
 
+    /// The time that is left to confirm the head, in milliseconds. It began with the publish.
+    fn confirm_ms(&self, head: &SignedHeader, within_ms: u64, now: Now) -> u64 {
+        let by_wall = head.header().time_ms.saturating_add(within_ms).saturating_sub(now.wall_ms);
+        let here = self.began_ms.saturating_add(within_ms).saturating_sub(now.at_ms);
+        by_wall.min(here)
+    }
+
     /// The members that validate stage the head. Returns the time of the next look while some are waited for. A refusal stops the
     /// rollout.
     fn stage(&mut self, head: Number, (now_ms, timeout_ms): (u64, u64)) -> Option<u64> {
@@ -249,7 +286,7 @@ impl Rollout {
             match member.staging(head) {
                 Staging::Failed(why) if !self.kept.forgiven.contains(name) => {
                     let reason = format!("{name} refuses it: {}", said(&why));
-                    self.kept.stopped = Some(Stop { reason, by_person: false });
+                    self.kept.stopped = Some(Stop { reason, by_person: false, unconfirmed: false });
                     return None;
                 }
                 Staging::OnTheWay(arriving_ms) if !self.slow.contains(name) => {
@@ -288,7 +325,8 @@ impl Rollout {
     }
 
     fn state(&mut self, policy: Option<&RolloutPolicy>, standings: &Standings, now_ms: u64) -> RolloutState {
-        if standings.values().all(|standing| *standing == Standing::Well) {
+        let unconfirmed = self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed);
+        if !unconfirmed && standings.values().all(|standing| *standing == Standing::Well) {
             (self.kept.done, self.kept.stopped) = (true, None);
         }
         if self.kept.done {
@@ -342,7 +380,11 @@ impl Rollout {
         let more = failed.len().saturating_sub(NAMED.0);
         let more = if more == 0 { String::new() } else { format!("; and {more} more") };
         let failures = if failed.len() == 1 { "1 member".to_owned() } else { format!("{} members", failed.len()) };
-        Some(Stop { reason: format!("{failures} failed: {}{more}", named.join("; ")), by_person: false })
+        Some(Stop {
+            reason: format!("{failures} failed: {}{more}", named.join("; ")),
+            by_person: false,
+            unconfirmed: false,
+        })
     }
 
     /// The state while the head is a revision that was published because a rollout had stopped.
@@ -361,7 +403,7 @@ impl Rollout {
         self.is_under_way(record)?;
         let reason = format!("{by} stopped it");
         let stops = self.kept.stopped.is_none();
-        self.kept.stopped.get_or_insert(Stop { reason, by_person: true });
+        self.kept.stopped.get_or_insert(Stop { reason, by_person: true, unconfirmed: false });
         Ok(stops)
     }
 
@@ -380,6 +422,9 @@ impl Rollout {
 
     fn is_under_way(&self, record: &Record) -> Result<(), NotDecided> {
         match (&record.policy.rollout, self.kept.revision) {
+            (_, Some(revision)) if self.kept.stopped.as_ref().is_some_and(|stop| stop.unconfirmed) => {
+                Err(NotDecided::Unconfirmed(revision))
+            }
             (_, Some(_)) if !self.kept.done => Ok(()),
             (None, _) | (_, None) => Err(NotDecided::AtOnce),
             (Some(_), Some(revision)) => Err(NotDecided::Over(revision)),
@@ -404,6 +449,7 @@ fn status(head: &SignedHeader, state: RolloutState, standings: &Standings) -> Ro
         holding: those(|standing| *standing == Standing::Well).count(),
         later: Vec::new(),
         untouched: false,
+        confirm_until_ms: None,
         late: those(|standing| *standing == Standing::Late).cloned().collect(),
         failed: those(|standing| matches!(standing, Standing::Failed(_))).cloned().collect(),
         until_ms: None,

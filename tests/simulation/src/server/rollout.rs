@@ -1,6 +1,6 @@
 //! The rollout of the head in waves: the program's own machine, a model disk for its state, and the way back.
 
-use bellwether_group::rollout::{Release, TakeBack};
+use bellwether_group::rollout::{Now, Release, TakeBack};
 use bellwether_proto::{
     name::ServerName,
     revision::{SignedHeader, TAKEN_BACK},
@@ -17,16 +17,16 @@ impl Server {
         if self.rules.waves { self.plan.release(name) } else { Release { gated: true, staged: None, taken: taken() } }
     }
 
-    /// Whether the rollout of the head is stopped after a member has switched to it: nothing is published without a person.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.head().and_then(|head| self.plan.stopped(head.id())).is_some_and(|status| !status.untouched)
+    /// Whether nothing is published without a person.
+    pub(super) fn is_held(&self) -> bool {
+        self.head().is_some_and(|head| self.plan.holds(head.id()).is_some())
     }
 
     /// Looks at the rollout, saves its state, and tells the lanes.
     pub(super) async fn look_at_rollout(&mut self) {
         let (Some(record), Some(head)) = (self.record(), self.head()) else { return };
         let before = self.rollout.kept().clone();
-        let plan = self.rollout.look(record.record(), &head, self.now());
+        let plan = self.rollout.look(record.record(), &head, Now { at_ms: self.now(), wall_ms: self.now() });
         let kept = self.rollout.kept().clone();
         if kept.revision == before.revision {
             let mut world = self.world.borrow_mut();

@@ -2,7 +2,7 @@ use bellwether_proto::{
     key::KeyPair,
     level::Program,
     record::{Batch, Level, Policy, Server, Version},
-    revision::{Epoch, GroupId, Header},
+    revision::{CONFIRM_WITHIN, Epoch, GroupId, Header},
 };
 use bellwether_random::headers::header;
 
@@ -79,8 +79,13 @@ impl Farm {
         self.sees(server, Observation::Lost("gone".into()));
     }
 
+    fn now(&self) -> Now {
+        Now { at_ms: self.now_ms, wall_ms: 1_000_000 + self.now_ms }
+    }
+
     fn look(&mut self, revision: u64) -> Plan {
-        self.rollout.look(&self.record, &signed(header(1, revision)), self.now_ms)
+        let now = self.now();
+        self.rollout.look(&self.record, &signed(header(1, revision)), now)
     }
 
     /// The state, the wave and the due members.
@@ -148,11 +153,11 @@ fn a_failure_stops_it_and_the_content_from_before_comes_back_to_all() {
     assert_eq!(plan.released, Released::Nobody, "it goes to no further member");
     let back = plan.take_back.clone().expect("it is taken back");
     assert_eq!((back.revision, back.to), (header(1, 2).number, Some(header(1, 1).number)));
-    assert!(plan.stopped(signed(header(1, 3)).id()).is_none() && plan.stopped(plan.revision.unwrap()).is_some());
+    assert!(plan.replaceable(signed(header(1, 3)).id()).is_none() && plan.holds(plan.revision.unwrap()).is_some());
 
     let labels = [(TAKEN_BACK.to_owned(), "1.2".to_owned())].into();
     let taken_back = signed(Header { labels, message: "taken back: 1.2: check".into(), ..header(1, 3) });
-    let plan = farm.rollout.look(&farm.record, &taken_back, 0);
+    let plan = farm.rollout.look(&farm.record, &taken_back, Now { at_ms: 0, wall_ms: 0 });
     let status = plan.status.expect("shown");
     assert_eq!((plan.released, status.state), (Released::All, RolloutState::TakenBack));
     assert_eq!(status.taken_back, Some(header(1, 2).number));
@@ -386,4 +391,37 @@ fn waves_come_after_the_staging() {
     farm.look(2);
     farm.soak();
     assert_eq!(farm.shows(2), shown(Running, 2, "abc"));
+}
+
+#[test]
+fn a_revision_that_nobody_confirms_is_taken_back_by_all() {
+    const WITHIN: u64 = 60_000;
+    for policy in [None, Some(RolloutPolicy { take_back: false, ..policy() })] {
+        let mut farm = Farm::new(policy);
+        farm.look(1);
+        let labels = [(CONFIRM_WITHIN.to_owned(), WITHIN.to_string())].into();
+        let head = signed(Header { labels, time_ms: farm.now().wall_ms, parent: None, ..header(1, 2) });
+        let look = |farm: &mut Farm| farm.rollout.look(&farm.record, &head, farm.now());
+        let plan = look(&mut farm);
+        let until = farm.now().wall_ms + WITHIN;
+        assert_eq!(plan.status.as_ref().and_then(|status| status.confirm_until_ms), Some(until));
+        assert_eq!((plan.holds(head.id()), plan.next_ms), (Some(Hold::Unconfirmed(head.number())), Some(WITHIN)));
+        ["a", "b", "c", "d"].iter().for_each(|name| farm.done(name, 2));
+        farm.now_ms = WITHIN - 1;
+        assert!(look(&mut farm).take_back.is_none());
+
+        let mut confirmed = farm.record.clone();
+        confirmed.policy.confirmed = Some(head.id());
+        let plan = farm.rollout.clone().look(&confirmed, &head, farm.now());
+        assert!(plan.holds(head.id()).is_none() && plan.take_back.is_none());
+
+        farm.now_ms = WITHIN;
+        let plan = look(&mut farm);
+        let back = plan.take_back.clone().expect("whatever the policy says");
+        assert_eq!((back.revision, back.to), (head.number(), Some(header(1, 1).number)));
+        assert_eq!((plan.released, plan.status.unwrap().state), (Released::Nobody, Stopped));
+        assert!(matches!(farm.rollout.go_on(&farm.record.clone()), Err(NotDecided::Unconfirmed(_))));
+        let mut again = Rollout::resume(farm.rollout.kept().clone());
+        assert!(again.look(&farm.record, &head, farm.now()).take_back.is_some(), "after a restart, too");
+    }
 }
