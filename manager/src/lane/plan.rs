@@ -321,11 +321,12 @@ pub fn plan(member: &Member, target: &Target, newcomer: Newcomer, ways: &impl Wa
     // A sync relies on nothing but the sets.
     let keeps = member.ability >= Ability::Keeps && !member.standing.is_sync();
     let ahead = member.ahead.filter(|ahead| keeps && *ahead != target.revision && ways.leads_from(*ahead));
-    let Route::Packs(packs) = ways.route(ahead.or(member.at)) else { return Step::Nothing };
+    let from = ahead.or(member.at);
+    let Route::Packs(packs) = ways.route(from) else { return Step::Nothing };
     if newcomer == Newcomer::Waits && member.at.is_none() && is_detour(&packs) {
         return Step::NeedBase;
     }
-    let forked = member.at.is_some_and(|at| !ways.leads_from(at));
+    let forked = from.is_some_and(|from| !ways.leads_from(from));
     if forked && !starts_at(&packs, target.revision) {
         return Step::NeedBase;
     }

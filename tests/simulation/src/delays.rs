@@ -28,6 +28,10 @@ impl Delays {
             return;
         }
         self.next_ms = history.now() + 100 + self.rng.below(500) as u64;
+        let confirming = history.world.borrow().confirming;
+        if let Some(manager) = managers(history).first().filter(|_| confirming && self.rng.one_in(3)) {
+            return command(history, *manager, Command::ConfirmHead);
+        }
         let waves = history.world.borrow().refusing;
         if let Some(manager) = managers(history).first().filter(|_| waves && self.rng.one_in(6)) {
             return command(history, *manager, Command::Rollout { stop: true });

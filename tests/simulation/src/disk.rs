@@ -51,6 +51,8 @@ pub(crate) struct Disk {
     pub(crate) at: Option<SignedHeader>,
     /// Also there: whether this server leads, or has led since, so that its sets hold the newest revision of its history.
     pub(crate) leads: bool,
+    /// Also there: the revision before and the time at which this member goes back to it, unless its revision is confirmed.
+    pub(crate) unconfirmed: Option<(SignedHeader, u64)>,
     /// Also there: the reason that this member takes nothing until a sync (W8).
     pub(crate) fault: Option<String>,
     /// `halted.json`: this manager's state went back, so it does not lead until the group is rebuilt (W14).
@@ -87,6 +89,7 @@ impl Disk {
             held: None,
             at: None,
             leads: false,
+            unconfirmed: None,
             fault: None,
             halted: None,
             ticket: None,

@@ -107,7 +107,8 @@ impl History {
         let spare = rng.one_in(4).then_some(servers);
         let rollout = waves(&mut Rng::new(seed.rotate_left(48)));
         let validating = Rng::new(seed.rotate_left(24)).one_in(3);
-        let world = farm(servers, spare, rules, tell, (rollout, validating, &mut rng));
+        let confirming = Rng::new(seed.rotate_left(12)).one_in(4);
+        let world = farm(servers, spare, rules, tell, (rollout, validating, confirming, &mut rng));
         for machine in (0..servers).chain(spare) {
             let world = world.clone();
             sim.host(host(machine), move || server::run(world.clone(), machine));
@@ -200,7 +201,7 @@ fn farm(
     spare: Option<usize>,
     rules: Rules,
     tell: bool,
-    (rollout, validating, rng): (Option<RolloutPolicy>, bool, &mut Rng),
+    (rollout, validating, confirming, rng): (Option<RolloutPolicy>, bool, bool, &mut Rng),
 ) -> World {
     let group = GroupId::from([7; 16]);
     let mut candidate = |machine: usize| machine < 2 || !rng.one_in(4);
@@ -252,6 +253,7 @@ fn farm(
     let world = World::new(disks, rules, tell, Rng::new(rng.number()));
     world.borrow_mut().retired.extend(spare);
     world.borrow_mut().validating = validating;
+    world.borrow_mut().confirming = confirming;
     world.borrow_mut().refusing = rollout.is_some() || validating;
     world.borrow_mut().learn(first, Changes::default());
     world

@@ -61,6 +61,8 @@ counts! {
     continued = "rollouts continued by a person",
     revisions_refused = "revisions refused by a machine",
     staged = "revisions staged before any switch",
+    confirmed_in_time = "revisions confirmed",
+    unconfirmed = "members that went back from a revision that nobody confirmed",
     kept_ahead = "packs kept ahead of the sets",
     procedures = "procedures begun",
     drains = "servers drained",

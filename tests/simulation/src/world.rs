@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Take { force: bool },
     /// Changes the group record.
     EditRecord(RecordEdit),
+    /// A person confirms the head, if that waits for it.
+    ConfirmHead,
     /// Begins a procedure.
     Begin(Kind),
     /// Begins to recover the manager, at the candidate that takes over (W24).
@@ -121,6 +123,8 @@ pub(crate) struct State {
     pub(crate) full: BTreeSet<usize>,
     /// Whether machines refuse some of the revisions.
     pub(crate) refusing: bool,
+    /// Whether some revisions have to be confirmed.
+    pub(crate) confirming: bool,
     /// Whether some machines validate a revision before they switch to it.
     pub(crate) validating: bool,
     /// The members that may hold each revision, by the managers' plans and a person's syncs.
@@ -180,6 +184,7 @@ impl World {
             full: BTreeSet::new(),
             refusing: false,
             validating: false,
+            confirming: false,
             may_hold: BTreeSet::new(),
             running: vec![true; n],
             min_serving: 1,

@@ -6,7 +6,7 @@ use bellwether_manager::begin::epoch;
 use bellwether_member::follower::{Follower, Input, Look};
 use bellwether_proto::{
     hash::Hash,
-    revision::{Header, Number, REPLACES, RevisionId, SignedHeader},
+    revision::{CONFIRM_WITHIN, Header, Number, REPLACES, RevisionId, SignedHeader},
 };
 
 use super::Server;
@@ -15,6 +15,9 @@ use crate::{
     changes::Changes,
     disk::{Disk, Held, Sets},
 };
+
+/// The time within which some revisions are to be confirmed.
+const CONFIRM_MS: u64 = 300;
 
 impl Server {
     /// A client's change. Other servers than the manager refuse it (W11), and the manager does while it hands the role over.
@@ -111,7 +114,10 @@ impl Server {
         let content = self.world.borrow().content(Some(head.id())).and(changes);
         let message = format!("{changes:?}");
         let replaced = self.plan.replaceable(head.id()).map(|status| status.revision);
-        let labels = replaced.map(|replaced| (REPLACES.to_owned(), replaced.to_string())).into_iter().collect();
+        let replaces = replaced.map(|replaced| (REPLACES.to_owned(), replaced.to_string()));
+        let confirm = self.world.borrow().confirming && (head.number().sequence + 1).is_multiple_of(4);
+        let confirm = confirm.then(|| (CONFIRM_WITHIN.to_owned(), CONFIRM_MS.to_string()));
+        let labels = replaces.into_iter().chain(confirm).collect();
         self.signed(record, head, content, (message, labels))
     }
 

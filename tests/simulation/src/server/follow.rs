@@ -5,8 +5,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use bellwether_member::{
     follower::{
-        Arrived, Complaint, Edits, Facts, Follower, Input, Look, Output, Proven, Switched, Trouble, Validated,
-        Validation, holds,
+        Arrived, Complaint, Edits, Facts, Follower, Input, Look, Output, Proven, Returned, Switched, Trouble,
+        Validated, Validation, holds,
     },
     greeting::{self, Here},
     incoming::Heard,
@@ -134,7 +134,9 @@ impl Server {
         if self.drive.read(|disk| disk.leads) {
             self.follower = Follower::new(self.name.clone());
             let newest = self.newest();
-            self.drive.save("position where it led", |disk| (disk.at, disk.leads) = (newest, false)).await;
+            self.drive
+                .save("position where it led", |disk| (disk.at, disk.unconfirmed, disk.leads) = (newest, None, false))
+                .await;
         }
         if self.drive.read(|disk| disk.sets.revision != disk.position() && disk.at.is_some()) {
             let edits = self.published();
@@ -213,7 +215,11 @@ impl Server {
                 }
             }
             Output::Fence(reason) => {
-                self.drive.save("that it is kept out", |disk| (disk.at, disk.fault) = (None, Some(reason))).await;
+                self.drive
+                    .save("that it is kept out", |disk| {
+                        (disk.at, disk.unconfirmed, disk.fault) = (None, None, Some(reason))
+                    })
+                    .await;
             }
             Output::Drop => self.transfer = None,
             Output::Receive { offer, header, forked, plan: _ } => {
@@ -263,8 +269,10 @@ impl Server {
                 self.put_edits_away().await;
                 return Some(Input::PutBack { kept: Vec::new(), edits: self.edits(), owed: false });
             }
+            Output::Return(_) => return Some(Input::Returned(self.go_back().await)),
             // No commands after the switch are modelled.
-            Output::Prove | Output::Proved | Output::Return(_) => {}
+            Output::Prove => return Some(Input::Proved(Ok(()))),
+            Output::Proved => {}
             Output::LookForObstacle => {
                 return Some(Input::Obstacle(Some(self.world.borrow().full.contains(&self.machine))));
             }
@@ -424,8 +432,41 @@ impl Server {
         }
         let (at, root) = (Some(header.clone()), header.header().root);
         let what = format!("position {}", header.number());
-        self.drive.save(&what, |disk| (disk.at, disk.fault) = (at, None)).await;
+        let unconfirmed = self.unconfirmed(&header);
+        self.drive.save(&what, |disk| (disk.at, disk.fault, disk.unconfirmed) = (at, None, unconfirmed)).await;
         Switched::Done { root, stage_us: 0, switch_us: 0, kept: Vec::new(), edits: self.edits(), owed: false }
+    }
+
+    /// The way back from a revision that is to be confirmed, as the member's thread notes it.
+    fn unconfirmed(&self, header: &SignedHeader) -> Option<(SignedHeader, u64)> {
+        let (at, before) = self.drive.read(|disk| (disk.at.clone(), disk.unconfirmed.clone()));
+        let at = at?;
+        if at.id() == header.id() {
+            return before;
+        }
+        let within_ms = self.record()?.record().policy.unconfirmed(header)?;
+        Some((before.map_or(at, |(before, _)| before), self.now() + within_ms))
+    }
+
+    /// Looks whether the revision of the sets is confirmed by now, or goes back.
+    pub(super) async fn look_for_confirmation(&mut self) {
+        let (at, unconfirmed) = self.drive.read(|disk| (disk.at.clone(), disk.unconfirmed.clone()));
+        let (Some(at), Some((_, until_ms)), Some(record)) = (at, unconfirmed, self.record()) else { return };
+        if record.record().policy.unconfirmed(&at).is_none() {
+            self.drive.save("that it is confirmed", |disk| disk.unconfirmed = None).await;
+        } else if self.now() >= until_ms {
+            let complaint = Complaint { reason: format!("nobody confirmed {}", at.number()), output: String::new() };
+            self.happens(Input::Unconfirmed(complaint)).await;
+        }
+    }
+
+    async fn go_back(&mut self) -> Result<Returned, String> {
+        let (before, _) = self.drive.read(|disk| disk.unconfirmed.clone()).ok_or("there is no revision before")?;
+        let (id, at) = (before.id(), Some(before.clone()));
+        self.drive.save(&format!("sets back at {}", before.number()), |disk| disk.sets.revision = Some(id)).await;
+        self.drive.save("position", |disk| (disk.at, disk.unconfirmed) = (at, None)).await;
+        self.world.borrow_mut().met.unconfirmed += 1;
+        Ok(Returned { header: before, kept: Vec::new(), edits: self.edits() })
     }
 
     /// The content that a base replaces here and that must be kept (invariant 4): edits, files that a join replaces, and on a

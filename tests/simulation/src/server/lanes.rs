@@ -171,7 +171,7 @@ impl Server {
         }
         self.begin_epoch().await;
         if !self.drive.read(|disk| disk.leads) {
-            self.drive.save("that it leads", |disk| (disk.at, disk.leads) = (None, true)).await;
+            self.drive.save("that it leads", |disk| (disk.at, disk.unconfirmed, disk.leads) = (None, None, true)).await;
         }
         let record = self.record().expect("it leads");
         let members: Vec<ServerName> = record

@@ -300,6 +300,7 @@ impl Server {
             Command::RecoverManager { remove, insists } => self.begin_recovery(remove, insists),
             Command::GoOn { attest } => self.let_go_on(attest).await,
             Command::GiveUp => self.give_up().await,
+            Command::ConfirmHead => self.confirm().await,
             Command::EditRecord(_) | Command::Admit(_) => _ = self.edit_group(command).await,
             Command::EnterAgain(name) => self.entered(&name).await,
             Command::Enter(held) => self.enter(*held).await,
@@ -323,6 +324,7 @@ impl Server {
     }
 
     async fn look_for_obstacle(&mut self) {
+        self.look_for_confirmation().await;
         if self.follower.waits() && self.now() - self.looked_ms >= LOOK_MS {
             self.looked_ms = self.now();
             self.happens(Input::LookForObstacle).await;

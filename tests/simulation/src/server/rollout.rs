@@ -1,6 +1,9 @@
 //! The rollout of the head in waves: the program's own machine, a model disk for its state, and the way back.
 
-use bellwether_group::rollout::{Now, Release, TakeBack};
+use bellwether_group::{
+    edits::RecordEdit,
+    rollout::{Hold, Now, Release, TakeBack},
+};
 use bellwether_proto::{
     name::ServerName,
     revision::{SignedHeader, TAKEN_BACK},
@@ -8,7 +11,7 @@ use bellwether_proto::{
 };
 
 use super::Server;
-use crate::world::Notice;
+use crate::world::{Command, Notice};
 
 impl Server {
     /// What the rollout lets that member do.
@@ -75,6 +78,18 @@ impl Server {
         let labels = [(TAKEN_BACK.to_owned(), back.revision.to_string())].into();
         let header = self.signed(&record, head, content, (format!("taken back: {}", back.revision), labels));
         self.keep_with(header, content, Default::default()).await;
+    }
+
+    /// A person confirms the head, if it waits for that.
+    pub(super) async fn confirm(&mut self) {
+        let Some(head) = self.head() else { return };
+        if let Some(Hold::Unconfirmed(_)) = self.plan.holds(head.id()) {
+            self.world.borrow_mut().met.confirmed_in_time += 1;
+            let confirmed = Command::EditRecord(RecordEdit::Confirmed(head.id()));
+            // A refusal is as if nobody had confirmed it.
+            let _ = self.edit_group(confirmed).await;
+            self.look_at_rollout().await;
+        }
     }
 
     /// A person stops or continues the rollout; edits that were held are published then.

@@ -282,7 +282,10 @@ impl Server {
         with: impl FnOnce(&takeover::Survey<'_>, Findings) -> T,
     ) -> Result<T, Refused> {
         let leads = self.standing() == Some(Standing::Manager);
-        let (at, fault, edits) = self.drive.read(|disk| (disk.at.clone(), disk.fault.clone(), disk.sets.edits.count()));
+        let (at, fault, edits) = self.drive.read(|disk| {
+            let unconfirmed = disk.unconfirmed.as_ref().map(|_| "its revision is not confirmed".to_owned());
+            (disk.at.clone(), disk.fault.clone().or(unconfirmed), disk.sets.edits.count())
+        });
         let at = if leads { self.head() } else { at };
         let account = Account { at, fault, drift: (u64::from(edits), Vec::new()) };
         let seen = self.heard_of();
