@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -252,6 +253,13 @@ impl Farm {
             return Err(trouble(format!("`{line}` ended with {}", output.status)).hint(said.trim().to_owned()));
         }
         Ok(Printed { out: text(&output.stdout) })
+    }
+
+    /// Adds a line to the set in a server's agent.toml, where the set is the last table.
+    pub(super) fn configure(&self, index: usize, line: &str) -> Result<(), CommandError> {
+        let file = &self.servers[index].config.file;
+        let added = fs::File::options().append(true).open(file).and_then(|mut file| file.write_all(line.as_bytes()));
+        added.map_err(|e| not_written(file, &e))
     }
 
     /// Starts a server's agent and waits until it answers.

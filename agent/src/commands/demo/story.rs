@@ -9,10 +9,10 @@ use std::{
 };
 
 use bellwether_monitor::{
-    table::{problems, summary},
+    table::{described, problems, summary},
     text,
 };
-use bellwether_proto::status::{FarmStatus, State};
+use bellwether_proto::status::{FarmStatus, RolloutState, RolloutStatus, State};
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -47,6 +47,8 @@ pub(super) struct Measured {
     burst_ms: f64,
     /// The time from the start of the killed member's agent until it had the change.
     catch_up_ms: f64,
+    /// The time from a bad edit until its rollout had stopped; after it, no member had the edit.
+    stopped_ms: f64,
     /// The number of files that were compared byte for byte, on all members together; all were equal.
     compared_files: u64,
 }
@@ -95,6 +97,7 @@ impl<'a> Story<'a> {
         self.change().await?;
         self.burst().await?;
         self.kill_and_catch_up().await?;
+        self.bad_change().await?;
         self.verify()?;
         Ok(self.measured)
     }
@@ -230,6 +233,43 @@ impl<'a> Story<'a> {
             self.say.result(&format!("{server} has it {} after its start", ms(time)));
             self.measured.catch_up_ms = milliseconds(time);
         }
+        self.wait().await
+    }
+
+    /// The first member gets a command that validates. It refuses an edit, which then comes to no member, and is rolled back.
+    async fn bad_change(&mut self) -> Result<(), CommandError> {
+        let name = self.farm.servers[1].name.clone();
+        self.say.step(&format!(
+            "{name} gets a command that validates; a bad edit of {} stops there",
+            self.edited.display()
+        ));
+        let (file, set) = (self.farm.servers[1].file(), self.farm.servers[1].set().to_owned());
+        // What `nginx -t` is on a server with nginx.
+        let line = format!("validate = \"! grep -n bogus {}\"\n", set.join(&self.edited).display());
+        self.say.command(&format!("echo '{}' >> {file}", line.trim_end()));
+        self.farm.configure(1, &line)?;
+        self.say.command(&format!("kill -9 {}", self.farm.servers[1].pid().unwrap_or_default()));
+        self.farm.kill(1).await;
+        self.farm.serve(&self.say, 1).await?;
+        self.wait().await?;
+        let path = self.farm.manager().set().join(&self.edited);
+        let good = fs::read(&path).map_err(|e| trouble(format!("{}: {e}", path.display())))?;
+        self.say.command(&format!("echo 'bogus;' >> {}", path.display()));
+        let since = Instant::now();
+        replace(&path, &[&good[..], b"bogus;\n"].concat())?;
+        let is_stopped = |rollout: &RolloutStatus| rollout.state == RolloutState::Stopped;
+        let status = self.until(|status| status.rollout.as_ref().is_some_and(is_stopped)).await?;
+        self.measured.stopped_ms = milliseconds(since.elapsed());
+        let line = status.rollout.as_ref().map(|rollout| described(rollout, status.time_ms)).unwrap_or_default();
+        self.say.result(&format!("after {}: {line}", ms(since.elapsed())));
+        for member in self.farm.members() {
+            if fs::read(member.set().join(&self.edited)).ok().as_ref() != Some(&good) {
+                return Err(trouble(format!("{} does not have the content from before", member.name)));
+            }
+        }
+        self.say.result("on every member the file is as before");
+        let manager = self.farm.manager().file();
+        self.say.result(&self.farm.run(&self.say, &["rollback", "--yes", "--config", &manager]).await?.out);
         self.wait().await
     }
 

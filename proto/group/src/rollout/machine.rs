@@ -469,8 +469,8 @@ fn next(stop: &Stop, takes_back: bool, untouched: bool) -> &'static str {
     match (stop.by_person, takes_back) {
         (false, true) => "the manager publishes the content from before",
         (false, false) if untouched => {
-            "no server was changed; correct the files at the manager, or: bellwether rollback (all the same: bellwether rollout \
-             continue)"
+            "correct the files at the manager, or: bellwether rollback (to send it to the other members all the same: bellwether \
+             rollout continue)"
         }
         (true, _) | (false, false) => "bellwether rollout continue, or: bellwether rollback",
     }
