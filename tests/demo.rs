@@ -1,6 +1,13 @@
 //! The demo, as a newcomer runs it.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use bellwether_skip::skip;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -12,6 +19,23 @@ fn demo_once_works_and_leaves_nothing_behind() {
     run(bellwether().args(["demo", "--once"]).env("TMPDIR", home.path())).success();
     let left: Vec<_> = std::fs::read_dir(home.path()).expect("it").flatten().map(|e| e.file_name()).collect();
     assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+#[test]
+fn demo_works_for_an_ordinary_user_who_can_make_no_mounts() {
+    let user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    if run(Command::new(user[0]).args(&user[1..]).arg("true")).code != Some(0) {
+        skip("the demo of an ordinary user", "only root can become another user");
+        return;
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).expect("its mode");
+    let program = home.path().join("bellwether");
+    fs::copy(bellwether().get_program(), &program).expect("copied");
+    let mut demo = Command::new(user[0]);
+    demo.args(&user[1..]).arg(&program).args(["demo", "--once"]).env("TMPDIR", home.path());
+    let told = run(&mut demo).success();
+    assert!(told.stdout.contains("1.5 was taken back, and 1.4 is in force again"), "{told}");
 }
 
 #[test]

@@ -50,7 +50,10 @@ impl Command {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let words = [&program.to_string_lossy(), "inside-view", &view.to_string_lossy(), &self.run].map(quoted);
         let user = self.user.as_deref().map(|user| format!(" --user {}", quoted(user))).unwrap_or_default();
-        self.run_as(&format!("exec {}{user}", words.join(" ")), None).await
+        // Where the program cannot be run, it refuses nothing.
+        let test =
+            format!("[ -x {0} ] || {{ echo '{NO_VIEW}: the program of the agent cannot be run'; exit 1; }}", words[0]);
+        self.run_as(&format!("{test}; exec {}{user}", words.join(" ")), None).await
     }
 
     async fn run_as(&self, command: &str, user: Option<&str>) -> Result<(), (String, String)> {

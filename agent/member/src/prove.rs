@@ -73,8 +73,11 @@ impl Teller {
 
 /// Runs the commands that validate; they see the new tree that the file `view` describes.
 pub(crate) fn validate(teller: &Teller, commands: Commands, view: PathBuf) -> Running {
-    // The program that runs, also where another one has its path by now; from another process, too.
-    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    // The program that runs, also where another one has its path by now. Only root's processes may look there, because the agent
+    // is not dumpable.
+    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    let program =
+        if rustix::process::geteuid().is_root() { running } else { std::env::current_exe().unwrap_or(running) };
     begin(teller, "validating", async move {
         let validated = validate_inside(&program, &commands, &view).await;
         // Staging has nothing but the revision when the switch begins.
