@@ -48,6 +48,7 @@ pub use members::{
 };
 pub use publish::{
     adopt::{Adopt, AdoptError, Adopted},
+    batch::{BatchError, BatchSession, BeginBatch, Begun, Finished, InBatch},
     discard::{Discard, DiscardError, Discarded},
     preview::Preview,
     publisher::Published,

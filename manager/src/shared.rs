@@ -48,7 +48,7 @@ use crate::{
     failpoints,
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::ProcedureStore,
-    publish::{head::Head, safety::Guard},
+    publish::{batch::Batches, head::Head, safety::Guard},
     rollout::Rollouts,
     tasks::Alarm,
 };
@@ -167,6 +167,8 @@ pub(crate) struct Shared {
     pub(crate) procedure_store: Arc<ProcedureStore>,
     /// The rollout of the head in waves.
     pub(crate) rollouts: Rollouts,
+    /// The batch that holds publishing.
+    pub(crate) batch: Batches,
     /// The cache for patches; without it, changed chunks are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
@@ -236,7 +238,7 @@ impl Shared {
         roots: Roots,
         record: watch::Receiver<Arc<SignedRecord>>,
         (head, history, guard): (Head, History, Guard),
-        rollouts: Rollouts,
+        (rollouts, batch): (Rollouts, Batches),
     ) -> Self {
         let Setup {
             name,
@@ -278,6 +280,7 @@ impl Shared {
             timings,
             procedure_store,
             rollouts,
+            batch,
             outlines,
             reads: Semaphore::new(READS),
             reached: watch::Sender::default(),
@@ -309,6 +312,7 @@ impl Shared {
         self.record.borrow().record().policy.publish == Publish::Auto
             && !self.holds_watching()
             && self.stopped().is_none()
+            && !self.batch.holds()
     }
 
     /// The commands of the sets in which these changes are.

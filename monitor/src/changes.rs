@@ -1,6 +1,6 @@
 //! The changes from one status to the next, one line each: the live view without a terminal.
 
-use bellwether_proto::status::{FarmStatus, ServerStatus, State};
+use bellwether_proto::status::{Batch, FarmStatus, ServerStatus, State};
 
 use crate::{
     table::summary,
@@ -36,6 +36,10 @@ pub fn changes(before: Option<&FarmStatus>, after: &FarmStatus) -> Vec<String> {
     }
     if before.watching != after.watching {
         lines.push(format!("{} · watching: {}", after.manager, plain(&after.watching)));
+    }
+    if before.batch != after.batch {
+        let what = after.batch.as_ref().map_or_else(|| "there is no batch any more".to_owned(), Batch::described);
+        lines.push(format!("{} · {}", after.manager, plain(&what)));
     }
     if before.unpublished != after.unpublished {
         let what = after.unpublished.as_deref().map_or_else(|| "nothing any more".to_owned(), plain);

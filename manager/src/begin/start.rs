@@ -39,6 +39,7 @@ use crate::{
     manager::Inner,
     publish::{
         adopt,
+        batch::Batches,
         head::Head,
         publisher::{Publisher, Times},
         round::PublishError,
@@ -101,6 +102,9 @@ pub enum StartError {
     /// The state of the rollout cannot be read.
     #[error("the state of the rollout cannot be read")]
     Rollout(#[source] StateFileError),
+    /// The state of the batch cannot be read, or not be written.
+    #[error("the state of the batch cannot be read, or not be written")]
+    Batch(#[source] StateFileError),
     /// A set's path cannot be used.
     #[error("the path of set {set} cannot be used")]
     Path {
@@ -139,12 +143,13 @@ impl Manager {
         let setup = Setup { sets: absolute(setup.sets)?, ..setup };
         let roots = Roots::open(&state, setup.sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
         let rollouts = Rollouts::open(&state).map_err(StartError::Rollout)?;
+        let batch = Batches::open(&state).map_err(StartError::Batch)?;
         let (from, here, at) = ((state, setup.sets.clone(), roots.clone()), record.clone(), setup.at);
         let opened = tokio::task::spawn_blocking(move || open(&from.0, (&from.1, &from.2), &here, at)).await;
         let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &setup.seen)?;
         let (balancers, alarm) = (setup.balancers.clone(), setup.alarm.clone());
-        let shared = Arc::new(Shared::new(setup, roots, led, (head, history, guard), rollouts));
+        let shared = Arc::new(Shared::new(setup, roots, led, (head, history, guard), (rollouts, batch)));
         let begun = shared.clone();
         let begin = move || {
             if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {
@@ -153,6 +158,7 @@ impl Manager {
             epoch::begin(&begun)
         };
         tokio::task::spawn_blocking(begin).await.map_err(|_| StartError::Stopping)??;
+        shared.batch.begin(&shared.head.borrow().stored.header).map_err(StartError::Batch)?;
         shared.rollouts.begin(shared.record.borrow().record(), &shared.head.borrow().stored.header);
         tell(&shared);
         Ok(run(shared, tokens, balancers, (known, believed), &alarm, &shutdown))
@@ -303,6 +309,7 @@ fn run(
         failures: 0,
         proving: Default::default(),
         early: None,
+        batch: Default::default(),
         times: Times::new(Instant::now(), !believed, full),
     };
     let (record, sets, events) = (shared.record.clone(), shared.sets.clone(), shared.events.clone());

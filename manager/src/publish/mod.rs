@@ -1,6 +1,7 @@
 //! From an edit to a revision: scan, judge, sign, pack and offer; and reading it.
 
 pub(crate) mod adopt;
+pub(crate) mod batch;
 pub(crate) mod discard;
 pub(crate) mod head;
 mod links;

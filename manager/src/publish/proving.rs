@@ -9,7 +9,7 @@ use bellwether_proto::{
     revision::Number,
     status::{Event, Observation},
 };
-use bellwether_store::tree::Tree;
+use bellwether_store::tree::{Change, Tree};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -35,6 +35,12 @@ impl Proving {
         if !shared.commands.is_empty() {
             self.run(shared, head.stored.header.number(), shared.commands_for(&before.diff(&head.tree)), false);
         }
+    }
+
+    /// The files of these changes are as in the head again.
+    pub(super) fn again(&mut self, shared: &Arc<Shared>, changes: &[Change]) {
+        let number = shared.head.borrow().stored.header.number();
+        self.run(shared, number, shared.commands_for(changes), false);
     }
 
     /// A run that has not ended is given up, and its commands run with the new ones.

@@ -38,6 +38,7 @@ use crate::{
     failpoints,
     publish::{
         adopt::{self, Adopt, AdoptError, Adopted, Made},
+        batch::{BatchError, BeginBatch, Begun, Running},
         discard::{self, Discard, DiscardError, Discarded},
         head::Head,
         links,
@@ -78,6 +79,8 @@ pub(crate) enum Command {
     Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
     Rollback(Box<Rollback>, oneshot::Sender<Result<RolledBack, RollbackError>>),
     Discard(Discard, oneshot::Sender<Result<Discarded, DiscardError>>),
+    /// Begins a batch; its session ends it.
+    Batch(Box<BeginBatch>, oneshot::Sender<Result<Begun, BatchError>>),
     /// The sets as they are now; nothing is published.
     Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
@@ -118,6 +121,8 @@ pub(crate) struct Publisher {
     pub(crate) proving: Proving,
     /// The revision of the burst so far, prepared during the wait for more edits.
     pub(crate) early: Option<(Burst, Prepared)>,
+    /// The batch whose command runs.
+    pub(crate) batch: Running,
     /// The times at which every entry and every byte are due to be checked.
     pub(crate) times: Times,
 }
@@ -154,7 +159,7 @@ impl Times {
     }
 }
 
-enum PublishTask {
+pub(super) enum PublishTask {
     /// The prepared one.
     Prepared(Box<Prepared>),
     /// The differences found there.
@@ -234,6 +239,7 @@ impl Publisher {
             () = stopped(&mut shutdown) => return,
         }
         self.tell_sets();
+        self.tell_batch();
         self.end_hold().await;
         self.proving.begin(&self.shared);
         loop {
@@ -263,6 +269,7 @@ impl Publisher {
                     }
                 }
                 () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
+                ending = self.batch.ending() => self.end_batch(ending).await,
                 () = self.dirty.changed() => {}
                 () = tokio::time::sleep_until(next.into()) => self.due().await,
             }
@@ -356,13 +363,16 @@ impl Publisher {
     async fn command(&mut self, command: Command, shutdown: &mut watch::Receiver<bool>) {
         match command {
             Command::Publish(request, answer) => {
-                self.dirty.take();
-                let _ = answer.send(self.asked(PublishTask::Asked(Look::Stats, request)).await);
+                let _ = answer.send(self.publish(request).await);
             }
             Command::Change(asked, answer) => {
                 let _ = answer.send(self.change(asked).await);
             }
             Command::Hold { answer, over } => {
+                if let Err(batch) = self.shared.batch.refuse() {
+                    let _ = answer.send(Err(batch.into()));
+                    return;
+                }
                 self.dirty.take();
                 // Every difference counts, even a refused one.
                 let request = Request { dry_run: true, accept: true, ..Request::default() };
@@ -381,6 +391,9 @@ impl Publisher {
             Command::Discard(discard, answer) => {
                 let _ = answer.send(self.discard(discard).await);
             }
+            Command::Batch(begin, answer) => {
+                let _ = answer.send(self.begin_batch(*begin).await);
+            }
             Command::Look(answer) => {
                 // Every difference counts, even a refused one.
                 let cause = Cause::Asked(Request { dry_run: true, accept: true, ..Request::default() });
@@ -389,7 +402,21 @@ impl Publisher {
         }
     }
 
-    async fn asked(&mut self, work: PublishTask) -> Result<Published, PublishError> {
+    /// Publishes at a person's request, who decides on a batch that ended without a result, too.
+    async fn publish(&mut self, request: Request) -> Result<Published, PublishError> {
+        let decides = !request.dry_run;
+        if decides {
+            self.shared.batch.refuse_running()?;
+        }
+        self.dirty.take();
+        let published = self.asked(PublishTask::Asked(Look::Stats, request)).await;
+        if decides && published.is_ok() {
+            self.lift_batch("a person published its edits").await;
+        }
+        published
+    }
+
+    pub(super) async fn asked(&mut self, work: PublishTask) -> Result<Published, PublishError> {
         let (outcome, unread) = self.attempt(work).await?;
         Ok(match outcome {
             Outcome::Same => Published { revision: None, changes: Changes::default(), unread },
@@ -403,6 +430,7 @@ impl Publisher {
     async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, put::ChangeError> {
         // Before the file is touched.
         self.shared.undisputed().map_err(put::ChangeError::Disputed)?;
+        self.shared.batch.refuse()?;
         if let Some(revision) = self.shared.stopped() {
             return Err(put::ChangeError::RolloutStopped(revision));
         }
@@ -425,6 +453,7 @@ impl Publisher {
 
     async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
         self.shared.undisputed().map_err(AdoptError::Disputed)?;
+        self.shared.batch.refuse()?;
         if let Some(revision) = self.shared.stopped() {
             return Err(AdoptError::RolloutStopped(revision));
         }
@@ -448,6 +477,7 @@ impl Publisher {
 
     async fn rollback(&mut self, rollback: Rollback) -> Result<RolledBack, RollbackError> {
         self.shared.undisputed().map_err(RollbackError::Disputed)?;
+        self.shared.batch.refuse()?;
         self.early = None;
         // In place of a stopped revision, earlier content goes to all members at once, whoever asks for it.
         let in_its_place = self.shared.stopped().filter(|_| rollback.places.is_empty());
@@ -481,10 +511,17 @@ impl Publisher {
     }
 
     async fn discard(&mut self, discard: Discard) -> Result<Discarded, DiscardError> {
+        let (whole, dry_run) = (discard.places.is_empty(), discard.dry_run);
+        if !dry_run {
+            self.shared.batch.refuse_running()?;
+        }
         self.early = None;
-        let (shared, known, dry_run) = (self.shared.clone(), self.known.clone(), discard.dry_run);
+        let (shared, known) = (self.shared.clone(), self.known.clone());
         let work = move || discard::discard(&shared, &known, &discard);
         let done = tokio::task::spawn_blocking(work).await.map_err(|_| DiscardError::Stopping)?;
+        if whole && !dry_run && done.is_ok() {
+            self.lift_batch("a person dropped its edits").await;
+        }
         if !dry_run {
             // The edits that are left, if any, are found again.
             self.dirty.take();
@@ -505,14 +542,14 @@ impl Publisher {
         }
     }
 
-    async fn prepare(&self, look: Look, cause: Cause) -> Result<Prepared, PublishError> {
+    pub(super) async fn prepare(&self, look: Look, cause: Cause) -> Result<Prepared, PublishError> {
         let began = Instant::now();
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let work = move || round::prepare(&shared, (&known, &waiting), look, &cause, began);
         tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?
     }
 
-    async fn round(&mut self, work: PublishTask) {
+    pub(super) async fn round(&mut self, work: PublishTask) {
         if matches!(work, PublishTask::Look(Look::Stats | Look::Bytes)) {
             self.times.rescan = Instant::now() + self.rescan_in();
         }
@@ -641,14 +678,18 @@ impl Publisher {
             Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
             Ok(Outcome::Held(changes)) => {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
-                let next = match (self.shared.holds_watching(), self.shared.stopped()) {
+                let batch = self.shared.batch.now().map(|batch| match batch.is_running() {
+                    true => format!("they are held until the end of the batch of {} ({})", batch.owner, batch.command),
+                    false => "to publish them: bellwether publish; to drop them: bellwether discard".to_owned(),
+                });
+                let next = batch.unwrap_or_else(|| match (self.shared.holds_watching(), self.shared.stopped()) {
                     (true, _) => "watching is held until: bellwether resume".to_owned(),
                     (false, Some(revision)) => format!(
                         "the rollout of {revision} is stopped; to publish them all the same: bellwether publish; to drop them: \
                          bellwether discard"
                     ),
                     (false, None) => "publish: bellwether publish".to_owned(),
-                };
+                });
                 Some(format!("{} {entries} from the head; {next}", changes.count))
             }
             Err(error) => Some(match error.advice() {

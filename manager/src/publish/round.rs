@@ -30,6 +30,7 @@ use bellwether_store::{
 use crate::{
     failpoints,
     publish::{
+        batch::InBatch,
         head::Head,
         safety::{Fright, Step},
         waiting::Waiting,
@@ -86,6 +87,9 @@ pub enum PublishError {
     /// The content cannot be read, or is not whole yet.
     #[error("not published yet: {0}; it is tried again")]
     Waits(String),
+    /// A batch holds publishing.
+    #[error(transparent)]
+    InBatch(#[from] InBatch),
     /// Another server leads in the same epoch: two histories would diverge.
     #[error("{0}")]
     Disputed(Arc<str>),
@@ -106,6 +110,7 @@ impl Advise for PublishError {
                     .or(&Advice::run("or, to drop the edits, at the manager", "bellwether discard")),
             ),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
+            Self::InBatch(batch) => batch.advice(),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
             Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
@@ -426,6 +431,9 @@ impl Publishing<'_> {
         let changes = self.head.tree.diff(tree);
         let summary = Changes::of(&changes, &self.head.tree);
         let asked = cause.request();
+        if asked.is_none() && self.shared.batch.holds() {
+            return Ok(Ready::Held(summary));
+        }
         let mut step = Step::new(&self.head.tree, tree, &changes);
         let judged = matches!(cause, Cause::Judged(_)) || asked.is_some_and(|request| request.accept);
         if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, Instant::now()) {

@@ -75,6 +75,8 @@ places! {
     procedures = "procedures.json": Content::State;
     /// The state of a rollout in waves, at the manager.
     rollout = "rollout.json": Content::State;
+    /// The batch, at the manager.
+    batch = "batch.json": Content::State;
     /// Revisions that were only heard of.
     seen = "seen.json": Content::State;
     /// The note that the revision was confirmed when the agent ended (W12).
@@ -187,6 +189,7 @@ impl Layout {
             self.tokens(),
             self.procedures(),
             self.rollout(),
+            self.batch(),
             self.seen(),
             self.confirmed(),
             self.ticket(),

@@ -175,6 +175,7 @@ impl BeginError {
                 | S::Tokens(_)
                 | S::Roots(_)
                 | S::Rollout(_)
+                | S::Batch(_)
                 | S::Path { .. }
                 | S::Recovery(_)
                 | S::Stopping,

@@ -2,7 +2,7 @@
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
-    AdoptError, ChangeError, DecideError, DiscardError, EditError, EnterError, HandOverError, PreviewError,
+    AdoptError, BatchError, ChangeError, DecideError, DiscardError, EditError, EnterError, HandOverError, PreviewError,
     PublishError, ReadError, RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
@@ -136,6 +136,7 @@ impl Refusal for PublishError {
             | Self::Rejected(_)
             | Self::NoPath(_)
             | Self::Waits(_)
+            | Self::InBatch(_)
             | Self::Disputed(_)
             | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
             Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
@@ -153,6 +154,7 @@ impl Refusal for ChangeError {
             Self::Rejected(_) => Code::FailedPrecondition,
             Self::Publish(_) => Code::Internal,
             Self::Disputed(_)
+            | Self::InBatch(_)
             | Self::NoSet(_)
             | Self::Excluded(_)
             | Self::Conflict(..)
@@ -169,6 +171,7 @@ impl Refusal for AdoptError {
     fn code(&self) -> Code {
         match self {
             Self::Disputed(_)
+            | Self::InBatch(_)
             | Self::Conflict(_)
             | Self::Unpublished(_)
             | Self::RolloutStopped(_)
@@ -199,6 +202,7 @@ impl Refusal for RollbackError {
             Self::Find(find) => find.code(),
             Self::Hold(edit) => edit.code(),
             Self::Disputed(_)
+            | Self::InBatch(_)
             | Self::NotHead(_)
             | Self::NoSet(_)
             | Self::NoPlace { .. }
@@ -216,10 +220,27 @@ impl Refusal for RollbackError {
 impl Refusal for DiscardError {
     fn code(&self) -> Code {
         match self {
-            Self::Disputed(_) | Self::NoSet(_) | Self::Unfit(_) | Self::OtherRules | Self::Refused(_) => {
+            Self::Disputed(_)
+            | Self::InBatch(_)
+            | Self::NoSet(_)
+            | Self::Unfit(_)
+            | Self::OtherRules
+            | Self::Refused(_) => Code::FailedPrecondition,
+            Self::History(_) | Self::Scan(_) | Self::Failed(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for BatchError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Disputed(_) | Self::InBatch(_) | Self::RolloutStopped(_) | Self::HeldByRollout(_) | Self::Over => {
                 Code::FailedPrecondition
             }
-            Self::History(_) | Self::Scan(_) | Self::Failed(_) => Code::Internal,
+            Self::Begin(publish) | Self::Publish(publish) => publish.code(),
+            Self::Save(_) | Self::PutBack(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }
