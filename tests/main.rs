@@ -6,6 +6,7 @@ mod balancers;
 mod balancing;
 mod balancing_checks;
 mod balancing_here;
+mod batch;
 mod carried;
 mod changes;
 mod chaos;

@@ -1,7 +1,7 @@
 //! `bellwether publish`: publishes the differences from the head as a revision.
 
-use bellwether_proto::v1::PublishRequest;
-use serde_json::json;
+use bellwether_proto::v1::{PublishReply, PublishRequest};
+use serde_json::{Value, json};
 
 use super::farm::{self, Wait};
 use crate::{
@@ -41,10 +41,24 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
     let labels = labels.into_iter().collect();
     let request = PublishRequest { message, accept, dry_run, author: author(), labels };
     let reply = common.in_time(client.publish(request)).await?.into_inner();
-    if wait == Wait::All && !dry_run && !reply.revision.is_empty() {
-        farm::until_reached(&mut client, common, farm::number(&reply.revision)?, None).await?;
+    if !dry_run {
+        until(common, wait, &reply).await?;
     }
-    let document = json!({
+    output::show(common.json, &document(&reply, dry_run), |_| text(&reply, dry_run, wait));
+    Ok(())
+}
+
+/// Waits for a published revision, as far as `wait` says.
+pub(super) async fn until(common: &Common, wait: Wait, reply: &PublishReply) -> Result<(), CommandError> {
+    if wait != Wait::All || reply.revision.is_empty() {
+        return Ok(());
+    }
+    farm::until_reached(&mut common.connect().await?, common, farm::number(&reply.revision)?, None).await
+}
+
+/// The answer to a publish, for scripts.
+pub(super) fn document(reply: &PublishReply, dry_run: bool) -> Value {
+    json!({
         "revision": (!reply.revision.is_empty()).then_some(&reply.revision),
         "id": data_encoding::HEXLOWER.encode(&reply.id),
         "changed": reply.changed,
@@ -52,34 +66,33 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         "unread": reply.unread,
         "accepted": reply.accepted,
         "dry_run": dry_run,
+    })
+}
+
+/// The answer to a publish, for people.
+pub(super) fn text(reply: &PublishReply, dry_run: bool, wait: Wait) -> String {
+    if !reply.accepted.is_empty() {
+        let sets = reply.accepted.join(", ");
+        return format!("accepted at their places on this server: {sets}; differences there are shown as drift");
+    }
+    let mut lines = reply.changes.clone();
+    let more = reply.changed.saturating_sub(lines.len() as u64);
+    if more > 0 {
+        lines.push(format!("… and {more} more"));
+    }
+    lines.extend(reply.unread.iter().map(|line| format!("stays as it was: {line}")));
+    lines.push(match (reply.changed, dry_run, wait) {
+        (0, ..) if !reply.unread.is_empty() => "nothing was published: the changes cannot be read yet".to_owned(),
+        (0, ..) => "nothing to publish: the sets equal the head revision".to_owned(),
+        (count, true, _) => format!("would publish {} (nothing was changed)", changes(count)),
+        (count, false, Wait::All) => format!("{} with {} is on every member", reply.revision, changes(count)),
+        (count, false, Wait::None | Wait::Manager) => format!("published {}: {}", reply.revision, changes(count)),
     });
-    output::show(common.json, &document, |_| {
-        if !reply.accepted.is_empty() {
-            let sets = reply.accepted.join(", ");
-            return format!("accepted at their places on this server: {sets}; differences there are shown as drift");
-        }
-        let mut lines = reply.changes.clone();
-        let more = reply.changed.saturating_sub(lines.len() as u64);
-        if more > 0 {
-            lines.push(format!("… and {more} more"));
-        }
-        lines.extend(reply.unread.iter().map(|line| format!("stays as it was: {line}")));
-        lines.push(match (reply.changed, dry_run, wait) {
-            (0, ..) if !reply.unread.is_empty() => "nothing was published: the changes cannot be read yet".to_owned(),
-            (0, ..) => "nothing to publish: the sets equal the head revision".to_owned(),
-            (count, true, _) => format!("would publish {} (nothing was changed)", changes(count)),
-            (count, false, Wait::All) => format!("{} with {} is on every member", reply.revision, changes(count)),
-            (count, false, Wait::None | Wait::Manager) => {
-                format!("published {}: {}", reply.revision, changes(count))
-            }
-        });
-        lines.join("\n")
-    });
-    Ok(())
+    lines.join("\n")
 }
 
 /// `NAME=VALUE`. The manager checks both.
-fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not a label: NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
