@@ -47,6 +47,7 @@ mod saying;
 mod services;
 mod setting_up;
 mod settings;
+mod source;
 mod space;
 mod stopping;
 mod takeover;

@@ -50,6 +50,7 @@ pub use publish::{
     adopt::{Adopt, AdoptError, Adopted},
     batch::{BatchError, BatchSession, BeginBatch, Begun, Finished, InBatch},
     discard::{Discard, DiscardError, Discarded},
+    live::LiveError,
     preview::Preview,
     publisher::Published,
     put::{ChangeError, Changed},

@@ -48,7 +48,7 @@ use crate::{
     failpoints,
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::ProcedureStore,
-    publish::{batch::Batches, head::Head, safety::Guard},
+    publish::{batch::Batches, head::Head, live::Lives, safety::Guard},
     rollout::Rollouts,
     tasks::Alarm,
 };
@@ -145,6 +145,7 @@ impl Advise for EditError {
 pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
+    /// Where each set is edited.
     pub(crate) sets: Vec<(SetName, PathBuf)>,
     /// The commands of those that have any on this server.
     pub(crate) commands: Commands,
@@ -169,6 +170,8 @@ pub(crate) struct Shared {
     pub(crate) rollouts: Rollouts,
     /// The batch that holds publishing.
     pub(crate) batch: Batches,
+    /// The live paths of sets that are edited elsewhere.
+    pub(crate) live: Lives,
     /// The cache for patches; without it, changed chunks are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
@@ -203,6 +206,8 @@ pub struct Setup {
     pub key: Arc<KeyPair>,
     /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
+    /// The directories in which sets are edited, where these are not their paths.
+    pub edited: BTreeMap<SetName, PathBuf>,
     /// The commands of those that have any on this server.
     pub commands: Commands,
     /// The group record, with the state directory.
@@ -238,7 +243,7 @@ impl Shared {
         roots: Roots,
         record: watch::Receiver<Arc<SignedRecord>>,
         (head, history, guard): (Head, History, Guard),
-        (rollouts, batch): (Rollouts, Batches),
+        (rollouts, batch, live): (Rollouts, Batches, Lives),
     ) -> Self {
         let Setup {
             name,
@@ -281,6 +286,7 @@ impl Shared {
             procedure_store,
             rollouts,
             batch,
+            live,
             outlines,
             reads: Semaphore::new(READS),
             reached: watch::Sender::default(),
@@ -313,11 +319,12 @@ impl Shared {
             && !self.holds_watching()
             && self.stopped().is_none()
             && !self.batch.holds()
+            && !self.live.holds()
     }
 
-    /// The commands of the sets in which these changes are.
+    /// The commands of the sets in which these changes are, and whose files are there already: not of those with a live path.
     pub(crate) fn commands_for(&self, changes: &[Change]) -> Commands {
-        let changed = |set: &SetName| changes.iter().any(|change| change.set == *set);
+        let changed = |set: &SetName| !self.live.has(set) && changes.iter().any(|change| change.set == *set);
         let some = self.commands.iter().filter(|(set, _)| changed(set));
         some.map(|(set, commands)| (set.clone(), commands.clone())).collect()
     }
@@ -385,9 +392,17 @@ impl Shared {
         Ok(lost.into_iter().cloned().collect())
     }
 
-    /// The sets of the record on this server, under its rules.
+    /// The sets of the record on this server where they are edited, under its rules.
     pub(crate) fn sources(&self) -> Vec<Source> {
-        self.roots.guard(sources(self.record.borrow().record(), &self.sets))
+        self.guard_roots(sources(self.record.borrow().record(), &self.sets))
+    }
+
+    /// The sources, which are trusted only if their roots are the known ones. The known root of a set is at its path, so a
+    /// directory in which the set is edited has none.
+    pub(crate) fn guard_roots(&self, sources: Vec<Source>) -> Vec<Source> {
+        let mut sources = self.roots.guard(sources);
+        sources.iter_mut().filter(|source| self.live.has(&source.rules.name)).for_each(|source| source.root = None);
+        sources
     }
 
     /// Changes the record, one change at a time. It is signed and durable before any server sees it or this returns.

@@ -132,6 +132,9 @@ pub enum BatchError {
     /// The rollout of the head is stopped: no batch begins.
     #[error("the rollout of {0} is stopped")]
     RolloutStopped(Number),
+    /// The directories in which the sets are edited may be older than the head.
+    #[error("the source of the sets differs from the head, and may be older")]
+    Stale,
     /// The hold could not be made durable.
     #[error("the batch could not be saved, and does not begin")]
     Save(#[from] StateFileError),
@@ -168,6 +171,7 @@ impl Advise for BatchError {
             Self::HeldByRollout(_) => {
                 Some(Advice::run("to publish them all the same, in waves", "bellwether publish").or(&drop))
             }
+            Self::Stale => Some(Advice::run("first, to publish it", "bellwether publish").or(&drop)),
             Self::PutBack(_) | Self::Over | Self::Stopping => {
                 Some(Advice::run("to publish the edits that are there", "bellwether publish").or(&drop))
             }

@@ -20,6 +20,7 @@ use crate::{
     past::Past,
     publish::{
         batch::InBatch,
+        live::LiveError,
         own_sets::{self, Live, SwitchError, lines},
     },
     shared::Shared,
@@ -49,8 +50,16 @@ pub struct Discarded {
 }
 
 impl Discarded {
-    fn of(changes: &[Change], live: &Tree) -> Self {
+    pub(super) fn of(changes: &[Change], live: &Tree) -> Self {
         Self { count: changes.len() as u64, first: lines(changes, live), kept: Vec::new() }
+    }
+
+    /// Both together.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.count += other.count;
+        self.first.extend(other.first);
+        self.kept.extend(other.kept);
+        self
     }
 }
 
@@ -84,6 +93,9 @@ pub enum DiscardError {
     /// The switch failed.
     #[error("the content of the head could not be put into the manager's sets")]
     Failed(#[from] Failed),
+    /// The edits at the live paths cannot be dropped. Those in the directories where the sets are edited are.
+    #[error("the edits at the paths of the sets cannot be dropped")]
+    Live(#[from] LiveError),
     /// The manager stops.
     #[error("the manager is stopping; nothing was dropped")]
     Stopping,
@@ -106,7 +118,9 @@ impl Advise for DiscardError {
             Self::Unfit(_) => Some(Advice::say("name the directories that the entries are in, too")),
             Self::OtherRules => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Disputed(_) => Some(decide()),
-            Self::History(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) | Self::Stopping => None,
+            Self::History(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) | Self::Live(_) | Self::Stopping => {
+                None
+            }
         }
     }
 }

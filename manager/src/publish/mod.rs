@@ -5,6 +5,7 @@ pub(crate) mod batch;
 pub(crate) mod discard;
 pub(crate) mod head;
 mod links;
+pub(crate) mod live;
 mod own_sets;
 pub(crate) mod preview;
 pub(crate) mod proving;

@@ -42,6 +42,7 @@ use crate::{
         discard::{self, Discard, DiscardError, Discarded},
         head::Head,
         links,
+        live::{self, LiveLook},
         proving::Proving,
         put::{self, Asked, Changed},
         rollback::{self, Rollback, RollbackError, RolledBack},
@@ -123,6 +124,8 @@ pub(crate) struct Publisher {
     pub(crate) early: Option<(Burst, Prepared)>,
     /// The batch whose command runs.
     pub(crate) batch: Running,
+    /// The next look at the live paths.
+    pub(crate) live: LiveLook,
     /// The times at which every entry and every byte are due to be checked.
     pub(crate) times: Times,
 }
@@ -191,22 +194,24 @@ impl PublishTask {
             Self::Asked(look, request) => round::prepare(shared, known, look, &Cause::Asked(request), began)?,
             Self::Made(look, request) => {
                 let prepared = round::prepare(shared, known, look.clone(), &Cause::Judged(request), began)?;
-                put_back(shared, known.0, &prepared, &look);
-                prepared
+                return Ok(commit_made(shared, known.0, prepared, &look));
             }
         };
         Ok(round::commit(shared, prepared))
     }
 }
 
-/// Takes a change out of the sets again that was made here in order to be published, and that a command refuses.
-fn put_back(shared: &Arc<Shared>, known: &Tree, prepared: &Prepared, look: &Look) {
-    let (true, Look::At(places)) = (prepared.is_rejected(), look) else { return };
-    let places = places.keys().cloned().collect();
-    if let Err(error) = discard::discard(shared, known, &Discard { places, dry_run: false }) {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
+/// Commits a change that was made here in order to be published. One that a command refuses is taken out of the sets again.
+fn commit_made(shared: &Arc<Shared>, known: &Tree, prepared: Prepared, look: &Look) -> RoundResult {
+    let done = round::commit(shared, prepared);
+    if let (Err(PublishError::Rejected(_)), Look::At(places)) = (&done.outcome, look) {
+        let places = places.keys().cloned().collect();
+        if let Err(error) = discard::discard(shared, known, &Discard { places, dry_run: false }) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
+        }
     }
+    done
 }
 
 /// Makes a change and publishes it; none if it changes nothing. Blocks.
@@ -221,10 +226,7 @@ fn change(
     let prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
     made.sync()?;
-    if let Ok(prepared) = &prepared {
-        put_back(shared, known.0, prepared, &made.look());
-    }
-    Ok(Some(prepared.map(|prepared| round::commit(shared, prepared))))
+    Ok(Some(prepared.map(|prepared| commit_made(shared, known.0, prepared, &made.look()))))
 }
 
 impl Publisher {
@@ -270,6 +272,7 @@ impl Publisher {
                 }
                 () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
                 ending = self.batch.ending() => self.end_batch(ending).await,
+                () = self.live.due() => self.look_live().await,
                 () = self.dirty.changed() => {}
                 () = tokio::time::sleep_until(next.into()) => self.due().await,
             }
@@ -411,6 +414,7 @@ impl Publisher {
         self.dirty.take();
         let published = self.asked(PublishTask::Asked(Look::Stats, request)).await;
         if decides && published.is_ok() {
+            self.trust_sources().await;
             self.lift_batch("a person published its edits").await;
         }
         published
@@ -493,10 +497,8 @@ impl Publisher {
             // On top of the head: edits elsewhere that are not published are no part of this revision.
             let (head, cause) = (shared.head.borrow().clone(), Cause::Judged(rollback.request(way.back.to)));
             let prepared = round::prepare(&shared, (&head.tree, &waiting), look.clone(), &cause, began);
-            if let Ok(prepared) = &prepared {
-                put_back(&shared, &known, prepared, &look);
-            }
-            Ok::<_, RollbackError>((way.back, Some(prepared.map(|prepared| round::commit(&shared, prepared)))))
+            let done = prepared.map(|prepared| commit_made(&shared, &known, prepared, &look));
+            Ok::<_, RollbackError>((way.back, Some(done)))
         };
         let (mut back, seen) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
         let Some(seen) = seen else { return Ok(back) };
@@ -517,11 +519,21 @@ impl Publisher {
         }
         self.early = None;
         let (shared, known) = (self.shared.clone(), self.known.clone());
-        let work = move || discard::discard(&shared, &known, &discard);
+        let work = move || {
+            let done = discard::discard(&shared, &known, &discard)?;
+            // The live paths hold the head, too.
+            let (live, sets) = if whole { live::restore(&shared, dry_run)? } else { Default::default() };
+            Ok::<_, DiscardError>((done.and(live), sets))
+        };
         let done = tokio::task::spawn_blocking(work).await.map_err(|_| DiscardError::Stopping)?;
         if whole && !dry_run && done.is_ok() {
             self.lift_batch("a person dropped its edits").await;
+            self.trust_sources().await;
         }
+        let done = done.map(|(done, sets)| {
+            self.proving.live(&self.shared, &sets);
+            done
+        });
         if !dry_run {
             // The edits that are left, if any, are found again.
             self.dirty.take();
@@ -583,7 +595,12 @@ impl Publisher {
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let publish = move || work.publish(&shared, (&known, &waiting));
         let seen = tokio::task::spawn_blocking(publish).await.map_err(|_| PublishError::Stopping)?;
-        if made { Box::pin(self.settle_made(seen)).await } else { self.settle(seen) }
+        let is_whole = seen.as_ref().is_ok_and(|seen| matches!(seen.looked, Look::Stats | Look::Bytes));
+        let settled = if made { Box::pin(self.settle_made(seen)).await } else { self.settle(seen) };
+        if is_whole && matches!(settled, Ok((Outcome::Same, _))) {
+            self.trust_sources().await;
+        }
+        settled
     }
 
     /// Takes the findings of a publish; returns its outcome, and the entries that could not be published, for people.
@@ -595,6 +612,7 @@ impl Publisher {
                 let before = self.shared.head.borrow().tree.clone();
                 self.announce(head);
                 self.proving.head(&self.shared, head, &before);
+                self.live.soon();
             }
             Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
             Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published without a request"),
@@ -682,7 +700,10 @@ impl Publisher {
                     true => format!("they are held until the end of the batch of {} ({})", batch.owner, batch.command),
                     false => "to publish them: bellwether publish; to drop them: bellwether discard".to_owned(),
                 });
-                let next = batch.unwrap_or_else(|| match (self.shared.holds_watching(), self.shared.stopped()) {
+                let stale = || {
+                    self.shared.live.holds().then(|| "the source may be older than the head; to publish it all the same: bellwether publish; to drop what differs: bellwether discard".to_owned())
+                };
+                let next = batch.or_else(stale).unwrap_or_else(|| match (self.shared.holds_watching(), self.shared.stopped()) {
                     (true, _) => "watching is held until: bellwether resume".to_owned(),
                     (false, Some(revision)) => format!(
                         "the rollout of {revision} is stopped; to publish them all the same: bellwether publish; to drop them: \

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,6 +21,7 @@ use bellwether_proto::{
     revision::{ACCEPTED, Header, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
 };
 use bellwether_store::{
+    apply::Refused,
     history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
     scan::{Depth, HardLink, Keeping, Look, Means, Notice, Scan, ScanError, Source, Unread, scan_keeping, sources},
@@ -32,6 +34,7 @@ use crate::{
     publish::{
         batch::InBatch,
         head::Head,
+        live::{self, LiveError},
         safety::{Fright, Step},
         waiting::Waiting,
     },
@@ -81,6 +84,19 @@ pub enum PublishError {
     /// The record names a set that has no path on this server.
     #[error("nothing was published: set {0} has no path on this server")]
     NoPath(SetName),
+    /// A git checkout would be published with its `.git`.
+    #[error(
+        "nothing was published: the source of set {set}, {path}, is a git checkout, and the group does not exclude its .git"
+    )]
+    Checkout {
+        /// The set.
+        set: SetName,
+        /// The checkout.
+        path: PathBuf,
+    },
+    /// The live paths of the manager's sets do not take it.
+    #[error("nothing was published")]
+    Live(#[source] LiveError),
     /// The request does not fit into a revision.
     #[error("{0}; nothing was published")]
     Malformed(#[from] Malformed),
@@ -101,6 +117,16 @@ pub enum PublishError {
     Stopping,
 }
 
+impl From<LiveError> for PublishError {
+    fn from(error: LiveError) -> Self {
+        match error {
+            LiveError::Rejected(complaint) => Self::Rejected(complaint),
+            LiveError::Refused(Refused::Missing(_)) => Self::Waits("files changed while they were read".to_owned()),
+            other => Self::Live(other),
+        }
+    }
+}
+
 impl Advise for PublishError {
     fn advice(&self) -> Option<Advice> {
         match self {
@@ -111,12 +137,20 @@ impl Advise for PublishError {
             ),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::InBatch(batch) => batch.advice(),
+            Self::Checkout { set, .. } => Some(Advice::run(
+                "leave it out on all servers, at the manager",
+                format!("bellwether group set --exclude '{set}=/.git'"),
+            )),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
             Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
-            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => {
-                None
-            }
+            Self::Scan(_)
+            | Self::Tree(_)
+            | Self::Pack(_)
+            | Self::History(_)
+            | Self::Live(_)
+            | Self::Malformed(_)
+            | Self::Stopping => None,
         }
     }
 }
@@ -269,11 +303,6 @@ impl Prepared {
 }
 
 impl Prepared {
-    /// Whether a command refuses the files.
-    pub(crate) fn is_rejected(&self) -> bool {
-        matches!(self.outcome, Err(PublishError::Rejected(_)))
-    }
-
     /// The sets as they were scanned.
     pub(crate) fn into_tree(self) -> Tree {
         self.tree
@@ -284,7 +313,7 @@ enum Ready {
     Same,
     Held(Changes),
     /// A whole pack, on the disk, not yet part of the history.
-    Packed(NewPack, Changes, Step),
+    Packed(Box<(NewPack, SignedHeader)>, Changes, Step),
 }
 
 /// Prepares a publish of the differences that `look` finds. `known`: the sets as last scanned, and the waiting entries.
@@ -302,9 +331,12 @@ pub(crate) fn prepare(
     shared.undisputed().map_err(PublishError::Disputed)?;
     let record = shared.record.borrow().clone();
     let (head, record) = (shared.head.borrow().clone(), record.record());
-    let sources = shared.roots.guard(sources(record, &shared.sets));
+    let sources = shared.guard_roots(sources(record, &shared.sets));
     if let Some(lost) = record.policy.sets.iter().find(|rules| sources.iter().all(|s| s.rules.name != rules.name)) {
         return Err(PublishError::NoPath(lost.name.clone()));
+    }
+    if let Some((set, path)) = shared.live.checkout(&sources)? {
+        return Err(PublishError::Checkout { set, path });
     }
     if matches!(cause, Cause::Asked(Request { accept: true, dry_run: false, .. })) {
         shared.roots.accept();
@@ -342,7 +374,7 @@ pub(crate) fn prepare(
 }
 
 /// Makes the prepared publish part of the history: a returned head survives a power loss.
-pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> RoundResult {
+pub(crate) fn commit(shared: &Arc<Shared>, prepared: Prepared) -> RoundResult {
     let Prepared { looked, tree, found, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
         Ready::Same => {
@@ -352,8 +384,9 @@ pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> RoundResult {
             Ok(Outcome::Same)
         }
         Ready::Held(changes) => Ok(Outcome::Held(changes)),
-        Ready::Packed(pack, changes, step) => {
-            let head = Head::new(keep(shared, pack)?, Arc::new(tree.clone()), began);
+        Ready::Packed(packed, changes, step) => {
+            let (pack, header) = *packed;
+            let head = Head::new(keep_with_live(shared, pack, &header, &tree)?, Arc::new(tree.clone()), began);
             let (mut guard, now) = (shared.guard(), Instant::now());
             if accepted {
                 guard.accept(head.tree.clone(), now);
@@ -431,7 +464,7 @@ impl Publishing<'_> {
         let changes = self.head.tree.diff(tree);
         let summary = Changes::of(&changes, &self.head.tree);
         let asked = cause.request();
-        if asked.is_none() && self.shared.batch.holds() {
+        if asked.is_none() && (self.shared.batch.holds() || self.shared.live.holds()) {
             return Ok(Ready::Held(summary));
         }
         let mut step = Step::new(&self.head.tree, tree, &changes);
@@ -449,7 +482,7 @@ impl Publishing<'_> {
         }
         self.validate(&changes)?;
         let header = self.header(root, asked)?;
-        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary, step))
+        self.pack(&header, &changes).map(|pack| Ready::Packed(Box::new((pack, header)), summary, step))
     }
 
     /// Runs the commands that validate the changed sets. The files are in their places here already.
@@ -566,6 +599,23 @@ pub(crate) fn end_hold(shared: &Shared) -> Result<Head, PublishError> {
     Ok(Head::new(stored, head.tree.clone(), Instant::now()))
 }
 
+/// Makes a pack part of the history, after the live paths of the manager's sets hold its revision.
+fn keep_with_live(
+    shared: &Arc<Shared>,
+    pack: NewPack,
+    header: &SignedHeader,
+    tree: &Tree,
+) -> Result<Arc<Stored>, PublishError> {
+    let followed = live::follow(shared, header, tree)?;
+    let stored = keep(shared, pack);
+    match (&stored, followed) {
+        (Ok(_), Some(followed)) => followed.keep(shared),
+        (Err(_), Some(followed)) => followed.take_back(shared),
+        (_, None) => {}
+    }
+    stored
+}
+
 /// Makes a pack part of the history.
 fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
     // Lanes go on reading the history during the wait for the disk.
@@ -601,7 +651,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         parent: &empty,
         rules: &rules,
         changes: &empty.diff(&head.tree),
-        sources: &shared.roots.guard(rules.iter().filter_map(path).collect()),
+        sources: &shared.guard_roots(rules.iter().filter_map(path).collect()),
         history: Some(&history),
         codec: record.record().policy.codec,
         outlines: shared.outlines.as_ref(),

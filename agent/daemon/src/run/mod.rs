@@ -289,8 +289,8 @@ fn group(layout: &Layout) -> Result<(Arc<KeyPair>, Held), Ended> {
 }
 
 fn recover_only(layout: &Layout, config: &Config, held: &Held, key: &PublicKey) -> Result<(), Ended> {
-    let (paths, commands) = (role::paths(config), role::commands(config));
-    let recovered = bellwether_member::recover(layout, &paths, &commands, held.current.record(), key);
+    let (paths, edited, commands) = (role::paths(config), role::edited(config), role::commands(config));
+    let recovered = bellwether_member::recover(layout, (&paths, &edited), &commands, held.current.record(), key);
     recovered.map(drop).map_err(|e| {
         Ended::failed(&e).hint("everything was left as it is; repair the cause, and give the command again")
     })

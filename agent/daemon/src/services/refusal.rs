@@ -137,9 +137,10 @@ impl Refusal for PublishError {
             | Self::NoPath(_)
             | Self::Waits(_)
             | Self::InBatch(_)
+            | Self::Checkout { .. }
             | Self::Disputed(_)
             | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
-            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Live(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }
@@ -226,7 +227,7 @@ impl Refusal for DiscardError {
             | Self::Unfit(_)
             | Self::OtherRules
             | Self::Refused(_) => Code::FailedPrecondition,
-            Self::History(_) | Self::Scan(_) | Self::Failed(_) => Code::Internal,
+            Self::History(_) | Self::Scan(_) | Self::Failed(_) | Self::Live(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }
@@ -236,9 +237,12 @@ impl Refusal for BatchError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::InvalidArgument,
-            Self::Disputed(_) | Self::InBatch(_) | Self::RolloutStopped(_) | Self::HeldByRollout(_) | Self::Over => {
-                Code::FailedPrecondition
-            }
+            Self::Disputed(_)
+            | Self::InBatch(_)
+            | Self::RolloutStopped(_)
+            | Self::HeldByRollout(_)
+            | Self::Stale
+            | Self::Over => Code::FailedPrecondition,
             Self::Begin(publish) | Self::Publish(publish) => publish.code(),
             Self::Save(_) | Self::PutBack(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,

@@ -71,6 +71,9 @@ impl Publisher {
         let BeginBatch { owner, command, pid, message, labels, deadline, dry_run } = begin;
         let began_ms = now_ms();
         let deadline_ms = began_ms.saturating_add(deadline.as_millis().try_into().unwrap_or(u64::MAX));
+        if dry_run && self.shared.live.holds() {
+            return Err(BatchError::Stale);
+        }
         if dry_run {
             let before = self.edits().await.map_err(BatchError::Begin)?;
             return Ok(Begun { session: None, deadline_ms, unpublished: before.named() });
@@ -78,6 +81,9 @@ impl Publisher {
         // Earlier edits are no part of the batch. Refused ones are told as such, and stay.
         self.dirty.take();
         self.round(PublishTask::Look(Look::Stats)).await;
+        if self.shared.live.holds() {
+            return Err(BatchError::Stale);
+        }
         let request = Request { message, author: owner.clone(), labels, ..Request::default() };
         let state = BatchState::Running;
         let batch = Batch { owner, command, pid, began_ms, deadline_ms, state };
