@@ -34,7 +34,7 @@ fn service(server: &Server) -> String {
     let (home, set) = (server.home.display(), server.set("web").display());
     format!(
         "validate = \"cat {set}/index.html >> {home}/seen; ! grep -n bad {set}/index.html\"\n\
-         reload = \"cp {set}/index.html {home}/served\"\n\
+         reload = \"cp {set}/index.html {home}/served; echo >> {home}/reloads\"\n\
          check = {{ probe = \"! grep -n broken {home}/served\", retries = 1, interval = '10ms' }}"
     )
 }
@@ -122,6 +122,13 @@ fn what_a_command_of_the_live_path_refuses_is_no_revision_and_no_member_is_offer
     write(manager, "index.html", "broken");
     unpublished(&farm, "refused: set web: check:");
     assert_eq!((content(manager, "index.html"), served(manager)), ("one".to_owned(), "one".to_owned()));
+    // It is tried again at a person's request only.
+    let reloads = || fs::read_to_string(manager.home.join("reloads")).unwrap_or_default().len();
+    let before = reloads();
+    manager.command(&["publish", "--dry-run"]).success();
+    assert_eq!(reloads(), before, "nothing is reloaded again");
+    manager.command(&["publish"]).refused().says(&["set web: check:"]);
+    assert_eq!(reloads(), before + 2, "there and back again");
     assert_eq!((farm.status().head, content(farm.member(1), "index.html")), (head, "one".to_owned()));
     assert_eq!(edited(manager, "index.html"), "broken");
     let refused = manager.command_with_input(&["put", "web:other.html"], "x");
@@ -134,6 +141,20 @@ fn what_a_command_of_the_live_path_refuses_is_no_revision_and_no_member_is_offer
     write(manager, "index.html", "two");
     wait_all_equal(&farm);
     assert_eq!(served(manager), "two");
+    // What somebody has put at the live path already is proved, too.
+    let (made, beside) = (manager.home.join("made"), manager.home.join("beside"));
+    fs::write(&made, "broken").expect("written");
+    run(Command::new("cp").arg("-p").arg(&made).arg(manager.web("index.html"))).success();
+    run(Command::new("cp").arg("-p").arg(&made).arg(&beside)).success();
+    fs::rename(&beside, source(manager).join("index.html")).expect("in its place");
+    unpublished(&farm, "refused: set web: check:");
+    manager.command(&["discard", "--yes"]).success();
+    wait_all_equal(&farm);
+    wait_for(
+        "the service as before",
+        DEADLINE,
+        || if served(manager) == "two" { Ok(()) } else { Err(served(manager)) },
+    );
 }
 
 #[test]
@@ -250,6 +271,8 @@ fn a_git_checkout_is_not_published_with_its_git_directory() {
     let why = unpublished(&farm, "is a git checkout, and the group does not exclude its .git");
     assert!(why.contains("bellwether group set --exclude 'web=/.git'"), "{why}");
     manager.command(&["publish"]).refused().says(&["nothing was published", "--exclude 'web=/.git'"]);
+    manager.command(&["discard", "--yes"]).refused().says(&["--exclude 'web=/.git'"]);
+    assert!(source(manager).join(".git/config").exists());
     manager.command(&["group", "set", "--exclude", "web=/.git"]).success();
     write(manager, "index.html", "two");
     farm.wait_same_file(farm.member(1), "index.html");

@@ -50,7 +50,7 @@ pub use publish::{
     adopt::{Adopt, AdoptError, Adopted},
     batch::{BatchError, BatchSession, BeginBatch, Begun, Finished, InBatch},
     discard::{Discard, DiscardError, Discarded},
-    live::LiveError,
+    live::{Checkout, LiveError},
     preview::Preview,
     publisher::Published,
     put::{ChangeError, Changed},

@@ -117,7 +117,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
         line.answers.message().await
     };
     let answer = common.in_time(answer).await.map_err(|error| match error.kind {
-        Kind::Refused if succeeded => CommandError { kind: Kind::NotPublished, ..error },
+        Kind::Refused => CommandError { kind: Kind::NotPublished, ..error },
         _ => error,
     })?;
     match answer.and_then(|answer| answer.step) {

@@ -20,7 +20,7 @@ use crate::{
     past::Past,
     publish::{
         batch::InBatch,
-        live::LiveError,
+        live::{Checkout, LiveError},
         own_sets::{self, Live, SwitchError, lines},
     },
     shared::Shared,
@@ -93,6 +93,9 @@ pub enum DiscardError {
     /// The switch failed.
     #[error("the content of the head could not be put into the manager's sets")]
     Failed(#[from] Failed),
+    /// A git checkout would lose its `.git`.
+    #[error(transparent)]
+    Checkout(#[from] Checkout),
     /// The edits at the live paths cannot be dropped. Those in the directories where the sets are edited are.
     #[error("the edits at the paths of the sets cannot be dropped")]
     Live(#[from] LiveError),
@@ -114,6 +117,7 @@ impl Advise for DiscardError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::InBatch(batch) => batch.advice(),
+            Self::Checkout(checkout) => checkout.advice(),
             Self::NoSet(_) => Some(Advice::run("see", "bellwether group show")),
             Self::Unfit(_) => Some(Advice::say("name the directories that the entries are in, too")),
             Self::OtherRules => Some(Advice::run("first, at the manager", "bellwether publish")),
@@ -130,6 +134,9 @@ pub(crate) fn discard(shared: &Arc<Shared>, known: &Tree, discard: &Discard) -> 
     shared.undisputed().map_err(DiscardError::Disputed)?;
     let head = shared.head.borrow().clone();
     let sources = own_sets::sources(shared, &head).ok_or(DiscardError::OtherRules)?;
+    if let Some(checkout) = shared.live.checkout(&sources) {
+        return Err(checkout.into());
+    }
     let live = scan(&sources, known, &Look::Stats)?.tree;
     let target = match discard.places.as_slice() {
         [] => head.tree.as_ref().clone(),

@@ -19,6 +19,7 @@ use std::{
 
 use bellwether_local::prove::{self, Commands, Complaint, Inside};
 use bellwether_proto::{
+    advice::{Advice, Advise},
     clock::micros,
     entry::EntryPath,
     hash::Hash,
@@ -73,6 +74,23 @@ pub enum LiveError {
     Rejected(Complaint),
 }
 
+/// A git checkout would be published with its `.git`, or lose it.
+#[derive(Debug, thiserror::Error)]
+#[error("the source of set {set}, {path}, is a git checkout, and the group does not exclude its .git")]
+pub struct Checkout {
+    /// The set.
+    pub set: SetName,
+    /// The checkout.
+    pub path: PathBuf,
+}
+
+impl Advise for Checkout {
+    fn advice(&self) -> Option<Advice> {
+        let command = format!("bellwether group set --exclude '{}=/.git'", self.set);
+        Some(Advice::run("leave it out on all servers, at the manager", command))
+    }
+}
+
 /// The directories from which this manager has published, in one epoch: what they hold is a person's work on the head.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +115,8 @@ pub(crate) struct Lives {
     /// The live paths as last scanned.
     known: Mutex<Tree>,
     idle: Arc<Idle>,
+    /// The root of the last tree that a service did not work with, and why. By itself it is not tried again.
+    refused: Mutex<Option<(Hash, Complaint)>>,
     file: PathBuf,
     /// Whether the edited directories may hold what is older than the head: nothing of them is published without a person.
     stale: AtomicBool,
@@ -123,7 +143,15 @@ impl Lives {
         let is_trusted = trusted.is_some_and(|trusted| trusted == Trusted { epoch, sources: edited.clone() });
         let paths = sets.iter().filter(|(set, _)| edited.contains_key(set)).cloned().collect();
         let stale = AtomicBool::new(!edited.is_empty() && !is_trusted);
-        Ok(Self { paths, edited, known: Mutex::default(), idle: Arc::default(), file, stale })
+        Ok(Self {
+            paths,
+            edited,
+            known: Mutex::default(),
+            idle: Arc::default(),
+            refused: Mutex::default(),
+            file,
+            stale,
+        })
     }
 
     /// Whether a set has a live path beside the directory in which it is edited.
@@ -151,6 +179,11 @@ impl Lives {
         self.stale.load(Ordering::SeqCst)
     }
 
+    /// Why the tree with that root is not tried again by itself; none: it is.
+    pub(crate) fn refused(&self, root: Hash) -> Option<Complaint> {
+        locked(&self.refused).as_ref().filter(|(refused, _)| *refused == root).map(|(_, complaint)| complaint.clone())
+    }
+
     /// Notes durably that the edited directories are in line with the head, or that a person decided so. Blocks.
     pub(crate) fn trust(&self, epoch: Epoch) -> Result<(), StateFileError> {
         if self.holds() {
@@ -160,16 +193,17 @@ impl Lives {
         Ok(())
     }
 
-    /// A set whose edited directory is a git checkout that would be published with `.git`.
-    pub(crate) fn checkout(&self, sources: &[Source]) -> Result<Option<(SetName, PathBuf)>, ScanError> {
-        let git = EntryPath::new(b".git").unwrap_or_else(|_| EntryPath::root());
-        for source in sources.iter().filter(|source| self.has(&source.rules.name)) {
-            let Ok(found) = source.path.join(".git").symlink_metadata() else { continue };
-            if !Excludes::new(&source.rules)?.excluded(&git, found.is_dir()) {
-                return Ok(Some((source.rules.name.clone(), source.path.clone())));
-            }
-        }
-        Ok(None)
+    /// Finds a set whose edited directory is a git checkout, of which the group's rules do not exclude `.git`.
+    pub(crate) fn checkout(&self, sources: &[Source]) -> Option<Checkout> {
+        let git = EntryPath::new(b".git").ok()?;
+        let with_git = |source: &&Source| {
+            let found = source.path.join(".git").symlink_metadata();
+            // Rules that cannot be used are reported by the scan.
+            let excluded = |is_dir| Excludes::new(&source.rules).is_ok_and(|excludes| excludes.excluded(&git, is_dir));
+            self.has(&source.rules.name) && found.is_ok_and(|found| !excluded(found.is_dir()))
+        };
+        let source = sources.iter().find(with_git)?;
+        Some(Checkout { set: source.rules.name.clone(), path: source.path.clone() })
     }
 }
 
@@ -241,8 +275,14 @@ pub(super) fn follow(
 
 fn switch(shared: &Arc<Shared>, header: &SignedHeader, target: &Tree) -> Result<Option<Followed>, LiveError> {
     let (began, number) = (Instant::now(), header.number());
-    let Some(staged) = stage(shared, target, header.id(), &number.to_string())? else { return Ok(None) };
-    let commands = shared.commands_of(&staged.sets());
+    let mut sets = changed(shared, target);
+    let Some(staged) = stage(shared, target, header.id(), &number.to_string())? else {
+        // Somebody has put the new content there already.
+        let proved = Handle::current().block_on(prove::prove(&shared.commands_of(&sets), true, |_| {}));
+        return proved.map(|()| None).map_err(|complaint| refuse(shared, header, complaint));
+    };
+    sets.extend(staged.sets());
+    let commands = shared.commands_of(&sets);
     failpoints::hit("live.staged");
     let validates = validate(&commands, &staged).map_err(LiveError::Rejected)?;
     let switched = staged.begin(None)?.switch()?;
@@ -259,9 +299,23 @@ fn switch(shared: &Arc<Shared>, header: &SignedHeader, target: &Tree) -> Result<
                     &format!("{}; with the files from before it fails, too: {}", complaint.reason, again.reason),
                 );
             }
-            Err(LiveError::Rejected(complaint))
+            Err(refuse(shared, header, complaint))
         }
     }
+}
+
+/// Notes that a service does not work with a revision, so that it is not switched to again and again.
+fn refuse(shared: &Shared, header: &SignedHeader, complaint: Complaint) -> LiveError {
+    *locked(&shared.live.refused) = Some((header.header().root, complaint.clone()));
+    LiveError::Rejected(complaint)
+}
+
+/// The sets with a live path that differ between the head and `target`.
+fn changed(shared: &Shared, target: &Tree) -> Vec<SetName> {
+    let head = shared.head.borrow().tree.clone();
+    let root = |tree: &Tree, set: &SetName| tree.set(set).and_then(|set| set.root.as_ref().map(|root| root.hash()));
+    let names = shared.live.edited.keys();
+    names.filter(|set| root(&head, set) != root(target, set)).cloned().collect()
 }
 
 /// Runs the commands that validate on what is staged. Returns whether they are to run after the switch.

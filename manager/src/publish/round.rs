@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -34,7 +33,7 @@ use crate::{
     publish::{
         batch::InBatch,
         head::Head,
-        live::{self, LiveError},
+        live::{self, Checkout, LiveError},
         safety::{Fright, Step},
         waiting::Waiting,
     },
@@ -85,15 +84,8 @@ pub enum PublishError {
     #[error("nothing was published: set {0} has no path on this server")]
     NoPath(SetName),
     /// A git checkout would be published with its `.git`.
-    #[error(
-        "nothing was published: the source of set {set}, {path}, is a git checkout, and the group does not exclude its .git"
-    )]
-    Checkout {
-        /// The set.
-        set: SetName,
-        /// The checkout.
-        path: PathBuf,
-    },
+    #[error("nothing was published: {0}")]
+    Checkout(#[from] Checkout),
     /// The live paths of the manager's sets do not take it.
     #[error("nothing was published")]
     Live(#[source] LiveError),
@@ -137,10 +129,7 @@ impl Advise for PublishError {
             ),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::InBatch(batch) => batch.advice(),
-            Self::Checkout { set, .. } => Some(Advice::run(
-                "leave it out on all servers, at the manager",
-                format!("bellwether group set --exclude '{set}=/.git'"),
-            )),
+            Self::Checkout(checkout) => checkout.advice(),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
             Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
@@ -335,8 +324,8 @@ pub(crate) fn prepare(
     if let Some(lost) = record.policy.sets.iter().find(|rules| sources.iter().all(|s| s.rules.name != rules.name)) {
         return Err(PublishError::NoPath(lost.name.clone()));
     }
-    if let Some((set, path)) = shared.live.checkout(&sources)? {
-        return Err(PublishError::Checkout { set, path });
+    if let Some(checkout) = shared.live.checkout(&sources) {
+        return Err(checkout.into());
     }
     if matches!(cause, Cause::Asked(Request { accept: true, dry_run: false, .. })) {
         shared.roots.accept();
@@ -479,6 +468,11 @@ impl Publishing<'_> {
         let holds = stopped || rollout::holds_watching(&self.head.stored.header, &self.record.policy);
         if asked.is_none() && (holds || self.record.policy.publish == Publish::Manual) {
             return Ok(Ready::Held(summary));
+        }
+        if asked.is_none()
+            && let Some(complaint) = self.shared.live.refused(root)
+        {
+            return Err(PublishError::Rejected(complaint));
         }
         self.validate(&changes)?;
         let header = self.header(root, asked)?;

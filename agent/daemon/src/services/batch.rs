@@ -15,6 +15,8 @@ use super::{Agent, admin::published, refusal::refusal};
 
 /// The most entries that an answer lists.
 const LISTED: usize = 100;
+/// The most characters of a command line that are shown.
+const SHOWN: usize = 200;
 
 /// The service, for the Unix socket.
 pub(crate) struct BatchService(pub(crate) Arc<Agent>);
@@ -48,7 +50,7 @@ impl BatchService {
         let v1::BeginBatch { command, pid, author, message, labels, deadline_ms, dry_run } = begin;
         BeginBatch {
             owner: self.0.author_here(&author),
-            command,
+            command: shortened(&command),
             pid,
             message,
             labels: labels.into_iter().collect::<BTreeMap<_, _>>(),
@@ -95,9 +97,30 @@ fn finished(finished: Finished) -> BatchReply {
     BatchReply { step: Some(step) }
 }
 
+/// A command line in one line, cut at its limit.
+fn shortened(command: &str) -> String {
+    let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
 /// The number of entries, and the first of them.
 fn listed(mut entries: Vec<String>) -> (u64, Vec<String>) {
     let count = entries.len() as u64;
     entries.truncate(LISTED);
     (count, entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_one_short_line() {
+        assert_eq!(shortened("sh -c set -e\n  make  all"), "sh -c set -e make all");
+        let long = shortened(&"ä".repeat(1_000));
+        assert_eq!((long.chars().count(), long.ends_with('…')), (SHOWN + 1, true));
+    }
 }

@@ -137,7 +137,7 @@ impl Refusal for PublishError {
             | Self::NoPath(_)
             | Self::Waits(_)
             | Self::InBatch(_)
-            | Self::Checkout { .. }
+            | Self::Checkout(_)
             | Self::Disputed(_)
             | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
             Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Live(_) => Code::Internal,
@@ -223,6 +223,7 @@ impl Refusal for DiscardError {
         match self {
             Self::Disputed(_)
             | Self::InBatch(_)
+            | Self::Checkout(_)
             | Self::NoSet(_)
             | Self::Unfit(_)
             | Self::OtherRules
