@@ -79,6 +79,14 @@ fn wait_all_equal(farm: &Farm) -> FarmStatus {
     farm.wait_equal()
 }
 
+/// Recovers what a killed agent has left. A command that it was starting when it died has its lock for a moment.
+fn recover_only(server: &Server) {
+    wait_for("the recovery", DEADLINE, || {
+        let output = server.recover_only();
+        if output.code == Some(0) { Ok(()) } else { Err(output.to_string()) }
+    });
+}
+
 fn unpublished(farm: &Farm, words: &str) -> String {
     let status = farm.wait_status(&format!("unpublished: {words}"), |status| {
         status.unpublished.as_ref().is_some_and(|why| why.contains(words))
@@ -196,7 +204,7 @@ fn a_manager_killed_at_every_point_of_a_live_switch_goes_on() {
         let manager = farm.server_mut(0);
         wait_for(&format!("death at {point}"), DEADLINE, || manager.ended().ok_or("it lives".to_owned()));
         manager.kill();
-        manager.recover_only().success();
+        recover_only(manager);
         let now = content(farm.manager(), "index.html");
         assert!(now == before || now == format!("round {round}"), "{now}");
         farm.server_mut(0).start();
@@ -218,7 +226,7 @@ fn a_manager_killed_while_it_discards_the_source_goes_on() {
         let manager = farm.server_mut(0);
         wait_for(&format!("death at {point}"), DEADLINE, || manager.ended().ok_or("it lives".to_owned()));
         manager.kill();
-        manager.recover_only().success();
+        recover_only(manager);
         manager.start();
         unpublished(&farm, "1 entry");
         farm.manager().command(&["discard", "--yes"]).success();
@@ -385,4 +393,26 @@ fn a_member_ignores_its_source_and_a_source_that_is_new_waits_for_a_person() {
     write(farm.manager(), "index.html", "two");
     wait_all_equal(&farm);
     farm.assert_equal();
+}
+
+#[test]
+fn a_manager_stops_while_a_command_of_the_live_path_runs_and_publishes_after_it() {
+    let slow = |server: &Server| {
+        let home = server.home.display();
+        format!(
+            "check = {{ probe = \"! [ -e {home}/slow ] || {{ echo > {home}/begun; exec sleep 600; }}\", timeout = '10m' }}"
+        )
+    };
+    let mut farm = farm(slow);
+    let home = farm.manager().home.clone();
+    fs::write(home.join("slow"), "").expect("written");
+    write(farm.manager(), "index.html", "two");
+    wait_for("the slow check", DEADLINE, || home.join("begun").exists().then_some(()).ok_or("not begun".to_owned()));
+    assert_eq!(content(farm.manager(), "index.html"), "two");
+    assert!(farm.server_mut(0).stop().success());
+    assert_eq!(content(farm.manager(), "index.html"), "one", "it was not proved");
+    fs::remove_file(home.join("slow")).expect("removed");
+    farm.server_mut(0).start();
+    wait_all_equal(&farm);
+    assert_eq!(content(farm.member(1), "index.html"), "two");
 }

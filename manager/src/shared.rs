@@ -40,7 +40,10 @@ use bellwether_store::{
     },
     tree::Change,
 };
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Notify, Semaphore, mpsc, watch},
+};
 
 use crate::{
     balancer::Locals,
@@ -50,7 +53,7 @@ use crate::{
     procedures::store::ProcedureStore,
     publish::{batch::Batches, head::Head, live::Lives, safety::Guard},
     rollout::Rollouts,
-    tasks::Alarm,
+    tasks::{Alarm, stopped},
 };
 
 /// Opens a connection to a server, by mutual TLS with the key in the record.
@@ -194,6 +197,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     /// The server to which the role is being handed over.
     handing: std::sync::Mutex<Option<ServerName>>,
+    /// True when the role ends.
+    stop: watch::Receiver<bool>,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
 }
@@ -244,6 +249,7 @@ impl Shared {
         record: watch::Receiver<Arc<SignedRecord>>,
         (head, history, guard): (Head, History, Guard),
         (rollouts, batch, live): (Rollouts, Batches, Lives),
+        stop: watch::Receiver<bool>,
     ) -> Self {
         let Setup {
             name,
@@ -299,6 +305,7 @@ impl Shared {
             halt,
             sessions,
             handing: std::sync::Mutex::default(),
+            stop,
             editing: Arc::default(),
         }
     }
@@ -327,6 +334,17 @@ impl Shared {
         let changed = |set: &SetName| !self.live.has(set) && changes.iter().any(|change| change.set == *set);
         let some = self.commands.iter().filter(|(set, _)| changed(set));
         some.map(|(set, commands)| (set.clone(), commands.clone())).collect()
+    }
+
+    /// Waits for commands of the sets, on a blocking thread. None: the role ends, and the commands are killed.
+    pub(crate) fn wait_for_commands<T>(&self, commands: impl Future<Output = T>) -> Option<T> {
+        let mut stop = self.stop.clone();
+        Handle::current().block_on(async {
+            tokio::select! {
+                done = commands => Some(done),
+                () = stopped(&mut stop) => None,
+            }
+        })
     }
 
     /// Tells the monitor. Where nobody listens any more, this process is stopping.

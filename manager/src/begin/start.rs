@@ -177,7 +177,8 @@ impl Manager {
         let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &setup.seen)?;
         let (balancers, alarm) = (setup.balancers.clone(), setup.alarm.clone());
-        let shared = Arc::new(Shared::new(setup, roots, led, (head, history, guard), (rollouts, batch, live)));
+        let shared =
+            Arc::new(Shared::new(setup, roots, led, (head, history, guard), (rollouts, batch, live), shutdown.clone()));
         let begun = shared.clone();
         let begin = move || {
             if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {

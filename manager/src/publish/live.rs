@@ -41,7 +41,6 @@ use bellwether_store::{
     tree::{Node, SetTree, Tree},
 };
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
 
 pub(crate) use self::publisher::LiveLook;
 use crate::{
@@ -69,6 +68,9 @@ pub enum LiveError {
     /// The content is not in the history.
     #[error("the history cannot be read")]
     History(#[from] HistoryError),
+    /// The manager stops while commands run.
+    #[error("the manager is stopping")]
+    Stopping,
     /// A command of a set refuses it.
     #[error("refused: {}", .0.reason)]
     Rejected(Complaint),
@@ -278,22 +280,28 @@ fn switch(shared: &Arc<Shared>, header: &SignedHeader, target: &Tree) -> Result<
     let mut sets = changed(shared, target);
     let Some(staged) = stage(shared, target, header.id(), &number.to_string())? else {
         // Somebody has put the new content there already.
-        let proved = Handle::current().block_on(prove::prove(&shared.commands_of(&sets), true, |_| {}));
+        let commands = shared.commands_of(&sets);
+        let proved = shared.wait_for_commands(prove::prove(&commands, true, |_| {})).ok_or(LiveError::Stopping)?;
         return proved.map(|()| None).map_err(|complaint| refuse(shared, header, complaint));
     };
     sets.extend(staged.sets());
     let commands = shared.commands_of(&sets);
     failpoints::hit("live.staged");
-    let validates = validate(&commands, &staged).map_err(LiveError::Rejected)?;
+    let validates = validate(shared, &commands, &staged)?;
     let switched = staged.begin(None)?.switch()?;
     failpoints::hit("live.switched");
-    let proved = Handle::current().block_on(prove::prove(&commands, validates, |_| {}));
+    let proved = shared.wait_for_commands(prove::prove(&commands, validates, |_| {}));
     failpoints::hit("live.proved");
     match proved {
-        Ok(()) => Ok(Some(Followed { switched, number, began })),
-        Err(complaint) => {
+        Some(Ok(())) => Ok(Some(Followed { switched, number, began })),
+        None => {
+            // The next start has the services take what is there.
             switched.take_back()?;
-            if let Err(again) = Handle::current().block_on(prove::prove(&commands, false, |_| {})) {
+            Err(LiveError::Stopping)
+        }
+        Some(Err(complaint)) => {
+            switched.take_back()?;
+            if let Some(Err(again)) = shared.wait_for_commands(prove::prove(&commands, false, |_| {})) {
                 fails(
                     shared,
                     &format!("{}; with the files from before it fails, too: {}", complaint.reason, again.reason),
@@ -319,15 +327,16 @@ fn changed(shared: &Shared, target: &Tree) -> Vec<SetName> {
 }
 
 /// Runs the commands that validate on what is staged. Returns whether they are to run after the switch.
-fn validate(commands: &Commands, staged: &Staged) -> Result<bool, Complaint> {
+fn validate(shared: &Shared, commands: &Commands, staged: &Staged) -> Result<bool, LiveError> {
     if commands.values().all(|commands| commands.validate.is_none()) {
         return Ok(false);
     }
     match staged.view() {
-        Ok(view) => match Handle::current().block_on(prove::validate_inside(commands, &view)) {
-            Inside::Good => Ok(false),
-            Inside::Unable => Ok(true),
-            Inside::Bad(complaint) => Err(complaint),
+        Ok(view) => match shared.wait_for_commands(prove::validate_inside(commands, &view)) {
+            Some(Inside::Good) => Ok(false),
+            Some(Inside::Unable) => Ok(true),
+            Some(Inside::Bad(complaint)) => Err(LiveError::Rejected(complaint)),
+            None => Err(LiveError::Stopping),
         },
         Err(error) => {
             tracing::warn!(%error, "the new files cannot be shown before the switch: they are validated after it");

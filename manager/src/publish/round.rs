@@ -113,6 +113,7 @@ impl From<LiveError> for PublishError {
     fn from(error: LiveError) -> Self {
         match error {
             LiveError::Rejected(complaint) => Self::Rejected(complaint),
+            LiveError::Stopping => Self::Stopping,
             LiveError::Refused(Refused::Missing(_)) => Self::Waits("files changed while they were read".to_owned()),
             other => Self::Live(other),
         }
@@ -485,7 +486,7 @@ impl Publishing<'_> {
         if commands.is_empty() {
             return Ok(());
         }
-        let validated = tokio::runtime::Handle::current().block_on(prove::validate(&commands));
+        let validated = self.shared.wait_for_commands(prove::validate(&commands)).ok_or(PublishError::Stopping)?;
         validated.map_err(PublishError::Rejected)
     }
 
