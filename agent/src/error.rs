@@ -20,6 +20,8 @@ pub enum Kind {
     Usage,
     /// The command was refused, and nothing was changed: 3.
     Refused,
+    /// What the command did at the manager is not published, and no other server was changed: 3.
+    NotPublished,
     /// The command was not done in time: 4.
     TimedOut,
     /// The command was done for some servers: 5.
@@ -32,7 +34,7 @@ impl Kind {
         match self {
             Self::Failed => 1,
             Self::Usage => 2,
-            Self::Refused => 3,
+            Self::Refused | Self::NotPublished => 3,
             Self::TimedOut => 4,
             Self::Partly => 5,
         }
@@ -40,7 +42,7 @@ impl Kind {
 
     fn prefix(self) -> &'static str {
         match self {
-            Self::Failed | Self::Usage => "",
+            Self::Failed | Self::Usage | Self::NotPublished => "",
             Self::Refused => "refused, nothing was changed: ",
             Self::TimedOut => "timed out: ",
             Self::Partly => "partly done: ",

@@ -13,6 +13,12 @@ pub const POINTS: &[&str] = &[
 /// Every point of an edit of the group record.
 pub const RECORD: &[&str] = &["record.saved"];
 
+/// Every point of a switch of the live paths. At the last one, the revision is in the history.
+pub const LIVE: &[&str] = &["live.staged", "live.switched", "live.proved", "live.kept"];
+
+/// Every point of a batch.
+pub const BATCH: &[&str] = &["batch.begun", "batch.published", "batch.put-back"];
+
 /// Every point of a change of the tokens: of an entry and of a removal, before the record.
 pub const TOKENS: &[&str] = &["tokens.saved"];
 
@@ -38,7 +44,9 @@ pub const HEARD: &[&str] = &["lane.heard"];
 
 /// Passes a point.
 pub(crate) fn hit(point: &str) {
-    let known = [POINTS, RECORD, TOKENS, HANDOVER, REBUILD, PROCEDURE, HEARD].iter().any(|list| list.contains(&point));
+    let known = [POINTS, RECORD, BATCH, LIVE, TOKENS, HANDOVER, REBUILD, PROCEDURE, HEARD]
+        .iter()
+        .any(|list| list.contains(&point));
     debug_assert!(known, "{point} is not in the list");
     bellwether_store::failpoint::hit(point);
 }

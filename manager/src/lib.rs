@@ -48,7 +48,9 @@ pub use members::{
 };
 pub use publish::{
     adopt::{Adopt, AdoptError, Adopted},
+    batch::{BatchError, BatchSession, BeginBatch, Begun, Finished, InBatch},
     discard::{Discard, DiscardError, Discarded},
+    live::{Checkout, LiveError},
     preview::Preview,
     publisher::Published,
     put::{ChangeError, Changed},

@@ -40,7 +40,10 @@ use bellwether_store::{
     },
     tree::Change,
 };
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, Notify, Semaphore, mpsc, watch},
+};
 
 use crate::{
     balancer::Locals,
@@ -48,9 +51,9 @@ use crate::{
     failpoints,
     lane::{reached::ReachedServers, sessions::Sessions, stall::Deadlines, view::Views},
     procedures::store::ProcedureStore,
-    publish::{head::Head, safety::Guard},
+    publish::{batch::Batches, head::Head, live::Lives, safety::Guard},
     rollout::Rollouts,
-    tasks::Alarm,
+    tasks::{Alarm, stopped},
 };
 
 /// Opens a connection to a server, by mutual TLS with the key in the record.
@@ -145,6 +148,7 @@ impl Advise for EditError {
 pub(crate) struct Shared {
     pub(crate) name: ServerName,
     pub(crate) key: Arc<KeyPair>,
+    /// Where each set is edited.
     pub(crate) sets: Vec<(SetName, PathBuf)>,
     /// The commands of those that have any on this server.
     pub(crate) commands: Commands,
@@ -167,6 +171,10 @@ pub(crate) struct Shared {
     pub(crate) procedure_store: Arc<ProcedureStore>,
     /// The rollout of the head in waves.
     pub(crate) rollouts: Rollouts,
+    /// The batch that holds publishing.
+    pub(crate) batch: Batches,
+    /// The live paths of sets that are edited elsewhere.
+    pub(crate) live: Lives,
     /// The cache for patches; without it, changed chunks are sent whole.
     pub(crate) outlines: Option<Outlines>,
     pub(crate) reads: Semaphore,
@@ -189,6 +197,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Sessions,
     /// The server to which the role is being handed over.
     handing: std::sync::Mutex<Option<ServerName>>,
+    /// True when the role ends.
+    stop: watch::Receiver<bool>,
     /// Held while the record is changed.
     pub(crate) editing: Arc<Mutex<()>>,
 }
@@ -201,6 +211,8 @@ pub struct Setup {
     pub key: Arc<KeyPair>,
     /// The path of each set on this server.
     pub sets: Vec<(SetName, PathBuf)>,
+    /// The directories in which sets are edited, where these are not their paths.
+    pub edited: BTreeMap<SetName, PathBuf>,
     /// The commands of those that have any on this server.
     pub commands: Commands,
     /// The group record, with the state directory.
@@ -236,7 +248,8 @@ impl Shared {
         roots: Roots,
         record: watch::Receiver<Arc<SignedRecord>>,
         (head, history, guard): (Head, History, Guard),
-        rollouts: Rollouts,
+        (rollouts, batch, live): (Rollouts, Batches, Lives),
+        stop: watch::Receiver<bool>,
     ) -> Self {
         let Setup {
             name,
@@ -278,6 +291,8 @@ impl Shared {
             timings,
             procedure_store,
             rollouts,
+            batch,
+            live,
             outlines,
             reads: Semaphore::new(READS),
             reached: watch::Sender::default(),
@@ -290,6 +305,7 @@ impl Shared {
             halt,
             sessions,
             handing: std::sync::Mutex::default(),
+            stop,
             editing: Arc::default(),
         }
     }
@@ -306,14 +322,29 @@ impl Shared {
 
     /// Whether edits become revisions by themselves.
     pub(crate) fn publishes_by_itself(&self) -> bool {
-        self.record.borrow().record().policy.publish == Publish::Auto && !self.holds_watching() && self.held().is_none()
+        self.record.borrow().record().policy.publish == Publish::Auto
+            && !self.holds_watching()
+            && self.held().is_none()
+            && !self.batch.holds()
+            && !self.live.holds()
     }
 
-    /// The commands of the sets in which these changes are.
+    /// The commands of the sets in which these changes are, and whose files are there already: not of those with a live path.
     pub(crate) fn commands_for(&self, changes: &[Change]) -> Commands {
-        let changed = |set: &SetName| changes.iter().any(|change| change.set == *set);
+        let changed = |set: &SetName| !self.live.has(set) && changes.iter().any(|change| change.set == *set);
         let some = self.commands.iter().filter(|(set, _)| changed(set));
         some.map(|(set, commands)| (set.clone(), commands.clone())).collect()
+    }
+
+    /// Waits for commands of the sets, on a blocking thread. None: the role ends, and the commands are killed.
+    pub(crate) fn wait_for_commands<T>(&self, commands: impl Future<Output = T>) -> Option<T> {
+        let mut stop = self.stop.clone();
+        Handle::current().block_on(async {
+            tokio::select! {
+                done = commands => Some(done),
+                () = stopped(&mut stop) => None,
+            }
+        })
     }
 
     /// Tells the monitor. Where nobody listens any more, this process is stopping.
@@ -379,9 +410,17 @@ impl Shared {
         Ok(lost.into_iter().cloned().collect())
     }
 
-    /// The sets of the record on this server, under its rules.
+    /// The sets of the record on this server where they are edited, under its rules.
     pub(crate) fn sources(&self) -> Vec<Source> {
-        self.roots.guard(sources(self.record.borrow().record(), &self.sets))
+        self.guard_roots(sources(self.record.borrow().record(), &self.sets))
+    }
+
+    /// The sources, which are trusted only if their roots are the known ones. The known root of a set is at its path, so a
+    /// directory in which the set is edited has none.
+    pub(crate) fn guard_roots(&self, sources: Vec<Source>) -> Vec<Source> {
+        let mut sources = self.roots.guard(sources);
+        sources.iter_mut().filter(|source| self.live.has(&source.rules.name)).for_each(|source| source.root = None);
+        sources
     }
 
     /// Changes the record, one change at a time. It is signed and durable before any server sees it or this returns.

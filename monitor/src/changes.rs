@@ -1,6 +1,6 @@
 //! The changes from one status to the next, one line each: the live view without a terminal.
 
-use bellwether_proto::status::{FarmStatus, ServerStatus, State};
+use bellwether_proto::status::{Batch, FarmStatus, ServerStatus, State};
 
 use crate::{
     table::summary,
@@ -36,6 +36,10 @@ pub fn changes(before: Option<&FarmStatus>, after: &FarmStatus) -> Vec<String> {
     }
     if before.watching != after.watching {
         lines.push(format!("{} · watching: {}", after.manager, plain(&after.watching)));
+    }
+    if before.batch != after.batch {
+        let what = after.batch.as_ref().map_or_else(|| "there is no batch any more".to_owned(), Batch::described);
+        lines.push(format!("{} · {}", after.manager, plain(&what)));
     }
     if before.unpublished != after.unpublished {
         let what = after.unpublished.as_deref().map_or_else(|| "nothing any more".to_owned(), plain);
@@ -84,6 +88,8 @@ fn server_line(server: &ServerStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bellwether_proto::status::BatchState;
+
     use super::*;
     use crate::table::tests::{farm, number, server};
 
@@ -111,11 +117,20 @@ mod tests {
         let mut after = farm(vec![server("a", State::InSync, 42), server("c", State::Unknown, 0)]);
         (after.head, after.paused) = (Some(number(43)), true);
         after.unpublished = Some("2 edits".into());
+        after.batch = Some(Batch {
+            owner: "ann at m".into(),
+            command: "make".into(),
+            pid: 7,
+            began_ms: 0,
+            deadline_ms: 1,
+            state: BatchState::Late,
+        });
         assert_eq!(
             changes(Some(&before), &after),
             [
                 "revision 1.43 “message”",
                 "propagation is paused",
+                "m · the batch of ann at m (make) ended without a result; its edits are not published (its deadline passed)",
                 "m · unpublished: 2 edits",
                 "b: removed from the group",
                 "a: in sync at 1.42 (8.3 ms after the publish)",

@@ -1,5 +1,7 @@
 //! The known state of the farm: the document behind `status --json`, the monitor and the page.
 
+mod batch;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,8 @@ use crate::{
     record::Role,
     revision::{Epoch, Number},
 };
+
+pub use self::batch::{Batch, BatchState};
 
 /// A server's state as the sync monitor shows it (W15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -373,6 +377,9 @@ pub struct FarmStatus {
     /// The rollout of the head in waves; none: it goes to all members at once, or the observer does not know.
     #[serde(default)]
     pub rollout: Option<RolloutStatus>,
+    /// The batch at the manager; none: there is none.
+    #[serde(default)]
+    pub batch: Option<Batch>,
 }
 
 /// The state of a procedure that is not over.
@@ -528,6 +535,8 @@ pub enum Event {
     Procedures(Vec<ProcedureStatus>),
     /// The rollout of the head in waves; none: it goes to all members at once.
     Rollout(Option<Box<RolloutStatus>>),
+    /// The batch at the manager; none: there is none (any more).
+    Batch(Option<Box<Batch>>),
     /// A server refuses this manager, or came back as one: shown until it is reached again.
     Fenced {
         /// The server.

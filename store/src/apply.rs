@@ -52,7 +52,7 @@ pub use place::Idle;
 /// Where an apply happens: the sets on this server, the agent's state directory (kept copies) and the log (journal).
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// The sets under the rules of the revision to be applied.
+    /// The sets under the rules of the revision to be applied. For a recovery, all places where a set may have been switched.
     pub sources: Vec<Source>,
     /// The state directory.
     pub state: PathBuf,

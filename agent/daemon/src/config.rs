@@ -70,6 +70,8 @@ pub struct SetConfig {
     pub name: SetName,
     /// The directory on this server: absolute, without `..`.
     pub path: PathBuf,
+    /// The directory in which it is edited while this server is the manager; none: at its path.
+    pub source: Option<PathBuf>,
     /// This server's patterns for `init`. After that the group record has them.
     pub local: Vec<String>,
     /// What this server runs for it.
@@ -272,7 +274,9 @@ fn sets(path: &Path, file: &file::File, flags: &Flags) -> Result<Vec<SetConfig>,
         for (at, written) in file.set.iter().enumerate() {
             let key = format!("{}: [[set]] number {}", path.display(), at + 1);
             let (local, commands) = (written.local.clone(), written.commands().read(&key)?);
-            sets.push(SetConfig { local, commands, ..set(key, &written.name, &written.path)? });
+            let source = written.source.clone().map(|text| Written { text, key: format!("{key}: source") }.path());
+            let source = source.transpose()?;
+            sets.push(SetConfig { source, local, commands, ..set(key, &written.name, &written.path)? });
         }
     }
     if sets.len() > limits::SETS {
@@ -289,20 +293,31 @@ fn sets(path: &Path, file: &file::File, flags: &Flags) -> Result<Vec<SetConfig>,
 fn set(key: String, name: &str, path: &str) -> Result<SetConfig, ConfigError> {
     let name = name.parse().map_err(|e| ConfigError::Value { key: format!("{key}: name"), what: format!("{e}") })?;
     let path = Written { text: path.to_owned(), key: format!("{key}: path") }.path()?;
-    Ok(SetConfig { name, path, local: Vec::new(), commands: SetCommands::default() })
+    Ok(SetConfig { name, path, source: None, local: Vec::new(), commands: SetCommands::default() })
 }
 
-/// Checks that no set contains another set, the state, or the file that says what this agent may run, and that no set
-/// lies in the state. `init` and `join` write that file if it is missing.
+/// Checks that no directory of a set contains one of another set, the state, or the file that says what this agent may run, and
+/// that none lies in the state. `init` and `join` write that file if it is missing.
 fn check_places(sets: &[SetConfig], state: &Path, file: &Path) -> Result<(), ConfigError> {
-    let wrong = |set: &SetConfig, what: String| {
-        Err(ConfigError::Value { key: format!("set {}", set.name), what: format!("{} {what}", set.path.display()) })
-    };
+    let directories: Vec<_> = sets
+        .iter()
+        .flat_map(|set| std::iter::once(&set.path).chain(&set.source).map(move |path| (set, path)))
+        .collect();
     let real_state = real(state);
-    for (at, set) in sets.iter().enumerate() {
-        let root = real(&set.path);
-        if let Some(other) = sets.iter().enumerate().find(|(i, o)| *i != at && real(&o.path).starts_with(&root)) {
-            return wrong(set, format!("holds or is set {}; sets must not nest", other.1.name));
+    for (at, (set, path)) in directories.iter().copied().enumerate() {
+        let wrong = |set: &SetConfig, what: String| {
+            Err(ConfigError::Value { key: format!("set {}", set.name), what: format!("{} {what}", path.display()) })
+        };
+        let root = real(path);
+        if let Some(other) = directories.iter().enumerate().find(|(i, (_, o))| *i != at && real(o).starts_with(&root)) {
+            let (other, within) = other.1;
+            return match other.name == set.name {
+                true => wrong(
+                    set,
+                    format!("holds or is {}; the source of a set and its path must not nest", within.display()),
+                ),
+                false => wrong(set, format!("holds or is set {}; sets must not nest", other.name)),
+            };
         }
         if real_state.starts_with(&root) {
             let state = state.display();

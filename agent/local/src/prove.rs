@@ -1,11 +1,17 @@
 //! Running the commands of several sets, in order: the first one that fails ends it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use bellwether_proto::name::SetName;
 use serde::{Deserialize, Serialize};
 
-use crate::{check::Before, set::SetCommands};
+use crate::{
+    check::Before,
+    set::{NO_VIEW, SetCommands},
+};
 
 /// The commands of some sets.
 pub type Commands = BTreeMap<SetName, SetCommands>;
@@ -30,6 +36,51 @@ pub async fn validate(commands: &Commands) -> Result<(), Complaint> {
         }
     }
     Ok(())
+}
+
+/// What the commands that validate say of files that are staged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inside {
+    /// They take the files.
+    Good,
+    /// The files cannot be shown before the switch.
+    Unable,
+    /// One does not.
+    Bad(Complaint),
+}
+
+/// Runs the commands that validate, which see the new tree that the file `view` describes. The file is removed.
+pub async fn validate_inside(commands: &Commands, view: &Path) -> Inside {
+    let inside = validate_at(commands, view).await;
+    // Staging has nothing but the revision when the switch begins.
+    if let Err(error) = tokio::fs::remove_file(view).await {
+        tracing::warn!(%error, file = %view.display(), "cannot remove the description of what is staged");
+    }
+    inside
+}
+
+async fn validate_at(commands: &Commands, view: &Path) -> Inside {
+    // The program that runs, also where another one has its path by now. Only root's processes may look there, because the agent
+    // is not dumpable.
+    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    let program =
+        if rustix::process::geteuid().is_root() { running } else { std::env::current_exe().unwrap_or(running) };
+    for (set, commands) in commands {
+        let Some(validate) = &commands.validate else { continue };
+        match validate.run_inside(&program, view).await {
+            Ok(()) => {}
+            Err((how, output)) if output.trim_start_matches("bellwether: ").starts_with(NO_VIEW) => {
+                tracing::warn!(
+                    how,
+                    output,
+                    "the new files cannot be shown before the switch: they are validated after it"
+                );
+                return Inside::Unable;
+            }
+            Err(ended) => return Inside::Bad(complaint(set, "validate", ended)),
+        }
+    }
+    Inside::Good
 }
 
 /// Runs all reloads, then all checks; before that the commands that validate, where these are still due. `tell` hears what comes

@@ -118,6 +118,8 @@ pub struct Setup {
     pub name: ServerName,
     /// Where each set is.
     pub paths: BTreeMap<SetName, PathBuf>,
+    /// The directories in which this server edits sets while it is the manager.
+    pub edited: BTreeMap<SetName, PathBuf>,
     /// The commands of the sets that have any.
     pub commands: Commands,
     /// The state directory.
@@ -227,9 +229,10 @@ impl Member {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn open(setup: Setup, inputs: &mpsc::Sender<Input>) -> Result<Self, OpenError> {
-        let Setup { name, paths, commands, layout, record, events, ready, tree: shown, seen, incarnation } = setup;
+        let Setup { name, paths, edited, commands, layout, record, events, ready, tree: shown, seen, incarnation } =
+            setup;
         let (mut position, history) =
-            recover(&layout, &paths, &commands, record.current().record(), &record.own_key())?;
+            recover(&layout, (&paths, &edited), &commands, record.current().record(), &record.own_key())?;
         if position.leads {
             position.leads = false;
             history.log().note(&position)?;

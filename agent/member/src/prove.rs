@@ -3,12 +3,9 @@
 //! Each run is a task of the agent's runtime, and the member's thread goes on with everything else. What comes of it is an
 //! [`Input`] of the member.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use bellwether_local::{
-    prove::{self, Commands, complaint},
-    set::NO_VIEW,
-};
+use bellwether_local::prove::{self, Commands, Inside};
 use bellwether_store::failpoint;
 use tokio::{
     sync::mpsc,
@@ -73,38 +70,13 @@ impl Teller {
 
 /// Runs the commands that validate; they see the new tree that the file `view` describes.
 pub(crate) fn validate(teller: &Teller, commands: Commands, view: PathBuf) -> Running {
-    // The program that runs, also where another one has its path by now. Only root's processes may look there, because the agent
-    // is not dumpable.
-    let running = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    let program =
-        if rustix::process::geteuid().is_root() { running } else { std::env::current_exe().unwrap_or(running) };
     begin(teller, "validating", async move {
-        let validated = validate_inside(&program, &commands, &view).await;
-        // Staging has nothing but the revision when the switch begins.
-        if let Err(error) = tokio::fs::remove_file(&view).await {
-            tracing::warn!(%error, file = %view.display(), "cannot remove the description of what is staged");
-        }
-        Happened::Validated(validated)
+        Happened::Validated(match prove::validate_inside(&commands, &view).await {
+            Inside::Good => Validated::Good,
+            Inside::Unable => Validated::Unable,
+            Inside::Bad(complaint) => Validated::Bad(complaint),
+        })
     })
-}
-
-async fn validate_inside(program: &Path, commands: &Commands, view: &Path) -> Validated {
-    for (set, commands) in commands {
-        let Some(validate) = &commands.validate else { continue };
-        match validate.run_inside(program, view).await {
-            Ok(()) => {}
-            Err((how, output)) if output.trim_start_matches("bellwether: ").starts_with(NO_VIEW) => {
-                tracing::warn!(
-                    how,
-                    output,
-                    "the new files cannot be shown before the switch: they are validated after it"
-                );
-                return Validated::Unable;
-            }
-            Err(ended) => return Validated::Bad(complaint(set, "validate", ended)),
-        }
-    }
-    Validated::Good
 }
 
 /// Runs what is owed for what the sets hold now: the commands that validate, where they could not before, then the reloads, then

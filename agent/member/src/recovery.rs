@@ -4,11 +4,16 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bellwether_local::prove::Commands;
-use bellwether_proto::{key::PublicKey, name::SetName, record::Record};
+use bellwether_proto::{
+    key::PublicKey,
+    name::SetName,
+    record::{Record, SetRules},
+};
 use bellwether_store::{
     apply::{self, Recovered, Site},
     history::History,
     root::Roots,
+    scan::Source,
     state::layout::Layout,
 };
 
@@ -19,13 +24,14 @@ use super::{
 };
 
 /// Completes or takes back what a crash interrupted, and notes the outcome. `serve --recover-only` does this and no more.
+/// `edited`: the directories in which this server edits sets while it is the manager, where a switch may have been interrupted, too.
 ///
 /// # Errors
 /// A state file or the history cannot be read, or the switch can be neither completed nor taken back: everything is left
 /// as it is.
 pub fn recover(
     layout: &Layout,
-    paths: &BTreeMap<SetName, PathBuf>,
+    (paths, edited): (&BTreeMap<SetName, PathBuf>, &BTreeMap<SetName, PathBuf>),
     commands: &Commands,
     record: &Record,
     key: &PublicKey,
@@ -35,7 +41,10 @@ pub fn recover(
     if position.leads {
         position.at = history.head().map(|stored| stored.header.clone());
     }
-    finish(&site(layout, paths, record, key, &history)?, commands, &history, &mut position)?;
+    let mut site = site(layout, paths, record, key, &history)?;
+    let other = |rules: &SetRules| Some(Source::new(Arc::new(rules.clone()), edited.get(&rules.name)?.clone()));
+    site.sources.extend(record.policy.sets.iter().filter_map(other));
+    finish(&site, commands, &history, &mut position)?;
     Ok((position, history))
 }
 

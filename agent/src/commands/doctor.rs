@@ -115,6 +115,7 @@ async fn look(flags: &Flags, common: &Common, checks: &mut Vec<Check>) -> Result
     for set in &config.sets {
         let rules = policy.and_then(|policy| policy.sets.iter().find(|rules| rules.name == set.name));
         checks.extend(sets::private(set, rules));
+        checks.extend(sets::source(set));
         let (found, count) = sets::set(set, layout.state());
         checks.extend(found);
         directories += count;

@@ -17,6 +17,7 @@ mod record;
 mod starter;
 mod target;
 
+pub mod batch;
 pub mod confirm;
 pub mod debug;
 pub mod demo;
@@ -113,6 +114,8 @@ commands! {
     Confirm = confirm;
     /// Drop edits in the manager's directories that are not published
     Discard = discard;
+    /// Run a command, then publish its edits once if it succeeds, or put them back
+    Batch = batch;
     /// Hold propagation: send no changes to the members
     Pause = pause;
     /// End a pause: send changes to the members again

@@ -43,7 +43,7 @@ fn detect(root: &Path) -> Vec<SetConfig> {
         let name: SetName = name.parse().expect("a name of the table above is one");
         let path = root.join(path.trim_start_matches('/'));
         if path.is_dir() && sets.iter().all(|set| set.name != name) {
-            sets.push(SetConfig { name, path, local: Vec::new(), commands: SetCommands::default() });
+            sets.push(SetConfig { name, path, source: None, local: Vec::new(), commands: SetCommands::default() });
         }
     }
     sets.sort_by(|a, b| a.name.cmp(&b.name));

@@ -151,6 +151,10 @@ fn the_status_of_a_farm_in_which_everything_is_wrong() {
         "head_time_ms": 88_000, "head_message": "new certificate", "paused": true, "publish": "manual",
         "watching": "rescanning only: no watches left", "unpublished": "3 edits; publish is manual: `bellwether publish`",
         "quarantined": ["peer web19: lift it"],
+        "batch": {
+            "owner": "ann at web01", "command": "ansible-playbook web.yml", "pid": 7, "began_ms": 0, "deadline_ms": 3_600_000,
+            "state": "gone",
+        },
         "sets": [{
             "name": "nginx", "entries": 61, "watching": "rescanning only: no watches left",
             "notices": ["run/app.sock: a socket is not carried"], "unread_entries": 3,

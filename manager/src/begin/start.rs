@@ -24,7 +24,7 @@ use bellwether_store::{
     history::{History, HistoryError, LeftOut, Stored},
     index,
     root::Roots,
-    scan::sources,
+    scan::{Source, sources},
     state::file::{self, StateFileError},
     tree::Tree,
     watch::{self as watching, Modes, Rescans, Watched, pending::PendingChanges},
@@ -39,7 +39,9 @@ use crate::{
     manager::Inner,
     publish::{
         adopt,
+        batch::Batches,
         head::Head,
+        live::{LiveLook, Lives},
         publisher::{Publisher, Times},
         round::PublishError,
         safety::{Guard, WINDOW},
@@ -101,6 +103,12 @@ pub enum StartError {
     /// The state of the rollout cannot be read.
     #[error("the state of the rollout cannot be read")]
     Rollout(#[source] StateFileError),
+    /// The note of the directories in which the sets are edited cannot be read.
+    #[error("the note of the sources of the sets cannot be read")]
+    Sources(#[source] StateFileError),
+    /// The state of the batch cannot be read, or not be written.
+    #[error("the state of the batch cannot be read, or not be written")]
+    Batch(#[source] StateFileError),
     /// A set's path cannot be used.
     #[error("the path of set {set} cannot be used")]
     Path {
@@ -112,6 +120,25 @@ pub enum StartError {
     /// The runtime stops.
     #[error("the manager is stopping")]
     Stopping,
+}
+
+/// Where the sets are on this server.
+struct Places {
+    /// Where each is edited.
+    edited: Vec<(SetName, PathBuf)>,
+    /// Their own paths.
+    own: Vec<(SetName, PathBuf)>,
+    roots: Roots,
+}
+
+impl Places {
+    /// All of them: either may have been switched.
+    fn all(&self, record: &SignedRecord) -> Vec<Source> {
+        let mut all = self.roots.guard(sources(record.record(), &self.own));
+        let is_own = |source: &Source| self.own.iter().any(|(_, path)| *path == source.path);
+        all.extend(sources(record.record(), &self.edited).into_iter().filter(|source| !is_own(source)));
+        all
+    }
 }
 
 struct Opened {
@@ -137,14 +164,21 @@ impl Manager {
             return Err(StartError::NotManager(record.record().manager().name.clone()));
         }
         let setup = Setup { sets: absolute(setup.sets)?, ..setup };
+        let epoch = record.record().version.epoch;
+        let live = Lives::open(&state, &setup.sets, setup.edited.clone(), epoch).map_err(StartError::Sources)?;
+        let (own, edited) = (setup.sets.clone(), live.edited(setup.sets));
+        let setup = Setup { sets: edited.clone(), ..setup };
         let roots = Roots::open(&state, setup.sets.iter().map(|(set, _)| set.clone())).map_err(StartError::Roots)?;
         let rollouts = Rollouts::open(&state).map_err(StartError::Rollout)?;
-        let (from, here, at) = ((state, setup.sets.clone(), roots.clone()), record.clone(), setup.at);
-        let opened = tokio::task::spawn_blocking(move || open(&from.0, (&from.1, &from.2), &here, at)).await;
+        let batch = Batches::open(&state).map_err(StartError::Batch)?;
+        let places = Places { edited, own, roots: roots.clone() };
+        let (here, at) = (record.clone(), setup.at);
+        let opened = tokio::task::spawn_blocking(move || open(&state, &places, &here, at)).await;
         let Opened { history, head, guard, tokens, known, believed } = opened.map_err(|_| StartError::Stopping)??;
         went_back(&record, &history, &head, &setup.seen)?;
         let (balancers, alarm) = (setup.balancers.clone(), setup.alarm.clone());
-        let shared = Arc::new(Shared::new(setup, roots, led, (head, history, guard), rollouts));
+        let shared =
+            Arc::new(Shared::new(setup, roots, led, (head, history, guard), (rollouts, batch, live), shutdown.clone()));
         let begun = shared.clone();
         let begin = move || {
             if let Err(error) = begun.sessions.tidy(begun.record.borrow().record()) {
@@ -153,6 +187,7 @@ impl Manager {
             epoch::begin(&begun)
         };
         tokio::task::spawn_blocking(begin).await.map_err(|_| StartError::Stopping)??;
+        shared.batch.begin(&shared.head.borrow().stored.header).map_err(StartError::Batch)?;
         shared.rollouts.begin(shared.record.borrow().record(), &shared.head.borrow().stored.header);
         tell(&shared);
         Ok(run(shared, tokens, balancers, (known, believed), &alarm, &shutdown))
@@ -194,7 +229,7 @@ pub(crate) fn holdings<'a>(history: &History, head: Number, has: &'a dyn Fn(Revi
 
 fn open(
     state: &std::path::Path,
-    (sets, roots): (&[(SetName, PathBuf)], &Roots),
+    places: &Places,
     record: &SignedRecord,
     at: Option<RevisionId>,
 ) -> Result<Opened, StartError> {
@@ -204,7 +239,7 @@ fn open(
     }
     let mut history = History::open(&state.join("history"))?;
     let server = record.record().manager().key;
-    let sources_here = roots.guard(sources(record.record(), sets));
+    let sources_here = places.all(record);
     let (log, idle) = (history.log().clone(), Arc::default());
     let site = Site { sources: sources_here, state: state.to_owned(), log, idle, server };
     let at = adopt::recover(&site, at, &history)?.or(at);
@@ -219,7 +254,7 @@ fn open(
     if let Some(LeftOut { path, why, .. }) = history.left_out().iter().find(newer) {
         return Err(StartError::LeftOut { path: path.clone(), why: why.clone() });
     }
-    let rules: Vec<_> = sources(record.record(), sets).into_iter().map(|source| source.rules).collect();
+    let rules: Vec<_> = sources(record.record(), &places.edited).into_iter().map(|source| source.rules).collect();
     let loaded = index::load(&state.join("index"), &rules);
     let root = stored.header.header().root;
     let (tree, known, believed) = match loaded {
@@ -303,6 +338,8 @@ fn run(
         failures: 0,
         proving: Default::default(),
         early: None,
+        batch: Default::default(),
+        live: LiveLook::new(Instant::now()),
         times: Times::new(Instant::now(), !believed, full),
     };
     let (record, sets, events) = (shared.record.clone(), shared.sets.clone(), shared.events.clone());

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use crate::{
     publish::{
+        batch::InBatch,
         head::Head,
         own_sets::{self, Live, SwitchError, entry, lines, named, places, same},
         round::{PublishError, decide_rollout},
@@ -74,6 +75,9 @@ pub enum AdoptError {
     /// The manager has other content there by now.
     #[error("the manager has changed {0} since")]
     Conflict(String),
+    /// A batch holds publishing.
+    #[error(transparent)]
+    InBatch(#[from] InBatch),
     /// The rollout of the head is stopped, or waits for a confirmation: only a publish, a rollback or a discard goes on.
     #[error("{0}")]
     Held(Hold),
@@ -131,6 +135,7 @@ impl Advise for AdoptError {
                 Advice::run("apply the edit to the manager's file", "bellwether edit SET:FILE")
                     .or(&Advice::run("or undo the edit, at the server", "bellwether drift revert NAME")),
             ),
+            Self::InBatch(batch) => batch.advice(),
             Self::Held(hold) => Some(decide_rollout(*hold)),
             Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Unknown(_) => Some(Advice::run("bring that server to the head", "bellwether sync NAME")),

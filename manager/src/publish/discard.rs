@@ -11,14 +11,18 @@ use bellwether_proto::{
 use bellwether_store::{
     apply::{Failed, Refused},
     history::HistoryError,
-    scan::{Look, ScanError, scan},
+    scan::{Look, ScanError, Source, scan},
     state::record::decide,
-    tree::{Tree, TreeError},
+    tree::{Change, Tree, TreeError},
 };
 
 use crate::{
     past::Past,
-    publish::own_sets::{self, Live, SwitchError, lines},
+    publish::{
+        batch::InBatch,
+        live::{Checkout, LiveError},
+        own_sets::{self, Live, SwitchError, lines},
+    },
     shared::Shared,
 };
 
@@ -45,12 +49,29 @@ pub struct Discarded {
     pub kept: Vec<String>,
 }
 
+impl Discarded {
+    pub(super) fn of(changes: &[Change], live: &Tree) -> Self {
+        Self { count: changes.len() as u64, first: lines(changes, live), kept: Vec::new() }
+    }
+
+    /// Both together.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.count += other.count;
+        self.first.extend(other.first);
+        self.kept.extend(other.kept);
+        self
+    }
+}
+
 /// Nothing is dropped. Nothing was changed, unless the error says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscardError {
     /// Another server leads in the same epoch.
     #[error("{0}")]
     Disputed(Arc<str>),
+    /// The batch that runs would lose its edits.
+    #[error(transparent)]
+    InBatch(#[from] InBatch),
     /// No such set.
     #[error("there is no set {0} in this group")]
     NoSet(SetName),
@@ -72,6 +93,12 @@ pub enum DiscardError {
     /// The switch failed.
     #[error("the content of the head could not be put into the manager's sets")]
     Failed(#[from] Failed),
+    /// A git checkout would lose its `.git`.
+    #[error(transparent)]
+    Checkout(#[from] Checkout),
+    /// The edits at the live paths cannot be dropped. Those in the directories where the sets are edited are.
+    #[error("the edits at the paths of the sets cannot be dropped")]
+    Live(#[from] LiveError),
     /// The manager stops.
     #[error("the manager is stopping; nothing was dropped")]
     Stopping,
@@ -89,11 +116,15 @@ impl From<SwitchError> for DiscardError {
 impl Advise for DiscardError {
     fn advice(&self) -> Option<Advice> {
         match self {
+            Self::InBatch(batch) => batch.advice(),
+            Self::Checkout(checkout) => checkout.advice(),
             Self::NoSet(_) => Some(Advice::run("see", "bellwether group show")),
             Self::Unfit(_) => Some(Advice::say("name the directories that the entries are in, too")),
             Self::OtherRules => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Disputed(_) => Some(decide()),
-            Self::History(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) | Self::Stopping => None,
+            Self::History(_) | Self::Scan(_) | Self::Refused(_) | Self::Failed(_) | Self::Live(_) | Self::Stopping => {
+                None
+            }
         }
     }
 }
@@ -103,6 +134,9 @@ pub(crate) fn discard(shared: &Arc<Shared>, known: &Tree, discard: &Discard) -> 
     shared.undisputed().map_err(DiscardError::Disputed)?;
     let head = shared.head.borrow().clone();
     let sources = own_sets::sources(shared, &head).ok_or(DiscardError::OtherRules)?;
+    if let Some(checkout) = shared.live.checkout(&sources) {
+        return Err(checkout.into());
+    }
     let live = scan(&sources, known, &Look::Stats)?.tree;
     let target = match discard.places.as_slice() {
         [] => head.tree.as_ref().clone(),
@@ -111,12 +145,27 @@ pub(crate) fn discard(shared: &Arc<Shared>, known: &Tree, discard: &Discard) -> 
             Ok::<_, DiscardError>(target.with_entry_of(&head.tree, set, path)?)
         })?,
     };
-    let changes = live.diff(&target);
-    let mut done = Discarded { count: changes.len() as u64, first: lines(&changes, &live), kept: Vec::new() };
-    if changes.is_empty() || discard.dry_run {
+    if discard.dry_run {
+        return Ok(Discarded::of(&live.diff(&target), &live));
+    }
+    switch(shared, sources, live, &target, LABEL)
+}
+
+/// Switches the sets from what they hold, `live`, to `target`, durably. What is replaced and not in the head becomes a kept copy
+/// with that label. Blocks.
+pub(super) fn switch(
+    shared: &Arc<Shared>,
+    sources: Vec<Source>,
+    live: Tree,
+    target: &Tree,
+    label: &str,
+) -> Result<Discarded, DiscardError> {
+    let (head, changes) = (shared.head.borrow().clone(), live.diff(target));
+    let mut done = Discarded::of(&changes, &live);
+    if changes.is_empty() {
         return Ok(done);
     }
-    let mut plan = Live::of(sources, live).plan(shared, (&head.tree, &target), changes, LABEL)?;
+    let mut plan = Live::of(sources, live).plan(shared, (&head.tree, target), changes, label)?;
     own_sets::supply(&mut plan, Past::of(shared).packs())??;
     done.kept = own_sets::switch(shared, plan)?;
     Ok(done)

@@ -1,9 +1,11 @@
 //! From an edit to a revision: scan, judge, sign, pack and offer; and reading it.
 
 pub(crate) mod adopt;
+pub(crate) mod batch;
 pub(crate) mod discard;
 pub(crate) mod head;
 mod links;
+pub(crate) mod live;
 mod own_sets;
 pub(crate) mod preview;
 pub(crate) mod proving;

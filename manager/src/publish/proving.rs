@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Instant};
 use bellwether_local::prove::{self, Commands};
 use bellwether_proto::{
     clock::micros,
+    name::SetName,
     revision::Number,
     status::{Event, Observation},
 };
-use bellwether_store::tree::Tree;
+use bellwether_store::tree::{Change, Tree};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -35,6 +36,18 @@ impl Proving {
         if !shared.commands.is_empty() {
             self.run(shared, head.stored.header.number(), shared.commands_for(&before.diff(&head.tree)), false);
         }
+    }
+
+    /// The files of these changes are as in the head again.
+    pub(super) fn again(&mut self, shared: &Arc<Shared>, changes: &[Change]) {
+        let number = shared.head.borrow().stored.header.number();
+        self.run(shared, number, shared.commands_for(changes), false);
+    }
+
+    /// The files of these sets' own paths are as in the head again.
+    pub(super) fn live(&mut self, shared: &Arc<Shared>, sets: &[SetName]) {
+        let number = shared.head.borrow().stored.header.number();
+        self.run(shared, number, shared.commands_of(sets), false);
     }
 
     /// A run that has not ended is given up, and its commands run with the new ones.

@@ -38,9 +38,11 @@ use crate::{
     failpoints,
     publish::{
         adopt::{self, Adopt, AdoptError, Adopted, Made},
+        batch::{BatchError, BeginBatch, Begun, Running},
         discard::{self, Discard, DiscardError, Discarded},
         head::Head,
         links,
+        live::{self, LiveLook},
         proving::Proving,
         put::{self, Asked, Changed},
         rollback::{self, Rollback, RollbackError, RolledBack},
@@ -78,6 +80,8 @@ pub(crate) enum Command {
     Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
     Rollback(Box<Rollback>, oneshot::Sender<Result<RolledBack, RollbackError>>),
     Discard(Discard, oneshot::Sender<Result<Discarded, DiscardError>>),
+    /// Begins a batch; its session ends it.
+    Batch(Box<BeginBatch>, oneshot::Sender<Result<Begun, BatchError>>),
     /// The sets as they are now; nothing is published.
     Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
@@ -118,6 +122,10 @@ pub(crate) struct Publisher {
     pub(crate) proving: Proving,
     /// The revision of the burst so far, prepared during the wait for more edits.
     pub(crate) early: Option<(Burst, Prepared)>,
+    /// The batch whose command runs.
+    pub(crate) batch: Running,
+    /// The next look at the live paths.
+    pub(crate) live: LiveLook,
     /// The times at which every entry and every byte are due to be checked.
     pub(crate) times: Times,
 }
@@ -154,7 +162,7 @@ impl Times {
     }
 }
 
-enum PublishTask {
+pub(super) enum PublishTask {
     /// The prepared one.
     Prepared(Box<Prepared>),
     /// The differences found there.
@@ -186,22 +194,24 @@ impl PublishTask {
             Self::Asked(look, request) => round::prepare(shared, known, look, &Cause::Asked(request), began)?,
             Self::Made(look, request) => {
                 let prepared = round::prepare(shared, known, look.clone(), &Cause::Judged(request), began)?;
-                put_back(shared, known.0, &prepared, &look);
-                prepared
+                return Ok(commit_made(shared, known.0, prepared, &look));
             }
         };
         Ok(round::commit(shared, prepared))
     }
 }
 
-/// Takes a change out of the sets again that was made here in order to be published, and that a command refuses.
-fn put_back(shared: &Arc<Shared>, known: &Tree, prepared: &Prepared, look: &Look) {
-    let (true, Look::At(places)) = (prepared.is_rejected(), look) else { return };
-    let places = places.keys().cloned().collect();
-    if let Err(error) = discard::discard(shared, known, &Discard { places, dry_run: false }) {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
+/// Commits a change that was made here in order to be published. One that a command refuses is taken out of the sets again.
+fn commit_made(shared: &Arc<Shared>, known: &Tree, prepared: Prepared, look: &Look) -> RoundResult {
+    let done = round::commit(shared, prepared);
+    if let (Err(PublishError::Rejected(_)), Look::At(places)) = (&done.outcome, look) {
+        let places = places.keys().cloned().collect();
+        if let Err(error) = discard::discard(shared, known, &Discard { places, dry_run: false }) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
+        }
     }
+    done
 }
 
 /// Makes a change and publishes it; none if it changes nothing. Blocks.
@@ -216,10 +226,7 @@ fn change(
     let prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
     made.sync()?;
-    if let Ok(prepared) = &prepared {
-        put_back(shared, known.0, prepared, &made.look());
-    }
-    Ok(Some(prepared.map(|prepared| round::commit(shared, prepared))))
+    Ok(Some(prepared.map(|prepared| commit_made(shared, known.0, prepared, &made.look()))))
 }
 
 impl Publisher {
@@ -234,6 +241,7 @@ impl Publisher {
             () = stopped(&mut shutdown) => return,
         }
         self.tell_sets();
+        self.tell_batch();
         self.end_hold().await;
         self.proving.begin(&self.shared);
         loop {
@@ -263,6 +271,8 @@ impl Publisher {
                     }
                 }
                 () = self.shared.base_wanted.notified() => self.times.want_base(Instant::now()),
+                ending = self.batch.ending() => self.end_batch(ending).await,
+                () = self.live.due() => self.look_live().await,
                 () = self.dirty.changed() => {}
                 () = tokio::time::sleep_until(next.into()) => self.due().await,
             }
@@ -356,13 +366,16 @@ impl Publisher {
     async fn command(&mut self, command: Command, shutdown: &mut watch::Receiver<bool>) {
         match command {
             Command::Publish(request, answer) => {
-                self.dirty.take();
-                let _ = answer.send(self.asked(PublishTask::Asked(Look::Stats, request)).await);
+                let _ = answer.send(self.publish(request).await);
             }
             Command::Change(asked, answer) => {
                 let _ = answer.send(self.change(asked).await);
             }
             Command::Hold { answer, over } => {
+                if let Err(batch) = self.shared.batch.refuse() {
+                    let _ = answer.send(Err(batch.into()));
+                    return;
+                }
                 self.dirty.take();
                 // Every difference counts, even a refused one.
                 let request = Request { dry_run: true, accept: true, ..Request::default() };
@@ -381,6 +394,9 @@ impl Publisher {
             Command::Discard(discard, answer) => {
                 let _ = answer.send(self.discard(discard).await);
             }
+            Command::Batch(begin, answer) => {
+                let _ = answer.send(self.begin_batch(*begin).await);
+            }
             Command::Look(answer) => {
                 // Every difference counts, even a refused one.
                 let cause = Cause::Asked(Request { dry_run: true, accept: true, ..Request::default() });
@@ -389,7 +405,22 @@ impl Publisher {
         }
     }
 
-    async fn asked(&mut self, work: PublishTask) -> Result<Published, PublishError> {
+    /// Publishes at a person's request, who decides on a batch that ended without a result, too.
+    async fn publish(&mut self, request: Request) -> Result<Published, PublishError> {
+        let decides = !request.dry_run;
+        if decides {
+            self.shared.batch.refuse_running()?;
+        }
+        self.dirty.take();
+        let published = self.asked(PublishTask::Asked(Look::Stats, request)).await;
+        if decides && published.is_ok() {
+            self.trust_sources().await;
+            self.lift_batch("a person published its edits").await;
+        }
+        published
+    }
+
+    pub(super) async fn asked(&mut self, work: PublishTask) -> Result<Published, PublishError> {
         let (outcome, unread) = self.attempt(work).await?;
         Ok(match outcome {
             Outcome::Same => Published { revision: None, changes: Changes::default(), unread },
@@ -403,6 +434,7 @@ impl Publisher {
     async fn change(&mut self, asked: Box<Asked>) -> Result<Changed, put::ChangeError> {
         // Before the file is touched.
         self.shared.undisputed().map_err(put::ChangeError::Disputed)?;
+        self.shared.batch.refuse()?;
         if let Some(hold) = self.shared.held() {
             return Err(put::ChangeError::Held(hold));
         }
@@ -425,6 +457,7 @@ impl Publisher {
 
     async fn adopt(&mut self, adopt: Adopt) -> Result<Adopted, AdoptError> {
         self.shared.undisputed().map_err(AdoptError::Disputed)?;
+        self.shared.batch.refuse()?;
         if let Some(hold) = self.shared.held() {
             return Err(AdoptError::Held(hold));
         }
@@ -448,6 +481,7 @@ impl Publisher {
 
     async fn rollback(&mut self, rollback: Rollback) -> Result<RolledBack, RollbackError> {
         self.shared.undisputed().map_err(RollbackError::Disputed)?;
+        self.shared.batch.refuse()?;
         self.early = None;
         // In place of a stopped revision, earlier content goes to all members at once, whoever asks for it.
         let replaced = self.shared.rollouts.replaceable(&self.shared.head.borrow().stored.header);
@@ -464,10 +498,8 @@ impl Publisher {
             // On top of the head: edits elsewhere that are not published are no part of this revision.
             let (head, cause) = (shared.head.borrow().clone(), Cause::Judged(rollback.request(way.back.to)));
             let prepared = round::prepare(&shared, (&head.tree, &waiting), look.clone(), &cause, began);
-            if let Ok(prepared) = &prepared {
-                put_back(&shared, &known, prepared, &look);
-            }
-            Ok::<_, RollbackError>((way.back, Some(prepared.map(|prepared| round::commit(&shared, prepared)))))
+            let done = prepared.map(|prepared| commit_made(&shared, &known, prepared, &look));
+            Ok::<_, RollbackError>((way.back, Some(done)))
         };
         let (mut back, seen) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
         let Some(seen) = seen else { return Ok(back) };
@@ -482,10 +514,27 @@ impl Publisher {
     }
 
     async fn discard(&mut self, discard: Discard) -> Result<Discarded, DiscardError> {
+        let (whole, dry_run) = (discard.places.is_empty(), discard.dry_run);
+        if !dry_run {
+            self.shared.batch.refuse_running()?;
+        }
         self.early = None;
-        let (shared, known, dry_run) = (self.shared.clone(), self.known.clone(), discard.dry_run);
-        let work = move || discard::discard(&shared, &known, &discard);
+        let (shared, known) = (self.shared.clone(), self.known.clone());
+        let work = move || {
+            let done = discard::discard(&shared, &known, &discard)?;
+            // The live paths hold the head, too.
+            let (live, sets) = if whole { live::restore(&shared, dry_run)? } else { Default::default() };
+            Ok::<_, DiscardError>((done.and(live), sets))
+        };
         let done = tokio::task::spawn_blocking(work).await.map_err(|_| DiscardError::Stopping)?;
+        if whole && !dry_run && done.is_ok() {
+            self.lift_batch("a person dropped its edits").await;
+            self.trust_sources().await;
+        }
+        let done = done.map(|(done, sets)| {
+            self.proving.live(&self.shared, &sets);
+            done
+        });
         if !dry_run {
             // The edits that are left, if any, are found again.
             self.dirty.take();
@@ -506,14 +555,14 @@ impl Publisher {
         }
     }
 
-    async fn prepare(&self, look: Look, cause: Cause) -> Result<Prepared, PublishError> {
+    pub(super) async fn prepare(&self, look: Look, cause: Cause) -> Result<Prepared, PublishError> {
         let began = Instant::now();
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let work = move || round::prepare(&shared, (&known, &waiting), look, &cause, began);
         tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)?
     }
 
-    async fn round(&mut self, work: PublishTask) {
+    pub(super) async fn round(&mut self, work: PublishTask) {
         if matches!(work, PublishTask::Look(Look::Stats | Look::Bytes)) {
             self.times.rescan = Instant::now() + self.rescan_in();
         }
@@ -547,7 +596,12 @@ impl Publisher {
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let publish = move || work.publish(&shared, (&known, &waiting));
         let seen = tokio::task::spawn_blocking(publish).await.map_err(|_| PublishError::Stopping)?;
-        if made { Box::pin(self.settle_made(seen)).await } else { self.settle(seen) }
+        let is_whole = seen.as_ref().is_ok_and(|seen| matches!(seen.looked, Look::Stats | Look::Bytes));
+        let settled = if made { Box::pin(self.settle_made(seen)).await } else { self.settle(seen) };
+        if is_whole && matches!(settled, Ok((Outcome::Same, _))) {
+            self.trust_sources().await;
+        }
+        settled
     }
 
     /// Takes the findings of a publish; returns its outcome, and the entries that could not be published, for people.
@@ -559,6 +613,7 @@ impl Publisher {
                 let before = self.shared.head.borrow().tree.clone();
                 self.announce(head);
                 self.proving.head(&self.shared, head, &before);
+                self.live.soon();
             }
             Ok(Outcome::Same) => tracing::debug!("nothing differs from the head"),
             Ok(Outcome::Held(changes)) => tracing::debug!(changes = changes.count, "not published without a request"),
@@ -642,13 +697,21 @@ impl Publisher {
             Ok(Outcome::Same | Outcome::Published(..)) | Err(PublishError::Scan(ScanError::Elsewhere { .. })) => None,
             Ok(Outcome::Held(changes)) => {
                 let entries = if changes.count == 1 { "entry differs" } else { "entries differ" };
-                let next = match (self.shared.holds_watching(), self.shared.held()) {
-                    (true, _) => "watching is held until: bellwether resume".to_owned(),
-                    (false, Some(hold)) => format!(
-                        "{hold}; to publish them all the same: bellwether publish; to drop them: bellwether discard"
-                    ),
-                    (false, None) => "publish: bellwether publish".to_owned(),
+                let batch = self.shared.batch.now().map(|batch| match batch.is_running() {
+                    true => format!("they are held until the end of the batch of {} ({})", batch.owner, batch.command),
+                    false => "to publish them: bellwether publish; to drop them: bellwether discard".to_owned(),
+                });
+                let stale = || {
+                    self.shared.live.holds().then(|| "the source may be older than the head; to publish it all the same: bellwether publish; to drop what differs: bellwether discard".to_owned())
                 };
+                let next =
+                    batch.or_else(stale).unwrap_or_else(|| match (self.shared.holds_watching(), self.shared.held()) {
+                        (true, _) => "watching is held until: bellwether resume".to_owned(),
+                        (false, Some(hold)) => format!(
+                            "{hold}; to publish them all the same: bellwether publish; to drop them: bellwether discard"
+                        ),
+                        (false, None) => "publish: bellwether publish".to_owned(),
+                    });
                 Some(format!("{} {entries} from the head; {next}", changes.count))
             }
             Err(error) => Some(match error.advice() {

@@ -24,6 +24,7 @@ use bellwether_store::{
 
 use crate::{
     publish::{
+        batch::InBatch,
         round::{PublishError, back_or_accept, decide_rollout},
         safety::{Fright, Step},
     },
@@ -85,6 +86,9 @@ pub enum ChangeError {
     /// The file is unchanged.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
+    /// A batch holds publishing.
+    #[error(transparent)]
+    InBatch(#[from] InBatch),
     /// The rollout of the head is stopped, or waits for a confirmation: only a publish, a rollback or a discard goes on.
     #[error("{0}")]
     Held(Hold),
@@ -121,6 +125,7 @@ impl Advise for ChangeError {
             Self::Conflict(file, _) | Self::Replace(ReplaceError::Changed(file)) => {
                 Some(Advice::run("read it again and repeat the change", format!("bellwether get {file}")))
             }
+            Self::InBatch(batch) => batch.advice(),
             Self::Held(hold) => Some(decide_rollout(*hold)),
             Self::Unpublished(_) => Some(Advice::run("first, at the manager", "bellwether publish")),
             Self::Publish(publish) => publish.advice(),

@@ -23,6 +23,7 @@ use crate::{
     EditError,
     past::{FindError, Past},
     publish::{
+        batch::InBatch,
         own_sets::{self, Live, SwitchError, entry, lines, named},
         round::{PublishError, Request},
         safety::{Fright, Step, under},
@@ -77,6 +78,9 @@ pub enum RollbackError {
     /// Another server leads in the same epoch.
     #[error("{0}")]
     Disputed(Arc<str>),
+    /// A batch holds publishing.
+    #[error(transparent)]
+    InBatch(#[from] InBatch),
     /// The revision that is to be taken back is not the head any more.
     #[error("revision {0} is not the head any more")]
     NotHead(Number),
@@ -170,6 +174,7 @@ impl From<PublishError> for RollbackError {
 impl Advise for RollbackError {
     fn advice(&self) -> Option<Advice> {
         match self {
+            Self::InBatch(batch) => batch.advice(),
             Self::Find(find) => find.advice(),
             Self::NoSet(_) => Some(Advice::run("see", "bellwether group show")),
             Self::NoPlace { to, .. } => Some(Advice::run("see", format!("bellwether tree --at {to}"))),

@@ -24,6 +24,7 @@ use bellwether_proto::{
     revision::{ACCEPTED, CONFIRM_WITHIN, Header, Number, REPLACES, RevisionId, SignedHeader, TAKEN_BACK},
 };
 use bellwether_store::{
+    apply::Refused,
     history::{HistoryError, NewPack, Stored},
     pack::{self, Contents, PackError},
     scan::{Depth, HardLink, Keeping, Look, Means, Notice, Scan, ScanError, Source, Unread, scan_keeping, sources},
@@ -34,7 +35,9 @@ use bellwether_store::{
 use crate::{
     failpoints,
     publish::{
+        batch::InBatch,
         head::Head,
+        live::{self, Checkout, LiveError},
         safety::{Fright, Step},
         waiting::Waiting,
     },
@@ -91,12 +94,21 @@ pub enum PublishError {
     /// The record names a set that has no path on this server.
     #[error("nothing was published: set {0} has no path on this server")]
     NoPath(SetName),
+    /// A git checkout would be published with its `.git`.
+    #[error("nothing was published: {0}")]
+    Checkout(#[from] Checkout),
+    /// The live paths of the manager's sets do not take it.
+    #[error("nothing was published")]
+    Live(#[source] LiveError),
     /// The request does not fit into a revision.
     #[error("{0}; nothing was published")]
     Malformed(#[from] Malformed),
     /// The content cannot be read, or is not whole yet.
     #[error("not published yet: {0}; it is tried again")]
     Waits(String),
+    /// A batch holds publishing.
+    #[error(transparent)]
+    InBatch(#[from] InBatch),
     /// Another server leads in the same epoch: two histories would diverge.
     #[error("{0}")]
     Disputed(Arc<str>),
@@ -106,6 +118,17 @@ pub enum PublishError {
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
+}
+
+impl From<LiveError> for PublishError {
+    fn from(error: LiveError) -> Self {
+        match error {
+            LiveError::Rejected(complaint) => Self::Rejected(complaint),
+            LiveError::Stopping => Self::Stopping,
+            LiveError::Refused(Refused::Missing(_)) => Self::Waits("files changed while they were read".to_owned()),
+            other => Self::Live(other),
+        }
+    }
 }
 
 impl Advise for PublishError {
@@ -118,12 +141,18 @@ impl Advise for PublishError {
             ),
             Self::Level(_) => Some(Advice::run("first, at the manager", "bellwether group set --level 2")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
+            Self::InBatch(batch) => batch.advice(),
+            Self::Checkout(checkout) => checkout.advice(),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
             Self::Scan(ScanError::Elsewhere { .. }) => Some(back_or_accept()),
-            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Malformed(_) | Self::Stopping => {
-                None
-            }
+            Self::Scan(_)
+            | Self::Tree(_)
+            | Self::Pack(_)
+            | Self::History(_)
+            | Self::Live(_)
+            | Self::Malformed(_)
+            | Self::Stopping => None,
         }
     }
 }
@@ -283,11 +312,6 @@ impl Prepared {
 }
 
 impl Prepared {
-    /// Whether a command refuses the files.
-    pub(crate) fn is_rejected(&self) -> bool {
-        matches!(self.outcome, Err(PublishError::Rejected(_)))
-    }
-
     /// The sets as they were scanned.
     pub(crate) fn into_tree(self) -> Tree {
         self.tree
@@ -298,7 +322,7 @@ enum Ready {
     Same,
     Held(Changes),
     /// A whole pack, on the disk, not yet part of the history.
-    Packed(NewPack, Changes, Step),
+    Packed(Box<(NewPack, SignedHeader)>, Changes, Step),
 }
 
 /// Prepares a publish of the differences that `look` finds. `known`: the sets as last scanned, and the waiting entries.
@@ -316,9 +340,12 @@ pub(crate) fn prepare(
     shared.undisputed().map_err(PublishError::Disputed)?;
     let record = shared.record.borrow().clone();
     let (head, record) = (shared.head.borrow().clone(), record.record());
-    let sources = shared.roots.guard(sources(record, &shared.sets));
+    let sources = shared.guard_roots(sources(record, &shared.sets));
     if let Some(lost) = record.policy.sets.iter().find(|rules| sources.iter().all(|s| s.rules.name != rules.name)) {
         return Err(PublishError::NoPath(lost.name.clone()));
+    }
+    if let Some(checkout) = shared.live.checkout(&sources) {
+        return Err(checkout.into());
     }
     if matches!(cause, Cause::Asked(Request { accept: true, dry_run: false, .. })) {
         shared.roots.accept();
@@ -356,7 +383,7 @@ pub(crate) fn prepare(
 }
 
 /// Makes the prepared publish part of the history: a returned head survives a power loss.
-pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> RoundResult {
+pub(crate) fn commit(shared: &Arc<Shared>, prepared: Prepared) -> RoundResult {
     let Prepared { looked, tree, found, outcome, accepted, began, .. } = prepared;
     let outcome = outcome.and_then(|ready| match ready {
         Ready::Same => {
@@ -366,8 +393,9 @@ pub(crate) fn commit(shared: &Shared, prepared: Prepared) -> RoundResult {
             Ok(Outcome::Same)
         }
         Ready::Held(changes) => Ok(Outcome::Held(changes)),
-        Ready::Packed(pack, changes, step) => {
-            let head = Head::new(keep(shared, pack)?, Arc::new(tree.clone()), began);
+        Ready::Packed(packed, changes, step) => {
+            let (pack, header) = *packed;
+            let head = Head::new(keep_with_live(shared, pack, &header, &tree)?, Arc::new(tree.clone()), began);
             let (mut guard, now) = (shared.guard(), Instant::now());
             if accepted {
                 guard.accept(head.tree.clone(), now);
@@ -446,6 +474,9 @@ impl Publishing<'_> {
         let changes = self.head.tree.diff(tree);
         let summary = Changes::of(&changes, &self.head.tree);
         let asked = cause.request();
+        if asked.is_none() && (self.shared.batch.holds() || self.shared.live.holds()) {
+            return Ok(Ready::Held(summary));
+        }
         let mut step = Step::new(&self.head.tree, tree, &changes);
         let judged = matches!(cause, Cause::Judged(_)) || asked.is_some_and(|request| request.accept);
         if !judged && let Some(fright) = self.shared.guard().judge(&mut step, tree, Instant::now()) {
@@ -459,9 +490,14 @@ impl Publishing<'_> {
         if asked.is_none() && (holds || self.record.policy.publish == Publish::Manual) {
             return Ok(Ready::Held(summary));
         }
+        if asked.is_none()
+            && let Some(complaint) = self.shared.live.refused(root)
+        {
+            return Err(PublishError::Rejected(complaint));
+        }
         self.validate(&changes)?;
         let header = self.header(root, asked)?;
-        self.pack(&header, &changes).map(|pack| Ready::Packed(pack, summary, step))
+        self.pack(&header, &changes).map(|pack| Ready::Packed(Box::new((pack, header)), summary, step))
     }
 
     /// Runs the commands that validate the changed sets. The files are in their places here already.
@@ -470,7 +506,7 @@ impl Publishing<'_> {
         if commands.is_empty() {
             return Ok(());
         }
-        let validated = tokio::runtime::Handle::current().block_on(prove::validate(&commands));
+        let validated = self.shared.wait_for_commands(prove::validate(&commands)).ok_or(PublishError::Stopping)?;
         validated.map_err(PublishError::Rejected)
     }
 
@@ -580,6 +616,23 @@ pub(crate) fn end_hold(shared: &Shared) -> Result<Head, PublishError> {
     Ok(Head::new(stored, head.tree.clone(), Instant::now()))
 }
 
+/// Makes a pack part of the history, after the live paths of the manager's sets hold its revision.
+fn keep_with_live(
+    shared: &Arc<Shared>,
+    pack: NewPack,
+    header: &SignedHeader,
+    tree: &Tree,
+) -> Result<Arc<Stored>, PublishError> {
+    let followed = live::follow(shared, header, tree)?;
+    let stored = keep(shared, pack);
+    match (&stored, followed) {
+        (Ok(_), Some(followed)) => followed.keep(shared),
+        (Err(_), Some(followed)) => followed.take_back(shared),
+        (_, None) => {}
+    }
+    stored
+}
+
 /// Makes a pack part of the history.
 fn keep(shared: &Shared, pack: NewPack) -> Result<Arc<Stored>, PublishError> {
     // Lanes go on reading the history during the wait for the disk.
@@ -615,7 +668,7 @@ pub(crate) fn base(shared: &Shared, revisions: usize) -> Result<(), PublishError
         parent: &empty,
         rules: &rules,
         changes: &empty.diff(&head.tree),
-        sources: &shared.roots.guard(rules.iter().filter_map(path).collect()),
+        sources: &shared.guard_roots(rules.iter().filter_map(path).collect()),
         history: Some(&history),
         codec: record.record().policy.codec,
         outlines: shared.outlines.as_ref(),

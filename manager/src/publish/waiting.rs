@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// The pause before an unreadable entry is tried again: the first and the longest; it doubles each time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-type SetPath = (SetName, EntryPath);
+pub(crate) type SetPath = (SetName, EntryPath);
 
 /// Entries that could not be read at the last scan, and those that were published while they were open.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +81,11 @@ impl Waiting {
             }
             self.unread.insert(place, wait);
         }
+    }
+
+    /// The entries that could not be read at the last scan.
+    pub(crate) fn places(&self) -> impl Iterator<Item = &SetPath> {
+        self.unread.keys()
     }
 
     /// The time of the next try.

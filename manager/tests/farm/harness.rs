@@ -226,6 +226,7 @@ async fn start(
         name: name("m"),
         key: key.clone(),
         sets: vec![(set(), directory.join("live"))],
+        edited: Default::default(),
         commands: Default::default(),
         group: group.clone(),
         at: None,

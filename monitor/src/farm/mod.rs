@@ -12,7 +12,7 @@ use bellwether_proto::{
     name::{ServerName, SetName},
     record::Record,
     revision::Number,
-    status::{Event, FarmStatus, ProcedureStatus, RolloutState, RolloutStatus, SetStatus},
+    status::{Batch, Event, FarmStatus, ProcedureStatus, RolloutState, RolloutStatus, SetStatus},
 };
 
 pub use configured::differing;
@@ -42,6 +42,8 @@ pub struct Farm {
     procedures: Vec<ProcedureStatus>,
     /// The rollout of the head in waves, at the manager.
     rollout: Option<RolloutStatus>,
+    /// The batch, at the manager.
+    batch: Option<Batch>,
 }
 
 impl Farm {
@@ -61,6 +63,7 @@ impl Farm {
             servers: BTreeMap::new(),
             procedures: Vec::new(),
             rollout: None,
+            batch: None,
         }
     }
 
@@ -89,6 +92,7 @@ impl Farm {
             Event::Sets(sets) => self.sets = sets,
             Event::Procedures(procedures) => self.procedures = procedures,
             Event::Rollout(rollout) => self.rollout = rollout.map(|rollout| *rollout),
+            Event::Batch(batch) => self.batch = batch.map(|batch| *batch),
             Event::Fenced { server, conflict, reason } => {
                 if let Some(server) = self.servers.get_mut(&server) {
                     server.fence(conflict, reason);
@@ -119,6 +123,7 @@ impl Farm {
         if turned {
             self.unpublished = None;
             self.rollout = None;
+            self.batch = None;
         }
         if self.record.as_ref().is_some_and(|before| before.version.epoch != record.version.epoch) {
             // A server that refuses this epoch, too, says so again.
@@ -168,6 +173,7 @@ impl Farm {
             procedures: self.procedures.clone(),
             expelled: record.and_then(|record| self.expelled(record)),
             rollout: self.rollout.clone(),
+            batch: self.batch.clone(),
         }
     }
 

@@ -5,8 +5,11 @@ mod rollout;
 use std::fmt::Write as _;
 
 use bellwether_proto::{
+    name::ServerName,
     record::Role,
-    status::{FarmStatus, ProcedureState, ProcedureStatus, ServerStatus, SetStatus, State, UnreadEntry, Writers},
+    status::{
+        Batch, FarmStatus, ProcedureState, ProcedureStatus, ServerStatus, SetStatus, State, UnreadEntry, Writers,
+    },
 };
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Table, Width};
 
@@ -104,6 +107,7 @@ pub fn render_server(status: &FarmStatus, server: &ServerStatus, look: Look) -> 
         sets: Vec::new(),
         procedures: status.procedures.iter().filter(|procedure| procedure.servers.contains(name)).cloned().collect(),
         unpublished: status.unpublished.clone().filter(|_| status.manager == *name),
+        batch: status.batch.clone().filter(|_| status.manager == *name),
         warnings: status.warnings.iter().filter(|_| status.observer == *name).cloned().collect(),
         quarantined: status.quarantined.iter().filter(|_| status.observer == *name).cloned().collect(),
         ..status.clone()
@@ -216,7 +220,7 @@ fn row(status: &FarmStatus, server: &ServerStatus, look: Look) -> [Cell; 8] {
         Cell::new(lag(server)),
         Cell::new(server.last_update_us.map_or_else(dash, micros)),
         Cell::new(server.seen_ms.map_or_else(|| "never".to_owned(), |seen_ms| ago(status.time_ms, seen_ms))),
-        Cell::new(note(server)),
+        Cell::new(note(status, server)),
     ]
 }
 
@@ -230,8 +234,10 @@ pub(crate) fn lag(server: &ServerStatus) -> String {
 }
 
 /// The present activity, in a few words; the table is followed by whole reasons.
-fn note(server: &ServerStatus) -> String {
-    let said = [if server.drained { "drained".to_owned() } else { String::new() }, doing(server)];
+fn note(status: &FarmStatus, server: &ServerStatus) -> String {
+    let batch = status.batch.as_ref().filter(|_| status.manager == server.name);
+    let batch = batch.map_or("", |batch| if batch.is_running() { "a batch runs" } else { "a batch, see below" });
+    let said = [if server.drained { "drained" } else { "" }.to_owned(), batch.to_owned(), doing(server)];
     said.into_iter().filter(|said| !said.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
@@ -302,6 +308,7 @@ pub fn problems(status: &FarmStatus) -> Vec<String> {
     if status.paused {
         lines.push("propagation is paused: `bellwether resume`, or `bellwether sync` for what is there now".to_owned());
     }
+    lines.extend(status.batch.iter().map(|batch| self::batch(&status.manager, batch)));
     if let Some(unpublished) = &status.unpublished {
         lines.push(format!("{} · unpublished: {}", status.manager, plain(unpublished)));
     }
@@ -355,6 +362,16 @@ fn procedure(procedure: &ProcedureStatus) -> String {
         ProcedureState::Stopped => format!("; it does nothing by itself: `bellwether procedure show {id}`"),
     };
     format!("{id} · {} · {command} · step {step} of {steps}: {}{todo}", state.word(), plain(what))
+}
+
+/// The batch at the manager, and the next action.
+fn batch(manager: &ServerName, batch: &Batch) -> String {
+    let next = if batch.is_running() {
+        "nothing else is published meanwhile"
+    } else {
+        "to publish them: `bellwether publish`; to drop them: `bellwether discard`"
+    };
+    format!("{manager} · {}; {next}", plain(&batch.described()))
 }
 
 /// The note that a server is out of service and no procedure brings it back.

@@ -73,6 +73,7 @@ pub(crate) fn farm(servers: Vec<ServerStatus>) -> FarmStatus {
         procedures: Vec::new(),
         expelled: None,
         rollout: None,
+        batch: None,
     }
 }
 

@@ -11,7 +11,10 @@ use super::{
     place::Area,
     work::{Work, with_source},
 };
-use crate::{failpoint, scan::ScanError};
+use crate::{
+    failpoint,
+    scan::{ScanError, Source},
+};
 
 fn stuck(what: impl Into<String>, back: impl Into<String>) -> Failed {
     Failed::Stuck { what: what.into(), back: back.into() }
@@ -20,17 +23,19 @@ fn stuck(what: impl Into<String>, back: impl Into<String>) -> Failed {
 impl Work {
     /// The apply that a journal tells of, with its sets opened again.
     fn resume(site: &Site, journal: Journal) -> Result<Self, String> {
-        let mut areas = Vec::new();
+        let (mut areas, mut sources) = (Vec::new(), Vec::new());
         for set in &journal.sets {
-            let source = site.sources.iter().find(|source| source.rules.name == set.name);
-            let source = source.filter(|source| source.path == set.path).ok_or_else(|| {
+            // A set may have two places on this server.
+            let is = |source: &&Source| source.rules.name == set.name && source.path == set.path;
+            let source = site.sources.iter().find(is).ok_or_else(|| {
                 let path = set.path.display();
                 format!("set {} was at {path} when the switch began; configure it there until it is finished", set.name)
             })?;
             let opened = Area::reopen(source, set.inside, &set.beside);
             areas.push(opened.map_err(|error| format!("cannot open set {}: {error}", set.name))?);
+            sources.push(source.clone());
         }
-        Ok(Self::new(site, journal, areas))
+        Ok(Self::new(&Site { sources, ..site.clone() }, journal, areas))
     }
 
     /// Completes every operation that can be completed; gives those that cannot, by name.

@@ -75,6 +75,10 @@ places! {
     procedures = "procedures.json": Content::State;
     /// The state of a rollout in waves, at the manager.
     rollout = "rollout.json": Content::State;
+    /// The batch, at the manager.
+    batch = "batch.json": Content::State;
+    /// The directories in which a manager's sets are edited, where these are not the sets' paths.
+    sources = "sources.json": Content::State;
     /// Revisions that were only heard of.
     seen = "seen.json": Content::State;
     /// The note that the revision was confirmed when the agent ended (W12).
@@ -187,6 +191,8 @@ impl Layout {
             self.tokens(),
             self.procedures(),
             self.rollout(),
+            self.batch(),
+            self.sources(),
             self.seen(),
             self.confirmed(),
             self.ticket(),

@@ -45,6 +45,8 @@ pub(super) struct File {
 pub(super) struct Set {
     pub(super) name: String,
     pub(super) path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) local: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,9 +75,6 @@ impl Set {
     }
 }
 
-/// Keys of a later version.
-const RESERVED: [(&str, &str); 1] = [("source", "this version publishes from the set's own path only")];
-
 /// The path and content of the file; no content if it is missing and no flag named it.
 pub(super) fn read(given: &Given) -> Result<(PathBuf, Option<File>), ConfigError> {
     let named = given.file.as_deref();
@@ -90,13 +89,6 @@ pub(super) fn read(given: &Given) -> Result<(PathBuf, Option<File>), ConfigError
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     let wrong = |what: String| ConfigError::File { file: path.to_owned(), what };
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.to_string()))?;
-    let sets = table.get("set").and_then(toml::Value::as_array);
-    for set in sets.into_iter().flatten().filter_map(toml::Value::as_table) {
-        if let Some((key, why)) = RESERVED.iter().find(|(key, _)| set.contains_key(*key)) {
-            return Err(wrong(format!("[[set]] {key}: {why}; remove the key")));
-        }
-    }
     toml::from_str(text).map_err(|e| wrong(e.to_string()))
 }
 
@@ -117,6 +109,7 @@ pub fn to_toml(config: &Config) -> String {
             .map(|set| Set {
                 name: set.name.to_string(),
                 path: text(&set.path),
+                source: set.source.as_deref().map(text),
                 local: set.local.clone(),
                 preset: None,
                 user: None,

@@ -23,6 +23,7 @@ const FULL: &str = r#"
     [[set]]
     name = "nginx"
     path = "/srv/farm/nginx/"
+    source = "/srv/git/nginx"
     local = ["conf.d/local-*.conf"]
 
     [[set]]
@@ -41,6 +42,8 @@ fn the_documented_file_is_read() {
     let sets: Vec<_> = config.sets.iter().map(|set| (set.name.as_str(), set.path.to_str().unwrap())).collect();
     assert_eq!(sets, [("haproxy", "/srv/farm/haproxy"), ("nginx", "/srv/farm/nginx")]);
     assert_eq!(config.sets[1].local, ["conf.d/local-*.conf"]);
+    let sources: Vec<_> = config.sets.iter().map(|set| set.source.as_deref()).collect();
+    assert_eq!(sources, [None, Some(Path::new("/srv/git/nginx"))]);
 }
 
 #[test]
@@ -88,7 +91,21 @@ fn what_is_wrong_is_named() {
         ("[[set]]\nname = 'a'\npath = 'etc'", "[[set]] number 1: path: 'etc' is not an absolute path"),
         ("[[set]]\nname = 'a'\npath = '/srv/../etc'", "is not an absolute path without .."),
         ("[[set]]\nname = 'a'\npath = '/srv/a'\nreload = ''", "[[set]] number 1: reload: an empty command"),
-        ("[[set]]\nname = 'a'\npath = '/srv/a'\nsource = '/x'", "source: this version publishes from"),
+        ("[[set]]\nname = 'a'\npath = '/srv/a'\nsource = 'x'", "[[set]] number 1: source: 'x' is not an absolute path"),
+        (
+            "[[set]]\nname = 'a'\npath = '/srv/a'\nsource = '/srv/a/git'",
+            "the source of a set and its path must not nest",
+        ),
+        (
+            "[[set]]\nname = 'a'\npath = '/srv/a/live'\nsource = '/srv/a'",
+            "the source of a set and its path must not nest",
+        ),
+        ("[[set]]\nname = 'a'\npath = '/srv/a'\nsource = '/srv/a'", "the source of a set and its path must not nest"),
+        ("[[set]]\nname = 'a'\npath = '/srv/a'\nsource = '/var/lib/bellwether/x'", "lies in the state directory"),
+        (
+            "[[set]]\nname = 'a'\npath = '/srv/a'\n[[set]]\nname = 'b'\npath = '/srv/b'\nsource = '/srv/a/b'",
+            "/srv/a holds or is set b; sets must not nest",
+        ),
         ("[[set]]\nname = 'a'\npath = '/srv/a'\nmode = 1", "unknown field `mode`"),
     ] {
         let error = load_text(text, &Flags::default()).expect_err(text);

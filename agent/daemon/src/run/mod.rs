@@ -27,8 +27,8 @@ use bellwether_proto::{
     ready::Ready,
     status::{Event, FarmStatus},
     v1::{
-        StatusRequest, admin_server::AdminServer, edited_server::EditedServer, group_server::GroupServer,
-        past_server::PastServer, push_server::PushServer,
+        StatusRequest, admin_server::AdminServer, batches_server::BatchesServer, edited_server::EditedServer,
+        group_server::GroupServer, past_server::PastServer, push_server::PushServer,
     },
 };
 use std::{
@@ -77,6 +77,7 @@ use crate::{
         Agent, ManagersWord,
         access::Access,
         admin::AdminService,
+        batch::BatchService,
         drift::{Caller, DriftService},
         group::GroupService,
         past::PastService,
@@ -288,8 +289,8 @@ fn group(layout: &Layout) -> Result<(Arc<KeyPair>, Held), Ended> {
 }
 
 fn recover_only(layout: &Layout, config: &Config, held: &Held, key: &PublicKey) -> Result<(), Ended> {
-    let (paths, commands) = (role::paths(config), role::commands(config));
-    let recovered = bellwether_member::recover(layout, &paths, &commands, held.current.record(), key);
+    let (paths, edited, commands) = (role::paths(config), role::edited(config), role::commands(config));
+    let recovered = bellwether_member::recover(layout, (&paths, &edited), &commands, held.current.record(), key);
     recovered.map(drop).map_err(|e| {
         Ended::failed(&e).hint("everything was left as it is; repair the cause, and give the command again")
     })
@@ -444,10 +445,12 @@ async fn serve(
     let admin = tonic::service::interceptor::InterceptedService::new(admin, socket::only_owner);
     let drift = tonic::service::interceptor::InterceptedService::new(drift(Caller::Command), socket::only_owner);
     let past = tonic::service::interceptor::InterceptedService::new(past(Caller::Command), socket::only_owner);
+    let batches = BatchesServer::with_interceptor(BatchService(agent.clone()), socket::only_owner);
     let for_commands = tonic::transport::Server::builder()
         .add_service(admin)
         .add_service(drift)
         .add_service(past)
+        .add_service(batches)
         .serve_with_incoming_shutdown(socket::placed(commands), stopped(stop));
     let for_browsers = async {
         http::serve(http, router, stopped(stop)).await;

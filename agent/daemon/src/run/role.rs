@@ -175,6 +175,8 @@ impl BeginError {
                 | S::Tokens(_)
                 | S::Roots(_)
                 | S::Rollout(_)
+                | S::Batch(_)
+                | S::Sources(_)
                 | S::Path { .. }
                 | S::Recovery(_)
                 | S::Stopping,
@@ -429,6 +431,7 @@ impl<L: Leadership> Roles<L> {
             name: config.name.clone(),
             key: key.clone(),
             sets: config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect(),
+            edited: edited(config),
             commands: commands(config),
             group: record.clone(),
             at: bellwether_member::held_before(layout)?,
@@ -462,6 +465,7 @@ impl<L: Leadership> Roles<L> {
         let setup = bellwether_member::Setup {
             name: config.name.clone(),
             paths: paths(config),
+            edited: edited(config),
             commands: commands(config),
             layout: layout.clone(),
             record: record.clone(),
@@ -528,6 +532,11 @@ pub(super) fn commands(config: &Config) -> Commands {
 /// The path of each set on this server.
 pub(crate) fn paths(config: &Config) -> BTreeMap<SetName, PathBuf> {
     config.sets.iter().map(|set| (set.name.clone(), set.path.clone())).collect()
+}
+
+/// The directories in which sets are edited while this server is the manager, where these are not the sets' paths.
+pub(crate) fn edited(config: &Config) -> BTreeMap<SetName, PathBuf> {
+    config.sets.iter().filter_map(|set| Some((set.name.clone(), set.source.clone()?))).collect()
 }
 
 struct TlsDial(Arc<KeyPair>);

@@ -7,7 +7,7 @@ use bellwether_group::{
     edits::RecordEdit,
     tokens::{Grant, Kept, Use},
 };
-use bellwether_manager::{Decision, Request as Publish};
+use bellwether_manager::{Decision, Published, Request as Publish};
 use bellwether_proto::{
     Malformed,
     clock::now_ms,
@@ -56,15 +56,7 @@ impl Admin for AdminService {
         }
         let (author, labels) = (self.0.author_here(&author), labels.into_iter().collect());
         let publish = Publish { message, author, labels, confirm_within_ms, accept, dry_run };
-        let published = self.0.manager()?.publish(publish).await.map_err(refusal)?;
-        Ok(Response::new(v1::PublishReply {
-            revision: published.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
-            id: published.revision.map(|header| header.id().0.into()).unwrap_or_default(),
-            changes: published.changes.first,
-            changed: published.changes.count,
-            unread: published.unread,
-            accepted: Vec::new(),
-        }))
+        self.0.manager()?.publish(publish).await.map(|done| Response::new(published(done))).map_err(refusal)
     }
 
     async fn sync(&self, request: Request<v1::SyncRequest>) -> Answer<v1::SyncReply> {
@@ -228,6 +220,18 @@ impl Admin for AdminService {
 
     async fn dump(&self, _: Request<v1::DumpRequest>) -> Answer<v1::DumpReply> {
         Ok(Response::new(v1::DumpReply { json: self.0.inside().to_string().into() }))
+    }
+}
+
+/// The answer to a publish.
+pub(super) fn published(published: Published) -> v1::PublishReply {
+    v1::PublishReply {
+        revision: published.revision.as_ref().map(|header| header.number().to_string()).unwrap_or_default(),
+        id: published.revision.map(|header| header.id().0.into()).unwrap_or_default(),
+        changes: published.changes.first,
+        changed: published.changes.count,
+        unread: published.unread,
+        accepted: Vec::new(),
     }
 }
 

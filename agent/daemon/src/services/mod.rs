@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod admin;
+pub(crate) mod batch;
 pub(crate) mod drift;
 pub(crate) mod group;
 mod held;

@@ -2,7 +2,7 @@
 
 use bellwether_group::{edits::GroupRefused, roles::RoleRefused, takeover};
 use bellwether_manager::{
-    AdoptError, ChangeError, ConfirmError, DecideError, DiscardError, EditError, EnterError, HandOverError,
+    AdoptError, BatchError, ChangeError, ConfirmError, DecideError, DiscardError, EditError, EnterError, HandOverError,
     PreviewError, PublishError, ReadError, RollbackError, past::FindError,
 };
 use bellwether_member::AskError;
@@ -137,9 +137,11 @@ impl Refusal for PublishError {
             | Self::Rejected(_)
             | Self::NoPath(_)
             | Self::Waits(_)
+            | Self::InBatch(_)
+            | Self::Checkout(_)
             | Self::Disputed(_)
             | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
-            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
+            Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) | Self::Live(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }
@@ -154,6 +156,7 @@ impl Refusal for ChangeError {
             Self::Rejected(_) => Code::FailedPrecondition,
             Self::Publish(_) => Code::Internal,
             Self::Disputed(_)
+            | Self::InBatch(_)
             | Self::NoSet(_)
             | Self::Excluded(_)
             | Self::Conflict(..)
@@ -170,6 +173,7 @@ impl Refusal for AdoptError {
     fn code(&self) -> Code {
         match self {
             Self::Disputed(_)
+            | Self::InBatch(_)
             | Self::Conflict(_)
             | Self::Unpublished(_)
             | Self::Held(_)
@@ -200,6 +204,7 @@ impl Refusal for RollbackError {
             Self::Find(find) => find.code(),
             Self::Hold(edit) => edit.code(),
             Self::Disputed(_)
+            | Self::InBatch(_)
             | Self::NotHead(_)
             | Self::NoSet(_)
             | Self::NoPlace { .. }
@@ -217,10 +222,31 @@ impl Refusal for RollbackError {
 impl Refusal for DiscardError {
     fn code(&self) -> Code {
         match self {
-            Self::Disputed(_) | Self::NoSet(_) | Self::Unfit(_) | Self::OtherRules | Self::Refused(_) => {
-                Code::FailedPrecondition
-            }
-            Self::History(_) | Self::Scan(_) | Self::Failed(_) => Code::Internal,
+            Self::Disputed(_)
+            | Self::InBatch(_)
+            | Self::Checkout(_)
+            | Self::NoSet(_)
+            | Self::Unfit(_)
+            | Self::OtherRules
+            | Self::Refused(_) => Code::FailedPrecondition,
+            Self::History(_) | Self::Scan(_) | Self::Failed(_) | Self::Live(_) => Code::Internal,
+            Self::Stopping => Code::Unavailable,
+        }
+    }
+}
+
+impl Refusal for BatchError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Disputed(_)
+            | Self::InBatch(_)
+            | Self::Held(_)
+            | Self::HeldByRollout(_)
+            | Self::Stale
+            | Self::Over => Code::FailedPrecondition,
+            Self::Begin(publish) | Self::Publish(publish) => publish.code(),
+            Self::Save(_) | Self::PutBack(_) => Code::Internal,
             Self::Stopping => Code::Unavailable,
         }
     }

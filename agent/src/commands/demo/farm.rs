@@ -336,6 +336,7 @@ fn server(dir: &Path, name: String, set: &str, port: u16, http: u16) -> Result<S
         sets: vec![SetConfig {
             name: set.parse().expect("the demo's set names are fit for sets"),
             path: own.join(set),
+            source: None,
             local: Vec::new(),
             commands: SetCommands::default(),
         }],

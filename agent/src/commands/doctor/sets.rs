@@ -52,6 +52,16 @@ pub(super) fn private(set: &SetConfig, rules: Option<&SetRules>) -> Option<Check
     Some(Check::warn(format!("set {}", set.name), line, todo))
 }
 
+/// The directory in which a set is edited while this server is the manager, if that is not its path.
+pub(super) fn source(set: &SetConfig) -> Option<Check> {
+    let (name, path) = (format!("set {}", set.name), set.source.as_deref()?);
+    let told = format!("{} is its source: edits are made there while this server is the manager", path.display());
+    Some(match beneath::Root::open(path) {
+        Ok(_) => Check::ok(name, told),
+        Err(error) => cannot_open(&name, path, &error),
+    })
+}
+
 fn cannot_open(name: &str, path: &Path, error: &io::Error) -> Check {
     let what = |problem: &str| format!("{} {problem}", path.display());
     match error.kind() {
@@ -272,7 +282,13 @@ mod tests {
     use crate::commands::doctor::Level;
 
     fn config(path: PathBuf) -> SetConfig {
-        SetConfig { name: "nginx".parse().unwrap(), path, local: Vec::new(), commands: SetCommands::default() }
+        SetConfig {
+            name: "nginx".parse().unwrap(),
+            path,
+            source: None,
+            local: Vec::new(),
+            commands: SetCommands::default(),
+        }
     }
 
     #[test]

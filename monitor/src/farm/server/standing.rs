@@ -199,6 +199,12 @@ impl Known {
         let more = if self.drift_entries > self.drift.len() as u64 { " …" } else { "" };
         let entries = if self.drift_entries == 1 { "1 entry differs" } else { "entries differ" };
         let count = if self.drift_entries == 1 { String::new() } else { format!("{} ", self.drift_entries) };
+        if self.role == Role::Manager {
+            return format!(
+                "{count}{entries} from {at} at the paths of the manager's sets: {paths}{more}; such edits are never published, and \
+                 the next revision replaces them; to drop them now: `bellwether discard`; they become a kept copy"
+            );
+        }
         let held = if self.held { "held, it takes no updates until that is settled: " } else { "" };
         format!(
             "{count}{entries} from {at}: {paths}{more}; {held}`bellwether drift show {name}` shows the edits, \
