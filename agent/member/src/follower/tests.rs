@@ -425,7 +425,8 @@ fn a_staged_revision_waits_until_the_manager_says_that_it_is_switched_to() {
 
 #[test]
 fn what_needs_the_sets_does_not_wait_for_a_staged_revision() {
-    let asks: [(&str, fn(&mut Member) -> Vec<Output>); 3] = [
+    type Ask = fn(&mut Member) -> Vec<Output>;
+    let asks: [(&str, Ask); 3] = [
         ("a person", |member| member.put(Input::Asked)),
         ("a verification", |member| {
             member.said(down::Message::Verify(v1::Verify { full: true }));
