@@ -93,6 +93,22 @@ fn a_service_that_does_not_work_is_taken_back() {
     serves(farm.member(1), "two");
 }
 
+/// Whatever happened to the set meanwhile: what is in force again is whole.
+#[test]
+fn a_set_that_is_removed_before_the_way_back_is_whole_again() {
+    let farm = farm(|server| {
+        let set = server.set("web").display();
+        format!("check = {{ probe = \"! grep -n broken {set}/index.html || {{ rm -r {set}; false; }}\", retries = 0 }}")
+    });
+    farm.manager().write("other.html", "beside it");
+    farm.wait_equal();
+    farm.manager().write("index.html", "broken");
+    refused(&farm, farm.member(1));
+    for (path, content) in [("index.html", "one"), ("other.html", "beside it")] {
+        assert_eq!(fs::read_to_string(farm.member(1).web(path)).unwrap(), content);
+    }
+}
+
 #[test]
 fn killed_between_any_two_steps_it_ends_in_one_revision_that_is_served() {
     let mut farm = farm(service);

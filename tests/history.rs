@@ -223,6 +223,23 @@ fn a_rollback_spares_edits_that_are_not_published_and_asks_before_it_empties_a_s
     farm.assert_equal();
 }
 
+/// A directory that is gone at the manager would come back with the entries of the rollback alone.
+#[test]
+fn a_rollback_into_a_directory_that_was_removed_is_refused() {
+    let (farm, good, _) = good_and_bad(1);
+    fs::remove_file(farm.manager().web("d/kept.conf")).expect("removed");
+    farm.manager().write("d/other.conf", "other");
+    publish(&farm, "another file");
+    fs::remove_dir_all(farm.manager().web("d")).expect("removed");
+    let back = ["rollback", good.as_str(), "web:d/kept.conf", "--yes"];
+    farm.manager().command(&back).refused().says(&["not published", "web:d/kept.conf"]);
+    assert!(!farm.manager().web("d").exists());
+    farm.manager().command(&["discard", "--yes"]).success();
+    farm.manager().command(&back).success();
+    farm.wait_equal();
+    farm.assert_equal();
+}
+
 #[test]
 fn a_rollback_reaches_a_revision_of_an_epoch_before_the_present_manager() {
     let (mut farm, good, _) = good_and_bad(1);

@@ -558,6 +558,10 @@ impl Member {
             }
             Step::Whole => {
                 receiving.make_rest(&self.history)?;
+                if let Some(plan) = receiving.plan_mut() {
+                    // Of a directory that was removed here, the pack has only what changed.
+                    self.take_from_here(plan)?;
+                }
                 Arrived::Whole
             }
             Step::Paused => {

@@ -47,7 +47,13 @@ impl Live {
     pub(super) fn unpublished<'a>(&self, head: &Tree, changes: &'a [Change]) -> Vec<&'a Change> {
         let differs = |change: &&Change| {
             let at = |tree: &Tree| tree.get(&change.set, &change.path);
-            !same(at(&self.tree).as_ref(), at(head).as_ref(), change)
+            // A directory that was removed here would come back with this entry alone.
+            let directory = |tree: &Tree| {
+                let above = change.path.split().map(|(above, _)| above)?;
+                tree.get(&change.set, &above).filter(|node| matches!(node, Node::Directory(_)))
+            };
+            let is_gone = change.entry.is_some() && directory(head).is_some() && directory(&self.tree).is_none();
+            is_gone || !same(at(&self.tree).as_ref(), at(head).as_ref(), change)
         };
         changes.iter().filter(differs).collect()
     }
