@@ -275,6 +275,38 @@ fn a_manager_whose_service_fails_says_so_and_a_rollback_helps() {
     serves(farm.manager(), "two");
 }
 
+/// The cause is not in the files, so no publish can end the error.
+#[test]
+fn a_sync_of_the_manager_runs_its_commands_again() {
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("index.html", "one"));
+    let down = farm.manager().home.join("down");
+    let lines = format!(
+        "validate = \"! grep bad {}/index.html\"\ncheck = {{ probe = \"! test -e {}\", retries = 0 }}",
+        farm.manager().set("web").display(),
+        down.display()
+    );
+    farm.manager().configure(&lines);
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    farm.wait_in_sync();
+    fs::write(&down, "").unwrap();
+    let sync = ["sync", "manager", "--timeout", "60s"];
+    let failed = farm.manager().command(&sync).exits(5);
+    failed.says(&["set web: check:", "bellwether rollback", "bellwether sync manager"]);
+    farm.wait_server(farm.manager(), "in error", |shown| shown.state == State::Error);
+    fs::remove_file(&down).unwrap();
+    let done = farm.manager().command(&sync).success();
+    assert!(done.stdout.contains("in sync at 1.1: manager"), "{done}");
+    farm.wait_in_sync();
+    // Files that a command refuses are not what the service is to take.
+    farm.manager().write("index.html", "bad");
+    unpublished(&farm, &["set web: validate:"]);
+    farm.manager().command(&sync).exits(5).says(&["nothing was reloaded: set web: validate:", "bellwether discard"]);
+    farm.manager().command(&["discard", "--yes"]).success();
+    farm.manager().command(&sync).success();
+    farm.wait_in_sync();
+}
+
 #[test]
 fn what_the_revision_has_is_served_again_after_edits_were_put_back() {
     let farm = farm(service);

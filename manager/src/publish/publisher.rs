@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Adopt(Box<Adopt>, oneshot::Sender<Result<Adopted, AdoptError>>),
     Rollback(Box<Rollback>, oneshot::Sender<Result<RolledBack, RollbackError>>),
     Discard(Discard, oneshot::Sender<Result<Discarded, DiscardError>>),
+    /// Runs this server's own commands again; the answer comes when the monitor shows that.
+    Prove(oneshot::Sender<()>),
     /// The sets as they are now; nothing is published.
     Look(oneshot::Sender<Result<Tree, PublishError>>),
 }
@@ -380,6 +382,10 @@ impl Publisher {
             }
             Command::Discard(discard, answer) => {
                 let _ = answer.send(self.discard(discard).await);
+            }
+            Command::Prove(answer) => {
+                self.proving.again(&self.shared).await;
+                let _ = answer.send(());
             }
             Command::Look(answer) => {
                 // Every difference counts, even a refused one.
