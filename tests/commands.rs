@@ -1,11 +1,11 @@
 //! The commands of a set on a member: validate before the switch, reload and check after it, and the way back.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, thread};
 
 use bellwether_proto::status::{ServerStatus, State};
 use bellwether_skip::skip;
 
-use crate::farm::{DEADLINE, Farm, Server, compare::difference, run, wait_for};
+use crate::farm::{DEADLINE, Farm, Output, Server, compare::difference, run, wait_for};
 
 /// A farm whose first member runs these lines of agent.toml for its set, in the directory `$HOME` of that server. Its
 /// "service" serves what the last reload has read: `served` is a copy of index.html.
@@ -259,6 +259,80 @@ fn a_change_by_command_that_is_refused_leaves_the_managers_sets_as_they_were() {
     farm.member(1).command_with_input(&["put", "web:index.html"], "three").success();
     farm.wait_equal();
     serves(farm.manager(), "three");
+}
+
+/// A farm whose manager runs this command of its set `web`, in `$set` and `$home`, to validate.
+fn validated_by(command: &str) -> Farm {
+    let mut farm = Farm::plan().members(1).start_with(|manager| {
+        manager.write("index.html", "one");
+        manager.write("other.html", "one");
+    });
+    farm.manager().write("index.html", "two");
+    farm.wait_equal();
+    let (set, home) = (farm.manager().set("web").display(), farm.manager().home.display());
+    let lines = format!("validate = '''set={set}; home={home}; {command}'''");
+    farm.manager().configure(&lines);
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    farm.wait_in_sync();
+    farm
+}
+
+/// Whatever comes over a change while it is validated, an answer never calls it the content of the revision.
+#[test]
+fn an_edit_that_comes_over_a_change_by_command_is_not_acknowledged_as_that_change() {
+    let farm = validated_by(
+        "! grep bad $set/index.html; result=$?; echo > $home/begun; while [ -e $home/hold ]; do sleep 0.05; done; exit $result",
+    );
+    let (manager, member) = (farm.manager(), farm.member(1));
+    let (hold, begun) = (manager.home.join("hold"), manager.home.join("begun"));
+    let over = |theirs: &str, run: &(dyn Fn() -> Output + Sync)| {
+        fs::write(&hold, "").unwrap();
+        let _ = fs::remove_file(&begun);
+        let output = thread::scope(|scope| {
+            let running = scope.spawn(run);
+            let is_there = || begun.exists().then_some(()).ok_or_else(|| "not begun".to_owned());
+            wait_for("the command that validates", DEADLINE, is_there);
+            manager.write("index.html", theirs);
+            fs::remove_file(&hold).unwrap();
+            running.join().expect("its output")
+        });
+        assert_eq!(fs::read_to_string(manager.web("index.html")).unwrap(), theirs, "{output}");
+        farm.wait_equal();
+        assert_eq!(fs::read_to_string(member.web("index.html")).unwrap(), theirs, "{output}");
+        output
+    };
+    let edited = "was edited while this change was published";
+    over("theirs 1", &|| manager.command_with_input(&["put", "web:index.html"], "mine")).refused().says(&[edited]);
+    over("theirs 2", &|| member.command_with_input(&["put", "web:index.html"], "mine")).refused().says(&[edited]);
+    // A removal reads nothing after it was validated: it is a revision, and the file that is there again is the next one.
+    over("theirs 3", &|| manager.command(&["rm", "web:index.html"])).success();
+    // Refused by the command, too: only that change is taken out again.
+    let output = over("theirs 4", &|| manager.command_with_input(&["put", "web:index.html"], "bad"));
+    output.refused().says(&["set web: validate:"]);
+    let failed = over("theirs 5", &|| manager.command(&["rollback", "1.1", "--yes"])).exits(1);
+    failed.says(&["not published yet", "web:index.html was edited while the change was published"]);
+    // Without such an edit all of it is as ever.
+    manager.command_with_input(&["put", "web:index.html"], "mine").success();
+    farm.wait_equal();
+}
+
+/// The service would take the whole set: also what others have edited there, and what was refused.
+#[test]
+fn a_change_that_is_refused_for_the_edit_of_another_file_names_that_file() {
+    let farm = validated_by("! grep -rn bad $set");
+    let manager = farm.manager();
+    manager.write("other.html", "bad");
+    unpublished(&farm, &["set web: validate:", "bellwether discard web:other.html"]);
+    let named = ["bellwether discard web:other.html", "set web: validate:"];
+    manager.command_with_input(&["put", "web:index.html"], "three").refused().says(&named);
+    manager.command(&["rollback", "--yes"]).refused().says(&named).says(&["edits there that are not published"]);
+    assert_eq!(fs::read_to_string(manager.web("index.html")).unwrap(), "two");
+    assert_eq!(fs::read_to_string(manager.web("other.html")).unwrap(), "bad", "the edit of another file stays");
+    manager.command(&["discard", "web:other.html", "--yes"]).success();
+    manager.command(&["rollback", "--yes"]).success();
+    farm.wait_equal();
+    assert_eq!(fs::read_to_string(manager.web("index.html")).unwrap(), "one");
 }
 
 #[test]

@@ -24,8 +24,8 @@ use bellwether_proto::{
 use bellwether_store::{
     history::REVISIONS,
     index,
-    scan::{HardLink, Look, Means, Notice, ScanError},
-    tree::{SetTree, Tree},
+    scan::{HardLink, Look, Means, Notice, ScanError, scan},
+    tree::{Change, SetTree, Tree},
     watch::{
         Modes, Rescans,
         debounce::Burst,
@@ -40,9 +40,10 @@ use crate::{
         adopt::{self, Adopt, AdoptError, Adopted, Made},
         discard::{self, Discard, DiscardError, Discarded},
         head::Head,
-        links,
+        links, own_sets,
         proving::Proving,
         put::{self, Asked, Changed},
+        rejection,
         rollback::{self, Rollback, RollbackError, RolledBack},
         round::{self, Cause, Changes, Findings, Outcome, Prepared, PublishError, Request, RoundResult},
         waiting::Waiting,
@@ -163,8 +164,8 @@ enum PublishTask {
     Look(Look),
     /// The same, at a person's request.
     Asked(Look, Request),
-    /// The same, for a change that a person requested: it was judged before.
-    Made(Look, Request),
+    /// These edits, which a person requested and which were made in the sets: they were judged before.
+    Made(Vec<Change>, Request),
 }
 
 impl PublishTask {
@@ -186,9 +187,11 @@ impl PublishTask {
             Self::Prepared(prepared) => *prepared,
             Self::Look(look) => round::prepare(shared, known, look, &Cause::RoundResult, began)?,
             Self::Asked(look, request) => round::prepare(shared, known, look, &Cause::Asked(request), began)?,
-            Self::Made(look, request) => {
-                let prepared = round::prepare(shared, known, look.clone(), &Cause::Judged(request), began)?;
-                put_back(shared, known.0, &prepared, &look);
+            Self::Made(edits, request) => {
+                let look = Look::At(own_sets::places(&edits));
+                let mut prepared = round::prepare(shared, known, look.clone(), &Cause::Judged(request), began)?;
+                own_sets::check_found(&prepared, &edits)?;
+                put_back(shared, known.0, &mut prepared, &look);
                 prepared
             }
         };
@@ -196,11 +199,26 @@ impl PublishTask {
     }
 }
 
-/// Takes a change out of the sets again that was made here in order to be published, and that a command refuses.
-fn put_back(shared: &Arc<Shared>, known: &Tree, prepared: &Prepared, look: &Look) {
-    let (true, Look::At(places)) = (prepared.is_rejected(), look) else { return };
-    let places = places.keys().cloned().collect();
-    if let Err(error) = discard::discard(shared, known, &Discard { places, dry_run: false }) {
+/// Takes a change out of the sets again that was made here in order to be published, and that a command refuses. Edits of others
+/// stay: those that the command saw, too, and those that came over the change meanwhile.
+fn put_back(shared: &Arc<Shared>, known: &Tree, prepared: &mut Prepared, look: &Look) {
+    let found = prepared.tree().clone();
+    let (Some(rejection), Look::At(places)) = (prepared.rejection(), look) else { return };
+    let now = scan(&shared.sources(), &found, look).map_or_else(|_| found.clone(), |scan| scan.tree);
+    let is_ours = |(set, path): &(SetName, EntryPath)| match (now.get(set, path), found.get(set, path)) {
+        (Some(now), Some(made)) => now.same(&made),
+        (now, made) => now.is_none() && made.is_none(),
+    };
+    let (ours, theirs): (Vec<_>, Vec<_>) = places.keys().cloned().partition(is_ours);
+    let is_made = |change: &Change| places.keys().any(|(set, path)| *set == change.set && change.path.is_within(path));
+    let mut others = shared.head.borrow().tree.diff(known);
+    others.retain(|change| places.keys().any(|(set, _)| *set == change.set) && !is_made(change));
+    rejection.edits = others.iter().map(rejection::name).collect();
+    rejection.edits.extend(theirs.iter().map(|(set, path)| format!("{set}:{path}")));
+    if ours.is_empty() {
+        return;
+    }
+    if let Err(error) = discard::discard(shared, known, &Discard { places: ours, dry_run: false }) {
         let error = &error as &dyn std::error::Error;
         tracing::error!(error, "a refused change stays in the manager's sets: bellwether discard");
     }
@@ -215,10 +233,12 @@ fn change(
 ) -> Result<Option<Result<RoundResult, PublishError>>, put::ChangeError> {
     put::judge(shared, asked)?;
     let Some(made) = put::make(shared, asked)? else { return Ok(None) };
-    let prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
+    let mut prepared = round::prepare(shared, known, made.look(), &Cause::Judged(request), Instant::now());
     // After the pack is on the disk: most file systems write both at once.
     made.sync()?;
-    if let Ok(prepared) = &prepared {
+    if let Ok(prepared) = &mut prepared {
+        // The edit of somebody else would be acknowledged as this change.
+        asked.check_found(prepared)?;
         put_back(shared, known.0, prepared, &made.look());
     }
     Ok(Some(prepared.map(|prepared| round::commit(shared, prepared))))
@@ -441,9 +461,9 @@ impl Publisher {
         let request = Request { message, author, accept: adopt.accept, ..Request::default() };
         let (shared, known) = (self.shared.clone(), self.known.clone());
         let made = tokio::task::spawn_blocking(move || adopt::make(&shared, &known, &adopt)).await;
-        let Made { look, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
-        if let Some(look) = look {
-            let published = self.asked(PublishTask::Made(look, request)).await?;
+        let Made { edits, mut adopted } = made.map_err(|_| PublishError::Stopping)??;
+        if !edits.is_empty() {
+            let published = self.asked(PublishTask::Made(edits, request)).await?;
             if published.revision.is_none() && !published.unread.is_empty() {
                 return Err(PublishError::Waits(published.unread.join(", ")).into());
             }
@@ -458,6 +478,10 @@ impl Publisher {
         // In place of a stopped revision, earlier content goes to all members at once, whoever asks for it.
         let in_its_place = self.shared.stopped().filter(|_| rollback.places.is_empty());
         let rollback = Rollback { takes_back: rollback.takes_back.or(in_its_place), ..rollback };
+        if !rollback.dry_run {
+            // Edits elsewhere, and those that come meanwhile, are found again.
+            self.times.rescan = Instant::now();
+        }
         let (shared, known, waiting) = (self.shared.clone(), self.known.clone(), self.waiting.clone());
         let work = move || {
             let way = rollback::find(&shared, &rollback)?;
@@ -468,16 +492,15 @@ impl Publisher {
             let (look, began) = (way.go(&shared, &known)?, Instant::now());
             // On top of the head: edits elsewhere that are not published are no part of this revision.
             let (head, cause) = (shared.head.borrow().clone(), Cause::Judged(rollback.request(way.back.to)));
-            let prepared = round::prepare(&shared, (&head.tree, &waiting), look.clone(), &cause, began);
-            if let Ok(prepared) = &prepared {
+            let mut prepared = round::prepare(&shared, (&head.tree, &waiting), look.clone(), &cause, began);
+            if let Ok(prepared) = &mut prepared {
+                way.check_found(prepared)?;
                 put_back(&shared, &known, prepared, &look);
             }
             Ok::<_, RollbackError>((way.back, Some(prepared.map(|prepared| round::commit(&shared, prepared)))))
         };
         let (mut back, seen) = tokio::task::spawn_blocking(work).await.map_err(|_| PublishError::Stopping)??;
         let Some(seen) = seen else { return Ok(back) };
-        // Those edits are found again.
-        self.times.rescan = Instant::now();
         match self.settle_made(seen).await? {
             (Outcome::Published(head, _), _) => back.revision = Some(head.stored.header.clone()),
             (_, unread) if !unread.is_empty() => return Err(PublishError::Waits(unread.join(", ")).into()),

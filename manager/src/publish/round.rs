@@ -9,7 +9,7 @@ use std::{
 };
 
 use bellwether_group::{edits, rollout};
-use bellwether_local::prove::{self, Complaint};
+use bellwether_local::prove;
 use bellwether_proto::{
     Malformed,
     advice::{Advice, Advise},
@@ -31,6 +31,7 @@ use crate::{
     failpoints,
     publish::{
         head::Head,
+        rejection::Rejection,
         safety::{Fright, Step},
         waiting::Waiting,
     },
@@ -90,8 +91,11 @@ pub enum PublishError {
     #[error("{0}")]
     Disputed(Arc<str>),
     /// A command of a set on this server refuses the files.
-    #[error("refused: {}", .0.reason)]
-    Rejected(Complaint),
+    #[error("refused: {}", .0.complaint.reason)]
+    Rejected(Rejection),
+    /// A file that a command has changed was edited before it was published: the edit is no part of that command.
+    #[error("{0} was edited while the change was published; the edit stays")]
+    Edited(String),
     /// The manager stops.
     #[error("the manager is stopping; nothing was published")]
     Stopping,
@@ -101,10 +105,8 @@ impl Advise for PublishError {
     fn advice(&self) -> Option<Advice> {
         match self {
             Self::Frightening(_) => Some(Advice::run("if that is meant", "bellwether publish --accept")),
-            Self::Rejected(_) => Some(
-                Advice::say("correct the files")
-                    .or(&Advice::run("or, to drop the edits, at the manager", "bellwether discard")),
-            ),
+            Self::Rejected(rejection) => Some(rejection.advice()),
+            Self::Edited(_) => Some(Advice::run("see", "bellwether diff")),
             Self::NoPath(set) => Some(Advice::say(format!("give it one (--set {set}=PATH) and start again"))),
             Self::Disputed(_) => Some(decide()),
             Self::Waits(_) => Some(Advice::run("see", "bellwether status")),
@@ -120,6 +122,12 @@ impl Advise for PublishError {
 pub(crate) fn back_or_accept() -> Advice {
     let accept = Advice::run("or, if this is meant, at the manager", "bellwether publish --accept");
     Advice::say("mount again what was there").or(&accept)
+}
+
+/// The advice for a change that edits at the manager keep from being made.
+pub(crate) fn publish_or_discard() -> Advice {
+    let discard = Advice::run("or, to drop them", "bellwether discard");
+    Advice::run("publish these edits first, at the manager", "bellwether publish").or(&discard)
 }
 
 /// The advice while a rollout is stopped.
@@ -264,9 +272,22 @@ impl Prepared {
 }
 
 impl Prepared {
-    /// Whether a command refuses the files.
-    pub(crate) fn is_rejected(&self) -> bool {
-        matches!(self.outcome, Err(PublishError::Rejected(_)))
+    /// The refusal of the files by a command.
+    pub(crate) fn rejection(&mut self) -> Option<&mut Rejection> {
+        match &mut self.outcome {
+            Err(PublishError::Rejected(rejection)) => Some(rejection),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// The sets as they were scanned, and as they would be published.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Whether an entry could not be read, or is not whole yet: then it is as in the head.
+    pub(crate) fn is_unread(&self, set: &SetName, path: &EntryPath) -> bool {
+        self.found.unread.iter().any(|unread| unread.set == *set && path.is_within(&unread.path))
     }
 
     /// The sets as they were scanned.
@@ -451,7 +472,11 @@ impl Publishing<'_> {
             return Ok(());
         }
         let validated = tokio::runtime::Handle::current().block_on(prove::validate(&commands));
-        validated.map_err(PublishError::Rejected)
+        validated.map_err(|complaint| {
+            let seen: Vec<Change> =
+                changes.iter().filter(|change| commands.contains_key(&change.set)).cloned().collect();
+            PublishError::Rejected(Rejection::new(complaint, &seen))
+        })
     }
 
     fn header(&self, root: bellwether_proto::hash::Hash, asked: Option<&Request>) -> Result<SignedHeader, Malformed> {

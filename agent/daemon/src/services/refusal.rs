@@ -136,6 +136,7 @@ impl Refusal for PublishError {
             | Self::Rejected(_)
             | Self::NoPath(_)
             | Self::Waits(_)
+            | Self::Edited(_)
             | Self::Disputed(_)
             | Self::Scan(ScanError::Elsewhere { .. }) => Code::FailedPrecondition,
             Self::Scan(_) | Self::Tree(_) | Self::Pack(_) | Self::History(_) => Code::Internal,
