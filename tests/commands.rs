@@ -392,3 +392,24 @@ fn what_the_revision_has_is_served_again_after_edits_were_put_back() {
     serves(member, "one");
     farm.wait_in_sync();
 }
+
+/// A server that cannot take the head by waiting is not waited for.
+#[test]
+fn a_server_that_refused_the_head_is_not_promoted_and_the_reason_is_said_at_once() {
+    let mut farm = farm(service);
+    farm.manager().write("index.html", "bad");
+    refused(&farm, farm.member(1));
+    let promote = ["promote", "member1"];
+    let words =
+        ["it refused the head, 1.2", "set web: validate:", "manager is still the manager", "bellwether sync member1"];
+    let said = farm.manager().command(&promote).refused().says(&words);
+    assert!(!said.stderr.contains("waited"), "{said}");
+    farm.server_mut(1).stop();
+    farm.server_mut(1).start();
+    refused(&farm, farm.member(1));
+    let said = farm.manager().command(&promote).refused().says(&words);
+    assert!(!said.stderr.contains("waited"), "{said}");
+    farm.manager().write("index.html", "good");
+    farm.wait_equal();
+    farm.manager().command(&promote).success();
+}

@@ -205,6 +205,9 @@ impl Manager {
         let shared = &self.inner.shared;
         let reached = shared.reached.borrow();
         reached.holds(to, head).map_err(|missing| match missing {
+            Missing::Yet(why) if shared.rollouts.hold(to) && shared.stopped().is_some() => {
+                Missing::Never(format!("{why}; the rollout is stopped: bellwether rollout show"))
+            }
             Missing::Yet(why) if shared.rollouts.hold(to) => {
                 Missing::Yet(format!("{why}; its wave has not begun: bellwether rollout show"))
             }
