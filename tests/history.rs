@@ -147,6 +147,24 @@ fn edits_that_are_not_published_are_a_diff_from_the_head() {
 }
 
 #[test]
+fn a_word_that_is_no_revision_and_no_path_is_refused() {
+    let (farm, good, bad) = good_and_bad(1);
+    for server in [farm.manager(), farm.member(1)] {
+        for word in ["foo", "foo:bar", "web:nowhere", "web:a.conf/below"] {
+            let said = server.command(&["diff", word]).refused();
+            said.says(&[&format!("'{word}' is neither a revision"), "the manager's sets has", "bellwether tree"]);
+            server.command(&["diff", &good, &bad, "web:a.conf", word]).refused().says(&[&format!("'{word}'")]);
+        }
+        // A path of one side is enough.
+        let gone = json(server.command(&["diff", "--json", &good, &bad, "web:gone.conf"]));
+        assert_eq!(gone["entries"], 1, "{gone}");
+        server.command(&["diff", "web:"]).success();
+    }
+    farm.manager().write("fresh.conf", "not published");
+    farm.manager().command(&["diff", "web:fresh.conf"]).success().says(&["fresh.conf"]);
+}
+
+#[test]
 fn what_the_watch_published_says_so() {
     let farm = Farm::plan().members(0).start_with(|manager| manager.write("a.conf", "one"));
     farm.manager().write("a.conf", "two");
