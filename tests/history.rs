@@ -1,7 +1,10 @@
 //! What every server keeps of the past: segments of a base and its increments, begun anew when the increments have grown.
 //! And what people make of it: `log`, `show`, `diff`, `tree --at`, `get --at` and `rollback`, at any server.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use bellwether_daemon::{net::tls, state::identity};
 use bellwether_proto::{
@@ -147,6 +150,15 @@ fn edits_that_are_not_published_are_a_diff_from_the_head() {
 }
 
 #[test]
+fn the_error_of_a_label_says_its_cause_once() {
+    let farm = Farm::plan().members(0).start_with(|manager| manager.write("a.conf", "one"));
+    let said = farm.manager().command(&["publish", "--label", "Ticket=1"]).says(&["nothing was published"]);
+    assert_eq!(said.stderr.matches("is not a label's name").count(), 1, "{said}");
+    let said = farm.manager().command(&["publish", "--label", "ticket"]).exits(2);
+    assert_eq!(said.stderr.matches("'ticket'").count(), 1, "{said}");
+}
+
+#[test]
 fn a_word_that_is_no_revision_and_no_path_is_refused() {
     let (farm, good, bad) = good_and_bad(1);
     for server in [farm.manager(), farm.member(1)] {
@@ -162,6 +174,29 @@ fn a_word_that_is_no_revision_and_no_path_is_refused() {
     }
     farm.manager().write("fresh.conf", "not published");
     farm.manager().command(&["diff", "web:fresh.conf"]).success().says(&["fresh.conf"]);
+}
+
+#[test]
+fn a_name_in_json_is_exact_whatever_is_in_it() {
+    let farm = Farm::plan().members(1).start_with(|manager| manager.write("a.conf", "one"));
+    let odd = "line one\nline\ttwo\\n\"日本\"";
+    farm.manager().write(odd, "odd");
+    symlink(odd, farm.manager().web("link")).expect("a link");
+    farm.manager().command(&["publish"]).success();
+    farm.wait_equal();
+    let named = |entries: &Value, key: &str, name: &str| {
+        let entries = entries.as_array().expect("entries").clone();
+        let found = entries.into_iter().find(|entry| entry[key] == name);
+        found.unwrap_or_else(|| panic!("no {key} is {name:?}"))
+    };
+    for server in [farm.manager(), farm.member(1)] {
+        let tree = json(server.command(&["tree", "--json"]));
+        assert_eq!(named(&tree, "path", odd)["path_base64"], Value::Null);
+        assert_eq!(named(&tree, "link", odd)["path"], "link");
+        let diff = json(server.command(&["diff", "1.1", "--json"]));
+        assert_eq!(named(&diff["changes"], "path", odd)["path_base64"], Value::Null);
+        assert_eq!(named(&diff["changes"], "path", "link")["now"]["link"], odd);
+    }
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub async fn run(args: Args, common: &Common) -> Result<(), CommandError> {
 
 /// `NAME=VALUE`. The manager checks both.
 fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not a label: NAME=VALUE"))?;
+    let (name, value) = text.split_once('=').ok_or("there is no '=' in it")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

@@ -107,6 +107,10 @@ impl Watched {
         }
     }
 
+            Verdict::Stalled(whom) => {
+                self.waiting(&farm::named(&whom));
+                None
+            }
     fn what(&self) -> &'static str {
         if self.asked.serving { "in service" } else { "in sync" }
     }

@@ -16,6 +16,7 @@ use bellwether_proto::{
     advice::Advise,
     clock::now_ms,
     entry::EntryPath,
+    error::chain,
     name::SetName,
     record::{Policy, Publish, SetRules},
     revision::HOLD,
@@ -681,8 +682,8 @@ impl Publisher {
                 Some(format!("{} {entries} from the head; {next}", changes.count))
             }
             Err(error) => Some(match error.advice() {
-                Some(advice) => format!("{}; {}", with_sources(error), advice.hint),
-                None => with_sources(error),
+                Some(advice) => format!("{}; {}", chain(error), advice.hint),
+                None => chain(error),
             }),
         };
         if self.unpublished != now {
@@ -776,18 +777,6 @@ fn policy_of(shared: &Shared) -> (Vec<SetRules>, Publish, bool, bool) {
     let record = shared.record.borrow();
     let policy = &record.record().policy;
     (policy.sets.clone(), policy.publish, policy.paused, is_stopped)
-}
-
-/// An error and its sources, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
