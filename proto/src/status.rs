@@ -190,6 +190,9 @@ pub struct Verified {
     pub micros: u64,
     /// Whether they give the root hash of the head revision.
     pub equal: bool,
+    /// The first entry that cannot be read, and why; empty: all were read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unread: String,
 }
 
 /// The observed state of one server.

@@ -494,7 +494,8 @@ impl Member {
                 return Some(follower::Input::Compared(edits));
             }
             Output::Verify { full } => {
-                return Some(follower::Input::Verified(self.verify(full).map_err(|e| chain(&e))));
+                let (verified, edits) = self.verify(full);
+                return Some(follower::Input::Verified(verified, edits));
             }
             Output::PutBack => self.revert_by_policy(),
             Output::LookForObstacle => {

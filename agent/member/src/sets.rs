@@ -88,8 +88,8 @@ impl Sets {
         })
     }
 
-    /// Looks at the sets again; what cannot be read stays as it was known, and is named in the log.
-    pub(crate) fn look_around(&mut self, look: &Look) -> Result<(), ScanError> {
+    /// Looks at the sets again; what cannot be read stays as it was known, is named in the log, and is returned.
+    pub(crate) fn look_around(&mut self, look: &Look) -> Result<Vec<Unread>, ScanError> {
         let Scan { tree, links, unread, .. } = what_can_be_read(&self.site().sources, &self.live, look, &self.tree)?;
         self.live = tree;
         let kept = |set: &SetName, path: &EntryPath| match look {
@@ -105,7 +105,7 @@ impl Sets {
         };
         self.away.retain(|set, _| !looked(set));
         self.away.extend(unread.iter().filter_map(is_away));
-        Ok(())
+        Ok(unread)
     }
 
     /// Looks at the sets again.
