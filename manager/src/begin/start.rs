@@ -302,6 +302,7 @@ fn run(
         unpublished: None,
         failures: 0,
         proving: Default::default(),
+        pending: false,
         early: None,
         times: Times::new(Instant::now(), !believed, full),
     };

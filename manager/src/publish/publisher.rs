@@ -64,6 +64,8 @@ const BASE_EVERY: Duration = Duration::from_secs(30);
 const BASE_SHARE: u32 = 20;
 /// The pause between a publish and a due base of it.
 const QUIET_FOR_BASE: Duration = Duration::from_secs(2);
+/// The time for which edits have gone on before the status says so.
+const PENDING: Duration = Duration::from_secs(1);
 /// The most notices of one set in the status.
 const NOTICES: usize = 20;
 
@@ -116,6 +118,8 @@ pub(crate) struct Publisher {
     pub(crate) told: Vec<SetStatus>,
     /// The last report on unpublished edits to the monitor.
     pub(crate) unpublished: Option<String>,
+    /// Whether the monitor was told that edits go on.
+    pub(crate) pending: bool,
     /// Publishes that failed in a row.
     pub(crate) failures: u32,
     /// The commands that have this server's services take the head.
@@ -260,6 +264,7 @@ impl Publisher {
         self.end_hold().await;
         self.proving.begin(&self.shared);
         loop {
+            self.tell_pending(Instant::now());
             let next = self.next();
             tokio::select! {
                 () = stopped(&mut shutdown) => break,
@@ -323,10 +328,26 @@ impl Publisher {
         let Times { rescan, full, young, base, wanted: _, base_took: _ } = &self.times;
         let dirty = self.dirty.due(self.limits());
         let young = young.as_ref().map(|(at, _)| *at);
-        [self.early_at(), dirty, young, *base, self.waiting.due()]
+        [self.early_at(), dirty, young, *base, self.waiting.due(), self.pending_at()]
             .into_iter()
             .flatten()
             .fold((*rescan).min(*full), Instant::min)
+    }
+
+    /// The time at which edits have gone on for long, unless the monitor was told; none: they do not become a revision by themselves.
+    fn pending_at(&self) -> Option<Instant> {
+        let began = self.dirty.began().filter(|_| !self.pending)?;
+        self.shared.publishes_by_itself().then_some(began + PENDING)
+    }
+
+    /// Tells the monitor when edits have gone on for long, and when they have become a revision.
+    fn tell_pending(&mut self, now: Instant) {
+        let long = self.dirty.began().is_some_and(|began| began + PENDING <= now);
+        let pending = long && self.shared.publishes_by_itself();
+        if self.pending != pending {
+            self.pending = pending;
+            self.shared.see(Event::Pending(pending));
+        }
     }
 
     /// The time to prepare the burst so far, unless it is prepared.
