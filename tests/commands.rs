@@ -413,3 +413,63 @@ fn a_server_that_refused_the_head_is_not_promoted_and_the_reason_is_said_at_once
     farm.wait_equal();
     farm.manager().command(&promote).success();
 }
+
+/// What cannot work is said before a revision finds it out: by doctor, and at the start.
+#[test]
+fn doctor_and_the_start_of_the_agent_look_at_the_commands_of_a_set() {
+    let mut farm = Farm::plan().members(1).start_with(|manager| manager.write("index.html", "one"));
+    let lines = |manager: &Server, validate: &str| {
+        let lines = format!(
+            "validate = {validate}\nreload = {{ run = 'true', user = 'no-such-user' }}\ncheck = 'workers:/nowhere/pid'"
+        );
+        manager.configure(&lines);
+    };
+    let before = fs::read_to_string(farm.manager().config()).unwrap();
+    lines(farm.manager(), "'no-such-program -t'");
+    let doctor = farm.manager().command(&["doctor"]).exits(1);
+    let doctor = doctor.says(&[
+        "FAIL set web: validate: `no-such-program -t`: the program no-such-program is not there",
+        "FAIL set web: reload: this server has no user 'no-such-user'",
+        "warn set web: check: /nowhere/pid is not there",
+    ]);
+    // Who may mount has a view of the new files; whoever may not is told.
+    let may_mount = run(Command::new("unshare").args(["-m", "true"])).code == Some(0);
+    doctor.says(&[if may_mount {
+        "ok   set web: validate can see the new files"
+    } else {
+        "warn set web: validate runs after the switch"
+    }]);
+    farm.server_mut(0).stop();
+    farm.server_mut(0).start();
+    wait_for("the words of the start", DEADLINE, || {
+        let log = farm.manager().read_log();
+        let words = ["the set has commands", "the program no-such-program is not there", "no user 'no-such-user'"];
+        words.iter().all(|word| log.contains(word)).then_some(()).ok_or(log)
+    });
+    // A key that is not known is named with the file and the ones that are.
+    fs::write(farm.manager().config(), before).unwrap();
+    lines(farm.manager(), "{ run = 'true', tiemout = '1s' }");
+    let words = ["agent.toml: [[set]] number 1: validate: there is no key 'tiemout'; the keys are: run, user, timeout"];
+    farm.manager().command(&["doctor"]).exits(1).says(&words);
+    farm.server_mut(0).stop();
+    farm.manager().command(&["serve"]).exits(2).says(&words);
+}
+
+/// Where mounts are denied, doctor says what happens instead.
+#[test]
+fn doctor_says_where_validate_cannot_have_mounts_of_its_own() {
+    let deny = ["--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"];
+    if run(Command::new("setpriv").args(deny).arg("true")).code != Some(0) {
+        skip("doctor without mounts", "only root can give a capability away");
+        return;
+    }
+    let farm = Farm::plan().members(1).start_with(|manager| manager.write("index.html", "one"));
+    farm.member(1).configure("validate = 'true'");
+    let doctor = |member: &Server| {
+        let mut command = Command::new("setpriv");
+        let doctor = member.prepared(&["doctor"]);
+        run(command.args(deny).arg(doctor.get_program()).args(doctor.get_args()))
+    };
+    doctor(farm.member(1))
+        .says(&["warn set web: validate runs after the switch and before any reload", "CAP_SYS_ADMIN"]);
+}

@@ -12,6 +12,7 @@ use super::{
     Config, ConfigError, DEFAULT_FILE,
     balancers::{self, Balancer},
     commands::{Commands, OneCheck, OneCommand},
+    keys,
 };
 
 /// The keys of the file, not yet checked.
@@ -97,6 +98,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
             return Err(wrong(format!("[[set]] {key}: {why}; remove the key")));
         }
     }
+    keys::check(&table).map_err(wrong)?;
     toml::from_str(text).map_err(|e| wrong(e.to_string()))
 }
 
